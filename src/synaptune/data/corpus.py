@@ -1,0 +1,127 @@
+"""A corpus: three token arrays on disk, mapped into memory, and the code that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from synaptune.cache import build_once, cache_dir
+from synaptune.data.config import DataConfig, data_faults
+from synaptune.data.text import Splits, divide, file_or_folder, standard_library
+from synaptune.data.tokenizer import BYTES, Tokenizer, load_tokenizer, train_pairs
+from synaptune.errors import UserError, mistake
+
+SPLITS = ("train", "val", "test")
+_FORMAT = b"synaptune corpus 1"  # part of every fingerprint: a change of the file layout makes new files
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Token arrays (uint16, memory-mapped) of the three splits.
+
+    vocab: all tokens, recall symbols included; text_vocab: those of text (recall symbols follow them); bytes_per_token: over
+    the validation split [byte/token]; fingerprint: SHA-256 of the text, its split and its tokenizer.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+    vocab: int
+    text_vocab: int
+    bytes_per_token: float
+    fingerprint: str
+    tokenizer: Tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text."""
+        return self.tokenizer.encode(text)
+
+    def decode(self, tokens: list[int]) -> str:
+        """Text of tokens."""
+        return self.tokenizer.decode(tokens)
+
+
+def load_corpus(config: DataConfig, context: int) -> Corpus:
+    """Read, fingerprint and tokenise the text of a configuration; tokens come from the cache when the text is known.
+
+    Raises UserError: a fault of the configuration; text that is missing, empty, binary or shorter than one row of `context`
+    tokens in any split; `datasets` missing or hub out of reach (source hub); no space for the cache.
+    """
+    if found := data_faults(config, context):
+        raise UserError("\n".join(found))
+    splits = _read(config)
+    _measure(splits, config)
+    fingerprint = _fingerprint(splits, config)
+    folder = build_once(cache_dir() / "data" / fingerprint[:32], partial(_build, splits, config))
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in SPLITS}
+    about = json.loads((folder / "about.json").read_text())
+    _check_lengths(arrays, config, context)
+    tokenizer = load_tokenizer(folder)
+    return Corpus(
+        **arrays,
+        vocab=tokenizer.size + config.symbols,
+        text_vocab=tokenizer.size,
+        bytes_per_token=about["bytes_per_token"],
+        fingerprint=fingerprint,
+        tokenizer=tokenizer,
+    )
+
+
+def _read(config: DataConfig) -> Splits:
+    """The documents of the three splits, from the configured source."""
+    if config.source == "hub":
+        from synaptune.data.hub import hub_splits
+
+        return hub_splits(config)
+    if config.source == "text":
+        return divide(file_or_folder(Path(str(config.path)).expanduser(), config.max_bytes))
+    return divide(standard_library(config.max_bytes))
+
+
+def _measure(splits: Splits, config: DataConfig) -> None:
+    """Say so when the text was cut: a silent cap would look like the whole."""
+    total = sum(len(document.content) for part in splits for document in part)
+    if total >= config.max_bytes - 3 and config.source != "stdlib":
+        _log.warning("read the first %d bytes of the text; raise data.max_bytes to read more", total)
+
+
+def _fingerprint(splits: Splits, config: DataConfig) -> str:
+    """SHA-256 over the tokenizer's settings and, split by split, every document."""
+    digest = hashlib.sha256(_FORMAT)
+    digest.update(f"{config.tokenizer} {config.vocab_size if config.tokenizer == 'bpe' else BYTES}".encode())
+    for name, part in zip(SPLITS, splits, strict=True):
+        for document in part:
+            digest.update(f"\0{name}\0{document.name}\0{len(document.content)}\0".encode())
+            digest.update(document.content)
+    return digest.hexdigest()
+
+
+def _build(splits: Splits, config: DataConfig, folder: Path) -> None:
+    """Write the token arrays, the tokenizer and their measures into an empty folder."""
+    tokenizer = train_pairs(splits.train, config.vocab_size) if config.tokenizer == "bpe" else Tokenizer()
+    tokenizer.save(folder)
+    arrays = {name: tokenizer.array(part) for name, part in zip(SPLITS, splits, strict=True)}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    size = sum(len(document.content) for document in splits.val) + max(0, len(splits.val) - 1)  # separators are bytes too
+    about = {"bytes_per_token": size / max(1, len(arrays["val"])), "documents": [len(part) for part in splits]}
+    (folder / "about.json").write_text(json.dumps(about))
+
+
+def _check_lengths(arrays: dict[str, np.ndarray], config: DataConfig, context: int) -> None:
+    """Raise UserError unless each split holds a row of `context` tokens and its next token."""
+    short = [f"{name} {len(array)}" for name, array in arrays.items() if len(array) <= context]
+    if short and config.recall_fraction < 1.0:
+        source = config.path or config.name or config.source
+        raise mistake(
+            got=f"{source}: {', '.join(short)} tokens, out of {sum(len(array) for array in arrays.values())} in all",
+            expected=f"more than one context of {context} tokens in each of train (90 %), val (5 %) and test (5 %)",
+            do="give a longer text, or lower model.context",
+        )

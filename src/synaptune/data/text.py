@@ -1,0 +1,195 @@
+"""Documents: the standard library of the running interpreter, a file, or a folder; and their split into train, val and test.
+
+A document belongs to a split by the hash of its name, so adding or editing one moves no other. Where there are too few
+documents for that, each is cut into contiguous parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from synaptune.errors import mistake
+
+TRAIN_SHARE, VAL_SHARE = 0.90, 0.05  # of the text; the rest is the test split
+_FEWEST = 20  # documents below which a split by document would be too coarse for shares of one in twenty
+_SKIPPED = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}  # distributions strip the tests, or add packages
+_PEEK = 8192  # bytes read to tell text from a binary file
+
+Reader = Callable[[], bytes | None]
+
+
+class Document(NamedTuple):
+    """A piece of text: its name (relative path, `/` separated) and its UTF-8 bytes."""
+
+    name: str
+    content: bytes
+
+
+class Splits(NamedTuple):
+    """The three parts of a corpus, each a list of documents."""
+
+    train: list[Document]
+    val: list[Document]
+    test: list[Document]
+
+
+def standard_library(max_bytes: int) -> list[Document]:
+    """Documentation topics, text and source files of the running interpreter.
+
+    Raises UserError when the interpreter has no readable library (a zipped or stripped one).
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    readers: dict[str, Reader] = {path.relative_to(root).as_posix(): partial(_read, path, max_bytes) for path in _library_files(root)}
+    readers |= {name: partial(str.encode, text) for name, text in _topics().items()}
+    documents = _gather(readers, max_bytes)
+    if not documents:
+        raise mistake(
+            got=f"no text in the standard library at {root}",
+            expected="a Python installation with its source files",
+            do="use another interpreter, or data=text data.path=FILE_OR_FOLDER",
+        )
+    return documents
+
+
+def file_or_folder(path: Path, max_bytes: int) -> list[Document]:
+    """The text of a file, or of every UTF-8 text file below a folder (hidden ones excepted).
+
+    Raises UserError: missing, empty, not text, not readable.
+    """
+    do = "correct data.path"
+    if not path.exists():
+        near = "" if path.parent.is_dir() else f" (nor is there a folder {path.parent})"
+        raise mistake(got=f"data.path={path}, which does not exist{near}", expected="a text file or a folder of text files", do=do)
+    try:
+        documents = _folder(path, max_bytes) if path.is_dir() else _file(path, max_bytes)
+    except PermissionError as error:
+        raise mistake(got=f"data.path={path}, which may not be read", expected="a readable file or folder", do=do) from error
+    if not documents:
+        raise mistake(got=f"data.path={path}, which holds no text", expected="some UTF-8 text", do=f"{do}, or fill it")
+    return documents
+
+
+def divide(documents: list[Document]) -> Splits:
+    """Split by document when there are enough and no part comes out empty, else cut each into contiguous parts."""
+    if len(documents) >= _FEWEST:
+        parts = Splits([], [], [])
+        for document in documents:
+            place = _hash(f"split {document.name}") / 2.0**64  # apart from the order of reading, which a cap cuts
+            parts[(place >= TRAIN_SHARE) + (place >= TRAIN_SHARE + VAL_SHARE)].append(document)
+        total = sum(len(document.content) for document in documents)
+        if all(sum(len(document.content) for document in part) >= total / 100 for part in parts):
+            return parts
+    cuts = [_cut(document) for document in documents]
+    return Splits(*(list(part) for part in zip(*cuts, strict=True)))
+
+
+def _cut(document: Document) -> tuple[Document, Document, Document]:
+    """One document in three contiguous parts, cut between characters."""
+    name, content = document
+    first = _boundary(content, round(len(content) * TRAIN_SHARE))
+    second = _boundary(content, round(len(content) * (TRAIN_SHARE + VAL_SHARE)))
+    return Document(name, content[:first]), Document(name, content[first:second]), Document(name, content[second:])
+
+
+def _boundary(content: bytes, place: int) -> int:
+    """The first start of a character at or after `place` (continuation bytes of UTF-8 are 0b10xxxxxx)."""
+    while place < len(content) and content[place] & 0xC0 == 0x80:
+        place += 1
+    return place
+
+
+def _gather(readers: Mapping[str, Reader], max_bytes: int) -> list[Document]:
+    """Read in the order of hashed names, which a cap does not bias, until `max_bytes`; copies of a text count once."""
+    documents: list[Document] = []
+    seen: set[bytes] = set()
+    room = max_bytes
+    for name in sorted(readers, key=_hash):
+        content = readers[name]()
+        if not content or (digest := hashlib.sha256(content).digest()) in seen:
+            continue
+        seen.add(digest)
+        documents.append(Document(name, content[: _boundary(content, room)]))
+        room -= len(content)
+        if room <= 0:
+            break
+    return documents
+
+
+def _hash(name: str) -> int:
+    """64 bits of the name, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
+def _read(path: Path, max_bytes: int) -> bytes | None:
+    """The first `max_bytes` of a text file, whole characters; None when it is not UTF-8 text."""
+    with path.open("rb") as file:
+        head = file.read(min(_PEEK, max_bytes))
+        if b"\0" in head:
+            return None
+        content = head + file.read(max_bytes - len(head))
+    if len(content) == max_bytes:
+        content = content[: _last_whole(content)]
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if b"\0" in content else content
+
+
+def _last_whole(content: bytes) -> int:
+    """The length of `content` without a character cut off at its end."""
+    for back in range(1, min(4, len(content)) + 1):
+        byte = content[-back]
+        if byte & 0xC0 != 0x80:
+            width = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return len(content) - back if width > back else len(content)
+    return len(content)
+
+
+def _file(path: Path, max_bytes: int) -> list[Document]:
+    """A single file as one document. Raises UserError: empty, or not UTF-8 text."""
+    if path.stat().st_size == 0 and path.is_file():
+        raise mistake(got=f"data.path={path}, an empty file", expected="some UTF-8 text", do="correct data.path, or fill the file")
+    content = _read(path, max_bytes)
+    if content is None:
+        raise mistake(
+            got=f"data.path={path}, which is not UTF-8 text",
+            expected="a plain text file in UTF-8",
+            do="correct data.path, or convert the file (iconv -t UTF-8)",
+        )
+    return [Document(path.name, content)] if content else []
+
+
+def _folder(path: Path, max_bytes: int) -> list[Document]:
+    """Every text file below a folder; binary files are passed over."""
+    return _gather({file.relative_to(path).as_posix(): partial(_read, file, max_bytes) for file in _walk(path)}, max_bytes)
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Regular files below `root` in sorted order, without hidden files and folders."""
+    for folder, names, files in os.walk(root):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        yield from (path for name in sorted(files) if not name.startswith(".") and (path := Path(folder, name)).is_file())
+
+
+def _library_files(root: Path) -> Iterator[Path]:
+    """Text and source files of the standard library, without what differs from one build of a version to another."""
+    for path in _walk(root):
+        inside = path.relative_to(root).parts
+        if path.suffix in {".py", ".txt", ".rst"} and not _SKIPPED.intersection(inside[:-1]) and not path.name.startswith("_sysconfig"):
+            yield path
+
+
+def _topics() -> dict[str, str]:
+    """The language reference that `help()` shows, one document per topic; empty where a distribution leaves it out."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        return {}
+    return {f"topics/{name}.rst": text for name, text in topics.items()}

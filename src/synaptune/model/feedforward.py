@@ -1,0 +1,137 @@
+"""Feed-forward blocks: squared ReLU or SwiGLU, dense or as a mixture of experts.
+
+    y = sum_i p_i f_i(x)                p: softmax of the router over all experts, the top k kept and renormalised      (1)
+    balance = E sum_i share_i pbar_i    share of routed slots, mean probability                                         (2)
+
+All experts stand side by side in two matrices and are all evaluated; (1) weighs their hidden units. No token is dropped, no token sees
+another, shapes never depend on the routing. For a few small experts this is as fast as sorting tokens.
+Source: squared ReLU, So et al., arXiv 2109.08668; SwiGLU, Shazeer, arXiv 2002.05202; (1), (2) Fedus et al., arXiv 2101.03961.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synaptune.model.config import ModelConfig
+from synaptune.parameters import searchable
+from synaptune.synapse.circuit import SynapseTensors
+from synaptune.synapse.experts import (
+    KINSHIP,
+    TWIN_NOISE,
+    Metabolism,
+    Remodel,
+    Routing,
+    StructuralParams,
+    metabolism_step,
+    plan_remodel,
+    router_logits,
+)
+
+EMBED_MAX = next(int(s.high) for s in searchable(StructuralParams) if s.label == "router_embed_dim")
+
+
+class Mixed(NamedTuple):
+    """Output (batch, token, width), load-balancing loss (0-dim), routing of the batch (None when dense)."""
+
+    out: Tensor
+    balance: Tensor
+    routing: Routing | None
+
+
+class FeedForward(nn.Module):
+    """`experts` feed-forward networks side by side; one is the dense block."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.experts, self.top_k, self.gated = config.experts, min(config.top_k, config.experts), config.feedforward == "swiglu"
+        hidden = config.width * config.ff_multiple // (self.top_k if self.experts > 1 else 1)
+        if self.gated:
+            hidden = max(1, 2 * hidden // 3)  # three matrices instead of two: the same parameter count
+        self.up = nn.Parameter(torch.empty(self.experts, hidden, config.width))
+        self.gate = nn.Parameter(torch.empty(self.experts, hidden, config.width)) if self.gated else None
+        self.down = nn.Parameter(torch.empty(self.experts, hidden, config.width))
+        self.router = Router(config.experts, self.top_k, config.width) if config.experts > 1 else None
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """(batch, token, width) -> hidden units of all experts (batch, token, experts * hidden)."""
+        up = F.linear(x, self.up.flatten(0, 1))
+        return F.silu(F.linear(x, self.gate.flatten(0, 1))) * up if self.gate is not None else F.relu(up).square()
+
+    def forward(self, x: Tensor, params: SynapseTensors) -> Mixed:
+        """The block on normalised input x (batch, token, width)."""
+        hidden = self.hidden(x)
+        if self.router is None:
+            return Mixed(hidden @ self.down.flatten(0, 1), x.new_zeros(()), None)
+        weight, balance, routing = self.router(x, params)
+        hidden = (hidden.unflatten(-1, (self.experts, -1)) * weight.to(hidden.dtype)[..., None]).flatten(-2)
+        return Mixed(hidden @ self.down.flatten(0, 1), balance, routing)
+
+    def remodelled(self, plan: Remodel) -> dict[str, Tensor]:
+        """The weights after a structural event, by their names in this module; pure."""
+        assert self.router is not None
+        weights = {name: p for name, p in self.named_parameters() if name != "router.probe"}
+        after = {name: (plan.mix @ p.flatten(1)).view_as(p) if p.ndim > 1 else plan.mix @ p for name, p in weights.items()}
+        after["router.bias"] = after["router.bias"] + plan.bias
+        for name in ("up", "down"):
+            # The same noise with opposite signs: the twins' mean is their parent.
+            shape = after[name].shape[1:]
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(shape.numel())).to(after[name])
+            after[name] = after[name] + plan.twin.view(-1, 1, 1) * TWIN_NOISE * after[name].std() * noise
+        return after
+
+
+class Router(nn.Module):
+    """Top-k router with routing embeddings and a metabolism (synapse/experts.py)."""
+
+    def __init__(self, experts: int, top_k: int, width: int) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.weight = nn.Parameter(torch.empty(experts, width))
+        self.bias = nn.Parameter(torch.zeros(experts))
+        self.probe = nn.Parameter(torch.empty(EMBED_MAX, width))
+        self.register_buffer("utilisation", torch.full((experts,), 1.0 / experts))
+        self.register_buffer("fatigue", torch.ones(experts))
+        self.register_buffer("energy", torch.ones(experts))
+        self.register_buffer("embedding", torch.zeros(experts, EMBED_MAX))
+
+    def start(self, params: SynapseTensors, generator: torch.Generator) -> None:
+        """First energy and embeddings: kin with a common direction and one of their own."""
+        common, own = torch.randn(1, EMBED_MAX, generator=generator), torch.randn(self.embedding.shape, generator=generator)
+        self.embedding.copy_(F.normalize(common, dim=-1) + KINSHIP * F.normalize(own, dim=-1))
+        self.embedding.copy_(F.normalize(self.embedding * self.mask(params), dim=-1))
+        self.energy.fill_(float(params.energy.init_energy))
+
+    def mask(self, params: SynapseTensors) -> Tensor:
+        """1 on the first `router_embed_dim` dimensions."""
+        return (torch.arange(EMBED_MAX, device=self.weight.device) < params.structural.router_embed_dim).to(self.weight.dtype)
+
+    def state(self) -> Metabolism:
+        """The metabolism as the pure steps take it."""
+        return Metabolism(self.utilisation, self.fatigue, self.energy, self.embedding)
+
+    def forward(self, x: Tensor, params: SynapseTensors) -> tuple[Tensor, Tensor, Routing]:
+        """x (batch, token, width) -> expert weights (batch, token, expert), balance loss (2), routing of the batch."""
+        probe = F.normalize(F.linear(x, self.probe).float() * self.mask(params), dim=-1)
+        logits = router_logits(F.linear(x, self.weight, self.bias).float(), probe, self.state())
+        probability = logits.softmax(-1)
+        kept, index = probability.topk(self.top_k, dim=-1)
+        chosen = torch.zeros_like(probability).scatter(-1, index, 1.0)
+        weight = probability * chosen / kept.sum(-1, keepdim=True)
+        share = chosen.flatten(0, -2).mean(0) / self.top_k
+        balance = logits.shape[-1] * (share * probability.flatten(0, -2).mean(0)).sum()
+        with torch.no_grad():
+            tokens = chosen.flatten(0, -2)
+            mean = F.normalize(tokens.T @ probe.flatten(0, -2), dim=-1)
+        return weight, balance, Routing(share.detach(), mean)
+
+    def lived(self, routing: Routing, params: SynapseTensors) -> Metabolism:
+        """The metabolism after one optimizer step, from the routing of its batch; pure."""
+        return metabolism_step(self.state(), routing, params.structural, params.energy)  # type: ignore[arg-type]
+
+    def planned(self, params: SynapseTensors) -> Remodel:
+        """The structural event the present state calls for."""
+        return plan_remodel(self.state(), params.structural)  # type: ignore[arg-type]

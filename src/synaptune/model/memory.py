@@ -1,0 +1,64 @@
+"""The postsynaptic memory beside a feed-forward block.
+
+    a[t] = unit(x[t] A)     b[t] = rms_norm(y[t] Bp)        first `rank_eligibility` coordinates            (1)
+    y[t] += ((F[n(t)] + K) a[t]) Bo                                                                         (2)
+
+x input and y output of the block, F fast weights (synapse/fast_weights.py), K slow weights (a buffer, moved once per step).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synaptune.parameters import searchable
+from synaptune.synapse.circuit import SynapseTensors
+from synaptune.synapse.fast_weights import Consolidation, memory_scan
+from synaptune.synapse.kinase import PostsynapticParams
+from synaptune.synapse.metaplasticity import consolidate
+
+RANK_MAX = next(int(s.high) for s in searchable(PostsynapticParams) if s.label == "rank_eligibility")
+RMS_FLOOR = 1e-6  # as torch's own rms_norm in fp32, by order of magnitude
+
+
+class Memory(nn.Module):
+    """Projections A, Bp, Bo and the slow weights K of one block; the rank is a mask, so it is a tensor too."""
+
+    def __init__(self, width: int, tick: int, variant: str) -> None:
+        super().__init__()
+        self.tick, self.delta = tick, variant == "delta"
+        self.pre = nn.Parameter(torch.empty(RANK_MAX, width))
+        self.post = nn.Parameter(torch.empty(RANK_MAX, width))
+        self.out = nn.Parameter(torch.empty(RANK_MAX, width))
+        self.register_buffer("slow", torch.zeros(RANK_MAX, RANK_MAX))
+
+    def activities(self, x: Tensor, y: Tensor, params: SynapseTensors) -> tuple[Tensor, Tensor]:
+        """a and b (1), each (batch, token, rank), in fp32."""
+        rank = params.postsynaptic.rank_eligibility
+        mask = (torch.arange(RANK_MAX, device=x.device) < rank).to(x.dtype)
+        a = F.normalize(F.linear(x, self.pre * mask[:, None]).float(), dim=-1)
+        b = F.linear(y, self.post * mask[:, None]).float()
+        return a, b * torch.rsqrt(b.square().sum(-1, keepdim=True) / rank + RMS_FLOOR)
+
+    def read(self, a: Tensor, weights: Tensor) -> Tensor:
+        """((F + K) a) Bo (2): a (..., token, rank), F (..., rank, rank) -> (..., token, width)."""
+        return ((a @ (weights + self.slow).transpose(-1, -2)).to(self.out.dtype)) @ self.out
+
+    def forward(self, x: Tensor, y: Tensor, params: SynapseTensors) -> tuple[Tensor, Consolidation]:
+        """x, y (batch, token, width) -> what the memory adds to y, and what it hands to the slow weights."""
+        a, b = self.activities(x, y, params)
+        batch, length, rank = a.shape
+        whole = length // self.tick * self.tick
+        ticks = (batch, whole // self.tick, self.tick, rank)
+        weights, handed = memory_scan(
+            a[:, :whole].reshape(ticks), b[:, :whole].reshape(ticks), params.postsynaptic, params.bdnf, delta=self.delta
+        )
+        out = self.read(a[:, :whole].reshape(ticks), weights[:, :-1]).flatten(1, 2)
+        if whole < length:
+            out = torch.cat([out, self.read(a[:, whole:], weights[:, -1])], 1)
+        return out, handed
+
+    def consolidated(self, handed: Consolidation, params: SynapseTensors) -> Tensor:
+        """K after one optimizer step; pure."""
+        return consolidate(self.slow, handed.gated, handed.bdnf, params.postsynaptic, params.bdnf)

@@ -1,0 +1,53 @@
+"""The presynaptic terminals of one attention layer: from queries and keys to the bias that the synapse adds.
+
+    l[n, j] = g_h qbar[n] . k[j] / sqrt(d) - theta_h            (1)
+
+qbar[n] mean query of tick n; g_h gain and theta_h firing threshold, learned per head.
+Source: (1) chosen: the mean attention logit of a tick as the depolarisation of the terminal.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from synaptune.synapse.bias import distance_bias, efficacy_bias
+from synaptune.synapse.circuit import SynapseTensors
+from synaptune.synapse.kernel import fast_scan
+from synaptune.synapse.release import release_noise
+from synaptune.synapse.terminal import birth, efficacy, terminal_scan
+
+FIRST_GAIN, FIRST_THRESHOLD = 1.0, 2.0
+
+
+class Presynapse(nn.Module):
+    """Gain and threshold per head, and the scan over the ticks."""
+
+    def __init__(self, heads: int, tick: int, kernel: str) -> None:
+        super().__init__()
+        self.tick, self.kernel = tick, kernel
+        self.gain = nn.Parameter(torch.full((heads,), FIRST_GAIN))
+        self.threshold = nn.Parameter(torch.full((heads,), FIRST_THRESHOLD))
+
+    def drive(self, mean_query: Tensor, keys: Tensor) -> Tensor:
+        """l (1): mean queries (batch, head, tick, d), keys (batch, head, key, d) -> (batch, head, tick, key), in fp32."""
+        scaled = mean_query * (self.gain[:, None, None] * keys.shape[-1] ** -0.5)
+        return (scaled.to(keys.dtype) @ keys.transpose(-1, -2)).float() - self.threshold[:, None, None]
+
+    def forward(self, q: Tensor, k: Tensor, params: SynapseTensors, noise: torch.Generator | None) -> Tensor:
+        """q, k (batch, head, token, d) -> synaptic bias (batch, head, ticks, key) [nat], ticks = ceil(token / tick)."""
+        updates = -(-q.shape[2] // self.tick) - 1
+        mean_query = q[:, :, : updates * self.tick].unflatten(2, (updates, self.tick)).mean(3)
+        drive = self.drive(mean_query, k)
+        eta = None
+        if noise is not None and updates:
+            eta = release_noise(tuple(drive.shape), params.stochastic.stochastic_train_frac, noise, drive)
+        scan = fast_scan if self.kernel == "auto" else terminal_scan
+        newborn = efficacy(birth(drive.new_zeros(()), params), params)
+        return efficacy_bias(scan(drive, params, self.tick, eta), newborn, params.attention)
+
+
+def distance_rows(ticks: Tensor, length: int, params: SynapseTensors, *, context: int, tokens: int) -> Tensor:
+    """Distance bias of some ticks of a sequence of `length` keys, (tick, key) [nat]."""
+    keys = torch.arange(length, device=ticks.device, dtype=torch.float32)
+    return distance_bias(ticks.float(), keys, params.attention, context=context, tokens=tokens)  # type: ignore[arg-type]

@@ -1,0 +1,132 @@
+"""What a tunable number is: declared once as a dataclass field, beside the equation that uses it.
+
+The config schema, the command line, the search space, the study's distributions, the docs and the report labels derive
+from the metadata kept here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Scale = Literal["lin", "log", "int"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One tunable number.
+
+    name: full config path (`synapse.calcium.tau_c`); default, low, high: in `unit`; scale: how a search moves in it;
+    phase: 1 when the phase-1 search includes it, else 2; neutral: a value outside [low, high] that is allowed because it
+    switches the term off; of_run: low and high are fractions of the run's optimizer steps.
+    """
+
+    name: str
+    default: float
+    low: float
+    high: float
+    scale: Scale
+    unit: str
+    meaning: str
+    source: str
+    phase: int
+    neutral: float | None
+    of_run: bool
+
+    @property
+    def subsystem(self) -> str:
+        """The mechanism it belongs to, e.g. `calcium`."""
+        return self.name.split(".")[-2]
+
+    @property
+    def label(self) -> str:
+        """Its last name, e.g. `tau_c`."""
+        return self.name.rsplit(".", 1)[-1]
+
+    def for_run(self, steps: int) -> Spec:
+        """The spec with low, high and default in its own unit for a run of `steps` optimizer steps."""
+        if not self.of_run:
+            return self
+        low, high = max(1, round(self.low * steps)), max(2, round(self.high * steps))
+        return dataclasses.replace(self, low=low, high=high, default=min(max(self.default, low), high), of_run=False)
+
+    def admits(self, value: float) -> bool:
+        """Whether a configured value is allowed (the neutral value always is)."""
+        if self.of_run:
+            return value >= 1
+        return self.low <= value <= self.high or (self.neutral is not None and value == self.neutral)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A declared literal of an equation: not searched, but visible, with its source."""
+
+    name: str
+    value: float
+    unit: str
+    meaning: str
+    source: str
+
+
+CONSTANTS: dict[str, Constant] = {}
+
+
+def parameter(
+    default: float,
+    *,
+    low: float,
+    high: float,
+    scale: Scale = "lin",
+    unit: str = "1",
+    meaning: str,
+    source: str,
+    phase: int = 2,
+    neutral: float | None = None,
+    of_run: bool = False,
+) -> Any:
+    """Declare a tunable number as a dataclass field; see `Spec` for the meaning of each argument."""
+    if not of_run and not low <= default <= high:
+        raise ValueError(f"parameter default {default} outside [{low}, {high}]: correct the declaration")
+    about = dict(low=low, high=high, scale=scale, unit=unit, meaning=meaning, source=source)
+    about |= dict(phase=phase, neutral=neutral, of_run=of_run)
+    return dataclasses.field(default=default, metadata={"parameter": about})
+
+
+def constant(name: str, value: float, *, unit: str = "1", meaning: str, source: str) -> float:
+    """Declare a literal of an equation and return it; `name` is `<mechanism>.<constant>`, unique."""
+    if name in CONSTANTS:
+        raise ValueError(f"constant {name!r} is declared twice: rename one of them")
+    CONSTANTS[name] = Constant(name, value, unit, meaning, source)
+    return value
+
+
+def searchable(params: type, prefix: str = "synapse") -> Iterator[Spec]:
+    """Every tunable number of a (nested) parameter dataclass, in the order of declaration."""
+    for field in dataclasses.fields(params):
+        path = f"{prefix}.{field.name}"
+        if "parameter" in field.metadata:
+            yield Spec(name=path, default=field.default, **field.metadata["parameter"])  # type: ignore[arg-type]
+        elif isinstance(field.default_factory, type) and dataclasses.is_dataclass(field.default_factory):
+            yield from searchable(field.default_factory, path)
+
+
+def lookup(params: object, name: str) -> float:
+    """The value of a nested parameter by its path below the root (`calcium.tau_c`)."""
+    value = params
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value  # type: ignore[return-value]
+
+
+def faults(params: object, prefix: str = "synapse") -> list[str]:
+    """Every value of a parameter dataclass that its declaration does not admit, one line each; empty when all is well."""
+    found = []
+    for spec in searchable(type(params), prefix):
+        value = lookup(params, spec.name.removeprefix(f"{prefix}."))
+        if not spec.admits(value):
+            bounds = "an integer of at least 1" if spec.of_run else f"{spec.low:g} to {spec.high:g}"
+            off = f", or {spec.neutral:g} (off)" if spec.neutral is not None else ""
+            found.append(f"{spec.name}={value:g}: expected {bounds}{off} [{spec.unit}]")
+    return found

@@ -1,0 +1,60 @@
+"""What the configuration may hold: every typed dataclass, registered with Hydra, and the resolvers of conf/.
+
+`register()` fills the ConfigStore: an entry `base` for each group, and for the synapse one group per subsystem with the
+entry `default`, all of it derived from the dataclasses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from synaptune.data.config import DataConfig
+from synaptune.model.config import ModelConfig
+from synaptune.objective.score import ObjectiveConfig
+from synaptune.synapse.circuit import SynapseParams
+from synaptune.training.config import LoggerConfig, TrainingConfig
+
+
+@dataclass
+class RunConfig:
+    """The top level of a run: its name, its seed, and a best.yaml whose values hold unless the command line says otherwise."""
+
+    name: str = "run"
+    seed: int = 0
+    tuned: str | None = None
+
+
+def writable(cls: type) -> DictConfig:
+    """A typed config node that accepts overrides (OmegaConf makes those of frozen dataclasses read-only)."""
+    node = OmegaConf.structured(cls)
+    OmegaConf.set_readonly(node, None)
+    return node
+
+
+def register() -> None:
+    """Register every schema and resolver; calling it again changes nothing."""
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConfig)
+    groups = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig, "logger": LoggerConfig, "objective": ObjectiveConfig}
+    for group, cls in groups.items():
+        store.store(group=group, name="base", node=writable(cls))
+    subsystems: list[Any] = []
+    for field in dataclasses.fields(SynapseParams):
+        store.store(group=f"synapse/{field.name}", name="default", node=writable(field.default_factory))  # type: ignore[arg-type]
+        subsystems.append({field.name: "default"})
+    store.store(group="synapse", name="default", node={"defaults": subsystems})
+    OmegaConf.register_new_resolver("fraction_of_steps", _fraction_of_steps, replace=True)
+    # The run needs no search; importing its schema here would turn the one-way order of the packages round.
+    if importlib.util.find_spec("synaptune.search.config") is not None:
+        importlib.import_module("synaptune.search.config").register()
+
+
+def _fraction_of_steps(fraction: float, *, _root_: DictConfig) -> int:
+    """`${fraction_of_steps:0.1}`: a tenth of training.steps, at least 1."""
+    return max(1, round(float(fraction) * _root_.training.steps))

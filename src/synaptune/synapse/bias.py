@@ -1,0 +1,44 @@
+"""The attention bias that a synapse adds to a logit.
+
+    bias[n, j] = lambda_loge (log(epsilon + e[n, j]) - log(epsilon + e_birth)) - barrier_strength (t_n - j) / T_max      (1)
+
+t_n is the first token of tick n. A softmax over keys does not see what all keys of a row share, so the efficacy is taken relative to
+that of a newborn terminal and the distance from the start of the tick instead of from the token: the same attention, smaller numbers.
+Source: (1) derived: attention weight times efficacy^lambda, with a linear distance penalty as in ALiBi, Press et al., arXiv 2108.12409.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from synaptune.parameters import parameter
+
+
+@dataclass(frozen=True)
+class AttentionParams:
+    """How strongly efficacy and distance bias attention."""
+
+    lambda_loge: float = parameter(
+        1.0, low=0.1, high=5.0, phase=1, neutral=0.0, meaning="weight of the log efficacy in the attention logit",
+        source="derived: 1 multiplies the attention weight by the efficacy",
+    )
+    barrier_strength: float = parameter(
+        0.1, low=0.01, high=30.0, scale="log", phase=1, neutral=0.0, unit="nat/context", meaning="distance penalty over a full context",
+        source="chosen: a locality prior, nearly off; 8 to 20 is what a plain model likes",
+    )
+    epsilon: float = parameter(
+        1e-6, low=1e-8, high=1e-2, scale="log", meaning="floor of the efficacy inside the logarithm", source="chosen: below any live synapse"
+    )
+
+
+def efficacy_bias(efficacy: Tensor, newborn: Tensor, params: AttentionParams) -> Tensor:
+    """The synaptic part of (1); efficacy (batch, head, tick, key), newborn broadcasts [vesicle] -> same shape [nat]."""
+    return params.lambda_loge * (torch.log(efficacy + params.epsilon) - torch.log(newborn + params.epsilon))
+
+
+def distance_bias(ticks: Tensor, keys: Tensor, params: AttentionParams, *, context: int, tokens: int) -> Tensor:
+    """The distance part of (1): tick indices (n,), key positions (k,) -> (n, k) [nat]; `context` is T_max, fixed by the model."""
+    return params.barrier_strength * (keys[None, :] - tokens * ticks[:, None]) / context

@@ -1,0 +1,81 @@
+"""Presynaptic calcium: spikes let it in, it leaks away, a buffer binds and frees it.
+
+    C' = tau_c C + (1 - tau_c) alpha_ca u - alpha_buf_on C (1 - M) + alpha_buf_off M     C' >= 0        (1)
+    M' = tau_buf M + alpha_buf_on C (1 - M) - alpha_buf_off M                            0 <= M' <= 1   (2)
+
+C free calcium [1], M bound share of the buffer [1], u calcium drive of the tick [1].
+Source: (1) leaky integration of calcium influx as in Tsodyks and Markram, PNAS 94:719 (1997), with the endogenous buffer of
+Neher, Cell Calcium 24:345 (1998); (2) its binding kinetics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from synaptune.parameters import parameter
+from synaptune.synapse.clock import geometric
+
+
+@dataclass(frozen=True)
+class CalciumParams:
+    """Calcium influx, decay and buffering, and the sensors that read it (release.py)."""
+
+    tau_c: float = parameter(
+        0.85, low=0.5, high=0.99, unit="1/token", meaning="calcium retained per token", source="chosen: about 4 tokens of half-life"
+    )
+    alpha_ca: float = parameter(
+        0.55, low=0.1, high=2.0, scale="log", phase=1, meaning="calcium let in per unit of drive",
+        source="chosen: a driven terminal reaches the complexin threshold",
+    )
+    syt1_slope: float = parameter(
+        8.0, low=2.0, high=20.0, phase=1, meaning="steepness of the fast sensor synaptotagmin 1",
+        source="chosen: cooperativity of evoked release, Schneggenburger and Neher, Nature 406:889 (2000)",
+    )
+    syt7_slope: float = parameter(
+        3.0, low=1.0, high=10.0, meaning="steepness of the slow sensor synaptotagmin 7",
+        source="chosen: shallower than synaptotagmin 1, Jackman et al., Nature 529:88 (2016)",
+    )
+    cpx_thresh: float = parameter(
+        0.55, low=0.1, high=1.5, meaning="calcium at which the complexin clamp opens half-way",
+        source="chosen: reached by a terminal driven at threshold",
+    )
+    doc2_gain: float = parameter(
+        0.08, low=0.005, high=0.3, scale="log", meaning="asynchronous release by Doc2",
+        source="chosen: a tenth of evoked release, Yao et al., Cell 147:666 (2011)",
+    )
+    tau_buf: float = parameter(
+        0.92, low=0.5, high=0.99, unit="1/token", meaning="bound calcium retained per token", source="chosen: slower than free calcium"
+    )
+    alpha_buf_on: float = parameter(
+        0.1, low=0.01, high=0.5, scale="log", unit="1/token", meaning="binding rate of the calcium buffer",
+        source="chosen: a few per cent of calcium bound per token",
+    )
+    alpha_buf_off: float = parameter(
+        0.1, low=0.01, high=0.5, scale="log", unit="1/token", meaning="unbinding rate of the calcium buffer",
+        source="chosen: balances alpha_buf_on",
+    )
+
+
+class CalciumState(NamedTuple):
+    """free and buffered calcium per key [1]."""
+
+    free: Tensor
+    bound: Tensor
+
+
+def calcium_step(state: CalciumState, drive: Tensor, params: CalciumParams, tokens: int) -> tuple[CalciumState, Tensor]:
+    """(state, drive u, params, tokens of the tick) -> (next state, mean free calcium seen by the sensors over the tick)."""
+    on, off = params.alpha_buf_on, params.alpha_buf_off
+    influx = (1.0 - params.tau_c) * params.alpha_ca * drive
+    power, gain, total = geometric(params.tau_c - on * (1.0 - state.bound), tokens)
+    inflow = influx + off * state.bound
+    free = (power * state.free + gain * inflow).clamp(min=0.0)  # (1)
+    before = (gain * state.free + total * inflow) / tokens
+    power, gain, _ = geometric(params.tau_buf - on * before - off, tokens)
+    bound = (power * state.bound + gain * on * before).clamp(0.0, 1.0)  # (2)
+    # The sensors of a token see the calcium its own spike let in: the mean over C_1 .. C_c.
+    seen = before + (free - state.free) / tokens
+    return CalciumState(free, bound), seen

@@ -1,0 +1,50 @@
+"""The one clock: constants are per token, the state moves once per tick of c tokens.
+
+For a linear recurrence x' = a x + d with a and d held over the tick:
+
+    x after the tick              a^c x + gain(a, c) d          gain = 1 + a + ... + a^(c-1)        (1)
+    sum of x_0 .. x_(c-1)         gain(a, c) x + total(a, c) d  total = gain_0 + ... + gain_(c-1)   (2)
+
+With c = 1: a^c = a, gain = 1, total = 0, the per-token equation itself.
+Source: derived: the exact solution of the recurrence, built by doubling, so no difference of near equals occurs (a -> 1).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Geometric(NamedTuple):
+    """a^c, gain and total of (1) and (2)."""
+
+    power: Tensor
+    gain: Tensor
+    total: Tensor
+
+
+def geometric(retention: Tensor | float, tokens: int) -> Geometric:
+    """Solve x' = a x + d over a tick of `tokens` tokens.
+
+    A negative retention (an overshooting Euler step of the per-token equation) has a meaning for one token only; over a
+    longer tick it is taken as 0: the state is replaced at every token.
+    """
+    a = torch.as_tensor(retention)
+    power, gain, total = a, torch.ones_like(a), torch.zeros_like(a)
+    if tokens == 1:
+        return Geometric(power, gain, total)
+    power = a = a.clamp(min=0.0)
+    for bit in bin(tokens)[3:]:
+        power, gain, total = power * power, gain * (1.0 + power), 2.0 * total + gain * gain
+        if bit == "1":
+            power, gain, total = power * a, gain * a + 1.0, total + gain
+    return Geometric(power, gain, total)
+
+
+def powers(retention: Tensor, count: int) -> Tensor:
+    """Lower-triangular (count, count) matrix of retention^(n - k), k <= n: the recurrence x_n = a x_(n-1) + d_n at once."""
+    index = torch.arange(count, device=retention.device)
+    lag = (index[:, None] - index[None, :]).clamp(min=0)
+    return (retention ** lag).tril()

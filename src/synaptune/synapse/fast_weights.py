@@ -1,0 +1,93 @@
+"""Fast weights: a gated trace becomes a weight that the next ticks read.
+
+    F' = post_fast_decay F + post_fast_lr gate Z'           per token                       (1)
+    output of a token in tick n: (F[n] + K) a                                               (2)
+    delta variant: O of eligibility.py becomes mean over the tick of (b - F a) a^T          (3)
+
+F, K (rank x rank), Z trace, a pre-activity (rank).
+Source: (1) fast weights of Ba et al., arXiv 1610.06258, written through the three-factor gate of kinase.py; (3) the delta rule of
+Schlag et al., arXiv 2102.11174: what the key already recalls is not written again.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from synaptune.synapse.clock import geometric, powers
+from synaptune.synapse.eligibility import Coincidence, coincidence, trace_step, trace_ticks
+from synaptune.synapse.kinase import KinaseState, PostsynapticParams, gate, kinase_step, kinase_ticks
+from synaptune.synapse.metaplasticity import BdnfParams, bdnf_after, bdnf_step
+
+
+class MemoryState(NamedTuple):
+    """Memory of one sequence: trace Z and fast weights F (batch, rank, rank), CaMKII and PP1, BDNF w (batch, rank)."""
+
+    trace: Tensor
+    weights: Tensor
+    kinase: KinaseState
+    bdnf: Tensor
+
+
+class Consolidation(NamedTuple):
+    """What a batch hands to the slow weights: mean gate F (rank, rank), mean w (rank)."""
+
+    gated: Tensor
+    bdnf: Tensor
+
+
+def empty_memory(batch: int, rank: int, like: Tensor) -> MemoryState:
+    """The memory of a new sequence."""
+    square, row = like.new_zeros(batch, rank, rank), like.new_zeros(batch, rank)
+    return MemoryState(square, square, KinaseState(row, row), row)
+
+
+def memory_step(
+    state: MemoryState, pre: Tensor, post: Tensor, post_params: PostsynapticParams, bdnf_params: BdnfParams, *, delta: bool
+) -> MemoryState:
+    """One tick: (state, a and b of its tokens (batch, token, rank), params) -> next state; `delta` selects (3)."""
+    tokens = pre.shape[1]
+    outer, calcium = coincidence(pre, post)
+    if delta:
+        outer = coincidence(pre, post - pre @ state.weights.transpose(-1, -2)).outer
+    trace = trace_step(state.trace, outer, post_params, tokens)
+    kinase = kinase_step(state.kinase, calcium, post_params, tokens)
+    power, gain, _ = geometric(post_params.post_fast_decay, tokens)
+    weights = power * state.weights + gain * post_params.post_fast_lr * gate(kinase)[..., None] * trace  # (1)
+    bdnf = bdnf_step(state.bdnf, (weights - state.weights).detach(), bdnf_params, tokens)
+    return MemoryState(trace, weights, kinase, bdnf)
+
+
+def memory_scan(
+    pre: Tensor, post: Tensor, post_params: PostsynapticParams, bdnf_params: BdnfParams, *, delta: bool
+) -> tuple[Tensor, Consolidation]:
+    """All ticks of a sequence: a and b (batch, tick, token, rank) -> F met by each tick and by the one after (batch, tick + 1, rank, rank).
+
+    The Hebbian memory is linear in its writes, so its ticks are solved at once; the delta rule reads before it writes and goes in turn.
+    """
+    if delta:
+        return _memory_in_turn(pre, post, post_params, bdnf_params)
+    tokens = pre.shape[2]
+    seen: Coincidence = coincidence(pre, post)
+    trace = trace_ticks(seen.outer, post_params, tokens)
+    gates = gate(kinase_ticks(seen.calcium, post_params, tokens))
+    power, gain, _ = geometric(post_params.post_fast_decay, tokens)
+    writes = gates[..., None] * trace
+    after = gain * post_params.post_fast_lr * (powers(power, pre.shape[1]) @ writes.flatten(2)).view_as(writes)
+    weights = torch.cat([torch.zeros_like(after[:, :1]), after], 1)
+    with torch.no_grad():
+        bdnf = bdnf_after(weights.diff(dim=1), bdnf_params, tokens)
+        gated = gates[:, -1, :, None] * after[:, -1]
+    return weights, Consolidation(gated.mean(0), bdnf.mean(0))
+
+
+def _memory_in_turn(pre: Tensor, post: Tensor, post_params: PostsynapticParams, bdnf_params: BdnfParams) -> tuple[Tensor, Consolidation]:
+    state = empty_memory(pre.shape[0], pre.shape[-1], pre)
+    weights = [state.weights]
+    for n in range(pre.shape[1]):
+        state = memory_step(state, pre[:, n], post[:, n], post_params, bdnf_params, delta=True)
+        weights.append(state.weights)
+    gated = (gate(state.kinase)[..., None] * state.weights).detach()
+    return torch.stack(weights, 1), Consolidation(gated.mean(0), state.bdnf.mean(0))

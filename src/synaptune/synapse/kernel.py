@@ -1,0 +1,1 @@
+from synaptune.synapse.terminal import terminal_scan as fast_scan

@@ -1,0 +1,104 @@
+"""CaMKII against PP1: the switch that decides whether a trace becomes a weight.
+
+    m' = m + camkii_up s(ca - camkii_thr) (1 - m) - camkii_down s(camkii_thr - ca) m      s(z) = sigmoid(8 z)   (1)
+    g' = pp1_tau g + (1 - pp1_tau) s(pp1_thr - ca)                                                              (2)
+    gate = sigmoid(4 (m - g))                                                                                   (3)
+
+m CaMKII, g PP1, ca postsynaptic calcium, all per row of the memory [1].
+Source: (1)-(3) the kinase-phosphatase switch of Lisman, PNAS 86:9574 (1989), reduced to two first-order variables; slopes chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from synaptune.parameters import constant, parameter
+from synaptune.synapse.clock import geometric, powers
+
+SWITCH_SLOPE = constant("kinase.switch_slope", 8.0, meaning="steepness of the calcium switch s", source="chosen: half-width 0.14")
+GATE_SLOPE = constant("kinase.gate_slope", 4.0, meaning="steepness of the gate in m - g", source="chosen: 0.98 at full CaMKII")
+
+
+@dataclass(frozen=True)
+class PostsynapticParams:
+    """The fast-weight memory and its gate (eligibility.py, kinase.py, fast_weights.py)."""
+
+    rank_eligibility: int = parameter(
+        8, low=4, high=32, scale="int", unit="row", phase=1, meaning="rank of the memory", source="chosen: an eighth of the laptop width"
+    )
+    post_fast_decay: float = parameter(
+        0.95, low=0.7, high=0.995, unit="1/token", meaning="fast weights retained per token", source="chosen: twenty tokens"
+    )
+    post_fast_lr: float = parameter(
+        1.5e-3, low=1e-4, high=1e-2, scale="log", unit="1/token", phase=1, meaning="rate at which a gated trace becomes a fast weight",
+        source="chosen: Ba et al., arXiv 1610.06258 (2016) use larger rates without a gate",
+    )
+    post_slow_lr: float = parameter(
+        5e-4, low=1e-5, high=1e-2, scale="log", unit="1/step", meaning="consolidation of fast into slow weights per optimizer step",
+        source="chosen: thousands of steps",
+    )
+    post_trace_decay: float = parameter(
+        0.96, low=0.7, high=0.995, unit="1/token", meaning="eligibility retained per token", source="chosen: a little longer than the fast weights"
+    )
+    camkii_up: float = parameter(
+        0.05, low=0.01, high=0.2, scale="log", unit="1/token", phase=1, meaning="CaMKII autophosphorylation above its threshold",
+        source="chosen: twenty tokens of sustained calcium",
+    )
+    camkii_down: float = parameter(
+        0.02, low=0.002, high=0.1, scale="log", unit="1/token", meaning="CaMKII dephosphorylation below its threshold",
+        source="chosen: slower than its activation",
+    )
+    pp1_tau: float = parameter(0.985, low=0.9, high=0.999, unit="1/token", meaning="PP1 retained per token", source="chosen: slow")
+    camkii_thr: float = parameter(1.0, low=0.3, high=2.0, meaning="calcium that switches CaMKII on", source="chosen: above the PP1 threshold")
+    pp1_thr: float = parameter(0.7, low=0.1, high=1.5, meaning="calcium below which PP1 is active", source="chosen: below the CaMKII threshold")
+
+
+class KinaseState(NamedTuple):
+    """CaMKII m and PP1 g per row [1]."""
+
+    camkii: Tensor
+    pp1: Tensor
+
+
+def kinase_step(state: KinaseState, calcium: Tensor, params: PostsynapticParams, tokens: int) -> KinaseState:
+    """(m and g, ca of the tick, params, tokens) -> next m and g (1, 2)."""
+    up, keep = camkii_flow(calcium, params)
+    power, gain, _ = geometric(keep, tokens)
+    camkii = power * state.camkii + gain * up
+    power, _, _ = geometric(params.pp1_tau, tokens)
+    return KinaseState(camkii, power * state.pp1 + (1.0 - power) * switch(params.pp1_thr - calcium))
+
+
+def kinase_ticks(calcium: Tensor, params: PostsynapticParams, tokens: int) -> KinaseState:
+    """m and g after each tick from rest: calcium (batch, tick, rank) -> each (batch, tick, rank); equals `kinase_step` in turn."""
+    up, keep = camkii_flow(calcium, params)
+    power, gain, _ = geometric(keep, tokens)
+    # m is linear with a retention of its own per tick and row: its propagator is exp of differences of summed logarithms.
+    logs = torch.log(power.clamp(min=1e-30)).cumsum(1)
+    propagator = (logs[:, :, None] - logs[:, None, :]).clamp(max=0.0).exp()
+    count = calcium.shape[1]
+    past = torch.ones(count, count, device=calcium.device, dtype=calcium.dtype).tril()[:, :, None]
+    camkii = (propagator * past * (gain * up)[:, None]).sum(2)
+    power, _, _ = geometric(params.pp1_tau, tokens)
+    pp1 = (1.0 - power) * (powers(power, count) @ switch(params.pp1_thr - calcium))
+    return KinaseState(camkii, pp1)
+
+
+def camkii_flow(calcium: Tensor, params: PostsynapticParams) -> tuple[Tensor, Tensor]:
+    """Per-token drive and retention of m in (1)."""
+    up = params.camkii_up * switch(calcium - params.camkii_thr)
+    return up, 1.0 - up - params.camkii_down * switch(params.camkii_thr - calcium)
+
+
+def switch(z: Tensor) -> Tensor:
+    """s(z), the calcium switch."""
+    return torch.sigmoid(SWITCH_SLOPE * z)
+
+
+def gate(state: KinaseState) -> Tensor:
+    """Share of the trace let through (3)."""
+    return torch.sigmoid(GATE_SLOPE * (state.camkii - state.pp1))

@@ -1,0 +1,44 @@
+"""BDNF: how much the fast weights move decides how strongly they consolidate.
+
+    w' = bdnf_tau w + (1 - bdnf_tau) |F' - F|_row                                   (1)
+    K' = (1 - post_slow_lr) K + post_slow_lr (1 + bdnf_scale w) gate F              (2)
+
+w BDNF per row [1], F fast weights, K slow weights (rank x rank), gate of kinase.py per row.
+Source: (1), (2) activity-dependent BDNF as a gain of late-phase plasticity, Park and Poo, Nat Rev Neurosci 14:7 (2013).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from synaptune.parameters import parameter
+from synaptune.synapse.clock import geometric, powers
+from synaptune.synapse.kinase import PostsynapticParams
+
+
+@dataclass(frozen=True)
+class BdnfParams:
+    """The growth factor of consolidation."""
+
+    bdnf_tau: float = parameter(0.985, low=0.9, high=0.999, unit="1/token", meaning="BDNF retained per token", source="chosen: as slow as PP1")
+    bdnf_scale: float = parameter(1.0, low=0.0, high=4.0, meaning="gain of BDNF on consolidation", source="chosen: doubles at w = 1")
+
+
+def bdnf_step(bdnf: Tensor, change: Tensor, params: BdnfParams, tokens: int) -> Tensor:
+    """(w, F' - F of the tick, params, tokens) -> w' (1); the change is spread evenly over the tick's tokens."""
+    power, _, _ = geometric(params.bdnf_tau, tokens)
+    return power * bdnf + (1.0 - power) * change.norm(dim=-1) / tokens
+
+
+def bdnf_after(changes: Tensor, params: BdnfParams, tokens: int) -> Tensor:
+    """w after the last tick, from rest: changes of F (batch, tick, rank, rank) -> (batch, rank)."""
+    power, _, _ = geometric(params.bdnf_tau, tokens)
+    weights = powers(power, changes.shape[1])[-1]
+    return (1.0 - power) / tokens * (weights[:, None] * changes.norm(dim=-1)).sum(1)
+
+
+def consolidate(slow: Tensor, gated: Tensor, bdnf: Tensor, post: PostsynapticParams, params: BdnfParams) -> Tensor:
+    """(K, batch mean of gate F, batch mean of w, params) -> K' (2)."""
+    return (1.0 - post.post_slow_lr) * slow + post.post_slow_lr * (1.0 + params.bdnf_scale * bdnf[:, None]) * gated

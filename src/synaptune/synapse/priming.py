@@ -1,0 +1,39 @@
+"""Priming: free SNAREs make vesicles fusion-competent; release uses both up.
+
+    S' = S - unprime_per_release x S + nsf_recover (1 - S)              0 <= S' <= 1    (1)
+    P' = P + prime_rate S (1 - P) - unprime_per_release x P             0 <= P' <= 1    (2)
+
+S free SNARE share [1], P primed share [1], x released per token [vesicle].
+Source: (1) SNARE recycling by NSF, Littleton et al., J Neurosci 21:1421 (2001); (2) priming as in Neher and Brose, Neuron 100:1283
+(2018), first order.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from synaptune.parameters import constant
+from synaptune.synapse.clock import geometric
+from synaptune.synapse.vesicles import VesicleParams
+
+BIRTH_PRIMED = constant("priming.birth", 0.7, meaning="free SNAREs and primed share of a new terminal", source="chosen: near rest")
+
+
+class PrimingState(NamedTuple):
+    """free SNARE S and primed share P per key [1]."""
+
+    snare: Tensor
+    primed: Tensor
+
+
+def priming_step(state: PrimingState, released: Tensor, params: VesicleParams, tokens: int) -> PrimingState:
+    """(state, vesicles released in the tick, params, tokens) -> next state."""
+    used = params.unprime_per_release * released / tokens
+    power, gain, total = geometric(1.0 - used - params.nsf_recover, tokens)
+    snare = (power * state.snare + gain * params.nsf_recover).clamp(0.0, 1.0)  # (1)
+    meanwhile = ((gain * state.snare + total * params.nsf_recover) / tokens).clamp(0.0, 1.0)
+    primes = params.prime_rate * meanwhile
+    power, gain, _ = geometric(1.0 - primes - used, tokens)
+    return PrimingState(snare, (power * state.primed + gain * primes).clamp(0.0, 1.0))  # (2)

@@ -1,0 +1,199 @@
+"""One training step, as a Lightning module with manual optimisation.
+
+Nothing here waits for the device between two logged steps: losses add up in a tensor and are read every `logger.every` steps,
+which is also when a loss that is no number is found.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as lightning
+import numpy as np
+import torch
+
+from synaptune.data.batches import Batch, train_batch
+from synaptune.objective.metrics import training_loss
+from synaptune.training import checkpoint
+from synaptune.training.errors import DivergedError
+from synaptune.training.evaluation import autocast, to_device
+from synaptune.training.job import Job, validate
+from synaptune.training.optim.adamw import adamw
+from synaptune.training.progress import Progress
+from synaptune.training.schedules import evaluation_steps, learning_rate
+from synaptune.training.telemetry import Telemetry
+
+_NOISE_STREAM = 3  # keeps release noise apart from the streams of data/batches.py
+
+
+@dataclass
+class FitState:
+    """What a run has behind it; all of it is in a checkpoint.
+
+    loss_sum, loss_count: training losses since the last logged step; curve: [step, validation loss]; metrics: of the last
+    validation; train_seconds, evaluation_seconds: wall time of steps and of validations.
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    curve: list[list[float]] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    merges: int = 0
+    splits: int = 0
+    train_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+
+
+class StepBatches:
+    """The micro-batches of the steps still to do, each a pure function of (seed, number)."""
+
+    def __init__(self, job: Job, done: int) -> None:
+        self._job = job
+        self._numbers = range(done * job.training.accumulate, job.training.steps * job.training.accumulate)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[Batch]:
+        job = self._job
+        for number in self._numbers:
+            yield train_batch(job.corpus, job.data, seed=job.seed, step=number, size=job.training.batch, context=job.config.context)
+
+
+class TrainingModule(lightning.LightningModule):
+    """Drives one model through its steps, validations and checkpoints."""
+
+    def __init__(self, job: Job, state: FitState, telemetry: Telemetry, view: Progress, optimizer_state: dict[str, Any] | None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = job.model
+        self.job = job
+        self.state = state
+        self._telemetry = telemetry
+        self._view = view
+        self._optimizer_state = optimizer_state
+        self._evaluations = set(evaluation_steps(job.training))
+        self._activities: list[Any] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        self._optimizer = adamw(self.model, self.job.training)
+        if self._optimizer_state is not None:
+            self._optimizer.load_state_dict(self._optimizer_state)
+        return self._optimizer
+
+    def on_train_start(self) -> None:
+        self._parameters = [weight for group in self._optimizer.param_groups for weight in group["params"]]
+        self._noise = torch.Generator(self.device)
+        self._losses = torch.tensor(self.state.loss_sum, device=self.device, dtype=torch.float64)
+        self.model.train()
+        self._clock = time.perf_counter()
+        self._logged = (self.state.step, self.state.train_seconds)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch if device.type == "cpu" else to_device(batch, device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        training, state = self.job.training, self.state
+        micro = state.step * training.accumulate + len(self._activities)
+        self._noise.manual_seed(_noise_seed(self.job.seed, micro))
+        with autocast(training, self.device):
+            output = self.model(batch.tokens, noise=self._noise)
+            loss = training_loss(output.logits, batch.targets)
+        ((loss + output.balance) / training.accumulate).backward()
+        self._losses += loss.detach()
+        state.loss_count += 1
+        self._activities.append(output.activity)
+        if len(self._activities) == training.accumulate:
+            self._optimizer_step()
+
+    def _optimizer_step(self) -> None:
+        training, state = self.job.training, self.state
+        state.step += 1
+        rate = learning_rate(state.step, training)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        if training.clip > 0:
+            torch.nn.utils.clip_grad_norm_(self._parameters, training.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        report = self.model.after_step(self._activities, state.step, self._optimizer)
+        self._activities = []
+        state.merges += report.merges
+        state.splits += report.splits
+        self._after(rate)
+
+    def _after(self, rate: float) -> None:
+        """Log, validate and save where the step calls for it."""
+        training, state = self.job.training, self.state
+        last = state.step == training.steps
+        values: dict[str, float] = {}
+        if last or state.step % self.job.logger.every == 0:
+            values |= self._read_losses() | {"learning_rate": rate}
+        if state.step in self._evaluations:
+            values |= self._validate()
+        if values:
+            self._telemetry.log(state.step, {"seconds": state.train_seconds, **values})
+        if last or (training.checkpoint_every and state.step % training.checkpoint_every == 0):
+            self._save()
+
+    def _read_losses(self) -> dict[str, float]:
+        """Mean training loss since the last reading; the one place that waits for the device. Raises DivergedError."""
+        state = self.state
+        loss = float(self._losses) / max(1, state.loss_count)
+        if not math.isfinite(loss):
+            raise DivergedError(state.step, loss)
+        self._stop_clock()
+        since, seconds = self._logged
+        tokens = (state.step - since) * self.job.tokens_per_step
+        speed = tokens / max(1e-9, state.train_seconds - seconds)
+        self._logged = (state.step, state.train_seconds)
+        self._losses.zero_()
+        state.loss_count = 0
+        self._view.update(state.step, loss, speed)
+        return {"train_loss": loss, "tokens_per_second": speed}
+
+    def _validate(self) -> dict[str, float]:
+        state = self.state
+        self._stop_clock()
+        metrics = validate(self.job, self.device)
+        if not math.isfinite(metrics["val_loss"]):
+            raise DivergedError(state.step, metrics["val_loss"])
+        state.metrics = metrics
+        state.curve.append([state.step, metrics["val_loss"]])
+        self._view.validated(state.step, metrics["val_loss"])
+        now = time.perf_counter()
+        state.evaluation_seconds += now - self._clock
+        self._clock = now
+        return metrics
+
+    def _stop_clock(self) -> None:
+        """Add the time since the last reading to the training time; the device has finished its work when this is called."""
+        now = time.perf_counter()
+        self.state.train_seconds += now - self._clock
+        self._clock = now
+
+    def _save(self) -> None:
+        self._stop_clock()
+        self.state.loss_sum = float(self._losses)
+        job = self.job
+        content = dict(
+            about=checkpoint.describe(job.config, job.synapse, job.data, vocab=job.corpus.vocab, seed=job.seed),
+            fingerprint=job.fingerprint,
+            weights=self.model.state_dict(),
+            optimizer=self._optimizer.state_dict(),
+            random=checkpoint.random_states(),
+            state=vars(self.state),
+        )
+        checkpoint.save(job.checkpoint, content)
+        self._clock = time.perf_counter()
+
+
+def _noise_seed(seed: int, number: int) -> int:
+    """A well mixed seed for the release noise of one micro-batch (torch's CPU generator reads its low 32 bits only)."""
+    return int(np.random.SeedSequence([_NOISE_STREAM, seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+

@@ -1,0 +1,86 @@
+"""What a run shows while it trains: a bar on a terminal, a few lines elsewhere, nothing inside a search."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """A view of a run; `update` is called at every logged step, `validated` after every validation."""
+
+    def update(self, step: int, loss: float, tokens_per_second: float) -> None:
+        """Show the training loss [nats/token] and the speed [tokens/s] at an optimizer step."""
+
+    def validated(self, step: int, loss: float) -> None:
+        """Show a validation loss [nats/token]."""
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def update(self, step: int, loss: float, tokens_per_second: float) -> None: ...
+
+    def validated(self, step: int, loss: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Lines(Silent):
+    """One line per validation, for log files and pipes."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._began = time.perf_counter()
+        self._latest = ""
+
+    def update(self, step: int, loss: float, tokens_per_second: float) -> None:
+        self._latest = f"train {loss:.4f}  {tokens_per_second:,.0f} tokens/s  "
+
+    def validated(self, step: int, loss: float) -> None:
+        seconds = time.perf_counter() - self._began
+        width = len(str(self._steps))
+        print(f"step {step:>{width}}/{self._steps}  {self._latest}val {loss:.4f} nats/token  {seconds:.1f} s", flush=True)
+
+
+class Bar(Silent):
+    """A rich bar with losses, speed and the time left."""
+
+    def __init__(self, steps: int, done: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = (
+            TextColumn("[bold]training"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("train [cyan]{task.fields[train]}[/]  val [green]{task.fields[val]}[/]  {task.fields[speed]} tokens/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._bar = RichProgress(*columns, refresh_per_second=5)
+        self._task = self._bar.add_task("training", total=steps, completed=done, train="-", val="-", speed="-")
+        self._bar.start()
+
+    def update(self, step: int, loss: float, tokens_per_second: float) -> None:
+        self._bar.update(self._task, completed=step, train=f"{loss:.3f}", speed=f"{tokens_per_second:,.0f}")
+
+    def validated(self, step: int, loss: float) -> None:
+        self._bar.update(self._task, completed=step, val=f"{loss:.3f}")
+
+    def close(self) -> None:
+        self._bar.stop()
+
+
+def progress_view(wanted: str, steps: int, done: int, *, in_search: bool) -> Progress:
+    """The view `logger.progress` asks for; `auto` leaves the terminal of a search to its controller."""
+    if wanted == "auto":
+        wanted = "off" if in_search else "bar" if sys.stdout.isatty() else "lines"
+    if wanted == "bar":
+        return Bar(steps, done)
+    return Lines(steps) if wanted == "lines" else Silent()

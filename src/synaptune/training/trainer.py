@@ -1,0 +1,133 @@
+"""fit: a job to its metrics, fresh or from where an interrupted run stopped."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from synaptune.errors import mistake
+from synaptune.training import checkpoint
+from synaptune.training.evaluation import pick_device
+from synaptune.training.job import Job, score_split
+from synaptune.training.progress import progress_view
+from synaptune.training.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from synaptune.training.module import FitState
+
+
+class Fitted(NamedTuple):
+    """metrics: by name, units as in objective/metrics.py; curve: [step, validation loss] of the run."""
+
+    metrics: dict[str, float]
+    curve: list[list[float]]
+
+
+def fit(job: Job) -> Fitted:
+    """Train the job's model in place to its last step and score it.
+
+    Raises DivergedError for a loss that is no number, UserError for a checkpoint of another run or a missing device.
+    """
+    from synaptune.training.module import FitState, TrainingModule
+
+    device = pick_device(job.training.device)
+    content = _resumed(job)
+    state = FitState(**content["state"]) if content else FitState()
+    if job.training.compile:
+        job.model.compile()
+    view = progress_view(job.logger.progress, job.training.steps, state.step, in_search=job.in_search)
+    telemetry = Telemetry(job.logger, job.run_dir, name=job.name, record=job.record, resumed_from=state.step)
+    exit_code = 1
+    try:
+        module = TrainingModule(job, state, telemetry, view, content["optimizer"] if content else None)
+        if state.step < job.training.steps:
+            _train(module, device)
+        metrics = _final_metrics(job, state, device)
+        exit_code = 0
+    finally:
+        view.close()
+        telemetry.close(exit_code)
+    return Fitted(metrics, state.curve)
+
+
+def _resumed(job: Job) -> dict[str, Any] | None:
+    """The checkpoint to go on from, with weights and random states put back; None for a fresh start."""
+    if not (job.training.resume and job.checkpoint.exists()):
+        return None
+    content = checkpoint.load(job.checkpoint)
+    if content["fingerprint"] != job.fingerprint:
+        raise mistake(
+            got=f"{job.checkpoint} of a run with another configuration",
+            expected="the configuration it was started with (.hydra/config.yaml beside it)",
+            do="give the same overrides, or another hydra.run.dir for a new run",
+        )
+    job.model.load_state_dict(content["weights"])
+    checkpoint.restore_random_states(content["random"])
+    return content
+
+
+def _train(module: Any, device: torch.device) -> None:
+    """Run the remaining steps under a Lightning trainer that does only what the module asks for."""
+    import lightning.pytorch as lightning
+    from lightning.pytorch.plugins.environments import LightningEnvironment
+
+    from synaptune.training.module import StepBatches
+
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # one line of advertising for each fit
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            trainer = lightning.Trainer(
+                accelerator="gpu" if device.type == "cuda" else "cpu",
+                devices=1,
+                plugins=[LightningEnvironment()],  # or a Slurm allocation of a launcher would be taken for a cluster job
+                max_epochs=1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+            )
+            trainer.fit(module, train_dataloaders=StepBatches(module.job, module.state.step))
+    except SystemExit as end:
+        # Lightning turns Ctrl-C into an exit and ignores the key from then on; a search has to see the interruption.
+        if isinstance(end.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+def _final_metrics(job: Job, state: FitState, device: torch.device) -> dict[str, float]:
+    metrics = dict(state.metrics)
+    if job.training.test:
+        metrics |= score_split(job, device, "test")
+    metrics |= {
+        "tokens_per_second": state.step * job.tokens_per_step / max(1e-9, state.train_seconds),
+        "train_seconds": state.train_seconds,
+        "evaluation_seconds": state.evaluation_seconds,
+        "peak_memory_mib": _peak_memory(device),
+        "merges": float(state.merges),
+        "splits": float(state.splits),
+        "steps": float(state.step),
+    }
+    return metrics
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Most memory in use so far [MiB]: of the GPU, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource
+    import sys
+
+    # ru_maxrss counts KiB, but bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

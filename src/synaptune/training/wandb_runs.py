@@ -1,0 +1,152 @@
+"""Weights & Biases: offline without a key, online with a key and a live server; never a prompt, never a stall.
+
+The mode is decided once per process: the server is asked one question with a time limit, and after a failure every
+later run of the process stays offline.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import netrc
+import os
+import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from synaptune.errors import mistake
+from synaptune.training.config import LoggerConfig
+
+PROBE_SECONDS = 4.0
+LOGIN_SECONDS = 10.0
+UPLOAD_SECONDS = 60.0
+
+
+class WandbWriter:
+    """One W&B run, closed with the trial it belongs to."""
+
+    def __init__(self, run: Any, online: bool) -> None:
+        self._run = run
+        self._online = online
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self, exit_code: int) -> None:
+        if not self._online:
+            self._run.finish(exit_code=exit_code)
+            return
+        finished, _ = _within(UPLOAD_SECONDS, lambda: self._run.finish(exit_code=exit_code))
+        if not finished:
+            _go_offline(f"the upload did not end within {UPLOAD_SECONDS:.0f} s; `wandb sync` sends the rest")
+
+
+def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[str, Any]) -> WandbWriter | None:
+    """A W&B run in `run_dir`, or None when wandb is not installed or switched off.
+
+    Raises UserError when `logger.wandb` asks for W&B by name and it is not installed.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        if config.wandb == "auto":
+            return None
+        raise mistake(got=f"logger.wandb={config.wandb} without wandb", expected="the wandb package", do="pip install wandb, or logger.wandb=off")
+    mode = _mode(config.wandb)
+    if mode == "disabled":
+        return None
+    import wandb
+
+    settings = wandb.Settings(
+        reinit="create_new",
+        x_save_requirements=False,
+        disable_git=True,
+        console="off",
+        x_disable_stats=True,
+        x_disable_meta=True,
+        silent=True,
+        init_timeout=LOGIN_SECONDS,
+    )
+    about = dict(project=config.project, entity=config.entity, group=config.group or name, job_type=config.job_type, id=config.run_id)
+    about |= dict(name=run_dir.name, tags=list(config.tags), dir=str(run_dir), config=dict(record), settings=settings)
+    if mode == "online":
+        # A key the server refuses and a server that went away both end here; the run itself must not.
+        try:
+            return WandbWriter(wandb.init(mode="online", **about), online=True)
+        except Exception as error:
+            _go_offline(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    return WandbWriter(wandb.init(mode="offline", **about), online=False)
+
+
+def _mode(wanted: str) -> str:
+    """`online`, `offline` or `disabled` for this run."""
+    wanted = os.environ.get("WANDB_MODE", wanted) if wanted == "auto" else wanted
+    if wanted in ("disabled", "offline"):
+        return wanted
+    if _broken is not None:
+        return "offline"
+    if not has_key():
+        if wanted == "online":
+            _go_offline("no API key; `wandb login` stores one")
+        return "offline"
+    return "online" if server_answers() else "offline"
+
+
+def base_url() -> str:
+    """Address of the W&B server."""
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
+
+
+def has_key() -> bool:
+    """Whether an API key is at hand, in the environment or in the netrc file that `wandb login` writes."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    try:
+        return path.exists() and netrc.netrc(path).authenticators(urllib.parse.urlsplit(base_url()).hostname or "") is not None
+    except (netrc.NetrcParseError, OSError):
+        return False
+
+
+@functools.cache
+def server_answers() -> bool:
+    """Whether the server sends any HTTP answer in time; asked once per process."""
+    # In a thread: a dead name server can hold a look-up far longer than any socket's time limit.
+    finished, alive = _within(PROBE_SECONDS, _probe)
+    if finished and alive:
+        return True
+    _go_offline(f"no answer from {base_url()} within {PROBE_SECONDS:.0f} s")
+    return False
+
+
+def _probe() -> bool:
+    try:
+        with urllib.request.urlopen(base_url(), timeout=PROBE_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _within(seconds: float, work: Callable[[], Any]) -> tuple[bool, Any]:
+    """(finished in time, result); work that takes longer goes on in a thread that does not keep the process alive."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(results), results[0] if results else None
+
+
+_broken: str | None = None
+
+
+def _go_offline(reason: str) -> None:
+    """Keep every later run of this process offline, and say why once."""
+    global _broken
+    if _broken is None:
+        print(f"wandb: offline ({reason})", file=sys.stderr)
+    _broken = reason

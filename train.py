@@ -1,0 +1,48 @@
+"""One training run, or with -m a search: configuration to objects to objective value.
+
+    python train.py                                   the default run
+    python train.py model=gpt position=alibi seed=1   choices and values by name
+    python train.py -m hydra/sweeper=cma              a search over search_space
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from synaptune.entry import guarded
+from synaptune.errors import UserError
+from synaptune.schema import register
+
+CONF = Path(__file__).parent / "conf"
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> float:
+    """Run one configuration; returns what a search minimises. Raises UserError for a mistake in the input."""
+    from synaptune.build import run
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return run(cfg).objective
+    try:
+        outcome = run(cfg)
+    except UserError as error:
+        if hydra_full_error_wanted():
+            raise
+        print(error, file=sys.stderr)  # here and not above: Hydra would put a line of its own before it
+        sys.exit(2)
+    shown = ("val_loss", "val_perplexity", "val_bits_per_byte", "val_recall_accuracy", "test_loss", "test_perplexity", "tokens_per_second")
+    print("  ".join(f"{name} {outcome.metrics[name]:,.4g}" for name in shown if name in outcome.metrics))
+    print(f"written to {outcome.run_dir}")
+    return outcome.objective
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main, CONF, "train"))
