@@ -15,8 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from synaptune.entry import guarded
-from synaptune.errors import UserError
+from synaptune.entry import guarded, surfacing
 from synaptune.schema import register
 
 CONF = Path(__file__).parent / "conf"
@@ -29,15 +28,10 @@ def main(cfg: DictConfig) -> float:
     """Run one configuration; returns what a search minimises. Raises UserError for a mistake in the input."""
     from synaptune.build import run
 
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return run(cfg).objective
-    try:
+    with surfacing():
         outcome = run(cfg)
-    except UserError as error:
-        if hydra_full_error_wanted():
-            raise
-        print(error, file=sys.stderr)  # here and not above: Hydra would put a line of its own before it
-        sys.exit(2)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return outcome.objective
     shown = ("val_loss", "val_perplexity", "val_bits_per_byte", "val_recall_accuracy", "test_loss", "test_perplexity", "tokens_per_second")
     print("  ".join(f"{name} {outcome.metrics[name]:,.4g}" for name in shown if name in outcome.metrics))
     print(f"written to {outcome.run_dir}")

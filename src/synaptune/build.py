@@ -55,6 +55,8 @@ def settings(cfg: DictConfig) -> Settings:
     built = Settings(model, synapse, data, training, logger, objective, cfg.seed, cfg.name)  # type: ignore[arg-type]
     found = model_faults(built.model) + faults(built.synapse) + data_faults(built.data, built.model.context)
     found += training_faults(built.training, built.logger) + objective_faults(built.objective)
+    if not isinstance(cfg.seed, int) or cfg.seed < 0:
+        found.append(f"seed={cfg.seed}: expected an integer of at least 0")
     if found:
         raise UserError("got a configuration that cannot run\n  " + "\n  ".join(found) + "\n  to do: correct these values and start again")
     return built
@@ -143,9 +145,9 @@ def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bo
         record=record,
         in_search=in_search,
     )
-    metrics, curve = fit(job)
+    metrics, curve, busy_seconds = fit(job)
     seconds = time.perf_counter() - began
-    metrics["setup_seconds"] = max(0.0, seconds - job.busy_seconds(metrics))
+    metrics["setup_seconds"] = seconds - busy_seconds
     objective = score(built.objective, metrics)
     result = dict(objective=objective, metrics=metrics, config_fingerprint=identity, data_fingerprint=corpus.fingerprint)
     _write(folder / "result.json", json.dumps(result | dict(seconds=seconds, curve=curve), indent=1))

@@ -6,18 +6,20 @@ arrive whole; a sweeper, which runs the program's function in-process, still see
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader  # noqa: F401  (imported first: hydra.errors needs it in place)
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.errors import UserError, mistake
@@ -27,12 +29,27 @@ USER_ERROR = 2
 INTERRUPTED = 130
 
 
+class _Surfaced(BaseException):
+    """Carries the mistake of a single run past Hydra, which would put a line of its own before it."""
+
+
+@contextlib.contextmanager
+def surfacing() -> Iterator[None]:
+    """Around the body of a Hydra task: in a single run a UserError goes straight to `guarded`; in a multirun the sweeper gets it."""
+    try:
+        yield
+    except UserError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        raise _Surfaced from error
+
+
 def guarded(program: Callable[[], object], conf: Path, config_name: str) -> int:
     """Run a Hydra program; returns the exit code. With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback."""
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        program()
+        _unwrapped(program)
         return 0
     except KeyboardInterrupt:
         print("\ninterrupted; the same command with training.resume=true (one run) or as it is (a search) goes on", file=sys.stderr)
@@ -52,6 +69,14 @@ def guarded(program: Callable[[], object], conf: Path, config_name: str) -> int:
             os.environ["HYDRA_FULL_ERROR"] = wanted
 
 
+def _unwrapped(program: Callable[[], object]) -> None:
+    try:
+        program()
+    except _Surfaced as surfaced:
+        assert surfaced.__cause__ is not None
+        raise surfaced.__cause__ from None
+
+
 def explain(error: Exception, conf: Path, config_name: str) -> str | None:
     """The message for a user's mistake; None when the error is not of his making."""
     if isinstance(error, UserError):
@@ -62,7 +87,10 @@ def explain(error: Exception, conf: Path, config_name: str) -> str | None:
         where = f" ({error.filename})" if error.filename else ""
         return str(mistake(got=f"{error.strerror}{where}", expected="a folder with space that can be written", do="make room, or set hydra.run.dir"))
     GlobalHydra.instance().clear()
-    found = override_faults([word for word in sys.argv[1:] if "=" in word or word.startswith("~")], conf, config_name)
+    try:
+        found = override_faults([word for word in sys.argv[1:] if "=" in word or word.startswith("~")], conf, config_name)
+    except (HydraException, OmegaConfBaseException):
+        return None  # the configuration does not compose without any override: a slip in conf/, not of the command line
     if found:
         return "\n".join(str(fault) for fault in found)
     return str(mistake(got=_first_line(error), expected="a configuration Hydra can compose", do="python train.py --help lists the groups"))
@@ -132,5 +160,3 @@ def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
-
-__all__ = ["OmegaConf", "explain", "guarded", "names_of", "override_faults"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -21,15 +20,6 @@ from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig
 
 
-@dataclass
-class RunConfig:
-    """The top level of a run: its name, its seed, and a best.yaml whose values hold unless the command line says otherwise."""
-
-    name: str = "run"
-    seed: int = 0
-    tuned: str | None = None
-
-
 def writable(cls: type) -> DictConfig:
     """A typed config node that accepts overrides (OmegaConf makes those of frozen dataclasses read-only)."""
     node = OmegaConf.structured(cls)
@@ -40,7 +30,6 @@ def writable(cls: type) -> DictConfig:
 def register() -> None:
     """Register every schema and resolver; calling it again changes nothing."""
     store = ConfigStore.instance()
-    store.store(name="run_schema", node=RunConfig)
     groups = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig, "logger": LoggerConfig, "objective": ObjectiveConfig}
     for group, cls in groups.items():
         store.store(group=group, name="base", node=writable(cls))

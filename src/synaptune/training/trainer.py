@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,10 +23,18 @@ if TYPE_CHECKING:
 
 
 class Fitted(NamedTuple):
-    """metrics: by name, units as in objective/metrics.py; curve: [step, validation loss] of the run."""
+    """metrics: by name, units as in objective/metrics.py; curve: [step, validation loss] of the run; busy_seconds: spent in
+    steps and scoring by this process."""
 
     metrics: dict[str, float]
     curve: list[list[float]]
+    busy_seconds: float
+
+
+def warm_up() -> None:
+    """Import what every run needs; takes seconds the first time and nothing afterwards."""
+    import lightning.pytorch  # noqa: F401
+    import torch.utils.tensorboard  # noqa: F401
 
 
 def fit(job: Job) -> Fitted:
@@ -38,6 +47,7 @@ def fit(job: Job) -> Fitted:
     device = pick_device(job.training.device)
     content = _resumed(job)
     state = FitState(**content["state"]) if content else FitState()
+    earlier = state.train_seconds + state.evaluation_seconds
     if job.training.compile:
         job.model.compile()
     view = progress_view(job.logger.progress, job.training.steps, state.step, in_search=job.in_search)
@@ -52,7 +62,7 @@ def fit(job: Job) -> Fitted:
     finally:
         view.close()
         telemetry.close(exit_code)
-    return Fitted(metrics, state.curve)
+    return Fitted(metrics, state.curve, state.train_seconds + state.evaluation_seconds - earlier)
 
 
 def _resumed(job: Job) -> dict[str, Any] | None:
@@ -109,7 +119,9 @@ def _train(module: Any, device: torch.device) -> None:
 def _final_metrics(job: Job, state: FitState, device: torch.device) -> dict[str, float]:
     metrics = dict(state.metrics)
     if job.training.test:
+        began = time.perf_counter()
         metrics |= score_split(job, device, "test")
+        state.evaluation_seconds += time.perf_counter() - began
     metrics |= {
         "tokens_per_second": state.step * job.tokens_per_step / max(1e-9, state.train_seconds),
         "train_seconds": state.train_seconds,
