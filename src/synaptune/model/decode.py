@@ -1,0 +1,161 @@
+"""Token-by-token generation with carried synaptic state: the same logits as the full forward, one token at a time.
+
+What a layer carries: keys and values, the terminals of all keys, the memory of the sequence, and what the current tick has seen so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from synaptune.errors import mistake
+from synaptune.model.attention import rms_norm
+from synaptune.model.gpt import GPT, Block
+from synaptune.synapse.bias import efficacy_bias
+from synaptune.synapse.fast_weights import MemoryState, empty_memory, memory_step
+from synaptune.synapse.terminal import TerminalState, birth, efficacy, regroup, terminal_step
+
+
+@dataclass
+class LayerCache:
+    """Carried state of one layer: k, v (batch, head, token, d); queries and activities of the current tick; terminals and efficacy."""
+
+    k: Tensor
+    v: Tensor
+    queries: list[Tensor]
+    terminals: TerminalState | None
+    efficacy: Tensor
+    pre: list[Tensor]
+    post: list[Tensor]
+    memory: MemoryState | None
+
+
+class Decoder:
+    """A model with its carried state, for a batch of sequences that grow together.
+
+    `feed` takes one token per sequence and returns the logits of the next; at most `model.config.context` tokens.
+    """
+
+    def __init__(self, model: GPT, batch: int) -> None:
+        self.model, self.position = model, 0
+        config, like = model.config, model.head.weight
+        empty = like.new_zeros(batch, config.heads, 0, config.head_width)
+        self.newborn = birth(like.new_zeros(batch, config.heads, 1), model.synapse)  # type: ignore[arg-type]
+        none = regroup(self.newborn, lambda x: x[..., :0])
+        self.layers = [
+            LayerCache(empty, empty, [], none, like.new_zeros(batch, config.heads, 0), [], [], _first_memory(block, batch, like))
+            for block in model.blocks
+        ]
+
+    @torch.no_grad()
+    def feed(self, tokens: Tensor) -> Tensor:
+        """tokens (batch,) -> logits of the next token (batch, vocabulary). Raises UserError past the context length."""
+        model, t = self.model, self.position
+        if t >= model.config.context:
+            raise mistake(
+                got=f"{t + 1} tokens",
+                expected=f"at most the model's context of {model.config.context}",
+                do="shorten the prompt, or train with a larger model.context",
+            )
+        x = rms_norm(model.embedding(tokens[:, None]))
+        rope = (model.rope_cos[t : t + 1], model.rope_sin[t : t + 1]) if model.config.position == "rope" else None
+        rows = None if model.shared(t + 1).code is None else self._row(t)
+        for block, cache in zip(model.blocks, self.layers, strict=True):
+            x = self._layer(block, cache, x, rope, rows)
+        self.position += 1
+        return model.logits(x[:, -1])
+
+    def _row(self, t: int) -> Tensor | None:
+        tick = t // self.model.config.tick if not self.model.silent else 0
+        size = self.model.config.tick if not self.model.silent else t + 1
+        return self.model.static_rows(torch.tensor([tick], device=self.model.head.weight.device), t + 1, size)
+
+    def _layer(self, block: Block, cache: LayerCache, x: Tensor, rope: tuple[Tensor, Tensor] | None, rows: Tensor | None) -> Tensor:
+        model, params = self.model, self.model.synapse
+        q, k, v = block.attention.project(rms_norm(x), rope)
+        cache.k, cache.v = torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2)
+        bias = rows
+        if block.presynapse is not None and not model.silent:
+            first = efficacy(self.newborn, params)  # type: ignore[arg-type]
+            cache.efficacy = torch.cat([cache.efficacy, first], -1)
+            cache.terminals = regroup(cache.terminals, lambda old, new: torch.cat([old, new], -1), self.newborn)  # type: ignore[arg-type]
+            synaptic = efficacy_bias(cache.efficacy[:, :, None], first[:, :, None], params.attention)  # type: ignore[arg-type]
+            bias = synaptic if bias is None else bias + synaptic
+            cache.queries.append(q)
+            self._finish_tick(block, cache)
+        scores = q @ cache.k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        weights = (scores if bias is None else scores + bias).softmax(-1)
+        x = x + block.attention.merge(weights @ cache.v)
+        return self._transform(block, cache, x)
+
+    def _finish_tick(self, block: Block, cache: LayerCache) -> None:
+        """At the last token of a tick the terminals move on; its own queries have met the state before."""
+        assert block.presynapse is not None and cache.terminals is not None
+        tokens = self.model.config.tick
+        if len(cache.queries) < tokens:
+            return
+        drive = block.presynapse.drive(torch.cat(cache.queries, 2).mean(2, keepdim=True), cache.k)[:, :, 0]
+        # Queries of this token still see the old efficacy: it is replaced only after their row has been read.
+        cache.terminals, following = terminal_step(cache.terminals, drive, self.model.synapse, tokens)  # type: ignore[arg-type]
+        cache.queries, cache.efficacy = [], following
+
+    def _transform(self, block: Block, cache: LayerCache, x: Tensor) -> Tensor:
+        params, normed = self.model.synapse, rms_norm(x)
+        y = block.feedforward(normed, params).out
+        if block.memory is None or cache.memory is None:
+            return x + y
+        a, b = block.memory.activities(normed, y, params)
+        added = block.memory.read(a, cache.memory.weights)
+        cache.pre.append(a)
+        cache.post.append(b)
+        if len(cache.pre) == self.model.config.tick:
+            pre, post = torch.cat(cache.pre, 1), torch.cat(cache.post, 1)
+            cache.memory = memory_step(cache.memory, pre, post, params.postsynaptic, params.bdnf, delta=block.memory.delta)  # type: ignore[arg-type]
+            cache.pre, cache.post = [], []
+        return x + y + added
+
+
+def _first_memory(block: Block, batch: int, like: Tensor) -> MemoryState | None:
+    return None if block.memory is None else empty_memory(batch, block.memory.slow.shape[0], like.float())
+
+
+@torch.no_grad()
+def generate(
+    model: GPT, prompt: list[int], count: int, *, temperature: float = 1.0, top_k: int | None = None, generator: torch.Generator | None = None
+) -> Iterator[int]:
+    """Continue a prompt by `count` tokens, yielding each as it comes; temperature 0 takes the likeliest.
+
+    When the context is full the last half of the text starts a new one. Raises UserError on an empty prompt.
+    """
+    if not prompt:
+        raise mistake(got="an empty prompt", expected="at least one token", do="pass --prompt with some text")
+    model.eval()
+    context, device = model.config.context, model.head.weight.device
+    text = list(prompt)
+    decoder, logits = _read(model, text[-(context - 1) or len(text) :], device)
+    for _ in range(count):
+        token = _pick(logits[0].float(), temperature, top_k, generator)
+        text.append(token)
+        yield token
+        if decoder.position >= context:
+            decoder, logits = _read(model, text[-max(1, context // 2) :], device)
+        else:
+            logits = decoder.feed(torch.tensor([token], device=device))
+
+
+def _read(model: GPT, tokens: list[int], device: torch.device) -> tuple[Decoder, Tensor]:
+    decoder = Decoder(model, 1)
+    for token in tokens:
+        logits = decoder.feed(torch.tensor([token], device=device))
+    return decoder, logits
+
+
+def _pick(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> int:
+    if temperature == 0.0:
+        return int(logits.argmax())
+    if top_k is not None:
+        logits = torch.where(logits < logits.topk(min(top_k, len(logits))).values[-1], -torch.inf, logits)
+    return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))
