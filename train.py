@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from synaptune.entry import guarded, surfacing
 from synaptune.schema import register
 
-CONF = Path(__file__).parent / "conf"
+CONF = Path(__file__).resolve().parent / "conf"
 
 register()
 

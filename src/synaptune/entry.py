@@ -81,7 +81,7 @@ def explain(error: Exception, conf: Path, config_name: str) -> str | None:
     """The message for a user's mistake; None when the error is not of his making."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, HydraException):  # some of Hydra's are both
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             return None
         where = f" ({error.filename})" if error.filename else ""

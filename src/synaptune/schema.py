@@ -7,7 +7,6 @@ entry `default`, all of it derived from the dataclasses.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from synaptune.data.config import DataConfig
 from synaptune.model.config import ModelConfig
 from synaptune.objective.score import ObjectiveConfig
+from synaptune.search import config as search
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig
 
@@ -39,9 +39,7 @@ def register() -> None:
         subsystems.append({field.name: "default"})
     store.store(group="synapse", name="default", node={"defaults": subsystems})
     OmegaConf.register_new_resolver("fraction_of_steps", _fraction_of_steps, replace=True)
-    # The run needs no search; importing its schema here would turn the one-way order of the packages round.
-    if importlib.util.find_spec("synaptune.search.config") is not None:
-        importlib.import_module("synaptune.search.config").register()
+    search.register()
 
 
 def _fraction_of_steps(fraction: float, *, _root_: DictConfig) -> int:

@@ -22,6 +22,11 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],))
 
 
+def wide(x: Tensor) -> Tensor:
+    """At least single precision: what comes out of a bf16 product before it enters an equation."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def rope_table(length: int, head_width: int) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the rotary angles, each (length, head_width / 2)."""
     frequency = ROPE_BASE ** -(torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from synaptune.errors import mistake
-from synaptune.model.attention import rms_norm
+from synaptune.model.attention import rms_norm, wide
 from synaptune.model.gpt import GPT, Block
 from synaptune.synapse.bias import efficacy_bias
 from synaptune.synapse.fast_weights import MemoryState, empty_memory, memory_step
@@ -119,7 +119,7 @@ class Decoder:
 
 
 def _first_memory(block: Block, batch: int, like: Tensor) -> MemoryState | None:
-    return None if block.memory is None else empty_memory(batch, block.memory.slow.shape[0], like.float())
+    return None if block.memory is None else empty_memory(batch, block.memory.slow.shape[0], wide(like))
 
 
 @torch.no_grad()
@@ -137,7 +137,7 @@ def generate(
     text = list(prompt)
     decoder, logits = _read(model, text[-(context - 1) or len(text) :], device)
     for _ in range(count):
-        token = _pick(logits[0].float(), temperature, top_k, generator)
+        token = _pick(logits[0], temperature, top_k, generator)
         text.append(token)
         yield token
         if decoder.position >= context:

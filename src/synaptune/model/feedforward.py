@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synaptune.model.attention import wide
 from synaptune.model.config import ModelConfig
 from synaptune.parameters import searchable
 from synaptune.synapse.circuit import SynapseTensors
@@ -115,8 +116,8 @@ class Router(nn.Module):
 
     def forward(self, x: Tensor, params: SynapseTensors) -> tuple[Tensor, Tensor, Routing]:
         """x (batch, token, width) -> expert weights (batch, token, expert), balance loss (2), routing of the batch."""
-        probe = F.normalize(F.linear(x, self.probe).float() * self.mask(params), dim=-1)
-        logits = router_logits(F.linear(x, self.weight, self.bias).float(), probe, self.state())
+        probe = F.normalize(wide(F.linear(x, self.probe)) * self.mask(params), dim=-1)
+        logits = router_logits(wide(F.linear(x, self.weight, self.bias)), probe, self.state())
         probability = logits.softmax(-1)
         kept, index = probability.topk(self.top_k, dim=-1)
         chosen = torch.zeros_like(probability).scatter(-1, index, 1.0)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from synaptune.model.attention import Attention, alibi_slopes, biased_attention, rms_norm, rope_table
+from synaptune.model.attention import Attention, alibi_slopes, biased_attention, rms_norm, rope_table, wide
 from synaptune.model.config import ModelConfig, require_buildable
 from synaptune.model.feedforward import FeedForward, Mixed
 from synaptune.model.memory import Memory
@@ -129,7 +129,7 @@ class GPT(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Residual stream (..., width) -> soft-capped logits (..., vocabulary) in fp32."""
-        return LOGIT_CAP * torch.tanh(self.head(rms_norm(x)).float() / LOGIT_CAP)
+        return LOGIT_CAP * torch.tanh(wide(self.head(rms_norm(x))) / LOGIT_CAP)
 
     def shared(self, length: int) -> Shared:
         """Positions and bias rows of a sequence: a row per tick when synapses are at work, else one for all."""
@@ -140,7 +140,7 @@ class GPT(nn.Module):
         if rows is None and self.silent:
             return Shared(rope, None, None)
         index = torch.arange(length, device=self.head.weight.device) // tick
-        code = (index[:, None] == torch.arange(count, device=index.device)).float()
+        code = (index[:, None] == torch.arange(count, device=index.device)).to(self.head.weight.dtype)
         return Shared(rope, code, rows)
 
     def static_rows(self, ticks: Tensor, length: int, tick: int) -> Tensor | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synaptune.model.attention import wide
 from synaptune.parameters import searchable
 from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.fast_weights import Consolidation, memory_scan
@@ -37,8 +38,8 @@ class Memory(nn.Module):
         """a and b (1), each (batch, token, rank), in fp32."""
         rank = params.postsynaptic.rank_eligibility
         mask = (torch.arange(RANK_MAX, device=x.device) < rank).to(x.dtype)
-        a = F.normalize(F.linear(x, self.pre * mask[:, None]).float(), dim=-1)
-        b = F.linear(y, self.post * mask[:, None]).float()
+        a = F.normalize(wide(F.linear(x, self.pre * mask[:, None])), dim=-1)
+        b = wide(F.linear(y, self.post * mask[:, None]))
         return a, b * torch.rsqrt(b.square().sum(-1, keepdim=True) / rank + RMS_FLOOR)
 
     def read(self, a: Tensor, weights: Tensor) -> Tensor:

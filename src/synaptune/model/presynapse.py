@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from synaptune.model.attention import wide
 from synaptune.synapse.bias import distance_bias, efficacy_bias
 from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.kernel import fast_scan
@@ -32,7 +33,7 @@ class Presynapse(nn.Module):
     def drive(self, mean_query: Tensor, keys: Tensor) -> Tensor:
         """l (1): mean queries (batch, head, tick, d), keys (batch, head, key, d) -> (batch, head, tick, key), in fp32."""
         scaled = mean_query * (self.gain[:, None, None] * keys.shape[-1] ** -0.5)
-        return (scaled.to(keys.dtype) @ keys.transpose(-1, -2)).float() - self.threshold[:, None, None]
+        return wide(scaled.to(keys.dtype) @ keys.transpose(-1, -2)) - self.threshold[:, None, None]
 
     def forward(self, q: Tensor, k: Tensor, params: SynapseTensors, noise: torch.Generator | None) -> Tensor:
         """q, k (batch, head, token, d) -> synaptic bias (batch, head, ticks, key) [nat], ticks = ceil(token / tick)."""

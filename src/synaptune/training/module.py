@@ -87,7 +87,7 @@ class TrainingModule(lightning.LightningModule):
         return self._optimizer
 
     def on_train_start(self) -> None:
-        self._parameters = [weight for group in self._optimizer.param_groups for weight in group["params"]]
+        self._weights = [weight for group in self._optimizer.param_groups for weight in group["params"]]
         self._noise = torch.Generator(self.device)
         self._losses = torch.tensor(self.state.loss_sum, device=self.device, dtype=torch.float64)
         self.model.train()
@@ -118,7 +118,7 @@ class TrainingModule(lightning.LightningModule):
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         if training.clip > 0:
-            torch.nn.utils.clip_grad_norm_(self._parameters, training.clip)
+            torch.nn.utils.clip_grad_norm_(self._weights, training.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         report = self.model.after_step(self._activities, state.step, self._optimizer)

@@ -120,6 +120,7 @@ def _final_metrics(job: Job, state: FitState, device: torch.device) -> dict[str,
     metrics = dict(state.metrics)
     if job.training.test:
         began = time.perf_counter()
+        job.model.to(device)  # Lightning leaves a trained model on the CPU
         metrics |= score_split(job, device, "test")
         state.evaluation_seconds += time.perf_counter() - began
     metrics |= {

@@ -1,0 +1,46 @@
+"""Schema of `hydra/sweeper: cma, random, grid, nevergrad`; the keys are those of the Nevergrad plugin this one takes the place of."""
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from hydra.core.config_store import ConfigStore
+
+
+@dataclass
+class OptimConf:
+    """optimizer: `cma`, `random`, `grid` or a name of Nevergrad's registry; budget: trials in all (null: every point of a grid);
+    num_workers: trials at a time; noisy: losses are noisy; seed: of the search (null: drawn once); max_failure_rate: failed part
+    of a generation that does not stop the sweep."""
+
+    optimizer: str = "cma"
+    budget: Optional[int] = 80  # noqa: UP045 - OmegaConf of Hydra 1.3 reads the type
+    num_workers: int = 1
+    noisy: bool = True
+    maximize: bool = False
+    seed: Optional[int] = 0  # noqa: UP045
+    max_failure_rate: float = 0.5
+
+
+@dataclass
+class SweeperConf:
+    """parametrization: dimensions by name, as sweep syntax or {init, lower, upper, log, integer}; grid_points: values that a grid
+    takes of a continuous range."""
+
+    _target_: str = "hydra_plugins.synaptune.sweeper.SynaptuneSweeper"
+    optim: OptimConf = field(default_factory=OptimConf)
+    parametrization: dict[str, Any] = field(default_factory=dict)
+    grid_points: int = 3
+
+
+def _store() -> None:
+    strategies = {
+        "cma": OptimConf(),
+        "random": OptimConf(optimizer="random"),
+        "grid": OptimConf(optimizer="grid", budget=None),
+        "nevergrad": OptimConf(optimizer="NGOpt"),
+    }
+    for name, optim in strategies.items():
+        ConfigStore.instance().store(group="hydra/sweeper", name=name, node=SweeperConf(optim=optim), provider="synaptune")
+
+
+_store()

@@ -1,0 +1,53 @@
+"""The sweeper Hydra finds: a shell. Hydra imports it at every start, so everything heavy waits for `sweep`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from hydra_plugins.synaptune import config as _schema  # noqa: F401 - registers the schema
+
+
+class SynaptuneSweeper(Sweeper):
+    """Searches with synaptune.sweep, launching through Hydra's launcher."""
+
+    def __init__(self, optim: DictConfig, parametrization: DictConfig, grid_points: int) -> None:
+        self._optim = optim
+        self._parametrization = parametrization
+        self._grid_points = grid_points
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra gives; the launcher is made when the study's folder is known."""
+        self._context, self._task, self._config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the search. A user's mistake ends with code 2, Ctrl-C with 130; the same command goes on."""
+        from synaptune.errors import UserError
+        from synaptune.sweep import Request, run_sweep
+
+        request = Request(self._config, self._context, self._optim, self._parametrization, self._grid_points, arguments)
+        try:
+            return run_sweep(request, self._launcher)
+        except UserError as error:
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                raise
+            print(error, file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command goes on, every finished trial is kept", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    def _launcher(self, folder: str) -> Launcher:
+        """Hydra's launcher, working in `folder`."""
+        from omegaconf import open_dict, read_write
+
+        with read_write(self._config), open_dict(self._config):
+            self._config.hydra.sweep.dir = folder
+        return Plugins.instance().instantiate_launcher(hydra_context=self._context, task_function=self._task, config=self._config)

@@ -1,0 +1,56 @@
+"""What a search shows while it runs: one line for each trial on a terminal, nothing elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from synaptune.search.loop import Trial, best_of
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `8.2 s`, `12 min`, `3.1 h`."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass
+class TrialLines:
+    """A line for every ended trial: its place in the budget, objective, best so far, time taken and left.
+
+    total: trials planned, null when unknown; label: what is counted; earlier: trials ended before this process began.
+    """
+
+    total: int | None
+    label: str = "trial"
+    maximize: bool = False
+    earlier: list[Trial] = field(default_factory=list)
+    stream: TextIO = field(default_factory=lambda: sys.stdout)
+
+    def __post_init__(self) -> None:
+        self._shown = self.stream.isatty()
+        self._best = best_of(self.earlier, self.maximize)
+        self._began = time.perf_counter()
+        self._ended = 0
+
+    def __call__(self, trial: Trial, finished: int) -> None:
+        """Show a trial; `finished` counts all that have ended."""
+        self._ended += 1
+        self._best = best_of([entry for entry in (self._best, trial) if entry is not None], self.maximize)
+        if not self._shown:
+            return
+        width = len(str(self.total or finished))
+        counted = f"{self.label} {finished:>{width}}" + (f"/{self.total}" if self.total else "")
+        ending = f"{trial.objective:.5g}" if trial.objective is not None else f"failed ({_short(trial.reason)})"
+        best = f"  best {self._best.objective:.5g} (#{self._best.number})" if self._best is not None else ""
+        pace = (time.perf_counter() - self._began) / self._ended
+        left = f"  left {duration(pace * (self.total - finished))}" if self.total and finished < self.total else ""
+        print(f"  {counted}  {ending}{best}  {duration(trial.facts.get('seconds', 0.0))}{left}", file=self.stream, flush=True)
+
+
+def _short(reason: str | None) -> str:
+    line = (reason or "").splitlines()[0] if reason else "unknown"
+    return line if len(line) <= 80 else line[:77] + "..."

@@ -1,0 +1,202 @@
+"""Where value meets unit coordinate: the only place that knows both.
+
+Each searched parameter is one coordinate u in [0, 1]:
+
+    lin          value = low + u (high - low)                                                    (1)
+    log          value = exp(ln low + u (ln high - ln low))                                      (2)
+    integer      (1) or (2) over [low - 1/2, high + 1/2], rounded: each integer owns a bin       (3)
+    categorical  value = choices[floor(u n)]: each choice owns one n-th                          (4)
+
+A value comes back at the middle of its bin, and a float carries six significant digits: what is stored, shown and run is
+the same number. Source: chosen; (3) keeps the outermost integers as likely as the others.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from synaptune.errors import UserError, mistake
+from synaptune.hints import nearest
+from synaptune.parameters import Spec
+
+Value = float | int | bool | str
+Unit = tuple[float, ...]
+DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched parameter: a range of numbers (low to high, both included) or a list of choices.
+
+    start: the value the search begins at; null is the middle.
+    """
+
+    name: str
+    scale: Literal["lin", "log", "categorical"]
+    low: float = 0.0
+    high: float = 1.0
+    integer: bool = False
+    choices: tuple[Value, ...] = ()
+    start: Value | None = None
+
+    def __post_init__(self) -> None:
+        if fault := self._fault():
+            raise mistake(
+                got=f"{self.name}: {fault}",
+                expected="low < high, both finite (and positive on a log scale), or at least one choice",
+                do="correct the range",
+            )
+
+    def _fault(self) -> str | None:
+        if self.scale == "categorical":
+            return None if self.choices else "no choices"
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return f"range {self.low:g} to {self.high:g}"
+        if self.low >= self.high:
+            return f"low {self.low:g} is not below high {self.high:g}"
+        if self.integer and (self.low != int(self.low) or self.high != int(self.high)):
+            return f"integer range {self.low:g} to {self.high:g}"
+        edge = self._edges()[0]
+        return f"log range from {self.low:g}" if self.scale == "log" and edge <= 0 else None
+
+    def _edges(self) -> tuple[float, float]:
+        half = 0.5 if self.integer else 0.0
+        return self.low - half, self.high + half
+
+    @property
+    def bins(self) -> int | None:
+        """How many values it has; null for a continuous range."""
+        if self.scale == "categorical":
+            return len(self.choices)
+        return int(self.high - self.low) + 1 if self.integer else None
+
+    def value(self, unit: float) -> Value:
+        """The value at a unit coordinate (clipped to [0, 1])."""
+        unit = min(max(float(unit), 0.0), 1.0)
+        if self.scale == "categorical":  # eq. (4)
+            return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
+        lower, upper = self._edges()
+        if self.scale == "lin":
+            number = lower + unit * (upper - lower)  # eq. (1)
+        else:
+            number = math.exp(math.log(lower) + unit * (math.log(upper) - math.log(lower)))  # eq. (2)
+        if self.integer:
+            return int(min(max(math.floor(number + 0.5), self.low), self.high))  # eq. (3)
+        return min(max(float(f"{number:.{DIGITS}g}"), self.low), self.high)
+
+    def unit(self, value: Value) -> float:
+        """The unit coordinate of a value, clipped to the range; raises UserError for a choice that is none."""
+        if self.scale == "categorical":
+            if value not in self.choices:
+                raise mistake(got=f"{self.name}={value}", expected=f"one of {self.choices}", do="correct the value")
+            return (self.choices.index(value) + 0.5) / len(self.choices)
+        lower, upper = self._edges()
+        number = min(max(float(value), self.low), self.high)
+        if self.scale == "lin":
+            return (number - lower) / (upper - lower)
+        return (math.log(number) - math.log(lower)) / (math.log(upper) - math.log(lower))
+
+    def axis(self, points: int) -> list[float]:
+        """Unit coordinates of a grid: every value where there are bins at most `points` wide, else evenly spaced, ends included."""
+        if self.scale == "categorical" or (self.bins is not None and self.bins <= points):
+            values = self.choices or range(int(self.low), int(self.high) + 1)
+            return [self.unit(value) for value in values]
+        if points == 1:
+            return [0.5]
+        return [index / (points - 1) for index in range(points)]
+
+    def describe(self) -> str:
+        """Its range in one line, e.g. `log [10, 100]`."""
+        if self.scale == "categorical":
+            return f"choice {list(self.choices)}"
+        return f"{self.scale}{' int' if self.integer else ''} [{self.low:g}, {self.high:g}]"
+
+
+@dataclass(frozen=True)
+class Space:
+    """The searched parameters, in a fixed order."""
+
+    dimensions: tuple[Dimension, ...]
+
+    def __post_init__(self) -> None:
+        if not self.dimensions:
+            raise mistake(
+                got="an empty search space",
+                expected="at least one parameter",
+                do="choose search_space=phase1, or sweep one on the command line: name=interval(low,high)",
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters' names."""
+        return tuple(dimension.name for dimension in self.dimensions)
+
+    def values(self, unit: Sequence[float]) -> dict[str, Value]:
+        """Values by name at a point of the unit box."""
+        return {dimension.name: dimension.value(u) for dimension, u in zip(self.dimensions, unit, strict=True)}
+
+    def unit(self, values: Mapping[str, Value]) -> Unit:
+        """The point of the unit box of values by name."""
+        return tuple(dimension.unit(values[dimension.name]) for dimension in self.dimensions)
+
+    def start(self) -> Unit:
+        """Where a search begins: each parameter's start, or its middle."""
+        return tuple(0.5 if dimension.start is None else dimension.unit(dimension.start) for dimension in self.dimensions)
+
+    def describe(self) -> dict[str, str]:
+        """Ranges by name, as stored with a study."""
+        return {dimension.name: dimension.describe() for dimension in self.dimensions}
+
+    def updated(self, extra: Iterable[Dimension]) -> Space:
+        """This space with dimensions replaced by name or appended."""
+        merged = {dimension.name: dimension for dimension in self.dimensions} | {dimension.name: dimension for dimension in extra}
+        return Space(tuple(merged.values()))
+
+
+def of_spec(spec: Spec, start: Value | None = None, steps: int | None = None) -> Dimension:
+    """The dimension of a declared parameter; `steps` (optimizer steps of a run) is needed by those searched as a fraction of it."""
+    if spec.of_run:
+        if steps is None:
+            raise ValueError(f"{spec.name} is searched as a fraction of the run: give its steps")
+        spec = replace(spec.for_run(steps), of_run=True)
+    integer = spec.of_run or spec.scale == "int"
+    scale = "log" if spec.scale == "log" else "lin"
+    return Dimension(spec.name, scale, spec.low, spec.high, integer=integer, start=spec.default if start is None else start)
+
+
+def expand(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Names that a list of names and wildcards (`synapse.calcium.*`) stands for; raises UserError with every unknown one."""
+    found: list[str] = []
+    unknown: list[str] = []
+    for pattern in patterns:
+        hits = fnmatch.filter(known, pattern)
+        found += hits
+        if not hits:
+            unknown.append(f"{pattern} (closest: {nearest(pattern, known)})")
+    if unknown:
+        raise UserError(
+            f"got search_space.parameters with {len(unknown)} unknown: {'; '.join(unknown)}\n"
+            f"  expected: names of docs/parameters.md, or wildcards such as synapse.calcium.*\n"
+            f"  to do: correct conf/search_space or search_space.parameters=[...]"
+        )
+    return list(dict.fromkeys(found))
+
+
+def refuse_unused(names: Iterable[str], unused: Mapping[str, str]) -> None:
+    """Raise UserError when a searched parameter does nothing in the configured model; `unused` maps such names to the reason."""
+    idle = [f"{name}: {unused[name]}" for name in names if name in unused]
+    if idle:
+        raise UserError(
+            "got searched parameters that the configured model does not use\n  "
+            + "\n  ".join(idle)
+            + "\n  expected: parameters that can change the result\n  to do: switch the mechanism on, or leave them out of search_space.parameters"
+        )
+
+
+def as_plain(values: Mapping[str, Value]) -> dict[str, Any]:
+    """Values as plain YAML and JSON types."""
+    return dict(values)

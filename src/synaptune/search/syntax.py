@@ -1,0 +1,86 @@
+"""Hydra's sweep syntax and the old Nevergrad plugin's `parametrization`, read as dimensions of the search space.
+
+    name=interval(10,100)   name=tag(log, interval(10,100))   name=int(interval(4,16))
+    name=choice(a,b,c)      name=a,b,c                        name=range(1,9)   name=range(0,1,0.25)
+
+A bare interval over a declared parameter keeps the declared scale; the tags `log`, `lin` and `int` say otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
+
+from synaptune.errors import mistake
+from synaptune.search.space import Dimension, Value
+
+TAGS = ("log", "lin", "int")
+KEYS = ("init", "lower", "upper", "log", "integer")
+
+
+def dimension_of(override: Override, declared: Dimension | None, start: Any) -> Dimension:
+    """The dimension a sweep override stands for; `declared` is the parameter's own, `start` its configured value."""
+    name, sweep = override.get_key_element(), override.value()
+    if isinstance(sweep, IntervalSweep):
+        return _interval(name, sweep, declared, start)
+    if isinstance(sweep, RangeSweep):
+        return _range(name, sweep, start)
+    if isinstance(sweep, ChoiceSweep) or override.is_choice_sweep():
+        return _categorical(name, list(override.sweep_iterator()), start)
+    raise mistake(got=override.input_line or name, expected="interval, choice, range or a,b,c", do="correct the sweep")
+
+
+def dimension_from_config(name: str, entry: Any, declared: Dimension | None, start: Any) -> Dimension:
+    """The dimension of a `hydra.sweeper.parametrization` entry: sweep syntax as text, or {init, lower, upper, log, integer}."""
+    if not isinstance(entry, Mapping):
+        override = OverridesParser.create().parse_override(f"{name}={entry}")
+        if not override.is_sweep_override():
+            raise mistake(got=f"parametrization {name}: {entry}", expected="interval(..), choice(..) or range(..)", do="correct it, or give a fixed value as an override")
+        return dimension_of(override, declared, start)
+    unknown = [str(key) for key in entry if key not in KEYS]
+    if unknown or "lower" not in entry or "upper" not in entry:
+        raise mistake(
+            got=f"parametrization {name}: {dict(entry)}",
+            expected=f"lower and upper, and of the rest only {', '.join(KEYS)} (one step size serves the whole unit box)",
+            do="correct the entry",
+        )
+    scale = "log" if entry.get("log", False) else "lin"
+    integer = bool(entry.get("integer", False))
+    return Dimension(name, scale, entry["lower"], entry["upper"], integer=integer, start=entry.get("init", start))
+
+
+def _interval(name: str, sweep: IntervalSweep, declared: Dimension | None, start: Any) -> Dimension:
+    tags = _tags(name, sweep.tags)
+    assert sweep.start is not None
+    assert sweep.end is not None
+    scale = "log" if "log" in tags else "lin" if "lin" in tags or declared is None or declared.scale == "categorical" else declared.scale
+    whole = float(sweep.start).is_integer() and float(sweep.end).is_integer()
+    wanted = "int" in tags or isinstance(sweep.start, int) or (declared is not None and declared.integer)
+    integer = wanted or (declared is None and isinstance(start, int) and not isinstance(start, bool) and whole)
+    return Dimension(name, scale, sweep.start, sweep.end, integer=integer, start=_number(start))
+
+
+def _range(name: str, sweep: RangeSweep, start: Any) -> Dimension:
+    tags = _tags(name, sweep.tags)
+    values = [value for value in sweep.range()]
+    if len(values) > 1 and isinstance(values[0], int) and sweep.step == 1:
+        return Dimension(name, "log" if "log" in tags else "lin", values[0], values[-1], integer=True, start=_number(start))
+    return _categorical(name, values, start)
+
+
+def _categorical(name: str, values: list[Any], start: Any) -> Dimension:
+    choices: tuple[Value, ...] = tuple(value if isinstance(value, bool | int | float) else Transformer.str(value) for value in values)
+    return Dimension(name, "categorical", choices=choices, start=start if start in choices else None)
+
+
+def _tags(name: str, tags: set[str]) -> set[str]:
+    if unknown := tags - set(TAGS):
+        raise mistake(got=f"{name} with tag {', '.join(sorted(unknown))}", expected=f"tags of {', '.join(TAGS)}", do="correct the tag")
+    return tags
+
+
+def _number(start: Any) -> float | None:
+    return start if isinstance(start, int | float) and not isinstance(start, bool) else None

@@ -1,0 +1,28 @@
+"""Which code and machine made a result."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+
+@functools.cache
+def code_version() -> str:
+    """The package's version and the first digits of the SHA-256 of its source files, e.g. `0.1.0+3f2a91c07b1e`."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.c")]):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return f"{version('synaptune')}+{digest.hexdigest()[:12]}"
+
+
+def device_name() -> str:
+    """The accelerator that runs use, or the processor."""
+    import platform
+
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()

@@ -1,0 +1,311 @@
+"""A Hydra multirun as a search: the composition root behind our sweepers.
+
+The sweep's space is `search_space.parameters` of the configuration, changed by `hydra.sweeper.parametrization` and by sweeps
+on the command line; a parameter fixed on the command line is not searched. Any Hydra application can be swept: what is
+particular to a synaptic transformer applies when its configuration has a `search_space`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+
+from synaptune.entry import names_of
+from synaptune.errors import mistake
+from synaptune.hints import nearest
+from synaptune.report.lines import TrialLines
+from synaptune.search.config import Home, StudyConfig, home
+from synaptune.search.loop import Plan, Result, Trial, best_of, search
+from synaptune.search.optimizers import Engine, Grid, make_optimizer
+from synaptune.search.space import Dimension, Space, Value, expand, of_spec, refuse_unused
+from synaptune.search.state import StateFile
+from synaptune.search.syntax import dimension_from_config, dimension_of
+from synaptune.storage.environment import code_version
+from synaptune.storage.export import write_best
+from synaptune.storage.study import PhaseLedger, Study
+
+# What may change between two commands of one study: it does not touch any result.
+_FREE = ("hydra", "study", "search_space", "logger", "name", "training.resume", "training.checkpoint_every", "training.device")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the sweeper was given; see hydra_plugins/synaptune/config.py for the keys of `optim`."""
+
+    config: DictConfig
+    context: HydraContext
+    optim: DictConfig
+    parametrization: Mapping[str, Any]
+    grid_points: int
+    arguments: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A request, understood: fixed overrides, the resolved configuration they give, the space and the way each name is spelt."""
+
+    fixed: list[str]
+    base: DictConfig
+    space: Space
+    spelling: dict[str, str]
+    plan: Plan
+    engine: Engine
+    place: Home
+    configuration: dict[str, Any]
+
+
+def understand(request: Request) -> Sweep:
+    """Read a request and check it whole, before anything runs; raises UserError."""
+    optim = request.optim
+    plan = Plan(optim.budget, optim.num_workers, optim.maximize, optim.max_failure_rate)
+    plan.check()
+    if plan.budget is None and optim.optimizer != "grid":
+        raise mistake(got="budget=null", expected="a number of trials (only a grid has an end of its own)", do="set hydra.sweeper.optim.budget")
+    overrides = OverridesParser.create(config_loader=request.context.config_loader).parse_overrides(list(request.arguments))
+    fixed = [override for override in overrides if not override.is_sweep_override()]
+    swept = [override for override in overrides if override.is_sweep_override()]
+    lines = [str(override.input_line) for override in fixed]
+    base = request.context.config_loader.load_sweep_config(request.config, lines)
+    job_name, choices = request.config.hydra.job.name, dict(base.hydra.runtime.choices)
+    OmegaConf.set_struct(base, False)
+    del base["hydra"]
+    space = _space(base, choices, swept, request.parametrization, {override.key_or_group for override in fixed})
+    study = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyConfig), base.get("study") or {}))
+    assert isinstance(study, StudyConfig)
+    kind = OmegaConf.select(base, "search_space.name") or job_name
+    seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
+    engine = Engine(optim.optimizer, seed, optim.num_workers, plan.budget, optim.noisy, request.grid_points)
+    settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
+    if engine.name == "grid":
+        settings["grid_points"] = engine.grid_points
+    return Sweep(
+        fixed=lines,
+        base=base,
+        space=space,
+        spelling={override.key_or_group: override.get_key_element() for override in swept},
+        plan=plan,
+        engine=engine,
+        place=home(study, f"{kind}-{engine.name.lower()}"),
+        configuration=configuration_of(base, space, settings),
+    )
+
+
+def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[Trial]:
+    """Search until the budget is spent; prints progress and the best. Raises UserError; a killed sweep continues.
+
+    launcher_in: makes Hydra's launcher for a sweep folder.
+    """
+    sweep = understand(request)
+    launcher = launcher_in(str(sweep.place.trials))
+    logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
+    with Study(sweep.place, sweep.configuration, maximize=sweep.plan.maximize) as study:
+        engine = resumed_engine(study, sweep.engine)
+        plan = sweep.plan
+        if engine.name == "grid":
+            grid = make_optimizer(engine, sweep.space)
+            assert isinstance(grid, Grid)
+            plan = replace(plan, budget=min(grid.size, plan.budget or grid.size))
+        facts = {"seed": OmegaConf.select(sweep.base, "seed"), "code_version": code_version()}
+        ledger = PhaseLedger(study, sweep.space, "search", facts)
+        earlier = [trial for trial in ledger.trials() if trial.state != "running"]
+        _announce(sweep, plan, len(earlier))
+        try:
+            trials = search(
+                sweep.space,
+                engine,
+                plan,
+                ledger=ledger,
+                state=StateFile(sweep.place.folder / "optimizer.pkl", engine, sweep.space.describe()),
+                launch=lambda batch: _launch(batch, sweep, launcher),
+                watch=TrialLines(plan.budget, maximize=plan.maximize, earlier=earlier),
+                say=print,
+            )
+        finally:
+            _take_away(sweep, ledger)
+    return trials
+
+
+def resumed_engine(study: Study, engine: Engine) -> Engine:
+    """The engine a study began with: its sequence depends on the first workers, budget and seed, whatever they are now."""
+    stored = study.note("engine")
+    if stored is None:
+        study.put_note("engine", asdict(engine))
+        return engine
+    return Engine(**stored)
+
+
+def configuration_of(base: DictConfig, space: Space, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that makes the trials of a study comparable, flat: the resolved configuration, the space, the search's settings."""
+    plain = flat(OmegaConf.to_container(base, resolve=True))
+    free = (*_FREE, *space.names)
+    kept = {key: value for key, value in plain.items() if not any(key == name or key.startswith(f"{name}.") for name in free)}
+    kept |= {f"search.{key}": value for key, value in settings.items()}
+    return kept | {f"search.space.{name}": text for name, text in space.describe().items()}
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested mapping as one level of dotted names."""
+    if not isinstance(node, dict) or not node:
+        return {prefix: node}
+    return {name: value for key, child in node.items() for name, value in flat(child, f"{prefix}.{key}" if prefix else str(key)).items()}
+
+
+def declared_space(base: DictConfig) -> list[Dimension]:
+    """The dimensions `search_space.parameters` names; raises UserError for an unknown one."""
+    patterns = OmegaConf.select(base, "search_space.parameters")
+    if not patterns:
+        return []
+    from synaptune.synapse.circuit import SPECS
+
+    by_name = {spec.name: spec for spec in SPECS}
+    steps = OmegaConf.select(base, "training.steps")
+    return [of_spec(by_name[name], OmegaConf.select(base, name), steps) for name in expand(list(patterns), list(by_name))]
+
+
+def check_used(base: DictConfig, names: Sequence[str]) -> None:
+    """Refuse searched parameters that the configured model does not use."""
+    if not any(name.startswith("synapse.") for name in names) or "model" not in base:
+        return
+    from synaptune.model.config import ModelConfig, unused_parameters
+
+    model = OmegaConf.to_object(base.model)
+    if isinstance(model, ModelConfig):
+        refuse_unused(names, unused_parameters(model))
+
+
+def _space(base: DictConfig, choices: Mapping[str, Any], swept: Sequence[Override], extra: Mapping[str, Any], fixed: set[str]) -> Space:
+    dimensions = {dimension.name: dimension for dimension in declared_space(base) if dimension.name not in fixed}
+    known = [*names_of(base), *choices]
+
+    def start(name: str) -> Any:
+        if name in choices:
+            return choices[name]
+        if name not in known:
+            raise mistake(got=f"a sweep over {name}, which is no name of the configuration", expected=f"closest: {nearest(name, known)}", do="correct the name")
+        return OmegaConf.select(base, name)
+
+    declared = _declared(base, [*extra, *(override.key_or_group for override in swept)])
+    for name, entry in extra.items():
+        if name not in fixed:
+            dimensions[name] = dimension_from_config(name, entry, declared.get(name), start(name))
+    for override in swept:
+        name = override.key_or_group
+        new = override.is_add() or override.is_force_add()
+        dimension = dimension_of(override, declared.get(name), None if new else start(name))
+        dimensions[name] = replace(dimension, name=name)
+    space = Space(tuple(dimensions.values()))
+    check_used(base, space.names)
+    return space
+
+
+def _declared(base: DictConfig, names: Sequence[str]) -> dict[str, Dimension]:
+    """The declared dimensions among names, those of synapse parameters."""
+    if not any(name.startswith("synapse.") for name in names):
+        return {}
+    from synaptune.synapse.circuit import SPECS
+
+    steps = OmegaConf.select(base, "training.steps")
+    return {spec.name: of_spec(spec, OmegaConf.select(base, spec.name), steps) for spec in SPECS if spec.name in names}
+
+
+def _launch(batch: Sequence[Trial], sweep: Sweep, launcher: Launcher) -> Iterator[Result]:
+    """Run trials through Hydra's launcher; one at a time with the serial one, so that each is stored as soon as it ends."""
+    serial = type(launcher).__name__ == "BasicLauncher"
+    for group in _runs_of_numbers(batch, 1 if serial else len(batch)):
+        began = time.perf_counter()
+        returns = launcher.launch([_overrides(trial, sweep) for trial in group], initial_job_idx=group[0].number)
+        seconds = time.perf_counter() - began
+        for trial, returned in zip(group, returns, strict=True):
+            yield _result(returned, sweep.place.trials / str(trial.number), seconds)
+
+
+def _runs_of_numbers(batch: Sequence[Trial], longest: int) -> Iterator[list[Trial]]:
+    """Split a batch where trial numbers have a gap: Hydra counts the jobs of one launch upwards."""
+    group: list[Trial] = []
+    for trial in batch:
+        if group and (trial.number != group[-1].number + 1 or len(group) >= longest):
+            yield group
+            group = []
+        group.append(trial)
+    if group:
+        yield group
+
+
+def _overrides(trial: Trial, sweep: Sweep) -> list[str]:
+    searched = [f"{sweep.spelling.get(name, name)}={_text(value)}" for name, value in trial.values.items()]
+    given = {line.lstrip("+~").split("=", 1)[0] for line in sweep.fixed}
+    name = sweep.place.name
+    labels = {"logger.group": name, "logger.job_type": "trial", "logger.run_id": f"{name}-{trial.number}"}
+    shown = [f"{key}={_quoted(label)}" for key, label in labels.items() if key not in given and _has(sweep.base, key)]
+    return [*sweep.fixed, *searched, *shown, f"hydra.sweep.dir={_quoted(str(sweep.place.trials))}", f"hydra.sweep.subdir={_quoted(str(trial.number))}"]
+
+
+def _has(base: DictConfig, key: str) -> bool:
+    group, _, name = key.rpartition(".")
+    node = OmegaConf.select(base, group)
+    return isinstance(node, DictConfig) and name in node
+
+
+def _text(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _result(returned: JobReturn, folder: Path, seconds: float) -> Result:
+    """What a job gave: its number, and beside it whatever result.json in its run folder tells."""
+    if returned.status != JobStatus.COMPLETED:
+        error = returned._return_value
+        return Result(None, seconds, error=error if isinstance(error, BaseException) else RuntimeError(str(error)))
+    value = returned.return_value
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise mistake(
+            got=f"a task that returned {type(value).__name__}", expected="a function that returns the objective, a number", do="return it from the @hydra.main function"
+        )
+    return Result(float(value), seconds, **described(folder))
+
+
+def described(folder: Path) -> dict[str, dict[str, Any]]:
+    """metrics and facts of a run folder's result.json; empty where a task writes none."""
+    try:
+        content = json.loads((folder / "result.json").read_text())
+    except FileNotFoundError:
+        return {}
+    facts = {key: content[key] for key in ("data_fingerprint", "device") if key in content}
+    return {"metrics": content.get("metrics", {}), "facts": facts | {"run_fingerprint": content.get("config_fingerprint")}}
+
+
+def _announce(sweep: Sweep, plan: Plan, finished: int) -> None:
+    planned = f"{plan.budget} trials" if plan.budget is not None else "trials"
+    before = f", {finished} finished before" if finished else ""
+    print(f"study {sweep.place.name}: {sweep.engine.name} over {len(sweep.space.names)} parameters, {planned}{before} ({sweep.place.folder})", flush=True)
+
+
+def _take_away(sweep: Sweep, ledger: PhaseLedger) -> None:
+    """Write best.yaml and say what the best is, however the sweep ended."""
+    trials = ledger.trials()
+    best = best_of(trials, sweep.plan.maximize)
+    if best is None:
+        return
+    path = sweep.place.folder / "best.yaml"
+    write_best(path, sweep.place.name, best)
+    failed = sum(trial.state == "failed" for trial in trials)
+    print(f"{sum(trial.state != 'running' for trial in trials)} trials finished, {failed} failed; best {best.objective:.6g} in trial {best.number}:")
+    for name, value in best.values.items():
+        print(f"  {name}={value}")
+    print(f"written to {path}", flush=True)
