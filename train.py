@@ -1,8 +1,8 @@
 """One training run, or with -m a search: configuration to objects to objective value.
 
-    python train.py                                   the default run
-    python train.py model=gpt position=alibi seed=1   choices and values by name
-    python train.py -m hydra/sweeper=cma              a search over search_space
+python train.py                                   the default run
+python train.py model=gpt position=alibi seed=1   choices and values by name
+python train.py -m hydra/sweeper=cma              a search over search_space
 """
 
 from __future__ import annotations

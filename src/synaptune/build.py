@@ -82,12 +82,14 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
     """
     path = Path(cfg.tuned)
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))["parameters"]  # type: ignore[index, call-overload]
-        values = {str(name): float(value) for name, value in values.items()}
+        content: Any = OmegaConf.to_container(OmegaConf.load(path))
+        values = {str(name): float(value) for name, value in content["parameters"].items()}
     except OSError as error:
         raise mistake(got=f"tuned={path}: {error.strerror}", expected="the best.yaml of a study", do="check the path") from error
     except Exception as error:  # the YAML reader's errors, and every wrong shape
-        raise mistake(got=f"tuned={path}, not a best.yaml", expected="`parameters: {name: value, ...}`", do="give the best.yaml of a study") from error
+        raise mistake(
+            got=f"tuned={path}, not a best.yaml", expected="`parameters: {name: value, ...}`", do="give the best.yaml of a study"
+        ) from error
     kinds = {spec.name: int if spec.scale == "int" or spec.of_run else float for spec in SPECS}
     if unknown := [name for name in values if name not in kinds]:
         lines = "; ".join(f"{name} (closest: {nearest(name, kinds)})" for name in unknown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,15 +40,14 @@ def writing(path: Path, remedy: str = "free some space there") -> Iterator[None]
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part. Raises UserError: no space."""
+    draft = _draft(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(name, path)
+            draft.write_bytes(content)
+            draft.replace(path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
             raise
 
 
@@ -61,15 +60,19 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     if folder.is_dir():
         return folder
     with writing(folder, "free some space there, or set SYNAPTUNE_CACHE to a folder with room"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        draft = _draft(folder)
+        draft.mkdir(parents=True)
         try:
             build(draft)
-            draft.chmod(0o755)  # mkdtemp is private to its user; a shared cache is not
             _publish(draft, folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return folder
+
+
+def _draft(path: Path) -> Path:
+    """A name beside `path` that no other process uses (not tempfile's, whose files only their owner may read)."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def _publish(draft: Path, folder: Path) -> None:

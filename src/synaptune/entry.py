@@ -15,9 +15,9 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -32,6 +32,10 @@ INTERRUPTED = 130
 class _Surfaced(BaseException):
     """Carries the mistake of a single run past Hydra, which would put a line of its own before it."""
 
+    def __init__(self, error: UserError) -> None:
+        super().__init__(error)
+        self.mistake = error
+
 
 @contextlib.contextmanager
 def surfacing() -> Iterator[None]:
@@ -41,7 +45,7 @@ def surfacing() -> Iterator[None]:
     except UserError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        raise _Surfaced from error
+        raise _Surfaced(error) from error
 
 
 def guarded(program: Callable[[], object], conf: Path, config_name: str) -> int:
@@ -52,7 +56,8 @@ def guarded(program: Callable[[], object], conf: Path, config_name: str) -> int:
         _unwrapped(program)
         return 0
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command with training.resume=true (one run) or as it is (a search) goes on", file=sys.stderr)
+        print("\ninterrupted\n  a search: the same command goes on", file=sys.stderr)
+        print("  a run: the same command with hydra.run.dir=<its folder> training.resume=true goes on", file=sys.stderr)
         return INTERRUPTED
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if wanted == "1":
@@ -73,8 +78,7 @@ def _unwrapped(program: Callable[[], object]) -> None:
     try:
         program()
     except _Surfaced as surfaced:
-        assert surfaced.__cause__ is not None
-        raise surfaced.__cause__ from None
+        raise surfaced.mistake from None
 
 
 def explain(error: Exception, conf: Path, config_name: str) -> str | None:
@@ -85,7 +89,11 @@ def explain(error: Exception, conf: Path, config_name: str) -> str | None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             return None
         where = f" ({error.filename})" if error.filename else ""
-        return str(mistake(got=f"{error.strerror}{where}", expected="a folder with space that can be written", do="make room, or set hydra.run.dir"))
+        return str(
+            mistake(
+                got=f"{error.strerror}{where}", expected="a folder with space that can be written", do="make room, or set hydra.run.dir"
+            )
+        )
     GlobalHydra.instance().clear()
     try:
         found = override_faults([word for word in sys.argv[1:] if "=" in word or word.startswith("~")], conf, config_name)
@@ -148,15 +156,24 @@ def _groups() -> dict[str, list[str]]:
 def _fault(override: str, error: Exception, names: Iterable[str], groups: dict[str, list[str]]) -> UserError:
     key, _, value = override.lstrip("+~").partition("=")
     if key in groups:
-        return mistake(got=override, expected=f"{key}={'|'.join(groups[key])}", do=f"choose one of them (closest: {nearest(value, groups[key])})")
+        return mistake(
+            got=override, expected=f"{key}={'|'.join(groups[key])}", do=f"choose one of them (closest: {nearest(value, groups[key])})"
+        )
     known = [*names, *groups]
     if key not in known:
-        return mistake(got=f"{override}: no such name", expected=f"a name of the configuration (closest: {nearest(key, known)})", do="correct the name; python train.py --cfg job lists all")
+        return mistake(
+            got=f"{override}: no such name",
+            expected=f"a name of the configuration (closest: {nearest(key, known)})",
+            do="correct the name; python train.py --cfg job lists all",
+        )
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    return mistake(got=f"{override}: {_first_line(cause)}", expected="a value of the right kind", do=f"correct it; python train.py --cfg job --package {key.split('.')[0]} shows the kinds")
+    return mistake(
+        got=f"{override}: {_first_line(cause)}",
+        expected="a value of the right kind",
+        do=f"correct it; python train.py --cfg job --package {key.split('.')[0]} shows the kinds",
+    )
 
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-

@@ -7,12 +7,11 @@ particular to a synaptic transformer applies when its configuration has a `searc
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,13 @@ from synaptune.report.lines import TrialLines
 from synaptune.search.config import Home, StudyConfig, home
 from synaptune.search.loop import Plan, Result, Trial, best_of, search
 from synaptune.search.optimizers import Engine, Grid, make_optimizer
-from synaptune.search.space import Dimension, Space, Value, expand, of_spec, refuse_unused
+from synaptune.search.space import Space, Value
 from synaptune.search.state import StateFile
 from synaptune.search.syntax import dimension_from_config, dimension_of
-from synaptune.storage.environment import code_version
-from synaptune.storage.export import write_best
+from synaptune.spaces import check_base, configuration_of, declared, declared_space, resumed_engine
+from synaptune.storage.environment import code_version, device_name
+from synaptune.storage.export import described, write_best
 from synaptune.storage.study import PhaseLedger, Study
-
-# What may change between two commands of one study: it does not touch any result.
-_FREE = ("hydra", "study", "search_space", "logger", "name", "training.resume", "training.checkpoint_every", "training.device")
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,9 @@ def understand(request: Request) -> Sweep:
     plan = Plan(optim.budget, optim.num_workers, optim.maximize, optim.max_failure_rate)
     plan.check()
     if plan.budget is None and optim.optimizer != "grid":
-        raise mistake(got="budget=null", expected="a number of trials (only a grid has an end of its own)", do="set hydra.sweeper.optim.budget")
+        raise mistake(
+            got="budget=null", expected="a number of trials (only a grid has an end of its own)", do="set hydra.sweeper.optim.budget"
+        )
     overrides = OverridesParser.create(config_loader=request.context.config_loader).parse_overrides(list(request.arguments))
     fixed = [override for override in overrides if not override.is_sweep_override()]
     swept = [override for override in overrides if override.is_sweep_override()]
@@ -88,6 +87,7 @@ def understand(request: Request) -> Sweep:
     kind = OmegaConf.select(base, "search_space.name") or job_name
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
     engine = Engine(optim.optimizer, seed, optim.num_workers, plan.budget, optim.noisy, request.grid_points)
+    make_optimizer(engine, space)  # refuses an unknown name before there is a study
     settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
     if engine.name == "grid":
         settings["grid_points"] = engine.grid_points
@@ -119,6 +119,8 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
             assert isinstance(grid, Grid)
             plan = replace(plan, budget=min(grid.size, plan.budget or grid.size))
         facts = {"seed": OmegaConf.select(sweep.base, "seed"), "code_version": code_version()}
+        if "synapse" in sweep.base:
+            facts["device"] = device_name()
         ledger = PhaseLedger(study, sweep.space, "search", facts)
         earlier = [trial for trial in ledger.trials() if trial.state != "running"]
         _announce(sweep, plan, len(earlier))
@@ -138,54 +140,6 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
     return trials
 
 
-def resumed_engine(study: Study, engine: Engine) -> Engine:
-    """The engine a study began with: its sequence depends on the first workers, budget and seed, whatever they are now."""
-    stored = study.note("engine")
-    if stored is None:
-        study.put_note("engine", asdict(engine))
-        return engine
-    return Engine(**stored)
-
-
-def configuration_of(base: DictConfig, space: Space, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that makes the trials of a study comparable, flat: the resolved configuration, the space, the search's settings."""
-    plain = flat(OmegaConf.to_container(base, resolve=True))
-    free = (*_FREE, *space.names)
-    kept = {key: value for key, value in plain.items() if not any(key == name or key.startswith(f"{name}.") for name in free)}
-    kept |= {f"search.{key}": value for key, value in settings.items()}
-    return kept | {f"search.space.{name}": text for name, text in space.describe().items()}
-
-
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one level of dotted names."""
-    if not isinstance(node, dict) or not node:
-        return {prefix: node}
-    return {name: value for key, child in node.items() for name, value in flat(child, f"{prefix}.{key}" if prefix else str(key)).items()}
-
-
-def declared_space(base: DictConfig) -> list[Dimension]:
-    """The dimensions `search_space.parameters` names; raises UserError for an unknown one."""
-    patterns = OmegaConf.select(base, "search_space.parameters")
-    if not patterns:
-        return []
-    from synaptune.synapse.circuit import SPECS
-
-    by_name = {spec.name: spec for spec in SPECS}
-    steps = OmegaConf.select(base, "training.steps")
-    return [of_spec(by_name[name], OmegaConf.select(base, name), steps) for name in expand(list(patterns), list(by_name))]
-
-
-def check_used(base: DictConfig, names: Sequence[str]) -> None:
-    """Refuse searched parameters that the configured model does not use."""
-    if not any(name.startswith("synapse.") for name in names) or "model" not in base:
-        return
-    from synaptune.model.config import ModelConfig, unused_parameters
-
-    model = OmegaConf.to_object(base.model)
-    if isinstance(model, ModelConfig):
-        refuse_unused(names, unused_parameters(model))
-
-
 def _space(base: DictConfig, choices: Mapping[str, Any], swept: Sequence[Override], extra: Mapping[str, Any], fixed: set[str]) -> Space:
     dimensions = {dimension.name: dimension for dimension in declared_space(base) if dimension.name not in fixed}
     known = [*names_of(base), *choices]
@@ -194,31 +148,25 @@ def _space(base: DictConfig, choices: Mapping[str, Any], swept: Sequence[Overrid
         if name in choices:
             return choices[name]
         if name not in known:
-            raise mistake(got=f"a sweep over {name}, which is no name of the configuration", expected=f"closest: {nearest(name, known)}", do="correct the name")
+            raise mistake(
+                got=f"a sweep over {name}",
+                expected=f"a name of the configuration (closest: {nearest(name, known)})",
+                do="correct it",
+            )
         return OmegaConf.select(base, name)
 
-    declared = _declared(base, [*extra, *(override.key_or_group for override in swept)])
+    known_ranges = declared(base, [*extra, *(override.key_or_group for override in swept)])
     for name, entry in extra.items():
         if name not in fixed:
-            dimensions[name] = dimension_from_config(name, entry, declared.get(name), start(name))
+            dimensions[name] = dimension_from_config(name, entry, known_ranges.get(name), start(name))
     for override in swept:
         name = override.key_or_group
         new = override.is_add() or override.is_force_add()
-        dimension = dimension_of(override, declared.get(name), None if new else start(name))
+        dimension = dimension_of(override, known_ranges.get(name), None if new else start(name))
         dimensions[name] = replace(dimension, name=name)
     space = Space(tuple(dimensions.values()))
-    check_used(base, space.names)
+    check_base(base, space.names)
     return space
-
-
-def _declared(base: DictConfig, names: Sequence[str]) -> dict[str, Dimension]:
-    """The declared dimensions among names, those of synapse parameters."""
-    if not any(name.startswith("synapse.") for name in names):
-        return {}
-    from synaptune.synapse.circuit import SPECS
-
-    steps = OmegaConf.select(base, "training.steps")
-    return {spec.name: of_spec(spec, OmegaConf.select(base, spec.name), steps) for spec in SPECS if spec.name in names}
 
 
 def _launch(batch: Sequence[Trial], sweep: Sweep, launcher: Launcher) -> Iterator[Result]:
@@ -250,7 +198,8 @@ def _overrides(trial: Trial, sweep: Sweep) -> list[str]:
     name = sweep.place.name
     labels = {"logger.group": name, "logger.job_type": "trial", "logger.run_id": f"{name}-{trial.number}"}
     shown = [f"{key}={_quoted(label)}" for key, label in labels.items() if key not in given and _has(sweep.base, key)]
-    return [*sweep.fixed, *searched, *shown, f"hydra.sweep.dir={_quoted(str(sweep.place.trials))}", f"hydra.sweep.subdir={_quoted(str(trial.number))}"]
+    place = {"dir": sweep.place.trials, "subdir": trial.number}
+    return [*sweep.fixed, *searched, *shown, *(f"hydra.sweep.{key}={_quoted(str(value))}" for key, value in place.items())]
 
 
 def _has(base: DictConfig, key: str) -> bool:
@@ -274,26 +223,16 @@ def _result(returned: JobReturn, folder: Path, seconds: float) -> Result:
         return Result(None, seconds, error=error if isinstance(error, BaseException) else RuntimeError(str(error)))
     value = returned.return_value
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise mistake(
-            got=f"a task that returned {type(value).__name__}", expected="a function that returns the objective, a number", do="return it from the @hydra.main function"
-        )
-    return Result(float(value), seconds, **described(folder))
-
-
-def described(folder: Path) -> dict[str, dict[str, Any]]:
-    """metrics and facts of a run folder's result.json; empty where a task writes none."""
-    try:
-        content = json.loads((folder / "result.json").read_text())
-    except FileNotFoundError:
-        return {}
-    facts = {key: content[key] for key in ("data_fingerprint", "device") if key in content}
-    return {"metrics": content.get("metrics", {}), "facts": facts | {"run_fingerprint": content.get("config_fingerprint")}}
+        got = f"a task that returned {type(value).__name__}"
+        raise mistake(got=got, expected="the objective, a number", do="return it from the @hydra.main function")
+    about = described(folder)
+    return Result(float(value), seconds, about.get("metrics", {}), about.get("facts", {}))
 
 
 def _announce(sweep: Sweep, plan: Plan, finished: int) -> None:
-    planned = f"{plan.budget} trials" if plan.budget is not None else "trials"
     before = f", {finished} finished before" if finished else ""
-    print(f"study {sweep.place.name}: {sweep.engine.name} over {len(sweep.space.names)} parameters, {planned}{before} ({sweep.place.folder})", flush=True)
+    searched = f"{sweep.engine.name} over {len(sweep.space.names)} parameters, {plan.budget} trials{before}"
+    print(f"study {sweep.place.name}: {searched} ({sweep.place.folder})", flush=True)
 
 
 def _take_away(sweep: Sweep, ledger: PhaseLedger) -> None:
@@ -305,7 +244,8 @@ def _take_away(sweep: Sweep, ledger: PhaseLedger) -> None:
     path = sweep.place.folder / "best.yaml"
     write_best(path, sweep.place.name, best)
     failed = sum(trial.state == "failed" for trial in trials)
-    print(f"{sum(trial.state != 'running' for trial in trials)} trials finished, {failed} failed; best {best.objective:.6g} in trial {best.number}:")
+    finished = sum(trial.state != "running" for trial in trials)
+    print(f"{finished} trials finished, {failed} failed; best {best.objective:.6g} in trial {best.number}:")
     for name, value in best.values.items():
         print(f"  {name}={value}")
     print(f"written to {path}", flush=True)

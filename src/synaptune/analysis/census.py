@@ -24,6 +24,7 @@ from synaptune.data.corpus import Corpus, load_corpus
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
 from synaptune.parameters import Spec
+from synaptune.seeds import stream
 from synaptune.synapse.circuit import SPECS, SynapseParams
 
 LEAST_EFFECT = 1e-4  # nats: below this a parameter counts as dead
@@ -92,10 +93,10 @@ def short_run(trial: Trial, corpus: Corpus, data: DataConfig, params: SynapsePar
     """Mean training loss [nat/token] over the second half of a run on the CPU in float64; the same arguments give the same number."""
     model = GPT(dataclasses.replace(trial.model, experts=experts), params, corpus.vocab, seed).double()
     optimizer = torch.optim.AdamW(model.decay_groups(0.1), lr=trial.learning_rate)
-    noise, late = torch.Generator(), []
+    late: list[torch.Tensor] = []
     for step in range(1, trial.steps + 1):
         batch = train_batch(corpus, data, seed=seed, step=step, size=trial.batch, context=trial.model.context)
-        out = model(batch.tokens, noise.manual_seed((seed << 32) + step))
+        out = model(batch.tokens, stream("noise", seed, step))
         loss = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100)
         optimizer.zero_grad()
         (loss + out.balance).backward()

@@ -37,7 +37,8 @@ def train_batch(corpus: Corpus, config: DataConfig, *, seed: int, step: int, siz
     text = _windows(corpus.train, starts, context)
     if rows == 0:
         return text
-    recall = _recall(corpus, config, rows=rows, context=context, random=random)
+    drawn = recall_rows(config, first=corpus.text_vocab, rows=rows, context=context, random=random, graded=True)
+    recall = Batch(*(torch.from_numpy(array) for array in drawn))
     return Batch(*(torch.cat(pair) for pair in zip(text, recall, strict=True))) if rows < size else recall
 
 
@@ -45,7 +46,8 @@ def eval_batches(corpus: Corpus, config: DataConfig, split: Literal["val", "test
     """At most `limit` batches of `size` rows, the same for every run; text and recall rows never share a batch.
 
     Text windows do not overlap and are spread evenly over the split; when it holds fewer than asked for, all of it is used and the
-    last batch may be smaller. Recall batches take `recall_fraction` of the limit, at least one when there is any recall.
+    last batch may be smaller. Recall batches take `recall_fraction` of the limit, at least one when there is any recall;
+    their rows all hold recall_pairs pairs.
     """
     recall = 0 if config.recall_fraction == 0 else max(1, round(config.recall_fraction * limit))
     text = 0 if config.recall_fraction == 1 else max(1, limit - recall)
@@ -56,7 +58,8 @@ def eval_batches(corpus: Corpus, config: DataConfig, split: Literal["val", "test
     stream = _VAL if split == "val" else _TEST
     for number in range(recall):
         random = _random(stream, _EVALUATION_SEED, number)
-        batches.append(_recall(corpus, config, rows=size, context=context, random=random))
+        drawn = recall_rows(config, first=corpus.text_vocab, rows=size, context=context, random=random)
+        batches.append(Batch(*(torch.from_numpy(array) for array in drawn)))
     return batches
 
 
@@ -68,8 +71,3 @@ def _windows(tokens: np.ndarray, starts: np.ndarray, context: int) -> Batch:
     """Rows of `context` tokens and their next tokens, all scored."""
     rows = torch.from_numpy(tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64))
     return Batch(rows[:, :-1], rows[:, 1:], torch.zeros(len(starts), context, dtype=torch.bool))
-
-
-def _recall(corpus: Corpus, config: DataConfig, *, rows: int, context: int, random: np.random.Generator) -> Batch:
-    drawn = recall_rows(config, first=corpus.text_vocab, rows=rows, context=context, random=random)
-    return Batch(*(torch.from_numpy(array) for array in drawn))

@@ -36,10 +36,10 @@ class DataConfig:
     vocab_size: int = 1024
     max_bytes: int = 8_000_000
     recall_fraction: float = 0.0
-    recall_pairs: int = 8
+    recall_pairs: int = 4
     recall_queries: int = 16
-    recall_keys: int = 16
-    recall_values: int = 16
+    recall_keys: int = 8
+    recall_values: int = 8
     recall_near: int = 1
     recall_far: int | None = None
 
@@ -93,7 +93,7 @@ def _recall_faults(config: DataConfig, context: int) -> list[str]:
     room = (config.recall_far or context - 2 * config.recall_pairs) - config.recall_near + 1
     if room < config.recall_queries:
         found.append(
-            f"data.recall_queries={config.recall_queries}: expected at most {max(room, 0)}, the places left in a row of {context} tokens by "
-            f"{config.recall_pairs} pairs; lower data.recall_queries or data.recall_pairs, or lengthen model.context"
+            f"data.recall_queries={config.recall_queries}: expected at most {max(room, 0)}, the places left in a row of {context} tokens"
+            f" by {config.recall_pairs} pairs; lower data.recall_queries or data.recall_pairs, or lengthen model.context"
         )
     return found

@@ -109,10 +109,17 @@ def _build(splits: Splits, config: DataConfig, folder: Path) -> None:
     tokenizer.save(folder)
     arrays = {name: tokenizer.array(part) for name, part in zip(SPLITS, splits, strict=True)}
     for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
+        _save(folder / f"{name}.npy", array)
     size = sum(len(document.content) for document in splits.val) + max(0, len(splits.val) - 1)  # separators are bytes too
     about = {"bytes_per_token": size / max(1, len(arrays["val"])), "documents": [len(part) for part in splits]}
     (folder / "about.json").write_text(json.dumps(about))
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """A .npy file; `numpy.save` reports a full disk by an OSError without the number that says so."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def _check_lengths(arrays: dict[str, np.ndarray], config: DataConfig, context: int) -> None:

@@ -56,7 +56,7 @@ def _join(rows: Iterable[dict[str, Any]], column: str, max_bytes: int) -> bytes:
     parts: list[bytes] = []
     room = max_bytes
     for row in rows:
-        text = row[column]
+        text = row[column] if row[column] is not None else ""  # a missing value is an empty row
         if not isinstance(text, str):
             raise mistake(
                 got=f"data.column={column}, which holds {type(text).__name__}", expected="a column of text", do="choose another data.column"

@@ -3,7 +3,7 @@
     k1 v1 k2 v2 ... kP vP . . ki . . . . kj . . . . . . . . . kl . .        (. filler; targets at ki, kj, kl: vi, vj, vl)
 
 The keys of a row differ, so each query has one answer, and that answer stands only in its pair: a repeated query finds no
-nearer copy. The gap between the last pair and a query is drawn log-uniformly between recall_near and recall_far, so that a
+nearer copy. The distance from the last pair to a query is drawn log-uniformly between recall_near and recall_far, so that a
 row asks at short and at long distances. Only answers are scored.
 Source: multi-query associative recall of Arora et al., "Zoology", ICLR 2024 (arXiv 2312.04927), with its power-law gaps.
 """
@@ -27,32 +27,37 @@ class RecallRows(NamedTuple):
     recall: np.ndarray
 
 
-def recall_rows(config: DataConfig, *, first: int, rows: int, context: int, random: np.random.Generator) -> RecallRows:
-    """Draw `rows` rows of `context` tokens; keys, values and the filler are numbered from `first` on, in that order."""
-    pairs, queries, span = config.recall_pairs, config.recall_queries, 2 * config.recall_pairs
-    keys = _shuffled(random, rows, config.recall_keys)[:, :pairs]
-    values = random.integers(config.recall_values, size=(rows, pairs))
+def recall_rows(
+    config: DataConfig, *, first: int, rows: int, context: int, random: np.random.Generator, graded: bool = False
+) -> RecallRows:
+    """Draw `rows` rows of `context` tokens; keys, values and the filler are numbered from `first` on, in that order.
+
+    graded: rows hold 1 to recall_pairs pairs, else all of them. In training the easy rows carry the gradient off the plateau of
+    guessing among the values of a row (measured: 500 steps where rows of one difficulty need thousands).
+    """
+    most = config.recall_pairs
+    keys = first + _shuffled(random, rows, config.recall_keys)[:, :most]
+    values = first + config.recall_keys + random.integers(config.recall_values, size=(rows, most))
+    pairs = random.integers(1, most, size=(rows, 1), endpoint=True) if graded else np.full((rows, 1), most)
     tokens = np.full((rows, context), first + config.recall_keys + config.recall_values, dtype=np.int64)
-    tokens[:, 0:span:2] = first + keys
-    tokens[:, 1:span:2] = first + config.recall_keys + values
-    places = span + _gaps(config, rows=rows, context=context, random=random)
-    # Every pair is asked equally often, up to one; which of the places asks for which pair is shuffled.
-    asked = _shuffled(random, rows, queries) % pairs
-    targets = np.full((rows, context), IGNORED, dtype=np.int64)
+    head = np.stack([keys, values], axis=-1).reshape(rows, 2 * most)
+    tokens[:, : 2 * most] = np.where(np.arange(2 * most) < 2 * pairs, head, tokens[:, : 2 * most])
+    places = 2 * pairs - 1 + _distances(config, rows=rows, context=context, random=random)
+    asked = _shuffled(random, rows, config.recall_queries) % pairs  # every pair equally often, up to one
     line = np.arange(rows)[:, None]
-    tokens[line, places] = first + keys[line, asked]
-    targets[line, places] = first + config.recall_keys + values[line, asked]
+    targets = np.full((rows, context), IGNORED, dtype=np.int64)
+    tokens[line, places] = keys[line, asked]
+    targets[line, places] = values[line, asked]
     return RecallRows(tokens, targets, targets != IGNORED)
 
 
-def _gaps(config: DataConfig, *, rows: int, context: int, random: np.random.Generator) -> np.ndarray:
-    """Distances of the queries from the last pair, minus one: distinct within a row, density 1 / distance (rows, queries)."""
+def _distances(config: DataConfig, *, rows: int, context: int, random: np.random.Generator) -> np.ndarray:
+    """Distances of the queries from the end of the last pair [token]: distinct in a row, density 1 / distance; (rows, queries)."""
     far = config.recall_far or context - 2 * config.recall_pairs
     distance = np.arange(config.recall_near, far + 1)
-    # The smallest of exponential clocks with rates 1 / distance: a weighted draw without replacement (Efraimidis and Spirakis 2006).
+    # The first of exponential clocks with rates 1 / distance: a weighted draw without replacement (Efraimidis and Spirakis 2006).
     clocks = random.standard_exponential((rows, len(distance))) * distance
-    chosen = clocks.argpartition(config.recall_queries - 1, axis=1)[:, : config.recall_queries]
-    return chosen + config.recall_near - 1
+    return distance[clocks.argsort(axis=1)[:, : config.recall_queries]]
 
 
 def _shuffled(random: np.random.Generator, rows: int, count: int) -> np.ndarray:

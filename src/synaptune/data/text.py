@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -171,18 +171,17 @@ def _folder(path: Path, max_bytes: int) -> list[Document]:
     return _gather({file.relative_to(path).as_posix(): partial(_read, file, max_bytes) for file in _walk(path)}, max_bytes)
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Regular files below `root` in sorted order, without hidden files and folders."""
+def _walk(root: Path, skipped: Set[str] = frozenset()) -> Iterator[Path]:
+    """Regular files below `root` in sorted order, without hidden files and folders and those named in `skipped`."""
     for folder, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if not name.startswith("."))
+        names[:] = sorted(name for name in names if not name.startswith(".") and name not in skipped)
         yield from (path for name in sorted(files) if not name.startswith(".") and (path := Path(folder, name)).is_file())
 
 
 def _library_files(root: Path) -> Iterator[Path]:
     """Text and source files of the standard library, without what differs from one build of a version to another."""
-    for path in _walk(root):
-        inside = path.relative_to(root).parts
-        if path.suffix in {".py", ".txt", ".rst"} and not _SKIPPED.intersection(inside[:-1]) and not path.name.startswith("_sysconfig"):
+    for path in _walk(root, _SKIPPED):
+        if path.suffix in {".py", ".txt", ".rst"} and not path.name.startswith("_sysconfig"):
             yield path
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from synaptune.model.attention import wide
 from synaptune.model.config import ModelConfig
 from synaptune.parameters import searchable
+from synaptune.seeds import stream
 from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.experts import (
     KINSHIP,
@@ -71,18 +72,26 @@ class FeedForward(nn.Module):
         hidden = (hidden.unflatten(-1, (self.experts, -1)) * weight.to(hidden.dtype)[..., None]).flatten(-2)
         return Mixed(hidden @ self.down.flatten(0, 1), balance, routing)
 
+    def mixing(self, plan: Remodel) -> dict[str, Tensor]:
+        """The matrix by which a structural event mixes the experts of each weight (and of its optimizer moments), by name."""
+        names = [name for name, _ in self.named_parameters() if name != "router.probe"]
+        return {name: plan.mix if name.startswith("router") else plan.copy for name in names}
+
     def remodelled(self, plan: Remodel) -> dict[str, Tensor]:
         """The weights after a structural event, by their names in this module; pure."""
-        assert self.router is not None
-        weights = {name: p for name, p in self.named_parameters() if name != "router.probe"}
-        after = {name: (plan.mix @ p.flatten(1)).view_as(p) if p.ndim > 1 else plan.mix @ p for name, p in weights.items()}
+        after = {name: mix_experts(mix, self.get_parameter(name)) for name, mix in self.mixing(plan).items()}
         after["router.bias"] = after["router.bias"] + plan.bias
         for name in ("up", "down"):
             # The same noise with opposite signs: the twins' mean is their parent.
             shape = after[name].shape[1:]
-            noise = torch.randn(shape, generator=torch.Generator().manual_seed(shape.numel())).to(after[name])
+            noise = torch.randn(shape, generator=stream("twin", name, len(after))).to(after[name])
             after[name] = after[name] + plan.twin.view(-1, 1, 1) * TWIN_NOISE * after[name].std() * noise
         return after
+
+
+def mix_experts(mix: Tensor, value: Tensor) -> Tensor:
+    """(expert, expert) applied to the leading axis of a weight, a moment or a bias."""
+    return (mix @ value.flatten(1)).view_as(value) if value.ndim > 1 else mix @ value
 
 
 class Router(nn.Module):

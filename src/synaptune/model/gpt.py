@@ -9,7 +9,6 @@ Source: block of Xiong et al., arXiv 2002.04745; soft-capped logits as in Gemma 
 
 from __future__ import annotations
 
-import zlib
 from typing import NamedTuple
 
 import torch
@@ -17,14 +16,16 @@ from torch import Tensor, nn
 
 from synaptune.model.attention import Attention, alibi_slopes, biased_attention, rms_norm, rope_table, wide
 from synaptune.model.config import ModelConfig, require_buildable
-from synaptune.model.feedforward import FeedForward, Mixed
+from synaptune.model.feedforward import FeedForward, Mixed, mix_experts
 from synaptune.model.memory import Memory
 from synaptune.model.presynapse import Presynapse, distance_rows
+from synaptune.seeds import stream
 from synaptune.synapse.circuit import SynapseParams, SynapseTensors
 from synaptune.synapse.experts import Routing, remodel_metabolism
 from synaptune.synapse.fast_weights import Consolidation
 
 LOGIT_CAP = 15.0
+FIRST_HEAD = 0.02  # standard deviation of the head's first weights
 
 
 class LayerActivity(NamedTuple):
@@ -174,9 +175,8 @@ class GPT(nn.Module):
                 continue
             path, router = f"blocks.{i}.feedforward", block.feedforward.router
             plan = router.planned(self.synapse)
-            weights = block.feedforward.remodelled(plan)
-            after |= {f"{path}.{name}": value for name, value in weights.items()}
-            mixes |= {f"{path}.{name}": plan.mix for name in weights}
+            after |= {f"{path}.{name}": value for name, value in block.feedforward.remodelled(plan).items()}
+            mixes |= {f"{path}.{name}": mix for name, mix in block.feedforward.mixing(plan).items()}
             after |= {f"{path}.router.{n}": v for n, v in remodel_metabolism(router.state(), plan)._asdict().items()}
             counts = counts + torch.stack([plan.merged, plan.split]).to(counts)
         return after, mixes, counts
@@ -190,7 +190,7 @@ class GPT(nn.Module):
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
         for name, value in self.advanced(mean_activity(activities)).items():
             tensors[name].copy_(value)
-        if self.config.experts == 1 or step % self.interval:
+        if self.config.experts == 1 or step % self.interval != self.interval // 2:
             return StructuralReport(0, 0)
         after, mixes, counts = self.remodelled()
         merges, splits = (int(x) for x in counts.tolist())
@@ -227,23 +227,26 @@ def mean_activity(activities: list[Activity]) -> Activity:
 
 
 def start_weights(model: GPT, seed: int) -> None:
-    """Draw the first weights: outputs of blocks and head at zero, everything else with unit-variance outputs, each from (seed, name)."""
+    """Draw the first weights, each from (seed, name): outputs of blocks zero, everything else with unit-variance outputs, the head small.
+
+    A head of zeros gives the blocks no gradient at first, and associative recall then stays on its plateau of guessing.
+    """
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim < 2:
                 continue
-            generator = torch.Generator().manual_seed((seed << 32) + zlib.crc32(name.encode()))
-            if name.endswith(("attention.out.weight", "down", "memory.out")) or name == "head.weight":
+            generator = stream("weight", seed, name)
+            if name.endswith(("attention.out.weight", "down", "memory.out")):
                 p.zero_()
             else:
-                scale = 1.0 if name == "embedding.weight" else p.shape[-1] ** -0.5
+                scale = {"embedding.weight": 1.0, "head.weight": FIRST_HEAD}.get(name, p.shape[-1] ** -0.5)
                 p.copy_(scale * torch.randn(p.shape, generator=generator))
         for i, block in enumerate(model.blocks):
             if block.feedforward.router is not None:
-                block.feedforward.router.start(model.synapse, torch.Generator().manual_seed((seed << 32) + i))
+                block.feedforward.router.start(model.synapse, stream("router", seed, i))
 
 
 def _mix_moments(optimizer: torch.optim.Optimizer | None, weight: Tensor, mix: Tensor) -> None:
     for value in (optimizer.state.get(weight, {}) if optimizer is not None else {}).values():
         if isinstance(value, Tensor) and value.shape == weight.shape:
-            value.copy_((mix @ value.flatten(1)).view_as(value) if value.ndim > 1 else mix @ value)
+            value.copy_(mix_experts(mix, value))

@@ -22,7 +22,9 @@ from torch import Tensor
 
 from synaptune.parameters import constant
 
-BINS = int(constant("metrics.calibration_bins", 15, unit="bin", meaning="confidence bins of the calibration error", source="Guo et al. 2017"))
+BINS = int(
+    constant("metrics.calibration_bins", 15, unit="bin", meaning="confidence bins of the calibration error", source="Guo et al. 2017")
+)
 DEAD_SHARE = constant(
     "metrics.dead_share", 0.1, meaning="share of an even load below which an expert is dead", source="chosen: a tenth of its even share"
 )

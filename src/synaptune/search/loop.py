@@ -70,12 +70,15 @@ class Ledger(Protocol):
 
     def trials(self) -> list[Trial]:
         """All trials of the phase, by index."""
+        ...
 
     def start(self, index: int, unit: Unit, values: dict[str, Value], generation: int) -> Trial:
         """Write a trial as running."""
+        ...
 
     def finish(self, trial: Trial, result: Result) -> Trial:
         """Write how a trial ended."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,8 @@ def search(
         say(restored.note)
     optimizer, told = restored.optimizer, restored.told
     size = optimizer.generation_size
-    state.save(optimizer, told)
+    if not trials:
+        state.save(optimizer, told)  # from here on only between generations: a replay begins with the first ask of one
     failed: list[tuple[Trial, Result]] = []
     while True:
         members = trials[told * size : (told + 1) * size]
@@ -151,7 +155,7 @@ def search(
             return trials
         batch = waiting[: plan.workers]
         for trial, result in zip(batch, launch(batch), strict=True):
-            _stop_for_mistake(result)
+            stop_for_mistake(result)
             ended = ledger.finish(trial, result)
             trials[trial.index] = ended
             watch(ended, sum(entry.state != "running" for entry in trials))
@@ -175,7 +179,7 @@ def _told(trial: Trial, plan: Plan) -> Told:
     return Told(trial.unit, None if trial.objective is None else _loss(trial, plan.maximize))
 
 
-def _stop_for_mistake(result: Result) -> None:
+def stop_for_mistake(result: Result) -> None:
     """A user's mistake or a full disk would fail every trial alike: stop, leaving the trial to be run again."""
     if isinstance(result.error, UserError):
         raise result.error

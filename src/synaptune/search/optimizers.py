@@ -28,9 +28,15 @@ from synaptune.hints import nearest
 from synaptune.parameters import constant
 from synaptune.search.space import Space, Unit
 
-STEP = constant("search.step", 0.2, unit="unit range", meaning="first standard deviation of the search", source="chosen: a fifth of the range")
+STEP = constant(
+    "search.step", 0.2, unit="unit range", meaning="first standard deviation of the search", source="chosen: a fifth of the range"
+)
 HALF_BIN = constant(
-    "search.half_bin", 0.5, unit="bin", meaning="least standard deviation in a binned coordinate", source="chosen: a third of the draws leave the bin"
+    "search.half_bin",
+    0.5,
+    unit="bin",
+    meaning="least standard deviation in a binned coordinate",
+    source="chosen: a third of the draws leave the bin",
 )
 # Nevergrad multiplies the scale of a bounded CMA by these; dividing by them leaves STEP.
 _NEVERGRAD_SHRINK = ((18, 0.3), (10**9, 0.15))

@@ -193,7 +193,7 @@ def refuse_unused(names: Iterable[str], unused: Mapping[str, str]) -> None:
         raise UserError(
             "got searched parameters that the configured model does not use\n  "
             + "\n  ".join(idle)
-            + "\n  expected: parameters that can change the result\n  to do: switch the mechanism on, or leave them out of search_space.parameters"
+            + "\n  expected: parameters that can change the result\n  to do: switch it on, or leave them out of search_space.parameters"
         )
 
 

@@ -38,7 +38,11 @@ def dimension_from_config(name: str, entry: Any, declared: Dimension | None, sta
     if not isinstance(entry, Mapping):
         override = OverridesParser.create().parse_override(f"{name}={entry}")
         if not override.is_sweep_override():
-            raise mistake(got=f"parametrization {name}: {entry}", expected="interval(..), choice(..) or range(..)", do="correct it, or give a fixed value as an override")
+            raise mistake(
+                got=f"parametrization {name}: {entry}",
+                expected="interval(..), choice(..) or range(..)",
+                do="correct it, or give a fixed value as an override",
+            )
         return dimension_of(override, declared, start)
     unknown = [str(key) for key in entry if key not in KEYS]
     if unknown or "lower" not in entry or "upper" not in entry:
@@ -65,7 +69,7 @@ def _interval(name: str, sweep: IntervalSweep, declared: Dimension | None, start
 
 def _range(name: str, sweep: RangeSweep, start: Any) -> Dimension:
     tags = _tags(name, sweep.tags)
-    values = [value for value in sweep.range()]
+    values = list(sweep.range())
     if len(values) > 1 and isinstance(values[0], int) and sweep.step == 1:
         return Dimension(name, "log" if "log" in tags else "lin", values[0], values[-1], integer=True, start=_number(start))
     return _categorical(name, values, start)

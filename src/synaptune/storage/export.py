@@ -1,4 +1,4 @@
-"""What a study gives away: best.yaml, which `python train.py tuned=...` reads, and files written whole or not at all."""
+"""Files around a study: the result.json of its runs, and best.yaml, which `python train.py tuned=...` reads."""
 
 from __future__ import annotations
 
@@ -29,3 +29,13 @@ def write_best(path: Path, study: str, best: Trial) -> None:
 
     head = f"# study {study}, trial {best.number}, objective {best.objective:.6g}; use: python train.py tuned={path}\n"
     write_text(path, head + OmegaConf.to_yaml(OmegaConf.create({"parameters": dict(best.values)})))
+
+
+def described(folder: Path) -> dict[str, dict[str, Any]]:
+    """metrics and facts of a run folder's result.json; empty where a task writes none."""
+    try:
+        content = json.loads((folder / "result.json").read_text())
+    except FileNotFoundError:
+        return {}
+    facts = {key: content[key] for key in ("data_fingerprint", "device") if key in content}
+    return {"metrics": content.get("metrics", {}), "facts": facts | {"run_fingerprint": content.get("config_fingerprint")}}

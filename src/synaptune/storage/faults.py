@@ -11,6 +11,7 @@ from pathlib import Path
 from synaptune.errors import UserError, mistake
 
 _SQLITE_HEADER = b"SQLite format 3\0"
+_OURS = (sqlite3.Error, OSError, RuntimeError, ImportError)
 _KEPT = "every finished trial is kept; give the same command afterwards"
 
 
@@ -43,7 +44,14 @@ def worded(url: str) -> Iterator[None]:
 
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, sqlite3.Error, OSError, RuntimeError, ImportError) as error:
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+        sqlite3.Error,
+        OSError,
+        RuntimeError,
+        ImportError,
+    ) as error:
         known = _explained(error, url)
         if known is None:
             raise
@@ -57,18 +65,23 @@ def _explained(error: BaseException, url: str) -> UserError | None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return mistake(got=f"a full disk at {error.filename or place}", expected="space for the study", do=f"make room; {_KEPT}")
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            return mistake(got=f"{error.filename or place}: {error.strerror}", expected="a folder that can be written", do="choose study.dir")
+            return mistake(
+                got=f"{error.filename or place}: {error.strerror}", expected="a folder that can be written", do="choose study.dir"
+            )
         return None
     if "disk is full" in text or "disk i/o error" in text:
         return mistake(got=f"a full or failing disk at {place}", expected="space for the study", do=f"make room; {_KEPT}")
     if any(sign in text for sign in ("not a database", "malformed", "file is encrypted")):
         return _broken(place, "damaged")
     if "readonly" in text or "unable to open" in text or "permission denied" in text:
-        return mistake(got=f"{place}, which cannot be written", expected="a study database with write permission", do="check its permissions")
+        return mistake(
+            got=f"{place}, which cannot be written", expected="a study database with write permission", do="check its permissions"
+        )
     if "locked" in text:
-        return mistake(got=f"{place}, locked by another program", expected="a database that this search can write", do=f"close the other one; {_KEPT}")
+        return mistake(got=f"{place}, locked by another program", expected="a database to write to", do=f"close the other one; {_KEPT}")
     if "alembic" in text or "schema" in text or "runtime optuna version" in text:
-        return mistake(got=f"{place}, written by another version of Optuna", expected="the schema of the installed one", do=f"optuna storage upgrade --storage {url}")
+        upgrade = f"optuna storage upgrade --storage {url}"
+        return mistake(got=f"{place}, written by another version of Optuna", expected="the schema of the installed one", do=upgrade)
     if isinstance(error, RuntimeError) and not _of_database(error):
         return None
     first = str(error.__cause__ or error).strip().splitlines()[0]

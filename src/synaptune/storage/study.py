@@ -65,25 +65,33 @@ class Study:
                     expected="a study to continue",
                     do="check study.name, or leave study.resume at auto",
                 ) from None
-            direction = optuna.study.StudyDirection.MAXIMIZE if self._maximize else optuna.study.StudyDirection.MINIMIZE
-            self._id = self._storage.create_new_study([direction], self.place.name)
-        else:
-            if self.place.resume == "never":
-                raise mistake(
-                    got=f"study.resume=never, but study {self.place.name} is in {self.place.url}",
-                    expected="a new name",
-                    do="set study.name, or leave study.resume at auto to continue it",
-                )
+            self._create()
+            return
+        if self.place.resume == "never":
+            raise mistake(
+                got=f"study.resume=never, but study {self.place.name} is in {self.place.url}",
+                expected="a new name",
+                do="set study.name, or leave study.resume at auto to continue it",
+            )
         stored = self.note("configuration")
-        if stored is None:  # new, or killed between its creation and this line
-            self.put_note("configuration", self.configuration)
-        elif stored != self.configuration:
+        if stored == self.configuration:
+            return
+        if stored is not None and any(trial.state != "running" for trial in self.trials()):
             self._refuse(stored)
+        self._storage.delete_study(self._id)  # nothing ever finished in it: a first attempt with a mistake leaves no claim
+        self._create()
+
+    def _create(self) -> None:
+        from optuna.study import StudyDirection
+
+        self._id = self._storage.create_new_study([StudyDirection.MAXIMIZE if self._maximize else StudyDirection.MINIMIZE], self.place.name)
+        self.put_note("configuration", self.configuration)
 
     def _refuse(self, stored: Mapping[str, Any]) -> None:
         here, absent = self.configuration, "(absent)"
         keys = [key for key in sorted({*stored, *here}) if stored.get(key, absent) != here.get(key, absent)]
-        lines = [f"{key}: the study has {stored.get(key, absent)}, this command {here.get(key, absent)}" for key in keys[:_SHOWN_DIFFERENCES]]
+        shown = keys[:_SHOWN_DIFFERENCES]
+        lines = [f"{key}: the study has {stored.get(key, absent)}, this command {here.get(key, absent)}" for key in shown]
         if len(keys) > _SHOWN_DIFFERENCES:
             lines.append(f"and {len(keys) - _SHOWN_DIFFERENCES} more")
         raise UserError(
@@ -107,11 +115,13 @@ class Study:
         with worded(self.place.url):
             self._storage.set_study_user_attr(self._id, key, value)
 
-    def trials(self, phase: str) -> list[Trial]:
-        """The trials of a phase by index."""
+    def trials(self, phase: str | None = None) -> list[Trial]:
+        """The trials of a phase by index; without one, all trials by number."""
         with worded(self.place.url):
             frozen = self._storage.get_all_trials(self._id, deepcopy=False)
-        return sorted((_trial(entry) for entry in frozen if entry.user_attrs.get("phase") == phase), key=lambda trial: trial.index)
+        if phase is None:
+            return [_trial(entry) for entry in frozen]
+        return sorted((_trial(entry) for entry in frozen if entry.user_attrs["phase"] == phase), key=lambda trial: trial.index)
 
     def start(self, space: Space, trial: Trial) -> Trial:
         """Write a trial as running, whole, in one transaction; returns it with its number."""

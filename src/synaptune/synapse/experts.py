@@ -5,7 +5,7 @@ After every optimizer step, with u the share of routed slots an expert got in th
     T' = T + structural_tau_util (E U - T)          fatigue follows the relative utilisation                (2)
     A' = A + energy_fill (energy_max - A) - energy_cost_rel E U        A' >= 0                              (3)
     v' = unit(v + lr (probe - v) - lr push sum_j max(cos(v, v_j), 0) v_j)      lr = router_contrastive_lr   (4)
-Every `structural_interval` steps:
+Every `structural_interval` steps, half-way through the interval (so a run ends settled):
     health = h^4 / (1 + h^4),   h = U A / mean(U A)                                                         (5)
     the weakest expert with health < merge_health_max merges into its nearest neighbour if their cosine exceeds
     router_sim_threshold; the healthiest expert, if above split_health_min, is then copied into the freed slot.
@@ -86,9 +86,15 @@ class Routing(NamedTuple):
 
 
 class Remodel(NamedTuple):
-    """A structural event: expert i becomes sum_j mix[i, j] expert_j, its routing bias moves by `bias`, its noise has sign `twin`."""
+    """A structural event: routing of expert i becomes sum_j mix[i, j] of the old, its feed-forward weights sum_j copy[i, j] of the old; its
+    routing bias moves by `bias`, its noise has sign `twin`.
+
+    A merge hands the victim's tokens to the heir, not its weights: hidden units of two experts stand in no common order, and their
+    average is neither (Ainsworth et al., arXiv 2209.04836). A victim whose slot no split claims lives on.
+    """
 
     mix: Tensor
+    copy: Tensor
     bias: Tensor
     twin: Tensor
     merged: Tensor
@@ -136,11 +142,12 @@ def plan_remodel(state: Metabolism, params: StructuralParams) -> Remodel:
     split = merged & (vigour[parent] > params.split_health_min)
     is_victim, is_heir, is_parent = ((index == x).to(eye.dtype) for x in (victim, heir, parent))
     share = state.utilisation[victim] / (state.utilisation[victim] + state.utilisation[heir]).clamp(min=1e-12)
-    merging = eye + is_heir[:, None] * share * (is_victim - is_heir)[None, :]  # the heir takes the victim in by its share of use
+    merging = eye + is_heir[:, None] * share * (is_victim - is_heir)[None, :]  # by the victim's share of their use
     copying = eye + is_victim[:, None] * (is_parent - is_victim)[None, :]
     mix = torch.where(merged, torch.where(split, copying @ merging, merging), eye)
+    copy = torch.where(split, copying, eye)
     twin = torch.where(split, is_parent - is_victim, torch.zeros_like(is_parent))
-    return Remodel(mix, -math.log(2.0) * twin.abs(), twin, merged, split)
+    return Remodel(mix, copy, -math.log(2.0) * twin.abs(), twin, merged, split)
 
 
 def remodel_metabolism(state: Metabolism, plan: Remodel) -> Metabolism:

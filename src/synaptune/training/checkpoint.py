@@ -33,7 +33,9 @@ def load(path: Path, device: str = "cpu") -> dict[str, Any]:
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file: pickle, zip, runtime
-        raise mistake(got=f"unreadable checkpoint {path} ({type(error).__name__})", expected="a file written by train.py", do="train again") from error
+        raise mistake(
+            got=f"unreadable checkpoint {path} ({type(error).__name__})", expected="a file written by train.py", do="train again"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise mistake(got=f"{path}, not a checkpoint of this version", expected=f"checkpoint format {FORMAT}", do="train again")
     return content

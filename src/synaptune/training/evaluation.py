@@ -18,7 +18,11 @@ from synaptune.training.config import TrainingConfig
 def pick_device(wanted: str) -> torch.device:
     """The device of `training.device`; raises UserError when CUDA is asked for and not there."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise mistake(got="training.device=cuda", expected="a CUDA device that torch can use", do="training.device=auto, or install a CUDA build of torch")
+        raise mistake(
+            got="training.device=cuda",
+            expected="a CUDA device that torch can use",
+            do="training.device=auto, or install a CUDA build of torch",
+        )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -33,7 +37,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
-def evaluate(model: GPT, batches: Iterable[Batch], *, precision: AbstractContextManager, bytes_per_token: float, prefix: str) -> dict[str, float]:
+def evaluate(
+    model: GPT, batches: Iterable[Batch], *, precision: AbstractContextManager, bytes_per_token: float, prefix: str
+) -> dict[str, float]:
     """Metrics of the model on batches of a split, each name led by `prefix`; units as in objective/metrics.py.
 
     The model is left in the mode it was in.

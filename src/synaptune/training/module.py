@@ -196,4 +196,3 @@ class TrainingModule(lightning.LightningModule):
 def _noise_seed(seed: int, number: int) -> int:
     """A well mixed seed for the release noise of one micro-batch (torch's CPU generator reads its low 32 bits only)."""
     return int(np.random.SeedSequence([_NOISE_STREAM, seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-

@@ -48,19 +48,17 @@ class Lines(Silent):
 
 
 class Bar(Silent):
-    """A rich bar with losses, speed and the time left."""
+    """A rich bar of one 80-column line: losses, speed, time left."""
 
     def __init__(self, steps: int, done: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
         columns = (
             TextColumn("[bold]training"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn("train [cyan]{task.fields[train]}[/]  val [green]{task.fields[val]}[/]  {task.fields[speed]} tokens/s"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
         )
         self._bar = RichProgress(*columns, refresh_per_second=5)

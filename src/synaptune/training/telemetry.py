@@ -43,7 +43,7 @@ class CsvWriter:
     def __init__(self, path: Path, resumed_from: int) -> None:
         rows = _rows_until(path, resumed_from) if resumed_from else []
         self._file = path.open("w", newline="")
-        self._writer = csv.DictWriter(self._file, COLUMNS, extrasaction="ignore")
+        self._writer: csv.DictWriter[str] = csv.DictWriter(self._file, COLUMNS, extrasaction="ignore")
         self._writer.writeheader()
         self._writer.writerows(rows)
 

@@ -84,7 +84,7 @@ def _resumed(job: Job) -> dict[str, Any] | None:
 def _train(module: Any, device: torch.device) -> None:
     """Run the remaining steps under a Lightning trainer that does only what the module asks for."""
     import lightning.pytorch as lightning
-    from lightning.pytorch.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
     from synaptune.training.module import StepBatches
 

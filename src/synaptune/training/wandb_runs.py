@@ -54,7 +54,9 @@ def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[
     if importlib.util.find_spec("wandb") is None:
         if config.wandb == "auto":
             return None
-        raise mistake(got=f"logger.wandb={config.wandb} without wandb", expected="the wandb package", do="pip install wandb, or logger.wandb=off")
+        raise mistake(
+            got=f"logger.wandb={config.wandb} without wandb", expected="the wandb package", do="pip install wandb, or logger.wandb=off"
+        )
     mode = _mode(config.wandb)
     if mode == "disabled":
         return None
@@ -70,14 +72,23 @@ def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[
         silent=True,
         init_timeout=LOGIN_SECONDS,
     )
-    about = dict(project=config.project, entity=config.entity, group=config.group or name, job_type=config.job_type, id=config.run_id)
-    about |= dict(name=run_dir.name, tags=list(config.tags), dir=str(run_dir), config=dict(record), settings=settings)
+    about: dict[str, Any] = dict(
+        project=config.project, entity=config.entity, group=config.group or name, job_type=config.job_type, id=config.run_id
+    )
+    about |= dict(
+        resume="allow" if config.run_id else None,
+        name=run_dir.name,
+        tags=list(config.tags),
+        dir=str(run_dir),
+        config=dict(record),
+        settings=settings,
+    )
     if mode == "online":
         # A key the server refuses and a server that went away both end here; the run itself must not.
         try:
             return WandbWriter(wandb.init(mode="online", **about), online=True)
         except Exception as error:
-            _go_offline(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            _go_offline(f"{base_url()} did not accept the run: {type(error).__name__}")
     return WandbWriter(wandb.init(mode="offline", **about), online=False)
 
 

@@ -17,4 +17,6 @@ def adamw(model: GPT, config: TrainingConfig) -> torch.optim.AdamW:
     """The optimizer of a run; decay groups are the model's own."""
     on_gpu = next(model.parameters()).is_cuda
     groups = model.decay_groups(config.weight_decay)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=MOMENT_RATES, fused=True if on_gpu else None, foreach=None if on_gpu else True)
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=MOMENT_RATES, fused=True if on_gpu else None, foreach=None if on_gpu else True
+    )

@@ -1,0 +1,71 @@
+# Everything is one command; each makes its own environment first. `make help` lists them.
+# Variables: ARGS (further arguments), BUDGET, SCALE, STUDY (sweep-phase1), PYTHON and PIP_ARGS (setup).
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The first supported interpreter that can make an environment; looked for only when one has to be made.
+SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$python -c '$(SUPPORTED)' 2>/dev/null && command -v $$python && break; done)
+# Without an NVIDIA GPU the CPU build of torch saves gigabytes; without that index, pip takes what its own indexes have.
+TORCH_CPU := https://download.pytorch.org/whl/cpu
+PIP_ARGS ?= $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null \
+	&& curl -fsI -m 5 $(TORCH_CPU)/torch/ >/dev/null 2>&1 && echo --extra-index-url $(TORCH_CPU))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train sanity sweep-phase1 sample census docs bench-step bench test lint check clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make the environment in .venv (every command does, quick when nothing changed)
+
+$(READY): pyproject.toml constraints.txt
+	@[ -x $(BIN)/python ] || [ -n "$(PYTHON)" ] || { echo "got no Python that can make an environment" >&2; \
+		echo "  expected: Python 3.11 to 3.14 with venv and ensurepip" >&2; \
+		echo "  to do: install one (Debian: apt install python3 python3-venv), or make PYTHON=/path/to/python" >&2; exit 2; }
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[dev,wandb,hub]'
+	@touch $@
+
+train: $(READY) ## one training run; ARGS="model=gpt scale=smoke ..."
+	$(BIN)/python train.py $(ARGS)
+
+sanity: $(READY) ## the synaptic and the plain model train, in seconds each
+	$(BIN)/python train.py name=sanity scale=smoke $(ARGS)
+	$(BIN)/python train.py name=sanity scale=smoke model=gpt $(ARGS)
+
+sweep-phase1: $(READY) ## tune the ten phase-1 parameters and give the verdict; BUDGET= SCALE= STUDY= ARGS=
+	$(BIN)/python -m synaptune.phase1 $(if $(BUDGET),--budget $(BUDGET)) $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
+
+sample: $(READY) ## generate text; ARGS="CHECKPOINT --prompt ..."
+	$(BIN)/synaptune sample $(ARGS)
+
+census: $(READY) ## what each parameter does to the training loss
+	$(BIN)/synaptune census $(ARGS)
+
+docs: $(READY) ## write docs/parameters.md from the declarations
+	$(BIN)/python -m synaptune.docs
+
+bench-step: $(READY) ## step time of the synaptic model against the plain one
+	$(BIN)/python benchmarks/bench_step.py $(ARGS)
+
+bench: $(READY) ## every benchmark
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+test: $(READY) ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## formatting, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+check: lint test ## lint, then all tests
+
+clean: ## remove what was built and installed; outputs/ stays
+	rm -rf $(VENV) build .pytest_cache .ruff_cache src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

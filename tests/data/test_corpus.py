@@ -1,0 +1,194 @@
+"""Corpora: fingerprint, cache, tokens and what is refused."""
+
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synaptune.cache import build_once, cache_dir, write_atomic
+from synaptune.data.config import DataConfig
+from synaptune.data.corpus import load_corpus
+from synaptune.errors import UserError
+
+TEXT = "".join(f"Line {number}: the quick brown fox → {number * 7919 % 1009} → jumps.\n" for number in range(600))
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def text_config(path: Path, **changes) -> DataConfig:
+    return DataConfig(source="text", path=str(path), **changes)
+
+
+def test_bytes_are_the_text_in_order(file):
+    corpus = load_corpus(text_config(file), 64)
+    assert corpus.vocab == 256
+    assert corpus.bytes_per_token == 1.0
+    assert corpus.decode(np.concatenate([corpus.train, corpus.val, corpus.test]).tolist()) == TEXT
+    assert corpus.encode("é") == [0xC3, 0xA9]
+
+
+def test_token_arrays_are_small_and_memory_mapped(file):
+    corpus = load_corpus(text_config(file), 64)
+    for split in (corpus.train, corpus.val, corpus.test):
+        assert isinstance(split, np.memmap)
+        assert split.dtype == np.uint16
+
+
+def test_fingerprint_follows_text_and_tokenizer_and_nothing_else(file, tmp_path):
+    first = load_corpus(text_config(file), 64).fingerprint
+    assert len(first) == 64
+    assert load_corpus(text_config(file, recall_fraction=0.5), 32).fingerprint == first
+    assert load_corpus(text_config(file, tokenizer="bpe", vocab_size=300), 64).fingerprint != first
+    file.write_text(TEXT + "!", encoding="utf-8")
+    assert load_corpus(text_config(file), 64).fingerprint != first
+
+
+def test_pairs_give_every_text_back_and_are_fewer_than_bytes(file):
+    corpus = load_corpus(text_config(file, tokenizer="bpe", vocab_size=400), 64)
+    assert corpus.vocab == 400
+    for text in (TEXT[:500], "never seen: ßçñ漢字😀\t\0", " ", ""):
+        assert corpus.decode(corpus.encode(text)) == text
+    assert corpus.bytes_per_token > 1.5
+    assert len(corpus.val) * corpus.bytes_per_token == pytest.approx(0.05 * len(TEXT.encode()), rel=0.05)
+    assert corpus.decode(corpus.train.tolist()) == TEXT.encode()[: round(0.9 * len(TEXT.encode()))].decode(errors="ignore")
+
+
+def test_pairs_are_trained_on_the_training_split_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "cache"))
+    vocabularies = []
+    for ending in ("zqzq " * 120, "xwxw " * 120):
+        path = tmp_path / f"{ending[0]}.txt"
+        path.write_text("plain words only " * 400 + ending)
+        tokenizer = load_corpus(text_config(path, tokenizer="bpe", vocab_size=300), 16).tokenizer
+        vocabularies.append(tokenizer.pairs.get_vocab())
+    assert vocabularies[0] == vocabularies[1]
+
+
+def test_documents_are_separated_by_the_zero_byte(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.txt").write_text(f"document {number} " * 60)
+    for changes in ({}, {"tokenizer": "bpe", "vocab_size": 300}):
+        corpus = load_corpus(text_config(folder, **changes), 8)
+        assert corpus.decode(corpus.train.tolist()).count("\0") == 2
+
+
+def test_recall_symbols_follow_the_text_tokens(file):
+    corpus = load_corpus(text_config(file, recall_fraction=0.5, recall_keys=8, recall_values=8), 64)
+    assert (corpus.text_vocab, corpus.vocab) == (256, 273)
+    assert corpus.decode([65, 256, 272, 66]) == "A<0><16>B"
+
+
+@pytest.mark.parametrize("context", [40_000, 2_000])
+def test_a_split_shorter_than_one_context_is_refused(file, context):
+    with pytest.raises(UserError, match=rf"(?s)text\.txt.*tokens.*one context of {context} tokens.*lower model\.context"):
+        load_corpus(text_config(file), context)
+
+
+def test_every_fault_of_a_configuration_is_named_at_once(file):
+    config = DataConfig(source="txt", tokenizer="word", max_bytes=0, recall_fraction=2.0, val_split="validation")
+    with pytest.raises(UserError) as caught:
+        load_corpus(config, 64)
+    for name in ("data.source=txt", "data.tokenizer=word", "data.max_bytes=0", "data.recall_fraction=2.0", "data.test_split"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"source": "text"}, "data.path"),
+        ({"source": "hub"}, "data.name"),
+        ({"tokenizer": "bpe", "vocab_size": 100}, "data.vocab_size=100"),
+        ({"recall_fraction": 0.5, "recall_pairs": 9}, "data.recall_keys=8"),
+        ({"recall_fraction": 0.5, "recall_queries": 60}, "data.recall_queries=60"),
+        ({"recall_fraction": 0.5, "recall_far": 63}, "data.recall_far=63"),
+        ({"recall_fraction": 0.5, "recall_near": 0}, "data.recall_near=0"),
+    ],
+)
+def test_an_impossible_choice_is_refused_by_name(changes, fault):
+    with pytest.raises(UserError, match=fault):
+        load_corpus(DataConfig(**changes), 64)
+
+
+def _load_in_process(path: str, gate, results) -> None:
+    gate.wait()
+    corpus = load_corpus(DataConfig(source="text", path=path, tokenizer="bpe", vocab_size=400), 64)
+    results.put((corpus.fingerprint, int(corpus.train.sum()), len(corpus.train)))
+
+
+def test_two_processes_that_build_the_same_corpus_at_once_agree_and_leave_no_litter(file):
+    spawn = multiprocessing.get_context("spawn")
+    gate, results = spawn.Barrier(2), spawn.Queue()
+    workers = [spawn.Process(target=_load_in_process, args=(str(file), gate, results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    found = [results.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(timeout=60)
+    assert found[0] == found[1]
+    assert [path.name for path in (cache_dir() / "data").iterdir()] == [found[0][0][:32]]
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path):
+    def build(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise RuntimeError("broken off")
+
+    with pytest.raises(RuntimeError, match="broken off"):
+        build_once(tmp_path / "made", build)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writing_a_file_replaces_it_whole(tmp_path):
+    path = tmp_path / "deep" / "file"
+    write_atomic(path, b"old")
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_cache_folder_follows_the_environment(monkeypatch):
+    monkeypatch.setenv("SYNAPTUNE_CACHE", "/a/cache")
+    assert cache_dir() == Path("/a/cache")
+    monkeypatch.delenv("SYNAPTUNE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_dir() == Path("/xdg/synaptune")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_dir() == Path.home() / ".cache" / "synaptune"
+
+
+def test_no_room_for_the_cache_is_said_in_words_and_leaves_nothing(file):
+    """A limit on the size of a file fails in the same place, and is told in the same way, as a full disk."""
+    code = f"""
+import resource
+from synaptune.data.config import DataConfig
+from synaptune.data.corpus import load_corpus
+from synaptune.errors import UserError
+config = DataConfig(source="text", path={str(file)!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    load_corpus(config, 64)
+except UserError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "got no space to write" in result.stdout, result.stderr
+    assert "SYNAPTUNE_CACHE" in result.stdout
+    assert list((cache_dir() / "data").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_made_is_said_in_words(file, tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "text.txt" / "cache"))
+    with pytest.raises(UserError, match=r"(?s)expected: a folder that can be written.*SYNAPTUNE_CACHE"):
+        load_corpus(text_config(file), 64)

@@ -1,0 +1,115 @@
+"""Datasets of the hub, tried on local files and with the network out of reach."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from synaptune.data.config import DataConfig
+from synaptune.data.corpus import load_corpus
+from synaptune.data.hub import hub_splits
+from synaptune.errors import UserError
+
+datasets = pytest.importorskip("datasets", reason="the optional extra `hub` is not installed")
+ROWS = [f"Row {number} says: naïve café, {number * 31 % 97}." for number in range(300)]
+
+
+@pytest.fixture(autouse=True)
+def caches(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
+
+
+def written(folder, kind: str) -> str:
+    table = datasets.Dataset.from_dict({"text": ROWS, "id": list(range(len(ROWS)))})
+    path = folder / f"rows.{kind}"
+    if kind == "json":
+        path.write_text("\n".join(json.dumps({"text": row}) for row in ROWS))
+    elif kind == "text":
+        path.write_text("\n".join(ROWS))
+    else:
+        {"csv": table.to_csv, "parquet": table.to_parquet}[kind](str(path))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "parquet", "text"])
+def test_local_files_of_every_builder_give_the_same_text(tmp_path, kind):
+    config = DataConfig(source="hub", name=kind, path=written(tmp_path, kind))
+    corpus = load_corpus(config, 64)
+    whole = [token for split in (corpus.train, corpus.val, corpus.test) for token in split.tolist()]
+    assert corpus.decode(whole) == "\0".join(ROWS)
+    assert load_corpus(config, 64).fingerprint == corpus.fingerprint
+
+
+def test_a_saved_dataset_gives_its_own_splits_when_they_are_named(tmp_path):
+    parts = {"train": ROWS[:200], "validation": ROWS[200:250], "test": ROWS[250:]}
+    saved = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": rows}) for name, rows in parts.items()})
+    saved.save_to_disk(str(tmp_path / "saved"))
+    splits = hub_splits(DataConfig(source="hub", name=str(tmp_path / "saved"), val_split="validation", test_split="test"))
+    assert [part[0].content.decode().split("\0") for part in splits] == list(parts.values())
+
+
+def test_streaming_reads_no_more_than_the_cap(tmp_path):
+    config = DataConfig(source="hub", name="json", path=written(tmp_path, "json"), streaming=True, max_bytes=1000)
+    size = sum(len(document.content) for part in hub_splits(config) for document in part)
+    assert 996 <= size <= 1000
+
+
+def test_missing_and_empty_rows_are_left_out(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text("\n".join(json.dumps({"text": row}) for row in ["one", None, "", "two"]))
+    parts = hub_splits(DataConfig(source="hub", name="json", path=str(path)))
+    assert b"".join(part[0].content for part in parts) == b"one\0two"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"column": "body"}, r"(?s)data\.column=body.*a column of json: text"),
+        ({"path": "nowhere.json"}, r"data\.path=nowhere\.json"),
+        ({"split": "validation"}, r"\[validation\]"),
+        ({"name": "csv", "column": "id"}, r"(?s)data\.column=id.*a column of text"),
+    ],
+)
+def test_what_a_dataset_does_not_have_is_refused_by_name(tmp_path, changes, fault):
+    path = written(tmp_path, changes.get("name", "json"))
+    with pytest.raises(UserError, match=fault):
+        hub_splits(DataConfig(**{"source": "hub", "name": "json", "path": path} | changes))
+
+
+def outcome(environment: dict[str, str], block: str = "") -> tuple[str, float]:
+    code = f"""
+{block}
+from synaptune.data.config import DataConfig
+from synaptune.data.corpus import load_corpus
+from synaptune.errors import UserError
+try:
+    load_corpus(DataConfig(source="hub", name="nobody/nothing"), 64)
+except UserError as error:
+    print(error)
+"""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and not name.lower().endswith("_proxy")}
+    started = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout, time.monotonic() - started
+
+
+def test_a_dead_network_is_said_in_words_without_a_stall(tmp_path):
+    said, seconds = outcome({"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home")})
+    assert "nobody/nothing" in said
+    assert "offline" in said
+    assert seconds < 40  # imports included; the library alone would retry for minutes
+
+
+def test_the_offline_switch_of_the_hub_is_respected(tmp_path):
+    said, _ = outcome({"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")})
+    assert "offline" in said
+
+
+def test_the_missing_library_is_named_with_the_way_to_get_it(tmp_path):
+    said, _ = outcome({"HF_HOME": str(tmp_path)}, block="import sys; sys.modules['datasets'] = None")
+    assert "pip install 'synaptune[hub]'" in said

@@ -1,0 +1,156 @@
+"""The loop with a study in a database: resume, rebuild, failures. Every evaluation is a real one, of a small function."""
+
+import errno
+import pickle
+import sqlite3
+
+import optuna
+import pytest
+
+from synaptune.errors import UserError
+from synaptune.search.config import Home
+from synaptune.search.loop import Plan, Result, best_of, search
+from synaptune.search.optimizers import Engine
+from synaptune.search.space import Dimension, Space
+from synaptune.search.state import StateFile
+from synaptune.storage.study import PhaseLedger, Study
+
+SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))
+
+
+class Killed(BaseException):
+    """Ends the process's work in the middle of a trial, as a kill does."""
+
+
+def bowl(values):
+    return (values["x"] - 3.0) ** 2 + values["y"] / 100.0
+
+
+def launch(batch, evaluate=bowl):
+    for trial in batch:
+        try:
+            yield Result(evaluate(trial.values), 0.0)
+        except Exception as error:
+            yield Result(None, 0.0, error=error)
+
+
+def drive(folder, *, name="cma", budget=25, evaluate=bowl, workers=1, rate=0.5, said=None, maximize=False):
+    engine = Engine(name, 7, workers=3, grid_points=5)
+    with Study(Home("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}, maximize=maximize) as study:
+        ledger = PhaseLedger(study, SPACE, "search", {"seed": 0})
+        state = StateFile(folder / "optimizer.pkl", engine, SPACE.describe())
+        plan = Plan(budget, workers, maximize=maximize, max_failure_rate=rate)
+        said = [] if said is None else said
+        return search(SPACE, engine, plan, ledger=ledger, state=state, launch=lambda batch: launch(batch, evaluate), say=said.append)
+
+
+def dying_at(count):
+    calls = []
+
+    def evaluate(values):
+        calls.append(values)
+        if len(calls) == count:
+            raise Killed
+        return bowl(values)
+
+    return evaluate
+
+
+def sequence(trials):
+    return [(trial.number, trial.index, trial.unit, trial.objective) for trial in trials]
+
+
+@pytest.mark.parametrize("name", ["cma", "random", "grid", "OnePlusOne"])
+def test_a_search_killed_in_any_generation_ends_as_the_undisturbed_one(tmp_path, name):
+    whole, said = sequence(drive(tmp_path / "whole", name=name)), []
+    for deaths, count in enumerate((1, 4, 9, 2)):
+        with pytest.raises(Killed):
+            drive(tmp_path / "killed", name=name, evaluate=dying_at(count), workers=1 + deaths % 2, said=said)
+    assert sequence(drive(tmp_path / "killed", name=name, said=said)) == whole
+    assert said == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "garbage", "another library"])
+def test_without_its_state_file_a_search_is_rebuilt_from_the_study_and_says_so(tmp_path, damage):
+    whole = sequence(drive(tmp_path / "whole"))
+    drive(tmp_path / "part", budget=14)
+    path = tmp_path / "part/optimizer.pkl"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "garbage":
+        path.write_bytes(b"\x80\x05garbage")
+    else:
+        snapshot = pickle.loads(path.read_bytes())
+        object.__setattr__(snapshot, "libraries", ("0",))
+        path.write_bytes(pickle.dumps(snapshot))
+    said = []
+    assert sequence(drive(tmp_path / "part", said=said)) == whole
+    assert "rebuilt from the study's 14 trials" in said[0]
+
+
+def test_a_search_whose_points_cannot_be_repeated_goes_on_from_their_losses(tmp_path):
+    drive(tmp_path, budget=14)
+    with sqlite3.connect(tmp_path / "study.db") as connection:
+        connection.execute("update trial_user_attributes set value_json='[0.5, 0.5]' where key='unit' and trial_id=2")
+    (tmp_path / "optimizer.pkl").unlink()
+    said = []
+    trials = drive(tmp_path, said=said)
+    assert len(trials) == 25
+    assert "goes on from their losses" in said[0]
+
+
+def test_more_budget_continues_and_less_runs_nothing(tmp_path):
+    first = sequence(drive(tmp_path, budget=8))
+    assert sequence(drive(tmp_path, budget=5)) == first
+    assert sequence(drive(tmp_path, budget=12))[:8] == first
+
+
+def test_failed_trials_are_kept_with_reason_and_traceback_and_count(tmp_path):
+    def evaluate(values):
+        if values["x"] > 4.0:
+            raise ArithmeticError("too far")
+        return float("nan") if values["x"] < 0.5 else bowl(values)
+
+    trials = drive(tmp_path, name="random", budget=12, evaluate=evaluate, rate=1.0)
+    failed = [trial for trial in trials if trial.state == "failed"]
+    assert len(trials) == 12
+    assert failed
+    raised = next(trial for trial in failed if trial.values["x"] > 4.0)
+    assert raised.reason == "ArithmeticError: too far"
+    assert "in evaluate" in raised.facts["traceback"]
+    stored = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/study.db").trials
+    assert [trial.state.name for trial in stored] == ["FAIL" if trial.state == "failed" else "COMPLETE" for trial in trials]
+
+
+def test_too_many_failures_stop_the_search_with_the_first_real_error(tmp_path):
+    def broken(values):
+        raise ArithmeticError(f"x={values['x']}")
+
+    with pytest.raises(UserError, match=r"first was trial 0: ArithmeticError: x=1\.0[\s\S]*Traceback"):
+        drive(tmp_path, evaluate=broken)
+    assert len(drive(tmp_path, budget=10)) == 10
+
+
+@pytest.mark.parametrize("error", [UserError("no such file"), OSError(errno.ENOSPC, "No space left on device")])
+def test_a_users_mistake_or_a_full_disk_stops_and_leaves_the_trial_to_be_run_again(tmp_path, error):
+    def evaluate(values):
+        if calls.append(1) or len(calls) == 3:
+            raise error
+        return bowl(values)
+
+    calls = []
+    with pytest.raises(UserError, match=r"no such file|full disk"):
+        drive(tmp_path, budget=6, evaluate=evaluate)
+    assert sequence(drive(tmp_path, budget=6)) == sequence(drive(tmp_path / "whole", budget=6))
+
+
+def test_the_best_follows_the_direction(tmp_path):
+    trials = drive(tmp_path, name="random", maximize=True)
+    assert best_of(trials, maximize=True).objective == max(trial.objective for trial in trials)
+    assert best_of(trials).objective == min(trial.objective for trial in trials)
+
+
+@pytest.mark.parametrize("plan", [Plan(0), Plan(5, workers=0), Plan(5, workers=-1), Plan(5, max_failure_rate=1.5)])
+def test_a_plan_that_cannot_run_is_refused(plan):
+    with pytest.raises(UserError, match="to do"):
+        plan.check()

@@ -1,0 +1,114 @@
+"""Values and unit coordinates."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from synaptune.errors import UserError
+from synaptune.search.space import Dimension, Space, expand, of_spec, refuse_unused
+from synaptune.search.syntax import dimension_from_config, dimension_of
+from synaptune.synapse.circuit import SPECS
+
+UNIT = st.floats(0.0, 1.0)
+
+
+@st.composite
+def dimensions(draw):
+    kind = draw(st.sampled_from(["lin", "log", "int", "int log", "choice"]))
+    if kind == "choice":
+        return Dimension("x", "categorical", choices=tuple(draw(st.lists(st.integers(), min_size=1, max_size=9, unique=True))))
+    if kind.startswith("int"):
+        low = draw(st.integers(1, 100))
+        return Dimension("x", "log" if "log" in kind else "lin", low, low + draw(st.integers(1, 1000)), integer=True)
+    low = draw(st.floats(1e-6, 1e3))
+    return Dimension("x", kind, low, low * draw(st.floats(1.5, 1e4)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(dimensions(), UNIT)
+def test_a_value_survives_the_way_to_the_unit_box_and_back(dimension, unit):
+    value = dimension.value(unit)
+    assert dimension.value(dimension.unit(value)) == value
+    if dimension.scale == "categorical":
+        assert value in dimension.choices
+    else:
+        assert dimension.low <= value <= dimension.high
+        assert isinstance(value, int) == dimension.integer
+
+
+@settings(max_examples=100, deadline=None)
+@given(dimensions(), UNIT, UNIT)
+def test_numbers_rise_with_their_coordinate(dimension, one, other):
+    if dimension.scale != "categorical":
+        low, high = sorted((one, other))
+        assert dimension.value(low) <= dimension.value(high)
+
+
+def test_every_integer_and_every_choice_owns_an_equal_bin():
+    steps = [(index + 0.5) / 60 for index in range(60)]
+    assert [Dimension("x", "lin", 1, 6, integer=True).value(u) for u in steps] == [1 + index // 10 for index in range(60)]
+    assert [Dimension("x", "categorical", choices=("a", "b", "c")).value(u) for u in steps] == ["abc"[index // 20] for index in range(60)]
+
+
+def test_every_declared_parameter_starts_at_its_default():
+    for spec in SPECS:
+        dimension = of_spec(spec, steps=320)
+        assert dimension.value(dimension.unit(dimension.start)) == spec.for_run(320).default
+
+
+def test_a_parameter_of_the_run_needs_the_runs_steps():
+    spec = next(spec for spec in SPECS if spec.of_run)
+    assert of_spec(spec, steps=1000).low == round(spec.low * 1000)
+    with pytest.raises(ValueError, match="steps"):
+        of_spec(spec)
+
+
+def parsed(text, declared=None, start=None):
+    return dimension_of(OverridesParser.create().parse_override(text), declared, start)
+
+
+def test_hydra_sweep_syntax_makes_dimensions():
+    log = Dimension("x", "log", 1.0, 10.0)
+    assert parsed("x=interval(10,100)") == Dimension("x", "lin", 10.0, 100.0)
+    assert parsed("x=tag(log, interval(10,100))") == Dimension("x", "log", 10.0, 100.0)
+    assert parsed("x=interval(10,100)", log) == Dimension("x", "log", 10.0, 100.0)
+    assert parsed("x=tag(lin, interval(10,100))", log) == Dimension("x", "lin", 10.0, 100.0)
+    assert parsed("x=int(interval(4,16))") == Dimension("x", "lin", 4, 16, integer=True)
+    assert parsed("x=interval(4,16)", start=8) == Dimension("x", "lin", 4.0, 16.0, integer=True, start=8)
+    assert parsed("x=range(1,5)") == Dimension("x", "lin", 1, 4, integer=True)
+    assert parsed("x=range(0,1,0.25)").choices == (0.0, 0.25, 0.5, 0.75)
+    assert parsed("x=choice(a,b)", start="b") == Dimension("x", "categorical", choices=("a", "b"), start="b")
+    assert parsed("x=1,2,true").choices == (1, 2, True)
+
+
+def test_the_old_plugins_parametrization_makes_dimensions():
+    assert dimension_from_config("x", "interval(0,1)", None, None) == Dimension("x", "lin", 0.0, 1.0)
+    entry = {"lower": 1, "upper": 100, "log": True, "init": 10}
+    assert dimension_from_config("x", entry, None, None) == Dimension("x", "log", 1, 100, start=10)
+    for wrong in ({"lower": 1}, {"lower": 1, "upper": 2, "step": 1}, "3"):
+        with pytest.raises(UserError, match="parametrization x"):
+            dimension_from_config("x", wrong, None, None)
+
+
+@pytest.mark.parametrize("text", ["x=interval(3,3)", "x=interval(5,1)", "x=tag(log, interval(0,1))", "x=tag(ordered, interval(0,1))"])
+def test_a_range_that_makes_no_sense_is_refused(text):
+    with pytest.raises(UserError, match="to do"):
+        parsed(text)
+
+
+def test_unknown_names_are_refused_with_near_ones():
+    known = [spec.name for spec in SPECS]
+    assert expand(["synapse.*"], known) == known
+    with pytest.raises(UserError, match=r"synapse\.vesicles\.tau_rrp"):
+        expand(["synapse.vesicle.tau_rrp"], known)
+
+
+def test_parameters_without_effect_are_refused_with_the_reason():
+    with pytest.raises(UserError, match="experts is 1"):
+        refuse_unused(["a", "b"], {"b": "model.experts is 1"})
+
+
+def test_an_empty_space_is_refused():
+    with pytest.raises(UserError, match="empty"):
+        Space(())

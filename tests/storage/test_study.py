@@ -1,0 +1,143 @@
+"""The study in its database: durable, refused when unreadable, honest about what differs."""
+
+import sqlite3
+import subprocess
+import sys
+
+import optuna
+import pytest
+
+from synaptune.errors import UserError
+from synaptune.search.config import Home
+from synaptune.search.loop import Result
+from synaptune.search.space import Dimension, Space
+from synaptune.storage.export import write_best
+from synaptune.storage.study import PhaseLedger, Study
+
+SPACE = Space(
+    (
+        Dimension("x", "log", 0.1, 10.0),
+        Dimension("n", "lin", 1, 5, integer=True),
+        Dimension("c", "categorical", choices=("a", True, 3)),
+    )
+)
+VALUES = {"x": 0.5, "n": 2, "c": True}
+
+
+def place(folder, resume="auto", url=None):
+    return Home("s", folder, url or f"sqlite:///{folder}/study.db", resume)
+
+
+def ledger(study, phase="search"):
+    return PhaseLedger(study, SPACE, phase, {"seed": 4})
+
+
+def test_a_trial_comes_back_as_it_was_written(tmp_path):
+    with Study(place(tmp_path), {}) as study:
+        begun = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        running = ledger(study).trials()
+        ended = ledger(study).finish(begun, Result(1.5, 2.0, {"val_loss": 1.5, "odd": float("nan")}, {"data_fingerprint": "d"}))
+    with Study(place(tmp_path), {}) as study:
+        (back,) = ledger(study).trials()
+    assert [trial.state for trial in running] == ["running"]
+    assert (back.number, back.values, back.unit, back.objective) == (0, VALUES, (0.1, 0.2, 0.3), 1.5)
+    assert back.facts == ended.facts | {"odd": "nan"}
+    assert (back.facts["seed"], back.facts["seconds"], back.facts["data_fingerprint"]) == (4, 2.0, "d")
+
+
+def test_phases_are_counted_apart_and_numbered_together(tmp_path):
+    with Study(place(tmp_path), {}) as study:
+        for phase in ("sanity", "search", "sanity"):
+            ledger(study, phase).start(len(study.trials(phase)), (0.5, 0.5, 0.5), VALUES, 0)
+        assert [(trial.number, trial.index) for trial in study.trials("sanity")] == [(0, 0), (2, 1)]
+        assert [(trial.number, trial.index) for trial in study.trials("search")] == [(1, 0)]
+
+
+def test_optuna_itself_reads_the_study(tmp_path):
+    with Study(place(tmp_path), {}) as study:
+        ledger(study).finish(ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0))
+    loaded = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/study.db")
+    assert loaded.best_params == VALUES
+    assert sqlite3.connect(tmp_path / "study.db").execute("pragma journal_mode").fetchone() == ("wal",)
+
+
+def finished_study(folder):
+    with Study(place(folder), {"a": 1, "b": 2}) as study:
+        ledger(study).finish(ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0))
+
+
+def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
+    finished_study(tmp_path)
+    with pytest.raises(UserError, match=r"2 differ\n  b: the study has 2, this command 3\n  c: the study has \(absent\), this command 4"):
+        Study(place(tmp_path), {"a": 1, "b": 3, "c": 4})
+    Study(place(tmp_path), {"b": 2, "a": 1}).close()
+
+
+def test_a_study_in_which_nothing_finished_may_be_begun_anew(tmp_path):
+    with Study(place(tmp_path), {"path": "wrong"}) as study:
+        ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+    with Study(place(tmp_path), {"path": "right"}) as study:
+        assert study.trials() == []
+
+
+def test_resume_must_and_never_mean_it(tmp_path):
+    with pytest.raises(UserError, match="must"):
+        Study(place(tmp_path, "must"), {})
+    finished_study(tmp_path)
+    with pytest.raises(UserError, match="never"):
+        Study(place(tmp_path, "never"), {"a": 1, "b": 2})
+
+
+@pytest.mark.parametrize("content", [b"this is no database, whatever its name may say", b"SQLite format 3\0" + b"\xff" * 5000])
+def test_an_unreadable_database_is_refused_and_left_alone(tmp_path, content):
+    (tmp_path / "study.db").write_bytes(content)
+    with pytest.raises(UserError, match="to do"):
+        Study(place(tmp_path), {})
+    assert (tmp_path / "study.db").read_bytes() == content
+
+
+def test_a_folder_in_the_databases_place_is_refused(tmp_path):
+    (tmp_path / "study.db").mkdir()
+    with pytest.raises(UserError, match=r"study\.db"):
+        Study(place(tmp_path), {})
+
+
+def test_a_database_out_of_reach_is_refused(tmp_path):
+    with pytest.raises(UserError, match="to do"):
+        Study(place(tmp_path, url="nosuchdatabase://host/name"), {})
+
+
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
+    finished_study(tmp_path)
+    with Study(place(tmp_path), {"a": 1, "b": 2}) as study:
+        connection = study._storage.engine.raw_connection()
+        pages = connection.cursor().execute("pragma page_count").fetchone()[0]
+        connection.cursor().execute(f"pragma max_page_count={pages}")
+        connection.close()
+        with pytest.raises(UserError, match="full"):
+            study.put_note("large", "x" * 1_000_000)
+    with Study(place(tmp_path), {"a": 1, "b": 2}) as study:
+        assert [trial.state for trial in study.trials()] == ["complete"]
+
+
+def test_one_process_at_a_time(tmp_path):
+    code = f"""
+from pathlib import Path
+from synaptune.search.config import Home
+from synaptune.storage.study import Study
+Study(Home("s", Path({str(tmp_path)!r}), "sqlite:///{tmp_path}/study.db", "auto"), {{}})
+"""
+    with Study(place(tmp_path), {}):
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "another process" in other.stderr
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+def test_best_yaml_holds_the_parameters(tmp_path):
+    from omegaconf import OmegaConf
+
+    with Study(place(tmp_path), {}) as study:
+        best = ledger(study).finish(ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0))
+    write_best(tmp_path / "best.yaml", "s", best)
+    assert OmegaConf.to_container(OmegaConf.load(tmp_path / "best.yaml")) == {"parameters": VALUES}
+    assert "trial 0" in (tmp_path / "best.yaml").read_text()

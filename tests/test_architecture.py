@@ -1,0 +1,87 @@
+"""The house rules that a reader relies on: imports run one way, files stay short, starting is quick."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "synaptune"
+# A module imports from the left of itself. The modules before `parameters` are for all; those after `report` put the parts together.
+ORDER = (
+    *("errors", "hints", "cache", "seeds"),
+    *("parameters", "synapse", "model", "data", "objective", "training", "search", "storage", "analysis", "report"),
+    *("schema", "build", "entry", "spaces", "protocol", "sweep", "phase1", "cli", "docs"),
+)
+LONGEST = 350  # lines
+SLOW = ("nevergrad", "wandb", "optuna", "lightning", "plotly", "datasets", "tokenizers", "tensorboard", "scipy")
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def place(path: Path) -> str:
+    """The part a file belongs to: its folder below the package, or its own name."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """The parts of the package that a file imports, at its top or inside a function."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names += [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "synaptune" else [node.module]
+    return {name.split(".")[1] for name in names if name.startswith("synaptune.")}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    if path.parent == PACKAGE and path.name == "__init__.py":
+        pytest.skip("the package's public names")
+    part = place(path)
+    assert part in ORDER, f"{part} has no place in the order of imports: give it one in {Path(__file__).name} and in the README"
+    wrong = {name for name in imported(path) if name in ORDER and ORDER.index(name) > ORDER.index(part)}
+    assert not wrong, f"{path.relative_to(ROOT)} imports {sorted(wrong)}, which stand to the right of {part}"
+
+
+def test_no_module_uses_relative_imports():
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree)), path
+
+
+def test_the_plugin_namespace_stays_open():
+    """An `__init__.py` there would hide every other Hydra plugin in silence."""
+    assert not (ROOT / "src" / "hydra_plugins" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("folder", ["src", "tests", "benchmarks"])
+def test_files_stay_short_enough_to_read(folder):
+    lengths = {path.relative_to(ROOT): len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert not {path: lines for path, lines in lengths.items() if lines > LONGEST}
+
+
+def test_help_imports_nothing_slow():
+    code = """
+import runpy, sys
+sys.argv = ["train.py", "--help"]
+try:
+    runpy.run_path("train.py", run_name="__main__")
+except SystemExit:
+    pass
+print("LOADED", *sorted(sys.modules))
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    loaded = set(result.stdout.rsplit("LOADED", 1)[1].split())
+    assert "hydra.main" in loaded, result.stderr
+    assert not loaded.intersection(SLOW)
+
+
+def test_make_help_shows_every_command():
+    targets = {line.split(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if " ## " in line and line[0].isalpha()}
+    shown = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {line.split()[1] for line in shown.splitlines()} == targets
+    assert targets >= {"setup", "train", "sweep-phase1", "test", "check", "bench-step", "docs", "clean"}

@@ -1,0 +1,49 @@
+"""One small text and one way to compose and run a configuration, shared by the tests of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from synaptune import build
+from synaptune.schema import register
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory) -> Path:
+    """A file of some 100,000 letters with structure to learn."""
+    words = ["axon", "bouton", "calcium", "dendrite", "energy", "fusion", "glia", "hebb", "ion", "kinase", "."]
+    chosen = np.random.default_rng(0).choice(words, 20_000)
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text(" ".join(chosen))
+    return path
+
+
+@pytest.fixture(scope="session")
+def small(text) -> list[str]:
+    """Overrides of a run of a second."""
+    return ["scale=smoke", "data=text", f"data.path={text}", "logger=csv", "logger.progress=off"]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[[list[str], Path], build.Outcome]:
+    """(overrides, folder) -> a run of train.py's configuration in this process."""
+
+    def once(overrides: list[str], folder: Path) -> build.Outcome:
+        register()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return build.run(compose("train", overrides=overrides), folder)
+
+    return once

@@ -1,0 +1,139 @@
+"""A run as a whole: deterministic, resumable after a kill, honest about failure."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from synaptune import build
+from synaptune.errors import UserError
+from synaptune.model.gpt import GPT
+from synaptune.training.checkpoint import load_model
+from synaptune.training.errors import DivergedError
+
+
+def losses(folder: Path) -> list[tuple[str, str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return [(row["step"], row["train_loss"], row["val_loss"]) for row in csv.DictReader(file)]
+
+
+def test_a_run_writes_its_result_and_learns(run, small, tmp_path):
+    outcome = run([*small, "training.test=true"], tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["objective"] == outcome.objective == result["curve"][-1][1] == outcome.metrics["val_loss"]
+    assert outcome.objective < math.log(256) - 1
+    assert outcome.metrics["val_perplexity"] == pytest.approx(math.exp(outcome.objective))
+    assert outcome.metrics["val_bits_per_byte"] == pytest.approx(outcome.objective / math.log(2))
+    assert {"test_loss", "tokens_per_second", "setup_seconds", "peak_memory_mib", "expert_gini", "merges", "splits"} <= set(outcome.metrics)
+    assert len(result["data_fingerprint"]) == len(result["config_fingerprint"]) == 64
+
+
+def test_the_same_seed_gives_the_same_loss_curve_bit_for_bit(run, small, tmp_path):
+    for name in ("a", "b"):
+        run([*small, "seed=3"], tmp_path / name)
+    run([*small, "seed=4"], tmp_path / "c")
+    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
+
+
+def test_other_random_draws_in_the_process_change_nothing(run, small, tmp_path):
+    run(small, tmp_path / "a")
+    torch.manual_seed(99)
+    torch.rand(7)
+    run(small, tmp_path / "b")
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+def test_a_recall_run_reports_its_accuracy_and_no_bits_per_byte(run, small, tmp_path):
+    outcome = run([*small, "data.recall_fraction=1.0", "data.recall_pairs=4", "data.recall_queries=8"], tmp_path)
+    assert 0.0 <= outcome.metrics["val_recall_accuracy"] <= 1.0
+    assert "val_bits_per_byte" not in outcome.metrics
+
+
+def test_accumulated_micro_batches_count_as_one_step(run, small, tmp_path):
+    outcome = run([*small, "training.accumulate=3", "training.steps=6"], tmp_path)
+    assert outcome.metrics["steps"] == 6
+    again = run([*small, "training.accumulate=3", "training.steps=6"], tmp_path / "again")
+    assert again.objective == outcome.objective
+
+
+def test_a_dense_plain_transformer_has_no_expert_metrics(run, small, tmp_path):
+    outcome = run([*small, "model=gpt", "position=alibi"], tmp_path)
+    assert "expert_gini" not in outcome.metrics
+
+
+def test_a_killed_process_goes_on_bit_for_bit(run, small, tmp_path, root):
+    overrides = [*small, "training.steps=60", "training.checkpoint_every=5", "training.evaluations=6"]
+    run(overrides, tmp_path / "whole")
+    broken = tmp_path / "broken"
+    command = [sys.executable, str(root / "train.py"), *overrides, f"hydra.run.dir={broken}", "training.resume=true"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (broken / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (broken / "result.json").exists(), "the run ended before it could be killed"
+    subprocess.run(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, check=True)
+    assert losses(broken) == losses(tmp_path / "whole")
+    weights = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["weights"] for name in ("whole", "broken")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert json.loads((broken / "result.json").read_text())["curve"] == json.loads((tmp_path / "whole/result.json").read_text())["curve"]
+
+
+def test_resuming_a_finished_run_gives_its_metrics_again(run, small, tmp_path):
+    first = run(small, tmp_path)
+    again = run([*small, "training.resume=true"], tmp_path)
+    assert again.objective == first.objective
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(run, small, tmp_path):
+    run(small, tmp_path)
+    with pytest.raises(UserError, match="another configuration"):
+        run([*small, "training.resume=true", "training.learning_rate=1e-4"], tmp_path)
+
+
+def test_a_loss_that_is_no_number_is_a_failure_and_never_a_score(run, small, tmp_path, monkeypatch):
+    built_well = GPT.__init__
+
+    def poisoned(self, *values, **named):
+        built_well(self, *values, **named)
+        with torch.no_grad():
+            next(self.parameters()).fill_(math.nan)
+
+    monkeypatch.setattr(GPT, "__init__", poisoned)
+    with pytest.raises(DivergedError, match="nan"):
+        run(small, tmp_path)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_a_checkpoint_gives_the_trained_model_back(run, small, tmp_path):
+    outcome = run(small, tmp_path)
+    model, config, data = load_model(tmp_path / "checkpoint.pt")
+    assert (config.width, data.source, model.training) == (32, "text", False)
+    corpus = build._corpus(data, config.context)
+    from synaptune.data.batches import eval_batches
+    from synaptune.objective.metrics import training_loss
+
+    batches = eval_batches(corpus, data, "val", size=4, context=config.context, limit=2)
+    with torch.no_grad():
+        mean = sum(float(training_loss(model(batch.tokens).logits, batch.targets)) for batch in batches) / len(batches)
+    assert mean == pytest.approx(outcome.objective, abs=1e-5)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+def test_a_broken_checkpoint_is_named(tmp_path, content):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="unreadable checkpoint"):
+        load_model(path)

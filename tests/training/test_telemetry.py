@@ -1,0 +1,155 @@
+"""Loggers: complete files, one W&B run for each trial, never a prompt and never a stall."""
+
+from __future__ import annotations
+
+import http.server
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from synaptune.training import wandb_runs
+from synaptune.training.config import LoggerConfig
+from synaptune.training.progress import progress_view
+from synaptune.training.telemetry import CsvWriter, Telemetry
+
+needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is an optional extra")
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch, tmp_path):
+    """A process without W&B credentials, whose mode is undecided."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setattr(wandb_runs, "_broken", None)
+    wandb_runs.server_answers.cache_clear()
+
+
+def test_a_resumed_csv_keeps_what_its_checkpoint_knows_and_drops_the_rest(tmp_path):
+    path = tmp_path / "metrics.csv"
+    whole = CsvWriter(path, 0)
+    for step in (1, 2, 3):
+        whole.log(step, {"train_loss": step / 2})
+    whole.close(0)
+    path.write_text(path.read_text() + "4,0.")  # a row cut by a kill
+    again = CsvWriter(path, 2)
+    again.log(3, {"train_loss": 9.0})
+    again.close(0)
+    assert [line.split(",")[:3] for line in path.read_text().splitlines()[1:]] == [["1", "", "0.5"], ["2", "", "1.0"], ["3", "", "9.0"]]
+
+
+@needs_wandb
+def test_two_runs_of_one_process_are_two_closed_offline_runs(run, small, tmp_path):
+    import wandb
+
+    for name in ("first", "second"):
+        run([*small, "logger.wandb=auto", "name=pair"], tmp_path / name)
+        files = list((tmp_path / name / "wandb").glob("offline-run-*/run-*.wandb"))
+        assert len(files) == 1
+        # W&B's own process acknowledges the end of a run a moment before its last block is on disk.
+        deadline = time.monotonic() + 30
+        while b"val_loss" not in files[0].read_bytes() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert b"val_loss" in files[0].read_bytes()
+        assert b"synapse.calcium.tau_c" in files[0].read_bytes()
+    assert wandb.run is None
+
+
+@needs_wandb
+def test_a_dead_network_means_offline_at_once_and_is_said_once(tmp_path, monkeypatch, capfd):
+    with socket.socket() as taken:  # bound and never listening: connections are refused
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        began = time.monotonic()
+        for name in ("first", "second"):
+            (tmp_path / name).mkdir()
+            telemetry = Telemetry(LoggerConfig(tensorboard=False), tmp_path / name, name="dead", record={}, resumed_from=0)
+            telemetry.log(1, {"val_loss": 1.0})
+            telemetry.close()
+            assert list((tmp_path / name / "wandb").glob("offline-run-*"))
+        assert time.monotonic() - began < 20
+    assert capfd.readouterr().err.count("wandb: offline") == 1
+
+
+@needs_wandb
+def test_a_server_that_never_answers_is_given_up_in_time(monkeypatch):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(wandb_runs, "PROBE_SECONDS", 0.3)
+        began = time.monotonic()
+        assert not wandb_runs.server_answers()
+        assert time.monotonic() - began < 3
+
+
+@needs_wandb
+def test_a_server_that_refuses_the_run_means_offline(tmp_path, monkeypatch, capfd):
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(404)
+            self.end_headers()
+
+        do_POST = do_GET
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        run = wandb_runs.open_run(LoggerConfig(), tmp_path, name="refused", record={})
+        assert run is not None
+        run.close(0)
+        server.shutdown()
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    assert "did not accept the run" in capfd.readouterr().err
+
+
+@needs_wandb
+def test_without_key_and_with_stdin_closed_nothing_is_asked(small, tmp_path, root):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    command = [
+        sys.executable,
+        str(root / "train.py"),
+        *small,
+        "logger.wandb=online",
+        "training.steps=2",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "wandb: offline (no API key" in done.stderr
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+
+
+def test_tensorboard_events_hold_the_losses(run, small, tmp_path):
+    run([*small, "logger.tensorboard=true"], tmp_path)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Scalars("val_loss")] == [12, 24]
+
+
+def test_a_pipe_gets_a_line_for_each_validation(capsys):
+    view = progress_view("lines", 10, 0, in_search=False)
+    view.update(5, 2.0, 100.0)
+    view.validated(5, 1.5)
+    view.close()
+    assert capsys.readouterr().out.startswith("step  5/10  train 2.0000  100 tokens/s  val 1.5000 nats/token")
+    assert type(progress_view("auto", 10, 0, in_search=True)).__name__ == "Silent"
+
+
+def test_the_bar_opens_and_closes_twice(capsys):
+    for _ in range(2):
+        view = progress_view("bar", 10, 0, in_search=False)
+        view.update(5, 2.0, 100.0)
+        view.validated(10, 1.5)
+        view.close()
+    assert "training" in capsys.readouterr().out
