@@ -1,0 +1,177 @@
+"""The presynaptic terminal: conservation, ranges, the published courses of efficacy, gradients, and the compiled scan."""
+
+import random
+
+import pytest
+import torch
+
+from synaptune.parameters import lookup
+from synaptune.synapse.circuit import SPECS, SynapseParams, SynapseTensors
+from synaptune.synapse.kernel import fast_scan, library
+from synaptune.synapse.release import release_noise
+from synaptune.synapse.terminal import birth, efficacy, regroup, terminal_scan, terminal_step
+
+PRESYNAPTIC = [s for s in SPECS if s.subsystem in ("calcium", "vesicles", "energy")]
+
+
+def tensors(values: dict[str, float] | None = None, dtype=torch.float64) -> SynapseTensors:
+    return SynapseTensors(SynapseParams().with_values(values or {})).to(dtype)
+
+
+def corner(rng: random.Random) -> dict[str, float]:
+    """Every presynaptic parameter at its low or its high end."""
+    return {s.name: rng.choice((s.low, s.high)) for s in PRESYNAPTIC}
+
+
+def course(drives: list[float]) -> list[float]:
+    """ln e after each token of a drive, one token per tick."""
+    params = tensors()
+    state, out = birth(torch.zeros(1, dtype=torch.float64), params), []
+    for drive in drives:
+        state, e = terminal_step(state, torch.tensor([drive], dtype=torch.float64), params, 1)
+        out.append(float(e.log()))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("drive", "expected"), [(-4.0, (-0.75, -0.74, -0.99)), (0.0, (-0.47, -0.70, -1.45)), (3.0, (-0.22, -1.85, -1.99))]
+)
+def test_efficacy_takes_the_specified_course_at_the_defaults(drive, expected):
+    out = course([drive] * 64)
+    assert [out[i - 1] for i in (4, 16, 64)] == pytest.approx(expected, abs=0.04)
+
+
+def test_a_tired_terminal_recovers_over_fifty_silent_tokens():
+    out = course([3.0] * 10 + [-2.0] * 50)
+    assert out[9] < -1.5
+    assert out[-1] == pytest.approx(-1.2, abs=0.05)
+
+
+def test_a_driven_terminal_first_facilitates_then_tires():
+    params = tensors()
+    rest = float(efficacy(birth(torch.zeros(1, dtype=torch.float64), params), params).log())
+    out = course([3.0] * 32)
+    assert max(out[:6]) > rest > out[-1]
+
+
+def test_vesicles_are_conserved_and_states_stay_physical_over_ten_thousand_random_ticks():
+    rng, generator = random.Random(0), torch.Generator().manual_seed(0)
+    ticks = 0
+    for tokens in (1, 2, 5, 16):
+        for _ in range(10):
+            params = tensors(corner(rng))
+            state = birth(torch.zeros(1, 1, 8, dtype=torch.float64), params)
+            total = sum(state.vesicles)
+            for _ in range(250):
+                drive = 6 * torch.randn(1, 1, 8, generator=generator, dtype=torch.float64)
+                noise = torch.randn(1, 1, 8, generator=generator, dtype=torch.float64)
+                state, e = terminal_step(state, drive, params, tokens, noise)
+                ticks += 1
+                assert torch.allclose(sum(state.vesicles), total, rtol=1e-9)
+                assert all((pool >= -1e-9).all() for pool in state.vesicles)
+                for share in (state.calcium.bound, *state.priming):
+                    assert ((share >= 0) & (share <= 1)).all()
+                assert (state.calcium.free >= 0).all()
+                assert (state.energy.energy >= 0).all()
+                assert ((state.energy.ampa >= 0) & (state.energy.ampa <= 2)).all()
+                assert torch.isfinite(e).all()
+                assert (e >= 0).all()
+    assert ticks == 10_000
+
+
+def test_a_step_leaves_the_given_state_alone():
+    params = tensors()
+    state = birth(torch.zeros(1, 1, 4, dtype=torch.float64), params)
+    before = regroup(state, torch.clone)
+    terminal_step(state, torch.ones(1, 1, 4, dtype=torch.float64), params, 8)
+    for old, new in zip(before, state, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
+
+
+def test_longer_ticks_converge_to_the_per_token_dynamics():
+    """The same drive in every token: after 32 tokens the efficacy depends only weakly on the tick, and less the shorter it is."""
+    drive = torch.linspace(-4, 4, 9, dtype=torch.float64)
+    params = tensors()
+    ends = {}
+    for tokens in (1, 2, 4, 8, 16):
+        state = birth(drive, params)
+        for _ in range(32 // tokens):
+            state, ends[tokens] = terminal_step(state, drive, params, tokens)
+    gap = {tokens: (ends[tokens].log() - ends[1].log()).abs().max().item() for tokens in (2, 4, 8, 16)}
+    assert gap[2] < gap[4] < gap[8] < gap[16]
+    assert gap[2] < 0.05
+    assert gap[16] < 0.5
+
+
+@pytest.mark.parametrize("tokens", [1, 16])
+def test_gradcheck_on_one_tick(tokens):
+    params = tensors()
+    state = birth(torch.zeros(1, 1, 3, dtype=torch.float64), params)
+    state, _ = terminal_step(state, torch.tensor([[[-1.0, 0.5, 2.0]]], dtype=torch.float64), params, tokens)
+    leaves = [x.clone().requires_grad_() for group in state for x in group]
+    drive = torch.tensor([[[-0.5, 1.0, 2.0]]], dtype=torch.float64, requires_grad=True)
+    values = [torch.tensor(lookup(params, s.name.removeprefix("synapse.")).item(), dtype=torch.float64, requires_grad=True) for s in PRESYNAPTIC]
+
+    def tick(drive, *inputs):
+        again = SynapseTensors(SynapseParams()).double()
+        for spec, value in zip(PRESYNAPTIC, inputs[: len(values)], strict=True):
+            group = getattr(again, spec.subsystem)
+            del group._buffers[spec.label]
+            setattr(group, spec.label, value)
+        it = iter(inputs[len(values) :])
+        return terminal_step(regroup(state, lambda _: next(it)), drive, again, tokens)[1]
+
+    assert torch.autograd.gradcheck(tick, (drive, *values, *leaves))
+
+
+def test_gradients_are_finite_at_random_corners_of_the_space():
+    rng, generator = random.Random(1), torch.Generator().manual_seed(1)
+    for _ in range(300):
+        params = tensors(corner(rng), torch.float32)
+        drive = (8 * torch.randn(1, 2, 3, 64, generator=generator)).requires_grad_()
+        noise = torch.randn(1, 2, 3, 64, generator=generator)
+        torch.log(fast_scan(drive, params, 16, noise) + 1e-8).sum().backward()
+        assert torch.isfinite(drive.grad).all()
+
+
+def test_parameter_gradients_are_finite_at_random_corners():
+    rng, generator = random.Random(2), torch.Generator().manual_seed(2)
+    for _ in range(30):
+        params = tensors(corner(rng), torch.float32)
+        for spec in PRESYNAPTIC:
+            lookup(params, spec.name.removeprefix("synapse.")).requires_grad_()
+        drive = 8 * torch.randn(1, 2, 3, 64, generator=generator)
+        torch.log(fast_scan(drive, params, 16) + 1e-8).sum().backward()
+        for spec in PRESYNAPTIC:
+            assert torch.isfinite(lookup(params, spec.name.removeprefix("synapse.")).grad), spec.name
+
+
+@pytest.mark.skipif(library(torch.float64) is None, reason="no C compiler on this machine")
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("tokens", [1, 3, 8, 16])
+def test_the_compiled_scan_and_its_adjoint_equal_the_reference(tokens, stochastic):
+    rng, generator = random.Random(tokens), torch.Generator().manual_seed(tokens)
+    for values in ({}, corner(rng), corner(rng)):
+        params, updates = tensors(values), 6
+        keys = (updates + 1) * tokens - (tokens > 2)
+        drive = (4 * torch.randn(2, 2, updates, keys, generator=generator, dtype=torch.float64)).requires_grad_()
+        noise = release_noise(tuple(drive.shape), torch.tensor(0.5), generator, drive) if stochastic else None
+        weight = torch.randn(2, 2, updates + 1, keys, generator=generator, dtype=torch.float64)
+        found = {}
+        for scan in (terminal_scan, fast_scan):
+            out = scan(drive, params, tokens, noise)
+            (grad,) = torch.autograd.grad((out * weight).sum(), drive)
+            found[scan] = out.detach(), grad
+        for slow, fast in zip(found[terminal_scan], found[fast_scan], strict=True):
+            assert torch.allclose(slow, fast, rtol=1e-6, atol=1e-7)
+
+
+def test_stochastic_release_is_unbiased_where_it_is_not_clamped():
+    params = tensors()
+    state = birth(torch.zeros(1, 1, 200_000, dtype=torch.float64), params)
+    drive = torch.full((1, 1, 200_000), -0.5, dtype=torch.float64)
+    noise = torch.randn(drive.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected, _ = terminal_step(state, drive, params, 8)
+    drawn, _ = terminal_step(state, drive, params, 8, noise)
+    assert drawn.vesicles.ready.mean() == pytest.approx(float(expected.vesicles.ready.mean()), rel=0.02)
+    assert drawn.vesicles.ready.std() > 0.5
