@@ -9,10 +9,8 @@ READY := $(VENV)/.ready
 SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
 	$$python -c '$(SUPPORTED)' 2>/dev/null && command -v $$python && break; done)
-# Without an NVIDIA GPU the CPU build of torch saves gigabytes; without that index, pip takes what its own indexes have.
-TORCH_CPU := https://download.pytorch.org/whl/cpu
-PIP_ARGS ?= $(shell [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null \
-	&& curl -fsI -m 5 $(TORCH_CPU)/torch/ >/dev/null 2>&1 && echo --extra-index-url $(TORCH_CPU))
+# Idle threads that spin take the cores from every other process (src/synaptune/__init__.py sets the same for programs that import it first).
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train sanity sweep-phase1 sample census docs bench-step bench test lint check clean

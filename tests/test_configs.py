@@ -42,7 +42,7 @@ def test_every_scale_builds_typed_values(scale):
     assert isinstance(built.synapse, SynapseParams)
     assert built.training.steps >= 1
     interval = built.synapse.structural.structural_interval
-    assert interval == (50_000 if scale == "paper" else round(built.training.steps / 10))
+    assert interval == (50_000 if scale == "paper" else round(built.training.steps / 4))
 
 
 def test_the_paper_scale_is_the_papers():
@@ -59,7 +59,7 @@ def test_every_parameter_is_in_the_configuration_with_its_declared_default():
 
 
 def test_the_structural_interval_follows_an_override_of_the_steps():
-    assert settings(composed("training.steps=70")).synapse.structural.structural_interval == 7
+    assert settings(composed("training.steps=70")).synapse.structural.structural_interval == 18
 
 
 def test_overrides_reach_the_typed_values():

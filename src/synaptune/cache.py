@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import uuid
@@ -10,11 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from synaptune.errors import mistake
-
-# EFBIG is what a file-size limit gives, EDQUOT a quota: to the person at the keyboard all three are "no room".
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+from synaptune.errors import NO_SPACE, REFUSED, mistake
 
 
 def cache_dir() -> Path:
@@ -31,9 +26,9 @@ def writing(path: Path, remedy: str = "free some space there") -> Iterator[None]
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in NO_SPACE:
             raise mistake(got=f"no space to write {path} ({error.strerror})", expected="room on that disk", do=remedy) from error
-        if error.errno in _REFUSED:
+        if error.errno in REFUSED:
             raise mistake(got=f"{path}: {error.strerror}", expected="a folder that can be written", do=remedy) from error
         raise
 

@@ -7,7 +7,7 @@ arrive whole; a sweeper, which runs the program's function in-process, still see
 from __future__ import annotations
 
 import contextlib
-import errno
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from synaptune.errors import UserError, mistake
+from synaptune.errors import UserError, mistake, of_disk
 from synaptune.hints import nearest
 
 USER_ERROR = 2
@@ -52,7 +52,9 @@ def guarded(program: Callable[[], object], conf: Path, config_name: str) -> int:
     """Run a Hydra program; returns the exit code. With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback."""
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    logging.raiseExceptions = False  # on a full disk every line for train.log would print a traceback
     try:
+        check_words(sys.argv[1:])
         _unwrapped(program)
         return 0
     except KeyboardInterrupt:
@@ -86,14 +88,8 @@ def explain(error: Exception, conf: Path, config_name: str) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and not isinstance(error, HydraException):  # some of Hydra's are both
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            return None
-        where = f" ({error.filename})" if error.filename else ""
-        return str(
-            mistake(
-                got=f"{error.strerror}{where}", expected="a folder with space that can be written", do="make room, or set hydra.run.dir"
-            )
-        )
+        found = of_disk(error, "make room, or set hydra.run.dir (of a search: study.dir)")
+        return None if found is None else str(found)
     GlobalHydra.instance().clear()
     try:
         found = override_faults([word for word in sys.argv[1:] if "=" in word or word.startswith("~")], conf, config_name)
@@ -104,13 +100,20 @@ def explain(error: Exception, conf: Path, config_name: str) -> str | None:
     return str(mistake(got=_first_line(error), expected="a configuration Hydra can compose", do="python train.py --help lists the groups"))
 
 
+def check_words(words: Iterable[str]) -> None:
+    """Raise UserError for an override without a name, which Hydra ends with an error of its own making."""
+    for word in words:
+        if word.lstrip("+~").startswith("="):
+            raise mistake(got=f"{word}, a value without a name", expected="NAME=VALUE", do="write the name before the =, without a space")
+
+
 def override_faults(overrides: Sequence[str], conf: Path, config_name: str) -> list[UserError]:
     """Every override that does not fit the configuration on its own, with near names."""
     with initialize_config_dir(str(conf), version_base="1.3"):
         base = compose(config_name)
         names = list(names_of(base))
         groups = _groups()
-        found = []
+        found = _hydra_faults([override for override in overrides if override.startswith("hydra")], config_name)
         for override in overrides:
             if override.startswith("hydra"):
                 continue
@@ -120,6 +123,27 @@ def override_faults(overrides: Sequence[str], conf: Path, config_name: str) -> l
                     compose(config_name, overrides=[override])
             except (HydraException, OmegaConfBaseException) as error:
                 found.append(_fault(override, error, names, groups))
+    return found
+
+
+def _hydra_faults(overrides: Sequence[str], config_name: str) -> list[UserError]:
+    """The overrides of Hydra's own configuration that do not fit: its choices first, then the values of what was chosen."""
+    loader, found = GlobalHydra.instance().config_loader(), []
+    choices = [override for override in overrides if override.startswith("hydra/")]
+    for choice in choices:
+        group, _, option = choice.partition("=")
+        options = loader.get_group_options(group)
+        if option not in options:
+            expected = f"{group}={'|'.join(options)}" if options else "hydra/sweeper=cma|random|grid|nevergrad, or hydra/launcher=..."
+            found.append(mistake(got=choice, expected=expected, do="choose one of them"))
+    if found:
+        return found
+    names = list(names_of(compose(config_name, overrides=choices, return_hydra_config=True).hydra, "hydra."))
+    for override in set(overrides).difference(choices):
+        try:
+            compose(config_name, overrides=[*choices, override])
+        except (HydraException, OmegaConfBaseException) as error:
+            found.append(_fault(override, error, names, {}))
     return found
 
 
@@ -160,17 +184,19 @@ def _fault(override: str, error: Exception, names: Iterable[str], groups: dict[s
             got=override, expected=f"{key}={'|'.join(groups[key])}", do=f"choose one of them (closest: {nearest(value, groups[key])})"
         )
     known = [*names, *groups]
+    of_hydra = key.startswith("hydra")
     if key not in known:
+        listing = "--cfg hydra with the same hydra/sweeper=" if of_hydra else "--cfg job"
         return mistake(
             got=f"{override}: no such name",
             expected=f"a name of the configuration (closest: {nearest(key, known)})",
-            do="correct the name; python train.py --cfg job lists all",
+            do=f"correct the name; python train.py {listing} lists all",
         )
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     return mistake(
         got=f"{override}: {_first_line(cause)}",
         expected="a value of the right kind",
-        do=f"correct it; python train.py --cfg job --package {key.split('.')[0]} shows the kinds",
+        do="correct it; python train.py --cfg " + ("hydra" if of_hydra else f"job --package {key.split('.')[0]}") + " shows the kinds",
     )
 
 

@@ -1,5 +1,13 @@
 """Errors that a user can cause: one line of what was got, what was expected, what to do; shown without a traceback."""
 
+from __future__ import annotations
+
+import errno
+
+# EFBIG is what a file-size limit gives, EDQUOT a quota: to the person at the keyboard all three are "no room".
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
+
 
 class UserError(Exception):
     """A mistake in the input, the configuration or the environment, worded for the person who can mend it."""
@@ -8,3 +16,11 @@ class UserError(Exception):
 def mistake(*, got: str, expected: str, do: str) -> UserError:
     """The one form of a user error: what was got, what was expected, what to do."""
     return UserError(f"got {got}\n  expected: {expected}\n  to do: {do}")
+
+
+def of_disk(error: OSError, do: str) -> UserError | None:
+    """The user error for a full disk, or a place that cannot be written; None for any other error."""
+    if error.errno not in NO_SPACE | REFUSED:
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    return mistake(got=f"{error.strerror}{where}", expected="a folder with space that can be written", do=do)

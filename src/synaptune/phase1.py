@@ -16,7 +16,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from synaptune.errors import UserError, mistake
+from synaptune.errors import UserError, mistake, of_disk
 from synaptune.protocol import Protocol, launch, measured, twins_of
 from synaptune.search.config import Home, StudyConfig, home
 from synaptune.search.loop import Plan, Trial, best_of, search
@@ -41,8 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _run(options)
         return 0
-    except UserError as error:
-        print(error, file=sys.stderr)
+    except (UserError, OSError) as error:
+        found = of_disk(error, "make room (or set study.dir) and give the same command") if isinstance(error, OSError) else error
+        if found is None:
+            raise
+        print(found, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on, every finished run is kept", file=sys.stderr)
@@ -86,12 +89,19 @@ def _composed(options: argparse.Namespace) -> tuple[DictConfig, Home, Space]:
     from omegaconf.errors import OmegaConfBaseException
 
     from synaptune.build import apply_tuned
-    from synaptune.entry import override_faults
+    from synaptune.entry import check_words, override_faults
     from synaptune.schema import register
     from synaptune.spaces import check_base, declared_space
 
     register()
     overrides = list(options.overrides)
+    check_words(overrides)
+    if of_hydra := [override for override in overrides if override.lstrip("+~").startswith("hydra")]:
+        raise mistake(
+            got=" ".join(of_hydra),
+            expected="overrides of conf/train.yaml: the protocol brings its own optimizer",
+            do="leave it out; --budget sets the evaluations",
+        )
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             base = compose("train", overrides=overrides)

@@ -33,9 +33,7 @@ def course(drives: list[float]) -> list[float]:
     return out
 
 
-@pytest.mark.parametrize(
-    ("drive", "expected"), [(-4.0, (-0.75, -0.74, -0.99)), (0.0, (-0.47, -0.70, -1.45)), (3.0, (-0.22, -1.85, -1.99))]
-)
+@pytest.mark.parametrize(("drive", "expected"), [(-4.0, (-0.75, -0.74, -0.99)), (0.0, (-0.47, -0.70, -1.45)), (3.0, (-0.22, -1.85, -1.99))])
 def test_efficacy_takes_the_specified_course_at_the_defaults(drive, expected):
     out = course([drive] * 64)
     assert [out[i - 1] for i in (4, 16, 64)] == pytest.approx(expected, abs=0.04)
@@ -110,7 +108,9 @@ def test_gradcheck_on_one_tick(tokens):
     state, _ = terminal_step(state, torch.tensor([[[-1.0, 0.5, 2.0]]], dtype=torch.float64), params, tokens)
     leaves = [x.clone().requires_grad_() for group in state for x in group]
     drive = torch.tensor([[[-0.5, 1.0, 2.0]]], dtype=torch.float64, requires_grad=True)
-    values = [torch.tensor(lookup(params, s.name.removeprefix("synapse.")).item(), dtype=torch.float64, requires_grad=True) for s in PRESYNAPTIC]
+    values = [
+        torch.tensor(lookup(params, s.name.removeprefix("synapse.")).item(), dtype=torch.float64, requires_grad=True) for s in PRESYNAPTIC
+    ]
 
     def tick(drive, *inputs):
         again = SynapseTensors(SynapseParams()).double()

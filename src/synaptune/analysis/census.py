@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ from synaptune.seeds import stream
 from synaptune.synapse.circuit import SPECS, SynapseParams
 
 LEAST_EFFECT = 1e-4  # nats: below this a parameter counts as dead
+_WIDTH = max(len(spec.name) for spec in SPECS)  # letters of the name's column
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,10 @@ def short_run(trial: Trial, corpus: Corpus, data: DataConfig, params: SynapsePar
 
 
 def census(trial: Trial | None = None, on_effect: Callable[[Effect], None] | None = None) -> tuple[list[Effect], float]:
-    """Every parameter of the registry in its regime, and the largest dust of a regime [nat/token]; `on_effect` sees each as it is measured."""
+    """Every parameter of the registry in its regime, and the largest dust of a regime [nat/token].
+
+    on_effect: sees each as it is measured.
+    """
     trial, data = trial or Trial(), DataConfig()
     corpus = load_corpus(data, trial.model.context)
     base = SynapseParams().with_values({"synapse.structural.structural_interval": trial.steps + 1})
@@ -135,12 +139,19 @@ def _typed(spec: Spec, value: float) -> float:
     return int(value) if spec.scale == "int" or spec.name.endswith("structural_interval") else value
 
 
-def lines(effects: list[Effect], dust: float) -> Iterator[str]:
-    """The census as a person reads it."""
-    width = max(len(effect.spec.name) for effect in effects)
-    yield f"{'parameter':{width}}  {'low':>9} {'high':>9}  {'loss, low':>9} {'loss, high':>10}  {'effect':>8} {'/ seeds':>8}"
-    for spec, low, high, effect, ratio in effects:
-        mark = "" if effect >= LEAST_EFFECT else "  DEAD"
-        yield f"{spec.name:{width}}  {spec.low:>9.4g} {spec.high:>9.4g}  {low:>9.4f} {high:>10.4f}  {effect:>8.5f} {ratio:>8.3f}{mark}"
+def header() -> str:
+    """The names of a row's columns."""
+    return f"{'parameter':{_WIDTH}}  {'low':>9} {'high':>9}  {'loss, low':>9} {'loss, high':>10}  {'effect':>8} {'/ seeds':>8}"
+
+
+def row(effect: Effect) -> str:
+    """One parameter as a person reads it."""
+    spec, low, high, size, ratio = effect
+    mark = "" if size >= LEAST_EFFECT else "  DEAD"
+    return f"{spec.name:{_WIDTH}}  {spec.low:>9.4g} {spec.high:>9.4g}  {low:>9.4f} {high:>10.4f}  {size:>8.5f} {ratio:>8.3f}{mark}"
+
+
+def verdict(effects: list[Effect], dust: float) -> str:
+    """How many parameters are dead."""
     dead = sum(effect.effect < LEAST_EFFECT for effect in effects)
-    yield f"{len(effects)} parameters, {dead} dead (effect below {LEAST_EFFECT:g} nats per token); rounding dust {dust:.1e}"
+    return f"{len(effects)} parameters, {dead} dead (effect below {LEAST_EFFECT:g} nats per token); rounding dust {dust:.1e}"

@@ -124,7 +124,13 @@ def _first_memory(block: Block, batch: int, like: Tensor) -> MemoryState | None:
 
 @torch.no_grad()
 def generate(
-    model: GPT, prompt: list[int], count: int, *, temperature: float = 1.0, top_k: int | None = None, generator: torch.Generator | None = None
+    model: GPT,
+    prompt: list[int],
+    count: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    generator: torch.Generator | None = None,
 ) -> Iterator[int]:
     """Continue a prompt by `count` tokens, yielding each as it comes; temperature 0 takes the likeliest.
 

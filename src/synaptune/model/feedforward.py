@@ -10,7 +10,7 @@ Source: squared ReLU, So et al., arXiv 2109.08668; SwiGLU, Shazeer, arXiv 2002.0
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,28 @@ class Mixed(NamedTuple):
     routing: Routing | None
 
 
+class WeighedSquare(torch.autograd.Function):
+    """w relu(u)^2 with the gradient in closed form: half the passes over the hidden units that autograd makes of it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(up: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        rectified = F.relu(up)
+        return rectified * rectified * weight, rectified
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1], inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        rectified, weight = ctx.saved_tensors
+        slope = grad * rectified
+        return slope * (2.0 * weight), (slope * rectified).sum(-1, keepdim=True)
+
+
 class FeedForward(nn.Module):
     """`experts` feed-forward networks side by side; one is the dense block."""
 
@@ -58,19 +80,21 @@ class FeedForward(nn.Module):
         self.down = nn.Parameter(torch.empty(self.experts, hidden, config.width))
         self.router = Router(config.experts, self.top_k, config.width) if config.experts > 1 else None
 
-    def hidden(self, x: Tensor) -> Tensor:
-        """(batch, token, width) -> hidden units of all experts (batch, token, experts * hidden)."""
-        up = F.linear(x, self.up.flatten(0, 1))
-        return F.silu(F.linear(x, self.gate.flatten(0, 1))) * up if self.gate is not None else F.relu(up).square()
+    def hidden(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(batch, token, width), weights (batch, token, expert) -> weighed hidden units of all experts (batch, token, experts * hidden)."""
+        up = F.linear(x, self.up.flatten(0, 1)).unflatten(-1, (self.experts, -1))
+        weight = weight.to(up.dtype)[..., None]
+        if self.gate is None:
+            return WeighedSquare.apply(up, weight)[0].flatten(-2)  # type: ignore[index]
+        gate = F.linear(x, self.gate.flatten(0, 1)).unflatten(-1, (self.experts, -1))
+        return (F.silu(gate) * up * weight).flatten(-2)
 
     def forward(self, x: Tensor, params: SynapseTensors) -> Mixed:
         """The block on normalised input x (batch, token, width)."""
-        hidden = self.hidden(x)
         if self.router is None:
-            return Mixed(hidden @ self.down.flatten(0, 1), x.new_zeros(()), None)
+            return Mixed(self.hidden(x, x.new_ones(*x.shape[:-1], 1)) @ self.down.flatten(0, 1), x.new_zeros(()), None)
         weight, balance, routing = self.router(x, params)
-        hidden = (hidden.unflatten(-1, (self.experts, -1)) * weight.to(hidden.dtype)[..., None]).flatten(-2)
-        return Mixed(hidden @ self.down.flatten(0, 1), balance, routing)
+        return Mixed(self.hidden(x, weight) @ self.down.flatten(0, 1), balance, routing)
 
     def mixing(self, plan: Remodel) -> dict[str, Tensor]:
         """The matrix by which a structural event mixes the experts of each weight (and of its optimizer moments), by name."""
@@ -79,7 +103,8 @@ class FeedForward(nn.Module):
 
     def remodelled(self, plan: Remodel) -> dict[str, Tensor]:
         """The weights after a structural event, by their names in this module; pure."""
-        after = {name: mix_experts(mix, self.get_parameter(name)) for name, mix in self.mixing(plan).items()}
+        weights = dict(self.named_parameters())
+        after = {name: mix_experts(mix, weights[name]) for name, mix in self.mixing(plan).items()}
         after["router.bias"] = after["router.bias"] + plan.bias
         for name in ("up", "down"):
             # The same noise with opposite signs: the twins' mean is their parent.

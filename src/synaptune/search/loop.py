@@ -6,14 +6,13 @@ ends is written once, so that a search killed anywhere goes on with the same poi
 
 from __future__ import annotations
 
-import errno
 import math
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from synaptune.errors import UserError, mistake
+from synaptune.errors import NO_SPACE, UserError, mistake
 from synaptune.search.optimizers import Engine, Told, make_optimizer
 from synaptune.search.space import Space, Unit, Value
 from synaptune.search.state import StateFile, restore
@@ -183,7 +182,7 @@ def stop_for_mistake(result: Result) -> None:
     """A user's mistake or a full disk would fail every trial alike: stop, leaving the trial to be run again."""
     if isinstance(result.error, UserError):
         raise result.error
-    if isinstance(result.error, OSError) and result.error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(result.error, OSError) and result.error.errno in NO_SPACE:
         raise mistake(
             got=f"a full disk: {result.error}",
             expected="space for the trial's files",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from synaptune.errors import UserError, mistake
+from synaptune.errors import NO_SPACE, REFUSED, UserError, mistake
 
 _SQLITE_HEADER = b"SQLite format 3\0"
 _OURS = (sqlite3.Error, OSError, RuntimeError, ImportError)
@@ -30,6 +29,8 @@ def check_readable(path: Path) -> None:
             header = file.read(len(_SQLITE_HEADER))
     except FileNotFoundError:
         return
+    except IsADirectoryError:
+        raise _broken(path, "a folder") from None
     except OSError as error:
         raise mistake(got=f"{path}: {error.strerror}", expected="a study database that can be read", do="check its permissions") from error
     if header and header != _SQLITE_HEADER:
@@ -62,9 +63,9 @@ def _explained(error: BaseException, url: str) -> UserError | None:
     place = sqlite_path(url) or url
     text = " ".join(str(link) for link in _chain(error)).lower()
     if isinstance(error, OSError):
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_SPACE:
             return mistake(got=f"a full disk at {error.filename or place}", expected="space for the study", do=f"make room; {_KEPT}")
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        if error.errno in REFUSED:
             return mistake(
                 got=f"{error.filename or place}: {error.strerror}", expected="a folder that can be written", do="choose study.dir"
             )

@@ -22,15 +22,32 @@ class AttentionParams:
     """How strongly efficacy and distance bias attention."""
 
     lambda_loge: float = parameter(
-        1.0, low=0.1, high=5.0, phase=1, neutral=0.0, meaning="weight of the log efficacy in the attention logit",
+        1.0,
+        low=0.1,
+        high=5.0,
+        phase=1,
+        neutral=0.0,
+        meaning="weight of the log efficacy in the attention logit",
         source="derived: 1 multiplies the attention weight by the efficacy",
     )
     barrier_strength: float = parameter(
-        0.1, low=0.01, high=30.0, scale="log", phase=1, neutral=0.0, unit="nat/context", meaning="distance penalty over a full context",
+        0.1,
+        low=0.01,
+        high=30.0,
+        scale="log",
+        phase=1,
+        neutral=0.0,
+        unit="nat/context",
+        meaning="distance penalty over a full context",
         source="chosen: a locality prior, nearly off; 8 to 20 is what a plain model likes",
     )
     epsilon: float = parameter(
-        1e-6, low=1e-8, high=1e-2, scale="log", meaning="floor of the efficacy inside the logarithm", source="chosen: below any live synapse"
+        1e-6,
+        low=1e-8,
+        high=1e-2,
+        scale="log",
+        meaning="floor of the efficacy inside the logarithm",
+        source="chosen: below any live synapse",
     )
 
 

@@ -27,34 +27,63 @@ class CalciumParams:
         0.85, low=0.5, high=0.99, unit="1/token", meaning="calcium retained per token", source="chosen: about 4 tokens of half-life"
     )
     alpha_ca: float = parameter(
-        0.55, low=0.1, high=2.0, scale="log", phase=1, meaning="calcium let in per unit of drive",
+        0.55,
+        low=0.1,
+        high=2.0,
+        scale="log",
+        phase=1,
+        meaning="calcium let in per unit of drive",
         source="chosen: a driven terminal reaches the complexin threshold",
     )
     syt1_slope: float = parameter(
-        8.0, low=2.0, high=20.0, phase=1, meaning="steepness of the fast sensor synaptotagmin 1",
+        8.0,
+        low=2.0,
+        high=20.0,
+        phase=1,
+        meaning="steepness of the fast sensor synaptotagmin 1",
         source="chosen: cooperativity of evoked release, Schneggenburger and Neher, Nature 406:889 (2000)",
     )
     syt7_slope: float = parameter(
-        3.0, low=1.0, high=10.0, meaning="steepness of the slow sensor synaptotagmin 7",
+        3.0,
+        low=1.0,
+        high=10.0,
+        meaning="steepness of the slow sensor synaptotagmin 7",
         source="chosen: shallower than synaptotagmin 1, Jackman et al., Nature 529:88 (2016)",
     )
     cpx_thresh: float = parameter(
-        0.55, low=0.1, high=1.5, meaning="calcium at which the complexin clamp opens half-way",
+        0.55,
+        low=0.1,
+        high=1.5,
+        meaning="calcium at which the complexin clamp opens half-way",
         source="chosen: reached by a terminal driven at threshold",
     )
     doc2_gain: float = parameter(
-        0.08, low=0.005, high=0.3, scale="log", meaning="asynchronous release by Doc2",
+        0.08,
+        low=0.005,
+        high=0.3,
+        scale="log",
+        meaning="asynchronous release by Doc2",
         source="chosen: a tenth of evoked release, Yao et al., Cell 147:666 (2011)",
     )
     tau_buf: float = parameter(
         0.92, low=0.5, high=0.99, unit="1/token", meaning="bound calcium retained per token", source="chosen: slower than free calcium"
     )
     alpha_buf_on: float = parameter(
-        0.1, low=0.01, high=0.5, scale="log", unit="1/token", meaning="binding rate of the calcium buffer",
+        0.1,
+        low=0.01,
+        high=0.5,
+        scale="log",
+        unit="1/token",
+        meaning="binding rate of the calcium buffer",
         source="chosen: a few per cent of calcium bound per token",
     )
     alpha_buf_off: float = parameter(
-        0.1, low=0.01, high=0.5, scale="log", unit="1/token", meaning="unbinding rate of the calcium buffer",
+        0.1,
+        low=0.01,
+        high=0.5,
+        scale="log",
+        unit="1/token",
+        meaning="unbinding rate of the calcium buffer",
         source="chosen: balances alpha_buf_on",
     )
 

@@ -47,4 +47,4 @@ def powers(retention: Tensor, count: int) -> Tensor:
     """Lower-triangular (count, count) matrix of retention^(n - k), k <= n: the recurrence x_n = a x_(n-1) + d_n at once."""
     index = torch.arange(count, device=retention.device)
     lag = (index[:, None] - index[None, :]).clamp(min=0)
-    return (retention ** lag).tril()
+    return (retention**lag).tril()

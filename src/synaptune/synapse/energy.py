@@ -30,17 +30,32 @@ class EnergyParams:
     """Metabolism of the terminal (the experts' metabolism uses the same fill and ceiling)."""
 
     energy_fill: float = parameter(
-        0.02, low=0.002, high=0.1, scale="log", unit="1/token", meaning="share of the missing energy made good per token",
+        0.02,
+        low=0.002,
+        high=0.1,
+        scale="log",
+        unit="1/token",
+        meaning="share of the missing energy made good per token",
         source="chosen: recovery over fifty tokens",
     )
     energy_use: float = parameter(
-        0.02, low=0.002, high=0.1, scale="log", unit="1/vesicle", meaning="energy per released vesicle",
+        0.02,
+        low=0.002,
+        high=0.1,
+        scale="log",
+        unit="1/vesicle",
+        meaning="energy per released vesicle",
         source="chosen: one vesicle per token is the steady limit",
     )
     energy_max: float = parameter(1.0, low=0.5, high=2.0, meaning="energy at rest", source="chosen: the unit of energy")
     init_energy: float = parameter(0.85, low=0.2, high=1.0, meaning="energy of a new terminal", source="chosen: a little below rest")
     amp_load: float = parameter(
-        0.02, low=0.002, high=0.1, scale="log", unit="1/vesicle", meaning="AMPA gained per released vesicle",
+        0.02,
+        low=0.002,
+        high=0.1,
+        scale="log",
+        unit="1/vesicle",
+        meaning="AMPA gained per released vesicle",
         source="chosen: tens of vesicles to potentiate",
     )
     amp_leak: float = parameter(

@@ -28,14 +28,22 @@ from torch.nn import functional as F
 from synaptune.parameters import constant, parameter
 from synaptune.synapse.energy import EnergyParams
 
-ROUTER_SIMILARITY = constant("experts.similarity_weight", 0.1, unit="nat", meaning="weight of cos(probe, embedding) in the router", source="chosen: a hint")
-ROUTER_METABOLISM = constant("experts.metabolism_weight", 0.1, unit="nat", meaning="weight of energy - fatigue in the router", source="chosen: a hint")
+ROUTER_SIMILARITY = constant(
+    "experts.similarity_weight", 0.1, unit="nat", meaning="weight of cos(probe, embedding) in the router", source="chosen: a hint"
+)
+ROUTER_METABOLISM = constant(
+    "experts.metabolism_weight", 0.1, unit="nat", meaning="weight of energy - fatigue in the router", source="chosen: a hint"
+)
 HEALTH_HILL = constant("experts.health_hill", 4.0, meaning="Hill exponent of health", source="derived: see (5); calmodulin's exponent")
 KINSHIP = constant(
-    "experts.kinship", 0.5, meaning="length of an expert's own part of its first embedding, the common part being 1",
+    "experts.kinship",
+    0.5,
+    meaning="length of an expert's own part of its first embedding, the common part being 1",
     source="chosen: first cosines near 0.8, so experts start as kin and have to differentiate",
 )
-TWIN_NOISE = constant("experts.twin_noise", 0.01, meaning="antisymmetric noise on twins, relative to the weights' spread", source="chosen: breaks the tie")
+TWIN_NOISE = constant(
+    "experts.twin_noise", 0.01, meaning="antisymmetric noise on twins, relative to the weights' spread", source="chosen: breaks the tie"
+)
 
 
 @dataclass(frozen=True)
@@ -43,17 +51,35 @@ class StructuralParams:
     """Metabolism, routing embeddings, split and merge of the experts."""
 
     structural_interval: int = parameter(
-        50000, low=0.02, high=0.5, scale="log", unit="step", of_run=True, meaning="optimizer steps between structural events",
+        50000,
+        low=0.02,
+        high=0.5,
+        scale="log",
+        unit="step",
+        of_run=True,
+        meaning="optimizer steps between structural events",
         source="chosen: a fraction of the run when searched; the small scales set a fraction of their own length",
     )
     structural_tau_util: float = parameter(
         0.2, low=0.02, high=0.5, scale="log", unit="1/step", meaning="rate of the utilisation average", source="chosen: five steps"
     )
     router_embed_dim: int = parameter(
-        24, low=4, high=64, scale="int", unit="dimension", meaning="width of the routing embeddings", source="chosen: enough to tell experts apart"
+        24,
+        low=4,
+        high=64,
+        scale="int",
+        unit="dimension",
+        meaning="width of the routing embeddings",
+        source="chosen: enough to tell experts apart",
     )
     router_contrastive_lr: float = parameter(
-        1e-4, low=1e-5, high=1e-2, scale="log", unit="1/step", meaning="rate at which embeddings move to their tokens", source="chosen: slow"
+        1e-4,
+        low=1e-5,
+        high=1e-2,
+        scale="log",
+        unit="1/step",
+        meaning="rate at which embeddings move to their tokens",
+        source="chosen: slow",
     )
     router_contrastive_push: float = parameter(
         0.1, low=0.01, high=0.5, phase=1, meaning="repulsion of similar embeddings", source="chosen: a tenth of the attraction"
@@ -62,11 +88,21 @@ class StructuralParams:
         0.6, low=0.2, high=0.95, meaning="embedding cosine above which a weak expert may merge", source="chosen: clearly similar"
     )
     energy_cost_rel: float = parameter(
-        0.015, low=0.001, high=0.05, scale="log", unit="1/step", phase=1, meaning="energy used per relative utilisation",
+        0.015,
+        low=0.001,
+        high=0.05,
+        scale="log",
+        unit="1/step",
+        phase=1,
+        meaning="energy used per relative utilisation",
         source="chosen: below the fill at even use",
     )
-    split_health_min: float = parameter(0.8, low=0.5, high=1.0, meaning="health above which an expert may split", source="chosen: well above even")
-    merge_health_max: float = parameter(0.25, low=0.05, high=0.45, meaning="health below which an expert may merge", source="chosen: half of even")
+    split_health_min: float = parameter(
+        0.8, low=0.5, high=1.0, meaning="health above which an expert may split", source="chosen: well above even"
+    )
+    merge_health_max: float = parameter(
+        0.25, low=0.05, high=0.45, meaning="health below which an expert may merge", source="chosen: half of even"
+    )
 
 
 class Metabolism(NamedTuple):

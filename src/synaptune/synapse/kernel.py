@@ -84,7 +84,9 @@ class _Scan(torch.autograd.Function):
         return out, None, None, None
 
 
-def _call(drive: Tensor, noise: Tensor | None, out: Tensor | None, grad: Tensor | None, ddrive: Tensor | None, packed: Tensor, tokens: int) -> None:
+def _call(
+    drive: Tensor, noise: Tensor | None, out: Tensor | None, grad: Tensor | None, ddrive: Tensor | None, packed: Tensor, tokens: int
+) -> None:
     batch, heads, updates, keys = drive.shape
     pointers = [None if x is None else x.data_ptr() for x in (drive, noise, out, grad, ddrive, packed)]
     scan = library(drive.dtype)
@@ -106,7 +108,9 @@ def library(dtype: torch.dtype) -> Any | None:
         scan = ctypes.CDLL(str(path)).synapse_scan
     except (subprocess.CalledProcessError, OSError) as error:
         detail = getattr(error, "stderr", b"") or str(error).encode()
-        log.warning("the presynaptic scan could not be compiled and runs about ten times slower: %s", detail.decode(errors="replace").strip())
+        log.warning(
+            "the presynaptic scan could not be compiled and runs about ten times slower: %s", detail.decode(errors="replace").strip()
+        )
         return None
     scan.argtypes, scan.restype = [ctypes.c_void_p] * 6 + [ctypes.c_int] * 4, ctypes.c_int
     return scan

@@ -34,27 +34,58 @@ class PostsynapticParams:
         0.95, low=0.7, high=0.995, unit="1/token", meaning="fast weights retained per token", source="chosen: twenty tokens"
     )
     post_fast_lr: float = parameter(
-        1.5e-3, low=1e-4, high=1e-2, scale="log", unit="1/token", phase=1, meaning="rate at which a gated trace becomes a fast weight",
+        1.5e-3,
+        low=1e-4,
+        high=1e-2,
+        scale="log",
+        unit="1/token",
+        phase=1,
+        meaning="rate at which a gated trace becomes a fast weight",
         source="chosen: Ba et al., arXiv 1610.06258 (2016) use larger rates without a gate",
     )
     post_slow_lr: float = parameter(
-        5e-4, low=1e-5, high=1e-2, scale="log", unit="1/step", meaning="consolidation of fast into slow weights per optimizer step",
+        5e-4,
+        low=1e-5,
+        high=1e-2,
+        scale="log",
+        unit="1/step",
+        meaning="consolidation of fast into slow weights per optimizer step",
         source="chosen: thousands of steps",
     )
     post_trace_decay: float = parameter(
-        0.96, low=0.7, high=0.995, unit="1/token", meaning="eligibility retained per token", source="chosen: a little longer than the fast weights"
+        0.96,
+        low=0.7,
+        high=0.995,
+        unit="1/token",
+        meaning="eligibility retained per token",
+        source="chosen: a little longer than the fast weights",
     )
     camkii_up: float = parameter(
-        0.05, low=0.01, high=0.2, scale="log", unit="1/token", phase=1, meaning="CaMKII autophosphorylation above its threshold",
+        0.05,
+        low=0.01,
+        high=0.2,
+        scale="log",
+        unit="1/token",
+        phase=1,
+        meaning="CaMKII autophosphorylation above its threshold",
         source="chosen: twenty tokens of sustained calcium",
     )
     camkii_down: float = parameter(
-        0.02, low=0.002, high=0.1, scale="log", unit="1/token", meaning="CaMKII dephosphorylation below its threshold",
+        0.02,
+        low=0.002,
+        high=0.1,
+        scale="log",
+        unit="1/token",
+        meaning="CaMKII dephosphorylation below its threshold",
         source="chosen: slower than its activation",
     )
     pp1_tau: float = parameter(0.985, low=0.9, high=0.999, unit="1/token", meaning="PP1 retained per token", source="chosen: slow")
-    camkii_thr: float = parameter(1.0, low=0.3, high=2.0, meaning="calcium that switches CaMKII on", source="chosen: above the PP1 threshold")
-    pp1_thr: float = parameter(0.7, low=0.1, high=1.5, meaning="calcium below which PP1 is active", source="chosen: below the CaMKII threshold")
+    camkii_thr: float = parameter(
+        1.0, low=0.3, high=2.0, meaning="calcium that switches CaMKII on", source="chosen: above the PP1 threshold"
+    )
+    pp1_thr: float = parameter(
+        0.7, low=0.1, high=1.5, meaning="calcium below which PP1 is active", source="chosen: below the CaMKII threshold"
+    )
 
 
 class KinaseState(NamedTuple):

@@ -22,7 +22,9 @@ from synaptune.synapse.kinase import PostsynapticParams
 class BdnfParams:
     """The growth factor of consolidation."""
 
-    bdnf_tau: float = parameter(0.985, low=0.9, high=0.999, unit="1/token", meaning="BDNF retained per token", source="chosen: as slow as PP1")
+    bdnf_tau: float = parameter(
+        0.985, low=0.9, high=0.999, unit="1/token", meaning="BDNF retained per token", source="chosen: as slow as PP1"
+    )
     bdnf_scale: float = parameter(1.0, low=0.0, high=4.0, meaning="gain of BDNF on consolidation", source="chosen: doubles at w = 1")
 
 

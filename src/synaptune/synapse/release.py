@@ -22,17 +22,27 @@ from torch import Tensor
 from synaptune.parameters import constant, parameter
 from synaptune.synapse.calcium import CalciumParams
 
-SYT1_SHARE = constant("release.syt1_share", 0.8, meaning="share of evoked release by synaptotagmin 1", source="chosen: the fast sensor leads")
+SYT1_SHARE = constant(
+    "release.syt1_share", 0.8, meaning="share of evoked release by synaptotagmin 1", source="chosen: the fast sensor leads"
+)
 SYT7_SHARE = constant("release.syt7_share", 0.2, meaning="share of evoked release by synaptotagmin 7", source="derived: the rest")
 SYT7_CLAMP = constant("release.syt7_clamp", 0.5, meaning="threshold of synaptotagmin 7 over that of 1", source="chosen: higher affinity")
 DOC2_SLOPE = constant("release.doc2_slope", 4.0, meaning="steepness of Doc2", source="chosen: between the two synaptotagmins")
 DOC2_HALF = constant("release.doc2_half", 0.12, meaning="calcium at half-maximal Doc2", source="chosen: resting residual calcium")
 LEAK_SHARE = constant("release.leak_share", 0.1, unit="1/token", meaning="asynchronous release without a spike", source="chosen: rare")
 NOISE_FLOOR = constant(
-    "release.noise_floor", 1e-6, unit="vesicle^2", meaning="variance floor of stochastic release", source="derived: keeps the root differentiable"
+    "release.noise_floor",
+    1e-6,
+    unit="vesicle^2",
+    meaning="variance floor of stochastic release",
+    source="derived: keeps the root differentiable",
 )
 QUANTUM = constant(
-    "release.quantum", 1.0, unit="vesicle", meaning="smoothing of the efficacy's fluctuation, (x + 1) / (x_mean + 1)", source="chosen: one vesicle"
+    "release.quantum",
+    1.0,
+    unit="vesicle",
+    meaning="smoothing of the efficacy's fluctuation, (x + 1) / (x_mean + 1)",
+    source="chosen: one vesicle",
 )
 
 
@@ -41,7 +51,10 @@ class StochasticParams:
     """Stochastic release while training."""
 
     stochastic_train_frac: float = parameter(
-        0.12, low=0.0, high=1.0, meaning="share of (tick, terminal) pairs that release at random while training",
+        0.12,
+        low=0.0,
+        high=1.0,
+        meaning="share of (tick, terminal) pairs that release at random while training",
         source="chosen: as much noise as a light dropout",
     )
 

@@ -40,7 +40,9 @@ def birth(like: Tensor, params: SynapseParams) -> TerminalState:
     zero, one = torch.zeros_like(like), torch.ones_like(like)
     vesicles = VesicleState(one * params.vesicles.init_rrp, zero, zero, one * params.vesicles.init_reserve)
     primed = one * BIRTH_PRIMED
-    return TerminalState(CalciumState(zero, zero), vesicles, PrimingState(primed, primed), EnergyState(one * params.energy.init_energy, one))
+    return TerminalState(
+        CalciumState(zero, zero), vesicles, PrimingState(primed, primed), EnergyState(one * params.energy.init_energy, one)
+    )
 
 
 def efficacy(state: TerminalState, params: SynapseParams) -> Tensor:

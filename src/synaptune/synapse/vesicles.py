@@ -27,34 +27,77 @@ class VesicleParams:
     """Pool sizes and rates of the vesicle cycle, and the priming of its ready pool (priming.py)."""
 
     tau_rrp: float = parameter(
-        40.0, low=10.0, high=100.0, scale="log", unit="token", phase=1, meaning="refill time of the ready pool",
+        40.0,
+        low=10.0,
+        high=100.0,
+        scale="log",
+        unit="token",
+        phase=1,
+        meaning="refill time of the ready pool",
         source="chosen: recovery over some fifty tokens after a burst",
     )
     rec_rate: float = parameter(
-        0.06, low=0.01, high=0.3, scale="log", unit="1/token", meaning="recycling pool back to the reserve",
+        0.06,
+        low=0.01,
+        high=0.3,
+        scale="log",
+        unit="1/token",
+        meaning="recycling pool back to the reserve",
         source="chosen: about the refill time",
     )
     prime_rate: float = parameter(
-        0.075, low=0.01, high=0.3, scale="log", unit="1/token", meaning="priming by free SNAREs", source="chosen: balances unpriming at rest"
+        0.075,
+        low=0.01,
+        high=0.3,
+        scale="log",
+        unit="1/token",
+        meaning="priming by free SNAREs",
+        source="chosen: balances unpriming at rest",
     )
     unprime_per_release: float = parameter(
-        0.05, low=0.005, high=0.3, scale="log", unit="1/vesicle", meaning="SNAREs and priming used per released vesicle",
+        0.05,
+        low=0.005,
+        high=0.3,
+        scale="log",
+        unit="1/vesicle",
+        meaning="SNAREs and priming used per released vesicle",
         source="chosen: a full release of the pool uses a third",
     )
     nsf_recover: float = parameter(
-        0.08, low=0.01, high=0.3, scale="log", unit="1/token", meaning="SNARE recovery by NSF",
+        0.08,
+        low=0.01,
+        high=0.3,
+        scale="log",
+        unit="1/token",
+        meaning="SNARE recovery by NSF",
         source="chosen: as fast as priming, so neither limits alone",
     )
     endo_delay: int = parameter(
-        3, low=1, high=12, scale="int", unit="token", meaning="mean dwell of an endocytosed vesicle",
+        3,
+        low=1,
+        high=12,
+        scale="int",
+        unit="token",
+        meaning="mean dwell of an endocytosed vesicle",
         source="chosen: fast endocytosis, Watanabe et al., Nature 504:242 (2013)",
     )
     init_rrp: float = parameter(
-        6.0, low=1.0, high=20.0, scale="log", unit="vesicle", meaning="ready vesicles of a new terminal, and the pool's capacity",
+        6.0,
+        low=1.0,
+        high=20.0,
+        scale="log",
+        unit="vesicle",
+        meaning="ready vesicles of a new terminal, and the pool's capacity",
         source="chosen: about ten in a hippocampal bouton, Schikorski and Stevens, J Neurosci 17:5858 (1997)",
     )
     init_reserve: float = parameter(
-        18.0, low=2.0, high=60.0, scale="log", unit="vesicle", meaning="reserve vesicles of a new terminal", source="chosen: three ready pools"
+        18.0,
+        low=2.0,
+        high=60.0,
+        scale="log",
+        unit="vesicle",
+        meaning="reserve vesicles of a new terminal",
+        source="chosen: three ready pools",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from synaptune.cache import writing
 from synaptune.data.config import DataConfig
 from synaptune.errors import mistake
 from synaptune.model.config import ModelConfig
@@ -19,11 +20,27 @@ FORMAT = 1
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint; a crash leaves the one before whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a checkpoint; a crash or a full disk leaves the one before whole. Raises UserError when there is no space."""
     draft = path.with_suffix(".tmp")
-    torch.save({"format": FORMAT, **content}, draft)
-    os.replace(draft, path)
+    with writing(path, "make room; training.resume=true goes on from the checkpoint before, where there is one"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(draft, {"format": FORMAT, **content})
+            os.replace(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """torch.save, whose RuntimeError for a full disk hides the OSError that says so."""
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load(path: Path, device: str = "cpu") -> dict[str, Any]:

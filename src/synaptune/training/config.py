@@ -17,10 +17,10 @@ class TrainingConfig:
     resume: continue bit-exactly from the run folder's last checkpoint.
     """
 
-    steps: int = 300
+    steps: int = 200
     batch: int = 16
     accumulate: int = 1
-    learning_rate: float = 6e-3
+    learning_rate: float = 8e-3
     weight_decay: float = 0.1
     warmup_fraction: float = 0.05
     final_fraction: float = 0.1

@@ -1,0 +1,118 @@
+"""Associative recall: how fast the synaptic and the plain model learn to answer from 64-token rows of keys and values.
+
+    python benchmarks/recall.py [--seeds 3] [--steps 3000] [--batch 32] [overrides of conf/train.yaml ...]
+
+Every row is a recall row (synaptune/data/recall.py); the accuracy is that of the validation rows, the same for every run. A run
+ends when its accuracy passes --enough. The learning rate is the default one, over a cosine of --steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from synaptune.build import Settings, settings
+from synaptune.data.batches import eval_batches, train_batch
+from synaptune.data.corpus import load_corpus
+from synaptune.errors import UserError, mistake
+from synaptune.model.gpt import GPT
+from synaptune.objective.metrics import training_loss
+from synaptune.schema import register
+from synaptune.training.evaluation import autocast, evaluate
+from synaptune.training.optim.adamw import adamw
+from synaptune.training.schedules import learning_rate
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+MODELS = {"synaptic": "model=synaptic", "plain": "model=gpt"}
+
+
+class Learned(NamedTuple):
+    """Where a run ended: accuracy [1] after steps, seconds of it, losses that were no number."""
+
+    accuracy: float
+    steps: int
+    seconds: float
+    not_finite: int
+
+
+def composed(overrides: list[str]) -> Settings:
+    """Typed values of a configuration; raises UserError for overrides that do not fit."""
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            return settings(compose("train", overrides=overrides))
+        except HydraException as error:
+            raise mistake(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
+
+
+def learn(built: Settings, name: str, *, every: int, enough: float) -> Learned:
+    """Train until the accuracy is above `enough` or the steps are spent; prints the accuracy every `every` steps."""
+    training, context, device = built.training, built.model.context, torch.device("cpu")
+    corpus = load_corpus(built.data, context)
+    model = GPT(built.model, built.synapse, vocab=corpus.vocab, seed=built.seed).train()
+    held_out = eval_batches(corpus, built.data, "val", size=training.batch, context=context, limit=training.eval_batches)
+    optimizer, noise = adamw(model, training), torch.Generator()
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    began, not_finite, accuracy = time.perf_counter(), 0, 0.0
+    for step in range(1, training.steps + 1):
+        batch = train_batch(corpus, built.data, seed=built.seed, step=step, size=training.batch, context=context)
+        noise.manual_seed(step)
+        with autocast(training, device):
+            output = model(batch.tokens, noise=noise)
+            loss = training_loss(output.logits, batch.targets)
+        (loss + output.balance).backward()
+        not_finite += not math.isfinite(loss.item())
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, training)
+        torch.nn.utils.clip_grad_norm_(weights, training.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        model.after_step([output.activity], step, optimizer)
+        if step % every == 0 or step == training.steps:
+            scores = evaluate(model, held_out, precision=autocast(training, device), bytes_per_token=1.0, prefix="")
+            accuracy = scores["recall_accuracy"]
+            print(f"{name} seed {built.seed} step {step}: accuracy {accuracy:.2%}, loss {scores['loss']:.4f}", flush=True)
+            if accuracy > enough:
+                return Learned(accuracy, step, time.perf_counter() - began, not_finite)
+    return Learned(accuracy, training.steps, time.perf_counter() - began, not_finite)
+
+
+def main() -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="which models (default: both)")
+    parser.add_argument("--seeds", type=int, default=3, help="model seeds, from 0 (default 3)")
+    parser.add_argument("--steps", type=int, default=3000, help="most steps of a run (default 3000)")
+    parser.add_argument("--batch", type=int, default=32, help="rows of a step (default 32)")
+    parser.add_argument("--every", type=int, default=200, help="steps between printed accuracies (default 200)")
+    parser.add_argument("--enough", type=float, default=0.99, help="accuracy that ends a run (default 0.99)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
+    parser.add_argument("overrides", nargs="*", help="as for train.py")
+    given = parser.parse_intermixed_args()
+    torch.set_num_threads(max(1, given.threads))
+    task = ["data.recall_fraction=1", "model.layers=2", "model.width=64", "model.context=64", "training.device=cpu"]
+    task += [f"training.steps={given.steps}", f"training.batch={given.batch}"]
+    lines = ["| model | seed | accuracy | steps | seconds | losses not finite |", "|---|---|---|---|---|---|"]
+    try:
+        for seed in range(given.seeds):
+            for name in given.models:
+                built = composed([MODELS[name], *task, f"seed={seed}", *given.overrides])
+                found = learn(built, name, every=max(1, given.every), enough=given.enough)
+                lines.append(f"| {name} | {seed} | {found.accuracy:.2%} | {found.steps} | {found.seconds:.0f} | {found.not_finite} |")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n" + "\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

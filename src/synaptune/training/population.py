@@ -1,0 +1,102 @@
+"""Many candidates as one program: K models that differ in their synapse parameters, trained together under one vmap.
+
+All candidates share the first weights, the batches and the draws of stochastic release (common random numbers), so candidate k gets the losses it
+would get alone. Weights, optimizer moments and plastic buffers carry a leading candidate axis; AdamW is elementwise and clipping goes by candidate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from synaptune.errors import mistake
+from synaptune.model.config import ModelConfig
+from synaptune.model.feedforward import mix_experts
+from synaptune.model.gpt import GPT, Activity
+from synaptune.synapse.circuit import SynapseParams
+
+
+class _Advance(nn.Module):
+    """`GPT.advanced` and `GPT.remodelled` as forwards, for functional_call."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, activity: Activity | None) -> object:
+        return self.model.advanced(activity) if activity is not None else self.model.remodelled()
+
+
+class Population:
+    """K candidates of one model configuration, one training step at a time.
+
+    Raises UserError when a candidate switches a term off by its neutral value while others do not: one program cannot do both.
+    """
+
+    def __init__(
+        self, config: ModelConfig, candidates: Sequence[SynapseParams], vocab: int, *, seed: int, learning_rate: float, weight_decay: float
+    ) -> None:
+        models = [GPT(dataclasses.replace(config, kernel="torch"), params, vocab, seed) for params in candidates]
+        if len({(model.silent, model.near) for model in models}) > 1:
+            raise mistake(
+                got="candidates of which only some have lambda_loge or barrier_strength at 0",
+                expected="a term that is on, or off, in all of them",
+                do="run those candidates on their own",
+            )
+        self.model, self.intervals = models[0], [model.interval for model in models]
+        self.params, self.buffers = stack_module_state(models)  # type: ignore[arg-type]
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        groups = self.model.decay_groups(weight_decay)
+        stacked = [group | {"params": [self.params[names[id(p)]] for p in group["params"]]} for group in groups]
+        self.optimizer = torch.optim.AdamW(stacked, lr=learning_rate, betas=(0.9, 0.95))
+
+    def step(self, tokens: Tensor, targets: Tensor, number: int, noise: torch.Generator | None = None, clip: float = 1.0) -> Tensor:
+        """One optimizer step (counted from 1) on shared tokens and targets (batch, token) -> loss of each candidate (K,) [nat/token]."""
+
+        def loss(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Activity]]:
+            out = functional_call(self.model, (params, buffers), (tokens, noise))
+            value = F.cross_entropy(out.logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+            return value + out.balance, (value, out.activity)
+
+        leaves = {name: p.detach() for name, p in self.params.items()}
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernel of the CPU has no batching rule: it would run candidate by candidate
+            grads, (_, (losses, activity)) = vmap(grad_and_value(loss, has_aux=True), randomness="same")(leaves, self.buffers)
+        norm = torch.stack([g.flatten(1).norm(dim=1) for g in grads.values()]).norm(dim=0)
+        shrink = (clip / (norm + 1e-6)).clamp(max=1.0)
+        for name, p in self.params.items():
+            p.grad = grads[name] * shrink.view(-1, *[1] * (p.ndim - 1))
+        self.optimizer.step()
+        self._live(activity, number)
+        return losses.detach()
+
+    @torch.no_grad()
+    def _live(self, activity: Activity, number: int) -> None:
+        """Plasticity outside the gradient, each candidate by its own interval."""
+        advance = _Advance(self.model)
+
+        def call(params: dict[str, Tensor], buffers: dict[str, Tensor], left: Activity | None) -> object:
+            state = {f"model.{name}": value for name, value in (params | buffers).items()}
+            return functional_call(advance, state, (left,))
+
+        leaves = {name: p.detach() for name, p in self.params.items()}
+        for name, value in vmap(call)(leaves, self.buffers, activity).items():  # type: ignore[attr-defined]
+            self.buffers[name].copy_(value)
+        due = torch.tensor([number % interval == interval // 2 for interval in self.intervals])
+        if self.model.config.experts == 1 or not due.any():
+            return
+        after, mixes, _ = vmap(lambda params, buffers: call(params, buffers, None), randomness="same")(leaves, self.buffers)  # type: ignore[misc]
+        eye = torch.eye(self.model.config.experts)
+        for name, value in after.items():
+            target = self.params[name] if name in self.params else self.buffers[name]
+            target.data.copy_(torch.where(due.view(-1, *[1] * (value.ndim - 1)), value, target))
+        for name, mix in mixes.items():
+            moved = torch.where(due.view(-1, 1, 1), mix, eye)
+            for moment in self.optimizer.state[self.params[name]].values():
+                if moment.shape == self.params[name].shape:
+                    moment.copy_(vmap(mix_experts)(moved, moment))

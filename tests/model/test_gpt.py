@@ -1,0 +1,231 @@
+"""The model's invariants: causal, decodable, reducible, pure, deterministic, stable."""
+
+import random
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from synaptune.errors import UserError
+from synaptune.model.config import ModelConfig, unused_parameters
+from synaptune.model.decode import Decoder, generate
+from synaptune.model.gpt import GPT
+from synaptune.synapse.circuit import SPECS, SynapseParams
+
+LOUD = {
+    "synapse.attention.barrier_strength": 10.0,
+    "synapse.attention.lambda_loge": 3.0,
+    "synapse.postsynaptic.post_fast_lr": 0.01,
+}
+OFF = dict(distance="off", release="off", fast_weights="off", experts=1)
+VARIANTS = {
+    "default": {},
+    "dense": dict(experts=1),
+    "delta": dict(fast_weights="delta"),
+    "alibi": dict(position="alibi"),
+    "swiglu": dict(feedforward="swiglu"),
+    "distance only": OFF | dict(distance="barrier"),
+    "per token": dict(tick=1),
+    "odd tick": dict(tick=7),
+    "plain": OFF,
+}
+
+
+def lively(seed: int = 0, values: dict[str, float] | None = None, **config) -> GPT:
+    """A model in which every mechanism speaks: no weight is left at zero."""
+    sizes = dict(layers=2, width=32, heads=2, context=64, tick=8) | config
+    model = GPT(ModelConfig(**sizes), SynapseParams().with_values(LOUD | (values or {})), 64, seed)
+    generator = torch.Generator().manual_seed(99)
+    with torch.no_grad():
+        for p in model.parameters():
+            if not p.any():
+                p.normal_(0, 0.2, generator=generator)
+        for block in model.blocks:
+            if block.memory is not None:
+                block.memory.slow.normal_(0, 0.1, generator=generator)
+    return model.eval()
+
+
+def text(rows: int = 2, length: int = 45) -> torch.Tensor:
+    return torch.randint(0, 64, (rows, length), generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_token_never_changes_an_earlier_logit(variant):
+    model, tokens = lively(**VARIANTS[variant]), text()
+    with torch.no_grad():
+        before = model(tokens).logits
+        for t in (7, 8, 23, 44):
+            changed = tokens.clone()
+            changed[:, t] = (changed[:, t] + 1) % 64
+            assert torch.equal(model(changed).logits[:, :t], before[:, :t])
+            assert not torch.equal(model(changed).logits[:, t:], before[:, t:])
+
+
+def test_appending_tokens_leaves_earlier_logits():
+    model, tokens = lively(), text()
+    with torch.no_grad():
+        assert torch.allclose(model(tokens[:, :30]).logits, model(tokens).logits[:, :30], atol=2e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_decoding_token_by_token_gives_the_logits_of_the_full_forward(variant):
+    model, tokens = lively(**VARIANTS[variant]), text()
+    decoder = Decoder(model, len(tokens))
+    steps = torch.stack([decoder.feed(tokens[:, t]) for t in range(tokens.shape[1])], 1)
+    with torch.no_grad():
+        assert torch.allclose(steps, model(tokens).logits, atol=3e-5)
+
+
+def test_generation_goes_on_past_the_context_and_is_repeatable():
+    model = lively(context=16)
+    runs = [list(generate(model, [1, 2, 3], 40, generator=torch.Generator().manual_seed(3))) for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == 40
+    with pytest.raises(UserError, match="empty prompt"):
+        next(generate(model, [], 1))
+
+
+def test_shorter_ticks_converge_to_the_per_token_model():
+    tokens = text(length=64)
+    with torch.no_grad():
+        out = {tick: lively(tick=tick)(tokens).logits for tick in (1, 2, 4, 8)}
+    gap = [(out[tick] - out[1]).abs().mean().item() for tick in (2, 4, 8)]
+    assert gap[0] < gap[1] < gap[2]
+
+
+def test_with_biology_at_zero_the_model_is_the_plain_transformer_bit_for_bit():
+    plain = lively(**OFF)
+    neutral = {"synapse.attention.lambda_loge": 0.0, "synapse.attention.barrier_strength": 0.0}
+    synaptic = lively(values=neutral, fast_weights="off", experts=1)
+    synaptic.load_state_dict(plain.state_dict(), strict=False)
+    with torch.no_grad():
+        assert torch.equal(synaptic(text()).logits, plain(text()).logits)
+
+
+def test_a_silent_synapse_in_the_full_program_is_the_plain_transformer_too():
+    """The road of the bias itself: lambda and barrier as tensors of 0, not as a configuration that skips it."""
+    plain, synaptic = lively(**OFF), lively(fast_weights="off", experts=1)
+    synaptic.load_state_dict(plain.state_dict(), strict=False)
+    synaptic.synapse.attention.lambda_loge.zero_()
+    synaptic.synapse.attention.barrier_strength.zero_()
+    with torch.no_grad():
+        assert torch.allclose(synaptic(text()).logits, plain(text()).logits, atol=1e-5)
+
+
+def test_a_forward_changes_nothing_and_rows_do_not_meet():
+    model, tokens = lively(), text(rows=4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        first, again = model(tokens).logits, model(tokens).logits
+        alone = torch.cat([model(row[None]).logits for row in tokens])
+    assert torch.equal(first, again)
+    assert torch.allclose(first, alone, atol=2e-5)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def train(model: GPT, steps: int, *, rate: float = 3e-3, length: int = 48) -> list[float]:
+    optimizer, losses = torch.optim.AdamW(model.decay_groups(0.1), lr=rate), []
+    generator, noise = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
+    for step in range(1, steps + 1):
+        tokens = torch.randint(0, 64, (4, length + 1), generator=generator)
+        out = model(tokens[:, :-1], noise)
+        loss = F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad()
+        (loss + out.balance).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        model.after_step([out.activity], step, optimizer)
+        losses.append(loss.item())
+    return losses
+
+
+def test_the_same_seed_gives_the_same_losses_bit_for_bit_and_another_seed_others():
+    runs = [train(GPT(ModelConfig(layers=1, width=32, heads=2, context=64), SynapseParams(), 64, seed), 8) for seed in (0, 0, 1)]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+    weights = [GPT(ModelConfig(width=32, heads=2), SynapseParams(), 64, seed).embedding.weight for seed in (0, 1)]
+    assert not torch.equal(*weights)
+
+
+def test_gradients_are_finite_for_every_weight_at_random_corners_of_the_space():
+    rng = random.Random(0)
+    for trial in range(40):
+        values = {s.name: int(v) if s.scale == "int" else v for s in SPECS if not s.of_run for v in [rng.choice((s.low, s.high))]}
+        model = lively(values=values, layers=1)
+        out = model(text(), torch.Generator().manual_seed(trial))
+        (F.cross_entropy(out.logits.flatten(0, 1), text().flatten()) + out.balance).backward()
+        for name, p in model.named_parameters():
+            assert p.grad is not None, name
+            assert torch.isfinite(p.grad).all(), (name, values)
+
+
+def test_structural_events_happen_at_the_defaults_and_move_the_optimizers_moments():
+    params = SynapseParams().with_values({"synapse.structural.structural_interval": 20})
+    model = GPT(ModelConfig(layers=2, width=32, heads=2, context=64), params, 64, 0)
+    optimizer = torch.optim.AdamW(model.decay_groups(0.1), lr=1e-2)
+    merges = splits = 0
+    generator = torch.Generator().manual_seed(0)
+    for step in range(1, 201):
+        tokens = torch.randint(0, 8, (4, 49), generator=generator)
+        out = model(tokens[:, :-1])
+        optimizer.zero_grad()
+        (F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten()) + out.balance).backward()
+        optimizer.step()
+        report = model.after_step([out.activity], step, optimizer)
+        merges, splits = merges + report.merges, splits + report.splits
+    assert merges > 0
+    assert splits > 0
+
+
+def test_a_split_leaves_twins_whose_mean_is_their_parent():
+    model = lively(experts=4)
+    router = model.blocks[0].feedforward.router
+    router.utilisation.copy_(torch.tensor([0.02, 0.22, 0.26, 0.5]))
+    router.energy.copy_(torch.tensor([0.3, 0.3, 0.3, 0.6]))
+    parent = model.blocks[0].feedforward.up[3].clone()
+    after, mixes, counts = model.remodelled()
+    twins = after["blocks.0.feedforward.up"][[0, 3]]
+    assert counts.tolist()[1] >= 1
+    assert torch.allclose(twins.mean(0), parent, atol=1e-6)
+    assert not torch.equal(twins[0], twins[1])
+    assert mixes["blocks.0.feedforward.up"][0].tolist() == [0.0, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.slow
+def test_no_nan_on_associative_recall_at_the_defaults_and_at_random_corners_over_a_thousand_steps():
+    from synaptune.data.batches import train_batch
+    from synaptune.data.config import DataConfig
+    from synaptune.data.corpus import load_corpus
+
+    data, rng = DataConfig(recall_fraction=1.0), random.Random(3)
+    corpus = load_corpus(data, 32)
+    for trial in range(2):
+        corner = {s.name: int(v) if s.scale == "int" else v for s in SPECS if not s.of_run for v in [rng.choice((s.low, s.high))]}
+        values = {"synapse.structural.structural_interval": 50} | (corner if trial else {})
+        model = GPT(ModelConfig(layers=1, width=32, heads=2, context=32, tick=8), SynapseParams().with_values(values), corpus.vocab, 0)
+        optimizer = torch.optim.AdamW(model.decay_groups(0.1), lr=3e-3)
+        for step in range(1, 1001):
+            batch = train_batch(corpus, data, seed=0, step=step, size=4, context=32)
+            out = model(batch.tokens, torch.Generator().manual_seed(step))
+            loss = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100)
+            optimizer.zero_grad()
+            (loss + out.balance).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            model.after_step([out.activity], step, optimizer)
+            assert torch.isfinite(loss), (step, values)
+
+
+def test_unused_parameters_are_named_with_the_setting_that_uses_them():
+    dense = unused_parameters(ModelConfig(experts=1))
+    assert {name.split(".")[1] for name in dense} == {"structural"}
+    assert "model.experts" in dense["synapse.structural.energy_cost_rel"]
+    assert unused_parameters(ModelConfig()) == {}
+    assert set(unused_parameters(ModelConfig(**OFF))) == {s.name for s in SPECS}
+
+
+def test_a_configuration_that_no_model_can_have_names_every_fault():
+    with pytest.raises(UserError) as raised:
+        GPT(ModelConfig(width=30, heads=4, position="absolute", top_k=5), SynapseParams(), 64, 0)
+    assert all(word in str(raised.value) for word in ("model.width=30", "model.position=absolute", "model.top_k=5"))

@@ -1,0 +1,181 @@
+"""Bad input at the real command line: what was got, what was expected, what to do; code 2, no traceback, nothing lost.
+
+More of it stands beside what refuses it: tests/test_phase1.py, tests/search/test_sweep.py, tests/data, tests/storage.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from synaptune import phase1
+from synaptune.errors import UserError
+from synaptune.training import checkpoint
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["scale=smoke", "logger=csv", "logger.progress=off"]
+SWEEP = ["-m", *SMALL, "hydra/sweeper=random", "study.name=s"]
+
+
+def train(folder: Path, *words: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+def refused(done: subprocess.CompletedProcess, said: str) -> None:
+    """The form of every refusal."""
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("got "), done.stderr
+    assert said in done.stderr
+    assert "\n  to do: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@contextlib.contextmanager
+def file_limit(size: int):
+    """No file of this process may grow beyond `size` bytes: what a full disk is to one file, without being root."""
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str):
+    """A file system of its own at `folder`; yields the function that gives it room."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o"]
+    if os.geteuid() != 0 or subprocess.run([*mount, f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield lambda: subprocess.run([*mount, "remount,size=50m", "tmpfs", str(folder)], check=True)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def ended(folder: Path) -> list[tuple]:
+    trials = optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/outputs/studies/s/study.db").trials
+    return [(trial.params, trial.value, trial.datetime_complete) for trial in trials if trial.state.is_finished()]
+
+
+def protocol(capsys, *words: str) -> subprocess.CompletedProcess:
+    """The phase-1 program in this process, in the form of a finished command."""
+    code = phase1.main(["--study", "s", *words])
+    return subprocess.CompletedProcess(words, code, *capsys.readouterr())
+
+
+def test_every_fault_of_a_command_line_is_told_at_once(tmp_path):
+    done = train(tmp_path, "synapse.calcium.tau_c=7", "training.batch=-3", "model.heads=7", "scale=smoke")
+    refused(done, "synapse.calcium.tau_c=7: expected 0.5 to 0.99")
+    assert "training.batch=-3: expected" in done.stderr
+    assert "model.heads=7" in done.stderr
+
+
+def test_a_value_without_a_name_is_refused(tmp_path):
+    refused(train(tmp_path, "training.steps", "=3"), "=3, a value without a name")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hydra.sweeper.optim.bugdet=3"], "closest: hydra.sweeper.optim.budget"),
+        (["hydra.sweeper.optim.budget=abc"], "hydra.sweeper.optim.budget=abc: Value 'abc'"),
+        (["hydra/sweeper=nosuch"], "hydra/sweeper=basic|cma|grid"),
+        (["synapse.calcium.tau_d=interval(0,1)"], "closest: synapse.calcium.tau_c"),
+    ],
+)
+def test_a_sweep_that_cannot_be_understood_is_refused(tmp_path, words, said):
+    refused(train(tmp_path, *SWEEP, *words), said)
+    assert not list(tmp_path.rglob("study.db"))
+
+
+def test_a_study_goes_on_after_every_refusal(tmp_path):
+    """An empty text, a damaged database, another configuration, budget 0 and -1 workers take nothing away."""
+    (tmp_path / "empty.txt").touch()
+    refused(train(tmp_path, *SWEEP, "data=text", "data.path=empty.txt"), "empty.txt, an empty file")
+    budget = "hydra.sweeper.optim.budget="
+    assert train(tmp_path, *SWEEP, budget + "2").returncode == 0
+    before = ended(tmp_path)
+    refused(train(tmp_path, *SWEEP, "synapse.calcium.tau_c=0.9"), "synapse.calcium.tau_c: the study has 0.85, this command 0.9")
+    refused(train(tmp_path, *SWEEP, budget + "0", "hydra.sweeper.optim.num_workers=-1"), "budget=0: expected at least 1")
+    database = tmp_path / "outputs/studies/s/study.db"
+    whole = database.read_bytes()
+    database.write_bytes(whole[:1000] + os.urandom(len(whole) - 1000))
+    refused(train(tmp_path, *SWEEP), "study.db, which is damaged")
+    database.write_bytes(whole)
+    assert train(tmp_path, *SWEEP, budget + "3").returncode == 0
+    assert len(ended(tmp_path)) == 3
+    assert ended(tmp_path)[:2] == before
+
+
+def test_a_search_on_a_full_disk_keeps_what_is_finished_and_goes_on_with_room(tmp_path):
+    words = [*SWEEP, "hydra.sweeper.optim.budget=5"]
+    with small_disk(tmp_path / "outputs", "1300k") as give_room:
+        refused(train(tmp_path, *words), "space")
+        before = ended(tmp_path)
+        assert 1 <= len(before) < 5
+        give_room()
+        assert train(tmp_path, *words).returncode == 0
+        assert len(ended(tmp_path)) == 5
+        assert ended(tmp_path)[: len(before)] == before
+
+
+def test_a_run_on_a_full_disk_says_so(tmp_path):
+    def limited():
+        file_limit(100_000).__enter__()
+
+    done = train(tmp_path, *SMALL, "hydra.run.dir=run", preexec_fn=limited, env=os.environ | {"SYNAPTUNE_CACHE": str(tmp_path)})
+    refused(done, "no space to write")
+
+
+def test_a_checkpoint_without_space_leaves_the_one_before(tmp_path):
+    import torch
+
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save(path, {"weights": torch.ones(10)})
+    with file_limit(10_000), pytest.raises(UserError, match="no space to write"):
+        checkpoint.save(path, {"weights": torch.ones(100_000)})
+    assert checkpoint.load(path)["weights"].sum() == 10
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--budget", "-3"], "budget=-3: expected at least 1"),
+        (["synapse.calcium.tau_d=1"], "closest: synapse.calcium.tau_c"),
+        (["synapse.calcium.tau_c=7"], "synapse.calcium.tau_c=7: expected 0.5 to 0.99"),
+        (["=3"], "a value without a name"),
+        (["hydra.sweeper.optim.num_workers=-1"], "the protocol brings its own optimizer"),
+        (["data=text", "data.path=short.txt"], "more than one context of 64 tokens"),
+        (["data=text", "data.path=nosuch.txt"], "nosuch.txt, which does not exist"),
+    ],
+)
+def test_the_protocol_refuses_what_it_cannot_run(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short.txt").write_text("short")
+    refused(protocol(capsys, *SMALL, *words), said)
+
+
+def test_the_protocol_refuses_a_study_that_cannot_be_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    database = tmp_path / "outputs/studies/s/study.db"
+    database.parent.mkdir(parents=True)
+    database.write_bytes(b"no database")
+    refused(protocol(capsys, *SMALL), "study.db, which is not a SQLite database")
+    assert database.read_bytes() == b"no database"
+    database.unlink()
+    database.mkdir()
+    refused(protocol(capsys, *SMALL), "study.db, which is a folder")
+    database.rmdir()
+    with file_limit(30_000):
+        refused(protocol(capsys, *SMALL), "a full or failing disk")

@@ -1,0 +1,100 @@
+"""The `synaptune` command as a user runs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from synaptune import cli
+from synaptune.analysis import census
+from synaptune.data.tokenizer import Tokenizer
+from synaptune.synapse.circuit import SPECS
+
+ROOT = Path(__file__).parents[1]
+SYNAPTUNE = Path(sys.executable).with_name("synaptune")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a real training run, at smoke scale."""
+    folder = tmp_path_factory.mktemp("run")
+    words = ["scale=smoke", "logger=csv", "logger.progress=off", f"hydra.run.dir={folder}"]
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *words], cwd=folder, check=True, capture_output=True, timeout=120)
+    return folder
+
+
+def sampled(capsysbinary, *words: str) -> bytes:
+    assert cli.main(["sample", *words]) == 0
+    return capsysbinary.readouterr().out
+
+
+def test_the_installed_command_continues_a_prompt_from_a_run_folder(trained):
+    words = ["sample", str(trained), "--prompt", "import öde", "--tokens", "12"]
+    done = subprocess.run([SYNAPTUNE, *words], cwd="/", capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().startswith("import öde")
+    assert done.stdout.endswith(b"\n")
+    assert len(done.stdout) > len("import öde\n".encode()) + 3
+
+
+def test_a_seed_gives_one_text_and_another_seed_another(trained, capsysbinary):
+    words = [str(trained / "checkpoint.pt"), "--prompt", "def ", "--tokens", "20", "--temperature", "1"]
+    first = sampled(capsysbinary, *words)
+    assert sampled(capsysbinary, *words) == first
+    assert sampled(capsysbinary, *words, "--seed", "1") != first
+
+
+def test_temperature_0_and_top_k_1_take_the_likeliest(trained, capsysbinary):
+    words = [str(trained), "--prompt", "def ", "--tokens", "10"]
+    assert sampled(capsysbinary, *words, "--temperature", "0") == sampled(capsysbinary, *words, "--top-k", "1")
+
+
+def test_a_text_longer_than_the_context_goes_on(trained, capsysbinary):
+    assert len(sampled(capsysbinary, str(trained), "--prompt", "x" * 100, "--tokens", "80", "--top-k", "3")) > 150
+
+
+def test_characters_come_whole_and_broken_ones_do_not_hold_up_the_rest():
+    tokens = [*"aé€😀".encode(), 0xFF, *b"bcd", 0xE2, 0x82]
+    pieces = list(cli.characters(tokens, Tokenizer().decode))
+    assert pieces == ["a", "é", "€", "😀", "\ufffdb", "c", "d", "\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sample", "nosuch.pt", "--prompt", "a"], "no checkpoint at nosuch.pt"),
+        (["sample", ".", "--prompt", "a"], "no checkpoint at checkpoint.pt"),
+        (["sample", "garbage.pt", "--prompt", "a"], "unreadable checkpoint garbage.pt"),
+        (["sample", "x", "--prompt", ""], "--prompt: expected some text"),
+        (["sample", "x", "--prompt", "a", "--tokens", "0", "--temperature", "-1", "--top-k", "0"], "--temperature -1.0: expected"),
+        (["census", "--seeds", "1"], "--seeds 1"),
+    ],
+)
+def test_a_mistake_is_said_and_ends_with_code_2(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("garbage.pt").write_bytes(b"no checkpoint")
+    assert cli.main(words) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("got ")
+    assert said in shown
+    assert "to do: " in shown
+
+
+def test_parameters_lists_every_one(capsys):
+    assert cli.main(["parameters"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == [spec.name for spec in SPECS]
+
+
+def test_a_dead_parameter_is_marked_in_its_row_and_counted():
+    effects = [census.Effect(SPECS[0], 3.0, 3.1, 0.1, 2.0), census.Effect(SPECS[1], 3.0, 3.00001, 1e-5, 0.1)]
+    assert [census.row(effect).endswith("DEAD") for effect in effects] == [False, True]
+    assert census.verdict(effects, 1e-9).startswith("2 parameters, 1 dead")
+    assert len(census.header()) == len(census.row(effects[0]))
+
+
+def test_help_is_quick():
+    code = "import sys, synaptune.cli as cli\ntry: cli.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "hydra"} & set(loaded)

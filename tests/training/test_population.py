@@ -1,0 +1,60 @@
+"""A population is its candidates: the same losses as each of them alone."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from synaptune.errors import UserError
+from synaptune.model.config import ModelConfig
+from synaptune.model.gpt import GPT
+from synaptune.synapse.circuit import SynapseParams
+from synaptune.training.population import Population
+
+CONFIG = ModelConfig(layers=2, width=32, heads=2, context=32, tick=8)
+CANDIDATES = [
+    SynapseParams().with_values({"synapse.structural.structural_interval": interval} | values)
+    for interval, values in (
+        (4, {}),
+        (6, {"synapse.calcium.alpha_ca": 1.5, "synapse.attention.lambda_loge": 3.0, "synapse.postsynaptic.rank_eligibility": 24}),
+        (1000, {"synapse.stochastic.stochastic_train_frac": 0.8, "synapse.vesicles.endo_delay": 9}),
+    )
+]
+STEPS = 12
+
+
+def batches() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 6, (3, 33), generator=generator) for _ in range(STEPS)]
+
+
+def alone(params: SynapseParams) -> list[float]:
+    model, losses = GPT(CONFIG, params, 32, 0), []
+    optimizer = torch.optim.AdamW(model.decay_groups(0.1), lr=2e-2, betas=(0.9, 0.95))
+    for step, tokens in enumerate(batches(), 1):
+        out = model(tokens[:, :-1], torch.Generator().manual_seed(step))
+        loss = F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad()
+        (loss + out.balance).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        model.after_step([out.activity], step, optimizer)
+        losses.append(loss.item())
+    return losses
+
+
+def test_a_population_gives_each_candidate_the_losses_it_gets_alone():
+    population = Population(CONFIG, CANDIDATES, 32, seed=0, learning_rate=2e-2, weight_decay=0.1)
+    together = torch.stack(
+        [population.step(x[:, :-1], x[:, 1:], step, torch.Generator().manual_seed(step)) for step, x in enumerate(batches(), 1)]
+    )
+    single = torch.tensor([alone(params) for params in CANDIDATES]).T
+    error = (together - single).abs().max()
+    apart = min((single[-1, i] - single[-1, j]).abs() for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert error < 5e-6
+    assert apart > 10 * error  # the candidates differ by far more than the two ways of running one
+
+
+def test_a_mixture_of_on_and_off_is_refused():
+    off = SynapseParams().with_values({"synapse.attention.lambda_loge": 0.0})
+    with pytest.raises(UserError, match="lambda_loge"):
+        Population(CONFIG, [SynapseParams(), off], 32, seed=0, learning_rate=2e-2, weight_decay=0.1)
