@@ -93,7 +93,8 @@ class Decoder:
 
     def _finish_tick(self, block: Block, cache: LayerCache) -> None:
         """At the last token of a tick the terminals move on; its own queries have met the state before."""
-        assert block.presynapse is not None and cache.terminals is not None
+        assert block.presynapse is not None
+        assert cache.terminals is not None
         tokens = self.model.config.tick
         if len(cache.queries) < tokens:
             return

@@ -168,7 +168,7 @@ class GPT(nn.Module):
         return after
 
     def remodelled(self) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """The structural event of every layer: (weights and buffers after it, mixing matrix of each weight, counts [merged, split]); pure."""
+        """Structural events of all layers: (weights and buffers after, mixing matrix of each weight, counts [merged, split]); pure."""
         after, mixes, counts = {}, {}, torch.zeros(2, device=self.head.weight.device)
         for i, block in enumerate(self.blocks):
             if block.feedforward.router is None:

@@ -1,7 +1,7 @@
 """The presynaptic scan as compiled code: terminal.py's equations with a hand-derived adjoint (scan.c), on the CPU.
 
-The source is compiled once per machine by the C compiler at hand into the cache folder; without a compiler, on another device, for a batched
-population, or when a synapse parameter itself wants a gradient, the reference scan runs instead: same numbers, slower.
+The source is compiled once per machine by the C compiler at hand into the cache folder; without a compiler, on another device, for a
+batched population, or when a synapse parameter itself wants a gradient, the reference scan runs instead: same numbers, slower.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, drive: Tensor, noise: Tensor | None, packed: Tensor, tokens: int) -> Tensor:
-        drive = drive.contiguous()
+        drive, noise = drive.contiguous(), None if noise is None else noise.contiguous()
         ctx.save_for_backward(drive, noise, packed)
         ctx.tokens = tokens
         batch, heads, updates, keys = drive.shape
@@ -127,8 +127,8 @@ def _built(compiler: str, real: str) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made, linked = Path(folder, "scan.o"), Path(folder, "scan.so")
         subprocess.run([compiler, *COMPILE, f"-DREAL={real}", "-c", str(SOURCE), "-o", str(made)], check=True, capture_output=True)
-        # Linked without the OpenMP and fast-math options: the first would bring a second thread pool beside torch's, the second would change
-        # the floating-point mode of the whole process. The OpenMP symbols resolve to the runtime that torch has loaded.
+        # Linked without the OpenMP and fast-math options: the first would bring a second thread pool beside torch's, the second would
+        # change the floating-point mode of the whole process. The OpenMP symbols resolve to the runtime that torch has loaded.
         subprocess.run([compiler, "-shared", str(made), "-o", str(linked), *LINK], check=True, capture_output=True)
         os.replace(linked, target)
     return target

@@ -1,7 +1,8 @@
 """Many candidates as one program: K models that differ in their synapse parameters, trained together under one vmap.
 
-All candidates share the first weights, the batches and the draws of stochastic release (common random numbers), so candidate k gets the losses it
-would get alone. Weights, optimizer moments and plastic buffers carry a leading candidate axis; AdamW is elementwise and clipping goes by candidate.
+All candidates share the first weights, the batches and the draws of stochastic release (common random numbers), so candidate k gets
+the losses it would get alone. Weights, optimizer moments and plastic buffers carry a leading candidate axis; AdamW is elementwise and
+clipping goes by candidate.
 """
 
 from __future__ import annotations

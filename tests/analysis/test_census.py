@@ -1,0 +1,15 @@
+"""Liveness: no parameter of the registry is dead in its regime, and what moves the loss is the parameter, not rounding."""
+
+import pytest
+
+from synaptune.analysis.census import LEAST_EFFECT, census, lines
+from synaptune.synapse.circuit import SPECS
+
+
+@pytest.mark.slow
+def test_every_parameter_moves_the_training_loss_of_a_short_deterministic_run():
+    effects, dust = census()
+    assert [effect.spec.name for effect in effects] == [spec.name for spec in SPECS]
+    assert [effect.spec.name for effect in effects if effect.effect < LEAST_EFFECT] == []
+    assert dust < LEAST_EFFECT / 10
+    assert "0 dead" in list(lines(effects, dust))[-1]
