@@ -11,6 +11,7 @@ training time of the tuned synaptic model. Finished runs are kept in outputs/lad
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import multiprocessing
 import os
@@ -22,16 +23,29 @@ from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from synaptune.analysis.compare import Improvement, paired_improvement
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from synaptune.analysis.compare import paired_improvement
+from synaptune.build import fingerprint, run, settings
 from synaptune.errors import UserError, mistake
+from synaptune.schema import register
+from synaptune.search.optimizers import Engine, Told, make_optimizer
+from synaptune.search.space import Space
+from synaptune.spaces import declared_space
+from synaptune.storage.environment import code_version
+from synaptune.storage.export import write_json
+from synaptune.training.errors import DivergedError
 
 ROOT = Path(__file__).resolve().parent.parent
 SEARCH_SEED = 0
 FRESH = 7000  # first seed of the rungs; no search of this project comes near it
 BARRIER = "synapse.attention.barrier_strength"
-WEAKEST, STRONGEST = 0.5, 30.0  # ends of the distance search; a point below them is nearly no bias
+WEAKEST, STRONGEST = 0.5, 30.0  # the upper part of the declared range; below it there is nearly no bias
 KEPT = ("val_loss", "test_loss", "test_perplexity", "train_seconds", "steps", "merges", "splits")
 PLAIN, ALIBI, DISTANCE, DEFAULTS, TUNED = "plain, RoPE", "plain, ALiBi", "RoPE + tuned distance", "synaptic, defaults", "synaptic, tuned"
+WHOLE = "+ experts (all of it)"
 HEAD = ["", "steps", "test loss [nats/token]", "test perplexity", f"gain over {PLAIN} [%]", f"gain over {DISTANCE} [%]", "seconds a step"]
 
 
@@ -44,11 +58,6 @@ class Job(NamedTuple):
 
 def composed(overrides: Sequence[str]) -> Any:
     """The configuration of a run; raises UserError for overrides that do not fit."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-
-    from synaptune.schema import register
-
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         try:
@@ -59,9 +68,6 @@ def composed(overrides: Sequence[str]) -> Any:
 
 def one_run(overrides: tuple[str, ...]) -> dict[str, Any]:
     """A run in this process: its metrics, or why it failed."""
-    from synaptune.build import run
-    from synaptune.training.errors import DivergedError
-
     with tempfile.TemporaryDirectory() as folder:
         try:
             metrics = run(composed(overrides), Path(folder), overrides=[]).metrics
@@ -70,29 +76,15 @@ def one_run(overrides: tuple[str, ...]) -> dict[str, Any]:
     return {name: metrics[name] for name in KEPT if name in metrics}
 
 
-def set_threads(count: int) -> None:
-    """Give a worker its threads."""
-    import torch
-
-    torch.set_num_threads(count)
-
-
 class Runs:
     """Runs made once: kept by the fingerprint of their configuration."""
 
     def __init__(self, path: Path, pool: Executor, common: Sequence[str]) -> None:
-        import json
-
-        from synaptune.storage.environment import code_version
-
         self._path, self._pool, self._common, self._code = path, pool, tuple(common), code_version()
         self._known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
     def measure(self, jobs: Sequence[Job], what: str) -> list[dict[str, Any]]:
         """The results of jobs in their order, run where they are not known yet. Raises UserError for a bad configuration."""
-        from synaptune.build import fingerprint, settings
-        from synaptune.storage.export import write_json
-
         whole = [(*self._common, *job.overrides) for job in jobs]
         keys = [fingerprint(settings(composed(overrides))) for overrides in whole]
         waiting = {self._pool.submit(one_run, whole[i]): i for i, key in enumerate(keys) if key not in self._known}
@@ -111,7 +103,7 @@ class Runs:
 
 def _line(result: dict[str, Any]) -> str:
     if "failed" in result:
-        return f"failed ({result['failed']})"
+        return f"failed: {result['failed']}"
     name = "test_loss" if "test_loss" in result else "val_loss"
     return f"{name} {result[name]:.4f}  {result['train_seconds']:.1f} s"
 
@@ -137,30 +129,23 @@ def tuned_distance(runs: Runs, points: int) -> float:
 
 def tuned_values(runs: Runs, common: Sequence[str], budget: int) -> dict[str, Any]:
     """The best values of the search space that CMA-ES finds from the defaults, by validation loss on the search seed."""
-    from synaptune.search.optimizers import Engine, Told, make_optimizer
-    from synaptune.search.space import Space
-    from synaptune.spaces import declared_space
-
     space = Space(tuple(declared_space(composed(common))))
     optimizer = make_optimizer(Engine("cma", SEARCH_SEED), space)
     tried: list[Told] = []
     while len(tried) < budget:
-        units = [unit for unit in (optimizer.ask() for _ in range(optimizer.generation_size)) if unit is not None]
-        units = units[: budget - len(tried)]
-        values = [space.values(unit) for unit in units]
-        jobs = [
-            Job(f"trial {len(tried) + number}", (*(f"{name}={value}" for name, value in point.items()), f"seed={SEARCH_SEED}"))
-            for number, point in enumerate(values)
-        ]
+        count = min(optimizer.generation_size, budget - len(tried))
+        units = [unit for _ in range(count) if (unit := optimizer.ask()) is not None]
+        points = [tuple(f"{name}={value}" for name, value in space.values(unit).items()) for unit in units]
+        jobs = [Job(f"trial {number}", (*point, f"seed={SEARCH_SEED}")) for number, point in enumerate(points, len(tried))]
         results = runs.measure(jobs, f"search from {len(tried)}/{budget}:")
         generation = [Told(unit, result.get("val_loss")) for unit, result in zip(units, results, strict=True)]
         tried += generation
         if len(generation) == optimizer.generation_size:
             optimizer.tell(generation)
-    best = min((told for told in tried if told.loss is not None), key=lambda told: told.loss, default=None)  # type: ignore[return-value, arg-type]
-    if best is None:
+    best = min(tried, key=lambda told: math.inf if told.loss is None else told.loss)
+    if best.loss is None:
         raise mistake(got=f"{budget} failed trials", expected="a configuration that trains", do="see the reasons above")
-    print(f"search: best validation loss {best.loss:.4f} in trial {tried.index(best)} of {budget}, the defaults {tried[0].loss:.4f}")
+    print(f"search: best validation loss {best.loss:.4f} in trial {tried.index(best)} of {budget}, trial 0 is the defaults")
     for (name, value), default in zip(space.values(best.unit).items(), space.values(space.start()).values(), strict=True):
         print(f"  {name}={value}  (default {default})")
     return space.values(best.unit)
@@ -196,21 +181,21 @@ def rows(results: dict[str, list[dict[str, Any]]], plain: list[dict[str, Any]], 
 def _gain(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> str:
     if before is after:
         return "-"
-    gain: Improvement = paired_improvement(*([entry["test_perplexity"] for entry in side] for side in (before, after)))
+    first, second = ([entry["test_perplexity"] for entry in side] for side in (before, after))
+    gain = paired_improvement(first, second)
     return f"{gain.mean:+.2f} ({gain.low:+.2f} to {gain.high:+.2f})"
 
 
 def table(cells: Sequence[Sequence[str]]) -> str:
     """Markdown with columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    ruled = [cells[0], ["-" * width for width in widths], *cells[1:]]
+    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in ruled)
 
 
 def climb(runs: Runs, common: Sequence[str], given: argparse.Namespace) -> None:
     """Search, run the rungs, print both tables."""
-    seeds = range(FRESH, FRESH + given.seeds)
-    barrier = tuned_distance(runs, given.barriers)
+    seeds, barrier = range(FRESH, FRESH + given.seeds), tuned_distance(runs, given.barriers)
     values = tuned_values(runs, common, given.budget)
     rungs = {
         PLAIN: ("model=gpt",),
@@ -218,7 +203,7 @@ def climb(runs: Runs, common: Sequence[str], given: argparse.Namespace) -> None:
         DISTANCE: rung(barrier, NO_RELEASE, NO_MEMORY, NO_EXPERTS),
         "+ presynaptic dynamics": rung(barrier, NO_MEMORY, NO_EXPERTS),
         "+ fast weights": rung(barrier, NO_EXPERTS),
-        "+ experts": rung(barrier),
+        WHOLE: rung(barrier),
         DEFAULTS: ("model=synaptic",),
         TUNED: ("model=synaptic", *(f"{name}={value}" for name, value in values.items())),
     }
@@ -233,9 +218,7 @@ def climb(runs: Runs, common: Sequence[str], given: argparse.Namespace) -> None:
     print(table([HEAD, *rows(equal, equal[PLAIN], equal[DISTANCE])]))
     plain, distance = (timed[f"{name}, longer"] for name in (PLAIN, DISTANCE))
     print(f"\nEqual training time, that of the tuned model ({time_ratio(equal[TUNED], equal[PLAIN]):.2f} x plain a step):\n")
-    print(table([HEAD, *rows(timed | {TUNED: equal[TUNED], DEFAULTS: equal[DEFAULTS]}, plain, distance)]))
-    for name, found in (timed | {TUNED: equal[TUNED]}).items():
-        print(f"  {name}: {statistics.median(entry['train_seconds'] for entry in found):.2f} s of training (median)")
+    print(table([HEAD, *rows(timed | {name: equal[name] for name in (DEFAULTS, WHOLE, TUNED)}, plain, distance)]))
 
 
 def main() -> int:
@@ -255,8 +238,7 @@ def main() -> int:
     try:
         if given.budget < 1 or given.barriers < 2 or given.seeds < 2 or given.workers < 1 or given.threads < 1:
             raise mistake(got=str(vars(given)), expected="budget, workers, threads >= 1; barriers, seeds >= 2", do="correct the options")
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(given.workers, context, set_threads, (given.threads,)) as pool:
+        with ProcessPoolExecutor(given.workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (given.threads,)) as pool:
             climb(Runs(ROOT / "outputs" / "ladder" / "runs.json", pool, common), common, given)
     except UserError as error:
         print(error, file=sys.stderr)

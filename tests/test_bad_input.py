@@ -96,31 +96,27 @@ def test_a_sweep_that_cannot_be_understood_is_refused(tmp_path, words, said):
     assert not list(tmp_path.rglob("study.db"))
 
 
-def test_a_study_goes_on_after_every_refusal(tmp_path):
-    """Another configuration and a damaged database take nothing away."""
-    budget = "hydra.sweeper.optim.budget="
-    assert train(tmp_path, *SWEEP, budget + "2").returncode == 0
+def test_a_study_of_another_configuration_or_damaged_is_left_as_it_is(tmp_path):
+    assert train(tmp_path, *SWEEP, "hydra.sweeper.optim.budget=1").returncode == 0
     before = ended(tmp_path)
     refused(train(tmp_path, *SWEEP, "synapse.calcium.tau_c=0.9"), "synapse.calcium.tau_c: the study has 0.85, this command 0.9")
+    assert ended(tmp_path) == before
     database = tmp_path / "outputs/studies/s/study.db"
-    whole = database.read_bytes()
-    database.write_bytes(whole[:1000] + os.urandom(len(whole) - 1000))
+    damaged = database.read_bytes()[:1000] + os.urandom(50_000)
+    database.write_bytes(damaged)
     refused(train(tmp_path, *SWEEP), "study.db, which is damaged")
-    database.write_bytes(whole)
-    assert train(tmp_path, *SWEEP, budget + "3").returncode == 0
-    assert len(ended(tmp_path)) == 3
-    assert ended(tmp_path)[:2] == before
+    assert database.read_bytes() == damaged
 
 
 def test_a_search_on_a_full_disk_keeps_what_is_finished_and_goes_on_with_room(tmp_path):
-    words = [*SWEEP, "hydra.sweeper.optim.budget=5"]
+    words = [*SWEEP, "hydra.sweeper.optim.budget=4"]
     with small_disk(tmp_path / "outputs", "1300k") as give_room:
         refused(train(tmp_path, *words), "space")
         before = ended(tmp_path)
-        assert 1 <= len(before) < 5
+        assert 1 <= len(before) < 4
         give_room()
         assert train(tmp_path, *words).returncode == 0
-        assert len(ended(tmp_path)) == 5
+        assert len(ended(tmp_path)) == 4
         assert ended(tmp_path)[: len(before)] == before
 
 

@@ -10,6 +10,7 @@ from synaptune import cli
 from synaptune.analysis import census
 from synaptune.data.tokenizer import Tokenizer
 from synaptune.synapse.circuit import SPECS
+from synaptune.training import checkpoint
 
 ROOT = Path(__file__).parents[1]
 SYNAPTUNE = Path(sys.executable).with_name("synaptune")
@@ -60,6 +61,14 @@ def test_characters_come_whole_and_broken_ones_do_not_hold_up_the_rest():
     assert pieces == ["a", "é", "€", "😀", "\ufffdb", "c", "d", "\ufffd"]
 
 
+def test_a_checkpoint_of_another_model_is_said_so(trained, tmp_path, capsys):
+    content = checkpoint.load(trained / "checkpoint.pt")
+    content["about"]["model"]["gone"] = 1
+    checkpoint.save(tmp_path / "checkpoint.pt", content)
+    assert cli.main(["sample", str(tmp_path), "--prompt", "a"]) == 2
+    assert "does not fit this version" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -67,6 +76,7 @@ def test_characters_come_whole_and_broken_ones_do_not_hold_up_the_rest():
         (["sample", ".", "--prompt", "a"], "no checkpoint at checkpoint.pt"),
         (["sample", "garbage.pt", "--prompt", "a"], "unreadable checkpoint garbage.pt"),
         (["sample", "x", "--prompt", ""], "--prompt: expected some text"),
+        (["sample", "x", "--prompt", "\udcff"], "--prompt: expected text in UTF-8"),
         (["sample", "x", "--prompt", "a", "--tokens", "0", "--temperature", "-1", "--top-k", "0"], "--temperature -1.0: expected"),
         (["census", "--seeds", "1"], "--seeds 1"),
     ],

@@ -8,6 +8,7 @@ synaptune parameters                        the parameters with their ranges
 from __future__ import annotations
 
 import argparse
+import io
 import math
 import os
 import sys
@@ -72,6 +73,7 @@ def _sample(options: argparse.Namespace) -> None:
         fault
         for good, fault in (
             (options.prompt != "", "--prompt: expected some text"),
+            (_is_utf8(options.prompt), "--prompt: expected text in UTF-8"),
             (options.tokens >= 1, f"--tokens {options.tokens}: expected at least 1"),
             (0.0 <= options.temperature < math.inf, f"--temperature {options.temperature}: expected at least 0"),
             (options.top_k is None or options.top_k >= 1, f"--top-k {options.top_k}: expected at least 1"),
@@ -88,20 +90,22 @@ def _sample(options: argparse.Namespace) -> None:
     path = options.checkpoint / "checkpoint.pt" if options.checkpoint.is_dir() else options.checkpoint
     model, config, data = load_model(path)
     tokenizer = _tokenizer(data, config.context, vocab=model.head.weight.shape[0])
-    try:
-        prompt = tokenizer.encode(options.prompt)
-    except UnicodeEncodeError:
-        raise mistake(got="a prompt that is not UTF-8", expected="text in UTF-8", do="check the terminal's encoding") from None
+    prompt = tokenizer.encode(options.prompt)
     # The generator of the choices is the only randomness: one seed gives one text.
     tokens = generate(
         model, prompt, options.tokens, temperature=options.temperature, top_k=options.top_k, generator=stream("sample", options.seed)
     )
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show every character
     print(options.prompt, end="", flush=True)
     for piece in characters(tokens, tokenizer.decode):
         print(piece, end="", flush=True)
     print()
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether an argument was text; Python passes other bytes on as surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def characters(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
@@ -151,8 +155,8 @@ def _parameters(_: argparse.Namespace) -> None:
 
     rows = [("parameter", "default", "low", "high", "scale", "unit")]
     for spec in SPECS:
-        bounds = (f"{bound:g} x steps" if spec.of_run else f"{bound:g}" for bound in (spec.low, spec.high))
-        rows.append((spec.name + (" *" if spec.phase == 1 else ""), f"{spec.default:g}", *bounds, spec.scale, spec.unit))
+        low, high = (f"{bound:g} x steps" if spec.of_run else f"{bound:g}" for bound in (spec.low, spec.high))
+        rows.append((spec.name + (" *" if spec.phase == 1 else ""), f"{spec.default:g}", low, high, spec.scale, spec.unit))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

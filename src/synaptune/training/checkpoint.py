@@ -85,11 +85,18 @@ def synapse_params(values: dict[str, dict[str, float]]) -> SynapseParams:
 def load_model(path: str | Path) -> tuple[GPT, ModelConfig, DataConfig]:
     """The trained model of a checkpoint, in evaluation mode on the CPU, and what it was made for.
 
-    Raises UserError when the file is missing or no checkpoint.
+    Raises UserError when the file is missing, no checkpoint, or of a model that this version builds otherwise.
     """
     content = load(Path(path))
-    about = content["about"]
-    config, data = ModelConfig(**about["model"]), DataConfig(**about["data"])
-    model = GPT(config, synapse_params(about["synapse"]), vocab=about["vocab"], seed=about["seed"])
-    model.load_state_dict(content["weights"])
+    try:
+        about = content["about"]
+        config, data = ModelConfig(**about["model"]), DataConfig(**about["data"])
+        model = GPT(config, synapse_params(about["synapse"]), vocab=about["vocab"], seed=about["seed"])
+        model.load_state_dict(content["weights"])
+    except (KeyError, TypeError, RuntimeError) as error:  # names, fields and shapes that do not fit
+        raise mistake(
+            got=f"{path}, whose model does not fit this version of synaptune",
+            expected="a checkpoint of this version",
+            do="train again, or use the version that made it",
+        ) from error
     return model.eval(), config, data
