@@ -26,7 +26,7 @@ from synaptune.search.state import StateFile
 from synaptune.storage.study import Study
 
 CONF = Path(__file__).parents[2] / "conf"
-BUDGET = 60
+BUDGET = 40
 VALIDATION_SEEDS = 5
 SANITY_SEEDS = 3
 SANITY_CANDIDATES = 6

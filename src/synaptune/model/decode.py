@@ -26,7 +26,7 @@ class LayerCache:
     k: Tensor
     v: Tensor
     queries: list[Tensor]
-    terminals: TerminalState | None
+    terminals: TerminalState
     efficacy: Tensor
     pre: list[Tensor]
     post: list[Tensor]
@@ -43,7 +43,7 @@ class Decoder:
         self.model, self.position = model, 0
         config, like = model.config, model.head.weight
         empty = like.new_zeros(batch, config.heads, 0, config.head_width)
-        self.newborn = birth(like.new_zeros(batch, config.heads, 1), model.synapse)  # type: ignore[arg-type]
+        self.newborn = birth(like.new_zeros(batch, config.heads, 1), model.synapse)
         none = regroup(self.newborn, lambda x: x[..., :0])
         self.layers = [
             LayerCache(empty, empty, [], none, like.new_zeros(batch, config.heads, 0), [], [], _first_memory(block, batch, like))
@@ -79,10 +79,10 @@ class Decoder:
         cache.k, cache.v = torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2)
         bias = rows
         if block.presynapse is not None and not model.silent:
-            first = efficacy(self.newborn, params)  # type: ignore[arg-type]
+            first = efficacy(self.newborn, params)
             cache.efficacy = torch.cat([cache.efficacy, first], -1)
-            cache.terminals = regroup(cache.terminals, lambda old, new: torch.cat([old, new], -1), self.newborn)  # type: ignore[arg-type]
-            synaptic = efficacy_bias(cache.efficacy[:, :, None], first[:, :, None], params.attention)  # type: ignore[arg-type]
+            cache.terminals = regroup(cache.terminals, lambda old, new: torch.cat([old, new], -1), self.newborn)
+            synaptic = efficacy_bias(cache.efficacy[:, :, None], first[:, :, None], params.attention)
             bias = synaptic if bias is None else bias + synaptic
             cache.queries.append(q)
             self._finish_tick(block, cache)
@@ -94,13 +94,12 @@ class Decoder:
     def _finish_tick(self, block: Block, cache: LayerCache) -> None:
         """At the last token of a tick the terminals move on; its own queries have met the state before."""
         assert block.presynapse is not None
-        assert cache.terminals is not None
         tokens = self.model.config.tick
         if len(cache.queries) < tokens:
             return
         drive = block.presynapse.drive(torch.cat(cache.queries, 2).mean(2, keepdim=True), cache.k)[:, :, 0]
         # Queries of this token still see the old efficacy: it is replaced only after their row has been read.
-        cache.terminals, following = terminal_step(cache.terminals, drive, self.model.synapse, tokens)  # type: ignore[arg-type]
+        cache.terminals, following = terminal_step(cache.terminals, drive, self.model.synapse, tokens)
         cache.queries, cache.efficacy = [], following
 
     def _transform(self, block: Block, cache: LayerCache, x: Tensor) -> Tensor:
@@ -114,7 +113,7 @@ class Decoder:
         cache.post.append(b)
         if len(cache.pre) == self.model.config.tick:
             pre, post = torch.cat(cache.pre, 1), torch.cat(cache.post, 1)
-            cache.memory = memory_step(cache.memory, pre, post, params.postsynaptic, params.bdnf, delta=block.memory.delta)  # type: ignore[arg-type]
+            cache.memory = memory_step(cache.memory, pre, post, params.postsynaptic, params.bdnf, delta=block.memory.delta)
             cache.pre, cache.post = [], []
         return x + y + added
 

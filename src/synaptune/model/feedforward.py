@@ -122,6 +122,11 @@ def mix_experts(mix: Tensor, value: Tensor) -> Tensor:
 class Router(nn.Module):
     """Top-k router with routing embeddings and a metabolism (synapse/experts.py)."""
 
+    utilisation: Tensor
+    fatigue: Tensor
+    energy: Tensor
+    embedding: Tensor
+
     def __init__(self, experts: int, top_k: int, width: int) -> None:
         super().__init__()
         self.top_k = top_k
@@ -165,8 +170,8 @@ class Router(nn.Module):
 
     def lived(self, routing: Routing, params: SynapseTensors) -> Metabolism:
         """The metabolism after one optimizer step, from the routing of its batch; pure."""
-        return metabolism_step(self.state(), routing, params.structural, params.energy)  # type: ignore[arg-type]
+        return metabolism_step(self.state(), routing, params.structural, params.energy)
 
     def planned(self, params: SynapseTensors) -> Remodel:
         """The structural event the present state calls for."""
-        return plan_remodel(self.state(), params.structural)  # type: ignore[arg-type]
+        return plan_remodel(self.state(), params.structural)

@@ -9,6 +9,7 @@ Source: block of Xiong et al., arXiv 2002.04745; soft-capped logits as in Gemma 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -100,13 +101,17 @@ class GPT(nn.Module):
     Raises UserError on a configuration that no model can be built from.
     """
 
+    blocks: Sequence[Block]
+    rope_cos: Tensor
+    rope_sin: Tensor
+
     def __init__(self, config: ModelConfig, params: SynapseParams, vocab: int, seed: int) -> None:
         super().__init__()
         require_buildable(config)
         self.config, self.params = config, params
         self.synapse = SynapseTensors(params)
         self.embedding = nn.Embedding(vocab, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))  # type: ignore[assignment]
         self.head = nn.Linear(config.width, vocab, bias=False)
         cos, sin = rope_table(config.context, config.head_width)
         self.register_buffer("rope_cos", cos, persistent=False)
@@ -160,10 +165,10 @@ class GPT(nn.Module):
         """Buffers after one optimizer step of slow plasticity and metabolism, by name; pure."""
         after = {}
         for i, (block, left) in enumerate(zip(self.blocks, activity, strict=True)):
-            if left.routing is not None:
+            if left.routing is not None and block.feedforward.router is not None:
                 lived = block.feedforward.router.lived(left.routing, self.synapse)
                 after |= {f"blocks.{i}.feedforward.router.{name}": value for name, value in lived._asdict().items()}
-            if left.handed is not None:
+            if left.handed is not None and block.memory is not None:
                 after[f"blocks.{i}.memory.slow"] = block.memory.consolidated(left.handed, self.synapse)
         return after
 
@@ -203,9 +208,8 @@ class GPT(nn.Module):
 
     def utilisation(self) -> Tensor | None:
         """Average share of routed slots, (layer, expert); None when dense."""
-        if self.config.experts == 1:
-            return None
-        return torch.stack([block.feedforward.router.utilisation for block in self.blocks])
+        routers = [block.feedforward.router for block in self.blocks]
+        return None if self.config.experts == 1 else torch.stack([router.utilisation for router in routers if router is not None])
 
     def decay_groups(self, weight_decay: float) -> list[dict]:
         """AdamW groups: matrices of the blocks decay; embeddings, gains, thresholds and biases do not."""
@@ -231,6 +235,7 @@ def start_weights(model: GPT, seed: int) -> None:
 
     A head of zeros gives the blocks no gradient at first, and associative recall then stays on its plateau of guessing.
     """
+    known = {"embedding.weight": 1.0, "head.weight": FIRST_HEAD}
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim < 2:
@@ -239,8 +244,8 @@ def start_weights(model: GPT, seed: int) -> None:
             if name.endswith(("attention.out.weight", "down", "memory.out")):
                 p.zero_()
             else:
-                scale = {"embedding.weight": 1.0, "head.weight": FIRST_HEAD}.get(name, p.shape[-1] ** -0.5)
-                p.copy_(scale * torch.randn(p.shape, generator=generator))
+                scale = known.get(name, float(p.shape[-1]) ** -0.5)
+                p.copy_(scale * torch.randn(p.shape, generator=generator))  # type: ignore[operator]
         for i, block in enumerate(model.blocks):
             if block.feedforward.router is not None:
                 block.feedforward.router.start(model.synapse, stream("router", seed, i))

@@ -26,6 +26,8 @@ RMS_FLOOR = 1e-6  # as torch's own rms_norm in fp32, by order of magnitude
 class Memory(nn.Module):
     """Projections A, Bp, Bo and the slow weights K of one block; the rank is a mask, so it is a tensor too."""
 
+    slow: Tensor
+
     def __init__(self, width: int, tick: int, variant: str) -> None:
         super().__init__()
         self.tick, self.delta = tick, variant == "delta"

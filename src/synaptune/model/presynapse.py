@@ -51,4 +51,4 @@ class Presynapse(nn.Module):
 def distance_rows(ticks: Tensor, length: int, params: SynapseTensors, *, context: int, tokens: int) -> Tensor:
     """Distance bias of some ticks of a sequence of `length` keys, (tick, key) [nat]."""
     keys = torch.arange(length, device=ticks.device, dtype=torch.float32)
-    return distance_bias(ticks.float(), keys, params.attention, context=context, tokens=tokens)  # type: ignore[arg-type]
+    return distance_bias(ticks.float(), keys, params.attention, context=context, tokens=tokens)

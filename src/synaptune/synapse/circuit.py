@@ -57,8 +57,18 @@ class SynapseTensors(nn.Module):
     """The same parameters as 0-dim tensors (non-persistent buffers), with the attribute paths of `SynapseParams`.
 
     The equations read these, so one program serves every candidate; replacing a buffer by a tensor with leading axes makes a
-    population, replacing it by an `nn.Parameter` makes it learnable.
+    population, replacing it by an `nn.Parameter` makes it learnable. The annotations name the dataclass whose attributes a subsystem
+    has; what the attributes hold are tensors.
     """
+
+    calcium: CalciumParams
+    vesicles: VesicleParams
+    energy: EnergyParams
+    postsynaptic: PostsynapticParams
+    bdnf: BdnfParams
+    stochastic: StochasticParams
+    structural: StructuralParams
+    attention: AttentionParams
 
     def __init__(self, params: SynapseParams) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ from synaptune.synapse import energy, priming, release
 from synaptune.synapse.terminal import terminal_scan
 
 if TYPE_CHECKING:
-    from synaptune.synapse.circuit import SynapseParams
+    from synaptune.synapse.circuit import SynapseTensors
 
 SOURCE = Path(__file__).with_name("scan.c")
 COMPILE = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-std=gnu11")
@@ -46,7 +46,7 @@ _CONSTANTS = (
 log = logging.getLogger(__name__)
 
 
-def fast_scan(drive: Tensor, params: SynapseParams, tokens: int, noise: Tensor | None = None) -> Tensor:
+def fast_scan(drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None) -> Tensor:
     """`terminal_scan`, compiled where it can be: drive (batch, head, ticks - 1, key) -> efficacy (batch, head, ticks, key)."""
     values = [getattr(getattr(params, group), name) for group, names in _PACKED.items() for name in names.split()]
     if drive.device.type != "cpu" or drive.dtype not in REALS or _is_batched(drive, *values) or any(v.requires_grad for v in values):
@@ -59,7 +59,7 @@ def fast_scan(drive: Tensor, params: SynapseParams, tokens: int, noise: Tensor |
 
 
 def _is_batched(*tensors: Tensor) -> bool:
-    return any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)
+    return any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)  # type: ignore[attr-defined]
 
 
 class _Scan(torch.autograd.Function):

@@ -91,7 +91,7 @@ def fluctuation(released: Tensor, expected: Tensor) -> Tensor:
     return (released + QUANTUM) / (expected + QUANTUM)
 
 
-def release_noise(shape: tuple[int, ...], fraction: Tensor, generator: torch.Generator, like: Tensor) -> Tensor:
+def release_noise(shape: tuple[int, ...], fraction: Tensor | float, generator: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal noise on a random `fraction` of the pairs, 0 on the rest; `shape` (batch, head, tick, key)."""
     chosen = torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype) < fraction
     return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype) * chosen

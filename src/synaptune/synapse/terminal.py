@@ -23,7 +23,7 @@ from synaptune.synapse.release import draw, fluctuation, release_probability, se
 from synaptune.synapse.vesicles import VesicleFlow, VesicleState, vesicle_flow, vesicle_step
 
 if TYPE_CHECKING:
-    from synaptune.synapse.circuit import SynapseParams
+    from synaptune.synapse.circuit import SynapseTensors
 
 
 class TerminalState(NamedTuple):
@@ -35,7 +35,7 @@ class TerminalState(NamedTuple):
     energy: EnergyState
 
 
-def birth(like: Tensor, params: SynapseParams) -> TerminalState:
+def birth(like: Tensor, params: SynapseTensors) -> TerminalState:
     """New terminals, one per element of `like` (batch, head, key)."""
     zero, one = torch.zeros_like(like), torch.ones_like(like)
     vesicles = VesicleState(one * params.vesicles.init_rrp, zero, zero, one * params.vesicles.init_reserve)
@@ -45,7 +45,7 @@ def birth(like: Tensor, params: SynapseParams) -> TerminalState:
     )
 
 
-def efficacy(state: TerminalState, params: SynapseParams) -> Tensor:
+def efficacy(state: TerminalState, params: SynapseTensors) -> Tensor:
     """e (1) [vesicle]."""
     sensors = sense(state.calcium.free, params.calcium)
     probability = state.priming.primed * sensors.evoked + sensors.asynchronous
@@ -53,7 +53,7 @@ def efficacy(state: TerminalState, params: SynapseParams) -> Tensor:
 
 
 def terminal_step(
-    state: TerminalState, drive: Tensor, params: SynapseParams, tokens: int, noise: Tensor | None = None
+    state: TerminalState, drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None
 ) -> tuple[TerminalState, Tensor]:
     """(state, drive l, params, tokens of the tick, noise or None) -> (next state, efficacy e); tensors (batch, head, key)."""
     spike, influx = torch.sigmoid(drive), F.softplus(drive)
@@ -68,7 +68,7 @@ def terminal_step(
     return following, efficacy(following, params) * fluctuation(released, expected)
 
 
-def terminal_scan(drive: Tensor, params: SynapseParams, tokens: int, noise: Tensor | None = None) -> Tensor:
+def terminal_scan(drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None) -> Tensor:
     """Efficacy that the queries of tick n meet at key j, (batch, head, ticks, key); the slow reference of kernel.py.
 
     drive: (batch, head, ticks - 1, key), drive of key j in tick n; the last tick's has no query to serve and is left out. Only
@@ -92,4 +92,4 @@ def terminal_scan(drive: Tensor, params: SynapseParams, tokens: int, noise: Tens
 def regroup(state: TerminalState, change: Callable[..., Tensor], *others: TerminalState) -> TerminalState:
     """The state with `change` applied to each of its tensors, next to those of `others`."""
     groups = [type(group)(*map(change, group, *(other[i] for other in others))) for i, group in enumerate(state)]
-    return TerminalState(*groups)
+    return TerminalState(*groups)  # type: ignore[arg-type]
