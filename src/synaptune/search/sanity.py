@@ -108,7 +108,8 @@ class Signal:
         if self.spread_over_candidates is None:
             found.append(f"range: {self.failed} random candidates failed, too few are left; narrow the ranges, or see the trials' reasons")
         elif self.spread_over_candidates <= min(self.noise, self.spread_over_seeds):
-            spreads = f"candidates spread by {self.spread_over_candidates:.4f}, seeds by {self.spread_over_seeds:.4f}, differences by {self.noise:.4f}"
+            spreads = f"candidates spread by {self.spread_over_candidates:.4f}, "
+            spreads += f"seeds by {self.spread_over_seeds:.4f}, differences by {self.noise:.4f}"
             if self.noise > NOISY * abs(self.loss):
                 found.append(f"noise: {spreads}; train longer, or validate on more batches (training.eval_batches)")
             else:
