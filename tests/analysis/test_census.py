@@ -2,7 +2,7 @@
 
 import pytest
 
-from synaptune.analysis.census import LEAST_EFFECT, census, lines
+from synaptune.analysis.census import LEAST_EFFECT, census, verdict
 from synaptune.synapse.circuit import SPECS
 
 
@@ -12,4 +12,4 @@ def test_every_parameter_moves_the_training_loss_of_a_short_deterministic_run():
     assert [effect.spec.name for effect in effects] == [spec.name for spec in SPECS]
     assert [effect.spec.name for effect in effects if effect.effect < LEAST_EFFECT] == []
     assert dust < LEAST_EFFECT / 10
-    assert "0 dead" in list(lines(effects, dust))[-1]
+    assert "0 dead" in verdict(effects, dust)
