@@ -87,7 +87,7 @@ class Signal:
 
     loss: mean over seeds at the defaults; reference: unigram entropy of the validation text, null when it is unknown;
     spread_over_seeds: at the defaults; noise: spread over seeds of a candidate's difference from the defaults, which is what
-    remains of it when all candidates share a seed; spread_over_candidates: at one seed, null when too few are left; failed:
+    remains of it when all candidates share a seed (reported, not judged); spread_over_candidates: at one seed, null when too few are left; failed:
     candidates that failed.
     """
 
@@ -107,10 +107,10 @@ class Signal:
             found.append(f"steps: {level}; train longer (training.steps)")
         if self.spread_over_candidates is None:
             found.append(f"range: {self.failed} random candidates failed, too few are left; narrow the ranges, or see the trials' reasons")
-        elif self.spread_over_candidates <= min(self.noise, self.spread_over_seeds):
+        elif self.spread_over_candidates <= self.spread_over_seeds:
             spreads = f"candidates spread by {self.spread_over_candidates:.4f}, "
             spreads += f"seeds by {self.spread_over_seeds:.4f}, differences by {self.noise:.4f}"
-            if self.noise > NOISY * abs(self.loss):
+            if self.spread_over_seeds > NOISY * abs(self.loss):
                 found.append(f"noise: {spreads}; train longer, or validate on more batches (training.eval_batches)")
             else:
                 found.append(f"range: {spreads}; search other parameters or wider ranges")
