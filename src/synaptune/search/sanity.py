@@ -87,7 +87,8 @@ class Signal:
 
     loss: mean over seeds at the defaults; reference: unigram entropy of the validation text, null when it is unknown;
     spread_over_seeds: at the defaults; noise: spread over seeds of a candidate's difference from the defaults, which is what
-    remains of it when all candidates share a seed (reported, not judged); spread_over_candidates: at one seed, null when too few are left; failed:
+    remains of it when all candidates share a seed (reported, not judged);
+    spread_over_candidates: at one seed, null when too few are left; failed:
     candidates that failed.
     """
 
