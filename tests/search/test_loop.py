@@ -14,6 +14,7 @@ from synaptune.search.optimizers import Engine
 from synaptune.search.space import Dimension, Space
 from synaptune.search.state import StateFile
 from synaptune.storage.study import PhaseLedger, Study
+from synaptune.training.errors import DivergedError
 
 SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))
 
@@ -129,6 +130,17 @@ def test_too_many_failures_stop_the_search_with_the_first_real_error(tmp_path):
     with pytest.raises(UserError, match=r"first was trial 0: ArithmeticError: x=1\.0[\s\S]*Traceback"):
         drive(tmp_path, evaluate=broken)
     assert len(drive(tmp_path, budget=10)) == 10
+
+
+def test_a_diverged_run_is_a_failed_trial_and_the_search_goes_on(tmp_path):
+    def evaluate(values):
+        if values["x"] > 4.0:
+            raise DivergedError(3, float("nan"))
+        return bowl(values)
+
+    trials = drive(tmp_path, name="random", budget=12, evaluate=evaluate, rate=1.0)
+    assert [trial.state for trial in trials] == ["failed" if trial.values["x"] > 4.0 else "complete" for trial in trials]
+    assert {"failed", "complete"} == {trial.state for trial in trials}
 
 
 @pytest.mark.parametrize("error", [UserError("no such file"), OSError(errno.ENOSPC, "No space left on device")])

@@ -16,6 +16,7 @@ from synaptune.errors import NO_SPACE, UserError, mistake
 from synaptune.search.optimizers import Engine, Told, make_optimizer
 from synaptune.search.space import Space, Unit, Value
 from synaptune.search.state import StateFile, restore
+from synaptune.training.errors import DivergedError
 
 # A generation of fewer trials than this says too little about how often trials fail.
 _LEAST_JUDGED = 4
@@ -179,8 +180,11 @@ def _told(trial: Trial, plan: Plan) -> Told:
 
 
 def stop_for_mistake(result: Result) -> None:
-    """A user's mistake or a full disk would fail every trial alike: stop, leaving the trial to be run again."""
-    if isinstance(result.error, UserError):
+    """A user's mistake or a full disk would fail every trial alike: stop, leaving the trial to be run again.
+
+    A diverged loss is a mistake in a run of its own; in a search it is a bad point of the space, and a failed trial.
+    """
+    if isinstance(result.error, UserError) and not isinstance(result.error, DivergedError):
         raise result.error
     if isinstance(result.error, OSError) and result.error.errno in NO_SPACE:
         raise mistake(
