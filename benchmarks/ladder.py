@@ -46,6 +46,7 @@ WEAKEST, STRONGEST = 0.5, 30.0  # the upper part of the declared range; below it
 KEPT = ("val_loss", "test_loss", "test_perplexity", "train_seconds", "steps", "merges", "splits")
 PLAIN, ALIBI, DISTANCE, DEFAULTS, TUNED = "plain, RoPE", "plain, ALiBi", "RoPE + tuned distance", "synaptic, defaults", "synaptic, tuned"
 WHOLE = "+ experts (all of it)"
+WIDE = "fast weights, wide dense"  # the weights of all experts in one feed-forward: what the experts have to beat
 HEAD = ["", "steps", "test loss [nats/token]", "test perplexity", f"gain over {PLAIN} [%]", f"gain over {DISTANCE} [%]", "seconds a step"]
 
 
@@ -164,6 +165,12 @@ def on_seeds(runs: Runs, rungs: dict[str, tuple[str, ...]], seeds: Sequence[int]
     return {name: results[number :: len(rungs)] for number, name in enumerate(rungs)}
 
 
+def wide_multiple(common: Sequence[str]) -> int:
+    """The feed-forward width of a dense model with the weights of all the default model's experts, in widths of the model."""
+    model = composed(common).model
+    return model.ff_multiple * model.experts // model.top_k
+
+
 def time_ratio(of: Sequence[dict[str, Any]], to: Sequence[dict[str, Any]]) -> float:
     """Median over the seeds of the ratio of seconds a step."""
     return statistics.median(a["train_seconds"] * b["steps"] / (b["train_seconds"] * a["steps"]) for a, b in zip(of, to, strict=True))
@@ -203,6 +210,7 @@ def climb(runs: Runs, common: Sequence[str], given: argparse.Namespace) -> None:
         DISTANCE: rung(barrier, NO_RELEASE, NO_MEMORY, NO_EXPERTS),
         "+ presynaptic dynamics": rung(barrier, NO_MEMORY, NO_EXPERTS),
         "+ fast weights": rung(barrier, NO_EXPERTS),
+        WIDE: (*rung(barrier, NO_EXPERTS), f"model.ff_multiple={wide_multiple(common)}"),
         WHOLE: rung(barrier),
         DEFAULTS: ("model=synaptic",),
         TUNED: ("model=synaptic", *(f"{name}={value}" for name, value in values.items())),

@@ -28,10 +28,16 @@ def trials(folder, name):
     return optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/outputs/studies/{name}/study.db").trials
 
 
+def hears_ctrl_c():
+    """A shell starts background jobs deaf to it, and what they start too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def kill_after(folder, count, words, how=signal.SIGKILL):
     """Start a sweep and end it once `count` evaluations have begun; returns its stderr."""
     log = folder / "log"
-    process = subprocess.Popen(command(*words), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(*words), cwd=folder, preexec_fn=hears_ctrl_c, **streams)
     begun = time.monotonic()
     while not log.exists() or len(log.read_text().splitlines()) < count:
         assert process.poll() is None, process.communicate()
