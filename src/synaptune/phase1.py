@@ -17,12 +17,14 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.errors import UserError, mistake, of_disk
-from synaptune.protocol import Protocol, launch, measured, twins_of
+from synaptune.protocol import Protocol, TrainingRun, measured
 from synaptune.search.config import Home, StudyConfig, home
-from synaptune.search.loop import Plan, Trial, best_of, search
+from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers
+from synaptune.search.loop import Plan, search
 from synaptune.search.optimizers import Engine, make_optimizer
 from synaptune.search.space import Space
 from synaptune.search.state import StateFile
+from synaptune.search.trial import Trial, best_of
 from synaptune.storage.study import Study
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -70,16 +72,24 @@ def _run(options: argparse.Namespace) -> None:
     if options.seeds < 2:
         raise mistake(got=f"--seeds {options.seeds}", expected="at least 2, for an interval", do="correct it")
     base, place, space = _composed(options)
+    workers, trial = OmegaConf.to_object(base.workers), OmegaConf.to_object(base.trial)
+    assert isinstance(workers, WorkersConfig)
+    assert isinstance(trial, TrialConfig)
+    check_execution(workers, trial)
     from synaptune.spaces import configuration_of, resumed_engine
     from synaptune.storage.environment import code_version, device_name
 
-    engine = Engine(_OPTIMIZER, int(base.seed), budget=plan.budget)
+    engine = Engine(_OPTIMIZER, int(base.seed), workers.count, plan.budget)
     settings = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, "protocol": "phase1"}
     with Study(place, configuration_of(base, space, settings)) as study:
         seeds = tuple(int(base.seed) + _FRESH + number for number in range(options.seeds))
         engine = resumed_engine(study, engine)
-        protocol = Protocol(base, space, study, engine, plan, seeds, options.go_on, device_name(), code_version())
-        _stages(protocol)
+        pool = make_workers(workers, trial, TrainingRun(base, place.name, place.trials), place.folder)
+        plan = Plan(plan.budget, retries=trial.retries)
+        try:
+            _stages(Protocol(base, space, study, engine, plan, seeds, options.go_on, device_name(), code_version(), pool))
+        finally:
+            pool.close()
 
 
 def _composed(options: argparse.Namespace) -> tuple[DictConfig, Home, Space]:
@@ -207,14 +217,13 @@ def _search(protocol: Protocol) -> list[Trial]:
     assert budget is not None
     if len(ended) < max(budget, len(trials)):
         _say(f"search: {budget} evaluations" + (f", {len(ended)} of them done before" if ended else ""))
-        twins = twins_of(protocol)
         trials = search(
             protocol.space,
             protocol.engine,
             protocol.plan,
             ledger=ledger,
             state=StateFile(protocol.study.place.folder / "optimizer.pkl", protocol.engine, protocol.space.describe()),
-            launch=lambda batch: launch(protocol, batch, twins),
+            workers=protocol.workers(),
             watch=TrialLines(budget, "evaluation", earlier=ended),
             say=_say,
         )

@@ -13,7 +13,8 @@ from synaptune.search.space import Dimension, Space, expand, of_spec, refuse_unu
 from synaptune.storage.study import Study
 
 # What may change between two commands of one study: it does not touch any result.
-_FREE = ("hydra", "study", "search_space", "logger", "name", "training.resume", "training.checkpoint_every", "training.device")
+_RUN = ("training.resume", "training.checkpoint_every", "training.device")
+_FREE = ("hydra", "study", "search_space", "workers", "trial", "logger", "name", *_RUN)
 
 
 def declared_space(base: DictConfig) -> list[Dimension]:

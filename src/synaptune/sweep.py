@@ -17,9 +17,10 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.entry import names_of
@@ -27,11 +28,14 @@ from synaptune.errors import mistake
 from synaptune.hints import nearest
 from synaptune.report.lines import TrialLines
 from synaptune.search.config import Home, StudyConfig, home
-from synaptune.search.loop import Plan, Result, Trial, best_of, search
+from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers
+from synaptune.search.loop import Plan, search
 from synaptune.search.optimizers import Engine, Grid, make_optimizer
 from synaptune.search.space import Space, Value
 from synaptune.search.state import StateFile
 from synaptune.search.syntax import dimension_from_config, dimension_of
+from synaptune.search.trial import Result, Trial, best_of, failure_of
+from synaptune.search.workers import Batches, Workers
 from synaptune.spaces import check_base, configuration_of, declared, declared_space, resumed_engine
 from synaptune.storage.environment import code_version, device_name
 from synaptune.storage.export import described, write_best
@@ -44,6 +48,7 @@ class Request:
 
     config: DictConfig
     context: HydraContext
+    task: TaskFunction
     optim: DictConfig
     parametrization: Mapping[str, Any]
     grid_points: int
@@ -61,14 +66,18 @@ class Sweep:
     plan: Plan
     engine: Engine
     place: Home
+    workers: WorkersConfig
+    trial: TrialConfig
     configuration: dict[str, Any]
 
 
 def understand(request: Request) -> Sweep:
     """Read a request and check it whole, before anything runs; raises UserError."""
     optim = request.optim
-    plan = Plan(optim.budget, optim.num_workers, optim.maximize, optim.max_failure_rate)
+    plan = Plan(optim.budget, optim.maximize, optim.max_failure_rate)
     plan.check()
+    if optim.num_workers is not None and optim.num_workers < 1:
+        raise mistake(got=f"num_workers={optim.num_workers}", expected="at least 1 trial at a time", do="correct it")
     if plan.budget is None and optim.optimizer != "grid":
         raise mistake(
             got="budget=null", expected="a number of trials (only a grid has an end of its own)", do="set hydra.sweeper.optim.budget"
@@ -82,11 +91,13 @@ def understand(request: Request) -> Sweep:
     OmegaConf.set_struct(base, False)
     del base["hydra"]
     space = _space(base, choices, swept, request.parametrization, {override.key_or_group for override in fixed})
-    study = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(StudyConfig), base.get("study") or {}))
-    assert isinstance(study, StudyConfig)
+    study, workers, trial = (_typed(base, name, kind) for name, kind in _ABOUT.items())
+    workers.count = optim.num_workers or workers.count
+    check_execution(workers, trial)
+    plan = replace(plan, retries=trial.retries)
     kind = OmegaConf.select(base, "search_space.name") or job_name
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
-    engine = Engine(optim.optimizer, seed, optim.num_workers, plan.budget, optim.noisy, request.grid_points)
+    engine = Engine(optim.optimizer, seed, workers.count, plan.budget, optim.noisy, request.grid_points)
     make_optimizer(engine, space)  # refuses an unknown name before there is a study
     settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
     if engine.name == "grid":
@@ -99,8 +110,18 @@ def understand(request: Request) -> Sweep:
         plan=plan,
         engine=engine,
         place=home(study, f"{kind}-{engine.name.lower()}"),
+        workers=workers,
+        trial=trial,
         configuration=configuration_of(base, space, settings),
     )
+
+
+_ABOUT = {"study": StudyConfig, "workers": WorkersConfig, "trial": TrialConfig}
+
+
+def _typed(base: DictConfig, name: str, kind: type) -> Any:
+    """A group of the configuration as its dataclass; any application may have it or leave it out."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), base.get(name) or {}))
 
 
 def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[Trial]:
@@ -110,7 +131,6 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
     """
     sweep = understand(request)
     launcher = launcher_in(str(sweep.place.trials))
-    logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
     with Study(sweep.place, sweep.configuration, maximize=sweep.plan.maximize) as study:
         engine = resumed_engine(study, sweep.engine)
         plan = sweep.plan
@@ -124,6 +144,7 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
         ledger = PhaseLedger(study, sweep.space, "search", facts)
         earlier = [trial for trial in ledger.trials() if trial.state != "running"]
         _announce(sweep, plan, len(earlier))
+        workers = _workers(sweep, request, launcher)
         try:
             trials = search(
                 sweep.space,
@@ -131,11 +152,12 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
                 plan,
                 ledger=ledger,
                 state=StateFile(sweep.place.folder / "optimizer.pkl", engine, sweep.space.describe()),
-                launch=lambda batch: _launch(batch, sweep, launcher),
+                workers=workers,
                 watch=TrialLines(plan.budget, maximize=plan.maximize, earlier=earlier),
                 say=print,
             )
         finally:
+            workers.close()
             _take_away(sweep, ledger)
     return trials
 
@@ -169,10 +191,49 @@ def _space(base: DictConfig, choices: Mapping[str, Any], swept: Sequence[Overrid
     return space
 
 
+class HydraTrials:
+    """The evaluation of a trial as a job of Hydra's serial launcher, here or (pickled) in a worker process."""
+
+    def __init__(self, sweep: Sweep, request: Request) -> None:
+        self._sweep, self._parts = sweep, (request.context, request.task, request.config)
+        self._launcher: Launcher | None = None
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._sweep, self._parts, Singleton.get_state()
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._sweep, self._parts, singletons = state
+        Singleton.set_state(singletons)
+        self._launcher = None
+
+    def __call__(self, trial: Trial) -> Result:
+        if self._launcher is None:
+            self._launcher = serial_launcher(*self._parts)
+        began = time.perf_counter()
+        (returned,) = self._launcher.launch([_overrides(trial, self._sweep)], initial_job_idx=trial.number)
+        return _result(returned, self._sweep.place.trials / str(trial.number), time.perf_counter() - began)
+
+
+def serial_launcher(context: HydraContext, task: TaskFunction, config: DictConfig) -> Launcher:
+    """Hydra's basic launcher, without its line for each job."""
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
+    launcher = BasicLauncher()
+    launcher.setup(hydra_context=context, task_function=task, config=config)
+    return launcher
+
+
+def _workers(sweep: Sweep, request: Request, launcher: Launcher) -> Workers:
+    """Ours, unless the user chose a launcher of Hydra's that runs jobs side by side."""
+    if type(launcher).__name__ == "BasicLauncher":
+        return make_workers(sweep.workers, sweep.trial, HydraTrials(sweep, request), sweep.place.folder)
+    return Batches(lambda batch: _launch(batch, sweep, launcher), sweep.workers.count)
+
+
 def _launch(batch: Sequence[Trial], sweep: Sweep, launcher: Launcher) -> Iterator[Result]:
-    """Run trials through Hydra's launcher; one at a time with the serial one, so that each is stored as soon as it ends."""
-    serial = type(launcher).__name__ == "BasicLauncher"
-    for group in _runs_of_numbers(batch, 1 if serial else len(batch)):
+    """Run trials through Hydra's launcher."""
+    for group in _runs_of_numbers(batch):
         began = time.perf_counter()
         returns = launcher.launch([_overrides(trial, sweep) for trial in group], initial_job_idx=group[0].number)
         seconds = time.perf_counter() - began
@@ -180,11 +241,11 @@ def _launch(batch: Sequence[Trial], sweep: Sweep, launcher: Launcher) -> Iterato
             yield _result(returned, sweep.place.trials / str(trial.number), seconds)
 
 
-def _runs_of_numbers(batch: Sequence[Trial], longest: int) -> Iterator[list[Trial]]:
+def _runs_of_numbers(batch: Sequence[Trial]) -> Iterator[list[Trial]]:
     """Split a batch where trial numbers have a gap: Hydra counts the jobs of one launch upwards."""
     group: list[Trial] = []
     for trial in batch:
-        if group and (trial.number != group[-1].number + 1 or len(group) >= longest):
+        if group and trial.number != group[-1].number + 1:
             yield group
             group = []
         group.append(trial)
@@ -220,7 +281,7 @@ def _result(returned: JobReturn, folder: Path, seconds: float) -> Result:
     """What a job gave: its number, and beside it whatever result.json in its run folder tells."""
     if returned.status != JobStatus.COMPLETED:
         error = returned._return_value
-        return Result(None, seconds, error=error if isinstance(error, BaseException) else RuntimeError(str(error)))
+        return Result(None, seconds, failure=failure_of(error if isinstance(error, BaseException) else RuntimeError(str(error))))
     value = returned.return_value
     if not isinstance(value, int | float) or isinstance(value, bool):
         got = f"a task that returned {type(value).__name__}"

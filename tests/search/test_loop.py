@@ -9,10 +9,12 @@ import pytest
 
 from synaptune.errors import UserError
 from synaptune.search.config import Home
-from synaptune.search.loop import Plan, Result, best_of, search
+from synaptune.search.loop import Plan, search
 from synaptune.search.optimizers import Engine
 from synaptune.search.space import Dimension, Space
 from synaptune.search.state import StateFile
+from synaptune.search.trial import Result, best_of
+from synaptune.search.workers import Batches, Inline, attempt
 from synaptune.storage.study import PhaseLedger, Study
 from synaptune.training.errors import DivergedError
 
@@ -27,12 +29,13 @@ def bowl(values):
     return (values["x"] - 3.0) ** 2 + values["y"] / 100.0
 
 
-def launch(batch, evaluate=bowl):
-    for trial in batch:
-        try:
-            yield Result(evaluate(trial.values), 0.0)
-        except Exception as error:
-            yield Result(None, 0.0, error=error)
+def made(evaluate, count):
+    """Workers of this process: one at a time, or batches as a launcher of Hydra's takes them."""
+
+    def run(trial):
+        return Result(evaluate(trial.values), 0.0)
+
+    return Inline(run) if count == 1 else Batches(lambda batch: (attempt(run, trial) for trial in batch), count)
 
 
 def drive(folder, *, name="cma", budget=25, evaluate=bowl, workers=1, rate=0.5, said=None, maximize=False):
@@ -40,9 +43,9 @@ def drive(folder, *, name="cma", budget=25, evaluate=bowl, workers=1, rate=0.5, 
     with Study(Home("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}, maximize=maximize) as study:
         ledger = PhaseLedger(study, SPACE, "search", {"seed": 0})
         state = StateFile(folder / "optimizer.pkl", engine, SPACE.describe())
-        plan = Plan(budget, workers, maximize=maximize, max_failure_rate=rate)
+        plan = Plan(budget, maximize=maximize, max_failure_rate=rate)
         said = [] if said is None else said
-        return search(SPACE, engine, plan, ledger=ledger, state=state, launch=lambda batch: launch(batch, evaluate), say=said.append)
+        return search(SPACE, engine, plan, ledger=ledger, state=state, workers=made(evaluate, workers), say=said.append)
 
 
 def dying_at(count):
@@ -162,7 +165,7 @@ def test_the_best_follows_the_direction(tmp_path):
     assert best_of(trials).objective == min(trial.objective for trial in trials)
 
 
-@pytest.mark.parametrize("plan", [Plan(0), Plan(5, workers=0), Plan(5, workers=-1), Plan(5, max_failure_rate=1.5)])
+@pytest.mark.parametrize("plan", [Plan(0), Plan(5, retries=-1), Plan(5, max_failure_rate=1.5)])
 def test_a_plan_that_cannot_run_is_refused(plan):
     with pytest.raises(UserError, match="to do"):
         plan.check()

@@ -9,8 +9,8 @@ import pytest
 
 from synaptune.errors import UserError
 from synaptune.search.config import Home
-from synaptune.search.loop import Result
 from synaptune.search.space import Dimension, Space
+from synaptune.search.trial import Result
 from synaptune.storage.export import write_best
 from synaptune.storage.study import PhaseLedger, Study
 

@@ -9,12 +9,12 @@ from hydra.core.config_store import ConfigStore
 @dataclass
 class OptimConf:
     """optimizer: `cma`, `random`, `grid` or a name of Nevergrad's registry; budget: trials in all (null: every point of a grid);
-    num_workers: trials at a time; noisy: losses are noisy; seed: of the search (null: drawn once); max_failure_rate: failed part
-    of a generation that does not stop the sweep."""
+    num_workers: trials at a time (null: workers.count); noisy: losses are noisy; seed: of the search (null: drawn once); max_failure_rate:
+    failed part of a generation that does not stop the sweep."""
 
     optimizer: str = "cma"
     budget: Optional[int] = 80  # noqa: UP045 - OmegaConf of Hydra 1.3 reads the type
-    num_workers: int = 1
+    num_workers: Optional[int] = None  # noqa: UP045
     noisy: bool = True
     maximize: bool = False
     seed: Optional[int] = 0  # noqa: UP045

@@ -32,7 +32,7 @@ class SynaptuneSweeper(Sweeper):
         from synaptune.errors import UserError
         from synaptune.sweep import Request, run_sweep
 
-        request = Request(self._config, self._context, self._optim, self._parametrization, self._grid_points, arguments)
+        request = Request(self._config, self._context, self._task, self._optim, self._parametrization, self._grid_points, arguments)
         try:
             return run_sweep(request, self._launcher)
         except UserError as error:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from synaptune.search.loop import Trial, best_of
+from synaptune.search.trial import Trial, best_of
 
 
 def duration(seconds: float) -> str:

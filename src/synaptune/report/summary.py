@@ -8,7 +8,7 @@ from typing import Any
 
 from synaptune.analysis.compare import paired_improvement
 from synaptune.analysis.decision import decide
-from synaptune.search.loop import Trial
+from synaptune.search.trial import Trial
 
 
 def summarise(

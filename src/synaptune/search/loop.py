@@ -1,111 +1,54 @@
 """The one loop of every search: ask -> launch -> score -> tell.
 
-It serves every optimizer, every launcher and any callable. What is asked is written to the ledger before it starts and what
-ends is written once, so that a search killed anywhere goes on with the same points.
+It serves every optimizer, every kind of workers and any callable. What is asked is written to the ledger before it starts and
+what ends is written once, so that a search killed anywhere goes on with the same points. A new candidate starts as soon as a
+worker is free; an optimizer that learns is asked only for the generation under way, and told a generation when it is whole, in
+the order of its asks: so the points depend neither on which trial ends first nor on how many run at a time.
 """
 
 from __future__ import annotations
 
-import math
-import traceback
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from synaptune.errors import NO_SPACE, UserError, mistake
-from synaptune.search.optimizers import Engine, Told, make_optimizer
-from synaptune.search.space import Space, Unit, Value
+from synaptune.errors import UserError
+from synaptune.search.optimizers import Engine, Optimizer, Told, make_optimizer
+from synaptune.search.runner import Runner, interruptible
+from synaptune.search.space import Space
 from synaptune.search.state import StateFile, restore
-from synaptune.training.errors import DivergedError
+from synaptune.search.trial import Failure, Ledger, Trial, loss_of
+from synaptune.search.workers import Judge, Workers
 
 # A generation of fewer trials than this says too little about how often trials fail.
 _LEAST_JUDGED = 4
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One evaluation.
-
-    number: unique in the study; index: position in its phase; unit: point of the unit box; values: parameters by name;
-    objective: null unless complete; reason: why it failed; facts: everything else that is known (metrics, seed, seconds, ...).
-    """
-
-    number: int
-    index: int
-    unit: Unit
-    values: dict[str, Value]
-    state: Literal["running", "complete", "failed"] = "running"
-    objective: float | None = None
-    reason: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Result:
-    """How an evaluation ended: an objective with metrics and facts (any JSON), or the error; seconds of wall time."""
-
-    objective: float | None
-    seconds: float
-    metrics: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    error: BaseException | None = None
-
-    @property
-    def reason(self) -> str | None:
-        """Why it counts as failed; null when it does not. An objective that is no finite number is a failure, not a score."""
-        if self.error is not None:
-            return f"{type(self.error).__name__}: {self.error}"
-        if self.objective is None or not math.isfinite(self.objective):
-            return f"the objective is {self.objective}, expected a finite number"
-        return None
-
-    @property
-    def trace(self) -> str:
-        """The traceback of its error; empty without one."""
-        return "".join(traceback.format_exception(self.error)) if self.error is not None else ""
-
-
-class Ledger(Protocol):
-    """Where the trials of one phase are kept; every call is durable when it returns."""
-
-    def trials(self) -> list[Trial]:
-        """All trials of the phase, by index."""
-        ...
-
-    def start(self, index: int, unit: Unit, values: dict[str, Value], generation: int) -> Trial:
-        """Write a trial as running."""
-        ...
-
-    def finish(self, trial: Trial, result: Result) -> Trial:
-        """Write how a trial ended."""
-        ...
-
-
-@dataclass(frozen=True)
 class Plan:
-    """budget: finished trials in all (failed ones count), null is as many as the optimizer has; workers: trials at a time;
-    max_failure_rate: failed part of a generation that is still tolerated."""
+    """budget: ended trials in all (failed ones count), null is as many as the optimizer has; max_failure_rate: failed part of a
+    generation that is still tolerated; retries: further attempts at a trial whose worker died."""
 
     budget: int | None
-    workers: int = 1
     maximize: bool = False
     max_failure_rate: float = 0.5
+    retries: int = 1
 
     def check(self) -> None:
         """Raise UserError with every fault."""
         found = []
         if self.budget is not None and self.budget < 1:
             found.append(f"budget={self.budget}: expected at least 1 evaluation")
-        if self.workers < 1:
-            found.append(f"num_workers={self.workers}: expected at least 1 trial at a time")
         if not 0.0 <= self.max_failure_rate <= 1.0:
             found.append(f"max_failure_rate={self.max_failure_rate:g}: expected 0 to 1")
+        if self.retries < 0:
+            found.append(f"retries={self.retries}: expected at least 0")
         if found:
             raise UserError("got a search that cannot run\n  " + "\n  ".join(found) + "\n  to do: correct these values")
 
 
-Launch = Callable[[Sequence[Trial]], Iterable[Result]]
 Watch = Callable[[Trial, int], None]
+Stop = Callable[[Sequence[Trial]], str | None]
 
 
 def search(
@@ -115,96 +58,128 @@ def search(
     *,
     ledger: Ledger,
     state: StateFile,
-    launch: Launch,
-    watch: Watch = lambda trial, finished: None,
+    workers: Workers,
+    watch: Watch = lambda trial, ended: None,
+    judge: Judge = lambda trial, step, value: False,
+    stop: Stop = lambda trials: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Trial]:
     """Run a search to its budget, from wherever the ledger has it; returns all its trials.
 
-    launch: runs a batch of trials and yields their results in order, each as soon as it is there; watch: told every ended trial
-    and how many have ended; say: told what a person should know.
-    Raises UserError when too many trials fail, when one fails by a user's mistake, or when the disk is full.
+    watch: told every ended trial and how many have ended; judge: whether a trial should stop at a value it reports; stop: asked
+    at every whole generation for a reason to end the search, null to go on; say: told what a person should know.
+    Raises UserError when too many trials fail, when one fails by a user's mistake, or when the disk is full, KeyboardInterrupt
+    after Ctrl-C (running trials have then ended).
     """
     plan.check()
     trials = ledger.trials()
     restored = restore(state, lambda: make_optimizer(engine, space), [(_told(trial, plan), trial.state != "running") for trial in trials])
     if restored.note:
         say(restored.note)
-    optimizer, told = restored.optimizer, restored.told
-    size = optimizer.generation_size
+    runner = Runner(workers, ledger, retries=plan.retries, judge=judge, say=say)
+    course = _Course(space, plan, ledger, state, restored.optimizer, restored.told, trials)
     if not trials:
-        state.save(optimizer, told)  # from here on only between generations: a replay begins with the first ask of one
-    failed: list[tuple[Trial, Result]] = []
-    while True:
-        members = trials[told * size : (told + 1) * size]
-        waiting = [trial for trial in members if trial.state == "running"]
-        if len(members) == size and not waiting:
-            optimizer.tell([_told(trial, plan) for trial in members])
-            told += 1
-            state.save(optimizer, told)
-            continue
-        room = size - len(members)
-        if plan.budget is not None:
-            room = min(room, plan.budget - len(trials))
-        while len(waiting) < plan.workers and room > 0 and (unit := optimizer.ask()) is not None:
-            trial = ledger.start(len(trials), unit, space.values(unit), told)
-            trials.append(trial)
-            waiting.append(trial)
-            room -= 1
-        if not waiting:
-            return trials
-        batch = waiting[: plan.workers]
-        for trial, result in zip(batch, launch(batch), strict=True):
-            stop_for_mistake(result)
-            ended = ledger.finish(trial, result)
-            trials[trial.index] = ended
-            watch(ended, sum(entry.state != "running" for entry in trials))
-            if ended.state == "failed":
-                failed.append((ended, result))
-                _stop_for_failures(failed, size, plan)
+        course.save()  # from here on only between generations: a replay begins with the first ask of one
+    with interruptible() as interruption:
+        while True:
+            course.learn()
+            if not course.ending and (reason := stop(course.whole)):
+                say(f"search: {reason}")
+                course.ending = True
+            while runner.free and not interruption.pressed and (trial := course.next()) is not None:
+                runner.start(trial)
+            if not runner.running:
+                if interruption.pressed and not course.done:
+                    raise KeyboardInterrupt
+                return course.trials
+            for trial, result in runner.take():
+                watch(trial, course.ended(trial))
+                if result.cause is not None:
+                    course.failed(trial, result.cause)
 
 
-def best_of(trials: Iterable[Trial], maximize: bool = False) -> Trial | None:
-    """The best complete trial, the earliest among equals; null when there is none."""
-    complete = [trial for trial in trials if trial.objective is not None]
-    return min(complete, key=lambda trial: _loss(trial, maximize), default=None)
+class _Course:
+    """Where a search stands: its trials by index, and the generations its optimizer has been told."""
 
+    def __init__(
+        self, space: Space, plan: Plan, ledger: Ledger, state: StateFile, optimizer: Optimizer, told: int, trials: list[Trial]
+    ) -> None:
+        self.trials = trials
+        self.ending = False
+        self._space, self._plan, self._ledger, self._state = space, plan, ledger, state
+        self._optimizer, self._size, self._generations = optimizer, optimizer.generation_size, told
+        self._waiting = deque(trial for trial in trials if trial.state == "running")
+        self._ended = len(trials) - len(self._waiting)
+        self._exhausted = False
+        self._failures: list[tuple[Trial, Failure]] = []
 
-def _loss(trial: Trial, maximize: bool) -> float:
-    assert trial.objective is not None
-    return -trial.objective if maximize else trial.objective
+    @property
+    def whole(self) -> Sequence[Trial]:
+        """The trials of the generations that are whole."""
+        return self.trials[: self._generations * self._size]
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to run."""
+        return not self._waiting and (self.ending or self._exhausted or not self._room())
+
+    def save(self) -> None:
+        """Snapshot an optimizer that learns; the points of another are its asks alone."""
+        if self._optimizer.learns:
+            self._state.save(self._optimizer, self._generations)
+
+    def learn(self) -> None:
+        """Tell the optimizer every generation that is whole."""
+        while True:
+            members = self.trials[self._generations * self._size : (self._generations + 1) * self._size]
+            if len(members) < self._size or any(trial.state == "running" for trial in members):
+                return
+            self._optimizer.tell([_told(trial, self._plan) for trial in members])
+            self._generations += 1
+            self.save()
+
+    def next(self) -> Trial | None:
+        """The next trial to run: one that an earlier process left, else a new one; null when none may start now."""
+        if self._waiting:
+            return self._waiting.popleft()
+        if self.ending or not self._room():
+            return None
+        if self._optimizer.learns and len(self.trials) >= (self._generations + 1) * self._size:
+            return None
+        unit = self._optimizer.ask()
+        if unit is None:
+            self._exhausted = True
+            return None
+        index = len(self.trials)
+        trial = self._ledger.start(index, unit, self._space.values(unit), index // self._size)
+        self.trials.append(trial)
+        return trial
+
+    def _room(self) -> bool:
+        return self._plan.budget is None or len(self.trials) < self._plan.budget
+
+    def ended(self, trial: Trial) -> int:
+        """Take in an ended trial; how many have ended."""
+        self.trials[trial.index] = trial
+        self._ended += 1
+        return self._ended
+
+    def failed(self, trial: Trial, cause: Failure) -> None:
+        """Raise UserError once a generation, as far as it ran in this process, has more failed trials than tolerated."""
+        self._failures.append((trial, cause))
+        judged = max(self._size, _LEAST_JUDGED)
+        latest = trial.index // judged
+        count = sum(earlier.index // judged == latest for earlier, _ in self._failures)
+        if count <= self._plan.max_failure_rate * judged:
+            return
+        first, cause = self._failures[0]
+        raise UserError(
+            f"got {count} failed trials in one generation of {judged}; the first was trial {first.number}: {cause.reason}\n"
+            f"{cause.trace}"
+            f"  expected: at most {self._plan.max_failure_rate:.0%} (max_failure_rate)\n"
+            f"  to do: mend the cause, or allow more failures, and give the same command; every finished trial is kept"
+        )
 
 
 def _told(trial: Trial, plan: Plan) -> Told:
-    return Told(trial.unit, None if trial.objective is None else _loss(trial, plan.maximize))
-
-
-def stop_for_mistake(result: Result) -> None:
-    """A user's mistake or a full disk would fail every trial alike: stop, leaving the trial to be run again.
-
-    A diverged loss is a mistake in a run of its own; in a search it is a bad point of the space, and a failed trial.
-    """
-    if isinstance(result.error, UserError) and not isinstance(result.error, DivergedError):
-        raise result.error
-    if isinstance(result.error, OSError) and result.error.errno in NO_SPACE:
-        raise mistake(
-            got=f"a full disk: {result.error}",
-            expected="space for the trial's files",
-            do="make room and give the same command; every finished trial is kept",
-        ) from result.error
-
-
-def _stop_for_failures(failed: Sequence[tuple[Trial, Result]], size: int, plan: Plan) -> None:
-    """Raise UserError once a generation, as far as it ran in this process, has more failed trials than tolerated."""
-    judged = max(size, _LEAST_JUDGED)
-    latest = failed[-1][0].index // judged
-    count = sum(trial.index // judged == latest for trial, _ in failed)
-    if count <= plan.max_failure_rate * judged:
-        return
-    first, result = failed[0]
-    raise UserError(
-        f"got {count} failed trials in one generation of {judged}; the first was trial {first.number}: {result.reason}\n"
-        f"{result.trace}"
-        f"  expected: at most {plan.max_failure_rate:.0%} (max_failure_rate)\n"
-        f"  to do: mend the cause, or allow more failures, and give the same command; every finished trial is kept"
-    )
+    return Told(trial.unit, loss_of(trial, plan.maximize))

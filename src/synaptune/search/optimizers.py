@@ -53,9 +53,13 @@ class Told(NamedTuple):
 
 
 class Optimizer(Protocol):
-    """Proposes points; `tell` gets one whole generation, in the order of its asks."""
+    """Proposes points; `tell` gets one whole generation, in the order of its asks.
+
+    learns: whether points depend on losses; one that does not is asked ahead of what has ended.
+    """
 
     generation_size: int
+    learns: bool
 
     def ask(self) -> Unit | None:
         """The next point; null when there is none left."""
@@ -100,6 +104,8 @@ def _batch(engine: Engine) -> int:
 class Uniform:
     """Independent uniform points."""
 
+    learns = False
+
     def __init__(self, dimension: int, seed: int, generation_size: int) -> None:
         self.generation_size = generation_size
         self._dimension = dimension
@@ -115,6 +121,8 @@ class Uniform:
 
 class Grid:
     """The Cartesian product of axes, the last one fastest."""
+
+    learns = False
 
     def __init__(self, axes: Sequence[Sequence[float]], generation_size: int) -> None:
         self.generation_size = generation_size
@@ -139,6 +147,8 @@ class Grid:
 
 class Nevergrad:
     """An algorithm of Nevergrad on the unit box, beginning at the space's start."""
+
+    learns = True
 
     def __init__(self, engine: Engine, space: Space) -> None:
         self._global = _seeded_states(engine.seed)

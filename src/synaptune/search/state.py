@@ -78,6 +78,11 @@ class StateFile:
 
 def restore(state: StateFile, fresh: Callable[[], Optimizer], trials: Sequence[tuple[Told, bool]]) -> Restored:
     """Bring an optimizer to the end of `trials`, which are (point with loss, finished) in the order they were asked for."""
+    optimizer = fresh()
+    if not optimizer.learns:  # its points are its asks alone: there is no state worth a file
+        told = _replay(optimizer, 0, trials)
+        if told is not None:
+            return Restored(optimizer, told, None)
     found = state.load()
     note = None
     if isinstance(found, Snapshot) and found.told * found.optimizer.generation_size <= len(trials):
@@ -104,10 +109,12 @@ def restore(state: StateFile, fresh: Callable[[], Optimizer], trials: Sequence[t
 
 def _replay(optimizer: Optimizer, told: int, trials: Sequence[tuple[Told, bool]]) -> int | None:
     """Ask and tell again from generation `told` on; the generations known at the end, or null at the first point that differs."""
+    leading = True  # an optimizer that does not learn is asked past a generation that is not whole yet
     for generation in _generations(optimizer, trials)[told:]:
         if any(optimizer.ask() != point.unit for point, _ in generation):
             return None
-        if len(generation) == optimizer.generation_size and all(finished for _, finished in generation):
+        leading = leading and len(generation) == optimizer.generation_size and all(finished for _, finished in generation)
+        if leading:
             optimizer.tell([point for point, _ in generation])
             told += 1
     return told

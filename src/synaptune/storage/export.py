@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from synaptune.search.loop import Trial
+from synaptune.search.trial import Trial
 
 
 def write_text(path: Path, text: str) -> None:

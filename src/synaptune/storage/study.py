@@ -18,8 +18,8 @@ from typing import Any
 
 from synaptune.errors import UserError, mistake
 from synaptune.search.config import Home
-from synaptune.search.loop import Result, Trial
 from synaptune.search.space import Dimension, Space, Unit, Value
+from synaptune.search.trial import Result, Trial
 from synaptune.storage.faults import check_readable, sqlite_path, worded
 
 _SHOWN_DIFFERENCES = 20
@@ -141,22 +141,39 @@ class Study:
         """Write how a trial ended: what is known about it first, its state last."""
         from optuna.trial import TrialState
 
-        reason = result.reason
+        cause = result.cause
         facts = {**result.facts, **result.metrics, "seconds": result.seconds}
-        if reason is not None:
-            facts |= {"reason": reason, "traceback": result.trace}
+        if cause is not None:
+            facts |= {"failure": cause.kind, "reason": cause.reason, "traceback": cause.trace}
+        ended = "failed" if cause is not None else "pruned" if result.pruned else "complete"
+        if ended == "pruned":
+            facts["estimate"] = result.estimate
         with worded(self.place.url):
             key = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
             for name, value in facts.items():
                 self._storage.set_trial_user_attr(key, name, value if not isinstance(value, float) or math.isfinite(value) else str(value))
-            if reason is None:
+            if ended == "complete":
                 assert result.objective is not None
                 self._storage.set_trial_state_values(key, TrialState.COMPLETE, [result.objective])
             else:
-                self._storage.set_trial_state_values(key, TrialState.FAIL)
-        ended = "complete" if reason is None else "failed"
-        objective = result.objective if reason is None else None
-        return replace(trial, state=ended, objective=objective, reason=reason, facts={**trial.facts, **facts})
+                self._storage.set_trial_state_values(key, TrialState.PRUNED if ended == "pruned" else TrialState.FAIL)
+        objective = result.objective if ended == "complete" else None
+        reason, known = cause and cause.reason, {**trial.facts, **facts}
+        return replace(trial, state=ended, objective=objective, estimate=result.estimate, reason=reason, facts=known)
+
+    def report(self, trial: Trial, value: float, step: int) -> None:
+        """Write an intermediate value of a running trial."""
+        with worded(self.place.url):
+            key = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+            self._storage.set_trial_intermediate_value(key, step, value)
+
+    def again(self, trial: Trial, reason: str) -> Trial:
+        """Write that an attempt at a trial was lost."""
+        attempts = [*trial.facts.get("attempts", []), reason]
+        with worded(self.place.url):
+            key = self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+            self._storage.set_trial_user_attr(key, "attempts", attempts)
+        return replace(trial, facts=trial.facts | {"attempts": attempts})
 
     def close(self) -> None:
         """Let another process have it."""
@@ -188,6 +205,14 @@ class PhaseLedger:
         """Write a trial as running."""
         about = {"phase": self.phase, "generation": generation, "config_fingerprint": self.study.fingerprint, **self.facts, **facts}
         return self.study.start(self.space, Trial(-1, index, unit, values, facts=about))
+
+    def report(self, trial: Trial, value: float, step: int) -> None:
+        """Write an intermediate value."""
+        self.study.report(trial, value, step)
+
+    def again(self, trial: Trial, reason: str) -> Trial:
+        """Write that an attempt was lost."""
+        return self.study.again(trial, reason)
 
     def finish(self, trial: Trial, result: Result) -> Trial:
         """Write how a trial ended."""
@@ -241,7 +266,7 @@ def _distribution(dimension: Dimension):
 
 
 def _trial(frozen: Any) -> Trial:
-    state = {"COMPLETE": "complete", "FAIL": "failed"}.get(frozen.state.name, "running")
+    state = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned"}.get(frozen.state.name, "running")
     facts = dict(frozen.user_attrs)
     return Trial(
         number=frozen.number,
@@ -250,6 +275,7 @@ def _trial(frozen: Any) -> Trial:
         values=dict(frozen.params),
         state=state,  # type: ignore[arg-type]
         objective=frozen.value if state == "complete" else None,
+        estimate=facts.get("estimate"),
         reason=facts.get("reason"),
         facts=facts,
     )

@@ -1,0 +1,120 @@
+"""Keeps workers busy with trials and writes down how each ends; the part that a search and a list of runs have in common."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from synaptune.errors import UserError, mistake
+from synaptune.search.trial import FATAL, Failure, Ledger, Trial
+from synaptune.search.workers import Ended, Judge, Workers
+
+# A worker that dies takes a trial with it that may be innocent; a trial that runs out of time or memory would do so again.
+_LOST = ("worker",)
+
+
+@dataclass
+class Interruption:
+    """Presses of Ctrl-C: after the first, nothing new starts."""
+
+    pressed: bool = False
+
+
+@contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Ctrl-C once lets running trials finish, twice stops now; where the key is ignored, or outside the main thread, it stays so."""
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield interruption
+        return
+
+    def press(*_: object) -> None:
+        if interruption.pressed:
+            raise KeyboardInterrupt
+        interruption.pressed = True
+        print("\nCtrl-C: finishing what runs, starting nothing new; once more stops now", file=sys.stderr, flush=True)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield interruption
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Runner:
+    """Starts trials and takes them in as they end, with bounded attempts for those whose worker dies."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        ledger: Ledger,
+        *,
+        retries: int = 1,
+        judge: Judge = lambda trial, step, value: False,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        """retries: further attempts at a trial whose worker died; judge: whether a trial should stop at a value it reports."""
+        self._workers, self._ledger, self._retries, self._judge, self._say = workers, ledger, retries, judge, say
+        self._lost: dict[int, int] = {}
+        self.running: dict[int, Trial] = {}
+
+    @property
+    def free(self) -> bool:
+        """Whether another trial can start now."""
+        return len(self.running) < self._workers.count
+
+    def start(self, trial: Trial) -> None:
+        """Run a trial."""
+        self.running[trial.number] = trial
+        self._workers.start(trial)
+
+    def take(self) -> list[Ended]:
+        """Wait for trials to end and write them down; those tried again are not among them.
+
+        Raises UserError when one ended by a user's mistake or a full disk: it would fail every trial alike, and it stays to be
+        run again.
+        """
+        taken = []
+        for trial, result in self._workers.ended(self._reported):
+            del self.running[trial.number]
+            cause = result.cause
+            if cause is not None and cause.kind in FATAL:
+                raise _fatal(cause)
+            if cause is not None and cause.kind in _LOST and self._lost.get(trial.number, 0) < self._retries:
+                self._lost[trial.number] = self._lost.get(trial.number, 0) + 1
+                self._say(f"trial {trial.number}: {cause.reason}; trying it again")
+                self.start(self._ledger.again(trial, cause.reason))
+                continue
+            taken.append(Ended(self._ledger.finish(trial, result), result))
+        return taken
+
+    def _reported(self, trial: Trial, step: int, value: float) -> bool:
+        self._ledger.report(trial, value, step)
+        return self._judge(trial, step, value)
+
+
+def _fatal(cause: Failure) -> UserError:
+    if cause.kind == "disk":
+        do = "make room and give the same command; every finished trial is kept"
+        return mistake(got=f"a full disk: {cause.reason}", expected="space for the trial's files", do=do)
+    return UserError(cause.reason)
+
+
+def run_all(trials: Iterable[Trial], runner: Runner) -> Iterator[Trial]:
+    """Run trials, each taken when a worker is free for it; yields them as they end. Raises KeyboardInterrupt after Ctrl-C."""
+    source, more = iter(trials), True
+    with interruptible() as interruption:
+        while more or runner.running:
+            while more and runner.free and not interruption.pressed:
+                trial = next(source, None)
+                more = trial is not None
+                if trial is not None:
+                    runner.start(trial)
+            if interruption.pressed and not runner.running:
+                raise KeyboardInterrupt
+            for trial, _ in runner.take() if runner.running else ():
+                yield trial

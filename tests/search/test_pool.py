@@ -1,0 +1,206 @@
+"""Workers that are real processes: killed, hung, out of memory, and what becomes of their trials."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from synaptune.errors import UserError
+from synaptune.search.config import Home
+from synaptune.search.loop import Plan, search
+from synaptune.search.optimizers import Engine
+from synaptune.search.pool import Pool
+from synaptune.search.reporting import report
+from synaptune.search.space import Dimension, Space
+from synaptune.search.spawners import Processes, Slurm
+from synaptune.search.state import StateFile
+from synaptune.search.trial import Result
+from synaptune.search.workers import Inline
+from synaptune.storage.study import PhaseLedger, Study
+
+SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))
+
+
+def bowl(trial):
+    return Result((trial.values["x"] - 3.0) ** 2 + trial.values["y"] / 100.0, 0.0)
+
+
+def drive(folder, evaluate=bowl, *, name="cma", budget=16, count=3, timeout=None, retries=1, rate=1.0, said=None, spawner=None, judge=None):
+    engine = Engine(name, 7, workers=3)
+    workers = Pool(evaluate, spawner or Processes(count), count, timeout) if count else Inline(evaluate, timeout)
+    with Study(Home("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}) as study:
+        try:
+            return search(
+                SPACE,
+                engine,
+                Plan(budget, max_failure_rate=rate, retries=retries),
+                ledger=PhaseLedger(study, SPACE, "search", {}),
+                state=StateFile(folder / "optimizer.pkl", engine, SPACE.describe()),
+                workers=workers,
+                judge=judge or (lambda trial, step, value: False),
+                say=[].append if said is None else said.append,
+            )
+        finally:
+            workers.close()
+
+
+def sequence(trials):
+    return [(trial.number, trial.index, trial.unit, trial.objective) for trial in trials]
+
+
+def alone(folder, index):
+    """Whether this is the first attempt at a trial, as a file remembers."""
+    try:
+        os.close(os.open(folder / f"began{index}", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
+def test_processes_search_as_this_process_does_whichever_ends_first(tmp_path):
+    def uneven(trial):
+        time.sleep(0.05 * (trial.index % 3 == 0))
+        return bowl(trial)
+
+    whole = sequence(drive(tmp_path / "here", count=0))
+    assert sequence(drive(tmp_path / "pool", uneven)) == whole
+
+
+def test_workers_live_on_from_trial_to_trial(tmp_path):
+    def named(trial):
+        return Result(1.0, 0.0, facts={"pid": os.getpid()})
+
+    trials = drive(tmp_path, named, count=2, name="random", budget=12)
+    pids = {trial.facts["pid"] for trial in trials}
+    assert len(pids) <= 2
+    assert os.getpid() not in pids
+
+
+def test_a_trial_whose_worker_is_killed_is_tried_again_and_then_failed(tmp_path):
+    def fatal(trial):
+        if trial.index == 5 or (trial.index == 2 and alone(tmp_path, 2)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return bowl(trial)
+
+    said = []
+    trials = drive(tmp_path, fatal, said=said)
+    assert [trial.index for trial in trials if trial.state == "failed"] == [5]
+    assert trials[5].facts["failure"] == "worker"
+    assert trials[5].reason == "its worker died (signal SIGKILL)"
+    assert trials[5].facts["attempts"] == ["its worker died (signal SIGKILL)"]
+    assert trials[2].state == "complete"
+    assert sum("trying it again" in line for line in said) == 2
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_trial_past_its_time_is_ended_and_the_search_goes_on(tmp_path, count):
+    def hung(trial):
+        if trial.index == 3:
+            time.sleep(60.0)
+        return bowl(trial)
+
+    trials = drive(tmp_path, hung, count=count, timeout=0.5, budget=8)
+    assert [(trial.index, trial.facts["failure"]) for trial in trials if trial.state == "failed"] == [(3, "timeout")]
+    assert "trial.timeout" in trials[3].reason
+
+
+def test_a_trial_out_of_memory_fails_alone(tmp_path):
+    def hungry(trial):
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
+        return Result(float(len(bytearray(2**33))), 0.0) if trial.index == 1 else bowl(trial)
+
+    trials = drive(tmp_path, hungry, count=2, budget=5)
+    assert [(trial.index, trial.facts["failure"]) for trial in trials if trial.state == "failed"] == [(1, "memory")]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_each_kind_of_failure_is_recorded_with_its_reason(tmp_path, count):
+    def failing(trial):
+        if trial.index == 1:
+            raise ArithmeticError("told to fail")
+        return Result(float("nan"), 0.0) if trial.index == 2 else bowl(trial)
+
+    trials = drive(tmp_path, failing, count=count, budget=5)
+    assert {trial.index: (trial.facts["failure"], trial.reason) for trial in trials if trial.state == "failed"} == {
+        1: ("error", "ArithmeticError: told to fail"),
+        2: ("number", "the objective is nan, expected a finite number"),
+    }
+    assert "in failing" in trials[1].facts["traceback"]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_reported_values_are_stored_and_can_stop_a_trial(tmp_path, count):
+    def learning(trial):
+        for step in range(1, 5):
+            if report(step, trial.values["x"] / step):
+                return Result(None, 0.0, pruned=True, estimate=trial.values["x"] / 4)
+        return bowl(trial)
+
+    def judge(trial, step, value):
+        return (trial.index, step) == (2, 2)
+
+    trials = drive(tmp_path, learning, count=count, name="random", budget=6, judge=judge)
+    assert [trial.index for trial in trials if trial.state == "pruned"] == [2]
+    assert trials[2].estimate == trials[2].values["x"] / 4
+
+
+def test_a_users_mistake_in_a_worker_stops_the_search(tmp_path):
+    def wrong(trial):
+        raise UserError("got no data\n  expected: data\n  to do: bring some")
+
+    with pytest.raises(UserError, match="got no data"):
+        drive(tmp_path, wrong, count=2)
+
+
+def test_workers_that_never_start_stop_the_search_with_the_cause(tmp_path):
+    class Unloadable:
+        def __reduce__(self):
+            return (__import__, ("no_such_module_of_a_user",))
+
+    with pytest.raises(UserError, match="no_such_module_of_a_user"):
+        drive(tmp_path, Unloadable(), count=1)
+
+
+CONTROLLER = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from search.test_pool import drive, bowl
+folder = Path({folder!r})
+
+def slow(trial):
+    with open(folder / "pids", "a") as pids:
+        pids.write(f"{{os.getpid()}}\\n")
+    time.sleep(0.2)
+    return bowl(trial)
+
+drive(folder, slow)
+"""
+
+
+def test_a_killed_controller_takes_its_workers_with_it_and_the_search_goes_on_as_undisturbed(tmp_path):
+    whole = sequence(drive(tmp_path / "whole", count=0))
+    code = CONTROLLER.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not (tmp_path / "pids").exists() or len((tmp_path / "pids").read_text().splitlines()) < 5:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10.0
+    pids = {int(line) for line in (tmp_path / "pids").read_text().splitlines()}
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert sequence(drive(tmp_path)) == whole
+
+
+def test_jobs_of_submitit_are_workers_too(tmp_path):
+    pytest.importorskip("submitit")
+    spawner = Slurm(tmp_path / "submitit", "local", {"timeout_min": 5})
+    assert sequence(drive(tmp_path / "jobs", count=2, spawner=spawner, budget=8)) == sequence(drive(tmp_path / "here", count=0, budget=8))
