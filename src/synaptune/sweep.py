@@ -195,32 +195,32 @@ class HydraTrials:
     """The evaluation of a trial as a job of Hydra's serial launcher, here or (pickled) in a worker process."""
 
     def __init__(self, sweep: Sweep, request: Request) -> None:
-        self._sweep, self._parts = sweep, (request.context, request.task, request.config)
+        self._sweep, self._request = sweep, request
         self._launcher: Launcher | None = None
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._sweep, self._parts, Singleton.get_state()
+        return self._sweep, self._request, Singleton.get_state()
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._sweep, self._parts, singletons = state
+        self._sweep, self._request, singletons = state
         Singleton.set_state(singletons)
         self._launcher = None
 
     def __call__(self, trial: Trial) -> Result:
         if self._launcher is None:
-            self._launcher = serial_launcher(*self._parts)
+            self._launcher = serial_launcher(self._request)
         began = time.perf_counter()
         (returned,) = self._launcher.launch([_overrides(trial, self._sweep)], initial_job_idx=trial.number)
         return _result(returned, self._sweep.place.trials / str(trial.number), time.perf_counter() - began)
 
 
-def serial_launcher(context: HydraContext, task: TaskFunction, config: DictConfig) -> Launcher:
+def serial_launcher(request: Request) -> Launcher:
     """Hydra's basic launcher, without its line for each job."""
     from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
     logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
     launcher = BasicLauncher()
-    launcher.setup(hydra_context=context, task_function=task, config=config)
+    launcher.setup(hydra_context=request.context, task_function=request.task, config=request.config)
     return launcher
 
 

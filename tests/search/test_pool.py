@@ -204,3 +204,20 @@ def test_jobs_of_submitit_are_workers_too(tmp_path):
     pytest.importorskip("submitit")
     spawner = Slurm(tmp_path / "submitit", "local", {"timeout_min": 5})
     assert sequence(drive(tmp_path / "jobs", count=2, spawner=spawner, budget=8)) == sequence(drive(tmp_path / "here", count=0, budget=8))
+
+
+def test_tasks_of_ray_are_workers_too(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    from synaptune.search.spawners import Ray
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+    def fatal(trial):
+        if trial.index == 2 and alone(tmp_path, 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return bowl(trial)
+
+    said = []
+    trials = drive(tmp_path / "ray", fatal, count=2, spawner=Ray(cpus=0.5), budget=8, said=said)
+    assert sequence(trials) == sequence(drive(tmp_path / "here", count=0, budget=8))
+    assert sum("trying it again" in line for line in said) == 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import tempfile
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -110,7 +110,7 @@ class Pool:
         self._payload = cloudpickle.dumps(evaluate)
         self._key = os.urandom(32)
         self._places = [_Place(number) for number in range(count)]
-        self._listener = _listener(spawner.remote, self._key)
+        self._listener, self._address = _listener(spawner.remote, self._key)
         self._arrived: queue.SimpleQueue[tuple[int, Connection]] = queue.SimpleQueue()
         self._bell, self._ring = os.pipe()
         self._open = True
@@ -140,7 +140,7 @@ class Pool:
             self._send(place, trial)
 
     def _hire(self, place: _Place) -> None:
-        place.handle, place.heard = self._spawner.spawn(self._listener.address, self._key, place.number), time.monotonic()
+        place.handle, place.heard = self._spawner.spawn(self._address, self._key, place.number), time.monotonic()
 
     def ended(self, judge: Judge) -> Sequence[Ended]:
         """Wait for trials to end; a worker that died ends its trial with a failure of kind `worker`."""
@@ -271,21 +271,18 @@ class Pool:
         os.close(self._ring)
 
 
-def _listener(remote: bool, key: bytes) -> Listener:
-    """Where workers connect: a socket file here, or a port of this host for workers elsewhere."""
-    import socket
-
+def _listener(remote: bool, key: bytes) -> tuple[Listener, Any]:
+    """Where workers connect, and its address: a socket file here, or a port of this host for workers elsewhere."""
     if remote:
         listener = Listener(("0.0.0.0", 0), authkey=key)
-        listener.address = (socket.gethostname(), listener.address[1])  # type: ignore[misc]
-        return listener
-    return Listener(tempfile.mktemp(prefix="synaptune-"), family="AF_UNIX", authkey=key)
+        port = listener.address[1]
+        return listener, (socket.gethostname(), port)
+    listener = Listener(family="AF_UNIX", authkey=key)
+    return listener, listener.address
 
 
 def _knock(listener: Listener) -> None:
     """Wake the thread that waits for workers."""
-    import socket
-
     address = listener.address
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
     with contextlib.suppress(OSError), socket.socket(family) as door:

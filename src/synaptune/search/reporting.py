@@ -12,19 +12,28 @@ from contextvars import ContextVar
 
 Report = Callable[[int, float], bool]
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
+_stop: ContextVar[bool] = ContextVar("stop", default=False)
 
 
 def report(step: int, value: float) -> bool:
     """Hand on the value at a step; true when the trial should stop. Outside a trial nobody listens, and nothing should stop."""
     handler = _report.get()
-    return handler(step, value) if handler is not None else False
+    stop = handler(step, value) if handler is not None else False
+    _stop.set(stop)
+    return stop
+
+
+def should_stop() -> bool:
+    """The answer to the latest report of this trial."""
+    return _stop.get()
 
 
 @contextlib.contextmanager
 def reporting(handler: Report) -> Iterator[None]:
     """Send what is reported inside to a handler."""
-    token = _report.set(handler)
+    token, stop = _report.set(handler), _stop.set(False)
     try:
         yield
     finally:
         _report.reset(token)
+        _stop.reset(stop)

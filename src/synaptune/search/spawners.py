@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -66,13 +67,14 @@ class _RayTask:
     def dead(self) -> str | None:
         """How its task ended."""
         import ray
+        from ray.exceptions import RayError
 
         done, _ = ray.wait([self.task], timeout=0)
         if not done:
             return None
         try:
             ray.get(self.task)
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             return str(error).strip().splitlines()[0]
         return "ended"
 
@@ -102,7 +104,7 @@ class Ray:
             raise mistake(got="workers=ray without Ray", expected="the package ray", do="pip install 'synaptune[ray]'") from None
         if not ray.is_initialized():
             try:
-                ray.init(address=self.address, log_to_driver=True, include_dashboard=False, logging_level="error")
+                ray.init(address=self.address, log_to_driver=True, include_dashboard=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise mistake(
                     got=f"workers.address={self.address}: {error}",

@@ -46,6 +46,14 @@ class Failure(NamedTuple):
     trace: str = ""
 
 
+class TrialPruned(Exception):
+    """Raised by an objective that stops early; estimate: what its objective would have been, null when it does not know."""
+
+    def __init__(self, estimate: float | None = None) -> None:
+        super().__init__(estimate)
+        self.estimate = estimate
+
+
 @dataclass(frozen=True)
 class Result:
     """How an evaluation ended: an objective, a failure, or pruned with an estimate of the objective (null: unknown).

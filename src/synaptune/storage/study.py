@@ -219,6 +219,25 @@ class PhaseLedger:
         return self.study.finish(trial, result)
 
 
+def read_trials(place: Home, phase: str) -> list[Trial]:
+    """The trials of a study's phase by index, whoever holds the study; empty when there is no such study. Raises UserError."""
+    path = sqlite_path(place.url)
+    if path is not None:
+        check_readable(path)
+        if not path.exists():
+            return []
+    with worded(place.url):
+        storage = _storage(place.url)
+        try:
+            frozen = storage.get_all_trials(storage.get_study_id_from_name(place.name), deepcopy=False)
+        except KeyError:
+            return []
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+    return sorted((_trial(entry) for entry in frozen if entry.user_attrs["phase"] == phase), key=lambda trial: trial.index)
+
+
 def _hold(path: Path):
     """Lock the study's folder for this process; the system lets go of it even when the process is killed."""
     handle = path.open("a+")
