@@ -1,4 +1,4 @@
-"""Schema of `hydra/sweeper: cma, random, grid, nevergrad`; the keys are those of the Nevergrad plugin this one takes the place of."""
+"""Schema of `hydra/sweeper: cma, random, grid, nevergrad, tpe, gp, cmaes, qmc`; the keys are those of the Nevergrad plugin this one takes the place of."""
 
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 
 @dataclass
 class OptimConf:
-    """optimizer: `cma`, `random`, `grid` or a name of Nevergrad's registry; budget: trials in all (null: every point of a grid);
+    """optimizer: a name of `_store` below (but `nevergrad`) or of Nevergrad's registry; budget: trials in all (null: every point of a grid);
     num_workers: trials at a time; noisy: losses are noisy; seed: of the search (null: drawn once); max_failure_rate: failed part
     of a generation that does not stop the sweep."""
 
@@ -23,7 +23,7 @@ class OptimConf:
 
 @dataclass
 class SweeperConf:
-    """parametrization: dimensions by name, as sweep syntax or {init, lower, upper, log, integer}; grid_points: values that a grid
+    """parametrization: dimensions by name, as sweep syntax, {init, lower, upper, log, integer} or {init, choices, weights}; grid_points: values that a grid
     takes of a continuous range."""
 
     _target_: str = "hydra_plugins.synaptune.sweeper.SynaptuneSweeper"
@@ -38,6 +38,7 @@ def _store() -> None:
         "random": OptimConf(optimizer="random"),
         "grid": OptimConf(optimizer="grid", budget=None),
         "nevergrad": OptimConf(optimizer="NGOpt"),
+        **{name: OptimConf(optimizer=name) for name in ("tpe", "gp", "cmaes", "qmc")},
     }
     for name, optim in strategies.items():
         ConfigStore.instance().store(group="hydra/sweeper", name=name, node=SweeperConf(optim=optim), provider="synaptune")
