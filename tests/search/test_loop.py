@@ -60,7 +60,7 @@ def sequence(trials):
     return [(trial.number, trial.index, trial.unit, trial.objective) for trial in trials]
 
 
-@pytest.mark.parametrize("name", ["cma", "random", "grid", "OnePlusOne"])
+@pytest.mark.parametrize("name", ["cma", "random", "grid", "OnePlusOne", "tpe", "cmaes", "qmc"])
 def test_a_search_killed_in_any_generation_ends_as_the_undisturbed_one(tmp_path, name):
     whole, said = sequence(drive(tmp_path / "whole", name=name)), []
     for deaths, count in enumerate((1, 4, 9, 2)):

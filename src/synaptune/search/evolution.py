@@ -3,11 +3,12 @@
     g ~ m + N(0, covariance)                    pycma's sample, anywhere in R^n                         (1)
     u = fold(g): reflected at 0 and at 1        the point that is evaluated                              (2)
     population = 4 + floor(3 ln n), rounded up to a multiple of the trials at a time                     (3)
-    least deviation of a binned coordinate = half of its widest bin                                      (4)
+    least deviation of a binned coordinate = half of the bin that holds the mean                         (4)
 
 The strategy is told g, not u. It begins at the space's start, which is its first point, with a step of 0.2.
 Source: (1), (3) Hansen 2016, arXiv:1604.00772, eqs. (5) and (48); the rounding so that no worker waits at a generation's end;
-(2), (4) chosen: (2) makes the function even across the walls and needs no penalty, (4) keeps every bin within a deviation.
+(2), (4) chosen: (2) makes the function even across the walls and needs no penalty, (4) keeps the next value within a
+deviation, and lets a search settle on a choice of little weight.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ STEP = constant(
 HALF_BIN = constant(
     "search.half_bin",
     0.5,
-    unit="widest bin",
+    unit="bin",
     meaning="least standard deviation in a binned coordinate, eq. (4)",
     source="chosen: a third of the draws from its middle leave the bin",
 )
@@ -43,7 +44,7 @@ class Cma(Optimizer):
     def __init__(self, engine: Engine, space: Space) -> None:
         import cma
 
-        self._names = space.names
+        self._space = space
         start = padded(space.start())
         self.generation_size = population(len(start), engine.workers)
         self._first: Unit | None = start
@@ -54,7 +55,7 @@ class Cma(Optimizer):
             "popsize": self.generation_size,
             "randn": np.random.RandomState(engine.seed % LARGEST_SEED).randn,
             "seed": float("nan"),  # keeps pycma from seeding the global stream
-            "minstd": least_steps(space),
+            "minstd": least_steps(space, start),
             "verbose": -9,
         }
         with warnings.catch_warnings():
@@ -66,7 +67,7 @@ class Cma(Optimizer):
         sample = self._draw()
         if self._first is not None:
             sample, self._first = np.array(self._first), None
-        unit = tuple(fold(sample).tolist())[: len(self._names)]
+        unit = tuple(fold(sample).tolist())[: len(self._space.dimensions)]
         self._open.setdefault(unit, []).append(sample)
         return unit
 
@@ -77,6 +78,7 @@ class Cma(Optimizer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._strategy.tell(samples, losses)
+        self._strategy.opts["minstd"][:] = least_steps(self._space, fold(np.asarray(self._strategy.mean)))
         self._open.clear()
         self._queue.clear()
         best = min((told.loss for told in generation if told.loss is not None), default=math.inf)
@@ -85,13 +87,13 @@ class Cma(Optimizer):
 
     def diagnostics(self) -> Diagnostics | None:
         """The distribution the next generation is drawn from; null before the first was told."""
-        strategy, size = self._strategy, len(self._names)
+        strategy, size = self._strategy, len(self._space.dimensions)
         if strategy.countiter == 0:
             return None
         scale = strategy.sigma * np.asarray(strategy.sigma_vec.scaling) * np.ones(strategy.N)
         return diagnose(
             generation=int(strategy.countiter),
-            names=self._names,
+            names=self._space.names,
             mean=fold(np.asarray(strategy.mean))[:size],
             step=float(strategy.sigma),
             covariance=(scale[:, None] * np.asarray(strategy.sm.covariance_matrix) * scale)[:size, :size],
@@ -124,9 +126,10 @@ def fold(sample: Any) -> Any:
     return np.where((sample >= 0.0) & (sample <= 1.0), sample, reflected)
 
 
-def least_steps(space: Space) -> list[float]:
-    """Least standard deviation of each (padded) coordinate, eq. (4); zero where it is continuous."""
-    return list(padded(tuple(HALF_BIN * (dimension.widest_bin or 0.0) for dimension in space.dimensions), companion=0.0))
+def least_steps(space: Space, mean: Sequence[float]) -> list[float]:
+    """Least standard deviation of each (padded) coordinate at a mean, eq. (4); zero where it is continuous."""
+    widths = [dimension.bin_width(u) or 0.0 for dimension, u in zip(space.dimensions, mean, strict=False)]
+    return list(padded(tuple(HALF_BIN * width for width in widths), companion=0.0))
 
 
 def padded(unit: Unit, companion: float = 0.5) -> Unit:

@@ -98,16 +98,18 @@ class Dimension:
             return len(self.choices)
         return int(self.high - self.low) + 1 if self.integer else None
 
-    @property
-    def widest_bin(self) -> float | None:
-        """The largest part of [0, 1] that one value owns; null for a continuous range."""
-        if self.scale == "categorical":
-            return max(after - before for before, after in itertools.pairwise(self._shares()))
-        if not self.integer:
+    def bin_width(self, unit: float) -> float | None:
+        """The part of [0, 1] that the value at a unit coordinate owns; null for a continuous range."""
+        if self.bins is None:
             return None
+        value = self.value(unit)
+        if self.scale == "categorical":
+            index = self.choices.index(value)
+            return self._shares()[index + 1] - self._shares()[index]
         lower, upper = self._edges()
-        # On a log scale the lowest integer owns the widest bin.
-        return 1.0 / (upper - lower) if self.scale == "lin" else math.log((lower + 1.0) / lower) / math.log(upper / lower)
+        if self.scale == "lin":
+            return 1.0 / (upper - lower)
+        return math.log((float(value) + 0.5) / (float(value) - 0.5)) / math.log(upper / lower)
 
     def value(self, unit: float) -> Value:
         """The value at a unit coordinate (clipped to [0, 1])."""

@@ -50,7 +50,9 @@ def warm_start(space: Space, trials: Sequence[Known], study: str) -> WarmStart:
     started = Space(tuple(_started(dimension, best.values) for dimension in space.dimensions))
     inside = [trial for trial in trials if all(_holds(entry, trial.values[entry.name]) for entry in _shared(started, trial))]
     begin = started.values(started.start())
-    points = tuple(Told(started.unit({**begin, **{name: trial.values[name] for name in _names(started, trial)}}), trial.loss) for trial in inside)
+    points = tuple(
+        Told(started.unit({**begin, **{name: trial.values[name] for name in _names(started, trial)}}), trial.loss) for trial in inside
+    )
     return WarmStart(started, points)
 
 
