@@ -60,7 +60,7 @@ class Cma(Optimizer):
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._strategy = cma.CMAEvolutionStrategy(list(start), STEP, options)
+            self._strategy: Any = cma.CMAEvolutionStrategy(list(start), STEP, options)
 
     def ask(self) -> Unit:
         """The next point; the first one is the start itself."""
