@@ -20,6 +20,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -186,7 +187,7 @@ def measure(wanted: Sequence[Case], keep: Path | None) -> dict[Case, float]:
         if keep is not None:
             with keep.open("a") as file:
                 file.write(json.dumps([*case, done[case]]) + "\n")
-        print(f"{number + 1} of {len(wanted)}, {time.perf_counter() - began:.0f} s", end="\r", flush=True)
+        print(f"{number + 1} of {len(wanted)}, {time.perf_counter() - began:.0f} s", end="\r", file=sys.stderr, flush=True)
     return {case: done[case] for case in wanted}
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from synaptune.errors import UserError
-from synaptune.search.evolution import STEP
+from synaptune.search.evolution import HALF_BIN, STEP, least_steps
 from synaptune.search.optimizers import Engine, Told, make_optimizer
 from synaptune.search.space import Dimension, Space
 
@@ -185,12 +185,30 @@ def test_a_long_search_does_not_swell_its_state():
 def test_cma_keeps_trying_every_neighbour_of_a_choice(weights, wanted):
     choice = Dimension("d", "categorical", choices=("u", "v", "w"), weights=weights)
     space = Space((choice, Dimension("x", "lin", 0.0, 1.0)))
-    optimizer = make_optimizer(Engine("cma", 0), space)
-    points = run(optimizer, 80, lambda unit: (choice.value(unit[0]) != wanted) + (unit[1] - 0.5) ** 2)
+    points = run(make_optimizer(Engine("cma", 0), space), 80, lambda unit: (choice.value(unit[0]) != wanted) + (unit[1] - 0.5) ** 2)
     late = [choice.value(unit[0]) for unit in points[-120:]]
     assert late.count(wanted) > 30
     assert len(set(late)) > 1
-    assert optimizer.diagnostics().sigma["d"] >= 0.5 * min(choice.bin_width(choice.unit(value)) for value in "uvw") * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    "dimension",
+    [
+        Dimension("d", "categorical", choices=("u", "v", "w"), weights=(1.0, 1.0, 8.0)),
+        Dimension("d", "categorical", choices=tuple("abcdef"), weights=(0.01, 1.0, 0.1, 5.0, 0.01, 1.0)),
+        Dimension("n", "lin", 1, 8, integer=True),
+        Dimension("n", "log", 1, 64, integer=True),
+    ],
+)
+def test_at_least_a_sixth_of_the_draws_leave_the_bin_of_the_mean(dimension):
+    draws = np.random.default_rng(0).standard_normal(4000)
+    for mean in np.linspace(0.001, 0.999, 41):
+        low, high = dimension.bin_at(mean)
+        (step, companion) = least_steps(Space((dimension,)), [mean])
+        points = mean + step * draws
+        assert companion == 0.0
+        assert step >= HALF_BIN * min(high - low, 0.01 / 7.12)
+        assert np.mean((points < low) | (points > high)) > 0.14
 
 
 def test_typed_samplers_see_the_types():

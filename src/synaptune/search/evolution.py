@@ -3,12 +3,15 @@
     g ~ m + N(0, covariance)                    pycma's sample, anywhere in R^n                         (1)
     u = fold(g): reflected at 0 and at 1        the point that is evaluated                              (2)
     population = 4 + floor(3 ln n), rounded up to a multiple of the trials at a time                     (3)
-    least deviation of a binned coordinate = half of the bin that holds the mean                         (4)
+    least deviation of a binned coordinate = max(d, w/2), d from the mean to the nearest edge of         (4)
+                    another value's bin, w the narrower of the two bins that meet there
 
-The strategy is told g, not u. It begins at the space's start, which is its first point, with a step of 0.2.
+The strategy is told u, not g: its mean stays in the box and its covariance learns of the walls (docs/results.md, Search
+quality: told g, or with pycma's own handling of bounds, it is worse on most functions). It begins at the space's start, which
+is its first point, with a step of 0.2.
 Source: (1), (3) Hansen 2016, arXiv:1604.00772, eqs. (5) and (48); the rounding so that no worker waits at a generation's end;
-(2), (4) chosen: (2) makes the function even across the walls and needs no penalty, (4) keeps the next value within a
-deviation, and lets a search settle on a choice of little weight.
+(2) chosen by measurement; (4) chosen: at least a sixth of the draws pass the nearest edge, wherever the mean is, and yet a
+search can settle on a choice of little weight beside a heavy one.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import numpy as np
 from synaptune.parameters import constant
 from synaptune.search.contract import LARGEST_SEED, Engine, Optimizer, Told, ranked
 from synaptune.search.diagnostics import Diagnostics, diagnose
-from synaptune.search.space import Space, Unit
+from synaptune.search.space import LEAST_SHARE, Dimension, Space, Unit
 
 STEP = constant(
     "search.step", 0.2, unit="unit range", meaning="first standard deviation of the search", source="chosen: a fifth of the range"
@@ -34,8 +37,9 @@ HALF_BIN = constant(
     0.5,
     unit="bin",
     meaning="least standard deviation in a binned coordinate, eq. (4)",
-    source="chosen: a third of the draws from its middle leave the bin",
+    source="chosen: a third of the draws from a bin's middle leave it",
 )
+_INSIDE = LEAST_SHARE / 2.0  # a coordinate this far from an edge is in the bin beyond it
 
 
 class Cma(Optimizer):
@@ -49,7 +53,7 @@ class Cma(Optimizer):
         self.generation_size = population(len(start), engine.workers)
         self._first: Unit | None = start
         self._queue: deque[Any] = deque()
-        self._open: dict[Unit, list[Any]] = {}
+        self._drawn = False
         self._best, self._worst, self._stagnation = math.inf, 0.0, 0
         options = {
             "popsize": self.generation_size,
@@ -65,21 +69,22 @@ class Cma(Optimizer):
     def ask(self) -> Unit:
         """The next point; the first one is the start itself."""
         sample = self._draw()
-        if self._first is not None:
-            sample, self._first = np.array(self._first), None
-        unit = tuple(fold(sample).tolist())[: len(self._space.dimensions)]
-        self._open.setdefault(unit, []).append(sample)
-        return unit
+        unit = tuple(fold(sample).tolist()) if self._first is None else self._first
+        self._first = None
+        return unit[: len(self._space.dimensions)]
 
     def tell(self, generation: Sequence[Told]) -> None:
         """Learn a generation; a failed point ranks below all others of it."""
         losses, self._worst = ranked(generation, self._worst)
-        samples = [self._sample_of(told.unit) for told in generation]
+        self._first = None
+        if not self._drawn:
+            self._draw()  # pycma takes in a generation only after it has drawn one
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._strategy.tell(samples, losses)
-        self._strategy.opts["minstd"][:] = least_steps(self._space, fold(np.asarray(self._strategy.mean)))
-        self._open.clear()
+            self._strategy.tell([np.array(padded(told.unit)) for told in generation], losses)
+        self._strategy.opts["minstd"][:] = least_steps(self._space, self._strategy.mean)
+        self._strategy.sent_solutions.clear()  # pycma keeps what was folded and never told, for hundreds of generations
+        self._drawn = False
         self._queue.clear()
         best = min((told.loss for told in generation if told.loss is not None), default=math.inf)
         self._stagnation = 0 if best < self._best else self._stagnation + 1
@@ -94,7 +99,7 @@ class Cma(Optimizer):
         return diagnose(
             generation=int(strategy.countiter),
             names=self._space.names,
-            mean=fold(np.asarray(strategy.mean))[:size],
+            mean=np.asarray(strategy.mean)[:size],
             step=float(strategy.sigma),
             covariance=(scale[:, None] * np.asarray(strategy.sm.covariance_matrix) * scale)[:size, :size],
             stagnation=self._stagnation,
@@ -103,16 +108,8 @@ class Cma(Optimizer):
     def _draw(self) -> Any:
         if not self._queue:
             self._queue.extend(self._strategy.ask())
+        self._drawn = True
         return self._queue.popleft()
-
-    def _sample_of(self, unit: Unit) -> Any:
-        """The sample behind a point; a point never asked for is its own."""
-        samples = self._open.get(unit)
-        if samples:
-            return samples.pop(0)
-        self._first = None
-        self._draw()  # pycma takes in a generation only after it has drawn one
-        return np.array(padded(unit))
 
 
 def population(dimension: int, workers: int) -> int:
@@ -128,8 +125,17 @@ def fold(sample: Any) -> Any:
 
 def least_steps(space: Space, mean: Sequence[float]) -> list[float]:
     """Least standard deviation of each (padded) coordinate at a mean, eq. (4); zero where it is continuous."""
-    widths = [dimension.bin_width(u) or 0.0 for dimension, u in zip(space.dimensions, mean, strict=False)]
-    return list(padded(tuple(HALF_BIN * width for width in widths), companion=0.0))
+    steps = tuple(_least_step(dimension, float(u)) for dimension, u in zip(space.dimensions, mean, strict=False))
+    return list(padded(steps, companion=0.0))
+
+
+def _least_step(dimension: Dimension, mean: float) -> float:
+    if (dimension.bins or 1) == 1:
+        return 0.0
+    low, high = dimension.bin_at(mean)
+    edge = min((end for end in (low, high) if _INSIDE < end < 1.0 - _INSIDE), key=lambda end: abs(end - mean))
+    beyond = dimension.bin_at(edge + _INSIDE if edge == high else edge - _INSIDE)
+    return max(abs(edge - mean), HALF_BIN * min(high - low, beyond[1] - beyond[0]))
 
 
 def padded(unit: Unit, companion: float = 0.5) -> Unit:

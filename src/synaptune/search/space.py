@@ -29,7 +29,7 @@ from synaptune.parameters import Spec
 Value = float | int | bool | str
 Unit = tuple[float, ...]
 DIGITS = 6
-LEAST_SHARE = 1e-6  # of a weighted choice: beyond rounding, and within reach of a long search
+LEAST_SHARE = 1e-3  # of a weighted choice: a search of some hundred evaluations would not meet a smaller one
 
 
 @dataclass(frozen=True)
@@ -98,18 +98,17 @@ class Dimension:
             return len(self.choices)
         return int(self.high - self.low) + 1 if self.integer else None
 
-    def bin_width(self, unit: float) -> float | None:
-        """The part of [0, 1] that the value at a unit coordinate owns; null for a continuous range."""
-        if self.bins is None:
-            return None
+    def bin_at(self, unit: float) -> tuple[float, float]:
+        """The part of [0, 1] that the value at a unit coordinate owns, by its ends; the dimension must have bins."""
         value = self.value(unit)
         if self.scale == "categorical":
             index = self.choices.index(value)
-            return self._shares()[index + 1] - self._shares()[index]
+            return self._shares()[index], self._shares()[index + 1]
         lower, upper = self._edges()
+        ends = (float(value) - 0.5, float(value) + 0.5)
         if self.scale == "lin":
-            return 1.0 / (upper - lower)
-        return math.log((float(value) + 0.5) / (float(value) - 0.5)) / math.log(upper / lower)
+            return (ends[0] - lower) / (upper - lower), (ends[1] - lower) / (upper - lower)
+        return math.log(ends[0] / lower) / math.log(upper / lower), math.log(ends[1] / lower) / math.log(upper / lower)
 
     def value(self, unit: float) -> Value:
         """The value at a unit coordinate (clipped to [0, 1])."""
