@@ -28,7 +28,7 @@ STAGNATION_LIMIT = int(
         30,
         unit="generation",
         meaning="longest healthy time without a new best loss",
-        source="chosen: half a run",
+        source="chosen: a short search is no longer",
     )
 )
 

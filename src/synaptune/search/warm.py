@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -33,9 +34,8 @@ def warm_start(space: Space, trials: Sequence[Known], study: str) -> WarmStart:
     been at the new start. Losses are used as they are: both studies must measure the same thing.
     Raises UserError when no trial has a loss, or none of the searched names is in the best.
     """
-    finished = [trial for trial in trials if trial.loss is not None]
-    best = min(finished, key=lambda trial: trial.loss or 0.0, default=None)
-    if best is None:
+    best = min(trials, key=lambda trial: math.inf if trial.loss is None else trial.loss, default=None)
+    if best is None or best.loss is None:
         raise mistake(
             got=f"search.start={study}, a study without a finished trial",
             expected="a study with at least one loss",
@@ -48,12 +48,14 @@ def warm_start(space: Space, trials: Sequence[Known], study: str) -> WarmStart:
             do="choose another, or leave search.start out",
         )
     started = Space(tuple(_started(dimension, best.values) for dimension in space.dimensions))
-    inside = [trial for trial in trials if all(_holds(entry, trial.values[entry.name]) for entry in _shared(started, trial))]
     begin = started.values(started.start())
-    points = tuple(
-        Told(started.unit({**begin, **{name: trial.values[name] for name in _names(started, trial)}}), trial.loss) for trial in inside
-    )
-    return WarmStart(started, points)
+    prior = []
+    for trial in trials:
+        shared = [dimension for dimension in started.dimensions if dimension.name in trial.values]
+        if shared and all(_holds(dimension, trial.values[dimension.name]) for dimension in shared):
+            values = begin | {dimension.name: trial.values[dimension.name] for dimension in shared}
+            prior.append(Told(started.unit(values), trial.loss))
+    return WarmStart(started, tuple(prior))
 
 
 def _started(dimension: Dimension, values: Mapping[str, Value]) -> Dimension:
@@ -65,14 +67,6 @@ def _started(dimension: Dimension, values: Mapping[str, Value]) -> Dimension:
     if isinstance(value, str):
         return dimension
     return replace(dimension, start=dimension.value(dimension.unit(value)))
-
-
-def _shared(space: Space, trial: Known) -> list[Dimension]:
-    return [dimension for dimension in space.dimensions if dimension.name in trial.values]
-
-
-def _names(space: Space, trial: Known) -> list[str]:
-    return [dimension.name for dimension in _shared(space, trial)]
 
 
 def _holds(dimension: Dimension, value: Value) -> bool:
