@@ -35,7 +35,7 @@ from synaptune.search.space import Dimension, Space
 
 NOISE = 0.05  # of the sphere's value at the centre
 PROBLEMS = ("sphere", "ellipsoid", "Rosenbrock", "Rastrigin", "noisy")
-SLOW_SEEDS = {"cmaes": 9, "tpe": 3}
+SLOW_SEEDS = {"cmaes": 5, "tpe": 3}
 TPE_EVALUATIONS = 500  # above 20 dimensions: its cost grows with the square of the trials
 PYCMA = {"pycma": "BoundTransform", "pycma-penalty": "BoundPenalty"}
 OPTIMIZERS = ("cma", *PYCMA, "nevergrad", "cmaes", "tpe", "random")
