@@ -113,6 +113,9 @@ def test_failures_and_foreign_points_are_taken_in(name):
     for generation in range(12):
         optimizer.tell([Told((0.1 * index / size, 0.2 + generation / 40, 0.3, 0.4), float(index)) for index in range(size)])
     assert optimizer.ask() is not None
+    optimizer.tell([Told((0.6, 0.2, 0.3, 0.4), 1.0)] * size)  # what was asked stays untold
+    copy = pickle.loads(pickle.dumps(optimizer))
+    assert copy.ask() == optimizer.ask()
 
 
 @pytest.mark.parametrize("name", ["cma", "cmaes", "tpe", "gp", "OnePlusOne"])
@@ -178,6 +181,14 @@ def test_a_long_search_does_not_swell_its_state():
         before = len(pickle.dumps(optimizer))
         run(optimizer, 60)
         assert len(pickle.dumps(optimizer)) < 1.5 * before
+
+
+def test_the_state_of_a_model_grows_by_little_more_than_its_numbers():
+    space = Space(tuple(Dimension(f"x{index}", "lin", 0.0, 1.0) for index in range(48)))
+    stream = np.random.default_rng(0)
+    prior = [Told(tuple(stream.random(48).tolist()), 1.0) for _ in range(300)]
+    sizes = [len(pickle.dumps(make_optimizer(Engine("tpe", 0), space, prior[:count]))) for count in (100, 300)]
+    assert (sizes[1] - sizes[0]) / 200 < 2 * 48 * 8
 
 
 @pytest.mark.parametrize("weights", [(), (1.0, 1.0, 8.0), (8.0, 1.0, 1.0)])

@@ -22,8 +22,7 @@ from synaptune.search.plain import batch
 from synaptune.search.space import Dimension, Space, Unit
 
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc")
-_TYPED = ("tpe", "gp")
-_TAKES_PRIOR = ("tpe", "gp")
+MODELS = ("tpe", "gp")  # see true types, remember every trial, and take those of an earlier study
 _KEPT_GENERATIONS = 4
 
 
@@ -71,11 +70,25 @@ class Axis(NamedTuple):
 
 def axis(dimension: Dimension, sampler: str) -> Axis:
     """The way a sampler sees a dimension."""
-    if sampler in _TYPED:
+    if sampler in MODELS:
         return Axis(dimension, "typed")
     equal = dimension.scale != "log" and not dimension.weights
     several = dimension.bins is not None and dimension.bins > 1
     return Axis(dimension, "bin" if sampler == "cmaes" and several and equal else "unit")
+
+
+class _Ended(NamedTuple):
+    """A trial that ended: Optuna's parameters in the order of the dimensions; its value, null when it was never told."""
+
+    parameters: tuple[Any, ...]
+    value: float | None
+
+
+class _Compact(NamedTuple):
+    """A study as it is pickled."""
+
+    sampler: Any
+    trials: list[_Ended]
 
 
 class Sampler(Optimizer):
@@ -89,13 +102,12 @@ class Sampler(Optimizer):
         self._axes = {name: axis(dimension, engine.name) for name, dimension in zip(space.names, space.dimensions, strict=True)}
         self._first: Unit | None = space.start()
         self._open: dict[Unit, list[int]] = {}
-        self._trims = engine.name == "cmaes"
+        self._models = engine.name in MODELS
         with _quiet():
             self._distributions = {name: entry.distribution() for name, entry in self._axes.items()}
             self._study = optuna.create_study(sampler=self._sampler(engine))
-            if engine.name in _TAKES_PRIOR:
-                for told in prior:
-                    self._add(told)
+            for told in prior if self._models else ():
+                self._add(self._parameters(told.unit), _value(told), self._study)
 
     def ask(self) -> Unit:
         """The next point; the first one is the start itself."""
@@ -121,19 +133,43 @@ class Sampler(Optimizer):
                     self._study.tell(numbers.pop(0), _value(told))
                 else:
                     self._first = None
-                    self._add(told)
+                    self._add(self._parameters(told.unit), _value(told), self._study)
             for number in (number for numbers in self._open.values() for number in numbers):
                 self._study.tell(number, state=optuna.trial.TrialState.FAIL)
             self._open.clear()
-            if self._trims:
+            if not self._models:
                 self._trim()
 
-    def _add(self, told: Told) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        """Between generations a model's study is its ended trials: numbers, where Optuna repeats the distributions in each."""
+        state = dict(self.__dict__)
+        if self._models and not self._open:
+            trials = self._study.get_trials(deepcopy=False)
+            ended = [_Ended(tuple(trial.params[name] for name in self._axes), trial.value) for trial in trials]
+            state["_study"] = _Compact(self._study.sampler, ended)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self._study, _Compact):
+            self._study = self._unfolded(self._study)
+
+    def _unfolded(self, compact: _Compact) -> Any:
         import optuna
 
-        parameters = self._parameters(told.unit)
-        trial = optuna.trial.create_trial(params=parameters, distributions=self._distributions, value=_value(told))
-        self._study.add_trial(trial)
+        with _quiet():
+            study = optuna.create_study(sampler=compact.sampler)
+            for ended in compact.trials:
+                self._add(dict(zip(self._axes, ended.parameters, strict=True)), ended.value, study)
+        return study
+
+    def _add(self, parameters: dict[str, Any], value: float | None, study: Any) -> None:
+        """Add an ended trial; one without a value was asked for and never told."""
+        import optuna
+
+        state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
+        trial = optuna.trial.create_trial(params=parameters, distributions=self._distributions, value=value, state=state)
+        study.add_trial(trial)
 
     def _parameters(self, unit: Unit) -> dict[str, Any]:
         return {name: entry.parameter(u) for (name, entry), u in zip(self._axes.items(), unit, strict=True)}
