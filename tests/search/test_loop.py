@@ -64,13 +64,14 @@ def sequence(trials):
     return [(trial.number, trial.index, trial.unit, trial.objective) for trial in trials]
 
 
-@pytest.mark.parametrize("name", ["cma", "random", "grid", "OnePlusOne"])
+@pytest.mark.parametrize("name", ["cma", "random", "grid", "OnePlusOne", "tpe", "gp", "cmaes", "qmc"])
 def test_a_search_killed_in_any_generation_ends_as_the_undisturbed_one(tmp_path, name):
-    whole, said = sequence(drive(tmp_path / "whole", name=name)), []
+    budget = 16 if name == "gp" else 25
+    whole, said = sequence(drive(tmp_path / "whole", name=name, budget=budget)), []
     for deaths, count in enumerate((1, 4, 9, 2)):
         with pytest.raises(Killed):
-            drive(tmp_path / "killed", name=name, evaluate=dying_at(count), workers=1 + deaths % 2, said=said)
-    assert sequence(drive(tmp_path / "killed", name=name, said=said)) == whole
+            drive(tmp_path / "killed", name=name, budget=budget, evaluate=dying_at(count), workers=1 + deaths % 2, said=said)
+    assert sequence(drive(tmp_path / "killed", name=name, budget=budget, said=said)) == whole
     assert said == []
 
 

@@ -6,12 +6,14 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
 from synaptune.errors import UserError
-from synaptune.search.optimizers import STEP, Engine, Told, make_optimizer
+from synaptune.search.evolution import HALF_BIN, STEP, least_steps
+from synaptune.search.optimizers import Engine, Told, make_optimizer
 from synaptune.search.space import Dimension, Space
 
-NAMES = ["cma", "random", "grid", "OnePlusOne", "PSO"]
+NAMES = ["cma", "random", "grid", "OnePlusOne", "PSO", "tpe", "gp", "cmaes", "qmc"]
 SPACE = Space(
     (
         Dimension("a", "lin", 0.0, 1.0, start=0.3),
@@ -20,6 +22,14 @@ SPACE = Space(
         Dimension("d", "categorical", choices=("u", "v")),
     )
 )
+WARM_UP = {"tpe": 14, "gp": 12, "PSO": 45}  # asks until losses count
+
+
+def worn_in(name, generations=3, space=SPACE, **settings):
+    """An optimizer past its first points."""
+    optimizer = make_optimizer(Engine(name, 1, **settings), space)
+    run(optimizer, 1 if name == "grid" else WARM_UP.get(name, generations))
+    return optimizer
 
 
 def bowl(unit):
@@ -37,9 +47,31 @@ def run(optimizer, generations, loss=bowl):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_points_lie_in_the_unit_box_and_repeat_with_the_seed(name):
-    points = run(make_optimizer(Engine(name, 3, budget=50), SPACE), 3)
+    count = WARM_UP.get(name, 3)
+    points = run(make_optimizer(Engine(name, 3, budget=50), SPACE), count)
     assert all(len(unit) == 4 and all(0.0 <= u <= 1.0 for u in unit) for unit in points)
-    assert run(make_optimizer(Engine(name, 3, budget=50), SPACE), 3) == points
+    assert run(make_optimizer(Engine(name, 3, budget=50), SPACE), count) == points
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"grid"}))
+def test_another_seed_makes_other_points(name):
+    assert run(make_optimizer(Engine(name, 4), SPACE), 3)[1:] != run(make_optimizer(Engine(name, 5), SPACE), 3)[1:]
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"grid", "random"}))
+def test_the_first_point_is_the_start_and_comes_once(name):
+    points = run(make_optimizer(Engine(name, 1), SPACE), 4)
+    assert SPACE.values(points[0]) == SPACE.values(SPACE.start())
+    assert points.count(points[0]) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_what_learns_asks_differently_after_other_losses(name):
+    bottom, top = (make_optimizer(Engine(name, 1), SPACE) for _ in range(2))
+    count = WARM_UP.get(name, 1 if name == "grid" else 4)
+    differs = run(bottom, count) != run(top, count, lambda unit: -bowl(unit))
+    assert differs == bottom.learns
+    assert bottom.learns == (name not in ("random", "grid", "qmc"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,26 +79,30 @@ def test_reseeding_inside_the_objective_changes_nothing(name):
     def reseeding(unit):
         random.seed(0)
         np.random.seed(0)
+        torch.manual_seed(0)
         return bowl(unit)
 
-    assert run(make_optimizer(Engine(name, 1), SPACE), 4, reseeding) == run(make_optimizer(Engine(name, 1), SPACE), 4)
+    count = WARM_UP.get(name, 4)
+    assert run(make_optimizer(Engine(name, 1), SPACE), count, reseeding) == run(make_optimizer(Engine(name, 1), SPACE), count)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_optimizer_leaves_the_global_random_state_alone(name):
     random.seed(5)
     np.random.seed(5)
-    before = random.getstate(), np.random.get_state()[1].tolist()
-    run(make_optimizer(Engine(name, 1), SPACE), 2)
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+    torch.manual_seed(5)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    worn_in(name, 2)
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pickled_optimizer_goes_on_identically(name):
     optimizer = make_optimizer(Engine(name, 1), SPACE)
-    run(optimizer, 3 if name != "grid" else 1)
-    copy = pickle.loads(pickle.dumps(optimizer))
-    assert run(copy, 2) == run(optimizer, 2)
+    for _ in range(WARM_UP.get(name, 5)):
+        copy = pickle.loads(pickle.dumps(optimizer))
+        assert run(copy, 1) == (points := run(optimizer, 1))
+    assert points
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,8 +110,24 @@ def test_failures_and_foreign_points_are_taken_in(name):
     optimizer = make_optimizer(Engine(name, 1), SPACE)
     size = optimizer.generation_size
     optimizer.tell([Told((0.1, 0.2, 0.3, 0.4), None)] * size)
-    optimizer.tell([Told((0.1 * index / size, 0.2, 0.3, 0.4), float(index)) for index in range(size)])
+    for generation in range(12):
+        optimizer.tell([Told((0.1 * index / size, 0.2 + generation / 40, 0.3, 0.4), float(index)) for index in range(size)])
     assert optimizer.ask() is not None
+    optimizer.tell([Told((0.6, 0.2, 0.3, 0.4), 1.0)] * size)  # what was asked stays untold
+    copy = pickle.loads(pickle.dumps(optimizer))
+    assert copy.ask() == optimizer.ask()
+
+
+@pytest.mark.parametrize("name", ["cma", "cmaes", "tpe", "gp", "OnePlusOne"])
+def test_a_search_avoids_where_trials_fail(name):
+    space = Space(tuple(Dimension(f"x{index}", "lin", 0.0, 1.0) for index in range(2)))
+    points = run(make_optimizer(Engine(name, 0), space), {"cma": 15, "cmaes": 15, "gp": 25}.get(name, 60), failing_left)
+    assert np.mean([failing_left(unit) is None for unit in points[-10:]]) < 0.3
+    assert min(bowl(unit) for unit in points[-10:]) < 0.05
+
+
+def failing_left(unit):
+    return None if unit[0] < 0.5 else bowl(unit)
 
 
 def test_cma_begins_at_the_start_with_a_step_of_a_fifth():
@@ -102,12 +154,93 @@ def test_cma_keeps_reaching_the_neighbours_of_an_integer():
     assert len(set(late)) > 1
 
 
-def test_cma_ranks_failures_last():
-    space = Space(tuple(Dimension(f"x{index}", "lin", 0.0, 1.0) for index in range(3)))
-    failing = [Engine("cma", 0), lambda unit: None if unit[0] < 0.5 else bowl(unit)]
-    points = run(make_optimizer(failing[0], space), 30, failing[1])
-    assert np.mean([unit[0] < 0.5 for unit in points[-30:]]) < 0.1
-    assert bowl(points[-1]) < 0.01
+@pytest.mark.parametrize("workers", [1, 4, 7, 30])
+@pytest.mark.parametrize("name", ["cma", "cmaes"])
+def test_a_population_leaves_no_worker_waiting(name, workers):
+    size = make_optimizer(Engine(name, 0, workers=workers), SPACE).generation_size
+    assert size % workers == 0
+    assert 8 <= size < 8 + workers
+
+
+@pytest.mark.parametrize("name", ["tpe", "gp", "OnePlusOne"])
+def test_a_sequential_model_learns_after_every_worker(name):
+    optimizer = make_optimizer(Engine(name, 0, workers=3), SPACE)
+    assert optimizer.generation_size == 3
+    assert len(set(run(optimizer, 6))) > 12
+
+
+def test_cma_outlives_convergence():
+    space = Space(tuple(Dimension(f"x{index}", "lin", 0.0, 1.0) for index in range(2)))
+    points = run(make_optimizer(Engine("cma", 0), space), 400)
+    assert bowl(points[-1]) < 1e-12
+
+
+def test_a_long_search_does_not_swell_its_state():
+    for name in ("cma", "cmaes"):
+        optimizer = worn_in(name, 30)
+        before = len(pickle.dumps(optimizer))
+        run(optimizer, 60)
+        assert len(pickle.dumps(optimizer)) < 1.5 * before
+
+
+def test_the_state_of_a_model_grows_by_little_more_than_its_numbers():
+    space = Space(tuple(Dimension(f"x{index}", "lin", 0.0, 1.0) for index in range(48)))
+    stream = np.random.default_rng(0)
+    prior = [Told(tuple(stream.random(48).tolist()), 1.0) for _ in range(300)]
+    sizes = [len(pickle.dumps(make_optimizer(Engine("tpe", 0), space, prior[:count]))) for count in (100, 300)]
+    assert (sizes[1] - sizes[0]) / 200 < 2 * 48 * 8
+
+
+@pytest.mark.parametrize("weights", [(), (1.0, 1.0, 8.0), (8.0, 1.0, 1.0)])
+@pytest.mark.parametrize("wanted", ["u", "v", "w"])
+def test_cma_keeps_trying_every_neighbour_of_a_choice(weights, wanted):
+    choice = Dimension("d", "categorical", choices=("u", "v", "w"), weights=weights)
+    space = Space((choice, Dimension("x", "lin", 0.0, 1.0)))
+    points = run(make_optimizer(Engine("cma", 0), space), 80, lambda unit: (choice.value(unit[0]) != wanted) + (unit[1] - 0.5) ** 2)
+    late = [choice.value(unit[0]) for unit in points[-120:]]
+    assert late.count(wanted) > 30
+    assert len(set(late)) > 1
+
+
+@pytest.mark.parametrize(
+    "dimension",
+    [
+        Dimension("d", "categorical", choices=("u", "v", "w"), weights=(1.0, 1.0, 8.0)),
+        Dimension("d", "categorical", choices=tuple("abcdef"), weights=(0.01, 1.0, 0.1, 5.0, 0.01, 1.0)),
+        Dimension("n", "lin", 1, 8, integer=True),
+        Dimension("n", "log", 1, 64, integer=True),
+    ],
+)
+def test_at_least_a_sixth_of_the_draws_leave_the_bin_of_the_mean(dimension):
+    draws = np.random.default_rng(0).standard_normal(4000)
+    for mean in np.linspace(0.001, 0.999, 41):
+        low, high = dimension.bin_at(mean)
+        (step, companion) = least_steps(Space((dimension,)), [mean])
+        points = mean + step * draws
+        assert companion == 0.0
+        assert step >= HALF_BIN * min(high - low, 0.01 / 7.12)
+        assert np.mean((points < low) | (points > high)) > 0.14
+
+
+def test_typed_samplers_see_the_types():
+    for name in ("tpe", "gp"):
+        points = run(make_optimizer(Engine(name, 2), SPACE), WARM_UP[name])
+        assert all(unit == pytest.approx(SPACE.unit(SPACE.values(unit)), abs=1e-5) for unit in points)
+        assert all(unit[2:] == SPACE.unit(SPACE.values(unit))[2:] for unit in points)
+
+
+def test_prior_points_spare_a_model_its_random_ones():
+    space = Space(tuple(Dimension(f"x{index}", "lin", 0.0, 1.0) for index in range(2)))
+    stream = np.random.default_rng(0)
+    prior = [Told(unit, bowl(unit)) for unit in map(tuple, stream.random((40, 2)).tolist())]
+    for name in ("tpe", "gp"):
+        knowing = [run(make_optimizer(Engine(name, seed), space, prior), 6)[1:] for seed in range(4)]
+        blank = [run(make_optimizer(Engine(name, seed), space), 6)[1:] for seed in range(4)]
+        assert np.mean([bowl(unit) for points in knowing for unit in points]) < 0.5 * np.mean(
+            [bowl(unit) for points in blank for unit in points]
+        )
+    for name in ("cma", "random", "cmaes", "qmc"):
+        assert run(make_optimizer(Engine(name, 0), space, prior), 2) == run(make_optimizer(Engine(name, 0), space), 2)
 
 
 def test_grid_takes_every_combination_once():
@@ -122,3 +255,5 @@ def test_grid_takes_every_combination_once():
 def test_an_unknown_algorithm_is_refused_with_near_names():
     with pytest.raises(UserError, match="OnePlusOne"):
         make_optimizer(Engine("OnePlusOn", 0), SPACE)
+    with pytest.raises(UserError, match="tpe, gp, cmaes, qmc"):
+        make_optimizer(Engine("tpee", 0), SPACE)

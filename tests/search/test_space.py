@@ -4,6 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from synaptune.errors import UserError
 from synaptune.search.space import Dimension, Space, expand, of_spec, refuse_unused
@@ -17,7 +18,10 @@ UNIT = st.floats(0.0, 1.0)
 def dimensions(draw):
     kind = draw(st.sampled_from(["lin", "log", "int", "int log", "choice"]))
     if kind == "choice":
-        return Dimension("x", "categorical", choices=tuple(draw(st.lists(st.integers(), min_size=1, max_size=9, unique=True))))
+        choices = tuple(draw(st.lists(st.integers(), min_size=1, max_size=9, unique=True)))
+        size = len(choices)
+        weights = draw(st.just([]) | st.lists(st.floats(0.1, 10.0), min_size=size, max_size=size))
+        return Dimension("x", "categorical", choices=choices, weights=tuple(weights))
     if kind.startswith("int"):
         low = draw(st.integers(1, 100))
         return Dimension("x", "log" if "log" in kind else "lin", low, low + draw(st.integers(1, 1000)), integer=True)
@@ -49,6 +53,36 @@ def test_every_integer_and_every_choice_owns_an_equal_bin():
     steps = [(index + 0.5) / 60 for index in range(60)]
     assert [Dimension("x", "lin", 1, 6, integer=True).value(u) for u in steps] == [1 + index // 10 for index in range(60)]
     assert [Dimension("x", "categorical", choices=("a", "b", "c")).value(u) for u in steps] == ["abc"[index // 20] for index in range(60)]
+
+
+def test_every_choice_owns_a_part_in_proportion_to_its_weight():
+    weighted = Dimension("x", "categorical", choices=("a", "b", "c"), weights=(1, 2, 7))
+    drawn = [weighted.value((index + 0.5) / 1000) for index in range(1000)]
+    assert [drawn.count(choice) for choice in "abc"] == [100, 200, 700]
+    assert [weighted.value(end) for end in (0.0, 1.0)] == ["a", "c"]
+    assert weighted.unit("c") == pytest.approx(0.65)
+    assert weighted.bins == 3
+    assert weighted.describe() == "choice ['a', 'b', 'c'] weights [1, 2, 7]"
+    assert weighted.axis(3) == [weighted.unit(choice) for choice in "abc"]
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, float("nan")), (1.0, float("inf")), (1.0, 1e-4)])
+def test_weights_that_make_no_sense_are_refused(weights):
+    with pytest.raises(UserError, match=r"x: [\s\S]*weight[\s\S]*to do"):
+        Dimension("x", "categorical", choices=("a", "b"), weights=weights)
+    with pytest.raises(UserError, match="range of numbers"):
+        Dimension("x", "lin", 0.0, 1.0, weights=(1.0, 2.0))
+
+
+@settings(max_examples=100, deadline=None)
+@given(dimensions())
+def test_a_bin_is_the_part_that_its_value_owns(dimension):
+    if dimension.bins is None or dimension.bins > 60:
+        return
+    fine = [dimension.value((index + 0.5) / 4000) for index in range(4000)]
+    for value in set(fine):
+        low, high = dimension.bin_at(dimension.unit(value))
+        assert (low, high) == pytest.approx((fine.index(value) / 4000, (fine.index(value) + fine.count(value)) / 4000), abs=1 / 2000)
 
 
 def test_every_declared_parameter_starts_at_its_default():
@@ -88,6 +122,25 @@ def test_the_old_plugins_parametrization_makes_dimensions():
     assert dimension_from_config("x", entry, None, None) == Dimension("x", "log", 1, 100, start=10)
     for wrong in ({"lower": 1}, {"lower": 1, "upper": 2, "step": 1}, "3"):
         with pytest.raises(UserError, match="parametrization x"):
+            dimension_from_config("x", wrong, None, None)
+
+
+def test_the_parametrization_takes_weighted_choices():
+    config = OmegaConf.create({"choices": ["a", 2, True], "weights": [1, 2, 0.5], "init": 2})
+    expected = Dimension("x", "categorical", choices=("a", 2, True), weights=(1.0, 2.0, 0.5), start=2)
+    assert dimension_from_config("x", config, None, None) == expected
+    assert dimension_from_config("x", {"choices": ["a", "b"]}, None, "b") == Dimension("x", "categorical", choices=("a", "b"), start="b")
+    for wrong in (
+        {"choices": "ab"},
+        {"choices": ["a", "b"], "weights": ["1", "2"]},
+        {"choices": ["a", "b"], "weights": 2},
+        {"choices": ["a", [1]]},
+        {"choices": ["a", "b"], "init": "c"},
+        {"choices": ["a", "b"], "lower": 0},
+        {"choices": ["a", "b"], "weights": [1, 2, 3]},
+        {"choices": []},
+    ):
+        with pytest.raises(UserError, match=r"x[\s\S]*to do"):
             dimension_from_config("x", wrong, None, None)
 
 

@@ -102,6 +102,17 @@ def test_any_nevergrad_algorithm_sweeps_several_at_a_time(tmp_path):
     assert stored[0].user_attrs["phase"] == "search"
 
 
+@pytest.mark.parametrize("strategy", ["tpe", "gp", "cmaes", "qmc"])
+def test_every_sampler_of_optuna_is_one_word_on_the_command_line(tmp_path, strategy):
+    weighted = "+hydra.sweeper.parametrization={kind: {choices: [a, b], weights: [1, 3]}}"
+    ended = sweep(tmp_path, f"hydra/sweeper={strategy}", "hydra.sweeper.optim.budget=3", weighted, *RANGES)
+    assert ended.returncode == 0, ended.stderr
+    stored = trials(tmp_path, f"app-{strategy}")
+    assert [trial.state.name for trial in stored] == ["COMPLETE"] * 3
+    assert len({trial.params["x"] for trial in stored}) == 3
+    assert {trial.params["kind"] for trial in stored} <= {"a", "b"}
+
+
 def test_failed_trials_are_recorded_and_the_sweep_goes_on(tmp_path):
     ended = sweep(tmp_path, "hydra/sweeper=random", "hydra.sweeper.optim.budget=5", "fail=[1,3]", *RANGES)
     assert ended.returncode == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""Schema of `hydra/sweeper: cma, random, grid, nevergrad`; the keys are those of the Nevergrad plugin this one takes the place of."""
+"""Schema of our sweepers (`hydra/sweeper`, see `_store`); the keys are those of the Nevergrad plugin this one takes the place of."""
 
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -8,9 +8,9 @@ from hydra.core.config_store import ConfigStore
 
 @dataclass
 class OptimConf:
-    """optimizer: `cma`, `random`, `grid` or a name of Nevergrad's registry; budget: trials in all (null: every point of a grid);
-    num_workers: trials at a time (null: workers.count); noisy: losses are noisy; seed: of the search (null: drawn once); max_failure_rate:
-    failed part of a generation that does not stop the sweep."""
+    """optimizer: a name of `_store` below (but `nevergrad`) or of Nevergrad's registry; budget: trials in all (null: every point
+    of a grid); num_workers: trials at a time (null: workers.count); noisy: losses are noisy; seed: of the search (null: drawn once);
+    max_failure_rate: failed part of a generation that does not stop the sweep."""
 
     optimizer: str = "cma"
     budget: Optional[int] = 80  # noqa: UP045 - OmegaConf of Hydra 1.3 reads the type
@@ -23,8 +23,8 @@ class OptimConf:
 
 @dataclass
 class SweeperConf:
-    """parametrization: dimensions by name, as sweep syntax or {init, lower, upper, log, integer}; grid_points: values that a grid
-    takes of a continuous range."""
+    """parametrization: dimensions by name, as sweep syntax, {init, lower, upper, log, integer} or {init, choices, weights};
+    grid_points: values that a grid takes of a continuous range."""
 
     _target_: str = "hydra_plugins.synaptune.sweeper.SynaptuneSweeper"
     optim: OptimConf = field(default_factory=OptimConf)
@@ -38,6 +38,7 @@ def _store() -> None:
         "random": OptimConf(optimizer="random"),
         "grid": OptimConf(optimizer="grid", budget=None),
         "nevergrad": OptimConf(optimizer="NGOpt"),
+        **{name: OptimConf(optimizer=name) for name in ("tpe", "gp", "cmaes", "qmc")},
     }
     for name, optim in strategies.items():
         ConfigStore.instance().store(group="hydra/sweeper", name=name, node=SweeperConf(optim=optim), provider="synaptune")

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from synaptune.errors import UserError
-from synaptune.search.optimizers import Engine, Optimizer, Told, make_optimizer
+from synaptune.search.contract import Engine, Optimizer, Told
+from synaptune.search.optimizers import make_optimizer
 from synaptune.search.runner import Runner, interruptible
 from synaptune.search.space import Space
 from synaptune.search.state import StateFile, restore

@@ -5,7 +5,8 @@ Each searched parameter is one coordinate u in [0, 1]:
     lin          value = low + u (high - low)                                                    (1)
     log          value = exp(ln low + u (ln high - ln low))                                      (2)
     integer      (1) or (2) over [low - 1/2, high + 1/2], rounded: each integer owns a bin       (3)
-    categorical  value = choices[floor(u n)]: each choice owns one n-th                          (4)
+    categorical  value = the choice whose part of [0, 1] holds u; parts are equal, or as its     (4)
+                 weights
 
 A value comes back at the middle of its bin, and a float carries six significant digits: what is stored, shown and run is
 the same number. Source: chosen; (3) keeps the outermost integers as likely as the others.
@@ -13,7 +14,9 @@ the same number. Source: chosen; (3) keeps the outermost integers as likely as t
 
 from __future__ import annotations
 
+import bisect
 import fnmatch
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,13 +29,14 @@ from synaptune.parameters import Spec
 Value = float | int | bool | str
 Unit = tuple[float, ...]
 DIGITS = 6
+LEAST_SHARE = 1e-3  # of a weighted choice: a search of some hundred evaluations would not meet a smaller one
 
 
 @dataclass(frozen=True)
 class Dimension:
     """One searched parameter: a range of numbers (low to high, both included) or a list of choices.
 
-    start: the value the search begins at; null is the middle.
+    start: the value the search begins at; null is the middle; weights: of the choices, in any unit, empty is equal ones.
     """
 
     name: str
@@ -42,18 +46,22 @@ class Dimension:
     integer: bool = False
     choices: tuple[Value, ...] = ()
     start: Value | None = None
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if fault := self._fault():
             raise mistake(
                 got=f"{self.name}: {fault}",
-                expected="low < high, both finite (and positive on a log scale), or at least one choice",
-                do="correct the range",
+                expected="low < high, both finite (and positive on a log scale), or at least one choice, with as many weights "
+                f"or none, each positive and no less than {LEAST_SHARE:g} of their sum",
+                do="correct the range, or the choices",
             )
 
     def _fault(self) -> str | None:
         if self.scale == "categorical":
-            return None if self.choices else "no choices"
+            return self._fault_of_choices()
+        if self.weights:
+            return f"weights {list(self.weights)} of a range of numbers"
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             return f"range {self.low:g} to {self.high:g}"
         if self.low >= self.high:
@@ -62,6 +70,22 @@ class Dimension:
             return f"integer range {self.low:g} to {self.high:g}"
         edge = self._edges()[0]
         return f"log range from {self.low:g}" if self.scale == "log" and edge <= 0 else None
+
+    def _fault_of_choices(self) -> str | None:
+        if not self.choices:
+            return "no choices"
+        if self.weights and len(self.weights) != len(self.choices):
+            return f"{len(self.weights)} weights for {len(self.choices)} choices"
+        least = LEAST_SHARE * sum(self.weights)
+        wrong = [weight for weight in self.weights if not (math.isfinite(least) and 0.0 < weight >= least)]
+        return f"weight {wrong[0]:g}" if wrong else None
+
+    def _shares(self) -> list[float]:
+        """The inner and outer ends of the choices' parts of [0, 1], eq. (4): 0, ..., 1."""
+        if not self.weights:
+            return [index / len(self.choices) for index in range(len(self.choices) + 1)]
+        sums = [0.0, *itertools.accumulate(self.weights)]
+        return [total / sums[-1] for total in sums]
 
     def _edges(self) -> tuple[float, float]:
         half = 0.5 if self.integer else 0.0
@@ -74,10 +98,24 @@ class Dimension:
             return len(self.choices)
         return int(self.high - self.low) + 1 if self.integer else None
 
+    def bin_at(self, unit: float) -> tuple[float, float]:
+        """The part of [0, 1] that the value at a unit coordinate owns, by its ends; the dimension must have bins."""
+        value = self.value(unit)
+        if self.scale == "categorical":
+            index = self.choices.index(value)
+            return self._shares()[index], self._shares()[index + 1]
+        lower, upper = self._edges()
+        ends = (float(value) - 0.5, float(value) + 0.5)
+        if self.scale == "lin":
+            return (ends[0] - lower) / (upper - lower), (ends[1] - lower) / (upper - lower)
+        return math.log(ends[0] / lower) / math.log(upper / lower), math.log(ends[1] / lower) / math.log(upper / lower)
+
     def value(self, unit: float) -> Value:
         """The value at a unit coordinate (clipped to [0, 1])."""
         unit = min(max(float(unit), 0.0), 1.0)
         if self.scale == "categorical":  # eq. (4)
+            if self.weights:
+                return self.choices[min(bisect.bisect_right(self._shares(), unit), len(self.choices)) - 1]
             return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
         lower, upper = self._edges()
         if self.scale == "lin":
@@ -93,7 +131,8 @@ class Dimension:
         if self.scale == "categorical":
             if value not in self.choices:
                 raise mistake(got=f"{self.name}={value}", expected=f"one of {self.choices}", do="correct the value")
-            return (self.choices.index(value) + 0.5) / len(self.choices)
+            index = self.choices.index(value)
+            return sum(self._shares()[index : index + 2]) / 2.0
         lower, upper = self._edges()
         number = min(max(float(value), self.low), self.high)
         if self.scale == "lin":
@@ -112,7 +151,8 @@ class Dimension:
     def describe(self) -> str:
         """Its range in one line, e.g. `log [10, 100]`."""
         if self.scale == "categorical":
-            return f"choice {list(self.choices)}"
+            weighted = f" weights {list(self.weights)}" if self.weights else ""
+            return f"choice {list(self.choices)}{weighted}"
         return f"{self.scale}{' int' if self.integer else ''} [{self.low:g}, {self.high:g}]"
 
 

@@ -18,10 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from synaptune.search.optimizers import Engine, Optimizer, Told
+from synaptune.search.contract import Engine, Optimizer, Told
 
-VERSION = 1
-LIBRARIES = ("numpy", "nevergrad", "cma")
+VERSION = 2
+LIBRARIES = ("numpy", "scipy", "torch", "nevergrad", "cma", "optuna", "cmaes")
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,15 @@
     name=interval(10,100)   name=tag(log, interval(10,100))   name=int(interval(4,16))
     name=choice(a,b,c)      name=a,b,c                        name=range(1,9)   name=range(0,1,0.25)
 
+A choice with weights is written as `hydra.sweeper.parametrization={name: {choices: [a, b, c], weights: [1, 1, 2]}}`.
+
 A bare interval over a declared parameter keeps the declared scale; the tags `log`, `lin` and `int` say otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,6 +22,7 @@ from synaptune.search.space import Dimension, Value
 
 TAGS = ("log", "lin", "int")
 KEYS = ("init", "lower", "upper", "log", "integer")
+CHOICE_KEYS = ("init", "choices", "weights")
 
 
 def dimension_of(override: Override, declared: Dimension | None, start: Any) -> Dimension:
@@ -34,7 +38,8 @@ def dimension_of(override: Override, declared: Dimension | None, start: Any) -> 
 
 
 def dimension_from_config(name: str, entry: Any, declared: Dimension | None, start: Any) -> Dimension:
-    """The dimension of a `hydra.sweeper.parametrization` entry: sweep syntax as text, or {init, lower, upper, log, integer}."""
+    """The dimension of a `hydra.sweeper.parametrization` entry: sweep syntax as text, {init, lower, upper, log, integer}
+    or {init, choices, weights}."""
     if not isinstance(entry, Mapping):
         override = OverridesParser.create().parse_override(f"{name}={entry}")
         if not override.is_sweep_override():
@@ -44,6 +49,8 @@ def dimension_from_config(name: str, entry: Any, declared: Dimension | None, sta
                 do="correct it, or give a fixed value as an override",
             )
         return dimension_of(override, declared, start)
+    if "choices" in entry:
+        return _weighted(name, entry, start)
     unknown = [str(key) for key in entry if key not in KEYS]
     if unknown or "lower" not in entry or "upper" not in entry:
         raise mistake(
@@ -78,6 +85,22 @@ def _range(name: str, sweep: RangeSweep, start: Any) -> Dimension:
 def _categorical(name: str, values: list[Any], start: Any) -> Dimension:
     choices: tuple[Value, ...] = tuple(value if isinstance(value, bool | int | float) else Transformer.str(value) for value in values)
     return Dimension(name, "categorical", choices=choices, start=start if start in choices else None)
+
+
+def _weighted(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
+    choices, weights = entry["choices"], entry.get("weights") or ()
+    listed = all(isinstance(values, Sequence) and not isinstance(values, str) for values in (choices, weights))
+    numbers = listed and all(isinstance(weight, int | float) and not isinstance(weight, bool) for weight in weights)
+    plain = listed and all(isinstance(value, bool | int | float | str) for value in choices)
+    unknown = [str(key) for key in entry if key not in CHOICE_KEYS]
+    if unknown or not plain or not numbers or ("init" in entry and entry["init"] not in choices):
+        raise mistake(
+            got=f"parametrization {name}: {dict(entry)}",
+            expected="choices: a list of values, weights: a list of as many numbers (or none), init: one of the choices",
+            do="correct the entry",
+        )
+    begin = entry.get("init", start)
+    return replace(_categorical(name, list(choices), begin), weights=tuple(float(weight) for weight in weights))
 
 
 def _tags(name: str, tags: set[str]) -> set[str]:
