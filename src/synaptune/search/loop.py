@@ -26,28 +26,34 @@ class Trial:
     """One evaluation.
 
     number: unique in the study; index: position in its phase; unit: point of the unit box; values: parameters by name;
-    objective: null unless complete; reason: why it failed; facts: everything else that is known (metrics, seed, seconds, ...).
+    objective: null unless complete; estimate: what a pruned one would have reached; reason: why it failed; facts: everything else that is known (metrics, seed, seconds, ...).
     """
 
     number: int
     index: int
     unit: Unit
     values: dict[str, Value]
-    state: Literal["running", "complete", "failed"] = "running"
+    state: Literal["running", "complete", "pruned", "failed"] = "running"
     objective: float | None = None
+    estimate: float | None = None
     reason: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Result:
-    """How an evaluation ended: an objective with metrics and facts (any JSON), or the error; seconds of wall time."""
+    """How an evaluation ended: an objective with metrics and facts (any JSON), or the error; seconds of wall time.
+
+    pruned: it was given up early, without an objective; estimate: the objective it would have reached, as extrapolated.
+    """
 
     objective: float | None
     seconds: float
     metrics: dict[str, float] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     error: BaseException | None = None
+    pruned: bool = False
+    estimate: float | None = None
 
     @property
     def reason(self) -> str | None:
