@@ -170,7 +170,7 @@ def test_a_server_that_stays_away_ends_the_patience_with_the_true_cause(tmp_path
     assert "trying again for 0.5 s" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("wrong", "said"), [("nosuch", "does not exist"), ("tests1?user=nosuch", "nosuch")])
+@pytest.mark.parametrize(("wrong", "said"), [("nosuch", "does not exist"), ("postgres?user=nosuch", "nosuch")])
 def test_a_mistyped_address_is_refused_at_once_without_its_password(tmp_path, postgres, wrong, said, capsys):
     url = f"postgresql://synaptune:secret@127.0.0.1:{postgres.port}/{wrong}"
     with pytest.raises(UserError, match=said) as raised:

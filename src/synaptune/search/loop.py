@@ -26,7 +26,8 @@ class Trial:
     """One evaluation.
 
     number: unique in the study; index: position in its phase; unit: point of the unit box; values: parameters by name;
-    objective: null unless complete; estimate: what a pruned one would have reached; reason: why it failed; facts: everything else that is known (metrics, seed, seconds, ...).
+    objective: null unless complete; estimate: what a pruned one would have reached; reason: why it failed;
+    facts: everything else that is known (metrics, seed, seconds, ...).
     """
 
     number: int

@@ -87,7 +87,7 @@ class Claim:
 def recorded_holder(url: str, name: str) -> Holder | None:
     """Who runs a study by its own account; null where nothing can be read."""
     import optuna
-    import sqlalchemy
+    import sqlalchemy.exc
 
     path = sqlite_path(url)
     if path is not None and not path.exists():

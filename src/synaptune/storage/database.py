@@ -19,7 +19,15 @@ _PASSING_STATES = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "53300", "
 _PASSING_MYSQL = {1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
 _PASSING_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 # A refusal to connect reaches us without its SQLSTATE. These pass; a wrong password or database does not.
-_PASSING_REFUSALS = ("starting up", "shutting down", "recovery", "too many", "remaining connection slots", "terminating", "not yet accepting")
+_PASSING_REFUSALS = (
+    "starting up",
+    "shutting down",
+    "recovery",
+    "too many",
+    "remaining connection slots",
+    "terminating",
+    "not yet accepting",
+)
 
 
 def sqlite_path(url: str) -> Path | None:
@@ -43,7 +51,7 @@ def with_driver(url: str) -> str:
 
 def shown(url: str) -> str:
     """The URL, or the file of SQLite, for a person's eyes: without its password."""
-    import sqlalchemy
+    import sqlalchemy.exc
 
     path = sqlite_path(url)
     if path is not None:

@@ -106,7 +106,7 @@ class ServerLock:
 
     def ensure(self) -> None:
         """Take the lock again if its connection was lost; raises what the constructor raises."""
-        import sqlalchemy
+        import sqlalchemy.exc
 
         with self._guard:
             if self._connection is not None:

@@ -13,7 +13,11 @@ from synaptune.storage.database import shown
 from synaptune.storage.faults import Unanswered, worded
 
 PATIENCE = constant(
-    "storage.patience", 120.0, unit="s", meaning="longest wait for a database that does not answer", source="chosen: a restart with recovery"
+    "storage.patience",
+    120.0,
+    unit="s",
+    meaning="longest wait for a database that does not answer",
+    source="chosen: a restart with recovery",
 )
 OPENING_PATIENCE = constant(
     "storage.opening_patience",
@@ -22,8 +26,12 @@ OPENING_PATIENCE = constant(
     meaning="the same at the start of a command",
     source="chosen: a mistyped address is told soon",
 )
-_FIRST_PAUSE = constant("storage.first_pause", 0.1, unit="s", meaning="pause before the first repetition", source="chosen: doubled each time")
-_LONGEST_PAUSE = constant("storage.longest_pause", 5.0, unit="s", meaning="longest pause between two", source="chosen: gentle to a recovery")
+_FIRST_PAUSE = constant(
+    "storage.first_pause", 0.1, unit="s", meaning="pause before the first repetition", source="chosen: doubled each time"
+)
+_LONGEST_PAUSE = constant(
+    "storage.longest_pause", 5.0, unit="s", meaning="longest pause between two", source="chosen: gentle to a recovery"
+)
 
 Answer = TypeVar("Answer")
 

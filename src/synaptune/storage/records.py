@@ -36,12 +36,11 @@ def create(storage: Any, study: int, *, space: Space, trial: Trial, again: bool)
             found = _running(session, study, {schema.PHASE: facts.get(schema.PHASE), schema.INDEX: trial.index})
             if found is not None:
                 return found
-        row = models.TrialModel(study_id=study, number=None, state=TrialState.RUNNING, datetime_start=datetime.now())
+        row: Any = models.TrialModel(study_id=study, number=None, state=TrialState.RUNNING, datetime_start=datetime.now())
         session.add(row)
         session.flush()
         parameters = [{"trial_id": row.trial_id, **_parameter(dimension, trial)} for dimension in space.dimensions]
-        if parameters:
-            session.execute(insert(models.TrialParamModel), parameters)
+        session.execute(insert(models.TrialParamModel), parameters)
         session.execute(insert(models.TrialUserAttributeModel), _attributes(row.trial_id, facts))
         row.number = row.count_past_trials(session)
         return row.trial_id, row.number
@@ -138,7 +137,7 @@ def _attributes(key: int, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _parameter(dimension: Dimension, trial: Trial) -> dict[str, Any]:
     from optuna.distributions import distribution_to_json
 
-    distribution = distribution_of(dimension)
+    distribution: Any = distribution_of(dimension)
     return {
         "param_name": dimension.name,
         "param_value": distribution.to_internal_repr(trial.values[dimension.name]),
