@@ -1,5 +1,6 @@
 """A study on a real PostgreSQL server: many controllers, lost connections, restarts; nothing is lost and nothing doubled."""
 
+import random
 import sqlite3
 import subprocess
 import sys
@@ -63,10 +64,12 @@ def test_trials_come_back_and_optuna_reads_them(tmp_path, postgres_url):
     assert_whole(postgres_url, 3)
 
 
-def test_several_threads_write_one_study_and_every_number_is_given_once(tmp_path, postgres_url):
-    with Study(place(tmp_path, postgres_url), {}) as held, ThreadPoolExecutor(4) as pool:
+@pytest.mark.parametrize("kind", ["postgres", "sqlite"])
+def test_several_threads_write_one_study_and_every_number_is_given_once(tmp_path, request, kind):
+    url = request.getfixturevalue("postgres_url") if kind == "postgres" else f"sqlite:///{tmp_path}/study.db"
+    with Study(place(tmp_path, url), {}) as held, ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda index: run_one(ledger(held), index), range(24)))
-    assert_whole(postgres_url, 24)
+    assert_whole(url, 24)
 
 
 def test_controllers_of_different_studies_may_begin_an_empty_database_together(tmp_path, postgres_url):
@@ -203,3 +206,47 @@ def test_a_lock_that_stays_is_said_after_the_patience(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"no answer for 0\.3 s \(database is locked\)"):
             ledger(held).start(0, UNIT, VALUES, 0)
         other.close()
+
+
+CONTROLLER = """
+import itertools
+import sys
+from pathlib import Path
+from synaptune.search.config import Home
+from synaptune.search.loop import Result
+from synaptune.search.space import Dimension, Space
+from synaptune.storage.study import PhaseLedger, Study
+space = Space((Dimension("x", "log", 0.1, 10.0), Dimension("n", "lin", 1, 5, integer=True)))
+with Study(Home("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}) as study:
+    print("held", flush=True)
+    book = PhaseLedger(study, space, "search", {"seed": 4})
+    trials = book.trials()
+    waiting = [trial for trial in trials if trial.state == "running"]
+    fresh = (book.start(index, (0.1, 0.2), {"x": 0.5, "n": 2}, 0) for index in range(len(trials), int(sys.argv[3])))
+    for trial in itertools.chain(waiting, fresh):
+        for step in range(3):
+            book.report(trial, trial.index + step / 10, step)
+        book.finish(trial, Result(float(trial.index), 0.1, {"val_loss": float(trial.index)}))
+"""
+
+
+@pytest.mark.slow
+def test_controller_and_server_killed_at_random_moments_lose_and_double_nothing(tmp_path, postgres, postgres_url):
+    moments, count = random.Random(7), 400
+    words = [sys.executable, "-c", CONTROLLER, str(tmp_path), postgres_url, str(count)]
+    for kill in range(8):
+        controller = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert controller.stdout is not None
+        assert controller.stderr is not None
+        said = controller.stdout.readline()
+        assert said == "held\n", controller.stderr.read()
+        time.sleep(moments.uniform(0.0, 0.5))
+        if kill % 2:
+            postgres.stop("immediate")
+        controller.kill()
+        controller.communicate()
+        if kill % 2:
+            postgres.start()
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert_whole(postgres_url, count)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from synaptune.errors import UserError, mistake
 from synaptune.storage import schema
-from synaptune.storage.database import close_storage, is_server, open_storage, shown, sqlite_path
+from synaptune.storage.database import engine_options, is_server, shown, sqlite_path
 from synaptune.storage.faults import Unanswered
 from synaptune.storage.locks import FileLock, HeldElsewhere, Holder, ServerLock, file_locks
 
@@ -81,25 +82,28 @@ class Claim:
         )
 
     def _left_behind(self, holder: Holder) -> Unanswered:
-        return Unanswered(shown(self._url), f"study {self._name} is still locked for {holder.describe()}, which has let go of it")
+        cause = f"study {self._name} is still locked for {holder.describe()}, which has ended or lost it; a worker of it may live on"
+        return Unanswered(shown(self._url), cause)
 
 
 def recorded_holder(url: str, name: str) -> Holder | None:
-    """Who runs a study by its own account; null where nothing can be read."""
-    import optuna
+    """Who runs a study by its own account; null where nothing can be read. It only reads: the tables may not be there yet."""
+    import sqlalchemy
     import sqlalchemy.exc
+    from optuna.storages._rdb import models
 
     path = sqlite_path(url)
     if path is not None and not path.exists():
         return None
+    attribute = models.StudyUserAttributeModel
+    query = sqlalchemy.select(attribute.value_json).join(models.StudyModel)
+    query = query.where(models.StudyModel.study_name == name, attribute.key == schema.HOLDER)
+    engine = sqlalchemy.create_engine(url, **engine_options(url))
     try:
-        storage = open_storage(url)
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, RuntimeError):
-        return None
-    try:
-        note = storage.get_study_user_attrs(storage.get_study_id_from_name(name)).get(schema.HOLDER)
-    except (KeyError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError):
+        with engine.connect() as connection:
+            note = connection.execute(query).scalar()
+    except sqlalchemy.exc.SQLAlchemyError:
         return None
     finally:
-        close_storage(storage)
-    return None if note is None else Holder.of_note(note)
+        engine.dispose()
+    return None if note is None else Holder.of_note(json.loads(note))
