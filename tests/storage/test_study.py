@@ -107,6 +107,20 @@ def test_a_database_out_of_reach_is_refused(tmp_path):
         Study(place(tmp_path, url="nosuchdatabase://host/name"), {})
 
 
+@pytest.mark.parametrize(
+    ("driver", "url", "said"),
+    [
+        ("psycopg", "postgresql://user:secret@host/name", r"pip install 'synaptune\[postgres\]'"),
+        ("pymysql", "mysql://user:secret@host/name", "pip install pymysql"),
+    ],
+)
+def test_a_missing_driver_is_named_with_what_to_install(tmp_path, monkeypatch, driver, url, said):
+    monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(UserError, match=said) as raised:
+        Study(place(tmp_path, url=url), {})
+    assert "secret" not in str(raised.value)
+
+
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
     finished_study(tmp_path)
     with Study(place(tmp_path), {"a": 1, "b": 2}) as study:

@@ -69,7 +69,8 @@ def engine_options(url: str) -> dict[str, Any]:
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("postgresql+psycopg"):
         # A host that vanished without a word is noticed within half a minute.
-        options["connect_args"] = dict(connect_timeout=10, keepalives_idle=10, keepalives_interval=5, keepalives_count=4)
+        silence = dict(keepalives_idle=10, keepalives_interval=5, keepalives_count=4, tcp_user_timeout=30_000)
+        options["connect_args"] = {"connect_timeout": 10, **silence}
     return options
 
 

@@ -21,6 +21,7 @@ Column = list[Any]
 
 _FIRST = ("number", schema.PHASE, schema.INDEX, schema.GENERATION, "state", "objective", schema.ESTIMATE, schema.SEED, schema.SECONDS)
 _LAST = (schema.ATTEMPTS, schema.REASON)
+_SHOWN_NAMES = 10
 _ABSENT = ("nan", "inf", "-inf")  # how a fact that JSON has no number for is stored
 
 
@@ -54,7 +55,7 @@ def _choose(names: Sequence[str], name: str | None, *, prefer: str | None, where
     wanted = name or (names[0] if len(names) == 1 else prefer)
     if wanted is not None and wanted in names:
         return wanted
-    known = ", ".join(names) or "none"
+    known = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "") or "none"
     raise mistake(
         got=f"no study {wanted or 'chosen'} in {where}", expected=f"one of its studies: {known}", do="give its name with --storage URL"
     )
