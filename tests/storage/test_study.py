@@ -208,3 +208,18 @@ def test_an_ended_trial_takes_no_second_end(tmp_path):
         with pytest.raises(UserError, match="already finished"):
             ledger(study).finish(trial, Result(2.0, 0.1))
         assert ledger(study).trials()[0].objective == 1.0
+
+
+def test_our_reader_and_optunas_see_the_same_trials(tmp_path):
+    with Study(place(tmp_path), {}) as study:
+        book = ledger(study)
+        for index, result in enumerate((Result(1.5, 2.0, {"odd": float("nan")}), Result(None, 1.0, pruned=True), Result(None, 1.0))):
+            book.finish(book.start(index, (0.1, 0.2, 0.3), VALUES | {"n": 1 + index, "c": ("a", True, 3)[index]}, 0), result)
+        book.start(3, (0.1, 0.2, 0.3), VALUES, 0)
+        ours = study.trials()
+        theirs = study._storage.get_all_trials(study._id)
+    names = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
+    assert [names[trial.state] for trial in ours] == [trial.state.name for trial in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine.number, list(mine.values.items()), mine.objective) == (other.number, list(other.params.items()), other.value)
+        assert {**mine.facts, "index": mine.index, "unit": list(mine.unit)} == other.user_attrs

@@ -6,6 +6,7 @@ answer to its creation was lost; these write through the same tables.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -88,24 +89,58 @@ def facts_of(result: Result) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, float) and not math.isfinite(value) else value for name, value in facts.items()}
 
 
-def trial_of(frozen: Any, where: str) -> Trial:
-    """A trial as Optuna reads it; where: its study, for the message. Raises UserError for a trial that is not of ours."""
-    facts = dict(frozen.user_attrs)
+def read_all(storage: Any, study: int, where: str) -> list[Trial]:
+    """The trials of a study by number; where: the study, for the message. Raises UserError for a trial that is not of ours.
+
+    It reads columns: Optuna's reader makes an object of every parameter, and its distribution twice.
+    """
+    from optuna.distributions import json_to_distribution
+    from optuna.storages._rdb import models
+    from sqlalchemy import select
+    from sqlalchemy.orm import Session
+
+    external = functools.cache(lambda text: json_to_distribution(text).to_external_repr)
+    trial, parameter, attribute, value = models.TrialModel, models.TrialParamModel, models.TrialUserAttributeModel, models.TrialValueModel
+    with Session(storage.engine) as session:
+        # First: what is written while the rest is read belongs to a trial that is still running here, or to none.
+        heads = session.execute(
+            select(trial.trial_id, trial.number, trial.state).where(trial.study_id == study).order_by(trial.trial_id)
+        ).all()
+
+        def columns(*chosen: Any, table: Any, order: Any) -> Iterable[Any]:
+            return session.execute(select(table.trial_id, *chosen).join(trial).where(trial.study_id == study).order_by(order))
+
+        values: dict[int, dict[str, Any]] = {key: {} for key, _, _ in heads}
+        facts: dict[int, dict[str, Any]] = {key: {} for key, _, _ in heads}
+        for key, name, stored, text in columns(
+            parameter.param_name, parameter.param_value, parameter.distribution_json, table=parameter, order=parameter.param_id
+        ):
+            values.setdefault(key, {})[name] = external(text)(stored)
+        for key, name, text in columns(attribute.key, attribute.value_json, table=attribute, order=attribute.trial_user_attribute_id):
+            facts.setdefault(key, {})[name] = json.loads(text)
+        objectives = dict(map(tuple, columns(value.value, table=value, order=value.trial_value_id)))
+    return [
+        _trial(number, state.name, objective=objectives.get(key), values=values[key], facts=facts[key], where=where)
+        for key, number, state in heads
+    ]
+
+
+def _trial(number: int, state: str, *, objective: float | None, values: dict[str, Any], facts: dict[str, Any], where: str) -> Trial:
     if schema.INDEX not in facts or schema.UNIT not in facts:
         raise mistake(
-            got=f"trial {frozen.number} of study {where}, which another program added",
+            got=f"trial {number} of study {where}, which another program added",
             expected="trials that synaptune wrote",
             do="remove it (Optuna's storage API), or set study.name to begin anew",
         )
-    state = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned"}.get(frozen.state.name, "running")
+    ours = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned"}.get(state, "running")
     estimate = facts.pop(schema.ESTIMATE, None)
     return Trial(
-        number=frozen.number,
+        number=number,
         index=facts.pop(schema.INDEX),
         unit=tuple(facts.pop(schema.UNIT)),
-        values=dict(frozen.params),
-        state=state,  # type: ignore[arg-type]
-        objective=frozen.value if state == "complete" else None,
+        values=values,
+        state=ours,  # type: ignore[arg-type]
+        objective=objective if ours == "complete" else None,
         estimate=None if estimate is None else float(estimate),
         reason=facts.get(schema.REASON),
         facts=facts,

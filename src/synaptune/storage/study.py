@@ -92,7 +92,7 @@ class Study:
             schema.check_schema(notes, self._where)
         if stored == self.configuration:
             return
-        if stored is not None and any(entry.state.is_finished() for entry in self._storage.get_all_trials(self._id, deepcopy=False)):
+        if stored is not None and any(trial.state != "running" for trial in records.read_all(self._storage, self._id, self._where)):
             self._refuse(stored)
         self._storage.delete_study(self._id)  # nothing ever finished in it: a first attempt with a mistake leaves no claim
         self._create()
@@ -139,8 +139,7 @@ class Study:
 
     def trials(self, phase: str | None = None) -> list[Trial]:
         """The trials of a phase by index; without one, all trials by number. It reads the whole study: call it seldom."""
-        frozen = self._insist(lambda _: self._storage.get_all_trials(self._id, deepcopy=False))
-        trials = [records.trial_of(entry, self._where) for entry in frozen]
+        trials = self._insist(lambda _: records.read_all(self._storage, self._id, self._where))
         return trials if phase is None else records.in_phase(trials, phase)
 
     def start(self, space: Space, trial: Trial) -> Trial:

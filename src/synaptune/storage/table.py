@@ -14,7 +14,7 @@ from synaptune.search.loop import Trial
 from synaptune.storage import schema
 from synaptune.storage.database import close_storage, open_storage, shown, sqlite_path, with_driver
 from synaptune.storage.faults import check_readable, worded
-from synaptune.storage.records import trial_of
+from synaptune.storage.records import read_all
 
 FORMATS = ("csv", "parquet")
 Column = list[Any]
@@ -43,10 +43,9 @@ def read_trials(url: str, name: str | None = None, *, prefer: str | None = None)
             studies = {study.study_name: study for study in storage.get_all_studies()}
             study = studies[_choose(sorted(studies), name, prefer=prefer, where=shown(url))]
             where = f"{study.study_name} in {shown(url)}"
-            frozen = storage.get_all_trials(study._study_id, deepcopy=False)
-            if frozen or schema.CONFIGURATION in study.user_attrs:
+            if schema.CONFIGURATION in study.user_attrs or storage.get_n_trials(study._study_id) > 0:
                 schema.check_schema(study.user_attrs, where)
-            return [trial_of(entry, where) for entry in frozen]
+            return read_all(storage, study._study_id, where)
         finally:
             close_storage(storage)
 
