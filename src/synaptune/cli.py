@@ -3,6 +3,7 @@
 synaptune sample CHECKPOINT --prompt TEXT   continue a text with a trained model
 synaptune census                            what every parameter does to the training loss
 synaptune parameters                        the parameters with their ranges
+synaptune export STUDY --out FILE           the trials of a study as CSV or Parquet
 """
 
 from __future__ import annotations
@@ -65,6 +66,13 @@ def _parser() -> argparse.ArgumentParser:
 
     parameters = commands.add_parser("parameters", help="the parameters with their ranges")
     parameters.set_defaults(command=_parameters)
+
+    export = commands.add_parser("export", help="the trials of a study as a table")
+    export.add_argument("study", metavar="STUDY", help="a name below outputs/studies, or a study's folder; with --storage, its name there")
+    export.add_argument("--storage", metavar="URL", help="the database of the study, as in study.storage")
+    export.add_argument("--format", choices=("csv", "parquet"), help="(default: by the name of FILE, else csv)")
+    export.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: the terminal; csv only)")
+    export.set_defaults(command=_export)
     return parser
 
 
@@ -161,6 +169,23 @@ def _parameters(_: argparse.Namespace) -> None:
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print(f"{len(SPECS)} parameters; * is searched in phase 1; docs/parameters.md tells what each means")
+
+
+def _export(options: argparse.Namespace) -> None:
+    kind = options.format or ("parquet" if options.out is not None and options.out.suffix == ".parquet" else "csv")
+    if options.out is None and kind == "parquet":
+        raise mistake(got="--format parquet without a file", expected="--out FILE.parquet", do="add it")
+    from synaptune.cache import write_atomic
+    from synaptune.storage.table import as_csv, as_parquet, columns, locate
+
+    trials = locate(options.study, options.storage)
+    table = columns(trials)
+    content = as_parquet(table) if kind == "parquet" else as_csv(table).encode()
+    if options.out is None:
+        sys.stdout.write(content.decode())
+        return
+    write_atomic(options.out, content)
+    print(f"wrote {options.out}: {len(trials)} trials, {len(table)} columns")
 
 
 if __name__ == "__main__":

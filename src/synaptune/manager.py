@@ -29,7 +29,10 @@ from synaptune.search.space import Dimension, Space, Value
 from synaptune.search.state import StateFile
 from synaptune.search.trial import Result, Trial, TrialPruned, best_of
 from synaptune.spaces import resumed_engine
-from synaptune.storage.study import PhaseLedger, Study, read_trials
+from synaptune.storage.database import sqlite_path
+from synaptune.storage.records import in_phase
+from synaptune.storage.study import PhaseLedger, Study
+from synaptune.storage.table import read_trials
 
 DIRECTIONS = ("minimize", "maximize")
 KINDS = ("uniform", "log_uniform", "int", "categorical")
@@ -144,7 +147,10 @@ class TrialManager:
     @property
     def trials(self) -> list[Trial]:
         """All trials in the order of their asking, from the database; inside a callback those that have ended."""
-        return read_trials(self._place, "search") if self._live is None else list(self._live.values())
+        if self._live is not None:
+            return list(self._live.values())
+        path = sqlite_path(self._place.url)
+        return [] if path is not None and not path.exists() else in_phase(read_trials(self._place.url, self._place.name), "search")
 
     @property
     def best_trial(self) -> Trial | None:

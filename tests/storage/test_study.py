@@ -10,7 +10,7 @@ import pytest
 from synaptune.errors import UserError
 from synaptune.search.config import Home
 from synaptune.search.space import Dimension, Space
-from synaptune.search.trial import Result
+from synaptune.search.trial import Result, failure_of
 from synaptune.storage.export import write_best
 from synaptune.storage.study import PhaseLedger, Study
 
@@ -107,6 +107,20 @@ def test_a_database_out_of_reach_is_refused(tmp_path):
         Study(place(tmp_path, url="nosuchdatabase://host/name"), {})
 
 
+@pytest.mark.parametrize(
+    ("driver", "url", "said"),
+    [
+        ("psycopg", "postgresql://user:secret@host/name", r"pip install 'synaptune\[postgres\]'"),
+        ("pymysql", "mysql://user:secret@host/name", "pip install pymysql"),
+    ],
+)
+def test_a_missing_driver_is_named_with_what_to_install(tmp_path, monkeypatch, driver, url, said):
+    monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(UserError, match=said) as raised:
+        Study(place(tmp_path, url=url), {})
+    assert "secret" not in str(raised.value)
+
+
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
     finished_study(tmp_path)
     with Study(place(tmp_path), {"a": 1, "b": 2}) as study:
@@ -141,3 +155,71 @@ def test_best_yaml_holds_the_parameters(tmp_path):
     write_best(tmp_path / "best.yaml", "s", best)
     assert OmegaConf.to_container(OmegaConf.load(tmp_path / "best.yaml")) == {"parameters": VALUES}
     assert "trial 0" in (tmp_path / "best.yaml").read_text()
+
+
+def test_a_pruned_trial_keeps_its_estimate_and_has_no_objective(tmp_path):
+    with Study(place(tmp_path), {}) as study:
+        begun = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        ended = ledger(study).finish(begun, Result(None, 2.0, {"val_loss": 3.0}, pruned=True, estimate=1.25))
+        (back,) = ledger(study).trials()
+    assert back == ended
+    assert (back.state, back.objective, back.estimate, back.reason) == ("pruned", None, 1.25, None)
+    assert "estimate" not in back.facts
+    (theirs,) = optuna.load_study(study_name="s", storage=place(tmp_path).url).trials
+    assert (theirs.state.name, theirs.user_attrs["estimate"]) == ("PRUNED", 1.25)
+
+
+def test_a_pruned_trial_with_an_error_has_failed(tmp_path):
+    with Study(place(tmp_path), {}) as study:
+        begun = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        ended = ledger(study).finish(begun, Result(None, 2.0, failure=failure_of(ValueError("no")), pruned=True))
+    assert (ended.state, ended.reason) == ("failed", "ValueError: no")
+
+
+def test_reported_values_come_back_by_step_and_the_last_word_counts(tmp_path):
+    with Study(place(tmp_path), {}) as study:
+        trial = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        assert ledger(study).intermediate(trial) == {}
+        for step, value in ((20, 2.0), (10, 3.0), (20, 1.5), (30, float("inf"))):
+            ledger(study).report(trial, value, step)
+    with Study(place(tmp_path), {}) as study:
+        (back,) = ledger(study).trials()
+        assert list(ledger(study).intermediate(back).items()) == [(10, 3.0), (20, 1.5), (30, float("inf"))]
+        ledger(study).report(back, 1.0, 40)
+
+
+def test_attempts_are_counted_while_the_trial_runs_on(tmp_path):
+    with Study(place(tmp_path), {}) as study:
+        trial = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        trial = ledger(study).again(trial, "the worker died")
+    with Study(place(tmp_path), {}) as study:
+        (back,) = ledger(study).trials()
+        assert back == trial
+        trial = ledger(study).again(back, "out of memory")
+        assert (trial.state, trial.facts["attempts"]) == ("running", ["the worker died", "out of memory"])
+        ledger(study).finish(trial, Result(1.0, 0.1))
+        assert ledger(study).trials()[0].facts["attempts"] == trial.facts["attempts"]
+
+
+def test_an_ended_trial_takes_no_second_end(tmp_path):
+    with Study(place(tmp_path), {}) as study:
+        trial = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        ledger(study).finish(trial, Result(1.0, 0.1))
+        with pytest.raises(UserError, match="already finished"):
+            ledger(study).finish(trial, Result(2.0, 0.1))
+        assert ledger(study).trials()[0].objective == 1.0
+
+
+def test_our_reader_and_optunas_see_the_same_trials(tmp_path):
+    with Study(place(tmp_path), {}) as study:
+        book = ledger(study)
+        for index, result in enumerate((Result(1.5, 2.0, {"odd": float("nan")}), Result(None, 1.0, pruned=True), Result(None, 1.0))):
+            book.finish(book.start(index, (0.1, 0.2, 0.3), VALUES | {"n": 1 + index, "c": ("a", True, 3)[index]}, 0), result)
+        book.start(3, (0.1, 0.2, 0.3), VALUES, 0)
+        ours = study.trials()
+        theirs = study._storage.get_all_trials(study._id)
+    names = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
+    assert [names[trial.state] for trial in ours] == [trial.state.name for trial in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert (mine.number, list(mine.values.items()), mine.objective) == (other.number, list(other.params.items()), other.value)
+        assert {**mine.facts, "index": mine.index, "unit": list(mine.unit)} == other.user_attrs

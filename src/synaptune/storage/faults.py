@@ -8,18 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from synaptune.errors import NO_SPACE, REFUSED, UserError, mistake
+from synaptune.storage.database import chain, first_line, passing, shown, sqlite_path
 
+KEPT = "every finished trial is kept; give the same command afterwards"
 _SQLITE_HEADER = b"SQLite format 3\0"
-_OURS = (sqlite3.Error, OSError, RuntimeError, ImportError)
-_KEPT = "every finished trial is kept; give the same command afterwards"
+_DRIVERS = {"psycopg": "pip install 'synaptune[postgres]'", "pymysql": "pip install pymysql"}
 
 
-def sqlite_path(url: str) -> Path | None:
-    """The file of a SQLite URL; null for another database or one in memory."""
-    for prefix in ("sqlite:///", "sqlite+pysqlite:///"):
-        if url.startswith(prefix) and len(url) > len(prefix):
-            return Path(url.removeprefix(prefix))
-    return None
+class Unanswered(UserError):
+    """A database did not answer, or another program locks it: the same call may succeed later.
+
+    cause: what it said, in one line.
+    """
+
+    def __init__(self, place: str, cause: str) -> None:
+        wanted = mistake(got=f"{place}: {cause}", expected="a database that answers", do=f"start it, or check study.storage; {KEPT}")
+        super().__init__(str(wanted))
+        self.cause = cause
 
 
 def check_readable(path: Path) -> None:
@@ -39,7 +44,7 @@ def check_readable(path: Path) -> None:
 
 @contextlib.contextmanager
 def worded(url: str) -> Iterator[None]:
-    """Turn the errors of a database, and of a full disk, into UserErrors."""
+    """Turn the errors of a database, and of a full disk, into UserErrors: Unanswered for those that pass by themselves."""
     import optuna
     import sqlalchemy.exc
 
@@ -60,44 +65,40 @@ def worded(url: str) -> Iterator[None]:
 
 
 def _explained(error: BaseException, url: str) -> UserError | None:
-    place = sqlite_path(url) or url
-    text = " ".join(str(link) for link in _chain(error)).lower()
+    place = shown(url)
+    if passing(error):
+        return Unanswered(place, first_line(error))
+    text = " ".join(str(link) for link in chain(error)).lower()
+    if isinstance(error, ImportError):
+        driver = next((name for name in _DRIVERS if name in text), None)
+        if driver is not None:
+            return mistake(got=f"{place}, and no driver for it", expected=f"{driver}, which speaks to it", do=_DRIVERS[driver])
     if isinstance(error, OSError):
         if error.errno in NO_SPACE:
-            return mistake(got=f"a full disk at {error.filename or place}", expected="space for the study", do=f"make room; {_KEPT}")
+            return mistake(got=f"a full disk at {error.filename or place}", expected="space for the study", do=f"make room; {KEPT}")
         if error.errno in REFUSED:
             return mistake(
                 got=f"{error.filename or place}: {error.strerror}", expected="a folder that can be written", do="choose study.dir"
             )
         return None
-    if "disk is full" in text or "disk i/o error" in text:
-        return mistake(got=f"a full or failing disk at {place}", expected="space for the study", do=f"make room; {_KEPT}")
+    if any(sign in text for sign in ("disk is full", "disk i/o error", "no space left")):
+        return mistake(got=f"a full or failing disk at {place}", expected="space for the study", do=f"make room; {KEPT}")
     if any(sign in text for sign in ("not a database", "malformed", "file is encrypted")):
         return _broken(place, "damaged")
     if "readonly" in text or "unable to open" in text or "permission denied" in text:
         return mistake(
             got=f"{place}, which cannot be written", expected="a study database with write permission", do="check its permissions"
         )
-    if "locked" in text:
-        return mistake(got=f"{place}, locked by another program", expected="a database to write to", do=f"close the other one; {_KEPT}")
     if "alembic" in text or "schema" in text or "runtime optuna version" in text:
-        upgrade = f"optuna storage upgrade --storage {url}"
+        upgrade = "optuna storage upgrade --storage " + (url if sqlite_path(url) else place)
         return mistake(got=f"{place}, written by another version of Optuna", expected="the schema of the installed one", do=upgrade)
     if isinstance(error, RuntimeError) and not _of_database(error):
         return None
-    first = str(error.__cause__ or error).strip().splitlines()[0]
-    return mistake(got=f"{place}: {first}", expected="a database that can be reached", do="check study.storage")
+    return mistake(got=f"{place}: {first_line(error)}", expected="a database that can be reached", do="check study.storage")
 
 
 def _of_database(error: BaseException) -> bool:
-    return any(type(link).__module__.split(".")[0] in ("sqlalchemy", "optuna", "sqlite3", "psycopg", "alembic") for link in _chain(error))
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__
+    return any(type(link).__module__.split(".")[0] in ("sqlalchemy", "optuna", "sqlite3", "psycopg", "alembic") for link in chain(error))
 
 
 def _broken(place: object, what: str) -> UserError:

@@ -1,0 +1,135 @@
+"""`synaptune export`: the trials as a table, whole, typed, in a stable order, while the search may go on."""
+
+import csv
+import io
+import math
+import sys
+
+import pytest
+
+from synaptune import cli
+from synaptune.errors import UserError
+from synaptune.search.config import Home
+from synaptune.search.space import Dimension, Space
+from synaptune.search.trial import Result, failure_of
+from synaptune.storage.study import PhaseLedger, Study
+from synaptune.storage.table import columns, locate
+
+SPACE = Space(
+    (
+        Dimension("rate", "log", 0.001, 10.0),
+        Dimension("n", "lin", 1, 5, integer=True),
+        Dimension("seed", "categorical", choices=("a", True, 3)),
+    )
+)
+VALUES = {"rate": 0.1 + 0.2, "n": 2, "seed": "a"}
+ORDER = [
+    *("number", "phase", "index", "generation", "state", "objective", "estimate", "seed", "seconds"),
+    *("rate", "n", "parameter.seed", "attempts", "reason", "config_fingerprint", "odd", "metric.rate", "val_loss"),
+]
+
+
+def write(folder, url=None, name="s"):
+    """A study with a trial of every state; returns it, open."""
+    study = Study(Home(name, folder, url or f"sqlite:///{folder}/study.db", "auto"), {})
+    book = PhaseLedger(study, SPACE, "search", {"seed": 4})
+    results = (
+        Result(1.5, 2.0, {"val_loss": 1.5, "odd": math.nan}, {"rate": 7}),
+        Result(None, 1.0, {"val_loss": 3.0}, pruned=True, estimate=2.5),
+        Result(None, 0.5, failure=failure_of(ValueError('a "bad"\nday, really'))),
+    )
+    for index, result in enumerate(results):
+        book.finish(book.again(book.start(index, (0.1, 0.2, 0.3), VALUES, index // 2), "out of memory"), result)
+    book.start(3, (0.1, 0.2, 0.3), VALUES | {"seed": 3}, 1)
+    return study
+
+
+def exported(capsys, *words):
+    assert cli.main(["export", *words]) == 0
+    return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+
+def test_every_trial_is_a_row_with_all_that_is_known(tmp_path, capsys):
+    write(tmp_path).close()
+    rows = exported(capsys, str(tmp_path))
+    assert list(rows[0]) == ORDER
+    assert [row["state"] for row in rows] == ["complete", "pruned", "failed", "running"]
+    assert [row["objective"] for row in rows] == ["1.5", "", "", ""]
+    assert [row["estimate"] for row in rows] == ["", "2.5", "", ""]
+    assert [row["reason"] for row in rows] == ["", "", 'ValueError: a "bad"\nday, really', ""]
+    assert [row["generation"] for row in rows] == ["0", "0", "1", "1"]
+    assert [row["attempts"] for row in rows] == ["1", "1", "1", "0"]
+    assert {float(row["rate"]) for row in rows} == {0.1 + 0.2}
+    assert {row["seed"] for row in rows} == {"4"}
+    assert [row["parameter.seed"] for row in rows] == ["a", "a", "a", "3"]
+
+
+def test_parquet_holds_the_same_table_with_its_types(tmp_path, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    with write(tmp_path) as study:
+        expected = columns(study.trials())
+        out = tmp_path / "deep" / "trials.parquet"
+        assert cli.main(["export", str(tmp_path), "--out", str(out)]) == 0
+    table = parquet.read_table(out)
+    assert table.column_names == ORDER
+    assert [str(table.schema.field(name).type) for name in ("number", "objective", "odd", "rate", "n")] == [
+        *("int64", "double", "double", "double", "int64")
+    ]
+    odd = table.to_pydict().pop("odd")
+    assert math.isnan(odd[0])
+    assert odd[1:] == [None] * 3
+    same = {name: column for name, column in table.to_pydict().items() if name != "odd"}
+    assert same == {name: column for name, column in expected.items() if name != "odd"}
+    assert list(out.parent.iterdir()) == [out]
+    assert "4 trials" in capsys.readouterr().out
+
+
+def test_a_study_is_found_by_its_name_its_folder_or_its_database(tmp_path, capsys, monkeypatch, postgres_url):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "outputs" / "studies" / "mine", name="other-name").close()
+    write(tmp_path / "elsewhere", postgres_url, name="first").close()
+    write(tmp_path / "elsewhere", postgres_url, name="second").close()
+    rows = exported(capsys, "mine")
+    assert exported(capsys, "outputs/studies/mine") == rows
+    assert exported(capsys, "second", "--storage", postgres_url) == rows
+    assert len(rows) == 4
+
+
+def test_a_study_without_trials_is_a_table_without_rows(tmp_path):
+    Study(Home("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}).close()
+    assert set(map(len, columns(locate(str(tmp_path))).values())) == {0}
+
+
+def test_several_studies_in_a_folder_are_told_apart_by_name(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path, name=name).close()
+    with pytest.raises(UserError, match="one of its studies: a, b"):
+        locate(str(tmp_path))
+    assert len(locate("b", f"sqlite:///{tmp_path}/study.db")) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nosuch"], "no study database outputs/studies/nosuch/study.db"),
+        (["s", "--format", "parquet"], "--out FILE.parquet"),
+        (["s", "--storage", "sqlite:///nosuch.db"], "no study database nosuch.db"),
+        (["broken"], "not a SQLite database"),
+    ],
+)
+def test_a_mistake_is_said(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "study.db").write_text("this is no database")
+    assert cli.main(["export", *words]) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "to do: " in shown
+
+
+def test_parquet_without_pyarrow_says_what_to_install_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    write(tmp_path).close()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "t.parquet")]) == 2
+    assert "pip install pyarrow" in capsys.readouterr().err
+    assert not (tmp_path / "t.parquet").exists()
