@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.parameters import constant
@@ -37,6 +37,7 @@ C_HIGH = constant(
 )
 _CELLS = 48
 _TOLERANCE = 1e-9
+_LARGEST_EXPONENT = 700.0  # exp overflows a float above 709
 
 
 class Prediction(NamedTuple):
@@ -93,6 +94,21 @@ def extrapolate(points: Sequence[tuple[float, float]], target: float) -> Predict
     """The loss at step `target` from (step, loss) points; null below LEAST_POINTS points."""
     law = fit(points)
     return None if law is None else law.at(target)
+
+
+def projected(metrics: Mapping[str, float], curve: Sequence[Sequence[float]], steps: int) -> dict[str, float]:
+    """The metrics of a run that was pruned, with the validation loss and perplexity that its curve of [step, loss] was heading
+    for at its last step; without both when the curve is too short to tell, never with those of the step it stopped at.
+
+    The loss measured last is kept as `pruned_val_loss`, the standard error as `val_loss_standard_error` [nats/token].
+    """
+    kept = {name: value for name, value in metrics.items() if name not in ("val_loss", "val_perplexity")}
+    kept["pruned_val_loss"] = metrics["val_loss"]
+    end = extrapolate([(step, loss) for step, loss in curve], steps)
+    if end is None:
+        return kept
+    perplexity = math.exp(min(end.mean, _LARGEST_EXPONENT))
+    return kept | {"val_loss": end.mean, "val_perplexity": perplexity, "val_loss_standard_error": end.standard_error}
 
 
 def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
