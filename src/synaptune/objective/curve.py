@@ -117,7 +117,7 @@ def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
     Raises ValueError for steps that are not positive or repeated, or losses that are no numbers.
     """
     import numpy as np
-    from scipy.optimize import minimize_scalar
+    from scipy.optimize import fminbound
 
     ordered = sorted(points)
     steps, losses = np.array([step for step, _ in ordered], float), np.array([loss for _, loss in ordered], float)
@@ -130,13 +130,13 @@ def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
     costs = [_linear(times, losses, c)[2] for c in grid]
     best = int(np.argmin(costs))
     around = grid[max(best - 1, 0)], grid[min(best + 1, _CELLS - 1)]
-    found = minimize_scalar(lambda c: _linear(times, losses, c)[2], bounds=around, method="bounded")
-    c = float(found.x) if found.fun < costs[best] else float(grid[best])
+    inside = float(fminbound(lambda c: _linear(times, losses, c)[2], *around))  # type: ignore[arg-type]
+    c = min(inside, float(grid[best]), key=lambda c: _linear(times, losses, c)[2])
     a, b, residual = _linear(times, losses, c)
     within = (a > 0.0, b > 0.0, b > 0.0 and C_LOW * (1 + 1e-4) < c < C_HIGH * (1 - 1e-4))
     free = tuple(index for index, inside in enumerate(within) if inside) or (0,)
     jacobian = _jacobian(times, b, c)[:, list(free)]
-    return Fit(a, b, c, float(steps[-1]), residual, len(steps), free, np.linalg.pinv(jacobian.T @ jacobian))
+    return Fit(a, b, c, float(steps[-1]), residual, len(steps), free, np.asarray(np.linalg.pinv(jacobian.T @ jacobian), float))
 
 
 def _linear(times: Points, losses: Points, c: float) -> tuple[float, float, float]:
@@ -168,8 +168,6 @@ def errors(predictions: Sequence[Prediction | float], came: Sequence[float]) -> 
 
     Raises ValueError for unequal lengths or fewer than three pairs.
     """
-    from scipy.stats import spearmanr
-
     if len(predictions) != len(came) or len(came) < 3:
         raise ValueError(f"got {len(predictions)} predictions of {len(came)} losses: expected equally many, at least 3")
     means = [entry.mean if isinstance(entry, Prediction) else entry for entry in predictions]
@@ -183,5 +181,12 @@ def errors(predictions: Sequence[Prediction | float], came: Sequence[float]) -> 
         rmse=math.sqrt(statistics.fmean(value * value for value in off)),
         spread=statistics.pstdev(off),
         coverage=statistics.fmean(inside) if inside else None,
-        rank_correlation=float(spearmanr(means, came).statistic),
+        rank_correlation=rank_correlation(means, came),
     )
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation of paired values; no number when one side is constant."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(first, second).statistic)  # type: ignore[attr-defined]

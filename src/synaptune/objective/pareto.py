@@ -36,10 +36,12 @@ WORST = constant(
 def pareto_front(costs: ArrayLike) -> NDArray[np.bool_]:
     """Mask (point,) of the points that no other dominates, eq. (1); costs (point, axis). Equal points stay together."""
 
+    import numpy as np
+
     points = _checked(costs)
     no_worse = (points[:, None] <= points[None, :]).all(-1)  # [i, j]: i is nowhere worse than j
     better = (points[:, None] < points[None, :]).any(-1)
-    return ~(no_worse & better).any(0)
+    return np.logical_not((no_worse & better).any(axis=0), dtype=bool)
 
 
 def hypervolume(costs: ArrayLike, reference: Sequence[float] | None = None) -> float:

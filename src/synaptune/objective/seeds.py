@@ -18,6 +18,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from synaptune.objective.curve import rank_correlation
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -85,7 +87,6 @@ class CommonNumbers(NamedTuple):
 def common_random_numbers(losses: Sequence[Sequence[float]]) -> CommonNumbers:
     """Eqs. (2) to (4) for losses (candidate, seed); raises ValueError for fewer than three candidates or two seeds."""
     import numpy as np
-    from scipy.stats import spearmanr
 
     table = np.array(losses, float)
     if table.ndim != 2 or table.shape[0] < 3 or table.shape[1] < 2:
@@ -105,7 +106,7 @@ def common_random_numbers(losses: Sequence[Sequence[float]]) -> CommonNumbers:
         different=different,
         ratio=different / common if common > 0 else math.inf,
         ratio_interval=(float(low), float(high)),
-        rank_correlation=statistics.fmean(float(spearmanr(table[:, i], table[:, j]).statistic) for i, j in pairs),
+        rank_correlation=statistics.fmean(rank_correlation(list(table[:, i]), list(table[:, j])) for i, j in pairs),
         seed_deviation=math.sqrt(float(single.mean())),
         candidate_deviation=float(table.mean(axis=1).std(ddof=1)),
     )
