@@ -1,6 +1,6 @@
 """How well the end of a training run is known before it ends: `make bench-curve`.
 
-    python benchmarks/bench_curve.py [--candidates 16] [--seed 0] [--threads 2] [overrides of conf/train.yaml ...]
+    python benchmarks/bench_curve.py [--candidates 16] [--seed 0] [overrides of conf/train.yaml ...]
 
 Random points of the search space are trained to the end, with many validations, and again with a quarter, half and three
 quarters of the steps on a schedule of their own. Compared with the loss at the end of the whole run: the last loss of the
@@ -83,13 +83,14 @@ def main() -> int:
     parser.add_argument("--candidates", type=int, default=16, help="random points of the search space (default 16)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the points (default 0)")
     parser.add_argument("--threads", type=int, default=2, help="threads of a run (default 2)")
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "curve", help="where finished runs are kept")
     parser.add_argument("overrides", nargs="*", help="as for train.py, e.g. scale=smoke")
     given = parser.parse_intermixed_args()
     torch.set_num_threads(given.threads)
     try:
         if given.candidates < 3 or given.threads < 1:
             raise mistake(got=str(vars(given)), expected="candidates >= 3, threads >= 1", do="correct the options")
-        tried = list(measured(ROOT / "outputs" / "curve", given.overrides, given.candidates, given.seed))
+        tried = list(measured(given.folder, given.overrides, given.candidates, given.seed))
         found = [candidate for candidate in tried if candidate.complete]
         if len(found) < 3 or min(len(candidate.prefix(FRACTIONS[0])) for candidate in found) < LEAST_POINTS:
             raise mistake(

@@ -1,6 +1,6 @@
 """What common random numbers buy in a search: `make bench-noise`.
 
-    python benchmarks/bench_noise.py [--candidates 8] [--seeds 4] [--first-seed 0] [--threads 2] [overrides of conf/train.yaml ...]
+    python benchmarks/bench_noise.py [--candidates 8] [--seeds 4] [--first-seed 0] [overrides of conf/train.yaml ...]
 
 Random points of the search space are each trained on the same seeds (initialisation and data order). Printed: how much the
 difference of two candidates varies when they share a seed and when they do not, the ratio of the two variances, and how
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import torch
 from kept import candidates, kept_run
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=4, help="seeds of each (default 4)")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of the seeds, and the seed of the points (default 0)")
     parser.add_argument("--threads", type=int, default=2, help="threads of a run (default 2)")
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "noise", help="where finished runs are kept")
     parser.add_argument("overrides", nargs="*", help="as for train.py, e.g. scale=smoke")
     given = parser.parse_intermixed_args()
     torch.set_num_threads(given.threads)
@@ -44,10 +46,10 @@ def main() -> int:
 
 def show(given: argparse.Namespace) -> None:
     """Make the runs and print the table; raises UserError when too many diverge."""
-    folder, losses = ROOT / "outputs" / "noise", []
+    losses = []
     for number, point in enumerate(candidates(given.overrides, given.candidates, given.first_seed)):
         row = [
-            kept_run(folder, [*given.overrides, *point, f"seed={seed}", "training.evaluations=1"], f"candidate {number}, seed {seed}")
+            kept_run(given.folder, [*given.overrides, *point, f"seed={seed}", "training.evaluations=1"], f"candidate {number}, seed {seed}")
             for seed in common_seeds(given.first_seed, given.seeds)
         ]
         if all(run.curve is not None for run in row):

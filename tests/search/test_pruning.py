@@ -79,6 +79,7 @@ class _Halving:
         return halve(trial, others, first=self.first, factor=self.factor)
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # Optuna on a trial that reported no number yet
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("seed", range(3))
 def test_decisions_are_optunas_on_random_histories(name, seed):
