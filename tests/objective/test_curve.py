@@ -58,6 +58,10 @@ def test_too_few_points_say_nothing():
     assert extrapolate(law(STEPS[:LEAST_POINTS], 2.0, 5.0, 0.5), 100) is not None
 
 
+def test_losses_below_zero_follow_no_such_law():
+    assert extrapolate(law(STEPS, -2.0, 5.0, 0.5), 100) is None
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_the_points_the_law_is_finite_never_rises_and_never_goes_below_zero(seed):
     random = np.random.default_rng(seed)

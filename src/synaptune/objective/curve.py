@@ -91,7 +91,7 @@ class Errors(NamedTuple):
 
 
 def extrapolate(points: Sequence[tuple[float, float]], target: float) -> Prediction | None:
-    """The loss at step `target` from (step, loss) points; null below LEAST_POINTS points."""
+    """The loss at step `target` from (step, loss) points; null where `fit` finds no law."""
     law = fit(points)
     return None if law is None else law.at(target)
 
@@ -112,7 +112,8 @@ def projected(metrics: Mapping[str, float], curve: Sequence[Sequence[float]], st
 
 
 def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
-    """The power law of (step, loss) points, eqs. (2) and (3); null below LEAST_POINTS points.
+    """The power law of (step, loss) points, eqs. (2) and (3); null below LEAST_POINTS points, and for losses below 0, which
+    eq. (1) does not know.
 
     Raises ValueError for steps that are not positive or repeated, or losses that are no numbers.
     """
@@ -121,7 +122,7 @@ def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
 
     ordered = sorted(points)
     steps, losses = np.array([step for step, _ in ordered], float), np.array([loss for _, loss in ordered], float)
-    if len(steps) < LEAST_POINTS:
+    if len(steps) < LEAST_POINTS or losses.min() < 0.0:
         return None
     if steps[0] <= 0 or (np.diff(steps) <= 0).any() or not np.isfinite(losses).all():
         raise ValueError(f"got points {ordered}: expected positive steps, each once, with finite losses")
