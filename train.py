@@ -24,7 +24,7 @@ register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> float:
+def main(cfg: DictConfig) -> float | None:
     """Run one configuration; returns what a search minimises. Raises UserError for a mistake in the input."""
     from synaptune.build import run
 

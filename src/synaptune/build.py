@@ -20,18 +20,26 @@ from synaptune.data.config import DataConfig, data_faults
 from synaptune.errors import UserError, mistake
 from synaptune.hints import nearest
 from synaptune.model.config import ModelConfig, model_faults
-from synaptune.objective.score import ObjectiveConfig, objective_faults, score
+from synaptune.objective.curve import projected
+from synaptune.objective.score import ObjectiveConfig, check_ready, objective_faults, score
 from synaptune.parameters import faults
+from synaptune.search.pruning import PrunerConfig, pruner_faults
 from synaptune.synapse.circuit import SPECS, SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig, training_faults
+from synaptune.training.errors import Report
 
 
 class Outcome(NamedTuple):
-    """objective: what a search minimises; metrics: by name, in the units of objective/metrics.py; run_dir: where it all is."""
+    """objective: what a search minimises; metrics: by name, in the units of objective/metrics.py; run_dir: where it all is.
 
-    objective: float
+    pruned_at: the step after which a report ended the run, null for a whole one. The objective and the validation loss of a
+    pruned run are those it was heading for (objective/curve.py), null and absent when too little of its curve is known.
+    """
+
+    objective: float | None
     metrics: dict[str, float]
     run_dir: Path
+    pruned_at: int | None = None
 
 
 class Settings(NamedTuple):
@@ -43,23 +51,40 @@ class Settings(NamedTuple):
     training: TrainingConfig
     logger: LoggerConfig
     objective: ObjectiveConfig
+    pruner: PrunerConfig
     seed: int
     name: str
 
 
 def settings(cfg: DictConfig) -> Settings:
     """The typed values of a composed configuration; raises UserError with every fault at once."""
-    groups = ("model", "data", "training", "logger", "objective")
-    model, data, training, logger, objective = (OmegaConf.to_object(cfg[group]) for group in groups)
+    groups = ("model", "data", "training", "logger", "objective", "pruner")
+    model, data, training, logger, objective, pruner = (OmegaConf.to_object(cfg[group]) for group in groups)
     synapse = SynapseParams(**OmegaConf.to_object(cfg.synapse))  # type: ignore[arg-type]
-    built = Settings(model, synapse, data, training, logger, objective, cfg.seed, cfg.name)  # type: ignore[arg-type]
+    built = Settings(model, synapse, data, training, logger, objective, pruner, cfg.seed, cfg.name)  # type: ignore[arg-type]
     found = model_faults(built.model) + faults(built.synapse) + data_faults(built.data, built.model.context)
     found += training_faults(built.training, built.logger) + objective_faults(built.objective)
+    found += pruner_faults(built.pruner, built.training.evaluations)
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         found.append(f"seed={cfg.seed}: expected an integer of at least 0")
     if found:
         raise UserError("got a configuration that cannot run\n  " + "\n  ".join(found) + "\n  to do: correct these values and start again")
-    return built
+    return _shortened(built) if built.objective.name == "proxy" else built
+
+
+def _metrics_of(built: Settings) -> set[str]:
+    """Names of the metrics that an objective may find in a run."""
+    recall = {"val_recall_accuracy"} if built.data.recall_fraction > 0 else set()
+    experts = {"expert_gini", "expert_dead_fraction"} if built.model.experts > 1 else set()
+    return {"val_loss", "val_perplexity", "val_calibration_error", "tokens_per_second"} | recall | experts
+
+
+def _shortened(built: Settings) -> Settings:
+    """A run of a fraction of the steps with a schedule of its own; what is a part of the run stays the same part."""
+    fraction, structural = built.objective.fraction, built.synapse.structural
+    training = dataclasses.replace(built.training, steps=max(1, round(fraction * built.training.steps)))
+    structural = dataclasses.replace(structural, structural_interval=max(1, round(fraction * structural.structural_interval)))
+    return built._replace(training=training, synapse=dataclasses.replace(built.synapse, structural=structural))
 
 
 def check(cfg: DictConfig) -> None:
@@ -101,10 +126,11 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
     return used
 
 
-def run(cfg: DictConfig, run_dir: Path | None = None, overrides: Sequence[str] | None = None) -> Outcome:
+def run(cfg: DictConfig, run_dir: Path | None = None, overrides: Sequence[str] | None = None, *, report: Report | None = None) -> Outcome:
     """The whole run: configuration, objects, training, metrics, `run_dir/result.json`.
 
-    run_dir: null is the folder Hydra made; overrides: those of the command line (null: Hydra's), which `tuned` stays below.
+    run_dir: null is the folder Hydra made; overrides: those of the command line (null: Hydra's), which `tuned` stays below;
+    report: told (step, validation loss) after each validation, ends the run in order by raising Pruned.
     Raises UserError for a bad configuration or input, DivergedError for a loss that is no number.
     """
     hydra_runs = HydraConfig.initialized()
@@ -113,13 +139,14 @@ def run(cfg: DictConfig, run_dir: Path | None = None, overrides: Sequence[str] |
         used = apply_tuned(cfg, overrides if overrides is not None else list(HydraConfig.get().overrides.task) if hydra_runs else [])
         print(f"tuned: {len(used)} values from {cfg.tuned}: " + ", ".join(f"{name}={value:.4g}" for name, value in used.items()))
     built = settings(cfg)
+    check_ready(built.objective, _metrics_of(built))
     folder = Path(run_dir) if run_dir is not None else Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     in_search = run_dir is not None or (hydra_runs and HydraConfig.get().mode == RunMode.MULTIRUN)
-    return _run(built, folder, flat(cfg), in_search=in_search)
+    return _run(built, folder, flat(cfg), in_search=in_search, report=report)
 
 
-def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bool) -> Outcome:
+def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bool, report: Report | None) -> Outcome:
     import torch
 
     from synaptune.model.gpt import GPT
@@ -146,14 +173,20 @@ def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bo
         fingerprint=identity,
         record=record,
         in_search=in_search,
+        report=report,
     )
-    metrics, curve, busy_seconds = fit(job)
+    fitted = fit(job)
+    metrics = fitted.metrics
     seconds = time.perf_counter() - began
-    metrics["setup_seconds"] = seconds - busy_seconds
-    objective = score(built.objective, metrics)
-    result = dict(objective=objective, metrics=metrics, config_fingerprint=identity, data_fingerprint=corpus.fingerprint)
-    _write(folder / "result.json", json.dumps(result | dict(seconds=seconds, curve=curve), indent=1))
-    return Outcome(objective, metrics, folder)
+    metrics["setup_seconds"] = seconds - fitted.busy_seconds
+    pruned_at = int(metrics["steps"]) if fitted.pruned else None
+    if fitted.pruned:
+        metrics = projected(metrics, fitted.curve, built.training.steps)
+    objective = score(built.objective, metrics) if "val_loss" in metrics else None
+    result = dict(objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=identity)
+    result |= dict(data_fingerprint=corpus.fingerprint, seconds=seconds, curve=fitted.curve)
+    _write(folder / "result.json", json.dumps(result, indent=1))
+    return Outcome(objective, metrics, folder, pruned_at)
 
 
 @functools.lru_cache(maxsize=4)

@@ -10,13 +10,14 @@ import dataclasses
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
 
 from synaptune.data.config import DataConfig
 from synaptune.model.config import ModelConfig
 from synaptune.objective.score import ObjectiveConfig
 from synaptune.search import config as search
 from synaptune.search import execution
+from synaptune.search.pruning import PrunerConfig
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig
 
@@ -24,14 +25,22 @@ from synaptune.training.config import LoggerConfig, TrainingConfig
 def writable(cls: type) -> DictConfig:
     """A typed config node that accepts overrides (OmegaConf makes those of frozen dataclasses read-only)."""
     node = OmegaConf.structured(cls)
-    OmegaConf.set_readonly(node, None)
+    _unlock(node)
     return node
+
+
+def _unlock(node: Container) -> None:
+    OmegaConf.set_readonly(node, None)
+    for child in node._content.values() if isinstance(node, DictConfig) and isinstance(node._content, dict) else ():
+        if isinstance(child, DictConfig):
+            _unlock(child)
 
 
 def register() -> None:
     """Register every schema and resolver; calling it again changes nothing."""
     store = ConfigStore.instance()
     groups = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig, "logger": LoggerConfig, "objective": ObjectiveConfig}
+    groups |= {"pruner": PrunerConfig}
     for group, cls in groups.items():
         store.store(group=group, name="base", node=writable(cls))
     subsystems: list[Any] = []

@@ -1,8 +1,13 @@
-"""What can go wrong in a training run through the values it was given."""
+"""What can end a training run before its last step."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from synaptune.errors import UserError
+
+# (optimizer step, validation loss [nats/token]), after each validation; raises Pruned to end the run.
+Report = Callable[[int, float], None]
 
 
 class DivergedError(UserError):
@@ -20,3 +25,15 @@ class DivergedError(UserError):
     def __reduce__(self):
         """Pickles by its arguments, so it travels between worker processes."""
         return DivergedError, (self.step, self.loss)
+
+
+class Pruned(Exception):
+    """Raised by a report: the run is not worth its remaining steps. It ends in order and is no failure."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"pruned at step {step}")
+        self.step = step
+
+    def __reduce__(self):
+        """Pickles by its arguments, so it travels between worker processes."""
+        return Pruned, (self.step,)

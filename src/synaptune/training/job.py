@@ -16,6 +16,7 @@ from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig
+from synaptune.training.errors import Report
 from synaptune.training.evaluation import autocast, evaluate, expert_metrics
 
 
@@ -24,7 +25,7 @@ class Job:
     """One run: the model and what it was built from, its data, how it is trained, where it is written.
 
     fingerprint: of everything that determines the result; record: the flat configuration, for people; in_search: a trial of
-    a search, whose terminal belongs to the search.
+    a search, whose terminal belongs to the search; report: told every validation.
     """
 
     model: GPT
@@ -40,6 +41,7 @@ class Job:
     fingerprint: str
     record: dict[str, Any]
     in_search: bool
+    report: Report | None = None
 
     @property
     def checkpoint(self) -> Path:

@@ -19,7 +19,7 @@ import torch
 from synaptune.data.batches import Batch, train_batch
 from synaptune.objective.metrics import training_loss
 from synaptune.training import checkpoint
-from synaptune.training.errors import DivergedError
+from synaptune.training.errors import DivergedError, Pruned
 from synaptune.training.evaluation import autocast, to_device
 from synaptune.training.job import Job, validate
 from synaptune.training.optim.adamw import adamw
@@ -138,6 +138,8 @@ class TrainingModule(lightning.LightningModule):
             values |= self._validate()
         if values:
             self._telemetry.log(state.step, {"seconds": state.train_seconds, **values})
+        if state.step in self._evaluations:
+            self._report(values["val_loss"], last)
         if last or (training.checkpoint_every and state.step % training.checkpoint_every == 0):
             self._save()
 
@@ -170,6 +172,16 @@ class TrainingModule(lightning.LightningModule):
         state.evaluation_seconds += now - self._clock
         self._clock = now
         return metrics
+
+    def _report(self, loss: float, last: bool) -> None:
+        """Tell the search; before the step is saved, so that a run resumed from there has no validation it never told of."""
+        if self.job.report is None:
+            return
+        try:
+            self.job.report(self.state.step, loss)
+        except Pruned:
+            if not last:  # ending a run that has ended saves nothing and would lose its checkpoint
+                raise
 
     def _stop_clock(self) -> None:
         """Add the time since the last reading to the training time; the device has finished its work when this is called."""

@@ -13,6 +13,7 @@ import torch
 
 from synaptune.errors import mistake
 from synaptune.training import checkpoint
+from synaptune.training.errors import Pruned
 from synaptune.training.evaluation import pick_device
 from synaptune.training.job import Job, score_split
 from synaptune.training.progress import progress_view
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
 class Fitted(NamedTuple):
     """metrics: by name, units as in objective/metrics.py; curve: [step, validation loss] of the run; busy_seconds: spent in
-    steps and scoring by this process."""
+    steps and scoring by this process; pruned: whether a report ended it, and the metrics are those of its last validation."""
 
     metrics: dict[str, float]
     curve: list[list[float]]
     busy_seconds: float
+    pruned: bool = False
 
 
 def warm_up() -> None:
@@ -52,17 +54,17 @@ def fit(job: Job) -> Fitted:
         job.model.compile()
     view = progress_view(job.logger.progress, job.training.steps, state.step, in_search=job.in_search)
     telemetry = Telemetry(job.logger, job.run_dir, name=job.name, record=job.record, resumed_from=state.step)
-    exit_code = 1
+    exit_code, pruned = 1, False
     try:
         module = TrainingModule(job, state, telemetry, view, content["optimizer"] if content else None)
         if state.step < job.training.steps:
-            _train(module, device)
-        metrics = _final_metrics(job, state, device)
+            pruned = _ended_by_report(module, device)
+        metrics = _final_metrics(job, state, device, test=job.training.test and not pruned)
         exit_code = 0
     finally:
         view.close()
         telemetry.close(exit_code)
-    return Fitted(metrics, state.curve, state.train_seconds + state.evaluation_seconds - earlier)
+    return Fitted(metrics, state.curve, state.train_seconds + state.evaluation_seconds - earlier, pruned)
 
 
 def _resumed(job: Job) -> dict[str, Any] | None:
@@ -79,6 +81,15 @@ def _resumed(job: Job) -> dict[str, Any] | None:
     job.model.load_state_dict(content["weights"])
     checkpoint.restore_random_states(content["random"])
     return content
+
+
+def _ended_by_report(module: Any, device: torch.device) -> bool:
+    """Train; True when a report ended it before its last step."""
+    try:
+        _train(module, device)
+    except Pruned:
+        return True
+    return False
 
 
 def _train(module: Any, device: torch.device) -> None:
@@ -116,9 +127,9 @@ def _train(module: Any, device: torch.device) -> None:
             signal.signal(signal.SIGINT, handler)
 
 
-def _final_metrics(job: Job, state: FitState, device: torch.device) -> dict[str, float]:
+def _final_metrics(job: Job, state: FitState, device: torch.device, *, test: bool) -> dict[str, float]:
     metrics = dict(state.metrics)
-    if job.training.test:
+    if test:
         began = time.perf_counter()
         job.model.to(device)  # Lightning leaves a trained model on the CPU
         metrics |= score_split(job, device, "test")

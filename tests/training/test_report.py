@@ -1,0 +1,156 @@
+"""A run tells of its validations, and ends in order when it is told to."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from synaptune import build
+from synaptune.errors import UserError
+from synaptune.objective.curve import extrapolate
+from synaptune.schema import register
+from synaptune.training.checkpoint import load_model
+from synaptune.training.errors import Pruned
+from synaptune.training.telemetry import Telemetry
+
+EVALUATED = ["training.evaluations=12", "training.checkpoint_every=4"]  # of 24 steps: a validation every second
+
+
+@pytest.fixture
+def reported(small, root):
+    """(folder, report, more overrides) -> the outcome of a run with a report."""
+
+    def once(folder: Path, report=None, *more: str) -> build.Outcome:
+        register()
+        with initialize_config_dir(str(root / "conf"), version_base="1.3"):
+            return build.run(compose("train", overrides=[*small, *EVALUATED, *more]), folder, overrides=[], report=report)
+
+    return once
+
+
+def ends_at(last: int, told: list | None = None):
+    def report(step: int, loss: float) -> None:
+        if told is not None:
+            told.append([step, loss])
+        if step >= last:
+            raise Pruned(step)
+
+    return report
+
+
+def written(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_every_validation_is_told_once_and_telling_changes_nothing(reported, tmp_path):
+    told = []
+    outcome = reported(tmp_path / "told", lambda step, loss: told.append([step, loss]))
+    assert told == written(tmp_path / "told")["curve"]
+    assert [step for step, _ in told] == list(range(2, 25, 2))
+    assert (outcome.pruned_at, outcome.objective) == (None, reported(tmp_path / "silent").objective)
+
+
+def test_a_pruned_run_ends_in_order_with_what_it_was_heading_for(reported, tmp_path, monkeypatch):
+    codes, told, close = [], [], Telemetry.close
+
+    def recorded(self, exit_code: int = 0) -> None:
+        codes.append(exit_code)
+        close(self, exit_code)
+
+    monkeypatch.setattr(Telemetry, "close", recorded)
+    outcome = reported(tmp_path, ends_at(10, told), "training.test=true", "logger.tensorboard=true")
+    result = written(tmp_path)
+    expected = extrapolate([(step, loss) for step, loss in told], 24)
+    assert expected is not None
+    assert codes == [0]
+    assert result["pruned_at"] == outcome.pruned_at == 10
+    assert result["objective"] == outcome.objective == outcome.metrics["val_loss"] == expected.mean
+    assert result["metrics"]["pruned_val_loss"] == told[-1][1] == result["curve"][-1][1]
+    assert result["metrics"]["steps"] == 10
+    assert "test_loss" not in result["metrics"]
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert (rows[-1]["step"], float(rows[-1]["val_loss"])) == ("10", told[-1][1])
+
+
+def test_a_run_pruned_before_its_curve_says_anything_has_no_objective(reported, tmp_path):
+    outcome = reported(tmp_path, ends_at(4))
+    assert (outcome.objective, outcome.pruned_at) == (None, 4)
+    assert written(tmp_path)["objective"] is None
+    assert "val_loss" not in outcome.metrics
+
+
+def test_the_checkpoint_of_a_pruned_run_is_whole_and_goes_on_to_the_same_end(reported, tmp_path):
+    whole = reported(tmp_path / "whole")
+    reported(tmp_path / "pruned", ends_at(10))
+    load_model(tmp_path / "pruned" / "checkpoint.pt")
+    assert torch.load(tmp_path / "pruned" / "checkpoint.pt", weights_only=True)["state"]["step"] == 8
+    assert not list((tmp_path / "pruned").glob("*.tmp"))
+    told = []
+    resumed = reported(tmp_path / "pruned", lambda step, loss: told.append(step), "training.resume=true")
+    assert (resumed.objective, resumed.pruned_at) == (whole.objective, None)
+    assert told == list(range(10, 25, 2))
+    assert written(tmp_path / "pruned")["curve"] == written(tmp_path / "whole")["curve"]
+
+
+def test_pruning_at_the_last_step_changes_nothing(reported, tmp_path):
+    outcome = reported(tmp_path, ends_at(24))
+    assert outcome.pruned_at is None
+    assert outcome.objective == written(tmp_path)["curve"][-1][1]
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 24
+
+
+def test_any_other_error_of_a_report_is_the_runs(reported, tmp_path):
+    def broken(step: int, loss: float) -> None:
+        raise ConnectionError("the study is gone")
+
+    with pytest.raises(ConnectionError, match="the study is gone"):
+        reported(tmp_path, broken)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_a_process_goes_on_to_its_next_run_after_a_pruned_one(reported, tmp_path):
+    before = reported(tmp_path / "before").objective
+    reported(tmp_path / "pruned", ends_at(6))
+    assert reported(tmp_path / "after").objective == before
+
+
+def test_pruned_travels_between_processes():
+    again = pickle.loads(pickle.dumps(Pruned(12)))
+    assert (type(again), again.step, str(again)) == (Pruned, 12, "pruned at step 12")
+
+
+def test_a_proxy_trains_a_part_of_the_steps_on_their_own_schedule(reported, tmp_path):
+    proxy = reported(tmp_path / "proxy", None, "objective=proxy", "objective.fraction=0.5")
+    short = reported(tmp_path / "short", None, "training.steps=12")
+    assert proxy.metrics["steps"] == 12
+    assert proxy.objective == short.objective
+    assert written(tmp_path / "proxy")["config_fingerprint"] == written(tmp_path / "short")["config_fingerprint"]
+
+
+def test_an_objective_that_cannot_be_scored_is_refused_before_training(reported, tmp_path):
+    with pytest.raises(UserError, match="without a baseline"):
+        reported(tmp_path, None, "objective=composite")
+    dense = ["model=gpt", "objective=composite", "objective.baseline={val_perplexity: 9.0, val_calibration_error: 0.1, expert_gini: 0.2}"]
+    with pytest.raises(UserError, match="expert_gini in the baseline and not in the run"):
+        reported(tmp_path, None, *dense)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_a_run_is_scored_against_its_own_metrics_as_the_baseline(reported, tmp_path):
+    first = reported(tmp_path / "first").metrics
+    names = ("val_perplexity", "val_calibration_error", "expert_gini", "expert_dead_fraction", "tokens_per_second")
+    baseline = ", ".join(f"{name}: {first[name]!r}" for name in names)
+    composite = reported(tmp_path / "composite", None, "objective=composite", f"objective.baseline={{{baseline}}}")
+    dead = first["expert_dead_fraction"] / max(first["expert_dead_fraction"], 0.05)
+    gini = first["expert_gini"] / max(first["expert_gini"], 0.05)
+    calibration = first["val_calibration_error"] / max(first["val_calibration_error"], 0.05)
+    assert composite.objective == pytest.approx(1.0 - 0.2 * gini + 0.5 * dead + 0.2 * calibration)
+    pareto = reported(tmp_path / "pareto", None, "objective=pareto", f"objective.baseline={{{baseline}}}")
+    assert abs(pareto.objective) < 1.0  # only the speed differs between the two runs
