@@ -23,10 +23,11 @@ from synaptune.model.config import ModelConfig, model_faults
 from synaptune.objective.curve import projected
 from synaptune.objective.score import ObjectiveConfig, check_ready, objective_faults, score
 from synaptune.parameters import faults
+from synaptune.search import reporting
 from synaptune.search.pruning import PrunerConfig, pruner_faults
 from synaptune.synapse.circuit import SPECS, SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig, training_faults
-from synaptune.training.errors import Report
+from synaptune.training.errors import Pruned, Report
 
 
 class Outcome(NamedTuple):
@@ -126,11 +127,19 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
     return used
 
 
-def run(cfg: DictConfig, run_dir: Path | None = None, overrides: Sequence[str] | None = None, *, report: Report | None = None) -> Outcome:
+def run(
+    cfg: DictConfig,
+    run_dir: Path | None = None,
+    overrides: Sequence[str] | None = None,
+    *,
+    report: Report | None = None,
+    generation: int = 0,
+) -> Outcome:
     """The whole run: configuration, objects, training, metrics, `run_dir/result.json`.
 
     run_dir: null is the folder Hydra made; overrides: those of the command line (null: Hydra's), which `tuned` stays below;
-    report: told (step, validation loss) after each validation, ends the run in order by raising Pruned.
+    report: told (step, validation loss) after each validation, ends the run in order by raising Pruned; null tells the search
+    whose trial this is, if there is one; generation: of the search, by which some objectives change.
     Raises UserError for a bad configuration or input, DivergedError for a loss that is no number.
     """
     hydra_runs = HydraConfig.initialized()
@@ -139,14 +148,19 @@ def run(cfg: DictConfig, run_dir: Path | None = None, overrides: Sequence[str] |
         used = apply_tuned(cfg, overrides if overrides is not None else list(HydraConfig.get().overrides.task) if hydra_runs else [])
         print(f"tuned: {len(used)} values from {cfg.tuned}: " + ", ".join(f"{name}={value:.4g}" for name, value in used.items()))
     built = settings(cfg)
-    check_ready(built.objective, _metrics_of(built))
+    check_ready(built.objective, _metrics_of(built), generation)
     folder = Path(run_dir) if run_dir is not None else Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     in_search = run_dir is not None or (hydra_runs and HydraConfig.get().mode == RunMode.MULTIRUN)
-    return _run(built, folder, flat(cfg), in_search=in_search, report=report)
+    return _run(built, folder, flat(cfg), in_search=in_search, report=report or _told_the_search, generation=generation)
 
 
-def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bool, report: Report | None) -> Outcome:
+def _told_the_search(step: int, loss: float) -> None:
+    if reporting.report(step, loss):
+        raise Pruned(step)
+
+
+def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bool, report: Report, generation: int) -> Outcome:
     import torch
 
     from synaptune.model.gpt import GPT
@@ -182,7 +196,7 @@ def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bo
     pruned_at = int(metrics["steps"]) if fitted.pruned else None
     if fitted.pruned:
         metrics = projected(metrics, fitted.curve, built.training.steps)
-    objective = score(built.objective, metrics) if "val_loss" in metrics else None
+    objective = score(built.objective, metrics, generation) if "val_loss" in metrics else None
     result = dict(objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=identity)
     result |= dict(data_fingerprint=corpus.fingerprint, seconds=seconds, curve=fitted.curve)
     _write(folder / "result.json", json.dumps(result, indent=1))

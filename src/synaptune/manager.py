@@ -11,22 +11,24 @@ Run again, it goes on where it stopped, exactly.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from synaptune.conduct import conduct
 from synaptune.errors import UserError, mistake
 from synaptune.hints import nearest
 from synaptune.report.lines import TrialLines
 from synaptune.search.config import StudyConfig, home
 from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers
-from synaptune.search.loop import Plan, search
+from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine, make_optimizer
+from synaptune.search.pruning import GuardedPruner, NoPruner, PercentilePruner, Pruner, PrunerConfig
 from synaptune.search.reporting import report, should_stop
 from synaptune.search.space import Dimension, Space, Value
-from synaptune.search.state import StateFile
 from synaptune.search.trial import Result, Trial, TrialPruned, best_of
 from synaptune.spaces import resumed_engine
 from synaptune.storage.database import sqlite_path
@@ -50,7 +52,7 @@ class TrialManager:
         direction: str = "minimize",
         storage: str | None = None,
         sampler: str = "cma",
-        pruner: str = "none",
+        pruner: str | Pruner = "none",
         *,
         load_if_exists: bool = True,
         seed: int = 0,
@@ -65,10 +67,11 @@ class TrialManager:
 
         study_name: names the study and its folder; n_trials: ended trials in all, over every call (null: a grid's own number);
         direction: `minimize` or `maximize`; storage: an Optuna storage URL (null: SQLite in the folder); sampler: a name of
-        `hydra/sweeper`; pruner: a name of search/pruning.py; load_if_exists: go on with a study that is there, else refuse it; seed:
-        of the sampler; workers: trials at a time, as processes of this machine when more than one, or where else they run;
-        timeout: most seconds of a trial; retries: further attempts at a trial whose worker died; max_failure_rate: failed part
-        of a generation that is tolerated; directory: of the study (null: outputs/studies/<study_name>).
+        `hydra/sweeper`; pruner: `none`, `median`, `percentile` (the best quarter goes on) or any Pruner of search/pruning.py;
+        load_if_exists: go on with a study that is there, else refuse it; seed: of the sampler; workers: trials at a time, as
+        processes of this machine when more than one, or where else they run; timeout: most seconds of a trial; retries: further
+        attempts at a trial whose worker died; max_failure_rate: failed part of a generation that is tolerated; directory: of
+        the study (null: outputs/studies/<study_name>); progress: a line for each trial on a terminal.
         Raises UserError for a value that cannot be.
         """
         if direction not in DIRECTIONS:
@@ -81,7 +84,8 @@ class TrialManager:
         check_execution(self._workers, self._trial)
         resume = "auto" if load_if_exists else "never"
         self._place = home(StudyConfig(study_name, None if directory is None else str(directory), storage, resume), study_name)
-        self._sampler, self._seed, self._pruner, self._progress = sampler, seed, pruner, progress
+        self._sampler, self._seed, self._progress = sampler, seed, progress
+        self._pruner = _pruner(pruner)
         self._live: dict[int, Trial] | None = None  # the trials while `optimize` has the study open
 
     def optimize(
@@ -121,16 +125,7 @@ class TrialManager:
 
             workers = make_workers(self._workers, self._trial, Scored(objective), self._place.folder)
             try:
-                search(
-                    space,
-                    engine,
-                    self._plan,
-                    ledger=ledger,
-                    state=StateFile(self._place.folder / "optimizer.pkl", engine, space.describe()),
-                    workers=workers,
-                    watch=watch,
-                    say=print,
-                )
+                conduct(ledger, engine, self._plan, workers, pruner=self._pruner, watch=[watch])
             finally:
                 workers.close()
                 self._live = None
@@ -193,6 +188,24 @@ class TrialManager:
     def __getstate__(self) -> dict[str, Any]:
         """In a worker process the manager is only what the objective reports to."""
         return self.__dict__ | {"_live": None}
+
+
+def _pruner(pruner: str | Pruner) -> Pruner:
+    """A pruner by its name; the steps of a callable are not known, so hyperband has to be given whole."""
+    config = PrunerConfig()
+    match pruner:
+        case "none":
+            return NoPruner()
+        case "median" | "percentile":
+            rule = PercentilePruner(50.0 if pruner == "median" else config.percentile, config.startup_trials)
+            return GuardedPruner(rule, 1, config.warmup_steps, sys.maxsize)
+        case str():
+            raise mistake(
+                got=f"pruner={pruner}",
+                expected="none, median, percentile, or a Pruner such as HyperbandPruner(1, 81, 3, seed=0)",
+                do="choose one of them (synaptune.search.pruning)",
+            )
+    return pruner
 
 
 @dataclass(frozen=True)

@@ -12,46 +12,29 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from synaptune.errors import UserError, mistake, of_disk
-from synaptune.protocol import Protocol, TrainingRun, measured
-from synaptune.search.config import Home, StudyConfig, home
-from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers
-from synaptune.search.loop import Plan, search
+from synaptune.conduct import begun_at
+from synaptune.errors import UserError, mistake
+from synaptune.opening import add_common_options, composed, guarded, opened
+from synaptune.protocol import Protocol, best_trial, measured, say, searched, validated
+from synaptune.search.contract import Told
+from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine, make_optimizer
 from synaptune.search.space import Space
-from synaptune.search.state import StateFile
-from synaptune.search.trial import Trial, best_of
-from synaptune.storage.study import Study
+from synaptune.search.trial import Trial
 
-CONF = Path(__file__).parents[2] / "conf"
 BUDGET = 40
-VALIDATION_SEEDS = 5
 SANITY_SEEDS = 3
 SANITY_CANDIDATES = 6
 SANITY_REPEATED = 2  # of the candidates, those run on every sanity seed
 _FRESH = 1000  # distance of the validation seeds from the search's
-_OPTIMIZER = "cma"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    options = _options(sys.argv[1:] if arguments is None else arguments)
-    try:
-        _run(options)
-        return 0
-    except (UserError, OSError) as error:
-        found = of_disk(error, "make room (or set study.dir) and give the same command") if isinstance(error, OSError) else error
-        if found is None:
-            raise
-        print(found, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on, every finished run is kept", file=sys.stderr)
-        return 130
+    return guarded(_run, _options(sys.argv[1:] if arguments is None else arguments))
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -59,80 +42,25 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m synaptune.phase1", description="Tune the parameters of phase 1 and say what they are worth."
     )
     parser.add_argument("--budget", type=int, default=BUDGET, help=f"evaluations of the search (default {BUDGET})")
-    parser.add_argument("--seeds", type=int, default=VALIDATION_SEEDS, help=f"fresh seeds of the validation (default {VALIDATION_SEEDS})")
-    parser.add_argument("--study", default=None, help="name of the study (default: that of the search space)")
-    parser.add_argument("--go-on", action="store_true", help="search even when the sanity checks fail")
-    parser.add_argument("overrides", nargs="*", help="overrides of conf/train.yaml, e.g. scale=smoke data=text data.path=FILE")
+    add_common_options(parser)
     return parser.parse_args(arguments)
 
 
 def _run(options: argparse.Namespace) -> None:
-    plan = Plan(options.budget)
-    plan.check()
-    if options.seeds < 2:
-        raise mistake(got=f"--seeds {options.seeds}", expected="at least 2, for an interval", do="correct it")
-    base, place, space = _composed(options)
-    workers, trial = OmegaConf.to_object(base.workers), OmegaConf.to_object(base.trial)
-    assert isinstance(workers, WorkersConfig)
-    assert isinstance(trial, TrialConfig)
-    check_execution(workers, trial)
-    from synaptune.spaces import configuration_of, resumed_engine
-    from synaptune.storage.environment import code_version, device_name
-
-    engine = Engine(_OPTIMIZER, int(base.seed), workers.count, plan.budget)
-    settings = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, "protocol": "phase1"}
-    with Study(place, configuration_of(base, space, settings)) as study:
-        seeds = tuple(int(base.seed) + _FRESH + number for number in range(options.seeds))
-        engine = resumed_engine(study, engine)
-        pool = make_workers(workers, trial, TrainingRun(base, place.name, place.trials), place.folder)
-        plan = Plan(plan.budget, retries=trial.retries)
-        try:
-            _stages(Protocol(base, space, study, engine, plan, seeds, options.go_on, device_name(), code_version(), pool))
-        finally:
-            pool.close()
-
-
-def _composed(options: argparse.Namespace) -> tuple[DictConfig, Home, Space]:
-    """The resolved base configuration, the study's place and the space; raises UserError for every override that does not fit."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from synaptune.build import apply_tuned
-    from synaptune.entry import check_words, override_faults
-    from synaptune.schema import register
+    Plan(options.budget).check()
+    base, place, given = composed(options.overrides, options.study)
     from synaptune.spaces import check_base, declared_space
 
-    register()
-    overrides = list(options.overrides)
-    check_words(overrides)
-    if of_hydra := [override for override in overrides if override.lstrip("+~").startswith("hydra")]:
-        raise mistake(
-            got=" ".join(of_hydra),
-            expected="overrides of conf/train.yaml: the protocol brings its own optimizer",
-            do="leave it out; --budget sets the evaluations",
-        )
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            base = compose("train", overrides=overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        found = override_faults(overrides, CONF, "train")
-        if found:
-            raise UserError("\n".join(map(str, found))) from error
-        raise mistake(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
-    if base.tuned is not None:
-        apply_tuned(base, overrides)
-        base.tuned = None
-    given = {override.lstrip("+~").split("=", 1)[0] for override in overrides}
     space = Space(tuple(dimension for dimension in declared_space(base) if dimension.name not in given))
     check_base(base, space.names)
-    config = OmegaConf.to_object(base.study)
-    assert isinstance(config, StudyConfig)
-    config.name = options.study or config.name
-    return base, home(config, str(base.search_space.name)), space
+    space, prior = begun_at(space, base.search.start)
+    seeds = [int(base.seed) + _FRESH + number for number in range(options.seeds)]
+    settings = {"protocol": "phase1"}
+    with opened(base, place, space, budget=options.budget, seeds=seeds, go_on=options.go_on, settings=settings) as protocol:
+        _stages(protocol, prior)
 
 
-def _stages(protocol: Protocol) -> None:
+def _stages(protocol: Protocol, prior: Sequence[Told]) -> None:
     from rich.console import Console
 
     from synaptune.report.summary import summarise
@@ -140,14 +68,14 @@ def _stages(protocol: Protocol) -> None:
     from synaptune.storage.export import write_best, write_json
 
     folder = protocol.study.place.folder
-    _say(f"study {protocol.study.place.name} ({folder}): {protocol.plan.budget} evaluations of {len(protocol.space.names)} parameters")
+    say(f"study {protocol.study.place.name} ({folder}): {protocol.plan.budget} evaluations of {len(protocol.space.names)} parameters")
     _sanity(protocol)
     baseline = _baseline(protocol)
-    trials = _search(protocol)
-    best = best_of([baseline, *trials])
-    assert best is not None
+    ledger = protocol.ledger("search", seeds=int(protocol.base.search.seeds))
+    trials = searched(protocol, ledger, protocol.plan, prior=prior)
+    best = best_trial(protocol, trials) or baseline
     write_best(folder / "best.yaml", protocol.study.place.name, best)
-    pairs = _validation(protocol, baseline, best)
+    pairs = validated(protocol, baseline.unit, best.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.trials())
     summary = summarise(protocol.study.place.name, trials, best, pairs=pairs, defaults=baseline.values, seconds=seconds)
     write_json(folder / "summary.json", summary)
@@ -164,12 +92,12 @@ def _sanity(protocol: Protocol) -> None:
     reference = _unigram_entropy(protocol.base) if signal is None else None  # before anything costly: it reads the text
     check = study.note("sanity.optimizer")
     if check is None:
-        _say("sanity: the optimizer on Rosenbrock's function")
+        say("sanity: the optimizer on Rosenbrock's function")
         result = check_optimizer(protocol.engine.name, protocol.seed)
         check = result._asdict() | {"solved": result.solved}
         study.put_note("sanity.optimizer", check)
     spent = f"{check['evaluations']} evaluations, {check['attempts']} attempts"
-    _say(f"sanity: Rosenbrock in 10 dimensions reached {check['best']:.2g} ({spent}; solved below {SOLVED:g})")
+    say(f"sanity: Rosenbrock in 10 dimensions reached {check['best']:.2g} ({spent}; solved below {SOLVED:g})")
     if not check["solved"]:
         faults.append(f"optimizer: Rosenbrock's function stayed at {check['best']:.3g}, expected below {SOLVED:g}")
     if signal is None:
@@ -189,8 +117,8 @@ def _sanity(protocol: Protocol) -> None:
         study.put_note("sanity.signal", signal)
     compared = "" if signal["reference"] is None else f" (unigram entropy {signal['reference']:.3f})"
     spread = "unknown" if signal["spread_over_candidates"] is None else f"{signal['spread_over_candidates']:.4f}"
-    _say(f"sanity: loss {signal['loss']:.3f}{compared}, spread over random candidates {spread}")
-    _say(f"sanity: spread over seeds {signal['spread_over_seeds']:.4f}, of differences between candidates {signal['noise']:.4f}")
+    say(f"sanity: loss {signal['loss']:.3f}{compared}, spread over random candidates {spread}")
+    say(f"sanity: spread over seeds {signal['spread_over_seeds']:.4f}, of differences between candidates {signal['noise']:.4f}")
     faults += signal["faults"]
     if faults and not protocol.go_on:
         raise UserError(
@@ -199,52 +127,13 @@ def _sanity(protocol: Protocol) -> None:
             + "\n  expected: sanity checks that pass\n  to do: change what is named (and the study's name), or go on with --go-on"
         )
     for fault in faults:
-        _say(f"going on in spite of {fault}")
+        say(f"going on in spite of {fault}")
 
 
 def _baseline(protocol: Protocol) -> Trial:
     (trial,) = measured(protocol, protocol.ledger("baseline"), [(protocol.space.start(), protocol.seed)], label="baseline run")
-    _say(f"baseline: objective {_objective(trial):.4f} at the defaults")
+    say(f"baseline: objective {_objective(trial):.4f} at the defaults")
     return trial
-
-
-def _search(protocol: Protocol) -> list[Trial]:
-    from synaptune.report.lines import TrialLines
-
-    ledger, budget = protocol.ledger("search"), protocol.plan.budget
-    trials = ledger.trials()
-    ended = [trial for trial in trials if trial.state != "running"]
-    assert budget is not None
-    if len(ended) < max(budget, len(trials)):
-        _say(f"search: {budget} evaluations" + (f", {len(ended)} of them done before" if ended else ""))
-        trials = search(
-            protocol.space,
-            protocol.engine,
-            protocol.plan,
-            ledger=ledger,
-            state=StateFile(protocol.study.place.folder / "optimizer.pkl", protocol.engine, protocol.space.describe()),
-            workers=protocol.workers(),
-            watch=TrialLines(budget, "evaluation", earlier=ended),
-            say=_say,
-        )
-    best = best_of(trials)
-    if best is not None:
-        _say(f"search: best objective {best.objective:.4f} in trial {best.number}")
-    return trials
-
-
-def _validation(protocol: Protocol, baseline: Trial, best: Trial) -> list[tuple[Trial, Trial]]:
-    """Baseline and best on each fresh seed, test split included; pairs with a failed run are left out, and said."""
-    _say(f"validation: defaults and best on {len(protocol.seeds)} fresh seeds, test split")
-    points = [(unit, seed) for seed in protocol.seeds for unit in (baseline.unit, best.unit)]
-    runs = measured(protocol, protocol.ledger("validation"), points, label="validation run", test=True)
-    pairs = [(runs[index], runs[index + 1]) for index in range(0, len(runs), 2)]
-    whole = [pair for pair in pairs if all(trial.state == "complete" for trial in pair)]
-    for trial in (trial for pair in pairs for trial in pair if trial.state == "failed"):
-        _say(f"validation: the run with seed {trial.facts['seed']} failed and its pair is left out ({trial.reason})")
-    if len(whole) < 2:
-        raise mistake(got=f"{len(whole)} whole pairs of validation runs", expected="at least 2", do="see the reasons above")
-    return whole
 
 
 def _objective(trial: Trial) -> float:
@@ -271,10 +160,6 @@ def _unigram_entropy(base: DictConfig) -> float | None:
     counts = np.bincount(corpus.train, minlength=corpus.vocab) + 1.0  # one more of each: no token is impossible
     shares = np.bincount(corpus.val, minlength=corpus.vocab) / len(corpus.val)
     return float(-(shares * np.log(counts / counts.sum())).sum())
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from synaptune.build import Outcome
+from synaptune.conduct import conduct
+from synaptune.errors import mistake
+from synaptune.objective.score import ObjectiveConfig, needs_baseline, rescored, with_baseline
+from synaptune.objective.seeds import averaged, common_seeds
 from synaptune.report.lines import TrialLines
+from synaptune.search.contract import Told
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine
+from synaptune.search.pruning import PrunerConfig, make_pruner
 from synaptune.search.runner import Runner, run_all
 from synaptune.search.space import Space, Unit
-from synaptune.search.trial import Result, Trial
-from synaptune.search.workers import Ended, Judge, Workers
+from synaptune.search.trial import Result, Trial, best_of
+from synaptune.search.workers import Ended, Hear, Inline, Workers
+from synaptune.storage.export import described
 from synaptune.storage.study import PhaseLedger, Study
 
 # What a trial is called in the study; everything else that is known of it came out of its run.
 _GIVEN = ("phase", "generation", "config_fingerprint", "code_version", "device", "seed", "test", "copied_from")
+
+
+# The run whose metrics an objective divides by; it has an objective of its own, which no other run may copy.
+REFERENCE = "reference"
 
 
 @dataclass(frozen=True)
@@ -47,26 +59,63 @@ class Protocol:
         """The seed of every run but the validation's."""
         return int(self.base.seed)
 
+    @property
+    def objective(self) -> ObjectiveConfig:
+        """What the search minimises."""
+        config = OmegaConf.to_object(self.base.objective)
+        assert isinstance(config, ObjectiveConfig)
+        return config
+
     def workers(self) -> Workers:
         """The pool, copying what the study already holds."""
         return WithTwins(self.pool, twins_of(self))
 
-    def ledger(self, phase: str) -> PhaseLedger:
-        """The trials of a phase, all but the validation's at the common seed."""
-        return PhaseLedger(
-            self.study, self.space, phase, {"seed": self.seed, "test": False, "code_version": self.code, "device": self.device}
-        )
+    @property
+    def pruner(self) -> PrunerConfig:
+        """What may end a run of the search early."""
+        config = OmegaConf.to_object(self.base.pruner)
+        assert isinstance(config, PrunerConfig)
+        return config
+
+    def ledger(self, phase: str, space: Space | None = None, **facts: Any) -> PhaseLedger:
+        """The trials of a phase (of a space: null is the protocol's), all but the validation's at the common seed."""
+        about = {"seed": self.seed, "test": False, "code_version": self.code, "device": self.device}
+        return PhaseLedger(self.study, space or self.space, phase, about | facts)
+
+
+def with_reference(protocol: Protocol) -> DictConfig:
+    """The configuration with the baseline that its objective divides by, measured at the defaults where it is not given."""
+    if not needs_baseline(protocol.objective):
+        return protocol.base
+    plain = protocol.base.copy()
+    plain.objective.name, plain.pruner.name = "val_loss", "none"
+    here = replace(protocol, base=plain, pool=Inline(TrainingRun(plain, protocol.study.place.name, protocol.study.place.trials)))
+    (trial,) = measured(here, here.ledger(REFERENCE), [(protocol.space.start(), protocol.seed)], label="reference run")
+    if trial.state != "complete":
+        raise mistake(got=f"a failed run at the defaults: {trial.reason}", expected="defaults that train", do="mend the configuration")
+    base = protocol.base.copy()
+    base.objective.baseline = OmegaConf.structured(with_baseline(protocol.objective, trial.facts).baseline)
+    return base
+
+
+def best_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
+    """The best of a search's trials; under an objective that changes on the way, all ranked by what it is at the end."""
+    config, last = protocol.objective, max((trial.facts["generation"] for trial in trials), default=0)
+    if config.name != "hybrid":
+        return best_of(trials)
+    scores = rescored(config, [trial.facts if trial.state == "complete" else None for trial in trials], last)
+    return best_of([replace(trial, objective=score) for trial, score in zip(trials, scores, strict=True)])
 
 
 def measured(protocol: Protocol, ledger: PhaseLedger, points: Sequence[tuple[Unit, int]], *, label: str, test: bool = False) -> list[Trial]:
     """The trials of points (unit, seed) in a phase, run where they are not finished yet."""
     known = {_key(trial): trial for trial in ledger.trials()}
-    keys = [(tuple(protocol.space.values(unit).items()), seed, test) for unit, seed in points]
+    keys = [(tuple(ledger.space.values(unit).items()), (seed, 1), test) for unit, seed in points]
 
     def to_run() -> Iterator[Trial]:
         for (unit, seed), key in zip(points, keys, strict=True):
             if key not in known:
-                known[key] = ledger.start(len(known), unit, protocol.space.values(unit), seed=seed, test=test)
+                known[key] = ledger.start(len(known), unit, ledger.space.values(unit), seed=seed, test=test)
                 yield known[key]
             elif known[key].state == "running" and key not in begun:
                 yield known[key]
@@ -74,12 +123,51 @@ def measured(protocol: Protocol, ledger: PhaseLedger, points: Sequence[tuple[Uni
 
     begun: set[Any] = set()
     lines = TrialLines(len(points), label)
-    runner = Runner(protocol.workers(), ledger, retries=protocol.plan.retries, say=print)
+    runner = Runner(protocol.workers(), ledger, retries=protocol.plan.retries, say=say)
     before = sum(key in known and known[key].state != "running" for key in keys)
     for number, trial in enumerate(run_all(to_run(), runner), before + 1):
         lines(trial, number)
         known[_key(trial)] = trial
     return [known[key] for key in keys]
+
+
+def searched(protocol: Protocol, ledger: PhaseLedger, plan: Plan, *, label: str = "search", prior: Sequence[Told] = ()) -> list[Trial]:
+    """The trials of a phase's search, brought to the plan's budget."""
+    trials, budget = ledger.trials(), plan.budget
+    ended = [trial for trial in trials if trial.state != "running"]
+    assert budget is not None
+    if len(ended) < max(budget, len(trials)):
+        say(f"{label}: {budget} evaluations" + (f", {len(ended)} of them done before" if ended else ""))
+        lines, training = TrialLines(budget, "evaluation", earlier=ended), protocol.base.training
+        pruner = make_pruner(protocol.pruner, steps=training.steps, evaluations=training.evaluations, seed=protocol.engine.seed)
+        trials = conduct(ledger, protocol.engine, plan, protocol.workers(), pruner=pruner, prior=prior, watch=[lines], say=say)
+    best = best_trial(protocol, trials)
+    if best is not None:
+        say(f"{label}: best objective {best.objective:.4f} in trial {best.number}")
+    return trials
+
+
+def validated(protocol: Protocol, before: Unit, after: Unit) -> list[tuple[Trial, Trial]]:
+    """Two points on each fresh seed, test split included; pairs with a failed run are left out, and said."""
+    say(f"validation: start and best on {len(protocol.seeds)} fresh seeds, test split")
+    points = [(unit, seed) for seed in protocol.seeds for unit in (before, after)]
+    return paired(measured(protocol, protocol.ledger("validation"), points, label="validation run", test=True))
+
+
+def paired(runs: Sequence[Trial]) -> list[tuple[Trial, Trial]]:
+    """Runs that alternate between two points, as pairs; raises UserError for fewer than two whole ones."""
+    pairs = [(runs[index], runs[index + 1]) for index in range(0, len(runs), 2)]
+    whole = [pair for pair in pairs if all(trial.state == "complete" for trial in pair)]
+    for trial in (trial for pair in pairs for trial in pair if trial.state == "failed"):
+        say(f"the run with seed {trial.facts['seed']} failed and its pair is left out ({trial.reason})")
+    if len(whole) < 2:
+        raise mistake(got=f"{len(whole)} whole pairs of validation runs", expected="at least 2", do="see the reasons above")
+    return whole
+
+
+def say(line: str) -> None:
+    """A line of a protocol's account."""
+    print(line, flush=True)
 
 
 class WithTwins:
@@ -99,10 +187,10 @@ class WithTwins:
         facts = {name: value for name, value in twin.facts.items() if name not in _GIVEN}
         self._copies.append(Ended(trial, Result(twin.objective, 0.0, facts=facts | {"copied_from": twin.number})))
 
-    def ended(self, judge: Judge) -> Sequence[Ended]:
+    def ended(self, hear: Hear) -> Sequence[Ended]:
         """The copies, else what ends next."""
         copies, self._copies = self._copies, []
-        return copies or self._workers.ended(judge)
+        return copies or self._workers.ended(hear)
 
     def close(self) -> None:
         """The workers belong to the protocol."""
@@ -110,13 +198,13 @@ class WithTwins:
 
 def twins_of(protocol: Protocol) -> dict[Any, Trial]:
     """The study's complete runs, by what they depend on; the earliest of equals."""
-    complete = [trial for trial in protocol.study.trials() if trial.state == "complete"]
+    complete = [trial for trial in protocol.study.trials() if trial.state == "complete" and trial.facts["phase"] != REFERENCE]
     return {_key(trial): trial for trial in reversed(complete)}
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """The evaluation of a trial: one training run, here or in a worker process.
+    """The evaluation of a trial: its training runs, here or in a worker process.
 
     base: the resolved configuration; study: its name; folder: of the run folders.
     """
@@ -126,19 +214,34 @@ class TrainingRun:
     folder: Path
 
     def __call__(self, trial: Trial) -> Result:
+        began, seeds = time.perf_counter(), common_seeds(trial.facts["seed"], trial.facts.get("seeds", 1))
+        folder = self.folder / str(trial.number)
+        outcomes = [self._run(trial, seed, folder if len(seeds) == 1 else folder / f"seed-{seed}") for seed in seeds]
+        seconds, first = time.perf_counter() - began, outcomes[0]
+        facts = described(first.run_dir).get("facts", {})
+        if len(seeds) > 1:
+            whole = averaged(
+                [outcome.objective for outcome in outcomes if outcome.objective is not None], [outcome.metrics for outcome in outcomes]
+            )
+            return Result(whole.objective, seconds, whole.metrics, facts | whole.facts())
+        if first.pruned_at is not None:
+            return Result(None, seconds, first.metrics, facts, pruned=True, estimate=first.objective)
+        return Result(first.objective, seconds, first.metrics, facts)
+
+    def _run(self, trial: Trial, seed: int, folder: Path) -> Outcome:
         from synaptune.build import run
-        from synaptune.storage.export import described
 
-        cfg, folder = self.base.copy(), self.folder / str(trial.number)
-        labels = {"group": self.study, "job_type": trial.facts["phase"], "run_id": f"{self.study}-{trial.number}"}
-        changes = trial.values | {"seed": trial.facts["seed"], "training.test": trial.facts["test"]}
-        for key, value in (changes | {f"logger.{label}": text for label, text in labels.items()}).items():
+        cfg = self.base.copy()
+        labels = {"group": self.study, "job_type": trial.facts["phase"], "run_id": f"{self.study}-{trial.number}-{seed}"}
+        changes = trial.values | {"seed": seed, "training.test": trial.facts["test"]}
+        changes |= {f"logger.{label}": text for label, text in labels.items()}
+        if trial.facts["test"]:  # what is claimed is the loss of a whole run, whatever the search went by
+            changes |= {"objective.name": "val_loss", "pruner.name": "none"}
+        for key, value in changes.items():
             OmegaConf.update(cfg, key, value)
-        began = time.perf_counter()
-        outcome = run(cfg, folder, overrides=[])
-        return Result(outcome.objective, time.perf_counter() - began, outcome.metrics, described(folder).get("facts", {}))
+        return run(cfg, folder, overrides=[], generation=trial.facts["generation"])
 
 
-def _key(trial: Trial) -> tuple[Any, int, bool]:
+def _key(trial: Trial) -> tuple[Any, ...]:
     """What a run depends on within a study."""
-    return tuple(trial.values.items()), trial.facts["seed"], trial.facts["test"]
+    return tuple(trial.values.items()), (trial.facts["seed"], trial.facts.get("seeds", 1)), trial.facts["test"]

@@ -23,16 +23,18 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from synaptune.conduct import begun_at, conduct
 from synaptune.entry import names_of
 from synaptune.errors import mistake
 from synaptune.hints import nearest
 from synaptune.report.lines import TrialLines
-from synaptune.search.config import Home, StudyConfig, home
+from synaptune.search.config import Home, SearchConfig, StudyConfig, home
+from synaptune.search.contract import Told
 from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers
-from synaptune.search.loop import Plan, search
+from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine, Grid, make_optimizer
+from synaptune.search.pruning import Pruner, PrunerConfig, make_pruner
 from synaptune.search.space import Space, Value
-from synaptune.search.state import StateFile
 from synaptune.search.syntax import dimension_from_config, dimension_of
 from synaptune.search.trial import Result, Trial, best_of, failure_of
 from synaptune.search.workers import Batches, Workers
@@ -68,6 +70,7 @@ class Sweep:
     place: Home
     workers: WorkersConfig
     trial: TrialConfig
+    prior: tuple[Told, ...]
     configuration: dict[str, Any]
 
 
@@ -91,10 +94,11 @@ def understand(request: Request) -> Sweep:
     OmegaConf.set_struct(base, False)
     del base["hydra"]
     space = _space(base, choices, swept, request.parametrization, {override.key_or_group for override in fixed})
-    study, workers, trial = (_typed(base, name, kind) for name, kind in _ABOUT.items())
+    study, begin, workers, trial = (_typed(base, name, kind) for name, kind in _ABOUT.items())
     workers.count = optim.num_workers or workers.count
     check_execution(workers, trial)
     plan = replace(plan, retries=trial.retries)
+    space, prior = begun_at(space, begin.start, maximize=plan.maximize)
     kind = OmegaConf.select(base, "search_space.name") or job_name
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
     engine = Engine(optim.optimizer, seed, workers.count, plan.budget, optim.noisy, request.grid_points)
@@ -112,11 +116,12 @@ def understand(request: Request) -> Sweep:
         place=home(study, f"{kind}-{engine.name.lower()}"),
         workers=workers,
         trial=trial,
+        prior=prior,
         configuration=configuration_of(base, space, settings),
     )
 
 
-_ABOUT = {"study": StudyConfig, "workers": WorkersConfig, "trial": TrialConfig}
+_ABOUT = {"study": StudyConfig, "search": SearchConfig, "workers": WorkersConfig, "trial": TrialConfig}
 
 
 def _typed(base: DictConfig, name: str, kind: type) -> Any:
@@ -146,20 +151,21 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
         _announce(sweep, plan, len(earlier))
         workers = _workers(sweep, request, launcher)
         try:
-            trials = search(
-                sweep.space,
-                engine,
-                plan,
-                ledger=ledger,
-                state=StateFile(sweep.place.folder / "optimizer.pkl", engine, sweep.space.describe()),
-                workers=workers,
-                watch=TrialLines(plan.budget, maximize=plan.maximize, earlier=earlier),
-                say=print,
-            )
+            lines = TrialLines(plan.budget, maximize=plan.maximize, earlier=earlier)
+            trials = conduct(ledger, engine, plan, workers, pruner=_pruner(sweep), prior=sweep.prior, watch=[lines])
         finally:
             workers.close()
             _take_away(sweep, ledger)
     return trials
+
+
+def _pruner(sweep: Sweep) -> Pruner | None:
+    """The pruner of our own runs; another application has none."""
+    if "pruner" not in sweep.base or "training" not in sweep.base:
+        return None
+    config, training = OmegaConf.to_object(sweep.base.pruner), sweep.base.training
+    assert isinstance(config, PrunerConfig)
+    return make_pruner(config, steps=training.steps, evaluations=training.evaluations, seed=sweep.engine.seed)
 
 
 def _space(base: DictConfig, choices: Mapping[str, Any], swept: Sequence[Override], extra: Mapping[str, Any], fixed: set[str]) -> Space:
@@ -282,12 +288,14 @@ def _result(returned: JobReturn, folder: Path, seconds: float) -> Result:
     if returned.status != JobStatus.COMPLETED:
         error = returned._return_value
         return Result(None, seconds, failure=failure_of(error if isinstance(error, BaseException) else RuntimeError(str(error))))
-    value = returned.return_value
+    value, about = returned.return_value, described(folder)
+    metrics, facts = about.get("metrics", {}), about.get("facts", {})
+    if "pruned_at" in facts and (value is None or isinstance(value, float)):
+        return Result(None, seconds, metrics, facts, pruned=True, estimate=value)
     if not isinstance(value, int | float) or isinstance(value, bool):
         got = f"a task that returned {type(value).__name__}"
         raise mistake(got=got, expected="the objective, a number", do="return it from the @hydra.main function")
-    about = described(folder)
-    return Result(float(value), seconds, about.get("metrics", {}), about.get("facts", {}))
+    return Result(float(value), seconds, metrics, facts)
 
 
 def _announce(sweep: Sweep, plan: Plan, finished: int) -> None:

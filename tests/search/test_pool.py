@@ -20,7 +20,7 @@ from synaptune.search.space import Dimension, Space
 from synaptune.search.spawners import Processes, Slurm
 from synaptune.search.state import StateFile
 from synaptune.search.trial import Result
-from synaptune.search.workers import Inline
+from synaptune.search.workers import Inline, Lenient
 from synaptune.storage.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))
@@ -42,7 +42,7 @@ def drive(folder, evaluate=bowl, *, name="cma", budget=16, count=3, timeout=None
                 ledger=PhaseLedger(study, SPACE, "search", {}),
                 state=StateFile(folder / "optimizer.pkl", engine, SPACE.describe()),
                 workers=workers,
-                judge=judge or (lambda trial, step, value: False),
+                judge=judge,
                 say=[].append if said is None else said.append,
             )
         finally:
@@ -141,10 +141,11 @@ def test_reported_values_are_stored_and_can_stop_a_trial(tmp_path, count):
                 return Result(None, 0.0, pruned=True, estimate=trial.values["x"] / 4)
         return bowl(trial)
 
-    def judge(trial, step, value):
-        return (trial.index, step) == (2, 2)
+    class Second(Lenient):
+        def __call__(self, trial, step, value):
+            return (trial.index, step) == (2, 2)
 
-    trials = drive(tmp_path, learning, count=count, name="random", budget=6, judge=judge)
+    trials = drive(tmp_path, learning, count=count, name="random", budget=6, judge=Second())
     assert [trial.index for trial in trials if trial.state == "pruned"] == [2]
     assert trials[2].estimate == trials[2].values["x"] / 4
 

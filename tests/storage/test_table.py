@@ -25,7 +25,7 @@ SPACE = Space(
 VALUES = {"rate": 0.1 + 0.2, "n": 2, "seed": "a"}
 ORDER = [
     *("number", "phase", "index", "generation", "state", "objective", "estimate", "seed", "seconds"),
-    *("rate", "n", "parameter.seed", "attempts", "reason", "config_fingerprint", "odd", "metric.rate", "val_loss"),
+    *("rate", "n", "parameter.seed", "attempts", "reason", "config_fingerprint", "failure", "odd", "metric.rate", "val_loss"),
 ]
 
 

@@ -22,6 +22,15 @@ class SearchSpaceConfig:
 
 
 @dataclass
+class SearchConfig:
+    """start: a study (its name under outputs/studies, its folder or an Optuna storage URL) whose best values the search begins at, and
+    whose trials `tpe` and `gp` know; seeds: runs of each candidate, their objectives averaged."""
+
+    start: str | None = None
+    seeds: int = 1
+
+
+@dataclass
 class StudyConfig:
     """Where a study lives.
 
@@ -62,7 +71,8 @@ def home(config: StudyConfig, default_name: str) -> Home:
 
 
 def register() -> None:
-    """Register the schemas: `study=default` and the base of every search_space file."""
+    """Register the schemas: `study=default`, `search=default` and the base of every search_space file."""
     store = ConfigStore.instance()
     store.store(group="study", name="default", node=StudyConfig)
+    store.store(group="search", name="default", node=SearchConfig)
     store.store(group="search_space", name="base", node=SearchSpaceConfig)

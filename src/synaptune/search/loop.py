@@ -61,20 +61,23 @@ def search(
     state: StateFile,
     workers: Workers,
     watch: Watch = lambda trial, ended: None,
-    judge: Judge = lambda trial, step, value: False,
+    judge: Judge | None = None,
+    prior: Sequence[Told] = (),
     stop: Stop = lambda trials: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Trial]:
     """Run a search to its budget, from wherever the ledger has it; returns all its trials.
 
-    watch: told every ended trial and how many have ended; judge: whether a trial should stop at a value it reports; stop: asked
-    at every whole generation for a reason to end the search, null to go on; say: told what a person should know.
+    watch: told every ended trial and how many have ended; judge: whether a trial should stop at a value it reports; prior: points
+    of an earlier study; stop: asked at every whole generation for a reason to end the search, null to go on; say: told what a person
+    should know.
     Raises UserError when too many trials fail, when one fails by a user's mistake, or when the disk is full, KeyboardInterrupt
     after Ctrl-C (running trials have then ended).
     """
     plan.check()
     trials = ledger.trials()
-    restored = restore(state, lambda: make_optimizer(engine, space), [(_told(trial, plan), trial.state != "running") for trial in trials])
+    stored = [(_told(trial, plan), trial.state != "running") for trial in trials]
+    restored = restore(state, lambda: make_optimizer(engine, space, prior), stored)
     if restored.note:
         say(restored.note)
     runner = Runner(workers, ledger, retries=plan.retries, judge=judge, say=say)

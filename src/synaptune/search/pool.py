@@ -26,7 +26,7 @@ import cloudpickle
 from synaptune.errors import mistake
 from synaptune.parameters import constant
 from synaptune.search.trial import Failure, Result, Trial
-from synaptune.search.workers import Ended, Evaluate, Judge, out_of_time
+from synaptune.search.workers import Ended, Evaluate, Hear, out_of_time
 
 BEAT = constant("pool.beat", 5.0, unit="s", meaning="time between two signs of life of a worker", source="chosen: cheap, and soon enough")
 SILENCE = constant(
@@ -142,7 +142,7 @@ class Pool:
     def _hire(self, place: _Place) -> None:
         place.handle, place.heard = self._spawner.spawn(self._address, self._key, place.number), time.monotonic()
 
-    def ended(self, judge: Judge) -> Sequence[Ended]:
+    def ended(self, hear: Hear) -> Sequence[Ended]:
         """Wait for trials to end; a worker that died ends its trial with a failure of kind `worker`."""
         while True:
             found: list[Ended] = []
@@ -151,7 +151,7 @@ class Pool:
                 if source == self._bell:
                     self._welcome()
                 else:
-                    found += self._hear(connections[source], judge)  # type: ignore[index]
+                    found += self._take(connections[source], hear)  # type: ignore[index]
             found += self._overdue()
             if found:
                 return found
@@ -178,7 +178,7 @@ class Pool:
         with contextlib.suppress(OSError):  # its end is read from the connection
             place.connection.send(message)
 
-    def _hear(self, place: _Place, judge: Judge) -> list[Ended]:
+    def _take(self, place: _Place, hear: Hear) -> list[Ended]:
         assert place.connection is not None
         try:
             message = place.connection.recv()
@@ -198,7 +198,7 @@ class Pool:
                 )
             case Reported(step, value):
                 assert place.trial is not None
-                self._send(place, judge(place.trial, step, value))
+                self._send(place, hear(place.trial, step, value))
             case Result():
                 trial, place.trial = place.trial, None
                 assert trial is not None

@@ -7,11 +7,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from synaptune.errors import UserError, mistake
 from synaptune.search.trial import FATAL, Failure, Ledger, Trial
-from synaptune.search.workers import Ended, Judge, Workers
+from synaptune.search.workers import Ended, Judge, Lenient, Workers
 
 # A worker that dies takes a trial with it that may be innocent; a trial that runs out of time or memory would do so again.
 _LOST = ("worker",)
@@ -54,11 +54,12 @@ class Runner:
         ledger: Ledger,
         *,
         retries: int = 1,
-        judge: Judge = lambda trial, step, value: False,
+        judge: Judge | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """retries: further attempts at a trial whose worker died; judge: whether a trial should stop at a value it reports."""
-        self._workers, self._ledger, self._retries, self._judge, self._say = workers, ledger, retries, judge, say
+        """retries: further attempts at a trial whose worker died; judge: whether a trial should stop at what it reports."""
+        self._workers, self._ledger, self._retries, self._say = workers, ledger, retries, say
+        self._judge = judge or Lenient()
         self._lost: dict[int, int] = {}
         self.running: dict[int, Trial] = {}
 
@@ -89,6 +90,8 @@ class Runner:
                 self._say(f"trial {trial.number}: {cause.reason}; trying it again")
                 self.start(self._ledger.again(trial, cause.reason))
                 continue
+            if result.pruned and result.estimate is None:
+                result = replace(result, estimate=self._judge.estimate(trial))
             taken.append(Ended(self._ledger.finish(trial, result), result))
         return taken
 

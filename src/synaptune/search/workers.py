@@ -13,7 +13,31 @@ from synaptune.search.reporting import reporting
 from synaptune.search.trial import Failure, Result, Trial, failure_of
 
 Evaluate = Callable[[Trial], Result]
-Judge = Callable[[Trial, int, float], bool]
+Hear = Callable[[Trial, int, float], bool]
+
+
+class Judge(Protocol):
+    """Decides at each value that a trial reports."""
+
+    def __call__(self, trial: Trial, step: int, value: float) -> bool:
+        """Whether the trial should stop there."""
+        ...
+
+    def estimate(self, trial: Trial) -> float | None:
+        """The objective that a trial it stopped was heading for; null when too little is known of it."""
+        ...
+
+
+class Lenient:
+    """Lets every trial end by itself."""
+
+    def __call__(self, trial: Trial, step: int, value: float) -> bool:
+        """Never."""
+        return False
+
+    def estimate(self, trial: Trial) -> float | None:
+        """Of a trial that stopped by itself nothing is known."""
+        return None
 
 
 class Ended(NamedTuple):
@@ -32,10 +56,10 @@ class Workers(Protocol):
         """Begin a trial; there is a free place for it."""
         ...
 
-    def ended(self, judge: Judge) -> Sequence[Ended]:
+    def ended(self, hear: Hear) -> Sequence[Ended]:
         """Wait until a trial has ended, or something else calls for attention (nothing has ended then).
 
-        judge: told each value a trial reports (trial, step, value), and says whether that trial should stop.
+        hear: told each value a trial reports (trial, step, value); answers whether that trial should stop.
         """
         ...
 
@@ -113,16 +137,33 @@ class Inline:
         """Keep the trial for `ended`, which runs it."""
         self._next = trial
 
-    def ended(self, judge: Judge) -> Sequence[Ended]:
+    def ended(self, hear: Hear) -> Sequence[Ended]:
         """Run the trial."""
         trial, self._next = self._next, None
         if trial is None:
             return ()
-        with reporting(lambda step, value: judge(trial, step, value)):
+        with reporting(lambda step, value: hear(trial, step, value)):
             return (Ended(trial, attempt(self._evaluate, trial, self._timeout)),)
 
     def close(self) -> None:
         """Nothing runs between two calls."""
+
+
+class Idle:
+    """No workers at all: for what is set up before there are any."""
+
+    count = 0
+
+    def start(self, trial: Trial) -> None:
+        """There is no free place."""
+        raise AssertionError("no workers")
+
+    def ended(self, hear: Hear) -> Sequence[Ended]:
+        """Nothing runs."""
+        return ()
+
+    def close(self) -> None:
+        """Nothing runs."""
 
 
 class Batches:
@@ -136,7 +177,7 @@ class Batches:
         """Keep the trial for `ended`, which runs all that wait."""
         self._waiting.append(trial)
 
-    def ended(self, judge: Judge) -> Sequence[Ended]:
+    def ended(self, hear: Hear) -> Sequence[Ended]:
         """Run the batch."""
         batch, self._waiting = self._waiting, []
         return [Ended(trial, result) for trial, result in zip(batch, self._launch(batch), strict=True)]

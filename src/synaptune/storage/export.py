@@ -32,10 +32,10 @@ def write_best(path: Path, study: str, best: Trial) -> None:
 
 
 def described(folder: Path) -> dict[str, dict[str, Any]]:
-    """metrics and facts of a run folder's result.json; empty where a task writes none."""
+    """metrics and facts of a run folder's result.json; empty where a task writes none. A pruned run has the fact `pruned_at`."""
     try:
         content = json.loads((folder / "result.json").read_text())
     except FileNotFoundError:
         return {}
-    facts = {key: content[key] for key in ("data_fingerprint", "device") if key in content}
+    facts = {key: content[key] for key in ("data_fingerprint", "device", "pruned_at") if content.get(key) is not None}
     return {"metrics": content.get("metrics", {}), "facts": facts | {"run_fingerprint": content.get("config_fingerprint")}}

@@ -1,0 +1,134 @@
+"""What every protocol command begins with: options, composed configuration, study, workers; and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from synaptune.errors import UserError, mistake, of_disk
+from synaptune.protocol import Protocol, TrainingRun, with_reference
+from synaptune.search.config import Home, StudyConfig, home
+from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers
+from synaptune.search.loop import Plan
+from synaptune.search.optimizers import Engine
+from synaptune.search.space import Space
+from synaptune.search.workers import Idle
+from synaptune.storage.study import Study
+
+CONF = Path(__file__).parents[2] / "conf"
+VALIDATION_SEEDS = 5
+_OPTIMIZER = "cma"
+
+
+class Composed(NamedTuple):
+    """base: the resolved configuration; place: of its study; given: names that the command line fixes."""
+
+    base: DictConfig
+    place: Home
+    given: frozenset[str]
+
+
+def guarded(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+    """Run a protocol command; its exit code: 2 after a mistake, 130 after Ctrl-C."""
+    try:
+        command(options)
+        return 0
+    except (UserError, OSError) as error:
+        found = of_disk(error, "make room (or set study.dir) and give the same command") if isinstance(error, OSError) else error
+        if found is None:
+            raise
+        print(found, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on, every finished run is kept", file=sys.stderr)
+        return 130
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every protocol has."""
+    parser.add_argument("--seeds", type=int, default=VALIDATION_SEEDS, help=f"fresh seeds of the validation (default {VALIDATION_SEEDS})")
+    parser.add_argument("--study", default=None, help="name of the study (default: that of the search space)")
+    parser.add_argument("--go-on", action="store_true", help="go on even when a check or a gate says stop")
+    parser.add_argument("overrides", nargs="*", help="overrides of conf/train.yaml, e.g. scale=smoke data=text data.path=FILE")
+
+
+def composed(overrides: Sequence[str], study: str | None) -> Composed:
+    """The configuration of overrides; raises UserError for every one that does not fit. study: its name, null is the search space's."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from synaptune.build import apply_tuned
+    from synaptune.entry import check_words, override_faults
+    from synaptune.schema import register
+
+    register()
+    check_words(overrides)
+    if of_hydra := [override for override in overrides if override.lstrip("+~").startswith("hydra")]:
+        raise mistake(
+            got=" ".join(of_hydra),
+            expected="overrides of conf/train.yaml: the protocol brings its own optimizer",
+            do="leave it out; --budget sets the evaluations",
+        )
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            base = compose("train", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        found = override_faults(overrides, CONF, "train")
+        if found:
+            raise UserError("\n".join(map(str, found))) from error
+        raise mistake(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
+    if base.tuned is not None:
+        apply_tuned(base, overrides)
+        base.tuned = None
+    config = OmegaConf.to_object(base.study)
+    assert isinstance(config, StudyConfig)
+    config.name = study or config.name
+    given = frozenset(override.lstrip("+~").split("=", 1)[0] for override in overrides)
+    return Composed(base, home(config, str(base.search_space.name)), given)
+
+
+@contextmanager
+def opened(
+    base: DictConfig, place: Home, space: Space, *, budget: int, seeds: Sequence[int], go_on: bool, settings: dict[str, Any]
+) -> Iterator[Protocol]:
+    """The protocol of a study, with its workers, for as long as the block lasts.
+
+    budget: evaluations of its (first) search; seeds: fresh ones of the validation; settings: of the search, beside the optimizer.
+    Raises UserError for values that cannot be, and as storage/study.py does.
+    """
+    if len(seeds) < 2:
+        raise mistake(got=f"--seeds {len(seeds)}", expected="at least 2, for an interval", do="correct it")
+    workers, trial = OmegaConf.to_object(base.workers), OmegaConf.to_object(base.trial)
+    assert isinstance(workers, WorkersConfig)
+    assert isinstance(trial, TrialConfig)
+    check_execution(workers, trial)
+    if base.search.seeds < 1 or (base.search.seeds > 1 and base.pruner.name != "none"):
+        raise mistake(
+            got=f"search.seeds={base.search.seeds} with pruner={base.pruner.name}",
+            expected="at least 1; more than 1 only without a pruner, which would judge each seed alone",
+            do="correct search.seeds, or set pruner=none",
+        )
+    from synaptune.spaces import configuration_of, resumed_engine
+    from synaptune.storage.environment import code_version, device_name
+
+    plan = Plan(budget, retries=trial.retries)
+    plan.check()
+    engine = Engine(_OPTIMIZER, int(base.seed), workers.count, budget)
+    about = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, **settings}
+    with Study(place, configuration_of(base, space, about)) as study:
+        engine = resumed_engine(study, engine)
+        protocol = Protocol(base, space, study, engine, plan, tuple(seeds), go_on, device_name(), code_version(), Idle())
+        base = with_reference(protocol)
+        pool = make_workers(workers, trial, TrainingRun(base, place.name, place.trials), place.folder)
+        try:
+            yield replace(protocol, base=base, pool=pool)
+        finally:
+            pool.close()

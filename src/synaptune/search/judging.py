@@ -1,0 +1,50 @@
+"""A pruner over the trials of a search: it keeps what every trial has reported, and asks the pruner at each report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from synaptune.objective.curve import extrapolate
+from synaptune.search.pruning import History, Pruner
+from synaptune.search.trial import Trial
+
+_KNOWN: dict[str, Literal["running", "complete", "pruned"]] = {"complete": "complete", "pruned": "pruned"}
+
+
+class Judging:
+    """Whether a trial should stop; call it at a report, and tell it every trial that ended."""
+
+    def __init__(self, pruner: Pruner, earlier: Iterable[tuple[Trial, Mapping[int, float]]], *, maximize: bool = False) -> None:
+        """earlier: trials that have ended, each with the values it reported by step; maximize: reported values are to be large."""
+        self._pruner, self._sign = pruner, -1.0 if maximize else 1.0
+        self._histories: dict[int, History] = {}
+        for trial, values in earlier:
+            self._keep(trial, {step: self._sign * value for step, value in values.items()})
+
+    def __call__(self, trial: Trial, step: int, value: float) -> bool:
+        """Take a report; whether the trial should stop there."""
+        known = self._histories.get(trial.number)
+        # A trial that is run again reports from its beginning, and what a lost attempt reported is no part of it.
+        before = {} if known is None else {at: loss for at, loss in known.losses.items() if at < step}
+        history = History(trial.number, "running", before | {step: self._sign * value})
+        self._histories[trial.number] = history
+        return self._pruner.prune(history, [other for other in self._histories.values() if other.number != trial.number])
+
+    def estimate(self, trial: Trial) -> float | None:
+        """Where the power law of its reports (objective/curve.py) puts a trial at the last step that others reached."""
+        known = self._histories.get(trial.number)
+        last = max((history.step or 0 for history in self._histories.values()), default=0)
+        end = None if known is None else extrapolate(list(known.losses.items()), last)
+        return None if end is None else self._sign * end.mean
+
+    def ended(self, trial: Trial) -> None:
+        """Take in how a trial ended; a failed one is no measure for others."""
+        known = self._histories.pop(trial.number, None)
+        if known is not None:
+            self._keep(trial, known.losses)
+
+    def _keep(self, trial: Trial, losses: Mapping[int, float]) -> None:
+        state = _KNOWN.get(trial.state)
+        if state is not None and losses:
+            self._histories[trial.number] = History(trial.number, state, losses)
