@@ -93,7 +93,7 @@ class Pycma:
     def __init__(self, dimension: int, seed: int, handler: str) -> None:
         import cma
 
-        options = {"bounds": [0.0, 1.0], "BoundaryHandler": handler, "seed": seed + 1, "verbose": -9}
+        options = {"bounds": [0.0, 1.0], "BoundaryHandler": getattr(cma.boundary_handler, handler), "seed": seed + 1, "verbose": -9}
         self._strategy = cma.CMAEvolutionStrategy([0.5] * dimension, STEP, options)
 
     def ask(self) -> list[np.ndarray]:
