@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from synaptune.data.config import DataConfig, data_faults
 from synaptune.errors import UserError, mistake
 from synaptune.hints import nearest
 from synaptune.model.config import ModelConfig, model_faults
-from synaptune.objective.curve import projected
+from synaptune.objective.curve import LEAST_POINTS, projected
 from synaptune.objective.score import ObjectiveConfig, check_ready, objective_faults, score
 from synaptune.parameters import faults
 from synaptune.search import reporting
@@ -28,13 +29,15 @@ from synaptune.search.pruning import PrunerConfig, pruner_faults
 from synaptune.synapse.circuit import SPECS, SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig, training_faults
 from synaptune.training.errors import Pruned, Report
+from synaptune.training.schedules import evaluation_steps
 
 
 class Outcome(NamedTuple):
     """objective: what a search minimises; metrics: by name, in the units of objective/metrics.py; run_dir: where it all is.
 
     pruned_at: the step after which a report ended the run, null for a whole one. The objective and the validation loss of a
-    pruned run are those it was heading for (objective/curve.py), null and absent when too little of its curve is known.
+    pruned run, and of a proxy, are those it was heading for (objective/curve.py), null and absent when too little of its curve
+    is known.
     """
 
     objective: float | None
@@ -66,11 +69,12 @@ def settings(cfg: DictConfig) -> Settings:
     found = model_faults(built.model) + faults(built.synapse) + data_faults(built.data, built.model.context)
     found += training_faults(built.training, built.logger) + objective_faults(built.objective)
     found += pruner_faults(built.pruner, built.training.evaluations)
+    found += _proxy_faults(built) if not found else []
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         found.append(f"seed={cfg.seed}: expected an integer of at least 0")
     if found:
         raise UserError("got a configuration that cannot run\n  " + "\n  ".join(found) + "\n  to do: correct these values and start again")
-    return _shortened(built) if built.objective.name == "proxy" else built
+    return built
 
 
 def _metrics_of(built: Settings) -> set[str]:
@@ -80,12 +84,36 @@ def _metrics_of(built: Settings) -> set[str]:
     return {"val_loss", "val_perplexity", "val_calibration_error", "tokens_per_second"} | recall | experts
 
 
-def _shortened(built: Settings) -> Settings:
-    """A run of a fraction of the steps with a schedule of its own; what is a part of the run stays the same part."""
-    fraction, structural = built.objective.fraction, built.synapse.structural
-    training = dataclasses.replace(built.training, steps=max(1, round(fraction * built.training.steps)))
-    structural = dataclasses.replace(structural, structural_interval=max(1, round(fraction * structural.structural_interval)))
-    return built._replace(training=training, synapse=dataclasses.replace(built.synapse, structural=structural))
+def _last_step(built: Settings) -> int:
+    """The step that a run is trained to: a proxy stops on its way, on the schedule of the whole run."""
+    part = built.objective.fraction if built.objective.name == "proxy" else 1.0
+    return math.ceil(part * built.training.steps)
+
+
+def _proxy_faults(built: Settings) -> list[str]:
+    """One line when a proxy has too few validations to extrapolate from; empty when all is well."""
+    points = sum(step <= _last_step(built) for step in evaluation_steps(built.training))
+    if built.objective.name != "proxy" or points >= LEAST_POINTS:
+        return []
+    return [
+        f"objective.fraction={built.objective.fraction:g}: {points} of training.evaluations={built.training.evaluations} fall into it,"
+        f" expected at least {LEAST_POINTS} to extrapolate from"
+    ]
+
+
+def _stopping(built: Settings, report: Report | None) -> Report | None:
+    """The report of a run, which also ends a proxy after its fraction of the steps."""
+    last = _last_step(built)
+    if last == built.training.steps:
+        return report
+
+    def told(step: int, loss: float) -> None:
+        if report is not None:
+            report(step, loss)
+        if step >= last:
+            raise Pruned(step)
+
+    return told
 
 
 def check(cfg: DictConfig) -> None:
@@ -187,13 +215,13 @@ def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bo
         fingerprint=identity,
         record=record,
         in_search=in_search,
-        report=report,
+        report=_stopping(built, report),
     )
     fitted = fit(job)
     metrics = fitted.metrics
     seconds = time.perf_counter() - began
     metrics["setup_seconds"] = seconds - fitted.busy_seconds
-    pruned_at = int(metrics["steps"]) if fitted.pruned else None
+    pruned_at = int(metrics["steps"]) if fitted.pruned and metrics["steps"] < _last_step(built) else None
     if fitted.pruned:
         metrics = projected(metrics, fitted.curve, built.training.steps)
     objective = score(built.objective, metrics, generation) if "val_loss" in metrics else None

@@ -126,12 +126,27 @@ def test_pruned_travels_between_processes():
     assert (type(again), again.step, str(again)) == (Pruned, 12, "pruned at step 12")
 
 
-def test_a_proxy_trains_a_part_of_the_steps_on_their_own_schedule(reported, tmp_path):
-    proxy = reported(tmp_path / "proxy", None, "objective=proxy", "objective.fraction=0.5")
-    short = reported(tmp_path / "short", None, "training.steps=12")
-    assert proxy.metrics["steps"] == 12
-    assert proxy.objective == short.objective
-    assert written(tmp_path / "proxy")["config_fingerprint"] == written(tmp_path / "short")["config_fingerprint"]
+def test_a_proxy_stops_on_the_way_of_the_whole_run_and_tells_where_it_leads(reported, tmp_path):
+    proxy = reported(tmp_path / "proxy", None, "objective=proxy", "objective.fraction=0.5", *EVALUATED)
+    whole = reported(tmp_path / "whole")
+    prefix = written(tmp_path / "whole")["curve"][:6]
+    expected = extrapolate([(step, loss) for step, loss in prefix], 24)
+    assert expected is not None
+    assert written(tmp_path / "proxy")["curve"] == prefix
+    assert (proxy.objective, proxy.pruned_at, proxy.metrics["steps"]) == (expected.mean, None, 12)
+    again = reported(tmp_path / "proxy", None, "training.resume=true")  # a proxy that won can be trained on
+    assert again.objective == whole.objective
+
+
+def test_a_proxy_can_be_pruned(reported, tmp_path):
+    told = []
+    assert reported(tmp_path, ends_at(8, told), "objective=proxy", "objective.fraction=0.5", *EVALUATED).pruned_at == 8
+    assert [step for step, _ in told] == [2, 4, 6, 8]
+
+
+def test_a_proxy_with_too_little_to_extrapolate_from_is_refused(reported, tmp_path):
+    with pytest.raises(UserError, match=r"objective\.fraction=0\.25: 3 of training\.evaluations=12"):
+        reported(tmp_path, None, "objective=proxy", *EVALUATED)
 
 
 def test_an_objective_that_cannot_be_scored_is_refused_before_training(reported, tmp_path):

@@ -5,7 +5,7 @@
                 calibration error, r_i the share of the baseline (measures.py)         [1]   (2)
     hybrid      (1) before generation `switch`, (2) from it on; the two are never ranked against each other
     pareto      one number for a vector of objectives, eq. (4) of pareto.py            [1]   (3)
-    proxy       (1) of a run with a fraction of the steps and a schedule of their own
+    proxy       (1) extrapolated from a fraction of the steps (curve.py)       [nats/token]
 
 Scores need nothing but the metrics of a run, which the study keeps: to score a trial again is to call `score`.
 Source: the plan of the search.
