@@ -24,6 +24,7 @@ from synaptune.search.loop import Plan, search
 from synaptune.search.optimizers import Engine, make_optimizer
 from synaptune.search.space import Space
 from synaptune.search.state import StateFile
+from synaptune.search.stopping import StopConfig, rules
 from synaptune.search.trial import Trial, best_of
 from synaptune.storage.study import Study
 
@@ -72,9 +73,11 @@ def _run(options: argparse.Namespace) -> None:
     if options.seeds < 2:
         raise mistake(got=f"--seeds {options.seeds}", expected="at least 2, for an interval", do="correct it")
     base, place, space = _composed(options)
-    workers, trial = OmegaConf.to_object(base.workers), OmegaConf.to_object(base.trial)
+    workers, trial, stop = (OmegaConf.to_object(base[group]) for group in ("workers", "trial", "stop"))
     assert isinstance(workers, WorkersConfig)
     assert isinstance(trial, TrialConfig)
+    assert isinstance(stop, StopConfig)
+    ending = rules(stop, maximize=False)
     check_execution(workers, trial)
     from synaptune.spaces import configuration_of, resumed_engine
     from synaptune.storage.environment import code_version, device_name
@@ -87,7 +90,7 @@ def _run(options: argparse.Namespace) -> None:
         pool = make_workers(workers, trial, TrainingRun(base, place.name, place.trials), place.folder)
         plan = Plan(plan.budget, retries=trial.retries)
         try:
-            _stages(Protocol(base, space, study, engine, plan, seeds, options.go_on, device_name(), code_version(), pool))
+            _stages(Protocol(base, space, study, engine, plan, seeds, options.go_on, device_name(), code_version(), pool, ending))
         finally:
             pool.close()
 
@@ -225,6 +228,7 @@ def _search(protocol: Protocol) -> list[Trial]:
             state=StateFile(protocol.study.place.folder / "optimizer.pkl", protocol.engine, protocol.space.describe()),
             workers=protocol.workers(),
             watch=TrialLines(budget, "evaluation", earlier=ended),
+            stop=protocol.stop,
             say=_say,
         )
     best = best_of(trials)

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.report.lines import TrialLines
-from synaptune.search.loop import Plan
+from synaptune.search.loop import Plan, Stop
 from synaptune.search.optimizers import Engine
 from synaptune.search.runner import Runner, run_all
 from synaptune.search.space import Space, Unit
@@ -28,7 +28,7 @@ class Protocol:
     """What one command works on.
 
     base: the resolved configuration; seeds: fresh ones of the validation; go_on: search even when sanity fails; device, code: facts
-    stored with every trial; pool: where the runs are made.
+    stored with every trial; pool: where the runs are made; stop: ends the search, and only it, before its budget.
     """
 
     base: DictConfig
@@ -41,6 +41,7 @@ class Protocol:
     device: str
     code: str
     pool: Workers
+    stop: Stop
 
     @property
     def seed(self) -> int:

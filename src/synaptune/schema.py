@@ -16,7 +16,7 @@ from synaptune.data.config import DataConfig
 from synaptune.model.config import ModelConfig
 from synaptune.objective.score import ObjectiveConfig
 from synaptune.search import config as search
-from synaptune.search import execution
+from synaptune.search import execution, stopping
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig
 
@@ -42,6 +42,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("fraction_of_steps", _fraction_of_steps, replace=True)
     search.register()
     execution.register()
+    stopping.register()
 
 
 def _fraction_of_steps(fraction: float, *, _root_: DictConfig) -> int:

@@ -33,6 +33,7 @@ from synaptune.search.loop import Plan, search
 from synaptune.search.optimizers import Engine, Grid, make_optimizer
 from synaptune.search.space import Space, Value
 from synaptune.search.state import StateFile
+from synaptune.search.stopping import StopConfig, check_stop, rules
 from synaptune.search.syntax import dimension_from_config, dimension_of
 from synaptune.search.trial import Result, Trial, best_of, failure_of
 from synaptune.search.workers import Batches, Workers
@@ -68,6 +69,7 @@ class Sweep:
     place: Home
     workers: WorkersConfig
     trial: TrialConfig
+    stop: StopConfig
     configuration: dict[str, Any]
 
 
@@ -91,9 +93,10 @@ def understand(request: Request) -> Sweep:
     OmegaConf.set_struct(base, False)
     del base["hydra"]
     space = _space(base, choices, swept, request.parametrization, {override.key_or_group for override in fixed})
-    study, workers, trial = (_typed(base, name, kind) for name, kind in _ABOUT.items())
+    study, workers, trial, stop = (_typed(base, name, kind) for name, kind in _ABOUT.items())
     workers.count = optim.num_workers or workers.count
     check_execution(workers, trial)
+    check_stop(stop)
     plan = replace(plan, retries=trial.retries)
     kind = OmegaConf.select(base, "search_space.name") or job_name
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
@@ -112,11 +115,12 @@ def understand(request: Request) -> Sweep:
         place=home(study, f"{kind}-{engine.name.lower()}"),
         workers=workers,
         trial=trial,
+        stop=stop,
         configuration=configuration_of(base, space, settings),
     )
 
 
-_ABOUT = {"study": StudyConfig, "workers": WorkersConfig, "trial": TrialConfig}
+_ABOUT = {"study": StudyConfig, "workers": WorkersConfig, "trial": TrialConfig, "stop": StopConfig}
 
 
 def _typed(base: DictConfig, name: str, kind: type) -> Any:
@@ -134,10 +138,11 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
     with Study(sweep.place, sweep.configuration, maximize=sweep.plan.maximize) as study:
         engine = resumed_engine(study, sweep.engine)
         plan = sweep.plan
-        if engine.name == "grid":
-            grid = make_optimizer(engine, sweep.space)
-            assert isinstance(grid, Grid)
-            plan = replace(plan, budget=min(grid.size, plan.budget or grid.size))
+        optimizer = make_optimizer(engine, sweep.space)
+        if isinstance(optimizer, Grid):
+            plan = replace(plan, budget=min(optimizer.size, plan.budget or optimizer.size))
+        # A grid or a sample is wanted whole: points that follow no loss have no plateau.
+        stop = rules(sweep.stop if optimizer.learns else replace(sweep.stop, plateau=None), maximize=plan.maximize)
         facts = {"seed": OmegaConf.select(sweep.base, "seed"), "code_version": code_version()}
         if "synapse" in sweep.base:
             facts["device"] = device_name()
@@ -154,6 +159,7 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
                 state=StateFile(sweep.place.folder / "optimizer.pkl", engine, sweep.space.describe()),
                 workers=workers,
                 watch=TrialLines(plan.budget, maximize=plan.maximize, earlier=earlier),
+                stop=stop,
                 say=print,
             )
         finally:
