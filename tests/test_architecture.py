@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "synaptune"
 ORDER = (
     *("errors", "hints", "cache", "seeds"),
     *("parameters", "synapse", "model", "data", "objective", "training", "search", "storage", "analysis", "report"),
-    *("schema", "build", "entry", "spaces", "protocol", "sweep", "phase1", "cli", "docs"),
+    *("notify", "schema", "build", "entry", "spaces", "protocol", "sweep", "phase1", "cli", "docs"),
 )
 LONGEST = 350  # lines
 SLOW = ("nevergrad", "wandb", "optuna", "lightning", "plotly", "datasets", "tokenizers", "tensorboard", "scipy")

@@ -17,6 +17,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.errors import UserError, mistake, of_disk
+from synaptune.notify import Notifier, NotifyConfig
 from synaptune.protocol import Protocol, TrainingRun, measured
 from synaptune.search.config import Home, StudyConfig, home
 from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers
@@ -74,9 +75,11 @@ def _run(options: argparse.Namespace) -> None:
         raise mistake(got=f"--seeds {options.seeds}", expected="at least 2, for an interval", do="correct it")
     base, place, space = _composed(options)
     workers, trial, stop = (OmegaConf.to_object(base[group]) for group in ("workers", "trial", "stop"))
+    receivers = OmegaConf.to_object(base.notify)
     assert isinstance(workers, WorkersConfig)
     assert isinstance(trial, TrialConfig)
     assert isinstance(stop, StopConfig)
+    assert isinstance(receivers, NotifyConfig)
     ending = rules(stop, maximize=False)
     check_execution(workers, trial)
     from synaptune.spaces import configuration_of, resumed_engine
@@ -84,13 +87,15 @@ def _run(options: argparse.Namespace) -> None:
 
     engine = Engine(_OPTIMIZER, int(base.seed), workers.count, plan.budget)
     settings = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, "protocol": "phase1"}
-    with Study(place, configuration_of(base, space, settings)) as study:
+    notifier = Notifier(receivers, place.name)
+    with notifier.ending(), Study(place, configuration_of(base, space, settings)) as study:
         seeds = tuple(int(base.seed) + _FRESH + number for number in range(options.seeds))
         engine = resumed_engine(study, engine)
         pool = make_workers(workers, trial, TrainingRun(base, place.name, place.trials), place.folder)
         plan = Plan(plan.budget, retries=trial.retries)
         try:
-            _stages(Protocol(base, space, study, engine, plan, seeds, options.go_on, device_name(), code_version(), pool, ending))
+            facts = device_name(), code_version()
+            _stages(Protocol(base, space, study, engine, plan, seeds, options.go_on, *facts, pool, ending, notifier))
         finally:
             pool.close()
 
@@ -218,6 +223,8 @@ def _search(protocol: Protocol) -> list[Trial]:
     trials = ledger.trials()
     ended = [trial for trial in trials if trial.state != "running"]
     assert budget is not None
+    size = make_optimizer(protocol.engine, protocol.space).generation_size
+    watch = protocol.notifier.watch(TrialLines(budget, "evaluation", earlier=ended), size=size, total=budget, earlier=ended)
     if len(ended) < max(budget, len(trials)):
         _say(f"search: {budget} evaluations" + (f", {len(ended)} of them done before" if ended else ""))
         trials = search(
@@ -227,7 +234,7 @@ def _search(protocol: Protocol) -> list[Trial]:
             ledger=ledger,
             state=StateFile(protocol.study.place.folder / "optimizer.pkl", protocol.engine, protocol.space.describe()),
             workers=protocol.workers(),
-            watch=TrialLines(budget, "evaluation", earlier=ended),
+            watch=watch,
             stop=protocol.stop,
             say=_say,
         )

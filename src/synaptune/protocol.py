@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from synaptune.notify import Notifier
 from synaptune.report.lines import TrialLines
 from synaptune.search.loop import Plan, Stop
 from synaptune.search.optimizers import Engine
@@ -28,7 +29,8 @@ class Protocol:
     """What one command works on.
 
     base: the resolved configuration; seeds: fresh ones of the validation; go_on: search even when sanity fails; device, code: facts
-    stored with every trial; pool: where the runs are made; stop: ends the search, and only it, before its budget.
+    stored with every trial; pool: where the runs are made; stop: ends the search, and only it, before its budget;
+    notifier: hears of the search.
     """
 
     base: DictConfig
@@ -42,6 +44,7 @@ class Protocol:
     code: str
     pool: Workers
     stop: Stop
+    notifier: Notifier
 
     @property
     def seed(self) -> int:

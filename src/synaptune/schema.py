@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from synaptune import notify
 from synaptune.data.config import DataConfig
 from synaptune.model.config import ModelConfig
 from synaptune.objective.score import ObjectiveConfig
@@ -43,6 +44,7 @@ def register() -> None:
     search.register()
     execution.register()
     stopping.register()
+    notify.register()
 
 
 def _fraction_of_steps(fraction: float, *, _root_: DictConfig) -> int:

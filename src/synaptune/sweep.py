@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from synaptune.entry import names_of
 from synaptune.errors import mistake
 from synaptune.hints import nearest
+from synaptune.notify import Notifier, NotifyConfig
 from synaptune.report.lines import TrialLines
 from synaptune.search.config import Home, StudyConfig, home
 from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers
@@ -135,7 +136,8 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
     """
     sweep = understand(request)
     launcher = launcher_in(str(sweep.place.trials))
-    with Study(sweep.place, sweep.configuration, maximize=sweep.plan.maximize) as study:
+    notifier = Notifier(_typed(sweep.base, "notify", NotifyConfig), sweep.place.name)
+    with notifier.ending(), Study(sweep.place, sweep.configuration, maximize=sweep.plan.maximize) as study:
         engine = resumed_engine(study, sweep.engine)
         plan = sweep.plan
         optimizer = make_optimizer(engine, sweep.space)
@@ -149,6 +151,9 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
         ledger = PhaseLedger(study, sweep.space, "search", facts)
         earlier = [trial for trial in ledger.trials() if trial.state != "running"]
         _announce(sweep, plan, len(earlier))
+        lines = TrialLines(plan.budget, maximize=plan.maximize, earlier=earlier)
+        size = optimizer.generation_size
+        watch = notifier.watch(lines, size=size, total=plan.budget, maximize=plan.maximize, earlier=earlier)
         workers = _workers(sweep, request, launcher)
         try:
             trials = search(
@@ -158,7 +163,7 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
                 ledger=ledger,
                 state=StateFile(sweep.place.folder / "optimizer.pkl", engine, sweep.space.describe()),
                 workers=workers,
-                watch=TrialLines(plan.budget, maximize=plan.maximize, earlier=earlier),
+                watch=watch,
                 stop=stop,
                 say=print,
             )
