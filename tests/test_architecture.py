@@ -13,7 +13,22 @@ PACKAGE = ROOT / "src" / "synaptune"
 ORDER = (
     *("errors", "hints", "cache", "seeds"),
     *("parameters", "synapse", "model", "data", "objective", "training", "search", "storage", "analysis", "report"),
-    *("schema", "build", "entry", "spaces", "conduct", "protocol", "opening", "sweep", "phase1", "phase2", "manager", "cli", "docs"),
+    *(
+        "notify",
+        "schema",
+        "build",
+        "entry",
+        "spaces",
+        "conduct",
+        "protocol",
+        "opening",
+        "sweep",
+        "phase1",
+        "phase2",
+        "manager",
+        "cli",
+        "docs",
+    ),
 )
 LONGEST = 350  # lines
 SLOW = ("nevergrad", "wandb", "optuna", "lightning", "plotly", "datasets", "tokenizers", "tensorboard", "scipy")

@@ -87,11 +87,25 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     assert "training.steps: the study has 24, this command 30" in other.stderr
 
 
+@pytest.mark.slow
+def test_a_search_that_stops_early_goes_on_to_the_verdict_and_stays_stopped(tmp_path):
+    words = [*WORDS, "search_space.parameters=[synapse.calcium.tau_c]", "stop.target=100", "--budget", "8"]
+    for _ in range(2):
+        ended = run(tmp_path, *words)
+        assert ended.returncode == 0, ended.stderr
+        assert "search: stopped at objective" in ended.stdout
+        assert "Verdict of study phase1" in ended.stdout
+        phases = [trial.user_attrs["phase"] for trial in stored(tmp_path)]
+        assert 0 < phases.count("search") < 8
+        assert phases.count("validation") == 4
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--budget", "0"], "budget=0"),
         (["--seeds", "1"], "--seeds 1"),
+        (["scale=smoke", "stop.money=5"], "stop.price"),
         (["scale=smoke", "training.stepz=3"], "training.steps"),
         (["scale=smoke", "model.experts=1"], "model.experts is 1"),
         (["scale=smoke", "data=text", "data.path=nosuch.txt"], "nosuch.txt"),

@@ -180,7 +180,8 @@ def run(
     folder = Path(run_dir) if run_dir is not None else Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     in_search = run_dir is not None or (hydra_runs and HydraConfig.get().mode == RunMode.MULTIRUN)
-    return _run(built, folder, flat(cfg), in_search=in_search, report=report or _told_the_search, generation=generation)
+    record = {name: value for name, value in flat(cfg).items() if not name.startswith("notify.")}  # its URLs hold secrets
+    return _run(built, folder, record, in_search=in_search, report=report or _told_the_search, generation=generation)
 
 
 def _told_the_search(step: int, loss: float) -> None:

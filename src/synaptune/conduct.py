@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from synaptune.notify import Notifier
 from synaptune.search.contract import Engine, Told
 from synaptune.search.judging import Judging
 from synaptune.search.loop import Plan, Watch, search
+from synaptune.search.optimizers import make_optimizer
 from synaptune.search.pruning import NoPruner, Pruner
 from synaptune.search.space import Space
 from synaptune.search.state import StateFile
+from synaptune.search.stopping import StopConfig, rules
 from synaptune.search.trial import Trial, loss_of
 from synaptune.search.warm import Known, WarmStart, warm_start
 from synaptune.search.workers import Workers
@@ -23,43 +27,51 @@ def conduct(
     plan: Plan,
     workers: Workers,
     *,
+    lines: Watch,
     pruner: Pruner | None = None,
     prior: Sequence[Told] = (),
-    watch: Iterable[Watch] = (),
+    stop: StopConfig | None = None,
+    notifier: Notifier | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Trial]:
     """Search a phase to its budget from wherever the study has it; returns all its trials. Raises as search/loop.py does.
 
-    pruner: stops trials by what they report; prior: points of an earlier study, for the optimizers that take them.
+    lines: shows every ended trial; pruner: stops trials by what they report; prior: points of an earlier study, for the optimizers
+    that take them; stop: reasons to end before the budget; notifier: tells others of what happens.
     """
-    watching, judge = list(watch), None
+    optimizer = make_optimizer(engine, ledger.space, prior)
+    ended = [trial for trial in ledger.trials() if trial.state != "running"]
+    watch, judge, stop = lines, None, stop or StopConfig(plateau=None)
+    if notifier is not None:
+        size = optimizer.generation_size
+        watch = notifier.watch(lines, size=size, total=plan.budget, maximize=plan.maximize, earlier=ended)
     if pruner is not None and not isinstance(pruner, NoPruner):
-        ended = [trial for trial in ledger.trials() if trial.state != "running"]
         judge = Judging(pruner, [(trial, ledger.intermediate(trial)) for trial in ended], maximize=plan.maximize)
 
     def watched(trial: Trial, finished: int) -> None:
         if judge is not None:
             judge.ended(trial)
         ledger.beat()
-        for listener in watching:
-            listener(trial, finished)
+        watch(trial, finished)
 
-    state = StateFile(ledger.study.place.folder / f"{_STATE.get(ledger.phase, ledger.phase)}.pkl", engine, ledger.space.describe())
     return search(
         ledger.space,
         engine,
         plan,
         ledger=ledger,
-        state=state,
+        state=StateFile(ledger.study.place.folder / _state_name(ledger.phase), engine, ledger.space.describe()),
         workers=workers,
         watch=watched,
         judge=judge,
         prior=prior,
+        # A grid or a sample is wanted whole: points that follow no loss have no plateau.
+        stop=rules(stop if optimizer.learns else replace(stop, plateau=None), maximize=plan.maximize),
         say=say,
     )
 
 
-_STATE = {"search": "optimizer"}
+def _state_name(phase: str) -> str:
+    return "optimizer.pkl" if phase == "search" else f"optimizer-{phase}.pkl"
 
 
 def begun_at(space: Space, start: str | None, *, maximize: bool = False) -> WarmStart:

@@ -125,7 +125,7 @@ class TrialManager:
 
             workers = make_workers(self._workers, self._trial, Scored(objective), self._place.folder)
             try:
-                conduct(ledger, engine, self._plan, workers, pruner=self._pruner, watch=[watch])
+                conduct(ledger, engine, self._plan, workers, lines=watch, pruner=self._pruner)
             finally:
                 workers.close()
                 self._live = None

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.errors import UserError, mistake, of_disk
+from synaptune.notify import Notifier, NotifyConfig
 from synaptune.protocol import Protocol, TrainingRun, with_reference
 from synaptune.search.config import Home, StudyConfig, home
 from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine
 from synaptune.search.space import Space
+from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.workers import Idle
 from synaptune.storage.study import Study
 
@@ -106,10 +108,14 @@ def opened(
     """
     if len(seeds) < 2:
         raise mistake(got=f"--seeds {len(seeds)}", expected="at least 2, for an interval", do="correct it")
-    workers, trial = OmegaConf.to_object(base.workers), OmegaConf.to_object(base.trial)
+    workers, trial, stop, told = (OmegaConf.to_object(base[group]) for group in ("workers", "trial", "stop", "notify"))
     assert isinstance(workers, WorkersConfig)
     assert isinstance(trial, TrialConfig)
+    assert isinstance(stop, StopConfig)
+    assert isinstance(told, NotifyConfig)
     check_execution(workers, trial)
+    check_stop(stop)
+    notifier = Notifier(told, place.name)
     if base.search.seeds < 1 or (base.search.seeds > 1 and base.pruner.name != "none"):
         raise mistake(
             got=f"search.seeds={base.search.seeds} with pruner={base.pruner.name}",
@@ -123,9 +129,10 @@ def opened(
     plan.check()
     engine = Engine(_OPTIMIZER, int(base.seed), workers.count, budget)
     about = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, **settings}
-    with Study(place, configuration_of(base, space, about)) as study:
+    with notifier.ending(), Study(place, configuration_of(base, space, about)) as study:
         engine = resumed_engine(study, engine)
-        protocol = Protocol(base, space, study, engine, plan, tuple(seeds), go_on, device_name(), code_version(), Idle())
+        here = device_name(), code_version()
+        protocol = Protocol(base, space, study, engine, plan, tuple(seeds), go_on, *here, Idle(), stop, notifier)
         base = with_reference(protocol)
         pool = make_workers(workers, trial, TrainingRun(base, place.name, place.trials), place.folder)
         try:

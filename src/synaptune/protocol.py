@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from synaptune.build import Outcome
 from synaptune.conduct import conduct
 from synaptune.errors import mistake
+from synaptune.notify import Notifier
 from synaptune.objective.score import ObjectiveConfig, needs_baseline, rescored, with_baseline
 from synaptune.objective.seeds import averaged, common_seeds
 from synaptune.report.lines import TrialLines
@@ -22,6 +23,7 @@ from synaptune.search.optimizers import Engine
 from synaptune.search.pruning import PrunerConfig, make_pruner
 from synaptune.search.runner import Runner, run_all
 from synaptune.search.space import Space, Unit
+from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Result, Trial, best_of
 from synaptune.search.workers import Ended, Hear, Inline, Workers
 from synaptune.storage.export import described
@@ -40,7 +42,8 @@ class Protocol:
     """What one command works on.
 
     base: the resolved configuration; seeds: fresh ones of the validation; go_on: search even when sanity fails; device, code: facts
-    stored with every trial; pool: where the runs are made.
+    stored with every trial; pool: where the runs are made; stop: reasons to end a search before its budget; notifier: tells
+    others of what happens.
     """
 
     base: DictConfig
@@ -53,6 +56,8 @@ class Protocol:
     device: str
     code: str
     pool: Workers
+    stop: StopConfig
+    notifier: Notifier
 
     @property
     def seed(self) -> int:
@@ -140,7 +145,18 @@ def searched(protocol: Protocol, ledger: PhaseLedger, plan: Plan, *, label: str 
         say(f"{label}: {budget} evaluations" + (f", {len(ended)} of them done before" if ended else ""))
         lines, training = TrialLines(budget, "evaluation", earlier=ended), protocol.base.training
         pruner = make_pruner(protocol.pruner, steps=training.steps, evaluations=training.evaluations, seed=protocol.engine.seed)
-        trials = conduct(ledger, protocol.engine, plan, protocol.workers(), pruner=pruner, prior=prior, watch=[lines], say=say)
+        trials = conduct(
+            ledger,
+            protocol.engine,
+            plan,
+            protocol.workers(),
+            lines=lines,
+            pruner=pruner,
+            prior=prior,
+            stop=protocol.stop,
+            notifier=protocol.notifier,
+            say=say,
+        )
     best = best_trial(protocol, trials)
     if best is not None:
         say(f"{label}: best objective {best.objective:.4f} in trial {best.number}")

@@ -12,11 +12,12 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import Container, DictConfig, OmegaConf
 
+from synaptune import notify
 from synaptune.data.config import DataConfig
 from synaptune.model.config import ModelConfig
 from synaptune.objective.score import ObjectiveConfig
 from synaptune.search import config as search
-from synaptune.search import execution
+from synaptune.search import execution, stopping
 from synaptune.search.pruning import PrunerConfig
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig
@@ -51,6 +52,8 @@ def register() -> None:
     OmegaConf.register_new_resolver("fraction_of_steps", _fraction_of_steps, replace=True)
     search.register()
     execution.register()
+    stopping.register()
+    notify.register()
 
 
 def _fraction_of_steps(fraction: float, *, _root_: DictConfig) -> int:

@@ -14,7 +14,7 @@ from synaptune.storage.study import Study
 
 # What may change between two commands of one study: it does not touch any result.
 _RUN = ("training.resume", "training.checkpoint_every", "training.device")
-_FREE = ("hydra", "study", "search_space", "workers", "trial", "logger", "name", *_RUN)
+_FREE = ("hydra", "study", "search_space", "workers", "trial", "stop", "notify", "logger", "name", *_RUN)
 
 
 def declared_space(base: DictConfig) -> list[Dimension]:

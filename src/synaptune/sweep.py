@@ -27,6 +27,7 @@ from synaptune.conduct import begun_at, conduct
 from synaptune.entry import names_of
 from synaptune.errors import mistake
 from synaptune.hints import nearest
+from synaptune.notify import Notifier, NotifyConfig
 from synaptune.report.lines import TrialLines
 from synaptune.search.config import Home, SearchConfig, StudyConfig, home
 from synaptune.search.contract import Told
@@ -35,6 +36,7 @@ from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine, Grid, make_optimizer
 from synaptune.search.pruning import Pruner, PrunerConfig, make_pruner
 from synaptune.search.space import Space, Value
+from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.syntax import dimension_from_config, dimension_of
 from synaptune.search.trial import Result, Trial, best_of, failure_of
 from synaptune.search.workers import Batches, Workers
@@ -70,6 +72,7 @@ class Sweep:
     place: Home
     workers: WorkersConfig
     trial: TrialConfig
+    stop: StopConfig
     prior: tuple[Told, ...]
     configuration: dict[str, Any]
 
@@ -94,9 +97,10 @@ def understand(request: Request) -> Sweep:
     OmegaConf.set_struct(base, False)
     del base["hydra"]
     space = _space(base, choices, swept, request.parametrization, {override.key_or_group for override in fixed})
-    study, begin, workers, trial = (_typed(base, name, kind) for name, kind in _ABOUT.items())
+    study, begin, workers, trial, stop = (_typed(base, name, kind) for name, kind in _ABOUT.items())
     workers.count = optim.num_workers or workers.count
     check_execution(workers, trial)
+    check_stop(stop)
     plan = replace(plan, retries=trial.retries)
     space, prior = begun_at(space, begin.start, maximize=plan.maximize)
     kind = OmegaConf.select(base, "search_space.name") or job_name
@@ -116,12 +120,13 @@ def understand(request: Request) -> Sweep:
         place=home(study, f"{kind}-{engine.name.lower()}"),
         workers=workers,
         trial=trial,
+        stop=stop,
         prior=prior,
         configuration=configuration_of(base, space, settings),
     )
 
 
-_ABOUT = {"study": StudyConfig, "search": SearchConfig, "workers": WorkersConfig, "trial": TrialConfig}
+_ABOUT = {"study": StudyConfig, "search": SearchConfig, "workers": WorkersConfig, "trial": TrialConfig, "stop": StopConfig}
 
 
 def _typed(base: DictConfig, name: str, kind: type) -> Any:
@@ -136,7 +141,8 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
     """
     sweep = understand(request)
     launcher = launcher_in(str(sweep.place.trials))
-    with Study(sweep.place, sweep.configuration, maximize=sweep.plan.maximize) as study:
+    notifier = Notifier(_typed(sweep.base, "notify", NotifyConfig), sweep.place.name)
+    with notifier.ending(), Study(sweep.place, sweep.configuration, maximize=sweep.plan.maximize) as study:
         engine = resumed_engine(study, sweep.engine)
         plan = sweep.plan
         if engine.name == "grid":
@@ -152,7 +158,17 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
         workers = _workers(sweep, request, launcher)
         try:
             lines = TrialLines(plan.budget, maximize=plan.maximize, earlier=earlier)
-            trials = conduct(ledger, engine, plan, workers, pruner=_pruner(sweep), prior=sweep.prior, watch=[lines])
+            trials = conduct(
+                ledger,
+                engine,
+                plan,
+                workers,
+                lines=lines,
+                pruner=_pruner(sweep),
+                prior=sweep.prior,
+                stop=sweep.stop,
+                notifier=notifier,
+            )
         finally:
             workers.close()
             _take_away(sweep, ledger)

@@ -122,6 +122,16 @@ def test_failed_trials_are_recorded_and_the_sweep_goes_on(tmp_path):
     assert "Traceback" in stored[1].user_attrs["traceback"]
 
 
+def test_a_sweep_that_reached_its_target_is_over_until_the_target_changes(tmp_path):
+    words = ["hydra/sweeper=nevergrad", "hydra.sweeper.optim.optimizer=OnePlusOne", "hydra.sweeper.optim.budget=5", *RANGES]
+    for _ in range(2):
+        ended = sweep(tmp_path, *words, "+stop.target=1e6")
+        assert "stopped at objective" in ended.stdout, ended.stderr
+        assert len(trials(tmp_path, "app-oneplusone")) == 1
+    assert sweep(tmp_path, *words).returncode == 0
+    assert len(trials(tmp_path, "app-oneplusone")) == 5
+
+
 def test_a_value_fixed_on_the_command_line_is_not_searched(tmp_path):
     parametrization = "+hydra.sweeper.parametrization={x: {lower: 0, upper: 10}, y: 'interval(1,100)'}"
     assert sweep(tmp_path, "hydra/sweeper=random", "hydra.sweeper.optim.budget=2", parametrization, "x=3").returncode == 0
@@ -135,6 +145,7 @@ def test_a_value_fixed_on_the_command_line_is_not_searched(tmp_path):
         (["hydra.sweeper.optim.num_workers=-1"], "num_workers=-1"),
         (["xx=interval(0,1)"], "closest: x"),
         (["study.resume=must"], "no study"),
+        (["+stop.hours=-1"], "stop.hours=-1"),
         (["study.name=a/b"], "study.name=a/b"),
     ],
 )

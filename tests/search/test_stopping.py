@@ -1,0 +1,135 @@
+"""Stopping rules on real searches of a small function in a database, and as commands."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from synaptune.errors import UserError
+from synaptune.search.config import Home
+from synaptune.search.loop import Plan, search
+from synaptune.search.optimizers import Engine
+from synaptune.search.space import Dimension, Space
+from synaptune.search.state import StateFile
+from synaptune.search.stopping import StopConfig, check_stop, rules
+from synaptune.search.trial import Result, Trial
+from synaptune.search.workers import Inline
+from synaptune.storage.study import PhaseLedger, Study
+
+SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))
+OFF = StopConfig(plateau=None)
+
+
+def drive(folder, config, *, budget=60, maximize=False, bend=lambda height: height, clock=None, said=None):
+    """A search under stopping rules, each trial said to take six minutes; returns its trials."""
+    engine = Engine("cma", 7, workers=1)
+    with Study(Home("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}, maximize=maximize) as study:
+
+        def run(trial):
+            height = bend((trial.values["x"] - 3.0) ** 2 + trial.values["y"] / 100.0)
+            return Result(-height if maximize else height, 360.0)
+
+        return search(
+            SPACE,
+            engine,
+            Plan(budget, maximize=maximize, max_failure_rate=1.0),
+            ledger=PhaseLedger(study, SPACE, "search", {}),
+            state=StateFile(folder / "optimizer.pkl", engine, SPACE.describe()),
+            workers=Inline(run),
+            stop=rules(config, maximize=maximize, **({"clock": clock} if clock else {})),
+            say=([] if said is None else said).append,
+        )
+
+
+def made(*objectives, size=6):
+    """Ended trials in generations of a size; an objective of none is a failed trial."""
+    return [
+        Trial(
+            number, number, (0.5, 0.5), {}, "failed" if value is None else "complete", objective=value, facts={"generation": number // size}
+        )
+        for number, value in enumerate(objectives)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (replace(OFF, target=1.0), "stop.target=1"),
+        (replace(OFF, money=3.0, price=2.0), "3.6 spent: 18 trials took 1.8 device hours at 2 (stop.money=3)"),
+        (StopConfig(plateau=1, patience=2, improvement=0.9), "stopped on a plateau"),
+    ],
+)
+def test_a_search_stops_for_its_reason_and_the_same_command_runs_nothing_more(tmp_path, config, reason):
+    first, again = [], []
+    trials = drive(tmp_path, config, said=first)
+    assert 0 < len(trials) < 60
+    assert reason in first[-1]
+    assert drive(tmp_path, config, said=again) == drive(tmp_path, config)
+    assert again == first
+    assert [trial.number for trial in drive(tmp_path, config)] == list(range(len(trials)))
+    assert len(drive(tmp_path, OFF)) == 60
+
+
+def test_the_hours_are_those_of_one_command(tmp_path):
+    def hours(count):
+        """A clock that stands at 3,600 s once `count` trials have ended."""
+        readings = iter([0.0] * (count + 1))
+        return lambda: next(readings, 3600.0)
+
+    config, said = replace(OFF, hours=1.0), []
+    first = len(drive(tmp_path, config, clock=hours(7), said=said))
+    assert said[-1] == "search: stopped after 1 hours of this command (stop.hours=1)"
+    assert first == 7
+    assert len(drive(tmp_path, config, clock=hours(5))) == first + 5
+
+
+def test_a_target_follows_the_direction(tmp_path):
+    trials = drive(tmp_path, replace(OFF, target=-1.0), maximize=True)
+    assert len(trials) < 60
+    assert max(trial.objective for trial in trials) >= -1.0
+    assert len(drive(tmp_path / "low", replace(OFF, target=-1.0), maximize=False, budget=12)) == 12
+
+
+def test_a_plateau_is_so_many_small_steps_in_a_row():
+    def stops(*bests, **changes):
+        """Whether a search whose best after each check of two generations of six is this, from 10 in the first, has stopped."""
+        objectives = [10.0] * 6 + [10.0] * 5 + [bests[0]] + [value for best in bests[1:] for value in [10.0] * 11 + [best]]
+        return rules(StopConfig(plateau=2, **changes), maximize=False)(made(*objectives)) is not None
+
+    assert not stops(9.99, 9.98)
+    assert stops(9.99, 9.98, 9.97)
+    assert not stops(9.99, 9.0, 8.99)
+    assert not stops(9.99, 9.98, 9.8)
+    assert stops(9.0, 8.99, 8.98, 8.97)
+    assert not stops(9.0, 8.99, 8.98, 8.0)
+    assert stops(9.99, 9.98, patience=2)
+    assert not stops(9.99, 9.98, 9.97, improvement=1e-4)
+
+
+def test_negative_bests_and_failed_trials_are_no_hindrance_to_the_plateau():
+    def stops(*objectives, maximize=False):
+        return rules(StopConfig(plateau=1), maximize=maximize)(made(*objectives)) is not None
+
+    assert not stops(*[-10.0] * 6, *[None] * 12)
+    assert stops(*[-10.0] * 6, *[None] * 18)
+    assert not stops(*[-10.0] * 6, *[None] * 17, -11.0)
+    assert not stops(*[None] * 48)
+    assert stops(*[10.0] * 24, maximize=True)
+    assert not stops(*[10.0] * 23, 11.0, maximize=True)
+
+
+def test_generations_of_one_trial_count_as_cmas_for_the_plateau():
+    rule = rules(StopConfig(plateau=1), maximize=False)
+    assert rule(made(*[1.0] * 23, size=1)) is None
+    assert rule(made(*[1.0] * 24, size=1)) is not None
+
+
+def test_every_bad_value_is_told_at_once():
+    with pytest.raises(UserError) as caught:
+        check_stop(
+            StopConfig(hours=0.0, money=-1.0, price=math.inf, target=math.nan, plateau=0, patience=0, improvement=1.0),
+        )
+    for name in ("hours=0", "money=-1", "price=inf", "target=nan", "plateau=0", "patience=0", "improvement=1"):
+        assert f"stop.{name}" in str(caught.value)
+    with pytest.raises(UserError, match="price of a device hour"):
+        rules(StopConfig(money=5.0), maximize=False)
