@@ -110,7 +110,7 @@ def test_a_study_of_another_configuration_or_damaged_is_left_as_it_is(tmp_path):
 
 def test_a_search_on_a_full_disk_keeps_what_is_finished_and_goes_on_with_room(tmp_path):
     words = [*SWEEP, "hydra.sweeper.optim.budget=4"]
-    with small_disk(tmp_path / "outputs", "1300k") as give_room:
+    with small_disk(tmp_path / "outputs", "2200k") as give_room:
         refused(train(tmp_path, *words), "space")
         before = ended(tmp_path)
         assert 1 <= len(before) < 4
