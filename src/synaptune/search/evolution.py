@@ -46,7 +46,9 @@ class Cma(Optimizer):
     """pycma's strategy behind the contract; eqs. (1) to (4)."""
 
     def __init__(self, engine: Engine, space: Space) -> None:
-        import cma
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of a plotting package that is not there
+            import cma
 
         self._space = space
         start = padded(space.start())

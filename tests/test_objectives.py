@@ -1,0 +1,128 @@
+"""Objectives, pruners, seeds and warm starts as a user chooses them on the command line, in real runs at smoke scale."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["scale=smoke", "logger=csv", "logger.progress=off"]
+
+
+def protocol(folder, *words, study="s"):
+    command = [sys.executable, "-m", "synaptune.phase1", "--study", study, "--budget", "12", "--seeds", "2", "--go-on", *QUICK, "seed=1"]
+    done = subprocess.run([*command, *words], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return load(folder, study), json.loads((folder / f"outputs/studies/{study}/summary.json").read_text())
+
+
+def load(folder, study):
+    return optuna.load_study(study_name=study, storage=f"sqlite:///{folder}/outputs/studies/{study}/study.db").trials
+
+
+def of_phase(trials, phase):
+    return [trial for trial in trials if trial.user_attrs["phase"] == phase]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["composite", "pareto"])
+def test_an_objective_of_shares_measures_its_baseline_first_and_the_claim_stays_perplexity(tmp_path, objective):
+    trials, summary = protocol(tmp_path, f"objective={objective}")
+    (reference,) = of_phase(trials, "reference")
+    assert reference.number == 0
+    assert reference.value == reference.user_attrs["val_loss"]
+    defaults = of_phase(trials, "search")[0]
+    assert defaults.value == pytest.approx({"composite": sum([1.0, 0.2, 0.2]), "pareto": 0.0}[objective], abs=0.6)
+    for trial in of_phase(trials, "validation"):
+        assert trial.value == trial.user_attrs["val_loss"]
+    assert summary["improvement"]["mean"] == pytest.approx(summary["improvement"]["mean"])
+    assert all(math.isfinite(value) for value in summary["best"]["test_perplexity"])
+
+
+@pytest.mark.slow
+def test_hybrid_ranks_by_loss_first_and_by_the_composite_at_the_end(tmp_path):
+    trials, summary = protocol(tmp_path, "objective=hybrid", "objective.switch=1")
+    search = of_phase(trials, "search")
+    early = [trial for trial in search if trial.user_attrs["generation"] == 0]
+    late = [trial for trial in search if trial.user_attrs["generation"] == 1]
+    assert len(early) == 10
+    assert len(late) == 2
+    assert all(trial.value == trial.user_attrs["val_loss"] for trial in early)
+    assert all(trial.value != trial.user_attrs["val_loss"] for trial in late)
+    assert summary["best"]["trial"] in {trial.number for trial in search}
+
+
+@pytest.mark.slow
+def test_a_proxy_searches_on_a_part_of_the_steps_and_claims_on_all(tmp_path):
+    trials, _ = protocol(tmp_path, "objective=proxy", "objective.fraction=0.5")
+    assert {trial.user_attrs["steps"] for trial in of_phase(trials, "search")} == {12.0}
+    assert {trial.user_attrs["steps"] for trial in of_phase(trials, "validation")} == {24.0}
+
+
+@pytest.mark.slow
+def test_several_seeds_are_averaged_and_another_study_can_be_begun_at(tmp_path):
+    trials, _ = protocol(tmp_path, "search.seeds=2", study="first")
+    for trial in of_phase(trials, "search"):
+        by_seed = trial.user_attrs["objective_by_seed"]
+        assert trial.value == pytest.approx(sum(by_seed) / 2)
+        assert by_seed[0] != by_seed[1]
+    best = yaml.safe_load((tmp_path / "outputs/studies/first/best.yaml").read_text())["parameters"]
+    then, _ = protocol(tmp_path, "search.start=first", study="second")
+    begun = of_phase(then, "search")[0].params
+    assert begun == pytest.approx(best, rel=1e-4)
+
+
+def test_a_sweep_prunes_by_what_its_runs_report(tmp_path):
+    words = ["-m", *QUICK, "study.name=s", "hydra/sweeper=random", "hydra.sweeper.optim.budget=14", "pruner=percentile"]
+    command = [sys.executable, str(ROOT / "train.py"), *words, "pruner.percentile=10", "synapse.calcium.tau_c=interval(0.5,0.99)"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    trials = load(tmp_path, "s")
+    complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
+    assert len(complete) + len(pruned) == 14
+    assert len(complete) >= 5
+    assert pruned
+    assert all(len(trial.intermediate_values) == 16 for trial in complete)
+    for trial in pruned:
+        assert 4 <= len(trial.intermediate_values) < 16
+        assert trial.user_attrs["pruned_at"] == max(trial.intermediate_values)
+        assert trial.user_attrs["estimate"] == trial.user_attrs["val_loss"] < trial.user_attrs["pruned_val_loss"] + 0.5
+
+
+@pytest.mark.slow
+def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill(tmp_path):
+    protocol(tmp_path, study="phase1")
+    words = ["--group-budget", "3", "--budget", "4", "--seeds", "2", "--go-on", *QUICK, "seed=1"]
+    command = [sys.executable, "-m", "synaptune.phase2", *words]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "outputs/studies/phase2/trials/9").exists():
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    trials = load(tmp_path, "phase2")
+    assert all(trial.state.name == "COMPLETE" for trial in trials)
+    groups = ("calcium", "vesicles", "postsynaptic", "structural", "energy", "attention")
+    assert [len(of_phase(trials, group)) for group in (*groups, "joint")] == [3] * 6 + [4]
+    assert len(of_phase(trials, "joint")[0].params) == 48
+    best1 = yaml.safe_load((tmp_path / "outputs/studies/phase1/best.yaml").read_text())["parameters"]
+    begun = {name: value for group in groups for name, value in of_phase(trials, group)[0].params.items()}
+    assert {name: begun[name] for name in best1} == pytest.approx(best1, rel=1e-4)
+    gates = json.loads((tmp_path / "outputs/studies/phase2/gates.json").read_text())["gates"]
+    assert [gate["gate"] for gate in gates] == ["phase 1", *groups, "phase 2"]
+    kept = {name: value for gate in gates if gate["decision"] == "winner" for name, value in gate["values"].items()}
+    assert of_phase(trials, "joint")[0].params == pytest.approx(begun | kept, rel=1e-4)
+
+
+def test_phase_2_without_phase_1_is_refused(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "synaptune.phase2"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "run make sweep-phase1 first" in done.stderr
+    assert "Traceback" not in done.stderr
