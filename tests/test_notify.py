@@ -95,6 +95,11 @@ def test_a_webhook_is_told_every_event_in_order(receiver):
     assert receiver.headers[0]["path"] == f"/hook/{SECRET}"
 
 
+def test_the_end_counts_the_trials_that_were_no_event(receiver):
+    told(receiver.url, objectives=(3.0, 2.0, 2.5), events=["end"])
+    assert [(got["finished"], got["total"], got["best"]) for got in receiver.requests] == [(3, 4, 2.0)]
+
+
 def test_only_the_wanted_events_are_sent(receiver):
     told(receiver.url, events=["failure", "end"])
     assert [got["event"] for got in receiver.requests] == ["failure", "end"]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from synaptune.analysis.cost import Stage
 from synaptune.errors import UserError, mistake, of_disk
 from synaptune.notify import Notifier, NotifyConfig
 from synaptune.protocol import Protocol, TrainingRun, measured
@@ -65,7 +66,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--study", default=None, help="name of the study (default: that of the search space)")
     parser.add_argument("--go-on", action="store_true", help="search even when the sanity checks fail")
     parser.add_argument("overrides", nargs="*", help="overrides of conf/train.yaml, e.g. scale=smoke data=text data.path=FILE")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -73,7 +74,7 @@ def _run(options: argparse.Namespace) -> None:
     plan.check()
     if options.seeds < 2:
         raise mistake(got=f"--seeds {options.seeds}", expected="at least 2, for an interval", do="correct it")
-    base, place, space = _composed(options)
+    base, place, space = composed(options.overrides, options.study)
     workers, trial, stop = (OmegaConf.to_object(base[group]) for group in ("workers", "trial", "stop"))
     receivers = OmegaConf.to_object(base.notify)
     assert isinstance(workers, WorkersConfig)
@@ -100,8 +101,21 @@ def _run(options: argparse.Namespace) -> None:
             pool.close()
 
 
-def _composed(options: argparse.Namespace) -> tuple[DictConfig, Home, Space]:
-    """The resolved base configuration, the study's place and the space; raises UserError for every override that does not fit."""
+def stages(budget: int, seeds: int, space: Space, *, workers: int = 1) -> list[Stage]:
+    """The training runs of a protocol over a space.
+
+    The baseline and the search's first evaluation are copies of a sanity run.
+    """
+    population = make_optimizer(Engine(_OPTIMIZER, 0, workers, budget), space).generation_size
+    sanity = SANITY_SEEDS + SANITY_CANDIDATES + SANITY_REPEATED * (SANITY_SEEDS - 1)
+    return [Stage("sanity", sanity), Stage("search", budget - 1, at_once=population), Stage("validation", 2 * seeds, tested=True)]
+
+
+def composed(overrides: Sequence[str], study: str | None) -> tuple[DictConfig, Home, Space]:
+    """The resolved base configuration, the place of a study (null: named by the configuration) and the space.
+
+    Raises UserError for every override that does not fit.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -112,7 +126,7 @@ def _composed(options: argparse.Namespace) -> tuple[DictConfig, Home, Space]:
     from synaptune.spaces import check_base, declared_space
 
     register()
-    overrides = list(options.overrides)
+    overrides = list(overrides)
     check_words(overrides)
     if of_hydra := [override for override in overrides if override.lstrip("+~").startswith("hydra")]:
         raise mistake(
@@ -136,7 +150,7 @@ def _composed(options: argparse.Namespace) -> tuple[DictConfig, Home, Space]:
     check_base(base, space.names)
     config = OmegaConf.to_object(base.study)
     assert isinstance(config, StudyConfig)
-    config.name = options.study or config.name
+    config.name = study or config.name
     return base, home(config, str(base.search_space.name)), space
 
 
