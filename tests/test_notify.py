@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from synaptune.build import run
 from synaptune.errors import UserError
 from synaptune.notify import EVENTS, Event, Notifier, NotifyConfig, masked, receivers
+from synaptune.phase1 import composed
 from synaptune.search.trial import Trial
 
 APP = Path(__file__).parent / "search" / "apps" / "app.py"
@@ -236,6 +238,17 @@ def test_a_protocol_tells_the_mistake_it_ended_with(receiver, tmp_path):
     (got,) = receiver.requests
     assert (got["study"], got["event"]) == ("phase1", "end")
     assert got["reason"].startswith("an error: got study.resume=must, but no study phase1")
+
+
+def test_a_run_logs_no_receiver(tmp_path, monkeypatch):
+    """The record of a run goes to Weights & Biases."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    base, *_ = composed(["scale=smoke", "training.steps=1", "logger.wandb=offline", f"notify.urls=['json://{SECRET}']"], None)
+    run(base, tmp_path / "run", overrides=[])
+    logged = [path.read_bytes() for path in tmp_path.rglob("*.wandb")]
+    assert any(b"structural_interval" in content for content in logged)
+    assert not any(SECRET.encode() in content for content in logged)
 
 
 def hears_ctrl_c():
