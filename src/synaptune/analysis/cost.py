@@ -143,11 +143,20 @@ def bill(
         spread = seconds(stage)
         rows.append(Row(stage.name, stage.runs, spread, stage.runs * spread.median / _HOUR, stage.rounds(devices) * spread.median / _HOUR))
     hours = sum(row.device_hours for row in rows)
-    low, high = (
-        None if any(bound is None for bound in side) else sum(row.runs * bound for row, bound in zip(rows, side, strict=True)) / _HOUR
-        for side in ([row.seconds.low for row in rows], [row.seconds.high for row in rows])
+    return Bill(
+        rows,
+        hours,
+        _hours(rows, "low"),
+        _hours(rows, "high"),
+        None if price is None else hours * price,
+        sum(row.wall_hours for row in rows) / 24.0,
     )
-    return Bill(rows, hours, low, high, None if price is None else hours * price, sum(row.wall_hours for row in rows) / 24.0)
+
+
+def _hours(rows: Sequence[Row], side: str) -> float | None:
+    """Device hours at one side of the spreads; null when one is not known."""
+    bounds = [getattr(row.seconds, side) for row in rows]
+    return None if None in bounds else sum(row.runs * bound for row, bound in zip(rows, bounds, strict=True)) / _HOUR
 
 
 def study_seconds(name: str, url: str) -> Callable[[Stage], Spread]:
