@@ -1,5 +1,6 @@
 """The `synaptune` command as a user runs it."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,10 @@ def test_a_checkpoint_of_another_model_is_said_so(trained, tmp_path, capsys):
         (["sample", "x", "--prompt", "\udcff"], "--prompt: expected text in UTF-8"),
         (["sample", "x", "--prompt", "a", "--tokens", "0", "--temperature", "-1", "--top-k", "0"], "--temperature -1.0: expected"),
         (["census", "--seeds", "1"], "--seeds 1"),
+        (["cost", "--devices", "0", "--price", "-1"], "--devices 0: expected at least 1\n  --price -1.0"),
+        (["cost", "--plan", "all48"], "--budget"),
+        (["cost", "scale=smok"], "closest: smoke"),
+        (["cost", "--study", "nosuch"], "--study nosuch"),
     ],
 )
 def test_a_mistake_is_said_and_ends_with_code_2(words, said, tmp_path, monkeypatch, capsys):
@@ -102,6 +107,24 @@ def test_a_dead_parameter_is_marked_in_its_row_and_counted():
     assert [census.row(effect).endswith("DEAD") for effect in effects] == [False, True]
     assert census.verdict(effects, 1e-9).startswith("2 parameters, 1 dead")
     assert len(census.header()) == len(census.row(effects[0]))
+
+
+def test_cost_prices_the_protocol_from_a_measured_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["cost", "--budget", "21", "--seeds", "2", "--devices", "10", "--steps", "4", "--warmup", "2", "--price", "3", "scale=smoke"]
+    assert cli.main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    rows = {row["stage"]: row for row in told["rows"]}
+    assert [rows[name]["runs"] for name in ("start-up", "sanity", "search", "validation")] == [10, 13, 20, 4]
+    run, tested = rows["search"]["seconds"]["median"], rows["validation"]["seconds"]["median"]
+    assert 0.0 < run < tested
+    assert rows["search"]["wall_hours"] * 3600.0 == pytest.approx(2 * run)
+    assert told["money"] == pytest.approx(3 * told["device_hours"])
+    assert not list(tmp_path.iterdir())
+    assert cli.main([*words, "--plan", "all48", "training.evaluations=1"]) == 0
+    shown = capsys.readouterr().out
+    assert "all48: 21 evaluations of 48 parameters" in shown
+    assert "measured: step" in shown
 
 
 def test_help_is_quick():

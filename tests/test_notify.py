@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from synaptune.build import run
 from synaptune.errors import UserError
 from synaptune.notify import EVENTS, Event, Notifier, NotifyConfig, masked, receivers
+from synaptune.phase1 import composed
 from synaptune.search.trial import Trial
 
 APP = Path(__file__).parent / "search" / "apps" / "app.py"
@@ -93,6 +95,11 @@ def test_a_webhook_is_told_every_event_in_order(receiver):
     assert {(got["study"], got["total"]) for got in receiver.requests} == {("s", 4)}
     assert receiver.requests[3]["text"] == "s: new best 2 (trial 2); 3 of 4 trials"
     assert receiver.headers[0]["path"] == f"/hook/{SECRET}"
+
+
+def test_the_end_counts_the_trials_that_were_no_event(receiver):
+    told(receiver.url, objectives=(3.0, 2.0, 2.5), events=["end"])
+    assert [(got["finished"], got["total"], got["best"]) for got in receiver.requests] == [(3, 4, 2.0)]
 
 
 def test_only_the_wanted_events_are_sent(receiver):
@@ -231,6 +238,17 @@ def test_a_protocol_tells_the_mistake_it_ended_with(receiver, tmp_path):
     (got,) = receiver.requests
     assert (got["study"], got["event"]) == ("phase1", "end")
     assert got["reason"].startswith("an error: got study.resume=must, but no study phase1")
+
+
+def test_a_run_logs_no_receiver(tmp_path, monkeypatch):
+    """The record of a run goes to Weights & Biases."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    base, *_ = composed(["scale=smoke", "training.steps=1", "logger.wandb=offline", f"notify.urls=['json://{SECRET}']"], None)
+    run(base, tmp_path / "run", overrides=[])
+    logged = [path.read_bytes() for path in tmp_path.rglob("*.wandb")]
+    assert any(b"structural_interval" in content for content in logged)
+    assert not any(SECRET.encode() in content for content in logged)
 
 
 def hears_ctrl_c():

@@ -103,8 +103,7 @@ class Notifier:
             self._thread.start()
 
     def tell(self, event: str, **about: Any) -> None:
-        """Hand an event on, and return at once; what it says of the search so far holds for later events too."""
-        self._latest = replace(self._latest, **{name: about[name] for name in ("finished", "total", "best") if name in about})
+        """Hand an event on, and return at once; what is known of the search is added."""
         if event in self._events and self._thread is not None:
             self._put(replace(self._latest, event=event, **about))
 
@@ -118,15 +117,15 @@ class Notifier:
             nonlocal best
             inner(trial, ended)
             before, best = best, best_of([entry for entry in (best, trial) if entry is not None], maximize)
-            about = dict(trial=trial.number, finished=ended, total=total, best=best and best.objective)
+            self._latest = replace(self._latest, finished=ended, best=best and best.objective)
             if trial.state == "failed":
-                self.tell("failure", reason=_line(trial.reason), **about)
+                self.tell("failure", trial=trial.number, reason=_line(trial.reason))
             if best is not before:
-                self.tell("best", objective=trial.objective, **about)
+                self.tell("best", trial=trial.number, objective=trial.objective)
             number = trial.index // size
             counts[number] += 1
             if counts[number] == size:
-                self.tell("generation", reason=f"{number} is whole", **(about | {"trial": None}))
+                self.tell("generation", reason=f"{number} is whole")
 
         return watching
 
@@ -155,6 +154,9 @@ class Notifier:
         if self._thread is not None:
             self._put(None)
             self._thread.join(self._timeout)
+            with self._news:
+                self._waiting.clear()  # a thread that still waits for its receiver ends after it
+            self._put(None)
             self._thread = None
 
     def _put(self, event: Event | None) -> None:

@@ -26,7 +26,7 @@ from synaptune.storage.study import Study
 
 CONF = Path(__file__).parents[2] / "conf"
 VALIDATION_SEEDS = 5
-_OPTIMIZER = "cma"
+OPTIMIZER = "cma"
 
 
 class Composed(NamedTuple):
@@ -127,7 +127,7 @@ def opened(
 
     plan = Plan(budget, retries=trial.retries)
     plan.check()
-    engine = Engine(_OPTIMIZER, int(base.seed), workers.count, budget)
+    engine = Engine(OPTIMIZER, int(base.seed), workers.count, budget)
     about = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, **settings}
     with notifier.ending(), Study(place, configuration_of(base, space, about)) as study:
         engine = resumed_engine(study, engine)

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
+from synaptune.analysis.cost import Stage
 from synaptune.conduct import begun_at
 from synaptune.errors import UserError, mistake
-from synaptune.opening import add_common_options, composed, guarded, opened
+from synaptune.opening import OPTIMIZER, Composed, add_common_options, composed, guarded, opened
 from synaptune.protocol import Protocol, best_trial, measured, say, searched, validated
 from synaptune.search.contract import Told
 from synaptune.search.loop import Plan
@@ -43,21 +44,37 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--budget", type=int, default=BUDGET, help=f"evaluations of the search (default {BUDGET})")
     add_common_options(parser)
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def _run(options: argparse.Namespace) -> None:
     Plan(options.budget).check()
-    base, place, given = composed(options.overrides, options.study)
-    from synaptune.spaces import check_base, declared_space
-
-    space = Space(tuple(dimension for dimension in declared_space(base) if dimension.name not in given))
-    check_base(base, space.names)
-    space, prior = begun_at(space, base.search.start)
+    begun = composed(options.overrides, options.study)
+    base, place = begun.base, begun.place
+    space, prior = begun_at(searched_space(begun), base.search.start)
     seeds = [int(base.seed) + _FRESH + number for number in range(options.seeds)]
     settings = {"protocol": "phase1"}
     with opened(base, place, space, budget=options.budget, seeds=seeds, go_on=options.go_on, settings=settings) as protocol:
         _stages(protocol, prior)
+
+
+def stages(budget: int, seeds: int, space: Space, *, workers: int = 1) -> list[Stage]:
+    """The training runs of a protocol over a space.
+
+    The baseline and the search's first evaluation are copies of a sanity run.
+    """
+    population = make_optimizer(Engine(OPTIMIZER, 0, workers, budget), space).generation_size
+    sanity = SANITY_SEEDS + SANITY_CANDIDATES + SANITY_REPEATED * (SANITY_SEEDS - 1)
+    return [Stage("sanity", sanity), Stage("search", budget - 1, at_once=population), Stage("validation", 2 * seeds, tested=True)]
+
+
+def searched_space(composed: Composed) -> Space:
+    """The parameters that a composed configuration searches: those of its search space that are not fixed; raises UserError."""
+    from synaptune.spaces import check_base, declared_space
+
+    space = Space(tuple(dimension for dimension in declared_space(composed.base) if dimension.name not in composed.given))
+    check_base(composed.base, space.names)
+    return space
 
 
 def _stages(protocol: Protocol, prior: Sequence[Told]) -> None:

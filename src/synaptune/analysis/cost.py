@@ -1,0 +1,194 @@
+"""What a plan will take before it runs: device hours, money, days, from runs that were measured.
+
+    run  = fixed + steps * step + evaluations * evaluation + saves * save          (1)
+    days = sum over stages of  rounds * run,   rounds = ceil(runs / devices)       (2)
+
+In a search, rounds count within each generation, since the next one waits for its last run. Seconds are wall time of one device.
+Source: derived: (1) the parts of a run; (2) equal runs, one per device at a time.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from synaptune.errors import mistake
+from synaptune.storage.faults import check_readable, sqlite_path, worded
+from synaptune.training.config import TrainingConfig
+from synaptune.training.schedules import evaluation_steps
+
+_HOUR = 3600.0
+_SAVES = 3  # timed, the median counts
+
+
+class Stage(NamedTuple):
+    """A part of a plan: training runs, whether each scores the test split too, and how many may run at once (null: all)."""
+
+    name: str
+    runs: int
+    tested: bool = False
+    at_once: int | None = None
+
+    def rounds(self, devices: int) -> int:
+        """How often each device runs something, at most."""
+        whole, rest = divmod(self.runs, self.at_once or max(1, self.runs))
+        return whole * math.ceil((self.at_once or max(1, self.runs)) / devices) + math.ceil(rest / devices)
+
+
+class Speed(NamedTuple):
+    """Seconds of one optimizer step, one evaluation, one checkpoint, of whatever a run does once, and a worker's first run besides."""
+
+    step: float
+    evaluation: float
+    save: float
+    fixed: float
+    start: float
+
+
+class Spread(NamedTuple):
+    """Seconds of a run: median, and the range that holds all but a tenth on either side (null: not known)."""
+
+    median: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Row(NamedTuple):
+    """A stage priced: its runs, the seconds of one, device hours, wall hours on the given devices."""
+
+    stage: str
+    runs: int
+    seconds: Spread
+    device_hours: float
+    wall_hours: float
+
+
+class Bill(NamedTuple):
+    """A plan priced: rows by stage, sums, money at a price for a device hour (null without one), calendar days."""
+
+    rows: list[Row]
+    device_hours: float
+    low: float | None
+    high: float | None
+    money: float | None
+    days: float
+
+
+Train = Callable[[Mapping[str, Any], Path], float]
+
+
+def measure(train: Train, folder: Path, *, steps: int, warmup: int) -> Speed:
+    """Measure a configuration's speed on this device: a short run that warms everything up, then one whose later steps count.
+
+    train: makes a run with changed values of the configuration in a folder and returns the seconds of its evaluations; folder: an
+    empty one.
+    """
+    short = {
+        "training.evaluations": 1,
+        "training.checkpoint_every": 0,
+        "training.test": False,
+        "training.resume": False,
+        "logger.every": warmup,
+        "logger.progress": "off",
+        "logger.wandb": "off",
+    }
+    began = time.perf_counter()
+    first_evaluation = train(short | {"training.steps": warmup}, folder / "warm")
+    first = time.perf_counter() - began - first_evaluation
+    began = time.perf_counter()
+    # Logging waits for the device, so the clock of the row at `warmup` and of the last row are those of finished steps.
+    evaluation = train(short | {"training.steps": warmup + steps}, folder / "measured")
+    seconds = time.perf_counter() - began
+    with (folder / "measured" / "metrics.csv").open(newline="") as file:
+        clock = {int(row["step"]): float(row["seconds"]) for row in csv.DictReader(file) if row["seconds"]}
+    step = (clock[warmup + steps] - clock[warmup]) / steps
+    save = _save_seconds(folder / "measured" / "checkpoint.pt")
+    fixed = max(0.0, seconds - (warmup + steps) * step - evaluation - save)
+    return Speed(step, evaluation, save, fixed, max(0.0, first - fixed - warmup * step - save))
+
+
+def _save_seconds(path: Path) -> float:
+    from synaptune.training import checkpoint
+
+    content, times = checkpoint.load(path), []
+    for _ in range(_SAVES):
+        began = time.perf_counter()
+        checkpoint.save(path, content)
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def run_seconds(speed: Speed, training: TrainingConfig, *, tested: bool) -> float:
+    """Eq. (1) [s]; the test split is as large as the validation's."""
+    evaluations = len(evaluation_steps(training)) + tested
+    every = training.checkpoint_every
+    saves = 1 + ((training.steps - 1) // every if every else 0)
+    return speed.fixed + training.steps * speed.step + evaluations * speed.evaluation + saves * speed.save
+
+
+def bill(
+    plan: Sequence[Stage], seconds: Callable[[Stage], Spread], *, devices: int = 1, start: float = 0.0, price: float | None = None
+) -> Bill:
+    """A plan priced; seconds: of a run of each stage, start: of each worker's start-up [s], price: of a device hour.
+
+    Days are by eq. (2), of median runs.
+    """
+    rows = [Row("start-up", devices, Spread(start, start, start), devices * start / _HOUR, start / _HOUR)] if start else []
+    for stage in plan:
+        spread = seconds(stage)
+        rows.append(Row(stage.name, stage.runs, spread, stage.runs * spread.median / _HOUR, stage.rounds(devices) * spread.median / _HOUR))
+    hours = sum(row.device_hours for row in rows)
+    return Bill(
+        rows,
+        hours,
+        _hours(rows, "low"),
+        _hours(rows, "high"),
+        None if price is None else hours * price,
+        sum(row.wall_hours for row in rows) / 24.0,
+    )
+
+
+def _hours(rows: Sequence[Row], side: str) -> float | None:
+    """Device hours at one side of the spreads; null when one is not known."""
+    bounds = [getattr(row.seconds, side) for row in rows]
+    return None if None in bounds else sum(row.runs * bound for row, bound in zip(rows, bounds, strict=True)) / _HOUR
+
+
+def study_seconds(name: str, url: str) -> Callable[[Stage], Spread]:
+    """Seconds of a run by stage, from a study's complete trials: those that score the test split apart from the others.
+
+    Copies of another trial do not count. Raises UserError when there is no such study, or nothing complete in it.
+    """
+    absent = mistake(got=f"--study {name}, not in {url}", expected="a study with complete trials", do="check its name, or measure without")
+    path = sqlite_path(url)
+    if path is not None and not path.exists():  # reading would make an empty database
+        raise absent
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with worded(url):
+        if path is not None:
+            check_readable(path)
+        try:
+            trials = optuna.load_study(study_name=name, storage=url).get_trials(deepcopy=False)
+        except KeyError:
+            raise absent from None
+    ran = [trial.user_attrs for trial in trials if trial.state.name == "COMPLETE" and "copied_from" not in trial.user_attrs]
+    times = {
+        tested: [facts["seconds"] for facts in ran if "seconds" in facts and bool(facts.get("test")) == tested] for tested in (False, True)
+    }
+    if not any(times.values()):
+        raise absent
+    return lambda stage: _spread(times[stage.tested] or times[not stage.tested])
+
+
+def _spread(times: Sequence[float]) -> Spread:
+    if len(times) < 2:
+        return Spread(times[0])
+    tenths = statistics.quantiles(times, n=10, method="inclusive")
+    return Spread(statistics.median(times), tenths[0], tenths[-1])
