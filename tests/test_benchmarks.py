@@ -1,12 +1,14 @@
-"""The benchmarks of the objectives run, and go on from the runs they kept."""
+"""Benchmarks run: those of the objectives go on from the runs they kept, and the search under attack ends as it should."""
 
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from servers import find_postgres
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -38,3 +40,15 @@ def test_a_benchmark_refuses_what_it_cannot_judge(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--candidates", "1"])
     assert main() == 2
     assert "expected: candidates >= 3" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("server", [False, True])
+def test_a_search_survives_kills_of_all_its_parts(server):
+    if server and find_postgres() is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
+    command = [sys.executable, str(BENCHMARKS / "chaos.py"), "--kills", "6", "--trials", "80", *(["--server"] if server else [])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "80 trials" in done.stdout
+    assert "the same as undisturbed" in done.stdout

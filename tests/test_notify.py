@@ -15,7 +15,7 @@ import pytest
 from synaptune.build import run
 from synaptune.errors import UserError
 from synaptune.notify import EVENTS, Event, Notifier, NotifyConfig, masked, receivers
-from synaptune.phase1 import composed
+from synaptune.opening import composed
 from synaptune.search.trial import Trial
 
 APP = Path(__file__).parent / "search" / "apps" / "app.py"
@@ -247,7 +247,7 @@ def test_a_run_logs_no_receiver(tmp_path, monkeypatch):
     base, *_ = composed(["scale=smoke", "training.steps=1", "logger.wandb=offline", f"notify.urls=['json://{SECRET}']"], None)
     run(base, tmp_path / "run", overrides=[])
     logged = [path.read_bytes() for path in tmp_path.rglob("*.wandb")]
-    assert any(b"structural_interval" in content for content in logged)
+    assert any(b"model.layers" in content for content in logged)
     assert not any(SECRET.encode() in content for content in logged)
 
 

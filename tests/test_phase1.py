@@ -12,7 +12,8 @@ import optuna
 import pytest
 import yaml
 
-from synaptune.phase1 import composed, stages
+from synaptune.opening import composed
+from synaptune.phase1 import searched_space, stages
 
 ROOT = Path(__file__).parents[1]
 # Too short a run for the sanity gate to pass, hence --go-on; seed 1 solves Rosenbrock's function at the first attempt.
@@ -62,7 +63,7 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     assert all(trial.state.name == "COMPLETE" for trial in trials)
     phases = [trial.user_attrs["phase"] for trial in trials]
     assert phases == ["sanity"] * 13 + ["baseline"] + ["search"] * 4 + ["validation"] * 4
-    planned = stages(4, 2, composed(["scale=smoke"], None)[2])
+    planned = stages(4, 2, searched_space(composed(["scale=smoke"], None)))
     made = Counter(trial.user_attrs["phase"] for trial in trials if "copied_from" not in trial.user_attrs)
     assert made == {stage.name: stage.runs for stage in planned}
     assert [trial.user_attrs["seed"] for trial in trials[-4:]] == [1001, 1001, 1002, 1002]
