@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sanity sweep-phase1 sweep-phase2 sample census docs bench-step bench-search bench-curve bench-noise bench test lint check clean
+.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer sample census docs bench-step bench-search bench-curve bench-noise bench test lint check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ sweep-phase1: $(READY) ## tune the ten phase-1 parameters and give the verdict; 
 
 sweep-phase2: $(READY) ## tune all parameters from the phase-1 optimum: groups, then jointly; BUDGET= SCALE= STUDY= ARGS=
 	$(BIN)/python -m synaptune.phase2 $(if $(BUDGET),--budget $(BUDGET)) $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
+
+transfer: $(READY) ## the best points of a study on another scale; STUDY= SCALE= ARGS="--from phase1 ..."
+	$(BIN)/python -m synaptune.transfer $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
 
 sample: $(READY) ## generate text; ARGS="CHECKPOINT --prompt ..."
 	$(BIN)/synaptune sample $(ARGS)

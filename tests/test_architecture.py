@@ -13,22 +13,8 @@ PACKAGE = ROOT / "src" / "synaptune"
 ORDER = (
     *("errors", "hints", "cache", "seeds"),
     *("parameters", "synapse", "model", "data", "objective", "training", "search", "storage", "analysis", "report"),
-    *(
-        "notify",
-        "schema",
-        "build",
-        "entry",
-        "spaces",
-        "conduct",
-        "protocol",
-        "opening",
-        "sweep",
-        "phase1",
-        "phase2",
-        "manager",
-        "cli",
-        "docs",
-    ),
+    *("notify", "schema", "build", "entry", "spaces", "conduct", "protocol", "opening"),
+    *("sweep", "phase1", "phase2", "transfer", "manager", "cli", "docs"),
 )
 LONGEST = 350  # lines
 SLOW = ("nevergrad", "wandb", "optuna", "lightning", "plotly", "datasets", "tokenizers", "tensorboard", "scipy")

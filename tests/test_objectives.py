@@ -126,3 +126,20 @@ def test_phase_2_without_phase_1_is_refused(tmp_path):
     assert done.returncode == 2
     assert "run make sweep-phase1 first" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_best_points_of_a_study_are_run_on_another_scale(tmp_path):
+    protocol(tmp_path, study="phase1")
+    words = ["--top", "3", "--seeds", "2", "--study", "longer", *QUICK, "seed=1", "training.steps=30"]
+    command = [sys.executable, "-m", "synaptune.transfer", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "outputs/studies/longer/transfer.json").read_text())
+    trials = load(tmp_path, "longer")
+    assert len(trials) == 2 * (3 + 1)
+    assert {trial.user_attrs["steps"] for trial in trials} == {30.0}
+    assert -1.0 <= report["rank_correlation"] <= 1.0
+    ranked = [point["objective"] for point in report["points"]]
+    there = sorted({trial.value for trial in of_phase(load(tmp_path, "phase1"), "search")})[:3]
+    assert ranked == pytest.approx(there)

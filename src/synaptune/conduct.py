@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 from synaptune.notify import Notifier
 from synaptune.search.contract import Engine, Told
+from synaptune.search.diagnostics import Diagnostics, health_warnings
 from synaptune.search.judging import Judging
 from synaptune.search.loop import Plan, Watch, search
 from synaptune.search.optimizers import make_optimizer
@@ -59,19 +62,41 @@ def conduct(
         engine,
         plan,
         ledger=ledger,
-        state=StateFile(ledger.study.place.folder / _state_name(ledger.phase), engine, ledger.space.describe()),
+        state=StateFile(ledger.study.place.folder / _file(ledger.phase, "optimizer", "pkl"), engine, ledger.space.describe()),
         workers=workers,
         watch=watched,
         judge=judge,
         prior=prior,
         # A grid or a sample is wanted whole: points that follow no loss have no plateau.
+        observe=Generations(ledger.study.place.folder / _file(ledger.phase, "generations", "jsonl"), say),
         stop=rules(stop if optimizer.learns else replace(stop, plateau=None), maximize=plan.maximize),
         say=say,
     )
 
 
-def _state_name(phase: str) -> str:
-    return "optimizer.pkl" if phase == "search" else f"optimizer-{phase}.pkl"
+def _file(phase: str, name: str, kind: str) -> str:
+    return f"{name}.{kind}" if phase == "search" else f"{name}-{phase}.{kind}"
+
+
+class Generations:
+    """Writes the search distribution of each generation as a line of JSON, and says when its health changes for the worse.
+
+    A generation that was told again after a kill has two lines; the later one counts.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self._path, self._say = path, say
+        self._said: set[str] = set()
+
+    def __call__(self, diagnostics: Diagnostics) -> None:
+        """Take in a generation."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(asdict(diagnostics)) + "\n")
+        for warning in health_warnings(diagnostics):
+            kind = warning.split()[0]
+            if kind not in self._said:
+                self._said.add(kind)
+                self._say(f"generation {diagnostics.generation}: {warning}")
 
 
 def begun_at(space: Space, start: str | None, *, maximize: bool = False) -> WarmStart:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from synaptune.errors import UserError
 from synaptune.search.contract import Engine, Optimizer, Told
+from synaptune.search.diagnostics import Diagnostics
 from synaptune.search.optimizers import make_optimizer
 from synaptune.search.runner import Runner, interruptible
 from synaptune.search.space import Space
@@ -64,13 +65,14 @@ def search(
     judge: Judge | None = None,
     prior: Sequence[Told] = (),
     stop: Stop = lambda trials: None,
+    observe: Callable[[Diagnostics], None] = lambda diagnostics: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Trial]:
     """Run a search to its budget, from wherever the ledger has it; returns all its trials.
 
     watch: told every ended trial and how many have ended; judge: whether a trial should stop at a value it reports; prior: points
-    of an earlier study; stop: asked at every whole generation for a reason to end the search, null to go on; say: told what a person
-    should know.
+    of an earlier study; stop: asked at every whole generation for a reason to end the search, null to go on; observe: told the search
+    distribution after each generation, where there is one; say: told what a person should know.
     Raises UserError when too many trials fail, when one fails by a user's mistake, or when the disk is full, KeyboardInterrupt
     after Ctrl-C (running trials have then ended).
     """
@@ -86,7 +88,7 @@ def search(
         course.save()  # from here on only between generations: a replay begins with the first ask of one
     with interruptible() as interruption:
         while True:
-            course.learn()
+            course.learn(observe)
             if not course.ending and (reason := stop(course.whole)):
                 say(f"search: {reason}")
                 course.ending = True
@@ -132,7 +134,7 @@ class _Course:
         if self._optimizer.learns:
             self._state.save(self._optimizer, self._generations)
 
-    def learn(self) -> None:
+    def learn(self, observe: Callable[[Diagnostics], None]) -> None:
         """Tell the optimizer every generation that is whole."""
         while True:
             members = self.trials[self._generations * self._size : (self._generations + 1) * self._size]
@@ -141,6 +143,8 @@ class _Course:
             self._optimizer.tell([_told(trial, self._plan) for trial in members])
             self._generations += 1
             self.save()
+            if (diagnostics := self._optimizer.diagnostics()) is not None:
+                observe(diagnostics)
 
     def next(self) -> Trial | None:
         """The next trial to run: one that an earlier process left, else a new one; null when none may start now."""
