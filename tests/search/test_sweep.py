@@ -173,3 +173,14 @@ def test_the_plugins_schema_is_light():
     code = "import sys, json, hydra_plugins.synaptune.sweeper; print(json.dumps(sorted(sys.modules)))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert not {"torch", "nevergrad", "optuna", "lightning", "numpy"} & set(loaded)
+
+
+@pytest.mark.parametrize("where", [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], ["+workers.kind=processes"]])
+def test_jobs_side_by_side_find_what_one_after_another_finds(tmp_path, where):
+    words = ["hydra/sweeper=random", "hydra.sweeper.optim.budget=4", *RANGES]
+    assert sweep(tmp_path, *words, "+study.name=one").returncode == 0
+    ended = sweep(tmp_path, *words, "+study.name=two", "hydra.sweeper.optim.num_workers=2", *where)
+    assert ended.returncode == 0, ended.stderr
+    one, two = ({trial.number: (trial.params, trial.value) for trial in trials(tmp_path, name)} for name in ("one", "two"))
+    assert one == two
+    assert len(one) == 4
