@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "synaptune"
 # A module imports from the left of itself. The modules before `parameters` are for all; those after `report` put the parts together.
 ORDER = (
-    *("errors", "hints", "cache", "seeds"),
+    *("errors", "hints", "cache", "seeds", "plain"),
     *("parameters", "synapse", "model", "data", "objective", "training", "search", "storage", "analysis", "report"),
     *("notify", "schema", "build", "entry", "spaces", "conduct", "protocol", "opening"),
     *("sweep", "phase1", "phase2", "transfer", "manager", "cli", "docs"),

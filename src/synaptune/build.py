@@ -24,6 +24,7 @@ from synaptune.model.config import ModelConfig, model_faults
 from synaptune.objective.curve import LEAST_POINTS, projected
 from synaptune.objective.score import ObjectiveConfig, check_ready, objective_faults, score
 from synaptune.parameters import faults
+from synaptune.plain import flat
 from synaptune.search import reporting
 from synaptune.search.pruning import PrunerConfig, pruner_faults
 from synaptune.synapse.circuit import SPECS, SynapseParams
@@ -237,20 +238,6 @@ def _corpus(data: DataConfig, context: int):
     from synaptune.data.corpus import load_corpus
 
     return load_corpus(data, context)
-
-
-def flat(cfg: DictConfig) -> dict[str, Any]:
-    """A configuration as one level of `group.name` keys and plain values, for loggers and listings."""
-
-    def walk(node: Any, prefix: str) -> dict[str, Any]:
-        if not isinstance(node, dict):
-            return {prefix: node}
-        found: dict[str, Any] = {}
-        for key, value in node.items():
-            found |= walk(value, f"{prefix}.{key}" if prefix else str(key))
-        return found
-
-    return walk(OmegaConf.to_container(cfg, resolve=True), "")
 
 
 def _write(path: Path, text: str) -> None:

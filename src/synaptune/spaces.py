@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from synaptune.plain import flat
 from synaptune.search.optimizers import Engine
 from synaptune.search.space import Dimension, Space, expand, of_spec, refuse_unused
 from synaptune.storage.study import Study
@@ -54,19 +55,12 @@ def check_base(base: DictConfig, names: Sequence[str]) -> None:
 
 def configuration_of(base: DictConfig, space: Space, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that makes the trials of a study comparable, flat: the resolved configuration, the space, the search's settings."""
-    plain = flat(OmegaConf.to_container(base, resolve=True))
+    plain = flat(base)
     free = (*_FREE, *space.names)
     kept = {key: value for key, value in plain.items() if not any(key == name or key.startswith(f"{name}.") for name in free)}
     kept |= {f"search.{key}": value for key, value in settings.items()}
     kept |= {f"search.space.{name}": text for name, text in space.describe().items()}
     return kept | {f"search.start.{name}": value for name, value in space.values(space.start()).items()}
-
-
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """A nested mapping as one level of dotted names."""
-    if not isinstance(node, dict) or not node:
-        return {prefix: node}
-    return {name: value for key, child in node.items() for name, value in flat(child, f"{prefix}.{key}" if prefix else str(key)).items()}
 
 
 def resumed_engine(study: Study, engine: Engine) -> Engine:

@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+from steps import train_step
 from torch.nn import functional as F
 
 from synaptune.errors import UserError
@@ -129,14 +130,7 @@ def train(model: GPT, steps: int, *, rate: float = 3e-3, length: int = 48) -> li
     generator, noise = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
     for step in range(1, steps + 1):
         tokens = torch.randint(0, 64, (4, length + 1), generator=generator)
-        out = model(tokens[:, :-1], noise)
-        loss = F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten())
-        optimizer.zero_grad()
-        (loss + out.balance).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        model.after_step([out.activity], step, optimizer)
-        losses.append(loss.item())
+        losses.append(train_step(model, optimizer, tokens, noise, step))
     return losses
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.nn import functional as F
+from steps import train_step
 
 from synaptune.errors import UserError
 from synaptune.model.config import ModelConfig
@@ -31,14 +31,7 @@ def alone(params: SynapseParams) -> list[float]:
     model, losses = GPT(CONFIG, params, 32, 0), []
     optimizer = torch.optim.AdamW(model.decay_groups(0.1), lr=2e-2, betas=(0.9, 0.95))
     for step, tokens in enumerate(batches(), 1):
-        out = model(tokens[:, :-1], torch.Generator().manual_seed(step))
-        loss = F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten())
-        optimizer.zero_grad()
-        (loss + out.balance).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        model.after_step([out.activity], step, optimizer)
-        losses.append(loss.item())
+        losses.append(train_step(model, optimizer, tokens, torch.Generator().manual_seed(step), step))
     return losses
 
 
