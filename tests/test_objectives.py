@@ -65,6 +65,16 @@ def test_a_proxy_searches_on_a_part_of_the_steps_and_claims_on_all(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_protocol_on_two_worker_processes_finds_what_one_process_finds(tmp_path):
+    def key(trial):
+        return trial.user_attrs["phase"], trial.user_attrs["index"]
+
+    one, _ = protocol(tmp_path, study="one")
+    two, _ = protocol(tmp_path, "workers.count=2", study="two")
+    assert {key(trial): (trial.params, trial.value) for trial in one} == {key(trial): (trial.params, trial.value) for trial in two}
+
+
+@pytest.mark.slow
 def test_several_seeds_are_averaged_and_another_study_can_be_begun_at(tmp_path):
     trials, _ = protocol(tmp_path, "search.seeds=2", study="first")
     for trial in of_phase(trials, "search"):

@@ -246,7 +246,9 @@ class TrainingRun:
 
     def _run(self, trial: Trial, seed: int, folder: Path) -> Outcome:
         from synaptune.build import run
+        from synaptune.schema import register
 
+        register()  # a worker process knows none of the resolvers that the configuration refers to
         cfg = self.base.copy()
         labels = {"group": self.study, "job_type": trial.facts["phase"], "run_id": f"{self.study}-{trial.number}-{seed}"}
         changes = trial.values | {"seed": seed, "training.test": trial.facts["test"]}
