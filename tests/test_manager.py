@@ -1,5 +1,6 @@
 """The Python API: documented example, resume, pruning, worker processes, mistakes."""
 
+import json
 import math
 import re
 from pathlib import Path
@@ -152,3 +153,13 @@ def test_an_existing_study_is_continued_only_where_that_is_wanted_and_fits(tmp_p
 def test_the_best_of_nothing_is_refused(tmp_path):
     with pytest.raises(UserError, match="call optimize first"):
         _ = manager(tmp_path).best_value
+
+
+def test_the_search_distribution_of_each_generation_is_kept(tmp_path):
+    manager(tmp_path, n_trials=20).optimize(bowl, SPACE)
+    lines = [json.loads(line) for line in (tmp_path / "generations.jsonl").read_text().splitlines()]
+    assert [line["generation"] for line in lines] == [1, 2]
+    for line in lines:
+        assert list(line["mean"]) == list(line["sigma"]) == list(SPACE)
+        assert len(line["covariance"]) == len(line["eigenvalues"]) == len(SPACE)
+        assert line["condition"] == pytest.approx(line["eigenvalues"][-1] / line["eigenvalues"][0])

@@ -69,7 +69,7 @@ def test_a_protocol_on_two_worker_processes_finds_what_one_process_finds(tmp_pat
     def key(trial):
         return trial.user_attrs["phase"], trial.user_attrs["index"]
 
-    one, _ = protocol(tmp_path, study="one")
+    one, _ = protocol(tmp_path, "workers.count=1", study="one")
     two, _ = protocol(tmp_path, "workers.count=2", study="two")
     assert {key(trial): (trial.params, trial.value) for trial in one} == {key(trial): (trial.params, trial.value) for trial in two}
 

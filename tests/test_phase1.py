@@ -17,7 +17,7 @@ from synaptune.phase1 import searched_space, stages
 
 ROOT = Path(__file__).parents[1]
 # Too short a run for the sanity gate to pass, hence --go-on; seed 1 solves Rosenbrock's function at the first attempt.
-WORDS = ["--budget", "4", "--seeds", "2", "--go-on", "scale=smoke", "seed=1", "logger.wandb=off"]
+WORDS = ["--budget", "4", "--seeds", "2", "--go-on", "scale=smoke", "seed=1", "logger.wandb=off", "workers.count=1"]
 
 
 def command(*words):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,8 @@ class TrialManager:
         self.maximize = direction == "maximize"
         self._plan = Plan(n_trials, self.maximize, max_failure_rate, retries)
         self._plan.check()
-        self._workers = workers if isinstance(workers, WorkersConfig) else WorkersConfig(count=workers)
+        given = workers if isinstance(workers, WorkersConfig) else WorkersConfig(count=workers)
+        self._workers = replace(given, count=1) if given.count is None else given
         self._trial = TrialConfig(timeout, retries)
         check_execution(self._workers, self._trial)
         resume = "auto" if load_if_exists else "never"
@@ -104,7 +105,7 @@ class TrialManager:
         space = Space(tuple(_dimension(name, entry) for name, entry in search_space.items()))
         if self._plan.budget is None and self._sampler != "grid":
             raise mistake(got="n_trials=None", expected="a number of trials (only a grid has an end of its own)", do="give n_trials")
-        engine = Engine(self._sampler, self._seed, self._workers.count, self._plan.budget)
+        engine = Engine(self._sampler, self._seed, self._workers.places, self._plan.budget)
         make_optimizer(engine, space)  # refuses an unknown name before there is a study
         settings = {"search.optimizer": self._sampler, "search.seed": self._seed, "search.maximize": self.maximize}
         settings |= {f"search.space.{name}": text for name, text in space.describe().items()}

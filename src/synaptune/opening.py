@@ -16,7 +16,7 @@ from synaptune.errors import UserError, mistake, of_disk
 from synaptune.notify import Notifier, NotifyConfig
 from synaptune.protocol import Protocol, TrainingRun, with_reference
 from synaptune.search.config import Home, StudyConfig, home
-from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers
+from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers, side_by_side
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine
 from synaptune.search.space import Space
@@ -110,6 +110,7 @@ def opened(
         raise mistake(got=f"--seeds {len(seeds)}", expected="at least 2, for an interval", do="correct it")
     workers, trial, stop, told = (OmegaConf.to_object(base[group]) for group in ("workers", "trial", "stop", "notify"))
     assert isinstance(workers, WorkersConfig)
+    workers = side_by_side(workers)
     assert isinstance(trial, TrialConfig)
     assert isinstance(stop, StopConfig)
     assert isinstance(told, NotifyConfig)
@@ -127,7 +128,7 @@ def opened(
 
     plan = Plan(budget, retries=trial.retries)
     plan.check()
-    engine = Engine(OPTIMIZER, int(base.seed), workers.count, budget)
+    engine = Engine(OPTIMIZER, int(base.seed), workers.places, budget)
     about = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, **settings}
     with notifier.ending(), Study(place, configuration_of(base, space, about)) as study:
         engine = resumed_engine(study, engine)

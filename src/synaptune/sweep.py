@@ -98,14 +98,14 @@ def understand(request: Request) -> Sweep:
     del base["hydra"]
     space = _space(base, choices, swept, request.parametrization, {override.key_or_group for override in fixed})
     study, begin, workers, trial, stop = (_typed(base, name, kind) for name, kind in _ABOUT.items())
-    workers.count = optim.num_workers or workers.count
+    workers.count = optim.num_workers or (1 if workers.count is None else workers.count)
     check_execution(workers, trial)
     check_stop(stop)
     plan = replace(plan, retries=trial.retries)
     space, prior = begun_at(space, begin.start, maximize=plan.maximize)
     kind = OmegaConf.select(base, "search_space.name") or job_name
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
-    engine = Engine(optim.optimizer, seed, workers.count, plan.budget, optim.noisy, request.grid_points)
+    engine = Engine(optim.optimizer, seed, workers.places, plan.budget, optim.noisy, request.grid_points)
     make_optimizer(engine, space)  # refuses an unknown name before there is a study
     settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
     if engine.name == "grid":
@@ -250,7 +250,7 @@ def _workers(sweep: Sweep, request: Request, launcher: Launcher) -> Workers:
     """Ours, unless the user chose a launcher of Hydra's that runs jobs side by side."""
     if type(launcher).__name__ == "BasicLauncher":
         return make_workers(sweep.workers, sweep.trial, HydraTrials(sweep, request), sweep.place.folder)
-    return Batches(lambda batch: _launch(batch, sweep, launcher), sweep.workers.count)
+    return Batches(lambda batch: _launch(batch, sweep, launcher), sweep.workers.places)
 
 
 def _launch(batch: Sequence[Trial], sweep: Sweep, launcher: Launcher) -> Iterator[Result]:

@@ -269,6 +269,7 @@ class Pool:
         self._listener.close()
         self._spawner.close()
         os.close(self._ring)
+        os.close(self._bell)
 
 
 def _listener(remote: bool, key: bytes) -> tuple[Listener, Any]:
