@@ -134,7 +134,7 @@ def _hydra_faults(overrides: Sequence[str], config_name: str) -> list[UserError]
         group, _, option = choice.partition("=")
         options = loader.get_group_options(group)
         if option not in options:
-            expected = f"{group}={'|'.join(options)}" if options else "hydra/sweeper=cma|random|grid|nevergrad, or hydra/launcher=..."
+            expected = f"{group}={'|'.join(options)}" if options else "hydra/sweeper=cma|random|grid|..., or hydra/launcher=..."
             found.append(mistake(got=choice, expected=expected, do="choose one of them"))
     if found:
         return found

@@ -16,7 +16,7 @@ from synaptune.search.config import Home
 from synaptune.search.space import Dimension, Space
 from synaptune.search.trial import Result
 from synaptune.storage import database
-from synaptune.storage.database import with_driver
+from synaptune.storage.database import first_line, with_driver
 from synaptune.storage.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "log", 0.1, 10.0), Dimension("n", "lin", 1, 5, integer=True)))
@@ -250,3 +250,10 @@ def test_controller_and_server_killed_at_random_moments_lose_and_double_nothing(
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert_whole(postgres_url, count)
+
+
+def test_a_lost_connection_is_named_by_the_innermost_error_that_says_anything():
+    error = ConnectionError("server closed the connection\nunexpectedly")
+    error.__cause__ = RuntimeError(())
+    assert first_line(error) == "server closed the connection"
+    assert first_line(RuntimeError(())) == "RuntimeError"

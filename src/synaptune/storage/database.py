@@ -136,6 +136,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def first_line(error: BaseException) -> str:
-    """What a database said, in one line."""
-    cause = list(chain(error))[-1]
-    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
+    """What a database said, in one line: the innermost error that says anything."""
+    links = list(chain(error))
+    said = [str(link).strip() for link in reversed(links)]
+    return next((text.splitlines()[0] for text in said if any(map(str.isalpha, text))), type(links[-1]).__name__)
