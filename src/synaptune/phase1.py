@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -19,7 +20,7 @@ from synaptune.analysis.cost import Stage
 from synaptune.conduct import begun_at
 from synaptune.errors import UserError, mistake
 from synaptune.opening import OPTIMIZER, Composed, add_common_options, composed, guarded, opened
-from synaptune.protocol import Protocol, best_trial, measured, say, searched, validated
+from synaptune.protocol import Protocol, confirmed, measured, say, searched, validated
 from synaptune.search.contract import Told
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine, make_optimizer
@@ -90,11 +91,14 @@ def _stages(protocol: Protocol, prior: Sequence[Told]) -> None:
     baseline = _baseline(protocol)
     ledger = protocol.ledger("search", seeds=int(protocol.base.search.seeds))
     trials = searched(protocol, ledger, protocol.plan, prior=prior)
-    best = best_trial(protocol, trials) or baseline
+    best = confirmed(protocol, trials) or baseline
     write_best(folder / "best.yaml", protocol.study.place.name, best)
     pairs = validated(protocol, baseline.unit, best.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.trials())
     summary = summarise(protocol.study.place.name, trials, best, pairs=pairs, defaults=baseline.values, seconds=seconds)
+    if protocol.objective.name == "pareto":
+        found = summary["pareto"] = _front(protocol, trials)
+        say(f"pareto: {len(found['front'])} trials on the front, hypervolume {found['hypervolume']:.4g} (baseline 1)")
     write_json(folder / "summary.json", summary)
     show_verdict(summary, Console())
     print(f"written to {folder}/summary.json; use: python train.py tuned={folder}/best.yaml", flush=True)
@@ -151,6 +155,17 @@ def _baseline(protocol: Protocol) -> Trial:
     (trial,) = measured(protocol, protocol.ledger("baseline"), [(protocol.space.start(), protocol.seed)], label="baseline run")
     say(f"baseline: objective {_objective(trial):.4f} at the defaults")
     return trial
+
+
+def _front(protocol: Protocol, trials: Sequence[Trial]) -> dict[str, Any]:
+    """The Pareto front of a search's complete trials: each with its changes from the baseline by axis, and the hypervolume."""
+    from synaptune.objective.pareto import hypervolume, pareto_front
+    from synaptune.objective.score import vector
+
+    complete = [trial for trial in trials if trial.state == "complete"]
+    costs = [vector(protocol.objective, trial.facts) for trial in complete]
+    front = [{"trial": trial.number, "changes": cost} for trial, cost, on in zip(complete, costs, pareto_front(costs), strict=True) if on]
+    return {"front": front, "hypervolume": hypervolume(costs)}
 
 
 def _objective(trial: Trial) -> float:

@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from synaptune.analysis.compare import paired_improvement
 from synaptune.errors import mistake
 from synaptune.opening import add_common_options, composed, guarded, opened
-from synaptune.protocol import Protocol, best_trial, measured, paired, say, searched, validated
+from synaptune.protocol import Protocol, best_trial, confirmed, measured, paired, say, searched, validated
 from synaptune.search.loop import Plan
 from synaptune.search.space import Dimension, Space, Unit, Value
 from synaptune.search.trial import Trial
@@ -132,7 +132,7 @@ def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) 
         write_json(folder / "gates.json", {"gates": gates})
     joint = Space(tuple(replace(dimension, start=kept[dimension.name]) for dimension in protocol.space.dimensions))
     trials = searched(protocol, protocol.ledger("joint", joint), protocol.plan, label="joint")
-    best = best_trial(protocol, trials)
+    best = confirmed(protocol, trials)
     if best is None:
         raise mistake(got="a joint search without a complete trial", expected="at least one", do="see the failures in the study")
     write_best(folder / "best.yaml", name, best)

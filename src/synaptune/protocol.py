@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from synaptune.errors import mistake
 from synaptune.notify import Notifier
 from synaptune.objective.score import ObjectiveConfig, needs_baseline, rescored, with_baseline
 from synaptune.objective.seeds import averaged, common_seeds
+from synaptune.parameters import constant
 from synaptune.report.lines import TrialLines
 from synaptune.search.contract import Told
 from synaptune.search.loop import Plan
@@ -35,6 +38,9 @@ _GIVEN = ("phase", "generation", "config_fingerprint", "code_version", "device",
 
 # The run whose metrics an objective divides by; it has an objective of its own, which no other run may copy.
 REFERENCE = "reference"
+CONFIRMING_SEEDS = int(
+    constant("protocol.confirming_seeds", 3, unit="seed", meaning="further seeds of incumbents", source="chosen: a mean of three")
+)
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,35 @@ def searched(protocol: Protocol, ledger: PhaseLedger, plan: Plan, *, label: str 
     if best is not None:
         say(f"{label}: best objective {best.objective:.4f} in trial {best.number}")
     return trials
+
+
+def confirmed(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
+    """The best of a search's trials; with `search.incumbents`, the one of so many whose mean over further seeds is best.
+
+    The best of many noisy evaluations is partly the luckiest: its own value is too good, and another point may be better.
+    """
+    count, best = int(protocol.base.search.incumbents), best_trial(protocol, trials)
+    if count < 2 or best is None:
+        return best
+    rest, chosen = [trial for trial in trials if trial.objective is not None], [best]
+    while len(chosen) < count and (rest := [trial for trial in rest if trial.unit not in {entry.unit for entry in chosen}]):
+        following = best_trial(protocol, rest)
+        assert following is not None
+        chosen.append(following)
+    seeds = [protocol.seed + 1 + number for number in range(CONFIRMING_SEEDS)]
+    say(f"incumbents: {len(chosen)} points on {len(seeds)} more seeds")
+    ledger = protocol.ledger("incumbents", generation=max(trial.facts["generation"] for trial in trials))
+    runs = measured(protocol, ledger, [(trial.unit, seed) for trial in chosen for seed in seeds], label="incumbent run")
+    means = [_mean(runs[index * len(seeds) : (index + 1) * len(seeds)]) for index in range(len(chosen))]
+    winner, mean = min(zip(chosen, means, strict=True), key=lambda pair: pair[1])
+    say(f"incumbents: trial {winner.number} has the best mean, {mean:.4f} (the search's best, trial {best.number}: {means[0]:.4f})")
+    return winner
+
+
+def _mean(runs: Sequence[Trial]) -> float:
+    """The mean objective of runs; infinite when one of them failed."""
+    objectives = [run.objective for run in runs if run.objective is not None]
+    return statistics.fmean(objectives) if len(objectives) == len(runs) else math.inf
 
 
 def validated(protocol: Protocol, before: Unit, after: Unit) -> list[tuple[Trial, Trial]]:

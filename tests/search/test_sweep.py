@@ -73,10 +73,29 @@ def test_ctrl_c_ends_politely_and_the_same_command_goes_on(tmp_path):
     words = ["hydra/sweeper=random", "hydra.sweeper.optim.budget=4", "seconds=0.5", f"log={tmp_path}/log", *RANGES]
     stderr, code = kill_after(tmp_path, 2, words, signal.SIGINT)
     assert code == 130
+    assert "finishing what runs" in stderr
     assert "the same command goes on" in stderr
     assert "Traceback" not in stderr
+    assert [trial.state.name for trial in trials(tmp_path, "app-random")] == ["COMPLETE"] * 2
     assert sweep(tmp_path, *words, "study.resume=must").returncode == 0
     assert [trial.state.name for trial in trials(tmp_path, "app-random")] == ["COMPLETE"] * 4
+
+
+def test_ctrl_c_twice_stops_now_and_the_trial_is_run_again(tmp_path):
+    words = ["hydra/sweeper=random", "hydra.sweeper.optim.budget=2", f"log={tmp_path}/log", *RANGES]
+    process = subprocess.Popen(command(*words, "seconds=60"), cwd=tmp_path, preexec_fn=hears_ctrl_c, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "log").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    stderr = process.communicate(timeout=20)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert [trial.state.name for trial in trials(tmp_path, "app-random")] == ["RUNNING"]
+    assert sweep(tmp_path, *words).returncode == 0
+    assert [trial.state.name for trial in trials(tmp_path, "app-random")] == ["COMPLETE"] * 2
 
 
 def test_two_sweeps_of_one_study_at_once_are_refused(tmp_path):

@@ -24,10 +24,12 @@ class SearchSpaceConfig:
 @dataclass
 class SearchConfig:
     """start: a study (its name under outputs/studies, its folder or an Optuna storage URL) whose best values the search begins at, and
-    whose trials `tpe` and `gp` know; seeds: runs of each candidate, their objectives averaged."""
+    whose trials `tpe` and `gp` know; seeds: runs of each candidate, their objectives averaged; incumbents: best points of a protocol's
+    search that are run again on other seeds before one of them is chosen (0: the best of the search is)."""
 
     start: str | None = None
     seeds: int = 1
+    incumbents: int = 0
 
 
 @dataclass
