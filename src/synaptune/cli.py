@@ -292,9 +292,10 @@ def _export(options: argparse.Namespace) -> None:
     if options.out is None and kind == "parquet":
         raise mistake(got="--format parquet without a file", expected="--out FILE.parquet", do="add it")
     from synaptune.cache import write_atomic
-    from synaptune.storage.table import as_csv, as_parquet, columns, locate
+    from synaptune.storage.reading import find_study
+    from synaptune.storage.table import as_csv, as_parquet, columns
 
-    trials = locate(options.study, options.storage)
+    trials = find_study(options.study, options.storage).trials
     table = columns(trials)
     content = as_parquet(table) if kind == "parquet" else as_csv(table).encode()
     if options.out is None:

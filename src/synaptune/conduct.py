@@ -20,8 +20,8 @@ from synaptune.search.stopping import StopConfig, rules
 from synaptune.search.trial import Trial, loss_of
 from synaptune.search.warm import Known, WarmStart, warm_start
 from synaptune.search.workers import Workers
+from synaptune.storage.reading import find_study
 from synaptune.storage.study import PhaseLedger
-from synaptune.storage.table import locate
 
 
 def conduct(
@@ -103,5 +103,5 @@ def begun_at(space: Space, start: str | None, *, maximize: bool = False) -> Warm
     """A space that begins at the best of another study (null: where it is); raises UserError for a study that cannot be begun at."""
     if start is None:
         return WarmStart(space, ())
-    trials = [trial for trial in locate(start) if trial.facts.get("phase") == "search"]
+    trials = find_study(start).searched
     return warm_start(space, [Known(trial.values, loss_of(trial, maximize)) for trial in trials], start)

@@ -32,9 +32,8 @@ from synaptune.search.space import Dimension, Space, Value
 from synaptune.search.trial import Result, Trial, TrialPruned, best_of
 from synaptune.spaces import resumed_engine
 from synaptune.storage.database import sqlite_path
-from synaptune.storage.records import in_phase
+from synaptune.storage.reading import SEARCH, read_study
 from synaptune.storage.study import PhaseLedger, Study
-from synaptune.storage.table import read_trials
 
 DIRECTIONS = ("minimize", "maximize")
 KINDS = ("uniform", "log_uniform", "int", "categorical")
@@ -146,7 +145,7 @@ class TrialManager:
         if self._live is not None:
             return list(self._live.values())
         path = sqlite_path(self._place.url)
-        return [] if path is not None and not path.exists() else in_phase(read_trials(self._place.url, self._place.name), "search")
+        return [] if path is not None and not path.exists() else read_study(self._place.url, self._place.name).phase(SEARCH)
 
     @property
     def best_trial(self) -> Trial | None:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from synaptune.plain import flat
 from synaptune.search.optimizers import Engine
 from synaptune.search.space import Dimension, Space, expand, of_spec, refuse_unused
+from synaptune.storage import schema
 from synaptune.storage.study import Study
 
 # What may change between two commands of one study: it does not touch any result.
@@ -65,8 +66,8 @@ def configuration_of(base: DictConfig, space: Space, settings: Mapping[str, Any]
 
 def resumed_engine(study: Study, engine: Engine) -> Engine:
     """The engine a study began with: its sequence depends on the first workers, budget and seed, whatever they are now."""
-    stored = study.note("engine")
+    stored = study.note(schema.ENGINE)
     if stored is None:
-        study.put_note("engine", asdict(engine))
+        study.put_note(schema.ENGINE, asdict(engine))
         return engine
     return Engine(**stored)

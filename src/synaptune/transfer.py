@@ -23,7 +23,7 @@ from synaptune.opening import add_common_options, composed, guarded, opened
 from synaptune.protocol import Protocol, measured, say
 from synaptune.search.space import Space
 from synaptune.search.trial import Trial
-from synaptune.storage.table import locate
+from synaptune.storage.reading import find_study
 
 TOP = 5
 _FRESH = 4000  # distance of these seeds from the search's
@@ -43,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     if options.top < 3:
         raise mistake(got=f"--top {options.top}", expected="at least 3: fewer have no rank correlation", do="correct it")
-    found = [trial for trial in locate(options.start) if trial.facts.get("phase") in ("search", "joint") and trial.objective is not None]
+    found = [
+        trial
+        for trial in find_study(options.start).trials
+        if trial.facts.get("phase") in ("search", "joint") and trial.objective is not None
+    ]
     best = sorted({tuple(trial.values.items()): trial for trial in reversed(found)}.values(), key=lambda trial: trial.objective or 0.0)
     if len(best) < options.top:
         raise mistake(

@@ -12,8 +12,9 @@ from synaptune.errors import UserError
 from synaptune.search.config import Home
 from synaptune.search.space import Dimension, Space
 from synaptune.search.trial import Result, failure_of
+from synaptune.storage.reading import find_study
 from synaptune.storage.study import PhaseLedger, Study
-from synaptune.storage.table import columns, locate
+from synaptune.storage.table import columns
 
 SPACE = Space(
     (
@@ -97,15 +98,15 @@ def test_a_study_is_found_by_its_name_its_folder_or_its_database(tmp_path, capsy
 
 def test_a_study_without_trials_is_a_table_without_rows(tmp_path):
     Study(Home("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}).close()
-    assert set(map(len, columns(locate(str(tmp_path))).values())) == {0}
+    assert set(map(len, columns(find_study(str(tmp_path)).trials).values())) == {0}
 
 
 def test_several_studies_in_a_folder_are_told_apart_by_name(tmp_path):
     for name in ("a", "b"):
         write(tmp_path, name=name).close()
     with pytest.raises(UserError, match="one of its studies: a, b"):
-        locate(str(tmp_path))
-    assert len(locate("b", f"sqlite:///{tmp_path}/study.db")) == 4
+        find_study(str(tmp_path))
+    assert len(find_study("b", f"sqlite:///{tmp_path}/study.db").trials) == 4
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ CONFIGURATION = "configuration"
 VERSION = "schema_version"
 WRITER = "synaptune_version"
 HOLDER = "holder"
+ENGINE = "engine"
 
 # User attributes of every trial, from its start.
 PHASE = "phase"

@@ -6,66 +6,18 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from synaptune.errors import mistake
 from synaptune.search.trial import Trial
 from synaptune.storage import schema
-from synaptune.storage.database import close_storage, open_storage, shown, sqlite_path, with_driver
-from synaptune.storage.faults import check_readable, worded
-from synaptune.storage.records import read_all
 
 FORMATS = ("csv", "parquet")
 Column = list[Any]
 
 _FIRST = ("number", schema.PHASE, schema.INDEX, schema.GENERATION, "state", "objective", schema.ESTIMATE, schema.SEED, schema.SECONDS)
 _LAST = (schema.ATTEMPTS, schema.REASON)
-_SHOWN_NAMES = 10
 _ABSENT = ("nan", "inf", "-inf")  # how a fact that JSON has no number for is stored
-
-
-def read_trials(url: str, name: str | None = None, *, prefer: str | None = None) -> list[Trial]:
-    """The trials of a study by number, without holding it: its search may go on meanwhile.
-
-    name: null is the only study of the database, or among several the one named `prefer`.
-    Raises UserError: no such database or study, or a study of another program or version.
-    """
-    url = with_driver(url)
-    path = sqlite_path(url)
-    if path is not None and not path.exists():
-        raise mistake(got=f"no study database {path}", expected="a study that has begun", do="check its name, or give --storage URL")
-    with worded(url):
-        if path is not None:
-            check_readable(path)
-        storage = open_storage(url)
-        try:
-            studies = {study.study_name: study for study in storage.get_all_studies()}
-            study = studies[_choose(sorted(studies), name, prefer=prefer, where=shown(url))]
-            where = f"{study.study_name} in {shown(url)}"
-            if schema.CONFIGURATION in study.user_attrs or storage.get_n_trials(study._study_id) > 0:
-                schema.check_schema(study.user_attrs, where)
-            return read_all(storage, study._study_id, where)
-        finally:
-            close_storage(storage)
-
-
-def _choose(names: Sequence[str], name: str | None, *, prefer: str | None, where: str) -> str:
-    wanted = name or (names[0] if len(names) == 1 else prefer)
-    if wanted is not None and wanted in names:
-        return wanted
-    known = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "") or "none"
-    raise mistake(
-        got=f"no study {wanted or 'chosen'} in {where}", expected=f"one of its studies: {known}", do="give its name with --storage URL"
-    )
-
-
-def locate(study: str, storage: str | None = None, *, root: Path = Path("outputs/studies")) -> list[Trial]:
-    """The trials of a study given as a name below root, as a folder, or with its storage URL as the name there; raises UserError."""
-    if storage is not None:
-        return read_trials(storage, study)
-    folder = Path(study) if Path(study).is_dir() else root / study
-    return read_trials(f"sqlite:///{folder}/study.db", prefer=folder.resolve().name)
 
 
 def columns(trials: Sequence[Trial]) -> dict[str, Column]:
