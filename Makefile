@@ -1,5 +1,5 @@
 # Everything is one command; each makes its own environment first. `make help` lists them.
-# Variables: ARGS (further arguments), BUDGET, SCALE, STUDY (sweep-phase1), PYTHON and PIP_ARGS (setup).
+# Variables: ARGS (further arguments), BUDGET, SCALE, STUDY, SEEDS, PYTHON and PIP_ARGS (setup).
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer sample census docs bench-step bench-search bench-curve bench-noise bench test lint check clean
+.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine sample census docs bench-step bench-search bench-curve bench-noise bench test lint check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,21 @@ sweep-phase2: $(READY) ## tune all parameters from the phase-1 optimum: groups, 
 
 transfer: $(READY) ## the best points of a study on another scale; STUDY= SCALE= ARGS="--from phase1 ..."
 	$(BIN)/python -m synaptune.transfer $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
+
+ablation: $(READY) ## what each tuned parameter is worth, on paired seeds; STUDY= SEEDS= ARGS=
+	$(BIN)/python -m synaptune.ablation --study $(or $(STUDY),phase1) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+
+report: $(READY) ## one page with the evidence of a study; STUDY= ARGS="--against STUDY"
+	$(BIN)/synaptune report $(or $(STUDY),phase1) $(ARGS)
+
+wandb-report: $(READY) ## the W&B Report of a study: its specification here, published where there is a key; STUDY= ARGS=
+	$(BIN)/synaptune wandb report $(or $(STUDY),phase1) $(ARGS)
+
+dashboard: $(READY) ## the studies in the browser, while they run; STUDY= ARGS="--port 8080"
+	$(BIN)/synaptune dashboard $(STUDY) $(ARGS)
+
+refine: $(READY) ## a narrower search space from a study's high performers; STUDY= ARGS="--out FILE.yaml"
+	$(BIN)/synaptune refine $(or $(STUDY),phase1) $(ARGS)
 
 sample: $(READY) ## generate text; ARGS="CHECKPOINT --prompt ..."
 	$(BIN)/synaptune sample $(ARGS)

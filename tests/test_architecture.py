@@ -13,11 +13,11 @@ PACKAGE = ROOT / "src" / "synaptune"
 ORDER = (
     *("errors", "hints", "cache", "seeds", "plain"),
     *("parameters", "synapse", "model", "data", "objective", "training", "search", "storage", "analysis", "report"),
-    *("notify", "schema", "build", "entry", "spaces", "conduct", "protocol", "opening"),
-    *("sweep", "phase1", "phase2", "transfer", "manager", "cli", "docs"),
+    *("notify", "schema", "build", "entry", "spaces", "conduct", "protocol", "opening", "portrait"),
+    *("sweep", "phase1", "phase2", "ablation", "transfer", "manager", "dashboard", "commands", "cli", "docs"),
 )
 LONGEST = 350  # lines
-SLOW = ("nevergrad", "wandb", "optuna", "lightning", "plotly", "datasets", "tokenizers", "tensorboard", "scipy")
+SLOW = ("nevergrad", "wandb", "optuna", "lightning", "plotly", "datasets", "tokenizers", "tensorboard", "scipy", "matplotlib", "sklearn", "pandas")
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
