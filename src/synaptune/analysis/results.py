@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from synaptune.search.space import Unit, Value
+from synaptune.search.space import Space, Unit, Value
 from synaptune.search.trial import Trial
 
 
@@ -174,7 +174,8 @@ class Evidence:
 
     phase: of the search it is about; names: searched parameters by subsystem; best: the trial whose values are recommended;
     start: values of the baseline; effects_note: why effects are empty; correlation: rows of the search distribution's matrix in
-    the order of names, at the end; portraits: what portrait.py stored of the baseline and the best ("baseline", "best").
+    the order of names, at the end; portraits: what portrait.py stored of the baseline and the best ("baseline", "best");
+    space: the ranges of that search, null when none has begun.
     """
 
     name: str
@@ -207,3 +208,4 @@ class Evidence:
     ended: datetime | None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     portraits: Mapping[str, Any] = field(default_factory=dict)
+    space: Space | None = None
