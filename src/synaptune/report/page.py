@@ -1,0 +1,223 @@
+"""A study as one self-contained HTML page: no network, readable without JavaScript, on a phone, in the dark and on paper.
+
+Everything from the study is escaped here; a figure's SVG comes escaped from report/figures.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from synaptune.analysis.results import Evidence
+from synaptune.report import cells, tables, words
+from synaptune.report.cells import Column, Table
+from synaptune.report.figures import Figure, figures
+from synaptune.search.trial import loss_of
+
+MOST_ROWS = 400  # of trials that are all shown
+BEST_ROWS = 200  # of more
+_REFRESH = 30  # s
+_CODE = re.compile(r"`([a-z][^`<>&]*)`")
+# Where each figure stands; one of another key has a section of its own at the end.
+_PLACES = {
+    "validation": ("seeds",),
+    "parameters": ("importance", "ablation", "profiles"),
+    "search": ("convergence", "evolution", "correlation", "parallel"),
+    "model": ("curves", "dynamics", "experts"),
+    "cost": ("cost",),
+    "failures": ("failures",),
+}
+_NUMBERS = ("count", "value", "loss", "share", "p", "seconds", "gain")
+
+
+class Section(NamedTuple):
+    """A part of the page: key (its anchor), title, content as HTML without the title."""
+
+    key: str
+    title: str
+    html: str
+
+
+def html(evidence: Evidence, *, refreshed: bool = False) -> str:
+    """The whole page; refreshed: it loads itself again while it is open, for a study that still runs."""
+    return document(f"{evidence.name}: report", header(evidence), sections(evidence), refreshed=refreshed)
+
+
+def sections(evidence: Evidence) -> list[Section]:
+    """The parts of the page that have something to say, in their order."""
+    drawn = {figure.key: figure for figure in figures(evidence)}
+    parts = [
+        Section("verdict", "Verdict", _verdict(evidence)),
+        Section("next", "What to do next", findings(words.advice(evidence))),
+        Section("validation", "Validation and noise", _validation(evidence, drawn)),
+        Section("parameters", "Parameters", _parameters(evidence, drawn)),
+        Section("search", "The search", _placed(drawn, "search")),
+        Section("model", "Inside the model", _placed(drawn, "model")),
+        Section("hypotheses", "Hypotheses", _known(tables.hypotheses(evidence))),
+        Section("cost", "Cost", _placed(drawn, "cost") + _known(tables.cost(evidence))),
+        Section("failures", "Failures", _placed(drawn, "failures") + _known(tables.failures(evidence))),
+        Section("best", "Best configuration", _best(evidence)),
+        Section("more", "More figures", "".join(figure_html(figure) for figure in drawn.values() if figure.key not in _placed_keys())),
+        Section("trials", "Trials", _trials(evidence)),
+        Section("provenance", "Provenance", provenance(evidence.provenance)),
+    ]
+    return [part for part in parts if part.html]
+
+
+def header(evidence: Evidence) -> str:
+    """Name, state and time of a study."""
+    count = words.running(evidence)
+    pill = f'<span class="pill">running: {count} trial{"s" if count > 1 else ""} not ended</span>' if count else ""
+    when = [f"{moment:%Y-%m-%d %H:%M} UTC" for moment in (evidence.began, evidence.ended) if moment is not None]
+    about = [f"phase {evidence.phase}"] if evidence.phase is not None else []
+    about += [" to ".join(when)] if when else []
+    return f"<h1>Study {escape(evidence.name)}{pill}</h1><p>{escape(' · '.join(about))}</p>"
+
+
+def document(title: str, head: str, parts: Sequence[Section], *, refreshed: bool = False) -> str:
+    """A page of sections with its table of contents, styles and script inside; title is text, head HTML."""
+    style, script = (files("synaptune.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    contents = "".join(f'<li><a href="#{part.key}">{escape(part.title)}</a></li>' for part in parts)
+    body = "".join(f'<section id="{part.key}"><h2>{escape(part.title)}</h2>{part.html}</section>\n' for part in parts)
+    refresh = f'<meta http-equiv="refresh" content="{_REFRESH}">' if refreshed else ""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">{refresh}'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style></head>\n"
+        f'<body><div class="layout"><header class="top">{head}</header>'
+        f'<nav class="toc" aria-label="Contents"><ol>{contents}</ol></nav>\n<main>\n{body}</main></div>\n'
+        f"<script>{script}</script></body></html>\n"
+    )
+
+
+def _verdict(evidence: Evidence) -> str:
+    found = words.verdict(evidence)
+    numbers = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in tables.key_numbers(evidence))
+    return f'<p class="headline {found.tone}">{escape(found.headline)}</p>{findings(found.findings)}<dl class="numbers">{numbers}</dl>'
+
+
+def findings(found: Sequence[words.Finding]) -> str:
+    """Sentences under their headings; empty without any."""
+    rows = "".join(f"<dt>{escape(entry.title)}</dt><dd>{_with_code(entry.text)}</dd>" for entry in found)
+    return f'<dl class="findings">{rows}</dl>' if rows else ""
+
+
+def _with_code(text: str) -> str:
+    """Text escaped, with `commands` set as code."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
+
+
+def _placed(drawn: Mapping[str, Figure], place: str) -> str:
+    return "".join(figure_html(drawn[key]) for key in _PLACES[place] if key in drawn)
+
+
+def _placed_keys() -> set[str]:
+    return {key for keys in _PLACES.values() for key in keys}
+
+
+def figure_html(figure: Figure) -> str:
+    """A figure with its title and caption."""
+    return (
+        f'<figure id="figure-{escape(figure.key)}"><h3>{escape(figure.title)}</h3>{figure.svg}'
+        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
+    )
+
+
+def _validation(evidence: Evidence, drawn: Mapping[str, Figure]) -> str:
+    claim = evidence.claim
+    rows = tables.noise(evidence) + ([] if claim is None else tables.statistics_of(claim.gain))
+    listed = "".join(f"<tr><th scope='row'>{escape(name)}</th><td class='number'>{escape(text)}</td></tr>" for name, text in rows)
+    more = f'<h3>Noise, luck and tests</h3><div class="scroll"><table><tbody>{listed}</tbody></table></div>' if rows else ""
+    return _placed(drawn, "validation") + _known(tables.validation(evidence)) + more
+
+
+def _parameters(evidence: Evidence, drawn: Mapping[str, Figure]) -> str:
+    return _known(tables.parameters(evidence)) + _placed(drawn, "parameters")
+
+
+def _best(evidence: Evidence) -> str:
+    text = tables.best_yaml(evidence)
+    if text is None:
+        return ""
+    return (
+        "<p>Save it as <code>best.yaml</code> and train with it: <code>python train.py tuned=best.yaml</code></p>"
+        '<button class="tool" type="button" data-copies="best-yaml" hidden>Copy</button>'
+        f'<pre id="best-yaml">{escape(text)}</pre>'
+    )
+
+
+def _trials(evidence: Evidence) -> str:
+    chosen, note = list(evidence.trials), ""
+    if len(chosen) > MOST_ROWS:
+        complete = [trial for trial in chosen if loss_of(trial, evidence.maximize) is not None]
+        chosen = sorted(complete, key=lambda trial: loss_of(trial, evidence.maximize) or 0.0)[:BEST_ROWS]
+        note = f"The best {len(chosen)} of {len(evidence.trials)} trials; the CSV table beside the report, or `synaptune export`, has all."
+    if not chosen:
+        return ""
+    field = '<input class="tool" type="search" placeholder="Filter trials" aria-label="Filter trials" data-filters="table-trials" hidden>'
+    table = tables.trials(evidence, chosen)._replace(note=note)
+    return f'<div class="screen">{field}{table_html(table, sortable=True, names=evidence.names)}</div>'
+
+
+def provenance(found: Mapping[str, Any]) -> str:
+    """What the study was made of, each part folded."""
+    plain = {key: entry for key, entry in found.items() if not isinstance(entry, Mapping)}
+    parts = {"Fingerprints, seeds and versions": plain} if plain else {}
+    parts |= {str(key): entry for key, entry in found.items() if isinstance(entry, Mapping) and entry}
+    return "".join(f"<details><summary>{escape(cells.spaced(key))}</summary>{_listing(entry)}</details>" for key, entry in parts.items())
+
+
+def _listing(entries: Mapping[Any, Any]) -> str:
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(str(key))}</th><td class='long'>{escape(cells.plain(entry))}</td></tr>"
+        for key, entry in entries.items()
+    )
+    return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
+
+
+def _known(table: Table) -> str:
+    return f"<h3>{escape(table.title)}</h3>{table_html(table)}" if table.rows else ""
+
+
+def table_html(table: Table, *, sortable: bool = False, names: Sequence[str] = ()) -> str:
+    """A table that scrolls inside its frame; names: of parameters, which the headings shorten."""
+    heads = "".join(_head(column, names) for column in table.columns)
+    rows = "".join(
+        "<tr>" + "".join(_cell(cell, column) for cell, column in zip(row, table.columns, strict=True)) + "</tr>\n" for row in table.rows
+    )
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    kind = ' class="sortable"' if sortable else ""
+    frame = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">'
+    return f'{frame}<table id="table-{table.key}"{kind}><thead><tr>{heads}</tr></thead><tbody>\n{rows}</tbody></table></div>{note}'
+
+
+def _head(column: Column, names: Sequence[str]) -> str:
+    kind = ' class="number"' if column.kind in _NUMBERS else ""
+    short = words.label(column.name, names) if column.name in names else column.heading
+    title = f' title="{escape(column.name)}"' if short != column.heading else ""
+    return f'<th scope="col"{kind}{title}>{escape(short)}</th>'
+
+
+def _cell(cell: Any, column: Column) -> str:
+    text = escape(cells.shown(cell, column.kind))
+    if column.kind == "name":
+        prefix, dot, last = str(cell).rpartition(".")
+        return f'<th scope="row"><span class="prefix">{escape(prefix + dot)}</span><wbr>{escape(last)}</th>'
+    if column.kind == "position" and cell is not None:
+        edge = " edge" if min(cell, 1.0 - cell) < words.EDGE else ""
+        bar = f'<span class="place{edge}"><i style="left:{100.0 * min(max(cell, 0.0), 1.0):.0f}%"></i></span>'
+        return f'<td class="number">{bar}{text}</td>'
+    if column.kind == "text":
+        return f'<td class="long">{text}</td>' if len(text) > 40 else f"<td>{text}</td>"
+    exact = f' data-v="{cell}"' if column.kind == "seconds" and cell is not None else ""
+    return f'<td class="number"{exact}>{text}</td>'

@@ -1,0 +1,250 @@
+"""The tables of a report, from a study's evidence."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from synaptune.analysis.results import Comparison, Evidence
+from synaptune.report.cells import Column, Table, shown
+from synaptune.report.lines import duration
+from synaptune.search.trial import Trial
+
+_MANY = 12  # trial numbers listed one by one
+_REASONS = 40  # rows of the table of failures
+_LINE = 160  # characters of a reason
+
+
+def all_tables(evidence: Evidence) -> Iterator[Table]:
+    """Every table that has rows."""
+    for make in (parameters, validation, ablation, hypotheses, failures, cost, generations, trials):
+        table = make(evidence)
+        if table.rows:
+            yield table
+
+
+def parameters(evidence: Evidence) -> Table:
+    """What is known of each searched parameter; columns that the study cannot fill are left out."""
+    best = evidence.best.values if evidence.best is not None else {}
+    ranges = {dimension.name: dimension for dimension in evidence.space.dimensions} if evidence.space is not None else {}
+    place = positions(evidence)
+    effects, shares = ({entry.name: entry for entry in entries} for entries in (evidence.effects, evidence.importances))
+    ablated = {entry.name: entry for entry in evidence.ablation}
+    columns = {
+        Column("parameter", "name"): list(evidence.names),
+        Column("default", "value"): [evidence.start.get(name) for name in evidence.names],
+        Column("tuned", "value"): [best.get(name) for name in evidence.names],
+        Column("range", "range"): [ranges.get(name) for name in evidence.names],
+        Column("position in range", "position"): [place.get(name) for name in evidence.names],
+        Column("effect z", "share"): [effects[name].z if name in effects else None for name in evidence.names],
+        Column("p (Holm)", "p"): [effects[name].adjusted if name in effects else None for name in evidence.names],
+        Column("fANOVA", "share"): [shares[name].fanova if name in shares else None for name in evidence.names],
+        Column("PED-ANOVA", "share"): [shares[name].ped_anova if name in shares else None for name in evidence.names],
+        Column("worth at the optimum", "gain", "%"): [ablated[name].reverted if name in ablated else None for name in evidence.names],
+        Column("brings alone", "gain", "%"): [ablated[name].alone if name in ablated else None for name in evidence.names],
+    }
+    known = {column: cells for column, cells in columns.items() if any(cell is not None for cell in cells)}
+    note = (
+        "Position: 0 is the lower end of the range on its own scale, 1 the upper. Effect: whether the loss depends on the parameter, "
+        "from the search's own trials. Worth at the optimum: gain in test perplexity lost when this one goes back to its default. "
+        "Brings alone: gain over the defaults when only this one is tuned."
+    )
+    return Table("parameters", "Parameters", list(known), list(zip(*known.values(), strict=True)), note)
+
+
+def positions(evidence: Evidence) -> Mapping[str, float]:
+    """Where the best values lie in their ranges, 0 to 1; choices have no place."""
+    best = evidence.best
+    if best is None or len(best.unit) != len(best.values):
+        return {}
+    place = dict(zip(best.values, best.unit, strict=True))
+    kinds = {dimension.name: dimension.scale for dimension in evidence.space.dimensions} if evidence.space is not None else {}
+    return {name: unit for name, unit in place.items() if kinds.get(name) != "categorical"}
+
+
+def validation(evidence: Evidence) -> Table:
+    """The runs on fresh seeds, a row for each seed."""
+    columns = (
+        Column("seed", "count"),
+        Column("validation loss, defaults", "loss", "nats/token"),
+        Column("validation loss, tuned", "loss", "nats/token"),
+        Column("test perplexity, defaults", "value", "tokens"),
+        Column("test perplexity, tuned", "value", "tokens"),
+        Column("improvement of test perplexity", "value", "%"),
+    )
+    claim = evidence.claim
+    rows = [] if claim is None else [_seed(old, new) for old, new in zip(claim.before, claim.after, strict=True)]
+    return Table("validation", "Validation on fresh seeds", columns, rows)
+
+
+def _seed(before: Trial, after: Trial) -> list[Any]:
+    old, new = before.facts.get("test_perplexity"), after.facts.get("test_perplexity")
+    gain = 100.0 * (1.0 - new / old) if old and new else None
+    return [before.facts.get("seed"), before.facts.get("val_loss"), after.facts.get("val_loss"), old, new, gain]
+
+
+def ablation(evidence: Evidence) -> Table:
+    """The optimum taken apart, as ranked by what each parameter is worth in it."""
+    columns = (
+        Column("parameter", "name"),
+        Column("default", "value"),
+        Column("tuned", "value"),
+        Column("worth at the optimum", "gain", "%"),
+        Column("p (Holm)", "p"),
+        Column("brings alone", "gain", "%"),
+        Column("p alone (Holm)", "p"),
+    )
+    rows = [
+        [entry.name, entry.default, entry.tuned, entry.reverted, entry.adjusted_reverted, entry.alone, entry.adjusted_alone]
+        for entry in sorted(evidence.ablation, key=lambda entry: _rank(entry.reverted))
+    ]
+    note = "Gains in test perplexity on paired seeds with 95 % intervals; they need not add up, since parameters act together."
+    return Table("ablation", "Ablation of the optimum", columns, rows, note)
+
+
+def _rank(found: Comparison | None) -> float:
+    return float("inf") if found is None else -found.mean
+
+
+def hypotheses(evidence: Evidence) -> Table:
+    """The claims made beforehand and what became of them."""
+    words = {True: "holds", False: "does not hold", None: "cannot tell"}
+    rows = [[entry.claim, entry.found, words[entry.holds]] for entry in evidence.hypotheses]
+    return Table("hypotheses", "Hypotheses", (Column("claim"), Column("found"), Column("verdict")), rows)
+
+
+def failures(evidence: Evidence) -> Table:
+    """Why trials failed, the commonest first."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for kind, trials_ in evidence.failures.items():
+        for trial in trials_:
+            groups.setdefault((kind, first_line(trial.reason)), []).append(trial.number)
+    ranked = sorted(groups.items(), key=lambda group: -len(group[1]))
+    rows = [[kind, reason, len(numbers), listed(numbers)] for (kind, reason), numbers in ranked[:_REASONS]]
+    left = len(ranked) - _REASONS
+    columns = (Column("kind"), Column("reason"), Column("trials", "count"), Column("numbers"))
+    return Table("failures", "Failures", columns, rows, f"{left} rarer reasons are left out." if left > 0 else "")
+
+
+def first_line(reason: str | None) -> str:
+    """A reason in one line."""
+    line = (reason or "").strip().splitlines()[0] if (reason or "").strip() else "unknown"
+    return line if len(line) <= _LINE else line[: _LINE - 3] + "..."
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Trial numbers, the first ones of many."""
+    more = f" and {len(numbers) - _MANY} more" if len(numbers) > _MANY else ""
+    return ", ".join(str(number) for number in numbers[:_MANY]) + more
+
+
+def cost(evidence: Evidence) -> Table:
+    """Device time by phase."""
+    columns = (Column("phase"), Column("runs", "count"), Column("device time", "seconds", "s"), Column("one run", "seconds", "s"))
+    rows = []
+    for phase, seconds in evidence.seconds_by_phase.items():
+        runs = evidence.runs_by_phase.get(phase, 0)
+        rows.append([phase, runs, seconds, seconds / runs if runs else None])
+    return Table("cost", "Cost", columns, rows)
+
+
+def generations(evidence: Evidence) -> Table:
+    """The search distribution, generation by generation."""
+    columns = [Column("generation", "count"), Column("best objective", "loss"), Column("condition", "value"), Column("step", "value")]
+    columns += [Column(f"{name} {part}", "value") for name in evidence.names for part in ("mean", "low", "high", "best")]
+    rows = []
+    for entry in evidence.generations:
+        best = None if entry.best_loss is None else objective(evidence, entry.best_loss)
+        parts = (entry.mean, entry.low, entry.high, entry.best)
+        rows.append([entry.number, best, entry.condition, entry.step, *(part.get(name) for name in evidence.names for part in parts)])
+    return Table("generations", "Generations", columns, rows)
+
+
+def trials(evidence: Evidence, chosen: Sequence[Trial] | None = None) -> Table:
+    """The trials of the search, or those chosen among them."""
+    chosen = evidence.trials if chosen is None else chosen
+    columns = [Column("trial", "count"), Column("generation", "count"), Column("state"), Column("objective", "loss")]
+    columns += [Column("run", "seconds", "s"), Column("seed", "count"), *(Column(name, "value") for name in evidence.names)]
+    columns.append(Column("reason"))
+    rows = []
+    for trial in chosen:
+        facts = trial.facts
+        head = [trial.number, facts.get("generation"), trial.state, trial.objective, facts.get("seconds"), facts.get("seed")]
+        reason = first_line(trial.reason) if trial.state == "failed" else None
+        rows.append([*head, *(trial.values.get(name) for name in evidence.names), reason])
+    return Table("trials", "Trials", columns, rows)
+
+
+def objective(evidence: Evidence, loss: float) -> float:
+    """What the user optimises, from what the search minimises."""
+    return -loss if evidence.maximize else loss
+
+
+def key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
+    """The numbers one asks for first, each with its name."""
+    found: list[tuple[str, str]] = []
+    if evidence.claim is not None and evidence.claim.before and evidence.claim.after:
+        for name, runs in (("test perplexity, defaults", evidence.claim.before), ("test perplexity, tuned", evidence.claim.after)):
+            known = [run.facts["test_perplexity"] for run in runs if run.facts.get("test_perplexity") is not None]
+            if known:
+                found.append((name, f"{statistics.fmean(known):.4g}"))
+        found.append(("fresh seeds", str(evidence.claim.gain.count)))
+    states = Counter(trial.state for trial in evidence.trials)
+    if evidence.best is not None and evidence.best.objective is not None:
+        found.append((f"best objective, trial {evidence.best.number}", f"{evidence.best.objective:.4f}"))
+    found.append(("evaluations", str(len(evidence.trials) - states["running"])))
+    found += [(state, str(states[state])) for state in ("failed", "pruned", "running") if states[state]]
+    if evidence.names:
+        found.append(("parameters", str(len(evidence.names))))
+    if evidence.seconds_by_phase:
+        found.append(("device time, all phases", duration(sum(evidence.seconds_by_phase.values()))))
+    if evidence.course is not None and evidence.course.hours:
+        found.append(("search by the clock", duration(3600.0 * evidence.course.hours[-1])))
+    return found
+
+
+def noise(evidence: Evidence) -> list[tuple[str, str]]:
+    """Noise and luck as far as they are known, each with its name."""
+    found: list[tuple[str, float | None]] = []
+    if evidence.noise is not None:
+        spread = "standard deviation over seeds"
+        found += [
+            (f"{spread}, defaults [nats/token]", evidence.noise.before),
+            (f"{spread}, tuned [nats/token]", evidence.noise.after),
+            (f"{spread}, paired difference [nats/token]", evidence.noise.difference),
+            ("standard deviation over the search's candidates [nats/token]", evidence.noise.candidates),
+        ]
+    if evidence.luck is not None:
+        found += [
+            ("gain on the search's own seed [nats/token]", evidence.luck.search),
+            ("gain on fresh seeds, validation split [nats/token]", evidence.luck.fresh),
+            ("gain on fresh seeds, test split [nats/token]", evidence.luck.test),
+        ]
+    return [(name, f"{number:.4f}") for name, number in found if number is not None]
+
+
+def statistics_of(found: Comparison) -> list[tuple[str, str]]:
+    """The statistics of a paired gain [%], each with its name."""
+    return [
+        ("gain, t-interval 95 % [%]", shown(found, "gain")),
+        ("gain, bootstrap interval 95 % [%]", f"{found.boot_low:.1f} to {found.boot_high:.1f}"),
+        ("paired t-test, two-sided p", shown(found.p, "p")),
+        (f"Wilcoxon's signed-rank test, two-sided p ({found.count} pairs)", shown(found.wilcoxon, "p")),
+        ("effect size, Hedges", shown(found.effect, "share")),
+    ]
+
+
+def best_yaml(evidence: Evidence) -> str | None:
+    """The recommended values as a file that `python train.py tuned=FILE` reads; null without any."""
+    best = evidence.best
+    if best is None or not best.values:
+        return None
+    import yaml
+
+    objective_ = "" if best.objective is None else f", objective {best.objective:.6g}"
+    name = " ".join(evidence.name.split())  # a line break would end the comment
+    return f"# study {name}, trial {best.number}{objective_}\n" + yaml.safe_dump(
+        {"parameters": dict(best.values)}, sort_keys=False, allow_unicode=True
+    )
