@@ -228,7 +228,7 @@ def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bo
         metrics = projected(metrics, fitted.curve, built.training.steps)
     objective = score(built.objective, metrics, generation) if "val_loss" in metrics else None
     result = dict(objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=identity)
-    result |= dict(data_fingerprint=corpus.fingerprint, seconds=seconds, curve=fitted.curve)
+    result |= dict(data_fingerprint=corpus.fingerprint, seconds=seconds, curve=fitted.curve, life=fitted.life)
     _write(folder / "result.json", json.dumps(result, indent=1))
     return Outcome(objective, metrics, folder, pruned_at)
 

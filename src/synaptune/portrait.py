@@ -170,14 +170,14 @@ def _short(number: float) -> float:
 
 def dynamics(checkpoint: Path) -> dict[str, Any] | None:
     """The terminals of a trained model's first layer along the beginning of its validation text; null when it has none at work."""
-    from synaptune.build import _corpus
     from synaptune.data.batches import eval_batches
+    from synaptune.data.corpus import load_corpus
     from synaptune.training.checkpoint import load_model
 
     model, config, data = load_model(checkpoint)
     if model.silent or config.release != "dynamic":
         return None
-    corpus = _corpus(data, config.context)
+    corpus = load_corpus(data, config.context)
     tokens = eval_batches(corpus, data, "val", size=1, context=config.context, limit=1)[0].tokens[0, :TOKENS]
     traces = watched(model, tokens)
     shown = [key for key in KEYS if key < len(tokens)]

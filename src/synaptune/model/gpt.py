@@ -48,10 +48,11 @@ class ModelOutput(NamedTuple):
 
 
 class StructuralReport(NamedTuple):
-    """Experts merged and split at this step, over all layers."""
+    """Experts merged and split at this step, over all layers; layers: (merged, split) of each, empty when no event was due."""
 
     merges: int
     splits: int
+    layers: tuple[tuple[int, int], ...] = ()
 
 
 class Shared(NamedTuple):
@@ -173,8 +174,8 @@ class GPT(nn.Module):
         return after
 
     def remodelled(self) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """Structural events of all layers: (weights and buffers after, mixing matrix of each weight, counts [merged, split]); pure."""
-        after, mixes, counts = {}, {}, torch.zeros(2, device=self.head.weight.device)
+        """Structural events of all layers: (weights and buffers after, mixing matrix of each weight, counts (layer, 2) of merged and split); pure."""
+        after, mixes, counts = {}, {}, [torch.zeros(2, device=self.head.weight.device)] * len(self.blocks)
         for i, block in enumerate(self.blocks):
             if block.feedforward.router is None:
                 continue
@@ -183,8 +184,8 @@ class GPT(nn.Module):
             after |= {f"{path}.{name}": value for name, value in block.feedforward.remodelled(plan).items()}
             mixes |= {f"{path}.{name}": mix for name, mix in block.feedforward.mixing(plan).items()}
             after |= {f"{path}.router.{n}": v for n, v in remodel_metabolism(router.state(), plan)._asdict().items()}
-            counts = counts + torch.stack([plan.merged, plan.split]).to(counts)
-        return after, mixes, counts
+            counts[i] = torch.stack([plan.merged, plan.split]).to(counts[i])
+        return after, mixes, torch.stack(counts)
 
     @torch.no_grad()
     def after_step(self, activities: list[Activity], step: int, optimizer: torch.optim.Optimizer | None) -> StructuralReport:
@@ -198,13 +199,14 @@ class GPT(nn.Module):
         if self.config.experts == 1 or step % self.interval != self.interval // 2:
             return StructuralReport(0, 0)
         after, mixes, counts = self.remodelled()
-        merges, splits = (int(x) for x in counts.tolist())
+        layers = tuple((int(merged), int(split)) for merged, split in counts.tolist())
+        merges, splits = (sum(column) for column in zip(*layers, strict=True))
         if merges:
             for name, value in after.items():
                 tensors[name].copy_(value)
             for name, mix in mixes.items():
                 _mix_moments(optimizer, tensors[name], mix)
-        return StructuralReport(merges, splits)
+        return StructuralReport(merges, splits, layers)
 
     def utilisation(self) -> Tensor | None:
         """Average share of routed slots, (layer, expert); None when dense."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from synaptune.data.batches import Batch
 from synaptune.errors import mistake
@@ -62,6 +63,9 @@ def evaluate(
 def expert_metrics(model: GPT) -> dict[str, float]:
     """Gini and dead fraction of the experts' use; empty for a dense model."""
     utilisation = model.utilisation()
-    if utilisation is None:
-        return {}
+    return {} if utilisation is None else use_metrics(utilisation)
+
+
+def use_metrics(utilisation: Tensor) -> dict[str, float]:
+    """Gini and dead fraction of a use (layer, expert)."""
     return {"expert_gini": gini(utilisation), "expert_dead_fraction": dead_fraction(utilisation)}

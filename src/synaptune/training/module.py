@@ -20,7 +20,7 @@ from synaptune.data.batches import Batch, train_batch
 from synaptune.objective.metrics import training_loss
 from synaptune.training import checkpoint
 from synaptune.training.errors import DivergedError, Pruned
-from synaptune.training.evaluation import autocast, to_device
+from synaptune.training.evaluation import autocast, to_device, use_metrics
 from synaptune.training.job import Job, validate
 from synaptune.training.optim.adamw import adamw
 from synaptune.training.progress import Progress
@@ -35,7 +35,8 @@ class FitState:
     """What a run has behind it; all of it is in a checkpoint.
 
     loss_sum, loss_count: training losses since the last logged step; curve: [step, validation loss]; metrics: of the last
-    validation; train_seconds, evaluation_seconds: wall time of steps and of validations.
+    validation; train_seconds, evaluation_seconds: wall time of steps and of validations; life_steps, utilisation: the logged steps
+    and the share of each expert at them, mean over the layers (empty when dense); events: [step, "merge" or "split", layer].
     """
 
     step: int = 0
@@ -47,6 +48,16 @@ class FitState:
     splits: int = 0
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    life_steps: list[int] = field(default_factory=list)
+    utilisation: list[list[float]] = field(default_factory=list)
+    events: list[list[int | str]] = field(default_factory=list)
+
+    @property
+    def life(self) -> dict[str, Any] | None:
+        """The experts' life as result.json has it; null when there are none."""
+        if not self.life_steps:
+            return None
+        return {"steps": self.life_steps, "utilisation": self.utilisation, "events": self.events}
 
 
 class StepBatches:
@@ -125,6 +136,8 @@ class TrainingModule(lightning.LightningModule):
         self._activities = []
         state.merges += report.merges
         state.splits += report.splits
+        for layer, counts in enumerate(report.layers):
+            state.events += [[state.step, kind, layer] for kind, count in zip(("merge", "split"), counts, strict=True) if count]
         self._after(rate)
 
     def _after(self, rate: float) -> None:
@@ -133,11 +146,11 @@ class TrainingModule(lightning.LightningModule):
         last = state.step == training.steps
         values: dict[str, float] = {}
         if last or state.step % self.job.logger.every == 0:
-            values |= self._read_losses() | {"learning_rate": rate}
+            values |= self._read_losses() | {"learning_rate": rate} | self._read_life()
         if state.step in self._evaluations:
             values |= self._validate()
         if values:
-            self._telemetry.log(state.step, {"seconds": state.train_seconds, **values})
+            self._telemetry.log(state.step, {"seconds": state.train_seconds, **values, **self._counts()})
         if state.step in self._evaluations:
             self._report(values["val_loss"], last)
         if last or (training.checkpoint_every and state.step % training.checkpoint_every == 0):
@@ -158,6 +171,20 @@ class TrainingModule(lightning.LightningModule):
         state.loss_count = 0
         self._view.update(state.step, loss, speed)
         return {"train_loss": loss, "tokens_per_second": speed}
+
+    def _read_life(self) -> dict[str, float]:
+        """The use of the experts; called where the device has finished its work anyway."""
+        utilisation = self.model.utilisation()
+        if utilisation is None:
+            return {}
+        utilisation = utilisation.cpu()
+        self.state.life_steps.append(self.state.step)
+        self.state.utilisation.append(utilisation.mean(0).tolist())
+        return use_metrics(utilisation)
+
+    def _counts(self) -> dict[str, float]:
+        """Merges and splits so far; empty for a dense model."""
+        return {} if self.job.config.experts == 1 else {"merges": float(self.state.merges), "splits": float(self.state.splits)}
 
     def _validate(self) -> dict[str, float]:
         state = self.state

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 class Fitted(NamedTuple):
     """metrics: by name, units as in objective/metrics.py; curve: [step, validation loss] of the run; busy_seconds: spent in
-    steps and scoring by this process; pruned: whether a report ended it, and the metrics are those of its last validation."""
+    steps and scoring by this process; pruned: whether a report ended it, and the metrics are those of its last validation; life: of
+    the experts, as in FitState, null without any."""
 
     metrics: dict[str, float]
     curve: list[list[float]]
     busy_seconds: float
     pruned: bool = False
+    life: dict[str, Any] | None = None
 
 
 def warm_up() -> None:
@@ -64,7 +66,7 @@ def fit(job: Job) -> Fitted:
     finally:
         view.close()
         telemetry.close(exit_code)
-    return Fitted(metrics, state.curve, state.train_seconds + state.evaluation_seconds - earlier, pruned)
+    return Fitted(metrics, state.curve, state.train_seconds + state.evaluation_seconds - earlier, pruned, state.life)
 
 
 def _resumed(job: Job) -> dict[str, Any] | None:
