@@ -104,6 +104,7 @@ def rich(*, count: int = 300, seed: int = 0, awkward: bool = False, maximize: bo
             "seeds": list(SEEDS),
         },
         portraits={"baseline": portrait(draw, 0.55), "best": portrait(draw, 1.0)},
+        space=space,
     )
 
 
@@ -155,7 +156,7 @@ def unfinished() -> results.Evidence:
 
 def _only(trials: list[Trial]) -> results.Evidence:
     """A study that has only these trials."""
-    kept = {"names": SPACE.names, "start": SPACE.values(SPACE.start()), "phase": "search", "began": BEGAN, "trials": trials}
+    kept = {"names": SPACE.names, "start": SPACE.values(SPACE.start()), "space": SPACE, "phase": "search", "began": BEGAN, "trials": trials}
     failed = [trial for trial in trials if trial.state == "failed"]
     losses = [trial.objective for trial in trials]
     return results.Evidence(
