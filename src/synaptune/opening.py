@@ -22,11 +22,13 @@ from synaptune.search.optimizers import Engine
 from synaptune.search.space import Space
 from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.workers import Idle
+from synaptune.storage.reading import Record
 from synaptune.storage.study import Study
 
 CONF = Path(__file__).parents[2] / "conf"
 VALIDATION_SEEDS = 5
 OPTIMIZER = "cma"
+FREELY_SET = ("workers", "trial", "logger", "notify")  # what may differ between two commands on one study
 
 
 class Composed(NamedTuple):
@@ -68,11 +70,12 @@ def composed(overrides: Sequence[str], study: str | None) -> Composed:
     from omegaconf.errors import OmegaConfBaseException
 
     from synaptune.build import apply_tuned
-    from synaptune.entry import check_words, override_faults
+    from synaptune.entry import check_words, override_faults, with_space_file
     from synaptune.schema import register
 
     register()
     check_words(overrides)
+    overrides = with_space_file(overrides, CONF, "train")
     if of_hydra := [override for override in overrides if override.lstrip("+~").startswith("hydra")]:
         raise mistake(
             got=" ".join(of_hydra),
@@ -108,15 +111,7 @@ def opened(
     """
     if len(seeds) < 2:
         raise mistake(got=f"--seeds {len(seeds)}", expected="at least 2, for an interval", do="correct it")
-    workers, trial, stop, told = (OmegaConf.to_object(base[group]) for group in ("workers", "trial", "stop", "notify"))
-    assert isinstance(workers, WorkersConfig)
-    workers = side_by_side(workers)
-    assert isinstance(trial, TrialConfig)
-    assert isinstance(stop, StopConfig)
-    assert isinstance(told, NotifyConfig)
-    check_execution(workers, trial)
-    check_stop(stop)
-    notifier = Notifier(told, place.name)
+    workers, trial, stop, notifier = _execution(base, place)
     if base.search.seeds < 1 or (base.search.seeds > 1 and base.pruner.name != "none"):
         raise mistake(
             got=f"search.seeds={base.search.seeds} with pruner={base.pruner.name}",
@@ -140,3 +135,73 @@ def opened(
             yield replace(protocol, base=base, pool=pool)
         finally:
             pool.close()
+
+
+@contextmanager
+def reopened(record: Record, folder: Path, overrides: Sequence[str], *, space: Space, seeds: Sequence[int]) -> Iterator[Protocol]:
+    """The protocol of an existing study, as its own command had it, with its workers, for as long as the block lasts.
+
+    record: the study; folder: its; overrides: of `FREELY_SET`, everything else is the study's; space: that of its runs; seeds: those of
+    the validation. Raises UserError for other overrides, a study of another version, and as storage/study.py does.
+    """
+    from synaptune.build import check
+    from synaptune.storage.environment import code_version, device_name
+
+    _refuse_settled(overrides)
+    base = composed(overrides, record.name).base
+    _restore(base, record)
+    check(base)
+    place = Home(record.name, folder, record.url, "must")
+    workers, trial, stop, notifier = _execution(base, place)
+    engine = record.engine or Engine(OPTIMIZER, int(base.seed), workers.places)
+    here = device_name(), code_version()
+    with notifier.ending(), Study(place, record.configuration, maximize=record.maximize) as study:
+        pool = make_workers(workers, trial, TrainingRun(base, place.name, place.trials), place.folder)
+        plan = Plan(engine.budget, retries=trial.retries)
+        try:
+            yield Protocol(base, space, study, engine, plan, tuple(seeds), False, *here, pool, stop, notifier)
+        finally:
+            pool.close()
+
+
+def _execution(base: DictConfig, place: Home) -> tuple[WorkersConfig, TrialConfig, StopConfig, Notifier]:
+    """How the runs of a protocol are made, checked, and who is told; raises UserError for values that cannot be."""
+    workers, trial, stop, told = (OmegaConf.to_object(base[group]) for group in ("workers", "trial", "stop", "notify"))
+    assert isinstance(workers, WorkersConfig)
+    workers = side_by_side(workers)
+    assert isinstance(trial, TrialConfig)
+    assert isinstance(stop, StopConfig)
+    assert isinstance(told, NotifyConfig)
+    check_execution(workers, trial)
+    check_stop(stop)
+    return workers, trial, stop, Notifier(told, place.name)
+
+
+def _refuse_settled(overrides: Sequence[str]) -> None:
+    settled = [word for word in overrides if word.lstrip("+~").split("=", 1)[0].split(".")[0] not in FREELY_SET]
+    if settled:
+        raise mistake(
+            got=" ".join(settled),
+            expected=f"overrides of {', '.join(FREELY_SET)}: the study's own configuration holds for everything else",
+            do="leave it out",
+        )
+
+
+def _restore(base: DictConfig, record: Record) -> None:
+    """Put a study's stored configuration back; raises UserError for a key that this version does not have."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    unknown = []
+    for key, value in record.configuration.items():
+        if key.startswith(("search.space.", "search.start.")) or (key.startswith("search.") and key.split(".", 1)[1] not in base.search):
+            continue  # of the search, not of a run
+        try:
+            OmegaConf.update(base, key, value)
+        except (OmegaConfBaseException, KeyError):
+            unknown.append(f"{key}={value}")
+    if unknown:
+        raise mistake(
+            got=f"study {record.name} with settings that this version does not have: {', '.join(unknown)}",
+            expected="a study of this version",
+            do="use the synaptune that wrote it",
+        )

@@ -20,6 +20,7 @@ from synaptune.analysis.cost import Stage
 from synaptune.conduct import begun_at
 from synaptune.errors import UserError, mistake
 from synaptune.opening import OPTIMIZER, Composed, add_common_options, composed, guarded, opened
+from synaptune.portrait import portraits
 from synaptune.protocol import Protocol, confirmed, measured, say, searched, validated
 from synaptune.search.contract import Told
 from synaptune.search.loop import Plan
@@ -31,7 +32,7 @@ BUDGET = 40
 SANITY_SEEDS = 3
 SANITY_CANDIDATES = 6
 SANITY_REPEATED = 2  # of the candidates, those run on every sanity seed
-_FRESH = 1000  # distance of the validation seeds from the search's
+FRESH = 1000  # distance of the validation seeds from the search's
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +54,7 @@ def _run(options: argparse.Namespace) -> None:
     begun = composed(options.overrides, options.study)
     base, place = begun.base, begun.place
     space, prior = begun_at(searched_space(begun), base.search.start)
-    seeds = [int(base.seed) + _FRESH + number for number in range(options.seeds)]
+    seeds = [int(base.seed) + FRESH + number for number in range(options.seeds)]
     settings = {"protocol": "phase1"}
     with opened(base, place, space, budget=options.budget, seeds=seeds, go_on=options.go_on, settings=settings) as protocol:
         _stages(protocol, prior)
@@ -101,6 +102,7 @@ def _stages(protocol: Protocol, prior: Sequence[Told]) -> None:
         say(f"pareto: {len(found['front'])} trials on the front, hypervolume {found['hypervolume']:.4g} (baseline 1)")
     write_json(folder / "summary.json", summary)
     show_verdict(summary, Console())
+    portraits(protocol, baseline.unit, best.unit)
     print(f"written to {folder}/summary.json; use: python train.py tuned={folder}/best.yaml", flush=True)
 
 

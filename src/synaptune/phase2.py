@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from synaptune.analysis.compare import paired_improvement
 from synaptune.errors import mistake
 from synaptune.opening import add_common_options, composed, guarded, opened
+from synaptune.portrait import portraits
 from synaptune.protocol import Protocol, best_trial, confirmed, measured, paired, say, searched, validated
 from synaptune.search.loop import Plan
 from synaptune.search.space import Dimension, Space, Unit, Value
@@ -43,7 +44,7 @@ GROUPS = {
 GROUP_BUDGET = 20
 BUDGET = 60
 GATE_SEEDS = 3
-_GATE_FRESH, _FRESH = 2000, 3000  # distances of the gates' and the validation's seeds from the search's
+_GATE_FRESH, FRESH = 2000, 3000  # distances of the gates' and the validation's seeds from the search's
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +71,7 @@ def _run(options: argparse.Namespace) -> None:
     overrides = [f"tuned={start / 'best.yaml'}", *options.overrides, "search_space=all"]
     base, place, given = composed(overrides, options.study or "phase2")
     space = _space(base, given)
-    seeds = [int(base.seed) + _FRESH + number for number in range(options.seeds)]
+    seeds = [int(base.seed) + FRESH + number for number in range(options.seeds)]
     settings = {"protocol": "phase2", "group_budget": options.group_budget}
     with opened(base, place, space, budget=options.budget, seeds=seeds, go_on=options.go_on, settings=settings) as protocol:
         _stages(protocol, options.group_budget, [first_gate])
@@ -143,6 +144,7 @@ def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) 
     write_json(folder / "gates.json", {"gates": gates})
     write_json(folder / "summary.json", summary)
     show_verdict(summary, Console())
+    portraits(protocol, protocol.space.unit(values), best.unit)
     print(f"written to {folder}/summary.json and gates.json; use: python train.py tuned={folder}/best.yaml", flush=True)
 
 
