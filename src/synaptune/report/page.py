@@ -17,6 +17,7 @@ from synaptune.analysis.results import Evidence
 from synaptune.report import cells, tables, words
 from synaptune.report.cells import Column, Table
 from synaptune.report.figures import Figure, figures
+from synaptune.report.figures.theme import css
 from synaptune.search.trial import loss_of
 
 MOST_ROWS = 400  # of trials that are all shown
@@ -71,8 +72,7 @@ def sections(evidence: Evidence) -> list[Section]:
 
 def header(evidence: Evidence) -> str:
     """Name, state and time of a study."""
-    count = words.running(evidence)
-    pill = f'<span class="pill">running: {count} trial{"s" if count > 1 else ""} not ended</span>' if count else ""
+    pill = '<span class="pill">running</span>' if words.running(evidence) else ""
     when = [f"{moment:%Y-%m-%d %H:%M} UTC" for moment in (evidence.began, evidence.ended) if moment is not None]
     about = [f"phase {evidence.phase}"] if evidence.phase is not None else []
     about += [" to ".join(when)] if when else []
@@ -93,7 +93,7 @@ def document(title: str, head: str, parts: Sequence[Section], *, refreshed: bool
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">{refresh}'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style></head>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{css()}{style}</style></head>\n"
         f'<body><div class="layout"><header class="top">{head}</header>'
         f'<nav class="toc" aria-label="Contents"><ol>{contents}</ol></nav>\n<main>\n{body}</main></div>\n'
         f"<script>{script}</script></body></html>\n"
@@ -161,7 +161,7 @@ def _trials(evidence: Evidence) -> str:
     if len(chosen) > MOST_ROWS:
         complete = [trial for trial in chosen if loss_of(trial, evidence.maximize) is not None]
         chosen = sorted(complete, key=lambda trial: loss_of(trial, evidence.maximize) or 0.0)[:BEST_ROWS]
-        note = f"The best {len(chosen)} of {len(evidence.trials)} trials; the CSV table beside the report, or `synaptune export`, has all."
+        note = f"The best {len(chosen)} of {len(evidence.trials)} trials; `synaptune export` writes all."
     if not chosen:
         return ""
     field = '<input class="tool" type="search" placeholder="Filter trials" aria-label="Filter trials" data-filters="table-trials" hidden>'
@@ -195,7 +195,7 @@ def table_html(table: Table, *, sortable: bool = False, names: Sequence[str] = (
     rows = "".join(
         "<tr>" + "".join(_cell(cell, column) for cell, column in zip(row, table.columns, strict=True)) + "</tr>\n" for row in table.rows
     )
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    note = f'<p class="note">{_with_code(table.note)}</p>' if table.note else ""
     kind = ' class="sortable"' if sortable else ""
     frame = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">'
     return f'{frame}<table id="table-{table.key}"{kind}><thead><tr>{heads}</tr></thead><tbody>\n{rows}</tbody></table></div>{note}'

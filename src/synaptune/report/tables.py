@@ -214,7 +214,7 @@ def noise(evidence: Evidence) -> list[tuple[str, str]]:
             (f"{spread}, defaults [nats/token]", evidence.noise.before),
             (f"{spread}, tuned [nats/token]", evidence.noise.after),
             (f"{spread}, paired difference [nats/token]", evidence.noise.difference),
-            ("standard deviation over the search's candidates [nats/token]", evidence.noise.candidates),
+            ("standard deviation of the objective over the search's candidates", evidence.noise.candidates),
         ]
     if evidence.luck is not None:
         found += [

@@ -41,9 +41,14 @@ def label(name: str, names: Sequence[str]) -> str:
     return name if sum(other.rsplit(".", 1)[-1] == last for other in names) > 1 else last
 
 
-def running(evidence: Evidence) -> int:
-    """Trials that have begun and not ended: of a search that goes on, or of one that was killed."""
-    return sum(trial.state == "running" for trial in evidence.trials)
+def running(evidence: Evidence) -> bool:
+    """Whether trials, of any phase, have begun and not ended: the study goes on, or was killed."""
+    return evidence.began is not None and evidence.ended is None
+
+
+def budget(evidence: Evidence) -> int | None:
+    """Evaluations planned for the search; null when unknown."""
+    return (evidence.provenance.get("optimizer") or {}).get("budget")
 
 
 def verdict(evidence: Evidence) -> Verdict:
@@ -80,7 +85,7 @@ def _unclaimed(evidence: Evidence) -> str:
         return "No claim: no trial has begun."
     if evidence.best is None:
         failed = sum(trial.state == "failed" for trial in evidence.trials)
-        return f"No claim: no trial is complete ({failed} failed, {running(evidence)} running)."
+        return f"No claim: no trial is complete ({failed} failed, {len(evidence.trials) - failed} not ended)."
     return "No claim: nothing has been validated on fresh seeds."
 
 
@@ -102,7 +107,7 @@ def _carried(evidence: Evidence) -> Iterator[Finding]:
     open_ = [label(entry.name, evidence.names) for entry, _ in known if not _told(entry)]
     if open_:
         count = known[0][1].count
-        yield Finding("Not told from zero", f"With {count} paired seeds and Holm's correction: {_some(open_)}.")
+        yield Finding("Not told from zero", f"With {count} paired seeds and Holm's correction: {some(open_)}.")
     if harmful:
         parts = [f"{label(entry.name, evidence.names)} {gain(found)}" for entry, found in harmful[:_NAMED]]
         yield Finding("Better at its default", f"{', '.join(parts)}: the tuned value costs.")
@@ -142,7 +147,7 @@ def _searched(evidence: Evidence) -> Iterator[Finding]:
     if evidence.effects:
         found = [label(entry.name, evidence.names) for entry in sorted(evidence.effects, key=lambda entry: entry.p) if entry.found]
         text = (
-            f"The search's own trials show that the loss depends on {_some(found)}"
+            f"The search's own trials show that the loss depends on {some(found)}"
             if found
             else "The search's own trials show no effect of any parameter"
         )
@@ -157,11 +162,13 @@ def advice(evidence: Evidence) -> list[Finding]:
 
 
 def _of_state(evidence: Evidence) -> Iterator[Finding]:
-    count = running(evidence)
-    if count:
-        text = f"{count} trial{'s have' if count > 1 else ' has'} begun and not ended. After an interruption the same command goes on."
-        yield Finding("Let it end", text)
-    ended = len(evidence.trials) - count
+    ended = sum(trial.state != "running" for trial in evidence.trials)
+    planned = budget(evidence)
+    if running(evidence):
+        yield Finding("Let it end", "Trials have begun and not ended. If the study was interrupted, the same command goes on.")
+    elif planned is not None and ended < planned:
+        text = f"{ended} of {planned} planned evaluations have ended. Unless a stopping rule ended it, the same command goes on."
+        yield Finding("Go on with the search", text)
     failed = sum(trial.state == "failed" for trial in evidence.trials)
     if ended and failed / ended > FRAGILE:
         yield Finding(
@@ -182,7 +189,7 @@ def _of_claim(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("Take the optimum apart", "`make ablation` says which parameters carry the gain.")
     harmful = [entry for entry in evidence.ablation if _told(entry) and entry.reverted is not None and entry.reverted.mean < 0.0]
     if harmful:
-        names = _some([label(entry.name, evidence.names) for entry in harmful])
+        names = some([label(entry.name, evidence.names) for entry in harmful])
         yield Finding("Put back", f"{names}: the default is better. Validate the optimum again without the change.")
     if claim.decision == "proceed":
         yield Finding(
@@ -213,7 +220,13 @@ def _of_search(evidence: Evidence) -> Iterator[Finding]:
             text = f"The best came at evaluation {last + 1} of {ended}: the search has not come to rest."
             yield Finding("Search longer", text)
     noise = evidence.noise
-    if noise is not None and noise.difference is not None and noise.candidates is not None and noise.difference > noise.candidates / 2.0:
+    if (
+        noise is not None
+        and evidence.luck is not None
+        and noise.difference is not None
+        and noise.candidates is not None
+        and noise.difference > noise.candidates / 2.0
+    ):
         text = (
             f"Seeds move a difference by {noise.difference:.3g} nats/token, candidates differ by {noise.candidates:.3g}: "
             "ranks are mostly luck. Use `search.seeds=2` or more, or longer runs."
@@ -236,11 +249,11 @@ def _of_parameters(evidence: Evidence) -> Iterator[Finding]:
     ):
         names = [label(name, evidence.names) for name in wanted if name in moved]
         if names:
-            text = f"{_some(names)}: the best lies at the {side} end of the range, so a better value may lie beyond."
+            text = f"{some(names)}: the best lies at the {side} end of the range, so a better value may lie beyond."
             yield Finding("Widen the range", text)
     idle = [label(entry.name, evidence.names) for entry in evidence.effects if not entry.found and not _carries(evidence, entry.name)]
     if idle and any(entry.found for entry in evidence.effects):
-        text = f"{_some(idle)}: no effect was found. Fixing them at their defaults leaves the budget to the others (`synaptune refine`)."
+        text = f"{some(idle)}: no effect was found. Fixing them at their defaults leaves the budget to the others (`synaptune refine`)."
         yield Finding("Fix", text)
 
 
@@ -248,7 +261,7 @@ def _carries(evidence: Evidence, name: str) -> bool:
     return any(entry.name == name and _told(entry) for entry in evidence.ablation)
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
     """Names in a sentence, the first ones of many."""
     if len(names) > _NAMED + 2:
         return ", ".join(names[:_NAMED]) + f" and {len(names) - _NAMED} more"

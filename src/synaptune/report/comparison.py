@@ -1,0 +1,204 @@
+"""Several studies side by side: what each claims, differences where they can be paired, and where their configurations part."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from synaptune.analysis.compare import compare, holm
+from synaptune.analysis.results import Comparison, Evidence
+from synaptune.cache import write_atomic
+from synaptune.report import cells, markdown, page, words
+from synaptune.report.cells import Column, Table
+from synaptune.report.figures import standalone
+from synaptune.report.overlay import overlaid
+from synaptune.report.page import Section
+from synaptune.search.trial import Trial
+
+_DATA, _BASELINE, _SCORE = "data_fingerprint", "run_fingerprint", "test_perplexity"
+_NO_CONFIGURATION: Mapping[str, Any] = {}
+_ABSENT = "(absent)"
+_PLACE = ("search.start.", "search.space.")  # shown by the tables of parameters
+
+
+class Paired(NamedTuple):
+    """Two studies, `second` against `first` by their tuned models.
+
+    difference: improvement of test perplexity on shared seeds [%], null when they are not paired; adjusted: its p for the number
+    of pairs (Holm); note: why they are not paired, or what else differs.
+    """
+
+    first: str
+    second: str
+    difference: Comparison | None
+    adjusted: float | None
+    note: str
+
+
+def paired(several: Sequence[Evidence]) -> list[Paired]:
+    """Every two of the studies; they are paired on seeds where data and baseline are the same."""
+    found = [_pair(first, second) for first, second in itertools.combinations(several, 2)]
+    known = [pair.difference.p for pair in found if pair.difference is not None]
+    adjusted = iter(holm(known))
+    return [pair if pair.difference is None else pair._replace(adjusted=next(adjusted)) for pair in found]
+
+
+def _pair(first: Evidence, second: Evidence) -> Paired:
+    def unlike(reason: str) -> Paired:
+        return Paired(first.name, second.name, None, None, f"not paired: {reason}")
+
+    if first.claim is None or second.claim is None:
+        return unlike("no validation in " + words.some([study.name for study in (first, second) if study.claim is None]))
+    sides = [{run.facts.get("seed"): run for run in runs} for study in (first, second) for runs in (study.claim.before, study.claim.after)]  # type: ignore[union-attr]
+    seeds = [seed for seed in sides[0] if seed is not None and all(seed in side for side in sides)]
+    if len(seeds) < 2:
+        return unlike("fewer than two shared seeds")
+    if not _same(sides, seeds, _DATA):
+        return unlike("data that differ, or whose fingerprints are unknown")
+    if not _same([sides[0], sides[2]], seeds, _BASELINE):
+        return unlike("baselines that differ, or whose fingerprints are unknown")
+    scores = [[side[seed].facts.get(_SCORE) for seed in seeds] for side in (sides[1], sides[3])]
+    if any(score is None for score in itertools.chain(*scores)):
+        return unlike("runs without a test perplexity")
+    note = "" if _same(sides, seeds, "code_version") else "the code differs, or its version is unknown"
+    return Paired(first.name, second.name, compare(scores[0], scores[1]), None, note)
+
+
+def _same(sides: Sequence[Mapping[Any, Trial]], seeds: Sequence[Any], fact: str) -> bool:
+    """Whether a fact is known and the same in all sides' runs of each seed."""
+    each = [{side[seed].facts.get(fact) for side in sides} for seed in seeds]
+    return all(len(found) == 1 and None not in found for found in each)
+
+
+def comparison(several: Sequence[Evidence]) -> str:
+    """The page of several studies."""
+    drawn = overlaid(several)
+    pairs = paired(several)
+    parts = [
+        Section("verdict", "Verdict", f'<p class="headline none">{escape(headline(several, pairs))}</p>' + page.findings(_lines(several))),
+        Section("claims", "What each study claims", page.table_html(claims(several))),
+        Section("differences", "Differences", page.table_html(differences(pairs))),
+        Section("search", "The searches", "" if drawn is None else page.figure_html(drawn)),
+        Section("parameters", "Best parameters", _if_rows(best_parameters(several))),
+        Section("configuration", "Where the configurations differ", _if_rows(configurations(several)) or "<p>Nowhere.</p>"),
+    ]
+    head = f"<h1>{len(several)} studies compared</h1><p>{escape(', '.join(study.name for study in several))}</p>"
+    return page.document("Comparison of studies", head, [part for part in parts if part.html])
+
+
+def _if_rows(table: Table) -> str:
+    return page.table_html(table) if table.rows else ""
+
+
+def comparison_markdown(several: Sequence[Evidence], folder: Path) -> Path:
+    """Write comparison.md with its figure and tables below folder; returns its path. Raises UserError: no space."""
+    drawn, pairs = overlaid(several), paired(several)
+    tables = [claims(several), differences(pairs), best_parameters(several), configurations(several)]
+    parts = [f"# {len(several)} studies compared", f"**{markdown.escaped(headline(several, pairs))}**", markdown.findings(_lines(several))]
+    if drawn is not None:
+        write_atomic(folder / "figures" / f"{drawn.key}.svg", standalone(drawn).encode())
+        parts.append(markdown.figure_text(drawn))
+    for table in tables:
+        if table.rows:
+            write_atomic(folder / "tables" / f"{table.key}.csv", cells.as_csv(table).encode())
+            parts += [f"## {table.title}", markdown.table_text(table)]
+    path = folder / "comparison.md"
+    write_atomic(path, ("\n\n".join(part for part in parts if part) + "\n").encode())
+    return path
+
+
+def headline(several: Sequence[Evidence], pairs: Sequence[Paired]) -> str:
+    """What the comparison says in one sentence."""
+    told = [pair for pair in pairs if pair.adjusted is not None and pair.adjusted < words.LEVEL]
+    measured = sum(pair.difference is not None for pair in pairs)
+    if len(pairs) == 1 and pairs[0].difference is not None:
+        pair, found = pairs[0], pairs[0].difference
+        better, worse = (pair.second, pair.first) if found.mean >= 0.0 else (pair.first, pair.second)
+        if told:
+            low, high = sorted((abs(found.low), abs(found.high)))
+            return f"{better} is better than {worse}: {abs(found.mean):.1f} % of test perplexity (95 % interval {low:.1f} to {high:.1f})."
+        return f"{pair.first} and {pair.second} are not told apart: {found.mean:.1f} % ({found.low:.1f} to {found.high:.1f})."
+    if measured:
+        return f"{len(told)} of {measured} paired differences between {len(several)} studies are told from zero."
+    return "No two of the studies can be paired: their gains stand side by side and are not compared."
+
+
+def _lines(several: Sequence[Evidence]) -> list[words.Finding]:
+    return [words.Finding(study.name, words.verdict(study).headline) for study in several]
+
+
+def claims(several: Sequence[Evidence]) -> Table:
+    """A row for each study."""
+    columns = (
+        Column("study"),
+        Column("gain in test perplexity", "gain", "%"),
+        Column("fresh seeds", "count"),
+        Column("decision"),
+        Column("best objective", "loss"),
+        Column("evaluations", "count"),
+        Column("failed", "count"),
+        Column("device time", "value", "h"),
+    )
+    return Table("claims", "What each study claims", columns, [_claim(study) for study in several])
+
+
+def _claim(study: Evidence) -> list[Any]:
+    claim, best = study.claim, study.best
+    said = [None, None, "no claim"] if claim is None else [claim.gain, claim.gain.count, claim.decision]
+    ended = [trial for trial in study.trials if trial.state != "running"]
+    failed = sum(trial.state == "failed" for trial in ended)
+    hours = sum(study.seconds_by_phase.values()) / 3600.0
+    return [study.name, *said, None if best is None else best.objective, len(ended), failed, hours]
+
+
+def differences(pairs: Sequence[Paired]) -> Table:
+    """Every two studies, paired or with the reason why not."""
+    columns = (
+        Column("study"),
+        Column("against"),
+        Column("improvement of test perplexity", "gain", "%"),
+        Column("p (Holm)", "p"),
+        Column("Wilcoxon p", "p"),
+        Column("effect size", "share"),
+        Column("remark"),
+    )
+    rows = []
+    for pair in pairs:
+        found = pair.difference
+        rows.append(
+            [
+                pair.second,
+                pair.first,
+                found,
+                pair.adjusted,
+                found and found.wilcoxon,
+                found and found.effect,
+                pair.note or "paired on seeds",
+            ]
+        )
+    note = "Tuned models on the same fresh seeds, with the same data and the same baseline; positive: the first named is better."
+    return Table("differences", "Differences", columns, rows, note)
+
+
+def best_parameters(several: Sequence[Evidence]) -> Table:
+    """Best values by parameter, a column for each study."""
+    names = list(dict.fromkeys(name for study in several for name in study.names))
+    columns = [Column("parameter", "name"), *(Column(study.name, "value") for study in several)]
+    rows = [[name, *(None if study.best is None else study.best.values.get(name) for study in several)] for name in names]
+    return Table("best", "Best parameters", columns, rows)
+
+
+def configurations(several: Sequence[Evidence]) -> Table:
+    """The keys in which the configurations differ; ranges and starts of parameters apart."""
+    settings = [study.provenance.get("configuration") or _NO_CONFIGURATION for study in several]
+    keys = sorted({key for each in settings for key in each if not key.startswith(_PLACE)})
+    rows = []
+    for key in keys:
+        values = [each.get(key, _ABSENT) for each in settings]
+        if any(value != values[0] for value in values):
+            rows.append([key, *(cells.plain(value) for value in values)])
+    columns = [Column("key"), *(Column(study.name) for study in several)]
+    return Table("configurations", "Where the configurations differ", columns, rows)

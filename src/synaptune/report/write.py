@@ -1,0 +1,43 @@
+"""Reports written to a folder: a page, and Markdown with its figures and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from synaptune.analysis.evidence import evidence
+from synaptune.cache import write_atomic
+from synaptune.report.comparison import comparison, comparison_markdown
+from synaptune.report.markdown import markdown
+from synaptune.report.page import html
+from synaptune.storage.reading import Record
+
+FORMATS = ("html", "md", "all")
+
+
+def write_report(record: Record, folder: Path, *, against: Record | None = None, formats: str = "all") -> Path:
+    """Write report.html, report.md, figures/ and tables/ of a study; returns the page, or the Markdown where only that is asked for.
+
+    Each file is whole or not there, and the page comes last. against: a study of random points to compare with; formats: one of
+    FORMATS. Raises UserError: no space, no right to write.
+    """
+    found = evidence(record, against=against)
+    path = folder / "report.md"
+    if formats != "html":
+        markdown(found, folder)
+    if formats != "md":
+        path = folder / "report.html"
+        write_atomic(path, html(found).encode())
+    return path
+
+
+def write_comparison(records: Sequence[Record], folder: Path, *, formats: str = "all") -> Path:
+    """Write comparison.html, comparison.md, figures/ and tables/ of several studies, as `write_report` does for one."""
+    found = [evidence(record, deep=False) for record in records]
+    path = folder / "comparison.md"
+    if formats != "html":
+        comparison_markdown(found, folder)
+    if formats != "md":
+        path = folder / "comparison.html"
+        write_atomic(path, comparison(found).encode())
+    return path
