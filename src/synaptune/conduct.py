@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from synaptune.notify import Notifier
+from synaptune.report.listeners import Listeners, Overheard
 from synaptune.search.contract import Engine, Told
 from synaptune.search.diagnostics import Diagnostics, health_warnings
 from synaptune.search.judging import Judging
@@ -24,38 +25,74 @@ from synaptune.storage.reading import find_study
 from synaptune.storage.study import PhaseLedger
 
 
+def _nothing(trial: Trial, finished: int) -> None:
+    """Watches nothing."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What changes the course of a search.
+
+    pruner: stops trials by what they report; prior: points of an earlier study, for the optimizers that take them; stop: reasons to
+    end before the budget.
+    """
+
+    pruner: Pruner | None = None
+    prior: Sequence[Told] = ()
+    stop: StopConfig = field(default_factory=lambda: StopConfig(plateau=None))
+
+
+@dataclass(frozen=True)
+class Company:
+    """Who goes along with a search and changes nothing.
+
+    listeners: the terminal and the logs; notifier: tells others of what happens; watch: told every ended trial, and what it raises
+    ends the search; say: lines for people.
+    """
+
+    listeners: Listeners = field(default_factory=Listeners)
+    notifier: Notifier | None = None
+    watch: Watch = _nothing
+    say: Callable[[str], None] = print
+
+
 def conduct(
     ledger: PhaseLedger,
     engine: Engine,
     plan: Plan,
     workers: Workers,
     *,
-    lines: Watch,
-    pruner: Pruner | None = None,
-    prior: Sequence[Told] = (),
-    stop: StopConfig | None = None,
-    notifier: Notifier | None = None,
-    say: Callable[[str], None] = print,
+    steering: Steering | None = None,
+    company: Company | None = None,
 ) -> list[Trial]:
-    """Search a phase to its budget from wherever the study has it; returns all its trials. Raises as search/loop.py does.
-
-    lines: shows every ended trial; pruner: stops trials by what they report; prior: points of an earlier study, for the optimizers
-    that take them; stop: reasons to end before the budget; notifier: tells others of what happens.
-    """
+    """Search a phase to its budget from wherever the study has it; returns all its trials. Raises as search/loop.py does."""
+    steering, company = steering or Steering(), company or Company()
+    prior, listeners = steering.prior, company.listeners
     optimizer = make_optimizer(engine, ledger.space, prior)
     ended = [trial for trial in ledger.trials() if trial.state != "running"]
-    watch, judge, stop = lines, None, stop or StopConfig(plateau=None)
-    if notifier is not None:
+    judge, stop = None, steering.stop
+    observed = Generations(ledger.study.place.folder / _file(ledger.phase, "generations", "jsonl"), company.say)
+    if steering.pruner is not None and not isinstance(steering.pruner, NoPruner):
+        judge = Judging(steering.pruner, [(trial, ledger.intermediate(trial)) for trial in ended], maximize=plan.maximize)
+
+    def told(trial: Trial, finished: int) -> None:
+        listeners.ended(trial, finished)
+        company.watch(trial, finished)
+
+    watch: Watch = told
+    if company.notifier is not None:
         size = optimizer.generation_size
-        watch = notifier.watch(lines, size=size, total=plan.budget, maximize=plan.maximize, earlier=ended)
-    if pruner is not None and not isinstance(pruner, NoPruner):
-        judge = Judging(pruner, [(trial, ledger.intermediate(trial)) for trial in ended], maximize=plan.maximize)
+        watch = company.notifier.watch(told, size=size, total=plan.budget, maximize=plan.maximize, earlier=ended)
 
     def watched(trial: Trial, finished: int) -> None:
         if judge is not None:
             judge.ended(trial)
         ledger.beat()
         watch(trial, finished)
+
+    def observe(diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
+        observed(diagnostics)
+        listeners.generation(diagnostics, members)
 
     return search(
         ledger.space,
@@ -64,13 +101,14 @@ def conduct(
         ledger=ledger,
         state=StateFile(ledger.study.place.folder / _file(ledger.phase, "optimizer", "pkl"), engine, ledger.space.describe()),
         workers=workers,
+        started=listeners.started,
         watch=watched,
-        judge=judge,
+        judge=Overheard(listeners, judge),
         prior=prior,
+        observe=observe,
         # A grid or a sample is wanted whole: points that follow no loss have no plateau.
-        observe=Generations(ledger.study.place.folder / _file(ledger.phase, "generations", "jsonl"), say),
         stop=rules(stop if optimizer.learns else replace(stop, plateau=None), maximize=plan.maximize),
-        say=say,
+        say=company.say,
     )
 
 

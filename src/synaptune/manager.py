@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synaptune.conduct import conduct
+from synaptune.conduct import Company, Steering, conduct
 from synaptune.errors import UserError, mistake
 from synaptune.hints import nearest
-from synaptune.report.lines import TrialLines
+from synaptune.report.listeners import VIEWER, Show, opened
 from synaptune.search.config import StudyConfig, home
 from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers
 from synaptune.search.loop import Plan
@@ -60,7 +60,7 @@ class TrialManager:
         retries: int = 1,
         max_failure_rate: float = 0.5,
         directory: str | Path | None = None,
-        progress: bool = True,
+        progress: bool | str = True,
     ) -> None:
         """A manager; nothing is opened before `optimize` or the first look at the trials.
 
@@ -70,7 +70,7 @@ class TrialManager:
         load_if_exists: go on with a study that is there, else refuse it; seed: of the sampler; workers: trials at a time, as
         processes of this machine when more than one, or where else they run; timeout: most seconds of a trial; retries: further
         attempts at a trial whose worker died; max_failure_rate: failed part of a generation that is tolerated; directory: of
-        the study (null: outputs/studies/<study_name>); progress: a line for each trial on a terminal.
+        the study (null: outputs/studies/<study_name>); progress: a line for each trial on a terminal, `bar`: a live table there.
         Raises UserError for a value that cannot be.
         """
         if direction not in DIRECTIONS:
@@ -84,6 +84,8 @@ class TrialManager:
         check_execution(self._workers, self._trial)
         resume = "auto" if load_if_exists else "never"
         self._place = home(StudyConfig(study_name, None if directory is None else str(directory), storage, resume), study_name)
+        if progress not in (True, False, "bar"):
+            raise mistake(got=f"progress={progress}", expected="True, False or 'bar'", do="choose one of them")
         self._sampler, self._seed, self._progress = sampler, seed, progress
         self._pruner = _pruner(pruner)
         self._live: dict[int, Trial] | None = None  # the trials while `optimize` has the study open
@@ -112,24 +114,27 @@ class TrialManager:
             engine = resumed_engine(study, engine)
             ledger = PhaseLedger(study, space, "search", {})
             earlier = [trial for trial in ledger.trials() if trial.state != "running"]
-            lines = TrialLines(self._plan.budget, maximize=self.maximize, earlier=earlier) if self._progress else None
-            called = list(callbacks)
+            called, steering = list(callbacks), Steering(self._pruner)
             live = self._live = {trial.number: trial for trial in earlier}
 
             def watch(trial: Trial, ended: int) -> None:
                 live[trial.number] = trial
-                if lines is not None:
-                    lines(trial, ended)
                 for callback in called:
                     callback(self, trial)
 
             workers = make_workers(self._workers, self._trial, Scored(objective), self._place.folder)
+            show = Show(self._plan.budget, maximize=self.maximize, earlier=earlier, stop=steering.stop, logs=False)
             try:
-                conduct(ledger, engine, self._plan, workers, lines=watch, pruner=self._pruner)
+                with opened(ledger, replace(VIEWER, progress=self._view), show) as listeners:
+                    conduct(ledger, engine, self._plan, workers, steering=steering, company=Company(listeners, watch=watch))
             finally:
                 workers.close()
                 self._live = None
         return self.best_trial
+
+    @property
+    def _view(self) -> str:
+        return "bar" if self._progress == "bar" else "lines" if self._progress and sys.stdout.isatty() else "off"
 
     def report(self, value: float, step: int) -> None:
         """Inside the objective: keep an intermediate value; works in worker processes too."""

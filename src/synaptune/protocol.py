@@ -13,13 +13,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.build import Outcome
-from synaptune.conduct import conduct
+from synaptune.conduct import Company, Steering, conduct
 from synaptune.errors import mistake
 from synaptune.notify import Notifier
 from synaptune.objective.score import ObjectiveConfig, needs_baseline, rescored, with_baseline
 from synaptune.objective.seeds import averaged, common_seeds
 from synaptune.parameters import constant
-from synaptune.report.lines import TrialLines
+from synaptune.report.listeners import Overheard, Show, opened
 from synaptune.search.contract import Told
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine
@@ -31,6 +31,7 @@ from synaptune.search.trial import Result, Trial, best_of
 from synaptune.search.workers import Ended, Hear, Inline, Workers
 from synaptune.storage.export import described
 from synaptune.storage.study import PhaseLedger, Study
+from synaptune.training.config import LoggerConfig
 
 # What a trial is called in the study; everything else that is known of it came out of its run.
 _GIVEN = ("phase", "generation", "config_fingerprint", "code_version", "device", "seed", "test", "copied_from")
@@ -80,6 +81,13 @@ class Protocol:
     def workers(self) -> Workers:
         """The pool, copying what the study already holds."""
         return WithTwins(self.pool, twins_of(self))
+
+    @property
+    def logger(self) -> LoggerConfig:
+        """What is shown and logged."""
+        config = OmegaConf.to_object(self.base.logger)
+        assert isinstance(config, LoggerConfig)
+        return config
 
     @property
     def pruner(self) -> PrunerConfig:
@@ -133,12 +141,15 @@ def measured(protocol: Protocol, ledger: PhaseLedger, points: Sequence[tuple[Uni
             begun.add(key)
 
     begun: set[Any] = set()
-    lines = TrialLines(len(points), label)
-    runner = Runner(protocol.workers(), ledger, retries=protocol.plan.retries, say=say)
-    before = sum(key in known and known[key].state != "running" for key in keys)
-    for number, trial in enumerate(run_all(to_run(), runner), before + 1):
-        lines(trial, number)
-        known[_key(trial)] = trial
+    done = [known[key] for key in keys if key in known and known[key].state != "running"]
+    if len(done) == len(points):
+        return [known[key] for key in keys]
+    with opened(ledger, protocol.logger, Show(len(points), label, earlier=done, stop=protocol.stop, logs=False)) as listeners:
+        heard = Overheard(listeners)
+        runner = Runner(protocol.workers(), ledger, retries=protocol.plan.retries, judge=heard, started=listeners.started, say=say)
+        for number, trial in enumerate(run_all(to_run(), runner), len(done) + 1):
+            listeners.ended(trial, number)
+            known[_key(trial)] = trial
     return [known[key] for key in keys]
 
 
@@ -149,20 +160,12 @@ def searched(protocol: Protocol, ledger: PhaseLedger, plan: Plan, *, label: str 
     assert budget is not None
     if len(ended) < max(budget, len(trials)):
         say(f"{label}: {budget} evaluations" + (f", {len(ended)} of them done before" if ended else ""))
-        lines, training = TrialLines(budget, "evaluation", earlier=ended), protocol.base.training
+        training = protocol.base.training
         pruner = make_pruner(protocol.pruner, steps=training.steps, evaluations=training.evaluations, seed=protocol.engine.seed)
-        trials = conduct(
-            ledger,
-            protocol.engine,
-            plan,
-            protocol.workers(),
-            lines=lines,
-            pruner=pruner,
-            prior=prior,
-            stop=protocol.stop,
-            notifier=protocol.notifier,
-            say=say,
-        )
+        steering = Steering(pruner, prior, protocol.stop)
+        with opened(ledger, protocol.logger, Show(budget, "evaluation", earlier=ended, stop=protocol.stop)) as listeners:
+            company = Company(listeners, protocol.notifier, say=say)
+            trials = conduct(ledger, protocol.engine, plan, protocol.workers(), steering=steering, company=company)
     best = best_trial(protocol, trials)
     if best is not None:
         say(f"{label}: best objective {best.objective:.4f} in trial {best.number}")

@@ -23,12 +23,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from synaptune.conduct import begun_at, conduct
+from synaptune.conduct import Company, Steering, begun_at, conduct
 from synaptune.entry import names_of
 from synaptune.errors import mistake
 from synaptune.hints import nearest
 from synaptune.notify import Notifier, NotifyConfig
-from synaptune.report.lines import TrialLines
+from synaptune.report.listeners import VIEWER, Show, opened
 from synaptune.search.config import Home, SearchConfig, StudyConfig, home
 from synaptune.search.contract import Told
 from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers
@@ -44,6 +44,7 @@ from synaptune.spaces import check_base, configuration_of, declared, declared_sp
 from synaptune.storage.environment import code_version, device_name
 from synaptune.storage.export import described, write_best
 from synaptune.storage.study import PhaseLedger, Study
+from synaptune.training.config import LoggerConfig
 
 
 @dataclass(frozen=True)
@@ -157,22 +158,20 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
         _announce(sweep, plan, len(earlier))
         workers = _workers(sweep, request, launcher)
         try:
-            lines = TrialLines(plan.budget, maximize=plan.maximize, earlier=earlier)
-            trials = conduct(
-                ledger,
-                engine,
-                plan,
-                workers,
-                lines=lines,
-                pruner=_pruner(sweep),
-                prior=sweep.prior,
-                stop=sweep.stop,
-                notifier=notifier,
-            )
+            steering = Steering(_pruner(sweep), sweep.prior, sweep.stop)
+            show = Show(plan.budget, maximize=plan.maximize, earlier=earlier, stop=sweep.stop)
+            with opened(ledger, _logger(sweep), show) as listeners:
+                trials = conduct(ledger, engine, plan, workers, steering=steering, company=Company(listeners, notifier))
         finally:
             workers.close()
             _take_away(sweep, ledger)
     return trials
+
+
+def _logger(sweep: Sweep) -> LoggerConfig:
+    """What our own configuration wants shown and logged; another application has a view in the terminal."""
+    config = OmegaConf.to_object(sweep.base.logger) if isinstance(sweep.base.get("logger"), DictConfig) else None
+    return config if isinstance(config, LoggerConfig) else VIEWER
 
 
 def _pruner(sweep: Sweep) -> Pruner | None:

@@ -51,6 +51,7 @@ class Plan:
 
 Watch = Callable[[Trial, int], None]
 Stop = Callable[[Sequence[Trial]], str | None]
+Observe = Callable[[Diagnostics, Sequence[Trial]], None]
 
 
 def search(
@@ -61,18 +62,20 @@ def search(
     ledger: Ledger,
     state: StateFile,
     workers: Workers,
+    started: Callable[[Trial], None] = lambda trial: None,
     watch: Watch = lambda trial, ended: None,
     judge: Judge | None = None,
     prior: Sequence[Told] = (),
     stop: Stop = lambda trials: None,
-    observe: Callable[[Diagnostics], None] = lambda diagnostics: None,
+    observe: Observe = lambda diagnostics, members: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Trial]:
     """Run a search to its budget, from wherever the ledger has it; returns all its trials.
 
-    watch: told every ended trial and how many have ended; judge: whether a trial should stop at a value it reports; prior: points
-    of an earlier study; stop: asked at every whole generation for a reason to end the search, null to go on; observe: told the search
-    distribution after each generation, where there is one; say: told what a person should know.
+    started: told every trial that a worker is given; watch: told every ended trial and how many have ended; judge: whether a trial
+    should stop at a value it reports; prior: points of an earlier study; stop: asked at every whole generation for a reason to end the
+    search, null to go on; observe: told the search distribution after each generation, where there is one, and the generation's
+    trials; say: told what a person should know.
     Raises UserError when too many trials fail, when one fails by a user's mistake, or when the disk is full, KeyboardInterrupt
     after Ctrl-C (running trials have then ended).
     """
@@ -82,7 +85,7 @@ def search(
     restored = restore(state, lambda: make_optimizer(engine, space, prior), stored)
     if restored.note:
         say(restored.note)
-    runner = Runner(workers, ledger, retries=plan.retries, judge=judge, say=say)
+    runner = Runner(workers, ledger, retries=plan.retries, judge=judge, started=started, say=say)
     course = _Course(space, plan, ledger, state, restored.optimizer, restored.told, trials)
     if not trials:
         course.save()  # from here on only between generations: a replay begins with the first ask of one
@@ -134,7 +137,7 @@ class _Course:
         if self._optimizer.learns:
             self._state.save(self._optimizer, self._generations)
 
-    def learn(self, observe: Callable[[Diagnostics], None]) -> None:
+    def learn(self, observe: Observe) -> None:
         """Tell the optimizer every generation that is whole."""
         while True:
             members = self.trials[self._generations * self._size : (self._generations + 1) * self._size]
@@ -144,7 +147,7 @@ class _Course:
             self._generations += 1
             self.save()
             if (diagnostics := self._optimizer.diagnostics()) is not None:
-                observe(diagnostics)
+                observe(diagnostics, members)
 
     def next(self) -> Trial | None:
         """The next trial to run: one that an earlier process left, else a new one; null when none may start now."""

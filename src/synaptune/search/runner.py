@@ -55,10 +55,12 @@ class Runner:
         *,
         retries: int = 1,
         judge: Judge | None = None,
+        started: Callable[[Trial], None] = lambda trial: None,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        """retries: further attempts at a trial whose worker died; judge: whether a trial should stop at what it reports."""
-        self._workers, self._ledger, self._retries, self._say = workers, ledger, retries, say
+        """retries: further attempts at a trial whose worker died; judge: whether a trial should stop at what it reports; started: told
+        every trial that a worker is given, at every attempt."""
+        self._workers, self._ledger, self._retries, self._started, self._say = workers, ledger, retries, started, say
         self._judge = judge or Lenient()
         self._lost: dict[int, int] = {}
         self.running: dict[int, Trial] = {}
@@ -71,6 +73,7 @@ class Runner:
     def start(self, trial: Trial) -> None:
         """Run a trial."""
         self.running[trial.number] = trial
+        self._started(trial)
         self._workers.start(trial)
 
     def take(self) -> list[Ended]:

@@ -76,9 +76,11 @@ class Bar(Silent):
 
 
 def progress_view(wanted: str, steps: int, done: int, *, in_search: bool) -> Progress:
-    """The view `logger.progress` asks for; `auto` leaves the terminal of a search to its controller."""
+    """The view `logger.progress` asks for; in a search it is the controller's, which alone draws."""
+    if in_search:
+        return Silent()
     if wanted == "auto":
-        wanted = "off" if in_search else "bar" if sys.stdout.isatty() else "lines"
+        wanted = "bar" if sys.stdout.isatty() else "lines"
     if wanted == "bar":
         return Bar(steps, done)
     return Lines(steps) if wanted == "lines" else Silent()
