@@ -1,0 +1,79 @@
+"""What the study spent, and what went wrong in it."""
+
+from __future__ import annotations
+
+from synaptune.analysis.results import Evidence
+from synaptune.report.figures.sheet import Sheet, dots, fitted, number, text_width, thinned, ticks
+from synaptune.report.figures.theme import NORMAL, WIDTH, Drawing, Palette
+
+_WORDS = {
+    "number": "not a number",
+    "memory": "out of memory",
+    "device": "device fault",
+    "timeout": "took too long",
+    "worker": "worker lost",
+    "mistake": "mistake",
+    "disk": "disk full",
+    "error": "other error",
+}
+_DOTS = 1500
+
+
+def cost(evidence: Evidence, palette: Palette) -> Drawing | None:
+    """Device hours by phase, in the order of the protocol."""
+    spent = {phase: seconds for phase, seconds in evidence.seconds_by_phase.items() if seconds > 0}
+    if not spent:
+        return None
+    unit, per = ("hours", 3600.0) if max(spent.values()) >= 1800 else ("minutes", 60.0)
+    step = 40.0
+    left = min(180.0, max(text_width(phase, NORMAL) for phase in spent) + 18)
+    sheet = Sheet(12 + step * len(spent) + 46, palette)
+    axes = sheet.axes(left, 12, width=WIDTH - left - 170, height=step * len(spent), grid="x")
+    axes.set_xlim(0, max(spent.values()) / per * 1.02)
+    axes.set_ylim(len(spent) - 0.5, -0.5)
+    axes.yaxis.set_visible(False)
+    for at, (phase, seconds) in enumerate(spent.items()):
+        axes.barh(at, seconds / per, height=0.56, color=palette.best if phase == evidence.phase else palette.other, linewidth=0)
+        runs = evidence.runs_by_phase.get(phase)
+        counted = "" if runs is None else f" · {runs:,} {'run' if runs == 1 else 'runs'}"
+        sheet.text(left - 12, 12 + step * (at + 0.5) + 5, fitted(phase, left - 16), size=NORMAL, ha="right")
+        sheet.mark(axes, seconds / per, at, f"{number(seconds / per)} {unit[0]}{'' if unit == 'hours' else 'in'}{counted}", colour=palette.ink)
+    axes.axvline(0, color=palette.muted, linewidth=1.0)
+    ticks(axes, x=5)
+    sheet.foot(axes, f"device {unit}")
+    total = sum(spent.values())
+    caption = f"Time of the runs by phase, {number(total / per)} device {unit} in all"
+    if evidence.began and evidence.ended:
+        clock = (evidence.ended - evidence.began).total_seconds()
+        caption += f", {number(clock / per)} {unit} by the clock from the first run to the last"
+    return Drawing(sheet.canvas, "Cost", caption + ".")
+
+
+def failures(evidence: Evidence, palette: Palette) -> Drawing | None:
+    """When trials failed, by kind."""
+    kinds = sorted(((kind, trials) for kind, trials in evidence.failures.items() if trials), key=lambda entry: -len(entry[1]))
+    if not kinds:
+        return None
+    known = [trial.number for trial in evidence.trials] + [trial.number for _, trials in kinds for trial in trials]
+    step = 40.0
+    names = {kind: _WORDS.get(kind, kind) for kind, _ in kinds}
+    left = min(180.0, max(text_width(words, NORMAL) for words in names.values()) + 18)
+    sheet = Sheet(12 + step * len(kinds) + 46, palette)
+    axes = sheet.axes(left, 12, width=WIDTH - left - 120, height=step * len(kinds), grid="x")
+    first, last = min(known), max(known)
+    room = max(0.5, 0.01 * (last - first))
+    axes.set_xlim(first - room, last + room)
+    axes.set_ylim(len(kinds) - 0.5, -0.5)
+    axes.yaxis.set_visible(False)
+    for at, (kind, trials) in enumerate(kinds):
+        axes.axhline(at, color=palette.grid, linewidth=1.2)
+        numbers = [trials[index].number for index in thinned(len(trials), _DOTS)]
+        dots(axes, numbers, [at] * len(numbers), colour=palette.bad, size=9.0, alpha=0.75)
+        sheet.text(left - 12, 12 + step * (at + 0.5) + 5, fitted(names[kind], left - 16), size=NORMAL, ha="right")
+        share = 100.0 * len(trials) / max(1, len(evidence.trials))
+        sheet.text(WIDTH - 108, 12 + step * (at + 0.5) + 5, f"{len(trials):,} ({share:.1f} %)" if share < 100 else f"{len(trials):,}")
+    ticks(axes, x=5, whole=True)
+    sheet.foot(axes, "number of the trial")
+    total = sum(len(trials) for _, trials in kinds)
+    caption = f"{total:,} of {max(len(evidence.trials), total):,} trials failed, by cause and in the order they began."
+    return Drawing(sheet.canvas, "Failures", caption)

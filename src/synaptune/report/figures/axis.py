@@ -1,0 +1,84 @@
+"""The axis of a parameter: every parameter is drawn over [0, 1], where its search moved, and labelled with its values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from synaptune.analysis.results import Evidence
+from synaptune.errors import UserError
+from synaptune.report.figures.sheet import number
+from synaptune.search.space import Dimension
+
+if TYPE_CHECKING:
+    from matplotlib.axis import Axis
+
+_SHORT = 9  # letters of a choice
+
+
+def dimensions(evidence: Evidence) -> list[Dimension]:
+    """The ranges of the searched parameters, by subsystem as the evidence orders them; empty when no search has begun."""
+    known = {} if evidence.space is None else {dimension.name: dimension for dimension in evidence.space.dimensions}
+    return [known[name] for name in evidence.names if name in known]
+
+
+def chosen(evidence: Evidence, most: int) -> tuple[list[Dimension], str]:
+    """At most so many parameters, those that matter most, in their order, and a note when some are left out."""
+    found = dimensions(evidence)
+    if len(found) <= most:
+        return found, ""
+    worth = {entry.name: abs(entry.reverted.mean) for entry in evidence.ablation if entry.reverted is not None}
+    share = {entry.name: max(entry.fanova or 0.0, entry.ped_anova or 0.0) for entry in evidence.importances}
+    ranked = sorted(found, key=lambda dimension: (-worth.get(dimension.name, -1.0), -share.get(dimension.name, 0.0)))
+    kept = {dimension.name for dimension in ranked[:most]}
+    return [dimension for dimension in found if dimension.name in kept], f" Shown are {most} of {len(found)} parameters, by importance."
+
+
+def unit_of(dimension: Dimension, value: Any) -> float:
+    """Where a value is drawn; nan for one that is not known or not a value of this parameter."""
+    if value is None:
+        return math.nan
+    try:
+        return dimension.unit(value)
+    except (UserError, TypeError, ValueError):
+        return math.nan
+
+
+def units_of(dimension: Dimension, values: Sequence[Any]) -> list[float]:
+    """`unit_of` of each."""
+    return [unit_of(dimension, value) for value in values]
+
+
+def value_ticks(axis: Axis, dimension: Dimension, count: int = 4) -> None:
+    """Round values of the parameter at their places on an axis over [0, 1]."""
+    from matplotlib.ticker import FixedFormatter, FixedLocator
+
+    values = round_values(dimension, count)
+    axis.set_major_locator(FixedLocator([unit_of(dimension, value) for value in values]))
+    axis.set_major_formatter(FixedFormatter([_named(value) for value in values]))
+
+
+def round_values(dimension: Dimension, count: int) -> list[Any]:
+    """At most `count` round values inside the range: all choices, steps of a linear range, 1-2-5 or decades of a logarithmic one."""
+    if dimension.scale == "categorical":
+        stride = math.ceil(len(dimension.choices) / count)
+        return list(dimension.choices[::stride])
+    low, high = dimension.low, dimension.high
+    if dimension.scale == "log":
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for steps in ((1, 2, 5), (1, 3), (1,)):
+            found = [step * 10.0**decade for decade in decades for step in steps]
+            found = [value for value in found if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
+            if len(found) <= count:
+                break
+        return found[:: math.ceil(len(found) / count)] if found else [low, high]
+    from matplotlib.ticker import MaxNLocator
+
+    steps = MaxNLocator(count - 1, steps=[1, 2, 2.5, 5, 10], integer=dimension.integer).tick_values(low, high)
+    return [float(f"{value:.6g}") for value in steps if low - 1e-9 <= value <= high + 1e-9]
+
+
+def _named(value: Any) -> str:
+    words = number(value)
+    return words if len(words) <= _SHORT or not isinstance(value, str) else f"{words[: _SHORT - 1]}…"

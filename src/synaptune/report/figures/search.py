@@ -1,0 +1,146 @@
+"""How the search went: its best so far against chance, and its distribution generation by generation."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from synaptune.analysis.results import Evidence
+from synaptune.report.figures.axis import chosen, unit_of, units_of, value_ticks
+from synaptune.report.figures.sheet import Sheet, dots, fitted, label_of, number, robust, thinned, ticks
+from synaptune.report.figures.theme import NORMAL, WIDTH, Drawing, Palette
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from synaptune.search.space import Dimension
+
+_PANELS = 24
+
+
+def convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
+    """Best so far by evaluation, against chance, and by clock and device hours."""
+    course = evidence.course
+    if course is None or all(best is None for best in course.best):
+        return None
+    sheet = Sheet(550, palette)
+    top = sheet.axes(56, 34, width=WIDTH - 66, height=270)
+    ended = _ended(evidence)
+    known = [(at, best) for at, best in zip(course.evaluation, course.best, strict=True) if best is not None]
+    last_at, last = known[-1]
+    start = _start_loss(evidence)
+    chance = [] if evidence.chance is None else evidence.chance.best[:1]
+    limits = robust([loss for _, loss in ended], upper=0.9, must=[last, *chance, *([] if start is None else [start])])
+    top.set_xlim(0, max(2, course.evaluation[-1]) * 1.01)
+    top.set_ylim(*limits)
+    sheet.head(top, _loss_name(evidence))
+    shown = [ended[at] for at in thinned(len(ended), 1500)]
+    inside = [(at, loss) for at, loss in shown if loss <= limits[1]]
+    dots(top, [at for at, _ in inside], [loss for _, loss in inside], colour=palette.other, size=4.0, alpha=0.75, zorder=2)
+    _draw_chance(sheet, top, evidence)
+    if start is not None:
+        top.axhline(start, color=palette.baseline, linewidth=1.4, linestyle=(0, (4, 3)), zorder=4)
+        sheet.mark(top, top.get_xlim()[1], start, "at the start values", colour=palette.baseline, shift=(-4, 9), ha="right")
+    top.step([at for at, _ in known], [best for _, best in known], where="post", color=palette.best, linewidth=2.4, zorder=5)
+    found = next(at for at, best in known if best == last)
+    dots(top, [found], [last], colour=palette.best, size=9.0, zorder=6)
+    side = "right" if found > 0.6 * last_at else "left"
+    sheet.mark(top, found, last, f"best {number(last, 4)}", colour=palette.best, shift=(0, -13), ha=side, weight="bold")
+    ticks(top, x=6, y=6, whole=True)
+    sheet.foot(top, "evaluation")
+    for at, (hours, name) in enumerate(((course.hours, "hours by the clock"), (course.device_hours, "device hours"))):
+        _hours(sheet, 56 + at * 302, hours=hours, name=name, evidence=evidence)
+    over = len(ended) - sum(loss <= limits[1] for _, loss in ended)
+    caption = (
+        f"Best loss so far (blue) over {course.evaluation[-1]:,} ended evaluations; points are single evaluations"
+        + (f" ({over:,} lie above the frame)" if over else "")
+        + ("." if evidence.chance is None else f"; the grey band is what random search would have found ({evidence.chance.source}).")
+    )
+    return Drawing(sheet.canvas, "Convergence", caption)
+
+
+def _ended(evidence: Evidence) -> list[tuple[int, float]]:
+    """Evaluation and loss of each trial that has one, counted as the course counts them when all are there."""
+    ended = [loss for trial, loss in zip(evidence.trials, evidence.losses, strict=True) if trial.state != "running"]
+    return [(at, loss) for at, loss in enumerate(ended, 1) if loss is not None and math.isfinite(loss)]
+
+
+def _start_loss(evidence: Evidence) -> float | None:
+    for trial, loss in zip(evidence.trials, evidence.losses, strict=True):
+        if loss is not None and evidence.start and all(trial.values.get(name) == value for name, value in evidence.start.items()):
+            return loss
+    return None
+
+
+def _loss_name(evidence: Evidence) -> str:
+    return "objective × −1 (lower is better)" if evidence.maximize else "loss (lower is better)"
+
+
+def _draw_chance(sheet: Sheet, axes: Axes, evidence: Evidence) -> None:
+    chance, palette = evidence.chance, sheet.palette
+    if chance is None or chance.count < 2:
+        return
+    axes.fill_between(chance.k, chance.low, chance.high, color=palette.muted, alpha=0.22, linewidth=0, zorder=2.5)
+    axes.plot(chance.k, chance.best, color=palette.muted, linewidth=1.4, zorder=3.5)
+    end = axes.get_xlim()[1]
+    words, right = "random search, 10 to 90 %", chance.k[-1] > 0.6 * end
+    at = len(chance.k) - 1
+    shift = (0, 9) if right else (7, 0)
+    sheet.mark(axes, chance.k[at], chance.best[at], words, colour=palette.muted, shift=shift, ha="right" if right else "left")
+
+
+def _hours(sheet: Sheet, x: float, *, hours: object, name: str, evidence: Evidence) -> None:
+    course, palette = evidence.course, sheet.palette
+    assert course is not None
+    axes = sheet.axes(x, 390, width=WIDTH - 346 - 22, height=112)
+    known = [(hour, best) for hour, best in zip(hours, course.best, strict=True) if best is not None]  # type: ignore[call-overload]
+    kept = [known[at] for at in thinned(len(known))]
+    axes.set_xlim(0, max(hour for hour, _ in kept) * 1.02 or 1.0)
+    axes.set_ylim(*robust([best for _, best in kept], upper=1.0, pad=0.12))
+    axes.step([hour for hour, _ in kept], [best for _, best in kept], where="post", color=palette.best, linewidth=2.0)
+    ticks(axes, x=4, y=3)
+    sheet.head(axes, "best so far", colour=palette.best)
+    sheet.foot(axes, name)
+
+
+def evolution(evidence: Evidence, palette: Palette) -> Drawing | None:
+    """The search distribution along each parameter by generation: mean, one deviation, best."""
+    found, note = chosen(evidence, _PANELS)
+    if len(evidence.generations) < 2 or not found:
+        return None
+    across = 2 if len(found) <= 12 else 3
+    rows = math.ceil(len(found) / across)
+    high, step = 96.0, 150.0
+    sheet = Sheet(28 + rows * step + 20, palette)
+    labels = label_of(evidence.names)
+    width = WIDTH / across
+    for at, dimension in enumerate(found):
+        row, column = divmod(at, across)
+        axes = sheet.axes(column * width + 48, 30 + row * step, width=width - 60, height=high)
+        _generations(axes, evidence, dimension, palette)
+        words = fitted(labels[dimension.name], width - 64)
+        sheet.head(axes, words, colour=palette.ink, size=NORMAL, weight="bold", x=column * width + 4)
+        ticks(axes, x=4, whole=True)
+        if row == rows - 1:
+            sheet.foot(axes, "generation")
+    caption = (
+        "The search distribution by generation, over the whole searched range: mean (line) and one standard deviation (band), the best "
+        f"trial of each generation (points), and the value at the start (dashed).{note}"
+    )
+    return Drawing(sheet.canvas, "Evolution of the parameters", caption)
+
+
+def _generations(axes: Axes, evidence: Evidence, dimension: Dimension, palette: Palette) -> None:
+    kept = [evidence.generations[at] for at in thinned(len(evidence.generations), 300)]
+    numbers = [generation.number for generation in kept]
+    axes.set_xlim(numbers[0], max(numbers[-1], numbers[0] + 1))
+    axes.set_ylim(-0.03, 1.03)
+    mean, low, high = (
+        units_of(dimension, [getattr(generation, side).get(dimension.name) for generation in kept]) for side in ("mean", "low", "high")
+    )
+    axes.fill_between(numbers, low, high, color=palette.best, alpha=0.2, linewidth=0)
+    axes.plot(numbers, mean, color=palette.best, linewidth=2.0)
+    best = units_of(dimension, [generation.best.get(dimension.name) for generation in kept])
+    dots(axes, numbers, best, colour=palette.ink, size=4.0, alpha=0.6)
+    axes.axhline(unit_of(dimension, evidence.start.get(dimension.name)), color=palette.baseline, linewidth=1.4, linestyle=(0, (4, 3)))
+    value_ticks(axes.yaxis, dimension)

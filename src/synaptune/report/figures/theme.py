@@ -1,0 +1,267 @@
+"""Colours, text and the way from a drawing to an SVG that follows the page's light and dark colours.
+
+A drawing is made in one of three palettes: LIGHT and DARK have real colours, VARIABLES has placeholders that `inline` turns into
+CSS variables named as `variables` gives them: --paper, --ink, --muted, --grid, --baseline, --best, --accent, --bad, --other,
+--strong (text on the ends of a colour scale), --loss-1 (worst) to --loss-5 (best), and --sign-1 (-1) to --sign-11 (+1), whose middle
+is the paper. Two quantities are told apart by blue against orange, which every common colour blindness keeps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+
+WIDTH = 640  # of every figure, in the units that font sizes and heights are in
+SMALL, NORMAL = 13.0, 14.5
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+@dataclass(frozen=True)
+class Palette:
+    """A colour for each role, as #rrggbb."""
+
+    paper: str
+    ink: str
+    muted: str
+    grid: str
+    baseline: str
+    best: str
+    accent: str
+    bad: str
+    other: str
+    strong: str
+    loss: tuple[str, ...]
+    sign: tuple[str, ...]
+
+    def flat(self) -> dict[str, str]:
+        """Colours by the names of their variables, without the dashes."""
+        found: dict[str, str] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, str):
+                found[field.name] = value
+            else:
+                found |= {f"{field.name}-{at}": colour for at, colour in enumerate(value, 1)}
+        return found
+
+
+LIGHT = Palette(
+    paper="#ffffff",
+    ink="#1b2129",
+    muted="#5b6673",
+    grid="#e1e5ea",
+    baseline="#b35a00",
+    best="#0a5fb4",
+    accent="#0b7a63",
+    bad="#c02942",
+    other="#a3adb8",
+    strong="#ffffff",
+    loss=("#d9dee4", "#c3cfc6", "#8fbfa6", "#4e9d84", "#1d6f60"),
+    sign=(
+        *("#8f4700", "#c06a12", "#dc9347", "#efbb87", "#f8e0c8"),
+        "#f4f5f6",
+        *("#d3e3f4", "#9fc4ea", "#5e9bd8", "#2673bd", "#0a4f96"),
+    ),
+)
+DARK = Palette(
+    paper="#14181d",
+    ink="#e6eaef",
+    muted="#9aa5b1",
+    grid="#2b323a",
+    baseline="#f0a052",
+    best="#6cb2ff",
+    accent="#46c9ab",
+    bad="#ff7d8f",
+    other="#66717d",
+    strong="#0d1014",
+    loss=("#343c45", "#3c5450", "#3f7a6c", "#4fa78f", "#86dcc0"),
+    sign=(
+        *("#ffb262", "#d98a3c", "#a66a31", "#71502f", "#44372a"),
+        "#20262d",
+        *("#24384d", "#2b5277", "#3a78af", "#569cde", "#8cc5ff"),
+    ),
+)
+
+
+def _placeholders() -> Palette:
+    numbers = iter(range(1, 100))
+
+    def of(value: Any) -> Any:
+        return f"#0a0b{next(numbers):02x}" if isinstance(value, str) else tuple(map(of, value))
+
+    return Palette(**{field.name: of(getattr(LIGHT, field.name)) for field in fields(Palette)})
+
+
+VARIABLES = _placeholders()
+_VARIABLE = {colour: f"var(--{name})" for name, colour in VARIABLES.flat().items()}
+
+
+class Drawing(NamedTuple):
+    """A drawn figure and its words."""
+
+    canvas: Canvas
+    title: str
+    caption: str
+
+
+class Figure(NamedTuple):
+    """A figure for a page; svg: an element whose colours are CSS variables, as wide as its place."""
+
+    key: str
+    title: str
+    caption: str
+    svg: str
+
+
+# Settings of matplotlib are of the whole process, and live pages draw in several threads.
+_DRAWING = threading.RLock()
+_SETTINGS: Mapping[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "synaptune",
+    "text.parse_math": False,
+    "font.family": ["DejaVu Sans"],  # wider than what pages show, so what fits here fits there
+    "font.size": NORMAL,
+    "axes.linewidth": 0.8,
+    "axes.xmargin": 0.0,
+    "axes.ymargin": 0.0,
+    "axes.unicode_minus": True,
+    "axes.formatter.use_mathtext": False,
+    "axes.axisbelow": True,
+    "xtick.major.size": 0.0,
+    "ytick.major.size": 0.0,
+    "xtick.minor.size": 0.0,
+    "ytick.minor.size": 0.0,
+    "xtick.major.pad": 6.0,
+    "ytick.major.pad": 6.0,
+    "path.simplify": True,
+}
+
+
+def variables(dark: bool = False) -> str:
+    """The declarations `--paper: #ffffff; ...` that a page puts into its style."""
+    return " ".join(f"--{name}: {colour};" for name, colour in (DARK if dark else LIGHT).flat().items())
+
+
+def css() -> str:
+    """A style for a page: the light colours, the dark ones where the reader prefers them, the light ones on printed paper."""
+    return (
+        f":root {{ {variables()} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {variables(dark=True)} }} }}\n"
+        f"@media print {{ :root {{ {variables()} }} }}\n"
+    )
+
+
+def rendered(draw: Callable[[Palette], Drawing | None], key: str) -> Figure | None:
+    """A figure for a page by a drawing function; null when that draws nothing."""
+    found = _saved(draw, VARIABLES, "svg")
+    return None if found is None else Figure(key, found[0].title, found[0].caption, inline(found[1].decode(), key, found[0].title))
+
+
+def image(draw: Callable[[Palette], Drawing | None], *, dark: bool, width: int) -> bytes | None:
+    """A PNG `width` pixels wide; null when nothing is drawn."""
+    found = _saved(draw, DARK if dark else LIGHT, "png", dpi=72.0 * width / WIDTH)
+    return None if found is None else found[1]
+
+
+def _saved(draw: Callable[[Palette], Drawing | None], palette: Palette, kind: str, dpi: float = 72.0) -> tuple[Drawing, bytes] | None:
+    import matplotlib
+
+    with _DRAWING, matplotlib.rc_context(dict(_SETTINGS)):
+        drawing = draw(palette)
+        if drawing is None:
+            return None
+        file = io.BytesIO()
+        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None} if kind == "svg" else {"Software": None}
+        face = "none" if kind == "svg" else palette.paper
+        drawing.canvas.savefig(file, format=kind, dpi=dpi, metadata=metadata, facecolor=face)
+        return drawing, file.getvalue()
+
+
+_SVG = "{http://www.w3.org/2000/svg}"
+_LINK = "{http://www.w3.org/1999/xlink}href"
+_COLOUR = re.compile(r"#[0-9a-f]{6}\b")
+_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_DOT = re.compile(r"M (\S+ \S+) L \1(?= |$)")
+_FONT = re.compile(r"font-family: [^;]*;? ?|font: (?=\d)")
+
+
+def inline(svg: str, key: str, title: str) -> str:
+    """Matplotlib's SVG as an element of a page: variables for placeholders, short numbers, ids that are of this figure alone."""
+    mark = f"{key}-{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
+    root = ElementTree.fromstring(svg)
+    used = set(re.findall(r"#([mp][0-9a-f]{10})\b", svg))
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag == f"{_SVG}style" or child.tag.endswith("}metadata"):
+                parent.remove(child)
+    for element in root.iter():
+        _shorten(element, used, mark)
+    _flatten(root)
+    body = "".join(_written(child) for child in root)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{root.get("viewBox")}" width="100%" role="img" class="figure figure-{key}" '
+        f'font-family="{FONTS}" stroke-linejoin="round" stroke-linecap="butt"><title>{escape(title)}</title>{body}</svg>'
+    )
+
+
+def standalone(figure: Figure, *, dark: bool = False) -> str:
+    """The figure as an SVG file of its own: real colours on a background, a width in pixels."""
+    colours = (DARK if dark else LIGHT).flat()
+    svg = re.sub(r"var\(--([a-z]+(?:-\d+)?)\)", lambda found: colours[found[1]], figure.svg)
+    _, _, width, height = re.search(r'viewBox="([^"]*)"', svg)[1].split()  # type: ignore[index]
+    svg = svg.replace('width="100%"', f'width="{width}" height="{height}"', 1)
+    svg = svg.replace("</title>", f'</title><rect width="100%" height="100%" fill="{colours["paper"]}"/>', 1)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}\n'
+
+
+def _shorten(element: ElementTree.Element, used: set[str], mark: str) -> None:
+    attributes = element.attrib
+    name = attributes.pop("id", "")
+    if name in used:
+        attributes["id"] = mark + name
+    link = attributes.pop(_LINK, "")
+    if link:
+        attributes["href"] = f"#{mark}{link[1:]}" if link.startswith("#") else link
+    if "clip-path" in attributes:
+        attributes["clip-path"] = attributes["clip-path"].replace("url(#", f"url(#{mark}")
+    for key in ("d", "x", "y", "width", "height", "transform"):
+        if key in attributes:
+            attributes[key] = _NUMBER.sub(lambda found: f"{float(found[0]):.1f}".replace("-0.0", "0"), attributes[key].replace("\n", ""))
+    if "d" in attributes:
+        attributes["d"] = _DOT.sub(r"M \1h0", attributes["d"])
+    if "style" in attributes:
+        style = _FONT.sub("", attributes["style"])
+        attributes["style"] = _COLOUR.sub(lambda found: _VARIABLE.get(found[0], found[0]), style).strip("; ")
+    if attributes.get("transform", "").startswith(("rotate(-0 ", "rotate(0 ")):
+        del attributes["transform"]
+    if name.startswith("halo"):
+        for text in element.iter(f"{_SVG}text"):
+            text.attrib["style"] += f"; paint-order: stroke; stroke: {VARIABLES.paper}; stroke-width: 4px"
+    element.text, element.tail = (element.text if element.tag == f"{_SVG}text" else None), None
+
+
+def _flatten(parent: ElementTree.Element) -> None:
+    """Leave out groups that say nothing."""
+    for child in list(parent):
+        _flatten(child)
+    for at in range(len(parent) - 1, -1, -1):
+        child = parent[at]
+        if child.tag in (f"{_SVG}g", f"{_SVG}defs") and not child.attrib and (child.tag == f"{_SVG}g" or not len(child)):
+            parent[at : at + 1] = list(child)
+
+
+def _written(element: ElementTree.Element) -> str:
+    name = element.tag.rpartition("}")[2]
+    attributes = "".join(f' {key}="{escape(value, {chr(34): "&quot;"})}"' for key, value in element.attrib.items())
+    body = escape(element.text or "") + "".join(_written(child) for child in element)
+    return f"<{name}{attributes}>{body}</{name}>" if body else f"<{name}{attributes}/>"
