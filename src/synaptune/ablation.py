@@ -15,9 +15,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from synaptune import phase1, phase2
 from synaptune.analysis.ablation import Ends, ablated, ends, points
+from synaptune.analysis.compare import LEVEL
 from synaptune.analysis.results import Ablated, Comparison
 from synaptune.errors import mistake
 from synaptune.opening import VALIDATION_SEEDS, guarded, reopened
@@ -25,7 +27,6 @@ from synaptune.portrait import portraits
 from synaptune.protocol import Protocol, measured, say
 from synaptune.storage.reading import ABLATION, VALIDATION, Record, find_study, study_folder
 
-SURE = 0.05  # adjusted p below which a worth is told from zero, as the intervals' 95 %
 # Of each protocol: the phase of its last search, and the distance of its validation's seeds from the search's.
 _PROTOCOLS = {"phase1": ("search", phase1.FRESH), "phase2": ("joint", phase2.FRESH)}
 
@@ -113,20 +114,25 @@ def _show(record: Record, protocol: Protocol) -> None:
 
     rows = ablated(record)
     write_json(protocol.study.place.folder / "ablation.json", {"study": record.name, "seeds": list(protocol.seeds), "rows": _plain(rows)})
-    table = Table(title=f"Ablation of study {record.name}: improvement of test perplexity [%], 95 % interval, p", title_justify="left")
-    table.add_column("parameter")
+    table = Table(title=f"Ablation of study {record.name}: gain in test perplexity [%]", title_justify="left")
+    table.add_column("parameter", no_wrap=True)
     for heading in ("default", "tuned", "worth at the optimum", "alone"):
         table.add_column(heading, justify="right")
     for row in rows:
         shown = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in (row.default, row.tuned)]
-        table.add_row(row.name, *shown, _cell(row.reverted, row.adjusted_reverted), _cell(row.alone, row.adjusted_alone))
+        table.add_row(
+            row.name.removeprefix("synapse.").replace(".", ".\n", 1),
+            *shown,
+            _cell(row.reverted, row.adjusted_reverted),
+            _cell(row.alone, row.adjusted_alone),
+        )
     console = Console()
     console.print(table)
     for line in words(rows):
         console.print(line, highlight=False)
 
 
-def _plain(rows: Sequence[Ablated]) -> list[dict[str, object]]:
+def _plain(rows: Sequence[Ablated]) -> list[dict[str, Any]]:
     return [
         row._asdict()
         | {way: None if found is None else found._asdict() for way, found in (("reverted", row.reverted), ("alone", row.alone))}
@@ -137,21 +143,21 @@ def _plain(rows: Sequence[Ablated]) -> list[dict[str, object]]:
 def _cell(comparison: Comparison | None, adjusted: float | None) -> str:
     if comparison is None or adjusted is None:
         return "too few runs"
-    return f"{comparison.mean:+.2f} ({comparison.low:+.2f} to {comparison.high:+.2f})  p {adjusted:.2g}"
+    return f"{comparison.mean:+.2f}  p {adjusted:.2g}\n({comparison.low:+.2f} to {comparison.high:+.2f})"
 
 
 def words(rows: Sequence[Ablated]) -> list[str]:
     """What the table says, in sentences: which parameters are not told from zero at the optimum, and alone."""
-    lines = []
+    lines, limit = [], 1.0 - LEVEL
     ways = {
         "at the optimum": [(row.name, row.adjusted_reverted) for row in rows],
         "alone": [(row.name, row.adjusted_alone) for row in rows],
     }
     for way, values in ways.items():
-        open_ = [name.removeprefix("synapse.") for name, p in values if p is None or p >= SURE]
-        told = f"not told from zero: {', '.join(open_)}" if open_ else "all told from zero"
-        lines.append(f"{way}: {told} (p corrected for {2 * len(rows)} comparisons, {SURE:g})")
-    return lines
+        open_ = [name.removeprefix("synapse.") for name, p in values if p is None or p >= limit]
+        lines.append(f"{way}, not told from zero: {', '.join(open_)}" if open_ else f"{way}, all are told from zero")
+    made = sum(p is not None for values in ways.values() for _, p in values)
+    return [*lines, f"intervals of {LEVEL:.0%}; p corrected for {made} comparisons (Holm), told from zero below {limit:.2g}"]
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import math
 import statistics
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from synaptune.analysis.results import Comparison
 from synaptune.parameters import constant
@@ -125,18 +125,19 @@ def _student(gains: Sequence[float]) -> float:
 
 def _bootstrap(gains: Sequence[float], level: float) -> tuple[float, float]:
     """Eq. (3); plain percentiles where the correction has no value, as for differences that are nearly equal."""
+    import inspect
+
     import numpy as np
     from scipy.stats import bootstrap
 
     if min(gains) == max(gains):
         return gains[0], gains[0]
+    generator = "rng" if "rng" in inspect.signature(bootstrap).parameters else "random_state"  # its older name
     for method in ("BCa", "percentile"):
+        named: dict[str, Any] = {"method": method, "n_resamples": RESAMPLES, generator: np.random.default_rng(_SEED)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a correction that has no value: the next method has one
-            random = np.random.RandomState(_SEED)
-            found = bootstrap(
-                (list(gains),), np.mean, confidence_level=level, n_resamples=RESAMPLES, method=method, random_state=random
-            ).confidence_interval
+            found = bootstrap((list(gains),), np.mean, confidence_level=level, **named).confidence_interval
         if math.isfinite(found.low) and math.isfinite(found.high):
             return float(found.low), float(found.high)
     return min(gains), max(gains)
