@@ -1,0 +1,194 @@
+"""What the pages are made of, computed behind them: once for each state of a study, by one thread at a time, kept while it is good.
+
+A study that is being searched changes with every trial. So that looking at it does not take the cores from the search, a value
+is made anew only after a rest of REST times what making it took; until then the last one is shown. The threads that compute
+have a lower priority.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from synaptune.dashboard.catalogue import Place
+from synaptune.dashboard.glance import Glance
+from synaptune.errors import UserError
+from synaptune.storage.reading import Record, read_study
+
+REST = 8.0  # times the cost of a value
+DEEPER = 1.1  # growth of a study after which its slow analyses are made again while it runs
+AGAIN = 5.0  # s until what failed is tried again
+KEPT = 8  # studies held in memory
+PATIENCE = 30.0  # s
+_ELSEWHERE = ("trials",)  # sections that have a page of their own here
+_LOWER = 10  # steps of priority
+T = TypeVar("T")
+
+
+class Stamped(NamedTuple, Generic[T]):
+    """A value and the version of the study it is of."""
+
+    version: str
+    value: T
+
+
+class Part(NamedTuple):
+    """A piece of a page that is replaced when it changes; digest: of its text."""
+
+    key: str
+    title: str
+    html: str
+
+    @property
+    def digest(self) -> str:
+        """Names the content."""
+        return hashlib.sha256(f"{self.title}\0{self.html}".encode()).hexdigest()[:16]
+
+
+class Once(Generic[T]):
+    """One value of a study, made in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._made: Stamped[T] | None = None
+        self._fault: Exception | None = None
+        self._tried: str | None = None
+        self._busy = False
+        self._cost, self._at = 0.0, float("-inf")
+
+    def get(self, version: str, make: Callable[[], T], patience: float | None = PATIENCE) -> Stamped[T] | None:
+        """The value for a version, or an earlier one while it rests; null when it takes longer than patience [s].
+
+        Raises what make raised.
+        """
+        with self._change:
+            rested = time.monotonic() - self._at >= REST * self._cost
+            stale = self._tried != version and (rested or self._made is None)
+            if not self._busy and (stale or (self._fault is not None and time.monotonic() - self._at >= AGAIN)):
+                self._busy = True
+                threading.Thread(target=self._run, args=(version, make), daemon=True).start()
+            self._change.wait_for(lambda: not self._busy, patience)
+            if self._fault is not None:
+                raise self._fault
+            return self._made
+
+    @property
+    def latest(self) -> Stamped[T] | None:
+        """What was made last; null when nothing was."""
+        return self._made
+
+    def begin(self, version: str, make: Callable[[], T]) -> None:
+        """Make it in the background, unless it is being made or is there."""
+        with contextlib.suppress(Exception):
+            self.get(version, make, patience=0.0)
+
+    def _run(self, version: str, make: Callable[[], T]) -> None:
+        yield_cores()
+        began = time.monotonic()
+        made: Stamped[T] | None = None
+        fault: Exception | None = None
+        try:
+            made = Stamped(version, make())
+        except Exception as error:  # whatever it was belongs to the page that asked, and must not end the server
+            fault = error
+            if not isinstance(error, UserError):
+                traceback.print_exception(error, file=sys.stderr)
+        with self._change:
+            self._tried, self._fault = version, fault
+            self._made = made or self._made
+            self._at = time.monotonic()
+            self._cost = self._at - began
+            self._busy = False
+            self._change.notify_all()
+
+
+def yield_cores() -> None:
+    """Lower the priority of this thread, where threads have one of their own (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWER)
+
+
+class _Desk:
+    """What is kept of one study."""
+
+    def __init__(self) -> None:
+        self.record: Once[Record] = Once()
+        self.parts: Once[list[Part]] = Once()
+        self.deep: Once[Any] = Once()
+        self.deep_ended = 0
+
+
+class Desks:
+    """The values of all studies that somebody looks at."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._desks: OrderedDict[str, _Desk] = OrderedDict()
+
+    def _desk(self, place: Place) -> _Desk:
+        with self._guard:
+            desk = self._desks.setdefault(f"{place.url}\0{place.name}", _Desk())
+            self._desks.move_to_end(f"{place.url}\0{place.name}")
+            while len(self._desks) > KEPT:
+                self._desks.popitem(last=False)
+            return desk
+
+    def record(self, place: Place, glance: Glance, patience: float = PATIENCE) -> Stamped[Record] | None:
+        """The study read whole; null when reading takes longer than patience [s]. Raises UserError."""
+        return self._desk(place).record.get(glance.version, lambda: read_study(place.url, place.name), patience)
+
+    def parts(self, place: Place, glance: Glance, patience: float = PATIENCE) -> Stamped[list[Part]] | None:
+        """The sections of the report; null when they take longer than patience [s]. Raises UserError, and what a section raised."""
+        desk = self._desk(place)
+        return desk.parts.get(self.version(place, glance), lambda: self._make_parts(desk, place, glance), patience)
+
+    def version(self, place: Place, glance: Glance) -> str:
+        """What `parts` depends on."""
+        deep = self._desk(place).deep.latest
+        return glance.version if deep is None else f"{glance.version}+{deep.version}"
+
+    def evidence(self, place: Place, glance: Glance) -> Any:
+        """What is known of the study as it stands, without the slow analyses; null when reading takes too long. Raises UserError."""
+        from synaptune.analysis.evidence import evidence
+
+        read = self.record(place, glance)
+        return None if read is None else evidence(read.value, deep=False)
+
+    def _make_parts(self, desk: _Desk, place: Place, glance: Glance) -> list[Part]:
+        from synaptune.analysis.evidence import evidence
+        from synaptune.report.page import sections
+
+        read = desk.record.get(glance.version, lambda: read_study(place.url, place.name), None)
+        assert read is not None
+        found = evidence(read.value, deep=False)
+        deep = desk.deep.latest
+        if deep is not None:
+            found = completed(found, deep.value)
+        made = [Part(section.key, section.title, section.html) for section in sections(found) if section.key not in _ELSEWHERE]
+        if desk.deep_ended == 0 or glance.ended >= DEEPER * desk.deep_ended or (not glance.running and glance.ended > desk.deep_ended):
+            desk.deep_ended = max(1, glance.ended)
+            desk.deep.begin(glance.version, lambda: evidence(read.value, deep=True))
+        return made
+
+
+def completed(found: Any, deep: Any) -> Any:
+    """Evidence of now with what only the slow analyses know, of a moment before."""
+    empty = (None, (), [], {}, "")
+    fields = [entry.name for entry in dataclasses.fields(found)]
+    missing = {name: getattr(deep, name) for name in fields if _is(getattr(found, name), empty) and not _is(getattr(deep, name), empty)}
+    if missing.get("effects"):
+        missing["effects_note"] = deep.effects_note
+    return dataclasses.replace(found, **missing)
+
+
+def _is(value: Any, empty: Sequence[Any]) -> bool:
+    return value is None or (isinstance(value, str | Sequence | Mapping) and len(value) == 0)
