@@ -70,7 +70,7 @@ class Cma(Optimizer):
 
     def ask(self) -> Unit:
         """The next point; the first one is the start itself."""
-        sample = self._draw()
+        sample = self.draw()
         unit = tuple(fold(sample).tolist()) if self._first is None else self._first
         self._first = None
         return unit[: len(self._space.dimensions)]
@@ -80,7 +80,7 @@ class Cma(Optimizer):
         losses, self._worst = ranked(generation, self._worst)
         self._first = None
         if not self._drawn:
-            self._draw()  # pycma takes in a generation only after it has drawn one
+            self.draw()  # pycma takes in a generation only after it has drawn one
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._strategy.tell([np.array(padded(told.unit)) for told in generation], losses)
@@ -94,20 +94,27 @@ class Cma(Optimizer):
 
     def diagnostics(self) -> Diagnostics | None:
         """The distribution the next generation is drawn from; null before the first was told."""
-        strategy, size = self._strategy, len(self._space.dimensions)
-        if strategy.countiter == 0:
+        if self._strategy.countiter == 0:
             return None
-        scale = strategy.sigma * np.asarray(strategy.sigma_vec.scaling) * np.ones(strategy.N)
+        mean, covariance = self.distribution()
         return diagnose(
-            generation=int(strategy.countiter),
+            generation=int(self._strategy.countiter),
             names=self._space.names,
-            mean=np.asarray(strategy.mean)[:size],
-            step=float(strategy.sigma),
-            covariance=(scale[:, None] * np.asarray(strategy.sm.covariance_matrix) * scale)[:size, :size],
+            mean=mean,
+            step=float(self._strategy.sigma),
+            covariance=covariance,
             stagnation=self._stagnation,
         )
 
-    def _draw(self) -> Any:
+    def distribution(self) -> tuple[Any, Any]:
+        """Mean (n,) and covariance (n, n) of eq. (1) for the generation under way."""
+        strategy, size = self._strategy, len(self._space.dimensions)
+        scale = strategy.sigma * np.asarray(strategy.sigma_vec.scaling) * np.ones(strategy.N)
+        covariance = scale[:, None] * np.asarray(strategy.sm.covariance_matrix) * scale
+        return np.array(strategy.mean)[:size], covariance[:size, :size]
+
+    def draw(self) -> Any:
+        """The next sample of eq. (1), which `ask` folds; (n,), of a lone parameter with its companion."""
         if not self._queue:
             self._queue.extend(self._strategy.ask())
         self._drawn = True

@@ -1,0 +1,134 @@
+"""Which parameters a search moved together, and the hypotheses stated before it.
+
+The correlation of a search distribution also moves when nothing matters: selection among few points is noise. What noise alone
+does is measured: the same optimizer, as many generations, with losses that know nothing of the points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from synaptune.analysis.results import Effect, Generation, Hypothesis
+from synaptune.parameters import constant
+from synaptune.search.contract import Engine, Told
+from synaptune.search.space import Space, Value
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLIND = int(
+    constant("correlation.blind", 99, unit="search", meaning="searches that know no loss, behind each p", source="chosen: p down to 0.01")
+)
+# Stated before any search of this project; signs are those the equations suggest.
+GROWS, SHRINKS = "synapse.attention.lambda_loge", "synapse.structural.energy_cost_rel"
+REFILL, DECAY, RATIO = "synapse.vesicles.tau_rrp", "synapse.calcium.tau_c", (30.0, 100.0)
+PAIRS = (
+    ("synapse.calcium.alpha_ca", "synapse.calcium.syt1_slope"),
+    ("synapse.postsynaptic.post_fast_lr", "synapse.postsynaptic.camkii_up"),
+    ("synapse.attention.lambda_loge", "synapse.attention.barrier_strength"),
+)
+
+
+class Pair(NamedTuple):
+    """Two parameters; correlation of the final distribution; p: share of blind searches with one as strong, adjusted for all pairs
+    by their largest; null when not measured."""
+
+    first: str
+    second: str
+    correlation: float
+    p: float | None
+    adjusted: float | None
+
+
+def pairs(space: Space, correlation: Sequence[Sequence[float]], null: NDArray[Any] | None = None) -> list[Pair]:
+    """Every pair of parameters, the strongest first; null: correlations of blind searches, without which there is no p."""
+    import numpy as np
+
+    first, second = np.triu_indices(len(space.names), 1)
+    found = np.array(correlation)[first, second]
+    rows: list[tuple[float, float | None, float | None]] = [(float(value), None, None) for value in found]
+    if null is not None:
+        size, noise = np.abs(found), np.abs(null[:, first, second])
+        alone = (1 + (noise >= size).sum(axis=0)) / (len(null) + 1)
+        among = (1 + (noise.max(axis=1)[:, None] >= size).sum(axis=0)) / (len(null) + 1)
+        rows = list(zip(found.tolist(), alone.tolist(), among.tolist(), strict=True))
+    named = [Pair(space.names[i], space.names[j], *row) for i, j, row in zip(first, second, rows, strict=True)]
+    return sorted(named, key=lambda pair: -abs(pair.correlation))
+
+
+def blind(engine: Engine, space: Space, generations: int, count: int = BLIND) -> NDArray[Any] | None:
+    """The correlations at the end of searches whose losses are noise: (count, n, n); null for an optimizer without a distribution."""
+    import numpy as np
+
+    from synaptune.search.evolution import Cma
+
+    if engine.name != "cma" or generations < 1 or len(space.names) < 2:
+        return None
+    found = []
+    for number in range(count):
+        optimizer, stream = Cma(replace(engine, seed=number), space), np.random.default_rng(number)
+        for _ in range(generations):
+            units = [optimizer.ask() for _ in range(optimizer.generation_size)]
+            optimizer.tell([Told(unit, float(stream.random())) for unit in units])
+        diagnostics = optimizer.diagnostics()
+        assert diagnostics is not None
+        found.append(diagnostics.correlation)
+    return np.array(found)
+
+
+def hypotheses(
+    best: Mapping[str, Value],
+    start: Mapping[str, Value],
+    configuration: Mapping[str, object],
+    *,
+    generations: Sequence[Generation],
+    effects: Sequence[Effect],
+    together: Sequence[Pair],
+) -> list[Hypothesis]:
+    """The hypotheses about searched parameters, each with what the study says of it.
+
+    A parameter whose effect was not found wanders: where it ended says nothing, and its hypothesis stays open.
+    """
+    found = []
+    effective = {effect.name for effect in effects if effect.found}
+    last = generations[-1] if generations else None
+    for name, word, sign in ((GROWS, "grows", 1.0), (SHRINKS, "shrinks", -1.0)):
+        if name in best:
+            change = f"{_number(start.get(name))} to {_number(best[name])}"
+            around = "" if last is None else f", the last generation between {last.low[name]:.3g} and {last.high[name]:.3g}"
+            held = None if start.get(name) is None else sign * (float(best[name]) - float(start[name])) > 0.0
+            found.append(_open(f"{_label(name)} {word}", change + around, held, [name], effective))
+    if REFILL in best or DECAY in best:
+        values = [best.get(name, configuration.get(name)) for name in (REFILL, DECAY)]
+        if all(isinstance(value, int | float) for value in values):
+            ratio = float(values[0]) / float(values[1])  # type: ignore[arg-type]
+            claim = f"tau_rrp / tau_c lies between {RATIO[0]:g} and {RATIO[1]:g}"
+            searched = [name for name in (REFILL, DECAY) if name in best]
+            found.append(_open(claim, f"{ratio:.3g} at the best", RATIO[0] <= ratio <= RATIO[1], searched, effective))
+    by_names = {frozenset((pair.first, pair.second)): pair for pair in together}
+    for names in PAIRS:
+        pair = by_names.get(frozenset(names))
+        if pair is not None:
+            sure = "" if pair.adjusted is None else f", adjusted p {pair.adjusted:.2g}"
+            held = None if pair.adjusted is None else pair.adjusted < 0.05 or None
+            found.append(
+                Hypothesis(f"{_label(names[0])} and {_label(names[1])} move together", f"correlation {pair.correlation:+.2f}{sure}", held)
+            )
+    return found
+
+
+def _open(claim: str, found: str, held: bool | None, names: Sequence[str], effective: set[str]) -> Hypothesis:
+    idle = [_label(name) for name in names if name not in effective]
+    if idle:
+        return Hypothesis(claim, f"{found}; no effect of {' and '.join(idle)} was found", None)
+    return Hypothesis(claim, found, held)
+
+
+def _label(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _number(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, int | float) else str(value)

@@ -1,0 +1,54 @@
+"""How much of the spread of the loss each parameter carries, by two surrogates, beside the ablation's own answer.
+
+fANOVA (Hutter, Hoos and Leyton-Brown 2014) shares out the variance of a random forest over the whole space; PED-ANOVA
+(Watanabe et al. 2023, arXiv:2304.10255) asks which parameters tell the best tenth from the rest. Both are Optuna's. Both see the
+points where the search went, which is not everywhere: they rank, the ablation measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from synaptune.analysis.results import Importance
+from synaptune.parameters import constant
+from synaptune.search.space import Space
+from synaptune.search.trial import Trial
+from synaptune.storage.reading import Record
+
+LATEST = int(
+    constant(
+        "importance.latest", 1500, unit="trial", meaning="latest complete trials that the surrogates see", source="chosen: seconds of work"
+    )
+)
+_LEAST = 4  # complete trials that a surrogate needs
+
+
+def importances(record: Record, space: Space, trials: Sequence[Trial], *, seed: int = 0) -> list[Importance]:
+    """Both shares of each parameter, in the space's order; null where a surrogate has nothing to say. seed: of the forest."""
+    complete = [trial for trial in trials if trial.objective is not None][-LATEST:]
+    if len(complete) < _LEAST or len({trial.objective for trial in complete}) < 2:
+        return [Importance(name, None, None) for name in space.names]
+    import optuna
+    from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
+
+    from synaptune.storage.records import distribution_of
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {dimension.name: distribution_of(dimension) for dimension in space.dimensions}
+    study = optuna.create_study(direction="maximize" if record.maximize else "minimize")
+    study.add_trials(
+        [
+            optuna.trial.create_trial(params=dict(trial.values), distributions=distributions, value=trial.objective)  # type: ignore[arg-type]
+            for trial in complete
+        ]
+    )
+    # Parameters that never vary have no share, and the surrogates refuse them.
+    varying = [name for name in space.names if len({trial.values[name] for trial in complete}) > 1]
+    shares = []
+    for evaluator in (FanovaImportanceEvaluator(seed=seed), PedAnovaImportanceEvaluator(evaluate_on_local=False)):
+        try:
+            shares.append(get_param_importances(study, evaluator=evaluator, params=varying))
+        except (RuntimeError, ValueError):  # all losses alike to it
+            shares.append({})
+    fanova, ped = ({name: float(share) for name, share in found.items()} for found in shares)
+    return [Importance(name, fanova.get(name), ped.get(name)) for name in space.names]

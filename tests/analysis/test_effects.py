@@ -1,0 +1,80 @@
+"""An effect is found where there is one, and the rate of false ones is what it is said to be."""
+
+import numpy as np
+import pytest
+from scipy.stats import binom, spearmanr
+from searched import searched
+
+from synaptune.analysis.effects import effects
+from synaptune.analysis.evidence import evidence
+from synaptune.analysis.replay import _evolution, replay
+from synaptune.search.contract import Engine, Told
+from synaptune.search.evolution import Cma
+from synaptune.search.space import Dimension, Space
+from synaptune.search.trial import Trial
+
+NAMES = ("strong", "inside", "one", "other", "idle")
+SPACE = Space(tuple(Dimension(name, "lin", start=0.5) for name in NAMES))
+
+
+def objective(u):
+    """One strong parameter, one whose best is inside, two that only their sum matters of, one that does nothing."""
+    return 3 * (u[0] - 0.8) ** 2 + (u[1] - 0.3) ** 2 + 2 * (u[2] + u[3] - 1.2) ** 2
+
+
+def search(seed: int, evaluations: int, noise: float):
+    """The trials of a real cma search, without a database: hundreds of them are made here."""
+    engine, stream, trials = Engine("cma", seed), np.random.default_rng([1, seed]), []
+    optimizer = Cma(engine, SPACE)
+    while len(trials) < evaluations:
+        units = [optimizer.ask() for _ in range(optimizer.generation_size)]
+        losses = [objective(unit) + noise * float(stream.standard_normal()) for unit in units]
+        for unit, loss in zip(units, losses, strict=True):
+            trials.append(Trial(len(trials), len(trials), unit, SPACE.values(unit), "complete", loss))
+        optimizer.tell([Told(unit, loss) for unit, loss in zip(units, losses, strict=True)])
+    return engine, trials
+
+
+@pytest.mark.slow
+def test_an_idle_parameter_is_called_an_effect_as_often_as_the_level_says():
+    """Over 200 searches; the correlation over a whole search, which many reports show, is wrong in most of them."""
+    searches, false, correlated, found = 200, 0, 0, np.zeros(len(NAMES))
+    for seed in range(searches):
+        engine, trials = search(seed, 120, noise=0.05)
+        losses = [trial.objective for trial in trials]
+        p = np.array([effect.p for effect in effects(_evolution(engine, SPACE, trials, losses), NAMES)])
+        found += p < 0.05
+        false += p[-1] < 0.05
+        correlated += spearmanr([trial.unit[-1] for trial in trials], losses).pvalue < 0.05
+    low, high = binom.ppf([0.001, 0.999], searches, 0.05)
+    assert low <= false <= high, f"{false} of {searches}"
+    assert correlated > 3 * high, "an adaptive search fools the plain correlation"
+    assert found[0] > 0.8 * searches
+    assert all(found[2:4] > 0.5 * searches)
+
+
+def test_effects_do_not_depend_on_the_order_of_the_names(tmp_path):
+    """A parameter is judged by what it does, wherever it stands."""
+    turned = dict.fromkeys(("idle", "strong"), ("uniform", 0.0, 1.0))
+    for place, names in enumerate((turned, dict(reversed(turned.items())))):
+        record = searched(tmp_path / str(place), lambda p: (p["strong"] - 0.8) ** 2, names, trials=80)
+        by_name = {effect.name: effect for effect in effects(replay(record), record.spaces["search"].names)}
+        assert by_name["strong"].found
+        assert not by_name["idle"].found
+
+
+def test_independent_random_points_are_judged_too(tmp_path):
+    record = searched(tmp_path / "random", lambda p: p["a"] + 0.2 * p["b"], ("a", "b", "idle"), trials=120, sampler="random")
+    by_name = {effect.name: effect for effect in effects(replay(record), record.spaces["search"].names)}
+    assert by_name["a"].found
+    assert by_name["b"].found
+    assert by_name["idle"].p > 0.01
+
+
+def test_without_two_generations_there_is_nothing_to_say(tmp_path):
+    found = evidence(searched(tmp_path / "short", lambda p: p["a"], ("a", "b"), trials=5))
+    assert found.effects == []
+    assert "too few" in found.effects_note
+    other = evidence(searched(tmp_path / "tpe", lambda p: p["a"], ("a", "b"), trials=12, sampler="tpe"))
+    assert other.effects == []
+    assert "tpe" in other.effects_note

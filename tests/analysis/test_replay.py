@@ -1,0 +1,64 @@
+"""The draws of a search come back from its study alone."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from searched import searched
+
+from synaptune.analysis.replay import replay
+from synaptune.search.evolution import fold
+
+
+def bowl(p):
+    return (p["a"] - 0.95) ** 2 + 2 * (p["b"] - 0.4) ** 2 + 0.1 * p["n"]
+
+
+SPACE = {"a": ("uniform", 0.0, 1.0), "b": ("uniform", 0.0, 1.0), "n": ("int", 0, 4)}
+
+
+def test_the_distribution_of_every_generation_is_the_one_the_search_had(tmp_path):
+    record = searched(tmp_path / "bowl", bowl, SPACE, trials=60)
+    replayed = replay(record)
+    written = [json.loads(line) for line in (tmp_path / "bowl" / "generations.jsonl").read_text().splitlines()]
+    assert replayed.note == ""
+    assert len(replayed.diagnostics) == len(written) == 60 // len(replayed.batches[0].members)
+    for found, stored in zip(replayed.diagnostics, written, strict=True):
+        assert found.mean == stored["mean"]
+        assert [list(row) for row in found.covariance] == stored["covariance"]
+
+
+def test_each_point_is_its_sample_folded_into_the_box(tmp_path):
+    replayed = replay(searched(tmp_path / "bowl", bowl, SPACE, trials=60))
+    beyond = 0
+    for batch in replayed.batches:
+        assert np.array_equal(fold(batch.samples), np.array([trial.unit for trial in batch.members]))
+        beyond += int(((batch.samples < 0) | (batch.samples > 1)).sum())
+    assert beyond > 0, "no point met a wall: the test would not notice one"
+
+
+def test_failed_trials_are_told_as_they_were(tmp_path):
+    def sometimes(p):
+        if p["a"] < 0.3:
+            raise ValueError("no")
+        return bowl(p)
+
+    record = searched(tmp_path / "some", sometimes, SPACE, trials=40, max_failure_rate=1.0)
+    assert any(trial.state == "failed" for trial in record.trials)
+    assert replay(record).note == ""
+
+
+def test_points_of_another_optimizer_are_noticed(tmp_path):
+    record = searched(tmp_path / "bowl", bowl, SPACE, trials=40)
+    moved = [replace(trial, unit=(0.5, 0.5, 0.5)) if trial.index == 15 else trial for trial in record.trials]
+    replayed = replay(replace(record, trials=moved))
+    assert "would draw" in replayed.note
+    assert 0 < len(replayed.batches) < 40 / len(replayed.batches[0].members)
+
+
+@pytest.mark.parametrize(("sampler", "known"), [("random", True), ("qmc", False)])
+def test_only_known_distributions_are_replayed(tmp_path, sampler, known):
+    replayed = replay(searched(tmp_path / sampler, bowl, SPACE, trials=16, sampler=sampler))
+    assert bool(replayed.batches) == known
+    assert bool(replayed.note) != known

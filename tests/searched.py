@@ -1,0 +1,16 @@
+"""Real studies of analytic objectives, for the tests of what is read from a study."""
+
+from pathlib import Path
+
+from synaptune import TrialManager
+from synaptune.storage.reading import Record, find_study
+
+UNIFORM = ("uniform", 0.0, 1.0)
+
+
+def searched(folder: Path, objective, names, *, trials: int, sampler: str = "cma", seed: int = 0, **settings) -> Record:
+    """A study of an objective over uniform parameters of these names, or over a whole search space."""
+    space = names if isinstance(names, dict) else dict.fromkeys(names, UNIFORM)
+    manager = TrialManager(folder.name, n_trials=trials, sampler=sampler, seed=seed, directory=folder, progress=False, **settings)
+    manager.optimize(objective, space)
+    return find_study(str(folder))
