@@ -122,7 +122,9 @@ def headline(several: Sequence[Evidence], pairs: Sequence[Paired]) -> str:
             return f"{better} is better than {worse}: {abs(found.mean):.1f} % of test perplexity (95 % interval {low:.1f} to {high:.1f})."
         return f"{pair.first} and {pair.second} are not told apart: {found.mean:.1f} % ({found.low:.1f} to {found.high:.1f})."
     if measured:
-        return f"{len(told)} of {measured} paired differences between {len(several)} studies are told from zero."
+        return (
+            f"Of {len(pairs)} pairs of studies {measured} can be compared on shared seeds; in {len(told)} the difference is told from zero."
+        )
     return "No two of the studies can be paired: their gains stand side by side and are not compared."
 
 

@@ -14,13 +14,16 @@ from synaptune.report.cells import Column, Table
 from synaptune.report.figures import Figure, figures, standalone
 
 _LEFT = ("text", "name", "range")
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|$~&])")
+_SPECIAL = re.compile(r"([\\`*{}\[\]<>#|$~&]|\b_|_\b)")
 _CODE = re.compile(r"(`[a-z][^`<>&|]*`)")
 
 
-def markdown(evidence: Evidence, folder: Path) -> Path:
-    """Write report.md, figures/*.svg and tables/*.csv below folder; returns the path of report.md. Raises UserError: no space."""
-    drawn = list(figures(evidence))
+def markdown(evidence: Evidence, folder: Path, drawn: Sequence[Figure] | None = None) -> Path:
+    """Write report.md, figures/*.svg and tables/*.csv below folder; returns the path of report.md.
+
+    drawn: the study's figures, which take seconds to draw. Raises UserError: no space.
+    """
+    drawn = list(figures(evidence)) if drawn is None else drawn
     for figure in drawn:
         write_atomic(folder / "figures" / f"{figure.key}.svg", standalone(figure).encode())
     made = list(tables.all_tables(evidence))

@@ -43,6 +43,8 @@ def _drawn(shown: Sequence[tuple[Evidence, Course]], palette: Palette) -> Drawin
     ends = [y[-1] for *_, y in lines]
     low, high = robust([best for *_, y in lines for best in y], upper=1.0, must=ends)
     axes.set_ylim(low, high)
+    for (_, colour, x, _), end in zip(lines, ends, strict=True):  # leads the eye from the end of a shorter search to its label
+        axes.plot([x[-1], last], [end, end], color=colour, linestyle=(0, (1, 3)), linewidth=1.0, zorder=3)
     places = spaced(ends, (high - low) * 17.0 / _TALL)
     for (name, colour, _, _), place in zip(lines, places, strict=True):
         sheet.mark(axes, last, place, fitted(name, 130.0), colour=colour, shift=(8, 0))

@@ -23,6 +23,7 @@ from synaptune.search.trial import loss_of
 MOST_ROWS = 400  # of trials that are all shown
 BEST_ROWS = 200  # of more
 _REFRESH = 30  # s
+_TALL = 30  # rows that a table shows without scrolling
 _CODE = re.compile(r"`([a-z][^`<>&]*)`")
 # Where each figure stands; one of another key has a section of its own at the end.
 _PLACES = {
@@ -44,14 +45,14 @@ class Section(NamedTuple):
     html: str
 
 
-def html(evidence: Evidence, *, refreshed: bool = False) -> str:
-    """The whole page; refreshed: it loads itself again while it is open, for a study that still runs."""
-    return document(f"{evidence.name}: report", header(evidence), sections(evidence), refreshed=refreshed)
+def html(evidence: Evidence, *, refreshed: bool = False, drawn: Sequence[Figure] | None = None) -> str:
+    """The whole page; refreshed: it loads itself again while it is open, for a study that still runs; drawn: as for `sections`."""
+    return document(f"{evidence.name}: report", header(evidence), sections(evidence, drawn), refreshed=refreshed)
 
 
-def sections(evidence: Evidence) -> list[Section]:
-    """The parts of the page that have something to say, in their order."""
-    drawn = {figure.key: figure for figure in figures(evidence)}
+def sections(evidence: Evidence, given: Sequence[Figure] | None = None) -> list[Section]:
+    """The parts of the page that have something to say, in their order; given: the study's, which take seconds to draw."""
+    drawn = {figure.key: figure for figure in (figures(evidence) if given is None else given)}
     parts = [
         Section("verdict", "Verdict", _verdict(evidence)),
         Section("next", "What to do next", findings(words.advice(evidence))),
@@ -138,11 +139,13 @@ def _validation(evidence: Evidence, drawn: Mapping[str, Figure]) -> str:
     rows = tables.noise(evidence) + ([] if claim is None else tables.statistics_of(claim.gain))
     listed = "".join(f"<tr><th scope='row'>{escape(name)}</th><td class='number'>{escape(text)}</td></tr>" for name, text in rows)
     more = f'<h3>Noise, luck and tests</h3><div class="scroll"><table><tbody>{listed}</tbody></table></div>' if rows else ""
-    return _placed(drawn, "validation") + _known(tables.validation(evidence)) + more
+    return _placed(drawn, "validation") + _titled(tables.validation(evidence)) + more
 
 
 def _parameters(evidence: Evidence, drawn: Mapping[str, Figure]) -> str:
-    return _known(tables.parameters(evidence)) + _placed(drawn, "parameters")
+    apart = tables.ablation(evidence)
+    folded = f"<details><summary>{escape(apart.title)}, as a table</summary>{table_html(apart)}</details>" if apart.rows else ""
+    return _known(tables.parameters(evidence)) + _placed(drawn, "parameters") + folded
 
 
 def _best(evidence: Evidence) -> str:
@@ -186,6 +189,10 @@ def _listing(entries: Mapping[Any, Any]) -> str:
 
 
 def _known(table: Table) -> str:
+    return table_html(table) if table.rows else ""
+
+
+def _titled(table: Table) -> str:
     return f"<h3>{escape(table.title)}</h3>{table_html(table)}" if table.rows else ""
 
 
@@ -197,7 +204,8 @@ def table_html(table: Table, *, sortable: bool = False, names: Sequence[str] = (
     )
     note = f'<p class="note">{_with_code(table.note)}</p>' if table.note else ""
     kind = ' class="sortable"' if sortable else ""
-    frame = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">'
+    tall = " tall" if len(table.rows) > _TALL else ""
+    frame = f'<div class="scroll{tall}" tabindex="0" role="region" aria-label="{escape(table.title)}">'
     return f'{frame}<table id="table-{table.key}"{kind}><thead><tr>{heads}</tr></thead><tbody>\n{rows}</tbody></table></div>{note}'
 
 
@@ -217,7 +225,7 @@ def _cell(cell: Any, column: Column) -> str:
         edge = " edge" if min(cell, 1.0 - cell) < words.EDGE else ""
         bar = f'<span class="place{edge}"><i style="left:{100.0 * min(max(cell, 0.0), 1.0):.0f}%"></i></span>'
         return f'<td class="number">{bar}{text}</td>'
-    if column.kind == "text":
+    if column.kind in ("text", "range"):
         return f'<td class="long">{text}</td>' if len(text) > 40 else f"<td>{text}</td>"
     exact = f' data-v="{cell}"' if column.kind == "seconds" and cell is not None else ""
     return f'<td class="number"{exact}>{text}</td>'

@@ -37,19 +37,17 @@ def parameters(evidence: Evidence) -> Table:
         Column("default", "value"): [evidence.start.get(name) for name in evidence.names],
         Column("tuned", "value"): [best.get(name) for name in evidence.names],
         Column("range", "range"): [ranges.get(name) for name in evidence.names],
-        Column("position in range", "position"): [place.get(name) for name in evidence.names],
+        Column("position", "position"): [place.get(name) for name in evidence.names],
         Column("effect z", "share"): [effects[name].z if name in effects else None for name in evidence.names],
         Column("p (Holm)", "p"): [effects[name].adjusted if name in effects else None for name in evidence.names],
         Column("fANOVA", "share"): [shares[name].fanova if name in shares else None for name in evidence.names],
         Column("PED-ANOVA", "share"): [shares[name].ped_anova if name in shares else None for name in evidence.names],
         Column("worth at the optimum", "gain", "%"): [ablated[name].reverted if name in ablated else None for name in evidence.names],
-        Column("brings alone", "gain", "%"): [ablated[name].alone if name in ablated else None for name in evidence.names],
     }
     known = {column: cells for column, cells in columns.items() if any(cell is not None for cell in cells)}
     note = (
         "Position: 0 is the lower end of the range on its own scale, 1 the upper. Effect: whether the loss depends on the parameter, "
-        "from the search's own trials. Worth at the optimum: gain in test perplexity lost when this one goes back to its default. "
-        "Brings alone: gain over the defaults when only this one is tuned."
+        "from the search's own trials. Worth at the optimum: gain in test perplexity lost when this one goes back to its default."
     )
     return Table("parameters", "Parameters", list(known), list(zip(*known.values(), strict=True)), note)
 
@@ -182,6 +180,11 @@ def objective(evidence: Evidence, loss: float) -> float:
     return -loss if evidence.maximize else loss
 
 
+def budget(evidence: Evidence) -> int | None:
+    """Evaluations planned for the search; null when unknown."""
+    return (evidence.provenance.get("optimizer") or {}).get("budget")
+
+
 def key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
     """The numbers one asks for first, each with its name."""
     found: list[tuple[str, str]] = []
@@ -194,7 +197,8 @@ def key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
     states = Counter(trial.state for trial in evidence.trials)
     if evidence.best is not None and evidence.best.objective is not None:
         found.append((f"best objective, trial {evidence.best.number}", f"{evidence.best.objective:.4f}"))
-    found.append(("evaluations", str(len(evidence.trials) - states["running"])))
+    planned = budget(evidence)
+    found.append(("evaluations" if planned is None else f"evaluations of {planned}", str(len(evidence.trials) - states["running"])))
     found += [(state, str(states[state])) for state in ("failed", "pruned", "running") if states[state]]
     if evidence.names:
         found.append(("parameters", str(len(evidence.names))))

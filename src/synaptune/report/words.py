@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from synaptune.analysis.results import Ablated, Claim, Comparison, Evidence
 from synaptune.parameters import constant
+from synaptune.report import tables
 from synaptune.report.tables import objective, positions
 
 EDGE = constant("report.edge", 0.05, meaning="distance from a range's end that counts as at it", source="chosen: a twentieth of the range")
@@ -44,11 +45,6 @@ def label(name: str, names: Sequence[str]) -> str:
 def running(evidence: Evidence) -> bool:
     """Whether trials, of any phase, have begun and not ended: the study goes on, or was killed."""
     return evidence.began is not None and evidence.ended is None
-
-
-def budget(evidence: Evidence) -> int | None:
-    """Evaluations planned for the search; null when unknown."""
-    return (evidence.provenance.get("optimizer") or {}).get("budget")
 
 
 def verdict(evidence: Evidence) -> Verdict:
@@ -100,7 +96,7 @@ def _carried(evidence: Evidence) -> Iterator[Finding]:
     if good:
         parts = [f"{label(entry.name, evidence.names)} {gain(found)}" for entry, found in good[:_NAMED]]
         more = f" and {len(good) - _NAMED} more" if len(good) > _NAMED else ""
-        text = f"Worth at the optimum, in % of test perplexity lost at the default: {', '.join(parts)}{more}."
+        text = f"Put back to its default alone, each costs, in % of test perplexity: {', '.join(parts)}{more}."
     else:
         text = "No single parameter, put back to its default, makes a difference that is told from zero."
     yield Finding("What carries it", text)
@@ -157,15 +153,18 @@ def _searched(evidence: Evidence) -> Iterator[Finding]:
 
 
 def advice(evidence: Evidence) -> list[Finding]:
-    """What to do next, the most pressing first."""
+    """What to do next, the most pressing first; of a study that still runs only what concerns its running."""
+    if running(evidence):
+        return list(_of_state(evidence))
     return [*_of_state(evidence), *_of_claim(evidence), *_of_search(evidence), *_of_parameters(evidence)]
 
 
 def _of_state(evidence: Evidence) -> Iterator[Finding]:
     ended = sum(trial.state != "running" for trial in evidence.trials)
-    planned = budget(evidence)
+    planned = tables.budget(evidence)
     if running(evidence):
-        yield Finding("Let it end", "Trials have begun and not ended. If the study was interrupted, the same command goes on.")
+        counted = f"{ended} of {planned} planned evaluations have ended." if planned is not None else "Trials have begun and not ended."
+        yield Finding("Let it end", f"{counted} If the study was interrupted, the same command goes on.")
     elif planned is not None and ended < planned:
         text = f"{ended} of {planned} planned evaluations have ended. Unless a stopping rule ended it, the same command goes on."
         yield Finding("Go on with the search", text)
@@ -252,7 +251,8 @@ def _of_parameters(evidence: Evidence) -> Iterator[Finding]:
             text = f"{some(names)}: the best lies at the {side} end of the range, so a better value may lie beyond."
             yield Finding("Widen the range", text)
     idle = [label(entry.name, evidence.names) for entry in evidence.effects if not entry.found and not _carries(evidence, entry.name)]
-    if idle and any(entry.found for entry in evidence.effects):
+    ended = sum(trial.state != "running" for trial in evidence.trials)
+    if idle and ended >= FEW * len(evidence.names) and any(entry.found for entry in evidence.effects):
         text = f"{some(idle)}: no effect was found. Fixing them at their defaults leaves the budget to the others (`synaptune refine`)."
         yield Finding("Fix", text)
 

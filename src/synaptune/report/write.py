@@ -8,6 +8,7 @@ from pathlib import Path
 from synaptune.analysis.evidence import evidence
 from synaptune.cache import write_atomic
 from synaptune.report.comparison import comparison, comparison_markdown
+from synaptune.report.figures import figures
 from synaptune.report.markdown import markdown
 from synaptune.report.page import html
 from synaptune.storage.reading import Record
@@ -22,12 +23,13 @@ def write_report(record: Record, folder: Path, *, against: Record | None = None,
     FORMATS. Raises UserError: no space, no right to write.
     """
     found = evidence(record, against=against)
+    drawn = list(figures(found))
     path = folder / "report.md"
     if formats != "html":
-        markdown(found, folder)
+        markdown(found, folder, drawn)
     if formats != "md":
         path = folder / "report.html"
-        write_atomic(path, html(found).encode())
+        write_atomic(path, html(found, drawn=drawn).encode())
     return path
 
 
@@ -36,7 +38,7 @@ def write_comparison(records: Sequence[Record], folder: Path, *, formats: str = 
     found = [evidence(record, deep=False) for record in records]
     path = folder / "comparison.md"
     if formats != "html":
-        comparison_markdown(found, folder)
+        comparison_markdown(found, folder, drawn)
     if formats != "md":
         path = folder / "comparison.html"
         write_atomic(path, comparison(found).encode())
