@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.errors import UserError, mistake, of_disk
 from synaptune.hints import nearest
+from synaptune.search.space_file import named_file, read_space, unknown_names
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -55,6 +56,7 @@ def guarded(program: Callable[[], object], conf: Path, config_name: str) -> int:
     logging.raiseExceptions = False  # on a full disk every line for train.log would print a traceback
     try:
         check_words(sys.argv[1:])
+        sys.argv[1:] = with_space_file(sys.argv[1:], conf, config_name)
         _unwrapped(program)
         return 0
     except KeyboardInterrupt:
@@ -105,6 +107,40 @@ def check_words(words: Iterable[str]) -> None:
     for word in words:
         if word.lstrip("+~").startswith("="):
             raise mistake(got=f"{word}, a value without a name", expected="NAME=VALUE", do="write the name before the =, without a space")
+
+
+def with_space_file(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
+    """The words of a command line, a `search_space=FILE.yaml` among them replaced by what the file says (search/space_file.py).
+
+    Values that the command line gives win over those the file fixes. Raises UserError for a file that cannot be used.
+    """
+    files = {place: path for place, word in enumerate(words) if (path := named_file(word)) is not None}
+    if not files:
+        return list(words)
+    if len(files) > 1:
+        raise mistake(got=" ".join(words[place] for place in files), expected="one search_space", do="leave the others out")
+    ((place, path),) = files.items()
+    file, rest = read_space(path), [*words[:place], *words[place + 1 :]]
+    if unknown := unknown_names(file, _names_with(rest, conf, config_name)):
+        raise mistake(
+            got=f"search_space={path} with unknown names: {'; '.join(unknown)}",
+            expected="names of the configuration (python train.py --cfg job lists all)",
+            do="correct the file",
+        )
+    given = [word.lstrip("+~").split("=", 1)[0] for word in rest]
+    return [*words[:place], *file.words(given), *words[place + 1 :]]
+
+
+def _names_with(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
+    """The names of the configuration that the choices and values of a command line give; of the bare one when they are at fault."""
+    parser, kept = OverridesParser.create(), []
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        try:
+            overrides = [word for word in words if ("=" in word or word.startswith("~")) and not word.startswith(("-", "hydra"))]
+            kept = [word for word in overrides if not parser.parse_override(word).is_sweep_override()]
+            return list(names_of(compose(config_name, overrides=kept)))
+        except (HydraException, OmegaConfBaseException):  # Hydra says so itself
+            return list(names_of(compose(config_name)))
 
 
 def override_faults(overrides: Sequence[str], conf: Path, config_name: str) -> list[UserError]:

@@ -24,6 +24,7 @@ from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.workers import Idle
 from synaptune.storage.reading import Record
 from synaptune.storage.study import Study
+from synaptune.training.wandb_runs import identity
 
 CONF = Path(__file__).parents[2] / "conf"
 VALIDATION_SEEDS = 5
@@ -130,7 +131,7 @@ def opened(
         here = device_name(), code_version()
         protocol = Protocol(base, space, study, engine, plan, tuple(seeds), go_on, *here, Idle(), stop, notifier)
         base = with_reference(protocol)
-        pool = make_workers(workers, trial, TrainingRun(base, place.name, place.trials), place.folder)
+        pool = make_workers(workers, trial, TrainingRun(base, place.name, place.trials, identity(study)), place.folder)
         try:
             yield replace(protocol, base=base, pool=pool)
         finally:
@@ -156,7 +157,7 @@ def reopened(record: Record, folder: Path, overrides: Sequence[str], *, space: S
     engine = record.engine or Engine(OPTIMIZER, int(base.seed), workers.places)
     here = device_name(), code_version()
     with notifier.ending(), Study(place, record.configuration, maximize=record.maximize) as study:
-        pool = make_workers(workers, trial, TrainingRun(base, place.name, place.trials), place.folder)
+        pool = make_workers(workers, trial, TrainingRun(base, place.name, place.trials, identity(study)), place.folder)
         plan = Plan(engine.budget, retries=trial.retries)
         try:
             yield Protocol(base, space, study, engine, plan, tuple(seeds), False, *here, pool, stop, notifier)

@@ -7,10 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from synaptune.errors import UserError, mistake
+from synaptune.hints import nearest
 from synaptune.plain import flat
 from synaptune.search.optimizers import Engine
 from synaptune.search.space import Dimension, Space, expand, of_spec, refuse_unused
+from synaptune.search.space_file import dimension_of_entry
 from synaptune.storage import schema
 from synaptune.storage.study import Study
 
@@ -20,15 +24,69 @@ _FREE = ("hydra", "study", "search_space", "workers", "trial", "stop", "notify",
 
 
 def declared_space(base: DictConfig) -> list[Dimension]:
-    """The dimensions `search_space.parameters` names; raises UserError for an unknown one."""
-    patterns = OmegaConf.select(base, "search_space.parameters")
-    if not patterns:
+    """The dimensions that `search_space.parameters` and `search_space.ranges` name; a range given there takes the place of the
+    declared one. Raises UserError for an unknown name, and for a range that reaches where the parameter is not valid."""
+    patterns = OmegaConf.select(base, "search_space.parameters") or []
+    given = _plain_ranges(base)
+    if not patterns and not given:
         return []
     from synaptune.synapse.circuit import SPECS
 
     by_name = {spec.name: spec for spec in SPECS}
     steps = OmegaConf.select(base, "training.steps")
-    return [of_spec(by_name[name], OmegaConf.select(base, name), steps) for name in expand(list(patterns), list(by_name))]
+    names = expand(list(patterns), list(by_name)) if patterns else []
+    own = {name: of_spec(by_name[name], OmegaConf.select(base, name), steps) for name in dict.fromkeys([*names, *given]) if name in by_name}
+    ranged = {name: _ranged(base, name, entry, own.get(name)) for name, entry in given.items()}
+    return list((own | ranged).values())
+
+
+def _plain_ranges(base: DictConfig) -> dict[str, Any]:
+    node = OmegaConf.select(base, "search_space.ranges")
+    found = OmegaConf.to_container(node, resolve=True) if node else {}
+    assert isinstance(found, dict)
+    return {str(name): entry for name, entry in found.items()}
+
+
+def _ranged(base: DictConfig, name: str, entry: Any, own: Dimension | None) -> Dimension:
+    """The dimension of an entry of `search_space.ranges`, whose ends (or choices) the configuration takes."""
+    from synaptune.entry import names_of
+
+    known = [known for known in names_of(base) if not known.startswith("search_space.")]
+    if name not in known:
+        raise mistake(
+            got=f"search_space.ranges {name}",
+            expected=f"a name of the configuration (closest: {nearest(name, known)})",
+            do="correct the name",
+        )
+    dimension = dimension_of_entry(name, entry, own, OmegaConf.select(base, name))
+    ends = dimension.choices or tuple(dimension.value(unit) for unit in (0.0, 1.0))
+    for value in ends:
+        if fault := _end_fault(base, name, value):
+            raise mistake(
+                got=f"search_space.ranges {name}: {dimension.describe()}, where {value} is not valid: {fault}",
+                expected="declared " + own.describe() if own else "values that the configuration takes",
+                do="correct the range",
+            )
+    return dimension
+
+
+def _end_fault(base: DictConfig, name: str, value: Any) -> str | None:
+    """Why a configuration with this value cannot run; null when it can, or could not before."""
+    from synaptune.build import check
+
+    changed = base.copy()
+    try:
+        OmegaConf.update(changed, name, value)
+    except OmegaConfBaseException as error:
+        return str(error).strip().splitlines()[0]
+    if "synapse" not in base or "model" not in base:
+        return None
+    for cfg, at_fault in ((base, False), (changed, True)):
+        try:
+            check(cfg)
+        except UserError as error:
+            return str(error).splitlines()[1].strip() if at_fault else None
+    return None
 
 
 def declared(base: DictConfig, names: Sequence[str]) -> dict[str, Dimension]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -15,10 +16,12 @@ RESUME = ("auto", "must", "never")
 
 @dataclass
 class SearchSpaceConfig:
-    """parameters: names or wildcards of declared parameters; the range belongs to the parameter. name: names the study too."""
+    """parameters: names or wildcards of declared parameters, with their declared ranges; ranges: of other names, or narrower ones of
+    these, by name {low, high, log, integer} or {choices, weights} (space_file.py). name: names the study too."""
 
     name: str = MISSING
     parameters: list[str] = field(default_factory=list)
+    ranges: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
