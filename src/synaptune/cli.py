@@ -5,6 +5,10 @@ synaptune census                            what every parameter does to the tra
 synaptune cost                              what a plan will take, before it runs
 synaptune parameters                        the parameters with their ranges
 synaptune export STUDY --out FILE           the trials of a study as CSV or Parquet
+synaptune report STUDY                      one page with the evidence of a study
+synaptune refine STUDY --out FILE           a narrower search space from its high performers
+synaptune dashboard                         the studies in the browser, while they run
+synaptune wandb sync|report STUDY           a study in Weights & Biases
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from synaptune.commands import dashboard, report
 from synaptune.errors import UserError, mistake, of_disk
 
 if TYPE_CHECKING:
@@ -102,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--format", choices=("csv", "parquet"), help="(default: by the name of FILE, else csv)")
     export.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: the terminal; csv only)")
     export.set_defaults(command=_export)
+    for module in (report, dashboard):
+        module.add(commands)
     return parser
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from synaptune.analysis.claim import gini_gain
 from synaptune.analysis.compare import paired_improvement
 from synaptune.analysis.decision import decide
 from synaptune.search.trial import Trial
@@ -20,7 +20,7 @@ def summarise(
     """
     before, after = ([pair[side] for pair in pairs] for side in (0, 1))
     improvement = paired_improvement(_facts(before, "test_perplexity"), _facts(after, "test_perplexity"))
-    decision = decide(improvement, _gain(_known(before, "expert_gini"), _known(after, "expert_gini")))
+    decision = decide(improvement, gini_gain(before, after))
     return {
         "study": study,
         "evaluations": sum(trial.state != "running" for trial in trials),
@@ -48,10 +48,3 @@ def _facts(runs: Sequence[Trial], name: str) -> list[Any]:
 
 def _known(runs: Sequence[Trial], name: str) -> list[float]:
     return [run.facts[name] for run in runs if name in run.facts]
-
-
-def _gain(before: Sequence[float], after: Sequence[float]) -> float | None:
-    """Relative rise of the mean [%]; null without values, or when there was nothing before."""
-    if not before or not after or statistics.fmean(before) <= 0.0:
-        return None
-    return 100.0 * (statistics.fmean(after) / statistics.fmean(before) - 1.0)
