@@ -119,9 +119,10 @@ def picture(standing: Standing, now: float) -> RenderableType:
     from rich.text import Text
 
     facts = Table.grid(padding=(0, 2))
-    facts.add_column(style="dim", no_wrap=True)
+    rows = _rows(standing, now)
+    facts.add_column(style="dim", no_wrap=True, min_width=max(len(name) for name, _ in rows))
     facts.add_column(overflow="ellipsis", no_wrap=True)
-    for name, text in _rows(standing, now):
+    for name, text in rows:
         facts.add_row(name, Text(text))
     parts: list[RenderableType] = [Text(standing.scene.title, style="bold"), facts]
     if standing.running:
@@ -133,15 +134,18 @@ def _rows(standing: Standing, now: float) -> list[tuple[str, str]]:
     scene, health = standing.scene, standing.health
     rows = [(scene.label, f"{standing.finished}{f' of {scene.total}' if scene.total else ''} ended{_troubles(standing)}")]
     if standing.number or health is not None:
-        told = "" if health is None else f", step {health.step:.3g}, best unchanged for {health.stagnation}"
-        rows.append(("generation", f"{standing.number}{told}"))
+        step = "" if health is None else f", step {health.step:.3g}"
+        stale = f", {health.stagnation} without a new best" if health is not None and health.stagnation else ""
+        rows.append(("generation", f"{standing.number}{step}{stale}"))
     if standing.best is not None:
         when = f", {standing.since_best} ended since" if standing.since_best else ""
         rows.append(("best", f"{standing.best.objective:.6g} in trial {standing.best.number}{when}"))
         rows.append(("at", _place(standing.best, scene.space)))
     pace, left = standing.pace(now), standing.seconds_left(now)
     if pace is not None:
-        rows.append(("rate", f"{3600.0 * pace:,.{0 if pace > 0.003 else 1}f} an hour{f', {duration(left)} left' if left and standing.left else ''}"))
+        rows.append(
+            ("rate", f"{3600.0 * pace:,.{0 if pace > 0.003 else 1}f} an hour{f', {duration(left)} left' if left and standing.left else ''}")
+        )
     if scene.stop.price is not None:
         rows.append(("cost", _cost(standing, scene.stop.price, scene.stop.money)))
     return rows

@@ -192,12 +192,12 @@ def correlation_image(diagnostics: Diagnostics, space: Space) -> Any:
     names = by_subsystem(given)
     order = [given.index(name) for name in names]
     matrix = np.array(diagnostics.correlation)[np.ix_(order, order)]
-    side = 2.0 + 0.25 * len(names)
-    figure = Figure((side + 1.0, side), layout="constrained")
+    labels = [".".join(name.split(".")[-2:]) for name in names]
+    side = 1.0 + 0.2 * len(names) + 0.07 * max(map(len, labels))  # inches: a cell is as high as a letter, and a letter 0.07 wide
+    figure = Figure((side + 1.0, side + 0.3), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     shown = axes.imshow(matrix, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
-    labels = [".".join(name.split(".")[-2:]) for name in names]
     axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), labels, fontsize=7)
     for cut in (index for index in range(1, len(names)) if _home(names[index]) != _home(names[index - 1])):

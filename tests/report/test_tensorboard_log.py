@@ -1,0 +1,197 @@
+import io
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from synaptune.report.listeners import SILENT, Show, opened
+from synaptune.report.tensorboard import TensorBoardLog, by_subsystem, in_own_unit
+from synaptune.search.config import StudyConfig, home
+from synaptune.search.diagnostics import diagnose
+from synaptune.search.space import Dimension, Space
+from synaptune.search.trial import Trial
+from synaptune.storage.study import PhaseLedger, Study
+
+SPACE = Space(
+    (
+        Dimension("synapse.calcium.tau_c", "log", 1.0, 100.0),
+        Dimension("synapse.energy.cost", "lin", 0.0, 4.0),
+        Dimension("synapse.calcium.rank", "lin", 1, 9, integer=True),
+        Dimension("model.kind", "categorical", choices=("x", "y")),
+    )
+)
+
+
+def distribution(generation):
+    covariance = np.diag([0.01, 0.04, 0.01, 0.01])
+    covariance[0, 1] = covariance[1, 0] = 0.01
+    return diagnose(
+        generation=generation, names=SPACE.names, mean=np.full(4, 0.5), step=0.25, covariance=covariance, stagnation=generation - 1
+    )
+
+
+def trial(number, objective, state="complete"):
+    unit = (0.5, number % 5 / 4.0, 0.5, 0.25)
+    facts = {"seconds": 2.0 + number, "generation": number // 5}
+    return Trial(number, number, unit, SPACE.values(unit), state=state, objective=objective, facts=facts)
+
+
+def told(log, generation, objectives):
+    members = []
+    for place, objective in enumerate(objectives):
+        number = 5 * (generation - 1) + place
+        members.append(trial(number, objective, "failed" if objective is None else "complete"))
+        log.ended(members[-1], number + 1)
+    log.generation(distribution(generation), members)
+
+
+def read(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "histograms": 0}).Reload()
+
+
+def scalar(events, tag):
+    return [(entry.step, entry.value) for entry in events.Scalars(tag)]
+
+
+def test_trials_and_generations_can_be_read_back_by_tensorboard(tmp_path):
+    log = TensorBoardLog(tmp_path, SPACE)
+    told(log, 1, [5.0, 4.0, None, 3.0, 6.0])
+    told(log, 2, [4.0, 2.0, 3.0, 2.0, 4.0])
+    log.close(0)
+    trials, generations = read(tmp_path / "trials"), read(tmp_path / "generations")
+    assert scalar(trials, "trial/objective")[:4] == [(1, 5.0), (2, 4.0), (4, 3.0), (5, 6.0)]
+    assert scalar(trials, "trial/seconds")[9] == (10, 11.0)
+    assert [value for _, value in scalar(trials, "search/failed")] == [0, 0, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert [value for _, value in scalar(trials, "search/best")] == [5, 4, 4, 3, 3, 3, 2, 2, 2, 2]
+    assert [scalar(generations, f"generation/{name}") for name in ("best", "mean", "worst", "failed")] == [
+        [(1, 3.0), (2, 2.0)],
+        [(1, 4.5), (2, 3.0)],
+        [(1, 6.0), (2, 4.0)],
+        [(1, 1.0), (2, 0.0)],
+    ]
+    assert scalar(generations, "distribution/stagnation") == [(1, 0.0), (2, 1.0)]
+    assert scalar(generations, "distribution/step") == [(1, 0.25), (2, 0.25)]
+    assert scalar(generations, "distribution/condition")[0][1] == pytest.approx(distribution(1).condition)
+    assert scalar(generations, "mean/synapse.calcium.tau_c") == [(1, 10.0), (2, 10.0)]
+    assert scalar(generations, "sigma/synapse.energy.cost")[0][1] == pytest.approx(0.8)
+
+
+def test_histograms_hold_every_value_of_a_generation(tmp_path):
+    log = TensorBoardLog(tmp_path, SPACE)
+    told(log, 1, [5.0, 4.0, None, 3.0, 6.0])
+    log.close(0)
+    generations = read(tmp_path / "generations")
+    costs = generations.Histograms("values/synapse.energy.cost")[0].histogram_value
+    assert (costs.num, costs.min, costs.max, costs.sum) == (5, 0.0, 4.0, 10.0)
+    assert sum(costs.bucket) == 5
+    assert (costs.bucket_limit[0], costs.bucket_limit[-1]) == (0.0, 4.0)
+    assert generations.Histograms("generation/objectives")[0].histogram_value.num == 4
+    assert generations.Histograms("values/model.kind")[0].histogram_value.max == 0.0  # all are the first choice
+
+
+def test_the_correlation_is_an_image_of_the_first_and_the_last_generation(tmp_path):
+    from matplotlib.image import imread
+
+    log = TensorBoardLog(tmp_path, SPACE)
+    log._cost = 1e6  # as if drawing took long
+    told(log, 1, [1.0] * 5)
+    log._cost = 1e6
+    told(log, 2, [1.0] * 5)
+    told(log, 3, [1.0] * 5)
+    log.close(0)
+    images = read(tmp_path / "generations").Images("correlation")
+    assert [image.step for image in images] == [1, 3]
+    pixels = imread(io.BytesIO(images[0].encoded_image_string), format="png")
+    assert pixels.shape[:2] == (images[0].height, images[0].width)
+    matrix = pixels[:, : int(0.8 * pixels.shape[1])]  # without the colour bar
+    red, blue = matrix[..., 0] - matrix[..., 2] > 0.4, matrix[..., 2] - matrix[..., 0] > 0.4
+    assert red.sum() > 100  # the diagonal, 1
+    assert blue.sum() < 0.05 * red.sum()  # nothing is below 0
+
+
+def test_parameters_of_a_mechanism_stand_together():
+    assert by_subsystem(["s.calcium.a", "s.energy.b", "s.calcium.c", "plain"]) == ["s.calcium.a", "s.calcium.c", "s.energy.b", "plain"]
+
+
+def test_a_resumed_log_shows_no_step_twice(tmp_path):
+    log = TensorBoardLog(tmp_path, SPACE)
+    told(log, 1, [5.0] * 5)
+    told(log, 2, [4.0] * 5)
+    log.close(130)
+    earlier = [trial(number, 5.0 if number < 5 else 4.0) for number in range(5)]
+    again = TensorBoardLog(tmp_path, SPACE, earlier=[*earlier, trial(9, None, "failed")])
+    told(again, 2, [3.0] * 5)  # a generation that is told again after a kill
+    told(again, 3, [2.0] * 5)
+    again.close(0)
+    trials, generations = read(tmp_path / "trials"), read(tmp_path / "generations")
+    assert scalar(generations, "generation/best") == [(1, 5.0), (2, 3.0), (3, 2.0)]
+    assert [step for step, _ in scalar(trials, "trial/objective")] == list(range(1, 16))
+    assert scalar(trials, "search/failed")[-1] == (15, 1.0)
+    assert [entry.step for entry in generations.Histograms("generation/objectives")] == [1, 2, 3]
+    assert max(entry.step for entry in generations.Images("correlation")) == 3
+
+
+def test_the_log_is_readable_while_the_search_runs(tmp_path):
+    log = TensorBoardLog(tmp_path, SPACE)
+    log.ended(trial(0, 5.0), 1)
+    assert scalar(read(tmp_path / "trials"), "trial/objective") == [(1, 5.0)]
+    log.close(0)
+
+
+def test_a_maximised_objective_keeps_its_sign(tmp_path):
+    log = TensorBoardLog(tmp_path, SPACE, maximize=True)
+    told(log, 1, [0.2, 0.9, 0.4, 0.5, 0.6])
+    log.close(0)
+    generations = read(tmp_path / "generations")
+    assert scalar(generations, "generation/best")[0][1] == pytest.approx(0.9)
+    assert scalar(generations, "generation/worst")[0][1] == pytest.approx(0.2)
+    assert scalar(generations, "search/best")[0][1] == pytest.approx(0.9)
+
+
+def test_a_generation_without_a_complete_trial_is_still_a_step(tmp_path):
+    log = TensorBoardLog(tmp_path, SPACE)
+    told(log, 1, [None] * 5)
+    log.close(0)
+    generations = read(tmp_path / "generations")
+    assert scalar(generations, "generation/failed") == [(1, 5.0)]
+    assert "generation/best" not in generations.Tags()["scalars"]
+
+
+def test_means_and_deviations_are_in_the_parameters_unit():
+    tau, cost, rank, kind = SPACE.dimensions
+    centre, half = in_own_unit(tau, 0.5, 0.1)
+    assert centre == pytest.approx(10.0)
+    assert half == pytest.approx((10**1.2 - 10**0.8) / 2.0, rel=1e-4)
+    assert in_own_unit(cost, 0.25, 0.1) == pytest.approx((1.0, 0.4))
+    assert in_own_unit(rank, 0.5, 0.25) == pytest.approx((5.0, 2.0), abs=0.51)
+    assert in_own_unit(kind, 0.3, 0.2) == (0.3, 0.2)
+
+
+def test_it_is_written_for_searches_that_want_it_and_for_nothing_else(tmp_path):
+    study = Study(home(StudyConfig("s", str(tmp_path / "s")), "s"), {"x": 1})
+    ledger = PhaseLedger(study, SPACE, "joint", {})
+    wanted = replace(SILENT, tensorboard=True)
+    with study:
+        for logger, show in ((SILENT, Show(5)), (wanted, Show(5, logs=False))):
+            with opened(ledger, logger, show) as listeners:
+                listeners.ended(trial(0, 1.0), 1)
+            assert not (tmp_path / "s" / "controller").exists()
+        with opened(ledger, wanted, Show(5)) as listeners:
+            listeners.ended(trial(0, 1.0), 1)
+    assert scalar(read(tmp_path / "s" / "controller" / "joint" / "trials"), "trial/objective") == [(1, 1.0)]
+
+
+def test_writing_needs_no_torch(tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+from synaptune.report.tensorboard import EventFile, _scalars
+EventFile(Path({str(tmp_path)!r}), 1).add(1, _scalars({{"a": 1.0}}))
+print(sorted({{"torch", "matplotlib", "tensorflow"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.stdout == "[]\n", done.stderr
