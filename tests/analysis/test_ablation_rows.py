@@ -1,0 +1,130 @@
+"""What the runs of an ablation say, from studies made by hand whose answer is known."""
+
+import math
+
+import pytest
+
+from synaptune.analysis.ablation import Ends, ablated, ends, points
+from synaptune.analysis.compare import holm
+from synaptune.search.space import Dimension, Space
+from synaptune.search.trial import Trial
+from synaptune.storage.reading import Record
+
+SPACE = Space(
+    (
+        Dimension("rate", "log", 0.01, 1.0, start=0.1),
+        Dimension("count", "lin", 1, 9, integer=True, start=3),
+        Dimension("kind", "categorical", choices=("a", "b"), start="a"),
+        Dimension("still", "lin", 0.0, 1.0, start=0.5),
+    )
+)
+DEFAULTS = SPACE.start()
+TUNED = SPACE.unit({"rate": 0.4, "count": 7, "kind": "b", "still": 0.5})
+# log perplexity of each parameter at its tuned value, relative to its default
+WORTH = {"rate": -0.10, "count": -0.30, "kind": 0.05}
+SEEDS = (1001, 1002, 1003)
+
+
+def perplexity(values, seed):
+    """Effects add up in the logarithm; a seed is worth the same everywhere, but for a little of its own."""
+    tuned = SPACE.values(TUNED)
+    moved = sum(worth for name, worth in WORTH.items() if values[name] == tuned[name])
+    return 8.0 * math.exp(moved + 0.1 * (seed - 1002)) * (1.0 + 1e-4 * ((seed * len(str(values)) * 7919) % 11))
+
+
+def run(number, phase, unit, seed, state="complete", **facts):
+    values = SPACE.values(unit)
+    known = {"phase": phase, "seed": seed, "test": phase != "search"}
+    known |= {"test_perplexity": perplexity(values, seed)} if state == "complete" else {}
+    return Trial(number, number, unit, values, state=state, objective=1.0 if state == "complete" else None, facts=known | facts)
+
+
+def study(trials):
+    start = {f"search.start.{name}": value for name, value in SPACE.values(DEFAULTS).items()}
+    spaces = {trial.facts["phase"]: SPACE for trial in trials}
+    return Record("made", "sqlite://", False, {"search.protocol": "phase1", **start}, {}, trials, {}, {}, {}, spaces)
+
+
+def validation():
+    return [run(index, "validation", unit, seed) for index, (seed, unit) in enumerate((s, u) for s in SEEDS for u in (DEFAULTS, TUNED))]
+
+
+def ablation(first=100, skip=lambda unit, seed: False):
+    wanted = points(Ends(SPACE, DEFAULTS, TUNED)).all()
+    pairs = [(unit, seed) for seed in SEEDS for unit in wanted if not skip(unit, seed)]
+    return [run(first + index, "ablation", unit, seed) for index, (unit, seed) in enumerate(pairs)]
+
+
+def test_each_moved_parameter_has_a_point_each_way_and_an_unmoved_one_none():
+    wanted = points(Ends(SPACE, DEFAULTS, TUNED))
+    assert set(wanted.reverted) == set(wanted.alone) == set(WORTH)
+    assert SPACE.values(wanted.reverted["count"]) == SPACE.values(TUNED) | {"count": 3}
+    assert SPACE.values(wanted.alone["kind"]) == SPACE.values(DEFAULTS) | {"kind": "b"}
+    assert wanted.all()[:2] == [DEFAULTS, TUNED]
+    assert len(set(wanted.all())) == 2 + 2 * len(WORTH)
+
+
+def test_an_ablation_finds_what_each_parameter_is_worth_and_ranks_by_it():
+    rows = ablated(study([*validation(), *ablation()]))
+    assert [row.name for row in rows] == ["count", "rate", "kind"]
+    for row in rows:
+        expected = 100.0 * (1.0 - math.exp(WORTH[row.name]))
+        assert row.reverted is not None
+        assert row.alone is not None
+        assert row.reverted.mean == pytest.approx(expected, abs=0.2)
+        assert row.alone.mean == pytest.approx(expected, abs=0.2)
+        assert row.reverted.count == row.alone.count == 3
+    assert (rows[0].default, rows[0].tuned) == (3, 7)
+
+
+def test_all_comparisons_of_both_ways_are_corrected_together():
+    rows = ablated(study([*validation(), *ablation()]))
+    raw = [comparison.p for row in rows for comparison in (row.reverted, row.alone) if comparison is not None]
+    found = [value for row in rows for value in (row.adjusted_reverted, row.adjusted_alone)]
+    assert len(raw) == 6
+    assert found == pytest.approx(holm(raw))
+
+
+def test_runs_of_the_validation_serve_where_the_ablation_has_none():
+    ends_only = {DEFAULTS, TUNED}
+    rows = ablated(study([*validation(), *ablation(skip=lambda unit, seed: unit in ends_only)]))
+    assert [row.reverted is not None and row.reverted.count for row in rows] == [3, 3, 3]
+
+
+def test_only_runs_on_the_same_seed_are_paired_and_too_few_pairs_are_no_comparison():
+    reverted = points(Ends(SPACE, DEFAULTS, TUNED)).reverted
+    lost = [*validation(), *ablation(skip=lambda unit, seed: (unit == reverted["count"] and seed != 1002) or unit == reverted["kind"])]
+    lost = [trial for trial in lost if not (trial.unit == reverted["rate"] and trial.facts["seed"] == 1003)]
+    rows = {row.name: row for row in ablated(study(lost))}
+    assert rows["count"].reverted is rows["kind"].reverted is rows["count"].adjusted_reverted is None
+    assert rows["rate"].reverted is not None
+    assert rows["rate"].reverted.count == 2
+    assert rows["count"].alone is not None
+    assert next(iter(rows)) == "rate"
+
+
+def test_failed_and_infinite_runs_are_left_out():
+    reverted = points(Ends(SPACE, DEFAULTS, TUNED)).reverted["rate"]
+    broken = [*validation(), *ablation(skip=lambda unit, seed: unit == reverted and seed != 1001)]
+    broken += [run(900, "ablation", reverted, 1002, state="failed"), run(901, "ablation", reverted, 1003, test_perplexity="inf")]
+    assert next(row for row in ablated(study(broken)) if row.name == "rate").reverted is None
+
+
+def test_a_study_without_an_ablation_or_without_an_optimum_has_no_rows():
+    assert ablated(study(validation())) == []
+    assert ablated(study([])) == []
+    assert ends(study([])) is None
+
+
+def test_an_optimum_that_was_not_validated_is_the_best_of_the_search():
+    worse = Trial(5, 5, DEFAULTS, SPACE.values(DEFAULTS), state="complete", objective=2.0, facts={"phase": "search", "seed": 0})
+    found = ends(study([run(4, "search", TUNED, 0), worse]))
+    assert found is not None
+    assert (found.defaults, found.tuned) == (DEFAULTS, TUNED)
+
+
+def test_a_validation_made_again_for_a_better_point_counts_with_the_later_one():
+    later = SPACE.unit({"rate": 0.9, "count": 7, "kind": "b", "still": 0.5})
+    found = ends(study([*validation(), *[run(20 + n, "validation", later, seed) for n, seed in enumerate(SEEDS)]]))
+    assert found is not None
+    assert (found.defaults, found.tuned) == (DEFAULTS, later)
