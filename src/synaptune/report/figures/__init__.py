@@ -53,7 +53,9 @@ def png(figure_key: str, evidence: Evidence, *, dark: bool = False, width_px: in
     draw = _drawn(figure_key)
     found = image(lambda palette: draw(evidence, palette), dark=dark, width=width_px)
     if found is None:
-        raise mistake(got=f"figure {figure_key} of a study without anything to draw for it", expected="a figure that it has", do="leave it out")
+        raise mistake(
+            got=f"figure {figure_key} of a study without anything to draw for it", expected="a figure that it has", do="leave it out"
+        )
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from synaptune.analysis.results import Evidence
-from synaptune.report.figures.sheet import Sheet, dots, fitted, number, text_width, thinned, ticks
+from synaptune.report.figures.sheet import Sheet, dots, duration, fitted, text_width, thinned, ticks
 from synaptune.report.figures.theme import NORMAL, WIDTH, Drawing, Palette
 
 _WORDS = {
@@ -37,15 +37,15 @@ def cost(evidence: Evidence, palette: Palette) -> Drawing | None:
         runs = evidence.runs_by_phase.get(phase)
         counted = "" if runs is None else f" · {runs:,} {'run' if runs == 1 else 'runs'}"
         sheet.text(left - 12, 12 + step * (at + 0.5) + 5, fitted(phase, left - 16), size=NORMAL, ha="right")
-        sheet.mark(axes, seconds / per, at, f"{number(seconds / per)} {unit[0]}{'' if unit == 'hours' else 'in'}{counted}", colour=palette.ink)
+        sheet.mark(axes, seconds / per, at, duration(seconds) + counted, colour=palette.ink)
     axes.axvline(0, color=palette.muted, linewidth=1.0)
     ticks(axes, x=5)
     sheet.foot(axes, f"device {unit}")
     total = sum(spent.values())
-    caption = f"Time of the runs by phase, {number(total / per)} device {unit} in all"
+    caption = f"Time of the runs by phase, {duration(total)} on devices in all"
     if evidence.began and evidence.ended:
         clock = (evidence.ended - evidence.began).total_seconds()
-        caption += f", {number(clock / per)} {unit} by the clock from the first run to the last"
+        caption += f", {duration(clock)} by the clock from the first run to the last"
     return Drawing(sheet.canvas, "Cost", caption + ".")
 
 
@@ -55,6 +55,8 @@ def failures(evidence: Evidence, palette: Palette) -> Drawing | None:
     if not kinds:
         return None
     known = [trial.number for trial in evidence.trials] + [trial.number for _, trials in kinds for trial in trials]
+    total = sum(len(trials) for _, trials in kinds)
+    runs = max(total, len(evidence.trials), sum(evidence.runs_by_phase.values()))
     step = 40.0
     names = {kind: _WORDS.get(kind, kind) for kind, _ in kinds}
     left = min(180.0, max(text_width(words, NORMAL) for words in names.values()) + 18)
@@ -70,10 +72,8 @@ def failures(evidence: Evidence, palette: Palette) -> Drawing | None:
         numbers = [trials[index].number for index in thinned(len(trials), _DOTS)]
         dots(axes, numbers, [at] * len(numbers), colour=palette.bad, size=9.0, alpha=0.75)
         sheet.text(left - 12, 12 + step * (at + 0.5) + 5, fitted(names[kind], left - 16), size=NORMAL, ha="right")
-        share = 100.0 * len(trials) / max(1, len(evidence.trials))
-        sheet.text(WIDTH - 108, 12 + step * (at + 0.5) + 5, f"{len(trials):,} ({share:.1f} %)" if share < 100 else f"{len(trials):,}")
+        sheet.text(WIDTH - 108, 12 + step * (at + 0.5) + 5, f"{len(trials):,} ({100.0 * len(trials) / runs:.1f} %)")
     ticks(axes, x=5, whole=True)
     sheet.foot(axes, "number of the trial")
-    total = sum(len(trials) for _, trials in kinds)
-    caption = f"{total:,} of {max(len(evidence.trials), total):,} trials failed, by cause and in the order they began."
+    caption = f"{total:,} of {runs:,} trials of the study failed, by cause and in the order they began."
     return Drawing(sheet.canvas, "Failures", caption)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from synaptune.analysis.results import Claim, Evidence
-from synaptune.report.figures.sheet import Sheet, dots, lines, number, robust, spaced, ticks
-from synaptune.report.figures.theme import WIDTH, Drawing, Palette
+from synaptune.report.figures.sheet import Sheet, decimal, dots, lines, number, robust, spaced, ticks
+from synaptune.report.figures.theme import NORMAL, WIDTH, Drawing, Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,9 @@ def curves(evidence: Evidence, palette: Palette) -> Drawing | None:
     sheet = Sheet(560 if ahead else 380, palette)
     top = sheet.axes(52, 34, width=WIDTH - 52 - 110, height=290)
     steps = sorted({step for several in sides.values() for curve in several for step in curve})
-    late = [curve[step] for several in sides.values() for curve in several for step in curve if step >= steps[int(_EARLY * (len(steps) - 1))]]
+    late = [
+        curve[step] for several in sides.values() for curve in several for step in curve if step >= steps[int(_EARLY * (len(steps) - 1))]
+    ]
     top.set_xlim(0, steps[-1] or 1)
     top.set_ylim(*robust(late, upper=1.0, pad=0.04))
     colours = {"baseline": palette.baseline, "best": palette.best}
@@ -44,7 +46,9 @@ def curves(evidence: Evidence, palette: Palette) -> Drawing | None:
         _draw_ahead(sheet, below, ahead, top.get_xlim())
     sheet.foot(below if ahead else top, "optimizer step")
     seeds = max(len(several) for several in sides.values())
-    caption = f"Learning curves of the {' and the '.join(sides)} on {seeds} {'seed' if seeds == 1 else 'seeds'} (thin) and their mean (thick)"
+    caption = (
+        f"Learning curves of the {' and the '.join(sides)} on {seeds} {'seed' if seeds == 1 else 'seeds'} (thin) and their mean (thick)"
+    )
     caption += "; below, the best's lead at equal steps, seed by seed and in the mean." if ahead else "."
     return Drawing(sheet.canvas, "Learning curves", caption)
 
@@ -83,7 +87,7 @@ def _name_ends(sheet: Sheet, axes: Axes, sides: Mapping[str, Sequence[Mapping[in
     places = spaced([value for _, value in last.values()], (high - low) * 0.065)
     for (side, (step, value)), y in zip(last.items(), places, strict=True):
         colour = colours.get(side, sheet.palette.muted)
-        sheet.mark(axes, step, y, f"{side} {number(value, 3)}", colour=colour, weight="bold")
+        sheet.mark(axes, step, y, f"{side} {value:.3f}", colour=colour, weight="bold")
 
 
 def _draw_ahead(sheet: Sheet, axes: Axes, ahead: Sequence[Mapping[int, float]], limits: tuple[float, float]) -> None:
@@ -97,7 +101,7 @@ def _draw_ahead(sheet: Sheet, axes: Axes, ahead: Sequence[Mapping[int, float]], 
     sheet.head(axes, "lead of the best [nats/token]", colour=palette.best)
     mean = _mean(ahead)
     if mean:
-        sheet.mark(axes, list(mean)[-1], list(mean.values())[-1], f"{list(mean.values())[-1]:+.3f}".replace("-", "−"), colour=palette.best)
+        sheet.mark(axes, list(mean)[-1], list(mean.values())[-1], decimal(list(mean.values())[-1], 3, sign=True), colour=palette.best)
 
 
 def seeds(evidence: Evidence, palette: Palette) -> Drawing | None:
@@ -108,7 +112,7 @@ def seeds(evidence: Evidence, palette: Palette) -> Drawing | None:
         return None
     measure, pairs = found
     sheet = Sheet(330, palette)
-    left = sheet.axes(86, 52, width=210, height=232, grid="")
+    left = sheet.axes(102, 52, width=170, height=232, grid="")
     _slopes(sheet, left, pairs)
     sheet.text(4, 20, measure, colour=palette.muted)
     right = sheet.axes(408, 52, width=WIDTH - 408 - 14, height=232, grid="x")
@@ -117,9 +121,14 @@ def seeds(evidence: Evidence, palette: Palette) -> Drawing | None:
     better = sum(after < before for _, before, after in pairs)
     caption = (
         f"The validation: {len(pairs)} fresh seeds, each trained at the start values and at the best; {better} of {len(pairs)} improve. "
-        f"Mean gain in test perplexity {claim.gain.mean:.1f} % (95 % interval {claim.gain.low:.1f} to {claim.gain.high:.1f})."
-    ).replace("-", "−")
+        f"Mean gain in test perplexity {_interval(claim, '%, 95 % interval')}."
+    )
     return Drawing(sheet.canvas, "Validation, seed by seed", caption)
+
+
+def _interval(claim: Claim, words: str = "") -> str:
+    mean, low, high = (decimal(value, 1) for value in claim.gain[1:4])
+    return f"{mean} {words}{' ' if words else '('}{low} to {high}{'' if words else ')'}"
 
 
 def _pairs(claim: Claim) -> tuple[str, list[tuple[str, float, float]]] | None:
@@ -145,16 +154,16 @@ def _slopes(sheet: Sheet, axes: Axes, pairs: Sequence[tuple[str, float, float]])
         axes.axvline(x, color=palette.grid, linewidth=1.2)
     for _, before, after in pairs:
         axes.plot([0, 1], [before, after], color=palette.other if after < before else palette.bad, linewidth=1.6, clip_on=False)
-    for x, colour, at, name in ((0, palette.baseline, 1, "baseline"), (1, palette.best, 2, "best")):
-        column = [pair[at] for pair in pairs]
+    for x, colour, name in ((0, palette.baseline, "baseline"), (1, palette.best, "best")):
+        column = [(before, after)[x] for _, before, after in pairs]
         style = {"color": colour, "linestyle": "none", "marker": "o", "markersize": 8.0, "markeredgewidth": 0.0, "clip_on": False}
         axes.plot([x] * len(pairs), column, zorder=5, **style)
-        low, high = axes.get_ylim()
-        for place, value in zip(spaced(column, (high - low) * 0.062), column, strict=True):
-            if len(pairs) <= 12:
-                shift, side = ((-10, 0), "right") if x == 0 else ((10, 0), "left")
-                sheet.mark(axes, x, place, number(value, 4), colour=colour, shift=shift, ha=side)
-        sheet.text(86 + 210 * x, 44, name, colour=colour, weight="bold", ha="right" if x == 0 else "left")
+        shift, side = (-12, "right") if x == 0 else (12, "left")
+        words = number(statistics.fmean(column), 4)
+        sheet.mark(axes, x, statistics.fmean(column), words, colour=colour, shift=(shift, 8), ha=side, weight="bold", fontsize=NORMAL)
+        spread = f"{number(min(column), 3)} to {number(max(column), 3)}"
+        sheet.mark(axes, x, statistics.fmean(column), spread, colour=palette.muted, shift=(shift, -9), ha=side, fontsize=11.0)
+        sheet.text(102 + 170 * x, 44, name, colour=colour, weight="bold", ha="right" if x == 0 else "left")
 
 
 def _gains(sheet: Sheet, axes: Axes, claim: Claim, pairs: Sequence[tuple[str, float, float]]) -> None:
@@ -172,9 +181,8 @@ def _gains(sheet: Sheet, axes: Axes, claim: Claim, pairs: Sequence[tuple[str, fl
     y = len(pairs) + 0.35
     axes.plot([gain.low, gain.high], [y, y], color=palette.best, linewidth=3.0, solid_capstyle="round")
     dots(axes, [gain.mean], [y], colour=palette.best, size=12.0, zorder=4)
-    centre = axes.get_xlim()[0] * 0.0 + gain.mean
-    side = "right" if centre > sum(axes.get_xlim()) / 2 else "left"
-    words = f"mean {gain.mean:.1f} ({gain.low:.1f} to {gain.high:.1f})".replace("-", "−")
-    sheet.mark(axes, gain.high if side == "right" else gain.low, y, words, colour=palette.best, shift=(0, -14), ha=side, weight="bold")
+    side = "right" if gain.mean > sum(axes.get_xlim()) / 2 else "left"
+    words = f"mean {_interval(claim)}"
+    sheet.mark(axes, gain.high if side == "right" else gain.low, y, words, colour=palette.best, shift=(0, -16), ha=side, weight="bold")
     ticks(axes, x=4)
     sheet.foot(axes, "%")

@@ -82,7 +82,8 @@ def _draw_traces(axes: Axes, known: Mapping[str, Mapping[str, Any]], name: str, 
         mean = _real(_trace(part, name))
         axes.plot(range(len(mean)), mean, color=colour, linewidth=2.2, zorder=4)
         seen += [value for trace in (*single, mean) for value in trace if math.isfinite(value)]
-    axes.set_ylim(*robust(seen, upper=0.995, must=[0.0], pad=0.05))
+    deep = bool(seen) and min(seen) < 0.5 * max(seen)  # else zero is too far away to be shown
+    axes.set_ylim(*robust(seen, upper=0.995, must=[0.0] if deep else [], pad=0.08))
 
 
 def _letters(axes: Axes, text: Sequence[str], palette: Palette) -> None:
@@ -96,7 +97,14 @@ def _letters(axes: Axes, text: Sequence[str], palette: Palette) -> None:
         if words.strip():
             size = min(11.0, max(6.5, width * 1.5)) if longest == 1 else 9.0
             axes.annotate(
-                words, (at, low), xytext=(0, -12), textcoords="offset points", ha="center", color=palette.ink, fontsize=size, annotation_clip=False
+                words,
+                (at, low),
+                xytext=(0, -12),
+                textcoords="offset points",
+                ha="center",
+                color=palette.ink,
+                fontsize=size,
+                annotation_clip=False,
             )
 
 
@@ -121,8 +129,8 @@ def experts(evidence: Evidence, palette: Palette) -> Drawing | None:
         sheet.head(axes, f"{side}: share of tokens [%]", colour=colour, weight="bold", x=at * width + 4)
         _events(sheet, at * width, part=part, width=width, named=at == 0)
     caption = (
-        "The share of tokens that each expert receives, mean over the layers, while it trains (dotted: equal shares), and when experts merged "
-        "(an expert lost) and split (an expert born)."
+        "The share of tokens that each expert receives, mean over the layers, while it trains (dotted: equal shares), and when experts "
+        "merged (an expert lost) and split (an expert born)."
     )
     return Drawing(sheet.canvas, "Life of the experts", caption)
 
@@ -139,5 +147,6 @@ def _events(sheet: Sheet, x: float, *, part: Mapping[str, Any], width: float, na
         style = {"color": colour, "linestyle": "none", "marker": marker, "markersize": 7.5, "markeredgewidth": 0.0, "clip_on": False}
         axes.plot(steps, [row] * len(steps), alpha=0.8, **style)
         sheet.text(x + width - 4, 232 + 44 * (row + 0.6) / 2.2 + 4, number(len(steps)), colour=colour, ha="right", size=12.0)
+    axes.tick_params(axis="y", labelsize=11.0, pad=3.0)
     ticks(axes, x=4, whole=True)
     sheet.foot(axes, "optimizer step")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from synaptune.analysis.results import Evidence, Profile
 from synaptune.report.figures.axis import chosen, unit_of, units_of, value_ticks
-from synaptune.report.figures.sheet import Sheet, dots, fitted, label_of, robust, thinned, ticks
+from synaptune.report.figures.sheet import MINUS, TIMES, Sheet, dots, fitted, label_of, robust, thinned, ticks
 from synaptune.report.figures.theme import NORMAL, WIDTH, Drawing, Palette
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
     labels = label_of(evidence.names)
     losses = [loss for dimension in found for loss in known[dimension.name].losses]
     line = [value for dimension in found for value in known[dimension.name].line]
-    limits = robust(losses, upper=0.9, must=[value for value in line if value <= _upper(losses)])
+    highest = sorted(losses)[int(0.98 * (len(losses) - 1))]
+    limits = robust(losses, upper=0.9, must=[value for value in line if value <= highest])
     for at, dimension in enumerate(found):
         row, column = divmod(at, across)
         axes = sheet.axes(column * width + 44, 58 + row * step, width=width - 60, height=98)
@@ -42,7 +43,7 @@ def profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
         _profile(axes, known[dimension.name], dimension, evidence=evidence, palette=palette)
         words = fitted(labels[dimension.name], width - 64)
         sheet.head(axes, words, colour=palette.ink, size=NORMAL, weight="bold", x=column * width + 4)
-    sheet.text(4, 18, "loss" if not evidence.maximize else "objective × −1", colour=palette.muted)
+    sheet.text(4, 18, "loss" if not evidence.maximize else f"objective {TIMES} {MINUS}1", colour=palette.muted)
     sheet.text(WIDTH - 110, 18, "▏start", colour=palette.baseline, weight="bold")
     sheet.text(WIDTH - 50, 18, "▏best", colour=palette.best, weight="bold")
     caption = (
@@ -52,13 +53,11 @@ def profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
     return Drawing(sheet.canvas, "Loss along each parameter", caption)
 
 
-def _upper(losses: list[float]) -> float:
-    return sorted(losses)[int(0.98 * (len(losses) - 1))]
-
-
 def _profile(axes: Axes, profile: Profile, dimension: Dimension, *, evidence: Evidence, palette: Palette) -> None:
     kept = [at for at in thinned(len(profile.values), _DOTS) if profile.losses[at] <= axes.get_ylim()[1]]
-    dots(axes, units_of(dimension, [profile.values[at] for at in kept]), [profile.losses[at] for at in kept], colour=palette.other, size=3.6)
+    dots(
+        axes, units_of(dimension, [profile.values[at] for at in kept]), [profile.losses[at] for at in kept], colour=palette.other, size=3.6
+    )
     best = None if evidence.best is None else evidence.best.values.get(dimension.name)
     for value, colour in ((evidence.start.get(dimension.name), palette.baseline), (best, palette.best)):
         axes.axvline(unit_of(dimension, value), color=colour, linewidth=1.6, zorder=3)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from synaptune.analysis.results import Evidence
 from synaptune.report.figures.axis import chosen, unit_of, units_of, value_ticks
-from synaptune.report.figures.sheet import Sheet, dots, fitted, label_of, number, robust, thinned, ticks
+from synaptune.report.figures.sheet import MINUS, TIMES, Sheet, dots, fitted, label_of, number, robust, thinned, ticks
 from synaptune.report.figures.theme import NORMAL, WIDTH, Drawing, Palette
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
     known = [(at, best) for at, best in zip(course.evaluation, course.best, strict=True) if best is not None]
     last_at, last = known[-1]
     start = _start_loss(evidence)
-    chance = [] if evidence.chance is None else evidence.chance.best[:1]
-    limits = robust([loss for _, loss in ended], upper=0.9, must=[last, *chance, *([] if start is None else [start])])
+    chance = [] if evidence.chance is None else [evidence.chance.best[0], min(evidence.chance.low)]
+    limits = robust([loss for _, loss in ended], upper=0.9, must=[last, *chance, *([] if start is None else [start])], pad=0.09)
     top.set_xlim(0, max(2, course.evaluation[-1]) * 1.01)
     top.set_ylim(*limits)
     sheet.head(top, _loss_name(evidence))
@@ -73,7 +73,7 @@ def _start_loss(evidence: Evidence) -> float | None:
 
 
 def _loss_name(evidence: Evidence) -> str:
-    return "objective × −1 (lower is better)" if evidence.maximize else "loss (lower is better)"
+    return f"objective {TIMES} {MINUS}1 (lower is better)" if evidence.maximize else "loss (lower is better)"
 
 
 def _draw_chance(sheet: Sheet, axes: Axes, evidence: Evidence) -> None:
@@ -83,10 +83,9 @@ def _draw_chance(sheet: Sheet, axes: Axes, evidence: Evidence) -> None:
     axes.fill_between(chance.k, chance.low, chance.high, color=palette.muted, alpha=0.22, linewidth=0, zorder=2.5)
     axes.plot(chance.k, chance.best, color=palette.muted, linewidth=1.4, zorder=3.5)
     end = axes.get_xlim()[1]
-    words, right = "random search, 10 to 90 %", chance.k[-1] > 0.6 * end
-    at = len(chance.k) - 1
-    shift = (0, 9) if right else (7, 0)
-    sheet.mark(axes, chance.k[at], chance.best[at], words, colour=palette.muted, shift=shift, ha="right" if right else "left")
+    right = chance.k[-1] > 0.55 * end
+    shift, side = ((-4, 10), "right") if right else ((7, 0), "left")
+    sheet.mark(axes, chance.k[-1], chance.high[-1], "random search, 10 to 90 %", colour=palette.muted, shift=shift, ha=side)
 
 
 def _hours(sheet: Sheet, x: float, *, hours: object, name: str, evidence: Evidence) -> None:
@@ -111,18 +110,21 @@ def evolution(evidence: Evidence, palette: Palette) -> Drawing | None:
     across = 2 if len(found) <= 12 else 3
     rows = math.ceil(len(found) / across)
     high, step = 96.0, 150.0
-    sheet = Sheet(28 + rows * step + 20, palette)
+    sheet = Sheet(56 + rows * step + 12, palette)
     labels = label_of(evidence.names)
     width = WIDTH / across
     for at, dimension in enumerate(found):
         row, column = divmod(at, across)
-        axes = sheet.axes(column * width + 48, 30 + row * step, width=width - 60, height=high)
+        axes = sheet.axes(column * width + 48, 58 + row * step, width=width - 60, height=high)
         _generations(axes, evidence, dimension, palette)
         words = fitted(labels[dimension.name], width - 64)
         sheet.head(axes, words, colour=palette.ink, size=NORMAL, weight="bold", x=column * width + 4)
         ticks(axes, x=4, whole=True)
         if row == rows - 1:
             sheet.foot(axes, "generation")
+    sheet.text(4, 18, "━ mean ± deviation", colour=palette.best, weight="bold")
+    sheet.text(190, 18, "● best of the generation", colour=palette.ink, alpha=0.75)
+    sheet.text(WIDTH - 12, 18, "╌ start", colour=palette.baseline, weight="bold", ha="right")
     caption = (
         "The search distribution by generation, over the whole searched range: mean (line) and one standard deviation (band), the best "
         f"trial of each generation (points), and the value at the start (dashed).{note}"
@@ -131,9 +133,10 @@ def evolution(evidence: Evidence, palette: Palette) -> Drawing | None:
 
 
 def _generations(axes: Axes, evidence: Evidence, dimension: Dimension, palette: Palette) -> None:
-    kept = [evidence.generations[at] for at in thinned(len(evidence.generations), 300)]
+    kept = [evidence.generations[at] for at in thinned(len(evidence.generations), 160)]
     numbers = [generation.number for generation in kept]
-    axes.set_xlim(numbers[0], max(numbers[-1], numbers[0] + 1))
+    room = 0.012 * max(1, numbers[-1] - numbers[0])
+    axes.set_xlim(numbers[0] - room, numbers[-1] + room)
     axes.set_ylim(-0.03, 1.03)
     mean, low, high = (
         units_of(dimension, [getattr(generation, side).get(dimension.name) for generation in kept]) for side in ("mean", "low", "high")

@@ -13,6 +13,7 @@ from synaptune.report.figures.theme import NORMAL, SMALL, WIDTH, Palette
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MINUS, TIMES = "\u2212", "\u00d7"
 POINTS = 700  # of one layer; more are thinned
 _GAP = 4.0
 
@@ -103,16 +104,29 @@ def thinned(count: int, limit: int = POINTS) -> list[int]:
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A value in few letters: 0.0015, 1e-5, −0.42, 12,000; a choice as it is."""
+    """A value in few letters: 0.0015, 1e-5, 12.5, 12,000; a choice as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    if isinstance(value, int) or (value == int(value) and abs(value) < 1e6) if math.isfinite(value) else False:
-        return f"{int(value):,}".replace("-", "−")
-    text = f"{value:.{digits}g}"
-    if "e" in text:
-        head, _, tail = text.partition("e")
-        text = f"{head}e{int(tail)}"
-    return text.replace("-", "−", 1) if value < 0 else text
+    if not math.isfinite(value):
+        return str(value)
+    if value == int(value) and abs(value) < 1e6:
+        return f"{int(value):,}".replace("-", MINUS)
+    head, e, tail = (f"{value:.{digits - 1}e}" if abs(value) < 1e-3 else f"{value:.{digits}g}").partition("e")
+    text = f"{head.rstrip('0').rstrip('.')}e{int(tail)}" if e else head
+    return text.replace("-", MINUS, 1) if value < 0 else text
+
+
+def decimal(value: float, places: int, *, sign: bool = False) -> str:
+    """A value with so many decimal places; sign: also of a positive one."""
+    return f"{value:{'+' if sign else ''}.{places}f}".replace("-", MINUS)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: 31 s, 6.7 min, 2.6 h, 3.4 days."""
+    for unit, size, least in (("days", 86400.0, 172800.0), ("h", 3600.0, 5400.0), ("min", 60.0, 90.0)):
+        if seconds >= least:
+            return f"{number(seconds / size, 3 if seconds >= 100 * size else 2)} {unit}"
+    return f"{number(seconds, 2)} s"
 
 
 def label_of(names: Sequence[str]) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from synaptune.analysis.results import Evidence
 from synaptune.report.figures.axis import chosen, unit_of
-from synaptune.report.figures.sheet import Sheet, fitted, label_of, lines, number, text_width, thinned
+from synaptune.report.figures.sheet import MINUS, TIMES, Sheet, decimal, fitted, label_of, lines, number, text_width, thinned
 from synaptune.report.figures.theme import NORMAL, SMALL, WIDTH, Drawing, Palette
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _cells(axes: Axes, rows: Sequence[Sequence[float]], palette: Palette, few: b
             by_colour.setdefault(tone, []).append([(left, top), (right, top), (right, bottom), (left, bottom)])
             if few:
                 ink = palette.strong if abs(tone - 5) >= 3 else palette.ink
-                words = f"{value:+.2f}".replace("0.", ".").replace("-", "−")
+                words = decimal(value, 2, sign=True).replace("0.", ".")
                 axes.text(column + 0.5, row + 0.5, words, ha="center", va="center", fontsize=12.0, color=ink)
     for tone, cells in sorted(by_colour.items()):
         axes.add_collection(PolyCollection(cells, facecolors=palette.sign[tone], linewidths=0), autolim=False)
@@ -95,7 +95,7 @@ def _key(sheet: Sheet, evidence: Evidence, labels: object) -> None:
     axes.set_ylim(0, 1)
     for at, colour in enumerate(palette.sign):
         axes.axvspan(at, at + 1, facecolor=colour, linewidth=0)
-    for x, words, side in ((left, "−1", "left"), (left + 5.5 * width, "0", "center"), (right, "+1", "right")):
+    for x, words, side in ((left, f"{MINUS}1", "left"), (left + 5.5 * width, "0", "center"), (right, "+1", "right")):
         sheet.text(x, 16, words, colour=palette.muted, ha=side, size=12.0)
     if len(names) < 5:
         return
@@ -103,8 +103,8 @@ def _key(sheet: Sheet, evidence: Evidence, labels: object) -> None:
     strongest = sorted(pairs, key=lambda pair: -abs(pair[0]))[:_PAIRS]
     sheet.text(right, 62, "strongest pairs", colour=palette.muted, ha="right", size=12.0)
     for at, (value, a, b) in enumerate(strongest):
-        words = f"{labels[names[b]]} × {labels[names[a]]}"  # type: ignore[index]
-        sheet.text(right, 80 + 19 * at, f"{fitted(words, 300, 12.0)}  {value:+.2f}".replace("-", "−"), ha="right", size=12.0)
+        words = f"{labels[names[b]]} {TIMES} {labels[names[a]]}"  # type: ignore[index]
+        sheet.text(right, 80 + 19 * at, f"{fitted(words, 300, 12.0)}  {decimal(value, 2, sign=True)}", ha="right", size=12.0)
 
 
 def parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
@@ -116,7 +116,7 @@ def parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
     labels = label_of(evidence.names)
     step = 46.0 if len(found) <= 16 else 30.0
     left = min(190.0, max(text_width(labels[dimension.name], SMALL) for dimension in found) + 14)
-    right = 112.0
+    right = 140.0
     sheet = Sheet(46 + step * (len(found) - 1) + 34, palette)
     axes = sheet.axes(left, 46, width=WIDTH - left - right, height=step * (len(found) - 1), grid="")
     axes.set_xlim(0, 1)
@@ -129,12 +129,12 @@ def parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
         y = 46 + step * at
         sheet.text(left - 12, y + 4.5, fitted(labels[dimension.name], left - 14, SMALL), ha="right")
         low, high = (dimension.value(end) for end in (0.0, 1.0))
-        sheet.text(left, y + 15, number(low), colour=palette.muted, size=10.5)
-        sheet.text(WIDTH - right, y + 15, number(high), colour=palette.muted, size=10.5, ha="right")
-        for x, values, colour in ((58, evidence.start, palette.baseline), (4, evidence.best and evidence.best.values, palette.best)):
+        sheet.text(left, y + 15, number(low), colour=palette.muted, size=10.5, gid="halo")
+        sheet.text(WIDTH - right, y + 15, number(high), colour=palette.muted, size=10.5, ha="right", gid="halo")
+        for x, values, colour in ((72, evidence.start, palette.baseline), (4, evidence.best and evidence.best.values, palette.best)):
             if values and dimension.name in values:
-                sheet.text(WIDTH - x, y + 4.5, fitted(number(values[dimension.name]), 52, SMALL), colour=colour, ha="right")
-    sheet.text(WIDTH - 58, 20, "start", colour=palette.baseline, ha="right", weight="bold")
+                sheet.text(WIDTH - x, y + 4.5, fitted(number(values[dimension.name]), 64, SMALL), colour=colour, ha="right")
+    sheet.text(WIDTH - 72, 20, "start", colour=palette.baseline, ha="right", weight="bold")
     if evidence.best is not None:
         sheet.text(WIDTH - 4, 20, "best", colour=palette.best, ha="right", weight="bold")
     _loss_key(sheet, left)

@@ -12,7 +12,7 @@ import hashlib
 import io
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 WIDTH = 640  # of every figure, in the units that font sizes and heights are in
-SMALL, NORMAL = 13.0, 14.5
+SMALL, NORMAL = 14.0, 15.0
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -125,7 +125,7 @@ class Figure(NamedTuple):
 
 # Settings of matplotlib are of the whole process, and live pages draw in several threads.
 _DRAWING = threading.RLock()
-_SETTINGS: Mapping[str, Any] = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "synaptune",
     "text.parse_math": False,
@@ -176,7 +176,7 @@ def image(draw: Callable[[Palette], Drawing | None], *, dark: bool, width: int) 
 def _saved(draw: Callable[[Palette], Drawing | None], palette: Palette, kind: str, dpi: float = 72.0) -> tuple[Drawing, bytes] | None:
     import matplotlib
 
-    with _DRAWING, matplotlib.rc_context(dict(_SETTINGS)):
+    with _DRAWING, matplotlib.rc_context(_SETTINGS):
         drawing = draw(palette)
         if drawing is None:
             return None

@@ -45,16 +45,16 @@ def importance(evidence: Evidence, palette: Palette) -> Drawing | None:
         sheet.foot(axes, "%")
     known = {effect.name: effect.found for effect in evidence.effects}
     for at, name in enumerate(names):
-        style = {"weight": "bold"} if known.get(name) else {}
+        weight = "bold" if known.get(name) else "normal"
         colour = palette.ink if known.get(name, not known) else palette.muted
         words = fitted(labels.get(name, name), left - 16, SMALL)
-        sheet.text(left - 12, 58 + step * (at + 0.5) + 4.5, words, colour=colour, ha="right", **style)
+        sheet.text(left - 12, 58 + step * (at + 0.5) + 4.5, words, colour=colour, ha="right", weight=weight)
     caption = (
         "The same question asked three ways: the share of the loss's spread over the search's trials (fANOVA), the share in being "
         "among its best trials (PED-ANOVA), and what each tuned value is worth at the optimum in test perplexity (ablation, with its "
         "95 % interval). The first two see the whole range, the last only the way from default to tuned."
         if len(columns) == 3
-        else "How much each parameter matters: " + "; ".join(f"{column.head} is {column.below}" for column in columns) + "."
+        else "How much each parameter matters. " + "; ".join(f"{column.head}: its share {column.below}" for column in columns) + "."
     )
     bold = " Bold names have a significant effect on the loss over the search's trials (Holm, 5 %)." if any(known.values()) else ""
     return Drawing(sheet.canvas, "Importance of the parameters", caption + bold)
@@ -69,7 +69,7 @@ def _columns(evidence: Evidence, palette: Palette) -> list[_Column]:
     return [
         _Column("fANOVA", "of the loss's spread", shares("fanova"), palette.ink),
         _Column("PED-ANOVA", "of being at the top", shares("ped_anova"), palette.ink),
-        _Column("ablation", "of test perplexity", worth, palette.best),
+        _Column("ablation", "in test perplexity", worth, palette.best),
     ]
 
 
@@ -113,7 +113,9 @@ def ablation(evidence: Evidence, palette: Palette) -> Drawing | None:
         change = f"{number(entry.default)} → {number(entry.tuned)}"
         sheet.text(left - 12, y + 15, fitted(change, left - 16, 11.5), colour=palette.muted, size=11.5, ha="right")
     sheet.text(left, 22, "worth at the optimum", colour=palette.best, weight="bold")
-    sheet.text(left + text_width("worth at the optimum", SMALL) * 1.1 + 18, 22, "alone, from the defaults", colour=palette.accent, weight="bold")
+    sheet.text(
+        left + text_width("worth at the optimum", SMALL) * 1.1 + 18, 22, "alone, from the defaults", colour=palette.accent, weight="bold"
+    )
     sheet.text(left, 40, "filled: significant after Holm's correction", colour=palette.muted, size=12.0)
     sheet.foot(axes, "gain in test perplexity, %")
     pairs = max((comparison.count for entry in entries for comparison in (entry.reverted, entry.alone) if comparison), default=0)
