@@ -32,6 +32,7 @@ from synaptune.search.workers import Ended, Hear, Inline, Workers
 from synaptune.storage.export import described
 from synaptune.storage.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig
+from synaptune.training.wandb_runs import identity, labels
 
 # What a trial is called in the study; everything else that is known of it came out of its run.
 _GIVEN = ("phase", "generation", "config_fingerprint", "code_version", "device", "seed", "test", "copied_from")
@@ -108,7 +109,8 @@ def with_reference(protocol: Protocol) -> DictConfig:
         return protocol.base
     plain = protocol.base.copy()
     plain.objective.name, plain.pruner.name = "val_loss", "none"
-    here = replace(protocol, base=plain, pool=Inline(TrainingRun(plain, protocol.study.place.name, protocol.study.place.trials)))
+    place = protocol.study.place
+    here = replace(protocol, base=plain, pool=Inline(TrainingRun(plain, place.name, place.trials, identity(protocol.study))))
     (trial,) = measured(here, here.ledger(REFERENCE), [(protocol.space.start(), protocol.seed)], label="reference run")
     if trial.state != "complete":
         raise mistake(got=f"a failed run at the defaults: {trial.reason}", expected="defaults that train", do="mend the configuration")
@@ -260,12 +262,13 @@ def twins_of(protocol: Protocol) -> dict[Any, Trial]:
 class TrainingRun:
     """The evaluation of a trial: its training runs, here or in a worker process.
 
-    base: the resolved configuration; study: its name; folder: of the run folders.
+    base: the resolved configuration; study: its name; folder: of the run folders; identity: of the study, see training/wandb_runs.py.
     """
 
     base: DictConfig
     study: str
     folder: Path
+    identity: str = ""
 
     def __call__(self, trial: Trial) -> Result:
         began, seeds = time.perf_counter(), common_seeds(trial.facts["seed"], trial.facts.get("seeds", 1))
@@ -288,9 +291,9 @@ class TrainingRun:
 
         register()  # a worker process knows none of the resolvers that the configuration refers to
         cfg = self.base.copy()
-        labels = {"group": self.study, "job_type": trial.facts["phase"], "run_id": f"{self.study}-{trial.number}-{seed}"}
+        called = labels(self.study, self.identity, f"{trial.number}-{seed}", facts=trial.facts, tags=cfg.logger.tags)
         changes = trial.values | {"seed": seed, "training.test": trial.facts["test"]}
-        changes |= {f"logger.{label}": text for label, text in labels.items()}
+        changes |= {f"logger.{label}": content for label, content in called.items()}
         if trial.facts["test"]:  # what is claimed is the loss of a whole run, whatever the search went by
             changes |= {"objective.name": "val_loss", "pruner.name": "none"}
         for key, value in changes.items():

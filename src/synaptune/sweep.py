@@ -45,6 +45,7 @@ from synaptune.storage.environment import code_version, device_name
 from synaptune.storage.export import described, write_best
 from synaptune.storage.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig
+from synaptune.training.wandb_runs import identity, labels
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A request, understood: fixed overrides, the resolved configuration they give, the space and the way each name is spelt."""
+    """A request, understood: fixed overrides, the resolved configuration they give, the space and the way each name is spelt.
+
+    identity: of the study, once it is open; see training/wandb_runs.py.
+    """
 
     fixed: list[str]
     base: DictConfig
@@ -76,6 +80,7 @@ class Sweep:
     stop: StopConfig
     prior: tuple[Told, ...]
     configuration: dict[str, Any]
+    identity: str = ""
 
 
 def understand(request: Request) -> Sweep:
@@ -144,6 +149,7 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
     launcher = launcher_in(str(sweep.place.trials))
     notifier = Notifier(_typed(sweep.base, "notify", NotifyConfig), sweep.place.name)
     with notifier.ending(), Study(sweep.place, sweep.configuration, maximize=sweep.plan.maximize) as study:
+        sweep = replace(sweep, identity=identity(study))
         engine = resumed_engine(study, sweep.engine)
         plan = sweep.plan
         if engine.name == "grid":
@@ -277,17 +283,19 @@ def _runs_of_numbers(batch: Sequence[Trial]) -> Iterator[list[Trial]]:
 def _overrides(trial: Trial, sweep: Sweep) -> list[str]:
     searched = [f"{sweep.spelling.get(name, name)}={_text(value)}" for name, value in trial.values.items()]
     given = {line.lstrip("+~").split("=", 1)[0] for line in sweep.fixed}
-    name = sweep.place.name
-    labels = {"logger.group": name, "logger.job_type": "trial", "logger.run_id": f"{name}-{trial.number}"}
-    shown = [f"{key}={_quoted(label)}" for key, label in labels.items() if key not in given and _has(sweep.base, key)]
+    logger = sweep.base.get("logger")
+    called: dict[str, Any] = {}
+    if isinstance(logger, DictConfig):  # of another application it may be anything
+        called = labels(sweep.place.name, sweep.identity, trial.number, facts=trial.facts, tags=logger.get("tags") or [])
+        called = {key: label for key, label in called.items() if key in logger and (key == "tags" or f"logger.{key}" not in given)}
+    shown = [f"logger.{key}={_literal(label)}" for key, label in called.items()]
     place = {"dir": sweep.place.trials, "subdir": trial.number}
     return [*sweep.fixed, *searched, *shown, *(f"hydra.sweep.{key}={_quoted(str(value))}" for key, value in place.items())]
 
 
-def _has(base: DictConfig, key: str) -> bool:
-    group, _, name = key.rpartition(".")
-    node = OmegaConf.select(base, group)
-    return isinstance(node, DictConfig) and name in node
+def _literal(label: Any) -> str:
+    """A label as the value of an override."""
+    return f"[{','.join(map(_quoted, label))}]" if isinstance(label, list) else _quoted(label) if isinstance(label, str) else str(label)
 
 
 def _text(value: Value) -> str:

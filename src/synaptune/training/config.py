@@ -41,7 +41,8 @@ class LoggerConfig:
 
     every: steps between logged training losses; progress: `auto` is a bar on a terminal and a few lines elsewhere;
     tensorboard: event files; wandb: `auto` is on when wandb is installed, online when a key and a network are there;
-    project, entity, group, job_type, run_id, tags: what the run is called in Weights & Biases (group null: the run's name).
+    project, entity, group, job_type, run_id, tags, generation (of a search, for its configuration there): what the run is
+    called in Weights & Biases (group null: the run's name).
     """
 
     every: int = 20
@@ -54,6 +55,7 @@ class LoggerConfig:
     job_type: str = "run"
     run_id: str | None = None
     tags: tuple[str, ...] = ()
+    generation: int | None = None
 
 
 CHOICES = {

@@ -10,14 +10,15 @@ import functools
 import importlib.util
 import netrc
 import os
+import re
 import sys
 import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from synaptune.errors import mistake
 from synaptune.training.config import LoggerConfig
@@ -25,25 +26,69 @@ from synaptune.training.config import LoggerConfig
 PROBE_SECONDS = 4.0
 LOGIN_SECONDS = 10.0
 UPLOAD_SECONDS = 60.0
+UNSENT = "unsent"  # a file in the folder of an online run whose upload was given up
+IDENTITY = "identity"  # the note of a study that tells it from another of its name
+_LONGEST_TAG = 64
+_LONGEST_NAME = 64  # of a study within an id, which may have 128 characters
+
+
+class Notes(Protocol):
+    """What a study keeps with its trials."""
+
+    def note(self, key: str) -> Any:
+        """A note; null when it is not there."""
+        ...
+
+    def put_note(self, key: str, value: Any) -> None:
+        """Store a note."""
+        ...
+
+
+def identity(study: Notes) -> str:
+    """Eight characters that are the same for ever in a study, and others in a study begun anew under its name."""
+    found = study.note(IDENTITY)
+    if found is None:
+        found = os.urandom(4).hex()
+        study.put_note(IDENTITY, found)
+    return str(found)
+
+
+def run_id(study: str, *parts: object) -> str:
+    """The id of a study's run in W&B, which allows neither every character nor every length."""
+    return "-".join([re.sub(r"[^\w.-]", "_", study)[:_LONGEST_NAME], *(str(part) for part in parts if part != "")])
+
+
+def labels(study: str, unique: str, number: int | str, *, facts: Mapping[str, Any], tags: Sequence[str] = ()) -> dict[str, Any]:
+    """What the run of a trial is called, by name of LoggerConfig; unique: identity of the study; number: the trial's, with its seed
+    where it has several runs; facts: of the trial; tags: given ones."""
+    phase, generation = facts["phase"], facts["generation"]
+    about = {"group": study, "job_type": phase, "run_id": run_id(study, unique, number), "generation": generation}
+    return about | {"tags": [*tags, study, phase, f"generation-{generation}"]}
 
 
 class WandbWriter:
-    """One W&B run, closed with the trial it belongs to."""
+    """One W&B run, closed with the trial it belongs to; run: the client's own object."""
 
     def __init__(self, run: Any, online: bool) -> None:
-        self._run = run
-        self._online = online
+        self.run, self.online = run, online
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Record the values of a step."""
+        self.run.log(dict(values), step=step)
 
     def close(self, exit_code: int) -> None:
-        if not self._online:
-            self._run.finish(exit_code=exit_code)
+        """End the run, in a bounded time."""
+        if not self.online:
+            self.run.finish(exit_code=exit_code)
             return
-        finished, _ = _within(UPLOAD_SECONDS, lambda: self._run.finish(exit_code=exit_code))
+        finished, _ = within(UPLOAD_SECONDS, lambda: self.run.finish(exit_code=exit_code))
         if not finished:
-            _go_offline(f"the upload did not end within {UPLOAD_SECONDS:.0f} s; `wandb sync` sends the rest")
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Leave an upload that takes too long to `synaptune wandb sync`, and keep later runs offline."""
+        Path(self.run.dir).parent.joinpath(UNSENT).touch()
+        _go_offline(f"the upload did not end within {UPLOAD_SECONDS:.0f} s; `synaptune wandb sync STUDY` sends the rest")
 
 
 def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[str, Any]) -> WandbWriter | None:
@@ -78,9 +123,9 @@ def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[
     about |= dict(
         resume="allow" if config.run_id else None,
         name=run_dir.name,
-        tags=list(config.tags),
+        tags=[tag[:_LONGEST_TAG] for tag in dict.fromkeys(config.tags)],
         dir=str(run_dir),
-        config=dict(record),
+        config=dict(record) | ({} if config.generation is None else {"generation": config.generation}),
         settings=settings,
     )
     if mode == "online":
@@ -126,7 +171,7 @@ def has_key() -> bool:
 def server_answers() -> bool:
     """Whether the server sends any HTTP answer in time; asked once per process."""
     # In a thread: a dead name server can hold a look-up far longer than any socket's time limit.
-    finished, alive = _within(PROBE_SECONDS, _probe)
+    finished, alive = within(PROBE_SECONDS, _probe)
     if finished and alive:
         return True
     _go_offline(f"no answer from {base_url()} within {PROBE_SECONDS:.0f} s")
@@ -143,7 +188,7 @@ def _probe() -> bool:
         return False
 
 
-def _within(seconds: float, work: Callable[[], Any]) -> tuple[bool, Any]:
+def within(seconds: float, work: Callable[[], Any]) -> tuple[bool, Any]:
     """(finished in time, result); work that takes longer goes on in a thread that does not keep the process alive."""
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
