@@ -106,6 +106,12 @@ def test_worker_processes_find_what_this_process_finds(tmp_path):
     assert sequence(there.trials) == sequence(here.trials)
 
 
+def test_weights_of_choices_are_their_shares_of_random_points(tmp_path):
+    made = manager(tmp_path, sampler="random", n_trials=80)
+    made.optimize(lambda params: 0.0, {"mode": ("categorical", ["rare", "often"], [1, 9])})
+    assert 1 <= sum(trial.values["mode"] == "rare" for trial in made.trials) <= 20
+
+
 def test_importance_finds_the_parameter_that_matters(tmp_path):
     made = manager(tmp_path, sampler="random", n_trials=80)
     made.optimize(lambda params: (params["x"] - 3.0) ** 2 + 1e-3 * params["n"], {name: SPACE[name] for name in ("x", "n")})
@@ -123,6 +129,7 @@ def test_importance_finds_the_parameter_that_matters(tmp_path):
         (("log_uniform", 0, 1), "log range"),
         (("int", 0, 5, 0), "int"),
         (("categorical", []), "no choices"),
+        (("categorical", ["a", "b"], [1.0]), "1 weights for 2 choices"),
         ((), r"search_space x: \(\)"),
     ],
 )

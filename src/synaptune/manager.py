@@ -245,10 +245,12 @@ def _dimension(name: str, entry: Sequence[Any]) -> Dimension:
             return Dimension(name, "categorical", choices=tuple(range(low, high + 1, step)))
         case ("categorical", list() | tuple() as choices):
             return Dimension(name, "categorical", choices=tuple(choices))
+        case ("categorical", list() | tuple() as choices, list() | tuple() as weights):
+            return Dimension(name, "categorical", choices=tuple(choices), weights=tuple(weights))
     kind = str(entry[0]) if entry else ""
     near = "" if kind in KINDS or not entry else f" (closest: {nearest(kind, KINDS)})"
     raise mistake(
         got=f"search_space {name}: {entry!r}",
-        expected=f'("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) or ("categorical", [...]){near}',
+        expected=f'("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) or ("categorical", [...][, weights]){near}',
         do="correct the entry",
     )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Source = Literal["stdlib", "text", "hub"]
 TOKENIZERS = ("byte", "bpe")
 SOURCES = ("stdlib", "text", "hub")
 LARGEST_VOCABULARY = 65_536  # tokens are stored as uint16

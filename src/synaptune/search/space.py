@@ -20,7 +20,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from synaptune.errors import UserError, mistake
 from synaptune.hints import nearest
@@ -191,11 +191,6 @@ class Space:
         """Ranges by name, as stored with a study."""
         return {dimension.name: dimension.describe() for dimension in self.dimensions}
 
-    def updated(self, extra: Iterable[Dimension]) -> Space:
-        """This space with dimensions replaced by name or appended."""
-        merged = {dimension.name: dimension for dimension in self.dimensions} | {dimension.name: dimension for dimension in extra}
-        return Space(tuple(merged.values()))
-
 
 def of_spec(spec: Spec, start: Value | None = None, steps: int | None = None) -> Dimension:
     """The dimension of a declared parameter; `steps` (optimizer steps of a run) is needed by those searched as a fraction of it."""
@@ -235,8 +230,3 @@ def refuse_unused(names: Iterable[str], unused: Mapping[str, str]) -> None:
             + "\n  ".join(idle)
             + "\n  expected: parameters that can change the result\n  to do: switch it on, or leave them out of search_space.parameters"
         )
-
-
-def as_plain(values: Mapping[str, Value]) -> dict[str, Any]:
-    """Values as plain YAML and JSON types."""
-    return dict(values)

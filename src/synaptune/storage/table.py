@@ -12,7 +12,6 @@ from synaptune.errors import mistake
 from synaptune.search.trial import Trial
 from synaptune.storage import schema
 
-FORMATS = ("csv", "parquet")
 Column = list[Any]
 
 _FIRST = ("number", schema.PHASE, schema.INDEX, schema.GENERATION, "state", "objective", schema.ESTIMATE, schema.SEED, schema.SECONDS)
