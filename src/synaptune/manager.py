@@ -251,6 +251,7 @@ def _dimension(name: str, entry: Sequence[Any]) -> Dimension:
     near = "" if kind in KINDS or not entry else f" (closest: {nearest(kind, KINDS)})"
     raise mistake(
         got=f"search_space {name}: {entry!r}",
-        expected='("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) or ("categorical", [...][, weights])' + near,
+        expected='("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) or ("categorical", [...][, weights])'
+        + near,
         do="correct the entry",
     )
