@@ -27,8 +27,8 @@ class Column(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """The name with its unit."""
-        return f"{self.name} [{self.unit}]" if self.unit else self.name
+        """The name with its unit; times are shown with their own."""
+        return f"{self.name} [{self.unit}]" if self.unit and self.kind != "seconds" else self.name
 
 
 class Table(NamedTuple):
@@ -84,7 +84,7 @@ def _headings(column: Column) -> list[str]:
         return [f"{column.name} {part}{unit}" for part in ("mean", "low", "high")] + [f"{column.name} pairs"]
     if column.kind == "range":
         return ["scale", "low", "high", "choices"]
-    return [column.heading]
+    return [column.name + unit]
 
 
 def _cells(column: Column, cell: Any) -> list[Any]:

@@ -60,9 +60,7 @@ def _pair(first: Evidence, second: Evidence) -> Paired:
         return unlike("data that differ, or whose fingerprints are unknown")
     if not _same([sides[0], sides[2]], seeds, _BASELINE):
         return unlike("baselines that differ, or whose fingerprints are unknown")
-    scores = [[side[seed].facts.get(_SCORE) for seed in seeds] for side in (sides[1], sides[3])]
-    if any(score is None for score in itertools.chain(*scores)):
-        return unlike("runs without a test perplexity")
+    scores = [[side[seed].facts[_SCORE] for seed in seeds] for side in (sides[1], sides[3])]  # a claim is made of them
     note = "" if _same(sides, seeds, "code_version") else "the code differs, or its version is unknown"
     return Paired(first.name, second.name, compare(scores[0], scores[1]), None, note)
 
@@ -78,7 +76,9 @@ def comparison(several: Sequence[Evidence]) -> str:
     drawn = overlaid(several)
     pairs = paired(several)
     parts = [
-        Section("verdict", "Verdict", f'<p class="headline none">{escape(headline(several, pairs))}</p>' + page.findings(_lines(several))),
+        Section(
+            "verdict", "Verdict", f'<p class="headline none">{page.prose(headline(several, pairs))}</p>' + page.findings(_lines(several))
+        ),
         Section("claims", "What each study claims", page.table_html(claims(several))),
         Section("differences", "Differences", page.table_html(differences(pairs))),
         Section("search", "The searches", "" if drawn is None else page.figure_html(drawn)),

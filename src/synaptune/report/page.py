@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 from synaptune.analysis.results import Evidence
 from synaptune.report import cells, tables, words
 from synaptune.report.cells import Column, Table
-from synaptune.report.figures import Figure, figures
-from synaptune.report.figures.theme import css
+from synaptune.report.figures import Figure, css, figures
 from synaptune.search.trial import loss_of
 
 MOST_ROWS = 400  # of trials that are all shown
@@ -104,34 +103,34 @@ def document(title: str, head: str, parts: Sequence[Section], *, refreshed: bool
 def _verdict(evidence: Evidence) -> str:
     found = words.verdict(evidence)
     numbers = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in tables.key_numbers(evidence))
-    return f'<p class="headline {found.tone}">{escape(found.headline)}</p>{findings(found.findings)}<dl class="numbers">{numbers}</dl>'
+    return f'<p class="headline {found.tone}">{prose(found.headline)}</p>{findings(found.findings)}<dl class="numbers">{numbers}</dl>'
 
 
 def findings(found: Sequence[words.Finding]) -> str:
     """Sentences under their headings; empty without any."""
-    rows = "".join(f"<dt>{escape(entry.title)}</dt><dd>{_with_code(entry.text)}</dd>" for entry in found)
+    rows = "".join(f"<dt>{escape(entry.title)}</dt><dd>{prose(entry.text)}</dd>" for entry in found)
     return f'<dl class="findings">{rows}</dl>' if rows else ""
 
 
-def _with_code(text: str) -> str:
-    """Text escaped, with `commands` set as code."""
-    return _CODE.sub(r"<code>\1</code>", escape(text))
+def prose(text: str) -> str:
+    """Text escaped, with `commands` set as code and no line that begins with a per cent sign."""
+    return re.sub(r"(\d) %", "\\1\N{NO-BREAK SPACE}%", _CODE.sub(r"<code>\1</code>", escape(text)))
 
 
 def _placed(drawn: Mapping[str, Figure], place: str) -> str:
-    return "".join(figure_html(drawn[key]) for key in _PLACES[place] if key in drawn)
+    titled = place not in ("cost", "failures")  # their section has the figure's name
+    return "".join(figure_html(drawn[key], titled=titled) for key in _PLACES[place] if key in drawn)
 
 
 def _placed_keys() -> set[str]:
     return {key for keys in _PLACES.values() for key in keys}
 
 
-def figure_html(figure: Figure) -> str:
+def figure_html(figure: Figure, *, titled: bool = True) -> str:
     """A figure with its title and caption."""
-    return (
-        f'<figure id="figure-{escape(figure.key)}"><h3>{escape(figure.title)}</h3>{figure.svg}'
-        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
-    )
+    title = f"<h3>{escape(figure.title)}</h3>" if titled else ""
+    caption = f"<figcaption>{escape(figure.caption)}</figcaption>"
+    return f'<figure id="figure-{escape(figure.key)}">{title}<div class="drawing">{figure.svg}</div>{caption}</figure>'
 
 
 def _validation(evidence: Evidence, drawn: Mapping[str, Figure]) -> str:
@@ -202,7 +201,7 @@ def table_html(table: Table, *, sortable: bool = False, names: Sequence[str] = (
     rows = "".join(
         "<tr>" + "".join(_cell(cell, column) for cell, column in zip(row, table.columns, strict=True)) + "</tr>\n" for row in table.rows
     )
-    note = f'<p class="note">{_with_code(table.note)}</p>' if table.note else ""
+    note = f'<p class="note">{prose(table.note)}</p>' if table.note else ""
     kind = ' class="sortable"' if sortable else ""
     tall = " tall" if len(table.rows) > _TALL else ""
     frame = f'<div class="scroll{tall}" tabindex="0" role="region" aria-label="{escape(table.title)}">'
@@ -225,7 +224,9 @@ def _cell(cell: Any, column: Column) -> str:
         edge = " edge" if min(cell, 1.0 - cell) < words.EDGE else ""
         bar = f'<span class="place{edge}"><i style="left:{100.0 * min(max(cell, 0.0), 1.0):.0f}%"></i></span>'
         return f'<td class="number">{bar}{text}</td>'
-    if column.kind in ("text", "range"):
+    if column.kind == "range":
+        return f'<td class="range">{text}</td>'
+    if column.kind == "text":
         return f'<td class="long">{text}</td>' if len(text) > 40 else f"<td>{text}</td>"
     exact = f' data-v="{cell}"' if column.kind == "seconds" and cell is not None else ""
     return f'<td class="number"{exact}>{text}</td>'

@@ -30,7 +30,7 @@ def parameters(evidence: Evidence) -> Table:
     best = evidence.best.values if evidence.best is not None else {}
     ranges = {dimension.name: dimension for dimension in evidence.space.dimensions} if evidence.space is not None else {}
     place = positions(evidence)
-    effects, shares = ({entry.name: entry for entry in entries} for entries in (evidence.effects, evidence.importances))
+    effects, shares = {entry.name: entry for entry in evidence.effects}, {entry.name: entry for entry in evidence.importances}
     ablated = {entry.name: entry for entry in evidence.ablation}
     columns = {
         Column("parameter", "name"): list(evidence.names),

@@ -38,7 +38,7 @@ def write_comparison(records: Sequence[Record], folder: Path, *, formats: str = 
     found = [evidence(record, deep=False) for record in records]
     path = folder / "comparison.md"
     if formats != "html":
-        comparison_markdown(found, folder, drawn)
+        comparison_markdown(found, folder)
     if formats != "md":
         path = folder / "comparison.html"
         write_atomic(path, comparison(found).encode())
