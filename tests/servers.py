@@ -40,7 +40,7 @@ class Postgres:
             env={"PATH": os.environ["PATH"], "HOME": str(self.folder)},
             stdout=subprocess.DEVNULL,  # a pipe would stay open as long as the server lives
             stderr=subprocess.DEVNULL,
-            timeout=60,
+            timeout=900,
             check=False,
             **account,
         )

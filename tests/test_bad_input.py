@@ -24,7 +24,7 @@ SWEEP = ["-m", *SMALL, "hydra/sweeper=random", "study.name=s"]
 
 def train(folder: Path, *words: str, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "train.py"), *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, **options)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False, **options)
 
 
 def refused(done: subprocess.CompletedProcess, said: str) -> None:

@@ -48,7 +48,7 @@ def test_a_search_survives_kills_of_all_its_parts(server):
     if server and find_postgres() is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
     command = [sys.executable, str(BENCHMARKS / "chaos.py"), "--kills", "6", "--trials", "80", *(["--server"] if server else [])]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "80 trials" in done.stdout
     assert "the same as undisturbed" in done.stdout

@@ -22,7 +22,7 @@ def trained(tmp_path_factory) -> Path:
     """The folder of a real training run, at smoke scale."""
     folder = tmp_path_factory.mktemp("run")
     words = ["scale=smoke", "logger=csv", "logger.progress=off", f"hydra.run.dir={folder}"]
-    subprocess.run([sys.executable, str(ROOT / "train.py"), *words], cwd=folder, check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *words], cwd=folder, check=True, capture_output=True, timeout=900)
     return folder
 
 
@@ -33,7 +33,7 @@ def sampled(capsysbinary, *words: str) -> bytes:
 
 def test_the_installed_command_continues_a_prompt_from_a_run_folder(trained):
     words = ["sample", str(trained), "--prompt", "import öde", "--tokens", "12"]
-    done = subprocess.run([SYNAPTUNE, *words], cwd="/", capture_output=True, timeout=120)
+    done = subprocess.run([SYNAPTUNE, *words], cwd="/", capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().startswith("import öde")
     assert done.stdout.endswith(b"\n")

@@ -133,7 +133,7 @@ def train(*words: str, folder: Path, **environment: str) -> subprocess.Completed
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
 
 

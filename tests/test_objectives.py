@@ -16,7 +16,7 @@ QUICK = ["scale=smoke", "logger=csv", "logger.progress=off"]
 
 def protocol(folder, *words, study="s"):
     command = [sys.executable, "-m", "synaptune.phase1", "--study", study, "--budget", "12", "--seeds", "2", "--go-on", *QUICK, "seed=1"]
-    done = subprocess.run([*command, *words], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run([*command, *words], cwd=folder, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return load(folder, study), json.loads((folder / f"outputs/studies/{study}/summary.json").read_text())
 
@@ -109,7 +109,7 @@ def test_several_seeds_are_averaged_and_another_study_can_be_begun_at(tmp_path):
 def test_a_sweep_prunes_by_what_its_runs_report(tmp_path):
     words = ["-m", *QUICK, "study.name=s", "hydra/sweeper=random", "hydra.sweeper.optim.budget=14", "pruner=percentile"]
     command = [sys.executable, str(ROOT / "train.py"), *words, "pruner.percentile=10", "synapse.calcium.tau_c=interval(0.5,0.99)"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     trials = load(tmp_path, "s")
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
@@ -134,7 +134,7 @@ def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill
         assert process.poll() is None
     process.kill()
     process.wait()
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     trials = load(tmp_path, "phase2")
     assert all(trial.state.name == "COMPLETE" for trial in trials)
@@ -162,7 +162,7 @@ def test_the_best_points_of_a_study_are_run_on_another_scale(tmp_path):
     protocol(tmp_path, study="phase1")
     words = ["--top", "3", "--seeds", "2", "--study", "longer", *QUICK, "seed=1", "training.steps=30"]
     command = [sys.executable, "-m", "synaptune.transfer", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "outputs/studies/longer/transfer.json").read_text())
     trials = load(tmp_path, "longer")

@@ -25,7 +25,7 @@ def command(*words):
 
 
 def run(folder, *words):
-    return subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, timeout=900, check=False)
 
 
 def stored(folder):
@@ -47,7 +47,7 @@ def interrupt_at(folder, number, how):
         assert time.monotonic() - begun < 200
         time.sleep(0.01)
     process.send_signal(how)
-    return process.communicate(timeout=60)[1], process.returncode
+    return process.communicate(timeout=900)[1], process.returncode
 
 
 @pytest.mark.slow

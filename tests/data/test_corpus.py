@@ -133,9 +133,9 @@ def test_two_processes_that_build_the_same_corpus_at_once_agree_and_leave_no_lit
     workers = [spawn.Process(target=_load_in_process, args=(str(file), gate, results)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    found = [results.get(timeout=60) for _ in workers]
+    found = [results.get(timeout=900) for _ in workers]
     for worker in workers:
-        worker.join(timeout=60)
+        worker.join(timeout=900)
     assert found[0] == found[1]
     assert [path.name for path in (cache_dir() / "data").iterdir()] == [found[0][0][:32]]
 
@@ -182,7 +182,7 @@ try:
 except UserError as error:
     print(error)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
     assert "got no space to write" in result.stdout, result.stderr
     assert "SYNAPTUNE_CACHE" in result.stdout
     assert list((cache_dir() / "data").iterdir()) == []

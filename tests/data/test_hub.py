@@ -93,7 +93,7 @@ except UserError as error:
 """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and not name.lower().endswith("_proxy")}
     started = time.monotonic()
-    result = subprocess.run([sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr
     return result.stdout, time.monotonic() - started
 

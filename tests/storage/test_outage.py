@@ -247,7 +247,7 @@ def test_controller_and_server_killed_at_random_moments_lose_and_double_nothing(
         controller.communicate()
         if kill % 2:
             postgres.start()
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=900)
     assert done.returncode == 0, done.stderr
     assert_whole(postgres_url, count)
 
