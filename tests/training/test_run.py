@@ -88,7 +88,8 @@ def test_a_killed_process_goes_on_bit_for_bit(run, small, tmp_path, root):
     assert losses(broken) == losses(tmp_path / "whole")
     weights = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["weights"] for name in ("whole", "broken")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert json.loads((broken / "result.json").read_text())["curve"] == json.loads((tmp_path / "whole/result.json").read_text())["curve"]
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "broken")]
+    assert all(results[0][part] == results[1][part] for part in ("curve", "life"))
 
 
 def test_resuming_a_finished_run_gives_its_metrics_again(run, small, tmp_path):

@@ -1,0 +1,30 @@
+"""A small study as a protocol leaves it: a search of a few points, and their validation, from runs of a fraction of a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from synaptune.opening import composed, opened
+from synaptune.phase1 import searched_space
+from synaptune.protocol import measured, validated
+
+NAMES = ("synapse.calcium.tau_c", "synapse.attention.barrier_strength")
+TUNED = {"synapse.calcium.tau_c": 0.9, "synapse.attention.barrier_strength": 8.0}
+QUICK = ["scale=smoke", "training.steps=6", "model.width=16", "logger=csv", "workers.count=1"]
+WORDS = ["axon", "bouton", "calcium", "dendrite", "energy", "fusion", "glia", "hebb", "ion", "kinase"]
+SEEDS = (1000, 1001)
+
+
+def made(folder: Path, *overrides: str, validate: bool = True, tuned: dict[str, float] | None = None) -> None:
+    """Make a phase-1 study in a folder: two points searched, the defaults and `tuned`, and both validated."""
+    text = folder.parent / "words.txt"
+    text.write_text(" ".join(WORDS[number * number % 97 % len(WORDS)] for number in range(8000)))
+    words = [*QUICK, "data=text", f"data.path={text}", f"study.dir={folder}", f"search_space.parameters=[{','.join(NAMES)}]", *overrides]
+    begun = composed(words, folder.name)
+    space = searched_space(begun)
+    best = space.unit(tuned or TUNED)
+    settings = {"protocol": "phase1"}
+    with opened(begun.base, begun.place, space, budget=4, seeds=SEEDS, go_on=True, settings=settings) as protocol:
+        measured(protocol, protocol.ledger("search", seeds=1), [(unit, protocol.seed) for unit in (space.start(), best)], label="run")
+        if validate:
+            validated(protocol, space.start(), best)
