@@ -9,46 +9,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 from portrait_maker import portrait
+from search_maker import AWKWARD, NOISE, SECONDS, SPACE, WORTH, awkward_space, loss_at, search
 
 from synaptune.analysis import results
-from synaptune.search.space import Dimension, Space
+from synaptune.search.space import Space
 from synaptune.search.trial import Trial
 
-SPACE = Space(
-    (
-        Dimension("synapse.calcium.alpha_ca", "log", 0.1, 2.0, start=0.55),
-        Dimension("synapse.calcium.syt1_slope", "lin", 2.0, 20.0, start=8.0),
-        Dimension("synapse.vesicles.tau_rrp", "log", 10.0, 100.0, start=40.0),
-        Dimension("synapse.postsynaptic.rank_eligibility", "lin", 4.0, 32.0, integer=True, start=8),
-        Dimension("synapse.postsynaptic.post_fast_lr", "log", 1e-4, 1e-2, start=1.5e-3),
-        Dimension("synapse.postsynaptic.camkii_up", "log", 0.01, 0.2, start=0.05),
-        Dimension("synapse.structural.router_contrastive_push", "lin", 0.01, 0.5, start=0.1),
-        Dimension("synapse.structural.energy_cost_rel", "log", 1e-3, 0.05, start=0.015),
-        Dimension("synapse.attention.lambda_loge", "lin", 0.1, 5.0, start=1.0),
-        Dimension("synapse.attention.barrier_strength", "log", 0.01, 30.0, start=0.1),
-    )
-)
-# How much the loss falls from the start to the optimum along each [nats/token], and where the optimum is in the unit box.
-WORTH = (0.004, 0.002, 0.03, 0.0, 0.012, 0.0, 0.003, 0.008, 0.06, 0.14)
-OPTIMUM = (0.4, 0.45, 0.8, 0.5, 0.3, 0.5, 0.3, 0.4, 0.75, 0.82)
+__all__ = ["AWKWARD", "BEGAN", "SEEDS", "SPACE", "bare", "comparison", "rich", "single", "unfinished"]
+
 BEGAN = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
 SEEDS = (1000, 1001, 1002, 1003, 1004)
-SECONDS = 31.0  # of a run
-NOISE = 0.004  # of a loss over seeds [nats/token]
-AWKWARD = 'plain.<script>alert("&")</script>.$x_1$'  # a name that must be escaped
-_SIZE = 10  # of a generation
 _T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # quantile 97.5 % of Student's t, by pairs
 
 
 def rich(*, count: int = 300, seed: int = 0, awkward: bool = False, maximize: bool = False) -> results.Evidence:
     """The whole study: `count` trials of its search; awkward: a parameter and the study have names that need escaping."""
     draw = np.random.default_rng(seed)
-    space = _awkward(SPACE) if awkward else SPACE
-    trials, generations = _search(space, count, draw, maximize)
+    space = awkward_space(SPACE) if awkward else SPACE
+    trials, generations = search(space, count, draw, maximize)
     losses = [None if trial.objective is None else (-trial.objective if maximize else trial.objective) for trial in trials]
     best = trials[min((loss, at) for at, loss in enumerate(losses) if loss is not None)[1]]
     failures: dict[str, list[Trial]] = {}
@@ -175,69 +156,6 @@ def _only(trials: list[Trial]) -> results.Evidence:
     )
 
 
-def _awkward(space: Space) -> Space:
-    first, *rest = space.dimensions
-    return Space((Dimension(AWKWARD, first.scale, first.low, first.high, start=first.start), *rest))
-
-
-def _loss(unit: Sequence[float], draw: np.random.Generator, noise: float = NOISE) -> float:
-    """2.27 at the start of the space, lower towards the optimum by WORTH."""
-    parts = zip(unit, SPACE.start(), OPTIMUM, WORTH, strict=True)
-    return 2.27 + sum(worth * (((u - o) / (s - o)) ** 2 - 1.0) for u, s, o, worth in parts) * 0.9 + draw.normal(0.0, noise)
-
-
-def _search(space: Space, count: int, draw: np.random.Generator, maximize: bool) -> tuple[list[Trial], list[results.Generation]]:
-    start, optimum = np.array(SPACE.start()), np.array(OPTIMUM)
-    trials: list[Trial] = []
-    generations: list[results.Generation] = []
-    sizes = [_SIZE] * (count // _SIZE) + ([count % _SIZE] if count % _SIZE else [])
-    for number, size in enumerate(sizes):
-        moved = 1.0 - math.exp(-3.0 * number / max(1, len(sizes) - 1))
-        wander = np.array([0.08 * math.sin(0.35 * number + 1.7 * at) * (worth < 0.005) for at, worth in enumerate(WORTH)])
-        mean = np.clip(start + moved * (optimum - start) + wander, 0.02, 0.98)
-        spread = np.array([0.2 * (1.0 - moved * min(1.0, 4.0 * worth**0.5)) for worth in WORTH])
-        batch = [
-            _trial(space, len(trials) + at, np.clip(draw.normal(mean, spread), 0, 1), generation=number, draw=draw, maximize=maximize)
-            for at in range(size)
-        ]
-        if number == 0:
-            batch[0] = _trial(space, 0, start, generation=0, draw=draw, maximize=maximize, fails=False)
-        trials += batch
-        complete = [trial for trial in batch if trial.objective is not None]
-        winner = min(complete, key=lambda trial: -trial.objective if maximize else trial.objective, default=None)
-        low, high = np.clip(mean - spread, 0, 1), np.clip(mean + spread, 0, 1)
-        generations.append(
-            results.Generation(
-                number,
-                mean=_numbers(space, mean),
-                low=_numbers(space, low),
-                high=_numbers(space, high),
-                best={} if winner is None else winner.values,
-                best_loss=None if winner is None else abs(winner.objective),
-                condition=1.0 + 40.0 * moved,
-                step=0.2 * (1.0 - 0.7 * moved),
-            )
-        )
-    return trials, generations
-
-
-def _numbers(space: Space, unit: np.ndarray) -> dict[str, float]:
-    return {name: float(value) for name, value in space.values(unit.tolist()).items()}
-
-
-def _trial(
-    space: Space, number: int, unit: np.ndarray, *, generation: int, draw: np.random.Generator, maximize: bool, fails: bool = True
-) -> Trial:
-    point = tuple(float(u) for u in unit)
-    facts: dict[str, Any] = {"phase": "search", "generation": generation, "seed": 0, "seconds": SECONDS * draw.uniform(0.9, 1.2)}
-    if fails and draw.uniform() < 0.06:
-        kind = str(draw.choice(["number", "number", "memory", "timeout"]))
-        return Trial(number, number, point, space.values(point), "failed", reason=f"failed: {kind}", facts=facts | {"failure": kind})
-    loss = _loss(point, draw)
-    facts |= {"val_loss": loss, "val_perplexity": math.exp(loss)}
-    return Trial(number, number, point, space.values(point), "complete", -loss if maximize else loss, facts=facts)
-
-
 def comparison(gains: Sequence[float]) -> results.Comparison:
     """A comparison of at least two pairs from its gains [%]."""
     count, mean, spread = len(gains), float(np.mean(gains)), float(np.std(gains, ddof=1))
@@ -250,7 +168,7 @@ def _claim(space: Space, best: Trial, draw: np.random.Generator) -> results.Clai
     def runs(first: int, phase_unit: Sequence[float]) -> list[Trial]:
         found = []
         for at, seed in enumerate(SEEDS):
-            loss = _loss(phase_unit, draw)
+            loss = loss_at(phase_unit, draw)
             facts = {"seed": seed, "val_loss": loss, "test_perplexity": math.exp(loss + 0.02), "phase": "validation"}
             values = space.values(phase_unit)
             found.append(Trial(first + 2 * at, first + 2 * at, tuple(phase_unit), values, "complete", loss, facts=facts))

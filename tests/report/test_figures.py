@@ -1,11 +1,13 @@
 """The figures of a report: what they show, and that a page, a file and a screen reader can use them."""
 
 import dataclasses
+import io
 import re
 import threading
 from xml.etree import ElementTree
 
-import matplotlib
+import matplotlib.colors
+import matplotlib.image
 import pytest
 from evidence_maker import AWKWARD, SPACE, bare, rich, single, unfinished
 
@@ -164,6 +166,13 @@ def test_a_png_has_the_width_asked_for(whole):
         png("seeds", bare())
 
 
+def test_points_are_seen_in_a_png_too(whole):
+    pixels = matplotlib.image.imread(io.BytesIO(png("failures", whole, width_px=640)))[..., :3]
+    red = matplotlib.colors.to_rgb(LIGHT.bad)
+    failed = sum(map(len, whole.failures.values()))
+    assert (abs(pixels - red).max(-1) < 0.35).sum() > 20 * failed  # a dot is 9 wide
+
+
 def test_an_unknown_figure_is_answered_with_those_there_are():
     with pytest.raises(UserError, match="convergence"):
         figure("convergense", bare())
@@ -182,7 +191,7 @@ def test_choices_and_whole_numbers_have_axes_too(whole):
         best=next(trial for trial in trials if trial.number == whole.best.number),
     )
     words = words_of(figure("parallel", changed))
-    assert {"kind", "gru <&>", "transformer", "lstm"} <= set(words)
+    assert {"kind", "gru <&>", "transfor…", "lstm"} <= set(words)
     assert unit_of(dimension, "no such choice") != unit_of(dimension, "no such choice")  # nan: not drawn
 
 

@@ -70,7 +70,8 @@ def failures(evidence: Evidence, palette: Palette) -> Drawing | None:
     for at, (kind, trials) in enumerate(kinds):
         axes.axhline(at, color=palette.grid, linewidth=1.2)
         numbers = [trials[index].number for index in thinned(len(trials), _DOTS)]
-        dots(axes, numbers, [at] * len(numbers), colour=palette.bad, size=9.0, alpha=0.75)
+        size = max(2.5, min(9.0, 200.0 / len(numbers)))
+        dots(axes, numbers, [at] * len(numbers), colour=palette.bad, size=size, alpha=0.75)
         sheet.text(left - 12, 12 + step * (at + 0.5) + 5, fitted(names[kind], left - 16), size=NORMAL, ha="right")
         sheet.text(WIDTH - 108, 12 + step * (at + 0.5) + 5, f"{len(trials):,} ({100.0 * len(trials) / runs:.1f} %)")
     ticks(axes, x=5, whole=True)

@@ -56,7 +56,7 @@ def value_ticks(axis: Axis, dimension: Dimension, count: int = 4) -> None:
 
     values = round_values(dimension, count)
     axis.set_major_locator(FixedLocator([unit_of(dimension, value) for value in values]))
-    axis.set_major_formatter(FixedFormatter([_named(value) for value in values]))
+    axis.set_major_formatter(FixedFormatter([shown_value(value) for value in values]))
 
 
 def round_values(dimension: Dimension, count: int) -> list[Any]:
@@ -79,6 +79,7 @@ def round_values(dimension: Dimension, count: int) -> list[Any]:
     return [float(f"{value:.6g}") for value in steps if low - 1e-9 <= value <= high + 1e-9]
 
 
-def _named(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A value in few letters; a long choice is cut."""
     words = number(value)
     return words if len(words) <= _SHORT or not isinstance(value, str) else f"{words[: _SHORT - 1]}…"

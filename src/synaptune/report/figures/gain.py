@@ -28,7 +28,7 @@ def curves(evidence: Evidence, palette: Palette) -> Drawing | None:
         return None
     ahead = _ahead(evidence.curves)
     sheet = Sheet(560 if ahead else 380, palette)
-    top = sheet.axes(52, 34, width=WIDTH - 52 - 110, height=290)
+    top = sheet.axes(52, 34, width=WIDTH - 52 - 128, height=290)
     steps = sorted({step for several in sides.values() for curve in several for step in curve})
     late = [
         curve[step] for several in sides.values() for curve in several for step in curve if step >= steps[int(_EARLY * (len(steps) - 1))]
@@ -42,7 +42,7 @@ def curves(evidence: Evidence, palette: Palette) -> Drawing | None:
     ticks(top, x=5, y=6, whole=True)
     sheet.head(top, "validation loss [nats/token]")
     if ahead:
-        below = sheet.axes(52, 410, width=WIDTH - 52 - 110, height=100)
+        below = sheet.axes(52, 410, width=WIDTH - 52 - 128, height=100)
         _draw_ahead(sheet, below, ahead, top.get_xlim())
     sheet.foot(below if ahead else top, "optimizer step")
     seeds = max(len(several) for several in sides.values())

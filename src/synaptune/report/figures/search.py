@@ -24,7 +24,7 @@ def convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
     if course is None or all(best is None for best in course.best):
         return None
     sheet = Sheet(550, palette)
-    top = sheet.axes(56, 34, width=WIDTH - 66, height=270)
+    top = sheet.axes(56, 34, width=WIDTH - 80, height=270)
     ended = _ended(evidence)
     known = [(at, best) for at, best in zip(course.evaluation, course.best, strict=True) if best is not None]
     last_at, last = known[-1]
@@ -84,14 +84,16 @@ def _draw_chance(sheet: Sheet, axes: Axes, evidence: Evidence) -> None:
     axes.plot(chance.k, chance.best, color=palette.muted, linewidth=1.4, zorder=3.5)
     end = axes.get_xlim()[1]
     right = chance.k[-1] > 0.55 * end
-    shift, side = ((-4, 10), "right") if right else ((7, 0), "left")
-    sheet.mark(axes, chance.k[-1], chance.high[-1], "random search, 10 to 90 %", colour=palette.muted, shift=shift, ha=side)
+    shift, side = ((-4, 8), "right") if right else ((7, 0), "left")
+    begins = next(at for at, k in enumerate(chance.k) if k >= chance.k[-1] - 0.37 * end)  # the label, when it ends at the right
+    y = chance.high[begins] if right else chance.low[-1]
+    sheet.mark(axes, chance.k[-1], y, "random search, 10 to 90 %", colour=palette.muted, shift=shift, ha=side)
 
 
 def _hours(sheet: Sheet, x: float, *, hours: object, name: str, evidence: Evidence) -> None:
     course, palette = evidence.course, sheet.palette
     assert course is not None
-    axes = sheet.axes(x, 390, width=WIDTH - 346 - 22, height=112)
+    axes = sheet.axes(x, 390, width=WIDTH - 382, height=112)
     known = [(hour, best) for hour, best in zip(hours, course.best, strict=True) if best is not None]  # type: ignore[call-overload]
     kept = [known[at] for at in thinned(len(known))]
     axes.set_xlim(0, max(hour for hour, _ in kept) * 1.02 or 1.0)
@@ -115,7 +117,7 @@ def evolution(evidence: Evidence, palette: Palette) -> Drawing | None:
     width = WIDTH / across
     for at, dimension in enumerate(found):
         row, column = divmod(at, across)
-        axes = sheet.axes(column * width + 48, 58 + row * step, width=width - 60, height=high)
+        axes = sheet.axes(column * width + 48, 58 + row * step, width=width - 68, height=high)
         _generations(axes, evidence, dimension, palette)
         words = fitted(labels[dimension.name], width - 64)
         sheet.head(axes, words, colour=palette.ink, size=NORMAL, weight="bold", x=column * width + 4)

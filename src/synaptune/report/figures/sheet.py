@@ -74,10 +74,16 @@ def dots(axes: Axes, x: Any, y: Any, *, colour: str, size: float = 5.0, alpha: f
     if not len(x):
         return
     left, right = axes.get_xlim()
-    ends = np.stack([np.stack([x, y], 1), np.stack([x + (right - left) * 1e-6, y], 1)], 1).reshape(-1, 2)
+    ends = np.stack([np.stack([x, y], 1), np.stack([x + (right - left) * 1e-5, y], 1)], 1).reshape(-1, 2)
     path = Path(ends, np.tile([Path.MOVETO, Path.LINETO], len(x)))
     path.should_simplify = False
-    style = {"facecolor": "none", "edgecolor": colour, "linewidth": size, "capstyle": "round"}
+    style = {
+        "facecolor": "none",
+        "edgecolor": colour,
+        "linewidth": size,
+        "capstyle": "round",
+        "snap": False,
+    }  # snapped, a dot would be nothing
     axes.add_patch(PathPatch(path, alpha=alpha, zorder=zorder, **style))
 
 

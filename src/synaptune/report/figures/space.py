@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from synaptune.analysis.results import Evidence
-from synaptune.report.figures.axis import chosen, unit_of
+from synaptune.report.figures.axis import chosen, shown_value, unit_of
 from synaptune.report.figures.sheet import MINUS, TIMES, Sheet, decimal, fitted, label_of, lines, number, text_width, thinned
 from synaptune.report.figures.theme import NORMAL, SMALL, WIDTH, Drawing, Palette
 
@@ -128,9 +128,9 @@ def parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
     for at, dimension in enumerate(found):
         y = 46 + step * at
         sheet.text(left - 12, y + 4.5, fitted(labels[dimension.name], left - 14, SMALL), ha="right")
-        low, high = (dimension.value(end) for end in (0.0, 1.0))
-        sheet.text(left, y + 15, number(low), colour=palette.muted, size=10.5, gid="halo")
-        sheet.text(WIDTH - right, y + 15, number(high), colour=palette.muted, size=10.5, ha="right", gid="halo")
+        low, high = (shown_value(dimension.value(end)) for end in (0.0, 1.0))
+        sheet.text(left, y + 15, low, colour=palette.muted, size=10.5, gid="halo")
+        sheet.text(WIDTH - right, y + 15, high, colour=palette.muted, size=10.5, ha="right", gid="halo")
         for x, values, colour in ((72, evidence.start, palette.baseline), (4, evidence.best and evidence.best.values, palette.best)):
             if values and dimension.name in values:
                 sheet.text(WIDTH - x, y + 4.5, fitted(number(values[dimension.name]), 64, SMALL), colour=colour, ha="right")
