@@ -79,8 +79,8 @@ def read_space(path: Path) -> SpaceFile:
             + f"\n  expected: {', '.join(KEYS)}; of a range low, high, log, integer, or choices and weights"
             + "\n  to do: correct the file"
         )
-    parameters, ranges, fixed = (content.get(key) or kind for key, kind in (("parameters", []), ("ranges", {}), ("fixed", {})))
-    return SpaceFile(content.get("name") or path.stem, tuple(parameters), ranges, fixed)
+    parameters, ranges, fixed = (content.get(key) for key in KEYS[1:])
+    return SpaceFile(content.get("name") or path.stem, tuple(parameters or ()), ranges or {}, fixed or {})
 
 
 def space_yaml(file: SpaceFile, head: Sequence[str] = ()) -> str:

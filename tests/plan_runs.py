@@ -1,0 +1,81 @@
+"""The 48-run design of the focused-sweep plan, as far as its numbers are known: a table that has all of them."""
+
+import csv
+from pathlib import Path
+
+METRIC = "eval_change"
+THRESHOLD = -0.06  # of the metric: changes above it make a high performer
+BATCH = 8
+# Runs, high performers and mean change by learning rate.
+BINS = {(1e-7, 3e-7): (19, 6, -0.132), (3e-7, 1e-6): (19, 5, -0.151), (1e-6, 2e-6): (10, 5, -0.189)}
+_WINNING_RATES = (
+    (1.02e-7, 1.3e-7, 1.6e-7, 1.9e-7, 2.2e-7, 2.7e-7),
+    (3.4e-7, 4.6e-7, 5.8e-7, 7e-7, 9e-7),
+    (1.04e-6, 1.1e-6, 1.19e-6, 1.28e-6, 1.37e-6),
+)
+# Of the high performers, by rank: the best first.
+_RANKS = (3, 12, 0, 8, 15, 6, 10, 1, 13, 5, 9, 14, 2, 7, 11, 4)
+_SCHEDULES = ("cosine", "cosine", "linear") * 3 + ("cosine", "linear", "cosine", "linear", "linear", "cosine", "linear")
+_GENERATIONS = (16, 24, 32, 24, 16, 32, 24, 16, 32, 16, 24, 32, 16, 24, 32, 24)
+_LOSING_GENERATIONS = (8, 16, 24, 32, 48, 16, 24, 32)
+_ENTROPY = (0.0, 0.001, 0.01)
+
+
+def plan_runs() -> list[dict[str, object]]:
+    """One row for each run."""
+    rows: list[dict[str, object]] = []
+    won = lost = 0
+    for (low, high), (runs, winners, mean), rates in zip(BINS, BINS.values(), _WINNING_RATES, strict=True):
+        changes = []
+        for rate in rates:
+            rank = _RANKS[won]
+            changes.append(-0.005 - 0.0025 * rank)
+            rows.append(_row(rate, changes[-1], BATCH, _GENERATIONS[rank], _SCHEDULES[rank], _ENTROPY[won % 3]))
+            won += 1
+        losers = runs - winners
+        level = (mean * runs - sum(changes)) / losers
+        for place in range(losers):
+            rate = float(f"{low + (high - low) * (place + 0.5) / losers:.3g}")
+            change = level + 0.002 * (place - (losers - 1) / 2)
+            schedule = "cosine" if lost * 15 // 32 < (lost + 1) * 15 // 32 else "linear"
+            batch = BATCH if lost % 2 else (4, 16)[lost // 2 % 2]
+            rows.append(_row(rate, change, batch, _LOSING_GENERATIONS[lost % 8], schedule, _ENTROPY[(lost + 1) % 3]))
+            lost += 1
+    return rows
+
+
+def _row(rate: float, change: float, batch: int, generations: int, schedule: str, entropy: float) -> dict[str, object]:
+    return {
+        "learning_rate": rate,
+        "batch_size": batch,
+        "generations": generations,
+        "schedule": schedule,
+        "entropy_coef": entropy,
+        METRIC: round(change, 9),
+        "train_reward": round(0.4 - change, 6),  # the better in training, the worse in the evaluation
+    }
+
+
+def write_runs(path: Path, rows: list[dict[str, object]], *, exported: bool = False) -> Path:
+    """The rows as CSV; exported: as Weights & Biases writes them, all quoted, with its own columns."""
+    if exported:
+        about = {
+            "State": "finished",
+            "Notes": "",
+            "User": "someone",
+            "Tags": "",
+            "Created": "",
+            "Runtime": "",
+            "Sweep": "",
+            "seed": 7,
+            "model": "small",
+        }
+        rows = [
+            {"Name": f"run-{n}"} | about | {"Created": f"2025-01-01T00:{n:02d}:00.000Z", "Runtime": 600 + n} | row
+            for n, row in enumerate(rows)
+        ]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), quoting=csv.QUOTE_ALL if exported else csv.QUOTE_MINIMAL)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
