@@ -24,7 +24,7 @@ from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
 
 SPACE = Space((Dimension("synapse.tau", "log", 1.0, 100.0), Dimension("synapse.cost", "lin", 0.0, 1.0, start=0.5)))
-PATIENCE = 240.0  # seconds
+PATIENCE = 900.0  # seconds
 
 
 def trial(number, objective=None, state="complete", **facts):

@@ -193,5 +193,5 @@ from synaptune.report.tensorboard import EventFile, _scalars
 EventFile(Path({str(tmp_path)!r}), 1).add(1, _scalars({{"a": 1.0}}))
 print(sorted({{"torch", "matplotlib", "tensorflow"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
     assert done.stdout == "[]\n", done.stderr

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from synaptune.errors import NO_SPACE, UserError, of_disk
 from synaptune.report.lines import TrialLines
@@ -203,8 +203,8 @@ def _wandb(ledger: PhaseLedger, logger: LoggerConfig, show: Show) -> Listener | 
         return None
     from synaptune.report.wandb_controller import open_controller
 
-    about: Any = dict(phase=ledger.phase, names=ledger.space.names, record=ledger.study.configuration)
-    return open_controller(logger, ledger.study.place, **about)
+    study = ledger.study
+    return open_controller(logger, study, phase=ledger.phase, names=ledger.space.names, record=study.configuration, maximize=show.maximize)
 
 
 # The terminal's is made last, when nothing can be refused any more, and told and closed first.

@@ -39,7 +39,8 @@ class TrainingConfig:
 class LoggerConfig:
     """What a run shows and writes, beside its metrics.csv.
 
-    every: steps between logged training losses; progress: `auto` is a bar on a terminal and a few lines elsewhere;
+    every: steps between logged training losses; progress: `auto` is a bar on a terminal and a few lines elsewhere,
+    in a search a live table of all trials on a terminal and nothing elsewhere (`lines`: one for each trial, anywhere);
     tensorboard: event files; wandb: `auto` is on when wandb is installed, online when a key and a network are there;
     project, entity, group, job_type, run_id, tags, generation (of a search, for its configuration there): what the run is
     called in Weights & Biases (group null: the run's name).
