@@ -33,6 +33,9 @@ class Writer(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of an optimizer step."""
 
+    def conclude(self, metrics: Mapping[str, float]) -> None:
+        """Record the figures of the whole run, where there is a place for them."""
+
     def close(self, exit_code: int) -> None:
         """Finish; `exit_code` is 0 for a run that ended well."""
 
@@ -50,6 +53,9 @@ class CsvWriter:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._writer.writerow({"step": step, **values})
         self._file.flush()
+
+    def conclude(self, metrics: Mapping[str, float]) -> None:
+        pass  # they are in result.json, beside it
 
     def close(self, exit_code: int) -> None:
         self._file.close()
@@ -75,6 +81,9 @@ class TensorBoardWriter:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
+    def conclude(self, metrics: Mapping[str, float]) -> None:
+        pass  # it has no table of runs
+
     def close(self, exit_code: int) -> None:
         self._writer.close()
 
@@ -97,6 +106,11 @@ class Telemetry:
         """Record the values of an optimizer step everywhere."""
         for writer in self._writers:
             writer.log(step, values)
+
+    def conclude(self, metrics: Mapping[str, float]) -> None:
+        """Record the figures of the whole run: its last losses, the test split's, its speed."""
+        for writer in self._writers:
+            writer.conclude(metrics)
 
     def close(self, exit_code: int = 0) -> None:
         """Finish every writer; raises the first error once all had their turn."""

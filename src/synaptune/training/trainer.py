@@ -62,6 +62,7 @@ def fit(job: Job) -> Fitted:
         if state.step < job.training.steps:
             pruned = _ended_by_report(module, device)
         metrics = _final_metrics(job, state, device, test=job.training.test and not pruned)
+        telemetry.conclude(metrics)
         exit_code = 0
     finally:
         view.close()

@@ -76,6 +76,10 @@ class WandbWriter:
         """Record the values of a step."""
         self.run.log(dict(values), step=step)
 
+    def conclude(self, metrics: Mapping[str, float]) -> None:
+        """Record the figures of the whole run."""
+        self.run.summary.update(dict(metrics))
+
     def close(self, exit_code: int) -> None:
         """End the run, in a bounded time."""
         if not self.online:

@@ -1,0 +1,220 @@
+"""The W&B Report of a study: the verdict in words, and live panels over its runs, phase by phase.
+
+The specification is built and written without a network. Published, the report's id stays with the study, so that the next
+call updates the same report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from synaptune.analysis.results import Evidence
+from synaptune.errors import mistake
+from synaptune.report import tables, words
+from synaptune.report.markdown import table_text
+from synaptune.report.wandb_controller import JOB_TYPE, controller_config
+from synaptune.storage.export import write_json, write_text
+from synaptune.storage.reading import ABLATION, BASELINE, VALIDATION
+from synaptune.training.config import LoggerConfig
+from synaptune.training.wandb_runs import base_url, has_key, server_answers
+
+SPECIFICATION = "wandb-report.json"
+PUBLISHED = "wandb-report-published.json"
+_LONGEST_TITLE = 128
+_METRIC = "val_loss"  # in the summary of every run of ours; an objective of another name is in the controller's run
+_HALF, _WHOLE, _HIGH = 12, 24, 8  # in the units of a report's grid
+
+
+def wandb_report(
+    evidence: Evidence,
+    folder: Path,
+    *,
+    project: str | None = None,
+    entity: str | None = None,
+    publish: bool = True,
+    say: Callable[[str], None] = print,
+) -> str | None:
+    """Build the report of a study, write its specification to its folder, and publish it; returns its address, null when not published.
+
+    project, entity: null is where the study logged to. Raises UserError without the client, or when the server refuses the report.
+    """
+    for package, name in (("wandb", "wandb"), ("wandb_workspaces", "wandb-workspaces")):
+        if find_spec(package) is None:
+            raise mistake(got=f"no {name}", expected="it installed", do="pip install 'synaptune[wandb]'")
+    logged = controller_config(folder) or LoggerConfig()
+    project, entity = project or logged.project, entity or logged.entity or os.environ.get("WANDB_ENTITY")
+    path = folder / SPECIFICATION
+    write_text(path, specification(build(evidence, project=project, entity=entity or "")) + "\n")
+    say(f"specification: {path}")
+    reason = _unpublishable(publish)
+    if reason is not None:
+        say(f"not published: {reason}")
+        return None
+    url = _published(evidence, folder / PUBLISHED, project=project, entity=entity)
+    say(f"published: {url}")
+    return url
+
+
+def _unpublishable(publish: bool) -> str | None:
+    """Why a report stays here; null when it can be published."""
+    if not publish or os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+        return "offline was asked for"
+    if not has_key():
+        return "no API key; `wandb login` stores one"
+    return None if server_answers() else f"no answer from {base_url()}"
+
+
+def _published(evidence: Evidence, kept: Path, *, project: str, entity: str | None) -> str:
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    try:
+        entity = entity or wandb.Api().default_entity
+        place = {"server": base_url(), "entity": entity, "project": project}
+        report = build(evidence, project=project, entity=str(entity))
+        before = json.loads(kept.read_text()) if kept.exists() else {}
+        if all(before.get(name) == value for name, value in place.items()):
+            report.id = before["id"]
+        report.save()
+    except Exception as error:  # of the client there are many kinds, and none says what to do
+        raise mistake(
+            got=f"a report that {base_url()} did not take ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})",
+            expected="a key with the right to write there",
+            do=f"check --entity and --project; if the report was deleted there, remove {kept}; the specification is kept",
+        ) from error
+    write_json(kept, place | {"id": report.id, "url": report.url})
+    return report.url
+
+
+def specification(report: Any) -> str:
+    """A report's specification as JSON."""
+    return report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+
+
+def build(evidence: Evidence, *, project: str, entity: str = "") -> Any:
+    """The report as an object of wandb-workspaces; touches no network, also without an entity."""
+    from wandb_workspaces.reports import v2 as wr
+
+    found = words.verdict(evidence)
+    blocks: list[Any] = [wr.H1("Verdict"), wr.P(found.headline)]
+    blocks += [_list(found.findings)] if found.findings else []
+    blocks += [wr.H1("What to do next"), _list(advice)] if (advice := words.advice(evidence)) else []
+    if evidence.phase is not None:
+        blocks += [wr.H1("Search"), wr.P(_searched(evidence)), _grid(_runset(evidence, evidence.phase), _of_search(evidence, wr))]
+        blocks += [wr.H2("Course and distribution"), _grid(_runset(evidence, JOB_TYPE), _of_controller(evidence.phase, wr))]
+    for phase, title in ((BASELINE, "Sanity and baseline"), (VALIDATION, "Validation"), (ABLATION, "Ablation")):
+        if not any(evidence.runs_by_phase.get(name) for name in _job_types(phase)):
+            continue
+        blocks.append(wr.H1(title))
+        if phase == ABLATION and evidence.ablation:
+            blocks.append(wr.MarkdownBlock(table_text(tables.ablation(evidence))))
+        if phase == VALIDATION and evidence.claim is not None:
+            blocks.append(wr.MarkdownBlock(table_text(tables.validation(evidence))))
+        blocks.append(_grid(_runset(evidence, phase), _of_runs(phase, wr)))
+    title, text = f"{evidence.name}: report"[:_LONGEST_TITLE], found.headline
+    return wr.Report(project=project, entity=entity, title=title, description=text, blocks=blocks, width="fluid")
+
+
+def _list(findings: Sequence[words.Finding]) -> Any:
+    from wandb_workspaces.reports import v2 as wr
+
+    return wr.UnorderedList(items=[f"{entry.title}: {entry.text}" for entry in findings])
+
+
+def _searched(evidence: Evidence) -> str:
+    best = "" if evidence.best is None else f"; recommended: trial {evidence.best.number}"
+    searched = f"{len(evidence.trials)} trials over {len(evidence.names)} parameters{best}."
+    return f"{searched} The panels show the runs that were sent: online, or with `synaptune wandb sync {evidence.name}`."
+
+
+def _runset(evidence: Evidence, phase: str) -> Any:
+    """The runs of a phase; without an entity and a project it takes the report's own, and asks no server."""
+    from wandb_workspaces.reports import v2 as wr
+
+    return wr.Runset(name=phase, filters=f"Metric('Group') == {evidence.name!r} and Metric('JobType') in {_job_types(phase)!r}")
+
+
+def _job_types(phase: str) -> list[str]:
+    """What the runs of a phase are called; the baseline's may be a sanity run, which is not made again."""
+    return [phase, "sanity"] if phase == BASELINE else [phase]
+
+
+def _grid(runset: Any, panels: Sequence[Any]) -> Any:
+    """Panels two in a row, those as wide as the page alone."""
+    from wandb_workspaces.reports import v2 as wr
+
+    at, row = 0, 0
+    for panel in panels:
+        wide = _WHOLE if isinstance(panel, wr.ParallelCoordinatesPlot | wr.MediaBrowser) else _HALF
+        if at + wide > _WHOLE:
+            at, row = 0, row + _HIGH
+        panel.layout = wr.Layout(x=at, y=row, w=wide, h=_HIGH)
+        at += wide
+    return wr.PanelGrid(runsets=[runset], panels=list(panels))
+
+
+def _of_search(evidence: Evidence, wr: Any) -> list[Any]:
+    logarithmic = {dimension.name for dimension in evidence.space.dimensions if dimension.scale == "log"} if evidence.space else set()
+    columns = [_flat_column(name, log=name in logarithmic) for name in evidence.names]
+    columns.append(wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(_METRIC)))
+    return [
+        wr.ScatterPlot(
+            title="Objective over generations",
+            x=wr.Config("generation"),
+            y=wr.SummaryMetric(_METRIC),
+            running_ymin=True,
+            running_ymean=True,
+        ),
+        wr.ParameterImportancePlot(with_respect_to=_METRIC),
+        wr.ParallelCoordinatesPlot(title="Parameters and objective", columns=columns),
+        wr.LinePlot(
+            title="Validation loss of the trials", x="Step", y=[_METRIC], title_x="step", title_y="nats/token", max_runs_to_show=100
+        ),
+        wr.LinePlot(
+            title="Validation loss by generation",
+            x="Step",
+            y=[_METRIC],
+            groupby=wr.Config("generation"),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+        ),
+    ]
+
+
+def _flat_column(name: str, *, log: bool) -> Any:
+    """An axis for a parameter. Our configurations are flat, so the dots belong to the key; the client takes them for a nested one."""
+    from wandb_workspaces.reports import v2 as wr
+
+    class FlatColumn(wr.ParallelCoordinatesPlotColumn):
+        def _to_model(self) -> Any:
+            model = super()._to_model()
+            model.accessor = f"config:{name}.value"
+            return model
+
+    return FlatColumn(metric=wr.Config(name), display_name=name, log=log)
+
+
+def _of_controller(phase: str, wr: Any) -> list[Any]:
+    key = re.sub(r"\s+", "-", phase)
+    number = f"{key}/generation/number"
+    return [
+        wr.LinePlot(title="Best so far", x=f"{key}/evaluation", y=[f"{key}/best", f"{key}/objective"], title_x="evaluation"),
+        wr.LinePlot(title="Step size", x=number, y=[f"{key}/generation/step"], log_y=True, title_x="generation"),
+        wr.LinePlot(title="Spread of each parameter", x=number, metric_regex=f"{re.escape(key)}/generation/sigma/.*", title_x="generation"),
+        wr.LinePlot(title="Condition number", x=number, y=[f"{key}/generation/condition"], log_y=True, title_x="generation"),
+        wr.MediaBrowser(title="Distribution", media_keys=[f"{key}/generation/distribution", f"{key}/distribution", f"{key}/parallel"]),
+    ]
+
+
+def _of_runs(phase: str, wr: Any) -> list[Any]:
+    metrics = ["test_perplexity"] if phase in (VALIDATION, ABLATION) else ["val_perplexity"]
+    return [
+        wr.LinePlot(title="Validation loss", x="Step", y=[_METRIC], title_x="step", title_y="nats/token"),
+        wr.BarPlot(title=metrics[0].replace("_", " "), metrics=[wr.SummaryMetric(name) for name in metrics]),
+    ]
