@@ -87,7 +87,8 @@ def _draw_chance(sheet: Sheet, axes: Axes, evidence: Evidence) -> None:
     shift, side = ((-4, 8), "right") if right else ((7, 0), "left")
     begins = next(at for at, k in enumerate(chance.k) if k >= chance.k[-1] - 0.37 * end)  # the label, when it ends at the right
     y = chance.high[begins] if right else chance.low[-1]
-    sheet.mark(axes, chance.k[-1], y, "random search, 10 to 90 %", colour=palette.muted, shift=shift, ha=side)
+    words = "random search, 10 to 90 %" if right else "random search,\n10 to 90 %"
+    sheet.mark(axes, chance.k[-1], y, words, colour=palette.muted, shift=shift, ha=side, zorder=4.5)
 
 
 def _hours(sheet: Sheet, x: float, *, hours: object, name: str, evidence: Evidence) -> None:

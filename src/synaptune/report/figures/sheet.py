@@ -58,8 +58,8 @@ class Sheet:
         """A label beside a point of the data, with a margin of paper around its letters."""
         from matplotlib.patheffects import withStroke
 
-        options = {"va": "center", "fontsize": SMALL, "annotation_clip": False} | options
-        text = axes.annotate(words, (x, y), xytext=shift, textcoords="offset points", color=colour, zorder=9, **options)
+        options = {"va": "center", "fontsize": SMALL, "annotation_clip": False, "zorder": 9} | options
+        text = axes.annotate(words, (x, y), xytext=shift, textcoords="offset points", color=colour, **options)
         text.set_gid("halo")
         if not colour.startswith("#0a0b"):
             text.set_path_effects([withStroke(linewidth=4.0, foreground=self.palette.paper)])
