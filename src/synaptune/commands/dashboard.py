@@ -28,6 +28,7 @@ def add(commands: Any) -> None:
 
 def _dashboard(options: argparse.Namespace) -> None:
     from importlib.util import find_spec
+    from urllib.parse import quote
 
     from synaptune.dashboard.access import Access, chosen_token
     from synaptune.dashboard.app import Pages
@@ -35,14 +36,14 @@ def _dashboard(options: argparse.Namespace) -> None:
 
     if find_spec("optuna_dashboard") is None:
         raise mistake(got="no optuna-dashboard", expected="it installed", do="pip install 'synaptune[dashboard]'")
-    token = chosen_token(options.host, options.token or os.environ.get(TOKEN) or None)
+    token = chosen_token(options.host, os.environ.get(TOKEN) or None if options.token is None else options.token)
     catalogue, start = _catalogue(options.study, options.storage)
     server = listen(options.host, options.port)
     access = Access(token, options.write, cookie=f"synaptune-{server.server_port}")
     where = url(server, options.host)
 
     def ready() -> None:
-        print(f"dashboard: {where}{f'?token={token}' if token else ''}", flush=True)
+        print(f"dashboard: {where}{f'?token={quote(token)}' if token else ''}", flush=True)
         print(
             "Ctrl-C ends it" + ("" if token is None else "; whoever has the token may look, so share it with care (HTTP is not encrypted)"),
             flush=True,

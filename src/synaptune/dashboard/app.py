@@ -97,10 +97,7 @@ class Pages:
                 phase = glance.current
                 return Answer(json.dumps(running | {"done": phase.ended if phase is not None else 0}), _JSON)
             case ["trials"]:
-                read = self._desks.record(place, glance)
-                parts = pages.waiting() if read is None else trials.table(place, read.value, trials.View.of(query))
-                live = pages.address(place, "trials") + "?" + trials.View.of(query).query()
-                return _page(f"{glance.name}: trials", pages.study_head(place, glance, "trials"), parts, query, live=live)
+                return self._trials(place, glance, query)
             case ["trial", number] if number.isascii() and number.isdigit():
                 return self._trial(place, glance, int(number), query)
             case ["best.yaml" | "best.json" as name]:
@@ -124,6 +121,15 @@ class Pages:
         version = "" if made is None else made.version
         head = pages.study_head(place, glance, "report")
         return _page(glance.name, head, parts, query, live=pages.address(place), version=version, contents=True)
+
+    def _trials(self, place: Place, glance: Glance, query: dict[str, str]) -> Answer:
+        view, read = trials.View.of(query), self._desks.record(place, glance)
+        parts = pages.waiting() if read is None else trials.table(place, read.value, view)
+        current = read is not None and read.version == glance.version
+        version = self._desks.version(place, glance) if current else ""
+        live = f"{pages.address(place, 'trials')}?{view.query()}"
+        head = pages.study_head(place, glance, "trials")
+        return _page(f"{glance.name}: trials", head, parts, query, live=live, version=version)
 
     def _trial(self, place: Place, glance: Glance, number: int, query: dict[str, str]) -> Answer:
         read = self._desks.record(place, glance)

@@ -1,8 +1,8 @@
 "use strict";
 // Keeps an open page up to date: asks whether its study has changed, and replaces only the parts that did.
-const EVERY = 2000, ANSWER_WITHIN = 60000; // ms
 const main = document.querySelector("main[data-live]");
 const line = document.querySelector("[data-status]");
+const EVERY = line ? 2000 : 5000, ANSWER_WITHIN = 60000; // ms; a page without a status has nothing cheap to ask
 let version = main ? main.dataset.version : "", refreshed = Date.now(), lost = false, study = null;
 
 async function ask(address) {
@@ -80,7 +80,7 @@ async function look() {
       const address = main.dataset.live;
       const found = await ask(`${address}${address.includes("?") ? "&" : "?"}live=${digests}`);
       replace(found.parts);
-      version = found.version || (study ? study.version : "");
+      version = found.version;
     }
     [refreshed, lost] = [Date.now(), false];
   } catch {

@@ -150,8 +150,13 @@ def _study(place: Place, glance: Glance) -> str:
 
 def listing(rows: Iterable[tuple[str, str]], label: str) -> str:
     """Names beside values that are HTML already."""
-    made = "".join(f'<tr><th scope="row">{escape(name)}</th><td class="long">{text}</td></tr>' for name, text in rows)
-    return _scroll(label, f"<table><tbody>{made}</tbody></table>")
+    made = "".join(f'<tr><th scope="row">{_broken(name)}</th><td class="fact">{text}</td></tr>' for name, text in rows)
+    return _scroll(label, f'<table class="facts"><tbody>{made}</tbody></table>')
+
+
+def _broken(name: str) -> str:
+    """A name that may go on in another line after a dot or an underscore."""
+    return escape(name).replace(".", ".<wbr>").replace("_", "_<wbr>")
 
 
 def _scroll(label: str, table: str) -> str:

@@ -6,6 +6,7 @@ An id here is the id in its database times SPAN plus the number of the database.
 from __future__ import annotations
 
 import copy
+import hashlib
 import threading
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
@@ -45,18 +46,29 @@ class Union(BaseStorage):
     def _members(self) -> list[int]:
         """The numbers of the databases that can be read."""
         found = []
-        for url, _ in self._databases():
-            with self._guard:
-                number = self._numbers.setdefault(url, len(self._numbers))
+        for number in self._numbered():
             try:
                 self._storage(number)
-            except UserError:
-                continue  # the list of studies says why
+            except (UserError, KeyError):
+                continue  # gone, or unreadable: the list of studies says why
             found.append(number)
         return found
 
+    def _numbered(self) -> list[int]:
+        """The numbers of all databases: made of their URLs, so that an address stays good when the dashboard is started again."""
+        with self._guard:
+            for url, _ in self._databases():
+                if url not in self._numbers:
+                    number = int.from_bytes(hashlib.sha256(url.encode()).digest()[:8]) % SPAN
+                    while number in self._numbers.values():
+                        number = (number + 1) % SPAN
+                    self._numbers[url] = number
+            return list(self._numbers.values())
+
     def _storage(self, number: int) -> BaseStorage:
         with self._guard:
+            if number not in self._numbers.values():
+                self._numbered()
             url = next((url for url, known in self._numbers.items() if known == number), None)
             if url is None:
                 raise KeyError(number)
