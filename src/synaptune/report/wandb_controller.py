@@ -23,10 +23,11 @@ from synaptune.search.trial import Trial, loss_of
 from synaptune.storage.export import write_json
 from synaptune.storage.study import Study
 from synaptune.training.config import LoggerConfig
-from synaptune.training.wandb_runs import UPLOAD_SECONDS, WandbWriter, identity, open_run, run_id, within
+from synaptune.training.wandb_runs import OPEN, UPLOAD_SECONDS, WandbWriter, identity, open_run, run_id, within
 
 FOLDER = "controller"
 JOB_TYPE = "controller"
+REPEATED = "repeated"  # a file in the folder of a run whose rows a later run of the same id has sent
 _RUN = "run.json"
 _LOGGED = "logged.jsonl"
 _EACH = 10  # generations between images, once a search is older than that
@@ -85,11 +86,11 @@ def _attached(config: LoggerConfig, folder: Path, path: Path) -> None:
         artifact.add_dir(str(path))
     else:
         artifact.add_file(str(path))
-    page = path / "report.html" if path.is_dir() else path
+    page, logged = path / "report.html" if path.is_dir() else path, Logged(folder / FOLDER / _LOGGED, str(config.run_id))
+    logged.repeat(writer)
     if page.suffix == ".html" and page.exists():
-        Logged(folder / FOLDER / _LOGGED, str(config.run_id)).log(
-            writer, {"report": wandb.Html(page.read_text(encoding="utf-8"), inject=False)}, {"kind": "report", "name": page.name}
-        )
+        shown = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
+        logged.log(writer, {"report": shown}, {"kind": "report", "name": page.name})
     writer.run.log_artifact(artifact)
     writer.close(0)
 
@@ -110,9 +111,23 @@ class Logged:
         """Log values as the next row of the history, kept as `row`."""
         # In this order: a kill between the two logs the same row at the same step again, and W&B takes each step once.
         writer.log(len(self.rows), values)
+        row = row | {"logged": {name: value for name, value in values.items() if isinstance(value, int | float | str)}}
         self.rows.append(row)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def repeat(self, writer: WandbWriter) -> None:
+        """Log again, without its pictures, what the run may lack: the end of an online one that was killed, or all that was logged
+        offline; and offline, where a kill loses what the client had not written, everything."""
+        earlier = [folder for folder in writer.folder.parent.glob("*run-*-*") if folder.resolve() != writer.folder.resolve()]
+        killed = any((folder / OPEN).exists() and not (folder / REPEATED).exists() for folder in earlier)
+        writer.run.summary.update({name: value for row in self.rows for name, value in row["logged"].items()})
+        if not writer.online and not killed:
+            return
+        for step in range(writer.run.starting_step if writer.online else 0, len(self.rows)):
+            writer.log(step, self.rows[step]["logged"])
+        for folder in earlier:
+            (folder / REPEATED).touch()
 
 
 def _entry(line: str) -> dict[str, Any] | None:
@@ -138,7 +153,7 @@ class WandbController:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._speak, daemon=True, name="wandb-controller")
         self._thread.start()
-        self._work.put(self._define)
+        self._work.put(self._begin)
 
     def started(self, trial: Trial) -> None:
         """Nothing: the trial has a run of its own."""
@@ -155,7 +170,7 @@ class WandbController:
     def close(self, exit_code: int) -> None:
         """Log the tables and end the run, in a bounded time."""
         self._work.put(self._log_tables)
-        self._work.put(lambda: self._writer.run.finish(exit_code=exit_code))
+        self._work.put(lambda: self._writer.finish(exit_code))
         self._work.put(None)
         self._thread.join(UPLOAD_SECONDS)
         if self._writer.online and (self._broken or self._thread.is_alive()):
@@ -174,7 +189,8 @@ class WandbController:
         self._logged.log(self._writer, {f"{self._key}/{name}": value for name, value in values.items()}, whole)
         return whole
 
-    def _define(self) -> None:
+    def _begin(self) -> None:
+        self._logged.repeat(self._writer)
         run, key = self._writer.run, self._key
         run.define_metric(f"{key}/evaluation", hidden=True)
         for name in ("objective", "best", "failed"):
@@ -221,7 +237,7 @@ class WandbController:
         self._generations.append(self._log({f"generation/{name}": value for name, value in values.items()}, row))
 
     def _log_tables(self) -> None:
-        """The generations and the trials as tables, all trials in parallel coordinates, the last distribution; the best as summary."""
+        """The generations and the trials as tables, all trials in parallel coordinates, the last distribution, the best."""
         import wandb
 
         values: dict[str, Any] = {}
@@ -238,12 +254,11 @@ class WandbController:
             values["parallel"] = wandb.Image(parallel_image(complete, self._names), caption=f"{len(complete)} complete trials")
         if self._last is not None:
             values["distribution"] = wandb.Image(distribution_image(self._last, self._names))
+        if self._best is not None:
+            values |= {"best_trial": self._best["trial"]}
+            values |= {f"best_{name}": value for name, value in zip(self._names, self._best["values"], strict=True)}
         if values:
             self._log(values, {"kind": "tables"})
-        if self._best is not None:
-            found = {"objective": self._best["objective"], "trial": self._best["trial"]}
-            found |= dict(zip(self._names, self._best["values"], strict=True))
-            self._writer.run.summary.update({f"{self._key}/best_{name}": value for name, value in found.items()})
 
 
 def _spoken(work: Callable[[], Any]) -> bool:

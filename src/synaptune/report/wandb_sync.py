@@ -14,13 +14,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from synaptune.errors import mistake
-from synaptune.report.wandb_controller import FOLDER
+from synaptune.report.wandb_controller import FOLDER, REPEATED
 from synaptune.search.trial import best_of
+from synaptune.storage import schema
+from synaptune.storage.locks import Holder
 from synaptune.storage.reading import BASELINE, VALIDATION, Record
-from synaptune.training.wandb_runs import UNSENT, base_url, has_key, server_answers
+from synaptune.training.wandb_runs import OPEN, base_url, has_key, server_answers
 
 BEST = 10
 _AT_ONCE = 8  # files in one call of the client
+_EMPTY = 7  # bytes of a file that a kill left with nothing but its head
 _SECONDS = 120.0  # for a call, and as much again for each file
 
 
@@ -51,7 +54,8 @@ def local_runs(record: Record, folder: Path, *, best: int = BEST, everything: bo
 
     best: so many of the search's best trials, beside baseline and validation; everything: all trials.
     """
-    runs = [LocalRun("controller", path) for path in sorted(_files(folder / FOLDER))]
+    running = _is_running(record)
+    runs = [LocalRun("controller", path) for path in sorted(_files(folder / FOLDER, running=running))]
     chosen, rest = {trial.number for phase in (BASELINE, VALIDATION) for trial in record.phase(phase)}, list(record.searched)
     for _ in range(best):
         found = best_of(rest, record.maximize)
@@ -63,17 +67,28 @@ def local_runs(record: Record, folder: Path, *, best: int = BEST, everything: bo
         if everything or trial.number in chosen:
             # Of several attempts at one run the last one is the whole one.
             attempts = {
-                path.parents[2]: LocalRun(f"trial {trial.number}", path) for path in sorted(_files(folder / "trials" / str(trial.number)))
+                path.parents[2]: LocalRun(f"trial {trial.number}", path)
+                for path in sorted(_files(folder / "trials" / str(trial.number), running=running))
             }
             runs += attempts.values()
     return runs
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The client's files below a folder that no server has got: those of offline runs, and of runs whose upload was given up."""
-    for path in folder.glob("**/wandb/*run-*/*.wandb"):
-        if path.parent.name.startswith("offline-run-") or (path.parent / UNSENT).exists():
+def _files(folder: Path, *, running: bool) -> Iterator[Path]:
+    """The client's files below a folder that no server has whole: of offline runs, and of online ones whose upload did not end.
+
+    running: the study is, and so are the runs that have not ended.
+    """
+    for path in folder.glob("**/wandb/*run-*-*/*.wandb"):
+        beside, still_open = path.parent, (path.parent / OPEN).exists()
+        wanted = still_open if not beside.name.startswith("offline-run-") else True
+        if wanted and not (running and still_open) and not (beside / REPEATED).exists() and path.stat().st_size > _EMPTY:
             yield path
+
+
+def _is_running(record: Record) -> bool:
+    note = record.notes.get(schema.HOLDER)
+    return note is not None and not Holder.of_note(note).has_ended()
 
 
 def sync(runs: Sequence[LocalRun], *, project: str | None = None, entity: str | None = None, say: Callable[[str], None] = print) -> Sent:
@@ -98,7 +113,7 @@ def sync(runs: Sequence[LocalRun], *, project: str | None = None, entity: str | 
             else:
                 failed[run.name] = words
         say(f"wandb: {len(now)} of {len(waiting)} runs sent" + (f", {len(failed)} failed" if failed else ""))
-        if failed:
+        if all(run.name in failed for run in batch):  # the server's fault, then, not one file's
             break
     return Sent(now, before, failed)
 

@@ -26,7 +26,7 @@ from synaptune.training.config import LoggerConfig
 PROBE_SECONDS = 4.0
 LOGIN_SECONDS = 10.0
 UPLOAD_SECONDS = 60.0
-UNSENT = "unsent"  # a file in the folder of an online run whose upload was given up
+OPEN = "open"  # a file in the folder of a run that has not ended, or whose upload has not; a kill leaves it behind
 IDENTITY = "identity"  # the note of a study that tells it from another of its name
 _LONGEST_TAG = 64
 _LONGEST_NAME = 64  # of a study within an id, which may have 128 characters
@@ -71,6 +71,8 @@ class WandbWriter:
 
     def __init__(self, run: Any, online: bool) -> None:
         self.run, self.online = run, online
+        self.folder = Path(run.dir).parent
+        (self.folder / OPEN).touch()
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Record the values of a step."""
@@ -80,18 +82,20 @@ class WandbWriter:
         """Record the figures of the whole run."""
         self.run.summary.update(dict(metrics))
 
+    def finish(self, exit_code: int) -> None:
+        """End the run, however long it takes."""
+        self.run.finish(exit_code=exit_code)
+        (self.folder / OPEN).unlink(missing_ok=True)
+
     def close(self, exit_code: int) -> None:
         """End the run, in a bounded time."""
         if not self.online:
-            self.run.finish(exit_code=exit_code)
-            return
-        finished, _ = within(UPLOAD_SECONDS, lambda: self.run.finish(exit_code=exit_code))
-        if not finished:
+            self.finish(exit_code)
+        elif not within(UPLOAD_SECONDS, lambda: self.finish(exit_code))[0]:
             self.give_up()
 
     def give_up(self) -> None:
         """Leave an upload that takes too long to `synaptune wandb sync`, and keep later runs offline."""
-        Path(self.run.dir).parent.joinpath(UNSENT).touch()
         _go_offline(f"the upload did not end within {UPLOAD_SECONDS:.0f} s; `synaptune wandb sync STUDY` sends the rest")
 
 
