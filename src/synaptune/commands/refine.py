@@ -26,8 +26,12 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--rename", action="append", default=[], metavar="COLUMN=PARAMETER", help="what a column is called in the configuration; repeatable"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.yaml", help="the search space (default: refined-STUDY.yaml); beside it FILE.md")
-    parser.add_argument("--name", metavar="NAME", help="of the search space, and of its studies (default: the name of FILE)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.yaml", help="the search space (default: STUDY-refined.yaml, in its folder); beside it FILE.md"
+    )
+    parser.add_argument(
+        "--name", metavar="NAME", help="of the search space, and of its studies (default: STUDY-refined, or the name of FILE)"
+    )
     parser.set_defaults(command=_refine)
 
 
@@ -39,25 +43,39 @@ def _refine(options: argparse.Namespace) -> None:
     from synaptune.analysis.refine_table import of_csv
     from synaptune.cache import write_atomic
     from synaptune.report.refinement import headline, markdown, show
-    from synaptune.search.space_file import ENDINGS, space_yaml
-    from synaptune.storage.reading import find_study
+    from synaptune.search.space_file import space_yaml
+    from synaptune.storage.reading import find_study, study_folder
 
     wanted = Wanted(options.metric, options.maximize, _listed(options.parameters), _renaming(options.rename))
     path = Path(options.study)
-    if is_table := options.storage is None and path.suffix.lower() == ".csv":
-        runs = of_csv(path, wanted)
+    if options.storage is None and path.suffix.lower() == ".csv":
+        runs, beside = of_csv(path, wanted), path.parent
     else:
         runs = of_study(find_study(options.study, options.storage), wanted)
-    out: Path = options.out or Path(f"refined-{path.stem if is_table else path.name}.yaml")
-    if out.suffix.lower() not in ENDINGS:
-        raise mistake(got=f"--out {out}", expected="a name that ends in .yaml", do="correct it")
+        beside = study_folder(options.study) if options.storage is None else Path()
+    name = options.name or (f"{path.stem}-refined" if options.out is None else options.out.stem)
+    out: Path = options.out or beside / f"{name}.yaml"
+    reasons = out.with_suffix(".md")
+    _check_out(out, reasons)
     refinement = refine(runs, threshold=options.threshold, quantile=options.quantile, rule=options.rule)
     show(refinement, Console())
-    file, reasons = refinement.space(options.name or out.stem), out.with_suffix(".md")
     head = (" ".join(headline(refinement).split()), f"rule {refinement.rule}; reasons in {reasons.name}; use: search_space={out}")
-    write_atomic(out, space_yaml(file, head).encode())
+    write_atomic(out, space_yaml(refinement.space(name), head).encode())
     write_atomic(reasons, markdown(refinement, str(out)).encode())
     print(f"written to {out} and {reasons}; use: python train.py -m hydra/sweeper=cma search_space={out}")
+
+
+def _check_out(out: Path, reasons: Path) -> None:
+    """Refuse names that cannot be used, and a Markdown file that is another's."""
+    from synaptune.report.refinement import TITLE
+    from synaptune.search.space_file import ENDINGS
+
+    if out.suffix.lower() not in ENDINGS:
+        raise mistake(got=f"--out {out}", expected="a name that ends in .yaml", do="correct it")
+    if reasons.exists() and not reasons.read_text(encoding="utf-8", errors="replace").startswith(f"# {TITLE}"):
+        raise mistake(
+            got=f"--out {out}, whose reasons would overwrite {reasons}", expected="a name that is free", do="choose another --out"
+        )
 
 
 def _listed(text: str | None) -> tuple[str, ...] | None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from synaptune.search.space import Dimension
 
+TITLE = "Refined search space"  # begins every Markdown file of ours
 Row = tuple[str, ...]
 _PROPOSED = ("parameter", "before", "proposed", "p", "p adjusted", "supported", "reason")
 _TABULATED = ("parameter", "runs", "high performers", "success rate", f"{100 * LEVEL:g} % interval", "mean")
@@ -112,7 +113,7 @@ def remarks(refinement: Refinement) -> Iterator[str]:
 def markdown(refinement: Refinement, space: str) -> str:
     """The Markdown file; space: the search-space file it explains."""
     runs = refinement.runs
-    lines = [f"# Refined search space of {_cell(runs.source)}", "", f"{_cell(headline(refinement))}.", ""]
+    lines = [f"# {TITLE} of {_cell(runs.source)}", "", f"{_cell(headline(refinement))}.", ""]
     lines += [f"Run it with `search_space={space}`.", "", "## Proposal", "", *_table(_PROPOSED, proposed_rows(refinement)), ""]
     lines += [f"- {_cell(remark)}" for remark in remarks(refinement)]
     lines += ["", "## Success rates"]
@@ -143,7 +144,10 @@ def show(refinement: Refinement, console: Console) -> None:
         head = (*_TABULATED[:-1], f"mean {refinement.runs.metric}")
         name = found.parameter.dimension.name
         console.print(table(f"{name}: success {tests(found)}", ("", *head[1:]), tabulated_rows(found), range(1, len(head))))
-    console.print(table(headline(refinement), _PROPOSED, proposed_rows(refinement), range(3, 5)))  # the two p
+    rows = proposed_rows(refinement)
+    console.print(table(headline(refinement), _PROPOSED[:-1], [row[:-1] for row in rows], range(3, 5)))  # the two p
+    for name, *_, reason in rows:
+        console.print(f"  {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
     for remark in remarks(refinement):
         console.print(f"  {remark}", highlight=False, soft_wrap=True, markup=False)
     if refinement.runs.left_out:

@@ -9,6 +9,8 @@
     fixed:
       training.batch_size: 8
 
+A search begins, and a protocol's baseline is, at the configured values; one outside its range is moved to the nearest end.
+
 Hydra takes only names of its groups for `search_space=...`, so the file is said in words it knows: a run and a study then hold
 all of the file, and what is written in them does not change when the file does.
 """
