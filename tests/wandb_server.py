@@ -133,7 +133,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if answer is None:
             self.server.unknown.append(query)
             return {"data": {}}
-        return {"data": answer(**{key: value for key, value in given.items()})}
+        return {"data": answer(**given)}
 
     # Queries of the account and the project.
 

@@ -20,7 +20,7 @@ from typing import Any
 from synaptune.report.wandb_images import distribution_image, parallel_image
 from synaptune.search.diagnostics import Diagnostics
 from synaptune.search.trial import Trial, loss_of
-from synaptune.storage.export import write_json
+from synaptune.storage.export import write_json, write_text
 from synaptune.storage.study import Study
 from synaptune.training.config import LoggerConfig
 from synaptune.training.wandb_runs import OPEN, UPLOAD_SECONDS, WandbWriter, identity, open_run, run_id, within
@@ -102,10 +102,9 @@ class Logged:
         self._path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         entries = [entry for entry in map(_entry, lines) if entry is not None]
-        if not entries or entries[0] != {"run": unique}:
-            path.write_text(json.dumps({"run": unique}) + "\n", encoding="utf-8")
-            entries = entries[:1]
-        self.rows = entries[1:]
+        head = {"run": unique}
+        self.rows = entries[1:] if entries[:1] == [head] else []
+        write_text(path, "".join(json.dumps(entry) + "\n" for entry in [head, *self.rows]))
 
     def log(self, writer: WandbWriter, values: Mapping[str, Any], row: dict[str, Any]) -> None:
         """Log values as the next row of the history, kept as `row`."""

@@ -137,7 +137,13 @@ def _runset(evidence: Evidence, phase: str) -> Any:
     """The runs of a phase; without an entity and a project it takes the report's own, and asks no server."""
     from wandb_workspaces.reports import v2 as wr
 
-    return wr.Runset(name=phase, filters=f"Metric('Group') == {evidence.name!r} and Metric('JobType') in {_job_types(phase)!r}")
+    kinds = ", ".join(map(_quoted, _job_types(phase)))
+    return wr.Runset(name=phase, filters=f"Metric('Group') == {_quoted(evidence.name)} and Metric('JobType') in [{kinds}]")
+
+
+def _quoted(text: str) -> str:
+    """A literal in which the client finds no operators; it looks for them in the whole expression."""
+    return "'" + "".join(letter if letter.isalnum() else f"\\U{ord(letter):08x}" for letter in text) + "'"
 
 
 def _job_types(phase: str) -> list[str]:

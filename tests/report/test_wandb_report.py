@@ -1,0 +1,114 @@
+"""The W&B Report: built without a network, published once and updated afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from wandb_server import ENTITY, running_server
+
+pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is an optional extra")
+
+import evidence_maker
+
+from synaptune.report.wandb_report import PUBLISHED, SPECIFICATION, build, specification, wandb_report
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch, tmp_path):
+    """A process without an account, and without a network: every address it asks for is refused."""
+    for name in list(os.environ):
+        if name.startswith("WANDB"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+
+
+def blocks(text: str, kind: str) -> list[dict]:
+    return [block for block in json.loads(text)["blocks"] if block["type"] == kind]
+
+
+def texts(entry) -> list[str]:
+    """Every text of a specification, in its order."""
+    if isinstance(entry, dict):
+        return ([entry["text"]] if isinstance(entry.get("text"), str) else []) + [text for value in entry.values() for text in texts(value)]
+    return [text for value in entry for text in texts(value)] if isinstance(entry, list) else []
+
+
+def test_the_report_has_words_and_panels_phase_by_phase():
+    evidence = evidence_maker.rich()
+    text = specification(build(evidence, project="project"))
+    assert [texts(block)[0] for block in blocks(text, "heading") if block["level"] == 1][:3] == ["Verdict", "What to do next", "Search"]
+    assert any(evidence.claim.reason.lower()[1:] in line.lower() for line in texts(json.loads(text)))
+    assert any("worth at the optimum" in block["content"] for block in blocks(text, "markdown-block"))
+    grids = {block["metadata"]["runSets"][0]["name"]: block["metadata"] for block in blocks(text, "panel-grid")}
+    assert {"search", "controller", "baseline", "validation", "ablation"} <= set(grids)
+    for phase, grid in grids.items():
+        group, kind = grid["runSets"][0]["filters"]["filters"]
+        assert (group["key"]["name"], group["value"]) == ("group", evidence.name)
+        assert kind["key"]["name"] == "jobType"
+        assert phase in kind["value"]
+
+
+def test_the_panels_of_the_search_speak_of_its_parameters_by_the_names_their_runs_have():
+    evidence = evidence_maker.rich()
+    grid = blocks(specification(build(evidence, project="project")), "panel-grid")[0]["metadata"]
+    panels = {panel["viewType"]: panel["config"] for panel in grid["panelBankSectionConfig"]["panels"]}
+    assert panels["Scatter Plot"]["xAxis"] == "config:generation.value"
+    assert panels["Parameter Importance"]["targetKey"] == "val_loss"
+    axes = [column["accessor"] for column in panels["Parallel Coordinates Plot"]["columns"]]
+    assert axes == [*(f"config:{name}.value" for name in evidence.names), "summary:val_loss"]
+    logarithmic = {dimension.name for dimension in evidence.space.dimensions if dimension.scale == "log"}
+    assert {column["displayName"] for column in panels["Parallel Coordinates Plot"]["columns"] if column.get("log")} == logarithmic
+
+
+@pytest.mark.parametrize("make", ["bare", "single", "unfinished"])
+def test_a_study_that_has_little_to_tell_has_a_report(make):
+    evidence = getattr(evidence_maker, make)()
+    assert texts(json.loads(specification(build(evidence, project="project"))))[1] == "Verdict"
+
+
+def test_names_that_need_escaping_stay_as_they_are():
+    evidence = replace(evidence_maker.rich(count=20, awkward=True), name='it\'s <b>"a" \\ b</b>')
+    text = specification(build(evidence, project="project"))
+    group, _ = blocks(text, "panel-grid")[0]["metadata"]["runSets"][0]["filters"]["filters"]
+    assert group["value"] == evidence.name
+
+
+def test_without_a_key_the_specification_is_written_and_the_reason_said(tmp_path):
+    said = []
+    assert wandb_report(evidence_maker.single(), tmp_path, say=said.append) is None
+    assert json.loads((tmp_path / SPECIFICATION).read_text())["blocks"]
+    assert "no API key" in said[-1]
+    assert not (tmp_path / PUBLISHED).exists()
+
+
+PUBLISH = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import evidence_maker
+from synaptune.report.wandb_report import wandb_report
+for evidence in (evidence_maker.bare(), evidence_maker.single()):
+    print(wandb_report(evidence, Path(sys.argv[2]), project="project", say=lambda line: None))
+"""
+
+
+def test_a_report_published_again_is_the_same_report_with_new_content(tmp_path):
+    with running_server() as server:
+        command = [sys.executable, "-c", PUBLISH, str(Path(__file__).parent), str(tmp_path)]
+        done = subprocess.run(command, env=os.environ | server.environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        first, second = done.stdout.splitlines()
+        assert first.startswith(f"{server.url}/{ENTITY}/project/reports/")
+        assert first.rsplit("--", 1)[1] == second.rsplit("--", 1)[1]
+        assert server.operations.count("upsertView") == 2
+        (view,) = server.views.values()
+        assert (view["entityName"], view["projectName"]) == (ENTITY, "project")
+        assert texts(json.loads(view["spec"])["blocks"]) == texts(json.loads((tmp_path / SPECIFICATION).read_text())["blocks"])
+        assert json.loads((tmp_path / PUBLISHED).read_text())["url"] == second

@@ -1,0 +1,78 @@
+"""A search with W&B, for tests that kill it: `python wandb_search.py FOLDER STUDY GENERATIONS HOW` (HOW: kill, end or report).
+
+Each generation has four trials; those of the first one have runs of their own. It goes on where the study stands, and tells every
+generation again. All losses are worse than trial 0's, and trial 2 fails.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from synaptune.report.wandb_controller import WandbController, attach_report, open_controller
+from synaptune.search.config import Home
+from synaptune.search.diagnostics import diagnose
+from synaptune.search.space import Dimension, Space
+from synaptune.search.trial import Result, Trial
+from synaptune.storage.study import PhaseLedger, Study
+from synaptune.training.config import LoggerConfig
+from synaptune.training.wandb_runs import identity, labels, open_run
+
+SIZE = 4
+SPACE = Space((Dimension("synapse.a.x", "lin", 0.0, 1.0, start=0.5), Dimension("synapse.b.y", "log", 0.1, 1.0, start=0.5)))
+COVARIANCE = np.array([[0.04, 0.01], [0.01, 0.03]])
+
+
+def main(folder: Path, name: str, generations: int, how: str) -> None:
+    with Study(Home(name, folder, f"sqlite:///{folder}/study.db", "auto"), {"seed": 0}) as study:
+        controller = open_controller(LoggerConfig(tags=("mine",)), study, phase="search", names=SPACE.names, record=study.configuration)
+        assert controller is not None
+        go_on(study, controller, generations)
+        if how == "kill":
+            deadline = time.monotonic() + 120
+            while len((folder / "controller/logged.jsonl").read_text().splitlines()) < 1 + generations * (SIZE + 1):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGKILL)
+        controller.close(0)
+    if how == "report":
+        page = folder / "report.html"
+        page.write_text("<p>found</p>")
+        assert attach_report(folder, page)
+
+
+def go_on(study: Study, controller: WandbController, generations: int) -> None:
+    ledger = PhaseLedger(study, SPACE, "search", {"seed": 0, "test": False})
+    trials = ledger.trials()
+    for generation in range(generations):
+        for index in range(generation * SIZE, (generation + 1) * SIZE):
+            if index < len(trials):
+                continue
+            unit = (index * 7 % 11 / 11, index * 5 % 13 / 13)
+            trial = ledger.start(index, unit, SPACE.values(unit), generation)
+            controller.started(trial)
+            if generation == 0:
+                log_run(study, trial)
+            result = Result(None, 1.0) if index == 2 else Result(2.0 + 0.1 * index, 1.0, {"val_loss": 2.0 + 0.1 * index})
+            trials.append(ledger.finish(trial, result))
+            controller.ended(trials[-1], index + 1)
+        mean = np.array([0.5, 0.4])
+        told = diagnose(generation=generation + 1, names=SPACE.names, mean=mean, step=0.2, covariance=COVARIANCE, stagnation=0)
+        controller.generation(told, trials[generation * SIZE : (generation + 1) * SIZE])
+
+
+def log_run(study: Study, trial: Trial) -> None:
+    folder = study.place.trials / str(trial.number)
+    folder.mkdir(parents=True)
+    called = labels(study.place.name, identity(study), trial.number, facts=trial.facts)
+    writer = open_run(LoggerConfig(**called | {"tags": tuple(called["tags"])}), folder, name="trial", record=trial.values)
+    assert writer is not None
+    writer.log(1, {"val_loss": 2.0 + 0.1 * trial.index})
+    writer.close(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])
