@@ -1,0 +1,171 @@
+"""The page is whole, loads nothing, escapes everything, and claims no more than the study shows."""
+
+import base64
+import dataclasses
+import hashlib
+import re
+from html.parser import HTMLParser
+
+import pytest
+from evidence_maker import AWKWARD, bare, comparison, rich, single, unfinished
+
+from synaptune.report.page import BEST_ROWS, html, sections
+from synaptune.report.tables import parameters, positions
+from synaptune.report.words import advice, verdict
+
+_VOID = {"meta", "br", "wbr", "input", "link", "img", "hr"}
+
+
+class Page(HTMLParser):
+    """What a reader of the page finds; faults: of its form."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.faults: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        self.faults += [f"{tag} is never closed" for tag in self.open]
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        if tag in _VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(f"{tag} is closed and was not open")
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def of(self, name: str) -> list[str]:
+        """The values of an attribute."""
+        return [value for _, attribute, value in self.attributes if attribute == name]
+
+
+@pytest.fixture(scope="module")
+def awkward() -> str:
+    return html(rich(count=60, awkward=True))
+
+
+def check(text: str) -> Page:
+    """A page without faults that loads nothing."""
+    page = Page(text)
+    assert page.faults == []
+    ids = page.of("id")
+    assert len(ids) == len(set(ids))
+    links = page.of("href")
+    assert all(link.startswith("#") for link in links)
+    assert {link[1:] for link in links} <= set(ids)
+    assert not {"link", "iframe", "object", "embed", "base"} & set(page.tags)
+    assert page.of("src") == []
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)", text)
+    return page
+
+
+def test_a_page_is_well_formed_and_loads_nothing(awkward):
+    page = check(awkward)
+    policy = next(value for value in page.of("content") if "default-src" in value)
+    assert "default-src 'none'" in policy
+    script = awkward.rsplit("<script>", 1)[1].split("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy
+    assert page.tags.count("script") == 1
+
+
+def test_names_stand_in_the_page_as_they_are_and_nowhere_as_markup(awkward):
+    assert "<script>alert" not in awkward
+    assert "<speare>" not in awkward
+    text = "".join(Page(awkward).text)
+    assert 'shake<speare> & "co" $x$' in text
+    assert AWKWARD in text
+
+
+@pytest.mark.parametrize("make", [bare, single, unfinished])
+def test_a_young_study_has_a_page_that_claims_nothing(make):
+    page = check(html(make()))
+    assert any("No claim" in text for text in page.text)
+
+
+def test_a_study_that_has_not_ended_says_so():
+    assert "running" in "".join(Page(html(unfinished())).text)
+    assert "running" not in verdict(rich(count=20)).headline
+
+
+def test_a_page_of_ten_thousand_trials_is_small_and_shows_the_best():
+    whole = rich(count=10)
+    trials = [dataclasses.replace(whole.trials[at % 10], number=at, objective=2.0 + at / 1e4, state="complete") for at in range(10_000)]
+    text = html(
+        dataclasses.replace(
+            whole, trials=trials, units=[trial.unit for trial in trials], losses=[trial.objective for trial in trials], profiles=[]
+        )
+    )
+    assert len(text.encode()) < 5e6
+    rows = text.split('<table id="table-trials"')[1].split("</table>")[0]
+    assert rows.count("<tr>") == 1 + BEST_ROWS
+    assert f"The best {BEST_ROWS} of 10000 trials" in text
+
+
+def test_the_verdict_leads_with_gain_interval_and_decision():
+    study = rich(count=20)
+    found = verdict(study)
+    gain = study.claim.gain
+    assert f"{gain.mean:.1f} % (95 % interval {gain.low:.1f} to {gain.high:.1f}) on 5 fresh seeds" in found.headline
+    assert found.tone == "good"
+    assert found.findings[0].title == f"Decision: {study.claim.decision}"
+    carried = next(entry.text for entry in found.findings if entry.title == "What carries it")
+    assert carried.index("barrier_strength") < carried.index("lambda_loge")
+    assert "rank_eligibility" not in carried
+    assert "rank_eligibility" in next(entry.text for entry in found.findings if entry.title == "Not told from zero")
+
+
+def test_a_gain_whose_interval_reaches_zero_is_no_gain():
+    study = rich(count=20)
+    unsure = dataclasses.replace(study, claim=dataclasses.replace(study.claim, gain=comparison([-1.0, 2.0, 0.5, 1.0, -0.2])))
+    assert verdict(unsure).headline.startswith("No gain is told from zero")
+    assert any(entry.title == "More seeds" for entry in advice(unsure))
+    worse = dataclasses.replace(study, claim=dataclasses.replace(study.claim, gain=comparison([-5.0, -5.2, -4.9])))
+    assert verdict(worse).tone == "bad"
+
+
+def test_a_best_at_the_end_of_its_range_asks_for_a_wider_one():
+    study = rich(count=20)
+    unit = (0.99, *study.best.unit[1:])
+    values = study.space.values(unit)
+    edged = dataclasses.replace(study, best=dataclasses.replace(study.best, unit=unit, values=values))
+    texts = [entry.text for entry in advice(edged) if entry.title == "Widen the range"]
+    assert any("alpha_ca" in text and "upper" in text for text in texts)
+    assert positions(edged)["synapse.calcium.alpha_ca"] == 0.99
+
+
+def test_effects_that_were_not_found_are_fixed_only_after_a_long_search():
+    assert any(entry.title == "Fix" for entry in advice(rich(count=100)))
+    short = [entry.title for entry in advice(rich(count=40))]
+    assert "Fix" not in short
+    assert "Search longer" in short
+
+
+def test_a_table_leaves_out_what_the_study_does_not_know():
+    headings = [column.name for column in parameters(single()).columns]
+    assert "tuned" in headings
+    assert "fANOVA" not in headings
+
+
+def test_figures_stand_in_their_sections():
+    study = rich(count=20)
+    by_key = {section.key: section.html for section in sections(study)}
+    assert list(by_key)[:2] == ["verdict", "next"]
+    assert 'id="figure-ablation"' in by_key["parameters"]
+    assert 'id="figure-convergence"' in by_key["search"]
+    assert "more" not in by_key
