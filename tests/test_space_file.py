@@ -109,6 +109,18 @@ def test_other_words_are_left_alone():
         ("ranges: {x: {low: 1, high: 2}}\nfixed: {x: 1}", "x: both in ranges and fixed"),
         ("ranges: {x: {low: 1, high: 2}}\nfixed: {y: [1]}", "y: fixed at [1]"),
         ("ranges: {'x=y': {low: 1, high: 2}}", "'x=y' is no name"),
+    ],
+)
+def test_what_is_wrong_in_the_shape_of_a_file_is_said(tmp_path, text, said):
+    with pytest.raises(UserError) as caught:
+        read_space(saved(tmp_path, text))
+    assert said in str(caught.value)
+    assert "to do: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
         ("ranges: {training.bach: {low: 1, high: 2}}", "training.bach (closest: training.batch"),
         ("parameters: [synapse.*]\nfixed: {synapse.calcium.tau: 1}", "synapse.calcium.tau (closest: synapse.calcium.tau_"),
         ("ranges: {training.batch: {low: 1}}", "training.batch without high"),
@@ -120,7 +132,7 @@ def test_other_words_are_left_alone():
         ("parameters: [synapse.nothing]", "synapse.nothing"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_said(tmp_path, text, said):
+def test_what_a_configuration_does_not_take_is_said(tmp_path, text, said):
     with pytest.raises(UserError) as caught:
         searched_space(composed([f"search_space={saved(tmp_path, text)}", "scale=smoke"], None))
     assert said in str(caught.value)

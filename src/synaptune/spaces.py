@@ -30,13 +30,20 @@ def declared_space(base: DictConfig) -> list[Dimension]:
     given = _plain_ranges(base)
     if not patterns and not given:
         return []
+    from synaptune.entry import names_of
     from synaptune.synapse.circuit import SPECS
 
     by_name = {spec.name: spec for spec in SPECS}
     steps = OmegaConf.select(base, "training.steps")
     names = expand(list(patterns), list(by_name)) if patterns else []
     own = {name: of_spec(by_name[name], OmegaConf.select(base, name), steps) for name in dict.fromkeys([*names, *given]) if name in by_name}
-    ranged = {name: _ranged(base, name, entry, own.get(name)) for name, entry in given.items()}
+    if not given:
+        return list(own.values())
+    known = [name for name in names_of(base) if not name.startswith("search_space.")]
+    if unknown := [f"{name} (closest: {nearest(name, known)})" for name in given if name not in known]:
+        raise mistake(got=f"search_space.ranges {'; '.join(unknown)}", expected="names of the configuration", do="correct the names")
+    ranged = {name: dimension_of_entry(name, entry, own.get(name), OmegaConf.select(base, name)) for name, entry in given.items()}
+    _check_ends(base, list(ranged.values()), own)
     return list((own | ranged).values())
 
 
@@ -47,46 +54,31 @@ def _plain_ranges(base: DictConfig) -> dict[str, Any]:
     return {str(name): entry for name, entry in found.items()}
 
 
-def _ranged(base: DictConfig, name: str, entry: Any, own: Dimension | None) -> Dimension:
-    """The dimension of an entry of `search_space.ranges`, whose ends (or choices) the configuration takes."""
-    from synaptune.entry import names_of
-
-    known = [known for known in names_of(base) if not known.startswith("search_space.")]
-    if name not in known:
-        raise mistake(
-            got=f"search_space.ranges {name}",
-            expected=f"a name of the configuration (closest: {nearest(name, known)})",
-            do="correct the name",
-        )
-    dimension = dimension_of_entry(name, entry, own, OmegaConf.select(base, name))
-    ends = dimension.choices or tuple(dimension.value(unit) for unit in (0.0, 1.0))
-    for value in ends:
-        if fault := _end_fault(base, name, value):
-            raise mistake(
-                got=f"search_space.ranges {name}: {dimension.describe()}, where {value} is not valid: {fault}",
-                expected="declared " + own.describe() if own else "values that the configuration takes",
-                do="correct the range",
-            )
-    return dimension
-
-
-def _end_fault(base: DictConfig, name: str, value: Any) -> str | None:
-    """Why a configuration with this value cannot run; null when it can, or could not before."""
+def _check_ends(base: DictConfig, dimensions: Sequence[Dimension], own: Mapping[str, Dimension]) -> None:
+    """Raise UserError for a range whose ends (or choices) the configuration does not take; own: the declared ranges by name."""
     from synaptune.build import check
 
     changed = base.copy()
-    try:
-        OmegaConf.update(changed, name, value)
-    except OmegaConfBaseException as error:
-        return str(error).strip().splitlines()[0]
-    if "synapse" not in base or "model" not in base:
-        return None
-    for cfg, at_fault in ((base, False), (changed, True)):
-        try:
-            check(cfg)
-        except UserError as error:
-            return str(error).splitlines()[1].strip() if at_fault else None
-    return None
+    checked = "synapse" in base and "model" in base
+    for dimension in dimensions:
+        before = OmegaConf.select(base, dimension.name)
+        for value in dimension.choices or tuple(dimension.value(unit) for unit in (0.0, 1.0)):
+            try:
+                OmegaConf.update(changed, dimension.name, value)
+                if checked:
+                    check(changed)
+            except (OmegaConfBaseException, UserError) as error:
+                if isinstance(error, UserError):
+                    check(base)  # its own fault is said first
+                place = 1 if isinstance(error, UserError) else 0
+                declared = own.get(dimension.name)
+                raise mistake(
+                    got=f"search_space.ranges {dimension.name}: {dimension.describe()}, where {value} is not valid: "
+                    + str(error).strip().splitlines()[place].strip(),
+                    expected="declared " + declared.describe() if declared else "values that the configuration takes",
+                    do="correct the range",
+                ) from error
+        OmegaConf.update(changed, dimension.name, before)
 
 
 def declared(base: DictConfig, names: Sequence[str]) -> dict[str, Dimension]:
