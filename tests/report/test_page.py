@@ -4,15 +4,18 @@ import base64
 import dataclasses
 import hashlib
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
 from evidence_maker import AWKWARD, bare, comparison, rich, single, unfinished
 
+from synaptune.report.cells import UNKNOWN
 from synaptune.report.page import BEST_ROWS, html, sections
 from synaptune.report.tables import parameters, positions
 from synaptune.report.words import advice, verdict
 
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 _VOID = {"meta", "br", "wbr", "input", "link", "img", "hr"}
 
 
@@ -169,3 +172,32 @@ def test_figures_stand_in_their_sections():
     assert 'id="figure-ablation"' in by_key["parameters"]
     assert 'id="figure-convergence"' in by_key["search"]
     assert "more" not in by_key
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_in_a_browser_the_trials_sort_and_filter_and_nothing_is_fetched(awkward, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = tmp_path / "report.html"
+    path.write_text(awkward, encoding="utf-8")
+    asked, said = [], []
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000)
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.set_default_timeout(120_000)
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        page.click("#table-trials thead th:nth-child(4) button")
+        objectives = page.eval_on_selector_all("#table-trials tbody tr td:nth-child(4)", "cells => cells.map(cell => cell.textContent)")
+        page.fill("input[data-filters]", "failed")
+        left = page.eval_on_selector_all("#table-trials tbody tr:not([hidden])", "rows => rows.map(row => row.textContent)")
+        browser.close()
+    known = [float(text) for text in objectives if text != UNKNOWN]
+    assert known == sorted(known)
+    assert objectives[-1] == UNKNOWN  # what has no objective is last
+    assert left
+    assert all("failed" in row for row in left)
+    assert asked == [path.as_uri()]
+    assert said == []

@@ -1,0 +1,120 @@
+"""`synaptune report` on real studies in real databases: with failures, with one trial, none finished, names that need escaping."""
+
+import argparse
+import random
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from synaptune import TrialManager
+from synaptune.commands import report
+from synaptune.errors import UserError
+from synaptune.search.config import StudyConfig, home
+from synaptune.search.space import Dimension, Space
+from synaptune.storage.reading import find_study
+from synaptune.storage.study import PhaseLedger, Study
+
+NAMES = ("<script>alert(1)</script>", 'a&b "quoted"', "$x_1$")
+
+
+def command(*arguments):
+    """Run the command as the command line does."""
+    parser = argparse.ArgumentParser()
+    report.add(parser.add_subparsers(required=True))
+    options = parser.parse_args(["report", *map(str, arguments)])
+    options.command(options)
+
+
+class Text(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.scripts, self.found = 0, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.scripts += tag == "script"
+
+    def handle_data(self, data):
+        self.found.append(data)
+
+
+def searched(folder, trials, *, name="study", names=("x", "y"), fails=(), maximize=False):
+    """A study of a noisy bowl; fails: the trials, in their order, that raise."""
+    draw, calls = random.Random(0), iter(range(trials))
+
+    def bowl(values):
+        if next(calls) in fails:
+            raise RuntimeError("no <b>luck</b>\nsecond line")
+        value = sum((values[each] - 3.0) ** 2 for each in names) + draw.gauss(0.0, 0.1)
+        return -value if maximize else value
+
+    manager = TrialManager(
+        name, trials, "maximize" if maximize else "minimize", sampler="random", directory=folder, progress=False, max_failure_rate=1.0
+    )
+    manager.optimize(bowl, dict.fromkeys(names, ("uniform", 0.0, 10.0)))
+    return folder
+
+
+def test_a_study_with_failures_and_awkward_names_has_a_report(tmp_path, capsys):
+    folder = searched(tmp_path / "s", 12, name='q "<i>" & co', names=NAMES, fails=(2, 5))
+    command(folder)
+    text = (folder / "report" / "report.html").read_text()
+    page = Text(text)
+    shown = "".join(page.found)
+    assert page.scripts == 1
+    assert all(name in shown for name in NAMES)
+    assert 'q "<i>" & co' in shown
+    assert "no <b>luck</b>" in shown
+    assert "second line" not in shown
+    assert "No claim: nothing has been validated" in shown
+    markdown = (folder / "report" / "report.md").read_text()
+    assert "| error | RuntimeError: no \\<b\\>luck\\</b\\> | 2 | 2, 5 |" in markdown
+    assert (folder / "report" / "figures" / "convergence.svg").is_file()
+    assert "12 trials" in capsys.readouterr().out
+
+
+def test_a_maximised_study_of_one_trial_shows_its_objective_as_it_is(tmp_path):
+    folder = searched(tmp_path / "s", 1, maximize=True)
+    command(folder, "--format", "html", "--out", tmp_path / "out")
+    (trial,) = find_study(str(folder)).trials
+    assert trial.objective < 0
+    assert f"{trial.objective:.4f}" in (tmp_path / "out" / "report.html").read_text()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
+
+
+def test_a_study_of_which_nothing_has_ended_is_marked_as_running(tmp_path, capsys):
+    place = home(StudyConfig("young", str(tmp_path / "young")), "young")
+    space = Space((Dimension("x", "lin", 0.0, 1.0), Dimension("y", "lin", 0.0, 1.0)))
+    with Study(place, {"a": 1}) as study:
+        ledger = PhaseLedger(study, space, "search", {})
+        ledger.start(0, (0.5, 0.5), space.values((0.5, 0.5)))
+    command(tmp_path / "young")
+    shown = "".join(Text((tmp_path / "young" / "report" / "report.html").read_text()).found)
+    assert "running" in shown
+    assert "No claim: no trial is complete (0 failed, 1 not ended)." in shown
+    assert "still running, or interrupted: young" in capsys.readouterr().out
+
+
+def test_several_studies_are_compared(tmp_path, capsys):
+    first, second = searched(tmp_path / "one", 4, name="one"), searched(tmp_path / "two", 3, name="two")
+    command(first, second)
+    assert "comparison.html" in capsys.readouterr().out
+    shown = "".join(Text((first / "report" / "comparison.html").read_text()).found)
+    assert "not paired: no validation in one and two" in shown
+    assert (first / "report" / "comparison.md").is_file()
+
+
+def test_mistakes_are_told(tmp_path):
+    with pytest.raises(UserError, match="no study database"):
+        command(tmp_path / "nothing")
+    with pytest.raises(UserError, match="--against with several studies"):
+        command("a", "b", "--against", "c")
+
+
+def test_the_command_imports_nothing_slow_until_it_runs():
+    import subprocess
+
+    code = "import sys, synaptune.commands.report; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout.split()
+    assert not {"optuna", "matplotlib", "scipy", "sklearn", "nevergrad"} & set(loaded)
