@@ -12,17 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from webclient import search
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
-
 import yaml
+from webclient import search
 
 from synaptune.search.config import Home
 from synaptune.search.trial import Result, best_of
 from synaptune.storage.reading import read_study
 from synaptune.storage.study import PhaseLedger, Study
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
+pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 PATIENCE = 120  # s
@@ -78,14 +77,15 @@ def served(work) -> Iterator[str]:
 @pytest.fixture
 def page(browser):
     """A page whose console has to stay without errors."""
-    opened = browser.new_page()
+    context = browser.new_context()
+    opened = context.new_page()
     opened.set_default_timeout(PATIENCE * 1000)
     faults: list[str] = []
     opened.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
     opened.on("pageerror", lambda error: faults.append(str(error)))
     opened.on("response", lambda reply: faults.append(f"{reply.status} {reply.url}") if reply.status >= 400 else None)
     yield opened
-    opened.close()
+    context.close()
     assert not faults
 
 
@@ -114,7 +114,7 @@ def test_the_figures_are_drawn(served, page):
     )  # lines of some length, not only that there are elements
     assert seen >= 10
     # What takes long is worked out behind the page, and appears by itself.
-    expect(page.locator("#figure-importance svg")).to_be_visible()
+    expect(page.locator("#figure-importance svg")).to_be_visible(timeout=3 * PATIENCE * 1000)
 
 
 def test_the_trial_table_is_the_study(served, page, work):

@@ -49,7 +49,8 @@ def _dashboard(options: argparse.Namespace) -> None:
             flush=True,
         )
 
-    serve(server, Pages(catalogue, start=start, write=options.write), access, ready=ready)
+    pages = Pages(catalogue, start=start, write=options.write)
+    serve(server, pages, access, ready=ready)
 
 
 def _catalogue(study: str | None, storage: str | None) -> Any:

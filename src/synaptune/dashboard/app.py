@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import mimetypes
 import sys
@@ -19,6 +20,12 @@ from synaptune.dashboard.desk import Desks, Part
 from synaptune.dashboard.glance import Glance
 from synaptune.errors import UserError
 
+# Everything that a page may need, imported before there are threads: two that import one library at once find it half made.
+_NEEDED = (
+    *("optuna", "optuna.importance", "optuna.storages._rdb.models", "optuna_dashboard", "sqlalchemy.orm"),
+    *("matplotlib.figure", "matplotlib.backends.backend_svg", "scipy.stats", "sklearn.ensemble", "nevergrad", "cma"),
+    *("synaptune.analysis.evidence", "synaptune.report.page", "synaptune.search.evolution"),
+)
 SOON = 1.5  # s that a page waits for its figures before it is sent without them
 _HTML, _JSON = "text/html; charset=utf-8", "application/json"
 
@@ -42,6 +49,8 @@ class Pages:
 
     def __init__(self, catalogue: Catalogue, *, start: str | None = None, write: bool = False) -> None:
         """start: the key of the study that / leads to; null leads to the list of all."""
+        for name in _NEEDED:
+            importlib.import_module(name)
         self._catalogue, self._start, self._write = catalogue, start, write
         self._desks = Desks()
         self._guard = threading.Lock()
@@ -159,9 +168,8 @@ class Pages:
         from synaptune.report.tables import best_yaml
 
         found = self._desks.evidence(place, glance)
-        best = None if found is None else found.best
-        text = None if found is None else best_yaml(found)
-        if found is None or text is None or best is None:
+        best, text = found.best, best_yaml(found)
+        if text is None or best is None:
             raise Missing(f"Study {glance.name} has no best configuration yet: no trial of its search is complete.")
         if name == "best.yaml":
             return _download(text, "application/yaml; charset=utf-8", f"{glance.name}-best.yaml")

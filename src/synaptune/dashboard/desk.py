@@ -1,8 +1,8 @@
 """What the pages are made of, computed behind them: once for each state of a study, by one thread at a time, kept while it is good.
 
 A study that is being searched changes with every trial. So that looking at it does not take the cores from the search, a value
-is made anew only after a rest of REST times what making it took; until then the last one is shown. The threads that compute
-have a lower priority.
+is made anew only after a rest of REST times what making it took; until then the last one is shown. What nobody has to wait for
+is computed at a lower priority.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
 
+from synaptune.analysis.results import Evidence
 from synaptune.dashboard.catalogue import Place
 from synaptune.dashboard.glance import Glance
 from synaptune.errors import UserError
@@ -29,8 +30,9 @@ DEEPER = 1.1  # growth of a study after which its slow analyses are made again w
 AGAIN = 5.0  # s until what failed is tried again
 KEPT = 8  # studies held in memory
 PATIENCE = 30.0  # s
+_SLOW = ("effects", "effects_note", "importances", "hypotheses")  # fields of the evidence that the slow analyses fill
 _ELSEWHERE = ("trials",)  # sections that have a page of their own here
-_LOWER = 10  # steps of priority
+_LOWER = 5  # steps of priority
 T = TypeVar("T")
 
 
@@ -57,7 +59,9 @@ class Part(NamedTuple):
 class Once(Generic[T]):
     """One value of a study, made in a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, later: bool = False) -> None:
+        """later: nobody waits for it, so that it gives way to others even the first time."""
+        self._later = later
         self._change = threading.Condition()
         self._made: Stamped[T] | None = None
         self._fault: Exception | None = None
@@ -92,7 +96,8 @@ class Once(Generic[T]):
             self.get(version, make, patience=0.0)
 
     def _run(self, version: str, make: Callable[[], T]) -> None:
-        yield_cores()
+        if self._later:
+            yield_cores()
         began = time.monotonic()
         made: Stamped[T] | None = None
         fault: Exception | None = None
@@ -107,7 +112,7 @@ class Once(Generic[T]):
             self._made = made or self._made
             self._at = time.monotonic()
             self._cost = self._at - began
-            self._busy = False
+            self._busy, self._later = False, True
             self._change.notify_all()
 
 
@@ -122,8 +127,9 @@ class _Desk:
 
     def __init__(self) -> None:
         self.record: Once[Record] = Once()
+        self.evidence: Once[Evidence] = Once()
         self.parts: Once[list[Part]] = Once()
-        self.deep: Once[Any] = Once()
+        self.deep: Once[Evidence] = Once(later=True)
         self.deep_ended = 0
 
 
@@ -156,12 +162,16 @@ class Desks:
         deep = self._desk(place).deep.latest
         return glance.version if deep is None else f"{glance.version}+{deep.version}"
 
-    def evidence(self, place: Place, glance: Glance) -> Any:
-        """What is known of the study as it stands, without the slow analyses; null when reading takes too long. Raises UserError."""
+    def evidence(self, place: Place, glance: Glance) -> Evidence:
+        """What is known of the study exactly as it stands, without the slow analyses. Raises UserError."""
         from synaptune.analysis.evidence import evidence
 
-        read = self.record(place, glance)
-        return None if read is None else evidence(read.value, deep=False)
+        known, read = self._desk(place).evidence.latest, self._desk(place).record.latest
+        if known is not None and known.version == glance.version:
+            return known.value
+        return evidence(
+            read.value if read is not None and read.version == glance.version else read_study(place.url, place.name), deep=False
+        )
 
     def _make_parts(self, desk: _Desk, place: Place, glance: Glance) -> list[Part]:
         from synaptune.analysis.evidence import evidence
@@ -169,8 +179,9 @@ class Desks:
 
         read = desk.record.get(glance.version, lambda: read_study(place.url, place.name), None)
         assert read is not None
-        found = evidence(read.value, deep=False)
-        deep = desk.deep.latest
+        quick = desk.evidence.get(read.version, lambda: evidence(read.value, deep=False), None)
+        assert quick is not None
+        found, deep = quick.value, desk.deep.latest
         if deep is not None:
             found = completed(found, deep.value)
         made = [Part(section.key, section.title, section.html) for section in sections(found) if section.key not in _ELSEWHERE]
@@ -180,15 +191,8 @@ class Desks:
         return made
 
 
-def completed(found: Any, deep: Any) -> Any:
-    """Evidence of now with what only the slow analyses know, of a moment before."""
-    empty = (None, (), [], {}, "")
-    fields = [entry.name for entry in dataclasses.fields(found)]
-    missing = {name: getattr(deep, name) for name in fields if _is(getattr(found, name), empty) and not _is(getattr(deep, name), empty)}
-    if missing.get("effects"):
-        missing["effects_note"] = deep.effects_note
-    return dataclasses.replace(found, **missing)
-
-
-def _is(value: Any, empty: Sequence[Any]) -> bool:
-    return value is None or (isinstance(value, str | Sequence | Mapping) and len(value) == 0)
+def completed(found: Evidence, deep: Evidence) -> Evidence:
+    """Evidence of now with what only the slow analyses know, of a moment before; as it is when the search has moved on to another space."""
+    if (found.phase, found.names) != (deep.phase, deep.names):
+        return found
+    return dataclasses.replace(found, **{name: getattr(deep, name) for name in _SLOW})

@@ -13,7 +13,7 @@ from synaptune.errors import mistake
 from synaptune.search.contract import Engine
 from synaptune.storage import schema
 from synaptune.storage.database import engine_options, sqlite_path, with_driver
-from synaptune.storage.faults import check_readable, worded
+from synaptune.storage.faults import worded
 from synaptune.storage.locks import Holder
 from synaptune.storage.reading import _NO_SEARCH
 from synaptune.storage.study import BEAT_EVERY
@@ -99,10 +99,8 @@ def connected(url: str) -> Iterator[Any]:
     url = with_driver(url)
     with worded(url):
         path = sqlite_path(url)
-        if path is not None:
-            if not path.exists():  # SQLite would make an empty one
-                raise mistake(got=f"no study database {path}", expected="a study that has begun", do="check its name")
-            check_readable(path)
+        if path is not None and not path.exists():  # SQLite would make an empty one
+            raise mistake(got=f"no study database {path}", expected="a study that has begun", do="check its name")
         options = engine_options(url) | {"poolclass": sqlalchemy.pool.NullPool}
         options.pop("pool_pre_ping", None)
         engine = sqlalchemy.create_engine(url, **options)

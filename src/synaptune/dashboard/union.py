@@ -191,10 +191,14 @@ class Union(BaseStorage):
         raise ReadOnly("a search alone writes values")
 
     def remove_session(self) -> None:
-        """Give back the connections that this thread used."""
+        """End the connections that this thread used, and the idle ones.
+
+        One that stayed open would go on reading a write-ahead log that is gone: a process loses its locks of a file whenever it
+        closes that file anywhere (POSIX), and then the last writer to leave deletes the log under it.
+        """
         with self._guard:
-            for _, reader, _ in self._open.values():
-                reader.remove_session()
+            for _, _, storage in self._open.values():
+                close_storage(storage)
 
     def close(self) -> None:
         """End all connections."""
