@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from synaptune.analysis.cost import Stage
 from synaptune.conduct import begun_at
@@ -57,6 +57,9 @@ def _run(options: argparse.Namespace) -> None:
     seeds = [int(base.seed) + FRESH + number for number in range(options.seeds)]
     settings = {"protocol": "phase1"}
     with opened(base, place, space, budget=options.budget, seeds=seeds, go_on=options.go_on, settings=settings) as protocol:
+        for dimension in space.dimensions:
+            if not dimension.holds(configured := OmegaConf.select(base, dimension.name)):
+                say(f"{dimension.name}: {configured} lies outside {dimension.describe()}; baseline and search begin at its nearest end")
         _stages(protocol, prior)
 
 

@@ -139,6 +139,12 @@ class Dimension:
             return (number - lower) / (upper - lower)
         return (math.log(number) - math.log(lower)) / (math.log(upper) - math.log(lower))
 
+    def holds(self, value: Value) -> bool:
+        """Whether a value lies in the range, or is one of the choices."""
+        if self.scale == "categorical":
+            return value in self.choices
+        return not isinstance(value, str) and self.low <= value <= self.high
+
     def axis(self, points: int) -> list[float]:
         """Unit coordinates of a grid: every value where there are bins at most `points` wide, else evenly spaced, ends included."""
         if self.scale == "categorical" or (self.bins is not None and self.bins <= points):

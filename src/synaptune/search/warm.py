@@ -52,7 +52,7 @@ def warm_start(space: Space, trials: Sequence[Known], study: str) -> WarmStart:
     prior = []
     for trial in trials:
         shared = [dimension for dimension in started.dimensions if dimension.name in trial.values]
-        if shared and all(_holds(dimension, trial.values[dimension.name]) for dimension in shared):
+        if shared and all(dimension.holds(trial.values[dimension.name]) for dimension in shared):
             values = begin | {dimension.name: trial.values[dimension.name] for dimension in shared}
             prior.append(Told(started.unit(values), trial.loss))
     return WarmStart(started, tuple(prior))
@@ -67,10 +67,3 @@ def _started(dimension: Dimension, values: Mapping[str, Value]) -> Dimension:
     if isinstance(value, str):
         return dimension
     return replace(dimension, start=dimension.value(dimension.unit(value)))
-
-
-def _holds(dimension: Dimension, value: Value) -> bool:
-    """Whether a value lies in a dimension's range."""
-    if dimension.scale == "categorical":
-        return value in dimension.choices
-    return not isinstance(value, str) and dimension.low <= value <= dimension.high
