@@ -15,9 +15,9 @@ from synaptune.search.space import Space
 from synaptune.search.trial import Trial
 from synaptune.storage.reading import Record
 
-LATEST = int(
+MOST = int(
     constant(
-        "importance.latest", 1500, unit="trial", meaning="latest complete trials that the surrogates see", source="chosen: seconds of work"
+        "importance.most", 400, unit="trial", meaning="complete trials that the surrogates see", source="chosen: the forest takes seconds"
     )
 )
 _LEAST = 4  # complete trials that a surrogate needs
@@ -25,7 +25,8 @@ _LEAST = 4  # complete trials that a surrogate needs
 
 def importances(record: Record, space: Space, trials: Sequence[Trial], *, seed: int = 0) -> list[Importance]:
     """Both shares of each parameter, in the space's order; null where a surrogate has nothing to say. seed: of the forest."""
-    complete = [trial for trial in trials if trial.objective is not None][-LATEST:]
+    complete = [trial for trial in trials if trial.objective is not None]
+    complete = complete[:: -(-len(complete) // MOST)] if complete else []  # evenly over the search: early and late points alike
     if len(complete) < _LEAST or len({trial.objective for trial in complete}) < 2:
         return [Importance(name, None, None) for name in space.names]
     import optuna
