@@ -74,7 +74,7 @@ def test_the_browser_lists_every_study_and_says_which_database_cannot_be_read(pa
     assert ">plain</a>" in listed
     assert f"{TRIALS} of {TRIALS}" in listed
     assert f"{best.objective:.5g}" in listed
-    assert "broken/study.db, which is damaged" in listed
+    assert "broken/study.db, which is not a SQLite database" in listed
 
 
 def test_a_name_with_markup_stays_text_on_every_page(pages, nasty):

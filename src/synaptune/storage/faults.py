@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,6 @@ from synaptune.errors import NO_SPACE, REFUSED, UserError, mistake
 from synaptune.storage.database import chain, first_line, passing, shown, sqlite_path
 
 KEPT = "every finished trial is kept; give the same command afterwards"
-_SQLITE_HEADER = b"SQLite format 3\0"
 _DRIVERS = {"psycopg": "pip install 'synaptune[postgres]'", "pymysql": "pip install pymysql"}
 
 
@@ -28,18 +28,15 @@ class Unanswered(UserError):
 
 
 def check_readable(path: Path) -> None:
-    """Raise UserError when a study's file is there but is no SQLite database that can be read."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(len(_SQLITE_HEADER))
-    except FileNotFoundError:
-        return
-    except IsADirectoryError:
-        raise _broken(path, "a folder") from None
-    except OSError as error:
-        raise mistake(got=f"{path}: {error.strerror}", expected="a study database that can be read", do="check its permissions") from error
-    if header and header != _SQLITE_HEADER:
-        raise _broken(path, "not a SQLite database")
+    """Raise UserError when a study's file is there but is a folder, or cannot be read.
+
+    It never opens the file: closing a second handle of it would drop every lock that this process holds on it through SQLite
+    (sqlite.org/howtocorrupt.html, section 2.2). What is no database, the first query says.
+    """
+    if path.is_dir():
+        raise _broken(path, "a folder")
+    if path.exists() and not os.access(path, os.R_OK):
+        raise mistake(got=f"{path}: cannot be read", expected="a study database that can be read", do="check its permissions")
 
 
 @contextlib.contextmanager
@@ -83,7 +80,9 @@ def _explained(error: BaseException, url: str) -> UserError | None:
         return None
     if any(sign in text for sign in ("disk is full", "disk i/o error", "no space left")):
         return mistake(got=f"a full or failing disk at {place}", expected="space for the study", do=f"make room; {KEPT}")
-    if any(sign in text for sign in ("not a database", "malformed", "file is encrypted")):
+    if "not a database" in text or "file is encrypted" in text:
+        return _broken(place, "not a SQLite database")
+    if "malformed" in text:
         return _broken(place, "damaged")
     if "readonly" in text or "unable to open" in text or "permission denied" in text:
         return mistake(
