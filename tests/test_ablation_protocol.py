@@ -36,7 +36,7 @@ def kill_at(folder: Path, number: int, *words: str) -> None:
     """Start the command and kill it when the run of a trial begins."""
     command = [sys.executable, "-m", "synaptune.ablation", "--study", str(folder), *words]
     process = subprocess.Popen(command, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 900
     while not (folder / f"trials/{number}").exists():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline

@@ -13,11 +13,12 @@ PACKAGE = ROOT / "src" / "synaptune"
 ORDER = (
     *("errors", "hints", "cache", "seeds", "plain"),
     *("parameters", "synapse", "model", "data", "objective", "training", "search", "storage", "analysis", "report"),
-    *("notify", "schema", "build", "entry", "spaces", "conduct", "protocol", "opening", "portrait"),
+    *("notify", "schema", "build", "entry", "spaces", "conduct", "protocol", "opening", "portrait", "closing"),
     *("sweep", "phase1", "phase2", "ablation", "transfer", "manager", "dashboard", "commands", "cli", "docs"),
 )
 LONGEST = 350  # lines
-SLOW = ("nevergrad", "wandb", "optuna", "lightning", "plotly", "datasets", "tokenizers", "tensorboard", "scipy", "matplotlib", "sklearn", "pandas")
+SLOW = ("nevergrad", "wandb", "optuna", "lightning", "plotly", "datasets", "tokenizers", "tensorboard", "scipy")
+SLOW += ("matplotlib", "sklearn", "pandas")
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

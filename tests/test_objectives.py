@@ -15,7 +15,21 @@ QUICK = ["scale=smoke", "logger=csv", "logger.progress=off"]
 
 
 def protocol(folder, *words, study="s"):
-    command = [sys.executable, "-m", "synaptune.phase1", "--study", study, "--budget", "12", "--seeds", "2", "--go-on", *QUICK, "seed=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "synaptune.phase1",
+        "--study",
+        study,
+        "--budget",
+        "12",
+        "--seeds",
+        "2",
+        "--go-on",
+        "--no-report",
+        *QUICK,
+        "seed=1",
+    ]
     done = subprocess.run([*command, *words], cwd=folder, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return load(folder, study), json.loads((folder / f"outputs/studies/{study}/summary.json").read_text())
@@ -127,7 +141,7 @@ def test_a_sweep_prunes_by_what_its_runs_report(tmp_path):
 @pytest.mark.slow
 def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill(tmp_path):
     protocol(tmp_path, study="phase1")
-    words = ["--group-budget", "3", "--budget", "4", "--seeds", "2", "--go-on", *QUICK, "seed=1"]
+    words = ["--group-budget", "3", "--budget", "4", "--seeds", "2", "--go-on", "--no-report", *QUICK, "seed=1"]
     command = [sys.executable, "-m", "synaptune.phase2", *words]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "outputs/studies/phase2/trials/9").exists():

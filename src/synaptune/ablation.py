@@ -21,9 +21,9 @@ from synaptune import phase1, phase2
 from synaptune.analysis.ablation import Ends, ablated, ends, points
 from synaptune.analysis.compare import LEVEL
 from synaptune.analysis.results import Ablated, Comparison
+from synaptune.closing import closed
 from synaptune.errors import mistake
-from synaptune.opening import VALIDATION_SEEDS, guarded, reopened
-from synaptune.portrait import portraits
+from synaptune.opening import VALIDATION_SEEDS, add_report_option, guarded, reopened
 from synaptune.protocol import Protocol, measured, say
 from synaptune.storage.reading import ABLATION, VALIDATION, Record, find_study, study_folder
 
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--study", default="phase1", help="the study: a name below outputs/studies, or its folder")
     parser.add_argument("--storage", default=None, help="its storage URL (default: the database in its folder)")
     parser.add_argument("--seeds", type=int, default=None, help="the first so many of the validation's seeds (default: all)")
+    add_report_option(parser)
     parser.add_argument("overrides", nargs="*", help="overrides of workers, trial, logger and notify, e.g. workers.count=4")
     return guarded(_run, parser.parse_intermixed_args(sys.argv[1:] if arguments is None else arguments))
 
@@ -51,7 +52,8 @@ def _run(options: argparse.Namespace) -> None:
     with reopened(record, folder, options.overrides, space=between.space, seeds=seeds) as protocol:
         _measure(protocol, between)
         _show(find_study(options.study, options.storage), protocol)
-        portraits(protocol, between.defaults, between.tuned)
+        if options.report:
+            closed(protocol, between.defaults, between.tuned)
     print(f"written to {folder}/ablation.json", flush=True)
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synaptune.commands import dashboard, refine, report
+from synaptune.commands import dashboard, refine, report, wandb
 from synaptune.errors import UserError, mistake, of_disk
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--format", choices=("csv", "parquet"), help="(default: by the name of FILE, else csv)")
     export.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: the terminal; csv only)")
     export.set_defaults(command=_export)
-    for module in (report, refine, dashboard):
+    for module in (report, refine, dashboard, wandb):
         module.add(commands)
     return parser
 

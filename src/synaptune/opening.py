@@ -64,6 +64,11 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", help="overrides of conf/train.yaml, e.g. scale=smoke data=text data.path=FILE")
 
 
+def add_report_option(parser: argparse.ArgumentParser) -> None:
+    """The option of protocols that end in a report."""
+    parser.add_argument("--no-report", dest="report", action="store_false", help="end with the verdict: no portraits, no report")
+
+
 def composed(overrides: Sequence[str], study: str | None) -> Composed:
     """The configuration of overrides; raises UserError for every one that does not fit. study: its name, null is the search space's."""
     from hydra import compose, initialize_config_dir

@@ -17,15 +17,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.analysis.cost import Stage
+from synaptune.closing import closed
 from synaptune.conduct import begun_at
 from synaptune.errors import UserError, mistake
-from synaptune.opening import OPTIMIZER, Composed, add_common_options, composed, guarded, opened
-from synaptune.portrait import portraits
+from synaptune.opening import OPTIMIZER, Composed, add_common_options, add_report_option, composed, guarded, opened
 from synaptune.protocol import Protocol, confirmed, measured, say, searched, validated
 from synaptune.search.contract import Told
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine, make_optimizer
-from synaptune.search.space import Space
+from synaptune.search.space import Space, Unit
 from synaptune.search.trial import Trial
 
 BUDGET = 40
@@ -46,6 +46,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--budget", type=int, default=BUDGET, help=f"evaluations of the search (default {BUDGET})")
     add_common_options(parser)
+    add_report_option(parser)
     return parser.parse_intermixed_args(arguments)
 
 
@@ -60,7 +61,9 @@ def _run(options: argparse.Namespace) -> None:
         for dimension in space.dimensions:
             if not dimension.holds(configured := OmegaConf.select(base, dimension.name)):
                 say(f"{dimension.name}: {configured} lies outside {dimension.describe()}; baseline and search begin at its nearest end")
-        _stages(protocol, prior)
+        points = _stages(protocol, prior)
+        if options.report:
+            closed(protocol, *points)
 
 
 def stages(budget: int, seeds: int, space: Space, *, workers: int = 1) -> list[Stage]:
@@ -82,7 +85,8 @@ def searched_space(composed: Composed) -> Space:
     return space
 
 
-def _stages(protocol: Protocol, prior: Sequence[Told]) -> None:
+def _stages(protocol: Protocol, prior: Sequence[Told]) -> tuple[Unit, Unit]:
+    """Everything to the verdict; returns the points that were validated."""
     from rich.console import Console
 
     from synaptune.report.summary import summarise
@@ -105,8 +109,8 @@ def _stages(protocol: Protocol, prior: Sequence[Told]) -> None:
         say(f"pareto: {len(found['front'])} trials on the front, hypervolume {found['hypervolume']:.4g} (baseline 1)")
     write_json(folder / "summary.json", summary)
     show_verdict(summary, Console())
-    portraits(protocol, baseline.unit, best.unit)
     print(f"written to {folder}/summary.json; use: python train.py tuned={folder}/best.yaml", flush=True)
+    return baseline.unit, best.unit
 
 
 def _sanity(protocol: Protocol) -> None:

@@ -24,9 +24,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.analysis.compare import paired_improvement
+from synaptune.closing import closed
 from synaptune.errors import mistake
-from synaptune.opening import add_common_options, composed, guarded, opened
-from synaptune.portrait import portraits
+from synaptune.opening import add_common_options, add_report_option, composed, guarded, opened
 from synaptune.protocol import Protocol, best_trial, confirmed, measured, paired, say, searched, validated
 from synaptune.search.loop import Plan
 from synaptune.search.space import Dimension, Space, Unit, Value
@@ -60,6 +60,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--group-budget", type=int, default=GROUP_BUDGET, help=f"evaluations of each group (default {GROUP_BUDGET})")
     parser.add_argument("--budget", type=int, default=BUDGET, help=f"evaluations of the joint search (default {BUDGET})")
     add_common_options(parser)
+    add_report_option(parser)
     return parser.parse_intermixed_args(arguments)
 
 
@@ -74,7 +75,9 @@ def _run(options: argparse.Namespace) -> None:
     seeds = [int(base.seed) + FRESH + number for number in range(options.seeds)]
     settings = {"protocol": "phase2", "group_budget": options.group_budget}
     with opened(base, place, space, budget=options.budget, seeds=seeds, go_on=options.go_on, settings=settings) as protocol:
-        _stages(protocol, options.group_budget, [first_gate])
+        points = _stages(protocol, options.group_budget, [first_gate])
+        if options.report:
+            closed(protocol, *points)
 
 
 def _phase1_gate(folder: Path, *, go_on: bool) -> dict[str, Any]:
@@ -112,7 +115,8 @@ def _space(base: DictConfig, given: Iterable[str]) -> Space:
     return Space(tuple(dimension for dimension in declared_space(base) if dimension.name not in idle and dimension.name not in fixed))
 
 
-def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) -> None:
+def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) -> tuple[Unit, Unit]:
+    """Everything to the verdict; returns the points that were validated."""
     from rich.console import Console
 
     from synaptune.report.summary import summarise
@@ -144,8 +148,8 @@ def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) 
     write_json(folder / "gates.json", {"gates": gates})
     write_json(folder / "summary.json", summary)
     show_verdict(summary, Console())
-    portraits(protocol, protocol.space.unit(values), best.unit)
     print(f"written to {folder}/summary.json and gates.json; use: python train.py tuned={folder}/best.yaml", flush=True)
+    return protocol.space.unit(values), best.unit
 
 
 def _groups(space: Space) -> dict[str, Space]:

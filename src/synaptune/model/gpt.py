@@ -174,7 +174,7 @@ class GPT(nn.Module):
         return after
 
     def remodelled(self) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """Structural events of all layers: (weights and buffers after, mixing matrix of each weight, counts (layer, 2) of merged and split); pure."""
+        """Structural events of all layers: (weights and buffers after, mixing matrix of each weight, (layer, 2) counts of both); pure."""
         after, mixes, counts = {}, {}, [torch.zeros(2, device=self.head.weight.device)] * len(self.blocks)
         for i, block in enumerate(self.blocks):
             if block.feedforward.router is None:
