@@ -20,7 +20,7 @@ from synaptune.report.wandb_controller import Logged, attach_report, open_contro
 from synaptune.search.config import Home
 from synaptune.storage.study import Study
 from synaptune.training.config import LoggerConfig
-from synaptune.training.wandb_runs import identity, open_run, run_id
+from synaptune.training.wandb_runs import OPEN, identity, open_run, run_id
 
 ROOT = Path(__file__).resolve().parents[2]
 SEARCH = ROOT / "tests" / "wandb_search.py"
@@ -146,6 +146,48 @@ def test_a_sweep_of_train_py_labels_its_runs_alike(tmp_path):
             assert run.summary["evaluation_seconds"] > 0.0
         objectives = [row["search/objective"] for row in server.runs[controller].history if "search/objective" in row]
         assert objectives == [pytest.approx(server.runs[f"{prefix}{index}"].summary["val_loss"]) for index in range(2)]
+
+
+DYING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import synaptune.report.wandb_controller as controller
+import synaptune.training.wandb_runs as runs
+import wandb_search
+for module in (controller, runs):
+    module.UPLOAD_SECONDS = module.MARGIN_SECONDS = 1.0
+wandb_search.log_run = lambda study, trial: None
+search = wandb_search.go_on
+def go_on(*about):
+    print("open", flush=True)
+    input()
+    search(*about)
+    print("searched", flush=True)
+wandb_search.go_on = go_on
+wandb_search.main(Path(sys.argv[2]), "dying", 1, "end")
+print("ended", flush=True)
+"""
+
+
+def test_a_server_that_dies_neither_stops_a_search_nor_holds_its_process(tmp_path):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    with running_server() as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", DYING, str(SEARCH.parent), str(tmp_path)],
+            env=clean | server.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+    out, errors = process.communicate("\n", timeout=300)
+    assert (process.returncode, out) == (0, "searched\nended\n"), errors
+    assert errors.count("wandb: offline (the upload did not end") == 1
+    (left,) = tmp_path.glob("controller/wandb/run-*-*")
+    assert (left / OPEN).exists()  # what tells the sync of it
 
 
 def test_a_study_begun_anew_under_an_old_name_has_other_runs(tmp_path):

@@ -23,7 +23,7 @@ from synaptune.search.trial import Trial, loss_of
 from synaptune.storage.export import write_json, write_text
 from synaptune.storage.study import Study
 from synaptune.training.config import LoggerConfig
-from synaptune.training.wandb_runs import OPEN, UPLOAD_SECONDS, WandbWriter, identity, open_run, run_id, within
+from synaptune.training.wandb_runs import MARGIN_SECONDS, OPEN, UPLOAD_SECONDS, WandbWriter, identity, open_run, run_id, within
 
 FOLDER = "controller"
 JOB_TYPE = "controller"
@@ -169,11 +169,14 @@ class WandbController:
     def close(self, exit_code: int) -> None:
         """Log the tables and end the run, in a bounded time."""
         self._work.put(self._log_tables)
-        self._work.put(lambda: self._writer.finish(exit_code))
+        self._work.put(lambda: self._end(exit_code))
         self._work.put(None)
-        self._thread.join(UPLOAD_SECONDS)
+        self._thread.join(UPLOAD_SECONDS + MARGIN_SECONDS)
         if self._writer.online and (self._broken or self._thread.is_alive()):
             self._writer.give_up()
+
+    def _end(self, exit_code: int) -> None:
+        self._broken = not self._writer.finish(exit_code)
 
     def _speak(self) -> None:
         while (work := self._work.get()) is not None:
@@ -242,7 +245,7 @@ class WandbController:
         values: dict[str, Any] = {}
         if self._generations:
             columns = list(dict.fromkeys(name for row in self._generations for name in row["scalars"]))
-            data = [[row["number"], *(row["scalars"].get(column) for column in columns)] for row in self._generations]
+            data: Any = [[row["number"], *(row["scalars"].get(column) for column in columns)] for row in self._generations]
             values["generations"] = wandb.Table(columns=["generation", *columns], data=data)
         if self._trials:
             heads = ["trial", "evaluation", "generation", "state", "objective"]

@@ -99,8 +99,7 @@ def specification(report: Any) -> str:
 
 def build(evidence: Evidence, *, project: str, entity: str = "") -> Any:
     """The report as an object of wandb-workspaces; touches no network, also without an entity."""
-    from wandb_workspaces.reports import v2 as wr
-
+    wr = _client()
     found = words.verdict(evidence)
     blocks: list[Any] = [wr.H1("Verdict"), wr.P(found.headline)]
     blocks += [_list(found.findings)] if found.findings else []
@@ -121,9 +120,15 @@ def build(evidence: Evidence, *, project: str, entity: str = "") -> Any:
     return wr.Report(project=project, entity=entity, title=title, description=text, blocks=blocks, width="fluid")
 
 
-def _list(findings: Sequence[words.Finding]) -> Any:
-    from wandb_workspaces.reports import v2 as wr
+def _client() -> Any:
+    """The client's classes, which it exports without a word of types."""
+    from wandb_workspaces.reports import v2
 
+    return v2
+
+
+def _list(findings: Sequence[words.Finding]) -> Any:
+    wr = _client()
     return wr.UnorderedList(items=[f"{entry.title}: {entry.text}" for entry in findings])
 
 
@@ -135,8 +140,7 @@ def _searched(evidence: Evidence) -> str:
 
 def _runset(evidence: Evidence, phase: str) -> Any:
     """The runs of a phase; without an entity and a project it takes the report's own, and asks no server."""
-    from wandb_workspaces.reports import v2 as wr
-
+    wr = _client()
     kinds = ", ".join(map(_quoted, _job_types(phase)))
     return wr.Runset(name=phase, filters=f"Metric('Group') == {_quoted(evidence.name)} and Metric('JobType') in [{kinds}]")
 
@@ -153,8 +157,7 @@ def _job_types(phase: str) -> list[str]:
 
 def _grid(runset: Any, panels: Sequence[Any]) -> Any:
     """Panels two in a row, those as wide as the page alone."""
-    from wandb_workspaces.reports import v2 as wr
-
+    wr = _client()
     at, row = 0, 0
     for panel in panels:
         wide = _WHOLE if isinstance(panel, wr.ParallelCoordinatesPlot | wr.MediaBrowser) else _HALF
@@ -195,7 +198,7 @@ def _of_search(evidence: Evidence, wr: Any) -> list[Any]:
 
 def _flat_column(name: str, *, log: bool) -> Any:
     """An axis for a parameter. Our configurations are flat, so the dots belong to the key; the client takes them for a nested one."""
-    from wandb_workspaces.reports import v2 as wr
+    wr = _client()
 
     class FlatColumn(wr.ParallelCoordinatesPlotColumn):
         def _to_model(self) -> Any:

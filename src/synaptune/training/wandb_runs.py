@@ -26,6 +26,7 @@ from synaptune.training.config import LoggerConfig
 PROBE_SECONDS = 4.0
 LOGIN_SECONDS = 10.0
 UPLOAD_SECONDS = 60.0
+MARGIN_SECONDS = 10.0  # for a client that does not keep to that
 OPEN = "open"  # a file in the folder of a run that has not ended, or whose upload has not; a kill leaves it behind
 IDENTITY = "identity"  # the note of a study that tells it from another of its name
 _LONGEST_TAG = 64
@@ -82,16 +83,20 @@ class WandbWriter:
         """Record the figures of the whole run."""
         self.run.summary.update(dict(metrics))
 
-    def finish(self, exit_code: int) -> None:
-        """End the run, however long it takes."""
-        self.run.finish(exit_code=exit_code)
+    def finish(self, exit_code: int) -> bool:
+        """End the run; False when not all of it has arrived in time."""
+        try:
+            self.run.finish(exit_code=exit_code)
+        except TimeoutError:
+            return False
         (self.folder / OPEN).unlink(missing_ok=True)
+        return True
 
     def close(self, exit_code: int) -> None:
         """End the run, in a bounded time."""
         if not self.online:
             self.finish(exit_code)
-        elif not within(UPLOAD_SECONDS, lambda: self.finish(exit_code))[0]:
+        elif within(UPLOAD_SECONDS + MARGIN_SECONDS, lambda: self.finish(exit_code)) != (True, True):
             self.give_up()
 
     def give_up(self) -> None:
@@ -139,10 +144,15 @@ def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[
     if mode == "online":
         # A key the server refuses and a server that went away both end here; the run itself must not.
         try:
+            settings.finish_timeout, settings.finish_timeout_raises = UPLOAD_SECONDS, True  # also when the process ends
             return WandbWriter(wandb.init(mode="online", **about), online=True)
         except Exception as error:
             _go_offline(f"{base_url()} did not accept the run: {type(error).__name__}")
-    return WandbWriter(wandb.init(mode="offline", **about), online=False)
+    try:
+        return WandbWriter(wandb.init(mode="offline", **about), online=False)
+    except Exception as error:  # such as an id whose upload was given up in this process, and still goes on
+        print(f"wandb: no run of {config.run_id or name} ({type(error).__name__}: {error})", file=sys.stderr)
+        return None
 
 
 def _mode(wanted: str) -> str:
