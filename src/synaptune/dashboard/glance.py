@@ -15,7 +15,7 @@ from synaptune.storage import schema
 from synaptune.storage.database import engine_options, sqlite_path, with_driver
 from synaptune.storage.faults import worded
 from synaptune.storage.locks import Holder
-from synaptune.storage.reading import _NO_SEARCH
+from synaptune.storage.reading import is_search
 from synaptune.storage.study import BEAT_EVERY
 
 SILENT_BEATS = 3  # signs of life that may be missed
@@ -82,7 +82,7 @@ class Glance:
     @property
     def searched(self) -> Phase | None:
         """The phase in which it searched last; null before there is one."""
-        searches = [phase for phase in self.phases if phase.name not in _NO_SEARCH and not phase.name.startswith("gate ")]
+        searches = [phase for phase in self.phases if is_search(phase.name)]
         return max(searches, key=lambda phase: phase.last, default=None)
 
     @property

@@ -127,7 +127,7 @@ def markdown(refinement: Refinement, space: str) -> str:
 
 
 def show(refinement: Refinement, console: Console) -> None:
-    """Print the tables and the remarks."""
+    """Print the proposal, the tables of what is narrowed, and the remarks."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -139,15 +139,17 @@ def show(refinement: Refinement, console: Console) -> None:
             made.add_row(*map(escape, row))
         return made
 
-    for proposal in refinement.proposals:
+    for proposal in (entry for entry in refinement.proposals if entry.narrowed):  # the Markdown file has them all
         found = proposal.found
         head = (*_TABULATED[:-1], f"mean {refinement.runs.metric}")
         name = found.parameter.dimension.name
         console.print(table(f"{name}: success {tests(found)}", ("", *head[1:]), tabulated_rows(found), range(1, len(head))))
     rows = proposed_rows(refinement)
-    console.print(table(headline(refinement), _PROPOSED[:-1], [row[:-1] for row in rows], range(3, 5)))  # the two p
-    for name, *_, reason in rows:
-        console.print(f"  {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
+    broken = [(".\n".join(name.rsplit(".", 1)), *rest) for name, *rest, _ in rows]
+    console.print(table(headline(refinement), _PROPOSED[:-1], broken, range(3, 5)))  # the two p
+    for (name, *_, reason), proposal in zip(rows, refinement.proposals, strict=True):
+        if proposal.narrowed:
+            console.print(f"  {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
     for remark in remarks(refinement):
         console.print(f"  {remark}", highlight=False, soft_wrap=True, markup=False)
     if refinement.runs.left_out:

@@ -83,7 +83,8 @@ def _attached(config: LoggerConfig, folder: Path, path: Path) -> None:
         return
     artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", f"report-{config.group}"), type="report")
     if path.is_dir():
-        artifact.add_dir(str(path))
+        for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):  # add_dir would print
+            artifact.add_file(str(file), name=file.relative_to(path).as_posix())
     else:
         artifact.add_file(str(path))
     page, logged = path / "report.html" if path.is_dir() else path, Logged(folder / FOLDER / _LOGGED, str(config.run_id))

@@ -53,7 +53,7 @@ class Record:
     def searches(self) -> list[str]:
         """The phases in which an optimizer searched, in their order; the last one is what the study is about."""
         phases = dict.fromkeys(trial.facts.get(schema.PHASE, SEARCH) for trial in self.trials)
-        return [phase for phase in phases if phase not in _NO_SEARCH and not phase.startswith("gate ")]
+        return [phase for phase in phases if is_search(phase)]
 
     @property
     def searched(self) -> list[Trial]:
@@ -69,6 +69,11 @@ class Record:
     def loss(self, trial: Trial) -> float | None:
         """What the search minimised; null for a failed or running trial."""
         return loss_of(trial, self.maximize)
+
+
+def is_search(phase: str) -> bool:
+    """Whether an optimizer proposed the trials of a phase."""
+    return phase not in _NO_SEARCH and not phase.startswith("gate ")
 
 
 def read_study(url: str, name: str | None = None, *, prefer: str | None = None) -> Record:
