@@ -12,6 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["scale=smoke", "logger=csv", "logger.progress=off"]
+HERE = "workers.count=1"  # no process of its own to start for runs of a second
 
 
 def protocol(folder, *words, study="s"):
@@ -30,7 +31,8 @@ def protocol(folder, *words, study="s"):
         *QUICK,
         "seed=1",
     ]
-    done = subprocess.run([*command, *words], cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    place = [] if any(word.startswith("workers.") for word in words) else [HERE]
+    done = subprocess.run([*command, *place, *words], cwd=folder, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     return load(folder, study), json.loads((folder / f"outputs/studies/{study}/summary.json").read_text())
 
@@ -141,7 +143,7 @@ def test_a_sweep_prunes_by_what_its_runs_report(tmp_path):
 @pytest.mark.slow
 def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill(tmp_path):
     protocol(tmp_path, study="phase1")
-    words = ["--group-budget", "3", "--budget", "4", "--seeds", "2", "--go-on", "--no-report", *QUICK, "seed=1"]
+    words = ["--group-budget", "3", "--budget", "4", "--seeds", "2", "--go-on", "--no-report", *QUICK, HERE, "seed=1"]
     command = [sys.executable, "-m", "synaptune.phase2", *words]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "outputs/studies/phase2/trials/9").exists():
@@ -174,7 +176,7 @@ def test_phase_2_without_phase_1_is_refused(tmp_path):
 @pytest.mark.slow
 def test_the_best_points_of_a_study_are_run_on_another_scale(tmp_path):
     protocol(tmp_path, study="phase1")
-    words = ["--top", "3", "--seeds", "2", "--study", "longer", *QUICK, "seed=1", "training.steps=30"]
+    words = ["--top", "3", "--seeds", "2", "--study", "longer", *QUICK, HERE, "seed=1", "training.steps=30"]
     command = [sys.executable, "-m", "synaptune.transfer", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
