@@ -78,6 +78,14 @@ def blind(engine: Engine, space: Space, generations: int, count: int = BLIND) ->
     return np.array(found)
 
 
+def reach(null: NDArray[Any]) -> float:
+    """What the strongest pair of a blind search stays below 95 times in 100."""
+    import numpy as np
+
+    first, second = np.triu_indices(null.shape[1], 1)
+    return float(np.quantile(np.abs(null[:, first, second]).max(axis=1), 0.95))
+
+
 def hypotheses(
     best: Mapping[str, Value],
     start: Mapping[str, Value],

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synaptune.analysis.ablation import ablated
 from synaptune.analysis.claim import claim, luck, noise, validation_pairs
 from synaptune.analysis.convergence import chance, course, generations
-from synaptune.analysis.correlation import blind, hypotheses, pairs
+from synaptune.analysis.correlation import blind, hypotheses, pairs, reach
 from synaptune.analysis.effects import effects
 from synaptune.analysis.importance import importances
 from synaptune.analysis.profiles import profiles
@@ -21,6 +21,9 @@ from synaptune.search.trial import Trial
 from synaptune.storage import schema
 from synaptune.storage.database import shown
 from synaptune.storage.reading import BASELINE, Record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PORTRAITS = "portraits"
 
@@ -44,6 +47,8 @@ def evidence(record: Record, *, against: Record | None = None, deep: bool = True
     measured.sort(key=lambda effect: names.index(effect.name))
     course_of = [] if drawn is None else generations(record, replayed.diagnostics, drawn, trials)
     correlation = _correlation(replayed, names)
+    null = _blind(record, space, len(course_of), deep)
+    together = pairs(space, correlation, null) if space is not None and correlation else []
     return Evidence(
         name=record.name,
         phase=phase,
@@ -62,7 +67,9 @@ def evidence(record: Record, *, against: Record | None = None, deep: bool = True
         effects=measured,
         effects_note=_note(replayed, measured, deep),
         importances=importances(record, space, trials) if deep and space is not None else [Importance(name, None, None) for name in names],
-        hypotheses=_hypotheses(record, space, best, start, (course_of, measured, correlation), deep=deep),
+        hypotheses=[]
+        if best is None
+        else hypotheses(best.values, start, record.configuration, generations=course_of, effects=measured, together=together),
         profiles=[] if space is None else profiles(space, units, losses),
         noise=noise(record),
         luck=luck(record, best),
@@ -76,6 +83,7 @@ def evidence(record: Record, *, against: Record | None = None, deep: bool = True
         provenance=_provenance(record),
         portraits=record.notes.get(PORTRAITS) or {},
         space=space,
+        correlation_noise=None if null is None else reach(null),
     )
 
 
@@ -131,15 +139,11 @@ def _correlation(replayed: Replay, names: Sequence[str]) -> list[list[float]]:
     return [[last.correlation[i][j] for j in order] for i in order]
 
 
-def _hypotheses(
-    record: Record, space: Space | None, best: Trial | None, start: Mapping[str, Value], found: tuple[Any, Any, Any], *, deep: bool
-):
-    course_of, measured, correlation = found
-    if space is None or best is None or record.engine is None:
-        return []
-    null = blind(record.engine, space, len(course_of)) if deep else None
-    together = pairs(space, correlation, null) if correlation else []
-    return hypotheses(best.values, start, record.configuration, generations=course_of, effects=measured, together=together)
+def _blind(record: Record, space: Space | None, count: int, deep: bool) -> NDArray[Any] | None:
+    """Correlations of blind searches as long as this one; null where they are not wanted or cannot be."""
+    if not deep or space is None or record.engine is None:
+        return None
+    return blind(record.engine, space, count)
 
 
 def _failures(record: Record) -> dict[str, list[Trial]]:

@@ -52,9 +52,13 @@ def correlation(evidence: Evidence, palette: Palette) -> Drawing | None:
             axes.text(at + 0.12, middle - 15.0 / cell, subsystem, fontsize=11.0, color=palette.muted, va="center")
     _key(sheet, evidence, labels)
     caption = (
-        "How the parameters move together in the search's distribution at its end, by subsystem: the search found that good values of a "
-        "blue pair rise together, and of an orange pair that one rises as the other falls."
+        "How the parameters move together in the search's distribution at its end, by subsystem: in a blue pair both rise together, "
+        "in an orange pair one rises as the other falls. "
     )
+    if evidence.correlation_noise is None:
+        caption += "Selection among few points moves pairs too, whether they matter or not."
+    else:
+        caption += f"Noise alone takes the strongest pair beyond {evidence.correlation_noise:.2f} in one search of twenty."
     return Drawing(sheet.canvas, "Correlation of the parameters", caption)
 
 
