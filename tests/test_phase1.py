@@ -87,7 +87,7 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     best = yaml.safe_load((folder / "best.yaml").read_text())["parameters"]
     assert best == {name: pair["best"] for name, pair in summary["parameters"].items()}
     page = (folder / "report/report.html").read_text()
-    assert summary["reason"].split(",")[0] in page
+    assert f"Decision: {summary['decision']}" in page
     again = run(tmp_path, *WORDS, "--no-report")
     assert "Verdict of study phase1" in again.stdout
     assert json.loads((folder / "summary.json").read_text()) == summary
