@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -133,11 +134,18 @@ def _send(batch: Sequence[LocalRun], target: Sequence[str]) -> str:
     # A folder would hide the runs marked online; each file is named.
     command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", *target, *(str(run.path) for run in batch)]
     environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SILENT", "WANDB_RUN_ID")}
-    try:
-        limit = _SECONDS * (1 + len(batch))
-        done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"no end within {limit:.0f} s"
+    limit = _SECONDS * (1 + len(batch))
+    with tempfile.TemporaryDirectory() as logs:  # the client's own, which it would leave in the folder one stands in
+        try:
+            done = subprocess.run(
+                command,
+                env=environment | {"WANDB_DIR": logs},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=limit,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"no end within {limit:.0f} s"
     return (done.stderr.strip().splitlines() or [f"the client ended with {done.returncode}"])[-1]
