@@ -142,13 +142,15 @@ def test_a_gain_whose_interval_reaches_zero_is_no_gain():
     assert verdict(worse).tone == "bad"
 
 
-def test_a_best_at_the_end_of_its_range_asks_for_a_wider_one():
+def test_a_best_at_the_end_of_its_range_asks_for_a_wider_one_if_the_parameter_matters():
     study = rich(count=20)
     unit = (0.99, *study.best.unit[1:])
     values = study.space.values(unit)
     edged = dataclasses.replace(study, best=dataclasses.replace(study.best, unit=unit, values=values))
-    texts = [entry.text for entry in advice(edged) if entry.title == "Widen the range"]
-    assert any("alpha_ca" in text and "upper" in text for text in texts)
+    for matters in (True, False):
+        effects = [entry._replace(found=matters or not entry.name.endswith("alpha_ca")) for entry in edged.effects]
+        told = [entry.text for entry in advice(dataclasses.replace(edged, effects=effects)) if entry.title == "Widen the range"]
+        assert any("alpha_ca" in text and "upper" in text for text in told) == matters
     assert positions(edged)["synapse.calcium.alpha_ca"] == 0.99
 
 
@@ -157,6 +159,14 @@ def test_effects_that_were_not_found_are_fixed_only_after_a_long_search():
     short = [entry.title for entry in advice(rich(count=40))]
     assert "Fix" not in short
     assert "Search longer" in short
+
+
+def test_a_search_whose_end_still_gains_asks_for_more():
+    study = rich(count=120)
+    for end, asked in ((0.0, False), (0.3, True)):
+        best = [1.0 - 0.8 * min(1.0, place / 50) - end * (place == 119) for place in range(120)]
+        course = study.course._replace(best=best)
+        assert any("come to rest" in entry.text for entry in advice(dataclasses.replace(study, course=course))) == asked
 
 
 def test_a_table_leaves_out_what_the_study_does_not_know():

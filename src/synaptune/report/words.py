@@ -14,7 +14,8 @@ from synaptune.report.tables import objective, positions
 EDGE = constant("report.edge", 0.05, meaning="distance from a range's end that counts as at it", source="chosen: a twentieth of the range")
 LEVEL = constant("report.level", 0.05, unit="probability", meaning="adjusted p below which a difference is told from zero", source="chosen")
 FEW = constant("report.few", 10.0, unit="evaluation", meaning="per parameter, below which a search is short", source="chosen: CMA's habit")
-LATE = constant("report.late", 0.9, meaning="share of a search after which a new best says that it goes on", source="chosen")
+LATE = constant("report.late", 0.9, meaning="share of a search whose rest should bring little", source="chosen")
+SLIGHT = constant("report.slight", 0.05, meaning="share of a search's gain that counts as little", source="chosen")
 FRAGILE = constant("report.fragile", 0.1, meaning="failed share of the trials that deserves a look", source="chosen")
 _NAMED = 6  # parameters named in a sentence
 
@@ -214,9 +215,9 @@ def _of_search(evidence: Evidence) -> Iterator[Finding]:
         text = f"{ended} evaluations for {len(evidence.names)} parameters is few; {FEW:g} for each is a fair beginning."
         yield Finding("Search longer", text)
     elif evidence.course is not None:
-        last = _last_improvement(evidence.course.best)
-        if last is not None and last >= LATE * ended:
-            text = f"The best came at evaluation {last + 1} of {ended}: the search has not come to rest."
+        late = _late_gain(evidence.course.best)
+        if late is not None and late >= SLIGHT:
+            text = f"The last {1.0 - LATE:.0%} of the evaluations brought {late:.0%} of the search's gain: it has not come to rest."
             yield Finding("Search longer", text)
     noise = evidence.noise
     if (
@@ -233,15 +234,19 @@ def _of_search(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("Less noise", text)
 
 
-def _last_improvement(best: Sequence[float | None]) -> int | None:
-    """Position at which the best changed for the last time; null without a complete trial."""
-    final = next((loss for loss in reversed(best) if loss is not None), None)
-    return None if final is None else list(best).index(final)
+def _late_gain(best: Sequence[float | None]) -> float | None:
+    """The share of the whole gain that the last part of a search brought; null where nothing was gained."""
+    losses = [loss for loss in best if loss is not None]
+    if not losses or losses[0] <= losses[-1]:
+        return None
+    return (losses[int(LATE * (len(losses) - 1))] - losses[-1]) / (losses[0] - losses[-1])
 
 
 def _of_parameters(evidence: Evidence) -> Iterator[Finding]:
     place = {name: unit for name, unit in positions(evidence).items() if name in evidence.names}
     moved = {name for name in place if evidence.best is not None and evidence.best.values[name] != evidence.start.get(name)}
+    if evidence.effects:  # one without an effect ends at an edge as easily as anywhere
+        moved &= {entry.name for entry in evidence.effects if entry.found}
     for side, wanted in (
         ("lower", [name for name in place if place[name] < EDGE]),
         ("upper", [name for name in place if place[name] > 1.0 - EDGE]),
