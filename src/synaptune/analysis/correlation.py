@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 BLIND = int(
     constant("correlation.blind", 99, unit="search", meaning="searches that know no loss, behind each p", source="chosen: p down to 0.01")
 )
+LONGEST = int(
+    constant("correlation.longest", 60, unit="generation", meaning="of a blind search", source="chosen: noise has mixed the matrix by then")
+)
 # Stated before any search of this project; signs are those the equations suggest.
 GROWS, SHRINKS = "synapse.attention.lambda_loge", "synapse.structural.energy_cost_rel"
 REFILL, DECAY, RATIO = "synapse.vesicles.tau_rrp", "synapse.calcium.tau_c", (30.0, 100.0)
@@ -69,7 +72,7 @@ def blind(engine: Engine, space: Space, generations: int, count: int = BLIND) ->
     found = []
     for number in range(count):
         optimizer, stream = Cma(replace(engine, seed=number), space), np.random.default_rng(number)
-        for _ in range(generations):
+        for _ in range(min(generations, LONGEST)):
             units = [optimizer.ask() for _ in range(optimizer.generation_size)]
             optimizer.tell([Told(unit, float(stream.random())) for unit in units])
         diagnostics = optimizer.diagnostics()

@@ -9,12 +9,15 @@ an idle parameter could have been drawn otherwise without changing anything. For
                                                 that was drawn
     T_kj = sum_i r_ij phi_ij                    r: ranks of the losses of the generation (normal scores), less  (3)
                                                 what E f(x_i with g~_ij) explains of them
-    z_j = sum_k T_kj / sqrt(sum_k sum_i r_ij^2 Var phi_ij)                                                      (4)
+    z_j = sum_k w_k T_kj / sqrt(sum_k w_k^2 sum_i r_ij^2 Var phi_ij)                                            (4)
+    w_k = the mean correlation of f's predictions with the ranks over the generations before k, the nearer      (5)
+          the heavier; zero where it is below a least value
 
 Without an effect of j, each T_kj has mean zero whatever f is, however the search came here: r and the others' coordinates do not
-tell which g_ij was drawn. The sums are then a martingale, and z is standard normal for many generations; with an effect that
-f has learned of, it is positive. f is a quadratic ridge regression in the search's own coordinates, fitted to the generations
-before, the nearer the heavier; phi is in units of the spread that f expects within the generation.
+tell which g_ij was drawn; w knows only what was before. The sums are then a martingale, and z is standard normal for many
+generations; with an effect that f has learned of, it is positive. The weights keep a long search, which at its end moves by noise
+alone, from drowning what its beginning showed. f is a quadratic ridge regression in the search's own coordinates, fitted to the
+generations before, the nearer the heavier; phi is in units of the spread that f expects within the generation.
 Source: (1) to (3) the conditional randomisation test, Candes et al. 2018, arXiv:1610.02351, section 4; (4) derived: by conditioning
 on the generations before. tests/analysis counts how often it is wrong.
 """
@@ -48,6 +51,9 @@ _MEMORY = constant(
 _MOST = 600  # latest points that f is fitted to
 _PRODUCTS = 12  # parameters up to which f has their products
 _PENALTIES = tuple(10.0**power for power in range(-3, 4))
+_TRUST = constant("effects.trust", 0.5, meaning="w before the first prediction was tried", source="chosen: a beginning is worth a look")
+_TURN = constant("effects.turn", 0.2, meaning="share of the latest correlation in w", source="chosen: five generations")
+_LEAST_TRUST = constant("effects.least_trust", 0.1, meaning="w below which a generation is left out", source="chosen: what noise gives")
 _LEAST = 3  # complete points that a generation needs to be ranked
 
 
@@ -58,14 +64,18 @@ def effects(replayed: Replay, names: Sequence[str], *, seed: int = 0) -> list[Ef
     stream = np.random.default_rng(seed)
     sums, variances = np.zeros(len(names)), np.zeros(len(names))
     seen: list[tuple[NDArray[Any], NDArray[Any], int]] = []
+    trust = _TRUST
     for number, batch in enumerate(replayed.batches):
         complete = [place for place, loss in enumerate(batch.losses) if loss is not None and math.isfinite(loss)]
         losses = np.array([batch.losses[place] for place in complete], dtype=float)
         units = np.array([batch.members[place].unit for place in complete]).reshape(len(complete), len(names))
         if len(complete) >= _LEAST and len({*losses.tolist()}) > 1 and sum(len(earlier) for _, earlier, _ in seen) > 2 * _LEAST:
-            statistic, variance = _generation(batch, complete, units, losses, _Model(seen, number, batch), stream)
-            sums += statistic
-            variances += variance
+            model = _Model(seen, number, batch)
+            if trust >= _LEAST_TRUST:
+                statistic, variance = _generation(batch, complete, units, losses, model, stream)
+                sums += trust * statistic
+                variances += trust**2 * variance
+            trust += _TURN * (_agreement(model(units), losses) - trust)
         if len(complete):
             seen.append((units, losses, number))
     if not np.any(variances > 0.0):
@@ -124,6 +134,15 @@ def _redrawn(batch: Batch, complete: Sequence[int], units: NDArray[Any], stream:
     # Gaussian conditionals from the precision matrix: mean_j - sum_{i != j} P_ji (x_i - mean_i) / P_jj, variance 1 / P_jj.
     centre = samples - (off @ precision) / np.diag(precision)
     return fold(centre.T[:, None, :] + deviation[:, None, None] * stream.standard_normal((size, _REDRAWN, points)))
+
+
+def _agreement(predicted: NDArray[Any], losses: NDArray[Any]) -> float:
+    """Correlation of predictions with the ranks of what came; zero where either does not vary."""
+    import numpy as np
+
+    scores, off = _normal_scores(losses), predicted - predicted.mean()
+    size = float(np.sqrt((off @ off) * (scores @ scores)))
+    return float(off @ scores) / size if size > 0.0 else 0.0
 
 
 def _normal_scores(losses: NDArray[Any]) -> NDArray[Any]:
