@@ -145,7 +145,7 @@ def _plain(rows: Sequence[Ablated]) -> list[dict[str, Any]]:
 def _cell(comparison: Comparison | None, adjusted: float | None) -> str:
     if comparison is None or adjusted is None:
         return "too few runs"
-    return f"{comparison.mean:+.2f}  p {adjusted:.2g}\n({comparison.low:+.2f} to {comparison.high:+.2f})"
+    return f"{comparison.mean:+.2f}\n({comparison.low:.2f} to {comparison.high:.2f})\np {adjusted:.2g}"
 
 
 def words(rows: Sequence[Ablated]) -> list[str]:

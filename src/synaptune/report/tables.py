@@ -38,11 +38,11 @@ def parameters(evidence: Evidence) -> Table:
         Column("tuned", "value"): [best.get(name) for name in evidence.names],
         Column("range", "range"): [ranges.get(name) for name in evidence.names],
         Column("position", "position"): [place.get(name) for name in evidence.names],
+        Column("worth at the optimum", "gain", "%"): [ablated[name].reverted if name in ablated else None for name in evidence.names],
         Column("effect z", "share"): [effects[name].z if name in effects else None for name in evidence.names],
         Column("p (Holm)", "p"): [effects[name].adjusted if name in effects else None for name in evidence.names],
         Column("fANOVA", "share"): [shares[name].fanova if name in shares else None for name in evidence.names],
         Column("PED-ANOVA", "share"): [shares[name].ped_anova if name in shares else None for name in evidence.names],
-        Column("worth at the optimum", "gain", "%"): [ablated[name].reverted if name in ablated else None for name in evidence.names],
     }
     known = {column: cells for column, cells in columns.items() if any(cell is not None for cell in cells)}
     note = (
