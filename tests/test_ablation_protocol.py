@@ -12,6 +12,7 @@ import pytest
 from protocols import NAMES, SEEDS, TUNED, made
 
 from synaptune import ablation
+from synaptune.analysis.evidence import evidence
 from synaptune.errors import UserError
 from synaptune.opening import reopened
 from synaptune.plain import flat
@@ -68,8 +69,11 @@ def test_a_killed_ablation_goes_on_to_its_table_and_runs_nothing_twice(study, ca
     assert rows[NAMES[0]]["tuned"] == TUNED[NAMES[0]]
     assert rows[NAMES[0]]["reverted"]["count"] == len(SEEDS)
     record = find_study(str(study))
-    assert {side: portrait["reproduced"] for side, portrait in record.notes["portraits"].items()} == {"baseline": True, "best": True}
-    assert ablation.main(["--study", str(study), *words]) == 0
+    found = evidence(record, deep=False)
+    assert found.provenance["reproduced to the last bit"] == {"baseline": True, "best": True}
+    assert [row.name for row in found.ablation] == [row["name"] for row in written["rows"]]
+    assert (study / "report/report.html").exists()
+    assert ablation.main(["--study", str(study), "--no-report", *words]) == 0
     assert len(find_study(str(study)).trials) == len(record.trials)
     assert json.loads((study / "ablation.json").read_text()) == written
 

@@ -203,5 +203,8 @@ def _provenance(record: Record) -> dict[str, Any]:
         "configuration fingerprints": all_of("config_fingerprint"),
         "seeds": {phase: sorted(set(values)) for phase, values in seeds.items()},
         "schema version": record.notes.get(schema.VERSION),
+        "reproduced to the last bit": {
+            side: portrait.get("reproduced") for side, portrait in (record.notes.get(PORTRAITS) or {}).items() if "failed" not in portrait
+        },
         "configuration": dict(record.configuration),
     }
