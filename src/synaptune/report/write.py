@@ -13,14 +13,12 @@ from synaptune.report.markdown import markdown
 from synaptune.report.page import html
 from synaptune.storage.reading import Record
 
-FORMATS = ("html", "md", "all")
-
 
 def write_report(record: Record, folder: Path, *, against: Record | None = None, formats: str = "all") -> Path:
     """Write report.html, report.md, figures/ and tables/ of a study; returns the page, or the Markdown where only that is asked for.
 
-    Each file is whole or not there, and the page comes last. against: a study of random points to compare with; formats: one of
-    FORMATS. Raises UserError: no space, no right to write.
+    Each file is whole or not there, and the page comes last. against: a study of random points to compare with; formats: `html`,
+    `md` or `all`. Raises UserError: no space, no right to write.
     """
     found = evidence(record, against=against)
     drawn = list(figures(found))
