@@ -115,7 +115,7 @@ def test_cost_prices_the_protocol_from_a_measured_run(capsys, tmp_path, monkeypa
     assert cli.main([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     rows = {row["stage"]: row for row in told["rows"]}
-    assert [rows[name]["runs"] for name in ("start-up", "sanity", "search", "validation")] == [10, 13, 20, 4]
+    assert [rows[name]["runs"] for name in ("start-up", "sanity", "search", "validation", "portraits")] == [10, 13, 20, 4, 2]
     run, tested = rows["search"]["seconds"]["median"], rows["validation"]["seconds"]["median"]
     assert 0.0 < run < tested
     assert rows["search"]["wall_hours"] * 3600.0 == pytest.approx(2 * run)

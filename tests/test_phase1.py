@@ -65,10 +65,11 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     assert phases == ["sanity"] * 13 + ["baseline"] + ["search"] * 4 + ["validation"] * 4
     planned = stages(4, 2, searched_space(composed(["scale=smoke"], None)))
     made = Counter(trial.user_attrs["phase"] for trial in trials if "copied_from" not in trial.user_attrs)
-    assert made == {stage.name: stage.runs for stage in planned}
+    folder = tmp_path / "outputs/studies/phase1"
+    portraits = list((folder / "portraits").iterdir())
+    assert made | {"portraits": len(portraits)} == {stage.name: stage.runs for stage in planned}
     assert [trial.user_attrs["seed"] for trial in trials[-4:]] == [1001, 1001, 1002, 1002]
     assert all(trial.user_attrs["copied_from"] == 0 for trial in trials[13:15])
-    folder = tmp_path / "outputs/studies/phase1"
     summary = json.loads((folder / "summary.json").read_text())
     expected = {
         "study",

@@ -241,13 +241,13 @@ def _cost(options: argparse.Namespace) -> None:
     show_bill(priced, Console(), title=f"{options.plan}: {budget} evaluations of {len(space.names)} parameters", notes=notes)
 
 
-def _seconds_of_study(place: Home) -> tuple[Callable[[Stage], Spread], float, list[str]]:
-    """Seconds of a run by stage as a study measured them, of a worker's start (within its first run), and where they are from."""
+def _seconds_of_study(place: Home) -> tuple[Callable[[Stage], Spread], None, list[str]]:
+    """Seconds of a run by stage as a study measured them, of a worker's start (null: within its first run), and where they are from."""
     from synaptune.analysis.cost import study_seconds
 
     return (
         study_seconds(place.name, place.url),
-        0.0,
+        None,
         [f"seconds of a run: median and 10 to 90 % of the complete runs of study {place.name}"],
     )
 

@@ -21,6 +21,7 @@ from synaptune.closing import closed
 from synaptune.conduct import begun_at
 from synaptune.errors import UserError, mistake
 from synaptune.opening import OPTIMIZER, Composed, add_common_options, add_report_option, composed, guarded, opened
+from synaptune.portrait import SIDES
 from synaptune.protocol import Protocol, confirmed, measured, say, searched, validated
 from synaptune.search.contract import Told
 from synaptune.search.loop import Plan
@@ -67,13 +68,18 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def stages(budget: int, seeds: int, space: Space, *, workers: int = 1) -> list[Stage]:
-    """The training runs of a protocol over a space.
+    """The training runs of a protocol over a space, the two portraits of its end included.
 
     The baseline and the search's first evaluation are copies of a sanity run.
     """
     population = make_optimizer(Engine(OPTIMIZER, 0, workers, budget), space).generation_size
     sanity = SANITY_SEEDS + SANITY_CANDIDATES + SANITY_REPEATED * (SANITY_SEEDS - 1)
-    return [Stage("sanity", sanity), Stage("search", budget - 1, at_once=population), Stage("validation", 2 * seeds, tested=True)]
+    return [
+        Stage("sanity", sanity),
+        Stage("search", budget - 1, at_once=population),
+        Stage("validation", 2 * seeds, tested=True),
+        Stage("portraits", len(SIDES), at_once=1),
+    ]
 
 
 def searched_space(composed: Composed) -> Space:

@@ -58,6 +58,7 @@ def test_a_bill_adds_up():
     assert four.device_hours == pytest.approx(30.4)
     assert four.days * 24.0 == pytest.approx(0.1 + 1 + (3 + 3) + 2)
     assert four.money is None
+    assert [row.stage for row in bill(plan, seconds, start=0.0).rows] == ["start-up", "sanity", "search", "validation"]
 
 
 def test_warm_up_and_evaluations_are_not_in_the_step(tmp_path):

@@ -132,13 +132,15 @@ def run_seconds(speed: Speed, training: TrainingConfig, *, tested: bool) -> floa
 
 
 def bill(
-    plan: Sequence[Stage], seconds: Callable[[Stage], Spread], *, devices: int = 1, start: float = 0.0, price: float | None = None
+    plan: Sequence[Stage], seconds: Callable[[Stage], Spread], *, devices: int = 1, start: float | None = None, price: float | None = None
 ) -> Bill:
-    """A plan priced; seconds: of a run of each stage, start: of each worker's start-up [s], price: of a device hour.
+    """A plan priced; seconds: of a run of each stage, start: of a worker's start-up [s] (null: within the runs), price: of a device hour.
 
     Days are by eq. (2), of median runs.
     """
-    rows = [Row("start-up", devices, Spread(start, start, start), devices * start / _HOUR, start / _HOUR)] if start else []
+    rows = []
+    if start is not None:  # one of 0 s has its row too: a busy moment while measuring may hide it
+        rows.append(Row("start-up", devices, Spread(start, start, start), devices * start / _HOUR, start / _HOUR))
     for stage in plan:
         spread = seconds(stage)
         rows.append(Row(stage.name, stage.runs, spread, stage.runs * spread.median / _HOUR, stage.rounds(devices) * spread.median / _HOUR))
