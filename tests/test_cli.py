@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from synaptune import cli
+from synaptune import cli, phase2
 from synaptune.analysis import census
 from synaptune.data.tokenizer import Tokenizer
 from synaptune.synapse.circuit import SPECS
@@ -82,6 +82,7 @@ def test_a_checkpoint_of_another_model_is_said_so(trained, tmp_path, capsys):
         (["census", "--seeds", "1"], "--seeds 1"),
         (["cost", "--devices", "0", "--price", "-1"], "--devices 0: expected at least 1\n  --price -1.0"),
         (["cost", "--plan", "all48"], "--budget"),
+        (["cost", "--group-budget", "5"], "expected only with --plan phase2"),
         (["cost", "scale=smok"], "closest: smoke"),
         (["cost", "--study", "nosuch"], "--study nosuch"),
     ],
@@ -125,6 +126,25 @@ def test_cost_prices_the_protocol_from_a_measured_run(capsys, tmp_path, monkeypa
     shown = capsys.readouterr().out
     assert "all48: 21 evaluations of 48 parameters" in shown
     assert "measured: step" in shown
+
+
+def test_cost_prices_phase_2_with_its_groups(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["cost", "--plan", "phase2", "--group-budget", "11", "--devices", "4", "--steps", "2", "--warmup", "1", "scale=smoke", "--json"]
+    assert cli.main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["budget"], told["parameters"]) == (phase2.BUDGET, 48)
+    runs = {row["stage"]: row["runs"] for row in told["rows"]}
+    gates = (1 + len(phase2.GROUPS)) * phase2.GATE_SEEDS
+    assert runs == {
+        "start-up": 4,
+        "baseline": 1,
+        "groups": 6 * 10,
+        "gates": gates,
+        "joint": phase2.BUDGET,
+        "validation": 10,
+        "portraits": 2,
+    }
 
 
 def test_help_is_quick():

@@ -156,12 +156,20 @@ def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill
     assert all(trial.state.name == "COMPLETE" for trial in trials)
     groups = ("calcium", "vesicles", "postsynaptic", "structural", "energy", "attention")
     assert [len(of_phase(trials, group)) for group in (*groups, "joint")] == [3] * 6 + [4]
-    assert len(of_phase(trials, "joint")[0].params) == 48
+    (baseline,) = of_phase(trials, "baseline")
+    assert [of_phase(trials, group)[0].user_attrs["copied_from"] for group in groups] == [baseline.number] * 6
+    numbers = [[trial.number for trial in of_phase(trials, group)] for group in groups]
+    assert max(first for first, *_ in numbers) < min(last for *_, last in numbers)  # side by side
+    assert len(of_phase(trials, "joint")[0].params) == len(baseline.params) == 48
     best1 = yaml.safe_load((tmp_path / "outputs/studies/phase1/best.yaml").read_text())["parameters"]
-    begun = {name: value for group in groups for name, value in of_phase(trials, group)[0].params.items()}
+    begun = baseline.params
+    assert {name: value for group in groups for name, value in of_phase(trials, group)[0].params.items()} == begun
     assert {name: begun[name] for name in best1} == pytest.approx(best1, rel=1e-4)
     gates = json.loads((tmp_path / "outputs/studies/phase2/gates.json").read_text())["gates"]
     assert [gate["gate"] for gate in gates] == ["phase 1", *groups, "phase 2"]
+    judged = [gate["gate"] for gate in gates[1:-1] if "trial" in gate]
+    assert len(of_phase(trials, "gates")) == 3 * (1 + len(judged))
+    assert judged
     kept = {name: value for gate in gates if gate["decision"] == "winner" for name, value in gate["values"].items()}
     assert of_phase(trials, "joint")[0].params == pytest.approx(begun | kept, rel=1e-4)
 

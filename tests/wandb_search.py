@@ -1,7 +1,7 @@
-"""A search with W&B, for tests that kill it: `python wandb_search.py FOLDER STUDY GENERATIONS HOW` (HOW: kill, end or report).
+"""A search with W&B, for tests that kill it: `python wandb_search.py FOLDER STUDY GENERATIONS HOW` (HOW: kill, end, report or together).
 
 Each generation has four trials; those of the first one have runs of their own. It goes on where the study stands, and tells every
-generation again. All losses are worse than trial 0's, and trial 2 fails.
+generation again. All losses are worse than trial 0's, and trial 2 fails. `together` is another: two real searches side by side.
 """
 
 import os
@@ -12,11 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
+from synaptune.conduct import Company, Job, conduct
+from synaptune.report.listeners import Show, opened_together
 from synaptune.report.wandb_controller import WandbController, attach_report, open_controller
 from synaptune.search.config import Home
+from synaptune.search.contract import Engine
 from synaptune.search.diagnostics import diagnose
+from synaptune.search.loop import Plan
 from synaptune.search.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
+from synaptune.search.workers import Inline
 from synaptune.storage.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig
 from synaptune.training.wandb_runs import identity, labels, open_run
@@ -27,8 +32,11 @@ COVARIANCE = np.array([[0.04, 0.01], [0.01, 0.03]])
 
 
 def main(folder: Path, name: str, generations: int, how: str) -> None:
+    if how == "together":
+        together(folder, name)
+        return
     with Study(Home(name, folder, f"sqlite:///{folder}/study.db", "auto"), {"seed": 0}) as study:
-        controller = open_controller(LoggerConfig(tags=("mine",)), study, phase="search", names=SPACE.names, record=study.configuration)
+        (controller,) = open_controller(LoggerConfig(tags=("mine",)), study, names={"search": SPACE.names}, record=study.configuration)
         assert controller is not None
         go_on(study, controller, generations)
         if how == "kill":
@@ -42,6 +50,16 @@ def main(folder: Path, name: str, generations: int, how: str) -> None:
         page = folder / "report.html"
         page.write_text("<p>found</p>")
         assert attach_report(folder, page)
+
+
+def together(folder: Path, name: str) -> None:
+    with Study(Home(name, folder, f"sqlite:///{folder}/study.db", "auto"), {"seed": 0}) as study:
+        ledgers = [PhaseLedger(study, Space((axis,)), phase, {"seed": 0}) for axis, phase in zip(SPACE.dimensions, "ab", strict=True)]
+        shown = [(ledger, Show(12, "evaluation")) for ledger in ledgers]
+        with opened_together(shown, LoggerConfig(progress="off", tensorboard=False)) as listeners:
+            company = [Company(heard, say=lambda line: None) for heard in listeners]
+            jobs = [Job(ledger, Engine("cma", 0), Plan(12), company=each) for ledger, each in zip(ledgers, company, strict=True)]
+            conduct(jobs, Inline(lambda trial: Result(1.0 + sum(trial.values.values()), 0.01)))
 
 
 def go_on(study: Study, controller: WandbController, generations: int) -> None:

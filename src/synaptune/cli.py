@@ -22,16 +22,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synaptune.commands import dashboard, refine, report, wandb
+from synaptune.commands import cost, dashboard, refine, report, wandb
 from synaptune.errors import UserError, mistake, of_disk
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from synaptune.analysis.cost import Spread, Stage
     from synaptune.data.config import DataConfig
     from synaptune.data.tokenizer import Tokenizer
-    from synaptune.search.config import Home
 
 _LONGEST_CHARACTER = 4  # bytes of a character in UTF-8
 
@@ -85,19 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     census.add_argument("--seeds", type=int, default=3, help="runs that measure the spread over seeds (default %(default)s)")
     census.set_defaults(command=_census)
 
-    cost = commands.add_parser("cost", help="device hours, money and days of a plan, from a step time measured here")
-    cost.add_argument("--plan", choices=("phase1", "all48"), default="phase1", help="the protocol over ten parameters, or over all")
-    cost.add_argument("--budget", type=int, default=None, help="evaluations of the search (default: the protocol's; needed for all48)")
-    cost.add_argument("--seeds", type=int, default=None, help="fresh seeds of the validation (default: the protocol's)")
-    cost.add_argument("--devices", type=int, default=1, help="devices that run at the same time (default %(default)s)")
-    cost.add_argument("--price", type=float, default=None, help="of a device hour, in any currency")
-    cost.add_argument("--study", default=None, help="take the seconds of this study's runs instead of measuring")
-    cost.add_argument("--steps", type=int, default=20, help="steps that are timed (default %(default)s)")
-    cost.add_argument("--warmup", type=int, default=5, help="steps before them (default %(default)s)")
-    cost.add_argument("--json", action="store_true", help="for machines")
-    cost.add_argument("overrides", nargs="*", help="overrides of conf/train.yaml, e.g. scale=gpu data=text data.path=FILE")
-    cost.set_defaults(command=_cost)
-
     parameters = commands.add_parser("parameters", help="the parameters with their ranges")
     parameters.set_defaults(command=_parameters)
 
@@ -107,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--format", choices=("csv", "parquet"), help="(default: by the name of FILE, else csv)")
     export.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: the terminal; csv only)")
     export.set_defaults(command=_export)
-    for module in (report, refine, dashboard, wandb):
+    for module in (cost, report, refine, dashboard, wandb):
         module.add(commands)
     return parser
 
@@ -192,93 +175,6 @@ def _census(options: argparse.Namespace) -> None:
     print(census.header())
     effects, dust = census.census(census.Trial(seeds=options.seeds), on_effect=lambda effect: print(census.row(effect), flush=True))
     print(census.verdict(effects, dust))
-
-
-def _cost(options: argparse.Namespace) -> None:
-    from synaptune import opening, phase1
-
-    budget = options.budget if options.budget is not None or options.plan == "all48" else phase1.BUDGET
-    seeds = opening.VALIDATION_SEEDS if options.seeds is None else options.seeds
-    faults = [
-        fault
-        for good, fault in (
-            (budget is not None, "--plan all48 without --budget: expected the evaluations you would give it"),
-            (budget is None or budget >= 1, f"--budget {budget}: expected at least 1 evaluation"),
-            (seeds >= 2, f"--seeds {seeds}: expected at least 2"),
-            (options.devices >= 1, f"--devices {options.devices}: expected at least 1"),
-            (options.price is None or 0.0 < options.price < math.inf, f"--price {options.price}: expected a number above 0"),
-            (options.steps >= 1, f"--steps {options.steps}: expected at least 1"),
-            (options.warmup >= 1, f"--warmup {options.warmup}: expected at least 1"),
-        )
-        if not good
-    ]
-    if faults:
-        raise UserError("got a plan that cannot be priced\n  " + "\n  ".join(faults) + "\n  to do: correct these values")
-    assert budget is not None
-    begun = opening.composed([*(["search_space=all"] if options.plan == "all48" else []), *options.overrides], options.study)
-    base, place, space = begun.base, begun.place, phase1.searched_space(begun)
-    plan = phase1.stages(budget, seeds, space, workers=options.devices)
-
-    from synaptune.analysis.cost import bill
-
-    seconds, start, notes = _seconds_of_study(place) if options.study else _measured_seconds(base, options)
-    notes += [
-        f"a generation of {plan[1].at_once} ends before the next begins; one run at a time on each of {options.devices} like devices",
-        "no run fails or ends early; the optimizer's own time is left out",
-    ]
-    priced = bill(plan, seconds, devices=options.devices, start=start, price=options.price)
-    if options.json:
-        import json
-
-        stages = [row._asdict() | {"seconds": row.seconds._asdict()} for row in priced.rows]
-        asked = {"plan": options.plan, "budget": budget, "parameters": len(space.names), "devices": options.devices, "price": options.price}
-        print(json.dumps(asked | priced._asdict() | {"rows": stages, "notes": notes}, indent=1))
-        return
-    from rich.console import Console
-
-    from synaptune.report.bill import show_bill
-
-    show_bill(priced, Console(), title=f"{options.plan}: {budget} evaluations of {len(space.names)} parameters", notes=notes)
-
-
-def _seconds_of_study(place: Home) -> tuple[Callable[[Stage], Spread], None, list[str]]:
-    """Seconds of a run by stage as a study measured them, of a worker's start (null: within its first run), and where they are from."""
-    from synaptune.analysis.cost import study_seconds
-
-    return (
-        study_seconds(place.name, place.url),
-        None,
-        [f"seconds of a run: median and 10 to 90 % of the complete runs of study {place.name}"],
-    )
-
-
-def _measured_seconds(base: DictConfig, options: argparse.Namespace) -> tuple[Callable[[Stage], Spread], float, list[str]]:
-    """Seconds of a run by stage from one measured here, of a worker's start, and how they were measured."""
-    import tempfile
-    from collections.abc import Mapping
-
-    from omegaconf import OmegaConf
-
-    from synaptune.analysis.cost import Spread, measure, run_seconds
-    from synaptune.build import run, settings
-    from synaptune.storage.environment import device_name
-
-    def train(changes: Mapping[str, object], folder: Path) -> float:
-        cfg = base.copy()
-        for key, value in changes.items():
-            OmegaConf.update(cfg, key, value)
-        return run(cfg, folder, overrides=[]).metrics["evaluation_seconds"]
-
-    training = settings(base).training
-    with tempfile.TemporaryDirectory() as folder:
-        speed = measure(train, Path(folder), steps=options.steps, warmup=options.warmup)
-    counted = f"over {options.steps} steps after {options.warmup} warm ones on {device_name()}"
-    once = f"evaluation {speed.evaluation:.3g} s, checkpoint {speed.save:.3g} s, once per run {speed.fixed:.3g} s"
-    notes = [
-        f"measured: step {1000 * speed.step:.4g} ms {counted}; {once}",
-        f"a run: {training.steps} steps, {training.evaluations} evaluations; validation scores the test split too",
-    ]
-    return lambda stage: Spread(run_seconds(speed, training, tested=stage.tested)), speed.start, notes
 
 
 def _parameters(_: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""One search of a study, put together: optimizer, workers, pruner, warm start; what train.py -m, the protocols and TrialManager share."""
+"""Searches of a study, put together: optimizer, workers, pruner, warm start; what train.py -m, the protocols and TrialManager share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from synaptune.report.listeners import Listeners, Overheard
 from synaptune.search.contract import Engine, Told
 from synaptune.search.diagnostics import Diagnostics, health_warnings
 from synaptune.search.judging import Judging
-from synaptune.search.loop import Plan, Watch, search
+from synaptune.search.loop import Plan, Search, Watch, run_searches
 from synaptune.search.optimizers import make_optimizer
 from synaptune.search.pruning import NoPruner, Pruner
 from synaptune.search.space import Space
@@ -56,33 +56,39 @@ class Company:
     say: Callable[[str], None] = print
 
 
-def conduct(
-    ledger: PhaseLedger,
-    engine: Engine,
-    plan: Plan,
-    workers: Workers,
-    *,
-    steering: Steering | None = None,
-    company: Company | None = None,
-) -> list[Trial]:
-    """Search a phase to its budget from wherever the study has it; returns all its trials. Raises as search/loop.py does."""
-    steering, company = steering or Steering(), company or Company()
-    prior, listeners = steering.prior, company.listeners
-    optimizer = make_optimizer(engine, ledger.space, prior)
+@dataclass(frozen=True)
+class Job:
+    """A phase of a study to be searched to its budget, from wherever the study has it."""
+
+    ledger: PhaseLedger
+    engine: Engine
+    plan: Plan
+    steering: Steering = field(default_factory=Steering)
+    company: Company = field(default_factory=Company)
+
+
+def conduct(jobs: Sequence[Job], workers: Workers) -> list[list[Trial]]:
+    """Search phases side by side on the same workers; returns the trials of each. Raises as search/loop.py does."""
+    return run_searches([_search(job) for job in jobs], workers)
+
+
+def _search(job: Job) -> Search:
+    ledger, steering, company = job.ledger, job.steering, job.company
+    optimizer = make_optimizer(job.engine, ledger.space, steering.prior)
     ended = [trial for trial in ledger.trials() if trial.state != "running"]
-    judge, stop = None, steering.stop
-    observed = Generations(ledger.study.place.folder / _file(ledger.phase, "generations", "jsonl"), company.say)
+    judge, stop, maximize = None, steering.stop, job.plan.maximize
     if steering.pruner is not None and not isinstance(steering.pruner, NoPruner):
-        judge = Judging(steering.pruner, [(trial, ledger.intermediate(trial)) for trial in ended], maximize=plan.maximize)
+        judge = Judging(steering.pruner, [(trial, ledger.intermediate(trial)) for trial in ended], maximize=maximize)
+    observed = Generations(ledger.study.place.folder / _file(ledger.phase, "generations", "jsonl"), company.say)
 
     def told(trial: Trial, finished: int) -> None:
-        listeners.ended(trial, finished)
+        company.listeners.ended(trial, finished)
         company.watch(trial, finished)
 
     watch: Watch = told
     if company.notifier is not None:
         size = optimizer.generation_size
-        watch = company.notifier.watch(told, size=size, total=plan.budget, maximize=plan.maximize, earlier=ended)
+        watch = company.notifier.watch(told, size=size, total=job.plan.budget, maximize=maximize, earlier=ended)
 
     def watched(trial: Trial, finished: int) -> None:
         if judge is not None:
@@ -92,22 +98,21 @@ def conduct(
 
     def observe(diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         observed(diagnostics)
-        listeners.generation(diagnostics, members)
+        company.listeners.generation(diagnostics, members)
 
-    return search(
+    return Search(
         ledger.space,
-        engine,
-        plan,
-        ledger=ledger,
-        state=StateFile(ledger.study.place.folder / _file(ledger.phase, "optimizer", "pkl"), engine, ledger.space.describe()),
-        workers=workers,
-        started=listeners.started,
+        job.engine,
+        job.plan,
+        ledger,
+        StateFile(ledger.study.place.folder / _file(ledger.phase, "optimizer", "pkl"), job.engine, ledger.space.describe()),
+        started=company.listeners.started,
         watch=watched,
-        judge=Overheard(listeners, judge),
-        prior=prior,
+        judge=Overheard(company.listeners, judge),
+        prior=steering.prior,
         observe=observe,
         # A grid or a sample is wanted whole: points that follow no loss have no plateau.
-        stop=rules(stop if optimizer.learns else replace(stop, plateau=None), maximize=plan.maximize),
+        stop=rules(stop if optimizer.learns else replace(stop, plateau=None), maximize=maximize),
         say=company.say,
     )
 

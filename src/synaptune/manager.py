@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synaptune.conduct import Company, Steering, conduct
+from synaptune.conduct import Company, Job, Steering, conduct
 from synaptune.errors import UserError, mistake
 from synaptune.hints import nearest
 from synaptune.report.listeners import VIEWER, Show, opened
@@ -126,7 +126,7 @@ class TrialManager:
             show = Show(self._plan.budget, maximize=self.maximize, earlier=earlier, stop=steering.stop, logs=False)
             try:
                 with opened(ledger, replace(VIEWER, progress=self._view), show) as listeners:
-                    conduct(ledger, engine, self._plan, workers, steering=steering, company=Company(listeners, watch=watch))
+                    conduct([Job(ledger, engine, self._plan, steering, Company(listeners, watch=watch))], workers)
             finally:
                 workers.close()
                 self._live = None

@@ -2,35 +2,40 @@
 
     python -m synaptune.phase2 [--from STUDY] [--group-budget N] [--budget N] [--seeds N] [--study NAME] [--go-on] [overrides]
 
-    gate 1   the phase-1 study says `stop`: nothing is searched
-    group    cma over a group's parameters from the phase-1 optimum, the others held there
-    gate 2   a group's winner against the optimum it began at, on fresh seeds: it is kept when it is better on average
-    joint    cma over all parameters, from the winners that were kept
-    verdict  phase-1 optimum against the joint best on fresh seeds and the test split, and the rule of analysis/decision.py
+    gate 1     the phase-1 study says `stop`: nothing is searched
+    baseline   the phase-1 optimum once more, where every group begins
+    groups     cma over each group's parameters from the phase-1 optimum, the others held there: all groups side by side
+    gates      each group's winner against that optimum, on fresh seeds: it is kept when it is better on average
+    joint      cma over all parameters, from the winners that were kept
+    verdict    phase-1 optimum against the joint best on fresh seeds and the test split, and the rule of analysis/decision.py
 
-The groups are independent, and so searched one after another with every worker on each: with k workers that takes as long as k
-groups at a time, and none waits for the slowest. Gates write their decision and its evidence to gates.json and the study.
+The groups share the workers: while the last trials of one group's generation run, those of others take the free ones. Gates write their
+decision and its evidence to gates.json and the study.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from synaptune.analysis.compare import paired_improvement
+from synaptune.analysis.cost import Stage
 from synaptune.closing import closed
 from synaptune.errors import mistake
-from synaptune.opening import add_common_options, add_report_option, composed, guarded, opened
-from synaptune.protocol import Protocol, best_trial, confirmed, measured, paired, say, searched, validated
+from synaptune.opening import OPTIMIZER, Composed, add_common_options, add_report_option, composed, guarded, opened
+from synaptune.portrait import SIDES
+from synaptune.protocol import Protocol, best_trial, confirmed, measured, paired, say, searched, searched_together, validated
 from synaptune.search.loop import Plan
-from synaptune.search.space import Dimension, Space, Unit, Value
+from synaptune.search.optimizers import Engine, make_optimizer
+from synaptune.search.space import Dimension, Space, Unit
 from synaptune.search.trial import Trial
+from synaptune.storage.reading import BASELINE
 
 # Subsystems of the registry by group; a group is searched alone.
 GROUPS = {
@@ -70,8 +75,8 @@ def _run(options: argparse.Namespace) -> None:
     start = Path(options.start) if Path(options.start).is_dir() else Path("outputs/studies") / options.start
     first_gate = _phase1_gate(start, go_on=options.go_on)
     overrides = [f"tuned={start / 'best.yaml'}", *options.overrides, "search_space=all"]
-    base, place, given = composed(overrides, options.study or "phase2")
-    space = _space(base, given)
+    begun = composed(overrides, options.study or "phase2")
+    base, place, space = begun.base, begun.place, searched_space(begun)
     seeds = [int(base.seed) + FRESH + number for number in range(options.seeds)]
     settings = {"protocol": "phase2", "group_budget": options.group_budget}
     with opened(base, place, space, budget=options.budget, seeds=seeds, go_on=options.go_on, settings=settings) as protocol:
@@ -102,17 +107,17 @@ def _phase1_gate(folder: Path, *, go_on: bool) -> dict[str, Any]:
     return gate
 
 
-def _space(base: DictConfig, given: Iterable[str]) -> Space:
+def searched_space(begun: Composed) -> Space:
     """All parameters that the configured model uses, but those fixed on the command line, from their configured values."""
     from synaptune.build import check
     from synaptune.model.config import ModelConfig, unused_parameters
     from synaptune.spaces import declared_space
 
-    check(base)
-    model = OmegaConf.to_object(base.model)
+    check(begun.base)
+    model = OmegaConf.to_object(begun.base.model)
     assert isinstance(model, ModelConfig)
-    idle, fixed = unused_parameters(model), set(given)
-    return Space(tuple(dimension for dimension in declared_space(base) if dimension.name not in idle and dimension.name not in fixed))
+    left_out = {*unused_parameters(model), *begun.given}
+    return Space(tuple(dimension for dimension in declared_space(begun.base) if dimension.name not in left_out))
 
 
 def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) -> tuple[Unit, Unit]:
@@ -124,32 +129,34 @@ def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) 
     from synaptune.storage.export import write_best, write_json
 
     folder, name = protocol.study.place.folder, protocol.study.place.name
-    groups = _groups(protocol.space)
+    groups, start = _groups(protocol.space), protocol.space.start()
     say(f"study {name} ({folder}): {len(groups)} groups of {group_budget} evaluations, then {protocol.plan.budget} of all")
-    values = protocol.space.values(protocol.space.start())
-    kept = dict(values)
-    for group, space in groups.items():
-        found = searched(protocol, protocol.ledger(group, space), replace(protocol.plan, budget=group_budget), label=f"group {group}")
-        gate, winner = _gate(protocol, group, space, best_trial(protocol, found))
-        gates.append(gate)
-        kept |= winner
-        protocol.study.put_note("gates", gates)
-        write_json(folder / "gates.json", {"gates": gates})
+    values = protocol.space.values(start)
+    measured(protocol, protocol.ledger(BASELINE), [(start, protocol.seed)], label="baseline run")
+    ledgers = {f"group {group}": protocol.ledger(group, space) for group, space in groups.items()}
+    found = searched_together(protocol, ledgers, replace(protocol.plan, budget=group_budget))
+    best = {group: best_trial(protocol, found[f"group {group}"]) for group in groups}
+    winners = {group: trial for group, trial in best.items() if trial is not None and trial.unit != groups[group].start()}
+    accounts = _gates(protocol, winners)
+    gates += [accounts.get(group) or _no_better(group) for group in groups]
+    kept = values | {name: value for gate in gates if gate["decision"] == "winner" for name, value in gate["values"].items()}
+    protocol.study.put_note("gates", gates)
+    write_json(folder / "gates.json", {"gates": gates})
     joint = Space(tuple(replace(dimension, start=kept[dimension.name]) for dimension in protocol.space.dimensions))
     trials = searched(protocol, protocol.ledger("joint", joint), protocol.plan, label="joint")
-    best = confirmed(protocol, trials)
-    if best is None:
+    winner = confirmed(protocol, trials)
+    if winner is None:
         raise mistake(got="a joint search without a complete trial", expected="at least one", do="see the failures in the study")
-    write_best(folder / "best.yaml", name, best)
-    pairs = validated(protocol, protocol.space.unit(values), best.unit)
+    write_best(folder / "best.yaml", name, winner)
+    pairs = validated(protocol, start, winner.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.trials())
-    summary = summarise(name, trials, best, pairs=pairs, defaults=values, seconds=seconds) | {"gates": gates}
+    summary = summarise(name, trials, winner, pairs=pairs, defaults=values, seconds=seconds) | {"gates": gates}
     gates.append({"gate": "phase 2", "decision": summary["decision"], "reason": summary["reason"], "improvement": summary["improvement"]})
     write_json(folder / "gates.json", {"gates": gates})
     write_json(folder / "summary.json", summary)
     show_verdict(summary, Console())
     print(f"written to {folder}/summary.json and gates.json; use: python train.py tuned={folder}/best.yaml", flush=True)
-    return protocol.space.unit(values), best.unit
+    return start, winner.unit
 
 
 def _groups(space: Space) -> dict[str, Space]:
@@ -168,25 +175,52 @@ def _subsystem(dimension: Dimension) -> str:
     return dimension.name.split(".")[1]
 
 
-def _gate(protocol: Protocol, group: str, space: Space, best: Trial | None) -> tuple[dict[str, Any], dict[str, Value]]:
-    """Whether a group's winner is kept, by validation perplexity on fresh seeds; the gate's account and the values kept."""
-    start = space.start()
-    if best is None or best.unit == start:
-        reason = "no point better than the start was found"
-        say(f"gate {group}: {reason}")
-        return {"gate": group, "decision": "start", "reason": reason}, {}
-    points: list[tuple[Unit, int]] = []
-    for number in range(GATE_SEEDS):
-        points += [(start, protocol.seed + _GATE_FRESH + number), (best.unit, protocol.seed + _GATE_FRESH + number)]
-    runs = measured(protocol, protocol.ledger(f"gate {group}", space), points, label=f"gate {group} run")
-    pairs = paired(runs)
-    before, after = ([pair[side].facts["val_perplexity"] for pair in pairs] for side in (0, 1))
-    gain = paired_improvement(before, after)
-    keep = gain.mean > 0.0
-    reason = f"validation perplexity {gain.mean:+.2f} % ({gain.low:+.2f} to {gain.high:+.2f}) on {len(pairs)} fresh seeds"
-    say(f"gate {group}: {'winner kept' if keep else 'start kept'}, {reason}")
-    account = {"gate": group, "decision": "winner" if keep else "start", "reason": reason, "improvement": gain._asdict()}
-    return account | {"trial": best.number, "values": best.values}, best.values if keep else {}
+def _gates(protocol: Protocol, winners: Mapping[str, Trial]) -> dict[str, dict[str, Any]]:
+    """For each group whether its winner is kept, by validation perplexity on fresh seeds: the gates' accounts."""
+    start = protocol.space.start()
+    values = protocol.space.values(start)
+    units = {group: protocol.space.unit(values | winner.values) for group, winner in winners.items()}
+    seeds = [protocol.seed + _GATE_FRESH + number for number in range(GATE_SEEDS)]
+    points = [(unit, seed) for unit in (start, *units.values()) for seed in seeds] if winners else []
+    runs = measured(protocol, protocol.ledger("gates"), points, label="gate run")
+    before, accounts = runs[:GATE_SEEDS], {}
+    for place, (group, winner) in enumerate(winners.items(), 1):
+        after = runs[place * GATE_SEEDS : (place + 1) * GATE_SEEDS]
+        pairs = paired([run for pair in zip(before, after, strict=True) for run in pair])
+        starts, tuned = ([pair[side].facts["val_perplexity"] for pair in pairs] for side in (0, 1))
+        gain = paired_improvement(starts, tuned)
+        keep = gain.mean > 0.0
+        reason = f"validation perplexity {gain.mean:+.2f} % ({gain.low:+.2f} to {gain.high:+.2f}) on {len(pairs)} fresh seeds"
+        say(f"gate {group}: {'winner kept' if keep else 'start kept'}, {reason}")
+        accounts[group] = {"gate": group, "decision": "winner" if keep else "start", "reason": reason, "improvement": gain._asdict()}
+        accounts[group] |= {"trial": winner.number, "values": winner.values}
+    return accounts
+
+
+def _no_better(group: str) -> dict[str, Any]:
+    reason = "no point better than the start was found"
+    say(f"gate {group}: {reason}")
+    return {"gate": group, "decision": "start", "reason": reason}
+
+
+def stages(group_budget: int, budget: int, seeds: int, space: Space, *, workers: int = 1) -> list[Stage]:
+    """The training runs of a protocol over a space, the two portraits of its end included.
+
+    The first evaluation of each group is a copy of the baseline.
+    """
+
+    def population(searched: Space) -> int:
+        return make_optimizer(Engine(OPTIMIZER, 0, workers, budget), searched).generation_size
+
+    groups = _groups(space)
+    return [
+        Stage("baseline", 1),
+        Stage("groups", len(groups) * (group_budget - 1), at_once=sum(map(population, groups.values()))),
+        Stage("gates", (1 + len(groups)) * GATE_SEEDS),
+        Stage("joint", budget, at_once=population(space)),
+        Stage("validation", 2 * seeds, tested=True),
+        Stage("portraits", len(SIDES), at_once=1),
+    ]
 
 
 if __name__ == "__main__":

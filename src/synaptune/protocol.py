@@ -5,27 +5,28 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.build import Outcome
-from synaptune.conduct import Company, Steering, conduct
+from synaptune.conduct import Company, Job, Steering, conduct
 from synaptune.errors import mistake
 from synaptune.notify import Notifier
 from synaptune.objective.score import ObjectiveConfig, needs_baseline, rescored, with_baseline
 from synaptune.objective.seeds import averaged, common_seeds
 from synaptune.parameters import constant
-from synaptune.report.listeners import Overheard, Show, opened
+from synaptune.report.listeners import Overheard, Show, opened, opened_together
 from synaptune.search.contract import Told
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine
 from synaptune.search.pruning import PrunerConfig, make_pruner
-from synaptune.search.runner import Runner, run_all
-from synaptune.search.space import Space, Unit
+from synaptune.search.runner import Account, run_all
+from synaptune.search.space import Space, Unit, Value
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Result, Trial, best_of
 from synaptune.search.workers import Ended, Hear, Inline, Workers
@@ -81,7 +82,19 @@ class Protocol:
 
     def workers(self) -> Workers:
         """The pool, copying what the study already holds."""
-        return WithTwins(self.pool, twins_of(self))
+        return WithTwins(self.pool, twins_of(self), self.key)
+
+    def key(self, trial: Trial) -> tuple[Any, ...]:
+        """What a trial's run depends on within the study; one of a part of the space has the configured values of the rest."""
+        return self.key_of(trial.values, trial.facts["seed"], trial.facts.get("seeds", 1), test=trial.facts["test"])
+
+    def key_of(self, values: Mapping[str, Value], seed: int, seeds: int = 1, *, test: bool) -> tuple[Any, ...]:
+        """What a run of values depends on within the study, as `key`."""
+        return tuple(sorted({**self._configured, **values}.items())), (seed, seeds), test
+
+    @cached_property
+    def _configured(self) -> dict[str, Value]:
+        return {name: OmegaConf.select(self.base, name) for name in self.space.names}
 
     @property
     def logger(self) -> LoggerConfig:
@@ -130,8 +143,8 @@ def best_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
 
 def measured(protocol: Protocol, ledger: PhaseLedger, points: Sequence[tuple[Unit, int]], *, label: str, test: bool = False) -> list[Trial]:
     """The trials of points (unit, seed) in a phase, run where they are not finished yet."""
-    known = {_key(trial): trial for trial in ledger.trials()}
-    keys = [(tuple(ledger.space.values(unit).items()), (seed, 1), test) for unit, seed in points]
+    known = {protocol.key(trial): trial for trial in ledger.trials()}
+    keys = [protocol.key_of(ledger.space.values(unit), seed, test=test) for unit, seed in points]
 
     def to_run() -> Iterator[Trial]:
         for (unit, seed), key in zip(points, keys, strict=True):
@@ -148,30 +161,49 @@ def measured(protocol: Protocol, ledger: PhaseLedger, points: Sequence[tuple[Uni
         return [known[key] for key in keys]
     with opened(ledger, protocol.logger, Show(len(points), label, earlier=done, stop=protocol.stop, logs=False)) as listeners:
         heard = Overheard(listeners)
-        runner = Runner(protocol.workers(), ledger, retries=protocol.plan.retries, judge=heard, started=listeners.started, say=say)
-        for number, trial in enumerate(run_all(to_run(), runner), len(done) + 1):
+        account = Account(ledger, protocol.plan.retries, heard, listeners.started, say)
+        for number, trial in enumerate(run_all(to_run(), protocol.workers(), account), len(done) + 1):
             listeners.ended(trial, number)
-            known[_key(trial)] = trial
+            known[protocol.key(trial)] = trial
     return [known[key] for key in keys]
 
 
 def searched(protocol: Protocol, ledger: PhaseLedger, plan: Plan, *, label: str = "search", prior: Sequence[Told] = ()) -> list[Trial]:
     """The trials of a phase's search, brought to the plan's budget."""
-    trials, budget = ledger.trials(), plan.budget
-    ended = [trial for trial in trials if trial.state != "running"]
+    return searched_together(protocol, {label: ledger}, plan, prior=prior)[label]
+
+
+def searched_together(
+    protocol: Protocol, ledgers: Mapping[str, PhaseLedger], plan: Plan, *, prior: Sequence[Told] = ()
+) -> dict[str, list[Trial]]:
+    """The trials of the searches of several phases, each brought to the plan's budget, side by side on the protocol's workers.
+
+    ledgers: by the name that people read.
+    """
+    budget, trials = plan.budget, {label: ledger.trials() for label, ledger in ledgers.items()}
     assert budget is not None
-    if len(ended) < max(budget, len(trials)):
-        say(f"{label}: {budget} evaluations" + (f", {len(ended)} of them done before" if ended else ""))
-        training = protocol.base.training
-        pruner = make_pruner(protocol.pruner, steps=training.steps, evaluations=training.evaluations, seed=protocol.engine.seed)
-        steering = Steering(pruner, prior, protocol.stop)
-        with opened(ledger, protocol.logger, Show(budget, "evaluation", earlier=ended, stop=protocol.stop)) as listeners:
-            company = Company(listeners, protocol.notifier, say=say)
-            trials = conduct(ledger, protocol.engine, plan, protocol.workers(), steering=steering, company=company)
-    best = best_trial(protocol, trials)
-    if best is not None:
-        say(f"{label}: best objective {best.objective:.4f} in trial {best.number}")
+    ended = {label: [trial for trial in found if trial.state != "running"] for label, found in trials.items()}
+    left = [label for label, found in trials.items() if len(ended[label]) < max(budget, len(found))]
+    for label in left:
+        say(f"{label}: {budget} evaluations" + (f", {len(ended[label])} of them done before" if ended[label] else ""))
+    shows = [(ledgers[label], Show(budget, "evaluation", earlier=ended[label], stop=protocol.stop)) for label in left]
+    if left:
+        with opened_together(shows, protocol.logger) as listeners:
+            jobs = []
+            for label, heard in zip(left, listeners, strict=True):
+                company = Company(heard, protocol.notifier, say=say if len(ledgers) == 1 else _saying(label))
+                jobs.append(Job(ledgers[label], protocol.engine, plan, _steering(protocol, prior), company))
+            trials |= dict(zip(left, conduct(jobs, protocol.workers()), strict=True))
+    for label, found in trials.items():
+        if (best := best_trial(protocol, found)) is not None:
+            say(f"{label}: best objective {best.objective:.4f} in trial {best.number}")
     return trials
+
+
+def _steering(protocol: Protocol, prior: Sequence[Told]) -> Steering:
+    training = protocol.base.training
+    pruner = make_pruner(protocol.pruner, steps=training.steps, evaluations=training.evaluations, seed=protocol.engine.seed)
+    return Steering(pruner, prior, protocol.stop)
 
 
 def confirmed(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
@@ -226,17 +258,22 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-class WithTwins:
-    """Workers that copy a run the study has already made instead of making it again."""
+def _saying(label: str) -> Callable[[str], None]:
+    """`say` for one of several searches."""
+    return lambda line: say(f"{label}: {line}")
 
-    def __init__(self, workers: Workers, twins: Mapping[Any, Trial]) -> None:
+
+class WithTwins:
+    """Workers that copy a run the study has already made instead of making it again; key: what a trial's run depends on."""
+
+    def __init__(self, workers: Workers, twins: Mapping[Any, Trial], key: Callable[[Trial], Any]) -> None:
         self.count = workers.count
-        self._workers, self._twins = workers, twins
+        self._workers, self._twins, self._key = workers, twins, key
         self._copies: list[Ended] = []
 
     def start(self, trial: Trial) -> None:
         """Begin a trial, or copy it."""
-        twin = self._twins.get(_key(trial))
+        twin = self._twins.get(self._key(trial))
         if twin is None:
             self._workers.start(trial)
             return
@@ -255,7 +292,7 @@ class WithTwins:
 def twins_of(protocol: Protocol) -> dict[Any, Trial]:
     """The study's complete runs, by what they depend on; the earliest of equals."""
     complete = [trial for trial in protocol.study.trials() if trial.state == "complete" and trial.facts["phase"] != REFERENCE]
-    return {_key(trial): trial for trial in reversed(complete)}
+    return {protocol.key(trial): trial for trial in reversed(complete)}
 
 
 @dataclass(frozen=True)
@@ -299,8 +336,3 @@ class TrainingRun:
         for key, value in changes.items():
             OmegaConf.update(cfg, key, value)
         return run(cfg, folder, overrides=[], generation=trial.facts["generation"])
-
-
-def _key(trial: Trial) -> tuple[Any, ...]:
-    """What a run depends on within a study."""
-    return tuple(trial.values.items()), (trial.facts["seed"], trial.facts.get("seeds", 1)), trial.facts["test"]

@@ -23,7 +23,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from synaptune.conduct import Company, Steering, begun_at, conduct
+from synaptune.conduct import Company, Job, Steering, begun_at, conduct
 from synaptune.entry import names_of
 from synaptune.errors import mistake
 from synaptune.hints import nearest
@@ -167,7 +167,7 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
             steering = Steering(_pruner(sweep), sweep.prior, sweep.stop)
             show = Show(plan.budget, maximize=plan.maximize, earlier=earlier, stop=sweep.stop)
             with opened(ledger, _logger(sweep), show) as listeners:
-                trials = conduct(ledger, engine, plan, workers, steering=steering, company=Company(listeners, notifier))
+                (trials,) = conduct([Job(ledger, engine, plan, steering, Company(listeners, notifier))], workers)
         finally:
             workers.close()
             _take_away(sweep, ledger)

@@ -1,13 +1,14 @@
 import contextlib
 import errno
 import io
+from dataclasses import replace
 
 import pytest
 
-from synaptune.conduct import Company, conduct
+from synaptune.conduct import Company, Job, conduct
 from synaptune.errors import UserError
 from synaptune.report.lines import TrialLines
-from synaptune.report.listeners import SILENT, VIEWER, Listeners, Overheard, Show, opened
+from synaptune.report.listeners import SILENT, VIEWER, Listeners, Overheard, Show, Together, opened, opened_together
 from synaptune.search.config import StudyConfig, home
 from synaptune.search.contract import Engine
 from synaptune.search.loop import Plan
@@ -67,7 +68,8 @@ def ledger_in(folder):
 def searched(folder, listeners, budget, engine="cma"):
     ledger = ledger_in(folder)
     with ledger.study:
-        return conduct(ledger, Engine(engine, 0), Plan(budget), Inline(evaluated), company=Company(listeners, say=lambda line: None))
+        company = Company(listeners, say=lambda line: None)
+        return conduct([Job(ledger, Engine(engine, 0), Plan(budget), company=company)], Inline(evaluated))[0]
 
 
 def test_a_failing_listener_is_dropped_with_one_line_and_the_others_hear_on(capsys):
@@ -144,7 +146,7 @@ def test_listeners_are_closed_with_the_exit_code(tmp_path, monkeypatch, error, c
     from synaptune.report import listeners as module
 
     notes = Notes()
-    monkeypatch.setitem(module._MAKERS, "the terminal's view", lambda ledger, logger, show: notes)
+    monkeypatch.setitem(module._MAKERS, "the terminal's view", lambda phases, logger: (notes,))
     ledger = ledger_in(tmp_path / "s")
     with ledger.study, contextlib.suppress(KeyboardInterrupt, UserError, ValueError), opened(ledger, SILENT, Show(3)):
         if error is not None:
@@ -152,15 +154,50 @@ def test_listeners_are_closed_with_the_exit_code(tmp_path, monkeypatch, error, c
     assert notes.heard == [("close", code)]
 
 
+def test_searches_side_by_side_are_shown_as_one_and_closed_once(tmp_path):
+    study, notes = Study(home(StudyConfig("s", str(tmp_path)), "s"), {"x": 1}), Notes()
+    with study:
+        ledgers = [PhaseLedger(study, Space((dimension,)), name, {}) for dimension, name in zip(SPACE.dimensions, "ab", strict=True)]
+        together = Together(notes, 3, 2)
+        jobs = [Job(ledger, Engine("cma", 0), Plan(5), company=Company(Listeners([together]), say=lambda line: None)) for ledger in ledgers]
+        conduct(jobs, Inline(lambda trial: Result(1.0, 0.01)))
+        for job in jobs:
+            assert notes.of("close") == []
+            job.company.listeners.close(0)
+    assert [finished for _, finished in notes.of("ended")] == list(range(4, 14))
+    assert notes.of("generation") == []
+    assert notes.of("close") == [[0]]
+
+
+@pytest.mark.parametrize("progress", ["lines", "bar"])
+def test_the_terminals_view_of_searches_side_by_side_counts_all(tmp_path, progress, capsys, monkeypatch):
+    from rich.console import Console
+
+    from synaptune.report import screen
+
+    screened = io.StringIO()
+    monkeypatch.setattr(screen, "terminal", lambda: Console(file=screened, force_terminal=True, width=100))
+    study = Study(home(StudyConfig("s", str(tmp_path)), "s"), {"x": 1})
+    with study:
+        ledgers = [PhaseLedger(study, Space((dimension,)), name, {}) for dimension, name in zip(SPACE.dimensions, "ab", strict=True)]
+        with opened_together([(ledger, Show(5, "evaluation")) for ledger in ledgers], replace(VIEWER, progress=progress)) as listeners:
+            companies = [Company(heard, say=lambda line: None) for heard in listeners]
+            jobs = [Job(ledger, Engine("cma", 0), Plan(5), company=company) for ledger, company in zip(ledgers, companies, strict=True)]
+            conduct(jobs, Inline(lambda trial: Result(1.0 + trial.number, 0.01)))
+    shown = capsys.readouterr().out if progress == "lines" else screened.getvalue()
+    assert ("evaluation 10/10" if progress == "lines" else "10 of 10 ended") in shown
+    assert progress == "lines" or "s: a, b" in shown
+
+
 def test_a_log_that_cannot_be_opened_is_said_and_the_rest_is_heard(tmp_path, monkeypatch, capsys):
     from synaptune.report import listeners as module
 
-    def broken(ledger, logger, show):
+    def broken(phases, logger):
         raise ImportError("no such module")
 
     notes = Notes()
     monkeypatch.setitem(module._MAKERS, "W&B's log", broken)
-    monkeypatch.setitem(module._MAKERS, "the terminal's view", lambda ledger, logger, show: notes)
+    monkeypatch.setitem(module._MAKERS, "the terminal's view", lambda phases, logger: (notes,))
     ledger = ledger_in(tmp_path / "s")
     with ledger.study, opened(ledger, VIEWER, Show(3)) as listeners:
         listeners.started(trial())

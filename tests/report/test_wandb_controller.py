@@ -148,6 +148,20 @@ def test_a_sweep_of_train_py_labels_its_runs_alike(tmp_path):
         assert objectives == [pytest.approx(server.runs[f"{prefix}{index}"].summary["val_loss"]) for index in range(2)]
 
 
+def test_searches_side_by_side_share_the_controllers_run(tmp_path):
+    with running_server() as server:
+        done = search(tmp_path / "study", 0, "together", server.environment)
+        assert done.returncode == 0, done.stderr
+        (run,) = server.runs.values()
+        assert run.exit_code == 0
+        for phase, searched in (("a", "synapse.a.x"), ("b", "synapse.b.y")):
+            assert [row[f"{phase}/evaluation"] for row in run.history if f"{phase}/evaluation" in row] == list(range(1, 13))
+            assert [row[f"{phase}/generation/number"] for row in run.history if f"{phase}/generation/number" in row] == [1, 2]
+            (table,) = [row[f"{phase}/trials"] for row in run.history if f"{phase}/trials" in row]
+            assert table["nrows"] == 12
+            assert f"{phase}/best_{searched}" in run.summary
+
+
 DYING = """
 import sys
 from pathlib import Path
@@ -217,9 +231,9 @@ def test_what_was_logged_is_kept_for_the_same_run_only_and_a_torn_line_is_droppe
 
 def test_without_wandb_there_is_no_controller_and_no_report_to_attach_to(tmp_path, monkeypatch):
     with Study(Home("off", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}) as study:
-        assert open_controller(LoggerConfig(wandb="off"), study, phase="search", names=(), record={}) is None
+        assert open_controller(LoggerConfig(wandb="off"), study, names={"search": ()}, record={}) == []
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        assert open_controller(LoggerConfig(), study, phase="search", names=(), record={}) is None
+        assert open_controller(LoggerConfig(), study, names={"search": ()}, record={}) == []
         with pytest.raises(UserError, match="without wandb"):
-            open_controller(LoggerConfig(wandb="online"), study, phase="search", names=(), record={})
+            open_controller(LoggerConfig(wandb="online"), study, names={"search": ()}, record={})
     assert not attach_report(tmp_path, tmp_path / "report.html")

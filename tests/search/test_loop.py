@@ -9,7 +9,7 @@ import pytest
 
 from synaptune.errors import UserError
 from synaptune.search.config import Home
-from synaptune.search.loop import Plan, search
+from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers import Engine
 from synaptune.search.space import Dimension, Space
 from synaptune.search.state import StateFile
@@ -45,7 +45,24 @@ def drive(folder, *, name="cma", budget=25, evaluate=bowl, workers=1, rate=0.5, 
         state = StateFile(folder / "optimizer.pkl", engine, SPACE.describe())
         plan = Plan(budget, maximize=maximize, max_failure_rate=rate)
         said = [] if said is None else said
-        return search(SPACE, engine, plan, ledger=ledger, state=state, workers=made(evaluate, workers), say=said.append)
+        return run_searches([Search(SPACE, engine, plan, ledger, state, say=said.append)], made(evaluate, workers))[0]
+
+
+def drive_together(folder, phases, *, budget=25, evaluate=bowl, workers=1, sizes=None):
+    """Searches of several phases of one study at a time; their trials by phase. sizes: takes the number of trials of each batch."""
+
+    def batch(trials):
+        if sizes is not None:
+            sizes.append(len(trials))
+        return (attempt(lambda trial: Result(evaluate(trial.values), 0.0), trial) for trial in trials)
+
+    with Study(Home("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}) as study:
+        searches = []
+        for seed, phase in enumerate(phases, 7):
+            engine = Engine("cma", seed)
+            state = StateFile(folder / f"optimizer-{phase}.pkl", engine, SPACE.describe())
+            searches.append(Search(SPACE, engine, Plan(budget), PhaseLedger(study, SPACE, phase, {}), state))
+        return dict(zip(phases, run_searches(searches, Batches(batch, workers)), strict=True))
 
 
 def dying_at(count):
@@ -73,6 +90,48 @@ def test_a_search_killed_in_any_generation_ends_as_the_undisturbed_one(tmp_path,
             drive(tmp_path / "killed", name=name, budget=budget, evaluate=dying_at(count), workers=1 + deaths % 2, said=said)
     assert sequence(drive(tmp_path / "killed", name=name, budget=budget, said=said)) == whole
     assert said == []
+
+
+def asked(trials):
+    return [(trial.index, trial.unit, trial.objective) for trial in trials]
+
+
+@pytest.mark.parametrize("workers", [1, 10])
+def test_searches_side_by_side_ask_what_each_would_alone_through_kills(tmp_path, workers):
+    alone = asked(drive(tmp_path / "alone"))
+    for count in (1, 9, 30):
+        with pytest.raises(Killed):
+            drive_together(tmp_path / "both", ["a", "b"], evaluate=dying_at(count), workers=workers)
+    both = drive_together(tmp_path / "both", ["a", "b"], workers=workers)
+    assert asked(both["a"]) == alone
+    assert [trial.state for trial in both["b"]] == ["complete"] * 25
+    assert asked(both["b"]) != alone
+    assert len({trial.number for trials in both.values() for trial in trials}) == 50
+    assert both["b"][0].number < both["a"][2].number
+
+
+def test_a_search_that_waits_for_its_generation_leaves_its_workers_to_others(tmp_path):
+    one, two = [], []
+    drive_together(tmp_path / "one", ["a"], workers=10, sizes=one)
+    drive_together(tmp_path / "two", ["a", "b"], workers=10, sizes=two)
+    assert max(one) == 6  # a generation
+    assert two[0] == 10
+    assert len(two) < 2 * len(one)
+
+
+def test_one_search_of_several_that_fails_too_often_stops_all_and_keeps_what_ended(tmp_path):
+    calls = []
+
+    def broken(values):
+        calls.append(values)
+        if len(calls) > 8:
+            raise ArithmeticError("no more")
+        return bowl(values)
+
+    with pytest.raises(UserError, match="ArithmeticError: no more"):
+        drive_together(tmp_path, ["a", "b"], evaluate=broken, workers=2)
+    both = drive_together(tmp_path, ["a", "b"], workers=2)
+    assert [len(trials) for trials in both.values()] == [25, 25]
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "another library"])

@@ -12,7 +12,7 @@ import pytest
 
 from synaptune.errors import UserError
 from synaptune.search.config import Home
-from synaptune.search.loop import Plan, search
+from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers import Engine
 from synaptune.search.pool import Pool
 from synaptune.search.reporting import report
@@ -35,16 +35,16 @@ def drive(folder, evaluate=bowl, *, name="cma", budget=16, count=3, timeout=None
     workers = Pool(evaluate, spawner or Processes(count), count, timeout) if count else Inline(evaluate, timeout)
     with Study(Home("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}) as study:
         try:
-            return search(
+            found = Search(
                 SPACE,
                 engine,
                 Plan(budget, max_failure_rate=rate, retries=retries),
-                ledger=PhaseLedger(study, SPACE, "search", {}),
-                state=StateFile(folder / "optimizer.pkl", engine, SPACE.describe()),
-                workers=workers,
-                judge=judge,
+                PhaseLedger(study, SPACE, "search", {}),
+                StateFile(folder / "optimizer.pkl", engine, SPACE.describe()),
+                judge=judge or Lenient(),
                 say=[].append if said is None else said.append,
             )
+            return run_searches([found], workers)[0]
         finally:
             workers.close()
 

@@ -7,7 +7,7 @@ import pytest
 
 from synaptune.errors import UserError
 from synaptune.search.config import Home
-from synaptune.search.loop import Plan, search
+from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers import Engine
 from synaptune.search.space import Dimension, Space
 from synaptune.search.state import StateFile
@@ -29,16 +29,16 @@ def drive(folder, config, *, budget=60, maximize=False, bend=lambda height: heig
             height = bend((trial.values["x"] - 3.0) ** 2 + trial.values["y"] / 100.0)
             return Result(-height if maximize else height, 360.0)
 
-        return search(
+        found = Search(
             SPACE,
             engine,
             Plan(budget, maximize=maximize, max_failure_rate=1.0),
-            ledger=PhaseLedger(study, SPACE, "search", {}),
-            state=StateFile(folder / "optimizer.pkl", engine, SPACE.describe()),
-            workers=Inline(run),
+            PhaseLedger(study, SPACE, "search", {}),
+            StateFile(folder / "optimizer.pkl", engine, SPACE.describe()),
             stop=rules(config, maximize=maximize, **({"clock": clock} if clock else {})),
             say=([] if said is None else said).append,
         )
+        return run_searches([found], Inline(run))[0]
 
 
 def made(*objectives, size=6):

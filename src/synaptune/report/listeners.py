@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 from synaptune.errors import NO_SPACE, UserError, of_disk
 from synaptune.report.lines import TrialLines
 from synaptune.search.diagnostics import Diagnostics
+from synaptune.search.space import Space
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
 from synaptune.search.workers import Judge, Lenient
@@ -140,14 +141,61 @@ class Show:
     logs: bool = True
 
 
+class Together:
+    """A listener that the searches of several phases have in common: it counts the ended trials of all, and closes with the last.
+
+    Generations are not passed on: each search has its own.
+    """
+
+    def __init__(self, whole: Listener, finished: int, phases: int) -> None:
+        """finished: trials of all phases that had ended before."""
+        self._whole, self._finished, self._open = whole, finished, phases
+
+    def started(self, trial: Trial) -> None:
+        """A trial of any phase was given to a worker."""
+        self._whole.started(trial)
+
+    def reported(self, trial: Trial, step: int, value: float) -> None:
+        """A running trial of any phase told a value."""
+        if isinstance(self._whole, Hearing):
+            self._whole.reported(trial, step, value)
+
+    def ended(self, trial: Trial, finished: int) -> None:
+        """A trial of any phase ended; `finished` counts those of its own."""
+        self._finished += 1
+        self._whole.ended(trial, self._finished)
+
+    def generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
+        """Nothing."""
+
+    def close(self, exit_code: int) -> None:
+        """One phase is over."""
+        self._open -= 1
+        if not self._open:
+            self._whole.close(exit_code)
+
+
+Phase = tuple[PhaseLedger, Show]
+
+
 @contextmanager
 def opened(ledger: PhaseLedger, logger: LoggerConfig, show: Show) -> Iterator[Listeners]:
     """The listeners that a configuration asks for, as long as the block lasts; raises UserError for those that cannot be had."""
-    made = [listener for name, make in _MAKERS.items() if (listener := _made(name, make, ledger, logger, show)) is not None]
-    listeners = Listeners(made[::-1])
+    with opened_together([(ledger, show)], logger) as (listeners,):
+        yield listeners
+
+
+@contextmanager
+def opened_together(phases: Sequence[Phase], logger: LoggerConfig) -> Iterator[list[Listeners]]:
+    """The listeners of each of several phases that are searched side by side; the terminal shows them as one.
+
+    Raises UserError for those that cannot be had.
+    """
+    made = [(_made(name, make, phases, logger)) for name, make in _MAKERS.items()]
+    together = [Listeners(listeners[::-1]) for listeners in zip(*filter(None, made), strict=True)] or [Listeners() for _ in phases]
     code = 1
     try:
-        yield listeners
+        yield together
         code = 0
     except KeyboardInterrupt:
         code = 130
@@ -156,26 +204,39 @@ def opened(ledger: PhaseLedger, logger: LoggerConfig, show: Show) -> Iterator[Li
         code = 2
         raise
     finally:
-        listeners.close(code)
+        for listeners in together:
+            listeners.close(code)
 
 
-Make = Callable[[PhaseLedger, LoggerConfig, Show], Listener | None]
+Make = Callable[[Sequence[Phase], LoggerConfig], Sequence[Listener]]
 
 
-def _made(name: str, make: Make, ledger: PhaseLedger, logger: LoggerConfig, show: Show) -> Listener | None:
+def _made(name: str, make: Make, phases: Sequence[Phase], logger: LoggerConfig) -> Sequence[Listener]:
+    """A listener for each phase; none when nobody asked for it."""
     try:
-        return make(ledger, logger, show)
+        return make(phases, logger)
     except UserError:
         raise
     except Exception as error:  # a log that cannot be opened is no reason not to search
         _say(name, error)
-        return None
+        return ()
 
 
-def _view(ledger: PhaseLedger, logger: LoggerConfig, show: Show) -> Listener | None:
+def _view(phases: Sequence[Phase], logger: LoggerConfig) -> Sequence[Listener]:
     """A live table on a terminal, lines elsewhere; lines that nobody asked for only where somebody sees them."""
     if logger.progress == "off":
-        return None
+        return ()
+    shows = [show for _, show in phases]
+    totals = [show.total for show in shows if show.total is not None]
+    total = sum(totals) if len(totals) == len(shows) else None
+    view = _one_view(phases, logger, replace(shows[0], total=total, earlier=[trial for show in shows for trial in show.earlier]))
+    if len(phases) == 1:
+        return (view,)
+    together = Together(view, sum(len(show.earlier) for show in shows), len(phases))
+    return [together] * len(phases)
+
+
+def _one_view(phases: Sequence[Phase], logger: LoggerConfig, show: Show) -> Listener:
     if logger.progress in ("auto", "bar"):
         from synaptune.report.screen import terminal
 
@@ -183,28 +244,32 @@ def _view(ledger: PhaseLedger, logger: LoggerConfig, show: Show) -> Listener | N
         if console is not None:
             from synaptune.report.live import LiveTable, Scene
 
-            title = f"{ledger.study.place.name}: {ledger.phase}"
-            scene = Scene(title, ledger.space, f"{show.label}s", show.total, show.maximize, show.stop)
-            return LiveTable(scene, show.earlier, console)
+            ledgers = [ledger for ledger, _ in phases]
+            title = f"{ledgers[0].study.place.name}: {', '.join(ledger.phase for ledger in ledgers)}"
+            space = Space(tuple(dimension for ledger in ledgers for dimension in ledger.space.dimensions))
+            return LiveTable(Scene(title, space, f"{show.label}s", show.total, show.maximize, show.stop), show.earlier, console)
     return TrialLines(show.total, show.label, show.maximize, show.earlier, always=logger.progress == "lines")
 
 
-def _tensorboard(ledger: PhaseLedger, logger: LoggerConfig, show: Show) -> Listener | None:
-    if not (logger.tensorboard and show.logs):
-        return None
+def _tensorboard(phases: Sequence[Phase], logger: LoggerConfig) -> Sequence[Listener]:
+    if not (logger.tensorboard and all(show.logs for _, show in phases)):
+        return ()
     from synaptune.report.tensorboard import TensorBoardLog
 
-    folder = ledger.study.place.folder / "controller" / ledger.phase
-    return TensorBoardLog(folder, ledger.space, maximize=show.maximize, earlier=show.earlier)
+    return [
+        TensorBoardLog(ledger.study.place.folder / "controller" / ledger.phase, ledger.space, maximize=show.maximize, earlier=show.earlier)
+        for ledger, show in phases
+    ]
 
 
-def _wandb(ledger: PhaseLedger, logger: LoggerConfig, show: Show) -> Listener | None:
-    if logger.wandb == "off" or not show.logs:
-        return None
+def _wandb(phases: Sequence[Phase], logger: LoggerConfig) -> Sequence[Listener]:
+    if logger.wandb == "off" or not all(show.logs for _, show in phases):
+        return ()
     from synaptune.report.wandb_controller import open_controller
 
-    study = ledger.study
-    return open_controller(logger, study, phase=ledger.phase, names=ledger.space.names, record=study.configuration, maximize=show.maximize)
+    study, (_, show) = phases[0][0].study, phases[0]
+    names = {ledger.phase: ledger.space.names for ledger, _ in phases}
+    return open_controller(logger, study, names=names, record=study.configuration, maximize=show.maximize)
 
 
 # The terminal's is made last, when nothing can be refused any more, and told and closed first.

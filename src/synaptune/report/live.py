@@ -168,8 +168,10 @@ def _cost(standing: Standing, price: float, limit: float | None) -> str:
 
 def _place(best: Trial, space: Space) -> str:
     """The values that moved farthest from where the search began."""
-    start = space.start()
-    moved = {name: abs(u - s) for name, u, s in zip(space.names, best.unit, start, strict=True)}
+    began = zip(space.dimensions, space.start(), strict=True)
+    moved = {
+        dimension.name: abs(dimension.unit(best.values[dimension.name]) - u) for dimension, u in began if dimension.name in best.values
+    }
     chosen = sorted(best.values, key=lambda name: -moved.get(name, 0.0))[:_MOVED]
     more = len(best.values) - len(chosen)
     return "  ".join(f"{name.rsplit('.', 1)[-1]} {_short(best.values[name])}" for name in chosen) + (f"  and {more} more" if more else "")

@@ -34,14 +34,14 @@ _EACH = 10  # generations between images, once a search is older than that
 
 
 def open_controller(
-    config: LoggerConfig, study: Study, *, phase: str, names: Sequence[str], record: Mapping[str, Any], maximize: bool = False
-) -> WandbController | None:
-    """The controller's run of a study, new or resumed, for a phase of it; null when W&B is off or not installed.
+    config: LoggerConfig, study: Study, *, names: Mapping[str, Sequence[str]], record: Mapping[str, Any], maximize: bool = False
+) -> list[WandbController]:
+    """The controller's run of a study, new or resumed, as a listener for each phase; none when W&B is off or not installed.
 
-    names: the searched parameters in the order of a unit point; record: flat configuration. Raises as open_run does.
+    names: by phase, the searched parameters in the order of a unit point; record: flat configuration. Raises as open_run does.
     """
     if config.wandb == "off":
-        return None
+        return []
     place, unique = study.place, run_id(study.place.name, identity(study), JOB_TYPE)
     tags = (*config.tags, place.name, JOB_TYPE)
     called = replace(config, group=place.name, job_type=JOB_TYPE, run_id=unique, tags=tags, generation=None)
@@ -49,9 +49,10 @@ def open_controller(
     folder.mkdir(parents=True, exist_ok=True)
     writer = open_run(called, folder, name=place.name, record=record)
     if writer is None:
-        return None
+        return []
     write_json(folder / _RUN, asdict(called))
-    return WandbController(writer, Logged(folder / _LOGGED, unique), phase=phase, names=names, maximize=maximize)
+    spokesman = Spokesman(writer, Logged(folder / _LOGGED, unique), len(names))
+    return [WandbController(spokesman, phase=phase, names=searched, maximize=maximize) for phase, searched in names.items()]
 
 
 def controller_config(folder: Path) -> LoggerConfig | None:
@@ -138,63 +139,81 @@ def _entry(line: str) -> dict[str, Any] | None:
         return None
 
 
-class WandbController:
-    """A listener of a search (report/listeners.py) that keeps the controller's run."""
+class Spokesman:
+    """The thread that speaks to W&B for all phases that are searched at a time; it ends the run when the last of them is over."""
 
-    def __init__(self, writer: WandbWriter, logged: Logged, *, phase: str, names: Sequence[str], maximize: bool) -> None:
-        self._writer, self._logged, self._names, self._maximize = writer, logged, list(names), maximize
+    def __init__(self, writer: WandbWriter, logged: Logged, phases: int) -> None:
+        self.writer, self.logged = writer, logged
+        self._open, self._broken = phases, False
+        self._work: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._speak, daemon=True, name="wandb-controller")
+        self._thread.start()
+        self.put(lambda: logged.repeat(writer))
+
+    def put(self, work: Callable[[], Any]) -> None:
+        """Have something done, after all that was put before; nothing more is once something failed."""
+        self._work.put(work)
+
+    def leave(self, exit_code: int) -> None:
+        """A phase is over; the last one ends the run, in a bounded time."""
+        self._open -= 1
+        if self._open:
+            return
+        self.put(lambda: self._end(exit_code))
+        self._work.put(None)
+        self._thread.join(UPLOAD_SECONDS + MARGIN_SECONDS)
+        if self.writer.online and (self._broken or self._thread.is_alive()):
+            self.writer.give_up()
+
+    def _end(self, exit_code: int) -> None:
+        self._broken = not self.writer.finish(exit_code)
+
+    def _speak(self) -> None:
+        while (work := self._work.get()) is not None:
+            self._broken = self._broken or not _spoken(work)
+
+
+class WandbController:
+    """A listener of a phase's search (report/listeners.py) that keeps the controller's run."""
+
+    def __init__(self, spokesman: Spokesman, *, phase: str, names: Sequence[str], maximize: bool) -> None:
+        self._spokesman, self._names, self._maximize = spokesman, list(names), maximize
         self._phase, self._key = phase, re.sub(r"\s+", "-", phase)
         self._trials, self._generations = self._rows("trial"), self._rows("generation")
         self._known = {row["trial"] for row in self._trials}
         self._failed = sum(row["state"] == "failed" for row in self._trials)
         self._best = min((row for row in self._trials if row["loss"] is not None), key=lambda row: row["loss"], default=None)
         self._last: Diagnostics | None = None
-        self._broken = False
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._speak, daemon=True, name="wandb-controller")
-        self._thread.start()
-        self._work.put(self._begin)
+        spokesman.put(self._begin)
 
     def started(self, trial: Trial) -> None:
         """Nothing: the trial has a run of its own."""
 
     def ended(self, trial: Trial, finished: int) -> None:
         """Log an ended trial and the best so far."""
-        self._work.put(lambda: self._log_trial(trial, finished))
+        self._spokesman.put(lambda: self._log_trial(trial, finished))
 
     def generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """Log a generation's distribution and how its trials did; once, however often it is told."""
         told = list(members)
-        self._work.put(lambda: self._log_generation(diagnostics, told))
+        self._spokesman.put(lambda: self._log_generation(diagnostics, told))
 
     def close(self, exit_code: int) -> None:
-        """Log the tables and end the run, in a bounded time."""
-        self._work.put(self._log_tables)
-        self._work.put(lambda: self._end(exit_code))
-        self._work.put(None)
-        self._thread.join(UPLOAD_SECONDS + MARGIN_SECONDS)
-        if self._writer.online and (self._broken or self._thread.is_alive()):
-            self._writer.give_up()
-
-    def _end(self, exit_code: int) -> None:
-        self._broken = not self._writer.finish(exit_code)
-
-    def _speak(self) -> None:
-        while (work := self._work.get()) is not None:
-            self._broken = self._broken or not _spoken(work)
+        """Log the tables; the last phase to close ends the run, in a bounded time."""
+        self._spokesman.put(self._log_tables)
+        self._spokesman.leave(exit_code)
 
     def _rows(self, kind: str) -> list[dict[str, Any]]:
         """What is logged of this phase: `trial` or `generation`."""
-        return [row for row in self._logged.rows if row["kind"] == kind and row["phase"] == self._phase]
+        return [row for row in self._spokesman.logged.rows if row["kind"] == kind and row["phase"] == self._phase]
 
     def _log(self, values: Mapping[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         whole = {"phase": self._phase} | row
-        self._logged.log(self._writer, {f"{self._key}/{name}": value for name, value in values.items()}, whole)
+        self._spokesman.logged.log(self._spokesman.writer, {f"{self._key}/{name}": value for name, value in values.items()}, whole)
         return whole
 
     def _begin(self) -> None:
-        self._logged.repeat(self._writer)
-        run, key = self._writer.run, self._key
+        run, key = self._spokesman.writer.run, self._key
         run.define_metric(f"{key}/evaluation", hidden=True)
         for name in ("objective", "best", "failed"):
             run.define_metric(f"{key}/{name}", step_metric=f"{key}/evaluation")

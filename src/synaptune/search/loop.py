@@ -3,24 +3,25 @@
 It serves every optimizer, every kind of workers and any callable. What is asked is written to the ledger before it starts and
 what ends is written once, so that a search killed anywhere goes on with the same points. A new candidate starts as soon as a
 worker is free; an optimizer that learns is asked only for the generation under way, and told a generation when it is whole, in
-the order of its asks: so the points depend neither on which trial ends first nor on how many run at a time.
+the order of its asks: so the points depend neither on which trial ends first nor on how many run at a time. Several searches may
+share the workers: one that waits for the last trial of its generation then keeps none of them idle.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from synaptune.errors import UserError
-from synaptune.search.contract import Engine, Optimizer, Told
+from synaptune.search.contract import Engine, Told
 from synaptune.search.diagnostics import Diagnostics
 from synaptune.search.optimizers import make_optimizer
-from synaptune.search.runner import Runner, interruptible
+from synaptune.search.runner import Account, Runner, interruptible
 from synaptune.search.space import Space
 from synaptune.search.state import StateFile, restore
 from synaptune.search.trial import Failure, Ledger, Trial, loss_of
-from synaptune.search.workers import Judge, Workers
+from synaptune.search.workers import Judge, Lenient, Workers
 
 # A generation of fewer trials than this says too little about how often trials fail.
 _LEAST_JUDGED = 4
@@ -54,106 +55,120 @@ Stop = Callable[[Sequence[Trial]], str | None]
 Observe = Callable[[Diagnostics, Sequence[Trial]], None]
 
 
-def search(
-    space: Space,
-    engine: Engine,
-    plan: Plan,
-    *,
-    ledger: Ledger,
-    state: StateFile,
-    workers: Workers,
-    started: Callable[[Trial], None] = lambda trial: None,
-    watch: Watch = lambda trial, ended: None,
-    judge: Judge | None = None,
-    prior: Sequence[Told] = (),
-    stop: Stop = lambda trials: None,
-    observe: Observe = lambda diagnostics, members: None,
-    say: Callable[[str], None] = lambda line: None,
-) -> list[Trial]:
-    """Run a search to its budget, from wherever the ledger has it; returns all its trials.
+@dataclass(frozen=True)
+class Search:
+    """A search to run: from wherever the ledger has it, to the plan's budget.
 
     started: told every trial that a worker is given; watch: told every ended trial and how many have ended; judge: whether a trial
     should stop at a value it reports; prior: points of an earlier study; stop: asked at every whole generation for a reason to end the
     search, null to go on; observe: told the search distribution after each generation, where there is one, and the generation's
     trials; say: told what a person should know.
-    Raises UserError when too many trials fail, when one fails by a user's mistake, or when the disk is full, KeyboardInterrupt
+    """
+
+    space: Space
+    engine: Engine
+    plan: Plan
+    ledger: Ledger
+    state: StateFile
+    started: Callable[[Trial], None] = lambda trial: None
+    watch: Watch = lambda trial, ended: None
+    judge: Judge = field(default_factory=Lenient)
+    prior: Sequence[Told] = ()
+    stop: Stop = lambda trials: None
+    observe: Observe = lambda diagnostics, members: None
+    say: Callable[[str], None] = lambda line: None
+
+
+def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Trial]]:
+    """Run searches side by side, each to its end; returns the trials of each. The one with the fewest running gets a free worker.
+
+    What a search asks does not depend on the others; the numbers of its trials do.
+    Raises UserError when too many trials of one fail, when one fails by a user's mistake, or when the disk is full, KeyboardInterrupt
     after Ctrl-C (running trials have then ended).
     """
-    plan.check()
-    trials = ledger.trials()
-    stored = [(_told(trial, plan), trial.state != "running") for trial in trials]
-    restored = restore(state, lambda: make_optimizer(engine, space, prior), stored)
-    if restored.note:
-        say(restored.note)
-    runner = Runner(workers, ledger, retries=plan.retries, judge=judge, started=started, say=say)
-    course = _Course(space, plan, ledger, state, restored.optimizer, restored.told, trials)
-    if not trials:
-        course.save()  # from here on only between generations: a replay begins with the first ask of one
+    courses = [_Course(search) for search in searches]
+    runner, owners = Runner(workers), {}
     with interruptible() as interruption:
         while True:
-            course.learn(observe)
-            if not course.ending and (reason := stop(course.whole)):
-                say(f"search: {reason}")
-                course.ending = True
-            while runner.free and not interruption.pressed and (trial := course.next()) is not None:
-                runner.start(trial)
+            for course in courses:
+                course.learn()
+            while runner.free and not interruption.pressed and (found := _next(courses)) is not None:
+                course, trial = found
+                owners[trial.number] = course
+                runner.start(trial, course.account)
             if not runner.running:
-                if interruption.pressed and not course.done:
+                if interruption.pressed and not all(course.done for course in courses):
                     raise KeyboardInterrupt
-                return course.trials
+                return [course.trials for course in courses]
             for trial, result in runner.take():
-                watch(trial, course.ended(trial))
-                if result.cause is not None:
-                    course.failed(trial, result.cause)
+                owners.pop(trial.number).ended(trial, result.cause)
+
+
+def _next(courses: Sequence[_Course]) -> tuple[_Course, Trial] | None:
+    """The next trial to run, of the search with the fewest running ones, then the fewest at all; null when none may start now."""
+    for course in sorted(courses, key=lambda course: (course.running, len(course.trials))):
+        trial = course.next()
+        if trial is not None:
+            return course, trial
+    return None
 
 
 class _Course:
     """Where a search stands: its trials by index, and the generations its optimizer has been told."""
 
-    def __init__(
-        self, space: Space, plan: Plan, ledger: Ledger, state: StateFile, optimizer: Optimizer, told: int, trials: list[Trial]
-    ) -> None:
-        self.trials = trials
-        self.ending = False
-        self._space, self._plan, self._ledger, self._state = space, plan, ledger, state
-        self._optimizer, self._size, self._generations = optimizer, optimizer.generation_size, told
-        self._waiting = deque(trial for trial in trials if trial.state == "running")
-        self._ended = len(trials) - len(self._waiting)
-        self._exhausted = False
+    def __init__(self, search: Search) -> None:
+        search.plan.check()
+        self._search = search
+        self.account = Account(search.ledger, search.plan.retries, search.judge, search.started, search.say)
+        self.trials = search.ledger.trials()
+        stored = [(self._told(trial), trial.state != "running") for trial in self.trials]
+        restored = restore(search.state, lambda: make_optimizer(search.engine, search.space, search.prior), stored)
+        if restored.note:
+            search.say(restored.note)
+        self._optimizer, self._size, self._generations = restored.optimizer, restored.optimizer.generation_size, restored.told
+        self._waiting = deque(trial for trial in self.trials if trial.state == "running")
+        self._ended, self.running = len(self.trials) - len(self._waiting), 0
+        self._ending = self._exhausted = False
         self._failures: list[tuple[Trial, Failure]] = []
-
-    @property
-    def whole(self) -> Sequence[Trial]:
-        """The trials of the generations that are whole."""
-        return self.trials[: self._generations * self._size]
+        if not self.trials:
+            self._save()  # from here on only between generations: a replay begins with the first ask of one
 
     @property
     def done(self) -> bool:
         """Whether nothing is left to run."""
-        return not self._waiting and (self.ending or self._exhausted or not self._room())
+        return not self._waiting and (self._ending or self._exhausted or not self._room())
 
-    def save(self) -> None:
+    def _told(self, trial: Trial) -> Told:
+        return Told(trial.unit, loss_of(trial, self._search.plan.maximize))
+
+    def _save(self) -> None:
         """Snapshot an optimizer that learns; the points of another are its asks alone."""
         if self._optimizer.learns:
-            self._state.save(self._optimizer, self._generations)
+            self._search.state.save(self._optimizer, self._generations)
 
-    def learn(self, observe: Observe) -> None:
-        """Tell the optimizer every generation that is whole."""
+    def learn(self) -> None:
+        """Tell the optimizer every generation that is whole, and ask whether to go on."""
         while True:
             members = self.trials[self._generations * self._size : (self._generations + 1) * self._size]
             if len(members) < self._size or any(trial.state == "running" for trial in members):
-                return
-            self._optimizer.tell([_told(trial, self._plan) for trial in members])
+                break
+            self._optimizer.tell([self._told(trial) for trial in members])
             self._generations += 1
-            self.save()
+            self._save()
             if (diagnostics := self._optimizer.diagnostics()) is not None:
-                observe(diagnostics, members)
+                self._search.observe(diagnostics, members)
+        if not self._ending and (reason := self._search.stop(self.trials[: self._generations * self._size])):
+            self._search.say(f"search: {reason}")
+            self._ending = True
 
     def next(self) -> Trial | None:
         """The next trial to run: one that an earlier process left, else a new one; null when none may start now."""
-        if self._waiting:
-            return self._waiting.popleft()
-        if self.ending or not self._room():
+        trial = self._waiting.popleft() if self._waiting else self._new()
+        self.running += trial is not None
+        return trial
+
+    def _new(self) -> Trial | None:
+        if self._ending or not self._room():
             return None
         if self._optimizer.learns and len(self.trials) >= (self._generations + 1) * self._size:
             return None
@@ -162,35 +177,30 @@ class _Course:
             self._exhausted = True
             return None
         index = len(self.trials)
-        trial = self._ledger.start(index, unit, self._space.values(unit), index // self._size)
+        trial = self._search.ledger.start(index, unit, self._search.space.values(unit), index // self._size)
         self.trials.append(trial)
         return trial
 
     def _room(self) -> bool:
-        return self._plan.budget is None or len(self.trials) < self._plan.budget
+        budget = self._search.plan.budget
+        return budget is None or len(self.trials) < budget
 
-    def ended(self, trial: Trial) -> int:
-        """Take in an ended trial; how many have ended."""
+    def ended(self, trial: Trial, cause: Failure | None) -> None:
+        """Take in an ended trial; raises UserError once a generation, as far as it ran here, has more failed ones than tolerated."""
         self.trials[trial.index] = trial
-        self._ended += 1
-        return self._ended
-
-    def failed(self, trial: Trial, cause: Failure) -> None:
-        """Raise UserError once a generation, as far as it ran in this process, has more failed trials than tolerated."""
+        self._ended, self.running = self._ended + 1, self.running - 1
+        self._search.watch(trial, self._ended)
+        if cause is None:
+            return
         self._failures.append((trial, cause))
-        judged = max(self._size, _LEAST_JUDGED)
-        latest = trial.index // judged
-        count = sum(earlier.index // judged == latest for earlier, _ in self._failures)
-        if count <= self._plan.max_failure_rate * judged:
+        judged, rate = max(self._size, _LEAST_JUDGED), self._search.plan.max_failure_rate
+        count = sum(earlier.index // judged == trial.index // judged for earlier, _ in self._failures)
+        if count <= rate * judged:
             return
         first, cause = self._failures[0]
         raise UserError(
             f"got {count} failed trials in one generation of {judged}; the first was trial {first.number}: {cause.reason}\n"
             f"{cause.trace}"
-            f"  expected: at most {self._plan.max_failure_rate:.0%} (max_failure_rate)\n"
+            f"  expected: at most {rate:.0%} (max_failure_rate)\n"
             f"  to do: mend the cause, or allow more failures, and give the same command; every finished trial is kept"
         )
-
-
-def _told(trial: Trial, plan: Plan) -> Told:
-    return Told(trial.unit, loss_of(trial, plan.maximize))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from synaptune.errors import UserError, mistake
 from synaptune.search.trial import FATAL, Failure, Ledger, Trial
@@ -45,35 +46,41 @@ def interruptible() -> Iterator[Interruption]:
         signal.signal(signal.SIGINT, before)
 
 
-class Runner:
-    """Starts trials and takes them in as they end, with bounded attempts for those whose worker dies."""
+@dataclass(frozen=True)
+class Account:
+    """What trials of one kind have in common.
 
-    def __init__(
-        self,
-        workers: Workers,
-        ledger: Ledger,
-        *,
-        retries: int = 1,
-        judge: Judge | None = None,
-        started: Callable[[Trial], None] = lambda trial: None,
-        say: Callable[[str], None] = lambda line: None,
-    ) -> None:
-        """retries: further attempts at a trial whose worker died; judge: whether a trial should stop at what it reports; started: told
-        every trial that a worker is given, at every attempt."""
-        self._workers, self._ledger, self._retries, self._started, self._say = workers, ledger, retries, started, say
-        self._judge = judge or Lenient()
-        self._lost: dict[int, int] = {}
-        self.running: dict[int, Trial] = {}
+    ledger: where they are written; retries: further attempts at one whose worker died; judge: whether one should stop at what it
+    reports; started: told every trial that a worker is given, at every attempt; say: told what a person should know.
+    """
+
+    ledger: Ledger
+    retries: int = 1
+    judge: Judge = field(default_factory=Lenient)
+    started: Callable[[Trial], None] = lambda trial: None
+    say: Callable[[str], None] = lambda line: None
+
+
+class Runner:
+    """Starts trials and takes them in as they end, with bounded attempts for those whose worker dies.
+
+    Trials of several accounts may share the workers; their numbers are unique.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._lost: Counter[int] = Counter()
+        self.running: dict[int, Account] = {}
 
     @property
     def free(self) -> bool:
         """Whether another trial can start now."""
         return len(self.running) < self._workers.count
 
-    def start(self, trial: Trial) -> None:
+    def start(self, trial: Trial, account: Account) -> None:
         """Run a trial."""
-        self.running[trial.number] = trial
-        self._started(trial)
+        self.running[trial.number] = account
+        account.started(trial)
         self._workers.start(trial)
 
     def take(self) -> list[Ended]:
@@ -84,23 +91,24 @@ class Runner:
         """
         taken = []
         for trial, result in self._workers.ended(self._reported):
-            del self.running[trial.number]
+            account = self.running.pop(trial.number)
             cause = result.cause
             if cause is not None and cause.kind in FATAL:
                 raise _fatal(cause)
-            if cause is not None and cause.kind in _LOST and self._lost.get(trial.number, 0) < self._retries:
-                self._lost[trial.number] = self._lost.get(trial.number, 0) + 1
-                self._say(f"trial {trial.number}: {cause.reason}; trying it again")
-                self.start(self._ledger.again(trial, cause.reason))
+            if cause is not None and cause.kind in _LOST and self._lost[trial.number] < account.retries:
+                self._lost[trial.number] += 1
+                account.say(f"trial {trial.number}: {cause.reason}; trying it again")
+                self.start(account.ledger.again(trial, cause.reason), account)
                 continue
             if result.pruned and result.estimate is None:
-                result = replace(result, estimate=self._judge.estimate(trial))
-            taken.append(Ended(self._ledger.finish(trial, result), result))
+                result = replace(result, estimate=account.judge.estimate(trial))
+            taken.append(Ended(account.ledger.finish(trial, result), result))
         return taken
 
     def _reported(self, trial: Trial, step: int, value: float) -> bool:
-        self._ledger.report(trial, value, step)
-        return self._judge(trial, step, value)
+        account = self.running[trial.number]
+        account.ledger.report(trial, value, step)
+        return account.judge(trial, step, value)
 
 
 def _fatal(cause: Failure) -> UserError:
@@ -110,16 +118,16 @@ def _fatal(cause: Failure) -> UserError:
     return UserError(cause.reason)
 
 
-def run_all(trials: Iterable[Trial], runner: Runner) -> Iterator[Trial]:
+def run_all(trials: Iterable[Trial], workers: Workers, account: Account) -> Iterator[Trial]:
     """Run trials, each taken when a worker is free for it; yields them as they end. Raises KeyboardInterrupt after Ctrl-C."""
-    source, more = iter(trials), True
+    source, more, runner = iter(trials), True, Runner(workers)
     with interruptible() as interruption:
         while more or runner.running:
             while more and runner.free and not interruption.pressed:
                 trial = next(source, None)
                 more = trial is not None
                 if trial is not None:
-                    runner.start(trial)
+                    runner.start(trial, account)
             if interruption.pressed and not runner.running:
                 raise KeyboardInterrupt
             for trial, _ in runner.take() if runner.running else ():

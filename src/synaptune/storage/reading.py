@@ -73,7 +73,7 @@ class Record:
 
 def is_search(phase: str) -> bool:
     """Whether an optimizer proposed the trials of a phase."""
-    return phase not in _NO_SEARCH and not phase.startswith("gate ")
+    return phase not in _NO_SEARCH and not phase.startswith("gate")
 
 
 def read_study(url: str, name: str | None = None, *, prefer: str | None = None) -> Record:
