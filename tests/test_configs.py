@@ -111,10 +111,18 @@ def test_tuned_values_hold_unless_the_command_line_says_otherwise(tmp_path):
     assert (built.synapse.calcium.alpha_ca, built.synapse.postsynaptic.rank_eligibility) == (0.7, 12)
 
 
+def test_any_value_of_the_configuration_can_be_tuned(tmp_path):
+    cfg = composed(f"tuned={best(tmp_path, 'parameters: {training.batch: 4, model.kernel: torch}')}")
+    apply_tuned(cfg, [])
+    assert (cfg.training.batch, cfg.model.kernel) == (4, "torch")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("parameters: {synapse.calcium.alpha_cq: 1}", "closest: synapse.calcium.alpha_ca"),
+        ("parameters: {training.batch: many}", "values of their type"),
+        ("parameters: {training: 3}", "unknown names: training"),
         ("[1, 2]", "not a best.yaml"),
         ("parameters: {a: [", "not a best.yaml"),
     ],

@@ -57,6 +57,7 @@ def test_its_words_are_what_hydra_reads_them_as():
     assert values["search_space.parameters"] == list(FILE.parameters)
     assert values["synapse.calcium.tau_c"] == 0.9
     assert "training.weight_decay" not in values
+    assert values["search_space.fixed"] == {"synapse.calcium.tau_c": 0.9}
 
 
 def test_a_protocol_searches_its_ranges_with_its_fixed_values(path):
@@ -71,7 +72,7 @@ def test_a_protocol_searches_its_ranges_with_its_fixed_values(path):
     assert begun.place.name == "tiny"
     assert (begun.base.training.weight_decay, begun.base.synapse.calcium.tau_c) == (0.05, 0.9)
     about = configuration_of(begun.base, space, {})
-    assert about["training.weight_decay"] == 0.05
+    assert about["training.weight_decay"] == about["search.fixed.training.weight_decay"] == 0.05
     assert about["search.space.training.batch"] == "choice [4, 8] weights [65.0, 35.0]"
 
 

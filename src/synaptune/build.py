@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.data.config import DataConfig, data_faults
 from synaptune.errors import UserError, mistake
@@ -27,7 +28,7 @@ from synaptune.parameters import faults
 from synaptune.plain import flat
 from synaptune.search import reporting
 from synaptune.search.pruning import PrunerConfig, pruner_faults
-from synaptune.synapse.circuit import SPECS, SynapseParams
+from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig, training_faults
 from synaptune.training.errors import Pruned, Report
 from synaptune.training.schedules import evaluation_steps
@@ -130,30 +131,38 @@ def fingerprint(built: Settings) -> str:
     return hashlib.sha256(json.dumps(plain | {"seed": built.seed}, sort_keys=True).encode()).hexdigest()
 
 
-def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, float]:
+def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """Put the values of the best.yaml `cfg.tuned` names into the configuration, below the given overrides; returns those it used.
 
-    Raises UserError when the file is missing, no best.yaml, or names a parameter that does not exist.
+    Raises UserError when the file is missing, no best.yaml, or has a name or a value that the configuration does not take.
     """
     path = Path(cfg.tuned)
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(path))
-        values = {str(name): float(value) for name, value in content["parameters"].items()}
+        values = {str(name): value for name, value in content["parameters"].items()}
     except OSError as error:
         raise mistake(got=f"tuned={path}: {error.strerror}", expected="the best.yaml of a study", do="check the path") from error
     except Exception as error:  # the YAML reader's errors, and every wrong shape
         raise mistake(
             got=f"tuned={path}, not a best.yaml", expected="`parameters: {name: value, ...}`", do="give the best.yaml of a study"
         ) from error
-    kinds = {spec.name: int if spec.scale == "int" or spec.of_run else float for spec in SPECS}
-    if unknown := [name for name in values if name not in kinds]:
-        lines = "; ".join(f"{name} (closest: {nearest(name, kinds)})" for name in unknown)
-        raise mistake(got=f"tuned={path} with unknown parameters: {lines}", expected="names of docs/parameters.md", do="correct the file")
+    known = flat(cfg)
+    if unknown := [name for name in values if name not in known]:
+        lines = "; ".join(f"{name} (closest: {nearest(name, known)})" for name in unknown)
+        raise mistake(got=f"tuned={path} with unknown names: {lines}", expected="names of the configuration", do="correct the file")
     given = {override.lstrip("+~").split("=", 1)[0] for override in overrides}
     used = {name: value for name, value in values.items() if name not in given}
     for name, value in used.items():
-        OmegaConf.update(cfg, name, kinds[name](value))
+        try:
+            OmegaConf.update(cfg, name, value)
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            raise mistake(got=f"tuned={path} with {name}: {reason}", expected="values of their type", do="correct the file") from error
     return used
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def run(
@@ -175,7 +184,7 @@ def run(
     if cfg.tuned is not None:
         cfg = cfg.copy()
         used = apply_tuned(cfg, overrides if overrides is not None else list(HydraConfig.get().overrides.task) if hydra_runs else [])
-        print(f"tuned: {len(used)} values from {cfg.tuned}: " + ", ".join(f"{name}={value:.4g}" for name, value in used.items()))
+        print(f"tuned: {len(used)} values from {cfg.tuned}: " + ", ".join(f"{name}={_short(value)}" for name, value in used.items()))
     built = settings(cfg)
     check_ready(built.objective, _metrics_of(built), generation)
     folder = Path(run_dir) if run_dir is not None else Path(HydraConfig.get().runtime.output_dir)

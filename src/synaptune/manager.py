@@ -31,6 +31,7 @@ from synaptune.search.reporting import report, should_stop
 from synaptune.search.space import Dimension, Space, Value
 from synaptune.search.trial import Result, Trial, TrialPruned, best_of
 from synaptune.spaces import resumed_engine
+from synaptune.storage import schema
 from synaptune.storage.database import sqlite_path
 from synaptune.storage.reading import SEARCH, read_study
 from synaptune.storage.study import PhaseLedger, Study
@@ -109,7 +110,7 @@ class TrialManager:
         engine = Engine(self._sampler, self._seed, self._workers.places, self._plan.budget)
         make_optimizer(engine, space)  # refuses an unknown name before there is a study
         settings = {"search.optimizer": self._sampler, "search.seed": self._seed, "search.maximize": self.maximize}
-        settings |= {f"search.space.{name}": text for name, text in space.describe().items()}
+        settings |= {f"{schema.RANGE}{name}": text for name, text in space.describe().items()}
         with Study(self._place, settings, maximize=self.maximize) as study:
             engine = resumed_engine(study, engine)
             ledger = PhaseLedger(study, space, "search", {})

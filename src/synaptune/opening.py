@@ -199,7 +199,7 @@ def _restore(base: DictConfig, record: Record) -> None:
 
     unknown = []
     for key, value in record.configuration.items():
-        if key.startswith(("search.space.", "search.start.")) or (key.startswith("search.") and key.split(".", 1)[1] not in base.search):
+        if key.startswith("search.") and key.removeprefix("search.") not in base.search:
             continue  # of the search, not of a run
         try:
             OmegaConf.update(base, key, value)

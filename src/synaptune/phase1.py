@@ -97,6 +97,7 @@ def _stages(protocol: Protocol, prior: Sequence[Told]) -> tuple[Unit, Unit]:
 
     from synaptune.report.summary import summarise
     from synaptune.report.verdict import show_verdict
+    from synaptune.spaces import fixed_values
     from synaptune.storage.export import write_best, write_json
 
     folder = protocol.study.place.folder
@@ -106,7 +107,7 @@ def _stages(protocol: Protocol, prior: Sequence[Told]) -> tuple[Unit, Unit]:
     ledger = protocol.ledger("search", seeds=int(protocol.base.search.seeds))
     trials = searched(protocol, ledger, protocol.plan, prior=prior)
     best = confirmed(protocol, trials) or baseline
-    write_best(folder / "best.yaml", protocol.study.place.name, best)
+    write_best(folder / "best.yaml", protocol.study.place.name, best, fixed_values(protocol.base))
     pairs = validated(protocol, baseline.unit, best.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.trials())
     summary = summarise(protocol.study.place.name, trials, best, pairs=pairs, defaults=baseline.values, seconds=seconds)

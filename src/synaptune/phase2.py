@@ -126,6 +126,7 @@ def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) 
 
     from synaptune.report.summary import summarise
     from synaptune.report.verdict import show_verdict
+    from synaptune.spaces import fixed_values
     from synaptune.storage.export import write_best, write_json
 
     folder, name = protocol.study.place.folder, protocol.study.place.name
@@ -147,7 +148,7 @@ def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) 
     winner = confirmed(protocol, trials)
     if winner is None:
         raise mistake(got="a joint search without a complete trial", expected="at least one", do="see the failures in the study")
-    write_best(folder / "best.yaml", name, winner)
+    write_best(folder / "best.yaml", name, winner, fixed_values(protocol.base))
     pairs = validated(protocol, start, winner.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.trials())
     summary = summarise(name, trials, winner, pairs=pairs, defaults=values, seconds=seconds) | {"gates": gates}

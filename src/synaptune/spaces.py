@@ -13,7 +13,7 @@ from synaptune.errors import UserError, mistake
 from synaptune.hints import nearest
 from synaptune.plain import flat
 from synaptune.search.optimizers import Engine
-from synaptune.search.space import Dimension, Space, expand, of_spec, refuse_unused
+from synaptune.search.space import Dimension, Space, Value, expand, of_spec, refuse_unused
 from synaptune.search.space_file import dimension_of_entry
 from synaptune.storage import schema
 from synaptune.storage.study import Study
@@ -27,7 +27,7 @@ def declared_space(base: DictConfig) -> list[Dimension]:
     """The dimensions that `search_space.parameters` and `search_space.ranges` name; a range given there takes the place of the
     declared one. Raises UserError for an unknown name, and for a range that reaches where the parameter is not valid."""
     patterns = OmegaConf.select(base, "search_space.parameters") or []
-    given = _plain_ranges(base)
+    given = _plain(base, "search_space.ranges")
     if not patterns and not given:
         return []
     from synaptune.entry import names_of
@@ -47,8 +47,13 @@ def declared_space(base: DictConfig) -> list[Dimension]:
     return list((own | ranged).values())
 
 
-def _plain_ranges(base: DictConfig) -> dict[str, Any]:
-    node = OmegaConf.select(base, "search_space.ranges")
+def fixed_values(base: DictConfig) -> dict[str, Value]:
+    """What the space file of a configuration holds at one value, by name."""
+    return _plain(base, "search_space.fixed")
+
+
+def _plain(base: DictConfig, key: str) -> dict[str, Any]:
+    node = OmegaConf.select(base, key)
     found = OmegaConf.to_container(node, resolve=True) if node else {}
     assert isinstance(found, dict)
     return {str(name): entry for name, entry in found.items()}
@@ -110,8 +115,9 @@ def configuration_of(base: DictConfig, space: Space, settings: Mapping[str, Any]
     free = (*_FREE, *space.names)
     kept = {key: value for key, value in plain.items() if not any(key == name or key.startswith(f"{name}.") for name in free)}
     kept |= {f"search.{key}": value for key, value in settings.items()}
-    kept |= {f"search.space.{name}": text for name, text in space.describe().items()}
-    return kept | {f"search.start.{name}": value for name, value in space.values(space.start()).items()}
+    kept |= {f"{schema.RANGE}{name}": text for name, text in space.describe().items()}
+    kept |= {f"{schema.FIXED}{name}": value for name, value in fixed_values(base).items()}
+    return kept | {f"{schema.START}{name}": value for name, value in space.values(space.start()).items()}
 
 
 def resumed_engine(study: Study, engine: Engine) -> Engine:

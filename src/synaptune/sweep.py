@@ -40,7 +40,7 @@ from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.syntax import dimension_from_config, dimension_of
 from synaptune.search.trial import Result, Trial, best_of, failure_of
 from synaptune.search.workers import Batches, Workers
-from synaptune.spaces import check_base, configuration_of, declared, declared_space, resumed_engine
+from synaptune.spaces import check_base, configuration_of, declared, declared_space, fixed_values, resumed_engine
 from synaptune.storage.environment import code_version, device_name
 from synaptune.storage.export import described, write_best
 from synaptune.storage.study import PhaseLedger, Study
@@ -334,7 +334,7 @@ def _take_away(sweep: Sweep, ledger: PhaseLedger) -> None:
     if best is None:
         return
     path = sweep.place.folder / "best.yaml"
-    write_best(path, sweep.place.name, best)
+    write_best(path, sweep.place.name, best, fixed_values(sweep.base))
     failed = sum(trial.state == "failed" for trial in trials)
     finished = sum(trial.state != "running" for trial in trials)
     print(f"{finished} trials finished, {failed} failed; best {best.objective:.6g} in trial {best.number}:")

@@ -17,10 +17,10 @@ from synaptune.analysis.compare import compare, holm
 from synaptune.analysis.results import Ablated, Comparison
 from synaptune.search.space import Space, Unit, Value
 from synaptune.search.trial import Trial, best_of
+from synaptune.storage import schema
 from synaptune.storage.reading import ABLATION, VALIDATION, Record
 
 METRIC = "test_perplexity"
-_START = "search.start."
 
 
 class Ends(NamedTuple):
@@ -57,7 +57,7 @@ def ends(record: Record) -> Ends | None:
     if best is None:
         return None
     space = record.spaces[record.searches[-1]]
-    stored = {name: record.configuration.get(f"{_START}{name}") for name in space.names}
+    stored = {name: record.configuration.get(f"{schema.START}{name}") for name in space.names}
     if any(value is None for value in stored.values()):
         return None
     return Ends(space, space.unit(stored), best.unit)  # type: ignore[arg-type]

@@ -67,7 +67,7 @@ def comparable(record: Record, against: Record) -> bool:
     if against.engine is None or against.engine.name not in ("random", "qmc") or record.maximize != against.maximize:
         return False
     keys = [key for key in record.configuration if key.split(".")[0] in ("data", "model", "training", "objective", "seed")]
-    keys += [key for key in record.configuration if key.startswith("search.space.")]
+    keys += [key for key in record.configuration if key.startswith(schema.RANGE)]
     return all(record.configuration[key] == against.configuration.get(key) for key in keys)
 
 

@@ -83,6 +83,7 @@ def evidence(record: Record, *, against: Record | None = None, deep: bool = True
         provenance=_provenance(record),
         portraits=record.notes.get(PORTRAITS) or {},
         space=space,
+        fixed={key.removeprefix(schema.FIXED): value for key, value in record.configuration.items() if key.startswith(schema.FIXED)},
         correlation_noise=None if null is None else reach(null),
     )
 
@@ -118,7 +119,7 @@ def _start(record: Record, trials: Sequence[Trial], space: Space | None) -> dict
         return dict(pairs_run[0][0].values)
     if baseline:
         return dict(baseline[0].values)
-    stored = {name: record.configuration.get(f"search.start.{name}") for name in (() if space is None else space.names)}
+    stored = {name: record.configuration.get(f"{schema.START}{name}") for name in (() if space is None else space.names)}
     if stored and all(value is not None for value in stored.values()):
         return stored  # type: ignore[return-value]
     adaptive = record.engine is not None and record.engine.name == "cma"

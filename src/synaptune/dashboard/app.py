@@ -174,7 +174,8 @@ class Pages:
         if name == "best.yaml":
             return _download(text, "application/yaml; charset=utf-8", f"{glance.name}-best.yaml")
         about = {"study": glance.name, "trial": best.number, "phase": found.phase, "objective": best.objective, "maximize": glance.maximize}
-        return _download(json.dumps(about | {"parameters": dict(best.values)}, indent=2) + "\n", _JSON, f"{glance.name}-best.json")
+        about["parameters"] = {**found.fixed, **best.values}
+        return _download(json.dumps(about, indent=2) + "\n", _JSON, f"{glance.name}-best.json")
 
     def _load_optuna(self) -> Any:
         with self._guard:

@@ -17,11 +17,12 @@ from synaptune.report.figures import standalone
 from synaptune.report.overlay import overlaid
 from synaptune.report.page import Section
 from synaptune.search.trial import Trial
+from synaptune.storage import schema
 
 _DATA, _BASELINE, _SCORE = "data_fingerprint", "run_fingerprint", "test_perplexity"
 _NO_CONFIGURATION: Mapping[str, Any] = {}
 _ABSENT = "(absent)"
-_PLACE = ("search.start.", "search.space.")  # shown by the tables of parameters
+_PLACE = (schema.START, schema.RANGE)  # shown by the tables of parameters
 
 
 class Paired(NamedTuple):

@@ -11,6 +11,7 @@ from synaptune.analysis.results import Comparison, Evidence
 from synaptune.report.cells import Column, Table, shown
 from synaptune.report.lines import duration
 from synaptune.search.trial import Trial
+from synaptune.storage import export
 
 _MANY = 12  # trial numbers listed one by one
 _REASONS = 40  # rows of the table of failures
@@ -243,12 +244,4 @@ def statistics_of(found: Comparison) -> list[tuple[str, str]]:
 def best_yaml(evidence: Evidence) -> str | None:
     """The recommended values as a file that `python train.py tuned=FILE` reads; null without any."""
     best = evidence.best
-    if best is None or not best.values:
-        return None
-    import yaml
-
-    objective_ = "" if best.objective is None else f", objective {best.objective:.6g}"
-    name = " ".join(evidence.name.split())  # a line break would end the comment
-    return f"# study {name}, trial {best.number}{objective_}\n" + yaml.safe_dump(
-        {"parameters": dict(best.values)}, sort_keys=False, allow_unicode=True
-    )
+    return None if best is None or not best.values else export.best_yaml(evidence.name, best, evidence.fixed)

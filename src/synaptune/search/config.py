@@ -17,11 +17,13 @@ RESUME = ("auto", "must", "never")
 @dataclass
 class SearchSpaceConfig:
     """parameters: names or wildcards of declared parameters, with their declared ranges; ranges: of other names, or narrower ones of
-    these, by name {low, high, log, integer} or {choices, weights} (space_file.py). name: names the study too."""
+    these, by name {low, high, log, integer} or {choices, weights} (space_file.py); fixed: values by name that a space file
+    holds; name: names the study too."""
 
     name: str = MISSING
     parameters: list[str] = field(default_factory=list)
     ranges: dict[str, Any] = field(default_factory=dict)
+    fixed: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -47,9 +47,9 @@ class SpaceFile:
     def words(self, given: Sequence[str]) -> list[str]:
         """The file as overrides of a configuration; the fixed values are left out whose names are given."""
         about = {"search_space.name": self.name, "search_space.parameters": list(self.parameters)}
-        about |= {"++search_space.ranges": self.ranges}  # Hydra takes new keys of a mapping only with ++
-        values = [f"{name}={literal(value)}" for name, value in self.fixed.items() if name not in given]
-        return ["search_space=base", *(f"{key}={literal(value)}" for key, value in about.items()), *values]
+        held = {name: value for name, value in self.fixed.items() if name not in given}
+        about |= {"++search_space.ranges": self.ranges, "++search_space.fixed": held}  # Hydra takes new keys of a mapping only with ++
+        return ["search_space=base", *(f"{key}={literal(value)}" for key, value in (about | held).items())]
 
 
 def named_file(word: str) -> Path | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from synaptune.search.space import Value
 from synaptune.search.trial import Trial
 
 
@@ -23,12 +24,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_best(path: Path, study: str, best: Trial) -> None:
-    """Write a trial's parameters as best.yaml."""
-    from omegaconf import OmegaConf
+def write_best(path: Path, study: str, best: Trial, fixed: Mapping[str, Value]) -> None:
+    """Write a trial's parameters as best.yaml, and the values that its search space fixed."""
+    write_text(path, best_yaml(study, best, fixed))
 
-    head = f"# study {study}, trial {best.number}, objective {best.objective:.6g}; use: python train.py tuned={path}\n"
-    write_text(path, head + OmegaConf.to_yaml(OmegaConf.create({"parameters": dict(best.values)})))
+
+def best_yaml(study: str, best: Trial, fixed: Mapping[str, Value]) -> str:
+    """What `python train.py tuned=FILE` reads."""
+    import yaml
+
+    objective = "" if best.objective is None else f", objective {best.objective:.6g}"
+    name = " ".join(study.split())  # a line break would end the comment
+    head = f"# study {name}, trial {best.number}{objective}; use: python train.py tuned=FILE\n"
+    return head + yaml.safe_dump({"parameters": {**fixed, **best.values}}, sort_keys=False, allow_unicode=True)
 
 
 def described(folder: Path) -> dict[str, dict[str, Any]]:

@@ -181,7 +181,7 @@ def _spaces(trials: Sequence[Trial], distributions: Mapping[int, Mapping[str, st
             stored = distributions[trial.number]
             spaces[phase] = Space(
                 tuple(
-                    _dimension(name, json.loads(stored[name]), start=value, described=str(configuration.get(f"search.space.{name}", "")))
+                    _dimension(name, json.loads(stored[name]), start=value, described=str(configuration.get(f"{schema.RANGE}{name}", "")))
                     for name, value in trial.values.items()
                 )
             )

@@ -16,6 +16,11 @@ WRITER = "synaptune_version"
 HOLDER = "holder"
 ENGINE = "engine"
 
+# Beginnings of keys of the configuration: a searched parameter's range, where it began, what a space file fixed.
+RANGE = "search.space."
+START = "search.start."
+FIXED = "search.fixed."
+
 # User attributes of every trial, from its start.
 PHASE = "phase"
 INDEX = "index"
