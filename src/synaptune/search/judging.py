@@ -9,6 +9,7 @@ from synaptune.objective.curve import extrapolate
 from synaptune.search.pruning import History, Pruner
 from synaptune.search.trial import Trial
 
+_LARGEST = 1e100  # the fit squares losses, and their sum has to stay a number
 _KNOWN: dict[str, Literal["running", "complete", "pruned"]] = {"complete": "complete", "pruned": "pruned"}
 
 
@@ -32,10 +33,18 @@ class Judging:
         return self._pruner.prune(history, [other for other in self._histories.values() if other.number != trial.number])
 
     def estimate(self, trial: Trial) -> float | None:
-        """Where the power law of its reports (objective/curve.py) puts a trial at the last step that others reached."""
+        """Where the power law of its reports (objective/curve.py) puts a trial at the last step that others reached; null when they
+        tell too little.
+
+        The law has no value at step 0: of a trial that counts from 0 every step is one more. A report that is no number is left out.
+        """
         known = self._histories.get(trial.number)
-        last = max((history.step or 0 for history in self._histories.values()), default=0)
-        end = None if known is None else extrapolate(list(known.losses.items()), last)
+        if known is None:
+            return None
+        shift = 1 if 0 in known.losses else 0
+        points = [(step + shift, loss) for step, loss in known.losses.items() if step + shift > 0 and abs(loss) <= _LARGEST]
+        last = max(history.step or 0 for history in self._histories.values())
+        end = extrapolate(points, last + shift)
         return None if end is None else self._sign * end.mean
 
     def ended(self, trial: Trial) -> None:
