@@ -1,7 +1,9 @@
 """The figures of a report: what they show, and that a page, a file and a screen reader can use them."""
 
+import copy
 import dataclasses
 import io
+import math
 import re
 import threading
 from xml.etree import ElementTree
@@ -11,11 +13,13 @@ import matplotlib.image
 import pytest
 from evidence_maker import AWKWARD, SPACE, bare, rich, single, unfinished
 
+from synaptune.analysis import results
 from synaptune.errors import UserError
 from synaptune.report.figures import DARK, KEYS, LIGHT, css, figure, figures, png, standalone
 from synaptune.report.figures.axis import round_values, unit_of
-from synaptune.report.figures.sheet import MINUS, duration, label_of, number, spaced
-from synaptune.report.figures.theme import VARIABLES
+from synaptune.report.figures.sheet import MINUS, number, spaced
+from synaptune.report.figures.theme import VARIABLES, inline
+from synaptune.report.naming import duration, label, label_of
 from synaptune.search.space import Dimension, Space
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -173,6 +177,49 @@ def test_points_are_seen_in_a_png_too(whole):
     assert (abs(pixels - red).max(-1) < 0.35).sum() > 20 * failed  # a dot is 9 wide
 
 
+def test_a_character_that_xml_forbids_is_shown_by_a_sign_and_leaves_the_figure_whole(whole):
+    portraits = copy.deepcopy(whole.portraits)
+    for side in portraits.values():
+        side["dynamics"]["text"] = ["a", "\0", "\x1b", "\ufffe", "b", *side["dynamics"]["text"][5:]]
+    shown = words_of(figure("dynamics", dataclasses.replace(whole, portraits=portraits)))
+    assert shown.count("□") == 3
+    ElementTree.fromstring(inline('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><text>\0\x1b\ufffe</text></svg>', "a", "t"))
+
+
+def test_importances_that_are_not_numbers_are_drawn_as_nothing(whole):
+    nameless = [results.Importance(name, math.nan, math.nan) for name in whole.names]
+    assert figure("importance", dataclasses.replace(whole, importances=nameless, ablation=[])) is not None
+
+
+def test_chance_ends_where_the_search_did_and_its_label_lies_inside(whole):
+    course = whole.course
+    short = course._replace(**{part: list(getattr(course, part))[:20] for part in course._fields})
+    fewer = dataclasses.replace(whole, course=short, trials=whole.trials[:20], losses=whole.losses[:20], units=whole.units[:20])
+    found = figure("convergence", fewer)
+    (label,) = [text for text in ElementTree.fromstring(found.svg).iter(f"{SVG}text") if (text.text or "").startswith("random search")]
+    assert 0.0 < float(label.get("x")) < 640.0
+
+
+def test_parameters_left_out_for_room_are_counted_among_those_drawn_and_an_order_is_named_only_where_one_is(whole):
+    dimensions = [dataclasses.replace(SPACE.dimensions[0], name=f"group.p{at}") for at in range(40)]
+    names, profile = tuple(dimension.name for dimension in dimensions), whole.profiles[0]
+    wide = dataclasses.replace(
+        whole, names=names, space=Space(tuple(dimensions)), start={}, importances=[], ablation=[], effects=[], best=None
+    )
+    few = dataclasses.replace(wide, profiles=[profile._replace(name=name) for name in names[:20]])
+    assert "Shown are" not in figure("profiles", few).caption
+    many = dataclasses.replace(wide, profiles=[profile._replace(name=name) for name in names])
+    assert "Shown are 24 of 40 parameters, the first ones." in figure("profiles", many).caption
+    ranked = dataclasses.replace(many, importances=[results.Importance(name, 0.1, None) for name in names])
+    assert "Shown are 24 of 40 parameters, by importance." in figure("profiles", ranked).caption
+
+
+def test_a_start_that_is_not_known_has_no_place_in_a_legend(whole):
+    for key in ("profiles", "parallel", "evolution"):
+        assert any("start" in word for word in words_of(figure(key, whole))), key
+        assert not any("start" in word for word in words_of(figure(key, dataclasses.replace(whole, start={})))), key
+
+
 def test_an_unknown_figure_is_answered_with_those_there_are():
     with pytest.raises(UserError, match="convergence"):
         figure("convergense", bare())
@@ -208,6 +255,10 @@ def test_numbers_names_and_places_are_short_unique_and_apart():
     ]
     assert [duration(seconds) for seconds in (31.0, 403.0, 9288.0, 300_000.0)] == ["31 s", "6.7 min", "2.6 h", "3.5 days"]
     assert label_of(("a.calcium.tau", "a.energy.tau", "b.x")) == {"a.calcium.tau": "calcium.tau", "a.energy.tau": "energy.tau", "b.x": "x"}
+    assert [duration(seconds) for seconds in (0.0, 8.24, 89.0, 9.97, -1.0)] == ["0 s", "8.2 s", "89 s", "10 s", "-1 s"]
+    deep = ("model.layer.dropout", "head.layer.dropout", "dropout", "head.rate")
+    assert label_of(deep) == dict(zip(deep, ("model.layer.dropout", "head.layer.dropout", "dropout", "rate"), strict=True))
+    assert label("head.rate", deep) == "rate"
     assert spaced([1.0, 1.0, 5.0], 1.0) == [0.5, 1.5, 5.0]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from synaptune.analysis.cost import Bill, Spread
-from synaptune.report.lines import duration
+from synaptune.report.naming import duration
 
 if TYPE_CHECKING:
     from rich.console import Console

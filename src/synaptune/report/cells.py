@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from synaptune.report.lines import duration
+from synaptune.report.naming import duration
 from synaptune.search.space import Dimension
 
 Kind = Literal["text", "name", "count", "value", "loss", "share", "p", "seconds", "gain", "range", "position"]

@@ -8,15 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from synaptune.report.naming import duration as duration  # the dashboard takes it from here
 from synaptune.search.diagnostics import Diagnostics
 from synaptune.search.trial import Trial, best_of
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `8.2 s`, `12 min`, `3.1 h`."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from synaptune.report.lines import duration
+from synaptune.report.naming import duration
 from synaptune.report.screen import Screen
 from synaptune.search.diagnostics import Diagnostics
 from synaptune.search.space import Space, Value

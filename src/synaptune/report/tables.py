@@ -9,7 +9,7 @@ from typing import Any
 
 from synaptune.analysis.results import Comparison, Evidence
 from synaptune.report.cells import Column, Table, shown
-from synaptune.report.lines import duration
+from synaptune.report.naming import duration
 from synaptune.search.trial import Trial
 from synaptune.storage import export
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from synaptune.report.words import label
+from synaptune.report.naming import label
 from synaptune.search.diagnostics import Diagnostics
 
 Image = Any  # (height, width, 3) bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synaptune.analysis.results import Evidence
@@ -23,16 +23,20 @@ def dimensions(evidence: Evidence) -> list[Dimension]:
     return [known[name] for name in evidence.names if name in known]
 
 
-def chosen(evidence: Evidence, most: int) -> tuple[list[Dimension], str]:
-    """At most so many parameters, those that matter most, in their order, and a note when some are left out."""
-    found = dimensions(evidence)
+def chosen(evidence: Evidence, most: int, drawable: Collection[str] | None = None) -> tuple[list[Dimension], str]:
+    """At most so many parameters, those that matter most, in their order, and a note when some are left out for room.
+
+    drawable: names of those that have something to draw, null is all.
+    """
+    found = [dimension for dimension in dimensions(evidence) if drawable is None or dimension.name in drawable]
     if len(found) <= most:
         return found, ""
     worth = {entry.name: abs(entry.reverted.mean) for entry in evidence.ablation if entry.reverted is not None}
     share = {entry.name: max(entry.fanova or 0.0, entry.ped_anova or 0.0) for entry in evidence.importances}
     ranked = sorted(found, key=lambda dimension: (-worth.get(dimension.name, -1.0), -share.get(dimension.name, 0.0)))
     kept = {dimension.name for dimension in ranked[:most]}
-    return [dimension for dimension in found if dimension.name in kept], f" Shown are {most} of {len(found)} parameters, by importance."
+    order = ", by importance" if any(worth.values()) or any(share.values()) else ", the first ones"
+    return [dimension for dimension in found if dimension.name in kept], f" Shown are {most} of {len(found)} parameters{order}."
 
 
 def unit_of(dimension: Dimension, value: Any) -> float:

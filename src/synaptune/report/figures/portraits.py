@@ -93,7 +93,7 @@ def _letters(axes: Axes, text: Sequence[str], palette: Palette) -> None:
     stride = 1 if longest == 1 else max(1, math.ceil(longest * 6.5 / width))
     low = axes.get_ylim()[0]
     for at in range(0, len(text), stride):
-        words = text[at].replace("\n", "↵").replace("\t", "→").replace(" ", "·" if longest > 1 else " ")
+        words = _visible(text[at]).replace(" ", "·" if longest > 1 else " ")
         if words.strip():
             size = min(11.0, max(6.5, width * 1.5)) if longest == 1 else 9.0
             axes.annotate(
@@ -106,6 +106,12 @@ def _letters(axes: Axes, text: Sequence[str], palette: Palette) -> None:
                 fontsize=size,
                 annotation_clip=False,
             )
+
+
+def _visible(token: str) -> str:
+    """A token with a sign for every character that has no picture, such as the NUL between two documents."""
+    known = token.replace("\n", "↵").replace("\t", "→")
+    return "".join(letter if letter.isprintable() else "□" for letter in known)
 
 
 def experts(evidence: Evidence, palette: Palette) -> Drawing | None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from synaptune.analysis.results import Evidence, Profile
 from synaptune.report.figures.axis import chosen, unit_of, units_of, value_ticks
-from synaptune.report.figures.sheet import MINUS, TIMES, Sheet, dots, fitted, label_of, robust, thinned, ticks
+from synaptune.report.figures.sheet import MINUS, TIMES, Sheet, dots, fitted, robust, thinned, ticks
 from synaptune.report.figures.theme import NORMAL, WIDTH, Drawing, Palette
+from synaptune.report.naming import label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +23,7 @@ _DOTS = 400
 def profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
     """Loss of each trial and a smooth line along each parameter, on one scale of the loss."""
     known = {profile.name: profile for profile in evidence.profiles if len(profile.values) >= 2}
-    found, note = chosen(evidence, _PANELS)
-    found = [dimension for dimension in found if dimension.name in known]
+    found, note = chosen(evidence, _PANELS, known)
     if not found:
         return None
     across = 2 if len(found) <= 12 else 3
@@ -44,8 +44,10 @@ def profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
         words = fitted(labels[dimension.name], width - 64)
         sheet.head(axes, words, colour=palette.ink, size=NORMAL, weight="bold", x=column * width + 4)
     sheet.text(4, 18, "loss" if not evidence.maximize else f"objective {TIMES} {MINUS}1", colour=palette.muted)
-    sheet.text(WIDTH - 110, 18, "▏start", colour=palette.baseline, weight="bold")
-    sheet.text(WIDTH - 50, 18, "▏best", colour=palette.best, weight="bold")
+    if evidence.start:
+        sheet.text(WIDTH - 110, 18, "▏start", colour=palette.baseline, weight="bold")
+    if evidence.best is not None:
+        sheet.text(WIDTH - 50, 18, "▏best", colour=palette.best, weight="bold")
     caption = (
         "The loss of the trials along each parameter while the others moved as the search moved them: points are trials, the line a local "
         f"regression with its band. A flat line is a parameter that did not matter where the search was.{note}"

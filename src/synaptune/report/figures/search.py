@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from synaptune.analysis.results import Evidence
+from synaptune.analysis.results import Chance, Evidence
 from synaptune.report.figures.axis import chosen, unit_of, units_of, value_ticks
-from synaptune.report.figures.sheet import MINUS, TIMES, Sheet, dots, fitted, label_of, number, robust, thinned, ticks
+from synaptune.report.figures.sheet import MINUS, TIMES, Sheet, dots, fitted, number, robust, thinned, ticks
 from synaptune.report.figures.theme import NORMAL, WIDTH, Drawing, Palette
+from synaptune.report.naming import label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,8 @@ def convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
     known = [(at, best) for at, best in zip(course.evaluation, course.best, strict=True) if best is not None]
     last_at, last = known[-1]
     start = _start_loss(evidence)
-    chance = [] if evidence.chance is None else [evidence.chance.best[0], min(evidence.chance.low)]
+    random = _chance(evidence)
+    chance = [] if random is None else [random.best[0], min(random.low)]
     limits = robust([loss for _, loss in ended], upper=0.9, must=[last, *chance, *([] if start is None else [start])], pad=0.09)
     top.set_xlim(0, max(2, course.evaluation[-1]) * 1.01)
     top.set_ylim(*limits)
@@ -37,7 +39,7 @@ def convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
     shown = [ended[at] for at in thinned(len(ended), 1500)]
     inside = [(at, loss) for at, loss in shown if loss <= limits[1]]
     dots(top, [at for at, _ in inside], [loss for _, loss in inside], colour=palette.other, size=4.0, alpha=0.75, zorder=2)
-    _draw_chance(sheet, top, evidence)
+    _draw_chance(sheet, top, random)
     if start is not None:
         top.axhline(start, color=palette.baseline, linewidth=1.4, linestyle=(0, (4, 3)), zorder=4)
         sheet.mark(top, top.get_xlim()[1], start, "at the start values", colour=palette.baseline, shift=(-4, 9), ha="right")
@@ -54,7 +56,7 @@ def convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
     caption = (
         f"Best loss so far (blue) over {course.evaluation[-1]:,} ended evaluations; points are single evaluations"
         + (f" ({over:,} lie above the frame)" if over else "")
-        + ("." if evidence.chance is None else f"; the grey band is what random search would have found ({evidence.chance.source}).")
+        + ("." if random is None else f"; the grey band is what random search would have found ({random.source}).")
     )
     return Drawing(sheet.canvas, "Convergence", caption)
 
@@ -76,9 +78,20 @@ def _loss_name(evidence: Evidence) -> str:
     return f"objective {TIMES} {MINUS}1 (lower is better)" if evidence.maximize else "loss (lower is better)"
 
 
-def _draw_chance(sheet: Sheet, axes: Axes, evidence: Evidence) -> None:
-    chance, palette = evidence.chance, sheet.palette
-    if chance is None or chance.count < 2:
+def _chance(evidence: Evidence) -> Chance | None:
+    """Random search as far as this one went; null without a line of it."""
+    chance, course = evidence.chance, evidence.course
+    if chance is None or course is None:
+        return None
+    kept = sum(k <= course.evaluation[-1] for k in chance.k)
+    if kept < 2:
+        return None
+    return chance._replace(k=chance.k[:kept], best=chance.best[:kept], low=chance.low[:kept], high=chance.high[:kept])
+
+
+def _draw_chance(sheet: Sheet, axes: Axes, chance: Chance | None) -> None:
+    palette = sheet.palette
+    if chance is None:
         return
     axes.fill_between(chance.k, chance.low, chance.high, color=palette.muted, alpha=0.22, linewidth=0, zorder=2.5)
     axes.plot(chance.k, chance.best, color=palette.muted, linewidth=1.4, zorder=3.5)
@@ -127,10 +140,11 @@ def evolution(evidence: Evidence, palette: Palette) -> Drawing | None:
             sheet.foot(axes, "generation")
     sheet.text(4, 18, "━ mean ± deviation", colour=palette.best, weight="bold")
     sheet.text(190, 18, "● best of the generation", colour=palette.ink, alpha=0.75)
-    sheet.text(WIDTH - 12, 18, "╌ start", colour=palette.baseline, weight="bold", ha="right")
+    if evidence.start:
+        sheet.text(WIDTH - 12, 18, "╌ start", colour=palette.baseline, weight="bold", ha="right")
     caption = (
         "The search distribution by generation, over the whole searched range: mean (line) and one standard deviation (band), the best "
-        f"trial of each generation (points), and the value at the start (dashed).{note}"
+        f"trial of each generation (points){', and the value at the start (dashed)' if evidence.start else ''}.{note}"
     )
     return Drawing(sheet.canvas, "Evolution of the parameters", caption)
 

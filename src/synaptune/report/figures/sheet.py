@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,20 +125,6 @@ def number(value: Any, digits: int = 3) -> str:
 def decimal(value: float, places: int, *, sign: bool = False) -> str:
     """A value with so many decimal places; sign: also of a positive one."""
     return f"{value:{'+' if sign else ''}.{places}f}".replace("-", MINUS)
-
-
-def duration(seconds: float) -> str:
-    """A time in the unit that suits it: 31 s, 6.7 min, 2.6 h, 3.4 days."""
-    for unit, size, least in (("days", 86400.0, 172800.0), ("h", 3600.0, 5400.0), ("min", 60.0, 90.0)):
-        if seconds >= least:
-            return f"{number(seconds / size, 3 if seconds >= 100 * size else 2)} {unit}"
-    return f"{number(seconds, 2)} s"
-
-
-def label_of(names: Sequence[str]) -> Mapping[str, str]:
-    """What to call each parameter: the last part of its name, two parts where that is not unique."""
-    last = [name.rsplit(".", 1)[-1] for name in names]
-    return {name: part if last.count(part) == 1 else ".".join(name.split(".")[-2:]) for name, part in zip(names, last, strict=True)}
 
 
 def fitted(words: str, width: float, size: float = NORMAL) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 
 from synaptune.analysis.results import Evidence
 from synaptune.report.figures.axis import chosen, shown_value, unit_of
-from synaptune.report.figures.sheet import MINUS, TIMES, Sheet, decimal, fitted, label_of, lines, number, text_width, thinned
+from synaptune.report.figures.sheet import MINUS, TIMES, Sheet, decimal, fitted, lines, number, text_width, thinned
 from synaptune.report.figures.theme import NORMAL, SMALL, WIDTH, Drawing, Palette
+from synaptune.report.naming import label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,7 +139,8 @@ def parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
         for x, values, colour in ((72, evidence.start, palette.baseline), (4, evidence.best and evidence.best.values, palette.best)):
             if values and dimension.name in values:
                 sheet.text(WIDTH - x, y + 4.5, fitted(number(values[dimension.name]), 64, SMALL), colour=colour, ha="right")
-    sheet.text(WIDTH - 72, 20, "start", colour=palette.baseline, ha="right", weight="bold")
+    if evidence.start:
+        sheet.text(WIDTH - 72, 20, "start", colour=palette.baseline, ha="right", weight="bold")
     if evidence.best is not None:
         sheet.text(WIDTH - 4, 20, "best", colour=palette.best, ha="right", weight="bold")
     _loss_key(sheet, left)

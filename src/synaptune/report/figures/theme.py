@@ -192,11 +192,13 @@ _LINK = "{http://www.w3.org/1999/xlink}href"
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _DOT = re.compile(r"M (\S+ \S+) L \1(?= |$)")
+_FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML 1.0, section 2.2
 _FONT = re.compile(r"font-family: [^;]*;? ?|font: (?=\d)")
 
 
 def inline(svg: str, key: str, title: str) -> str:
     """Matplotlib's SVG as an element of a page: variables for placeholders, short numbers, ids that are of this figure alone."""
+    svg = _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", svg)  # matplotlib writes a text as it is, and one such character makes no XML
     mark = f"{key}-{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
     root = ElementTree.fromstring(svg)
     used = set(re.findall(r"#([mp][0-9a-f]{10})\b", svg))

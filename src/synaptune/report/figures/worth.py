@@ -6,15 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from synaptune.analysis.effects import LEVEL
 from synaptune.analysis.results import Ablated, Comparison, Evidence
-from synaptune.report.figures.sheet import Sheet, dots, fitted, label_of, number, text_width, ticks
+from synaptune.report.figures.sheet import Sheet, dots, fitted, number, text_width, ticks
 from synaptune.report.figures.theme import SMALL, WIDTH, Drawing, Palette
+from synaptune.report.naming import label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST = 30  # rows
-_FOUND = 0.05  # adjusted p below which a difference is called one
 
 
 class _Column(NamedTuple):
@@ -52,11 +53,15 @@ def importance(evidence: Evidence, palette: Palette) -> Drawing | None:
     caption = (
         "The same question asked three ways: the share of the loss's spread over the search's trials (fANOVA), the share in being "
         "among its best trials (PED-ANOVA), and what each tuned value is worth at the optimum in test perplexity (ablation, with its "
-        "95 % interval). The first two see the whole range, the last only the way from default to tuned."
+        "95 % interval). The first two see the points where the search went, the last only the way from start to tuned value."
         if len(columns) == 3
         else "How much each parameter matters. " + "; ".join(f"{column.head}: its share {column.below}" for column in columns) + "."
     )
-    bold = " Bold names have a significant effect on the loss over the search's trials (Holm, 5 %)." if any(known.values()) else ""
+    bold = (
+        f" Bold names have a significant effect on the loss over the search's trials (Holm, {100 * LEVEL:g} %)."
+        if any(known.values())
+        else ""
+    )
     return Drawing(sheet.canvas, "Importance of the parameters", caption + bold)
 
 
@@ -76,7 +81,7 @@ def _columns(evidence: Evidence, palette: Palette) -> list[_Column]:
 def _lollipops(axes: Axes, column: _Column, names: Sequence[str], palette: Palette) -> None:
     rows = [(at, *column.values[name]) for at, name in enumerate(names) if name in column.values]
     ends = [end for row in rows for end in row[1:] if math.isfinite(end)]
-    low, high = min(0.0, *ends), max(0.0, *ends)
+    low, high = min([0.0, *ends]), max([0.0, *ends])
     room = 0.06 * (high - low) or 1.0
     axes.set_xlim(low - room, high + room)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -114,14 +119,14 @@ def ablation(evidence: Evidence, palette: Palette) -> Drawing | None:
         sheet.text(left - 12, y + 15, fitted(change, left - 16, 11.5), colour=palette.muted, size=11.5, ha="right")
     sheet.text(left, 22, "worth at the optimum", colour=palette.best, weight="bold")
     sheet.text(
-        left + text_width("worth at the optimum", SMALL) * 1.1 + 18, 22, "alone, from the defaults", colour=palette.accent, weight="bold"
+        left + text_width("worth at the optimum", SMALL) * 1.1 + 18, 22, "alone, from the start", colour=palette.accent, weight="bold"
     )
     sheet.text(left, 40, "filled: significant after Holm's correction", colour=palette.muted, size=12.0)
     sheet.foot(axes, "gain in test perplexity, %")
     pairs = max((comparison.count for entry in entries for comparison in (entry.reverted, entry.alone) if comparison), default=0)
     caption = (
-        f"One parameter at a time, from default to tuned value, on {pairs} paired seeds with 95 % intervals. Blue: the optimum against the "
-        "same with this parameter back at its default. Green: only this parameter tuned, against the defaults. Right of zero is better."
+        f"One parameter at a time, from start to tuned value, on {pairs} paired seeds with 95 % intervals. Blue: the optimum against the "
+        "same with this parameter back at its start. Green: only this parameter tuned, against the start. Right of zero is better."
     )
     return Drawing(sheet.canvas, "Ablation of the optimum", caption)
 
@@ -143,7 +148,7 @@ def _frame(axes: Axes, entries: Sequence[Ablated], palette: Palette) -> None:
 def _interval(axes: Axes, comparison: Comparison | None, y: float, *, adjusted: float | None, colour: str, paper: str) -> None:
     if comparison is None:
         return
-    sure = adjusted is not None and adjusted < _FOUND
+    sure = adjusted is not None and adjusted < LEVEL
     axes.plot([comparison.low, comparison.high], [y, y], color=colour, linewidth=2.4, solid_capstyle="round", alpha=1.0 if sure else 0.6)
     dots(axes, [comparison.mean], [y], colour=colour, size=11.0, zorder=4)
     if not sure:
