@@ -18,6 +18,14 @@ from synaptune.search.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
 from synaptune.storage import schema
 
+# What only the study and the search write of a trial; by some of these names it is found again.
+_OURS = frozenset(
+    {
+        *(schema.PHASE, schema.INDEX, schema.UNIT, schema.GENERATION, schema.SEED, schema.ATTEMPTS, schema.ESTIMATE),
+        *(schema.SECONDS, schema.FAILURE, schema.REASON, schema.TRACEBACK, "config_fingerprint", "code_version"),
+    }
+)
+
 
 def create(storage: Any, study: int, *, space: Space, trial: Trial, again: bool) -> tuple[int, int]:
     """Write a trial as running; returns its key and its number.
@@ -79,8 +87,16 @@ def ending(result: Result) -> str:
 
 
 def facts_of(result: Result) -> dict[str, Any]:
-    """What a result adds to its trial's facts; a number that JSON does not have becomes its name."""
-    facts = {**result.facts, **result.metrics, schema.SECONDS: result.seconds}
+    """What a result adds to its trial's facts; a number that JSON does not have becomes its name.
+
+    Metrics may be of any program: what is no number is left out, and a name that the study needs itself gets `run.` before it.
+    """
+    facts = {name: value for name, value in result.facts.items() if name not in _OURS}
+    metrics: Any = result.metrics
+    for name, value in metrics.items() if isinstance(metrics, Mapping) else ():
+        if isinstance(value, int | float):
+            facts[f"run.{name}" if name in _OURS else name] = value
+    facts[schema.SECONDS] = result.seconds
     cause = result.cause
     if cause is not None:
         facts |= {schema.FAILURE: cause.kind, schema.REASON: cause.reason, schema.TRACEBACK: cause.trace}
