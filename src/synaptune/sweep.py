@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.conduct import Company, Job, Steering, begun_at, conduct
 from synaptune.entry import names_of
@@ -36,6 +37,7 @@ from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine, Grid, make_optimizer
 from synaptune.search.pruning import Pruner, PrunerConfig, make_pruner
 from synaptune.search.space import Space, Value
+from synaptune.search.space_file import literal
 from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.syntax import dimension_from_config, dimension_of
 from synaptune.search.trial import Result, Trial, best_of, failure_of
@@ -91,9 +93,8 @@ def understand(request: Request) -> Sweep:
     if optim.num_workers is not None and optim.num_workers < 1:
         raise mistake(got=f"num_workers={optim.num_workers}", expected="at least 1 trial at a time", do="correct it")
     if plan.budget is None and optim.optimizer != "grid":
-        raise mistake(
-            got="budget=null", expected="a number of trials (only a grid has an end of its own)", do="set hydra.sweeper.optim.budget"
-        )
+        expected = "a number of trials (only a grid has an end of its own)"
+        raise mistake(got="budget=null", expected=expected, do="set hydra.sweeper.optim.budget")
     overrides = OverridesParser.create(config_loader=request.context.config_loader).parse_overrides(list(request.arguments))
     fixed = [override for override in overrides if not override.is_sweep_override()]
     swept = [override for override in overrides if override.is_sweep_override()]
@@ -107,6 +108,7 @@ def understand(request: Request) -> Sweep:
     workers.count = optim.num_workers or (1 if workers.count is None else workers.count)
     check_execution(workers, trial)
     check_stop(stop)
+    _check_once(begin)
     plan = replace(plan, retries=trial.retries)
     space, prior = begun_at(space, begin.start, maximize=plan.maximize)
     kind = OmegaConf.select(base, "search_space.name") or job_name
@@ -136,8 +138,22 @@ _ABOUT = {"study": StudyConfig, "search": SearchConfig, "workers": WorkersConfig
 
 
 def _typed(base: DictConfig, name: str, kind: type) -> Any:
-    """A group of the configuration as its dataclass; any application may have it or leave it out."""
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), base.get(name) or {}))
+    """A group of the configuration as its dataclass; any application may leave it out, or mean something of its own by the name."""
+    node, known = base.get(name), {entry.name for entry in fields(kind)}
+    ours = isinstance(node, DictConfig) and known.issuperset(node)
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), node if ours else {}))
+    except OmegaConfBaseException as error:
+        got = f"{name}: {str(error).splitlines()[0]}"
+        raise mistake(got=got, expected=f"values of the right kinds for {', '.join(sorted(known))}", do="correct them") from error
+
+
+def _check_once(begin: SearchConfig) -> None:
+    """Refuse what only a protocol does: here a candidate is one job of Hydra's."""
+    if begin.seeds != 1 or begin.incumbents > 1:
+        got = f"search.seeds={begin.seeds}, search.incumbents={begin.incumbents} in a multirun"
+        do = "leave them out, or search with a protocol (make sweep-phase1)"
+        raise mistake(got=got, expected="search.seeds=1 and search.incumbents=0: each candidate is one run", do=do)
 
 
 def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[Trial]:
@@ -156,7 +172,8 @@ def run_sweep(request: Request, launcher_in: Callable[[str], Launcher]) -> list[
             grid = make_optimizer(engine, sweep.space)
             assert isinstance(grid, Grid)
             plan = replace(plan, budget=min(grid.size, plan.budget or grid.size))
-        facts = {"seed": OmegaConf.select(sweep.base, "seed"), "code_version": code_version()}
+        seed = sweep.base.get("seed")
+        facts: dict[str, Any] = {"seed": seed if isinstance(seed, int) else None, "code_version": code_version()}
         if "synapse" in sweep.base:
             facts["device"] = device_name()
         ledger = PhaseLedger(study, sweep.space, "search", facts)
@@ -182,10 +199,10 @@ def _logger(sweep: Sweep) -> LoggerConfig:
 
 def _pruner(sweep: Sweep) -> Pruner | None:
     """The pruner of our own runs; another application has none."""
-    if "pruner" not in sweep.base or "training" not in sweep.base:
+    node, training = sweep.base.get("pruner"), sweep.base.get("training")
+    config = OmegaConf.to_object(node) if isinstance(node, DictConfig) else None
+    if not isinstance(config, PrunerConfig) or training is None:
         return None
-    config, training = OmegaConf.to_object(sweep.base.pruner), sweep.base.training
-    assert isinstance(config, PrunerConfig)
     return make_pruner(config, steps=training.steps, evaluations=training.evaluations, seed=sweep.engine.seed)
 
 
@@ -197,11 +214,8 @@ def _space(base: DictConfig, choices: Mapping[str, Any], swept: Sequence[Overrid
         if name in choices:
             return choices[name]
         if name not in known:
-            raise mistake(
-                got=f"a sweep over {name}",
-                expected=f"a name of the configuration (closest: {nearest(name, known)})",
-                do="correct it",
-            )
+            expected = f"a name of the configuration (closest: {nearest(name, known)})"
+            raise mistake(got=f"a sweep over {name}", expected=expected, do="correct it")
         return OmegaConf.select(base, name)
 
     known_ranges = declared(base, [*extra, *(override.key_or_group for override in swept)])
@@ -288,22 +302,13 @@ def _overrides(trial: Trial, sweep: Sweep) -> list[str]:
     if isinstance(logger, DictConfig):  # of another application it may be anything
         called = labels(sweep.place.name, sweep.identity, trial.number, facts=trial.facts, tags=logger.get("tags") or [])
         called = {key: label for key, label in called.items() if key in logger and (key == "tags" or f"logger.{key}" not in given)}
-    shown = [f"logger.{key}={_literal(label)}" for key, label in called.items()]
+    shown = [f"logger.{key}={literal(label)}" for key, label in called.items()]
     place = {"dir": sweep.place.trials, "subdir": trial.number}
-    return [*sweep.fixed, *searched, *shown, *(f"hydra.sweep.{key}={_quoted(str(value))}" for key, value in place.items())]
-
-
-def _literal(label: Any) -> str:
-    """A label as the value of an override."""
-    return f"[{','.join(map(_quoted, label))}]" if isinstance(label, list) else _quoted(label) if isinstance(label, str) else str(label)
+    return [*sweep.fixed, *searched, *shown, *(f"hydra.sweep.{key}={literal(str(value))}" for key, value in place.items())]
 
 
 def _text(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _result(returned: JobReturn, folder: Path, seconds: float) -> Result:
