@@ -4,10 +4,11 @@ import argparse
 import random
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
-from synaptune import TrialManager
+from synaptune import TrialManager, closing
 from synaptune.commands import report
 from synaptune.errors import UserError
 from synaptune.search.config import StudyConfig, home
@@ -79,7 +80,7 @@ def test_a_maximised_study_of_one_trial_shows_its_objective_as_it_is(tmp_path):
     command(folder, "--format", "html", "--out", tmp_path / "out")
     (trial,) = find_study(str(folder)).trials
     assert trial.objective < 0
-    assert f"{trial.objective:.4f}" in (tmp_path / "out" / "report.html").read_text()
+    assert f"{trial.objective:.6g}" in (tmp_path / "out" / "report.html").read_text()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
 
 
@@ -103,6 +104,22 @@ def test_several_studies_are_compared(tmp_path, capsys):
     shown = "".join(Text((first / "report" / "comparison.html").read_text()).found)
     assert "not paired: no validation in one and two" in shown
     assert (first / "report" / "comparison.md").is_file()
+
+
+def test_a_report_that_could_not_be_written_is_tried_again_where_the_study_lies(tmp_path, monkeypatch, capsys):
+    def refused(*_):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(closing, "portraits", lambda *_: None)
+    monkeypatch.setattr("synaptune.report.write.write_report", refused)
+    folder, database = searched(tmp_path / "s", 2, name="mine"), tmp_path / "all.db"
+    (folder / "study.db").rename(database)
+    for url, said in (("", f"mine --storage sqlite:///{database}"), ("here", str(folder))):
+        if url:
+            database.rename(folder / "study.db")
+        place = home(StudyConfig("mine", str(folder), None if url else f"sqlite:///{database}"), "mine")
+        closing.closed(SimpleNamespace(study=SimpleNamespace(place=place)), (), ())
+        assert f"synaptune report {said} tries again" in capsys.readouterr().out
 
 
 def test_mistakes_are_told(tmp_path):

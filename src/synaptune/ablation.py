@@ -2,7 +2,7 @@
 
     python -m synaptune.ablation --study NAME [--seeds N] [--storage URL] [workers.* trial.* logger.* notify.*]
 
-runs       the optimum with one parameter back at its default, and the defaults with one parameter tuned, for each parameter, on the
+runs       the optimum with one parameter back at its start value, and the start with one parameter tuned, for each parameter, on the
            seeds and with the test split of the study's validation; its own runs are not made again
 table      improvement of test perplexity by each, both ways, with intervals and p-values corrected for all comparisons
 
@@ -64,7 +64,7 @@ def checked(record: Record) -> Ends:
         raise mistake(
             got=f"study {record.name}, which no protocol made" + (" and which maximises" if record.maximize else ""),
             expected=f"a study of {' or '.join(_PROTOCOLS)}",
-            do="name one with --study; its validation and its defaults are what an ablation needs",
+            do="name one with --study; its validation and its start are what an ablation needs",
         )
     phase, _ = _PROTOCOLS[protocol]
     ended = sum(trial.state != "running" for trial in record.phase(phase))
@@ -79,7 +79,7 @@ def checked(record: Record) -> Ends:
     if not points(between).reverted:
         raise mistake(
             got=f"study {record.name}, whose best point is its start",
-            expected="an optimum that differs from the defaults",
+            expected="an optimum that differs from the start",
             do="search longer: there is nothing to take apart",
         )
     return between
@@ -118,7 +118,7 @@ def _show(record: Record, protocol: Protocol) -> None:
     write_json(protocol.study.place.folder / "ablation.json", {"study": record.name, "seeds": list(protocol.seeds), "rows": _plain(rows)})
     table = Table(title=f"Ablation of study {record.name}: gain in test perplexity [%]", title_justify="left")
     table.add_column("parameter", no_wrap=True)
-    for heading in ("default", "tuned", "worth at the optimum", "alone"):
+    for heading in ("start", "tuned", "worth at the optimum", "alone"):
         table.add_column(heading, justify="right")
     for row in rows:
         shown = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in (row.default, row.tuned)]

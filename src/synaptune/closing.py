@@ -5,6 +5,8 @@ None of it can spoil the verdict, which is in the study and in summary.json by t
 
 from __future__ import annotations
 
+import shlex
+
 from synaptune.portrait import portraits
 from synaptune.protocol import Protocol, say
 from synaptune.search.space import Unit
@@ -14,8 +16,10 @@ REPORT = "report"  # folder below the study's
 
 def closed(protocol: Protocol, before: Unit, after: Unit) -> None:
     """Make the portraits of two points and the report of the study; what goes wrong is said."""
+    from synaptune.report.orders import address
     from synaptune.report.wandb_controller import attach_report
     from synaptune.report.write import write_report
+    from synaptune.storage.database import shown
     from synaptune.storage.reading import read_study
 
     portraits(protocol, before, after)
@@ -26,4 +30,4 @@ def closed(protocol: Protocol, before: Unit, after: Unit) -> None:
         attach_report(place.folder, page.parent)
     except Exception as error:  # the verdict is said: a report can be written again
         say(f"report: not written ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})")
-        say(f"report: synaptune report {place.name} tries again")
+        say(f"report: synaptune report {shlex.join(address(place.name, shown(place.url)).words)} tries again")

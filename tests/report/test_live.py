@@ -59,7 +59,7 @@ def test_the_table_says_where_a_search_stands():
     assert re.search(r"at +cost 0.75  tau 10", text)  # what moved farthest first; tau is where it began
     assert "120 an hour, 3 min left" in text  # four in two minutes, six to go
     assert "0.6 so far, 0.6 more to the budget, 1.4 left of 2" in text
-    assert re.search(r"trial 6 +2 min +50 +3.25", text)
+    assert re.search(r"trial 6 +1.5 min +50 +3.25", text)
     assert re.search(r"trial 7 +30 s *\n", text)
     assert re.search(r"^generation +1 *$", text, re.MULTILINE)
 

@@ -71,6 +71,21 @@ def test_configurations_show_only_where_they_differ():
     assert table.rows == [["width", "64", "128"]]
 
 
+def test_ranges_and_starts_that_differ_are_named():
+    ranges = [{"search.space.x": f"log {low} to 1", "search.start.x": low} for low in (0.1, 0.2)]
+    table = configurations([study(name, **each) for name, each in zip("ab", ranges, strict=True)])
+    assert [row[0] for row in table.rows] == ["search.space.x", "search.start.x"]
+
+
+def test_a_configuration_that_is_not_known_is_not_called_the_same(tmp_path):
+    bare = dataclasses.replace(study("b"), provenance={})
+    assert "Unknown: no configuration is stored of b." in comparison([study("a"), bare])
+    assert "Unknown: no configuration is stored of b." in comparison_markdown([study("a"), bare], tmp_path).read_text()
+    assert "Nowhere." in comparison([study("a"), study("b")])
+    three = configurations([study("a", width=64), bare, study("c", width=128)])
+    assert three.rows == [["width", "64", "(unknown)", "128"]]
+
+
 def test_claims_and_parameters_have_a_place_for_every_study():
     several = [study("a"), single()]
     assert [row[0] for row in claims(several).rows] == ["a", "young"]

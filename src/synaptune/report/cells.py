@@ -51,7 +51,7 @@ def shown(cell: Any, kind: Kind) -> str:
         case "range":
             return cell.describe()
         case "loss":
-            return f"{cell:.4f}"
+            return f"{cell:.6g}"
         case "share" | "position":
             return f"{cell:.2f}"
         case "p":

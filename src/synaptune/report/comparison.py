@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from synaptune.analysis.compare import compare, holm
+from synaptune.analysis.effects import LEVEL
 from synaptune.analysis.results import Comparison, Evidence
 from synaptune.cache import write_atomic
-from synaptune.report import cells, markdown, page, words
+from synaptune.report import cells, markdown, orders, page, words
 from synaptune.report.cells import Column, Table
 from synaptune.report.figures import standalone
 from synaptune.report.overlay import overlaid
 from synaptune.report.page import Section
 from synaptune.search.trial import Trial
-from synaptune.storage import schema
 
+_CONFIGURATIONS = "configurations"
 _DATA, _BASELINE, _SCORE = "data_fingerprint", "run_fingerprint", "test_perplexity"
-_NO_CONFIGURATION: Mapping[str, Any] = {}
-_ABSENT = "(absent)"
-_PLACE = (schema.START, schema.RANGE)  # shown by the tables of parameters
+_ABSENT, _UNKNOWN = "(absent)", "(unknown)"
 
 
 class Paired(NamedTuple):
@@ -74,8 +73,7 @@ def _same(sides: Sequence[Mapping[Any, Trial]], seeds: Sequence[Any], fact: str)
 
 def comparison(several: Sequence[Evidence]) -> str:
     """The page of several studies."""
-    drawn = overlaid(several)
-    pairs = paired(several)
+    drawn, pairs, apart = overlaid(several), paired(several), configurations(several)
     parts = [
         Section(
             "verdict", "Verdict", f'<p class="headline none">{page.prose(headline(several, pairs))}</p>' + page.findings(_lines(several))
@@ -84,7 +82,7 @@ def comparison(several: Sequence[Evidence]) -> str:
         Section("differences", "Differences", page.table_html(differences(pairs))),
         Section("search", "The searches", "" if drawn is None else page.figure_html(drawn)),
         Section("parameters", "Best parameters", _if_rows(best_parameters(several))),
-        Section("configuration", "Where the configurations differ", _if_rows(configurations(several)) or "<p>Nowhere.</p>"),
+        Section("configuration", "Where the configurations differ", _if_rows(apart) or f"<p>{page.prose(_nowhere(several))}</p>"),
     ]
     head = f"<h1>{len(several)} studies compared</h1><p>{escape(', '.join(study.name for study in several))}</p>"
     return page.document("Comparison of studies", head, [part for part in parts if part.html])
@@ -106,6 +104,8 @@ def comparison_markdown(several: Sequence[Evidence], folder: Path) -> Path:
         if table.rows:
             write_atomic(folder / "tables" / f"{table.key}.csv", cells.as_csv(table).encode())
             parts += [f"## {table.title}", markdown.table_text(table)]
+        elif table.key == _CONFIGURATIONS:
+            parts += [f"## {table.title}", markdown.escaped(_nowhere(several))]
     path = folder / "comparison.md"
     write_atomic(path, ("\n\n".join(part for part in parts if part) + "\n").encode())
     return path
@@ -113,7 +113,7 @@ def comparison_markdown(several: Sequence[Evidence], folder: Path) -> Path:
 
 def headline(several: Sequence[Evidence], pairs: Sequence[Paired]) -> str:
     """What the comparison says in one sentence."""
-    told = [pair for pair in pairs if pair.adjusted is not None and pair.adjusted < words.LEVEL]
+    told = [pair for pair in pairs if pair.adjusted is not None and pair.adjusted < LEVEL]
     measured = sum(pair.difference is not None for pair in pairs)
     if len(pairs) == 1 and pairs[0].difference is not None:
         pair, found = pairs[0], pairs[0].difference
@@ -195,13 +195,19 @@ def best_parameters(several: Sequence[Evidence]) -> Table:
 
 
 def configurations(several: Sequence[Evidence]) -> Table:
-    """The keys in which the configurations differ; ranges and starts of parameters apart."""
-    settings = [study.provenance.get("configuration") or _NO_CONFIGURATION for study in several]
-    keys = sorted({key for each in settings for key in each if not key.startswith(_PLACE)})
+    """The keys in which the configurations differ, ranges and starts of parameters among them, as far as they are known."""
+    settings = [orders.configuration(study) for study in several]
+    known = [each for each in settings if each]
     rows = []
-    for key in keys:
-        values = [each.get(key, _ABSENT) for each in settings]
+    for key in sorted({key for each in known for key in each}):
+        values = [each.get(key, _ABSENT) for each in known]
         if any(value != values[0] for value in values):
-            rows.append([key, *(cells.plain(value) for value in values)])
+            rows.append([key, *(cells.plain(each.get(key, _ABSENT) if each else _UNKNOWN) for each in settings)])
     columns = [Column("key"), *(Column(study.name) for study in several)]
-    return Table("configurations", "Where the configurations differ", columns, rows)
+    return Table(_CONFIGURATIONS, "Where the configurations differ", columns, rows)
+
+
+def _nowhere(several: Sequence[Evidence]) -> str:
+    """What is said where no key is known to differ."""
+    unknown = [study.name for study in several if not orders.configuration(study)]
+    return f"Unknown: no configuration is stored of {words.some(unknown)}." if unknown else "Nowhere."

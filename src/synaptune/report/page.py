@@ -14,9 +14,10 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from synaptune.analysis.results import Evidence
-from synaptune.report import cells, tables, words
+from synaptune.report import cells, orders, tables, words
 from synaptune.report.cells import Column, Table
 from synaptune.report.figures import Figure, css, figures
+from synaptune.report.naming import label
 from synaptune.search.trial import loss_of
 
 MOST_ROWS = 400  # of trials that are all shown
@@ -114,7 +115,7 @@ def findings(found: Sequence[words.Finding]) -> str:
 
 def prose(text: str) -> str:
     """Text escaped, with `commands` set as code and no line that begins with a per cent sign."""
-    return re.sub(r"(\d) %", "\\1\N{NO-BREAK SPACE}%", _CODE.sub(r"<code>\1</code>", escape(text)))
+    return re.sub(r"(\d) %", "\\1\N{NO-BREAK SPACE}%", _CODE.sub(r"<code>\1</code>", escape(text, quote=False)))
 
 
 def _placed(drawn: Mapping[str, Figure], place: str) -> str:
@@ -151,19 +152,20 @@ def _best(evidence: Evidence) -> str:
     text = tables.best_yaml(evidence)
     if text is None:
         return ""
+    use = "<p>Save it as <code>best.yaml</code> and train with it: <code>python train.py tuned=best.yaml</code></p>"
     return (
-        "<p>Save it as <code>best.yaml</code> and train with it: <code>python train.py tuned=best.yaml</code></p>"
-        '<button class="tool" type="button" data-copies="best-yaml" hidden>Copy</button>'
-        f'<pre id="best-yaml">{escape(text)}</pre>'
-    )
+        use if orders.trained_here(evidence) else ""
+    ) + f'<button class="tool" type="button" data-copies="best-yaml" hidden>Copy</button><pre id="best-yaml">{escape(text)}</pre>'
 
 
 def _trials(evidence: Evidence) -> str:
     chosen, note = list(evidence.trials), ""
     if len(chosen) > MOST_ROWS:
-        complete = [trial for trial in chosen if loss_of(trial, evidence.maximize) is not None]
-        chosen = sorted(complete, key=lambda trial: loss_of(trial, evidence.maximize) or 0.0)[:BEST_ROWS]
-        note = f"The best {len(chosen)} of {len(evidence.trials)} trials; `synaptune export` writes all."
+        complete = [trial for trial in chosen if trial.objective is not None]
+        ranked = sorted(complete, key=lambda trial: loss_of(trial, evidence.maximize) or 0.0)
+        chosen = (ranked or chosen)[:BEST_ROWS]
+        which = "best" if ranked else "first"
+        note = f"The {which} {len(chosen)} of {len(evidence.trials)} trials; {orders.command(evidence, 'export')} writes all."
     if not chosen:
         return ""
     field = '<input class="tool" type="search" placeholder="Filter trials" aria-label="Filter trials" data-filters="table-trials" hidden>'
@@ -199,7 +201,8 @@ def table_html(table: Table, *, sortable: bool = False, names: Sequence[str] = (
     """A table that scrolls inside its frame; names: of parameters, which the headings shorten."""
     heads = "".join(_head(column, names) for column in table.columns)
     rows = "".join(
-        "<tr>" + "".join(_cell(cell, column) for cell, column in zip(row, table.columns, strict=True)) + "</tr>\n" for row in table.rows
+        "<tr>" + "".join(_cell(cell, column, sortable) for cell, column in zip(row, table.columns, strict=True)) + "</tr>\n"
+        for row in table.rows
     )
     note = f'<p class="note">{prose(table.note)}</p>' if table.note else ""
     kind = ' class="sortable"' if sortable else ""
@@ -210,12 +213,12 @@ def table_html(table: Table, *, sortable: bool = False, names: Sequence[str] = (
 
 def _head(column: Column, names: Sequence[str]) -> str:
     kind = ' class="number"' if column.kind in _NUMBERS else ""
-    short = words.label(column.name, names) if column.name in names else column.heading
+    short = label(column.name, names) if column.name in names else column.heading
     title = f' title="{escape(column.name)}"' if short != column.heading else ""
     return f'<th scope="col"{kind}{title}>{escape(short)}</th>'
 
 
-def _cell(cell: Any, column: Column) -> str:
+def _cell(cell: Any, column: Column, sortable: bool) -> str:
     text = escape(cells.shown(cell, column.kind))
     if column.kind == "name":
         prefix, dot, last = str(cell).rpartition(".")
@@ -223,10 +226,17 @@ def _cell(cell: Any, column: Column) -> str:
     if column.kind == "position" and cell is not None:
         edge = " edge" if min(cell, 1.0 - cell) < words.EDGE else ""
         bar = f'<span class="place{edge}"><i style="left:{100.0 * min(max(cell, 0.0), 1.0):.0f}%"></i></span>'
-        return f'<td class="number">{bar}{text}</td>'
+        return f'<td class="number"{_exact(cell, text) if sortable else ""}>{bar}{text}</td>'
     if column.kind == "range":
         return f'<td class="range">{text}</td>'
     if column.kind == "text":
         return f'<td class="long">{text}</td>' if len(text) > 40 else f"<td>{text}</td>"
-    exact = f' data-v="{cell}"' if column.kind == "seconds" and cell is not None else ""
-    return f'<td class="number"{exact}>{text}</td>'
+    number = cell.mean if column.kind == "gain" and cell is not None else cell
+    return f'<td class="number"{_exact(number, text) if sortable else ""}>{text}</td>'
+
+
+def _exact(cell: Any, text: str) -> str:
+    """The number behind a cell's text as an attribute, by which a table is sorted; empty where the text is the number."""
+    if not isinstance(cell, int | float) or isinstance(cell, bool) or str(cell) == text:
+        return ""
+    return f' data-v="{cell}"'

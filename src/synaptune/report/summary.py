@@ -14,7 +14,7 @@ from synaptune.search.trial import Trial
 def summarise(
     study: str, trials: Sequence[Trial], best: Trial, *, pairs: Sequence[tuple[Trial, Trial]], defaults: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """The summary of a study: `trials` of its search, `pairs` of validation runs (defaults, best) on the same seeds.
+    """The summary of a study: `trials` of its search, `pairs` of validation runs (start, best) on the same seeds.
 
     Perplexities [tokens] are those of the test split, losses [nats/token] of the validation split, improvement in percent.
     """
@@ -30,7 +30,7 @@ def summarise(
         "improvement": improvement._asdict(),
         "decision": decision.word,
         "reason": decision.why,
-        "parameters": {name: {"default": defaults[name], "best": value} for name, value in best.values.items()},
+        "parameters": {name: {"start": defaults[name], "best": value} for name, value in best.values.items()},
         "data_fingerprint": before[0].facts.get("data_fingerprint"),
         "seconds": seconds,
     }

@@ -8,14 +8,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from synaptune.analysis.results import Comparison, Evidence
+from synaptune.report import orders
 from synaptune.report.cells import Column, Table, shown
 from synaptune.report.naming import duration
 from synaptune.search.trial import Trial
-from synaptune.storage import export
+from synaptune.storage import export, schema
 
+_JOINT = "joint"  # phase of the last search of phase 2
 _MANY = 12  # trial numbers listed one by one
 _REASONS = 40  # rows of the table of failures
 _LINE = 160  # characters of a reason
+# What the columns of the table of parameters say.
+_MEANT = {
+    "position": "Position: 0 is the lower end of the range on its own scale, 1 the upper.",
+    "effect z": "Effect: whether the loss depends on the parameter, from the search's own trials.",
+    "worth at the optimum": "Worth at the optimum: gain in test perplexity lost when this one goes back to its start value.",
+}
 
 
 def all_tables(evidence: Evidence) -> Iterator[Table]:
@@ -35,7 +43,7 @@ def parameters(evidence: Evidence) -> Table:
     ablated = {entry.name: entry for entry in evidence.ablation}
     columns = {
         Column("parameter", "name"): list(evidence.names),
-        Column("default", "value"): [evidence.start.get(name) for name in evidence.names],
+        Column("start", "value"): [evidence.start.get(name) for name in evidence.names],
         Column("tuned", "value"): [best.get(name) for name in evidence.names],
         Column("range", "range"): [ranges.get(name) for name in evidence.names],
         Column("position", "position"): [place.get(name) for name in evidence.names],
@@ -46,10 +54,8 @@ def parameters(evidence: Evidence) -> Table:
         Column("PED-ANOVA", "share"): [shares[name].ped_anova if name in shares else None for name in evidence.names],
     }
     known = {column: cells for column, cells in columns.items() if any(cell is not None for cell in cells)}
-    note = (
-        "Position: 0 is the lower end of the range on its own scale, 1 the upper. Effect: whether the loss depends on the parameter, "
-        "from the search's own trials. Worth at the optimum: gain in test perplexity lost when this one goes back to its default."
-    )
+    headings = [column.name for column in known]
+    note = " ".join(text for heading, text in _MEANT.items() if heading in headings)
     return Table("parameters", "Parameters", list(known), list(zip(*known.values(), strict=True)), note)
 
 
@@ -67,9 +73,9 @@ def validation(evidence: Evidence) -> Table:
     """The runs on fresh seeds, a row for each seed."""
     columns = (
         Column("seed", "count"),
-        Column("validation loss, defaults", "loss", "nats/token"),
+        Column("validation loss, start", "loss", "nats/token"),
         Column("validation loss, tuned", "loss", "nats/token"),
-        Column("test perplexity, defaults", "value", "tokens"),
+        Column("test perplexity, start", "value", "tokens"),
         Column("test perplexity, tuned", "value", "tokens"),
         Column("improvement of test perplexity", "value", "%"),
     )
@@ -88,7 +94,7 @@ def ablation(evidence: Evidence) -> Table:
     """The optimum taken apart, as ranked by what each parameter is worth in it."""
     columns = (
         Column("parameter", "name"),
-        Column("default", "value"),
+        Column("start", "value"),
         Column("tuned", "value"),
         Column("worth at the optimum", "gain", "%"),
         Column("p (Holm)", "p"),
@@ -182,22 +188,33 @@ def objective(evidence: Evidence, loss: float) -> float:
 
 
 def budget(evidence: Evidence) -> int | None:
-    """Evaluations planned for the search; null when unknown."""
-    return (evidence.provenance.get("optimizer") or {}).get("budget")
+    """Evaluations planned for the search; null when unknown, or when more were made: the study keeps its first plan."""
+    settings = orders.configuration(evidence)
+    planned = (evidence.provenance.get("optimizer") or {}).get("budget")
+    if orders.protocol(evidence) == "phase2" and evidence.phase != _JOINT:  # the optimizer's is that of the joint search
+        planned = settings.get("search.group_budget")
+    ended = sum(trial.state != "running" for trial in evidence.trials)
+    return None if planned is None or planned < ended else planned
+
+
+def own_seeds(evidence: Evidence) -> int | None:
+    """Seeds on which the search ran its best; null for a search without."""
+    facts = {} if evidence.best is None else evidence.best.facts
+    return None if facts.get(schema.SEED) is None else int(facts.get("seeds", 1))
 
 
 def key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
     """The numbers one asks for first, each with its name."""
     found: list[tuple[str, str]] = []
     if evidence.claim is not None and evidence.claim.before and evidence.claim.after:
-        for name, runs in (("test perplexity, defaults", evidence.claim.before), ("test perplexity, tuned", evidence.claim.after)):
+        for name, runs in (("test perplexity, start", evidence.claim.before), ("test perplexity, tuned", evidence.claim.after)):
             known = [run.facts["test_perplexity"] for run in runs if run.facts.get("test_perplexity") is not None]
             if known:
                 found.append((name, f"{statistics.fmean(known):.4g}"))
         found.append(("fresh seeds", str(evidence.claim.gain.count)))
     states = Counter(trial.state for trial in evidence.trials)
     if evidence.best is not None and evidence.best.objective is not None:
-        found.append((f"best objective, trial {evidence.best.number}", f"{evidence.best.objective:.4f}"))
+        found.append((f"best objective, trial {evidence.best.number}", shown(evidence.best.objective, "loss")))
     planned = budget(evidence)
     found.append(("evaluations" if planned is None else f"evaluations of {planned}", str(len(evidence.trials) - states["running"])))
     found += [(state, str(states[state])) for state in ("failed", "pruned", "running") if states[state]]
@@ -216,18 +233,18 @@ def noise(evidence: Evidence) -> list[tuple[str, str]]:
     if evidence.noise is not None:
         spread = "standard deviation over seeds"
         found += [
-            (f"{spread}, defaults [nats/token]", evidence.noise.before),
+            (f"{spread}, start [nats/token]", evidence.noise.before),
             (f"{spread}, tuned [nats/token]", evidence.noise.after),
             (f"{spread}, paired difference [nats/token]", evidence.noise.difference),
             ("standard deviation of the objective over the search's candidates", evidence.noise.candidates),
         ]
     if evidence.luck is not None:
         found += [
-            ("gain on the search's own seed [nats/token]", evidence.luck.search),
+            (f"gain on the search's own {'seed' if own_seeds(evidence) in (None, 1) else 'seeds'} [nats/token]", evidence.luck.search),
             ("gain on fresh seeds, validation split [nats/token]", evidence.luck.fresh),
             ("gain on fresh seeds, test split [nats/token]", evidence.luck.test),
         ]
-    return [(name, f"{number:.4f}") for name, number in found if number is not None]
+    return [(name, f"{number:.4g}") for name, number in found if number is not None]
 
 
 def statistics_of(found: Comparison) -> list[tuple[str, str]]:

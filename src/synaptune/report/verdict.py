@@ -17,7 +17,7 @@ def show_verdict(summary: Mapping[str, Any], console: Console) -> None:
     before, after, gain = summary["baseline"], summary["best"], summary["improvement"]
     results = Table(title=f"Verdict of study {summary['study']}", title_justify="left")
     results.add_column("on fresh seeds")
-    for heading in ("defaults", "tuned"):
+    for heading in ("start", "tuned"):
         results.add_column(heading, justify="right")
     results.add_column("improvement, 95 % interval", justify="right")
     results.add_row(
@@ -31,10 +31,10 @@ def show_verdict(summary: Mapping[str, Any], console: Console) -> None:
     console.print(results)
     values = Table(title="Parameters", title_justify="left")
     values.add_column("name")
-    for heading in ("default", "tuned"):
+    for heading in ("start", "tuned"):
         values.add_column(heading, justify="right")
     for name, pair in summary["parameters"].items():
-        values.add_row(name, _number(pair["default"]), _number(pair["best"]))
+        values.add_row(name, _number(pair["start"]), _number(pair["best"]))
     console.print(values)
     evaluated = f"{summary['evaluations']} evaluations, {summary['failed']} failed, {len(before['seeds'])} paired seeds"
     console.print(f"{evaluated}, {summary['seconds'] / 60:.1f} minutes of runs", highlight=False)

@@ -16,7 +16,7 @@ from typing import Any
 
 from synaptune.analysis.results import Evidence
 from synaptune.errors import mistake
-from synaptune.report import tables, words
+from synaptune.report import orders, tables, words
 from synaptune.report.markdown import table_text
 from synaptune.report.wandb_controller import JOB_TYPE, controller_config
 from synaptune.storage.export import write_json, write_text
@@ -135,7 +135,7 @@ def _list(findings: Sequence[words.Finding]) -> Any:
 def _searched(evidence: Evidence) -> str:
     best = "" if evidence.best is None else f"; recommended: trial {evidence.best.number}"
     searched = f"{len(evidence.trials)} trials over {len(evidence.names)} parameters{best}."
-    return f"{searched} The panels show the runs that were sent: online, or with `synaptune wandb sync {evidence.name}`."
+    return f"{searched} The panels show the runs that were sent: online, or with {orders.command(evidence, 'wandb sync')}."
 
 
 def _runset(evidence: Evidence, phase: str) -> Any:
@@ -174,14 +174,14 @@ def _of_search(evidence: Evidence, wr: Any) -> list[Any]:
     columns.append(wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(_METRIC)))
     return [
         wr.ScatterPlot(
-            title="Objective over generations",
+            title="Validation loss over generations",
             x=wr.Config("generation"),
             y=wr.SummaryMetric(_METRIC),
             running_ymin=True,
             running_ymean=True,
         ),
         wr.ParameterImportancePlot(with_respect_to=_METRIC),
-        wr.ParallelCoordinatesPlot(title="Parameters and objective", columns=columns),
+        wr.ParallelCoordinatesPlot(title="Parameters and validation loss", columns=columns),
         wr.LinePlot(
             title="Validation loss of the trials", x="Step", y=[_METRIC], title_x="step", title_y="nats/token", max_runs_to_show=100
         ),

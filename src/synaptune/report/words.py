@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from synaptune.analysis.effects import LEVEL
 from synaptune.analysis.results import Ablated, Claim, Comparison, Evidence
 from synaptune.parameters import constant
-from synaptune.report import tables
-from synaptune.report.tables import objective, positions
+from synaptune.report import orders, tables
+from synaptune.report.cells import shown
+from synaptune.report.naming import label
+from synaptune.report.tables import objective, own_seeds, positions
 
 EDGE = constant("report.edge", 0.05, meaning="distance from a range's end that counts as at it", source="chosen: a twentieth of the range")
-LEVEL = constant("report.level", 0.05, unit="probability", meaning="adjusted p below which a difference is told from zero", source="chosen")
 FEW = constant("report.few", 10.0, unit="evaluation", meaning="per parameter, below which a search is short", source="chosen: CMA's habit")
 LATE = constant("report.late", 0.9, meaning="share of a search whose rest should bring little", source="chosen")
 SLIGHT = constant("report.slight", 0.05, meaning="share of a search's gain that counts as little", source="chosen")
@@ -37,12 +40,6 @@ class Verdict(NamedTuple):
     findings: Sequence[Finding]
 
 
-def label(name: str, names: Sequence[str]) -> str:
-    """The last part of a parameter's name where no other of the names ends alike, else the whole."""
-    last = name.rsplit(".", 1)[-1]
-    return name if sum(other.rsplit(".", 1)[-1] == last for other in names) > 1 else last
-
-
 def running(evidence: Evidence) -> bool:
     """Whether trials, of any phase, have begun and not ended: the study goes on, or was killed."""
     return evidence.began is not None and evidence.ended is None
@@ -65,24 +62,25 @@ def verdict(evidence: Evidence) -> Verdict:
 
 
 def claimed(gain: Comparison) -> tuple[str, Tone]:
-    """A validated gain [%] in a sentence."""
-    interval, seeds = f"95 % interval {gain.low:.1f} to {gain.high:.1f}", f"{gain.count} fresh seeds"
+    """A validated gain [%] over the start values in a sentence."""
+    seeds = f"on {gain.count} fresh seeds, against the start values"
+    change = f"{gain.mean:.1f} % (95 % interval {gain.low:.1f} to {gain.high:.1f}) {seeds}"
+    rise = f"{-gain.mean:.1f} % (95 % interval {-gain.high:.1f} to {-gain.low:.1f}) {seeds}"
     if gain.low > 0.0:
-        return f"Tuning lowers test perplexity by {gain.mean:.1f} % ({interval}) on {seeds}.", "good"
+        return f"Tuning lowers test perplexity by {change}.", "good"
     if gain.high < 0.0:
-        return (
-            f"The tuned parameters are worse: perplexity rises by {-gain.mean:.1f} % ({-gain.high:.1f} to {-gain.low:.1f}) on {seeds}.",
-            "bad",
-        )
-    return f"No gain is told from zero: test perplexity improves by {gain.mean:.1f} % ({interval}) on {seeds}.", "unsure"
+        return f"The tuned parameters are worse: test perplexity rises by {rise}.", "bad"
+    moved = f"falls by {change}" if gain.mean >= 0.0 else f"rises by {rise}"
+    return f"No {'gain' if gain.mean >= 0.0 else 'difference'} is told from zero: test perplexity {moved}.", "unsure"
 
 
 def _unclaimed(evidence: Evidence) -> str:
     if not evidence.trials:
         return "No claim: no trial has begun."
     if evidence.best is None:
-        failed = sum(trial.state == "failed" for trial in evidence.trials)
-        return f"No claim: no trial is complete ({failed} failed, {len(evidence.trials) - failed} not ended)."
+        states = Counter(trial.state for trial in evidence.trials)
+        pruned = f"{states['pruned']} pruned, " if states["pruned"] else ""
+        return f"No claim: no trial is complete ({states['failed']} failed, {pruned}{states['running']} not ended)."
     return "No claim: nothing has been validated on fresh seeds."
 
 
@@ -97,9 +95,11 @@ def _carried(evidence: Evidence) -> Iterator[Finding]:
     if good:
         parts = [f"{label(entry.name, evidence.names)} {gain(found)}" for entry, found in good[:_NAMED]]
         more = f" and {len(good) - _NAMED} more" if len(good) > _NAMED else ""
-        text = f"Put back to its default alone, each costs, in % of test perplexity: {', '.join(parts)}{more}."
+        text = f"Put back to its start value alone, each costs, in % of test perplexity: {', '.join(parts)}{more}."
+    elif harmful:
+        text = "No tuned value is told to carry a gain."
     else:
-        text = "No single parameter, put back to its default, makes a difference that is told from zero."
+        text = "No single parameter, put back to its start value, makes a difference that is told from zero."
     yield Finding("What carries it", text)
     open_ = [label(entry.name, evidence.names) for entry, _ in known if not _told(entry)]
     if open_:
@@ -107,7 +107,7 @@ def _carried(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("Not told from zero", f"With {count} paired seeds and Holm's correction: {some(open_)}.")
     if harmful:
         parts = [f"{label(entry.name, evidence.names)} {gain(found)}" for entry, found in harmful[:_NAMED]]
-        yield Finding("Better at its default", f"{', '.join(parts)}: the tuned value costs.")
+        yield Finding("Better at its start value", f"{', '.join(parts)}: the tuned value costs.")
 
 
 def _told(entry: Ablated) -> bool:
@@ -123,11 +123,15 @@ def _luck(evidence: Evidence) -> Iterator[Finding]:
     luck = evidence.luck
     if luck is None:
         return
-    text = f"The gain is {luck.search:.3f} nats/token on the search's own seed, {luck.fresh:.3f} on fresh seeds"
+    seeds = own_seeds(evidence) or 1
+    own = "seed" if seeds == 1 else f"{seeds} seeds"
+    text = f"The gain is {luck.search:.3f} nats/token on the search's own {own}, {luck.fresh:.3f} on fresh seeds"
     text += f" and {luck.test:.3f} on the test split"
     if luck.search > 0.0:
         lost = 100.0 * (1.0 - luck.fresh / luck.search)
-        text += f": {lost:.0f} % of it did not survive fresh seeds" if lost >= 0.5 else ": all of it survived fresh seeds"
+        text += ": all of it survived fresh seeds" if lost < 0.5 else f": {lost:.0f} % of it did not survive fresh seeds"
+        if luck.fresh <= 0.0:
+            text = text.rpartition(":")[0] + ": none of it survived fresh seeds"
     yield Finding("Winner's luck", text + ".")
 
 
@@ -136,10 +140,10 @@ def _searched(evidence: Evidence) -> Iterator[Finding]:
     best, course = evidence.best, evidence.course
     if best is not None and best.objective is not None and course is not None and evidence.claim is None:
         ended = len(course.evaluation)
-        text = f"The best of {ended} evaluation{'s' if ended != 1 else ''} has objective {best.objective:.4f} (trial {best.number})"
+        text = f"The best of {_counted(ended, 'evaluation')} has objective {shown(best.objective, 'loss')} (trial {best.number})"
         first = next((loss for loss in course.best if loss is not None), None)
         if ended > 1 and first is not None:
-            text += f"; the first complete one had {objective(evidence, first):.4f}. A best of many on one seed overstates what it gained"
+            text += f"; the first complete one had {shown(objective(evidence, first), 'loss')}. {_overstated(own_seeds(evidence))}"
         yield Finding("In the search", text + ".")
     if evidence.effects:
         found = [label(entry.name, evidence.names) for entry in sorted(evidence.effects, key=lambda entry: entry.p) if entry.found]
@@ -151,6 +155,13 @@ def _searched(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("Effects", f"{text} (Holm-adjusted, {len(evidence.effects)} tests).")
     elif evidence.effects_note and evidence.trials:
         yield Finding("Effects", f"Not tested: {_sentence(evidence.effects_note)}")
+
+
+def _overstated(seeds: int | None) -> str:
+    """What is to be thought of the best of a search; seeds: on which each candidate ran, null where it had none."""
+    if seeds is None:
+        return "If the objective is noisy, a best of many overstates what it gained"
+    return f"A best of many on {'one seed' if seeds == 1 else f'the same {seeds} seeds'} overstates what it gained"
 
 
 def advice(evidence: Evidence) -> list[Finding]:
@@ -180,31 +191,44 @@ def _of_claim(evidence: Evidence) -> Iterator[Finding]:
     claim = evidence.claim
     if claim is None:
         if evidence.best is not None:
-            yield Finding(
-                "Validate", "Run the defaults and the best on fresh seeds: without them nothing is claimed. `make sweep-phase1` does it."
-            )
+            text = "Run the start values and the best on fresh seeds: without them nothing is claimed."
+            if orders.protocol(evidence) is not None:
+                text += f" The command that began the study goes on to that: {orders.again(evidence)}, with its other options."
+            yield Finding("Validate", text)
         return
     yield from _seeds(claim)
-    if not evidence.ablation:
-        yield Finding("Take the optimum apart", "`make ablation` says which parameters carry the gain.")
+    made = orders.protocol(evidence)
+    if not evidence.ablation and made is not None and not evidence.maximize:
+        yield Finding("Take the optimum apart", f"{orders.ablation(evidence)} says which parameters carry the gain.")
     harmful = [entry for entry in evidence.ablation if _told(entry) and entry.reverted is not None and entry.reverted.mean < 0.0]
     if harmful:
         names = some([label(entry.name, evidence.names) for entry in harmful])
-        yield Finding("Put back", f"{names}: the default is better. Validate the optimum again without the change.")
+        yield Finding("Put back", f"{names}: the start value is better. Validate the optimum again without the change.")
     if claim.decision == "proceed":
-        yield Finding(
-            "Go on", "The gate is passed: `make sweep-phase2` searches all parameters from here, `make transfer` asks a larger scale."
-        )
+        further = [f"{orders.onward(evidence, 'sweep-phase2')} searches all parameters from here"] if made == "phase1" else []
+        if made is not None and not orders.of(evidence).storage:  # a transfer finds no other database
+            further.append(f"{orders.onward(evidence, 'transfer')} with a larger SCALE asks whether it holds there")
+        yield Finding("Go on", f"The gate is passed{': ' if further else ''}{', '.join(further)}.")
 
 
 def _seeds(claim: Claim) -> Iterator[Finding]:
-    """More seeds where the interval reaches zero: its width falls with the root of their number."""
+    """More seeds where the interval reaches zero."""
     found = claim.gain
-    half = (found.high - found.low) / 2.0
     if found.low <= 0.0 < found.mean:
-        needed = math.ceil(found.count * (half / found.mean) ** 2) + 1
+        needed = seeds_needed(found)
         text = f"The interval reaches zero. If the true gain is the {found.mean:.1f} % seen, about {needed} seeds in all would tell it"
         yield Finding("More seeds", text + (", more than it is likely worth." if needed > 10 * found.count else "."))
+
+
+def seeds_needed(found: Comparison) -> int:
+    """The fewest seeds whose 95 % t-interval would leave out zero, were mean and spread of the gains those that were seen."""
+    from scipy.stats import t
+
+    spread = (found.high - found.low) / 2.0 * math.sqrt(found.count) / float(t.ppf(0.975, found.count - 1))
+    needed = max(2, math.floor((1.95 * spread / found.mean) ** 2))  # below the normal quantile, which the t's are above
+    while float(t.ppf(0.975, needed - 1)) * spread >= found.mean * math.sqrt(needed):
+        needed += max(1, needed // 1000)
+    return needed
 
 
 def _of_search(evidence: Evidence) -> Iterator[Finding]:
@@ -212,7 +236,7 @@ def _of_search(evidence: Evidence) -> Iterator[Finding]:
     if not ended or not evidence.names:
         return
     if ended < FEW * len(evidence.names):
-        text = f"{ended} evaluations for {len(evidence.names)} parameters is few; {FEW:g} for each is a fair beginning."
+        text = f"{_counted(ended, 'evaluation')} for {_counted(len(evidence.names), 'parameter')} is few; {FEW:g} for each is a fair start."
         yield Finding("Search longer", text)
     elif evidence.course is not None:
         late = _late_gain(evidence.course.best)
@@ -258,12 +282,17 @@ def _of_parameters(evidence: Evidence) -> Iterator[Finding]:
     idle = [label(entry.name, evidence.names) for entry in evidence.effects if not entry.found and not _carries(evidence, entry.name)]
     ended = sum(trial.state != "running" for trial in evidence.trials)
     if idle and ended >= FEW * len(evidence.names) and any(entry.found for entry in evidence.effects):
-        text = f"{some(idle)}: no effect was found. Fixing them at their defaults leaves the budget to the others (`synaptune refine`)."
+        text = f"{some(idle)}: no effect was found. Fixing them at their start values leaves the budget to the others"
+        text += f" ({orders.command(evidence, 'refine')})."
         yield Finding("Fix", text)
 
 
 def _carries(evidence: Evidence, name: str) -> bool:
     return any(entry.name == name and _told(entry) for entry in evidence.ablation)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def some(names: Sequence[str]) -> str:
