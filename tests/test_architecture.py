@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "synaptune"
 ORDER = (
     *("errors", "hints", "cache", "seeds", "plain"),
     *("parameters", "synapse", "model", "data", "objective", "training", "search", "storage", "analysis", "report"),
-    *("notify", "schema", "build", "entry", "spaces", "conduct", "protocol", "opening", "portrait", "closing"),
+    *("notify", "schema", "build", "entry", "spaces", "conduct", "runs", "protocol", "opening", "portrait", "closing"),
     *("sweep", "phase1", "phase2", "ablation", "transfer", "manager", "dashboard", "commands", "cli", "docs"),
 )
 LONGEST = 350  # lines

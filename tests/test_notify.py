@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -118,6 +119,23 @@ def test_a_search_that_goes_on_knows_its_generations_and_its_best(receiver):
         ("generation", 5.0, "1 is whole"),
         ("end", 5.0, "done"),
     ]
+
+
+def test_searches_side_by_side_are_counted_together(receiver):
+    notifier = Notifier(NotifyConfig([receiver.url]), "s")
+    with notifier.ending():
+        notifier.begin()
+        a, b = (notifier.watch(lambda trial, ended: None, size=2, total=5, phase=phase) for phase in "ab")
+        a(trial(0, 1.0), 1)
+        b(replace(trial(1, 3.0), index=0), 1)
+        b(replace(trial(2, 0.5), index=1), 2)
+    assert [(got["event"], got["phase"], got["best"], got["finished"], got["total"]) for got in receiver.requests] == [
+        ("best", "a", 1.0, 1, 10),
+        ("best", "b", 0.5, 3, 10),
+        ("generation", "b", 0.5, 3, 10),
+        ("end", None, 0.5, 3, 10),
+    ]
+    assert receiver.requests[1]["text"] == "s: new best of b 0.5 (trial 2); 3 of 10 trials"
 
 
 @pytest.mark.parametrize(

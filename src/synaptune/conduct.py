@@ -34,12 +34,13 @@ class Steering:
     """What changes the course of a search.
 
     pruner: stops trials by what they report; prior: points of an earlier study, for the optimizers that take them; stop: reasons to
-    end before the budget.
+    end before the budget; began: when the command did [s, monotonic], null is with the search.
     """
 
     pruner: Pruner | None = None
     prior: Sequence[Told] = ()
     stop: StopConfig = field(default_factory=lambda: StopConfig(plateau=None))
+    began: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Job:
 
 def conduct(jobs: Sequence[Job], workers: Workers) -> list[list[Trial]]:
     """Search phases side by side on the same workers; returns the trials of each. Raises as search/loop.py does."""
+    for notifier in {job.company.notifier for job in jobs if job.company.notifier is not None}:
+        notifier.begin()
     return run_searches([_search(job) for job in jobs], workers)
 
 
@@ -87,8 +90,8 @@ def _search(job: Job) -> Search:
 
     watch: Watch = told
     if company.notifier is not None:
-        size = optimizer.generation_size
-        watch = company.notifier.watch(told, size=size, total=job.plan.budget, maximize=maximize, earlier=ended)
+        about = dict(phase=ledger.phase, maximize=maximize, earlier=ended)
+        watch = company.notifier.watch(told, size=optimizer.generation_size, total=job.plan.budget, **about)
 
     def watched(trial: Trial, finished: int) -> None:
         if judge is not None:
@@ -112,7 +115,7 @@ def _search(job: Job) -> Search:
         prior=steering.prior,
         observe=observe,
         # A grid or a sample is wanted whole: points that follow no loss have no plateau.
-        stop=rules(stop if optimizer.learns else replace(stop, plateau=None), maximize=maximize),
+        stop=rules(stop if optimizer.learns else replace(stop, plateau=None), maximize=maximize, began=steering.began),
         say=company.say,
     )
 

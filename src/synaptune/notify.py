@@ -46,7 +46,10 @@ class NotifyConfig:
 
 @dataclass(frozen=True)
 class Event:
-    """What a receiver is told: trial, objective and reason where the event has one; best objective so far; finished of total trials."""
+    """What a receiver is told: phase, trial, objective and reason where the event has one.
+
+    finished, total, best: trials that have ended, of how many, and the best objective, over all searches that run side by side.
+    """
 
     study: str
     event: str
@@ -56,6 +59,7 @@ class Event:
     trial: int | None = None
     objective: float | None = None
     reason: str | None = None
+    phase: str | None = None
 
     def text(self) -> str:
         """The event in one line."""
@@ -64,7 +68,8 @@ class Event:
         about += f" (trial {self.trial})" if self.trial is not None else ""
         about += f": {self.reason}" if self.reason else ""
         best = f", best {self.best:.6g}" if self.best is not None and self.event != "best" else ""
-        return f"{self.study}: {words}{about}; {self.finished}{f' of {self.total}' if self.total else ''} trials{best}"
+        phase = f" of {self.phase}" if self.phase not in (None, "search") else ""
+        return f"{self.study}: {words}{phase}{about}; {self.finished}{f' of {self.total}' if self.total else ''} trials{best}"
 
 
 Send = Callable[[Event], None]
@@ -95,7 +100,8 @@ class Notifier:
         """timeout: seconds for one message, and for what waits at `close`. Raises UserError for URLs or events that cannot be."""
         self._events, self._timeout = set(config.events), timeout
         self._receivers = receivers(config, timeout)
-        self._latest = Event(study, "end")
+        self._latest = Event(study, "end", total=0)
+        self._best: Trial | None = None
         self._waiting: deque[Event | None] = deque(maxlen=_WAITING)
         self._news = threading.Condition()
         self._thread = threading.Thread(target=self._work, daemon=True) if self._receivers else None
@@ -107,27 +113,39 @@ class Notifier:
         if event in self._events and self._thread is not None:
             self._put(replace(self._latest, event=event, **about))
 
-    def watch(self, inner: Watch, *, size: int, total: int | None, maximize: bool = False, earlier: Sequence[Trial] = ()) -> Watch:
+    def begin(self) -> None:
+        """Count from nothing: the searches watched from here on run side by side."""
+        self._best = None
+        self._latest = replace(self._latest, finished=0, total=0, best=None)
+
+    def watch(
+        self, inner: Watch, *, size: int, total: int | None, phase: str = "search", maximize: bool = False, earlier: Sequence[Trial] = ()
+    ) -> Watch:
         """A search's `watch` that also tells of its events; size: of a generation, earlier: trials that had ended before."""
-        best = best_of(earlier, maximize)
         counts = Counter(trial.index // size for trial in earlier)
-        self._latest = replace(self._latest, finished=len(earlier), total=total, best=best and best.objective)
+        whole = None if total is None or self._latest.total is None else self._latest.total + total
+        self._latest = replace(self._latest, total=whole)
+        self._count(earlier, maximize)
 
         def watching(trial: Trial, ended: int) -> None:
-            nonlocal best
             inner(trial, ended)
-            before, best = best, best_of([entry for entry in (best, trial) if entry is not None], maximize)
-            self._latest = replace(self._latest, finished=ended, best=best and best.objective)
+            before = self._best
+            self._count([trial], maximize)
             if trial.state == "failed":
-                self.tell("failure", trial=trial.number, reason=_line(trial.reason))
-            if best is not before:
-                self.tell("best", trial=trial.number, objective=trial.objective)
+                self.tell("failure", phase=phase, trial=trial.number, reason=_line(trial.reason))
+            if self._best is not before:
+                self.tell("best", phase=phase, trial=trial.number, objective=trial.objective)
             number = trial.index // size
             counts[number] += 1
             if counts[number] == size:
-                self.tell("generation", reason=f"{number} is whole")
+                self.tell("generation", phase=phase, reason=f"{number} is whole")
 
         return watching
+
+    def _count(self, trials: Sequence[Trial], maximize: bool) -> None:
+        self._best = best_of([*([] if self._best is None else [self._best]), *trials], maximize)
+        finished = self._latest.finished + len(trials)
+        self._latest = replace(self._latest, finished=finished, best=self._best and self._best.objective)
 
     @contextlib.contextmanager
     def ending(self) -> Iterator[None]:

@@ -14,11 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from synaptune.errors import UserError, mistake, of_disk
 from synaptune.notify import Notifier, NotifyConfig
-from synaptune.protocol import Protocol, TrainingRun, with_reference
+from synaptune.protocol import Protocol, with_reference
+from synaptune.runs import TrainingRun
 from synaptune.search.config import Home, StudyConfig, home
 from synaptune.search.execution import TrialConfig, WorkersConfig, check_execution, make_workers, side_by_side
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine
+from synaptune.search.runner import interruptible
 from synaptune.search.space import Space
 from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.workers import Idle
@@ -69,8 +71,11 @@ def add_report_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-report", dest="report", action="store_false", help="end with the verdict: no portraits, no report")
 
 
-def composed(overrides: Sequence[str], study: str | None) -> Composed:
-    """The configuration of overrides; raises UserError for every one that does not fit. study: its name, null is the search space's."""
+def composed(overrides: Sequence[str], study: str | None, default: str | None = None) -> Composed:
+    """The configuration of overrides; raises UserError for every one that does not fit.
+
+    study: its name, null is that of `study.name`, else the default (null: the search space's).
+    """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -101,7 +106,7 @@ def composed(overrides: Sequence[str], study: str | None) -> Composed:
         base.tuned = None
     config = OmegaConf.to_object(base.study)
     assert isinstance(config, StudyConfig)
-    config.name = study or config.name
+    config.name = study or config.name or default
     given = frozenset(override.lstrip("+~").split("=", 1)[0] for override in overrides)
     return Composed(base, home(config, str(base.search_space.name)), given)
 
@@ -131,7 +136,7 @@ def opened(
     plan.check()
     engine = Engine(OPTIMIZER, int(base.seed), workers.places, budget)
     about = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, **settings}
-    with notifier.ending(), Study(place, configuration_of(base, space, about)) as study:
+    with notifier.ending(), interruptible(), Study(place, configuration_of(base, space, about)) as study:
         engine = resumed_engine(study, engine)
         here = device_name(), code_version()
         protocol = Protocol(base, space, study, engine, plan, tuple(seeds), go_on, *here, Idle(), stop, notifier)
@@ -161,7 +166,7 @@ def reopened(record: Record, folder: Path, overrides: Sequence[str], *, space: S
     workers, trial, stop, notifier = _execution(base, place)
     engine = record.engine or Engine(OPTIMIZER, int(base.seed), workers.places)
     here = device_name(), code_version()
-    with notifier.ending(), Study(place, record.configuration, maximize=record.maximize) as study:
+    with notifier.ending(), interruptible(), Study(place, record.configuration, maximize=record.maximize) as study:
         pool = make_workers(workers, trial, TrainingRun(base, place.name, place.trials, identity(study)), place.folder)
         plan = Plan(engine.budget, retries=trial.retries)
         try:

@@ -19,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from synaptune.analysis.cost import Stage
 from synaptune.closing import closed
 from synaptune.conduct import begun_at
-from synaptune.errors import UserError, mistake
+from synaptune.errors import UserError
 from synaptune.opening import OPTIMIZER, Composed, add_common_options, add_report_option, composed, guarded, opened
 from synaptune.portrait import SIDES
-from synaptune.protocol import Protocol, confirmed, measured, say, searched, validated
+from synaptune.protocol import Protocol, confirmed, measured, objective_at_start, say, searched, validated
 from synaptune.search.contract import Told
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine, make_optimizer
@@ -146,7 +146,7 @@ def _sanity(protocol: Protocol) -> None:
         points += [(unit, seed) for unit in units[:SANITY_REPEATED] for seed in seeds[1:]]
         found = dict(zip(points, measured(protocol, ledger, points, label="sanity run"), strict=True))
         signal = signal_of(
-            [_objective(found[protocol.space.start(), seed]) for seed in seeds],
+            [objective_at_start(found[protocol.space.start(), seed]) for seed in seeds],
             [found[unit, protocol.seed].objective for unit in units],
             [[found[unit, seed].objective for seed in seeds] for unit in units[:SANITY_REPEATED]],
             reference,
@@ -169,7 +169,7 @@ def _sanity(protocol: Protocol) -> None:
 
 def _baseline(protocol: Protocol) -> Trial:
     (trial,) = measured(protocol, protocol.ledger("baseline"), [(protocol.space.start(), protocol.seed)], label="baseline run")
-    say(f"baseline: objective {_objective(trial):.4f} at the defaults")
+    say(f"baseline: objective {objective_at_start(trial):.4f} at the defaults")
     return trial
 
 
@@ -182,16 +182,6 @@ def _front(protocol: Protocol, trials: Sequence[Trial]) -> dict[str, Any]:
     costs = [vector(protocol.objective, trial.facts) for trial in complete]
     front = [{"trial": trial.number, "changes": cost} for trial, cost, on in zip(complete, costs, pareto_front(costs), strict=True) if on]
     return {"front": front, "hypervolume": hypervolume(costs)}
-
-
-def _objective(trial: Trial) -> float:
-    if trial.objective is None:
-        raise mistake(
-            got=f"a failed run at the defaults (trial {trial.number}): {trial.reason}",
-            expected="defaults that train",
-            do="mend the configuration and give the study another name",
-        )
-    return trial.objective
 
 
 def _unigram_entropy(base: DictConfig) -> float | None:

@@ -30,7 +30,18 @@ from synaptune.closing import closed
 from synaptune.errors import mistake
 from synaptune.opening import OPTIMIZER, Composed, add_common_options, add_report_option, composed, guarded, opened
 from synaptune.portrait import SIDES
-from synaptune.protocol import Protocol, best_trial, confirmed, measured, paired, say, searched, searched_together, validated
+from synaptune.protocol import (
+    Protocol,
+    best_trial,
+    confirmed,
+    measured,
+    objective_at_start,
+    paired,
+    say,
+    searched,
+    searched_together,
+    validated,
+)
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine, make_optimizer
 from synaptune.search.space import Dimension, Space, Unit
@@ -74,8 +85,7 @@ def _run(options: argparse.Namespace) -> None:
     Plan(options.group_budget).check()
     start = Path(options.start) if Path(options.start).is_dir() else Path("outputs/studies") / options.start
     first_gate = _phase1_gate(start, go_on=options.go_on)
-    overrides = [f"tuned={start / 'best.yaml'}", *options.overrides, "search_space=all"]
-    begun = composed(overrides, options.study or "phase2")
+    begun = composed([f"tuned={start / 'best.yaml'}", *all_parameters(options.overrides)], options.study, "phase2")
     base, place, space = begun.base, begun.place, searched_space(begun)
     seeds = [int(base.seed) + FRESH + number for number in range(options.seeds)]
     settings = {"protocol": "phase2", "group_budget": options.group_budget}
@@ -107,6 +117,18 @@ def _phase1_gate(folder: Path, *, go_on: bool) -> dict[str, Any]:
     return gate
 
 
+def all_parameters(overrides: Sequence[str]) -> list[str]:
+    """The overrides of a phase-2 configuration; raises UserError for those of another search than over all parameters from phase 1."""
+    other = [word for word in overrides if word.lstrip("+~").startswith(("search_space", "search.start"))]
+    if other:
+        raise mistake(
+            got=" ".join(other),
+            expected="overrides that leave the search to phase 2: all parameters, from the best of --from STUDY",
+            do="leave it out; NAME=VALUE takes a parameter out of the search",
+        )
+    return [*overrides, "search_space=all"]
+
+
 def searched_space(begun: Composed) -> Space:
     """All parameters that the configured model uses, but those fixed on the command line, from their configured values."""
     from synaptune.build import check
@@ -133,8 +155,10 @@ def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) 
     groups, start = _groups(protocol.space), protocol.space.start()
     say(f"study {name} ({folder}): {len(groups)} groups of {group_budget} evaluations, then {protocol.plan.budget} of all")
     values = protocol.space.values(start)
-    measured(protocol, protocol.ledger(BASELINE), [(start, protocol.seed)], label="baseline run")
-    ledgers = {f"group {group}": protocol.ledger(group, space) for group, space in groups.items()}
+    (baseline,) = measured(protocol, protocol.ledger(BASELINE), [(start, protocol.seed)], label="baseline run")
+    say(f"baseline: objective {objective_at_start(baseline):.4f} at the phase-1 optimum")
+    seeds = int(protocol.base.search.seeds)
+    ledgers = {f"group {group}": protocol.ledger(group, space, seeds=seeds) for group, space in groups.items()}
     found = searched_together(protocol, ledgers, replace(protocol.plan, budget=group_budget))
     best = {group: best_trial(protocol, found[f"group {group}"]) for group in groups}
     winners = {group: trial for group, trial in best.items() if trial is not None and trial.unit != groups[group].start()}
@@ -144,7 +168,7 @@ def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) 
     protocol.study.put_note("gates", gates)
     write_json(folder / "gates.json", {"gates": gates})
     joint = Space(tuple(replace(dimension, start=kept[dimension.name]) for dimension in protocol.space.dimensions))
-    trials = searched(protocol, protocol.ledger("joint", joint), protocol.plan, label="joint")
+    trials = searched(protocol, protocol.ledger("joint", joint, seeds=seeds), protocol.plan, label="joint")
     winner = confirmed(protocol, trials)
     if winner is None:
         raise mistake(got="a joint search without a complete trial", expected="at least one", do="see the failures in the study")
@@ -187,15 +211,21 @@ def _gates(protocol: Protocol, winners: Mapping[str, Trial]) -> dict[str, dict[s
     before, accounts = runs[:GATE_SEEDS], {}
     for place, (group, winner) in enumerate(winners.items(), 1):
         after = runs[place * GATE_SEEDS : (place + 1) * GATE_SEEDS]
-        pairs = paired([run for pair in zip(before, after, strict=True) for run in pair])
-        starts, tuned = ([pair[side].facts["val_perplexity"] for pair in pairs] for side in (0, 1))
-        gain = paired_improvement(starts, tuned)
-        keep = gain.mean > 0.0
-        reason = f"validation perplexity {gain.mean:+.2f} % ({gain.low:+.2f} to {gain.high:+.2f}) on {len(pairs)} fresh seeds"
-        say(f"gate {group}: {'winner kept' if keep else 'start kept'}, {reason}")
-        accounts[group] = {"gate": group, "decision": "winner" if keep else "start", "reason": reason, "improvement": gain._asdict()}
-        accounts[group] |= {"trial": winner.number, "values": winner.values}
+        accounts[group] = _gate(group, before, after) | {"trial": winner.number, "values": winner.values}
+        say(f"gate {group}: {accounts[group]['decision']} kept, {accounts[group]['reason']}")
     return accounts
+
+
+def _gate(group: str, before: Sequence[Trial], after: Sequence[Trial]) -> dict[str, Any]:
+    """The account of a gate, from the start's and the winner's runs on the same seeds; raises UserError when those of the start failed."""
+    if failed := [run for run in after if run.state != "complete"]:
+        reason = f"{len(failed)} of {len(after)} runs on fresh seeds failed ({(failed[0].reason or 'unknown').splitlines()[0]})"
+        return {"gate": group, "decision": "start", "reason": reason}
+    pairs = paired([run for pair in zip(before, after, strict=True) for run in pair])
+    starts, tuned = ([pair[side].facts["val_perplexity"] for pair in pairs] for side in (0, 1))
+    gain = paired_improvement(starts, tuned)
+    reason = f"validation perplexity {gain.mean:+.2f} % ({gain.low:+.2f} to {gain.high:+.2f}) on {len(pairs)} fresh seeds"
+    return {"gate": group, "decision": "winner" if gain.mean > 0.0 else "start", "reason": reason, "improvement": gain._asdict()}
 
 
 def _no_better(group: str) -> dict[str, Any]:

@@ -6,38 +6,31 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from synaptune.build import Outcome
 from synaptune.conduct import Company, Job, Steering, conduct
 from synaptune.errors import mistake
 from synaptune.notify import Notifier
-from synaptune.objective.score import ObjectiveConfig, needs_baseline, rescored, with_baseline
-from synaptune.objective.seeds import averaged, common_seeds
+from synaptune.objective.score import ObjectiveConfig, kind_at, needs_baseline, rescored, with_baseline
 from synaptune.parameters import constant
 from synaptune.report.listeners import Overheard, Show, opened, opened_together
+from synaptune.runs import TrainingRun, WithTwins
 from synaptune.search.contract import Told
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine
 from synaptune.search.pruning import PrunerConfig, make_pruner
-from synaptune.search.runner import Account, run_all
+from synaptune.search.runner import Account, check_interrupted, run_all
 from synaptune.search.space import Space, Unit, Value
 from synaptune.search.stopping import StopConfig
-from synaptune.search.trial import Result, Trial, best_of
-from synaptune.search.workers import Ended, Hear, Inline, Workers
-from synaptune.storage.export import described
+from synaptune.search.trial import Trial, best_of
+from synaptune.search.workers import Inline, Workers
 from synaptune.storage.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig
-from synaptune.training.wandb_runs import identity, labels
-
-# What a trial is called in the study; everything else that is known of it came out of its run.
-_GIVEN = ("phase", "generation", "config_fingerprint", "code_version", "device", "seed", "test", "copied_from")
-
+from synaptune.training.wandb_runs import identity
 
 # The run whose metrics an objective divides by; it has an objective of its own, which no other run may copy.
 REFERENCE = "reference"
@@ -52,7 +45,7 @@ class Protocol:
 
     base: the resolved configuration; seeds: fresh ones of the validation; go_on: search even when sanity fails; device, code: facts
     stored with every trial; pool: where the runs are made; stop: reasons to end a search before its budget; notifier: tells
-    others of what happens.
+    others of what happens; began: when the command did [s, monotonic].
     """
 
     base: DictConfig
@@ -67,6 +60,7 @@ class Protocol:
     pool: Workers
     stop: StopConfig
     notifier: Notifier
+    began: float = field(default_factory=time.monotonic)
 
     @property
     def seed(self) -> int:
@@ -86,11 +80,13 @@ class Protocol:
 
     def key(self, trial: Trial) -> tuple[Any, ...]:
         """What a trial's run depends on within the study; one of a part of the space has the configured values of the rest."""
-        return self.key_of(trial.values, trial.facts["seed"], trial.facts.get("seeds", 1), test=trial.facts["test"])
+        facts = trial.facts
+        return self.key_of(trial.values, facts["seed"], facts.get("seeds", 1), test=facts["test"], generation=facts.get("generation", 0))
 
-    def key_of(self, values: Mapping[str, Value], seed: int, seeds: int = 1, *, test: bool) -> tuple[Any, ...]:
-        """What a run of values depends on within the study, as `key`."""
-        return tuple(sorted({**self._configured, **values}.items())), (seed, seeds), test
+    def key_of(self, values: Mapping[str, Value], seed: int, seeds: int = 1, *, test: bool, generation: int = 0) -> tuple[Any, ...]:
+        """What a run of values and its objective depend on within the study, as `key`."""
+        kind = "val_loss" if test else kind_at(self.objective, generation)
+        return tuple(sorted({**self._configured, **values}.items())), (seed, seeds), test, kind
 
     @cached_property
     def _configured(self) -> dict[str, Value]:
@@ -125,8 +121,7 @@ def with_reference(protocol: Protocol) -> DictConfig:
     place = protocol.study.place
     here = replace(protocol, base=plain, pool=Inline(TrainingRun(plain, place.name, place.trials, identity(protocol.study))))
     (trial,) = measured(here, here.ledger(REFERENCE), [(protocol.space.start(), protocol.seed)], label="reference run")
-    if trial.state != "complete":
-        raise mistake(got=f"a failed run at the defaults: {trial.reason}", expected="defaults that train", do="mend the configuration")
+    objective_at_start(trial)
     base = protocol.base.copy()
     base.objective.baseline = OmegaConf.structured(with_baseline(protocol.objective, trial.facts).baseline)
     return base
@@ -144,7 +139,8 @@ def best_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
 def measured(protocol: Protocol, ledger: PhaseLedger, points: Sequence[tuple[Unit, int]], *, label: str, test: bool = False) -> list[Trial]:
     """The trials of points (unit, seed) in a phase, run where they are not finished yet."""
     known = {protocol.key(trial): trial for trial in ledger.trials()}
-    keys = [protocol.key_of(ledger.space.values(unit), seed, test=test) for unit, seed in points]
+    generation = ledger.facts.get("generation", 0)
+    keys = [protocol.key_of(ledger.space.values(unit), seed, test=test, generation=generation) for unit, seed in points]
 
     def to_run() -> Iterator[Trial]:
         for (unit, seed), key in zip(points, keys, strict=True):
@@ -194,6 +190,7 @@ def searched_together(
                 company = Company(heard, protocol.notifier, say=say if len(ledgers) == 1 else _saying(label))
                 jobs.append(Job(ledgers[label], protocol.engine, plan, _steering(protocol, prior), company))
             trials |= dict(zip(left, conduct(jobs, protocol.workers()), strict=True))
+        check_interrupted()
     for label, found in trials.items():
         if (best := best_trial(protocol, found)) is not None:
             say(f"{label}: best objective {best.objective:.4f} in trial {best.number}")
@@ -203,7 +200,7 @@ def searched_together(
 def _steering(protocol: Protocol, prior: Sequence[Told]) -> Steering:
     training = protocol.base.training
     pruner = make_pruner(protocol.pruner, steps=training.steps, evaluations=training.evaluations, seed=protocol.engine.seed)
-    return Steering(pruner, prior, protocol.stop)
+    return Steering(pruner, prior, protocol.stop, protocol.began)
 
 
 def confirmed(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
@@ -219,7 +216,7 @@ def confirmed(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
         following = best_trial(protocol, rest)
         assert following is not None
         chosen.append(following)
-    seeds = [protocol.seed + 1 + number for number in range(CONFIRMING_SEEDS)]
+    seeds = [protocol.seed + int(protocol.base.search.seeds) + number for number in range(CONFIRMING_SEEDS)]
     say(f"incumbents: {len(chosen)} points on {len(seeds)} more seeds")
     ledger = protocol.ledger("incumbents", generation=max(trial.facts["generation"] for trial in trials))
     runs = measured(protocol, ledger, [(trial.unit, seed) for trial in chosen for seed in seeds], label="incumbent run")
@@ -253,6 +250,17 @@ def paired(runs: Sequence[Trial]) -> list[tuple[Trial, Trial]]:
     return whole
 
 
+def objective_at_start(trial: Trial) -> float:
+    """The objective of a run where a search begins; raises UserError when it failed."""
+    if trial.objective is None:
+        raise mistake(
+            got=f"a failed run where the search begins (trial {trial.number}): {trial.reason}",
+            expected="values that train",
+            do="mend the configuration and give the study another name",
+        )
+    return trial.objective
+
+
 def say(line: str) -> None:
     """A line of a protocol's account."""
     print(line, flush=True)
@@ -263,76 +271,7 @@ def _saying(label: str) -> Callable[[str], None]:
     return lambda line: say(f"{label}: {line}")
 
 
-class WithTwins:
-    """Workers that copy a run the study has already made instead of making it again; key: what a trial's run depends on."""
-
-    def __init__(self, workers: Workers, twins: Mapping[Any, Trial], key: Callable[[Trial], Any]) -> None:
-        self.count = workers.count
-        self._workers, self._twins, self._key = workers, twins, key
-        self._copies: list[Ended] = []
-
-    def start(self, trial: Trial) -> None:
-        """Begin a trial, or copy it."""
-        twin = self._twins.get(self._key(trial))
-        if twin is None:
-            self._workers.start(trial)
-            return
-        facts = {name: value for name, value in twin.facts.items() if name not in _GIVEN}
-        self._copies.append(Ended(trial, Result(twin.objective, 0.0, facts=facts | {"copied_from": twin.number})))
-
-    def ended(self, hear: Hear) -> Sequence[Ended]:
-        """The copies, else what ends next."""
-        copies, self._copies = self._copies, []
-        return copies or self._workers.ended(hear)
-
-    def close(self) -> None:
-        """The workers belong to the protocol."""
-
-
 def twins_of(protocol: Protocol) -> dict[Any, Trial]:
     """The study's complete runs, by what they depend on; the earliest of equals."""
     complete = [trial for trial in protocol.study.trials() if trial.state == "complete" and trial.facts["phase"] != REFERENCE]
     return {protocol.key(trial): trial for trial in reversed(complete)}
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """The evaluation of a trial: its training runs, here or in a worker process.
-
-    base: the resolved configuration; study: its name; folder: of the run folders; identity: of the study, see training/wandb_runs.py.
-    """
-
-    base: DictConfig
-    study: str
-    folder: Path
-    identity: str = ""
-
-    def __call__(self, trial: Trial) -> Result:
-        began, seeds = time.perf_counter(), common_seeds(trial.facts["seed"], trial.facts.get("seeds", 1))
-        folder = self.folder / str(trial.number)
-        outcomes = [self._run(trial, seed, folder if len(seeds) == 1 else folder / f"seed-{seed}") for seed in seeds]
-        seconds, first = time.perf_counter() - began, outcomes[0]
-        facts = described(first.run_dir).get("facts", {})
-        if len(seeds) > 1:
-            whole = averaged(
-                [outcome.objective for outcome in outcomes if outcome.objective is not None], [outcome.metrics for outcome in outcomes]
-            )
-            return Result(whole.objective, seconds, whole.metrics, facts | whole.facts())
-        if first.pruned_at is not None:
-            return Result(None, seconds, first.metrics, facts, pruned=True, estimate=first.objective)
-        return Result(first.objective, seconds, first.metrics, facts)
-
-    def _run(self, trial: Trial, seed: int, folder: Path) -> Outcome:
-        from synaptune.build import run
-        from synaptune.schema import register
-
-        register()  # a worker process knows none of the resolvers that the configuration refers to
-        cfg = self.base.copy()
-        called = labels(self.study, self.identity, f"{trial.number}-{seed}", facts=trial.facts, tags=cfg.logger.tags)
-        changes = trial.values | {"seed": seed, "training.test": trial.facts["test"]}
-        changes |= {f"logger.{label}": content for label, content in called.items()}
-        if trial.facts["test"]:  # what is claimed is the loss of a whole run, whatever the search went by
-            changes |= {"objective.name": "val_loss", "pruner.name": "none"}
-        for key, value in changes.items():
-            OmegaConf.update(cfg, key, value)
-        return run(cfg, folder, overrides=[], generation=trial.facts["generation"])

@@ -169,6 +169,16 @@ def test_searches_side_by_side_are_shown_as_one_and_closed_once(tmp_path):
     assert notes.of("close") == [[0]]
 
 
+def test_a_view_of_several_searches_that_fails_is_left_out_of_all_once(capsys):
+    together = Together(Notes({"ended": RuntimeError("torn")}), 0, 2)
+    both = [Listeners([together]), Listeners([together])]
+    for listeners in both * 2:
+        listeners.ended(trial(), 1)
+    for listeners in both:
+        listeners.close(0)
+    assert capsys.readouterr().err == "Notes failed and is left out, the search goes on: RuntimeError: torn\n"
+
+
 @pytest.mark.parametrize("progress", ["lines", "bar"])
 def test_the_terminals_view_of_searches_side_by_side_counts_all(tmp_path, progress, capsys, monkeypatch):
     from rich.console import Console

@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import signal
 import sqlite3
 
 import optuna
@@ -11,6 +12,7 @@ from synaptune.errors import UserError
 from synaptune.search.config import Home
 from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers import Engine
+from synaptune.search.runner import check_interrupted, interruptible
 from synaptune.search.space import Dimension, Space
 from synaptune.search.state import StateFile
 from synaptune.search.trial import Result, best_of
@@ -217,6 +219,40 @@ def test_a_users_mistake_or_a_full_disk_stops_and_leaves_the_trial_to_be_run_aga
     with pytest.raises(UserError, match=r"no such file|full disk"):
         drive(tmp_path, budget=6, evaluate=evaluate)
     assert sequence(drive(tmp_path, budget=6)) == sequence(drive(tmp_path / "whole", budget=6))
+
+
+def test_what_ended_beside_a_fatal_trial_is_kept_and_heard_of(tmp_path):
+    def evaluate(values):
+        if calls.append(1) or len(calls) == 1:
+            raise UserError("no such file")
+        return bowl(values)
+
+    calls, heard, engine = [], [], Engine("random", 7, workers=4)
+    with Study(Home("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {"a": 1}) as study:
+        ledger = PhaseLedger(study, SPACE, "search", {})
+        state = StateFile(tmp_path / "optimizer.pkl", engine, SPACE.describe())
+        found = Search(SPACE, engine, Plan(8), ledger, state, watch=lambda trial, ended: heard.append(trial.index))
+        with pytest.raises(UserError, match="no such file"):
+            run_searches([found], made(evaluate, 4))
+        assert [trial.state for trial in ledger.trials()] == ["running", "complete", "complete", "complete"]
+    assert heard == [1, 2, 3]
+
+
+def test_a_press_of_ctrl_c_in_the_last_trial_of_a_stage_outlasts_it(tmp_path):
+    def evaluate(values):
+        if calls.append(1) or len(calls) == 6:
+            signal.raise_signal(signal.SIGINT)
+        return bowl(values)
+
+    calls = []
+    with interruptible():
+        assert len(drive(tmp_path, budget=6, evaluate=evaluate)) == 6
+        with pytest.raises(KeyboardInterrupt):
+            check_interrupted()
+        with pytest.raises(KeyboardInterrupt):  # the next stage runs nothing
+            drive(tmp_path, budget=9, evaluate=evaluate)
+    assert len(calls) == 6
+    check_interrupted()
 
 
 def test_the_best_follows_the_direction(tmp_path):

@@ -70,6 +70,12 @@ def test_a_search_stops_for_its_reason_and_the_same_command_runs_nothing_more(tm
     assert len(drive(tmp_path, OFF)) == 60
 
 
+def test_the_hours_count_from_the_beginning_of_the_command():
+    rule = rules(replace(OFF, hours=1.0), maximize=False, began=100.0, clock=lambda: 3700.0)
+    assert "stopped after 1 hours" in rule([])
+    assert rules(replace(OFF, hours=1.0), maximize=False, clock=lambda: 3700.0)([]) is None
+
+
 def test_the_hours_are_those_of_one_command(tmp_path):
     def hours(count):
         """A clock that stands at 3,600 s once `count` trials have ended."""

@@ -47,7 +47,9 @@ def _cost(options: argparse.Namespace) -> None:
     seeds = opening.VALIDATION_SEEDS if options.seeds is None else options.seeds
     _check(options, budget, group_budget, seeds)
     assert budget is not None
-    begun = opening.composed([*([] if options.plan == "phase1" else ["search_space=all"]), *options.overrides], options.study)
+    words = {"phase1": [], "all48": ["search_space=all"]}
+    overrides = phase2.all_parameters(options.overrides) if options.plan == "phase2" else [*words[options.plan], *options.overrides]
+    begun = opening.composed(overrides, options.study)
     if options.plan == "phase2":
         space = phase2.searched_space(begun)
         plan = phase2.stages(group_budget, budget, seeds, space, workers=options.devices)

@@ -149,7 +149,7 @@ class Together:
 
     def __init__(self, whole: Listener, finished: int, phases: int) -> None:
         """finished: trials of all phases that had ended before."""
-        self._whole, self._finished, self._open = whole, finished, phases
+        self._whole, self._finished, self._open = Listeners([whole]), finished, phases  # one that fails is dropped for all
 
     def started(self, trial: Trial) -> None:
         """A trial of any phase was given to a worker."""
@@ -157,8 +157,7 @@ class Together:
 
     def reported(self, trial: Trial, step: int, value: float) -> None:
         """A running trial of any phase told a value."""
-        if isinstance(self._whole, Hearing):
-            self._whole.reported(trial, step, value)
+        self._whole.reported(trial, step, value)
 
     def ended(self, trial: Trial, finished: int) -> None:
         """A trial of any phase ended; `finished` counts those of its own."""

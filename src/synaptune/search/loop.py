@@ -60,9 +60,9 @@ class Search:
     """A search to run: from wherever the ledger has it, to the plan's budget.
 
     started: told every trial that a worker is given; watch: told every ended trial and how many have ended; judge: whether a trial
-    should stop at a value it reports; prior: points of an earlier study; stop: asked at every whole generation for a reason to end the
-    search, null to go on; observe: told the search distribution after each generation, where there is one, and the generation's
-    trials; say: told what a person should know.
+    should stop at a value it reports; prior: points of an earlier study; stop: asked between trials, with those of the whole
+    generations, for a reason to end the search, null to go on; observe: told the search distribution after each generation, where there is
+    one, and the generation's trials; say: told what a person should know.
     """
 
     space: Space
@@ -102,6 +102,7 @@ def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Tria
                 return [course.trials for course in courses]
             for trial, result in runner.take():
                 owners.pop(trial.number).ended(trial, result.cause)
+            runner.check()
 
 
 def _next(courses: Sequence[_Course]) -> tuple[_Course, Trial] | None:

@@ -25,9 +25,18 @@ class Interruption:
     pressed: bool = False
 
 
+_under_way: list[Interruption] = []  # the one that holds, if there is one
+
+
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Ctrl-C once lets running trials finish, twice stops now; where the key is ignored, or outside the main thread, it stays so."""
+    """Ctrl-C once lets running trials finish, twice stops now; where the key is ignored, or outside the main thread, it stays so.
+
+    Within another one it is that one: a press outlasts the search in which it fell.
+    """
+    if _under_way:
+        yield _under_way[-1]
+        return
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield interruption
@@ -40,10 +49,18 @@ def interruptible() -> Iterator[Interruption]:
         print("\nCtrl-C: finishing what runs, starting nothing new; once more stops now", file=sys.stderr, flush=True)
 
     before = signal.signal(signal.SIGINT, press)
+    _under_way.append(interruption)
     try:
         yield interruption
     finally:
+        _under_way.pop()
         signal.signal(signal.SIGINT, before)
+
+
+def check_interrupted() -> None:
+    """Raise KeyboardInterrupt when Ctrl-C was pressed in the `interruptible` that is under way."""
+    if _under_way and _under_way[-1].pressed:
+        raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
@@ -70,12 +87,13 @@ class Runner:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._lost: Counter[int] = Counter()
+        self._fatal: Failure | None = None
         self.running: dict[int, Account] = {}
 
     @property
     def free(self) -> bool:
-        """Whether another trial can start now."""
-        return len(self.running) < self._workers.count
+        """Whether another trial can start now; none after a fatal one."""
+        return self._fatal is None and len(self.running) < self._workers.count
 
     def start(self, trial: Trial, account: Account) -> None:
         """Run a trial."""
@@ -84,17 +102,14 @@ class Runner:
         self._workers.start(trial)
 
     def take(self) -> list[Ended]:
-        """Wait for trials to end and write them down; those tried again are not among them.
-
-        Raises UserError when one ended by a user's mistake or a full disk: it would fail every trial alike, and it stays to be
-        run again.
-        """
+        """Wait for trials to end and write them down; those tried again are not among them. Call `check` once they are taken in."""
         taken = []
         for trial, result in self._workers.ended(self._reported):
             account = self.running.pop(trial.number)
             cause = result.cause
             if cause is not None and cause.kind in FATAL:
-                raise _fatal(cause)
+                self._fatal = cause
+                continue
             if cause is not None and cause.kind in _LOST and self._lost[trial.number] < account.retries:
                 self._lost[trial.number] += 1
                 account.say(f"trial {trial.number}: {cause.reason}; trying it again")
@@ -104,6 +119,11 @@ class Runner:
                 result = replace(result, estimate=account.judge.estimate(trial))
             taken.append(Ended(account.ledger.finish(trial, result), result))
         return taken
+
+    def check(self) -> None:
+        """Raise UserError when a trial ended by a user's mistake or a full disk: it would fail every trial alike, and stays to be run."""
+        if self._fatal is not None:
+            raise _fatal(self._fatal)
 
     def _reported(self, trial: Trial, step: int, value: float) -> bool:
         account = self.running[trial.number]
@@ -132,3 +152,6 @@ def run_all(trials: Iterable[Trial], workers: Workers, account: Account) -> Iter
                 raise KeyboardInterrupt
             for trial, _ in runner.take() if runner.running else ():
                 yield trial
+            runner.check()
+        if interruption.pressed:
+            raise KeyboardInterrupt

@@ -21,11 +21,12 @@ Rule = Callable[[Sequence[Trial]], str | None]
 
 @dataclass
 class StopConfig:
-    """When a search ends before its budget; null: never for that reason. What runs then is finished, and a generation at least.
+    """When a search ends before its budget; null: never for that reason. What runs then is finished.
 
-    hours: wall time of one command; money: cost of all its trials, at `price` for a device hour; target: objective that is good
-    enough; plateau: generations between two looks at the best, `patience` looks in a row that each find it better by less than
-    `improvement` (relative) end the search. A generation counts here as at least CMA's 4 + 3 ln D trials.
+    hours: wall time of one command, between any two trials. The others are looked for when a generation is whole. money: cost of all its
+    trials, at `price` for a device hour; target: objective that is good enough; plateau: generations between two looks at the best,
+    `patience` looks in a row that each find it better by less than `improvement` (relative) end the search. A generation counts here as
+    at least CMA's 4 + 3 ln D trials.
     """
 
     hours: float | None = None
@@ -58,21 +59,21 @@ def check_stop(config: StopConfig) -> None:
         raise UserError("got stopping rules that cannot hold\n  " + "\n  ".join(found) + "\n  to do: correct these values")
 
 
-def rules(config: StopConfig, *, maximize: bool, clock: Callable[[], float] = time.monotonic) -> Rule:
-    """The rules as one `stop` of a search, which is to be made when the command begins: the hours count from then.
+def rules(config: StopConfig, *, maximize: bool, began: float | None = None, clock: Callable[[], float] = time.monotonic) -> Rule:
+    """The rules as one `stop` of a search.
 
-    The rule takes the trials of whole generations by index and gives the reason in one line, null to go on. clock: in seconds.
-    Raises UserError for values that cannot hold.
+    The rule takes the trials of whole generations by index and gives the reason in one line, null to go on. clock: in seconds;
+    began: when the command did, by the clock (null: now). Raises UserError for values that cannot hold.
     """
     check_stop(config)
-    began, known, reason = clock(), -1, None
+    since, known, reason = clock() if began is None else began, -1, None
 
     def rule(trials: Sequence[Trial]) -> str | None:
         nonlocal known, reason
         if len(trials) != known:  # asked much more often than there is news
             known = len(trials)
             reason = _target(config, trials, maximize) or _money(config, trials) or _plateau(config, trials, maximize)
-        return reason or _hours(config, clock() - began)
+        return reason or _hours(config, clock() - since)
 
     return rule
 

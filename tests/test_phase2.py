@@ -1,0 +1,75 @@
+"""The decisions of phase 2 without its runs; tests/test_objectives.py makes it whole."""
+
+import pytest
+
+from synaptune import phase2
+from synaptune.errors import UserError
+from synaptune.notify import Notifier, NotifyConfig
+from synaptune.opening import composed
+from synaptune.protocol import Protocol
+from synaptune.search.contract import Engine
+from synaptune.search.loop import Plan
+from synaptune.search.stopping import StopConfig
+from synaptune.search.trial import Trial
+from synaptune.search.workers import Idle
+
+
+def run(number, perplexity):
+    facts = {"val_perplexity": perplexity, "seed": number}
+    if perplexity is None:
+        return Trial(number, number, (0.5,), {"x": 1.0}, "failed", reason="the loss is nan\nmore", facts=facts)
+    return Trial(number, number, (0.5,), {"x": 1.0}, "complete", objective=perplexity, facts=facts)
+
+
+def runs(*perplexities):
+    return [run(number, perplexity) for number, perplexity in enumerate(perplexities)]
+
+
+@pytest.mark.parametrize(("after", "decision"), [((9.0, 9.5, 9.2), "winner"), ((10.0, 10.5, 10.1), "start"), ((9.0, None, 9.2), "start")])
+def test_a_gate_keeps_what_is_better_on_fresh_seeds_and_the_start_when_the_winner_fails(after, decision):
+    account = phase2._gate("calcium", runs(10.0, 9.9, 9.8), runs(*after))
+    assert account["decision"] == decision
+    assert (account["reason"] == "1 of 3 runs on fresh seeds failed (the loss is nan)") == (None in after)
+
+
+def test_a_failing_start_ends_the_gates_in_words():
+    with pytest.raises(UserError, match="at least 2"):
+        phase2._gate("calcium", runs(None, None, 9.0), runs(9.0, 9.0, 9.0))
+
+
+@pytest.mark.parametrize("word", ["search_space=phase1", "search_space.parameters=[synapse.*]", "search.start=other"])
+def test_another_search_than_over_all_parameters_is_refused(word):
+    with pytest.raises(UserError, match="NAME=VALUE"):
+        phase2.all_parameters(["scale=smoke", word])
+
+
+def test_the_study_may_be_named_on_the_command_line():
+    assert composed(["scale=smoke"], None, "phase2").place.name == "phase2"
+    assert composed(["scale=smoke", "study.name=mine"], None, "phase2").place.name == "mine"
+    assert composed(["scale=smoke", "study.name=mine"], "given", "phase2").place.name == "given"
+
+
+def of_objective(*words):
+    begun = composed(["scale=smoke", *words], None)
+    space, notifier = phase2.searched_space(begun), Notifier(NotifyConfig(), "s")
+    rest = (True, "cpu", "code", Idle(), StopConfig(), notifier)
+    return Protocol(begun.base, space, None, Engine("cma", 0), Plan(3), (1, 2), *rest)
+
+
+def trial(generation, *, test=False, **values):
+    return Trial(0, 0, (0.5,), values, "complete", facts={"seed": 0, "test": test, "generation": generation})
+
+
+def test_a_run_is_no_copy_for_one_that_is_scored_otherwise():
+    hybrid, plain = of_objective("objective=hybrid", "objective.switch=2"), of_objective()
+    assert hybrid.key(trial(0)) == hybrid.key(trial(1)) != hybrid.key(trial(2))
+    assert hybrid.key(trial(0, test=True)) == hybrid.key(trial(2, test=True))
+    assert plain.key(trial(0)) == plain.key(trial(5))
+
+
+def test_a_run_of_a_part_of_the_space_stands_among_the_configured_values():
+    protocol = of_objective("synapse.calcium.tau_c=0.9")
+    name = "synapse.vesicles.tau_rrp"
+    start = protocol.space.values(protocol.space.start())
+    assert protocol.key(trial(0, **{name: start[name]})) == protocol.key(trial(0, **start))
+    assert protocol.key(trial(0, **{name: 99.0})) != protocol.key(trial(0, **start))
