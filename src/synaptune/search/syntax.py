@@ -3,7 +3,7 @@
     name=interval(10,100)   name=tag(log, interval(10,100))   name=int(interval(4,16))
     name=choice(a,b,c)      name=a,b,c                        name=range(1,9)   name=range(0,1,0.25)
 
-A choice with weights is written as `hydra.sweeper.parametrization={name: {choices: [a, b, c], weights: [1, 1, 2]}}`.
+A choice with weights is written as `+hydra.sweeper.parametrization={name: {choices: [a, b, c], weights: [1, 1, 2]}}`.
 
 A bare interval over a declared parameter keeps the declared scale; the tags `log`, `lin` and `int` say otherwise.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
+from hydra.errors import HydraException
 
 from synaptune.errors import mistake
 from synaptune.search.space import Dimension, Value
@@ -41,26 +42,38 @@ def dimension_from_config(name: str, entry: Any, declared: Dimension | None, sta
     """The dimension of a `hydra.sweeper.parametrization` entry: sweep syntax as text, {init, lower, upper, log, integer}
     or {init, choices, weights}."""
     if not isinstance(entry, Mapping):
+        return dimension_of(_sweep(name, entry), declared, start)
+    return _weighted(name, entry, start) if "choices" in entry else _bounded(name, entry, start)
+
+
+def _sweep(name: str, entry: Any) -> Override:
+    reason = ""
+    try:
         override = OverridesParser.create().parse_override(f"{name}={entry}")
-        if not override.is_sweep_override():
-            raise mistake(
-                got=f"parametrization {name}: {entry}",
-                expected="interval(..), choice(..) or range(..)",
-                do="correct it, or give a fixed value as an override",
-            )
-        return dimension_of(override, declared, start)
-    if "choices" in entry:
-        return _weighted(name, entry, start)
-    unknown = [str(key) for key in entry if key not in KEYS]
-    if unknown or "lower" not in entry or "upper" not in entry:
+        if override.is_sweep_override():
+            return override
+    except HydraException as error:
+        reason = f" ({str(error).splitlines()[0]})"
+    raise mistake(
+        got=f"parametrization {name}: {entry}{reason}",
+        expected="interval(..), choice(..) or range(..)",
+        do="correct it, or give a fixed value as an override",
+    )
+
+
+def _bounded(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
+    begin = entry.get("init", start)
+    known = all(key in KEYS for key in entry) and all(isinstance(entry.get(key, False), bool) for key in ("log", "integer"))
+    numbers = all(_number(entry.get(key)) is not None for key in ("lower", "upper")) and (begin is None or _number(begin) is not None)
+    if not known or not numbers:
         raise mistake(
-            got=f"parametrization {name}: {dict(entry)}",
-            expected=f"lower and upper, and of the rest only {', '.join(KEYS)} (one step size serves the whole unit box)",
+            got=f"parametrization {name}: {dict(entry)}" + ("" if "init" in entry else f", where the value is {start!r}"),
+            expected="numbers for lower, upper and where the search begins (init, else the configured value), true or false for log and "
+            f"integer, and none but {', '.join(KEYS)} (one step size serves the whole unit box)",
             do="correct the entry",
         )
     scale = "log" if entry.get("log", False) else "lin"
-    integer = bool(entry.get("integer", False))
-    return Dimension(name, scale, entry["lower"], entry["upper"], integer=integer, start=entry.get("init", start))
+    return Dimension(name, scale, entry["lower"], entry["upper"], integer=entry.get("integer", False), start=begin)
 
 
 def _interval(name: str, sweep: IntervalSweep, declared: Dimension | None, start: Any) -> Dimension:
@@ -76,7 +89,13 @@ def _interval(name: str, sweep: IntervalSweep, declared: Dimension | None, start
 
 def _range(name: str, sweep: RangeSweep, start: Any) -> Dimension:
     tags = _tags(name, sweep.tags)
-    values = list(sweep.range())
+    try:
+        values = list(sweep.range())
+    except (ValueError, ArithmeticError) as error:  # a step of 0, or an end that is no number
+        got = f"{name}=range({sweep.start},{sweep.stop},{sweep.step})"
+        raise mistake(
+            got=f"{got}: {error}", expected="range(START,STOP[,STEP]) with a step other than 0", do="correct the range"
+        ) from error
     if len(values) > 1 and isinstance(values[0], int) and sweep.step == 1:
         return Dimension(name, "log" if "log" in tags else "lin", values[0], values[-1], integer=True, start=_number(start))
     return _categorical(name, values, start)
