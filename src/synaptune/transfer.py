@@ -2,7 +2,7 @@
 
 python -m synaptune.transfer [--from STUDY] [--top N] [--seeds N] [--study NAME] scale=SCALE [overrides of conf/train.yaml]
 
-candidates   the best points of a finished search, and the defaults
+candidates   the best points of a finished search, and the defaults; a parameter searched as a fraction of the run keeps its fraction
 runs         each of them on the new scale, on the same fresh seeds, test split included
 report       Spearman's rank correlation between what the search ranked by and the new validation loss, and each candidate's
              paired improvement of test perplexity over the defaults
@@ -14,16 +14,19 @@ import argparse
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from synaptune.analysis.compare import paired_improvement
 from synaptune.errors import mistake
 from synaptune.objective.curve import rank_correlation
+from synaptune.objective.score import ObjectiveConfig, needs_baseline, rescored, with_baseline
 from synaptune.opening import add_common_options, composed, guarded, opened
-from synaptune.protocol import Protocol, measured, say
-from synaptune.search.space import Space
+from synaptune.protocol import REFERENCE, Protocol, measured, say
+from synaptune.search.space import Space, Value
 from synaptune.search.trial import Trial
-from synaptune.storage.reading import find_study
+from synaptune.storage import schema
+from synaptune.storage.reading import Record, find_study
 
 TOP = 5
 _FRESH = 4000  # distance of these seeds from the search's
@@ -43,36 +46,99 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     if options.top < 3:
         raise mistake(got=f"--top {options.top}", expected="at least 3: fewer have no rank correlation", do="correct it")
-    found = [
-        trial
-        for trial in find_study(options.start).trials
-        if trial.facts.get("phase") in ("search", "joint") and trial.objective is not None
-    ]
-    best = sorted({tuple(trial.values.items()): trial for trial in reversed(found)}.values(), key=lambda trial: trial.objective or 0.0)
+    record = find_study(options.start)
+    best = ranked(record)
     if len(best) < options.top:
         raise mistake(
             got=f"{len(best)} complete points in {options.start}", expected=f"at least {options.top}", do="lower --top, or search more"
         )
     names = list(best[0].values)
     listed = f"search_space.parameters=[{','.join(names)}]"
-    begun = composed([listed, "search_space.name=transfer", *options.overrides], options.study or "transfer")
+    begun = composed([listed, "search_space.name=transfer", *options.overrides], options.study, "transfer")
     from synaptune.spaces import check_base, declared_space
 
     space = Space(tuple(declared_space(begun.base)))
     check_base(begun.base, space.names)
+    chosen = best[: options.top]
+    values = moved(chosen, space, there=record.configuration.get("training.steps"), here=int(begun.base.training.steps))
     seeds = [int(begun.base.seed) + _FRESH + number for number in range(options.seeds)]
     settings = {"protocol": "transfer", "from": str(options.start), "top": options.top}
     with opened(begun.base, begun.place, space, budget=options.top, seeds=seeds, go_on=options.go_on, settings=settings) as protocol:
-        _report(protocol, best[: options.top])
+        _report(protocol, chosen, values)
 
 
-def _report(protocol: Protocol, best: Sequence[Trial]) -> None:
+def ranked(record: Record) -> list[Trial]:
+    """The different complete points of a study's search, best first, their objectives of the kind that the search ended with.
+
+    Raises UserError for a study that maximises: what the runs here are compared by is a loss.
+    """
+    if record.maximize:
+        raise mistake(got=f"study {record.name}, which maximises", expected="a study that minimises", do="choose another with --from")
+    found = [trial for trial in record.trials if trial.facts.get(schema.PHASE) in ("search", "joint") and trial.objective is not None]
+    if record.configuration.get("objective.name") == "hybrid" and found:
+        last = max(trial.facts[schema.GENERATION] for trial in found)
+        scores = rescored(_objective(record), [trial.facts for trial in found], last)
+        found = [replace(trial, objective=score) for trial, score in zip(found, scores, strict=True)]
+    different = {tuple(trial.values.items()): trial for trial in reversed(found)}.values()
+    return sorted(different, key=lambda trial: trial.objective or 0.0)
+
+
+def _objective(record: Record) -> ObjectiveConfig:
+    """What a study minimised, with the baseline that was measured there where none was given."""
+    from omegaconf import OmegaConf
+
+    from synaptune.schema import writable
+
+    config = writable(ObjectiveConfig)
+    for key, value in record.configuration.items():
+        if key.startswith("objective."):
+            OmegaConf.update(config, key.removeprefix("objective."), value)
+    objective = OmegaConf.to_object(config)
+    assert isinstance(objective, ObjectiveConfig)
+    reference = record.phase(REFERENCE)
+    return with_baseline(objective, reference[0].facts) if reference and needs_baseline(objective) else objective
+
+
+def moved(trials: Sequence[Trial], space: Space, *, there: int | None, here: int) -> list[dict[str, Value]]:
+    """The values of points in a space whose runs have `here` optimizer steps, found with runs of `there` (null: not known).
+
+    A parameter searched as a fraction of the run keeps its fraction. Raises UserError for values that the space does not hold.
+    """
+    from synaptune.synapse.circuit import SPECS
+
+    fractions = {spec.name for spec in SPECS if spec.of_run}.intersection(space.names)
+    if fractions and there is None:
+        got = f"a study that does not say its training.steps, with {', '.join(sorted(fractions))}, a fraction of them"
+        raise mistake(got=got, expected="a study of training runs", do="choose another with --from")
+    found, outside = [], []
+    for trial in trials:
+        values = dict(trial.values)
+        for dimension in space.dimensions:
+            value = values.get(dimension.name)
+            if value is None:
+                outside.append(f"{dimension.name}, which trial {trial.number} does not have")
+            elif dimension.name in fractions and there:
+                # The ends of both ranges are rounded to steps, so a value at an end may come out beside the other.
+                values[dimension.name] = int(min(max(round(float(value) * here / there), dimension.low), dimension.high))
+            elif not dimension.holds(value):
+                outside.append(f"{dimension.name}={value} of trial {trial.number}, expected {dimension.describe()}")
+        found.append(values)
+    if outside:
+        raise mistake(
+            got=f"points that the space here does not hold: {'; '.join(outside)}",
+            expected="points within the ranges of the parameters",
+            do="give the range they were searched in: 'search_space.ranges={NAME: {low: 0, high: 1}}'",
+        )
+    return found
+
+
+def _report(protocol: Protocol, best: Sequence[Trial], values: Sequence[dict[str, Value]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from synaptune.storage.export import write_json
 
-    units = [protocol.space.start(), *(protocol.space.unit(trial.values) for trial in best)]
+    units = [protocol.space.start(), *map(protocol.space.unit, values)]
     say(f"transfer: the defaults and {len(best)} points on {len(protocol.seeds)} fresh seeds")
     points = [(unit, seed) for seed in protocol.seeds for unit in units]
     runs = measured(protocol, protocol.ledger("transfer"), points, label="transfer run", test=True)
@@ -84,10 +150,10 @@ def _report(protocol: Protocol, best: Sequence[Trial]) -> None:
     table = Table(title=f"Transfer to {protocol.study.place.name}", title_justify="left")
     for heading in ("trial there", "objective there", "validation loss here", "test perplexity here", "gain over defaults, 95 % interval"):
         table.add_column(heading, justify="right")
-    for trial, column in zip(best, columns[1:], strict=True):
+    for trial, point, column in zip(best, values, columns[1:], strict=True):
         perplexities = [run.facts["test_perplexity"] for run in column]
         gain, loss = paired_improvement(defaults, perplexities), statistics.fmean(run.facts["val_loss"] for run in column)
-        rows.append({"trial": trial.number, "objective": trial.objective, "val_loss": loss, "gain": gain._asdict(), "values": trial.values})
+        rows.append({"trial": trial.number, "objective": trial.objective, "val_loss": loss, "gain": gain._asdict(), "values": point})
         shown = f"{gain.mean:+.2f} %  ({gain.low:+.2f} to {gain.high:+.2f})"
         table.add_row(f"{trial.number}", f"{trial.objective:.4f}", f"{loss:.4f}", f"{statistics.fmean(perplexities):.4g}", shown)
     correlation = rank_correlation([row["objective"] for row in rows], [row["val_loss"] for row in rows])
