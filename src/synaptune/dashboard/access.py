@@ -14,9 +14,8 @@ import re
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 from synaptune.errors import mistake
 
@@ -125,11 +124,9 @@ class Access:
         scheme, _, bearer = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() == "bearer" and self._same(bearer.strip(), self.token or ""):
             return True
-        try:
-            cookies = SimpleCookie(environ.get("HTTP_COOKIE", ""))
-        except CookieError:
-            return False
-        return self.cookie in cookies and self._same(cookies[self.cookie].value, self._pass)
+        # Not http.cookies, which gives up the whole header at the first odd pair: another server of this host may have set that one.
+        pairs = (pair.partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
+        return any(name.strip() == self.cookie and self._same(value.strip(), self._pass) for name, _, value in pairs)
 
     @property
     def _pass(self) -> str:
@@ -154,8 +151,8 @@ def _same_site(environ: dict[str, Any]) -> bool:
     """Whether a change comes from a page of ours, or from no browser at all."""
     if environ.get("HTTP_SEC_FETCH_SITE", "same-origin") not in ("same-origin", "none"):
         return False
-    origin = environ.get("HTTP_ORIGIN")
-    return origin is None or urlsplit(origin).netloc == environ.get("HTTP_HOST")
+    origin, host = environ.get("HTTP_ORIGIN"), environ.get("HTTP_HOST", "")
+    return origin is None or origin in (f"http://{host}", f"https://{host}")
 
 
 def _safe(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
