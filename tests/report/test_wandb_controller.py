@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from wandb_server import Run, Server, running_server
@@ -16,8 +17,9 @@ from wandb_server import Run, Server, running_server
 pytest.importorskip("wandb", reason="wandb is an optional extra")
 
 from synaptune.errors import UserError
-from synaptune.report.wandb_controller import Logged, attach_report, open_controller
+from synaptune.report.wandb_controller import Logged, WandbController, attach_report, open_controller
 from synaptune.search.config import Home
+from synaptune.search.trial import Trial
 from synaptune.storage.study import Study
 from synaptune.training.config import LoggerConfig
 from synaptune.training.wandb_runs import OPEN, identity, open_run, run_id
@@ -160,6 +162,52 @@ def test_searches_side_by_side_share_the_controllers_run(tmp_path):
             (table,) = [row[f"{phase}/trials"] for row in run.history if f"{phase}/trials" in row]
             assert table["nrows"] == 12
             assert f"{phase}/best_{searched}" in run.summary
+
+
+class Heard:
+    """A spokesman that does at once what it is given; rows: what it logs, with the first of them from an earlier process."""
+
+    def __init__(self, rows=()):
+        self.rows, self.logged, self.writer = list(rows), self, SimpleNamespace(run=SimpleNamespace(define_metric=lambda *_, **__: None))
+
+    def put(self, work):
+        work()
+
+    def leave(self, exit_code):
+        assert exit_code == 0
+
+    def log(self, writer, values, row):
+        json.dumps(row)
+        self.rows.append(row | {"logged": dict(values)})
+
+
+def ended(number, state, objective=None, estimate=None):
+    return Trial(number, number, (0.5,), {"x": 0.5}, state, objective, estimate=estimate)
+
+
+def test_a_pruned_trial_is_neither_the_best_nor_complete_whatever_it_is_estimated_at():
+    heard = Heard()
+    controller = WandbController(heard, phase="search", names=["x"], maximize=False)
+    for number, trial in enumerate((ended(0, "complete", 2.0), ended(1, "pruned", estimate=1.0), ended(2, "failed")), 1):
+        controller.ended(trial, number)
+    assert [row["logged"]["search/best"] for row in heard.rows] == [2.0] * 3
+    assert ["search/objective" in row["logged"] for row in heard.rows] == [True, False, False]
+    again = Heard(heard.rows)
+    resumed = WandbController(again, phase="search", names=["x"], maximize=False)
+    resumed.close(0)
+    about = again.rows[-1]["logged"]
+    assert about["search/best_trial"] == 0
+    assert about["search/parallel"]._caption == "complete trials: 1"
+
+
+def test_trials_that_ended_unheard_are_logged_when_the_search_goes_on():
+    trials = [ended(0, "complete", 2.0), ended(1, "complete", 1.0), ended(2, "failed"), ended(3, "running")]
+    first = Heard()
+    WandbController(first, phase="search", names=["x"], maximize=False).ended(trials[0], 1)
+    again = Heard(first.rows)
+    WandbController(again, phase="search", names=["x"], maximize=False, earlier=trials)
+    assert [(row["trial"], row["evaluation"]) for row in again.rows] == [(0, 1), (1, 2), (2, 3)]
+    assert again.rows[-1]["logged"] == {"search/evaluation": 3, "search/failed": 1, "search/best": 1.0}
 
 
 DYING = """

@@ -30,15 +30,23 @@ JOB_TYPE = "controller"
 REPEATED = "repeated"  # a file in the folder of a run whose rows a later run of the same id has sent
 _RUN = "run.json"
 _LOGGED = "logged.jsonl"
+_NONE: Mapping[str, Sequence[Trial]] = {}
 _EACH = 10  # generations between images, once a search is older than that
 
 
 def open_controller(
-    config: LoggerConfig, study: Study, *, names: Mapping[str, Sequence[str]], record: Mapping[str, Any], maximize: bool = False
+    config: LoggerConfig,
+    study: Study,
+    *,
+    names: Mapping[str, Sequence[str]],
+    record: Mapping[str, Any],
+    maximize: bool = False,
+    earlier: Mapping[str, Sequence[Trial]] = _NONE,
 ) -> list[WandbController]:
     """The controller's run of a study, new or resumed, as a listener for each phase; none when W&B is off or not installed.
 
-    names: by phase, the searched parameters in the order of a unit point; record: flat configuration. Raises as open_run does.
+    names: by phase, the searched parameters in the order of a unit point; record: flat configuration; earlier: by phase, trials that
+    had ended before, of which a kill may have kept some from being logged. Raises as open_run does.
     """
     if config.wandb == "off":
         return []
@@ -52,7 +60,10 @@ def open_controller(
         return []
     write_json(folder / _RUN, asdict(called))
     spokesman = Spokesman(writer, Logged(folder / _LOGGED, unique), len(names))
-    return [WandbController(spokesman, phase=phase, names=searched, maximize=maximize) for phase, searched in names.items()]
+    return [
+        WandbController(spokesman, phase=phase, names=searched, maximize=maximize, earlier=earlier.get(phase, ()))
+        for phase, searched in names.items()
+    ]
 
 
 def controller_config(folder: Path) -> LoggerConfig | None:
@@ -176,15 +187,16 @@ class Spokesman:
 class WandbController:
     """A listener of a phase's search (report/listeners.py) that keeps the controller's run."""
 
-    def __init__(self, spokesman: Spokesman, *, phase: str, names: Sequence[str], maximize: bool) -> None:
+    def __init__(self, spokesman: Spokesman, *, phase: str, names: Sequence[str], maximize: bool, earlier: Sequence[Trial] = ()) -> None:
         self._spokesman, self._names, self._maximize = spokesman, list(names), maximize
         self._phase, self._key = phase, re.sub(r"\s+", "-", phase)
         self._trials, self._generations = self._rows("trial"), self._rows("generation")
         self._known = {row["trial"] for row in self._trials}
         self._failed = sum(row["state"] == "failed" for row in self._trials)
-        self._best = min((row for row in self._trials if row["loss"] is not None), key=lambda row: row["loss"], default=None)
+        self._best = min(self._complete(), key=lambda row: row["loss"], default=None)
         self._last: Diagnostics | None = None
-        spokesman.put(self._begin)
+        unheard = [trial for trial in earlier if trial.state != "running"]
+        spokesman.put(lambda: self._begin(unheard))
 
     def started(self, trial: Trial) -> None:
         """Nothing: the trial has a run of its own."""
@@ -212,12 +224,19 @@ class WandbController:
         self._spokesman.logged.log(self._spokesman.writer, {f"{self._key}/{name}": value for name, value in values.items()}, whole)
         return whole
 
-    def _begin(self) -> None:
+    def _complete(self) -> list[dict[str, Any]]:
+        """The logged trials with an objective; a pruned one has an estimate as its loss."""
+        return [row for row in self._trials if row["objective"] is not None]
+
+    def _begin(self, earlier: Sequence[Trial]) -> None:
+        """Say what the axes of the panels are, and log what ended unheard."""
         run, key = self._spokesman.writer.run, self._key
         run.define_metric(f"{key}/evaluation", hidden=True)
         for name in ("objective", "best", "failed"):
             run.define_metric(f"{key}/{name}", step_metric=f"{key}/evaluation")
         run.define_metric(f"{key}/generation/*", step_metric=f"{key}/generation/number")
+        for trial in earlier:
+            self._log_trial(trial, len(self._trials) + 1)
 
     def _log_trial(self, trial: Trial, finished: int) -> None:
         if trial.number in self._known:
@@ -233,7 +252,7 @@ class WandbController:
         row |= {"unit": list(trial.unit), "values": list(trial.values.values())}
         self._failed += trial.state == "failed"
         values = {"evaluation": finished, "failed": self._failed}
-        if loss is not None:
+        if loss is not None and trial.objective is not None:
             self._best = row if self._best is None or loss < self._best["loss"] else self._best
             values |= {"objective": trial.objective}
         values |= {} if self._best is None else {"best": self._best["objective"]}
@@ -271,9 +290,9 @@ class WandbController:
             heads = ["trial", "evaluation", "generation", "state", "objective"]
             data = [[*(row[head] for head in heads), *row["values"]] for row in self._trials]
             values["trials"] = wandb.Table(columns=[*heads, *self._names], data=data, allow_mixed_types=True)
-        complete = [(row["unit"], row["loss"]) for row in self._trials if row["loss"] is not None]
+        complete = [(row["unit"], row["loss"]) for row in self._complete()]
         if complete and self._names:
-            values["parallel"] = wandb.Image(parallel_image(complete, self._names), caption=f"{len(complete)} complete trials")
+            values["parallel"] = wandb.Image(parallel_image(complete, self._names), caption=f"complete trials: {len(complete)}")
         if self._last is not None:
             values["distribution"] = wandb.Image(distribution_image(self._last, self._names))
         if self._best is not None:
