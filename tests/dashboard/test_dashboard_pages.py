@@ -17,7 +17,7 @@ import yaml
 from synaptune.cli import main
 from synaptune.dashboard.app import Pages
 from synaptune.dashboard.catalogue import Catalogue
-from synaptune.dashboard.desk import REST, Once
+from synaptune.dashboard.desk import REST, Once, Stamped
 from synaptune.dashboard.glance import glances
 from synaptune.dashboard.server import listen
 from synaptune.dashboard.trials import PAGE, View, chosen
@@ -165,7 +165,8 @@ def test_the_name_of_a_download_cannot_leave_its_header(pages, nasty):
     "path",
     ["/synaptune/study/none", "/synaptune/study/../plain", "/synaptune/study/..", "/synaptune/study/plain/../../x",
      "/synaptune/study/plain/trial/999",
-     "/synaptune/study/plain/trial/-1", "/synaptune/../etc/passwd", "/synaptune/style.css/x", "/synaptune/nothing", "/synaptune/study/\0"],
+     "/synaptune/study/plain/trial/-1", "/synaptune/study/plain/trial/" + 5000 * "9",
+     "/synaptune/../etc/passwd", "/synaptune/style.css/x", "/synaptune/nothing", "/synaptune/study/\0"],
 )  # fmt: skip
 def test_an_address_without_a_page_is_told_so(pages, path):
     assert request(pages, path).status == 404
@@ -247,7 +248,7 @@ def test_a_value_is_made_once_however_many_ask_for_it():
     def make():
         begin.wait(120)
         made.append(threading.get_ident())
-        return len(made)
+        return Stamped("1", len(made))
 
     once: Once = Once()
     answers: list = []
@@ -264,8 +265,17 @@ def test_a_value_is_made_once_however_many_ask_for_it():
 def test_a_value_that_was_dear_rests_before_it_is_made_again():
     once: Once = Once()
     begun = threading.Event()
-    assert once.get("1", lambda: begun.wait(100.0 / REST / 10.0), 120) is not None
-    assert once.get("2", lambda: "new", 120).version == "1"
+    assert once.get("1", lambda: Stamped("1", begun.wait(100.0 / REST / 10.0)), 120) is not None
+    assert once.get("2", lambda: Stamped("2", "new"), 120).version == "1"
+
+
+def test_a_value_made_of_an_older_state_is_made_again():
+    once: Once = Once()
+    assert once.get("2", lambda: Stamped("1", "old"), 120) == ("1", "old")
+    until = time.monotonic() + 120
+    while once.get("2", lambda: Stamped("2", "new"), 120).version == "1" and time.monotonic() < until:
+        time.sleep(0.01)
+    assert once.latest == ("2", "new")
 
 
 def test_an_error_of_a_page_is_shown_and_its_value_made_again_when_the_study_has_changed():
@@ -276,7 +286,7 @@ def test_an_error_of_a_page_is_shown_and_its_value_made_again_when_the_study_has
     made = None
     while made is None and time.monotonic() < until:
         with contextlib.suppress(UserError):
-            made = once.get("2", lambda: "fine", 120)
+            made = once.get("2", lambda: Stamped("2", "fine"), 120)
     assert made == ("2", "fine")
 
 

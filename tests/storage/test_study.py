@@ -7,11 +7,13 @@ import sys
 import optuna
 import pytest
 
+from synaptune.dashboard.glance import glances
 from synaptune.errors import UserError
 from synaptune.search.config import Home
 from synaptune.search.space import Dimension, Space
 from synaptune.search.trial import Result, failure_of
 from synaptune.storage.export import write_best
+from synaptune.storage.reading import read_study
 from synaptune.storage.study import PhaseLedger, Study
 
 SPACE = Space(
@@ -107,6 +109,14 @@ def test_a_database_out_of_reach_is_refused(tmp_path):
         Study(place(tmp_path, url="nosuchdatabase://host/name"), {})
 
 
+@pytest.mark.parametrize("url", ["postgresql://user:secret@host:54a32/name", "no address at all"])
+def test_an_address_that_cannot_be_read_is_refused_in_words(tmp_path, url):
+    for opening in (lambda: Study(place(tmp_path, url=url), {}), lambda: read_study(url, "s"), lambda: glances(url)):
+        with pytest.raises(UserError, match="dialect://user@host:port/database") as raised:
+            opening()
+        assert "secret" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("driver", "url", "said"),
     [
@@ -147,13 +157,13 @@ Study(Home("s", Path({str(tmp_path)!r}), "sqlite:///{tmp_path}/study.db", "auto"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
-def test_best_yaml_holds_the_parameters(tmp_path):
+def test_best_yaml_holds_the_parameters_and_what_the_space_fixed(tmp_path):
     from omegaconf import OmegaConf
 
     with Study(place(tmp_path), {}) as study:
         best = ledger(study).finish(ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0))
-    write_best(tmp_path / "best.yaml", "s", best)
-    assert OmegaConf.to_container(OmegaConf.load(tmp_path / "best.yaml")) == {"parameters": VALUES}
+    write_best(tmp_path / "best.yaml", "s", best, {"width": 32})
+    assert OmegaConf.to_container(OmegaConf.load(tmp_path / "best.yaml")) == {"parameters": {"width": 32, **VALUES}}
     assert "trial 0" in (tmp_path / "best.yaml").read_text()
 
 

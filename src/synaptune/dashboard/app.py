@@ -16,9 +16,10 @@ from urllib.parse import parse_qsl, quote
 
 from synaptune.dashboard import pages, trials
 from synaptune.dashboard.catalogue import Catalogue, Place
-from synaptune.dashboard.desk import Desks, Part
+from synaptune.dashboard.desk import PATIENCE, Desks, Part
 from synaptune.dashboard.glance import Glance
-from synaptune.errors import UserError
+from synaptune.errors import UserError, mistake
+from synaptune.storage.reading import Record
 
 # Everything that a page may need, imported before there are threads: two that import one library at once find it half made.
 _NEEDED = (
@@ -27,6 +28,7 @@ _NEEDED = (
     *("synaptune.analysis.evidence", "synaptune.report.page", "synaptune.search.evolution"),
 )
 SOON = 1.5  # s that a page waits for its figures before it is sent without them
+_DIGITS = 18  # of the number of a trial; Python refuses to read thousands
 _HTML, _JSON = "text/html; charset=utf-8", "application/json"
 
 
@@ -102,26 +104,35 @@ class Pages:
             case []:
                 return self._report(place, glance, query)
             case ["status"]:
-                running = {"text": pages.standing(glance), "running": glance.running, "version": self._desks.version(place, glance)}
-                phase = glance.current
-                return Answer(json.dumps(running | {"done": phase.ended if phase is not None else 0}), _JSON)
+                about = {"text": pages.standing(glance), "running": glance.running, "version": self._desks.version(place, glance)}
+                return Answer(json.dumps(about | {"bar": pages.progress(glance)}), _JSON)
             case ["trials"]:
                 return self._trials(place, glance, query)
-            case ["trial", number] if number.isascii() and number.isdigit():
+            case ["trial", number] if number.isascii() and number.isdigit() and len(number) <= _DIGITS:
                 return self._trial(place, glance, int(number), query)
             case ["best.yaml" | "best.json" as name]:
                 return self._best(place, glance, name)
             case ["trials.csv"]:
                 from synaptune.storage.table import as_csv, columns
 
-                read = self._desks.record(place, glance)
-                assert read is not None
-                return _download(as_csv(columns(read.value.trials)), "text/csv; charset=utf-8", f"{glance.name}-trials.csv")
+                record = self._record(place, glance)
+                return _download(as_csv(columns(record.trials)), "text/csv; charset=utf-8", f"{glance.name}-trials.csv")
             case ["optuna"]:
                 self._load_optuna()
                 where = self._union.key_of(place.url, place.name)
                 return Answer("", status="302 Found", headers=[("Location", f"/dashboard/studies/{where}")])
         raise Missing("There is no page at this address.")
+
+    def _record(self, place: Place, glance: Glance) -> Record:
+        """The study read whole. Raises UserError, also when that takes too long."""
+        read = self._desks.record(place, glance)
+        if read is None:
+            raise mistake(
+                got=f"study {glance.name}, which could not be read within {PATIENCE:.0f} s",
+                expected="a database that answers",
+                do="load this page again: it is being read",
+            )
+        return read.value
 
     def _report(self, place: Place, glance: Glance, query: dict[str, str]) -> Answer:
         polled = "live" in query
@@ -141,12 +152,11 @@ class Pages:
         return _page(f"{glance.name}: trials", head, parts, query, live=live, version=version)
 
     def _trial(self, place: Place, glance: Glance, number: int, query: dict[str, str]) -> Answer:
-        read = self._desks.record(place, glance)
-        assert read is not None
-        trial = next((trial for trial in read.value.trials if trial.number == number), None)
+        record = self._record(place, glance)
+        trial = next((trial for trial in record.trials if trial.number == number), None)
         if trial is None:
             raise Missing(f"Study {glance.name} has no trial {number}.")
-        numbers = {trial.number for trial in read.value.trials}
+        numbers = {trial.number for trial in record.trials}
         around = "".join(
             f' <a class="tool" href="{pages.address(place, "trial", str(near))}">{text}</a>'
             for near, text in ((number - 1, "previous"), (number + 1, "next"))
@@ -159,7 +169,7 @@ class Pages:
         return _page(
             f"{glance.name}: trial {number}",
             f"{way}<h1>Trial {number}</h1><p>{around}</p>",
-            trials.page(place, read.value, trial),
+            trials.page(place, record, trial),
             query,
             live=live,
         )

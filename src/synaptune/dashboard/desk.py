@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class Stamped(NamedTuple, Generic[T]):
-    """A value and the version of the study it is of."""
+    """A value and the version of the study that it is made of, or an earlier one."""
 
     version: str
     value: T
@@ -69,9 +69,10 @@ class Once(Generic[T]):
         self._busy = False
         self._cost, self._at = 0.0, float("-inf")
 
-    def get(self, version: str, make: Callable[[], T], patience: float | None = PATIENCE) -> Stamped[T] | None:
+    def get(self, version: str, make: Callable[[], Stamped[T]], patience: float | None = PATIENCE) -> Stamped[T] | None:
         """The value for a version, or an earlier one while it rests; null when it takes longer than patience [s].
 
+        make stamps its value itself: what it reads may be older than the version, and then it is called again after the rest.
         Raises what make raised.
         """
         with self._change:
@@ -90,25 +91,25 @@ class Once(Generic[T]):
         """What was made last; null when nothing was."""
         return self._made
 
-    def begin(self, version: str, make: Callable[[], T]) -> None:
+    def begin(self, version: str, make: Callable[[], Stamped[T]]) -> None:
         """Make it in the background, unless it is being made or is there."""
         with contextlib.suppress(Exception):
             self.get(version, make, patience=0.0)
 
-    def _run(self, version: str, make: Callable[[], T]) -> None:
+    def _run(self, version: str, make: Callable[[], Stamped[T]]) -> None:
         if self._later:
             yield_cores()
         began = time.monotonic()
         made: Stamped[T] | None = None
         fault: Exception | None = None
         try:
-            made = Stamped(version, make())
+            made = make()
         except Exception as error:  # whatever it was belongs to the page that asked, and must not end the server
             fault = error
             if not isinstance(error, UserError):
                 traceback.print_exception(error, file=sys.stderr)
         with self._change:
-            self._tried, self._fault = version, fault
+            self._tried, self._fault = version if made is None else made.version, fault
             self._made = made or self._made
             self._at = time.monotonic()
             self._cost = self._at - began
@@ -140,55 +141,85 @@ class Desks:
         self._guard = threading.Lock()
         self._desks: OrderedDict[str, _Desk] = OrderedDict()
 
-    def _desk(self, place: Place) -> _Desk:
+    def _desk(self, place: Place, glance: Glance) -> _Desk:
+        key = f"{place.url}\0{place.name}\0{glance.origin}"  # a study begun anew under its name has nothing of the old one
         with self._guard:
-            desk = self._desks.setdefault(f"{place.url}\0{place.name}", _Desk())
-            self._desks.move_to_end(f"{place.url}\0{place.name}")
+            desk = self._desks.setdefault(key, _Desk())
+            self._desks.move_to_end(key)
             while len(self._desks) > KEPT:
                 self._desks.popitem(last=False)
             return desk
 
     def record(self, place: Place, glance: Glance, patience: float = PATIENCE) -> Stamped[Record] | None:
         """The study read whole; null when reading takes longer than patience [s]. Raises UserError."""
-        return self._desk(place).record.get(glance.version, lambda: read_study(place.url, place.name), patience)
+        return self._desk(place, glance).record.get(glance.version, lambda: _read(place, glance), patience)
 
     def parts(self, place: Place, glance: Glance, patience: float = PATIENCE) -> Stamped[list[Part]] | None:
         """The sections of the report; null when they take longer than patience [s]. Raises UserError, and what a section raised."""
-        desk = self._desk(place)
-        return desk.parts.get(self.version(place, glance), lambda: self._make_parts(desk, place, glance), patience)
+        desk = self._desk(place, glance)
+        return desk.parts.get(self.version(place, glance), lambda: _make_parts(desk, place, glance), patience)
 
     def version(self, place: Place, glance: Glance) -> str:
-        """What `parts` depends on."""
-        deep = self._desk(place).deep.latest
-        return glance.version if deep is None else f"{glance.version}+{deep.version}"
+        """What `parts` depends on. It begins the slow analyses of a study that has ended since, once they have rested."""
+        desk = self._desk(place, glance)
+        if desk.parts.latest is not None and desk.record.latest is not None and not glance.running:
+            _deepen(desk, desk.record.latest, running=False)
+        return _combined(glance.version, desk.deep.latest)
 
     def evidence(self, place: Place, glance: Glance) -> Evidence:
         """What is known of the study exactly as it stands, without the slow analyses. Raises UserError."""
         from synaptune.analysis.evidence import evidence
 
-        known, read = self._desk(place).evidence.latest, self._desk(place).record.latest
+        desk = self._desk(place, glance)
+        known, read = desk.evidence.latest, desk.record.latest
         if known is not None and known.version == glance.version:
             return known.value
         return evidence(
             read.value if read is not None and read.version == glance.version else read_study(place.url, place.name), deep=False
         )
 
-    def _make_parts(self, desk: _Desk, place: Place, glance: Glance) -> list[Part]:
-        from synaptune.analysis.evidence import evidence
-        from synaptune.report.page import sections
 
-        read = desk.record.get(glance.version, lambda: read_study(place.url, place.name), None)
-        assert read is not None
-        quick = desk.evidence.get(read.version, lambda: evidence(read.value, deep=False), None)
-        assert quick is not None
-        found, deep = quick.value, desk.deep.latest
-        if deep is not None:
-            found = completed(found, deep.value)
-        made = [Part(section.key, section.title, section.html) for section in sections(found) if section.key not in _ELSEWHERE]
-        if desk.deep_ended == 0 or glance.ended >= DEEPER * desk.deep_ended or (not glance.running and glance.ended > desk.deep_ended):
-            desk.deep_ended = max(1, glance.ended)
-            desk.deep.begin(glance.version, lambda: evidence(read.value, deep=True))
-        return made
+def _read(place: Place, glance: Glance) -> Stamped[Record]:
+    return Stamped(glance.version, read_study(place.url, place.name))
+
+
+def _combined(version: str, deep: Stamped[Evidence] | None) -> str:
+    """The version of a report made of a study and of slow analyses of it."""
+    return version if deep is None else f"{version}+{deep.version}"
+
+
+def _make_parts(desk: _Desk, place: Place, glance: Glance) -> Stamped[list[Part]]:
+    """The sections as the record that is kept tells them: while it rests, that is an earlier one than the study."""
+    from synaptune.analysis.evidence import evidence
+    from synaptune.report.page import sections
+
+    read = desk.record.get(glance.version, lambda: _read(place, glance), None)
+    assert read is not None
+    quick = desk.evidence.get(read.version, lambda: Stamped(read.version, evidence(read.value, deep=False)), None)
+    assert quick is not None
+    deep, known = desk.deep.latest, desk.parts.latest
+    version = _combined(quick.version, deep)
+    if known is not None and known.version == version:
+        return known
+    found = quick.value if deep is None else completed(quick.value, deep.value)
+    made = [Part(section.key, section.title, section.html) for section in sections(found) if section.key not in _ELSEWHERE]
+    _deepen(desk, read, running=glance.running)
+    return Stamped(version, made)
+
+
+def _deepen(desk: _Desk, read: Stamped[Record], *, running: bool) -> None:
+    """Begin the slow analyses when the study has grown enough since they were made, or has grown and ended."""
+    from synaptune.analysis.evidence import evidence
+
+    ended = sum(trial.state != "running" for trial in read.value.trials)
+    if desk.deep_ended > 0 and ended < DEEPER * desk.deep_ended and (running or ended <= desk.deep_ended):
+        return
+
+    def make() -> Stamped[Evidence]:
+        desk.deep_ended = max(1, ended)  # here, because what is busy or rests is not begun
+        return Stamped(read.version, evidence(read.value, deep=True))
+
+    desk.deep.begin(read.version, make)
 
 
 def completed(found: Evidence, deep: Evidence) -> Evidence:

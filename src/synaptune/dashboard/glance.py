@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
 from synaptune.errors import mistake
 from synaptune.search.contract import Engine
@@ -15,10 +15,11 @@ from synaptune.storage import schema
 from synaptune.storage.database import engine_options, sqlite_path, with_driver
 from synaptune.storage.faults import worded
 from synaptune.storage.locks import Holder
-from synaptune.storage.reading import is_search
+from synaptune.storage.reading import SEARCH, is_search
 from synaptune.storage.study import BEAT_EVERY
 
 SILENT_BEATS = 3  # signs of life that may be missed
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,13 @@ class Glance:
 
     @property
     def version(self) -> str:
-        """Changes whenever a trial begins or ends, or a finding is noted."""
-        return f"{self.trials}.{self.ended}.{self.noted}"
+        """Changes whenever a trial begins or ends, a finding is noted, or a study is begun anew under its name."""
+        return f"{self.origin}.{self.trials}.{self.ended}.{self.noted}"
+
+    @property
+    def origin(self) -> int:
+        """Start of its first trial [µs since 1970]: tells a study from an earlier one of its name; 0 before there is a trial."""
+        return 0 if self.began is None else (self.began - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
     @property
     def running(self) -> bool:
@@ -133,7 +139,7 @@ def glances(url: str, name: str | None = None) -> list[Glance]:
             )
         )  # fmt: skip
         note = models.StudyUserAttributeModel
-        kept = (schema.HOLDER, schema.ENGINE, schema.CONFIGURATION)
+        kept = (schema.HOLDER, schema.ENGINE, schema.CONFIGURATION, schema.VERSION)
         texts = _by_study(connection.execute(select(note.study_id, note.key, note.value_json).where(note.key.in_(kept))))
         lengths = select(note.study_id, func.sum(func.length(note.value_json))).where(note.key != schema.HOLDER).group_by(note.study_id)
         noted = dict(map(tuple, connection.execute(lengths)))
@@ -142,6 +148,17 @@ def glances(url: str, name: str | None = None) -> list[Glance]:
         _glance(study, direction.name, states.get(key, []), texts.get(key, []), noted=noted.get(key, 0), phases=phases.get(key, []))
         for key, study, direction in heads
     ]
+
+
+def origins(url: str) -> tuple[tuple[int, Any], ...]:
+    """The id of each study of a database and the start of its first trial. Raises UserError."""
+    from optuna.storages._rdb import models
+    from sqlalchemy import func, select
+
+    trial = models.TrialModel.__table__.c
+    with connected(url) as connection:
+        query = select(trial.study_id, func.min(trial.datetime_start)).group_by(trial.study_id).order_by(trial.study_id)
+        return tuple((study, began) for study, began in connection.execute(query))
 
 
 def _phases(connection: Any, studies: list[int]) -> list[tuple[Any, ...]]:
@@ -170,33 +187,52 @@ def _by_study(rows: Any) -> dict[int, list[Any]]:
 
 def _glance(name: str, direction: str, states: list[Any], texts: list[Any], *, noted: int, phases: list[Any]) -> Glance:
     notes = {key: json.loads(text) for key, text in texts}
-    configuration = notes.get(schema.CONFIGURATION) or {}
+    ours = schema.CONFIGURATION in notes
+    configuration = notes.get(schema.CONFIGURATION)
+    if not isinstance(configuration, dict) or notes.get(schema.VERSION, schema.SCHEMA_VERSION) != schema.SCHEMA_VERSION:
+        # Another program's study may have notes and attributes of the same names, which mean something else there.
+        notes, configuration, phases = {}, {}, [(None, *rest) for _, *rest in phases]
+    engine = _understood(lambda: Engine(**notes[schema.ENGINE]))
     starts = [begin for _, _, begin, _, _ in states if begin is not None]
     moments = [moment for _, _, _, *later in states for moment in later if moment is not None]
     maximize = direction == "MAXIMIZE"
     return Glance(
         name=name,
         maximize=maximize,
-        ours=schema.CONFIGURATION in notes,
+        ours=ours,
         states={state.name: count for state, count, *_ in states},
-        phases=tuple(
-            sorted(
-                (
-                    Phase(json.loads(phase) if phase else "search", count, int(ended or 0), last, most if maximize else least)
-                    for phase, count, ended, last, least, most in phases
-                ),
-                key=lambda phase: phase.last,
-            )
-        ),
+        phases=_merged(phases, maximize),
         began=_utc(min(starts, default=None)),
         latest=_utc(max(moments, default=None)),
-        holder=Holder.of_note(notes[schema.HOLDER]) if schema.HOLDER in notes else None,
-        budget=Engine(**notes[schema.ENGINE]).budget if schema.ENGINE in notes else None,
+        holder=_understood(lambda: Holder.of_note(notes[schema.HOLDER])),
+        budget=None if engine is None else engine.budget,
         noted=int(noted or 0),
         protocol=configuration.get("search.protocol"),
         optimizer=configuration.get("search.optimizer"),
         failures=next((count for state, count, *_ in states if state.name == "FAIL"), 0),
     )
+
+
+def _merged(rows: Sequence[Sequence[Any]], maximize: bool) -> tuple[Phase, ...]:
+    """The phases by their last trials, from rows as `_phases` gives them; trials without a phase are of the search."""
+    named: dict[str, list[Phase]] = {}
+    for text, count, ended, last, least, most in rows:
+        phase = Phase(str(json.loads(text)) if text else SEARCH, count, int(ended or 0), last, most if maximize else least)
+        named.setdefault(phase.name, []).append(phase)
+    merged = []
+    for name, parts in named.items():
+        bests = [phase.best for phase in parts if phase.best is not None]
+        best = (max if maximize else min)(bests, default=None)
+        merged.append(Phase(name, sum(p.trials for p in parts), sum(p.ended for p in parts), max(p.last for p in parts), best))
+    return tuple(sorted(merged, key=lambda phase: phase.last))
+
+
+def _understood(read: Callable[[], T]) -> T | None:
+    """What a note says; null for one that is not there, or not of our making."""
+    try:
+        return read()
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _utc(moment: datetime | None) -> datetime | None:

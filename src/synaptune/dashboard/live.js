@@ -64,6 +64,18 @@ function tell() {
   line.classList.toggle("lost", lost);
 }
 
+// The bar of a search: there is none in its other phases.
+function show(wanted) {
+  let bar = line.querySelector("progress");
+  if (!wanted) return bar?.remove();
+  if (!bar) {
+    bar = document.createElement("progress");
+    bar.ariaHidden = "true";
+    line.querySelector("small").before(bar);
+  }
+  [bar.max, bar.value] = [wanted[1], wanted[0]];
+}
+
 async function look() {
   try {
     if (document.hidden) return;
@@ -72,8 +84,7 @@ async function look() {
       line.querySelector("span").textContent = study.text;
       line.classList.toggle("running", study.running);
       line.classList.toggle("ended", !study.running);
-      const bar = line.querySelector("progress");
-      if (bar) bar.value = Math.min(study.done, bar.max);
+      show(study.bar);
     }
     if (main && (!study || study.version !== version)) {
       const digests = [...main.children].map((part) => part.dataset.digest).join(",");

@@ -82,16 +82,23 @@ def study_head(place: Place, glance: Glance, here: str) -> str:
 
 def status(glance: Glance, *, live: str) -> str:
     """The line that says where a study stands; live: the address it is refreshed from."""
-    phase = glance.current
-    done, budget = (phase.ended, glance.budget) if phase is not None and glance.searched == phase else (0, None)
-    bar = f'<progress value="{min(done, budget)}" max="{budget}" aria-hidden="true"></progress>' if budget else ""
+    how_far = progress(glance)
+    bar = f'<progress value="{how_far[0]}" max="{how_far[1]}" aria-hidden="true"></progress>' if how_far is not None else ""
     kind = "running" if glance.running else "ended"
     text = f"<span>{escape(standing(glance))}</span>"
     return f'<p class="status {kind}" role="status" data-status="{escape(live)}">{text}{bar}<small></small></p>'
 
 
+def progress(glance: Glance) -> tuple[int, int] | None:
+    """Trials that the search has ended, and those it will make; null while there is no search or another phase runs."""
+    phase = glance.current
+    if phase is None or not glance.budget or glance.searched != phase:
+        return None
+    return min(phase.ended, glance.budget), glance.budget
+
+
 def standing(glance: Glance) -> str:
-    """`running: search, 37 of 300, best 2.1003 · last trial 12 s ago`."""
+    """`running · search, 37 of 300 · best 2.1003 · last sign 12 s ago`."""
     phase = glance.current
     if phase is None:
         return "no trial has begun"
@@ -109,11 +116,12 @@ def standing(glance: Glance) -> str:
 
 
 def state(glance: Glance) -> str:
-    """`running`, or `ended`; a silent process of another machine is said to be silent."""
+    """`running`, or `ended`; `silent` where trials are open and their process is not known to be gone, as on another machine."""
     if glance.running:
         return "running"
     open_ = glance.trials - glance.ended
-    return f"ended, {open_} trial{'s' if open_ > 1 else ''} open" if open_ else "ended"
+    alive = glance.holder is not None and not glance.holder.has_ended()
+    return f"{'silent' if alive else 'ended'}, {open_} trial{'s' if open_ > 1 else ''} open" if open_ else "ended"
 
 
 def studies(found: Iterable[tuple[Place, Glance]], faults: Sequence[Unreadable]) -> list[Part]:

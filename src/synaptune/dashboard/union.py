@@ -1,6 +1,7 @@
 """The studies of several databases as one storage of Optuna, which optuna-dashboard shows as one list.
 
-An id here is the id in its database times SPAN plus the number of the database.
+An id here is the id in its database times SPAN plus the number of the database. A name is given once: the second study of it is
+called `name (folder)`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.storages import BaseStorage
@@ -18,8 +19,9 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
+from synaptune.dashboard.glance import origins
 from synaptune.errors import UserError
-from synaptune.storage.database import close_storage, open_storage, sqlite_path, with_driver
+from synaptune.storage.database import close_storage, open_storage, shown, sqlite_path, with_driver
 from synaptune.storage.faults import worded
 
 SPAN = 10_000  # databases; a browser's integers hold the product
@@ -27,6 +29,23 @@ SPAN = 10_000  # databases; a browser's integers hold the product
 
 class ReadOnly(Exception):
     """A change was asked of studies that are only shown."""
+
+
+class _Listed(NamedTuple):
+    """A study with its name here, and the number of its database."""
+
+    name: str
+    study: FrozenStudy
+    number: int
+
+
+class _Open(NamedTuple):
+    """An open database: the state and the identity of its file, what reads it, and what is to be closed."""
+
+    state: Any
+    identity: Any
+    reader: BaseStorage
+    storage: Any
 
 
 class Union(BaseStorage):
@@ -39,7 +58,8 @@ class Union(BaseStorage):
         self._databases, self._write = databases, write
         self._guard = threading.RLock()
         self._numbers: dict[str, int] = {}
-        self._open: dict[int, tuple[Any, BaseStorage, Any]] = {}  # identity of the file, reader, storage to close
+        self._folders: dict[int, str] = {}  # what tells a database from the others, for people
+        self._open: dict[int, _Open] = {}
 
     # --- databases and ids
 
@@ -57,45 +77,64 @@ class Union(BaseStorage):
     def _numbered(self) -> list[int]:
         """The numbers of all databases: made of their URLs, so that an address stays good when the dashboard is started again."""
         with self._guard:
-            for url, _ in self._databases():
+            for url, folder in self._databases():
                 if url not in self._numbers:
                     number = int.from_bytes(hashlib.sha256(url.encode()).digest()[:8]) % SPAN
                     while number in self._numbers.values():
                         number = (number + 1) % SPAN
                     self._numbers[url] = number
+                    self._folders[number] = shown(url) if folder is None else folder.name
             return list(self._numbers.values())
 
-    def _storage(self, number: int) -> BaseStorage:
+    def _url(self, number: int) -> str:
+        """Raises KeyError."""
         with self._guard:
             if number not in self._numbers.values():
                 self._numbered()
-            url = next((url for url, known in self._numbers.items() if known == number), None)
-            if url is None:
-                raise KeyError(number)
-            identity = _identity(url)
-            known = self._open.get(number)
-            if known is not None and known[0] == identity:
-                return known[1]
+            return {known: url for url, known in self._numbers.items()}[number]
+
+    def _storage(self, number: int) -> BaseStorage:
+        with self._guard:
+            url = self._url(number)
+            state, known = _state(url), self._open.get(number)
+            if known is not None and known.state == state:
+                return known.reader
+            identity = None if state is None else (state[:2], origins(url) if sqlite_path(url) else None)
+            if known is not None and known.identity == identity:
+                self._open[number] = known._replace(state=state)
+                return known.reader
             if known is not None:
-                close_storage(known[2])
+                close_storage(known.storage)
                 del self._open[number]
             if identity is None:
                 raise KeyError(number)
             with worded(url):
-                storage = open_storage(with_driver(url))
-            reader = optuna.storages.get_storage(storage)
-            self._open[number] = (identity, reader, storage)
-            return reader
+                storage = open_storage(with_driver(url), "join" if self._write else "read")
+            self._open[number] = _Open(state, identity, optuna.storages.get_storage(storage), storage)
+            return self._open[number].reader
 
     def _of(self, key: int) -> tuple[BaseStorage, int, int]:
         """Storage, the id in it, and its number."""
         inner, number = divmod(key, SPAN)
         return self._storage(number), inner, number
 
-    def _study(self, study: FrozenStudy, number: int) -> FrozenStudy:
-        named = copy.copy(study)
-        named._study_id = study._study_id * SPAN + number
-        return named
+    def _listed(self) -> list[_Listed]:
+        """All studies; optuna-dashboard asks by name, and must not get another study of that name."""
+        found: list[_Listed] = []
+        taken: set[str] = set()
+        for number in self._members():
+            try:
+                with worded(self._url(number)):
+                    studies = self._storage(number).get_all_studies()
+            except (UserError, KeyError):
+                continue
+            for study in studies:
+                name = study.study_name if study.study_name not in taken else f"{study.study_name} ({self._folders[number]})"
+                if name in taken:
+                    name = f"{name} {study._study_id * SPAN + number}"
+                taken.add(name)
+                found.append(_Listed(name, study, number))
+        return found
 
     def _trial(self, trial: FrozenTrial, number: int) -> FrozenTrial:
         named = copy.copy(trial)
@@ -112,19 +151,25 @@ class Union(BaseStorage):
     # --- reading
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        return [self._study(study, number) for number in self._members() for study in self._storage(number).get_all_studies()]
+        renamed = []
+        for name, study, number in self._listed():
+            entry = copy.copy(study)
+            entry._study_id, entry.study_name = study._study_id * SPAN + number, name
+            renamed.append(entry)
+        return renamed
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        for number in self._members():
-            try:
-                return self._storage(number).get_study_id_from_name(study_name) * SPAN + number
-            except KeyError:
-                continue
+        for name, study, number in self._listed():
+            if name == study_name:
+                return study._study_id * SPAN + number
         raise KeyError(study_name)
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        storage, inner, _ = self._of(study_id)
-        return storage.get_study_name_from_id(inner)
+        inner, wanted = divmod(study_id, SPAN)
+        for name, study, number in self._listed():
+            if (study._study_id, number) == (inner, wanted):
+                return name
+        raise KeyError(study_id)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         storage, inner, _ = self._of(study_id)
@@ -197,24 +242,32 @@ class Union(BaseStorage):
         closes that file anywhere (POSIX), and then the last writer to leave deletes the log under it.
         """
         with self._guard:
-            for _, _, storage in self._open.values():
-                close_storage(storage)
+            for each in self._open.values():
+                close_storage(each.storage)
 
     def close(self) -> None:
         """End all connections."""
         with self._guard:
-            for _, _, storage in self._open.values():
-                close_storage(storage)
+            for each in self._open.values():
+                close_storage(each.storage)
             self._open.clear()
 
 
-def _identity(url: str) -> Any:
-    """Which file a URL means now; null where there is none; of a server always the same."""
+def _state(url: str) -> tuple[Any, ...] | None:
+    """What changes with every write of a SQLite file, the device and the number of the file first; null where there is none.
+
+    The number alone is not its identity: a file system gives that of a file that is gone to the next one, as SQLite does with the id
+    of a study. Of a server always the same: none of those that Optuna speaks to gives an id twice.
+    """
     path = sqlite_path(url)
     if path is None:
-        return url
+        return (url, None)
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    try:
+        ahead = path.with_name(f"{path.name}-wal").stat()
+    except OSError:
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, ahead.st_mtime_ns, ahead.st_size

@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from synaptune.parameters import constant
 
@@ -74,9 +74,19 @@ def engine_options(url: str) -> dict[str, Any]:
     return options
 
 
-def open_storage(url: str):
-    """Optuna's storage; SQLite writes ahead, so that readers never block a search and a kill never tears a write.
+class _Looking(sqlite3.Connection):
+    """A connection that SQLite itself keeps from writing."""
 
+    def __init__(self, *values: Any, **named: Any) -> None:
+        super().__init__(*values, **named)
+        self.execute("PRAGMA query_only=ON")
+
+
+def open_storage(url: str, mode: Literal["own", "join", "read"] = "own"):
+    """Optuna's storage.
+
+    own: makes its tables; SQLite writes ahead, so that readers never block a search and a kill never tears a write. join: takes a
+    database as it is, and may write. read: as it is, and a SQLite file is never written.
     Raises the errors of Optuna, SQLAlchemy and the driver.
     """
     import optuna
@@ -86,8 +96,11 @@ def open_storage(url: str):
     if path is not None and not path.exists() and not os.access(path.parent, os.W_OK):
         raise PermissionError(13, "cannot be written", str(path.parent))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(url, engine_kwargs=engine_options(url))
-    if path is not None:
+    options = engine_options(url)
+    if path is not None and mode == "read":
+        options["connect_args"]["factory"] = _Looking
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=mode != "own")
+    if path is not None and mode == "own":
 
         @sqlalchemy.event.listens_for(storage.engine, "connect")
         def _pragmas(connection: Any, _: Any) -> None:

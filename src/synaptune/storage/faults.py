@@ -41,10 +41,19 @@ def check_readable(path: Path) -> None:
 
 @contextlib.contextmanager
 def worded(url: str) -> Iterator[None]:
-    """Turn the errors of a database, and of a full disk, into UserErrors: Unanswered for those that pass by themselves."""
+    """Turn the errors of a database, and of a full disk, into UserErrors: Unanswered for those that pass by themselves.
+
+    An address that cannot be read is refused before anything is asked of it.
+    """
     import optuna
     import sqlalchemy.exc
 
+    try:
+        sqlalchemy.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # a port that is no number is a ValueError
+        raise mistake(
+            got=f"the database address {shown(url)}", expected="dialect://user@host:port/database", do="check study.storage"
+        ) from error
     try:
         yield
     except (
