@@ -99,6 +99,16 @@ def test_evaluation_keeps_text_and_recall_apart_and_asks_both(source):
         assert all(torch.equal(batch.targets != IGNORED, batch.recall) for batch in batches[6 - recall :])
 
 
+def test_recall_alone_needs_no_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "tiny.txt").write_text("hello")
+    corpus, config = drawn(str(tmp_path / "tiny.txt"), recall_fraction=1.0)
+    for split in ("val", "test"):
+        batches = eval_batches(corpus, config, split, size=4, context=64, limit=2)
+        assert [bool(batch.recall.any()) for batch in batches] == [True, True]
+    assert train_batch(corpus, config, seed=0, step=0, size=4, context=64).recall.any(1).all()
+
+
 def rows_of(config: DataConfig, *, rows: int = 400, context: int = 64, graded: bool = False):
     return recall_rows(config, first=256, rows=rows, context=context, random=np.random.default_rng(0), graded=graded)
 

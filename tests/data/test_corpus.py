@@ -1,6 +1,8 @@
 """Corpora: fingerprint, cache, tokens and what is refused."""
 
+import hashlib
 import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,8 @@ import pytest
 
 from synaptune.cache import build_once, cache_dir, write_atomic
 from synaptune.data.config import DataConfig
-from synaptune.data.corpus import load_corpus
+from synaptune.data.corpus import _fingerprint, load_corpus
+from synaptune.data.text import Document, Splits
 from synaptune.errors import UserError
 
 TEXT = "".join(f"Line {number}: the quick brown fox → {number * 7919 % 1009} → jumps.\n" for number in range(600))
@@ -34,6 +37,23 @@ def test_bytes_are_the_text_in_order(file):
     assert corpus.bytes_per_token == 1.0
     assert corpus.decode(np.concatenate([corpus.train, corpus.val, corpus.test]).tolist()) == TEXT
     assert corpus.encode("é") == [0xC3, 0xA9]
+
+
+def test_a_file_whose_name_is_not_utf8_is_read(file, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt"))
+    odd.write_text(TEXT, encoding="utf-8")
+    for path in (folder, odd):
+        corpus = load_corpus(text_config(path), 64)
+        assert corpus.decode(np.concatenate([corpus.train, corpus.val, corpus.test]).tolist()) == TEXT
+
+
+def test_the_fingerprint_of_a_text_is_the_same_for_ever():
+    """It names what earlier studies read."""
+    splits = Splits([Document("naïve.txt", b"abc")], [Document("b", b"d")], [])
+    known = b"synaptune corpus 1byte 256" + "\0train\0naïve.txt\x003\0abc\0val\0b\x001\0d".encode()
+    assert _fingerprint(splits, DataConfig()) == hashlib.sha256(known).hexdigest()
 
 
 def test_token_arrays_are_small_and_memory_mapped(file):
@@ -114,6 +134,8 @@ def test_every_fault_of_a_configuration_is_named_at_once(file):
         ({"recall_fraction": 0.5, "recall_queries": 60}, "data.recall_queries=60"),
         ({"recall_fraction": 0.5, "recall_far": 63}, "data.recall_far=63"),
         ({"recall_fraction": 0.5, "recall_near": 0}, "data.recall_near=0"),
+        ({"recall_fraction": 0.5, "recall_far": 0}, "data.recall_far=0"),
+        ({"recall_fraction": 0.5, "recall_near": 9, "recall_far": 8}, "data.recall_far=8"),
     ],
 )
 def test_an_impossible_choice_is_refused_by_name(changes, fault):

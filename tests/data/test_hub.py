@@ -10,7 +10,7 @@ import pytest
 
 from synaptune.data.config import DataConfig
 from synaptune.data.corpus import load_corpus
-from synaptune.data.hub import hub_splits
+from synaptune.data.hub import _join, hub_splits
 from synaptune.errors import UserError
 
 datasets = pytest.importorskip("datasets", reason="the optional extra `hub` is not installed")
@@ -56,6 +56,29 @@ def test_streaming_reads_no_more_than_the_cap(tmp_path):
     config = DataConfig(source="hub", name="json", path=written(tmp_path, "json"), streaming=True, max_bytes=1000)
     size = sum(len(document.content) for part in hub_splits(config) for document in part)
     assert 996 <= size <= 1000
+
+
+def test_a_cap_is_said_of_the_split_that_it_cuts(tmp_path, caplog):
+    parts = {"train": ROWS[:200], "validation": ROWS[200:203], "test": ROWS[203:206]}
+    saved = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": rows}) for name, rows in parts.items()})
+    saved.save_to_disk(str(tmp_path / "saved"))
+    config = DataConfig(source="hub", name=str(tmp_path / "saved"), val_split="validation", test_split="test", max_bytes=4000)
+    load_corpus(config, 64)
+    assert [record.getMessage().split(";")[0].rpartition(" ")[2] for record in caplog.records] == ["[train]"]
+
+
+@pytest.mark.parametrize(("cap", "more"), [(8, False), (7, False), (6, True), (3, True)])
+def test_a_text_that_just_fits_is_not_called_cut(cap, more):
+    joined, cut = _join([{"text": "one"}, {"text": "two"}], "text", cap)
+    assert (joined, cut) == (b"one\0two"[:cap], more)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_row_that_cannot_be_read_is_said_in_words(tmp_path, streaming):
+    path = tmp_path / "bad.json"
+    path.write_text('{"text": "a"}\n{"text": \n')
+    with pytest.raises(UserError, match="dataset json"):
+        hub_splits(DataConfig(source="hub", name="json", path=str(path), streaming=streaming))
 
 
 def test_missing_and_empty_rows_are_left_out(tmp_path):

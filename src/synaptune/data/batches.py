@@ -17,7 +17,7 @@ _EVALUATION_SEED = 20_260  # one set of evaluation rows for every run, whatever 
 
 
 class Batch(NamedTuple):
-    """tokens: (row, token) int64 inputs; targets: (row, token) int64, the next token, -100 where it is not scored;
+    """tokens: (row, token) int64 inputs; targets: (row, token) int64, the next token, recall.IGNORED where it is not scored;
     recall: (row, token) bool, True where the target is the answer of a recall query."""
 
     tokens: Tensor
@@ -52,7 +52,7 @@ def eval_batches(corpus: Corpus, config: DataConfig, split: Literal["val", "test
     recall = 0 if config.recall_fraction == 0 else max(1, round(config.recall_fraction * limit))
     text = 0 if config.recall_fraction == 1 else max(1, limit - recall)
     tokens = corpus.val if split == "val" else corpus.test
-    windows = (len(tokens) - 1) // context
+    windows = max(0, (len(tokens) - 1) // context)  # a text that only recall rows stand beside may be empty
     chosen = np.unique(np.linspace(0, windows - 1, min(windows, text * size)).round().astype(np.int64)) * context
     batches = [_windows(tokens, chosen[start : start + size], context) for start in range(0, len(chosen), size)]
     stream = _VAL if split == "val" else _TEST

@@ -86,9 +86,12 @@ def _recall_faults(config: DataConfig, context: int) -> list[str]:
         )
     if config.symbols > LARGEST_VOCABULARY // 2:
         found.append(f"data.recall_keys + data.recall_values: got {config.symbols - 1}, expected at most {LARGEST_VOCABULARY // 2 - 1}")
-    if config.recall_far is not None and config.recall_far > context - 2 * config.recall_pairs:
-        found.append(f"data.recall_far={config.recall_far}: expected at most {context - 2 * config.recall_pairs} (end of the row), or null")
-    room = (config.recall_far or context - 2 * config.recall_pairs) - config.recall_near + 1
+    end = context - 2 * config.recall_pairs
+    far = end if config.recall_far is None else config.recall_far
+    if config.recall_far is not None and not config.recall_near <= far <= end:
+        found.append(f"data.recall_far={far}: expected data.recall_near={config.recall_near} to {end} (end of the row), or null")
+        return found
+    room = far - config.recall_near + 1
     if room < config.recall_queries:
         found.append(
             f"data.recall_queries={config.recall_queries}: expected at most {max(room, 0)}, the places left in a row of {context} tokens"

@@ -13,7 +13,7 @@ import numpy as np
 
 from synaptune.cache import build_once, cache_dir
 from synaptune.data.config import DataConfig, data_faults
-from synaptune.data.text import Splits, divide, file_or_folder, standard_library
+from synaptune.data.text import Splits, divide, file_or_folder, name_bytes, standard_library
 from synaptune.data.tokenizer import BYTES, Tokenizer, load_tokenizer, train_pairs
 from synaptune.errors import UserError, mistake
 
@@ -86,9 +86,9 @@ def _read(config: DataConfig) -> Splits:
 
 
 def _measure(splits: Splits, config: DataConfig) -> None:
-    """Say so when the text was cut: a silent cap would look like the whole."""
+    """Say so when a file or a folder was cut: a silent cap would look like the whole; hub.py says it of each split."""
     total = sum(len(document.content) for part in splits for document in part)
-    if total >= config.max_bytes - 3 and config.source != "stdlib":
+    if total >= config.max_bytes - 3 and config.source == "text":
         _log.warning("read the first %d bytes of the text; raise data.max_bytes to read more", total)
 
 
@@ -98,7 +98,7 @@ def _fingerprint(splits: Splits, config: DataConfig) -> str:
     digest.update(f"{config.tokenizer} {config.vocab_size if config.tokenizer == 'bpe' else BYTES}".encode())
     for name, part in zip(SPLITS, splits, strict=True):
         for document in part:
-            digest.update(f"\0{name}\0{document.name}\0{len(document.content)}\0".encode())
+            digest.update(b"\0".join((b"", name.encode(), name_bytes(document.name), b"%d" % len(document.content), b"")))
             digest.update(document.content)
     return digest.hexdigest()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -16,6 +18,7 @@ from synaptune.errors import mistake
 
 _BUILDERS = {"arrow", "csv", "json", "parquet", "text"}  # names that read the local files of data.path
 _PATIENCE = 5.0  # s; longer than a slow handshake, shorter than the library's own series of retries
+_log = logging.getLogger(__name__)
 SEPARATOR = b"\0"  # between the rows of a dataset and between documents; text holds none
 
 
@@ -33,15 +36,18 @@ def hub_splits(config: DataConfig) -> Splits:
 
 def _document(config: DataConfig, split: str, max_bytes: int) -> Document:
     """The text column of one split, up to `max_bytes`, rows separated by a zero byte."""
-    rows = _load(config, split)
-    columns = list(rows.column_names or []) or list(next(iter(rows), {}))
-    if config.column not in columns:
-        raise mistake(
-            got=f"data.column={config.column}",
-            expected=f"a column of {config.name}: {', '.join(columns) or 'none, it is empty'}",
-            do="choose one with data.column=NAME",
-        )
-    content = _join(rows.select_columns([config.column]), config.column, max_bytes)
+    with _explained(config, split) as datasets:  # reading too: a stream finds what is wrong with a row when it comes to it
+        rows = _load(datasets, config, split)
+        columns = list(rows.column_names or []) or list(next(iter(rows), {}))
+        if config.column not in columns:
+            raise mistake(
+                got=f"data.column={config.column}",
+                expected=f"a column of {config.name}: {', '.join(columns) or 'none, it is empty'}",
+                do="choose one with data.column=NAME",
+            )
+        content, cut = _join(rows.select_columns([config.column]), config.column, max_bytes)
+    if cut:
+        _log.warning("read the first %d bytes of %s [%s]; raise data.max_bytes to read more", len(content), config.name, split)
     if not content:
         raise mistake(
             got=f"no text in column {config.column} of {config.name} [{split}]",
@@ -51,11 +57,14 @@ def _document(config: DataConfig, split: str, max_bytes: int) -> Document:
     return Document(split, content)
 
 
-def _join(rows: Iterable[dict[str, Any]], column: str, max_bytes: int) -> bytes:
-    """Rows of text as one byte string of at most `max_bytes`, whole characters, empty rows left out."""
+def _join(rows: Iterable[dict[str, Any]], column: str, max_bytes: int) -> tuple[bytes, bool]:
+    """Rows of text as one byte string of at most `max_bytes`, whole characters, empty rows left out; and whether there was more."""
     parts: list[bytes] = []
-    room = max_bytes
+    room, more = max_bytes, False
     for row in rows:
+        if room <= 0:
+            more = True
+            break
         text = row[column] if row[column] is not None else ""  # a missing value is an empty row
         if not isinstance(text, str):
             raise mistake(
@@ -64,13 +73,13 @@ def _join(rows: Iterable[dict[str, Any]], column: str, max_bytes: int) -> bytes:
         if part := text.replace("\0", "").encode():
             parts.append(part)
             room -= len(part) + len(SEPARATOR)
-        if room <= 0:
-            break
-    return SEPARATOR.join(parts)[:max_bytes].decode(errors="ignore").encode()
+    whole = SEPARATOR.join(parts)
+    return whole[:max_bytes].decode(errors="ignore").encode(), more or len(whole) > max_bytes
 
 
-def _load(config: DataConfig, split: str) -> Any:
-    """The rows of one split. Raises UserError with the library's own reason when it cannot give them."""
+@contextlib.contextmanager
+def _explained(config: DataConfig, split: str) -> Iterator[Any]:
+    """The `datasets` library. Raises UserError with the library's own reason when it cannot give the rows."""
     try:
         import datasets
         import datasets.config
@@ -79,25 +88,30 @@ def _load(config: DataConfig, split: str) -> Any:
         raise mistake(
             got="data=hub without the `datasets` library", expected="the optional extra `hub`", do="pip install 'synaptune[hub]'"
         ) from error
-    name = str(config.name)
     datasets.disable_progress_bars()
     try:
-        if (Path(name) / "state.json").exists() or (Path(name) / "dataset_dict.json").exists():
-            saved = datasets.load_from_disk(name)
-            return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
-        if name in _BUILDERS:
-            return datasets.load_dataset(name, data_files=_files(config), split=split, streaming=config.streaming)
-        if not Path(name).is_dir():
-            _go_offline_if_unreachable(datasets)
-        return datasets.load_dataset(name, config.subset, split=split, streaming=config.streaming)
+        yield datasets
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         offline = " (offline: the hub was not asked)" if datasets.config.HF_HUB_OFFLINE else ""
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise mistake(
-            got=f"dataset {name} [{split}]{offline}: {reason}",
+            got=f"dataset {config.name} [{split}]{offline}: {reason}",
             expected="a dataset that the hub has or the cache holds, a folder of save_to_disk, or json, csv, parquet, text with data.path",
             do="check data.name, data.subset, data.split and the network, or use data=text",
         ) from error
+
+
+def _load(datasets: Any, config: DataConfig, split: str) -> Any:
+    """The rows of one split."""
+    name = str(config.name)
+    if (Path(name) / "state.json").exists() or (Path(name) / "dataset_dict.json").exists():
+        saved = datasets.load_from_disk(name)
+        return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+    if name in _BUILDERS:
+        return datasets.load_dataset(name, data_files=_files(config), split=split, streaming=config.streaming)
+    if not Path(name).is_dir():
+        _go_offline_if_unreachable(datasets)
+    return datasets.load_dataset(name, config.subset, split=split, streaming=config.streaming)
 
 
 def _files(config: DataConfig) -> list[str]:

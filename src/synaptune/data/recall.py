@@ -53,7 +53,7 @@ def recall_rows(
 
 def _distances(config: DataConfig, *, rows: int, context: int, random: np.random.Generator) -> np.ndarray:
     """Distances of the queries from the end of the last pair [token]: distinct in a row, density 1 / distance; (rows, queries)."""
-    far = config.recall_far or context - 2 * config.recall_pairs
+    far = context - 2 * config.recall_pairs if config.recall_far is None else config.recall_far
     distance = np.arange(config.recall_near, far + 1)
     # The first of exponential clocks with rates 1 / distance: a weighted draw without replacement (Efraimidis and Spirakis 2006).
     clocks = random.standard_exponential((rows, len(distance))) * distance

@@ -121,9 +121,14 @@ def _gather(readers: Mapping[str, Reader], max_bytes: int) -> list[Document]:
     return documents
 
 
+def name_bytes(name: str) -> bytes:
+    """A document's name as the file system has it, which need not be UTF-8."""
+    return name.encode("utf-8", "surrogateescape")
+
+
 def _hash(name: str) -> int:
     """64 bits of the name, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(name_bytes(name)).digest()[:8], "big")
 
 
 def _read(path: Path, max_bytes: int) -> bytes | None:
