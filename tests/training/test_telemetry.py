@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-from synaptune.training import wandb_runs
+from synaptune.errors import UserError
+from synaptune.training import trainer, wandb_runs
 from synaptune.training.config import LoggerConfig
 from synaptune.training.progress import progress_view
 from synaptune.training.telemetry import CsvWriter, Telemetry
@@ -76,6 +77,19 @@ def test_a_dead_network_means_offline_at_once_and_is_said_once(tmp_path, monkeyp
             assert list((tmp_path / name / "wandb").glob("offline-run-*"))
         assert time.monotonic() - began < 20
     assert capfd.readouterr().err.count("wandb: offline") == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "mode"),
+    [("dryrun", "offline"), ("OFFLINE", "offline"), ("Disabled", "disabled"), ("run", "online"), ("online", "online"), ("", "online"),
+     ("no such mode", "offline")],
+)  # fmt: skip
+def test_the_mode_that_the_environment_asks_for_is_wandbs_own(monkeypatch, capsys, asked, mode):
+    monkeypatch.setenv("WANDB_MODE", asked)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(wandb_runs, "server_answers", wandb_runs.functools.cache(lambda: True))
+    assert wandb_runs._mode("auto") == mode
+    assert ("WANDB_MODE=no such mode" in capsys.readouterr().err) == (asked == "no such mode")
 
 
 @needs_wandb
@@ -144,6 +158,18 @@ def test_a_pipe_gets_a_line_for_each_validation(capsys):
     view.close()
     assert capsys.readouterr().out.startswith("step  5/10  train 2.0000  100 tokens/s  val 1.5000 nats/token")
     assert type(progress_view("auto", 10, 0, in_search=True)).__name__ == "Silent"
+
+
+def test_no_bar_is_left_behind_when_a_destination_of_the_figures_fails(run, small, tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise UserError("no wandb")
+
+    opened: list[str] = []
+    monkeypatch.setattr(trainer, "Telemetry", refused)
+    monkeypatch.setattr(trainer, "progress_view", lambda *_, **__: opened.append("a bar"))
+    with pytest.raises(UserError, match="no wandb"):
+        run(small, tmp_path)
+    assert not opened
 
 
 def test_the_bar_opens_and_closes_twice(capsys):

@@ -16,11 +16,13 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from synaptune.data.recall import IGNORED
 from synaptune.errors import mistake
 from synaptune.model.config import ModelConfig
 from synaptune.model.feedforward import mix_experts
 from synaptune.model.gpt import GPT, Activity
 from synaptune.synapse.circuit import SynapseParams
+from synaptune.training.optim.adamw import MOMENT_RATES
 
 
 class _Advance(nn.Module):
@@ -55,14 +57,14 @@ class Population:
         names = {id(p): name for name, p in self.model.named_parameters()}
         groups = self.model.decay_groups(weight_decay)
         stacked = [group | {"params": [self.params[names[id(p)]] for p in group["params"]]} for group in groups]
-        self.optimizer = torch.optim.AdamW(stacked, lr=learning_rate, betas=(0.9, 0.95))
+        self.optimizer = torch.optim.AdamW(stacked, lr=learning_rate, betas=MOMENT_RATES)
 
     def step(self, tokens: Tensor, targets: Tensor, number: int, noise: torch.Generator | None = None, clip: float = 1.0) -> Tensor:
         """One optimizer step (counted from 1) on shared tokens and targets (batch, token) -> loss of each candidate (K,) [nat/token]."""
 
         def loss(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Activity]]:
             out = functional_call(self.model, (params, buffers), (tokens, noise))
-            value = F.cross_entropy(out.logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+            value = F.cross_entropy(out.logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
             return value + out.balance, (value, out.activity)
 
         leaves = {name: p.detach() for name, p in self.params.items()}

@@ -54,8 +54,9 @@ def fit(job: Job) -> Fitted:
     earlier = state.train_seconds + state.evaluation_seconds
     if job.training.compile:
         job.model.compile()
-    view = progress_view(job.logger.progress, job.training.steps, state.step, in_search=job.in_search)
     telemetry = Telemetry(job.logger, job.run_dir, name=job.name, record=job.record, resumed_from=state.step)
+    # Last: a bar that nobody closes keeps the terminal.
+    view = progress_view(job.logger.progress, job.training.steps, state.step, in_search=job.in_search)
     exit_code, pruned = 1, False
     try:
         module = TrainingModule(job, state, telemetry, view, content["optimizer"] if content else None)

@@ -29,6 +29,7 @@ UPLOAD_SECONDS = 60.0
 MARGIN_SECONDS = 10.0  # for a client that does not keep to that
 OPEN = "open"  # a file in the folder of a run that has not ended, or whose upload has not; a kill leaves it behind
 IDENTITY = "identity"  # the note of a study that tells it from another of its name
+_MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}  # WANDB_MODE
 _LONGEST_TAG = 64
 _LONGEST_NAME = 64  # of a study within an id, which may have 128 characters
 
@@ -156,8 +157,11 @@ def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[
 
 
 def _mode(wanted: str) -> str:
-    """`online`, `offline` or `disabled` for this run."""
-    wanted = os.environ.get("WANDB_MODE", wanted) if wanted == "auto" else wanted
+    """`online`, `offline` or `disabled` for this run; a WANDB_MODE that is none of W&B's sends nothing."""
+    asked = os.environ.get("WANDB_MODE", "").strip().lower() if wanted == "auto" else ""
+    if asked and asked not in _MODES:
+        _go_offline(f"WANDB_MODE={asked}, expected one of {', '.join(_MODES)}")
+    wanted = _MODES.get(asked, "offline") if asked else wanted
     if wanted in ("disabled", "offline"):
         return wanted
     if _broken is not None:
