@@ -65,6 +65,15 @@ def test_a_study_gives_a_space_in_its_folder(run, tmp_path, capsys):
     assert 0.0 <= space["ranges"]["x"]["low"] < 3.0 < space["ranges"]["x"]["high"] < 9.0
 
 
+def test_a_study_with_dots_in_its_name_keeps_them(run, tmp_path):
+    made = TrialManager("lr.v2", n_trials=20, sampler="random", progress=False)
+    made.optimize(lambda p: (p["x"] - 3.0) ** 2, {"x": ("uniform", 0.0, 10.0)})
+    run("lr.v2", "--quantile", "0.25")
+    folder = tmp_path / "outputs/studies/lr.v2"
+    assert yaml.safe_load((folder / "lr.v2-refined.yaml").read_text())["name"] == "lr.v2-refined"
+    assert (folder / "lr.v2-refined.md").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -49,11 +49,12 @@ def _refine(options: argparse.Namespace) -> None:
     wanted = Wanted(options.metric, options.maximize, _listed(options.parameters), _renaming(options.rename))
     path = Path(options.study)
     if options.storage is None and path.suffix.lower() == ".csv":
-        runs, beside = of_csv(path, wanted), path.parent
+        runs, beside, source = of_csv(path, wanted), path.parent, path.stem
     else:
         runs = of_study(find_study(options.study, options.storage), wanted)
         beside = study_folder(options.study) if options.storage is None else Path()
-    name = options.name or (f"{path.stem}-refined" if options.out is None else options.out.stem)
+        source = path.name or path.resolve().name  # whole: a study's name may have dots
+    name = options.name or (f"{source}-refined" if options.out is None else options.out.stem)
     out: Path = options.out or beside / f"{name}.yaml"
     reasons = out.with_suffix(".md")
     _check_out(out, reasons)
