@@ -55,6 +55,15 @@ def test_the_report_has_words_and_panels_phase_by_phase():
         assert phase in kind["value"]
 
 
+def test_a_panel_is_called_after_what_it_shows_also_under_another_objective():
+    evidence = evidence_maker.rich(count=20)
+    evidence = replace(evidence, provenance={"configuration": {"objective.name": "composite"}})
+    panels = blocks(specification(build(evidence, project="project")), "panel-grid")[0]["metadata"]["panelBankSectionConfig"]["panels"]
+    shown = [json.dumps(panel["config"]) for panel in panels]
+    assert any("Validation loss over generations" in config for config in shown)
+    assert not any("objective" in config.lower() and "val_loss" in config for config in shown)
+
+
 def test_the_panels_of_the_search_speak_of_its_parameters_by_the_names_their_runs_have():
     evidence = evidence_maker.rich()
     grid = blocks(specification(build(evidence, project="project")), "panel-grid")[0]["metadata"]

@@ -6,10 +6,14 @@ import statistics
 
 import pytest
 from evidence_maker import BEGAN, comparison, rich, single, unfinished
+from rich.console import Console
 
 from synaptune.analysis.results import Claim, Luck
 from synaptune.report import orders, tables
+from synaptune.report.figures import figure
 from synaptune.report.page import html, sections
+from synaptune.report.summary import summarise
+from synaptune.report.verdict import show_verdict
 from synaptune.report.words import advice, claimed, seeds_needed, verdict
 
 
@@ -48,6 +52,24 @@ def test_a_page_calls_the_baseline_the_start(whole):
     text = html(dataclasses.replace(whole, phase="joint"), drawn=[])
     assert "default" not in text.split("<body>")[1].split('id="provenance"')[0]
     assert "start" in [column.name for column in tables.parameters(whole).columns]
+
+
+def test_a_protocol_ends_with_the_start_against_the_tuned_values(whole, capsys):
+    claim = whole.claim
+    pairs = list(zip(claim.before, claim.after, strict=True))
+    summary = summarise("s", whole.trials, whole.best, pairs=pairs, defaults=whole.start, seconds=60.0)
+    show_verdict(summary, Console(width=200))
+    said = capsys.readouterr().out
+    assert summary["parameters"]["synapse.vesicles.tau_rrp"]["start"] == 40.0
+    assert "start" in said
+    assert "default" not in said
+
+
+def test_captions_say_no_more_of_the_importances_than_is_known(whole):
+    caption = figure("importance", whole).caption
+    assert "whole range" not in caption
+    assert "where the search went" in caption
+    assert "default" not in caption + figure("ablation", whole).caption
 
 
 def test_harmful_values_alone_are_no_lack_of_differences(whole):
