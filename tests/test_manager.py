@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -131,12 +132,29 @@ def test_importance_finds_the_parameter_that_matters(tmp_path):
         (("categorical", []), "no choices"),
         (("categorical", ["a", "b"], [1.0]), "1 weights for 2 choices"),
         ((), r"search_space x: \(\)"),
+        (3, r"search_space x: 3[\s\S]*to do"),
+        (None, r"search_space x: None[\s\S]*to do"),
+        ("uniform", r"search_space x: 'uniform'[\s\S]*to do"),
     ],
 )
 def test_a_space_that_cannot_be_is_refused(tmp_path, entry, said):
     with pytest.raises(UserError, match=said):
         manager(tmp_path).optimize(bowl, {"x": entry})
     assert not (tmp_path / "study.db").exists()
+
+
+def test_an_objective_that_no_worker_can_be_sent_is_refused_and_the_trials_are_still_told(tmp_path):
+    lock = threading.Lock()
+
+    def locked(params):
+        with lock:
+            return bowl(params)
+
+    made = manager(tmp_path, n_trials=4, workers=2)
+    with pytest.raises(UserError, match=r"cannot be sent to a worker[\s\S]*lock[\s\S]*to do: .*one worker"):
+        made.optimize(locked, SPACE)
+    manager(tmp_path, n_trials=4).optimize(locked, SPACE)
+    assert len(made.trials) == 4
 
 
 @pytest.mark.parametrize(

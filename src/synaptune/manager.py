@@ -116,15 +116,16 @@ class TrialManager:
             ledger = PhaseLedger(study, space, "search", {})
             earlier = [trial for trial in ledger.trials() if trial.state != "running"]
             called, steering = list(callbacks), Steering(self._pruner)
-            live = self._live = {trial.number: trial for trial in earlier}
+            live = {trial.number: trial for trial in earlier}
 
             def watch(trial: Trial, ended: int) -> None:
                 live[trial.number] = trial
                 for callback in called:
                     callback(self, trial)
 
-            workers = make_workers(self._workers, self._trial, Scored(objective), self._place.folder)
             show = Show(self._plan.budget, maximize=self.maximize, earlier=earlier, stop=steering.stop, logs=False)
+            workers = make_workers(self._workers, self._trial, Scored(objective), self._place.folder)
+            self._live = live
             try:
                 with opened(ledger, replace(VIEWER, progress=self._view), show) as listeners:
                     conduct([Job(ledger, engine, self._plan, steering, Company(listeners, watch=watch))], workers)
@@ -235,7 +236,7 @@ class Scored:
 
 def _dimension(name: str, entry: Sequence[Any]) -> Dimension:
     """A search_space entry as a dimension; raises UserError."""
-    match tuple(entry):
+    match tuple(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else ():
         case ("uniform", int() | float() as low, int() | float() as high):
             return Dimension(name, "lin", low, high)
         case ("log_uniform", int() | float() as low, int() | float() as high):
@@ -248,8 +249,8 @@ def _dimension(name: str, entry: Sequence[Any]) -> Dimension:
             return Dimension(name, "categorical", choices=tuple(choices))
         case ("categorical", list() | tuple() as choices, list() | tuple() as weights):
             return Dimension(name, "categorical", choices=tuple(choices), weights=tuple(weights))
-    kind = str(entry[0]) if entry else ""
-    near = "" if kind in KINDS or not entry else f" (closest: {nearest(kind, KINDS)})"
+    kind = str(entry[0]) if isinstance(entry, Sequence) and entry else ""
+    near = "" if kind in KINDS or not kind else f" (closest: {nearest(kind, KINDS)})"
     raise mistake(
         got=f"search_space {name}: {entry!r}",
         expected='("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) or ("categorical", [...][, weights])'

@@ -1,11 +1,15 @@
 """Workers that are real processes: killed, hung, out of memory, and what becomes of their trials."""
 
+import contextlib
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing.connection import Client
 from pathlib import Path
 
 import pytest
@@ -14,12 +18,12 @@ from synaptune.errors import UserError
 from synaptune.search.config import Home
 from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers import Engine
-from synaptune.search.pool import Pool
+from synaptune.search.pool import Pool, Ready
 from synaptune.search.reporting import report
 from synaptune.search.space import Dimension, Space
 from synaptune.search.spawners import Processes, Slurm
 from synaptune.search.state import StateFile
-from synaptune.search.trial import Result
+from synaptune.search.trial import Result, Trial
 from synaptune.search.workers import Inline, Lenient
 from synaptune.storage.study import PhaseLedger, Study
 
@@ -165,6 +169,82 @@ def test_workers_that_never_start_stop_the_search_with_the_cause(tmp_path):
 
     with pytest.raises(UserError, match="no_such_module_of_a_user"):
         drive(tmp_path, Unloadable(), count=1)
+
+
+class Elsewhere:
+    """Workers as threads of this process that come through a port."""
+
+    remote = True
+
+    def spawn(self, address, key, place):
+        threading.Thread(target=self._work, args=(address[1], key, place), daemon=True).start()
+        return self
+
+    def _work(self, port, key, place):
+        link = Client(("127.0.0.1", port), authkey=key)
+        link.send(place)
+        link.recv()
+        link.send(Ready())
+        with contextlib.suppress(OSError, EOFError):
+            while True:
+                link.send(bowl(link.recv()))
+
+    def dead(self):
+        return None
+
+    def kill(self):
+        pass
+
+    def close(self):
+        pass
+
+
+def one_trial(pool):
+    """The objective of a trial; null when its worker was not let in soon."""
+    ended = []
+
+    def run():
+        pool.start(Trial(0, 0, (0.5, 0.5), {"x": 1.0, "y": 1.0}))
+        ended.extend(pool.ended(lambda *_: False))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(15.0)
+    return ended[0].result.objective if ended else None
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\x04abcd", b"\xff" * 64])
+def test_strangers_at_the_door_keep_no_worker_out(said):
+    pool = Pool(bowl, Elsewhere(), 1)
+    strangers = [socket.create_connection(("127.0.0.1", pool._address[1])) for _ in range(3)]
+    for stranger in strangers:
+        stranger.sendall(said)
+    try:
+        assert one_trial(pool) == pytest.approx(4.01)
+    finally:
+        pool.close()
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_one_who_says_nothing_is_shown_out(monkeypatch):
+    monkeypatch.setattr("synaptune.search.pool._HANDSHAKE", 0.2)
+    pool = Pool(bowl, Elsewhere(), 1)
+    try:
+        with socket.create_connection(("127.0.0.1", pool._address[1]), timeout=30.0) as stranger:
+            while stranger.recv(1024):  # the pool's question, then the end
+                pass
+        assert one_trial(pool) == pytest.approx(4.01)
+    finally:
+        pool.close()
+
+
+def test_an_evaluation_that_cannot_be_sent_is_refused_and_lets_go_of_the_spawner():
+    spawner, lock, closed = Elsewhere(), threading.Lock(), []
+    spawner.close = lambda: closed.append(True)
+    with pytest.raises(UserError, match=r"cannot be sent to a worker[\s\S]*to do"):
+        Pool(lambda trial: lock, spawner, 1)
+    assert closed
 
 
 CONTROLLER = """

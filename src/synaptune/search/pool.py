@@ -18,7 +18,8 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, Listener, wait
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge, wait
 from typing import Any, NamedTuple, Protocol
 
 import cloudpickle
@@ -36,6 +37,7 @@ SILENCE = constant(
     meaning="silence after which a worker counts as dead",
     source="chosen: longer than any pause of a network",
 )
+_HANDSHAKE = 30.0  # s, after which who has connected and not said who it is has to go; a worker does so at once
 _DEATHS = 3  # of workers in a row before their first trial: what kills them is not a trial
 
 
@@ -107,28 +109,32 @@ class Pool:
     def __init__(self, evaluate: Evaluate, spawner: Spawner, count: int, timeout: float | None = None) -> None:
         """evaluate: anything cloudpickle takes; timeout: most seconds of a trial, whose worker ends with it."""
         self.count, self._spawner, self._timeout = count, spawner, timeout
-        self._payload = cloudpickle.dumps(evaluate)
+        self._payload = _payload(evaluate, spawner)
         self._key = os.urandom(32)
         self._places = [_Place(number) for number in range(count)]
-        self._listener, self._address = _listener(spawner.remote, self._key)
+        self._listener, self._address = _listener(spawner.remote)
         self._arrived: queue.SimpleQueue[tuple[int, Connection]] = queue.SimpleQueue()
         self._bell, self._ring = os.pipe()
+        self._door = threading.Lock()  # nothing is written to the pipe once it is closed: its number may be another file's by then
         self._open = True
         threading.Thread(target=self._receive, daemon=True).start()
 
     def _receive(self) -> None:
-        """Let workers in, until the pool is closed."""
-        import multiprocessing
-
+        """Take connections, until the pool is closed; each is asked who it is in a thread of its own, so that one that says nothing
+        keeps no worker out."""
         while self._open:
-            try:
-                connection = self._listener.accept()
-                place = connection.recv()
-            except (OSError, EOFError, multiprocessing.AuthenticationError):
-                continue  # a stranger, a worker that died at the door, or the end of the pool
+            with contextlib.suppress(OSError):  # the end of the pool
+                threading.Thread(target=self._admit, args=(self._listener.accept(),), daemon=True).start()
+
+    def _admit(self, connection: Connection) -> None:
+        """Let a worker in, and turn anyone else away."""
+        place = _greeted(connection, self._key)
+        with self._door:
+            if place is None or not self._open:
+                connection.close()
+                return
             self._arrived.put((place, connection))
-            with contextlib.suppress(OSError):
-                os.write(self._ring, b".")
+            os.write(self._ring, b".")
 
     def start(self, trial: Trial) -> None:
         """Give a trial to a free place, and the place a worker if it has none."""
@@ -262,7 +268,8 @@ class Pool:
         """End every worker."""
         if not self._open:
             return
-        self._open = False
+        with self._door:
+            self._open = False
         for place in self._places:
             self._dismiss(place)
         _knock(self._listener)
@@ -272,14 +279,49 @@ class Pool:
         os.close(self._bell)
 
 
-def _listener(remote: bool, key: bytes) -> tuple[Listener, Any]:
+def _payload(evaluate: Evaluate, spawner: Spawner) -> bytes:
+    """An evaluation as it is sent to workers; raises UserError for one that cannot be, and lets go of the spawner."""
+    try:
+        return cloudpickle.dumps(evaluate)
+    except Exception as error:  # pickling runs whatever the evaluation is made of
+        spawner.close()
+        raise mistake(
+            got=f"an evaluation that cannot be sent to a worker ({type(error).__name__}: {str(error).strip()})",
+            expected="a function that uses only what can be pickled",
+            do="open files, locks and connections inside the function, or run one trial at a time in this process (one worker)",
+        ) from error
+
+
+def _listener(remote: bool) -> tuple[Listener, Any]:
     """Where workers connect, and its address: a socket file here, or a port of this host for workers elsewhere."""
     if remote:
-        listener = Listener(("0.0.0.0", 0), authkey=key)
+        listener = Listener(("0.0.0.0", 0))
         port = listener.address[1]
         return listener, (socket.gethostname(), port)
-    listener = Listener(family="AF_UNIX", authkey=key)
+    listener = Listener(family="AF_UNIX")
     return listener, listener.address
+
+
+def _greeted(connection: Connection, key: bytes) -> int | None:
+    """The place of the worker at the other end, which knows the key as we do; null for a stranger, a worker that died at the door,
+    and one that takes longer than _HANDSHAKE."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as line:
+        limit = threading.Timer(_HANDSHAKE, _hang_up, (line,))
+        limit.daemon = True
+        limit.start()
+        try:
+            deliver_challenge(connection, key)
+            answer_challenge(connection, key)
+            return connection.recv()
+        except (OSError, EOFError, AuthenticationError, AssertionError):  # the last: an answer that is none
+            return None
+        finally:
+            limit.cancel()
+
+
+def _hang_up(line: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def _knock(listener: Listener) -> None:
