@@ -49,6 +49,17 @@ def test_numbers_rise_with_their_coordinate(dimension, one, other):
         assert dimension.value(low) <= dimension.value(high)
 
 
+@pytest.mark.parametrize("scale", ["lin", "log"])
+@pytest.mark.parametrize("integer", [True, False])
+def test_an_unrounded_number_undoes_the_coordinate_and_stays_in_the_range(scale, integer):
+    dimension = Dimension("n", scale, 1.0, 8.0, integer=integer)
+    for number in (1, 3, 8):
+        assert dimension.unrounded(dimension.unit(number)) == pytest.approx(number)
+    assert (dimension.unrounded(0.0), dimension.unrounded(1.0)) == pytest.approx((1.0, 8.0))
+    between = dimension.unrounded((dimension.unit(3) + dimension.unit(4)) / 2.0)
+    assert 3.0 < between < 4.0
+
+
 def test_every_integer_and_every_choice_owns_an_equal_bin():
     steps = [(index + 0.5) / 60 for index in range(60)]
     assert [Dimension("x", "lin", 1, 6, integer=True).value(u) for u in steps] == [1 + index // 10 for index in range(60)]

@@ -29,7 +29,8 @@ _TRIM = 0.98  # of the losses: beyond it a diverging run would rule the line
 
 
 def profiles(space: Space, units: Sequence[Sequence[float]], losses: Sequence[float | None]) -> list[Profile]:
-    """The profile of every parameter that is a number; units, losses: of the trials of the search, in their order."""
+    """The profile of every parameter that is a number; units, losses: of the trials of the search, in their order;
+    a loss is null unless its trial is complete."""
     import numpy as np
 
     complete = [place for place, loss in enumerate(losses) if loss is not None]
@@ -50,20 +51,13 @@ def profiles(space: Space, units: Sequence[Sequence[float]], losses: Sequence[fl
                 dimension.scale == "log",
                 [float(dimension.value(unit)) for unit in points[:, place]],
                 loss.tolist(),
-                [_value(dimension, unit) for unit in knots],
+                [dimension.unrounded(unit) for unit in knots],  # an integer between its values: a line has no steps
                 line.tolist(),
                 (line - half).tolist(),
                 (line + half).tolist(),
             )
         )
     return found
-
-
-def _value(dimension: Any, unit: float) -> float:
-    """The value at a coordinate, of an integer without rounding: a line has no steps."""
-    from dataclasses import replace
-
-    return float(replace(dimension, integer=False).value(unit))
 
 
 def _smooth(u: NDArray[Any], loss: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

@@ -117,14 +117,21 @@ class Dimension:
             if self.weights:
                 return self.choices[min(bisect.bisect_right(self._shares(), unit), len(self.choices)) - 1]
             return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
-        lower, upper = self._edges()
-        if self.scale == "lin":
-            number = lower + unit * (upper - lower)  # eq. (1)
-        else:
-            number = math.exp(math.log(lower) + unit * (math.log(upper) - math.log(lower)))  # eq. (2)
+        number = self._number(unit)
         if self.integer:
             return int(min(max(math.floor(number + 0.5), self.low), self.high))  # eq. (3)
         return min(max(float(f"{number:.{DIGITS}g}"), self.low), self.high)
+
+    def unrounded(self, unit: float) -> float:
+        """The number at a unit coordinate (clipped to [0, 1]) within the range, of an integer between its values: `unit` undone."""
+        return min(max(self._number(min(max(float(unit), 0.0), 1.0)), self.low), self.high)
+
+    def _number(self, unit: float) -> float:
+        """Eqs. (1) and (2) over the edges."""
+        lower, upper = self._edges()
+        if self.scale == "lin":
+            return lower + unit * (upper - lower)  # eq. (1)
+        return math.exp(math.log(lower) + unit * (math.log(upper) - math.log(lower)))  # eq. (2)
 
     def unit(self, value: Value) -> float:
         """The unit coordinate of a value, clipped to the range; raises UserError for a choice that is none."""
