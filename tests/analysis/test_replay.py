@@ -57,6 +57,35 @@ def test_points_of_another_optimizer_are_noticed(tmp_path):
     assert 0 < len(replayed.batches) < 40 / len(replayed.batches[0].members)
 
 
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"flag": ("categorical", [False, True]), "few": ("int", 1, 4), "rate": ("log_uniform", 1e-5, 0.3)},
+        {"odd": ("uniform", 0.0, 1.0 / 3.0), "wide": ("log_uniform", 1e-7, 0.7), "three": ("categorical", ["a", "b", "c"])},
+    ],
+)
+def test_a_search_that_began_in_the_middle_is_replayed_from_there(tmp_path, space):
+    """Neither a choice nor a rounded number lies at the coordinate that it stands for."""
+    record = searched(tmp_path / "middle", lambda p: sum(float(len(str(value))) for value in p.values()), space, trials=30)
+    assert record.spaces["search"].start() == record.searched[0].unit == (0.5, 0.5, 0.5)
+    replayed = replay(record)
+    assert replayed.note == ""
+    assert sum(len(batch.members) for batch in replayed.batches) == 30
+
+
+def test_a_search_that_is_under_way_is_replayed_up_to_its_first_running_trial(tmp_path):
+    """With several workers later trials of a generation end before earlier ones."""
+    record = searched(tmp_path / "bowl", bowl, SPACE, trials=40)
+    size = len(replay(record).batches[0].members)
+    for behind in (0, 2):
+        late = 3 * size + behind
+        begun = [replace(trial, state="running", objective=None) if trial.index == late else trial for trial in record.trials]
+        replayed = replay(replace(record, trials=[trial for trial in begun if trial.index < 4 * size]))
+        assert replayed.note == ""
+        assert len(replayed.diagnostics) == 3
+        assert sum(len(batch.members) for batch in replayed.batches) == late
+
+
 @pytest.mark.parametrize(("sampler", "known"), [("random", True), ("qmc", False)])
 def test_only_known_distributions_are_replayed(tmp_path, sampler, known):
     replayed = replay(searched(tmp_path / sampler, bowl, SPACE, trials=16, sampler=sampler))

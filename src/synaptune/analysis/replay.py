@@ -80,7 +80,11 @@ def _evolution(engine: Engine, space: Space, trials: Sequence[Trial], losses: Se
     batches: list[Batch] = []
     diagnostics: list[Diagnostics] = []
     for at in range(0, len(trials), size):
-        members, told = trials[at : at + size], losses[at : at + size]
+        # A point that is still running is not among the trials: what follows it cannot be told yet.
+        whole = next((place for place, trial in enumerate(trials[at : at + size]) if trial.index != at + place), size)
+        members, told = trials[at : at + whole], losses[at : at + whole]
+        if not members:
+            break
         mean, covariance = optimizer.distribution()
         samples = np.array([optimizer.draw()[:count] for _ in members])
         units = np.array([trial.unit for trial in members])
@@ -90,7 +94,7 @@ def _evolution(engine: Engine, space: Space, trials: Sequence[Trial], losses: Se
         if not np.array_equal(folded, units):
             return Replay(batches, diagnostics, f"generation {at // size} is not what this version of cma would draw")
         batches.append(Batch(members, told, samples, mean, covariance))
-        if len(members) < size or any(trial.index != at + place for place, trial in enumerate(members)):
+        if len(members) < size:
             break
         optimizer.tell([Told(trial.unit, loss) for trial, loss in zip(members, told, strict=True)])
         found = optimizer.diagnostics()

@@ -19,9 +19,9 @@ from synaptune.storage.faults import check_readable, worded
 from synaptune.storage.records import in_phase, read_all
 
 ROOT = Path("outputs/studies")
-SEARCH, BASELINE, VALIDATION, ABLATION = "search", "baseline", "validation", "ablation"
+SEARCH, BASELINE, VALIDATION, ABLATION, REFERENCE = "search", "baseline", "validation", "ablation", "reference"
 # Phases of a protocol that make runs and search nothing.
-_NO_SEARCH = ("sanity", BASELINE, VALIDATION, ABLATION, "reference", "incumbents", "transfer")
+_NO_SEARCH = ("sanity", BASELINE, VALIDATION, ABLATION, REFERENCE, "incumbents", "transfer")
 _SHOWN_NAMES = 10
 
 
@@ -67,8 +67,12 @@ class Record:
         return None if stored is None else Engine(**stored)
 
     def loss(self, trial: Trial) -> float | None:
-        """What the search minimised; null for a failed or running trial."""
+        """What the search was told, of a pruned trial its estimate; null for a failed or running trial."""
         return loss_of(trial, self.maximize)
+
+    def achieved(self, trial: Trial) -> float | None:
+        """What a trial reached, less is better; null unless complete: an estimate is no result."""
+        return self.loss(trial) if trial.state == "complete" else None
 
 
 def is_search(phase: str) -> bool:
@@ -178,13 +182,13 @@ def _spaces(trials: Sequence[Trial], distributions: Mapping[int, Mapping[str, st
     for trial in sorted(trials, key=lambda trial: trial.index):
         phase = trial.facts.get(schema.PHASE, SEARCH)
         if phase not in spaces and trial.values:
-            stored = distributions[trial.number]
-            spaces[phase] = Space(
-                tuple(
-                    _dimension(name, json.loads(stored[name]), start=value, described=str(configuration.get(f"{schema.RANGE}{name}", "")))
-                    for name, value in trial.values.items()
-                )
-            )
+            stored, dimensions = distributions[trial.number], []
+            for (name, value), unit in zip(trial.values.items(), trial.unit, strict=True):
+                # The middle is where a dimension without a start begins; the coordinate of its rounded value would be another.
+                start = None if unit == 0.5 else value
+                described = str(configuration.get(f"{schema.RANGE}{name}", ""))
+                dimensions.append(_dimension(name, json.loads(stored[name]), start=start, described=described))
+            spaces[phase] = Space(tuple(dimensions))
     return spaces
 
 
