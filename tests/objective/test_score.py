@@ -141,6 +141,27 @@ def test_the_score_of_pareto_orders_dominated_runs_and_follows_its_weights():
     assert score(PARETO, fast) > 0.0 > score(indifferent, fast)
 
 
+def test_an_axis_of_weight_zero_is_none():
+    """The largest weighted change would else never fall below 0, and the axis would have to be measured all the same."""
+    quality = replace(PARETO, axes=ParetoAxes(tokens_per_second=0.0))
+    better = DEFAULTS | {"val_perplexity": 9.0, "val_recall_accuracy": 0.6}
+    assert len(vector(quality, better)) == 2
+    assert score(quality, better) < 0.0
+    unmeasured = {name: value for name, value in DEFAULTS.items() if name != "tokens_per_second"}
+    assert score(quality, unmeasured) == 0.0
+    with pytest.raises(UserError, match="take the weight of tokens_per_second away"):
+        score(PARETO, unmeasured)
+
+
+@pytest.mark.parametrize(
+    "config", [replace(PARETO, axes=ParetoAxes(0.0, 1.0, 0.0)), replace(COMPOSITE, weights=CompositeWeights(0.0, 1.0, 0.0, 0.0, 0.0))]
+)
+def test_an_objective_of_nothing_that_is_measured_is_refused(config):
+    text = {name: value for name, value in DEFAULTS.items() if name != "val_recall_accuracy"}
+    with pytest.raises(UserError, match="val_recall_accuracy, which neither"):
+        score(with_baseline(config, text), text)
+
+
 def test_pareto_without_recall_rows_has_two_axes():
     text = {name: value for name, value in DEFAULTS.items() if name != "val_recall_accuracy"}
     config = with_baseline(PARETO, text)

@@ -45,7 +45,7 @@ class CompositeWeights:
 
 @dataclass(frozen=True)
 class ParetoAxes:
-    """Weights of the axes of eq. (3), by metric; the front itself does not know them."""
+    """Weights of the axes of eq. (3), by metric; the front knows only which are above 0: an axis of weight 0 is none."""
 
     val_perplexity: float = 1.0
     val_recall_accuracy: float = 1.0
@@ -142,7 +142,12 @@ def check_ready(config: ObjectiveConfig, metrics: Collection[str], generation: i
             "'objective.baseline={val_perplexity: 9.7, ...}'",
         )
     wanted = _axes(config) if kind == "pareto" else _weights(config)
-    list(measured(wanted, dict.fromkeys(metrics, 0.0), known))
+    if not list(measured(wanted, dict.fromkeys(metrics, 0.0), known)):
+        raise mistake(
+            got=f"objective={config.name} over {', '.join(wanted)}, which neither the run nor the baseline has",
+            expected="a weight above 0 for a metric that there is",
+            do="set objective.weights, or objective.axes of pareto",
+        )
 
 
 def score(config: ObjectiveConfig, metrics: Mapping[str, float], generation: int = 0) -> float:
@@ -152,7 +157,7 @@ def score(config: ObjectiveConfig, metrics: Mapping[str, float], generation: int
         return metrics["val_loss"]
     check_ready(config, metrics, generation)
     if kind == "pareto":
-        return achievement(vector(config, metrics), [_axes(config)[name] for name in _axes(config) if name in metrics])
+        return achievement(vector(config, metrics), [weight for name, weight in _axes(config).items() if name in metrics])
     weights = _weights(config)
     terms = measured(weights, metrics, config.baseline.known)
     return sum(weights[entry.metric] * entry.share(value, base) for entry, value, base in terms)
@@ -169,7 +174,8 @@ def _weights(config: ObjectiveConfig) -> dict[str, float]:
 
 
 def _axes(config: ObjectiveConfig) -> dict[str, float]:
-    return vars(config.axes)
+    """The weights of eq. (3) above 0, by metric."""
+    return {metric: weight for metric, weight in vars(config.axes).items() if weight > 0.0}
 
 
 def rescored(config: ObjectiveConfig, metrics: Sequence[Mapping[str, float] | None], generation: int) -> list[float | None]:
