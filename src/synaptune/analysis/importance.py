@@ -2,11 +2,14 @@
 
 fANOVA (Hutter, Hoos and Leyton-Brown 2014) shares out the variance of a random forest over the whole space; PED-ANOVA
 (Watanabe et al. 2023, arXiv:2304.10255) asks which parameters tell the best tenth from the rest. Both are Optuna's. Both see the
-points where the search went, which is not everywhere: they rank, the ablation measures.
+points where the search went, which is not everywhere: they rank, the ablation measures. A loss that is farther above the median than
+_FAR times the best is below it counts as if it were there: a user's penalty of 1e200 would be all the variance there is.
 """
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 
 from synaptune.analysis.results import Importance
@@ -21,11 +24,12 @@ MOST = int(
     )
 )
 _LEAST = 4  # complete trials that a surrogate needs
+_FAR = 10.0  # distances of the best from the median
 
 
 def importances(record: Record, space: Space, trials: Sequence[Trial], *, seed: int = 0) -> list[Importance]:
     """Both shares of each parameter, in the space's order; null where a surrogate has nothing to say. seed: of the forest."""
-    complete = [trial for trial in trials if trial.objective is not None]
+    complete = [trial for trial in trials if record.achieved(trial) is not None]
     complete = complete[:: -(-len(complete) // MOST)] if complete else []  # evenly over the search: early and late points alike
     if len(complete) < _LEAST or len({trial.objective for trial in complete}) < 2:
         return [Importance(name, None, None) for name in space.names]
@@ -35,12 +39,13 @@ def importances(record: Record, space: Space, trials: Sequence[Trial], *, seed: 
     from synaptune.storage.records import distribution_of
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    losses = _clipped([record.achieved(trial) or 0.0 for trial in complete])
     distributions = {dimension.name: distribution_of(dimension) for dimension in space.dimensions}
-    study = optuna.create_study(direction="maximize" if record.maximize else "minimize")
+    study = optuna.create_study()
     study.add_trials(
         [
-            optuna.trial.create_trial(params=dict(trial.values), distributions=distributions, value=trial.objective)  # type: ignore[arg-type]
-            for trial in complete
+            optuna.trial.create_trial(params=dict(trial.values), distributions=distributions, value=loss)  # type: ignore[arg-type]
+            for trial, loss in zip(complete, losses, strict=True)
         ]
     )
     # Parameters that never vary have no share, and the surrogates refuse them.
@@ -49,7 +54,14 @@ def importances(record: Record, space: Space, trials: Sequence[Trial], *, seed: 
     for evaluator in (FanovaImportanceEvaluator(seed=seed), PedAnovaImportanceEvaluator(evaluate_on_local=False)):
         try:
             shares.append(get_param_importances(study, evaluator=evaluator, params=varying))
-        except (RuntimeError, ValueError):  # all losses alike to it
+        except (RuntimeError, ValueError, AssertionError):  # all losses alike to it, or too large for its sums of squares
             shares.append({})
-    fanova, ped = ({name: float(share) for name, share in found.items()} for found in shares)
+    fanova, ped = ({name: float(share) for name, share in found.items() if math.isfinite(share)} for found in shares)
     return [Importance(name, fanova.get(name), ped.get(name)) for name in space.names]
+
+
+def _clipped(losses: Sequence[float]) -> list[float]:
+    """Losses without what lies far above all others; as they are where more than half are alike."""
+    middle = statistics.median(losses)
+    end = middle + _FAR * (middle - min(losses))
+    return [min(loss, end) for loss in losses] if end > middle else list(losses)

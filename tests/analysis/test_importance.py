@@ -1,0 +1,35 @@
+"""Shares where a loss is so large that nothing else would count, or that the surrogates break."""
+
+import math
+import sys
+
+import pytest
+from searched import searched
+
+from synaptune.analysis.importance import importances
+
+NAMES = ("much", "little")
+
+
+def penalised(penalty, direction):
+    sign = -1.0 if direction == "maximize" else 1.0
+    return lambda p: sign * (penalty if p["little"] > 0.9 else 1.0 + 3.0 * p["much"] + 0.1 * p["little"])
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("penalty", [1e9, 1e200, sys.float_info.max])
+def test_a_huge_penalty_leaves_the_other_parameter_its_share(tmp_path, penalty, direction):
+    record = searched(tmp_path / "huge", penalised(penalty, direction), NAMES, trials=100, sampler="random", direction=direction)
+    found = {entry.name: entry for entry in importances(record, record.spaces["search"], record.searched)}
+    assert sum(entry.fanova for entry in found.values()) == pytest.approx(1.0)
+    assert found["much"].fanova > 0.01
+    assert all(math.isfinite(entry.ped_anova) for entry in found.values())
+
+
+def test_losses_that_no_surrogate_can_take_have_no_shares(tmp_path):
+    def mostly(p):
+        return sys.float_info.max * (0.5 + 0.5 * p["much"]) if p["little"] > 0.2 else -sys.float_info.max * p["much"]
+
+    record = searched(tmp_path / "most", mostly, NAMES, trials=40, sampler="random")
+    found = importances(record, record.spaces["search"], record.searched)
+    assert all(share is None or math.isfinite(share) for entry in found for share in (entry.fanova, entry.ped_anova))
