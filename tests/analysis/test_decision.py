@@ -55,3 +55,8 @@ def test_what_cannot_be_compared_is_refused(before, after):
 )
 def test_the_decision_follows_the_rule(mean, low, gini, word):
     assert decide(Improvement(mean, low, 2 * mean - low), gini).word == word
+
+
+@pytest.mark.parametrize(("mean", "why"), [(-3.7, "perplexity worsened by 3.7 %"), (3.7, "perplexity improved by 3.7 %, below 5 %")])
+def test_a_loss_is_worded_as_one(mean, why):
+    assert decide(Improvement(mean, mean - 1.0, mean + 1.0), None).why == why

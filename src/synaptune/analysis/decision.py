@@ -28,7 +28,8 @@ def decide(improvement: Improvement, gini_gain: float | None) -> Decision:
     """
     mean = improvement.mean
     if mean < CONSIDER:
-        return Decision("stop", f"perplexity improved by {mean:.1f} %, below {CONSIDER:g} %")
+        why = f"worsened by {-mean:.1f} %" if mean < 0.0 else f"improved by {mean:.1f} %, below {CONSIDER:g} %"
+        return Decision("stop", f"perplexity {why}")
     if improvement.low <= 0.0:
         return Decision("re-evaluate", f"perplexity improved by {mean:.1f} %, but its interval reaches zero")
     if mean > PROCEED:
