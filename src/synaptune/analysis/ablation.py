@@ -13,7 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from synaptune.analysis.claim import validated
 from synaptune.analysis.compare import compare, holm
+from synaptune.analysis.ranking import ranked
 from synaptune.analysis.results import Ablated, Comparison
 from synaptune.search.space import Space, Unit, Value
 from synaptune.search.trial import Trial, best_of
@@ -49,11 +51,10 @@ def ends(record: Record) -> Ends | None:
 
     A validation that was made again for a later best counts with its last one.
     """
-    validated = sorted(record.phase(VALIDATION), key=lambda trial: trial.index)
-    later = [trial for trial in validated if trial.values != validated[0].values]
-    if later:
-        return Ends(record.spaces[VALIDATION], validated[0].unit, later[-1].unit)
-    best = best_of(record.searched, record.maximize)
+    compared = validated(record)
+    if compared is not None:
+        return Ends(record.spaces[VALIDATION], compared[0].unit, compared[1].unit)
+    best = best_of(ranked(record).searched, record.maximize)
     if best is None:
         return None
     space = record.spaces[record.searches[-1]]

@@ -15,11 +15,25 @@ from synaptune.storage.reading import BASELINE, VALIDATION, Record
 PERPLEXITY, LOSS, TEST_LOSS = "test_perplexity", "val_loss", "test_loss"
 
 
+def validated(record: Record) -> tuple[Trial, Trial] | None:
+    """A run of each point that the validation compared, the baseline and the best; null before a run of the second one.
+
+    Only missing runs are made when a validation is made again for a later best: the baseline is the point of the first run, and the
+    best that of the last run elsewhere, whatever lies between.
+    """
+    trials = record.phase(VALIDATION)
+    elsewhere = [trial for trial in trials if trial.values != trials[0].values]
+    return (trials[0], elsewhere[-1]) if elsewhere else None
+
+
 def validation_pairs(record: Record) -> list[tuple[Trial, Trial]]:
     """The validation's complete runs of the baseline and of the best, paired by seed."""
-    trials = record.phase(VALIDATION)  # they alternate: baseline, best
-    sides = [{trial.facts.get(schema.SEED): trial for trial in trials[side::2] if trial.state == "complete"} for side in (0, 1)]
-    return [(trial, sides[1][seed]) for seed, trial in sides[0].items() if seed in sides[1]]
+    points = validated(record)
+    if points is None:
+        return []
+    complete = [trial for trial in record.phase(VALIDATION) if trial.state == "complete"]
+    before, after = ({trial.facts.get(schema.SEED): trial for trial in complete if trial.values == point.values} for point in points)
+    return [(trial, after[seed]) for seed, trial in before.items() if seed in after]
 
 
 def claim(record: Record) -> Claim | None:
@@ -53,13 +67,20 @@ def noise(record: Record) -> Noise:
 def luck(record: Record, best: Trial | None) -> Luck | None:
     """The gain on the search's seed, on fresh seeds and on the test split; null unless the search went by the validation loss."""
     pairs = [pair for pair in validation_pairs(record) if all(LOSS in trial.facts and TEST_LOSS in trial.facts for trial in pair)]
-    baseline = next((trial for trial in record.phase(BASELINE) if trial.objective is not None), None)
-    if record.configuration.get("objective.name") != LOSS or baseline is None or best is None or not pairs:
+    if record.configuration.get("objective.name") != LOSS or best is None or not pairs:
         return None
-    assert baseline.objective is not None
-    assert best.objective is not None
+    start = _at_start(record, pairs[0][0])
+    if start is None or start.objective is None or best.objective is None:
+        return None
     fresh, test = (statistics.fmean(old.facts[name] - new.facts[name] for old, new in pairs) for name in (LOSS, TEST_LOSS))
-    return Luck(baseline.objective - best.objective, fresh, test)
+    return Luck(start.objective - best.objective, fresh, test)
+
+
+def _at_start(record: Record, baseline: Trial) -> Trial | None:
+    """The search's own evaluation of the baseline's point; else the baseline's run, which is like it only with one seed each."""
+    own = [trial for trial in record.searched if all(baseline.values.get(name) == value for name, value in trial.values.items())]
+    alone = [] if record.configuration.get("search.seeds", 1) != 1 else record.phase(BASELINE)
+    return next((trial for trial in (*own, *alone) if trial.objective is not None), None)
 
 
 def _facts(runs: Sequence[Trial], name: str) -> list[float]:

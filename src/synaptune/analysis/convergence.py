@@ -23,6 +23,9 @@ PAUSE = constant(
     "convergence.pause", 3.0, unit="longest run", meaning="without an end that counts as a pause", source="chosen: a run and two retries"
 )
 _POINTS = 400  # of the chance curve, at most
+_SEEDS = "search.seeds"  # that each loss is a mean over
+# Groups of the configuration that a loss depends on; a searched parameter is in none of them, but among the ranges.
+_SAME = ("data", "model", "position", "synapse", "training", "objective", "seed")
 
 
 def course(record: Record) -> Course | None:
@@ -37,7 +40,7 @@ def course(record: Record) -> Course | None:
     hours, device_hours = [0.0], [0.0]
     before = record.began[ended[0].number]
     for trial, spent in zip(ended, seconds, strict=True):
-        loss, now = record.loss(trial), record.ended[trial.number]
+        loss, now = record.achieved(trial), record.ended[trial.number]
         so_far = best[-1] if best else None
         best.append(so_far if loss is None else loss if so_far is None else min(loss, so_far))
         gap = max(0.0, (now - before).total_seconds())
@@ -53,12 +56,12 @@ def chance(record: Record, against: Record | None = None) -> Chance | None:
     A study of other data, another seed or another objective is no comparison, and is not taken.
     """
     if against is not None and comparable(record, against):
-        losses = [loss for trial in against.searched if (loss := against.loss(trial)) is not None]
+        losses = [loss for trial in against.searched if (loss := against.achieved(trial)) is not None]
         return _chance(losses, f"study {against.name}") if losses else None
     start = {trial.unit for trial in record.phase(BASELINE)}
     seeds = {trial.facts.get(schema.SEED) for trial in record.searched}
     points = [trial for trial in record.phase("sanity") if trial.unit not in start and trial.facts.get(schema.SEED) in seeds]
-    losses = [loss for trial in points if (loss := record.loss(trial)) is not None]
+    losses = [loss for trial in points if (loss := record.achieved(trial)) is not None]
     return _chance(losses, "the sanity phase") if losses else None
 
 
@@ -66,9 +69,11 @@ def comparable(record: Record, against: Record) -> bool:
     """Whether a study drew random points of the same space for the same objective, data, model and seed."""
     if against.engine is None or against.engine.name not in ("random", "qmc") or record.maximize != against.maximize:
         return False
-    keys = [key for key in record.configuration if key.split(".")[0] in ("data", "model", "training", "objective", "seed")]
-    keys += [key for key in record.configuration if key.startswith(schema.RANGE)]
-    return all(record.configuration[key] == against.configuration.get(key) for key in keys)
+    both = record.configuration, against.configuration
+    if both[0].get(_SEEDS, 1) != both[1].get(_SEEDS, 1):
+        return False
+    known = {key for key in (*both[0], *both[1]) if key.split(".")[0] in _SAME or key.startswith(schema.RANGE)}
+    return all(both[0].get(key) == both[1].get(key) for key in known)
 
 
 def _chance(losses: Sequence[float], source: str) -> Chance:
@@ -113,13 +118,13 @@ def generations(record: Record, diagnostics: Sequence[Diagnostics], space: Space
     size = max(1, sum(trial.facts.get(schema.GENERATION, 0) == 0 for trial in trials))
     found = []
     for place, now in enumerate(diagnostics):
-        members = [trial for trial in trials[place * size : (place + 1) * size] if record.loss(trial) is not None]
-        best = min(members, key=lambda trial: record.loss(trial) or 0.0, default=None)
+        members = [trial for trial in trials[place * size : (place + 1) * size] if record.achieved(trial) is not None]
+        best = min(members, key=lambda trial: record.achieved(trial) or 0.0, default=None)
         ends = []
         for sign in (0.0, -1.0, 1.0):
             units = [now.mean[name] + sign * now.sigma[name] for name in space.names]
             ends.append({name: float(value) for name, value in space.values(units).items() if not isinstance(value, str)})
-        loss = None if best is None else record.loss(best)
+        loss = None if best is None else record.achieved(best)
         values = {} if best is None else best.values
         found.append(Generation(now.generation, ends[0], ends[1], ends[2], values, loss, now.condition, now.step))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from synaptune.analysis.correlation import blind, hypotheses, pairs, reach
 from synaptune.analysis.effects import effects
 from synaptune.analysis.importance import importances
 from synaptune.analysis.profiles import profiles
+from synaptune.analysis.ranking import ranked
 from synaptune.analysis.replay import Replay, replay
 from synaptune.analysis.results import Claim, Effect, Evidence, Importance
 from synaptune.search.space import Space, Value
@@ -34,15 +36,17 @@ def evidence(record: Record, *, against: Record | None = None, deep: bool = True
     against: a study of random points to compare with; deep: also what takes seconds (effects, importances, what noise alone does
     to correlations).
     """
+    replayed = _replayed(record)
+    against = None if against is None else ranked(against, by=record)
+    record = ranked(record)
     phase = record.searches[-1] if record.searches else None
     drawn = None if phase is None else record.spaces[phase]  # in the optimizer's order
     space = None if drawn is None else by_subsystem(drawn)
     names = () if space is None else space.names
     trials, said = record.searched, claim(record)
     units = [] if drawn is None else [_in_order(drawn, names, trial) for trial in trials]
-    losses = [record.loss(trial) for trial in trials]
+    losses = [record.achieved(trial) for trial in trials]
     best, start = _best(record, trials, said), _start(record, trials, space)
-    replayed = replay(record)
     measured = effects(replayed, drawn.names) if deep and drawn is not None else []
     measured.sort(key=lambda effect: names.index(effect.name))
     course_of = [] if drawn is None else generations(record, replayed.diagnostics, drawn, trials)
@@ -88,6 +92,16 @@ def evidence(record: Record, *, against: Record | None = None, deep: bool = True
     )
 
 
+def _replayed(told: Record) -> Replay:
+    """The draws of the search, with losses that can be compared; the optimizer itself is told those of its time."""
+    found, record = replay(told), ranked(told)
+    if record is told:
+        return found
+    losses = {trial.number: record.achieved(trial) for trial in record.trials}
+    batches = [replace(batch, losses=[losses[trial.number] for trial in batch.members]) for batch in found.batches]
+    return replace(found, batches=batches)
+
+
 def by_subsystem(space: Space) -> Space:
     """A space with the parameters of a subsystem side by side, in the order of their first."""
     groups = list(dict.fromkeys(_subsystem(name) for name in space.names))
@@ -109,7 +123,7 @@ def _best(record: Record, trials: Sequence[Trial], said: Claim | None) -> Trial 
     if said is not None:
         chosen = [trial for trial in complete if trial.values == said.after[0].values]
         complete = chosen or complete
-    return min(complete, key=lambda trial: record.loss(trial) or 0.0, default=None)
+    return min(complete, key=lambda trial: record.achieved(trial) or 0.0, default=None)
 
 
 def _start(record: Record, trials: Sequence[Trial], space: Space | None) -> dict[str, Value]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from synaptune.analysis.ranking import ranked
 from synaptune.errors import mistake
 from synaptune.hints import nearest
 from synaptune.search.space import Dimension, Value
@@ -97,17 +98,23 @@ def of_study(record: Record, wanted: Wanted) -> Runs:
     """The trials of a study's last search; raises UserError when there is nothing to rank, or a training metric to rank by."""
     if not record.searches:
         raise mistake(got=f"study {record.name} without a search", expected="one that has begun", do="choose another study")
-    space = record.spaces[record.searches[-1]]
+    record, space = ranked(record), record.spaces[record.searches[-1]]
     known = sorted({name for trial in record.searched for name, value in trial.facts.items() if number_of(value) is not None})
     metric = refuse_training(wanted.metric or OBJECTIVE, [OBJECTIVE, *known])
     if metric != OBJECTIVE and metric not in known:
         raise no_metric(metric, [OBJECTIVE, *(name for name in known if words(name) & EVALUATION)])
     found = []
     for trial in record.searched:
-        loss = record.loss(trial)
+        loss = record.achieved(trial)
         score = loss if metric == OBJECTIVE else number_of(trial.facts.get(metric)) if trial.state == "complete" else None
         if score is not None:
             found.append((trial, -score if metric == OBJECTIVE and record.maximize else score))
+    if not found:
+        raise mistake(
+            got=f"study {record.name}: none of its {len(record.searched)} trials has {metric}",
+            expected="complete trials with it",
+            do="search on, or choose another --metric or study",
+        )
     engine = record.engine
     adaptive = engine.name if engine is not None and engine.name.lower() not in BLIND else None
     parameters = tuple(

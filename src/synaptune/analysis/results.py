@@ -1,6 +1,7 @@
 """What the analyses of a study find, as plain values; report/ draws and words them.
 
-Losses are what the search minimised (of a maximised objective its negative). An entry that cannot be known is null or empty.
+Losses are what the search minimised (of a maximised objective its negative), of complete trials alone: what a pruned one would have
+reached is no result. An entry that cannot be known is null or empty.
 """
 
 from __future__ import annotations

@@ -1,0 +1,117 @@
+"""A hybrid study never ranks a validation loss against a composite score, and an estimate is never a result."""
+
+from dataclasses import replace
+
+import pytest
+from searched import searched
+
+from synaptune import TrialPruned
+from synaptune.analysis.ablation import ends
+from synaptune.analysis.convergence import chance, comparable, course, generations
+from synaptune.analysis.evidence import evidence
+from synaptune.analysis.ranking import ranked
+from synaptune.analysis.refine_runs import Wanted, of_study
+from synaptune.analysis.replay import replay
+
+SPACE = {"a": ("uniform", 0.0, 1.0), "b": ("uniform", 0.0, 1.0)}
+SWITCH = 2
+
+
+def bowl(p):
+    return 1.0 + (p["a"] - 0.3) ** 2 + (p["b"] - 0.7) ** 2
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory):
+    """A study as a hybrid search leaves it: composite scores (shares of the baseline) lie far above the losses before the switch."""
+    record = searched(tmp_path_factory.mktemp("hybrid") / "hybrid", bowl, SPACE, trials=30)
+    trials = []
+    for trial in record.trials:
+        loss = trial.objective
+        told = loss if trial.facts["generation"] < SWITCH else 100.0 * loss
+        trials.append(replace(trial, objective=told, facts=trial.facts | {"val_loss": loss, "val_perplexity": 1000.0 * loss}))
+    settings = {"objective.name": "hybrid", "objective.switch": SWITCH, "objective.baseline.val_perplexity": 10.0}
+    settings |= {f"search.start.{name}": 0.5 for name in SPACE}
+    return replace(record, configuration={**record.configuration, **settings}, trials=trials)
+
+
+def test_all_trials_of_a_hybrid_study_are_ranked_by_what_it_is_at_the_end(hybrid):
+    scores = [trial.objective for trial in ranked(hybrid).trials]
+    assert scores == pytest.approx([100.0 * trial.facts["val_loss"] for trial in hybrid.trials])
+    least = min(hybrid.trials, key=lambda trial: trial.facts["val_loss"])
+    assert least.facts["generation"] >= SWITCH, "the best is an early one: the test would not notice a mix"
+    found = evidence(hybrid, deep=False)
+    assert found.best.number == least.number
+    assert found.course.best[-1] == min(loss for loss in found.losses)
+    assert min(found.losses) == pytest.approx(100.0 * least.facts["val_loss"])
+    assert ends(hybrid).tuned == least.unit
+    assert min(of_study(hybrid, Wanted()).scores) == min(found.losses)
+
+
+def test_the_baseline_of_a_hybrid_study_may_have_been_measured(hybrid):
+    first = hybrid.trials[0]
+    reference = replace(first, number=900, index=0, objective=3.0, facts={"phase": "reference", "generation": 0, "val_perplexity": 20.0})
+    settings = dict(hybrid.configuration) | {"objective.baseline.val_perplexity": None}
+    record = ranked(replace(hybrid, configuration=settings, trials=[*hybrid.trials, reference]))
+    assert record.searched[0].objective == pytest.approx(50.0 * first.facts["val_loss"])
+    assert record.phase("reference")[0].objective == 3.0
+
+
+def test_a_trial_without_the_metrics_of_the_last_score_is_not_ranked_and_other_objectives_stay(hybrid):
+    bare = replace(hybrid.trials[0], facts={key: value for key, value in hybrid.trials[0].facts.items() if not key.startswith("val_")})
+    assert ranked(replace(hybrid, trials=[bare, *hybrid.trials[1:]])).trials[0].objective is None
+    plain = replace(hybrid, configuration=dict(hybrid.configuration) | {"objective.name": "val_loss"})
+    assert ranked(plain) is plain
+
+
+def test_a_pruned_trial_is_told_its_estimate_and_achieves_nothing(tmp_path):
+    def objective(p):
+        if p["a"] > 0.5:
+            raise TrialPruned(-100.0)  # a curve that was headed below everything
+        return bowl(p)
+
+    record = searched(tmp_path / "pruned", objective, SPACE, trials=30)
+    pruned = [trial for trial in record.trials if trial.state == "pruned"]
+    assert pruned
+    assert {record.loss(trial) for trial in pruned} == {-100.0}
+    assert {record.achieved(trial) for trial in pruned} == {None}
+    least = min(trial.objective for trial in record.trials if trial.objective is not None)
+    assert course(record).best[-1] == least
+    assert min(of_study(record, Wanted()).scores) == least
+    replayed = replay(record)
+    assert any(loss == -100.0 for batch in replayed.batches for loss in batch.losses)
+    made = generations(record, replayed.diagnostics, record.spaces["search"], record.searched)
+    assert all(entry.best_loss is None or entry.best_loss >= least for entry in made)
+    found = evidence(record, deep=False)
+    assert [loss is None for loss in found.losses] == [trial.state == "pruned" for trial in found.trials]
+    assert min(min(profile.losses) for profile in found.profiles) == least
+
+
+def test_estimates_of_random_points_are_no_chance(tmp_path):
+    def objective(p):
+        if p["a"] > 0.5:
+            raise TrialPruned(-100.0)
+        return bowl(p)
+
+    record = searched(tmp_path / "cma", bowl, SPACE, trials=12)
+    found = chance(record, searched(tmp_path / "random", objective, SPACE, trials=30, sampler="random"))
+    assert found.count < 30
+    assert min(found.best) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "alike"),
+    [
+        ({"model.width": 64, "synapse.b": 1.0}, {"model.width": 64, "synapse.b": 1.0}, True),
+        ({"model.width": 64}, {"model.width": 32}, False),
+        ({"synapse.b": 1.0}, {"synapse.b": 2.0}, False),
+        ({}, {"model.experts": 4}, False),
+        ({}, {"search.space.other": "lin [0, 1]"}, False),
+        ({"search.seeds": 3}, {}, False),
+        ({"search.seeds": 1}, {}, True),
+        ({"search.optimizer": "cma"}, {"search.optimizer": "random"}, True),
+    ],
+)
+def test_random_points_of_another_model_or_space_are_no_comparison(hybrid, ours, theirs, alike):
+    engine = {"name": "random", "seed": 0}
+    assert comparable(replace(hybrid, configuration=ours), replace(hybrid, configuration=theirs, notes={"engine": engine})) == alike
