@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from plan_runs import BINS, METRIC, THRESHOLD, plan_runs, write_runs
 from scipy.stats import binom, binomtest, fisher_exact
 
 from synaptune import TrialManager
-from synaptune.analysis.refine import refine
+from synaptune.analysis.refine import entry_of, refine
 from synaptune.analysis.refine_exact import exact_p, group_p, interval, position_p, shuffled
 from synaptune.analysis.refine_runs import Parameter, Runs, Wanted, of_study, rounded
 from synaptune.analysis.refine_table import of_csv
@@ -154,6 +155,16 @@ def test_what_drifts_along_with_an_adaptive_search_is_not_taken_for_an_effect():
     assert any(entry.supported for entry in refine(blind, shuffles=999).proposals)  # taken for independent, it is
 
 
+def test_runs_of_which_no_two_were_drawn_alike_are_said_to_be_untestable():
+    runs = idle_runs(np.random.default_rng(7), 48, strata=tuple(range(48)))
+    refinement = refine(runs, shuffles=99)
+    assert {proposal.found.p for proposal in refinement.proposals} == {1.0}
+    assert all(proposal.change.reason.startswith("kept wide: not testable") for proposal in refinement.proposals)
+    assert "not testable" in refinement.runs.notes[-1]
+    testable = refine(idle_runs(np.random.default_rng(7), 48, strata=tuple(at // 2 for at in range(48))), shuffles=99)
+    assert not any("not testable" in said for said in (*testable.runs.notes, *(entry.change.reason for entry in testable.proposals)))
+
+
 def effective_runs(loss, count: int = 90) -> Runs:
     rng = np.random.default_rng(2)
     x, kind, idle = rng.random(count) * 10.0, rng.integers(3, size=count), rng.random(count)
@@ -181,6 +192,24 @@ def test_choices_are_weighted_by_success_and_hopeless_ones_are_dropped():
     assert after.weights[0] > after.weights[1]
     assert sum(after.weights) == pytest.approx(100.0, abs=1.0)
     assert "without c" in found.change.reason
+
+
+@pytest.mark.parametrize("others", ["ab", "a"])
+def test_a_choice_that_was_never_run_is_kept_and_shown_as_such(others):
+    """Nothing speaks against it, whether the winners agree on one of the others or not."""
+    made = effective_runs(lambda x, kind: 9.0 * (kind == 2) + (9.0 * (kind == 1) if others == "a" else 0.0))
+    dimension = Dimension("kind", "categorical", choices=("a", "b", "c", "new"))
+    parameters = tuple(entry._replace(dimension=dimension) if entry.dimension.name == "kind" else entry for entry in made.parameters)
+    proposal = by_name(refine(replace(made, parameters=parameters), quantile=0.25))["kind"]
+    assert proposal.supported
+    assert (proposal.found.groups[3].label, proposal.found.groups[3].runs, proposal.found.groups[3].mean) == ("new", 0, None)
+    assert proposal.change.after.choices == (*others, "new")
+
+
+def test_whole_weights_are_written_whole_whatever_their_type():
+    entry = entry_of(Dimension("kind", "categorical", choices=("a", "b"), weights=(65, 35.0)))
+    assert repr(entry["weights"]) == "[65, 35]"
+    assert entry_of(Dimension("kind", "categorical", choices=("a", "b"), weights=(2, 0.5)))["weights"] == [2, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -260,6 +289,12 @@ def test_a_table_that_we_exported_gives_what_the_study_gives(searched, tmp_path)
     assert runs.scores == study.scores
     assert runs.strata == study.strata
     assert [parameter.values for parameter in runs.parameters] == [parameter.values for parameter in study.parameters]
+
+
+def test_a_study_without_a_trial_to_rank_is_refused(searched):
+    failed = [replace(trial, state="failed", objective=None, facts={"phase": "search"}) for trial in searched.trials]
+    with pytest.raises(UserError, match="none of its 90 trials has objective"):
+        of_study(replace(searched, trials=failed), Wanted())
 
 
 def test_a_study_refuses_metrics_of_training_and_unknown_ones(searched):

@@ -35,6 +35,18 @@ def test_runs_that_crashed_or_lack_the_metric_are_left_out_and_counted(tmp_path)
     assert runs.notes == ("1 runs that did not finish are left out", f"2 runs without a number for {METRIC} are left out")
 
 
+def test_of_a_table_that_we_exported_the_last_search_counts_whatever_it_is_called(tmp_path):
+    phases = ["baseline"] + ["calcium", "vesicles"] * 8 + ["joint"] * 16 + ["validation"] * 4
+    rows = [
+        {"number": at, "phase": phase, "index": at, "generation": 0, "state": "complete", "objective": at % 7, "x": at / 100}
+        for at, phase in enumerate(phases)
+    ]
+    runs = of_csv(write_runs(tmp_path / "r.csv", rows, exported=False), Wanted())
+    assert runs.parameters[0].values == tuple(at / 100 for at, phase in enumerate(phases) if phase == "joint")
+    foreign = [{name: value for name, value in row.items() if name not in ("number", "index")} for row in rows]
+    assert len(of_csv(write_runs(tmp_path / "f.csv", foreign, exported=False), Wanted()).scores) == len(phases)
+
+
 @pytest.mark.parametrize("metric", ["train_reward", "train/loss", "training_loss", "loss.train"])
 def test_a_training_metric_is_refused_and_evaluation_metrics_are_named(tmp_path, metric):
     path = written(tmp_path, **{metric: range(48)})

@@ -10,6 +10,7 @@ and it is narrowed only where the adjusted p says so. Without an effect of any p
 5 % of all designs (the tests count it). Runs of an adaptive search are no independent sample: later points lie where earlier ones
 were good, so that success goes with whatever moved in the meantime. Within a generation they are drawn alike, so there the labels
 are shuffled within generations. What moves together within generations is not told apart: success may depend on its companion.
+An optimizer that proposes one run at a time draws no two alike: nothing can be shuffled, and nothing is said of its parameters.
 
 `rule="plan"` narrows as the plan of the focused sweep did, without asking chance (refine_plan.py).
 Source: (1) Bonferroni over the two tests; derived.
@@ -46,6 +47,7 @@ MARGIN = constant("refine.margin", 0.1, meaning="of the winners' width, left on 
 _LEAST_GAIN = 0.1  # of a range's width: a smaller narrowing is none
 _BINS = (3, 6)  # fewest and most bins at round numbers
 _QUARTERS = 4
+_UNTESTABLE = "not testable: no generation has both a high performer and another run, so that no labels can be shuffled"
 
 
 class Proposal(NamedTuple):
@@ -110,10 +112,19 @@ def refine(
             do=f"choose another --threshold ({min(runs.scores):g} to {max(runs.scores):g} occur) or --quantile",
         )
     labels = shuffled(wins, runs.strata, seed, shuffles)
+    if not (testable := _testable(wins, runs.strata)):
+        runs = replace(runs, notes=(*runs.notes, f"{_UNTESTABLE}; every p is 1 whatever the parameters do (--rule plan asks no test)"))
     found = [_found(runs, parameter, wins, labels) for parameter in runs.parameters]
     adjusted = holm([entry.p for entry in found])
-    proposals = tuple(_proposal(entry, level, rule, sum(wins), runs) for entry, level in zip(found, adjusted, strict=True))
+    proposals = tuple(
+        _proposal(entry, level, rule, winners=sum(wins), runs=runs, testable=testable) for entry, level in zip(found, adjusted, strict=True)
+    )
     return Refinement(runs, rule, limit, sum(wins), proposals)
+
+
+def _testable(wins: Sequence[bool], strata: Sequence[int]) -> bool:
+    """Whether any runs that were drawn alike differ in their success."""
+    return len({*zip(strata, wins, strict=True)}) > len(set(strata))
 
 
 def _limit(runs: Runs, quantile: float) -> float:
@@ -146,9 +157,8 @@ def _found(runs: Runs, parameter: Parameter, wins: Sequence[bool], labels: Label
 
 
 def _values(parameter: Parameter) -> tuple[Value, ...]:
-    """The values that occur, in the order of the choices or of numbers."""
-    there = set(parameter.values)
-    return tuple(value for value in parameter.dimension.choices or sorted(there, key=float) if value in there)
+    """Every choice, run or not; of integers the values that occur, in their order."""
+    return parameter.dimension.choices or tuple(sorted(set(parameter.values), key=float))
 
 
 def bins(parameter: Parameter) -> tuple[float, ...]:
@@ -170,11 +180,12 @@ def bins(parameter: Parameter) -> tuple[float, ...]:
     return (low, *sorted({edge for cut in cuts if low < (edge := rounded(cut, 3)) < high}), high)
 
 
-def _proposal(found: Found, adjusted: float, rule: Rule, winners: int, runs: Runs) -> Proposal:
+def _proposal(found: Found, adjusted: float, rule: Rule, *, winners: int, runs: Runs, testable: bool) -> Proposal:
     supported = adjusted < ALPHA
     if rule == "plan":
         return Proposal(found, adjusted, supported, planned(found, maximize=runs.maximize, bounded=runs.bounded))
-    change = _narrowed(found, winners) if supported else Change(found.parameter.dimension, None, _unsupported(found))
+    why = _unsupported(found) if testable else f"kept wide: {_UNTESTABLE}"
+    change = _narrowed(found, winners) if supported else Change(found.parameter.dimension, None, why)
     return Proposal(found, adjusted, supported, change)
 
 
@@ -197,21 +208,23 @@ def _unsupported(found: Found) -> str:
 def _narrowed(found: Found, winners: int) -> Change:
     """A supported narrowing."""
     dimension, agreed = found.parameter.dimension, set(found.winning)
-    if len(agreed) == 1:
+    untried = dimension.scale == "categorical" and not all(group.runs for group in found.groups)
+    if len(agreed) == 1 and not untried:
         (value,) = agreed
         return Change(None, value, f"all {winners} high performers agree")
     return _weighted(found) if dimension.scale == "categorical" else _tightened(found)
 
 
 def _weighted(found: Found) -> Change:
-    """Choices without those whose success rate is surely below that of all runs, weighted by their rates (Laplace's estimate)."""
+    """Choices without those whose success rate is surely below that of all runs, weighted by their rates (Laplace's estimate; one
+    that was never run counts as all runs do, since nothing speaks against it)."""
     runs, winners = sum(group.runs for group in found.groups), sum(group.winners for group in found.groups)
     kept = [(value, group) for value, group in zip(found.values, found.groups, strict=True) if group.high >= winners / runs]
     dropped = [str(value) for value, group in zip(found.values, found.groups, strict=True) if group.high < winners / runs]
     without = f", without {', '.join(dropped)} (interval below the {100 * winners / runs:.0f} % of all runs)" if dropped else ""
     if len(kept) == 1:
         return Change(None, kept[0][0], f"success depends on the value{without}")
-    rates = [(group.winners + 1) / (group.runs + 2) for _, group in kept]
+    rates = [(group.winners + 1) / (group.runs + 2) if group.runs else winners / runs for _, group in kept]
     weights = tuple(float(max(1, round(100 * rate / sum(rates)))) for rate in rates)
     choices = tuple(value for value, _ in kept)
     after = replace(found.parameter.dimension, scale="categorical", choices=choices, weights=weights, start=None)
@@ -237,7 +250,7 @@ def _tightened(found: Found) -> Change:
 def entry_of(dimension: Dimension) -> dict[str, object]:
     """A dimension as an entry of a search-space file."""
     if dimension.scale == "categorical":
-        weights = {"weights": [int(weight) if weight.is_integer() else weight for weight in dimension.weights]} if dimension.weights else {}
-        return {"choices": list(dimension.choices), **weights}
+        weights = [int(weight) if float(weight).is_integer() else weight for weight in dimension.weights]
+        return {"choices": list(dimension.choices), **({"weights": weights} if weights else {})}
     low, high = (int(end) if dimension.integer else float(end) for end in (dimension.low, dimension.high))
     return {"low": low, "high": high, "log": dimension.scale == "log", **({"integer": True} if dimension.integer else {})}

@@ -28,6 +28,8 @@ from synaptune.analysis.refine_runs import (
 )
 from synaptune.errors import mistake
 from synaptune.search.space import Dimension, Value
+from synaptune.storage import schema
+from synaptune.storage.reading import SEARCH, is_search
 
 MANY = 6  # distinct numbers beyond which a column is a range, and not a list of choices
 MOST_WORDS = 12  # distinct texts beyond which a column names its runs
@@ -37,6 +39,7 @@ _ABOUT_RUN = words(
     "name state notes user tags created updated runtime sweep id run group host hostname os commit github url path entity project agent "
     "heartbeat number index phase generation attempts reason estimate seconds device step epoch duration timestamp date time seed"
 ) | {"job type", "run id", "end time", "start time", "python version", "cuda version", "gpu type", "gpu count", "cpu count", "global step"}
+_OURS = {"number", schema.PHASE, schema.INDEX, schema.GENERATION}  # columns of a table that `synaptune export` wrote
 _ENDED = ("finished", "complete", "completed")
 
 
@@ -48,7 +51,7 @@ def of_csv(path: Path, wanted: Wanted) -> Runs:
     if not kept:
         raise mistake(got=f"{path} without a finished run that has {metric}", expected="numbers in that column", do="check --metric")
     table = {name: [column[row] for row in kept] for name, column in table.items()}
-    sources = {"number", "phase", "index", "generation"} <= set(table)  # a table that `synaptune export` wrote
+    sources = set(table) >= _OURS
     refuse_unknown(wanted, list(table))
     chosen = set(wanted.parameters or ()) | set(wanted.renamed or ())
     parameters, left_out = [], []
@@ -126,9 +129,11 @@ def _ended(table: Mapping[str, Sequence[str]], metric: str) -> tuple[list[int], 
     """The rows of finished runs of the search that have the metric, and what is to say of the others."""
     rows = list(range(len(table[metric])))
     notes = []
-    phases = table.get("phase")
-    if phases is not None and "search" in phases:
-        rows = [row for row in rows if phases[row] == "search"]
+    phases = table.get("phase", ())
+    # Of our own phases the last search is what a study is about; of another program's only one that is called so.
+    searches = [phase for phase in dict.fromkeys(phases) if (is_search(phase) if set(table) >= _OURS else phase == SEARCH)]
+    if searches:
+        rows = [row for row in rows if phases[row] == searches[-1]]
     state = next((column for name, column in table.items() if name.lower() == "state"), None)
     if state is not None and any(text.lower() in _ENDED for text in state):
         ended = [row for row in rows if state[row].lower() in _ENDED]
