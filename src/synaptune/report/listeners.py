@@ -268,7 +268,8 @@ def _wandb(phases: Sequence[Phase], logger: LoggerConfig) -> Sequence[Listener]:
 
     study, (_, show) = phases[0][0].study, phases[0]
     names = {ledger.phase: ledger.space.names for ledger, _ in phases}
-    return open_controller(logger, study, names=names, record=study.configuration, maximize=show.maximize)
+    earlier = {ledger.phase: shown.earlier for ledger, shown in phases}
+    return open_controller(logger, study, names=names, record=study.configuration, maximize=show.maximize, earlier=earlier)
 
 
 # The terminal's is made last, when nothing can be refused any more, and told and closed first.
