@@ -7,6 +7,7 @@ particular to a synaptic transformer applies when its configuration has a `searc
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import time
@@ -36,10 +37,10 @@ from synaptune.search.execution import TrialConfig, WorkersConfig, check_executi
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine, Grid, make_optimizer
 from synaptune.search.pruning import Pruner, PrunerConfig, make_pruner
-from synaptune.search.space import Space, Value
+from synaptune.search.space import Space
 from synaptune.search.space_file import literal
 from synaptune.search.stopping import StopConfig, check_stop
-from synaptune.search.syntax import dimension_from_config, dimension_of
+from synaptune.search.syntax import dimension_from_config, dimension_of, written
 from synaptune.search.trial import Result, Trial, best_of, failure_of
 from synaptune.search.workers import Batches, Workers
 from synaptune.spaces import check_base, configuration_of, declared, declared_space, fixed_values, resumed_engine
@@ -295,7 +296,7 @@ def _runs_of_numbers(batch: Sequence[Trial]) -> Iterator[list[Trial]]:
 
 
 def _overrides(trial: Trial, sweep: Sweep) -> list[str]:
-    searched = [f"{sweep.spelling.get(name, name)}={_text(value)}" for name, value in trial.values.items()]
+    searched = [f"{sweep.spelling.get(name, name)}={written(value)}" for name, value in trial.values.items()]
     given = {line.lstrip("+~").split("=", 1)[0] for line in sweep.fixed}
     logger = sweep.base.get("logger")
     called: dict[str, Any] = {}
@@ -307,16 +308,14 @@ def _overrides(trial: Trial, sweep: Sweep) -> list[str]:
     return [*sweep.fixed, *searched, *shown, *(f"hydra.sweep.{key}={literal(str(value))}" for key, value in place.items())]
 
 
-def _text(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
-
-
 def _result(returned: JobReturn, folder: Path, seconds: float) -> Result:
     """What a job gave: its number, and beside it whatever result.json in its run folder tells."""
     if returned.status != JobStatus.COMPLETED:
         error = returned._return_value
         return Result(None, seconds, failure=failure_of(error if isinstance(error, BaseException) else RuntimeError(str(error))))
-    value, about = returned.return_value, described(folder)
+    value, about = returned.return_value, {}
+    with contextlib.suppress(ValueError, AttributeError):  # a result.json of another shape says nothing to us
+        about = described(folder)
     metrics, facts = about.get("metrics", {}), about.get("facts", {})
     if "pruned_at" in facts and (value is None or isinstance(value, float)):
         return Result(None, seconds, metrics, facts, pruned=True, estimate=value)

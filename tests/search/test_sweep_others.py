@@ -36,6 +36,12 @@ def test_an_application_keeps_its_own_meaning_of_our_names_and_is_continued(tmp_
     }
 
 
+@pytest.mark.parametrize("told", ["[1]", "no JSON", "3", '{"metrics": [1]}'])
+def test_a_result_file_of_another_shape_costs_no_trial(tmp_path, told):
+    ended = sweep(tmp_path, APPS / "other.py", "x=interval(0,10)", f"told='{told}'", "hydra.sweeper.optim.budget=1")
+    assert "1 trials finished, 0 failed" in ended.stdout, ended.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "node"),
     [

@@ -46,6 +46,11 @@ def dimension_from_config(name: str, entry: Any, declared: Dimension | None, sta
     return _weighted(name, entry, start) if "choices" in entry else _bounded(name, entry, start)
 
 
+def written(value: Value) -> str:
+    """A searched value in an override; text as the sweep wrote it, without quotes."""
+    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
+
+
 def _sweep(name: str, entry: Any) -> Override:
     reason = ""
     try:

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 @hydra.main(version_base="1.3", config_path=".", config_name="other")
 def main(cfg: DictConfig) -> float:
     """The bowl's height."""
-    (Path(HydraConfig.get().runtime.output_dir) / "result.json").write_text(json.dumps({"metrics": {"phase": 2.0, "seed": 3.0}}))
+    text = json.dumps({"metrics": {"phase": 2.0, "seed": 3.0}}) if cfg.told is None else cfg.told
+    (Path(HydraConfig.get().runtime.output_dir) / "result.json").write_text(text)
     return (cfg.x - cfg.search.depth) ** 2
 
 
