@@ -174,6 +174,11 @@ def test_a_page_follows_a_search_that_runs(served, page, work):
         expect(row).to_contain_text("-5")
         expect(page.locator(".status span")).to_contain_text(f"{len(known.searched) + 1} of {TRIALS}")
         expect(report.locator("#verdict")).to_contain_text(f"trial {trial.number}")
+        expect(page.locator(".status progress")).to_have_attribute("max", str(TRIALS))
+        checked = PhaseLedger(study, known.spaces["search"], "validation", {})
+        trial = checked.start(0, (0.3, 0.01), {"x": 3.0, "n": 0})
+        expect(page.locator(".status progress")).to_have_count(0)  # the bar is the search's
+        checked.finish(trial, Result(-5.0, 0.1))
     expect(page.locator(".status span")).to_contain_text("best -5")
     top = report.evaluate("document.getElementById('cost').getBoundingClientRect().top")
     assert -100 < top < 300, "what was being read has moved away"
