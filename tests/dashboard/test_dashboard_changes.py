@@ -19,6 +19,9 @@ from synaptune.dashboard.catalogue import Catalogue
 from synaptune.dashboard.desk import Desks
 from synaptune.dashboard.glance import Glance, Phase, glances
 from synaptune.dashboard.union import Union
+from synaptune.errors import UserError
+from synaptune.storage.database import open_storage
+from synaptune.storage.faults import worded
 from synaptune.storage.locks import Holder
 from synaptune.storage.reading import read_study
 
@@ -56,7 +59,9 @@ def test_looking_writes_to_no_database(tmp_path):
     app = Pages(Catalogue(tmp_path, urls=[url]))
     (study,) = json.loads(request(app, "/api/studies").body)["study_summaries"]
     assert request(app, f"/api/studies/{study['study_id']}").status == 200
-    assert request(app, "/").status == 200
+    assert "foreign/study.db, which is a database without studies" in request(app, "/").text
+    with pytest.raises(UserError, match="without studies"), worded(url):
+        open_storage(f"sqlite:///{files[0]}", "read")
     assert [content(path) for path in files] == before
 
 

@@ -91,6 +91,8 @@ def _explained(error: BaseException, url: str) -> UserError | None:
         return mistake(got=f"a full or failing disk at {place}", expected="space for the study", do=f"make room; {KEPT}")
     if "not a database" in text or "file is encrypted" in text:
         return _broken(place, "not a SQLite database")
+    if "no such table" in text:  # before the schema, which the query names
+        return _broken(place, "a database without studies")
     if "malformed" in text:
         return _broken(place, "damaged")
     if "readonly" in text or "unable to open" in text or "permission denied" in text:
