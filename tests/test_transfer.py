@@ -57,7 +57,7 @@ def test_a_value_that_the_space_does_not_hold_is_refused():
 
 def test_points_are_ranked_by_their_objectives_each_once():
     trials = [point(0, 3.0, tau=0.6), point(1, 1.0, tau=0.7), point(2, 1.0, tau=0.7), point(3, 0.1, phase="sanity"), point(4, 2.0, tau=0.9)]
-    assert [trial.number for trial in transfer.ranked(record(trials))] == [1, 4, 0]
+    assert [trial.number for trial in transfer.best_points(record(trials))] == [1, 4, 0]
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -72,11 +72,11 @@ def test_points_of_a_hybrid_search_are_ranked_by_what_it_ended_with(given):
     baseline = {f"objective__baseline__{name}": value if given else None for name, value in metrics(2.1).items() if name != "val_loss"}
     reference = [] if given else [point(4, 2.1, phase="reference", **metrics(2.1))]
     study = record([*early, *late, *reference], objective__name="hybrid", objective__switch=1, **baseline)
-    found = transfer.ranked(study)
+    found = transfer.best_points(study)
     assert [trial.number for trial in found] == [0, 3, 1, 2]
     assert found[1].objective == pytest.approx(1.2)
 
 
 def test_a_study_that_maximises_is_refused():
     with pytest.raises(UserError, match="maximises"):
-        transfer.ranked(record([point(0)], maximize=True))
+        transfer.best_points(record([point(0)], maximize=True))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from synaptune.notify import Notifier
 from synaptune.report.listeners import Listeners, Overheard
@@ -90,7 +91,7 @@ def _search(job: Job) -> Search:
 
     watch: Watch = told
     if company.notifier is not None:
-        about = dict(phase=ledger.phase, maximize=maximize, earlier=ended)
+        about: Any = {"phase": ledger.phase, "maximize": maximize, "earlier": ended}
         watch = company.notifier.watch(told, size=optimizer.generation_size, total=job.plan.budget, **about)
 
     def watched(trial: Trial, finished: int) -> None:

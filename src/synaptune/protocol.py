@@ -28,12 +28,11 @@ from synaptune.search.space import Space, Unit, Value
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial, best_of
 from synaptune.search.workers import Inline, Workers
+from synaptune.storage.reading import REFERENCE
 from synaptune.storage.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig
 from synaptune.training.wandb_runs import identity
 
-# The run whose metrics an objective divides by; it has an objective of its own, which no other run may copy.
-REFERENCE = "reference"
 CONFIRMING_SEEDS = int(
     constant("protocol.confirming_seeds", 3, unit="seed", meaning="further seeds of incumbents", source="chosen: a mean of three")
 )
@@ -272,6 +271,6 @@ def _saying(label: str) -> Callable[[str], None]:
 
 
 def twins_of(protocol: Protocol) -> dict[Any, Trial]:
-    """The study's complete runs, by what they depend on; the earliest of equals."""
+    """The study's complete runs, by what they depend on; the earliest of equals. The reference has an objective of its own: it is none."""
     complete = [trial for trial in protocol.study.trials() if trial.state == "complete" and trial.facts["phase"] != REFERENCE]
     return {protocol.key(trial): trial for trial in reversed(complete)}

@@ -14,18 +14,16 @@ import argparse
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from synaptune.analysis.compare import paired_improvement
+from synaptune.analysis.ranking import ranked
 from synaptune.errors import mistake
 from synaptune.objective.curve import rank_correlation
-from synaptune.objective.score import ObjectiveConfig, needs_baseline, rescored, with_baseline
 from synaptune.opening import add_common_options, composed, guarded, opened
-from synaptune.protocol import REFERENCE, Protocol, measured, say
+from synaptune.protocol import Protocol, measured, say
 from synaptune.search.space import Space, Value
 from synaptune.search.trial import Trial
-from synaptune.storage import schema
 from synaptune.storage.reading import Record, find_study
 
 TOP = 5
@@ -47,7 +45,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.top < 3:
         raise mistake(got=f"--top {options.top}", expected="at least 3: fewer have no rank correlation", do="correct it")
     record = find_study(options.start)
-    best = ranked(record)
+    best = best_points(record)
     if len(best) < options.top:
         raise mistake(
             got=f"{len(best)} complete points in {options.start}", expected=f"at least {options.top}", do="lower --top, or search more"
@@ -67,36 +65,16 @@ def _run(options: argparse.Namespace) -> None:
         _report(protocol, chosen, values)
 
 
-def ranked(record: Record) -> list[Trial]:
+def best_points(record: Record) -> list[Trial]:
     """The different complete points of a study's search, best first, their objectives of the kind that the search ended with.
 
     Raises UserError for a study that maximises: what the runs here are compared by is a loss.
     """
     if record.maximize:
         raise mistake(got=f"study {record.name}, which maximises", expected="a study that minimises", do="choose another with --from")
-    found = [trial for trial in record.trials if trial.facts.get(schema.PHASE) in ("search", "joint") and trial.objective is not None]
-    if record.configuration.get("objective.name") == "hybrid" and found:
-        last = max(trial.facts[schema.GENERATION] for trial in found)
-        scores = rescored(_objective(record), [trial.facts for trial in found], last)
-        found = [replace(trial, objective=score) for trial, score in zip(found, scores, strict=True)]
+    found = [trial for trial in ranked(record).searched if trial.objective is not None]
     different = {tuple(trial.values.items()): trial for trial in reversed(found)}.values()
     return sorted(different, key=lambda trial: trial.objective or 0.0)
-
-
-def _objective(record: Record) -> ObjectiveConfig:
-    """What a study minimised, with the baseline that was measured there where none was given."""
-    from omegaconf import OmegaConf
-
-    from synaptune.schema import writable
-
-    config = writable(ObjectiveConfig)
-    for key, value in record.configuration.items():
-        if key.startswith("objective."):
-            OmegaConf.update(config, key.removeprefix("objective."), value)
-    objective = OmegaConf.to_object(config)
-    assert isinstance(objective, ObjectiveConfig)
-    reference = record.phase(REFERENCE)
-    return with_baseline(objective, reference[0].facts) if reference and needs_baseline(objective) else objective
 
 
 def moved(trials: Sequence[Trial], space: Space, *, there: int | None, here: int) -> list[dict[str, Value]]:

@@ -87,16 +87,15 @@ def test_a_pruned_trial_is_told_its_estimate_and_achieves_nothing(tmp_path):
     assert min(min(profile.losses) for profile in found.profiles) == least
 
 
-def test_estimates_of_random_points_are_no_chance(tmp_path):
+def test_random_points_of_which_some_were_pruned_are_no_chance(tmp_path):
     def objective(p):
         if p["a"] > 0.5:
             raise TrialPruned(-100.0)
         return bowl(p)
 
     record = searched(tmp_path / "cma", bowl, SPACE, trials=12)
-    found = chance(record, searched(tmp_path / "random", objective, SPACE, trials=30, sampler="random"))
-    assert found.count < 30
-    assert min(found.best) > 0.0
+    assert chance(record, searched(tmp_path / "pruned", objective, SPACE, trials=30, sampler="random")) is None
+    assert chance(record, searched(tmp_path / "whole", bowl, SPACE, trials=30, sampler="random")).count == 30
 
 
 @pytest.mark.parametrize(

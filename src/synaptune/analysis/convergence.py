@@ -66,7 +66,9 @@ def chance(record: Record, against: Record | None = None) -> Chance | None:
 
 
 def comparable(record: Record, against: Record) -> bool:
-    """Whether a study drew random points of the same space for the same objective, data, model and seed."""
+    """Whether a study drew random points of the same space for the same objective, data, model and seed, and ran them to their ends."""
+    if any(trial.state == "pruned" for trial in against.searched):
+        return False  # those left are the better ones
     if against.engine is None or against.engine.name not in ("random", "qmc") or record.maximize != against.maximize:
         return False
     both = record.configuration, against.configuration
