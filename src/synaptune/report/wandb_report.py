@@ -22,7 +22,7 @@ from synaptune.report.wandb_controller import JOB_TYPE, controller_config
 from synaptune.storage.export import write_json, write_text
 from synaptune.storage.reading import ABLATION, BASELINE, VALIDATION
 from synaptune.training.config import LoggerConfig
-from synaptune.training.wandb_runs import base_url, has_key, server_answers
+from synaptune.training.wandb_runs import asked_mode, base_url, has_key, server_answers
 
 SPECIFICATION = "wandb-report.json"
 PUBLISHED = "wandb-report-published.json"
@@ -63,7 +63,7 @@ def wandb_report(
 
 def _unpublishable(publish: bool) -> str | None:
     """Why a report stays here; null when it can be published."""
-    if not publish or os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+    if not publish or asked_mode() in ("offline", "disabled"):
         return "offline was asked for"
     if not has_key():
         return "no API key; `wandb login` stores one"

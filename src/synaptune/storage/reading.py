@@ -93,13 +93,15 @@ def read_study(url: str, name: str | None = None, *, prefer: str | None = None) 
     with worded(url):
         if path is not None:
             check_readable(path)
-        storage = open_storage(url)
+        storage = open_storage(url, "read")
         try:
             studies = {study.study_name: study for study in storage.get_all_studies()}
             study = studies[_choose(sorted(studies), name, prefer=prefer, where=shown(url))]
             where = f"{study.study_name} in {shown(url)}"
             if schema.CONFIGURATION in study.user_attrs or storage.get_n_trials(study._study_id) > 0:
                 schema.check_schema(study.user_attrs, where)
+            if len(study.directions) > 1:
+                raise mistake(got=f"study {where} of several objectives", expected="a study of ours, of one", do="choose another")
             trials = read_all(storage, study._study_id, where)
             times, curves, distributions = _details(storage, study._study_id)
         finally:

@@ -156,12 +156,17 @@ def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[
         return None
 
 
-def _mode(wanted: str) -> str:
-    """`online`, `offline` or `disabled` for this run; a WANDB_MODE that is none of W&B's sends nothing."""
-    asked = os.environ.get("WANDB_MODE", "").strip().lower() if wanted == "auto" else ""
+def asked_mode() -> str:
+    """What WANDB_MODE asks for: `online`, `offline` or `disabled`, empty when it is not set; a word that is none of W&B's sends nothing."""
+    asked = os.environ.get("WANDB_MODE", "").strip().lower()
     if asked and asked not in _MODES:
         _go_offline(f"WANDB_MODE={asked}, expected one of {', '.join(_MODES)}")
-    wanted = _MODES.get(asked, "offline") if asked else wanted
+    return _MODES.get(asked, "offline") if asked else ""
+
+
+def _mode(wanted: str) -> str:
+    """`online`, `offline` or `disabled` for this run."""
+    wanted = (asked_mode() if wanted == "auto" else "") or wanted
     if wanted in ("disabled", "offline"):
         return wanted
     if _broken is not None:
