@@ -15,7 +15,7 @@ QUICK = ["scale=smoke", "logger=csv", "logger.progress=off"]
 HERE = "workers.count=1"  # no process of its own to start for runs of a second
 
 
-def protocol(folder, *words, study="s"):
+def protocol(folder, *words, study="s", budget=12):
     command = [
         sys.executable,
         "-m",
@@ -23,7 +23,7 @@ def protocol(folder, *words, study="s"):
         "--study",
         study,
         "--budget",
-        "12",
+        str(budget),
         "--seeds",
         "2",
         "--go-on",
@@ -48,7 +48,7 @@ def of_phase(trials, phase):
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["composite", "pareto"])
 def test_an_objective_of_shares_measures_its_baseline_first_and_the_claim_stays_perplexity(tmp_path, objective):
-    trials, summary = protocol(tmp_path, f"objective={objective}")
+    trials, summary = protocol(tmp_path, f"objective={objective}", budget=5)
     (reference,) = of_phase(trials, "reference")
     assert reference.number == 0
     assert reference.value == reference.user_attrs["val_loss"]
@@ -81,7 +81,7 @@ def test_hybrid_ranks_by_loss_first_and_by_the_composite_at_the_end(tmp_path):
 
 @pytest.mark.slow
 def test_a_proxy_searches_on_a_part_of_the_steps_and_claims_on_all(tmp_path):
-    trials, _ = protocol(tmp_path, "objective=proxy", "objective.fraction=0.5")
+    trials, _ = protocol(tmp_path, "objective=proxy", "objective.fraction=0.5", budget=5)
     assert {trial.user_attrs["steps"] for trial in of_phase(trials, "search")} == {12.0}
     assert {trial.user_attrs["steps"] for trial in of_phase(trials, "validation")} == {24.0}
 
@@ -98,7 +98,7 @@ def test_a_protocol_on_two_worker_processes_finds_what_one_process_finds(tmp_pat
 
 @pytest.mark.slow
 def test_incumbents_are_run_again_and_the_best_mean_is_chosen(tmp_path):
-    trials, summary = protocol(tmp_path, "search.incumbents=3")
+    trials, summary = protocol(tmp_path, "search.incumbents=3", budget=6)
     again = of_phase(trials, "incumbents")
     assert {trial.user_attrs["seed"] for trial in again} == {2, 3, 4}
     means = {}
@@ -111,13 +111,13 @@ def test_incumbents_are_run_again_and_the_best_mean_is_chosen(tmp_path):
 
 @pytest.mark.slow
 def test_several_seeds_are_averaged_and_another_study_can_be_begun_at(tmp_path):
-    trials, _ = protocol(tmp_path, "search.seeds=2", study="first")
+    trials, _ = protocol(tmp_path, "search.seeds=2", study="first", budget=3)
     for trial in of_phase(trials, "search"):
         by_seed = trial.user_attrs["objective_by_seed"]
         assert trial.value == pytest.approx(sum(by_seed) / 2)
         assert by_seed[0] != by_seed[1]
     best = yaml.safe_load((tmp_path / "outputs/studies/first/best.yaml").read_text())["parameters"]
-    then, _ = protocol(tmp_path, "search.start=first", study="second")
+    then, _ = protocol(tmp_path, "search.start=first", study="second", budget=2)
     begun = of_phase(then, "search")[0].params
     assert begun == pytest.approx(best, rel=1e-4)
 
@@ -142,7 +142,7 @@ def test_a_sweep_prunes_by_what_its_runs_report(tmp_path):
 
 @pytest.mark.slow
 def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill(tmp_path):
-    protocol(tmp_path, study="phase1")
+    protocol(tmp_path, study="phase1", budget=3)
     words = ["--group-budget", "3", "--budget", "4", "--seeds", "2", "--go-on", "--no-report", *QUICK, HERE, "seed=1"]
     command = [sys.executable, "-m", "synaptune.phase2", *words]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -183,7 +183,7 @@ def test_phase_2_without_phase_1_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_best_points_of_a_study_are_run_on_another_scale(tmp_path):
-    protocol(tmp_path, study="phase1")
+    protocol(tmp_path, study="phase1", budget=4)
     words = ["--top", "3", "--seeds", "2", "--study", "longer", *QUICK, HERE, "seed=1", "training.steps=30"]
     command = [sys.executable, "-m", "synaptune.transfer", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
