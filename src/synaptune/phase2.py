@@ -46,7 +46,7 @@ from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine, make_optimizer
 from synaptune.search.space import Dimension, Space, Unit
 from synaptune.search.trial import Trial
-from synaptune.storage.reading import BASELINE
+from synaptune.storage.reading import BASELINE, GATES
 
 # Subsystems of the registry by group; a group is searched alone.
 GROUPS = {
@@ -165,7 +165,7 @@ def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) 
     accounts = _gates(protocol, winners)
     gates += [accounts.get(group) or _no_better(group) for group in groups]
     kept = values | {name: value for gate in gates if gate["decision"] == "winner" for name, value in gate["values"].items()}
-    protocol.study.put_note("gates", gates)
+    protocol.study.put_note(GATES, gates)
     write_json(folder / "gates.json", {"gates": gates})
     joint = Space(tuple(replace(dimension, start=kept[dimension.name]) for dimension in protocol.space.dimensions))
     trials = searched(protocol, protocol.ledger("joint", joint, seeds=seeds), protocol.plan, label="joint")
@@ -207,7 +207,7 @@ def _gates(protocol: Protocol, winners: Mapping[str, Trial]) -> dict[str, dict[s
     units = {group: protocol.space.unit(values | winner.values) for group, winner in winners.items()}
     seeds = [protocol.seed + _GATE_FRESH + number for number in range(GATE_SEEDS)]
     points = [(unit, seed) for unit in (start, *units.values()) for seed in seeds] if winners else []
-    runs = measured(protocol, protocol.ledger("gates"), points, label="gate run")
+    runs = measured(protocol, protocol.ledger(GATES), points, label="gate run")
     before, accounts = runs[:GATE_SEEDS], {}
     for place, (group, winner) in enumerate(winners.items(), 1):
         after = runs[place * GATE_SEEDS : (place + 1) * GATE_SEEDS]

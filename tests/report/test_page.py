@@ -211,3 +211,18 @@ def test_in_a_browser_the_trials_sort_and_filter_and_nothing_is_fetched(awkward,
     assert all("failed" in row for row in left)
     assert asked == [path.as_uri()]
     assert said == []
+
+
+def test_what_the_gates_decided_is_on_the_page_of_phase_2():
+    account = {
+        "gate": "calcium",
+        "decision": "winner",
+        "reason": "on 3 fresh <seeds>",
+        "improvement": {"mean": 1.234, "low": -0.5, "high": 3.0},
+    }
+    none = {"gate": "energy", "decision": "start", "reason": "no point better than the start was found"}
+    shown = html(dataclasses.replace(rich(), gates=[account, none]))
+    assert "<h3>Gates</h3>" in shown
+    assert "on 3 fresh &lt;seeds&gt;" in shown
+    assert "1.234" in shown
+    assert "<h3>Gates</h3>" not in html(rich())

@@ -22,7 +22,7 @@ from synaptune.search.space import Space, Value
 from synaptune.search.trial import Trial
 from synaptune.storage import schema
 from synaptune.storage.database import shown
-from synaptune.storage.reading import BASELINE, Record
+from synaptune.storage.reading import BASELINE, GATES, Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,6 +87,7 @@ def evidence(record: Record, *, against: Record | None = None, deep: bool = True
         provenance=_provenance(record),
         portraits=record.notes.get(PORTRAITS) or {},
         space=space,
+        gates=record.notes.get(GATES) or (),
         fixed={key.removeprefix(schema.FIXED): value for key, value in record.configuration.items() if key.startswith(schema.FIXED)},
         correlation_noise=None if null is None else reach(null),
     )

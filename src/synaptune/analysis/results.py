@@ -176,8 +176,8 @@ class Evidence:
     phase: of the search it is about; names: searched parameters by subsystem; best: the trial whose values are recommended;
     start: values of the baseline; effects_note: why effects are empty; correlation: rows of the search distribution's matrix in
     the order of names, at the end; portraits: what portrait.py stored of the baseline and the best ("baseline", "best");
-    space: the ranges of that search, null when none has begun; fixed: values that its space file held; correlation_noise: what the
-    strongest pair reaches in 5 % of searches that know no loss, null when not measured.
+    space: the ranges of that search, null when none has begun; fixed: values that its space file held; gates: accounts of
+    phase2.py; correlation_noise: what the strongest pair reaches in 5 % of searches that know no loss, null when not measured.
     """
 
     name: str
@@ -212,4 +212,5 @@ class Evidence:
     portraits: Mapping[str, Any] = field(default_factory=dict)
     space: Space | None = None
     fixed: Mapping[str, Value] = field(default_factory=dict)
+    gates: Sequence[Mapping[str, Any]] = ()
     correlation_noise: float | None = None

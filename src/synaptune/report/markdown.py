@@ -46,7 +46,7 @@ def text(evidence: Evidence, drawn: Sequence[Figure], made: Sequence[Table]) -> 
     parts += _section("What to do next", findings(words.advice(evidence)))
     figures_by_key, tables_by_key = {figure.key: figure for figure in drawn}, {table.key: table for table in made}
     for title, keys in (
-        ("Validation and noise", ("seeds", "validation")),
+        ("Validation and noise", ("seeds", "validation", "gates")),
         ("Parameters", ("parameters", "importance", "ablation", "profiles")),
         ("The search", ("convergence", "evolution", "correlation", "parallel")),
         ("Inside the model", ("curves", "dynamics", "experts")),

@@ -139,7 +139,7 @@ def _validation(evidence: Evidence, drawn: Mapping[str, Figure]) -> str:
     rows = tables.noise(evidence) + ([] if claim is None else tables.statistics_of(claim.gain))
     listed = "".join(f"<tr><th scope='row'>{escape(name)}</th><td class='number'>{escape(text)}</td></tr>" for name, text in rows)
     more = f'<h3>Noise, luck and tests</h3><div class="scroll"><table><tbody>{listed}</tbody></table></div>' if rows else ""
-    return _placed(drawn, "validation") + _titled(tables.validation(evidence)) + more
+    return _placed(drawn, "validation") + _titled(tables.validation(evidence)) + _titled(tables.gates(evidence)) + more
 
 
 def _parameters(evidence: Evidence, drawn: Mapping[str, Figure]) -> str:

@@ -28,7 +28,7 @@ _MEANT = {
 
 def all_tables(evidence: Evidence) -> Iterator[Table]:
     """Every table that has rows."""
-    for make in (parameters, validation, ablation, hypotheses, failures, cost, generations, trials):
+    for make in (parameters, validation, gates, ablation, hypotheses, failures, cost, generations, trials):
         table = make(evidence)
         if table.rows:
             yield table
@@ -111,6 +111,16 @@ def ablation(evidence: Evidence) -> Table:
 
 def _rank(found: Comparison | None) -> float:
     return float("inf") if found is None else -found.mean
+
+
+def gates(evidence: Evidence) -> Table:
+    """What the gates before the last search decided, with the relative change of perplexity on fresh seeds."""
+    columns = (Column("gate"), Column("decision"), Column("gain", "value", "%"), Column("low", "value", "%"), Column("high", "value", "%"))
+    rows = []
+    for gate in evidence.gates:
+        gain = gate.get("improvement") or {}
+        rows.append([gate["gate"], gate["decision"], *(gain.get(key) for key in ("mean", "low", "high")), gate["reason"]])
+    return Table("gates", "Gates", (*columns, Column("reason")), rows, "Gain of validation perplexity (phase 1: test), 95 % interval.")
 
 
 def hypotheses(evidence: Evidence) -> Table:
