@@ -1,9 +1,14 @@
-"""A real PostgreSQL server, started once for all tests that ask for it; they are skipped where it is not installed."""
+"""What all tests share: ears for Ctrl-C, and a real PostgreSQL server, started once for those that ask for it, if it is installed."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 from servers import Postgres, running_postgres
+
+# A shell starts background jobs deaf to Ctrl-C, and what they start is deaf too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -32,15 +32,10 @@ def stored(folder):
     return optuna.load_study(study_name="phase1", storage=f"sqlite:///{folder}/outputs/studies/phase1/study.db").trials
 
 
-def hears_ctrl_c():
-    """A shell starts background jobs deaf to it, and what they start too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def interrupt_at(folder, number, how):
     """Start the protocol and end it when the run of a trial begins."""
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process = subprocess.Popen(command(*WORDS), cwd=folder, preexec_fn=hears_ctrl_c, **streams)
+    process = subprocess.Popen(command(*WORDS), cwd=folder, **streams)
     begun = time.monotonic()
     while not (folder / f"outputs/studies/phase1/trials/{number}").exists():
         assert process.poll() is None, process.communicate()

@@ -28,16 +28,11 @@ def trials(folder, name):
     return optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/outputs/studies/{name}/study.db").trials
 
 
-def hears_ctrl_c():
-    """A shell starts background jobs deaf to it, and what they start too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def kill_after(folder, count, words, how=signal.SIGKILL):
     """Start a sweep and end it once `count` evaluations have begun; returns its stderr."""
     log = folder / "log"
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process = subprocess.Popen(command(*words), cwd=folder, preexec_fn=hears_ctrl_c, **streams)
+    process = subprocess.Popen(command(*words), cwd=folder, **streams)
     begun = time.monotonic()
     while not log.exists() or len(log.read_text().splitlines()) < count:
         assert process.poll() is None, process.communicate()
@@ -83,7 +78,7 @@ def test_ctrl_c_ends_politely_and_the_same_command_goes_on(tmp_path):
 
 def test_ctrl_c_twice_stops_now_and_the_trial_is_run_again(tmp_path):
     words = ["hydra/sweeper=random", "hydra.sweeper.optim.budget=2", f"log={tmp_path}/log", *RANGES]
-    process = subprocess.Popen(command(*words, "seconds=60"), cwd=tmp_path, preexec_fn=hears_ctrl_c, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(*words, "seconds=60"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "log").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
