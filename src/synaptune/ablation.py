@@ -25,10 +25,10 @@ from synaptune.closing import closed
 from synaptune.errors import mistake
 from synaptune.opening import VALIDATION_SEEDS, add_report_option, guarded, reopened
 from synaptune.protocol import Protocol, measured, say
-from synaptune.storage.reading import ABLATION, VALIDATION, Record, find_study, study_folder
+from synaptune.storage.reading import ABLATION, JOINT, SEARCH, VALIDATION, Record, find_study, study_folder
 
 # Of each protocol: the phase of its last search, and the distance of its validation's seeds from the search's.
-_PROTOCOLS = {"phase1": ("search", phase1.FRESH), "phase2": ("joint", phase2.FRESH)}
+_PROTOCOLS = {"phase1": (SEARCH, phase1.FRESH), "phase2": (JOINT, phase2.FRESH)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

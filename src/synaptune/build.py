@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -142,7 +143,14 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         values = {str(name): value for name, value in content["parameters"].items()}
     except OSError as error:
         raise mistake(got=f"tuned={path}: {error.strerror}", expected="the best.yaml of a study", do="check the path") from error
-    except Exception as error:  # the YAML reader's errors, and every wrong shape
+    except (
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:  # no best.yaml
         raise mistake(
             got=f"tuned={path}, not a best.yaml", expected="`parameters: {name: value, ...}`", do="give the best.yaml of a study"
         ) from error

@@ -46,7 +46,7 @@ from synaptune.search.loop import Plan
 from synaptune.search.optimizers import Engine, make_optimizer
 from synaptune.search.space import Dimension, Space, Unit
 from synaptune.search.trial import Trial
-from synaptune.storage.reading import BASELINE, GATES
+from synaptune.storage.reading import BASELINE, GATES, JOINT
 
 # Subsystems of the registry by group; a group is searched alone.
 GROUPS = {
@@ -168,7 +168,7 @@ def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) 
     protocol.study.put_note(GATES, gates)
     write_json(folder / "gates.json", {"gates": gates})
     joint = Space(tuple(replace(dimension, start=kept[dimension.name]) for dimension in protocol.space.dimensions))
-    trials = searched(protocol, protocol.ledger("joint", joint, seeds=seeds), protocol.plan, label="joint")
+    trials = searched(protocol, protocol.ledger(JOINT, joint, seeds=seeds), protocol.plan, label="joint")
     winner = confirmed(protocol, trials)
     if winner is None:
         raise mistake(got="a joint search without a complete trial", expected="at least one", do="see the failures in the study")

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from synaptune.data.batches import train_batch
 from synaptune.data.config import DataConfig
 from synaptune.data.corpus import Corpus, load_corpus
+from synaptune.data.recall import IGNORED
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
 from synaptune.parameters import Spec
@@ -98,7 +99,7 @@ def short_run(trial: Trial, corpus: Corpus, data: DataConfig, params: SynapsePar
     for step in range(1, trial.steps + 1):
         batch = train_batch(corpus, data, seed=seed, step=step, size=trial.batch, context=trial.model.context)
         out = model(batch.tokens, stream("noise", seed, step))
-        loss = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100)
+        loss = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
         (loss + out.balance).backward()
         optimizer.step()

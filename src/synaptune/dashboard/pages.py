@@ -12,7 +12,7 @@ from urllib.parse import quote
 from synaptune.dashboard.catalogue import Place, Unreadable
 from synaptune.dashboard.desk import Part
 from synaptune.dashboard.glance import Glance
-from synaptune.report.lines import duration
+from synaptune.report.naming import duration
 
 HOME = "/synaptune"
 _FILES = ("yaml", "json", "csv")  # pages of a study that a browser keeps

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from synaptune.dashboard.catalogue import Place
 from synaptune.dashboard.desk import Part
 from synaptune.dashboard.pages import address, ago, listing, moment, number
-from synaptune.report.lines import duration
+from synaptune.report.naming import duration
 from synaptune.search.trial import Trial
 from synaptune.storage import schema
 from synaptune.storage.reading import Record

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from synaptune.data.recall import IGNORED
 from synaptune.parameters import constant
 
 BINS = int(
@@ -53,16 +54,16 @@ class Tally(NamedTuple):
 
 
 def training_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy over scored targets [nats/token], eq. (1); targets of -100 are not scored."""
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+    """Mean cross-entropy over scored targets [nats/token], eq. (1); targets IGNORED are not scored."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
 
 
 def tally(logits: Tensor, targets: Tensor, recall: Tensor) -> Tally:
     """Sums of one batch: logits (batch, token, vocabulary), targets (batch, token), recall (batch, token) marks answers."""
-    scored = targets != -100
+    scored = targets != IGNORED
     answers = recall & scored
     text = scored & ~recall
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="none").view_as(targets)
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none").view_as(targets)
     best, guess = torch.log_softmax(logits, -1).max(-1)
     confidence = best.exp()
     right = (guess == targets) & scored

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from synaptune.report.naming import duration as duration  # the dashboard takes it from here
+from synaptune.report.naming import duration
 from synaptune.search.diagnostics import Diagnostics
 from synaptune.search.trial import Trial, best_of
 

@@ -13,8 +13,8 @@ from synaptune.report.cells import Column, Table, shown
 from synaptune.report.naming import duration
 from synaptune.search.trial import Trial
 from synaptune.storage import export, schema
+from synaptune.storage.reading import JOINT
 
-_JOINT = "joint"  # phase of the last search of phase 2
 _MANY = 12  # trial numbers listed one by one
 _REASONS = 40  # rows of the table of failures
 _LINE = 160  # characters of a reason
@@ -201,7 +201,7 @@ def budget(evidence: Evidence) -> int | None:
     """Evaluations planned for the search; null when unknown, or when more were made: the study keeps its first plan."""
     settings = orders.configuration(evidence)
     planned = (evidence.provenance.get("optimizer") or {}).get("budget")
-    if orders.protocol(evidence) == "phase2" and evidence.phase != _JOINT:  # the optimizer's is that of the joint search
+    if orders.protocol(evidence) == "phase2" and evidence.phase != JOINT:  # the optimizer's is that of the joint search
         planned = settings.get("search.group_budget")
     ended = sum(trial.state != "running" for trial in evidence.trials)
     return None if planned is None or planned < ended else planned

@@ -21,7 +21,7 @@ from synaptune.storage.records import in_phase, read_all
 ROOT = Path("outputs/studies")
 SEARCH, BASELINE, VALIDATION, ABLATION, REFERENCE = "search", "baseline", "validation", "ablation", "reference"
 # Phases of a protocol that make runs and search nothing.
-GATES = "gates"  # a phase, and the note with what was decided there
+GATES, JOINT = "gates", "joint"  # phases of phase 2; the first is also the note with what was decided there
 _NO_SEARCH = ("sanity", BASELINE, VALIDATION, ABLATION, REFERENCE, "incumbents", "transfer")
 _SHOWN_NAMES = 10
 
