@@ -6,6 +6,7 @@ import re
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from synaptune import TrialManager, TrialPruned
@@ -188,3 +189,10 @@ def test_the_search_distribution_of_each_generation_is_kept(tmp_path):
         assert list(line["mean"]) == list(line["sigma"]) == list(SPACE)
         assert len(line["covariance"]) == len(line["eigenvalues"]) == len(SPACE)
         assert line["condition"] == pytest.approx(line["eigenvalues"][-1] / line["eigenvalues"][0])
+
+
+def test_a_number_of_numpy_is_a_number(tmp_path):
+    manager = TrialManager("s", 2, sampler="random", directory=tmp_path, progress=False)
+    manager.optimize(lambda p: np.float32(p["x"]), {"x": ("uniform", 0, 1)})
+    assert [trial.state for trial in manager.trials] == ["complete"] * 2
+    assert manager.best_value == pytest.approx(min(trial.values["x"] for trial in manager.trials), rel=1e-6)

@@ -11,6 +11,7 @@ Run again, it goes on where it stopped, exactly.
 
 from __future__ import annotations
 
+import numbers
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -229,7 +230,7 @@ class Scored:
             return Result(None, time.perf_counter() - began, pruned=True, estimate=pruned.estimate)
         except UserError as error:
             raise RuntimeError(str(error)) from error  # of the user's own code: a failed trial, not a mistake in the search
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):  # numpy's are numbers too
             raise TypeError(f"the objective returned {type(value).__name__}, expected a number")
         return Result(float(value), time.perf_counter() - began)
 
