@@ -44,7 +44,8 @@ class Trial:
 
 
 class Effect(NamedTuple):
-    """Losses [nat/token] at the low and the high end, their distance, and that distance over the spread across seeds."""
+    """Losses [nat/token] at the low and the high end; how far apart these and the one at the default lie, and that over the spread
+    across seeds. With the default, since two ends may meet by chance: in another text they did."""
 
     spec: Spec
     low: float
@@ -130,7 +131,8 @@ def census(trial: Trial | None = None, on_effect: Callable[[Effect], None] | Non
         dust = max(dust, abs(loss({"synapse.calcium.tau_c": tau_c}) - over_seeds[0]))
         for spec in group:
             low, high = (loss({spec.name: _typed(spec, value)}) for value in (spec.low, spec.high))
-            effects.append(Effect(spec, low, high, abs(high - low), abs(high - low) / statistics.stdev(over_seeds)))
+            apart = max(low, high, over_seeds[0]) - min(low, high, over_seeds[0])
+            effects.append(Effect(spec, low, high, apart, apart / statistics.stdev(over_seeds)))
             if on_effect is not None:
                 on_effect(effects[-1])
     return effects, dust
