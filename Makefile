@@ -37,16 +37,16 @@ sanity: $(READY) ## the synaptic and the plain model train, in seconds each
 	$(BIN)/python train.py name=sanity scale=smoke model=gpt $(ARGS)
 
 sweep-phase1: $(READY) ## tune the ten phase-1 parameters and give the verdict; BUDGET= SCALE= STUDY= ARGS=
-	$(BIN)/python -m synaptune.phase1 $(if $(BUDGET),--budget $(BUDGET)) $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
+	$(BIN)/python -m synaptune.protocols.phase1 $(if $(BUDGET),--budget $(BUDGET)) $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
 
 sweep-phase2: $(READY) ## tune all parameters from the phase-1 optimum: groups, then jointly; BUDGET= SCALE= STUDY= ARGS=
-	$(BIN)/python -m synaptune.phase2 $(if $(BUDGET),--budget $(BUDGET)) $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
+	$(BIN)/python -m synaptune.protocols.phase2 $(if $(BUDGET),--budget $(BUDGET)) $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
 
 transfer: $(READY) ## the best points of a study on another scale; STUDY= SCALE= ARGS="--from phase1 ..."
-	$(BIN)/python -m synaptune.transfer $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
+	$(BIN)/python -m synaptune.protocols.transfer $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
 
 ablation: $(READY) ## what each tuned parameter is worth, on paired seeds; STUDY= SEEDS= ARGS=
-	$(BIN)/python -m synaptune.ablation --study $(or $(STUDY),phase1) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+	$(BIN)/python -m synaptune.protocols.ablation --study $(or $(STUDY),phase1) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 report: $(READY) ## one page with the evidence of a study; STUDY= ARGS="--against STUDY"
 	$(BIN)/synaptune report $(or $(STUDY),phase1) $(ARGS)
@@ -67,7 +67,7 @@ census: $(READY) ## what each parameter does to the training loss
 	$(BIN)/synaptune census $(ARGS)
 
 docs: $(READY) ## write docs/parameters.md from the declarations
-	$(BIN)/python -m synaptune.docs
+	$(BIN)/python -m synaptune.cli.docs
 
 bench-step: $(READY) ## step time of the synaptic model against the plain one
 	$(BIN)/python benchmarks/bench_step.py $(ARGS)

@@ -18,8 +18,8 @@ import torch
 from kept import Kept, candidates, kept_run
 from ladder import ROOT, table
 
-from synaptune.errors import UserError, mistake
-from synaptune.objective.curve import LEAST_POINTS, Prediction, errors, extrapolate
+from synaptune.core.errors import UserError, mistake
+from synaptune.search.objective.learning_curve import LEAST_POINTS, Prediction, errors, extrapolate
 
 FRACTIONS = (0.25, 0.5, 0.75)
 EVALUATIONS = 20

@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from synaptune.build import run, settings
+from synaptune.config.schema import register
+from synaptune.config.settings import run, settings
 from synaptune.data.batches import train_batch
 from synaptune.data.corpus import load_corpus
 from synaptune.model.gpt import GPT
-from synaptune.objective.metrics import training_loss
-from synaptune.schema import register
+from synaptune.training.adamw import adamw
 from synaptune.training.evaluation import autocast, pick_device, to_device
 from synaptune.training.job import Job
-from synaptune.training.optim.adamw import adamw
+from synaptune.training.metrics import training_loss
 from synaptune.training.schedules import learning_rate
 from synaptune.training.trainer import fit, warm_up
 

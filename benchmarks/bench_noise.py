@@ -17,8 +17,8 @@ import torch
 from kept import candidates, kept_run
 from ladder import ROOT, table
 
-from synaptune.errors import UserError, mistake
-from synaptune.objective.seeds import common_random_numbers, common_seeds
+from synaptune.core.errors import UserError, mistake
+from synaptune.search.objective.common_seeds import common_random_numbers, common_seeds
 
 HEAD = ["", "value"]
 

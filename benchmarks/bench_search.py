@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from synaptune.search.evolution import STEP
-from synaptune.search.optimizers import Engine, Told, make_optimizer
-from synaptune.search.space import Dimension, Space
+from synaptune.search.optimizers.cma import STEP
+from synaptune.search.optimizers.registry import Engine, Told, make_optimizer
+from synaptune.search.space.space import Dimension, Space
 
 NOISE = 0.05  # of the sphere's value at the centre
 PROBLEMS = ("sphere", "ellipsoid", "Rosenbrock", "Rastrigin", "noisy")

@@ -16,9 +16,9 @@ import uuid
 from pathlib import Path
 
 from synaptune.search.config import Home
-from synaptune.search.space import Dimension, Space
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.study.study import PhaseLedger, Study
 
 PARAMETERS = 48
 METRICS = 25

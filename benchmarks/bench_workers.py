@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from synaptune import TrialManager
-from synaptune.search.execution import WorkersConfig
+from synaptune.search.workers.config import WorkersConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACE = {f"x{number}": ("uniform", 0.0, 1.0) for number in range(10)}

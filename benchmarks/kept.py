@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from ladder import composed
 
-from synaptune.build import fingerprint, run, settings
-from synaptune.search.optimizers import Engine, make_optimizer
-from synaptune.search.space import Space
-from synaptune.spaces import declared_space
-from synaptune.storage.environment import code_version
-from synaptune.storage.export import write_json
+from synaptune.config.search_space import declared_space
+from synaptune.config.settings import fingerprint, run, settings
+from synaptune.search.optimizers.registry import Engine, make_optimizer
+from synaptune.search.space.space import Space
+from synaptune.study.artifacts import write_json
+from synaptune.study.provenance import code_version
 from synaptune.training.errors import DivergedError
 
 QUIET = ("logger=csv", "logger.progress=off", "training.checkpoint_every=0")

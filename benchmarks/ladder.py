@@ -28,14 +28,14 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from synaptune.analysis.compare import paired_improvement
-from synaptune.build import fingerprint, run, settings
-from synaptune.errors import UserError, mistake
-from synaptune.schema import register
-from synaptune.search.optimizers import Engine, Told, make_optimizer
-from synaptune.search.space import Space
-from synaptune.spaces import declared_space
-from synaptune.storage.environment import code_version
-from synaptune.storage.export import write_json
+from synaptune.config.schema import register
+from synaptune.config.search_space import declared_space
+from synaptune.config.settings import fingerprint, run, settings
+from synaptune.core.errors import UserError, mistake
+from synaptune.search.optimizers.registry import Engine, Told, make_optimizer
+from synaptune.search.space.space import Space
+from synaptune.study.artifacts import write_json
+from synaptune.study.provenance import code_version
 from synaptune.training.errors import DivergedError
 
 ROOT = Path(__file__).resolve().parent.parent

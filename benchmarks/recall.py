@@ -20,15 +20,15 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from synaptune.build import Settings, settings
+from synaptune.config.schema import register
+from synaptune.config.settings import Settings, settings
+from synaptune.core.errors import UserError, mistake
 from synaptune.data.batches import eval_batches, train_batch
 from synaptune.data.corpus import load_corpus
-from synaptune.errors import UserError, mistake
 from synaptune.model.gpt import GPT
-from synaptune.objective.metrics import training_loss
-from synaptune.schema import register
+from synaptune.training.adamw import adamw
 from synaptune.training.evaluation import autocast, evaluate
-from synaptune.training.optim.adamw import adamw
+from synaptune.training.metrics import training_loss
 from synaptune.training.schedules import learning_rate
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

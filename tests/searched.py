@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from synaptune import TrialManager
-from synaptune.storage.reading import Record, find_study
+from synaptune.study.reader import Record, find_study
 
 UNIFORM = ("uniform", 0.0, 1.0)
 

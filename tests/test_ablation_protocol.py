@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from protocols import NAMES, SEEDS, TUNED, made
 
-from synaptune import ablation
 from synaptune.analysis.evidence import evidence
-from synaptune.errors import UserError
-from synaptune.opening import reopened
-from synaptune.plain import flat
-from synaptune.search.space import Dimension, Space
+from synaptune.config.flat import flat
+from synaptune.core.errors import UserError
+from synaptune.protocols import ablation
+from synaptune.protocols.session import reopened
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
-from synaptune.storage.reading import Record, find_study
+from synaptune.study.reader import Record, find_study
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def runs(folder: Path) -> list[Trial]:
 
 def kill_at(folder: Path, number: int, *words: str) -> None:
     """Start the command and kill it when the run of a trial begins."""
-    command = [sys.executable, "-m", "synaptune.ablation", "--study", str(folder), *words]
+    command = [sys.executable, "-m", "synaptune.protocols.ablation", "--study", str(folder), *words]
     process = subprocess.Popen(command, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 900
     while not (folder / f"trials/{number}").exists():

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from synaptune import phase1
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
+from synaptune.protocols import phase1
 from synaptune.training import checkpoint
 
 ROOT = Path(__file__).parents[1]

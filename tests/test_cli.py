@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from synaptune import cli, phase2
-from synaptune.analysis import census
+from synaptune.analysis import sensitivity as census
+from synaptune.cli import main as cli
 from synaptune.data.tokenizer import Tokenizer
+from synaptune.protocols import phase2
 from synaptune.synapse.circuit import SPECS
 from synaptune.training import checkpoint
 
@@ -148,6 +149,6 @@ def test_cost_prices_phase_2_with_its_groups(capsys, tmp_path, monkeypatch):
 
 
 def test_help_is_quick():
-    code = "import sys, synaptune.cli as cli\ntry: cli.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    code = "import sys, synaptune.cli.main as cli\ntry: cli.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "hydra"} & set(loaded)

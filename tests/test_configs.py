@@ -10,11 +10,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from synaptune.build import apply_tuned, check, fingerprint, flat, settings
-from synaptune.entry import override_faults
-from synaptune.errors import UserError
-from synaptune.parameters import lookup
-from synaptune.schema import register
+from synaptune.config.overrides import override_faults
+from synaptune.config.schema import register
+from synaptune.config.settings import apply_tuned, check, fingerprint, flat, settings
+from synaptune.core.errors import UserError
+from synaptune.core.parameters import lookup
 from synaptune.synapse.circuit import SPECS, SynapseParams
 
 ROOT = Path(__file__).resolve().parents[1]

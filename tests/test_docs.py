@@ -1,7 +1,7 @@
 """docs/parameters.md is what the declarations say."""
 
-from synaptune.docs import PAGE, render
-from synaptune.parameters import CONSTANTS
+from synaptune.cli.docs import PAGE, render
+from synaptune.core.parameters import CONSTANTS
 from synaptune.synapse.circuit import SPECS
 
 

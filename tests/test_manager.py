@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from synaptune import TrialManager, TrialPruned
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 SPACE = {

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from synaptune.build import run
-from synaptune.errors import UserError
-from synaptune.notify import EVENTS, Event, Notifier, NotifyConfig, masked, receivers
-from synaptune.opening import composed
+from synaptune.config.settings import run
+from synaptune.core.errors import UserError
+from synaptune.protocols.session import composed
 from synaptune.search.trial import Trial
+from synaptune.study.callbacks.notify import EVENTS, Event, Notifier, NotifyConfig, masked, receivers
 
 APP = Path(__file__).parent / "search" / "apps" / "app.py"
 SECRET = "T0KEN"
@@ -251,7 +251,7 @@ def test_a_sweep_tells_its_end_and_its_secret_is_in_no_file(receiver, tmp_path, 
 
 def test_a_protocol_tells_the_mistake_it_ended_with(receiver, tmp_path):
     words = ["scale=smoke", "study.resume=must", f"notify.urls=['{receiver.url}']"]
-    ended = subprocess.run([sys.executable, "-m", "synaptune.phase1", *words], cwd=tmp_path, capture_output=True, check=False)
+    ended = subprocess.run([sys.executable, "-m", "synaptune.protocols.phase1", *words], cwd=tmp_path, capture_output=True, check=False)
     assert ended.returncode == 2
     (got,) = receiver.requests
     assert (got["study"], got["event"]) == ("phase1", "end")

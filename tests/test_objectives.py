@@ -19,7 +19,7 @@ def protocol(folder, *words, study="s", budget=12, steps=12):
     command = [
         sys.executable,
         "-m",
-        "synaptune.phase1",
+        "synaptune.protocols.phase1",
         "--study",
         study,
         "--budget",
@@ -145,7 +145,7 @@ def test_a_sweep_prunes_by_what_its_runs_report(tmp_path):
 def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill(tmp_path):
     protocol(tmp_path, study="phase1", budget=3)
     words = ["--group-budget", "3", "--budget", "4", "--seeds", "2", "--go-on", "--no-report", *QUICK, HERE, "training.steps=12", "seed=1"]
-    command = [sys.executable, "-m", "synaptune.phase2", *words]
+    command = [sys.executable, "-m", "synaptune.protocols.phase2", *words]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "outputs/studies/phase2/trials/9").exists():
         assert process.poll() is None
@@ -176,7 +176,7 @@ def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill
 
 
 def test_phase_2_without_phase_1_is_refused(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "synaptune.phase2"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "synaptune.protocols.phase2"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "run make sweep-phase1 first" in done.stderr
     assert "Traceback" not in done.stderr
@@ -186,7 +186,7 @@ def test_phase_2_without_phase_1_is_refused(tmp_path):
 def test_the_best_points_of_a_study_are_run_on_another_scale(tmp_path):
     protocol(tmp_path, study="phase1", budget=4)
     words = ["--top", "3", "--seeds", "2", "--study", "longer", *QUICK, HERE, "seed=1", "training.steps=30"]
-    command = [sys.executable, "-m", "synaptune.transfer", *words]
+    command = [sys.executable, "-m", "synaptune.protocols.transfer", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "outputs/studies/longer/transfer.json").read_text())

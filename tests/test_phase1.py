@@ -12,8 +12,8 @@ import optuna
 import pytest
 import yaml
 
-from synaptune.opening import composed
-from synaptune.phase1 import searched_space, stages
+from synaptune.protocols.phase1 import searched_space, stages
+from synaptune.protocols.session import composed
 
 ROOT = Path(__file__).parents[1]
 # Too short a run for the sanity gate to pass, hence --go-on; seed 1 solves Rosenbrock's function at the first attempt.
@@ -22,7 +22,7 @@ WORDS += ["workers.count=1"]
 
 
 def command(*words):
-    return [sys.executable, "-m", "synaptune.phase1", *words]
+    return [sys.executable, "-m", "synaptune.protocols.phase1", *words]
 
 
 def run(folder, *words):

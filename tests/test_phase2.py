@@ -2,16 +2,16 @@
 
 import pytest
 
-from synaptune import phase2
-from synaptune.errors import UserError
-from synaptune.notify import Notifier, NotifyConfig
-from synaptune.opening import composed
-from synaptune.protocol import Protocol
-from synaptune.search.contract import Engine
+from synaptune.core.errors import UserError
+from synaptune.protocols import phase2
+from synaptune.protocols.protocol import Protocol
+from synaptune.protocols.session import composed
 from synaptune.search.loop import Plan
+from synaptune.search.optimizers.base import Engine
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
-from synaptune.search.workers import Idle
+from synaptune.search.workers.base import Idle
+from synaptune.study.callbacks.notify import Notifier, NotifyConfig
 
 
 def run(number, perplexity):

@@ -9,9 +9,9 @@ from protocols import NAMES, SEEDS, TUNED, made
 from synaptune.model.attention import rms_norm
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
-from synaptune.opening import reopened
-from synaptune.portrait import KEYS, NOTE, TRACES, portraits, portray, watched
-from synaptune.storage.reading import find_study
+from synaptune.protocols.portraits import KEYS, NOTE, TRACES, portraits, portray, watched
+from synaptune.protocols.session import reopened
+from synaptune.study.reader import find_study
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.synapse.terminal import terminal_scan
 

@@ -7,8 +7,8 @@ import yaml
 from plan_runs import METRIC, plan_runs, write_runs
 
 from synaptune import TrialManager
-from synaptune.commands import refine
-from synaptune.errors import UserError
+from synaptune.cli import refine
+from synaptune.core.errors import UserError
 
 
 @pytest.fixture

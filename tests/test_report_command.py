@@ -8,13 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from synaptune import TrialManager, closing
-from synaptune.commands import report
-from synaptune.errors import UserError
+from synaptune import TrialManager
+from synaptune.cli import report
+from synaptune.core.errors import UserError
+from synaptune.protocols import final_report as closing
 from synaptune.search.config import StudyConfig, home
-from synaptune.search.space import Dimension, Space
-from synaptune.storage.reading import find_study
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.search.space.space import Dimension, Space
+from synaptune.study.reader import find_study
+from synaptune.study.study import PhaseLedger, Study
 
 NAMES = ("<script>alert(1)</script>", 'a&b "quoted"', "$x_1$")
 
@@ -132,6 +133,6 @@ def test_mistakes_are_told(tmp_path):
 def test_the_command_imports_nothing_slow_until_it_runs():
     import subprocess
 
-    code = "import sys, synaptune.commands.report; print(*sys.modules)"
+    code = "import sys, synaptune.cli.report; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout.split()
     assert not {"optuna", "matplotlib", "scipy", "sklearn", "nevergrad"} & set(loaded)

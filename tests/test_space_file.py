@@ -9,15 +9,15 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from synaptune import TrialManager
-from synaptune.commands import refine
-from synaptune.entry import with_space_file
-from synaptune.errors import UserError
-from synaptune.opening import composed
-from synaptune.phase1 import searched_space
-from synaptune.search.space import Dimension
-from synaptune.search.space_file import SpaceFile, read_space, space_yaml
-from synaptune.spaces import configuration_of, declared_space
-from synaptune.storage.reading import find_study
+from synaptune.cli import refine
+from synaptune.config.overrides import with_space_file
+from synaptune.config.search_space import configuration_of, declared_space
+from synaptune.core.errors import UserError
+from synaptune.protocols.phase1 import searched_space
+from synaptune.protocols.session import composed
+from synaptune.search.space.file import SpaceFile, read_space, space_yaml
+from synaptune.search.space.space import Dimension
+from synaptune.study.reader import find_study
 
 ROOT = Path(__file__).parents[1]
 FILE = SpaceFile(

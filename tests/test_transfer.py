@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from synaptune import transfer
-from synaptune.errors import UserError
-from synaptune.search.space import Dimension, Space, of_spec
+from synaptune.core.errors import UserError
+from synaptune.protocols import transfer
+from synaptune.search.space.space import Dimension, Space, of_spec
 from synaptune.search.trial import Trial
-from synaptune.storage.reading import Record
+from synaptune.study.reader import Record
 from synaptune.synapse.circuit import SPECS
 
 INTERVAL = "synapse.structural.structural_interval"

@@ -12,19 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from synaptune.conduct import Company, Job, conduct
-from synaptune.report.listeners import Show, opened_together
-from synaptune.report.wandb_controller import WandbController, attach_report, open_controller
 from synaptune.search.config import Home
-from synaptune.search.contract import Engine
-from synaptune.search.diagnostics import diagnose
 from synaptune.search.loop import Plan
-from synaptune.search.space import Dimension, Space
+from synaptune.search.optimizers.base import Engine
+from synaptune.search.optimizers.diagnostics import diagnose
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
-from synaptune.search.workers import Inline
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.search.workers.base import Inline
+from synaptune.study.callbacks.base import Show, opened_together
+from synaptune.study.callbacks.wandb_search import WandbController, attach_report, open_controller
+from synaptune.study.optimize import Company, Job, conduct
+from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig
-from synaptune.training.wandb_runs import identity, labels, open_run
+from synaptune.training.loggers.wandb_run import identity, labels, open_run
 
 SIZE = 4
 SPACE = Space((Dimension("synapse.a.x", "lin", 0.0, 1.0, start=0.5), Dimension("synapse.b.y", "log", 0.1, 1.0, start=0.5)))

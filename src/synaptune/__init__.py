@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 def __getattr__(name: str) -> Any:
     """The Python API by name, imported when it is asked for: a training run has no use for it."""
     if name == "TrialManager":
-        from synaptune.manager import TrialManager
+        from synaptune.study.manager import TrialManager
 
         return TrialManager
     if name == "TrialPruned":

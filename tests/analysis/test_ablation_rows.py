@@ -6,9 +6,9 @@ import pytest
 
 from synaptune.analysis.ablation import Ends, ablated, ends, points
 from synaptune.analysis.compare import holm
-from synaptune.search.space import Dimension, Space
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
-from synaptune.storage.reading import Record
+from synaptune.study.reader import Record
 
 SPACE = Space(
     (

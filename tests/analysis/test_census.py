@@ -2,7 +2,7 @@
 
 import pytest
 
-from synaptune.analysis.census import LEAST_EFFECT, Trial, census, verdict
+from synaptune.analysis.sensitivity import LEAST_EFFECT, Trial, census, verdict
 from synaptune.synapse.circuit import SPECS
 
 

@@ -3,10 +3,10 @@
 import pytest
 
 from synaptune.analysis.ablation import ends
-from synaptune.analysis.claim import claim, luck, validation_pairs
-from synaptune.search.space import Dimension, Space
+from synaptune.analysis.validation import claim, luck, validation_pairs
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
-from synaptune.storage.reading import Record
+from synaptune.study.reader import Record
 
 SPACE = Space((Dimension("x", "lin", 0.0, 1.0, start=0.5),))
 START, FIRST, LATER = (0.5,), (0.3,), (0.1,)

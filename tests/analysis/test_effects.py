@@ -8,9 +8,9 @@ from searched import searched
 from synaptune.analysis.effects import effects
 from synaptune.analysis.evidence import evidence
 from synaptune.analysis.replay import _evolution, replay
-from synaptune.search.contract import Engine, Told
-from synaptune.search.evolution import Cma
-from synaptune.search.space import Dimension, Space
+from synaptune.search.optimizers.base import Engine, Told
+from synaptune.search.optimizers.cma import Cma
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
 
 NAMES = ("strong", "inside", "one", "other", "idle")

@@ -11,9 +11,9 @@ from searched import searched
 from synaptune.analysis.convergence import _chance, course
 from synaptune.analysis.correlation import blind, pairs
 from synaptune.analysis.evidence import evidence
-from synaptune.search.contract import Engine
-from synaptune.search.space import Dimension, Space
-from synaptune.storage.reading import find_study
+from synaptune.search.optimizers.base import Engine
+from synaptune.search.space.space import Dimension, Space
+from synaptune.study.reader import find_study
 
 WEIGHTS = {"first": 3.0, "second": 2.0, "third": 1.0, "idle": 0.0}
 

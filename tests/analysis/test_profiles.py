@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from synaptune.analysis.profiles import profiles
-from synaptune.search.space import Dimension, Space
+from synaptune.search.space.space import Dimension, Space
 
 
 @pytest.mark.parametrize("scale", ["lin", "log"])

@@ -10,7 +10,7 @@ from synaptune.analysis.ablation import ends
 from synaptune.analysis.convergence import chance, comparable, course, generations
 from synaptune.analysis.evidence import evidence
 from synaptune.analysis.ranking import ranked
-from synaptune.analysis.refine_runs import Wanted, of_study
+from synaptune.analysis.refine.runs import Wanted, of_study
 from synaptune.analysis.replay import replay
 
 SPACE = {"a": ("uniform", 0.0, 1.0), "b": ("uniform", 0.0, 1.0)}

@@ -10,14 +10,14 @@ from plan_runs import BINS, METRIC, THRESHOLD, plan_runs, write_runs
 from scipy.stats import binom, binomtest, fisher_exact
 
 from synaptune import TrialManager
-from synaptune.analysis.refine import entry_of, refine
-from synaptune.analysis.refine_exact import exact_p, group_p, interval, position_p, shuffled
-from synaptune.analysis.refine_runs import Parameter, Runs, Wanted, of_study, rounded
-from synaptune.analysis.refine_table import of_csv
-from synaptune.errors import UserError
-from synaptune.search.space import Dimension
-from synaptune.storage.reading import find_study
-from synaptune.storage.table import as_csv, columns
+from synaptune.analysis.refine.exact_tests import exact_p, group_p, interval, position_p, shuffled
+from synaptune.analysis.refine.rule import entry_of, refine
+from synaptune.analysis.refine.runs import Parameter, Runs, Wanted, of_study, rounded
+from synaptune.analysis.refine.table import of_csv
+from synaptune.core.errors import UserError
+from synaptune.search.space.space import Dimension
+from synaptune.study.reader import find_study
+from synaptune.study.table import as_csv, columns
 
 
 @pytest.fixture(scope="module")

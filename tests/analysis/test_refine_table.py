@@ -3,10 +3,10 @@
 import pytest
 from plan_runs import METRIC, plan_runs, write_runs
 
-from synaptune.analysis.refine import refine
-from synaptune.analysis.refine_runs import Wanted
-from synaptune.analysis.refine_table import of_csv
-from synaptune.errors import UserError
+from synaptune.analysis.refine.rule import refine
+from synaptune.analysis.refine.runs import Wanted
+from synaptune.analysis.refine.table import of_csv
+from synaptune.core.errors import UserError
 
 
 def written(tmp_path, *changes, **columns_):

@@ -8,7 +8,7 @@ import pytest
 from searched import searched
 
 from synaptune.analysis.replay import replay
-from synaptune.search.evolution import fold
+from synaptune.search.optimizers.cma import fold
 
 
 def bowl(p):

@@ -5,8 +5,8 @@ import re
 import pytest
 from webclient import request
 
-from synaptune.dashboard.access import Access, chosen_token, is_loopback
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
+from synaptune.report.dashboard.auth import Access, chosen_token, is_loopback
 
 TOKEN = "a-token-of-some-length"
 

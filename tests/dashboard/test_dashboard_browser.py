@@ -17,8 +17,8 @@ from webclient import search
 
 from synaptune.search.config import Home
 from synaptune.search.trial import Result, best_of
-from synaptune.storage.reading import read_study
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.study.reader import read_study
+from synaptune.study.study import PhaseLedger, Study
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
 pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
@@ -40,7 +40,7 @@ def work(tmp_path_factory) -> Path:
 @contextlib.contextmanager
 def dashboard(work: Path, *arguments: str) -> Iterator[str]:
     """The command, on any free port; its address as it prints it. Ctrl-C ends it without a complaint."""
-    command = [sys.executable, "-m", "synaptune.cli", "dashboard", "--port", "0", *arguments]
+    command = [sys.executable, "-m", "synaptune.cli.main", "dashboard", "--port", "0", *arguments]
     process = subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         ready, _, _ = select.select([process.stdout], [], [], PATIENCE)

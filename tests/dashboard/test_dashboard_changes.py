@@ -13,17 +13,18 @@ from webclient import request, search
 
 pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
 
-from synaptune.dashboard import desk, pages
-from synaptune.dashboard.app import Pages
-from synaptune.dashboard.catalogue import Catalogue
-from synaptune.dashboard.desk import Desks
-from synaptune.dashboard.glance import Glance, Phase, glances
-from synaptune.dashboard.union import Union
-from synaptune.errors import UserError
-from synaptune.storage.database import open_storage
-from synaptune.storage.faults import worded
-from synaptune.storage.locks import Holder
-from synaptune.storage.reading import read_study
+from synaptune.core.errors import UserError
+from synaptune.report.dashboard import page_cache as desk
+from synaptune.report.dashboard import pages
+from synaptune.report.dashboard.app import Pages
+from synaptune.report.dashboard.merged_storage import Union
+from synaptune.report.dashboard.page_cache import Desks
+from synaptune.report.dashboard.study_index import Catalogue
+from synaptune.report.dashboard.study_status import Glance, Phase, glances
+from synaptune.study.database.connection import open_storage
+from synaptune.study.database.errors import worded
+from synaptune.study.database.locks import Holder
+from synaptune.study.reader import read_study
 
 
 def made_elsewhere(path: Path, name: str = "other", **notes) -> str:

@@ -14,17 +14,17 @@ pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installe
 
 import yaml
 
-from synaptune.cli import main
-from synaptune.dashboard.app import Pages
-from synaptune.dashboard.catalogue import Catalogue
-from synaptune.dashboard.desk import REST, Once, Stamped
-from synaptune.dashboard.glance import glances
-from synaptune.dashboard.server import listen
-from synaptune.dashboard.trials import PAGE, View, chosen
-from synaptune.dashboard.union import ReadOnly, Union
-from synaptune.errors import UserError
+from synaptune.cli.main import main
+from synaptune.core.errors import UserError
+from synaptune.report.dashboard.app import Pages
+from synaptune.report.dashboard.merged_storage import ReadOnly, Union
+from synaptune.report.dashboard.page_cache import REST, Once, Stamped
+from synaptune.report.dashboard.server import listen
+from synaptune.report.dashboard.study_index import Catalogue
+from synaptune.report.dashboard.study_status import glances
+from synaptune.report.dashboard.trials import PAGE, View, chosen
 from synaptune.search.trial import best_of
-from synaptune.storage.reading import read_study
+from synaptune.study.reader import read_study
 
 NASTY = '<script>alert("x")</script> & \'ü'
 TRIALS = 60

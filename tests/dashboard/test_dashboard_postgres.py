@@ -8,8 +8,8 @@ from webclient import SPACE, bowl, request
 pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
 
 from synaptune import TrialManager
-from synaptune.dashboard.app import Pages
-from synaptune.dashboard.catalogue import Catalogue
+from synaptune.report.dashboard.app import Pages
+from synaptune.report.dashboard.study_index import Catalogue
 
 
 def test_studies_on_a_server_are_listed_shown_and_exported(postgres_url, tmp_path):

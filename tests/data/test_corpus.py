@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from synaptune.cache import build_once, cache_dir, write_atomic
+from synaptune.core.errors import UserError
+from synaptune.core.files import build_once, cache_dir, write_atomic
 from synaptune.data.config import DataConfig
 from synaptune.data.corpus import _fingerprint, load_corpus
 from synaptune.data.text import Document, Splits
-from synaptune.errors import UserError
 
 TEXT = "".join(f"Line {number}: the quick brown fox → {number * 7919 % 1009} → jumps.\n" for number in range(600))
 
@@ -196,7 +196,7 @@ def test_no_room_for_the_cache_is_said_in_words_and_leaves_nothing(file):
 import resource
 from synaptune.data.config import DataConfig
 from synaptune.data.corpus import load_corpus
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 config = DataConfig(source="text", path={str(file)!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
+from synaptune.core.errors import UserError
 from synaptune.data.config import DataConfig
 from synaptune.data.corpus import load_corpus
 from synaptune.data.hub import _join, hub_splits
-from synaptune.errors import UserError
 
 datasets = pytest.importorskip("datasets", reason="the optional extra `hub` is not installed")
 ROWS = [f"Row {number} says: naïve café, {number * 31 % 97}." for number in range(300)]
@@ -108,7 +108,7 @@ def outcome(environment: dict[str, str], block: str = "") -> tuple[str, float]:
 {block}
 from synaptune.data.config import DataConfig
 from synaptune.data.corpus import load_corpus
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 try:
     load_corpus(DataConfig(source="hub", name="nobody/nothing"), 64)
 except UserError as error:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from synaptune.core.errors import UserError
 from synaptune.data.text import Document, divide, file_or_folder, standard_library
-from synaptune.errors import UserError
 
 
 def folder_of(root: Path, count: int) -> Path:

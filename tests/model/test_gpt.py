@@ -7,7 +7,7 @@ import torch
 from steps import train_step
 from torch.nn import functional as F
 
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 from synaptune.model.config import ModelConfig, unused_parameters
 from synaptune.model.decode import Decoder, generate
 from synaptune.model.gpt import GPT

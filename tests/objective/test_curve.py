@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from synaptune.objective.curve import C_HIGH, C_LOW, LEAST_POINTS, Prediction, errors, extrapolate, fit, projected
+from synaptune.search.objective.learning_curve import C_HIGH, C_LOW, LEAST_POINTS, Prediction, errors, extrapolate, fit, projected
 
 STEPS = [10, 20, 30, 40, 50, 60, 80, 100]
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from synaptune.objective.metrics import dead_fraction, gini, summarise, tally, training_loss
+from synaptune.training.metrics import dead_fraction, gini, summarise, tally, training_loss
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

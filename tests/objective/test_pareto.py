@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from synaptune.objective.pareto import RHO, achievement, contributions, hypervolume, pareto_front
+from synaptune.search.objective.pareto import RHO, achievement, contributions, hypervolume, pareto_front
 
 
 def dominated(points: np.ndarray, at: int) -> bool:

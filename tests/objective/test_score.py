@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from synaptune.errors import UserError
-from synaptune.objective.measures import FLOOR, MEASURES
-from synaptune.objective.score import (
+from synaptune.core.errors import UserError
+from synaptune.search.objective.measures import FLOOR, MEASURES
+from synaptune.search.objective.score import (
     TERMS,
     Baseline,
     CompositeWeights,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from synaptune.objective.seeds import averaged, common_random_numbers, common_seeds
+from synaptune.search.objective.common_seeds import averaged, common_random_numbers, common_seeds
 
 
 def made(candidates: int, seeds: int, *, shared: float, own: float) -> np.ndarray:

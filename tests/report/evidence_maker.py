@@ -15,7 +15,7 @@ from portrait_maker import portrait
 from search_maker import AWKWARD, NOISE, SECONDS, SPACE, WORTH, awkward_space, loss_at, search
 
 from synaptune.analysis import results
-from synaptune.search.space import Space
+from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial
 
 __all__ = ["AWKWARD", "BEGAN", "SEEDS", "SPACE", "bare", "comparison", "rich", "single", "unfinished"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from synaptune.analysis import results
-from synaptune.search.space import Dimension, Space
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
 
 SPACE = Space(

@@ -14,13 +14,13 @@ import pytest
 from evidence_maker import AWKWARD, SPACE, bare, rich, single, unfinished
 
 from synaptune.analysis import results
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
+from synaptune.core.text import duration, label, label_of
 from synaptune.report.figures import DARK, KEYS, LIGHT, css, figure, figures, png, standalone
 from synaptune.report.figures.axis import round_values, unit_of
 from synaptune.report.figures.sheet import MINUS, number, spaced
 from synaptune.report.figures.theme import VARIABLES, inline
-from synaptune.report.naming import duration, label, label_of
-from synaptune.search.space import Dimension, Space
+from synaptune.search.space.space import Dimension, Space
 
 SVG = "{http://www.w3.org/2000/svg}"
 GROWING = ("convergence", "evolution", "parallel", "profiles", "failures")  # with the number of trials

@@ -5,18 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from synaptune.conduct import Company, Job, conduct
-from synaptune.errors import UserError
-from synaptune.report.lines import TrialLines
-from synaptune.report.listeners import SILENT, VIEWER, Listeners, Overheard, Show, Together, opened, opened_together
+from synaptune.core.errors import UserError
 from synaptune.search.config import StudyConfig, home
-from synaptune.search.contract import Engine
 from synaptune.search.loop import Plan
-from synaptune.search.reporting import report
-from synaptune.search.space import Dimension, Space
+from synaptune.search.optimizers.base import Engine
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
-from synaptune.search.workers import Inline
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.search.workers.base import Inline
+from synaptune.search.workers.reporting import report
+from synaptune.study.callbacks.base import SILENT, VIEWER, Listeners, Overheard, Show, Together, opened, opened_together
+from synaptune.study.callbacks.trial_lines import TrialLines
+from synaptune.study.optimize import Company, Job, conduct
+from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("a", "lin", 0.0, 1.0), Dimension("b", "log", 1.0, 100.0)))
 
@@ -143,7 +143,7 @@ def test_reports_reach_the_listeners_and_the_judges_answer_stays():
 
 @pytest.mark.parametrize(("error", "code"), [(None, 0), (KeyboardInterrupt(), 130), (UserError("got x"), 2), (ValueError("x"), 1)])
 def test_listeners_are_closed_with_the_exit_code(tmp_path, monkeypatch, error, code):
-    from synaptune.report import listeners as module
+    from synaptune.study.callbacks import base as module
 
     notes = Notes()
     monkeypatch.setitem(module._MAKERS, "the terminal's view", lambda phases, logger: (notes,))
@@ -183,7 +183,7 @@ def test_a_view_of_several_searches_that_fails_is_left_out_of_all_once(capsys):
 def test_the_terminals_view_of_searches_side_by_side_counts_all(tmp_path, progress, capsys, monkeypatch):
     from rich.console import Console
 
-    from synaptune.report import screen
+    from synaptune.study.callbacks import screen
 
     screened = io.StringIO()
     monkeypatch.setattr(screen, "terminal", lambda: Console(file=screened, force_terminal=True, width=100))
@@ -200,7 +200,7 @@ def test_the_terminals_view_of_searches_side_by_side_counts_all(tmp_path, progre
 
 
 def test_a_log_that_cannot_be_opened_is_said_and_the_rest_is_heard(tmp_path, monkeypatch, capsys):
-    from synaptune.report import listeners as module
+    from synaptune.study.callbacks import base as module
 
     def broken(phases, logger):
         raise ImportError("no such module")

@@ -16,12 +16,12 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from synaptune.report.live import Scene, Standing, picture
-from synaptune.report.screen import Screen, terminal
-from synaptune.search.diagnostics import diagnose
-from synaptune.search.space import Dimension, Space
+from synaptune.search.optimizers.diagnostics import diagnose
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
+from synaptune.study.callbacks.live_table import Scene, Standing, picture
+from synaptune.study.callbacks.screen import Screen, terminal
 
 SPACE = Space((Dimension("synapse.tau", "log", 1.0, 100.0), Dimension("synapse.cost", "lin", 0.0, 1.0, start=0.5)))
 PATIENCE = 900.0  # seconds

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 import pytest
 from evidence_maker import AWKWARD, bare, rich, unfinished
 
-from synaptune.report.cells import UNKNOWN, Column, Table, as_csv
 from synaptune.report.markdown import escaped, fence, markdown, table_text
+from synaptune.report.table_model import UNKNOWN, Column, Table, as_csv
 
 COUNT = 30
 

@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 import pytest
 from evidence_maker import AWKWARD, bare, comparison, rich, single, unfinished
 
-from synaptune.report.cells import UNKNOWN
+from synaptune.report.findings import advice, verdict
 from synaptune.report.page import BEST_ROWS, html, sections
+from synaptune.report.table_model import UNKNOWN
 from synaptune.report.tables import parameters, positions
-from synaptune.report.words import advice, verdict
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 _VOID = {"meta", "br", "wbr", "input", "link", "img", "hr"}

@@ -6,11 +6,11 @@ import pytest
 from plan_runs import METRIC, THRESHOLD, plan_runs, write_runs
 from rich.console import Console
 
-from synaptune.analysis.refine import refine
-from synaptune.analysis.refine_runs import Parameter, Runs, Wanted
-from synaptune.analysis.refine_table import of_csv
+from synaptune.analysis.refine.rule import refine
+from synaptune.analysis.refine.runs import Parameter, Runs, Wanted
+from synaptune.analysis.refine.table import of_csv
 from synaptune.report.refinement import markdown, reach, show
-from synaptune.search.space import Dimension
+from synaptune.search.space.space import Dimension
 
 
 @pytest.fixture(scope="module")

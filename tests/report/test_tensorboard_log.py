@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from synaptune.report.listeners import SILENT, Show, opened
-from synaptune.report.tensorboard import TensorBoardLog, by_subsystem, in_own_unit
 from synaptune.search.config import StudyConfig, home
-from synaptune.search.diagnostics import diagnose
-from synaptune.search.space import Dimension, Space
+from synaptune.search.optimizers.diagnostics import diagnose
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.study.callbacks.base import SILENT, Show, opened
+from synaptune.study.callbacks.tensorboard import TensorBoardLog, by_subsystem, in_own_unit
+from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space(
     (
@@ -189,7 +189,7 @@ def test_writing_needs_no_torch(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from synaptune.report.tensorboard import EventFile, _scalars
+from synaptune.study.callbacks.tensorboard import EventFile, _scalars
 EventFile(Path({str(tmp_path)!r}), 1).add(1, _scalars({{"a": 1.0}}))
 print(sorted({{"torch", "matplotlib", "tensorflow"}} & set(sys.modules)))
 """

@@ -16,13 +16,13 @@ from wandb_server import Run, Server, running_server
 
 pytest.importorskip("wandb", reason="wandb is an optional extra")
 
-from synaptune.errors import UserError
-from synaptune.report.wandb_controller import Logged, WandbController, attach_report, open_controller
+from synaptune.core.errors import UserError
 from synaptune.search.config import Home
 from synaptune.search.trial import Trial
-from synaptune.storage.study import Study
+from synaptune.study.callbacks.wandb_search import Logged, WandbController, attach_report, open_controller
+from synaptune.study.study import Study
 from synaptune.training.config import LoggerConfig
-from synaptune.training.wandb_runs import OPEN, identity, open_run, run_id
+from synaptune.training.loggers.wandb_run import OPEN, identity, open_run, run_id
 
 ROOT = Path(__file__).resolve().parents[2]
 SEARCH = ROOT / "tests" / "wandb_search.py"
@@ -214,8 +214,8 @@ DYING = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import synaptune.report.wandb_controller as controller
-import synaptune.training.wandb_runs as runs
+import synaptune.study.callbacks.wandb_search as controller
+import synaptune.training.loggers.wandb_run as runs
 import wandb_search
 for module in (controller, runs):
     module.UPLOAD_SECONDS = module.MARGIN_SECONDS = 1.0

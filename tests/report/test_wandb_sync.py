@@ -15,12 +15,12 @@ pytest.importorskip("wandb", reason="wandb is an optional extra")
 
 import wandb_search
 
-from synaptune.commands.wandb import add
-from synaptune.errors import UserError
-from synaptune.report.wandb_sync import local_runs
-from synaptune.storage.locks import Holder
-from synaptune.storage.reading import find_study
-from synaptune.training import wandb_runs
+from synaptune.cli.wandb import add
+from synaptune.core.errors import UserError
+from synaptune.study.callbacks.wandb_sync import local_runs
+from synaptune.study.database.locks import Holder
+from synaptune.study.reader import find_study
+from synaptune.training.loggers import wandb_run as wandb_runs
 
 NAME = "offline"
 

@@ -9,12 +9,13 @@ from evidence_maker import BEGAN, comparison, rich, single, unfinished
 from rich.console import Console
 
 from synaptune.analysis.results import Claim, Luck
-from synaptune.report import orders, tables
+from synaptune.report import next_commands as orders
+from synaptune.report import tables
 from synaptune.report.figures import figure
+from synaptune.report.findings import advice, claimed, seeds_needed, verdict
 from synaptune.report.page import html, sections
 from synaptune.report.summary import summarise
 from synaptune.report.verdict import show_verdict
-from synaptune.report.words import advice, claimed, seeds_needed, verdict
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,7 @@ def test_commands_name_the_study_where_it_lies(whole):
     assert "transfer" not in texts(advice(shared))["Go on"]
     assert "Take the optimum apart" not in texts(advice(made(whole, None, ablation=[])))
     spaced = made(whole, "phase1", ablation=[], name="my study", database="outputs/studies/my study/study.db")
-    assert "`python -m synaptune.ablation --study 'my study'`" in texts(advice(spaced))["Take the optimum apart"]
+    assert "`python -m synaptune.protocols.ablation --study 'my study'`" in texts(advice(spaced))["Take the optimum apart"]
 
 
 def test_an_address_is_a_name_a_folder_or_a_database():

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from synaptune.search.diagnostics import CONDITION_LIMIT, RATIO_LIMIT, STAGNATION_LIMIT, diagnose, health_warnings
-from synaptune.search.optimizers import Engine, Told, make_optimizer
-from synaptune.search.space import Dimension, Space
+from synaptune.search.optimizers.diagnostics import CONDITION_LIMIT, RATIO_LIMIT, STAGNATION_LIMIT, diagnose, health_warnings
+from synaptune.search.optimizers.registry import Engine, Told, make_optimizer
+from synaptune.search.space.space import Dimension, Space
 
 SPACE = Space(tuple(Dimension(name, "lin", 0.0, 1.0, start=0.4) for name in "abc"))
 

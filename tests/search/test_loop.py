@@ -8,16 +8,16 @@ import sqlite3
 import optuna
 import pytest
 
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 from synaptune.search.config import Home
 from synaptune.search.loop import Plan, Search, run_searches
-from synaptune.search.optimizers import Engine
+from synaptune.search.optimizers.registry import Engine
+from synaptune.search.optimizers.snapshot import StateFile
 from synaptune.search.runner import check_interrupted, interruptible
-from synaptune.search.space import Dimension, Space
-from synaptune.search.state import StateFile
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, best_of
-from synaptune.search.workers import Batches, Inline, attempt
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.search.workers.base import Batches, Inline, attempt
+from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.errors import DivergedError
 
 SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from synaptune.errors import UserError
-from synaptune.search.evolution import HALF_BIN, STEP, least_steps
-from synaptune.search.optimizers import Engine, Told, make_optimizer
-from synaptune.search.space import Dimension, Space
+from synaptune.core.errors import UserError
+from synaptune.search.optimizers.cma import HALF_BIN, STEP, least_steps
+from synaptune.search.optimizers.registry import Engine, Told, make_optimizer
+from synaptune.search.space.space import Dimension, Space
 
 NAMES = ["cma", "random", "grid", "OnePlusOne", "PSO", "tpe", "gp", "cmaes", "qmc"]
 SPACE = Space(

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 from synaptune.search.config import Home
 from synaptune.search.loop import Plan, Search, run_searches
-from synaptune.search.optimizers import Engine
-from synaptune.search.pool import Pool, Ready
-from synaptune.search.reporting import report
-from synaptune.search.space import Dimension, Space
-from synaptune.search.spawners import Processes, Slurm
-from synaptune.search.state import StateFile
+from synaptune.search.optimizers.registry import Engine
+from synaptune.search.optimizers.snapshot import StateFile
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
-from synaptune.search.workers import Inline, Lenient
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.search.workers.base import Inline, Lenient
+from synaptune.search.workers.pool import Pool, Ready
+from synaptune.search.workers.reporting import report
+from synaptune.search.workers.spawners import Processes, Slurm
+from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))
 
@@ -228,7 +228,7 @@ def test_strangers_at_the_door_keep_no_worker_out(said):
 
 
 def test_one_who_says_nothing_is_shown_out(monkeypatch):
-    monkeypatch.setattr("synaptune.search.pool._HANDSHAKE", 0.2)
+    monkeypatch.setattr("synaptune.search.workers.pool._HANDSHAKE", 0.2)
     pool = Pool(bowl, Elsewhere(), 1)
     try:
         with socket.create_connection(("127.0.0.1", pool._address[1]), timeout=30.0) as stranger:
@@ -289,7 +289,7 @@ def test_jobs_of_submitit_are_workers_too(tmp_path):
 
 def test_tasks_of_ray_are_workers_too(tmp_path, monkeypatch):
     pytest.importorskip("ray")
-    from synaptune.search.spawners import Ray
+    from synaptune.search.workers.spawners import Ray
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 

@@ -9,8 +9,8 @@ import numpy as np
 import optuna
 import pytest
 
-from synaptune.errors import UserError
-from synaptune.objective.curve import LEAST_POINTS
+from synaptune.core.errors import UserError
+from synaptune.search.objective.learning_curve import LEAST_POINTS
 from synaptune.search.pruning import (
     PRUNERS,
     History,

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from synaptune.errors import UserError
-from synaptune.search.space import Dimension, Space, expand, of_spec, refuse_unused
-from synaptune.search.syntax import dimension_from_config, dimension_of
+from synaptune.config.sweep_syntax import dimension_from_config, dimension_of
+from synaptune.core.errors import UserError
+from synaptune.search.space.space import Dimension, Space, expand, of_spec, refuse_unused
 from synaptune.synapse.circuit import SPECS
 
 UNIT = st.floats(0.0, 1.0)

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 from synaptune.search.config import Home
 from synaptune.search.loop import Plan, Search, run_searches
-from synaptune.search.optimizers import Engine
-from synaptune.search.space import Dimension, Space
-from synaptune.search.state import StateFile
+from synaptune.search.optimizers.registry import Engine
+from synaptune.search.optimizers.snapshot import StateFile
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.stopping import StopConfig, check_stop, rules
 from synaptune.search.trial import Result, Trial
-from synaptune.search.workers import Inline
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.search.workers.base import Inline
+from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))
 OFF = StopConfig(plateau=None)

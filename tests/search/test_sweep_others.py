@@ -8,11 +8,11 @@ import optuna
 import pytest
 from omegaconf import OmegaConf
 
-from synaptune.errors import UserError
+from synaptune.config.sweep import _typed
+from synaptune.core.errors import UserError
 from synaptune.search.config import SearchConfig, StudyConfig
-from synaptune.search.execution import TrialConfig, WorkersConfig
 from synaptune.search.stopping import StopConfig
-from synaptune.sweep import _typed
+from synaptune.search.workers.config import TrialConfig, WorkersConfig
 
 APPS = Path(__file__).parent / "apps"
 ROOT = Path(__file__).parents[2]

@@ -9,10 +9,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from synaptune.errors import UserError
-from synaptune.search import syntax
-from synaptune.search.space import Dimension
-from synaptune.search.syntax import dimension_from_config, dimension_of
+from synaptune.config import sweep_syntax as syntax
+from synaptune.config.sweep_syntax import dimension_from_config, dimension_of
+from synaptune.core.errors import UserError
+from synaptune.search.space.space import Dimension
 
 APP = Path(__file__).parent / "apps" / "app.py"
 FORM = r"got [\s\S]*x[\s\S]*\n  expected: [\s\S]*\n  to do: "

@@ -2,10 +2,10 @@
 
 import pytest
 
-from synaptune.errors import UserError
-from synaptune.search.contract import Told
-from synaptune.search.space import Dimension, Space
-from synaptune.search.warm import Known, warm_start
+from synaptune.core.errors import UserError
+from synaptune.search.optimizers.base import Told
+from synaptune.search.optimizers.warm_start import Known, warm_start
+from synaptune.search.space.space import Dimension, Space
 
 SPACE = Space(
     (

@@ -9,20 +9,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 from synaptune.search.config import Home
-from synaptune.search.space import Dimension, Space
-from synaptune.storage import study as module
-from synaptune.storage.database import with_driver
-from synaptune.storage.locks import Holder, ServerLock, lock_key
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.search.space.space import Dimension, Space
+from synaptune.study import study as module
+from synaptune.study.database.connection import with_driver
+from synaptune.study.database.locks import Holder, ServerLock, lock_key
+from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin", 0.0, 1.0),))
 HOLD = """
 import sys, time
 from pathlib import Path
 from synaptune.search.config import Home
-from synaptune.storage.study import Study
+from synaptune.study.study import Study
 with Study(Home("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}):
     print("held", flush=True)
     time.sleep(60)

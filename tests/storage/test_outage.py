@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import optuna
 import pytest
 
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 from synaptune.search.config import Home
-from synaptune.search.space import Dimension, Space
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
-from synaptune.storage import database
-from synaptune.storage.database import first_line, with_driver
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.study.database import connection as database
+from synaptune.study.database.connection import first_line, with_driver
+from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "log", 0.1, 10.0), Dimension("n", "lin", 1, 5, integer=True)))
 VALUES = {"x": 0.5, "n": 2}
@@ -77,7 +77,7 @@ def test_controllers_of_different_studies_may_begin_an_empty_database_together(t
 import sys
 from pathlib import Path
 from synaptune.search.config import Home
-from synaptune.storage.study import Study
+from synaptune.study.study import Study
 with Study(Home(sys.argv[1], Path({str(tmp_path)!r}) / sys.argv[1], {postgres_url!r}, "auto"), {{}}) as held:
     held.put_note("done", sys.argv[1])
 """
@@ -214,8 +214,8 @@ import sys
 from pathlib import Path
 from synaptune.search.config import Home
 from synaptune.search.trial import Result
-from synaptune.search.space import Dimension, Space
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.search.space.space import Dimension, Space
+from synaptune.study.study import PhaseLedger, Study
 space = Space((Dimension("x", "log", 0.1, 10.0), Dimension("n", "lin", 1, 5, integer=True)))
 with Study(Home("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}) as study:
     print("held", flush=True)

@@ -3,11 +3,11 @@
 import pytest
 
 from synaptune.search.config import Home
-from synaptune.search.space import Dimension, Space
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
-from synaptune.storage import schema
-from synaptune.storage.records import facts_of
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.study.database import keys as schema
+from synaptune.study.database.rows import facts_of
+from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin"),))
 

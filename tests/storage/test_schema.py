@@ -3,13 +3,13 @@
 import optuna
 import pytest
 
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 from synaptune.search.config import Home
-from synaptune.search.space import Dimension, Space
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
-from synaptune.storage import schema
-from synaptune.storage.environment import code_version
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.study.database import keys as schema
+from synaptune.study.provenance import code_version
+from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin", 0.0, 1.0),))
 CONFIGURATION = {"a": 1}

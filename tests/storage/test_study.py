@@ -7,14 +7,14 @@ import sys
 import optuna
 import pytest
 
-from synaptune.dashboard.glance import glances
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
+from synaptune.report.dashboard.study_status import glances
 from synaptune.search.config import Home
-from synaptune.search.space import Dimension, Space
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, failure_of
-from synaptune.storage.export import write_best
-from synaptune.storage.reading import read_study
-from synaptune.storage.study import PhaseLedger, Study
+from synaptune.study.artifacts import write_best
+from synaptune.study.reader import read_study
+from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space(
     (
@@ -148,7 +148,7 @@ def test_one_process_at_a_time(tmp_path):
     code = f"""
 from pathlib import Path
 from synaptune.search.config import Home
-from synaptune.storage.study import Study
+from synaptune.study.study import Study
 Study(Home("s", Path({str(tmp_path)!r}), "sqlite:///{tmp_path}/study.db", "auto"), {{}})
 """
     with Study(place(tmp_path), {}):

@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from synaptune import cli
-from synaptune.errors import UserError
+from synaptune.cli import main as cli
+from synaptune.core.errors import UserError
 from synaptune.search.config import Home
-from synaptune.search.space import Dimension, Space
+from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, failure_of
-from synaptune.storage.reading import find_study
-from synaptune.storage.study import PhaseLedger, Study
-from synaptune.storage.table import columns
+from synaptune.study.reader import find_study
+from synaptune.study.study import PhaseLedger, Study
+from synaptune.study.table import columns
 
 SPACE = Space(
     (

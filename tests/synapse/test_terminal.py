@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from synaptune.parameters import lookup
+from synaptune.core.parameters import lookup
 from synaptune.synapse.circuit import SPECS, SynapseParams, SynapseTensors
 from synaptune.synapse.kernel import fast_scan, library
 from synaptune.synapse.release import release_noise

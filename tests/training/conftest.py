@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from synaptune import build
-from synaptune.schema import register
+from synaptune.config import settings as build
+from synaptune.config.schema import register
 
 ROOT = Path(__file__).resolve().parents[2]
 

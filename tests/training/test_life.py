@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from synaptune.objective.metrics import gini
+from synaptune.training.metrics import gini
 
 LIVELY = ["model.width=16", "synapse.structural.structural_interval=4", "synapse.structural.merge_health_max=0.45"]
 LIVELY += ["synapse.structural.router_sim_threshold=0.2", "synapse.structural.split_health_min=0.5"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from steps import train_step
 
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SynapseParams

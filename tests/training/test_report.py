@@ -11,13 +11,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from synaptune import build
-from synaptune.errors import UserError
-from synaptune.objective.curve import extrapolate
-from synaptune.schema import register
+from synaptune.config import settings as build
+from synaptune.config.schema import register
+from synaptune.core.errors import UserError
+from synaptune.search.objective.learning_curve import extrapolate
 from synaptune.training.checkpoint import load_model
 from synaptune.training.errors import Pruned
-from synaptune.training.telemetry import Telemetry
+from synaptune.training.loggers.base import Telemetry
 
 EVALUATED = ["training.evaluations=12", "training.checkpoint_every=4"]  # of 24 steps: a validation every second
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from synaptune import build
-from synaptune.errors import UserError
+from synaptune.config import settings as build
+from synaptune.core.errors import UserError
 from synaptune.model.gpt import GPT
 from synaptune.training.checkpoint import load_model
 from synaptune.training.errors import DivergedError
@@ -124,7 +124,7 @@ def test_a_checkpoint_gives_the_trained_model_back(run, small, tmp_path):
     assert (config.width, data.source, model.training) == (32, "text", False)
     corpus = build._corpus(data, config.context)
     from synaptune.data.batches import eval_batches
-    from synaptune.objective.metrics import training_loss
+    from synaptune.training.metrics import training_loss
 
     batches = eval_batches(corpus, data, "val", size=4, context=config.context, limit=2)
     with torch.no_grad():

@@ -13,11 +13,12 @@ import time
 
 import pytest
 
-from synaptune.errors import UserError
-from synaptune.training import trainer, wandb_runs
+from synaptune.core.errors import UserError
+from synaptune.training import trainer
 from synaptune.training.config import LoggerConfig
-from synaptune.training.progress import progress_view
-from synaptune.training.telemetry import CsvWriter, Telemetry
+from synaptune.training.loggers import wandb_run as wandb_runs
+from synaptune.training.loggers.base import CsvWriter, Telemetry
+from synaptune.training.loggers.progress import progress_view
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is an optional extra")
 

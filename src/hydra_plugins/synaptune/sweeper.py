@@ -16,7 +16,7 @@ from hydra_plugins.synaptune import config as _schema  # noqa: F401 - registers 
 
 
 class SynaptuneSweeper(Sweeper):
-    """Searches with synaptune.sweep, launching through Hydra's launcher."""
+    """Searches with synaptune.config.sweep, launching through Hydra's launcher."""
 
     def __init__(self, optim: DictConfig, parametrization: DictConfig, grid_points: int) -> None:
         self._optim = optim
@@ -29,8 +29,8 @@ class SynaptuneSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the search. A user's mistake ends with code 2, Ctrl-C with 130; the same command goes on."""
-        from synaptune.errors import UserError
-        from synaptune.sweep import Request, run_sweep
+        from synaptune.config.sweep import Request, run_sweep
+        from synaptune.core.errors import UserError
 
         request = Request(self._config, self._context, self._task, self._optim, self._parametrization, self._grid_points, arguments)
         try:

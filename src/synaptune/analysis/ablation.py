@@ -13,14 +13,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from synaptune.analysis.claim import validated
 from synaptune.analysis.compare import compare, holm
 from synaptune.analysis.ranking import ranked
 from synaptune.analysis.results import Ablated, Comparison
-from synaptune.search.space import Space, Unit, Value
+from synaptune.analysis.validation import validated
+from synaptune.search.space.space import Space, Unit, Value
 from synaptune.search.trial import Trial, best_of
-from synaptune.storage import schema
-from synaptune.storage.reading import ABLATION, VALIDATION, Record
+from synaptune.study.database import keys as schema
+from synaptune.study.reader import ABLATION, VALIDATION, Record
 
 METRIC = "test_perplexity"
 

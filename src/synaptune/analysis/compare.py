@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from synaptune.analysis.results import Comparison
-from synaptune.parameters import constant
+from synaptune.core.parameters import constant
 
 LEVEL = constant("compare.level", 0.95, unit="probability", meaning="coverage of the intervals shown", source="chosen: the usual 95 %")
 RESAMPLES = int(constant("compare.resamples", 9999, meaning="resamples of a bootstrap interval", source="chosen: the default of scipy"))

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from synaptune.analysis.results import Chance, Course, Generation
-from synaptune.parameters import constant
-from synaptune.search.diagnostics import Diagnostics
-from synaptune.search.space import Space
+from synaptune.core.parameters import constant
+from synaptune.search.optimizers.diagnostics import Diagnostics
+from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial
-from synaptune.storage import schema
-from synaptune.storage.reading import BASELINE, Record
+from synaptune.study.database import keys as schema
+from synaptune.study.reader import BASELINE, Record
 
 PAUSE = constant(
     "convergence.pause", 3.0, unit="longest run", meaning="without an end that counts as a pause", source="chosen: a run and two retries"

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synaptune.analysis.results import Effect, Generation, Hypothesis
-from synaptune.parameters import constant
-from synaptune.search.contract import Engine, Told
-from synaptune.search.space import Space, Value
+from synaptune.core.parameters import constant
+from synaptune.search.optimizers.base import Engine, Told
+from synaptune.search.space.space import Space, Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,7 +65,7 @@ def blind(engine: Engine, space: Space, generations: int, count: int = BLIND) ->
     """The correlations at the end of searches whose losses are noise: (count, n, n); null for an optimizer without a distribution."""
     import numpy as np
 
-    from synaptune.search.evolution import Cma
+    from synaptune.search.optimizers.cma import Cma
 
     if engine.name != "cma" or generations < 1 or len(space.names) < 2:
         return None

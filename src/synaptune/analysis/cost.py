@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from synaptune.errors import mistake
-from synaptune.storage.faults import check_readable, sqlite_path, worded
+from synaptune.core.errors import mistake
+from synaptune.study.database.errors import check_readable, sqlite_path, worded
 from synaptune.training.config import TrainingConfig
 from synaptune.training.schedules import evaluation_steps
 

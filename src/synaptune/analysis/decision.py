@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from synaptune.analysis.compare import Improvement
-from synaptune.parameters import constant
+from synaptune.core.parameters import constant
 
 PROCEED = constant("decision.proceed", 10.0, unit="%", meaning="improvement that is enough alone", source="chosen: the plan's gate")
 CONSIDER = constant("decision.consider", 5.0, unit="%", meaning="improvement worth a second look", source="chosen: the plan's gate")

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from synaptune.analysis.replay import Batch, Replay
 from synaptune.analysis.results import Effect
-from synaptune.parameters import constant
+from synaptune.core.parameters import constant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -122,7 +122,7 @@ def _redrawn(batch: Batch, complete: Sequence[int], units: NDArray[Any], stream:
     """Each coordinate of each point drawn again given its others, eq. (1), folded: (parameter, draw, point)."""
     import numpy as np
 
-    from synaptune.search.evolution import fold
+    from synaptune.search.optimizers.cma import fold
 
     points, size = units.shape
     if batch.mean is None or batch.covariance is None:

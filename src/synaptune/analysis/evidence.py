@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from synaptune.analysis.ablation import ablated
-from synaptune.analysis.claim import claim, luck, noise, validation_pairs
 from synaptune.analysis.convergence import chance, course, generations
 from synaptune.analysis.correlation import blind, hypotheses, pairs, reach
 from synaptune.analysis.effects import effects
@@ -18,11 +17,12 @@ from synaptune.analysis.profiles import profiles
 from synaptune.analysis.ranking import ranked
 from synaptune.analysis.replay import Replay, replay
 from synaptune.analysis.results import Claim, Effect, Evidence, Importance
-from synaptune.search.space import Space, Value
+from synaptune.analysis.validation import claim, luck, noise, validation_pairs
+from synaptune.search.space.space import Space, Value
 from synaptune.search.trial import Trial
-from synaptune.storage import schema
-from synaptune.storage.database import shown
-from synaptune.storage.reading import BASELINE, GATES, Record
+from synaptune.study.database import keys as schema
+from synaptune.study.database.connection import shown
+from synaptune.study.reader import BASELINE, GATES, Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,10 +13,10 @@ import statistics
 from collections.abc import Sequence
 
 from synaptune.analysis.results import Importance
-from synaptune.parameters import constant
-from synaptune.search.space import Space
+from synaptune.core.parameters import constant
+from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial
-from synaptune.storage.reading import Record
+from synaptune.study.reader import Record
 
 MOST = int(
     constant(
@@ -36,7 +36,7 @@ def importances(record: Record, space: Space, trials: Sequence[Trial], *, seed: 
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 
-    from synaptune.storage.records import distribution_of
+    from synaptune.study.database.rows import distribution_of
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     losses = _clipped([record.achieved(trial) or 0.0 for trial in complete])

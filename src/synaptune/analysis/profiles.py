@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from synaptune.analysis.results import Profile
-from synaptune.parameters import constant
-from synaptune.search.space import Space
+from synaptune.core.parameters import constant
+from synaptune.search.space.space import Space
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

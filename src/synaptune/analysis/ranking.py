@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from synaptune.errors import UserError
-from synaptune.objective.score import Baseline, CompositeWeights, ObjectiveConfig, ParetoAxes, score, with_baseline
+from synaptune.core.errors import UserError
+from synaptune.search.objective.score import Baseline, CompositeWeights, ObjectiveConfig, ParetoAxes, score, with_baseline
 from synaptune.search.trial import Trial
-from synaptune.storage import schema
-from synaptune.storage.reading import REFERENCE, Record
+from synaptune.study.database import keys as schema
+from synaptune.study.reader import REFERENCE, Record
 
 
 def ranked(record: Record, by: Record | None = None) -> Record:

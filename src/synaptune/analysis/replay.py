@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from synaptune.search.contract import Engine, Told
-from synaptune.search.diagnostics import Diagnostics
-from synaptune.search.space import Space
+from synaptune.search.optimizers.base import Engine, Told
+from synaptune.search.optimizers.diagnostics import Diagnostics
+from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial
-from synaptune.storage.reading import Record
+from synaptune.study.reader import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +73,7 @@ def _uniform(trials: Sequence[Trial], losses: Sequence[float | None]) -> Replay:
 def _evolution(engine: Engine, space: Space, trials: Sequence[Trial], losses: Sequence[float | None]) -> Replay:
     import numpy as np
 
-    from synaptune.search.evolution import Cma, fold
+    from synaptune.search.optimizers.cma import Cma, fold
 
     optimizer, size, count = Cma(engine, space), 0, len(space.dimensions)
     size = optimizer.generation_size

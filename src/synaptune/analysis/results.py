@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from synaptune.search.space import Space, Unit, Value
+from synaptune.search.space.space import Space, Unit, Value
 from synaptune.search.trial import Trial
 
 

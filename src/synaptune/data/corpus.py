@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from synaptune.cache import build_once, cache_dir
+from synaptune.core.errors import UserError, mistake
+from synaptune.core.files import build_once, cache_dir
 from synaptune.data.config import DataConfig, data_faults
 from synaptune.data.text import Splits, divide, file_or_folder, name_bytes, standard_library
 from synaptune.data.tokenizer import BYTES, Tokenizer, load_tokenizer, train_pairs
-from synaptune.errors import UserError, mistake
 
 SPLITS = ("train", "val", "test")
 _FORMAT = b"synaptune corpus 1"  # part of every fingerprint: a change of the file layout makes new files

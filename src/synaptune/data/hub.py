@@ -12,9 +12,9 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from synaptune.core.errors import mistake
 from synaptune.data.config import DataConfig
 from synaptune.data.text import TRAIN_SHARE, VAL_SHARE, Document, Splits, divide
-from synaptune.errors import mistake
 
 _BUILDERS = {"arrow", "csv", "json", "parquet", "text"}  # names that read the local files of data.path
 _PATIENCE = 5.0  # s; longer than a slow handshake, shorter than the library's own series of retries

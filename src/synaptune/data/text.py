@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from synaptune.errors import mistake
+from synaptune.core.errors import mistake
 
 TRAIN_SHARE, VAL_SHARE = 0.90, 0.05  # of the text; the rest is the test split
 _FEWEST = 20  # documents below which a split by document would be too coarse for shares of one in twenty

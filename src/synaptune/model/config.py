@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 
 CHOICES = {
     "position": ("rope", "alibi"),

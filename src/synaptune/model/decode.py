@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from synaptune.errors import mistake
+from synaptune.core.errors import mistake
 from synaptune.model.attention import rms_norm, wide
 from synaptune.model.gpt import GPT, Block
 from synaptune.synapse.bias import efficacy_bias

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synaptune.core.parameters import searchable
+from synaptune.core.seeds import stream
 from synaptune.model.attention import wide
 from synaptune.model.config import ModelConfig
-from synaptune.parameters import searchable
-from synaptune.seeds import stream
 from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.experts import (
     KINSHIP,

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from synaptune.core.seeds import stream
 from synaptune.model.attention import Attention, alibi_slopes, biased_attention, rms_norm, rope_table, wide
 from synaptune.model.config import ModelConfig, require_buildable
 from synaptune.model.feedforward import FeedForward, Mixed, mix_experts
 from synaptune.model.memory import Memory
 from synaptune.model.presynapse import Presynapse, distance_rows
-from synaptune.seeds import stream
 from synaptune.synapse.circuit import SynapseParams, SynapseTensors
 from synaptune.synapse.experts import Routing, remodel_metabolism
 from synaptune.synapse.fast_weights import Consolidation

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synaptune.core.parameters import searchable
 from synaptune.model.attention import wide
-from synaptune.parameters import searchable
 from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.fast_weights import Consolidation, memory_scan
 from synaptune.synapse.kinase import PostsynapticParams

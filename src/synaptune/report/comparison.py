@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 from synaptune.analysis.compare import compare, holm
 from synaptune.analysis.effects import LEVEL
 from synaptune.analysis.results import Comparison, Evidence
-from synaptune.cache import write_atomic
-from synaptune.report import cells, markdown, orders, page, words
-from synaptune.report.cells import Column, Table
+from synaptune.core.files import write_atomic
+from synaptune.report import findings as words
+from synaptune.report import markdown, page
+from synaptune.report import next_commands as orders
+from synaptune.report import table_model as cells
 from synaptune.report.figures import standalone
 from synaptune.report.overlay import overlaid
 from synaptune.report.page import Section
+from synaptune.report.table_model import Column, Table
 from synaptune.search.trial import Trial
 
 _CONFIGURATIONS = "configurations"

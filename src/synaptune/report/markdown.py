@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.analysis.results import Evidence
-from synaptune.cache import write_atomic
-from synaptune.report import cells, tables, words
-from synaptune.report.cells import Column, Table
+from synaptune.core.files import write_atomic
+from synaptune.report import findings as words
+from synaptune.report import table_model as cells
+from synaptune.report import tables
 from synaptune.report.figures import Figure, figures, standalone
+from synaptune.report.table_model import Column, Table
 
 _LEFT = ("text", "name", "range")
 _SPECIAL = re.compile(r"([\\`*{}\[\]<>#|$~&]|\b_|_\b)")

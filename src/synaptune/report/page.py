@@ -14,10 +14,13 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from synaptune.analysis.results import Evidence
-from synaptune.report import cells, orders, tables, words
-from synaptune.report.cells import Column, Table
+from synaptune.core.text import label
+from synaptune.report import findings as words
+from synaptune.report import next_commands as orders
+from synaptune.report import table_model as cells
+from synaptune.report import tables
 from synaptune.report.figures import Figure, css, figures
-from synaptune.report.naming import label
+from synaptune.report.table_model import Column, Table
 from synaptune.search.trial import loss_of
 
 MOST_ROWS = 400  # of trials that are all shown

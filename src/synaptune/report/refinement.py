@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from synaptune.analysis.refine import ALPHA, Proposal, Refinement
-from synaptune.analysis.refine_exact import LEVEL
-from synaptune.analysis.refine_runs import Found, Runs
+from synaptune.analysis.refine.exact_tests import LEVEL
+from synaptune.analysis.refine.rule import ALPHA, Proposal, Refinement
+from synaptune.analysis.refine.runs import Found, Runs
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from synaptune.search.space import Dimension
+    from synaptune.search.space.space import Dimension
 
 TITLE = "Refined search space"  # begins every Markdown file of ours
 Row = tuple[str, ...]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synaptune.analysis.claim import gini_gain
 from synaptune.analysis.compare import paired_improvement
 from synaptune.analysis.decision import decide
+from synaptune.analysis.validation import gini_gain
 from synaptune.search.trial import Trial
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from synaptune.analysis.results import Comparison, Evidence
-from synaptune.report import orders
-from synaptune.report.cells import Column, Table, shown
-from synaptune.report.naming import duration
+from synaptune.core.text import duration
+from synaptune.report import next_commands as orders
+from synaptune.report.table_model import Column, Table, shown
 from synaptune.search.trial import Trial
-from synaptune.storage import export, schema
-from synaptune.storage.reading import JOINT
+from synaptune.study import artifacts as export
+from synaptune.study.database import keys as schema
+from synaptune.study.reader import JOINT
 
 _MANY = 12  # trial numbers listed one by one
 _REASONS = 40  # rows of the table of failures

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.analysis.results import Evidence
-from synaptune.errors import mistake
-from synaptune.report import orders, tables, words
+from synaptune.core.errors import mistake
+from synaptune.report import findings as words
+from synaptune.report import next_commands as orders
+from synaptune.report import tables
 from synaptune.report.markdown import table_text
-from synaptune.report.wandb_controller import JOB_TYPE, controller_config
-from synaptune.storage.export import write_json, write_text
-from synaptune.storage.reading import ABLATION, BASELINE, VALIDATION
+from synaptune.study.artifacts import write_json, write_text
+from synaptune.study.callbacks.wandb_search import JOB_TYPE, controller_config
+from synaptune.study.reader import ABLATION, BASELINE, VALIDATION
 from synaptune.training.config import LoggerConfig
-from synaptune.training.wandb_runs import asked_mode, base_url, has_key, server_answers
+from synaptune.training.loggers.wandb_run import asked_mode, base_url, has_key, server_answers
 
 SPECIFICATION = "wandb-report.json"
 PUBLISHED = "wandb-report-published.json"

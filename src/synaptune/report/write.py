@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from synaptune.analysis.evidence import evidence
-from synaptune.cache import write_atomic
+from synaptune.core.files import write_atomic
 from synaptune.report.comparison import comparison, comparison_markdown
 from synaptune.report.figures import figures
 from synaptune.report.markdown import markdown
 from synaptune.report.page import html
-from synaptune.storage.reading import Record
+from synaptune.study.reader import Record
 
 
 def write_report(record: Record, folder: Path, *, against: Record | None = None, formats: str = "all") -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from synaptune.errors import mistake
+from synaptune.core.errors import mistake
 
 RESUME = ("auto", "must", "never")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from synaptune.objective.curve import extrapolate
+from synaptune.search.objective.learning_curve import extrapolate
 from synaptune.search.pruning import History, Pruner
 from synaptune.search.trial import Trial
 

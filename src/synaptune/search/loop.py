@@ -13,15 +13,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from synaptune.errors import UserError
-from synaptune.search.contract import Engine, Told
-from synaptune.search.diagnostics import Diagnostics
-from synaptune.search.optimizers import make_optimizer
+from synaptune.core.errors import UserError
+from synaptune.search.optimizers.base import Engine, Told
+from synaptune.search.optimizers.diagnostics import Diagnostics
+from synaptune.search.optimizers.registry import make_optimizer
+from synaptune.search.optimizers.snapshot import StateFile, restore
 from synaptune.search.runner import Account, Runner, interruptible
-from synaptune.search.space import Space
-from synaptune.search.state import StateFile, restore
+from synaptune.search.space.space import Space
 from synaptune.search.trial import Failure, Ledger, Trial, loss_of
-from synaptune.search.workers import Judge, Lenient, Workers
+from synaptune.search.workers.base import Judge, Lenient, Workers
 
 # A generation of fewer trials than this says too little about how often trials fail.
 _LEAST_JUDGED = 4

@@ -24,8 +24,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from synaptune.errors import UserError
-from synaptune.objective.curve import LEAST_POINTS
+from synaptune.core.errors import UserError
+from synaptune.search.objective.learning_curve import LEAST_POINTS
 
 PRUNERS = ("none", "median", "percentile", "hyperband")
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from synaptune.errors import UserError, mistake
+from synaptune.core.errors import UserError, mistake
 from synaptune.search.trial import FATAL, Failure, Ledger, Trial
-from synaptune.search.workers import Ended, Judge, Lenient, Workers
+from synaptune.search.workers.base import Ended, Judge, Lenient, Workers
 
 # A worker that dies takes a trial with it that may be innocent; a trial that runs out of time or memory would do so again.
 _LOST = ("worker",)

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from synaptune.parameters import constant
-from synaptune.search.optimizers import Engine, Told, make_optimizer
-from synaptune.search.space import Dimension, Space
+from synaptune.core.parameters import constant
+from synaptune.search.optimizers.registry import Engine, Told, make_optimizer
+from synaptune.search.space.space import Dimension, Space
 
 SOLVED = constant("sanity.solved", 0.01, meaning="value of eq. (1) that counts as solved", source="chosen: the search begins near 10^5")
 EVALUATIONS = int(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hydra.core.config_store import ConfigStore
 
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 from synaptune.search.trial import Trial, loss_of
 
 Rule = Callable[[Sequence[Trial]], str | None]

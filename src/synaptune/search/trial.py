@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-from synaptune.errors import NO_SPACE, UserError
-from synaptune.search.space import Unit, Value
+from synaptune.core.errors import NO_SPACE, UserError
+from synaptune.search.space.space import Unit, Value
 from synaptune.training.errors import DivergedError
 
 State = Literal["running", "complete", "failed", "pruned"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from synaptune.parameters import parameter
+from synaptune.core.parameters import parameter
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from synaptune.parameters import parameter
+from synaptune.core.parameters import parameter
 from synaptune.synapse.clock import geometric
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from synaptune.parameters import lookup, searchable
+from synaptune.core.parameters import lookup, searchable
 from synaptune.synapse.bias import AttentionParams
 from synaptune.synapse.calcium import CalciumParams
 from synaptune.synapse.energy import EnergyParams

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from synaptune.parameters import constant, parameter
+from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.clock import geometric
 
 AMPA_CEILING = constant("energy.ampa_ceiling", 2.0, meaning="largest AMPA density", source="chosen: twice that of a new synapse")

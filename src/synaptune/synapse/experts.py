@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from synaptune.parameters import constant, parameter
+from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.energy import EnergyParams
 
 ROUTER_SIMILARITY = constant(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from synaptune.cache import cache_dir
+from synaptune.core.files import cache_dir
 from synaptune.synapse import energy, priming, release
 from synaptune.synapse.terminal import terminal_scan
 

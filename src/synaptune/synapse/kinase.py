@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synaptune.parameters import constant, parameter
+from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.clock import geometric, powers
 
 SWITCH_SLOPE = constant("kinase.switch_slope", 8.0, meaning="steepness of the calcium switch s", source="chosen: half-width 0.14")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from synaptune.parameters import parameter
+from synaptune.core.parameters import parameter
 from synaptune.synapse.clock import geometric, powers
 from synaptune.synapse.kinase import PostsynapticParams
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from synaptune.parameters import constant
+from synaptune.core.parameters import constant
 from synaptune.synapse.clock import geometric
 from synaptune.synapse.vesicles import VesicleParams
 

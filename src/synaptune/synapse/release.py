@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synaptune.parameters import constant, parameter
+from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.calcium import CalciumParams
 
 SYT1_SHARE = constant(

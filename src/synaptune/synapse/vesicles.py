@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synaptune.parameters import parameter
+from synaptune.core.parameters import parameter
 from synaptune.synapse.clock import geometric
 
 

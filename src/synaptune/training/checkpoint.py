@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from synaptune.cache import writing
+from synaptune.core.errors import mistake
+from synaptune.core.files import writing
 from synaptune.data.config import DataConfig
-from synaptune.errors import mistake
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SynapseParams

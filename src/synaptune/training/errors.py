@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 
 # (optimizer step, validation loss [nats/token]), after each validation; raises Pruned to end the run.
 Report = Callable[[int, float], None]

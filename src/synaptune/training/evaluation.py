@@ -9,11 +9,11 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from synaptune.core.errors import mistake
 from synaptune.data.batches import Batch
-from synaptune.errors import mistake
 from synaptune.model.gpt import GPT
-from synaptune.objective.metrics import dead_fraction, gini, summarise, tally
 from synaptune.training.config import TrainingConfig
+from synaptune.training.metrics import dead_fraction, gini, summarise, tally
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 
 from synaptune.data.batches import Batch, train_batch
-from synaptune.objective.metrics import training_loss
 from synaptune.training import checkpoint
+from synaptune.training.adamw import adamw
 from synaptune.training.errors import DivergedError, Pruned
 from synaptune.training.evaluation import autocast, to_device, use_metrics
 from synaptune.training.job import Job, validate
-from synaptune.training.optim.adamw import adamw
-from synaptune.training.progress import Progress
+from synaptune.training.loggers.base import Telemetry
+from synaptune.training.loggers.progress import Progress
+from synaptune.training.metrics import training_loss
 from synaptune.training.schedules import evaluation_steps, learning_rate
-from synaptune.training.telemetry import Telemetry
 
 _NOISE_STREAM = 3  # keeps release noise apart from the streams of data/batches.py
 

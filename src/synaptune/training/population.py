@@ -16,13 +16,13 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from synaptune.core.errors import mistake
 from synaptune.data.recall import IGNORED
-from synaptune.errors import mistake
 from synaptune.model.config import ModelConfig
 from synaptune.model.feedforward import mix_experts
 from synaptune.model.gpt import GPT, Activity
 from synaptune.synapse.circuit import SynapseParams
-from synaptune.training.optim.adamw import MOMENT_RATES
+from synaptune.training.adamw import MOMENT_RATES
 
 
 class _Advance(nn.Module):

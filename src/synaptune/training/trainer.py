@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from synaptune.errors import mistake
+from synaptune.core.errors import mistake
 from synaptune.training import checkpoint
 from synaptune.training.errors import Pruned
 from synaptune.training.evaluation import pick_device
 from synaptune.training.job import Job, score_split
-from synaptune.training.progress import progress_view
-from synaptune.training.telemetry import Telemetry
+from synaptune.training.loggers.base import Telemetry
+from synaptune.training.loggers.progress import progress_view
 
 if TYPE_CHECKING:
     from synaptune.training.module import FitState

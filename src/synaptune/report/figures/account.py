@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from synaptune.analysis.results import Evidence
+from synaptune.core.text import duration
 from synaptune.report.figures.sheet import Sheet, dots, fitted, text_width, thinned, ticks
 from synaptune.report.figures.theme import NORMAL, WIDTH, Drawing, Palette
-from synaptune.report.naming import duration
 
 _WORDS = {
     "number": "not a number",

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synaptune.analysis.results import Evidence
-from synaptune.errors import UserError
+from synaptune.core.errors import UserError
 from synaptune.report.figures.sheet import number
-from synaptune.search.space import Dimension
+from synaptune.search.space.space import Dimension
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis

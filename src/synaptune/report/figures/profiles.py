@@ -6,15 +6,15 @@ import math
 from typing import TYPE_CHECKING
 
 from synaptune.analysis.results import Evidence, Profile
+from synaptune.core.text import label_of
 from synaptune.report.figures.axis import chosen, unit_of, units_of, value_ticks
 from synaptune.report.figures.sheet import MINUS, TIMES, Sheet, dots, fitted, robust, thinned, ticks
 from synaptune.report.figures.theme import NORMAL, WIDTH, Drawing, Palette
-from synaptune.report.naming import label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from synaptune.search.space import Dimension
+    from synaptune.search.space.space import Dimension
 
 _PANELS = 24
 _DOTS = 400

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from synaptune.analysis.results import Evidence
+from synaptune.core.text import label_of
 from synaptune.report.figures.axis import chosen, shown_value, unit_of
 from synaptune.report.figures.sheet import MINUS, TIMES, Sheet, decimal, fitted, lines, number, text_width, thinned
 from synaptune.report.figures.theme import NORMAL, SMALL, WIDTH, Drawing, Palette
-from synaptune.report.naming import label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from synaptune.search.space import Dimension
+    from synaptune.search.space.space import Dimension
 
 _ANNOTATED = 12  # parameters
 _PAIRS = 3  # named beside the map

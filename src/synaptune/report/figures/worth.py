@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.analysis.effects import LEVEL
 from synaptune.analysis.results import Ablated, Comparison, Evidence
+from synaptune.core.text import label_of
 from synaptune.report.figures.sheet import Sheet, dots, fitted, number, text_width, ticks
 from synaptune.report.figures.theme import SMALL, WIDTH, Drawing, Palette
-from synaptune.report.naming import label_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,91 @@
+"""What a validation says: gain, decision, and how much of the search's own gain was luck."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from synaptune.analysis.compare import Improvement, compare
+from synaptune.analysis.decision import decide
+from synaptune.analysis.results import Claim, Luck, Noise
+from synaptune.search.trial import Trial
+from synaptune.study.database import keys as schema
+from synaptune.study.reader import BASELINE, VALIDATION, Record
+
+PERPLEXITY, LOSS, TEST_LOSS = "test_perplexity", "val_loss", "test_loss"
+
+
+def validated(record: Record) -> tuple[Trial, Trial] | None:
+    """A run of each point that the validation compared, the baseline and the best; null before a run of the second one.
+
+    Only missing runs are made when a validation is made again for a later best: the baseline is the point of the first run, and the
+    best that of the last run elsewhere, whatever lies between.
+    """
+    trials = record.phase(VALIDATION)
+    elsewhere = [trial for trial in trials if trial.values != trials[0].values]
+    return (trials[0], elsewhere[-1]) if elsewhere else None
+
+
+def validation_pairs(record: Record) -> list[tuple[Trial, Trial]]:
+    """The validation's complete runs of the baseline and of the best, paired by seed."""
+    points = validated(record)
+    if points is None:
+        return []
+    complete = [trial for trial in record.phase(VALIDATION) if trial.state == "complete"]
+    before, after = ({trial.facts.get(schema.SEED): trial for trial in complete if trial.values == point.values} for point in points)
+    return [(trial, after[seed]) for seed, trial in before.items() if seed in after]
+
+
+def claim(record: Record) -> Claim | None:
+    """The validation's result; null when it has fewer than two whole pairs, or ran without a test split."""
+    pairs = [pair for pair in validation_pairs(record) if all(PERPLEXITY in trial.facts for trial in pair)]
+    if len(pairs) < 2:
+        return None
+    before, after = ([pair[side] for pair in pairs] for side in (0, 1))
+    gain = compare(_facts(before, PERPLEXITY), _facts(after, PERPLEXITY))
+    decision = decide(Improvement(gain.mean, gain.low, gain.high), gini_gain(before, after))
+    return Claim(before, after, gain, decision.word, decision.why)
+
+
+def gini_gain(before: Sequence[Trial], after: Sequence[Trial]) -> float | None:
+    """Relative rise of the experts' mean Gini [%]; null for dense models, or when there was nothing before."""
+    sides = [[trial.facts["expert_gini"] for trial in runs if "expert_gini" in trial.facts] for runs in (before, after)]
+    if not all(sides) or statistics.fmean(sides[0]) <= 0.0:
+        return None
+    return 100.0 * (statistics.fmean(sides[1]) / statistics.fmean(sides[0]) - 1.0)
+
+
+def noise(record: Record) -> Noise:
+    """The spread over seeds, and over candidates on one seed; of runs whose validation loss is known."""
+    pairs = [pair for pair in validation_pairs(record) if all(LOSS in trial.facts for trial in pair)]
+    before, after = (_facts([pair[side] for pair in pairs], LOSS) for side in (0, 1))
+    candidates = [trial.objective for trial in record.searched if trial.objective is not None]
+    differences = [new - old for old, new in zip(before, after, strict=True)]
+    return Noise(*map(_spread, (before, after, differences, candidates)))
+
+
+def luck(record: Record, best: Trial | None) -> Luck | None:
+    """The gain on the search's seed, on fresh seeds and on the test split; null unless the search went by the validation loss."""
+    pairs = [pair for pair in validation_pairs(record) if all(LOSS in trial.facts and TEST_LOSS in trial.facts for trial in pair)]
+    if record.configuration.get("objective.name") != LOSS or best is None or not pairs:
+        return None
+    start = _at_start(record, pairs[0][0])
+    if start is None or start.objective is None or best.objective is None:
+        return None
+    fresh, test = (statistics.fmean(old.facts[name] - new.facts[name] for old, new in pairs) for name in (LOSS, TEST_LOSS))
+    return Luck(start.objective - best.objective, fresh, test)
+
+
+def _at_start(record: Record, baseline: Trial) -> Trial | None:
+    """The search's own evaluation of the baseline's point; else the baseline's run, which is like it only with one seed each."""
+    own = [trial for trial in record.searched if all(baseline.values.get(name) == value for name, value in trial.values.items())]
+    alone = [] if record.configuration.get("search.seeds", 1) != 1 else record.phase(BASELINE)
+    return next((trial for trial in (*own, *alone) if trial.objective is not None), None)
+
+
+def _facts(runs: Sequence[Trial], name: str) -> list[float]:
+    return [run.facts[name] for run in runs]
+
+
+def _spread(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None

@@ -1,0 +1,140 @@
+"""`synaptune cost`: device hours, money and days of a protocol before it runs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synaptune.core.errors import UserError
+
+if TYPE_CHECKING:
+    from synaptune.analysis.cost import Spread, Stage
+    from synaptune.protocols.session import Composed
+    from synaptune.search.config import Home
+
+_PLANS = ("phase1", "phase2", "all48")
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser("cost", help="device hours, money and days of a plan, from a step time measured here")
+    parser.add_argument(
+        "--plan", choices=_PLANS, default="phase1", help="the protocol of phase 1, of phase 2, or that of phase 1 over all parameters"
+    )
+    parser.add_argument("--budget", type=int, default=None, help="evaluations of the last search (default: the protocol's; all48 needs it)")
+    parser.add_argument("--group-budget", type=int, default=None, help="evaluations of each group of phase 2 (default: the protocol's)")
+    parser.add_argument("--seeds", type=int, default=None, help="fresh seeds of the validation (default: the protocol's)")
+    parser.add_argument("--devices", type=int, default=1, help="devices that run at the same time (default %(default)s)")
+    parser.add_argument("--price", type=float, default=None, help="of a device hour, in any currency")
+    parser.add_argument("--study", default=None, help="take the seconds of this study's runs instead of measuring")
+    parser.add_argument("--steps", type=int, default=20, help="steps that are timed (default %(default)s)")
+    parser.add_argument("--warmup", type=int, default=5, help="steps before them (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("overrides", nargs="*", help="overrides of conf/train.yaml, e.g. scale=gpu data=text data.path=FILE")
+    parser.set_defaults(command=_cost)
+
+
+def _cost(options: argparse.Namespace) -> None:
+    from synaptune.analysis.cost import bill
+    from synaptune.protocols import phase1, phase2
+    from synaptune.protocols import session as opening
+
+    planned = {"phase1": phase1.BUDGET, "phase2": phase2.BUDGET}.get(options.plan)
+    budget = planned if options.budget is None else options.budget
+    group_budget = phase2.GROUP_BUDGET if options.group_budget is None else options.group_budget
+    seeds = opening.VALIDATION_SEEDS if options.seeds is None else options.seeds
+    _check(options, budget, group_budget, seeds)
+    assert budget is not None
+    words = {"phase1": [], "all48": ["search_space=all"]}
+    overrides = phase2.all_parameters(options.overrides) if options.plan == "phase2" else [*words[options.plan], *options.overrides]
+    begun = opening.composed(overrides, options.study)
+    if options.plan == "phase2":
+        space = phase2.searched_space(begun)
+        plan = phase2.stages(group_budget, budget, seeds, space, workers=options.devices)
+    else:
+        space = phase1.searched_space(begun)
+        plan = phase1.stages(budget, seeds, space, workers=options.devices)
+    seconds, start, notes = _seconds_of_study(begun.place) if options.study else _measured_seconds(begun, options)
+    notes += [
+        *(f"a generation of {stage.at_once} ends before the next begins" for stage in plan if stage.name in ("search", "joint")),
+        f"one run at a time on each of {options.devices} like devices; no run fails or ends early; the optimizer's own time is left out",
+    ]
+    priced = bill(plan, seconds, devices=options.devices, start=start, price=options.price)
+    if options.json:
+        import json
+
+        stages = [row._asdict() | {"seconds": row.seconds._asdict()} for row in priced.rows]
+        asked = {"plan": options.plan, "budget": budget, "parameters": len(space.names), "devices": options.devices, "price": options.price}
+        print(json.dumps(asked | priced._asdict() | {"rows": stages, "notes": notes}, indent=1))
+        return
+    from rich.console import Console
+
+    from synaptune.report.cost_table import show_bill
+
+    show_bill(priced, Console(), title=f"{options.plan}: {budget} evaluations of {len(space.names)} parameters", notes=notes)
+
+
+def _check(options: argparse.Namespace, budget: int | None, group_budget: int, seeds: int) -> None:
+    """Raise UserError with every fault."""
+    faults = [
+        fault
+        for good, fault in (
+            (budget is not None, "--plan all48 without --budget: expected the evaluations you would give it"),
+            (budget is None or budget >= 1, f"--budget {budget}: expected at least 1 evaluation"),
+            (options.group_budget is None or options.plan == "phase2", "--group-budget: expected only with --plan phase2"),
+            (group_budget >= 1, f"--group-budget {group_budget}: expected at least 1 evaluation"),
+            (seeds >= 2, f"--seeds {seeds}: expected at least 2"),
+            (options.devices >= 1, f"--devices {options.devices}: expected at least 1"),
+            (options.price is None or 0.0 < options.price < math.inf, f"--price {options.price}: expected a number above 0"),
+            (options.steps >= 1, f"--steps {options.steps}: expected at least 1"),
+            (options.warmup >= 1, f"--warmup {options.warmup}: expected at least 1"),
+        )
+        if not good
+    ]
+    if faults:
+        raise UserError("got a plan that cannot be priced\n  " + "\n  ".join(faults) + "\n  to do: correct these values")
+
+
+def _seconds_of_study(place: Home) -> tuple[Callable[[Stage], Spread], None, list[str]]:
+    """Seconds of a run by stage as a study measured them, of a worker's start (null: within its first run), and where they are from."""
+    from synaptune.analysis.cost import study_seconds
+
+    return (
+        study_seconds(place.name, place.url),
+        None,
+        [f"seconds of a run: median and 10 to 90 % of the complete runs of study {place.name}"],
+    )
+
+
+def _measured_seconds(begun: Composed, options: argparse.Namespace) -> tuple[Callable[[Stage], Spread], float, list[str]]:
+    """Seconds of a run by stage from one measured here, of a worker's start, and how they were measured."""
+    import tempfile
+    from collections.abc import Mapping
+
+    from omegaconf import OmegaConf
+
+    from synaptune.analysis.cost import Spread, measure, run_seconds
+    from synaptune.config.settings import run, settings
+    from synaptune.study.provenance import device_name
+
+    base = begun.base
+
+    def train(changes: Mapping[str, object], folder: Path) -> float:
+        cfg = base.copy()
+        for key, value in changes.items():
+            OmegaConf.update(cfg, key, value)
+        return run(cfg, folder, overrides=[]).metrics["evaluation_seconds"]
+
+    training = settings(base).training
+    with tempfile.TemporaryDirectory() as folder:
+        speed = measure(train, Path(folder), steps=options.steps, warmup=options.warmup)
+    counted = f"over {options.steps} steps after {options.warmup} warm ones on {device_name()}"
+    once = f"evaluation {speed.evaluation:.3g} s, checkpoint {speed.save:.3g} s, once per run {speed.fixed:.3g} s"
+    notes = [
+        f"measured: step {1000 * speed.step:.4g} ms {counted}; {once}",
+        f"a run: {training.steps} steps, {training.evaluations} evaluations; validation scores the test split too",
+    ]
+    return lambda stage: Spread(run_seconds(speed, training, tested=stage.tested)), speed.start, notes

@@ -1,0 +1,81 @@
+"""`synaptune dashboard`: the studies in the browser, while they run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from synaptune.core.errors import mistake
+
+TOKEN = "SYNAPTUNE_DASHBOARD_TOKEN"  # of the environment: unlike an argument, other users of the machine cannot see it
+
+
+def add(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser("dashboard", help="the studies in the browser, while they run")
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="a name below outputs/studies, or a study's folder (default: all)")
+    parser.add_argument("--storage", metavar="URL", help="a database of studies, as in study.storage")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default %(default)s); any other than this machine's needs --token"
+    )
+    parser.add_argument("--port", type=int, default=8080, help="port (default %(default)s; 0 takes any free one)")
+    parser.add_argument("--token", metavar="T", help=f"what a browser has to show; `auto` makes one and prints it (or set {TOKEN})")
+    parser.add_argument("--write", action="store_true", help="let Optuna Dashboard write notes, and delete studies")
+    parser.set_defaults(command=_dashboard)
+
+
+def _dashboard(options: argparse.Namespace) -> None:
+    from importlib.util import find_spec
+    from urllib.parse import quote
+
+    from synaptune.report.dashboard.app import Pages
+    from synaptune.report.dashboard.auth import Access, chosen_token
+    from synaptune.report.dashboard.server import listen, serve, url
+
+    if find_spec("optuna_dashboard") is None:
+        raise mistake(got="no optuna-dashboard", expected="it installed", do="pip install 'synaptune[dashboard]'")
+    token = chosen_token(options.host, os.environ.get(TOKEN) or None if options.token is None else options.token)
+    catalogue, start = _catalogue(options.study, options.storage)
+    server = listen(options.host, options.port)
+    access = Access(token, options.write, cookie=f"synaptune-{server.server_port}")
+    where = url(server, options.host)
+
+    def ready() -> None:
+        print(f"dashboard: {where}{f'?token={quote(token)}' if token else ''}", flush=True)
+        print(
+            "Ctrl-C ends it" + ("" if token is None else "; whoever has the token may look, so share it with care (HTTP is not encrypted)"),
+            flush=True,
+        )
+
+    pages = Pages(catalogue, start=start, write=options.write)
+    serve(server, pages, access, ready=ready)
+
+
+def _catalogue(study: str | None, storage: str | None) -> Any:
+    """The studies to show, and the key of the one that was asked for; raises UserError for one that is not there."""
+    from synaptune.report.dashboard.study_index import Catalogue
+    from synaptune.report.dashboard.study_status import glances
+    from synaptune.study.reader import ROOT, study_folder
+
+    if storage is not None:
+        glances(storage)  # a database that cannot be read is said here, not in the browser
+        catalogue = Catalogue(ROOT, urls=[storage])
+        if study is None:
+            return catalogue, None
+        found = [place for place, _ in catalogue.studies()[0] if place.name == study and place.url in catalogue.named]
+    elif study is not None:
+        folder: Path = study_folder(study)
+        url = f"sqlite:///{folder.resolve()}/study.db"
+        names = [glance.name for glance in glances(url)]
+        catalogue = Catalogue(ROOT, folders=[folder])
+        places = [place for place, _ in catalogue.studies()[0] if place.url == url]
+        found = sorted(places, key=lambda place: place.name != folder.resolve().name)
+        if not names:
+            raise mistake(got=f"{folder}/study.db without a study", expected="a study that has begun", do="check its name")
+    else:
+        return Catalogue(ROOT), None
+    if not found:
+        raise mistake(got=f"no study {study} there", expected="one of its studies", do="check its name, or leave it out to see all")
+    return catalogue, found[0].key

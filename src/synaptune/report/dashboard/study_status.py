@@ -1,0 +1,239 @@
+"""A cheap look at the studies of a database: a few grouped queries, however many trials there are, and no lock held."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from synaptune.core.errors import mistake
+from synaptune.search.optimizers.base import Engine
+from synaptune.study.database import keys as schema
+from synaptune.study.database.connection import engine_options, sqlite_path, with_driver
+from synaptune.study.database.errors import worded
+from synaptune.study.database.locks import Holder
+from synaptune.study.reader import SEARCH, is_search
+from synaptune.study.study import BEAT_EVERY
+
+SILENT_BEATS = 3  # signs of life that may be missed
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of a study: its trials, those that ended, the number of its last trial, and the best objective of its complete ones."""
+
+    name: str
+    trials: int
+    ended: int
+    last: int
+    best: float | None
+
+
+@dataclass(frozen=True)
+class Glance:
+    """A study as a few numbers.
+
+    ours: whether synaptune wrote it; began, latest: first start and last start or end of a trial (UTC); noted: length of its notes
+    without the sign of life; best: of the phase that searched last.
+    """
+
+    name: str
+    maximize: bool
+    ours: bool
+    states: Mapping[str, int]
+    phases: tuple[Phase, ...]
+    began: datetime | None
+    latest: datetime | None
+    holder: Holder | None
+    budget: int | None
+    noted: int = 0
+    protocol: str | None = None
+    optimizer: str | None = None
+    failures: int = field(default=0)
+
+    @property
+    def trials(self) -> int:
+        """All trials."""
+        return sum(self.states.values())
+
+    @property
+    def ended(self) -> int:
+        """Trials that are over, however."""
+        return self.trials - self.states.get("RUNNING", 0) - self.states.get("WAITING", 0)
+
+    @property
+    def version(self) -> str:
+        """Changes whenever a trial begins or ends, a finding is noted, or a study is begun anew under its name."""
+        return f"{self.origin}.{self.trials}.{self.ended}.{self.noted}"
+
+    @property
+    def origin(self) -> int:
+        """Start of its first trial [µs since 1970]: tells a study from an earlier one of its name; 0 before there is a trial."""
+        return 0 if self.began is None else (self.began - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+    @property
+    def running(self) -> bool:
+        """Whether a process said lately that it holds the study, and is not known to have ended."""
+        return self.holder is not None and not self.holder.has_ended() and self.silence <= SILENT_BEATS * BEAT_EVERY
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last sign of life; infinite where there never was one."""
+        return float("inf") if self.holder is None else (datetime.now(UTC) - self.holder.at).total_seconds()
+
+    @property
+    def searched(self) -> Phase | None:
+        """The phase in which it searched last; null before there is one."""
+        searches = [phase for phase in self.phases if is_search(phase.name)]
+        return max(searches, key=lambda phase: phase.last, default=None)
+
+    @property
+    def current(self) -> Phase | None:
+        """The phase of the latest trial."""
+        return max(self.phases, key=lambda phase: phase.last, default=None)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Any]:
+    """A connection of its own, closed afterwards: a database file that is replaced meanwhile is seen. Raises UserError."""
+    import sqlalchemy
+
+    url = with_driver(url)
+    with worded(url):
+        path = sqlite_path(url)
+        if path is not None and not path.exists():  # SQLite would make an empty one
+            raise mistake(got=f"no study database {path}", expected="a study that has begun", do="check its name")
+        options = engine_options(url) | {"poolclass": sqlalchemy.pool.NullPool}
+        options.pop("pool_pre_ping", None)
+        engine = sqlalchemy.create_engine(url, **options)
+        try:
+            with engine.connect() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+
+
+def glances(url: str, name: str | None = None) -> list[Glance]:
+    """The studies of a database by their order of creation; name: only that one. Raises UserError."""
+    from optuna.storages._rdb import models
+    from sqlalchemy import func, select
+
+    with connected(url) as connection:
+        chosen = select(models.StudyModel.study_id, models.StudyModel.study_name, models.StudyDirectionModel.direction)
+        chosen = chosen.join(models.StudyDirectionModel).where(models.StudyDirectionModel.objective == 0)
+        if name is not None:
+            chosen = chosen.where(models.StudyModel.study_name == name)
+        heads = connection.execute(chosen.order_by(models.StudyModel.study_id)).all()
+        if not heads:
+            return []
+        wanted = [key for key, _, _ in heads]
+        trial, times = models.TrialModel, models.TrialModel.__table__.c
+        states = _by_study(
+            connection.execute(
+                select(trial.study_id, trial.state, func.count(), func.min(times.datetime_start), func.max(times.datetime_start),
+                       func.max(times.datetime_complete)).where(trial.study_id.in_(wanted)).group_by(trial.study_id, trial.state)
+            )
+        )  # fmt: skip
+        note = models.StudyUserAttributeModel
+        kept = (schema.HOLDER, schema.ENGINE, schema.CONFIGURATION, schema.VERSION)
+        texts = _by_study(connection.execute(select(note.study_id, note.key, note.value_json).where(note.key.in_(kept))))
+        lengths = select(note.study_id, func.sum(func.length(note.value_json))).where(note.key != schema.HOLDER).group_by(note.study_id)
+        noted = dict(map(tuple, connection.execute(lengths)))
+        phases = _by_study(_phases(connection, wanted))
+    return [
+        _glance(study, direction.name, states.get(key, []), texts.get(key, []), noted=noted.get(key, 0), phases=phases.get(key, []))
+        for key, study, direction in heads
+    ]
+
+
+def origins(url: str) -> tuple[tuple[int, Any], ...]:
+    """The id of each study of a database and the start of its first trial. Raises UserError."""
+    from optuna.storages._rdb import models
+    from sqlalchemy import func, select
+
+    trial = models.TrialModel.__table__.c
+    with connected(url) as connection:
+        query = select(trial.study_id, func.min(trial.datetime_start)).group_by(trial.study_id).order_by(trial.study_id)
+        return tuple((study, began) for study, began in connection.execute(query))
+
+
+def _phases(connection: Any, studies: list[int]) -> list[tuple[Any, ...]]:
+    """Study, phase, trials, ended ones, last number, least and largest objective."""
+    from optuna.storages._rdb import models
+    from optuna.trial import TrialState
+    from sqlalchemy import and_, case, func, select
+
+    trial, attribute, value = models.TrialModel, models.TrialUserAttributeModel, models.TrialValueModel
+    over = case((trial.state.in_([TrialState.RUNNING, TrialState.WAITING]), 0), else_=1)
+    objective = case((trial.state == TrialState.COMPLETE, value.value), else_=None)
+    query = select(
+        trial.study_id, attribute.value_json, func.count(), func.sum(over), func.max(trial.number), func.min(objective), func.max(objective)
+    )
+    query = query.select_from(trial).outerjoin(attribute, and_(attribute.trial_id == trial.trial_id, attribute.key == schema.PHASE))
+    query = query.outerjoin(value, and_(value.trial_id == trial.trial_id, value.objective == 0))
+    return list(connection.execute(query.where(trial.study_id.in_(studies)).group_by(trial.study_id, attribute.value_json)))
+
+
+def _by_study(rows: Any) -> dict[int, list[Any]]:
+    grouped: dict[int, list[Any]] = {}
+    for key, *rest in rows:
+        grouped.setdefault(key, []).append(rest)
+    return grouped
+
+
+def _glance(name: str, direction: str, states: list[Any], texts: list[Any], *, noted: int, phases: list[Any]) -> Glance:
+    notes = {key: json.loads(text) for key, text in texts}
+    ours = schema.CONFIGURATION in notes
+    configuration = notes.get(schema.CONFIGURATION)
+    if not isinstance(configuration, dict) or notes.get(schema.VERSION, schema.SCHEMA_VERSION) != schema.SCHEMA_VERSION:
+        # Another program's study may have notes and attributes of the same names, which mean something else there.
+        notes, configuration, phases = {}, {}, [(None, *rest) for _, *rest in phases]
+    engine = _understood(lambda: Engine(**notes[schema.ENGINE]))
+    starts = [begin for _, _, begin, _, _ in states if begin is not None]
+    moments = [moment for _, _, _, *later in states for moment in later if moment is not None]
+    maximize = direction == "MAXIMIZE"
+    return Glance(
+        name=name,
+        maximize=maximize,
+        ours=ours,
+        states={state.name: count for state, count, *_ in states},
+        phases=_merged(phases, maximize),
+        began=_utc(min(starts, default=None)),
+        latest=_utc(max(moments, default=None)),
+        holder=_understood(lambda: Holder.of_note(notes[schema.HOLDER])),
+        budget=None if engine is None else engine.budget,
+        noted=int(noted or 0),
+        protocol=configuration.get("search.protocol"),
+        optimizer=configuration.get("search.optimizer"),
+        failures=next((count for state, count, *_ in states if state.name == "FAIL"), 0),
+    )
+
+
+def _merged(rows: Sequence[Sequence[Any]], maximize: bool) -> tuple[Phase, ...]:
+    """The phases by their last trials, from rows as `_phases` gives them; trials without a phase are of the search."""
+    named: dict[str, list[Phase]] = {}
+    for text, count, ended, last, least, most in rows:
+        phase = Phase(str(json.loads(text)) if text else SEARCH, count, int(ended or 0), last, most if maximize else least)
+        named.setdefault(phase.name, []).append(phase)
+    merged = []
+    for name, parts in named.items():
+        bests = [phase.best for phase in parts if phase.best is not None]
+        best = (max if maximize else min)(bests, default=None)
+        merged.append(Phase(name, sum(p.trials for p in parts), sum(p.ended for p in parts), max(p.last for p in parts), best))
+    return tuple(sorted(merged, key=lambda phase: phase.last))
+
+
+def _understood(read: Callable[[], T]) -> T | None:
+    """What a note says; null for one that is not there, or not of our making."""
+    try:
+        return read()
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    return None if moment is None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,183 @@
+"""What a search minimises: one number from a run's metrics.
+
+    val_loss    validation loss                                                [nats/token]   (1)
+    composite   sum_i w_i r_i over perplexity, long-context recall, expert specialisation (Gini), dead experts and
+                calibration error, r_i the share of the baseline (measures.py)         [1]   (2)
+    hybrid      (1) before generation `switch`, (2) from it on; the two are never ranked against each other
+    pareto      one number for a vector of objectives, eq. (4) of pareto.py            [1]   (3)
+    proxy       (1) extrapolated from a fraction of the steps (curve.py)       [nats/token]
+
+Scores need nothing but the metrics of a run, which the study keeps: to score a trial again is to call `score`.
+Source: the plan of the search.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from synaptune.core.errors import mistake
+from synaptune.search.objective.measures import measured
+from synaptune.search.objective.pareto import achievement
+
+OBJECTIVES = ("val_loss", "composite", "hybrid", "pareto", "proxy")
+TERMS = {
+    "perplexity": "val_perplexity",
+    "recall": "val_recall_accuracy",
+    "specialisation": "expert_gini",
+    "dead_experts": "expert_dead_fraction",
+    "calibration": "val_calibration_error",
+}
+
+
+@dataclass(frozen=True)
+class CompositeWeights:
+    """Weights w_i of eq. (2). Recall and specialisation count the more the better, the others the less the better; a term
+    without its metric (no recall rows, one expert) is left out of every score of a study alike."""
+
+    perplexity: float = 1.0
+    recall: float = 0.3
+    specialisation: float = 0.2
+    dead_experts: float = 0.5
+    calibration: float = 0.2
+
+
+@dataclass(frozen=True)
+class ParetoAxes:
+    """Weights of the axes of eq. (3), by metric; the front knows only which are above 0: an axis of weight 0 is none."""
+
+    val_perplexity: float = 1.0
+    val_recall_accuracy: float = 1.0
+    tokens_per_second: float = 1.0
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Metrics of the run at the defaults; null where it has none, or has not been measured."""
+
+    val_perplexity: float | None = None
+    val_recall_accuracy: float | None = None
+    expert_gini: float | None = None
+    expert_dead_fraction: float | None = None
+    val_calibration_error: float | None = None
+    tokens_per_second: float | None = None
+
+    @property
+    def known(self) -> dict[str, float]:
+        """The metrics that there are."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """name: an entry of OBJECTIVES; smaller is better.
+
+    weights: of eq. (2); switch: first generation that hybrid scores by eq. (2); axes: of eq. (3);
+    fraction: part of training.steps that proxy trains; baseline: what eqs. (2) and (3) divide by.
+    """
+
+    name: str = "val_loss"
+    weights: CompositeWeights = field(default_factory=CompositeWeights)
+    switch: int = 10
+    axes: ParetoAxes = field(default_factory=ParetoAxes)
+    fraction: float = 0.25
+    baseline: Baseline = field(default_factory=Baseline)
+
+
+def objective_faults(config: ObjectiveConfig) -> list[str]:
+    """Every value that no search can use, one line each; empty when all is well."""
+    found = []
+    if config.name not in OBJECTIVES:
+        found.append(f"objective.name={config.name}: expected one of {', '.join(OBJECTIVES)}")
+    weights = {f"objective.weights.{name}": value for name, value in vars(config.weights).items()}
+    weights |= {f"objective.axes.{name}": value for name, value in vars(config.axes).items()}
+    found += [f"{name}={value:g}: expected at least 0" for name, value in weights.items() if not 0.0 <= value < math.inf]
+    if not any(vars(config.weights).values()):
+        found.append("objective.weights: expected one above 0")
+    if not any(vars(config.axes).values()):
+        found.append("objective.axes: expected one above 0")
+    for name, value in config.baseline.known.items():
+        if not 0.0 <= value < math.inf:
+            found.append(f"objective.baseline.{name}={value:g}: expected a finite number of at least 0")
+    if config.switch < 0:
+        found.append(f"objective.switch={config.switch}: expected a generation, 0 or more")
+    if not 0.0 < config.fraction <= 1.0:
+        found.append(f"objective.fraction={config.fraction:g}: expected a part of the steps, above 0 and at most 1")
+    return found
+
+
+def kind_at(config: ObjectiveConfig, generation: int) -> str:
+    """Which score a generation (from 0) is ranked by; only scores of one kind may be compared."""
+    if config.name == "hybrid":
+        return "val_loss" if generation < config.switch else "composite"
+    return "val_loss" if config.name == "proxy" else config.name
+
+
+def switches_at(config: ObjectiveConfig, generation: int) -> bool:
+    """Whether incumbents of the generation before have to be scored again (`rescored`) to be ranked with this one."""
+    return generation > 0 and kind_at(config, generation) != kind_at(config, generation - 1)
+
+
+def needs_baseline(config: ObjectiveConfig) -> bool:
+    """Whether a search by this objective has to measure a baseline first and has none."""
+    return config.name in ("composite", "hybrid", "pareto") and not config.baseline.known
+
+
+def with_baseline(config: ObjectiveConfig, metrics: Mapping[str, float]) -> ObjectiveConfig:
+    """The objective with a baseline, from the metrics of the run at the defaults."""
+    return replace(config, baseline=Baseline(**{name: metrics[name] for name in vars(config.baseline) if name in metrics}))
+
+
+def check_ready(config: ObjectiveConfig, metrics: Collection[str], generation: int = 0) -> None:
+    """Raise UserError when runs of a generation, with metrics of these names, could not be scored: before they are trained."""
+    kind, known = kind_at(config, generation), config.baseline.known
+    if kind == "val_loss":
+        return
+    if not known:
+        raise mistake(
+            got=f"objective={config.name} without a baseline",
+            expected="the metrics of the run at the defaults, which each term is divided by",
+            do="make sweep-phase1, which measures it first; or run objective=val_loss and give the metrics of its result.json as "
+            "'objective.baseline={val_perplexity: 9.7, ...}'",
+        )
+    wanted = _axes(config) if kind == "pareto" else _weights(config)
+    if not list(measured(wanted, dict.fromkeys(metrics, 0.0), known)):
+        raise mistake(
+            got=f"objective={config.name} over {', '.join(wanted)}, which neither the run nor the baseline has",
+            expected="a weight above 0 for a metric that there is",
+            do="set objective.weights, or objective.axes of pareto",
+        )
+
+
+def score(config: ObjectiveConfig, metrics: Mapping[str, float], generation: int = 0) -> float:
+    """The number to minimise, eqs. (1) to (3), for a run of a generation; raises UserError without the baseline it needs."""
+    kind = kind_at(config, generation)
+    if kind == "val_loss":
+        return metrics["val_loss"]
+    check_ready(config, metrics, generation)
+    if kind == "pareto":
+        return achievement(vector(config, metrics), [weight for name, weight in _axes(config).items() if name in metrics])
+    weights = _weights(config)
+    terms = measured(weights, metrics, config.baseline.known)
+    return sum(weights[entry.metric] * entry.share(value, base) for entry, value, base in terms)
+
+
+def vector(config: ObjectiveConfig, metrics: Mapping[str, float]) -> tuple[float, ...]:
+    """Changes from the baseline on the axes of pareto, smaller is better: a row of costs for pareto.py."""
+    return tuple(entry.change(value, base) for entry, value, base in measured(_axes(config), metrics, config.baseline.known))
+
+
+def _weights(config: ObjectiveConfig) -> dict[str, float]:
+    """The weights of eq. (2) above 0, by metric."""
+    return {TERMS[term]: weight for term, weight in vars(config.weights).items() if weight > 0.0}
+
+
+def _axes(config: ObjectiveConfig) -> dict[str, float]:
+    """The weights of eq. (3) above 0, by metric."""
+    return {metric: weight for metric, weight in vars(config.axes).items() if weight > 0.0}
+
+
+def rescored(config: ObjectiveConfig, metrics: Sequence[Mapping[str, float] | None], generation: int) -> list[float | None]:
+    """Scores of earlier trials as a generation ranks them, from their stored metrics alone; null (failed) stays null."""
+    return [None if entry is None else score(config, entry, generation) for entry in metrics]

@@ -1,0 +1,152 @@
+"""CMA-ES on the unit box: pycma's strategy, folded into the box.
+
+    g ~ m + N(0, covariance)                    pycma's sample, anywhere in R^n                         (1)
+    u = fold(g): reflected at 0 and at 1        the point that is evaluated                              (2)
+    population = 4 + floor(3 ln n), rounded up to a multiple of the trials at a time                     (3)
+    least deviation of a binned coordinate = max(d, w/2), d from the mean to the nearest edge of         (4)
+                    another value's bin, w the narrower of the two bins that meet there
+
+The strategy is told u, not g: its mean stays in the box and its covariance learns of the walls (docs/results.md, Search
+quality: told g, or with pycma's own handling of bounds, it is worse on most functions). It begins at the space's start, which
+is its first point, with a step of 0.2.
+Source: (1), (3) Hansen 2016, arXiv:1604.00772, eqs. (5) and (48); the rounding so that no worker waits at a generation's end;
+(2) chosen by measurement; (4) chosen: at least a sixth of the draws pass the nearest edge, wherever the mean is, and yet a
+search can settle on a choice of little weight beside a heavy one.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from synaptune.core.parameters import constant
+from synaptune.search.optimizers.base import LARGEST_SEED, Engine, Optimizer, Told, ranked
+from synaptune.search.optimizers.diagnostics import Diagnostics, diagnose
+from synaptune.search.space.space import LEAST_SHARE, Dimension, Space, Unit
+
+STEP = constant(
+    "search.step", 0.2, unit="unit range", meaning="first standard deviation of the search", source="chosen: a fifth of the range"
+)
+HALF_BIN = constant(
+    "search.half_bin",
+    0.5,
+    unit="bin",
+    meaning="least standard deviation in a binned coordinate, eq. (4)",
+    source="chosen: a third of the draws from a bin's middle leave it",
+)
+_INSIDE = LEAST_SHARE / 2.0  # a coordinate this far from an edge is in the bin beyond it
+
+
+class Cma(Optimizer):
+    """pycma's strategy behind the contract; eqs. (1) to (4)."""
+
+    def __init__(self, engine: Engine, space: Space) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of a plotting package that is not there
+            import cma
+
+        self._space = space
+        start = padded(space.start())
+        self.generation_size = population(len(start), engine.workers)
+        self._first: Unit | None = start
+        self._queue: deque[Any] = deque()
+        self._drawn = False
+        self._best, self._worst, self._stagnation = math.inf, 0.0, 0
+        options = {
+            "popsize": self.generation_size,
+            "randn": np.random.RandomState(engine.seed % LARGEST_SEED).randn,
+            "seed": float("nan"),  # keeps pycma from seeding the global stream
+            "minstd": least_steps(space, start),
+            "verbose": -9,
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._strategy: Any = cma.CMAEvolutionStrategy(list(start), STEP, options)
+
+    def ask(self) -> Unit:
+        """The next point; the first one is the start itself."""
+        sample = self.draw()
+        unit = tuple(fold(sample).tolist()) if self._first is None else self._first
+        self._first = None
+        return unit[: len(self._space.dimensions)]
+
+    def tell(self, generation: Sequence[Told]) -> None:
+        """Learn a generation; a failed point ranks below all others of it."""
+        losses, self._worst = ranked(generation, self._worst)
+        self._first = None
+        if not self._drawn:
+            self.draw()  # pycma takes in a generation only after it has drawn one
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._strategy.tell([np.array(padded(told.unit)) for told in generation], losses)
+        self._strategy.opts["minstd"][:] = least_steps(self._space, self._strategy.mean)
+        self._strategy.sent_solutions.clear()  # pycma keeps what was folded and never told, for hundreds of generations
+        self._drawn = False
+        self._queue.clear()
+        best = min((told.loss for told in generation if told.loss is not None), default=math.inf)
+        self._stagnation = 0 if best < self._best else self._stagnation + 1
+        self._best = min(best, self._best)
+
+    def diagnostics(self) -> Diagnostics | None:
+        """The distribution the next generation is drawn from; null before the first was told."""
+        if self._strategy.countiter == 0:
+            return None
+        mean, covariance = self.distribution()
+        return diagnose(
+            generation=int(self._strategy.countiter),
+            names=self._space.names,
+            mean=mean,
+            step=float(self._strategy.sigma),
+            covariance=covariance,
+            stagnation=self._stagnation,
+        )
+
+    def distribution(self) -> tuple[Any, Any]:
+        """Mean (n,) and covariance (n, n) of eq. (1) for the generation under way."""
+        strategy, size = self._strategy, len(self._space.dimensions)
+        scale = strategy.sigma * np.asarray(strategy.sigma_vec.scaling) * np.ones(strategy.N)
+        covariance = scale[:, None] * np.asarray(strategy.sm.covariance_matrix) * scale
+        return np.array(strategy.mean)[:size], covariance[:size, :size]
+
+    def draw(self) -> Any:
+        """The next sample of eq. (1), which `ask` folds; (n,), of a lone parameter with its companion."""
+        if not self._queue:
+            self._queue.extend(self._strategy.ask())
+        self._drawn = True
+        return self._queue.popleft()
+
+
+def population(dimension: int, workers: int) -> int:
+    """Points of a generation, eq. (3)."""
+    return math.ceil((4 + int(3 * math.log(dimension))) / workers) * workers
+
+
+def fold(sample: Any) -> Any:
+    """Eq. (2); a coordinate inside the box is returned bit for bit."""
+    reflected = 1.0 - np.abs(1.0 - np.mod(sample, 2.0))
+    return np.where((sample >= 0.0) & (sample <= 1.0), sample, reflected)
+
+
+def least_steps(space: Space, mean: Sequence[float]) -> list[float]:
+    """Least standard deviation of each (padded) coordinate at a mean, eq. (4); zero where it is continuous."""
+    steps = tuple(_least_step(dimension, float(u)) for dimension, u in zip(space.dimensions, mean, strict=False))
+    return list(padded(steps, companion=0.0))
+
+
+def _least_step(dimension: Dimension, mean: float) -> float:
+    if (dimension.bins or 1) == 1:
+        return 0.0
+    low, high = dimension.bin_at(mean)
+    edge = min((end for end in (low, high) if _INSIDE < end < 1.0 - _INSIDE), key=lambda end: abs(end - mean))
+    beyond = dimension.bin_at(edge + _INSIDE if edge == high else edge - _INSIDE)
+    return max(abs(edge - mean), HALF_BIN * min(high - low, beyond[1] - beyond[0]))
+
+
+def padded(unit: Unit, companion: float = 0.5) -> Unit:
+    """CMA needs two coordinates; a lone one gets a companion that nothing reads."""
+    return unit if len(unit) > 1 else (*unit, companion)

@@ -1,0 +1,129 @@
+"""The optimizer's state file, and how a search is brought back to where it stopped.
+
+The study's trials are the truth; the file is a snapshot of the optimizer after its latest whole generation. A search is
+restored by asking again for every later point and comparing with what is stored. Without the file the replay begins at the
+first trial, with the same result. Only when the points differ (another version of a library) is the search continued from
+the trials' values instead of exactly.
+
+The file is a pickle: read only those of your own studies.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from synaptune.search.optimizers.base import Engine, Optimizer, Told
+
+VERSION = 2
+LIBRARIES = ("numpy", "scipy", "torch", "nevergrad", "cma", "optuna", "cmaes")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """version: of this layout; libraries: versions that made it; engine, space: what the optimizer is for; told: generations."""
+
+    version: int
+    libraries: tuple[str, ...]
+    engine: Engine
+    space: tuple[tuple[str, str], ...]
+    told: int
+    optimizer: Optimizer
+
+
+class Restored(NamedTuple):
+    """optimizer: ready for the next point; told: generations it knows; note: what a person should hear, null when all is exact."""
+
+    optimizer: Optimizer
+    told: int
+    note: str | None
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """Reads and writes the snapshots of one search."""
+
+    path: Path
+    engine: Engine
+    space: dict[str, str]
+
+    def save(self, optimizer: Optimizer, told: int) -> None:
+        """Replace the file atomically."""
+        snapshot = Snapshot(VERSION, _libraries(), self.engine, tuple(self.space.items()), told, optimizer)
+        draft = self.path.with_suffix(".tmp")
+        draft.write_bytes(pickle.dumps(snapshot))
+        os.replace(draft, self.path)
+
+    def load(self) -> Snapshot | str:
+        """The snapshot, or why there is none to use."""
+        try:
+            snapshot = pickle.loads(self.path.read_bytes())
+        except FileNotFoundError:
+            return "is missing"
+        except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
+            return f"is damaged ({type(error).__name__})"
+        if not isinstance(snapshot, Snapshot) or snapshot.version != VERSION:
+            return "was written by another version of synaptune"
+        if snapshot.libraries != _libraries():
+            return "was written with other versions of " + ", ".join(LIBRARIES)
+        if (snapshot.engine, snapshot.space) != (self.engine, tuple(self.space.items())):
+            return "belongs to another search"
+        return snapshot
+
+
+def restore(state: StateFile, fresh: Callable[[], Optimizer], trials: Sequence[tuple[Told, bool]]) -> Restored:
+    """Bring an optimizer to the end of `trials`, which are (point with loss, finished) in the order they were asked for."""
+    optimizer = fresh()
+    if not optimizer.learns:  # its points are its asks alone: there is no state worth a file
+        told = _replay(optimizer, 0, trials)
+        if told is not None:
+            return Restored(optimizer, told, None)
+    found = state.load()
+    note = None
+    if isinstance(found, Snapshot) and found.told * found.optimizer.generation_size <= len(trials):
+        replayed = _replay(found.optimizer, found.told, trials)
+        if replayed is not None:
+            return Restored(found.optimizer, replayed, None)
+        found = "does not fit the study's trials"
+    elif isinstance(found, Snapshot):
+        found = "is ahead of the study's trials"
+    if trials:
+        note = f"{state.path.name} {found}: the search is rebuilt from the study's {len(trials)} trials"
+    optimizer = fresh()
+    told = _replay(optimizer, 0, trials)
+    if told is not None:
+        return Restored(optimizer, told, note and f"{note}, exactly")
+    optimizer = fresh()
+    told = 0
+    for generation in _generations(optimizer, trials):
+        if len(generation) == optimizer.generation_size and all(finished for _, finished in generation):
+            optimizer.tell([point for point, _ in generation])
+            told += 1
+    return Restored(optimizer, told, f"{note}; its own points would differ, so it goes on from their losses")
+
+
+def _replay(optimizer: Optimizer, told: int, trials: Sequence[tuple[Told, bool]]) -> int | None:
+    """Ask and tell again from generation `told` on; the generations known at the end, or null at the first point that differs."""
+    leading = True  # an optimizer that does not learn is asked past a generation that is not whole yet
+    for generation in _generations(optimizer, trials)[told:]:
+        if any(optimizer.ask() != point.unit for point, _ in generation):
+            return None
+        leading = leading and len(generation) == optimizer.generation_size and all(finished for _, finished in generation)
+        if leading:
+            optimizer.tell([point for point, _ in generation])
+            told += 1
+    return told
+
+
+def _generations(optimizer: Optimizer, trials: Sequence[tuple[Told, bool]]) -> list[Sequence[tuple[Told, bool]]]:
+    size = optimizer.generation_size
+    return [trials[first : first + size] for first in range(0, len(trials), size)]
+
+
+def _libraries() -> tuple[str, ...]:
+    return tuple(version(name) for name in LIBRARIES)

@@ -1,0 +1,62 @@
+"""Optimizers that learn nothing: independent uniform points, and the Cartesian product of the dimensions' values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from synaptune.search.optimizers.base import LARGEST_SEED, Optimizer, Told
+from synaptune.search.space.space import Unit
+
+_LEAST_BATCH = 10
+
+
+def batch(workers: int) -> int:
+    """Points that a search without learning counts as one generation."""
+    return max(_LEAST_BATCH, workers)
+
+
+class Uniform(Optimizer):
+    """Independent uniform points."""
+
+    learns = False
+
+    def __init__(self, dimension: int, seed: int, generation_size: int) -> None:
+        self.generation_size = generation_size
+        self._dimension = dimension
+        self._stream = np.random.default_rng(seed % LARGEST_SEED)
+
+    def ask(self) -> Unit:
+        """The next point."""
+        return tuple(self._stream.random(self._dimension).tolist())
+
+    def tell(self, generation: Sequence[Told]) -> None:
+        """Losses teach a random search nothing."""
+
+
+class Grid(Optimizer):
+    """The Cartesian product of axes, the last one fastest."""
+
+    learns = False
+
+    def __init__(self, axes: Sequence[Sequence[float]], generation_size: int) -> None:
+        self.generation_size = generation_size
+        self.size = math.prod(len(axis) for axis in axes)
+        self._axes = [list(axis) for axis in axes]
+        self._next = 0
+
+    def ask(self) -> Unit | None:
+        """The next point, null past the last."""
+        if self._next >= self.size:
+            return None
+        rest, unit = self._next, []
+        for axis in reversed(self._axes):
+            rest, index = divmod(rest, len(axis))
+            unit.append(axis[index])
+        self._next += 1
+        return tuple(reversed(unit))
+
+    def tell(self, generation: Sequence[Told]) -> None:
+        """Losses teach a grid nothing."""

@@ -1,0 +1,245 @@
+"""Where value meets unit coordinate: the only place that knows both.
+
+Each searched parameter is one coordinate u in [0, 1]:
+
+    lin          value = low + u (high - low)                                                    (1)
+    log          value = exp(ln low + u (ln high - ln low))                                      (2)
+    integer      (1) or (2) over [low - 1/2, high + 1/2], rounded: each integer owns a bin       (3)
+    categorical  value = the choice whose part of [0, 1] holds u; parts are equal, or as its     (4)
+                 weights
+
+A value comes back at the middle of its bin, and a float carries six significant digits: what is stored, shown and run is
+the same number. Source: chosen; (3) keeps the outermost integers as likely as the others.
+"""
+
+from __future__ import annotations
+
+import bisect
+import fnmatch
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from synaptune.core.errors import UserError, mistake
+from synaptune.core.hints import nearest
+from synaptune.core.parameters import Spec
+
+Value = float | int | bool | str
+Unit = tuple[float, ...]
+DIGITS = 6
+LEAST_SHARE = 1e-3  # of a weighted choice: a search of some hundred evaluations would not meet a smaller one
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One searched parameter: a range of numbers (low to high, both included) or a list of choices.
+
+    start: the value the search begins at; null is the middle; weights: of the choices, in any unit, empty is equal ones.
+    """
+
+    name: str
+    scale: Literal["lin", "log", "categorical"]
+    low: float = 0.0
+    high: float = 1.0
+    integer: bool = False
+    choices: tuple[Value, ...] = ()
+    start: Value | None = None
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if fault := self._fault():
+            raise mistake(
+                got=f"{self.name}: {fault}",
+                expected="low < high, both finite (and positive on a log scale), or at least one choice, with as many weights "
+                f"or none, each positive and no less than {LEAST_SHARE:g} of their sum",
+                do="correct the range, or the choices",
+            )
+
+    def _fault(self) -> str | None:
+        if self.scale == "categorical":
+            return self._fault_of_choices()
+        if self.weights:
+            return f"weights {list(self.weights)} of a range of numbers"
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            return f"range {self.low:g} to {self.high:g}"
+        if self.low >= self.high:
+            return f"low {self.low:g} is not below high {self.high:g}"
+        if self.integer and (self.low != int(self.low) or self.high != int(self.high)):
+            return f"integer range {self.low:g} to {self.high:g}"
+        edge = self._edges()[0]
+        return f"log range from {self.low:g}" if self.scale == "log" and edge <= 0 else None
+
+    def _fault_of_choices(self) -> str | None:
+        if not self.choices:
+            return "no choices"
+        if self.weights and len(self.weights) != len(self.choices):
+            return f"{len(self.weights)} weights for {len(self.choices)} choices"
+        least = LEAST_SHARE * sum(self.weights)
+        wrong = [weight for weight in self.weights if not (math.isfinite(least) and 0.0 < weight >= least)]
+        return f"weight {wrong[0]:g}" if wrong else None
+
+    def _shares(self) -> list[float]:
+        """The inner and outer ends of the choices' parts of [0, 1], eq. (4): 0, ..., 1."""
+        if not self.weights:
+            return [index / len(self.choices) for index in range(len(self.choices) + 1)]
+        sums = [0.0, *itertools.accumulate(self.weights)]
+        return [total / sums[-1] for total in sums]
+
+    def _edges(self) -> tuple[float, float]:
+        half = 0.5 if self.integer else 0.0
+        return self.low - half, self.high + half
+
+    @property
+    def bins(self) -> int | None:
+        """How many values it has; null for a continuous range."""
+        if self.scale == "categorical":
+            return len(self.choices)
+        return int(self.high - self.low) + 1 if self.integer else None
+
+    def bin_at(self, unit: float) -> tuple[float, float]:
+        """The part of [0, 1] that the value at a unit coordinate owns, by its ends; the dimension must have bins."""
+        value = self.value(unit)
+        if self.scale == "categorical":
+            index = self.choices.index(value)
+            return self._shares()[index], self._shares()[index + 1]
+        lower, upper = self._edges()
+        ends = (float(value) - 0.5, float(value) + 0.5)
+        if self.scale == "lin":
+            return (ends[0] - lower) / (upper - lower), (ends[1] - lower) / (upper - lower)
+        return math.log(ends[0] / lower) / math.log(upper / lower), math.log(ends[1] / lower) / math.log(upper / lower)
+
+    def value(self, unit: float) -> Value:
+        """The value at a unit coordinate (clipped to [0, 1])."""
+        unit = min(max(float(unit), 0.0), 1.0)
+        if self.scale == "categorical":  # eq. (4)
+            if self.weights:
+                return self.choices[min(bisect.bisect_right(self._shares(), unit), len(self.choices)) - 1]
+            return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
+        number = self._number(unit)
+        if self.integer:
+            return int(min(max(math.floor(number + 0.5), self.low), self.high))  # eq. (3)
+        return min(max(float(f"{number:.{DIGITS}g}"), self.low), self.high)
+
+    def unrounded(self, unit: float) -> float:
+        """The number at a unit coordinate (clipped to [0, 1]) within the range, of an integer between its values: `unit` undone."""
+        return min(max(self._number(min(max(float(unit), 0.0), 1.0)), self.low), self.high)
+
+    def _number(self, unit: float) -> float:
+        """Eqs. (1) and (2) over the edges."""
+        lower, upper = self._edges()
+        if self.scale == "lin":
+            return lower + unit * (upper - lower)  # eq. (1)
+        return math.exp(math.log(lower) + unit * (math.log(upper) - math.log(lower)))  # eq. (2)
+
+    def unit(self, value: Value) -> float:
+        """The unit coordinate of a value, clipped to the range; raises UserError for a choice that is none."""
+        if self.scale == "categorical":
+            if value not in self.choices:
+                raise mistake(got=f"{self.name}={value}", expected=f"one of {self.choices}", do="correct the value")
+            index = self.choices.index(value)
+            return sum(self._shares()[index : index + 2]) / 2.0
+        lower, upper = self._edges()
+        number = min(max(float(value), self.low), self.high)
+        if self.scale == "lin":
+            return (number - lower) / (upper - lower)
+        return (math.log(number) - math.log(lower)) / (math.log(upper) - math.log(lower))
+
+    def holds(self, value: Value) -> bool:
+        """Whether a value lies in the range, or is one of the choices."""
+        if self.scale == "categorical":
+            return value in self.choices
+        return not isinstance(value, str) and self.low <= value <= self.high
+
+    def axis(self, points: int) -> list[float]:
+        """Unit coordinates of a grid: every value where there are bins at most `points` wide, else evenly spaced, ends included."""
+        if self.scale == "categorical" or (self.bins is not None and self.bins <= points):
+            values = self.choices or range(int(self.low), int(self.high) + 1)
+            return [self.unit(value) for value in values]
+        if points == 1:
+            return [0.5]
+        return [index / (points - 1) for index in range(points)]
+
+    def describe(self) -> str:
+        """Its range in one line, e.g. `log [10, 100]`."""
+        if self.scale == "categorical":
+            weighted = f" weights {list(self.weights)}" if self.weights else ""
+            return f"choice {list(self.choices)}{weighted}"
+        return f"{self.scale}{' int' if self.integer else ''} [{self.low:g}, {self.high:g}]"
+
+
+@dataclass(frozen=True)
+class Space:
+    """The searched parameters, in a fixed order."""
+
+    dimensions: tuple[Dimension, ...]
+
+    def __post_init__(self) -> None:
+        if not self.dimensions:
+            raise mistake(
+                got="an empty search space",
+                expected="at least one parameter",
+                do="choose search_space=phase1, or sweep one on the command line: name=interval(low,high)",
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters' names."""
+        return tuple(dimension.name for dimension in self.dimensions)
+
+    def values(self, unit: Sequence[float]) -> dict[str, Value]:
+        """Values by name at a point of the unit box."""
+        return {dimension.name: dimension.value(u) for dimension, u in zip(self.dimensions, unit, strict=True)}
+
+    def unit(self, values: Mapping[str, Value]) -> Unit:
+        """The point of the unit box of values by name."""
+        return tuple(dimension.unit(values[dimension.name]) for dimension in self.dimensions)
+
+    def start(self) -> Unit:
+        """Where a search begins: each parameter's start, or its middle."""
+        return tuple(0.5 if dimension.start is None else dimension.unit(dimension.start) for dimension in self.dimensions)
+
+    def describe(self) -> dict[str, str]:
+        """Ranges by name, as stored with a study."""
+        return {dimension.name: dimension.describe() for dimension in self.dimensions}
+
+
+def of_spec(spec: Spec, start: Value | None = None, steps: int | None = None) -> Dimension:
+    """The dimension of a declared parameter; `steps` (optimizer steps of a run) is needed by those searched as a fraction of it."""
+    if spec.of_run:
+        if steps is None:
+            raise ValueError(f"{spec.name} is searched as a fraction of the run: give its steps")
+        spec = replace(spec.for_run(steps), of_run=True)
+    integer = spec.of_run or spec.scale == "int"
+    scale = "log" if spec.scale == "log" else "lin"
+    return Dimension(spec.name, scale, spec.low, spec.high, integer=integer, start=spec.default if start is None else start)
+
+
+def expand(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Names that a list of names and wildcards (`synapse.calcium.*`) stands for; raises UserError with every unknown one."""
+    found: list[str] = []
+    unknown: list[str] = []
+    for pattern in patterns:
+        hits = fnmatch.filter(known, pattern)
+        found += hits
+        if not hits:
+            unknown.append(f"{pattern} (closest: {nearest(pattern, known)})")
+    if unknown:
+        raise UserError(
+            f"got search_space.parameters with {len(unknown)} unknown: {'; '.join(unknown)}\n"
+            f"  expected: names of docs/parameters.md, or wildcards such as synapse.calcium.*\n"
+            f"  to do: correct conf/search_space or search_space.parameters=[...]"
+        )
+    return list(dict.fromkeys(found))
+
+
+def refuse_unused(names: Iterable[str], unused: Mapping[str, str]) -> None:
+    """Raise UserError when a searched parameter does nothing in the configured model; `unused` maps such names to the reason."""
+    idle = [f"{name}: {unused[name]}" for name in names if name in unused]
+    if idle:
+        raise UserError(
+            "got searched parameters that the configured model does not use\n  "
+            + "\n  ".join(idle)
+            + "\n  expected: parameters that can change the result\n  to do: switch it on, or leave them out of search_space.parameters"
+        )

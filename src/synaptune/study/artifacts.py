@@ -1,0 +1,49 @@
+"""Files around a study: the result.json of its runs, and best.yaml, which `python train.py tuned=...` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from synaptune.search.space.space import Value
+from synaptune.search.trial import Trial
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file atomically."""
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(text)
+    os.replace(draft, path)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file atomically."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_best(path: Path, study: str, best: Trial, fixed: Mapping[str, Value]) -> None:
+    """Write a trial's parameters as best.yaml, and the values that its search space fixed."""
+    write_text(path, best_yaml(study, best, fixed))
+
+
+def best_yaml(study: str, best: Trial, fixed: Mapping[str, Value]) -> str:
+    """What `python train.py tuned=FILE` reads."""
+    import yaml
+
+    objective = "" if best.objective is None else f", objective {best.objective:.6g}"
+    name = " ".join(study.split())  # a line break would end the comment
+    head = f"# study {name}, trial {best.number}{objective}; use: python train.py tuned=FILE\n"
+    return head + yaml.safe_dump({"parameters": {**fixed, **best.values}}, sort_keys=False, allow_unicode=True)
+
+
+def described(folder: Path) -> dict[str, dict[str, Any]]:
+    """metrics and facts of a run folder's result.json; empty where a task writes none. A pruned run has the fact `pruned_at`."""
+    try:
+        content = json.loads((folder / "result.json").read_text())
+    except FileNotFoundError:
+        return {}
+    facts = {key: content[key] for key in ("data_fingerprint", "device", "pruned_at") if content.get(key) is not None}
+    return {"metrics": content.get("metrics", {}), "facts": facts | {"run_fingerprint": content.get("config_fingerprint")}}

@@ -1,0 +1,109 @@
+"""What makes this process the only controller of a study, and the refusal of a second one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from synaptune.core.errors import UserError, mistake
+from synaptune.study.database import keys as schema
+from synaptune.study.database.connection import engine_options, is_server, shown, sqlite_path
+from synaptune.study.database.errors import Unanswered
+from synaptune.study.database.locks import FileLock, HeldElsewhere, Holder, ServerLock, file_locks
+
+
+class Claim:
+    """The locks of one study: files for this machine and, where a server keeps the study, a lock there for all machines."""
+
+    def __init__(self, folder: Path, url: str, name: str) -> None:
+        self._folder, self._url, self._name = folder, url, name
+        self._files: list[FileLock] = []
+        self._server: ServerLock | None = None
+
+    def take(self) -> None:
+        """Take every lock not yet taken.
+
+        Raises UserError when another process has one; Unanswered when that process has ended, and its lock will soon; and the errors of
+        the database and the disk.
+        """
+        try:
+            for path in file_locks(self._folder, self._url, self._name)[len(self._files) :]:
+                self._files.append(FileLock(path))
+            if self._server is not None:
+                self._server.ensure()
+            elif is_server(self._url):
+                self._server = ServerLock(self._url, self._name)
+        except HeldElsewhere:
+            holder = recorded_holder(self._url, self._name)
+            if holder is not None and holder.has_ended():
+                raise self._left_behind(holder) from None
+            raise self._refusal(holder) from None
+
+    def keep(self) -> None:
+        """Take the server's lock again if its connection was lost.
+
+        Raises UserError when another process took it meanwhile; Unanswered while the server still gives it to our own lost connection.
+        """
+        if self._server is None:
+            return
+        try:
+            self._server.ensure()
+        except HeldElsewhere:
+            holder = recorded_holder(self._url, self._name)
+            if holder is not None and holder.same_process(Holder.here()):
+                raise self._left_behind(holder) from None
+            raise self._refusal(holder) from None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While the tables are made: no other study's controller makes them at the same time."""
+        if self._server is None:
+            yield
+            return
+        with self._server.of_all_studies():
+            yield
+
+    def close(self) -> None:
+        """Let another process have the study."""
+        if self._server is not None:
+            self._server.close()
+        for lock in self._files:
+            lock.close()
+        self._server, self._files = None, []
+
+    def _refusal(self, holder: Holder | None) -> UserError:
+        known = "" if holder is None else f": {holder.describe()}"
+        return mistake(
+            got=f"study {self._name}, which another process is running ({self._folder}){known}",
+            expected="one process for each study",
+            do="wait for it, or stop it, or set another study.name",
+        )
+
+    def _left_behind(self, holder: Holder) -> Unanswered:
+        cause = f"study {self._name} is still locked for {holder.describe()}, which has ended or lost it; a worker of it may live on"
+        return Unanswered(shown(self._url), cause)
+
+
+def recorded_holder(url: str, name: str) -> Holder | None:
+    """Who runs a study by its own account; null where nothing can be read. It only reads: the tables may not be there yet."""
+    import sqlalchemy
+    import sqlalchemy.exc
+    from optuna.storages._rdb import models
+
+    path = sqlite_path(url)
+    if path is not None and not path.exists():
+        return None
+    attribute = models.StudyUserAttributeModel
+    query = sqlalchemy.select(attribute.value_json).join(models.StudyModel)
+    query = query.where(models.StudyModel.study_name == name, attribute.key == schema.HOLDER)
+    engine = sqlalchemy.create_engine(url, **engine_options(url))
+    try:
+        with engine.connect() as connection:
+            note = connection.execute(query).scalar()
+    except sqlalchemy.exc.SQLAlchemyError:
+        return None
+    finally:
+        engine.dispose()
+    return None if note is None else Holder.of_note(json.loads(note))

@@ -1,0 +1,180 @@
+"""One controller for each study: a locked file for the processes of one machine, an advisory lock in the database for all machines.
+
+Both end with their process, however it dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from synaptune.study.database.connection import engine_options, passing, sqlite_path
+
+
+class HeldElsewhere(Exception):
+    """Another process holds the lock."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who runs a study: host and process, and when it last said so."""
+
+    host: str
+    pid: int
+    at: datetime
+
+    @classmethod
+    def here(cls) -> Holder:
+        """This process, now."""
+        return cls(socket.gethostname(), os.getpid(), datetime.now(UTC))
+
+    @classmethod
+    def of_note(cls, note: Mapping[str, Any]) -> Holder:
+        """From `note()`."""
+        return cls(note["host"], note["pid"], datetime.fromisoformat(note["at"]))
+
+    def note(self) -> dict[str, Any]:
+        """As plain values; the time is UTC in ISO 8601."""
+        return {"host": self.host, "pid": self.pid, "at": self.at.isoformat(timespec="seconds")}
+
+    def same_process(self, other: Holder) -> bool:
+        """Whether both are one process."""
+        return (self.host, self.pid) == (other.host, other.pid)
+
+    def has_ended(self) -> bool:
+        """Whether it was a process of this machine that is gone; false where that cannot be known."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+    def describe(self) -> str:
+        """For a person: host, process and age of the last sign of life."""
+        age = max(0, round((datetime.now(UTC) - self.at).total_seconds()))
+        return f"host {self.host}, process {self.pid}, last sign of life {age} s ago"
+
+
+class FileLock:
+    """A file that one process of this machine holds at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises HeldElsewhere, and OSError where the file cannot be made."""
+        self._handle: TextIO = path.open("a+")
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._handle.close()
+            raise HeldElsewhere(str(path)) from None
+
+    def close(self) -> None:
+        """Let another process have it."""
+        self._handle.close()
+
+
+class ServerLock:
+    """An advisory lock of PostgreSQL or MySQL, named after the study, held by a connection of its own.
+
+    Its key is made of the first 64 bits of SHA-256 of the study's name (and, for MySQL, whose locks are not of one database, of that of
+    the database).
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        """Raises HeldElsewhere, and the errors of SQLAlchemy and the driver."""
+        import sqlalchemy
+
+        options = engine_options(url) | {"poolclass": sqlalchemy.pool.NullPool, "isolation_level": "AUTOCOMMIT"}
+        options.pop("pool_pre_ping", None)
+        self._engine = sqlalchemy.create_engine(url, **options)
+        self._name = name
+        self._guard = threading.Lock()
+        self._connection: Any = None
+        self._take()
+
+    def ensure(self) -> None:
+        """Take the lock again if its connection was lost; raises what the constructor raises."""
+        import sqlalchemy.exc
+
+        with self._guard:
+            if self._connection is not None:
+                try:
+                    self._connection.execute(sqlalchemy.text("SELECT 1"))
+                    return
+                except sqlalchemy.exc.SQLAlchemyError as error:
+                    self._drop()
+                    if not passing(error):
+                        raise
+            self._take()
+
+    @contextlib.contextmanager
+    def of_all_studies(self) -> Iterator[None]:
+        """Wait for, and hold, a lock that all studies of the database share."""
+        import sqlalchemy
+
+        if self._engine.dialect.name != "postgresql":
+            yield
+            return
+        with self._engine.connect() as connection:
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": lock_key("")})
+            yield  # the connection has no pool to go back to: it ends, and the lock with it
+
+    def close(self) -> None:
+        """Let another process have it."""
+        with self._guard:
+            self._drop()
+            self._engine.dispose()
+
+    def _take(self) -> None:
+        import sqlalchemy
+
+        connection = self._engine.connect()
+        try:
+            if self._engine.dialect.name == "postgresql":
+                # The server gives up a client whose host vanished within half a minute, and with it this lock.
+                for setting in ("tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5", "tcp_keepalives_count = 4"):
+                    connection.execute(sqlalchemy.text(f"SET {setting}"))
+                taken = connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": lock_key(self._name)}).scalar()
+            else:
+                key = f"synaptune-{lock_key(f'{self._engine.url.database}/{self._name}'):x}"
+                taken = connection.execute(sqlalchemy.text("SELECT GET_LOCK(:key, 0)"), {"key": key}).scalar()
+        except BaseException:
+            connection.invalidate()
+            connection.close()
+            raise
+        if not taken:
+            connection.close()
+            raise HeldElsewhere(self._name)
+        self._connection = connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.invalidate()  # without a word to the server, which may be gone; the closed connection ends the lock
+            self._connection.close()
+            self._connection = None
+
+
+def lock_key(name: str) -> int:
+    """A signed integer of 64 bits from SHA-256 of a name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+
+
+def file_locks(folder: Path, url: str, name: str) -> list[Path]:
+    """The files to lock for a study: one in its folder, and one beside its database where that is elsewhere."""
+    locks = [folder / ".lock"]
+    path = sqlite_path(url)
+    if path is not None and path.parent.resolve() != folder.resolve():
+        locks.append(path.with_name(f".{path.name}.{lock_key(name) & 0xFFFFFFFF:08x}.lock"))
+    return locks

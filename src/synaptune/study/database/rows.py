@@ -1,0 +1,211 @@
+"""Trials as rows of Optuna's tables: written whole, each in one transaction, and read back.
+
+Optuna's own calls take one transaction for each attribute and two queries for each parameter, and create a trial again when the
+answer to its creation was lost; these write through the same tables.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from synaptune.core.errors import mistake
+from synaptune.search.space.space import Dimension, Space
+from synaptune.search.trial import Result, Trial
+from synaptune.study.database import keys as schema
+
+# What only the study and the search write of a trial; by some of these names it is found again.
+_OURS = frozenset(
+    {
+        *(schema.PHASE, schema.INDEX, schema.UNIT, schema.GENERATION, schema.SEED, schema.ATTEMPTS, schema.ESTIMATE),
+        *(schema.SECONDS, schema.FAILURE, schema.REASON, schema.TRACEBACK, "config_fingerprint", "code_version"),
+    }
+)
+
+
+def create(storage: Any, study: int, *, space: Space, trial: Trial, again: bool) -> tuple[int, int]:
+    """Write a trial as running; returns its key and its number.
+
+    again: an earlier attempt may have been applied: then the running trial of the same phase and index is the one.
+    """
+    from optuna.storages._rdb import models
+    from optuna.trial import TrialState
+    from sqlalchemy import insert
+    from sqlalchemy.orm import Session
+
+    facts = {**trial.facts, schema.INDEX: trial.index, schema.UNIT: list(trial.unit)}
+    with Session(storage.engine) as session, session.begin():
+        # The locked row makes numbers unique, and waits for the end of an earlier attempt that a server still works on.
+        models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
+        if again:
+            found = _running(session, study, {schema.PHASE: facts.get(schema.PHASE), schema.INDEX: trial.index})
+            if found is not None:
+                return found
+        row: Any = models.TrialModel(study_id=study, number=None, state=TrialState.RUNNING, datetime_start=datetime.now())
+        session.add(row)
+        session.flush()
+        parameters = [{"trial_id": row.trial_id, **_parameter(dimension, trial)} for dimension in space.dimensions]
+        session.execute(insert(models.TrialParamModel), parameters)
+        session.execute(insert(models.TrialUserAttributeModel), _attributes(row.trial_id, facts))
+        row.number = row.count_past_trials(session)
+        return row.trial_id, row.number
+
+
+def end(storage: Any, key: int, *, result: Result, facts: Mapping[str, Any], again: bool) -> None:
+    """Write how a trial ended; again: an earlier attempt may have been applied, and an ended trial is left as it is."""
+    from optuna.storages._rdb import models
+    from optuna.trial import TrialState
+    from sqlalchemy import delete, insert
+    from sqlalchemy.orm import Session
+
+    attribute = models.TrialUserAttributeModel
+    with Session(storage.engine) as session, session.begin():
+        row = models.TrialModel.find_or_raise_by_id(key, session, for_update=True)
+        if again and row.state.is_finished():
+            return
+        storage.check_trial_is_updatable(key, row.state)
+        session.execute(delete(attribute).where(attribute.trial_id == key, attribute.key.in_(list(facts))))
+        session.execute(insert(attribute), _attributes(key, facts))
+        state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[ending(result)]
+        if state is TrialState.COMPLETE:
+            assert result.objective is not None
+            value, kind = models.TrialValueModel.value_to_stored_repr(result.objective)
+            session.add(models.TrialValueModel(trial_id=key, objective=0, value=value, value_type=kind))
+        row.state = state
+        row.datetime_complete = datetime.now()
+
+
+def ending(result: Result) -> str:
+    """The state a result gives its trial: `complete`, `pruned` or `failed`."""
+    if result.cause is not None:
+        return "failed"
+    return "pruned" if result.pruned else "complete"
+
+
+def facts_of(result: Result) -> dict[str, Any]:
+    """What a result adds to its trial's facts; a number that JSON does not have becomes its name.
+
+    Metrics may be of any program: what is no number is left out, and a name that the study needs itself gets `run.` before it.
+    """
+    facts = {name: value for name, value in result.facts.items() if name not in _OURS}
+    metrics: Any = result.metrics
+    for name, value in metrics.items() if isinstance(metrics, Mapping) else ():
+        if isinstance(value, int | float):
+            facts[f"run.{name}" if name in _OURS else name] = value
+    facts[schema.SECONDS] = result.seconds
+    cause = result.cause
+    if cause is not None:
+        facts |= {schema.FAILURE: cause.kind, schema.REASON: cause.reason, schema.TRACEBACK: cause.trace}
+    elif result.pruned and result.estimate is not None:
+        facts[schema.ESTIMATE] = result.estimate
+    return {name: str(value) if isinstance(value, float) and not math.isfinite(value) else value for name, value in facts.items()}
+
+
+def read_all(storage: Any, study: int, where: str) -> list[Trial]:
+    """The trials of a study by number; where: the study, for the message. Raises UserError for a trial that is not of ours.
+
+    It reads columns: Optuna's reader makes an object of every parameter, and its distribution twice.
+    """
+    from optuna.distributions import json_to_distribution
+    from optuna.storages._rdb import models
+    from sqlalchemy import select
+    from sqlalchemy.orm import Session
+
+    external = functools.cache(lambda text: json_to_distribution(text).to_external_repr)
+    trial, parameter, attribute, value = models.TrialModel, models.TrialParamModel, models.TrialUserAttributeModel, models.TrialValueModel
+    with Session(storage.engine) as session:
+        # First: what is written while the rest is read belongs to a trial that is still running here, or to none.
+        heads = session.execute(
+            select(trial.trial_id, trial.number, trial.state).where(trial.study_id == study).order_by(trial.trial_id)
+        ).all()
+
+        def columns(*chosen: Any, table: Any, order: Any) -> Iterable[Any]:
+            return session.execute(select(table.trial_id, *chosen).join(trial).where(trial.study_id == study).order_by(order))
+
+        values: dict[int, dict[str, Any]] = {key: {} for key, _, _ in heads}
+        facts: dict[int, dict[str, Any]] = {key: {} for key, _, _ in heads}
+        for key, name, stored, text in columns(
+            parameter.param_name, parameter.param_value, parameter.distribution_json, table=parameter, order=parameter.param_id
+        ):
+            values.setdefault(key, {})[name] = external(text)(stored)
+        for key, name, text in columns(attribute.key, attribute.value_json, table=attribute, order=attribute.trial_user_attribute_id):
+            facts.setdefault(key, {})[name] = json.loads(text)
+        objectives = dict(map(tuple, columns(value.value, table=value, order=value.trial_value_id)))
+    return [
+        _trial(number, state.name, objective=objectives.get(key), values=values[key], facts=facts[key], where=where)
+        for key, number, state in heads
+    ]
+
+
+def _trial(number: int, state: str, *, objective: float | None, values: dict[str, Any], facts: dict[str, Any], where: str) -> Trial:
+    if schema.INDEX not in facts or schema.UNIT not in facts:
+        raise mistake(
+            got=f"trial {number} of study {where}, which another program added",
+            expected="trials that synaptune wrote",
+            do="remove it (Optuna's storage API), or set study.name to begin anew",
+        )
+    ours = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned"}.get(state, "running")
+    estimate = facts.pop(schema.ESTIMATE, None)
+    return Trial(
+        number=number,
+        index=facts.pop(schema.INDEX),
+        unit=tuple(facts.pop(schema.UNIT)),
+        values=values,
+        state=ours,  # type: ignore[arg-type]
+        objective=objective if ours == "complete" else None,
+        estimate=None if estimate is None else float(estimate),
+        reason=facts.get(schema.REASON),
+        facts=facts,
+    )
+
+
+def _running(session: Any, study: int, facts: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Key and number of the running trial with these facts; the latest where there are several."""
+    from optuna.storages._rdb import models
+    from optuna.trial import TrialState
+
+    attribute = models.TrialUserAttributeModel
+    query = session.query(models.TrialModel.trial_id, models.TrialModel.number)
+    query = query.filter(models.TrialModel.study_id == study, models.TrialModel.state == TrialState.RUNNING)
+    for name, value in facts.items():
+        query = query.filter(
+            models.TrialModel.trial_id.in_(
+                session.query(attribute.trial_id).filter(attribute.key == name, attribute.value_json == json.dumps(value))
+            )
+        )
+    found = query.order_by(models.TrialModel.trial_id.desc()).first()
+    return None if found is None else (found[0], found[1])
+
+
+def _attributes(key: int, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"trial_id": key, "key": name, "value_json": json.dumps(value)} for name, value in facts.items()]
+
+
+def _parameter(dimension: Dimension, trial: Trial) -> dict[str, Any]:
+    from optuna.distributions import distribution_to_json
+
+    distribution: Any = distribution_of(dimension)
+    return {
+        "param_name": dimension.name,
+        "param_value": distribution.to_internal_repr(trial.values[dimension.name]),
+        "distribution_json": distribution_to_json(distribution),
+    }
+
+
+def distribution_of(dimension: Dimension):
+    """Optuna's description of a dimension."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if dimension.scale == "categorical":
+        return CategoricalDistribution(dimension.choices)
+    kind, number = (IntDistribution, int) if dimension.integer else (FloatDistribution, float)
+    return kind(number(dimension.low), number(dimension.high), log=dimension.scale == "log")  # type: ignore[arg-type]
+
+
+def in_phase(trials: Iterable[Trial], phase: str) -> list[Trial]:
+    """The trials of a phase, by index."""
+    return sorted((trial for trial in trials if trial.facts.get(schema.PHASE) == phase), key=lambda trial: trial.index)

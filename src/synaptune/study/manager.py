@@ -1,0 +1,260 @@
+"""The search as a Python API: the loop, the workers and the study of `train.py -m`, for any callable.
+
+    from synaptune import TrialManager
+
+    manager = TrialManager("bowl", n_trials=60, sampler="cma")
+    manager.optimize(lambda p: (p["x"] - 3) ** 2 + p["n"], {"x": ("uniform", 0, 10), "n": ("int", 0, 8)})
+    print(manager.best_value, manager.best_params)
+
+Run again, it goes on where it stopped, exactly.
+"""
+
+from __future__ import annotations
+
+import numbers
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from synaptune.config.search_space import resumed_engine
+from synaptune.core.errors import UserError, mistake
+from synaptune.core.hints import nearest
+from synaptune.search.config import StudyConfig, home
+from synaptune.search.loop import Plan
+from synaptune.search.optimizers.registry import Engine, make_optimizer
+from synaptune.search.pruning import GuardedPruner, NoPruner, PercentilePruner, Pruner, PrunerConfig
+from synaptune.search.space.space import Dimension, Space, Value
+from synaptune.search.trial import Result, Trial, TrialPruned, best_of
+from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution, make_workers
+from synaptune.search.workers.reporting import report, should_stop
+from synaptune.study.callbacks.base import VIEWER, Show, opened
+from synaptune.study.database import keys as schema
+from synaptune.study.database.connection import sqlite_path
+from synaptune.study.optimize import Company, Job, Steering, conduct
+from synaptune.study.reader import SEARCH, read_study
+from synaptune.study.study import PhaseLedger, Study
+
+DIRECTIONS = ("minimize", "maximize")
+KINDS = ("uniform", "log_uniform", "int", "categorical")
+Objective = Callable[[dict[str, Any]], float]
+Callback = Callable[["TrialManager", Trial], None]
+
+
+class TrialManager:
+    """A search over any callable, kept in a study that survives whatever happens to this process."""
+
+    def __init__(
+        self,
+        study_name: str,
+        n_trials: int | None = None,
+        direction: str = "minimize",
+        storage: str | None = None,
+        sampler: str = "cma",
+        pruner: str | Pruner = "none",
+        *,
+        load_if_exists: bool = True,
+        seed: int = 0,
+        workers: int | WorkersConfig = 1,
+        timeout: float | None = None,
+        retries: int = 1,
+        max_failure_rate: float = 0.5,
+        directory: str | Path | None = None,
+        progress: bool | str = True,
+    ) -> None:
+        """A manager; nothing is opened before `optimize` or the first look at the trials.
+
+        study_name: names the study and its folder; n_trials: ended trials in all, over every call (null: a grid's own number);
+        direction: `minimize` or `maximize`; storage: an Optuna storage URL (null: SQLite in the folder); sampler: a name of
+        `hydra/sweeper`; pruner: `none`, `median`, `percentile` (the best quarter goes on) or any Pruner of search/pruning.py;
+        load_if_exists: go on with a study that is there, else refuse it; seed: of the sampler; workers: trials at a time, as
+        processes of this machine when more than one, or where else they run; timeout: most seconds of a trial; retries: further
+        attempts at a trial whose worker died; max_failure_rate: failed part of a generation that is tolerated; directory: of
+        the study (null: outputs/studies/<study_name>); progress: a line for each trial on a terminal, `bar`: a live table there.
+        Raises UserError for a value that cannot be.
+        """
+        if direction not in DIRECTIONS:
+            raise mistake(got=f"direction={direction}", expected=f"one of {', '.join(DIRECTIONS)}", do="choose one of them")
+        self.maximize = direction == "maximize"
+        self._plan = Plan(n_trials, self.maximize, max_failure_rate, retries)
+        self._plan.check()
+        given = workers if isinstance(workers, WorkersConfig) else WorkersConfig(count=workers)
+        self._workers = replace(given, count=1) if given.count is None else given
+        self._trial = TrialConfig(timeout, retries)
+        check_execution(self._workers, self._trial)
+        resume = "auto" if load_if_exists else "never"
+        self._place = home(StudyConfig(study_name, None if directory is None else str(directory), storage, resume), study_name)
+        if progress not in (True, False, "bar"):
+            raise mistake(got=f"progress={progress}", expected="True, False or 'bar'", do="choose one of them")
+        self._sampler, self._seed, self._progress = sampler, seed, progress
+        self._pruner = _pruner(pruner)
+        self._live: dict[int, Trial] | None = None  # the trials while `optimize` has the study open
+
+    def optimize(
+        self,
+        objective: Objective,
+        search_space: Mapping[str, Sequence[Any]],
+        callbacks: Iterable[Callback] = (),
+    ) -> Trial | None:
+        """Search until `n_trials` have ended; returns the best trial, null when none is complete.
+
+        objective: from parameters by name to the number to optimise; an exception or a number that is not finite is a failed
+        trial, TrialPruned a pruned one. search_space: by name ("uniform", low, high), ("log_uniform", low, high),
+        ("int", low, high[, step]) or ("categorical", choices[, weights]). callbacks: called here after every trial.
+        Raises UserError for a space that cannot be, too many failures, a study of another space or a database that cannot be used.
+        """
+        space = Space(tuple(_dimension(name, entry) for name, entry in search_space.items()))
+        if self._plan.budget is None and self._sampler != "grid":
+            raise mistake(got="n_trials=None", expected="a number of trials (only a grid has an end of its own)", do="give n_trials")
+        engine = Engine(self._sampler, self._seed, self._workers.places, self._plan.budget)
+        make_optimizer(engine, space)  # refuses an unknown name before there is a study
+        settings = {"search.optimizer": self._sampler, "search.seed": self._seed, "search.maximize": self.maximize}
+        settings |= {f"{schema.RANGE}{name}": text for name, text in space.describe().items()}
+        with Study(self._place, settings, maximize=self.maximize) as study:
+            engine = resumed_engine(study, engine)
+            ledger = PhaseLedger(study, space, "search", {})
+            earlier = [trial for trial in ledger.trials() if trial.state != "running"]
+            called, steering = list(callbacks), Steering(self._pruner)
+            live = {trial.number: trial for trial in earlier}
+
+            def watch(trial: Trial, ended: int) -> None:
+                live[trial.number] = trial
+                for callback in called:
+                    callback(self, trial)
+
+            show = Show(self._plan.budget, maximize=self.maximize, earlier=earlier, stop=steering.stop, logs=False)
+            workers = make_workers(self._workers, self._trial, Scored(objective), self._place.folder)
+            self._live = live
+            try:
+                with opened(ledger, replace(VIEWER, progress=self._view), show) as listeners:
+                    conduct([Job(ledger, engine, self._plan, steering, Company(listeners, watch=watch))], workers)
+            finally:
+                workers.close()
+                self._live = None
+        return self.best_trial
+
+    @property
+    def _view(self) -> str:
+        return "bar" if self._progress == "bar" else "lines" if self._progress and sys.stdout.isatty() else "off"
+
+    def report(self, value: float, step: int) -> None:
+        """Inside the objective: keep an intermediate value; works in worker processes too."""
+        report(step, value)
+
+    def should_prune(self) -> bool:
+        """Inside the objective: whether the pruner would stop the trial at the value reported last; then raise TrialPruned."""
+        return should_stop()
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials in the order of their asking, from the database; inside a callback those that have ended."""
+        if self._live is not None:
+            return list(self._live.values())
+        path = sqlite_path(self._place.url)
+        return [] if path is not None and not path.exists() else read_study(self._place.url, self._place.name).phase(SEARCH)
+
+    @property
+    def best_trial(self) -> Trial | None:
+        """The best complete trial, null when there is none."""
+        return best_of(self.trials, self.maximize)
+
+    @property
+    def best_value(self) -> float:
+        """The best objective; raises UserError without a complete trial."""
+        best = self._best()
+        assert best.objective is not None
+        return best.objective
+
+    @property
+    def best_params(self) -> dict[str, Value]:
+        """The parameters of the best trial; raises UserError without a complete trial."""
+        return dict(self._best().values)
+
+    def _best(self) -> Trial:
+        best = self.best_trial
+        if best is None:
+            raise mistake(got=f"study {self._place.name} without a complete trial", expected="at least one", do="call optimize first")
+        return best
+
+    def get_param_importance(self) -> dict[str, float]:
+        """Each parameter's share in the spread of the objective, largest first, summing to 1.
+
+        By PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255), as Optuna computes it. Raises UserError with fewer than two complete
+        trials.
+        """
+        import optuna
+
+        complete = [trial for trial in self.trials if trial.state == "complete"]
+        if len(complete) < 2:
+            raise mistake(got=f"{len(complete)} complete trials", expected="at least 2", do="call optimize with more n_trials")
+        study = optuna.load_study(study_name=self._place.name, storage=self._place.url)
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=False)
+        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """In a worker process the manager is only what the objective reports to."""
+        return self.__dict__ | {"_live": None}
+
+
+def _pruner(pruner: str | Pruner) -> Pruner:
+    """A pruner by its name; the steps of a callable are not known, so hyperband has to be given whole."""
+    config = PrunerConfig()
+    match pruner:
+        case "none":
+            return NoPruner()
+        case "median" | "percentile":
+            rule = PercentilePruner(50.0 if pruner == "median" else config.percentile, config.startup_trials)
+            return GuardedPruner(rule, 1, config.warmup_steps, sys.maxsize)
+        case str():
+            raise mistake(
+                got=f"pruner={pruner}",
+                expected="none, median, percentile, or a Pruner such as HyperbandPruner(1, 81, 3, seed=0)",
+                do="choose one of them (synaptune.search.pruning)",
+            )
+    return pruner
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An objective as an evaluation of trials."""
+
+    objective: Objective
+
+    def __call__(self, trial: Trial) -> Result:
+        began = time.perf_counter()
+        try:
+            value = self.objective(dict(trial.values))
+        except TrialPruned as pruned:
+            return Result(None, time.perf_counter() - began, pruned=True, estimate=pruned.estimate)
+        except UserError as error:
+            raise RuntimeError(str(error)) from error  # of the user's own code: a failed trial, not a mistake in the search
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):  # numpy's are numbers too
+            raise TypeError(f"the objective returned {type(value).__name__}, expected a number")
+        return Result(float(value), time.perf_counter() - began)
+
+
+def _dimension(name: str, entry: Sequence[Any]) -> Dimension:
+    """A search_space entry as a dimension; raises UserError."""
+    match tuple(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else ():
+        case ("uniform", int() | float() as low, int() | float() as high):
+            return Dimension(name, "lin", low, high)
+        case ("log_uniform", int() | float() as low, int() | float() as high):
+            return Dimension(name, "log", low, high)
+        case ("int", int() as low, int() as high):
+            return Dimension(name, "lin", low, high, integer=True)
+        case ("int", int() as low, int() as high, int() as step) if step > 0:
+            return Dimension(name, "categorical", choices=tuple(range(low, high + 1, step)))
+        case ("categorical", list() | tuple() as choices):
+            return Dimension(name, "categorical", choices=tuple(choices))
+        case ("categorical", list() | tuple() as choices, list() | tuple() as weights):
+            return Dimension(name, "categorical", choices=tuple(choices), weights=tuple(weights))
+    kind = str(entry[0]) if isinstance(entry, Sequence) and entry else ""
+    near = "" if kind in KINDS or not kind else f" (closest: {nearest(kind, KINDS)})"
+    raise mistake(
+        got=f"search_space {name}: {entry!r}",
+        expected='("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) or ("categorical", [...][, weights])'
+        + near,
+        do="correct the entry",
+    )

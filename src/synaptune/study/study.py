@@ -1,0 +1,255 @@
+"""A study in its database, through Optuna's storage: the truth about a search.
+
+A trial is written as running, whole, in one transaction before it starts, and its end in another. One Optuna study holds
+every phase (`search`, and in a protocol `sanity`, `baseline`, `validation`); a trial's user attributes say which. Every call
+outlasts a restart of the database server, and is applied once however often it had to be repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from synaptune.core.errors import UserError, mistake
+from synaptune.core.parameters import constant
+from synaptune.search.config import Home
+from synaptune.search.space.space import Space, Unit, Value
+from synaptune.search.trial import Result, Trial
+from synaptune.study.database import keys as schema
+from synaptune.study.database import rows as records
+from synaptune.study.database.connection import close_storage, open_storage, shown, sqlite_path, with_driver
+from synaptune.study.database.errors import check_readable, worded
+from synaptune.study.database.lease import Claim
+from synaptune.study.database.locks import Holder
+from synaptune.study.database.retry import OPENING_PATIENCE, PATIENCE, Patience
+from synaptune.study.provenance import code_version
+
+BEAT_EVERY = constant("storage.beat_every", 30.0, unit="s", meaning="between two signs of life of a study", source="chosen: a glance tells")
+_SHOWN_DIFFERENCES = 20
+
+
+class Study:
+    """One study, held by this process alone until `close`; use it as a context manager. Several threads may call it."""
+
+    def __init__(self, place: Home, configuration: Mapping[str, Any], *, maximize: bool = False, patience: float = PATIENCE) -> None:
+        """Open or create. `configuration` (flat, plain values) is everything that makes results comparable; patience: seconds that a
+        call waits for a database that does not answer.
+
+        Raises UserError: unreadable database, no space, held by another process, other configuration, `resume` not to be had, written by
+        another version or another program.
+        """
+        self.place = place
+        self.configuration = json.loads(json.dumps(dict(configuration), sort_keys=True, default=str))
+        self._maximize = maximize
+        self._url = with_driver(place.url)
+        self._storage: Any = None
+        self._creating = False
+        self._keys: dict[int, int] = {}
+        self._beaten: float | None = None
+        with worded(self._url):
+            place.folder.mkdir(parents=True, exist_ok=True)
+            path = sqlite_path(self._url)
+            if path is not None:
+                check_readable(path)
+                path.parent.mkdir(parents=True, exist_ok=True)
+        self._claim = Claim(place.folder, self._url, place.name)
+        self._insist = Patience(self._url, patience, self._claim.keep)
+        try:
+            Patience(self._url, min(patience, OPENING_PATIENCE))(lambda _: self._open())
+            self.beat()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self._claim.take()
+        if self._storage is None:
+            with self._claim.alone():
+                self._storage = open_storage(self._url)
+        try:
+            self._id = self._storage.get_study_id_from_name(self.place.name)
+        except KeyError:
+            if self.place.resume == "must":
+                raise mistake(
+                    got=f"study.resume=must, but no study {self._where}",
+                    expected="a study to continue",
+                    do="check study.name, or leave study.resume at auto",
+                ) from None
+            self._create()
+            return
+        if self.place.resume == "never" and not self._creating:
+            raise mistake(
+                got=f"study.resume=never, but there is study {self._where}",
+                expected="a new name",
+                do="set study.name, or leave study.resume at auto to continue it",
+            )
+        notes = self._storage.get_study_user_attrs(self._id)
+        stored = notes.get(schema.CONFIGURATION)
+        if stored is not None or self._storage.get_n_trials(self._id) > 0:
+            schema.check_schema(notes, self._where)
+        if stored == self.configuration:
+            return
+        if stored is not None and any(trial.state != "running" for trial in records.read_all(self._storage, self._id, self._where)):
+            self._refuse(stored)
+        self._storage.delete_study(self._id)  # nothing ever finished in it: a first attempt with a mistake leaves no claim
+        self._create()
+
+    def _create(self) -> None:
+        from optuna.study import StudyDirection
+
+        self._creating = True
+        self._id = self._storage.create_new_study([StudyDirection.MAXIMIZE if self._maximize else StudyDirection.MINIMIZE], self.place.name)
+        self._storage.set_study_user_attr(self._id, schema.VERSION, schema.SCHEMA_VERSION)
+        self._storage.set_study_user_attr(self._id, schema.WRITER, code_version())
+        # Last: a study without it and without trials is one whose creation was cut short.
+        self._storage.set_study_user_attr(self._id, schema.CONFIGURATION, self.configuration)
+
+    def _refuse(self, stored: Mapping[str, Any]) -> None:
+        here, absent = self.configuration, "(absent)"
+        keys = [key for key in sorted({*stored, *here}) if stored.get(key, absent) != here.get(key, absent)]
+        shown_keys = keys[:_SHOWN_DIFFERENCES]
+        lines = [f"{key}: the study has {stored.get(key, absent)}, this command {here.get(key, absent)}" for key in shown_keys]
+        if len(keys) > _SHOWN_DIFFERENCES:
+            lines.append(f"and {len(keys) - _SHOWN_DIFFERENCES} more")
+        raise UserError(
+            f"got study {self.place.name} of another configuration; {len(keys)} differ\n  "
+            + "\n  ".join(lines)
+            + "\n  expected: the configuration it began with\n  to do: restore these values, or give the search another study.name"
+        )
+
+    @property
+    def _where(self) -> str:
+        return f"{self.place.name} in {shown(self._url)}"
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its configuration."""
+        return hashlib.sha256(json.dumps(self.configuration, sort_keys=True).encode()).hexdigest()
+
+    def note(self, key: str) -> Any:
+        """A finished piece of work stored with the study; null when it is not there."""
+        return self._insist(lambda _: self._storage.get_study_user_attrs(self._id)).get(key)
+
+    def put_note(self, key: str, value: Any) -> None:
+        """Store a finished piece of work (any JSON) in one transaction."""
+        self._insist(lambda _: self._storage.set_study_user_attr(self._id, key, value))
+
+    def trials(self, phase: str | None = None) -> list[Trial]:
+        """The trials of a phase by index; without one, all trials by number. It reads the whole study: call it seldom."""
+        trials = self._insist(lambda _: records.read_all(self._storage, self._id, self._where))
+        return trials if phase is None else records.in_phase(trials, phase)
+
+    def start(self, space: Space, trial: Trial) -> Trial:
+        """Write a trial as running, whole, in one transaction; returns it with its number.
+
+        Raises UserError when another process has taken the study while its database was away.
+        """
+
+        def attempt(again: bool) -> tuple[int, int]:
+            self._claim.keep()
+            return records.create(self._storage, self._id, space=space, trial=trial, again=again)
+
+        key, number = self._insist(attempt)
+        self._keys[number] = key
+        return replace(trial, number=number)
+
+    def report(self, trial: Trial, value: float, step: int) -> None:
+        """Store an intermediate value of a running trial; a step reported again is replaced."""
+        self._insist(lambda _: self._storage.set_trial_intermediate_value(self._key(trial), step, value))
+
+    def intermediate(self, trial: Trial) -> dict[int, float]:
+        """The reported values by step, in the order of steps."""
+        return dict(sorted(self._insist(lambda _: self._storage.get_trial(self._key(trial))).intermediate_values.items()))
+
+    def again(self, trial: Trial, reason: str) -> Trial:
+        """Count an attempt that was given up in `facts["attempts"]`, the list of their reasons; the trial stays running."""
+        attempts = [*trial.facts.get(schema.ATTEMPTS, []), reason]
+        self._insist(lambda _: self._storage.set_trial_user_attr(self._key(trial), schema.ATTEMPTS, attempts))
+        return replace(trial, facts={**trial.facts, schema.ATTEMPTS: attempts})
+
+    def finish(self, trial: Trial, result: Result) -> Trial:
+        """Write how a trial ended, in one transaction: complete, failed with its reason, or pruned with its estimate."""
+        facts, state = records.facts_of(result), records.ending(result)
+        self._insist(lambda again: records.end(self._storage, self._key(trial), result=result, facts=facts, again=again))
+        self._keys.pop(trial.number, None)
+        estimate = facts.pop(schema.ESTIMATE, None)
+        return replace(
+            trial,
+            state=state,
+            objective=result.objective if state == "complete" else None,
+            estimate=None if estimate is None else float(estimate),
+            reason=facts.get(schema.REASON),
+            facts={**trial.facts, **facts},
+        )
+
+    def beat(self) -> None:
+        """Say that this process lives and holds the study; call it as often as you like, it writes only every 30 s (BEAT_EVERY)."""
+        now = time.monotonic()
+        if self._beaten is None or now - self._beaten >= BEAT_EVERY:
+            self._insist(lambda _: self._claim.keep())
+            self.put_note(schema.HOLDER, Holder.here().note())
+            self._beaten = now
+
+    def holder(self) -> Holder | None:
+        """Who runs the study, or ran it last, as it said itself."""
+        note = self.note(schema.HOLDER)
+        return None if note is None else Holder.of_note(note)
+
+    def _key(self, trial: Trial) -> int:
+        key = self._keys.get(trial.number)
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number) if key is None else key
+
+    def close(self) -> None:
+        """Let another process have it."""
+        if self._storage is not None:
+            close_storage(self._storage)
+        self._claim.close()
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class PhaseLedger:
+    """The trials of one phase, as the search loop wants them; facts go to every trial."""
+
+    study: Study
+    space: Space
+    phase: str
+    facts: Mapping[str, Any]
+
+    def trials(self) -> list[Trial]:
+        """All trials of the phase, by index."""
+        return self.study.trials(self.phase)
+
+    def start(self, index: int, unit: Unit, values: dict[str, Value], generation: int = 0, **facts: Any) -> Trial:
+        """Write a trial as running."""
+        about = {schema.PHASE: self.phase, schema.GENERATION: generation, "config_fingerprint": self.study.fingerprint}
+        return self.study.start(self.space, Trial(-1, index, unit, values, facts={**about, **self.facts, **facts}))
+
+    def report(self, trial: Trial, value: float, step: int) -> None:
+        """Store an intermediate value; a step reported again is replaced."""
+        self.study.report(trial, value, step)
+
+    def intermediate(self, trial: Trial) -> dict[int, float]:
+        """The reported values by step."""
+        return self.study.intermediate(trial)
+
+    def again(self, trial: Trial, reason: str) -> Trial:
+        """Count an attempt that was given up; the trial stays running."""
+        return self.study.again(trial, reason)
+
+    def finish(self, trial: Trial, result: Result) -> Trial:
+        """Write how a trial ended."""
+        return self.study.finish(trial, result)
+
+    def beat(self) -> None:
+        """Say that this process lives."""
+        self.study.beat()

@@ -1,0 +1,80 @@
+"""The trials of a study as one table, for other programs: CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from synaptune.core.errors import mistake
+from synaptune.search.trial import Trial
+from synaptune.study.database import keys as schema
+
+Column = list[Any]
+
+_FIRST = ("number", schema.PHASE, schema.INDEX, schema.GENERATION, "state", "objective", schema.ESTIMATE, schema.SEED, schema.SECONDS)
+_LAST = (schema.ATTEMPTS, schema.REASON)
+_ABSENT = ("nan", "inf", "-inf")  # how a fact that JSON has no number for is stored
+
+
+def columns(trials: Sequence[Trial]) -> dict[str, Column]:
+    """The table by column, one entry for each trial, null where a trial has none.
+
+    Order: what every trial has; parameters in the order of their space; attempts (a count) and reason; everything else that is
+    known (metrics, fingerprints, versions) by name. A parameter or metric with the name of an earlier column has its kind before it.
+    """
+    table: dict[str, Column] = {
+        name: [getattr(trial, name) if hasattr(trial, name) else trial.facts.get(name) for trial in trials] for name in _FIRST
+    }
+    for name in dict.fromkeys(name for trial in trials for name in trial.values):
+        table[name if name not in (*_FIRST, *_LAST) else f"parameter.{name}"] = [trial.values.get(name) for trial in trials]
+    table[schema.ATTEMPTS] = [len(trial.facts.get(schema.ATTEMPTS, ())) for trial in trials]
+    table[schema.REASON] = [trial.reason for trial in trials]
+    known = {*_FIRST, *_LAST, schema.TRACEBACK}
+    for name in sorted({name for trial in trials for name in trial.facts} - known):
+        table[name if name not in table else f"metric.{name}"] = [trial.facts.get(name) for trial in trials]
+    return {name: _of_one_type(column) for name, column in table.items()}
+
+
+def _of_one_type(column: Column) -> Column:
+    """Truth values, integers, numbers or text: the narrowest that all entries are; anything else becomes JSON."""
+    present = [entry for entry in column if entry is not None]
+    if all(isinstance(entry, bool) for entry in present):
+        return column
+    if all(isinstance(entry, int) and not isinstance(entry, bool) for entry in present):
+        return column
+    if all(_is_number(entry) for entry in present):
+        return [None if entry is None else float(entry) for entry in column]
+    return [entry if entry is None or isinstance(entry, str) else json.dumps(entry) for entry in column]
+
+
+def _is_number(entry: Any) -> bool:
+    return entry in _ABSENT if isinstance(entry, str) else isinstance(entry, int | float) and not isinstance(entry, bool)
+
+
+def as_csv(table: dict[str, Column]) -> str:
+    """CSV with a header line; null is empty, numbers keep every digit."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table)
+    writer.writerows(zip(*table.values(), strict=True))
+    return text.getvalue()
+
+
+def as_parquet(table: dict[str, Column]) -> bytes:
+    """Parquet; raises UserError where pyarrow is not installed."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise mistake(
+            got="--format parquet without pyarrow", expected="pyarrow, which writes it", do="pip install pyarrow, or use --format csv"
+        ) from None
+    # An empty column has the type it would have: tables of several studies can be joined.
+    types = dict.fromkeys(("objective", schema.ESTIMATE, schema.SECONDS), pyarrow.float64()) | {schema.REASON: pyarrow.string()}
+    arrays = {name: pyarrow.array(column, type=types.get(name)) for name, column in table.items()}
+    sink = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(arrays), sink)
+    return sink.getvalue()

@@ -1,0 +1,125 @@
+"""Where the figures of a run go: metrics.csv always, TensorBoard event files, Weights & Biases when it is there."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from synaptune.training.config import LoggerConfig
+
+COLUMNS = (
+    "step",
+    "seconds",
+    "train_loss",
+    "learning_rate",
+    "tokens_per_second",
+    "val_loss",
+    "val_perplexity",
+    "val_bits_per_byte",
+    "val_recall_accuracy",
+    "val_calibration_error",
+    "expert_gini",
+    "expert_dead_fraction",
+    "merges",
+    "splits",
+)
+
+
+class Writer(Protocol):
+    """One destination of a run's figures."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the values of an optimizer step."""
+
+    def conclude(self, metrics: Mapping[str, float]) -> None:
+        """Record the figures of the whole run, where there is a place for them."""
+
+    def close(self, exit_code: int) -> None:
+        """Finish; `exit_code` is 0 for a run that ended well."""
+
+
+class CsvWriter:
+    """metrics.csv: one row per logged step, flushed at once; a resumed run drops the rows its checkpoint does not know."""
+
+    def __init__(self, path: Path, resumed_from: int) -> None:
+        rows = _rows_until(path, resumed_from) if resumed_from else []
+        self._file = path.open("w", newline="")
+        self._writer: csv.DictWriter[str] = csv.DictWriter(self._file, COLUMNS, extrasaction="ignore")
+        self._writer.writeheader()
+        self._writer.writerows(rows)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._writer.writerow({"step": step, **values})
+        self._file.flush()
+
+    def conclude(self, metrics: Mapping[str, float]) -> None:
+        pass  # they are in result.json, beside it
+
+    def close(self, exit_code: int) -> None:
+        self._file.close()
+
+
+def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        # A killed run may leave half a row; its step is past the checkpoint or not a number.
+        return [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and int(row["step"]) <= step]
+
+
+class TensorBoardWriter:
+    """Event files in the run folder; steps after the checkpoint of a resumed run are purged from view."""
+
+    def __init__(self, folder: Path, resumed_from: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=resumed_from + 1 if resumed_from else None)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def conclude(self, metrics: Mapping[str, float]) -> None:
+        pass  # it has no table of runs
+
+    def close(self, exit_code: int) -> None:
+        self._writer.close()
+
+
+class Telemetry:
+    """Every writer of one run; closes all of them even when one fails to."""
+
+    def __init__(self, config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[str, Any], resumed_from: int) -> None:
+        """`record` is the flat configuration of the run; `resumed_from` the step of the checkpoint, 0 for a fresh run."""
+        self._writers: list[Writer] = [CsvWriter(run_dir / "metrics.csv", resumed_from)]
+        if config.tensorboard:
+            self._writers.append(TensorBoardWriter(run_dir, resumed_from))
+        if config.wandb != "off":
+            from synaptune.training.loggers.wandb_run import open_run
+
+            if (run := open_run(config, run_dir, name=name, record=record)) is not None:
+                self._writers.append(run)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record the values of an optimizer step everywhere."""
+        for writer in self._writers:
+            writer.log(step, values)
+
+    def conclude(self, metrics: Mapping[str, float]) -> None:
+        """Record the figures of the whole run: its last losses, the test split's, its speed."""
+        for writer in self._writers:
+            writer.conclude(metrics)
+
+    def close(self, exit_code: int = 0) -> None:
+        """Finish every writer; raises the first error once all had their turn."""
+        failure: Exception | None = None
+        for writer in self._writers:
+            try:
+                writer.close(exit_code)
+            except Exception as error:
+                failure = failure or error
+        self._writers = []
+        if failure is not None:
+            raise failure
