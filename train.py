@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from synaptune.config.overrides import guarded, surfacing
+from synaptune.config.guard import guarded, surfacing
 from synaptune.config.schema import register
 
 CONF = Path(__file__).resolve().parent / "conf"
@@ -26,7 +26,7 @@ register()
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Run one configuration; returns what a search minimises. Raises UserError for a mistake in the input."""
-    from synaptune.config.settings import run
+    from synaptune.config.run import run
 
     with surfacing():
         outcome = run(cfg)

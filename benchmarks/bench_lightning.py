@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
+from synaptune.config.run import run
 from synaptune.config.schema import register
-from synaptune.config.settings import run, settings
+from synaptune.config.settings import settings
 from synaptune.data.batches import train_batch
 from synaptune.data.corpus import load_corpus
 from synaptune.model.gpt import GPT

@@ -15,9 +15,9 @@ import time
 import uuid
 from pathlib import Path
 
-from synaptune.search.config import Home
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
+from synaptune.study.location import Home
 from synaptune.study.study import PhaseLedger, Study
 
 PARAMETERS = 48

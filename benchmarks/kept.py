@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from ladder import composed
 
+from synaptune.config.run import run
 from synaptune.config.search_space import declared_space
-from synaptune.config.settings import fingerprint, run, settings
+from synaptune.config.settings import fingerprint, settings
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space
 from synaptune.study.artifacts import write_json

@@ -28,9 +28,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from synaptune.analysis.compare import paired_improvement
+from synaptune.config.run import run
 from synaptune.config.schema import register
 from synaptune.config.search_space import declared_space
-from synaptune.config.settings import fingerprint, run, settings
+from synaptune.config.settings import fingerprint, settings
 from synaptune.core.errors import UserError, mistake
 from synaptune.search.optimizers.registry import Engine, Told, make_optimizer
 from synaptune.search.space.space import Space

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from synaptune.config.compose import composed
 from synaptune.protocols.phase1 import searched_space
-from synaptune.protocols.protocol import measured, validated
-from synaptune.protocols.session import composed, opened
+from synaptune.protocols.session import opened
+from synaptune.protocols.stages import measured, validated
 
 NAMES = ("synapse.calcium.tau_c", "synapse.attention.barrier_strength")
 TUNED = {"synapse.calcium.tau_c": 0.9, "synapse.attention.barrier_strength": 8.0}

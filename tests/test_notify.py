@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from synaptune.config.settings import run
+from synaptune.config.compose import composed
+from synaptune.config.run import run
 from synaptune.core.errors import UserError
-from synaptune.protocols.session import composed
 from synaptune.search.trial import Trial
 from synaptune.study.callbacks.notify import EVENTS, Event, Notifier, NotifyConfig, masked, receivers
 

@@ -12,8 +12,8 @@ import optuna
 import pytest
 import yaml
 
+from synaptune.config.compose import composed
 from synaptune.protocols.phase1 import searched_space, stages
-from synaptune.protocols.session import composed
 
 ROOT = Path(__file__).parents[1]
 # Too short a run for the sanity gate to pass, hence --go-on; seed 1 solves Rosenbrock's function at the first attempt.

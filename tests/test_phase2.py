@@ -2,10 +2,10 @@
 
 import pytest
 
+from synaptune.config.compose import composed
 from synaptune.core.errors import UserError
 from synaptune.protocols import phase2
 from synaptune.protocols.protocol import Protocol
-from synaptune.protocols.session import composed
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Engine
 from synaptune.search.stopping import StopConfig

@@ -12,8 +12,8 @@ from synaptune import TrialManager
 from synaptune.cli import report
 from synaptune.core.errors import UserError
 from synaptune.protocols import final_report as closing
-from synaptune.search.config import StudyConfig, home
 from synaptune.search.space.space import Dimension, Space
+from synaptune.study.location import StudyConfig, home
 from synaptune.study.reader import find_study
 from synaptune.study.study import PhaseLedger, Study
 

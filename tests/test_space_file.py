@@ -10,11 +10,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from synaptune import TrialManager
 from synaptune.cli import refine
+from synaptune.config.compose import composed
 from synaptune.config.overrides import with_space_file
 from synaptune.config.search_space import configuration_of, declared_space
 from synaptune.core.errors import UserError
 from synaptune.protocols.phase1 import searched_space
-from synaptune.protocols.session import composed
 from synaptune.search.space.file import SpaceFile, read_space, space_yaml
 from synaptune.search.space.space import Dimension
 from synaptune.study.reader import find_study

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from synaptune.search.config import Home
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Engine
 from synaptune.search.optimizers.diagnostics import diagnose
@@ -21,6 +20,7 @@ from synaptune.search.trial import Result, Trial
 from synaptune.search.workers.base import Inline
 from synaptune.study.callbacks.base import Show, opened_together
 from synaptune.study.callbacks.wandb_search import WandbController, attach_report, open_controller
+from synaptune.study.location import Home
 from synaptune.study.optimize import Company, Job, conduct
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig

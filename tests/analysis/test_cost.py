@@ -7,9 +7,9 @@ import pytest
 
 from synaptune.analysis.cost import Speed, Spread, Stage, bill, measure, run_seconds, study_seconds
 from synaptune.core.errors import UserError
-from synaptune.search.config import Home
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
+from synaptune.study.location import Home
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training import checkpoint
 from synaptune.training.config import TrainingConfig

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from synaptune.analysis.compare import Improvement, paired_improvement
-from synaptune.analysis.decision import decide
+from synaptune.analysis.validation import decide
 
 
 def test_the_interval_is_scipys_paired_t_interval():

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from webclient import search
 
-from synaptune.search.config import Home
 from synaptune.search.trial import Result, best_of
+from synaptune.study.location import Home
 from synaptune.study.reader import read_study
 from synaptune.study.study import PhaseLedger, Study
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from synaptune.core.errors import UserError
-from synaptune.search.config import StudyConfig, home
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Engine
 from synaptune.search.space.space import Dimension, Space
@@ -15,6 +14,7 @@ from synaptune.search.workers.base import Inline
 from synaptune.search.workers.reporting import report
 from synaptune.study.callbacks.base import SILENT, VIEWER, Listeners, Overheard, Show, Together, opened, opened_together
 from synaptune.study.callbacks.trial_lines import TrialLines
+from synaptune.study.location import StudyConfig, home
 from synaptune.study.optimize import Company, Job, conduct
 from synaptune.study.study import PhaseLedger, Study
 

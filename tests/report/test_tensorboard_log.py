@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from synaptune.search.config import StudyConfig, home
 from synaptune.search.optimizers.diagnostics import diagnose
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
 from synaptune.study.callbacks.base import SILENT, Show, opened
 from synaptune.study.callbacks.tensorboard import TensorBoardLog, by_subsystem, in_own_unit
+from synaptune.study.location import StudyConfig, home
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space(

@@ -17,9 +17,9 @@ from wandb_server import Run, Server, running_server
 pytest.importorskip("wandb", reason="wandb is an optional extra")
 
 from synaptune.core.errors import UserError
-from synaptune.search.config import Home
 from synaptune.search.trial import Trial
 from synaptune.study.callbacks.wandb_search import Logged, WandbController, attach_report, open_controller
+from synaptune.study.location import Home
 from synaptune.study.study import Study
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import OPEN, identity, open_run, run_id

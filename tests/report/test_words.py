@@ -14,8 +14,7 @@ from synaptune.report import tables
 from synaptune.report.figures import figure
 from synaptune.report.findings import advice, claimed, seeds_needed, verdict
 from synaptune.report.page import html, sections
-from synaptune.report.summary import summarise
-from synaptune.report.verdict import show_verdict
+from synaptune.report.summary import show_verdict, summarise
 
 
 @pytest.fixture(scope="module")

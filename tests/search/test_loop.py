@@ -9,7 +9,6 @@ import optuna
 import pytest
 
 from synaptune.core.errors import UserError
-from synaptune.search.config import Home
 from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.optimizers.snapshot import StateFile
@@ -17,6 +16,7 @@ from synaptune.search.runner import check_interrupted, interruptible
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, best_of
 from synaptune.search.workers.base import Batches, Inline, attempt
+from synaptune.study.location import Home
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.errors import DivergedError
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from synaptune.core.errors import UserError
-from synaptune.search.config import Home
 from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.optimizers.snapshot import StateFile
@@ -25,6 +24,7 @@ from synaptune.search.workers.base import Inline, Lenient
 from synaptune.search.workers.pool import Pool, Ready
 from synaptune.search.workers.reporting import report
 from synaptune.search.workers.spawners import Processes, Slurm
+from synaptune.study.location import Home
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))

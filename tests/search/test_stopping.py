@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from synaptune.core.errors import UserError
-from synaptune.search.config import Home
 from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.optimizers.snapshot import StateFile
@@ -14,6 +13,7 @@ from synaptune.search.space.space import Dimension, Space
 from synaptune.search.stopping import StopConfig, check_stop, rules
 from synaptune.search.trial import Result, Trial
 from synaptune.search.workers.base import Inline
+from synaptune.study.location import Home
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))

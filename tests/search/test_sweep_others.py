@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 
 from synaptune.config.sweep import _typed
 from synaptune.core.errors import UserError
-from synaptune.search.config import SearchConfig, StudyConfig
+from synaptune.search.config import SearchConfig
 from synaptune.search.stopping import StopConfig
 from synaptune.search.workers.config import TrialConfig, WorkersConfig
+from synaptune.study.location import StudyConfig
 
 APPS = Path(__file__).parent / "apps"
 ROOT = Path(__file__).parents[2]

@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from synaptune.core.errors import UserError
-from synaptune.search.config import Home
 from synaptune.search.space.space import Dimension, Space
 from synaptune.study import study as module
 from synaptune.study.database.connection import with_driver
 from synaptune.study.database.locks import Holder, ServerLock, lock_key
+from synaptune.study.location import Home
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin", 0.0, 1.0),))

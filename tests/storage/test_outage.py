@@ -12,11 +12,11 @@ import optuna
 import pytest
 
 from synaptune.core.errors import UserError
-from synaptune.search.config import Home
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
 from synaptune.study.database import connection as database
 from synaptune.study.database.connection import first_line, with_driver
+from synaptune.study.location import Home
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "log", 0.1, 10.0), Dimension("n", "lin", 1, 5, integer=True)))

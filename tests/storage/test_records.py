@@ -2,11 +2,11 @@
 
 import pytest
 
-from synaptune.search.config import Home
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
 from synaptune.study.database import keys as schema
 from synaptune.study.database.rows import facts_of
+from synaptune.study.location import Home
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin"),))

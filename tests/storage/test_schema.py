@@ -4,10 +4,10 @@ import optuna
 import pytest
 
 from synaptune.core.errors import UserError
-from synaptune.search.config import Home
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
 from synaptune.study.database import keys as schema
+from synaptune.study.location import Home
 from synaptune.study.provenance import code_version
 from synaptune.study.study import PhaseLedger, Study
 

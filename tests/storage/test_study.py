@@ -9,10 +9,10 @@ import pytest
 
 from synaptune.core.errors import UserError
 from synaptune.report.dashboard.study_status import glances
-from synaptune.search.config import Home
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, failure_of
 from synaptune.study.artifacts import write_best
+from synaptune.study.location import Home
 from synaptune.study.reader import read_study
 from synaptune.study.study import PhaseLedger, Study
 

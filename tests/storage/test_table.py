@@ -9,9 +9,9 @@ import pytest
 
 from synaptune.cli import main as cli
 from synaptune.core.errors import UserError
-from synaptune.search.config import Home
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, failure_of
+from synaptune.study.location import Home
 from synaptune.study.reader import find_study
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.study.table import columns

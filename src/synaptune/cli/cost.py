@@ -12,8 +12,8 @@ from synaptune.core.errors import UserError
 
 if TYPE_CHECKING:
     from synaptune.analysis.cost import Spread, Stage
-    from synaptune.protocols.session import Composed
-    from synaptune.search.config import Home
+    from synaptune.config.compose import Composed
+    from synaptune.study.location import Home
 
 _PLANS = ("phase1", "phase2", "all48")
 
@@ -117,7 +117,8 @@ def _measured_seconds(begun: Composed, options: argparse.Namespace) -> tuple[Cal
     from omegaconf import OmegaConf
 
     from synaptune.analysis.cost import Spread, measure, run_seconds
-    from synaptune.config.settings import run, settings
+    from synaptune.config.run import run
+    from synaptune.config.settings import settings
     from synaptune.study.provenance import device_name
 
     base = begun.base

@@ -14,22 +14,20 @@ synaptune wandb sync|report STUDY           a study in Weights & Biases
 from __future__ import annotations
 
 import argparse
-import io
-import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synaptune.cli import cost, dashboard, refine, report, wandb
-from synaptune.core.errors import UserError, mistake, of_disk
+from synaptune.core.errors import UserError, of_disk
 
 if TYPE_CHECKING:
-    from synaptune.data.config import DataConfig
-    from synaptune.data.tokenizer import Tokenizer
-
-_LONGEST_CHARACTER = 4  # bytes of a character in UTF-8
+    pass
+from synaptune.cli.export import _export
+from synaptune.cli.parameters import _census, _parameters
+from synaptune.cli.sample import _sample
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,119 +91,6 @@ def _parser() -> argparse.ArgumentParser:
     for module in (cost, report, refine, dashboard, wandb):
         module.add(commands)
     return parser
-
-
-def _sample(options: argparse.Namespace) -> None:
-    faults = [
-        fault
-        for good, fault in (
-            (options.prompt != "", "--prompt: expected some text"),
-            (_is_utf8(options.prompt), "--prompt: expected text in UTF-8"),
-            (options.tokens >= 1, f"--tokens {options.tokens}: expected at least 1"),
-            (0.0 <= options.temperature < math.inf, f"--temperature {options.temperature}: expected at least 0"),
-            (options.top_k is None or options.top_k >= 1, f"--top-k {options.top_k}: expected at least 1"),
-        )
-        if not good
-    ]
-    if faults:
-        raise UserError("got a sample that cannot be drawn\n  " + "\n  ".join(faults) + "\n  to do: correct these values")
-
-    from synaptune.core.seeds import stream
-    from synaptune.model.decode import generate
-    from synaptune.training.checkpoint import load_model
-
-    path = options.checkpoint / "checkpoint.pt" if options.checkpoint.is_dir() else options.checkpoint
-    model, config, data = load_model(path)
-    tokenizer = _tokenizer(data, config.context, vocab=model.head.weight.shape[0])
-    prompt = tokenizer.encode(options.prompt)
-    # The generator of the choices is the only randomness: one seed gives one text.
-    tokens = generate(
-        model, prompt, options.tokens, temperature=options.temperature, top_k=options.top_k, generator=stream("sample", options.seed)
-    )
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show every character
-    print(options.prompt, end="", flush=True)
-    for piece in characters(tokens, tokenizer.decode):
-        print(piece, end="", flush=True)
-    print()
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether an argument was text; Python passes other bytes on as surrogates."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def characters(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """Text as soon as it is whole: the tokens of a character that takes several wait for the last."""
-    waiting: list[int] = []
-    for token in tokens:
-        waiting.append(token)
-        text = decode(waiting)
-        if text.endswith("\N{REPLACEMENT CHARACTER}") and len(waiting) < _LONGEST_CHARACTER:
-            continue
-        yield text
-        waiting = []
-    if waiting:
-        yield decode(waiting)
-
-
-def _tokenizer(data: DataConfig, context: int, *, vocab: int) -> Tokenizer:
-    """The code of a checkpoint's text; only a trained one needs the text it was trained on."""
-    from synaptune.data.tokenizer import Tokenizer
-
-    if data.tokenizer == "byte":
-        return Tokenizer()
-    from synaptune.data.corpus import load_corpus
-
-    corpus = load_corpus(data, context)
-    if corpus.vocab != vocab:
-        raise mistake(
-            got=f"a text that gives {corpus.vocab} tokens, for a model of {vocab}",
-            expected="the text the model was trained on",
-            do=f"restore {data.path or data.name or data.source}",
-        )
-    return corpus.tokenizer
-
-
-def _census(options: argparse.Namespace) -> None:
-    if options.seeds < 2:
-        raise mistake(got=f"--seeds {options.seeds}", expected="at least 2, for a spread", do="correct it")
-    from synaptune.analysis import sensitivity as census
-
-    print(census.header())
-    effects, dust = census.census(census.Trial(seeds=options.seeds), on_effect=lambda effect: print(census.row(effect), flush=True))
-    print(census.verdict(effects, dust))
-
-
-def _parameters(_: argparse.Namespace) -> None:
-    from synaptune.synapse.circuit import SPECS
-
-    rows = [("parameter", "default", "low", "high", "scale", "unit")]
-    for spec in SPECS:
-        low, high = (f"{bound:g} x steps" if spec.of_run else f"{bound:g}" for bound in (spec.low, spec.high))
-        rows.append((spec.name + (" *" if spec.phase == 1 else ""), f"{spec.default:g}", low, high, spec.scale, spec.unit))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print(f"{len(SPECS)} parameters; * is searched in phase 1; docs/parameters.md tells what each means")
-
-
-def _export(options: argparse.Namespace) -> None:
-    kind = options.format or ("parquet" if options.out is not None and options.out.suffix == ".parquet" else "csv")
-    if options.out is None and kind == "parquet":
-        raise mistake(got="--format parquet without a file", expected="--out FILE.parquet", do="add it")
-    from synaptune.core.files import write_atomic
-    from synaptune.study.reader import find_study
-    from synaptune.study.table import as_csv, as_parquet, columns
-
-    trials = find_study(options.study, options.storage).trials
-    table = columns(trials)
-    content = as_parquet(table) if kind == "parquet" else as_csv(table).encode()
-    if options.out is None:
-        sys.stdout.write(content.decode())
-        return
-    write_atomic(options.out, content)
-    print(f"wrote {options.out}: {len(trials)} trials, {len(table)} columns")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,3 +17,14 @@ def _flat(node: Any, prefix: str) -> dict[str, Any]:
     if not isinstance(node, dict) or not node:
         return {prefix: node}
     return {name: value for key, child in node.items() for name, value in _flat(child, f"{prefix}.{key}" if prefix else str(key)).items()}
+
+
+def names_of(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
+    """Every dotted name of a configuration that holds a value."""
+    for key in cfg:
+        path = f"{prefix}{key}"
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
+            yield from names_of(node, f"{path}.")
+        else:
+            yield path

@@ -6,100 +6,18 @@ arrive whole; a sweeper, which runs the program's function in-process, still see
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from synaptune.core.errors import UserError, mistake, of_disk
-from synaptune.core.hints import nearest
+from synaptune.config.flat import names_of
+from synaptune.core.errors import UserError, mistake, nearest
 from synaptune.search.space.file import named_file, read_space, unknown_names
-
-USER_ERROR = 2
-INTERRUPTED = 130
-
-
-class _Surfaced(BaseException):
-    """Carries the mistake of a single run past Hydra, which would put a line of its own before it."""
-
-    def __init__(self, error: UserError) -> None:
-        super().__init__(error)
-        self.mistake = error
-
-
-@contextlib.contextmanager
-def surfacing() -> Iterator[None]:
-    """Around the body of a Hydra task: in a single run a UserError goes straight to `guarded`; in a multirun the sweeper gets it."""
-    try:
-        yield
-    except UserError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise
-        raise _Surfaced(error) from error
-
-
-def guarded(program: Callable[[], object], conf: Path, config_name: str) -> int:
-    """Run a Hydra program; returns the exit code. With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback."""
-    wanted = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    logging.raiseExceptions = False  # on a full disk every line for train.log would print a traceback
-    try:
-        check_words(sys.argv[1:])
-        sys.argv[1:] = with_space_file(sys.argv[1:], conf, config_name)
-        _unwrapped(program)
-        return 0
-    except KeyboardInterrupt:
-        print("\ninterrupted\n  a search: the same command goes on", file=sys.stderr)
-        print("  a run: the same command with hydra.run.dir=<its folder> training.resume=true goes on", file=sys.stderr)
-        return INTERRUPTED
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if wanted == "1":
-            raise
-        message = explain(error, conf, config_name)
-        if message is None:
-            raise
-        print(message, file=sys.stderr)
-        return USER_ERROR
-    finally:
-        if wanted is None:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = wanted
-
-
-def _unwrapped(program: Callable[[], object]) -> None:
-    try:
-        program()
-    except _Surfaced as surfaced:
-        raise surfaced.mistake from None
-
-
-def explain(error: Exception, conf: Path, config_name: str) -> str | None:
-    """The message for a user's mistake; None when the error is not of his making."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and not isinstance(error, HydraException):  # some of Hydra's are both
-        found = of_disk(error, "make room, or set hydra.run.dir (of a search: study.dir)")
-        return None if found is None else str(found)
-    GlobalHydra.instance().clear()
-    try:
-        found = override_faults([word for word in sys.argv[1:] if "=" in word or word.startswith("~")], conf, config_name)
-    except (HydraException, OmegaConfBaseException):
-        return None  # the configuration does not compose without any override: a slip in conf/, not of the command line
-    if found:
-        return "\n".join(str(fault) for fault in found)
-    return str(mistake(got=_first_line(error), expected="a configuration Hydra can compose", do="python train.py --help lists the groups"))
 
 
 def check_words(words: Iterable[str]) -> None:
@@ -181,17 +99,6 @@ def _hydra_faults(overrides: Sequence[str], config_name: str) -> list[UserError]
         except (HydraException, OmegaConfBaseException) as error:
             found.append(_fault(override, error, names, {}))
     return found
-
-
-def names_of(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
-    """Every dotted name of a configuration that holds a value."""
-    for key in cfg:
-        path = f"{prefix}{key}"
-        node = cfg._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
-            yield from names_of(node, f"{path}.")
-        else:
-            yield path
 
 
 def _groups() -> dict[str, list[str]]:

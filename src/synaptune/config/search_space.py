@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.config.flat import flat
-from synaptune.core.errors import UserError, mistake
-from synaptune.core.hints import nearest
-from synaptune.search.optimizers.registry import Engine
+from synaptune.core.errors import UserError, mistake, nearest
 from synaptune.search.space.file import dimension_of_entry
 from synaptune.search.space.space import Dimension, Space, Value, expand, of_spec, refuse_unused
 from synaptune.study.database import keys as schema
-from synaptune.study.study import Study
 
 # What may change between two commands of one study: it does not touch any result.
 _RUN = ("training.resume", "training.checkpoint_every", "training.device")
@@ -30,7 +26,7 @@ def declared_space(base: DictConfig) -> list[Dimension]:
     given = _plain(base, "search_space.ranges")
     if not patterns and not given:
         return []
-    from synaptune.config.overrides import names_of
+    from synaptune.config.flat import names_of
     from synaptune.synapse.circuit import SPECS
 
     by_name = {spec.name: spec for spec in SPECS}
@@ -118,12 +114,3 @@ def configuration_of(base: DictConfig, space: Space, settings: Mapping[str, Any]
     kept |= {f"{schema.RANGE}{name}": text for name, text in space.describe().items()}
     kept |= {f"{schema.FIXED}{name}": value for name, value in fixed_values(base).items()}
     return kept | {f"{schema.START}{name}": value for name, value in space.values(space.start()).items()}
-
-
-def resumed_engine(study: Study, engine: Engine) -> Engine:
-    """The engine a study began with: its sequence depends on the first workers, budget and seed, whatever they are now."""
-    stored = study.note(schema.ENGINE)
-    if stored is None:
-        study.put_note(schema.ENGINE, asdict(engine))
-        return engine
-    return Engine(**stored)

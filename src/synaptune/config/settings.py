@@ -3,50 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
-import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.config.flat import flat
-from synaptune.core.errors import UserError, mistake
-from synaptune.core.hints import nearest
+from synaptune.core.errors import UserError, mistake, nearest
 from synaptune.core.parameters import faults
 from synaptune.data.config import DataConfig, data_faults
 from synaptune.model.config import ModelConfig, model_faults
-from synaptune.search.objective.learning_curve import LEAST_POINTS, projected
-from synaptune.search.objective.score import ObjectiveConfig, check_ready, objective_faults, score
+from synaptune.search.objective.learning_curve import LEAST_POINTS
+from synaptune.search.objective.score import ObjectiveConfig, objective_faults
 from synaptune.search.pruning import PrunerConfig, pruner_faults
-from synaptune.search.workers import reporting
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig, training_faults
-from synaptune.training.errors import Pruned, Report
 from synaptune.training.schedules import evaluation_steps
-
-
-class Outcome(NamedTuple):
-    """objective: what a search minimises; metrics: by name, in the units of objective/metrics.py; run_dir: where it all is.
-
-    pruned_at: the step after which a report ended the run, null for a whole one. The objective and the validation loss of a
-    pruned run, and of a proxy, are those it was heading for (objective/curve.py), null and absent when too little of its curve
-    is known.
-    """
-
-    objective: float | None
-    metrics: dict[str, float]
-    run_dir: Path
-    pruned_at: int | None = None
 
 
 class Settings(NamedTuple):
@@ -104,21 +82,6 @@ def _proxy_faults(built: Settings) -> list[str]:
     ]
 
 
-def _stopping(built: Settings, report: Report | None) -> Report | None:
-    """The report of a run, which also ends a proxy after its fraction of the steps."""
-    last = _last_step(built)
-    if last == built.training.steps:
-        return report
-
-    def told(step: int, loss: float) -> None:
-        if report is not None:
-            report(step, loss)
-        if step >= last:
-            raise Pruned(step)
-
-    return told
-
-
 def check(cfg: DictConfig) -> None:
     """Raise UserError with every fault of a configuration, before any compute."""
     settings(cfg)
@@ -171,93 +134,3 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def run(
-    cfg: DictConfig,
-    run_dir: Path | None = None,
-    overrides: Sequence[str] | None = None,
-    *,
-    report: Report | None = None,
-    generation: int = 0,
-) -> Outcome:
-    """The whole run: configuration, objects, training, metrics, `run_dir/result.json`.
-
-    run_dir: null is the folder Hydra made; overrides: those of the command line (null: Hydra's), which `tuned` stays below;
-    report: told (step, validation loss) after each validation, ends the run in order by raising Pruned; null tells the search
-    whose trial this is, if there is one; generation: of the search, by which some objectives change.
-    Raises UserError for a bad configuration or input, DivergedError for a loss that is no number.
-    """
-    hydra_runs = HydraConfig.initialized()
-    if cfg.tuned is not None:
-        cfg = cfg.copy()
-        used = apply_tuned(cfg, overrides if overrides is not None else list(HydraConfig.get().overrides.task) if hydra_runs else [])
-        print(f"tuned: {len(used)} values from {cfg.tuned}: " + ", ".join(f"{name}={_short(value)}" for name, value in used.items()))
-    built = settings(cfg)
-    check_ready(built.objective, _metrics_of(built), generation)
-    folder = Path(run_dir) if run_dir is not None else Path(HydraConfig.get().runtime.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    in_search = run_dir is not None or (hydra_runs and HydraConfig.get().mode == RunMode.MULTIRUN)
-    record = {name: value for name, value in flat(cfg).items() if not name.startswith("notify.")}  # its URLs hold secrets
-    return _run(built, folder, record, in_search=in_search, report=report or _told_the_search, generation=generation)
-
-
-def _told_the_search(step: int, loss: float) -> None:
-    if reporting.report(step, loss):
-        raise Pruned(step)
-
-
-def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bool, report: Report, generation: int) -> Outcome:
-    import torch
-
-    from synaptune.model.gpt import GPT
-    from synaptune.training.job import Job
-    from synaptune.training.trainer import fit, warm_up
-
-    warm_up()
-    began = time.perf_counter()
-    torch.manual_seed(built.seed)
-    corpus = _corpus(built.data, built.model.context)
-    model = GPT(built.model, built.synapse, vocab=corpus.vocab, seed=built.seed)
-    identity = fingerprint(built)
-    job = Job(
-        model=model,
-        config=built.model,
-        synapse=built.synapse,
-        corpus=corpus,
-        data=built.data,
-        training=built.training,
-        logger=built.logger,
-        seed=built.seed,
-        name=built.name,
-        run_dir=folder,
-        fingerprint=identity,
-        record=record,
-        in_search=in_search,
-        report=_stopping(built, report),
-    )
-    fitted = fit(job)
-    metrics = fitted.metrics
-    seconds = time.perf_counter() - began
-    metrics["setup_seconds"] = seconds - fitted.busy_seconds
-    pruned_at = int(metrics["steps"]) if fitted.pruned and metrics["steps"] < _last_step(built) else None
-    if fitted.pruned:
-        metrics = projected(metrics, fitted.curve, built.training.steps)
-    objective = score(built.objective, metrics, generation) if "val_loss" in metrics else None
-    result = dict(objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=identity)
-    result |= dict(data_fingerprint=corpus.fingerprint, seconds=seconds, curve=fitted.curve, life=fitted.life)
-    _write(folder / "result.json", json.dumps(result, indent=1))
-    return Outcome(objective, metrics, folder, pruned_at)
-
-
-@functools.lru_cache(maxsize=4)
-def _corpus(data: DataConfig, context: int):
-    from synaptune.data.corpus import load_corpus
-
-    return load_corpus(data, context)
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_suffix(".tmp")
-    draft.write_text(text + "\n")
-    os.replace(draft, path)

@@ -25,12 +25,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from synaptune.config.overrides import names_of
-from synaptune.config.search_space import check_base, configuration_of, declared, declared_space, fixed_values, resumed_engine
+from synaptune.config.flat import names_of
+from synaptune.config.search_space import check_base, configuration_of, declared, declared_space, fixed_values
 from synaptune.config.sweep_syntax import dimension_from_config, dimension_of, written
-from synaptune.core.errors import mistake
-from synaptune.core.hints import nearest
-from synaptune.search.config import Home, SearchConfig, StudyConfig, home
+from synaptune.core.errors import mistake, nearest
+from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Told
 from synaptune.search.optimizers.registry import Engine, Grid, make_optimizer
@@ -44,7 +43,8 @@ from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_ex
 from synaptune.study.artifacts import described, write_best
 from synaptune.study.callbacks.base import VIEWER, Show, opened
 from synaptune.study.callbacks.notify import Notifier, NotifyConfig
-from synaptune.study.optimize import Company, Job, Steering, begun_at, conduct
+from synaptune.study.location import Home, StudyConfig, home
+from synaptune.study.optimize import Company, Job, Steering, begun_at, conduct, resumed_engine
 from synaptune.study.provenance import code_version, device_name
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig

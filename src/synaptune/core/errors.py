@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
+from collections.abc import Iterable
 
 # EFBIG is what a file-size limit gives, EDQUOT a quota: to the person at the keyboard all three are "no room".
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -24,3 +26,16 @@ def of_disk(error: OSError, do: str) -> UserError | None:
         return None
     where = f" ({error.filename})" if error.filename else ""
     return mistake(got=f"{error.strerror}{where}", expected="a folder with space that can be written", do=do)
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """The known names closest to `name`, comma-separated; `none` when nothing is alike.
+
+    Dotted names are compared by their last part as well, so a right name in a wrong group is found.
+    """
+    names = list(known)
+    tail = name.rsplit(".", 1)[-1]
+    by_tail = [entry for entry in names if entry.rsplit(".", 1)[-1] == tail]
+    alike = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
+    ordered = list(dict.fromkeys(by_tail + alike))[:count]
+    return ", ".join(ordered) if ordered else "none"

@@ -23,8 +23,10 @@ from synaptune.analysis.results import Ablated, Comparison
 from synaptune.core.errors import mistake
 from synaptune.protocols import phase1, phase2
 from synaptune.protocols.final_report import closed
-from synaptune.protocols.protocol import Protocol, measured, say
-from synaptune.protocols.session import VALIDATION_SEEDS, add_report_option, guarded, reopened
+from synaptune.protocols.options import add_report_option, guarded
+from synaptune.protocols.protocol import Protocol, say
+from synaptune.protocols.session import VALIDATION_SEEDS, reopened
+from synaptune.protocols.stages import measured
 from synaptune.study.reader import ABLATION, JOINT, SEARCH, VALIDATION, Record, find_study, study_folder
 
 # Of each protocol: the phase of its last search, and the distance of its validation's seeds from the search's.

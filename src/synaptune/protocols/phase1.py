@@ -17,11 +17,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.analysis.cost import Stage
+from synaptune.config.compose import Composed, composed
 from synaptune.core.errors import UserError
 from synaptune.protocols.final_report import closed
+from synaptune.protocols.options import add_common_options, add_report_option, guarded
 from synaptune.protocols.portraits import SIDES
-from synaptune.protocols.protocol import Protocol, confirmed, measured, objective_at_start, say, searched, validated
-from synaptune.protocols.session import OPTIMIZER, Composed, add_common_options, add_report_option, composed, guarded, opened
+from synaptune.protocols.protocol import Protocol, say
+from synaptune.protocols.session import OPTIMIZER, opened
+from synaptune.protocols.stages import confirmed, measured, objective_at_start, searched, validated
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Told
 from synaptune.search.optimizers.registry import Engine, make_optimizer
@@ -96,8 +99,7 @@ def _stages(protocol: Protocol, prior: Sequence[Told]) -> tuple[Unit, Unit]:
     from rich.console import Console
 
     from synaptune.config.search_space import fixed_values
-    from synaptune.report.summary import summarise
-    from synaptune.report.verdict import show_verdict
+    from synaptune.report.summary import show_verdict, summarise
     from synaptune.study.artifacts import write_best, write_json
 
     folder = protocol.study.place.folder

@@ -26,22 +26,14 @@ from omegaconf import OmegaConf
 
 from synaptune.analysis.compare import paired_improvement
 from synaptune.analysis.cost import Stage
+from synaptune.config.compose import Composed, composed
 from synaptune.core.errors import mistake
 from synaptune.protocols.final_report import closed
+from synaptune.protocols.options import add_common_options, add_report_option, guarded
 from synaptune.protocols.portraits import SIDES
-from synaptune.protocols.protocol import (
-    Protocol,
-    best_trial,
-    confirmed,
-    measured,
-    objective_at_start,
-    paired,
-    say,
-    searched,
-    searched_together,
-    validated,
-)
-from synaptune.protocols.session import OPTIMIZER, Composed, add_common_options, add_report_option, composed, guarded, opened
+from synaptune.protocols.protocol import Protocol, say
+from synaptune.protocols.session import OPTIMIZER, opened
+from synaptune.protocols.stages import best_trial, confirmed, measured, objective_at_start, paired, searched, searched_together, validated
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Dimension, Space, Unit
@@ -70,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m synaptune.protocols.phase2", description="Tune all parameters from the phase-1 optimum: each group alone, then together."
+        prog="python -m synaptune.protocols.phase2",
+        description="Tune all parameters from the phase-1 optimum: each group alone, then together.",
     )
     parser.add_argument("--from", dest="start", default="phase1", help="the phase-1 study: a name below outputs/studies, or its folder")
     parser.add_argument("--group-budget", type=int, default=GROUP_BUDGET, help=f"evaluations of each group (default {GROUP_BUDGET})")
@@ -147,8 +140,7 @@ def _stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) 
     from rich.console import Console
 
     from synaptune.config.search_space import fixed_values
-    from synaptune.report.summary import summarise
-    from synaptune.report.verdict import show_verdict
+    from synaptune.report.summary import show_verdict, summarise
     from synaptune.study.artifacts import write_best, write_json
 
     folder, name = protocol.study.place.folder, protocol.study.place.name

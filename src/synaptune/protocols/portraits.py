@@ -91,7 +91,7 @@ def portray(protocol: Protocol, unit: Unit, seed: int, *, side: str) -> dict[str
 
     Raises as `build.run` does.
     """
-    from synaptune.config.settings import run
+    from synaptune.config.run import run
 
     values = protocol.space.values(unit)
     folder = protocol.study.place.folder / NOTE / side

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from synaptune.core.errors import UserError, mistake, of_disk
-from synaptune.protocols.protocol import Protocol, with_reference
+from synaptune.config.compose import composed
+from synaptune.core.errors import mistake
+from synaptune.protocols.protocol import Protocol
+from synaptune.protocols.stages import with_reference
 from synaptune.protocols.trial_run import TrainingRun
-from synaptune.search.config import Home, StudyConfig, home
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.runner import interruptible
@@ -24,91 +23,14 @@ from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.workers.base import Idle
 from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution, make_workers, side_by_side
 from synaptune.study.callbacks.notify import Notifier, NotifyConfig
+from synaptune.study.location import Home
 from synaptune.study.reader import Record
 from synaptune.study.study import Study
 from synaptune.training.loggers.wandb_run import identity
 
-CONF = Path(__file__).parents[2] / "conf"
 VALIDATION_SEEDS = 5
 OPTIMIZER = "cma"
 FREELY_SET = ("workers", "trial", "logger", "notify")  # what may differ between two commands on one study
-
-
-class Composed(NamedTuple):
-    """base: the resolved configuration; place: of its study; given: names that the command line fixes."""
-
-    base: DictConfig
-    place: Home
-    given: frozenset[str]
-
-
-def guarded(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
-    """Run a protocol command; its exit code: 2 after a mistake, 130 after Ctrl-C."""
-    try:
-        command(options)
-        return 0
-    except (UserError, OSError) as error:
-        found = of_disk(error, "make room (or set study.dir) and give the same command") if isinstance(error, OSError) else error
-        if found is None:
-            raise
-        print(found, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on, every finished run is kept", file=sys.stderr)
-        return 130
-
-
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every protocol has."""
-    parser.add_argument("--seeds", type=int, default=VALIDATION_SEEDS, help=f"fresh seeds of the validation (default {VALIDATION_SEEDS})")
-    parser.add_argument("--study", default=None, help="name of the study (default: that of the search space)")
-    parser.add_argument("--go-on", action="store_true", help="go on even when a check or a gate says stop")
-    parser.add_argument("overrides", nargs="*", help="overrides of conf/train.yaml, e.g. scale=smoke data=text data.path=FILE")
-
-
-def add_report_option(parser: argparse.ArgumentParser) -> None:
-    """The option of protocols that end in a report."""
-    parser.add_argument("--no-report", dest="report", action="store_false", help="end with the verdict: no portraits, no report")
-
-
-def composed(overrides: Sequence[str], study: str | None, default: str | None = None) -> Composed:
-    """The configuration of overrides; raises UserError for every one that does not fit.
-
-    study: its name, null is that of `study.name`, else the default (null: the search space's).
-    """
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from synaptune.config.overrides import check_words, override_faults, with_space_file
-    from synaptune.config.schema import register
-    from synaptune.config.settings import apply_tuned
-
-    register()
-    check_words(overrides)
-    overrides = with_space_file(overrides, CONF, "train")
-    if of_hydra := [override for override in overrides if override.lstrip("+~").startswith("hydra")]:
-        raise mistake(
-            got=" ".join(of_hydra),
-            expected="overrides of conf/train.yaml: the protocol brings its own optimizer",
-            do="leave it out; --budget sets the evaluations",
-        )
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            base = compose("train", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        found = override_faults(overrides, CONF, "train")
-        if found:
-            raise UserError("\n".join(map(str, found))) from error
-        raise mistake(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
-    if base.tuned is not None:
-        apply_tuned(base, overrides)
-        base.tuned = None
-    config = OmegaConf.to_object(base.study)
-    assert isinstance(config, StudyConfig)
-    config.name = study or config.name or default
-    given = frozenset(override.lstrip("+~").split("=", 1)[0] for override in overrides)
-    return Composed(base, home(config, str(base.search_space.name)), given)
 
 
 @contextmanager
@@ -129,7 +51,8 @@ def opened(
             expected="at least 1; more than 1 only without a pruner, which would judge each seed alone",
             do="correct search.seeds, or set pruner=none",
         )
-    from synaptune.config.search_space import configuration_of, resumed_engine
+    from synaptune.config.search_space import configuration_of
+    from synaptune.study.optimize import resumed_engine
     from synaptune.study.provenance import code_version, device_name
 
     plan = Plan(budget, retries=trial.retries)

@@ -18,9 +18,12 @@ from typing import Any
 
 from synaptune.analysis.compare import paired_improvement
 from synaptune.analysis.ranking import ranked
+from synaptune.config.compose import composed
 from synaptune.core.errors import mistake
-from synaptune.protocols.protocol import Protocol, measured, say
-from synaptune.protocols.session import add_common_options, composed, guarded, opened
+from synaptune.protocols.options import add_common_options, guarded
+from synaptune.protocols.protocol import Protocol, say
+from synaptune.protocols.session import opened
+from synaptune.protocols.stages import measured
 from synaptune.search.objective.learning_curve import rank_correlation
 from synaptune.search.space.space import Space, Value
 from synaptune.search.trial import Trial
@@ -33,7 +36,8 @@ _FRESH = 4000  # distance of these seeds from the search's
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m synaptune.protocols.transfer", description="Run the best points of a study on another scale, and say how far its ranks hold."
+        prog="python -m synaptune.protocols.transfer",
+        description="Run the best points of a study on another scale, and say how far its ranks hold.",
     )
     parser.add_argument("--from", dest="start", default="phase1", help="the study: a name below outputs/studies, or its folder")
     parser.add_argument("--top", type=int, default=TOP, help=f"best points taken (default {TOP})")

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from synaptune.config.settings import Outcome
+from synaptune.config.run import Outcome
 from synaptune.search.objective.common_seeds import averaged, common_seeds
 from synaptune.search.trial import Result, Trial
 from synaptune.search.workers.base import Ended, Hear, Workers
@@ -75,8 +75,8 @@ class TrainingRun:
         return Result(first.objective, seconds, first.metrics, facts)
 
     def _run(self, trial: Trial, seed: int, folder: Path) -> Outcome:
+        from synaptune.config.run import run
         from synaptune.config.schema import register
-        from synaptune.config.settings import run
 
         register()  # a worker process knows none of the resolvers that the configuration refers to
         cfg = self.base.copy()

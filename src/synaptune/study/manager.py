@@ -19,10 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synaptune.config.search_space import resumed_engine
-from synaptune.core.errors import UserError, mistake
-from synaptune.core.hints import nearest
-from synaptune.search.config import StudyConfig, home
+from synaptune.core.errors import UserError, mistake, nearest
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.pruning import GuardedPruner, NoPruner, PercentilePruner, Pruner, PrunerConfig
@@ -33,7 +30,8 @@ from synaptune.search.workers.reporting import report, should_stop
 from synaptune.study.callbacks.base import VIEWER, Show, opened
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import sqlite_path
-from synaptune.study.optimize import Company, Job, Steering, conduct
+from synaptune.study.location import StudyConfig, home
+from synaptune.study.optimize import Company, Job, Steering, conduct, resumed_engine
 from synaptune.study.reader import SEARCH, read_study
 from synaptune.study.study import PhaseLedger, Study
 

@@ -22,8 +22,9 @@ from synaptune.search.trial import Trial, loss_of
 from synaptune.search.workers.base import Workers
 from synaptune.study.callbacks.base import Listeners, Overheard
 from synaptune.study.callbacks.notify import Notifier
+from synaptune.study.database import keys as schema
 from synaptune.study.reader import find_study
-from synaptune.study.study import PhaseLedger
+from synaptune.study.study import PhaseLedger, Study
 
 
 def _nothing(trial: Trial, finished: int) -> None:
@@ -152,3 +153,12 @@ def begun_at(space: Space, start: str | None, *, maximize: bool = False) -> Warm
         return WarmStart(space, ())
     trials = find_study(start).searched
     return warm_start(space, [Known(trial.values, loss_of(trial, maximize)) for trial in trials], start)
+
+
+def resumed_engine(study: Study, engine: Engine) -> Engine:
+    """The engine a study began with: its sequence depends on the first workers, budget and seed, whatever they are now."""
+    stored = study.note(schema.ENGINE)
+    if stored is None:
+        study.put_note(schema.ENGINE, asdict(engine))
+        return engine
+    return Engine(**stored)

@@ -16,7 +16,6 @@ from typing import Any
 
 from synaptune.core.errors import UserError, mistake
 from synaptune.core.parameters import constant
-from synaptune.search.config import Home
 from synaptune.search.space.space import Space, Unit, Value
 from synaptune.search.trial import Result, Trial
 from synaptune.study.database import keys as schema
@@ -26,6 +25,7 @@ from synaptune.study.database.errors import check_readable, worded
 from synaptune.study.database.lease import Claim
 from synaptune.study.database.locks import Holder
 from synaptune.study.database.retry import OPENING_PATIENCE, PATIENCE, Patience
+from synaptune.study.location import Home
 from synaptune.study.provenance import code_version
 
 BEAT_EVERY = constant("storage.beat_every", 30.0, unit="s", meaning="between two signs of life of a study", source="chosen: a glance tells")

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from synaptune.analysis.ranking import ranked
-from synaptune.core.errors import mistake
-from synaptune.core.hints import nearest
+from synaptune.core.errors import mistake, nearest
 from synaptune.search.space.space import Dimension, Value
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import Record

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from synaptune.analysis.results import Evidence
-from synaptune.core.errors import mistake
-from synaptune.core.hints import nearest
+from synaptune.core.errors import mistake, nearest
 from synaptune.report.figures import account, gain, portraits, profiles, search, space, worth
 from synaptune.report.figures.theme import DARK, LIGHT, Drawing, Figure, Palette, css, image, rendered, standalone, variables
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from synaptune.core.errors import mistake
-from synaptune.core.hints import nearest
+from synaptune.core.errors import mistake, nearest
 from synaptune.search.optimizers.base import LARGEST_SEED, Engine, Optimizer, Told, ranked
 from synaptune.search.optimizers.cma import STEP, padded
 from synaptune.search.space.space import Space, Unit

@@ -184,7 +184,7 @@ class Sampler(Optimizer):
             return GPSampler(seed=seed, deterministic_objective=not engine.noisy)
         if engine.name == "qmc":
             return QMCSampler(seed=seed, scramble=True)
-        from synaptune.search.optuna_cmaes import BoxCmaEsSampler
+        from synaptune.search.optimizers.optuna_cmaes import BoxCmaEsSampler
 
         assert self._first is not None
         margin = any(entry.kind == "bin" for entry in self._axes.values())

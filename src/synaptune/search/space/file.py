@@ -23,8 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.errors import UserError, mistake
-from synaptune.core.hints import nearest
+from synaptune.core.errors import UserError, mistake, nearest
 from synaptune.search.space.space import Dimension, Value
 
 ENDINGS = (".yaml", ".yml")

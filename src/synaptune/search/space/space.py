@@ -22,8 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from synaptune.core.errors import UserError, mistake
-from synaptune.core.hints import nearest
+from synaptune.core.errors import UserError, mistake, nearest
 from synaptune.core.parameters import Spec
 
 Value = float | int | bool | str

@@ -1,0 +1,30 @@
+"""`synaptune export`: the trials of a study as a table in a file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from synaptune.core.errors import mistake
+
+if TYPE_CHECKING:
+    pass
+
+
+def _export(options: argparse.Namespace) -> None:
+    kind = options.format or ("parquet" if options.out is not None and options.out.suffix == ".parquet" else "csv")
+    if options.out is None and kind == "parquet":
+        raise mistake(got="--format parquet without a file", expected="--out FILE.parquet", do="add it")
+    from synaptune.core.files import write_atomic
+    from synaptune.study.reader import find_study
+    from synaptune.study.table import as_csv, as_parquet, columns
+
+    trials = find_study(options.study, options.storage).trials
+    table = columns(trials)
+    content = as_parquet(table) if kind == "parquet" else as_csv(table).encode()
+    if options.out is None:
+        sys.stdout.write(content.decode())
+        return
+    write_atomic(options.out, content)
+    print(f"wrote {options.out}: {len(trials)} trials, {len(table)} columns")

@@ -1,0 +1,34 @@
+"""`synaptune parameters` and `synaptune sensitivity`: the parameters, their ranges, and what each does to the training loss."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from synaptune.core.errors import mistake
+
+if TYPE_CHECKING:
+    pass
+
+
+def _census(options: argparse.Namespace) -> None:
+    if options.seeds < 2:
+        raise mistake(got=f"--seeds {options.seeds}", expected="at least 2, for a spread", do="correct it")
+    from synaptune.analysis import sensitivity as census
+
+    print(census.header())
+    effects, dust = census.census(census.Trial(seeds=options.seeds), on_effect=lambda effect: print(census.row(effect), flush=True))
+    print(census.verdict(effects, dust))
+
+
+def _parameters(_: argparse.Namespace) -> None:
+    from synaptune.synapse.circuit import SPECS
+
+    rows = [("parameter", "default", "low", "high", "scale", "unit")]
+    for spec in SPECS:
+        low, high = (f"{bound:g} x steps" if spec.of_run else f"{bound:g}" for bound in (spec.low, spec.high))
+        rows.append((spec.name + (" *" if spec.phase == 1 else ""), f"{spec.default:g}", low, high, spec.scale, spec.unit))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"{len(SPECS)} parameters; * is searched in phase 1; docs/parameters.md tells what each means")

@@ -1,0 +1,62 @@
+"""A configuration composed from conf/ and overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from synaptune.core.errors import UserError, mistake
+from synaptune.study.location import Home, StudyConfig, home
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+class Composed(NamedTuple):
+    """base: the resolved configuration; place: of its study; given: names that the command line fixes."""
+
+    base: DictConfig
+    place: Home
+    given: frozenset[str]
+
+
+def composed(overrides: Sequence[str], study: str | None, default: str | None = None) -> Composed:
+    """The configuration of overrides; raises UserError for every one that does not fit.
+
+    study: its name, null is that of `study.name`, else the default (null: the search space's).
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from synaptune.config.overrides import check_words, override_faults, with_space_file
+    from synaptune.config.schema import register
+    from synaptune.config.settings import apply_tuned
+
+    register()
+    check_words(overrides)
+    overrides = with_space_file(overrides, CONF, "train")
+    if of_hydra := [override for override in overrides if override.lstrip("+~").startswith("hydra")]:
+        raise mistake(
+            got=" ".join(of_hydra),
+            expected="overrides of conf/train.yaml: the protocol brings its own optimizer",
+            do="leave it out; --budget sets the evaluations",
+        )
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            base = compose("train", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        found = override_faults(overrides, CONF, "train")
+        if found:
+            raise UserError("\n".join(map(str, found))) from error
+        raise mistake(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
+    if base.tuned is not None:
+        apply_tuned(base, overrides)
+        base.tuned = None
+    config = OmegaConf.to_object(base.study)
+    assert isinstance(config, StudyConfig)
+    config.name = study or config.name or default
+    given = frozenset(override.lstrip("+~").split("=", 1)[0] for override in overrides)
+    return Composed(base, home(config, str(base.search_space.name)), given)
