@@ -4,7 +4,8 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from servers import Postgres, running_postgres
+
+from helpers.servers import Postgres, running_postgres
 
 # A shell starts background jobs deaf to Ctrl-C, and what they start is deaf too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from scipy.stats import binom, spearmanr
-from searched import searched
 
+from helpers.searched import searched
 from synaptune.analysis.effects import effects
 from synaptune.analysis.evidence import evidence
 from synaptune.analysis.replay import _evolution, replay

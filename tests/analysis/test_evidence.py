@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from scipy.stats import binom
-from searched import searched
 
+from helpers.searched import searched
 from synaptune.analysis.convergence import _chance, course
 from synaptune.analysis.correlation import blind, pairs
 from synaptune.analysis.evidence import evidence

@@ -4,8 +4,8 @@ import math
 import sys
 
 import pytest
-from searched import searched
 
+from helpers.searched import searched
 from synaptune.analysis.importance import importances
 
 NAMES = ("much", "little")

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from searched import searched
 
+from helpers.searched import searched
 from synaptune import TrialPruned
 from synaptune.analysis.ablation import ends
 from synaptune.analysis.convergence import chance, comparable, course, generations

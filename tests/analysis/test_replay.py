@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from searched import searched
 
+from helpers.searched import searched
 from synaptune.analysis.replay import replay
 from synaptune.search.optimizers.cma import fold
 

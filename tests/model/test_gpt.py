@@ -4,9 +4,9 @@ import random
 
 import pytest
 import torch
-from steps import train_step
 from torch.nn import functional as F
 
+from helpers.steps import train_step
 from synaptune.core.errors import UserError
 from synaptune.model.config import ModelConfig, unused_parameters
 from synaptune.model.decode import Decoder, generate

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import matplotlib.colors
 import matplotlib.image
 import pytest
-from evidence_maker import AWKWARD, SPACE, bare, rich, single, unfinished
 
+from helpers.evidence_maker import AWKWARD, SPACE, bare, rich, single, unfinished
 from synaptune.analysis import results
 from synaptune.core.errors import UserError
 from synaptune.core.text import duration, label, label_of

@@ -5,8 +5,8 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from evidence_maker import AWKWARD, bare, rich, unfinished
 
+from helpers.evidence_maker import AWKWARD, bare, rich, unfinished
 from synaptune.report.markdown import escaped, fence, markdown, table_text
 from synaptune.report.table_model import UNKNOWN, Column, Table, as_csv
 

@@ -8,8 +8,8 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from evidence_maker import AWKWARD, bare, comparison, rich, single, unfinished
 
+from helpers.evidence_maker import AWKWARD, bare, comparison, rich, single, unfinished
 from synaptune.report.findings import advice, verdict
 from synaptune.report.page import BEST_ROWS, html, sections
 from synaptune.report.table_model import UNKNOWN

@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from plan_runs import METRIC, THRESHOLD, plan_runs, write_runs
 from rich.console import Console
 
+from helpers.plan_runs import METRIC, THRESHOLD, plan_runs, write_runs
 from synaptune.analysis.refine.rule import refine
 from synaptune.analysis.refine.runs import Parameter, Runs, Wanted
 from synaptune.analysis.refine.table import of_csv

@@ -7,15 +7,15 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from wandb_server import ENTITY, running_server
+
+from helpers.paths import TESTS
+from helpers.wandb_server import ENTITY, running_server
 
 pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is an optional extra")
 
-import evidence_maker
-
+from helpers import evidence_maker
 from synaptune.report.wandb_report import PUBLISHED, SPECIFICATION, build, specification, wandb_report
 
 
@@ -101,7 +101,7 @@ PUBLISH = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import evidence_maker
+from helpers import evidence_maker
 from synaptune.report.wandb_report import wandb_report
 for evidence in (evidence_maker.bare(), evidence_maker.single()):
     print(wandb_report(evidence, Path(sys.argv[2]), project="project", say=lambda line: None))
@@ -110,7 +110,7 @@ for evidence in (evidence_maker.bare(), evidence_maker.single()):
 
 def test_a_report_published_again_is_the_same_report_with_new_content(tmp_path):
     with running_server() as server:
-        command = [sys.executable, "-c", PUBLISH, str(Path(__file__).parent), str(tmp_path)]
+        command = [sys.executable, "-c", PUBLISH, str(TESTS), str(tmp_path)]
         done = subprocess.run(command, env=os.environ | server.environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         first, second = done.stdout.splitlines()

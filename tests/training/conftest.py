@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
+from helpers.paths import ROOT
 from synaptune.config import settings as build
 from synaptune.config.schema import register
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from steps import train_step
 
+from helpers.steps import train_step
 from synaptune.core.errors import UserError
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT

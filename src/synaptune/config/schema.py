@@ -20,6 +20,7 @@ from synaptune.search.objective.score import ObjectiveConfig
 from synaptune.search.pruning import PrunerConfig
 from synaptune.search.workers import config as execution
 from synaptune.study.callbacks import notify
+from synaptune.study.location import StudyConfig
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig
 
@@ -51,6 +52,7 @@ def register() -> None:
         subsystems.append({field.name: "default"})
     store.store(group="synapse", name="default", node={"defaults": subsystems})
     OmegaConf.register_new_resolver("fraction_of_steps", _fraction_of_steps, replace=True)
+    store.store(group="study", name="default", node=StudyConfig)
     search.register()
     execution.register()
     stopping.register()

@@ -8,8 +8,6 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from synaptune.study.location import StudyConfig
-
 
 @dataclass
 class SearchSpaceConfig:
@@ -37,6 +35,5 @@ class SearchConfig:
 def register() -> None:
     """Register the schemas: `study=default`, `search=default` and the base of every search_space file."""
     store = ConfigStore.instance()
-    store.store(group="study", name="default", node=StudyConfig)
     store.store(group="search", name="default", node=SearchConfig)
     store.store(group="search_space", name="base", node=SearchSpaceConfig)

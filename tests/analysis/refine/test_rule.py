@@ -1,0 +1,304 @@
+"""Refinement: the plan's 48 runs, what the tests support, and how often they are wrong where there is nothing to find."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binom, binomtest, fisher_exact
+
+from helpers.plan_runs import BINS, METRIC, THRESHOLD, plan_runs, write_runs
+from synaptune import TrialManager
+from synaptune.analysis.refine.exact_tests import exact_p, group_p, interval, position_p, shuffled
+from synaptune.analysis.refine.rule import entry_of, refine
+from synaptune.analysis.refine.runs import Parameter, Runs, Wanted, of_study, rounded
+from synaptune.analysis.refine.table import of_csv
+from synaptune.core.errors import UserError
+from synaptune.search.space.space import Dimension
+from synaptune.study.reader import find_study
+from synaptune.study.table import as_csv, columns
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory) -> Runs:
+    """The plan's runs as Weights & Biases exports them."""
+    path = write_runs(tmp_path_factory.mktemp("plan") / "runs.csv", plan_runs(), exported=True)
+    return of_csv(path, Wanted(METRIC, maximize=True))
+
+
+def by_name(refinement):
+    return {proposal.found.parameter.dimension.name: proposal for proposal in refinement.proposals}
+
+
+def test_the_generated_table_has_the_facts_of_the_plan():
+    rows = plan_runs()
+    winners = [row for row in rows if row[METRIC] >= THRESHOLD]
+    rates = [row["learning_rate"] for row in winners]
+    assert (len(rows), len(winners), min(rates), max(rates)) == (48, 16, 1.02e-7, 1.37e-6)
+    for (low, high), (count, won, mean) in BINS.items():
+        inside = [row for row in rows if low <= row["learning_rate"] < high]
+        assert (len(inside), sum(row in winners for row in inside)) == (count, won)
+        assert sum(row[METRIC] for row in inside) / count == pytest.approx(mean, abs=1e-6)
+    assert [round(100 * won / count, 1) for count, won, _ in BINS.values()] == [31.6, 26.3, 50.0]
+    assert {row["batch_size"] for row in winners} == {8}
+    assert {row["batch_size"] for row in rows} > {8}
+    assert sorted(sum(row["schedule"] == kind for row in winners) for kind in ("cosine", "linear")) == [7, 9]
+    assert {row["entropy_coef"] for row in winners} == {row["entropy_coef"] for row in rows}
+    assert len({row["entropy_coef"] for row in rows}) == 3
+
+
+def test_the_plan_rule_makes_the_proposal_of_the_plan(plan):
+    refinement = refine(plan, threshold=THRESHOLD, rule="plan")
+    assert refinement.winners == 16
+    space = refinement.space("focused")
+    assert space.fixed == {"batch_size": 8}
+    assert space.ranges == {
+        "learning_rate": {"low": 8e-8, "high": 4e-7, "log": True},
+        "generations": {"choices": [16, 24, 32]},
+        "schedule": {"choices": ["cosine", "linear"], "weights": [65, 35]},
+        "entropy_coef": {"choices": [0.0, 0.001, 0.01]},
+    }
+    assert not by_name(refinement)["entropy_coef"].narrowed
+
+
+def test_the_tested_rule_fixes_the_batch_size_of_the_plan_and_nothing_else(plan):
+    refinement = refine(plan, threshold=THRESHOLD)
+    proposals = by_name(refinement)
+    assert [name for name, proposal in proposals.items() if proposal.narrowed] == ["batch_size"]
+    assert proposals["batch_size"].adjusted < 0.01
+    rate, schedule = proposals["learning_rate"], proposals["schedule"]
+    assert rate.found.edges == (1e-7, 3e-7, 1e-6, 2e-6)
+    assert rate.found.p_groups == pytest.approx(0.45, abs=0.01)
+    assert schedule.found.p == pytest.approx(0.76, abs=0.01)
+    assert "9 against 7 high performers (binomial p = 0.80" in schedule.change.reason
+    assert rate.change.reason.startswith("kept wide: high performers from 1.02e-07 to 1.37e-06")
+    low, high = rate.found.groups[2].low, rate.found.groups[2].high
+    assert (low, high) == pytest.approx((0.187, 0.813), abs=0.001)
+    file = refinement.space("wide")
+    assert file.ranges["learning_rate"] == {"low": 1e-7, "high": 2e-6, "log": True}
+    assert file.ranges["schedule"] == {"choices": ["cosine", "linear"]}
+
+
+def test_exact_p_and_intervals_agree_with_a_count_by_hand_and_with_scipy():
+    assert exact_p([9, 7], [24, 24]) == pytest.approx(fisher_exact([[9, 15], [7, 17]])[1])
+    assert exact_p([3, 0], [4, 9]) == pytest.approx(fisher_exact([[3, 1], [0, 9]])[1])
+    runs, winners = (4, 3, 5), (3, 0, 1)
+    chances = {
+        table: math.prod(math.comb(n, k) for n, k in zip(runs, table, strict=True)) / math.comb(12, 4)
+        for table in itertools.product(*(range(n + 1) for n in runs))
+        if sum(table) == 4
+    }
+    assert sum(chances.values()) == pytest.approx(1.0)
+    assert exact_p(winners, runs) == pytest.approx(sum(chance for chance in chances.values() if chance <= chances[winners] + 1e-12))
+    for won, count in ((0, 10), (5, 10), (10, 10), (6, 19)):
+        assert interval(won, count) == pytest.approx(tuple(binomtest(won, count).proportion_ci(method="exact")))
+    assert exact_p([50] * 12, [100] * 12) is None  # too many tables: shuffles take over
+
+
+def test_shuffles_agree_with_the_exact_test():
+    codes = [0] * 10 + [1] * 8 + [2] * 12
+    wins = [place % 3 == 0 or place < 4 for place in range(30)]
+    labels = shuffled(wins, [0] * 30, seed=1)
+    counted = exact_p([sum(wins[i] for i in range(30) if codes[i] == group) for group in range(3)], [10, 8, 12])
+    assert group_p(codes, labels, [0] * 30) == pytest.approx(counted, abs=0.1)  # another statistic, alike for such tables
+    assert labels[:, :].sum(axis=1) == pytest.approx(sum(wins))
+
+
+def test_position_sees_winners_at_one_side_and_in_the_middle_but_not_evenly_spread_ones():
+    values = [float(place) for place in range(40)]
+    for winning, seen in ((range(12), True), (range(14, 26), True), (range(1, 40, 3), False)):
+        labels = shuffled([place in winning for place in range(40)], [0] * 40, seed=0, shuffles=999)
+        assert (position_p(values, labels, [0] * 40) < 0.01) == seen
+
+
+def test_labels_are_shuffled_within_their_strata_only():
+    strata, wins = [0, 0, 0, 1, 1, 1], [True, False, False, True, True, False]
+    labels = shuffled(wins, strata, seed=0, shuffles=200)
+    assert labels[0].tolist() == wins
+    assert set(labels[:, :3].sum(axis=1)) == {1.0}
+    assert {tuple(row) for row in labels[:, 3:].tolist()} == set(itertools.permutations((1.0, 1.0, 0.0)))
+
+
+def idle_runs(rng: np.random.Generator, count: int, *, strata=None, drift: float = 0.0) -> Runs:
+    """Runs whose metric depends on no parameter; drift: by which parameter and metric both move from stratum to stratum."""
+    strata = strata or (0,) * count
+    moved = drift * np.asarray(strata, dtype=float)
+    numbers = [rng.random(count) + moved for _ in range(2)]
+    top = 1.0 + float(moved.max())
+    parameters = [Parameter(Dimension(f"n{place}", "lin", 0.0, top), tuple(column.tolist())) for place, column in enumerate(numbers)]
+    for name, choices in (("three", (4, 8, 16)), ("two", ("a", "b")), ("five", (1, 2, 3, 4, 5))):
+        drawn = tuple(choices[place] for place in rng.integers(len(choices), size=count))
+        parameters.append(Parameter(Dimension(name, "categorical", choices=choices), drawn))
+    return Runs("idle", "val", False, tuple(parameters), tuple((rng.normal(size=count) - 4.0 * moved).tolist()), tuple(strata))
+
+
+def test_without_any_effect_some_parameter_is_supported_in_at_most_5_percent_of_designs():
+    rng, designs = np.random.default_rng(5), 250
+    wrong = single = 0
+    for seed in range(designs):
+        refinement = refine(idle_runs(rng, 48), shuffles=99, seed=seed)
+        wrong += any(proposal.supported for proposal in refinement.proposals)
+        single += sum(proposal.found.p < 0.05 for proposal in refinement.proposals)
+    assert wrong <= binom.ppf(0.999, designs, 0.05)
+    assert single >= binom.ppf(0.001, 5 * designs, 0.02)  # the tests are not so careful that they see nothing at all
+
+
+def test_what_drifts_along_with_an_adaptive_search_is_not_taken_for_an_effect():
+    rng, designs = np.random.default_rng(6), 60
+    strata = tuple(np.repeat(range(12), 10).tolist())
+    drifted = [idle_runs(rng, 120, strata=strata, drift=0.3) for _ in range(designs)]
+    wrong = sum(any(entry.supported for entry in refine(runs, shuffles=99).proposals) for runs in drifted)
+    assert wrong <= binom.ppf(0.999, designs, 0.05)
+    (runs, *_) = drifted
+    blind = Runs(runs.source, runs.metric, False, runs.parameters, runs.scores, (0,) * 120)
+    assert any(entry.supported for entry in refine(blind, shuffles=999).proposals)  # taken for independent, it is
+
+
+def test_runs_of_which_no_two_were_drawn_alike_are_said_to_be_untestable():
+    runs = idle_runs(np.random.default_rng(7), 48, strata=tuple(range(48)))
+    refinement = refine(runs, shuffles=99)
+    assert {proposal.found.p for proposal in refinement.proposals} == {1.0}
+    assert all(proposal.change.reason.startswith("kept wide: not testable") for proposal in refinement.proposals)
+    assert "not testable" in refinement.runs.notes[-1]
+    testable = refine(idle_runs(np.random.default_rng(7), 48, strata=tuple(at // 2 for at in range(48))), shuffles=99)
+    assert not any("not testable" in said for said in (*testable.runs.notes, *(entry.change.reason for entry in testable.proposals)))
+
+
+def effective_runs(loss, count: int = 90) -> Runs:
+    rng = np.random.default_rng(2)
+    x, kind, idle = rng.random(count) * 10.0, rng.integers(3, size=count), rng.random(count)
+    parameters = (
+        Parameter(Dimension("x", "lin", 0.0, 10.0), tuple(x.tolist())),
+        Parameter(Dimension("kind", "categorical", choices=("a", "b", "c")), tuple("abc"[place] for place in kind)),
+        Parameter(Dimension("idle", "lin", 0.0, 1.0), tuple(idle.tolist())),
+    )
+    return Runs("made", "val_loss", False, parameters, tuple((loss(x, kind) + 0.1 * rng.normal(size=count)).tolist()), (0,) * count)
+
+
+def test_a_range_whose_middle_is_best_is_tightened_around_it_and_an_idle_one_is_kept():
+    proposals = by_name(refine(effective_runs(lambda x, kind: (x - 4.0) ** 2)))
+    after = proposals["x"].change.after
+    assert 0.5 < after.low < 4.0 < after.high < 8.5
+    assert proposals["x"].supported
+    assert not proposals["idle"].narrowed
+    assert not proposals["kind"].narrowed
+
+
+def test_choices_are_weighted_by_success_and_hopeless_ones_are_dropped():
+    found = by_name(refine(effective_runs(lambda x, kind: 0.2 * kind + 3.0 * (kind == 2))))["kind"]
+    after = found.change.after
+    assert after.choices == ("a", "b")
+    assert after.weights[0] > after.weights[1]
+    assert sum(after.weights) == pytest.approx(100.0, abs=1.0)
+    assert "without c" in found.change.reason
+
+
+@pytest.mark.parametrize("others", ["ab", "a"])
+def test_a_choice_that_was_never_run_is_kept_and_shown_as_such(others):
+    """Nothing speaks against it, whether the winners agree on one of the others or not."""
+    made = effective_runs(lambda x, kind: 9.0 * (kind == 2) + (9.0 * (kind == 1) if others == "a" else 0.0))
+    dimension = Dimension("kind", "categorical", choices=("a", "b", "c", "new"))
+    parameters = tuple(entry._replace(dimension=dimension) if entry.dimension.name == "kind" else entry for entry in made.parameters)
+    proposal = by_name(refine(replace(made, parameters=parameters), quantile=0.25))["kind"]
+    assert proposal.supported
+    assert (proposal.found.groups[3].label, proposal.found.groups[3].runs, proposal.found.groups[3].mean) == ("new", 0, None)
+    assert proposal.change.after.choices == (*others, "new")
+
+
+def test_whole_weights_are_written_whole_whatever_their_type():
+    entry = entry_of(Dimension("kind", "categorical", choices=("a", "b"), weights=(65, 35.0)))
+    assert repr(entry["weights"]) == "[65, 35]"
+    assert entry_of(Dimension("kind", "categorical", choices=("a", "b"), weights=(2, 0.5)))["weights"] == [2, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"threshold": 9.0}, "0 of 48 runs with eval_change at least 9"),
+        ({"threshold": -9.0}, "48 of 48 runs"),
+        ({"quantile": 1.5}, "--quantile 1.5"),
+    ],
+)
+def test_high_performers_that_are_none_or_all_are_refused(plan, chosen, said):
+    with pytest.raises(UserError, match=said):
+        refine(plan, **chosen)
+
+
+def test_a_third_of_the_runs_are_high_performers_unless_told_otherwise(plan):
+    assert refine(plan).winners == 16
+    assert refine(plan, quantile=0.25).winners == 12
+
+
+@pytest.mark.parametrize(
+    ("number", "digits", "up", "expected"),
+    [
+        (8.16e-8, 1, None, 8e-8),
+        (3.75e-7, 1, None, 4e-7),
+        (0.103, 2, False, 0.1),
+        (0.1, 1, True, 0.1),
+        (-3.21, 2, False, -3.3),
+        (0.0, 1, True, 0.0),
+        (1.37e-6, 1, True, 2e-6),
+    ],
+)
+def test_numbers_are_rounded_to_significant_digits(number, digits, up, expected):
+    assert rounded(number, digits, up=up) == expected
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A maximised study of our own that CMA searched: x matters, y does not."""
+    folder = tmp_path_factory.mktemp("studies") / "hill"
+
+    def hill(params):
+        if params["x"] > 9.5:
+            raise ArithmeticError("over the edge")
+        return -((params["x"] - 3.0) ** 2)
+
+    made = TrialManager("hill", n_trials=90, direction="maximize", sampler="cma", directory=folder, progress=False)
+    made.optimize(hill, {"x": ("uniform", 0.0, 10.0), "y": ("log_uniform", 0.01, 1.0), "mode": ("categorical", ["a", "b"])})
+    return find_study(str(folder))
+
+
+def test_the_runs_of_an_adaptive_study_are_compared_within_generations(searched):
+    runs = of_study(searched, Wanted())
+    assert (runs.metric, runs.maximize, runs.adaptive) == ("objective", True, "cma")
+    assert len(set(runs.strata)) > 5
+    assert max(runs.scores) <= 0.0
+    best = runs.scores.index(max(runs.scores))
+    assert runs.parameters[0].values[best] == pytest.approx(3.0, abs=0.5)
+    proposals = by_name(refine(runs, shuffles=999))
+    assert [name for name, proposal in proposals.items() if proposal.supported] == ["x"]
+    after = proposals["x"].change.after
+    assert after is not None
+    assert 0.0 <= after.low < 3.0 < after.high < 9.5
+
+
+def test_the_plan_rule_stays_within_the_ranges_of_a_study(searched):
+    for proposal in refine(of_study(searched, Wanted()), rule="plan").proposals:
+        before, after = proposal.found.parameter.dimension, proposal.change.after
+        assert after is None or (before.low <= after.low < after.high <= before.high)
+
+
+def test_a_table_that_we_exported_gives_what_the_study_gives(searched, tmp_path):
+    path = tmp_path / "hill.csv"
+    path.write_text(as_csv(columns(searched.trials)))
+    study = of_study(searched, Wanted())
+    runs = of_csv(path, Wanted(maximize=True, parameters=("x", "y", "mode")))
+    assert runs.scores == study.scores
+    assert runs.strata == study.strata
+    assert [parameter.values for parameter in runs.parameters] == [parameter.values for parameter in study.parameters]
+
+
+def test_a_study_without_a_trial_to_rank_is_refused(searched):
+    failed = [replace(trial, state="failed", objective=None, facts={"phase": "search"}) for trial in searched.trials]
+    with pytest.raises(UserError, match="none of its 90 trials has objective"):
+        of_study(replace(searched, trials=failed), Wanted())
+
+
+def test_a_study_refuses_metrics_of_training_and_unknown_ones(searched):
+    with pytest.raises(UserError, match=r"measured in training[\s\S]*\(objective\)"):
+        of_study(searched, Wanted("train_loss"))
+    with pytest.raises(UserError, match="--metric val_los"):
+        of_study(searched, Wanted("val_los"))

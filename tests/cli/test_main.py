@@ -1,0 +1,154 @@
+"""The `synaptune` command as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.paths import ROOT
+from synaptune.analysis import sensitivity as census
+from synaptune.cli import main as cli
+from synaptune.data.tokenizer import Tokenizer
+from synaptune.protocols import phase2
+from synaptune.synapse.circuit import SPECS
+from synaptune.training import checkpoint
+
+SYNAPTUNE = Path(sys.executable).with_name("synaptune")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a real training run, at smoke scale."""
+    folder = tmp_path_factory.mktemp("run")
+    words = ["scale=smoke", "logger=csv", "logger.progress=off", f"hydra.run.dir={folder}"]
+    subprocess.run([sys.executable, str(ROOT / "train.py"), *words], cwd=folder, check=True, capture_output=True, timeout=900)
+    return folder
+
+
+def sampled(capsysbinary, *words: str) -> bytes:
+    assert cli.main(["sample", *words]) == 0
+    return capsysbinary.readouterr().out
+
+
+def test_the_installed_command_continues_a_prompt_from_a_run_folder(trained):
+    words = ["sample", str(trained), "--prompt", "import öde", "--tokens", "12"]
+    done = subprocess.run([SYNAPTUNE, *words], cwd="/", capture_output=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode().startswith("import öde")
+    assert done.stdout.endswith(b"\n")
+    assert len(done.stdout) > len("import öde\n".encode()) + 3
+
+
+def test_a_seed_gives_one_text_and_another_seed_another(trained, capsysbinary):
+    words = [str(trained / "checkpoint.pt"), "--prompt", "def ", "--tokens", "20", "--temperature", "1"]
+    first = sampled(capsysbinary, *words)
+    assert sampled(capsysbinary, *words) == first
+    assert sampled(capsysbinary, *words, "--seed", "1") != first
+
+
+def test_temperature_0_and_top_k_1_take_the_likeliest(trained, capsysbinary):
+    words = [str(trained), "--prompt", "def ", "--tokens", "10"]
+    assert sampled(capsysbinary, *words, "--temperature", "0") == sampled(capsysbinary, *words, "--top-k", "1")
+
+
+def test_a_text_longer_than_the_context_goes_on(trained, capsysbinary):
+    assert len(sampled(capsysbinary, str(trained), "--prompt", "x" * 100, "--tokens", "80", "--top-k", "3")) > 150
+
+
+def test_characters_come_whole_and_broken_ones_do_not_hold_up_the_rest():
+    tokens = [*"aé€😀".encode(), 0xFF, *b"bcd", 0xE2, 0x82]
+    pieces = list(cli.characters(tokens, Tokenizer().decode))
+    assert pieces == ["a", "é", "€", "😀", "\ufffdb", "c", "d", "\ufffd"]
+
+
+def test_a_checkpoint_of_another_model_is_said_so(trained, tmp_path, capsys):
+    content = checkpoint.load(trained / "checkpoint.pt")
+    content["about"]["model"]["gone"] = 1
+    checkpoint.save(tmp_path / "checkpoint.pt", content)
+    assert cli.main(["sample", str(tmp_path), "--prompt", "a"]) == 2
+    assert "does not fit this version" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sample", "nosuch.pt", "--prompt", "a"], "no checkpoint at nosuch.pt"),
+        (["sample", ".", "--prompt", "a"], "no checkpoint at checkpoint.pt"),
+        (["sample", "garbage.pt", "--prompt", "a"], "unreadable checkpoint garbage.pt"),
+        (["sample", "x", "--prompt", ""], "--prompt: expected some text"),
+        (["sample", "x", "--prompt", "\udcff"], "--prompt: expected text in UTF-8"),
+        (["sample", "x", "--prompt", "a", "--tokens", "0", "--temperature", "-1", "--top-k", "0"], "--temperature -1.0: expected"),
+        (["census", "--seeds", "1"], "--seeds 1"),
+        (["cost", "--devices", "0", "--price", "-1"], "--devices 0: expected at least 1\n  --price -1.0"),
+        (["cost", "--plan", "all48"], "--budget"),
+        (["cost", "--group-budget", "5"], "expected only with --plan phase2"),
+        (["cost", "scale=smok"], "closest: smoke"),
+        (["cost", "--study", "nosuch"], "--study nosuch"),
+    ],
+)
+def test_a_mistake_is_said_and_ends_with_code_2(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("garbage.pt").write_bytes(b"no checkpoint")
+    assert cli.main(words) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("got ")
+    assert said in shown
+    assert "to do: " in shown
+
+
+def test_parameters_lists_every_one(capsys):
+    assert cli.main(["parameters"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == [spec.name for spec in SPECS]
+
+
+def test_a_dead_parameter_is_marked_in_its_row_and_counted():
+    effects = [census.Effect(SPECS[0], 3.0, 3.1, 0.1, 2.0), census.Effect(SPECS[1], 3.0, 3.00001, 1e-5, 0.1)]
+    assert [census.row(effect).endswith("DEAD") for effect in effects] == [False, True]
+    assert census.verdict(effects, 1e-9).startswith("2 parameters, 1 dead")
+    assert len(census.header()) == len(census.row(effects[0]))
+
+
+def test_cost_prices_the_protocol_from_a_measured_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["cost", "--budget", "21", "--seeds", "2", "--devices", "10", "--steps", "4", "--warmup", "2", "--price", "3", "scale=smoke"]
+    assert cli.main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    rows = {row["stage"]: row for row in told["rows"]}
+    assert [rows[name]["runs"] for name in ("start-up", "sanity", "search", "validation", "portraits")] == [10, 13, 20, 4, 2]
+    run, tested = rows["search"]["seconds"]["median"], rows["validation"]["seconds"]["median"]
+    assert 0.0 < run < tested
+    assert rows["search"]["wall_hours"] * 3600.0 == pytest.approx(2 * run)
+    assert told["money"] == pytest.approx(3 * told["device_hours"])
+    assert not list(tmp_path.iterdir())
+    assert cli.main([*words, "--plan", "all48", "training.evaluations=1"]) == 0
+    shown = capsys.readouterr().out
+    assert "all48: 21 evaluations of 48 parameters" in shown
+    assert "measured: step" in shown
+
+
+def test_cost_prices_phase_2_with_its_groups(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["cost", "--plan", "phase2", "--group-budget", "11", "--devices", "4", "--steps", "2", "--warmup", "1", "scale=smoke", "--json"]
+    assert cli.main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["budget"], told["parameters"]) == (phase2.BUDGET, 48)
+    runs = {row["stage"]: row["runs"] for row in told["rows"]}
+    gates = (1 + len(phase2.GROUPS)) * phase2.GATE_SEEDS
+    assert runs == {
+        "start-up": 4,
+        "baseline": 1,
+        "groups": 6 * 10,
+        "gates": gates,
+        "joint": phase2.BUDGET,
+        "validation": 10,
+        "portraits": 2,
+    }
+
+
+def test_help_is_quick():
+    code = "import sys, synaptune.cli.main as cli\ntry: cli.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "hydra"} & set(loaded)

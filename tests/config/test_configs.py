@@ -1,0 +1,173 @@
+"""Every file of conf/ composes into typed values, and a mistake is named before anything runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from helpers.paths import ROOT
+from synaptune.config.overrides import override_faults
+from synaptune.config.schema import register
+from synaptune.config.settings import apply_tuned, check, fingerprint, flat, settings
+from synaptune.core.errors import UserError
+from synaptune.core.parameters import lookup
+from synaptune.synapse.circuit import SPECS, SynapseParams
+
+CONF = ROOT / "conf"
+CHOICES = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("*/**/*.yaml"))
+SCALES = sorted(path.stem for path in (CONF / "scale").glob("*.yaml"))
+
+
+def composed(*overrides: str) -> DictConfig:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if not choice.startswith("hydra")])
+def test_every_choice_composes(choice):
+    group, _, option = choice.rpartition("/")
+    needed = {"data/text": ["data.path=some.txt"], "data/hub": ["data.name=some"]}.get(choice, [])
+    check(composed(f"{group}={option}", *needed))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_scale_builds_typed_values(scale):
+    built = settings(composed(f"scale={scale}"))
+    assert isinstance(built.synapse, SynapseParams)
+    assert built.training.steps >= 1
+    interval = built.synapse.structural.structural_interval
+    assert interval == (50_000 if scale == "paper" else round(built.training.steps / 4))
+
+
+def test_the_paper_scale_is_the_papers():
+    built = settings(composed("scale=paper"))
+    assert (built.model.layers, built.model.width, built.model.context, built.training.steps) == (12, 1280, 2048, 50_000)
+
+
+def test_every_parameter_is_in_the_configuration_with_its_declared_default():
+    cfg = composed("scale=paper")
+    built = settings(cfg)
+    values = flat(cfg)
+    for spec in SPECS:
+        assert values[spec.name] == spec.default == lookup(built.synapse, spec.name.removeprefix("synapse."))
+
+
+def test_the_structural_interval_follows_an_override_of_the_steps():
+    assert settings(composed("training.steps=70")).synapse.structural.structural_interval == 18
+
+
+def test_overrides_reach_the_typed_values():
+    built = settings(composed("model=gpt", "position=alibi", "synapse.calcium.tau_c=0.9", "model.context=64", "seed=5"))
+    assert (built.model.position, built.model.release, built.model.experts) == ("alibi", "off", 1)
+    assert (built.synapse.calcium.tau_c, built.model.context, built.seed) == (0.9, 64, 5)
+
+
+def test_the_fingerprint_knows_what_determines_the_result_and_nothing_else():
+    base = fingerprint(settings(composed()))
+    assert base == fingerprint(settings(composed("name=other", "logger=csv", "training.resume=true", "training.checkpoint_every=3")))
+    assert base != fingerprint(settings(composed("synapse.calcium.tau_c=0.9")))
+    assert base != fingerprint(settings(composed("seed=1")))
+
+
+def test_every_fault_is_told_at_once():
+    with pytest.raises(UserError) as caught:
+        check(
+            composed("synapse.calcium.tau_c=7", "training.steps=0", "model.heads=5", "seed=-1", "logger.wandb=often", "objective.name=luck")
+        )
+    for name in ("synapse.calcium.tau_c=7", "training.steps=0", "model.heads=5", "seed=-1", "logger.wandb=often", "objective.name=luck"):
+        assert name in str(caught.value) or name.split("=")[0] in str(caught.value)
+
+
+def test_every_unfit_override_is_told_with_near_names():
+    register()
+    faults = [
+        str(fault) for fault in override_faults(["scale=smok", "synapse.calcium.tau_d=1", "training.steps=abc", "seed=1"], CONF, "train")
+    ]
+    assert len(faults) == 3
+    assert "closest: smoke" in faults[0]
+    assert "synapse.calcium.tau_c" in faults[1]
+    assert "could not be converted to Integer" in faults[2]
+
+
+def best(
+    folder: Path, text: str = "parameters: {synapse.calcium.alpha_ca: 0.61, synapse.postsynaptic.rank_eligibility: 12}\nstudy: s\n"
+) -> Path:
+    path = folder / "best.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_tuned_values_hold_unless_the_command_line_says_otherwise(tmp_path):
+    cfg = composed(f"tuned={best(tmp_path)}", "synapse.calcium.alpha_ca=0.7")
+    used = apply_tuned(cfg, ["synapse.calcium.alpha_ca=0.7"])
+    built = settings(cfg)
+    assert used == {"synapse.postsynaptic.rank_eligibility": 12}
+    assert (built.synapse.calcium.alpha_ca, built.synapse.postsynaptic.rank_eligibility) == (0.7, 12)
+
+
+def test_any_value_of_the_configuration_can_be_tuned(tmp_path):
+    cfg = composed(f"tuned={best(tmp_path, 'parameters: {training.batch: 4, model.kernel: torch}')}")
+    apply_tuned(cfg, [])
+    assert (cfg.training.batch, cfg.model.kernel) == (4, "torch")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("parameters: {synapse.calcium.alpha_cq: 1}", "closest: synapse.calcium.alpha_ca"),
+        ("parameters: {training.batch: many}", "values of their type"),
+        ("parameters: {training: 3}", "unknown names: training"),
+        ("[1, 2]", "not a best.yaml"),
+        ("parameters: {a: [", "not a best.yaml"),
+    ],
+)
+def test_a_file_that_is_no_best_yaml_is_named(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        apply_tuned(composed(f"tuned={best(tmp_path, content)}"), [])
+
+
+def train(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    import os
+
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *words],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["synapse.calcium.tau_d=1"], ["synapse.calcium.tau_c=7"], ["data=text", "data.path=missing.txt", "scale=smoke"]],
+    ids=["unknown name", "out of range", "missing file"],
+)
+def test_a_mistake_on_the_command_line_is_three_lines_and_code_2(words, tmp_path):
+    done = train(*words, folder=tmp_path)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert lines[0].startswith("got ")
+    assert len(lines) == 3
+    assert lines[-1].startswith("  to do: ")
+
+
+def test_full_errors_are_there_for_the_asking(tmp_path):
+    done = train("synapse.calcium.tau_c=7", folder=tmp_path, HYDRA_FULL_ERROR="1")
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+    assert "synapse.calcium.tau_c=7: expected 0.5 to 0.99" in done.stderr
+
+
+def test_a_multirun_hands_its_mistakes_to_the_sweeper(tmp_path):
+    done = train("-m", "hydra/sweeper=basic", "training.steps=0,-1", folder=tmp_path)
+    assert done.returncode == 2
+    assert "training.steps=0: expected" in done.stderr
+    assert "Traceback" not in done.stderr

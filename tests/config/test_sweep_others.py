@@ -1,0 +1,72 @@
+"""A sweep of an application whose configuration is not ours, and what only our protocols do."""
+
+import subprocess
+import sys
+
+import optuna
+import pytest
+from omegaconf import OmegaConf
+
+from helpers.paths import APPS, ROOT
+from synaptune.config.sweep import _typed
+from synaptune.core.errors import UserError
+from synaptune.search.config import SearchConfig
+from synaptune.search.stopping import StopConfig
+from synaptune.search.workers.config import TrialConfig, WorkersConfig
+from synaptune.study.location import StudyConfig
+
+
+def sweep(folder, program, *words):
+    command = [sys.executable, str(program), "-m", "hydra/sweeper=random", "hydra.sweeper.optim.budget=2", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+
+
+def test_an_application_keeps_its_own_meaning_of_our_names_and_is_continued(tmp_path):
+    for budget in (2, 3):
+        ended = sweep(tmp_path, APPS / "other.py", "x=interval(0,10)", f"hydra.sweeper.optim.budget={budget}")
+        assert ended.returncode == 0, ended.stderr
+    storage = f"sqlite:///{tmp_path}/outputs/studies/other-random/study.db"
+    stored = optuna.load_study(study_name="other-random", storage=storage).trials
+    assert [trial.state.name for trial in stored] == ["COMPLETE"] * 3
+    assert [trial.value for trial in stored] == pytest.approx([(trial.params["x"] - 3.0) ** 2 for trial in stored])
+    assert {(trial.user_attrs["phase"], trial.user_attrs["run.phase"], trial.user_attrs["seed"]) for trial in stored} == {
+        ("search", 2.0, None)
+    }
+
+
+@pytest.mark.parametrize("told", ["[1]", "no JSON", "3", '{"metrics": [1]}'])
+def test_a_result_file_of_another_shape_costs_no_trial(tmp_path, told):
+    ended = sweep(tmp_path, APPS / "other.py", "x=interval(0,10)", f"told='{told}'", "hydra.sweeper.optim.budget=1")
+    assert "1 trials finished, 0 failed" in ended.stdout, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "node"),
+    [
+        ("workers", WorkersConfig, 4),
+        ("trial", TrialConfig, 7),
+        ("study", StudyConfig, "pilot"),
+        ("search", SearchConfig, {"depth": 3}),
+        ("search", SearchConfig, {"depth": 3, "seeds": 2}),
+        ("stop", StopConfig, [1]),
+        ("stop", StopConfig, None),
+    ],
+)
+def test_a_group_that_is_not_ours_is_left_to_its_application(name, kind, node):
+    assert _typed(OmegaConf.create({name: node}), name, kind) == kind()
+
+
+def test_a_group_that_is_ours_is_read_and_a_wrong_kind_in_it_refused():
+    assert _typed(OmegaConf.create({"workers": {"count": 3}}), "workers", WorkersConfig).count == 3
+    with pytest.raises(UserError, match=r"workers: [\s\S]*many[\s\S]*count[\s\S]*to do"):
+        _typed(OmegaConf.create({"workers": {"count": "many"}}), "workers", WorkersConfig)
+
+
+@pytest.mark.parametrize("word", ["search.seeds=3", "search.seeds=0", "search.incumbents=2"])
+def test_what_only_a_protocol_does_is_refused_in_a_multirun(tmp_path, word):
+    ended = sweep(tmp_path, ROOT / "train.py", "scale=smoke", word)
+    assert ended.returncode == 2, ended.stderr
+    assert word in ended.stderr
+    assert "make sweep-phase1" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.rglob("study.db"))

@@ -1,0 +1,265 @@
+"""A study made by hand, with everything a report can show: known effects, failures, an ablation, portraits.
+
+`rich()` is whole; `bare()` has nothing but its name; `single()` one trial; `unfinished()` only failures. Everything is a function of
+the seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from helpers.portrait_maker import portrait
+from helpers.search_maker import AWKWARD, NOISE, SECONDS, SPACE, WORTH, awkward_space, loss_at, search
+from synaptune.analysis import results
+from synaptune.search.space.space import Space
+from synaptune.search.trial import Trial
+
+__all__ = ["AWKWARD", "BEGAN", "SEEDS", "SPACE", "bare", "comparison", "rich", "single", "unfinished"]
+
+BEGAN = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
+SEEDS = (1000, 1001, 1002, 1003, 1004)
+_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # quantile 97.5 % of Student's t, by pairs
+
+
+def rich(*, count: int = 300, seed: int = 0, awkward: bool = False, maximize: bool = False) -> results.Evidence:
+    """The whole study: `count` trials of its search; awkward: a parameter and the study have names that need escaping."""
+    draw = np.random.default_rng(seed)
+    space = awkward_space(SPACE) if awkward else SPACE
+    trials, generations = search(space, count, draw, maximize)
+    losses = [None if trial.objective is None else (-trial.objective if maximize else trial.objective) for trial in trials]
+    best = trials[min((loss, at) for at, loss in enumerate(losses) if loss is not None)[1]]
+    failures: dict[str, list[Trial]] = {}
+    for trial in trials:
+        if trial.state == "failed":
+            failures.setdefault(trial.facts["failure"], []).append(trial)
+    claim = _claim(space, best, draw)
+    return results.Evidence(
+        name='shake<speare> & "co" $x$' if awkward else "shakespeare",
+        phase="search",
+        maximize=maximize,
+        names=space.names,
+        trials=trials,
+        units=[trial.unit for trial in trials],
+        losses=losses,
+        start=space.values(space.start()),
+        best=best,
+        claim=claim,
+        course=_course(losses),
+        chance=_chance(losses),
+        generations=generations,
+        correlation=_correlation(len(space.names), draw),
+        effects=_effects(space),
+        effects_note="",
+        importances=_importances(space),
+        hypotheses=[
+            results.Hypothesis("tau_rrp / tau_c is between 30 and 100 at the optimum", "tau_rrp / tau_c = 74.6", True),
+            results.Hypothesis("lambda_loge grows", "from 1.0 to 3.7", True),
+            results.Hypothesis("energy_cost_rel shrinks", "0.015 to 0.016: within the noise", None),
+            results.Hypothesis("tau_rrp and camkii_up move together", "correlation -0.08 (|r| < 0.3)", False),
+        ],
+        profiles=_profiles(space, trials, losses),
+        noise=results.Noise(before=0.0042, after=0.0038, difference=0.0021, candidates=0.048),
+        luck=results.Luck(search=0.231, fresh=0.219, test=0.213),
+        ablation=_ablation(space, best, draw),
+        failures=failures,
+        curves={f"{side} seed {seed}": _curve(gain, draw) for seed in SEEDS for side, gain in (("baseline", 0.0), ("best", 0.22))},
+        seconds_by_phase={
+            "sanity": 13 * SECONDS,
+            "baseline": SECONDS,
+            "search": count * SECONDS,
+            "validation": 10 * SECONDS,
+            "ablation": 60 * SECONDS,
+        },
+        runs_by_phase={"sanity": 13, "baseline": 1, "search": count, "validation": 10, "ablation": 60},
+        began=BEGAN,
+        ended=BEGAN + timedelta(seconds=(count + 84) * SECONDS),
+        provenance={
+            "configuration": {"scale.name": "laptop", "search.optimizer": "cma", "data.path": "tinyshakespeare.txt"},
+            "versions": {"synaptune": "0.1.0", "torch": "2.13.0"},
+            "data_fingerprint": "d82c10f35666cf98",
+            "code_version": "0.1.0+a0c13f3257dd",
+            "seeds": list(SEEDS),
+        },
+        portraits={"baseline": portrait(draw, 0.55), "best": portrait(draw, 1.0)},
+        space=space,
+    )
+
+
+def bare() -> results.Evidence:
+    """A study in which nothing has happened yet."""
+    return results.Evidence(
+        name="bare",
+        phase=None,
+        maximize=False,
+        names=(),
+        trials=[],
+        units=[],
+        losses=[],
+        start={},
+        best=None,
+        claim=None,
+        course=None,
+        chance=None,
+        generations=[],
+        correlation=[],
+        effects=[],
+        effects_note="no trials",
+        importances=[],
+        hypotheses=[],
+        profiles=[],
+        noise=None,
+        luck=None,
+        ablation=[],
+        failures={},
+        curves={},
+        seconds_by_phase={},
+        runs_by_phase={},
+        began=None,
+        ended=None,
+    )
+
+
+def single() -> results.Evidence:
+    """A study with one complete trial."""
+    return _only([Trial(0, 0, SPACE.start(), SPACE.values(SPACE.start()), "complete", 2.31, facts={"generation": 0})])
+
+
+def unfinished() -> results.Evidence:
+    """A study whose only trials failed or are running."""
+    start, values = SPACE.start(), SPACE.values(SPACE.start())
+    failed = Trial(0, 0, start, values, "failed", reason="the loss is nan", facts={"generation": 0, "failure": "number"})
+    return _only([failed, Trial(1, 1, start, values, "running", facts={"generation": 0})])
+
+
+def _only(trials: list[Trial]) -> results.Evidence:
+    """A study that has only these trials."""
+    kept = {"names": SPACE.names, "start": SPACE.values(SPACE.start()), "space": SPACE, "phase": "search", "began": BEGAN, "trials": trials}
+    failed = [trial for trial in trials if trial.state == "failed"]
+    losses = [trial.objective for trial in trials]
+    return results.Evidence(
+        **{
+            **vars(bare()),
+            **kept,
+            "name": "young",
+            "units": [trial.unit for trial in trials],
+            "losses": losses,
+            "best": next((trial for trial in trials if trial.objective is not None), None),
+            "course": _course([loss for trial, loss in zip(trials, losses, strict=True) if trial.state != "running"]),
+            "failures": {"number": failed} if failed else {},
+            "seconds_by_phase": {"search": SECONDS * len(trials)},
+            "runs_by_phase": {"search": len(trials)},
+        }
+    )
+
+
+def comparison(gains: Sequence[float]) -> results.Comparison:
+    """A comparison of at least two pairs from its gains [%]."""
+    count, mean, spread = len(gains), float(np.mean(gains)), float(np.std(gains, ddof=1))
+    half = _T.get(count, 2.0) * spread / math.sqrt(count)
+    p = min(1.0, math.exp(-0.7 * abs(mean) * math.sqrt(count) / spread))
+    return results.Comparison(count, mean, mean - half, mean + half, mean - 0.7 * half, mean + 0.7 * half, p, 0.0625, mean / spread)
+
+
+def _claim(space: Space, best: Trial, draw: np.random.Generator) -> results.Claim:
+    def runs(first: int, phase_unit: Sequence[float]) -> list[Trial]:
+        found = []
+        for at, seed in enumerate(SEEDS):
+            loss = loss_at(phase_unit, draw)
+            facts = {"seed": seed, "val_loss": loss, "test_perplexity": math.exp(loss + 0.02), "phase": "validation"}
+            values = space.values(phase_unit)
+            found.append(Trial(first + 2 * at, first + 2 * at, tuple(phase_unit), values, "complete", loss, facts=facts))
+        return found
+
+    before, after = runs(9000, SPACE.start()), runs(9001, best.unit)
+    pairs = zip(before, after, strict=True)
+    gains = [100.0 * (1.0 - new.facts["test_perplexity"] / old.facts["test_perplexity"]) for old, new in pairs]
+    gain = comparison(gains)
+    reason = f"test perplexity improves by {gain.mean:.1f} % ({gain.low:.1f} to {gain.high:.1f})"
+    return results.Claim(before, after, gain, decision="GO", reason=reason)
+
+
+def _course(losses: Sequence[float | None]) -> results.Course:
+    best: list[float | None] = []
+    for loss in losses:
+        known = [value for value in (*best[-1:], loss) if value is not None]
+        best.append(min(known, default=None))
+    hours = [SECONDS * (at + 1) / 3600.0 / 2.0 for at in range(len(losses))]
+    return results.Course(range(1, len(losses) + 1), best, hours, [2.0 * hour for hour in hours])
+
+
+def _chance(losses: Sequence[float | None]) -> results.Chance:
+    count = min(200, len(losses))
+    k = [*range(1, count + 1)]
+    best = [2.27 - 0.045 * math.log(at) for at in k]
+    low, high = [value - 0.025 - 0.02 / at for at, value in zip(k, best, strict=True)], [2.27 + 0.04 - 0.047 * math.log(at) for at in k]
+    return results.Chance("first generation and random trials", count, k, best, low, high)
+
+
+def _correlation(size: int, draw: np.random.Generator) -> list[list[float]]:
+    mixing = np.eye(size) + 0.25 * draw.normal(size=(size, size))
+    covariance = mixing @ mixing.T
+    spread = np.sqrt(np.diag(covariance))
+    return (covariance / np.outer(spread, spread)).tolist()
+
+
+def _effects(space: Space) -> list[results.Effect]:
+    found = []
+    for name, worth in zip(space.names, WORTH, strict=True):
+        z = 60.0 * worth + 0.4
+        p = 0.5 * math.erfc(z / math.sqrt(2.0))
+        found.append(results.Effect(name, z, p, min(1.0, 10 * p), 10 * p < 0.05))
+    return found
+
+
+def _importances(space: Space) -> list[results.Importance]:
+    total = sum(WORTH) + 0.03
+    shares = [(worth + 0.003) / total for worth in WORTH]
+    roots = [math.sqrt(share) for share in shares]
+    return [
+        results.Importance(name, share, None if at == 3 else root / sum(roots))
+        for at, (name, share, root) in enumerate(zip(space.names, shares, roots, strict=True))
+    ]
+
+
+def _profiles(space: Space, trials: Sequence[Trial], losses: Sequence[float | None]) -> list[results.Profile]:
+    found = []
+    complete = [(trial, loss) for trial, loss in zip(trials, losses, strict=True) if loss is not None]
+    for at, dimension in enumerate(space.dimensions):
+        units = np.array([trial.unit[at] for trial, _ in complete])
+        observed = np.array([loss for _, loss in complete])
+        grid = np.linspace(units.min(), units.max(), 25)
+        weights = np.exp(-0.5 * ((grid[:, None] - units[None, :]) / 0.08) ** 2)
+        line = (weights @ observed) / weights.sum(1)
+        band = 0.06 / np.sqrt(weights.sum(1))
+        found.append(
+            results.Profile(
+                dimension.name,
+                log=dimension.scale == "log",
+                values=[float(trial.values[dimension.name]) for trial, _ in complete],
+                losses=observed.tolist(),
+                line_values=[float(dimension.value(u)) for u in grid],
+                line=line.tolist(),
+                low=(line - band).tolist(),
+                high=(line + band).tolist(),
+            )
+        )
+    return found
+
+
+def _ablation(space: Space, best: Trial, draw: np.random.Generator) -> list[results.Ablated]:
+    found = []
+    for at, (dimension, worth) in enumerate(zip(space.dimensions, WORTH, strict=True)):
+        reverted = comparison((100.0 * worth * 0.9 + draw.normal(0.0, 0.35, 3)).tolist())
+        alone = comparison((100.0 * worth * 0.6 + draw.normal(0.0, 0.45, 3)).tolist()) if at != 3 else None
+        adjusted = [None if c is None else min(1.0, 4.0 * c.p) for c in (reverted, alone)]
+        found.append(results.Ablated(dimension.name, dimension.start, best.values[dimension.name], reverted, alone, *adjusted))
+    return sorted(found, key=lambda entry: -entry.reverted.mean)
+
+
+def _curve(gain: float, draw: np.random.Generator) -> dict[int, float]:
+    end = 2.27 - gain + draw.normal(0.0, NOISE)
+    return {step: end + 3.4 * math.exp(-step / 28.0) * (1.0 - 0.3 * gain) + 0.25 * math.exp(-step / 120.0) for step in range(10, 201, 10)}

@@ -1,0 +1,160 @@
+"""The ablation as a user runs it on a finished study: killed, continued, shown again; and what it refuses."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from helpers.protocols import NAMES, SEEDS, TUNED, made
+from synaptune.analysis.evidence import evidence
+from synaptune.config.flat import flat
+from synaptune.core.errors import UserError
+from synaptune.protocols import ablation
+from synaptune.protocols.session import reopened
+from synaptune.search.space.space import Dimension, Space
+from synaptune.search.trial import Trial
+from synaptune.study.reader import Record, find_study
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A validated study."""
+    folder = tmp_path_factory.mktemp("studies") / "small"
+    made(folder, "model.tick=8", "search.incumbents=2", "training.learning_rate=5e-3")
+    return folder
+
+
+def runs(folder: Path) -> list[Trial]:
+    return find_study(str(folder)).phase("ablation")
+
+
+def kill_at(folder: Path, number: int, *words: str) -> None:
+    """Start the command and kill it when the run of a trial begins."""
+    command = [sys.executable, "-m", "synaptune.protocols.ablation", "--study", str(folder), *words]
+    process = subprocess.Popen(command, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 900
+    while not (folder / f"trials/{number}").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=900)
+
+
+def test_a_killed_ablation_goes_on_to_its_table_and_runs_nothing_twice(study, capsys):
+    before = len(find_study(str(study)).trials)
+    words = ["workers.count=1", "logger=csv"]
+    kill_at(study, before + 3, *words)
+    early = [trial for trial in runs(study) if trial.state == "complete"]
+    assert ablation.main(["--study", str(study), *words]) == 0
+    whole = runs(study)
+    assert whole[: len(early)] == early
+    assert all(trial.state == "complete" for trial in whole)
+    assert set(Counter((tuple(trial.values.items()), trial.facts["seed"]) for trial in whole).values()) == {1}
+    assert Counter(trial.facts["seed"] for trial in whole) == dict.fromkeys(SEEDS, 4)  # of two parameters, one reverted is the other alone
+    copied = [trial for trial in whole if "copied_from" in trial.facts]
+    assert len(copied) == 2 * len(SEEDS)
+    assert all(trial.facts["test"] and trial.facts["test_perplexity"] > 1.0 for trial in whole)
+    said = capsys.readouterr().out
+    assert "barrier_strength" in said
+    assert "not told from zero" in said
+    written = json.loads((study / "ablation.json").read_text())
+    rows = {row["name"]: row for row in written["rows"]}
+    assert set(rows) == set(NAMES)
+    assert rows[NAMES[0]]["tuned"] == TUNED[NAMES[0]]
+    assert rows[NAMES[0]]["reverted"]["count"] == len(SEEDS)
+    record = find_study(str(study))
+    found = evidence(record, deep=False)
+    assert found.provenance["reproduced to the last bit"] == {"baseline": True, "best": True}
+    assert [row.name for row in found.ablation] == [row["name"] for row in written["rows"]]
+    assert (study / "report/report.html").exists()
+    assert ablation.main(["--study", str(study), "--no-report", *words]) == 0
+    assert len(find_study(str(study)).trials) == len(record.trials)
+    assert json.loads((study / "ablation.json").read_text()) == written
+
+
+def test_a_study_is_opened_again_with_the_configuration_it_stored(study):
+    record = find_study(str(study))
+    space = record.spaces["validation"]
+    with reopened(record, study, ["workers.count=1", "logger=csv"], space=space, seeds=SEEDS) as protocol:
+        base, stored = flat(protocol.base), record.configuration
+        assert protocol.study.configuration == stored
+        assert protocol.engine == record.engine
+    assert (base["model.tick"], base["search.incumbents"], base["training.learning_rate"], base["model.width"]) == (8, 2, 5e-3, 16)
+    of_search = ("search.space.", "search.start.", "search.optimizer", "search.seed", "search.maximize", "search.protocol")
+    assert {key: base.get(key) for key in stored if not key.startswith(of_search)} == {
+        key: value for key, value in stored.items() if not key.startswith(of_search)
+    }
+    assert base["search.seeds"] == stored["search.seeds"]
+
+
+def test_overrides_that_would_change_the_study_are_refused(study, capsys):
+    assert ablation.main(["--study", str(study), "training.steps=7", "workers.count=1"]) == 2
+    said = capsys.readouterr().err
+    assert "got training.steps=7\n" in said
+    assert "workers, trial, logger, notify" in said
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_number_of_seeds_that_the_validation_does_not_have_is_refused(study, count, capsys):
+    assert ablation.main(["--study", str(study), "--seeds", str(count)]) == 2
+    assert "2 to 2" in capsys.readouterr().err
+
+
+def test_a_search_that_has_not_ended_is_refused(tmp_path, capsys):
+    made(tmp_path / "early", validate=False)
+    assert ablation.main(["--study", str(tmp_path / "early")]) == 2
+    assert "2 evaluations of its last search and no validation" in capsys.readouterr().err
+
+
+SPACE = Space((Dimension("a", "lin", 0.0, 1.0, start=0.5), Dimension("b", "lin", 0.0, 1.0, start=0.5)))
+
+
+def record(protocol="phase1", *, maximize=False, best=(0.2, 0.5), validated=True, configuration=None):
+    """A study made by hand, validated on seeds 5 and 6."""
+    points = [(unit, seed) for seed in (5, 6) for unit in ((0.5, 0.5), best)]
+    trials = [Trial(0, 0, best, SPACE.values(best), "complete", 1.0, facts={"phase": "search", "seed": 0})]
+    for index, (unit, seed) in enumerate(points if validated else ()):
+        trials.append(Trial(1 + index, index, unit, SPACE.values(unit), "complete", 1.0, facts={"phase": "validation", "seed": seed}))
+    stored = {"search.protocol": protocol, "seed": 0, "search.start.a": 0.5, "search.start.b": 0.5} | (configuration or {})
+    notes = {"engine": {"name": "cma", "seed": 0, "workers": 1, "budget": 1}}
+    return Record("hand", "sqlite://", maximize, stored, notes, trials, {}, {}, {}, dict.fromkeys(("search", "validation"), SPACE))
+
+
+@pytest.mark.parametrize(
+    ("study_record", "said"),
+    [
+        (record(None), "no protocol made"),
+        (record("transfer"), "no protocol made"),
+        (record(maximize=True), "maximises"),
+        (record("phase2", validated=False), "0 evaluations of its last search"),
+        (record(best=(0.5, 0.5)), "whose best point is its start"),
+    ],
+)
+def test_a_study_without_an_optimum_to_take_apart_is_refused(study_record, said):
+    with pytest.raises(UserError, match=said):
+        ablation.checked(study_record)
+
+
+def test_an_unvalidated_search_that_has_ended_is_taken_apart_on_the_seeds_its_validation_would_have():
+    found = record(validated=False)
+    between = ablation.checked(found)
+    assert between.tuned == (0.2, 0.5)
+    assert ablation.validation_seeds(found, between, None) == [1000, 1001, 1002, 1003, 1004]
+    assert ablation.validation_seeds(found, between, 2) == [1000, 1001]
+    validated = record()
+    assert ablation.validation_seeds(validated, ablation.checked(validated), None) == [5, 6]
+
+
+def test_a_setting_that_this_version_does_not_have_is_named(tmp_path):
+    odd = record(configuration={"model.wings": 2})
+    with (
+        pytest.raises(UserError, match=r"model\.wings=2"),
+        reopened(odd, tmp_path, [], space=SPACE, seeds=(5, 6)),
+    ):
+        pass

@@ -1,0 +1,132 @@
+"""The whole protocol as a user runs it, at smoke scale: killed, continued, shown again, its result used."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import optuna
+import pytest
+import yaml
+
+from helpers.paths import ROOT
+from synaptune.config.compose import composed
+from synaptune.protocols.phase1 import searched_space, stages
+
+# Too short a run for the sanity gate to pass, hence --go-on; seed 1 solves Rosenbrock's function at the first attempt.
+WORDS = ["--budget", "4", "--seeds", "2", "--go-on", "scale=smoke", "training.steps=12", "seed=1", "logger.wandb=off"]
+WORDS += ["workers.count=1"]
+
+
+def command(*words):
+    return [sys.executable, "-m", "synaptune.protocols.phase1", *words]
+
+
+def run(folder, *words):
+    return subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+
+
+def stored(folder):
+    return optuna.load_study(study_name="phase1", storage=f"sqlite:///{folder}/outputs/studies/phase1/study.db").trials
+
+
+def interrupt_at(folder, number, how):
+    """Start the protocol and end it when the run of a trial begins."""
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(*WORDS), cwd=folder, **streams)
+    begun = time.monotonic()
+    while not (folder / f"outputs/studies/phase1/trials/{number}").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - begun < 900
+        time.sleep(0.01)
+    process.send_signal(how)
+    return process.communicate(timeout=900)[1], process.returncode
+
+
+@pytest.mark.slow
+def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(tmp_path):
+    interrupt_at(tmp_path, 4, signal.SIGKILL)
+    early = [(trial.params, trial.value, trial.datetime_complete) for trial in stored(tmp_path)[:4]]
+    stderr, code = interrupt_at(tmp_path, 16, signal.SIGINT)
+    assert (code, "Traceback" in stderr) == (130, False)
+    ended = run(tmp_path, *WORDS)
+    assert ended.returncode == 0, ended.stderr
+    trials = stored(tmp_path)
+    assert [(trial.params, trial.value, trial.datetime_complete) for trial in trials[:4]] == early
+    assert all(trial.state.name == "COMPLETE" for trial in trials)
+    phases = [trial.user_attrs["phase"] for trial in trials]
+    assert phases == ["sanity"] * 13 + ["baseline"] + ["search"] * 4 + ["validation"] * 4
+    planned = stages(4, 2, searched_space(composed(["scale=smoke"], None)))
+    made = Counter(trial.user_attrs["phase"] for trial in trials if "copied_from" not in trial.user_attrs)
+    folder = tmp_path / "outputs/studies/phase1"
+    portraits = list((folder / "portraits").iterdir())
+    assert made | {"portraits": len(portraits)} == {stage.name: stage.runs for stage in planned}
+    assert [trial.user_attrs["seed"] for trial in trials[-4:]] == [1001, 1001, 1002, 1002]
+    assert all(trial.user_attrs["copied_from"] == 0 for trial in trials[13:15])
+    summary = json.loads((folder / "summary.json").read_text())
+    expected = {
+        "study",
+        "evaluations",
+        "failed",
+        "baseline",
+        "best",
+        "improvement",
+        "decision",
+        "parameters",
+        "data_fingerprint",
+        "seconds",
+    }
+    assert expected <= set(summary)
+    assert (summary["evaluations"], summary["failed"], len(summary["parameters"])) == (4, 0, 10)
+    best = yaml.safe_load((folder / "best.yaml").read_text())["parameters"]
+    assert best == {name: pair["best"] for name, pair in summary["parameters"].items()}
+    page = (folder / "report/report.html").read_text()
+    assert f"Decision: {summary['decision']}" in page
+    again = run(tmp_path, *WORDS, "--no-report")
+    assert "Verdict of study phase1" in again.stdout
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    other = run(tmp_path, *WORDS, "training.steps=30")
+    assert other.returncode == 2
+    assert "training.steps: the study has 12, this command 30" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_search_that_stops_early_goes_on_to_the_verdict_and_stays_stopped(tmp_path):
+    words = [*WORDS, "search_space.parameters=[synapse.calcium.tau_c]", "stop.target=100", "--budget", "8", "--no-report"]
+    for _ in range(2):
+        ended = run(tmp_path, *words)
+        assert ended.returncode == 0, ended.stderr
+        assert "search: stopped at objective" in ended.stdout
+        assert "Verdict of study phase1" in ended.stdout
+        phases = [trial.user_attrs["phase"] for trial in stored(tmp_path)]
+        assert 0 < phases.count("search") < 8
+        assert phases.count("validation") == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--budget", "0"], "budget=0"),
+        (["--seeds", "1"], "--seeds 1"),
+        (["scale=smoke", "stop.money=5"], "stop.price"),
+        (["scale=smoke", "training.stepz=3"], "training.steps"),
+        (["scale=smoke", "model.experts=1"], "model.experts is 1"),
+        (["scale=smoke", "data=text", "data.path=nosuch.txt"], "nosuch.txt"),
+    ],
+)
+def test_a_mistake_is_refused_without_a_traceback(tmp_path, words, said):
+    ended = run(tmp_path, *words)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert "to do" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_phase_1_space_lists_the_parameters_declared_for_it():
+
+    from synaptune.synapse.circuit import SPECS
+
+    listed = yaml.safe_load((ROOT / "conf/search_space/phase1.yaml").read_text())["parameters"]
+    assert sorted(listed) == sorted(spec.name for spec in SPECS if spec.phase == 1)

@@ -1,0 +1,317 @@
+"""The dashboard's pages on real studies, asked for without a network."""
+
+import contextlib
+import json
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from helpers.webclient import request, search
+
+pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
+
+import yaml
+
+from synaptune.cli.main import main
+from synaptune.core.errors import UserError
+from synaptune.report.dashboard.app import Pages
+from synaptune.report.dashboard.merged_storage import ReadOnly, Union
+from synaptune.report.dashboard.page_cache import REST, Once, Stamped
+from synaptune.report.dashboard.server import listen
+from synaptune.report.dashboard.study_index import Catalogue
+from synaptune.report.dashboard.study_status import glances
+from synaptune.report.dashboard.trials import PAGE, View, chosen
+from synaptune.search.trial import best_of
+from synaptune.study.reader import read_study
+
+NASTY = '<script>alert("x")</script> & \'ü'
+TRIALS = 60
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Two studies: one with more trials than a page, one with a name that could do harm."""
+    folder = tmp_path_factory.mktemp("studies")
+    search(folder, "plain", TRIALS)
+    search(folder, "nasty", 3)
+    with sqlite3.connect(folder / "nasty" / "study.db") as database:  # as another program may name one
+        database.execute("UPDATE studies SET study_name = ?", [NASTY])
+    database.close()
+    (folder / "broken").mkdir()
+    (folder / "broken" / "study.db").write_text("this is no database, and it is longer than a header")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(root) -> Pages:
+    return Pages(Catalogue(root))
+
+
+@pytest.fixture(scope="module")
+def record(root):
+    return read_study(f"sqlite:///{root}/plain/study.db")
+
+
+@pytest.fixture(scope="module")
+def nasty(root) -> str:
+    """The key of the study with the nasty name."""
+    found, _ = Catalogue(root).studies()
+    return next(place.key for place, _ in found if place.name == NASTY)
+
+
+def parts(pages, path: str, known: str = "", query: str = "") -> dict:
+    """The live parts of a page by their keys."""
+    reply = request(pages, path, query=f"{query}&live={known}")
+    assert reply.status == 200, reply.text
+    return {part["key"]: part for part in json.loads(reply.body)["parts"]}
+
+
+def test_the_browser_lists_every_study_and_says_which_database_cannot_be_read(pages, record):
+    listed = request(pages, "/").text
+    best = best_of(record.searched)
+    assert ">plain</a>" in listed
+    assert f"{TRIALS} of {TRIALS}" in listed
+    assert f"{best.objective:.5g}" in listed
+    assert "broken/study.db, which is not a SQLite database" in listed
+
+
+def test_a_name_with_markup_stays_text_on_every_page(pages, nasty):
+    assert set(nasty) <= set("0123456789abcdef")
+    for path in ("/", f"/synaptune/study/{nasty}", f"/synaptune/study/{nasty}/trials", f"/synaptune/study/{nasty}/trial/0"):
+        reply = request(pages, path)
+        assert reply.status == 200
+        assert "<script>alert" not in reply.text
+        assert "&lt;script&gt;alert" in reply.text
+    assert "<script>alert" not in json.dumps(parts(pages, f"/synaptune/study/{nasty}"))
+
+
+def test_a_failure_is_shown_with_its_traceback_as_text(pages, record):
+    failed = next(trial for trial in record.trials if trial.state == "failed")
+    shown = request(pages, f"/synaptune/study/plain/trial/{failed.number}").text
+    assert "too &lt;b&gt;far&lt;/b&gt; &amp; away" in shown
+    assert "Traceback" in shown
+    assert "<b>far" not in shown
+
+
+def test_the_report_page_has_the_sections_of_the_report_with_their_figures(pages):
+    shown = parts(pages, "/synaptune/study/plain")
+    assert {"verdict", "search", "parameters"} <= set(shown)
+    assert "<svg" in shown["search"]["html"]
+
+
+def test_a_part_that_the_browser_has_is_not_sent_again(pages):
+    first = parts(pages, "/synaptune/study/plain")
+    digests = ",".join(part["digest"] for part in first.values() if part["key"] != "search")
+    again = parts(pages, "/synaptune/study/plain", known=digests)
+    assert [key for key, part in again.items() if "html" in part] == ["search"]
+    assert list(again) == list(first)
+
+
+def test_the_trial_list_is_sorted_chosen_and_cut_into_pages_by_the_server(pages, record):
+    first = request(pages, "/synaptune/study/plain/trials", query="sort=number&order=asc").text
+    second = request(pages, "/synaptune/study/plain/trials", query="sort=number&order=asc&page=2").text
+    assert [first.count("data-number="), second.count("data-number=")] == [PAGE, TRIALS - PAGE]
+    failed = [trial.number for trial in record.trials if trial.state == "failed"]
+    only = request(pages, "/synaptune/study/plain/trials", query="state=failed").text
+    assert failed
+    assert only.count("data-number=") == len(failed)
+    assert all(f'data-number="{number}"' in only for number in failed)
+
+
+@pytest.mark.parametrize("name", ["objective", "x", "n", "seconds", "number", "state", "nothing of the kind"])
+@pytest.mark.parametrize("descending", [True, False])
+def test_every_trial_is_in_the_list_once_whatever_it_is_sorted_by(record, name, descending):
+    listed = chosen(record, View(sort=name, descending=descending))
+    assert sorted(trial.number for trial in listed) == [trial.number for trial in record.trials]
+
+
+def test_trials_without_an_objective_come_last_in_both_orders(record):
+    complete = sorted(trial.objective for trial in record.trials if trial.objective is not None)
+    for descending, wanted in ((False, complete), (True, complete[::-1])):
+        listed = chosen(record, View(sort="objective", descending=descending))
+        assert [trial.objective for trial in listed[: len(complete)]] == wanted
+
+
+@pytest.mark.parametrize(
+    "query", ["page=0", "page=-1", "page=99999999", "page=x", "page=²", "sort=<script>", "order=?", "phase='", "state=%00"]
+)
+def test_a_query_that_makes_no_sense_still_gives_a_page(pages, query):
+    reply = request(pages, "/synaptune/study/plain/trials", query=query)
+    assert reply.status == 200
+    assert "<script>" not in reply.text
+
+
+def test_the_best_is_exported_as_yaml_and_json_under_the_name_of_the_study(pages, record):
+    best = best_of(record.searched)
+    text = request(pages, "/synaptune/study/plain/best.yaml")
+    found = json.loads(request(pages, "/synaptune/study/plain/best.json").body)
+    assert yaml.safe_load(text.body) == {"parameters": best.values}
+    assert found["parameters"] == best.values
+    assert (found["trial"], found["objective"], found["study"]) == (best.number, best.objective, "plain")
+    assert 'filename="plain-best.yaml"' in text.headers["content-disposition"]
+
+
+def test_the_name_of_a_download_cannot_leave_its_header(pages, nasty):
+    said = request(pages, f"/synaptune/study/{nasty}/best.yaml").headers["content-disposition"]
+    assert said.startswith('attachment; filename="_script_alert')
+    assert said.count('"') == 2
+    assert not set("<>/\r\n") & set(said)
+    assert said.isascii()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/synaptune/study/none", "/synaptune/study/../plain", "/synaptune/study/..", "/synaptune/study/plain/../../x",
+     "/synaptune/study/plain/trial/999",
+     "/synaptune/study/plain/trial/-1", "/synaptune/study/plain/trial/" + 5000 * "9",
+     "/synaptune/../etc/passwd", "/synaptune/style.css/x", "/synaptune/nothing", "/synaptune/study/\0"],
+)  # fmt: skip
+def test_an_address_without_a_page_is_told_so(pages, path):
+    assert request(pages, path).status == 404
+
+
+def test_optuna_dashboard_lists_the_studies_of_all_databases(pages, root):
+    found = json.loads(request(pages, "/api/studies").body)["study_summaries"]
+    assert {study["study_name"] for study in found} == {"plain", NASTY}
+    where = request(pages, "/synaptune/study/plain/optuna").headers["location"]
+    number = int(where.rpartition("/")[2])
+    assert next(study["study_name"] for study in found if study["study_id"] == number) == "plain"
+    detail = json.loads(request(pages, f"/api/studies/{number}").body)
+    assert len(detail["trials"]) == TRIALS
+    assert {trial["study_id"] for trial in detail["trials"]} == {number}
+    assert request(pages, "/dashboard").status == 200
+
+
+def test_optuna_dashboard_changes_nothing_unless_asked_for(root):
+    reading, writing = Union(Catalogue(root).databases), Union(Catalogue(root).databases, write=True)
+    key = reading.get_study_id_from_name("plain")
+    with pytest.raises(ReadOnly):
+        reading.set_study_system_attr(key, "note", "x")
+    with pytest.raises(ReadOnly):
+        reading.delete_study(key)
+    writing.set_study_system_attr(key, "a key", "x")
+    assert reading.get_study_system_attrs(key)["a key"] == "x"
+    reading.close()
+    writing.close()
+
+
+def test_a_study_can_be_written_while_its_pages_are_read(pages, root):
+    """A reader that held a lock would make this writer fail at once."""
+    done = threading.Event()
+    answers: list[int] = []
+
+    def look():
+        while not done.is_set():
+            answers.append(request(pages, "/synaptune/study/plain/status").status)
+            answers.append(request(pages, "/synaptune/study/plain/trials").status)
+
+    thread = threading.Thread(target=look)
+    writer = sqlite3.connect(root / "plain" / "study.db", timeout=0.0, isolation_level=None)
+    # The last connection to close cleans up, which takes a moment alone; a connection that has read is there already.
+    writer.execute("SELECT * FROM version_info").fetchall()
+    thread.start()
+    try:
+        while len(answers) < 20:
+            writer.execute("BEGIN IMMEDIATE")
+            writer.execute("UPDATE version_info SET schema_version = schema_version")
+            writer.execute("COMMIT")
+        writer.close()
+    finally:
+        done.set()
+        thread.join()
+    assert set(answers) == {200}
+
+
+def test_a_study_that_is_gone_is_told_so(tmp_path):
+    manager = search(tmp_path, "gone", 2)
+    assert manager.best_trial is not None
+    pages = Pages(Catalogue(tmp_path))
+    assert request(pages, "/synaptune/study/gone").status == 200
+    for path in (tmp_path / "gone").iterdir():
+        path.unlink()
+    reply = request(pages, "/synaptune/study/gone")
+    assert reply.status in (404, 503)
+    assert not list((tmp_path / "gone").iterdir()), "looking made a file"
+
+
+def test_a_glance_agrees_with_the_whole_study(root, record):
+    (glance,) = glances(f"sqlite:///{root}/plain/study.db")
+    assert glance.trials == glance.ended == len(record.trials)
+    assert glance.failures == sum(trial.state == "failed" for trial in record.trials)
+    assert glance.searched.best == best_of(record.searched).objective
+    assert glance.budget == TRIALS
+
+
+def test_a_value_is_made_once_however_many_ask_for_it():
+    made, begin = [], threading.Event()
+
+    def make():
+        begin.wait(120)
+        made.append(threading.get_ident())
+        return Stamped("1", len(made))
+
+    once: Once = Once()
+    answers: list = []
+    threads = [threading.Thread(target=lambda: answers.append(once.get("1", make, 120))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert once.get("1", make, 0.0) is None
+    begin.set()
+    for thread in threads:
+        thread.join()
+    assert answers == [("1", 1)] * 8
+
+
+def test_a_value_that_was_dear_rests_before_it_is_made_again():
+    once: Once = Once()
+    begun = threading.Event()
+    assert once.get("1", lambda: Stamped("1", begun.wait(100.0 / REST / 10.0)), 120) is not None
+    assert once.get("2", lambda: Stamped("2", "new"), 120).version == "1"
+
+
+def test_a_value_made_of_an_older_state_is_made_again():
+    once: Once = Once()
+    assert once.get("2", lambda: Stamped("1", "old"), 120) == ("1", "old")
+    until = time.monotonic() + 120
+    while once.get("2", lambda: Stamped("2", "new"), 120).version == "1" and time.monotonic() < until:
+        time.sleep(0.01)
+    assert once.latest == ("2", "new")
+
+
+def test_an_error_of_a_page_is_shown_and_its_value_made_again_when_the_study_has_changed():
+    once: Once = Once()
+    with pytest.raises(UserError, match="locked"):
+        once.get("1", lambda: (_ for _ in ()).throw(UserError("locked")), 120)
+    until = time.monotonic() + 120
+    made = None
+    while made is None and time.monotonic() < until:
+        with contextlib.suppress(UserError):
+            made = once.get("2", lambda: Stamped("2", "fine"), 120)
+    assert made == ("2", "fine")
+
+
+def test_a_port_in_use_is_a_mistake_with_a_remedy():
+    server = listen("127.0.0.1", 0)
+    try:
+        with pytest.raises(UserError, match=rf"port {server.server_port}.*another program"):
+            listen("127.0.0.1", server.server_port)
+    finally:
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "said"), [("127.0.0.1", 70000, "65535"), ("203.0.113.7", 0, "address of this machine"), ("no such host", 0, "address")]
+)
+def test_an_address_that_cannot_be_had_is_a_mistake(host, port, said):
+    with pytest.raises(UserError, match=said):
+        listen(host, port)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["--host", "0.0.0.0"], "without a token"), (["nothing"], "no study database")])
+def test_the_command_refuses_other_machines_without_a_token_and_studies_that_are_not_there(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(["dashboard", "--port", "0", *arguments]) == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,33 @@
+"""The dashboard on studies of a real PostgreSQL server."""
+
+import json
+
+import pytest
+
+from helpers.webclient import SPACE, bowl, request
+
+pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
+
+from synaptune import TrialManager
+from synaptune.report.dashboard.app import Pages
+from synaptune.report.dashboard.study_index import Catalogue
+
+
+def test_studies_on_a_server_are_listed_shown_and_exported(postgres_url, tmp_path):
+    for name, trials in (("one", 12), ("two", 3)):
+        options = {"storage": postgres_url, "directory": tmp_path / name, "progress": False, "max_failure_rate": 1.0}
+        manager = TrialManager(name, trials, sampler="random", **options)
+        manager.optimize(bowl, SPACE)
+        best = manager.best_value
+        catalogue = Catalogue(tmp_path / "none", [postgres_url])
+        pages = Pages(catalogue)
+        (place,) = [place for place, _ in catalogue.studies()[0] if place.name == name]
+        at = f"/synaptune/study/{place.key}"
+        assert f">{name}</a>" in request(pages, "/").text
+        assert request(pages, at).status == 200
+        assert json.loads(request(pages, f"{at}/best.json").body)["objective"] == best
+        assert request(pages, f"{at}/trials.csv").text.count("\n") == 1 + trials
+        known = json.loads(request(pages, "/api/studies").body)["study_summaries"]
+        assert name in {study["study_name"] for study in known}
+        (number,) = [study["study_id"] for study in known if study["study_name"] == name]
+        assert len(json.loads(request(pages, f"/api/studies/{number}").body)["trials"]) == trials

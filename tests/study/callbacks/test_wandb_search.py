@@ -1,0 +1,288 @@
+"""A sweep at W&B: the real client, and a server on loopback that keeps what arrives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from helpers.paths import ROOT
+from helpers.wandb_server import Run, Server, running_server
+
+pytest.importorskip("wandb", reason="wandb is an optional extra")
+
+from synaptune.core.errors import UserError
+from synaptune.search.trial import Trial
+from synaptune.study.callbacks.wandb_search import Logged, WandbController, attach_report, open_controller
+from synaptune.study.location import Home
+from synaptune.study.study import Study
+from synaptune.training.config import LoggerConfig
+from synaptune.training.loggers.wandb_run import OPEN, identity, open_run, run_id
+
+SEARCH = ROOT / "tests" / "wandb_search.py"
+NAME = "it's #1"  # not every character of it may be in an id
+
+
+def search(folder: Path, generations: int, how: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the search of wandb_search.py."""
+    command = [sys.executable, str(SEARCH), str(folder), NAME, str(generations), how]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    return subprocess.run(command, env=clean | environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@dataclass
+class Arrived:
+    """What a killed and resumed search sent."""
+
+    server: Server
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        (found,) = [name for name in self.server.runs if name.endswith("-controller")]
+        return found
+
+    @property
+    def run(self) -> Run:
+        return self.server.runs[self.id]
+
+
+@pytest.fixture(scope="module")
+def arrived(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wandb") / "study"
+    with running_server() as server:
+        killed = search(folder, 2, "kill", server.environment)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        ended = search(folder, 3, "report", server.environment)
+        assert ended.returncode == 0, ended.stderr
+        assert server.unknown == []
+        yield Arrived(server, folder)
+
+
+def test_the_controllers_run_is_called_after_its_study_and_ends_well(arrived):
+    about = arrived.run.about
+    assert (about["groupName"], about["jobType"], about["tags"]) == (NAME, "controller", ["mine", NAME, "controller"])
+    assert arrived.run.config["seed"] == 0
+    assert arrived.run.exit_code == 0
+
+
+def test_a_killed_and_resumed_search_has_every_trial_and_generation_once_and_in_order(arrived):
+    history = arrived.run.history
+    assert [row["_step"] for row in history] == list(range(len(history)))
+    assert [row["search/evaluation"] for row in history if "search/evaluation" in row] == list(range(1, 13))
+    generations = [row for row in history if "search/generation/number" in row]
+    assert [row["search/generation/number"] for row in generations] == [1, 2, 3]
+    assert [row["search/generation/failed"] for row in generations] == [1, 0, 0]
+    assert generations[0]["search/generation/best"] == 2.0
+    assert generations[0]["search/generation/sigma/synapse.a.x"] == pytest.approx(0.2)
+
+
+def test_best_so_far_never_rises_and_a_failed_trial_has_no_objective(arrived):
+    rows = [row for row in arrived.run.history if "search/evaluation" in row]
+    assert [row["search/best"] for row in rows] == [2.0] * 12
+    assert [row["search/evaluation"] for row in rows if "search/objective" not in row] == [3]
+    assert [row["search/failed"] for row in rows] == [0, 0, *[1] * 10]
+    assert arrived.run.summary["search/best_trial"] == 0
+    assert arrived.run.summary["search/best_synapse.b.y"] == 0.1
+
+
+def test_tables_have_every_generation_and_trial_of_both_processes(arrived):
+    tables = {
+        path.split("/")[-1].split("_")[0]: json.loads(body) for path, body in arrived.run.files.items() if path.endswith(".table.json")
+    }
+    assert [row[0] for row in tables["generations"]["data"]] == [1, 2, 3]
+    assert tables["trials"]["columns"] == ["trial", "evaluation", "generation", "state", "objective", "synapse.a.x", "synapse.b.y"]
+    assert [row[0] for row in tables["trials"]["data"]] == list(range(12))
+    assert [row[3] for row in tables["trials"]["data"]].count("failed") == 1
+
+
+def test_heatmaps_and_parallel_coordinates_arrive_as_pictures(arrived):
+    pictures = {path: body for path, body in arrived.run.files.items() if path.endswith(".png")}
+    for name in ("search/generation/distribution_", "search/distribution_", "search/parallel_"):
+        assert any(path.startswith(f"media/images/{name}") for path in pictures), sorted(pictures)
+    assert all(body.startswith(b"\x89PNG") and len(body) > 5000 for body in pictures.values())
+
+
+def test_the_final_report_is_an_artifact_of_the_controllers_run(arrived):
+    (report,) = [artifact for artifact in arrived.server.artifacts if artifact["artifactTypeName"] == "report"]
+    assert report["runName"] == arrived.id
+    assert report["committed"]
+    assert report["files"]["report.html"] == b"<p>found</p>"
+    assert arrived.run.history[-1]["report"]["_type"] == "html-file"
+
+
+def test_trials_runs_carry_phase_generation_and_study(arrived):
+    trials = {name: run for name, run in arrived.server.runs.items() if name != arrived.id}
+    assert len(trials) == 4
+    for run in trials.values():
+        assert (run.about["groupName"], run.about["jobType"], run.about["tags"]) == (NAME, "search", [NAME, "search", "generation-0"])
+        assert run.config["generation"] == 0
+        assert "synapse.b.y" in run.config
+        assert run.history[-1]["val_loss"] >= 2.0
+
+
+def test_a_sweep_of_train_py_labels_its_runs_alike(tmp_path):
+    (tmp_path / "words.txt").write_text("axon bouton calcium dendrite energy fusion " * 1500)
+    command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=random", "hydra.sweeper.optim.budget=2", "scale=smoke"]
+    command += ["data=text", f"data.path={tmp_path}/words.txt", "training.steps=2", "training.evaluations=1", "training.eval_batches=1"]
+    command += ["study.name=swept", "logger.tensorboard=false", "logger.tags=[mine]", "workers.count=1"]
+    with running_server() as server:
+        environment = os.environ | server.environment
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        kinds = {name: run.about["jobType"] for name, run in server.runs.items()}
+        (controller,) = [name for name, kind in kinds.items() if kind == "controller"]
+        prefix = controller.removesuffix("controller")
+        assert kinds == {controller: "controller", f"{prefix}0": "search", f"{prefix}1": "search"}
+        for index in range(2):
+            run = server.runs[f"{prefix}{index}"]
+            # Random points have no generations of more than one.
+            assert run.about["tags"] == ["mine", "swept", "search", f"generation-{run.config['generation']}"]
+            assert run.about["groupName"] == "swept"
+            assert run.summary["evaluation_seconds"] > 0.0
+        objectives = [row["search/objective"] for row in server.runs[controller].history if "search/objective" in row]
+        assert objectives == [pytest.approx(server.runs[f"{prefix}{index}"].summary["val_loss"]) for index in range(2)]
+
+
+def test_searches_side_by_side_share_the_controllers_run(tmp_path):
+    with running_server() as server:
+        done = search(tmp_path / "study", 0, "together", server.environment)
+        assert done.returncode == 0, done.stderr
+        (run,) = server.runs.values()
+        assert run.exit_code == 0
+        for phase, searched in (("a", "synapse.a.x"), ("b", "synapse.b.y")):
+            assert [row[f"{phase}/evaluation"] for row in run.history if f"{phase}/evaluation" in row] == list(range(1, 13))
+            assert [row[f"{phase}/generation/number"] for row in run.history if f"{phase}/generation/number" in row] == [1, 2]
+            (table,) = [row[f"{phase}/trials"] for row in run.history if f"{phase}/trials" in row]
+            assert table["nrows"] == 12
+            assert f"{phase}/best_{searched}" in run.summary
+
+
+class Heard:
+    """A spokesman that does at once what it is given; rows: what it logs, with the first of them from an earlier process."""
+
+    def __init__(self, rows=()):
+        self.rows, self.logged, self.writer = list(rows), self, SimpleNamespace(run=SimpleNamespace(define_metric=lambda *_, **__: None))
+
+    def put(self, work):
+        work()
+
+    def leave(self, exit_code):
+        assert exit_code == 0
+
+    def log(self, writer, values, row):
+        json.dumps(row)
+        self.rows.append(row | {"logged": dict(values)})
+
+
+def ended(number, state, objective=None, estimate=None):
+    return Trial(number, number, (0.5,), {"x": 0.5}, state, objective, estimate=estimate)
+
+
+def test_a_pruned_trial_is_neither_the_best_nor_complete_whatever_it_is_estimated_at():
+    heard = Heard()
+    controller = WandbController(heard, phase="search", names=["x"], maximize=False)
+    for number, trial in enumerate((ended(0, "complete", 2.0), ended(1, "pruned", estimate=1.0), ended(2, "failed")), 1):
+        controller.ended(trial, number)
+    assert [row["logged"]["search/best"] for row in heard.rows] == [2.0] * 3
+    assert ["search/objective" in row["logged"] for row in heard.rows] == [True, False, False]
+    again = Heard(heard.rows)
+    resumed = WandbController(again, phase="search", names=["x"], maximize=False)
+    resumed.close(0)
+    about = again.rows[-1]["logged"]
+    assert about["search/best_trial"] == 0
+    assert about["search/parallel"]._caption == "complete trials: 1"
+
+
+def test_trials_that_ended_unheard_are_logged_when_the_search_goes_on():
+    trials = [ended(0, "complete", 2.0), ended(1, "complete", 1.0), ended(2, "failed"), ended(3, "running")]
+    first = Heard()
+    WandbController(first, phase="search", names=["x"], maximize=False).ended(trials[0], 1)
+    again = Heard(first.rows)
+    WandbController(again, phase="search", names=["x"], maximize=False, earlier=trials)
+    assert [(row["trial"], row["evaluation"]) for row in again.rows] == [(0, 1), (1, 2), (2, 3)]
+    assert again.rows[-1]["logged"] == {"search/evaluation": 3, "search/failed": 1, "search/best": 1.0}
+
+
+DYING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import synaptune.study.callbacks.wandb_search as controller
+import synaptune.training.loggers.wandb_run as runs
+from helpers import wandb_search
+for module in (controller, runs):
+    module.UPLOAD_SECONDS = module.MARGIN_SECONDS = 1.0
+wandb_search.log_run = lambda study, trial: None
+search = wandb_search.go_on
+def go_on(*about):
+    print("open", flush=True)
+    input()
+    search(*about)
+    print("searched", flush=True)
+wandb_search.go_on = go_on
+wandb_search.main(Path(sys.argv[2]), "dying", 1, "end")
+print("ended", flush=True)
+"""
+
+
+def test_a_server_that_dies_neither_stops_a_search_nor_holds_its_process(tmp_path):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    with running_server() as server:
+        process = subprocess.Popen(
+            [sys.executable, "-c", DYING, str(SEARCH.parent), str(tmp_path)],
+            env=clean | server.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+    out, errors = process.communicate("\n", timeout=300)
+    assert (process.returncode, out) == (0, "searched\nended\n"), errors
+    assert errors.count("wandb: offline (the upload did not end") == 1
+    (left,) = tmp_path.glob("controller/wandb/run-*-*")
+    assert (left / OPEN).exists()  # what tells the sync of it
+
+
+def test_a_study_begun_anew_under_an_old_name_has_other_runs(tmp_path):
+    found = []
+    for folder in ("old", "new"):
+        with Study(Home("same", tmp_path / folder, f"sqlite:///{tmp_path / folder}/study.db", "auto"), {}) as study:
+            found.append(run_id("same", identity(study), "controller"))
+            assert identity(study) == identity(study)
+    assert found[0] != found[1]
+
+
+def test_what_was_logged_is_kept_for_the_same_run_only_and_a_torn_line_is_dropped(tmp_path):
+    path, writer = tmp_path / "logged.jsonl", open_run(LoggerConfig(wandb="offline"), tmp_path, name="log", record={})
+    assert writer is not None
+    logged = Logged(path, "first")
+    for number in range(3):
+        logged.log(writer, {"best": number}, {"trial": number})
+    path.write_text(path.read_text()[:-5])
+    again = Logged(path, "first")
+    assert [row["trial"] for row in again.rows] == [0, 1]
+    again.log(writer, {"best": 2}, {"trial": 2})
+    writer.close(0)
+    assert [(row["trial"], row["logged"]) for row in Logged(path, "first").rows] == [(number, {"best": number}) for number in range(3)]
+    assert Logged(path, "second").rows == []
+    assert Logged(path, "first").rows == []
+
+
+def test_without_wandb_there_is_no_controller_and_no_report_to_attach_to(tmp_path, monkeypatch):
+    with Study(Home("off", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}) as study:
+        assert open_controller(LoggerConfig(wandb="off"), study, names={"search": ()}, record={}) == []
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        assert open_controller(LoggerConfig(), study, names={"search": ()}, record={}) == []
+        with pytest.raises(UserError, match="without wandb"):
+            open_controller(LoggerConfig(wandb="online"), study, names={"search": ()}, record={})
+    assert not attach_report(tmp_path, tmp_path / "report.html")

@@ -1,0 +1,121 @@
+"""Offline runs sent to a server on loopback by the real client: once, the controller's and the best trials' first."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from helpers.wandb_server import running_server
+
+pytest.importorskip("wandb", reason="wandb is an optional extra")
+
+from helpers import wandb_search
+from synaptune.cli.wandb import add
+from synaptune.core.errors import UserError
+from synaptune.study.callbacks.wandb_sync import local_runs
+from synaptune.study.database.locks import Holder
+from synaptune.study.reader import find_study
+from synaptune.training.loggers import wandb_run as wandb_runs
+
+NAME = "offline"
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory) -> Path:
+    """The folder of a study whose search logged offline: the controller's run, and those of trials 0 to 3 (2 failed)."""
+    folder = tmp_path_factory.mktemp("sync") / NAME
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        wandb_search.main(folder, NAME, 1, "end")
+    return folder
+
+
+@pytest.fixture
+def study(logged, tmp_path, monkeypatch) -> Path:
+    """A copy of it, in a process without an account whose mode is undecided."""
+    for name in list(os.environ):
+        if name.startswith("WANDB"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setattr(wandb_runs, "_broken", None)
+    wandb_runs.server_answers.cache_clear()
+    shutil.copytree(logged, tmp_path / NAME, symlinks=True)
+    return tmp_path / NAME
+
+
+def wandb(*words: str) -> None:
+    """The command `synaptune wandb`."""
+    parser = argparse.ArgumentParser()
+    add(parser.add_subparsers(required=True))
+    options = parser.parse_args(["wandb", *words])
+    options.command(options)
+
+
+def names(study: Path, **asked) -> list[str]:
+    return [run.name for run in local_runs(find_study(str(study)), study, **asked)]
+
+
+def test_the_controller_and_the_best_trials_are_chosen(study, monkeypatch):
+    monkeypatch.setattr(Holder, "has_ended", lambda self: True)
+    assert names(study, best=2) == ["controller", "trial 0", "trial 1"]
+    assert names(study, best=0) == ["controller"]
+    assert names(study, everything=True) == ["controller", "trial 0", "trial 1", "trial 2", "trial 3"]
+
+
+def test_a_run_that_has_not_ended_is_sent_only_when_no_search_runs(study):
+    (file,) = study.glob("trials/1/wandb/offline-run-*/*.wandb")
+    (file.parent / wandb_runs.OPEN).touch()
+    assert names(study, best=2) == ["controller", "trial 0"]  # this process holds the study by its own account
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Holder, "has_ended", lambda self: True)
+        assert names(study, best=2) == ["controller", "trial 0", "trial 1"]
+        file.write_bytes(file.read_bytes()[:7])  # all that a kill may leave
+        assert names(study, best=2) == ["controller", "trial 0"]
+
+
+def test_of_two_attempts_at_a_trial_the_last_one_is_sent(study):
+    (first,) = study.glob("trials/0/wandb/offline-run-*")
+    later = first.with_name(first.name.replace("offline-run-2", "offline-run-3"))
+    shutil.copytree(first, later)
+    (_, run) = local_runs(find_study(str(study)), study, best=1)
+    assert run.path.parent == later
+
+
+def test_offline_runs_are_sent_once_and_what_is_missing_goes_on(study, monkeypatch, capsys):
+    with running_server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        wandb("sync", str(study), "--best", "1")
+        assert "sent: 2 (controller, trial 0); sent before: 0" in capsys.readouterr().out
+        (controller,) = [run for run in server.runs.values() if run.about["jobType"] == "controller"]
+        assert [row["search/evaluation"] for row in controller.history if "search/evaluation" in row] == [1, 2, 3, 4]
+        assert controller.exit_code == 0
+        requests = len(server.operations)
+        wandb("sync", str(study), "--best", "1")
+        assert "sent: 0; sent before: 2" in capsys.readouterr().out
+        assert len(server.operations) == requests
+        wandb("sync", str(study), "--all", "--project", "other")
+        assert "sent: 3 (trial 1, trial 2, trial 3); sent before: 2" in capsys.readouterr().out
+        sent = sorted((run.about["project"], run.about["jobType"], run.announced) for run in server.runs.values())
+        assert [entry[:2] for entry in sent] == [("other", "search")] * 3 + [("synaptune", "controller"), ("synaptune", "search")]
+        assert server.unknown == []
+
+
+def test_without_a_key_or_a_server_nothing_is_tried_and_the_reason_said(study, monkeypatch):
+    with socket.socket() as taken:  # bound and never listening: connections are refused
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(UserError, match="no API key"):
+            wandb("sync", str(study))
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        with pytest.raises(UserError, match="no answer from http://127"):
+            wandb("sync", str(study))
+    shutil.rmtree(study / "trials")
+    shutil.rmtree(study / "controller")
+    with pytest.raises(UserError, match="no offline runs of offline"):
+        wandb("sync", str(study))
