@@ -8,17 +8,15 @@ python train.py -m hydra/sweeper=cma              a search over search_space
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from synaptune.config.compose import CONF
 from synaptune.config.guard import guarded, surfacing
 from synaptune.config.schema import register
-
-CONF = Path(__file__).resolve().parent / "conf"
 
 register()
 

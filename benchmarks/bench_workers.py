@@ -83,7 +83,7 @@ def main() -> int:
         url = None
         if given.server:
             sys.path.insert(0, str(ROOT / "tests"))
-            from servers import running_postgres
+            from helpers.servers import running_postgres
 
             url = stack.enter_context(running_postgres()).new_url()
         print(f"studies on {'PostgreSQL' if url else 'SQLite'}")

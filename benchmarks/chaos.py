@@ -109,7 +109,7 @@ def main() -> int:
         folder, server, url = Path(place), None, None
         if given.server:
             sys.path.insert(0, str(ROOT / "tests"))
-            from servers import running_postgres
+            from helpers.servers import running_postgres
 
             server = stack.enter_context(running_postgres())
             url = server.new_url()

@@ -10,6 +10,7 @@ import pytest
 from helpers.paths import ROOT
 from synaptune.analysis import sensitivity as census
 from synaptune.cli import main as cli
+from synaptune.cli import sample
 from synaptune.data.tokenizer import Tokenizer
 from synaptune.protocols import phase2
 from synaptune.synapse.circuit import SPECS
@@ -59,7 +60,7 @@ def test_a_text_longer_than_the_context_goes_on(trained, capsysbinary):
 
 def test_characters_come_whole_and_broken_ones_do_not_hold_up_the_rest():
     tokens = [*"aé€😀".encode(), 0xFF, *b"bcd", 0xE2, 0x82]
-    pieces = list(cli.characters(tokens, Tokenizer().decode))
+    pieces = list(sample.characters(tokens, Tokenizer().decode))
     assert pieces == ["a", "é", "€", "😀", "\ufffdb", "c", "d", "\ufffd"]
 
 

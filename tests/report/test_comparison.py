@@ -4,9 +4,8 @@ import csv
 import dataclasses
 import math
 
-from test_page import check
-
 from helpers.evidence_maker import rich, single
+from helpers.html_checker import check
 from synaptune.report.comparison import best_parameters, claims, comparison, comparison_markdown, configurations, headline, paired
 
 

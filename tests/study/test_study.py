@@ -147,7 +147,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
 def test_one_process_at_a_time(tmp_path):
     code = f"""
 from pathlib import Path
-from synaptune.search.config import Home
+from synaptune.study.location import Home
 from synaptune.study.study import Study
 Study(Home("s", Path({str(tmp_path)!r}), "sqlite:///{tmp_path}/study.db", "auto"), {{}})
 """

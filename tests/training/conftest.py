@@ -10,7 +10,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from helpers.paths import ROOT
-from synaptune.config import settings as build
+from synaptune.config.run import Outcome
+from synaptune.config.run import run as run_training
 from synaptune.config.schema import register
 
 
@@ -37,12 +38,12 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def run() -> Callable[[list[str], Path], build.Outcome]:
+def run() -> Callable[[list[str], Path], Outcome]:
     """(overrides, folder) -> a run of train.py's configuration in this process."""
 
-    def once(overrides: list[str], folder: Path) -> build.Outcome:
+    def once(overrides: list[str], folder: Path) -> Outcome:
         register()
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return build.run(compose("train", overrides=overrides), folder)
+            return run_training(compose("train", overrides=overrides), folder)
 
     return once

@@ -11,7 +11,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from synaptune.config import settings as build
+from synaptune.config.run import Outcome
+from synaptune.config.run import run as run_training
 from synaptune.config.schema import register
 from synaptune.core.errors import UserError
 from synaptune.search.objective.learning_curve import extrapolate
@@ -26,10 +27,10 @@ EVALUATED = ["training.evaluations=12", "training.checkpoint_every=4"]  # of 24 
 def reported(small, root):
     """(folder, report, more overrides) -> the outcome of a run with a report."""
 
-    def once(folder: Path, report=None, *more: str) -> build.Outcome:
+    def once(folder: Path, report=None, *more: str) -> Outcome:
         register()
         with initialize_config_dir(str(root / "conf"), version_base="1.3"):
-            return build.run(compose("train", overrides=[*small, *EVALUATED, *more]), folder, overrides=[], report=report)
+            return run_training(compose("train", overrides=[*small, *EVALUATED, *more]), folder, overrides=[], report=report)
 
     return once
 

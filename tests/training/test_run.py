@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from synaptune.config import settings as build
+from synaptune.config.run import _corpus
 from synaptune.core.errors import UserError
 from synaptune.model.gpt import GPT
 from synaptune.training.checkpoint import load_model
@@ -122,7 +122,7 @@ def test_a_checkpoint_gives_the_trained_model_back(run, small, tmp_path):
     outcome = run(small, tmp_path)
     model, config, data = load_model(tmp_path / "checkpoint.pt")
     assert (config.width, data.source, model.training) == (32, "text", False)
-    corpus = build._corpus(data, config.context)
+    corpus = _corpus(data, config.context)
     from synaptune.data.batches import eval_batches
     from synaptune.training.metrics import training_loss
 

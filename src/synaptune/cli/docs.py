@@ -10,11 +10,12 @@ from itertools import groupby
 from pathlib import Path
 
 import synaptune
+from synaptune.config.compose import CONF
 from synaptune.core.files import write_atomic
 from synaptune.core.parameters import CONSTANTS, Spec
 from synaptune.synapse.circuit import SPECS
 
-PAGE = Path(__file__).parents[2] / "docs" / "parameters.md"
+PAGE = CONF.parent / "docs" / "parameters.md"
 _HEADER = ("name", "default", "low", "high", "scale", "unit", "meaning", "source")
 
 

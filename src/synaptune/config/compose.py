@@ -8,10 +8,18 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+import synaptune
 from synaptune.core.errors import UserError, mistake
 from synaptune.study.location import Home, StudyConfig, home
 
-CONF = Path(__file__).parents[2] / "conf"
+
+def find_conf() -> Path:
+    """conf/ of the installed package, or of the checkout that the package lies in."""
+    folders = (parent / "conf" for parent in Path(synaptune.__file__).parents)
+    return next(folder for folder in folders if (folder / "train.yaml").is_file())
+
+
+CONF = find_conf()
 
 
 class Composed(NamedTuple):

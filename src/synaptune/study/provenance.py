@@ -7,11 +7,13 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
+import synaptune
+
 
 @functools.cache
 def code_version() -> str:
     """The package's version and the first digits of the SHA-256 of its source files, e.g. `0.1.0+3f2a91c07b1e`."""
-    root = Path(__file__).parents[1]
+    root = Path(synaptune.__file__).parent
     digest = hashlib.sha256()
     for path in sorted([*root.rglob("*.py"), *root.rglob("*.c")]):
         digest.update(path.relative_to(root).as_posix().encode())

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers.paths import ROOT
+from helpers.paths import ROOT, TESTS
 from helpers.wandb_server import Run, Server, running_server
 
 pytest.importorskip("wandb", reason="wandb is an optional extra")
@@ -26,7 +26,7 @@ from synaptune.study.study import Study
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import OPEN, identity, open_run, run_id
 
-SEARCH = ROOT / "tests" / "wandb_search.py"
+SEARCH = TESTS / "helpers" / "wandb_search.py"
 NAME = "it's #1"  # not every character of it may be in an id
 
 
@@ -237,7 +237,7 @@ def test_a_server_that_dies_neither_stops_a_search_nor_holds_its_process(tmp_pat
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     with running_server() as server:
         process = subprocess.Popen(
-            [sys.executable, "-c", DYING, str(SEARCH.parent), str(tmp_path)],
+            [sys.executable, "-c", DYING, str(TESTS), str(tmp_path)],
             env=clean | server.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

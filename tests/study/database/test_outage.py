@@ -76,7 +76,7 @@ def test_controllers_of_different_studies_may_begin_an_empty_database_together(t
     code = f"""
 import sys
 from pathlib import Path
-from synaptune.search.config import Home
+from synaptune.study.location import Home
 from synaptune.study.study import Study
 with Study(Home(sys.argv[1], Path({str(tmp_path)!r}) / sys.argv[1], {postgres_url!r}, "auto"), {{}}) as held:
     held.put_note("done", sys.argv[1])
@@ -212,7 +212,7 @@ CONTROLLER = """
 import itertools
 import sys
 from pathlib import Path
-from synaptune.search.config import Home
+from synaptune.study.location import Home
 from synaptune.search.trial import Result
 from synaptune.search.space.space import Dimension, Space
 from synaptune.study.study import PhaseLedger, Study
