@@ -14,8 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from synaptune.config.compose import CONF
-from synaptune.config.guard import guarded, surfacing
+from synaptune.config.compose import CONF_DIR
+from synaptune.config.guard import run_program, surface_user_errors
 from synaptune.config.schema import register
 
 register()
@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> float | None:
     """Run one configuration; returns what a search minimises. Raises UserError for a mistake in the input."""
     from synaptune.config.run import run
 
-    with surfacing():
+    with surface_user_errors():
         outcome = run(cfg)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return outcome.objective
@@ -37,4 +37,4 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, CONF, "train"))
+    sys.exit(run_program(main, CONF_DIR, "train"))

@@ -18,8 +18,8 @@ import torch
 from kept import Kept, candidates, kept_run
 from ladder import ROOT, table
 
-from synaptune.core.errors import UserError, mistake
-from synaptune.search.objective.learning_curve import LEAST_POINTS, Prediction, errors, extrapolate
+from synaptune.core.errors import UserError, user_error
+from synaptune.search.objective.learning_curve import LEAST_POINTS, Prediction, extrapolate, measure_errors
 
 FRACTIONS = (0.25, 0.5, 0.75)
 EVALUATIONS = 20
@@ -71,7 +71,7 @@ def rows(found: Sequence[Candidate]) -> Iterator[list[str]]:
             "short run, own schedule": [candidate.short[fraction].loss for candidate in found],
         }
         for name, predictions in methods.items():
-            found_errors = errors(predictions, final)
+            found_errors = measure_errors(predictions, final)
             covered = "-" if found_errors.coverage is None else f"{found_errors.coverage:.0%}"
             numbers = f"{found_errors.mean:+.4f}", f"{found_errors.rmse:.4f}", f"{found_errors.spread:.4f}"
             yield [f"{fraction:.0%}", name, *numbers, covered, f"{found_errors.rank_correlation:.2f}"]
@@ -89,11 +89,11 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     try:
         if given.candidates < 3 or given.threads < 1:
-            raise mistake(got=str(vars(given)), expected="candidates >= 3, threads >= 1", do="correct the options")
+            raise user_error(got=str(vars(given)), expected="candidates >= 3, threads >= 1", do="correct the options")
         tried = list(measured(given.folder, given.overrides, given.candidates, given.seed))
         found = [candidate for candidate in tried if candidate.complete]
         if len(found) < 3 or min(len(candidate.prefix(FRACTIONS[0])) for candidate in found) < LEAST_POINTS:
-            raise mistake(
+            raise user_error(
                 got=f"{len(found)} whole candidates",
                 expected=f"at least 3, with {LEAST_POINTS} validations in {FRACTIONS[0]:.0%} of the steps",
                 do="more candidates, or a scale with more steps",

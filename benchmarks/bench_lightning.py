@@ -20,12 +20,12 @@ from hydra import compose, initialize_config_dir
 
 from synaptune.config.run import run
 from synaptune.config.schema import register
-from synaptune.config.settings import settings
-from synaptune.data.batches import train_batch
+from synaptune.config.settings import read_settings
+from synaptune.data.batches import make_train_batch
 from synaptune.data.corpus import load_corpus
 from synaptune.model.gpt import GPT
-from synaptune.training.adamw import adamw
-from synaptune.training.evaluation import autocast, pick_device, to_device
+from synaptune.training.adamw import make_adamw
+from synaptune.training.evaluation import make_autocast, pick_device, to_device
 from synaptune.training.job import Job
 from synaptune.training.metrics import training_loss
 from synaptune.training.schedules import learning_rate
@@ -37,15 +37,15 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 def bare_seconds(job: Job, device: torch.device) -> float:
     """Seconds of a plain loop over the job's steps: data, forward, backward, clipping, schedule, AdamW, plasticity."""
     training, model = job.training, job.model.to(device).train()
-    optimizer = adamw(model, training)
+    optimizer = make_adamw(model, training)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     noise = torch.Generator(device)
     began = time.perf_counter()
     for step in range(training.steps):
-        batch = train_batch(job.corpus, job.data, seed=job.seed, step=step, size=training.batch, context=job.config.context)
+        batch = make_train_batch(job.corpus, job.data, seed=job.seed, step=step, size=training.batch, context=job.config.context)
         batch = to_device(batch, device)
         noise.manual_seed(step)
-        with autocast(training, device):
+        with make_autocast(training, device):
             output = model(batch.tokens, noise=noise)
             loss = training_loss(output.logits, batch.targets) + output.balance
         loss.backward()
@@ -54,7 +54,7 @@ def bare_seconds(job: Job, device: torch.device) -> float:
         torch.nn.utils.clip_grad_norm_(weights, training.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        model.after_step([output.activity], step + 1, optimizer)
+        model.apply_plasticity([output.activity], step + 1, optimizer)
     loss.item()
     return time.perf_counter() - began
 
@@ -69,7 +69,7 @@ def main() -> None:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=given.overrides)
-    built = settings(cfg)
+    built = read_settings(cfg)
     warm_up()
     corpus = load_corpus(built.data, built.model.context)
     device = pick_device(built.training.device)
@@ -80,7 +80,9 @@ def main() -> None:
         def job() -> Job:
             model = GPT(built.model, built.synapse, vocab=corpus.vocab, seed=built.seed)
             parts = dict(model=model, config=built.model, synapse=built.synapse, corpus=corpus, data=built.data, training=training)
-            parts |= dict(logger=logger, seed=built.seed, name="bench", run_dir=Path(folder), fingerprint="", record={}, in_search=True)
+            parts |= dict(
+                logger=logger, seed=built.seed, name="bench", run_dir=Path(folder), fingerprint="", flat_config={}, in_search=True
+            )
             return Job(**parts)
 
         fit(job()), bare_seconds(job(), device)  # warm both roads up

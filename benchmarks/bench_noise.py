@@ -17,8 +17,8 @@ import torch
 from kept import candidates, kept_run
 from ladder import ROOT, table
 
-from synaptune.core.errors import UserError, mistake
-from synaptune.search.objective.common_seeds import common_random_numbers, common_seeds
+from synaptune.core.errors import UserError, user_error
+from synaptune.search.objective.common_seeds import list_common_seeds, measure_common_seeds
 
 HEAD = ["", "value"]
 
@@ -36,7 +36,7 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     try:
         if given.candidates < 3 or given.seeds < 2 or given.threads < 1:
-            raise mistake(got=str(vars(given)), expected="candidates >= 3, seeds >= 2, threads >= 1", do="correct the options")
+            raise user_error(got=str(vars(given)), expected="candidates >= 3, seeds >= 2, threads >= 1", do="correct the options")
         show(given)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -50,13 +50,13 @@ def show(given: argparse.Namespace) -> None:
     for number, point in enumerate(candidates(given.overrides, given.candidates, given.first_seed)):
         row = [
             kept_run(given.folder, [*given.overrides, *point, f"seed={seed}", "training.evaluations=1"], f"candidate {number}, seed {seed}")
-            for seed in common_seeds(given.first_seed, given.seeds)
+            for seed in list_common_seeds(given.first_seed, given.seeds)
         ]
         if all(run.curve is not None for run in row):
             losses.append([run.loss for run in row])
     if len(losses) < 3:
-        raise mistake(got=f"{len(losses)} whole candidates", expected="at least 3", do="more candidates, or a lower learning rate")
-    found = common_random_numbers(losses)
+        raise user_error(got=f"{len(losses)} whole candidates", expected="at least 3", do="more candidates, or a lower learning rate")
+    found = measure_common_seeds(losses)
     low, high = found.ratio_interval
     print(f"\n{len(losses)} candidates of {given.candidates}, {given.seeds} seeds each, validation loss [nats/token]:\n")
     cells = {

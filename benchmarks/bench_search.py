@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from synaptune.search.optimizers.cma import STEP
-from synaptune.search.optimizers.registry import Engine, Told, make_optimizer
+from synaptune.search.optimizers.cma import INITIAL_STEP
+from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
 from synaptune.search.space.space import Dimension, Space
 
 NOISE = 0.05  # of the sphere's value at the centre
@@ -84,7 +84,7 @@ class Ours:
 
     def tell(self, points: Sequence[np.ndarray], losses: Sequence[float]) -> None:
         """Its losses."""
-        self._optimizer.tell([Told(tuple(point.tolist()), loss) for point, loss in zip(points, losses, strict=True)])
+        self._optimizer.tell([Observation(tuple(point.tolist()), loss) for point, loss in zip(points, losses, strict=True)])
 
 
 class Pycma:
@@ -94,7 +94,7 @@ class Pycma:
         import cma
 
         options = {"bounds": [0.0, 1.0], "BoundaryHandler": getattr(cma.boundary_handler, handler), "seed": seed + 1, "verbose": -9}
-        self._strategy = cma.CMAEvolutionStrategy([0.5] * dimension, STEP, options)
+        self._strategy = cma.CMAEvolutionStrategy([0.5] * dimension, INITIAL_STEP, options)
 
     def ask(self) -> list[np.ndarray]:
         """A generation."""
@@ -111,7 +111,7 @@ class NevergradCma:
     def __init__(self, dimension: int, seed: int) -> None:
         import nevergrad as ng
 
-        box = ng.p.Array(init=np.full(dimension, 0.5)).set_mutation(sigma=STEP).set_bounds(0.0, 1.0)
+        box = ng.p.Array(init=np.full(dimension, 0.5)).set_mutation(sigma=INITIAL_STEP).set_bounds(0.0, 1.0)
         box.random_state = np.random.RandomState(seed)
         self._size = 4 + int(3 * math.log(dimension))
         family = ng.families.ParametrizedCMA(scale=1.0 / (0.3 if dimension < 18 else 0.15), popsize=self._size)

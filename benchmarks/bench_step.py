@@ -50,7 +50,7 @@ class Runner:
     def __init__(self, size: Size, **mechanisms: object) -> None:
         config = ModelConfig(layers=size.layers, width=size.width, heads=size.heads, context=size.context, **mechanisms)  # type: ignore[arg-type]
         self.model = GPT(config, SynapseParams(), 256, seed=0)
-        self.optimizer = torch.optim.AdamW(self.model.decay_groups(0.1), lr=3e-3, fused=True)
+        self.optimizer = torch.optim.AdamW(self.model.make_decay_groups(0.1), lr=3e-3, fused=True)
         self.tokens = torch.randint(0, 256, (size.batch, size.context + 1), generator=torch.Generator().manual_seed(0))
         self.noise, self.step = torch.Generator(), 0
 
@@ -63,7 +63,7 @@ class Runner:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.model.after_step([out.activity], self.step, self.optimizer)
+        self.model.apply_plasticity([out.activity], self.step, self.optimizer)
         return time.perf_counter() - start
 
 

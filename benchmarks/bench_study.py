@@ -17,7 +17,7 @@ from pathlib import Path
 
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
-from synaptune.study.location import Home
+from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
 
 PARAMETERS = 48
@@ -36,7 +36,7 @@ def bare_commit(study: Study, count: int = 200) -> float:
     times = []
     for number in range(count):
         begun = time.perf_counter()
-        study.put_note("bench", number)
+        study.write_note("bench", number)
         times.append(time.perf_counter() - begun)
     return statistics.median(times)
 
@@ -44,7 +44,7 @@ def bare_commit(study: Study, count: int = 200) -> float:
 def one_trial(book: PhaseLedger, index: int, unit: tuple[float, ...], reports: int) -> dict[str, float]:
     """Seconds of each call of one trial."""
     marks = [time.perf_counter()]
-    trial = book.start(index, unit, book.space.values(unit), index // 16)
+    trial = book.start(index, unit, book.space.to_values(unit), index // 16)
     marks.append(time.perf_counter())
     for step in range(reports):
         book.report(trial, 1.0 / (1 + step), step)
@@ -63,7 +63,7 @@ def main() -> None:
     options = parser.parse_args()
     space = Space(tuple(Dimension(f"parameter_{number}", "lin", 0.0, 1.0) for number in range(PARAMETERS)))
     with tempfile.TemporaryDirectory() as name:
-        place = Home(f"bench-{uuid.uuid4().hex[:8]}", Path(name), options.url or f"sqlite:///{name}/study.db", "never")
+        place = StudyLocation(f"bench-{uuid.uuid4().hex[:8]}", Path(name), options.url or f"sqlite:///{name}/study.db", "never")
         with Study(place, {}) as study:
             book = PhaseLedger(study, space, "search", {"seed": 0})
             commit = bare_commit(study)
@@ -76,7 +76,7 @@ def main() -> None:
                 row = [1000 * seconds for seconds in (*middle, whole[int(0.99 * len(whole))])]
                 print(f"{first + count:>8} " + " ".join(f"{value:8.2f}" for value in row) + f"      {resident():8.1f}", flush=True)
             begun = time.perf_counter()
-            assert len(study.trials()) == options.trials
+            assert len(study.read_trials()) == options.trials
             print(f"bare commit {1000 * commit:.2f} ms; reading all trials {time.perf_counter() - begun:.1f} s")
 
 

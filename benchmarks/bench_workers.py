@@ -83,9 +83,9 @@ def main() -> int:
         url = None
         if given.server:
             sys.path.insert(0, str(ROOT / "tests"))
-            from helpers.servers import running_postgres
+            from helpers.servers import run_postgres
 
-            url = stack.enter_context(running_postgres()).new_url()
+            url = stack.enter_context(run_postgres()).make_url()
         print(f"studies on {'PostgreSQL' if url else 'SQLite'}")
         if "speedup" in given.parts:
             for kind in ("processes", *(["ray"] if importlib.util.find_spec("ray") else [])):

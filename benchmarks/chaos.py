@@ -109,10 +109,10 @@ def main() -> int:
         folder, server, url = Path(place), None, None
         if given.server:
             sys.path.insert(0, str(ROOT / "tests"))
-            from helpers.servers import running_postgres
+            from helpers.servers import run_postgres
 
-            server = stack.enter_context(running_postgres())
-            url = server.new_url()
+            server = stack.enter_context(run_postgres())
+            url = server.make_url()
         search(folder / "whole", None, given.trials, given.workers, 0.0)
         whole = sequence(folder / "whole", None, given.trials, given.workers)
         began = time.monotonic()

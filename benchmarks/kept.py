@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from ladder import composed
 
 from synaptune.config.run import run
-from synaptune.config.search_space import declared_space
-from synaptune.config.settings import fingerprint, settings
+from synaptune.config.search_space import read_dimensions
+from synaptune.config.settings import compute_fingerprint, read_settings
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space
 from synaptune.study.artifacts import write_json
-from synaptune.study.provenance import code_version
+from synaptune.study.provenance import get_code_version
 from synaptune.training.errors import DivergedError
 
 QUIET = ("logger=csv", "logger.progress=off", "training.checkpoint_every=0")
@@ -37,20 +37,20 @@ class Kept(NamedTuple):
 
 def candidates(common: Sequence[str], count: int, seed: int) -> list[tuple[str, ...]]:
     """Overrides of random points of the search space."""
-    space = Space(tuple(declared_space(composed(common))))
+    space = Space(tuple(read_dimensions(composed(common))))
     stream = make_optimizer(Engine("random", seed), space)
     units = [unit for unit in (stream.ask() for _ in range(count)) if unit is not None]
-    return [tuple(f"{name}={value}" for name, value in space.values(unit).items()) for unit in units]
+    return [tuple(f"{name}={value}" for name, value in space.to_values(unit).items()) for unit in units]
 
 
 def kept_run(folder: Path, overrides: Sequence[str], label: str) -> Kept:
     """The run of some overrides, made unless `folder` has it. Raises UserError for a bad configuration."""
     cfg = composed([*QUIET, *overrides])
-    built = settings(cfg)
-    path = folder / f"{fingerprint(built)}.json"
+    built = read_settings(cfg)
+    path = folder / f"{compute_fingerprint(built)}.json"
     if path.exists():
         return Kept(json.loads(path.read_text())["curve"], built.training.steps)
-    about: dict[str, Any] = {"label": label, "overrides": list(overrides), "code_version": code_version(), "curve": None}
+    about: dict[str, Any] = {"label": label, "overrides": list(overrides), "code_version": get_code_version(), "curve": None}
     with tempfile.TemporaryDirectory() as place:
         try:
             metrics = run(cfg, Path(place), overrides=[]).metrics

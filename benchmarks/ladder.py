@@ -27,16 +27,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from synaptune.analysis.compare import paired_improvement
+from synaptune.analysis.compare import compute_improvement
 from synaptune.config.run import run
 from synaptune.config.schema import register
-from synaptune.config.search_space import declared_space
-from synaptune.config.settings import fingerprint, settings
-from synaptune.core.errors import UserError, mistake
-from synaptune.search.optimizers.registry import Engine, Told, make_optimizer
+from synaptune.config.search_space import read_dimensions
+from synaptune.config.settings import compute_fingerprint, read_settings
+from synaptune.core.errors import UserError, user_error
+from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
 from synaptune.search.space.space import Space
 from synaptune.study.artifacts import write_json
-from synaptune.study.provenance import code_version
+from synaptune.study.provenance import get_code_version
 from synaptune.training.errors import DivergedError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,7 +65,7 @@ def composed(overrides: Sequence[str]) -> Any:
         try:
             return compose("train", overrides=list(overrides))
         except HydraException as error:
-            raise mistake(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
+            raise user_error(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
 
 
 def one_run(overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -82,13 +82,13 @@ class Runs:
     """Runs made once: kept by the fingerprint of their configuration."""
 
     def __init__(self, path: Path, pool: Executor, common: Sequence[str]) -> None:
-        self._path, self._pool, self._common, self._code = path, pool, tuple(common), code_version()
+        self._path, self._pool, self._common, self._code = path, pool, tuple(common), get_code_version()
         self._known: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
     def measure(self, jobs: Sequence[Job], what: str) -> list[dict[str, Any]]:
         """The results of jobs in their order, run where they are not known yet. Raises UserError for a bad configuration."""
         whole = [(*self._common, *job.overrides) for job in jobs]
-        keys = [fingerprint(settings(composed(overrides))) for overrides in whole]
+        keys = [compute_fingerprint(read_settings(composed(overrides))) for overrides in whole]
         waiting = {self._pool.submit(one_run, whole[i]): i for i, key in enumerate(keys) if key not in self._known}
         try:
             for number, future in enumerate(as_completed(waiting), 1):
@@ -131,26 +131,26 @@ def tuned_distance(runs: Runs, points: int) -> float:
 
 def tuned_values(runs: Runs, common: Sequence[str], budget: int) -> dict[str, Any]:
     """The best values of the search space that CMA-ES finds from the defaults, by validation loss on the search seed."""
-    space = Space(tuple(declared_space(composed(common))))
+    space = Space(tuple(read_dimensions(composed(common))))
     optimizer = make_optimizer(Engine("cma", SEARCH_SEED), space)
-    tried: list[Told] = []
+    tried: list[Observation] = []
     while len(tried) < budget:
         count = min(optimizer.generation_size, budget - len(tried))
         units = [unit for _ in range(count) if (unit := optimizer.ask()) is not None]
-        points = [tuple(f"{name}={value}" for name, value in space.values(unit).items()) for unit in units]
+        points = [tuple(f"{name}={value}" for name, value in space.to_values(unit).items()) for unit in units]
         jobs = [Job(f"trial {number}", (*point, f"seed={SEARCH_SEED}")) for number, point in enumerate(points, len(tried))]
         results = runs.measure(jobs, f"search from {len(tried)}/{budget}:")
-        generation = [Told(unit, result.get("val_loss")) for unit, result in zip(units, results, strict=True)]
+        generation = [Observation(unit, result.get("val_loss")) for unit, result in zip(units, results, strict=True)]
         tried += generation
         if len(generation) == optimizer.generation_size:
             optimizer.tell(generation)
     best = min(tried, key=lambda told: math.inf if told.loss is None else told.loss)
     if best.loss is None:
-        raise mistake(got=f"{budget} failed trials", expected="a configuration that trains", do="see the reasons above")
+        raise user_error(got=f"{budget} failed trials", expected="a configuration that trains", do="see the reasons above")
     print(f"search: best validation loss {best.loss:.4f} in trial {tried.index(best)} of {budget}, trial 0 is the defaults")
-    for (name, value), default in zip(space.values(best.unit).items(), space.values(space.start()).values(), strict=True):
+    for (name, value), default in zip(space.to_values(best.unit).items(), space.to_values(space.get_start()).values(), strict=True):
         print(f"  {name}={value}  (default {default})")
-    return space.values(best.unit)
+    return space.to_values(best.unit)
 
 
 def on_seeds(runs: Runs, rungs: dict[str, tuple[str, ...]], seeds: Sequence[int], what: str) -> dict[str, list[dict[str, Any]]]:
@@ -162,7 +162,7 @@ def on_seeds(runs: Runs, rungs: dict[str, tuple[str, ...]], seeds: Sequence[int]
     ]
     results = runs.measure(jobs, what)
     if failed := [job.label for job, result in zip(jobs, results, strict=True) if "failed" in result]:
-        raise mistake(got=f"diverged runs: {', '.join(failed)}", expected="rungs that train", do="lower training.learning_rate")
+        raise user_error(got=f"diverged runs: {', '.join(failed)}", expected="rungs that train", do="lower training.learning_rate")
     return {name: results[number :: len(rungs)] for number, name in enumerate(rungs)}
 
 
@@ -190,7 +190,7 @@ def _gain(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> str:
     if before is after:
         return "-"
     first, second = ([entry["test_perplexity"] for entry in side] for side in (before, after))
-    gain = paired_improvement(first, second)
+    gain = compute_improvement(first, second)
     return f"{gain.mean:+.2f} ({gain.low:+.2f} to {gain.high:+.2f})"
 
 
@@ -246,7 +246,7 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = str(given.threads)  # read by the workers when they start
     try:
         if given.budget < 1 or given.barriers < 2 or given.seeds < 2 or given.workers < 1 or given.threads < 1:
-            raise mistake(got=str(vars(given)), expected="budget, workers, threads >= 1; barriers, seeds >= 2", do="correct the options")
+            raise user_error(got=str(vars(given)), expected="budget, workers, threads >= 1; barriers, seeds >= 2", do="correct the options")
         with ProcessPoolExecutor(given.workers, multiprocessing.get_context("spawn"), torch.set_num_threads, (given.threads,)) as pool:
             climb(Runs(ROOT / "outputs" / "ladder" / "runs.json", pool, common), common, given)
     except UserError as error:

@@ -21,13 +21,13 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from synaptune.config.schema import register
-from synaptune.config.settings import Settings, settings
-from synaptune.core.errors import UserError, mistake
-from synaptune.data.batches import eval_batches, train_batch
+from synaptune.config.settings import Settings, read_settings
+from synaptune.core.errors import UserError, user_error
+from synaptune.data.batches import make_eval_batches, make_train_batch
 from synaptune.data.corpus import load_corpus
 from synaptune.model.gpt import GPT
-from synaptune.training.adamw import adamw
-from synaptune.training.evaluation import autocast, evaluate
+from synaptune.training.adamw import make_adamw
+from synaptune.training.evaluation import evaluate, make_autocast
 from synaptune.training.metrics import training_loss
 from synaptune.training.schedules import learning_rate
 
@@ -49,9 +49,9 @@ def composed(overrides: list[str]) -> Settings:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return settings(compose("train", overrides=overrides))
+            return read_settings(compose("train", overrides=overrides))
         except HydraException as error:
-            raise mistake(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
+            raise user_error(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
 
 
 def learn(built: Settings, name: str, *, every: int, enough: float) -> Learned:
@@ -59,14 +59,14 @@ def learn(built: Settings, name: str, *, every: int, enough: float) -> Learned:
     training, context, device = built.training, built.model.context, torch.device("cpu")
     corpus = load_corpus(built.data, context)
     model = GPT(built.model, built.synapse, vocab=corpus.vocab, seed=built.seed).train()
-    held_out = eval_batches(corpus, built.data, "val", size=training.batch, context=context, limit=training.eval_batches)
-    optimizer, noise = adamw(model, training), torch.Generator()
+    held_out = make_eval_batches(corpus, built.data, "val", size=training.batch, context=context, limit=training.eval_batches)
+    optimizer, noise = make_adamw(model, training), torch.Generator()
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     began, not_finite, accuracy = time.perf_counter(), 0, 0.0
     for step in range(1, training.steps + 1):
-        batch = train_batch(corpus, built.data, seed=built.seed, step=step, size=training.batch, context=context)
+        batch = make_train_batch(corpus, built.data, seed=built.seed, step=step, size=training.batch, context=context)
         noise.manual_seed(step)
-        with autocast(training, device):
+        with make_autocast(training, device):
             output = model(batch.tokens, noise=noise)
             loss = training_loss(output.logits, batch.targets)
         (loss + output.balance).backward()
@@ -76,9 +76,9 @@ def learn(built: Settings, name: str, *, every: int, enough: float) -> Learned:
         torch.nn.utils.clip_grad_norm_(weights, training.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        model.after_step([output.activity], step, optimizer)
+        model.apply_plasticity([output.activity], step, optimizer)
         if step % every == 0 or step == training.steps:
-            scores = evaluate(model, held_out, precision=autocast(training, device), bytes_per_token=1.0, prefix="")
+            scores = evaluate(model, held_out, precision=make_autocast(training, device), bytes_per_token=1.0, prefix="")
             accuracy = scores["recall_accuracy"]
             print(f"{name} seed {built.seed} step {step}: accuracy {accuracy:.2%}, loss {scores['loss']:.4f}", flush=True)
             if accuracy > enough:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from helpers.servers import Postgres, running_postgres
+from helpers.servers import Postgres, run_postgres
 
 # A shell starts background jobs deaf to Ctrl-C, and what they start is deaf too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -17,7 +17,7 @@ def postgres() -> Iterator[Postgres]:
     """A running server."""
     pytest.importorskip("psycopg", reason="psycopg is not installed (pip install 'synaptune[postgres]')")
     try:
-        server = running_postgres()
+        server = run_postgres()
         running = server.__enter__()
     except LookupError as reason:
         pytest.skip(str(reason))
@@ -30,4 +30,4 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture
 def postgres_url(postgres: Postgres) -> str:
     """A place without tables on a real server."""
-    return postgres.new_url()
+    return postgres.make_url()

@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from synaptune.analysis.ablation import Ends, ablated, ends, points
+from synaptune.analysis.ablation import Endpoints, compute_ablation, find_endpoints, plan_points
 from synaptune.analysis.compare import holm
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
-from synaptune.study.reader import Record
+from synaptune.study.reader import StudySnapshot
 
 SPACE = Space(
     (
@@ -18,8 +18,8 @@ SPACE = Space(
         Dimension("still", "lin", 0.0, 1.0, start=0.5),
     )
 )
-DEFAULTS = SPACE.start()
-TUNED = SPACE.unit({"rate": 0.4, "count": 7, "kind": "b", "still": 0.5})
+DEFAULTS = SPACE.get_start()
+TUNED = SPACE.to_unit({"rate": 0.4, "count": 7, "kind": "b", "still": 0.5})
 # log perplexity of each parameter at its tuned value, relative to its default
 WORTH = {"rate": -0.10, "count": -0.30, "kind": 0.05}
 SEEDS = (1001, 1002, 1003)
@@ -27,22 +27,22 @@ SEEDS = (1001, 1002, 1003)
 
 def perplexity(values, seed):
     """Effects add up in the logarithm; a seed is worth the same everywhere, but for a little of its own."""
-    tuned = SPACE.values(TUNED)
+    tuned = SPACE.to_values(TUNED)
     moved = sum(worth for name, worth in WORTH.items() if values[name] == tuned[name])
     return 8.0 * math.exp(moved + 0.1 * (seed - 1002)) * (1.0 + 1e-4 * ((seed * len(str(values)) * 7919) % 11))
 
 
 def run(number, phase, unit, seed, state="complete", **facts):
-    values = SPACE.values(unit)
+    values = SPACE.to_values(unit)
     known = {"phase": phase, "seed": seed, "test": phase != "search"}
     known |= {"test_perplexity": perplexity(values, seed)} if state == "complete" else {}
     return Trial(number, number, unit, values, state=state, objective=1.0 if state == "complete" else None, facts=known | facts)
 
 
 def study(trials):
-    start = {f"search.start.{name}": value for name, value in SPACE.values(DEFAULTS).items()}
+    start = {f"search.start.{name}": value for name, value in SPACE.to_values(DEFAULTS).items()}
     spaces = {trial.facts["phase"]: SPACE for trial in trials}
-    return Record("made", "sqlite://", False, {"search.protocol": "phase1", **start}, {}, trials, {}, {}, {}, spaces)
+    return StudySnapshot("made", "sqlite://", False, {"search.protocol": "phase1", **start}, {}, trials, {}, {}, {}, spaces)
 
 
 def validation():
@@ -50,22 +50,22 @@ def validation():
 
 
 def ablation(first=100, skip=lambda unit, seed: False):
-    wanted = points(Ends(SPACE, DEFAULTS, TUNED)).all()
+    wanted = plan_points(Endpoints(SPACE, DEFAULTS, TUNED)).as_list()
     pairs = [(unit, seed) for seed in SEEDS for unit in wanted if not skip(unit, seed)]
     return [run(first + index, "ablation", unit, seed) for index, (unit, seed) in enumerate(pairs)]
 
 
 def test_each_moved_parameter_has_a_point_each_way_and_an_unmoved_one_none():
-    wanted = points(Ends(SPACE, DEFAULTS, TUNED))
+    wanted = plan_points(Endpoints(SPACE, DEFAULTS, TUNED))
     assert set(wanted.reverted) == set(wanted.alone) == set(WORTH)
-    assert SPACE.values(wanted.reverted["count"]) == SPACE.values(TUNED) | {"count": 3}
-    assert SPACE.values(wanted.alone["kind"]) == SPACE.values(DEFAULTS) | {"kind": "b"}
-    assert wanted.all()[:2] == [DEFAULTS, TUNED]
-    assert len(set(wanted.all())) == 2 + 2 * len(WORTH)
+    assert SPACE.to_values(wanted.reverted["count"]) == SPACE.to_values(TUNED) | {"count": 3}
+    assert SPACE.to_values(wanted.alone["kind"]) == SPACE.to_values(DEFAULTS) | {"kind": "b"}
+    assert wanted.as_list()[:2] == [DEFAULTS, TUNED]
+    assert len(set(wanted.as_list())) == 2 + 2 * len(WORTH)
 
 
 def test_an_ablation_finds_what_each_parameter_is_worth_and_ranks_by_it():
-    rows = ablated(study([*validation(), *ablation()]))
+    rows = compute_ablation(study([*validation(), *ablation()]))
     assert [row.name for row in rows] == ["count", "rate", "kind"]
     for row in rows:
         expected = 100.0 * (1.0 - math.exp(WORTH[row.name]))
@@ -78,7 +78,7 @@ def test_an_ablation_finds_what_each_parameter_is_worth_and_ranks_by_it():
 
 
 def test_all_comparisons_of_both_ways_are_corrected_together():
-    rows = ablated(study([*validation(), *ablation()]))
+    rows = compute_ablation(study([*validation(), *ablation()]))
     raw = [comparison.p for row in rows for comparison in (row.reverted, row.alone) if comparison is not None]
     found = [value for row in rows for value in (row.adjusted_reverted, row.adjusted_alone)]
     assert len(raw) == 6
@@ -87,15 +87,15 @@ def test_all_comparisons_of_both_ways_are_corrected_together():
 
 def test_runs_of_the_validation_serve_where_the_ablation_has_none():
     ends_only = {DEFAULTS, TUNED}
-    rows = ablated(study([*validation(), *ablation(skip=lambda unit, seed: unit in ends_only)]))
+    rows = compute_ablation(study([*validation(), *ablation(skip=lambda unit, seed: unit in ends_only)]))
     assert [row.reverted is not None and row.reverted.count for row in rows] == [3, 3, 3]
 
 
 def test_only_runs_on_the_same_seed_are_paired_and_too_few_pairs_are_no_comparison():
-    reverted = points(Ends(SPACE, DEFAULTS, TUNED)).reverted
+    reverted = plan_points(Endpoints(SPACE, DEFAULTS, TUNED)).reverted
     lost = [*validation(), *ablation(skip=lambda unit, seed: (unit == reverted["count"] and seed != 1002) or unit == reverted["kind"])]
     lost = [trial for trial in lost if not (trial.unit == reverted["rate"] and trial.facts["seed"] == 1003)]
-    rows = {row.name: row for row in ablated(study(lost))}
+    rows = {row.name: row for row in compute_ablation(study(lost))}
     assert rows["count"].reverted is rows["kind"].reverted is rows["count"].adjusted_reverted is None
     assert rows["rate"].reverted is not None
     assert rows["rate"].reverted.count == 2
@@ -104,27 +104,27 @@ def test_only_runs_on_the_same_seed_are_paired_and_too_few_pairs_are_no_comparis
 
 
 def test_failed_and_infinite_runs_are_left_out():
-    reverted = points(Ends(SPACE, DEFAULTS, TUNED)).reverted["rate"]
+    reverted = plan_points(Endpoints(SPACE, DEFAULTS, TUNED)).reverted["rate"]
     broken = [*validation(), *ablation(skip=lambda unit, seed: unit == reverted and seed != 1001)]
     broken += [run(900, "ablation", reverted, 1002, state="failed"), run(901, "ablation", reverted, 1003, test_perplexity="inf")]
-    assert next(row for row in ablated(study(broken)) if row.name == "rate").reverted is None
+    assert next(row for row in compute_ablation(study(broken)) if row.name == "rate").reverted is None
 
 
 def test_a_study_without_an_ablation_or_without_an_optimum_has_no_rows():
-    assert ablated(study(validation())) == []
-    assert ablated(study([])) == []
-    assert ends(study([])) is None
+    assert compute_ablation(study(validation())) == []
+    assert compute_ablation(study([])) == []
+    assert find_endpoints(study([])) is None
 
 
 def test_an_optimum_that_was_not_validated_is_the_best_of_the_search():
-    worse = Trial(5, 5, DEFAULTS, SPACE.values(DEFAULTS), state="complete", objective=2.0, facts={"phase": "search", "seed": 0})
-    found = ends(study([run(4, "search", TUNED, 0), worse]))
+    worse = Trial(5, 5, DEFAULTS, SPACE.to_values(DEFAULTS), state="complete", objective=2.0, facts={"phase": "search", "seed": 0})
+    found = find_endpoints(study([run(4, "search", TUNED, 0), worse]))
     assert found is not None
     assert (found.defaults, found.tuned) == (DEFAULTS, TUNED)
 
 
 def test_a_validation_made_again_for_a_better_point_counts_with_the_later_one():
-    later = SPACE.unit({"rate": 0.9, "count": 7, "kind": "b", "still": 0.5})
-    found = ends(study([*validation(), *[run(20 + n, "validation", later, seed) for n, seed in enumerate(SEEDS)]]))
+    later = SPACE.to_unit({"rate": 0.9, "count": 7, "kind": "b", "still": 0.5})
+    found = find_endpoints(study([*validation(), *[run(20 + n, "validation", later, seed) for n, seed in enumerate(SEEDS)]]))
     assert found is not None
     assert (found.defaults, found.tuned) == (DEFAULTS, later)

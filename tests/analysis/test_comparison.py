@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from synaptune.analysis.compare import compare, hedges, holm, paired_improvement, signed_rank
+from synaptune.analysis.compare import compare, compute_improvement, hedges_correction, holm, signed_rank
 
 BEFORE = [10.0, 20.0, 25.0, 40.0]
 AFTER = [9.0, 16.0, 24.0, 28.0]  # improvements of 10, 20, 4 and 30 %
@@ -34,7 +34,7 @@ def test_the_t_test_is_the_paired_one_of_scipy():
 
 
 def test_the_mean_and_t_interval_are_those_of_the_gate():
-    found, gate = compare(BEFORE, AFTER), paired_improvement(BEFORE, AFTER)
+    found, gate = compare(BEFORE, AFTER), compute_improvement(BEFORE, AFTER)
     assert (found.mean, found.low, found.high) == tuple(gate)
 
 
@@ -93,7 +93,7 @@ def test_the_signed_rank_test_counts_every_sign_when_there_are_ties():
 
 @pytest.mark.parametrize(("degrees", "factor"), [(2, 0.5642), (3, 0.7236), (4, 0.7979), (10, 0.9228), (50, 0.9849)])
 def test_the_correction_for_few_pairs_is_that_of_hedges_table(degrees, factor):
-    assert hedges(degrees) == pytest.approx(factor, abs=6e-5)
+    assert hedges_correction(degrees) == pytest.approx(factor, abs=6e-5)
 
 
 def test_holm_adjusts_step_by_step_and_keeps_the_order_given():
@@ -112,7 +112,7 @@ def test_holm_keeps_false_claims_of_a_family_at_the_level():
 def test_the_t_interval_covers_the_true_mean_as_often_as_it_says():
     draw, repeats, hits = np.random.default_rng(2), 2000, 0
     for _ in range(repeats):
-        found = paired_improvement(*pairs(draw.normal(2.0, 1.0, 5).tolist()))
+        found = compute_improvement(*pairs(draw.normal(2.0, 1.0, 5).tolist()))
         hits += found.low <= 2.0 <= found.high
     low, high = stats.binom.ppf([0.001, 0.999], repeats, 0.95)
     assert low <= hits <= high

@@ -5,11 +5,19 @@ import itertools
 
 import pytest
 
-from synaptune.analysis.cost import Speed, Spread, Stage, bill, measure, run_seconds, study_seconds
+from synaptune.analysis.cost import (
+    PlannedRuns,
+    RunTiming,
+    SecondsRange,
+    estimate_run_seconds,
+    measure_timing,
+    price_plan,
+    read_study_seconds,
+)
 from synaptune.core.errors import UserError
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
-from synaptune.study.location import Home
+from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training import checkpoint
 from synaptune.training.config import TrainingConfig
@@ -31,34 +39,34 @@ def rounds_by_hand(stage, devices):
 
 def test_rounds_are_those_of_giving_out_runs_one_by_one():
     for runs, at_once, devices in itertools.product(range(25), (None, 1, 3, 10), range(1, 12)):
-        stage = Stage("search", runs, at_once=at_once)
-        assert stage.rounds(devices) == rounds_by_hand(stage, devices), (stage, devices)
+        stage = PlannedRuns("search", runs, at_once=at_once)
+        assert stage.count_rounds(devices) == rounds_by_hand(stage, devices), (stage, devices)
 
 
 def test_a_run_is_the_sum_of_its_parts():
-    speed = Speed(step=0.01, evaluation=2.0, save=0.5, fixed=3.0, start=100.0)
+    speed = RunTiming(step=0.01, evaluation=2.0, save=0.5, fixed=3.0, start=100.0)
     training = TrainingConfig(steps=200, evaluations=4, checkpoint_every=0)
-    assert run_seconds(speed, training, tested=False) == pytest.approx(3.0 + 2.0 + 8.0 + 0.5)
-    assert run_seconds(speed, training, tested=True) == pytest.approx(3.0 + 2.0 + 10.0 + 0.5)
+    assert estimate_run_seconds(speed, training, with_test=False) == pytest.approx(3.0 + 2.0 + 8.0 + 0.5)
+    assert estimate_run_seconds(speed, training, with_test=True) == pytest.approx(3.0 + 2.0 + 10.0 + 0.5)
     every = TrainingConfig(steps=200, evaluations=4, checkpoint_every=50)
-    assert run_seconds(speed, every, tested=False) == pytest.approx(3.0 + 2.0 + 8.0 + 4 * 0.5)
-    assert run_seconds(speed, TrainingConfig(steps=2, evaluations=4), tested=False) == pytest.approx(3.0 + 0.02 + 4.0 + 0.5)
+    assert estimate_run_seconds(speed, every, with_test=False) == pytest.approx(3.0 + 2.0 + 8.0 + 4 * 0.5)
+    assert estimate_run_seconds(speed, TrainingConfig(steps=2, evaluations=4), with_test=False) == pytest.approx(3.0 + 0.02 + 4.0 + 0.5)
 
 
 def test_a_bill_adds_up():
-    plan = [Stage("sanity", 3), Stage("search", 19, at_once=10), Stage("validation", 4, tested=True)]
+    plan = [PlannedRuns("sanity", 3), PlannedRuns("search", 19, at_once=10), PlannedRuns("validation", 4, with_test=True)]
 
     def seconds(stage):
-        return Spread(7200.0, 3600.0, 10800.0) if stage.tested else Spread(3600.0, 1800.0, 7200.0)
+        return SecondsRange(7200.0, 3600.0, 10800.0) if stage.tested else SecondsRange(3600.0, 1800.0, 7200.0)
 
-    alone = bill(plan, seconds, price=2.5)
+    alone = price_plan(plan, seconds, price=2.5)
     assert (alone.device_hours, alone.low, alone.high) == (30.0, 15.0, 56.0)
     assert (alone.money, alone.days) == (75.0, 30.0 / 24.0)
-    four = bill(plan, seconds, devices=4, start=360.0)
+    four = price_plan(plan, seconds, devices=4, start=360.0)
     assert four.device_hours == pytest.approx(30.4)
     assert four.days * 24.0 == pytest.approx(0.1 + 1 + (3 + 3) + 2)
     assert four.money is None
-    assert [row.stage for row in bill(plan, seconds, start=0.0).rows] == ["start-up", "sanity", "search", "validation"]
+    assert [row.stage for row in price_plan(plan, seconds, start=0.0).rows] == ["start-up", "sanity", "search", "validation"]
 
 
 def test_warm_up_and_evaluations_are_not_in_the_step(tmp_path):
@@ -73,14 +81,14 @@ def test_warm_up_and_evaluations_are_not_in_the_step(tmp_path):
         checkpoint.save(folder / "checkpoint.pt", {"weights": {}, "about": {}})
         return 0.25
 
-    speed = measure(train, tmp_path, steps=8, warmup=2)
+    speed = measure_timing(train, tmp_path, steps=8, warmup=2)
     assert (speed.step, speed.evaluation, speed.fixed, speed.start) == (0.5, 0.25, 0.0, 0.0)
     assert speed.save > 0.0
 
 
 def study(folder, seconds):
     """A study with complete runs of given seconds, a failed one and a copy."""
-    space, place = Space((Dimension("x", "lin", 0.0, 1.0, start=0.5),)), Home("s", folder, f"sqlite:///{folder}/study.db", "auto")
+    space, place = Space((Dimension("x", "lin", 0.0, 1.0, start=0.5),)), StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto")
     with Study(place, {}) as made:
         ledger = PhaseLedger(made, space, "search", {})
         for index, (time, tested) in enumerate(seconds):
@@ -94,20 +102,20 @@ def study(folder, seconds):
 
 def test_a_studys_seconds_are_of_its_complete_runs_those_with_a_test_apart(tmp_path):
     place = study(tmp_path, [(float(time), False) for time in range(11)] + [(50.0, True)])
-    seconds = study_seconds("s", place.url)
-    assert seconds(Stage("search", 1)) == (5.0, 1.0, 9.0)
-    assert seconds(Stage("validation", 1, tested=True)) == (50.0, None, None)
+    seconds = read_study_seconds("s", place.url)
+    assert seconds(PlannedRuns("search", 1)) == (5.0, 1.0, 9.0)
+    assert seconds(PlannedRuns("validation", 1, with_test=True)) == (50.0, None, None)
 
 
 def test_a_study_without_validation_prices_it_by_its_other_runs(tmp_path):
-    assert study_seconds("s", study(tmp_path, [(4.0, False)]).url)(Stage("validation", 1, tested=True)).median == 4.0
+    assert read_study_seconds("s", study(tmp_path, [(4.0, False)]).url)(PlannedRuns("validation", 1, with_test=True)).median == 4.0
 
 
 @pytest.mark.parametrize("name", ["s", "other"])
 def test_a_study_that_is_not_there_or_empty_is_said_and_not_made(tmp_path, name):
     with pytest.raises(UserError, match="with complete trials"):
-        study_seconds(name, f"sqlite:///{tmp_path}/study.db")
+        read_study_seconds(name, f"sqlite:///{tmp_path}/study.db")
     assert not list(tmp_path.iterdir())
     place = study(tmp_path, [])
     with pytest.raises(UserError, match="with complete trials"):
-        study_seconds(name, place.url)
+        read_study_seconds(name, place.url)

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from helpers.searched import searched
-from synaptune.analysis.importance import importances
+from helpers.real_studies import make_study
+from synaptune.analysis.importance import compute_importances
 
 NAMES = ("much", "little")
 
@@ -19,8 +19,8 @@ def penalised(penalty, direction):
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 @pytest.mark.parametrize("penalty", [1e9, 1e200, sys.float_info.max])
 def test_a_huge_penalty_leaves_the_other_parameter_its_share(tmp_path, penalty, direction):
-    record = searched(tmp_path / "huge", penalised(penalty, direction), NAMES, trials=100, sampler="random", direction=direction)
-    found = {entry.name: entry for entry in importances(record, record.spaces["search"], record.searched)}
+    record = make_study(tmp_path / "huge", penalised(penalty, direction), NAMES, trials=100, sampler="random", direction=direction)
+    found = {entry.name: entry for entry in compute_importances(record, record.spaces["search"], record.search_trials)}
     assert sum(entry.fanova for entry in found.values()) == pytest.approx(1.0)
     assert found["much"].fanova > 0.01
     assert all(math.isfinite(entry.ped_anova) for entry in found.values())
@@ -30,6 +30,6 @@ def test_losses_that_no_surrogate_can_take_have_no_shares(tmp_path):
     def mostly(p):
         return sys.float_info.max * (0.5 + 0.5 * p["much"]) if p["little"] > 0.2 else -sys.float_info.max * p["much"]
 
-    record = searched(tmp_path / "most", mostly, NAMES, trials=40, sampler="random")
-    found = importances(record, record.spaces["search"], record.searched)
+    record = make_study(tmp_path / "most", mostly, NAMES, trials=40, sampler="random")
+    found = compute_importances(record, record.spaces["search"], record.search_trials)
     assert all(share is None or math.isfinite(share) for entry in found for share in (entry.fanova, entry.ped_anova))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from synaptune.analysis.profiles import profiles
+from synaptune.analysis.profiles import fit_profiles
 from synaptune.search.space.space import Dimension, Space
 
 
@@ -13,8 +13,8 @@ def test_the_line_of_an_integer_goes_through_its_values(scale):
     space = Space((Dimension("count", scale, 1, 4, integer=True),))
     stream = np.random.default_rng(0)
     values = stream.integers(1, 5, size=400)
-    units = [(space.dimensions[0].unit(int(value)),) for value in values]
-    (found,) = profiles(space, units, [float(value) for value in values])
+    units = [(space.dimensions[0].to_unit(int(value)),) for value in values]
+    (found,) = fit_profiles(space, units, [float(value) for value in values])
     assert min(found.line_values) == pytest.approx(1.0)
     assert max(found.line_values) == pytest.approx(4.0)
     ends = found.line[0], found.line[-1]

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.searched import searched
+from helpers.real_studies import make_study
 from synaptune import TrialPruned
-from synaptune.analysis.ablation import ends
-from synaptune.analysis.convergence import chance, comparable, course, generations
-from synaptune.analysis.evidence import evidence
-from synaptune.analysis.ranking import ranked
-from synaptune.analysis.refine.runs import Wanted, of_study
+from synaptune.analysis.ablation import find_endpoints
+from synaptune.analysis.convergence import compute_convergence, compute_random_curve, is_comparable, summarise_generations
+from synaptune.analysis.evidence import gather_evidence
+from synaptune.analysis.ranking import rescore_study
+from synaptune.analysis.refine.runs import RunSelection, read_study_runs
 from synaptune.analysis.replay import replay
 
 SPACE = {"a": ("uniform", 0.0, 1.0), "b": ("uniform", 0.0, 1.0)}
@@ -24,7 +24,7 @@ def bowl(p):
 @pytest.fixture(scope="module")
 def hybrid(tmp_path_factory):
     """A study as a hybrid search leaves it: composite scores (shares of the baseline) lie far above the losses before the switch."""
-    record = searched(tmp_path_factory.mktemp("hybrid") / "hybrid", bowl, SPACE, trials=30)
+    record = make_study(tmp_path_factory.mktemp("hybrid") / "hybrid", bowl, SPACE, trials=30)
     trials = []
     for trial in record.trials:
         loss = trial.objective
@@ -36,32 +36,32 @@ def hybrid(tmp_path_factory):
 
 
 def test_all_trials_of_a_hybrid_study_are_ranked_by_what_it_is_at_the_end(hybrid):
-    scores = [trial.objective for trial in ranked(hybrid).trials]
+    scores = [trial.objective for trial in rescore_study(hybrid).trials]
     assert scores == pytest.approx([100.0 * trial.facts["val_loss"] for trial in hybrid.trials])
     least = min(hybrid.trials, key=lambda trial: trial.facts["val_loss"])
     assert least.facts["generation"] >= SWITCH, "the best is an early one: the test would not notice a mix"
-    found = evidence(hybrid, deep=False)
+    found = gather_evidence(hybrid, deep=False)
     assert found.best.number == least.number
-    assert found.course.best[-1] == min(loss for loss in found.losses)
+    assert found.convergence.best[-1] == min(loss for loss in found.losses)
     assert min(found.losses) == pytest.approx(100.0 * least.facts["val_loss"])
-    assert ends(hybrid).tuned == least.unit
-    assert min(of_study(hybrid, Wanted()).scores) == min(found.losses)
+    assert find_endpoints(hybrid).tuned == least.unit
+    assert min(read_study_runs(hybrid, RunSelection()).scores) == min(found.losses)
 
 
 def test_the_baseline_of_a_hybrid_study_may_have_been_measured(hybrid):
     first = hybrid.trials[0]
     reference = replace(first, number=900, index=0, objective=3.0, facts={"phase": "reference", "generation": 0, "val_perplexity": 20.0})
     settings = dict(hybrid.configuration) | {"objective.baseline.val_perplexity": None}
-    record = ranked(replace(hybrid, configuration=settings, trials=[*hybrid.trials, reference]))
-    assert record.searched[0].objective == pytest.approx(50.0 * first.facts["val_loss"])
-    assert record.phase("reference")[0].objective == 3.0
+    record = rescore_study(replace(hybrid, configuration=settings, trials=[*hybrid.trials, reference]))
+    assert record.search_trials[0].objective == pytest.approx(50.0 * first.facts["val_loss"])
+    assert record.get_phase_trials("reference")[0].objective == 3.0
 
 
 def test_a_trial_without_the_metrics_of_the_last_score_is_not_ranked_and_other_objectives_stay(hybrid):
     bare = replace(hybrid.trials[0], facts={key: value for key, value in hybrid.trials[0].facts.items() if not key.startswith("val_")})
-    assert ranked(replace(hybrid, trials=[bare, *hybrid.trials[1:]])).trials[0].objective is None
+    assert rescore_study(replace(hybrid, trials=[bare, *hybrid.trials[1:]])).trials[0].objective is None
     plain = replace(hybrid, configuration=dict(hybrid.configuration) | {"objective.name": "val_loss"})
-    assert ranked(plain) is plain
+    assert rescore_study(plain) is plain
 
 
 def test_a_pruned_trial_is_told_its_estimate_and_achieves_nothing(tmp_path):
@@ -70,19 +70,19 @@ def test_a_pruned_trial_is_told_its_estimate_and_achieves_nothing(tmp_path):
             raise TrialPruned(-100.0)  # a curve that was headed below everything
         return bowl(p)
 
-    record = searched(tmp_path / "pruned", objective, SPACE, trials=30)
+    record = make_study(tmp_path / "pruned", objective, SPACE, trials=30)
     pruned = [trial for trial in record.trials if trial.state == "pruned"]
     assert pruned
-    assert {record.loss(trial) for trial in pruned} == {-100.0}
-    assert {record.achieved(trial) for trial in pruned} == {None}
+    assert {record.get_loss(trial) for trial in pruned} == {-100.0}
+    assert {record.get_complete_loss(trial) for trial in pruned} == {None}
     least = min(trial.objective for trial in record.trials if trial.objective is not None)
-    assert course(record).best[-1] == least
-    assert min(of_study(record, Wanted()).scores) == least
+    assert compute_convergence(record).best[-1] == least
+    assert min(read_study_runs(record, RunSelection()).scores) == least
     replayed = replay(record)
     assert any(loss == -100.0 for batch in replayed.batches for loss in batch.losses)
-    made = generations(record, replayed.diagnostics, record.spaces["search"], record.searched)
+    made = summarise_generations(record, replayed.diagnostics, record.spaces["search"], record.search_trials)
     assert all(entry.best_loss is None or entry.best_loss >= least for entry in made)
-    found = evidence(record, deep=False)
+    found = gather_evidence(record, deep=False)
     assert [loss is None for loss in found.losses] == [trial.state == "pruned" for trial in found.trials]
     assert min(min(profile.losses) for profile in found.profiles) == least
 
@@ -93,9 +93,9 @@ def test_random_points_of_which_some_were_pruned_are_no_chance(tmp_path):
             raise TrialPruned(-100.0)
         return bowl(p)
 
-    record = searched(tmp_path / "cma", bowl, SPACE, trials=12)
-    assert chance(record, searched(tmp_path / "pruned", objective, SPACE, trials=30, sampler="random")) is None
-    assert chance(record, searched(tmp_path / "whole", bowl, SPACE, trials=30, sampler="random")).count == 30
+    record = make_study(tmp_path / "cma", bowl, SPACE, trials=12)
+    assert compute_random_curve(record, make_study(tmp_path / "pruned", objective, SPACE, trials=30, sampler="random")) is None
+    assert compute_random_curve(record, make_study(tmp_path / "whole", bowl, SPACE, trials=30, sampler="random")).count == 30
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_random_points_of_which_some_were_pruned_are_no_chance(tmp_path):
 )
 def test_random_points_of_another_model_or_space_are_no_comparison(hybrid, ours, theirs, alike):
     engine = {"name": "random", "seed": 0}
-    assert comparable(replace(hybrid, configuration=ours), replace(hybrid, configuration=theirs, notes={"engine": engine})) == alike
+    assert is_comparable(replace(hybrid, configuration=ours), replace(hybrid, configuration=theirs, notes={"engine": engine})) == alike

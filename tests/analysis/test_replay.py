@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from helpers.searched import searched
+from helpers.real_studies import make_study
 from synaptune.analysis.replay import replay
 from synaptune.search.optimizers.cma import fold
 
@@ -19,21 +19,21 @@ SPACE = {"a": ("uniform", 0.0, 1.0), "b": ("uniform", 0.0, 1.0), "n": ("int", 0,
 
 
 def test_the_distribution_of_every_generation_is_the_one_the_search_had(tmp_path):
-    record = searched(tmp_path / "bowl", bowl, SPACE, trials=60)
+    record = make_study(tmp_path / "bowl", bowl, SPACE, trials=60)
     replayed = replay(record)
     written = [json.loads(line) for line in (tmp_path / "bowl" / "generations.jsonl").read_text().splitlines()]
     assert replayed.note == ""
-    assert len(replayed.diagnostics) == len(written) == 60 // len(replayed.batches[0].members)
+    assert len(replayed.diagnostics) == len(written) == 60 // len(replayed.batches[0].trials)
     for found, stored in zip(replayed.diagnostics, written, strict=True):
         assert found.mean == stored["mean"]
         assert [list(row) for row in found.covariance] == stored["covariance"]
 
 
 def test_each_point_is_its_sample_folded_into_the_box(tmp_path):
-    replayed = replay(searched(tmp_path / "bowl", bowl, SPACE, trials=60))
+    replayed = replay(make_study(tmp_path / "bowl", bowl, SPACE, trials=60))
     beyond = 0
     for batch in replayed.batches:
-        assert np.array_equal(fold(batch.samples), np.array([trial.unit for trial in batch.members]))
+        assert np.array_equal(fold(batch.samples), np.array([trial.unit for trial in batch.trials]))
         beyond += int(((batch.samples < 0) | (batch.samples > 1)).sum())
     assert beyond > 0, "no point met a wall: the test would not notice one"
 
@@ -44,17 +44,17 @@ def test_failed_trials_are_told_as_they_were(tmp_path):
             raise ValueError("no")
         return bowl(p)
 
-    record = searched(tmp_path / "some", sometimes, SPACE, trials=40, max_failure_rate=1.0)
+    record = make_study(tmp_path / "some", sometimes, SPACE, trials=40, max_failure_rate=1.0)
     assert any(trial.state == "failed" for trial in record.trials)
     assert replay(record).note == ""
 
 
 def test_points_of_another_optimizer_are_noticed(tmp_path):
-    record = searched(tmp_path / "bowl", bowl, SPACE, trials=40)
+    record = make_study(tmp_path / "bowl", bowl, SPACE, trials=40)
     moved = [replace(trial, unit=(0.5, 0.5, 0.5)) if trial.index == 15 else trial for trial in record.trials]
     replayed = replay(replace(record, trials=moved))
     assert "would draw" in replayed.note
-    assert 0 < len(replayed.batches) < 40 / len(replayed.batches[0].members)
+    assert 0 < len(replayed.batches) < 40 / len(replayed.batches[0].trials)
 
 
 @pytest.mark.parametrize(
@@ -66,28 +66,28 @@ def test_points_of_another_optimizer_are_noticed(tmp_path):
 )
 def test_a_search_that_began_in_the_middle_is_replayed_from_there(tmp_path, space):
     """Neither a choice nor a rounded number lies at the coordinate that it stands for."""
-    record = searched(tmp_path / "middle", lambda p: sum(float(len(str(value))) for value in p.values()), space, trials=30)
-    assert record.spaces["search"].start() == record.searched[0].unit == (0.5, 0.5, 0.5)
+    record = make_study(tmp_path / "middle", lambda p: sum(float(len(str(value))) for value in p.values()), space, trials=30)
+    assert record.spaces["search"].get_start() == record.search_trials[0].unit == (0.5, 0.5, 0.5)
     replayed = replay(record)
     assert replayed.note == ""
-    assert sum(len(batch.members) for batch in replayed.batches) == 30
+    assert sum(len(batch.trials) for batch in replayed.batches) == 30
 
 
 def test_a_search_that_is_under_way_is_replayed_up_to_its_first_running_trial(tmp_path):
     """With several workers later trials of a generation end before earlier ones."""
-    record = searched(tmp_path / "bowl", bowl, SPACE, trials=40)
-    size = len(replay(record).batches[0].members)
+    record = make_study(tmp_path / "bowl", bowl, SPACE, trials=40)
+    size = len(replay(record).batches[0].trials)
     for behind in (0, 2):
         late = 3 * size + behind
         begun = [replace(trial, state="running", objective=None) if trial.index == late else trial for trial in record.trials]
         replayed = replay(replace(record, trials=[trial for trial in begun if trial.index < 4 * size]))
         assert replayed.note == ""
         assert len(replayed.diagnostics) == 3
-        assert sum(len(batch.members) for batch in replayed.batches) == late
+        assert sum(len(batch.trials) for batch in replayed.batches) == late
 
 
 @pytest.mark.parametrize(("sampler", "known"), [("random", True), ("qmc", False)])
 def test_only_known_distributions_are_replayed(tmp_path, sampler, known):
-    replayed = replay(searched(tmp_path / sampler, bowl, SPACE, trials=16, sampler=sampler))
+    replayed = replay(make_study(tmp_path / sampler, bowl, SPACE, trials=16, sampler=sampler))
     assert bool(replayed.batches) == known
     assert bool(replayed.note) != known

@@ -2,14 +2,14 @@
 
 import pytest
 
-from synaptune.analysis.sensitivity import LEAST_EFFECT, Trial, census, verdict
+from synaptune.analysis.sensitivity import MIN_EFFECT, ShortRun, format_summary, measure_sensitivities
 from synaptune.synapse.circuit import SPECS
 
 
 @pytest.mark.slow
 def test_every_parameter_moves_the_training_loss_of_a_short_deterministic_run():
-    effects, dust = census(Trial(seeds=2))
+    effects, dust = measure_sensitivities(ShortRun(seeds=2))
     assert [effect.spec.name for effect in effects] == [spec.name for spec in SPECS]
-    assert [effect.spec.name for effect in effects if effect.effect < LEAST_EFFECT] == []
-    assert dust < LEAST_EFFECT / 10
-    assert "0 dead" in verdict(effects, dust)
+    assert [effect.spec.name for effect in effects if effect.effect < MIN_EFFECT] == []
+    assert dust < MIN_EFFECT / 10
+    assert "0 dead" in format_summary(effects, dust)

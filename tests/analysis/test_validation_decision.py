@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from synaptune.analysis.compare import Improvement, paired_improvement
+from synaptune.analysis.compare import Improvement, compute_improvement
 from synaptune.analysis.validation import decide
 
 
@@ -14,7 +14,7 @@ def test_the_interval_is_scipys_paired_t_interval():
     after = before * stream.uniform(0.8, 1.0, 5)
     gains = 100.0 * (before - after) / before
     test = stats.ttest_1samp(gains, 0.0).confidence_interval(0.95)
-    improvement = paired_improvement(before, after)
+    improvement = compute_improvement(before, after)
     assert improvement == pytest.approx((gains.mean(), test.low, test.high))
 
 
@@ -23,19 +23,19 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     hits = 0
     for _ in range(2000):
         gains = stream.normal(6.0, 2.0, 5)
-        improvement = paired_improvement(np.full(5, 10.0), 10.0 * (1.0 - gains / 100.0))
+        improvement = compute_improvement(np.full(5, 10.0), 10.0 * (1.0 - gains / 100.0))
         hits += improvement.low <= 6.0 <= improvement.high
     assert hits / 2000 == pytest.approx(0.95, abs=0.015)
 
 
 def test_equal_runs_improve_by_nothing():
-    assert paired_improvement([3.0, 4.0], [3.0, 4.0]) == (0.0, 0.0, 0.0)
+    assert compute_improvement([3.0, 4.0], [3.0, 4.0]) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(("before", "after"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([0.0, 1.0], [1.0, 1.0])])
 def test_what_cannot_be_compared_is_refused(before, after):
     with pytest.raises(ValueError, match="expected"):
-        paired_improvement(before, after)
+        compute_improvement(before, after)
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_what_cannot_be_compared_is_refused(before, after):
     ],
 )
 def test_the_decision_follows_the_rule(mean, low, gini, word):
-    assert decide(Improvement(mean, low, 2 * mean - low), gini).word == word
+    assert decide(Improvement(mean, low, 2 * mean - low), gini).action == word
 
 
 @pytest.mark.parametrize(("mean", "why"), [(-3.7, "perplexity worsened by 3.7 %"), (3.7, "perplexity improved by 3.7 %, below 5 %")])
 def test_a_loss_is_worded_as_one(mean, why):
-    assert decide(Improvement(mean, mean - 1.0, mean + 1.0), None).why == why
+    assert decide(Improvement(mean, mean - 1.0, mean + 1.0), None).reason == why

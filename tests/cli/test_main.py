@@ -60,7 +60,7 @@ def test_a_text_longer_than_the_context_goes_on(trained, capsysbinary):
 
 def test_characters_come_whole_and_broken_ones_do_not_hold_up_the_rest():
     tokens = [*"aé€😀".encode(), 0xFF, *b"bcd", 0xE2, 0x82]
-    pieces = list(sample.characters(tokens, Tokenizer().decode))
+    pieces = list(sample.stream_characters(tokens, Tokenizer().decode))
     assert pieces == ["a", "é", "€", "😀", "\ufffdb", "c", "d", "\ufffd"]
 
 
@@ -106,10 +106,10 @@ def test_parameters_lists_every_one(capsys):
 
 
 def test_a_dead_parameter_is_marked_in_its_row_and_counted():
-    effects = [census.Effect(SPECS[0], 3.0, 3.1, 0.1, 2.0), census.Effect(SPECS[1], 3.0, 3.00001, 1e-5, 0.1)]
-    assert [census.row(effect).endswith("DEAD") for effect in effects] == [False, True]
-    assert census.verdict(effects, 1e-9).startswith("2 parameters, 1 dead")
-    assert len(census.header()) == len(census.row(effects[0]))
+    effects = [census.Sensitivity(SPECS[0], 3.0, 3.1, 0.1, 2.0), census.Sensitivity(SPECS[1], 3.0, 3.00001, 1e-5, 0.1)]
+    assert [census.format_row(effect).endswith("DEAD") for effect in effects] == [False, True]
+    assert census.format_summary(effects, 1e-9).startswith("2 parameters, 1 dead")
+    assert len(census.format_header()) == len(census.format_row(effects[0]))
 
 
 def test_cost_prices_the_protocol_from_a_measured_run(capsys, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import argparse
 import pytest
 import yaml
 
-from helpers.plan_runs import METRIC, plan_runs, write_runs
+from helpers.plan_runs import METRIC, make_plan_runs, write_runs
 from synaptune import TrialManager
 from synaptune.cli import refine
 from synaptune.core.errors import UserError
@@ -16,9 +16,9 @@ def run(tmp_path, monkeypatch):
     """The command, in a folder with the plan's runs.csv."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
-    write_runs(tmp_path / "runs.csv", plan_runs(), exported=True)
+    write_runs(tmp_path / "runs.csv", make_plan_runs(), exported=True)
     parser = argparse.ArgumentParser()
-    refine.add(parser.add_subparsers())
+    refine.add_command(parser.add_subparsers())
 
     def command(*words: str) -> None:
         options = parser.parse_args(["refine", *words])

@@ -13,7 +13,7 @@ from synaptune.cli import report
 from synaptune.core.errors import UserError
 from synaptune.protocols import final_report as closing
 from synaptune.search.space.space import Dimension, Space
-from synaptune.study.location import StudyConfig, home
+from synaptune.study.location import StudyConfig, resolve_location
 from synaptune.study.reader import find_study
 from synaptune.study.study import PhaseLedger, Study
 
@@ -23,7 +23,7 @@ NAMES = ("<script>alert(1)</script>", 'a&b "quoted"', "$x_1$")
 def command(*arguments):
     """Run the command as the command line does."""
     parser = argparse.ArgumentParser()
-    report.add(parser.add_subparsers(required=True))
+    report.add_command(parser.add_subparsers(required=True))
     options = parser.parse_args(["report", *map(str, arguments)])
     options.command(options)
 
@@ -86,11 +86,11 @@ def test_a_maximised_study_of_one_trial_shows_its_objective_as_it_is(tmp_path):
 
 
 def test_a_study_of_which_nothing_has_ended_is_marked_as_running(tmp_path, capsys):
-    place = home(StudyConfig("young", str(tmp_path / "young")), "young")
+    place = resolve_location(StudyConfig("young", str(tmp_path / "young")), "young")
     space = Space((Dimension("x", "lin", 0.0, 1.0), Dimension("y", "lin", 0.0, 1.0)))
     with Study(place, {"a": 1}) as study:
         ledger = PhaseLedger(study, space, "search", {})
-        ledger.start(0, (0.5, 0.5), space.values((0.5, 0.5)))
+        ledger.start(0, (0.5, 0.5), space.to_values((0.5, 0.5)))
     command(tmp_path / "young")
     shown = "".join(Text((tmp_path / "young" / "report" / "report.html").read_text()).found)
     assert "running" in shown
@@ -111,15 +111,15 @@ def test_a_report_that_could_not_be_written_is_tried_again_where_the_study_lies(
     def refused(*_):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(closing, "portraits", lambda *_: None)
+    monkeypatch.setattr(closing, "store_inspections", lambda *_: None)
     monkeypatch.setattr("synaptune.report.write.write_report", refused)
     folder, database = searched(tmp_path / "s", 2, name="mine"), tmp_path / "all.db"
     (folder / "study.db").rename(database)
     for url, said in (("", f"mine --storage sqlite:///{database}"), ("here", str(folder))):
         if url:
             database.rename(folder / "study.db")
-        place = home(StudyConfig("mine", str(folder), None if url else f"sqlite:///{database}"), "mine")
-        closing.closed(SimpleNamespace(study=SimpleNamespace(place=place)), (), ())
+        place = resolve_location(StudyConfig("mine", str(folder), None if url else f"sqlite:///{database}"), "mine")
+        closing.write_final_report(SimpleNamespace(study=SimpleNamespace(location=place)), (), ())
         assert f"synaptune report {said} tries again" in capsys.readouterr().out
 
 

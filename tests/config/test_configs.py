@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from helpers.paths import ROOT
-from synaptune.config.overrides import override_faults
+from synaptune.config.overrides import find_override_faults
 from synaptune.config.schema import register
-from synaptune.config.settings import apply_tuned, check, fingerprint, flat, settings
+from synaptune.config.settings import apply_tuned, check_config, compute_fingerprint, flatten_config, read_settings
 from synaptune.core.errors import UserError
 from synaptune.core.parameters import lookup
 from synaptune.synapse.circuit import SPECS, SynapseParams
@@ -33,12 +33,12 @@ def composed(*overrides: str) -> DictConfig:
 def test_every_choice_composes(choice):
     group, _, option = choice.rpartition("/")
     needed = {"data/text": ["data.path=some.txt"], "data/hub": ["data.name=some"]}.get(choice, [])
-    check(composed(f"{group}={option}", *needed))
+    check_config(composed(f"{group}={option}", *needed))
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_every_scale_builds_typed_values(scale):
-    built = settings(composed(f"scale={scale}"))
+    built = read_settings(composed(f"scale={scale}"))
     assert isinstance(built.synapse, SynapseParams)
     assert built.training.steps >= 1
     interval = built.synapse.structural.structural_interval
@@ -46,38 +46,40 @@ def test_every_scale_builds_typed_values(scale):
 
 
 def test_the_paper_scale_is_the_papers():
-    built = settings(composed("scale=paper"))
+    built = read_settings(composed("scale=paper"))
     assert (built.model.layers, built.model.width, built.model.context, built.training.steps) == (12, 1280, 2048, 50_000)
 
 
 def test_every_parameter_is_in_the_configuration_with_its_declared_default():
     cfg = composed("scale=paper")
-    built = settings(cfg)
-    values = flat(cfg)
+    built = read_settings(cfg)
+    values = flatten_config(cfg)
     for spec in SPECS:
         assert values[spec.name] == spec.default == lookup(built.synapse, spec.name.removeprefix("synapse."))
 
 
 def test_the_structural_interval_follows_an_override_of_the_steps():
-    assert settings(composed("training.steps=70")).synapse.structural.structural_interval == 18
+    assert read_settings(composed("training.steps=70")).synapse.structural.structural_interval == 18
 
 
 def test_overrides_reach_the_typed_values():
-    built = settings(composed("model=gpt", "position=alibi", "synapse.calcium.tau_c=0.9", "model.context=64", "seed=5"))
+    built = read_settings(composed("model=gpt", "position=alibi", "synapse.calcium.tau_c=0.9", "model.context=64", "seed=5"))
     assert (built.model.position, built.model.release, built.model.experts) == ("alibi", "off", 1)
     assert (built.synapse.calcium.tau_c, built.model.context, built.seed) == (0.9, 64, 5)
 
 
 def test_the_fingerprint_knows_what_determines_the_result_and_nothing_else():
-    base = fingerprint(settings(composed()))
-    assert base == fingerprint(settings(composed("name=other", "logger=csv", "training.resume=true", "training.checkpoint_every=3")))
-    assert base != fingerprint(settings(composed("synapse.calcium.tau_c=0.9")))
-    assert base != fingerprint(settings(composed("seed=1")))
+    base = compute_fingerprint(read_settings(composed()))
+    assert base == compute_fingerprint(
+        read_settings(composed("name=other", "logger=csv", "training.resume=true", "training.checkpoint_every=3"))
+    )
+    assert base != compute_fingerprint(read_settings(composed("synapse.calcium.tau_c=0.9")))
+    assert base != compute_fingerprint(read_settings(composed("seed=1")))
 
 
 def test_every_fault_is_told_at_once():
     with pytest.raises(UserError) as caught:
-        check(
+        check_config(
             composed("synapse.calcium.tau_c=7", "training.steps=0", "model.heads=5", "seed=-1", "logger.wandb=often", "objective.name=luck")
         )
     for name in ("synapse.calcium.tau_c=7", "training.steps=0", "model.heads=5", "seed=-1", "logger.wandb=often", "objective.name=luck"):
@@ -87,7 +89,8 @@ def test_every_fault_is_told_at_once():
 def test_every_unfit_override_is_told_with_near_names():
     register()
     faults = [
-        str(fault) for fault in override_faults(["scale=smok", "synapse.calcium.tau_d=1", "training.steps=abc", "seed=1"], CONF, "train")
+        str(fault)
+        for fault in find_override_faults(["scale=smok", "synapse.calcium.tau_d=1", "training.steps=abc", "seed=1"], CONF, "train")
     ]
     assert len(faults) == 3
     assert "closest: smoke" in faults[0]
@@ -106,7 +109,7 @@ def best(
 def test_tuned_values_hold_unless_the_command_line_says_otherwise(tmp_path):
     cfg = composed(f"tuned={best(tmp_path)}", "synapse.calcium.alpha_ca=0.7")
     used = apply_tuned(cfg, ["synapse.calcium.alpha_ca=0.7"])
-    built = settings(cfg)
+    built = read_settings(cfg)
     assert used == {"synapse.postsynaptic.rank_eligibility": 12}
     assert (built.synapse.calcium.alpha_ca, built.synapse.postsynaptic.rank_eligibility) == (0.7, 12)
 

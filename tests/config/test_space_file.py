@@ -11,12 +11,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from helpers.paths import ROOT
 from synaptune import TrialManager
 from synaptune.cli import refine
-from synaptune.config.compose import composed
-from synaptune.config.overrides import with_space_file
-from synaptune.config.search_space import configuration_of, declared_space
+from synaptune.config.compose import compose_config
+from synaptune.config.overrides import expand_space_file
+from synaptune.config.search_space import make_study_configuration, read_dimensions
 from synaptune.core.errors import UserError
-from synaptune.protocols.phase1 import searched_space
-from synaptune.search.space.file import SpaceFile, read_space, space_yaml
+from synaptune.protocols.phase1 import build_space
+from synaptune.search.space.file import SpaceFile, format_space_file, read_space_file
 from synaptune.search.space.space import Dimension
 from synaptune.study.reader import find_study
 
@@ -43,15 +43,15 @@ def saved(folder: Path, text: str) -> Path:
 def path(tmp_path) -> Path:
     """FILE without the range that no configuration of ours has."""
     ranges = {name: entry for name, entry in FILE.ranges.items() if name != "position.kind"}
-    return saved(tmp_path, space_yaml(SpaceFile(FILE.name, FILE.parameters, ranges, FILE.fixed)))
+    return saved(tmp_path, format_space_file(SpaceFile(FILE.name, FILE.parameters, ranges, FILE.fixed)))
 
 
 def test_a_file_reads_as_it_was_written(tmp_path):
-    assert read_space(saved(tmp_path, space_yaml(FILE, ["a comment"]))) == FILE
+    assert read_space_file(saved(tmp_path, format_space_file(FILE, ["a comment"]))) == FILE
 
 
 def test_its_words_are_what_hydra_reads_them_as():
-    parsed = [OverridesParser.create().parse_override(word) for word in FILE.words(["training.weight_decay"])]
+    parsed = [OverridesParser.create().parse_override(word) for word in FILE.to_overrides(["training.weight_decay"])]
     values = {override.key_or_group: override.value() for override in parsed}
     assert values["search_space.ranges"] == FILE.ranges
     assert values["search_space.parameters"] == list(FILE.parameters)
@@ -61,37 +61,37 @@ def test_its_words_are_what_hydra_reads_them_as():
 
 
 def test_a_protocol_searches_its_ranges_with_its_fixed_values(path):
-    begun = composed([f"search_space={path}", "scale=smoke"], None)
-    space = searched_space(begun)
+    begun = compose_config([f"search_space={path}", "scale=smoke"], None)
+    space = build_space(begun)
     assert {dimension.name: dimension.describe() for dimension in space.dimensions} == {
         "synapse.calcium.alpha_ca": "log [0.1, 2]",
         "synapse.vesicles.tau_rrp": "log [20, 60]",
         "training.learning_rate": "log [8e-08, 0.004]",
         "training.batch": "choice [4, 8] weights [65.0, 35.0]",
     }
-    assert begun.place.name == "tiny"
+    assert begun.location.name == "tiny"
     assert (begun.base.training.weight_decay, begun.base.synapse.calcium.tau_c) == (0.05, 0.9)
-    about = configuration_of(begun.base, space, {})
+    about = make_study_configuration(begun.base, space, {})
     assert about["training.weight_decay"] == about["search.fixed.training.weight_decay"] == 0.05
     assert about["search.space.training.batch"] == "choice [4, 8] weights [65.0, 35.0]"
 
 
 def test_the_command_line_wins_over_the_file(path):
     words = ["training.weight_decay=0.2", "training.batch=8", f"search_space={path}", "scale=smoke"]
-    begun = composed(words, None)
+    begun = compose_config(words, None)
     assert (begun.base.training.weight_decay, begun.base.training.batch) == (0.2, 8)
-    assert "training.batch" not in searched_space(begun).names
+    assert "training.batch" not in build_space(begun).names
 
 
 def test_a_file_of_names_alone_is_the_choice_of_that_name():
-    by_file, by_name = (composed([f"search_space={value}"], None) for value in (ROOT / "conf/search_space/phase1.yaml", "phase1"))
-    assert declared_space(by_file.base) == declared_space(by_name.base)
-    assert by_file.place.name == by_name.place.name
+    by_file, by_name = (compose_config([f"search_space={value}"], None) for value in (ROOT / "conf/search_space/phase1.yaml", "phase1"))
+    assert read_dimensions(by_file.base) == read_dimensions(by_name.base)
+    assert by_file.location.name == by_name.location.name
 
 
 def test_other_words_are_left_alone():
     words = ["-m", "hydra/sweeper=cma", "search_space=phase1", "data.path=a.yaml"]
-    assert with_space_file(words, ROOT / "conf", "train") == words
+    assert expand_space_file(words, ROOT / "conf", "train") == words
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_other_words_are_left_alone():
 )
 def test_what_is_wrong_in_the_shape_of_a_file_is_said(tmp_path, text, said):
     with pytest.raises(UserError) as caught:
-        read_space(saved(tmp_path, text))
+        read_space_file(saved(tmp_path, text))
     assert said in str(caught.value)
     assert "to do: " in str(caught.value)
 
@@ -135,16 +135,16 @@ def test_what_is_wrong_in_the_shape_of_a_file_is_said(tmp_path, text, said):
 )
 def test_what_a_configuration_does_not_take_is_said(tmp_path, text, said):
     with pytest.raises(UserError) as caught:
-        searched_space(composed([f"search_space={saved(tmp_path, text)}", "scale=smoke"], None))
+        build_space(compose_config([f"search_space={saved(tmp_path, text)}", "scale=smoke"], None))
     assert said in str(caught.value)
     assert "to do: " in str(caught.value)
 
 
 def test_a_file_that_is_not_there_or_there_twice_is_said(tmp_path, path):
     with pytest.raises(UserError, match=r"nosuch\.yaml: No such file"):
-        composed(["search_space=nosuch.yaml"], None)
+        compose_config(["search_space=nosuch.yaml"], None)
     with pytest.raises(UserError, match="one search_space"):
-        composed([f"search_space={path}", f"search_space={path}"], None)
+        compose_config([f"search_space={path}", f"search_space={path}"], None)
 
 
 def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -162,10 +162,10 @@ def test_a_refined_study_is_searched_on_by_train_py(tmp_path, monkeypatch):
 
     TrialManager("first", n_trials=100, sampler="random", progress=False).optimize(objective, spaces)
     parser = argparse.ArgumentParser()
-    refine.add(parser.add_subparsers())
+    refine.add_command(parser.add_subparsers())
     options = parser.parse_args(["refine", "first", "--quantile", "0.12", "--out", "next.yaml"])
     options.command(options)
-    file = read_space(tmp_path / "next.yaml")
+    file = read_space_file(tmp_path / "next.yaml")
     assert file.fixed == {"training.batch": 4}
     (entry,) = file.ranges.values()
     assert 10.0 < entry["low"] < 50.0 < entry["high"] < 100.0

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from helpers.paths import APPS
 from synaptune.config import sweep_syntax as syntax
-from synaptune.config.sweep_syntax import dimension_from_config, dimension_of
+from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
 from synaptune.core.errors import UserError
 from synaptune.search.space.space import Dimension
 
@@ -38,20 +38,20 @@ FORM = r"got [\s\S]*x[\s\S]*\n  expected: [\s\S]*\n  to do: "
 def test_an_entry_that_makes_no_sense_is_refused(entry):
     given = OmegaConf.create(entry) if isinstance(entry, dict) else entry
     with pytest.raises(UserError, match=FORM):
-        dimension_from_config("x", given, None, 1.0)
+        parse_parametrization("x", given, None, 1.0)
 
 
 @pytest.mark.parametrize("start", ["abc", True, [1]])
 def test_a_range_over_a_value_that_is_no_number_is_refused_unless_it_says_where_to_begin(start):
     with pytest.raises(UserError, match=re.escape(f"where the value is {start!r}")):
-        dimension_from_config("x", {"lower": 0, "upper": 2}, None, start)
-    assert dimension_from_config("x", {"lower": 0, "upper": 2, "init": 1}, None, start) == Dimension("x", "lin", 0, 2, start=1)
+        parse_parametrization("x", {"lower": 0, "upper": 2}, None, start)
+    assert parse_parametrization("x", {"lower": 0, "upper": 2, "init": 1}, None, start) == Dimension("x", "lin", 0, 2, start=1)
 
 
 @pytest.mark.parametrize("text", ["x=range(1,9,0)", "x=range(0,1,nan)", "x=range(9,1)"])
 def test_a_range_without_values_is_refused(text):
     with pytest.raises(UserError, match=FORM):
-        dimension_of(OverridesParser.create().parse_override(text), None, 1)
+        parse_sweep(OverridesParser.create().parse_override(text), None, 1)
 
 
 def test_the_example_of_weighted_choices_is_a_command_that_runs(tmp_path):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from synaptune.core.errors import UserError
-from synaptune.search.optimizers.cma import HALF_BIN, STEP, least_steps
-from synaptune.search.optimizers.registry import Engine, Told, make_optimizer
+from synaptune.search.optimizers.cma import HALF_BIN, INITIAL_STEP, compute_min_steps
+from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
 from synaptune.search.space.space import Dimension, Space
 
 NAMES = ["cma", "random", "grid", "OnePlusOne", "PSO", "tpe", "gp", "cmaes", "qmc"]
@@ -40,7 +40,7 @@ def run(optimizer, generations, loss=bowl):
     seen = []
     for _ in range(generations):
         units = [optimizer.ask() for _ in range(optimizer.generation_size)]
-        optimizer.tell([Told(unit, loss(unit)) for unit in units])
+        optimizer.tell([Observation(unit, loss(unit)) for unit in units])
         seen += units
     return seen
 
@@ -61,7 +61,7 @@ def test_another_seed_makes_other_points(name):
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"grid", "random"}))
 def test_the_first_point_is_the_start_and_comes_once(name):
     points = run(make_optimizer(Engine(name, 1), SPACE), 4)
-    assert SPACE.values(points[0]) == SPACE.values(SPACE.start())
+    assert SPACE.to_values(points[0]) == SPACE.to_values(SPACE.get_start())
     assert points.count(points[0]) == 1
 
 
@@ -109,11 +109,11 @@ def test_a_pickled_optimizer_goes_on_identically(name):
 def test_failures_and_foreign_points_are_taken_in(name):
     optimizer = make_optimizer(Engine(name, 1), SPACE)
     size = optimizer.generation_size
-    optimizer.tell([Told((0.1, 0.2, 0.3, 0.4), None)] * size)
+    optimizer.tell([Observation((0.1, 0.2, 0.3, 0.4), None)] * size)
     for generation in range(12):
-        optimizer.tell([Told((0.1 * index / size, 0.2 + generation / 40, 0.3, 0.4), float(index)) for index in range(size)])
+        optimizer.tell([Observation((0.1 * index / size, 0.2 + generation / 40, 0.3, 0.4), float(index)) for index in range(size)])
     assert optimizer.ask() is not None
-    optimizer.tell([Told((0.6, 0.2, 0.3, 0.4), 1.0)] * size)  # what was asked stays untold
+    optimizer.tell([Observation((0.6, 0.2, 0.3, 0.4), 1.0)] * size)  # what was asked stays untold
     copy = pickle.loads(pickle.dumps(optimizer))
     assert copy.ask() == optimizer.ask()
 
@@ -137,7 +137,7 @@ def test_cma_begins_at_the_start_with_a_step_of_a_fifth():
     assert all(generation[0] == pytest.approx((0.45,) * 10) for generation in firsts)
     assert len(firsts[0]) == 4 + int(3 * math.log(10))
     others = np.array([unit for generation in firsts for unit in generation[1:]])
-    assert others.std() == pytest.approx(STEP, rel=0.1)
+    assert others.std() == pytest.approx(INITIAL_STEP, rel=0.1)
 
 
 @pytest.mark.parametrize("dimension", [1, 5])
@@ -150,7 +150,7 @@ def test_cma_finds_the_bottom_of_a_bowl(dimension):
 def test_cma_keeps_reaching_the_neighbours_of_an_integer():
     space = Space((Dimension("n", "lin", 1, 8, integer=True), Dimension("x", "lin", 0.0, 1.0)))
     points = run(make_optimizer(Engine("cma", 0), space), 60, lambda unit: (unit[0] - 0.5) ** 2 + (unit[1] - 0.5) ** 2)
-    late = [space.values(unit)["n"] for unit in points[-60:]]
+    late = [space.to_values(unit)["n"] for unit in points[-60:]]
     assert len(set(late)) > 1
 
 
@@ -186,7 +186,7 @@ def test_a_long_search_does_not_swell_its_state():
 def test_the_state_of_a_model_grows_by_little_more_than_its_numbers():
     space = Space(tuple(Dimension(f"x{index}", "lin", 0.0, 1.0) for index in range(48)))
     stream = np.random.default_rng(0)
-    prior = [Told(tuple(stream.random(48).tolist()), 1.0) for _ in range(300)]
+    prior = [Observation(tuple(stream.random(48).tolist()), 1.0) for _ in range(300)]
     sizes = [len(pickle.dumps(make_optimizer(Engine("tpe", 0), space, prior[:count]))) for count in (100, 300)]
     assert (sizes[1] - sizes[0]) / 200 < 2 * 48 * 8
 
@@ -196,8 +196,8 @@ def test_the_state_of_a_model_grows_by_little_more_than_its_numbers():
 def test_cma_keeps_trying_every_neighbour_of_a_choice(weights, wanted):
     choice = Dimension("d", "categorical", choices=("u", "v", "w"), weights=weights)
     space = Space((choice, Dimension("x", "lin", 0.0, 1.0)))
-    points = run(make_optimizer(Engine("cma", 0), space), 80, lambda unit: (choice.value(unit[0]) != wanted) + (unit[1] - 0.5) ** 2)
-    late = [choice.value(unit[0]) for unit in points[-120:]]
+    points = run(make_optimizer(Engine("cma", 0), space), 80, lambda unit: (choice.to_value(unit[0]) != wanted) + (unit[1] - 0.5) ** 2)
+    late = [choice.to_value(unit[0]) for unit in points[-120:]]
     assert late.count(wanted) > 30
     assert len(set(late)) > 1
 
@@ -215,7 +215,7 @@ def test_at_least_a_sixth_of_the_draws_leave_the_bin_of_the_mean(dimension):
     draws = np.random.default_rng(0).standard_normal(4000)
     for mean in np.linspace(0.001, 0.999, 41):
         low, high = dimension.bin_at(mean)
-        (step, companion) = least_steps(Space((dimension,)), [mean])
+        (step, companion) = compute_min_steps(Space((dimension,)), [mean])
         points = mean + step * draws
         assert companion == 0.0
         assert step >= HALF_BIN * min(high - low, 0.01 / 7.12)
@@ -225,14 +225,14 @@ def test_at_least_a_sixth_of_the_draws_leave_the_bin_of_the_mean(dimension):
 def test_typed_samplers_see_the_types():
     for name in ("tpe", "gp"):
         points = run(make_optimizer(Engine(name, 2), SPACE), WARM_UP[name])
-        assert all(unit == pytest.approx(SPACE.unit(SPACE.values(unit)), abs=1e-5) for unit in points)
-        assert all(unit[2:] == SPACE.unit(SPACE.values(unit))[2:] for unit in points)
+        assert all(unit == pytest.approx(SPACE.to_unit(SPACE.to_values(unit)), abs=1e-5) for unit in points)
+        assert all(unit[2:] == SPACE.to_unit(SPACE.to_values(unit))[2:] for unit in points)
 
 
 def test_prior_points_spare_a_model_its_random_ones():
     space = Space(tuple(Dimension(f"x{index}", "lin", 0.0, 1.0) for index in range(2)))
     stream = np.random.default_rng(0)
-    prior = [Told(unit, bowl(unit)) for unit in map(tuple, stream.random((40, 2)).tolist())]
+    prior = [Observation(unit, bowl(unit)) for unit in map(tuple, stream.random((40, 2)).tolist())]
     for name in ("tpe", "gp"):
         knowing = [run(make_optimizer(Engine(name, seed), space, prior), 6)[1:] for seed in range(4)]
         blank = [run(make_optimizer(Engine(name, seed), space), 6)[1:] for seed in range(4)]
@@ -247,7 +247,7 @@ def test_grid_takes_every_combination_once():
     optimizer = make_optimizer(Engine("grid", 0, grid_points=3), SPACE)
     points = []
     while (unit := optimizer.ask()) is not None:
-        points.append(tuple(SPACE.values(unit).values()))
+        points.append(tuple(SPACE.to_values(unit).values()))
     assert len(points) == len(set(points)) == 3 * 3 * 3 * 2
     assert {point[1] for point in points} == {1.0, 10.0, 100.0}
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from synaptune.data.batches import eval_batches, train_batch
+from synaptune.data.batches import make_eval_batches, make_train_batch
 from synaptune.data.config import DataConfig
 from synaptune.data.corpus import load_corpus
-from synaptune.data.recall import IGNORED, recall_rows
+from synaptune.data.recall import IGNORE_INDEX, draw_recall_rows
 
 TEXT = "".join(f"{number}, " for number in range(12_000))
 
@@ -29,19 +29,19 @@ def drawn(source, **changes):
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
 def test_a_batch_is_a_pure_function_of_seed_and_step(source, fraction):
     corpus, config = drawn(source, recall_fraction=fraction)
-    first = [train_batch(corpus, config, seed=3, step=step, size=8, context=64) for step in range(4)]
+    first = [make_train_batch(corpus, config, seed=3, step=step, size=8, context=64) for step in range(4)]
     np.random.seed(99)
     torch.manual_seed(99)
     for step in (3, 1, 0, 2):  # out of order, as after a resume
-        again = train_batch(corpus, config, seed=3, step=step, size=8, context=64)
+        again = make_train_batch(corpus, config, seed=3, step=step, size=8, context=64)
         assert all(torch.equal(a, b) for a, b in zip(first[step], again, strict=True))
     assert not torch.equal(first[0].tokens, first[1].tokens)
-    assert not torch.equal(first[0].tokens, train_batch(corpus, config, seed=4, step=0, size=8, context=64).tokens)
+    assert not torch.equal(first[0].tokens, make_train_batch(corpus, config, seed=4, step=0, size=8, context=64).tokens)
 
 
 def test_text_rows_are_windows_of_the_training_split_with_their_next_tokens(source):
     corpus, config = drawn(source)
-    batch = train_batch(corpus, config, seed=0, step=0, size=16, context=64)
+    batch = make_train_batch(corpus, config, seed=0, step=0, size=16, context=64)
     assert batch.tokens.shape == batch.targets.shape == batch.recall.shape == (16, 64)
     assert batch.tokens.dtype == batch.targets.dtype == torch.int64
     assert torch.equal(batch.tokens[:, 1:], batch.targets[:, :-1])
@@ -54,20 +54,20 @@ def test_training_reaches_every_part_of_the_split(source):
     corpus, config = drawn(source)
     seen = set()
     for step in range(300):
-        seen.update(train_batch(corpus, config, seed=0, step=step, size=64, context=64).targets[:, -1].tolist())
+        seen.update(make_train_batch(corpus, config, seed=0, step=step, size=64, context=64).targets[:, -1].tolist())
     assert seen == set(corpus.train[64:].tolist())
 
 
 def test_the_share_of_recall_rows_is_the_fraction_on_average(source):
     corpus, config = drawn(source, recall_fraction=0.3)
-    rows = [int(train_batch(corpus, config, seed=0, step=step, size=8, context=64).recall.any(1).sum()) for step in range(1000)]
+    rows = [int(make_train_batch(corpus, config, seed=0, step=step, size=8, context=64).recall.any(1).sum()) for step in range(1000)]
     assert set(rows) == {2, 3}
     assert np.mean(rows) == pytest.approx(0.3 * 8, abs=0.06)
 
 
 def test_evaluation_windows_do_not_overlap_and_are_spread_over_the_split(source):
     corpus, config = drawn(source)
-    batches = eval_batches(corpus, config, "val", size=4, context=32, limit=6)
+    batches = make_eval_batches(corpus, config, "val", size=4, context=32, limit=6)
     assert [len(batch.tokens) for batch in batches] == [4] * 6
     rows = torch.cat([batch.tokens for batch in batches])
     starts = [next(i for i in range(0, len(corpus.val) - 32, 32) if np.array_equal(corpus.val[i : i + 32], row)) for row in rows.numpy()]
@@ -78,25 +78,25 @@ def test_evaluation_windows_do_not_overlap_and_are_spread_over_the_split(source)
 
 def test_a_short_split_is_evaluated_whole_and_once(source):
     corpus, config = drawn(source)
-    batches = eval_batches(corpus, config, "test", size=16, context=64, limit=10_000)
+    batches = make_eval_batches(corpus, config, "test", size=16, context=64, limit=10_000)
     assert sum(batch.targets.numel() for batch in batches) == (len(corpus.test) - 1) // 64 * 64
 
 
 def test_evaluation_is_the_same_for_every_run_and_differs_between_splits(source):
     corpus, config = drawn(source, recall_fraction=0.5)
-    first, second = (eval_batches(corpus, config, "val", size=4, context=64, limit=6) for _ in range(2))
+    first, second = (make_eval_batches(corpus, config, "val", size=4, context=64, limit=6) for _ in range(2))
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, second, strict=True))
-    other = eval_batches(corpus, config, "test", size=4, context=64, limit=6)
+    other = make_eval_batches(corpus, config, "test", size=4, context=64, limit=6)
     assert not torch.equal(first[-1].tokens, other[-1].tokens)
 
 
 def test_evaluation_keeps_text_and_recall_apart_and_asks_both(source):
     for fraction, recall in ((0.0, 0), (0.01, 1), (0.5, 3), (1.0, 6)):
         corpus, config = drawn(source, recall_fraction=fraction)
-        batches = eval_batches(corpus, config, "val", size=4, context=64, limit=6)
+        batches = make_eval_batches(corpus, config, "val", size=4, context=64, limit=6)
         flags = [bool(batch.recall.any()) for batch in batches]
         assert flags == [False] * (6 - recall) + [True] * recall
-        assert all(torch.equal(batch.targets != IGNORED, batch.recall) for batch in batches[6 - recall :])
+        assert all(torch.equal(batch.targets != IGNORE_INDEX, batch.recall) for batch in batches[6 - recall :])
 
 
 def test_recall_alone_needs_no_text(tmp_path, monkeypatch):
@@ -104,13 +104,13 @@ def test_recall_alone_needs_no_text(tmp_path, monkeypatch):
     (tmp_path / "tiny.txt").write_text("hello")
     corpus, config = drawn(str(tmp_path / "tiny.txt"), recall_fraction=1.0)
     for split in ("val", "test"):
-        batches = eval_batches(corpus, config, split, size=4, context=64, limit=2)
+        batches = make_eval_batches(corpus, config, split, size=4, context=64, limit=2)
         assert [bool(batch.recall.any()) for batch in batches] == [True, True]
-    assert train_batch(corpus, config, seed=0, step=0, size=4, context=64).recall.any(1).all()
+    assert make_train_batch(corpus, config, seed=0, step=0, size=4, context=64).recall.any(1).all()
 
 
 def rows_of(config: DataConfig, *, rows: int = 400, context: int = 64, graded: bool = False):
-    return recall_rows(config, first=256, rows=rows, context=context, random=np.random.default_rng(0), graded=graded)
+    return draw_recall_rows(config, first=256, rows=rows, context=context, random=np.random.default_rng(0), graded=graded)
 
 
 @pytest.mark.parametrize("graded", [False, True])
@@ -120,9 +120,9 @@ def test_every_answer_can_be_read_off_its_row(settings, graded):
     tokens, targets, recall = rows_of(config, graded=graded)
     filler = 256 + config.recall_keys + config.recall_values
     assert (recall.sum(1) == config.recall_queries).all()
-    assert np.array_equal(recall, targets != IGNORED)
+    assert np.array_equal(recall, targets != IGNORE_INDEX)
     for row, wanted in zip(tokens, targets, strict=True):
-        queries = np.flatnonzero(wanted != IGNORED)
+        queries = np.flatnonzero(wanted != IGNORE_INDEX)
         head = row[: queries[0]][row[: queries[0]] != filler]
         pairs = dict(zip(head[0::2].tolist(), head[1::2].tolist(), strict=True))
         assert len(pairs) == len(head) // 2, "the keys of a row differ"

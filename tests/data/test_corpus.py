@@ -13,7 +13,7 @@ import pytest
 from synaptune.core.errors import UserError
 from synaptune.core.files import build_once, cache_dir, write_atomic
 from synaptune.data.config import DataConfig
-from synaptune.data.corpus import _fingerprint, load_corpus
+from synaptune.data.corpus import _compute_fingerprint, load_corpus
 from synaptune.data.text import Document, Splits
 
 TEXT = "".join(f"Line {number}: the quick brown fox → {number * 7919 % 1009} → jumps.\n" for number in range(600))
@@ -53,7 +53,7 @@ def test_the_fingerprint_of_a_text_is_the_same_for_ever():
     """It names what earlier studies read."""
     splits = Splits([Document("naïve.txt", b"abc")], [Document("b", b"d")], [])
     known = b"synaptune corpus 1byte 256" + "\0train\0naïve.txt\x003\0abc\0val\0b\x001\0d".encode()
-    assert _fingerprint(splits, DataConfig()) == hashlib.sha256(known).hexdigest()
+    assert _compute_fingerprint(splits, DataConfig()) == hashlib.sha256(known).hexdigest()
 
 
 def test_token_arrays_are_small_and_memory_mapped(file):
@@ -89,7 +89,7 @@ def test_pairs_are_trained_on_the_training_split_alone(tmp_path, monkeypatch):
         path = tmp_path / f"{ending[0]}.txt"
         path.write_text("plain words only " * 400 + ending)
         tokenizer = load_corpus(text_config(path, tokenizer="bpe", vocab_size=300), 16).tokenizer
-        vocabularies.append(tokenizer.pairs.get_vocab())
+        vocabularies.append(tokenizer.bpe.get_vocab())
     assert vocabularies[0] == vocabularies[1]
 
 

@@ -11,7 +11,7 @@ import pytest
 from synaptune.core.errors import UserError
 from synaptune.data.config import DataConfig
 from synaptune.data.corpus import load_corpus
-from synaptune.data.hub import _join, hub_splits
+from synaptune.data.hub import _join, load_hub_splits
 
 datasets = pytest.importorskip("datasets", reason="the optional extra `hub` is not installed")
 ROWS = [f"Row {number} says: naïve café, {number * 31 % 97}." for number in range(300)]
@@ -48,13 +48,13 @@ def test_a_saved_dataset_gives_its_own_splits_when_they_are_named(tmp_path):
     parts = {"train": ROWS[:200], "validation": ROWS[200:250], "test": ROWS[250:]}
     saved = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": rows}) for name, rows in parts.items()})
     saved.save_to_disk(str(tmp_path / "saved"))
-    splits = hub_splits(DataConfig(source="hub", name=str(tmp_path / "saved"), val_split="validation", test_split="test"))
+    splits = load_hub_splits(DataConfig(source="hub", name=str(tmp_path / "saved"), val_split="validation", test_split="test"))
     assert [part[0].content.decode().split("\0") for part in splits] == list(parts.values())
 
 
 def test_streaming_reads_no_more_than_the_cap(tmp_path):
     config = DataConfig(source="hub", name="json", path=written(tmp_path, "json"), streaming=True, max_bytes=1000)
-    size = sum(len(document.content) for part in hub_splits(config) for document in part)
+    size = sum(len(document.content) for part in load_hub_splits(config) for document in part)
     assert 996 <= size <= 1000
 
 
@@ -78,13 +78,13 @@ def test_a_row_that_cannot_be_read_is_said_in_words(tmp_path, streaming):
     path = tmp_path / "bad.json"
     path.write_text('{"text": "a"}\n{"text": \n')
     with pytest.raises(UserError, match="dataset json"):
-        hub_splits(DataConfig(source="hub", name="json", path=str(path), streaming=streaming))
+        load_hub_splits(DataConfig(source="hub", name="json", path=str(path), streaming=streaming))
 
 
 def test_missing_and_empty_rows_are_left_out(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text("\n".join(json.dumps({"text": row}) for row in ["one", None, "", "two"]))
-    parts = hub_splits(DataConfig(source="hub", name="json", path=str(path)))
+    parts = load_hub_splits(DataConfig(source="hub", name="json", path=str(path)))
     assert b"".join(part[0].content for part in parts) == b"one\0two"
 
 
@@ -100,7 +100,7 @@ def test_missing_and_empty_rows_are_left_out(tmp_path):
 def test_what_a_dataset_does_not_have_is_refused_by_name(tmp_path, changes, fault):
     path = written(tmp_path, changes.get("name", "json"))
     with pytest.raises(UserError, match=fault):
-        hub_splits(DataConfig(**{"source": "hub", "name": "json", "path": path} | changes))
+        load_hub_splits(DataConfig(**{"source": "hub", "name": "json", "path": path} | changes))
 
 
 def outcome(environment: dict[str, str], block: str = "") -> tuple[str, float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from synaptune.core.errors import UserError
-from synaptune.data.text import Document, divide, file_or_folder, standard_library
+from synaptune.data.text import Document, read_file_or_folder, read_standard_library, split_documents
 
 
 def folder_of(root: Path, count: int) -> Path:
@@ -18,7 +18,7 @@ def folder_of(root: Path, count: int) -> Path:
 
 
 def test_standard_library_is_the_same_twice_and_holds_documentation_and_source():
-    first, second = standard_library(3_000_000), standard_library(3_000_000)
+    first, second = read_standard_library(3_000_000), read_standard_library(3_000_000)
     assert first == second
     names = [document.name for document in first]
     assert any(name.endswith(".py") for name in names)
@@ -27,8 +27,8 @@ def test_standard_library_is_the_same_twice_and_holds_documentation_and_source()
 
 
 def test_standard_library_is_split_by_file_in_about_the_shares_asked_for():
-    documents = standard_library(8_000_000)
-    parts = divide(documents)
+    documents = read_standard_library(8_000_000)
+    parts = split_documents(documents)
     names = [{document.name for document in part} for part in parts]
     assert sum(map(len, names)) == len(documents)
     assert not names[0] & names[1]
@@ -40,7 +40,7 @@ def test_standard_library_is_split_by_file_in_about_the_shares_asked_for():
 
 
 def test_no_text_stands_in_two_splits():
-    parts = divide(standard_library(8_000_000))
+    parts = split_documents(read_standard_library(8_000_000))
     digests = [{hashlib.sha256(document.content).digest() for document in part} for part in parts]
     assert not digests[0] & (digests[1] | digests[2])
     assert not digests[1] & digests[2]
@@ -50,21 +50,21 @@ def test_adding_a_file_moves_no_other_file_to_another_split(tmp_path):
     def places(parts):
         return {document.name: index for index, part in enumerate(parts) for document in part}
 
-    before = places(divide(file_or_folder(folder_of(tmp_path, 200), 10**9)))
+    before = places(split_documents(read_file_or_folder(folder_of(tmp_path, 200), 10**9)))
     (tmp_path / "more.txt").write_text("another document\n" * 40)
-    after = places(divide(file_or_folder(tmp_path, 10**9)))
+    after = places(split_documents(read_file_or_folder(tmp_path, 10**9)))
     assert len(set(before.values())) == 3
     assert {name: after[name] for name in before} == before
 
 
 def test_a_folder_of_few_files_is_cut_inside_each_file(tmp_path):
-    parts = divide(file_or_folder(folder_of(tmp_path, 4), 10**9))
+    parts = split_documents(read_file_or_folder(folder_of(tmp_path, 4), 10**9))
     assert [len(part) for part in parts] == [4, 4, 4]
 
 
 def test_a_file_is_cut_contiguously_between_characters():
     content = ("aé€😀" * 1000).encode()
-    train, val, test = (part[0].content for part in divide([Document("file", content)]))
+    train, val, test = (part[0].content for part in split_documents([Document("file", content)]))
     assert train + val + test == content
     assert len(train) / len(content) == pytest.approx(0.9, abs=0.001)
     assert all(part.decode() for part in (train, val, test))
@@ -75,7 +75,7 @@ def test_a_cap_never_cuts_a_character(tmp_path, cap):
     text = "aé€😀b" * 3
     (tmp_path / "file.txt").write_text(text, encoding="utf-8")
     try:
-        content = file_or_folder(tmp_path / "file.txt", cap)[0].content
+        content = read_file_or_folder(tmp_path / "file.txt", cap)[0].content
     except UserError:
         pytest.fail(f"a cap of {cap} bytes left no text")
     assert text.startswith(content.decode())
@@ -83,7 +83,7 @@ def test_a_cap_never_cuts_a_character(tmp_path, cap):
 
 
 def test_a_cap_holds_for_a_folder(tmp_path):
-    documents = file_or_folder(folder_of(tmp_path, 50), 4000)
+    documents = read_file_or_folder(folder_of(tmp_path, 50), 4000)
     assert 3997 <= sum(len(document.content) for document in documents) <= 4000
 
 
@@ -93,7 +93,7 @@ def test_binary_hidden_and_doubled_files_of_a_folder_are_passed_over(tmp_path):
     (tmp_path / ".hidden").write_text("secret\n")
     (tmp_path / "image.png").write_bytes(b"\x89PNG\0\0")
     (tmp_path / "latin.txt").write_bytes("déjà".encode("latin-1"))
-    assert [document.content for document in file_or_folder(tmp_path, 10**6)] == [b"some text\n"]
+    assert [document.content for document in read_file_or_folder(tmp_path, 10**6)] == [b"some text\n"]
 
 
 def bad_paths(root: Path) -> dict[str, Path]:
@@ -107,5 +107,5 @@ def bad_paths(root: Path) -> dict[str, Path]:
 @pytest.mark.parametrize("name", ["missing.txt", "empty.txt", "binary.bin", "latin.txt", "folder", "no/such/file"])
 def test_what_is_not_text_is_refused_with_its_path_and_a_remedy(tmp_path, name):
     with pytest.raises(UserError, match=r"(?s)got data\.path=.*expected: .*to do: correct data\.path") as caught:
-        file_or_folder(bad_paths(tmp_path)[name], 10**6)
+        read_file_or_folder(bad_paths(tmp_path)[name], 10**6)
     assert name in str(caught.value)

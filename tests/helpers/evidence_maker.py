@@ -12,31 +12,41 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from helpers.portrait_maker import portrait
-from helpers.search_maker import AWKWARD, NOISE, SECONDS, SPACE, WORTH, awkward_space, loss_at, search
+from helpers.inspection_maker import make_inspection
+from helpers.search_maker import AWKWARD, LOSS_DROPS, NOISE, SECONDS, SPACE, compute_loss, make_awkward_space, make_search
 from synaptune.analysis import results
 from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial
 
-__all__ = ["AWKWARD", "BEGAN", "SEEDS", "SPACE", "bare", "comparison", "rich", "single", "unfinished"]
+__all__ = [
+    "AWKWARD",
+    "BEGAN",
+    "SEEDS",
+    "SPACE",
+    "make_empty_evidence",
+    "make_comparison",
+    "make_full_evidence",
+    "make_single_evidence",
+    "make_unfinished_evidence",
+]
 
 BEGAN = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
 SEEDS = (1000, 1001, 1002, 1003, 1004)
 _T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # quantile 97.5 % of Student's t, by pairs
 
 
-def rich(*, count: int = 300, seed: int = 0, awkward: bool = False, maximize: bool = False) -> results.Evidence:
+def make_full_evidence(*, count: int = 300, seed: int = 0, awkward: bool = False, maximize: bool = False) -> results.Evidence:
     """The whole study: `count` trials of its search; awkward: a parameter and the study have names that need escaping."""
     draw = np.random.default_rng(seed)
-    space = awkward_space(SPACE) if awkward else SPACE
-    trials, generations = search(space, count, draw, maximize)
+    space = make_awkward_space(SPACE) if awkward else SPACE
+    trials, generations = make_search(space, count, draw, maximize)
     losses = [None if trial.objective is None else (-trial.objective if maximize else trial.objective) for trial in trials]
     best = trials[min((loss, at) for at, loss in enumerate(losses) if loss is not None)[1]]
     failures: dict[str, list[Trial]] = {}
     for trial in trials:
         if trial.state == "failed":
             failures.setdefault(trial.facts["failure"], []).append(trial)
-    claim = _claim(space, best, draw)
+    claim = _make_validation(space, best, draw)
     return results.Evidence(
         name='shake<speare> & "co" $x$' if awkward else "shakespeare",
         phase="search",
@@ -45,28 +55,28 @@ def rich(*, count: int = 300, seed: int = 0, awkward: bool = False, maximize: bo
         trials=trials,
         units=[trial.unit for trial in trials],
         losses=losses,
-        start=space.values(space.start()),
+        start=space.to_values(space.get_start()),
         best=best,
-        claim=claim,
-        course=_course(losses),
-        chance=_chance(losses),
+        validation=claim,
+        convergence=_make_convergence(losses),
+        random_curve=_make_random_curve(losses),
         generations=generations,
-        correlation=_correlation(len(space.names), draw),
-        effects=_effects(space),
+        correlation=_make_correlation(len(space.names), draw),
+        effects=_make_effects(space),
         effects_note="",
-        importances=_importances(space),
+        importances=_make_importances(space),
         hypotheses=[
             results.Hypothesis("tau_rrp / tau_c is between 30 and 100 at the optimum", "tau_rrp / tau_c = 74.6", True),
             results.Hypothesis("lambda_loge grows", "from 1.0 to 3.7", True),
             results.Hypothesis("energy_cost_rel shrinks", "0.015 to 0.016: within the noise", None),
             results.Hypothesis("tau_rrp and camkii_up move together", "correlation -0.08 (|r| < 0.3)", False),
         ],
-        profiles=_profiles(space, trials, losses),
+        profiles=_make_profiles(space, trials, losses),
         noise=results.Noise(before=0.0042, after=0.0038, difference=0.0021, candidates=0.048),
-        luck=results.Luck(search=0.231, fresh=0.219, test=0.213),
-        ablation=_ablation(space, best, draw),
+        selection_bias=results.SelectionBias(search=0.231, fresh=0.219, test=0.213),
+        ablation=_make_ablation(space, best, draw),
         failures=failures,
-        curves={f"{side} seed {seed}": _curve(gain, draw) for seed in SEEDS for side, gain in (("baseline", 0.0), ("best", 0.22))},
+        curves={f"{side} seed {seed}": _make_curve(gain, draw) for seed in SEEDS for side, gain in (("baseline", 0.0), ("best", 0.22))},
         seconds_by_phase={
             "sanity": 13 * SECONDS,
             "baseline": SECONDS,
@@ -75,8 +85,8 @@ def rich(*, count: int = 300, seed: int = 0, awkward: bool = False, maximize: bo
             "ablation": 60 * SECONDS,
         },
         runs_by_phase={"sanity": 13, "baseline": 1, "search": count, "validation": 10, "ablation": 60},
-        began=BEGAN,
-        ended=BEGAN + timedelta(seconds=(count + 84) * SECONDS),
+        started_at=BEGAN,
+        ended_at=BEGAN + timedelta(seconds=(count + 84) * SECONDS),
         provenance={
             "configuration": {"scale.name": "laptop", "search.optimizer": "cma", "data.path": "tinyshakespeare.txt"},
             "versions": {"synaptune": "0.1.0", "torch": "2.13.0"},
@@ -84,12 +94,12 @@ def rich(*, count: int = 300, seed: int = 0, awkward: bool = False, maximize: bo
             "code_version": "0.1.0+a0c13f3257dd",
             "seeds": list(SEEDS),
         },
-        portraits={"baseline": portrait(draw, 0.55), "best": portrait(draw, 1.0)},
+        inspections={"baseline": make_inspection(draw, 0.55), "best": make_inspection(draw, 1.0)},
         space=space,
     )
 
 
-def bare() -> results.Evidence:
+def make_empty_evidence() -> results.Evidence:
     """A study in which nothing has happened yet."""
     return results.Evidence(
         name="bare",
@@ -101,9 +111,9 @@ def bare() -> results.Evidence:
         losses=[],
         start={},
         best=None,
-        claim=None,
-        course=None,
-        chance=None,
+        validation=None,
+        convergence=None,
+        random_curve=None,
         generations=[],
         correlation=[],
         effects=[],
@@ -112,43 +122,50 @@ def bare() -> results.Evidence:
         hypotheses=[],
         profiles=[],
         noise=None,
-        luck=None,
+        selection_bias=None,
         ablation=[],
         failures={},
         curves={},
         seconds_by_phase={},
         runs_by_phase={},
-        began=None,
-        ended=None,
+        started_at=None,
+        ended_at=None,
     )
 
 
-def single() -> results.Evidence:
+def make_single_evidence() -> results.Evidence:
     """A study with one complete trial."""
-    return _only([Trial(0, 0, SPACE.start(), SPACE.values(SPACE.start()), "complete", 2.31, facts={"generation": 0})])
+    return _make_evidence([Trial(0, 0, SPACE.get_start(), SPACE.to_values(SPACE.get_start()), "complete", 2.31, facts={"generation": 0})])
 
 
-def unfinished() -> results.Evidence:
+def make_unfinished_evidence() -> results.Evidence:
     """A study whose only trials failed or are running."""
-    start, values = SPACE.start(), SPACE.values(SPACE.start())
+    start, values = SPACE.get_start(), SPACE.to_values(SPACE.get_start())
     failed = Trial(0, 0, start, values, "failed", reason="the loss is nan", facts={"generation": 0, "failure": "number"})
-    return _only([failed, Trial(1, 1, start, values, "running", facts={"generation": 0})])
+    return _make_evidence([failed, Trial(1, 1, start, values, "running", facts={"generation": 0})])
 
 
-def _only(trials: list[Trial]) -> results.Evidence:
+def _make_evidence(trials: list[Trial]) -> results.Evidence:
     """A study that has only these trials."""
-    kept = {"names": SPACE.names, "start": SPACE.values(SPACE.start()), "space": SPACE, "phase": "search", "began": BEGAN, "trials": trials}
+    kept = {
+        "names": SPACE.names,
+        "start": SPACE.to_values(SPACE.get_start()),
+        "space": SPACE,
+        "phase": "search",
+        "started_at": BEGAN,
+        "trials": trials,
+    }
     failed = [trial for trial in trials if trial.state == "failed"]
     losses = [trial.objective for trial in trials]
     return results.Evidence(
         **{
-            **vars(bare()),
+            **vars(make_empty_evidence()),
             **kept,
             "name": "young",
             "units": [trial.unit for trial in trials],
             "losses": losses,
             "best": next((trial for trial in trials if trial.objective is not None), None),
-            "course": _course([loss for trial, loss in zip(trials, losses, strict=True) if trial.state != "running"]),
+            "convergence": _make_convergence([loss for trial, loss in zip(trials, losses, strict=True) if trial.state != "running"]),
             "failures": {"number": failed} if failed else {},
             "seconds_by_phase": {"search": SECONDS * len(trials)},
             "runs_by_phase": {"search": len(trials)},
@@ -156,7 +173,7 @@ def _only(trials: list[Trial]) -> results.Evidence:
     )
 
 
-def comparison(gains: Sequence[float]) -> results.Comparison:
+def make_comparison(gains: Sequence[float]) -> results.Comparison:
     """A comparison of at least two pairs from its gains [%]."""
     count, mean, spread = len(gains), float(np.mean(gains)), float(np.std(gains, ddof=1))
     half = _T.get(count, 2.0) * spread / math.sqrt(count)
@@ -164,60 +181,60 @@ def comparison(gains: Sequence[float]) -> results.Comparison:
     return results.Comparison(count, mean, mean - half, mean + half, mean - 0.7 * half, mean + 0.7 * half, p, 0.0625, mean / spread)
 
 
-def _claim(space: Space, best: Trial, draw: np.random.Generator) -> results.Claim:
-    def runs(first: int, phase_unit: Sequence[float]) -> list[Trial]:
+def _make_validation(space: Space, best: Trial, draw: np.random.Generator) -> results.ValidationResult:
+    def make_runs(first: int, phase_unit: Sequence[float]) -> list[Trial]:
         found = []
         for at, seed in enumerate(SEEDS):
-            loss = loss_at(phase_unit, draw)
+            loss = compute_loss(phase_unit, draw)
             facts = {"seed": seed, "val_loss": loss, "test_perplexity": math.exp(loss + 0.02), "phase": "validation"}
-            values = space.values(phase_unit)
+            values = space.to_values(phase_unit)
             found.append(Trial(first + 2 * at, first + 2 * at, tuple(phase_unit), values, "complete", loss, facts=facts))
         return found
 
-    before, after = runs(9000, SPACE.start()), runs(9001, best.unit)
+    before, after = make_runs(9000, SPACE.get_start()), make_runs(9001, best.unit)
     pairs = zip(before, after, strict=True)
     gains = [100.0 * (1.0 - new.facts["test_perplexity"] / old.facts["test_perplexity"]) for old, new in pairs]
-    gain = comparison(gains)
+    gain = make_comparison(gains)
     reason = f"test perplexity improves by {gain.mean:.1f} % ({gain.low:.1f} to {gain.high:.1f})"
-    return results.Claim(before, after, gain, decision="GO", reason=reason)
+    return results.ValidationResult(before, after, gain, decision="GO", reason=reason)
 
 
-def _course(losses: Sequence[float | None]) -> results.Course:
+def _make_convergence(losses: Sequence[float | None]) -> results.Convergence:
     best: list[float | None] = []
     for loss in losses:
         known = [value for value in (*best[-1:], loss) if value is not None]
         best.append(min(known, default=None))
     hours = [SECONDS * (at + 1) / 3600.0 / 2.0 for at in range(len(losses))]
-    return results.Course(range(1, len(losses) + 1), best, hours, [2.0 * hour for hour in hours])
+    return results.Convergence(range(1, len(losses) + 1), best, hours, [2.0 * hour for hour in hours])
 
 
-def _chance(losses: Sequence[float | None]) -> results.Chance:
+def _make_random_curve(losses: Sequence[float | None]) -> results.RandomCurve:
     count = min(200, len(losses))
     k = [*range(1, count + 1)]
     best = [2.27 - 0.045 * math.log(at) for at in k]
     low, high = [value - 0.025 - 0.02 / at for at, value in zip(k, best, strict=True)], [2.27 + 0.04 - 0.047 * math.log(at) for at in k]
-    return results.Chance("first generation and random trials", count, k, best, low, high)
+    return results.RandomCurve("first generation and random trials", count, k, best, low, high)
 
 
-def _correlation(size: int, draw: np.random.Generator) -> list[list[float]]:
+def _make_correlation(size: int, draw: np.random.Generator) -> list[list[float]]:
     mixing = np.eye(size) + 0.25 * draw.normal(size=(size, size))
     covariance = mixing @ mixing.T
     spread = np.sqrt(np.diag(covariance))
     return (covariance / np.outer(spread, spread)).tolist()
 
 
-def _effects(space: Space) -> list[results.Effect]:
+def _make_effects(space: Space) -> list[results.Effect]:
     found = []
-    for name, worth in zip(space.names, WORTH, strict=True):
+    for name, worth in zip(space.names, LOSS_DROPS, strict=True):
         z = 60.0 * worth + 0.4
         p = 0.5 * math.erfc(z / math.sqrt(2.0))
         found.append(results.Effect(name, z, p, min(1.0, 10 * p), 10 * p < 0.05))
     return found
 
 
-def _importances(space: Space) -> list[results.Importance]:
-    total = sum(WORTH) + 0.03
-    shares = [(worth + 0.003) / total for worth in WORTH]
+def _make_importances(space: Space) -> list[results.Importance]:
+    total = sum(LOSS_DROPS) + 0.03
+    shares = [(worth + 0.003) / total for worth in LOSS_DROPS]
     roots = [math.sqrt(share) for share in shares]
     return [
         results.Importance(name, share, None if at == 3 else root / sum(roots))
@@ -225,7 +242,7 @@ def _importances(space: Space) -> list[results.Importance]:
     ]
 
 
-def _profiles(space: Space, trials: Sequence[Trial], losses: Sequence[float | None]) -> list[results.Profile]:
+def _make_profiles(space: Space, trials: Sequence[Trial], losses: Sequence[float | None]) -> list[results.Profile]:
     found = []
     complete = [(trial, loss) for trial, loss in zip(trials, losses, strict=True) if loss is not None]
     for at, dimension in enumerate(space.dimensions):
@@ -241,7 +258,7 @@ def _profiles(space: Space, trials: Sequence[Trial], losses: Sequence[float | No
                 log=dimension.scale == "log",
                 values=[float(trial.values[dimension.name]) for trial, _ in complete],
                 losses=observed.tolist(),
-                line_values=[float(dimension.value(u)) for u in grid],
+                line_values=[float(dimension.to_value(u)) for u in grid],
                 line=line.tolist(),
                 low=(line - band).tolist(),
                 high=(line + band).tolist(),
@@ -250,16 +267,16 @@ def _profiles(space: Space, trials: Sequence[Trial], losses: Sequence[float | No
     return found
 
 
-def _ablation(space: Space, best: Trial, draw: np.random.Generator) -> list[results.Ablated]:
+def _make_ablation(space: Space, best: Trial, draw: np.random.Generator) -> list[results.AblationRow]:
     found = []
-    for at, (dimension, worth) in enumerate(zip(space.dimensions, WORTH, strict=True)):
-        reverted = comparison((100.0 * worth * 0.9 + draw.normal(0.0, 0.35, 3)).tolist())
-        alone = comparison((100.0 * worth * 0.6 + draw.normal(0.0, 0.45, 3)).tolist()) if at != 3 else None
+    for at, (dimension, worth) in enumerate(zip(space.dimensions, LOSS_DROPS, strict=True)):
+        reverted = make_comparison((100.0 * worth * 0.9 + draw.normal(0.0, 0.35, 3)).tolist())
+        alone = make_comparison((100.0 * worth * 0.6 + draw.normal(0.0, 0.45, 3)).tolist()) if at != 3 else None
         adjusted = [None if c is None else min(1.0, 4.0 * c.p) for c in (reverted, alone)]
-        found.append(results.Ablated(dimension.name, dimension.start, best.values[dimension.name], reverted, alone, *adjusted))
+        found.append(results.AblationRow(dimension.name, dimension.start, best.values[dimension.name], reverted, alone, *adjusted))
     return sorted(found, key=lambda entry: -entry.reverted.mean)
 
 
-def _curve(gain: float, draw: np.random.Generator) -> dict[int, float]:
+def _make_curve(gain: float, draw: np.random.Generator) -> dict[int, float]:
     end = 2.27 - gain + draw.normal(0.0, NOISE)
     return {step: end + 3.4 * math.exp(-step / 28.0) * (1.0 - 0.3 * gain) + 0.25 * math.exp(-step / 120.0) for step in range(10, 201, 10)}

@@ -21,7 +21,7 @@ _LOSING_GENERATIONS = (8, 16, 24, 32, 48, 16, 24, 32)
 _ENTROPY = (0.0, 0.001, 0.01)
 
 
-def plan_runs() -> list[dict[str, object]]:
+def make_plan_runs() -> list[dict[str, object]]:
     """One row for each run."""
     rows: list[dict[str, object]] = []
     won = lost = 0
@@ -30,7 +30,7 @@ def plan_runs() -> list[dict[str, object]]:
         for rate in rates:
             rank = _RANKS[won]
             changes.append(-0.005 - 0.0025 * rank)
-            rows.append(_row(rate, changes[-1], BATCH, _GENERATIONS[rank], _SCHEDULES[rank], _ENTROPY[won % 3]))
+            rows.append(_make_row(rate, changes[-1], BATCH, _GENERATIONS[rank], _SCHEDULES[rank], _ENTROPY[won % 3]))
             won += 1
         losers = runs - winners
         level = (mean * runs - sum(changes)) / losers
@@ -39,12 +39,12 @@ def plan_runs() -> list[dict[str, object]]:
             change = level + 0.002 * (place - (losers - 1) / 2)
             schedule = "cosine" if lost * 15 // 32 < (lost + 1) * 15 // 32 else "linear"
             batch = BATCH if lost % 2 else (4, 16)[lost // 2 % 2]
-            rows.append(_row(rate, change, batch, _LOSING_GENERATIONS[lost % 8], schedule, _ENTROPY[(lost + 1) % 3]))
+            rows.append(_make_row(rate, change, batch, _LOSING_GENERATIONS[lost % 8], schedule, _ENTROPY[(lost + 1) % 3]))
             lost += 1
     return rows
 
 
-def _row(rate: float, change: float, batch: int, generations: int, schedule: str, entropy: float) -> dict[str, object]:
+def _make_row(rate: float, change: float, batch: int, generations: int, schedule: str, entropy: float) -> dict[str, object]:
     return {
         "learning_rate": rate,
         "batch_size": batch,

@@ -27,41 +27,41 @@ SPACE = Space(
     )
 )
 # How much the loss falls from the start to the optimum along each [nats/token], and where the optimum is in the unit box.
-WORTH = (0.004, 0.002, 0.03, 0.0, 0.012, 0.0, 0.003, 0.008, 0.06, 0.14)
+LOSS_DROPS = (0.004, 0.002, 0.03, 0.0, 0.012, 0.0, 0.003, 0.008, 0.06, 0.14)
 OPTIMUM = (0.4, 0.45, 0.8, 0.5, 0.3, 0.5, 0.3, 0.4, 0.75, 0.82)
 SECONDS = 31.0  # of a run
 NOISE = 0.004  # of a loss over seeds [nats/token]
 AWKWARD = 'plain.<script>alert("&")</script>.$x_1$'  # a name that must be escaped
-_SIZE = 10  # of a generation
+_GENERATION_SIZE = 10  # of a generation
 
 
-def awkward_space(space: Space) -> Space:
+def make_awkward_space(space: Space) -> Space:
     first, *rest = space.dimensions
     return Space((Dimension(AWKWARD, first.scale, first.low, first.high, start=first.start), *rest))
 
 
-def loss_at(unit: Sequence[float], draw: np.random.Generator, noise: float = NOISE) -> float:
+def compute_loss(unit: Sequence[float], draw: np.random.Generator, noise: float = NOISE) -> float:
     """2.27 at the start of the space, lower towards the optimum by WORTH."""
-    parts = zip(unit, SPACE.start(), OPTIMUM, WORTH, strict=True)
+    parts = zip(unit, SPACE.get_start(), OPTIMUM, LOSS_DROPS, strict=True)
     return 2.27 + sum(worth * (((u - o) / (s - o)) ** 2 - 1.0) for u, s, o, worth in parts) * 0.9 + draw.normal(0.0, noise)
 
 
-def search(space: Space, count: int, draw: np.random.Generator, maximize: bool) -> tuple[list[Trial], list[results.Generation]]:
-    start, optimum = np.array(SPACE.start()), np.array(OPTIMUM)
+def make_search(space: Space, count: int, draw: np.random.Generator, maximize: bool) -> tuple[list[Trial], list[results.Generation]]:
+    start, optimum = np.array(SPACE.get_start()), np.array(OPTIMUM)
     trials: list[Trial] = []
     generations: list[results.Generation] = []
-    sizes = [_SIZE] * (count // _SIZE) + ([count % _SIZE] if count % _SIZE else [])
+    sizes = [_GENERATION_SIZE] * (count // _GENERATION_SIZE) + ([count % _GENERATION_SIZE] if count % _GENERATION_SIZE else [])
     for number, size in enumerate(sizes):
         moved = 1.0 - math.exp(-3.0 * number / max(1, len(sizes) - 1))
-        wander = np.array([0.08 * math.sin(0.35 * number + 1.7 * at) * (worth < 0.005) for at, worth in enumerate(WORTH)])
+        wander = np.array([0.08 * math.sin(0.35 * number + 1.7 * at) * (worth < 0.005) for at, worth in enumerate(LOSS_DROPS)])
         mean = np.clip(start + moved * (optimum - start) + wander, 0.02, 0.98)
-        spread = np.array([0.2 * (1.0 - moved * min(1.0, 4.0 * worth**0.5)) for worth in WORTH])
+        spread = np.array([0.2 * (1.0 - moved * min(1.0, 4.0 * worth**0.5)) for worth in LOSS_DROPS])
         batch = [
-            _trial(space, len(trials) + at, np.clip(draw.normal(mean, spread), 0, 1), generation=number, draw=draw, maximize=maximize)
+            _make_trial(space, len(trials) + at, np.clip(draw.normal(mean, spread), 0, 1), generation=number, draw=draw, maximize=maximize)
             for at in range(size)
         ]
         if number == 0:
-            batch[0] = _trial(space, 0, start, generation=0, draw=draw, maximize=maximize, fails=False)
+            batch[0] = _make_trial(space, 0, start, generation=0, draw=draw, maximize=maximize, fails=False)
         trials += batch
         complete = [trial for trial in batch if trial.objective is not None]
         winner = min(complete, key=lambda trial: -trial.objective if maximize else trial.objective, default=None)
@@ -69,9 +69,9 @@ def search(space: Space, count: int, draw: np.random.Generator, maximize: bool) 
         generations.append(
             results.Generation(
                 number,
-                mean=_numbers(space, mean),
-                low=_numbers(space, low),
-                high=_numbers(space, high),
+                mean=_to_numbers(space, mean),
+                low=_to_numbers(space, low),
+                high=_to_numbers(space, high),
                 best={} if winner is None else winner.values,
                 best_loss=None if winner is None else abs(winner.objective),
                 condition=1.0 + 40.0 * moved,
@@ -81,18 +81,18 @@ def search(space: Space, count: int, draw: np.random.Generator, maximize: bool) 
     return trials, generations
 
 
-def _numbers(space: Space, unit: np.ndarray) -> dict[str, float]:
-    return {name: float(value) for name, value in space.values(unit.tolist()).items()}
+def _to_numbers(space: Space, unit: np.ndarray) -> dict[str, float]:
+    return {name: float(value) for name, value in space.to_values(unit.tolist()).items()}
 
 
-def _trial(
+def _make_trial(
     space: Space, number: int, unit: np.ndarray, *, generation: int, draw: np.random.Generator, maximize: bool, fails: bool = True
 ) -> Trial:
     point = tuple(float(u) for u in unit)
     facts: dict[str, Any] = {"phase": "search", "generation": generation, "seed": 0, "seconds": SECONDS * draw.uniform(0.9, 1.2)}
     if fails and draw.uniform() < 0.06:
         kind = str(draw.choice(["number", "number", "memory", "timeout"]))
-        return Trial(number, number, point, space.values(point), "failed", reason=f"failed: {kind}", facts=facts | {"failure": kind})
-    loss = loss_at(point, draw)
+        return Trial(number, number, point, space.to_values(point), "failed", reason=f"failed: {kind}", facts=facts | {"failure": kind})
+    loss = compute_loss(point, draw)
     facts |= {"val_loss": loss, "val_perplexity": math.exp(loss)}
-    return Trial(number, number, point, space.values(point), "complete", -loss if maximize else loss, facts=facts)
+    return Trial(number, number, point, space.to_values(point), "complete", -loss if maximize else loss, facts=facts)

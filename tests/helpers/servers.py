@@ -63,7 +63,7 @@ class Postgres:
             cursor = connection.execute(statement)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
 
-    def new_url(self) -> str:
+    def make_url(self) -> str:
         """The URL of a new, empty schema: to its users a database, without the hundreds of files of one."""
         self.schemas += 1
         self.execute(f"CREATE SCHEMA tests{self.schemas}")
@@ -71,7 +71,7 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[Postgres]:
+def run_postgres() -> Iterator[Postgres]:
     """A running server; raises LookupError with the reason where there can be none."""
     programs = find_postgres()
     if programs is None:

@@ -17,14 +17,14 @@ from synaptune.search.optimizers.base import Engine
 from synaptune.search.optimizers.diagnostics import diagnose
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
-from synaptune.search.workers.base import Inline
-from synaptune.study.callbacks.base import Show, opened_together
-from synaptune.study.callbacks.wandb_search import WandbController, attach_report, open_controller
-from synaptune.study.location import Home
-from synaptune.study.optimize import Company, Job, conduct
+from synaptune.search.workers.base import InlineWorkers
+from synaptune.study.callbacks.base import Show, open_shared_callbacks
+from synaptune.study.callbacks.wandb_search import WandbCallback, attach_report, open_search_run
+from synaptune.study.location import StudyLocation
+from synaptune.study.optimize import Company, PhaseSearch, optimize
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig
-from synaptune.training.loggers.wandb_run import identity, labels, open_run
+from synaptune.training.loggers.wandb_run import get_study_identity, make_run_labels, open_run
 
 SIZE = 4
 SPACE = Space((Dimension("synapse.a.x", "lin", 0.0, 1.0, start=0.5), Dimension("synapse.b.y", "log", 0.1, 1.0, start=0.5)))
@@ -33,12 +33,12 @@ COVARIANCE = np.array([[0.04, 0.01], [0.01, 0.03]])
 
 def main(folder: Path, name: str, generations: int, how: str) -> None:
     if how == "together":
-        together(folder, name)
+        run_together(folder, name)
         return
-    with Study(Home(name, folder, f"sqlite:///{folder}/study.db", "auto"), {"seed": 0}) as study:
-        (controller,) = open_controller(LoggerConfig(tags=("mine",)), study, names={"search": SPACE.names}, record=study.configuration)
+    with Study(StudyLocation(name, folder, f"sqlite:///{folder}/study.db", "auto"), {"seed": 0}) as study:
+        (controller,) = open_search_run(LoggerConfig(tags=("mine",)), study, names={"search": SPACE.names}, flat_config=study.configuration)
         assert controller is not None
-        go_on(study, controller, generations)
+        continue_search(study, controller, generations)
         if how == "kill":
             deadline = time.monotonic() + 120
             while len((folder / "controller/logged.jsonl").read_text().splitlines()) < 1 + generations * (SIZE + 1):
@@ -52,41 +52,41 @@ def main(folder: Path, name: str, generations: int, how: str) -> None:
         assert attach_report(folder, page)
 
 
-def together(folder: Path, name: str) -> None:
-    with Study(Home(name, folder, f"sqlite:///{folder}/study.db", "auto"), {"seed": 0}) as study:
+def run_together(folder: Path, name: str) -> None:
+    with Study(StudyLocation(name, folder, f"sqlite:///{folder}/study.db", "auto"), {"seed": 0}) as study:
         ledgers = [PhaseLedger(study, Space((axis,)), phase, {"seed": 0}) for axis, phase in zip(SPACE.dimensions, "ab", strict=True)]
         shown = [(ledger, Show(12, "evaluation")) for ledger in ledgers]
-        with opened_together(shown, LoggerConfig(progress="off", tensorboard=False)) as listeners:
-            company = [Company(heard, say=lambda line: None) for heard in listeners]
-            jobs = [Job(ledger, Engine("cma", 0), Plan(12), company=each) for ledger, each in zip(ledgers, company, strict=True)]
-            conduct(jobs, Inline(lambda trial: Result(1.0 + sum(trial.values.values()), 0.01)))
+        with open_shared_callbacks(shown, LoggerConfig(progress="off", tensorboard=False)) as listeners:
+            company = [Company(heard, on_message=lambda line: None) for heard in listeners]
+            jobs = [PhaseSearch(ledger, Engine("cma", 0), Plan(12), company=each) for ledger, each in zip(ledgers, company, strict=True)]
+            optimize(jobs, InlineWorkers(lambda trial: Result(1.0 + sum(trial.values.values()), 0.01)))
 
 
-def go_on(study: Study, controller: WandbController, generations: int) -> None:
+def continue_search(study: Study, controller: WandbCallback, generations: int) -> None:
     ledger = PhaseLedger(study, SPACE, "search", {"seed": 0, "test": False})
-    trials = ledger.trials()
+    trials = ledger.read_trials()
     for generation in range(generations):
         for index in range(generation * SIZE, (generation + 1) * SIZE):
             if index < len(trials):
                 continue
             unit = (index * 7 % 11 / 11, index * 5 % 13 / 13)
-            trial = ledger.start(index, unit, SPACE.values(unit), generation)
-            controller.started(trial)
+            trial = ledger.start(index, unit, SPACE.to_values(unit), generation)
+            controller.on_start(trial)
             if generation == 0:
                 log_run(study, trial)
             result = Result(None, 1.0) if index == 2 else Result(2.0 + 0.1 * index, 1.0, {"val_loss": 2.0 + 0.1 * index})
             trials.append(ledger.finish(trial, result))
-            controller.ended(trials[-1], index + 1)
+            controller.on_end(trials[-1], index + 1)
         mean = np.array([0.5, 0.4])
         told = diagnose(generation=generation + 1, names=SPACE.names, mean=mean, step=0.2, covariance=COVARIANCE, stagnation=0)
-        controller.generation(told, trials[generation * SIZE : (generation + 1) * SIZE])
+        controller.on_generation(told, trials[generation * SIZE : (generation + 1) * SIZE])
 
 
 def log_run(study: Study, trial: Trial) -> None:
-    folder = study.place.trials / str(trial.number)
+    folder = study.location.trials_folder / str(trial.number)
     folder.mkdir(parents=True)
-    called = labels(study.place.name, identity(study), trial.number, facts=trial.facts)
-    writer = open_run(LoggerConfig(**called | {"tags": tuple(called["tags"])}), folder, name="trial", record=trial.values)
+    called = make_run_labels(study.location.name, get_study_identity(study), trial.number, facts=trial.facts)
+    writer = open_run(LoggerConfig(**called | {"tags": tuple(called["tags"])}), folder, name="trial", flat_config=trial.values)
     assert writer is not None
     writer.log(1, {"val_loss": 2.0 + 0.1 * trial.index})
     writer.close(0)

@@ -53,11 +53,11 @@ class Server(http.server.ThreadingHTTPServer):
         """What a client has to find in its environment."""
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online", "WANDB_SILENT": "true"}
 
-    def run(self, name: str) -> Run:
+    def get_run(self, name: str) -> Run:
         return self.runs.setdefault(name, Run())
 
 
-def _worded(config: dict[str, Any]) -> str:
+def _format_config(config: dict[str, Any]) -> str:
     return json.dumps({key: {"value": value} for key, value in config.items()})
 
 
@@ -72,7 +72,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def _body(self) -> bytes:
+    def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
             pieces = []
             while size := int(self.rfile.readline(), 16):
@@ -82,7 +82,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return b"".join(pieces)
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def _answer(self, content: Any = None) -> None:
+    def _send_answer(self, content: Any = None) -> None:
         body = json.dumps({} if content is None else content).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -91,30 +91,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        self._answer()
+        self._send_answer()
 
     def do_PUT(self) -> None:
-        body = self._body()
+        body = self._read_body()
         with self.server.lock:
             if found := re.fullmatch(r"/upload/([^/]+)/(.+)", self.path):
-                self.server.run(unquote(found[1])).files[unquote(found[2])] = body
+                self.server.get_run(unquote(found[1])).files[unquote(found[2])] = body
             elif found := re.fullmatch(r"/artifact/(\d+)/(.+)", self.path):
                 self.server.artifacts[int(found[1])]["files"][unquote(found[2])] = body
-        self._answer()
+        self._send_answer()
 
     def do_POST(self) -> None:
-        body = self._body()
+        body = self._read_body()
         found = re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path)
         if not found and self.path != "/graphql":
-            self._answer()  # the client's own telemetry
+            self._send_answer()  # the client's own telemetry
             return
         content = json.loads(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
         with self.server.lock:
             if found:
-                self._stream(self.server.run(unquote(found[1])), content)
-            self._answer({"exitcode": None, "limits": {}} if found else self._graphql(content))
+                self._store_stream(self.server.get_run(unquote(found[1])), content)
+            self._send_answer({"exitcode": None, "limits": {}} if found else self._answer_query(content))
 
-    def _stream(self, run: Run, content: dict[str, Any]) -> None:
+    def _store_stream(self, run: Run, content: dict[str, Any]) -> None:
         """Lines of the run's streamed files, each put at the offset it is for; the end of the run."""
         files = content.get("files", {})
         history = files.get("wandb-history.jsonl", {"offset": 0, "content": []})
@@ -124,7 +124,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if content.get("complete"):
             run.exit_code = content.get("exitcode")
 
-    def _graphql(self, content: dict[str, Any]) -> dict[str, Any]:
+    def _answer_query(self, content: dict[str, Any]) -> dict[str, Any]:
         query, given = content["query"], content.get("variables") or {}
         found = re.search(r"\b(?:query|mutation)\s+(\w+)", query)
         name = found[1] if found else ""
@@ -155,7 +155,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if run is not None:
             tail = json.dumps([json.dumps(row) for row in run.history[-1:]])
             bucket = {"id": name, "name": name, "displayName": run.about.get("displayName"), "summaryMetrics": json.dumps(run.summary)}
-            bucket |= {"historyLineCount": len(run.history), "historyTail": tail, "config": _worded(run.config)}
+            bucket |= {"historyLineCount": len(run.history), "historyTail": tail, "config": _format_config(run.config)}
             bucket |= {"logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]", "tags": run.about.get("tags") or [], "notes": None}
             bucket |= {"wandbConfig": json.dumps({"t": {"1": 1}})}
         return {"model": {"id": "project", "name": "project", "entity": entity, "bucket": bucket}}
@@ -163,13 +163,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _upsertBucket(self, name: str | None = None, **given: Any) -> dict[str, Any]:
         name = name or given["id"]
         inserted = name not in self.server.runs
-        run = self.server.run(name)
+        run = self.server.get_run(name)
         run.announced += 1
         run.config |= {key: entry["value"] for key, entry in json.loads(given.pop("config") or "{}").items() if "value" in entry}
         run.about |= {key: value for key, value in given.items() if value is not None}
         project = {"id": "project", "name": run.about["project"], "entity": {"id": "entity", "name": ENTITY}}
         bucket = {"id": name, "name": name, "displayName": run.about.get("displayName") or name, "description": None, "sweepName": None}
-        bucket |= {"config": _worded(run.config), "project": project, "historyLineCount": len(run.history)}
+        bucket |= {"config": _format_config(run.config), "project": project, "historyLineCount": len(run.history)}
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
     def _createRunFiles(self, run: str, files: list[str], **_: Any) -> dict[str, Any]:
@@ -224,7 +224,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def running_server() -> Iterator[Server]:
+def run_server() -> Iterator[Server]:
     """A running server."""
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

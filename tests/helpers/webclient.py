@@ -7,7 +7,7 @@ from wsgiref.util import setup_testing_defaults
 from synaptune import TrialManager
 
 
-class Reply(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
@@ -17,14 +17,14 @@ class Reply(NamedTuple):
         return self.body.decode()
 
 
-def request(app, path="/", *, query="", method="GET", host="localhost:8080", **environ) -> Reply:
+def request(app, path="/", *, query="", method="GET", host="localhost:8080", **environ) -> Response:
     """One request; environ: further WSGI variables, e.g. HTTP_COOKIE."""
     asked = {"REQUEST_METHOD": method, "PATH_INFO": path.encode().decode("latin-1"), "QUERY_STRING": query, "HTTP_HOST": host, **environ}
     setup_testing_defaults(asked)
     given: list = []
     body = b"".join(app(asked, lambda status, headers, *_: given.extend([status, headers])))
     status, headers = given
-    return Reply(int(status.split()[0]), {name.lower(): value for name, value in headers}, body)
+    return Response(int(status.split()[0]), {name.lower(): value for name, value in headers}, body)
 
 
 def bowl(p):
@@ -37,7 +37,7 @@ def bowl(p):
 SPACE = {"x": ("uniform", 0, 10), "n": ("int", 0, 8)}
 
 
-def search(root: Path, name: str, trials: int, sampler: str = "random") -> TrialManager:
+def make_study(root: Path, name: str, trials: int, sampler: str = "random") -> TrialManager:
     """A study below root, searched; its trials are known."""
     manager = TrialManager(name, trials, sampler=sampler, directory=root / name, progress=False, max_failure_rate=1.0)
     manager.optimize(bowl, SPACE)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from helpers.steps import train_step
 from synaptune.core.errors import UserError
-from synaptune.model.config import ModelConfig, unused_parameters
+from synaptune.model.config import ModelConfig, find_unused_parameters
 from synaptune.model.decode import Decoder, generate
 from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SPECS, SynapseParams
@@ -126,7 +126,7 @@ def test_a_forward_changes_nothing_and_rows_do_not_meet():
 
 
 def train(model: GPT, steps: int, *, rate: float = 3e-3, length: int = 48) -> list[float]:
-    optimizer, losses = torch.optim.AdamW(model.decay_groups(0.1), lr=rate), []
+    optimizer, losses = torch.optim.AdamW(model.make_decay_groups(0.1), lr=rate), []
     generator, noise = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
     for step in range(1, steps + 1):
         tokens = torch.randint(0, 64, (4, length + 1), generator=generator)
@@ -157,7 +157,7 @@ def test_gradients_are_finite_for_every_weight_at_random_corners_of_the_space():
 def test_structural_events_happen_at_the_defaults_and_move_the_optimizers_moments():
     params = SynapseParams().with_values({"synapse.structural.structural_interval": 20})
     model = GPT(ModelConfig(layers=2, width=32, heads=2, context=64), params, 64, 0)
-    optimizer = torch.optim.AdamW(model.decay_groups(0.1), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=1e-2)
     merges = splits = 0
     generator = torch.Generator().manual_seed(0)
     for step in range(1, 201):
@@ -166,7 +166,7 @@ def test_structural_events_happen_at_the_defaults_and_move_the_optimizers_moment
         optimizer.zero_grad()
         (F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten()) + out.balance).backward()
         optimizer.step()
-        report = model.after_step([out.activity], step, optimizer)
+        report = model.apply_plasticity([out.activity], step, optimizer)
         merges, splits = merges + report.merges, splits + report.splits
     assert merges > 0
     assert splits > 0
@@ -178,7 +178,7 @@ def test_a_split_leaves_twins_whose_mean_is_their_parent():
     router.utilisation.copy_(torch.tensor([0.02, 0.22, 0.26, 0.5]))
     router.energy.copy_(torch.tensor([0.3, 0.3, 0.3, 0.6]))
     parent = model.blocks[0].feedforward.up[3].clone()
-    after, mixes, counts = model.remodelled()
+    after, mixes, counts = model.remodel_experts()
     twins = after["blocks.0.feedforward.up"][[0, 3]]
     assert counts[0, 1] == 1
     assert torch.allclose(twins.mean(0), parent, atol=1e-6)
@@ -188,7 +188,7 @@ def test_a_split_leaves_twins_whose_mean_is_their_parent():
 
 @pytest.mark.slow
 def test_no_nan_on_associative_recall_at_the_defaults_and_at_random_corners_over_a_thousand_steps():
-    from synaptune.data.batches import train_batch
+    from synaptune.data.batches import make_train_batch
     from synaptune.data.config import DataConfig
     from synaptune.data.corpus import load_corpus
 
@@ -198,25 +198,25 @@ def test_no_nan_on_associative_recall_at_the_defaults_and_at_random_corners_over
         corner = {s.name: int(v) if s.scale == "int" else v for s in SPECS if not s.of_run for v in [rng.choice((s.low, s.high))]}
         values = {"synapse.structural.structural_interval": 50} | (corner if trial else {})
         model = GPT(ModelConfig(layers=1, width=32, heads=2, context=32, tick=8), SynapseParams().with_values(values), corpus.vocab, 0)
-        optimizer = torch.optim.AdamW(model.decay_groups(0.1), lr=3e-3)
+        optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=3e-3)
         for step in range(1, 1001):
-            batch = train_batch(corpus, data, seed=0, step=step, size=4, context=32)
+            batch = make_train_batch(corpus, data, seed=0, step=step, size=4, context=32)
             out = model(batch.tokens, torch.Generator().manual_seed(step))
             loss = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100)
             optimizer.zero_grad()
             (loss + out.balance).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            model.after_step([out.activity], step, optimizer)
+            model.apply_plasticity([out.activity], step, optimizer)
             assert torch.isfinite(loss), (step, values)
 
 
 def test_unused_parameters_are_named_with_the_setting_that_uses_them():
-    dense = unused_parameters(ModelConfig(experts=1))
+    dense = find_unused_parameters(ModelConfig(experts=1))
     assert {name.split(".")[1] for name in dense} == {"structural"}
     assert "model.experts" in dense["synapse.structural.energy_cost_rel"]
-    assert unused_parameters(ModelConfig()) == {}
-    assert set(unused_parameters(ModelConfig(**OFF))) == {s.name for s in SPECS}
+    assert find_unused_parameters(ModelConfig()) == {}
+    assert set(find_unused_parameters(ModelConfig(**OFF))) == {s.name for s in SPECS}
 
 
 def test_a_configuration_that_no_model_can_have_names_every_fault():

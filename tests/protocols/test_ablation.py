@@ -10,27 +10,27 @@ from pathlib import Path
 
 import pytest
 
-from helpers.protocols import NAMES, SEEDS, TUNED, made
-from synaptune.analysis.evidence import evidence
-from synaptune.config.flat import flat
+from helpers.phase1_study import NAMES, SEEDS, TUNED, make_study
+from synaptune.analysis.evidence import gather_evidence
+from synaptune.config.flat import flatten_config
 from synaptune.core.errors import UserError
 from synaptune.protocols import ablation
-from synaptune.protocols.session import reopened
+from synaptune.protocols.session import reopen_protocol
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
-from synaptune.study.reader import Record, find_study
+from synaptune.study.reader import StudySnapshot, find_study
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A validated study."""
     folder = tmp_path_factory.mktemp("studies") / "small"
-    made(folder, "model.tick=8", "search.incumbents=2", "training.learning_rate=5e-3")
+    make_study(folder, "model.tick=8", "search.incumbents=2", "training.learning_rate=5e-3")
     return folder
 
 
 def runs(folder: Path) -> list[Trial]:
-    return find_study(str(folder)).phase("ablation")
+    return find_study(str(folder)).get_phase_trials("ablation")
 
 
 def kill_at(folder: Path, number: int, *words: str) -> None:
@@ -69,7 +69,7 @@ def test_a_killed_ablation_goes_on_to_its_table_and_runs_nothing_twice(study, ca
     assert rows[NAMES[0]]["tuned"] == TUNED[NAMES[0]]
     assert rows[NAMES[0]]["reverted"]["count"] == len(SEEDS)
     record = find_study(str(study))
-    found = evidence(record, deep=False)
+    found = gather_evidence(record, deep=False)
     assert found.provenance["reproduced to the last bit"] == {"baseline": True, "best": True}
     assert [row.name for row in found.ablation] == [row["name"] for row in written["rows"]]
     assert (study / "report/report.html").exists()
@@ -81,8 +81,8 @@ def test_a_killed_ablation_goes_on_to_its_table_and_runs_nothing_twice(study, ca
 def test_a_study_is_opened_again_with_the_configuration_it_stored(study):
     record = find_study(str(study))
     space = record.spaces["validation"]
-    with reopened(record, study, ["workers.count=1", "logger=csv"], space=space, seeds=SEEDS) as protocol:
-        base, stored = flat(protocol.base), record.configuration
+    with reopen_protocol(record, study, ["workers.count=1", "logger=csv"], space=space, seeds=SEEDS) as protocol:
+        base, stored = flatten_config(protocol.base), record.configuration
         assert protocol.study.configuration == stored
         assert protocol.engine == record.engine
     assert (base["model.tick"], base["search.incumbents"], base["training.learning_rate"], base["model.width"]) == (8, 2, 5e-3, 16)
@@ -107,7 +107,7 @@ def test_a_number_of_seeds_that_the_validation_does_not_have_is_refused(study, c
 
 
 def test_a_search_that_has_not_ended_is_refused(tmp_path, capsys):
-    made(tmp_path / "early", validate=False)
+    make_study(tmp_path / "early", validate=False)
     assert ablation.main(["--study", str(tmp_path / "early")]) == 2
     assert "2 evaluations of its last search and no validation" in capsys.readouterr().err
 
@@ -118,12 +118,12 @@ SPACE = Space((Dimension("a", "lin", 0.0, 1.0, start=0.5), Dimension("b", "lin",
 def record(protocol="phase1", *, maximize=False, best=(0.2, 0.5), validated=True, configuration=None):
     """A study made by hand, validated on seeds 5 and 6."""
     points = [(unit, seed) for seed in (5, 6) for unit in ((0.5, 0.5), best)]
-    trials = [Trial(0, 0, best, SPACE.values(best), "complete", 1.0, facts={"phase": "search", "seed": 0})]
+    trials = [Trial(0, 0, best, SPACE.to_values(best), "complete", 1.0, facts={"phase": "search", "seed": 0})]
     for index, (unit, seed) in enumerate(points if validated else ()):
-        trials.append(Trial(1 + index, index, unit, SPACE.values(unit), "complete", 1.0, facts={"phase": "validation", "seed": seed}))
+        trials.append(Trial(1 + index, index, unit, SPACE.to_values(unit), "complete", 1.0, facts={"phase": "validation", "seed": seed}))
     stored = {"search.protocol": protocol, "seed": 0, "search.start.a": 0.5, "search.start.b": 0.5} | (configuration or {})
     notes = {"engine": {"name": "cma", "seed": 0, "workers": 1, "budget": 1}}
-    return Record("hand", "sqlite://", maximize, stored, notes, trials, {}, {}, {}, dict.fromkeys(("search", "validation"), SPACE))
+    return StudySnapshot("hand", "sqlite://", maximize, stored, notes, trials, {}, {}, {}, dict.fromkeys(("search", "validation"), SPACE))
 
 
 @pytest.mark.parametrize(
@@ -138,23 +138,23 @@ def record(protocol="phase1", *, maximize=False, best=(0.2, 0.5), validated=True
 )
 def test_a_study_without_an_optimum_to_take_apart_is_refused(study_record, said):
     with pytest.raises(UserError, match=said):
-        ablation.checked(study_record)
+        ablation.require_endpoints(study_record)
 
 
 def test_an_unvalidated_search_that_has_ended_is_taken_apart_on_the_seeds_its_validation_would_have():
     found = record(validated=False)
-    between = ablation.checked(found)
+    between = ablation.require_endpoints(found)
     assert between.tuned == (0.2, 0.5)
-    assert ablation.validation_seeds(found, between, None) == [1000, 1001, 1002, 1003, 1004]
-    assert ablation.validation_seeds(found, between, 2) == [1000, 1001]
+    assert ablation.choose_seeds(found, between, None) == [1000, 1001, 1002, 1003, 1004]
+    assert ablation.choose_seeds(found, between, 2) == [1000, 1001]
     validated = record()
-    assert ablation.validation_seeds(validated, ablation.checked(validated), None) == [5, 6]
+    assert ablation.choose_seeds(validated, ablation.require_endpoints(validated), None) == [5, 6]
 
 
 def test_a_setting_that_this_version_does_not_have_is_named(tmp_path):
     odd = record(configuration={"model.wings": 2})
     with (
         pytest.raises(UserError, match=r"model\.wings=2"),
-        reopened(odd, tmp_path, [], space=SPACE, seeds=(5, 6)),
+        reopen_protocol(odd, tmp_path, [], space=SPACE, seeds=(5, 6)),
     ):
         pass

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from helpers.paths import ROOT
-from synaptune.config.compose import composed
-from synaptune.protocols.phase1 import searched_space, stages
+from synaptune.config.compose import compose_config
+from synaptune.protocols.phase1 import build_space, plan_runs
 
 # Too short a run for the sanity gate to pass, hence --go-on; seed 1 solves Rosenbrock's function at the first attempt.
 WORDS = ["--budget", "4", "--seeds", "2", "--go-on", "scale=smoke", "training.steps=12", "seed=1", "logger.wandb=off"]
@@ -58,7 +58,7 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     assert all(trial.state.name == "COMPLETE" for trial in trials)
     phases = [trial.user_attrs["phase"] for trial in trials]
     assert phases == ["sanity"] * 13 + ["baseline"] + ["search"] * 4 + ["validation"] * 4
-    planned = stages(4, 2, searched_space(composed(["scale=smoke"], None)))
+    planned = plan_runs(4, 2, build_space(compose_config(["scale=smoke"], None)))
     made = Counter(trial.user_attrs["phase"] for trial in trials if "copied_from" not in trial.user_attrs)
     folder = tmp_path / "outputs/studies/phase1"
     portraits = list((folder / "portraits").iterdir())

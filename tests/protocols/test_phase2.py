@@ -2,7 +2,7 @@
 
 import pytest
 
-from synaptune.config.compose import composed
+from synaptune.config.compose import compose_config
 from synaptune.core.errors import UserError
 from synaptune.protocols import phase2
 from synaptune.protocols.protocol import Protocol
@@ -10,7 +10,7 @@ from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Engine
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
-from synaptune.search.workers.base import Idle
+from synaptune.search.workers.base import NoWorkers
 from synaptune.study.callbacks.notify import Notifier, NotifyConfig
 
 
@@ -27,32 +27,32 @@ def runs(*perplexities):
 
 @pytest.mark.parametrize(("after", "decision"), [((9.0, 9.5, 9.2), "winner"), ((10.0, 10.5, 10.1), "start"), ((9.0, None, 9.2), "start")])
 def test_a_gate_keeps_what_is_better_on_fresh_seeds_and_the_start_when_the_winner_fails(after, decision):
-    account = phase2._gate("calcium", runs(10.0, 9.9, 9.8), runs(*after))
+    account = phase2._decide_gate("calcium", runs(10.0, 9.9, 9.8), runs(*after))
     assert account["decision"] == decision
     assert (account["reason"] == "1 of 3 runs on fresh seeds failed (the loss is nan)") == (None in after)
 
 
 def test_a_failing_start_ends_the_gates_in_words():
     with pytest.raises(UserError, match="at least 2"):
-        phase2._gate("calcium", runs(None, None, 9.0), runs(9.0, 9.0, 9.0))
+        phase2._decide_gate("calcium", runs(None, None, 9.0), runs(9.0, 9.0, 9.0))
 
 
 @pytest.mark.parametrize("word", ["search_space=phase1", "search_space.parameters=[synapse.*]", "search.start=other"])
 def test_another_search_than_over_all_parameters_is_refused(word):
     with pytest.raises(UserError, match="NAME=VALUE"):
-        phase2.all_parameters(["scale=smoke", word])
+        phase2.add_search_space(["scale=smoke", word])
 
 
 def test_the_study_may_be_named_on_the_command_line():
-    assert composed(["scale=smoke"], None, "phase2").place.name == "phase2"
-    assert composed(["scale=smoke", "study.name=mine"], None, "phase2").place.name == "mine"
-    assert composed(["scale=smoke", "study.name=mine"], "given", "phase2").place.name == "given"
+    assert compose_config(["scale=smoke"], None, "phase2").location.name == "phase2"
+    assert compose_config(["scale=smoke", "study.name=mine"], None, "phase2").location.name == "mine"
+    assert compose_config(["scale=smoke", "study.name=mine"], "given", "phase2").location.name == "given"
 
 
 def of_objective(*words):
-    begun = composed(["scale=smoke", *words], None)
-    space, notifier = phase2.searched_space(begun), Notifier(NotifyConfig(), "s")
-    rest = (True, "cpu", "code", Idle(), StopConfig(), notifier)
+    begun = compose_config(["scale=smoke", *words], None)
+    space, notifier = phase2.build_space(begun), Notifier(NotifyConfig(), "s")
+    rest = (True, "cpu", "code", NoWorkers(), StopConfig(), notifier)
     return Protocol(begun.base, space, None, Engine("cma", 0), Plan(3), (1, 2), *rest)
 
 
@@ -62,14 +62,14 @@ def trial(generation, *, test=False, **values):
 
 def test_a_run_is_no_copy_for_one_that_is_scored_otherwise():
     hybrid, plain = of_objective("objective=hybrid", "objective.switch=2"), of_objective()
-    assert hybrid.key(trial(0)) == hybrid.key(trial(1)) != hybrid.key(trial(2))
-    assert hybrid.key(trial(0, test=True)) == hybrid.key(trial(2, test=True))
-    assert plain.key(trial(0)) == plain.key(trial(5))
+    assert hybrid.make_trial_key(trial(0)) == hybrid.make_trial_key(trial(1)) != hybrid.make_trial_key(trial(2))
+    assert hybrid.make_trial_key(trial(0, test=True)) == hybrid.make_trial_key(trial(2, test=True))
+    assert plain.make_trial_key(trial(0)) == plain.make_trial_key(trial(5))
 
 
 def test_a_run_of_a_part_of_the_space_stands_among_the_configured_values():
     protocol = of_objective("synapse.calcium.tau_c=0.9")
     name = "synapse.vesicles.tau_rrp"
-    start = protocol.space.values(protocol.space.start())
-    assert protocol.key(trial(0, **{name: start[name]})) == protocol.key(trial(0, **start))
-    assert protocol.key(trial(0, **{name: 99.0})) != protocol.key(trial(0, **start))
+    start = protocol.space.to_values(protocol.space.get_start())
+    assert protocol.make_trial_key(trial(0, **{name: start[name]})) == protocol.make_trial_key(trial(0, **start))
+    assert protocol.make_trial_key(trial(0, **{name: 99.0})) != protocol.make_trial_key(trial(0, **start))

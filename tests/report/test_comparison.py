@@ -4,14 +4,22 @@ import csv
 import dataclasses
 import math
 
-from helpers.evidence_maker import rich, single
+from helpers.evidence_maker import make_full_evidence, make_single_evidence
 from helpers.html_checker import check
-from synaptune.report.comparison import best_parameters, claims, comparison, comparison_markdown, configurations, headline, paired
+from synaptune.report.comparison import (
+    make_headline,
+    pair_studies,
+    render_comparison,
+    tabulate_best_parameters,
+    tabulate_configurations,
+    tabulate_results,
+    write_comparison_markdown,
+)
 
 
 def study(name, *, seed=0, data="d", baseline="b", worse=1.0, **settings):
     """A study whose runs have fingerprints; worse: factor on its tuned perplexities."""
-    made = rich(count=20, seed=seed)
+    made = make_full_evidence(count=20, seed=seed)
 
     def runs(found, side, factor):
         return [
@@ -28,17 +36,19 @@ def study(name, *, seed=0, data="d", baseline="b", worse=1.0, **settings):
             for run in found
         ]
 
-    claim = dataclasses.replace(made.claim, before=runs(made.claim.before, "before", 1.0), after=runs(made.claim.after, name, worse))
+    claim = dataclasses.replace(
+        made.validation, before=runs(made.validation.before, "before", 1.0), after=runs(made.validation.after, name, worse)
+    )
     configuration = {"scale.name": "laptop", **settings}
-    return dataclasses.replace(made, name=name, claim=claim, provenance={"configuration": configuration})
+    return dataclasses.replace(made, name=name, validation=claim, provenance={"configuration": configuration})
 
 
 def test_studies_on_the_same_seeds_data_and_baseline_are_paired():
-    (pair,) = paired([study("a"), study("b", worse=1.05)])
+    (pair,) = pair_studies([study("a"), study("b", worse=1.05)])
     assert pair.difference.count == 5
     assert math.isclose(pair.difference.mean, -5.0, rel_tol=1e-6)
     assert pair.note == ""
-    assert "a is better than b" in headline([study("a"), study("b")], [pair])
+    assert "a is better than b" in make_headline([study("a"), study("b")], [pair])
 
 
 def test_other_data_baseline_or_no_validation_is_not_paired():
@@ -46,62 +56,62 @@ def test_other_data_baseline_or_no_validation_is_not_paired():
     for other, reason in (
         (study("b", data="other"), "data"),
         (study("b", baseline="other"), "baselines"),
-        (dataclasses.replace(study("b"), claim=None), "no validation in b"),
-        (rich(count=20), "unknown"),
+        (dataclasses.replace(study("b"), validation=None), "no validation in b"),
+        (make_full_evidence(count=20), "unknown"),
     ):
-        (pair,) = paired([first, other])
+        (pair,) = pair_studies([first, other])
         assert pair.difference is None
         assert pair.note.startswith("not paired")
         assert reason in pair.note
 
 
 def test_p_values_are_adjusted_for_the_pairs_that_were_compared():
-    pairs = paired([study("a"), study("b", seed=1), study("c", seed=2), study("d", data="other")])
+    pairs = pair_studies([study("a"), study("b", seed=1), study("c", seed=2), study("d", data="other")])
     known = [pair for pair in pairs if pair.difference is not None]
     assert len(pairs) == 6
     assert len(known) == 3
-    assert all(pair.adjusted >= pair.difference.p for pair in known)
+    assert all(pair.adjusted_p >= pair.difference.p for pair in known)
     least = min(known, key=lambda pair: pair.difference.p)
-    assert math.isclose(least.adjusted, min(1.0, 3 * least.difference.p))
+    assert math.isclose(least.adjusted_p, min(1.0, 3 * least.difference.p))
 
 
 def test_configurations_show_only_where_they_differ():
-    table = configurations([study("a", width=64), study("b", width=128)])
+    table = tabulate_configurations([study("a", width=64), study("b", width=128)])
     assert table.rows == [["width", "64", "128"]]
 
 
 def test_ranges_and_starts_that_differ_are_named():
     ranges = [{"search.space.x": f"log {low} to 1", "search.start.x": low} for low in (0.1, 0.2)]
-    table = configurations([study(name, **each) for name, each in zip("ab", ranges, strict=True)])
+    table = tabulate_configurations([study(name, **each) for name, each in zip("ab", ranges, strict=True)])
     assert [row[0] for row in table.rows] == ["search.space.x", "search.start.x"]
 
 
 def test_a_configuration_that_is_not_known_is_not_called_the_same(tmp_path):
     bare = dataclasses.replace(study("b"), provenance={})
-    assert "Unknown: no configuration is stored of b." in comparison([study("a"), bare])
-    assert "Unknown: no configuration is stored of b." in comparison_markdown([study("a"), bare], tmp_path).read_text()
-    assert "Nowhere." in comparison([study("a"), study("b")])
-    three = configurations([study("a", width=64), bare, study("c", width=128)])
+    assert "Unknown: no configuration is stored of b." in render_comparison([study("a"), bare])
+    assert "Unknown: no configuration is stored of b." in write_comparison_markdown([study("a"), bare], tmp_path).read_text()
+    assert "Nowhere." in render_comparison([study("a"), study("b")])
+    three = tabulate_configurations([study("a", width=64), bare, study("c", width=128)])
     assert three.rows == [["width", "64", "(unknown)", "128"]]
 
 
 def test_claims_and_parameters_have_a_place_for_every_study():
-    several = [study("a"), single()]
-    assert [row[0] for row in claims(several).rows] == ["a", "young"]
-    assert claims(several).rows[1][3] == "no claim"
-    assert len(best_parameters(several).rows) == 10
+    several = [study("a"), make_single_evidence()]
+    assert [row[0] for row in tabulate_results(several).rows] == ["a", "young"]
+    assert tabulate_results(several).rows[1][3] == "no claim"
+    assert len(tabulate_best_parameters(several).rows) == 10
 
 
 def test_the_page_and_the_markdown_escape_and_overlay(tmp_path):
-    several = [study('<script>"a"&$x_1$'), study("b", seed=1), single()]
-    text = comparison(several)
+    several = [study('<script>"a"&$x_1$'), study("b", seed=1), make_single_evidence()]
+    text = render_comparison(several)
     page = check(text)
     assert '<script>"a"' not in text
     assert '<script>"a"&$x_1$' in "".join(page.text)
     assert 'id="figure-convergences"' in text
-    path = comparison_markdown(several, tmp_path)
+    path = write_comparison_markdown(several, tmp_path)
     assert "<script>" not in path.read_text()
     assert (tmp_path / "figures" / "convergences.svg").is_file()
     with (tmp_path / "tables" / "claims.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert float(rows[0]["gain in test perplexity mean [%]"]) == several[0].claim.gain.mean
+    assert float(rows[0]["gain in test perplexity mean [%]"]) == several[0].validation.gain.mean

@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from helpers.evidence_maker import AWKWARD, bare, rich, unfinished
-from synaptune.report.markdown import escaped, fence, markdown, table_text
-from synaptune.report.table_model import UNKNOWN, Column, Table, as_csv
+from helpers.evidence_maker import AWKWARD, make_empty_evidence, make_full_evidence, make_unfinished_evidence
+from synaptune.report.markdown import escape_markdown, format_table, make_fence, write_markdown
+from synaptune.report.table_model import UNKNOWN, Column, Table, format_csv
 
 COUNT = 30
 
@@ -16,7 +16,7 @@ COUNT = 30
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("report")
-    markdown(rich(count=COUNT, awkward=True), path)
+    write_markdown(make_full_evidence(count=COUNT, awkward=True), path)
     return path
 
 
@@ -37,7 +37,7 @@ def test_figures_are_svg_files_of_their_own(folder):
 
 
 def test_tables_keep_every_digit_and_name_their_units(folder):
-    study = rich(count=COUNT, awkward=True)
+    study = make_full_evidence(count=COUNT, awkward=True)
     with (folder / "tables" / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == COUNT
@@ -61,22 +61,22 @@ def test_names_are_shown_and_not_run(folder):
     text = (folder / "report.md").read_text().split("```")[0]
     assert "<script>" not in text
     assert "<speare>" not in text
-    assert escaped("a|b <i> *c* $x_1$ `rm -rf` [d](e)") == r"a\|b \<i\> \*c\* \$x_1\$ `rm -rf` \[d\](e)"
-    assert escaped("two\nlines") == "two lines"
+    assert escape_markdown("a|b <i> *c* $x_1$ `rm -rf` [d](e)") == r"a\|b \<i\> \*c\* \$x_1\$ `rm -rf` \[d\](e)"
+    assert escape_markdown("two\nlines") == "two lines"
 
 
 def test_a_fence_outlasts_the_text_within():
-    assert fence("a ``` b") == "````"
+    assert make_fence("a ``` b") == "````"
 
 
 def test_studies_without_a_result_have_a_report(tmp_path):
-    assert "No claim" in markdown(bare(), tmp_path / "bare").read_text()
-    text = markdown(unfinished(), tmp_path / "unfinished").read_text()
+    assert "No claim" in write_markdown(make_empty_evidence(), tmp_path / "bare").read_text()
+    text = write_markdown(make_unfinished_evidence(), tmp_path / "unfinished").read_text()
     assert "Running" in text
     assert "the loss is nan" in text
 
 
 def test_an_unknown_cell_is_empty_in_csv_and_a_dash_for_people():
     table = Table("t", "T", (Column("a", "value"), Column("b", "gain", "%")), [[None, None]])
-    assert as_csv(table) == "a,b mean [%],b low [%],b high [%],b pairs\n,,,,\n"
-    assert table_text(table).splitlines()[-1] == f"| {UNKNOWN} | {UNKNOWN} |"
+    assert format_csv(table) == "a,b mean [%],b low [%],b high [%],b pairs\n,,,,\n"
+    assert format_table(table).splitlines()[-1] == f"| {UNKNOWN} | {UNKNOWN} |"

@@ -7,19 +7,26 @@ import shutil
 
 import pytest
 
-from helpers.evidence_maker import AWKWARD, bare, comparison, rich, single, unfinished
+from helpers.evidence_maker import (
+    AWKWARD,
+    make_comparison,
+    make_empty_evidence,
+    make_full_evidence,
+    make_single_evidence,
+    make_unfinished_evidence,
+)
 from helpers.html_checker import Page, check
-from synaptune.report.findings import advice, verdict
-from synaptune.report.page import BEST_ROWS, html, sections
+from synaptune.report.findings import advise, make_verdict
+from synaptune.report.page import BEST_ROWS, make_sections, render_html
 from synaptune.report.table_model import UNKNOWN
-from synaptune.report.tables import parameters, positions
+from synaptune.report.tables import find_positions, tabulate_parameters
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
 def awkward() -> str:
-    return html(rich(count=60, awkward=True))
+    return render_html(make_full_evidence(count=60, awkward=True))
 
 
 def test_a_page_is_well_formed_and_loads_nothing(awkward):
@@ -40,21 +47,21 @@ def test_names_stand_in_the_page_as_they_are_and_nowhere_as_markup(awkward):
     assert AWKWARD in text
 
 
-@pytest.mark.parametrize("make", [bare, single, unfinished])
+@pytest.mark.parametrize("make", [make_empty_evidence, make_single_evidence, make_unfinished_evidence])
 def test_a_young_study_has_a_page_that_claims_nothing(make):
-    page = check(html(make()))
+    page = check(render_html(make()))
     assert any("No claim" in text for text in page.text)
 
 
 def test_a_study_that_has_not_ended_says_so():
-    assert "running" in "".join(Page(html(unfinished())).text)
-    assert "running" not in verdict(rich(count=20)).headline
+    assert "running" in "".join(Page(render_html(make_unfinished_evidence())).text)
+    assert "running" not in make_verdict(make_full_evidence(count=20)).headline
 
 
 def test_a_page_of_ten_thousand_trials_is_small_and_shows_the_best():
-    whole = rich(count=10)
+    whole = make_full_evidence(count=10)
     trials = [dataclasses.replace(whole.trials[at % 10], number=at, objective=2.0 + at / 1e4, state="complete") for at in range(10_000)]
-    text = html(
+    text = render_html(
         dataclasses.replace(
             whole, trials=trials, units=[trial.unit for trial in trials], losses=[trial.objective for trial in trials], profiles=[]
         )
@@ -66,12 +73,12 @@ def test_a_page_of_ten_thousand_trials_is_small_and_shows_the_best():
 
 
 def test_the_verdict_leads_with_gain_interval_and_decision():
-    study = rich(count=20)
-    found = verdict(study)
-    gain = study.claim.gain
+    study = make_full_evidence(count=20)
+    found = make_verdict(study)
+    gain = study.validation.gain
     assert f"{gain.mean:.1f} % (95 % interval {gain.low:.1f} to {gain.high:.1f}) on 5 fresh seeds" in found.headline
     assert found.tone == "good"
-    assert found.findings[0].title == f"Decision: {study.claim.decision}"
+    assert found.findings[0].title == f"Decision: {study.validation.decision}"
     carried = next(entry.text for entry in found.findings if entry.title == "What carries it")
     assert carried.index("barrier_strength") < carried.index("lambda_loge")
     assert "rank_eligibility" not in carried
@@ -79,50 +86,50 @@ def test_the_verdict_leads_with_gain_interval_and_decision():
 
 
 def test_a_gain_whose_interval_reaches_zero_is_no_gain():
-    study = rich(count=20)
-    unsure = dataclasses.replace(study, claim=dataclasses.replace(study.claim, gain=comparison([-1.0, 2.0, 0.5, 1.0, -0.2])))
-    assert verdict(unsure).headline.startswith("No gain is told from zero")
-    assert any(entry.title == "More seeds" for entry in advice(unsure))
-    worse = dataclasses.replace(study, claim=dataclasses.replace(study.claim, gain=comparison([-5.0, -5.2, -4.9])))
-    assert verdict(worse).tone == "bad"
+    study = make_full_evidence(count=20)
+    unsure = dataclasses.replace(study, validation=dataclasses.replace(study.validation, gain=make_comparison([-1.0, 2.0, 0.5, 1.0, -0.2])))
+    assert make_verdict(unsure).headline.startswith("No gain is told from zero")
+    assert any(entry.title == "More seeds" for entry in advise(unsure))
+    worse = dataclasses.replace(study, validation=dataclasses.replace(study.validation, gain=make_comparison([-5.0, -5.2, -4.9])))
+    assert make_verdict(worse).tone == "bad"
 
 
 def test_a_best_at_the_end_of_its_range_asks_for_a_wider_one_if_the_parameter_matters():
-    study = rich(count=20)
+    study = make_full_evidence(count=20)
     unit = (0.99, *study.best.unit[1:])
-    values = study.space.values(unit)
+    values = study.space.to_values(unit)
     edged = dataclasses.replace(study, best=dataclasses.replace(study.best, unit=unit, values=values))
     for matters in (True, False):
-        effects = [entry._replace(found=matters or not entry.name.endswith("alpha_ca")) for entry in edged.effects]
-        told = [entry.text for entry in advice(dataclasses.replace(edged, effects=effects)) if entry.title == "Widen the range"]
+        effects = [entry._replace(significant=matters or not entry.name.endswith("alpha_ca")) for entry in edged.effects]
+        told = [entry.text for entry in advise(dataclasses.replace(edged, effects=effects)) if entry.title == "Widen the range"]
         assert any("alpha_ca" in text and "upper" in text for text in told) == matters
-    assert positions(edged)["synapse.calcium.alpha_ca"] == 0.99
+    assert find_positions(edged)["synapse.calcium.alpha_ca"] == 0.99
 
 
 def test_effects_that_were_not_found_are_fixed_only_after_a_long_search():
-    assert any(entry.title == "Fix" for entry in advice(rich(count=100)))
-    short = [entry.title for entry in advice(rich(count=40))]
+    assert any(entry.title == "Fix" for entry in advise(make_full_evidence(count=100)))
+    short = [entry.title for entry in advise(make_full_evidence(count=40))]
     assert "Fix" not in short
     assert "Search longer" in short
 
 
 def test_a_search_whose_end_still_gains_asks_for_more():
-    study = rich(count=120)
+    study = make_full_evidence(count=120)
     for end, asked in ((0.0, False), (0.3, True)):
         best = [1.0 - 0.8 * min(1.0, place / 50) - end * (place == 119) for place in range(120)]
-        course = study.course._replace(best=best)
-        assert any("come to rest" in entry.text for entry in advice(dataclasses.replace(study, course=course))) == asked
+        course = study.convergence._replace(best=best)
+        assert any("come to rest" in entry.text for entry in advise(dataclasses.replace(study, convergence=course))) == asked
 
 
 def test_a_table_leaves_out_what_the_study_does_not_know():
-    headings = [column.name for column in parameters(single()).columns]
+    headings = [column.name for column in tabulate_parameters(make_single_evidence()).columns]
     assert "tuned" in headings
     assert "fANOVA" not in headings
 
 
 def test_figures_stand_in_their_sections():
-    study = rich(count=20)
-    by_key = {section.key: section.html for section in sections(study)}
+    study = make_full_evidence(count=20)
+    by_key = {section.key: section.html for section in make_sections(study)}
     assert list(by_key)[:2] == ["verdict", "next"]
     assert 'id="figure-ablation"' in by_key["parameters"]
     assert 'id="figure-convergence"' in by_key["search"]
@@ -166,8 +173,8 @@ def test_what_the_gates_decided_is_on_the_page_of_phase_2():
         "improvement": {"mean": 1.234, "low": -0.5, "high": 3.0},
     }
     none = {"gate": "energy", "decision": "start", "reason": "no point better than the start was found"}
-    shown = html(dataclasses.replace(rich(), gates=[account, none]))
+    shown = render_html(dataclasses.replace(make_full_evidence(), gates=[account, none]))
     assert "<h3>Gates</h3>" in shown
     assert "on 3 fresh &lt;seeds&gt;" in shown
     assert "1.234" in shown
-    assert "<h3>Gates</h3>" not in html(rich())
+    assert "<h3>Gates</h3>" not in render_html(make_full_evidence())

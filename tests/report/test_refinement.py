@@ -5,17 +5,19 @@ import re
 import pytest
 from rich.console import Console
 
-from helpers.plan_runs import METRIC, THRESHOLD, plan_runs, write_runs
+from helpers.plan_runs import METRIC, THRESHOLD, make_plan_runs, write_runs
 from synaptune.analysis.refine.rule import refine
-from synaptune.analysis.refine.runs import Parameter, Runs, Wanted
-from synaptune.analysis.refine.table import of_csv
-from synaptune.report.refinement import markdown, reach, show
+from synaptune.analysis.refine.runs import RunParameter, RunSelection, RunTable
+from synaptune.analysis.refine.table import read_csv_runs
+from synaptune.report.refinement import describe_range, format_refinement, print_refinement
 from synaptune.search.space.space import Dimension
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Runs:
-    return of_csv(write_runs(tmp_path_factory.mktemp("plan") / "runs.csv", plan_runs(), exported=True), Wanted(METRIC, maximize=True))
+def runs(tmp_path_factory) -> RunTable:
+    return read_csv_runs(
+        write_runs(tmp_path_factory.mktemp("plan") / "runs.csv", make_plan_runs(), exported=True), RunSelection(METRIC, maximize=True)
+    )
 
 
 def row(text: str, first: str) -> list[str]:
@@ -25,7 +27,7 @@ def row(text: str, first: str) -> list[str]:
 
 
 def test_the_markdown_has_the_tables_of_the_plan(runs):
-    text = markdown(refine(runs, threshold=THRESHOLD), "next.yaml")
+    text = format_refinement(refine(runs, threshold=THRESHOLD), "next.yaml")
     assert "16 high performers of 48 runs of runs.csv: eval_change at least -0.06." in text
     assert "`search_space=next.yaml`" in text
     assert row(text, "1e-07 to 3e-07") == ["19", "6", "31.6 %", "12.6 % to 56.6 %", "-0.132"]
@@ -39,7 +41,7 @@ def test_the_markdown_has_the_tables_of_the_plan(runs):
 
 
 def test_the_plan_rule_shows_that_its_narrowings_are_not_supported(runs):
-    text = markdown(refine(runs, threshold=THRESHOLD, rule="plan"), "next.yaml")
+    text = format_refinement(refine(runs, threshold=THRESHOLD, rule="plan"), "next.yaml")
     assert row(text, "learning_rate")[:2] == ["1e-07 to 2e-06, log", "8e-08 to 4e-07, log"]
     assert row(text, "schedule")[1] == "cosine (65 %), linear (35 %)"
     assert [row(text, name)[4] for name in ("learning_rate", "batch_size", "generations", "schedule")] == ["no", "yes", "no", "no"]
@@ -47,19 +49,19 @@ def test_the_plan_rule_shows_that_its_narrowings_are_not_supported(runs):
 
 def test_an_adaptive_search_is_said_to_be_no_independent_sample():
     values = tuple(place / 20 for place in range(20))
-    parameters = (Parameter(Dimension("a|b `c`\nd", "lin", 0.0, 1.0), values),)
-    runs = Runs("study *x*", "objective", False, parameters, values, tuple(place // 5 for place in range(20)), adaptive="cma")
-    text = markdown(refine(runs, shuffles=99), "next.yaml")
+    parameters = (RunParameter(Dimension("a|b `c`\nd", "lin", 0.0, 1.0), values),)
+    runs = RunTable("study *x*", "objective", False, parameters, values, tuple(place // 5 for place in range(20)), adaptive="cma")
+    text = format_refinement(refine(runs, shuffles=99), "next.yaml")
     assert "adaptive search (cma) and no independent sample: labels are shuffled within generations only" in text
     assert "nothing is narrowed" in text
     assert r"study \*x\*" in text
     assert text.count(r"| a\|b \`c\` d |") == 2 - 1 + text.count(r"| a\|b \`c\` d | runs |")
     console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: SIM115
-    show(refine(runs, shuffles=99), console)
+    print_refinement(refine(runs, shuffles=99), console)
     assert "no independent sample" in console.export_text()
 
 
 def test_ranges_and_choices_are_said_in_words():
-    assert reach(Dimension("x", "log", 1e-3, 1.0)) == "0.001 to 1, log"
-    assert reach(Dimension("x", "lin", 2, 8, integer=True)) == "2 to 8, integer"
-    assert reach(Dimension("x", "categorical", choices=("a", 3), weights=(3.0, 1.0))) == "a (75 %), 3 (25 %)"
+    assert describe_range(Dimension("x", "log", 1e-3, 1.0)) == "0.001 to 1, log"
+    assert describe_range(Dimension("x", "lin", 2, 8, integer=True)) == "2 to 8, integer"
+    assert describe_range(Dimension("x", "categorical", choices=("a", 3), weights=(3.0, 1.0))) == "a (75 %), 3 (25 %)"

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from synaptune import TrialManager, TrialPruned
-from synaptune.search.judging import Judging
+from synaptune.search.judging import TrialPruner
 from synaptune.search.pruning import NoPruner
 from synaptune.search.trial import Trial
 
@@ -20,7 +20,7 @@ def law(step):
 
 def estimate(reports, *, last=STEPS, first=1):
     """The estimate of trial 0 from its reports by step, where trial 1 went from step `first` to step `last`."""
-    judging = Judging(NoPruner(), [(Trial(1, 1, (0.5,), {}, "complete", 1.0), dict.fromkeys(range(first, last + 1), 1.0))])
+    judging = TrialPruner(NoPruner(), [(Trial(1, 1, (0.5,), {}, "complete", 1.0), dict.fromkeys(range(first, last + 1), 1.0))])
     trial = Trial(0, 0, (0.5,), {})
     for step, value in reports.items():
         judging(trial, step, value)

@@ -12,11 +12,11 @@ from synaptune.core.errors import UserError
 from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.optimizers.snapshot import StateFile
-from synaptune.search.runner import check_interrupted, interruptible
+from synaptune.search.runner import catch_interrupts, check_interrupted
 from synaptune.search.space.space import Dimension, Space
-from synaptune.search.trial import Result, best_of
-from synaptune.search.workers.base import Batches, Inline, attempt
-from synaptune.study.location import Home
+from synaptune.search.trial import Result, find_best
+from synaptune.search.workers.base import BatchWorkers, InlineWorkers, run_trial
+from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.errors import DivergedError
 
@@ -37,17 +37,17 @@ def made(evaluate, count):
     def run(trial):
         return Result(evaluate(trial.values), 0.0)
 
-    return Inline(run) if count == 1 else Batches(lambda batch: (attempt(run, trial) for trial in batch), count)
+    return InlineWorkers(run) if count == 1 else BatchWorkers(lambda batch: (run_trial(run, trial) for trial in batch), count)
 
 
 def drive(folder, *, name="cma", budget=25, evaluate=bowl, workers=1, rate=0.5, said=None, maximize=False):
     engine = Engine(name, 7, workers=3, grid_points=5)
-    with Study(Home("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}, maximize=maximize) as study:
+    with Study(StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}, maximize=maximize) as study:
         ledger = PhaseLedger(study, SPACE, "search", {"seed": 0})
         state = StateFile(folder / "optimizer.pkl", engine, SPACE.describe())
         plan = Plan(budget, maximize=maximize, max_failure_rate=rate)
         said = [] if said is None else said
-        return run_searches([Search(SPACE, engine, plan, ledger, state, say=said.append)], made(evaluate, workers))[0]
+        return run_searches([Search(SPACE, engine, plan, ledger, state, on_message=said.append)], made(evaluate, workers))[0]
 
 
 def drive_together(folder, phases, *, budget=25, evaluate=bowl, workers=1, sizes=None):
@@ -56,15 +56,15 @@ def drive_together(folder, phases, *, budget=25, evaluate=bowl, workers=1, sizes
     def batch(trials):
         if sizes is not None:
             sizes.append(len(trials))
-        return (attempt(lambda trial: Result(evaluate(trial.values), 0.0), trial) for trial in trials)
+        return (run_trial(lambda trial: Result(evaluate(trial.values), 0.0), trial) for trial in trials)
 
-    with Study(Home("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}) as study:
+    with Study(StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}) as study:
         searches = []
         for seed, phase in enumerate(phases, 7):
             engine = Engine("cma", seed)
             state = StateFile(folder / f"optimizer-{phase}.pkl", engine, SPACE.describe())
             searches.append(Search(SPACE, engine, Plan(budget), PhaseLedger(study, SPACE, phase, {}), state))
-        return dict(zip(phases, run_searches(searches, Batches(batch, workers)), strict=True))
+        return dict(zip(phases, run_searches(searches, BatchWorkers(batch, workers)), strict=True))
 
 
 def dying_at(count):
@@ -228,13 +228,13 @@ def test_what_ended_beside_a_fatal_trial_is_kept_and_heard_of(tmp_path):
         return bowl(values)
 
     calls, heard, engine = [], [], Engine("random", 7, workers=4)
-    with Study(Home("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {"a": 1}) as study:
+    with Study(StudyLocation("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {"a": 1}) as study:
         ledger = PhaseLedger(study, SPACE, "search", {})
         state = StateFile(tmp_path / "optimizer.pkl", engine, SPACE.describe())
-        found = Search(SPACE, engine, Plan(8), ledger, state, watch=lambda trial, ended: heard.append(trial.index))
+        found = Search(SPACE, engine, Plan(8), ledger, state, on_end=lambda trial, ended: heard.append(trial.index))
         with pytest.raises(UserError, match="no such file"):
             run_searches([found], made(evaluate, 4))
-        assert [trial.state for trial in ledger.trials()] == ["running", "complete", "complete", "complete"]
+        assert [trial.state for trial in ledger.read_trials()] == ["running", "complete", "complete", "complete"]
     assert heard == [1, 2, 3]
 
 
@@ -245,7 +245,7 @@ def test_a_press_of_ctrl_c_in_the_last_trial_of_a_stage_outlasts_it(tmp_path):
         return bowl(values)
 
     calls = []
-    with interruptible():
+    with catch_interrupts():
         assert len(drive(tmp_path, budget=6, evaluate=evaluate)) == 6
         with pytest.raises(KeyboardInterrupt):
             check_interrupted()
@@ -257,8 +257,8 @@ def test_a_press_of_ctrl_c_in_the_last_trial_of_a_stage_outlasts_it(tmp_path):
 
 def test_the_best_follows_the_direction(tmp_path):
     trials = drive(tmp_path, name="random", maximize=True)
-    assert best_of(trials, maximize=True).objective == max(trial.objective for trial in trials)
-    assert best_of(trials).objective == min(trial.objective for trial in trials)
+    assert find_best(trials, maximize=True).objective == max(trial.objective for trial in trials)
+    assert find_best(trials).objective == min(trial.objective for trial in trials)
 
 
 @pytest.mark.parametrize("plan", [Plan(0), Plan(5, retries=-1), Plan(5, max_failure_rate=1.5)])

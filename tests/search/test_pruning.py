@@ -18,9 +18,9 @@ from synaptune.search.pruning import (
     PercentilePruner,
     Pruner,
     PrunerConfig,
-    halve,
+    find_pruner_faults,
     make_pruner,
-    pruner_faults,
+    prune_by_halving,
 )
 
 STEPS = range(1, 28)
@@ -76,7 +76,7 @@ class _Halving:
         self.first, self.factor = first, factor
 
     def prune(self, trial: History, others: list[History]) -> bool:
-        return halve(trial, others, first=self.first, factor=self.factor)
+        return prune_by_halving(trial, others, first=self.first, factor=self.factor)
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # Optuna on a trial that reported no number yet
@@ -90,11 +90,11 @@ def test_decisions_are_optunas_on_random_histories(name, seed):
 
 def test_the_brackets_of_hyperband_are_drawn_by_number_and_seed():
     pruner = HyperbandPruner(1, 81, 3, 0)
-    assert pruner.brackets() == [81, 34, 15, 8, 5]
-    drawn = [pruner.bracket(number) for number in range(3000)]
+    assert pruner.get_bracket_sizes() == [81, 34, 15, 8, 5]
+    drawn = [pruner.get_bracket_id(number) for number in range(3000)]
     shares = np.bincount(drawn, minlength=5) / 3000
-    assert shares == pytest.approx(np.array(pruner.brackets()) / 143, abs=0.03)
-    assert drawn != [HyperbandPruner(1, 81, 3, 1).bracket(number) for number in range(3000)]
+    assert shares == pytest.approx(np.array(pruner.get_bracket_sizes()) / 143, abs=0.03)
+    assert drawn != [HyperbandPruner(1, 81, 3, 1).get_bracket_id(number) for number in range(3000)]
 
 
 def complete(count: int, loss: float = 1.0) -> list[History]:
@@ -143,5 +143,5 @@ def test_every_fault_is_told_at_once():
 
 
 def test_too_few_validations_to_prune_anything_are_refused():
-    assert "training.evaluations=4" in pruner_faults(PrunerConfig("median"), 4)[0]
-    assert pruner_faults(PrunerConfig("none"), 4) == pruner_faults(PrunerConfig("median"), 5) == []
+    assert "training.evaluations=4" in find_pruner_faults(PrunerConfig("median"), 4)[0]
+    assert find_pruner_faults(PrunerConfig("none"), 4) == find_pruner_faults(PrunerConfig("median"), 5) == []

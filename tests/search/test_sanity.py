@@ -2,7 +2,7 @@
 
 import pytest
 
-from synaptune.search.sanity import check_optimizer, rosenbrock, signal_of
+from synaptune.search.sanity import check_objective, check_optimizer, rosenbrock
 
 
 def test_rosenbrock_has_its_minimum_at_one():
@@ -13,18 +13,18 @@ def test_rosenbrock_has_its_minimum_at_one():
 
 @pytest.mark.slow
 def test_cma_solves_rosenbrock_and_random_search_does_not():
-    assert check_optimizer("cma", 1).solved
+    assert check_optimizer("cma", 1).is_solved
     random = check_optimizer("random", 1)
-    assert not random.solved
+    assert not random.is_solved
     assert random.attempts > 1
 
 
 def test_a_clear_signal_passes():
-    assert signal_of([2.0, 2.01, 1.99], [2.1, 2.4, 1.9, 2.2], [[2.1, 2.1, 2.11]], 3.2).faults == []
+    assert check_objective([2.0, 2.01, 1.99], [2.1, 2.4, 1.9, 2.2], [[2.1, 2.1, 2.11]], 3.2).faults == []
 
 
 def test_what_all_candidates_share_is_reported_apart_from_the_spread_over_seeds():
-    signal = signal_of([2.0, 2.5, 1.5], [2.1, 2.2, 1.9, 2.0], [[2.1, 2.6, 1.6], [2.2, None, 1.7]], None)
+    signal = check_objective([2.0, 2.5, 1.5], [2.1, 2.2, 1.9, 2.0], [[2.1, 2.6, 1.6], [2.2, None, 1.7]], None)
     assert signal.spread_over_seeds == pytest.approx(0.5)
     assert signal.noise == pytest.approx(0.0, abs=1e-12)
     assert signal.faults[0].startswith("noise")
@@ -40,5 +40,5 @@ def test_what_all_candidates_share_is_reported_apart_from_the_spread_over_seeds(
     ],
 )
 def test_a_missing_signal_is_put_down_to_its_cause(defaults, candidates, repeated, word):
-    (fault,) = signal_of(defaults, candidates, [repeated], 3.2).faults
+    (fault,) = check_objective(defaults, candidates, [repeated], 3.2).faults
     assert fault.startswith(word)

@@ -10,10 +10,10 @@ from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.optimizers.snapshot import StateFile
 from synaptune.search.space.space import Dimension, Space
-from synaptune.search.stopping import StopConfig, check_stop, rules
+from synaptune.search.stopping import StopConfig, check_stop, make_stop_rule
 from synaptune.search.trial import Result, Trial
-from synaptune.search.workers.base import Inline
-from synaptune.study.location import Home
+from synaptune.search.workers.base import InlineWorkers
+from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))
@@ -23,7 +23,7 @@ OFF = StopConfig(plateau=None)
 def drive(folder, config, *, budget=60, maximize=False, bend=lambda height: height, clock=None, said=None):
     """A search under stopping rules, each trial said to take six minutes; returns its trials."""
     engine = Engine("cma", 7, workers=1)
-    with Study(Home("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}, maximize=maximize) as study:
+    with Study(StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}, maximize=maximize) as study:
 
         def run(trial):
             height = bend((trial.values["x"] - 3.0) ** 2 + trial.values["y"] / 100.0)
@@ -35,10 +35,10 @@ def drive(folder, config, *, budget=60, maximize=False, bend=lambda height: heig
             Plan(budget, maximize=maximize, max_failure_rate=1.0),
             PhaseLedger(study, SPACE, "search", {}),
             StateFile(folder / "optimizer.pkl", engine, SPACE.describe()),
-            stop=rules(config, maximize=maximize, **({"clock": clock} if clock else {})),
-            say=([] if said is None else said).append,
+            stop_rule=make_stop_rule(config, maximize=maximize, **({"clock": clock} if clock else {})),
+            on_message=([] if said is None else said).append,
         )
-        return run_searches([found], Inline(run))[0]
+        return run_searches([found], InlineWorkers(run))[0]
 
 
 def made(*objectives, size=6):
@@ -71,9 +71,9 @@ def test_a_search_stops_for_its_reason_and_the_same_command_runs_nothing_more(tm
 
 
 def test_the_hours_count_from_the_beginning_of_the_command():
-    rule = rules(replace(OFF, hours=1.0), maximize=False, began=100.0, clock=lambda: 3700.0)
+    rule = make_stop_rule(replace(OFF, hours=1.0), maximize=False, began=100.0, clock=lambda: 3700.0)
     assert "stopped after 1 hours" in rule([])
-    assert rules(replace(OFF, hours=1.0), maximize=False, clock=lambda: 3700.0)([]) is None
+    assert make_stop_rule(replace(OFF, hours=1.0), maximize=False, clock=lambda: 3700.0)([]) is None
 
 
 def test_the_hours_are_those_of_one_command(tmp_path):
@@ -100,7 +100,7 @@ def test_a_plateau_is_so_many_small_steps_in_a_row():
     def stops(*bests, **changes):
         """Whether a search whose best after each check of two generations of six is this, from 10 in the first, has stopped."""
         objectives = [10.0] * 6 + [10.0] * 5 + [bests[0]] + [value for best in bests[1:] for value in [10.0] * 11 + [best]]
-        return rules(StopConfig(plateau=2, **changes), maximize=False)(made(*objectives)) is not None
+        return make_stop_rule(StopConfig(plateau=2, **changes), maximize=False)(made(*objectives)) is not None
 
     assert not stops(9.99, 9.98)
     assert stops(9.99, 9.98, 9.97)
@@ -114,7 +114,7 @@ def test_a_plateau_is_so_many_small_steps_in_a_row():
 
 def test_negative_bests_and_failed_trials_are_no_hindrance_to_the_plateau():
     def stops(*objectives, maximize=False):
-        return rules(StopConfig(plateau=1), maximize=maximize)(made(*objectives)) is not None
+        return make_stop_rule(StopConfig(plateau=1), maximize=maximize)(made(*objectives)) is not None
 
     assert not stops(*[-10.0] * 6, *[None] * 12)
     assert stops(*[-10.0] * 6, *[None] * 18)
@@ -125,7 +125,7 @@ def test_negative_bests_and_failed_trials_are_no_hindrance_to_the_plateau():
 
 
 def test_generations_of_one_trial_count_as_cmas_for_the_plateau():
-    rule = rules(StopConfig(plateau=1), maximize=False)
+    rule = make_stop_rule(StopConfig(plateau=1), maximize=False)
     assert rule(made(*[1.0] * 23, size=1)) is None
     assert rule(made(*[1.0] * 24, size=1)) is not None
 
@@ -138,4 +138,4 @@ def test_every_bad_value_is_told_at_once():
     for name in ("hours=0", "money=-1", "price=inf", "target=nan", "plateau=0", "patience=0", "improvement=1"):
         assert f"stop.{name}" in str(caught.value)
     with pytest.raises(UserError, match="price of a device hour"):
-        rules(StopConfig(money=5.0), maximize=False)
+        make_stop_rule(StopConfig(money=5.0), maximize=False)

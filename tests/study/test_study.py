@@ -8,11 +8,11 @@ import optuna
 import pytest
 
 from synaptune.core.errors import UserError
-from synaptune.report.dashboard.study_status import glances
+from synaptune.report.dashboard.study_status import read_statuses
 from synaptune.search.space.space import Dimension, Space
-from synaptune.search.trial import Result, failure_of
+from synaptune.search.trial import Result, make_failure
 from synaptune.study.artifacts import write_best
-from synaptune.study.location import Home
+from synaptune.study.location import StudyLocation
 from synaptune.study.reader import read_study
 from synaptune.study.study import PhaseLedger, Study
 
@@ -27,7 +27,7 @@ VALUES = {"x": 0.5, "n": 2, "c": True}
 
 
 def place(folder, resume="auto", url=None):
-    return Home("s", folder, url or f"sqlite:///{folder}/study.db", resume)
+    return StudyLocation("s", folder, url or f"sqlite:///{folder}/study.db", resume)
 
 
 def ledger(study, phase="search"):
@@ -37,10 +37,10 @@ def ledger(study, phase="search"):
 def test_a_trial_comes_back_as_it_was_written(tmp_path):
     with Study(place(tmp_path), {}) as study:
         begun = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
-        running = ledger(study).trials()
+        running = ledger(study).read_trials()
         ended = ledger(study).finish(begun, Result(1.5, 2.0, {"val_loss": 1.5, "odd": float("nan")}, {"data_fingerprint": "d"}))
     with Study(place(tmp_path), {}) as study:
-        (back,) = ledger(study).trials()
+        (back,) = ledger(study).read_trials()
     assert [trial.state for trial in running] == ["running"]
     assert (back.number, back.values, back.unit, back.objective) == (0, VALUES, (0.1, 0.2, 0.3), 1.5)
     assert back.facts == ended.facts | {"odd": "nan"}
@@ -50,9 +50,9 @@ def test_a_trial_comes_back_as_it_was_written(tmp_path):
 def test_phases_are_counted_apart_and_numbered_together(tmp_path):
     with Study(place(tmp_path), {}) as study:
         for phase in ("sanity", "search", "sanity"):
-            ledger(study, phase).start(len(study.trials(phase)), (0.5, 0.5, 0.5), VALUES, 0)
-        assert [(trial.number, trial.index) for trial in study.trials("sanity")] == [(0, 0), (2, 1)]
-        assert [(trial.number, trial.index) for trial in study.trials("search")] == [(1, 0)]
+            ledger(study, phase).start(len(study.read_trials(phase)), (0.5, 0.5, 0.5), VALUES, 0)
+        assert [(trial.number, trial.index) for trial in study.read_trials("sanity")] == [(0, 0), (2, 1)]
+        assert [(trial.number, trial.index) for trial in study.read_trials("search")] == [(1, 0)]
 
 
 def test_optuna_itself_reads_the_study(tmp_path):
@@ -79,7 +79,7 @@ def test_a_study_in_which_nothing_finished_may_be_begun_anew(tmp_path):
     with Study(place(tmp_path), {"path": "wrong"}) as study:
         ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
     with Study(place(tmp_path), {"path": "right"}) as study:
-        assert study.trials() == []
+        assert study.read_trials() == []
 
 
 def test_resume_must_and_never_mean_it(tmp_path):
@@ -111,7 +111,7 @@ def test_a_database_out_of_reach_is_refused(tmp_path):
 
 @pytest.mark.parametrize("url", ["postgresql://user:secret@host:54a32/name", "no address at all"])
 def test_an_address_that_cannot_be_read_is_refused_in_words(tmp_path, url):
-    for opening in (lambda: Study(place(tmp_path, url=url), {}), lambda: read_study(url, "s"), lambda: glances(url)):
+    for opening in (lambda: Study(place(tmp_path, url=url), {}), lambda: read_study(url, "s"), lambda: read_statuses(url)):
         with pytest.raises(UserError, match="dialect://user@host:port/database") as raised:
             opening()
         assert "secret" not in str(raised.value)
@@ -139,9 +139,9 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
         connection.cursor().execute(f"pragma max_page_count={pages}")
         connection.close()
         with pytest.raises(UserError, match="full"):
-            study.put_note("large", "x" * 1_000_000)
+            study.write_note("large", "x" * 1_000_000)
     with Study(place(tmp_path), {"a": 1, "b": 2}) as study:
-        assert [trial.state for trial in study.trials()] == ["complete"]
+        assert [trial.state for trial in study.read_trials()] == ["complete"]
 
 
 def test_one_process_at_a_time(tmp_path):
@@ -171,7 +171,7 @@ def test_a_pruned_trial_keeps_its_estimate_and_has_no_objective(tmp_path):
     with Study(place(tmp_path), {}) as study:
         begun = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
         ended = ledger(study).finish(begun, Result(None, 2.0, {"val_loss": 3.0}, pruned=True, estimate=1.25))
-        (back,) = ledger(study).trials()
+        (back,) = ledger(study).read_trials()
     assert back == ended
     assert (back.state, back.objective, back.estimate, back.reason) == ("pruned", None, 1.25, None)
     assert "estimate" not in back.facts
@@ -182,33 +182,33 @@ def test_a_pruned_trial_keeps_its_estimate_and_has_no_objective(tmp_path):
 def test_a_pruned_trial_with_an_error_has_failed(tmp_path):
     with Study(place(tmp_path), {}) as study:
         begun = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
-        ended = ledger(study).finish(begun, Result(None, 2.0, failure=failure_of(ValueError("no")), pruned=True))
+        ended = ledger(study).finish(begun, Result(None, 2.0, failure=make_failure(ValueError("no")), pruned=True))
     assert (ended.state, ended.reason) == ("failed", "ValueError: no")
 
 
 def test_reported_values_come_back_by_step_and_the_last_word_counts(tmp_path):
     with Study(place(tmp_path), {}) as study:
         trial = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
-        assert ledger(study).intermediate(trial) == {}
+        assert ledger(study).read_intermediate_values(trial) == {}
         for step, value in ((20, 2.0), (10, 3.0), (20, 1.5), (30, float("inf"))):
             ledger(study).report(trial, value, step)
     with Study(place(tmp_path), {}) as study:
-        (back,) = ledger(study).trials()
-        assert list(ledger(study).intermediate(back).items()) == [(10, 3.0), (20, 1.5), (30, float("inf"))]
+        (back,) = ledger(study).read_trials()
+        assert list(ledger(study).read_intermediate_values(back).items()) == [(10, 3.0), (20, 1.5), (30, float("inf"))]
         ledger(study).report(back, 1.0, 40)
 
 
 def test_attempts_are_counted_while_the_trial_runs_on(tmp_path):
     with Study(place(tmp_path), {}) as study:
         trial = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
-        trial = ledger(study).again(trial, "the worker died")
+        trial = ledger(study).record_retry(trial, "the worker died")
     with Study(place(tmp_path), {}) as study:
-        (back,) = ledger(study).trials()
+        (back,) = ledger(study).read_trials()
         assert back == trial
-        trial = ledger(study).again(back, "out of memory")
+        trial = ledger(study).record_retry(back, "out of memory")
         assert (trial.state, trial.facts["attempts"]) == ("running", ["the worker died", "out of memory"])
         ledger(study).finish(trial, Result(1.0, 0.1))
-        assert ledger(study).trials()[0].facts["attempts"] == trial.facts["attempts"]
+        assert ledger(study).read_trials()[0].facts["attempts"] == trial.facts["attempts"]
 
 
 def test_an_ended_trial_takes_no_second_end(tmp_path):
@@ -217,7 +217,7 @@ def test_an_ended_trial_takes_no_second_end(tmp_path):
         ledger(study).finish(trial, Result(1.0, 0.1))
         with pytest.raises(UserError, match="already finished"):
             ledger(study).finish(trial, Result(2.0, 0.1))
-        assert ledger(study).trials()[0].objective == 1.0
+        assert ledger(study).read_trials()[0].objective == 1.0
 
 
 def test_our_reader_and_optunas_see_the_same_trials(tmp_path):
@@ -226,7 +226,7 @@ def test_our_reader_and_optunas_see_the_same_trials(tmp_path):
         for index, result in enumerate((Result(1.5, 2.0, {"odd": float("nan")}), Result(None, 1.0, pruned=True), Result(None, 1.0))):
             book.finish(book.start(index, (0.1, 0.2, 0.3), VALUES | {"n": 1 + index, "c": ("a", True, 3)[index]}, 0), result)
         book.start(3, (0.1, 0.2, 0.3), VALUES, 0)
-        ours = study.trials()
+        ours = study.read_trials()
         theirs = study._storage.get_all_trials(study._id)
     names = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
     assert [names[trial.state] for trial in ours] == [trial.state.name for trial in theirs]

@@ -10,11 +10,11 @@ import pytest
 from synaptune.cli import main as cli
 from synaptune.core.errors import UserError
 from synaptune.search.space.space import Dimension, Space
-from synaptune.search.trial import Result, failure_of
-from synaptune.study.location import Home
+from synaptune.search.trial import Result, make_failure
+from synaptune.study.location import StudyLocation
 from synaptune.study.reader import find_study
 from synaptune.study.study import PhaseLedger, Study
-from synaptune.study.table import columns
+from synaptune.study.table import tabulate_trials
 
 SPACE = Space(
     (
@@ -32,15 +32,15 @@ ORDER = [
 
 def write(folder, url=None, name="s"):
     """A study with a trial of every state; returns it, open."""
-    study = Study(Home(name, folder, url or f"sqlite:///{folder}/study.db", "auto"), {})
+    study = Study(StudyLocation(name, folder, url or f"sqlite:///{folder}/study.db", "auto"), {})
     book = PhaseLedger(study, SPACE, "search", {"seed": 4})
     results = (
         Result(1.5, 2.0, {"val_loss": 1.5, "odd": math.nan}, {"rate": 7}),
         Result(None, 1.0, {"val_loss": 3.0}, pruned=True, estimate=2.5),
-        Result(None, 0.5, failure=failure_of(ValueError('a "bad"\nday, really'))),
+        Result(None, 0.5, failure=make_failure(ValueError('a "bad"\nday, really'))),
     )
     for index, result in enumerate(results):
-        book.finish(book.again(book.start(index, (0.1, 0.2, 0.3), VALUES, index // 2), "out of memory"), result)
+        book.finish(book.record_retry(book.start(index, (0.1, 0.2, 0.3), VALUES, index // 2), "out of memory"), result)
     book.start(3, (0.1, 0.2, 0.3), VALUES | {"seed": 3}, 1)
     return study
 
@@ -68,7 +68,7 @@ def test_every_trial_is_a_row_with_all_that_is_known(tmp_path, capsys):
 def test_parquet_holds_the_same_table_with_its_types(tmp_path, capsys):
     parquet = pytest.importorskip("pyarrow.parquet")
     with write(tmp_path) as study:
-        expected = columns(study.trials())
+        expected = tabulate_trials(study.read_trials())
         out = tmp_path / "deep" / "trials.parquet"
         assert cli.main(["export", str(tmp_path), "--out", str(out)]) == 0
     table = parquet.read_table(out)
@@ -97,8 +97,8 @@ def test_a_study_is_found_by_its_name_its_folder_or_its_database(tmp_path, capsy
 
 
 def test_a_study_without_trials_is_a_table_without_rows(tmp_path):
-    Study(Home("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}).close()
-    assert set(map(len, columns(find_study(str(tmp_path)).trials).values())) == {0}
+    Study(StudyLocation("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}).close()
+    assert set(map(len, tabulate_trials(find_study(str(tmp_path)).trials).values())) == {0}
 
 
 def test_several_studies_in_a_folder_are_told_apart_by_name(tmp_path):

@@ -34,7 +34,7 @@ def test_a_weak_kin_expert_merges_and_the_healthiest_is_copied_into_its_slot():
     assert plan.copy[0].tolist() == [0.0, 0.0, 0.0, 1.0]
     assert torch.allclose(plan.mix.sum(1), torch.ones(4))
     assert plan.bias.nonzero().flatten().tolist() == [0, 3]
-    assert plan.twin.tolist() == [-1.0, 0.0, 0.0, 1.0]
+    assert plan.noise_sign.tolist() == [-1.0, 0.0, 0.0, 1.0]
     after = remodel_metabolism(state(*WEAK_AND_STRONG), plan)
     assert torch.allclose(after.embedding.norm(dim=1), torch.ones(4))
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from synaptune.synapse.circuit import SynapseParams, SynapseTensors
-from synaptune.synapse.clock import geometric, powers
-from synaptune.synapse.fast_weights import empty_memory, memory_scan, memory_step
+from synaptune.synapse.clock import geometric_sums, powers
+from synaptune.synapse.fast_weights import init_memory, memory_scan, memory_step
 from synaptune.synapse.kinase import KinaseState, gate, kinase_step
 
 
@@ -24,7 +24,7 @@ def activities(ticks: int = 7, tokens: int = 4, rank: int = 6) -> tuple[torch.Te
 def test_the_scan_equals_the_steps_in_turn(delta):
     synapse, (pre, post) = params(post_fast_lr=0.01), activities()
     weights, handed = memory_scan(pre, post, synapse.postsynaptic, synapse.bdnf, delta=delta)
-    state, rows = empty_memory(3, 6, pre), []
+    state, rows = init_memory(3, 6, pre), []
     for n in range(pre.shape[1]):
         rows.append(state.weights)
         state = memory_step(state, pre[:, n], post[:, n], synapse.postsynaptic, synapse.bdnf, delta=delta)
@@ -65,7 +65,7 @@ def test_a_tick_is_exactly_its_tokens_for_a_linear_recurrence(tokens):
         for _ in range(tokens):
             seen.append(x)
             x = a * x + inputs
-        power, gain, total = geometric(torch.tensor(a, dtype=torch.float64), tokens)
+        power, gain, total = geometric_sums(torch.tensor(a, dtype=torch.float64), tokens)
         assert float(power * 0.7 + gain * inputs) == pytest.approx(x)
         assert float(gain * 0.7 + total * inputs) == pytest.approx(sum(seen))
 

@@ -7,9 +7,9 @@ import torch
 
 from synaptune.core.parameters import lookup
 from synaptune.synapse.circuit import SPECS, SynapseParams, SynapseTensors
-from synaptune.synapse.kernel import fast_scan, library
-from synaptune.synapse.release import release_noise
-from synaptune.synapse.terminal import birth, efficacy, regroup, terminal_scan, terminal_step
+from synaptune.synapse.kernel import fast_scan, load_library
+from synaptune.synapse.release import draw_noise
+from synaptune.synapse.terminal import efficacy, init_terminals, map_state, terminal_scan, terminal_step
 
 PRESYNAPTIC = [s for s in SPECS if s.subsystem in ("calcium", "vesicles", "energy")]
 
@@ -26,7 +26,7 @@ def corner(rng: random.Random) -> dict[str, float]:
 def course(drives: list[float]) -> list[float]:
     """ln e after each token of a drive, one token per tick."""
     params = tensors()
-    state, out = birth(torch.zeros(1, dtype=torch.float64), params), []
+    state, out = init_terminals(torch.zeros(1, dtype=torch.float64), params), []
     for drive in drives:
         state, e = terminal_step(state, torch.tensor([drive], dtype=torch.float64), params, 1)
         out.append(float(e.log()))
@@ -47,7 +47,7 @@ def test_a_tired_terminal_recovers_over_fifty_silent_tokens():
 
 def test_a_driven_terminal_first_facilitates_then_tires():
     params = tensors()
-    rest = float(efficacy(birth(torch.zeros(1, dtype=torch.float64), params), params).log())
+    rest = float(efficacy(init_terminals(torch.zeros(1, dtype=torch.float64), params), params).log())
     out = course([3.0] * 32)
     assert max(out[:6]) > rest > out[-1]
 
@@ -58,7 +58,7 @@ def test_vesicles_are_conserved_and_states_stay_physical_over_ten_thousand_rando
     for tokens in (1, 2, 5, 16):
         for _ in range(10):
             params = tensors(corner(rng))
-            state = birth(torch.zeros(1, 1, 8, dtype=torch.float64), params)
+            state = init_terminals(torch.zeros(1, 1, 8, dtype=torch.float64), params)
             total = sum(state.vesicles)
             for _ in range(250):
                 drive = 6 * torch.randn(1, 1, 8, generator=generator, dtype=torch.float64)
@@ -79,8 +79,8 @@ def test_vesicles_are_conserved_and_states_stay_physical_over_ten_thousand_rando
 
 def test_a_step_leaves_the_given_state_alone():
     params = tensors()
-    state = birth(torch.zeros(1, 1, 4, dtype=torch.float64), params)
-    before = regroup(state, torch.clone)
+    state = init_terminals(torch.zeros(1, 1, 4, dtype=torch.float64), params)
+    before = map_state(state, torch.clone)
     terminal_step(state, torch.ones(1, 1, 4, dtype=torch.float64), params, 8)
     for old, new in zip(before, state, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
@@ -92,7 +92,7 @@ def test_longer_ticks_converge_to_the_per_token_dynamics():
     params = tensors()
     ends = {}
     for tokens in (1, 2, 4, 8, 16):
-        state = birth(drive, params)
+        state = init_terminals(drive, params)
         for _ in range(32 // tokens):
             state, ends[tokens] = terminal_step(state, drive, params, tokens)
     gap = {tokens: (ends[tokens].log() - ends[1].log()).abs().max().item() for tokens in (2, 4, 8, 16)}
@@ -104,7 +104,7 @@ def test_longer_ticks_converge_to_the_per_token_dynamics():
 @pytest.mark.parametrize("tokens", [1, 16])
 def test_gradcheck_on_one_tick(tokens):
     params = tensors()
-    state = birth(torch.zeros(1, 1, 3, dtype=torch.float64), params)
+    state = init_terminals(torch.zeros(1, 1, 3, dtype=torch.float64), params)
     state, _ = terminal_step(state, torch.tensor([[[-1.0, 0.5, 2.0]]], dtype=torch.float64), params, tokens)
     leaves = [x.clone().requires_grad_() for group in state for x in group]
     drive = torch.tensor([[[-0.5, 1.0, 2.0]]], dtype=torch.float64, requires_grad=True)
@@ -119,7 +119,7 @@ def test_gradcheck_on_one_tick(tokens):
             del group._buffers[spec.label]
             setattr(group, spec.label, value)
         it = iter(inputs[len(values) :])
-        return terminal_step(regroup(state, lambda _: next(it)), drive, again, tokens)[1]
+        return terminal_step(map_state(state, lambda _: next(it)), drive, again, tokens)[1]
 
     assert torch.autograd.gradcheck(tick, (drive, *values, *leaves))
 
@@ -146,7 +146,7 @@ def test_parameter_gradients_are_finite_at_random_corners():
             assert torch.isfinite(lookup(params, spec.name.removeprefix("synapse.")).grad), spec.name
 
 
-@pytest.mark.skipif(library(torch.float64) is None, reason="no C compiler on this machine")
+@pytest.mark.skipif(load_library(torch.float64) is None, reason="no C compiler on this machine")
 @pytest.mark.parametrize("stochastic", [False, True])
 @pytest.mark.parametrize("tokens", [1, 3, 8, 16])
 def test_the_compiled_scan_and_its_adjoint_equal_the_reference(tokens, stochastic):
@@ -155,7 +155,7 @@ def test_the_compiled_scan_and_its_adjoint_equal_the_reference(tokens, stochasti
         params, updates = tensors(values), 6
         keys = (updates + 1) * tokens - (tokens > 2)
         drive = (4 * torch.randn(2, 2, updates, keys, generator=generator, dtype=torch.float64)).requires_grad_()
-        noise = release_noise(tuple(drive.shape), torch.tensor(0.5), generator, drive) if stochastic else None
+        noise = draw_noise(tuple(drive.shape), torch.tensor(0.5), generator, drive) if stochastic else None
         weight = torch.randn(2, 2, updates + 1, keys, generator=generator, dtype=torch.float64)
         found = {}
         for scan in (terminal_scan, fast_scan):
@@ -168,7 +168,7 @@ def test_the_compiled_scan_and_its_adjoint_equal_the_reference(tokens, stochasti
 
 def test_stochastic_release_is_unbiased_where_it_is_not_clamped():
     params = tensors()
-    state = birth(torch.zeros(1, 1, 200_000, dtype=torch.float64), params)
+    state = init_terminals(torch.zeros(1, 1, 200_000, dtype=torch.float64), params)
     drive = torch.full((1, 1, 200_000), -0.5, dtype=torch.float64)
     noise = torch.randn(drive.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected, _ = terminal_step(state, drive, params, 8)

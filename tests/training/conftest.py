@@ -41,9 +41,9 @@ def root() -> Path:
 def run() -> Callable[[list[str], Path], Outcome]:
     """(overrides, folder) -> a run of train.py's configuration in this process."""
 
-    def once(overrides: list[str], folder: Path) -> Outcome:
+    def run_overrides(overrides: list[str], folder: Path) -> Outcome:
         register()
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             return run_training(compose("train", overrides=overrides), folder)
 
-    return once
+    return run_overrides

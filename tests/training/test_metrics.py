@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from synaptune.training.metrics import dead_fraction, gini, summarise, tally, training_loss
+from synaptune.training.metrics import compute_metrics, dead_fraction, gini, tally, training_loss
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -22,7 +22,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_loss_and_perplexity_are_those_of_the_scored_targets():
     logits, targets, recall = batch()
-    found = summarise(tally(logits, targets, recall), bytes_per_token=2.0)
+    found = compute_metrics(tally(logits, targets, recall), bytes_per_token=2.0)
     scored = targets >= 0
     expected = -torch.log_softmax(logits, -1)[scored].gather(1, targets[scored].unsqueeze(1)).mean()
     assert found["loss"] == pytest.approx(float(expected), rel=1e-6)
@@ -32,8 +32,8 @@ def test_loss_and_perplexity_are_those_of_the_scored_targets():
 
 def test_bits_per_byte_counts_text_only():
     logits, targets, recall = batch()
-    text = summarise(tally(logits[:2], targets[:2], recall[:2]), 2.0)
-    both = summarise(tally(logits, targets, recall), 2.0)
+    text = compute_metrics(tally(logits[:2], targets[:2], recall[:2]), 2.0)
+    both = compute_metrics(tally(logits, targets, recall), 2.0)
     assert both["bits_per_byte"] == pytest.approx(text["loss"] / math.log(2) / 2)
     assert "recall_accuracy" not in text
 
@@ -42,14 +42,14 @@ def test_recall_accuracy_counts_answers_only():
     logits, targets, recall = batch()
     logits[recall] = torch.nn.functional.one_hot(targets[recall], 7) * 20.0
     logits[3, 9] = -logits[3, 9]
-    assert summarise(tally(logits, targets, recall), 1.0)["recall_accuracy"] == pytest.approx(9 / 10)
+    assert compute_metrics(tally(logits, targets, recall), 1.0)["recall_accuracy"] == pytest.approx(9 / 10)
 
 
 def test_tallies_of_parts_add_up_to_the_whole():
     logits, targets, recall = batch()
-    whole = summarise(tally(logits, targets, recall), 1.0)
+    whole = compute_metrics(tally(logits, targets, recall), 1.0)
     parts = tally(logits[:1], targets[:1], recall[:1]).add(tally(logits[1:], targets[1:], recall[1:]))
-    assert summarise(parts, 1.0) == pytest.approx(whole)
+    assert compute_metrics(parts, 1.0) == pytest.approx(whole)
 
 
 def test_a_model_that_knows_its_own_error_is_calibrated_and_a_boaster_is_not():
@@ -58,8 +58,8 @@ def test_a_model_that_knows_its_own_error_is_calibrated_and_a_boaster_is_not():
     recall = torch.zeros(1, 100, dtype=torch.bool)
     honest = torch.tensor([0.6, 0.4]).log().expand(1, 100, 2)
     boaster = torch.tensor([1.0 - 1e-6, 1e-6]).log().expand(1, 100, 2)
-    assert summarise(tally(honest, targets, recall), 1.0)["calibration_error"] == pytest.approx(0.0, abs=1e-6)
-    assert summarise(tally(boaster, targets, recall), 1.0)["calibration_error"] == pytest.approx(0.4, abs=1e-5)
+    assert compute_metrics(tally(honest, targets, recall), 1.0)["calibration_error"] == pytest.approx(0.0, abs=1e-6)
+    assert compute_metrics(tally(boaster, targets, recall), 1.0)["calibration_error"] == pytest.approx(0.4, abs=1e-5)
 
 
 def test_gini_is_zero_for_equal_use_and_high_for_one_busy_expert():

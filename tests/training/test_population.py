@@ -29,7 +29,7 @@ def batches() -> list[torch.Tensor]:
 
 def alone(params: SynapseParams) -> list[float]:
     model, losses = GPT(CONFIG, params, 32, 0), []
-    optimizer = torch.optim.AdamW(model.decay_groups(0.1), lr=2e-2, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=2e-2, betas=(0.9, 0.95))
     for step, tokens in enumerate(batches(), 1):
         losses.append(train_step(model, optimizer, tokens, torch.Generator().manual_seed(step), step))
     return losses

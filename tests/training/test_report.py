@@ -17,8 +17,8 @@ from synaptune.config.schema import register
 from synaptune.core.errors import UserError
 from synaptune.search.objective.learning_curve import extrapolate
 from synaptune.training.checkpoint import load_model
-from synaptune.training.errors import Pruned
-from synaptune.training.loggers.base import Telemetry
+from synaptune.training.errors import RunPruned
+from synaptune.training.loggers.base import RunLogger
 
 EVALUATED = ["training.evaluations=12", "training.checkpoint_every=4"]  # of 24 steps: a validation every second
 
@@ -40,7 +40,7 @@ def ends_at(last: int, told: list | None = None):
         if told is not None:
             told.append([step, loss])
         if step >= last:
-            raise Pruned(step)
+            raise RunPruned(step)
 
     return report
 
@@ -58,13 +58,13 @@ def test_every_validation_is_told_once_and_telling_changes_nothing(reported, tmp
 
 
 def test_a_pruned_run_ends_in_order_with_what_it_was_heading_for(reported, tmp_path, monkeypatch):
-    codes, told, close = [], [], Telemetry.close
+    codes, told, close = [], [], RunLogger.close
 
     def recorded(self, exit_code: int = 0) -> None:
         codes.append(exit_code)
         close(self, exit_code)
 
-    monkeypatch.setattr(Telemetry, "close", recorded)
+    monkeypatch.setattr(RunLogger, "close", recorded)
     outcome = reported(tmp_path, ends_at(10, told), "training.test=true", "logger.tensorboard=true")
     result = written(tmp_path)
     expected = extrapolate([(step, loss) for step, loss in told], 24)
@@ -123,8 +123,8 @@ def test_a_process_goes_on_to_its_next_run_after_a_pruned_one(reported, tmp_path
 
 
 def test_pruned_travels_between_processes():
-    again = pickle.loads(pickle.dumps(Pruned(12)))
-    assert (type(again), again.step, str(again)) == (Pruned, 12, "pruned at step 12")
+    again = pickle.loads(pickle.dumps(RunPruned(12)))
+    assert (type(again), again.step, str(again)) == (RunPruned, 12, "pruned at step 12")
 
 
 def test_a_proxy_stops_on_the_way_of_the_whole_run_and_tells_where_it_leads(reported, tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from synaptune.config.run import _corpus
+from synaptune.config.run import _load_cached_corpus
 from synaptune.core.errors import UserError
 from synaptune.model.gpt import GPT
 from synaptune.training.checkpoint import load_model
@@ -122,11 +122,11 @@ def test_a_checkpoint_gives_the_trained_model_back(run, small, tmp_path):
     outcome = run(small, tmp_path)
     model, config, data = load_model(tmp_path / "checkpoint.pt")
     assert (config.width, data.source, model.training) == (32, "text", False)
-    corpus = _corpus(data, config.context)
-    from synaptune.data.batches import eval_batches
+    corpus = _load_cached_corpus(data, config.context)
+    from synaptune.data.batches import make_eval_batches
     from synaptune.training.metrics import training_loss
 
-    batches = eval_batches(corpus, data, "val", size=4, context=config.context, limit=2)
+    batches = make_eval_batches(corpus, data, "val", size=4, context=config.context, limit=2)
     with torch.no_grad():
         mean = sum(float(training_loss(model(batch.tokens).logits, batch.targets)) for batch in batches) / len(batches)
     assert mean == pytest.approx(outcome.objective, abs=1e-5)

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from synaptune.training.config import TrainingConfig
-from synaptune.training.schedules import evaluation_steps, learning_rate
+from synaptune.training.schedules import get_evaluation_steps, learning_rate
 
 CONFIG = TrainingConfig(steps=100, learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.2, evaluations=3)
 
@@ -26,5 +26,5 @@ def test_a_run_of_one_step_has_a_rate():
 
 
 def test_validations_are_spread_and_the_last_is_the_end():
-    assert evaluation_steps(CONFIG) == [33, 67, 100]
-    assert evaluation_steps(TrainingConfig(steps=2, evaluations=5)) == [1, 2]
+    assert get_evaluation_steps(CONFIG) == [33, 67, 100]
+    assert get_evaluation_steps(TrainingConfig(steps=2, evaluations=5)) == [1, 2]

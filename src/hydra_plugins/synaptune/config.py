@@ -1,4 +1,4 @@
-"""Schema of our sweepers (`hydra/sweeper`, see `_store`); the keys are those of the Nevergrad plugin this one takes the place of."""
+"""Schema of our sweepers (`hydra/sweeper`, see `_register`); the keys are those of the Nevergrad plugin this one takes the place of."""
 
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 
 @dataclass
 class OptimConf:
-    """optimizer: a name of `_store` below (but `nevergrad`) or of Nevergrad's registry; budget: trials in all (null: every point
+    """optimizer: a name of `_register` below (but `nevergrad`) or of Nevergrad's registry; budget: trials in all (null: every point
     of a grid); num_workers: trials at a time (null: workers.count); noisy: losses are noisy; seed: of the search (null: drawn once);
     max_failure_rate: failed part of a generation that does not stop the sweep."""
 
@@ -32,7 +32,7 @@ class SweeperConf:
     grid_points: int = 3
 
 
-def _store() -> None:
+def _register() -> None:
     strategies = {
         "cma": OptimConf(),
         "random": OptimConf(optimizer="random"),
@@ -44,4 +44,4 @@ def _store() -> None:
         ConfigStore.instance().store(group="hydra/sweeper", name=name, node=SweeperConf(optim=optim), provider="synaptune")
 
 
-_store()
+_register()

@@ -29,12 +29,12 @@ class SynaptuneSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the search. A user's mistake ends with code 2, Ctrl-C with 130; the same command goes on."""
-        from synaptune.config.sweep import Request, run_sweep
+        from synaptune.config.sweep import SweepRequest, run_sweep
         from synaptune.core.errors import UserError
 
-        request = Request(self._config, self._context, self._task, self._optim, self._parametrization, self._grid_points, arguments)
+        request = SweepRequest(self._config, self._context, self._task, self._optim, self._parametrization, self._grid_points, arguments)
         try:
-            return run_sweep(request, self._launcher)
+            return run_sweep(request, self._make_launcher)
         except UserError as error:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
@@ -44,7 +44,7 @@ class SynaptuneSweeper(Sweeper):
             print("\ninterrupted; the same command goes on, every finished trial is kept", file=sys.stderr)
             raise SystemExit(130) from None
 
-    def _launcher(self, folder: str) -> Launcher:
+    def _make_launcher(self, folder: str) -> Launcher:
         """Hydra's launcher, working in `folder`."""
         from omegaconf import open_dict, read_write
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from synaptune.analysis.results import Comparison
 from synaptune.core.parameters import constant
 
-LEVEL = constant("compare.level", 0.95, unit="probability", meaning="coverage of the intervals shown", source="chosen: the usual 95 %")
+CONFIDENCE = constant("compare.level", 0.95, unit="probability", meaning="coverage of the intervals shown", source="chosen: the usual 95 %")
 RESAMPLES = int(constant("compare.resamples", 9999, meaning="resamples of a bootstrap interval", source="chosen: the default of scipy"))
 _SEED = 20_260  # of the resampling: the same numbers give the same interval
 
@@ -38,26 +38,26 @@ class Improvement(NamedTuple):
     high: float
 
 
-def paired_improvement(before: Sequence[float], after: Sequence[float], level: float = LEVEL) -> Improvement:
+def compute_improvement(before: Sequence[float], after: Sequence[float], level: float = CONFIDENCE) -> Improvement:
     """Improvement of `after` over `before`, paired by position, eqs. (1) and (2).
 
     Raises ValueError for unequal lengths, fewer than two pairs, or a `before` that is not positive.
     """
-    return _interval(_gains(before, after), level)
+    return _t_interval(_paired_gains(before, after), level)
 
 
-def compare(before: Sequence[float], after: Sequence[float], level: float = LEVEL) -> Comparison:
+def compare(before: Sequence[float], after: Sequence[float], level: float = CONFIDENCE) -> Comparison:
     """All that is said of `after` against `before`, paired by position; differences are improvements [%], eqs. (1) to (7).
 
     Equal differences have intervals of no width, and p is 0, or 1 where they are 0. The effect is null for them, and for two pairs,
     where (7) is 0. Raises ValueError as `paired_improvement` does.
     """
-    gains = _gains(before, after)
-    mean, low, high = _interval(gains, level)
+    gains = _paired_gains(before, after)
+    mean, low, high = _t_interval(gains, level)
     spread, count = statistics.stdev(gains), len(gains)
-    boot_low, boot_high = _bootstrap(gains, level)
-    effect = hedges(count - 1) * mean / spread if spread > 0.0 and count > 2 else None
-    return Comparison(count, mean, low, high, boot_low, boot_high, _student(gains), signed_rank(gains), effect)
+    boot_low, boot_high = _bootstrap_interval(gains, level)
+    effect = hedges_correction(count - 1) * mean / spread if spread > 0.0 and count > 2 else None
+    return Comparison(count, mean, low, high, boot_low, boot_high, _t_test_p(gains), signed_rank(gains), effect)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -88,14 +88,14 @@ def signed_rank(differences: Sequence[float]) -> float | None:
     return float(min(1.0, 2.0 * min(ways[: found + 1].sum(), ways[found:].sum())))
 
 
-def hedges(degrees: int) -> float:
+def hedges_correction(degrees: int) -> float:
     """Correction of a standardised mean difference for few pairs, eq. (7)."""
     if degrees < 2:
         return 0.0
     return math.exp(math.lgamma(degrees / 2.0) - math.lgamma((degrees - 1) / 2.0)) / math.sqrt(degrees / 2.0)
 
 
-def _gains(before: Sequence[float], after: Sequence[float]) -> list[float]:
+def _paired_gains(before: Sequence[float], after: Sequence[float]) -> list[float]:
     if len(before) != len(after) or len(before) < 2:
         raise ValueError(f"got {len(before)} and {len(after)} values: expected equally many, at least 2, from the same seeds")
     if min(before) <= 0:
@@ -103,7 +103,7 @@ def _gains(before: Sequence[float], after: Sequence[float]) -> list[float]:
     return [100.0 * (1.0 - new / old) for old, new in zip(before, after, strict=True)]  # eq. (1)
 
 
-def _interval(gains: Sequence[float], level: float) -> Improvement:
+def _t_interval(gains: Sequence[float], level: float) -> Improvement:
     mean, spread = statistics.fmean(gains), statistics.stdev(gains)
     if spread == 0.0:
         return Improvement(mean, mean, mean)
@@ -113,7 +113,7 @@ def _interval(gains: Sequence[float], level: float) -> Improvement:
     return Improvement(mean, mean - half, mean + half)
 
 
-def _student(gains: Sequence[float]) -> float:
+def _t_test_p(gains: Sequence[float]) -> float:
     """p of eq. (4)."""
     mean, spread = statistics.fmean(gains), statistics.stdev(gains)
     if spread == 0.0:
@@ -123,7 +123,7 @@ def _student(gains: Sequence[float]) -> float:
     return float(2.0 * t.sf(abs(mean) * math.sqrt(len(gains)) / spread, len(gains) - 1))
 
 
-def _bootstrap(gains: Sequence[float], level: float) -> tuple[float, float]:
+def _bootstrap_interval(gains: Sequence[float], level: float) -> tuple[float, float]:
     """Eq. (3); plain percentiles where the correction has no value, as for differences that are nearly equal."""
     import inspect
 

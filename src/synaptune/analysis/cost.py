@@ -17,30 +17,30 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from synaptune.core.errors import mistake
-from synaptune.study.database.errors import check_readable, sqlite_path, worded
+from synaptune.core.errors import user_error
+from synaptune.study.database.errors import as_user_errors, check_readable, get_sqlite_path
 from synaptune.training.config import TrainingConfig
-from synaptune.training.schedules import evaluation_steps
+from synaptune.training.schedules import get_evaluation_steps
 
 _HOUR = 3600.0
-_SAVES = 3  # timed, the median counts
+_TIMED_SAVES = 3  # timed, the median counts
 
 
-class Stage(NamedTuple):
+class PlannedRuns(NamedTuple):
     """A part of a plan: training runs, whether each scores the test split too, and how many may run at once (null: all)."""
 
     name: str
     runs: int
-    tested: bool = False
+    with_test: bool = False
     at_once: int | None = None
 
-    def rounds(self, devices: int) -> int:
+    def count_rounds(self, devices: int) -> int:
         """How often each device runs something, at most."""
         whole, rest = divmod(self.runs, self.at_once or max(1, self.runs))
         return whole * math.ceil((self.at_once or max(1, self.runs)) / devices) + math.ceil(rest / devices)
 
 
-class Speed(NamedTuple):
+class RunTiming(NamedTuple):
     """Seconds of one optimizer step, one evaluation, one checkpoint, of whatever a run does once, and a worker's first run besides."""
 
     step: float
@@ -50,7 +50,7 @@ class Speed(NamedTuple):
     start: float
 
 
-class Spread(NamedTuple):
+class SecondsRange(NamedTuple):
     """Seconds of a run: median, and the range that holds all but a tenth on either side (null: not known)."""
 
     median: float
@@ -58,20 +58,20 @@ class Spread(NamedTuple):
     high: float | None = None
 
 
-class Row(NamedTuple):
+class CostRow(NamedTuple):
     """A stage priced: its runs, the seconds of one, device hours, wall hours on the given devices."""
 
     stage: str
     runs: int
-    seconds: Spread
+    seconds: SecondsRange
     device_hours: float
     wall_hours: float
 
 
-class Bill(NamedTuple):
+class PlanCost(NamedTuple):
     """A plan priced: rows by stage, sums, money at a price for a device hour (null without one), calendar days."""
 
-    rows: list[Row]
+    rows: list[CostRow]
     device_hours: float
     low: float | None
     high: float | None
@@ -79,10 +79,10 @@ class Bill(NamedTuple):
     days: float
 
 
-Train = Callable[[Mapping[str, Any], Path], float]
+TrainRun = Callable[[Mapping[str, Any], Path], float]
 
 
-def measure(train: Train, folder: Path, *, steps: int, warmup: int) -> Speed:
+def measure_timing(train: TrainRun, folder: Path, *, steps: int, warmup: int) -> RunTiming:
     """Measure a configuration's speed on this device: a short run that warms everything up, then one whose later steps count.
 
     train: makes a run with changed values of the configuration in a folder and returns the seconds of its evaluations; folder: an
@@ -107,73 +107,82 @@ def measure(train: Train, folder: Path, *, steps: int, warmup: int) -> Speed:
     with (folder / "measured" / "metrics.csv").open(newline="") as file:
         clock = {int(row["step"]): float(row["seconds"]) for row in csv.DictReader(file) if row["seconds"]}
     step = (clock[warmup + steps] - clock[warmup]) / steps
-    save = _save_seconds(folder / "measured" / "checkpoint.pt")
+    save = _time_save(folder / "measured" / "checkpoint.pt")
     fixed = max(0.0, seconds - (warmup + steps) * step - evaluation - save)
-    return Speed(step, evaluation, save, fixed, max(0.0, first - fixed - warmup * step - save))
+    return RunTiming(step, evaluation, save, fixed, max(0.0, first - fixed - warmup * step - save))
 
 
-def _save_seconds(path: Path) -> float:
+def _time_save(path: Path) -> float:
     from synaptune.training import checkpoint
 
     content, times = checkpoint.load(path), []
-    for _ in range(_SAVES):
+    for _ in range(_TIMED_SAVES):
         began = time.perf_counter()
         checkpoint.save(path, content)
         times.append(time.perf_counter() - began)
     return statistics.median(times)
 
 
-def run_seconds(speed: Speed, training: TrainingConfig, *, tested: bool) -> float:
+def estimate_run_seconds(speed: RunTiming, training: TrainingConfig, *, with_test: bool) -> float:
     """Eq. (1) [s]; the test split is as large as the validation's."""
-    evaluations = len(evaluation_steps(training)) + tested
+    evaluations = len(get_evaluation_steps(training)) + with_test
     every = training.checkpoint_every
     saves = 1 + ((training.steps - 1) // every if every else 0)
     return speed.fixed + training.steps * speed.step + evaluations * speed.evaluation + saves * speed.save
 
 
-def bill(
-    plan: Sequence[Stage], seconds: Callable[[Stage], Spread], *, devices: int = 1, start: float | None = None, price: float | None = None
-) -> Bill:
+def price_plan(
+    plan: Sequence[PlannedRuns],
+    seconds: Callable[[PlannedRuns], SecondsRange],
+    *,
+    devices: int = 1,
+    start: float | None = None,
+    price: float | None = None,
+) -> PlanCost:
     """A plan priced; seconds: of a run of each stage, start: of a worker's start-up [s] (null: within the runs), price: of a device hour.
 
     Days are by eq. (2), of median runs.
     """
     rows = []
     if start is not None:  # one of 0 s has its row too: a busy moment while measuring may hide it
-        rows.append(Row("start-up", devices, Spread(start, start, start), devices * start / _HOUR, start / _HOUR))
+        rows.append(CostRow("start-up", devices, SecondsRange(start, start, start), devices * start / _HOUR, start / _HOUR))
     for stage in plan:
         spread = seconds(stage)
-        rows.append(Row(stage.name, stage.runs, spread, stage.runs * spread.median / _HOUR, stage.rounds(devices) * spread.median / _HOUR))
+        rows.append(
+            CostRow(stage.name, stage.runs, spread, stage.runs * spread.median / _HOUR, stage.count_rounds(devices) * spread.median / _HOUR)
+        )
     hours = sum(row.device_hours for row in rows)
-    return Bill(
+    return PlanCost(
         rows,
         hours,
-        _hours(rows, "low"),
-        _hours(rows, "high"),
+        _sum_hours(rows, "low"),
+        _sum_hours(rows, "high"),
         None if price is None else hours * price,
         sum(row.wall_hours for row in rows) / 24.0,
     )
 
 
-def _hours(rows: Sequence[Row], side: str) -> float | None:
+def _sum_hours(rows: Sequence[CostRow], side: str) -> float | None:
     """Device hours at one side of the spreads; null when one is not known."""
     bounds = [getattr(row.seconds, side) for row in rows]
     return None if None in bounds else sum(row.runs * bound for row, bound in zip(rows, bounds, strict=True)) / _HOUR
 
 
-def study_seconds(name: str, url: str) -> Callable[[Stage], Spread]:
+def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRange]:
     """Seconds of a run by stage, from a study's complete trials: those that score the test split apart from the others.
 
     Copies of another trial do not count. Raises UserError when there is no such study, or nothing complete in it.
     """
-    absent = mistake(got=f"--study {name}, not in {url}", expected="a study with complete trials", do="check its name, or measure without")
-    path = sqlite_path(url)
+    absent = user_error(
+        got=f"--study {name}, not in {url}", expected="a study with complete trials", do="check its name, or measure without"
+    )
+    path = get_sqlite_path(url)
     if path is not None and not path.exists():  # reading would make an empty database
         raise absent
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with worded(url):
+    with as_user_errors(url):
         if path is not None:
             check_readable(path)
         try:
@@ -186,11 +195,11 @@ def study_seconds(name: str, url: str) -> Callable[[Stage], Spread]:
     }
     if not any(times.values()):
         raise absent
-    return lambda stage: _spread(times[stage.tested] or times[not stage.tested])
+    return lambda stage: _summarise_seconds(times[stage.with_test] or times[not stage.with_test])
 
 
-def _spread(times: Sequence[float]) -> Spread:
+def _summarise_seconds(times: Sequence[float]) -> SecondsRange:
     if len(times) < 2:
-        return Spread(times[0])
+        return SecondsRange(times[0])
     tenths = statistics.quantiles(times, n=10, method="inclusive")
-    return Spread(statistics.median(times), tenths[0], tenths[-1])
+    return SecondsRange(statistics.median(times), tenths[0], tenths[-1])

@@ -28,17 +28,17 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from synaptune.analysis.replay import Batch, Replay
+from synaptune.analysis.replay import Replay, SampleBatch
 from synaptune.analysis.results import Effect
 from synaptune.core.parameters import constant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LEVEL = constant(
+ALPHA = constant(
     "effects.level", 0.05, unit="probability", meaning="adjusted p below which an effect is found", source="chosen: the usual 5 %"
 )
-_REDRAWN = int(
+_DRAWS = int(
     constant("effects.redrawn", 48, unit="draw", meaning="draws behind each expectation of eq. (2)", source="chosen: 1 % more variance")
 )
 _MEMORY = constant(
@@ -48,34 +48,40 @@ _MEMORY = constant(
     meaning="after which an earlier generation weighs 1/e in f",
     source="chosen: a search turns slowly",
 )
-_MOST = 600  # latest points that f is fitted to
-_PRODUCTS = 12  # parameters up to which f has their products
+_MAX_POINTS = 600  # latest points that f is fitted to
+_MAX_FOR_PRODUCTS = 12  # parameters up to which f has their products
 _PENALTIES = tuple(10.0**power for power in range(-3, 4))
-_TRUST = constant("effects.trust", 0.5, meaning="w before the first prediction was tried", source="chosen: a beginning is worth a look")
-_TURN = constant("effects.turn", 0.2, meaning="share of the latest correlation in w", source="chosen: five generations")
-_LEAST_TRUST = constant("effects.least_trust", 0.1, meaning="w below which a generation is left out", source="chosen: what noise gives")
-_LEAST = 3  # complete points that a generation needs to be ranked
+_FIRST_WEIGHT = constant(
+    "effects.trust", 0.5, meaning="w before the first prediction was tried", source="chosen: a beginning is worth a look"
+)
+_WEIGHT_RATE = constant("effects.turn", 0.2, meaning="share of the latest correlation in w", source="chosen: five generations")
+_MIN_WEIGHT = constant("effects.least_trust", 0.1, meaning="w below which a generation is left out", source="chosen: what noise gives")
+_MIN_COMPLETE = 3  # complete points that a generation needs to be ranked
 
 
-def effects(replayed: Replay, names: Sequence[str], *, seed: int = 0) -> list[Effect]:
+def find_effects(replay: Replay, names: Sequence[str], *, seed: int = 0) -> list[Effect]:
     """The effect of each parameter, by name; empty when fewer than two generations can be compared. seed: of the redrawing."""
     import numpy as np
 
     stream = np.random.default_rng(seed)
     sums, variances = np.zeros(len(names)), np.zeros(len(names))
     seen: list[tuple[NDArray[Any], NDArray[Any], int]] = []
-    trust = _TRUST
-    for number, batch in enumerate(replayed.batches):
+    trust = _FIRST_WEIGHT
+    for number, batch in enumerate(replay.batches):
         complete = [place for place, loss in enumerate(batch.losses) if loss is not None and math.isfinite(loss)]
         losses = np.array([batch.losses[place] for place in complete], dtype=float)
-        units = np.array([batch.members[place].unit for place in complete]).reshape(len(complete), len(names))
-        if len(complete) >= _LEAST and len({*losses.tolist()}) > 1 and sum(len(earlier) for _, earlier, _ in seen) > 2 * _LEAST:
-            model = _Model(seen, number, batch)
-            if trust >= _LEAST_TRUST:
-                statistic, variance = _generation(batch, complete, units, losses, model, stream)
+        units = np.array([batch.trials[place].unit for place in complete]).reshape(len(complete), len(names))
+        if (
+            len(complete) >= _MIN_COMPLETE
+            and len({*losses.tolist()}) > 1
+            and sum(len(earlier) for _, earlier, _ in seen) > 2 * _MIN_COMPLETE
+        ):
+            model = _RankModel(seen, number, batch)
+            if trust >= _MIN_WEIGHT:
+                statistic, variance = _score_generation(batch, complete, units, losses, model, stream)
                 sums += trust * statistic
                 variances += trust**2 * variance
-            trust += _TURN * (_agreement(model(units), losses) - trust)
+            trust += _WEIGHT_RATE * (_rank_correlation(model(units), losses) - trust)
         if len(complete):
             seen.append((units, losses, number))
     if not np.any(variances > 0.0):
@@ -87,17 +93,17 @@ def effects(replayed: Replay, names: Sequence[str], *, seed: int = 0) -> list[Ef
     z = np.where(variances > 0.0, sums / np.sqrt(np.where(variances > 0.0, variances, 1.0)), 0.0)
     p = norm.sf(z).tolist()
     adjusted = holm(p)
-    return [Effect(name, float(z[i]), p[i], adjusted[i], adjusted[i] < LEVEL) for i, name in enumerate(names)]
+    return [Effect(name, float(z[i]), p[i], adjusted[i], adjusted[i] < ALPHA) for i, name in enumerate(names)]
 
 
-def _generation(
-    batch: Batch, complete: Sequence[int], units: NDArray[Any], losses: NDArray[Any], model: _Model, stream: Any
+def _score_generation(
+    batch: SampleBatch, complete: Sequence[int], units: NDArray[Any], losses: NDArray[Any], model: _RankModel, stream: Any
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """T and its variance of one generation, by parameter; eqs. (1) to (3)."""
     import numpy as np
 
     points, size = units.shape
-    again = _redrawn(batch, complete, units, stream)  # (size, draws, points)
+    again = _redraw_coordinates(batch, complete, units, stream)  # (size, draws, points)
     known = model(units)
     expected, spread = np.empty((size, points)), np.empty((size, points))
     for place in range(size):
@@ -111,14 +117,14 @@ def _generation(
     scores = _normal_scores(losses)
     statistic, variance = np.empty(size), np.empty(size)
     for place in range(size):
-        rest = _unexplained(scores, expected[place])
+        rest = _residual_scores(scores, expected[place])
         statistic[place] = float(rest @ (known - expected[place])) / scale
         # The expectation is itself a mean over the draws.
-        variance[place] = float(rest**2 @ spread[place]) * (1.0 + 1.0 / _REDRAWN) / scale**2
+        variance[place] = float(rest**2 @ spread[place]) * (1.0 + 1.0 / _DRAWS) / scale**2
     return statistic, variance
 
 
-def _redrawn(batch: Batch, complete: Sequence[int], units: NDArray[Any], stream: Any) -> NDArray[Any]:
+def _redraw_coordinates(batch: SampleBatch, complete: Sequence[int], units: NDArray[Any], stream: Any) -> NDArray[Any]:
     """Each coordinate of each point drawn again given its others, eq. (1), folded: (parameter, draw, point)."""
     import numpy as np
 
@@ -126,17 +132,17 @@ def _redrawn(batch: Batch, complete: Sequence[int], units: NDArray[Any], stream:
 
     points, size = units.shape
     if batch.mean is None or batch.covariance is None:
-        return stream.random((size, _REDRAWN, points))
+        return stream.random((size, _DRAWS, points))
     samples = batch.samples[list(complete)]
     precision = np.linalg.inv(batch.covariance)
     off = samples - batch.mean
     deviation = 1.0 / np.sqrt(np.diag(precision))
     # Gaussian conditionals from the precision matrix: mean_j - sum_{i != j} P_ji (x_i - mean_i) / P_jj, variance 1 / P_jj.
     centre = samples - (off @ precision) / np.diag(precision)
-    return fold(centre.T[:, None, :] + deviation[:, None, None] * stream.standard_normal((size, _REDRAWN, points)))
+    return fold(centre.T[:, None, :] + deviation[:, None, None] * stream.standard_normal((size, _DRAWS, points)))
 
 
-def _agreement(predicted: NDArray[Any], losses: NDArray[Any]) -> float:
+def _rank_correlation(predicted: NDArray[Any], losses: NDArray[Any]) -> float:
     """Correlation of predictions with the ranks of what came; zero where either does not vary."""
     import numpy as np
 
@@ -151,7 +157,7 @@ def _normal_scores(losses: NDArray[Any]) -> NDArray[Any]:
     return norm.ppf((rankdata(losses) - 0.5) / len(losses))
 
 
-def _unexplained(scores: NDArray[Any], expected: NDArray[Any]) -> NDArray[Any]:
+def _residual_scores(scores: NDArray[Any], expected: NDArray[Any]) -> NDArray[Any]:
     """Scores less their mean and their regression on what is expected without knowing the coordinate."""
     off = expected - expected.mean()
     rest = scores - scores.mean()
@@ -159,16 +165,16 @@ def _unexplained(scores: NDArray[Any], expected: NDArray[Any]) -> NDArray[Any]:
     return rest - off * float(off @ rest) / square if square > 0.0 else rest
 
 
-class _Model:
+class _RankModel:
     """f: a ridge regression of rank scores on the coordinates, their squares and (of few parameters) products."""
 
-    def __init__(self, seen: Sequence[tuple[NDArray[Any], NDArray[Any], int]], now: int, batch: Batch) -> None:
+    def __init__(self, seen: Sequence[tuple[NDArray[Any], NDArray[Any], int]], now: int, batch: SampleBatch) -> None:
         """Fit to earlier generations (units, losses, number); the centre and scale are those of the generation under way."""
         import numpy as np
 
-        units = np.concatenate([entry[0] for entry in seen])[-_MOST:]
-        losses = np.concatenate([entry[1] for entry in seen])[-_MOST:]
-        ages = np.concatenate([np.full(len(entry[1]), now - entry[2], dtype=float) for entry in seen])[-_MOST:]
+        units = np.concatenate([entry[0] for entry in seen])[-_MAX_POINTS:]
+        losses = np.concatenate([entry[1] for entry in seen])[-_MAX_POINTS:]
+        ages = np.concatenate([np.full(len(entry[1]), now - entry[2], dtype=float) for entry in seen])[-_MAX_POINTS:]
         size = units.shape[1]
         self._centre = np.full(size, 0.5) if batch.mean is None else np.clip(batch.mean, 0.0, 1.0)
         self._scale = np.full(size, math.sqrt(1.0 / 12.0)) if batch.covariance is None else np.sqrt(np.diag(batch.covariance))
@@ -181,7 +187,7 @@ class _Model:
         design = (features - self._means) / self._sizes * root[:, None]
         scores = _normal_scores(losses)
         target = (scores - (weights @ scores) / weights.sum()) * root
-        self._weights = _ridge(design, target)
+        self._weights = _fit_ridge(design, target)
 
     def __call__(self, units: NDArray[Any]) -> NDArray[Any]:
         """Predicted scores of points (k, n)."""
@@ -194,13 +200,13 @@ class _Model:
         # Far away a quadratic knows nothing: earlier, wider generations count by their direction.
         z = np.tanh(z / 3.0) * 3.0
         parts = [z, z**2]
-        if z.shape[1] <= _PRODUCTS:
+        if z.shape[1] <= _MAX_FOR_PRODUCTS:
             first, second = np.triu_indices(z.shape[1], 1)
             parts.append(z[:, first] * z[:, second])
         return np.concatenate(parts, axis=1)
 
 
-def _ridge(design: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
+def _fit_ridge(design: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
     """Ridge weights with the penalty of the least generalised cross-validation (Golub, Heath and Wahba 1979)."""
     import numpy as np
 

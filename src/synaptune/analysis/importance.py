@@ -3,7 +3,7 @@
 fANOVA (Hutter, Hoos and Leyton-Brown 2014) shares out the variance of a random forest over the whole space; PED-ANOVA
 (Watanabe et al. 2023, arXiv:2304.10255) asks which parameters tell the best tenth from the rest. Both are Optuna's. Both see the
 points where the search went, which is not everywhere: they rank, the ablation measures. A loss that is farther above the median than
-_FAR times the best is below it counts as if it were there: a user's penalty of 1e200 would be all the variance there is.
+_CLIP_FACTOR times the best is below it counts as if it were there: a user's penalty of 1e200 would be all the variance there is.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from synaptune.analysis.results import Importance
 from synaptune.core.parameters import constant
 from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial
-from synaptune.study.reader import Record
+from synaptune.study.reader import StudySnapshot
 
-MOST = int(
+MAX_TRIALS = int(
     constant(
         "importance.most", 400, unit="trial", meaning="complete trials that the surrogates see", source="chosen: the forest takes seconds"
     )
 )
-_LEAST = 4  # complete trials that a surrogate needs
-_FAR = 10.0  # distances of the best from the median
+_MIN_TRIALS = 4  # complete trials that a surrogate needs
+_CLIP_FACTOR = 10.0  # distances of the best from the median
 
 
-def importances(record: Record, space: Space, trials: Sequence[Trial], *, seed: int = 0) -> list[Importance]:
+def compute_importances(snapshot: StudySnapshot, space: Space, trials: Sequence[Trial], *, seed: int = 0) -> list[Importance]:
     """Both shares of each parameter, in the space's order; null where a surrogate has nothing to say. seed: of the forest."""
-    complete = [trial for trial in trials if record.achieved(trial) is not None]
-    complete = complete[:: -(-len(complete) // MOST)] if complete else []  # evenly over the search: early and late points alike
-    if len(complete) < _LEAST or len({trial.objective for trial in complete}) < 2:
+    complete = [trial for trial in trials if snapshot.get_complete_loss(trial) is not None]
+    complete = complete[:: -(-len(complete) // MAX_TRIALS)] if complete else []  # evenly over the search: early and late points alike
+    if len(complete) < _MIN_TRIALS or len({trial.objective for trial in complete}) < 2:
         return [Importance(name, None, None) for name in space.names]
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
 
-    from synaptune.study.database.rows import distribution_of
+    from synaptune.study.database.rows import make_distribution
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    losses = _clipped([record.achieved(trial) or 0.0 for trial in complete])
-    distributions = {dimension.name: distribution_of(dimension) for dimension in space.dimensions}
+    losses = _clip_losses([snapshot.get_complete_loss(trial) or 0.0 for trial in complete])
+    distributions = {dimension.name: make_distribution(dimension) for dimension in space.dimensions}
     study = optuna.create_study()
     study.add_trials(
         [
@@ -60,8 +60,8 @@ def importances(record: Record, space: Space, trials: Sequence[Trial], *, seed: 
     return [Importance(name, fanova.get(name), ped.get(name)) for name in space.names]
 
 
-def _clipped(losses: Sequence[float]) -> list[float]:
+def _clip_losses(losses: Sequence[float]) -> list[float]:
     """Losses without what lies far above all others; as they are where more than half are alike."""
     middle = statistics.median(losses)
-    end = middle + _FAR * (middle - min(losses))
+    end = middle + _CLIP_FACTOR * (middle - min(losses))
     return [min(loss, end) for loss in losses] if end > middle else list(losses)

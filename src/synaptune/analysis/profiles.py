@@ -20,15 +20,15 @@ from synaptune.search.space.space import Space
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WIDTH = constant(
+BANDWIDTH = constant(
     "profiles.width", 0.35, unit="spread of the trials", meaning="h of eq. (1)", source="chosen: a line that bends, not wriggles"
 )
 _KNOTS = 41
-_LEAST = 8  # trials that a line needs
+_MIN_TRIALS = 8  # trials that a line needs
 _TRIM = 0.98  # of the losses: beyond it a diverging run would rule the line
 
 
-def profiles(space: Space, units: Sequence[Sequence[float]], losses: Sequence[float | None]) -> list[Profile]:
+def fit_profiles(space: Space, units: Sequence[Sequence[float]], losses: Sequence[float | None]) -> list[Profile]:
     """The profile of every parameter that is a number; units, losses: of the trials of the search, in their order;
     a loss is null unless its trial is complete."""
     import numpy as np
@@ -49,9 +49,9 @@ def profiles(space: Space, units: Sequence[Sequence[float]], losses: Sequence[fl
             Profile(
                 dimension.name,
                 dimension.scale == "log",
-                [float(dimension.value(unit)) for unit in points[:, place]],
+                [float(dimension.to_value(unit)) for unit in points[:, place]],
                 loss.tolist(),
-                [dimension.unrounded(unit) for unit in knots],  # an integer between its values: a line has no steps
+                [dimension.to_number(unit) for unit in knots],  # an integer between its values: a line has no steps
                 line.tolist(),
                 (line - half).tolist(),
                 (line + half).tolist(),
@@ -64,12 +64,12 @@ def _smooth(u: NDArray[Any], loss: NDArray[Any]) -> tuple[NDArray[Any], NDArray[
     """Knots, line and half width of the band, eqs. (1) and (2); empty for too few trials or one value."""
     import numpy as np
 
-    if len(u) < _LEAST or float(np.ptp(u)) == 0.0:
+    if len(u) < _MIN_TRIALS or float(np.ptp(u)) == 0.0:
         return np.empty(0), np.empty(0), np.empty(0)
     from scipy.stats import t
 
     low, high = np.quantile(u, [0.02, 0.98])
-    knots, width = np.linspace(low, high, _KNOTS), max(1e-9, WIDTH * float(u.std()))
+    knots, width = np.linspace(low, high, _KNOTS), max(1e-9, BANDWIDTH * float(u.std()))
     line, half = np.empty(_KNOTS), np.empty(_KNOTS)
     for place, knot in enumerate(knots):
         weight = np.exp(-0.5 * ((u - knot) / width) ** 2)

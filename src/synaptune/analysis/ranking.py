@@ -13,23 +13,23 @@ from synaptune.core.errors import UserError
 from synaptune.search.objective.score import Baseline, CompositeWeights, ObjectiveConfig, ParetoAxes, score, with_baseline
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
-from synaptune.study.reader import REFERENCE, Record
+from synaptune.study.reader import REFERENCE, StudySnapshot
 
 
-def ranked(record: Record, by: Record | None = None) -> Record:
+def rescore_study(snapshot: StudySnapshot, by: StudySnapshot | None = None) -> StudySnapshot:
     """The record with objectives that can be compared; by: the study whose objective and last generation count, null is its own.
 
     A complete trial without the metrics that the last score needs has no objective: it cannot be ranked.
     """
-    judge = by or record
+    judge = by or snapshot
     if judge.configuration.get("objective.name") != "hybrid":
-        return record
-    config = _objective(judge)
-    last = max((int(trial.facts.get(schema.GENERATION, 0)) for trial in judge.searched), default=0)
-    return replace(record, trials=[_rescored(trial, config, last) for trial in record.trials])
+        return snapshot
+    config = _read_objective(judge)
+    last = max((int(trial.facts.get(schema.GENERATION, 0)) for trial in judge.search_trials), default=0)
+    return replace(snapshot, trials=[_rescore_trial(trial, config, last) for trial in snapshot.trials])
 
 
-def _rescored(trial: Trial, config: ObjectiveConfig, generation: int) -> Trial:
+def _rescore_trial(trial: Trial, config: ObjectiveConfig, generation: int) -> Trial:
     """A trial by the objective of a generation; the runs of a test split and the reference have an objective of their own."""
     if trial.state != "complete" or trial.facts.get("test") or trial.facts.get(schema.PHASE) == REFERENCE:
         return trial
@@ -39,18 +39,18 @@ def _rescored(trial: Trial, config: ObjectiveConfig, generation: int) -> Trial:
         return replace(trial, objective=None)
 
 
-def _objective(record: Record) -> ObjectiveConfig:
+def _read_objective(snapshot: StudySnapshot) -> ObjectiveConfig:
     """The objective of a study, with the baseline that was given or else measured."""
-    stored = record.configuration
+    stored = snapshot.configuration
     config = ObjectiveConfig(
-        **_known(stored, "objective", ("name", "switch", "fraction")),
-        weights=CompositeWeights(**_known(stored, "objective.weights", vars(CompositeWeights()))),
-        axes=ParetoAxes(**_known(stored, "objective.axes", vars(ParetoAxes()))),
-        baseline=Baseline(**_known(stored, "objective.baseline", vars(Baseline()))),
+        **_select_stored(stored, "objective", ("name", "switch", "fraction")),
+        weights=CompositeWeights(**_select_stored(stored, "objective.weights", vars(CompositeWeights()))),
+        axes=ParetoAxes(**_select_stored(stored, "objective.axes", vars(ParetoAxes()))),
+        baseline=Baseline(**_select_stored(stored, "objective.baseline", vars(Baseline()))),
     )
-    reference = next((trial for trial in record.phase(REFERENCE) if trial.state == "complete"), None)
-    return config if config.baseline.known or reference is None else with_baseline(config, reference.facts)
+    reference = next((trial for trial in snapshot.get_phase_trials(REFERENCE) if trial.state == "complete"), None)
+    return config if config.baseline.metrics or reference is None else with_baseline(config, reference.facts)
 
 
-def _known(stored: Mapping[str, Any], group: str, names: Any) -> dict[str, Any]:
+def _select_stored(stored: Mapping[str, Any], group: str, names: Any) -> dict[str, Any]:
     return {name: value for name in names if (value := stored.get(f"{group}.{name}")) is not None}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from synaptune.search.space.space import Space, Unit, Value
+from synaptune.search.space.space import Space, UnitPoint, Value
 from synaptune.search.trial import Trial
 
 
@@ -35,7 +35,7 @@ class Comparison(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Claim:
+class ValidationResult:
     """What the validation says of a study; gains are relative improvements of test perplexity [%].
 
     before, after: validation runs on the same seeds; decision, reason: of the gate.
@@ -48,7 +48,7 @@ class Claim:
     reason: str
 
 
-class Course(NamedTuple):
+class Convergence(NamedTuple):
     """The best loss so far, one entry for each ended trial of a search in the order of their ends.
 
     evaluation: 1, 2, ...; best: null before the first complete trial; hours: by the clock since the search began, pauses left
@@ -61,7 +61,7 @@ class Course(NamedTuple):
     device_hours: Sequence[float]
 
 
-class Chance(NamedTuple):
+class RandomCurve(NamedTuple):
     """What random points would have found: expected best loss of the first k of them, with the 10th and 90th percentile.
 
     source: where the points are from; count: of them; k, best, low, high: equally long, k up to count.
@@ -106,15 +106,15 @@ class Effect(NamedTuple):
     name: str
     z: float
     p: float
-    adjusted: float
-    found: bool
+    adjusted_p: float
+    significant: bool
 
 
 class Hypothesis(NamedTuple):
     """A claim made before the search; found: what the study has, with numbers; holds: null when the study cannot tell."""
 
-    claim: str
-    found: str
+    statement: str
+    finding: str
     holds: bool | None
 
 
@@ -144,7 +144,7 @@ class Noise(NamedTuple):
     candidates: float | None
 
 
-class Luck(NamedTuple):
+class SelectionBias(NamedTuple):
     """How much of the search's gain survives [nats/token]: on the search's own seed, on fresh seeds, and on the test split."""
 
     search: float
@@ -152,7 +152,7 @@ class Luck(NamedTuple):
     test: float
 
 
-class Ablated(NamedTuple):
+class AblationRow(NamedTuple):
     """One parameter of the optimum; comparisons are relative improvements of test perplexity [%] on paired seeds.
 
     reverted: what it is worth at the optimum: tuned against the same with this one at its default (positive: the tuned value
@@ -185,13 +185,13 @@ class Evidence:
     maximize: bool
     names: tuple[str, ...]
     trials: Sequence[Trial]
-    units: Sequence[Unit]
+    units: Sequence[UnitPoint]
     losses: Sequence[float | None]
     start: Mapping[str, Value]
     best: Trial | None
-    claim: Claim | None
-    course: Course | None
-    chance: Chance | None
+    validation: ValidationResult | None
+    convergence: Convergence | None
+    random_curve: RandomCurve | None
     generations: Sequence[Generation]
     correlation: Sequence[Sequence[float]]
     effects: Sequence[Effect]
@@ -200,16 +200,16 @@ class Evidence:
     hypotheses: Sequence[Hypothesis]
     profiles: Sequence[Profile]
     noise: Noise | None
-    luck: Luck | None
-    ablation: Sequence[Ablated]
+    selection_bias: SelectionBias | None
+    ablation: Sequence[AblationRow]
     failures: Mapping[str, Sequence[Trial]]
     curves: Mapping[str, Mapping[int, float]]
     seconds_by_phase: Mapping[str, float]
     runs_by_phase: Mapping[str, int]
-    began: datetime | None
-    ended: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    portraits: Mapping[str, Any] = field(default_factory=dict)
+    inspections: Mapping[str, Any] = field(default_factory=dict)
     space: Space | None = None
     fixed: Mapping[str, Value] = field(default_factory=dict)
     gates: Sequence[Mapping[str, Any]] = ()

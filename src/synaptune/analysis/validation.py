@@ -7,48 +7,48 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from synaptune.analysis.compare import Improvement, compare
-from synaptune.analysis.results import Claim, Luck, Noise
+from synaptune.analysis.results import Noise, SelectionBias, ValidationResult
 from synaptune.core.parameters import constant
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
-from synaptune.study.reader import BASELINE, VALIDATION, Record
+from synaptune.study.reader import BASELINE, VALIDATION, StudySnapshot
 
 PERPLEXITY, LOSS, TEST_LOSS = "test_perplexity", "val_loss", "test_loss"
 
 
-def validated(record: Record) -> tuple[Trial, Trial] | None:
+def find_validated_pair(snapshot: StudySnapshot) -> tuple[Trial, Trial] | None:
     """A run of each point that the validation compared, the baseline and the best; null before a run of the second one.
 
     Only missing runs are made when a validation is made again for a later best: the baseline is the point of the first run, and the
     best that of the last run elsewhere, whatever lies between.
     """
-    trials = record.phase(VALIDATION)
+    trials = snapshot.get_phase_trials(VALIDATION)
     elsewhere = [trial for trial in trials if trial.values != trials[0].values]
     return (trials[0], elsewhere[-1]) if elsewhere else None
 
 
-def validation_pairs(record: Record) -> list[tuple[Trial, Trial]]:
+def pair_validation_runs(snapshot: StudySnapshot) -> list[tuple[Trial, Trial]]:
     """The validation's complete runs of the baseline and of the best, paired by seed."""
-    points = validated(record)
+    points = find_validated_pair(snapshot)
     if points is None:
         return []
-    complete = [trial for trial in record.phase(VALIDATION) if trial.state == "complete"]
+    complete = [trial for trial in snapshot.get_phase_trials(VALIDATION) if trial.state == "complete"]
     before, after = ({trial.facts.get(schema.SEED): trial for trial in complete if trial.values == point.values} for point in points)
     return [(trial, after[seed]) for seed, trial in before.items() if seed in after]
 
 
-def claim(record: Record) -> Claim | None:
+def compute_validation(snapshot: StudySnapshot) -> ValidationResult | None:
     """The validation's result; null when it has fewer than two whole pairs, or ran without a test split."""
-    pairs = [pair for pair in validation_pairs(record) if all(PERPLEXITY in trial.facts for trial in pair)]
+    pairs = [pair for pair in pair_validation_runs(snapshot) if all(PERPLEXITY in trial.facts for trial in pair)]
     if len(pairs) < 2:
         return None
     before, after = ([pair[side] for pair in pairs] for side in (0, 1))
-    gain = compare(_facts(before, PERPLEXITY), _facts(after, PERPLEXITY))
-    decision = decide(Improvement(gain.mean, gain.low, gain.high), gini_gain(before, after))
-    return Claim(before, after, gain, decision.word, decision.why)
+    gain = compare(_read_facts(before, PERPLEXITY), _read_facts(after, PERPLEXITY))
+    decision = decide(Improvement(gain.mean, gain.low, gain.high), measure_gini_gain(before, after))
+    return ValidationResult(before, after, gain, decision.action, decision.reason)
 
 
-def gini_gain(before: Sequence[Trial], after: Sequence[Trial]) -> float | None:
+def measure_gini_gain(before: Sequence[Trial], after: Sequence[Trial]) -> float | None:
     """Relative rise of the experts' mean Gini [%]; null for dense models, or when there was nothing before."""
     sides = [[trial.facts["expert_gini"] for trial in runs if "expert_gini" in trial.facts] for runs in (before, after)]
     if not all(sides) or statistics.fmean(sides[0]) <= 0.0:
@@ -56,39 +56,39 @@ def gini_gain(before: Sequence[Trial], after: Sequence[Trial]) -> float | None:
     return 100.0 * (statistics.fmean(sides[1]) / statistics.fmean(sides[0]) - 1.0)
 
 
-def noise(record: Record) -> Noise:
+def measure_noise(snapshot: StudySnapshot) -> Noise:
     """The spread over seeds, and over candidates on one seed; of runs whose validation loss is known."""
-    pairs = [pair for pair in validation_pairs(record) if all(LOSS in trial.facts for trial in pair)]
-    before, after = (_facts([pair[side] for pair in pairs], LOSS) for side in (0, 1))
-    candidates = [trial.objective for trial in record.searched if trial.objective is not None]
+    pairs = [pair for pair in pair_validation_runs(snapshot) if all(LOSS in trial.facts for trial in pair)]
+    before, after = (_read_facts([pair[side] for pair in pairs], LOSS) for side in (0, 1))
+    candidates = [trial.objective for trial in snapshot.search_trials if trial.objective is not None]
     differences = [new - old for old, new in zip(before, after, strict=True)]
-    return Noise(*map(_spread, (before, after, differences, candidates)))
+    return Noise(*map(_standard_deviation, (before, after, differences, candidates)))
 
 
-def luck(record: Record, best: Trial | None) -> Luck | None:
+def measure_selection_bias(snapshot: StudySnapshot, best: Trial | None) -> SelectionBias | None:
     """The gain on the search's seed, on fresh seeds and on the test split; null unless the search went by the validation loss."""
-    pairs = [pair for pair in validation_pairs(record) if all(LOSS in trial.facts and TEST_LOSS in trial.facts for trial in pair)]
-    if record.configuration.get("objective.name") != LOSS or best is None or not pairs:
+    pairs = [pair for pair in pair_validation_runs(snapshot) if all(LOSS in trial.facts and TEST_LOSS in trial.facts for trial in pair)]
+    if snapshot.configuration.get("objective.name") != LOSS or best is None or not pairs:
         return None
-    start = _at_start(record, pairs[0][0])
+    start = _find_start_trial(snapshot, pairs[0][0])
     if start is None or start.objective is None or best.objective is None:
         return None
     fresh, test = (statistics.fmean(old.facts[name] - new.facts[name] for old, new in pairs) for name in (LOSS, TEST_LOSS))
-    return Luck(start.objective - best.objective, fresh, test)
+    return SelectionBias(start.objective - best.objective, fresh, test)
 
 
-def _at_start(record: Record, baseline: Trial) -> Trial | None:
+def _find_start_trial(snapshot: StudySnapshot, baseline: Trial) -> Trial | None:
     """The search's own evaluation of the baseline's point; else the baseline's run, which is like it only with one seed each."""
-    own = [trial for trial in record.searched if all(baseline.values.get(name) == value for name, value in trial.values.items())]
-    alone = [] if record.configuration.get("search.seeds", 1) != 1 else record.phase(BASELINE)
+    own = [trial for trial in snapshot.search_trials if all(baseline.values.get(name) == value for name, value in trial.values.items())]
+    alone = [] if snapshot.configuration.get("search.seeds", 1) != 1 else snapshot.get_phase_trials(BASELINE)
     return next((trial for trial in (*own, *alone) if trial.objective is not None), None)
 
 
-def _facts(runs: Sequence[Trial], name: str) -> list[float]:
+def _read_facts(runs: Sequence[Trial], name: str) -> list[float]:
     return [run.facts[name] for run in runs]
 
 
-def _spread(values: Sequence[float]) -> float | None:
+def _standard_deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
@@ -106,8 +106,8 @@ GINI_GAIN = constant(
 class Decision(NamedTuple):
     """What to do next, and why."""
 
-    word: Literal["proceed", "re-evaluate", "stop"]
-    why: str
+    action: Literal["proceed", "re-evaluate", "stop"]
+    reason: str
 
 
 def decide(improvement: Improvement, gini_gain: float | None) -> Decision:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from synaptune.core.errors import UserError
 
 if TYPE_CHECKING:
-    from synaptune.analysis.cost import Spread, Stage
-    from synaptune.config.compose import Composed
-    from synaptune.study.location import Home
+    from synaptune.analysis.cost import PlannedRuns, SecondsRange
+    from synaptune.config.compose import ComposedConfig
+    from synaptune.study.location import StudyLocation
 
 _PLANS = ("phase1", "phase2", "all48")
 
 
-def add(commands: Any) -> None:
+def add_command(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser("cost", help="device hours, money and days of a plan, from a step time measured here")
     parser.add_argument(
@@ -34,11 +34,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--warmup", type=int, default=5, help="steps before them (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="for machines")
     parser.add_argument("overrides", nargs="*", help="overrides of conf/train.yaml, e.g. scale=gpu data=text data.path=FILE")
-    parser.set_defaults(command=_cost)
+    parser.set_defaults(command=_run_cost)
 
 
-def _cost(options: argparse.Namespace) -> None:
-    from synaptune.analysis.cost import bill
+def _run_cost(options: argparse.Namespace) -> None:
+    from synaptune.analysis.cost import price_plan
     from synaptune.protocols import phase1, phase2
     from synaptune.protocols import session as opening
 
@@ -46,23 +46,23 @@ def _cost(options: argparse.Namespace) -> None:
     budget = planned if options.budget is None else options.budget
     group_budget = phase2.GROUP_BUDGET if options.group_budget is None else options.group_budget
     seeds = opening.VALIDATION_SEEDS if options.seeds is None else options.seeds
-    _check(options, budget, group_budget, seeds)
+    _check_options(options, budget, group_budget, seeds)
     assert budget is not None
     words = {"phase1": [], "all48": ["search_space=all"]}
-    overrides = phase2.all_parameters(options.overrides) if options.plan == "phase2" else [*words[options.plan], *options.overrides]
-    begun = opening.composed(overrides, options.study)
+    overrides = phase2.add_search_space(options.overrides) if options.plan == "phase2" else [*words[options.plan], *options.overrides]
+    begun = opening.compose_config(overrides, options.study)
     if options.plan == "phase2":
-        space = phase2.searched_space(begun)
-        plan = phase2.stages(group_budget, budget, seeds, space, workers=options.devices)
+        space = phase2.build_space(begun)
+        plan = phase2.plan_runs(group_budget, budget, seeds, space, workers=options.devices)
     else:
-        space = phase1.searched_space(begun)
-        plan = phase1.stages(budget, seeds, space, workers=options.devices)
-    seconds, start, notes = _seconds_of_study(begun.place) if options.study else _measured_seconds(begun, options)
+        space = phase1.build_space(begun)
+        plan = phase1.plan_runs(budget, seeds, space, workers=options.devices)
+    seconds, start, notes = _read_study_seconds(begun.location) if options.study else _measure_seconds(begun, options)
     notes += [
         *(f"a generation of {stage.at_once} ends before the next begins" for stage in plan if stage.name in ("search", "joint")),
         f"one run at a time on each of {options.devices} like devices; no run fails or ends early; the optimizer's own time is left out",
     ]
-    priced = bill(plan, seconds, devices=options.devices, start=start, price=options.price)
+    priced = price_plan(plan, seconds, devices=options.devices, start=start, price=options.price)
     if options.json:
         import json
 
@@ -72,12 +72,12 @@ def _cost(options: argparse.Namespace) -> None:
         return
     from rich.console import Console
 
-    from synaptune.report.cost_table import show_bill
+    from synaptune.report.cost_table import print_cost
 
-    show_bill(priced, Console(), title=f"{options.plan}: {budget} evaluations of {len(space.names)} parameters", notes=notes)
+    print_cost(priced, Console(), title=f"{options.plan}: {budget} evaluations of {len(space.names)} parameters", notes=notes)
 
 
-def _check(options: argparse.Namespace, budget: int | None, group_budget: int, seeds: int) -> None:
+def _check_options(options: argparse.Namespace, budget: int | None, group_budget: int, seeds: int) -> None:
     """Raise UserError with every fault."""
     faults = [
         fault
@@ -98,30 +98,30 @@ def _check(options: argparse.Namespace, budget: int | None, group_budget: int, s
         raise UserError("got a plan that cannot be priced\n  " + "\n  ".join(faults) + "\n  to do: correct these values")
 
 
-def _seconds_of_study(place: Home) -> tuple[Callable[[Stage], Spread], None, list[str]]:
+def _read_study_seconds(location: StudyLocation) -> tuple[Callable[[PlannedRuns], SecondsRange], None, list[str]]:
     """Seconds of a run by stage as a study measured them, of a worker's start (null: within its first run), and where they are from."""
-    from synaptune.analysis.cost import study_seconds
+    from synaptune.analysis.cost import read_study_seconds
 
     return (
-        study_seconds(place.name, place.url),
+        read_study_seconds(location.name, location.url),
         None,
-        [f"seconds of a run: median and 10 to 90 % of the complete runs of study {place.name}"],
+        [f"seconds of a run: median and 10 to 90 % of the complete runs of study {location.name}"],
     )
 
 
-def _measured_seconds(begun: Composed, options: argparse.Namespace) -> tuple[Callable[[Stage], Spread], float, list[str]]:
+def _measure_seconds(config: ComposedConfig, options: argparse.Namespace) -> tuple[Callable[[PlannedRuns], SecondsRange], float, list[str]]:
     """Seconds of a run by stage from one measured here, of a worker's start, and how they were measured."""
     import tempfile
     from collections.abc import Mapping
 
     from omegaconf import OmegaConf
 
-    from synaptune.analysis.cost import Spread, measure, run_seconds
+    from synaptune.analysis.cost import SecondsRange, estimate_run_seconds, measure_timing
     from synaptune.config.run import run
-    from synaptune.config.settings import settings
-    from synaptune.study.provenance import device_name
+    from synaptune.config.settings import read_settings
+    from synaptune.study.provenance import get_device_name
 
-    base = begun.base
+    base = config.base
 
     def train(changes: Mapping[str, object], folder: Path) -> float:
         cfg = base.copy()
@@ -129,13 +129,13 @@ def _measured_seconds(begun: Composed, options: argparse.Namespace) -> tuple[Cal
             OmegaConf.update(cfg, key, value)
         return run(cfg, folder, overrides=[]).metrics["evaluation_seconds"]
 
-    training = settings(base).training
+    training = read_settings(base).training
     with tempfile.TemporaryDirectory() as folder:
-        speed = measure(train, Path(folder), steps=options.steps, warmup=options.warmup)
-    counted = f"over {options.steps} steps after {options.warmup} warm ones on {device_name()}"
+        speed = measure_timing(train, Path(folder), steps=options.steps, warmup=options.warmup)
+    counted = f"over {options.steps} steps after {options.warmup} warm ones on {get_device_name()}"
     once = f"evaluation {speed.evaluation:.3g} s, checkpoint {speed.save:.3g} s, once per run {speed.fixed:.3g} s"
     notes = [
         f"measured: step {1000 * speed.step:.4g} ms {counted}; {once}",
         f"a run: {training.steps} steps, {training.evaluations} evaluations; validation scores the test split too",
     ]
-    return lambda stage: Spread(run_seconds(speed, training, tested=stage.tested)), speed.start, notes
+    return lambda stage: SecondsRange(estimate_run_seconds(speed, training, with_test=stage.with_test)), speed.start, notes

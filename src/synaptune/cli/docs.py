@@ -10,12 +10,12 @@ from itertools import groupby
 from pathlib import Path
 
 import synaptune
-from synaptune.config.compose import CONF
+from synaptune.config.compose import CONF_DIR
 from synaptune.core.files import write_atomic
 from synaptune.core.parameters import CONSTANTS, Spec
 from synaptune.synapse.circuit import SPECS
 
-PAGE = CONF.parent / "docs" / "parameters.md"
+PARAMETERS_PAGE = CONF_DIR.parent / "docs" / "parameters.md"
 _HEADER = ("name", "default", "low", "high", "scale", "unit", "meaning", "source")
 
 
@@ -32,14 +32,14 @@ def render() -> str:
         "a search over it `NAME=interval(LOW,HIGH)`. A unit of 1 is a pure number.",
     ]
     for subsystem, specs in groupby(SPECS, key=lambda spec: spec.subsystem):
-        lines += ["", f"## {subsystem}", "", *_table(_HEADER, (_parameter_row(spec) for spec in specs))]
+        lines += ["", f"## {subsystem}", "", *_format_table(_HEADER, (_format_parameter(spec) for spec in specs))]
     lines += ["", "## Constants", "", "Literals of the equations: declared beside them, visible, not searched.", ""]
     rows = ((f"`{c.name}`", f"{c.value:g}", c.unit, c.meaning, c.source) for _, c in sorted(CONSTANTS.items()))
-    lines += _table(("name", "value", "unit", "meaning", "source"), rows)
+    lines += _format_table(("name", "value", "unit", "meaning", "source"), rows)
     return "\n".join(lines) + "\n"
 
 
-def _parameter_row(spec: Spec) -> tuple[str, ...]:
+def _format_parameter(spec: Spec) -> tuple[str, ...]:
     """One parameter; bounds that depend on the run's length say so, a neutral value stands beside the low end."""
     bound = (lambda value: f"{value:g} x steps") if spec.of_run else (lambda value: f"{value:g}")
     low = bound(spec.low) + (f" (off: {spec.neutral:g})" if spec.neutral is not None and not spec.low <= spec.neutral <= spec.high else "")
@@ -47,7 +47,7 @@ def _parameter_row(spec: Spec) -> tuple[str, ...]:
     return f"`{spec.name}`{star}", f"{spec.default:g}", low, bound(spec.high), spec.scale, spec.unit, spec.meaning, spec.source
 
 
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+def _format_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
     """Lines of a Markdown table."""
     yield "| " + " | ".join(header) + " |"
     yield "|" + " --- |" * len(header)
@@ -65,8 +65,8 @@ def _load_declarations() -> None:
 
 def main() -> None:
     """Write the page."""
-    write_atomic(PAGE, render().encode())
-    print(f"wrote {PAGE.relative_to(PAGE.parents[1])}")
+    write_atomic(PARAMETERS_PAGE, render().encode())
+    print(f"wrote {PARAMETERS_PAGE.relative_to(PARAMETERS_PAGE.parents[1])}")
 
 
 if __name__ == "__main__":

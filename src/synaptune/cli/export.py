@@ -6,23 +6,23 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 
 if TYPE_CHECKING:
     pass
 
 
-def _export(options: argparse.Namespace) -> None:
+def _run_export(options: argparse.Namespace) -> None:
     kind = options.format or ("parquet" if options.out is not None and options.out.suffix == ".parquet" else "csv")
     if options.out is None and kind == "parquet":
-        raise mistake(got="--format parquet without a file", expected="--out FILE.parquet", do="add it")
+        raise user_error(got="--format parquet without a file", expected="--out FILE.parquet", do="add it")
     from synaptune.core.files import write_atomic
     from synaptune.study.reader import find_study
-    from synaptune.study.table import as_csv, as_parquet, columns
+    from synaptune.study.table import tabulate_trials, to_csv, to_parquet
 
     trials = find_study(options.study, options.storage).trials
-    table = columns(trials)
-    content = as_parquet(table) if kind == "parquet" else as_csv(table).encode()
+    table = tabulate_trials(trials)
+    content = to_parquet(table) if kind == "parquet" else to_csv(table).encode()
     if options.out is None:
         sys.stdout.write(content.decode())
         return

@@ -21,18 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synaptune.cli import cost, dashboard, refine, report, wandb
-from synaptune.core.errors import UserError, of_disk
+from synaptune.core.errors import UserError, explain_disk_error
 
 if TYPE_CHECKING:
     pass
-from synaptune.cli.export import _export
-from synaptune.cli.parameters import _census, _parameters
-from synaptune.cli.sample import _sample
+from synaptune.cli.export import _run_export
+from synaptune.cli.parameters import _run_census, _run_parameters
+from synaptune.cli.sample import _run_sample
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 2 after a mistake, 130 after Ctrl-C."""
-    options = _options(sys.argv[1:] if arguments is None else arguments)
+    options = _parse_options(sys.argv[1:] if arguments is None else arguments)
     try:
         options.command(options)
         sys.stdout.flush()
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, OSError) as error:
-        found = of_disk(error, "make room, or check the path") if isinstance(error, OSError) else error
+        found = explain_disk_error(error, "make room, or check the path") if isinstance(error, OSError) else error
         if found is None:
             raise
         print(found, file=sys.stderr)
@@ -51,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _options(arguments: Sequence[str]) -> argparse.Namespace:
+def _parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, whose overrides may stand on both sides of an option (argparse takes only the first group of them)."""
-    parser = _parser()
+    parser = _make_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and (not hasattr(options, "overrides") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -62,7 +62,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="synaptune", description="Look at a synaptic transformer; train.py trains and searches.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -73,21 +73,21 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default %(default)s)")
     sample.add_argument("--top-k", type=int, default=None, help="choose among the K likeliest tokens (default: all)")
     sample.add_argument("--seed", type=int, default=0, help="of the choices (default %(default)s)")
-    sample.set_defaults(command=_sample)
+    sample.set_defaults(command=_run_sample)
 
     census = commands.add_parser("census", help="what both ends of every parameter do to the training loss (minutes)")
     census.add_argument("--seeds", type=int, default=3, help="runs that measure the spread over seeds (default %(default)s)")
-    census.set_defaults(command=_census)
+    census.set_defaults(command=_run_census)
 
     parameters = commands.add_parser("parameters", help="the parameters with their ranges")
-    parameters.set_defaults(command=_parameters)
+    parameters.set_defaults(command=_run_parameters)
 
     export = commands.add_parser("export", help="the trials of a study as a table")
     export.add_argument("study", metavar="STUDY", help="a name below outputs/studies, or a study's folder; with --storage, its name there")
     export.add_argument("--storage", metavar="URL", help="the database of the study, as in study.storage")
     export.add_argument("--format", choices=("csv", "parquet"), help="(default: by the name of FILE, else csv)")
     export.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: the terminal; csv only)")
-    export.set_defaults(command=_export)
+    export.set_defaults(command=_run_export)
     for module in (cost, report, refine, dashboard, wandb):
         module.add(commands)
     return parser

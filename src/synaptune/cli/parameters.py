@@ -5,23 +5,25 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 
 if TYPE_CHECKING:
     pass
 
 
-def _census(options: argparse.Namespace) -> None:
+def _run_census(options: argparse.Namespace) -> None:
     if options.seeds < 2:
-        raise mistake(got=f"--seeds {options.seeds}", expected="at least 2, for a spread", do="correct it")
+        raise user_error(got=f"--seeds {options.seeds}", expected="at least 2, for a spread", do="correct it")
     from synaptune.analysis import sensitivity as census
 
-    print(census.header())
-    effects, dust = census.census(census.Trial(seeds=options.seeds), on_effect=lambda effect: print(census.row(effect), flush=True))
-    print(census.verdict(effects, dust))
+    print(census.format_header())
+    effects, dust = census.measure_sensitivities(
+        census.ShortRun(seeds=options.seeds), on_result=lambda effect: print(census.format_row(effect), flush=True)
+    )
+    print(census.format_summary(effects, dust))
 
 
-def _parameters(_: argparse.Namespace) -> None:
+def _run_parameters(_: argparse.Namespace) -> None:
     from synaptune.synapse.circuit import SPECS
 
     rows = [("parameter", "default", "low", "high", "scale", "unit")]

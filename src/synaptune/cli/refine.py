@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 
 
-def add(commands: Any) -> None:
+def add_command(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser("refine", help="a narrower search space from the high performers of a study, or of a CSV file of runs")
     parser.add_argument("study", metavar="STUDY|FILE.csv", help="a name below outputs/studies, a study's folder, or a CSV file of runs")
@@ -32,62 +32,62 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--name", metavar="NAME", help="of the search space, and of its studies (default: STUDY-refined, or the name of FILE)"
     )
-    parser.set_defaults(command=_refine)
+    parser.set_defaults(command=_run_refine)
 
 
-def _refine(options: argparse.Namespace) -> None:
+def _run_refine(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from synaptune.analysis.refine.rule import refine
-    from synaptune.analysis.refine.runs import Wanted, of_study
-    from synaptune.analysis.refine.table import of_csv
+    from synaptune.analysis.refine.runs import RunSelection, read_study_runs
+    from synaptune.analysis.refine.table import read_csv_runs
     from synaptune.core.files import write_atomic
-    from synaptune.report.refinement import headline, markdown, show
-    from synaptune.search.space.file import space_yaml
-    from synaptune.study.reader import find_study, study_folder
+    from synaptune.report.refinement import format_headline, format_refinement, print_refinement
+    from synaptune.search.space.file import format_space_file
+    from synaptune.study.reader import find_study, get_study_folder
 
-    wanted = Wanted(options.metric, options.maximize, _listed(options.parameters), _renaming(options.rename))
+    wanted = RunSelection(options.metric, options.maximize, _split_names(options.parameters), _parse_renames(options.rename))
     path = Path(options.study)
     if options.storage is None and path.suffix.lower() == ".csv":
-        runs, beside, source = of_csv(path, wanted), path.parent, path.stem
+        runs, beside, source = read_csv_runs(path, wanted), path.parent, path.stem
     else:
-        runs = of_study(find_study(options.study, options.storage), wanted)
-        beside = study_folder(options.study) if options.storage is None else Path()
+        runs = read_study_runs(find_study(options.study, options.storage), wanted)
+        beside = get_study_folder(options.study) if options.storage is None else Path()
         source = path.name or path.resolve().name  # whole: a study's name may have dots
     name = options.name or (f"{source}-refined" if options.out is None else options.out.stem)
     out: Path = options.out or beside / f"{name}.yaml"
     reasons = out.with_suffix(".md")
-    _check_out(out, reasons)
+    _check_output(out, reasons)
     refinement = refine(runs, threshold=options.threshold, quantile=options.quantile, rule=options.rule)
-    show(refinement, Console())
-    head = (" ".join(headline(refinement).split()), f"rule {refinement.rule}; reasons in {reasons.name}; use: search_space={out}")
-    write_atomic(out, space_yaml(refinement.space(name), head).encode())
-    write_atomic(reasons, markdown(refinement, str(out)).encode())
+    print_refinement(refinement, Console())
+    head = (" ".join(format_headline(refinement).split()), f"rule {refinement.rule}; reasons in {reasons.name}; use: search_space={out}")
+    write_atomic(out, format_space_file(refinement.make_space_file(name), head).encode())
+    write_atomic(reasons, format_refinement(refinement, str(out)).encode())
     print(f"written to {out} and {reasons}; use: python train.py -m hydra/sweeper=cma search_space={out}")
 
 
-def _check_out(out: Path, reasons: Path) -> None:
+def _check_output(out: Path, reasons: Path) -> None:
     """Refuse names that cannot be used, and a Markdown file that is another's."""
-    from synaptune.report.refinement import TITLE
+    from synaptune.report.refinement import REFINEMENT_TITLE
     from synaptune.search.space.file import ENDINGS
 
     if out.suffix.lower() not in ENDINGS:
-        raise mistake(got=f"--out {out}", expected="a name that ends in .yaml", do="correct it")
-    if reasons.exists() and not reasons.read_text(encoding="utf-8", errors="replace").startswith(f"# {TITLE}"):
-        raise mistake(
+        raise user_error(got=f"--out {out}", expected="a name that ends in .yaml", do="correct it")
+    if reasons.exists() and not reasons.read_text(encoding="utf-8", errors="replace").startswith(f"# {REFINEMENT_TITLE}"):
+        raise user_error(
             got=f"--out {out}, whose reasons would overwrite {reasons}", expected="a name that is free", do="choose another --out"
         )
 
 
-def _listed(text: str | None) -> tuple[str, ...] | None:
+def _split_names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _renaming(pairs: list[str]) -> dict[str, str]:
+def _parse_renames(pairs: list[str]) -> dict[str, str]:
     found = {}
     for pair in pairs:
         old, _, new = pair.partition("=")
         if not old or not new:
-            raise mistake(got=f"--rename {pair}", expected="COLUMN=PARAMETER", do="correct it")
+            raise user_error(got=f"--rename {pair}", expected="COLUMN=PARAMETER", do="correct it")
         found[old] = new
     return found

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 
 _FORMATS = ("html", "md", "all")
 
 
-def add(commands: Any) -> None:
+def add_command(commands: Any) -> None:
     """Add the command to an argument parser's subcommands."""
     report = commands.add_parser("report", help="what a study found, as one page and as Markdown; several studies are compared")
     report.add_argument(
@@ -22,19 +22,19 @@ def add(commands: Any) -> None:
     report.add_argument("--against", metavar="STUDY", help="a study of random search to compare the convergence with")
     report.add_argument("--out", type=Path, metavar="FOLDER", help="where to write it (default: the folder `report` of the first study)")
     report.add_argument("--format", choices=_FORMATS, default="all", help="a page, Markdown with figures and tables, or all (default)")
-    report.set_defaults(command=_report)
+    report.set_defaults(command=_run_report)
 
 
-def _report(options: argparse.Namespace) -> None:
+def _run_report(options: argparse.Namespace) -> None:
     several = len(options.studies) > 1
     if several and options.against is not None:
-        raise mistake(got="--against with several studies", expected="one study", do="give one study, or leave --against out")
+        raise user_error(got="--against with several studies", expected="one study", do="give one study, or leave --against out")
     began = time.perf_counter()
     from synaptune.report.write import write_comparison, write_report
-    from synaptune.study.reader import find_study, study_folder
+    from synaptune.study.reader import find_study, get_study_folder
 
     records = [find_study(study, options.storage) for study in options.studies]
-    folder = options.out if options.out is not None else study_folder(options.studies[0]) / "report"
+    folder = options.out if options.out is not None else get_study_folder(options.studies[0]) / "report"
     if several:
         path = write_comparison(records, folder, formats=options.format)
     else:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from synaptune.core.errors import UserError, mistake
+from synaptune.core.errors import UserError, user_error
 
 if TYPE_CHECKING:
     from synaptune.data.config import DataConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LONGEST_CHARACTER = 4  # bytes of a character in UTF-8
 
 
-def _sample(options: argparse.Namespace) -> None:
+def _run_sample(options: argparse.Namespace) -> None:
     faults = [
         fault
         for good, fault in (
@@ -34,22 +34,27 @@ def _sample(options: argparse.Namespace) -> None:
     if faults:
         raise UserError("got a sample that cannot be drawn\n  " + "\n  ".join(faults) + "\n  to do: correct these values")
 
-    from synaptune.core.seeds import stream
+    from synaptune.core.seeds import make_generator
     from synaptune.model.decode import generate
     from synaptune.training.checkpoint import load_model
 
     path = options.checkpoint / "checkpoint.pt" if options.checkpoint.is_dir() else options.checkpoint
     model, config, data = load_model(path)
-    tokenizer = _tokenizer(data, config.context, vocab=model.head.weight.shape[0])
+    tokenizer = _load_tokenizer(data, config.context, vocab=model.head.weight.shape[0])
     prompt = tokenizer.encode(options.prompt)
     # The generator of the choices is the only randomness: one seed gives one text.
     tokens = generate(
-        model, prompt, options.tokens, temperature=options.temperature, top_k=options.top_k, generator=stream("sample", options.seed)
+        model,
+        prompt,
+        options.tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        generator=make_generator("sample", options.seed),
     )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show every character
     print(options.prompt, end="", flush=True)
-    for piece in characters(tokens, tokenizer.decode):
+    for piece in stream_characters(tokens, tokenizer.decode):
         print(piece, end="", flush=True)
     print()
 
@@ -59,7 +64,7 @@ def _is_utf8(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def characters(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
+def stream_characters(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
     """Text as soon as it is whole: the tokens of a character that takes several wait for the last."""
     waiting: list[int] = []
     for token in tokens:
@@ -73,7 +78,7 @@ def characters(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Ite
         yield decode(waiting)
 
 
-def _tokenizer(data: DataConfig, context: int, *, vocab: int) -> Tokenizer:
+def _load_tokenizer(data: DataConfig, context: int, *, vocab: int) -> Tokenizer:
     """The code of a checkpoint's text; only a trained one needs the text it was trained on."""
     from synaptune.data.tokenizer import Tokenizer
 
@@ -83,7 +88,7 @@ def _tokenizer(data: DataConfig, context: int, *, vocab: int) -> Tokenizer:
 
     corpus = load_corpus(data, context)
     if corpus.vocab != vocab:
-        raise mistake(
+        raise user_error(
             got=f"a text that gives {corpus.vocab} tokens, for a model of {vocab}",
             expected="the text the model was trained on",
             do=f"restore {data.path or data.name or data.source}",

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 import synaptune
-from synaptune.core.errors import UserError, mistake
-from synaptune.study.location import Home, StudyConfig, home
+from synaptune.core.errors import UserError, user_error
+from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 
 
 def find_conf() -> Path:
@@ -19,18 +19,18 @@ def find_conf() -> Path:
     return next(folder for folder in folders if (folder / "train.yaml").is_file())
 
 
-CONF = find_conf()
+CONF_DIR = find_conf()
 
 
-class Composed(NamedTuple):
+class ComposedConfig(NamedTuple):
     """base: the resolved configuration; place: of its study; given: names that the command line fixes."""
 
     base: DictConfig
-    place: Home
-    given: frozenset[str]
+    location: StudyLocation
+    fixed_names: frozenset[str]
 
 
-def composed(overrides: Sequence[str], study: str | None, default: str | None = None) -> Composed:
+def compose_config(overrides: Sequence[str], study: str | None, default: str | None = None) -> ComposedConfig:
     """The configuration of overrides; raises UserError for every one that does not fit.
 
     study: its name, null is that of `study.name`, else the default (null: the search space's).
@@ -39,27 +39,27 @@ def composed(overrides: Sequence[str], study: str | None, default: str | None = 
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from synaptune.config.overrides import check_words, override_faults, with_space_file
+    from synaptune.config.overrides import check_overrides, expand_space_file, find_override_faults
     from synaptune.config.schema import register
     from synaptune.config.settings import apply_tuned
 
     register()
-    check_words(overrides)
-    overrides = with_space_file(overrides, CONF, "train")
+    check_overrides(overrides)
+    overrides = expand_space_file(overrides, CONF_DIR, "train")
     if of_hydra := [override for override in overrides if override.lstrip("+~").startswith("hydra")]:
-        raise mistake(
+        raise user_error(
             got=" ".join(of_hydra),
             expected="overrides of conf/train.yaml: the protocol brings its own optimizer",
             do="leave it out; --budget sets the evaluations",
         )
     try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             base = compose("train", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        found = override_faults(overrides, CONF, "train")
+        found = find_override_faults(overrides, CONF_DIR, "train")
         if found:
             raise UserError("\n".join(map(str, found))) from error
-        raise mistake(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
+        raise user_error(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
     if base.tuned is not None:
         apply_tuned(base, overrides)
         base.tuned = None
@@ -67,4 +67,4 @@ def composed(overrides: Sequence[str], study: str | None, default: str | None = 
     assert isinstance(config, StudyConfig)
     config.name = study or config.name or default
     given = frozenset(override.lstrip("+~").split("=", 1)[0] for override in overrides)
-    return Composed(base, home(config, str(base.search_space.name)), given)
+    return ComposedConfig(base, resolve_location(config, str(base.search_space.name)), given)

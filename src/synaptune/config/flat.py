@@ -8,23 +8,25 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 
-def flat(cfg: DictConfig) -> dict[str, Any]:
+def flatten_config(cfg: DictConfig) -> dict[str, Any]:
     """A resolved configuration by dotted name."""
-    return _flat(OmegaConf.to_container(cfg, resolve=True), "")
+    return _flatten(OmegaConf.to_container(cfg, resolve=True), "")
 
 
-def _flat(node: Any, prefix: str) -> dict[str, Any]:
+def _flatten(node: Any, prefix: str) -> dict[str, Any]:
     if not isinstance(node, dict) or not node:
         return {prefix: node}
-    return {name: value for key, child in node.items() for name, value in _flat(child, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {
+        name: value for key, child in node.items() for name, value in _flatten(child, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
 
 
-def names_of(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
+def list_names(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
     """Every dotted name of a configuration that holds a value."""
     for key in cfg:
         path = f"{prefix}{key}"
         node = cfg._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
-            yield from names_of(node, f"{path}.")
+            yield from list_names(node, f"{path}.")
         else:
             yield path

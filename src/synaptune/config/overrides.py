@@ -15,59 +15,61 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from synaptune.config.flat import names_of
-from synaptune.core.errors import UserError, mistake, nearest
-from synaptune.search.space.file import named_file, read_space, unknown_names
+from synaptune.config.flat import list_names
+from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.search.space.file import find_unknown_names, get_space_file, read_space_file
 
 
-def check_words(words: Iterable[str]) -> None:
+def check_overrides(words: Iterable[str]) -> None:
     """Raise UserError for an override without a name, which Hydra ends with an error of its own making."""
     for word in words:
         if word.lstrip("+~").startswith("="):
-            raise mistake(got=f"{word}, a value without a name", expected="NAME=VALUE", do="write the name before the =, without a space")
+            raise user_error(
+                got=f"{word}, a value without a name", expected="NAME=VALUE", do="write the name before the =, without a space"
+            )
 
 
-def with_space_file(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
+def expand_space_file(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
     """The words of a command line, a `search_space=FILE.yaml` among them replaced by what the file says (search/space_file.py).
 
     Values that the command line gives win over those the file fixes. Raises UserError for a file that cannot be used.
     """
-    files = {place: path for place, word in enumerate(words) if (path := named_file(word)) is not None}
+    files = {place: path for place, word in enumerate(words) if (path := get_space_file(word)) is not None}
     if not files:
         return list(words)
     if len(files) > 1:
-        raise mistake(got=" ".join(words[place] for place in files), expected="one search_space", do="leave the others out")
+        raise user_error(got=" ".join(words[place] for place in files), expected="one search_space", do="leave the others out")
     ((place, path),) = files.items()
-    file, rest = read_space(path), [*words[:place], *words[place + 1 :]]
-    if unknown := unknown_names(file, _names_with(rest, conf, config_name)):
-        raise mistake(
+    file, rest = read_space_file(path), [*words[:place], *words[place + 1 :]]
+    if unknown := find_unknown_names(file, _list_composed_names(rest, conf, config_name)):
+        raise user_error(
             got=f"search_space={path} with unknown names: {'; '.join(unknown)}",
             expected="names of the configuration (python train.py --cfg job lists all)",
             do="correct the file",
         )
     given = [word.lstrip("+~").split("=", 1)[0] for word in rest]
-    return [*words[:place], *file.words(given), *words[place + 1 :]]
+    return [*words[:place], *file.to_overrides(given), *words[place + 1 :]]
 
 
-def _names_with(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
+def _list_composed_names(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
     """The names of the configuration that the choices and values of a command line give; of the bare one when they are at fault."""
     parser, kept = OverridesParser.create(), []
     with initialize_config_dir(str(conf), version_base="1.3"):
         try:
             overrides = [word for word in words if ("=" in word or word.startswith("~")) and not word.startswith(("-", "hydra"))]
             kept = [word for word in overrides if not parser.parse_override(word).is_sweep_override()]
-            return list(names_of(compose(config_name, overrides=kept)))
+            return list(list_names(compose(config_name, overrides=kept)))
         except (HydraException, OmegaConfBaseException):  # Hydra says so itself
-            return list(names_of(compose(config_name)))
+            return list(list_names(compose(config_name)))
 
 
-def override_faults(overrides: Sequence[str], conf: Path, config_name: str) -> list[UserError]:
+def find_override_faults(overrides: Sequence[str], conf: Path, config_name: str) -> list[UserError]:
     """Every override that does not fit the configuration on its own, with near names."""
     with initialize_config_dir(str(conf), version_base="1.3"):
         base = compose(config_name)
-        names = list(names_of(base))
-        groups = _groups()
-        found = _hydra_faults([override for override in overrides if override.startswith("hydra")], config_name)
+        names = list(list_names(base))
+        groups = _list_groups()
+        found = _find_hydra_faults([override for override in overrides if override.startswith("hydra")], config_name)
         for override in overrides:
             if override.startswith("hydra"):
                 continue
@@ -76,11 +78,11 @@ def override_faults(overrides: Sequence[str], conf: Path, config_name: str) -> l
                 if not parsed.is_sweep_override():
                     compose(config_name, overrides=[override])
             except (HydraException, OmegaConfBaseException) as error:
-                found.append(_fault(override, error, names, groups))
+                found.append(_explain_override(override, error, names, groups))
     return found
 
 
-def _hydra_faults(overrides: Sequence[str], config_name: str) -> list[UserError]:
+def _find_hydra_faults(overrides: Sequence[str], config_name: str) -> list[UserError]:
     """The overrides of Hydra's own configuration that do not fit: its choices first, then the values of what was chosen."""
     loader, found = GlobalHydra.instance().config_loader(), []
     choices = [override for override in overrides if override.startswith("hydra/")]
@@ -89,19 +91,19 @@ def _hydra_faults(overrides: Sequence[str], config_name: str) -> list[UserError]
         options = loader.get_group_options(group)
         if option not in options:
             expected = f"{group}={'|'.join(options)}" if options else "hydra/sweeper=cma|random|grid|..., or hydra/launcher=..."
-            found.append(mistake(got=choice, expected=expected, do="choose one of them"))
+            found.append(user_error(got=choice, expected=expected, do="choose one of them"))
     if found:
         return found
-    names = list(names_of(compose(config_name, overrides=choices, return_hydra_config=True).hydra, "hydra."))
+    names = list(list_names(compose(config_name, overrides=choices, return_hydra_config=True).hydra, "hydra."))
     for override in set(overrides).difference(choices):
         try:
             compose(config_name, overrides=[*choices, override])
         except (HydraException, OmegaConfBaseException) as error:
-            found.append(_fault(override, error, names, {}))
+            found.append(_explain_override(override, error, names, {}))
     return found
 
 
-def _groups() -> dict[str, list[str]]:
+def _list_groups() -> dict[str, list[str]]:
     """Options by group, of the composition under way."""
     from hydra.core.object_type import ObjectType
 
@@ -120,23 +122,23 @@ def _groups() -> dict[str, list[str]]:
     return found
 
 
-def _fault(override: str, error: Exception, names: Iterable[str], groups: dict[str, list[str]]) -> UserError:
+def _explain_override(override: str, error: Exception, names: Iterable[str], groups: dict[str, list[str]]) -> UserError:
     key, _, value = override.lstrip("+~").partition("=")
     if key in groups:
-        return mistake(
-            got=override, expected=f"{key}={'|'.join(groups[key])}", do=f"choose one of them (closest: {nearest(value, groups[key])})"
+        return user_error(
+            got=override, expected=f"{key}={'|'.join(groups[key])}", do=f"choose one of them (closest: {find_nearest(value, groups[key])})"
         )
     known = [*names, *groups]
     of_hydra = key.startswith("hydra")
     if key not in known:
         listing = "--cfg hydra with the same hydra/sweeper=" if of_hydra else "--cfg job"
-        return mistake(
+        return user_error(
             got=f"{override}: no such name",
-            expected=f"a name of the configuration (closest: {nearest(key, known)})",
+            expected=f"a name of the configuration (closest: {find_nearest(key, known)})",
             do=f"correct the name; python train.py {listing} lists all",
         )
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    return mistake(
+    return user_error(
         got=f"{override}: {_first_line(cause)}",
         expected="a value of the right kind",
         do="correct it; python train.py --cfg " + ("hydra" if of_hydra else f"job --package {key.split('.')[0]}") + " shows the kinds",

@@ -14,13 +14,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from synaptune.config.flat import flat
-from synaptune.config.settings import Settings, _last_step, _metrics_of, _short, apply_tuned, fingerprint, settings
+from synaptune.config.flat import flatten_config
+from synaptune.config.settings import (
+    Settings,
+    _find_last_step,
+    _format_value,
+    _list_metrics,
+    apply_tuned,
+    compute_fingerprint,
+    read_settings,
+)
 from synaptune.data.config import DataConfig
-from synaptune.search.objective.learning_curve import projected
+from synaptune.search.objective.learning_curve import extrapolate_result
 from synaptune.search.objective.score import check_ready, score
 from synaptune.search.workers import reporting
-from synaptune.training.errors import Pruned, Report
+from synaptune.training.errors import RunPruned, ValidationCallback
 
 
 class Outcome(NamedTuple):
@@ -37,19 +45,19 @@ class Outcome(NamedTuple):
     pruned_at: int | None = None
 
 
-def _stopping(built: Settings, report: Report | None) -> Report | None:
+def _stop_at_last_step(built: Settings, report: ValidationCallback | None) -> ValidationCallback | None:
     """The report of a run, which also ends a proxy after its fraction of the steps."""
-    last = _last_step(built)
+    last = _find_last_step(built)
     if last == built.training.steps:
         return report
 
-    def told(step: int, loss: float) -> None:
+    def report_and_stop(step: int, loss: float) -> None:
         if report is not None:
             report(step, loss)
         if step >= last:
-            raise Pruned(step)
+            raise RunPruned(step)
 
-    return told
+    return report_and_stop
 
 
 def run(
@@ -57,7 +65,7 @@ def run(
     run_dir: Path | None = None,
     overrides: Sequence[str] | None = None,
     *,
-    report: Report | None = None,
+    report: ValidationCallback | None = None,
     generation: int = 0,
 ) -> Outcome:
     """The whole run: configuration, objects, training, metrics, `run_dir/result.json`.
@@ -71,22 +79,24 @@ def run(
     if cfg.tuned is not None:
         cfg = cfg.copy()
         used = apply_tuned(cfg, overrides if overrides is not None else list(HydraConfig.get().overrides.task) if hydra_runs else [])
-        print(f"tuned: {len(used)} values from {cfg.tuned}: " + ", ".join(f"{name}={_short(value)}" for name, value in used.items()))
-    built = settings(cfg)
-    check_ready(built.objective, _metrics_of(built), generation)
+        print(f"tuned: {len(used)} values from {cfg.tuned}: " + ", ".join(f"{name}={_format_value(value)}" for name, value in used.items()))
+    built = read_settings(cfg)
+    check_ready(built.objective, _list_metrics(built), generation)
     folder = Path(run_dir) if run_dir is not None else Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     in_search = run_dir is not None or (hydra_runs and HydraConfig.get().mode == RunMode.MULTIRUN)
-    record = {name: value for name, value in flat(cfg).items() if not name.startswith("notify.")}  # its URLs hold secrets
-    return _run(built, folder, record, in_search=in_search, report=report or _told_the_search, generation=generation)
+    record = {name: value for name, value in flatten_config(cfg).items() if not name.startswith("notify.")}  # its URLs hold secrets
+    return _run_settings(built, folder, record, in_search=in_search, report=report or _report_to_search, generation=generation)
 
 
-def _told_the_search(step: int, loss: float) -> None:
+def _report_to_search(step: int, loss: float) -> None:
     if reporting.report(step, loss):
-        raise Pruned(step)
+        raise RunPruned(step)
 
 
-def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bool, report: Report, generation: int) -> Outcome:
+def _run_settings(
+    built: Settings, folder: Path, flat_config: dict[str, Any], *, in_search: bool, report: ValidationCallback, generation: int
+) -> Outcome:
     import torch
 
     from synaptune.model.gpt import GPT
@@ -96,9 +106,9 @@ def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bo
     warm_up()
     began = time.perf_counter()
     torch.manual_seed(built.seed)
-    corpus = _corpus(built.data, built.model.context)
+    corpus = _load_cached_corpus(built.data, built.model.context)
     model = GPT(built.model, built.synapse, vocab=corpus.vocab, seed=built.seed)
-    identity = fingerprint(built)
+    identity = compute_fingerprint(built)
     job = Job(
         model=model,
         config=built.model,
@@ -111,32 +121,32 @@ def _run(built: Settings, folder: Path, record: dict[str, Any], *, in_search: bo
         name=built.name,
         run_dir=folder,
         fingerprint=identity,
-        record=record,
+        flat_config=flat_config,
         in_search=in_search,
-        report=_stopping(built, report),
+        on_validation=_stop_at_last_step(built, report),
     )
     fitted = fit(job)
     metrics = fitted.metrics
     seconds = time.perf_counter() - began
     metrics["setup_seconds"] = seconds - fitted.busy_seconds
-    pruned_at = int(metrics["steps"]) if fitted.pruned and metrics["steps"] < _last_step(built) else None
+    pruned_at = int(metrics["steps"]) if fitted.pruned and metrics["steps"] < _find_last_step(built) else None
     if fitted.pruned:
-        metrics = projected(metrics, fitted.curve, built.training.steps)
+        metrics = extrapolate_result(metrics, fitted.curve, built.training.steps)
     objective = score(built.objective, metrics, generation) if "val_loss" in metrics else None
     result = dict(objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=identity)
-    result |= dict(data_fingerprint=corpus.fingerprint, seconds=seconds, curve=fitted.curve, life=fitted.life)
-    _write(folder / "result.json", json.dumps(result, indent=1))
+    result |= dict(data_fingerprint=corpus.fingerprint, seconds=seconds, curve=fitted.curve, life=fitted.expert_history)
+    _write_file(folder / "result.json", json.dumps(result, indent=1))
     return Outcome(objective, metrics, folder, pruned_at)
 
 
 @functools.lru_cache(maxsize=4)
-def _corpus(data: DataConfig, context: int):
+def _load_cached_corpus(data: DataConfig, context: int):
     from synaptune.data.corpus import load_corpus
 
     return load_corpus(data, context)
 
 
-def _write(path: Path, text: str) -> None:
+def _write_file(path: Path, text: str) -> None:
     draft = path.with_suffix(".tmp")
     draft.write_text(text + "\n")
     os.replace(draft, path)

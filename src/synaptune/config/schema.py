@@ -25,7 +25,7 @@ from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig
 
 
-def writable(cls: type) -> DictConfig:
+def make_writable_node(cls: type) -> DictConfig:
     """A typed config node that accepts overrides (OmegaConf makes those of frozen dataclasses read-only)."""
     node = OmegaConf.structured(cls)
     _unlock(node)
@@ -45,18 +45,18 @@ def register() -> None:
     groups = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig, "logger": LoggerConfig, "objective": ObjectiveConfig}
     groups |= {"pruner": PrunerConfig}
     for group, cls in groups.items():
-        store.store(group=group, name="base", node=writable(cls))
+        store.store(group=group, name="base", node=make_writable_node(cls))
     subsystems: list[Any] = []
     for field in dataclasses.fields(SynapseParams):
-        store.store(group=f"synapse/{field.name}", name="default", node=writable(field.default_factory))  # type: ignore[arg-type]
+        store.store(group=f"synapse/{field.name}", name="default", node=make_writable_node(field.default_factory))  # type: ignore[arg-type]
         subsystems.append({field.name: "default"})
     store.store(group="synapse", name="default", node={"defaults": subsystems})
     OmegaConf.register_new_resolver("fraction_of_steps", _fraction_of_steps, replace=True)
     store.store(group="study", name="default", node=StudyConfig)
-    search.register()
-    execution.register()
-    stopping.register()
-    notify.register()
+    search.register_search_schemas()
+    execution.register_worker_schemas()
+    stopping.register_stop_schema()
+    notify.register_notify_schema()
 
 
 def _fraction_of_steps(fraction: float, *, _root_: DictConfig) -> int:

@@ -14,17 +14,17 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from synaptune.config.flat import flat
-from synaptune.core.errors import UserError, mistake, nearest
-from synaptune.core.parameters import faults
-from synaptune.data.config import DataConfig, data_faults
-from synaptune.model.config import ModelConfig, model_faults
+from synaptune.config.flat import flatten_config
+from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.parameters import find_faults
+from synaptune.data.config import DataConfig, find_data_faults
+from synaptune.model.config import ModelConfig, find_model_faults
 from synaptune.search.objective.learning_curve import LEAST_POINTS
-from synaptune.search.objective.score import ObjectiveConfig, objective_faults
-from synaptune.search.pruning import PrunerConfig, pruner_faults
+from synaptune.search.objective.score import ObjectiveConfig, find_objective_faults
+from synaptune.search.pruning import PrunerConfig, find_pruner_faults
 from synaptune.synapse.circuit import SynapseParams
-from synaptune.training.config import LoggerConfig, TrainingConfig, training_faults
-from synaptune.training.schedules import evaluation_steps
+from synaptune.training.config import LoggerConfig, TrainingConfig, find_training_faults
+from synaptune.training.schedules import get_evaluation_steps
 
 
 class Settings(NamedTuple):
@@ -41,16 +41,16 @@ class Settings(NamedTuple):
     name: str
 
 
-def settings(cfg: DictConfig) -> Settings:
+def read_settings(cfg: DictConfig) -> Settings:
     """The typed values of a composed configuration; raises UserError with every fault at once."""
     groups = ("model", "data", "training", "logger", "objective", "pruner")
     model, data, training, logger, objective, pruner = (OmegaConf.to_object(cfg[group]) for group in groups)
     synapse = SynapseParams(**OmegaConf.to_object(cfg.synapse))  # type: ignore[arg-type]
     built = Settings(model, synapse, data, training, logger, objective, pruner, cfg.seed, cfg.name)  # type: ignore[arg-type]
-    found = model_faults(built.model) + faults(built.synapse) + data_faults(built.data, built.model.context)
-    found += training_faults(built.training, built.logger) + objective_faults(built.objective)
-    found += pruner_faults(built.pruner, built.training.evaluations)
-    found += _proxy_faults(built) if not found else []
+    found = find_model_faults(built.model) + find_faults(built.synapse) + find_data_faults(built.data, built.model.context)
+    found += find_training_faults(built.training, built.logger) + find_objective_faults(built.objective)
+    found += find_pruner_faults(built.pruner, built.training.evaluations)
+    found += _find_proxy_faults(built) if not found else []
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         found.append(f"seed={cfg.seed}: expected an integer of at least 0")
     if found:
@@ -58,22 +58,22 @@ def settings(cfg: DictConfig) -> Settings:
     return built
 
 
-def _metrics_of(built: Settings) -> set[str]:
+def _list_metrics(built: Settings) -> set[str]:
     """Names of the metrics that an objective may find in a run."""
     recall = {"val_recall_accuracy"} if built.data.recall_fraction > 0 else set()
     experts = {"expert_gini", "expert_dead_fraction"} if built.model.experts > 1 else set()
     return {"val_loss", "val_perplexity", "val_calibration_error", "tokens_per_second"} | recall | experts
 
 
-def _last_step(built: Settings) -> int:
+def _find_last_step(built: Settings) -> int:
     """The step that a run is trained to: a proxy stops on its way, on the schedule of the whole run."""
     part = built.objective.fraction if built.objective.name == "proxy" else 1.0
     return math.ceil(part * built.training.steps)
 
 
-def _proxy_faults(built: Settings) -> list[str]:
+def _find_proxy_faults(built: Settings) -> list[str]:
     """One line when a proxy has too few validations to extrapolate from; empty when all is well."""
-    points = sum(step <= _last_step(built) for step in evaluation_steps(built.training))
+    points = sum(step <= _find_last_step(built) for step in get_evaluation_steps(built.training))
     if built.objective.name != "proxy" or points >= LEAST_POINTS:
         return []
     return [
@@ -82,12 +82,12 @@ def _proxy_faults(built: Settings) -> list[str]:
     ]
 
 
-def check(cfg: DictConfig) -> None:
+def check_config(cfg: DictConfig) -> None:
     """Raise UserError with every fault of a configuration, before any compute."""
-    settings(cfg)
+    read_settings(cfg)
 
 
-def fingerprint(built: Settings) -> str:
+def compute_fingerprint(built: Settings) -> str:
     """SHA-256 of everything that determines a run's result: not where it is written, nor how often it is saved."""
     plain = {group: dataclasses.asdict(getattr(built, group)) for group in ("model", "synapse", "data", "training")}
     for name in ("resume", "checkpoint_every", "test"):
@@ -105,7 +105,7 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         content: Any = OmegaConf.to_container(OmegaConf.load(path))
         values = {str(name): value for name, value in content["parameters"].items()}
     except OSError as error:
-        raise mistake(got=f"tuned={path}: {error.strerror}", expected="the best.yaml of a study", do="check the path") from error
+        raise user_error(got=f"tuned={path}: {error.strerror}", expected="the best.yaml of a study", do="check the path") from error
     except (
         yaml.YAMLError,
         OmegaConfBaseException,
@@ -114,13 +114,13 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         TypeError,
         ValueError,
     ) as error:  # no best.yaml
-        raise mistake(
+        raise user_error(
             got=f"tuned={path}, not a best.yaml", expected="`parameters: {name: value, ...}`", do="give the best.yaml of a study"
         ) from error
-    known = flat(cfg)
+    known = flatten_config(cfg)
     if unknown := [name for name in values if name not in known]:
-        lines = "; ".join(f"{name} (closest: {nearest(name, known)})" for name in unknown)
-        raise mistake(got=f"tuned={path} with unknown names: {lines}", expected="names of the configuration", do="correct the file")
+        lines = "; ".join(f"{name} (closest: {find_nearest(name, known)})" for name in unknown)
+        raise user_error(got=f"tuned={path} with unknown names: {lines}", expected="names of the configuration", do="correct the file")
     given = {override.lstrip("+~").split("=", 1)[0] for override in overrides}
     used = {name: value for name, value in values.items() if name not in given}
     for name, value in used.items():
@@ -128,9 +128,9 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             OmegaConf.update(cfg, name, value)
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
-            raise mistake(got=f"tuned={path} with {name}: {reason}", expected="values of their type", do="correct the file") from error
+            raise user_error(got=f"tuned={path} with {name}: {reason}", expected="values of their type", do="correct the file") from error
     return used
 
 
-def _short(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

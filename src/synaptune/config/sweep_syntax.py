@@ -18,40 +18,40 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
 from hydra.errors import HydraException
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 from synaptune.search.space.space import Dimension, Value
 
 TAGS = ("log", "lin", "int")
-KEYS = ("init", "lower", "upper", "log", "integer")
+RANGE_KEYS = ("init", "lower", "upper", "log", "integer")
 CHOICE_KEYS = ("init", "choices", "weights")
 
 
-def dimension_of(override: Override, declared: Dimension | None, start: Any) -> Dimension:
+def parse_sweep(override: Override, declared: Dimension | None, start: Any) -> Dimension:
     """The dimension a sweep override stands for; `declared` is the parameter's own, `start` its configured value."""
     name, sweep = override.get_key_element(), override.value()
     if isinstance(sweep, IntervalSweep):
-        return _interval(name, sweep, declared, start)
+        return _parse_interval(name, sweep, declared, start)
     if isinstance(sweep, RangeSweep):
-        return _range(name, sweep, start)
+        return _parse_range(name, sweep, start)
     if isinstance(sweep, ChoiceSweep) or override.is_choice_sweep():
-        return _categorical(name, list(override.sweep_iterator()), start)
-    raise mistake(got=override.input_line or name, expected="interval, choice, range or a,b,c", do="correct the sweep")
+        return _make_categorical(name, list(override.sweep_iterator()), start)
+    raise user_error(got=override.input_line or name, expected="interval, choice, range or a,b,c", do="correct the sweep")
 
 
-def dimension_from_config(name: str, entry: Any, declared: Dimension | None, start: Any) -> Dimension:
+def parse_parametrization(name: str, entry: Any, declared: Dimension | None, start: Any) -> Dimension:
     """The dimension of a `hydra.sweeper.parametrization` entry: sweep syntax as text, {init, lower, upper, log, integer}
     or {init, choices, weights}."""
     if not isinstance(entry, Mapping):
-        return dimension_of(_sweep(name, entry), declared, start)
-    return _weighted(name, entry, start) if "choices" in entry else _bounded(name, entry, start)
+        return parse_sweep(_parse_sweep_text(name, entry), declared, start)
+    return _parse_weighted(name, entry, start) if "choices" in entry else _parse_bounds(name, entry, start)
 
 
-def written(value: Value) -> str:
+def format_value(value: Value) -> str:
     """A searched value in an override; text as the sweep wrote it, without quotes."""
     return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
 
 
-def _sweep(name: str, entry: Any) -> Override:
+def _parse_sweep_text(name: str, entry: Any) -> Override:
     reason = ""
     try:
         override = OverridesParser.create().parse_override(f"{name}={entry}")
@@ -59,79 +59,79 @@ def _sweep(name: str, entry: Any) -> Override:
             return override
     except HydraException as error:
         reason = f" ({str(error).splitlines()[0]})"
-    raise mistake(
+    raise user_error(
         got=f"parametrization {name}: {entry}{reason}",
         expected="interval(..), choice(..) or range(..)",
         do="correct it, or give a fixed value as an override",
     )
 
 
-def _bounded(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
+def _parse_bounds(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
     begin = entry.get("init", start)
-    known = all(key in KEYS for key in entry) and all(isinstance(entry.get(key, False), bool) for key in ("log", "integer"))
-    numbers = all(_number(entry.get(key)) is not None for key in ("lower", "upper")) and (begin is None or _number(begin) is not None)
+    known = all(key in RANGE_KEYS for key in entry) and all(isinstance(entry.get(key, False), bool) for key in ("log", "integer"))
+    numbers = all(_to_number(entry.get(key)) is not None for key in ("lower", "upper")) and (begin is None or _to_number(begin) is not None)
     if not known or not numbers:
-        raise mistake(
+        raise user_error(
             got=f"parametrization {name}: {dict(entry)}" + ("" if "init" in entry else f", where the value is {start!r}"),
             expected="numbers for lower, upper and where the search begins (init, else the configured value), true or false for log and "
-            f"integer, and none but {', '.join(KEYS)} (one step size serves the whole unit box)",
+            f"integer, and none but {', '.join(RANGE_KEYS)} (one step size serves the whole unit box)",
             do="correct the entry",
         )
     scale = "log" if entry.get("log", False) else "lin"
     return Dimension(name, scale, entry["lower"], entry["upper"], integer=entry.get("integer", False), start=begin)
 
 
-def _interval(name: str, sweep: IntervalSweep, declared: Dimension | None, start: Any) -> Dimension:
-    tags = _tags(name, sweep.tags)
+def _parse_interval(name: str, sweep: IntervalSweep, declared: Dimension | None, start: Any) -> Dimension:
+    tags = _check_tags(name, sweep.tags)
     assert sweep.start is not None
     assert sweep.end is not None
     scale = "log" if "log" in tags else "lin" if "lin" in tags or declared is None or declared.scale == "categorical" else declared.scale
     whole = float(sweep.start).is_integer() and float(sweep.end).is_integer()
     wanted = "int" in tags or isinstance(sweep.start, int) or (declared is not None and declared.integer)
     integer = wanted or (declared is None and isinstance(start, int) and not isinstance(start, bool) and whole)
-    return Dimension(name, scale, sweep.start, sweep.end, integer=integer, start=_number(start))
+    return Dimension(name, scale, sweep.start, sweep.end, integer=integer, start=_to_number(start))
 
 
-def _range(name: str, sweep: RangeSweep, start: Any) -> Dimension:
-    tags = _tags(name, sweep.tags)
+def _parse_range(name: str, sweep: RangeSweep, start: Any) -> Dimension:
+    tags = _check_tags(name, sweep.tags)
     try:
         values = list(sweep.range())
     except (ValueError, ArithmeticError) as error:  # a step of 0, or an end that is no number
         got = f"{name}=range({sweep.start},{sweep.stop},{sweep.step})"
-        raise mistake(
+        raise user_error(
             got=f"{got}: {error}", expected="range(START,STOP[,STEP]) with a step other than 0", do="correct the range"
         ) from error
     if len(values) > 1 and isinstance(values[0], int) and sweep.step == 1:
-        return Dimension(name, "log" if "log" in tags else "lin", values[0], values[-1], integer=True, start=_number(start))
-    return _categorical(name, values, start)
+        return Dimension(name, "log" if "log" in tags else "lin", values[0], values[-1], integer=True, start=_to_number(start))
+    return _make_categorical(name, values, start)
 
 
-def _categorical(name: str, values: list[Any], start: Any) -> Dimension:
+def _make_categorical(name: str, values: list[Any], start: Any) -> Dimension:
     choices: tuple[Value, ...] = tuple(value if isinstance(value, bool | int | float) else Transformer.str(value) for value in values)
     return Dimension(name, "categorical", choices=choices, start=start if start in choices else None)
 
 
-def _weighted(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
+def _parse_weighted(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
     choices, weights = entry["choices"], entry.get("weights") or ()
     listed = all(isinstance(values, Sequence) and not isinstance(values, str) for values in (choices, weights))
     numbers = listed and all(isinstance(weight, int | float) and not isinstance(weight, bool) for weight in weights)
     plain = listed and all(isinstance(value, bool | int | float | str) for value in choices)
     unknown = [str(key) for key in entry if key not in CHOICE_KEYS]
     if unknown or not plain or not numbers or ("init" in entry and entry["init"] not in choices):
-        raise mistake(
+        raise user_error(
             got=f"parametrization {name}: {dict(entry)}",
             expected="choices: a list of values, weights: a list of as many numbers (or none), init: one of the choices",
             do="correct the entry",
         )
     begin = entry.get("init", start)
-    return replace(_categorical(name, list(choices), begin), weights=tuple(float(weight) for weight in weights))
+    return replace(_make_categorical(name, list(choices), begin), weights=tuple(float(weight) for weight in weights))
 
 
-def _tags(name: str, tags: set[str]) -> set[str]:
+def _check_tags(name: str, tags: set[str]) -> set[str]:
     if unknown := tags - set(TAGS):
-        raise mistake(got=f"{name} with tag {', '.join(sorted(unknown))}", expected=f"tags of {', '.join(TAGS)}", do="correct the tag")
+        raise user_error(got=f"{name} with tag {', '.join(sorted(unknown))}", expected=f"tags of {', '.join(TAGS)}", do="correct the tag")
     return tags
 
 
-def _number(start: Any) -> float | None:
+def _to_number(start: Any) -> float | None:
     return start if isinstance(start, int | float) and not isinstance(start, bool) else None

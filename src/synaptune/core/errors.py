@@ -15,20 +15,20 @@ class UserError(Exception):
     """A mistake in the input, the configuration or the environment, worded for the person who can mend it."""
 
 
-def mistake(*, got: str, expected: str, do: str) -> UserError:
+def user_error(*, got: str, expected: str, do: str) -> UserError:
     """The one form of a user error: what was got, what was expected, what to do."""
     return UserError(f"got {got}\n  expected: {expected}\n  to do: {do}")
 
 
-def of_disk(error: OSError, do: str) -> UserError | None:
+def explain_disk_error(error: OSError, do: str) -> UserError | None:
     """The user error for a full disk, or a place that cannot be written; None for any other error."""
     if error.errno not in NO_SPACE | REFUSED:
         return None
     where = f" ({error.filename})" if error.filename else ""
-    return mistake(got=f"{error.strerror}{where}", expected="a folder with space that can be written", do=do)
+    return user_error(got=f"{error.strerror}{where}", expected="a folder with space that can be written", do=do)
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+def find_nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """The known names closest to `name`, comma-separated; `none` when nothing is alike.
 
     Dotted names are compared by their last part as well, so a right name in a wrong group is found.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from synaptune.core.errors import NO_SPACE, REFUSED, mistake
+from synaptune.core.errors import NO_SPACE, REFUSED, user_error
 
 
 def cache_dir() -> Path:
@@ -21,22 +21,22 @@ def cache_dir() -> Path:
 
 
 @contextmanager
-def writing(path: Path, remedy: str = "free some space there") -> Iterator[None]:
+def as_disk_errors(path: Path, remedy: str = "free some space there") -> Iterator[None]:
     """Turn a full or read-only disk under `path` into a UserError; every other error passes unchanged."""
     try:
         yield
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise mistake(got=f"no space to write {path} ({error.strerror})", expected="room on that disk", do=remedy) from error
+            raise user_error(got=f"no space to write {path} ({error.strerror})", expected="room on that disk", do=remedy) from error
         if error.errno in REFUSED:
-            raise mistake(got=f"{path}: {error.strerror}", expected="a folder that can be written", do=remedy) from error
+            raise user_error(got=f"{path}: {error.strerror}", expected="a folder that can be written", do=remedy) from error
         raise
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part. Raises UserError: no space."""
-    draft = _draft(path)
-    with writing(path):
+    draft = _make_draft_path(path)
+    with as_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             draft.write_bytes(content)
@@ -54,8 +54,8 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """
     if folder.is_dir():
         return folder
-    with writing(folder, "free some space there, or set SYNAPTUNE_CACHE to a folder with room"):
-        draft = _draft(folder)
+    with as_disk_errors(folder, "free some space there, or set SYNAPTUNE_CACHE to a folder with room"):
+        draft = _make_draft_path(folder)
         draft.mkdir(parents=True)
         try:
             build(draft)
@@ -65,7 +65,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _draft(path: Path) -> Path:
+def _make_draft_path(path: Path) -> Path:
     """A name beside `path` that no other process uses (not tempfile's, whose files only their owner may read)."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 

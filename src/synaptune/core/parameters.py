@@ -102,14 +102,14 @@ def constant(name: str, value: float, *, unit: str = "1", meaning: str, source: 
     return value
 
 
-def searchable(params: type, prefix: str = "synapse") -> Iterator[Spec]:
+def list_specs(params: type, prefix: str = "synapse") -> Iterator[Spec]:
     """Every tunable number of a (nested) parameter dataclass, in the order of declaration."""
     for field in dataclasses.fields(params):
         path = f"{prefix}.{field.name}"
         if "parameter" in field.metadata:
             yield Spec(name=path, default=field.default, **field.metadata["parameter"])  # type: ignore[arg-type]
         elif isinstance(field.default_factory, type) and dataclasses.is_dataclass(field.default_factory):
-            yield from searchable(field.default_factory, path)
+            yield from list_specs(field.default_factory, path)
 
 
 def lookup(params: object, name: str) -> float:
@@ -120,10 +120,10 @@ def lookup(params: object, name: str) -> float:
     return value  # type: ignore[return-value]
 
 
-def faults(params: object, prefix: str = "synapse") -> list[str]:
+def find_faults(params: object, prefix: str = "synapse") -> list[str]:
     """Every value of a parameter dataclass that its declaration does not admit, one line each; empty when all is well."""
     found = []
-    for spec in searchable(type(params), prefix):
+    for spec in list_specs(type(params), prefix):
         value = lookup(params, spec.name.removeprefix(f"{prefix}."))
         if not spec.admits(value):
             bounds = "an integer of at least 1" if spec.of_run else f"{spec.low:g} to {spec.high:g}"

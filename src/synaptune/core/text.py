@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 _UNITS = (("days", 86_400.0, 172_800.0), ("h", 3600.0, 5400.0), ("min", 60.0, 90.0), ("s", 1.0, 0.0))
 
 
-def label_of(names: Sequence[str]) -> Mapping[str, str]:
+def make_labels(names: Sequence[str]) -> Mapping[str, str]:
     """What to call each parameter: as many of its name's last parts as tell it from the others."""
     parts = [name.split(".") for name in names]
     endings: dict[tuple[str, ...], int] = {}
@@ -22,12 +22,12 @@ def label_of(names: Sequence[str]) -> Mapping[str, str]:
     return found
 
 
-def label(name: str, names: Sequence[str]) -> str:
+def make_label(name: str, names: Sequence[str]) -> str:
     """What to call one of the parameters; a name that is not among them is called by its last part."""
-    return label_of(names).get(name, name.rsplit(".", 1)[-1])
+    return make_labels(names).get(name, name.rsplit(".", 1)[-1])
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time in the unit that suits it: `8.2 s`, `6.7 min`, `2.6 h`, `3.5 days`."""
     unit, size = next((unit, size) for unit, size, least in _UNITS if seconds >= least or not least)
     shown = f"{seconds / size:.1f}"

@@ -47,7 +47,7 @@ class DataConfig:
         return self.recall_keys + self.recall_values + 1 if self.recall_fraction > 0 else 0
 
 
-def data_faults(config: DataConfig, context: int) -> list[str]:
+def find_data_faults(config: DataConfig, context: int) -> list[str]:
     """Everything wrong with a data configuration for rows of `context` tokens, one line each; reads no file."""
     found = []
     if config.source not in SOURCES:
@@ -66,10 +66,10 @@ def data_faults(config: DataConfig, context: int) -> list[str]:
         found.append(f"data.max_bytes={config.max_bytes}: expected at least 1 [byte]")
     if context < 1:
         found.append(f"context={context}: expected at least 1 [token]")
-    return found + _recall_faults(config, context)
+    return found + _find_recall_faults(config, context)
 
 
-def _recall_faults(config: DataConfig, context: int) -> list[str]:
+def _find_recall_faults(config: DataConfig, context: int) -> list[str]:
     """The faults of the recall settings; none are looked for when recall is off."""
     if not 0.0 <= config.recall_fraction <= 1.0:
         return [f"data.recall_fraction={config.recall_fraction}: expected 0 to 1"]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from synaptune.core.errors import UserError, mistake
+from synaptune.core.errors import UserError, user_error
 from synaptune.core.files import build_once, cache_dir
-from synaptune.data.config import DataConfig, data_faults
-from synaptune.data.text import Splits, divide, file_or_folder, name_bytes, standard_library
-from synaptune.data.tokenizer import BYTES, Tokenizer, load_tokenizer, train_pairs
+from synaptune.data.config import DataConfig, find_data_faults
+from synaptune.data.text import Splits, encode_name, read_file_or_folder, read_standard_library, split_documents
+from synaptune.data.tokenizer import BYTES, Tokenizer, load_tokenizer, train_bpe
 
 SPLITS = ("train", "val", "test")
 _FORMAT = b"synaptune corpus 1"  # part of every fingerprint: a change of the file layout makes new files
@@ -54,12 +54,12 @@ def load_corpus(config: DataConfig, context: int) -> Corpus:
     Raises UserError: a fault of the configuration; text that is missing, empty, binary or shorter than one row of `context`
     tokens in any split; `datasets` missing or hub out of reach (source hub); no space for the cache.
     """
-    if found := data_faults(config, context):
+    if found := find_data_faults(config, context):
         raise UserError("\n".join(found))
-    splits = _read(config)
-    _measure(splits, config)
-    fingerprint = _fingerprint(splits, config)
-    folder = build_once(cache_dir() / "data" / fingerprint[:32], partial(_build, splits, config))
+    splits = _read_splits(config)
+    _warn_if_cut(splits, config)
+    fingerprint = _compute_fingerprint(splits, config)
+    folder = build_once(cache_dir() / "data" / fingerprint[:32], partial(_write_corpus, splits, config))
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in SPLITS}
     about = json.loads((folder / "about.json").read_text())
     _check_lengths(arrays, config, context)
@@ -74,48 +74,48 @@ def load_corpus(config: DataConfig, context: int) -> Corpus:
     )
 
 
-def _read(config: DataConfig) -> Splits:
+def _read_splits(config: DataConfig) -> Splits:
     """The documents of the three splits, from the configured source."""
     if config.source == "hub":
-        from synaptune.data.hub import hub_splits
+        from synaptune.data.hub import load_hub_splits
 
-        return hub_splits(config)
+        return load_hub_splits(config)
     if config.source == "text":
-        return divide(file_or_folder(Path(str(config.path)).expanduser(), config.max_bytes))
-    return divide(standard_library(config.max_bytes))
+        return split_documents(read_file_or_folder(Path(str(config.path)).expanduser(), config.max_bytes))
+    return split_documents(read_standard_library(config.max_bytes))
 
 
-def _measure(splits: Splits, config: DataConfig) -> None:
+def _warn_if_cut(splits: Splits, config: DataConfig) -> None:
     """Say so when a file or a folder was cut: a silent cap would look like the whole; hub.py says it of each split."""
     total = sum(len(document.content) for part in splits for document in part)
     if total >= config.max_bytes - 3 and config.source == "text":
         _log.warning("read the first %d bytes of the text; raise data.max_bytes to read more", total)
 
 
-def _fingerprint(splits: Splits, config: DataConfig) -> str:
+def _compute_fingerprint(splits: Splits, config: DataConfig) -> str:
     """SHA-256 over the tokenizer's settings and, split by split, every document."""
     digest = hashlib.sha256(_FORMAT)
     digest.update(f"{config.tokenizer} {config.vocab_size if config.tokenizer == 'bpe' else BYTES}".encode())
     for name, part in zip(SPLITS, splits, strict=True):
         for document in part:
-            digest.update(b"\0".join((b"", name.encode(), name_bytes(document.name), b"%d" % len(document.content), b"")))
+            digest.update(b"\0".join((b"", name.encode(), encode_name(document.name), b"%d" % len(document.content), b"")))
             digest.update(document.content)
     return digest.hexdigest()
 
 
-def _build(splits: Splits, config: DataConfig, folder: Path) -> None:
+def _write_corpus(splits: Splits, config: DataConfig, folder: Path) -> None:
     """Write the token arrays, the tokenizer and their measures into an empty folder."""
-    tokenizer = train_pairs(splits.train, config.vocab_size) if config.tokenizer == "bpe" else Tokenizer()
+    tokenizer = train_bpe(splits.train, config.vocab_size) if config.tokenizer == "bpe" else Tokenizer()
     tokenizer.save(folder)
-    arrays = {name: tokenizer.array(part) for name, part in zip(SPLITS, splits, strict=True)}
+    arrays = {name: tokenizer.encode_documents(part) for name, part in zip(SPLITS, splits, strict=True)}
     for name, array in arrays.items():
-        _save(folder / f"{name}.npy", array)
+        _save_array(folder / f"{name}.npy", array)
     size = sum(len(document.content) for document in splits.val) + max(0, len(splits.val) - 1)  # separators are bytes too
     about = {"bytes_per_token": size / max(1, len(arrays["val"])), "documents": [len(part) for part in splits]}
     (folder / "about.json").write_text(json.dumps(about))
 
 
-def _save(path: Path, array: np.ndarray) -> None:
+def _save_array(path: Path, array: np.ndarray) -> None:
     """A .npy file; `numpy.save` reports a full disk by an OSError without the number that says so."""
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
@@ -127,7 +127,7 @@ def _check_lengths(arrays: dict[str, np.ndarray], config: DataConfig, context: i
     short = [f"{name} {len(array)}" for name, array in arrays.items() if len(array) <= context]
     if short and config.recall_fraction < 1.0:
         source = config.path or config.name or config.source
-        raise mistake(
+        raise user_error(
             got=f"{source}: {', '.join(short)} tokens, out of {sum(len(array) for array in arrays.values())} in all",
             expected=f"more than one context of {context} tokens in each of train (90 %), val (5 %) and test (5 %)",
             do="give a longer text, or lower model.context",

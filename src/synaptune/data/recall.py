@@ -16,7 +16,7 @@ import numpy as np
 
 from synaptune.data.config import DataConfig
 
-IGNORED = -100  # the target that cross-entropy leaves out
+IGNORE_INDEX = -100  # the target that cross-entropy leaves out
 
 
 class RecallRows(NamedTuple):
@@ -27,7 +27,7 @@ class RecallRows(NamedTuple):
     recall: np.ndarray
 
 
-def recall_rows(
+def draw_recall_rows(
     config: DataConfig, *, first: int, rows: int, context: int, random: np.random.Generator, graded: bool = False
 ) -> RecallRows:
     """Draw `rows` rows of `context` tokens; keys, values and the filler are numbered from `first` on, in that order.
@@ -36,22 +36,22 @@ def recall_rows(
     guessing among the values of a row (measured: 500 steps where rows of one difficulty need thousands).
     """
     most = config.recall_pairs
-    keys = first + _shuffled(random, rows, config.recall_keys)[:, :most]
+    keys = first + _draw_permutations(random, rows, config.recall_keys)[:, :most]
     values = first + config.recall_keys + random.integers(config.recall_values, size=(rows, most))
     pairs = random.integers(1, most, size=(rows, 1), endpoint=True) if graded else np.full((rows, 1), most)
     tokens = np.full((rows, context), first + config.recall_keys + config.recall_values, dtype=np.int64)
     head = np.stack([keys, values], axis=-1).reshape(rows, 2 * most)
     tokens[:, : 2 * most] = np.where(np.arange(2 * most) < 2 * pairs, head, tokens[:, : 2 * most])
-    places = 2 * pairs - 1 + _distances(config, rows=rows, context=context, random=random)
-    asked = _shuffled(random, rows, config.recall_queries) % pairs  # every pair equally often, up to one
+    places = 2 * pairs - 1 + _draw_distances(config, rows=rows, context=context, random=random)
+    asked = _draw_permutations(random, rows, config.recall_queries) % pairs  # every pair equally often, up to one
     line = np.arange(rows)[:, None]
-    targets = np.full((rows, context), IGNORED, dtype=np.int64)
+    targets = np.full((rows, context), IGNORE_INDEX, dtype=np.int64)
     tokens[line, places] = keys[line, asked]
     targets[line, places] = values[line, asked]
-    return RecallRows(tokens, targets, targets != IGNORED)
+    return RecallRows(tokens, targets, targets != IGNORE_INDEX)
 
 
-def _distances(config: DataConfig, *, rows: int, context: int, random: np.random.Generator) -> np.ndarray:
+def _draw_distances(config: DataConfig, *, rows: int, context: int, random: np.random.Generator) -> np.ndarray:
     """Distances of the queries from the end of the last pair [token]: distinct in a row, density 1 / distance; (rows, queries)."""
     far = context - 2 * config.recall_pairs if config.recall_far is None else config.recall_far
     distance = np.arange(config.recall_near, far + 1)
@@ -60,6 +60,6 @@ def _distances(config: DataConfig, *, rows: int, context: int, random: np.random
     return distance[clocks.argsort(axis=1)[:, : config.recall_queries]]
 
 
-def _shuffled(random: np.random.Generator, rows: int, count: int) -> np.ndarray:
+def _draw_permutations(random: np.random.Generator, rows: int, count: int) -> np.ndarray:
     """Independent permutations of 0 .. count - 1, one per row."""
     return random.random((rows, count)).argsort(axis=1)

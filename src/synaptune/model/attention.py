@@ -22,7 +22,7 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],))
 
 
-def wide(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """At least single precision: what comes out of a bf16 product before it enters an equation."""
     return x if x.dtype == torch.float64 else x.float()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from synaptune.core.errors import UserError
 
-CHOICES = {
+MODEL_CHOICES = {
     "position": ("rope", "alibi"),
     "feedforward": ("relu2", "swiglu"),
     "distance": ("barrier", "off"),
@@ -46,11 +46,11 @@ class ModelConfig:
         return self.width // self.heads
 
 
-def model_faults(config: ModelConfig) -> list[str]:
+def find_model_faults(config: ModelConfig) -> list[str]:
     """Every value that no model can be built from, one line each."""
     found = [
         f"model.{name}={getattr(config, name)}: expected one of {', '.join(options)}"
-        for name, options in CHOICES.items()
+        for name, options in MODEL_CHOICES.items()
         if getattr(config, name) not in options
     ]
     found += [
@@ -67,16 +67,16 @@ def model_faults(config: ModelConfig) -> list[str]:
     return found
 
 
-def require_buildable(config: ModelConfig) -> None:
+def check_model(config: ModelConfig) -> None:
     """Raise UserError with every fault of a model configuration."""
-    if found := model_faults(config):
+    if found := find_model_faults(config):
         raise UserError("\n".join(found))
 
 
 _PRESYNAPTIC = ("calcium", "vesicles", "energy", "stochastic")
 
 
-def unused_parameters(config: ModelConfig) -> dict[str, str]:
+def find_unused_parameters(config: ModelConfig) -> dict[str, str]:
     """Names of the registry that this model does not use, each with the setting that would make it used."""
     from synaptune.synapse.circuit import SPECS
 
@@ -91,13 +91,13 @@ def unused_parameters(config: ModelConfig) -> dict[str, str]:
         elif group == "structural" and config.experts == 1:
             reason = "model.experts is 1; set model.experts to 2 or more"
         elif group == "attention":
-            reason = _unused_attention(spec.label, config)
+            reason = _find_unused_attention(spec.label, config)
         if reason:
             unused[spec.name] = reason
     return unused
 
 
-def _unused_attention(label: str, config: ModelConfig) -> str | None:
+def _find_unused_attention(label: str, config: ModelConfig) -> str | None:
     if label == "barrier_strength":
         return "model.distance is off; set model.distance=barrier" if config.distance == "off" else None
     return "model.release is off; set model.release=dynamic" if config.release == "off" else None

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from synaptune.core.errors import mistake
-from synaptune.model.attention import rms_norm, wide
+from synaptune.core.errors import user_error
+from synaptune.model.attention import rms_norm, upcast
 from synaptune.model.gpt import GPT, Block
 from synaptune.synapse.bias import efficacy_bias
-from synaptune.synapse.fast_weights import MemoryState, empty_memory, memory_step
-from synaptune.synapse.terminal import TerminalState, birth, efficacy, regroup, terminal_step
+from synaptune.synapse.fast_weights import MemoryState, init_memory, memory_step
+from synaptune.synapse.terminal import TerminalState, efficacy, init_terminals, map_state, terminal_step
 
 
 @dataclass
@@ -43,10 +43,10 @@ class Decoder:
         self.model, self.position = model, 0
         config, like = model.config, model.head.weight
         empty = like.new_zeros(batch, config.heads, 0, config.head_width)
-        self.newborn = birth(like.new_zeros(batch, config.heads, 1), model.synapse)
-        none = regroup(self.newborn, lambda x: x[..., :0])
+        self.newborn = init_terminals(like.new_zeros(batch, config.heads, 1), model.synapse)
+        none = map_state(self.newborn, lambda x: x[..., :0])
         self.layers = [
-            LayerCache(empty, empty, [], none, like.new_zeros(batch, config.heads, 0), [], [], _first_memory(block, batch, like))
+            LayerCache(empty, empty, [], none, like.new_zeros(batch, config.heads, 0), [], [], _init_memory(block, batch, like))
             for block in model.blocks
         ]
 
@@ -55,33 +55,33 @@ class Decoder:
         """tokens (batch,) -> logits of the next token (batch, vocabulary). Raises UserError past the context length."""
         model, t = self.model, self.position
         if t >= model.config.context:
-            raise mistake(
+            raise user_error(
                 got=f"{t + 1} tokens",
                 expected=f"at most the model's context of {model.config.context}",
                 do="shorten the prompt, or train with a larger model.context",
             )
         x = rms_norm(model.embedding(tokens[:, None]))
         rope = (model.rope_cos[t : t + 1], model.rope_sin[t : t + 1]) if model.config.position == "rope" else None
-        rows = None if model.shared(t + 1).code is None else self._row(t)
+        rows = None if model.make_shared_inputs(t + 1).code is None else self._get_static_row(t)
         for block, cache in zip(model.blocks, self.layers, strict=True):
-            x = self._layer(block, cache, x, rope, rows)
+            x = self._run_layer(block, cache, x, rope, rows)
         self.position += 1
-        return model.logits(x[:, -1])
+        return model.compute_logits(x[:, -1])
 
-    def _row(self, t: int) -> Tensor | None:
-        tick = t // self.model.config.tick if not self.model.silent else 0
-        size = self.model.config.tick if not self.model.silent else t + 1
-        return self.model.static_rows(torch.tensor([tick], device=self.model.head.weight.device), t + 1, size)
+    def _get_static_row(self, t: int) -> Tensor | None:
+        tick = t // self.model.config.tick if not self.model.release_off else 0
+        size = self.model.config.tick if not self.model.release_off else t + 1
+        return self.model.make_static_rows(torch.tensor([tick], device=self.model.head.weight.device), t + 1, size)
 
-    def _layer(self, block: Block, cache: LayerCache, x: Tensor, rope: tuple[Tensor, Tensor] | None, rows: Tensor | None) -> Tensor:
+    def _run_layer(self, block: Block, cache: LayerCache, x: Tensor, rope: tuple[Tensor, Tensor] | None, rows: Tensor | None) -> Tensor:
         model, params = self.model, self.model.synapse
         q, k, v = block.attention.project(rms_norm(x), rope)
         cache.k, cache.v = torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2)
         bias = rows
-        if block.presynapse is not None and not model.silent:
+        if block.presynapse is not None and not model.release_off:
             first = efficacy(self.newborn, params)
             cache.efficacy = torch.cat([cache.efficacy, first], -1)
-            cache.terminals = regroup(cache.terminals, lambda old, new: torch.cat([old, new], -1), self.newborn)
+            cache.terminals = map_state(cache.terminals, lambda old, new: torch.cat([old, new], -1), self.newborn)
             synaptic = efficacy_bias(cache.efficacy[:, :, None], first[:, :, None], params.attention)
             bias = synaptic if bias is None else bias + synaptic
             cache.queries.append(q)
@@ -97,7 +97,7 @@ class Decoder:
         tokens = self.model.config.tick
         if len(cache.queries) < tokens:
             return
-        drive = block.presynapse.drive(torch.cat(cache.queries, 2).mean(2, keepdim=True), cache.k)[:, :, 0]
+        drive = block.presynapse.compute_drive(torch.cat(cache.queries, 2).mean(2, keepdim=True), cache.k)[:, :, 0]
         # Queries of this token still see the old efficacy: it is replaced only after their row has been read.
         cache.terminals, following = terminal_step(cache.terminals, drive, self.model.synapse, tokens)
         cache.queries, cache.efficacy = [], following
@@ -107,7 +107,7 @@ class Decoder:
         y = block.feedforward(normed, params).out
         if block.memory is None or cache.memory is None:
             return x + y
-        a, b = block.memory.activities(normed, y, params)
+        a, b = block.memory.compute_activities(normed, y, params)
         added = block.memory.read(a, cache.memory.weights)
         cache.pre.append(a)
         cache.post.append(b)
@@ -118,8 +118,8 @@ class Decoder:
         return x + y + added
 
 
-def _first_memory(block: Block, batch: int, like: Tensor) -> MemoryState | None:
-    return None if block.memory is None else empty_memory(batch, block.memory.slow.shape[0], wide(like))
+def _init_memory(block: Block, batch: int, like: Tensor) -> MemoryState | None:
+    return None if block.memory is None else init_memory(batch, block.memory.slow.shape[0], upcast(like))
 
 
 @torch.no_grad()
@@ -137,29 +137,29 @@ def generate(
     When the context is full the last half of the text starts a new one. Raises UserError on an empty prompt.
     """
     if not prompt:
-        raise mistake(got="an empty prompt", expected="at least one token", do="pass --prompt with some text")
+        raise user_error(got="an empty prompt", expected="at least one token", do="pass --prompt with some text")
     model.eval()
     context, device = model.config.context, model.head.weight.device
     text = list(prompt)
-    decoder, logits = _read(model, text[-(context - 1) or len(text) :], device)
+    decoder, logits = _feed_tokens(model, text[-(context - 1) or len(text) :], device)
     for _ in range(count):
-        token = _pick(logits[0], temperature, top_k, generator)
+        token = _sample_token(logits[0], temperature, top_k, generator)
         text.append(token)
         yield token
         if decoder.position >= context:
-            decoder, logits = _read(model, text[-max(1, context // 2) :], device)
+            decoder, logits = _feed_tokens(model, text[-max(1, context // 2) :], device)
         else:
             logits = decoder.feed(torch.tensor([token], device=device))
 
 
-def _read(model: GPT, tokens: list[int], device: torch.device) -> tuple[Decoder, Tensor]:
+def _feed_tokens(model: GPT, tokens: list[int], device: torch.device) -> tuple[Decoder, Tensor]:
     decoder = Decoder(model, 1)
     for token in tokens:
         logits = decoder.feed(torch.tensor([token], device=device))
     return decoder, logits
 
 
-def _pick(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> int:
+def _sample_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> int:
     if temperature == 0.0:
         return int(logits.argmax())
     if top_k is not None:

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synaptune.core.parameters import searchable
-from synaptune.core.seeds import stream
-from synaptune.model.attention import wide
+from synaptune.core.parameters import list_specs
+from synaptune.core.seeds import make_generator
+from synaptune.model.attention import upcast
 from synaptune.model.config import ModelConfig
 from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.experts import (
-    KINSHIP,
-    TWIN_NOISE,
+    OWN_EMBEDDING_LENGTH,
+    SPLIT_NOISE,
     Metabolism,
-    Remodel,
+    RemodelPlan,
     Routing,
     StructuralParams,
     metabolism_step,
@@ -33,10 +33,10 @@ from synaptune.synapse.experts import (
     router_logits,
 )
 
-EMBED_MAX = next(int(s.high) for s in searchable(StructuralParams) if s.label == "router_embed_dim")
+EMBED_MAX = next(int(s.high) for s in list_specs(StructuralParams) if s.label == "router_embed_dim")
 
 
-class Mixed(NamedTuple):
+class FeedForwardOutput(NamedTuple):
     """Output (batch, token, width), load-balancing loss (0-dim), routing of the batch (None when dense)."""
 
     out: Tensor
@@ -44,7 +44,7 @@ class Mixed(NamedTuple):
     routing: Routing | None
 
 
-class WeighedSquare(torch.autograd.Function):
+class WeightedSquaredRelu(torch.autograd.Function):
     """w relu(u)^2 with the gradient in closed form: half the passes over the hidden units that autograd makes of it."""
 
     generate_vmap_rule = True
@@ -80,37 +80,37 @@ class FeedForward(nn.Module):
         self.down = nn.Parameter(torch.empty(self.experts, hidden, config.width))
         self.router = Router(config.experts, self.top_k, config.width) if config.experts > 1 else None
 
-    def hidden(self, x: Tensor, weight: Tensor) -> Tensor:
+    def compute_hidden(self, x: Tensor, weight: Tensor) -> Tensor:
         """(batch, token, width), weights (batch, token, expert) -> weighed hidden units of all experts (batch, token, experts * hidden)."""
         up = F.linear(x, self.up.flatten(0, 1)).unflatten(-1, (self.experts, -1))
         weight = weight.to(up.dtype)[..., None]
         if self.gate is None:
-            return WeighedSquare.apply(up, weight)[0].flatten(-2)  # type: ignore[index]
+            return WeightedSquaredRelu.apply(up, weight)[0].flatten(-2)  # type: ignore[index]
         gate = F.linear(x, self.gate.flatten(0, 1)).unflatten(-1, (self.experts, -1))
         return (F.silu(gate) * up * weight).flatten(-2)
 
-    def forward(self, x: Tensor, params: SynapseTensors) -> Mixed:
+    def forward(self, x: Tensor, params: SynapseTensors) -> FeedForwardOutput:
         """The block on normalised input x (batch, token, width)."""
         if self.router is None:
-            return Mixed(self.hidden(x, x.new_ones(*x.shape[:-1], 1)) @ self.down.flatten(0, 1), x.new_zeros(()), None)
+            return FeedForwardOutput(self.compute_hidden(x, x.new_ones(*x.shape[:-1], 1)) @ self.down.flatten(0, 1), x.new_zeros(()), None)
         weight, balance, routing = self.router(x, params)
-        return Mixed(self.hidden(x, weight) @ self.down.flatten(0, 1), balance, routing)
+        return FeedForwardOutput(self.compute_hidden(x, weight) @ self.down.flatten(0, 1), balance, routing)
 
-    def mixing(self, plan: Remodel) -> dict[str, Tensor]:
+    def get_mixing_matrices(self, plan: RemodelPlan) -> dict[str, Tensor]:
         """The matrix by which a structural event mixes the experts of each weight (and of its optimizer moments), by name."""
         names = [name for name, _ in self.named_parameters() if name != "router.probe"]
         return {name: plan.mix if name.startswith("router") else plan.copy for name in names}
 
-    def remodelled(self, plan: Remodel) -> dict[str, Tensor]:
+    def remodel_weights(self, plan: RemodelPlan) -> dict[str, Tensor]:
         """The weights after a structural event, by their names in this module; pure."""
         weights = dict(self.named_parameters())
-        after = {name: mix_experts(mix, weights[name]) for name, mix in self.mixing(plan).items()}
+        after = {name: mix_experts(mix, weights[name]) for name, mix in self.get_mixing_matrices(plan).items()}
         after["router.bias"] = after["router.bias"] + plan.bias
         for name in ("up", "down"):
             # The same noise with opposite signs: the twins' mean is their parent.
             shape = after[name].shape[1:]
-            noise = torch.randn(shape, generator=stream("twin", name, len(after))).to(after[name])
-            after[name] = after[name] + plan.twin.view(-1, 1, 1) * TWIN_NOISE * after[name].std() * noise
+            noise = torch.randn(shape, generator=make_generator("twin", name, len(after))).to(after[name])
+            after[name] = after[name] + plan.noise_sign.view(-1, 1, 1) * SPLIT_NOISE * after[name].std() * noise
         return after
 
 
@@ -138,25 +138,25 @@ class Router(nn.Module):
         self.register_buffer("energy", torch.ones(experts))
         self.register_buffer("embedding", torch.zeros(experts, EMBED_MAX))
 
-    def start(self, params: SynapseTensors, generator: torch.Generator) -> None:
+    def init_state(self, params: SynapseTensors, generator: torch.Generator) -> None:
         """First energy and embeddings: kin with a common direction and one of their own."""
         common, own = torch.randn(1, EMBED_MAX, generator=generator), torch.randn(self.embedding.shape, generator=generator)
-        self.embedding.copy_(F.normalize(common, dim=-1) + KINSHIP * F.normalize(own, dim=-1))
-        self.embedding.copy_(F.normalize(self.embedding * self.mask(params), dim=-1))
+        self.embedding.copy_(F.normalize(common, dim=-1) + OWN_EMBEDDING_LENGTH * F.normalize(own, dim=-1))
+        self.embedding.copy_(F.normalize(self.embedding * self.make_mask(params), dim=-1))
         self.energy.fill_(float(params.energy.init_energy))
 
-    def mask(self, params: SynapseTensors) -> Tensor:
+    def make_mask(self, params: SynapseTensors) -> Tensor:
         """1 on the first `router_embed_dim` dimensions."""
         return (torch.arange(EMBED_MAX, device=self.weight.device) < params.structural.router_embed_dim).to(self.weight.dtype)
 
-    def state(self) -> Metabolism:
+    def get_state(self) -> Metabolism:
         """The metabolism as the pure steps take it."""
         return Metabolism(self.utilisation, self.fatigue, self.energy, self.embedding)
 
     def forward(self, x: Tensor, params: SynapseTensors) -> tuple[Tensor, Tensor, Routing]:
         """x (batch, token, width) -> expert weights (batch, token, expert), balance loss (2), routing of the batch."""
-        probe = F.normalize(wide(F.linear(x, self.probe)) * self.mask(params), dim=-1)
-        logits = router_logits(wide(F.linear(x, self.weight, self.bias)), probe, self.state())
+        probe = F.normalize(upcast(F.linear(x, self.probe)) * self.make_mask(params), dim=-1)
+        logits = router_logits(upcast(F.linear(x, self.weight, self.bias)), probe, self.get_state())
         probability = logits.softmax(-1)
         kept, index = probability.topk(self.top_k, dim=-1)
         chosen = torch.zeros_like(probability).scatter(-1, index, 1.0)
@@ -168,10 +168,10 @@ class Router(nn.Module):
             mean = F.normalize(tokens.T @ probe.flatten(0, -2), dim=-1)
         return weight, balance, Routing(share.detach(), mean)
 
-    def lived(self, routing: Routing, params: SynapseTensors) -> Metabolism:
+    def step_metabolism(self, routing: Routing, params: SynapseTensors) -> Metabolism:
         """The metabolism after one optimizer step, from the routing of its batch; pure."""
-        return metabolism_step(self.state(), routing, params.structural, params.energy)
+        return metabolism_step(self.get_state(), routing, params.structural, params.energy)
 
-    def planned(self, params: SynapseTensors) -> Remodel:
+    def plan_event(self, params: SynapseTensors) -> RemodelPlan:
         """The structural event the present state calls for."""
-        return plan_remodel(self.state(), params.structural)
+        return plan_remodel(self.get_state(), params.structural)

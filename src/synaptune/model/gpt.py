@@ -15,10 +15,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from synaptune.core.seeds import stream
-from synaptune.model.attention import Attention, alibi_slopes, biased_attention, rms_norm, rope_table, wide
-from synaptune.model.config import ModelConfig, require_buildable
-from synaptune.model.feedforward import FeedForward, Mixed, mix_experts
+from synaptune.core.seeds import make_generator
+from synaptune.model.attention import Attention, alibi_slopes, biased_attention, rms_norm, rope_table, upcast
+from synaptune.model.config import ModelConfig, check_model
+from synaptune.model.feedforward import FeedForward, FeedForwardOutput, mix_experts
 from synaptune.model.memory import Memory
 from synaptune.model.presynapse import Presynapse, distance_rows
 from synaptune.synapse.circuit import SynapseParams, SynapseTensors
@@ -26,14 +26,14 @@ from synaptune.synapse.experts import Routing, remodel_metabolism
 from synaptune.synapse.fast_weights import Consolidation
 
 LOGIT_CAP = 15.0
-FIRST_HEAD = 0.02  # standard deviation of the head's first weights
+INITIAL_HEAD_STD = 0.02  # standard deviation of the head's first weights
 
 
 class LayerActivity(NamedTuple):
     """What a batch leaves behind in one layer for the plasticity between steps; None where the mechanism is off."""
 
     routing: Routing | None
-    handed: Consolidation | None
+    consolidation: Consolidation | None
 
 
 Activity = tuple[LayerActivity, ...]
@@ -55,7 +55,7 @@ class StructuralReport(NamedTuple):
     layers: tuple[tuple[int, int], ...] = ()
 
 
-class Shared(NamedTuple):
+class SharedInputs(NamedTuple):
     """What all layers of a forward share: rotary tables, code of the query's bias row (token, row), bias rows (1, head or 1, row, key)."""
 
     rope: tuple[Tensor, Tensor] | None
@@ -74,12 +74,12 @@ class Block(nn.Module):
         self.memory = Memory(config.width, config.tick, config.fast_weights) if config.fast_weights != "off" else None
 
     def forward(
-        self, x: Tensor, shared: Shared, params: SynapseTensors, noise: torch.Generator | None, *, silent: bool
+        self, x: Tensor, shared: SharedInputs, params: SynapseTensors, noise: torch.Generator | None, *, release_off: bool
     ) -> tuple[Tensor, Tensor, LayerActivity]:
         """(batch, token, width) -> same, load-balancing loss, activity."""
         q, k, v = self.attention.project(rms_norm(x), shared.rope)
         rows = shared.rows
-        if self.presynapse is not None and not silent:
+        if self.presynapse is not None and not release_off:
             synaptic = self.presynapse(q, k, params, noise)
             rows = synaptic if rows is None else synaptic + rows
         x = x + self.attention.merge(biased_attention(q, k, v, shared.code, rows))
@@ -88,7 +88,7 @@ class Block(nn.Module):
     def transform(self, x: Tensor, params: SynapseTensors) -> tuple[Tensor, Tensor, LayerActivity]:
         """The half after attention."""
         normed = rms_norm(x)
-        mixed: Mixed = self.feedforward(normed, params)
+        mixed: FeedForwardOutput = self.feedforward(normed, params)
         if self.memory is None:
             return x + mixed.out, mixed.balance, LayerActivity(mixed.routing, None)
         added, handed = self.memory(normed, mixed.out, params)
@@ -108,7 +108,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: ModelConfig, params: SynapseParams, vocab: int, seed: int) -> None:
         super().__init__()
-        require_buildable(config)
+        check_model(config)
         self.config, self.params = config, params
         self.synapse = SynapseTensors(params)
         self.embedding = nn.Embedding(vocab, config.width)
@@ -118,42 +118,42 @@ class GPT(nn.Module):
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
         # Exactly 0 is "off": the plain transformer's program, not a bias of zeros.
-        self.silent = config.release == "off" or params.attention.lambda_loge == 0.0
-        self.near = config.distance == "barrier" and params.attention.barrier_strength != 0.0
+        self.release_off = config.release == "off" or params.attention.lambda_loge == 0.0
+        self.has_barrier = config.distance == "barrier" and params.attention.barrier_strength != 0.0
         self.interval = int(params.structural.structural_interval)
-        start_weights(self, seed)
+        init_weights(self, seed)
 
     def forward(self, tokens: Tensor, noise: torch.Generator | None = None) -> ModelOutput:
         """tokens (batch, token) -> ModelOutput; `noise` switches stochastic release on and draws it."""
         x = rms_norm(self.embedding(tokens))
-        shared = self.shared(tokens.shape[1])
+        shared = self.make_shared_inputs(tokens.shape[1])
         balance, activity = x.new_zeros(()), []
         for block in self.blocks:
-            x, loss, left = block(x, shared, self.synapse, noise, silent=self.silent)
+            x, loss, left = block(x, shared, self.synapse, noise, silent=self.release_off)
             balance = balance + self.config.balance_weight * loss
             activity.append(left)
-        return ModelOutput(self.logits(x), balance, tuple(activity))
+        return ModelOutput(self.compute_logits(x), balance, tuple(activity))
 
-    def logits(self, x: Tensor) -> Tensor:
+    def compute_logits(self, x: Tensor) -> Tensor:
         """Residual stream (..., width) -> soft-capped logits (..., vocabulary) in fp32."""
-        return LOGIT_CAP * torch.tanh(wide(self.head(rms_norm(x))) / LOGIT_CAP)
+        return LOGIT_CAP * torch.tanh(upcast(self.head(rms_norm(x))) / LOGIT_CAP)
 
-    def shared(self, length: int) -> Shared:
+    def make_shared_inputs(self, length: int) -> SharedInputs:
         """Positions and bias rows of a sequence: a row per tick when synapses are at work, else one for all."""
         rope = (self.rope_cos[:length], self.rope_sin[:length]) if self.config.position == "rope" else None
-        tick = self.config.tick if not self.silent else length
+        tick = self.config.tick if not self.release_off else length
         count = -(-length // tick)
-        rows = self.static_rows(torch.arange(count, device=self.head.weight.device), length, tick)
-        if rows is None and self.silent:
-            return Shared(rope, None, None)
+        rows = self.make_static_rows(torch.arange(count, device=self.head.weight.device), length, tick)
+        if rows is None and self.release_off:
+            return SharedInputs(rope, None, None)
         index = torch.arange(length, device=self.head.weight.device) // tick
         code = (index[:, None] == torch.arange(count, device=index.device)).to(self.head.weight.dtype)
-        return Shared(rope, code, rows)
+        return SharedInputs(rope, code, rows)
 
-    def static_rows(self, ticks: Tensor, length: int, tick: int) -> Tensor | None:
+    def make_static_rows(self, ticks: Tensor, length: int, tick: int) -> Tensor | None:
         """Bias that depends on positions only, (1, head or 1, tick, key): ALiBi and the distance barrier; None when neither is on."""
         rows = None
-        if self.near:
+        if self.has_barrier:
             rows = distance_rows(ticks, length, self.synapse, context=self.config.context, tokens=tick)[None, None]
         if self.config.position == "alibi":
             keys = torch.arange(length, device=ticks.device)
@@ -162,43 +162,43 @@ class GPT(nn.Module):
             rows = alibi if rows is None else rows + alibi
         return rows
 
-    def advanced(self, activity: Activity) -> dict[str, Tensor]:
+    def step_buffers(self, activity: Activity) -> dict[str, Tensor]:
         """Buffers after one optimizer step of slow plasticity and metabolism, by name; pure."""
         after = {}
         for i, (block, left) in enumerate(zip(self.blocks, activity, strict=True)):
             if left.routing is not None and block.feedforward.router is not None:
-                lived = block.feedforward.router.lived(left.routing, self.synapse)
+                lived = block.feedforward.router.step_metabolism(left.routing, self.synapse)
                 after |= {f"blocks.{i}.feedforward.router.{name}": value for name, value in lived._asdict().items()}
-            if left.handed is not None and block.memory is not None:
-                after[f"blocks.{i}.memory.slow"] = block.memory.consolidated(left.handed, self.synapse)
+            if left.consolidation is not None and block.memory is not None:
+                after[f"blocks.{i}.memory.slow"] = block.memory.consolidate_slow(left.consolidation, self.synapse)
         return after
 
-    def remodelled(self) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    def remodel_experts(self) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """Structural events of all layers: (weights and buffers after, mixing matrix of each weight, (layer, 2) counts of both); pure."""
         after, mixes, counts = {}, {}, [torch.zeros(2, device=self.head.weight.device)] * len(self.blocks)
         for i, block in enumerate(self.blocks):
             if block.feedforward.router is None:
                 continue
             path, router = f"blocks.{i}.feedforward", block.feedforward.router
-            plan = router.planned(self.synapse)
-            after |= {f"{path}.{name}": value for name, value in block.feedforward.remodelled(plan).items()}
-            mixes |= {f"{path}.{name}": mix for name, mix in block.feedforward.mixing(plan).items()}
-            after |= {f"{path}.router.{n}": v for n, v in remodel_metabolism(router.state(), plan)._asdict().items()}
+            plan = router.plan_event(self.synapse)
+            after |= {f"{path}.{name}": value for name, value in block.feedforward.remodel_weights(plan).items()}
+            mixes |= {f"{path}.{name}": mix for name, mix in block.feedforward.get_mixing_matrices(plan).items()}
+            after |= {f"{path}.router.{n}": v for n, v in remodel_metabolism(router.get_state(), plan)._asdict().items()}
             counts[i] = torch.stack([plan.merged, plan.split]).to(counts[i])
         return after, mixes, torch.stack(counts)
 
     @torch.no_grad()
-    def after_step(self, activities: list[Activity], step: int, optimizer: torch.optim.Optimizer | None) -> StructuralReport:
+    def apply_plasticity(self, activities: list[Activity], step: int, optimizer: torch.optim.Optimizer | None) -> StructuralReport:
         """Plasticity outside the gradient, once per optimizer step (counted from 1), from the activities of its micro-batches.
 
         At a structural event the optimizer's moments are mixed as their weights are.
         """
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
-        for name, value in self.advanced(mean_activity(activities)).items():
+        for name, value in self.step_buffers(average_activity(activities)).items():
             tensors[name].copy_(value)
         if self.config.experts == 1 or step % self.interval != self.interval // 2:
             return StructuralReport(0, 0)
-        after, mixes, counts = self.remodelled()
+        after, mixes, counts = self.remodel_experts()
         layers = tuple((int(merged), int(split)) for merged, split in counts.tolist())
         merges, splits = (sum(column) for column in zip(*layers, strict=True))
         if merges:
@@ -208,19 +208,19 @@ class GPT(nn.Module):
                 _mix_moments(optimizer, tensors[name], mix)
         return StructuralReport(merges, splits, layers)
 
-    def utilisation(self) -> Tensor | None:
+    def get_utilisation(self) -> Tensor | None:
         """Average share of routed slots, (layer, expert); None when dense."""
         routers = [block.feedforward.router for block in self.blocks]
         return None if self.config.experts == 1 else torch.stack([router.utilisation for router in routers if router is not None])
 
-    def decay_groups(self, weight_decay: float) -> list[dict]:
+    def make_decay_groups(self, weight_decay: float) -> list[dict]:
         """AdamW groups: matrices of the blocks decay; embeddings, gains, thresholds and biases do not."""
         decayed = [p for name, p in self.named_parameters() if p.ndim >= 2 and not name.startswith("embedding")]
         kept = [p for name, p in self.named_parameters() if p.ndim < 2 or name.startswith("embedding")]
         return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 
-def mean_activity(activities: list[Activity]) -> Activity:
+def average_activity(activities: list[Activity]) -> Activity:
     """Mean over the micro-batches of a step."""
     if len(activities) == 1:
         return activities[0]
@@ -232,17 +232,17 @@ def mean_activity(activities: list[Activity]) -> Activity:
     return tuple(LayerActivity(*(mean(list(parts)) for parts in zip(*layer, strict=True))) for layer in layers)  # type: ignore[arg-type]
 
 
-def start_weights(model: GPT, seed: int) -> None:
+def init_weights(model: GPT, seed: int) -> None:
     """Draw the first weights, each from (seed, name): outputs of blocks zero, everything else with unit-variance outputs, the head small.
 
     A head of zeros gives the blocks no gradient at first, and associative recall then stays on its plateau of guessing.
     """
-    known = {"embedding.weight": 1.0, "head.weight": FIRST_HEAD}
+    known = {"embedding.weight": 1.0, "head.weight": INITIAL_HEAD_STD}
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim < 2:
                 continue
-            generator = stream("weight", seed, name)
+            generator = make_generator("weight", seed, name)
             if name.endswith(("attention.out.weight", "down", "memory.out")):
                 p.zero_()
             else:
@@ -250,7 +250,7 @@ def start_weights(model: GPT, seed: int) -> None:
                 p.copy_(scale * torch.randn(p.shape, generator=generator))  # type: ignore[operator]
         for i, block in enumerate(model.blocks):
             if block.feedforward.router is not None:
-                block.feedforward.router.start(model.synapse, stream("router", seed, i))
+                block.feedforward.router.init_state(model.synapse, make_generator("router", seed, i))
 
 
 def _mix_moments(optimizer: torch.optim.Optimizer | None, weight: Tensor, mix: Tensor) -> None:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synaptune.core.parameters import searchable
-from synaptune.model.attention import wide
+from synaptune.core.parameters import list_specs
+from synaptune.model.attention import upcast
 from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.fast_weights import Consolidation, memory_scan
 from synaptune.synapse.kinase import PostsynapticParams
 from synaptune.synapse.metaplasticity import consolidate
 
-RANK_MAX = next(int(s.high) for s in searchable(PostsynapticParams) if s.label == "rank_eligibility")
+RANK_MAX = next(int(s.high) for s in list_specs(PostsynapticParams) if s.label == "rank_eligibility")
 RMS_FLOOR = 1e-6  # as torch's own rms_norm in fp32, by order of magnitude
 
 
@@ -36,12 +36,12 @@ class Memory(nn.Module):
         self.out = nn.Parameter(torch.empty(RANK_MAX, width))
         self.register_buffer("slow", torch.zeros(RANK_MAX, RANK_MAX))
 
-    def activities(self, x: Tensor, y: Tensor, params: SynapseTensors) -> tuple[Tensor, Tensor]:
+    def compute_activities(self, x: Tensor, y: Tensor, params: SynapseTensors) -> tuple[Tensor, Tensor]:
         """a and b (1), each (batch, token, rank), in fp32."""
         rank = params.postsynaptic.rank_eligibility
         mask = (torch.arange(RANK_MAX, device=x.device) < rank).to(x.dtype)
-        a = F.normalize(wide(F.linear(x, self.pre * mask[:, None])), dim=-1)
-        b = wide(F.linear(y, self.post * mask[:, None]))
+        a = F.normalize(upcast(F.linear(x, self.pre * mask[:, None])), dim=-1)
+        b = upcast(F.linear(y, self.post * mask[:, None]))
         return a, b * torch.rsqrt(b.square().sum(-1, keepdim=True) / rank + RMS_FLOOR)
 
     def read(self, a: Tensor, weights: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Memory(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, params: SynapseTensors) -> tuple[Tensor, Consolidation]:
         """x, y (batch, token, width) -> what the memory adds to y, and what it hands to the slow weights."""
-        a, b = self.activities(x, y, params)
+        a, b = self.compute_activities(x, y, params)
         batch, length, rank = a.shape
         whole = length // self.tick * self.tick
         ticks = (batch, whole // self.tick, self.tick, rank)
@@ -62,6 +62,6 @@ class Memory(nn.Module):
             out = torch.cat([out, self.read(a[:, whole:], weights[:, -1])], 1)
         return out, handed
 
-    def consolidated(self, handed: Consolidation, params: SynapseTensors) -> Tensor:
+    def consolidate_slow(self, consolidation: Consolidation, params: SynapseTensors) -> Tensor:
         """K after one optimizer step; pure."""
-        return consolidate(self.slow, handed.gated, handed.bdnf, params.postsynaptic, params.bdnf)
+        return consolidate(self.slow, consolidation.gated, consolidation.bdnf, params.postsynaptic, params.bdnf)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from synaptune.model.attention import wide
+from synaptune.model.attention import upcast
 from synaptune.synapse.bias import distance_bias, efficacy_bias
 from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.kernel import fast_scan
-from synaptune.synapse.release import release_noise
-from synaptune.synapse.terminal import birth, efficacy, terminal_scan
+from synaptune.synapse.release import draw_noise
+from synaptune.synapse.terminal import efficacy, init_terminals, terminal_scan
 
-FIRST_GAIN, FIRST_THRESHOLD = 1.0, 2.0
+INITIAL_GAIN, INITIAL_THRESHOLD = 1.0, 2.0
 
 
 class Presynapse(nn.Module):
@@ -27,24 +27,24 @@ class Presynapse(nn.Module):
     def __init__(self, heads: int, tick: int, kernel: str) -> None:
         super().__init__()
         self.tick, self.kernel = tick, kernel
-        self.gain = nn.Parameter(torch.full((heads,), FIRST_GAIN))
-        self.threshold = nn.Parameter(torch.full((heads,), FIRST_THRESHOLD))
+        self.gain = nn.Parameter(torch.full((heads,), INITIAL_GAIN))
+        self.threshold = nn.Parameter(torch.full((heads,), INITIAL_THRESHOLD))
 
-    def drive(self, mean_query: Tensor, keys: Tensor) -> Tensor:
+    def compute_drive(self, mean_query: Tensor, keys: Tensor) -> Tensor:
         """l (1): mean queries (batch, head, tick, d), keys (batch, head, key, d) -> (batch, head, tick, key), in fp32."""
         scaled = mean_query * (self.gain[:, None, None] * keys.shape[-1] ** -0.5)
-        return wide(scaled.to(keys.dtype) @ keys.transpose(-1, -2)) - self.threshold[:, None, None]
+        return upcast(scaled.to(keys.dtype) @ keys.transpose(-1, -2)) - self.threshold[:, None, None]
 
     def forward(self, q: Tensor, k: Tensor, params: SynapseTensors, noise: torch.Generator | None) -> Tensor:
         """q, k (batch, head, token, d) -> synaptic bias (batch, head, ticks, key) [nat], ticks = ceil(token / tick)."""
         updates = -(-q.shape[2] // self.tick) - 1
         mean_query = q[:, :, : updates * self.tick].unflatten(2, (updates, self.tick)).mean(3)
-        drive = self.drive(mean_query, k)
+        drive = self.compute_drive(mean_query, k)
         eta = None
         if noise is not None and updates:
-            eta = release_noise(tuple(drive.shape), params.stochastic.stochastic_train_frac, noise, drive)
+            eta = draw_noise(tuple(drive.shape), params.stochastic.stochastic_train_frac, noise, drive)
         scan = fast_scan if self.kernel == "auto" else terminal_scan
-        newborn = efficacy(birth(drive.new_zeros(()), params), params)
+        newborn = efficacy(init_terminals(drive.new_zeros(()), params), params)
         return efficacy_bias(scan(drive, params, self.tick, eta), newborn, params.attention)
 
 

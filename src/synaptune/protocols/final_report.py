@@ -7,27 +7,27 @@ from __future__ import annotations
 
 import shlex
 
-from synaptune.protocols.portraits import portraits
-from synaptune.protocols.protocol import Protocol, say
-from synaptune.search.space.space import Unit
+from synaptune.protocols.inspection import store_inspections
+from synaptune.protocols.protocol import Protocol, print_message
+from synaptune.search.space.space import UnitPoint
 
-REPORT = "report"  # folder below the study's
+REPORT_FOLDER = "report"  # folder below the study's
 
 
-def closed(protocol: Protocol, before: Unit, after: Unit) -> None:
+def write_final_report(protocol: Protocol, before: UnitPoint, after: UnitPoint) -> None:
     """Make the portraits of two points and the report of the study; what goes wrong is said."""
-    from synaptune.report.next_commands import address
+    from synaptune.report.next_commands import make_reference
     from synaptune.report.write import write_report
     from synaptune.study.callbacks.wandb_search import attach_report
-    from synaptune.study.database.connection import shown
+    from synaptune.study.database.connection import redact_url
     from synaptune.study.reader import read_study
 
-    portraits(protocol, before, after)
-    place = protocol.study.place
+    store_inspections(protocol, before, after)
+    place = protocol.study.location
     try:
-        page = write_report(read_study(place.url, place.name), place.folder / REPORT)
-        say(f"report: {page}")
+        page = write_report(read_study(place.url, place.name), place.folder / REPORT_FOLDER)
+        print_message(f"report: {page}")
         attach_report(place.folder, page.parent)
     except Exception as error:  # the verdict is said: a report can be written again
-        say(f"report: not written ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})")
-        say(f"report: synaptune report {shlex.join(address(place.name, shown(place.url)).words)} tries again")
+        print_message(f"report: not written ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})")
+        print_message(f"report: synaptune report {shlex.join(make_reference(place.name, redact_url(place.url)).arguments)} tries again")

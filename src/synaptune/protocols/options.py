@@ -6,17 +6,17 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from synaptune.core.errors import UserError, of_disk
+from synaptune.core.errors import UserError, explain_disk_error
 from synaptune.protocols.session import VALIDATION_SEEDS
 
 
-def guarded(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
+def run_command(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
     """Run a protocol command; its exit code: 2 after a mistake, 130 after Ctrl-C."""
     try:
         command(options)
         return 0
     except (UserError, OSError) as error:
-        found = of_disk(error, "make room (or set study.dir) and give the same command") if isinstance(error, OSError) else error
+        found = explain_disk_error(error, "make room (or set study.dir) and give the same command") if isinstance(error, OSError) else error
         if found is None:
             raise
         print(found, file=sys.stderr)

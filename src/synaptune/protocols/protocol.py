@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from synaptune.protocols.trial_run import WithTwins
+from synaptune.protocols.trial_run import ReusingWorkers
 from synaptune.search.loop import Plan
-from synaptune.search.objective.score import ObjectiveConfig, kind_at
+from synaptune.search.objective.score import ObjectiveConfig, get_score_kind
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.pruning import PrunerConfig
 from synaptune.search.space.space import Space, Value
@@ -42,11 +42,11 @@ class Protocol:
     seeds: tuple[int, ...]
     go_on: bool
     device: str
-    code: str
+    code_version: str
     pool: Workers
     stop: StopConfig
     notifier: Notifier
-    began: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
 
     @property
     def seed(self) -> int:
@@ -60,22 +60,24 @@ class Protocol:
         assert isinstance(config, ObjectiveConfig)
         return config
 
-    def workers(self) -> Workers:
+    def make_reusing_workers(self) -> Workers:
         """The pool, copying what the study already holds."""
-        return WithTwins(self.pool, twins_of(self), self.key)
+        return ReusingWorkers(self.pool, find_finished_runs(self), self.make_trial_key)
 
-    def key(self, trial: Trial) -> tuple[Any, ...]:
+    def make_trial_key(self, trial: Trial) -> tuple[Any, ...]:
         """What a trial's run depends on within the study; one of a part of the space has the configured values of the rest."""
         facts = trial.facts
-        return self.key_of(trial.values, facts["seed"], facts.get("seeds", 1), test=facts["test"], generation=facts.get("generation", 0))
+        return self.make_run_key(
+            trial.values, facts["seed"], facts.get("seeds", 1), test=facts["test"], generation=facts.get("generation", 0)
+        )
 
-    def key_of(self, values: Mapping[str, Value], seed: int, seeds: int = 1, *, test: bool, generation: int = 0) -> tuple[Any, ...]:
+    def make_run_key(self, values: Mapping[str, Value], seed: int, seeds: int = 1, *, test: bool, generation: int = 0) -> tuple[Any, ...]:
         """What a run of values and its objective depend on within the study, as `key`."""
-        kind = "val_loss" if test else kind_at(self.objective, generation)
-        return tuple(sorted({**self._configured, **values}.items())), (seed, seeds), test, kind
+        kind = "val_loss" if test else get_score_kind(self.objective, generation)
+        return tuple(sorted({**self._configured_values, **values}.items())), (seed, seeds), test, kind
 
     @cached_property
-    def _configured(self) -> dict[str, Value]:
+    def _configured_values(self) -> dict[str, Value]:
         return {name: OmegaConf.select(self.base, name) for name in self.space.names}
 
     @property
@@ -92,23 +94,23 @@ class Protocol:
         assert isinstance(config, PrunerConfig)
         return config
 
-    def ledger(self, phase: str, space: Space | None = None, **facts: Any) -> PhaseLedger:
+    def make_ledger(self, phase: str, space: Space | None = None, **facts: Any) -> PhaseLedger:
         """The trials of a phase (of a space: null is the protocol's), all but the validation's at the common seed."""
-        about = {"seed": self.seed, "test": False, "code_version": self.code, "device": self.device}
+        about = {"seed": self.seed, "test": False, "code_version": self.code_version, "device": self.device}
         return PhaseLedger(self.study, space or self.space, phase, about | facts)
 
 
-def say(line: str) -> None:
+def print_message(line: str) -> None:
     """A line of a protocol's account."""
     print(line, flush=True)
 
 
-def _saying(label: str) -> Callable[[str], None]:
+def _prefix_messages(label: str) -> Callable[[str], None]:
     """`say` for one of several searches."""
-    return lambda line: say(f"{label}: {line}")
+    return lambda line: print_message(f"{label}: {line}")
 
 
-def twins_of(protocol: Protocol) -> dict[Any, Trial]:
+def find_finished_runs(protocol: Protocol) -> dict[Any, Trial]:
     """The study's complete runs, by what they depend on; the earliest of equals. The reference has an objective of its own: it is none."""
-    complete = [trial for trial in protocol.study.trials() if trial.state == "complete" and trial.facts["phase"] != REFERENCE]
-    return {protocol.key(trial): trial for trial in reversed(complete)}
+    complete = [trial for trial in protocol.study.read_trials() if trial.state == "complete" and trial.facts["phase"] != REFERENCE]
+    return {protocol.make_trial_key(trial): trial for trial in reversed(complete)}

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from synaptune.analysis.compare import compare, holm
-from synaptune.analysis.effects import LEVEL
-from synaptune.analysis.results import Comparison, Course, Evidence
+from synaptune.analysis.effects import ALPHA
+from synaptune.analysis.results import Comparison, Convergence, Evidence
 from synaptune.core.files import write_atomic
 from synaptune.report import findings as words
 from synaptune.report import markdown, page
 from synaptune.report import next_commands as orders
 from synaptune.report import table_model as cells
-from synaptune.report.figures import standalone
-from synaptune.report.figures.sheet import Sheet, fitted, robust, spaced, thinned, ticks
-from synaptune.report.figures.theme import Drawing, Figure, Palette, rendered
+from synaptune.report.figures import make_svg_file
+from synaptune.report.figures.layout import FigureLayout, find_limits, fit_text, set_ticks, spread_apart, thin_out
+from synaptune.report.figures.theme import Drawing, Figure, Palette, make_figure
 from synaptune.report.page import Section
 from synaptune.report.table_model import Column, Table
-from synaptune.report.tables import objective
+from synaptune.report.tables import to_objective
 from synaptune.search.trial import Trial
 
 _CONFIGURATIONS = "configurations"
@@ -29,7 +29,7 @@ _DATA, _BASELINE, _SCORE = "data_fingerprint", "run_fingerprint", "test_perplexi
 _ABSENT, _UNKNOWN = "(absent)", "(unknown)"
 
 
-class Paired(NamedTuple):
+class StudyPair(NamedTuple):
     """Two studies, `second` against `first` by their tuned models.
 
     difference: improvement of test perplexity on shared seeds [%], null when they are not paired; adjusted: its p for the number
@@ -39,86 +39,101 @@ class Paired(NamedTuple):
     first: str
     second: str
     difference: Comparison | None
-    adjusted: float | None
+    adjusted_p: float | None
     note: str
 
 
-def paired(several: Sequence[Evidence]) -> list[Paired]:
+def pair_studies(studies: Sequence[Evidence]) -> list[StudyPair]:
     """Every two of the studies; they are paired on seeds where data and baseline are the same."""
-    found = [_pair(first, second) for first, second in itertools.combinations(several, 2)]
+    found = [_compare_pair(first, second) for first, second in itertools.combinations(studies, 2)]
     known = [pair.difference.p for pair in found if pair.difference is not None]
     adjusted = iter(holm(known))
-    return [pair if pair.difference is None else pair._replace(adjusted=next(adjusted)) for pair in found]
+    return [pair if pair.difference is None else pair._replace(adjusted_p=next(adjusted)) for pair in found]
 
 
-def _pair(first: Evidence, second: Evidence) -> Paired:
-    def unlike(reason: str) -> Paired:
-        return Paired(first.name, second.name, None, None, f"not paired: {reason}")
+def _compare_pair(first: Evidence, second: Evidence) -> StudyPair:
+    def unlike(reason: str) -> StudyPair:
+        return StudyPair(first.name, second.name, None, None, f"not paired: {reason}")
 
-    if first.claim is None or second.claim is None:
-        return unlike("no validation in " + words.some([study.name for study in (first, second) if study.claim is None]))
-    sides = [{run.facts.get("seed"): run for run in runs} for study in (first, second) for runs in (study.claim.before, study.claim.after)]  # type: ignore[union-attr]
+    if first.validation is None or second.validation is None:
+        return unlike("no validation in " + words.join_names([study.name for study in (first, second) if study.validation is None]))
+    sides = [
+        {run.facts.get("seed"): run for run in runs}
+        for study in (first, second)
+        for runs in (study.validation.before, study.validation.after)
+    ]  # type: ignore[union-attr]
     seeds = [seed for seed in sides[0] if seed is not None and all(seed in side for side in sides)]
     if len(seeds) < 2:
         return unlike("fewer than two shared seeds")
-    if not _same(sides, seeds, _DATA):
+    if not _is_same(sides, seeds, _DATA):
         return unlike("data that differ, or whose fingerprints are unknown")
-    if not _same([sides[0], sides[2]], seeds, _BASELINE):
+    if not _is_same([sides[0], sides[2]], seeds, _BASELINE):
         return unlike("baselines that differ, or whose fingerprints are unknown")
     scores = [[side[seed].facts[_SCORE] for seed in seeds] for side in (sides[1], sides[3])]  # a claim is made of them
-    note = "" if _same(sides, seeds, "code_version") else "the code differs, or its version is unknown"
-    return Paired(first.name, second.name, compare(scores[0], scores[1]), None, note)
+    note = "" if _is_same(sides, seeds, "code_version") else "the code differs, or its version is unknown"
+    return StudyPair(first.name, second.name, compare(scores[0], scores[1]), None, note)
 
 
-def _same(sides: Sequence[Mapping[Any, Trial]], seeds: Sequence[Any], fact: str) -> bool:
+def _is_same(sides: Sequence[Mapping[Any, Trial]], seeds: Sequence[Any], fact: str) -> bool:
     """Whether a fact is known and the same in all sides' runs of each seed."""
     each = [{side[seed].facts.get(fact) for side in sides} for seed in seeds]
     return all(len(found) == 1 and None not in found for found in each)
 
 
-def comparison(several: Sequence[Evidence]) -> str:
+def render_comparison(studies: Sequence[Evidence]) -> str:
     """The page of several studies."""
-    drawn, pairs, apart = overlaid(several), paired(several), configurations(several)
+    drawn, pairs, apart = draw_overlay(studies), pair_studies(studies), tabulate_configurations(studies)
     parts = [
         Section(
-            "verdict", "Verdict", f'<p class="headline none">{page.prose(headline(several, pairs))}</p>' + page.findings(_lines(several))
+            "verdict",
+            "Verdict",
+            f'<p class="headline none">{page.render_prose(make_headline(studies, pairs))}</p>'
+            + page.render_findings(_make_findings(studies)),
         ),
-        Section("claims", "What each study claims", page.table_html(claims(several))),
-        Section("differences", "Differences", page.table_html(differences(pairs))),
-        Section("search", "The searches", "" if drawn is None else page.figure_html(drawn)),
-        Section("parameters", "Best parameters", _if_rows(best_parameters(several))),
-        Section("configuration", "Where the configurations differ", _if_rows(apart) or f"<p>{page.prose(_nowhere(several))}</p>"),
+        Section("claims", "What each study claims", page.render_table(tabulate_results(studies))),
+        Section("differences", "Differences", page.render_table(tabulate_differences(pairs))),
+        Section("search", "The searches", "" if drawn is None else page.render_figure(drawn)),
+        Section("parameters", "Best parameters", _render_if_rows(tabulate_best_parameters(studies))),
+        Section(
+            "configuration",
+            "Where the configurations differ",
+            _render_if_rows(apart) or f"<p>{page.render_prose(_explain_no_difference(studies))}</p>",
+        ),
     ]
-    head = f"<h1>{len(several)} studies compared</h1><p>{escape(', '.join(study.name for study in several))}</p>"
-    return page.document("Comparison of studies", head, [part for part in parts if part.html])
+    head = f"<h1>{len(studies)} studies compared</h1><p>{escape(', '.join(study.name for study in studies))}</p>"
+    return page.render_document("Comparison of studies", head, [part for part in parts if part.html])
 
 
-def _if_rows(table: Table) -> str:
-    return page.table_html(table) if table.rows else ""
+def _render_if_rows(table: Table) -> str:
+    return page.render_table(table) if table.rows else ""
 
 
-def comparison_markdown(several: Sequence[Evidence], folder: Path) -> Path:
+def write_comparison_markdown(studies: Sequence[Evidence], folder: Path) -> Path:
     """Write comparison.md with its figure and tables below folder; returns its path. Raises UserError: no space."""
-    drawn, pairs = overlaid(several), paired(several)
-    tables = [claims(several), differences(pairs), best_parameters(several), configurations(several)]
-    parts = [f"# {len(several)} studies compared", f"**{markdown.escaped(headline(several, pairs))}**", markdown.findings(_lines(several))]
+    drawn, pairs = draw_overlay(studies), pair_studies(studies)
+    tables = [tabulate_results(studies), tabulate_differences(pairs), tabulate_best_parameters(studies), tabulate_configurations(studies)]
+    parts = [
+        f"# {len(studies)} studies compared",
+        f"**{markdown.escape_markdown(make_headline(studies, pairs))}**",
+        markdown.format_findings(_make_findings(studies)),
+    ]
     if drawn is not None:
-        write_atomic(folder / "figures" / f"{drawn.key}.svg", standalone(drawn).encode())
-        parts.append(markdown.figure_text(drawn))
+        write_atomic(folder / "figures" / f"{drawn.key}.svg", make_svg_file(drawn).encode())
+        parts.append(markdown.format_figure(drawn))
     for table in tables:
         if table.rows:
-            write_atomic(folder / "tables" / f"{table.key}.csv", cells.as_csv(table).encode())
-            parts += [f"## {table.title}", markdown.table_text(table)]
+            write_atomic(folder / "tables" / f"{table.key}.csv", cells.format_csv(table).encode())
+            parts += [f"## {table.title}", markdown.format_table(table)]
         elif table.key == _CONFIGURATIONS:
-            parts += [f"## {table.title}", markdown.escaped(_nowhere(several))]
+            parts += [f"## {table.title}", markdown.escape_markdown(_explain_no_difference(studies))]
     path = folder / "comparison.md"
     write_atomic(path, ("\n\n".join(part for part in parts if part) + "\n").encode())
     return path
 
 
-def headline(several: Sequence[Evidence], pairs: Sequence[Paired]) -> str:
+def make_headline(studies: Sequence[Evidence], pairs: Sequence[StudyPair]) -> str:
     """What the comparison says in one sentence."""
-    told = [pair for pair in pairs if pair.adjusted is not None and pair.adjusted < LEVEL]
+    told = [pair for pair in pairs if pair.adjusted_p is not None and pair.adjusted_p < ALPHA]
     measured = sum(pair.difference is not None for pair in pairs)
     if len(pairs) == 1 and pairs[0].difference is not None:
         pair, found = pairs[0], pairs[0].difference
@@ -134,11 +149,11 @@ def headline(several: Sequence[Evidence], pairs: Sequence[Paired]) -> str:
     return "No two of the studies can be paired: their gains stand side by side and are not compared."
 
 
-def _lines(several: Sequence[Evidence]) -> list[words.Finding]:
-    return [words.Finding(study.name, words.verdict(study).headline) for study in several]
+def _make_findings(studies: Sequence[Evidence]) -> list[words.Finding]:
+    return [words.Finding(study.name, words.make_verdict(study).headline) for study in studies]
 
 
-def claims(several: Sequence[Evidence]) -> Table:
+def tabulate_results(studies: Sequence[Evidence]) -> Table:
     """A row for each study."""
     columns = (
         Column("study"),
@@ -150,11 +165,11 @@ def claims(several: Sequence[Evidence]) -> Table:
         Column("failed", "count"),
         Column("device time", "value", "h"),
     )
-    return Table("claims", "What each study claims", columns, [_claim(study) for study in several])
+    return Table("claims", "What each study claims", columns, [_make_result_row(study) for study in studies])
 
 
-def _claim(study: Evidence) -> list[Any]:
-    claim, best = study.claim, study.best
+def _make_result_row(study: Evidence) -> list[Any]:
+    claim, best = study.validation, study.best
     said = [None, None, "no claim"] if claim is None else [claim.gain, claim.gain.count, claim.decision]
     ended = [trial for trial in study.trials if trial.state != "running"]
     failed = sum(trial.state == "failed" for trial in ended)
@@ -162,7 +177,7 @@ def _claim(study: Evidence) -> list[Any]:
     return [study.name, *said, None if best is None else best.objective, len(ended), failed, hours]
 
 
-def differences(pairs: Sequence[Paired]) -> Table:
+def tabulate_differences(pairs: Sequence[StudyPair]) -> Table:
     """Every two studies, paired or with the reason why not."""
     columns = (
         Column("study"),
@@ -181,7 +196,7 @@ def differences(pairs: Sequence[Paired]) -> Table:
                 pair.second,
                 pair.first,
                 found,
-                pair.adjusted,
+                pair.adjusted_p,
                 found and found.wilcoxon,
                 found and found.effect,
                 pair.note or "paired on seeds",
@@ -191,31 +206,31 @@ def differences(pairs: Sequence[Paired]) -> Table:
     return Table("differences", "Differences", columns, rows, note)
 
 
-def best_parameters(several: Sequence[Evidence]) -> Table:
+def tabulate_best_parameters(studies: Sequence[Evidence]) -> Table:
     """Best values by parameter, a column for each study."""
-    names = list(dict.fromkeys(name for study in several for name in study.names))
-    columns = [Column("parameter", "name"), *(Column(study.name, "value") for study in several)]
-    rows = [[name, *(None if study.best is None else study.best.values.get(name) for study in several)] for name in names]
+    names = list(dict.fromkeys(name for study in studies for name in study.names))
+    columns = [Column("parameter", "name"), *(Column(study.name, "value") for study in studies)]
+    rows = [[name, *(None if study.best is None else study.best.values.get(name) for study in studies)] for name in names]
     return Table("best", "Best parameters", columns, rows)
 
 
-def configurations(several: Sequence[Evidence]) -> Table:
+def tabulate_configurations(studies: Sequence[Evidence]) -> Table:
     """The keys in which the configurations differ, ranges and starts of parameters among them, as far as they are known."""
-    settings = [orders.configuration(study) for study in several]
+    settings = [orders.get_configuration(study) for study in studies]
     known = [each for each in settings if each]
     rows = []
     for key in sorted({key for each in known for key in each}):
         values = [each.get(key, _ABSENT) for each in known]
         if any(value != values[0] for value in values):
-            rows.append([key, *(cells.plain(each.get(key, _ABSENT) if each else _UNKNOWN) for each in settings)])
-    columns = [Column("key"), *(Column(study.name) for study in several)]
+            rows.append([key, *(cells.format_plain(each.get(key, _ABSENT) if each else _UNKNOWN) for each in settings)])
+    columns = [Column("key"), *(Column(study.name) for study in studies)]
     return Table(_CONFIGURATIONS, "Where the configurations differ", columns, rows)
 
 
-def _nowhere(several: Sequence[Evidence]) -> str:
+def _explain_no_difference(studies: Sequence[Evidence]) -> str:
     """What is said where no key is known to differ."""
-    unknown = [study.name for study in several if not orders.configuration(study)]
-    return f"Unknown: no configuration is stored of {words.some(unknown)}." if unknown else "Nowhere."
+    unknown = [study.name for study in studies if not orders.get_configuration(study)]
+    return f"Unknown: no configuration is stored of {words.join_names(unknown)}." if unknown else "Nowhere."
 
 
 _HEIGHT, _LEFT, _TOP, _WIDTH, _TALL = 340.0, 56.0, 34.0, 440.0, 240.0
@@ -230,20 +245,24 @@ _CAPTION = (
 )
 
 
-def overlaid(several: Sequence[Evidence]) -> Figure | None:
+def draw_overlay(studies: Sequence[Evidence]) -> Figure | None:
     """The figure; null when no study has a complete trial."""
-    shown = [(study, study.course) for study in several if study.course is not None and any(loss is not None for loss in study.course.best)]
-    return rendered(lambda palette: _drawn(shown, palette), "convergences") if shown else None
+    shown = [
+        (study, study.convergence)
+        for study in studies
+        if study.convergence is not None and any(loss is not None for loss in study.convergence.best)
+    ]
+    return make_figure(lambda palette: _draw_convergences(shown, palette), "convergences") if shown else None
 
 
-def _drawn(shown: Sequence[tuple[Evidence, Course]], palette: Palette) -> Drawing:
-    sheet = Sheet(_HEIGHT, palette)
-    axes = sheet.axes(_LEFT, _TOP, width=_WIDTH, height=_TALL)
+def _draw_convergences(shown: Sequence[tuple[Evidence, Convergence]], palette: Palette) -> Drawing:
+    sheet = FigureLayout(_HEIGHT, palette)
+    axes = sheet.add_axes(_LEFT, _TOP, width=_WIDTH, height=_TALL)
     colours = (palette.best, palette.baseline, palette.accent, palette.bad, palette.muted)
     lines: list[tuple[str, str, list[float], list[float]]] = []
     for at, (study, course) in enumerate(shown):
-        known = [(count, objective(study, loss)) for count, loss in zip(course.evaluation, course.best, strict=True) if loss is not None]
-        kept = [known[index] for index in thinned(len(known))]
+        known = [(count, to_objective(study, loss)) for count, loss in zip(course.evaluation, course.best, strict=True) if loss is not None]
+        kept = [known[index] for index in thin_out(len(known))]
         x, y = [float(count) for count, _ in kept], [best for _, best in kept]
         colour, dash = colours[at % len(colours)], _DASHES[at // len(colours) % len(_DASHES)]
         axes.plot(x, y, drawstyle="steps-post", color=colour, linestyle=dash, linewidth=2.0, zorder=4)
@@ -254,14 +273,14 @@ def _drawn(shown: Sequence[tuple[Evidence, Course]], palette: Palette) -> Drawin
     last = max(x[-1] for *_, x, _ in lines)
     axes.set_xlim(first - 0.02 * (last - first) - 0.5, last)
     ends = [y[-1] for *_, y in lines]
-    low, high = robust([best for *_, y in lines for best in y], upper=1.0, must=ends)
+    low, high = find_limits([best for *_, y in lines for best in y], upper=1.0, must=ends)
     axes.set_ylim(low, high)
     for (_, colour, x, _), end in zip(lines, ends, strict=True):  # leads the eye from the end of a shorter search to its label
         axes.plot([x[-1], last], [end, end], color=colour, linestyle=(0, (1, 3)), linewidth=1.0, zorder=3)
-    places = spaced(ends, (high - low) * 17.0 / _TALL)
+    places = spread_apart(ends, (high - low) * 17.0 / _TALL)
     for (name, colour, _, _), place in zip(lines, places, strict=True):
-        sheet.mark(axes, last, place, fitted(name, 130.0), colour=colour, shift=(8, 0))
-    ticks(axes, x=5, y=5, whole=True)
-    sheet.head(axes, "best objective so far", x=0.0)
-    sheet.foot(axes, "evaluations")
+        sheet.label_point(axes, last, place, fit_text(name, 130.0), colour=colour, shift=(8, 0))
+    set_ticks(axes, x=5, y=5, whole=True)
+    sheet.label_top(axes, "best objective so far", x=0.0)
+    sheet.label_bottom(axes, "evaluations")
     return Drawing(sheet.canvas, "Convergence", _CAPTION)

@@ -7,21 +7,23 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from synaptune.analysis.effects import LEVEL
-from synaptune.analysis.results import Ablated, Claim, Comparison, Evidence
+from synaptune.analysis.effects import ALPHA
+from synaptune.analysis.results import AblationRow, Comparison, Evidence, ValidationResult
 from synaptune.core.parameters import constant
-from synaptune.core.text import label
+from synaptune.core.text import make_label
 from synaptune.report import next_commands as orders
 from synaptune.report import tables
-from synaptune.report.table_model import shown
-from synaptune.report.tables import objective, own_seeds, positions
+from synaptune.report.table_model import format_cell
+from synaptune.report.tables import count_search_seeds, find_positions, to_objective
 
 EDGE = constant("report.edge", 0.05, meaning="distance from a range's end that counts as at it", source="chosen: a twentieth of the range")
-FEW = constant("report.few", 10.0, unit="evaluation", meaning="per parameter, below which a search is short", source="chosen: CMA's habit")
-LATE = constant("report.late", 0.9, meaning="share of a search whose rest should bring little", source="chosen")
-SLIGHT = constant("report.slight", 0.05, meaning="share of a search's gain that counts as little", source="chosen")
-FRAGILE = constant("report.fragile", 0.1, meaning="failed share of the trials that deserves a look", source="chosen")
-_NAMED = 6  # parameters named in a sentence
+FEW_EVALUATIONS = constant(
+    "report.few", 10.0, unit="evaluation", meaning="per parameter, below which a search is short", source="chosen: CMA's habit"
+)
+LATE_SHARE = constant("report.late", 0.9, meaning="share of a search whose rest should bring little", source="chosen")
+SLIGHT_GAIN = constant("report.slight", 0.05, meaning="share of a search's gain that counts as little", source="chosen")
+FAILURE_SHARE = constant("report.fragile", 0.1, meaning="failed share of the trials that deserves a look", source="chosen")
+_MAX_NAMED = 6  # parameters named in a sentence
 
 Tone = Literal["good", "unsure", "bad", "none"]
 
@@ -41,28 +43,28 @@ class Verdict(NamedTuple):
     findings: Sequence[Finding]
 
 
-def running(evidence: Evidence) -> bool:
+def is_running(evidence: Evidence) -> bool:
     """Whether trials, of any phase, have begun and not ended: the study goes on, or was killed."""
-    return evidence.began is not None and evidence.ended is None
+    return evidence.started_at is not None and evidence.ended_at is None
 
 
-def verdict(evidence: Evidence) -> Verdict:
+def make_verdict(evidence: Evidence) -> Verdict:
     """The verdict of a study."""
     findings: list[Finding] = []
-    claim = evidence.claim
+    claim = evidence.validation
     if claim is None:
-        headline, tone = _unclaimed(evidence), "none"
+        headline, tone = _explain_no_claim(evidence), "none"
     else:
-        headline, tone = claimed(claim.gain)
-        findings.append(Finding(f"Decision: {claim.decision}", f"{_sentence(claim.reason)}"))
-    findings += _carried(evidence)
-    findings += _luck(evidence)
+        headline, tone = describe_gain(claim.gain)
+        findings.append(Finding(f"Decision: {claim.decision}", f"{_to_sentence(claim.reason)}"))
+    findings += _explain_ablation(evidence)
+    findings += _explain_selection_bias(evidence)
     if claim is None or not evidence.ablation:
-        findings += _searched(evidence)
+        findings += _explain_search(evidence)
     return Verdict(headline, tone, findings)
 
 
-def claimed(gain: Comparison) -> tuple[str, Tone]:
+def describe_gain(gain: Comparison) -> tuple[str, Tone]:
     """A validated gain [%] over the start values in a sentence."""
     seeds = f"on {gain.count} fresh seeds, against the start values"
     change = f"{gain.mean:.1f} % (95 % interval {gain.low:.1f} to {gain.high:.1f}) {seeds}"
@@ -75,7 +77,7 @@ def claimed(gain: Comparison) -> tuple[str, Tone]:
     return f"No {'gain' if gain.mean >= 0.0 else 'difference'} is told from zero: test perplexity {moved}.", "unsure"
 
 
-def _unclaimed(evidence: Evidence) -> str:
+def _explain_no_claim(evidence: Evidence) -> str:
     if not evidence.trials:
         return "No claim: no trial has begun."
     if evidence.best is None:
@@ -85,46 +87,46 @@ def _unclaimed(evidence: Evidence) -> str:
     return "No claim: nothing has been validated on fresh seeds."
 
 
-def _carried(evidence: Evidence) -> Iterator[Finding]:
+def _explain_ablation(evidence: Evidence) -> Iterator[Finding]:
     """What the ablation says of each parameter."""
     known = [(entry, entry.reverted) for entry in evidence.ablation if entry.reverted is not None]
     if not known:
         return
     known.sort(key=lambda pair: -pair[1].mean)
-    good = [(entry, found) for entry, found in known if _told(entry) and found.mean > 0.0]
-    harmful = [(entry, found) for entry, found in known if _told(entry) and found.mean < 0.0]
+    good = [(entry, found) for entry, found in known if _is_significant(entry) and found.mean > 0.0]
+    harmful = [(entry, found) for entry, found in known if _is_significant(entry) and found.mean < 0.0]
     if good:
-        parts = [f"{label(entry.name, evidence.names)} {gain(found)}" for entry, found in good[:_NAMED]]
-        more = f" and {len(good) - _NAMED} more" if len(good) > _NAMED else ""
+        parts = [f"{make_label(entry.name, evidence.names)} {format_gain(found)}" for entry, found in good[:_MAX_NAMED]]
+        more = f" and {len(good) - _MAX_NAMED} more" if len(good) > _MAX_NAMED else ""
         text = f"Put back to its start value alone, each costs, in % of test perplexity: {', '.join(parts)}{more}."
     elif harmful:
         text = "No tuned value is told to carry a gain."
     else:
         text = "No single parameter, put back to its start value, makes a difference that is told from zero."
     yield Finding("What carries it", text)
-    open_ = [label(entry.name, evidence.names) for entry, _ in known if not _told(entry)]
+    open_ = [make_label(entry.name, evidence.names) for entry, _ in known if not _is_significant(entry)]
     if open_:
         count = known[0][1].count
-        yield Finding("Not told from zero", f"With {count} paired seeds and Holm's correction: {some(open_)}.")
+        yield Finding("Not told from zero", f"With {count} paired seeds and Holm's correction: {join_names(open_)}.")
     if harmful:
-        parts = [f"{label(entry.name, evidence.names)} {gain(found)}" for entry, found in harmful[:_NAMED]]
+        parts = [f"{make_label(entry.name, evidence.names)} {format_gain(found)}" for entry, found in harmful[:_MAX_NAMED]]
         yield Finding("Better at its start value", f"{', '.join(parts)}: the tuned value costs.")
 
 
-def _told(entry: Ablated) -> bool:
-    return entry.adjusted_reverted is not None and entry.adjusted_reverted < LEVEL
+def _is_significant(entry: AblationRow) -> bool:
+    return entry.adjusted_reverted is not None and entry.adjusted_reverted < ALPHA
 
 
-def gain(found: Comparison) -> str:
+def format_gain(found: Comparison) -> str:
     """A gain with its interval: `8.1 (6.2 to 10.0)`."""
     return f"{found.mean:.1f} ({found.low:.1f} to {found.high:.1f})"
 
 
-def _luck(evidence: Evidence) -> Iterator[Finding]:
-    luck = evidence.luck
+def _explain_selection_bias(evidence: Evidence) -> Iterator[Finding]:
+    luck = evidence.selection_bias
     if luck is None:
         return
-    seeds = own_seeds(evidence) or 1
+    seeds = count_search_seeds(evidence) or 1
     own = "seed" if seeds == 1 else f"{seeds} seeds"
     text = f"The gain is {luck.search:.3f} nats/token on the search's own {own}, {luck.fresh:.3f} on fresh seeds"
     text += f" and {luck.test:.3f} on the test split"
@@ -136,92 +138,96 @@ def _luck(evidence: Evidence) -> Iterator[Finding]:
     yield Finding("Winner's luck", text + ".")
 
 
-def _searched(evidence: Evidence) -> Iterator[Finding]:
+def _explain_search(evidence: Evidence) -> Iterator[Finding]:
     """What the search alone says."""
-    best, course = evidence.best, evidence.course
-    if best is not None and best.objective is not None and course is not None and evidence.claim is None:
+    best, course = evidence.best, evidence.convergence
+    if best is not None and best.objective is not None and course is not None and evidence.validation is None:
         ended = len(course.evaluation)
-        text = f"The best of {_counted(ended, 'evaluation')} has objective {shown(best.objective, 'loss')} (trial {best.number})"
+        text = f"The best of {_format_count(ended, 'evaluation')} has objective {format_cell(best.objective, 'loss')} (trial {best.number})"
         first = next((loss for loss in course.best if loss is not None), None)
         if ended > 1 and first is not None:
-            text += f"; the first complete one had {shown(objective(evidence, first), 'loss')}. {_overstated(own_seeds(evidence))}"
+            text += f"; the first complete one had {format_cell(to_objective(evidence, first), 'loss')}. {_warn_overstated(count_search_seeds(evidence))}"
         yield Finding("In the search", text + ".")
     if evidence.effects:
-        found = [label(entry.name, evidence.names) for entry in sorted(evidence.effects, key=lambda entry: entry.p) if entry.found]
+        found = [
+            make_label(entry.name, evidence.names) for entry in sorted(evidence.effects, key=lambda entry: entry.p) if entry.significant
+        ]
         text = (
-            f"The search's own trials show that the loss depends on {some(found)}"
+            f"The search's own trials show that the loss depends on {join_names(found)}"
             if found
             else "The search's own trials show no effect of any parameter"
         )
         yield Finding("Effects", f"{text} (Holm-adjusted, {len(evidence.effects)} tests).")
     elif evidence.effects_note and evidence.trials:
-        yield Finding("Effects", f"Not tested: {_sentence(evidence.effects_note)}")
+        yield Finding("Effects", f"Not tested: {_to_sentence(evidence.effects_note)}")
 
 
-def _overstated(seeds: int | None) -> str:
+def _warn_overstated(seeds: int | None) -> str:
     """What is to be thought of the best of a search; seeds: on which each candidate ran, null where it had none."""
     if seeds is None:
         return "If the objective is noisy, a best of many overstates what it gained"
     return f"A best of many on {'one seed' if seeds == 1 else f'the same {seeds} seeds'} overstates what it gained"
 
 
-def advice(evidence: Evidence) -> list[Finding]:
+def advise(evidence: Evidence) -> list[Finding]:
     """What to do next, the most pressing first; of a study that still runs only what concerns its running."""
-    if running(evidence):
-        return list(_of_state(evidence))
-    return [*_of_state(evidence), *_of_claim(evidence), *_of_search(evidence), *_of_parameters(evidence)]
+    if is_running(evidence):
+        return list(_advise_on_state(evidence))
+    return [*_advise_on_state(evidence), *_advise_on_validation(evidence), *_advise_on_search(evidence), *_advise_on_parameters(evidence)]
 
 
-def _of_state(evidence: Evidence) -> Iterator[Finding]:
+def _advise_on_state(evidence: Evidence) -> Iterator[Finding]:
     ended = sum(trial.state != "running" for trial in evidence.trials)
-    planned = tables.budget(evidence)
-    if running(evidence):
+    planned = tables.read_budget(evidence)
+    if is_running(evidence):
         counted = f"{ended} of {planned} planned evaluations have ended." if planned is not None else "Trials have begun and not ended."
         yield Finding("Let it end", f"{counted} If the study was interrupted, the same command goes on.")
     elif planned is not None and ended < planned:
         text = f"{ended} of {planned} planned evaluations have ended. Unless a stopping rule ended it, the same command goes on."
         yield Finding("Go on with the search", text)
     failed = sum(trial.state == "failed" for trial in evidence.trials)
-    if ended and failed / ended > FRAGILE:
+    if ended and failed / ended > FAILURE_SHARE:
         yield Finding(
             "Look at the failures", f"{failed} of {ended} trials failed; every one is lost to the search. Their reasons are below."
         )
 
 
-def _of_claim(evidence: Evidence) -> Iterator[Finding]:
-    claim = evidence.claim
+def _advise_on_validation(evidence: Evidence) -> Iterator[Finding]:
+    claim = evidence.validation
     if claim is None:
         if evidence.best is not None:
             text = "Run the start values and the best on fresh seeds: without them nothing is claimed."
-            if orders.protocol(evidence) is not None:
-                text += f" The command that began the study goes on to that: {orders.again(evidence)}, with its other options."
+            if orders.get_protocol(evidence) is not None:
+                text += (
+                    f" The command that began the study goes on to that: {orders.format_resume_command(evidence)}, with its other options."
+                )
             yield Finding("Validate", text)
         return
-    yield from _seeds(claim)
-    made = orders.protocol(evidence)
+    yield from _advise_on_seeds(claim)
+    made = orders.get_protocol(evidence)
     if not evidence.ablation and made is not None and not evidence.maximize:
-        yield Finding("Take the optimum apart", f"{orders.ablation(evidence)} says which parameters carry the gain.")
-    harmful = [entry for entry in evidence.ablation if _told(entry) and entry.reverted is not None and entry.reverted.mean < 0.0]
+        yield Finding("Take the optimum apart", f"{orders.format_ablation_command(evidence)} says which parameters carry the gain.")
+    harmful = [entry for entry in evidence.ablation if _is_significant(entry) and entry.reverted is not None and entry.reverted.mean < 0.0]
     if harmful:
-        names = some([label(entry.name, evidence.names) for entry in harmful])
+        names = join_names([make_label(entry.name, evidence.names) for entry in harmful])
         yield Finding("Put back", f"{names}: the start value is better. Validate the optimum again without the change.")
     if claim.decision == "proceed":
-        further = [f"{orders.onward(evidence, 'sweep-phase2')} searches all parameters from here"] if made == "phase1" else []
-        if made is not None and not orders.of(evidence).storage:  # a transfer finds no other database
-            further.append(f"{orders.onward(evidence, 'transfer')} with a larger SCALE asks whether it holds there")
+        further = [f"{orders.format_next_command(evidence, 'sweep-phase2')} searches all parameters from here"] if made == "phase1" else []
+        if made is not None and not orders.get_reference(evidence).storage:  # a transfer finds no other database
+            further.append(f"{orders.format_next_command(evidence, 'transfer')} with a larger SCALE asks whether it holds there")
         yield Finding("Go on", f"The gate is passed{': ' if further else ''}{', '.join(further)}.")
 
 
-def _seeds(claim: Claim) -> Iterator[Finding]:
+def _advise_on_seeds(validation: ValidationResult) -> Iterator[Finding]:
     """More seeds where the interval reaches zero."""
-    found = claim.gain
+    found = validation.gain
     if found.low <= 0.0 < found.mean:
-        needed = seeds_needed(found)
+        needed = count_needed_seeds(found)
         text = f"The interval reaches zero. If the true gain is the {found.mean:.1f} % seen, about {needed} seeds in all would tell it"
         yield Finding("More seeds", text + (", more than it is likely worth." if needed > 10 * found.count else "."))
 
 
-def seeds_needed(found: Comparison) -> int:
+def count_needed_seeds(found: Comparison) -> int:
     """The fewest seeds whose 95 % t-interval would leave out zero, were mean and spread of the gains those that were seen."""
     from scipy.stats import t
 
@@ -232,22 +238,22 @@ def seeds_needed(found: Comparison) -> int:
     return needed
 
 
-def _of_search(evidence: Evidence) -> Iterator[Finding]:
+def _advise_on_search(evidence: Evidence) -> Iterator[Finding]:
     ended = sum(trial.state != "running" for trial in evidence.trials)
     if not ended or not evidence.names:
         return
-    if ended < FEW * len(evidence.names):
-        text = f"{_counted(ended, 'evaluation')} for {_counted(len(evidence.names), 'parameter')} is few; {FEW:g} for each is a fair start."
+    if ended < FEW_EVALUATIONS * len(evidence.names):
+        text = f"{_format_count(ended, 'evaluation')} for {_format_count(len(evidence.names), 'parameter')} is few; {FEW_EVALUATIONS:g} for each is a fair start."
         yield Finding("Search longer", text)
-    elif evidence.course is not None:
-        late = _late_gain(evidence.course.best)
-        if late is not None and late >= SLIGHT:
-            text = f"The last {1.0 - LATE:.0%} of the evaluations brought {late:.0%} of the search's gain: it has not come to rest."
+    elif evidence.convergence is not None:
+        late = _measure_late_gain(evidence.convergence.best)
+        if late is not None and late >= SLIGHT_GAIN:
+            text = f"The last {1.0 - LATE_SHARE:.0%} of the evaluations brought {late:.0%} of the search's gain: it has not come to rest."
             yield Finding("Search longer", text)
     noise = evidence.noise
     if (
         noise is not None
-        and evidence.luck is not None
+        and evidence.selection_bias is not None
         and noise.difference is not None
         and noise.candidates is not None
         and noise.difference > noise.candidates / 2.0
@@ -259,50 +265,54 @@ def _of_search(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("Less noise", text)
 
 
-def _late_gain(best: Sequence[float | None]) -> float | None:
+def _measure_late_gain(best: Sequence[float | None]) -> float | None:
     """The share of the whole gain that the last part of a search brought; null where nothing was gained."""
     losses = [loss for loss in best if loss is not None]
     if not losses or losses[0] <= losses[-1]:
         return None
-    return (losses[int(LATE * (len(losses) - 1))] - losses[-1]) / (losses[0] - losses[-1])
+    return (losses[int(LATE_SHARE * (len(losses) - 1))] - losses[-1]) / (losses[0] - losses[-1])
 
 
-def _of_parameters(evidence: Evidence) -> Iterator[Finding]:
-    place = {name: unit for name, unit in positions(evidence).items() if name in evidence.names}
+def _advise_on_parameters(evidence: Evidence) -> Iterator[Finding]:
+    place = {name: unit for name, unit in find_positions(evidence).items() if name in evidence.names}
     moved = {name for name in place if evidence.best is not None and evidence.best.values[name] != evidence.start.get(name)}
     if evidence.effects:  # one without an effect ends at an edge as easily as anywhere
-        moved &= {entry.name for entry in evidence.effects if entry.found}
+        moved &= {entry.name for entry in evidence.effects if entry.significant}
     for side, wanted in (
         ("lower", [name for name in place if place[name] < EDGE]),
         ("upper", [name for name in place if place[name] > 1.0 - EDGE]),
     ):
-        names = [label(name, evidence.names) for name in wanted if name in moved]
+        names = [make_label(name, evidence.names) for name in wanted if name in moved]
         if names:
-            text = f"{some(names)}: the best lies at the {side} end of the range, so a better value may lie beyond."
+            text = f"{join_names(names)}: the best lies at the {side} end of the range, so a better value may lie beyond."
             yield Finding("Widen the range", text)
-    idle = [label(entry.name, evidence.names) for entry in evidence.effects if not entry.found and not _carries(evidence, entry.name)]
+    idle = [
+        make_label(entry.name, evidence.names)
+        for entry in evidence.effects
+        if not entry.significant and not _carries_gain(evidence, entry.name)
+    ]
     ended = sum(trial.state != "running" for trial in evidence.trials)
-    if idle and ended >= FEW * len(evidence.names) and any(entry.found for entry in evidence.effects):
-        text = f"{some(idle)}: no effect was found. Fixing them at their start values leaves the budget to the others"
-        text += f" ({orders.command(evidence, 'refine')})."
+    if idle and ended >= FEW_EVALUATIONS * len(evidence.names) and any(entry.significant for entry in evidence.effects):
+        text = f"{join_names(idle)}: no effect was found. Fixing them at their start values leaves the budget to the others"
+        text += f" ({orders.format_command(evidence, 'refine')})."
         yield Finding("Fix", text)
 
 
-def _carries(evidence: Evidence, name: str) -> bool:
-    return any(entry.name == name and _told(entry) for entry in evidence.ablation)
+def _carries_gain(evidence: Evidence, name: str) -> bool:
+    return any(entry.name == name and _is_significant(entry) for entry in evidence.ablation)
 
 
-def _counted(count: int, what: str) -> str:
+def _format_count(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def some(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
     """Names in a sentence, the first ones of many."""
-    if len(names) > _NAMED + 2:
-        return ", ".join(names[:_NAMED]) + f" and {len(names) - _NAMED} more"
+    if len(names) > _MAX_NAMED + 2:
+        return ", ".join(names[:_MAX_NAMED]) + f" and {len(names) - _MAX_NAMED} more"
     return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
-def _sentence(text: str) -> str:
+def _to_sentence(text: str) -> str:
     """A text that begins like a sentence and ends like one."""
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")

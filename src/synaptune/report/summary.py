@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from synaptune.analysis.compare import paired_improvement
-from synaptune.analysis.validation import decide, gini_gain
+from synaptune.analysis.compare import compute_improvement
+from synaptune.analysis.validation import decide, measure_gini_gain
 from synaptune.search.trial import Trial
 
 
-def summarise(
+def summarise_study(
     study: str, trials: Sequence[Trial], best: Trial, *, pairs: Sequence[tuple[Trial, Trial]], defaults: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
     """The summary of a study: `trials` of its search, `pairs` of validation runs (start, best) on the same seeds.
@@ -22,41 +22,45 @@ def summarise(
     Perplexities [tokens] are those of the test split, losses [nats/token] of the validation split, improvement in percent.
     """
     before, after = ([pair[side] for pair in pairs] for side in (0, 1))
-    improvement = paired_improvement(_facts(before, "test_perplexity"), _facts(after, "test_perplexity"))
-    decision = decide(improvement, gini_gain(before, after))
+    improvement = compute_improvement(_read_facts(before, "test_perplexity"), _read_facts(after, "test_perplexity"))
+    decision = decide(improvement, measure_gini_gain(before, after))
     return {
         "study": study,
         "evaluations": sum(trial.state != "running" for trial in trials),
         "failed": sum(trial.state == "failed" for trial in trials),
-        "baseline": _side(before),
-        "best": _side(after) | {"trial": best.number, "search_objective": best.objective},
+        "baseline": _summarise_side(before),
+        "best": _summarise_side(after) | {"trial": best.number, "search_objective": best.objective},
         "improvement": improvement._asdict(),
-        "decision": decision.word,
-        "reason": decision.why,
+        "decision": decision.action,
+        "reason": decision.reason,
         "parameters": {name: {"start": defaults[name], "best": value} for name, value in best.values.items()},
         "data_fingerprint": before[0].facts.get("data_fingerprint"),
         "seconds": seconds,
     }
 
 
-def _side(runs: Sequence[Trial]) -> dict[str, list[Any]]:
-    side = {"seeds": _facts(runs, "seed"), "validation_loss": _facts(runs, "val_loss"), "test_perplexity": _facts(runs, "test_perplexity")}
-    gini = _known(runs, "expert_gini")
+def _summarise_side(runs: Sequence[Trial]) -> dict[str, list[Any]]:
+    side = {
+        "seeds": _read_facts(runs, "seed"),
+        "validation_loss": _read_facts(runs, "val_loss"),
+        "test_perplexity": _read_facts(runs, "test_perplexity"),
+    }
+    gini = _read_known_facts(runs, "expert_gini")
     return side | ({"expert_gini": gini} if gini else {})
 
 
-def _facts(runs: Sequence[Trial], name: str) -> list[Any]:
+def _read_facts(runs: Sequence[Trial], name: str) -> list[Any]:
     return [run.facts[name] for run in runs]
 
 
-def _known(runs: Sequence[Trial], name: str) -> list[float]:
+def _read_known_facts(runs: Sequence[Trial], name: str) -> list[float]:
     return [run.facts[name] for run in runs if name in run.facts]
 
 
 _COLOURS = {"proceed": "green", "re-evaluate": "yellow", "stop": "red"}
 
 
-def show_verdict(summary: Mapping[str, Any], console: Console) -> None:
+def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
     """Print a summary (the content of summary.json)."""
     before, after, gain = summary["baseline"], summary["best"], summary["improvement"]
     results = Table(title=f"Verdict of study {summary['study']}", title_justify="left")
@@ -78,7 +82,7 @@ def show_verdict(summary: Mapping[str, Any], console: Console) -> None:
     for heading in ("start", "tuned"):
         values.add_column(heading, justify="right")
     for name, pair in summary["parameters"].items():
-        values.add_row(name, _number(pair["start"]), _number(pair["best"]))
+        values.add_row(name, _format_value(pair["start"]), _format_value(pair["best"]))
     console.print(values)
     evaluated = f"{summary['evaluations']} evaluations, {summary['failed']} failed, {len(before['seeds'])} paired seeds"
     console.print(f"{evaluated}, {summary['seconds'] / 60:.1f} minutes of runs", highlight=False)
@@ -86,5 +90,5 @@ def show_verdict(summary: Mapping[str, Any], console: Console) -> None:
     console.print(f"[bold {colour}]{summary['decision']}[/]: {summary['reason']}", highlight=False)
 
 
-def _number(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

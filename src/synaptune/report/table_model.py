@@ -7,10 +7,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from synaptune.core.text import duration
+from synaptune.core.text import format_duration
 from synaptune.search.space.space import Dimension
 
-Kind = Literal["text", "name", "count", "value", "loss", "share", "p", "seconds", "gain", "range", "position"]
+CellKind = Literal["text", "name", "count", "value", "loss", "share", "p", "seconds", "gain", "range", "position"]
 UNKNOWN = "\N{EN DASH}"
 
 
@@ -22,7 +22,7 @@ class Column(NamedTuple):
     """
 
     name: str
-    kind: Kind = "text"
+    kind: CellKind = "text"
     unit: str = ""
 
     @property
@@ -41,7 +41,7 @@ class Table(NamedTuple):
     note: str = ""
 
 
-def shown(cell: Any, kind: Kind) -> str:
+def format_cell(cell: Any, kind: CellKind) -> str:
     """A cell for people."""
     if cell is None:
         return UNKNOWN
@@ -57,28 +57,28 @@ def shown(cell: Any, kind: Kind) -> str:
         case "p":
             return "< 0.001" if cell < 0.001 else f"{cell:.3f}"
         case "seconds":
-            return duration(cell)
+            return format_duration(cell)
         case "value":
-            return value(cell)
+            return format_parameter(cell)
     return str(cell)
 
 
-def value(cell: Any) -> str:
+def format_parameter(cell: Any) -> str:
     """A parameter's value, a number with four significant digits."""
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
-def as_csv(table: Table) -> str:
+def format_csv(table: Table) -> str:
     """CSV with a header line that names units; numbers keep every digit, null is empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([heading for column in table.columns for heading in _headings(column)])
+    writer.writerow([heading for column in table.columns for heading in _csv_headings(column)])
     for row in table.rows:
-        writer.writerow([entry for column, cell in zip(table.columns, row, strict=True) for entry in _cells(column, cell)])
+        writer.writerow([entry for column, cell in zip(table.columns, row, strict=True) for entry in _csv_cells(column, cell)])
     return text.getvalue()
 
 
-def _headings(column: Column) -> list[str]:
+def _csv_headings(column: Column) -> list[str]:
     unit = f" [{column.unit}]" if column.unit else ""
     if column.kind == "gain":
         return [f"{column.name} {part}{unit}" for part in ("mean", "low", "high")] + [f"{column.name} pairs"]
@@ -87,31 +87,31 @@ def _headings(column: Column) -> list[str]:
     return [column.name + unit]
 
 
-def _cells(column: Column, cell: Any) -> list[Any]:
+def _csv_cells(column: Column, cell: Any) -> list[Any]:
     if column.kind == "gain":
         return [None] * 4 if cell is None else [cell.mean, cell.low, cell.high, cell.count]
     if column.kind == "range":
-        return [None] * 4 if cell is None else _range(cell)
+        return [None] * 4 if cell is None else _csv_range(cell)
     return [cell]
 
 
-def _range(dimension: Dimension) -> list[Any]:
+def _csv_range(dimension: Dimension) -> list[Any]:
     scale = dimension.scale + (" int" if dimension.integer else "")
     if dimension.scale == "categorical":
         return [scale, None, None, " | ".join(str(choice) for choice in dimension.choices)]
     return [scale, dimension.low, dimension.high, None]
 
 
-def spaced(key: str) -> str:
+def format_key(key: str) -> str:
     """A key as a heading: `data_fingerprint` is `Data fingerprint`."""
     text = key.replace("_", " ")
     return text[:1].upper() + text[1:]
 
 
-def plain(entry: Any) -> str:
+def format_plain(entry: Any) -> str:
     """A value of the provenance in one line."""
     if isinstance(entry, Mapping):
-        return ", ".join(f"{key}: {plain(part)}" for key, part in entry.items())
+        return ", ".join(f"{key}: {format_plain(part)}" for key, part in entry.items())
     if isinstance(entry, str) or not isinstance(entry, Sequence):
         return str(entry)
-    return ", ".join(plain(part) for part in entry)
+    return ", ".join(format_plain(part) for part in entry)

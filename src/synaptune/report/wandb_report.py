@@ -15,32 +15,32 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.analysis.results import Evidence
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 from synaptune.report import findings as words
 from synaptune.report import next_commands as orders
 from synaptune.report import tables
-from synaptune.report.markdown import table_text
+from synaptune.report.markdown import format_table
 from synaptune.study.artifacts import write_json, write_text
-from synaptune.study.callbacks.wandb_search import JOB_TYPE, controller_config
+from synaptune.study.callbacks.wandb_search import JOB_TYPE, read_run_config
 from synaptune.study.reader import ABLATION, BASELINE, VALIDATION
 from synaptune.training.config import LoggerConfig
-from synaptune.training.loggers.wandb_run import asked_mode, base_url, has_key, server_answers
+from synaptune.training.loggers.wandb_run import get_base_url, has_api_key, is_server_reachable, read_wandb_mode
 
-SPECIFICATION = "wandb-report.json"
-PUBLISHED = "wandb-report-published.json"
+SPECIFICATION_FILE = "wandb-report.json"
+PUBLISHED_FILE = "wandb-report-published.json"
 _LONGEST_TITLE = 128
 _METRIC = "val_loss"  # in the summary of every run of ours; an objective of another name is in the controller's run
-_HALF, _WHOLE, _HIGH = 12, 24, 8  # in the units of a report's grid
+_HALF_WIDTH, _FULL_WIDTH, _HEIGHT = 12, 24, 8  # in the units of a report's grid
 
 
-def wandb_report(
+def write_wandb_report(
     evidence: Evidence,
     folder: Path,
     *,
     project: str | None = None,
     entity: str | None = None,
     publish: bool = True,
-    say: Callable[[str], None] = print,
+    on_message: Callable[[str], None] = print,
 ) -> str | None:
     """Build the report of a study, write its specification to its folder, and publish it; returns its address, null when not published.
 
@@ -48,45 +48,45 @@ def wandb_report(
     """
     for package, name in (("wandb", "wandb"), ("wandb_workspaces", "wandb-workspaces")):
         if find_spec(package) is None:
-            raise mistake(got=f"no {name}", expected="it installed", do="pip install 'synaptune[wandb]'")
-    logged = controller_config(folder) or LoggerConfig()
+            raise user_error(got=f"no {name}", expected="it installed", do="pip install 'synaptune[wandb]'")
+    logged = read_run_config(folder) or LoggerConfig()
     project, entity = project or logged.project, entity or logged.entity or os.environ.get("WANDB_ENTITY")
-    path = folder / SPECIFICATION
-    write_text(path, specification(build(evidence, project=project, entity=entity or "")) + "\n")
-    say(f"specification: {path}")
-    reason = _unpublishable(publish)
+    path = folder / SPECIFICATION_FILE
+    write_text(path, dump_specification(build_report(evidence, project=project, entity=entity or "")) + "\n")
+    on_message(f"specification: {path}")
+    reason = _explain_unpublished(publish)
     if reason is not None:
-        say(f"not published: {reason}")
+        on_message(f"not published: {reason}")
         return None
-    url = _published(evidence, folder / PUBLISHED, project=project, entity=entity)
-    say(f"published: {url}")
+    url = _publish(evidence, folder / PUBLISHED_FILE, project=project, entity=entity)
+    on_message(f"published: {url}")
     return url
 
 
-def _unpublishable(publish: bool) -> str | None:
+def _explain_unpublished(publish: bool) -> str | None:
     """Why a report stays here; null when it can be published."""
-    if not publish or asked_mode() in ("offline", "disabled"):
+    if not publish or read_wandb_mode() in ("offline", "disabled"):
         return "offline was asked for"
-    if not has_key():
+    if not has_api_key():
         return "no API key; `wandb login` stores one"
-    return None if server_answers() else f"no answer from {base_url()}"
+    return None if is_server_reachable() else f"no answer from {get_base_url()}"
 
 
-def _published(evidence: Evidence, kept: Path, *, project: str, entity: str | None) -> str:
+def _publish(evidence: Evidence, kept: Path, *, project: str, entity: str | None) -> str:
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
     try:
         entity = entity or wandb.Api().default_entity
-        place = {"server": base_url(), "entity": entity, "project": project}
-        report = build(evidence, project=project, entity=str(entity))
+        place = {"server": get_base_url(), "entity": entity, "project": project}
+        report = build_report(evidence, project=project, entity=str(entity))
         before = json.loads(kept.read_text()) if kept.exists() else {}
         if all(before.get(name) == value for name, value in place.items()):
             report.id = before["id"]
         report.save()
     except Exception as error:  # of the client there are many kinds, and none says what to do
-        raise mistake(
-            got=f"a report that {base_url()} did not take ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})",
+        raise user_error(
+            got=f"a report that {get_base_url()} did not take ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})",
             expected="a key with the right to write there",
             do=f"check --entity and --project; if the report was deleted there, remove {kept}; the specification is kept",
         ) from error
@@ -94,85 +94,92 @@ def _published(evidence: Evidence, kept: Path, *, project: str, entity: str | No
     return report.url
 
 
-def specification(report: Any) -> str:
+def dump_specification(report: Any) -> str:
     """A report's specification as JSON."""
     return report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=1)
 
 
-def build(evidence: Evidence, *, project: str, entity: str = "") -> Any:
+def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
     """The report as an object of wandb-workspaces; touches no network, also without an entity."""
-    wr = _client()
-    found = words.verdict(evidence)
+    wr = _import_client()
+    found = words.make_verdict(evidence)
     blocks: list[Any] = [wr.H1("Verdict"), wr.P(found.headline)]
-    blocks += [_list(found.findings)] if found.findings else []
-    blocks += [wr.H1("What to do next"), _list(advice)] if (advice := words.advice(evidence)) else []
+    blocks += [_make_list(found.findings)] if found.findings else []
+    blocks += [wr.H1("What to do next"), _make_list(advice)] if (advice := words.advise(evidence)) else []
     if evidence.phase is not None:
-        blocks += [wr.H1("Search"), wr.P(_searched(evidence)), _grid(_runset(evidence, evidence.phase), _of_search(evidence, wr))]
-        blocks += [wr.H2("Course and distribution"), _grid(_runset(evidence, JOB_TYPE), _of_controller(evidence.phase, wr))]
+        blocks += [
+            wr.H1("Search"),
+            wr.P(_describe_search(evidence)),
+            _make_grid(_make_runset(evidence, evidence.phase), _make_search_panels(evidence, wr)),
+        ]
+        blocks += [
+            wr.H2("Course and distribution"),
+            _make_grid(_make_runset(evidence, JOB_TYPE), _make_generation_panels(evidence.phase, wr)),
+        ]
     for phase, title in ((BASELINE, "Sanity and baseline"), (VALIDATION, "Validation"), (ABLATION, "Ablation")):
-        if not any(evidence.runs_by_phase.get(name) for name in _job_types(phase)):
+        if not any(evidence.runs_by_phase.get(name) for name in _list_job_types(phase)):
             continue
         blocks.append(wr.H1(title))
         if phase == ABLATION and evidence.ablation:
-            blocks.append(wr.MarkdownBlock(table_text(tables.ablation(evidence))))
-        if phase == VALIDATION and evidence.claim is not None:
-            blocks.append(wr.MarkdownBlock(table_text(tables.validation(evidence))))
-        blocks.append(_grid(_runset(evidence, phase), _of_runs(phase, wr)))
+            blocks.append(wr.MarkdownBlock(format_table(tables.tabulate_ablation(evidence))))
+        if phase == VALIDATION and evidence.validation is not None:
+            blocks.append(wr.MarkdownBlock(format_table(tables.tabulate_validation(evidence))))
+        blocks.append(_make_grid(_make_runset(evidence, phase), _make_run_panels(phase, wr)))
     title, text = f"{evidence.name}: report"[:_LONGEST_TITLE], found.headline
     return wr.Report(project=project, entity=entity, title=title, description=text, blocks=blocks, width="fluid")
 
 
-def _client() -> Any:
+def _import_client() -> Any:
     """The client's classes, which it exports without a word of types."""
     from wandb_workspaces.reports import v2
 
     return v2
 
 
-def _list(findings: Sequence[words.Finding]) -> Any:
-    wr = _client()
+def _make_list(findings: Sequence[words.Finding]) -> Any:
+    wr = _import_client()
     return wr.UnorderedList(items=[f"{entry.title}: {entry.text}" for entry in findings])
 
 
-def _searched(evidence: Evidence) -> str:
+def _describe_search(evidence: Evidence) -> str:
     best = "" if evidence.best is None else f"; recommended: trial {evidence.best.number}"
     searched = f"{len(evidence.trials)} trials over {len(evidence.names)} parameters{best}."
-    return f"{searched} The panels show the runs that were sent: online, or with {orders.command(evidence, 'wandb sync')}."
+    return f"{searched} The panels show the runs that were sent: online, or with {orders.format_command(evidence, 'wandb sync')}."
 
 
-def _runset(evidence: Evidence, phase: str) -> Any:
+def _make_runset(evidence: Evidence, phase: str) -> Any:
     """The runs of a phase; without an entity and a project it takes the report's own, and asks no server."""
-    wr = _client()
-    kinds = ", ".join(map(_quoted, _job_types(phase)))
-    return wr.Runset(name=phase, filters=f"Metric('Group') == {_quoted(evidence.name)} and Metric('JobType') in [{kinds}]")
+    wr = _import_client()
+    kinds = ", ".join(map(_quote, _list_job_types(phase)))
+    return wr.Runset(name=phase, filters=f"Metric('Group') == {_quote(evidence.name)} and Metric('JobType') in [{kinds}]")
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     """A literal in which the client finds no operators; it looks for them in the whole expression."""
     return "'" + "".join(letter if letter.isalnum() else f"\\U{ord(letter):08x}" for letter in text) + "'"
 
 
-def _job_types(phase: str) -> list[str]:
+def _list_job_types(phase: str) -> list[str]:
     """What the runs of a phase are called; the baseline's may be a sanity run, which is not made again."""
     return [phase, "sanity"] if phase == BASELINE else [phase]
 
 
-def _grid(runset: Any, panels: Sequence[Any]) -> Any:
+def _make_grid(runset: Any, panels: Sequence[Any]) -> Any:
     """Panels two in a row, those as wide as the page alone."""
-    wr = _client()
+    wr = _import_client()
     at, row = 0, 0
     for panel in panels:
-        wide = _WHOLE if isinstance(panel, wr.ParallelCoordinatesPlot | wr.MediaBrowser) else _HALF
-        if at + wide > _WHOLE:
-            at, row = 0, row + _HIGH
-        panel.layout = wr.Layout(x=at, y=row, w=wide, h=_HIGH)
+        wide = _FULL_WIDTH if isinstance(panel, wr.ParallelCoordinatesPlot | wr.MediaBrowser) else _HALF_WIDTH
+        if at + wide > _FULL_WIDTH:
+            at, row = 0, row + _HEIGHT
+        panel.layout = wr.Layout(x=at, y=row, w=wide, h=_HEIGHT)
         at += wide
     return wr.PanelGrid(runsets=[runset], panels=list(panels))
 
 
-def _of_search(evidence: Evidence, wr: Any) -> list[Any]:
+def _make_search_panels(evidence: Evidence, wr: Any) -> list[Any]:
     logarithmic = {dimension.name for dimension in evidence.space.dimensions if dimension.scale == "log"} if evidence.space else set()
-    columns = [_flat_column(name, log=name in logarithmic) for name in evidence.names]
+    columns = [_make_flat_column(name, log=name in logarithmic) for name in evidence.names]
     columns.append(wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(_METRIC)))
     return [
         wr.ScatterPlot(
@@ -198,9 +205,9 @@ def _of_search(evidence: Evidence, wr: Any) -> list[Any]:
     ]
 
 
-def _flat_column(name: str, *, log: bool) -> Any:
+def _make_flat_column(name: str, *, log: bool) -> Any:
     """An axis for a parameter. Our configurations are flat, so the dots belong to the key; the client takes them for a nested one."""
-    wr = _client()
+    wr = _import_client()
 
     class FlatColumn(wr.ParallelCoordinatesPlotColumn):
         def _to_model(self) -> Any:
@@ -211,7 +218,7 @@ def _flat_column(name: str, *, log: bool) -> Any:
     return FlatColumn(metric=wr.Config(name), display_name=name, log=log)
 
 
-def _of_controller(phase: str, wr: Any) -> list[Any]:
+def _make_generation_panels(phase: str, wr: Any) -> list[Any]:
     key = re.sub(r"\s+", "-", phase)
     number = f"{key}/generation/number"
     return [
@@ -223,7 +230,7 @@ def _of_controller(phase: str, wr: Any) -> list[Any]:
     ]
 
 
-def _of_runs(phase: str, wr: Any) -> list[Any]:
+def _make_run_panels(phase: str, wr: Any) -> list[Any]:
     metrics = ["test_perplexity"] if phase in (VALIDATION, ABLATION) else ["val_perplexity"]
     return [
         wr.LinePlot(title="Validation loss", x="Step", y=[_METRIC], title_x="step", title_y="nats/token"),

@@ -5,39 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from synaptune.analysis.evidence import evidence
+from synaptune.analysis.evidence import gather_evidence
 from synaptune.core.files import write_atomic
-from synaptune.report.comparison import comparison, comparison_markdown
-from synaptune.report.figures import figures
-from synaptune.report.markdown import markdown
-from synaptune.report.page import html
-from synaptune.study.reader import Record
+from synaptune.report.comparison import render_comparison, write_comparison_markdown
+from synaptune.report.figures import draw_figures
+from synaptune.report.markdown import write_markdown
+from synaptune.report.page import render_html
+from synaptune.study.reader import StudySnapshot
 
 
-def write_report(record: Record, folder: Path, *, against: Record | None = None, formats: str = "all") -> Path:
+def write_report(snapshot: StudySnapshot, folder: Path, *, against: StudySnapshot | None = None, formats: str = "all") -> Path:
     """Write report.html, report.md, figures/ and tables/ of a study; returns the page, or the Markdown where only that is asked for.
 
     Each file is whole or not there, and the page comes last. against: a study of random points to compare with; formats: `html`,
     `md` or `all`. Raises UserError: no space, no right to write.
     """
-    found = evidence(record, against=against)
-    drawn = list(figures(found))
+    found = gather_evidence(snapshot, against=against)
+    drawn = list(draw_figures(found))
     path = folder / "report.md"
     if formats != "html":
-        markdown(found, folder, drawn)
+        write_markdown(found, folder, drawn)
     if formats != "md":
         path = folder / "report.html"
-        write_atomic(path, html(found, drawn=drawn).encode())
+        write_atomic(path, render_html(found, drawn_figures=drawn).encode())
     return path
 
 
-def write_comparison(records: Sequence[Record], folder: Path, *, formats: str = "all") -> Path:
+def write_comparison(records: Sequence[StudySnapshot], folder: Path, *, formats: str = "all") -> Path:
     """Write comparison.html, comparison.md, figures/ and tables/ of several studies, as `write_report` does for one."""
-    found = [evidence(record, deep=False) for record in records]
+    found = [gather_evidence(record, deep=False) for record in records]
     path = folder / "comparison.md"
     if formats != "html":
-        comparison_markdown(found, folder)
+        write_comparison_markdown(found, folder)
     if formats != "md":
         path = folder / "comparison.html"
-        write_atomic(path, comparison(found).encode())
+        write_atomic(path, render_comparison(found).encode())
     return path

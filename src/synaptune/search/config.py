@@ -32,7 +32,7 @@ class SearchConfig:
     incumbents: int = 0
 
 
-def register() -> None:
+def register_search_schemas() -> None:
     """Register the schemas: `study=default`, `search=default` and the base of every search_space file."""
     store = ConfigStore.instance()
     store.store(group="search", name="default", node=SearchConfig)

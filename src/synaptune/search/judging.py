@@ -9,11 +9,11 @@ from synaptune.search.objective.learning_curve import extrapolate
 from synaptune.search.pruning import History, Pruner
 from synaptune.search.trial import Trial
 
-_LARGEST = 1e100  # the fit squares losses, and their sum has to stay a number
-_KNOWN: dict[str, Literal["running", "complete", "pruned"]] = {"complete": "complete", "pruned": "pruned"}
+_MAX_LOSS = 1e100  # the fit squares losses, and their sum has to stay a number
+_HISTORY_STATES: dict[str, Literal["running", "complete", "pruned"]] = {"complete": "complete", "pruned": "pruned"}
 
 
-class Judging:
+class TrialPruner:
     """Whether a trial should stop; call it at a report, and tell it every trial that ended."""
 
     def __init__(self, pruner: Pruner, earlier: Iterable[tuple[Trial, Mapping[int, float]]], *, maximize: bool = False) -> None:
@@ -42,18 +42,18 @@ class Judging:
         if known is None:
             return None
         shift = 1 if 0 in known.losses else 0
-        points = [(step + shift, loss) for step, loss in known.losses.items() if step + shift > 0 and abs(loss) <= _LARGEST]
+        points = [(step + shift, loss) for step, loss in known.losses.items() if step + shift > 0 and abs(loss) <= _MAX_LOSS]
         last = max(history.step or 0 for history in self._histories.values())
         end = extrapolate(points, last + shift)
         return None if end is None else self._sign * end.mean
 
-    def ended(self, trial: Trial) -> None:
+    def on_end(self, trial: Trial) -> None:
         """Take in how a trial ended; a failed one is no measure for others."""
         known = self._histories.pop(trial.number, None)
         if known is not None:
             self._keep(trial, known.losses)
 
     def _keep(self, trial: Trial, losses: Mapping[int, float]) -> None:
-        state = _KNOWN.get(trial.state)
+        state = _HISTORY_STATES.get(trial.state)
         if state is not None and losses:
             self._histories[trial.number] = History(trial.number, state, losses)

@@ -14,17 +14,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from synaptune.core.errors import UserError
-from synaptune.search.optimizers.base import Engine, Told
+from synaptune.search.optimizers.base import Engine, Observation
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.optimizers.registry import make_optimizer
-from synaptune.search.optimizers.snapshot import StateFile, restore
-from synaptune.search.runner import Account, Runner, interruptible
+from synaptune.search.optimizers.snapshot import StateFile, restore_optimizer
+from synaptune.search.runner import Runner, TrialPolicy, catch_interrupts
 from synaptune.search.space.space import Space
-from synaptune.search.trial import Failure, Ledger, Trial, loss_of
-from synaptune.search.workers.base import Judge, Lenient, Workers
+from synaptune.search.trial import Failure, Ledger, Trial, get_loss
+from synaptune.search.workers.base import NeverStop, TrialStopper, Workers
 
 # A generation of fewer trials than this says too little about how often trials fail.
-_LEAST_JUDGED = 4
+_MIN_FAILURE_WINDOW = 4
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Plan:
             raise UserError("got a search that cannot run\n  " + "\n  ".join(found) + "\n  to do: correct these values")
 
 
-Watch = Callable[[Trial, int], None]
-Stop = Callable[[Sequence[Trial]], str | None]
-Observe = Callable[[Diagnostics, Sequence[Trial]], None]
+OnEnd = Callable[[Trial, int], None]
+StopRule = Callable[[Sequence[Trial]], str | None]
+OnGeneration = Callable[[Diagnostics, Sequence[Trial]], None]
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ class Search:
     engine: Engine
     plan: Plan
     ledger: Ledger
-    state: StateFile
-    started: Callable[[Trial], None] = lambda trial: None
-    watch: Watch = lambda trial, ended: None
-    judge: Judge = field(default_factory=Lenient)
-    prior: Sequence[Told] = ()
-    stop: Stop = lambda trials: None
-    observe: Observe = lambda diagnostics, members: None
-    say: Callable[[str], None] = lambda line: None
+    state_file: StateFile
+    on_start: Callable[[Trial], None] = lambda trial: None
+    on_end: OnEnd = lambda trial, ended: None
+    stopper: TrialStopper = field(default_factory=NeverStop)
+    prior: Sequence[Observation] = ()
+    stop_rule: StopRule = lambda trials: None
+    on_generation: OnGeneration = lambda diagnostics, members: None
+    on_message: Callable[[str], None] = lambda line: None
 
 
 def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Trial]]:
@@ -86,47 +86,47 @@ def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Tria
     Raises UserError when too many trials of one fail, when one fails by a user's mistake, or when the disk is full, KeyboardInterrupt
     after Ctrl-C (running trials have then ended).
     """
-    courses = [_Course(search) for search in searches]
+    courses = [_RunningSearch(search) for search in searches]
     runner, owners = Runner(workers), {}
-    with interruptible() as interruption:
+    with catch_interrupts() as interruption:
         while True:
             for course in courses:
-                course.learn()
-            while runner.free and not interruption.pressed and (found := _next(courses)) is not None:
+                course.tell_generations()
+            while runner.can_start and not interruption.pressed and (found := _pick_next(courses)) is not None:
                 course, trial = found
                 owners[trial.number] = course
-                runner.start(trial, course.account)
+                runner.start(trial, course.policy)
             if not runner.running:
-                if interruption.pressed and not all(course.done for course in courses):
+                if interruption.pressed and not all(course.is_done for course in courses):
                     raise KeyboardInterrupt
                 return [course.trials for course in courses]
-            for trial, result in runner.take():
+            for trial, result in runner.collect_finished():
                 owners.pop(trial.number).ended(trial, result.cause)
             runner.check()
 
 
-def _next(courses: Sequence[_Course]) -> tuple[_Course, Trial] | None:
+def _pick_next(searches: Sequence[_RunningSearch]) -> tuple[_RunningSearch, Trial] | None:
     """The next trial to run, of the search with the fewest running ones, then the fewest at all; null when none may start now."""
-    for course in sorted(courses, key=lambda course: (course.running, len(course.trials))):
-        trial = course.next()
+    for course in sorted(searches, key=lambda course: (course.running, len(course.trials))):
+        trial = course.get_next_trial()
         if trial is not None:
             return course, trial
     return None
 
 
-class _Course:
+class _RunningSearch:
     """Where a search stands: its trials by index, and the generations its optimizer has been told."""
 
     def __init__(self, search: Search) -> None:
         search.plan.check()
         self._search = search
-        self.account = Account(search.ledger, search.plan.retries, search.judge, search.started, search.say)
-        self.trials = search.ledger.trials()
-        stored = [(self._told(trial), trial.state != "running") for trial in self.trials]
-        restored = restore(search.state, lambda: make_optimizer(search.engine, search.space, search.prior), stored)
+        self.policy = TrialPolicy(search.ledger, search.plan.retries, search.stopper, search.on_start, search.on_message)
+        self.trials = search.ledger.read_trials()
+        stored = [(self._to_observation(trial), trial.state != "running") for trial in self.trials]
+        restored = restore_optimizer(search.state_file, lambda: make_optimizer(search.engine, search.space, search.prior), stored)
         if restored.note:
-            search.say(restored.note)
-        self._optimizer, self._size, self._generations = restored.optimizer, restored.optimizer.generation_size, restored.told
+            search.on_message(restored.note)
+        self._optimizer, self._size, self._generations = restored.optimizer, restored.optimizer.generation_size, restored.generations
         self._waiting = deque(trial for trial in self.trials if trial.state == "running")
         self._ended, self.running = len(self.trials) - len(self._waiting), 0
         self._ending = self._exhausted = False
@@ -135,41 +135,41 @@ class _Course:
             self._save()  # from here on only between generations: a replay begins with the first ask of one
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether nothing is left to run."""
-        return not self._waiting and (self._ending or self._exhausted or not self._room())
+        return not self._waiting and (self._ending or self._exhausted or not self._has_budget())
 
-    def _told(self, trial: Trial) -> Told:
-        return Told(trial.unit, loss_of(trial, self._search.plan.maximize))
+    def _to_observation(self, trial: Trial) -> Observation:
+        return Observation(trial.unit, get_loss(trial, self._search.plan.maximize))
 
     def _save(self) -> None:
         """Snapshot an optimizer that learns; the points of another are its asks alone."""
         if self._optimizer.learns:
-            self._search.state.save(self._optimizer, self._generations)
+            self._search.state_file.save(self._optimizer, self._generations)
 
-    def learn(self) -> None:
+    def tell_generations(self) -> None:
         """Tell the optimizer every generation that is whole, and ask whether to go on."""
         while True:
             members = self.trials[self._generations * self._size : (self._generations + 1) * self._size]
             if len(members) < self._size or any(trial.state == "running" for trial in members):
                 break
-            self._optimizer.tell([self._told(trial) for trial in members])
+            self._optimizer.tell([self._to_observation(trial) for trial in members])
             self._generations += 1
             self._save()
-            if (diagnostics := self._optimizer.diagnostics()) is not None:
-                self._search.observe(diagnostics, members)
-        if not self._ending and (reason := self._search.stop(self.trials[: self._generations * self._size])):
-            self._search.say(f"search: {reason}")
+            if (diagnostics := self._optimizer.get_diagnostics()) is not None:
+                self._search.on_generation(diagnostics, members)
+        if not self._ending and (reason := self._search.stop_rule(self.trials[: self._generations * self._size])):
+            self._search.on_message(f"search: {reason}")
             self._ending = True
 
-    def next(self) -> Trial | None:
+    def get_next_trial(self) -> Trial | None:
         """The next trial to run: one that an earlier process left, else a new one; null when none may start now."""
-        trial = self._waiting.popleft() if self._waiting else self._new()
+        trial = self._waiting.popleft() if self._waiting else self._create_trial()
         self.running += trial is not None
         return trial
 
-    def _new(self) -> Trial | None:
-        if self._ending or not self._room():
+    def _create_trial(self) -> Trial | None:
+        if self._ending or not self._has_budget():
             return None
         if self._optimizer.learns and len(self.trials) >= (self._generations + 1) * self._size:
             return None
@@ -178,23 +178,23 @@ class _Course:
             self._exhausted = True
             return None
         index = len(self.trials)
-        trial = self._search.ledger.start(index, unit, self._search.space.values(unit), index // self._size)
+        trial = self._search.ledger.start(index, unit, self._search.space.to_values(unit), index // self._size)
         self.trials.append(trial)
         return trial
 
-    def _room(self) -> bool:
+    def _has_budget(self) -> bool:
         budget = self._search.plan.budget
         return budget is None or len(self.trials) < budget
 
-    def ended(self, trial: Trial, cause: Failure | None) -> None:
+    def record_end(self, trial: Trial, cause: Failure | None) -> None:
         """Take in an ended trial; raises UserError once a generation, as far as it ran here, has more failed ones than tolerated."""
         self.trials[trial.index] = trial
         self._ended, self.running = self._ended + 1, self.running - 1
-        self._search.watch(trial, self._ended)
+        self._search.on_end(trial, self._ended)
         if cause is None:
             return
         self._failures.append((trial, cause))
-        judged, rate = max(self._size, _LEAST_JUDGED), self._search.plan.max_failure_rate
+        judged, rate = max(self._size, _MIN_FAILURE_WINDOW), self._search.plan.max_failure_rate
         count = sum(earlier.index // judged == trial.index // judged for earlier, _ in self._failures)
         if count <= rate * judged:
             return

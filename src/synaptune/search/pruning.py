@@ -70,7 +70,7 @@ class PrunerConfig:
     min_resource: int | None = None
 
 
-def pruner_faults(config: PrunerConfig, evaluations: int) -> list[str]:
+def find_pruner_faults(config: PrunerConfig, evaluations: int) -> list[str]:
     """Every value that no search can use with a number of validations in a run, one line each; empty when all is well."""
     found = []
     if config.name not in PRUNERS:
@@ -92,7 +92,7 @@ def pruner_faults(config: PrunerConfig, evaluations: int) -> list[str]:
 
 def make_pruner(config: PrunerConfig, *, steps: int, evaluations: int, seed: int = 0) -> Pruner:
     """The pruner of runs of so many steps and validations; seed: draws hyperband's brackets. Raises UserError for bad values."""
-    if found := pruner_faults(config, evaluations):
+    if found := find_pruner_faults(config, evaluations):
         raise UserError("got a pruner that cannot work\n  " + "\n  ".join(found) + "\n  to do: correct these values")
     if config.name == "none":
         return NoPruner()
@@ -159,15 +159,15 @@ class HyperbandPruner:
     reduction_factor: int
     seed: int
 
-    def brackets(self) -> list[int]:
+    def get_bracket_sizes(self) -> list[int]:
         """Parts of the trials by bracket, eq. (3)."""
         # A power of the factor has to count as reached: the logarithm of 27 to the base 3 is 3.0000000000000004 or less.
         count = math.floor(math.log(self.max_resource / self.min_resource, self.reduction_factor) + 1e-9) + 1
         return [math.ceil(count * self.reduction_factor**left / (left + 1)) for left in reversed(range(count))]
 
-    def bracket(self, number: int) -> int:
+    def get_bracket_id(self, number: int) -> int:
         """The bracket of a trial."""
-        parts = self.brackets()
+        parts = self.get_bracket_sizes()
         drawn = zlib.crc32(f"{self.seed}_{number}".encode()) % sum(parts)
         bracket = 0
         while drawn >= parts[bracket]:
@@ -176,12 +176,12 @@ class HyperbandPruner:
         return bracket
 
     def prune(self, trial: History, others: Sequence[History]) -> bool:
-        bracket = self.bracket(trial.number)
-        rivals = [other for other in others if self.bracket(other.number) == bracket]
-        return halve(trial, rivals, first=self.min_resource * self.reduction_factor**bracket, factor=self.reduction_factor)
+        bracket = self.get_bracket_id(trial.number)
+        rivals = [other for other in others if self.get_bracket_id(other.number) == bracket]
+        return prune_by_halving(trial, rivals, first=self.min_resource * self.reduction_factor**bracket, factor=self.reduction_factor)
 
 
-def halve(trial: History, rivals: Sequence[History], *, first: int, factor: int) -> bool:
+def prune_by_halving(trial: History, rivals: Sequence[History], *, first: int, factor: int) -> bool:
     """Whether successive halving ends a trial at its last step, eq. (2); first: the step of rung 0.
 
     A report counts for every rung it is the first to reach; a trial is judged at the report that reaches a rung and at no other.
@@ -196,7 +196,7 @@ def halve(trial: History, rivals: Sequence[History], *, first: int, factor: int)
         if rung > earlier:
             if math.isnan(loss):
                 return True
-            reached = sorted(value for rival in rivals if (value := _at_rung(rival, rung)) is not None)
+            reached = sorted(value for rival in rivals if (value := _loss_at_rung(rival, rung)) is not None)
             best = sorted([*reached, loss])
             if loss > best[max(len(best) // factor, 1) - 1]:
                 return True
@@ -204,7 +204,7 @@ def halve(trial: History, rivals: Sequence[History], *, first: int, factor: int)
     return False
 
 
-def _at_rung(trial: History, rung: int) -> float | None:
+def _loss_at_rung(trial: History, rung: int) -> float | None:
     """The loss that a trial brought to a rung; null when it got nowhere near, or brought no number."""
     step = min((step for step in trial.losses if step >= rung), default=None)
     return None if step is None or math.isnan(trial.losses[step]) else trial.losses[step]

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from synaptune.core.errors import UserError, mistake
-from synaptune.search.trial import FATAL, Failure, Ledger, Trial
-from synaptune.search.workers.base import Ended, Judge, Lenient, Workers
+from synaptune.core.errors import UserError, user_error
+from synaptune.search.trial import FATAL_KINDS, Failure, Ledger, Trial
+from synaptune.search.workers.base import FinishedTrial, NeverStop, TrialStopper, Workers
 
 # A worker that dies takes a trial with it that may be innocent; a trial that runs out of time or memory would do so again.
-_LOST = ("worker",)
+_RETRIED_KINDS = ("worker",)
 
 
 @dataclass
@@ -25,17 +25,17 @@ class Interruption:
     pressed: bool = False
 
 
-_under_way: list[Interruption] = []  # the one that holds, if there is one
+_active: list[Interruption] = []  # the one that holds, if there is one
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
+def catch_interrupts() -> Iterator[Interruption]:
     """Ctrl-C once lets running trials finish, twice stops now; where the key is ignored, or outside the main thread, it stays so.
 
     Within another one it is that one: a press outlasts the search in which it fell.
     """
-    if _under_way:
-        yield _under_way[-1]
+    if _active:
+        yield _active[-1]
         return
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -49,22 +49,22 @@ def interruptible() -> Iterator[Interruption]:
         print("\nCtrl-C: finishing what runs, starting nothing new; once more stops now", file=sys.stderr, flush=True)
 
     before = signal.signal(signal.SIGINT, press)
-    _under_way.append(interruption)
+    _active.append(interruption)
     try:
         yield interruption
     finally:
-        _under_way.pop()
+        _active.pop()
         signal.signal(signal.SIGINT, before)
 
 
 def check_interrupted() -> None:
     """Raise KeyboardInterrupt when Ctrl-C was pressed in the `interruptible` that is under way."""
-    if _under_way and _under_way[-1].pressed:
+    if _active and _active[-1].pressed:
         raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
-class Account:
+class TrialPolicy:
     """What trials of one kind have in common.
 
     ledger: where they are written; retries: further attempts at one whose worker died; judge: whether one should stop at what it
@@ -73,9 +73,9 @@ class Account:
 
     ledger: Ledger
     retries: int = 1
-    judge: Judge = field(default_factory=Lenient)
-    started: Callable[[Trial], None] = lambda trial: None
-    say: Callable[[str], None] = lambda line: None
+    stopper: TrialStopper = field(default_factory=NeverStop)
+    on_start: Callable[[Trial], None] = lambda trial: None
+    on_message: Callable[[str], None] = lambda line: None
 
 
 class Runner:
@@ -87,70 +87,70 @@ class Runner:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._lost: Counter[int] = Counter()
-        self._fatal: Failure | None = None
-        self.running: dict[int, Account] = {}
+        self._to_user_error: Failure | None = None
+        self.running: dict[int, TrialPolicy] = {}
 
     @property
-    def free(self) -> bool:
+    def can_start(self) -> bool:
         """Whether another trial can start now; none after a fatal one."""
-        return self._fatal is None and len(self.running) < self._workers.count
+        return self._to_user_error is None and len(self.running) < self._workers.count
 
-    def start(self, trial: Trial, account: Account) -> None:
+    def start(self, trial: Trial, policy: TrialPolicy) -> None:
         """Run a trial."""
-        self.running[trial.number] = account
-        account.started(trial)
+        self.running[trial.number] = policy
+        policy.on_start(trial)
         self._workers.start(trial)
 
-    def take(self) -> list[Ended]:
+    def collect_finished(self) -> list[FinishedTrial]:
         """Wait for trials to end and write them down; those tried again are not among them. Call `check` once they are taken in."""
         taken = []
-        for trial, result in self._workers.ended(self._reported):
+        for trial, result in self._workers.wait_for_trials(self._on_report):
             account = self.running.pop(trial.number)
             cause = result.cause
-            if cause is not None and cause.kind in FATAL:
-                self._fatal = cause
+            if cause is not None and cause.kind in FATAL_KINDS:
+                self._to_user_error = cause
                 continue
-            if cause is not None and cause.kind in _LOST and self._lost[trial.number] < account.retries:
+            if cause is not None and cause.kind in _RETRIED_KINDS and self._lost[trial.number] < account.retries:
                 self._lost[trial.number] += 1
-                account.say(f"trial {trial.number}: {cause.reason}; trying it again")
-                self.start(account.ledger.again(trial, cause.reason), account)
+                account.on_message(f"trial {trial.number}: {cause.reason}; trying it again")
+                self.start(account.ledger.record_retry(trial, cause.reason), account)
                 continue
             if result.pruned and result.estimate is None:
-                result = replace(result, estimate=account.judge.estimate(trial))
-            taken.append(Ended(account.ledger.finish(trial, result), result))
+                result = replace(result, estimate=account.stopper.estimate(trial))
+            taken.append(FinishedTrial(account.ledger.finish(trial, result), result))
         return taken
 
     def check(self) -> None:
         """Raise UserError when a trial ended by a user's mistake or a full disk: it would fail every trial alike, and stays to be run."""
-        if self._fatal is not None:
-            raise _fatal(self._fatal)
+        if self._to_user_error is not None:
+            raise _to_user_error(self._to_user_error)
 
-    def _reported(self, trial: Trial, step: int, value: float) -> bool:
+    def _on_report(self, trial: Trial, step: int, value: float) -> bool:
         account = self.running[trial.number]
         account.ledger.report(trial, value, step)
-        return account.judge(trial, step, value)
+        return account.stopper(trial, step, value)
 
 
-def _fatal(cause: Failure) -> UserError:
+def _to_user_error(cause: Failure) -> UserError:
     if cause.kind == "disk":
         do = "make room and give the same command; every finished trial is kept"
-        return mistake(got=f"a full disk: {cause.reason}", expected="space for the trial's files", do=do)
+        return user_error(got=f"a full disk: {cause.reason}", expected="space for the trial's files", do=do)
     return UserError(cause.reason)
 
 
-def run_all(trials: Iterable[Trial], workers: Workers, account: Account) -> Iterator[Trial]:
+def run_trials(trials: Iterable[Trial], workers: Workers, policy: TrialPolicy) -> Iterator[Trial]:
     """Run trials, each taken when a worker is free for it; yields them as they end. Raises KeyboardInterrupt after Ctrl-C."""
     source, more, runner = iter(trials), True, Runner(workers)
-    with interruptible() as interruption:
+    with catch_interrupts() as interruption:
         while more or runner.running:
-            while more and runner.free and not interruption.pressed:
+            while more and runner.can_start and not interruption.pressed:
                 trial = next(source, None)
                 more = trial is not None
                 if trial is not None:
-                    runner.start(trial, account)
+                    runner.start(trial, policy)
             if interruption.pressed and not runner.running:
                 raise KeyboardInterrupt
-            for trial, _ in runner.take() if runner.running else ():
+            for trial, _ in runner.collect_finished() if runner.running else ():
                 yield trial
             runner.check()
         if interruption.pressed:

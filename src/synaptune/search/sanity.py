@@ -16,21 +16,23 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from synaptune.core.parameters import constant
-from synaptune.search.optimizers.registry import Engine, Told, make_optimizer
+from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
 from synaptune.search.space.space import Dimension, Space
 
-SOLVED = constant("sanity.solved", 0.01, meaning="value of eq. (1) that counts as solved", source="chosen: the search begins near 10^5")
-EVALUATIONS = int(
+SOLVED_LOSS = constant(
+    "sanity.solved", 0.01, meaning="value of eq. (1) that counts as solved", source="chosen: the search begins near 10^5"
+)
+MAX_EVALUATIONS = int(
     constant("sanity.evaluations", 6000, unit="evaluation", meaning="most of one attempt at eq. (1)", source="chosen: it takes about 4500")
 )
 DIMENSIONS = int(constant("sanity.dimensions", 10, meaning="dimensions of eq. (1)", source="chosen: as many as phase 1 searches"))
-LEARNED = constant(
+LEARNED_RATIO = constant(
     "sanity.learned", 0.9, meaning="largest loss over unigram entropy that counts as learned", source="chosen: well below it"
 )
-ATTEMPTS = int(
+MAX_ATTEMPTS = int(
     constant("sanity.attempts", 4, unit="seed", meaning="seeds tried on eq. (1)", source="chosen: about a quarter end in its local minimum")
 )
-NOISY = constant("sanity.noisy", 0.01, meaning="relative spread over seeds that is called noise", source="chosen: one percent")
+NOISE_RATIO = constant("sanity.noisy", 0.01, meaning="relative spread over seeds that is called noise", source="chosen: one percent")
 
 
 class OptimizerCheck(NamedTuple):
@@ -42,9 +44,9 @@ class OptimizerCheck(NamedTuple):
     attempts: int
 
     @property
-    def solved(self) -> bool:
+    def is_solved(self) -> bool:
         """Whether the best value is below SOLVED."""
-        return self.best < SOLVED
+        return self.best < SOLVED_LOSS
 
 
 def rosenbrock(x: Sequence[float]) -> float:
@@ -58,23 +60,23 @@ def check_optimizer(name: str, seed: int) -> OptimizerCheck:
     More than one is fair: eq. (1) has a local minimum of 3.99 near (-1, 1, ..., 1), from which no search of this kind returns.
     """
     began, best, evaluations, attempt = time.perf_counter(), math.inf, 0, 0
-    while best >= SOLVED and attempt < ATTEMPTS:
-        reached, spent = _attempt(name, seed + attempt)
+    while best >= SOLVED_LOSS and attempt < MAX_ATTEMPTS:
+        reached, spent = _run_attempt(name, seed + attempt)
         best, evaluations, attempt = min(best, reached), evaluations + spent, attempt + 1
     return OptimizerCheck(best, evaluations, time.perf_counter() - began, attempt)
 
 
-def _attempt(name: str, seed: int) -> tuple[float, int]:
+def _run_attempt(name: str, seed: int) -> tuple[float, int]:
     """Best value and evaluations of one attempt."""
     space = Space(tuple(Dimension(f"x{axis}", "lin", -5.0, 10.0) for axis in range(DIMENSIONS)))
-    optimizer = make_optimizer(Engine(name, seed, budget=EVALUATIONS, noisy=False), space)
+    optimizer = make_optimizer(Engine(name, seed, budget=MAX_EVALUATIONS, noisy=False), space)
     best, spent = math.inf, 0
-    while spent < EVALUATIONS and best >= SOLVED:
+    while spent < MAX_EVALUATIONS and best >= SOLVED_LOSS:
         generation = []
         for _ in range(optimizer.generation_size):
             unit = optimizer.ask()
             assert unit is not None
-            generation.append(Told(unit, rosenbrock([float(value) for value in space.values(unit).values()])))
+            generation.append(Observation(unit, rosenbrock([float(value) for value in space.to_values(unit).values()])))
         optimizer.tell(generation)
         spent += len(generation)
         best = min(best, *(told.loss for told in generation if told.loss is not None))
@@ -82,7 +84,7 @@ def _attempt(name: str, seed: int) -> tuple[float, int]:
 
 
 @dataclass(frozen=True)
-class Signal:
+class ObjectiveCheck:
     """What the objective says [nats/token].
 
     loss: mean over seeds at the defaults; reference: unigram entropy of the validation text, null when it is unknown;
@@ -103,7 +105,7 @@ class Signal:
     def faults(self) -> list[str]:
         """What is wrong with it, one line each: steps, noise or range; empty when a search makes sense."""
         found = []
-        if self.reference is not None and self.loss > LEARNED * self.reference:
+        if self.reference is not None and self.loss > LEARNED_RATIO * self.reference:
             level = f"the loss {self.loss:.3f} is not well below the unigram entropy {self.reference:.3f}"
             found.append(f"steps: {level}; train longer (training.steps)")
         if self.spread_over_candidates is None:
@@ -111,20 +113,20 @@ class Signal:
         elif self.spread_over_candidates <= self.spread_over_seeds:
             spreads = f"candidates spread by {self.spread_over_candidates:.4f}, "
             spreads += f"seeds by {self.spread_over_seeds:.4f}, differences by {self.noise:.4f}"
-            if self.spread_over_seeds > NOISY * abs(self.loss):
+            if self.spread_over_seeds > NOISE_RATIO * abs(self.loss):
                 found.append(f"noise: {spreads}; train longer, or validate on more batches (training.eval_batches)")
             else:
                 found.append(f"range: {spreads}; search other parameters or wider ranges")
         return found
 
-    def facts(self) -> dict[str, Any]:
+    def to_facts(self) -> dict[str, Any]:
         """Plain values, for the study."""
         return asdict(self) | {"faults": self.faults}
 
 
-def signal_of(
+def check_objective(
     defaults: Sequence[float], candidates: Sequence[float | None], repeated: Sequence[Sequence[float | None]], reference: float | None
-) -> Signal:
+) -> ObjectiveCheck:
     """The signal from losses (null: failed) of the defaults over seeds, of random candidates at the first of these seeds, and of
     some of them, `repeated`, over all the seeds."""
     alive = [loss for loss in candidates if loss is not None]
@@ -133,4 +135,4 @@ def signal_of(
     whole = [[loss - base for loss, base in zip(row, defaults, strict=True) if loss is not None] for row in repeated]
     variances = [statistics.variance(row) for row in whole if len(row) == len(defaults)]
     noise = math.sqrt(statistics.fmean(variances)) if variances else over_seeds
-    return Signal(statistics.fmean(defaults), reference, over_seeds, noise, spread, len(candidates) - len(alive))
+    return ObjectiveCheck(statistics.fmean(defaults), reference, over_seeds, noise, spread, len(candidates) - len(alive))

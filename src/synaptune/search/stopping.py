@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from hydra.core.config_store import ConfigStore
 
 from synaptune.core.errors import UserError
-from synaptune.search.trial import Trial, loss_of
+from synaptune.search.trial import Trial, get_loss
 
-Rule = Callable[[Sequence[Trial]], str | None]
+StopRule = Callable[[Sequence[Trial]], str | None]
 
 
 @dataclass
@@ -59,7 +59,9 @@ def check_stop(config: StopConfig) -> None:
         raise UserError("got stopping rules that cannot hold\n  " + "\n  ".join(found) + "\n  to do: correct these values")
 
 
-def rules(config: StopConfig, *, maximize: bool, began: float | None = None, clock: Callable[[], float] = time.monotonic) -> Rule:
+def make_stop_rule(
+    config: StopConfig, *, maximize: bool, began: float | None = None, clock: Callable[[], float] = time.monotonic
+) -> StopRule:
     """The rules as one `stop` of a search.
 
     The rule takes the trials of whole generations by index and gives the reason in one line, null to go on. clock: in seconds;
@@ -72,19 +74,19 @@ def rules(config: StopConfig, *, maximize: bool, began: float | None = None, clo
         nonlocal known, reason
         if len(trials) != known:  # asked much more often than there is news
             known = len(trials)
-            reason = _target(config, trials, maximize) or _money(config, trials) or _plateau(config, trials, maximize)
-        return reason or _hours(config, clock() - since)
+            reason = _check_target(config, trials, maximize) or _check_money(config, trials) or _check_plateau(config, trials, maximize)
+        return reason or _check_hours(config, clock() - since)
 
     return rule
 
 
-def _hours(config: StopConfig, seconds: float) -> str | None:
+def _check_hours(config: StopConfig, seconds: float) -> str | None:
     if config.hours is None or seconds < 3600.0 * config.hours:
         return None
     return f"stopped after {seconds / 3600.0:.3g} hours of this command (stop.hours={config.hours:g})"
 
 
-def _money(config: StopConfig, trials: Sequence[Trial]) -> str | None:
+def _check_money(config: StopConfig, trials: Sequence[Trial]) -> str | None:
     if config.money is None or config.price is None:
         return None
     hours = sum(float(trial.facts.get("seconds", 0.0)) for trial in trials) / 3600.0
@@ -94,7 +96,7 @@ def _money(config: StopConfig, trials: Sequence[Trial]) -> str | None:
     return f"stopped with {spent} (stop.money={config.money:g})"
 
 
-def _target(config: StopConfig, trials: Sequence[Trial], maximize: bool) -> str | None:
+def _check_target(config: StopConfig, trials: Sequence[Trial], maximize: bool) -> str | None:
     if config.target is None:
         return None
     for trial in trials:
@@ -103,14 +105,14 @@ def _target(config: StopConfig, trials: Sequence[Trial], maximize: bool) -> str 
     return None
 
 
-def _plateau(config: StopConfig, trials: Sequence[Trial], maximize: bool) -> str | None:
+def _check_plateau(config: StopConfig, trials: Sequence[Trial], maximize: bool) -> str | None:
     """The plan's rule; the best of the first generation is what the first look is compared with."""
     if config.plateau is None or not trials:
         return None
-    size = max(sum(trial.facts.get("generation") == trials[0].facts.get("generation") for trial in trials), _population(trials[0]))
+    size = max(sum(trial.facts.get("generation") == trials[0].facts.get("generation") for trial in trials), _population_size(trials[0]))
     apart = config.plateau * size
     looks = list(dict.fromkeys([size, *range(apart, len(trials) + 1, apart)]))
-    bests = _bests(trials, looks[-config.patience - 1 :], maximize)
+    bests = _find_best_losses(trials, looks[-config.patience - 1 :], maximize)
     if len(bests) <= config.patience or bests[-1] == math.inf:
         return None
     # A best that was infinite, of no complete trial, moves by any finite one.
@@ -121,13 +123,13 @@ def _plateau(config: StopConfig, trials: Sequence[Trial], maximize: bool) -> str
     return f"stopped on a plateau: best {course}, less than {config.improvement:.2%} at each look (stop.plateau={config.plateau})"
 
 
-def _population(trial: Trial) -> int:
+def _population_size(trial: Trial) -> int:
     return 4 + int(3 * math.log(max(1, len(trial.unit))))
 
 
-def _bests(trials: Sequence[Trial], looks: Sequence[int], maximize: bool) -> list[float]:
+def _find_best_losses(trials: Sequence[Trial], looks: Sequence[int], maximize: bool) -> list[float]:
     """Lowest loss among the first n trials for each n; of complete trials only."""
-    losses = [math.inf if trial.objective is None else loss_of(trial, maximize) for trial in trials]
+    losses = [math.inf if trial.objective is None else get_loss(trial, maximize) for trial in trials]
     found, best, seen = [], math.inf, 0
     for count in looks:
         best = min([best, *(loss for loss in losses[seen:count] if loss is not None)])
@@ -136,6 +138,6 @@ def _bests(trials: Sequence[Trial], looks: Sequence[int], maximize: bool) -> lis
     return found
 
 
-def register() -> None:
+def register_stop_schema() -> None:
     """Register the schema: `stop=default`."""
     ConfigStore.instance().store(group="stop", name="default", node=StopConfig)

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from synaptune.core.errors import NO_SPACE, UserError
-from synaptune.search.space.space import Unit, Value
+from synaptune.search.space.space import UnitPoint, Value
 from synaptune.training.errors import DivergedError
 
-State = Literal["running", "complete", "failed", "pruned"]
+TrialStatus = Literal["running", "complete", "failed", "pruned"]
 # mistake and disk would fail every trial alike; memory, device, timeout and worker are what the machine did to this one.
-Kind = Literal["mistake", "disk", "number", "memory", "device", "timeout", "worker", "error"]
-FATAL = ("mistake", "disk")
+FailureKind = Literal["mistake", "disk", "number", "memory", "device", "timeout", "worker", "error"]
+FATAL_KINDS = ("mistake", "disk")
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Trial:
 
     number: int
     index: int
-    unit: Unit
+    unit: UnitPoint
     values: dict[str, Value]
-    state: State = "running"
+    state: TrialStatus = "running"
     objective: float | None = None
     estimate: float | None = None
     reason: str | None = None
@@ -41,7 +41,7 @@ class Trial:
 class Failure(NamedTuple):
     """Why a trial failed: its kind, one line or more for people, and the traceback where there is one."""
 
-    kind: Kind
+    kind: FailureKind
     reason: str
     trace: str = ""
 
@@ -79,17 +79,17 @@ class Result:
         return None
 
 
-def failure_of(error: BaseException) -> Failure:
+def make_failure(error: BaseException) -> Failure:
     """What an exception says about its trial."""
     if isinstance(error, DivergedError):  # a user's mistake in a single run, here only a bad point of the space
         return Failure("number", str(error).splitlines()[0])
     if isinstance(error, UserError):
         return Failure("mistake", str(error))
     reason = f"{type(error).__name__}: {error}"
-    return Failure(_kind(error, reason), reason, "".join(traceback.format_exception(error)))
+    return Failure(_classify_error(error, reason), reason, "".join(traceback.format_exception(error)))
 
 
-def _kind(error: BaseException, reason: str) -> Kind:
+def _classify_error(error: BaseException, reason: str) -> FailureKind:
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return "disk"
     # torch's exceptions by name, so that a search of something else need not import it
@@ -103,11 +103,11 @@ def _kind(error: BaseException, reason: str) -> Kind:
 class Ledger(Protocol):
     """Where the trials of one phase are kept; every call is durable when it returns."""
 
-    def trials(self) -> list[Trial]:
+    def read_trials(self) -> list[Trial]:
         """All trials of the phase, by index."""
         ...
 
-    def start(self, index: int, unit: Unit, values: dict[str, Value], generation: int) -> Trial:
+    def start(self, index: int, unit: UnitPoint, values: dict[str, Value], generation: int) -> Trial:
         """Write a trial as running."""
         ...
 
@@ -115,7 +115,7 @@ class Ledger(Protocol):
         """Write an intermediate value of a running trial."""
         ...
 
-    def again(self, trial: Trial, reason: str) -> Trial:
+    def record_retry(self, trial: Trial, reason: str) -> Trial:
         """Write that an attempt at a trial was lost; the trial stays running."""
         ...
 
@@ -124,13 +124,13 @@ class Ledger(Protocol):
         ...
 
 
-def best_of(trials: Iterable[Trial], maximize: bool = False) -> Trial | None:
+def find_best(trials: Iterable[Trial], maximize: bool = False) -> Trial | None:
     """The best complete trial, the earliest among equals; null when there is none."""
     complete = [trial for trial in trials if trial.objective is not None]
-    return min(complete, key=lambda trial: loss_of(trial, maximize) or 0.0, default=None)
+    return min(complete, key=lambda trial: get_loss(trial, maximize) or 0.0, default=None)
 
 
-def loss_of(trial: Trial, maximize: bool = False) -> float | None:
+def get_loss(trial: Trial, maximize: bool = False) -> float | None:
     """What an optimizer minimises: the objective, of a pruned trial its estimate; null when it has neither."""
     value = trial.estimate if trial.state == "pruned" else trial.objective
     return -value if maximize and value is not None else value

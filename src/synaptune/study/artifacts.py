@@ -26,10 +26,10 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_best(path: Path, study: str, best: Trial, fixed: Mapping[str, Value]) -> None:
     """Write a trial's parameters as best.yaml, and the values that its search space fixed."""
-    write_text(path, best_yaml(study, best, fixed))
+    write_text(path, format_best_yaml(study, best, fixed))
 
 
-def best_yaml(study: str, best: Trial, fixed: Mapping[str, Value]) -> str:
+def format_best_yaml(study: str, best: Trial, fixed: Mapping[str, Value]) -> str:
     """What `python train.py tuned=FILE` reads."""
     import yaml
 
@@ -39,7 +39,7 @@ def best_yaml(study: str, best: Trial, fixed: Mapping[str, Value]) -> str:
     return head + yaml.safe_dump({"parameters": {**fixed, **best.values}}, sort_keys=False, allow_unicode=True)
 
 
-def described(folder: Path) -> dict[str, dict[str, Any]]:
+def read_run_facts(folder: Path) -> dict[str, dict[str, Any]]:
     """metrics and facts of a run folder's result.json; empty where a task writes none. A pruned run has the fact `pruned_at`."""
     try:
         content = json.loads((folder / "result.json").read_text())

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 
-RESUME = ("auto", "must", "never")
+RESUME_MODES = ("auto", "must", "never")
 
 
 @dataclass
@@ -25,7 +25,7 @@ class StudyConfig:
 
 
 @dataclass(frozen=True)
-class Home:
+class StudyLocation:
     """A study's resolved place."""
 
     name: str
@@ -34,17 +34,17 @@ class Home:
     resume: str
 
     @property
-    def trials(self) -> Path:
+    def trials_folder(self) -> Path:
         """The folder of the run folders, each named by its trial number."""
         return self.folder / "trials"
 
 
-def home(config: StudyConfig, default_name: str) -> Home:
+def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
     """The place of a study; raises UserError for an unknown `resume` or a name that is no folder name."""
-    if config.resume not in RESUME:
-        raise mistake(got=f"study.resume={config.resume}", expected=f"one of {', '.join(RESUME)}", do="choose one of them")
+    if config.resume not in RESUME_MODES:
+        raise user_error(got=f"study.resume={config.resume}", expected=f"one of {', '.join(RESUME_MODES)}", do="choose one of them")
     name = config.name or default_name
     if name in (".", "..") or any(letter in name for letter in "/\\\0"):
-        raise mistake(got=f"study.name={name}", expected="a name that can be a folder's", do="choose a name without / and \\")
+        raise user_error(got=f"study.name={name}", expected="a name that can be a folder's", do="choose a name without / and \\")
     folder = Path(config.dir or f"outputs/studies/{name}")
-    return Home(name, folder, config.storage or f"sqlite:///{folder}/study.db", config.resume)
+    return StudyLocation(name, folder, config.storage or f"sqlite:///{folder}/study.db", config.resume)

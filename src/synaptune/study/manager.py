@@ -19,26 +19,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.errors import UserError, mistake, nearest
+from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.pruning import GuardedPruner, NoPruner, PercentilePruner, Pruner, PrunerConfig
 from synaptune.search.space.space import Dimension, Space, Value
-from synaptune.search.trial import Result, Trial, TrialPruned, best_of
+from synaptune.search.trial import Result, Trial, TrialPruned, find_best
 from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution, make_workers
 from synaptune.search.workers.reporting import report, should_stop
-from synaptune.study.callbacks.base import VIEWER, Show, opened
+from synaptune.study.callbacks.base import TERMINAL_ONLY, Show, open_callbacks
 from synaptune.study.database import keys as schema
-from synaptune.study.database.connection import sqlite_path
-from synaptune.study.location import StudyConfig, home
-from synaptune.study.optimize import Company, Job, Steering, conduct, resumed_engine
+from synaptune.study.database.connection import get_sqlite_path
+from synaptune.study.location import StudyConfig, resolve_location
+from synaptune.study.optimize import Company, PhaseSearch, SearchOptions, optimize, resume_engine
 from synaptune.study.reader import SEARCH, read_study
 from synaptune.study.study import PhaseLedger, Study
 
 DIRECTIONS = ("minimize", "maximize")
-KINDS = ("uniform", "log_uniform", "int", "categorical")
+RANGE_KINDS = ("uniform", "log_uniform", "int", "categorical")
 Objective = Callable[[dict[str, Any]], float]
-Callback = Callable[["TrialManager", Trial], None]
+TrialCallback = Callable[["TrialManager", Trial], None]
 
 
 class TrialManager:
@@ -74,7 +74,7 @@ class TrialManager:
         Raises UserError for a value that cannot be.
         """
         if direction not in DIRECTIONS:
-            raise mistake(got=f"direction={direction}", expected=f"one of {', '.join(DIRECTIONS)}", do="choose one of them")
+            raise user_error(got=f"direction={direction}", expected=f"one of {', '.join(DIRECTIONS)}", do="choose one of them")
         self.maximize = direction == "maximize"
         self._plan = Plan(n_trials, self.maximize, max_failure_rate, retries)
         self._plan.check()
@@ -83,18 +83,20 @@ class TrialManager:
         self._trial = TrialConfig(timeout, retries)
         check_execution(self._workers, self._trial)
         resume = "auto" if load_if_exists else "never"
-        self._place = home(StudyConfig(study_name, None if directory is None else str(directory), storage, resume), study_name)
+        self._location = resolve_location(
+            StudyConfig(study_name, None if directory is None else str(directory), storage, resume), study_name
+        )
         if progress not in (True, False, "bar"):
-            raise mistake(got=f"progress={progress}", expected="True, False or 'bar'", do="choose one of them")
+            raise user_error(got=f"progress={progress}", expected="True, False or 'bar'", do="choose one of them")
         self._sampler, self._seed, self._progress = sampler, seed, progress
-        self._pruner = _pruner(pruner)
+        self._parse_pruner = _parse_pruner(pruner)
         self._live: dict[int, Trial] | None = None  # the trials while `optimize` has the study open
 
     def optimize(
         self,
         objective: Objective,
         search_space: Mapping[str, Sequence[Any]],
-        callbacks: Iterable[Callback] = (),
+        callbacks: Iterable[TrialCallback] = (),
     ) -> Trial | None:
         """Search until `n_trials` have ended; returns the best trial, null when none is complete.
 
@@ -103,18 +105,18 @@ class TrialManager:
         ("int", low, high[, step]) or ("categorical", choices[, weights]). callbacks: called here after every trial.
         Raises UserError for a space that cannot be, too many failures, a study of another space or a database that cannot be used.
         """
-        space = Space(tuple(_dimension(name, entry) for name, entry in search_space.items()))
+        space = Space(tuple(_parse_dimension(name, entry) for name, entry in search_space.items()))
         if self._plan.budget is None and self._sampler != "grid":
-            raise mistake(got="n_trials=None", expected="a number of trials (only a grid has an end of its own)", do="give n_trials")
-        engine = Engine(self._sampler, self._seed, self._workers.places, self._plan.budget)
+            raise user_error(got="n_trials=None", expected="a number of trials (only a grid has an end of its own)", do="give n_trials")
+        engine = Engine(self._sampler, self._seed, self._workers.slots, self._plan.budget)
         make_optimizer(engine, space)  # refuses an unknown name before there is a study
         settings = {"search.optimizer": self._sampler, "search.seed": self._seed, "search.maximize": self.maximize}
-        settings |= {f"{schema.RANGE}{name}": text for name, text in space.describe().items()}
-        with Study(self._place, settings, maximize=self.maximize) as study:
-            engine = resumed_engine(study, engine)
+        settings |= {f"{schema.RANGE_PREFIX}{name}": text for name, text in space.describe().items()}
+        with Study(self._location, settings, maximize=self.maximize) as study:
+            engine = resume_engine(study, engine)
             ledger = PhaseLedger(study, space, "search", {})
-            earlier = [trial for trial in ledger.trials() if trial.state != "running"]
-            called, steering = list(callbacks), Steering(self._pruner)
+            earlier = [trial for trial in ledger.read_trials() if trial.state != "running"]
+            called, steering = list(callbacks), SearchOptions(self._parse_pruner)
             live = {trial.number: trial for trial in earlier}
 
             def watch(trial: Trial, ended: int) -> None:
@@ -123,18 +125,18 @@ class TrialManager:
                     callback(self, trial)
 
             show = Show(self._plan.budget, maximize=self.maximize, earlier=earlier, stop=steering.stop, logs=False)
-            workers = make_workers(self._workers, self._trial, Scored(objective), self._place.folder)
+            workers = make_workers(self._workers, self._trial, CallableEvaluation(objective), self._location.folder)
             self._live = live
             try:
-                with opened(ledger, replace(VIEWER, progress=self._view), show) as listeners:
-                    conduct([Job(ledger, engine, self._plan, steering, Company(listeners, watch=watch))], workers)
+                with open_callbacks(ledger, replace(TERMINAL_ONLY, progress=self._progress_mode), show) as listeners:
+                    optimize([PhaseSearch(ledger, engine, self._plan, steering, Company(listeners, watch=watch))], workers)
             finally:
                 workers.close()
                 self._live = None
         return self.best_trial
 
     @property
-    def _view(self) -> str:
+    def _progress_mode(self) -> str:
         return "bar" if self._progress == "bar" else "lines" if self._progress and sys.stdout.isatty() else "off"
 
     def report(self, value: float, step: int) -> None:
@@ -150,30 +152,32 @@ class TrialManager:
         """All trials in the order of their asking, from the database; inside a callback those that have ended."""
         if self._live is not None:
             return list(self._live.values())
-        path = sqlite_path(self._place.url)
-        return [] if path is not None and not path.exists() else read_study(self._place.url, self._place.name).phase(SEARCH)
+        path = get_sqlite_path(self._location.url)
+        return (
+            [] if path is not None and not path.exists() else read_study(self._location.url, self._location.name).get_phase_trials(SEARCH)
+        )
 
     @property
     def best_trial(self) -> Trial | None:
         """The best complete trial, null when there is none."""
-        return best_of(self.trials, self.maximize)
+        return find_best(self.trials, self.maximize)
 
     @property
     def best_value(self) -> float:
         """The best objective; raises UserError without a complete trial."""
-        best = self._best()
+        best = self._require_best()
         assert best.objective is not None
         return best.objective
 
     @property
     def best_params(self) -> dict[str, Value]:
         """The parameters of the best trial; raises UserError without a complete trial."""
-        return dict(self._best().values)
+        return dict(self._require_best().values)
 
-    def _best(self) -> Trial:
+    def _require_best(self) -> Trial:
         best = self.best_trial
         if best is None:
-            raise mistake(got=f"study {self._place.name} without a complete trial", expected="at least one", do="call optimize first")
+            raise user_error(got=f"study {self._location.name} without a complete trial", expected="at least one", do="call optimize first")
         return best
 
     def get_param_importance(self) -> dict[str, float]:
@@ -186,8 +190,8 @@ class TrialManager:
 
         complete = [trial for trial in self.trials if trial.state == "complete"]
         if len(complete) < 2:
-            raise mistake(got=f"{len(complete)} complete trials", expected="at least 2", do="call optimize with more n_trials")
-        study = optuna.load_study(study_name=self._place.name, storage=self._place.url)
+            raise user_error(got=f"{len(complete)} complete trials", expected="at least 2", do="call optimize with more n_trials")
+        study = optuna.load_study(study_name=self._location.name, storage=self._location.url)
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=False)
         return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
@@ -196,7 +200,7 @@ class TrialManager:
         return self.__dict__ | {"_live": None}
 
 
-def _pruner(pruner: str | Pruner) -> Pruner:
+def _parse_pruner(pruner: str | Pruner) -> Pruner:
     """A pruner by its name; the steps of a callable are not known, so hyperband has to be given whole."""
     config = PrunerConfig()
     match pruner:
@@ -206,7 +210,7 @@ def _pruner(pruner: str | Pruner) -> Pruner:
             rule = PercentilePruner(50.0 if pruner == "median" else config.percentile, config.startup_trials)
             return GuardedPruner(rule, 1, config.warmup_steps, sys.maxsize)
         case str():
-            raise mistake(
+            raise user_error(
                 got=f"pruner={pruner}",
                 expected="none, median, percentile, or a Pruner such as HyperbandPruner(1, 81, 3, seed=0)",
                 do="choose one of them (synaptune.search.pruning)",
@@ -215,7 +219,7 @@ def _pruner(pruner: str | Pruner) -> Pruner:
 
 
 @dataclass(frozen=True)
-class Scored:
+class CallableEvaluation:
     """An objective as an evaluation of trials."""
 
     objective: Objective
@@ -233,7 +237,7 @@ class Scored:
         return Result(float(value), time.perf_counter() - began)
 
 
-def _dimension(name: str, entry: Sequence[Any]) -> Dimension:
+def _parse_dimension(name: str, entry: Sequence[Any]) -> Dimension:
     """A search_space entry as a dimension; raises UserError."""
     match tuple(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else ():
         case ("uniform", int() | float() as low, int() | float() as high):
@@ -249,8 +253,8 @@ def _dimension(name: str, entry: Sequence[Any]) -> Dimension:
         case ("categorical", list() | tuple() as choices, list() | tuple() as weights):
             return Dimension(name, "categorical", choices=tuple(choices), weights=tuple(weights))
     kind = str(entry[0]) if isinstance(entry, Sequence) and entry else ""
-    near = "" if kind in KINDS or not kind else f" (closest: {nearest(kind, KINDS)})"
-    raise mistake(
+    near = "" if kind in RANGE_KINDS or not kind else f" (closest: {find_nearest(kind, RANGE_KINDS)})"
+    raise user_error(
         got=f"search_space {name}: {entry!r}",
         expected='("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) or ("categorical", [...][, weights])'
         + near,

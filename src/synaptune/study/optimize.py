@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from synaptune.search.judging import Judging
-from synaptune.search.loop import Plan, Search, Watch, run_searches
-from synaptune.search.optimizers.base import Engine, Told
-from synaptune.search.optimizers.diagnostics import Diagnostics, health_warnings
+from synaptune.search.judging import TrialPruner
+from synaptune.search.loop import OnEnd, Plan, Search, run_searches
+from synaptune.search.optimizers.base import Engine, Observation
+from synaptune.search.optimizers.diagnostics import Diagnostics, find_health_warnings
 from synaptune.search.optimizers.registry import make_optimizer
 from synaptune.search.optimizers.snapshot import StateFile
-from synaptune.search.optimizers.warm_start import Known, WarmStart, warm_start
+from synaptune.search.optimizers.warm_start import EarlierTrial, WarmStart, warm_start
 from synaptune.search.pruning import NoPruner, Pruner
 from synaptune.search.space.space import Space
-from synaptune.search.stopping import StopConfig, rules
-from synaptune.search.trial import Trial, loss_of
+from synaptune.search.stopping import StopConfig, make_stop_rule
+from synaptune.search.trial import Trial, get_loss
 from synaptune.search.workers.base import Workers
 from synaptune.study.callbacks.base import Listeners, Overheard
 from synaptune.study.callbacks.notify import Notifier
@@ -27,12 +27,12 @@ from synaptune.study.reader import find_study
 from synaptune.study.study import PhaseLedger, Study
 
 
-def _nothing(trial: Trial, finished: int) -> None:
+def _ignore(trial: Trial, finished: int) -> None:
     """Watches nothing."""
 
 
 @dataclass(frozen=True)
-class Steering:
+class SearchOptions:
     """What changes the course of a search.
 
     pruner: stops trials by what they report; prior: points of an earlier study, for the optimizers that take them; stop: reasons to
@@ -40,9 +40,9 @@ class Steering:
     """
 
     pruner: Pruner | None = None
-    prior: Sequence[Told] = ()
+    prior: Sequence[Observation] = ()
     stop: StopConfig = field(default_factory=lambda: StopConfig(plateau=None))
-    began: float | None = None
+    started_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,110 +55,112 @@ class Company:
 
     listeners: Listeners = field(default_factory=Listeners)
     notifier: Notifier | None = None
-    watch: Watch = _nothing
-    say: Callable[[str], None] = print
+    watch: OnEnd = _ignore
+    on_message: Callable[[str], None] = print
 
 
 @dataclass(frozen=True)
-class Job:
+class PhaseSearch:
     """A phase of a study to be searched to its budget, from wherever the study has it."""
 
     ledger: PhaseLedger
     engine: Engine
     plan: Plan
-    steering: Steering = field(default_factory=Steering)
+    options: SearchOptions = field(default_factory=SearchOptions)
     company: Company = field(default_factory=Company)
 
 
-def conduct(jobs: Sequence[Job], workers: Workers) -> list[list[Trial]]:
+def optimize(searches: Sequence[PhaseSearch], workers: Workers) -> list[list[Trial]]:
     """Search phases side by side on the same workers; returns the trials of each. Raises as search/loop.py does."""
-    for notifier in {job.company.notifier for job in jobs if job.company.notifier is not None}:
-        notifier.begin()
-    return run_searches([_search(job) for job in jobs], workers)
+    for notifier in {job.company.notifier for job in searches if job.company.notifier is not None}:
+        notifier.reset()
+    return run_searches([_build_search(job) for job in searches], workers)
 
 
-def _search(job: Job) -> Search:
-    ledger, steering, company = job.ledger, job.steering, job.company
-    optimizer = make_optimizer(job.engine, ledger.space, steering.prior)
-    ended = [trial for trial in ledger.trials() if trial.state != "running"]
-    judge, stop, maximize = None, steering.stop, job.plan.maximize
+def _build_search(phase_search: PhaseSearch) -> Search:
+    ledger, steering, company = phase_search.ledger, phase_search.options, phase_search.company
+    optimizer = make_optimizer(phase_search.engine, ledger.space, steering.prior)
+    ended = [trial for trial in ledger.read_trials() if trial.state != "running"]
+    judge, stop, maximize = None, steering.stop, phase_search.plan.maximize
     if steering.pruner is not None and not isinstance(steering.pruner, NoPruner):
-        judge = Judging(steering.pruner, [(trial, ledger.intermediate(trial)) for trial in ended], maximize=maximize)
-    observed = Generations(ledger.study.place.folder / _file(ledger.phase, "generations", "jsonl"), company.say)
+        judge = TrialPruner(steering.pruner, [(trial, ledger.read_intermediate_values(trial)) for trial in ended], maximize=maximize)
+    observed = GenerationLog(ledger.study.location.folder / _make_file_name(ledger.phase, "generations", "jsonl"), company.on_message)
 
-    def told(trial: Trial, finished: int) -> None:
-        company.listeners.ended(trial, finished)
+    def notify_watchers(trial: Trial, finished: int) -> None:
+        company.listeners.on_end(trial, finished)
         company.watch(trial, finished)
 
-    watch: Watch = told
+    watch: OnEnd = notify_watchers
     if company.notifier is not None:
         about: Any = {"phase": ledger.phase, "maximize": maximize, "earlier": ended}
-        watch = company.notifier.watch(told, size=optimizer.generation_size, total=job.plan.budget, **about)
+        watch = company.notifier.watch(notify_watchers, size=optimizer.generation_size, total=phase_search.plan.budget, **about)
 
-    def watched(trial: Trial, finished: int) -> None:
+    def watch_end(trial: Trial, finished: int) -> None:
         if judge is not None:
-            judge.ended(trial)
-        ledger.beat()
+            judge.on_end(trial)
+        ledger.send_heartbeat()
         watch(trial, finished)
 
     def observe(diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         observed(diagnostics)
-        company.listeners.generation(diagnostics, members)
+        company.listeners.on_generation(diagnostics, members)
 
     return Search(
         ledger.space,
-        job.engine,
-        job.plan,
+        phase_search.engine,
+        phase_search.plan,
         ledger,
-        StateFile(ledger.study.place.folder / _file(ledger.phase, "optimizer", "pkl"), job.engine, ledger.space.describe()),
-        started=company.listeners.started,
-        watch=watched,
-        judge=Overheard(company.listeners, judge),
+        StateFile(
+            ledger.study.location.folder / _make_file_name(ledger.phase, "optimizer", "pkl"), phase_search.engine, ledger.space.describe()
+        ),
+        on_start=company.listeners.on_start,
+        on_end=watch_end,
+        stopper=Overheard(company.listeners, judge),
         prior=steering.prior,
-        observe=observe,
+        on_generation=observe,
         # A grid or a sample is wanted whole: points that follow no loss have no plateau.
-        stop=rules(stop if optimizer.learns else replace(stop, plateau=None), maximize=maximize, began=steering.began),
-        say=company.say,
+        stop_rule=make_stop_rule(stop if optimizer.learns else replace(stop, plateau=None), maximize=maximize, began=steering.started_at),
+        on_message=company.on_message,
     )
 
 
-def _file(phase: str, name: str, kind: str) -> str:
+def _make_file_name(phase: str, name: str, kind: str) -> str:
     return f"{name}.{kind}" if phase == "search" else f"{name}-{phase}.{kind}"
 
 
-class Generations:
+class GenerationLog:
     """Writes the search distribution of each generation as a line of JSON, and says when its health changes for the worse.
 
     A generation that was told again after a kill has two lines; the later one counts.
     """
 
-    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
-        self._path, self._say = path, say
-        self._said: set[str] = set()
+    def __init__(self, path: Path, on_message: Callable[[str], None]) -> None:
+        self._path, self._on_message = path, on_message
+        self._reported_kinds: set[str] = set()
 
     def __call__(self, diagnostics: Diagnostics) -> None:
         """Take in a generation."""
         with self._path.open("a") as file:
             file.write(json.dumps(asdict(diagnostics)) + "\n")
-        for warning in health_warnings(diagnostics):
+        for warning in find_health_warnings(diagnostics):
             kind = warning.split()[0]
-            if kind not in self._said:
-                self._said.add(kind)
-                self._say(f"generation {diagnostics.generation}: {warning}")
+            if kind not in self._reported_kinds:
+                self._reported_kinds.add(kind)
+                self._on_message(f"generation {diagnostics.generation}: {warning}")
 
 
-def begun_at(space: Space, start: str | None, *, maximize: bool = False) -> WarmStart:
+def start_from_study(space: Space, start: str | None, *, maximize: bool = False) -> WarmStart:
     """A space that begins at the best of another study (null: where it is); raises UserError for a study that cannot be begun at."""
     if start is None:
         return WarmStart(space, ())
-    trials = find_study(start).searched
-    return warm_start(space, [Known(trial.values, loss_of(trial, maximize)) for trial in trials], start)
+    trials = find_study(start).search_trials
+    return warm_start(space, [EarlierTrial(trial.values, get_loss(trial, maximize)) for trial in trials], start)
 
 
-def resumed_engine(study: Study, engine: Engine) -> Engine:
+def resume_engine(study: Study, engine: Engine) -> Engine:
     """The engine a study began with: its sequence depends on the first workers, budget and seed, whatever they are now."""
-    stored = study.note(schema.ENGINE)
+    stored = study.read_note(schema.ENGINE)
     if stored is None:
-        study.put_note(schema.ENGINE, asdict(engine))
+        study.write_note(schema.ENGINE, asdict(engine))
         return engine
     return Engine(**stored)

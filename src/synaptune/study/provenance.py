@@ -11,7 +11,7 @@ import synaptune
 
 
 @functools.cache
-def code_version() -> str:
+def get_code_version() -> str:
     """The package's version and the first digits of the SHA-256 of its source files, e.g. `0.1.0+3f2a91c07b1e`."""
     root = Path(synaptune.__file__).parent
     digest = hashlib.sha256()
@@ -21,7 +21,7 @@ def code_version() -> str:
     return f"{version('synaptune')}+{digest.hexdigest()[:12]}"
 
 
-def device_name() -> str:
+def get_device_name() -> str:
     """The accelerator that runs use, or the processor."""
     import platform
 

@@ -9,16 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 from synaptune.search.optimizers.base import Engine
 from synaptune.search.space.space import Dimension, Space
-from synaptune.search.trial import Trial, loss_of
+from synaptune.search.trial import Trial, get_loss
 from synaptune.study.database import keys as schema
-from synaptune.study.database.connection import close_storage, open_storage, shown, sqlite_path, with_driver
-from synaptune.study.database.errors import check_readable, worded
-from synaptune.study.database.rows import in_phase, read_all
+from synaptune.study.database.connection import add_driver, close_storage, get_sqlite_path, open_storage, redact_url
+from synaptune.study.database.errors import as_user_errors, check_readable
+from synaptune.study.database.rows import filter_phase, read_trials
 
-ROOT = Path("outputs/studies")
+STUDIES_ROOT = Path("outputs/studies")
 SEARCH, BASELINE, VALIDATION, ABLATION, REFERENCE = "search", "baseline", "validation", "ablation", "reference"
 # Phases of a protocol that make runs and search nothing.
 GATES, JOINT = "gates", "joint"  # phases of phase 2; the first is also the note with what was decided there
@@ -27,7 +27,7 @@ _SHOWN_NAMES = 10
 
 
 @dataclass(frozen=True)
-class Record:
+class StudySnapshot:
     """A study at one moment.
 
     name, url: where it is; configuration: flat, everything that made its trials comparable; notes: its user attributes;
@@ -41,14 +41,14 @@ class Record:
     configuration: Mapping[str, Any]
     notes: Mapping[str, Any]
     trials: Sequence[Trial]
-    began: Mapping[int, datetime]
-    ended: Mapping[int, datetime]
+    start_times: Mapping[int, datetime]
+    end_times: Mapping[int, datetime]
     curves: Mapping[int, Mapping[int, float]]
     spaces: Mapping[str, Space]
 
-    def phase(self, name: str) -> list[Trial]:
+    def get_phase_trials(self, name: str) -> list[Trial]:
         """The trials of a phase, by index."""
-        return in_phase(self.trials, name)
+        return filter_phase(self.trials, name)
 
     @property
     def searches(self) -> list[str]:
@@ -57,9 +57,9 @@ class Record:
         return [phase for phase in phases if is_search(phase)]
 
     @property
-    def searched(self) -> list[Trial]:
+    def search_trials(self) -> list[Trial]:
         """The trials of the last search; empty when none has begun."""
-        return self.phase(self.searches[-1]) if self.searches else []
+        return self.get_phase_trials(self.searches[-1]) if self.searches else []
 
     @property
     def engine(self) -> Engine | None:
@@ -67,13 +67,13 @@ class Record:
         stored = self.notes.get(schema.ENGINE)
         return None if stored is None else Engine(**stored)
 
-    def loss(self, trial: Trial) -> float | None:
+    def get_loss(self, trial: Trial) -> float | None:
         """What the search was told, of a pruned trial its estimate; null for a failed or running trial."""
-        return loss_of(trial, self.maximize)
+        return get_loss(trial, self.maximize)
 
-    def achieved(self, trial: Trial) -> float | None:
+    def get_complete_loss(self, trial: Trial) -> float | None:
         """What a trial reached, less is better; null unless complete: an estimate is no result."""
-        return self.loss(trial) if trial.state == "complete" else None
+        return self.get_loss(trial) if trial.state == "complete" else None
 
 
 def is_search(phase: str) -> bool:
@@ -81,57 +81,57 @@ def is_search(phase: str) -> bool:
     return phase not in _NO_SEARCH and not phase.startswith("gate")
 
 
-def read_study(url: str, name: str | None = None, *, prefer: str | None = None) -> Record:
+def read_study(url: str, name: str | None = None, *, prefer: str | None = None) -> StudySnapshot:
     """A study as it stands; its search may go on meanwhile.
 
     name: null is the only study of the database, or among several the one named `prefer`.
     Raises UserError: no such database or study, or a study of another program or version.
     """
-    url = with_driver(url)
-    path = sqlite_path(url)
+    url = add_driver(url)
+    path = get_sqlite_path(url)
     if path is not None and not path.exists():
-        raise mistake(got=f"no study database {path}", expected="a study that has begun", do="check its name, or give --storage URL")
-    with worded(url):
+        raise user_error(got=f"no study database {path}", expected="a study that has begun", do="check its name, or give --storage URL")
+    with as_user_errors(url):
         if path is not None:
             check_readable(path)
         storage = open_storage(url, "read")
         try:
             studies = {study.study_name: study for study in storage.get_all_studies()}
-            study = studies[_choose(sorted(studies), name, prefer=prefer, where=shown(url))]
-            where = f"{study.study_name} in {shown(url)}"
+            study = studies[_choose(sorted(studies), name, prefer=prefer, where=redact_url(url))]
+            where = f"{study.study_name} in {redact_url(url)}"
             if schema.CONFIGURATION in study.user_attrs or storage.get_n_trials(study._study_id) > 0:
                 schema.check_schema(study.user_attrs, where)
             if len(study.directions) > 1:
-                raise mistake(got=f"study {where} of several objectives", expected="a study of ours, of one", do="choose another")
-            trials = read_all(storage, study._study_id, where)
-            times, curves, distributions = _details(storage, study._study_id)
+                raise user_error(got=f"study {where} of several objectives", expected="a study of ours, of one", do="choose another")
+            trials = read_trials(storage, study._study_id, where)
+            times, curves, distributions = _read_details(storage, study._study_id)
         finally:
             close_storage(storage)
     notes = dict(study.user_attrs)
     configuration = notes.pop(schema.CONFIGURATION, {})
-    return Record(
+    return StudySnapshot(
         name=study.study_name,
         url=url,
         maximize=study.direction.name == "MAXIMIZE",
         configuration=configuration,
         notes=notes,
         trials=trials,
-        began={number: begin for number, (begin, _) in times.items() if begin is not None},
-        ended={number: end for number, (_, end) in times.items() if end is not None},
+        start_times={number: begin for number, (begin, _) in times.items() if begin is not None},
+        end_times={number: end for number, (_, end) in times.items() if end is not None},
         curves=curves,
-        spaces=_spaces(trials, distributions, configuration),
+        spaces=_build_spaces(trials, distributions, configuration),
     )
 
 
-def find_study(study: str, storage: str | None = None, *, root: Path = ROOT) -> Record:
+def find_study(study: str, storage: str | None = None, *, root: Path = STUDIES_ROOT) -> StudySnapshot:
     """A study given as a name below root, as a folder, or with its storage URL as the name there; raises UserError."""
     if storage is not None:
         return read_study(storage, study)
-    folder = study_folder(study, root=root)
+    folder = get_study_folder(study, root=root)
     return read_study(f"sqlite:///{folder}/study.db", prefer=folder.resolve().name)
 
 
-def study_folder(study: str, *, root: Path = ROOT) -> Path:
+def get_study_folder(study: str, *, root: Path = STUDIES_ROOT) -> Path:
     """The folder of a study given as a name below root or as a folder."""
     return Path(study) if Path(study).is_dir() else root / study
 
@@ -141,7 +141,7 @@ def _choose(names: Sequence[str], name: str | None, *, prefer: str | None, where
     if wanted is not None and wanted in names:
         return wanted
     known = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "") or "none"
-    raise mistake(
+    raise user_error(
         got=f"no study {wanted or 'chosen'} in {where}", expected=f"one of its studies: {known}", do="give its name with --storage URL"
     )
 
@@ -149,7 +149,7 @@ def _choose(names: Sequence[str], name: str | None, *, prefer: str | None, where
 _Times = dict[int, tuple[datetime | None, datetime | None]]
 
 
-def _details(storage: Any, study: int) -> tuple[_Times, dict[int, dict[int, float]], dict[int, dict[str, str]]]:
+def _read_details(storage: Any, study: int) -> tuple[_Times, dict[int, dict[int, float]], dict[int, dict[str, str]]]:
     """Times, reported values and the distributions of the parameters as JSON, by trial number."""
     from optuna.storages._rdb import models
     from sqlalchemy import select
@@ -164,7 +164,7 @@ def _details(storage: Any, study: int) -> tuple[_Times, dict[int, dict[int, floa
             return session.execute(query.order_by(order))
 
         heads = select(trial.number, columns.datetime_start, columns.datetime_complete).where(trial.study_id == study)
-        times: _Times = {number: (_utc(begin), _utc(end)) for number, begin, end in session.execute(heads)}
+        times: _Times = {number: (_to_utc(begin), _to_utc(end)) for number, begin, end in session.execute(heads)}
         curves: dict[int, dict[int, float]] = {}
         for number, step, reported in rows(value.step, value.intermediate_value, table=value, order=value.step):
             if reported is not None:
@@ -175,11 +175,13 @@ def _details(storage: Any, study: int) -> tuple[_Times, dict[int, dict[int, floa
     return times, curves, distributions
 
 
-def _utc(moment: datetime | None) -> datetime | None:
+def _to_utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.replace(tzinfo=UTC)
 
 
-def _spaces(trials: Sequence[Trial], distributions: Mapping[int, Mapping[str, str]], configuration: Mapping[str, Any]) -> dict[str, Space]:
+def _build_spaces(
+    trials: Sequence[Trial], distributions: Mapping[int, Mapping[str, str]], configuration: Mapping[str, Any]
+) -> dict[str, Space]:
     """The space of each phase, as its first trial tells it; a search began there too."""
     spaces: dict[str, Space] = {}
     for trial in sorted(trials, key=lambda trial: trial.index):
@@ -189,13 +191,13 @@ def _spaces(trials: Sequence[Trial], distributions: Mapping[int, Mapping[str, st
             for (name, value), unit in zip(trial.values.items(), trial.unit, strict=True):
                 # The middle is where a dimension without a start begins; the coordinate of its rounded value would be another.
                 start = None if unit == 0.5 else value
-                described = str(configuration.get(f"{schema.RANGE}{name}", ""))
-                dimensions.append(_dimension(name, json.loads(stored[name]), start=start, described=described))
+                described = str(configuration.get(f"{schema.RANGE_PREFIX}{name}", ""))
+                dimensions.append(_build_dimension(name, json.loads(stored[name]), start=start, described=described))
             spaces[phase] = Space(tuple(dimensions))
     return spaces
 
 
-def _dimension(name: str, stored: Mapping[str, Any], *, start: Any, described: str) -> Dimension:
+def _build_dimension(name: str, stored: Mapping[str, Any], *, start: Any, described: str) -> Dimension:
     """A dimension from Optuna's description of it; weights of choices are in ours alone."""
     about = stored["attributes"]
     if stored["name"] == "CategoricalDistribution":

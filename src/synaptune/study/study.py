@@ -14,75 +14,79 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from synaptune.core.errors import UserError, mistake
+from synaptune.core.errors import UserError, user_error
 from synaptune.core.parameters import constant
-from synaptune.search.space.space import Space, Unit, Value
+from synaptune.search.space.space import Space, UnitPoint, Value
 from synaptune.search.trial import Result, Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.database import rows as records
-from synaptune.study.database.connection import close_storage, open_storage, shown, sqlite_path, with_driver
-from synaptune.study.database.errors import check_readable, worded
-from synaptune.study.database.lease import Claim
+from synaptune.study.database.connection import add_driver, close_storage, get_sqlite_path, open_storage, redact_url
+from synaptune.study.database.errors import as_user_errors, check_readable
+from synaptune.study.database.lease import StudyLease
 from synaptune.study.database.locks import Holder
-from synaptune.study.database.retry import OPENING_PATIENCE, PATIENCE, Patience
-from synaptune.study.location import Home
-from synaptune.study.provenance import code_version
+from synaptune.study.database.retry import OPENING_RETRY_TIMEOUT, RETRY_TIMEOUT, Retry
+from synaptune.study.location import StudyLocation
+from synaptune.study.provenance import get_code_version
 
-BEAT_EVERY = constant("storage.beat_every", 30.0, unit="s", meaning="between two signs of life of a study", source="chosen: a glance tells")
+STUDY_HEARTBEAT_INTERVAL = constant(
+    "storage.beat_every", 30.0, unit="s", meaning="between two signs of life of a study", source="chosen: a glance tells"
+)
 _SHOWN_DIFFERENCES = 20
 
 
 class Study:
     """One study, held by this process alone until `close`; use it as a context manager. Several threads may call it."""
 
-    def __init__(self, place: Home, configuration: Mapping[str, Any], *, maximize: bool = False, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, location: StudyLocation, configuration: Mapping[str, Any], *, maximize: bool = False, retry_timeout: float = RETRY_TIMEOUT
+    ) -> None:
         """Open or create. `configuration` (flat, plain values) is everything that makes results comparable; patience: seconds that a
         call waits for a database that does not answer.
 
         Raises UserError: unreadable database, no space, held by another process, other configuration, `resume` not to be had, written by
         another version or another program.
         """
-        self.place = place
+        self.location = location
         self.configuration = json.loads(json.dumps(dict(configuration), sort_keys=True, default=str))
         self._maximize = maximize
-        self._url = with_driver(place.url)
+        self._url = add_driver(location.url)
         self._storage: Any = None
         self._creating = False
-        self._keys: dict[int, int] = {}
-        self._beaten: float | None = None
-        with worded(self._url):
-            place.folder.mkdir(parents=True, exist_ok=True)
-            path = sqlite_path(self._url)
+        self._trial_ids: dict[int, int] = {}
+        self._last_heartbeat: float | None = None
+        with as_user_errors(self._url):
+            location.folder.mkdir(parents=True, exist_ok=True)
+            path = get_sqlite_path(self._url)
             if path is not None:
                 check_readable(path)
                 path.parent.mkdir(parents=True, exist_ok=True)
-        self._claim = Claim(place.folder, self._url, place.name)
-        self._insist = Patience(self._url, patience, self._claim.keep)
+        self._lease = StudyLease(location.folder, self._url, location.name)
+        self._retry = Retry(self._url, retry_timeout, self._lease.renew)
         try:
-            Patience(self._url, min(patience, OPENING_PATIENCE))(lambda _: self._open())
-            self.beat()
+            Retry(self._url, min(retry_timeout, OPENING_RETRY_TIMEOUT))(lambda _: self._open())
+            self.send_heartbeat()
         except BaseException:
             self.close()
             raise
 
     def _open(self) -> None:
-        self._claim.take()
+        self._lease.acquire()
         if self._storage is None:
-            with self._claim.alone():
+            with self._lease.lock_tables():
                 self._storage = open_storage(self._url)
         try:
-            self._id = self._storage.get_study_id_from_name(self.place.name)
+            self._id = self._storage.get_study_id_from_name(self.location.name)
         except KeyError:
-            if self.place.resume == "must":
-                raise mistake(
+            if self.location.resume == "must":
+                raise user_error(
                     got=f"study.resume=must, but no study {self._where}",
                     expected="a study to continue",
                     do="check study.name, or leave study.resume at auto",
                 ) from None
             self._create()
             return
-        if self.place.resume == "never" and not self._creating:
-            raise mistake(
+        if self.location.resume == "never" and not self._creating:
+            raise user_error(
                 got=f"study.resume=never, but there is study {self._where}",
                 expected="a new name",
                 do="set study.name, or leave study.resume at auto to continue it",
@@ -93,7 +97,7 @@ class Study:
             schema.check_schema(notes, self._where)
         if stored == self.configuration:
             return
-        if stored is not None and any(trial.state != "running" for trial in records.read_all(self._storage, self._id, self._where)):
+        if stored is not None and any(trial.state != "running" for trial in records.read_trials(self._storage, self._id, self._where)):
             self._refuse(stored)
         self._storage.delete_study(self._id)  # nothing ever finished in it: a first attempt with a mistake leaves no claim
         self._create()
@@ -102,9 +106,11 @@ class Study:
         from optuna.study import StudyDirection
 
         self._creating = True
-        self._id = self._storage.create_new_study([StudyDirection.MAXIMIZE if self._maximize else StudyDirection.MINIMIZE], self.place.name)
-        self._storage.set_study_user_attr(self._id, schema.VERSION, schema.SCHEMA_VERSION)
-        self._storage.set_study_user_attr(self._id, schema.WRITER, code_version())
+        self._id = self._storage.create_new_study(
+            [StudyDirection.MAXIMIZE if self._maximize else StudyDirection.MINIMIZE], self.location.name
+        )
+        self._storage.set_study_user_attr(self._id, schema.VERSION_KEY, schema.SCHEMA_VERSION)
+        self._storage.set_study_user_attr(self._id, schema.WRITER, get_code_version())
         # Last: a study without it and without trials is one whose creation was cut short.
         self._storage.set_study_user_attr(self._id, schema.CONFIGURATION, self.configuration)
 
@@ -116,32 +122,32 @@ class Study:
         if len(keys) > _SHOWN_DIFFERENCES:
             lines.append(f"and {len(keys) - _SHOWN_DIFFERENCES} more")
         raise UserError(
-            f"got study {self.place.name} of another configuration; {len(keys)} differ\n  "
+            f"got study {self.location.name} of another configuration; {len(keys)} differ\n  "
             + "\n  ".join(lines)
             + "\n  expected: the configuration it began with\n  to do: restore these values, or give the search another study.name"
         )
 
     @property
     def _where(self) -> str:
-        return f"{self.place.name} in {shown(self._url)}"
+        return f"{self.location.name} in {redact_url(self._url)}"
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of its configuration."""
         return hashlib.sha256(json.dumps(self.configuration, sort_keys=True).encode()).hexdigest()
 
-    def note(self, key: str) -> Any:
+    def read_note(self, key: str) -> Any:
         """A finished piece of work stored with the study; null when it is not there."""
-        return self._insist(lambda _: self._storage.get_study_user_attrs(self._id)).get(key)
+        return self._retry(lambda _: self._storage.get_study_user_attrs(self._id)).get(key)
 
-    def put_note(self, key: str, value: Any) -> None:
+    def write_note(self, key: str, value: Any) -> None:
         """Store a finished piece of work (any JSON) in one transaction."""
-        self._insist(lambda _: self._storage.set_study_user_attr(self._id, key, value))
+        self._retry(lambda _: self._storage.set_study_user_attr(self._id, key, value))
 
-    def trials(self, phase: str | None = None) -> list[Trial]:
+    def read_trials(self, phase: str | None = None) -> list[Trial]:
         """The trials of a phase by index; without one, all trials by number. It reads the whole study: call it seldom."""
-        trials = self._insist(lambda _: records.read_all(self._storage, self._id, self._where))
-        return trials if phase is None else records.in_phase(trials, phase)
+        trials = self._retry(lambda _: records.read_trials(self._storage, self._id, self._where))
+        return trials if phase is None else records.filter_phase(trials, phase)
 
     def start(self, space: Space, trial: Trial) -> Trial:
         """Write a trial as running, whole, in one transaction; returns it with its number.
@@ -150,32 +156,34 @@ class Study:
         """
 
         def attempt(again: bool) -> tuple[int, int]:
-            self._claim.keep()
-            return records.create(self._storage, self._id, space=space, trial=trial, again=again)
+            self._lease.renew()
+            return records.create_trial(self._storage, self._id, space=space, trial=trial, is_retry=again)
 
-        key, number = self._insist(attempt)
-        self._keys[number] = key
+        key, number = self._retry(attempt)
+        self._trial_ids[number] = key
         return replace(trial, number=number)
 
     def report(self, trial: Trial, value: float, step: int) -> None:
         """Store an intermediate value of a running trial; a step reported again is replaced."""
-        self._insist(lambda _: self._storage.set_trial_intermediate_value(self._key(trial), step, value))
+        self._retry(lambda _: self._storage.set_trial_intermediate_value(self._get_trial_id(trial), step, value))
 
-    def intermediate(self, trial: Trial) -> dict[int, float]:
+    def read_intermediate_values(self, trial: Trial) -> dict[int, float]:
         """The reported values by step, in the order of steps."""
-        return dict(sorted(self._insist(lambda _: self._storage.get_trial(self._key(trial))).intermediate_values.items()))
+        return dict(sorted(self._retry(lambda _: self._storage.get_trial(self._get_trial_id(trial))).intermediate_values.items()))
 
-    def again(self, trial: Trial, reason: str) -> Trial:
+    def record_retry(self, trial: Trial, reason: str) -> Trial:
         """Count an attempt that was given up in `facts["attempts"]`, the list of their reasons; the trial stays running."""
         attempts = [*trial.facts.get(schema.ATTEMPTS, []), reason]
-        self._insist(lambda _: self._storage.set_trial_user_attr(self._key(trial), schema.ATTEMPTS, attempts))
+        self._retry(lambda _: self._storage.set_trial_user_attr(self._get_trial_id(trial), schema.ATTEMPTS, attempts))
         return replace(trial, facts={**trial.facts, schema.ATTEMPTS: attempts})
 
     def finish(self, trial: Trial, result: Result) -> Trial:
         """Write how a trial ended, in one transaction: complete, failed with its reason, or pruned with its estimate."""
-        facts, state = records.facts_of(result), records.ending(result)
-        self._insist(lambda again: records.end(self._storage, self._key(trial), result=result, facts=facts, again=again))
-        self._keys.pop(trial.number, None)
+        facts, state = records.collect_facts(result), records.get_end_state(result)
+        self._retry(
+            lambda again: records.finish_trial(self._storage, self._get_trial_id(trial), result=result, facts=facts, is_retry=again)
+        )
+        self._trial_ids.pop(trial.number, None)
         estimate = facts.pop(schema.ESTIMATE, None)
         return replace(
             trial,
@@ -186,28 +194,28 @@ class Study:
             facts={**trial.facts, **facts},
         )
 
-    def beat(self) -> None:
+    def send_heartbeat(self) -> None:
         """Say that this process lives and holds the study; call it as often as you like, it writes only every 30 s (BEAT_EVERY)."""
         now = time.monotonic()
-        if self._beaten is None or now - self._beaten >= BEAT_EVERY:
-            self._insist(lambda _: self._claim.keep())
-            self.put_note(schema.HOLDER, Holder.here().note())
-            self._beaten = now
+        if self._last_heartbeat is None or now - self._last_heartbeat >= STUDY_HEARTBEAT_INTERVAL:
+            self._retry(lambda _: self._lease.renew())
+            self.write_note(schema.HOLDER, Holder.current().to_note())
+            self._last_heartbeat = now
 
-    def holder(self) -> Holder | None:
+    def read_holder(self) -> Holder | None:
         """Who runs the study, or ran it last, as it said itself."""
-        note = self.note(schema.HOLDER)
-        return None if note is None else Holder.of_note(note)
+        note = self.read_note(schema.HOLDER)
+        return None if note is None else Holder.from_note(note)
 
-    def _key(self, trial: Trial) -> int:
-        key = self._keys.get(trial.number)
+    def _get_trial_id(self, trial: Trial) -> int:
+        key = self._trial_ids.get(trial.number)
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number) if key is None else key
 
     def close(self) -> None:
         """Let another process have it."""
         if self._storage is not None:
             close_storage(self._storage)
-        self._claim.close()
+        self._lease.close()
 
     def __enter__(self) -> Study:
         return self
@@ -225,11 +233,11 @@ class PhaseLedger:
     phase: str
     facts: Mapping[str, Any]
 
-    def trials(self) -> list[Trial]:
+    def read_trials(self) -> list[Trial]:
         """All trials of the phase, by index."""
-        return self.study.trials(self.phase)
+        return self.study.read_trials(self.phase)
 
-    def start(self, index: int, unit: Unit, values: dict[str, Value], generation: int = 0, **facts: Any) -> Trial:
+    def start(self, index: int, unit: UnitPoint, values: dict[str, Value], generation: int = 0, **facts: Any) -> Trial:
         """Write a trial as running."""
         about = {schema.PHASE: self.phase, schema.GENERATION: generation, "config_fingerprint": self.study.fingerprint}
         return self.study.start(self.space, Trial(-1, index, unit, values, facts={**about, **self.facts, **facts}))
@@ -238,18 +246,18 @@ class PhaseLedger:
         """Store an intermediate value; a step reported again is replaced."""
         self.study.report(trial, value, step)
 
-    def intermediate(self, trial: Trial) -> dict[int, float]:
+    def read_intermediate_values(self, trial: Trial) -> dict[int, float]:
         """The reported values by step."""
-        return self.study.intermediate(trial)
+        return self.study.read_intermediate_values(trial)
 
-    def again(self, trial: Trial, reason: str) -> Trial:
+    def record_retry(self, trial: Trial, reason: str) -> Trial:
         """Count an attempt that was given up; the trial stays running."""
-        return self.study.again(trial, reason)
+        return self.study.record_retry(trial, reason)
 
     def finish(self, trial: Trial, result: Result) -> Trial:
         """Write how a trial ended."""
         return self.study.finish(trial, result)
 
-    def beat(self) -> None:
+    def send_heartbeat(self) -> None:
         """Say that this process lives."""
-        self.study.beat()
+        self.study.send_heartbeat()

@@ -8,37 +8,47 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
 
-Column = list[Any]
+ColumnValues = list[Any]
 
-_FIRST = ("number", schema.PHASE, schema.INDEX, schema.GENERATION, "state", "objective", schema.ESTIMATE, schema.SEED, schema.SECONDS)
-_LAST = (schema.ATTEMPTS, schema.REASON)
-_ABSENT = ("nan", "inf", "-inf")  # how a fact that JSON has no number for is stored
+_FIRST_COLUMNS = (
+    "number",
+    schema.PHASE,
+    schema.INDEX,
+    schema.GENERATION,
+    "state",
+    "objective",
+    schema.ESTIMATE,
+    schema.SEED,
+    schema.SECONDS,
+)
+_LAST_COLUMNS = (schema.ATTEMPTS, schema.REASON)
+_NON_FINITE = ("nan", "inf", "-inf")  # how a fact that JSON has no number for is stored
 
 
-def columns(trials: Sequence[Trial]) -> dict[str, Column]:
+def tabulate_trials(trials: Sequence[Trial]) -> dict[str, ColumnValues]:
     """The table by column, one entry for each trial, null where a trial has none.
 
     Order: what every trial has; parameters in the order of their space; attempts (a count) and reason; everything else that is
     known (metrics, fingerprints, versions) by name. A parameter or metric with the name of an earlier column has its kind before it.
     """
-    table: dict[str, Column] = {
-        name: [getattr(trial, name) if hasattr(trial, name) else trial.facts.get(name) for trial in trials] for name in _FIRST
+    table: dict[str, ColumnValues] = {
+        name: [getattr(trial, name) if hasattr(trial, name) else trial.facts.get(name) for trial in trials] for name in _FIRST_COLUMNS
     }
     for name in dict.fromkeys(name for trial in trials for name in trial.values):
-        table[name if name not in (*_FIRST, *_LAST) else f"parameter.{name}"] = [trial.values.get(name) for trial in trials]
+        table[name if name not in (*_FIRST_COLUMNS, *_LAST_COLUMNS) else f"parameter.{name}"] = [trial.values.get(name) for trial in trials]
     table[schema.ATTEMPTS] = [len(trial.facts.get(schema.ATTEMPTS, ())) for trial in trials]
     table[schema.REASON] = [trial.reason for trial in trials]
-    known = {*_FIRST, *_LAST, schema.TRACEBACK}
+    known = {*_FIRST_COLUMNS, *_LAST_COLUMNS, schema.TRACEBACK}
     for name in sorted({name for trial in trials for name in trial.facts} - known):
         table[name if name not in table else f"metric.{name}"] = [trial.facts.get(name) for trial in trials]
-    return {name: _of_one_type(column) for name, column in table.items()}
+    return {name: _unify_type(column) for name, column in table.items()}
 
 
-def _of_one_type(column: Column) -> Column:
+def _unify_type(column: ColumnValues) -> ColumnValues:
     """Truth values, integers, numbers or text: the narrowest that all entries are; anything else becomes JSON."""
     present = [entry for entry in column if entry is not None]
     if all(isinstance(entry, bool) for entry in present):
@@ -51,10 +61,10 @@ def _of_one_type(column: Column) -> Column:
 
 
 def _is_number(entry: Any) -> bool:
-    return entry in _ABSENT if isinstance(entry, str) else isinstance(entry, int | float) and not isinstance(entry, bool)
+    return entry in _NON_FINITE if isinstance(entry, str) else isinstance(entry, int | float) and not isinstance(entry, bool)
 
 
-def as_csv(table: dict[str, Column]) -> str:
+def to_csv(table: dict[str, ColumnValues]) -> str:
     """CSV with a header line; null is empty, numbers keep every digit."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -63,13 +73,13 @@ def as_csv(table: dict[str, Column]) -> str:
     return text.getvalue()
 
 
-def as_parquet(table: dict[str, Column]) -> bytes:
+def to_parquet(table: dict[str, ColumnValues]) -> bytes:
     """Parquet; raises UserError where pyarrow is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise mistake(
+        raise user_error(
             got="--format parquet without pyarrow", expected="pyarrow, which writes it", do="pip install pyarrow, or use --format csv"
         ) from None
     # An empty column has the type it would have: tables of several studies can be joined.

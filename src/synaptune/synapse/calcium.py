@@ -16,7 +16,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from synaptune.core.parameters import parameter
-from synaptune.synapse.clock import geometric
+from synaptune.synapse.clock import geometric_sums
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ def calcium_step(state: CalciumState, drive: Tensor, params: CalciumParams, toke
     """(state, drive u, params, tokens of the tick) -> (next state, mean free calcium seen by the sensors over the tick)."""
     on, off = params.alpha_buf_on, params.alpha_buf_off
     influx = (1.0 - params.tau_c) * params.alpha_ca * drive
-    power, gain, total = geometric(params.tau_c - on * (1.0 - state.bound), tokens)
+    power, gain, total = geometric_sums(params.tau_c - on * (1.0 - state.bound), tokens)
     inflow = influx + off * state.bound
     free = (power * state.free + gain * inflow).clamp(min=0.0)  # (1)
     before = (gain * state.free + total * inflow) / tokens
-    power, gain, _ = geometric(params.tau_buf - on * before - off, tokens)
+    power, gain, _ = geometric_sums(params.tau_buf - on * before - off, tokens)
     bound = (power * state.bound + gain * on * before).clamp(0.0, 1.0)  # (2)
     # The sensors of a token see the calcium its own spike let in: the mean over C_1 .. C_c.
     seen = before + (free - state.free) / tokens

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from synaptune.core.parameters import lookup, searchable
+from synaptune.core.parameters import list_specs, lookup
 from synaptune.synapse.bias import AttentionParams
 from synaptune.synapse.calcium import CalciumParams
 from synaptune.synapse.energy import EnergyParams
@@ -45,12 +45,12 @@ class SynapseParams:
             changed = dataclasses.replace(changed, **{subsystem: group})
         return changed
 
-    def value(self, name: str) -> float:
+    def get_value(self, name: str) -> float:
         """The value of one parameter by its full name."""
         return lookup(self, name.removeprefix("synapse."))
 
 
-SPECS = tuple(searchable(SynapseParams))
+SPECS = tuple(list_specs(SynapseParams))
 
 
 class SynapseTensors(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 
-class Geometric(NamedTuple):
+class GeometricSums(NamedTuple):
     """a^c, gain and total of (1) and (2)."""
 
     power: Tensor
@@ -25,7 +25,7 @@ class Geometric(NamedTuple):
     total: Tensor
 
 
-def geometric(retention: Tensor | float, tokens: int) -> Geometric:
+def geometric_sums(retention: Tensor | float, tokens: int) -> GeometricSums:
     """Solve x' = a x + d over a tick of `tokens` tokens.
 
     A negative retention (an overshooting Euler step of the per-token equation) has a meaning for one token only; over a
@@ -34,13 +34,13 @@ def geometric(retention: Tensor | float, tokens: int) -> Geometric:
     a = torch.as_tensor(retention)
     power, gain, total = a, torch.ones_like(a), torch.zeros_like(a)
     if tokens == 1:
-        return Geometric(power, gain, total)
+        return GeometricSums(power, gain, total)
     power = a = a.clamp(min=0.0)
     for bit in bin(tokens)[3:]:
         power, gain, total = power * power, gain * (1.0 + power), 2.0 * total + gain * gain
         if bit == "1":
             power, gain, total = power * a, gain * a + 1.0, total + gain
-    return Geometric(power, gain, total)
+    return GeometricSums(power, gain, total)
 
 
 def powers(retention: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from synaptune.synapse.clock import geometric, powers
+from synaptune.synapse.clock import geometric_sums, powers
 from synaptune.synapse.kinase import PostsynapticParams
 
 
@@ -31,11 +31,11 @@ def coincidence(pre: Tensor, post: Tensor) -> Coincidence:
 
 def trace_step(trace: Tensor, outer: Tensor, params: PostsynapticParams, tokens: int) -> Tensor:
     """(Z, O, params, tokens) -> Z' (2)."""
-    power, gain, _ = geometric(params.post_trace_decay, tokens)
+    power, gain, _ = geometric_sums(params.post_trace_decay, tokens)
     return power * trace + gain * outer
 
 
-def trace_ticks(outer: Tensor, params: PostsynapticParams, tokens: int) -> Tensor:
+def trace_scan(outer: Tensor, params: PostsynapticParams, tokens: int) -> Tensor:
     """Z after each tick, from an empty trace: (batch, tick, rank, rank) -> same; equals `trace_step` applied in turn."""
-    power, gain, _ = geometric(params.post_trace_decay, tokens)
+    power, gain, _ = geometric_sums(params.post_trace_decay, tokens)
     return gain * (powers(power, outer.shape[1]) @ outer.flatten(2)).view_as(outer)

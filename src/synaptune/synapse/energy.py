@@ -17,7 +17,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from synaptune.core.parameters import constant, parameter
-from synaptune.synapse.clock import geometric
+from synaptune.synapse.clock import geometric_sums
 
 AMPA_CEILING = constant("energy.ampa_ceiling", 2.0, meaning="largest AMPA density", source="chosen: twice that of a new synapse")
 FILL_HALF = constant(
@@ -73,10 +73,10 @@ class EnergyState(NamedTuple):
 def energy_step(state: EnergyState, released: Tensor, params: EnergyParams, tokens: int) -> EnergyState:
     """(state, vesicles released in the tick, params, tokens) -> next state."""
     per_token = released / tokens
-    power, gain, _ = geometric(1.0 - params.energy_fill, tokens)
+    power, gain, _ = geometric_sums(1.0 - params.energy_fill, tokens)
     energy = power * state.energy + gain * (params.energy_fill * params.energy_max - params.energy_use * per_token)  # (1)
     load = params.amp_load * per_token
-    power, gain, _ = geometric(1.0 - load - params.amp_leak, tokens)
+    power, gain, _ = geometric_sums(1.0 - load - params.amp_leak, tokens)
     ampa = power * state.ampa + gain * AMPA_CEILING * load  # (2)
     return EnergyState(energy.clamp(min=0.0), ampa.clamp(0.0, AMPA_CEILING))
 

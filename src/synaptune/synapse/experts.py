@@ -35,13 +35,13 @@ ROUTER_METABOLISM = constant(
     "experts.metabolism_weight", 0.1, unit="nat", meaning="weight of energy - fatigue in the router", source="chosen: a hint"
 )
 HEALTH_HILL = constant("experts.health_hill", 4.0, meaning="Hill exponent of health", source="derived: see (5); calmodulin's exponent")
-KINSHIP = constant(
+OWN_EMBEDDING_LENGTH = constant(
     "experts.kinship",
     0.5,
     meaning="length of an expert's own part of its first embedding, the common part being 1",
     source="chosen: first cosines near 0.8, so experts start as kin and have to differentiate",
 )
-TWIN_NOISE = constant(
+SPLIT_NOISE = constant(
     "experts.twin_noise", 0.01, meaning="antisymmetric noise on twins, relative to the weights' spread", source="chosen: breaks the tie"
 )
 
@@ -121,7 +121,7 @@ class Routing(NamedTuple):
     probe: Tensor
 
 
-class Remodel(NamedTuple):
+class RemodelPlan(NamedTuple):
     """A structural event: routing of expert i becomes sum_j mix[i, j] of the old, its feed-forward weights sum_j copy[i, j] of the old; its
     routing bias moves by `bias`, its noise has sign `twin`.
 
@@ -132,15 +132,15 @@ class Remodel(NamedTuple):
     mix: Tensor
     copy: Tensor
     bias: Tensor
-    twin: Tensor
+    noise_sign: Tensor
     merged: Tensor
     split: Tensor
 
 
-def router_logits(plain: Tensor, probe: Tensor, state: Metabolism) -> Tensor:
+def router_logits(linear: Tensor, probe: Tensor, state: Metabolism) -> Tensor:
     """Router logits: W x + bias (..., expert), unit probe (..., dimension) -> (..., expert)."""
     kin = probe @ state.embedding.transpose(-1, -2)
-    return plain + ROUTER_SIMILARITY * kin + ROUTER_METABOLISM * (state.energy - state.fatigue)
+    return linear + ROUTER_SIMILARITY * kin + ROUTER_METABOLISM * (state.energy - state.fatigue)
 
 
 def metabolism_step(state: Metabolism, routing: Routing, params: StructuralParams, energy: EnergyParams) -> Metabolism:
@@ -165,7 +165,7 @@ def health(state: Metabolism) -> Tensor:
     return relative / (1.0 + relative)
 
 
-def plan_remodel(state: Metabolism, params: StructuralParams) -> Remodel:
+def plan_remodel(state: Metabolism, params: StructuralParams) -> RemodelPlan:
     """The structural event that the present state calls for; the identity when it calls for none. Tensors only: it batches."""
     count = state.energy.shape[0]
     index, eye = torch.arange(count, device=state.energy.device), torch.eye(count, device=state.energy.device, dtype=state.energy.dtype)
@@ -183,11 +183,11 @@ def plan_remodel(state: Metabolism, params: StructuralParams) -> Remodel:
     mix = torch.where(merged, torch.where(split, copying @ merging, merging), eye)
     copy = torch.where(split, copying, eye)
     twin = torch.where(split, is_parent - is_victim, torch.zeros_like(is_parent))
-    return Remodel(mix, copy, -math.log(2.0) * twin.abs(), twin, merged, split)
+    return RemodelPlan(mix, copy, -math.log(2.0) * twin.abs(), twin, merged, split)
 
 
-def remodel_metabolism(state: Metabolism, plan: Remodel) -> Metabolism:
+def remodel_metabolism(state: Metabolism, plan: RemodelPlan) -> Metabolism:
     """The metabolism after a structural event: twins share their parent's use, embeddings stay unit vectors."""
-    halve = 1.0 - 0.5 * plan.twin.abs()
+    halve = 1.0 - 0.5 * plan.noise_sign.abs()
     mixed = Metabolism(*(plan.mix @ value for value in state))
     return Metabolism(mixed.utilisation * halve, mixed.fatigue * halve, mixed.energy, F.normalize(mixed.embedding, dim=-1))

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synaptune.synapse.clock import geometric, powers
-from synaptune.synapse.eligibility import Coincidence, coincidence, trace_step, trace_ticks
-from synaptune.synapse.kinase import KinaseState, PostsynapticParams, gate, kinase_step, kinase_ticks
-from synaptune.synapse.metaplasticity import BdnfParams, bdnf_after, bdnf_step
+from synaptune.synapse.clock import geometric_sums, powers
+from synaptune.synapse.eligibility import Coincidence, coincidence, trace_scan, trace_step
+from synaptune.synapse.kinase import KinaseState, PostsynapticParams, gate, kinase_scan, kinase_step
+from synaptune.synapse.metaplasticity import BdnfParams, bdnf_step, final_bdnf
 
 
 class MemoryState(NamedTuple):
@@ -38,7 +38,7 @@ class Consolidation(NamedTuple):
     bdnf: Tensor
 
 
-def empty_memory(batch: int, rank: int, like: Tensor) -> MemoryState:
+def init_memory(batch: int, rank: int, like: Tensor) -> MemoryState:
     """The memory of a new sequence."""
     square, row = like.new_zeros(batch, rank, rank), like.new_zeros(batch, rank)
     return MemoryState(square, square, KinaseState(row, row), row)
@@ -54,7 +54,7 @@ def memory_step(
         outer = coincidence(pre, post - pre @ state.weights.transpose(-1, -2)).outer
     trace = trace_step(state.trace, outer, post_params, tokens)
     kinase = kinase_step(state.kinase, calcium, post_params, tokens)
-    power, gain, _ = geometric(post_params.post_fast_decay, tokens)
+    power, gain, _ = geometric_sums(post_params.post_fast_decay, tokens)
     weights = power * state.weights + gain * post_params.post_fast_lr * gate(kinase)[..., None] * trace  # (1)
     bdnf = bdnf_step(state.bdnf, (weights - state.weights).detach(), bdnf_params, tokens)
     return MemoryState(trace, weights, kinase, bdnf)
@@ -68,23 +68,23 @@ def memory_scan(
     The Hebbian memory is linear in its writes, so its ticks are solved at once; the delta rule reads before it writes and goes in turn.
     """
     if delta:
-        return _memory_in_turn(pre, post, post_params, bdnf_params)
+        return _delta_scan(pre, post, post_params, bdnf_params)
     tokens = pre.shape[2]
     seen: Coincidence = coincidence(pre, post)
-    trace = trace_ticks(seen.outer, post_params, tokens)
-    gates = gate(kinase_ticks(seen.calcium, post_params, tokens))
-    power, gain, _ = geometric(post_params.post_fast_decay, tokens)
+    trace = trace_scan(seen.outer, post_params, tokens)
+    gates = gate(kinase_scan(seen.calcium, post_params, tokens))
+    power, gain, _ = geometric_sums(post_params.post_fast_decay, tokens)
     writes = gates[..., None] * trace
     after = gain * post_params.post_fast_lr * (powers(power, pre.shape[1]) @ writes.flatten(2)).view_as(writes)
     weights = torch.cat([torch.zeros_like(after[:, :1]), after], 1)
     with torch.no_grad():
-        bdnf = bdnf_after(weights.diff(dim=1), bdnf_params, tokens)
+        bdnf = final_bdnf(weights.diff(dim=1), bdnf_params, tokens)
         gated = gates[:, -1, :, None] * after[:, -1]
     return weights, Consolidation(gated.mean(0), bdnf.mean(0))
 
 
-def _memory_in_turn(pre: Tensor, post: Tensor, post_params: PostsynapticParams, bdnf_params: BdnfParams) -> tuple[Tensor, Consolidation]:
-    state = empty_memory(pre.shape[0], pre.shape[-1], pre)
+def _delta_scan(pre: Tensor, post: Tensor, post_params: PostsynapticParams, bdnf_params: BdnfParams) -> tuple[Tensor, Consolidation]:
+    state = init_memory(pre.shape[0], pre.shape[-1], pre)
     weights = [state.weights]
     for n in range(pre.shape[1]):
         state = memory_step(state, pre[:, n], post[:, n], post_params, bdnf_params, delta=True)

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from synaptune.synapse.circuit import SynapseTensors
 
 SOURCE = Path(__file__).with_name("scan.c")
-COMPILE = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-std=gnu11")
-LINK = ("-lmvec", "-lm") if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc" else ("-lm",)
-REALS = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", ctypes.c_double)}
+COMPILE_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-std=gnu11")
+LINK_FLAGS = ("-lmvec", "-lm") if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc" else ("-lm",)
+C_TYPES = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", ctypes.c_double)}
 # The fields of scan.c's Params, in its order: parameters by path, then the declared constants.
 _PACKED = {
     "calcium": "tau_c alpha_ca syt1_slope syt7_slope cpx_thresh doc2_gain tau_buf alpha_buf_on alpha_buf_off",
@@ -40,18 +40,18 @@ _PACKED = {
 }
 _CONSTANTS = (
     release.SYT1_SHARE, release.SYT7_SHARE, release.SYT7_CLAMP, release.DOC2_SLOPE, release.DOC2_HALF, release.LEAK_SHARE,
-    priming.BIRTH_PRIMED, energy.FILL_HALF, energy.AMPA_CEILING, release.NOISE_FLOOR, release.QUANTUM,
+    priming.INITIAL_PRIMED, energy.FILL_HALF, energy.AMPA_CEILING, release.NOISE_FLOOR, release.QUANTUM,
 )  # fmt: skip
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 def fast_scan(drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None) -> Tensor:
     """`terminal_scan`, compiled where it can be: drive (batch, head, ticks - 1, key) -> efficacy (batch, head, ticks, key)."""
     values = [getattr(getattr(params, group), name) for group, names in _PACKED.items() for name in names.split()]
-    if drive.device.type != "cpu" or drive.dtype not in REALS or _is_batched(drive, *values) or any(v.requires_grad for v in values):
+    if drive.device.type != "cpu" or drive.dtype not in C_TYPES or _is_batched(drive, *values) or any(v.requires_grad for v in values):
         return terminal_scan(drive, params, tokens, noise)
-    scan = library(drive.dtype)
+    scan = load_library(drive.dtype)
     if scan is None:
         return terminal_scan(drive, params, tokens, noise)
     packed = torch.cat([torch.stack(values).to(drive.dtype), torch.tensor(_CONSTANTS, dtype=drive.dtype)])
@@ -89,26 +89,26 @@ def _call(
 ) -> None:
     batch, heads, updates, keys = drive.shape
     pointers = [None if x is None else x.data_ptr() for x in (drive, noise, out, grad, ddrive, packed)]
-    scan = library(drive.dtype)
+    scan = load_library(drive.dtype)
     assert scan is not None
     if scan(*pointers, batch * heads, updates, keys, tokens):
         raise MemoryError(f"the presynaptic scan found no memory for {updates} ticks: lower training.batch or model.context")
 
 
 @functools.cache
-def library(dtype: torch.dtype) -> Any | None:
+def load_library(dtype: torch.dtype) -> Any | None:
     """The compiled scan for a dtype, built on first use; None (and a warning, once) where it cannot be built."""
-    real, _ = REALS[dtype]
+    real, _ = C_TYPES[dtype]
     compiler = shutil.which(os.environ.get("CC", "gcc")) or shutil.which("cc")
     if compiler is None:
-        log.warning("no C compiler found (gcc, or $CC): the presynaptic scan runs uncompiled, about ten times slower")
+        _log.warning("no C compiler found (gcc, or $CC): the presynaptic scan runs uncompiled, about ten times slower")
         return None
     try:
-        path = _built(compiler, real)
+        path = _build_library(compiler, real)
         scan = ctypes.CDLL(str(path)).synapse_scan
     except (subprocess.CalledProcessError, OSError) as error:
         detail = getattr(error, "stderr", b"") or str(error).encode()
-        log.warning(
+        _log.warning(
             "the presynaptic scan could not be compiled and runs about ten times slower: %s", detail.decode(errors="replace").strip()
         )
         return None
@@ -116,24 +116,24 @@ def library(dtype: torch.dtype) -> Any | None:
     return scan
 
 
-def _built(compiler: str, real: str) -> Path:
+def _build_library(compiler: str, real: str) -> Path:
     """Path of the shared object for this source, compiler and processor; two processes may build it at once."""
-    processor = next((line for line in _cpu_lines() if line.startswith("flags")), platform.processor())
-    key = "\n".join([SOURCE.read_text(), compiler, *COMPILE, real, platform.platform(), processor])
+    processor = next((line for line in _read_cpuinfo() if line.startswith("flags")), platform.processor())
+    key = "\n".join([SOURCE.read_text(), compiler, *COMPILE_FLAGS, real, platform.platform(), processor])
     target = cache_dir() / "kernels" / f"scan-{real}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made, linked = Path(folder, "scan.o"), Path(folder, "scan.so")
-        subprocess.run([compiler, *COMPILE, f"-DREAL={real}", "-c", str(SOURCE), "-o", str(made)], check=True, capture_output=True)
+        subprocess.run([compiler, *COMPILE_FLAGS, f"-DREAL={real}", "-c", str(SOURCE), "-o", str(made)], check=True, capture_output=True)
         # Linked without the OpenMP and fast-math options: the first would bring a second thread pool beside torch's, the second would
         # change the floating-point mode of the whole process. The OpenMP symbols resolve to the runtime that torch has loaded.
-        subprocess.run([compiler, "-shared", str(made), "-o", str(linked), *LINK], check=True, capture_output=True)
+        subprocess.run([compiler, "-shared", str(made), "-o", str(linked), *LINK_FLAGS], check=True, capture_output=True)
         os.replace(linked, target)
     return target
 
 
-def _cpu_lines() -> list[str]:
+def _read_cpuinfo() -> list[str]:
     info = Path("/proc/cpuinfo")
     return info.read_text().splitlines() if info.exists() else []

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from synaptune.core.parameters import constant, parameter
-from synaptune.synapse.clock import geometric, powers
+from synaptune.synapse.clock import geometric_sums, powers
 
 SWITCH_SLOPE = constant("kinase.switch_slope", 8.0, meaning="steepness of the calcium switch s", source="chosen: half-width 0.14")
 GATE_SLOPE = constant("kinase.gate_slope", 4.0, meaning="steepness of the gate in m - g", source="chosen: 0.98 at full CaMKII")
@@ -98,23 +98,23 @@ class KinaseState(NamedTuple):
 def kinase_step(state: KinaseState, calcium: Tensor, params: PostsynapticParams, tokens: int) -> KinaseState:
     """(m and g, ca of the tick, params, tokens) -> next m and g (1, 2)."""
     up, keep = camkii_flow(calcium, params)
-    power, gain, _ = geometric(keep, tokens)
+    power, gain, _ = geometric_sums(keep, tokens)
     camkii = power * state.camkii + gain * up
-    power, _, _ = geometric(params.pp1_tau, tokens)
+    power, _, _ = geometric_sums(params.pp1_tau, tokens)
     return KinaseState(camkii, power * state.pp1 + (1.0 - power) * switch(params.pp1_thr - calcium))
 
 
-def kinase_ticks(calcium: Tensor, params: PostsynapticParams, tokens: int) -> KinaseState:
+def kinase_scan(calcium: Tensor, params: PostsynapticParams, tokens: int) -> KinaseState:
     """m and g after each tick from rest: calcium (batch, tick, rank) -> each (batch, tick, rank); equals `kinase_step` in turn."""
     up, keep = camkii_flow(calcium, params)
-    power, gain, _ = geometric(keep, tokens)
+    power, gain, _ = geometric_sums(keep, tokens)
     # m is linear with a retention of its own per tick and row: its propagator is exp of differences of summed logarithms.
     logs = torch.log(power.clamp(min=1e-30)).cumsum(1)
     propagator = (logs[:, :, None] - logs[:, None, :]).clamp(max=0.0).exp()
     count = calcium.shape[1]
     past = torch.ones(count, count, device=calcium.device, dtype=calcium.dtype).tril()[:, :, None]
     camkii = (propagator * past * (gain * up)[:, None]).sum(2)
-    power, _, _ = geometric(params.pp1_tau, tokens)
+    power, _, _ = geometric_sums(params.pp1_tau, tokens)
     pp1 = (1.0 - power) * (powers(power, count) @ switch(params.pp1_thr - calcium))
     return KinaseState(camkii, pp1)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from synaptune.core.parameters import parameter
-from synaptune.synapse.clock import geometric, powers
+from synaptune.synapse.clock import geometric_sums, powers
 from synaptune.synapse.kinase import PostsynapticParams
 
 
@@ -30,13 +30,13 @@ class BdnfParams:
 
 def bdnf_step(bdnf: Tensor, change: Tensor, params: BdnfParams, tokens: int) -> Tensor:
     """(w, F' - F of the tick, params, tokens) -> w' (1); the change is spread evenly over the tick's tokens."""
-    power, _, _ = geometric(params.bdnf_tau, tokens)
+    power, _, _ = geometric_sums(params.bdnf_tau, tokens)
     return power * bdnf + (1.0 - power) * change.norm(dim=-1) / tokens
 
 
-def bdnf_after(changes: Tensor, params: BdnfParams, tokens: int) -> Tensor:
+def final_bdnf(changes: Tensor, params: BdnfParams, tokens: int) -> Tensor:
     """w after the last tick, from rest: changes of F (batch, tick, rank, rank) -> (batch, rank)."""
-    power, _, _ = geometric(params.bdnf_tau, tokens)
+    power, _, _ = geometric_sums(params.bdnf_tau, tokens)
     weights = powers(power, changes.shape[1])[-1]
     return (1.0 - power) / tokens * (weights[:, None] * changes.norm(dim=-1)).sum(1)
 

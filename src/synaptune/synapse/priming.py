@@ -15,10 +15,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from synaptune.core.parameters import constant
-from synaptune.synapse.clock import geometric
+from synaptune.synapse.clock import geometric_sums
 from synaptune.synapse.vesicles import VesicleParams
 
-BIRTH_PRIMED = constant("priming.birth", 0.7, meaning="free SNAREs and primed share of a new terminal", source="chosen: near rest")
+INITIAL_PRIMED = constant("priming.birth", 0.7, meaning="free SNAREs and primed share of a new terminal", source="chosen: near rest")
 
 
 class PrimingState(NamedTuple):
@@ -31,9 +31,9 @@ class PrimingState(NamedTuple):
 def priming_step(state: PrimingState, released: Tensor, params: VesicleParams, tokens: int) -> PrimingState:
     """(state, vesicles released in the tick, params, tokens) -> next state."""
     used = params.unprime_per_release * released / tokens
-    power, gain, total = geometric(1.0 - used - params.nsf_recover, tokens)
+    power, gain, total = geometric_sums(1.0 - used - params.nsf_recover, tokens)
     snare = (power * state.snare + gain * params.nsf_recover).clamp(0.0, 1.0)  # (1)
     meanwhile = ((gain * state.snare + total * params.nsf_recover) / tokens).clamp(0.0, 1.0)
     primes = params.prime_rate * meanwhile
-    power, gain, _ = geometric(1.0 - primes - used, tokens)
+    power, gain, _ = geometric_sums(1.0 - primes - used, tokens)
     return PrimingState(snare, (power * state.primed + gain * primes).clamp(0.0, 1.0))  # (2)

@@ -79,7 +79,7 @@ def release_probability(spike: Tensor, primed: Tensor, sensors: Sensors) -> Tens
     return (spike * primed * sensors.evoked + LEAK_SHARE * sensors.asynchronous).clamp(0.0, 1.0)
 
 
-def draw(expected: Tensor, available: Tensor, noise: Tensor) -> Tensor:
+def draw_release(expected: Tensor, available: Tensor, noise: Tensor) -> Tensor:
     """Stochastic release (5); where `noise` is 0 the release is the expected one exactly."""
     variance = (expected * (1.0 - expected / available.clamp(min=QUANTUM * NOISE_FLOOR))).clamp(min=0.0)
     drawn = expected + torch.sqrt(variance + NOISE_FLOOR) * noise
@@ -91,7 +91,7 @@ def fluctuation(released: Tensor, expected: Tensor) -> Tensor:
     return (released + QUANTUM) / (expected + QUANTUM)
 
 
-def release_noise(shape: tuple[int, ...], fraction: Tensor | float, generator: torch.Generator, like: Tensor) -> Tensor:
+def draw_noise(shape: tuple[int, ...], fraction: Tensor | float, generator: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal noise on a random `fraction` of the pairs, 0 on the rest; `shape` (batch, head, tick, key)."""
     chosen = torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype) < fraction
     return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype) * chosen

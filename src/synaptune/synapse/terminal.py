@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from synaptune.synapse.calcium import CalciumState, calcium_step
 from synaptune.synapse.energy import EnergyState, energy_step, quantal_size
-from synaptune.synapse.priming import BIRTH_PRIMED, PrimingState, priming_step
-from synaptune.synapse.release import draw, fluctuation, release_probability, sense
+from synaptune.synapse.priming import INITIAL_PRIMED, PrimingState, priming_step
+from synaptune.synapse.release import draw_release, fluctuation, release_probability, sense
 from synaptune.synapse.vesicles import VesicleFlow, VesicleState, vesicle_flow, vesicle_step
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ class TerminalState(NamedTuple):
     energy: EnergyState
 
 
-def birth(like: Tensor, params: SynapseTensors) -> TerminalState:
+def init_terminals(like: Tensor, params: SynapseTensors) -> TerminalState:
     """New terminals, one per element of `like` (batch, head, key)."""
     zero, one = torch.zeros_like(like), torch.ones_like(like)
     vesicles = VesicleState(one * params.vesicles.init_rrp, zero, zero, one * params.vesicles.init_reserve)
-    primed = one * BIRTH_PRIMED
+    primed = one * INITIAL_PRIMED
     return TerminalState(
         CalciumState(zero, zero), vesicles, PrimingState(primed, primed), EnergyState(one * params.energy.init_energy, one)
     )
@@ -60,7 +60,7 @@ def terminal_step(
     calcium, seen = calcium_step(state.calcium, influx, params.calcium, tokens)
     rho = release_probability(spike, state.priming.primed, sense(seen, params.calcium))
     expected, refilled = vesicle_flow(state.vesicles, rho, params.vesicles, tokens)
-    released = expected if noise is None else draw(expected, state.vesicles.ready + refilled, noise)
+    released = expected if noise is None else draw_release(expected, state.vesicles.ready + refilled, noise)
     vesicles = vesicle_step(state.vesicles, VesicleFlow(released, refilled), params.vesicles, tokens)
     priming = priming_step(state.priming, released, params.vesicles, tokens)
     energy = energy_step(state.energy, released, params.energy, tokens)
@@ -76,20 +76,20 @@ def terminal_scan(drive: Tensor, params: SynapseTensors, tokens: int, noise: Ten
     ones hold it too (attention never looks there).
     """
     updates, keys = drive.shape[-2:]
-    state = birth(drive.new_zeros(*drive.shape[:-2], keys), params)
+    state = init_terminals(drive.new_zeros(*drive.shape[:-2], keys), params)
     newborn = efficacy(state, params)
     rows = [newborn]
     for n in range(updates):
         born = min((n + 1) * tokens, keys)
-        part = regroup(state, lambda value, born=born: value[..., :born])
+        part = map_state(state, lambda value, born=born: value[..., :born])
         eta = None if noise is None else noise[..., n, :born]
         moved, e = terminal_step(part, drive[..., n, :born], params, tokens, eta)
-        state = regroup(state, lambda old, new, born=born: torch.cat([new, old[..., born:]], -1), moved)
+        state = map_state(state, lambda old, new, born=born: torch.cat([new, old[..., born:]], -1), moved)
         rows.append(torch.cat([e, newborn[..., born:]], -1))
     return torch.stack(rows, -2)
 
 
-def regroup(state: TerminalState, change: Callable[..., Tensor], *others: TerminalState) -> TerminalState:
+def map_state(state: TerminalState, change: Callable[..., Tensor], *others: TerminalState) -> TerminalState:
     """The state with `change` applied to each of its tensors, next to those of `others`."""
     groups = [type(group)(*map(change, group, *(other[i] for other in others))) for i, group in enumerate(state)]
     return TerminalState(*groups)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from synaptune.core.parameters import parameter
-from synaptune.synapse.clock import geometric
+from synaptune.synapse.clock import geometric_sums
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class VesicleFlow(NamedTuple):
 def vesicle_flow(state: VesicleState, probability: Tensor, params: VesicleParams, tokens: int) -> VesicleFlow:
     """(state, rho, params, tokens) -> expected release (1) and refill (2), the one going on while the other does."""
     refill = state.reserve / (state.reserve + 1.0) / params.tau_rrp
-    _, gain, total = geometric(1.0 - probability - refill, tokens)
+    _, gain, total = geometric_sums(1.0 - probability - refill, tokens)
     occupied = gain * state.ready + total * refill * params.init_rrp  # sum over the tokens of the tick of R
     refilled = (refill * (tokens * params.init_rrp - occupied)).clamp(min=0.0)
     refilled = torch.minimum(refilled, state.reserve)  # a nearly empty reserve cannot give what it does not hold
@@ -130,10 +130,10 @@ def vesicle_flow(state: VesicleState, probability: Tensor, params: VesicleParams
 def vesicle_step(state: VesicleState, flow: VesicleFlow, params: VesicleParams, tokens: int) -> VesicleState:
     """(state, flow, params, tokens) -> next state; what leaves one pool enters the next (3, 4)."""
     released, refilled = flow
-    power, gain, _ = geometric(1.0 - 1.0 / torch.as_tensor(params.endo_delay), tokens)
+    power, gain, _ = geometric_sums(1.0 - 1.0 / torch.as_tensor(params.endo_delay), tokens)
     endocytosing = power * state.endocytosing + gain * released / tokens
     recovered = (state.endocytosing + released - endocytosing).clamp(min=0.0)
-    power, gain, _ = geometric(1.0 - torch.as_tensor(params.rec_rate), tokens)
+    power, gain, _ = geometric_sums(1.0 - torch.as_tensor(params.rec_rate), tokens)
     recycling = power * state.recycling + gain * recovered / tokens
     returned = (state.recycling + recovered - recycling).clamp(min=0.0)
     ready = (state.ready - released + refilled).clamp(min=0.0)

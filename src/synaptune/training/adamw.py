@@ -13,10 +13,10 @@ from synaptune.training.config import TrainingConfig
 MOMENT_RATES = (0.9, 0.95)
 
 
-def adamw(model: GPT, config: TrainingConfig) -> torch.optim.AdamW:
+def make_adamw(model: GPT, config: TrainingConfig) -> torch.optim.AdamW:
     """The optimizer of a run; decay groups are the model's own."""
     on_gpu = next(model.parameters()).is_cuda
-    groups = model.decay_groups(config.weight_decay)
+    groups = model.make_decay_groups(config.weight_decay)
     return torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=MOMENT_RATES, fused=True if on_gpu else None, foreach=None if on_gpu else True
     )

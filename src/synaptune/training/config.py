@@ -59,14 +59,14 @@ class LoggerConfig:
     generation: int | None = None
 
 
-CHOICES = {
+TRAINING_CHOICES = {
     "training.precision": ("auto", "fp32", "bf16"),
     "training.device": ("auto", "cpu", "cuda"),
     "logger.progress": ("auto", "bar", "lines", "off"),
     "logger.wandb": ("auto", "off", "offline", "online"),
 }
 # name -> (lowest admitted, highest admitted)
-BOUNDS: dict[str, tuple[float, float]] = {
+TRAINING_BOUNDS: dict[str, tuple[float, float]] = {
     "training.steps": (1, 10**9),
     "training.batch": (1, 10**6),
     "training.accumulate": (1, 10**6),
@@ -82,12 +82,16 @@ BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
-def training_faults(training: TrainingConfig, logger: LoggerConfig) -> list[str]:
+def find_training_faults(training: TrainingConfig, logger: LoggerConfig) -> list[str]:
     """Every value that no run can use, one line each; empty when all is well."""
     value = {f"training.{name}": entry for name, entry in vars(training).items()}
     value |= {f"logger.{name}": entry for name, entry in vars(logger).items()}
     found = [
-        f"{name}={value[name]:g}: expected {low:g} to {high:g}" for name, (low, high) in BOUNDS.items() if not low <= value[name] <= high
+        f"{name}={value[name]:g}: expected {low:g} to {high:g}"
+        for name, (low, high) in TRAINING_BOUNDS.items()
+        if not low <= value[name] <= high
     ]
-    found += [f"{name}={value[name]}: expected one of {', '.join(known)}" for name, known in CHOICES.items() if value[name] not in known]
+    found += [
+        f"{name}={value[name]}: expected one of {', '.join(known)}" for name, known in TRAINING_CHOICES.items() if value[name] not in known
+    ]
     return found

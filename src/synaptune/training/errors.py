@@ -7,7 +7,7 @@ from collections.abc import Callable
 from synaptune.core.errors import UserError
 
 # (optimizer step, validation loss [nats/token]), after each validation; raises Pruned to end the run.
-Report = Callable[[int, float], None]
+ValidationCallback = Callable[[int, float], None]
 
 
 class DivergedError(UserError):
@@ -27,7 +27,7 @@ class DivergedError(UserError):
         return DivergedError, (self.step, self.loss)
 
 
-class Pruned(Exception):
+class RunPruned(Exception):
     """Raised by a report: the run is not worth its remaining steps. It ends in order and is no failure."""
 
     def __init__(self, step: int) -> None:
@@ -36,4 +36,4 @@ class Pruned(Exception):
 
     def __reduce__(self):
         """Pickles by its arguments, so it travels between worker processes."""
-        return Pruned, (self.step,)
+        return RunPruned, (self.step,)

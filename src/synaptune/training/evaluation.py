@@ -9,17 +9,17 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 from synaptune.data.batches import Batch
 from synaptune.model.gpt import GPT
 from synaptune.training.config import TrainingConfig
-from synaptune.training.metrics import dead_fraction, gini, summarise, tally
+from synaptune.training.metrics import compute_metrics, dead_fraction, gini, tally
 
 
 def pick_device(wanted: str) -> torch.device:
     """The device of `training.device`; raises UserError when CUDA is asked for and not there."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise mistake(
+        raise user_error(
             got="training.device=cuda",
             expected="a CUDA device that torch can use",
             do="training.device=auto, or install a CUDA build of torch",
@@ -27,7 +27,7 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager:
+def make_autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager:
     """The precision of forward passes: `auto` is bf16 on a GPU that has it and fp32 on a CPU, where bf16 is emulated and slow."""
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(False))
     return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
@@ -57,15 +57,15 @@ def evaluate(
     model.train(was_training)
     if total is None:
         raise ValueError(f"no batches to evaluate for {prefix!r}: a split holds at least one window")
-    return {f"{prefix}{name}": value for name, value in summarise(total, bytes_per_token).items()}
+    return {f"{prefix}{name}": value for name, value in compute_metrics(total, bytes_per_token).items()}
 
 
-def expert_metrics(model: GPT) -> dict[str, float]:
+def compute_expert_metrics(model: GPT) -> dict[str, float]:
     """Gini and dead fraction of the experts' use; empty for a dense model."""
-    utilisation = model.utilisation()
-    return {} if utilisation is None else use_metrics(utilisation)
+    utilisation = model.get_utilisation()
+    return {} if utilisation is None else compute_use_metrics(utilisation)
 
 
-def use_metrics(utilisation: Tensor) -> dict[str, float]:
+def compute_use_metrics(utilisation: Tensor) -> dict[str, float]:
     """Gini and dead fraction of a use (layer, expert)."""
     return {"expert_gini": gini(utilisation), "expert_dead_fraction": dead_fraction(utilisation)}

@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 import torch
 
-from synaptune.data.batches import Batch, eval_batches
+from synaptune.data.batches import Batch, make_eval_batches
 from synaptune.data.config import DataConfig
 from synaptune.data.corpus import Corpus
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig
-from synaptune.training.errors import Report
-from synaptune.training.evaluation import autocast, evaluate, expert_metrics
+from synaptune.training.errors import ValidationCallback
+from synaptune.training.evaluation import compute_expert_metrics, evaluate, make_autocast
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Job:
     name: str
     run_dir: Path
     fingerprint: str
-    record: dict[str, Any]
+    flat_config: dict[str, Any]
     in_search: bool
-    report: Report | None = None
+    on_validation: ValidationCallback | None = None
 
     @property
-    def checkpoint(self) -> Path:
+    def checkpoint_path(self) -> Path:
         """The run's checkpoint, replaced as the run goes on."""
         return self.run_dir / "checkpoint.pt"
 
@@ -55,19 +55,19 @@ class Job:
 
 
 @functools.lru_cache(maxsize=8)
-def _batches(corpus: Corpus, data: DataConfig, split: Literal["val", "test"], size: int, context: int, limit: int) -> list[Batch]:
-    return eval_batches(corpus, data, split, size=size, context=context, limit=limit)
+def _get_batches(corpus: Corpus, data: DataConfig, split: Literal["val", "test"], size: int, context: int, limit: int) -> list[Batch]:
+    return make_eval_batches(corpus, data, split, size=size, context=context, limit=limit)
 
 
 def score_split(job: Job, device: torch.device, split: Literal["val", "test"]) -> dict[str, float]:
     """Metrics of the model on a split, names led by `val_` or `test_`."""
     training = job.training
-    batches = _batches(job.corpus, job.data, split, training.batch, job.config.context, training.eval_batches)
+    batches = _get_batches(job.corpus, job.data, split, training.batch, job.config.context, training.eval_batches)
     return evaluate(
-        job.model, batches, precision=autocast(training, device), bytes_per_token=job.corpus.bytes_per_token, prefix=f"{split}_"
+        job.model, batches, precision=make_autocast(training, device), bytes_per_token=job.corpus.bytes_per_token, prefix=f"{split}_"
     )
 
 
 def validate(job: Job, device: torch.device) -> dict[str, float]:
     """Validation metrics and the use of the experts."""
-    return score_split(job, device, "val") | expert_metrics(job.model)
+    return score_split(job, device, "val") | compute_expert_metrics(job.model)

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from synaptune.core.parameters import constant
-from synaptune.data.recall import IGNORED
+from synaptune.data.recall import IGNORE_INDEX
 
-BINS = int(
+CALIBRATION_BINS = int(
     constant("metrics.calibration_bins", 15, unit="bin", meaning="confidence bins of the calibration error", source="Guo et al. 2017")
 )
 DEAD_SHARE = constant(
@@ -55,19 +55,19 @@ class Tally(NamedTuple):
 
 def training_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy over scored targets [nats/token], eq. (1); targets IGNORED are not scored."""
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
 
 
 def tally(logits: Tensor, targets: Tensor, recall: Tensor) -> Tally:
     """Sums of one batch: logits (batch, token, vocabulary), targets (batch, token), recall (batch, token) marks answers."""
-    scored = targets != IGNORED
+    scored = targets != IGNORE_INDEX
     answers = recall & scored
     text = scored & ~recall
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none").view_as(targets)
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none").view_as(targets)
     best, guess = torch.log_softmax(logits, -1).max(-1)
     confidence = best.exp()
     right = (guess == targets) & scored
-    bins = F.one_hot((confidence * BINS).long().clamp_(0, BINS - 1), BINS) * scored.unsqueeze(-1)
+    bins = F.one_hot((confidence * CALIBRATION_BINS).long().clamp_(0, CALIBRATION_BINS - 1), CALIBRATION_BINS) * scored.unsqueeze(-1)
     return Tally(
         loss=losses.sum(dtype=torch.float64),
         text_loss=(losses * text).sum(dtype=torch.float64),
@@ -81,7 +81,7 @@ def tally(logits: Tensor, targets: Tensor, recall: Tensor) -> Tally:
     )
 
 
-def summarise(sums: Tally, bytes_per_token: float) -> dict[str, float]:
+def compute_metrics(sums: Tally, bytes_per_token: float) -> dict[str, float]:
     """Metrics of a tally by name; `bits_per_byte` needs text targets and `recall_accuracy` needs recall answers."""
     scored = max(1, int(sums.scored))
     loss = float(sums.loss) / scored

@@ -16,16 +16,16 @@ import lightning.pytorch as lightning
 import numpy as np
 import torch
 
-from synaptune.data.batches import Batch, train_batch
+from synaptune.data.batches import Batch, make_train_batch
 from synaptune.training import checkpoint
-from synaptune.training.adamw import adamw
-from synaptune.training.errors import DivergedError, Pruned
-from synaptune.training.evaluation import autocast, to_device, use_metrics
+from synaptune.training.adamw import make_adamw
+from synaptune.training.errors import DivergedError, RunPruned
+from synaptune.training.evaluation import compute_use_metrics, make_autocast, to_device
 from synaptune.training.job import Job, validate
-from synaptune.training.loggers.base import Telemetry
+from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import Progress
 from synaptune.training.metrics import training_loss
-from synaptune.training.schedules import evaluation_steps, learning_rate
+from synaptune.training.schedules import get_evaluation_steps, learning_rate
 
 _NOISE_STREAM = 3  # keeps release noise apart from the streams of data/batches.py
 
@@ -53,7 +53,7 @@ class FitState:
     events: list[list[int | str]] = field(default_factory=list)
 
     @property
-    def life(self) -> dict[str, Any] | None:
+    def expert_history(self) -> dict[str, Any] | None:
         """The experts' life as result.json has it; null when there are none."""
         if not self.life_steps:
             return None
@@ -73,26 +73,26 @@ class StepBatches:
     def __iter__(self) -> Iterator[Batch]:
         job = self._job
         for number in self._numbers:
-            yield train_batch(job.corpus, job.data, seed=job.seed, step=number, size=job.training.batch, context=job.config.context)
+            yield make_train_batch(job.corpus, job.data, seed=job.seed, step=number, size=job.training.batch, context=job.config.context)
 
 
 class TrainingModule(lightning.LightningModule):
     """Drives one model through its steps, validations and checkpoints."""
 
-    def __init__(self, job: Job, state: FitState, telemetry: Telemetry, view: Progress, optimizer_state: dict[str, Any] | None) -> None:
+    def __init__(self, job: Job, state: FitState, logger: RunLogger, progress: Progress, optimizer_state: dict[str, Any] | None) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model = job.model
         self.job = job
         self.state = state
-        self._telemetry = telemetry
-        self._view = view
+        self._run_logger = logger
+        self._progress = progress
         self._optimizer_state = optimizer_state
-        self._evaluations = set(evaluation_steps(job.training))
+        self._evaluations = set(get_evaluation_steps(job.training))
         self._activities: list[Any] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        self._optimizer = adamw(self.model, self.job.training)
+        self._optimizer = make_adamw(self.model, self.job.training)
         if self._optimizer_state is not None:
             self._optimizer.load_state_dict(self._optimizer_state)
         return self._optimizer
@@ -111,8 +111,8 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         training, state = self.job.training, self.state
         micro = state.step * training.accumulate + len(self._activities)
-        self._noise.manual_seed(_noise_seed(self.job.seed, micro))
-        with autocast(training, self.device):
+        self._noise.manual_seed(_make_noise_seed(self.job.seed, micro))
+        with make_autocast(training, self.device):
             output = self.model(batch.tokens, noise=self._noise)
             loss = training_loss(output.logits, batch.targets)
         ((loss + output.balance) / training.accumulate).backward()
@@ -132,29 +132,29 @@ class TrainingModule(lightning.LightningModule):
             torch.nn.utils.clip_grad_norm_(self._weights, training.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        report = self.model.after_step(self._activities, state.step, self._optimizer)
+        report = self.model.apply_plasticity(self._activities, state.step, self._optimizer)
         self._activities = []
         state.merges += report.merges
         state.splits += report.splits
         for layer, counts in enumerate(report.layers):
             state.events += [[state.step, kind, layer] for kind, count in zip(("merge", "split"), counts, strict=True) if count]
-        self._after(rate)
+        self._finish_step(rate)
 
-    def _after(self, rate: float) -> None:
+    def _finish_step(self, rate: float) -> None:
         """Log, validate and save where the step calls for it."""
         training, state = self.job.training, self.state
         last = state.step == training.steps
         values: dict[str, float] = {}
         if last or state.step % self.job.logger.every == 0:
-            values |= self._read_losses() | {"learning_rate": rate} | self._read_life()
+            values |= self._read_losses() | {"learning_rate": rate} | self._record_expert_use()
         if state.step in self._evaluations:
             values |= self._validate()
         if values:
-            self._telemetry.log(state.step, {"seconds": state.train_seconds, **values, **self._counts()})
+            self._run_logger.log(state.step, {"seconds": state.train_seconds, **values, **self._get_event_counts()})
         if state.step in self._evaluations:
-            self._report(values["val_loss"], last)
+            self._report_validation(values["val_loss"], last)
         if last or (training.checkpoint_every and state.step % training.checkpoint_every == 0):
-            self._save()
+            self._save_checkpoint()
 
     def _read_losses(self) -> dict[str, float]:
         """Mean training loss since the last reading; the one place that waits for the device. Raises DivergedError."""
@@ -169,20 +169,20 @@ class TrainingModule(lightning.LightningModule):
         self._logged = (state.step, state.train_seconds)
         self._losses.zero_()
         state.loss_count = 0
-        self._view.update(state.step, loss, speed)
+        self._progress.update(state.step, loss, speed)
         return {"train_loss": loss, "tokens_per_second": speed}
 
-    def _read_life(self) -> dict[str, float]:
+    def _record_expert_use(self) -> dict[str, float]:
         """The use of the experts; called where the device has finished its work anyway."""
-        utilisation = self.model.utilisation()
+        utilisation = self.model.get_utilisation()
         if utilisation is None:
             return {}
         utilisation = utilisation.cpu()
         self.state.life_steps.append(self.state.step)
         self.state.utilisation.append(utilisation.mean(0).tolist())
-        return use_metrics(utilisation)
+        return compute_use_metrics(utilisation)
 
-    def _counts(self) -> dict[str, float]:
+    def _get_event_counts(self) -> dict[str, float]:
         """Merges and splits so far; empty for a dense model."""
         return {} if self.job.config.experts == 1 else {"merges": float(self.state.merges), "splits": float(self.state.splits)}
 
@@ -194,19 +194,19 @@ class TrainingModule(lightning.LightningModule):
             raise DivergedError(state.step, metrics["val_loss"])
         state.metrics = metrics
         state.curve.append([state.step, metrics["val_loss"]])
-        self._view.validated(state.step, metrics["val_loss"])
+        self._progress.show_validation(state.step, metrics["val_loss"])
         now = time.perf_counter()
         state.evaluation_seconds += now - self._clock
         self._clock = now
         return metrics
 
-    def _report(self, loss: float, last: bool) -> None:
+    def _report_validation(self, loss: float, last: bool) -> None:
         """Tell the search; before the step is saved, so that a run resumed from there has no validation it never told of."""
-        if self.job.report is None:
+        if self.job.on_validation is None:
             return
         try:
-            self.job.report(self.state.step, loss)
-        except Pruned:
+            self.job.on_validation(self.state.step, loss)
+        except RunPruned:
             if not last:  # ending a run that has ended saves nothing and would lose its checkpoint
                 raise
 
@@ -216,22 +216,22 @@ class TrainingModule(lightning.LightningModule):
         self.state.train_seconds += now - self._clock
         self._clock = now
 
-    def _save(self) -> None:
+    def _save_checkpoint(self) -> None:
         self._stop_clock()
         self.state.loss_sum = float(self._losses)
         job = self.job
         content = dict(
-            about=checkpoint.describe(job.config, job.synapse, job.data, vocab=job.corpus.vocab, seed=job.seed),
+            about=checkpoint.describe_model(job.config, job.synapse, job.data, vocab=job.corpus.vocab, seed=job.seed),
             fingerprint=job.fingerprint,
             weights=self.model.state_dict(),
             optimizer=self._optimizer.state_dict(),
-            random=checkpoint.random_states(),
+            random=checkpoint.get_random_states(),
             state=vars(self.state),
         )
-        checkpoint.save(job.checkpoint, content)
+        checkpoint.save(job.checkpoint_path, content)
         self._clock = time.perf_counter()
 
 
-def _noise_seed(seed: int, number: int) -> int:
+def _make_noise_seed(seed: int, number: int) -> int:
     """A well mixed seed for the release noise of one micro-batch (torch's CPU generator reads its low 32 bits only)."""
     return int(np.random.SeedSequence([_NOISE_STREAM, seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))

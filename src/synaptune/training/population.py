@@ -16,8 +16,8 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from synaptune.core.errors import mistake
-from synaptune.data.recall import IGNORED
+from synaptune.core.errors import user_error
+from synaptune.data.recall import IGNORE_INDEX
 from synaptune.model.config import ModelConfig
 from synaptune.model.feedforward import mix_experts
 from synaptune.model.gpt import GPT, Activity
@@ -25,7 +25,7 @@ from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.adamw import MOMENT_RATES
 
 
-class _Advance(nn.Module):
+class _PlasticityModule(nn.Module):
     """`GPT.advanced` and `GPT.remodelled` as forwards, for functional_call."""
 
     def __init__(self, model: GPT) -> None:
@@ -33,7 +33,7 @@ class _Advance(nn.Module):
         self.model = model
 
     def forward(self, activity: Activity | None) -> object:
-        return self.model.advanced(activity) if activity is not None else self.model.remodelled()
+        return self.model.step_buffers(activity) if activity is not None else self.model.remodel_experts()
 
 
 class Population:
@@ -46,8 +46,8 @@ class Population:
         self, config: ModelConfig, candidates: Sequence[SynapseParams], vocab: int, *, seed: int, learning_rate: float, weight_decay: float
     ) -> None:
         models = [GPT(dataclasses.replace(config, kernel="torch"), params, vocab, seed) for params in candidates]
-        if len({(model.silent, model.near) for model in models}) > 1:
-            raise mistake(
+        if len({(model.release_off, model.has_barrier) for model in models}) > 1:
+            raise user_error(
                 got="candidates of which only some have lambda_loge or barrier_strength at 0",
                 expected="a term that is on, or off, in all of them",
                 do="run those candidates on their own",
@@ -55,7 +55,7 @@ class Population:
         self.model, self.intervals = models[0], [model.interval for model in models]
         self.params, self.buffers = stack_module_state(models)  # type: ignore[arg-type]
         names = {id(p): name for name, p in self.model.named_parameters()}
-        groups = self.model.decay_groups(weight_decay)
+        groups = self.model.make_decay_groups(weight_decay)
         stacked = [group | {"params": [self.params[names[id(p)]] for p in group["params"]]} for group in groups]
         self.optimizer = torch.optim.AdamW(stacked, lr=learning_rate, betas=MOMENT_RATES)
 
@@ -64,7 +64,7 @@ class Population:
 
         def loss(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Activity]]:
             out = functional_call(self.model, (params, buffers), (tokens, noise))
-            value = F.cross_entropy(out.logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+            value = F.cross_entropy(out.logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
             return value + out.balance, (value, out.activity)
 
         leaves = {name: p.detach() for name, p in self.params.items()}
@@ -75,13 +75,13 @@ class Population:
         for name, p in self.params.items():
             p.grad = grads[name] * shrink.view(-1, *[1] * (p.ndim - 1))
         self.optimizer.step()
-        self._live(activity, number)
+        self._apply_plasticity(activity, number)
         return losses.detach()
 
     @torch.no_grad()
-    def _live(self, activity: Activity, number: int) -> None:
+    def _apply_plasticity(self, activity: Activity, number: int) -> None:
         """Plasticity outside the gradient, each candidate by its own interval."""
-        advance = _Advance(self.model)
+        advance = _PlasticityModule(self.model)
 
         def call(params: dict[str, Tensor], buffers: dict[str, Tensor], left: Activity | None) -> object:
             state = {f"model.{name}": value for name, value in (params | buffers).items()}

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 from synaptune.training import checkpoint
-from synaptune.training.errors import Pruned
+from synaptune.training.errors import RunPruned
 from synaptune.training.evaluation import pick_device
 from synaptune.training.job import Job, score_split
-from synaptune.training.loggers.base import Telemetry
-from synaptune.training.loggers.progress import progress_view
+from synaptune.training.loggers.base import RunLogger
+from synaptune.training.loggers.progress import make_progress
 
 if TYPE_CHECKING:
     from synaptune.training.module import FitState
 
 
-class Fitted(NamedTuple):
+class FitResult(NamedTuple):
     """metrics: by name, units as in objective/metrics.py; curve: [step, validation loss] of the run; busy_seconds: spent in
     steps and scoring by this process; pruned: whether a report ended it, and the metrics are those of its last validation; life: of
     the experts, as in FitState, null without any."""
@@ -32,7 +32,7 @@ class Fitted(NamedTuple):
     curve: list[list[float]]
     busy_seconds: float
     pruned: bool = False
-    life: dict[str, Any] | None = None
+    expert_history: dict[str, Any] | None = None
 
 
 def warm_up() -> None:
@@ -41,7 +41,7 @@ def warm_up() -> None:
     import torch.utils.tensorboard  # noqa: F401
 
 
-def fit(job: Job) -> Fitted:
+def fit(job: Job) -> FitResult:
     """Train the job's model in place to its last step and score it.
 
     Raises DivergedError for a loss that is no number, UserError for a checkpoint of another run or a missing device.
@@ -49,36 +49,36 @@ def fit(job: Job) -> Fitted:
     from synaptune.training.module import FitState, TrainingModule
 
     device = pick_device(job.training.device)
-    content = _resumed(job)
+    content = _load_resume_checkpoint(job)
     state = FitState(**content["state"]) if content else FitState()
     earlier = state.train_seconds + state.evaluation_seconds
     if job.training.compile:
         job.model.compile()
-    telemetry = Telemetry(job.logger, job.run_dir, name=job.name, record=job.record, resumed_from=state.step)
+    telemetry = RunLogger(job.logger, job.run_dir, name=job.name, flat_config=job.flat_config, resumed_from=state.step)
     # Last: a bar that nobody closes keeps the terminal.
-    view = progress_view(job.logger.progress, job.training.steps, state.step, in_search=job.in_search)
+    view = make_progress(job.logger.progress, job.training.steps, state.step, in_search=job.in_search)
     exit_code, pruned = 1, False
     try:
         module = TrainingModule(job, state, telemetry, view, content["optimizer"] if content else None)
         if state.step < job.training.steps:
-            pruned = _ended_by_report(module, device)
-        metrics = _final_metrics(job, state, device, test=job.training.test and not pruned)
-        telemetry.conclude(metrics)
+            pruned = _train_until_pruned(module, device)
+        metrics = _compute_final_metrics(job, state, device, test=job.training.test and not pruned)
+        telemetry.log_summary(metrics)
         exit_code = 0
     finally:
         view.close()
         telemetry.close(exit_code)
-    return Fitted(metrics, state.curve, state.train_seconds + state.evaluation_seconds - earlier, pruned, state.life)
+    return FitResult(metrics, state.curve, state.train_seconds + state.evaluation_seconds - earlier, pruned, state.expert_history)
 
 
-def _resumed(job: Job) -> dict[str, Any] | None:
+def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
     """The checkpoint to go on from, with weights and random states put back; None for a fresh start."""
-    if not (job.training.resume and job.checkpoint.exists()):
+    if not (job.training.resume and job.checkpoint_path.exists()):
         return None
-    content = checkpoint.load(job.checkpoint)
+    content = checkpoint.load(job.checkpoint_path)
     if content["fingerprint"] != job.fingerprint:
-        raise mistake(
-            got=f"{job.checkpoint} of a run with another configuration",
+        raise user_error(
+            got=f"{job.checkpoint_path} of a run with another configuration",
             expected="the configuration it was started with (.hydra/config.yaml beside it)",
             do="give the same overrides, or another hydra.run.dir for a new run",
         )
@@ -87,11 +87,11 @@ def _resumed(job: Job) -> dict[str, Any] | None:
     return content
 
 
-def _ended_by_report(module: Any, device: torch.device) -> bool:
+def _train_until_pruned(module: Any, device: torch.device) -> bool:
     """Train; True when a report ended it before its last step."""
     try:
         _train(module, device)
-    except Pruned:
+    except RunPruned:
         return True
     return False
 
@@ -131,7 +131,7 @@ def _train(module: Any, device: torch.device) -> None:
             signal.signal(signal.SIGINT, handler)
 
 
-def _final_metrics(job: Job, state: FitState, device: torch.device, *, test: bool) -> dict[str, float]:
+def _compute_final_metrics(job: Job, state: FitState, device: torch.device, *, test: bool) -> dict[str, float]:
     metrics = dict(state.metrics)
     if test:
         began = time.perf_counter()
@@ -142,7 +142,7 @@ def _final_metrics(job: Job, state: FitState, device: torch.device, *, test: boo
         "tokens_per_second": state.step * job.tokens_per_step / max(1e-9, state.train_seconds),
         "train_seconds": state.train_seconds,
         "evaluation_seconds": state.evaluation_seconds,
-        "peak_memory_mib": _peak_memory(device),
+        "peak_memory_mib": _measure_peak_memory(device),
         "merges": float(state.merges),
         "splits": float(state.splits),
         "steps": float(state.step),
@@ -150,7 +150,7 @@ def _final_metrics(job: Job, state: FitState, device: torch.device, *, test: boo
     return metrics
 
 
-def _peak_memory(device: torch.device) -> float:
+def _measure_peak_memory(device: torch.device) -> float:
     """Most memory in use so far [MiB]: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20

@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, fisher_exact
 
-from helpers.plan_runs import BINS, METRIC, THRESHOLD, plan_runs, write_runs
+from helpers.plan_runs import BINS, METRIC, THRESHOLD, make_plan_runs, write_runs
 from synaptune import TrialManager
-from synaptune.analysis.refine.exact_tests import exact_p, group_p, interval, position_p, shuffled
-from synaptune.analysis.refine.rule import entry_of, refine
-from synaptune.analysis.refine.runs import Parameter, Runs, Wanted, of_study, rounded
-from synaptune.analysis.refine.table import of_csv
+from synaptune.analysis.refine.exact_tests import exact_p, group_p, position_p, rate_interval, shuffle_labels
+from synaptune.analysis.refine.rule import make_entry, refine
+from synaptune.analysis.refine.runs import RunParameter, RunSelection, RunTable, read_study_runs, round_to_digits
+from synaptune.analysis.refine.table import read_csv_runs
 from synaptune.core.errors import UserError
 from synaptune.search.space.space import Dimension
 from synaptune.study.reader import find_study
-from synaptune.study.table import as_csv, columns
+from synaptune.study.table import tabulate_trials, to_csv
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory) -> Runs:
+def plan(tmp_path_factory) -> RunTable:
     """The plan's runs as Weights & Biases exports them."""
-    path = write_runs(tmp_path_factory.mktemp("plan") / "runs.csv", plan_runs(), exported=True)
-    return of_csv(path, Wanted(METRIC, maximize=True))
+    path = write_runs(tmp_path_factory.mktemp("plan") / "runs.csv", make_plan_runs(), exported=True)
+    return read_csv_runs(path, RunSelection(METRIC, maximize=True))
 
 
 def by_name(refinement):
@@ -32,7 +32,7 @@ def by_name(refinement):
 
 
 def test_the_generated_table_has_the_facts_of_the_plan():
-    rows = plan_runs()
+    rows = make_plan_runs()
     winners = [row for row in rows if row[METRIC] >= THRESHOLD]
     rates = [row["learning_rate"] for row in winners]
     assert (len(rows), len(winners), min(rates), max(rates)) == (48, 16, 1.02e-7, 1.37e-6)
@@ -51,7 +51,7 @@ def test_the_generated_table_has_the_facts_of_the_plan():
 def test_the_plan_rule_makes_the_proposal_of_the_plan(plan):
     refinement = refine(plan, threshold=THRESHOLD, rule="plan")
     assert refinement.winners == 16
-    space = refinement.space("focused")
+    space = refinement.make_space_file("focused")
     assert space.fixed == {"batch_size": 8}
     assert space.ranges == {
         "learning_rate": {"low": 8e-8, "high": 4e-7, "log": True},
@@ -59,23 +59,23 @@ def test_the_plan_rule_makes_the_proposal_of_the_plan(plan):
         "schedule": {"choices": ["cosine", "linear"], "weights": [65, 35]},
         "entropy_coef": {"choices": [0.0, 0.001, 0.01]},
     }
-    assert not by_name(refinement)["entropy_coef"].narrowed
+    assert not by_name(refinement)["entropy_coef"].is_narrowed
 
 
 def test_the_tested_rule_fixes_the_batch_size_of_the_plan_and_nothing_else(plan):
     refinement = refine(plan, threshold=THRESHOLD)
     proposals = by_name(refinement)
-    assert [name for name, proposal in proposals.items() if proposal.narrowed] == ["batch_size"]
-    assert proposals["batch_size"].adjusted < 0.01
+    assert [name for name, proposal in proposals.items() if proposal.is_narrowed] == ["batch_size"]
+    assert proposals["batch_size"].adjusted_p < 0.01
     rate, schedule = proposals["learning_rate"], proposals["schedule"]
-    assert rate.found.edges == (1e-7, 3e-7, 1e-6, 2e-6)
-    assert rate.found.p_groups == pytest.approx(0.45, abs=0.01)
-    assert schedule.found.p == pytest.approx(0.76, abs=0.01)
-    assert "9 against 7 high performers (binomial p = 0.80" in schedule.change.reason
-    assert rate.change.reason.startswith("kept wide: high performers from 1.02e-07 to 1.37e-06")
-    low, high = rate.found.groups[2].low, rate.found.groups[2].high
+    assert rate.test.edges == (1e-7, 3e-7, 1e-6, 2e-6)
+    assert rate.test.p_groups == pytest.approx(0.45, abs=0.01)
+    assert schedule.test.p == pytest.approx(0.76, abs=0.01)
+    assert "9 against 7 high performers (binomial p = 0.80" in schedule.narrowing.reason
+    assert rate.narrowing.reason.startswith("kept wide: high performers from 1.02e-07 to 1.37e-06")
+    low, high = rate.test.groups[2].low, rate.test.groups[2].high
     assert (low, high) == pytest.approx((0.187, 0.813), abs=0.001)
-    file = refinement.space("wide")
+    file = refinement.make_space_file("wide")
     assert file.ranges["learning_rate"] == {"low": 1e-7, "high": 2e-6, "log": True}
     assert file.ranges["schedule"] == {"choices": ["cosine", "linear"]}
 
@@ -92,14 +92,14 @@ def test_exact_p_and_intervals_agree_with_a_count_by_hand_and_with_scipy():
     assert sum(chances.values()) == pytest.approx(1.0)
     assert exact_p(winners, runs) == pytest.approx(sum(chance for chance in chances.values() if chance <= chances[winners] + 1e-12))
     for won, count in ((0, 10), (5, 10), (10, 10), (6, 19)):
-        assert interval(won, count) == pytest.approx(tuple(binomtest(won, count).proportion_ci(method="exact")))
+        assert rate_interval(won, count) == pytest.approx(tuple(binomtest(won, count).proportion_ci(method="exact")))
     assert exact_p([50] * 12, [100] * 12) is None  # too many tables: shuffles take over
 
 
 def test_shuffles_agree_with_the_exact_test():
     codes = [0] * 10 + [1] * 8 + [2] * 12
     wins = [place % 3 == 0 or place < 4 for place in range(30)]
-    labels = shuffled(wins, [0] * 30, seed=1)
+    labels = shuffle_labels(wins, [0] * 30, seed=1)
     counted = exact_p([sum(wins[i] for i in range(30) if codes[i] == group) for group in range(3)], [10, 8, 12])
     assert group_p(codes, labels, [0] * 30) == pytest.approx(counted, abs=0.1)  # another statistic, alike for such tables
     assert labels[:, :].sum(axis=1) == pytest.approx(sum(wins))
@@ -108,29 +108,29 @@ def test_shuffles_agree_with_the_exact_test():
 def test_position_sees_winners_at_one_side_and_in_the_middle_but_not_evenly_spread_ones():
     values = [float(place) for place in range(40)]
     for winning, seen in ((range(12), True), (range(14, 26), True), (range(1, 40, 3), False)):
-        labels = shuffled([place in winning for place in range(40)], [0] * 40, seed=0, shuffles=999)
+        labels = shuffle_labels([place in winning for place in range(40)], [0] * 40, seed=0, shuffles=999)
         assert (position_p(values, labels, [0] * 40) < 0.01) == seen
 
 
 def test_labels_are_shuffled_within_their_strata_only():
     strata, wins = [0, 0, 0, 1, 1, 1], [True, False, False, True, True, False]
-    labels = shuffled(wins, strata, seed=0, shuffles=200)
+    labels = shuffle_labels(wins, strata, seed=0, shuffles=200)
     assert labels[0].tolist() == wins
     assert set(labels[:, :3].sum(axis=1)) == {1.0}
     assert {tuple(row) for row in labels[:, 3:].tolist()} == set(itertools.permutations((1.0, 1.0, 0.0)))
 
 
-def idle_runs(rng: np.random.Generator, count: int, *, strata=None, drift: float = 0.0) -> Runs:
+def idle_runs(rng: np.random.Generator, count: int, *, strata=None, drift: float = 0.0) -> RunTable:
     """Runs whose metric depends on no parameter; drift: by which parameter and metric both move from stratum to stratum."""
     strata = strata or (0,) * count
     moved = drift * np.asarray(strata, dtype=float)
     numbers = [rng.random(count) + moved for _ in range(2)]
     top = 1.0 + float(moved.max())
-    parameters = [Parameter(Dimension(f"n{place}", "lin", 0.0, top), tuple(column.tolist())) for place, column in enumerate(numbers)]
+    parameters = [RunParameter(Dimension(f"n{place}", "lin", 0.0, top), tuple(column.tolist())) for place, column in enumerate(numbers)]
     for name, choices in (("three", (4, 8, 16)), ("two", ("a", "b")), ("five", (1, 2, 3, 4, 5))):
         drawn = tuple(choices[place] for place in rng.integers(len(choices), size=count))
-        parameters.append(Parameter(Dimension(name, "categorical", choices=choices), drawn))
-    return Runs("idle", "val", False, tuple(parameters), tuple((rng.normal(size=count) - 4.0 * moved).tolist()), tuple(strata))
+        parameters.append(RunParameter(Dimension(name, "categorical", choices=choices), drawn))
+    return RunTable("idle", "val", False, tuple(parameters), tuple((rng.normal(size=count) - 4.0 * moved).tolist()), tuple(strata))
 
 
 def test_without_any_effect_some_parameter_is_supported_in_at_most_5_percent_of_designs():
@@ -139,7 +139,7 @@ def test_without_any_effect_some_parameter_is_supported_in_at_most_5_percent_of_
     for seed in range(designs):
         refinement = refine(idle_runs(rng, 48), shuffles=99, seed=seed)
         wrong += any(proposal.supported for proposal in refinement.proposals)
-        single += sum(proposal.found.p < 0.05 for proposal in refinement.proposals)
+        single += sum(proposal.test.p < 0.05 for proposal in refinement.proposals)
     assert wrong <= binom.ppf(0.999, designs, 0.05)
     assert single >= binom.ppf(0.001, 5 * designs, 0.02)  # the tests are not so careful that they see nothing at all
 
@@ -151,47 +151,47 @@ def test_what_drifts_along_with_an_adaptive_search_is_not_taken_for_an_effect():
     wrong = sum(any(entry.supported for entry in refine(runs, shuffles=99).proposals) for runs in drifted)
     assert wrong <= binom.ppf(0.999, designs, 0.05)
     (runs, *_) = drifted
-    blind = Runs(runs.source, runs.metric, False, runs.parameters, runs.scores, (0,) * 120)
+    blind = RunTable(runs.source, runs.metric, False, runs.parameters, runs.scores, (0,) * 120)
     assert any(entry.supported for entry in refine(blind, shuffles=999).proposals)  # taken for independent, it is
 
 
 def test_runs_of_which_no_two_were_drawn_alike_are_said_to_be_untestable():
     runs = idle_runs(np.random.default_rng(7), 48, strata=tuple(range(48)))
     refinement = refine(runs, shuffles=99)
-    assert {proposal.found.p for proposal in refinement.proposals} == {1.0}
-    assert all(proposal.change.reason.startswith("kept wide: not testable") for proposal in refinement.proposals)
+    assert {proposal.test.p for proposal in refinement.proposals} == {1.0}
+    assert all(proposal.narrowing.reason.startswith("kept wide: not testable") for proposal in refinement.proposals)
     assert "not testable" in refinement.runs.notes[-1]
     testable = refine(idle_runs(np.random.default_rng(7), 48, strata=tuple(at // 2 for at in range(48))), shuffles=99)
-    assert not any("not testable" in said for said in (*testable.runs.notes, *(entry.change.reason for entry in testable.proposals)))
+    assert not any("not testable" in said for said in (*testable.runs.notes, *(entry.narrowing.reason for entry in testable.proposals)))
 
 
-def effective_runs(loss, count: int = 90) -> Runs:
+def effective_runs(loss, count: int = 90) -> RunTable:
     rng = np.random.default_rng(2)
     x, kind, idle = rng.random(count) * 10.0, rng.integers(3, size=count), rng.random(count)
     parameters = (
-        Parameter(Dimension("x", "lin", 0.0, 10.0), tuple(x.tolist())),
-        Parameter(Dimension("kind", "categorical", choices=("a", "b", "c")), tuple("abc"[place] for place in kind)),
-        Parameter(Dimension("idle", "lin", 0.0, 1.0), tuple(idle.tolist())),
+        RunParameter(Dimension("x", "lin", 0.0, 10.0), tuple(x.tolist())),
+        RunParameter(Dimension("kind", "categorical", choices=("a", "b", "c")), tuple("abc"[place] for place in kind)),
+        RunParameter(Dimension("idle", "lin", 0.0, 1.0), tuple(idle.tolist())),
     )
-    return Runs("made", "val_loss", False, parameters, tuple((loss(x, kind) + 0.1 * rng.normal(size=count)).tolist()), (0,) * count)
+    return RunTable("made", "val_loss", False, parameters, tuple((loss(x, kind) + 0.1 * rng.normal(size=count)).tolist()), (0,) * count)
 
 
 def test_a_range_whose_middle_is_best_is_tightened_around_it_and_an_idle_one_is_kept():
     proposals = by_name(refine(effective_runs(lambda x, kind: (x - 4.0) ** 2)))
-    after = proposals["x"].change.after
+    after = proposals["x"].narrowing.after
     assert 0.5 < after.low < 4.0 < after.high < 8.5
     assert proposals["x"].supported
-    assert not proposals["idle"].narrowed
-    assert not proposals["kind"].narrowed
+    assert not proposals["idle"].is_narrowed
+    assert not proposals["kind"].is_narrowed
 
 
 def test_choices_are_weighted_by_success_and_hopeless_ones_are_dropped():
     found = by_name(refine(effective_runs(lambda x, kind: 0.2 * kind + 3.0 * (kind == 2))))["kind"]
-    after = found.change.after
+    after = found.narrowing.after
     assert after.choices == ("a", "b")
     assert after.weights[0] > after.weights[1]
     assert sum(after.weights) == pytest.approx(100.0, abs=1.0)
-    assert "without c" in found.change.reason
+    assert "without c" in found.narrowing.reason
 
 
 @pytest.mark.parametrize("others", ["ab", "a"])
@@ -202,14 +202,14 @@ def test_a_choice_that_was_never_run_is_kept_and_shown_as_such(others):
     parameters = tuple(entry._replace(dimension=dimension) if entry.dimension.name == "kind" else entry for entry in made.parameters)
     proposal = by_name(refine(replace(made, parameters=parameters), quantile=0.25))["kind"]
     assert proposal.supported
-    assert (proposal.found.groups[3].label, proposal.found.groups[3].runs, proposal.found.groups[3].mean) == ("new", 0, None)
-    assert proposal.change.after.choices == (*others, "new")
+    assert (proposal.test.groups[3].label, proposal.test.groups[3].runs, proposal.test.groups[3].mean) == ("new", 0, None)
+    assert proposal.narrowing.after.choices == (*others, "new")
 
 
 def test_whole_weights_are_written_whole_whatever_their_type():
-    entry = entry_of(Dimension("kind", "categorical", choices=("a", "b"), weights=(65, 35.0)))
+    entry = make_entry(Dimension("kind", "categorical", choices=("a", "b"), weights=(65, 35.0)))
     assert repr(entry["weights"]) == "[65, 35]"
-    assert entry_of(Dimension("kind", "categorical", choices=("a", "b"), weights=(2, 0.5)))["weights"] == [2, 0.5]
+    assert make_entry(Dimension("kind", "categorical", choices=("a", "b"), weights=(2, 0.5)))["weights"] == [2, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_third_of_the_runs_are_high_performers_unless_told_otherwise(plan):
     ],
 )
 def test_numbers_are_rounded_to_significant_digits(number, digits, up, expected):
-    assert rounded(number, digits, up=up) == expected
+    assert round_to_digits(number, digits, up=up) == expected
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +262,7 @@ def searched(tmp_path_factory):
 
 
 def test_the_runs_of_an_adaptive_study_are_compared_within_generations(searched):
-    runs = of_study(searched, Wanted())
+    runs = read_study_runs(searched, RunSelection())
     assert (runs.metric, runs.maximize, runs.adaptive) == ("objective", True, "cma")
     assert len(set(runs.strata)) > 5
     assert max(runs.scores) <= 0.0
@@ -270,22 +270,22 @@ def test_the_runs_of_an_adaptive_study_are_compared_within_generations(searched)
     assert runs.parameters[0].values[best] == pytest.approx(3.0, abs=0.5)
     proposals = by_name(refine(runs, shuffles=999))
     assert [name for name, proposal in proposals.items() if proposal.supported] == ["x"]
-    after = proposals["x"].change.after
+    after = proposals["x"].narrowing.after
     assert after is not None
     assert 0.0 <= after.low < 3.0 < after.high < 9.5
 
 
 def test_the_plan_rule_stays_within_the_ranges_of_a_study(searched):
-    for proposal in refine(of_study(searched, Wanted()), rule="plan").proposals:
-        before, after = proposal.found.parameter.dimension, proposal.change.after
+    for proposal in refine(read_study_runs(searched, RunSelection()), rule="plan").proposals:
+        before, after = proposal.test.parameter.dimension, proposal.narrowing.after
         assert after is None or (before.low <= after.low < after.high <= before.high)
 
 
 def test_a_table_that_we_exported_gives_what_the_study_gives(searched, tmp_path):
     path = tmp_path / "hill.csv"
-    path.write_text(as_csv(columns(searched.trials)))
-    study = of_study(searched, Wanted())
-    runs = of_csv(path, Wanted(maximize=True, parameters=("x", "y", "mode")))
+    path.write_text(to_csv(tabulate_trials(searched.trials)))
+    study = read_study_runs(searched, RunSelection())
+    runs = read_csv_runs(path, RunSelection(maximize=True, parameters=("x", "y", "mode")))
     assert runs.scores == study.scores
     assert runs.strata == study.strata
     assert [parameter.values for parameter in runs.parameters] == [parameter.values for parameter in study.parameters]
@@ -294,11 +294,11 @@ def test_a_table_that_we_exported_gives_what_the_study_gives(searched, tmp_path)
 def test_a_study_without_a_trial_to_rank_is_refused(searched):
     failed = [replace(trial, state="failed", objective=None, facts={"phase": "search"}) for trial in searched.trials]
     with pytest.raises(UserError, match="none of its 90 trials has objective"):
-        of_study(replace(searched, trials=failed), Wanted())
+        read_study_runs(replace(searched, trials=failed), RunSelection())
 
 
 def test_a_study_refuses_metrics_of_training_and_unknown_ones(searched):
     with pytest.raises(UserError, match=r"measured in training[\s\S]*\(objective\)"):
-        of_study(searched, Wanted("train_loss"))
+        read_study_runs(searched, RunSelection("train_loss"))
     with pytest.raises(UserError, match="--metric val_los"):
-        of_study(searched, Wanted("val_los"))
+        read_study_runs(searched, RunSelection("val_los"))

@@ -2,22 +2,22 @@
 
 import pytest
 
-from helpers.plan_runs import METRIC, plan_runs, write_runs
+from helpers.plan_runs import METRIC, make_plan_runs, write_runs
 from synaptune.analysis.refine.rule import refine
-from synaptune.analysis.refine.runs import Wanted
-from synaptune.analysis.refine.table import of_csv
+from synaptune.analysis.refine.runs import RunSelection
+from synaptune.analysis.refine.table import read_csv_runs
 from synaptune.core.errors import UserError
 
 
 def written(tmp_path, *changes, **columns_):
-    rows = [row | {name: column[place] for name, column in columns_.items()} for place, row in enumerate(plan_runs())]
+    rows = [row | {name: column[place] for name, column in columns_.items()} for place, row in enumerate(make_plan_runs())]
     for place, change in changes:
         rows[place] |= change
     return write_runs(tmp_path / "r.csv", rows, exported=True)
 
 
 def test_of_an_export_only_what_varies_and_was_set_is_a_parameter(tmp_path):
-    plan = of_csv(written(tmp_path), Wanted(METRIC, maximize=True))
+    plan = read_csv_runs(written(tmp_path), RunSelection(METRIC, maximize=True))
     assert [parameter.dimension.name for parameter in plan.parameters] == [
         *("learning_rate", "batch_size", "generations", "schedule", "entropy_coef")
     ]
@@ -30,7 +30,7 @@ def test_of_an_export_only_what_varies_and_was_set_is_a_parameter(tmp_path):
 
 def test_runs_that_crashed_or_lack_the_metric_are_left_out_and_counted(tmp_path):
     path = written(tmp_path, (3, {"State": "crashed"}), (4, {METRIC: "NaN"}), (5, {METRIC: ""}))
-    runs = of_csv(path, Wanted(METRIC, maximize=True))
+    runs = read_csv_runs(path, RunSelection(METRIC, maximize=True))
     assert len(runs.scores) == 45
     assert runs.notes == ("1 runs that did not finish are left out", f"2 runs without a number for {METRIC} are left out")
 
@@ -41,38 +41,38 @@ def test_of_a_table_that_we_exported_the_last_search_counts_whatever_it_is_calle
         {"number": at, "phase": phase, "index": at, "generation": 0, "state": "complete", "objective": at % 7, "x": at / 100}
         for at, phase in enumerate(phases)
     ]
-    runs = of_csv(write_runs(tmp_path / "r.csv", rows, exported=False), Wanted())
+    runs = read_csv_runs(write_runs(tmp_path / "r.csv", rows, exported=False), RunSelection())
     assert runs.parameters[0].values == tuple(at / 100 for at, phase in enumerate(phases) if phase == "joint")
     foreign = [{name: value for name, value in row.items() if name not in ("number", "index")} for row in rows]
-    assert len(of_csv(write_runs(tmp_path / "f.csv", foreign, exported=False), Wanted()).scores) == len(phases)
+    assert len(read_csv_runs(write_runs(tmp_path / "f.csv", foreign, exported=False), RunSelection()).scores) == len(phases)
 
 
 @pytest.mark.parametrize("metric", ["train_reward", "train/loss", "training_loss", "loss.train"])
 def test_a_training_metric_is_refused_and_evaluation_metrics_are_named(tmp_path, metric):
     path = written(tmp_path, **{metric: range(48)})
     with pytest.raises(UserError, match=rf"measured in training[\s\S]*an evaluation metric \({METRIC}\)"):
-        of_csv(path, Wanted(metric))
+        read_csv_runs(path, RunSelection(metric))
 
 
 def test_the_metric_of_a_table_is_its_only_evaluation_metric_or_must_be_named(tmp_path):
-    assert of_csv(written(tmp_path), Wanted()).metric == METRIC
+    assert read_csv_runs(written(tmp_path), RunSelection()).metric == METRIC
     two = written(tmp_path, val_loss=range(48))
     with pytest.raises(UserError, match="2 columns that may be the metric to rank by: eval_change, val_loss"):
-        of_csv(two, Wanted())
-    assert of_csv(two, Wanted("val_loss")).metric == "val_loss"
+        read_csv_runs(two, RunSelection())
+    assert read_csv_runs(two, RunSelection("val_loss")).metric == "val_loss"
     with pytest.raises(UserError, match="closest: val_loss"):
-        of_csv(two, Wanted("val_los"))
+        read_csv_runs(two, RunSelection("val_los"))
 
 
 def test_a_column_is_a_parameter_when_it_is_named_and_has_another_name_when_renamed(tmp_path):
     path = written(tmp_path, reward_scale=[place % 9 / 3 for place in range(48)])
-    assert "reward_scale" in dict(of_csv(path, Wanted(METRIC)).left_out)
-    runs = of_csv(path, Wanted(METRIC, parameters=("reward_scale",), renamed={"learning_rate": "training.learning_rate"}))
+    assert "reward_scale" in dict(read_csv_runs(path, RunSelection(METRIC)).left_out)
+    runs = read_csv_runs(path, RunSelection(METRIC, parameters=("reward_scale",), new_names={"learning_rate": "training.learning_rate"}))
     assert [parameter.dimension.name for parameter in runs.parameters] == ["training.learning_rate", "reward_scale"]
     with pytest.raises(UserError, match="no parameter learning_rat "):
-        of_csv(path, Wanted(METRIC, parameters=("learning_rat",)))
+        read_csv_runs(path, RunSelection(METRIC, parameters=("learning_rat",)))
     with pytest.raises(UserError, match=r"model: constant \(small\)"):
-        of_csv(path, Wanted(METRIC, parameters=("model",)))
+        read_csv_runs(path, RunSelection(METRIC, parameters=("model",)))
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_a_table_that_cannot_be_used_is_said(tmp_path, content, said):
     path = tmp_path / "r.csv"
     path.write_bytes(content)
     with pytest.raises(UserError, match=said):
-        refine(of_csv(path, Wanted()))
+        refine(read_csv_runs(path, RunSelection()))

@@ -6,7 +6,7 @@ import pytest
 
 from helpers.webclient import request
 from synaptune.core.errors import UserError
-from synaptune.report.dashboard.auth import Access, chosen_token, is_loopback
+from synaptune.report.dashboard.auth import AccessControl, choose_token, is_loopback
 
 TOKEN = "a-token-of-some-length"
 
@@ -16,7 +16,7 @@ def app(environ, start_response):
     return [b"secret"]
 
 
-OPEN, LOCKED = Access().guard(app), Access(TOKEN).guard(app)
+OPEN, LOCKED = AccessControl().protect(app), AccessControl(TOKEN).protect(app)
 
 
 @pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "127.0.0.1:9", "[::1]:8080", "LOCALHOST"])
@@ -70,7 +70,7 @@ def test_a_program_shows_the_token_as_a_bearer():
 
 
 def test_a_cookie_of_another_token_is_worthless():
-    other = request(Access("another-token-of-mine").guard(app), query="token=another-token-of-mine").headers["set-cookie"]
+    other = request(AccessControl("another-token-of-mine").protect(app), query="token=another-token-of-mine").headers["set-cookie"]
     assert request(LOCKED, HTTP_COOKIE=other.split(";")[0]).status == 401
 
 
@@ -85,11 +85,11 @@ def test_an_odd_cookie_of_another_server_on_the_host_locks_nobody_out(other):
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_nothing_can_be_changed_unless_asked_for(method):
     assert request(OPEN, method=method).status == 403
-    assert request(Access(write=True).guard(app), method=method).status == 200
+    assert request(AccessControl(write=True).protect(app), method=method).status == 200
 
 
 def test_a_change_from_another_site_is_refused():
-    writing = Access(write=True).guard(app)
+    writing = AccessControl(write=True).protect(app)
     assert request(writing, method="POST", HTTP_ORIGIN="http://evil.example").status == 403
     for odd in ("null", "http://[", "", "http://localhost:8080/", "ftp://localhost:8080"):
         assert request(writing, method="POST", HTTP_ORIGIN=odd).status == 403
@@ -112,19 +112,19 @@ def test_a_page_with_a_policy_of_its_own_keeps_it():
         start_response("200 OK", [("content-security-policy", "default-src 'self';script-src 'self' 'unsafe-eval'")])
         return [b""]
 
-    policy = request(Access().guard(other)).headers["content-security-policy"]
+    policy = request(AccessControl().protect(other)).headers["content-security-policy"]
     assert policy == "default-src 'self';script-src 'self' 'unsafe-eval'; frame-ancestors 'none'"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "node7", ""])
 def test_other_machines_are_let_in_only_with_a_token(host):
     with pytest.raises(UserError, match="without a token"):
-        chosen_token(host, None)
-    assert chosen_token(host, TOKEN) == TOKEN
+        choose_token(host, None)
+    assert choose_token(host, TOKEN) == TOKEN
 
 
 def test_a_token_can_be_made_for_you_and_is_never_the_same():
-    one, other = chosen_token("0.0.0.0", "auto"), chosen_token("0.0.0.0", "auto")
+    one, other = choose_token("0.0.0.0", "auto"), choose_token("0.0.0.0", "auto")
     assert one is not None
     assert len(one) >= 32
     assert one != other
@@ -133,9 +133,9 @@ def test_a_token_can_be_made_for_you_and_is_never_the_same():
 @pytest.mark.parametrize("weak", ["short", "", "with a space in it", "tökentökentöken"])
 def test_a_token_that_is_too_weak_or_no_part_of_an_address_is_refused(weak):
     with pytest.raises(UserError, match="characters"):
-        chosen_token("127.0.0.1", weak)
+        choose_token("127.0.0.1", weak)
 
 
 def test_this_machine_needs_no_token():
-    assert [chosen_token(host, None) for host in ("127.0.0.1", "localhost", "::1")] == [None, None, None]
+    assert [choose_token(host, None) for host in ("127.0.0.1", "localhost", "::1")] == [None, None, None]
     assert not any(is_loopback(host) for host in ("0.0.0.0", "10.0.0.1", "example.org", ""))

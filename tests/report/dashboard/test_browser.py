@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helpers.webclient import search
-from synaptune.search.trial import Result, best_of
-from synaptune.study.location import Home
+from helpers.webclient import make_study
+from synaptune.search.trial import Result, find_best
+from synaptune.study.location import StudyLocation
 from synaptune.study.reader import read_study
 from synaptune.study.study import PhaseLedger, Study
 
@@ -33,7 +33,7 @@ expect = sync_api.expect
 def work(tmp_path_factory) -> Path:
     """A folder to work in, with a study of 40 trials."""
     folder = tmp_path_factory.mktemp("work")
-    search(folder / "outputs" / "studies", "bowl", TRIALS, sampler="cma")
+    make_study(folder / "outputs" / "studies", "bowl", TRIALS, sampler="cma")
     return folder
 
 
@@ -122,7 +122,7 @@ def test_the_trial_table_is_the_study(served, page, work):
     page.goto(f"{served}synaptune/study/bowl/trials?sort=objective&order=asc")
     rows = page.locator("#trials-table tbody tr")
     expect(rows).to_have_count(len(known.trials))
-    best = best_of(known.searched)
+    best = find_best(known.search_trials)
     expect(rows.first).to_have_attribute("data-number", str(best.number))
     rows.first.locator("th a").click()
     expect(page.locator("h1")).to_have_text(f"Trial {best.number}")
@@ -131,7 +131,7 @@ def test_the_trial_table_is_the_study(served, page, work):
 
 
 def test_the_export_downloads_the_best_of_the_study(served, page, work):
-    best = best_of(record(work).searched)
+    best = find_best(record(work).search_trials)
     page.goto(f"{served}synaptune/study/bowl/trials")
     for link, name, read in (
         ("Best as YAML", "bowl-best.yaml", yaml.safe_load),
@@ -163,16 +163,16 @@ def test_a_page_follows_a_search_that_runs(served, page, work):
     before = report.evaluate("scrollY")
     assert before > 0
     folder = work / "outputs" / "studies" / "bowl"
-    with Study(Home("bowl", folder, f"sqlite:///{folder}/study.db", "auto"), known.configuration) as study:
+    with Study(StudyLocation("bowl", folder, f"sqlite:///{folder}/study.db", "auto"), known.configuration) as study:
         ledger = PhaseLedger(study, known.spaces["search"], "search", {})
-        trial = ledger.start(len(known.searched), (0.3, 0.01), {"x": 3.0, "n": 0}, generation=99)
+        trial = ledger.start(len(known.search_trials), (0.3, 0.01), {"x": 3.0, "n": 0}, generation=99)
         row = page.locator(f"#trials-table tr[data-number='{trial.number}']")
         expect(row).to_contain_text("running")
         expect(page.locator(".status span")).to_contain_text("running")
         ledger.finish(trial, Result(-5.0, 0.1))
         expect(row).to_contain_text("complete")
         expect(row).to_contain_text("-5")
-        expect(page.locator(".status span")).to_contain_text(f"{len(known.searched) + 1} of {TRIALS}")
+        expect(page.locator(".status span")).to_contain_text(f"{len(known.search_trials) + 1} of {TRIALS}")
         expect(report.locator("#verdict")).to_contain_text(f"trial {trial.number}")
         expect(page.locator(".status progress")).to_have_attribute("max", str(TRIALS))
         checked = PhaseLedger(study, known.spaces["search"], "validation", {})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.webclient import request, search
+from helpers.webclient import make_study, request
 
 pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
 
@@ -17,14 +17,14 @@ import yaml
 
 from synaptune.cli.main import main
 from synaptune.core.errors import UserError
-from synaptune.report.dashboard.app import Pages
-from synaptune.report.dashboard.merged_storage import ReadOnly, Union
-from synaptune.report.dashboard.page_cache import REST, Once, Stamped
+from synaptune.report.dashboard.app import DashboardApp
+from synaptune.report.dashboard.merged_storage import MergedStorage, ReadOnlyError
+from synaptune.report.dashboard.page_cache import REST_FACTOR, BackgroundValue, Versioned
 from synaptune.report.dashboard.server import listen
-from synaptune.report.dashboard.study_index import Catalogue
-from synaptune.report.dashboard.study_status import glances
-from synaptune.report.dashboard.trials import PAGE, View, chosen
-from synaptune.search.trial import best_of
+from synaptune.report.dashboard.study_index import StudyIndex
+from synaptune.report.dashboard.study_status import read_statuses
+from synaptune.report.dashboard.trials import PAGE_SIZE, TrialsView, select_trials
+from synaptune.search.trial import find_best
 from synaptune.study.reader import read_study
 
 NASTY = '<script>alert("x")</script> & \'ü'
@@ -35,8 +35,8 @@ TRIALS = 60
 def root(tmp_path_factory) -> Path:
     """Two studies: one with more trials than a page, one with a name that could do harm."""
     folder = tmp_path_factory.mktemp("studies")
-    search(folder, "plain", TRIALS)
-    search(folder, "nasty", 3)
+    make_study(folder, "plain", TRIALS)
+    make_study(folder, "nasty", 3)
     with sqlite3.connect(folder / "nasty" / "study.db") as database:  # as another program may name one
         database.execute("UPDATE studies SET study_name = ?", [NASTY])
     database.close()
@@ -46,8 +46,8 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pages(root) -> Pages:
-    return Pages(Catalogue(root))
+def pages(root) -> DashboardApp:
+    return DashboardApp(StudyIndex(root))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def record(root):
 @pytest.fixture(scope="module")
 def nasty(root) -> str:
     """The key of the study with the nasty name."""
-    found, _ = Catalogue(root).studies()
+    found, _ = StudyIndex(root).list_studies()
     return next(place.key for place, _ in found if place.name == NASTY)
 
 
@@ -71,7 +71,7 @@ def parts(pages, path: str, known: str = "", query: str = "") -> dict:
 
 def test_the_browser_lists_every_study_and_says_which_database_cannot_be_read(pages, record):
     listed = request(pages, "/").text
-    best = best_of(record.searched)
+    best = find_best(record.searched)
     assert ">plain</a>" in listed
     assert f"{TRIALS} of {TRIALS}" in listed
     assert f"{best.objective:.5g}" in listed
@@ -113,7 +113,7 @@ def test_a_part_that_the_browser_has_is_not_sent_again(pages):
 def test_the_trial_list_is_sorted_chosen_and_cut_into_pages_by_the_server(pages, record):
     first = request(pages, "/synaptune/study/plain/trials", query="sort=number&order=asc").text
     second = request(pages, "/synaptune/study/plain/trials", query="sort=number&order=asc&page=2").text
-    assert [first.count("data-number="), second.count("data-number=")] == [PAGE, TRIALS - PAGE]
+    assert [first.count("data-number="), second.count("data-number=")] == [PAGE_SIZE, TRIALS - PAGE_SIZE]
     failed = [trial.number for trial in record.trials if trial.state == "failed"]
     only = request(pages, "/synaptune/study/plain/trials", query="state=failed").text
     assert failed
@@ -124,14 +124,14 @@ def test_the_trial_list_is_sorted_chosen_and_cut_into_pages_by_the_server(pages,
 @pytest.mark.parametrize("name", ["objective", "x", "n", "seconds", "number", "state", "nothing of the kind"])
 @pytest.mark.parametrize("descending", [True, False])
 def test_every_trial_is_in_the_list_once_whatever_it_is_sorted_by(record, name, descending):
-    listed = chosen(record, View(sort=name, descending=descending))
+    listed = select_trials(record, TrialsView(sort=name, descending=descending))
     assert sorted(trial.number for trial in listed) == [trial.number for trial in record.trials]
 
 
 def test_trials_without_an_objective_come_last_in_both_orders(record):
     complete = sorted(trial.objective for trial in record.trials if trial.objective is not None)
     for descending, wanted in ((False, complete), (True, complete[::-1])):
-        listed = chosen(record, View(sort="objective", descending=descending))
+        listed = select_trials(record, TrialsView(sort="objective", descending=descending))
         assert [trial.objective for trial in listed[: len(complete)]] == wanted
 
 
@@ -145,7 +145,7 @@ def test_a_query_that_makes_no_sense_still_gives_a_page(pages, query):
 
 
 def test_the_best_is_exported_as_yaml_and_json_under_the_name_of_the_study(pages, record):
-    best = best_of(record.searched)
+    best = find_best(record.searched)
     text = request(pages, "/synaptune/study/plain/best.yaml")
     found = json.loads(request(pages, "/synaptune/study/plain/best.json").body)
     assert yaml.safe_load(text.body) == {"parameters": best.values}
@@ -186,11 +186,11 @@ def test_optuna_dashboard_lists_the_studies_of_all_databases(pages, root):
 
 
 def test_optuna_dashboard_changes_nothing_unless_asked_for(root):
-    reading, writing = Union(Catalogue(root).databases), Union(Catalogue(root).databases, write=True)
+    reading, writing = MergedStorage(StudyIndex(root).list_databases), MergedStorage(StudyIndex(root).list_databases, write=True)
     key = reading.get_study_id_from_name("plain")
-    with pytest.raises(ReadOnly):
+    with pytest.raises(ReadOnlyError):
         reading.set_study_system_attr(key, "note", "x")
-    with pytest.raises(ReadOnly):
+    with pytest.raises(ReadOnlyError):
         reading.delete_study(key)
     writing.set_study_system_attr(key, "a key", "x")
     assert reading.get_study_system_attrs(key)["a key"] == "x"
@@ -226,9 +226,9 @@ def test_a_study_can_be_written_while_its_pages_are_read(pages, root):
 
 
 def test_a_study_that_is_gone_is_told_so(tmp_path):
-    manager = search(tmp_path, "gone", 2)
+    manager = make_study(tmp_path, "gone", 2)
     assert manager.best_trial is not None
-    pages = Pages(Catalogue(tmp_path))
+    pages = DashboardApp(StudyIndex(tmp_path))
     assert request(pages, "/synaptune/study/gone").status == 200
     for path in (tmp_path / "gone").iterdir():
         path.unlink()
@@ -238,10 +238,10 @@ def test_a_study_that_is_gone_is_told_so(tmp_path):
 
 
 def test_a_glance_agrees_with_the_whole_study(root, record):
-    (glance,) = glances(f"sqlite:///{root}/plain/study.db")
-    assert glance.trials == glance.ended == len(record.trials)
+    (glance,) = read_statuses(f"sqlite:///{root}/plain/study.db")
+    assert glance.trial_count == glance.ended_count == len(record.trials)
     assert glance.failures == sum(trial.state == "failed" for trial in record.trials)
-    assert glance.searched.best == best_of(record.searched).objective
+    assert glance.search_phase.best == find_best(record.searched).objective
     assert glance.budget == TRIALS
 
 
@@ -251,9 +251,9 @@ def test_a_value_is_made_once_however_many_ask_for_it():
     def make():
         begin.wait(120)
         made.append(threading.get_ident())
-        return Stamped("1", len(made))
+        return Versioned("1", len(made))
 
-    once: Once = Once()
+    once: BackgroundValue = BackgroundValue()
     answers: list = []
     threads = [threading.Thread(target=lambda: answers.append(once.get("1", make, 120))) for _ in range(8)]
     for thread in threads:
@@ -266,30 +266,30 @@ def test_a_value_is_made_once_however_many_ask_for_it():
 
 
 def test_a_value_that_was_dear_rests_before_it_is_made_again():
-    once: Once = Once()
+    once: BackgroundValue = BackgroundValue()
     begun = threading.Event()
-    assert once.get("1", lambda: Stamped("1", begun.wait(100.0 / REST / 10.0)), 120) is not None
-    assert once.get("2", lambda: Stamped("2", "new"), 120).version == "1"
+    assert once.get("1", lambda: Versioned("1", begun.wait(100.0 / REST_FACTOR / 10.0)), 120) is not None
+    assert once.get("2", lambda: Versioned("2", "new"), 120).version == "1"
 
 
 def test_a_value_made_of_an_older_state_is_made_again():
-    once: Once = Once()
-    assert once.get("2", lambda: Stamped("1", "old"), 120) == ("1", "old")
+    once: BackgroundValue = BackgroundValue()
+    assert once.get("2", lambda: Versioned("1", "old"), 120) == ("1", "old")
     until = time.monotonic() + 120
-    while once.get("2", lambda: Stamped("2", "new"), 120).version == "1" and time.monotonic() < until:
+    while once.get("2", lambda: Versioned("2", "new"), 120).version == "1" and time.monotonic() < until:
         time.sleep(0.01)
     assert once.latest == ("2", "new")
 
 
 def test_an_error_of_a_page_is_shown_and_its_value_made_again_when_the_study_has_changed():
-    once: Once = Once()
+    once: BackgroundValue = BackgroundValue()
     with pytest.raises(UserError, match="locked"):
         once.get("1", lambda: (_ for _ in ()).throw(UserError("locked")), 120)
     until = time.monotonic() + 120
     made = None
     while made is None and time.monotonic() < until:
         with contextlib.suppress(UserError):
-            made = once.get("2", lambda: Stamped("2", "fine"), 120)
+            made = once.get("2", lambda: Versioned("2", "fine"), 120)
     assert made == ("2", "fine")
 
 

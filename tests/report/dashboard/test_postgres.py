@@ -9,8 +9,8 @@ from helpers.webclient import SPACE, bowl, request
 pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
 
 from synaptune import TrialManager
-from synaptune.report.dashboard.app import Pages
-from synaptune.report.dashboard.study_index import Catalogue
+from synaptune.report.dashboard.app import DashboardApp
+from synaptune.report.dashboard.study_index import StudyIndex
 
 
 def test_studies_on_a_server_are_listed_shown_and_exported(postgres_url, tmp_path):
@@ -19,9 +19,9 @@ def test_studies_on_a_server_are_listed_shown_and_exported(postgres_url, tmp_pat
         manager = TrialManager(name, trials, sampler="random", **options)
         manager.optimize(bowl, SPACE)
         best = manager.best_value
-        catalogue = Catalogue(tmp_path / "none", [postgres_url])
-        pages = Pages(catalogue)
-        (place,) = [place for place, _ in catalogue.studies()[0] if place.name == name]
+        catalogue = StudyIndex(tmp_path / "none", [postgres_url])
+        pages = DashboardApp(catalogue)
+        (place,) = [place for place, _ in catalogue.list_studies()[0] if place.name == name]
         at = f"/synaptune/study/{place.key}"
         assert f">{name}</a>" in request(pages, "/").text
         assert request(pages, at).status == 200

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from synaptune.search.objective.common_seeds import averaged, common_random_numbers, common_seeds
+from synaptune.search.objective.common_seeds import average_seeds, list_common_seeds, measure_common_seeds
 
 
 def made(candidates: int, seeds: int, *, shared: float, own: float) -> np.ndarray:
@@ -18,31 +18,31 @@ def made(candidates: int, seeds: int, *, shared: float, own: float) -> np.ndarra
 
 
 def test_an_average_is_a_mean_with_its_standard_error():
-    found = averaged([1.0, 2.0, 6.0], [{"a": 1.0, "b": 1.0}, {"a": 3.0, "b": 1.0}, {"a": 5.0}])
+    found = average_seeds([1.0, 2.0, 6.0], [{"a": 1.0, "b": 1.0}, {"a": 3.0, "b": 1.0}, {"a": 5.0}])
     assert found.objective == 3.0
     assert found.standard_error == pytest.approx(math.sqrt(7.0 / 3.0))
     assert found.metrics == {"a": 3.0}
-    assert found.facts() == {"objective_standard_error": found.standard_error, "objective_by_seed": [1.0, 2.0, 6.0]}
+    assert found.to_facts() == {"objective_standard_error": found.standard_error, "objective_by_seed": [1.0, 2.0, 6.0]}
 
 
 def test_one_seed_has_no_standard_error():
-    assert averaged([1.5], [{"a": 2.0}])[:3] == (1.5, None, {"a": 2.0})
+    assert average_seeds([1.5], [{"a": 2.0}])[:3] == (1.5, None, {"a": 2.0})
 
 
 @pytest.mark.parametrize(("objectives", "metrics"), [([], []), ([1.0], []), ([1.0, math.nan], [{}, {}])])
 def test_runs_that_make_no_average_are_refused(objectives, metrics):
     with pytest.raises(ValueError, match="expected"):
-        averaged(objectives, metrics)
+        average_seeds(objectives, metrics)
 
 
 def test_all_candidates_get_the_same_seeds():
-    assert common_seeds(5, 3) == [5, 6, 7]
+    assert list_common_seeds(5, 3) == [5, 6, 7]
     with pytest.raises(ValueError, match="at least 1"):
-        common_seeds(5, 0)
+        list_common_seeds(5, 0)
 
 
 def test_noise_that_candidates_share_cancels_in_their_differences():
-    found = common_random_numbers(made(40, 200, shared=1.0, own=0.5))
+    found = measure_common_seeds(made(40, 200, shared=1.0, own=0.5))
     assert found.common == pytest.approx(2 * 0.25, rel=0.1)
     assert found.different == pytest.approx(2 * (1.0 + 0.25), rel=0.2)
     assert found.ratio == pytest.approx(5.0, rel=0.2)
@@ -50,15 +50,15 @@ def test_noise_that_candidates_share_cancels_in_their_differences():
 
 
 def test_noise_of_their_own_is_not_helped():
-    assert common_random_numbers(made(40, 200, shared=0.0, own=0.5)).ratio == pytest.approx(1.0, rel=0.05)
+    assert measure_common_seeds(made(40, 200, shared=0.0, own=0.5)).ratio == pytest.approx(1.0, rel=0.05)
 
 
 def test_shared_noise_alone_is_worth_everything_and_leaves_the_ranks():
-    found = common_random_numbers(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    found = measure_common_seeds(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
     assert (found.common, found.ratio, found.rank_correlation) == (0.0, math.inf, 1.0)
     assert found.candidate_deviation == pytest.approx(2.0)
 
 
 def test_too_little_to_judge_is_refused():
     with pytest.raises(ValueError, match="at least"):
-        common_random_numbers([[1.0, 2.0], [1.0, 2.0]])
+        measure_common_seeds([[1.0, 2.0], [1.0, 2.0]])

@@ -8,7 +8,16 @@ import math
 import numpy as np
 import pytest
 
-from synaptune.search.objective.learning_curve import C_HIGH, C_LOW, LEAST_POINTS, Prediction, errors, extrapolate, fit, projected
+from synaptune.search.objective.learning_curve import (
+    EXPONENT_HIGH,
+    EXPONENT_LOW,
+    LEAST_POINTS,
+    Prediction,
+    extrapolate,
+    extrapolate_result,
+    fit_power_law,
+    measure_errors,
+)
 
 STEPS = [10, 20, 30, 40, 50, 60, 80, 100]
 
@@ -32,10 +41,10 @@ def test_the_exponent_agrees_with_a_general_least_squares_routine():
     points = [(step, loss + random.normal(0, 0.01)) for step, loss in law(range(10, 210, 10), 2.0, 5.0, 0.6)]
     steps, losses = map(np.array, zip(*points, strict=True))
     general, covariance = curve_fit(lambda t, a, b, c: a + b * t**-c, steps, losses, p0=(2.0, 5.0, 0.6))
-    ours, target = fit(points), 400.0
+    ours, target = fit_power_law(points), 400.0
     assert ours is not None
     assert ours.c == pytest.approx(general[2], rel=1e-3)
-    prediction = ours.at(target)
+    prediction = ours.predict(target)
     assert prediction.mean == pytest.approx(general[0] + general[1] * target ** -general[2], abs=1e-5)
     slope = np.array([1.0, target ** -general[2], -general[1] * target ** -general[2] * math.log(target)])
     scatter = float(np.square(losses - (general[0] + general[1] * steps ** -general[2])).sum()) / (len(steps) - 3)
@@ -66,13 +75,13 @@ def test_losses_below_zero_follow_no_such_law():
 def test_whatever_the_points_the_law_is_finite_never_rises_and_never_goes_below_zero(seed):
     random = np.random.default_rng(seed)
     points = [(step, float(loss)) for step, loss in zip(STEPS, random.lognormal(0.0, 2.0, len(STEPS)), strict=True)]
-    found = fit(points)
+    found = fit_power_law(points)
     assert found is not None
-    assert C_LOW <= found.c <= C_HIGH
-    means = [found.at(step).mean for step in (*STEPS, 200, 1000, 10**6)]
+    assert EXPONENT_LOW <= found.c <= EXPONENT_HIGH
+    means = [found.predict(step).mean for step in (*STEPS, 200, 1000, 10**6)]
     assert all(math.isfinite(mean) and mean >= 0.0 for mean in means)
     assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(means))
-    assert all(math.isfinite(found.at(step).standard_error) for step in (200, 10**6))
+    assert all(math.isfinite(found.predict(step).standard_error) for step in (200, 10**6))
 
 
 @pytest.mark.parametrize("losses", [[2.0] * 8, [float(number) for number in range(1, 9)]], ids=["flat", "rising"])
@@ -96,27 +105,27 @@ def test_points_that_are_none_are_refused(wrong):
 def test_a_pruned_run_is_told_where_it_was_heading_and_never_its_last_loss():
     curve = [[step, loss] for step, loss in law(STEPS, 2.0, 5.0, 0.5)]
     last = curve[-1][1]
-    found = projected({"val_loss": last, "val_perplexity": math.exp(last), "expert_gini": 0.2}, curve, 400)
+    found = extrapolate_result({"val_loss": last, "val_perplexity": math.exp(last), "expert_gini": 0.2}, curve, 400)
     assert found["val_loss"] == pytest.approx(2.25, abs=1e-3)
     assert found["val_perplexity"] == pytest.approx(math.exp(2.25), rel=1e-3)
     assert (found["pruned_val_loss"], found["expert_gini"]) == (last, 0.2)
 
 
 def test_a_pruned_run_with_a_short_curve_has_no_loss_to_tell():
-    found = projected({"val_loss": 3.0, "val_perplexity": 20.0}, [[10, 4.0], [20, 3.0]], 400)
+    found = extrapolate_result({"val_loss": 3.0, "val_perplexity": 20.0}, [[10, 4.0], [20, 3.0]], 400)
     assert found == {"pruned_val_loss": 3.0}
 
 
 def test_errors_are_those_worked_out_by_hand():
     exact = Prediction(1.0, 0.1, 5)
-    found = errors([exact, Prediction(2.5, 0.1, 5), 3.0], [1.0, 2.0, 4.0])
+    found = measure_errors([exact, Prediction(2.5, 0.1, 5), 3.0], [1.0, 2.0, 4.0])
     assert (found.mean, found.rmse) == pytest.approx((-0.5 / 3, math.sqrt(1.25 / 3)))
     assert found.coverage == 0.5
     assert found.rank_correlation == 1.0
     assert found.spread == pytest.approx(math.sqrt(found.rmse**2 - found.mean**2))
-    assert errors([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]).coverage is None
+    assert measure_errors([1.0, 2.0, 3.0], [3.0, 2.0, 1.0]).coverage is None
 
 
 def test_errors_of_unpaired_values_are_refused():
     with pytest.raises(ValueError, match="equally many"):
-        errors([1.0, 2.0], [1.0, 2.0, 3.0])
+        measure_errors([1.0, 2.0], [1.0, 2.0, 3.0])

@@ -15,13 +15,13 @@ from synaptune.search.objective.score import (
     ObjectiveConfig,
     ParetoAxes,
     check_ready,
-    kind_at,
+    compute_costs,
+    find_objective_faults,
+    get_score_kind,
+    is_switch,
     needs_baseline,
-    objective_faults,
-    rescored,
+    rescore,
     score,
-    switches_at,
-    vector,
     with_baseline,
 )
 
@@ -108,11 +108,11 @@ def test_only_objectives_with_shares_need_a_baseline():
 
 
 def test_hybrid_ranks_by_the_loss_first_and_by_the_composite_later():
-    assert [kind_at(HYBRID, generation) for generation in range(5)] == ["val_loss"] * 3 + ["composite"] * 2
-    assert [switches_at(HYBRID, generation) for generation in range(5)] == [False, False, False, True, False]
+    assert [get_score_kind(HYBRID, generation) for generation in range(5)] == ["val_loss"] * 3 + ["composite"] * 2
+    assert [is_switch(HYBRID, generation) for generation in range(5)] == [False, False, False, True, False]
     assert score(HYBRID, DEFAULTS, 2) == 2.3
     assert score(HYBRID, DEFAULTS, 3) == score(COMPOSITE, DEFAULTS)
-    assert not any(switches_at(COMPOSITE, generation) for generation in range(5))
+    assert not any(is_switch(COMPOSITE, generation) for generation in range(5))
 
 
 def test_hybrid_needs_no_baseline_before_its_switch():
@@ -124,13 +124,13 @@ def test_hybrid_needs_no_baseline_before_its_switch():
 
 def test_incumbents_are_scored_again_from_their_stored_metrics():
     stored = [DEFAULTS, None, DEFAULTS | BETTER]
-    assert rescored(HYBRID, stored, 2) == [2.3, None, 2.3]
-    assert rescored(HYBRID, stored, 3) == [score(COMPOSITE, DEFAULTS), None, score(COMPOSITE, DEFAULTS | BETTER)]
+    assert rescore(HYBRID, stored, 2) == [2.3, None, 2.3]
+    assert rescore(HYBRID, stored, 3) == [score(COMPOSITE, DEFAULTS), None, score(COMPOSITE, DEFAULTS | BETTER)]
 
 
 def test_the_vector_of_pareto_is_zero_at_the_baseline_and_negative_where_better():
-    assert vector(PARETO, DEFAULTS) == (0.0, 0.0, 0.0)
-    assert vector(PARETO, DEFAULTS | BETTER) == pytest.approx((-0.1, -0.2, -0.25))
+    assert compute_costs(PARETO, DEFAULTS) == (0.0, 0.0, 0.0)
+    assert compute_costs(PARETO, DEFAULTS | BETTER) == pytest.approx((-0.1, -0.2, -0.25))
 
 
 def test_the_score_of_pareto_orders_dominated_runs_and_follows_its_weights():
@@ -145,7 +145,7 @@ def test_an_axis_of_weight_zero_is_none():
     """The largest weighted change would else never fall below 0, and the axis would have to be measured all the same."""
     quality = replace(PARETO, axes=ParetoAxes(tokens_per_second=0.0))
     better = DEFAULTS | {"val_perplexity": 9.0, "val_recall_accuracy": 0.6}
-    assert len(vector(quality, better)) == 2
+    assert len(compute_costs(quality, better)) == 2
     assert score(quality, better) < 0.0
     unmeasured = {name: value for name, value in DEFAULTS.items() if name != "tokens_per_second"}
     assert score(quality, unmeasured) == 0.0
@@ -165,7 +165,7 @@ def test_an_objective_of_nothing_that_is_measured_is_refused(config):
 def test_pareto_without_recall_rows_has_two_axes():
     text = {name: value for name, value in DEFAULTS.items() if name != "val_recall_accuracy"}
     config = with_baseline(PARETO, text)
-    assert len(vector(config, text)) == 2
+    assert len(compute_costs(config, text)) == 2
     assert score(config, text) == 0.0
 
 
@@ -178,7 +178,7 @@ def test_every_fault_is_told():
         fraction=0.0,
         baseline=Baseline(val_perplexity=float("nan")),
     )
-    found = "\n".join(objective_faults(config))
+    found = "\n".join(find_objective_faults(config))
     for text in ("name=luck", "weights: expected", "val_perplexity=-1", "switch=-1", "fraction=0", "baseline.val_perplexity=nan"):
         assert f"objective.{text}" in found or f"objective.axes.{text}" in found
-    assert objective_faults(ObjectiveConfig()) == objective_faults(COMPOSITE) == []
+    assert find_objective_faults(ObjectiveConfig()) == find_objective_faults(COMPOSITE) == []

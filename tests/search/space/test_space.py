@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from synaptune.config.sweep_syntax import dimension_from_config, dimension_of
+from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
 from synaptune.core.errors import UserError
-from synaptune.search.space.space import Dimension, Space, expand, of_spec, refuse_unused
+from synaptune.search.space.space import Dimension, Space, expand_patterns, make_dimension, refuse_unused
 from synaptune.synapse.circuit import SPECS
 
 UNIT = st.floats(0.0, 1.0)
@@ -54,27 +54,29 @@ def test_numbers_rise_with_their_coordinate(dimension, one, other):
 def test_an_unrounded_number_undoes_the_coordinate_and_stays_in_the_range(scale, integer):
     dimension = Dimension("n", scale, 1.0, 8.0, integer=integer)
     for number in (1, 3, 8):
-        assert dimension.unrounded(dimension.unit(number)) == pytest.approx(number)
-    assert (dimension.unrounded(0.0), dimension.unrounded(1.0)) == pytest.approx((1.0, 8.0))
-    between = dimension.unrounded((dimension.unit(3) + dimension.unit(4)) / 2.0)
+        assert dimension.to_number(dimension.to_unit(number)) == pytest.approx(number)
+    assert (dimension.to_number(0.0), dimension.to_number(1.0)) == pytest.approx((1.0, 8.0))
+    between = dimension.to_number((dimension.to_unit(3) + dimension.to_unit(4)) / 2.0)
     assert 3.0 < between < 4.0
 
 
 def test_every_integer_and_every_choice_owns_an_equal_bin():
     steps = [(index + 0.5) / 60 for index in range(60)]
-    assert [Dimension("x", "lin", 1, 6, integer=True).value(u) for u in steps] == [1 + index // 10 for index in range(60)]
-    assert [Dimension("x", "categorical", choices=("a", "b", "c")).value(u) for u in steps] == ["abc"[index // 20] for index in range(60)]
+    assert [Dimension("x", "lin", 1, 6, integer=True).to_value(u) for u in steps] == [1 + index // 10 for index in range(60)]
+    assert [Dimension("x", "categorical", choices=("a", "b", "c")).to_value(u) for u in steps] == [
+        "abc"[index // 20] for index in range(60)
+    ]
 
 
 def test_every_choice_owns_a_part_in_proportion_to_its_weight():
     weighted = Dimension("x", "categorical", choices=("a", "b", "c"), weights=(1, 2, 7))
-    drawn = [weighted.value((index + 0.5) / 1000) for index in range(1000)]
+    drawn = [weighted.to_value((index + 0.5) / 1000) for index in range(1000)]
     assert [drawn.count(choice) for choice in "abc"] == [100, 200, 700]
-    assert [weighted.value(end) for end in (0.0, 1.0)] == ["a", "c"]
-    assert weighted.unit("c") == pytest.approx(0.65)
+    assert [weighted.to_value(end) for end in (0.0, 1.0)] == ["a", "c"]
+    assert weighted.to_unit("c") == pytest.approx(0.65)
     assert weighted.bins == 3
     assert weighted.describe() == "choice ['a', 'b', 'c'] weights [1, 2, 7]"
-    assert weighted.axis(3) == [weighted.unit(choice) for choice in "abc"]
+    assert weighted.make_grid(3) == [weighted.to_unit(choice) for choice in "abc"]
 
 
 @pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, float("nan")), (1.0, float("inf")), (1.0, 1e-4)])
@@ -98,19 +100,19 @@ def test_a_bin_is_the_part_that_its_value_owns(dimension):
 
 def test_every_declared_parameter_starts_at_its_default():
     for spec in SPECS:
-        dimension = of_spec(spec, steps=320)
-        assert dimension.value(dimension.unit(dimension.start)) == spec.for_run(320).default
+        dimension = make_dimension(spec, steps=320)
+        assert dimension.to_value(dimension.to_unit(dimension.start)) == spec.for_run(320).default
 
 
 def test_a_parameter_of_the_run_needs_the_runs_steps():
     spec = next(spec for spec in SPECS if spec.of_run)
-    assert of_spec(spec, steps=1000).low == round(spec.low * 1000)
+    assert make_dimension(spec, steps=1000).low == round(spec.low * 1000)
     with pytest.raises(ValueError, match="steps"):
-        of_spec(spec)
+        make_dimension(spec)
 
 
 def parsed(text, declared=None, start=None):
-    return dimension_of(OverridesParser.create().parse_override(text), declared, start)
+    return parse_sweep(OverridesParser.create().parse_override(text), declared, start)
 
 
 def test_hydra_sweep_syntax_makes_dimensions():
@@ -128,19 +130,19 @@ def test_hydra_sweep_syntax_makes_dimensions():
 
 
 def test_the_old_plugins_parametrization_makes_dimensions():
-    assert dimension_from_config("x", "interval(0,1)", None, None) == Dimension("x", "lin", 0.0, 1.0)
+    assert parse_parametrization("x", "interval(0,1)", None, None) == Dimension("x", "lin", 0.0, 1.0)
     entry = {"lower": 1, "upper": 100, "log": True, "init": 10}
-    assert dimension_from_config("x", entry, None, None) == Dimension("x", "log", 1, 100, start=10)
+    assert parse_parametrization("x", entry, None, None) == Dimension("x", "log", 1, 100, start=10)
     for wrong in ({"lower": 1}, {"lower": 1, "upper": 2, "step": 1}, "3"):
         with pytest.raises(UserError, match="parametrization x"):
-            dimension_from_config("x", wrong, None, None)
+            parse_parametrization("x", wrong, None, None)
 
 
 def test_the_parametrization_takes_weighted_choices():
     config = OmegaConf.create({"choices": ["a", 2, True], "weights": [1, 2, 0.5], "init": 2})
     expected = Dimension("x", "categorical", choices=("a", 2, True), weights=(1.0, 2.0, 0.5), start=2)
-    assert dimension_from_config("x", config, None, None) == expected
-    assert dimension_from_config("x", {"choices": ["a", "b"]}, None, "b") == Dimension("x", "categorical", choices=("a", "b"), start="b")
+    assert parse_parametrization("x", config, None, None) == expected
+    assert parse_parametrization("x", {"choices": ["a", "b"]}, None, "b") == Dimension("x", "categorical", choices=("a", "b"), start="b")
     for wrong in (
         {"choices": "ab"},
         {"choices": ["a", "b"], "weights": ["1", "2"]},
@@ -152,7 +154,7 @@ def test_the_parametrization_takes_weighted_choices():
         {"choices": []},
     ):
         with pytest.raises(UserError, match=r"x[\s\S]*to do"):
-            dimension_from_config("x", wrong, None, None)
+            parse_parametrization("x", wrong, None, None)
 
 
 @pytest.mark.parametrize("text", ["x=interval(3,3)", "x=interval(5,1)", "x=tag(log, interval(0,1))", "x=tag(ordered, interval(0,1))"])
@@ -163,9 +165,9 @@ def test_a_range_that_makes_no_sense_is_refused(text):
 
 def test_unknown_names_are_refused_with_near_ones():
     known = [spec.name for spec in SPECS]
-    assert expand(["synapse.*"], known) == known
+    assert expand_patterns(["synapse.*"], known) == known
     with pytest.raises(UserError, match=r"synapse\.vesicles\.tau_rrp"):
-        expand(["synapse.vesicle.tau_rrp"], known)
+        expand_patterns(["synapse.vesicle.tau_rrp"], known)
 
 
 def test_parameters_without_effect_are_refused_with_the_reason():

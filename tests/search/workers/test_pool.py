@@ -21,11 +21,11 @@ from synaptune.search.optimizers.registry import Engine
 from synaptune.search.optimizers.snapshot import StateFile
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
-from synaptune.search.workers.base import Inline, Lenient
+from synaptune.search.workers.base import InlineWorkers, NeverStop
 from synaptune.search.workers.pool import Pool, Ready
 from synaptune.search.workers.reporting import report
-from synaptune.search.workers.spawners import Processes, Slurm
-from synaptune.study.location import Home
+from synaptune.search.workers.spawners import LocalSpawner, SlurmSpawner
+from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))
@@ -37,8 +37,8 @@ def bowl(trial):
 
 def drive(folder, evaluate=bowl, *, name="cma", budget=16, count=3, timeout=None, retries=1, rate=1.0, said=None, spawner=None, judge=None):
     engine = Engine(name, 7, workers=3)
-    workers = Pool(evaluate, spawner or Processes(count), count, timeout) if count else Inline(evaluate, timeout)
-    with Study(Home("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}) as study:
+    workers = Pool(evaluate, spawner or LocalSpawner(count), count, timeout) if count else InlineWorkers(evaluate, timeout)
+    with Study(StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}) as study:
         try:
             found = Search(
                 SPACE,
@@ -46,8 +46,8 @@ def drive(folder, evaluate=bowl, *, name="cma", budget=16, count=3, timeout=None
                 Plan(budget, max_failure_rate=rate, retries=retries),
                 PhaseLedger(study, SPACE, "search", {}),
                 StateFile(folder / "optimizer.pkl", engine, SPACE.describe()),
-                judge=judge or Lenient(),
-                say=[].append if said is None else said.append,
+                stopper=judge or NeverStop(),
+                on_message=[].append if said is None else said.append,
             )
             return run_searches([found], workers)[0]
         finally:
@@ -146,7 +146,7 @@ def test_reported_values_are_stored_and_can_stop_a_trial(tmp_path, count):
                 return Result(None, 0.0, pruned=True, estimate=trial.values["x"] / 4)
         return bowl(trial)
 
-    class Second(Lenient):
+    class Second(NeverStop):
         def __call__(self, trial, step, value):
             return (trial.index, step) == (2, 2)
 
@@ -229,7 +229,7 @@ def test_strangers_at_the_door_keep_no_worker_out(said):
 
 
 def test_one_who_says_nothing_is_shown_out(monkeypatch):
-    monkeypatch.setattr("synaptune.search.workers.pool._HANDSHAKE", 0.2)
+    monkeypatch.setattr("synaptune.search.workers.pool._HANDSHAKE_TIMEOUT", 0.2)
     pool = Pool(bowl, Elsewhere(), 1)
     try:
         with socket.create_connection(("127.0.0.1", pool._address[1]), timeout=30.0) as stranger:
@@ -284,13 +284,13 @@ def test_a_killed_controller_takes_its_workers_with_it_and_the_search_goes_on_as
 
 def test_jobs_of_submitit_are_workers_too(tmp_path):
     pytest.importorskip("submitit")
-    spawner = Slurm(tmp_path / "submitit", "local", {"timeout_min": 5})
+    spawner = SlurmSpawner(tmp_path / "submitit", "local", {"timeout_min": 5})
     assert sequence(drive(tmp_path / "jobs", count=2, spawner=spawner, budget=8)) == sequence(drive(tmp_path / "here", count=0, budget=8))
 
 
 def test_tasks_of_ray_are_workers_too(tmp_path, monkeypatch):
     pytest.importorskip("ray")
-    from synaptune.search.workers.spawners import Ray
+    from synaptune.search.workers.spawners import RaySpawner
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -300,6 +300,6 @@ def test_tasks_of_ray_are_workers_too(tmp_path, monkeypatch):
         return bowl(trial)
 
     said = []
-    trials = drive(tmp_path / "ray", fatal, count=2, spawner=Ray(cpus=0.5), budget=8, said=said)
+    trials = drive(tmp_path / "ray", fatal, count=2, spawner=RaySpawner(cpus=0.5), budget=8, said=said)
     assert sequence(trials) == sequence(drive(tmp_path / "here", count=0, budget=8))
     assert sum("trying it again" in line for line in said) == 1

@@ -10,12 +10,21 @@ from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Engine
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
-from synaptune.search.workers.base import Inline
+from synaptune.search.workers.base import InlineWorkers
 from synaptune.search.workers.reporting import report
-from synaptune.study.callbacks.base import SILENT, VIEWER, Listeners, Overheard, Show, Together, opened, opened_together
+from synaptune.study.callbacks.base import (
+    NO_LOGGING,
+    TERMINAL_ONLY,
+    Listeners,
+    Overheard,
+    Show,
+    Together,
+    open_callbacks,
+    open_shared_callbacks,
+)
 from synaptune.study.callbacks.trial_lines import TrialLines
-from synaptune.study.location import StudyConfig, home
-from synaptune.study.optimize import Company, Job, conduct
+from synaptune.study.location import StudyConfig, resolve_location
+from synaptune.study.optimize import Company, PhaseSearch, optimize
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("a", "lin", 0.0, 1.0), Dimension("b", "log", 1.0, 100.0)))
@@ -61,22 +70,22 @@ def evaluated(trial):
 
 
 def ledger_in(folder):
-    study = Study(home(StudyConfig("s", str(folder)), "s"), {"x": 1})
+    study = Study(resolve_location(StudyConfig("s", str(folder)), "s"), {"x": 1})
     return PhaseLedger(study, SPACE, "search", {})
 
 
 def searched(folder, listeners, budget, engine="cma"):
     ledger = ledger_in(folder)
     with ledger.study:
-        company = Company(listeners, say=lambda line: None)
-        return conduct([Job(ledger, Engine(engine, 0), Plan(budget), company=company)], Inline(evaluated))[0]
+        company = Company(listeners, on_message=lambda line: None)
+        return optimize([PhaseSearch(ledger, Engine(engine, 0), Plan(budget), company=company)], InlineWorkers(evaluated))[0]
 
 
 def test_a_failing_listener_is_dropped_with_one_line_and_the_others_hear_on(capsys):
     broken, whole = Notes({"ended": RuntimeError("no such luck\nsecond line")}), Notes()
     listeners = Listeners([broken, whole])
     for number in range(3):
-        listeners.ended(trial(number), number + 1)
+        listeners.on_end(trial(number), number + 1)
     listeners.close(0)
     assert broken.heard == [("ended", 0, 1), ("close", 1)]
     assert [about[0] for about in whole.of("ended")] == [0, 1, 2]
@@ -95,12 +104,12 @@ def test_a_listener_that_fails_at_the_end_keeps_no_other_from_closing(capsys):
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), UserError("got a mistake")])
 def test_ctrl_c_and_a_users_mistake_go_through(error):
     with pytest.raises(type(error)):
-        Listeners([Notes({"started": error})]).started(trial())
+        Listeners([Notes({"started": error})]).on_start(trial())
 
 
 def test_a_full_disk_ends_a_search_in_words():
     with pytest.raises(UserError, match=r"(?s)No space left.*make room"):
-        Listeners([Notes({"ended": OSError(errno.ENOSPC, "No space left on device")})]).ended(trial(), 1)
+        Listeners([Notes({"ended": OSError(errno.ENOSPC, "No space left on device")})]).on_end(trial(), 1)
 
 
 def test_a_search_tells_of_starts_reports_ends_and_generations_with_their_trials(tmp_path):
@@ -148,19 +157,22 @@ def test_listeners_are_closed_with_the_exit_code(tmp_path, monkeypatch, error, c
     notes = Notes()
     monkeypatch.setitem(module._MAKERS, "the terminal's view", lambda phases, logger: (notes,))
     ledger = ledger_in(tmp_path / "s")
-    with ledger.study, contextlib.suppress(KeyboardInterrupt, UserError, ValueError), opened(ledger, SILENT, Show(3)):
+    with ledger.study, contextlib.suppress(KeyboardInterrupt, UserError, ValueError), open_callbacks(ledger, NO_LOGGING, Show(3)):
         if error is not None:
             raise error
     assert notes.heard == [("close", code)]
 
 
 def test_searches_side_by_side_are_shown_as_one_and_closed_once(tmp_path):
-    study, notes = Study(home(StudyConfig("s", str(tmp_path)), "s"), {"x": 1}), Notes()
+    study, notes = Study(resolve_location(StudyConfig("s", str(tmp_path)), "s"), {"x": 1}), Notes()
     with study:
         ledgers = [PhaseLedger(study, Space((dimension,)), name, {}) for dimension, name in zip(SPACE.dimensions, "ab", strict=True)]
         together = Together(notes, 3, 2)
-        jobs = [Job(ledger, Engine("cma", 0), Plan(5), company=Company(Listeners([together]), say=lambda line: None)) for ledger in ledgers]
-        conduct(jobs, Inline(lambda trial: Result(1.0, 0.01)))
+        jobs = [
+            PhaseSearch(ledger, Engine("cma", 0), Plan(5), company=Company(Listeners([together]), on_message=lambda line: None))
+            for ledger in ledgers
+        ]
+        optimize(jobs, InlineWorkers(lambda trial: Result(1.0, 0.01)))
         for job in jobs:
             assert notes.of("close") == []
             job.company.listeners.close(0)
@@ -173,7 +185,7 @@ def test_a_view_of_several_searches_that_fails_is_left_out_of_all_once(capsys):
     together = Together(Notes({"ended": RuntimeError("torn")}), 0, 2)
     both = [Listeners([together]), Listeners([together])]
     for listeners in both * 2:
-        listeners.ended(trial(), 1)
+        listeners.on_end(trial(), 1)
     for listeners in both:
         listeners.close(0)
     assert capsys.readouterr().err == "Notes failed and is left out, the search goes on: RuntimeError: torn\n"
@@ -186,14 +198,18 @@ def test_the_terminals_view_of_searches_side_by_side_counts_all(tmp_path, progre
     from synaptune.study.callbacks import screen
 
     screened = io.StringIO()
-    monkeypatch.setattr(screen, "terminal", lambda: Console(file=screened, force_terminal=True, width=100))
-    study = Study(home(StudyConfig("s", str(tmp_path)), "s"), {"x": 1})
+    monkeypatch.setattr(screen, "make_console", lambda: Console(file=screened, force_terminal=True, width=100))
+    study = Study(resolve_location(StudyConfig("s", str(tmp_path)), "s"), {"x": 1})
     with study:
         ledgers = [PhaseLedger(study, Space((dimension,)), name, {}) for dimension, name in zip(SPACE.dimensions, "ab", strict=True)]
-        with opened_together([(ledger, Show(5, "evaluation")) for ledger in ledgers], replace(VIEWER, progress=progress)) as listeners:
-            companies = [Company(heard, say=lambda line: None) for heard in listeners]
-            jobs = [Job(ledger, Engine("cma", 0), Plan(5), company=company) for ledger, company in zip(ledgers, companies, strict=True)]
-            conduct(jobs, Inline(lambda trial: Result(1.0 + trial.number, 0.01)))
+        with open_shared_callbacks(
+            [(ledger, Show(5, "evaluation")) for ledger in ledgers], replace(TERMINAL_ONLY, progress=progress)
+        ) as listeners:
+            companies = [Company(heard, on_message=lambda line: None) for heard in listeners]
+            jobs = [
+                PhaseSearch(ledger, Engine("cma", 0), Plan(5), company=company) for ledger, company in zip(ledgers, companies, strict=True)
+            ]
+            optimize(jobs, InlineWorkers(lambda trial: Result(1.0 + trial.number, 0.01)))
     shown = capsys.readouterr().out if progress == "lines" else screened.getvalue()
     assert ("evaluation 10/10" if progress == "lines" else "10 of 10 ended") in shown
     assert progress == "lines" or "s: a, b" in shown
@@ -209,8 +225,8 @@ def test_a_log_that_cannot_be_opened_is_said_and_the_rest_is_heard(tmp_path, mon
     monkeypatch.setitem(module._MAKERS, "W&B's log", broken)
     monkeypatch.setitem(module._MAKERS, "the terminal's view", lambda phases, logger: (notes,))
     ledger = ledger_in(tmp_path / "s")
-    with ledger.study, opened(ledger, VIEWER, Show(3)) as listeners:
-        listeners.started(trial())
+    with ledger.study, open_callbacks(ledger, TERMINAL_ONLY, Show(3)) as listeners:
+        listeners.on_start(trial())
     assert notes.of("started") == [[0]]
     assert "W&B's log failed and is left out, the search goes on: ImportError: no such module" in capsys.readouterr().err
 
@@ -222,7 +238,7 @@ def test_lines_appear_where_there_is_no_terminal_only_when_asked_for():
     for stream, always in ((quiet, False), (loud, True)):
         lines = TrialLines(3, "evaluation", stream=stream, always=always)
         for number, entry in enumerate((trial(0, 0.25), failed, pruned), 1):
-            lines.ended(entry, number)
+            lines.on_end(entry, number)
     assert quiet.getvalue() == ""
     shown = loud.getvalue().splitlines()
     assert shown[0].startswith("  evaluation 1/3  0.25  best 0.25 (#0)")

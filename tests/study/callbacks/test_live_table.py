@@ -20,8 +20,8 @@ from synaptune.search.optimizers.diagnostics import diagnose
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.live_table import Scene, Standing, picture
-from synaptune.study.callbacks.screen import Screen, terminal
+from synaptune.study.callbacks.live_table import SearchInfo, SearchProgress, render_progress
+from synaptune.study.callbacks.screen import Screen, make_console
 
 SPACE = Space((Dimension("synapse.tau", "log", 1.0, 100.0), Dimension("synapse.cost", "lin", 0.0, 1.0, start=0.5)))
 PATIENCE = 900.0  # seconds
@@ -29,30 +29,30 @@ PATIENCE = 900.0  # seconds
 
 def trial(number, objective=None, state="complete", **facts):
     unit = (0.5, 0.75)
-    return Trial(number, number, unit, SPACE.values(unit), state, objective, facts={"seconds": 36.0, "generation": number // 4} | facts)
+    return Trial(number, number, unit, SPACE.to_values(unit), state, objective, facts={"seconds": 36.0, "generation": number // 4} | facts)
 
 
 def shown(standing, now, width=90):
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(picture(standing, now))
+    console.print(render_progress(standing, now))
     return console.file.getvalue()
 
 
 def test_the_table_says_where_a_search_stands():
     earlier = [trial(0, 5.0), trial(1, None, "failed", failure="memory")]
     stop = StopConfig(price=10.0, money=2.0)
-    standing = Standing(Scene("s: search", SPACE, "evaluations", 12, stop=stop), earlier, now=100.0)
+    standing = SearchProgress(SearchInfo("s: search", SPACE, "evaluations", 12, stop=stop), earlier, now=100.0)
     for number, state, objective, facts in (
         (2, "complete", 4.0, {}),
         (3, "failed", None, {"failure": "number"}),
         (4, "pruned", None, {}),
         (5, "failed", None, {"failure": "number"}),
     ):
-        standing.started(trial(number, state="running"), 100.0)
-        standing.ended(trial(number, objective, state, **facts), number + 1)
-    standing.started(trial(6, state="running"), 130.0)
-    standing.started(trial(7, state="running"), 190.0)
-    standing.reported(trial(6), 50, 3.25)
+        standing.record_start(trial(number, state="running"), 100.0)
+        standing.record_end(trial(number, objective, state, **facts), number + 1)
+    standing.record_start(trial(6, state="running"), 130.0)
+    standing.record_start(trial(7, state="running"), 190.0)
+    standing.record_report(trial(6), 50, 3.25)
     text = shown(standing, 220.0)
     assert "6 of 12 ended, 3 failed (2 number, 1 memory), 1 pruned" in text
     assert "4 in trial 2, 3 ended since" in text
@@ -65,7 +65,7 @@ def test_the_table_says_where_a_search_stands():
 
 
 def test_a_table_without_a_price_budget_or_end_leaves_them_out():
-    text = shown(Standing(Scene("s: search", SPACE), [], now=0.0), 5.0)
+    text = shown(SearchProgress(SearchInfo("s: search", SPACE), [], now=0.0), 5.0)
     assert "0 ended" in text
     assert not any(word in text for word in ("cost", "left", "best", "running", "None", "generation"))
 
@@ -73,36 +73,36 @@ def test_a_table_without_a_price_budget_or_end_leaves_them_out():
 def test_the_distributions_health_is_in_the_table():
     import numpy as np
 
-    standing = Standing(Scene("s", SPACE), [], now=0.0)
-    standing.health = diagnose(generation=7, names=SPACE.names, mean=np.zeros(2), step=0.2, covariance=np.eye(2), stagnation=3)
+    standing = SearchProgress(SearchInfo("s", SPACE), [], now=0.0)
+    standing.diagnostics = diagnose(generation=7, names=SPACE.names, mean=np.zeros(2), step=0.2, covariance=np.eye(2), stagnation=3)
     assert "step 0.2, 3 without a new best" in shown(standing, 1.0)
 
 
 def test_hours_of_the_stopping_rules_bound_the_time_left():
-    standing = Standing(Scene("s", SPACE, total=1000, stop=StopConfig(hours=2.0)), [], now=0.0)
-    standing.ended(trial(0, 1.0), 1)
+    standing = SearchProgress(SearchInfo("s", SPACE, total=1000, stop=StopConfig(hours=2.0)), [], now=0.0)
+    standing.record_end(trial(0, 1.0), 1)
     assert standing.seconds_left(3600.0) == pytest.approx(3600.0)
 
 
 def test_many_running_trials_stay_a_short_table():
-    standing = Standing(Scene("s", SPACE), [], now=0.0)
+    standing = SearchProgress(SearchInfo("s", SPACE), [], now=0.0)
     for number in range(64):
-        standing.started(trial(number, state="running"), 0.0)
+        standing.record_start(trial(number, state="running"), 0.0)
     text = shown(standing, 1.0)
     assert "and 56 more" in text
     assert len(text.splitlines()) < 16
 
 
 def test_an_attempt_that_is_made_again_is_one_running_trial():
-    standing = Standing(Scene("s", SPACE), [], now=0.0)
-    standing.started(trial(3, state="running"), 0.0)
-    standing.started(trial(3, state="running"), 50.0)
+    standing = SearchProgress(SearchInfo("s", SPACE), [], now=0.0)
+    standing.record_start(trial(3, state="running"), 0.0)
+    standing.record_start(trial(3, state="running"), 50.0)
     assert list(standing.running) == [3]
-    assert standing.running[3].began == 50.0
+    assert standing.running[3].started_at == 50.0
 
 
 def test_a_file_holds_no_table():
-    assert terminal(io.StringIO()) is None
+    assert make_console(io.StringIO()) is None
 
 
 def test_a_picture_that_breaks_is_told_to_the_search_and_gives_the_streams_back():
@@ -113,7 +113,7 @@ def test_a_picture_that_breaks_is_told_to_the_search_and_gives_the_streams_back(
 
     screen = Screen(render, Console(file=io.StringIO(), force_terminal=True))
     with pytest.raises(ArithmeticError, match="no picture"):
-        wait_until(lambda: screen.touch())
+        wait_until(lambda: screen.redraw())
     screen.close()
     assert (sys.stdout, sys.stderr) == before
 

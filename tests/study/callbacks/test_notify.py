@@ -13,11 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from helpers.paths import APPS
-from synaptune.config.compose import composed
+from synaptune.config.compose import compose_config
 from synaptune.config.run import run
 from synaptune.core.errors import UserError
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.notify import EVENTS, Event, Notifier, NotifyConfig, masked, receivers
+from synaptune.study.callbacks.notify import EVENTS, Event, Notifier, NotifyConfig, make_receivers, mask_url
 
 APP = APPS / "app.py"
 SECRET = "T0KEN"
@@ -76,7 +76,7 @@ def trial(number, objective):
 def told(*urls, objectives=(3.0, None, 2.0, 2.5), timeout=5.0, **config):
     """A small search told to receivers; returns when it has ended."""
     notifier = Notifier(NotifyConfig(list(urls), **config), "s", timeout=timeout)
-    with notifier.ending():
+    with notifier.send_end():
         watch = notifier.watch(lambda trial, ended: None, size=2, total=4)
         for number, objective in enumerate(objectives):
             watch(trial(number, objective), number + 1)
@@ -110,7 +110,7 @@ def test_only_the_wanted_events_are_sent(receiver):
 
 def test_a_search_that_goes_on_knows_its_generations_and_its_best(receiver):
     notifier = Notifier(NotifyConfig([receiver.url]), "s")
-    with notifier.ending():
+    with notifier.send_end():
         watch = notifier.watch(
             lambda trial, ended: None, size=2, total=4, maximize=True, earlier=[trial(0, 5.0), trial(1, 1.0), trial(2, 4.0)]
         )
@@ -123,8 +123,8 @@ def test_a_search_that_goes_on_knows_its_generations_and_its_best(receiver):
 
 def test_searches_side_by_side_are_counted_together(receiver):
     notifier = Notifier(NotifyConfig([receiver.url]), "s")
-    with notifier.ending():
-        notifier.begin()
+    with notifier.send_end():
+        notifier.reset()
         a, b = (notifier.watch(lambda trial, ended: None, size=2, total=5, phase=phase) for phase in "ab")
         a(trial(0, 1.0), 1)
         b(replace(trial(1, 3.0), index=0), 1)
@@ -147,7 +147,7 @@ def test_searches_side_by_side_are_counted_together(receiver):
     ],
 )
 def test_the_end_says_how_it_came(receiver, error, said):
-    with pytest.raises(type(error)), Notifier(NotifyConfig([receiver.url]), "s").ending():
+    with pytest.raises(type(error)), Notifier(NotifyConfig([receiver.url]), "s").send_end():
         raise error
     assert [(got["event"], got["reason"]) for got in receiver.requests] == [("end", said)]
 
@@ -206,30 +206,30 @@ def test_apprise_sends_to_its_own_kinds_of_receiver(receiver, caplog, capsys):
     ],
 )
 def test_a_masked_url_shows_no_secret(url, shown):
-    assert masked(url) == shown
+    assert mask_url(url) == shown
 
 
 @pytest.mark.parametrize("url", [f"http://[{SECRET}", f"http://host:{SECRET}/", f"nosuch://{SECRET}", SECRET, f"http://h/ {SECRET}"])
 def test_a_url_that_cannot_be_is_refused_without_its_secret(url):
     with pytest.raises(UserError, match="to do") as caught:
-        receivers(NotifyConfig([url]))
+        make_receivers(NotifyConfig([url]))
     assert SECRET not in str(caught.value)
 
 
 def test_an_unknown_event_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match=", ".join(EVENTS)):
-        receivers(NotifyConfig(events=["begin"]))
+        make_receivers(NotifyConfig(events=["begin"]))
 
 
 def test_without_apprise_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "apprise", None)
     with pytest.raises(UserError, match=r"pip install 'synaptune\[notify\]'"):
-        receivers(NotifyConfig([f"slack://{SECRET}/b/c"]))
+        make_receivers(NotifyConfig([f"slack://{SECRET}/b/c"]))
 
 
 def test_an_event_reads_as_one_line():
     assert (
-        Event("s", "failure", 3, None, 1.5, 2, reason="ValueError: x").text()
+        Event("s", "failure", 3, None, 1.5, 2, reason="ValueError: x").to_text()
         == "s: failed trial (trial 2): ValueError: x; 3 trials, best 1.5"
     )
 
@@ -262,7 +262,7 @@ def test_a_run_logs_no_receiver(tmp_path, monkeypatch):
     """The record of a run goes to Weights & Biases."""
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    base, *_ = composed(["scale=smoke", "training.steps=1", "logger.wandb=offline", f"notify.urls=['json://{SECRET}']"], None)
+    base, *_ = compose_config(["scale=smoke", "training.steps=1", "logger.wandb=offline", f"notify.urls=['json://{SECRET}']"], None)
     run(base, tmp_path / "run", overrides=[])
     logged = b""
     deadline = time.monotonic() + 300.0

@@ -9,9 +9,9 @@ import pytest
 from synaptune.search.optimizers.diagnostics import diagnose
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.base import SILENT, Show, opened
-from synaptune.study.callbacks.tensorboard import TensorBoardLog, by_subsystem, in_own_unit
-from synaptune.study.location import StudyConfig, home
+from synaptune.study.callbacks.base import NO_LOGGING, Show, open_callbacks
+from synaptune.study.callbacks.tensorboard import TensorBoardCallback, sort_by_subsystem, to_own_unit
+from synaptune.study.location import StudyConfig, resolve_location
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space(
@@ -35,7 +35,7 @@ def distribution(generation):
 def trial(number, objective, state="complete"):
     unit = (0.5, number % 5 / 4.0, 0.5, 0.25)
     facts = {"seconds": 2.0 + number, "generation": number // 5}
-    return Trial(number, number, unit, SPACE.values(unit), state=state, objective=objective, facts=facts)
+    return Trial(number, number, unit, SPACE.to_values(unit), state=state, objective=objective, facts=facts)
 
 
 def told(log, generation, objectives):
@@ -58,7 +58,7 @@ def scalar(events, tag):
 
 
 def test_trials_and_generations_can_be_read_back_by_tensorboard(tmp_path):
-    log = TensorBoardLog(tmp_path, SPACE)
+    log = TensorBoardCallback(tmp_path, SPACE)
     told(log, 1, [5.0, 4.0, None, 3.0, 6.0])
     told(log, 2, [4.0, 2.0, 3.0, 2.0, 4.0])
     log.close(0)
@@ -81,7 +81,7 @@ def test_trials_and_generations_can_be_read_back_by_tensorboard(tmp_path):
 
 
 def test_histograms_hold_every_value_of_a_generation(tmp_path):
-    log = TensorBoardLog(tmp_path, SPACE)
+    log = TensorBoardCallback(tmp_path, SPACE)
     told(log, 1, [5.0, 4.0, None, 3.0, 6.0])
     log.close(0)
     generations = read(tmp_path / "generations")
@@ -96,7 +96,7 @@ def test_histograms_hold_every_value_of_a_generation(tmp_path):
 def test_the_correlation_is_an_image_of_the_first_and_the_last_generation(tmp_path):
     from matplotlib.image import imread
 
-    log = TensorBoardLog(tmp_path, SPACE)
+    log = TensorBoardCallback(tmp_path, SPACE)
     log._cost = 1e6  # as if drawing took long
     told(log, 1, [1.0] * 5)
     log._cost = 1e6
@@ -114,16 +114,16 @@ def test_the_correlation_is_an_image_of_the_first_and_the_last_generation(tmp_pa
 
 
 def test_parameters_of_a_mechanism_stand_together():
-    assert by_subsystem(["s.calcium.a", "s.energy.b", "s.calcium.c", "plain"]) == ["s.calcium.a", "s.calcium.c", "s.energy.b", "plain"]
+    assert sort_by_subsystem(["s.calcium.a", "s.energy.b", "s.calcium.c", "plain"]) == ["s.calcium.a", "s.calcium.c", "s.energy.b", "plain"]
 
 
 def test_a_resumed_log_shows_no_step_twice(tmp_path):
-    log = TensorBoardLog(tmp_path, SPACE)
+    log = TensorBoardCallback(tmp_path, SPACE)
     told(log, 1, [5.0] * 5)
     told(log, 2, [4.0] * 5)
     log.close(130)
     earlier = [trial(number, 5.0 if number < 5 else 4.0) for number in range(5)]
-    again = TensorBoardLog(tmp_path, SPACE, earlier=[*earlier, trial(9, None, "failed")])
+    again = TensorBoardCallback(tmp_path, SPACE, earlier=[*earlier, trial(9, None, "failed")])
     told(again, 2, [3.0] * 5)  # a generation that is told again after a kill
     told(again, 3, [2.0] * 5)
     again.close(0)
@@ -136,14 +136,14 @@ def test_a_resumed_log_shows_no_step_twice(tmp_path):
 
 
 def test_the_log_is_readable_while_the_search_runs(tmp_path):
-    log = TensorBoardLog(tmp_path, SPACE)
-    log.ended(trial(0, 5.0), 1)
+    log = TensorBoardCallback(tmp_path, SPACE)
+    log.on_end(trial(0, 5.0), 1)
     assert scalar(read(tmp_path / "trials"), "trial/objective") == [(1, 5.0)]
     log.close(0)
 
 
 def test_a_maximised_objective_keeps_its_sign(tmp_path):
-    log = TensorBoardLog(tmp_path, SPACE, maximize=True)
+    log = TensorBoardCallback(tmp_path, SPACE, maximize=True)
     told(log, 1, [0.2, 0.9, 0.4, 0.5, 0.6])
     log.close(0)
     generations = read(tmp_path / "generations")
@@ -153,7 +153,7 @@ def test_a_maximised_objective_keeps_its_sign(tmp_path):
 
 
 def test_a_generation_without_a_complete_trial_is_still_a_step(tmp_path):
-    log = TensorBoardLog(tmp_path, SPACE)
+    log = TensorBoardCallback(tmp_path, SPACE)
     told(log, 1, [None] * 5)
     log.close(0)
     generations = read(tmp_path / "generations")
@@ -163,25 +163,25 @@ def test_a_generation_without_a_complete_trial_is_still_a_step(tmp_path):
 
 def test_means_and_deviations_are_in_the_parameters_unit():
     tau, cost, rank, kind = SPACE.dimensions
-    centre, half = in_own_unit(tau, 0.5, 0.1)
+    centre, half = to_own_unit(tau, 0.5, 0.1)
     assert centre == pytest.approx(10.0)
     assert half == pytest.approx((10**1.2 - 10**0.8) / 2.0, rel=1e-4)
-    assert in_own_unit(cost, 0.25, 0.1) == pytest.approx((1.0, 0.4))
-    assert in_own_unit(rank, 0.5, 0.25) == pytest.approx((5.0, 2.0), abs=0.51)
-    assert in_own_unit(kind, 0.3, 0.2) == (0.3, 0.2)
+    assert to_own_unit(cost, 0.25, 0.1) == pytest.approx((1.0, 0.4))
+    assert to_own_unit(rank, 0.5, 0.25) == pytest.approx((5.0, 2.0), abs=0.51)
+    assert to_own_unit(kind, 0.3, 0.2) == (0.3, 0.2)
 
 
 def test_it_is_written_for_searches_that_want_it_and_for_nothing_else(tmp_path):
-    study = Study(home(StudyConfig("s", str(tmp_path / "s")), "s"), {"x": 1})
+    study = Study(resolve_location(StudyConfig("s", str(tmp_path / "s")), "s"), {"x": 1})
     ledger = PhaseLedger(study, SPACE, "joint", {})
-    wanted = replace(SILENT, tensorboard=True)
+    wanted = replace(NO_LOGGING, tensorboard=True)
     with study:
-        for logger, show in ((SILENT, Show(5)), (wanted, Show(5, logs=False))):
-            with opened(ledger, logger, show) as listeners:
-                listeners.ended(trial(0, 1.0), 1)
+        for logger, show in ((NO_LOGGING, Show(5)), (wanted, Show(5, logs=False))):
+            with open_callbacks(ledger, logger, show) as listeners:
+                listeners.on_end(trial(0, 1.0), 1)
             assert not (tmp_path / "s" / "controller").exists()
-        with opened(ledger, wanted, Show(5)) as listeners:
-            listeners.ended(trial(0, 1.0), 1)
+        with open_callbacks(ledger, wanted, Show(5)) as listeners:
+            listeners.on_end(trial(0, 1.0), 1)
     assert scalar(read(tmp_path / "s" / "controller" / "joint" / "trials"), "trial/objective") == [(1, 1.0)]
 
 

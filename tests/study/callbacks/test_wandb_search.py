@@ -14,17 +14,17 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.paths import ROOT, TESTS
-from helpers.wandb_server import Run, Server, running_server
+from helpers.wandb_server import Run, Server, run_server
 
 pytest.importorskip("wandb", reason="wandb is an optional extra")
 
 from synaptune.core.errors import UserError
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.wandb_search import Logged, WandbController, attach_report, open_controller
-from synaptune.study.location import Home
+from synaptune.study.callbacks.wandb_search import HistoryFile, WandbCallback, attach_report, open_search_run
+from synaptune.study.location import StudyLocation
 from synaptune.study.study import Study
 from synaptune.training.config import LoggerConfig
-from synaptune.training.loggers.wandb_run import OPEN, identity, open_run, run_id
+from synaptune.training.loggers.wandb_run import OPEN_MARKER, get_study_identity, make_run_id, open_run
 
 SEARCH = TESTS / "helpers" / "wandb_search.py"
 NAME = "it's #1"  # not every character of it may be in an id
@@ -57,7 +57,7 @@ class Arrived:
 @pytest.fixture(scope="module")
 def arrived(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wandb") / "study"
-    with running_server() as server:
+    with run_server() as server:
         killed = search(folder, 2, "kill", server.environment)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         ended = search(folder, 3, "report", server.environment)
@@ -133,7 +133,7 @@ def test_a_sweep_of_train_py_labels_its_runs_alike(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=random", "hydra.sweeper.optim.budget=2", "scale=smoke"]
     command += ["data=text", f"data.path={tmp_path}/words.txt", "training.steps=2", "training.evaluations=1", "training.eval_batches=1"]
     command += ["study.name=swept", "logger.tensorboard=false", "logger.tags=[mine]", "workers.count=1"]
-    with running_server() as server:
+    with run_server() as server:
         environment = os.environ | server.environment
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
@@ -152,7 +152,7 @@ def test_a_sweep_of_train_py_labels_its_runs_alike(tmp_path):
 
 
 def test_searches_side_by_side_share_the_controllers_run(tmp_path):
-    with running_server() as server:
+    with run_server() as server:
         done = search(tmp_path / "study", 0, "together", server.environment)
         assert done.returncode == 0, done.stderr
         (run,) = server.runs.values()
@@ -188,13 +188,13 @@ def ended(number, state, objective=None, estimate=None):
 
 def test_a_pruned_trial_is_neither_the_best_nor_complete_whatever_it_is_estimated_at():
     heard = Heard()
-    controller = WandbController(heard, phase="search", names=["x"], maximize=False)
+    controller = WandbCallback(heard, phase="search", names=["x"], maximize=False)
     for number, trial in enumerate((ended(0, "complete", 2.0), ended(1, "pruned", estimate=1.0), ended(2, "failed")), 1):
-        controller.ended(trial, number)
+        controller.on_end(trial, number)
     assert [row["logged"]["search/best"] for row in heard.rows] == [2.0] * 3
     assert ["search/objective" in row["logged"] for row in heard.rows] == [True, False, False]
     again = Heard(heard.rows)
-    resumed = WandbController(again, phase="search", names=["x"], maximize=False)
+    resumed = WandbCallback(again, phase="search", names=["x"], maximize=False)
     resumed.close(0)
     about = again.rows[-1]["logged"]
     assert about["search/best_trial"] == 0
@@ -204,9 +204,9 @@ def test_a_pruned_trial_is_neither_the_best_nor_complete_whatever_it_is_estimate
 def test_trials_that_ended_unheard_are_logged_when_the_search_goes_on():
     trials = [ended(0, "complete", 2.0), ended(1, "complete", 1.0), ended(2, "failed"), ended(3, "running")]
     first = Heard()
-    WandbController(first, phase="search", names=["x"], maximize=False).ended(trials[0], 1)
+    WandbCallback(first, phase="search", names=["x"], maximize=False).on_end(trials[0], 1)
     again = Heard(first.rows)
-    WandbController(again, phase="search", names=["x"], maximize=False, earlier=trials)
+    WandbCallback(again, phase="search", names=["x"], maximize=False, earlier=trials)
     assert [(row["trial"], row["evaluation"]) for row in again.rows] == [(0, 1), (1, 2), (2, 3)]
     assert again.rows[-1]["logged"] == {"search/evaluation": 3, "search/failed": 1, "search/best": 1.0}
 
@@ -235,7 +235,7 @@ print("ended", flush=True)
 
 def test_a_server_that_dies_neither_stops_a_search_nor_holds_its_process(tmp_path):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    with running_server() as server:
+    with run_server() as server:
         process = subprocess.Popen(
             [sys.executable, "-c", DYING, str(TESTS), str(tmp_path)],
             env=clean | server.environment,
@@ -250,39 +250,39 @@ def test_a_server_that_dies_neither_stops_a_search_nor_holds_its_process(tmp_pat
     assert (process.returncode, out) == (0, "searched\nended\n"), errors
     assert errors.count("wandb: offline (the upload did not end") == 1
     (left,) = tmp_path.glob("controller/wandb/run-*-*")
-    assert (left / OPEN).exists()  # what tells the sync of it
+    assert (left / OPEN_MARKER).exists()  # what tells the sync of it
 
 
 def test_a_study_begun_anew_under_an_old_name_has_other_runs(tmp_path):
     found = []
     for folder in ("old", "new"):
-        with Study(Home("same", tmp_path / folder, f"sqlite:///{tmp_path / folder}/study.db", "auto"), {}) as study:
-            found.append(run_id("same", identity(study), "controller"))
-            assert identity(study) == identity(study)
+        with Study(StudyLocation("same", tmp_path / folder, f"sqlite:///{tmp_path / folder}/study.db", "auto"), {}) as study:
+            found.append(make_run_id("same", get_study_identity(study), "controller"))
+            assert get_study_identity(study) == get_study_identity(study)
     assert found[0] != found[1]
 
 
 def test_what_was_logged_is_kept_for_the_same_run_only_and_a_torn_line_is_dropped(tmp_path):
-    path, writer = tmp_path / "logged.jsonl", open_run(LoggerConfig(wandb="offline"), tmp_path, name="log", record={})
+    path, writer = tmp_path / "logged.jsonl", open_run(LoggerConfig(wandb="offline"), tmp_path, name="log", flat_config={})
     assert writer is not None
-    logged = Logged(path, "first")
+    logged = HistoryFile(path, "first")
     for number in range(3):
         logged.log(writer, {"best": number}, {"trial": number})
     path.write_text(path.read_text()[:-5])
-    again = Logged(path, "first")
+    again = HistoryFile(path, "first")
     assert [row["trial"] for row in again.rows] == [0, 1]
     again.log(writer, {"best": 2}, {"trial": 2})
     writer.close(0)
-    assert [(row["trial"], row["logged"]) for row in Logged(path, "first").rows] == [(number, {"best": number}) for number in range(3)]
-    assert Logged(path, "second").rows == []
-    assert Logged(path, "first").rows == []
+    assert [(row["trial"], row["logged"]) for row in HistoryFile(path, "first").rows] == [(number, {"best": number}) for number in range(3)]
+    assert HistoryFile(path, "second").rows == []
+    assert HistoryFile(path, "first").rows == []
 
 
 def test_without_wandb_there_is_no_controller_and_no_report_to_attach_to(tmp_path, monkeypatch):
-    with Study(Home("off", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}) as study:
-        assert open_controller(LoggerConfig(wandb="off"), study, names={"search": ()}, record={}) == []
+    with Study(StudyLocation("off", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}) as study:
+        assert open_search_run(LoggerConfig(wandb="off"), study, names={"search": ()}, flat_config={}) == []
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        assert open_controller(LoggerConfig(), study, names={"search": ()}, record={}) == []
+        assert open_search_run(LoggerConfig(), study, names={"search": ()}, flat_config={}) == []
         with pytest.raises(UserError, match="without wandb"):
-            open_controller(LoggerConfig(wandb="online"), study, names={"search": ()}, record={})
+            open_search_run(LoggerConfig(wandb="online"), study, names={"search": ()}, flat_config={})
     assert not attach_report(tmp_path, tmp_path / "report.html")

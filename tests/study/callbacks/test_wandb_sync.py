@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from helpers.wandb_server import running_server
+from helpers.wandb_server import run_server
 
 pytest.importorskip("wandb", reason="wandb is an optional extra")
 
 from helpers import wandb_search
-from synaptune.cli.wandb import add
+from synaptune.cli.wandb import add_command
 from synaptune.core.errors import UserError
-from synaptune.study.callbacks.wandb_sync import local_runs
+from synaptune.study.callbacks.wandb_sync import find_local_runs
 from synaptune.study.database.locks import Holder
 from synaptune.study.reader import find_study
 from synaptune.training.loggers import wandb_run as wandb_runs
@@ -42,8 +42,8 @@ def study(logged, tmp_path, monkeypatch) -> Path:
         if name.startswith("WANDB"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.setattr(wandb_runs, "_broken", None)
-    wandb_runs.server_answers.cache_clear()
+    monkeypatch.setattr(wandb_runs, "_offline_reason", None)
+    wandb_runs.is_server_reachable.cache_clear()
     shutil.copytree(logged, tmp_path / NAME, symlinks=True)
     return tmp_path / NAME
 
@@ -51,13 +51,13 @@ def study(logged, tmp_path, monkeypatch) -> Path:
 def wandb(*words: str) -> None:
     """The command `synaptune wandb`."""
     parser = argparse.ArgumentParser()
-    add(parser.add_subparsers(required=True))
+    add_command(parser.add_subparsers(required=True))
     options = parser.parse_args(["wandb", *words])
     options.command(options)
 
 
 def names(study: Path, **asked) -> list[str]:
-    return [run.name for run in local_runs(find_study(str(study)), study, **asked)]
+    return [run.name for run in find_local_runs(find_study(str(study)), study, **asked)]
 
 
 def test_the_controller_and_the_best_trials_are_chosen(study, monkeypatch):
@@ -69,7 +69,7 @@ def test_the_controller_and_the_best_trials_are_chosen(study, monkeypatch):
 
 def test_a_run_that_has_not_ended_is_sent_only_when_no_search_runs(study):
     (file,) = study.glob("trials/1/wandb/offline-run-*/*.wandb")
-    (file.parent / wandb_runs.OPEN).touch()
+    (file.parent / wandb_runs.OPEN_MARKER).touch()
     assert names(study, best=2) == ["controller", "trial 0"]  # this process holds the study by its own account
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Holder, "has_ended", lambda self: True)
@@ -82,12 +82,12 @@ def test_of_two_attempts_at_a_trial_the_last_one_is_sent(study):
     (first,) = study.glob("trials/0/wandb/offline-run-*")
     later = first.with_name(first.name.replace("offline-run-2", "offline-run-3"))
     shutil.copytree(first, later)
-    (_, run) = local_runs(find_study(str(study)), study, best=1)
+    (_, run) = find_local_runs(find_study(str(study)), study, best=1)
     assert run.path.parent == later
 
 
 def test_offline_runs_are_sent_once_and_what_is_missing_goes_on(study, monkeypatch, capsys):
-    with running_server() as server:
+    with run_server() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         wandb("sync", str(study), "--best", "1")

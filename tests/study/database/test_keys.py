@@ -7,8 +7,8 @@ from synaptune.core.errors import UserError
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
 from synaptune.study.database import keys as schema
-from synaptune.study.location import Home
-from synaptune.study.provenance import code_version
+from synaptune.study.location import StudyLocation
+from synaptune.study.provenance import get_code_version
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin", 0.0, 1.0),))
@@ -16,7 +16,7 @@ CONFIGURATION = {"a": 1}
 
 
 def place(folder, resume="auto"):
-    return Home("s", folder, f"sqlite:///{folder}/study.db", resume)
+    return StudyLocation("s", folder, f"sqlite:///{folder}/study.db", resume)
 
 
 def written(folder):
@@ -43,7 +43,7 @@ def remove_note(theirs, name):
 
 def test_a_study_says_which_version_wrote_it(tmp_path):
     notes = written(tmp_path).user_attrs
-    assert (notes["schema_version"], notes["synaptune_version"]) == (schema.SCHEMA_VERSION, code_version())
+    assert (notes["schema_version"], notes["synaptune_version"]) == (schema.SCHEMA_VERSION, get_code_version())
 
 
 @pytest.mark.parametrize("version", [2, 0])
@@ -60,7 +60,7 @@ def test_a_study_from_before_versions_were_written_goes_on(tmp_path):
     remove_note(theirs, "schema_version")
     remove_note(theirs, "synaptune_version")
     with Study(place(tmp_path), CONFIGURATION) as study:
-        assert [trial.objective for trial in study.trials("search")] == [1.0]
+        assert [trial.objective for trial in study.read_trials("search")] == [1.0]
 
 
 def test_a_study_of_another_program_is_refused_and_left_as_it_is(tmp_path):
@@ -74,7 +74,7 @@ def test_a_study_of_another_program_is_refused_and_left_as_it_is(tmp_path):
 def test_a_study_whose_creation_was_cut_short_is_begun_anew(tmp_path):
     optuna.create_study(study_name="s", storage=place(tmp_path).url)
     with Study(place(tmp_path, "auto"), CONFIGURATION) as study:
-        assert study.note(schema.CONFIGURATION) == CONFIGURATION
+        assert study.read_note(schema.CONFIGURATION) == CONFIGURATION
 
 
 def test_a_trial_that_another_program_added_is_named(tmp_path):
@@ -84,4 +84,4 @@ def test_a_trial_that_another_program_added_is_named(tmp_path):
         Study(place(tmp_path), CONFIGURATION) as study,
         pytest.raises(UserError, match=r"trial 1 of study s .* which another program added"),
     ):
-        study.trials()
+        study.read_trials()

@@ -12,9 +12,9 @@ import pytest
 from synaptune.core.errors import UserError
 from synaptune.search.space.space import Dimension, Space
 from synaptune.study import study as module
-from synaptune.study.database.connection import with_driver
-from synaptune.study.database.locks import Holder, ServerLock, lock_key
-from synaptune.study.location import Home
+from synaptune.study.database.connection import add_driver
+from synaptune.study.database.locks import Holder, ServerLock, make_lock_key
+from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin", 0.0, 1.0),))
@@ -30,7 +30,7 @@ with Study(Home("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}):
 
 
 def place(folder, url):
-    return Home("s", folder, url, "auto")
+    return StudyLocation("s", folder, url, "auto")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -61,7 +61,7 @@ def test_death_lets_go_of_the_study(tmp_path, url, other):
     other.send_signal(signal.SIGKILL)
     other.wait()
     with Study(place(tmp_path / "mine", url), {}) as study:
-        assert study.holder().same_process(Holder.here())
+        assert study.read_holder().is_same_process(Holder.current())
 
 
 def terminate_lock(postgres):
@@ -90,14 +90,14 @@ def test_a_controller_whose_study_was_taken_over_starts_nothing_more(tmp_path, p
         finally:
             process.kill()
             process.wait()
-        assert study.trials() == []
+        assert study.read_trials() == []
 
 
 def test_a_lock_left_to_our_own_lost_connection_is_waited_for(tmp_path, postgres, postgres_url):
     """A server learns late that a client's network is gone: until then its own lost connection keeps the lock from it."""
-    with Study(place(tmp_path / "mine", postgres_url), {}, patience=0.5) as study:
+    with Study(place(tmp_path / "mine", postgres_url), {}, retry_timeout=0.5) as study:
         terminate_lock(postgres)
-        ghost = ServerLock(with_driver(postgres_url), "s")
+        ghost = ServerLock(add_driver(postgres_url), "s")
         with pytest.raises(UserError, match=r"no answer for 0\.5 s \(study s is still locked"):
             PhaseLedger(study, SPACE, "search", {}).start(0, (0.5,), {"x": 0.5}, 0)
         ghost.close()
@@ -105,26 +105,26 @@ def test_a_lock_left_to_our_own_lost_connection_is_waited_for(tmp_path, postgres
 
 
 def test_studies_of_different_names_share_a_database(tmp_path, url):
-    with Study(Home("a", tmp_path / "a", url, "auto"), {}), Study(Home("b", tmp_path / "b", url, "auto"), {}):
+    with Study(StudyLocation("a", tmp_path / "a", url, "auto"), {}), Study(StudyLocation("b", tmp_path / "b", url, "auto"), {}):
         pass
 
 
 def test_a_key_fills_the_integers_of_the_server_and_never_changes():
-    keys = [lock_key(str(number)) for number in range(200)]
+    keys = [make_lock_key(str(number)) for number in range(200)]
     assert len(set(keys)) == 200
     assert min(keys) < 0 < max(keys)
     assert all(-(2**63) <= key < 2**63 for key in keys)
-    assert lock_key("phase1") == 2695591989824269595  # sha256sum, its first 16 digits
+    assert make_lock_key("phase1") == 2695591989824269595  # sha256sum, its first 16 digits
 
 
 def test_a_sign_of_life_is_written_at_once_and_then_now_and_again(tmp_path, monkeypatch):
     with Study(place(tmp_path, f"sqlite:///{tmp_path}/study.db"), {}) as study:
-        first = study.holder()
-        assert first.same_process(Holder.here())
-        assert abs(datetime.now(UTC) - first.at) < timedelta(seconds=30)
-        study.put_note("holder", Holder("elsewhere", 1, first.at).note())
-        study.beat()
-        assert study.holder().host == "elsewhere"  # too soon to write again
-        monkeypatch.setattr(module, "BEAT_EVERY", 0.0)
-        study.beat()
-        assert study.holder().same_process(first)
+        first = study.read_holder()
+        assert first.is_same_process(Holder.current())
+        assert abs(datetime.now(UTC) - first.last_seen) < timedelta(seconds=30)
+        study.write_note("holder", Holder("elsewhere", 1, first.last_seen).to_note())
+        study.send_heartbeat()
+        assert study.read_holder().host == "elsewhere"  # too soon to write again
+        monkeypatch.setattr(module, "STUDY_HEARTBEAT_INTERVAL", 0.0)
+        study.send_heartbeat()
+        assert study.read_holder().is_same_process(first)

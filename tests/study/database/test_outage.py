@@ -15,8 +15,8 @@ from synaptune.core.errors import UserError
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
 from synaptune.study.database import connection as database
-from synaptune.study.database.connection import first_line, with_driver
-from synaptune.study.location import Home
+from synaptune.study.database.connection import add_driver, get_error_message
+from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "log", 0.1, 10.0), Dimension("n", "lin", 1, 5, integer=True)))
@@ -25,7 +25,7 @@ UNIT = (0.1, 0.2)
 
 
 def place(folder, url, name="s"):
-    return Home(name, folder, url, "auto")
+    return StudyLocation(name, folder, url, "auto")
 
 
 def ledger(held):
@@ -33,7 +33,7 @@ def ledger(held):
 
 
 def stored(url, name="s"):
-    return optuna.load_study(study_name=name, storage=with_driver(url)).trials
+    return optuna.load_study(study_name=name, storage=add_driver(url)).trials
 
 
 def run_one(book, index):
@@ -60,7 +60,7 @@ def test_trials_come_back_and_optuna_reads_them(tmp_path, postgres_url):
         for index in range(3):
             run_one(ledger(held), index)
     with Study(place(tmp_path, postgres_url), {"a": 1}) as held:
-        assert [trial.objective for trial in held.trials("search")] == [0.0, 1.0, 2.0]
+        assert [trial.objective for trial in held.read_trials("search")] == [0.0, 1.0, 2.0]
     assert_whole(postgres_url, 3)
 
 
@@ -83,7 +83,7 @@ with Study(Home(sys.argv[1], Path({str(tmp_path)!r}) / sys.argv[1], {postgres_ur
 """
     running = [subprocess.Popen([sys.executable, "-c", code, name], stderr=subprocess.PIPE, text=True) for name in "abc"]
     assert [(process.wait(60), process.stderr.read()) for process in running] == [(0, "")] * 3
-    assert sorted(optuna.get_all_study_names(with_driver(postgres_url))) == ["a", "b", "c"]
+    assert sorted(optuna.get_all_study_names(add_driver(postgres_url))) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("pauses", [(0.05, 0.4, 0.25), (0.0, 0.7, 0.1)], ids=["slow", "quick"])
@@ -151,16 +151,16 @@ def test_a_write_whose_commit_got_no_answer_is_applied_once(tmp_path, postgres, 
             trial = losing(book.start, index, UNIT, VALUES, 0)
             for step in range(3):
                 losing(book.report, trial, index + step / 10, step)
-            trial = losing(book.again, trial, "out of memory")
+            trial = losing(book.record_retry, trial, "out of memory")
             losing(book.finish, trial, Result(float(index), 0.1, {"val_loss": float(index)}))
-        losing(held.put_note, "k", 1)
-        assert held.note("k") == 1
-        assert [trial.facts["attempts"] for trial in held.trials()] == [["out of memory"]] * 2
+        losing(held.write_note, "k", 1)
+        assert held.read_note("k") == 1
+        assert [trial.facts["attempts"] for trial in held.read_trials()] == [["out of memory"]] * 2
     assert_whole(postgres_url, 2)
 
 
 def test_a_server_that_stays_away_ends_the_patience_with_the_true_cause(tmp_path, postgres, postgres_url, capsys):
-    with Study(place(tmp_path, postgres_url), {}, patience=0.5) as held:
+    with Study(place(tmp_path, postgres_url), {}, retry_timeout=0.5) as held:
         trial = ledger(held).start(0, UNIT, VALUES, 0)
         postgres.stop("fast")
         try:
@@ -200,7 +200,7 @@ def test_a_sqlite_file_that_another_program_locks_is_waited_for(tmp_path, monkey
 def test_a_lock_that_stays_is_said_after_the_patience(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "LOCK_WAIT", 0.05)
     path = tmp_path / "study.db"
-    with Study(place(tmp_path, f"sqlite:///{path}"), {}, patience=0.3) as held:
+    with Study(place(tmp_path, f"sqlite:///{path}"), {}, retry_timeout=0.3) as held:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(UserError, match=r"no answer for 0\.3 s \(database is locked\)"):
@@ -255,5 +255,5 @@ def test_controller_and_server_killed_at_random_moments_lose_and_double_nothing(
 def test_a_lost_connection_is_named_by_the_innermost_error_that_says_anything():
     error = ConnectionError("server closed the connection\nunexpectedly")
     error.__cause__ = RuntimeError(())
-    assert first_line(error) == "server closed the connection"
-    assert first_line(RuntimeError(())) == "RuntimeError"
+    assert get_error_message(error) == "server closed the connection"
+    assert get_error_message(RuntimeError(())) == "RuntimeError"

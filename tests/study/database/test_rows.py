@@ -5,8 +5,8 @@ import pytest
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
 from synaptune.study.database import keys as schema
-from synaptune.study.database.rows import facts_of
-from synaptune.study.location import Home
+from synaptune.study.database.rows import collect_facts
+from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
 
 SPACE = Space((Dimension("x", "lin"),))
@@ -14,20 +14,24 @@ SPACE = Space((Dimension("x", "lin"),))
 
 @pytest.mark.parametrize("metrics", [[1, 2], "abc", 3, None])
 def test_metrics_that_are_no_mapping_are_left_out(metrics):
-    assert facts_of(Result(1.0, 2.0, metrics, {"a": "b"})) == {"a": "b", "seconds": 2.0}
+    assert collect_facts(Result(1.0, 2.0, metrics, {"a": "b"})) == {"a": "b", "seconds": 2.0}
 
 
 def test_metrics_that_are_no_numbers_are_left_out():
-    assert facts_of(Result(1.0, 2.0, {"a": [1], "b": "c", "d": None, "e": 3, "f": float("inf")})) == {"e": 3, "f": "inf", "seconds": 2.0}  # type: ignore[dict-item]
+    assert collect_facts(Result(1.0, 2.0, {"a": [1], "b": "c", "d": None, "e": 3, "f": float("inf")})) == {
+        "e": 3,
+        "f": "inf",
+        "seconds": 2.0,
+    }  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("name", ["phase", "index", "unit", "generation", "seed", "attempts", "estimate", "seconds", "reason"])
 def test_a_metric_or_fact_never_takes_the_place_of_what_a_trial_is_found_by(tmp_path, name):
-    with Study(Home("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}) as study:
+    with Study(StudyLocation("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}) as study:
         ledger = PhaseLedger(study, SPACE, "search", {"seed": 4})
         begun = ledger.start(0, (0.5,), {"x": 0.5})
         ended = ledger.finish(begun, Result(1.0, 2.0, {name: 7.0}, {name: "other"}))
-        assert ledger.trials() == [ended]
+        assert ledger.read_trials() == [ended]
         assert ended.facts.pop(f"run.{name}") == 7.0
         assert (ended.index, ended.unit, ended.state, ended.estimate, ended.reason) == (0, (0.5,), "complete", None, None)
         assert ended.facts == {**begun.facts, schema.SECONDS: 2.0}

@@ -17,8 +17,8 @@ from synaptune.core.errors import UserError
 from synaptune.training import trainer
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers import wandb_run as wandb_runs
-from synaptune.training.loggers.base import CsvWriter, Telemetry
-from synaptune.training.loggers.progress import progress_view
+from synaptune.training.loggers.base import CsvWriter, RunLogger
+from synaptune.training.loggers.progress import make_progress
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is an optional extra")
 
@@ -29,8 +29,8 @@ def no_account(monkeypatch, tmp_path):
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.setattr(wandb_runs, "_broken", None)
-    wandb_runs.server_answers.cache_clear()
+    monkeypatch.setattr(wandb_runs, "_offline_reason", None)
+    wandb_runs.is_server_reachable.cache_clear()
 
 
 def test_a_resumed_csv_keeps_what_its_checkpoint_knows_and_drops_the_rest(tmp_path):
@@ -72,7 +72,7 @@ def test_a_dead_network_means_offline_at_once_and_is_said_once(tmp_path, monkeyp
         began = time.monotonic()
         for name in ("first", "second"):
             (tmp_path / name).mkdir()
-            telemetry = Telemetry(LoggerConfig(tensorboard=False), tmp_path / name, name="dead", record={}, resumed_from=0)
+            telemetry = RunLogger(LoggerConfig(tensorboard=False), tmp_path / name, name="dead", flat_config={}, resumed_from=0)
             telemetry.log(1, {"val_loss": 1.0})
             telemetry.close()
             assert list((tmp_path / name / "wandb").glob("offline-run-*"))
@@ -88,8 +88,8 @@ def test_a_dead_network_means_offline_at_once_and_is_said_once(tmp_path, monkeyp
 def test_the_mode_that_the_environment_asks_for_is_wandbs_own(monkeypatch, capsys, asked, mode):
     monkeypatch.setenv("WANDB_MODE", asked)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setattr(wandb_runs, "server_answers", wandb_runs.functools.cache(lambda: True))
-    assert wandb_runs._mode("auto") == mode
+    monkeypatch.setattr(wandb_runs, "is_server_reachable", wandb_runs.functools.cache(lambda: True))
+    assert wandb_runs._choose_mode("auto") == mode
     assert ("WANDB_MODE=no such mode" in capsys.readouterr().err) == (asked == "no such mode")
 
 
@@ -101,7 +101,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(monkeypatch):
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr(wandb_runs, "PROBE_SECONDS", 0.3)
         began = time.monotonic()
-        assert not wandb_runs.server_answers()
+        assert not wandb_runs.is_server_reachable()
         assert time.monotonic() - began < 3
 
 
@@ -118,7 +118,7 @@ def test_a_server_that_refuses_the_run_means_offline(tmp_path, monkeypatch, capf
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        run = wandb_runs.open_run(LoggerConfig(), tmp_path, name="refused", record={})
+        run = wandb_runs.open_run(LoggerConfig(), tmp_path, name="refused", flat_config={})
         assert run is not None
         run.close(0)
         server.shutdown()
@@ -153,12 +153,12 @@ def test_tensorboard_events_hold_the_losses(run, small, tmp_path):
 
 
 def test_a_pipe_gets_a_line_for_each_validation(capsys):
-    view = progress_view("lines", 10, 0, in_search=False)
+    view = make_progress("lines", 10, 0, in_search=False)
     view.update(5, 2.0, 100.0)
-    view.validated(5, 1.5)
+    view.show_validation(5, 1.5)
     view.close()
     assert capsys.readouterr().out.startswith("step  5/10  train 2.0000  100 tokens/s  val 1.5000 nats/token")
-    assert type(progress_view("auto", 10, 0, in_search=True)).__name__ == "Silent"
+    assert type(make_progress("auto", 10, 0, in_search=True)).__name__ == "Silent"
 
 
 def test_no_bar_is_left_behind_when_a_destination_of_the_figures_fails(run, small, tmp_path, monkeypatch):
@@ -166,8 +166,8 @@ def test_no_bar_is_left_behind_when_a_destination_of_the_figures_fails(run, smal
         raise UserError("no wandb")
 
     opened: list[str] = []
-    monkeypatch.setattr(trainer, "Telemetry", refused)
-    monkeypatch.setattr(trainer, "progress_view", lambda *_, **__: opened.append("a bar"))
+    monkeypatch.setattr(trainer, "RunLogger", refused)
+    monkeypatch.setattr(trainer, "make_progress", lambda *_, **__: opened.append("a bar"))
     with pytest.raises(UserError, match="no wandb"):
         run(small, tmp_path)
     assert not opened
@@ -175,8 +175,8 @@ def test_no_bar_is_left_behind_when_a_destination_of_the_figures_fails(run, smal
 
 def test_the_bar_opens_and_closes_twice(capsys):
     for _ in range(2):
-        view = progress_view("bar", 10, 0, in_search=False)
+        view = make_progress("bar", 10, 0, in_search=False)
         view.update(5, 2.0, 100.0)
-        view.validated(10, 1.5)
+        view.show_validation(10, 1.5)
         view.close()
     assert "training" in capsys.readouterr().out

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 
     Labels = NDArray[np.float32]  # (shuffle, run): 1 where a run is a high performer; the first row is what was seen
 
-LEVEL = constant("refine.level", 0.95, unit="probability", meaning="coverage of the intervals of success rates", source="chosen: the usual")
+CONFIDENCE = constant(
+    "refine.level", 0.95, unit="probability", meaning="coverage of the intervals of success rates", source="chosen: the usual"
+)
 SHUFFLES = int(constant("refine.shuffles", 9999, unit="shuffle", meaning="most behind a p-value", source="chosen: p down to 1e-4"))
-_FEWEST = 1999
-_CELLS = 10_000_000  # labels in all, which bounds time and memory
-_TABLES = 2_000_000  # beyond which (1) is taken from shuffles
-_TIE = 1e-9
+_MIN_SHUFFLES = 1999
+_MAX_LABELS = 10_000_000  # labels in all, which bounds time and memory
+_MAX_TABLES = 2_000_000  # beyond which (1) is taken from shuffles
+_TIE_TOLERANCE = 1e-9
 
 
 def exact_p(winners: Sequence[int], runs: Sequence[int]) -> float | None:
@@ -43,7 +45,7 @@ def exact_p(winners: Sequence[int], runs: Sequence[int]) -> float | None:
     for count in runs:
         left -= count
         here = np.arange(min(count, total) + 1)
-        if len(taken) * len(here) > _TABLES:
+        if len(taken) * len(here) > _MAX_TABLES:
             return None
         ways = np.array([_log_choose(count, k) for k in here.tolist()])
         taken = (taken[:, None] + here).ravel()
@@ -59,7 +61,7 @@ def _log_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-def interval(winners: int, runs: int, level: float = LEVEL) -> tuple[float, float]:
+def rate_interval(winners: int, runs: int, level: float = CONFIDENCE) -> tuple[float, float]:
     """Success rate's interval, eq. (4); of no runs everything."""
     from scipy.stats import beta
 
@@ -76,12 +78,12 @@ def split_p(count: int, of: int, share: float) -> float:
     return float(binomtest(count, of, share).pvalue)
 
 
-def shuffled(winners: Sequence[bool], strata: Sequence[int], seed: int, shuffles: int = SHUFFLES) -> Labels:
+def shuffle_labels(winners: Sequence[bool], strata: Sequence[int], seed: int, shuffles: int = SHUFFLES) -> Labels:
     """The labels as seen, and shuffled within strata of runs (all of one stratum: freely); fewer shuffles for very many runs."""
     import numpy as np
 
     stream = np.random.default_rng(seed)
-    count = min(shuffles, max(_FEWEST, _CELLS // len(winners)))
+    count = min(shuffles, max(_MIN_SHUFFLES, _MAX_LABELS // len(winners)))
     labels = np.repeat(np.asarray(winners, dtype=np.float32)[None], count + 1, axis=0)
     blocks = np.asarray(strata)
     for block in np.unique(blocks):
@@ -95,12 +97,12 @@ def position_p(values: Sequence[float], labels: Labels, strata: Sequence[int]) -
     """p of the winners' place among the values, eq. (2), with ranks within strata."""
     import numpy as np
 
-    ranks = _ranks(values, strata)
+    ranks = _rank_in_strata(values, strata)
     count = labels[0].sum()
     mean = labels @ ranks / count
     spread = labels @ ranks**2 / count - mean**2
-    statistic = np.maximum(np.abs(_standard(mean)), -_standard(spread))
-    return float((statistic >= statistic[0] - _TIE).mean())
+    statistic = np.maximum(np.abs(_standardise(mean)), -_standardise(spread))
+    return float((statistic >= statistic[0] - _TIE_TOLERANCE).mean())
 
 
 def group_p(codes: Sequence[int], labels: Labels, strata: Sequence[int]) -> float:
@@ -115,10 +117,10 @@ def group_p(codes: Sequence[int], labels: Labels, strata: Sequence[int]) -> floa
         expected += labels[0, where].mean() * members[where].sum(axis=0)
     off = (labels @ members - expected) ** 2
     statistic = (off / np.where(expected > 0.0, expected, 1.0)).sum(axis=1)
-    return float((statistic >= statistic[0] * (1.0 - 1e-6) - _TIE).mean())
+    return float((statistic >= statistic[0] * (1.0 - 1e-6) - _TIE_TOLERANCE).mean())
 
 
-def _ranks(values: Sequence[float], strata: Sequence[int]) -> NDArray[np.float64]:
+def _rank_in_strata(values: Sequence[float], strata: Sequence[int]) -> NDArray[np.float64]:
     import numpy as np
     from scipy.stats import rankdata
 
@@ -130,6 +132,6 @@ def _ranks(values: Sequence[float], strata: Sequence[int]) -> NDArray[np.float64
     return ranks
 
 
-def _standard(column: NDArray[np.float64]) -> NDArray[np.float64]:
+def _standardise(column: NDArray[np.float64]) -> NDArray[np.float64]:
     spread = column.std()
-    return (column - column.mean()) / spread if spread > _TIE else column * 0.0
+    return (column - column.mean()) / spread if spread > _TIE_TOLERANCE else column * 0.0

@@ -15,62 +15,64 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from synaptune.analysis.refine.runs import Change, Found, rounded
+from synaptune.analysis.refine.runs import Narrowing, ParameterTest, round_to_digits
 from synaptune.core.parameters import constant
 from synaptune.search.space.space import Value
 
 WIDEN = constant("refine.plan_margin", 0.25, meaning="beyond the best bin on either side", source="derived: fits the plan's 8e-8..4e-7")
-STEP = constant("refine.plan_step", 5.0, unit="%", meaning="to which weights are rounded", source="derived: fits the plan's 65/35")
+WEIGHT_STEP = constant("refine.plan_step", 5.0, unit="%", meaning="to which weights are rounded", source="derived: fits the plan's 65/35")
 
 
-def planned(found: Found, *, maximize: bool, bounded: bool) -> Change:
+def apply_plan_rule(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrowing:
     """The plan's proposal for a parameter; bounded: within its range before, as nothing else is valid."""
-    dimension, agreed = found.parameter.dimension, set(found.winning)
+    dimension, agreed = test.parameter.dimension, set(test.winning_values)
     if len(agreed) == 1:
-        return Change(None, found.winning[0], f"all {len(found.winning)} high performers agree")  # eq. (1)
+        return Narrowing(None, test.winning_values[0], f"all {len(test.winning_values)} high performers agree")  # eq. (1)
     if dimension.scale != "categorical":
-        return _range(found, maximize=maximize, bounded=bounded) if found.edges else Change(dimension, None, "few integers: unchanged")
+        return (
+            _plan_range(test, maximize=maximize, bounded=bounded) if test.edges else Narrowing(dimension, None, "few integers: unchanged")
+        )
     kept = tuple(value for value in dimension.choices if value in agreed)
     if not any(isinstance(value, str) for value in dimension.choices):  # eq. (3)
         if kept == dimension.choices:
-            return Change(dimension, None, "every value occurs among the high performers: unchanged")
-        return Change(replace(dimension, choices=kept, start=None), None, f"{_listed(kept)} occur among the high performers")
-    weights = _weights(found, kept)
+            return Narrowing(dimension, None, "every value occurs among the high performers: unchanged")
+        return Narrowing(replace(dimension, choices=kept, start=None), None, f"{_join_values(kept)} occur among the high performers")
+    weights = _rank_weights(test, kept)
     after = replace(dimension, choices=kept, weights=weights, start=None)
-    counts = " against ".join(str(sum(value == choice for value in found.winning)) for choice in kept)
-    return Change(after, None, f"{counts} high performers, weighted by their rank")
+    counts = " against ".join(str(sum(value == choice for value in test.winning_values)) for choice in kept)
+    return Narrowing(after, None, f"{counts} high performers, weighted by their rank")
 
 
-def _range(found: Found, *, maximize: bool, bounded: bool) -> Change:
+def _plan_range(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrowing:
     """Eq. (2)."""
-    dimension, numbers = found.parameter.dimension, [float(value) for value in found.winning]
-    held = [(group.mean, place) for place, group in enumerate(found.groups) if group.winners and group.mean is not None]
+    dimension, numbers = test.parameter.dimension, [float(value) for value in test.winning_values]
+    held = [(group.mean, place) for place, group in enumerate(test.groups) if group.winners and group.mean is not None]
     _, place = max(held) if maximize else min(held)
-    low, high = max(found.edges[place], min(numbers)), min(found.edges[place + 1], max(numbers))
+    low, high = max(test.edges[place], min(numbers)), min(test.edges[place + 1], max(numbers))
     if dimension.scale == "log":
         low, high = low / (1.0 + WIDEN), high * (1.0 + WIDEN)
     else:
         low, high = low - WIDEN * (high - low), high + WIDEN * (high - low)
-    low, high = rounded(low, 1), rounded(high, 1)
+    low, high = round_to_digits(low, 1), round_to_digits(high, 1)
     if dimension.integer:
         low, high = float(round(low)), float(round(high))
     if bounded:
         low, high = max(low, dimension.low), min(high, dimension.high)
-    label = found.groups[place].label
+    label = test.groups[place].label
     if not low < high:
-        return Change(dimension, None, f"best mean at {label}, which rounds to nothing: unchanged")
+        return Narrowing(dimension, None, f"best mean at {label}, which rounds to nothing: unchanged")
     after = replace(dimension, low=low, high=high, start=None)
-    return Change(after, None, f"best mean at {label}, high performers from {min(numbers):.3g}; a quarter more on either side")
+    return Narrowing(after, None, f"best mean at {label}, high performers from {min(numbers):.3g}; a quarter more on either side")
 
 
-def _weights(found: Found, kept: tuple[Value, ...]) -> tuple[float, ...]:
+def _rank_weights(test: ParameterTest, kept: tuple[Value, ...]) -> tuple[float, ...]:
     """Eq. (4); the largest takes what rounding leaves."""
-    count = len(found.winning)
-    points = [sum(count - rank for rank, value in enumerate(found.winning) if value == choice) for choice in kept]
-    weights = [max(STEP, STEP * round(100.0 * point / sum(points) / STEP)) for point in points]
+    count = len(test.winning_values)
+    points = [sum(count - rank for rank, value in enumerate(test.winning_values) if value == choice) for choice in kept]
+    weights = [max(WEIGHT_STEP, WEIGHT_STEP * round(100.0 * point / sum(points) / WEIGHT_STEP)) for point in points]
     weights[weights.index(max(weights))] += 100.0 - sum(weights)
     return tuple(weights)
 
 
-def _listed(values: tuple[Value, ...]) -> str:
+def _join_values(values: tuple[Value, ...]) -> str:
     return ", ".join(map(str, values))

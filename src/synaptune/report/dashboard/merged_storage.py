@@ -20,18 +20,18 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from synaptune.core.errors import UserError
-from synaptune.report.dashboard.study_status import origins
-from synaptune.study.database.connection import close_storage, open_storage, shown, sqlite_path, with_driver
-from synaptune.study.database.errors import worded
+from synaptune.report.dashboard.study_status import read_origins
+from synaptune.study.database.connection import add_driver, close_storage, get_sqlite_path, open_storage, redact_url
+from synaptune.study.database.errors import as_user_errors
 
-SPAN = 10_000  # databases; a browser's integers hold the product
+MAX_DATABASES = 10_000  # databases; a browser's integers hold the product
 
 
-class ReadOnly(Exception):
+class ReadOnlyError(Exception):
     """A change was asked of studies that are only shown."""
 
 
-class _Listed(NamedTuple):
+class _ListedStudy(NamedTuple):
     """A study with its name here, and the number of its database."""
 
     name: str
@@ -39,7 +39,7 @@ class _Listed(NamedTuple):
     number: int
 
 
-class _Open(NamedTuple):
+class _OpenDatabase(NamedTuple):
     """An open database: the state and the identity of its file, what reads it, and what is to be closed."""
 
     state: Any
@@ -48,7 +48,7 @@ class _Open(NamedTuple):
     storage: Any
 
 
-class Union(BaseStorage):
+class MergedStorage(BaseStorage):
     """Reads all databases; with `write` passes changes of notes and attributes, and deletions, on to theirs.
 
     databases: called for URL and folder of each, so that a study that begins later is seen too.
@@ -56,184 +56,184 @@ class Union(BaseStorage):
 
     def __init__(self, databases: Callable[[], Sequence[tuple[str, Path | None]]], *, write: bool = False) -> None:
         self._databases, self._write = databases, write
-        self._guard = threading.RLock()
+        self._lock = threading.RLock()
         self._numbers: dict[str, int] = {}
         self._folders: dict[int, str] = {}  # what tells a database from the others, for people
-        self._open: dict[int, _Open] = {}
+        self._open_databases: dict[int, _OpenDatabase] = {}
 
     # --- databases and ids
 
-    def _members(self) -> list[int]:
+    def _list_readable(self) -> list[int]:
         """The numbers of the databases that can be read."""
         found = []
-        for number in self._numbered():
+        for number in self._number_databases():
             try:
-                self._storage(number)
+                self._get_storage(number)
             except (UserError, KeyError):
                 continue  # gone, or unreadable: the list of studies says why
             found.append(number)
         return found
 
-    def _numbered(self) -> list[int]:
+    def _number_databases(self) -> list[int]:
         """The numbers of all databases: made of their URLs, so that an address stays good when the dashboard is started again."""
-        with self._guard:
+        with self._lock:
             for url, folder in self._databases():
                 if url not in self._numbers:
-                    number = int.from_bytes(hashlib.sha256(url.encode()).digest()[:8]) % SPAN
+                    number = int.from_bytes(hashlib.sha256(url.encode()).digest()[:8]) % MAX_DATABASES
                     while number in self._numbers.values():
-                        number = (number + 1) % SPAN
+                        number = (number + 1) % MAX_DATABASES
                     self._numbers[url] = number
-                    self._folders[number] = shown(url) if folder is None else folder.name
+                    self._folders[number] = redact_url(url) if folder is None else folder.name
             return list(self._numbers.values())
 
-    def _url(self, number: int) -> str:
+    def _find_url(self, number: int) -> str:
         """Raises KeyError."""
-        with self._guard:
+        with self._lock:
             if number not in self._numbers.values():
-                self._numbered()
+                self._number_databases()
             return {known: url for url, known in self._numbers.items()}[number]
 
-    def _storage(self, number: int) -> BaseStorage:
-        with self._guard:
-            url = self._url(number)
-            state, known = _state(url), self._open.get(number)
+    def _get_storage(self, number: int) -> BaseStorage:
+        with self._lock:
+            url = self._find_url(number)
+            state, known = _read_file_state(url), self._open_databases.get(number)
             if known is not None and known.state == state:
                 return known.reader
-            identity = None if state is None else (state[:2], origins(url) if sqlite_path(url) else None)
+            identity = None if state is None else (state[:2], read_origins(url) if get_sqlite_path(url) else None)
             if known is not None and known.identity == identity:
-                self._open[number] = known._replace(state=state)
+                self._open_databases[number] = known._replace(state=state)
                 return known.reader
             if known is not None:
                 close_storage(known.storage)
-                del self._open[number]
+                del self._open_databases[number]
             if identity is None:
                 raise KeyError(number)
-            with worded(url):
-                storage = open_storage(with_driver(url), "join" if self._write else "read")
-            self._open[number] = _Open(state, identity, optuna.storages.get_storage(storage), storage)
-            return self._open[number].reader
+            with as_user_errors(url):
+                storage = open_storage(add_driver(url), "join" if self._write else "read")
+            self._open_databases[number] = _OpenDatabase(state, identity, optuna.storages.get_storage(storage), storage)
+            return self._open_databases[number].reader
 
-    def _of(self, key: int) -> tuple[BaseStorage, int, int]:
+    def _locate(self, key: int) -> tuple[BaseStorage, int, int]:
         """Storage, the id in it, and its number."""
-        inner, number = divmod(key, SPAN)
-        return self._storage(number), inner, number
+        inner, number = divmod(key, MAX_DATABASES)
+        return self._get_storage(number), inner, number
 
-    def _listed(self) -> list[_Listed]:
+    def _list_studies(self) -> list[_ListedStudy]:
         """All studies; optuna-dashboard asks by name, and must not get another study of that name."""
-        found: list[_Listed] = []
+        found: list[_ListedStudy] = []
         taken: set[str] = set()
-        for number in self._members():
+        for number in self._list_readable():
             try:
-                with worded(self._url(number)):
-                    studies = self._storage(number).get_all_studies()
+                with as_user_errors(self._find_url(number)):
+                    studies = self._get_storage(number).get_all_studies()
             except (UserError, KeyError):
                 continue
             for study in studies:
                 name = study.study_name if study.study_name not in taken else f"{study.study_name} ({self._folders[number]})"
                 if name in taken:
-                    name = f"{name} {study._study_id * SPAN + number}"
+                    name = f"{name} {study._study_id * MAX_DATABASES + number}"
                 taken.add(name)
-                found.append(_Listed(name, study, number))
+                found.append(_ListedStudy(name, study, number))
         return found
 
-    def _trial(self, trial: FrozenTrial, number: int) -> FrozenTrial:
+    def _renumber_trial(self, trial: FrozenTrial, number: int) -> FrozenTrial:
         named = copy.copy(trial)
-        named._trial_id = trial._trial_id * SPAN + number
+        named._trial_id = trial._trial_id * MAX_DATABASES + number
         return named
 
-    def key_of(self, url: str, name: str) -> int:
+    def find_key(self, url: str, name: str) -> int:
         """The id of a study here; raises KeyError."""
-        self._members()
-        with self._guard:
+        self._list_readable()
+        with self._lock:
             number = self._numbers[url]
-        return self._storage(number).get_study_id_from_name(name) * SPAN + number
+        return self._get_storage(number).get_study_id_from_name(name) * MAX_DATABASES + number
 
     # --- reading
 
     def get_all_studies(self) -> list[FrozenStudy]:
         renamed = []
-        for name, study, number in self._listed():
+        for name, study, number in self._list_studies():
             entry = copy.copy(study)
-            entry._study_id, entry.study_name = study._study_id * SPAN + number, name
+            entry._study_id, entry.study_name = study._study_id * MAX_DATABASES + number, name
             renamed.append(entry)
         return renamed
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        for name, study, number in self._listed():
+        for name, study, number in self._list_studies():
             if name == study_name:
-                return study._study_id * SPAN + number
+                return study._study_id * MAX_DATABASES + number
         raise KeyError(study_name)
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        inner, wanted = divmod(study_id, SPAN)
-        for name, study, number in self._listed():
+        inner, wanted = divmod(study_id, MAX_DATABASES)
+        for name, study, number in self._list_studies():
             if (study._study_id, number) == (inner, wanted):
                 return name
         raise KeyError(study_id)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        storage, inner, _ = self._of(study_id)
+        storage, inner, _ = self._locate(study_id)
         return storage.get_study_directions(inner)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        storage, inner, _ = self._of(study_id)
+        storage, inner, _ = self._locate(study_id)
         return storage.get_study_user_attrs(inner)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        storage, inner, _ = self._of(study_id)
+        storage, inner, _ = self._locate(study_id)
         return storage.get_study_system_attrs(inner)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        storage, inner, number = self._of(trial_id)
-        return self._trial(storage.get_trial(inner), number)
+        storage, inner, number = self._locate(trial_id)
+        return self._renumber_trial(storage.get_trial(inner), number)
 
     def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
-        storage, inner, number = self._of(study_id)
+        storage, inner, number = self._locate(study_id)
         trials = storage.get_all_trials(inner, deepcopy=False, states=states)
-        return [self._trial(copy.deepcopy(trial) if deepcopy else trial, number) for trial in trials]
+        return [self._renumber_trial(copy.deepcopy(trial) if deepcopy else trial, number) for trial in trials]
 
     # --- changing
 
-    def _writable(self, key: int) -> tuple[BaseStorage, int]:
+    def _get_writable(self, key: int) -> tuple[BaseStorage, int]:
         if not self._write:
-            raise ReadOnly("the dashboard only reads; start it with --write to change studies")
-        storage, inner, _ = self._of(key)
+            raise ReadOnlyError("the dashboard only reads; start it with --write to change studies")
+        storage, inner, _ = self._locate(key)
         return storage, inner
 
     def delete_study(self, study_id: int) -> None:
-        storage, inner = self._writable(study_id)
+        storage, inner = self._get_writable(study_id)
         storage.delete_study(inner)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        storage, inner = self._writable(study_id)
+        storage, inner = self._get_writable(study_id)
         storage.set_study_user_attr(inner, key, value)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        storage, inner = self._writable(study_id)
+        storage, inner = self._get_writable(study_id)
         storage.set_study_system_attr(inner, key, value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        storage, inner = self._writable(trial_id)
+        storage, inner = self._get_writable(trial_id)
         storage.set_trial_user_attr(inner, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        storage, inner = self._writable(trial_id)
+        storage, inner = self._get_writable(trial_id)
         storage.set_trial_system_attr(inner, key, value)
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
-        raise ReadOnly("studies begin with a search, not here")
+        raise ReadOnlyError("studies begin with a search, not here")
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        raise ReadOnly("trials come from a search, not from here")
+        raise ReadOnlyError("trials come from a search, not from here")
 
     def set_trial_param(self, trial_id: int, param_name: str, param_value_internal: float, distribution: Any) -> None:
-        raise ReadOnly("a search alone writes values")
+        raise ReadOnlyError("a search alone writes values")
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        raise ReadOnly("a search alone ends trials")
+        raise ReadOnlyError("a search alone ends trials")
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        raise ReadOnly("a search alone writes values")
+        raise ReadOnlyError("a search alone writes values")
 
     def remove_session(self) -> None:
         """End the connections that this thread used, and the idle ones.
@@ -241,25 +241,25 @@ class Union(BaseStorage):
         One that stayed open would go on reading a write-ahead log that is gone: a process loses its locks of a file whenever it
         closes that file anywhere (POSIX), and then the last writer to leave deletes the log under it.
         """
-        with self._guard:
-            for each in self._open.values():
+        with self._lock:
+            for each in self._open_databases.values():
                 close_storage(each.storage)
 
     def close(self) -> None:
         """End all connections."""
-        with self._guard:
-            for each in self._open.values():
+        with self._lock:
+            for each in self._open_databases.values():
                 close_storage(each.storage)
-            self._open.clear()
+            self._open_databases.clear()
 
 
-def _state(url: str) -> tuple[Any, ...] | None:
+def _read_file_state(url: str) -> tuple[Any, ...] | None:
     """What changes with every write of a SQLite file, the device and the number of the file first; null where there is none.
 
     The number alone is not its identity: a file system gives that of a file that is gone to the next one, as SQLite does with the id
     of a study. Of a server always the same: none of those that Optuna speaks to gives an id twice.
     """
-    path = sqlite_path(url)
+    path = get_sqlite_path(url)
     if path is None:
         return (url, None)
     try:

@@ -9,32 +9,32 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 from synaptune.search.optimizers.base import Engine
 from synaptune.study.database import keys as schema
-from synaptune.study.database.connection import engine_options, sqlite_path, with_driver
-from synaptune.study.database.errors import worded
+from synaptune.study.database.connection import add_driver, get_engine_options, get_sqlite_path
+from synaptune.study.database.errors import as_user_errors
 from synaptune.study.database.locks import Holder
 from synaptune.study.reader import SEARCH, is_search
-from synaptune.study.study import BEAT_EVERY
+from synaptune.study.study import STUDY_HEARTBEAT_INTERVAL
 
-SILENT_BEATS = 3  # signs of life that may be missed
+MAX_MISSED_HEARTBEATS = 3  # signs of life that may be missed
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Phase:
+class PhaseStatus:
     """A phase of a study: its trials, those that ended, the number of its last trial, and the best objective of its complete ones."""
 
     name: str
-    trials: int
-    ended: int
-    last: int
+    trial_count: int
+    ended_count: int
+    last_number: int
     best: float | None
 
 
 @dataclass(frozen=True)
-class Glance:
+class StudyStatus:
     """A study as a few numbers.
 
     ours: whether synaptune wrote it; began, latest: first start and last start or end of a trial (UTC); noted: length of its notes
@@ -43,71 +43,71 @@ class Glance:
 
     name: str
     maximize: bool
-    ours: bool
+    is_ours: bool
     states: Mapping[str, int]
-    phases: tuple[Phase, ...]
-    began: datetime | None
-    latest: datetime | None
+    phases: tuple[PhaseStatus, ...]
+    started_at: datetime | None
+    latest_event: datetime | None
     holder: Holder | None
     budget: int | None
-    noted: int = 0
+    notes_length: int = 0
     protocol: str | None = None
     optimizer: str | None = None
     failures: int = field(default=0)
 
     @property
-    def trials(self) -> int:
+    def trial_count(self) -> int:
         """All trials."""
         return sum(self.states.values())
 
     @property
-    def ended(self) -> int:
+    def ended_count(self) -> int:
         """Trials that are over, however."""
-        return self.trials - self.states.get("RUNNING", 0) - self.states.get("WAITING", 0)
+        return self.trial_count - self.states.get("RUNNING", 0) - self.states.get("WAITING", 0)
 
     @property
     def version(self) -> str:
         """Changes whenever a trial begins or ends, a finding is noted, or a study is begun anew under its name."""
-        return f"{self.origin}.{self.trials}.{self.ended}.{self.noted}"
+        return f"{self.origin}.{self.trial_count}.{self.ended_count}.{self.notes_length}"
 
     @property
     def origin(self) -> int:
         """Start of its first trial [µs since 1970]: tells a study from an earlier one of its name; 0 before there is a trial."""
-        return 0 if self.began is None else (self.began - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        return 0 if self.started_at is None else (self.started_at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Whether a process said lately that it holds the study, and is not known to have ended."""
-        return self.holder is not None and not self.holder.has_ended() and self.silence <= SILENT_BEATS * BEAT_EVERY
+        return self.holder is not None and not self.holder.has_ended() and self.silence <= MAX_MISSED_HEARTBEATS * STUDY_HEARTBEAT_INTERVAL
 
     @property
     def silence(self) -> float:
         """Seconds since the last sign of life; infinite where there never was one."""
-        return float("inf") if self.holder is None else (datetime.now(UTC) - self.holder.at).total_seconds()
+        return float("inf") if self.holder is None else (datetime.now(UTC) - self.holder.last_seen).total_seconds()
 
     @property
-    def searched(self) -> Phase | None:
+    def search_phase(self) -> PhaseStatus | None:
         """The phase in which it searched last; null before there is one."""
         searches = [phase for phase in self.phases if is_search(phase.name)]
-        return max(searches, key=lambda phase: phase.last, default=None)
+        return max(searches, key=lambda phase: phase.last_number, default=None)
 
     @property
-    def current(self) -> Phase | None:
+    def current_phase(self) -> PhaseStatus | None:
         """The phase of the latest trial."""
-        return max(self.phases, key=lambda phase: phase.last, default=None)
+        return max(self.phases, key=lambda phase: phase.last_number, default=None)
 
 
 @contextmanager
-def connected(url: str) -> Iterator[Any]:
+def connect(url: str) -> Iterator[Any]:
     """A connection of its own, closed afterwards: a database file that is replaced meanwhile is seen. Raises UserError."""
     import sqlalchemy
 
-    url = with_driver(url)
-    with worded(url):
-        path = sqlite_path(url)
+    url = add_driver(url)
+    with as_user_errors(url):
+        path = get_sqlite_path(url)
         if path is not None and not path.exists():  # SQLite would make an empty one
-            raise mistake(got=f"no study database {path}", expected="a study that has begun", do="check its name")
-        options = engine_options(url) | {"poolclass": sqlalchemy.pool.NullPool}
+            raise user_error(got=f"no study database {path}", expected="a study that has begun", do="check its name")
+        options = get_engine_options(url) | {"poolclass": sqlalchemy.pool.NullPool}
         options.pop("pool_pre_ping", None)
         engine = sqlalchemy.create_engine(url, **options)
         try:
@@ -117,12 +117,12 @@ def connected(url: str) -> Iterator[Any]:
             engine.dispose()
 
 
-def glances(url: str, name: str | None = None) -> list[Glance]:
+def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
     """The studies of a database by their order of creation; name: only that one. Raises UserError."""
     from optuna.storages._rdb import models
     from sqlalchemy import func, select
 
-    with connected(url) as connection:
+    with connect(url) as connection:
         chosen = select(models.StudyModel.study_id, models.StudyModel.study_name, models.StudyDirectionModel.direction)
         chosen = chosen.join(models.StudyDirectionModel).where(models.StudyDirectionModel.objective == 0)
         if name is not None:
@@ -132,36 +132,36 @@ def glances(url: str, name: str | None = None) -> list[Glance]:
             return []
         wanted = [key for key, _, _ in heads]
         trial, times = models.TrialModel, models.TrialModel.__table__.c
-        states = _by_study(
+        states = _group_by_study(
             connection.execute(
                 select(trial.study_id, trial.state, func.count(), func.min(times.datetime_start), func.max(times.datetime_start),
                        func.max(times.datetime_complete)).where(trial.study_id.in_(wanted)).group_by(trial.study_id, trial.state)
             )
         )  # fmt: skip
         note = models.StudyUserAttributeModel
-        kept = (schema.HOLDER, schema.ENGINE, schema.CONFIGURATION, schema.VERSION)
-        texts = _by_study(connection.execute(select(note.study_id, note.key, note.value_json).where(note.key.in_(kept))))
+        kept = (schema.HOLDER, schema.ENGINE, schema.CONFIGURATION, schema.VERSION_KEY)
+        texts = _group_by_study(connection.execute(select(note.study_id, note.key, note.value_json).where(note.key.in_(kept))))
         lengths = select(note.study_id, func.sum(func.length(note.value_json))).where(note.key != schema.HOLDER).group_by(note.study_id)
         noted = dict(map(tuple, connection.execute(lengths)))
-        phases = _by_study(_phases(connection, wanted))
+        phases = _group_by_study(_read_phases(connection, wanted))
     return [
-        _glance(study, direction.name, states.get(key, []), texts.get(key, []), noted=noted.get(key, 0), phases=phases.get(key, []))
+        _make_status(study, direction.name, states.get(key, []), texts.get(key, []), noted=noted.get(key, 0), phases=phases.get(key, []))
         for key, study, direction in heads
     ]
 
 
-def origins(url: str) -> tuple[tuple[int, Any], ...]:
+def read_origins(url: str) -> tuple[tuple[int, Any], ...]:
     """The id of each study of a database and the start of its first trial. Raises UserError."""
     from optuna.storages._rdb import models
     from sqlalchemy import func, select
 
     trial = models.TrialModel.__table__.c
-    with connected(url) as connection:
+    with connect(url) as connection:
         query = select(trial.study_id, func.min(trial.datetime_start)).group_by(trial.study_id).order_by(trial.study_id)
         return tuple((study, began) for study, began in connection.execute(query))
 
 
-def _phases(connection: Any, studies: list[int]) -> list[tuple[Any, ...]]:
+def _read_phases(connection: Any, studies: list[int]) -> list[tuple[Any, ...]]:
     """Study, phase, trials, ended ones, last number, least and largest objective."""
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
@@ -178,56 +178,58 @@ def _phases(connection: Any, studies: list[int]) -> list[tuple[Any, ...]]:
     return list(connection.execute(query.where(trial.study_id.in_(studies)).group_by(trial.study_id, attribute.value_json)))
 
 
-def _by_study(rows: Any) -> dict[int, list[Any]]:
+def _group_by_study(rows: Any) -> dict[int, list[Any]]:
     grouped: dict[int, list[Any]] = {}
     for key, *rest in rows:
         grouped.setdefault(key, []).append(rest)
     return grouped
 
 
-def _glance(name: str, direction: str, states: list[Any], texts: list[Any], *, noted: int, phases: list[Any]) -> Glance:
+def _make_status(name: str, direction: str, states: list[Any], texts: list[Any], *, noted: int, phases: list[Any]) -> StudyStatus:
     notes = {key: json.loads(text) for key, text in texts}
     ours = schema.CONFIGURATION in notes
     configuration = notes.get(schema.CONFIGURATION)
-    if not isinstance(configuration, dict) or notes.get(schema.VERSION, schema.SCHEMA_VERSION) != schema.SCHEMA_VERSION:
+    if not isinstance(configuration, dict) or notes.get(schema.VERSION_KEY, schema.SCHEMA_VERSION) != schema.SCHEMA_VERSION:
         # Another program's study may have notes and attributes of the same names, which mean something else there.
         notes, configuration, phases = {}, {}, [(None, *rest) for _, *rest in phases]
-    engine = _understood(lambda: Engine(**notes[schema.ENGINE]))
+    engine = _parse_or_none(lambda: Engine(**notes[schema.ENGINE]))
     starts = [begin for _, _, begin, _, _ in states if begin is not None]
     moments = [moment for _, _, _, *later in states for moment in later if moment is not None]
     maximize = direction == "MAXIMIZE"
-    return Glance(
+    return StudyStatus(
         name=name,
         maximize=maximize,
-        ours=ours,
+        is_ours=ours,
         states={state.name: count for state, count, *_ in states},
-        phases=_merged(phases, maximize),
-        began=_utc(min(starts, default=None)),
-        latest=_utc(max(moments, default=None)),
-        holder=_understood(lambda: Holder.of_note(notes[schema.HOLDER])),
+        phases=_merge_phases(phases, maximize),
+        started_at=_to_utc(min(starts, default=None)),
+        latest_event=_to_utc(max(moments, default=None)),
+        holder=_parse_or_none(lambda: Holder.from_note(notes[schema.HOLDER])),
         budget=None if engine is None else engine.budget,
-        noted=int(noted or 0),
+        notes_length=int(noted or 0),
         protocol=configuration.get("search.protocol"),
         optimizer=configuration.get("search.optimizer"),
         failures=next((count for state, count, *_ in states if state.name == "FAIL"), 0),
     )
 
 
-def _merged(rows: Sequence[Sequence[Any]], maximize: bool) -> tuple[Phase, ...]:
-    """The phases by their last trials, from rows as `_phases` gives them; trials without a phase are of the search."""
-    named: dict[str, list[Phase]] = {}
+def _merge_phases(rows: Sequence[Sequence[Any]], maximize: bool) -> tuple[PhaseStatus, ...]:
+    """The phases by their last trials, from rows as `_read_phases` gives them; trials without a phase are of the search."""
+    named: dict[str, list[PhaseStatus]] = {}
     for text, count, ended, last, least, most in rows:
-        phase = Phase(str(json.loads(text)) if text else SEARCH, count, int(ended or 0), last, most if maximize else least)
+        phase = PhaseStatus(str(json.loads(text)) if text else SEARCH, count, int(ended or 0), last, most if maximize else least)
         named.setdefault(phase.name, []).append(phase)
     merged = []
     for name, parts in named.items():
         bests = [phase.best for phase in parts if phase.best is not None]
         best = (max if maximize else min)(bests, default=None)
-        merged.append(Phase(name, sum(p.trials for p in parts), sum(p.ended for p in parts), max(p.last for p in parts), best))
-    return tuple(sorted(merged, key=lambda phase: phase.last))
+        merged.append(
+            PhaseStatus(name, sum(p.trial_count for p in parts), sum(p.ended_count for p in parts), max(p.last_number for p in parts), best)
+        )
+    return tuple(sorted(merged, key=lambda phase: phase.last_number))
 
 
-def _understood(read: Callable[[], T]) -> T | None:
+def _parse_or_none(read: Callable[[], T]) -> T | None:
     """What a note says; null for one that is not there, or not of our making."""
     try:
         return read()
@@ -235,5 +237,5 @@ def _understood(read: Callable[[], T]) -> T | None:
         return None
 
 
-def _utc(moment: datetime | None) -> datetime | None:
+def _to_utc(moment: datetime | None) -> datetime | None:
     return None if moment is None else moment.replace(tzinfo=UTC)

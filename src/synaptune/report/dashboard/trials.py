@@ -10,23 +10,23 @@ from html import escape
 from typing import Any
 from urllib.parse import urlencode
 
-from synaptune.core.text import duration
-from synaptune.report.dashboard.page_cache import Part
-from synaptune.report.dashboard.pages import address, ago, listing, moment, number
-from synaptune.report.dashboard.study_index import Place
+from synaptune.core.text import format_duration
+from synaptune.report.dashboard.page_cache import PagePart
+from synaptune.report.dashboard.pages import format_age, format_time, page_url, render_listing, render_value
+from synaptune.report.dashboard.study_index import StudyEntry
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
-from synaptune.study.reader import Record
+from synaptune.study.reader import StudySnapshot
 
-PAGE = 50  # trials
+PAGE_SIZE = 50  # trials
 STATES = ("complete", "running", "pruned", "failed")
-_FIXED = ("number", "phase", "generation", "state", "objective", "seed", "seconds")
-_DOTS = 60  # points that are marked
-_TEXT = ("phase", "state")
+_FIXED_COLUMNS = ("number", "phase", "generation", "state", "objective", "seed", "seconds")
+_MAX_DOTS = 60  # points that are marked
+_TEXT_COLUMNS = ("phase", "state")
 
 
 @dataclass(frozen=True)
-class View:
+class TrialsView:
     """What of the list is shown; phase, state: empty for all; page: from 1."""
 
     sort: str = "number"
@@ -36,7 +36,7 @@ class View:
     page: int = 1
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> View:
+    def from_query(cls, query: Mapping[str, str]) -> TrialsView:
         """From the query of an address; what is wrong there falls back."""
         page = query.get("page", "1")
         return cls(
@@ -47,7 +47,7 @@ class View:
             page=max(1, int(page)) if page.isascii() and page.isdigit() and len(page) < 9 else 1,
         )
 
-    def query(self, **changes: Any) -> str:
+    def to_query(self, **changes: Any) -> str:
         """As the query of an address, with changes."""
         view = replace(self, **changes)
         pairs = {
@@ -60,10 +60,10 @@ class View:
         return urlencode({name: value for name, value in pairs.items() if value != ""})
 
 
-def chosen(record: Record, view: View) -> list[Trial]:
+def select_trials(snapshot: StudySnapshot, view: TrialsView) -> list[Trial]:
     """The trials of a view in its order; those without the value that it sorts by are last either way."""
-    trials = [trial for trial in record.trials if view.phase in ("", trial.facts.get(schema.PHASE)) and view.state in ("", trial.state)]
-    valued = [(value, trial) for trial in trials if (value := _value(trial, view.sort)) is not None]
+    trials = [trial for trial in snapshot.trials if view.phase in ("", trial.facts.get(schema.PHASE)) and view.state in ("", trial.state)]
+    valued = [(value, trial) for trial in trials if (value := _get_value(trial, view.sort)) is not None]
     numeric = [pair for pair in valued if isinstance(pair[0], int | float) and not math.isnan(pair[0])]
     textual = [pair for pair in valued if not isinstance(pair[0], int | float)]
     ordered: list[Trial] = []
@@ -73,33 +73,33 @@ def chosen(record: Record, view: View) -> list[Trial]:
     return ordered + [trial for trial in trials if trial.number not in placed]
 
 
-def _value(trial: Trial, name: str) -> Any:
+def _get_value(trial: Trial, name: str) -> Any:
     if name in ("number", "state", "objective"):
         return getattr(trial, name) if name != "objective" or trial.state != "pruned" else trial.estimate
     return trial.values[name] if name in trial.values else trial.facts.get(name)
 
 
-def table(place: Place, record: Record, view: View) -> list[Part]:
+def render_trials(entry: StudyEntry, snapshot: StudySnapshot, view: TrialsView) -> list[PagePart]:
     """The list as parts of a page: what may be chosen, and the trials."""
-    trials = chosen(record, view)
-    pages = max(1, math.ceil(len(trials) / PAGE))
+    trials = select_trials(snapshot, view)
+    pages = max(1, math.ceil(len(trials) / PAGE_SIZE))
     view = replace(view, page=min(view.page, pages))
-    shown = trials[(view.page - 1) * PAGE : view.page * PAGE]
-    names = list(dict.fromkeys(name for trial in record.searched[:1] or shown for name in trial.values))
-    columns = [*_FIXED, *names]
-    head = "".join(_head(place, column, view) for column in columns)
-    rows = "".join(_row(place, trial, columns) for trial in shown)
-    count = f"{len(trials)} of {len(record.trials)} trials" if len(trials) != len(record.trials) else f"{len(trials)} trials"
-    turn = _pager(place, view, pages)
+    shown = trials[(view.page - 1) * PAGE_SIZE : view.page * PAGE_SIZE]
+    names = list(dict.fromkeys(name for trial in snapshot.search_trials[:1] or shown for name in trial.values))
+    columns = [*_FIXED_COLUMNS, *names]
+    head = "".join(_render_head(entry, column, view) for column in columns)
+    rows = "".join(_render_row(entry, trial, columns) for trial in shown)
+    count = f"{len(trials)} of {len(snapshot.trials)} trials" if len(trials) != len(snapshot.trials) else f"{len(trials)} trials"
+    turn = _render_pager(entry, view, pages)
     body = (
         f'<div class="scroll tall" tabindex="0" role="region" aria-label="Trials"><table id="trials-table"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
-    return [Part("choose", "", _form(place, record, view)), Part("trials", "", f'<p class="note">{count}{turn}</p>{body}')]
+    return [PagePart("choose", "", _render_form(entry, snapshot, view)), PagePart("trials", "", f'<p class="note">{count}{turn}</p>{body}')]
 
 
-def _form(place: Place, record: Record, view: View) -> str:
-    phases = dict.fromkeys(str(trial.facts.get(schema.PHASE, "")) for trial in record.trials)
+def _render_form(entry: StudyEntry, snapshot: StudySnapshot, view: TrialsView) -> str:
+    phases = dict.fromkeys(str(trial.facts.get(schema.PHASE, "")) for trial in snapshot.trials)
 
     def options(entries: Sequence[str], now: str) -> str:
         return "".join(
@@ -114,56 +114,56 @@ def _form(place: Place, record: Record, view: View) -> str:
         f'<input type="hidden" name="{name}" value="{escape(value)}">' for name, value in (("sort", view.sort), ("order", order))
     )
     fields = select("Phase", "phase", list(phases), view.phase) + select("State", "state", STATES, view.state)
-    return f'<form class="choose" action="{address(place, "trials")}">{fields}{kept}<button class="tool">Show</button></form>'
+    return f'<form class="choose" action="{page_url(entry, "trials")}">{fields}{kept}<button class="tool">Show</button></form>'
 
 
-def _head(place: Place, column: str, view: View) -> str:
+def _render_head(entry: StudyEntry, column: str, view: TrialsView) -> str:
     now = view.sort == column
-    link = view.query(sort=column, descending=not view.descending if now else column in ("number", "seconds"), page=1)
+    link = view.to_query(sort=column, descending=not view.descending if now else column in ("number", "seconds"), page=1)
     order = f' aria-sort="{"descending" if view.descending else "ascending"}"' if now else ""
     arrow = (" ↓" if view.descending else " ↑") if now else ""
-    kind = "" if column in _TEXT else ' class="number"'
+    kind = "" if column in _TEXT_COLUMNS else ' class="number"'
     short = column.rpartition(".")[2] or column
-    target = f"{address(place, 'trials')}?{escape(link)}"
+    target = f"{page_url(entry, 'trials')}?{escape(link)}"
     return f'<th scope="col"{kind}{order}><a href="{target}" title="{escape(column)}">{escape(short)}{arrow}</a></th>'
 
 
-def _row(place: Place, trial: Trial, columns: Sequence[str]) -> str:
-    cells = [f'<th scope="row" class="number"><a href="{address(place, "trial", str(trial.number))}">{trial.number}</a></th>']
+def _render_row(entry: StudyEntry, trial: Trial, columns: Sequence[str]) -> str:
+    cells = [f'<th scope="row" class="number"><a href="{page_url(entry, "trial", str(trial.number))}">{trial.number}</a></th>']
     for column in columns[1:]:
-        value = _value(trial, column)
-        kind = "" if column in _TEXT else ' class="number"'
-        text = f'<span class="state {trial.state}">{trial.state}</span>' if column == "state" else number(value)
+        value = _get_value(trial, column)
+        kind = "" if column in _TEXT_COLUMNS else ' class="number"'
+        text = f'<span class="state {trial.state}">{trial.state}</span>' if column == "state" else render_value(value)
         if column == "objective" and trial.state == "pruned" and value is not None:
             text = f'<span title="estimated: the trial was pruned">~{text}</span>'
         cells.append(f"<td{kind}>{text}</td>")
     return f'<tr data-number="{trial.number}">{"".join(cells)}</tr>'
 
 
-def _pager(place: Place, view: View, pages: int) -> str:
+def _render_pager(entry: StudyEntry, view: TrialsView, pages: int) -> str:
     if pages == 1:
         return ""
 
     def turn(page: int, text: str) -> str:
         there = 1 <= page <= pages
-        return f' <a class="tool" href="{address(place, "trials")}?{escape(view.query(page=page))}">{text}</a>' if there else ""
+        return f' <a class="tool" href="{page_url(entry, "trials")}?{escape(view.to_query(page=page))}">{text}</a>' if there else ""
 
     first = turn(1, "first") if view.page > 2 else ""
     return f" · page {view.page} of {pages}{first}{turn(view.page - 1, 'previous')}{turn(view.page + 1, 'next')}"
 
 
-def page(place: Place, record: Record, trial: Trial) -> list[Part]:
+def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> list[PagePart]:
     """Everything that is known of a trial."""
-    space = record.spaces.get(trial.facts.get(schema.PHASE, ""))
+    space = snapshot.spaces.get(trial.facts.get(schema.PHASE, ""))
     ranges = {dimension.name: dimension for dimension in space.dimensions} if space is not None else {}
-    parts = [Part("result", "Result", listing(_result(record, trial), "Result"))]
+    parts = [PagePart("result", "Result", render_listing(_list_result(snapshot, trial), "Result"))]
     if trial.reason:
         trace = trial.facts.get(schema.TRACEBACK)
         text = f'<p class="headline bad">{escape(str(trial.reason))}</p>' + (f"<pre>{escape(str(trace))}</pre>" if trace else "")
-        parts.append(Part("failure", "Why it failed", text))
-    curve = record.curves.get(trial.number, {})
+        parts.append(PagePart("failure", "Why it failed", text))
+    curve = snapshot.curves.get(trial.number, {})
     if len(curve) > 1:
-        parts.append(Part("curve", "Reported values", curve_svg(curve)))
+        parts.append(PagePart("curve", "Reported values", render_curve(curve)))
     if trial.values:
         rows = []
         for name, value in trial.values.items():
@@ -171,38 +171,38 @@ def page(place: Place, record: Record, trial: Trial) -> list[Part]:
             near = ""
             if dimension is not None and dimension.scale != "categorical":
                 scale = ", log" if dimension.scale == "log" else ""
-                near = f' <span class="prefix">of {number(dimension.low)} to {number(dimension.high)}{scale}</span>'
-            rows.append((name, number(value) + near))
-        parts.append(Part("values", "Parameters", listing(rows, "Parameters")))
+                near = f' <span class="prefix">of {render_value(dimension.low)} to {render_value(dimension.high)}{scale}</span>'
+            rows.append((name, render_value(value) + near))
+        parts.append(PagePart("values", "Parameters", render_listing(rows, "Parameters")))
     hidden = {schema.REASON, schema.TRACEBACK, schema.PHASE, schema.SECONDS, schema.ATTEMPTS}
-    facts = [(name, _fact(value)) for name, value in sorted(trial.facts.items()) if name not in hidden]
-    parts.append(Part("facts", "Everything else", listing(facts, "Facts")))
+    facts = [(name, _format_fact(value)) for name, value in sorted(trial.facts.items()) if name not in hidden]
+    parts.append(PagePart("facts", "Everything else", render_listing(facts, "Facts")))
     return parts
 
 
-def _result(record: Record, trial: Trial) -> list[tuple[str, str]]:
-    began, ended = record.began.get(trial.number), record.ended.get(trial.number)
+def _list_result(snapshot: StudySnapshot, trial: Trial) -> list[tuple[str, str]]:
+    began, ended = snapshot.start_times.get(trial.number), snapshot.end_times.get(trial.number)
     rows = [("state", f'<span class="state {trial.state}">{trial.state}</span>'), ("phase", escape(str(trial.facts.get(schema.PHASE, ""))))]
     rows.append(("place in its phase", str(trial.index)))
     if trial.objective is not None:
-        rows.append(("objective", number(trial.objective)))
+        rows.append(("objective", render_value(trial.objective)))
     if trial.estimate is not None:
-        rows.append(("objective, estimated when it was pruned", number(trial.estimate)))
+        rows.append(("objective, estimated when it was pruned", render_value(trial.estimate)))
     if schema.SECONDS in trial.facts:
-        rows.append(("took", escape(duration(float(trial.facts[schema.SECONDS])))))
-    rows += [("began", f"{moment(began)} ({ago(began)})")] if began is not None else []
-    rows += [("ended", moment(ended))] if ended is not None and trial.state != "running" else []
+        rows.append(("took", escape(format_duration(float(trial.facts[schema.SECONDS])))))
+    rows += [("began", f"{format_time(began)} ({format_age(began)})")] if began is not None else []
+    rows += [("ended", format_time(ended))] if ended is not None and trial.state != "running" else []
     attempts = trial.facts.get(schema.ATTEMPTS, [])
     if attempts:
         rows.append(("attempts given up", "".join(f"<p>{escape(str(reason))}</p>" for reason in attempts)))
     return rows
 
 
-def _fact(value: Any) -> str:
-    return f"<code>{escape(json.dumps(value))}</code>" if isinstance(value, dict | list) else number(value)
+def _format_fact(value: Any) -> str:
+    return f"<code>{escape(json.dumps(value))}</code>" if isinstance(value, dict | list) else render_value(value)
 
 
-def curve_svg(curve: Mapping[int, float]) -> str:
+def render_curve(curve: Mapping[int, float]) -> str:
     """Reported values by step as a line."""
     points = [(step, value) for step, value in sorted(curve.items()) if math.isfinite(value)]
     if len(points) < 2:
@@ -218,7 +218,7 @@ def curve_svg(curve: Mapping[int, float]) -> str:
         for step, value in points
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-    dots = "".join(f'<circle r="2.5" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in spots) if len(spots) <= _DOTS else ""
+    dots = "".join(f'<circle r="2.5" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in spots) if len(spots) <= _MAX_DOTS else ""
     labels = "".join(
         f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>'
         for x, y, anchor, text in (

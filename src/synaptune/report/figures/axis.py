@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 from synaptune.analysis.results import Evidence
 from synaptune.core.errors import UserError
-from synaptune.report.figures.sheet import number
+from synaptune.report.figures.layout import format_number
 from synaptune.search.space.space import Dimension
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
-_SHORT = 9  # letters of a choice
+_LONGEST_CHOICE = 9  # letters of a choice
 
 
-def dimensions(evidence: Evidence) -> list[Dimension]:
+def list_dimensions(evidence: Evidence) -> list[Dimension]:
     """The ranges of the searched parameters, by subsystem as the evidence orders them; empty when no search has begun."""
     known = {} if evidence.space is None else {dimension.name: dimension for dimension in evidence.space.dimensions}
     return [known[name] for name in evidence.names if name in known]
 
 
-def chosen(evidence: Evidence, most: int, drawable: Collection[str] | None = None) -> tuple[list[Dimension], str]:
+def choose_dimensions(evidence: Evidence, most: int, drawable: Collection[str] | None = None) -> tuple[list[Dimension], str]:
     """At most so many parameters, those that matter most, in their order, and a note when some are left out for room.
 
     drawable: names of those that have something to draw, null is all.
     """
-    found = [dimension for dimension in dimensions(evidence) if drawable is None or dimension.name in drawable]
+    found = [dimension for dimension in list_dimensions(evidence) if drawable is None or dimension.name in drawable]
     if len(found) <= most:
         return found, ""
     worth = {entry.name: abs(entry.reverted.mean) for entry in evidence.ablation if entry.reverted is not None}
@@ -39,31 +39,31 @@ def chosen(evidence: Evidence, most: int, drawable: Collection[str] | None = Non
     return [dimension for dimension in found if dimension.name in kept], f" Shown are {most} of {len(found)} parameters{order}."
 
 
-def unit_of(dimension: Dimension, value: Any) -> float:
+def locate_value(dimension: Dimension, value: Any) -> float:
     """Where a value is drawn; nan for one that is not known or not a value of this parameter."""
     if value is None:
         return math.nan
     try:
-        return dimension.unit(value)
+        return dimension.to_unit(value)
     except (UserError, TypeError, ValueError):
         return math.nan
 
 
-def units_of(dimension: Dimension, values: Sequence[Any]) -> list[float]:
+def locate_values(dimension: Dimension, values: Sequence[Any]) -> list[float]:
     """`unit_of` of each."""
-    return [unit_of(dimension, value) for value in values]
+    return [locate_value(dimension, value) for value in values]
 
 
-def value_ticks(axis: Axis, dimension: Dimension, count: int = 4) -> None:
+def set_value_ticks(axis: Axis, dimension: Dimension, count: int = 4) -> None:
     """Round values of the parameter at their places on an axis over [0, 1]."""
     from matplotlib.ticker import FixedFormatter, FixedLocator
 
-    values = round_values(dimension, count)
-    axis.set_major_locator(FixedLocator([unit_of(dimension, value) for value in values]))
-    axis.set_major_formatter(FixedFormatter([shown_value(value) for value in values]))
+    values = list_round_values(dimension, count)
+    axis.set_major_locator(FixedLocator([locate_value(dimension, value) for value in values]))
+    axis.set_major_formatter(FixedFormatter([format_tick(value) for value in values]))
 
 
-def round_values(dimension: Dimension, count: int) -> list[Any]:
+def list_round_values(dimension: Dimension, count: int) -> list[Any]:
     """At most `count` round values inside the range: all choices, steps of a linear range, 1-2-5 or decades of a logarithmic one."""
     if dimension.scale == "categorical":
         stride = math.ceil(len(dimension.choices) / count)
@@ -83,7 +83,7 @@ def round_values(dimension: Dimension, count: int) -> list[Any]:
     return [float(f"{value:.6g}") for value in steps if low - 1e-9 <= value <= high + 1e-9]
 
 
-def shown_value(value: Any) -> str:
+def format_tick(value: Any) -> str:
     """A value in few letters; a long choice is cut."""
-    words = number(value)
-    return words if len(words) <= _SHORT or not isinstance(value, str) else f"{words[: _SHORT - 1]}…"
+    words = format_number(value)
+    return words if len(words) <= _LONGEST_CHOICE or not isinstance(value, str) else f"{words[: _LONGEST_CHOICE - 1]}…"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 WIDTH = 640  # of every figure, in the units that font sizes and heights are in
-SMALL, NORMAL = 14.0, 15.0
+SMALL_SIZE, NORMAL_SIZE = 14.0, 15.0
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -43,7 +43,7 @@ class Palette:
     loss: tuple[str, ...]
     sign: tuple[str, ...]
 
-    def flat(self) -> dict[str, str]:
+    def to_variables(self) -> dict[str, str]:
         """Colours by the names of their variables, without the dashes."""
         found: dict[str, str] = {}
         for field in fields(self):
@@ -93,7 +93,7 @@ DARK = Palette(
 )
 
 
-def _placeholders() -> Palette:
+def _make_placeholders() -> Palette:
     numbers = iter(range(1, 100))
 
     def of(value: Any) -> Any:
@@ -102,8 +102,8 @@ def _placeholders() -> Palette:
     return Palette(**{field.name: of(getattr(LIGHT, field.name)) for field in fields(Palette)})
 
 
-VARIABLES = _placeholders()
-_VARIABLE = {colour: f"var(--{name})" for name, colour in VARIABLES.flat().items()}
+VARIABLES = _make_placeholders()
+_VARIABLE_OF_COLOUR = {colour: f"var(--{name})" for name, colour in VARIABLES.to_variables().items()}
 
 
 class Drawing(NamedTuple):
@@ -124,13 +124,13 @@ class Figure(NamedTuple):
 
 
 # Settings of matplotlib are of the whole process, and live pages draw in several threads.
-_DRAWING = threading.RLock()
+_DRAW_LOCK = threading.RLock()
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "synaptune",
     "text.parse_math": False,
     "font.family": ["DejaVu Sans"],  # wider than what pages show, so what fits here fits there
-    "font.size": NORMAL,
+    "font.size": NORMAL_SIZE,
     "axes.linewidth": 0.8,
     "axes.xmargin": 0.0,
     "axes.ymargin": 0.0,
@@ -147,36 +147,38 @@ _SETTINGS: dict[Any, Any] = {
 }
 
 
-def variables(dark: bool = False) -> str:
+def make_variables(dark: bool = False) -> str:
     """The declarations `--paper: #ffffff; ...` that a page puts into its style."""
-    return " ".join(f"--{name}: {colour};" for name, colour in (DARK if dark else LIGHT).flat().items())
+    return " ".join(f"--{name}: {colour};" for name, colour in (DARK if dark else LIGHT).to_variables().items())
 
 
-def css() -> str:
+def make_css() -> str:
     """A style for a page: the light colours, the dark ones where the reader prefers them, the light ones on printed paper."""
     return (
-        f":root {{ {variables()} }}\n"
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {variables(dark=True)} }} }}\n"
-        f"@media print {{ :root {{ {variables()} }} }}\n"
+        f":root {{ {make_variables()} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {make_variables(dark=True)} }} }}\n"
+        f"@media print {{ :root {{ {make_variables()} }} }}\n"
     )
 
 
-def rendered(draw: Callable[[Palette], Drawing | None], key: str) -> Figure | None:
+def make_figure(draw: Callable[[Palette], Drawing | None], key: str) -> Figure | None:
     """A figure for a page by a drawing function; null when that draws nothing."""
-    found = _saved(draw, VARIABLES, "svg")
-    return None if found is None else Figure(key, found[0].title, found[0].caption, inline(found[1].decode(), key, found[0].title))
+    found = _save_drawing(draw, VARIABLES, "svg")
+    return None if found is None else Figure(key, found[0].title, found[0].caption, make_inline_svg(found[1].decode(), key, found[0].title))
 
 
-def image(draw: Callable[[Palette], Drawing | None], *, dark: bool, width: int) -> bytes | None:
+def render_png(draw: Callable[[Palette], Drawing | None], *, dark: bool, width: int) -> bytes | None:
     """A PNG `width` pixels wide; null when nothing is drawn."""
-    found = _saved(draw, DARK if dark else LIGHT, "png", dpi=72.0 * width / WIDTH)
+    found = _save_drawing(draw, DARK if dark else LIGHT, "png", dpi=72.0 * width / WIDTH)
     return None if found is None else found[1]
 
 
-def _saved(draw: Callable[[Palette], Drawing | None], palette: Palette, kind: str, dpi: float = 72.0) -> tuple[Drawing, bytes] | None:
+def _save_drawing(
+    draw: Callable[[Palette], Drawing | None], palette: Palette, kind: str, dpi: float = 72.0
+) -> tuple[Drawing, bytes] | None:
     import matplotlib
 
-    with _DRAWING, matplotlib.rc_context(_SETTINGS):
+    with _DRAW_LOCK, matplotlib.rc_context(_SETTINGS):
         drawing = draw(palette)
         if drawing is None:
             return None
@@ -196,7 +198,7 @@ _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 _FONT = re.compile(r"font-family: [^;]*;? ?|font: (?=\d)")
 
 
-def inline(svg: str, key: str, title: str) -> str:
+def make_inline_svg(svg: str, key: str, title: str) -> str:
     """Matplotlib's SVG as an element of a page: variables for placeholders, short numbers, ids that are of this figure alone."""
     svg = _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", svg)  # matplotlib writes a text as it is, and one such character makes no XML
     mark = f"{key}-{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
@@ -209,16 +211,16 @@ def inline(svg: str, key: str, title: str) -> str:
     for element in root.iter():
         _shorten(element, used, mark)
     _flatten(root)
-    body = "".join(_written(child) for child in root)
+    body = "".join(_serialise(child) for child in root)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{root.get("viewBox")}" width="100%" role="img" class="figure figure-{key}" '
         f'font-family="{FONTS}" stroke-linejoin="round" stroke-linecap="butt"><title>{escape(title)}</title>{body}</svg>'
     )
 
 
-def standalone(figure: Figure, *, dark: bool = False) -> str:
+def make_svg_file(figure: Figure, *, dark: bool = False) -> str:
     """The figure as an SVG file of its own: real colours on a background, a width in pixels."""
-    colours = (DARK if dark else LIGHT).flat()
+    colours = (DARK if dark else LIGHT).to_variables()
     svg = re.sub(r"var\(--([a-z]+(?:-\d+)?)\)", lambda found: colours[found[1]], figure.svg)
     _, _, width, height = re.search(r'viewBox="([^"]*)"', svg)[1].split()  # type: ignore[index]
     svg = svg.replace('width="100%"', f'width="{width}" height="{height}"', 1)
@@ -243,7 +245,7 @@ def _shorten(element: ElementTree.Element, used: set[str], mark: str) -> None:
         attributes["d"] = _DOT.sub(r"M \1h0", attributes["d"])
     if "style" in attributes:
         style = _FONT.sub("", attributes["style"])
-        attributes["style"] = _COLOUR.sub(lambda found: _VARIABLE.get(found[0], found[0]), style).strip("; ")
+        attributes["style"] = _COLOUR.sub(lambda found: _VARIABLE_OF_COLOUR.get(found[0], found[0]), style).strip("; ")
     if attributes.get("transform", "").startswith(("rotate(-0 ", "rotate(0 ")):
         del attributes["transform"]
     if name.startswith("halo"):
@@ -262,8 +264,8 @@ def _flatten(parent: ElementTree.Element) -> None:
             parent[at : at + 1] = list(child)
 
 
-def _written(element: ElementTree.Element) -> str:
+def _serialise(element: ElementTree.Element) -> str:
     name = element.tag.rpartition("}")[2]
     attributes = "".join(f' {key}="{escape(value, {chr(34): "&quot;"})}"' for key, value in element.attrib.items())
-    body = escape(element.text or "") + "".join(_written(child) for child in element)
+    body = escape(element.text or "") + "".join(_serialise(child) for child in element)
     return f"<{name}{attributes}>{body}</{name}>" if body else f"<{name}{attributes}/>"

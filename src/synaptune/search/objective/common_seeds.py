@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _RESAMPLES = 2000
 
 
-class Averaged(NamedTuple):
+class SeedAverage(NamedTuple):
     """A candidate over seeds: mean objective, its standard error (null for one seed), and each metric's mean.
 
     objectives: by seed, in their order.
@@ -38,19 +38,19 @@ class Averaged(NamedTuple):
     metrics: dict[str, float]
     objectives: tuple[float, ...]
 
-    def facts(self) -> dict[str, Any]:
+    def to_facts(self) -> dict[str, Any]:
         """What the study keeps of it beside the objective and the metrics."""
         return {"objective_standard_error": self.standard_error, "objective_by_seed": list(self.objectives)}
 
 
-def common_seeds(first: int, count: int) -> list[int]:
+def list_common_seeds(first: int, count: int) -> list[int]:
     """The seeds that every candidate of a study shares; raises ValueError for a count below 1."""
     if count < 1:
         raise ValueError(f"got {count} seeds: expected at least 1")
     return list(range(first, first + count))
 
 
-def averaged(objectives: Sequence[float], metrics: Sequence[Mapping[str, float]]) -> Averaged:
+def average_seeds(objectives: Sequence[float], metrics: Sequence[Mapping[str, float]]) -> SeedAverage:
     """One evaluation out of the runs of a candidate on several seeds, eq. (1); a metric that a run lacks is left out.
 
     Raises ValueError without any run, for unequal lengths, or an objective that is no finite number: a candidate that fails on
@@ -63,10 +63,10 @@ def averaged(objectives: Sequence[float], metrics: Sequence[Mapping[str, float]]
     shared = set.intersection(*(set(entry) for entry in metrics))
     means = {name: statistics.fmean(entry[name] for entry in metrics) for name in metrics[0] if name in shared}
     error = statistics.stdev(objectives) / math.sqrt(len(objectives)) if len(objectives) > 1 else None
-    return Averaged(statistics.fmean(objectives), error, means, tuple(objectives))
+    return SeedAverage(statistics.fmean(objectives), error, means, tuple(objectives))
 
 
-class CommonNumbers(NamedTuple):
+class CommonSeedGain(NamedTuple):
     """What common seeds buy [unit of the objective; variances its square].
 
     common, different: variance of a difference of two candidates, eqs. (3) and (2); ratio: eq. (4), with its 95 % bootstrap
@@ -84,7 +84,7 @@ class CommonNumbers(NamedTuple):
     candidate_deviation: float
 
 
-def common_random_numbers(losses: Sequence[Sequence[float]]) -> CommonNumbers:
+def measure_common_seeds(losses: Sequence[Sequence[float]]) -> CommonSeedGain:
     """Eqs. (2) to (4) for losses (candidate, seed); raises ValueError for fewer than three candidates or two seeds."""
     import numpy as np
 
@@ -95,13 +95,13 @@ def common_random_numbers(losses: Sequence[Sequence[float]]) -> CommonNumbers:
     single = table.var(axis=1, ddof=1)
     apart = single[:, None] + single[None, :]
     once = np.ones(len(table))
-    common, different = _over_pairs(pairwise, once), _over_pairs(apart, once)
+    common, different = _average_pairs(pairwise, once), _average_pairs(apart, once)
     random = np.random.default_rng(0)
     drawn = random.multinomial(len(table), once / len(table), size=_RESAMPLES).astype(float)
-    ratios = [_over_pairs(apart, times) / least for times in drawn if (least := _over_pairs(pairwise, times)) > 0]
+    ratios = [_average_pairs(apart, times) / least for times in drawn if (least := _average_pairs(pairwise, times)) > 0]
     low, high = np.quantile(ratios, [0.025, 0.975]) if ratios else (math.nan, math.nan)
     pairs = itertools.combinations(range(table.shape[1]), 2)
-    return CommonNumbers(
+    return CommonSeedGain(
         common=common,
         different=different,
         ratio=different / common if common > 0 else math.inf,
@@ -112,7 +112,7 @@ def common_random_numbers(losses: Sequence[Sequence[float]]) -> CommonNumbers:
     )
 
 
-def _over_pairs(values: NDArray[np.float64], times: NDArray[np.float64]) -> float:
+def _average_pairs(values: NDArray[np.float64], times: NDArray[np.float64]) -> float:
     """Mean of values (candidate, candidate) over the pairs of different candidates, each counted `times`; 0 without a pair."""
     import numpy as np
 

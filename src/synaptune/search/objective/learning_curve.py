@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 LEAST_POINTS = int(
     constant("curve.least_points", 4, unit="point", meaning="points that a fit needs", source="derived: three parameters + 1")
 )
-C_LOW = constant("curve.exponent_low", 0.05, meaning="least exponent of eq. (1)", source="chosen: below it eq. (1) is a logarithm")
-C_HIGH = constant(
+EXPONENT_LOW = constant("curve.exponent_low", 0.05, meaning="least exponent of eq. (1)", source="chosen: below it eq. (1) is a logarithm")
+EXPONENT_HIGH = constant(
     "curve.exponent_high", 4.0, meaning="largest exponent of eq. (1)", source="chosen: above it only the first point is not flat"
 )
-_CELLS = 48
+_GRID_SIZE = 48
 _TOLERANCE = 1e-9
 _LARGEST_EXPONENT = 700.0  # exp overflows a float above 709
 
@@ -45,17 +45,17 @@ class Prediction(NamedTuple):
 
     mean: float
     standard_error: float
-    freedom: int
+    degrees_of_freedom: int
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Bounds that hold the loss with a probability, eq. (5)."""
         from scipy.stats import t
 
-        half = float(t.ppf(0.5 + level / 2.0, self.freedom)) * self.standard_error
+        half = float(t.ppf(0.5 + level / 2.0, self.degrees_of_freedom)) * self.standard_error
         return self.mean - half, self.mean + half
 
 
-class Fit(NamedTuple):
+class PowerLaw(NamedTuple):
     """A power law in units of the last step: loss = a + b (t / last)^-c; residual: sum of squares; free: indices of the
     parameters within their bounds; normal: (J^T J)^-1 of those."""
 
@@ -68,7 +68,7 @@ class Fit(NamedTuple):
     free: tuple[int, ...]
     normal: Points
 
-    def at(self, step: float) -> Prediction:
+    def predict(self, step: float) -> Prediction:
         """The loss at a step, eq. (5)."""
         power = (step / self.last) ** -self.c
         mean = self.a + self.b * power
@@ -79,7 +79,7 @@ class Fit(NamedTuple):
         return Prediction(mean, math.sqrt(max(variance, 0.0)), freedom)
 
 
-class Errors(NamedTuple):
+class PredictionErrors(NamedTuple):
     """Predictions against what came [nats/token]: mean error (positive: too high), root of the mean square, the part of it that
     is no common offset; coverage of the 95 % intervals, null without any; Spearman's rank correlation."""
 
@@ -92,11 +92,11 @@ class Errors(NamedTuple):
 
 def extrapolate(points: Sequence[tuple[float, float]], target: float) -> Prediction | None:
     """The loss at step `target` from (step, loss) points; null where `fit` finds no law."""
-    law = fit(points)
-    return None if law is None else law.at(target)
+    law = fit_power_law(points)
+    return None if law is None else law.predict(target)
 
 
-def projected(metrics: Mapping[str, float], curve: Sequence[Sequence[float]], steps: int) -> dict[str, float]:
+def extrapolate_result(metrics: Mapping[str, float], curve: Sequence[Sequence[float]], steps: int) -> dict[str, float]:
     """The metrics of a run that was pruned, with the validation loss and perplexity that its curve of [step, loss] was heading
     for at its last step; without both when the curve is too short to tell, never with those of the step it stopped at.
 
@@ -111,7 +111,7 @@ def projected(metrics: Mapping[str, float], curve: Sequence[Sequence[float]], st
     return kept | {"val_loss": end.mean, "val_perplexity": perplexity, "val_loss_standard_error": end.standard_error}
 
 
-def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
+def fit_power_law(points: Sequence[tuple[float, float]]) -> PowerLaw | None:
     """The power law of (step, loss) points, eqs. (2) and (3); null below LEAST_POINTS points, and for losses below 0, which
     eq. (1) does not know.
 
@@ -127,20 +127,20 @@ def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
     if steps[0] <= 0 or (np.diff(steps) <= 0).any() or not np.isfinite(losses).all():
         raise ValueError(f"got points {ordered}: expected positive steps, each once, with finite losses")
     times = steps / steps[-1]
-    grid = np.geomspace(C_LOW, C_HIGH, _CELLS)
-    costs = [_linear(times, losses, c)[2] for c in grid]
+    grid = np.geomspace(EXPONENT_LOW, EXPONENT_HIGH, _GRID_SIZE)
+    costs = [_fit_linear(times, losses, c)[2] for c in grid]
     best = int(np.argmin(costs))
-    around = grid[max(best - 1, 0)], grid[min(best + 1, _CELLS - 1)]
-    inside = float(fminbound(lambda c: _linear(times, losses, c)[2], *around))  # type: ignore[arg-type]
-    c = min(inside, float(grid[best]), key=lambda c: _linear(times, losses, c)[2])
-    a, b, residual = _linear(times, losses, c)
-    within = (a > 0.0, b > 0.0, b > 0.0 and C_LOW * (1 + 1e-4) < c < C_HIGH * (1 - 1e-4))
+    around = grid[max(best - 1, 0)], grid[min(best + 1, _GRID_SIZE - 1)]
+    inside = float(fminbound(lambda c: _fit_linear(times, losses, c)[2], *around))  # type: ignore[arg-type]
+    c = min(inside, float(grid[best]), key=lambda c: _fit_linear(times, losses, c)[2])
+    a, b, residual = _fit_linear(times, losses, c)
+    within = (a > 0.0, b > 0.0, b > 0.0 and EXPONENT_LOW * (1 + 1e-4) < c < EXPONENT_HIGH * (1 - 1e-4))
     free = tuple(index for index, inside in enumerate(within) if inside) or (0,)
     jacobian = _jacobian(times, b, c)[:, list(free)]
-    return Fit(a, b, c, float(steps[-1]), residual, len(steps), free, np.asarray(np.linalg.pinv(jacobian.T @ jacobian), float))
+    return PowerLaw(a, b, c, float(steps[-1]), residual, len(steps), free, np.asarray(np.linalg.pinv(jacobian.T @ jacobian), float))
 
 
-def _linear(times: Points, losses: Points, c: float) -> tuple[float, float, float]:
+def _fit_linear(times: Points, losses: Points, c: float) -> tuple[float, float, float]:
     """a, b and the residual sum of squares for an exponent, eq. (2), by the four faces of a, b >= 0."""
     import numpy as np
 
@@ -164,25 +164,25 @@ def _jacobian(times: Sequence[float] | Points, b: float, c: float) -> Points:
     return np.stack([np.ones_like(powers), powers, -b * powers * np.log(moments)], axis=1)
 
 
-def errors(predictions: Sequence[Prediction | float], came: Sequence[float]) -> Errors:
+def measure_errors(predictions: Sequence[Prediction | float], losses: Sequence[float]) -> PredictionErrors:
     """How good predictions were, judged against the losses that came, paired by position.
 
     Raises ValueError for unequal lengths or fewer than three pairs.
     """
-    if len(predictions) != len(came) or len(came) < 3:
-        raise ValueError(f"got {len(predictions)} predictions of {len(came)} losses: expected equally many, at least 3")
+    if len(predictions) != len(losses) or len(losses) < 3:
+        raise ValueError(f"got {len(predictions)} predictions of {len(losses)} losses: expected equally many, at least 3")
     means = [entry.mean if isinstance(entry, Prediction) else entry for entry in predictions]
-    off = [mean - loss for mean, loss in zip(means, came, strict=True)]
+    off = [mean - loss for mean, loss in zip(means, losses, strict=True)]
     bounds = [entry.interval() if isinstance(entry, Prediction) else None for entry in predictions]
     inside = [
-        low - _TOLERANCE <= loss <= high + _TOLERANCE for loss, (low, high) in ((x, y) for x, y in zip(came, bounds, strict=True) if y)
+        low - _TOLERANCE <= loss <= high + _TOLERANCE for loss, (low, high) in ((x, y) for x, y in zip(losses, bounds, strict=True) if y)
     ]
-    return Errors(
+    return PredictionErrors(
         mean=statistics.fmean(off),
         rmse=math.sqrt(statistics.fmean(value * value for value in off)),
         spread=statistics.pstdev(off),
         coverage=statistics.fmean(inside) if inside else None,
-        rank_correlation=rank_correlation(means, came),
+        rank_correlation=rank_correlation(means, losses),
     )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 from synaptune.core.parameters import constant
 
 FLOOR = constant(
@@ -51,7 +51,9 @@ MEASURES = {
 }
 
 
-def measured(wanted: Iterable[str], metrics: Mapping[str, float], baseline: Mapping[str, float]) -> Iterator[tuple[Measure, float, float]]:
+def match_baseline(
+    wanted: Iterable[str], metrics: Mapping[str, float], baseline: Mapping[str, float]
+) -> Iterator[tuple[Measure, float, float]]:
     """(measure, value, baseline) of the wanted metrics.
 
     A metric that neither the run nor the baseline has (no recall rows, no experts) is left out, for every run of the study alike.
@@ -60,7 +62,7 @@ def measured(wanted: Iterable[str], metrics: Mapping[str, float], baseline: Mapp
     for name in wanted:
         if (name in metrics) != (name in baseline):
             has, lacks = ("run", "baseline") if name in metrics else ("baseline", "run")
-            raise mistake(
+            raise user_error(
                 got=f"{name} in the {has} and not in the {lacks}",
                 expected="a baseline of the same configuration",
                 do=f"measure the baseline with the same data and model, or take the weight of {name} away (0)",

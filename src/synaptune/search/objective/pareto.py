@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 RHO = constant("pareto.rho", 0.05, meaning="weight of the sum in eq. (4)", source="Knowles 2006, section III.A")
-WORST = constant(
+HYPERVOLUME_REFERENCE = constant(
     "pareto.worst",
     1.0,
     meaning="change from the baseline at which the hypervolume ends, on every axis",
@@ -38,7 +38,7 @@ def pareto_front(costs: ArrayLike) -> NDArray[np.bool_]:
 
     import numpy as np
 
-    points = _checked(costs)
+    points = _check_costs(costs)
     no_worse = (points[:, None] <= points[None, :]).all(-1)  # [i, j]: i is nowhere worse than j
     better = (points[:, None] < points[None, :]).any(-1)
     return np.logical_not((no_worse & better).any(axis=0), dtype=bool)
@@ -49,8 +49,8 @@ def hypervolume(costs: ArrayLike, reference: Sequence[float] | None = None) -> f
     import numpy as np
     from nevergrad.optimization.multiobjective import HypervolumeIndicator
 
-    points = _checked(costs)
-    end = np.full(points.shape[1], WORST) if reference is None else np.asarray(reference, float)
+    points = _check_costs(costs)
+    end = np.full(points.shape[1], HYPERVOLUME_REFERENCE) if reference is None else np.asarray(reference, float)
     inside = points[(points < end).all(1)]
     if not len(inside):
         return 0.0
@@ -62,7 +62,7 @@ def contributions(costs: ArrayLike, reference: Sequence[float] | None = None) ->
     """Eq. (3) for every point of costs (point, axis); 0 for a dominated one."""
     import numpy as np
 
-    points = _checked(costs)
+    points = _check_costs(costs)
     whole = hypervolume(points, reference)
     front = pareto_front(points)
     return [whole - hypervolume(np.delete(points, i, axis=0), reference) if front[i] else 0.0 for i in range(len(points))]
@@ -74,7 +74,7 @@ def achievement(changes: Sequence[float], weights: Sequence[float]) -> float:
     return max(weighted) + RHO * sum(weighted)
 
 
-def _checked(costs: ArrayLike) -> NDArray[np.float64]:
+def _check_costs(costs: ArrayLike) -> NDArray[np.float64]:
     import numpy as np
 
     points = np.asarray(costs, float)

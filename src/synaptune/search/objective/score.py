@@ -17,8 +17,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from synaptune.core.errors import mistake
-from synaptune.search.objective.measures import measured
+from synaptune.core.errors import user_error
+from synaptune.search.objective.measures import match_baseline
 from synaptune.search.objective.pareto import achievement
 
 OBJECTIVES = ("val_loss", "composite", "hybrid", "pareto", "proxy")
@@ -64,7 +64,7 @@ class Baseline:
     tokens_per_second: float | None = None
 
     @property
-    def known(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The metrics that there are."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
@@ -85,7 +85,7 @@ class ObjectiveConfig:
     baseline: Baseline = field(default_factory=Baseline)
 
 
-def objective_faults(config: ObjectiveConfig) -> list[str]:
+def find_objective_faults(config: ObjectiveConfig) -> list[str]:
     """Every value that no search can use, one line each; empty when all is well."""
     found = []
     if config.name not in OBJECTIVES:
@@ -97,7 +97,7 @@ def objective_faults(config: ObjectiveConfig) -> list[str]:
         found.append("objective.weights: expected one above 0")
     if not any(vars(config.axes).values()):
         found.append("objective.axes: expected one above 0")
-    for name, value in config.baseline.known.items():
+    for name, value in config.baseline.metrics.items():
         if not 0.0 <= value < math.inf:
             found.append(f"objective.baseline.{name}={value:g}: expected a finite number of at least 0")
     if config.switch < 0:
@@ -107,21 +107,21 @@ def objective_faults(config: ObjectiveConfig) -> list[str]:
     return found
 
 
-def kind_at(config: ObjectiveConfig, generation: int) -> str:
+def get_score_kind(config: ObjectiveConfig, generation: int) -> str:
     """Which score a generation (from 0) is ranked by; only scores of one kind may be compared."""
     if config.name == "hybrid":
         return "val_loss" if generation < config.switch else "composite"
     return "val_loss" if config.name == "proxy" else config.name
 
 
-def switches_at(config: ObjectiveConfig, generation: int) -> bool:
+def is_switch(config: ObjectiveConfig, generation: int) -> bool:
     """Whether incumbents of the generation before have to be scored again (`rescored`) to be ranked with this one."""
-    return generation > 0 and kind_at(config, generation) != kind_at(config, generation - 1)
+    return generation > 0 and get_score_kind(config, generation) != get_score_kind(config, generation - 1)
 
 
 def needs_baseline(config: ObjectiveConfig) -> bool:
     """Whether a search by this objective has to measure a baseline first and has none."""
-    return config.name in ("composite", "hybrid", "pareto") and not config.baseline.known
+    return config.name in ("composite", "hybrid", "pareto") and not config.baseline.metrics
 
 
 def with_baseline(config: ObjectiveConfig, metrics: Mapping[str, float]) -> ObjectiveConfig:
@@ -131,19 +131,19 @@ def with_baseline(config: ObjectiveConfig, metrics: Mapping[str, float]) -> Obje
 
 def check_ready(config: ObjectiveConfig, metrics: Collection[str], generation: int = 0) -> None:
     """Raise UserError when runs of a generation, with metrics of these names, could not be scored: before they are trained."""
-    kind, known = kind_at(config, generation), config.baseline.known
+    kind, known = get_score_kind(config, generation), config.baseline.metrics
     if kind == "val_loss":
         return
     if not known:
-        raise mistake(
+        raise user_error(
             got=f"objective={config.name} without a baseline",
             expected="the metrics of the run at the defaults, which each term is divided by",
             do="make sweep-phase1, which measures it first; or run objective=val_loss and give the metrics of its result.json as "
             "'objective.baseline={val_perplexity: 9.7, ...}'",
         )
-    wanted = _axes(config) if kind == "pareto" else _weights(config)
-    if not list(measured(wanted, dict.fromkeys(metrics, 0.0), known)):
-        raise mistake(
+    wanted = _get_axis_weights(config) if kind == "pareto" else _get_term_weights(config)
+    if not list(match_baseline(wanted, dict.fromkeys(metrics, 0.0), known)):
+        raise user_error(
             got=f"objective={config.name} over {', '.join(wanted)}, which neither the run nor the baseline has",
             expected="a weight above 0 for a metric that there is",
             do="set objective.weights, or objective.axes of pareto",
@@ -152,32 +152,36 @@ def check_ready(config: ObjectiveConfig, metrics: Collection[str], generation: i
 
 def score(config: ObjectiveConfig, metrics: Mapping[str, float], generation: int = 0) -> float:
     """The number to minimise, eqs. (1) to (3), for a run of a generation; raises UserError without the baseline it needs."""
-    kind = kind_at(config, generation)
+    kind = get_score_kind(config, generation)
     if kind == "val_loss":
         return metrics["val_loss"]
     check_ready(config, metrics, generation)
     if kind == "pareto":
-        return achievement(vector(config, metrics), [weight for name, weight in _axes(config).items() if name in metrics])
-    weights = _weights(config)
-    terms = measured(weights, metrics, config.baseline.known)
+        return achievement(
+            compute_costs(config, metrics), [weight for name, weight in _get_axis_weights(config).items() if name in metrics]
+        )
+    weights = _get_term_weights(config)
+    terms = match_baseline(weights, metrics, config.baseline.metrics)
     return sum(weights[entry.metric] * entry.share(value, base) for entry, value, base in terms)
 
 
-def vector(config: ObjectiveConfig, metrics: Mapping[str, float]) -> tuple[float, ...]:
+def compute_costs(config: ObjectiveConfig, metrics: Mapping[str, float]) -> tuple[float, ...]:
     """Changes from the baseline on the axes of pareto, smaller is better: a row of costs for pareto.py."""
-    return tuple(entry.change(value, base) for entry, value, base in measured(_axes(config), metrics, config.baseline.known))
+    return tuple(
+        entry.change(value, base) for entry, value, base in match_baseline(_get_axis_weights(config), metrics, config.baseline.metrics)
+    )
 
 
-def _weights(config: ObjectiveConfig) -> dict[str, float]:
+def _get_term_weights(config: ObjectiveConfig) -> dict[str, float]:
     """The weights of eq. (2) above 0, by metric."""
     return {TERMS[term]: weight for term, weight in vars(config.weights).items() if weight > 0.0}
 
 
-def _axes(config: ObjectiveConfig) -> dict[str, float]:
+def _get_axis_weights(config: ObjectiveConfig) -> dict[str, float]:
     """The weights of eq. (3) above 0, by metric."""
     return {metric: weight for metric, weight in vars(config.axes).items() if weight > 0.0}
 
 
-def rescored(config: ObjectiveConfig, metrics: Sequence[Mapping[str, float] | None], generation: int) -> list[float | None]:
+def rescore(config: ObjectiveConfig, metrics: Sequence[Mapping[str, float] | None], generation: int) -> list[float | None]:
     """Scores of earlier trials as a generation ranks them, from their stored metrics alone; null (failed) stays null."""
     return [None if entry is None else score(config, entry, generation) for entry in metrics]

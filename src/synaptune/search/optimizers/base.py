@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from synaptune.search.optimizers.diagnostics import Diagnostics
-from synaptune.search.space.space import Unit
+from synaptune.search.space.space import UnitPoint
 
-LARGEST_SEED = 2**32
+SEED_MODULUS = 2**32
 
 
-class Told(NamedTuple):
+class Observation(NamedTuple):
     """A finished point: its loss, or null for a failed trial."""
 
-    unit: Unit
+    unit: UnitPoint
     loss: float | None
 
 
@@ -33,15 +33,15 @@ class Optimizer(Protocol):
     generation_size: int
     learns: bool = True
 
-    def ask(self) -> Unit | None:
+    def ask(self) -> UnitPoint | None:
         """The next point; null when there is none left."""
         ...
 
-    def tell(self, generation: Sequence[Told]) -> None:
+    def tell(self, generation: Sequence[Observation]) -> None:
         """Learn a generation's losses; points never asked for (a rebuilt search) are welcome."""
         ...
 
-    def diagnostics(self) -> Diagnostics | None:
+    def get_diagnostics(self) -> Diagnostics | None:
         """The state of its search distribution after the latest generation told; null where there is none."""
         return None
 
@@ -63,14 +63,14 @@ class Engine:
     grid_points: int = 3
 
 
-class Ranked(NamedTuple):
+class RankedLosses(NamedTuple):
     """losses: finite for every point; worst: the largest loss of all generations so far."""
 
     losses: list[float]
     worst: float
 
 
-def ranked(generation: Sequence[Told], worst: float) -> Ranked:
+def rank_losses(generation: Sequence[Observation], worst: float) -> RankedLosses:
     """Losses with the failed points just above the worst of their generation, so that they rank last and distort no scale.
 
     worst: the largest loss of the generations before, the level of a generation that failed whole.
@@ -79,4 +79,4 @@ def ranked(generation: Sequence[Told], worst: float) -> Ranked:
     top = max(finite, default=worst)
     spread = top - min(finite, default=top)
     failed = top + max(spread, 1e-6 + 1e-3 * abs(top))
-    return Ranked([failed if told.loss is None else told.loss for told in generation], max([worst, *finite]) if finite else worst)
+    return RankedLosses([failed if told.loss is None else told.loss for told in generation], max([worst, *finite]) if finite else worst)

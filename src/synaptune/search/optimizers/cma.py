@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from synaptune.core.parameters import constant
-from synaptune.search.optimizers.base import LARGEST_SEED, Engine, Optimizer, Told, ranked
+from synaptune.search.optimizers.base import SEED_MODULUS, Engine, Observation, Optimizer, rank_losses
 from synaptune.search.optimizers.diagnostics import Diagnostics, diagnose
-from synaptune.search.space.space import LEAST_SHARE, Dimension, Space, Unit
+from synaptune.search.space.space import MIN_SHARE, Dimension, Space, UnitPoint
 
-STEP = constant(
+INITIAL_STEP = constant(
     "search.step", 0.2, unit="unit range", meaning="first standard deviation of the search", source="chosen: a fifth of the range"
 )
 HALF_BIN = constant(
@@ -39,10 +39,10 @@ HALF_BIN = constant(
     meaning="least standard deviation in a binned coordinate, eq. (4)",
     source="chosen: a third of the draws from a bin's middle leave it",
 )
-_INSIDE = LEAST_SHARE / 2.0  # a coordinate this far from an edge is in the bin beyond it
+_EDGE_MARGIN = MIN_SHARE / 2.0  # a coordinate this far from an edge is in the bin beyond it
 
 
-class Cma(Optimizer):
+class CmaOptimizer(Optimizer):
     """pycma's strategy behind the contract; eqs. (1) to (4)."""
 
     def __init__(self, engine: Engine, space: Space) -> None:
@@ -51,40 +51,40 @@ class Cma(Optimizer):
             import cma
 
         self._space = space
-        start = padded(space.start())
-        self.generation_size = population(len(start), engine.workers)
-        self._first: Unit | None = start
+        start = pad_unit(space.get_start())
+        self.generation_size = population_size(len(start), engine.workers)
+        self._first: UnitPoint | None = start
         self._queue: deque[Any] = deque()
         self._drawn = False
         self._best, self._worst, self._stagnation = math.inf, 0.0, 0
         options = {
             "popsize": self.generation_size,
-            "randn": np.random.RandomState(engine.seed % LARGEST_SEED).randn,
+            "randn": np.random.RandomState(engine.seed % SEED_MODULUS).randn,
             "seed": float("nan"),  # keeps pycma from seeding the global stream
-            "minstd": least_steps(space, start),
+            "minstd": compute_min_steps(space, start),
             "verbose": -9,
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._strategy: Any = cma.CMAEvolutionStrategy(list(start), STEP, options)
+            self._strategy: Any = cma.CMAEvolutionStrategy(list(start), INITIAL_STEP, options)
 
-    def ask(self) -> Unit:
+    def ask(self) -> UnitPoint:
         """The next point; the first one is the start itself."""
         sample = self.draw()
         unit = tuple(fold(sample).tolist()) if self._first is None else self._first
         self._first = None
         return unit[: len(self._space.dimensions)]
 
-    def tell(self, generation: Sequence[Told]) -> None:
+    def tell(self, generation: Sequence[Observation]) -> None:
         """Learn a generation; a failed point ranks below all others of it."""
-        losses, self._worst = ranked(generation, self._worst)
+        losses, self._worst = rank_losses(generation, self._worst)
         self._first = None
         if not self._drawn:
             self.draw()  # pycma takes in a generation only after it has drawn one
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._strategy.tell([np.array(padded(told.unit)) for told in generation], losses)
-        self._strategy.opts["minstd"][:] = least_steps(self._space, self._strategy.mean)
+            self._strategy.tell([np.array(pad_unit(told.unit)) for told in generation], losses)
+        self._strategy.opts["minstd"][:] = compute_min_steps(self._space, self._strategy.mean)
         self._strategy.sent_solutions.clear()  # pycma keeps what was folded and never told, for hundreds of generations
         self._drawn = False
         self._queue.clear()
@@ -92,11 +92,11 @@ class Cma(Optimizer):
         self._stagnation = 0 if best < self._best else self._stagnation + 1
         self._best = min(best, self._best)
 
-    def diagnostics(self) -> Diagnostics | None:
+    def get_diagnostics(self) -> Diagnostics | None:
         """The distribution the next generation is drawn from; null before the first was told."""
         if self._strategy.countiter == 0:
             return None
-        mean, covariance = self.distribution()
+        mean, covariance = self.get_distribution()
         return diagnose(
             generation=int(self._strategy.countiter),
             names=self._space.names,
@@ -106,7 +106,7 @@ class Cma(Optimizer):
             stagnation=self._stagnation,
         )
 
-    def distribution(self) -> tuple[Any, Any]:
+    def get_distribution(self) -> tuple[Any, Any]:
         """Mean (n,) and covariance (n, n) of eq. (1) for the generation under way."""
         strategy, size = self._strategy, len(self._space.dimensions)
         scale = strategy.sigma * np.asarray(strategy.sigma_vec.scaling) * np.ones(strategy.N)
@@ -121,7 +121,7 @@ class Cma(Optimizer):
         return self._queue.popleft()
 
 
-def population(dimension: int, workers: int) -> int:
+def population_size(dimension: int, workers: int) -> int:
     """Points of a generation, eq. (3)."""
     return math.ceil((4 + int(3 * math.log(dimension))) / workers) * workers
 
@@ -132,21 +132,21 @@ def fold(sample: Any) -> Any:
     return np.where((sample >= 0.0) & (sample <= 1.0), sample, reflected)
 
 
-def least_steps(space: Space, mean: Sequence[float]) -> list[float]:
+def compute_min_steps(space: Space, mean: Sequence[float]) -> list[float]:
     """Least standard deviation of each (padded) coordinate at a mean, eq. (4); zero where it is continuous."""
-    steps = tuple(_least_step(dimension, float(u)) for dimension, u in zip(space.dimensions, mean, strict=False))
-    return list(padded(steps, companion=0.0))
+    steps = tuple(_compute_min_step(dimension, float(u)) for dimension, u in zip(space.dimensions, mean, strict=False))
+    return list(pad_unit(steps, companion=0.0))
 
 
-def _least_step(dimension: Dimension, mean: float) -> float:
+def _compute_min_step(dimension: Dimension, mean: float) -> float:
     if (dimension.bins or 1) == 1:
         return 0.0
-    low, high = dimension.bin_at(mean)
-    edge = min((end for end in (low, high) if _INSIDE < end < 1.0 - _INSIDE), key=lambda end: abs(end - mean))
-    beyond = dimension.bin_at(edge + _INSIDE if edge == high else edge - _INSIDE)
+    low, high = dimension.get_bin(mean)
+    edge = min((end for end in (low, high) if _EDGE_MARGIN < end < 1.0 - _EDGE_MARGIN), key=lambda end: abs(end - mean))
+    beyond = dimension.get_bin(edge + _EDGE_MARGIN if edge == high else edge - _EDGE_MARGIN)
     return max(abs(edge - mean), HALF_BIN * min(high - low, beyond[1] - beyond[0]))
 
 
-def padded(unit: Unit, companion: float = 0.5) -> Unit:
+def pad_unit(unit: UnitPoint, companion: float = 0.5) -> UnitPoint:
     """CMA needs two coordinates; a lone one gets a companion that nothing reads."""
     return unit if len(unit) > 1 else (*unit, companion)

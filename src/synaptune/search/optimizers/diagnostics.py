@@ -53,7 +53,7 @@ class Diagnostics:
     eigenvalue_ratio: float
     stagnation: int
 
-    def scalars(self) -> dict[str, float]:
+    def to_scalars(self) -> dict[str, float]:
         """The numbers a logger plots, by name."""
         return {
             "generation": float(self.generation),
@@ -79,8 +79,8 @@ def diagnose(*, generation: int, names: tuple[str, ...], mean: Any, step: float,
         mean=dict(zip(names, mean.tolist(), strict=True)),
         step=step,
         sigma=dict(zip(names, deviation.tolist(), strict=True)),
-        covariance=_rows(covariance),
-        correlation=_rows(correlation),
+        covariance=_to_rows(covariance),
+        correlation=_to_rows(correlation),
         eigenvalues=tuple(eigenvalues.tolist()),
         condition=_ratio(eigenvalues),
         eigenvalue_ratio=_ratio(of_correlation),
@@ -88,7 +88,7 @@ def diagnose(*, generation: int, names: tuple[str, ...], mean: Any, step: float,
     )
 
 
-def health_warnings(diagnostics: Diagnostics) -> list[str]:
+def find_health_warnings(diagnostics: Diagnostics) -> list[str]:
     """What is wrong with a search distribution, one line each; empty when it is healthy."""
     found = []
     if diagnostics.condition >= CONDITION_LIMIT:
@@ -114,5 +114,5 @@ def _ratio(eigenvalues: Any) -> float:
     return float(eigenvalues[-1] / eigenvalues[0]) if eigenvalues[0] > 0.0 else float("inf")
 
 
-def _rows(matrix: Any) -> tuple[tuple[float, ...], ...]:
+def _to_rows(matrix: Any) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in matrix.tolist())

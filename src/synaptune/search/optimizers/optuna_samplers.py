@@ -16,23 +16,23 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from synaptune.search.optimizers.base import LARGEST_SEED, Engine, Optimizer, Told
-from synaptune.search.optimizers.cma import population
-from synaptune.search.optimizers.uniform_grid import batch
-from synaptune.search.space.space import Dimension, Space, Unit
+from synaptune.search.optimizers.base import SEED_MODULUS, Engine, Observation, Optimizer
+from synaptune.search.optimizers.cma import population_size
+from synaptune.search.optimizers.uniform_grid import batch_size
+from synaptune.search.space.space import Dimension, Space, UnitPoint
 
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc")
-MODELS = ("tpe", "gp")  # see true types, remember every trial, and take those of an earlier study
+MODEL_SAMPLERS = ("tpe", "gp")  # see true types, remember every trial, and take those of an earlier study
 _KEPT_GENERATIONS = 4
 
 
-class Axis(NamedTuple):
+class OptunaDimension(NamedTuple):
     """How one dimension appears in Optuna's study: as its true type, as the number of its bin, or as its unit coordinate."""
 
     dimension: Dimension
     kind: str
 
-    def distribution(self) -> Any:
+    def to_distribution(self) -> Any:
         """Optuna's distribution."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -48,92 +48,94 @@ class Axis(NamedTuple):
             return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.scale == "log")
         return FloatDistribution(float(dimension.low), float(dimension.high), log=dimension.scale == "log")
 
-    def parameter(self, unit: float) -> Any:
+    def to_parameter(self, unit: float) -> Any:
         """Optuna's parameter at a unit coordinate."""
         if self.kind == "unit":
             return unit
-        value = self.dimension.value(unit)
+        value = self.dimension.to_value(unit)
         if self.dimension.scale == "categorical":
             return self.dimension.choices.index(value)
         if self.kind == "bin":
             return int(value) - int(self.dimension.low)
         return value
 
-    def unit(self, parameter: Any) -> float:
+    def to_unit(self, parameter: Any) -> float:
         """The unit coordinate of Optuna's parameter."""
         if self.kind == "unit":
             return float(parameter)
         if self.dimension.scale == "categorical":
-            return self.dimension.unit(self.dimension.choices[parameter])
-        return self.dimension.unit(parameter + int(self.dimension.low) if self.kind == "bin" else parameter)
+            return self.dimension.to_unit(self.dimension.choices[parameter])
+        return self.dimension.to_unit(parameter + int(self.dimension.low) if self.kind == "bin" else parameter)
 
 
-def axis(dimension: Dimension, sampler: str) -> Axis:
+def make_optuna_dimension(dimension: Dimension, sampler: str) -> OptunaDimension:
     """The way a sampler sees a dimension."""
-    if sampler in MODELS:
-        return Axis(dimension, "typed")
+    if sampler in MODEL_SAMPLERS:
+        return OptunaDimension(dimension, "typed")
     equal = dimension.scale != "log" and not dimension.weights
     several = dimension.bins is not None and dimension.bins > 1
-    return Axis(dimension, "bin" if sampler == "cmaes" and several and equal else "unit")
+    return OptunaDimension(dimension, "bin" if sampler == "cmaes" and several and equal else "unit")
 
 
-class _Ended(NamedTuple):
+class _StoredTrial(NamedTuple):
     """A trial that ended: Optuna's parameters in the order of the dimensions; its value, null when it was never told."""
 
     parameters: tuple[Any, ...]
     value: float | None
 
 
-class _Compact(NamedTuple):
+class _CompactStudy(NamedTuple):
     """A study as it is pickled."""
 
     sampler: Any
-    trials: list[_Ended]
+    trials: list[_StoredTrial]
 
 
-class Sampler(Optimizer):
+class OptunaOptimizer(Optimizer):
     """One of Optuna's samplers; the first point is the space's start. Raises UserError for a space it cannot take."""
 
-    def __init__(self, engine: Engine, space: Space, prior: Sequence[Told] = ()) -> None:
+    def __init__(self, engine: Engine, space: Space, prior: Sequence[Observation] = ()) -> None:
         import optuna
 
         self.learns = engine.name != "qmc"
         self.generation_size = _generation_size(engine, len(space.dimensions))
-        self._axes = {name: axis(dimension, engine.name) for name, dimension in zip(space.names, space.dimensions, strict=True)}
-        self._first: Unit | None = space.start()
-        self._open: dict[Unit, list[int]] = {}
-        self._models = engine.name in MODELS
-        with _quiet():
-            self._distributions = {name: entry.distribution() for name, entry in self._axes.items()}
-            self._study = optuna.create_study(sampler=self._sampler(engine))
+        self._axes = {
+            name: make_optuna_dimension(dimension, engine.name) for name, dimension in zip(space.names, space.dimensions, strict=True)
+        }
+        self._first: UnitPoint | None = space.get_start()
+        self._open: dict[UnitPoint, list[int]] = {}
+        self._models = engine.name in MODEL_SAMPLERS
+        with _silence_optuna():
+            self._distributions = {name: entry.to_distribution() for name, entry in self._axes.items()}
+            self._study = optuna.create_study(sampler=self._make_sampler(engine))
             for told in prior if self._models else ():
-                self._add(self._parameters(told.unit), _value(told), self._study)
+                self._add_trial(self._to_parameters(told.unit), _to_value(told), self._study)
 
-    def ask(self) -> Unit:
+    def ask(self) -> UnitPoint:
         """The next point; the first one is the start itself."""
-        with _quiet():
+        with _silence_optuna():
             if self._first is not None:
-                self._study.enqueue_trial(self._parameters(self._first))
+                self._study.enqueue_trial(self._to_parameters(self._first))
                 self._first = None
             trial = self._study.ask(self._distributions)
-        unit = tuple(entry.unit(trial.params[name]) for name, entry in self._axes.items())
+        unit = tuple(entry.to_unit(trial.params[name]) for name, entry in self._axes.items())
         self._open.setdefault(unit, []).append(trial.number)
         return unit
 
-    def tell(self, generation: Sequence[Told]) -> None:
+    def tell(self, generation: Sequence[Observation]) -> None:
         """Learn a generation; a failed point is the worst of all."""
         if not self.learns:
             return
         import optuna
 
-        with _quiet():
+        with _silence_optuna():
             for told in generation:
                 numbers = self._open.get(told.unit)
                 if numbers:
-                    self._study.tell(numbers.pop(0), _value(told))
+                    self._study.tell(numbers.pop(0), _to_value(told))
                 else:
                     self._first = None
-                    self._add(self._parameters(told.unit), _value(told), self._study)
+                    self._add_trial(self._to_parameters(told.unit), _to_value(told), self._study)
             for number in (number for numbers in self._open.values() for number in numbers):
                 self._study.tell(number, state=optuna.trial.TrialState.FAIL)
             self._open.clear()
@@ -145,25 +147,25 @@ class Sampler(Optimizer):
         state = dict(self.__dict__)
         if self._models and not self._open:
             trials = self._study.get_trials(deepcopy=False)
-            ended = [_Ended(tuple(trial.params[name] for name in self._axes), trial.value) for trial in trials]
-            state["_study"] = _Compact(self._study.sampler, ended)
+            ended = [_StoredTrial(tuple(trial.params[name] for name in self._axes), trial.value) for trial in trials]
+            state["_study"] = _CompactStudy(self._study.sampler, ended)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if isinstance(self._study, _Compact):
-            self._study = self._unfolded(self._study)
+        if isinstance(self._study, _CompactStudy):
+            self._study = self._restore_study(self._study)
 
-    def _unfolded(self, compact: _Compact) -> Any:
+    def _restore_study(self, compact: _CompactStudy) -> Any:
         import optuna
 
-        with _quiet():
+        with _silence_optuna():
             study = optuna.create_study(sampler=compact.sampler)
             for ended in compact.trials:
-                self._add(dict(zip(self._axes, ended.parameters, strict=True)), ended.value, study)
+                self._add_trial(dict(zip(self._axes, ended.parameters, strict=True)), ended.value, study)
         return study
 
-    def _add(self, parameters: dict[str, Any], value: float | None, study: Any) -> None:
+    def _add_trial(self, parameters: dict[str, Any], value: float | None, study: Any) -> None:
         """Add an ended trial; one without a value was asked for and never told."""
         import optuna
 
@@ -171,13 +173,13 @@ class Sampler(Optimizer):
         trial = optuna.trial.create_trial(params=parameters, distributions=self._distributions, value=value, state=state)
         study.add_trial(trial)
 
-    def _parameters(self, unit: Unit) -> dict[str, Any]:
-        return {name: entry.parameter(u) for (name, entry), u in zip(self._axes.items(), unit, strict=True)}
+    def _to_parameters(self, unit: UnitPoint) -> dict[str, Any]:
+        return {name: entry.to_parameter(u) for (name, entry), u in zip(self._axes.items(), unit, strict=True)}
 
-    def _sampler(self, engine: Engine) -> Any:
+    def _make_sampler(self, engine: Engine) -> Any:
         from optuna.samplers import GPSampler, QMCSampler, TPESampler
 
-        seed = engine.seed % LARGEST_SEED
+        seed = engine.seed % SEED_MODULUS
         if engine.name == "tpe":
             return TPESampler(seed=seed, multivariate=True, constant_liar=engine.workers > 1)
         if engine.name == "gp":
@@ -189,7 +191,7 @@ class Sampler(Optimizer):
         assert self._first is not None
         margin = any(entry.kind == "bin" for entry in self._axes.values())
         options = dict(seed=seed, n_startup_trials=0, popsize=self.generation_size, with_margin=margin)
-        return BoxCmaEsSampler(self._distributions, x0=self._parameters(self._first), **options)
+        return BoxCmaEsSampler(self._distributions, x0=self._to_parameters(self._first), **options)
 
     def _trim(self) -> None:
         """Forget the trials that CMA-ES has no more use for: it keeps a copy of its whole state in one of each generation."""
@@ -208,16 +210,16 @@ class Sampler(Optimizer):
 def _generation_size(engine: Engine, dimension: int) -> int:
     """CMA-ES learns by whole populations, a model from whatever runs at a time."""
     if engine.name == "cmaes":
-        return population(max(dimension, 2), engine.workers)
-    return batch(engine.workers) if engine.name == "qmc" else engine.workers
+        return population_size(max(dimension, 2), engine.workers)
+    return batch_size(engine.workers) if engine.name == "qmc" else engine.workers
 
 
-def _value(told: Told) -> float:
+def _to_value(told: Observation) -> float:
     return float("inf") if told.loss is None else told.loss
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_optuna() -> Iterator[None]:
     """Without Optuna's remarks on experimental options and on its own doings."""
     import optuna
 

@@ -10,32 +10,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from synaptune.core.errors import mistake
-from synaptune.search.optimizers.base import Engine, Optimizer, Told
-from synaptune.search.optimizers.cma import Cma
-from synaptune.search.optimizers.nevergrad_registry import Nevergrad
-from synaptune.search.optimizers.optuna_samplers import SAMPLERS, Sampler
-from synaptune.search.optimizers.uniform_grid import Grid, Uniform, batch
+from synaptune.core.errors import user_error
+from synaptune.search.optimizers.base import Engine, Observation, Optimizer
+from synaptune.search.optimizers.cma import CmaOptimizer
+from synaptune.search.optimizers.nevergrad_registry import NevergradOptimizer
+from synaptune.search.optimizers.optuna_samplers import SAMPLERS, OptunaOptimizer
+from synaptune.search.optimizers.uniform_grid import GridOptimizer, UniformOptimizer, batch_size
 from synaptune.search.space.space import Space
 
 BUILT_IN = ("cma", "random", "grid", *SAMPLERS)
 
-__all__ = ["BUILT_IN", "Engine", "Grid", "Optimizer", "Told", "make_optimizer"]
+__all__ = ["BUILT_IN", "Engine", "GridOptimizer", "Optimizer", "Observation", "make_optimizer"]
 
 
-def make_optimizer(engine: Engine, space: Space, prior: Sequence[Told] = ()) -> Optimizer:
+def make_optimizer(engine: Engine, space: Space, prior: Sequence[Observation] = ()) -> Optimizer:
     """The optimizer of an engine; raises UserError for an unknown name or one that cannot be built.
 
     prior: points of an earlier study that `tpe` and `gp` know before their first ask (see warm.py); the others take no notice.
     """
     if engine.grid_points < 1:
-        raise mistake(got=f"grid_points={engine.grid_points}", expected="an integer of at least 1", do="correct it")
+        raise user_error(got=f"grid_points={engine.grid_points}", expected="an integer of at least 1", do="correct it")
     if engine.name == "grid":
-        return Grid([dimension.axis(engine.grid_points) for dimension in space.dimensions], batch(engine.workers))
+        return GridOptimizer([dimension.make_grid(engine.grid_points) for dimension in space.dimensions], batch_size(engine.workers))
     if engine.name == "random":
-        return Uniform(len(space.dimensions), engine.seed, batch(engine.workers))
+        return UniformOptimizer(len(space.dimensions), engine.seed, batch_size(engine.workers))
     if engine.name == "cma":
-        return Cma(engine, space)
+        return CmaOptimizer(engine, space)
     if engine.name in SAMPLERS:
-        return Sampler(engine, space, prior)
-    return Nevergrad(engine, space, BUILT_IN)
+        return OptunaOptimizer(engine, space, prior)
+    return NevergradOptimizer(engine, space, BUILT_IN)

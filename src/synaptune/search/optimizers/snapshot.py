@@ -18,14 +18,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from synaptune.search.optimizers.base import Engine, Optimizer, Told
+from synaptune.search.optimizers.base import Engine, Observation, Optimizer
 
-VERSION = 2
+SNAPSHOT_VERSION = 2
 LIBRARIES = ("numpy", "scipy", "torch", "nevergrad", "cma", "optuna", "cmaes")
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class OptimizerSnapshot:
     """version: of this layout; libraries: versions that made it; engine, space: what the optimizer is for; told: generations."""
 
     version: int
@@ -36,11 +36,11 @@ class Snapshot:
     optimizer: Optimizer
 
 
-class Restored(NamedTuple):
+class RestoredOptimizer(NamedTuple):
     """optimizer: ready for the next point; told: generations it knows; note: what a person should hear, null when all is exact."""
 
     optimizer: Optimizer
-    told: int
+    generations: int
     note: str | None
 
 
@@ -52,14 +52,16 @@ class StateFile:
     engine: Engine
     space: dict[str, str]
 
-    def save(self, optimizer: Optimizer, told: int) -> None:
+    def save(self, optimizer: Optimizer, generations: int) -> None:
         """Replace the file atomically."""
-        snapshot = Snapshot(VERSION, _libraries(), self.engine, tuple(self.space.items()), told, optimizer)
+        snapshot = OptimizerSnapshot(
+            SNAPSHOT_VERSION, _get_library_versions(), self.engine, tuple(self.space.items()), generations, optimizer
+        )
         draft = self.path.with_suffix(".tmp")
         draft.write_bytes(pickle.dumps(snapshot))
         os.replace(draft, self.path)
 
-    def load(self) -> Snapshot | str:
+    def load(self) -> OptimizerSnapshot | str:
         """The snapshot, or why there is none to use."""
         try:
             snapshot = pickle.loads(self.path.read_bytes())
@@ -67,63 +69,65 @@ class StateFile:
             return "is missing"
         except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
             return f"is damaged ({type(error).__name__})"
-        if not isinstance(snapshot, Snapshot) or snapshot.version != VERSION:
+        if not isinstance(snapshot, OptimizerSnapshot) or snapshot.version != SNAPSHOT_VERSION:
             return "was written by another version of synaptune"
-        if snapshot.libraries != _libraries():
+        if snapshot.libraries != _get_library_versions():
             return "was written with other versions of " + ", ".join(LIBRARIES)
         if (snapshot.engine, snapshot.space) != (self.engine, tuple(self.space.items())):
             return "belongs to another search"
         return snapshot
 
 
-def restore(state: StateFile, fresh: Callable[[], Optimizer], trials: Sequence[tuple[Told, bool]]) -> Restored:
+def restore_optimizer(
+    state_file: StateFile, make_fresh: Callable[[], Optimizer], trials: Sequence[tuple[Observation, bool]]
+) -> RestoredOptimizer:
     """Bring an optimizer to the end of `trials`, which are (point with loss, finished) in the order they were asked for."""
-    optimizer = fresh()
+    optimizer = make_fresh()
     if not optimizer.learns:  # its points are its asks alone: there is no state worth a file
         told = _replay(optimizer, 0, trials)
         if told is not None:
-            return Restored(optimizer, told, None)
-    found = state.load()
+            return RestoredOptimizer(optimizer, told, None)
+    found = state_file.load()
     note = None
-    if isinstance(found, Snapshot) and found.told * found.optimizer.generation_size <= len(trials):
+    if isinstance(found, OptimizerSnapshot) and found.told * found.optimizer.generation_size <= len(trials):
         replayed = _replay(found.optimizer, found.told, trials)
         if replayed is not None:
-            return Restored(found.optimizer, replayed, None)
+            return RestoredOptimizer(found.optimizer, replayed, None)
         found = "does not fit the study's trials"
-    elif isinstance(found, Snapshot):
+    elif isinstance(found, OptimizerSnapshot):
         found = "is ahead of the study's trials"
     if trials:
-        note = f"{state.path.name} {found}: the search is rebuilt from the study's {len(trials)} trials"
-    optimizer = fresh()
+        note = f"{state_file.path.name} {found}: the search is rebuilt from the study's {len(trials)} trials"
+    optimizer = make_fresh()
     told = _replay(optimizer, 0, trials)
     if told is not None:
-        return Restored(optimizer, told, note and f"{note}, exactly")
-    optimizer = fresh()
+        return RestoredOptimizer(optimizer, told, note and f"{note}, exactly")
+    optimizer = make_fresh()
     told = 0
-    for generation in _generations(optimizer, trials):
+    for generation in _split_generations(optimizer, trials):
         if len(generation) == optimizer.generation_size and all(finished for _, finished in generation):
             optimizer.tell([point for point, _ in generation])
             told += 1
-    return Restored(optimizer, told, f"{note}; its own points would differ, so it goes on from their losses")
+    return RestoredOptimizer(optimizer, told, f"{note}; its own points would differ, so it goes on from their losses")
 
 
-def _replay(optimizer: Optimizer, told: int, trials: Sequence[tuple[Told, bool]]) -> int | None:
+def _replay(optimizer: Optimizer, generations: int, trials: Sequence[tuple[Observation, bool]]) -> int | None:
     """Ask and tell again from generation `told` on; the generations known at the end, or null at the first point that differs."""
     leading = True  # an optimizer that does not learn is asked past a generation that is not whole yet
-    for generation in _generations(optimizer, trials)[told:]:
+    for generation in _split_generations(optimizer, trials)[generations:]:
         if any(optimizer.ask() != point.unit for point, _ in generation):
             return None
         leading = leading and len(generation) == optimizer.generation_size and all(finished for _, finished in generation)
         if leading:
             optimizer.tell([point for point, _ in generation])
-            told += 1
-    return told
+            generations += 1
+    return generations
 
 
-def _generations(optimizer: Optimizer, trials: Sequence[tuple[Told, bool]]) -> list[Sequence[tuple[Told, bool]]]:
+def _split_generations(optimizer: Optimizer, trials: Sequence[tuple[Observation, bool]]) -> list[Sequence[tuple[Observation, bool]]]:
     size = optimizer.generation_size
     return [trials[first : first + size] for first in range(0, len(trials), size)]
 
 
-def _libraries() -> tuple[str, ...]:
+def _get_library_versions() -> tuple[str, ...]:
     return tuple(version(name) for name in LIBRARIES)

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from synaptune.search.optimizers.base import LARGEST_SEED, Optimizer, Told
-from synaptune.search.space.space import Unit
+from synaptune.search.optimizers.base import SEED_MODULUS, Observation, Optimizer
+from synaptune.search.space.space import UnitPoint
 
-_LEAST_BATCH = 10
+_MIN_BATCH_SIZE = 10
 
 
-def batch(workers: int) -> int:
+def batch_size(workers: int) -> int:
     """Points that a search without learning counts as one generation."""
-    return max(_LEAST_BATCH, workers)
+    return max(_MIN_BATCH_SIZE, workers)
 
 
-class Uniform(Optimizer):
+class UniformOptimizer(Optimizer):
     """Independent uniform points."""
 
     learns = False
@@ -26,17 +26,17 @@ class Uniform(Optimizer):
     def __init__(self, dimension: int, seed: int, generation_size: int) -> None:
         self.generation_size = generation_size
         self._dimension = dimension
-        self._stream = np.random.default_rng(seed % LARGEST_SEED)
+        self._stream = np.random.default_rng(seed % SEED_MODULUS)
 
-    def ask(self) -> Unit:
+    def ask(self) -> UnitPoint:
         """The next point."""
         return tuple(self._stream.random(self._dimension).tolist())
 
-    def tell(self, generation: Sequence[Told]) -> None:
+    def tell(self, generation: Sequence[Observation]) -> None:
         """Losses teach a random search nothing."""
 
 
-class Grid(Optimizer):
+class GridOptimizer(Optimizer):
     """The Cartesian product of axes, the last one fastest."""
 
     learns = False
@@ -47,7 +47,7 @@ class Grid(Optimizer):
         self._axes = [list(axis) for axis in axes]
         self._next = 0
 
-    def ask(self) -> Unit | None:
+    def ask(self) -> UnitPoint | None:
         """The next point, null past the last."""
         if self._next >= self.size:
             return None
@@ -58,5 +58,5 @@ class Grid(Optimizer):
         self._next += 1
         return tuple(reversed(unit))
 
-    def tell(self, generation: Sequence[Told]) -> None:
+    def tell(self, generation: Sequence[Observation]) -> None:
         """Losses teach a grid nothing."""

@@ -23,15 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.errors import UserError, mistake, nearest
+from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.search.space.space import Dimension, Value
 
 ENDINGS = (".yaml", ".yml")
-KEYS = ("name", "parameters", "ranges", "fixed")
-_RANGE = {"low": "number", "high": "number", "log": "truth", "integer": "truth"}
-_CHOICE = {"choices": "values", "weights": "numbers"}
-_NAME = re.compile(r"[A-Za-z_][\w.\-]*")
-_WORD = "search_space="
+SPACE_KEYS = ("name", "parameters", "ranges", "fixed")
+_RANGE_TYPES = {"low": "number", "high": "number", "log": "truth", "integer": "truth"}
+_CHOICE_TYPES = {"choices": "values", "weights": "numbers"}
+_NAME_PATTERN = re.compile(r"[A-Za-z_][\w.\-]*")
+_OVERRIDE_PREFIX = "search_space="
 
 
 @dataclass(frozen=True)
@@ -43,48 +43,48 @@ class SpaceFile:
     ranges: dict[str, dict[str, Any]] = field(default_factory=dict)
     fixed: dict[str, Value] = field(default_factory=dict)
 
-    def words(self, given: Sequence[str]) -> list[str]:
+    def to_overrides(self, given: Sequence[str]) -> list[str]:
         """The file as overrides of a configuration; the fixed values are left out whose names are given."""
         about = {"search_space.name": self.name, "search_space.parameters": list(self.parameters)}
         held = {name: value for name, value in self.fixed.items() if name not in given}
         about |= {"++search_space.ranges": self.ranges, "++search_space.fixed": held}  # Hydra takes new keys of a mapping only with ++
-        return ["search_space=base", *(f"{key}={literal(value)}" for key, value in (about | held).items())]
+        return ["search_space=base", *(f"{key}={format_literal(value)}" for key, value in (about | held).items())]
 
 
-def named_file(word: str) -> Path | None:
+def get_space_file(override: str) -> Path | None:
     """The file that a word of the command line names as the search space; null when it names none."""
-    value = word.removeprefix(_WORD).strip("'\"")
-    return Path(value) if word.startswith(_WORD) and value.lower().endswith(ENDINGS) else None
+    value = override.removeprefix(_OVERRIDE_PREFIX).strip("'\"")
+    return Path(value) if override.startswith(_OVERRIDE_PREFIX) and value.lower().endswith(ENDINGS) else None
 
 
-def read_space(path: Path) -> SpaceFile:
+def read_space_file(path: Path) -> SpaceFile:
     """A search-space file; raises UserError for a missing file and, all at once, for whatever is wrong in it."""
     from omegaconf import OmegaConf
 
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except OSError as error:
-        raise mistake(
+        raise user_error(
             got=f"search_space={path}: {error.strerror}",
             expected="a search-space file, or a name of conf/search_space",
             do="check the path",
         ) from error
     except Exception as error:  # the YAML reader's errors
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise mistake(got=f"search_space={path}: {reason}", expected="YAML", do="correct the file") from error
-    found = _faults(content)
+        raise user_error(got=f"search_space={path}: {reason}", expected="YAML", do="correct the file") from error
+    found = _find_faults(content)
     if found:
         raise UserError(
             f"got search_space={path} with {len(found)} faults\n  "
             + "\n  ".join(found)
-            + f"\n  expected: {', '.join(KEYS)}; of a range low, high, log, integer, or choices and weights"
+            + f"\n  expected: {', '.join(SPACE_KEYS)}; of a range low, high, log, integer, or choices and weights"
             + "\n  to do: correct the file"
         )
-    parameters, ranges, fixed = (content.get(key) for key in KEYS[1:])
+    parameters, ranges, fixed = (content.get(key) for key in SPACE_KEYS[1:])
     return SpaceFile(content.get("name") or path.stem, tuple(parameters or ()), ranges or {}, fixed or {})
 
 
-def space_yaml(file: SpaceFile, head: Sequence[str] = ()) -> str:
+def format_space_file(file: SpaceFile, head: Sequence[str] = ()) -> str:
     """The text of a search-space file; head: lines of its leading comment."""
     import yaml
 
@@ -96,40 +96,42 @@ def space_yaml(file: SpaceFile, head: Sequence[str] = ()) -> str:
     return "".join(f"# {line}\n" for line in head) + text
 
 
-def dimension_of_entry(name: str, entry: Any, declared: Dimension | None, start: Any) -> Dimension:
+def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: Any) -> Dimension:
     """The dimension an entry of `ranges` stands for; raises UserError.
 
     declared: the parameter's own, which says what the entry leaves out; start: its configured value.
     """
-    if fault := _entry_fault(entry):
-        raise mistake(got=f"search_space.ranges {name}: {fault}", expected="low and high, or choices", do="correct the entry")
+    if fault := _find_entry_fault(entry):
+        raise user_error(got=f"search_space.ranges {name}: {fault}", expected="low and high, or choices", do="correct the entry")
     if "choices" in entry:
         choices = tuple(entry["choices"])
         weights = tuple(float(weight) for weight in entry.get("weights") or ())
         return Dimension(name, "categorical", choices=choices, start=start if start in choices else None, weights=weights)
     missing = [key for key in ("low", "high") if key not in entry]
     if declared is None and missing:
-        raise mistake(got=f"search_space.ranges {name} without {' and '.join(missing)}", expected="low and high", do="add them")
+        raise user_error(got=f"search_space.ranges {name} without {' and '.join(missing)}", expected="low and high", do="add them")
     number = isinstance(start, int | float) and not isinstance(start, bool)
     if not number:
-        raise mistake(got=f"search_space.ranges {name}: a range, where the value is {start!r}", expected="choices", do="list its choices")
+        raise user_error(
+            got=f"search_space.ranges {name}: a range, where the value is {start!r}", expected="choices", do="list its choices"
+        )
     low, high = (entry[key] if key in entry else getattr(declared, key) for key in ("low", "high"))
     log = entry.get("log", declared is not None and declared.scale == "log")
     integer = entry.get("integer", declared.integer if declared is not None else isinstance(start, int))
     return Dimension(name, "log" if log else "lin", low, high, integer=integer, start=start)
 
 
-def unknown_names(file: SpaceFile, known: Sequence[str]) -> list[str]:
+def find_unknown_names(file: SpaceFile, known: Sequence[str]) -> list[str]:
     """The names in ranges and fixed that a configuration lacks, each with near ones."""
-    return [f"{name} (closest: {nearest(name, known)})" for name in (*file.ranges, *file.fixed) if name not in known]
+    return [f"{name} (closest: {find_nearest(name, known)})" for name in (*file.ranges, *file.fixed) if name not in known]
 
 
-def literal(value: Any) -> str:
+def format_literal(value: Any) -> str:
     """A value in Hydra's override grammar."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {literal(entry)}" for key, entry in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {format_literal(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(literal, value)) + "]"
+        return "[" + ", ".join(map(format_literal, value)) + "]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -137,10 +139,12 @@ def literal(value: Any) -> str:
     return "null" if value is None else repr(value)
 
 
-def _faults(content: Any) -> list[str]:
+def _find_faults(content: Any) -> list[str]:
     if not isinstance(content, Mapping):
         return ["no mapping of keys to values"]
-    found = [f"{key}: no such key (closest: {nearest(str(key), KEYS)})" for key in content if key not in (*KEYS, "defaults")]
+    found = [
+        f"{key}: no such key (closest: {find_nearest(str(key), SPACE_KEYS)})" for key in content if key not in (*SPACE_KEYS, "defaults")
+    ]
     name, parameters = content.get("name"), content.get("parameters") or []
     if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w.\- ]+", name)):
         found.append(f"name: {name!r} is no name of letters, digits, - and _")
@@ -150,41 +154,41 @@ def _faults(content: Any) -> list[str]:
     for key, entries in (("ranges", ranges), ("fixed", fixed)):
         if not isinstance(entries, Mapping):
             return [*found, f"{key}: {entries!r} is no mapping of names"]
-        found += [f"{key}: {name!r} is no name" for name in entries if not (isinstance(name, str) and _NAME.fullmatch(name))]
-    found += [f"{name}: {fault}" for name, entry in ranges.items() if (fault := _entry_fault(entry))]
-    found += [f"{name}: fixed at {value!r}, which is no plain value" for name, value in fixed.items() if not _plain(value)]
+        found += [f"{key}: {name!r} is no name" for name in entries if not (isinstance(name, str) and _NAME_PATTERN.fullmatch(name))]
+    found += [f"{name}: {fault}" for name, entry in ranges.items() if (fault := _find_entry_fault(entry))]
+    found += [f"{name}: fixed at {value!r}, which is no plain value" for name, value in fixed.items() if not _is_plain(value)]
     found += [f"{name}: both in ranges and fixed" for name in ranges if name in fixed]
     if not found and not ranges and not parameters:
         found.append("nothing to search: neither parameters nor ranges")
     return found
 
 
-def _entry_fault(entry: Any) -> str | None:
+def _find_entry_fault(entry: Any) -> str | None:
     """What is wrong with the shape of an entry of `ranges`; null when nothing is."""
     if not isinstance(entry, Mapping):
         return f"{entry!r} is no range"
-    kinds = _CHOICE if "choices" in entry else _RANGE
+    kinds = _CHOICE_TYPES if "choices" in entry else _RANGE_TYPES
     for key, value in entry.items():
         if key not in kinds:
             return f"{key} beside {' and '.join(other for other in entry if other != key) or 'nothing'}"
-        if not _is(kinds[key], value):
+        if not _has_type(kinds[key], value):
             return f"{key}: {value!r}"
     return None if entry else "an empty range"
 
 
-def _is(kind: str, value: Any) -> bool:
+def _has_type(kind: str, value: Any) -> bool:
     if kind == "truth":
         return isinstance(value, bool)
     if kind == "number":
-        return _number(value)
+        return _is_number(value)
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         return kind == "numbers" and not value and not isinstance(value, bool | int | float | str)
-    return all(_number(entry) if kind == "numbers" else _plain(entry) for entry in value)
+    return all(_is_number(entry) if kind == "numbers" else _is_plain(entry) for entry in value)
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _plain(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     return isinstance(value, bool | int | float) or (isinstance(value, str) and "${" not in value)

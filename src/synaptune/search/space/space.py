@@ -22,13 +22,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from synaptune.core.errors import UserError, mistake, nearest
+from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.core.parameters import Spec
 
 Value = float | int | bool | str
-Unit = tuple[float, ...]
-DIGITS = 6
-LEAST_SHARE = 1e-3  # of a weighted choice: a search of some hundred evaluations would not meet a smaller one
+UnitPoint = tuple[float, ...]
+SIGNIFICANT_DIGITS = 6
+MIN_SHARE = 1e-3  # of a weighted choice: a search of some hundred evaluations would not meet a smaller one
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class Dimension:
     weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if fault := self._fault():
-            raise mistake(
+        if fault := self._find_fault():
+            raise user_error(
                 got=f"{self.name}: {fault}",
                 expected="low < high, both finite (and positive on a log scale), or at least one choice, with as many weights "
-                f"or none, each positive and no less than {LEAST_SHARE:g} of their sum",
+                f"or none, each positive and no less than {MIN_SHARE:g} of their sum",
                 do="correct the range, or the choices",
             )
 
-    def _fault(self) -> str | None:
+    def _find_fault(self) -> str | None:
         if self.scale == "categorical":
-            return self._fault_of_choices()
+            return self._find_choice_fault()
         if self.weights:
             return f"weights {list(self.weights)} of a range of numbers"
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
@@ -67,26 +67,26 @@ class Dimension:
             return f"low {self.low:g} is not below high {self.high:g}"
         if self.integer and (self.low != int(self.low) or self.high != int(self.high)):
             return f"integer range {self.low:g} to {self.high:g}"
-        edge = self._edges()[0]
+        edge = self._get_edges()[0]
         return f"log range from {self.low:g}" if self.scale == "log" and edge <= 0 else None
 
-    def _fault_of_choices(self) -> str | None:
+    def _find_choice_fault(self) -> str | None:
         if not self.choices:
             return "no choices"
         if self.weights and len(self.weights) != len(self.choices):
             return f"{len(self.weights)} weights for {len(self.choices)} choices"
-        least = LEAST_SHARE * sum(self.weights)
+        least = MIN_SHARE * sum(self.weights)
         wrong = [weight for weight in self.weights if not (math.isfinite(least) and 0.0 < weight >= least)]
         return f"weight {wrong[0]:g}" if wrong else None
 
-    def _shares(self) -> list[float]:
+    def _get_choice_edges(self) -> list[float]:
         """The inner and outer ends of the choices' parts of [0, 1], eq. (4): 0, ..., 1."""
         if not self.weights:
             return [index / len(self.choices) for index in range(len(self.choices) + 1)]
         sums = [0.0, *itertools.accumulate(self.weights)]
         return [total / sums[-1] for total in sums]
 
-    def _edges(self) -> tuple[float, float]:
+    def _get_edges(self) -> tuple[float, float]:
         half = 0.5 if self.integer else 0.0
         return self.low - half, self.high + half
 
@@ -97,65 +97,65 @@ class Dimension:
             return len(self.choices)
         return int(self.high - self.low) + 1 if self.integer else None
 
-    def bin_at(self, unit: float) -> tuple[float, float]:
+    def get_bin(self, unit: float) -> tuple[float, float]:
         """The part of [0, 1] that the value at a unit coordinate owns, by its ends; the dimension must have bins."""
-        value = self.value(unit)
+        value = self.to_value(unit)
         if self.scale == "categorical":
             index = self.choices.index(value)
-            return self._shares()[index], self._shares()[index + 1]
-        lower, upper = self._edges()
+            return self._get_choice_edges()[index], self._get_choice_edges()[index + 1]
+        lower, upper = self._get_edges()
         ends = (float(value) - 0.5, float(value) + 0.5)
         if self.scale == "lin":
             return (ends[0] - lower) / (upper - lower), (ends[1] - lower) / (upper - lower)
         return math.log(ends[0] / lower) / math.log(upper / lower), math.log(ends[1] / lower) / math.log(upper / lower)
 
-    def value(self, unit: float) -> Value:
+    def to_value(self, unit: float) -> Value:
         """The value at a unit coordinate (clipped to [0, 1])."""
         unit = min(max(float(unit), 0.0), 1.0)
         if self.scale == "categorical":  # eq. (4)
             if self.weights:
-                return self.choices[min(bisect.bisect_right(self._shares(), unit), len(self.choices)) - 1]
+                return self.choices[min(bisect.bisect_right(self._get_choice_edges(), unit), len(self.choices)) - 1]
             return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
-        number = self._number(unit)
+        number = self._interpolate(unit)
         if self.integer:
             return int(min(max(math.floor(number + 0.5), self.low), self.high))  # eq. (3)
-        return min(max(float(f"{number:.{DIGITS}g}"), self.low), self.high)
+        return min(max(float(f"{number:.{SIGNIFICANT_DIGITS}g}"), self.low), self.high)
 
-    def unrounded(self, unit: float) -> float:
+    def to_number(self, unit: float) -> float:
         """The number at a unit coordinate (clipped to [0, 1]) within the range, of an integer between its values: `unit` undone."""
-        return min(max(self._number(min(max(float(unit), 0.0), 1.0)), self.low), self.high)
+        return min(max(self._interpolate(min(max(float(unit), 0.0), 1.0)), self.low), self.high)
 
-    def _number(self, unit: float) -> float:
+    def _interpolate(self, unit: float) -> float:
         """Eqs. (1) and (2) over the edges."""
-        lower, upper = self._edges()
+        lower, upper = self._get_edges()
         if self.scale == "lin":
             return lower + unit * (upper - lower)  # eq. (1)
         return math.exp(math.log(lower) + unit * (math.log(upper) - math.log(lower)))  # eq. (2)
 
-    def unit(self, value: Value) -> float:
+    def to_unit(self, value: Value) -> float:
         """The unit coordinate of a value, clipped to the range; raises UserError for a choice that is none."""
         if self.scale == "categorical":
             if value not in self.choices:
-                raise mistake(got=f"{self.name}={value}", expected=f"one of {self.choices}", do="correct the value")
+                raise user_error(got=f"{self.name}={value}", expected=f"one of {self.choices}", do="correct the value")
             index = self.choices.index(value)
-            return sum(self._shares()[index : index + 2]) / 2.0
-        lower, upper = self._edges()
+            return sum(self._get_choice_edges()[index : index + 2]) / 2.0
+        lower, upper = self._get_edges()
         number = min(max(float(value), self.low), self.high)
         if self.scale == "lin":
             return (number - lower) / (upper - lower)
         return (math.log(number) - math.log(lower)) / (math.log(upper) - math.log(lower))
 
-    def holds(self, value: Value) -> bool:
+    def contains(self, value: Value) -> bool:
         """Whether a value lies in the range, or is one of the choices."""
         if self.scale == "categorical":
             return value in self.choices
         return not isinstance(value, str) and self.low <= value <= self.high
 
-    def axis(self, points: int) -> list[float]:
+    def make_grid(self, points: int) -> list[float]:
         """Unit coordinates of a grid: every value where there are bins at most `points` wide, else evenly spaced, ends included."""
         if self.scale == "categorical" or (self.bins is not None and self.bins <= points):
             values = self.choices or range(int(self.low), int(self.high) + 1)
-            return [self.unit(value) for value in values]
+            return [self.to_unit(value) for value in values]
         if points == 1:
             return [0.5]
         return [index / (points - 1) for index in range(points)]
@@ -176,7 +176,7 @@ class Space:
 
     def __post_init__(self) -> None:
         if not self.dimensions:
-            raise mistake(
+            raise user_error(
                 got="an empty search space",
                 expected="at least one parameter",
                 do="choose search_space=phase1, or sweep one on the command line: name=interval(low,high)",
@@ -187,24 +187,24 @@ class Space:
         """The parameters' names."""
         return tuple(dimension.name for dimension in self.dimensions)
 
-    def values(self, unit: Sequence[float]) -> dict[str, Value]:
+    def to_values(self, unit: Sequence[float]) -> dict[str, Value]:
         """Values by name at a point of the unit box."""
-        return {dimension.name: dimension.value(u) for dimension, u in zip(self.dimensions, unit, strict=True)}
+        return {dimension.name: dimension.to_value(u) for dimension, u in zip(self.dimensions, unit, strict=True)}
 
-    def unit(self, values: Mapping[str, Value]) -> Unit:
+    def to_unit(self, values: Mapping[str, Value]) -> UnitPoint:
         """The point of the unit box of values by name."""
-        return tuple(dimension.unit(values[dimension.name]) for dimension in self.dimensions)
+        return tuple(dimension.to_unit(values[dimension.name]) for dimension in self.dimensions)
 
-    def start(self) -> Unit:
+    def get_start(self) -> UnitPoint:
         """Where a search begins: each parameter's start, or its middle."""
-        return tuple(0.5 if dimension.start is None else dimension.unit(dimension.start) for dimension in self.dimensions)
+        return tuple(0.5 if dimension.start is None else dimension.to_unit(dimension.start) for dimension in self.dimensions)
 
     def describe(self) -> dict[str, str]:
         """Ranges by name, as stored with a study."""
         return {dimension.name: dimension.describe() for dimension in self.dimensions}
 
 
-def of_spec(spec: Spec, start: Value | None = None, steps: int | None = None) -> Dimension:
+def make_dimension(spec: Spec, start: Value | None = None, steps: int | None = None) -> Dimension:
     """The dimension of a declared parameter; `steps` (optimizer steps of a run) is needed by those searched as a fraction of it."""
     if spec.of_run:
         if steps is None:
@@ -215,7 +215,7 @@ def of_spec(spec: Spec, start: Value | None = None, steps: int | None = None) ->
     return Dimension(spec.name, scale, spec.low, spec.high, integer=integer, start=spec.default if start is None else start)
 
 
-def expand(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
+def expand_patterns(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
     """Names that a list of names and wildcards (`synapse.calcium.*`) stands for; raises UserError with every unknown one."""
     found: list[str] = []
     unknown: list[str] = []
@@ -223,7 +223,7 @@ def expand(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
         hits = fnmatch.filter(known, pattern)
         found += hits
         if not hits:
-            unknown.append(f"{pattern} (closest: {nearest(pattern, known)})")
+            unknown.append(f"{pattern} (closest: {find_nearest(pattern, known)})")
     if unknown:
         raise UserError(
             f"got search_space.parameters with {len(unknown)} unknown: {'; '.join(unknown)}\n"

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-from synaptune.search.trial import Failure, Result, Trial, failure_of
-from synaptune.search.workers.reporting import reporting
+from synaptune.search.trial import Failure, Result, Trial, make_failure
+from synaptune.search.workers.reporting import handle_reports
 
 Evaluate = Callable[[Trial], Result]
-Hear = Callable[[Trial, int, float], bool]
+OnReport = Callable[[Trial, int, float], bool]
 
 
-class Judge(Protocol):
+class TrialStopper(Protocol):
     """Decides at each value that a trial reports."""
 
     def __call__(self, trial: Trial, step: int, value: float) -> bool:
@@ -28,7 +28,7 @@ class Judge(Protocol):
         ...
 
 
-class Lenient:
+class NeverStop:
     """Lets every trial end by itself."""
 
     def __call__(self, trial: Trial, step: int, value: float) -> bool:
@@ -40,7 +40,7 @@ class Lenient:
         return None
 
 
-class Ended(NamedTuple):
+class FinishedTrial(NamedTuple):
     """A trial that ran, and how it ended."""
 
     trial: Trial
@@ -56,7 +56,7 @@ class Workers(Protocol):
         """Begin a trial; there is a free place for it."""
         ...
 
-    def ended(self, hear: Hear) -> Sequence[Ended]:
+    def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
         """Wait until a trial has ended, or something else calls for attention (nothing has ended then).
 
         hear: told each value a trial reports (trial, step, value); answers whether that trial should stop.
@@ -68,26 +68,26 @@ class Workers(Protocol):
         ...
 
 
-class TimedOut(BaseException):
+class TrialTimeout(BaseException):
     """A trial of this process ran past its time; no evaluation may mistake it for an error of its own."""
 
 
-def attempt(evaluate: Evaluate, trial: Trial, timeout: float | None = None) -> Result:
+def run_trial(evaluate: Evaluate, trial: Trial, timeout: float | None = None) -> Result:
     """One evaluation here; whatever it raises is its result. A timeout [s] holds in the main thread only."""
     began = time.perf_counter()
     try:
-        with _alarm(timeout):
+        with _limit_time(timeout):
             return evaluate(trial)
-    except TimedOut:
-        return Result(None, time.perf_counter() - began, failure=out_of_time(timeout or 0.0))
+    except TrialTimeout:
+        return Result(None, time.perf_counter() - began, failure=make_timeout_failure(timeout or 0.0))
     except Exception as error:  # the border of a trial: whatever it raises is its own failure, kept with its traceback
-        failure = failure_of(error)
+        failure = make_failure(error)
         if failure.kind == "memory":
             _free_memory(error)
         return Result(None, time.perf_counter() - began, failure=failure)
 
 
-def out_of_time(timeout: float) -> Failure:
+def make_timeout_failure(timeout: float) -> Failure:
     """The failure of a trial that ran past its time."""
     return Failure("timeout", f"still running after {timeout:g} s (trial.timeout)")
 
@@ -106,13 +106,13 @@ def _free_memory(error: BaseException) -> None:
 
 
 @contextlib.contextmanager
-def _alarm(timeout: float | None) -> Iterator[None]:
+def _limit_time(timeout: float | None) -> Iterator[None]:
     if timeout is None or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def ring(*_: object) -> None:
-        raise TimedOut
+        raise TrialTimeout
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, timeout)
@@ -123,7 +123,7 @@ def _alarm(timeout: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-class Inline:
+class InlineWorkers:
     """One trial at a time, in this process."""
 
     count = 1
@@ -137,19 +137,19 @@ class Inline:
         """Keep the trial for `ended`, which runs it."""
         self._next = trial
 
-    def ended(self, hear: Hear) -> Sequence[Ended]:
+    def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
         """Run the trial."""
         trial, self._next = self._next, None
         if trial is None:
             return ()
-        with reporting(lambda step, value: hear(trial, step, value)):
-            return (Ended(trial, attempt(self._evaluate, trial, self._timeout)),)
+        with handle_reports(lambda step, value: on_report(trial, step, value)):
+            return (FinishedTrial(trial, run_trial(self._evaluate, trial, self._timeout)),)
 
     def close(self) -> None:
         """Nothing runs between two calls."""
 
 
-class Idle:
+class NoWorkers:
     """No workers at all: for what is set up before there are any."""
 
     count = 0
@@ -158,7 +158,7 @@ class Idle:
         """There is no free place."""
         raise AssertionError("no workers")
 
-    def ended(self, hear: Hear) -> Sequence[Ended]:
+    def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
         """Nothing runs."""
         return ()
 
@@ -166,7 +166,7 @@ class Idle:
         """Nothing runs."""
 
 
-class Batches:
+class BatchWorkers:
     """Trials handed on together, such as to a launcher of Hydra's; intermediate values do not come back from there."""
 
     def __init__(self, launch: Callable[[Sequence[Trial]], Iterator[Result]], count: int) -> None:
@@ -177,10 +177,10 @@ class Batches:
         """Keep the trial for `ended`, which runs all that wait."""
         self._waiting.append(trial)
 
-    def ended(self, hear: Hear) -> Sequence[Ended]:
+    def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
         """Run the batch."""
         batch, self._waiting = self._waiting, []
-        return [Ended(trial, result) for trial, result in zip(batch, self._launch(batch), strict=True)]
+        return [FinishedTrial(trial, result) for trial, result in zip(batch, self._launch(batch), strict=True)]
 
     def close(self) -> None:
         """Nothing runs between two calls."""

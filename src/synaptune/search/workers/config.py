@@ -11,10 +11,12 @@ from hydra.core.config_store import ConfigStore
 
 from synaptune.core.errors import UserError
 from synaptune.core.parameters import constant
-from synaptune.search.workers.base import Evaluate, Inline, Workers
+from synaptune.search.workers.base import Evaluate, InlineWorkers, Workers
 
-KINDS = ("auto", "here", "processes", "ray", "slurm")
-MOST = int(constant("workers.most", 8, unit="process", meaning="most workers that a protocol starts by itself", source="chosen: memory"))
+WORKER_KINDS = ("auto", "here", "processes", "ray", "slurm")
+MAX_WORKERS = int(
+    constant("workers.most", 8, unit="process", meaning="most workers that a protocol starts by itself", source="chosen: memory")
+)
 
 
 @dataclass
@@ -37,7 +39,7 @@ class WorkersConfig:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         """Trials at a time, once they are settled."""
         assert self.count is not None
         return self.count
@@ -54,8 +56,8 @@ class TrialConfig:
 def check_execution(workers: WorkersConfig, trial: TrialConfig) -> None:
     """Raise UserError with every fault."""
     found = []
-    if workers.kind not in KINDS:
-        found.append(f"workers.kind={workers.kind}: expected one of {', '.join(KINDS)}")
+    if workers.kind not in WORKER_KINDS:
+        found.append(f"workers.kind={workers.kind}: expected one of {', '.join(WORKER_KINDS)}")
     if workers.count is None:
         found.append(f"workers.count=null with workers.kind={workers.kind}: expected how many trials at a time")
     elif workers.count < 1:
@@ -70,7 +72,7 @@ def check_execution(workers: WorkersConfig, trial: TrialConfig) -> None:
         raise UserError("got workers that cannot run\n  " + "\n  ".join(found) + "\n  to do: correct these values")
 
 
-def side_by_side(workers: WorkersConfig) -> WorkersConfig:
+def resolve_worker_count(workers: WorkersConfig) -> WorkersConfig:
     """The workers of a protocol on this machine, where their number is left open: one for each GPU, else for each core, at most MOST.
 
     A run of a small model gains little from a second core (docs/results.md), so two runs take them better than one.
@@ -84,30 +86,32 @@ def side_by_side(workers: WorkersConfig) -> WorkersConfig:
     gpus = torch.cuda.device_count()
     if gpus:
         return replace(workers, count=gpus, devices=workers.devices or [str(number) for number in range(gpus)])
-    return replace(workers, count=min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MOST))
+    return replace(
+        workers, count=min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MAX_WORKERS)
+    )
 
 
 def make_workers(config: WorkersConfig, trial: TrialConfig, evaluate: Evaluate, folder: Path) -> Workers:
     """The workers of a configuration, checked; folder: where submitit keeps its files. Raises UserError when they cannot be had."""
-    kind = config.kind if config.kind != "auto" else "here" if config.places == 1 else "processes"
+    kind = config.kind if config.kind != "auto" else "here" if config.slots == 1 else "processes"
     if kind == "here":
-        return Inline(evaluate, trial.timeout)
+        return InlineWorkers(evaluate, trial.timeout)
     from synaptune.search.workers.pool import Pool
-    from synaptune.search.workers.spawners import Processes, Ray, Slurm
+    from synaptune.search.workers.spawners import LocalSpawner, RaySpawner, SlurmSpawner
 
     match kind:
         case "processes":
-            spawner = Processes(config.places, tuple(config.devices))
+            spawner = LocalSpawner(config.slots, tuple(config.devices))
         case "ray":
-            spawner = Ray(config.address, config.cpus, config.gpus)
+            spawner = RaySpawner(config.address, config.cpus, config.gpus)
         case _:
-            spawner = Slurm(folder / "submitit", config.cluster, config.parameters)
-    return Pool(evaluate, spawner, config.places, trial.timeout)
+            spawner = SlurmSpawner(folder / "submitit", config.cluster, config.parameters)
+    return Pool(evaluate, spawner, config.slots, trial.timeout)
 
 
-def register() -> None:
+def register_worker_schemas() -> None:
     """Register the schemas: `workers=auto|here|processes|ray|slurm` and `trial=default`."""
     store = ConfigStore.instance()
-    for kind in KINDS:
+    for kind in WORKER_KINDS:
         store.store(group="workers", name=kind, node=WorkersConfig(kind=kind))
     store.store(group="trial", name="default", node=TrialConfig)

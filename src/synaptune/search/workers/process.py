@@ -15,40 +15,40 @@ import traceback
 from multiprocessing.connection import Client, Connection
 from typing import Any
 
-KEY = "SYNAPTUNE_KEY"
-_GONE = 3  # exit code of a worker whose controller is gone
+KEY_VARIABLE = "SYNAPTUNE_KEY"
+_EXIT_NO_CONTROLLER = 3  # exit code of a worker whose controller is gone
 
 
-def serve(address: Any, key: bytes, place: int) -> None:
+def run_worker(address: Any, authkey: bytes, slot: int) -> None:
     """Work for the pool at an address until it closes the connection; ends the process when the controller dies."""
     import cloudpickle
 
     from synaptune.search.trial import Trial
-    from synaptune.search.workers.base import attempt
-    from synaptune.search.workers.pool import Ready, Unfit
+    from synaptune.search.workers.base import run_trial
+    from synaptune.search.workers.pool import LoadFailure, Ready
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller says what Ctrl-C means
-    link = _Link(Client(address, authkey=key))
-    link.send(place)
+    link = _ControllerLink(Client(address, authkey=authkey))
+    link.send(slot)
     payload = link.receive()
-    threading.Thread(target=link.beat, daemon=True).start()
+    threading.Thread(target=link.send_heartbeats, daemon=True).start()
     try:
         evaluate = cloudpickle.loads(payload)
     except Exception:  # unpickling runs whatever the evaluation is made of
-        link.send(Unfit(traceback.format_exc()))
+        link.send(LoadFailure(traceback.format_exc()))
         return
     link.send(Ready())
-    from synaptune.search.workers.reporting import reporting
+    from synaptune.search.workers.reporting import handle_reports
 
     while True:
         trial = link.receive()
         assert isinstance(trial, Trial)
-        with reporting(link.report):
-            result = attempt(evaluate, trial)
+        with handle_reports(link.report):
+            result = run_trial(evaluate, trial)
         link.send(result)
 
 
-class _Link:
+class _ControllerLink:
     """The connection, shared by the work and its signs of life."""
 
     def __init__(self, connection: Connection) -> None:
@@ -60,7 +60,7 @@ class _Link:
             with self._lock:
                 self._connection.send(message)
         except OSError:
-            os._exit(_GONE)
+            os._exit(_EXIT_NO_CONTROLLER)
 
     def receive(self) -> Any:
         """The next message."""
@@ -71,18 +71,18 @@ class _Link:
 
     def report(self, step: int, value: float) -> bool:
         """Hand a value to the controller; its answer."""
-        from synaptune.search.workers.pool import Reported
+        from synaptune.search.workers.pool import ReportedValue
 
-        self.send(Reported(step, value))
+        self.send(ReportedValue(step, value))
         return self.receive()
 
-    def beat(self) -> None:
+    def send_heartbeats(self) -> None:
         """Signs of life, which also notice a controller that is gone."""
-        from synaptune.search.workers.pool import BEAT, Beat
+        from synaptune.search.workers.pool import HEARTBEAT_INTERVAL, Heartbeat
 
         while True:
-            self.send(Beat())
-            time.sleep(BEAT)
+            self.send(Heartbeat())
+            time.sleep(HEARTBEAT_INTERVAL)
 
 
 def _die_with_parent() -> None:
@@ -95,4 +95,4 @@ def _die_with_parent() -> None:
 
 if __name__ == "__main__":
     _die_with_parent()
-    serve(sys.argv[2], bytes.fromhex(os.environ.pop(KEY)), int(sys.argv[1]))
+    run_worker(sys.argv[2], bytes.fromhex(os.environ.pop(KEY_VARIABLE)), int(sys.argv[1]))

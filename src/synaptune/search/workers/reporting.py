@@ -10,14 +10,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
-Report = Callable[[int, float], bool]
-_report: ContextVar[Report | None] = ContextVar("report", default=None)
+ReportHandler = Callable[[int, float], bool]
+_report_handler: ContextVar[ReportHandler | None] = ContextVar("report", default=None)
 _stop: ContextVar[bool] = ContextVar("stop", default=False)
 
 
 def report(step: int, value: float) -> bool:
     """Hand on the value at a step; true when the trial should stop. Outside a trial nobody listens, and nothing should stop."""
-    handler = _report.get()
+    handler = _report_handler.get()
     stop = handler(step, value) if handler is not None else False
     _stop.set(stop)
     return stop
@@ -29,11 +29,11 @@ def should_stop() -> bool:
 
 
 @contextlib.contextmanager
-def reporting(handler: Report) -> Iterator[None]:
+def handle_reports(handler: ReportHandler) -> Iterator[None]:
     """Send what is reported inside to a handler."""
-    token, stop = _report.set(handler), _stop.set(False)
+    token, stop = _report_handler.set(handler), _stop.set(False)
     try:
         yield
     finally:
-        _report.reset(token)
+        _report_handler.reset(token)
         _stop.reset(stop)

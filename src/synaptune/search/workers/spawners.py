@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.errors import mistake
-from synaptune.search.workers.pool import Handle
-from synaptune.search.workers.process import KEY, serve
+from synaptune.core.errors import user_error
+from synaptune.search.workers.pool import WorkerHandle
+from synaptune.search.workers.process import KEY_VARIABLE, run_worker
 
 
 @dataclass(frozen=True)
-class Process:
+class LocalWorker:
     """A worker of this machine."""
 
     process: subprocess.Popen[bytes]
 
-    def dead(self) -> str | None:
+    def poll(self) -> str | None:
         """Its signal or exit code."""
         code = self.process.poll()
         if code is None:
@@ -39,32 +39,32 @@ class Process:
 
 
 @dataclass(frozen=True)
-class Processes:
+class LocalSpawner:
     """Workers on this machine; devices: the GPUs they are given in turn; count: how many share the cores."""
 
     count: int
     devices: Sequence[str] = ()
     remote = False
 
-    def spawn(self, address: Any, key: bytes, place: int) -> Handle:
+    def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
         """Start one in a session of its own, so that a Ctrl-C at the terminal stays with the controller."""
         cores = os.cpu_count() or 1
-        environment = {"OMP_NUM_THREADS": str(max(1, cores // self.count)), **os.environ, KEY: key.hex()}
+        environment = {"OMP_NUM_THREADS": str(max(1, cores // self.count)), **os.environ, KEY_VARIABLE: authkey.hex()}
         if self.devices:
-            environment["CUDA_VISIBLE_DEVICES"] = self.devices[place % len(self.devices)]
-        command = [sys.executable, "-m", "synaptune.search.workers.process", str(place), address]
+            environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
+        command = [sys.executable, "-m", "synaptune.search.workers.process", str(slot), address]
         environment["PYTHONPATH"] = os.pathsep.join(path for path in [*sys.path, os.environ.get("PYTHONPATH", "")] if path)
-        return Process(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True))
+        return LocalWorker(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True))
 
     def close(self) -> None:
         """Nothing outlives the workers."""
 
 
 @dataclass(frozen=True)
-class _RayTask:
+class _RayWorker:
     task: Any
 
-    def dead(self) -> str | None:
+    def poll(self) -> str | None:
         """How its task ended."""
         import ray
         from ray.exceptions import RayError
@@ -86,7 +86,7 @@ class _RayTask:
 
 
 @dataclass(frozen=True)
-class Ray:
+class RaySpawner:
     """Workers on a Ray cluster: an existing one by its address, or one on this machine.
 
     cpus, gpus: what Ray keeps for each worker.
@@ -101,23 +101,23 @@ class Ray:
         try:
             import ray
         except ImportError:
-            raise mistake(got="workers=ray without Ray", expected="the package ray", do="pip install 'synaptune[ray]'") from None
+            raise user_error(got="workers=ray without Ray", expected="the package ray", do="pip install 'synaptune[ray]'") from None
         if not ray.is_initialized():
             try:
                 ray.init(address=self.address, log_to_driver=True, include_dashboard=False, logging_level=logging.ERROR)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise mistake(
+                raise user_error(
                     got=f"workers.address={self.address}: {error}",
                     expected="the address of a running Ray cluster, or null for one on this machine",
                     do="start it (ray start --head), or correct the address",
                 ) from error
 
-    def spawn(self, address: Any, key: bytes, place: int) -> Handle:
+    def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
         """Start one as a Ray task, which takes the place of its process: a dead one is ours to replace."""
         import ray
 
-        task = ray.remote(_serve_elsewhere).options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)
-        return _RayTask(task.remote(address, key, place, list(sys.path)))
+        task = ray.remote(_run_remote_worker).options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)
+        return _RayWorker(task.remote(address, authkey, slot, list(sys.path)))
 
     def close(self) -> None:
         """Leave the cluster (one of our own ends with it)."""
@@ -127,10 +127,10 @@ class Ray:
 
 
 @dataclass(frozen=True)
-class _SlurmJob:
+class _SlurmWorker:
     job: Any
 
-    def dead(self) -> str | None:
+    def poll(self) -> str | None:
         """The job's final state."""
         return self.job.state if self.job.done(force_check=True) else None
 
@@ -140,7 +140,7 @@ class _SlurmJob:
 
 
 @dataclass(frozen=True)
-class Slurm:
+class SlurmSpawner:
     """Workers as jobs of submitit, each for as long as its time limit allows.
 
     cluster: null chooses Slurm where there is one (`local` runs the jobs as processes here); parameters: submitit's, by name
@@ -152,30 +152,30 @@ class Slurm:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     remote = True
 
-    def spawn(self, address: Any, key: bytes, place: int) -> Handle:
+    def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
         """Submit one."""
         try:
             import submitit
         except ImportError:
-            raise mistake(
+            raise user_error(
                 got="workers=slurm without submitit", expected="the package submitit", do="pip install 'synaptune[slurm]'"
             ) from None
         try:
             executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
             executor.update_parameters(name="synaptune", **self.parameters)
         except (RuntimeError, NameError, ValueError, TypeError) as error:
-            raise mistake(
+            raise user_error(
                 got=f"a Slurm setting that submitit refuses: {error}",
                 expected="workers.cluster null, slurm or local, and parameters of submitit",
                 do="correct workers.*",
             ) from error
-        return _SlurmJob(executor.submit(_serve_elsewhere, address, key, place, list(sys.path)))
+        return _SlurmWorker(executor.submit(_run_remote_worker, address, authkey, slot, list(sys.path)))
 
     def close(self) -> None:
         """Jobs end with their workers."""
 
 
-def _serve_elsewhere(address: Any, key: bytes, place: int, path: list[str]) -> None:
+def _run_remote_worker(address: Any, authkey: bytes, slot: int, path: list[str]) -> None:
     """A worker in a process that others started, with this process's import path."""
     sys.path[:] = list(dict.fromkeys([*path, *sys.path]))
-    serve(address, key, place)
+    run_worker(address, authkey, slot)

@@ -8,32 +8,32 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
-from synaptune.core.errors import NO_SPACE, UserError, of_disk
+from synaptune.core.errors import NO_SPACE, UserError, explain_disk_error
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
-from synaptune.search.workers.base import Judge, Lenient
+from synaptune.search.workers.base import NeverStop, TrialStopper
 from synaptune.study.callbacks.trial_lines import TrialLines
 from synaptune.study.study import PhaseLedger
 from synaptune.training.config import LoggerConfig
 
-SILENT = LoggerConfig(progress="off", tensorboard=False, wandb="off")
-VIEWER = LoggerConfig(tensorboard=False, wandb="off")
+NO_LOGGING = LoggerConfig(progress="off", tensorboard=False, wandb="off")
+TERMINAL_ONLY = LoggerConfig(tensorboard=False, wandb="off")
 
 
-class Listener(Protocol):
+class Callback(Protocol):
     """Hears of a search; called in the thread that runs it, so that it should be quick."""
 
-    def started(self, trial: Trial) -> None:
+    def on_start(self, trial: Trial) -> None:
         """A trial was given to a worker, again perhaps."""
         ...
 
-    def ended(self, trial: Trial, finished: int) -> None:
+    def on_end(self, trial: Trial, finished: int) -> None:
         """A trial ended; `finished` counts all that have."""
         ...
 
-    def generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
+    def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """The optimizer was told a generation, and this is its search distribution; after a kill one may come twice."""
         ...
 
@@ -46,7 +46,7 @@ class Listener(Protocol):
 class Hearing(Protocol):
     """A listener that also wants what running trials report."""
 
-    def reported(self, trial: Trial, step: int, value: float) -> None:
+    def on_report(self, trial: Trial, step: int, value: float) -> None:
         """A running trial told a value."""
         ...
 
@@ -54,24 +54,24 @@ class Hearing(Protocol):
 class Listeners:
     """All listeners of a search as one. One that fails is dropped, and the reason said; a full disk ends the search as ever."""
 
-    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+    def __init__(self, listeners: Sequence[Callback] = ()) -> None:
         self._listeners = list(listeners)
 
-    def started(self, trial: Trial) -> None:
+    def on_start(self, trial: Trial) -> None:
         """A trial was given to a worker."""
-        self._each(lambda listener: listener.started(trial))
+        self._call_each(lambda listener: listener.on_start(trial))
 
-    def reported(self, trial: Trial, step: int, value: float) -> None:
+    def on_report(self, trial: Trial, step: int, value: float) -> None:
         """A running trial told a value."""
-        self._each(lambda listener: listener.reported(trial, step, value) if isinstance(listener, Hearing) else None)
+        self._call_each(lambda listener: listener.on_report(trial, step, value) if isinstance(listener, Hearing) else None)
 
-    def ended(self, trial: Trial, finished: int) -> None:
+    def on_end(self, trial: Trial, finished: int) -> None:
         """A trial ended."""
-        self._each(lambda listener: listener.ended(trial, finished))
+        self._call_each(lambda listener: listener.on_end(trial, finished))
 
-    def generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
+    def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """The optimizer was told a generation."""
-        self._each(lambda listener: listener.generation(diagnostics, members))
+        self._call_each(lambda listener: listener.on_generation(diagnostics, members))
 
     def close(self, exit_code: int) -> None:
         """Close all, in their order; a fault of one is said, never raised: the search is over."""
@@ -80,9 +80,9 @@ class Listeners:
             try:
                 listener.close(exit_code)
             except Exception as error:  # the search has its result, or an error of its own that matters more
-                _say(listener, error)
+                _print_failure(listener, error)
 
-    def _each(self, call: Callable[[Listener], None]) -> None:
+    def _call_each(self, call: Callable[[Callback], None]) -> None:
         for listener in list(self._listeners):
             try:
                 call(listener)
@@ -90,19 +90,19 @@ class Listeners:
                 raise
             except Exception as error:  # the border of the search: whatever a listener does ends here
                 if isinstance(error, OSError) and error.errno in NO_SPACE:
-                    full = of_disk(error, "make room and give the same command; every finished trial is kept")
+                    full = explain_disk_error(error, "make room and give the same command; every finished trial is kept")
                     assert full is not None
                     raise full from error
                 self._drop(listener, error)
 
-    def _drop(self, listener: Listener, error: Exception) -> None:
+    def _drop(self, listener: Callback, error: Exception) -> None:
         self._listeners.remove(listener)
         with suppress(Exception):  # it is broken already
             listener.close(1)
-        _say(listener, error)
+        _print_failure(listener, error)
 
 
-def _say(listener: Listener | type | str, error: Exception) -> None:
+def _print_failure(listener: Callback | type | str, error: Exception) -> None:
     name = listener if isinstance(listener, str) else type(listener).__name__
     first = (str(error).splitlines() or [""])[0]
     with suppress(OSError):  # a terminal that is gone
@@ -112,12 +112,12 @@ def _say(listener: Listener | type | str, error: Exception) -> None:
 class Overheard:
     """A judge whose trials' reports go to the listeners first."""
 
-    def __init__(self, listeners: Listeners, judge: Judge | None = None) -> None:
-        self._listeners, self._judge = listeners, judge or Lenient()
+    def __init__(self, listeners: Listeners, judge: TrialStopper | None = None) -> None:
+        self._listeners, self._judge = listeners, judge or NeverStop()
 
     def __call__(self, trial: Trial, step: int, value: float) -> bool:
         """Pass a report on; whether the trial should stop there."""
-        self._listeners.reported(trial, step, value)
+        self._listeners.on_report(trial, step, value)
         return self._judge(trial, step, value)
 
     def estimate(self, trial: Trial) -> float | None:
@@ -147,24 +147,24 @@ class Together:
     Generations are not passed on: each search has its own.
     """
 
-    def __init__(self, whole: Listener, finished: int, phases: int) -> None:
+    def __init__(self, whole: Callback, finished: int, phases: int) -> None:
         """finished: trials of all phases that had ended before."""
         self._whole, self._finished, self._open = Listeners([whole]), finished, phases  # one that fails is dropped for all
 
-    def started(self, trial: Trial) -> None:
+    def on_start(self, trial: Trial) -> None:
         """A trial of any phase was given to a worker."""
-        self._whole.started(trial)
+        self._whole.on_start(trial)
 
-    def reported(self, trial: Trial, step: int, value: float) -> None:
+    def on_report(self, trial: Trial, step: int, value: float) -> None:
         """A running trial of any phase told a value."""
-        self._whole.reported(trial, step, value)
+        self._whole.on_report(trial, step, value)
 
-    def ended(self, trial: Trial, finished: int) -> None:
+    def on_end(self, trial: Trial, finished: int) -> None:
         """A trial of any phase ended; `finished` counts those of its own."""
         self._finished += 1
-        self._whole.ended(trial, self._finished)
+        self._whole.on_end(trial, self._finished)
 
-    def generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
+    def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """Nothing."""
 
     def close(self, exit_code: int) -> None:
@@ -174,23 +174,23 @@ class Together:
             self._whole.close(exit_code)
 
 
-Phase = tuple[PhaseLedger, Show]
+ShownPhase = tuple[PhaseLedger, Show]
 
 
 @contextmanager
-def opened(ledger: PhaseLedger, logger: LoggerConfig, show: Show) -> Iterator[Listeners]:
+def open_callbacks(ledger: PhaseLedger, logger: LoggerConfig, show: Show) -> Iterator[Listeners]:
     """The listeners that a configuration asks for, as long as the block lasts; raises UserError for those that cannot be had."""
-    with opened_together([(ledger, show)], logger) as (listeners,):
+    with open_shared_callbacks([(ledger, show)], logger) as (listeners,):
         yield listeners
 
 
 @contextmanager
-def opened_together(phases: Sequence[Phase], logger: LoggerConfig) -> Iterator[list[Listeners]]:
+def open_shared_callbacks(phases: Sequence[ShownPhase], logger: LoggerConfig) -> Iterator[list[Listeners]]:
     """The listeners of each of several phases that are searched side by side; the terminal shows them as one.
 
     Raises UserError for those that cannot be had.
     """
-    made = [(_made(name, make, phases, logger)) for name, make in _MAKERS.items()]
+    made = [(_make_or_drop(name, make, phases, logger)) for name, make in _MAKERS.items()]
     together = [Listeners(listeners[::-1]) for listeners in zip(*filter(None, made), strict=True)] or [Listeners() for _ in phases]
     code = 1
     try:
@@ -207,70 +207,72 @@ def opened_together(phases: Sequence[Phase], logger: LoggerConfig) -> Iterator[l
             listeners.close(code)
 
 
-Make = Callable[[Sequence[Phase], LoggerConfig], Sequence[Listener]]
+MakeCallbacks = Callable[[Sequence[ShownPhase], LoggerConfig], Sequence[Callback]]
 
 
-def _made(name: str, make: Make, phases: Sequence[Phase], logger: LoggerConfig) -> Sequence[Listener]:
+def _make_or_drop(name: str, make: MakeCallbacks, phases: Sequence[ShownPhase], logger: LoggerConfig) -> Sequence[Callback]:
     """A listener for each phase; none when nobody asked for it."""
     try:
         return make(phases, logger)
     except UserError:
         raise
     except Exception as error:  # a log that cannot be opened is no reason not to search
-        _say(name, error)
+        _print_failure(name, error)
         return ()
 
 
-def _view(phases: Sequence[Phase], logger: LoggerConfig) -> Sequence[Listener]:
+def _make_view(phases: Sequence[ShownPhase], logger: LoggerConfig) -> Sequence[Callback]:
     """A live table on a terminal, lines elsewhere; lines that nobody asked for only where somebody sees them."""
     if logger.progress == "off":
         return ()
     shows = [show for _, show in phases]
     totals = [show.total for show in shows if show.total is not None]
     total = sum(totals) if len(totals) == len(shows) else None
-    view = _one_view(phases, logger, replace(shows[0], total=total, earlier=[trial for show in shows for trial in show.earlier]))
+    view = _make_one_view(phases, logger, replace(shows[0], total=total, earlier=[trial for show in shows for trial in show.earlier]))
     if len(phases) == 1:
         return (view,)
     together = Together(view, sum(len(show.earlier) for show in shows), len(phases))
     return [together] * len(phases)
 
 
-def _one_view(phases: Sequence[Phase], logger: LoggerConfig, show: Show) -> Listener:
+def _make_one_view(phases: Sequence[ShownPhase], logger: LoggerConfig, show: Show) -> Callback:
     if logger.progress in ("auto", "bar"):
-        from synaptune.study.callbacks.screen import terminal
+        from synaptune.study.callbacks.screen import make_console
 
-        console = terminal()
+        console = make_console()
         if console is not None:
-            from synaptune.study.callbacks.live_table import LiveTable, Scene
+            from synaptune.study.callbacks.live_table import LiveTable, SearchInfo
 
             ledgers = [ledger for ledger, _ in phases]
-            title = f"{ledgers[0].study.place.name}: {', '.join(ledger.phase for ledger in ledgers)}"
+            title = f"{ledgers[0].study.location.name}: {', '.join(ledger.phase for ledger in ledgers)}"
             space = Space(tuple(dimension for ledger in ledgers for dimension in ledger.space.dimensions))
-            return LiveTable(Scene(title, space, f"{show.label}s", show.total, show.maximize, show.stop), show.earlier, console)
+            return LiveTable(SearchInfo(title, space, f"{show.label}s", show.total, show.maximize, show.stop), show.earlier, console)
     return TrialLines(show.total, show.label, show.maximize, show.earlier, always=logger.progress == "lines")
 
 
-def _tensorboard(phases: Sequence[Phase], logger: LoggerConfig) -> Sequence[Listener]:
+def _make_tensorboard(phases: Sequence[ShownPhase], logger: LoggerConfig) -> Sequence[Callback]:
     if not (logger.tensorboard and all(show.logs for _, show in phases)):
         return ()
-    from synaptune.study.callbacks.tensorboard import TensorBoardLog
+    from synaptune.study.callbacks.tensorboard import TensorBoardCallback
 
     return [
-        TensorBoardLog(ledger.study.place.folder / "controller" / ledger.phase, ledger.space, maximize=show.maximize, earlier=show.earlier)
+        TensorBoardCallback(
+            ledger.study.location.folder / "controller" / ledger.phase, ledger.space, maximize=show.maximize, earlier=show.earlier
+        )
         for ledger, show in phases
     ]
 
 
-def _wandb(phases: Sequence[Phase], logger: LoggerConfig) -> Sequence[Listener]:
+def _make_wandb(phases: Sequence[ShownPhase], logger: LoggerConfig) -> Sequence[Callback]:
     if logger.wandb == "off" or not all(show.logs for _, show in phases):
         return ()
-    from synaptune.study.callbacks.wandb_search import open_controller
+    from synaptune.study.callbacks.wandb_search import open_search_run
 
     study, (_, show) = phases[0][0].study, phases[0]
     names = {ledger.phase: ledger.space.names for ledger, _ in phases}
     earlier = {ledger.phase: shown.earlier for ledger, shown in phases}
-    return open_controller(logger, study, names=names, record=study.configuration, maximize=show.maximize, earlier=earlier)
+    return open_search_run(logger, study, names=names, flat_config=study.configuration, maximize=show.maximize, earlier=earlier)
 
 
 # The terminal's is made last, when nothing can be refused any more, and told and closed first.
-_MAKERS: dict[str, Make] = {"W&B's log": _wandb, "TensorBoard's log": _tensorboard, "the terminal's view": _view}
+_MAKERS: dict[str, MakeCallbacks] = {"W&B's log": _make_wandb, "TensorBoard's log": _make_tensorboard, "the terminal's view": _make_view}

@@ -20,17 +20,17 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from hydra.core.config_store import ConfigStore
 
-from synaptune.core.errors import UserError, mistake
-from synaptune.search.trial import Trial, best_of
+from synaptune.core.errors import UserError, user_error
+from synaptune.search.trial import Trial, find_best
 
 if TYPE_CHECKING:
-    from synaptune.search.loop import Watch
+    from synaptune.search.loop import OnEnd
 
 EVENTS = ("generation", "best", "failure", "end")
-_WEB = ("http", "https")
+_WEB_SCHEMES = ("http", "https")
 _TIMEOUT = 5.0  # seconds for one message, and for all that still wait at the end
-_WAITING = 100  # messages; beyond that the oldest give way
-_PATIENCE = 3  # failures in a row after which a receiver gets no more
+_MAX_WAITING = 100  # messages; beyond that the oldest give way
+_MAX_FAILURES = 3  # failures in a row after which a receiver gets no more
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Event:
     reason: str | None = None
     phase: str | None = None
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """The event in one line."""
         words = {"best": "new best", "failure": "failed trial"}.get(self.event, self.event)
         about = f" {self.objective:.6g}" if self.objective is not None else ""
@@ -75,21 +75,21 @@ class Event:
 Send = Callable[[Event], None]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A receiver did not take a message; the words hold no secret."""
 
 
-def masked(url: str) -> str:
+def mask_url(url: str) -> str:
     """A URL without its secrets: of a webhook scheme and host, of any other only the scheme, since apprise takes tokens for hosts."""
-    scheme = _scheme(url)
+    scheme = _read_scheme(url)
     try:
-        host = urlsplit(url).hostname if scheme in _WEB else None
+        host = urlsplit(url).hostname if scheme in _WEB_SCHEMES else None
     except ValueError:  # a bracket that does not close
         host = None
     return f"{scheme}://{host}/***" if host else f"{scheme}://***" if scheme else "***"
 
 
-def _scheme(url: str) -> str:
+def _read_scheme(url: str) -> str:
     return url.partition("://")[0].lower() if "://" in url else ""
 
 
@@ -99,56 +99,56 @@ class Notifier:
     def __init__(self, config: NotifyConfig, study: str, *, timeout: float = _TIMEOUT) -> None:
         """timeout: seconds for one message, and for what waits at `close`. Raises UserError for URLs or events that cannot be."""
         self._events, self._timeout = set(config.events), timeout
-        self._receivers = receivers(config, timeout)
+        self._receivers = make_receivers(config, timeout)
         self._latest = Event(study, "end", total=0)
         self._best: Trial | None = None
-        self._waiting: deque[Event | None] = deque(maxlen=_WAITING)
-        self._news = threading.Condition()
-        self._thread = threading.Thread(target=self._work, daemon=True) if self._receivers else None
+        self._waiting: deque[Event | None] = deque(maxlen=_MAX_WAITING)
+        self._condition = threading.Condition()
+        self._thread = threading.Thread(target=self._run, daemon=True) if self._receivers else None
         if self._thread is not None:
             self._thread.start()
 
-    def tell(self, event: str, **about: Any) -> None:
+    def send(self, event: str, **about: Any) -> None:
         """Hand an event on, and return at once; what is known of the search is added."""
         if event in self._events and self._thread is not None:
-            self._put(replace(self._latest, event=event, **about))
+            self._enqueue(replace(self._latest, event=event, **about))
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Count from nothing: the searches watched from here on run side by side."""
         self._best = None
         self._latest = replace(self._latest, finished=0, total=0, best=None)
 
     def watch(
-        self, inner: Watch, *, size: int, total: int | None, phase: str = "search", maximize: bool = False, earlier: Sequence[Trial] = ()
-    ) -> Watch:
+        self, inner: OnEnd, *, size: int, total: int | None, phase: str = "search", maximize: bool = False, earlier: Sequence[Trial] = ()
+    ) -> OnEnd:
         """A search's `watch` that also tells of its events; size: of a generation, earlier: trials that had ended before."""
         counts = Counter(trial.index // size for trial in earlier)
         whole = None if total is None or self._latest.total is None else self._latest.total + total
         self._latest = replace(self._latest, total=whole)
         self._count(earlier, maximize)
 
-        def watching(trial: Trial, ended: int) -> None:
+        def watch_end(trial: Trial, ended: int) -> None:
             inner(trial, ended)
             before = self._best
             self._count([trial], maximize)
             if trial.state == "failed":
-                self.tell("failure", phase=phase, trial=trial.number, reason=_line(trial.reason))
+                self.send("failure", phase=phase, trial=trial.number, reason=_first_line(trial.reason))
             if self._best is not before:
-                self.tell("best", phase=phase, trial=trial.number, objective=trial.objective)
+                self.send("best", phase=phase, trial=trial.number, objective=trial.objective)
             number = trial.index // size
             counts[number] += 1
             if counts[number] == size:
-                self.tell("generation", phase=phase, reason=f"{number} is whole")
+                self.send("generation", phase=phase, reason=f"{number} is whole")
 
-        return watching
+        return watch_end
 
     def _count(self, trials: Sequence[Trial], maximize: bool) -> None:
-        self._best = best_of([*([] if self._best is None else [self._best]), *trials], maximize)
+        self._best = find_best([*([] if self._best is None else [self._best]), *trials], maximize)
         finished = self._latest.finished + len(trials)
         self._latest = replace(self._latest, finished=finished, best=self._best and self._best.objective)
 
     @contextlib.contextmanager
-    def ending(self) -> Iterator[None]:
+    def send_end(self) -> Iterator[None]:
         """Around a command's work: tells how it ended, and waits a little for what is still to be sent."""
         reason = "an error"
         try:
@@ -158,61 +158,63 @@ class Notifier:
             reason = "stopped by the user"
             raise
         except UserError as error:
-            reason = f"an error: {_line(str(error))}"
+            reason = f"an error: {_first_line(str(error))}"
             raise
         except BaseException as error:
-            reason = f"an error: {type(error).__name__}: {_line(str(error))}"
+            reason = f"an error: {type(error).__name__}: {_first_line(str(error))}"
             raise
         finally:
-            self.tell("end", reason=reason)
+            self.send("end", reason=reason)
             self.close()
 
     def close(self) -> None:
         """Wait, but not long, until everything is sent."""
         if self._thread is not None:
-            self._put(None)
+            self._enqueue(None)
             self._thread.join(self._timeout)
-            with self._news:
+            with self._condition:
                 self._waiting.clear()  # a thread that still waits for its receiver ends after it
-            self._put(None)
+            self._enqueue(None)
             self._thread = None
 
-    def _put(self, event: Event | None) -> None:
-        with self._news:
+    def _enqueue(self, event: Event | None) -> None:
+        with self._condition:
             self._waiting.append(event)
-            self._news.notify()
+            self._condition.notify()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         failures: Counter[int] = Counter()
-        while len(failures) < len(self._receivers) or any(count < _PATIENCE for count in failures.values()):
-            with self._news:
-                self._news.wait_for(lambda: self._waiting)
+        while len(failures) < len(self._receivers) or any(count < _MAX_FAILURES for count in failures.values()):
+            with self._condition:
+                self._condition.wait_for(lambda: self._waiting)
                 event = self._waiting.popleft()
             if event is None:
                 return
             for number, (name, send) in enumerate(self._receivers):
-                if failures[number] < _PATIENCE:
-                    failures[number] = 0 if (fault := _fault(send, event)) is None else failures[number] + 1
-                    if failures[number] == _PATIENCE:
-                        line = f"notify: {name} failed {_PATIENCE} times in a row ({fault}); it gets no more messages"
+                if failures[number] < _MAX_FAILURES:
+                    failures[number] = 0 if (fault := _try_send(send, event)) is None else failures[number] + 1
+                    if failures[number] == _MAX_FAILURES:
+                        line = f"notify: {name} failed {_MAX_FAILURES} times in a row ({fault}); it gets no more messages"
                         print(line, file=sys.stderr, flush=True)
 
 
-def receivers(config: NotifyConfig, timeout: float = _TIMEOUT) -> list[tuple[str, Send]]:
+def make_receivers(config: NotifyConfig, timeout: float = _TIMEOUT) -> list[tuple[str, Send]]:
     """The receivers with their masked names; raises UserError for a URL or event that cannot be, or when apprise is missing."""
     if unknown := [event for event in config.events if event not in EVENTS]:
-        raise mistake(got=f"notify.events={unknown}", expected=f"some of {', '.join(EVENTS)}", do="correct it")
-    return [(masked(url), _webhook(url, timeout) if _scheme(url) in _WEB else _apprise(url)) for url in config.urls]
+        raise user_error(got=f"notify.events={unknown}", expected=f"some of {', '.join(EVENTS)}", do="correct it")
+    return [
+        (mask_url(url), _make_webhook(url, timeout) if _read_scheme(url) in _WEB_SCHEMES else _make_apprise(url)) for url in config.urls
+    ]
 
 
-def _webhook(url: str, timeout: float) -> Send:
+def _make_webhook(url: str, timeout: float) -> Send:
     try:
         parts = urlsplit(url)
         usable = bool(parts.hostname) and parts.port != 0 and url.isascii() and not any(letter.isspace() for letter in url)
     except ValueError:  # a port that is no number, a bracket that does not close
         usable = False
     if not usable:
-        raise mistake(got=f"notify.urls with {masked(url)}", expected="https://HOST[:PORT]/PATH in ASCII", do="correct it") from None
+        raise user_error(got=f"notify.urls with {mask_url(url)}", expected="https://HOST[:PORT]/PATH in ASCII", do="correct it") from None
     headers = {"Content-Type": "application/json", "User-Agent": "synaptune"}
     if parts.username is not None:  # urllib takes credentials for a part of the host's name
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -222,18 +224,18 @@ def _webhook(url: str, timeout: float) -> Send:
     def send(event: Event) -> None:
         import urllib.request
 
-        body = json.dumps(asdict(event) | {"text": event.text()}).encode()
+        body = json.dumps(asdict(event) | {"text": event.to_text()}).encode()
         urllib.request.urlopen(urllib.request.Request(bare, body, headers, method="POST"), timeout=timeout).close()
 
     return send
 
 
-def _apprise(url: str) -> Send:
+def _make_apprise(url: str) -> Send:
     try:
         import apprise
     except ImportError:
-        raise mistake(
-            got=f"notify.urls with {masked(url)}, and no apprise",
+        raise user_error(
+            got=f"notify.urls with {mask_url(url)}, and no apprise",
             expected="apprise, which sends to everything but http:// and https://",
             do="pip install 'synaptune[notify]', or give a webhook",
         ) from None
@@ -241,16 +243,16 @@ def _apprise(url: str) -> Send:
     service = apprise.Apprise()
     if not service.add(url):
         expected = "a URL that apprise knows (github.com/caronc/apprise/wiki), or a webhook"
-        raise mistake(got=f"notify.urls with {masked(url)}", expected=expected, do="correct it")
+        raise user_error(got=f"notify.urls with {mask_url(url)}", expected=expected, do="correct it")
 
     def send(event: Event) -> None:
-        if not service.notify(body=event.text(), title=f"synaptune {event.event}"):
-            raise Refused("not taken")
+        if not service.notify(body=event.to_text(), title=f"synaptune {event.event}"):
+            raise RefusedError("not taken")
 
     return send
 
 
-def _fault(send: Send, event: Event) -> str | None:
+def _try_send(send: Send, event: Event) -> str | None:
     """Why an event could not be sent, without any word that a URL might be in; null when it was."""
     import urllib.error
 
@@ -259,17 +261,17 @@ def _fault(send: Send, event: Event) -> str | None:
         return None
     except urllib.error.HTTPError as error:
         return f"HTTP {error.code}"
-    except Refused as error:
+    except RefusedError as error:
         return str(error)
     except Exception as error:  # the border of the outer world: whatever a receiver or its library does ends here
         cause = error.reason if isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError) else error
         return (cause.strerror if isinstance(cause, OSError) else None) or type(cause).__name__
 
 
-def _line(text: str | None) -> str:
+def _first_line(text: str | None) -> str:
     return text.splitlines()[0] if text else "unknown"
 
 
-def register() -> None:
+def register_notify_schema() -> None:
     """Register the schema: `notify=default`."""
     ConfigStore.instance().store(group="notify", name="default", node=NotifyConfig)

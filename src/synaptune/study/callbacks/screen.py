@@ -19,9 +19,13 @@ from synaptune.core.parameters import constant
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-EVERY = constant("screen.every", 1.0, unit="s", meaning="between two drawings when nothing happens", source="chosen: ages tick in seconds")
-APART = constant("screen.apart", 0.2, unit="s", meaning="least time between two drawings", source="chosen: 2 % of a core at 4 ms each")
-_PATIENCE = 5.0  # seconds for a terminal to take the last picture
+REDRAW_SECONDS = constant(
+    "screen.every", 1.0, unit="s", meaning="between two drawings when nothing happens", source="chosen: ages tick in seconds"
+)
+MIN_REDRAW_SECONDS = constant(
+    "screen.apart", 0.2, unit="s", meaning="least time between two drawings", source="chosen: 2 % of a core at 4 ms each"
+)
+_CLOSE_TIMEOUT = 5.0  # seconds for a terminal to take the last picture
 
 
 class Screen:
@@ -30,43 +34,45 @@ class Screen:
     def __init__(self, render: Callable[[], RenderableType], console: Console) -> None:
         """render: called in the drawing thread, at every event and once a second; console: a terminal."""
         self._render, self._console = render, console
-        self._news: SimpleQueue[str | None] = SimpleQueue()  # text to print; null: draw again
+        self._queue: SimpleQueue[str | None] = SimpleQueue()  # text to print; null: draw again
         self._closing = threading.Event()
         self._failure: Exception | None = None
-        self._aside = [
-            (name, stream, _Aside(stream, self._news)) for name in ("stdout", "stderr") if (stream := getattr(sys, name)).isatty()
+        self._redirected = [
+            (name, stream, _RedirectedStream(stream, self._queue))
+            for name in ("stdout", "stderr")
+            if (stream := getattr(sys, name)).isatty()
         ]
-        for name, _, aside in self._aside:
+        for name, _, aside in self._redirected:
             setattr(sys, name, aside)
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def touch(self) -> None:
+    def redraw(self) -> None:
         """Draw again soon; raises what broke the drawing."""
         if self._failure is not None:
             raise self._failure
-        self._news.put(None)
+        self._queue.put(None)
 
     def close(self) -> None:
         """Draw a last time, leave the picture, and give the streams back."""
         self._closing.set()
-        self._news.put(None)
+        self._queue.put(None)
         try:
-            self._thread.join(_PATIENCE)
+            self._thread.join(_CLOSE_TIMEOUT)
         finally:
-            for name, stream, aside in self._aside:
-                aside.live = False
+            for name, stream, aside in self._redirected:
+                aside.active = False
                 if getattr(sys, name) is aside:
                     setattr(sys, name, stream)
-            self._aside = []
-            sys.stdout.write(self._rest())
+            self._redirected = []
+            sys.stdout.write(self._take_rest())
 
-    def _rest(self) -> str:
+    def _take_rest(self) -> str:
         """What was printed after the drawing had ended, or broken."""
-        text = self._heard(0.0)
+        text = self._collect_text(0.0)
         return text if text.endswith("\n") or not text else text + "\n"
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         try:
             self._draw()
         except Exception as error:  # of the terminal or the picture: kept for the thread that runs the search
@@ -81,20 +87,20 @@ class Screen:
         text = ""
         try:
             while not self._closing.is_set():
-                text = self._print(text + self._heard(EVERY))
+                text = self._print(text + self._collect_text(REDRAW_SECONDS))
                 live.refresh()
-                self._closing.wait(APART)
+                self._closing.wait(MIN_REDRAW_SECONDS)
         finally:
-            if text := text + self._rest():
+            if text := text + self._take_rest():
                 self._print(text if text.endswith("\n") else text + "\n")
             live.stop()
 
-    def _heard(self, patience: float) -> str:
+    def _collect_text(self, timeout: float) -> str:
         """The text that came within a patience [s], or at the first event."""
-        texts, until = [], time.monotonic() + patience
+        texts, until = [], time.monotonic() + timeout
         while True:
             try:
-                texts.append(self._news.get(timeout=max(0.0, until - time.monotonic())) or "")
+                texts.append(self._queue.get(timeout=max(0.0, until - time.monotonic())) or "")
                 until = 0.0
             except Empty:
                 return "".join(texts)
@@ -113,17 +119,17 @@ class Screen:
         return lines[-1]
 
 
-class _Aside:
+class _RedirectedStream:
     """A stream whose text goes to the drawing thread; in a forked child, and when the picture is done, to the real stream."""
 
-    def __init__(self, stream: TextIO, news: SimpleQueue[str | None]) -> None:
-        self._stream, self._news, self._process = stream, news, os.getpid()
-        self.live = True
+    def __init__(self, stream: TextIO, queue: SimpleQueue[str | None]) -> None:
+        self._stream, self._queue, self._process = stream, queue, os.getpid()
+        self.active = True
 
     def write(self, text: str) -> int:
-        if not self.live or os.getpid() != self._process:
+        if not self.active or os.getpid() != self._process:
             return self._stream.write(text)
-        self._news.put(text)
+        self._queue.put(text)
         return len(text)
 
     def writelines(self, lines: Any) -> None:
@@ -131,14 +137,14 @@ class _Aside:
             self.write(line)
 
     def flush(self) -> None:
-        if not self.live or os.getpid() != self._process:
+        if not self.active or os.getpid() != self._process:
             self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def terminal(stream: TextIO | None = None) -> Console | None:
+def make_console(stream: TextIO | None = None) -> Console | None:
     """A console on a stream (null: standard output) that can hold a picture; null for a file, a pipe or a dumb terminal."""
     chosen = sys.stdout if stream is None else stream
     if not chosen.isatty():

@@ -19,13 +19,13 @@ from typing import Any
 from synaptune.core.parameters import constant
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Dimension, Space
-from synaptune.search.trial import Trial, best_of
+from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema
 
-DRAWING = constant(
+DRAWING_SHARE = constant(
     "tensorboard.drawing", 0.02, meaning="most of a search's time that goes into images", source="chosen: less than one run's noise in time"
 )
-_BUCKETS = 20
+_BUCKET_COUNT = 20
 
 
 class EventFile:
@@ -40,14 +40,14 @@ class EventFile:
         name = f"events.out.tfevents.{time.time_ns() // 1000}.{socket.gethostname()}.{os.getpid()}"
         self._file = (folder / name).open("xb")
         self._records = RecordWriter(self._file)
-        event = _protocol("event").Event
-        log = _protocol("event").SessionLog
+        event = _import_proto("event").Event
+        log = _import_proto("event").SessionLog
         self._write(event(step=first, file_version="brain.Event:2"))
         self._write(event(step=first, session_log=log(status=log.START)))
 
     def add(self, step: int, values: Sequence[Any]) -> None:
         """Write the values (of a Summary) of a step, at once."""
-        self._write(_protocol("event").Event(step=step, summary=_protocol("summary").Summary(value=values)))
+        self._write(_import_proto("event").Event(step=step, summary=_import_proto("summary").Summary(value=values)))
         self._file.flush()
 
     def _write(self, event: Any) -> None:
@@ -59,46 +59,46 @@ class EventFile:
         self._file.close()
 
 
-def _protocol(name: str) -> Any:
+def _import_proto(name: str) -> Any:
     """A module of TensorBoard's messages; their classes are made when it is imported."""
     return importlib.import_module(f"tensorboard.compat.proto.{name}_pb2")
 
 
-class TensorBoardLog:
+class TensorBoardCallback:
     """A search's listener that writes its log."""
 
     def __init__(self, folder: Path, space: Space, *, maximize: bool = False, earlier: Sequence[Trial] = ()) -> None:
         """folder: of the log, with a subfolder for each of its two runs; earlier: trials that had ended before this process began."""
         self._folder, self._space, self._maximize = folder, space, maximize
         self._files: dict[str, EventFile] = {}
-        self._best = best_of(earlier, maximize)
+        self._best = find_best(earlier, maximize)
         self._failed = sum(trial.state == "failed" for trial in earlier)
         self._undrawn: Diagnostics | None = None
         self._drawn, self._cost = float("-inf"), 0.0
 
-    def started(self, trial: Trial) -> None:
+    def on_start(self, trial: Trial) -> None:
         """A trial is written when it ends."""
 
-    def ended(self, trial: Trial, finished: int) -> None:
+    def on_end(self, trial: Trial, finished: int) -> None:
         """Write how a trial ended, at the step of ended trials."""
-        self._best = best_of([entry for entry in (self._best, trial) if entry is not None], self._maximize)
+        self._best = find_best([entry for entry in (self._best, trial) if entry is not None], self._maximize)
         self._failed += trial.state == "failed"
         values = {"trial/objective": trial.objective, "trial/estimate": trial.estimate, "trial/seconds": trial.facts.get(schema.SECONDS)}
         values |= {"search/failed": self._failed, "search/best": None if self._best is None else self._best.objective}
-        self._file("trials", finished).add(finished, _scalars(values))
+        self._get_file("trials", finished).add(finished, _make_scalars(values))
 
-    def generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
+    def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """Write a generation: its losses, its distribution, its points."""
         step = diagnostics.generation
-        file = self._file("generations", step)
+        file = self._get_file("generations", step)
         objectives = [trial.objective for trial in members if trial.objective is not None]
-        file.add(step, _scalars(self._course(diagnostics, members, objectives)))
-        points = {dimension.name: _numbers(dimension, members) for dimension in self._space.dimensions}
-        file.add(step, [_histogram(f"values/{name}", values) for name, values in points.items() if values])
+        file.add(step, _make_scalars(self._list_scalars(diagnostics, members, objectives)))
+        points = {dimension.name: _to_numbers(dimension, members) for dimension in self._space.dimensions}
+        file.add(step, [_make_histogram(f"values/{name}", values) for name, values in points.items() if values])
         if objectives:
-            file.add(step, [_histogram("generation/objectives", objectives)])
+            file.add(step, [_make_histogram("generation/objectives", objectives)])
         self._undrawn = diagnostics
-        if time.monotonic() - self._drawn >= self._cost / DRAWING:
+        if time.monotonic() - self._drawn >= self._cost / DRAWING_SHARE:
             self._draw(diagnostics)
 
     def close(self, exit_code: int) -> None:
@@ -111,12 +111,12 @@ class TensorBoardLog:
                 file.close()
             self._files = {}
 
-    def _file(self, run: str, step: int) -> EventFile:
+    def _get_file(self, run: str, step: int) -> EventFile:
         if run not in self._files:
             self._files[run] = EventFile(self._folder / run, step)
         return self._files[run]
 
-    def _course(self, diagnostics: Diagnostics, members: Sequence[Trial], objectives: Sequence[float]) -> Mapping[str, float | None]:
+    def _list_scalars(self, diagnostics: Diagnostics, members: Sequence[Trial], objectives: Sequence[float]) -> Mapping[str, float | None]:
         best, worst = (max, min) if self._maximize else (min, max)
         found: dict[str, float | None] = {"generation/failed": sum(trial.state == "failed" for trial in members)}
         if objectives:
@@ -126,34 +126,34 @@ class TensorBoardLog:
         about = ("step", "condition", "eigenvalue_ratio", "stagnation")
         found |= {f"distribution/{name}": float(getattr(diagnostics, name)) for name in about}
         for dimension in self._space.dimensions:
-            mean, sigma = in_own_unit(dimension, diagnostics.mean[dimension.name], diagnostics.sigma[dimension.name])
+            mean, sigma = to_own_unit(dimension, diagnostics.mean[dimension.name], diagnostics.sigma[dimension.name])
             found |= {f"mean/{dimension.name}": mean, f"sigma/{dimension.name}": sigma}
         return found
 
     def _draw(self, diagnostics: Diagnostics) -> None:
         began = time.monotonic()
-        image = correlation_image(diagnostics, self._space)
-        self._file("generations", diagnostics.generation).add(diagnostics.generation, [image])
+        image = draw_correlation_image(diagnostics, self._space)
+        self._get_file("generations", diagnostics.generation).add(diagnostics.generation, [image])
         self._undrawn, self._drawn = None, time.monotonic()
         self._cost = self._drawn - began
 
 
-def in_own_unit(dimension: Dimension, mean: float, sigma: float) -> tuple[float, float]:
+def to_own_unit(dimension: Dimension, mean: float, sigma: float) -> tuple[float, float]:
     """A parameter's mean and half the width of mean +- sigma, in its own unit; of a choice they stay coordinates of the unit box."""
     if dimension.scale == "categorical":
         return mean, sigma
-    centre, low, high = (float(dimension.value(unit)) for unit in (mean, mean - sigma, mean + sigma))
+    centre, low, high = (float(dimension.to_value(unit)) for unit in (mean, mean - sigma, mean + sigma))
     return centre, (high - low) / 2.0
 
 
-def _numbers(dimension: Dimension, members: Sequence[Trial]) -> list[float]:
+def _to_numbers(dimension: Dimension, members: Sequence[Trial]) -> list[float]:
     """A parameter's values in a generation; of a choice its number among them."""
     values = [trial.values[dimension.name] for trial in members]
     return [float(dimension.choices.index(value) if dimension.scale == "categorical" else value) for value in values]
 
 
-def _scalars(values: Mapping[str, Any]) -> list[Any]:
-    message = _protocol("summary").Summary.Value
+def _make_scalars(values: Mapping[str, Any]) -> list[Any]:
+    message = _import_proto("summary").Summary.Value
     return [
         message(tag=tag, simple_value=float(value))
         for tag, value in values.items()
@@ -161,35 +161,35 @@ def _scalars(values: Mapping[str, Any]) -> list[Any]:
     ]
 
 
-def _histogram(tag: str, values: Sequence[float]) -> Any:
+def _make_histogram(tag: str, values: Sequence[float]) -> Any:
     import numpy as np
 
-    counts, edges = np.histogram(values, bins=_BUCKETS)
+    counts, edges = np.histogram(values, bins=_BUCKET_COUNT)
     about = dict(min=min(values), max=max(values), num=len(values), sum=sum(values), sum_squares=sum(value**2 for value in values))
     # TensorBoard keeps right edges only: an empty bucket first gives the left one.
-    messages = _protocol("summary")
+    messages = _import_proto("summary")
     histogram = messages.HistogramProto(**about, bucket_limit=edges.tolist(), bucket=[0, *counts.tolist()])
     return messages.Summary.Value(tag=tag, histo=histogram)
 
 
-def by_subsystem(names: Sequence[str]) -> list[str]:
+def sort_by_subsystem(names: Sequence[str]) -> list[str]:
     """Parameters with those of a mechanism side by side, mechanisms in the order of their first one."""
-    homes = list(dict.fromkeys(_home(name) for name in names))
-    return sorted(names, key=lambda name: homes.index(_home(name)))
+    homes = list(dict.fromkeys(_subsystem(name) for name in names))
+    return sorted(names, key=lambda name: homes.index(_subsystem(name)))
 
 
-def _home(name: str) -> str:
+def _subsystem(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def correlation_image(diagnostics: Diagnostics, space: Space) -> Any:
+def draw_correlation_image(diagnostics: Diagnostics, space: Space) -> Any:
     """The correlation matrix of a search distribution as a PNG, parameters by subsystem: a Summary value `correlation`."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     given = list(diagnostics.mean)
-    names = by_subsystem(given)
+    names = sort_by_subsystem(given)
     order = [given.index(name) for name in names]
     matrix = np.array(diagnostics.correlation)[np.ix_(order, order)]
     labels = [".".join(name.split(".")[-2:]) for name in names]
@@ -200,7 +200,7 @@ def correlation_image(diagnostics: Diagnostics, space: Space) -> Any:
     shown = axes.imshow(matrix, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
     axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), labels, fontsize=7)
-    for cut in (index for index in range(1, len(names)) if _home(names[index]) != _home(names[index - 1])):
+    for cut in (index for index in range(1, len(names)) if _subsystem(names[index]) != _subsystem(names[index - 1])):
         axes.axhline(cut - 0.5, color="black", linewidth=0.5)
         axes.axvline(cut - 0.5, color="black", linewidth=0.5)
     axes.set_title(f"correlation, generation {diagnostics.generation}", fontsize=9)
@@ -208,6 +208,6 @@ def correlation_image(diagnostics: Diagnostics, space: Space) -> Any:
     file = io.BytesIO()
     figure.savefig(file, format="png")
     width, height = canvas.get_width_height()
-    summary = _protocol("summary").Summary
+    summary = _import_proto("summary").Summary
     image = summary.Image(width=width, height=height, colorspace=4, encoded_image_string=file.getvalue())
     return summary.Value(tag="correlation", image=image)

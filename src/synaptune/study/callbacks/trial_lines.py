@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from synaptune.core.text import duration
+from synaptune.core.text import format_duration
 from synaptune.search.optimizers.diagnostics import Diagnostics
-from synaptune.search.trial import Trial, best_of
+from synaptune.search.trial import Trial, find_best
 
 
 @dataclass
@@ -30,35 +30,35 @@ class TrialLines:
 
     def __post_init__(self) -> None:
         self._shown = self.always or self.stream.isatty()
-        self._best = best_of(self.earlier, self.maximize)
+        self._best = find_best(self.earlier, self.maximize)
         self._began = time.perf_counter()
         self._ended = 0
 
-    def started(self, trial: Trial) -> None:
+    def on_start(self, trial: Trial) -> None:
         """A line comes at the end."""
 
-    def ended(self, trial: Trial, finished: int) -> None:
+    def on_end(self, trial: Trial, finished: int) -> None:
         """Show a trial; `finished` counts all that have ended."""
         self._ended += 1
-        self._best = best_of([entry for entry in (self._best, trial) if entry is not None], self.maximize)
+        self._best = find_best([entry for entry in (self._best, trial) if entry is not None], self.maximize)
         if not self._shown:
             return
         width = len(str(self.total or finished))
         counted = f"{self.label} {finished:>{width}}" + (f"/{self.total}" if self.total else "")
-        ending = f"{trial.objective:.5g}" if trial.objective is not None else f"{trial.state} ({_short(trial)})"
+        ending = f"{trial.objective:.5g}" if trial.objective is not None else f"{trial.state} ({_describe_ending(trial)})"
         best = f"  best {self._best.objective:.5g} (#{self._best.number})" if self._best is not None else ""
         pace = (time.perf_counter() - self._began) / self._ended
-        left = f"  left {duration(pace * (self.total - finished))}" if self.total and finished < self.total else ""
-        print(f"  {counted}  {ending}{best}  {duration(trial.facts.get('seconds', 0.0))}{left}", file=self.stream, flush=True)
+        left = f"  left {format_duration(pace * (self.total - finished))}" if self.total and finished < self.total else ""
+        print(f"  {counted}  {ending}{best}  {format_duration(trial.facts.get('seconds', 0.0))}{left}", file=self.stream, flush=True)
 
-    def generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
+    def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """Its trials have had their lines."""
 
     def close(self, exit_code: int) -> None:
         """Nothing is left open."""
 
 
-def _short(trial: Trial) -> str:
+def _describe_ending(trial: Trial) -> str:
     if trial.state == "pruned":
         return "no estimate" if trial.estimate is None else f"estimate {trial.estimate:.5g}"
     line = trial.reason.splitlines()[0] if trial.reason else "unknown"

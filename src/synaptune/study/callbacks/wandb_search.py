@@ -18,31 +18,40 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.search.optimizers.diagnostics import Diagnostics
-from synaptune.search.trial import Trial, loss_of
+from synaptune.search.trial import Trial, get_loss
 from synaptune.study.artifacts import write_json, write_text
-from synaptune.study.callbacks.wandb_images import distribution_image, parallel_image
+from synaptune.study.callbacks.wandb_images import draw_distribution_image, draw_parallel_image
 from synaptune.study.study import Study
 from synaptune.training.config import LoggerConfig
-from synaptune.training.loggers.wandb_run import MARGIN_SECONDS, OPEN, UPLOAD_SECONDS, WandbWriter, identity, open_run, run_id, within
+from synaptune.training.loggers.wandb_run import (
+    MARGIN_SECONDS,
+    OPEN_MARKER,
+    UPLOAD_SECONDS,
+    WandbWriter,
+    get_study_identity,
+    make_run_id,
+    open_run,
+    run_with_timeout,
+)
 
 FOLDER = "controller"
 JOB_TYPE = "controller"
 REPEATED = "repeated"  # a file in the folder of a run whose rows a later run of the same id has sent
-_RUN = "run.json"
-_LOGGED = "logged.jsonl"
-_NONE: Mapping[str, Sequence[Trial]] = {}
-_EACH = 10  # generations between images, once a search is older than that
+_RUN_FILE = "run.json"
+_HISTORY_FILE = "logged.jsonl"
+_NO_TRIALS: Mapping[str, Sequence[Trial]] = {}
+_IMAGE_EVERY = 10  # generations between images, once a search is older than that
 
 
-def open_controller(
+def open_search_run(
     config: LoggerConfig,
     study: Study,
     *,
     names: Mapping[str, Sequence[str]],
-    record: Mapping[str, Any],
+    flat_config: Mapping[str, Any],
     maximize: bool = False,
-    earlier: Mapping[str, Sequence[Trial]] = _NONE,
-) -> list[WandbController]:
+    earlier: Mapping[str, Sequence[Trial]] = _NO_TRIALS,
+) -> list[WandbCallback]:
     """The controller's run of a study, new or resumed, as a listener for each phase; none when W&B is off or not installed.
 
     names: by phase, the searched parameters in the order of a unit point; record: flat configuration; earlier: by phase, trials that
@@ -50,26 +59,26 @@ def open_controller(
     """
     if config.wandb == "off":
         return []
-    place, unique = study.place, run_id(study.place.name, identity(study), JOB_TYPE)
+    place, unique = study.location, make_run_id(study.location.name, get_study_identity(study), JOB_TYPE)
     tags = (*config.tags, place.name, JOB_TYPE)
     called = replace(config, group=place.name, job_type=JOB_TYPE, run_id=unique, tags=tags, generation=None)
     folder = place.folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    writer = open_run(called, folder, name=place.name, record=record)
+    writer = open_run(called, folder, name=place.name, flat_config=flat_config)
     if writer is None:
         return []
-    write_json(folder / _RUN, asdict(called))
-    spokesman = Spokesman(writer, Logged(folder / _LOGGED, unique), len(names))
+    write_json(folder / _RUN_FILE, asdict(called))
+    spokesman = WandbThread(writer, HistoryFile(folder / _HISTORY_FILE, unique), len(names))
     return [
-        WandbController(spokesman, phase=phase, names=searched, maximize=maximize, earlier=earlier.get(phase, ()))
+        WandbCallback(spokesman, phase=phase, names=searched, maximize=maximize, earlier=earlier.get(phase, ()))
         for phase, searched in names.items()
     ]
 
 
-def controller_config(folder: Path) -> LoggerConfig | None:
+def read_run_config(folder: Path) -> LoggerConfig | None:
     """What the controller's run of a study's folder is called in W&B; null where there is none."""
     try:
-        content = json.loads((folder / FOLDER / _RUN).read_text())
+        content = json.loads((folder / FOLDER / _RUN_FILE).read_text())
     except (OSError, ValueError):
         return None
     return LoggerConfig(**content | {"tags": tuple(content["tags"])})
@@ -80,17 +89,17 @@ def attach_report(folder: Path, path: Path) -> bool:
 
     It opens the run again: call it when no search of the study runs. What keeps W&B from taking it is said, never raised.
     """
-    config = controller_config(folder)
+    config = read_run_config(folder)
     if config is None:
         return False
-    done, attached = within(UPLOAD_SECONDS, lambda: _spoken(lambda: _attached(config, folder, path)))
+    done, attached = run_with_timeout(UPLOAD_SECONDS, lambda: _try_wandb(lambda: _attach(config, folder, path)))
     return bool(done and attached)
 
 
-def _attached(config: LoggerConfig, folder: Path, path: Path) -> None:
+def _attach(config: LoggerConfig, folder: Path, path: Path) -> None:
     import wandb
 
-    writer = open_run(config, folder / FOLDER, name=str(config.group), record={})
+    writer = open_run(config, folder / FOLDER, name=str(config.group), flat_config={})
     if writer is None:
         return
     artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", f"report-{config.group}"), type="report")
@@ -99,8 +108,8 @@ def _attached(config: LoggerConfig, folder: Path, path: Path) -> None:
             artifact.add_file(str(file), name=file.relative_to(path).as_posix())
     else:
         artifact.add_file(str(path))
-    page, logged = path / "report.html" if path.is_dir() else path, Logged(folder / FOLDER / _LOGGED, str(config.run_id))
-    logged.repeat(writer)
+    page, logged = path / "report.html" if path.is_dir() else path, HistoryFile(folder / FOLDER / _HISTORY_FILE, str(config.run_id))
+    logged.log_again(writer)
     if page.suffix == ".html" and page.exists():
         shown = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
         logged.log(writer, {"report": shown}, {"kind": "report", "name": page.name})
@@ -108,13 +117,13 @@ def _attached(config: LoggerConfig, folder: Path, path: Path) -> None:
     writer.close(0)
 
 
-class Logged:
+class HistoryFile:
     """The rows a run's history has, a line of JSON for each; a file of another run is begun anew."""
 
     def __init__(self, path: Path, unique: str) -> None:
         self._path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        entries = [entry for entry in map(_entry, lines) if entry is not None]
+        entries = [entry for entry in map(_parse_entry, lines) if entry is not None]
         head = {"run": unique}
         self.rows = entries[1:] if entries[:1] == [head] else []
         write_text(path, "".join(json.dumps(entry) + "\n" for entry in [head, *self.rows]))
@@ -128,11 +137,11 @@ class Logged:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def repeat(self, writer: WandbWriter) -> None:
+    def log_again(self, writer: WandbWriter) -> None:
         """Log again, without its pictures, what the run may lack: the end of an online one that was killed, or all that was logged
         offline; and offline, where a kill loses what the client had not written, everything."""
         earlier = [folder for folder in writer.folder.parent.glob("*run-*-*") if folder.resolve() != writer.folder.resolve()]
-        killed = any((folder / OPEN).exists() and not (folder / REPEATED).exists() for folder in earlier)
+        killed = any((folder / OPEN_MARKER).exists() and not (folder / REPEATED).exists() for folder in earlier)
         writer.run.summary.update({name: value for row in self.rows for name, value in row["logged"].items()})
         if not writer.online and not killed:
             return
@@ -142,7 +151,7 @@ class Logged:
             (folder / REPEATED).touch()
 
 
-def _entry(line: str) -> dict[str, Any] | None:
+def _parse_entry(line: str) -> dict[str, Any] | None:
     """A line's content; null for one that a kill cut."""
     try:
         return json.loads(line)
@@ -150,87 +159,87 @@ def _entry(line: str) -> dict[str, Any] | None:
         return None
 
 
-class Spokesman:
+class WandbThread:
     """The thread that speaks to W&B for all phases that are searched at a time; it ends the run when the last of them is over."""
 
-    def __init__(self, writer: WandbWriter, logged: Logged, phases: int) -> None:
+    def __init__(self, writer: WandbWriter, logged: HistoryFile, phases: int) -> None:
         self.writer, self.logged = writer, logged
         self._open, self._broken = phases, False
         self._work: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._speak, daemon=True, name="wandb-controller")
+        self._thread = threading.Thread(target=self._run, daemon=True, name="wandb-controller")
         self._thread.start()
-        self.put(lambda: logged.repeat(writer))
+        self.submit(lambda: logged.log_again(writer))
 
-    def put(self, work: Callable[[], Any]) -> None:
+    def submit(self, work: Callable[[], Any]) -> None:
         """Have something done, after all that was put before; nothing more is once something failed."""
         self._work.put(work)
 
-    def leave(self, exit_code: int) -> None:
+    def end_phase(self, exit_code: int) -> None:
         """A phase is over; the last one ends the run, in a bounded time."""
         self._open -= 1
         if self._open:
             return
-        self.put(lambda: self._end(exit_code))
+        self.submit(lambda: self._finish_run(exit_code))
         self._work.put(None)
         self._thread.join(UPLOAD_SECONDS + MARGIN_SECONDS)
         if self.writer.online and (self._broken or self._thread.is_alive()):
-            self.writer.give_up()
+            self.writer.abandon_upload()
 
-    def _end(self, exit_code: int) -> None:
+    def _finish_run(self, exit_code: int) -> None:
         self._broken = not self.writer.finish(exit_code)
 
-    def _speak(self) -> None:
+    def _run(self) -> None:
         while (work := self._work.get()) is not None:
-            self._broken = self._broken or not _spoken(work)
+            self._broken = self._broken or not _try_wandb(work)
 
 
-class WandbController:
+class WandbCallback:
     """A listener of a phase's search (report/listeners.py) that keeps the controller's run."""
 
-    def __init__(self, spokesman: Spokesman, *, phase: str, names: Sequence[str], maximize: bool, earlier: Sequence[Trial] = ()) -> None:
-        self._spokesman, self._names, self._maximize = spokesman, list(names), maximize
+    def __init__(self, thread: WandbThread, *, phase: str, names: Sequence[str], maximize: bool, earlier: Sequence[Trial] = ()) -> None:
+        self._thread, self._names, self._maximize = thread, list(names), maximize
         self._phase, self._key = phase, re.sub(r"\s+", "-", phase)
-        self._trials, self._generations = self._rows("trial"), self._rows("generation")
+        self._trials, self._generations = self._logged_rows("trial"), self._logged_rows("generation")
         self._known = {row["trial"] for row in self._trials}
         self._failed = sum(row["state"] == "failed" for row in self._trials)
-        self._best = min(self._complete(), key=lambda row: row["loss"], default=None)
+        self._best = min(self._complete_rows(), key=lambda row: row["loss"], default=None)
         self._last: Diagnostics | None = None
         unheard = [trial for trial in earlier if trial.state != "running"]
-        spokesman.put(lambda: self._begin(unheard))
+        thread.submit(lambda: self._define_metrics(unheard))
 
-    def started(self, trial: Trial) -> None:
+    def on_start(self, trial: Trial) -> None:
         """Nothing: the trial has a run of its own."""
 
-    def ended(self, trial: Trial, finished: int) -> None:
+    def on_end(self, trial: Trial, finished: int) -> None:
         """Log an ended trial and the best so far."""
-        self._spokesman.put(lambda: self._log_trial(trial, finished))
+        self._thread.submit(lambda: self._log_trial(trial, finished))
 
-    def generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
+    def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """Log a generation's distribution and how its trials did; once, however often it is told."""
         told = list(members)
-        self._spokesman.put(lambda: self._log_generation(diagnostics, told))
+        self._thread.submit(lambda: self._log_generation(diagnostics, told))
 
     def close(self, exit_code: int) -> None:
         """Log the tables; the last phase to close ends the run, in a bounded time."""
-        self._spokesman.put(self._log_tables)
-        self._spokesman.leave(exit_code)
+        self._thread.submit(self._log_tables)
+        self._thread.end_phase(exit_code)
 
-    def _rows(self, kind: str) -> list[dict[str, Any]]:
+    def _logged_rows(self, kind: str) -> list[dict[str, Any]]:
         """What is logged of this phase: `trial` or `generation`."""
-        return [row for row in self._spokesman.logged.rows if row["kind"] == kind and row["phase"] == self._phase]
+        return [row for row in self._thread.logged.rows if row["kind"] == kind and row["phase"] == self._phase]
 
     def _log(self, values: Mapping[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         whole = {"phase": self._phase} | row
-        self._spokesman.logged.log(self._spokesman.writer, {f"{self._key}/{name}": value for name, value in values.items()}, whole)
+        self._thread.logged.log(self._thread.writer, {f"{self._key}/{name}": value for name, value in values.items()}, whole)
         return whole
 
-    def _complete(self) -> list[dict[str, Any]]:
+    def _complete_rows(self) -> list[dict[str, Any]]:
         """The logged trials with an objective; a pruned one has an estimate as its loss."""
         return [row for row in self._trials if row["objective"] is not None]
 
-    def _begin(self, earlier: Sequence[Trial]) -> None:
+    def _define_metrics(self, earlier: Sequence[Trial]) -> None:
         """Say what the axes of the panels are, and log what ended unheard."""
-        run, key = self._spokesman.writer.run, self._key
+        run, key = self._thread.writer.run, self._key
         run.define_metric(f"{key}/evaluation", hidden=True)
         for name in ("objective", "best", "failed"):
             run.define_metric(f"{key}/{name}", step_metric=f"{key}/evaluation")
@@ -241,7 +250,7 @@ class WandbController:
     def _log_trial(self, trial: Trial, finished: int) -> None:
         if trial.number in self._known:
             return
-        loss = loss_of(trial, self._maximize)
+        loss = get_loss(trial, self._maximize)
         row: dict[str, Any] = {
             "kind": "trial",
             "trial": trial.number,
@@ -270,10 +279,10 @@ class WandbController:
         scalars = {"trials": len(members), "failed": sum(trial.state == "failed" for trial in members)}
         if objectives:
             scalars |= {"best": (max if self._maximize else min)(objectives), "mean_objective": statistics.fmean(objectives)}
-        scalars |= {name: value for name, value in diagnostics.scalars().items() if name != "generation"}
+        scalars |= {name: value for name, value in diagnostics.to_scalars().items() if name != "generation"}
         values: dict[str, Any] = {"number": number} | scalars
-        if number < _EACH or number % _EACH == 0:
-            values["distribution"] = wandb.Image(distribution_image(diagnostics, self._names), caption=f"generation {number}")
+        if number < _IMAGE_EVERY or number % _IMAGE_EVERY == 0:
+            values["distribution"] = wandb.Image(draw_distribution_image(diagnostics, self._names), caption=f"generation {number}")
         row = {"kind": "generation", "number": number, "scalars": scalars}
         self._generations.append(self._log({f"generation/{name}": value for name, value in values.items()}, row))
 
@@ -290,11 +299,11 @@ class WandbController:
             heads = ["trial", "evaluation", "generation", "state", "objective"]
             data = [[*(row[head] for head in heads), *row["values"]] for row in self._trials]
             values["trials"] = wandb.Table(columns=[*heads, *self._names], data=data, allow_mixed_types=True)
-        complete = [(row["unit"], row["loss"]) for row in self._complete()]
+        complete = [(row["unit"], row["loss"]) for row in self._complete_rows()]
         if complete and self._names:
-            values["parallel"] = wandb.Image(parallel_image(complete, self._names), caption=f"complete trials: {len(complete)}")
+            values["parallel"] = wandb.Image(draw_parallel_image(complete, self._names), caption=f"complete trials: {len(complete)}")
         if self._last is not None:
-            values["distribution"] = wandb.Image(distribution_image(self._last, self._names))
+            values["distribution"] = wandb.Image(draw_distribution_image(self._last, self._names))
         if self._best is not None:
             values |= {"best_trial": self._best["trial"]}
             values |= {f"best_{name}": value for name, value in zip(self._names, self._best["values"], strict=True)}
@@ -302,7 +311,7 @@ class WandbController:
             self._log(values, {"kind": "tables"})
 
 
-def _spoken(work: Callable[[], Any]) -> bool:
+def _try_wandb(work: Callable[[], Any]) -> bool:
     """Do something with W&B; False when it failed, which is said."""
     try:
         work()

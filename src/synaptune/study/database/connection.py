@@ -15,11 +15,11 @@ LOCK_WAIT = constant(
 )
 _DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql", "mariadb": "mysql+pymysql"}
 # PostgreSQL's SQLSTATE classes and codes: connection lost, server stopping or starting, too many connections, limits of locks and time.
-_PASSING_STATES = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "53300", "40001", "40P01", "55P03")
-_PASSING_MYSQL = {1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
-_PASSING_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_TRANSIENT_STATES = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "53300", "40001", "40P01", "55P03")
+_TRANSIENT_MYSQL = {1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
+_TRANSIENT_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 # A refusal to connect reaches us without its SQLSTATE. These pass; a wrong password or database does not.
-_PASSING_REFUSALS = (
+_TRANSIENT_REFUSALS = (
     "starting up",
     "shutting down",
     "recovery",
@@ -30,7 +30,7 @@ _PASSING_REFUSALS = (
 )
 
 
-def sqlite_path(url: str) -> Path | None:
+def get_sqlite_path(url: str) -> Path | None:
     """The file of a SQLite URL; null for another database or one in memory."""
     for prefix in ("sqlite:///", "sqlite+pysqlite:///"):
         if url.startswith(prefix) and len(url) > len(prefix):
@@ -43,17 +43,17 @@ def is_server(url: str) -> bool:
     return not url.startswith("sqlite")
 
 
-def with_driver(url: str) -> str:
+def add_driver(url: str) -> str:
     """The URL with its driver: psycopg 3 for PostgreSQL, PyMySQL for MySQL, unless it names one."""
     scheme, separator, rest = url.partition("://")
     return f"{_DRIVERS.get(scheme, scheme)}{separator}{rest}"
 
 
-def shown(url: str) -> str:
+def redact_url(url: str) -> str:
     """The URL, or the file of SQLite, for a person's eyes: without its password."""
     import sqlalchemy.exc
 
-    path = sqlite_path(url)
+    path = get_sqlite_path(url)
     if path is not None:
         return str(path)
     try:
@@ -62,7 +62,7 @@ def shown(url: str) -> str:
         return url.partition("://")[0] + "://(unreadable)"
 
 
-def engine_options(url: str) -> dict[str, Any]:
+def get_engine_options(url: str) -> dict[str, Any]:
     """What SQLAlchemy needs for a URL: bounded waits, and connections tried before they are used."""
     if not is_server(url):
         return {"connect_args": {"timeout": LOCK_WAIT}}
@@ -74,7 +74,7 @@ def engine_options(url: str) -> dict[str, Any]:
     return options
 
 
-class _Looking(sqlite3.Connection):
+class _ReadOnlyConnection(sqlite3.Connection):
     """A connection that SQLite itself keeps from writing."""
 
     def __init__(self, *values: Any, **named: Any) -> None:
@@ -92,13 +92,13 @@ def open_storage(url: str, mode: Literal["own", "join", "read"] = "own"):
     import optuna
     import sqlalchemy.event
 
-    path = sqlite_path(url)
+    path = get_sqlite_path(url)
     if path is not None and not path.exists() and not os.access(path.parent, os.W_OK):
         raise PermissionError(13, "cannot be written", str(path.parent))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options = engine_options(url)
+    options = get_engine_options(url)
     if path is not None and mode == "read":
-        options["connect_args"]["factory"] = _Looking
+        options["connect_args"]["factory"] = _ReadOnlyConnection
     storage = optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=mode != "own")
     if path is not None and mode == "own":
 
@@ -117,30 +117,33 @@ def close_storage(storage: Any) -> None:
     storage.engine.dispose()
 
 
-def passing(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether a database error goes away by itself, so that the same call may succeed later."""
-    return any(getattr(link, "connection_invalidated", False) or _passes(getattr(link, "orig", None) or link) for link in chain(error))
+    return any(
+        getattr(link, "connection_invalidated", False) or _is_transient_driver_error(getattr(link, "orig", None) or link)
+        for link in walk_causes(error)
+    )
 
 
-def _passes(error: BaseException) -> bool:
+def _is_transient_driver_error(error: BaseException) -> bool:
     """The same of a driver's own error."""
     if isinstance(error, sqlite3.Error):
-        return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _PASSING_SQLITE
+        return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _TRANSIENT_SQLITE
     library = type(error).__module__.split(".")[0]
     if library == "pymysql":
-        return bool(error.args) and error.args[0] in _PASSING_MYSQL
+        return bool(error.args) and error.args[0] in _TRANSIENT_MYSQL
     if library != "psycopg":
         return False
     state = getattr(error, "sqlstate", None)
     if state is not None:
-        return state.startswith(_PASSING_STATES)
+        return state.startswith(_TRANSIENT_STATES)
     if not any(kind.__name__ == "OperationalError" for kind in type(error).__mro__):
         return False
     text = str(error)
-    return "FATAL" not in text or any(sign in text for sign in _PASSING_REFUSALS)
+    return "FATAL" not in text or any(sign in text for sign in _TRANSIENT_REFUSALS)
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
+def walk_causes(error: BaseException) -> Iterator[BaseException]:
     """An error and those it came from."""
     link: BaseException | None = error
     while link is not None:
@@ -148,8 +151,8 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def first_line(error: BaseException) -> str:
+def get_error_message(error: BaseException) -> str:
     """What a database said, in one line: the innermost error that says anything."""
-    links = list(chain(error))
+    links = list(walk_causes(error))
     said = [str(link).strip() for link in reversed(links)]
     return next((text.splitlines()[0] for text in said if any(map(str.isalpha, text))), type(links[-1]).__name__)

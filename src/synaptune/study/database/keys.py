@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 
 SCHEMA_VERSION = 1
 
 # Notes: user attributes of the study.
 CONFIGURATION = "configuration"
-VERSION = "schema_version"
+VERSION_KEY = "schema_version"
 WRITER = "synaptune_version"
 HOLDER = "holder"
 ENGINE = "engine"
 
 # Beginnings of keys of the configuration: a searched parameter's range, where it began, what a space file fixed.
-RANGE = "search.space."
-START = "search.start."
-FIXED = "search.fixed."
+RANGE_PREFIX = "search.space."
+START_PREFIX = "search.start."
+FIXED_PREFIX = "search.fixed."
 
 # User attributes of every trial, from its start.
 PHASE = "phase"
@@ -44,14 +44,14 @@ def check_schema(notes: Mapping[str, Any], where: str) -> None:
     A study with our configuration and without a version is of version 1, which wrote none at first. Raises UserError.
     """
     if CONFIGURATION not in notes:
-        raise mistake(
+        raise user_error(
             got=f"study {where}, which another program made: it has trials and no configuration of ours",
             expected="a study of synaptune, or a new name",
             do="set study.name (or study.storage)",
         )
-    version = notes.get(VERSION, SCHEMA_VERSION)
+    version = notes.get(VERSION_KEY, SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
-        raise mistake(
+        raise user_error(
             got=f"study {where} of schema version {version}, written by synaptune {notes.get(WRITER, '(unknown)')}",
             expected=f"schema version {SCHEMA_VERSION}",
             do="continue it with the synaptune that wrote it, or begin anew under another study.name",

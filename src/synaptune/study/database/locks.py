@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from synaptune.study.database.connection import engine_options, passing, sqlite_path
+from synaptune.study.database.connection import get_engine_options, get_sqlite_path, is_transient
 
 
-class HeldElsewhere(Exception):
+class LockHeldError(Exception):
     """Another process holds the lock."""
 
 
@@ -30,23 +30,23 @@ class Holder:
 
     host: str
     pid: int
-    at: datetime
+    last_seen: datetime
 
     @classmethod
-    def here(cls) -> Holder:
+    def current(cls) -> Holder:
         """This process, now."""
         return cls(socket.gethostname(), os.getpid(), datetime.now(UTC))
 
     @classmethod
-    def of_note(cls, note: Mapping[str, Any]) -> Holder:
+    def from_note(cls, note: Mapping[str, Any]) -> Holder:
         """From `note()`."""
         return cls(note["host"], note["pid"], datetime.fromisoformat(note["at"]))
 
-    def note(self) -> dict[str, Any]:
+    def to_note(self) -> dict[str, Any]:
         """As plain values; the time is UTC in ISO 8601."""
-        return {"host": self.host, "pid": self.pid, "at": self.at.isoformat(timespec="seconds")}
+        return {"host": self.host, "pid": self.pid, "at": self.last_seen.isoformat(timespec="seconds")}
 
-    def same_process(self, other: Holder) -> bool:
+    def is_same_process(self, other: Holder) -> bool:
         """Whether both are one process."""
         return (self.host, self.pid) == (other.host, other.pid)
 
@@ -64,7 +64,7 @@ class Holder:
 
     def describe(self) -> str:
         """For a person: host, process and age of the last sign of life."""
-        age = max(0, round((datetime.now(UTC) - self.at).total_seconds()))
+        age = max(0, round((datetime.now(UTC) - self.last_seen).total_seconds()))
         return f"host {self.host}, process {self.pid}, last sign of life {age} s ago"
 
 
@@ -78,7 +78,7 @@ class FileLock:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._handle.close()
-            raise HeldElsewhere(str(path)) from None
+            raise LockHeldError(str(path)) from None
 
     def close(self) -> None:
         """Let another process have it."""
@@ -96,13 +96,13 @@ class ServerLock:
         """Raises HeldElsewhere, and the errors of SQLAlchemy and the driver."""
         import sqlalchemy
 
-        options = engine_options(url) | {"poolclass": sqlalchemy.pool.NullPool, "isolation_level": "AUTOCOMMIT"}
+        options = get_engine_options(url) | {"poolclass": sqlalchemy.pool.NullPool, "isolation_level": "AUTOCOMMIT"}
         options.pop("pool_pre_ping", None)
         self._engine = sqlalchemy.create_engine(url, **options)
         self._name = name
         self._guard = threading.Lock()
         self._connection: Any = None
-        self._take()
+        self._acquire()
 
     def ensure(self) -> None:
         """Take the lock again if its connection was lost; raises what the constructor raises."""
@@ -114,13 +114,13 @@ class ServerLock:
                     self._connection.execute(sqlalchemy.text("SELECT 1"))
                     return
                 except sqlalchemy.exc.SQLAlchemyError as error:
-                    self._drop()
-                    if not passing(error):
+                    self._release()
+                    if not is_transient(error):
                         raise
-            self._take()
+            self._acquire()
 
     @contextlib.contextmanager
-    def of_all_studies(self) -> Iterator[None]:
+    def lock_database(self) -> Iterator[None]:
         """Wait for, and hold, a lock that all studies of the database share."""
         import sqlalchemy
 
@@ -128,16 +128,16 @@ class ServerLock:
             yield
             return
         with self._engine.connect() as connection:
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": lock_key("")})
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": make_lock_key("")})
             yield  # the connection has no pool to go back to: it ends, and the lock with it
 
     def close(self) -> None:
         """Let another process have it."""
         with self._guard:
-            self._drop()
+            self._release()
             self._engine.dispose()
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
         import sqlalchemy
 
         connection = self._engine.connect()
@@ -146,9 +146,11 @@ class ServerLock:
                 # The server gives up a client whose host vanished within half a minute, and with it this lock.
                 for setting in ("tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5", "tcp_keepalives_count = 4"):
                     connection.execute(sqlalchemy.text(f"SET {setting}"))
-                taken = connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": lock_key(self._name)}).scalar()
+                taken = connection.execute(
+                    sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": make_lock_key(self._name)}
+                ).scalar()
             else:
-                key = f"synaptune-{lock_key(f'{self._engine.url.database}/{self._name}'):x}"
+                key = f"synaptune-{make_lock_key(f'{self._engine.url.database}/{self._name}'):x}"
                 taken = connection.execute(sqlalchemy.text("SELECT GET_LOCK(:key, 0)"), {"key": key}).scalar()
         except BaseException:
             connection.invalidate()
@@ -156,25 +158,25 @@ class ServerLock:
             raise
         if not taken:
             connection.close()
-            raise HeldElsewhere(self._name)
+            raise LockHeldError(self._name)
         self._connection = connection
 
-    def _drop(self) -> None:
+    def _release(self) -> None:
         if self._connection is not None:
             self._connection.invalidate()  # without a word to the server, which may be gone; the closed connection ends the lock
             self._connection.close()
             self._connection = None
 
 
-def lock_key(name: str) -> int:
+def make_lock_key(name: str) -> int:
     """A signed integer of 64 bits from SHA-256 of a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
 
 
-def file_locks(folder: Path, url: str, name: str) -> list[Path]:
+def list_lock_files(folder: Path, url: str, name: str) -> list[Path]:
     """The files to lock for a study: one in its folder, and one beside its database where that is elsewhere."""
     locks = [folder / ".lock"]
-    path = sqlite_path(url)
+    path = get_sqlite_path(url)
     if path is not None and path.parent.resolve() != folder.resolve():
-        locks.append(path.with_name(f".{path.name}.{lock_key(name) & 0xFFFFFFFF:08x}.lock"))
+        locks.append(path.with_name(f".{path.name}.{make_lock_key(name) & 0xFFFFFFFF:08x}.lock"))
     return locks

@@ -9,17 +9,17 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from synaptune.core.parameters import constant
-from synaptune.study.database.connection import shown
-from synaptune.study.database.errors import Unanswered, worded
+from synaptune.study.database.connection import redact_url
+from synaptune.study.database.errors import DatabaseUnavailable, as_user_errors
 
-PATIENCE = constant(
+RETRY_TIMEOUT = constant(
     "storage.patience",
     120.0,
     unit="s",
     meaning="longest wait for a database that does not answer",
     source="chosen: a restart with recovery",
 )
-OPENING_PATIENCE = constant(
+OPENING_RETRY_TIMEOUT = constant(
     "storage.opening_patience",
     15.0,
     unit="s",
@@ -33,22 +33,22 @@ _LONGEST_PAUSE = constant(
     "storage.longest_pause", 5.0, unit="s", meaning="longest pause between two", source="chosen: gentle to a recovery"
 )
 
-Answer = TypeVar("Answer")
+ReturnT = TypeVar("ReturnT")
 
 
-class Patience:
+class Retry:
     """Repeats calls of one database; what it waits for is said once for each outage, however many threads wait.
 
     limit: seconds from the first failure; mend: called before each repetition, for what a lost connection takes with it.
     """
 
-    def __init__(self, url: str, limit: float = PATIENCE, mend: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, url: str, limit: float = RETRY_TIMEOUT, before_retry: Callable[[], None] = lambda: None) -> None:
         self.limit = limit
-        self._url, self._mend = url, mend
+        self._url, self._before_retry = url, before_retry
         self._gone_since: float | None = None
         self._guard = threading.Lock()
 
-    def __call__(self, attempt: Callable[[bool], Answer]) -> Answer:
+    def __call__(self, attempt: Callable[[bool], ReturnT]) -> ReturnT:
         """The answer of `attempt(again)`; again is true once an earlier attempt may have been applied without an answer.
 
         Raises UserError: no answer within the limit, or an error that does not pass.
@@ -56,31 +56,37 @@ class Patience:
         begun, pause = None, _FIRST_PAUSE
         while True:
             try:
-                with worded(self._url):
+                with as_user_errors(self._url):
                     if begun is not None:
-                        self._mend()
+                        self._before_retry()
                     answer = attempt(begun is not None)
-            except Unanswered as error:
+            except DatabaseUnavailable as error:
                 begun = begun or time.monotonic()
                 left = begun + self.limit - time.monotonic()
                 if left <= 0:
-                    raise Unanswered(shown(self._url), f"no answer for {self.limit:g} s ({error.cause})") from error
-                self._say_gone(error)
+                    raise DatabaseUnavailable(redact_url(self._url), f"no answer for {self.limit:g} s ({error.cause})") from error
+                self._print_lost(error)
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 if begun is not None:
-                    self._say_back()
+                    self._print_restored()
                 return answer
 
-    def _say_gone(self, error: Unanswered) -> None:
+    def _print_lost(self, error: DatabaseUnavailable) -> None:
         with self._guard:
             if self._gone_since is None:
                 self._gone_since = time.monotonic()
-                print(f"{shown(self._url)} does not answer ({error.cause}): trying again for {self.limit:g} s", file=sys.stderr, flush=True)
+                print(
+                    f"{redact_url(self._url)} does not answer ({error.cause}): trying again for {self.limit:g} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
-    def _say_back(self) -> None:
+    def _print_restored(self) -> None:
         with self._guard:
             if self._gone_since is not None:
-                print(f"{shown(self._url)} answers again after {time.monotonic() - self._gone_since:.1f} s", file=sys.stderr, flush=True)
+                print(
+                    f"{redact_url(self._url)} answers again after {time.monotonic() - self._gone_since:.1f} s", file=sys.stderr, flush=True
+                )
                 self._gone_since = None

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
 from synaptune.study.database import keys as schema
 
 # What only the study and the search write of a trial; by some of these names it is found again.
-_OURS = frozenset(
+_RESERVED_NAMES = frozenset(
     {
         *(schema.PHASE, schema.INDEX, schema.UNIT, schema.GENERATION, schema.SEED, schema.ATTEMPTS, schema.ESTIMATE),
         *(schema.SECONDS, schema.FAILURE, schema.REASON, schema.TRACEBACK, "config_fingerprint", "code_version"),
@@ -27,7 +27,7 @@ _OURS = frozenset(
 )
 
 
-def create(storage: Any, study: int, *, space: Space, trial: Trial, again: bool) -> tuple[int, int]:
+def create_trial(storage: Any, study: int, *, space: Space, trial: Trial, is_retry: bool) -> tuple[int, int]:
     """Write a trial as running; returns its key and its number.
 
     again: an earlier attempt may have been applied: then the running trial of the same phase and index is the one.
@@ -41,21 +41,21 @@ def create(storage: Any, study: int, *, space: Space, trial: Trial, again: bool)
     with Session(storage.engine) as session, session.begin():
         # The locked row makes numbers unique, and waits for the end of an earlier attempt that a server still works on.
         models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
-        if again:
-            found = _running(session, study, {schema.PHASE: facts.get(schema.PHASE), schema.INDEX: trial.index})
+        if is_retry:
+            found = _find_running(session, study, {schema.PHASE: facts.get(schema.PHASE), schema.INDEX: trial.index})
             if found is not None:
                 return found
         row: Any = models.TrialModel(study_id=study, number=None, state=TrialState.RUNNING, datetime_start=datetime.now())
         session.add(row)
         session.flush()
-        parameters = [{"trial_id": row.trial_id, **_parameter(dimension, trial)} for dimension in space.dimensions]
+        parameters = [{"trial_id": row.trial_id, **_make_parameter_row(dimension, trial)} for dimension in space.dimensions]
         session.execute(insert(models.TrialParamModel), parameters)
-        session.execute(insert(models.TrialUserAttributeModel), _attributes(row.trial_id, facts))
+        session.execute(insert(models.TrialUserAttributeModel), _make_attribute_rows(row.trial_id, facts))
         row.number = row.count_past_trials(session)
         return row.trial_id, row.number
 
 
-def end(storage: Any, key: int, *, result: Result, facts: Mapping[str, Any], again: bool) -> None:
+def finish_trial(storage: Any, trial_id: int, *, result: Result, facts: Mapping[str, Any], is_retry: bool) -> None:
     """Write how a trial ended; again: an earlier attempt may have been applied, and an ended trial is left as it is."""
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
@@ -64,38 +64,38 @@ def end(storage: Any, key: int, *, result: Result, facts: Mapping[str, Any], aga
 
     attribute = models.TrialUserAttributeModel
     with Session(storage.engine) as session, session.begin():
-        row = models.TrialModel.find_or_raise_by_id(key, session, for_update=True)
-        if again and row.state.is_finished():
+        row = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
+        if is_retry and row.state.is_finished():
             return
-        storage.check_trial_is_updatable(key, row.state)
-        session.execute(delete(attribute).where(attribute.trial_id == key, attribute.key.in_(list(facts))))
-        session.execute(insert(attribute), _attributes(key, facts))
-        state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[ending(result)]
+        storage.check_trial_is_updatable(trial_id, row.state)
+        session.execute(delete(attribute).where(attribute.trial_id == trial_id, attribute.key.in_(list(facts))))
+        session.execute(insert(attribute), _make_attribute_rows(trial_id, facts))
+        state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[get_end_state(result)]
         if state is TrialState.COMPLETE:
             assert result.objective is not None
             value, kind = models.TrialValueModel.value_to_stored_repr(result.objective)
-            session.add(models.TrialValueModel(trial_id=key, objective=0, value=value, value_type=kind))
+            session.add(models.TrialValueModel(trial_id=trial_id, objective=0, value=value, value_type=kind))
         row.state = state
         row.datetime_complete = datetime.now()
 
 
-def ending(result: Result) -> str:
+def get_end_state(result: Result) -> str:
     """The state a result gives its trial: `complete`, `pruned` or `failed`."""
     if result.cause is not None:
         return "failed"
     return "pruned" if result.pruned else "complete"
 
 
-def facts_of(result: Result) -> dict[str, Any]:
+def collect_facts(result: Result) -> dict[str, Any]:
     """What a result adds to its trial's facts; a number that JSON does not have becomes its name.
 
     Metrics may be of any program: what is no number is left out, and a name that the study needs itself gets `run.` before it.
     """
-    facts = {name: value for name, value in result.facts.items() if name not in _OURS}
+    facts = {name: value for name, value in result.facts.items() if name not in _RESERVED_NAMES}
     metrics: Any = result.metrics
     for name, value in metrics.items() if isinstance(metrics, Mapping) else ():
         if isinstance(value, int | float):
-            facts[f"run.{name}" if name in _OURS else name] = value
+            facts[f"run.{name}" if name in _RESERVED_NAMES else name] = value
     facts[schema.SECONDS] = result.seconds
     cause = result.cause
     if cause is not None:
@@ -105,7 +105,7 @@ def facts_of(result: Result) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, float) and not math.isfinite(value) else value for name, value in facts.items()}
 
 
-def read_all(storage: Any, study: int, where: str) -> list[Trial]:
+def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
     """The trials of a study by number; where: the study, for the message. Raises UserError for a trial that is not of ours.
 
     It reads columns: Optuna's reader makes an object of every parameter, and its distribution twice.
@@ -136,14 +136,14 @@ def read_all(storage: Any, study: int, where: str) -> list[Trial]:
             facts.setdefault(key, {})[name] = json.loads(text)
         objectives = dict(map(tuple, columns(value.value, table=value, order=value.trial_value_id)))
     return [
-        _trial(number, state.name, objective=objectives.get(key), values=values[key], facts=facts[key], where=where)
+        _build_trial(number, state.name, objective=objectives.get(key), values=values[key], facts=facts[key], where=where)
         for key, number, state in heads
     ]
 
 
-def _trial(number: int, state: str, *, objective: float | None, values: dict[str, Any], facts: dict[str, Any], where: str) -> Trial:
+def _build_trial(number: int, state: str, *, objective: float | None, values: dict[str, Any], facts: dict[str, Any], where: str) -> Trial:
     if schema.INDEX not in facts or schema.UNIT not in facts:
-        raise mistake(
+        raise user_error(
             got=f"trial {number} of study {where}, which another program added",
             expected="trials that synaptune wrote",
             do="remove it (Optuna's storage API), or set study.name to begin anew",
@@ -163,7 +163,7 @@ def _trial(number: int, state: str, *, objective: float | None, values: dict[str
     )
 
 
-def _running(session: Any, study: int, facts: Mapping[str, Any]) -> tuple[int, int] | None:
+def _find_running(session: Any, study: int, facts: Mapping[str, Any]) -> tuple[int, int] | None:
     """Key and number of the running trial with these facts; the latest where there are several."""
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
@@ -181,14 +181,14 @@ def _running(session: Any, study: int, facts: Mapping[str, Any]) -> tuple[int, i
     return None if found is None else (found[0], found[1])
 
 
-def _attributes(key: int, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"trial_id": key, "key": name, "value_json": json.dumps(value)} for name, value in facts.items()]
+def _make_attribute_rows(trial_id: int, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"trial_id": trial_id, "key": name, "value_json": json.dumps(value)} for name, value in facts.items()]
 
 
-def _parameter(dimension: Dimension, trial: Trial) -> dict[str, Any]:
+def _make_parameter_row(dimension: Dimension, trial: Trial) -> dict[str, Any]:
     from optuna.distributions import distribution_to_json
 
-    distribution: Any = distribution_of(dimension)
+    distribution: Any = make_distribution(dimension)
     return {
         "param_name": dimension.name,
         "param_value": distribution.to_internal_repr(trial.values[dimension.name]),
@@ -196,7 +196,7 @@ def _parameter(dimension: Dimension, trial: Trial) -> dict[str, Any]:
     }
 
 
-def distribution_of(dimension: Dimension):
+def make_distribution(dimension: Dimension):
     """Optuna's description of a dimension."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
@@ -206,6 +206,6 @@ def distribution_of(dimension: Dimension):
     return kind(number(dimension.low), number(dimension.high), log=dimension.scale == "log")  # type: ignore[arg-type]
 
 
-def in_phase(trials: Iterable[Trial], phase: str) -> list[Trial]:
+def filter_phase(trials: Iterable[Trial], phase: str) -> list[Trial]:
     """The trials of a phase, by index."""
     return sorted((trial for trial in trials if trial.facts.get(schema.PHASE) == phase), key=lambda trial: trial.index)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from synaptune.training.config import LoggerConfig
 
-COLUMNS = (
+CSV_COLUMNS = (
     "step",
     "seconds",
     "train_loss",
@@ -33,7 +33,7 @@ class Writer(Protocol):
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of an optimizer step."""
 
-    def conclude(self, metrics: Mapping[str, float]) -> None:
+    def log_summary(self, metrics: Mapping[str, float]) -> None:
         """Record the figures of the whole run, where there is a place for them."""
 
     def close(self, exit_code: int) -> None:
@@ -44,9 +44,9 @@ class CsvWriter:
     """metrics.csv: one row per logged step, flushed at once; a resumed run drops the rows its checkpoint does not know."""
 
     def __init__(self, path: Path, resumed_from: int) -> None:
-        rows = _rows_until(path, resumed_from) if resumed_from else []
+        rows = _read_rows_until(path, resumed_from) if resumed_from else []
         self._file = path.open("w", newline="")
-        self._writer: csv.DictWriter[str] = csv.DictWriter(self._file, COLUMNS, extrasaction="ignore")
+        self._writer: csv.DictWriter[str] = csv.DictWriter(self._file, CSV_COLUMNS, extrasaction="ignore")
         self._writer.writeheader()
         self._writer.writerows(rows)
 
@@ -54,14 +54,14 @@ class CsvWriter:
         self._writer.writerow({"step": step, **values})
         self._file.flush()
 
-    def conclude(self, metrics: Mapping[str, float]) -> None:
+    def log_summary(self, metrics: Mapping[str, float]) -> None:
         pass  # they are in result.json, beside it
 
     def close(self, exit_code: int) -> None:
         self._file.close()
 
 
-def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
+def _read_rows_until(path: Path, step: int) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -81,17 +81,17 @@ class TensorBoardWriter:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def conclude(self, metrics: Mapping[str, float]) -> None:
+    def log_summary(self, metrics: Mapping[str, float]) -> None:
         pass  # it has no table of runs
 
     def close(self, exit_code: int) -> None:
         self._writer.close()
 
 
-class Telemetry:
+class RunLogger:
     """Every writer of one run; closes all of them even when one fails to."""
 
-    def __init__(self, config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[str, Any], resumed_from: int) -> None:
+    def __init__(self, config: LoggerConfig, run_dir: Path, *, name: str, flat_config: Mapping[str, Any], resumed_from: int) -> None:
         """`record` is the flat configuration of the run; `resumed_from` the step of the checkpoint, 0 for a fresh run."""
         self._writers: list[Writer] = [CsvWriter(run_dir / "metrics.csv", resumed_from)]
         if config.tensorboard:
@@ -99,7 +99,7 @@ class Telemetry:
         if config.wandb != "off":
             from synaptune.training.loggers.wandb_run import open_run
 
-            if (run := open_run(config, run_dir, name=name, record=record)) is not None:
+            if (run := open_run(config, run_dir, name=name, flat_config=flat_config)) is not None:
                 self._writers.append(run)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -107,10 +107,10 @@ class Telemetry:
         for writer in self._writers:
             writer.log(step, values)
 
-    def conclude(self, metrics: Mapping[str, float]) -> None:
+    def log_summary(self, metrics: Mapping[str, float]) -> None:
         """Record the figures of the whole run: its last losses, the test split's, its speed."""
         for writer in self._writers:
-            writer.conclude(metrics)
+            writer.log_summary(metrics)
 
     def close(self, exit_code: int = 0) -> None:
         """Finish every writer; raises the first error once all had their turn."""

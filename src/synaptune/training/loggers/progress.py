@@ -13,24 +13,24 @@ class Progress(Protocol):
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Show the training loss [nats/token] and the speed [tokens/s] at an optimizer step."""
 
-    def validated(self, step: int, loss: float) -> None:
+    def show_validation(self, step: int, loss: float) -> None:
         """Show a validation loss [nats/token]."""
 
     def close(self) -> None:
         """Leave the terminal tidy."""
 
 
-class Silent:
+class NoProgress:
     """Shows nothing."""
 
     def update(self, step: int, loss: float, tokens_per_second: float) -> None: ...
 
-    def validated(self, step: int, loss: float) -> None: ...
+    def show_validation(self, step: int, loss: float) -> None: ...
 
     def close(self) -> None: ...
 
 
-class Lines(Silent):
+class ProgressLines(NoProgress):
     """One line per validation, for log files and pipes."""
 
     def __init__(self, steps: int) -> None:
@@ -41,13 +41,13 @@ class Lines(Silent):
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
         self._latest = f"train {loss:.4f}  {tokens_per_second:,.0f} tokens/s  "
 
-    def validated(self, step: int, loss: float) -> None:
+    def show_validation(self, step: int, loss: float) -> None:
         seconds = time.perf_counter() - self._began
         width = len(str(self._steps))
         print(f"step {step:>{width}}/{self._steps}  {self._latest}val {loss:.4f} nats/token  {seconds:.1f} s", flush=True)
 
 
-class Bar(Silent):
+class ProgressBar(NoProgress):
     """A rich bar of one 80-column line: losses, speed, time left."""
 
     def __init__(self, steps: int, done: int) -> None:
@@ -68,19 +68,19 @@ class Bar(Silent):
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
         self._bar.update(self._task, completed=step, train=f"{loss:.3f}", speed=f"{tokens_per_second:,.0f}")
 
-    def validated(self, step: int, loss: float) -> None:
+    def show_validation(self, step: int, loss: float) -> None:
         self._bar.update(self._task, completed=step, val=f"{loss:.3f}")
 
     def close(self) -> None:
         self._bar.stop()
 
 
-def progress_view(wanted: str, steps: int, done: int, *, in_search: bool) -> Progress:
+def make_progress(wanted: str, steps: int, done: int, *, in_search: bool) -> Progress:
     """The view `logger.progress` asks for; in a search it is the controller's, which alone draws."""
     if in_search:
-        return Silent()
+        return NoProgress()
     if wanted == "auto":
         wanted = "bar" if sys.stdout.isatty() else "lines"
     if wanted == "bar":
-        return Bar(steps, done)
-    return Lines(steps) if wanted == "lines" else Silent()
+        return ProgressBar(steps, done)
+    return ProgressLines(steps) if wanted == "lines" else NoProgress()

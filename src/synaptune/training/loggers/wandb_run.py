@@ -20,51 +20,51 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from synaptune.core.errors import mistake
+from synaptune.core.errors import user_error
 from synaptune.training.config import LoggerConfig
 
 PROBE_SECONDS = 4.0
 LOGIN_SECONDS = 10.0
 UPLOAD_SECONDS = 60.0
 MARGIN_SECONDS = 10.0  # for a client that does not keep to that
-OPEN = "open"  # a file in the folder of a run that has not ended, or whose upload has not; a kill leaves it behind
-IDENTITY = "identity"  # the note of a study that tells it from another of its name
+OPEN_MARKER = "open"  # a file in the folder of a run that has not ended, or whose upload has not; a kill leaves it behind
+IDENTITY_KEY = "identity"  # the note of a study that tells it from another of its name
 _MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}  # WANDB_MODE
 _LONGEST_TAG = 64
 _LONGEST_NAME = 64  # of a study within an id, which may have 128 characters
 
 
-class Notes(Protocol):
+class NoteStore(Protocol):
     """What a study keeps with its trials."""
 
-    def note(self, key: str) -> Any:
+    def read_note(self, key: str) -> Any:
         """A note; null when it is not there."""
         ...
 
-    def put_note(self, key: str, value: Any) -> None:
+    def write_note(self, key: str, value: Any) -> None:
         """Store a note."""
         ...
 
 
-def identity(study: Notes) -> str:
+def get_study_identity(study: NoteStore) -> str:
     """Eight characters that are the same for ever in a study, and others in a study begun anew under its name."""
-    found = study.note(IDENTITY)
+    found = study.read_note(IDENTITY_KEY)
     if found is None:
         found = os.urandom(4).hex()
-        study.put_note(IDENTITY, found)
+        study.write_note(IDENTITY_KEY, found)
     return str(found)
 
 
-def run_id(study: str, *parts: object) -> str:
+def make_run_id(study: str, *parts: object) -> str:
     """The id of a study's run in W&B, which allows neither every character nor every length."""
     return "-".join([re.sub(r"[^\w.-]", "_", study)[:_LONGEST_NAME], *(str(part) for part in parts if part != "")])
 
 
-def labels(study: str, unique: str, number: int | str, *, facts: Mapping[str, Any], tags: Sequence[str] = ()) -> dict[str, Any]:
+def make_run_labels(study: str, unique: str, number: int | str, *, facts: Mapping[str, Any], tags: Sequence[str] = ()) -> dict[str, Any]:
     """What the run of a trial is called, by name of LoggerConfig; unique: identity of the study; number: the trial's, with its seed
     where it has several runs; facts: of the trial; tags: given ones."""
     phase, generation = facts["phase"], facts["generation"]
-    about = {"group": study, "job_type": phase, "run_id": run_id(study, unique, number), "generation": generation}
+    about = {"group": study, "job_type": phase, "run_id": make_run_id(study, unique, number), "generation": generation}
     return about | {"tags": [*tags, study, phase, f"generation-{generation}"]}
 
 
@@ -74,13 +74,13 @@ class WandbWriter:
     def __init__(self, run: Any, online: bool) -> None:
         self.run, self.online = run, online
         self.folder = Path(run.dir).parent
-        (self.folder / OPEN).touch()
+        (self.folder / OPEN_MARKER).touch()
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Record the values of a step."""
         self.run.log(dict(values), step=step)
 
-    def conclude(self, metrics: Mapping[str, float]) -> None:
+    def log_summary(self, metrics: Mapping[str, float]) -> None:
         """Record the figures of the whole run."""
         self.run.summary.update(dict(metrics))
 
@@ -90,22 +90,22 @@ class WandbWriter:
             self.run.finish(exit_code=exit_code)
         except TimeoutError:
             return False
-        (self.folder / OPEN).unlink(missing_ok=True)
+        (self.folder / OPEN_MARKER).unlink(missing_ok=True)
         return True
 
     def close(self, exit_code: int) -> None:
         """End the run, in a bounded time."""
         if not self.online:
             self.finish(exit_code)
-        elif within(UPLOAD_SECONDS + MARGIN_SECONDS, lambda: self.finish(exit_code)) != (True, True):
-            self.give_up()
+        elif run_with_timeout(UPLOAD_SECONDS + MARGIN_SECONDS, lambda: self.finish(exit_code)) != (True, True):
+            self.abandon_upload()
 
-    def give_up(self) -> None:
+    def abandon_upload(self) -> None:
         """Leave an upload that takes too long to `synaptune wandb sync`, and keep later runs offline."""
         _go_offline(f"the upload did not end within {UPLOAD_SECONDS:.0f} s; `synaptune wandb sync STUDY` sends the rest")
 
 
-def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[str, Any]) -> WandbWriter | None:
+def open_run(config: LoggerConfig, run_dir: Path, *, name: str, flat_config: Mapping[str, Any]) -> WandbWriter | None:
     """A W&B run in `run_dir`, or None when wandb is not installed or switched off.
 
     Raises UserError when `logger.wandb` asks for W&B by name and it is not installed.
@@ -113,10 +113,10 @@ def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[
     if importlib.util.find_spec("wandb") is None:
         if config.wandb == "auto":
             return None
-        raise mistake(
+        raise user_error(
             got=f"logger.wandb={config.wandb} without wandb", expected="the wandb package", do="pip install wandb, or logger.wandb=off"
         )
-    mode = _mode(config.wandb)
+    mode = _choose_mode(config.wandb)
     if mode == "disabled":
         return None
     import wandb
@@ -139,7 +139,7 @@ def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[
         name=run_dir.name,
         tags=[tag[:_LONGEST_TAG] for tag in dict.fromkeys(config.tags)],
         dir=str(run_dir),
-        config=dict(record) | ({} if config.generation is None else {"generation": config.generation}),
+        config=dict(flat_config) | ({} if config.generation is None else {"generation": config.generation}),
         settings=settings,
     )
     if mode == "online":
@@ -148,7 +148,7 @@ def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[
             settings.finish_timeout, settings.finish_timeout_raises = UPLOAD_SECONDS, True  # also when the process ends
             return WandbWriter(wandb.init(mode="online", **about), online=True)
         except Exception as error:
-            _go_offline(f"{base_url()} did not accept the run: {type(error).__name__}")
+            _go_offline(f"{get_base_url()} did not accept the run: {type(error).__name__}")
     try:
         return WandbWriter(wandb.init(mode="offline", **about), online=False)
     except Exception as error:  # such as an id whose upload was given up in this process, and still goes on
@@ -156,7 +156,7 @@ def open_run(config: LoggerConfig, run_dir: Path, *, name: str, record: Mapping[
         return None
 
 
-def asked_mode() -> str:
+def read_wandb_mode() -> str:
     """What WANDB_MODE asks for: `online`, `offline` or `disabled`, empty when it is not set; a word that is none of W&B's sends nothing."""
     asked = os.environ.get("WANDB_MODE", "").strip().lower()
     if asked and asked not in _MODES:
@@ -164,50 +164,50 @@ def asked_mode() -> str:
     return _MODES.get(asked, "offline") if asked else ""
 
 
-def _mode(wanted: str) -> str:
+def _choose_mode(wanted: str) -> str:
     """`online`, `offline` or `disabled` for this run."""
-    wanted = (asked_mode() if wanted == "auto" else "") or wanted
+    wanted = (read_wandb_mode() if wanted == "auto" else "") or wanted
     if wanted in ("disabled", "offline"):
         return wanted
-    if _broken is not None:
+    if _offline_reason is not None:
         return "offline"
-    if not has_key():
+    if not has_api_key():
         if wanted == "online":
             _go_offline("no API key; `wandb login` stores one")
         return "offline"
-    return "online" if server_answers() else "offline"
+    return "online" if is_server_reachable() else "offline"
 
 
-def base_url() -> str:
+def get_base_url() -> str:
     """Address of the W&B server."""
     return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
 
 
-def has_key() -> bool:
+def has_api_key() -> bool:
     """Whether an API key is at hand, in the environment or in the netrc file that `wandb login` writes."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     try:
-        return path.exists() and netrc.netrc(path).authenticators(urllib.parse.urlsplit(base_url()).hostname or "") is not None
+        return path.exists() and netrc.netrc(path).authenticators(urllib.parse.urlsplit(get_base_url()).hostname or "") is not None
     except (netrc.NetrcParseError, OSError):
         return False
 
 
 @functools.cache
-def server_answers() -> bool:
+def is_server_reachable() -> bool:
     """Whether the server sends any HTTP answer in time; asked once per process."""
     # In a thread: a dead name server can hold a look-up far longer than any socket's time limit.
-    finished, alive = within(PROBE_SECONDS, _probe)
+    finished, alive = run_with_timeout(PROBE_SECONDS, _probe)
     if finished and alive:
         return True
-    _go_offline(f"no answer from {base_url()} within {PROBE_SECONDS:.0f} s")
+    _go_offline(f"no answer from {get_base_url()} within {PROBE_SECONDS:.0f} s")
     return False
 
 
 def _probe() -> bool:
     try:
-        with urllib.request.urlopen(base_url(), timeout=PROBE_SECONDS):
+        with urllib.request.urlopen(get_base_url(), timeout=PROBE_SECONDS):
             return True
     except urllib.error.HTTPError:
         return True
@@ -215,7 +215,7 @@ def _probe() -> bool:
         return False
 
 
-def within(seconds: float, work: Callable[[], Any]) -> tuple[bool, Any]:
+def run_with_timeout(seconds: float, work: Callable[[], Any]) -> tuple[bool, Any]:
     """(finished in time, result); work that takes longer goes on in a thread that does not keep the process alive."""
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
@@ -224,12 +224,12 @@ def within(seconds: float, work: Callable[[], Any]) -> tuple[bool, Any]:
     return bool(results), results[0] if results else None
 
 
-_broken: str | None = None
+_offline_reason: str | None = None
 
 
 def _go_offline(reason: str) -> None:
     """Keep every later run of this process offline, and say why once."""
-    global _broken
-    if _broken is None:
+    global _offline_reason
+    if _offline_reason is None:
         print(f"wandb: offline ({reason})", file=sys.stderr)
-    _broken = reason
+    _offline_reason = reason

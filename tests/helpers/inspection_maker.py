@@ -15,10 +15,10 @@ EXPERTS = 4
 TRACES = ("calcium", "ready", "reserve", "energy", "release", "efficacy")
 
 
-def portrait(draw: np.random.Generator, scale: float) -> Mapping[str, Any]:
+def make_inspection(draw: np.random.Generator, scale: float) -> Mapping[str, Any]:
     """A portrait; scale: of its release."""
     tokens = list(TEXT)
-    terminals = [_traces(draw, scale, len(tokens), born) for born in KEYS]
+    terminals = [_make_traces(draw, scale, len(tokens), born) for born in KEYS]
     mean = {
         name: [float(np.mean([trace[name][at] for trace in terminals if trace[name][at] is not None])) for at in range(len(tokens))]
         for name in TRACES
@@ -34,7 +34,7 @@ def portrait(draw: np.random.Generator, scale: float) -> Mapping[str, Any]:
         "curve": [[step, 2.0 + 2.0 * math.exp(-step / 40.0)] for step in steps],
         "life": {
             "steps": steps,
-            "utilisation": [_shares(draw, scale, step) for step in steps],
+            "utilisation": [_make_shares(draw, scale, step) for step in steps],
             "events": [[60, "merge", 0], [60, "split", 1], [120, "merge", 0], [180, "split", 0]][: 4 if scale > 0.8 else 2],
         },
         "dynamics": {
@@ -46,12 +46,12 @@ def portrait(draw: np.random.Generator, scale: float) -> Mapping[str, Any]:
     }
 
 
-def _shares(draw: np.random.Generator, scale: float, step: int) -> list[float]:
+def _make_shares(draw: np.random.Generator, scale: float, step: int) -> list[float]:
     raw = np.exp(draw.normal(0.0, 0.1, EXPERTS) + (1.4 - scale) * np.linspace(0.6, -0.6, EXPERTS) * step / LAST)
     return (raw / raw.sum()).tolist()
 
 
-def _traces(draw: np.random.Generator, scale: float, length: int, born: int) -> dict[str, list[float | None]]:
+def _make_traces(draw: np.random.Generator, scale: float, length: int, born: int) -> dict[str, list[float | None]]:
     """Calcium from random drives, vesicles spent by release and refilled."""
     found: dict[str, list[float | None]] = {name: [None] * born for name in TRACES}
     calcium, ready, reserve, energy = 0.0, 8.0, 30.0, 1.0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from synaptune.analysis.results import Evidence
-from synaptune.core.text import duration
-from synaptune.report.figures.sheet import Sheet, dots, fitted, text_width, thinned, ticks
-from synaptune.report.figures.theme import NORMAL, WIDTH, Drawing, Palette
+from synaptune.core.text import format_duration
+from synaptune.report.figures.layout import FigureLayout, draw_dots, fit_text, measure_text, set_ticks, thin_out
+from synaptune.report.figures.theme import NORMAL_SIZE, WIDTH, Drawing, Palette
 
-_WORDS = {
+_FAILURE_NAMES = {
     "number": "not a number",
     "memory": "out of memory",
     "device": "device fault",
@@ -17,19 +17,19 @@ _WORDS = {
     "disk": "disk full",
     "error": "other error",
 }
-_DOTS = 1500
+_MAX_DOTS = 1500
 
 
-def cost(evidence: Evidence, palette: Palette) -> Drawing | None:
+def draw_cost(evidence: Evidence, palette: Palette) -> Drawing | None:
     """Device hours by phase, in the order of the protocol."""
     spent = {phase: seconds for phase, seconds in evidence.seconds_by_phase.items() if seconds > 0}
     if not spent:
         return None
     unit, per = ("hours", 3600.0) if max(spent.values()) >= 1800 else ("minutes", 60.0)
     step = 40.0
-    left = min(180.0, max(text_width(phase, NORMAL) for phase in spent) + 18)
-    sheet = Sheet(12 + step * len(spent) + 46, palette)
-    axes = sheet.axes(left, 12, width=WIDTH - left - 170, height=step * len(spent), grid="x")
+    left = min(180.0, max(measure_text(phase, NORMAL_SIZE) for phase in spent) + 18)
+    sheet = FigureLayout(12 + step * len(spent) + 46, palette)
+    axes = sheet.add_axes(left, 12, width=WIDTH - left - 170, height=step * len(spent), grid="x")
     axes.set_xlim(0, max(spent.values()) / per * 1.02)
     axes.set_ylim(len(spent) - 0.5, -0.5)
     axes.yaxis.set_visible(False)
@@ -37,20 +37,20 @@ def cost(evidence: Evidence, palette: Palette) -> Drawing | None:
         axes.barh(at, seconds / per, height=0.56, color=palette.best if phase == evidence.phase else palette.other, linewidth=0)
         runs = evidence.runs_by_phase.get(phase)
         counted = "" if runs is None else f" · {runs:,} {'run' if runs == 1 else 'runs'}"
-        sheet.text(left - 12, 12 + step * (at + 0.5) + 5, fitted(phase, left - 16), size=NORMAL, ha="right")
-        sheet.mark(axes, seconds / per, at, duration(seconds) + counted, colour=palette.ink)
+        sheet.add_text(left - 12, 12 + step * (at + 0.5) + 5, fit_text(phase, left - 16), size=NORMAL_SIZE, ha="right")
+        sheet.label_point(axes, seconds / per, at, format_duration(seconds) + counted, colour=palette.ink)
     axes.axvline(0, color=palette.muted, linewidth=1.0)
-    ticks(axes, x=5)
-    sheet.foot(axes, f"device {unit}")
+    set_ticks(axes, x=5)
+    sheet.label_bottom(axes, f"device {unit}")
     total = sum(spent.values())
-    caption = f"Time of the runs by phase, {duration(total)} on devices in all"
-    if evidence.began and evidence.ended:
-        clock = (evidence.ended - evidence.began).total_seconds()
-        caption += f", {duration(clock)} by the clock from the first run to the last"
+    caption = f"Time of the runs by phase, {format_duration(total)} on devices in all"
+    if evidence.started_at and evidence.ended_at:
+        clock = (evidence.ended_at - evidence.started_at).total_seconds()
+        caption += f", {format_duration(clock)} by the clock from the first run to the last"
     return Drawing(sheet.canvas, "Cost", caption + ".")
 
 
-def failures(evidence: Evidence, palette: Palette) -> Drawing | None:
+def draw_failures(evidence: Evidence, palette: Palette) -> Drawing | None:
     """When trials failed, by kind."""
     kinds = sorted(((kind, trials) for kind, trials in evidence.failures.items() if trials), key=lambda entry: -len(entry[1]))
     if not kinds:
@@ -59,10 +59,10 @@ def failures(evidence: Evidence, palette: Palette) -> Drawing | None:
     total = sum(len(trials) for _, trials in kinds)
     runs = max(total, len(evidence.trials), sum(evidence.runs_by_phase.values()))
     step = 40.0
-    names = {kind: _WORDS.get(kind, kind) for kind, _ in kinds}
-    left = min(180.0, max(text_width(words, NORMAL) for words in names.values()) + 18)
-    sheet = Sheet(12 + step * len(kinds) + 46, palette)
-    axes = sheet.axes(left, 12, width=WIDTH - left - 120, height=step * len(kinds), grid="x")
+    names = {kind: _FAILURE_NAMES.get(kind, kind) for kind, _ in kinds}
+    left = min(180.0, max(measure_text(words, NORMAL_SIZE) for words in names.values()) + 18)
+    sheet = FigureLayout(12 + step * len(kinds) + 46, palette)
+    axes = sheet.add_axes(left, 12, width=WIDTH - left - 120, height=step * len(kinds), grid="x")
     first, last = min(known), max(known)
     room = max(0.5, 0.01 * (last - first))
     axes.set_xlim(first - room, last + room)
@@ -70,12 +70,12 @@ def failures(evidence: Evidence, palette: Palette) -> Drawing | None:
     axes.yaxis.set_visible(False)
     for at, (kind, trials) in enumerate(kinds):
         axes.axhline(at, color=palette.grid, linewidth=1.2)
-        numbers = [trials[index].number for index in thinned(len(trials), _DOTS)]
+        numbers = [trials[index].number for index in thin_out(len(trials), _MAX_DOTS)]
         size = max(2.5, min(9.0, 200.0 / len(numbers)))
-        dots(axes, numbers, [at] * len(numbers), colour=palette.bad, size=size, alpha=0.75)
-        sheet.text(left - 12, 12 + step * (at + 0.5) + 5, fitted(names[kind], left - 16), size=NORMAL, ha="right")
-        sheet.text(WIDTH - 108, 12 + step * (at + 0.5) + 5, f"{len(trials):,} ({100.0 * len(trials) / runs:.1f} %)")
-    ticks(axes, x=5, whole=True)
-    sheet.foot(axes, "number of the trial")
+        draw_dots(axes, numbers, [at] * len(numbers), colour=palette.bad, size=size, alpha=0.75)
+        sheet.add_text(left - 12, 12 + step * (at + 0.5) + 5, fit_text(names[kind], left - 16), size=NORMAL_SIZE, ha="right")
+        sheet.add_text(WIDTH - 108, 12 + step * (at + 0.5) + 5, f"{len(trials):,} ({100.0 * len(trials) / runs:.1f} %)")
+    set_ticks(axes, x=5, whole=True)
+    sheet.label_bottom(axes, "number of the trial")
     caption = f"{total:,} of {runs:,} trials of the study failed, by cause and in the order they began."
     return Drawing(sheet.canvas, "Failures", caption)

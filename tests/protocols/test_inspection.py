@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from helpers.protocols import NAMES, SEEDS, TUNED, made
+from helpers.phase1_study import NAMES, SEEDS, TUNED, make_study
 from synaptune.model.attention import rms_norm
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
-from synaptune.protocols.portraits import KEYS, NOTE, TRACES, portraits, portray, watched
-from synaptune.protocols.session import reopened
+from synaptune.protocols.inspection import INSPECTIONS, SHOWN_KEYS, TRACES, inspect_point, record_traces, store_inspections
+from synaptune.protocols.session import reopen_protocol
 from synaptune.study.reader import find_study
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.synapse.terminal import terminal_scan
@@ -28,7 +28,7 @@ def model():
 @pytest.fixture(scope="module")
 def traces(model):
     """Of a text of random tokens."""
-    return watched(model, torch.randint(0, 30, (LENGTH,), generator=torch.Generator().manual_seed(1)))
+    return record_traces(model, torch.randint(0, 30, (LENGTH,), generator=torch.Generator().manual_seed(1)))
 
 
 def test_the_efficacy_of_a_portrait_is_that_of_the_scan_at_every_token(model, traces):
@@ -59,7 +59,7 @@ def test_the_release_of_a_portrait_is_what_the_ready_pool_loses_beyond_its_refil
 def study(tmp_path_factory):
     """A validated study."""
     folder = tmp_path_factory.mktemp("studies") / "small"
-    made(folder)
+    make_study(folder)
     return folder
 
 
@@ -67,7 +67,7 @@ def study(tmp_path_factory):
 def protocol(study):
     """The study at work."""
     record = find_study(str(study))
-    with reopened(
+    with reopen_protocol(
         record, study, ["workers.count=1", "logger=csv", "logger.every=2"], space=record.spaces["validation"], seeds=SEEDS
     ) as opened:
         yield opened
@@ -75,8 +75,8 @@ def protocol(study):
 
 def test_portraits_repeat_the_validation_and_are_made_once(protocol, capsys):
     start, best = protocol.space.start(), protocol.space.unit(TUNED)
-    portraits(protocol, start, best)
-    note = protocol.study.note(NOTE)
+    store_inspections(protocol, start, best)
+    note = protocol.study.note(INSPECTIONS)
     assert len(json.dumps(note)) < 60_000
     validation = {(trial.unit, trial.facts["seed"]): trial.facts["val_loss"] for trial in protocol.study.trials("validation")}
     for side, unit in (("baseline", start), ("best", best)):
@@ -88,7 +88,7 @@ def test_portraits_repeat_the_validation_and_are_made_once(protocol, capsys):
         assert found["life"]["steps"] == [2, 4, 6]
         assert all(len(shares) == 4 and min(shares) > 0.0 for shares in found["life"]["utilisation"])
         dynamics = found["dynamics"]
-        assert [terminal["key"] for terminal in dynamics["terminals"]] == [key for key in KEYS if key < 64]
+        assert [terminal["key"] for terminal in dynamics["terminals"]] == [key for key in SHOWN_KEYS if key < 64]
         assert "".join(dynamics["text"]).count(" ") > 3
         for terminal in dynamics["terminals"]:
             for name in TRACES:
@@ -99,20 +99,20 @@ def test_portraits_repeat_the_validation_and_are_made_once(protocol, capsys):
     folder = protocol.study.place.folder / "portraits/best"
     written = (folder / "result.json").stat().st_mtime_ns
     said = capsys.readouterr().out
-    portraits(protocol, start, best)
+    store_inspections(protocol, start, best)
     assert said.count("portraits:") == 1
     assert capsys.readouterr().out == ""
     assert (folder / "result.json").stat().st_mtime_ns == written
-    assert protocol.study.note(NOTE) == note
+    assert protocol.study.note(INSPECTIONS) == note
 
 
 def test_a_portrait_that_fails_is_said_and_stored_and_spoils_nothing(protocol, capsys):
-    protocol.study.put_note(NOTE, None)
+    protocol.study.put_note(INSPECTIONS, None)
     start, best = protocol.space.start(), protocol.space.unit(TUNED)
     protocol.base.data.path = "nowhere.txt"
-    portraits(protocol, start, best)
+    store_inspections(protocol, start, best)
     assert "none of the best (UserError" in capsys.readouterr().out
-    note = protocol.study.note(NOTE)
+    note = protocol.study.note(INSPECTIONS)
     assert "nowhere.txt" in note["baseline"]["failed"]
     assert note["best"]["seed"] == SEEDS[0]
 
@@ -120,7 +120,7 @@ def test_a_portrait_that_fails_is_said_and_stored_and_spoils_nothing(protocol, c
 def test_a_plain_model_has_a_portrait_without_dynamics_and_life(protocol):
     for key, value in {"release": "off", "fast_weights": "off", "experts": 1, "top_k": 1, "distance": "off"}.items():
         protocol.base.model[key] = value
-    found = portray(protocol, protocol.space.start(), 7, side="plain")
+    found = inspect_point(protocol, protocol.space.start(), 7, side="plain")
     assert (found["dynamics"], found["life"]) == (None, None)
     assert (found["validated"], found["reproduced"]) == (None, None)
     assert found["curve"]

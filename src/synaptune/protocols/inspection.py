@@ -39,9 +39,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.core.parameters import constant
-from synaptune.protocols.protocol import Protocol, say
-from synaptune.search.space.space import Unit
-from synaptune.search.workers.base import Inline
+from synaptune.protocols.protocol import Protocol, print_message
+from synaptune.search.space.space import UnitPoint
+from synaptune.search.workers.base import InlineWorkers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,56 +50,60 @@ if TYPE_CHECKING:
     from synaptune.synapse.circuit import SynapseTensors
     from synaptune.synapse.terminal import TerminalState
 
-NOTE = "portraits"
+INSPECTIONS = "portraits"
 SIDES = ("baseline", "best")
-KEYS = (0, 16, 48)  # terminals shown: the first, and two born later
+SHOWN_KEYS = (0, 16, 48)  # terminals shown: the first, and two born later
 TRACES = ("calcium", "ready", "reserve", "energy", "release", "efficacy")
-TOKENS = int(constant("portrait.tokens", 128, unit="token", meaning="text of a portrait", source="chosen: a figure's width"))
-POINTS = int(constant("portrait.points", 60, meaning="most steps kept of a portrait's life and curve", source="chosen: a figure's width"))
-DIGITS = 4
+TEXT_TOKENS = int(constant("portrait.tokens", 128, unit="token", meaning="text of a portrait", source="chosen: a figure's width"))
+MAX_STEPS = int(
+    constant("portrait.points", 60, meaning="most steps kept of a portrait's life and curve", source="chosen: a figure's width")
+)
+INSPECTION_DIGITS = 4
 # The run is the validation's, but watched by nobody; what is left out changes no number of it.
-_QUIET = {"training.test": False, "training.resume": False, "objective.name": "val_loss", "pruner.name": "none"}
-_QUIET |= {"logger.wandb": "off", "logger.tensorboard": False, "logger.progress": "off"}
+_QUIET_OVERRIDES = {"training.test": False, "training.resume": False, "objective.name": "val_loss", "pruner.name": "none"}
+_QUIET_OVERRIDES |= {"logger.wandb": "off", "logger.tensorboard": False, "logger.progress": "off"}
 
 
-def portraits(protocol: Protocol, before: Unit, after: Unit) -> None:
+def store_inspections(protocol: Protocol, before: UnitPoint, after: UnitPoint) -> None:
     """Put the portraits of two points into the study, once; what goes wrong is said and stored, and spoils nothing."""
-    seed, known = protocol.seeds[0], protocol.study.note(NOTE) or {}
+    seed, known = protocol.seeds[0], protocol.study.read_note(INSPECTIONS) or {}
     wanted = dict(zip(SIDES, (before, after), strict=True))
-    missing = {side: unit for side, unit in wanted.items() if not _is_of(known.get(side), unit, seed)}
+    missing = {side: unit for side, unit in wanted.items() if not _is_current(known.get(side), unit, seed)}
     if not missing:
         return
-    say(f"portraits: {' and '.join(missing)} once more with seed {seed}, for what happens inside")
+    print_message(f"portraits: {' and '.join(missing)} once more with seed {seed}, for what happens inside")
     for side, unit in missing.items():
         try:
-            known[side] = portray(protocol, unit, seed, side=side)
+            known[side] = inspect_point(protocol, unit, seed, side=side)
         except Exception as error:  # a portrait is an illustration: the verdict it would spoil is not
             reason = f"{type(error).__name__}: {error}"
-            say(f"portraits: none of the {side} ({reason.splitlines()[0]})")
+            print_message(f"portraits: none of the {side} ({reason.splitlines()[0]})")
             known[side] = {"unit": list(unit), "seed": seed, "failed": reason}
         if known[side].get("reproduced") is False:
-            say(f"portraits: the {side} gave {known[side]['val_loss']:.6f}, in the validation {known[side]['validated']:.6f}")
-    protocol.study.put_note(NOTE, known)
+            print_message(f"portraits: the {side} gave {known[side]['val_loss']:.6f}, in the validation {known[side]['validated']:.6f}")
+    protocol.study.write_note(INSPECTIONS, known)
 
 
-def _is_of(portrait: Any, unit: Unit, seed: int) -> bool:
+def _is_current(portrait: Any, unit: UnitPoint, seed: int) -> bool:
     return portrait is not None and "failed" not in portrait and (tuple(portrait["unit"]), portrait["seed"]) == (tuple(unit), seed)
 
 
-def portray(protocol: Protocol, unit: Unit, seed: int, *, side: str) -> dict[str, Any]:
+def inspect_point(protocol: Protocol, unit: UnitPoint, seed: int, *, side: str) -> dict[str, Any]:
     """Train a point once more in the study's folder `portraits/<side>` and watch it; the schema is the module's.
 
     Raises as `build.run` does.
     """
     from synaptune.config.run import run
 
-    values = protocol.space.values(unit)
-    folder = protocol.study.place.folder / NOTE / side
+    values = protocol.space.to_values(unit)
+    folder = protocol.study.location.folder / INSPECTIONS / side
     shutil.rmtree(folder, ignore_errors=True)
-    with _threads_of_a_worker(protocol):
-        outcome = run(_configured(protocol.base, {**values, "seed": seed, **_QUIET}), folder, overrides=[], report=_unheard)
+    with _limit_threads(protocol):
+        outcome = run(
+            _apply_changes(protocol.base, {**values, "seed": seed, **_QUIET_OVERRIDES}), folder, overrides=[], report=_ignore_report
+        )
     told = json.loads((folder / "result.json").read_text())
-    validated = _validated(protocol, values, seed)
+    validated = _find_validation_loss(protocol, values, seed)
     loss = outcome.metrics["val_loss"]
     return {
         "unit": list(unit),
@@ -108,40 +112,40 @@ def portray(protocol: Protocol, unit: Unit, seed: int, *, side: str) -> dict[str
         "val_loss": loss,
         "validated": validated,
         "reproduced": None if validated is None else validated == loss,
-        "curve": [[step, _short(value)] for step, value in _thinned(told["curve"])],
-        "life": _life(told.get("life")),
-        "dynamics": dynamics(folder / "checkpoint.pt"),
+        "curve": [[step, _round_number(value)] for step, value in _thin_out(told["curve"])],
+        "life": _summarise_life(told.get("life")),
+        "dynamics": record_dynamics(folder / "checkpoint.pt"),
     }
 
 
-def _unheard(step: int, loss: float) -> None:
+def _ignore_report(step: int, loss: float) -> None:
     """No search listens to a portrait."""
 
 
-def _configured(base: DictConfig, changes: dict[str, Any]) -> DictConfig:
+def _apply_changes(base: DictConfig, changes: dict[str, Any]) -> DictConfig:
     cfg = base.copy()
     for key, value in changes.items():
         OmegaConf.update(cfg, key, value)
     return cfg
 
 
-def _validated(protocol: Protocol, values: dict[str, Any], seed: int) -> float | None:
+def _find_validation_loss(protocol: Protocol, values: dict[str, Any], seed: int) -> float | None:
     """The validation loss that the study holds of a point and seed."""
-    for trial in protocol.study.trials():
+    for trial in protocol.study.read_trials():
         if trial.state == "complete" and trial.facts.get("test") and trial.facts["seed"] == seed and trial.values == values:
             return trial.facts["val_loss"]
     return None
 
 
 @contextlib.contextmanager
-def _threads_of_a_worker(protocol: Protocol) -> Iterator[None]:
+def _limit_threads(protocol: Protocol) -> Iterator[None]:
     """As many threads as the validation's runs had: sums in another order are other numbers."""
     import os
 
     import torch
 
     before = torch.get_num_threads()
-    if not isinstance(protocol.pool, Inline) and "OMP_NUM_THREADS" not in os.environ:
+    if not isinstance(protocol.pool, InlineWorkers) and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // protocol.pool.count))
     try:
         yield
@@ -149,74 +153,74 @@ def _threads_of_a_worker(protocol: Protocol) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _life(life: dict[str, Any] | None) -> dict[str, Any] | None:
+def _summarise_life(life: dict[str, Any] | None) -> dict[str, Any] | None:
     if life is None:
         return None
-    rows = _thinned(list(zip(life["steps"], life["utilisation"], strict=True)))
-    use = [[_short(share) for share in shares] for _, shares in rows]
+    rows = _thin_out(list(zip(life["steps"], life["utilisation"], strict=True)))
+    use = [[_round_number(share) for share in shares] for _, shares in rows]
     return {"steps": [step for step, _ in rows], "utilisation": use, "events": life["events"]}
 
 
-def _thinned(rows: Sequence[Any]) -> list[Any]:
+def _thin_out(rows: Sequence[Any]) -> list[Any]:
     """At most POINTS of the rows, evenly, the first and the last among them."""
-    if len(rows) <= POINTS:
+    if len(rows) <= MAX_STEPS:
         return list(rows)
-    return [rows[round(index * (len(rows) - 1) / (POINTS - 1))] for index in range(POINTS)]
+    return [rows[round(index * (len(rows) - 1) / (MAX_STEPS - 1))] for index in range(MAX_STEPS)]
 
 
-def _short(number: float) -> float:
-    return float(f"{number:.{DIGITS}g}")
+def _round_number(number: float) -> float:
+    return float(f"{number:.{INSPECTION_DIGITS}g}")
 
 
-def dynamics(checkpoint: Path) -> dict[str, Any] | None:
+def record_dynamics(checkpoint: Path) -> dict[str, Any] | None:
     """The terminals of a trained model's first layer along the beginning of its validation text; null when it has none at work."""
-    from synaptune.data.batches import eval_batches
+    from synaptune.data.batches import make_eval_batches
     from synaptune.data.corpus import load_corpus
     from synaptune.training.checkpoint import load_model
 
     model, config, data = load_model(checkpoint)
-    if model.silent or config.release != "dynamic":
+    if model.release_off or config.release != "dynamic":
         return None
     corpus = load_corpus(data, config.context)
-    tokens = eval_batches(corpus, data, "val", size=1, context=config.context, limit=1)[0].tokens[0, :TOKENS]
-    traces = watched(model, tokens)
-    shown = [key for key in KEYS if key < len(tokens)]
+    tokens = make_eval_batches(corpus, data, "val", size=1, context=config.context, limit=1)[0].tokens[0, :TEXT_TOKENS]
+    traces = record_traces(model, tokens)
+    shown = [key for key in SHOWN_KEYS if key < len(tokens)]
     return {
         "text": [corpus.decode([token]) for token in tokens.tolist()],
         "layer": 0,
-        "terminals": [{"key": key} | {name: _listed(trace[:, key]) for name, trace in traces.items()} for key in shown],
-        "mean": {name: _listed(trace.nanmean(-1)) for name, trace in traces.items()},
+        "terminals": [{"key": key} | {name: _to_list(trace[:, key]) for name, trace in traces.items()} for key in shown],
+        "mean": {name: _to_list(trace.nanmean(-1)) for name, trace in traces.items()},
     }
 
 
-def _listed(trace: Tensor) -> list[float | None]:
-    return [None if value != value else _short(value) for value in trace.tolist()]
+def _to_list(trace: Tensor) -> list[float | None]:
+    return [None if value != value else _round_number(value) for value in trace.tolist()]
 
 
-def watched(model: GPT, tokens: Tensor) -> dict[str, Tensor]:
+def record_traces(model: GPT, tokens: Tensor) -> dict[str, Tensor]:
     """Traces (token, key) of the first layer's terminals, mean over the heads, along a text (token,); NaN before birth."""
     import torch
 
     from synaptune.model.attention import rms_norm
-    from synaptune.synapse.terminal import birth, regroup, terminal_step
+    from synaptune.synapse.terminal import init_terminals, map_state, terminal_step
 
     block, params = model.blocks[0], model.synapse
     assert block.presynapse is not None
     with torch.no_grad():
-        q, k, _ = block.attention.project(rms_norm(rms_norm(model.embedding(tokens[None]))), model.shared(len(tokens)).rope)
-        drive = block.presynapse.drive(q, k)[0]
-        state = birth(drive.new_zeros(drive.shape[0], len(tokens)), params)
+        q, k, _ = block.attention.project(rms_norm(rms_norm(model.embedding(tokens[None]))), model.make_shared_inputs(len(tokens)).rope)
+        drive = block.presynapse.compute_drive(q, k)[0]
+        state = init_terminals(drive.new_zeros(drive.shape[0], len(tokens)), params)
         rows = {name: drive.new_full((len(tokens), len(tokens)), torch.nan) for name in TRACES}
         for at in range(len(tokens)):
-            part = regroup(state, lambda value, born=at + 1: value[:, :born])
+            part = map_state(state, lambda value, born=at + 1: value[:, :born])
             moved, e = terminal_step(part, drive[:, at, : at + 1], params, 1)
-            for name, value in _seen(part, moved, e, params).items():
+            for name, value in _read_traces(part, moved, e, params).items():
                 rows[name][at, : at + 1] = value.mean(0)
-            state = regroup(state, lambda old, new, born=at + 1: torch.cat([new, old[:, born:]], -1), moved)
+            state = map_state(state, lambda old, new, born=at + 1: torch.cat([new, old[:, born:]], -1), moved)
     return rows
 
 
-def _seen(before: TerminalState, after: TerminalState, efficacy: Tensor, params: SynapseTensors) -> dict[str, Tensor]:
+def _read_traces(before: TerminalState, after: TerminalState, efficacy: Tensor, params: SynapseTensors) -> dict[str, Tensor]:
     """The traces of one token, each (head, key)."""
     vesicles = after.vesicles
     dwelling = (1.0 - 1.0 / params.vesicles.endo_delay) * before.vesicles.endocytosing

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synaptune.report.figures.theme import NORMAL, SMALL, WIDTH, Palette
+from synaptune.report.figures.theme import NORMAL_SIZE, SMALL_SIZE, WIDTH, Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MINUS, TIMES = "\u2212", "\u00d7"
-POINTS = 700  # of one layer; more are thinned
+MAX_POINTS = 700  # of one layer; more are thinned
 _GAP = 4.0
 
 
-class Sheet:
+class FigureLayout:
     """A figure WIDTH wide; colours are those of its palette."""
 
     def __init__(self, height: float, palette: Palette) -> None:
@@ -27,45 +27,47 @@ class Sheet:
         self.height, self.palette = height, palette
         self.canvas = Figure(figsize=(WIDTH / 72.0, height / 72.0), facecolor="none")
 
-    def axes(self, x: float, y: float, *, width: float, height: float, grid: str = "y") -> Axes:
+    def add_axes(self, x: float, y: float, *, width: float, height: float, grid: str = "y") -> Axes:
         """Axes whose top left corner is at (x, y); grid: x, y, both or nothing."""
         place = (x / WIDTH, 1.0 - (y + height) / self.height, width / WIDTH, height / self.height)
         axes = self.canvas.add_axes(place, facecolor="none")
         for side, spine in axes.spines.items():
             spine.set_visible(side == "bottom" and grid == "y")
             spine.set_color(self.palette.muted)
-        axes.tick_params(colors=self.palette.muted, labelsize=SMALL, which="both")
+        axes.tick_params(colors=self.palette.muted, labelsize=SMALL_SIZE, which="both")
         if grid:
             axes.grid(axis=grid, color=self.palette.grid, linewidth=1.0)  # type: ignore[arg-type]
         return axes
 
-    def text(self, x: float, y: float, words: str, *, colour: str | None = None, size: float = SMALL, **options: Any) -> None:
+    def add_text(self, x: float, y: float, words: str, *, colour: str | None = None, size: float = SMALL_SIZE, **options: Any) -> None:
         """Text whose baseline begins at (x, y)."""
         self.canvas.text(x / WIDTH, 1.0 - y / self.height, words, color=colour or self.palette.ink, fontsize=size, **options)
 
-    def head(self, axes: Axes, words: str, *, colour: str | None = None, x: float | None = None, **options: Any) -> None:
+    def label_top(self, axes: Axes, words: str, *, colour: str | None = None, x: float | None = None, **options: Any) -> None:
         """A line of text above axes: what their vertical axis measures, or the panel's name; x: on the sheet."""
         box = axes.get_position()
         left = box.x0 * WIDTH if x is None else x
-        self.text(left, (1.0 - box.y1) * self.height - 9.0, words, colour=colour or self.palette.muted, **options)
+        self.add_text(left, (1.0 - box.y1) * self.height - 9.0, words, colour=colour or self.palette.muted, **options)
 
-    def foot(self, axes: Axes, words: str) -> None:
+    def label_bottom(self, axes: Axes, words: str) -> None:
         """What the horizontal axis measures, below its right end."""
         box = axes.get_position()
-        self.text(box.x1 * WIDTH, (1.0 - box.y0) * self.height + 38.0, words, colour=self.palette.muted, ha="right")
+        self.add_text(box.x1 * WIDTH, (1.0 - box.y0) * self.height + 38.0, words, colour=self.palette.muted, ha="right")
 
-    def mark(self, axes: Axes, x: float, y: float, words: str, *, colour: str, shift: tuple[float, float] = (6, 0), **options: Any) -> None:
+    def label_point(
+        self, axes: Axes, x: float, y: float, words: str, *, colour: str, shift: tuple[float, float] = (6, 0), **options: Any
+    ) -> None:
         """A label beside a point of the data, with a margin of paper around its letters."""
         from matplotlib.patheffects import withStroke
 
-        options = {"va": "center", "fontsize": SMALL, "annotation_clip": False, "zorder": 9} | options
+        options = {"va": "center", "fontsize": SMALL_SIZE, "annotation_clip": False, "zorder": 9} | options
         text = axes.annotate(words, (x, y), xytext=shift, textcoords="offset points", color=colour, **options)
         text.set_gid("halo")
         if not colour.startswith("#0a0b"):
             text.set_path_effects([withStroke(linewidth=4.0, foreground=self.palette.paper)])
 
 
-def dots(axes: Axes, x: Any, y: Any, *, colour: str, size: float = 5.0, alpha: float = 1.0, zorder: float = 3.0) -> None:
+def draw_dots(axes: Axes, x: Any, y: Any, *, colour: str, size: float = 5.0, alpha: float = 1.0, zorder: float = 3.0) -> None:
     """Round points as one path, a tenth of the size of a marker each; call it when the limits of the axes are set."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -87,7 +89,7 @@ def dots(axes: Axes, x: Any, y: Any, *, colour: str, size: float = 5.0, alpha: f
     axes.add_patch(PathPatch(path, alpha=alpha, zorder=zorder, **style))
 
 
-def lines(axes: Axes, several: Iterable[tuple[Sequence[float], Sequence[float]]], *, colour: str, **style: Any) -> None:
+def draw_lines(axes: Axes, several: Iterable[tuple[Sequence[float], Sequence[float]]], *, colour: str, **style: Any) -> None:
     """Many lines as one path."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -102,14 +104,14 @@ def lines(axes: Axes, several: Iterable[tuple[Sequence[float], Sequence[float]]]
         axes.add_patch(PathPatch(path, facecolor="none", edgecolor=colour, **style))
 
 
-def thinned(count: int, limit: int = POINTS) -> list[int]:
+def thin_out(count: int, limit: int = MAX_POINTS) -> list[int]:
     """At most `limit` of `count` positions, evenly spaced, the ends among them."""
     if count <= limit:
         return list(range(count))
     return sorted({round(at * (count - 1) / (limit - 1)) for at in range(limit)})
 
 
-def number(value: Any, digits: int = 3) -> str:
+def format_number(value: Any, digits: int = 3) -> str:
     """A value in few letters: 0.0015, 1e-5, 12.5, 12,000; a choice as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
@@ -122,26 +124,26 @@ def number(value: Any, digits: int = 3) -> str:
     return text.replace("-", MINUS, 1) if value < 0 else text
 
 
-def decimal(value: float, places: int, *, sign: bool = False) -> str:
+def format_decimal(value: float, places: int, *, sign: bool = False) -> str:
     """A value with so many decimal places; sign: also of a positive one."""
     return f"{value:{'+' if sign else ''}.{places}f}".replace("-", MINUS)
 
 
-def fitted(words: str, width: float, size: float = NORMAL) -> str:
+def fit_text(words: str, width: float, size: float = NORMAL_SIZE) -> str:
     """Words that fit into a width, with an ellipsis in their middle when they must be cut."""
-    if text_width(words, size) <= width:
+    if measure_text(words, size) <= width:
         return words
     kept = len(words)
-    while kept > 4 and text_width(_cut(words, kept), size) > width:
+    while kept > 4 and measure_text(_cut_middle(words, kept), size) > width:
         kept -= 1
-    return _cut(words, kept)
+    return _cut_middle(words, kept)
 
 
-def _cut(words: str, kept: int) -> str:
+def _cut_middle(words: str, kept: int) -> str:
     return f"{words[: math.ceil(kept / 2)]}…{words[len(words) - kept // 2 :]}"
 
 
-def text_width(words: str, size: float = NORMAL) -> float:
+def measure_text(words: str, size: float = NORMAL_SIZE) -> float:
     """How wide words are in the figure's units."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
@@ -149,7 +151,7 @@ def text_width(words: str, size: float = NORMAL) -> float:
     return text_to_path.get_text_width_height_descent(words, FontProperties(family="DejaVu Sans", size=size), ismath=False)[0]
 
 
-def spaced(places: Sequence[float], least: float) -> list[float]:
+def spread_apart(places: Sequence[float], least: float) -> list[float]:
     """Places moved as little as needed to lie `least` apart, in their order."""
     order = sorted(range(len(places)), key=lambda at: places[at])
     groups: list[tuple[list[int], float]] = []  # members and the place of the first
@@ -167,7 +169,7 @@ def spaced(places: Sequence[float], least: float) -> list[float]:
     return found
 
 
-def robust(values: Iterable[float], *, upper: float = 0.95, must: Iterable[float] = (), pad: float = 0.06) -> tuple[float, float]:
+def find_limits(values: Iterable[float], *, upper: float = 0.95, must: Iterable[float] = (), pad: float = 0.06) -> tuple[float, float]:
     """Limits that show the lowest value, most of the others, and all that must be seen."""
     known = np.asarray([value for value in values if math.isfinite(value)])
     needed = [value for value in must if math.isfinite(value)]
@@ -179,11 +181,11 @@ def robust(values: Iterable[float], *, upper: float = 0.95, must: Iterable[float
     return low - room, high + room
 
 
-def ticks(axes: Axes, *, x: int | None = None, y: int | None = None, whole: bool = False) -> None:
+def set_ticks(axes: Axes, *, x: int | None = None, y: int | None = None, whole: bool = False) -> None:
     """About so many ticks on each axis, labelled by `number`; whole: x has integers only."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for axis, count in ((axes.xaxis, x), (axes.yaxis, y)):
         if count is not None:
             axis.set_major_locator(MaxNLocator(count, integer=whole and axis is axes.xaxis, steps=[1, 2, 2.5, 5, 10]))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: number(float(f"{value:.6g}"), 6)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: format_number(float(f"{value:.6g}"), 6)))
