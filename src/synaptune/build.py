@@ -27,6 +27,7 @@ from synaptune.objective.curve import LEAST_POINTS, projected
 from synaptune.objective.score import ObjectiveConfig, check_ready, objective_faults, score
 from synaptune.parameters import faults
 from synaptune.plain import flat
+from synaptune.schema import unknown_keys
 from synaptune.search import reporting
 from synaptune.search.pruning import PrunerConfig, pruner_faults
 from synaptune.synapse.circuit import SynapseParams
@@ -65,6 +66,13 @@ class Settings(NamedTuple):
 
 def settings(cfg: DictConfig) -> Settings:
     """The typed values of a composed configuration; raises UserError with every fault at once."""
+    if unknown := list(unknown_keys(cfg)):
+        known = [name for name in flat(cfg) if name not in unknown]
+        raise mistake(
+            got="; ".join(f"{name}: no such name (closest: {nearest(name, known)})" for name in unknown),
+            expected="names of the configuration",
+            do="correct the name; python train.py --cfg job lists all, --help the groups",
+        )
     groups = ("model", "data", "training", "logger", "objective", "pruner")
     model, data, training, logger, objective, pruner = (OmegaConf.to_object(cfg[group]) for group in groups)
     synapse = SynapseParams(**OmegaConf.to_object(cfg.synapse))  # type: ignore[arg-type]
@@ -135,6 +143,7 @@ def fingerprint(built: Settings) -> str:
 def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """Put the values of the best.yaml `cfg.tuned` names into the configuration, below the given overrides; returns those it used.
 
+    An override may give a value, or choose the variant of a subsystem (`synapse/calcium=slow`): none of its values is tuned then.
     Raises UserError when the file is missing, no best.yaml, or has a name or a value that the configuration does not take.
     """
     path = Path(cfg.tuned)
@@ -159,7 +168,8 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         lines = "; ".join(f"{name} (closest: {nearest(name, known)})" for name in unknown)
         raise mistake(got=f"tuned={path} with unknown names: {lines}", expected="names of the configuration", do="correct the file")
     given = {override.lstrip("+~").split("=", 1)[0] for override in overrides}
-    used = {name: value for name, value in values.items() if name not in given}
+    chosen = tuple(f"{key.replace('/', '.')}." for key in given if key.startswith("synapse/"))
+    used = {name: value for name, value in values.items() if name not in given and not name.startswith(chosen)}
     for name, value in used.items():
         try:
             OmegaConf.update(cfg, name, value)

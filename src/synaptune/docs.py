@@ -1,4 +1,5 @@
-"""docs/parameters.md, written from the declarations (`python -m synaptune.docs`, `make docs`)."""
+"""What is written from the declarations (`python -m synaptune.docs`, `make docs`): docs/parameters.md, and the key lists of
+conf/synapse/SUBSYSTEM/default.yaml."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ from pathlib import Path
 import synaptune
 from synaptune.cache import write_atomic
 from synaptune.parameters import CONSTANTS, Spec
+from synaptune.schema import SUBSYSTEMS
 from synaptune.synapse.circuit import SPECS
 
 PAGE = Path(__file__).parents[2] / "docs" / "parameters.md"
+VARIANTS = PAGE.parent.parent / "conf" / "synapse"
 _HEADER = ("name", "default", "low", "high", "scale", "unit", "meaning", "source")
 
 
@@ -62,10 +65,22 @@ def _load_declarations() -> None:
             importlib.import_module(found.name)
 
 
+def render_defaults() -> dict[str, str]:
+    """The text of conf/synapse/SUBSYSTEM/default.yaml by subsystem: each key with its meaning, and no value."""
+    texts = {}
+    for subsystem, kind in SUBSYSTEMS.items():
+        keys = (f"# {spec.label}: {spec.meaning} [{spec.unit}]" for spec in SPECS if spec.subsystem == subsystem)
+        head = [f"# {(kind.__doc__ or '').splitlines()[0]} With the declared defaults; `make docs` writes this file.", "# The keys:"]
+        texts[subsystem] = "\n".join([*head, *keys]) + "\n"
+    return texts
+
+
 def main() -> None:
-    """Write the page."""
-    write_atomic(PAGE, render().encode())
-    print(f"wrote {PAGE.relative_to(PAGE.parents[1])}")
+    """Write the page and the key lists."""
+    files = {PAGE: render()} | {VARIANTS / name / "default.yaml": text for name, text in render_defaults().items()}
+    for path, text in files.items():
+        write_atomic(path, text.encode())
+        print(f"wrote {path.relative_to(PAGE.parent.parent)}")
 
 
 if __name__ == "__main__":

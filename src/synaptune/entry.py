@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.errors import UserError, mistake, of_disk
 from synaptune.hints import nearest
+from synaptune.schema import CHOSEN
 from synaptune.search.space_file import named_file, read_space, unknown_names
 
 USER_ERROR = 2
@@ -103,10 +104,13 @@ def explain(error: Exception, conf: Path, config_name: str) -> str | None:
 
 
 def check_words(words: Iterable[str]) -> None:
-    """Raise UserError for an override without a name, which Hydra ends with an error of its own making."""
+    """Raise UserError for an override without a name, and for no choice of a group: Hydra ends both with an error of its own making."""
     for word in words:
+        key, _, value = word.lstrip("+~").partition("=")
         if word.lstrip("+~").startswith("="):
             raise mistake(got=f"{word}, a value without a name", expected="NAME=VALUE", do="write the name before the =, without a space")
+        if value == "null" and (key in CHOSEN or "/" in key):
+            raise mistake(got=f"{word}, no choice of a group", expected=f"{key}=CHOICE", do="leave it out for the default choice")
 
 
 def with_space_file(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
@@ -202,7 +206,7 @@ def _groups() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
 
     def walk(group: str) -> None:
-        options = [name for name in loader.get_group_options(group, ObjectType.CONFIG) if name != "base"]
+        options = loader.get_group_options(group, ObjectType.CONFIG)
         if group and options:
             found[group] = options
         for child in loader.get_group_options(group, ObjectType.GROUP):
@@ -216,9 +220,11 @@ def _groups() -> dict[str, list[str]]:
 def _fault(override: str, error: Exception, names: Iterable[str], groups: dict[str, list[str]]) -> UserError:
     key, _, value = override.lstrip("+~").partition("=")
     if key in groups:
-        return mistake(
-            got=override, expected=f"{key}={'|'.join(groups[key])}", do=f"choose one of them (closest: {nearest(value, groups[key])})"
-        )
+        chosen = [name.strip() for name in value.strip("[]").split(",")]
+        wrong = next((name for name in chosen if name not in groups[key]), None)
+        near = "none" if wrong is None else nearest(wrong, groups[key])
+        do = "write it without +" if wrong is None else "choose one of them" + (f" (closest: {near})" if near != "none" else "")
+        return mistake(got=override, expected=f"{key}={'|'.join(groups[key])}", do=do)
     known = [*names, *groups]
     of_hydra = key.startswith("hydra")
     if key not in known:

@@ -18,8 +18,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from hydra.core.config_store import ConfigStore
-
 from synaptune.errors import UserError, mistake
 from synaptune.search.trial import Trial, best_of
 
@@ -268,8 +266,3 @@ def _fault(send: Send, event: Event) -> str | None:
 
 def _line(text: str | None) -> str:
     return text.splitlines()[0] if text else "unknown"
-
-
-def register() -> None:
-    """Register the schema: `notify=default`."""
-    ConfigStore.instance().store(group="notify", name="default", node=NotifyConfig)

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.errors import UserError, mistake
 from synaptune.hints import nearest
+from synaptune.parameters import Spec
 from synaptune.plain import flat
 from synaptune.search.optimizers import Engine
 from synaptune.search.space import Dimension, Space, Value, expand, of_spec, refuse_unused
@@ -25,7 +26,8 @@ _FREE = ("hydra", "study", "search_space", "workers", "trial", "stop", "notify",
 
 def declared_space(base: DictConfig) -> list[Dimension]:
     """The dimensions that `search_space.parameters` and `search_space.ranges` name; a range given there takes the place of the
-    declared one. Raises UserError for an unknown name, and for a range that reaches where the parameter is not valid."""
+    declared one. A parameter at its neutral value, which switches it off, is not searched. Raises UserError for an unknown name, and
+    for a range that reaches where the parameter is not valid."""
     patterns = OmegaConf.select(base, "search_space.parameters") or []
     given = _plain(base, "search_space.ranges")
     if not patterns and not given:
@@ -35,7 +37,7 @@ def declared_space(base: DictConfig) -> list[Dimension]:
 
     by_name = {spec.name: spec for spec in SPECS}
     steps = OmegaConf.select(base, "training.steps")
-    names = expand(list(patterns), list(by_name)) if patterns else []
+    names = [name for name in expand(list(patterns), list(by_name)) if not _switched_off(by_name[name], base)] if patterns else []
     own = {name: of_spec(by_name[name], OmegaConf.select(base, name), steps) for name in dict.fromkeys([*names, *given]) if name in by_name}
     if not given:
         return list(own.values())
@@ -45,6 +47,12 @@ def declared_space(base: DictConfig) -> list[Dimension]:
     ranged = {name: dimension_of_entry(name, entry, own.get(name), OmegaConf.select(base, name)) for name, entry in given.items()}
     _check_ends(base, list(ranged.values()), own)
     return list((own | ranged).values())
+
+
+def _switched_off(spec: Spec, base: DictConfig) -> bool:
+    """Whether the configured value is the neutral one, outside of the range: `synapse/attention=off` is one such choice."""
+    value = OmegaConf.select(base, spec.name)
+    return spec.neutral is not None and value == spec.neutral and not spec.low <= value <= spec.high
 
 
 def fixed_values(base: DictConfig) -> dict[str, Value]:

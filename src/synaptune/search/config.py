@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from synaptune.errors import mistake
@@ -75,11 +74,3 @@ def home(config: StudyConfig, default_name: str) -> Home:
         raise mistake(got=f"study.name={name}", expected="a name that can be a folder's", do="choose a name without / and \\")
     folder = Path(config.dir or f"outputs/studies/{name}")
     return Home(name, folder, config.storage or f"sqlite:///{folder}/study.db", config.resume)
-
-
-def register() -> None:
-    """Register the schemas: `study=default`, `search=default` and the base of every search_space file."""
-    store = ConfigStore.instance()
-    store.store(group="study", name="default", node=StudyConfig)
-    store.store(group="search", name="default", node=SearchConfig)
-    store.store(group="search_space", name="base", node=SearchSpaceConfig)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-
 from synaptune.errors import UserError
 from synaptune.parameters import constant
 from synaptune.search.workers import Evaluate, Inline, Workers
@@ -103,11 +101,3 @@ def make_workers(config: WorkersConfig, trial: TrialConfig, evaluate: Evaluate, 
         case _:
             spawner = Slurm(folder / "submitit", config.cluster, config.parameters)
     return Pool(evaluate, spawner, config.places, trial.timeout)
-
-
-def register() -> None:
-    """Register the schemas: `workers=auto|here|processes|ray|slurm` and `trial=default`."""
-    store = ConfigStore.instance()
-    for kind in KINDS:
-        store.store(group="workers", name=kind, node=WorkersConfig(kind=kind))
-    store.store(group="trial", name="default", node=TrialConfig)

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hydra.core.config_store import ConfigStore
-
 from synaptune.errors import UserError
 from synaptune.search.trial import Trial, loss_of
 
@@ -134,8 +132,3 @@ def _bests(trials: Sequence[Trial], looks: Sequence[int], maximize: bool) -> lis
         found.append(best)
         seen = count
     return found
-
-
-def register() -> None:
-    """Register the schema: `stop=default`."""
-    ConfigStore.instance().store(group="stop", name="default", node=StopConfig)
