@@ -32,7 +32,7 @@ def composed(*overrides: str) -> DictConfig:
 @pytest.mark.parametrize("choice", [choice for choice in CHOICES if not choice.startswith("hydra")])
 def test_every_choice_composes(choice):
     group, _, option = choice.rpartition("/")
-    needed = {"data/hub": ["data.name=some"]} | dict.fromkeys(("data/text", "experiment/shakespeare"), ["data.path=some.txt"])
+    needed = {"data/hub": ["data.name=some"]} | {key: ["data.path=some.txt"] for key in ("data/text", "experiment/shakespeare")}
     check(composed(f"{group}={option}", *needed.get(choice, [])))
 
 
