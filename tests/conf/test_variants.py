@@ -23,7 +23,7 @@ TRAINED = [path for group in ("synapse", "ablation", "experiment") for path in s
 WORDS = [f"{path.parent.relative_to(CONF)}={path.stem}" for path in TRAINED if path.parent.parent == CONF or path.stem != "default"]
 SHORT = ["scale=smoke", "training.batch=4", "training.evaluations=1", "training.eval_batches=1", "logger=csv", "logger.progress=off"]
 NEEDED = {
-    # A front divides by a baseline, which a search measures first.
+    # A front divides by a baseline, which the phase-1 protocol measures first.
     "experiment=tradeoff": [f"objective.baseline.{name}=1" for name in ("val_perplexity", "val_recall_accuracy", "tokens_per_second")],
     "experiment=screening": ["pruner=none"],  # which judges no run of two steps
 }
