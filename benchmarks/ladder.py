@@ -110,12 +110,12 @@ def _line(result: dict[str, Any]) -> str:
     return f"{name} {result[name]:.4f}  {result['train_seconds']:.1f} s"
 
 
-def rung(barrier: float, *off: str) -> tuple[str, ...]:
-    """The synaptic model with a distance bias of a strength, some mechanisms off."""
-    return ("model=synaptic", *off, f"{BARRIER}={barrier:.6g}")
+def rung(barrier: float, *taken_out: str) -> tuple[str, ...]:
+    """The synaptic model with a distance bias of a strength, without the mechanisms that choices of conf/ablation take out."""
+    return ("model=synaptic", f"ablation=[{','.join(taken_out or ('none',))}]", f"{BARRIER}={barrier:.6g}")
 
 
-NO_RELEASE, NO_MEMORY, NO_EXPERTS = "model.release=off", "model.fast_weights=off", "model.experts=1"
+NO_RELEASE, NO_MEMORY, NO_EXPERTS = "no_release", "no_memory", "no_experts"
 
 
 def tuned_distance(runs: Runs, points: int) -> float:
@@ -206,8 +206,8 @@ def climb(runs: Runs, common: Sequence[str], given: argparse.Namespace) -> None:
     seeds, barrier = range(FRESH, FRESH + given.seeds), tuned_distance(runs, given.barriers)
     values = tuned_values(runs, common, given.budget)
     rungs = {
-        PLAIN: ("model=gpt",),
-        ALIBI: ("model=gpt", "position=alibi"),
+        PLAIN: ("ablation=plain",),
+        ALIBI: ("ablation=plain", "position=alibi"),
         DISTANCE: rung(barrier, NO_RELEASE, NO_MEMORY, NO_EXPERTS),
         "+ presynaptic dynamics": rung(barrier, NO_MEMORY, NO_EXPERTS),
         "+ fast weights": rung(barrier, NO_EXPERTS),

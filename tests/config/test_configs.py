@@ -32,8 +32,8 @@ def composed(*overrides: str) -> DictConfig:
 @pytest.mark.parametrize("choice", [choice for choice in CHOICES if not choice.startswith("hydra")])
 def test_every_choice_composes(choice):
     group, _, option = choice.rpartition("/")
-    needed = {"data/text": ["data.path=some.txt"], "data/hub": ["data.name=some"]}.get(choice, [])
-    check_config(composed(f"{group}={option}", *needed))
+    needed = {"data/hub": ["data.name=some"]} | {key: ["data.path=some.txt"] for key in ("data/text", "experiment/shakespeare")}
+    check_config(composed(f"{group}={option}", *needed.get(choice, [])))
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -1,4 +1,5 @@
-"""docs/parameters.md, written from the declarations (`python -m synaptune.cli.docs`, `make docs`)."""
+"""What is written from the declarations (`synaptune docs`, `make docs`): docs/parameters.md, and the key lists of
+conf/synapse/SUBSYSTEM/default.yaml."""
 
 from __future__ import annotations
 
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import synaptune
 from synaptune.config.compose import CONF_DIR
+from synaptune.config.schema import SUBSYSTEMS
 from synaptune.core.files import write_atomic
 from synaptune.core.parameters import CONSTANTS, Spec
 from synaptune.synapse.circuit import SPECS
 
 PARAMETERS_PAGE = CONF_DIR.parent / "docs" / "parameters.md"
+VARIANTS_DIR = CONF_DIR / "synapse"
 _HEADER = ("name", "default", "low", "high", "scale", "unit", "meaning", "source")
 
 
@@ -63,10 +66,22 @@ def _load_declarations() -> None:
             importlib.import_module(found.name)
 
 
+def render_defaults() -> dict[str, str]:
+    """The text of conf/synapse/SUBSYSTEM/default.yaml by subsystem: each key with its meaning, and no value."""
+    texts = {}
+    for subsystem, kind in SUBSYSTEMS.items():
+        keys = (f"# {spec.label}: {spec.meaning} [{spec.unit}]" for spec in SPECS if spec.subsystem == subsystem)
+        head = [f"# {(kind.__doc__ or '').splitlines()[0]} With the declared defaults; `make docs` writes this file.", "# The keys:"]
+        texts[subsystem] = "\n".join([*head, *keys]) + "\n"
+    return texts
+
+
 def main() -> None:
-    """Write the page."""
-    write_atomic(PARAMETERS_PAGE, render().encode())
-    print(f"wrote {PARAMETERS_PAGE.relative_to(PARAMETERS_PAGE.parents[1])}")
+    """Write the page and the key lists."""
+    files = {PARAMETERS_PAGE: render()} | {VARIANTS_DIR / name / "default.yaml": text for name, text in render_defaults().items()}
+    for path, text in files.items():
+        write_atomic(path, text.encode())
+        print(f"wrote {path.relative_to(CONF_DIR.parent)}")
 
 
 if __name__ == "__main__":

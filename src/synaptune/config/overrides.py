@@ -16,17 +16,21 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.config.flat import list_names
+from synaptune.config.schema import CONFIG_GROUPS
 from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.search.space.file import find_unknown_names, get_space_file, read_space_file
 
 
 def check_overrides(words: Iterable[str]) -> None:
-    """Raise UserError for an override without a name, which Hydra ends with an error of its own making."""
+    """Raise UserError for an override without a name, and for no choice of a group: Hydra ends both with an error of its own."""
     for word in words:
+        key, _, value = word.lstrip("+~").partition("=")
         if word.lstrip("+~").startswith("="):
             raise user_error(
                 got=f"{word}, a value without a name", expected="NAME=VALUE", do="write the name before the =, without a space"
             )
+        if value == "null" and (key in CONFIG_GROUPS or "/" in key):
+            raise user_error(got=f"{word}, no choice of a group", expected=f"{key}=CHOICE", do="leave it out for the default choice")
 
 
 def expand_space_file(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
@@ -111,7 +115,7 @@ def _list_groups() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
 
     def walk(group: str) -> None:
-        options = [name for name in loader.get_group_options(group, ObjectType.CONFIG) if name != "base"]
+        options = loader.get_group_options(group, ObjectType.CONFIG)
         if group and options:
             found[group] = options
         for child in loader.get_group_options(group, ObjectType.GROUP):
@@ -125,9 +129,11 @@ def _list_groups() -> dict[str, list[str]]:
 def _explain_override(override: str, error: Exception, names: Iterable[str], groups: dict[str, list[str]]) -> UserError:
     key, _, value = override.lstrip("+~").partition("=")
     if key in groups:
-        return user_error(
-            got=override, expected=f"{key}={'|'.join(groups[key])}", do=f"choose one of them (closest: {find_nearest(value, groups[key])})"
-        )
+        chosen = [name.strip() for name in value.strip("[]").split(",")]
+        wrong = next((name for name in chosen if name not in groups[key]), None)
+        near = "none" if wrong is None else find_nearest(wrong, groups[key])
+        do = "write it without +" if wrong is None else "choose one of them" + (f" (closest: {near})" if near != "none" else "")
+        return user_error(got=override, expected=f"{key}={'|'.join(groups[key])}", do=do)
     known = [*names, *groups]
     of_hydra = key.startswith("hydra")
     if key not in known:

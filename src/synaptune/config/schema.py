@@ -1,12 +1,13 @@
-"""What the configuration may hold: every typed dataclass, registered with Hydra, and the resolvers of conf/.
+"""The types of the configuration: every dataclass it is made of, registered with Hydra, and the resolvers of conf/.
 
-`register()` fills the ConfigStore: an entry `base` for each group, and for the synapse one group per subsystem with the
-entry `default`, all of it derived from the dataclasses.
+`register()` stores one configuration named `schema`, which conf/train.yaml lists first. It holds every key with its type and its
+default, so a file of conf/ holds only what it chooses, and every choice of a group is a file.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -14,15 +15,34 @@ from omegaconf import Container, DictConfig, OmegaConf
 
 from synaptune.data.config import DataConfig
 from synaptune.model.config import ModelConfig
-from synaptune.search import config as search
-from synaptune.search import stopping
+from synaptune.search.config import SearchConfig, SearchSpaceConfig
 from synaptune.search.objective.score import ObjectiveConfig
 from synaptune.search.pruning import PrunerConfig
-from synaptune.search.workers import config as execution
-from synaptune.study.callbacks import notify
+from synaptune.search.stopping import StopConfig
+from synaptune.search.workers.config import TrialConfig, WorkersConfig
+from synaptune.study.callbacks.notify import NotifyConfig
 from synaptune.study.location import StudyConfig
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig
+
+GROUPS: dict[str, type] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "training": TrainingConfig,
+    "logger": LoggerConfig,
+    "objective": ObjectiveConfig,
+    "pruner": PrunerConfig,
+    "search_space": SearchSpaceConfig,
+    "search": SearchConfig,
+    "study": StudyConfig,
+    "workers": WorkersConfig,
+    "trial": TrialConfig,
+    "stop": StopConfig,
+    "notify": NotifyConfig,
+}
+CONFIG_GROUPS = (*GROUPS, "synapse", "position", "scale", "ablation", "experiment")  # the groups of conf/train.yaml
+RUN_KEYS = ("name", "seed", "tuned")  # keys of conf/train.yaml itself
+SUBSYSTEMS: dict[str, Any] = {field.name: field.default_factory for field in dataclasses.fields(SynapseParams)}
 
 
 def make_writable_node(cls: type) -> DictConfig:
@@ -40,23 +60,22 @@ def _unlock(node: Container) -> None:
 
 
 def register() -> None:
-    """Register every schema and resolver; calling it again changes nothing."""
-    store = ConfigStore.instance()
-    groups = {"model": ModelConfig, "data": DataConfig, "training": TrainingConfig, "logger": LoggerConfig, "objective": ObjectiveConfig}
-    groups |= {"pruner": PrunerConfig}
-    for group, cls in groups.items():
-        store.store(group=group, name="base", node=make_writable_node(cls))
-    subsystems: list[Any] = []
-    for field in dataclasses.fields(SynapseParams):
-        store.store(group=f"synapse/{field.name}", name="default", node=make_writable_node(field.default_factory))  # type: ignore[arg-type]
-        subsystems.append({field.name: "default"})
-    store.store(group="synapse", name="default", node={"defaults": subsystems})
+    """Register the schema and the resolvers; calling it again changes nothing."""
+    schema = {group: make_writable_node(cls) for group, cls in GROUPS.items()}
+    schema["synapse"] = OmegaConf.create({name: make_writable_node(cls) for name, cls in SUBSYSTEMS.items()})
+    ConfigStore.instance().store(name="schema", node=schema)
     OmegaConf.register_new_resolver("fraction_of_steps", _fraction_of_steps, replace=True)
-    store.store(group="study", name="default", node=StudyConfig)
-    search.register_search_schemas()
-    execution.register_worker_schemas()
-    stopping.register_stop_schema()
-    notify.register_notify_schema()
+
+
+def find_unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """The dotted names in a configuration that nothing declares: Hydra lets `+NAME=VALUE` add any."""
+    kind = OmegaConf.get_type(cfg)
+    declared = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
+    for key in cfg:
+        if (declared is not None and key not in declared) or (not prefix and key not in (*GROUPS, "synapse", *RUN_KEYS)):
+            yield f"{prefix}{key}"
+        elif not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, str(key)) and isinstance(cfg[key], DictConfig):
+            yield from find_unknown_keys(cfg[key], f"{prefix}{key}.")
 
 
 def _fraction_of_steps(fraction: float, *, _root_: DictConfig) -> int:

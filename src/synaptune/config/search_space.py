@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.config.flat import flatten_config
 from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.parameters import Spec
 from synaptune.search.space.file import parse_range_entry
 from synaptune.search.space.space import Dimension, Space, Value, expand_patterns, make_dimension, refuse_unused
 from synaptune.study.database import keys as schema
@@ -21,7 +22,8 @@ _FREE_KEYS = ("hydra", "study", "search_space", "workers", "trial", "stop", "not
 
 def read_dimensions(base: DictConfig) -> list[Dimension]:
     """The dimensions that `search_space.parameters` and `search_space.ranges` name; a range given there takes the place of the
-    declared one. Raises UserError for an unknown name, and for a range that reaches where the parameter is not valid."""
+    declared one. A parameter at its neutral value, which switches it off, is not searched. Raises UserError for an unknown name, and
+    for a range that reaches where the parameter is not valid."""
     patterns = OmegaConf.select(base, "search_space.parameters") or []
     given = _read_mapping(base, "search_space.ranges")
     if not patterns and not given:
@@ -31,7 +33,9 @@ def read_dimensions(base: DictConfig) -> list[Dimension]:
 
     by_name = {spec.name: spec for spec in SPECS}
     steps = OmegaConf.select(base, "training.steps")
-    names = expand_patterns(list(patterns), list(by_name)) if patterns else []
+    names = (
+        [name for name in expand_patterns(list(patterns), list(by_name)) if not _is_switched_off(by_name[name], base)] if patterns else []
+    )
     own = {
         name: make_dimension(by_name[name], OmegaConf.select(base, name), steps)
         for name in dict.fromkeys([*names, *given])
@@ -45,6 +49,12 @@ def read_dimensions(base: DictConfig) -> list[Dimension]:
     ranged = {name: parse_range_entry(name, entry, own.get(name), OmegaConf.select(base, name)) for name, entry in given.items()}
     _check_ends(base, list(ranged.values()), own)
     return list((own | ranged).values())
+
+
+def _is_switched_off(spec: Spec, base: DictConfig) -> bool:
+    """Whether the configured value is the neutral one, outside of the range: `synapse/attention=off` is one such choice."""
+    value = OmegaConf.select(base, spec.name)
+    return spec.neutral is not None and value == spec.neutral and not spec.low <= value <= spec.high
 
 
 def read_fixed_values(base: DictConfig) -> dict[str, Value]:

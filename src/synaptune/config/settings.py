@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.config.flat import flatten_config
+from synaptune.config.schema import find_unknown_keys
 from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.core.parameters import find_faults
 from synaptune.data.config import DataConfig, find_data_faults
@@ -43,6 +44,13 @@ class Settings(NamedTuple):
 
 def read_settings(cfg: DictConfig) -> Settings:
     """The typed values of a composed configuration; raises UserError with every fault at once."""
+    if unknown := list(find_unknown_keys(cfg)):
+        known = [name for name in flatten_config(cfg) if name not in unknown]
+        raise user_error(
+            got="; ".join(f"{name}: no such name (closest: {find_nearest(name, known)})" for name in unknown),
+            expected="names of the configuration",
+            do="correct the name; python train.py --cfg job lists all, --help the groups",
+        )
     groups = ("model", "data", "training", "logger", "objective", "pruner")
     model, data, training, logger, objective, pruner = (OmegaConf.to_object(cfg[group]) for group in groups)
     synapse = SynapseParams(**OmegaConf.to_object(cfg.synapse))  # type: ignore[arg-type]
@@ -98,6 +106,7 @@ def compute_fingerprint(built: Settings) -> str:
 def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     """Put the values of the best.yaml `cfg.tuned` names into the configuration, below the given overrides; returns those it used.
 
+    An override may give a value, or choose the variant of a subsystem (`synapse/calcium=slow`): none of its values is tuned then.
     Raises UserError when the file is missing, no best.yaml, or has a name or a value that the configuration does not take.
     """
     path = Path(cfg.tuned)
@@ -122,7 +131,8 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         lines = "; ".join(f"{name} (closest: {find_nearest(name, known)})" for name in unknown)
         raise user_error(got=f"tuned={path} with unknown names: {lines}", expected="names of the configuration", do="correct the file")
     given = {override.lstrip("+~").split("=", 1)[0] for override in overrides}
-    used = {name: value for name, value in values.items() if name not in given}
+    chosen = tuple(f"{key.replace('/', '.')}." for key in given if key.startswith("synapse/"))
+    used = {name: value for name, value in values.items() if name not in given and not name.startswith(chosen)}
     for name, value in used.items():
         try:
             OmegaConf.update(cfg, name, value)

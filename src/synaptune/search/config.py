@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 
@@ -30,10 +29,3 @@ class SearchConfig:
     start: str | None = None
     seeds: int = 1
     incumbents: int = 0
-
-
-def register_search_schemas() -> None:
-    """Register the schemas: `study=default`, `search=default` and the base of every search_space file."""
-    store = ConfigStore.instance()
-    store.store(group="search", name="default", node=SearchConfig)
-    store.store(group="search_space", name="base", node=SearchSpaceConfig)

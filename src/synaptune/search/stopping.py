@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hydra.core.config_store import ConfigStore
-
 from synaptune.core.errors import UserError
 from synaptune.search.trial import Trial, get_loss
 
@@ -136,8 +134,3 @@ def _find_best_losses(trials: Sequence[Trial], looks: Sequence[int], maximize: b
         found.append(best)
         seen = count
     return found
-
-
-def register_stop_schema() -> None:
-    """Register the schema: `stop=default`."""
-    ConfigStore.instance().store(group="stop", name="default", node=StopConfig)

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-
 from synaptune.core.errors import UserError
 from synaptune.core.parameters import constant
 from synaptune.search.workers.base import Evaluate, InlineWorkers, Workers
@@ -107,11 +105,3 @@ def make_workers(config: WorkersConfig, trial: TrialConfig, evaluate: Evaluate, 
         case _:
             spawner = SlurmSpawner(folder / "submitit", config.cluster, config.parameters)
     return Pool(evaluate, spawner, config.slots, trial.timeout)
-
-
-def register_worker_schemas() -> None:
-    """Register the schemas: `workers=auto|here|processes|ray|slurm` and `trial=default`."""
-    store = ConfigStore.instance()
-    for kind in WORKER_KINDS:
-        store.store(group="workers", name=kind, node=WorkersConfig(kind=kind))
-    store.store(group="trial", name="default", node=TrialConfig)

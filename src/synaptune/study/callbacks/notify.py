@@ -18,8 +18,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from hydra.core.config_store import ConfigStore
-
 from synaptune.core.errors import UserError, user_error
 from synaptune.search.trial import Trial, find_best
 
@@ -270,8 +268,3 @@ def _try_send(send: Send, event: Event) -> str | None:
 
 def _first_line(text: str | None) -> str:
     return text.splitlines()[0] if text else "unknown"
-
-
-def register_notify_schema() -> None:
-    """Register the schema: `notify=default`."""
-    ConfigStore.instance().store(group="notify", name="default", node=NotifyConfig)
