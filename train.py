@@ -30,8 +30,20 @@ def main(cfg: DictConfig) -> float | None:
         outcome = run(cfg)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return outcome.objective
-    shown = ("val_loss", "val_perplexity", "val_bits_per_byte", "val_recall_accuracy", "test_loss", "test_perplexity", "tokens_per_second")
-    print("  ".join(f"{name} {outcome.metrics[name]:,.4g}" for name in shown if name in outcome.metrics))
+    shown = (
+        "val_loss",
+        "val_perplexity",
+        "val_bits_per_byte",
+        "val_recall_accuracy",
+        "test_loss",
+        "test_perplexity",
+        "tokens_per_second",
+    )
+    print(
+        "  ".join(
+            f"{name} {outcome.metrics[name]:,.4g}" for name in shown if name in outcome.metrics
+        )
+    )
     print(f"written to {outcome.run_dir}")
     return outcome.objective
 

@@ -42,7 +42,14 @@ def bare_seconds(job: Job, device: torch.device) -> float:
     noise = torch.Generator(device)
     began = time.perf_counter()
     for step in range(training.steps):
-        batch = make_train_batch(job.corpus, job.data, seed=job.seed, step=step, size=training.batch, context=job.config.context)
+        batch = make_train_batch(
+            job.corpus,
+            job.data,
+            seed=job.seed,
+            step=step,
+            size=training.batch,
+            context=job.config.context,
+        )
         batch = to_device(batch, device)
         noise.manual_seed(step)
         with make_autocast(training, device):
@@ -61,7 +68,9 @@ def bare_seconds(job: Job, device: torch.device) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("overrides", nargs="*", help="as for train.py, for instance scale=smoke")
@@ -73,15 +82,35 @@ def main() -> None:
     warm_up()
     corpus = load_corpus(built.data, built.model.context)
     device = pick_device(built.training.device)
-    training = dataclasses.replace(built.training, steps=given.steps, evaluations=1, eval_batches=1, accumulate=1, checkpoint_every=0)
+    training = dataclasses.replace(
+        built.training,
+        steps=given.steps,
+        evaluations=1,
+        eval_batches=1,
+        accumulate=1,
+        checkpoint_every=0,
+    )
     logger = dataclasses.replace(built.logger, progress="off", wandb="off", tensorboard=False)
     with tempfile.TemporaryDirectory() as folder:
 
         def job() -> Job:
             model = GPT(built.model, built.synapse, vocab=corpus.vocab, seed=built.seed)
-            parts = dict(model=model, config=built.model, synapse=built.synapse, corpus=corpus, data=built.data, training=training)
+            parts = dict(
+                model=model,
+                config=built.model,
+                synapse=built.synapse,
+                corpus=corpus,
+                data=built.data,
+                training=training,
+            )
             parts |= dict(
-                logger=logger, seed=built.seed, name="bench", run_dir=Path(folder), fingerprint="", flat_config={}, in_search=True
+                logger=logger,
+                seed=built.seed,
+                name="bench",
+                run_dir=Path(folder),
+                fingerprint="",
+                flat_config={},
+                in_search=True,
             )
             return Job(**parts)
 
@@ -90,18 +119,26 @@ def main() -> None:
         for number in range(given.rounds):
             pair = {}
             for road in ("ours", "bare") if number % 2 else ("bare", "ours"):
-                pair[road] = fit(job()).metrics["train_seconds"] if road == "ours" else bare_seconds(job(), device)
+                pair[road] = (
+                    fit(job()).metrics["train_seconds"]
+                    if road == "ours"
+                    else bare_seconds(job(), device)
+                )
             ours.append(pair["ours"])
             bare.append(pair["bare"])
         ratio = statistics.median(mine / plain for mine, plain in zip(ours, bare, strict=True))
         millis = [1000 * statistics.median(times) / given.steps for times in (ours, bare)]
-        print(f"step, median of {given.rounds} rounds of {given.steps}: lightning {millis[0]:.2f} ms, bare loop {millis[1]:.2f} ms")
+        print(
+            f"step, median of {given.rounds} rounds of {given.steps}: lightning {millis[0]:.2f} ms, bare loop {millis[1]:.2f} ms"
+        )
         print(f"lightning/bare {ratio:.3f}")
         run(cfg, Path(folder) / "first")
         outcome = run(cfg, Path(folder) / "second")
         outside = outcome.metrics["setup_seconds"]
         whole = outside + outcome.metrics["train_seconds"] + outcome.metrics["evaluation_seconds"]
-        print(f"a run of {whole:.1f} s, of which outside training and validation {outside:.3f} s ({outside / whole:.1%})")
+        print(
+            f"a run of {whole:.1f} s, of which outside training and validation {outside:.3f} s ({outside / whole:.1%})"
+        )
 
 
 if __name__ == "__main__":

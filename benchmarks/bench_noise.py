@@ -25,18 +25,36 @@ HEAD = ["", "value"]
 
 def main() -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--candidates", type=int, default=8, help="random points of the search space (default 8)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--candidates", type=int, default=8, help="random points of the search space (default 8)"
+    )
     parser.add_argument("--seeds", type=int, default=4, help="seeds of each (default 4)")
-    parser.add_argument("--first-seed", type=int, default=0, help="the first of the seeds, and the seed of the points (default 0)")
+    parser.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        help="the first of the seeds, and the seed of the points (default 0)",
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads of a run (default 2)")
-    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "noise", help="where finished runs are kept")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=ROOT / "outputs" / "noise",
+        help="where finished runs are kept",
+    )
     parser.add_argument("overrides", nargs="*", help="as for train.py, e.g. scale=smoke")
     given = parser.parse_intermixed_args()
     torch.set_num_threads(given.threads)
     try:
         if given.candidates < 3 or given.seeds < 2 or given.threads < 1:
-            raise user_error(got=str(vars(given)), expected="candidates >= 3, seeds >= 2, threads >= 1", do="correct the options")
+            raise user_error(
+                got=str(vars(given)),
+                expected="candidates >= 3, seeds >= 2, threads >= 1",
+                do="correct the options",
+            )
         show(given)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -49,16 +67,26 @@ def show(given: argparse.Namespace) -> None:
     losses = []
     for number, point in enumerate(candidates(given.overrides, given.candidates, given.first_seed)):
         row = [
-            kept_run(given.folder, [*given.overrides, *point, f"seed={seed}", "training.evaluations=1"], f"candidate {number}, seed {seed}")
+            kept_run(
+                given.folder,
+                [*given.overrides, *point, f"seed={seed}", "training.evaluations=1"],
+                f"candidate {number}, seed {seed}",
+            )
             for seed in list_common_seeds(given.first_seed, given.seeds)
         ]
         if all(run.curve is not None for run in row):
             losses.append([run.loss for run in row])
     if len(losses) < 3:
-        raise user_error(got=f"{len(losses)} whole candidates", expected="at least 3", do="more candidates, or a lower learning rate")
+        raise user_error(
+            got=f"{len(losses)} whole candidates",
+            expected="at least 3",
+            do="more candidates, or a lower learning rate",
+        )
     found = measure_common_seeds(losses)
     low, high = found.ratio_interval
-    print(f"\n{len(losses)} candidates of {given.candidates}, {given.seeds} seeds each, validation loss [nats/token]:\n")
+    print(
+        f"\n{len(losses)} candidates of {given.candidates}, {given.seeds} seeds each, validation loss [nats/token]:\n"
+    )
     cells = {
         "standard deviation over candidates (of their means)": f"{found.candidate_deviation:.4f}",
         "standard deviation over seeds (of one candidate)": f"{found.seed_deviation:.4f}",

@@ -67,7 +67,9 @@ def problem(name: str, *, dimension: int, seed: int) -> Problem:
     }
     value = values.get(name, values["sphere"])
     at_centre = value(10.0 * (0.5 - optimum))
-    return Problem(lambda unit: value(10.0 * (unit - optimum)), NOISE * at_centre if name == "noisy" else 0.0)
+    return Problem(
+        lambda unit: value(10.0 * (unit - optimum)), NOISE * at_centre if name == "noisy" else 0.0
+    )
 
 
 class Ours:
@@ -84,7 +86,12 @@ class Ours:
 
     def tell(self, points: Sequence[np.ndarray], losses: Sequence[float]) -> None:
         """Its losses."""
-        self._optimizer.tell([Observation(tuple(point.tolist()), loss) for point, loss in zip(points, losses, strict=True)])
+        self._optimizer.tell(
+            [
+                Observation(tuple(point.tolist()), loss)
+                for point, loss in zip(points, losses, strict=True)
+            ]
+        )
 
 
 class Pycma:
@@ -93,7 +100,12 @@ class Pycma:
     def __init__(self, dimension: int, seed: int, handler: str) -> None:
         import cma
 
-        options = {"bounds": [0.0, 1.0], "BoundaryHandler": getattr(cma.boundary_handler, handler), "seed": seed + 1, "verbose": -9}
+        options = {
+            "bounds": [0.0, 1.0],
+            "BoundaryHandler": getattr(cma.boundary_handler, handler),
+            "seed": seed + 1,
+            "verbose": -9,
+        }
         self._strategy = cma.CMAEvolutionStrategy([0.5] * dimension, INITIAL_STEP, options)
 
     def ask(self) -> list[np.ndarray]:
@@ -111,10 +123,16 @@ class NevergradCma:
     def __init__(self, dimension: int, seed: int) -> None:
         import nevergrad as ng
 
-        box = ng.p.Array(init=np.full(dimension, 0.5)).set_mutation(sigma=INITIAL_STEP).set_bounds(0.0, 1.0)
+        box = (
+            ng.p.Array(init=np.full(dimension, 0.5))
+            .set_mutation(sigma=INITIAL_STEP)
+            .set_bounds(0.0, 1.0)
+        )
         box.random_state = np.random.RandomState(seed)
         self._size = 4 + int(3 * math.log(dimension))
-        family = ng.families.ParametrizedCMA(scale=1.0 / (0.3 if dimension < 18 else 0.15), popsize=self._size)
+        family = ng.families.ParametrizedCMA(
+            scale=1.0 / (0.3 if dimension < 18 else 0.15), popsize=self._size
+        )
         self._optimizer = family(box, num_workers=1)
         self._asked: list[Any] = []
 
@@ -133,7 +151,11 @@ def contestant(name: str, *, dimension: int, seed: int, evaluations: int) -> Any
     """An optimizer to run, with `ask` and `tell` of whole generations."""
     if name in PYCMA:
         return Pycma(dimension, seed, PYCMA[name])
-    return NevergradCma(dimension, seed) if name == "nevergrad" else Ours(name, dimension, seed, evaluations)
+    return (
+        NevergradCma(dimension, seed)
+        if name == "nevergrad"
+        else Ours(name, dimension, seed, evaluations)
+    )
 
 
 class Case(NamedTuple):
@@ -149,7 +171,9 @@ class Case(NamedTuple):
         """The true value of the point with the lowest observed one."""
         given = problem(self.problem, dimension=self.dimension, seed=self.seed)
         noise = np.random.default_rng([self.seed, 7])
-        optimizer = contestant(self.optimizer, dimension=self.dimension, seed=self.seed, evaluations=self.evaluations)
+        optimizer = contestant(
+            self.optimizer, dimension=self.dimension, seed=self.seed, evaluations=self.evaluations
+        )
         best, at_best, spent = math.inf, math.inf, 0
         while spent < self.evaluations:
             points = optimizer.ask()
@@ -167,9 +191,15 @@ def cases(arguments: argparse.Namespace) -> list[Case]:
     found = []
     for optimizer in sorted(arguments.optimizers, key=lambda name: name in SLOW_SEEDS):
         for dimension, evaluations in zip(arguments.dimensions, arguments.evaluations, strict=True):
-            spent = min(evaluations, TPE_EVALUATIONS) if optimizer == "tpe" and dimension > 20 else evaluations
+            spent = (
+                min(evaluations, TPE_EVALUATIONS)
+                if optimizer == "tpe" and dimension > 20
+                else evaluations
+            )
             seeds = range(min(arguments.seeds, SLOW_SEEDS.get(optimizer, arguments.seeds)))
-            found += [Case(optimizer, name, dimension, spent, seed) for name in PROBLEMS for seed in seeds]
+            found += [
+                Case(optimizer, name, dimension, spent, seed) for name in PROBLEMS for seed in seeds
+            ]
     return found
 
 
@@ -177,7 +207,9 @@ def measure(wanted: Sequence[Case], keep: Path | None) -> dict[Case, float]:
     """Run what `keep` does not hold yet, adding each result to it as it comes."""
     done = {}
     if keep is not None and keep.exists():
-        done = {Case(*entry[:-1]): entry[-1] for entry in map(json.loads, keep.read_text().splitlines())}
+        done = {
+            Case(*entry[:-1]): entry[-1] for entry in map(json.loads, keep.read_text().splitlines())
+        }
     began = time.perf_counter()
     for number, case in enumerate(wanted):
         if case in done:
@@ -188,7 +220,12 @@ def measure(wanted: Sequence[Case], keep: Path | None) -> dict[Case, float]:
         if keep is not None:
             with keep.open("a") as file:
                 file.write(json.dumps([*case, done[case]]) + "\n")
-        print(f"{number + 1} of {len(wanted)}, {time.perf_counter() - began:.0f} s", end="\r", file=sys.stderr, flush=True)
+        print(
+            f"{number + 1} of {len(wanted)}, {time.perf_counter() - began:.0f} s",
+            end="\r",
+            file=sys.stderr,
+            flush=True,
+        )
     return {case: done[case] for case in wanted}
 
 
@@ -200,14 +237,28 @@ def spread(values: Sequence[float]) -> str:
 
 def table(results: dict[Case, float], *, dimension: int, evaluations: int) -> str:
     """Medians and quartiles of one dimension, Markdown."""
-    lines = [f"| {dimension}-D, {evaluations} evaluations | " + " | ".join(PROBLEMS) + " |", "| --- " * (len(PROBLEMS) + 1) + "|"]
+    lines = [
+        f"| {dimension}-D, {evaluations} evaluations | " + " | ".join(PROBLEMS) + " |",
+        "| --- " * (len(PROBLEMS) + 1) + "|",
+    ]
     for optimizer in OPTIMIZERS:
-        rows = {name: [value for case, value in results.items() if case[:3] == (optimizer, name, dimension)] for name in PROBLEMS}
-        runs = [case for case in results if case.optimizer == optimizer and case.dimension == dimension]
+        rows = {
+            name: [
+                value for case, value in results.items() if case[:3] == (optimizer, name, dimension)
+            ]
+            for name in PROBLEMS
+        }
+        runs = [
+            case for case in results if case.optimizer == optimizer and case.dimension == dimension
+        ]
         if runs:
-            spent = "" if runs[0].evaluations == evaluations else f", {runs[0].evaluations} evaluations"
+            spent = (
+                "" if runs[0].evaluations == evaluations else f", {runs[0].evaluations} evaluations"
+            )
             label = f"`{optimizer}` ({len(rows[PROBLEMS[0]])} seeds{spent})"
-            lines.append(f"| {label} | " + " | ".join(spread(rows[name]) for name in PROBLEMS) + " |")
+            lines.append(
+                f"| {label} | " + " | ".join(spread(rows[name]) for name in PROBLEMS) + " |"
+            )
     return "\n".join(lines)
 
 
@@ -215,27 +266,47 @@ def duel(results: dict[Case, float], dimensions: Sequence[int], other: str) -> s
     """`cma` against another optimizer seed by seed, Markdown."""
     from scipy.stats import wilcoxon
 
-    lines = [f"| `cma` over `{other}` | ratio of medians | median ratio, seed by seed | seeds won | p |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        f"| `cma` over `{other}` | ratio of medians | median ratio, seed by seed | seeds won | p |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for dimension in dimensions:
         for name in PROBLEMS:
-            ours, theirs = ([value for case, value in results.items() if case[:3] == (who, name, dimension)] for who in ("cma", other))
-            logs = [math.log(max(a, 1e-300) / max(b, 1e-300)) for a, b in zip(ours, theirs, strict=True)]
+            ours, theirs = (
+                [value for case, value in results.items() if case[:3] == (who, name, dimension)]
+                for who in ("cma", other)
+            )
+            logs = [
+                math.log(max(a, 1e-300) / max(b, 1e-300)) for a, b in zip(ours, theirs, strict=True)
+            ]
             won = f"{sum(entry < 0 for entry in logs)} of {len(logs)}"
             ratio = statistics.median(ours) / statistics.median(theirs)
             pairwise = math.exp(statistics.median(logs))
             p = float(wilcoxon(logs)[1])  # type: ignore[arg-type]
-            lines.append(f"| {name}, {dimension}-D | {ratio:.2f} | {pairwise:.2f} | {won} | {p:.2g} |")
+            lines.append(
+                f"| {name}, {dimension}-D | {ratio:.2f} | {pairwise:.2f} | {won} | {p:.2g} |"
+            )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Run and print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dimensions", type=int, nargs="+", default=[10, 48])
-    parser.add_argument("--evaluations", type=int, nargs="+", default=[1000, 3000], help="per run, one for each of --dimensions")
+    parser.add_argument(
+        "--evaluations",
+        type=int,
+        nargs="+",
+        default=[1000, 3000],
+        help="per run, one for each of --dimensions",
+    )
     parser.add_argument("--seeds", type=int, default=15)
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
-    parser.add_argument("--keep", type=Path, help="a file of results: what it holds is not run again")
+    parser.add_argument(
+        "--keep", type=Path, help="a file of results: what it holds is not run again"
+    )
     arguments = parser.parse_args()
     if len(arguments.dimensions) != len(arguments.evaluations) or arguments.seeds < 1:
         parser.error("give as many --evaluations as --dimensions, and at least one seed")

@@ -48,10 +48,18 @@ class Runner:
     """A model and its optimizer, one training step at a time on fixed tokens."""
 
     def __init__(self, size: Size, **mechanisms: object) -> None:
-        config = ModelConfig(layers=size.layers, width=size.width, heads=size.heads, context=size.context, **mechanisms)  # type: ignore[arg-type]
+        config = ModelConfig(
+            layers=size.layers,
+            width=size.width,
+            heads=size.heads,
+            context=size.context,
+            **mechanisms,
+        )  # type: ignore[arg-type]
         self.model = GPT(config, SynapseParams(), 256, seed=0)
         self.optimizer = torch.optim.AdamW(self.model.make_decay_groups(0.1), lr=3e-3, fused=True)
-        self.tokens = torch.randint(0, 256, (size.batch, size.context + 1), generator=torch.Generator().manual_seed(0))
+        self.tokens = torch.randint(
+            0, 256, (size.batch, size.context + 1), generator=torch.Generator().manual_seed(0)
+        )
         self.noise, self.step = torch.Generator(), 0
 
     def __call__(self) -> float:
@@ -79,7 +87,9 @@ def compare(size: Size, pairs: int, mechanisms: dict[str, object]) -> tuple[floa
 
 def main() -> None:
     """Run the comparison and print it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=30, help="counted pairs of steps per size")
     parser.add_argument("--parts", action="store_true", help="also each mechanism alone")
     chosen = parser.parse_args()
@@ -89,7 +99,10 @@ def main() -> None:
         name = f"{size.layers}x{size.width}"
         for part, mechanisms in PARTS.items() if chosen.parts else ():
             a, b, ratio = compare(size, chosen.pairs, mechanisms)
-            print(f"{name} {part}: {1e3 * b:.1f} ms against {1e3 * a:.1f} ms, ratio {ratio:.2f}", flush=True)
+            print(
+                f"{name} {part}: {1e3 * b:.1f} ms against {1e3 * a:.1f} ms, ratio {ratio:.2f}",
+                flush=True,
+            )
         a, b, ratio = compare(size, chosen.pairs, dict(experts=1))
         print(f"{name} synaptic {1e3 * b:.1f} ms, vanilla {1e3 * a:.1f} ms", flush=True)
         summary.append(f"{name} synaptic/vanilla {ratio:.2f}")

@@ -44,10 +44,23 @@ def speedup(kind: str, given: argparse.Namespace, folder: Path, url: str | None)
     for count in (1, 4):
         name = f"{kind}{count}"
         workers = WorkersConfig(kind, count, cpus=0.25)
-        manager = TrialManager(name, given.trials, "minimize", url, "random", workers=workers, directory=folder / name, progress=False)
+        manager = TrialManager(
+            name,
+            given.trials,
+            "minimize",
+            url,
+            "random",
+            workers=workers,
+            directory=folder / name,
+            progress=False,
+        )
         ends: list[float] = []
         began = time.perf_counter()
-        manager.optimize(sleeping(given.seconds), SPACE, [lambda manager, trial, ends=ends: ends.append(time.perf_counter())])
+        manager.optimize(
+            sleeping(given.seconds),
+            SPACE,
+            [lambda manager, trial, ends=ends: ends.append(time.perf_counter())],
+        )
         walls[count], spans[count] = time.perf_counter() - began, ends[-1] - ends[0] + given.seconds
     return f"{kind}: 4 workers / 1 worker {spans[1] / spans[4]:.2f} x ({walls[1] / walls[4]:.2f} x with the start of the workers)"
 
@@ -60,24 +73,53 @@ def overhead(folder: Path, url: str | None, most: int) -> None:
         times.append(time.perf_counter())
         count = len(times) - 1
         if count in BLOCKS:
-            gaps = [1000.0 * (after - before) for before, after in zip(times[-201:-1], times[-200:], strict=True)]
-            memory = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-            print(f"trial {count}: median {statistics.median(gaps):.1f} ms of the last 200, memory {memory:.0f} MiB", flush=True)
+            gaps = [
+                1000.0 * (after - before)
+                for before, after in zip(times[-201:-1], times[-200:], strict=True)
+            ]
+            memory = (
+                int(Path("/proc/self/statm").read_text().split()[1])
+                * resource.getpagesize()
+                / 2**20
+            )
+            print(
+                f"trial {count}: median {statistics.median(gaps):.1f} ms of the last 200, memory {memory:.0f} MiB",
+                flush=True,
+            )
 
-    manager = TrialManager("overhead", most, "minimize", url, "cma", directory=folder / "overhead", progress=False)
+    manager = TrialManager(
+        "overhead", most, "minimize", url, "cma", directory=folder / "overhead", progress=False
+    )
     began = time.perf_counter()
-    manager.optimize(lambda params: sum((value - 0.3) ** 2 for value in params.values()), SPACE, [watch])
+    manager.optimize(
+        lambda params: sum((value - 0.3) ** 2 for value in params.values()), SPACE, [watch]
+    )
     print(f"{most} trials: mean {1000.0 * (time.perf_counter() - began) / most:.1f} ms a trial")
 
 
 def main() -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["speedup", "overhead"], help="speedup, overhead (default: both)")
-    parser.add_argument("--trials", type=int, default=80, help="sleeping trials of a search (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="sleep of a trial (default %(default)s)")
-    parser.add_argument("--most", type=int, default=5000, help="trials of the overhead part (default %(default)s)")
-    parser.add_argument("--server", action="store_true", help="keep the studies on a PostgreSQL server")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        default=["speedup", "overhead"],
+        help="speedup, overhead (default: both)",
+    )
+    parser.add_argument(
+        "--trials", type=int, default=80, help="sleeping trials of a search (default %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="sleep of a trial (default %(default)s)"
+    )
+    parser.add_argument(
+        "--most", type=int, default=5000, help="trials of the overhead part (default %(default)s)"
+    )
+    parser.add_argument(
+        "--server", action="store_true", help="keep the studies on a PostgreSQL server"
+    )
     given = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         url = None

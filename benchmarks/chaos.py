@@ -23,14 +23,26 @@ from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SPACE = {f"x{number}": ("uniform", -5.0, 10.0) for number in range(5)} | {"n": ("int", 0, 12), "rate": ("log_uniform", 1e-4, 1.0)}
+SPACE = {f"x{number}": ("uniform", -5.0, 10.0) for number in range(5)} | {
+    "n": ("int", 0, 12),
+    "rate": ("log_uniform", 1e-4, 1.0),
+}
 
 
 def manager(folder: Path, url: str | None, trials: int, workers: int):
     """The search of the program below."""
     from synaptune import TrialManager
 
-    return TrialManager("chaos", trials, storage=url, workers=workers, retries=10**6, seed=3, directory=folder, progress=False)
+    return TrialManager(
+        "chaos",
+        trials,
+        storage=url,
+        workers=workers,
+        retries=10**6,
+        seed=3,
+        directory=folder,
+        progress=False,
+    )
 
 
 def search(folder: Path, url: str | None, trials: int, workers: int, seconds: float) -> None:
@@ -38,21 +50,41 @@ def search(folder: Path, url: str | None, trials: int, workers: int, seconds: fl
 
     def objective(params):
         time.sleep(seconds)
-        return sum((params[f"x{number}"] - number) ** 2 for number in range(5)) + params["n"] + abs(params["rate"] - 0.1)
+        return (
+            sum((params[f"x{number}"] - number) ** 2 for number in range(5))
+            + params["n"]
+            + abs(params["rate"] - 0.1)
+        )
 
     manager(folder, url, trials, workers).optimize(objective, SPACE)
 
 
 def sequence(folder: Path, url: str | None, trials: int, workers: int) -> list[tuple]:
     """What has to be the same."""
-    return [(trial.index, trial.values, trial.objective, trial.state) for trial in manager(folder, url, trials, workers).trials]
+    return [
+        (trial.index, trial.values, trial.objective, trial.state)
+        for trial in manager(folder, url, trials, workers).trials
+    ]
 
 
 def attack(given: argparse.Namespace, folder: Path, server, url: str | None) -> Counter[str]:
     """Run the search to its end through the kills; how many of each kind there were."""
     draw, done = random.Random(given.seed), Counter()
-    kinds = ["controller", *(["worker"] if given.workers > 1 else []), *(["server"] if server is not None else [])]
-    command = [sys.executable, __file__, "--attempt", str(folder), "--trials", str(given.trials), "--workers", str(given.workers)]
+    kinds = [
+        "controller",
+        *(["worker"] if given.workers > 1 else []),
+        *(["server"] if server is not None else []),
+    ]
+    command = [
+        sys.executable,
+        __file__,
+        "--attempt",
+        str(folder),
+        "--trials",
+        str(given.trials),
+        "--workers",
+        str(given.workers),
+    ]
     command += ["--seconds", str(given.seconds)]
     command += ["--url", url] if url else []
     process = None
@@ -92,13 +124,30 @@ def kill_worker(controller: int, draw: random.Random) -> bool:
 
 def main() -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="kills to survive (default %(default)s)")
-    parser.add_argument("--trials", type=int, default=400, help="trials of the search (default %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="1 runs in the controller's own process (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.2, help="of a trial, asleep (default %(default)s)")
-    parser.add_argument("--server", action="store_true", help="on a PostgreSQL server, which is attacked as well")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments and the targets (default %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--kills", type=int, default=50, help="kills to survive (default %(default)s)"
+    )
+    parser.add_argument(
+        "--trials", type=int, default=400, help="trials of the search (default %(default)s)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        help="1 runs in the controller's own process (default %(default)s)",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=0.2, help="of a trial, asleep (default %(default)s)"
+    )
+    parser.add_argument(
+        "--server", action="store_true", help="on a PostgreSQL server, which is attacked as well"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the moments and the targets (default %(default)s)"
+    )
     parser.add_argument("--attempt", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -118,8 +167,12 @@ def main() -> int:
         began = time.monotonic()
         done = attack(given, folder / "attacked", server, url)
         came = sequence(folder / "attacked", url, given.trials, given.workers)
-    print(f"{sum(done.values())} kills ({', '.join(f'{count} of the {kind}' for kind, count in sorted(done.items()))})")
-    print(f"{len(came)} trials in {time.monotonic() - began:.0f} s; {'the same as undisturbed' if came == whole else 'NOT the same'}")
+    print(
+        f"{sum(done.values())} kills ({', '.join(f'{count} of the {kind}' for kind, count in sorted(done.items()))})"
+    )
+    print(
+        f"{len(came)} trials in {time.monotonic() - began:.0f} s; {'the same as undisturbed' if came == whole else 'NOT the same'}"
+    )
     return 0 if came == whole else 1
 
 

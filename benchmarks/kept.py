@@ -40,7 +40,9 @@ def candidates(common: Sequence[str], count: int, seed: int) -> list[tuple[str, 
     space = Space(tuple(read_dimensions(composed(common))))
     stream = make_optimizer(Engine("random", seed), space)
     units = [unit for unit in (stream.ask() for _ in range(count)) if unit is not None]
-    return [tuple(f"{name}={value}" for name, value in space.to_values(unit).items()) for unit in units]
+    return [
+        tuple(f"{name}={value}" for name, value in space.to_values(unit).items()) for unit in units
+    ]
 
 
 def kept_run(folder: Path, overrides: Sequence[str], label: str) -> Kept:
@@ -50,11 +52,19 @@ def kept_run(folder: Path, overrides: Sequence[str], label: str) -> Kept:
     path = folder / f"{compute_fingerprint(built)}.json"
     if path.exists():
         return Kept(json.loads(path.read_text())["curve"], built.training.steps)
-    about: dict[str, Any] = {"label": label, "overrides": list(overrides), "code_version": get_code_version(), "curve": None}
+    about: dict[str, Any] = {
+        "label": label,
+        "overrides": list(overrides),
+        "code_version": get_code_version(),
+        "curve": None,
+    }
     with tempfile.TemporaryDirectory() as place:
         try:
             metrics = run(cfg, Path(place), overrides=[]).metrics
-            about |= {"metrics": metrics, "curve": json.loads((Path(place) / "result.json").read_text())["curve"]}
+            about |= {
+                "metrics": metrics,
+                "curve": json.loads((Path(place) / "result.json").read_text())["curve"],
+            }
             said = f"validation loss {metrics['val_loss']:.4f}  {metrics['train_seconds'] + metrics['evaluation_seconds']:.1f} s"
         except DivergedError as error:
             about |= {"failed": str(error)}

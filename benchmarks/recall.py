@@ -51,7 +51,9 @@ def composed(overrides: list[str]) -> Settings:
         try:
             return read_settings(compose("train", overrides=overrides))
         except HydraException as error:
-            raise user_error(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
+            raise user_error(
+                got=str(error), expected="overrides of conf/train.yaml", do="correct them"
+            ) from error
 
 
 def learn(built: Settings, name: str, *, every: int, enough: float) -> Learned:
@@ -59,12 +61,16 @@ def learn(built: Settings, name: str, *, every: int, enough: float) -> Learned:
     training, context, device = built.training, built.model.context, torch.device("cpu")
     corpus = load_corpus(built.data, context)
     model = GPT(built.model, built.synapse, vocab=corpus.vocab, seed=built.seed).train()
-    held_out = make_eval_batches(corpus, built.data, "val", size=training.batch, context=context, limit=training.eval_batches)
+    held_out = make_eval_batches(
+        corpus, built.data, "val", size=training.batch, context=context, limit=training.eval_batches
+    )
     optimizer, noise = make_adamw(model, training), torch.Generator()
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     began, not_finite, accuracy = time.perf_counter(), 0, 0.0
     for step in range(1, training.steps + 1):
-        batch = make_train_batch(corpus, built.data, seed=built.seed, step=step, size=training.batch, context=context)
+        batch = make_train_batch(
+            corpus, built.data, seed=built.seed, step=step, size=training.batch, context=context
+        )
         noise.manual_seed(step)
         with make_autocast(training, device):
             output = model(batch.tokens, noise=noise)
@@ -78,9 +84,18 @@ def learn(built: Settings, name: str, *, every: int, enough: float) -> Learned:
         optimizer.zero_grad(set_to_none=True)
         model.apply_plasticity([output.activity], step, optimizer)
         if step % every == 0 or step == training.steps:
-            scores = evaluate(model, held_out, precision=make_autocast(training, device), bytes_per_token=1.0, prefix="")
+            scores = evaluate(
+                model,
+                held_out,
+                precision=make_autocast(training, device),
+                bytes_per_token=1.0,
+                prefix="",
+            )
             accuracy = scores["recall_accuracy"]
-            print(f"{name} seed {built.seed} step {step}: accuracy {accuracy:.2%}, loss {scores['loss']:.4f}", flush=True)
+            print(
+                f"{name} seed {built.seed} step {step}: accuracy {accuracy:.2%}, loss {scores['loss']:.4f}",
+                flush=True,
+            )
             if accuracy > enough:
                 return Learned(accuracy, step, time.perf_counter() - began, not_finite)
     return Learned(accuracy, training.steps, time.perf_counter() - began, not_finite)
@@ -88,26 +103,55 @@ def learn(built: Settings, name: str, *, every: int, enough: float) -> Learned:
 
 def main() -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS), help="which models (default: both)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=MODELS,
+        default=list(MODELS),
+        help="which models (default: both)",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="model seeds, from 0 (default 3)")
-    parser.add_argument("--steps", type=int, default=1000, help="most steps of a run (default 1000)")
+    parser.add_argument(
+        "--steps", type=int, default=1000, help="most steps of a run (default 1000)"
+    )
     parser.add_argument("--batch", type=int, default=32, help="rows of a step (default 32)")
-    parser.add_argument("--every", type=int, default=200, help="steps between printed accuracies (default 200)")
-    parser.add_argument("--enough", type=float, default=0.99, help="accuracy that ends a run (default 0.99)")
+    parser.add_argument(
+        "--every", type=int, default=200, help="steps between printed accuracies (default 200)"
+    )
+    parser.add_argument(
+        "--enough", type=float, default=0.99, help="accuracy that ends a run (default 0.99)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     parser.add_argument("overrides", nargs="*", help="as for train.py")
     given = parser.parse_intermixed_args()
     torch.set_num_threads(max(1, given.threads))
-    task = ["data.recall_fraction=1", "model.layers=2", "model.width=64", "model.context=64", "training.device=cpu"]
-    task += [f"training.steps={given.steps}", f"training.batch={given.batch}", "training.learning_rate=2e-3"]
-    lines = ["| model | seed | accuracy | steps | seconds | losses not finite |", "|---|---|---|---|---|---|"]
+    task = [
+        "data.recall_fraction=1",
+        "model.layers=2",
+        "model.width=64",
+        "model.context=64",
+        "training.device=cpu",
+    ]
+    task += [
+        f"training.steps={given.steps}",
+        f"training.batch={given.batch}",
+        "training.learning_rate=2e-3",
+    ]
+    lines = [
+        "| model | seed | accuracy | steps | seconds | losses not finite |",
+        "|---|---|---|---|---|---|",
+    ]
     try:
         for seed in range(given.seeds):
             for name in given.models:
                 built = composed([MODELS[name], *task, f"seed={seed}", *given.overrides])
                 found = learn(built, name, every=max(1, given.every), enough=given.enough)
-                lines.append(f"| {name} | {seed} | {found.accuracy:.2%} | {found.steps} | {found.seconds:.0f} | {found.not_finite} |")
+                lines.append(
+                    f"| {name} | {seed} | {found.accuracy:.2%} | {found.steps} | {found.seconds:.0f} | {found.not_finite} |"
+                )
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -15,7 +15,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A running server."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed (pip install 'synaptune[postgres]')")
+    pytest.importorskip(
+        "psycopg", reason="psycopg is not installed (pip install 'synaptune[postgres]')"
+    )
     try:
         server = run_postgres()
         running = server.__enter__()

@@ -29,24 +29,50 @@ def perplexity(values, seed):
     """Effects add up in the logarithm; a seed is worth the same everywhere, but for a little of its own."""
     tuned = SPACE.to_values(TUNED)
     moved = sum(worth for name, worth in WORTH.items() if values[name] == tuned[name])
-    return 8.0 * math.exp(moved + 0.1 * (seed - 1002)) * (1.0 + 1e-4 * ((seed * len(str(values)) * 7919) % 11))
+    return (
+        8.0
+        * math.exp(moved + 0.1 * (seed - 1002))
+        * (1.0 + 1e-4 * ((seed * len(str(values)) * 7919) % 11))
+    )
 
 
 def run(number, phase, unit, seed, state="complete", **facts):
     values = SPACE.to_values(unit)
     known = {"phase": phase, "seed": seed, "test": phase != "search"}
     known |= {"test_perplexity": perplexity(values, seed)} if state == "complete" else {}
-    return Trial(number, number, unit, values, state=state, objective=1.0 if state == "complete" else None, facts=known | facts)
+    return Trial(
+        number,
+        number,
+        unit,
+        values,
+        state=state,
+        objective=1.0 if state == "complete" else None,
+        facts=known | facts,
+    )
 
 
 def study(trials):
     start = {f"search.start.{name}": value for name, value in SPACE.to_values(DEFAULTS).items()}
     spaces = {trial.facts["phase"]: SPACE for trial in trials}
-    return StudySnapshot("made", "sqlite://", False, {"search.protocol": "phase1", **start}, {}, trials, {}, {}, {}, spaces)
+    return StudySnapshot(
+        "made",
+        "sqlite://",
+        False,
+        {"search.protocol": "phase1", **start},
+        {},
+        trials,
+        {},
+        {},
+        {},
+        spaces,
+    )
 
 
 def validation():
-    return [run(index, "validation", unit, seed) for index, (seed, unit) in enumerate((s, u) for s in SEEDS for u in (DEFAULTS, TUNED))]
+    return [
+        run(index, "validation", unit, seed)
+        for index, (seed, unit) in enumerate((s, u) for s in SEEDS for u in (DEFAULTS, TUNED))
+    ]
 
 
 def ablation(first=100, skip=lambda unit, seed: False):
@@ -79,7 +105,12 @@ def test_an_ablation_finds_what_each_parameter_is_worth_and_ranks_by_it():
 
 def test_all_comparisons_of_both_ways_are_corrected_together():
     rows = compute_ablation(study([*validation(), *ablation()]))
-    raw = [comparison.p for row in rows for comparison in (row.reverted, row.alone) if comparison is not None]
+    raw = [
+        comparison.p
+        for row in rows
+        for comparison in (row.reverted, row.alone)
+        if comparison is not None
+    ]
     found = [value for row in rows for value in (row.adjusted_reverted, row.adjusted_alone)]
     assert len(raw) == 6
     assert found == pytest.approx(holm(raw))
@@ -87,16 +118,31 @@ def test_all_comparisons_of_both_ways_are_corrected_together():
 
 def test_runs_of_the_validation_serve_where_the_ablation_has_none():
     ends_only = {DEFAULTS, TUNED}
-    rows = compute_ablation(study([*validation(), *ablation(skip=lambda unit, seed: unit in ends_only)]))
+    rows = compute_ablation(
+        study([*validation(), *ablation(skip=lambda unit, seed: unit in ends_only)])
+    )
     assert [row.reverted is not None and row.reverted.count for row in rows] == [3, 3, 3]
 
 
 def test_only_runs_on_the_same_seed_are_paired_and_too_few_pairs_are_no_comparison():
     reverted = plan_points(Endpoints(SPACE, DEFAULTS, TUNED)).reverted
-    lost = [*validation(), *ablation(skip=lambda unit, seed: (unit == reverted["count"] and seed != 1002) or unit == reverted["kind"])]
-    lost = [trial for trial in lost if not (trial.unit == reverted["rate"] and trial.facts["seed"] == 1003)]
+    lost = [
+        *validation(),
+        *ablation(
+            skip=lambda unit, seed: (
+                (unit == reverted["count"] and seed != 1002) or unit == reverted["kind"]
+            )
+        ),
+    ]
+    lost = [
+        trial
+        for trial in lost
+        if not (trial.unit == reverted["rate"] and trial.facts["seed"] == 1003)
+    ]
     rows = {row.name: row for row in compute_ablation(study(lost))}
-    assert rows["count"].reverted is rows["kind"].reverted is rows["count"].adjusted_reverted is None
+    assert (
+        rows["count"].reverted is rows["kind"].reverted is rows["count"].adjusted_reverted is None
+    )
     assert rows["rate"].reverted is not None
     assert rows["rate"].reverted.count == 2
     assert rows["count"].alone is not None
@@ -106,8 +152,13 @@ def test_only_runs_on_the_same_seed_are_paired_and_too_few_pairs_are_no_comparis
 def test_failed_and_infinite_runs_are_left_out():
     reverted = plan_points(Endpoints(SPACE, DEFAULTS, TUNED)).reverted["rate"]
     broken = [*validation(), *ablation(skip=lambda unit, seed: unit == reverted and seed != 1001)]
-    broken += [run(900, "ablation", reverted, 1002, state="failed"), run(901, "ablation", reverted, 1003, test_perplexity="inf")]
-    assert next(row for row in compute_ablation(study(broken)) if row.name == "rate").reverted is None
+    broken += [
+        run(900, "ablation", reverted, 1002, state="failed"),
+        run(901, "ablation", reverted, 1003, test_perplexity="inf"),
+    ]
+    assert (
+        next(row for row in compute_ablation(study(broken)) if row.name == "rate").reverted is None
+    )
 
 
 def test_a_study_without_an_ablation_or_without_an_optimum_has_no_rows():
@@ -117,7 +168,15 @@ def test_a_study_without_an_ablation_or_without_an_optimum_has_no_rows():
 
 
 def test_an_optimum_that_was_not_validated_is_the_best_of_the_search():
-    worse = Trial(5, 5, DEFAULTS, SPACE.to_values(DEFAULTS), state="complete", objective=2.0, facts={"phase": "search", "seed": 0})
+    worse = Trial(
+        5,
+        5,
+        DEFAULTS,
+        SPACE.to_values(DEFAULTS),
+        state="complete",
+        objective=2.0,
+        facts={"phase": "search", "seed": 0},
+    )
     found = find_endpoints(study([run(4, "search", TUNED, 0), worse]))
     assert found is not None
     assert (found.defaults, found.tuned) == (DEFAULTS, TUNED)
@@ -125,6 +184,13 @@ def test_an_optimum_that_was_not_validated_is_the_best_of_the_search():
 
 def test_a_validation_made_again_for_a_better_point_counts_with_the_later_one():
     later = SPACE.to_unit({"rate": 0.9, "count": 7, "kind": "b", "still": 0.5})
-    found = find_endpoints(study([*validation(), *[run(20 + n, "validation", later, seed) for n, seed in enumerate(SEEDS)]]))
+    found = find_endpoints(
+        study(
+            [
+                *validation(),
+                *[run(20 + n, "validation", later, seed) for n, seed in enumerate(SEEDS)],
+            ]
+        )
+    )
     assert found is not None
     assert (found.defaults, found.tuned) == (DEFAULTS, later)

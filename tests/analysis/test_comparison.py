@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from synaptune.analysis.compare import compare, compute_improvement, hedges_correction, holm, signed_rank
+from synaptune.analysis.compare import (
+    compare,
+    compute_improvement,
+    hedges_correction,
+    holm,
+    signed_rank,
+)
 
 BEFORE = [10.0, 20.0, 25.0, 40.0]
 AFTER = [9.0, 16.0, 24.0, 28.0]  # improvements of 10, 20, 4 and 30 %
@@ -22,10 +28,14 @@ def test_the_numbers_of_a_comparison_are_those_worked_out_by_hand():
     found = compare(BEFORE, AFTER)
     spread = math.sqrt((6.0**2 + 4.0**2 + 12.0**2 + 14.0**2) / 3.0)
     assert (found.count, found.mean) == (4, pytest.approx(16.0))
-    assert found.high - found.mean == pytest.approx(3.1824463 * spread / 2.0)  # t table, 3 degrees of freedom
+    assert found.high - found.mean == pytest.approx(
+        3.1824463 * spread / 2.0
+    )  # t table, 3 degrees of freedom
     assert found.mean - found.low == pytest.approx(found.high - found.mean)
     assert found.wilcoxon == pytest.approx(2.0 / 16.0)
-    assert found.effect == pytest.approx(16.0 / spread * 0.7236, rel=1e-4)  # Hedges 1981, table 1, 3 degrees of freedom
+    assert found.effect == pytest.approx(
+        16.0 / spread * 0.7236, rel=1e-4
+    )  # Hedges 1981, table 1, 3 degrees of freedom
 
 
 def test_the_t_test_is_the_paired_one_of_scipy():
@@ -57,7 +67,14 @@ def test_two_pairs_have_intervals_and_no_effect():
 
 def test_equal_differences_have_intervals_of_no_width():
     found = compare([10.0, 10.0, 10.0], [9.0, 9.0, 9.0])
-    assert found.low == found.high == found.boot_low == found.boot_high == found.mean == pytest.approx(10.0)
+    assert (
+        found.low
+        == found.high
+        == found.boot_low
+        == found.boot_high
+        == found.mean
+        == pytest.approx(10.0)
+    )
     assert (found.p, found.effect) == (0.0, None)
     nothing = compare([10.0, 12.0], [10.0, 12.0])
     assert (nothing.mean, nothing.p, nothing.wilcoxon, nothing.effect) == (0.0, 1.0, None, None)
@@ -65,10 +82,15 @@ def test_equal_differences_have_intervals_of_no_width():
 
 def test_nearly_equal_differences_still_have_finite_intervals():
     found = compare([10.0] * 4, [9.0, 9.0, 9.0, 9.0 + 1e-14])
-    assert all(math.isfinite(value) for value in (found.boot_low, found.boot_high, found.low, found.high, found.p))
+    assert all(
+        math.isfinite(value)
+        for value in (found.boot_low, found.boot_high, found.low, found.high, found.p)
+    )
 
 
-@pytest.mark.parametrize(("before", "after"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([0.0, 1.0], [1.0, 1.0])])
+@pytest.mark.parametrize(
+    ("before", "after"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([0.0, 1.0], [1.0, 1.0])]
+)
 def test_what_cannot_be_compared_is_refused(before, after):
     with pytest.raises(ValueError, match="expected"):
         compare(before, after)
@@ -78,20 +100,27 @@ def test_the_signed_rank_test_is_scipys_without_ties():
     draw = np.random.default_rng(0)
     for count in (2, 3, 6, 11, 25):
         differences = draw.normal(0.4, 1.0, count).tolist()
-        assert signed_rank(differences) == pytest.approx(stats.wilcoxon(differences, method="exact").pvalue)
+        assert signed_rank(differences) == pytest.approx(
+            stats.wilcoxon(differences, method="exact").pvalue
+        )
 
 
 def test_the_signed_rank_test_counts_every_sign_when_there_are_ties():
     differences = [1.0, 1.0, -2.0, 2.0, 3.0, 0.0, 1.0]
     moved = [value for value in differences if value]
     ranks = stats.rankdata([abs(value) for value in moved])
-    sums = [sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign) for signs in itertools.product((0, 1), repeat=len(moved))]
+    sums = [
+        sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign)
+        for signs in itertools.product((0, 1), repeat=len(moved))
+    ]
     found = sum(rank for rank, value in zip(ranks, moved, strict=True) if value > 0)
     upper, lower = sum(value >= found for value in sums), sum(value <= found for value in sums)
     assert signed_rank(differences) == pytest.approx(min(1.0, 2.0 * min(upper, lower) / len(sums)))
 
 
-@pytest.mark.parametrize(("degrees", "factor"), [(2, 0.5642), (3, 0.7236), (4, 0.7979), (10, 0.9228), (50, 0.9849)])
+@pytest.mark.parametrize(
+    ("degrees", "factor"), [(2, 0.5642), (3, 0.7236), (4, 0.7979), (10, 0.9228), (50, 0.9849)]
+)
 def test_the_correction_for_few_pairs_is_that_of_hedges_table(degrees, factor):
     assert hedges_correction(degrees) == pytest.approx(factor, abs=6e-5)
 

@@ -46,18 +46,34 @@ def test_rounds_are_those_of_giving_out_runs_one_by_one():
 def test_a_run_is_the_sum_of_its_parts():
     speed = RunTiming(step=0.01, evaluation=2.0, save=0.5, fixed=3.0, start=100.0)
     training = TrainingConfig(steps=200, evaluations=4, checkpoint_every=0)
-    assert estimate_run_seconds(speed, training, with_test=False) == pytest.approx(3.0 + 2.0 + 8.0 + 0.5)
-    assert estimate_run_seconds(speed, training, with_test=True) == pytest.approx(3.0 + 2.0 + 10.0 + 0.5)
+    assert estimate_run_seconds(speed, training, with_test=False) == pytest.approx(
+        3.0 + 2.0 + 8.0 + 0.5
+    )
+    assert estimate_run_seconds(speed, training, with_test=True) == pytest.approx(
+        3.0 + 2.0 + 10.0 + 0.5
+    )
     every = TrainingConfig(steps=200, evaluations=4, checkpoint_every=50)
-    assert estimate_run_seconds(speed, every, with_test=False) == pytest.approx(3.0 + 2.0 + 8.0 + 4 * 0.5)
-    assert estimate_run_seconds(speed, TrainingConfig(steps=2, evaluations=4), with_test=False) == pytest.approx(3.0 + 0.02 + 4.0 + 0.5)
+    assert estimate_run_seconds(speed, every, with_test=False) == pytest.approx(
+        3.0 + 2.0 + 8.0 + 4 * 0.5
+    )
+    assert estimate_run_seconds(
+        speed, TrainingConfig(steps=2, evaluations=4), with_test=False
+    ) == pytest.approx(3.0 + 0.02 + 4.0 + 0.5)
 
 
 def test_a_bill_adds_up():
-    plan = [PlannedRuns("sanity", 3), PlannedRuns("search", 19, at_once=10), PlannedRuns("validation", 4, with_test=True)]
+    plan = [
+        PlannedRuns("sanity", 3),
+        PlannedRuns("search", 19, at_once=10),
+        PlannedRuns("validation", 4, with_test=True),
+    ]
 
     def seconds(stage):
-        return SecondsRange(7200.0, 3600.0, 10800.0) if stage.tested else SecondsRange(3600.0, 1800.0, 7200.0)
+        return (
+            SecondsRange(7200.0, 3600.0, 10800.0)
+            if stage.tested
+            else SecondsRange(3600.0, 1800.0, 7200.0)
+        )
 
     alone = price_plan(plan, seconds, price=2.5)
     assert (alone.device_hours, alone.low, alone.high) == (30.0, 15.0, 56.0)
@@ -66,7 +82,12 @@ def test_a_bill_adds_up():
     assert four.device_hours == pytest.approx(30.4)
     assert four.days * 24.0 == pytest.approx(0.1 + 1 + (3 + 3) + 2)
     assert four.money is None
-    assert [row.stage for row in price_plan(plan, seconds, start=0.0).rows] == ["start-up", "sanity", "search", "validation"]
+    assert [row.stage for row in price_plan(plan, seconds, start=0.0).rows] == [
+        "start-up",
+        "sanity",
+        "search",
+        "validation",
+    ]
 
 
 def test_warm_up_and_evaluations_are_not_in_the_step(tmp_path):
@@ -77,7 +98,10 @@ def test_warm_up_and_evaluations_are_not_in_the_step(tmp_path):
         with (folder / "metrics.csv").open("w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(["step", "seconds", "val_loss"])
-            rows.writerows([step, 9.0 + 0.5 * (step - 2), ""] for step in range(2, changes["training.steps"] + 1, changes["logger.every"]))
+            rows.writerows(
+                [step, 9.0 + 0.5 * (step - 2), ""]
+                for step in range(2, changes["training.steps"] + 1, changes["logger.every"])
+            )
         checkpoint.save(folder / "checkpoint.pt", {"weights": {}, "about": {}})
         return 0.25
 
@@ -88,7 +112,10 @@ def test_warm_up_and_evaluations_are_not_in_the_step(tmp_path):
 
 def study(folder, seconds):
     """A study with complete runs of given seconds, a failed one and a copy."""
-    space, place = Space((Dimension("x", "lin", 0.0, 1.0, start=0.5),)), StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto")
+    space, place = (
+        Space((Dimension("x", "lin", 0.0, 1.0, start=0.5),)),
+        StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"),
+    )
     with Study(place, {}) as made:
         ledger = PhaseLedger(made, space, "search", {})
         for index, (time, tested) in enumerate(seconds):
@@ -108,7 +135,12 @@ def test_a_studys_seconds_are_of_its_complete_runs_those_with_a_test_apart(tmp_p
 
 
 def test_a_study_without_validation_prices_it_by_its_other_runs(tmp_path):
-    assert read_study_seconds("s", study(tmp_path, [(4.0, False)]).url)(PlannedRuns("validation", 1, with_test=True)).median == 4.0
+    assert (
+        read_study_seconds("s", study(tmp_path, [(4.0, False)]).url)(
+            PlannedRuns("validation", 1, with_test=True)
+        ).median
+        == 4.0
+    )
 
 
 @pytest.mark.parametrize("name", ["s", "other"])

@@ -30,7 +30,9 @@ def search(seed: int, evaluations: int, noise: float):
         units = [optimizer.ask() for _ in range(optimizer.generation_size)]
         losses = [objective(unit) + noise * float(stream.standard_normal()) for unit in units]
         for unit, loss in zip(units, losses, strict=True):
-            trials.append(Trial(len(trials), len(trials), unit, SPACE.to_values(unit), "complete", loss))
+            trials.append(
+                Trial(len(trials), len(trials), unit, SPACE.to_values(unit), "complete", loss)
+            )
         optimizer.tell([Observation(unit, loss) for unit, loss in zip(units, losses, strict=True)])
     return engine, trials
 
@@ -42,7 +44,9 @@ def test_an_idle_parameter_is_called_an_effect_as_often_as_the_level_says():
     for seed in range(searches):
         engine, trials = search(seed, 120, noise=0.05)
         losses = [trial.objective for trial in trials]
-        p = np.array([effect.p for effect in find_effects(_replay_cma(engine, SPACE, trials, losses), NAMES)])
+        p = np.array(
+            [effect.p for effect in find_effects(_replay_cma(engine, SPACE, trials, losses), NAMES)]
+        )
         found += p < 0.05
         false += p[-1] < 0.05
         correlated += spearmanr([trial.unit[-1] for trial in trials], losses).pvalue < 0.05
@@ -57,15 +61,29 @@ def test_effects_do_not_depend_on_the_order_of_the_names(tmp_path):
     """A parameter is judged by what it does, wherever it stands."""
     turned = dict.fromkeys(("idle", "strong"), ("uniform", 0.0, 1.0))
     for place, names in enumerate((turned, dict(reversed(turned.items())))):
-        record = make_study(tmp_path / str(place), lambda p: (p["strong"] - 0.8) ** 2, names, trials=80)
-        by_name = {effect.name: effect for effect in find_effects(replay(record), record.spaces["search"].names)}
+        record = make_study(
+            tmp_path / str(place), lambda p: (p["strong"] - 0.8) ** 2, names, trials=80
+        )
+        by_name = {
+            effect.name: effect
+            for effect in find_effects(replay(record), record.spaces["search"].names)
+        }
         assert by_name["strong"].significant
         assert not by_name["idle"].significant
 
 
 def test_independent_random_points_are_judged_too(tmp_path):
-    record = make_study(tmp_path / "random", lambda p: p["a"] + 0.2 * p["b"], ("a", "b", "idle"), trials=120, sampler="random")
-    by_name = {effect.name: effect for effect in find_effects(replay(record), record.spaces["search"].names)}
+    record = make_study(
+        tmp_path / "random",
+        lambda p: p["a"] + 0.2 * p["b"],
+        ("a", "b", "idle"),
+        trials=120,
+        sampler="random",
+    )
+    by_name = {
+        effect.name: effect
+        for effect in find_effects(replay(record), record.spaces["search"].names)
+    }
     assert by_name["a"].significant
     assert by_name["b"].significant
     assert by_name["idle"].p > 0.01
@@ -75,6 +93,8 @@ def test_without_two_generations_there_is_nothing_to_say(tmp_path):
     found = gather_evidence(make_study(tmp_path / "short", lambda p: p["a"], ("a", "b"), trials=5))
     assert found.effects == []
     assert "too few" in found.effects_note
-    other = gather_evidence(make_study(tmp_path / "tpe", lambda p: p["a"], ("a", "b"), trials=12, sampler="tpe"))
+    other = gather_evidence(
+        make_study(tmp_path / "tpe", lambda p: p["a"], ("a", "b"), trials=12, sampler="tpe")
+    )
     assert other.effects == []
     assert "tpe" in other.effects_note

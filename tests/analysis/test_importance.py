@@ -13,14 +13,26 @@ NAMES = ("much", "little")
 
 def penalised(penalty, direction):
     sign = -1.0 if direction == "maximize" else 1.0
-    return lambda p: sign * (penalty if p["little"] > 0.9 else 1.0 + 3.0 * p["much"] + 0.1 * p["little"])
+    return lambda p: (
+        sign * (penalty if p["little"] > 0.9 else 1.0 + 3.0 * p["much"] + 0.1 * p["little"])
+    )
 
 
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 @pytest.mark.parametrize("penalty", [1e9, 1e200, sys.float_info.max])
 def test_a_huge_penalty_leaves_the_other_parameter_its_share(tmp_path, penalty, direction):
-    record = make_study(tmp_path / "huge", penalised(penalty, direction), NAMES, trials=100, sampler="random", direction=direction)
-    found = {entry.name: entry for entry in compute_importances(record, record.spaces["search"], record.search_trials)}
+    record = make_study(
+        tmp_path / "huge",
+        penalised(penalty, direction),
+        NAMES,
+        trials=100,
+        sampler="random",
+        direction=direction,
+    )
+    found = {
+        entry.name: entry
+        for entry in compute_importances(record, record.spaces["search"], record.search_trials)
+    }
     assert sum(entry.fanova for entry in found.values()) == pytest.approx(1.0)
     assert found["much"].fanova > 0.01
     assert all(math.isfinite(entry.ped_anova) for entry in found.values())
@@ -28,8 +40,16 @@ def test_a_huge_penalty_leaves_the_other_parameter_its_share(tmp_path, penalty, 
 
 def test_losses_that_no_surrogate_can_take_have_no_shares(tmp_path):
     def mostly(p):
-        return sys.float_info.max * (0.5 + 0.5 * p["much"]) if p["little"] > 0.2 else -sys.float_info.max * p["much"]
+        return (
+            sys.float_info.max * (0.5 + 0.5 * p["much"])
+            if p["little"] > 0.2
+            else -sys.float_info.max * p["much"]
+        )
 
     record = make_study(tmp_path / "most", mostly, NAMES, trials=40, sampler="random")
     found = compute_importances(record, record.spaces["search"], record.search_trials)
-    assert all(share is None or math.isfinite(share) for entry in found for share in (entry.fanova, entry.ped_anova))
+    assert all(
+        share is None or math.isfinite(share)
+        for entry in found
+        for share in (entry.fanova, entry.ped_anova)
+    )

@@ -19,4 +19,6 @@ def test_the_line_of_an_integer_goes_through_its_values(scale):
     assert max(found.line_values) == pytest.approx(4.0)
     ends = found.line[0], found.line[-1]
     assert ends == pytest.approx((1.0, 4.0), abs=0.1)
-    assert np.interp([2.0, 3.0], found.line_values, found.line) == pytest.approx([2.0, 3.0], abs=0.35)
+    assert np.interp([2.0, 3.0], found.line_values, found.line) == pytest.approx(
+        [2.0, 3.0], abs=0.35
+    )

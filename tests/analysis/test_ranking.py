@@ -7,7 +7,12 @@ import pytest
 from helpers.real_studies import make_study
 from synaptune import TrialPruned
 from synaptune.analysis.ablation import find_endpoints
-from synaptune.analysis.convergence import compute_convergence, compute_random_curve, is_comparable, summarise_generations
+from synaptune.analysis.convergence import (
+    compute_convergence,
+    compute_random_curve,
+    is_comparable,
+    summarise_generations,
+)
 from synaptune.analysis.evidence import gather_evidence
 from synaptune.analysis.ranking import rescore_study
 from synaptune.analysis.refine.runs import RunSelection, read_study_runs
@@ -29,8 +34,18 @@ def hybrid(tmp_path_factory):
     for trial in record.trials:
         loss = trial.objective
         told = loss if trial.facts["generation"] < SWITCH else 100.0 * loss
-        trials.append(replace(trial, objective=told, facts=trial.facts | {"val_loss": loss, "val_perplexity": 1000.0 * loss}))
-    settings = {"objective.name": "hybrid", "objective.switch": SWITCH, "objective.baseline.val_perplexity": 10.0}
+        trials.append(
+            replace(
+                trial,
+                objective=told,
+                facts=trial.facts | {"val_loss": loss, "val_perplexity": 1000.0 * loss},
+            )
+        )
+    settings = {
+        "objective.name": "hybrid",
+        "objective.switch": SWITCH,
+        "objective.baseline.val_perplexity": 10.0,
+    }
     settings |= {f"search.start.{name}": 0.5 for name in SPACE}
     return replace(record, configuration={**record.configuration, **settings}, trials=trials)
 
@@ -39,7 +54,9 @@ def test_all_trials_of_a_hybrid_study_are_ranked_by_what_it_is_at_the_end(hybrid
     scores = [trial.objective for trial in rescore_study(hybrid).trials]
     assert scores == pytest.approx([100.0 * trial.facts["val_loss"] for trial in hybrid.trials])
     least = min(hybrid.trials, key=lambda trial: trial.facts["val_loss"])
-    assert least.facts["generation"] >= SWITCH, "the best is an early one: the test would not notice a mix"
+    assert least.facts["generation"] >= SWITCH, (
+        "the best is an early one: the test would not notice a mix"
+    )
     found = gather_evidence(hybrid, deep=False)
     assert found.best.number == least.number
     assert found.convergence.best[-1] == min(loss for loss in found.losses)
@@ -50,17 +67,39 @@ def test_all_trials_of_a_hybrid_study_are_ranked_by_what_it_is_at_the_end(hybrid
 
 def test_the_baseline_of_a_hybrid_study_may_have_been_measured(hybrid):
     first = hybrid.trials[0]
-    reference = replace(first, number=900, index=0, objective=3.0, facts={"phase": "reference", "generation": 0, "val_perplexity": 20.0})
+    reference = replace(
+        first,
+        number=900,
+        index=0,
+        objective=3.0,
+        facts={"phase": "reference", "generation": 0, "val_perplexity": 20.0},
+    )
     settings = dict(hybrid.configuration) | {"objective.baseline.val_perplexity": None}
-    record = rescore_study(replace(hybrid, configuration=settings, trials=[*hybrid.trials, reference]))
+    record = rescore_study(
+        replace(hybrid, configuration=settings, trials=[*hybrid.trials, reference])
+    )
     assert record.search_trials[0].objective == pytest.approx(50.0 * first.facts["val_loss"])
     assert record.get_phase_trials("reference")[0].objective == 3.0
 
 
-def test_a_trial_without_the_metrics_of_the_last_score_is_not_ranked_and_other_objectives_stay(hybrid):
-    bare = replace(hybrid.trials[0], facts={key: value for key, value in hybrid.trials[0].facts.items() if not key.startswith("val_")})
-    assert rescore_study(replace(hybrid, trials=[bare, *hybrid.trials[1:]])).trials[0].objective is None
-    plain = replace(hybrid, configuration=dict(hybrid.configuration) | {"objective.name": "val_loss"})
+def test_a_trial_without_the_metrics_of_the_last_score_is_not_ranked_and_other_objectives_stay(
+    hybrid,
+):
+    bare = replace(
+        hybrid.trials[0],
+        facts={
+            key: value
+            for key, value in hybrid.trials[0].facts.items()
+            if not key.startswith("val_")
+        },
+    )
+    assert (
+        rescore_study(replace(hybrid, trials=[bare, *hybrid.trials[1:]])).trials[0].objective
+        is None
+    )
+    plain = replace(
+        hybrid, configuration=dict(hybrid.configuration) | {"objective.name": "val_loss"}
+    )
     assert rescore_study(plain) is plain
 
 
@@ -80,10 +119,14 @@ def test_a_pruned_trial_is_told_its_estimate_and_achieves_nothing(tmp_path):
     assert min(read_study_runs(record, RunSelection()).scores) == least
     replayed = replay(record)
     assert any(loss == -100.0 for batch in replayed.batches for loss in batch.losses)
-    made = summarise_generations(record, replayed.diagnostics, record.spaces["search"], record.search_trials)
+    made = summarise_generations(
+        record, replayed.diagnostics, record.spaces["search"], record.search_trials
+    )
     assert all(entry.best_loss is None or entry.best_loss >= least for entry in made)
     found = gather_evidence(record, deep=False)
-    assert [loss is None for loss in found.losses] == [trial.state == "pruned" for trial in found.trials]
+    assert [loss is None for loss in found.losses] == [
+        trial.state == "pruned" for trial in found.trials
+    ]
     assert min(min(profile.losses) for profile in found.profiles) == least
 
 
@@ -94,8 +137,18 @@ def test_random_points_of_which_some_were_pruned_are_no_chance(tmp_path):
         return bowl(p)
 
     record = make_study(tmp_path / "cma", bowl, SPACE, trials=12)
-    assert compute_random_curve(record, make_study(tmp_path / "pruned", objective, SPACE, trials=30, sampler="random")) is None
-    assert compute_random_curve(record, make_study(tmp_path / "whole", bowl, SPACE, trials=30, sampler="random")).count == 30
+    assert (
+        compute_random_curve(
+            record, make_study(tmp_path / "pruned", objective, SPACE, trials=30, sampler="random")
+        )
+        is None
+    )
+    assert (
+        compute_random_curve(
+            record, make_study(tmp_path / "whole", bowl, SPACE, trials=30, sampler="random")
+        ).count
+        == 30
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,4 +166,10 @@ def test_random_points_of_which_some_were_pruned_are_no_chance(tmp_path):
 )
 def test_random_points_of_another_model_or_space_are_no_comparison(hybrid, ours, theirs, alike):
     engine = {"name": "random", "seed": 0}
-    assert is_comparable(replace(hybrid, configuration=ours), replace(hybrid, configuration=theirs, notes={"engine": engine})) == alike
+    assert (
+        is_comparable(
+            replace(hybrid, configuration=ours),
+            replace(hybrid, configuration=theirs, notes={"engine": engine}),
+        )
+        == alike
+    )

@@ -21,7 +21,10 @@ SPACE = {"a": ("uniform", 0.0, 1.0), "b": ("uniform", 0.0, 1.0), "n": ("int", 0,
 def test_the_distribution_of_every_generation_is_the_one_the_search_had(tmp_path):
     record = make_study(tmp_path / "bowl", bowl, SPACE, trials=60)
     replayed = replay(record)
-    written = [json.loads(line) for line in (tmp_path / "bowl" / "generations.jsonl").read_text().splitlines()]
+    written = [
+        json.loads(line)
+        for line in (tmp_path / "bowl" / "generations.jsonl").read_text().splitlines()
+    ]
     assert replayed.note == ""
     assert len(replayed.diagnostics) == len(written) == 60 // len(replayed.batches[0].trials)
     for found, stored in zip(replayed.diagnostics, written, strict=True):
@@ -51,7 +54,10 @@ def test_failed_trials_are_told_as_they_were(tmp_path):
 
 def test_points_of_another_optimizer_are_noticed(tmp_path):
     record = make_study(tmp_path / "bowl", bowl, SPACE, trials=40)
-    moved = [replace(trial, unit=(0.5, 0.5, 0.5)) if trial.index == 15 else trial for trial in record.trials]
+    moved = [
+        replace(trial, unit=(0.5, 0.5, 0.5)) if trial.index == 15 else trial
+        for trial in record.trials
+    ]
     replayed = replay(replace(record, trials=moved))
     assert "would draw" in replayed.note
     assert 0 < len(replayed.batches) < 40 / len(replayed.batches[0].trials)
@@ -60,13 +66,26 @@ def test_points_of_another_optimizer_are_noticed(tmp_path):
 @pytest.mark.parametrize(
     "space",
     [
-        {"flag": ("categorical", [False, True]), "few": ("int", 1, 4), "rate": ("log_uniform", 1e-5, 0.3)},
-        {"odd": ("uniform", 0.0, 1.0 / 3.0), "wide": ("log_uniform", 1e-7, 0.7), "three": ("categorical", ["a", "b", "c"])},
+        {
+            "flag": ("categorical", [False, True]),
+            "few": ("int", 1, 4),
+            "rate": ("log_uniform", 1e-5, 0.3),
+        },
+        {
+            "odd": ("uniform", 0.0, 1.0 / 3.0),
+            "wide": ("log_uniform", 1e-7, 0.7),
+            "three": ("categorical", ["a", "b", "c"]),
+        },
     ],
 )
 def test_a_search_that_began_in_the_middle_is_replayed_from_there(tmp_path, space):
     """Neither a choice nor a rounded number lies at the coordinate that it stands for."""
-    record = make_study(tmp_path / "middle", lambda p: sum(float(len(str(value))) for value in p.values()), space, trials=30)
+    record = make_study(
+        tmp_path / "middle",
+        lambda p: sum(float(len(str(value))) for value in p.values()),
+        space,
+        trials=30,
+    )
     assert record.spaces["search"].get_start() == record.search_trials[0].unit == (0.5, 0.5, 0.5)
     replayed = replay(record)
     assert replayed.note == ""
@@ -79,8 +98,13 @@ def test_a_search_that_is_under_way_is_replayed_up_to_its_first_running_trial(tm
     size = len(replay(record).batches[0].trials)
     for behind in (0, 2):
         late = 3 * size + behind
-        begun = [replace(trial, state="running", objective=None) if trial.index == late else trial for trial in record.trials]
-        replayed = replay(replace(record, trials=[trial for trial in begun if trial.index < 4 * size]))
+        begun = [
+            replace(trial, state="running", objective=None) if trial.index == late else trial
+            for trial in record.trials
+        ]
+        replayed = replay(
+            replace(record, trials=[trial for trial in begun if trial.index < 4 * size])
+        )
         assert replayed.note == ""
         assert len(replayed.diagnostics) == 3
         assert sum(len(batch.trials) for batch in replayed.batches) == late

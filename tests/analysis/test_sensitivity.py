@@ -2,7 +2,12 @@
 
 import pytest
 
-from synaptune.analysis.sensitivity import MIN_EFFECT, ShortRun, format_summary, measure_sensitivities
+from synaptune.analysis.sensitivity import (
+    MIN_EFFECT,
+    ShortRun,
+    format_summary,
+    measure_sensitivities,
+)
 from synaptune.synapse.circuit import SPECS
 
 

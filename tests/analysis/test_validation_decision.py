@@ -32,7 +32,9 @@ def test_equal_runs_improve_by_nothing():
     assert compute_improvement([3.0, 4.0], [3.0, 4.0]) == (0.0, 0.0, 0.0)
 
 
-@pytest.mark.parametrize(("before", "after"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([0.0, 1.0], [1.0, 1.0])])
+@pytest.mark.parametrize(
+    ("before", "after"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([0.0, 1.0], [1.0, 1.0])]
+)
 def test_what_cannot_be_compared_is_refused(before, after):
     with pytest.raises(ValueError, match="expected"):
         compute_improvement(before, after)
@@ -57,6 +59,9 @@ def test_the_decision_follows_the_rule(mean, low, gini, word):
     assert decide(Improvement(mean, low, 2 * mean - low), gini).action == word
 
 
-@pytest.mark.parametrize(("mean", "why"), [(-3.7, "perplexity worsened by 3.7 %"), (3.7, "perplexity improved by 3.7 %, below 5 %")])
+@pytest.mark.parametrize(
+    ("mean", "why"),
+    [(-3.7, "perplexity worsened by 3.7 %"), (3.7, "perplexity improved by 3.7 %, below 5 %")],
+)
 def test_a_loss_is_worded_as_one(mean, why):
     assert decide(Improvement(mean, mean - 1.0, mean + 1.0), None).reason == why

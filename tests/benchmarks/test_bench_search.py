@@ -35,13 +35,33 @@ def test_the_best_by_observation_is_reported_by_its_true_value(monkeypatch):
 
     given = bench.problem("noisy", dimension=6, seed=0)
     monkeypatch.setattr(bench, "contestant", lambda name, **_: Two())
-    assert bench.Case("cma", "noisy", 6, 2, 0).run() in {given.true(np.full(6, 0.2)), given.true(np.full(6, 0.8))}
+    assert bench.Case("cma", "noisy", 6, 2, 0).run() in {
+        given.true(np.full(6, 0.2)),
+        given.true(np.full(6, 0.8)),
+    }
 
 
 def test_it_prints_its_tables_and_runs_nothing_twice(tmp_path):
-    words = ["--dimensions", "4", "--evaluations", "30", "--seeds", "3", "--optimizers", "cma", "pycma", "random", "--keep"]
+    words = [
+        "--dimensions",
+        "4",
+        "--evaluations",
+        "30",
+        "--seeds",
+        "3",
+        "--optimizers",
+        "cma",
+        "pycma",
+        "random",
+        "--keep",
+    ]
     runs = [
-        subprocess.run([sys.executable, str(FILE), *words, str(tmp_path / "kept")], capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            [sys.executable, str(FILE), *words, str(tmp_path / "kept")],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         for _ in range(2)
     ]
     assert runs[0] == runs[1]

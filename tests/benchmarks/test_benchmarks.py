@@ -16,12 +16,23 @@ BENCHMARKS = ROOT / "benchmarks"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "options", "runs", "said"), [("bench_curve", [], 12, "rank correlation"), ("bench_noise", ["--seeds", "2"], 6, "ratio")]
+    ("name", "options", "runs", "said"),
+    [("bench_curve", [], 12, "rank correlation"), ("bench_noise", ["--seeds", "2"], 6, "ratio")],
 )
 def test_a_benchmark_makes_each_run_once(name, options, runs, said, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     main = importlib.import_module(name).main
-    arguments = [name, "--candidates", "3", "--threads", "1", "--folder", str(tmp_path), *options, "scale=smoke"]
+    arguments = [
+        name,
+        "--candidates",
+        "3",
+        "--threads",
+        "1",
+        "--folder",
+        str(tmp_path),
+        *options,
+        "scale=smoke",
+    ]
     monkeypatch.setattr(sys, "argv", arguments)
     assert main() == 0
     first = capsys.readouterr().out
@@ -48,7 +59,15 @@ def test_a_benchmark_refuses_what_it_cannot_judge(name, monkeypatch, capsys):
 def test_a_search_survives_kills_of_all_its_parts(server):
     if server and find_postgres() is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
-    command = [sys.executable, str(BENCHMARKS / "chaos.py"), "--kills", "6", "--trials", "80", *(["--server"] if server else [])]
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "chaos.py"),
+        "--kills",
+        "6",
+        "--trials",
+        "80",
+        *(["--server"] if server else []),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "80 trials" in done.stdout

@@ -24,7 +24,13 @@ def trained(tmp_path_factory) -> Path:
     """The folder of a real training run, at smoke scale."""
     folder = tmp_path_factory.mktemp("run")
     words = ["scale=smoke", "logger=csv", "logger.progress=off", f"hydra.run.dir={folder}"]
-    subprocess.run([sys.executable, str(ROOT / "train.py"), *words], cwd=folder, check=True, capture_output=True, timeout=900)
+    subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *words],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=900,
+    )
     return folder
 
 
@@ -43,7 +49,15 @@ def test_the_installed_command_continues_a_prompt_from_a_run_folder(trained):
 
 
 def test_a_seed_gives_one_text_and_another_seed_another(trained, capsysbinary):
-    words = [str(trained / "checkpoint.pt"), "--prompt", "def ", "--tokens", "20", "--temperature", "1"]
+    words = [
+        str(trained / "checkpoint.pt"),
+        "--prompt",
+        "def ",
+        "--tokens",
+        "20",
+        "--temperature",
+        "1",
+    ]
     first = sampled(capsysbinary, *words)
     assert sampled(capsysbinary, *words) == first
     assert sampled(capsysbinary, *words, "--seed", "1") != first
@@ -51,11 +65,20 @@ def test_a_seed_gives_one_text_and_another_seed_another(trained, capsysbinary):
 
 def test_temperature_0_and_top_k_1_take_the_likeliest(trained, capsysbinary):
     words = [str(trained), "--prompt", "def ", "--tokens", "10"]
-    assert sampled(capsysbinary, *words, "--temperature", "0") == sampled(capsysbinary, *words, "--top-k", "1")
+    assert sampled(capsysbinary, *words, "--temperature", "0") == sampled(
+        capsysbinary, *words, "--top-k", "1"
+    )
 
 
 def test_a_text_longer_than_the_context_goes_on(trained, capsysbinary):
-    assert len(sampled(capsysbinary, str(trained), "--prompt", "x" * 100, "--tokens", "80", "--top-k", "3")) > 150
+    assert (
+        len(
+            sampled(
+                capsysbinary, str(trained), "--prompt", "x" * 100, "--tokens", "80", "--top-k", "3"
+            )
+        )
+        > 150
+    )
 
 
 def test_characters_come_whole_and_broken_ones_do_not_hold_up_the_rest():
@@ -80,9 +103,26 @@ def test_a_checkpoint_of_another_model_is_said_so(trained, tmp_path, capsys):
         (["sample", "garbage.pt", "--prompt", "a"], "unreadable checkpoint garbage.pt"),
         (["sample", "x", "--prompt", ""], "--prompt: expected some text"),
         (["sample", "x", "--prompt", "\udcff"], "--prompt: expected text in UTF-8"),
-        (["sample", "x", "--prompt", "a", "--tokens", "0", "--temperature", "-1", "--top-k", "0"], "--temperature -1.0: expected"),
+        (
+            [
+                "sample",
+                "x",
+                "--prompt",
+                "a",
+                "--tokens",
+                "0",
+                "--temperature",
+                "-1",
+                "--top-k",
+                "0",
+            ],
+            "--temperature -1.0: expected",
+        ),
         (["census", "--seeds", "1"], "--seeds 1"),
-        (["cost", "--devices", "0", "--price", "-1"], "--devices 0: expected at least 1\n  --price -1.0"),
+        (
+            ["cost", "--devices", "0", "--price", "-1"],
+            "--devices 0: expected at least 1\n  --price -1.0",
+        ),
         (["cost", "--plan", "all48"], "--budget"),
         (["cost", "--group-budget", "5"], "expected only with --plan phase2"),
         (["cost", "scale=smok"], "closest: smoke"),
@@ -106,7 +146,10 @@ def test_parameters_lists_every_one(capsys):
 
 
 def test_a_dead_parameter_is_marked_in_its_row_and_counted():
-    effects = [census.Sensitivity(SPECS[0], 3.0, 3.1, 0.1, 2.0), census.Sensitivity(SPECS[1], 3.0, 3.00001, 1e-5, 0.1)]
+    effects = [
+        census.Sensitivity(SPECS[0], 3.0, 3.1, 0.1, 2.0),
+        census.Sensitivity(SPECS[1], 3.0, 3.00001, 1e-5, 0.1),
+    ]
     assert [census.format_row(effect).endswith("DEAD") for effect in effects] == [False, True]
     assert census.format_summary(effects, 1e-9).startswith("2 parameters, 1 dead")
     assert len(census.format_header()) == len(census.format_row(effects[0]))
@@ -114,11 +157,28 @@ def test_a_dead_parameter_is_marked_in_its_row_and_counted():
 
 def test_cost_prices_the_protocol_from_a_measured_run(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["cost", "--budget", "21", "--seeds", "2", "--devices", "10", "--steps", "4", "--warmup", "2", "--price", "3", "scale=smoke"]
+    words = [
+        "cost",
+        "--budget",
+        "21",
+        "--seeds",
+        "2",
+        "--devices",
+        "10",
+        "--steps",
+        "4",
+        "--warmup",
+        "2",
+        "--price",
+        "3",
+        "scale=smoke",
+    ]
     assert cli.main([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     rows = {row["stage"]: row for row in told["rows"]}
-    assert [rows[name]["runs"] for name in ("start-up", "sanity", "search", "validation", "portraits")] == [10, 13, 20, 4, 2]
+    assert [
+        rows[name]["runs"] for name in ("start-up", "sanity", "search", "validation", "portraits")
+    ] == [10, 13, 20, 4, 2]
     run, tested = rows["search"]["seconds"]["median"], rows["validation"]["seconds"]["median"]
     assert 0.0 < run < tested
     assert rows["search"]["wall_hours"] * 3600.0 == pytest.approx(2 * run)
@@ -132,7 +192,21 @@ def test_cost_prices_the_protocol_from_a_measured_run(capsys, tmp_path, monkeypa
 
 def test_cost_prices_phase_2_with_its_groups(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = ["cost", "--plan", "phase2", "--group-budget", "11", "--devices", "4", "--steps", "2", "--warmup", "1", "scale=smoke", "--json"]
+    words = [
+        "cost",
+        "--plan",
+        "phase2",
+        "--group-budget",
+        "11",
+        "--devices",
+        "4",
+        "--steps",
+        "2",
+        "--warmup",
+        "1",
+        "scale=smoke",
+        "--json",
+    ]
     assert cli.main(words) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["budget"], told["parameters"]) == (phase2.BUDGET, 48)
@@ -151,5 +225,7 @@ def test_cost_prices_phase_2_with_its_groups(capsys, tmp_path, monkeypatch):
 
 def test_help_is_quick():
     code = "import sys, synaptune.cli.main as cli\ntry: cli.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"torch", "numpy", "hydra"} & set(loaded)

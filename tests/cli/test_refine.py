@@ -45,7 +45,17 @@ def test_a_table_gives_a_space_and_its_reasons(run, tmp_path, capsys):
 
 
 def test_the_plan_rule_and_new_names_come_out_in_the_file(run, tmp_path):
-    run(*PLAN, "--rule", "plan", "--rename", "learning_rate=training.learning_rate", "--out", "out/next.yml", "--name", "focused")
+    run(
+        *PLAN,
+        "--rule",
+        "plan",
+        "--rename",
+        "learning_rate=training.learning_rate",
+        "--out",
+        "out/next.yml",
+        "--name",
+        "focused",
+    )
     space = yaml.safe_load((tmp_path / "out/next.yml").read_text())
     assert space["name"] == "focused"
     assert space["ranges"]["training.learning_rate"] == {"low": 8e-8, "high": 4e-7, "log": True}

@@ -52,7 +52,13 @@ def searched(folder, trials, *, name="study", names=("x", "y"), fails=(), maximi
         return -value if maximize else value
 
     manager = TrialManager(
-        name, trials, "maximize" if maximize else "minimize", sampler="random", directory=folder, progress=False, max_failure_rate=1.0
+        name,
+        trials,
+        "maximize" if maximize else "minimize",
+        sampler="random",
+        directory=folder,
+        progress=False,
+        max_failure_rate=1.0,
     )
     manager.optimize(bowl, dict.fromkeys(names, ("uniform", 0.0, 10.0)))
     return folder
@@ -99,7 +105,10 @@ def test_a_study_of_which_nothing_has_ended_is_marked_as_running(tmp_path, capsy
 
 
 def test_several_studies_are_compared(tmp_path, capsys):
-    first, second = searched(tmp_path / "one", 4, name="one"), searched(tmp_path / "two", 3, name="two")
+    first, second = (
+        searched(tmp_path / "one", 4, name="one"),
+        searched(tmp_path / "two", 3, name="two"),
+    )
     command(first, second)
     assert "comparison.html" in capsys.readouterr().out
     shown = "".join(Text((first / "report" / "comparison.html").read_text()).found)
@@ -107,7 +116,9 @@ def test_several_studies_are_compared(tmp_path, capsys):
     assert (first / "report" / "comparison.md").is_file()
 
 
-def test_a_report_that_could_not_be_written_is_tried_again_where_the_study_lies(tmp_path, monkeypatch, capsys):
+def test_a_report_that_could_not_be_written_is_tried_again_where_the_study_lies(
+    tmp_path, monkeypatch, capsys
+):
     def refused(*_):
         raise RuntimeError("no")
 
@@ -118,7 +129,9 @@ def test_a_report_that_could_not_be_written_is_tried_again_where_the_study_lies(
     for url, said in (("", f"mine --storage sqlite:///{database}"), ("here", str(folder))):
         if url:
             database.rename(folder / "study.db")
-        place = resolve_location(StudyConfig("mine", str(folder), None if url else f"sqlite:///{database}"), "mine")
+        place = resolve_location(
+            StudyConfig("mine", str(folder), None if url else f"sqlite:///{database}"), "mine"
+        )
         closing.write_final_report(SimpleNamespace(study=SimpleNamespace(location=place)), (), ())
         assert f"synaptune report {said} tries again" in capsys.readouterr().out
 
@@ -134,5 +147,7 @@ def test_the_command_imports_nothing_slow_until_it_runs():
     import subprocess
 
     code = "import sys, synaptune.cli.report; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    ).stdout.split()
     assert not {"optuna", "matplotlib", "scipy", "sklearn", "nevergrad"} & set(loaded)

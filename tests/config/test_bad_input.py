@@ -24,7 +24,9 @@ SWEEP = ["-m", *SMALL, "hydra/sweeper=random", "study.name=s"]
 
 def train(folder: Path, *words: str, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "train.py"), *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False, **options)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=900, check=False, **options
+    )
 
 
 def refused(done: subprocess.CompletedProcess, said: str) -> None:
@@ -52,7 +54,12 @@ def small_disk(folder: Path, size: str):
     """A file system of its own at `folder`; yields the function that gives it room."""
     folder.mkdir(parents=True)
     mount = ["mount", "-t", "tmpfs", "-o"]
-    if os.geteuid() != 0 or subprocess.run([*mount, f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False).returncode:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            [*mount, f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("only root can mount a small disk")
     try:
         yield lambda: subprocess.run([*mount, "remount,size=50m", "tmpfs", str(folder)], check=True)
@@ -74,7 +81,9 @@ def protocol(capsys, *words: str) -> subprocess.CompletedProcess:
 
 
 def test_every_fault_of_a_command_line_is_told_at_once(tmp_path):
-    done = train(tmp_path, "synapse.calcium.tau_c=7", "training.batch=-3", "model.heads=7", "scale=smoke")
+    done = train(
+        tmp_path, "synapse.calcium.tau_c=7", "training.batch=-3", "model.heads=7", "scale=smoke"
+    )
     refused(done, "synapse.calcium.tau_c=7: expected 0.5 to 0.99")
     assert "training.batch=-3: expected" in done.stderr
     assert "model.heads=7" in done.stderr
@@ -99,7 +108,10 @@ def test_a_sweep_that_cannot_be_understood_is_refused(tmp_path, words, said):
 def test_a_study_of_another_configuration_or_damaged_is_left_as_it_is(tmp_path):
     assert train(tmp_path, *SWEEP, "hydra.sweeper.optim.budget=1").returncode == 0
     before = ended(tmp_path)
-    refused(train(tmp_path, *SWEEP, "synapse.calcium.tau_c=0.9"), "synapse.calcium.tau_c: the study has 0.85, this command 0.9")
+    refused(
+        train(tmp_path, *SWEEP, "synapse.calcium.tau_c=0.9"),
+        "synapse.calcium.tau_c: the study has 0.85, this command 0.9",
+    )
     assert ended(tmp_path) == before
     database = tmp_path / "outputs/studies/s/study.db"
     damaged = database.read_bytes()[:1000] + os.urandom(50_000)

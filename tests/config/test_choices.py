@@ -72,7 +72,11 @@ def values_of(node: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(node, dict):
         return {prefix: node}
     pairs = [(key, value) for key, value in node.items() if key != "defaults"]
-    return {n: v for key, value in pairs for n, v in values_of(value, f"{prefix}.{key}" if prefix else str(key)).items()}
+    return {
+        n: v
+        for key, value in pairs
+        for n, v in values_of(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -100,11 +104,19 @@ def test_no_file_repeats_a_default(path):
     usual = {
         f"{group}.{key}": value
         for group in GROUPS
-        for key, value in flatten_config(ConfigStore.instance().repo["schema.yaml"].node[group]).items()
+        for key, value in flatten_config(
+            ConfigStore.instance().repo["schema.yaml"].node[group]
+        ).items()
     }
     usual |= {spec.name: spec.default for spec in SPECS}
-    given = values_of(yaml.safe_load(path.read_text()) or {}, "" if prefix == "_global_" else prefix)
-    assert not [key for key, value in given.items() if key in usual and usual[key] == value and type(usual[key]) is type(value)]
+    given = values_of(
+        yaml.safe_load(path.read_text()) or {}, "" if prefix == "_global_" else prefix
+    )
+    assert not [
+        key
+        for key, value in given.items()
+        if key in usual and usual[key] == value and type(usual[key]) is type(value)
+    ]
 
 
 def test_hydra_offers_what_conf_holds_and_nothing_else():
@@ -112,38 +124,63 @@ def test_hydra_offers_what_conf_holds_and_nothing_else():
         compose("train")
         loader = GlobalHydra.instance().config_loader()
         groups = {str(folder.relative_to(CONF)) for folder in CONF.rglob("*") if folder.is_dir()}
-        offered = {f"{group}/{choice}" for group in groups for choice in loader.get_group_options(group, ObjectType.CONFIG)}
+        offered = {
+            f"{group}/{choice}"
+            for group in groups
+            for choice in loader.get_group_options(group, ObjectType.CONFIG)
+        }
         top = set(loader.get_group_options("", ObjectType.GROUP)) - {"hydra"}
     assert offered == {name(path) for path in FILES}
     assert top == {group for group in groups if "/" not in group} == set(CONFIG_GROUPS)
 
 
 def test_help_shows_every_group_choice_and_strategy():
-    done = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=600, check=True)
+    done = subprocess.run(
+        [sys.executable, "train.py", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
     shown = {
         f"{group}/{choice}"
         for group, choices in re.findall(r"^([\w/]+): (.+)$", done.stdout, re.MULTILINE)
         for choice in choices.split(", ")
     }
     assert shown == {name(path) for path in FILES}
-    ours = {key.removesuffix(".yaml") for key in ConfigStore.instance().repo["hydra"]["sweeper"] if key != "basic.yaml"}
+    ours = {
+        key.removesuffix(".yaml")
+        for key in ConfigStore.instance().repo["hydra"]["sweeper"]
+        if key != "basic.yaml"
+    }
     strategies = re.search(r"Strategies of a search: ([^;]+);", done.stdout)
     assert strategies is not None
     assert ours == set(strategies.group(1).split(", "))
 
 
 @pytest.mark.parametrize(
-    "words", [["experiment=recall"], ["ablation=[no_release,no_memory]", "synapse=tuned", "synapse/calcium=slow", "scale=smoke"]]
+    "words",
+    [
+        ["experiment=recall"],
+        ["ablation=[no_release,no_memory]", "synapse=tuned", "synapse/calcium=slow", "scale=smoke"],
+    ],
 )
 def test_a_choice_adds_no_key_to_the_configuration_of_a_run(words):
     """So that the studies there are go on: what they store is compared key by key."""
-    declared = {f"{group}.{key}" for group, kind in GROUPS.items() for key in keys_of(kind)} | {spec.name for spec in SPECS} | {*RUN_KEYS}
+    declared = (
+        {f"{group}.{key}" for group, kind in GROUPS.items() for key in keys_of(kind)}
+        | {spec.name for spec in SPECS}
+        | {*RUN_KEYS}
+    )
     assert set(flatten_config(composed(*words))) == declared
 
 
 def test_a_variant_holds_against_the_scale_the_preset_and_the_tuned_values(tmp_path):
     best = tmp_path / "best.yaml"
-    best.write_text("parameters: {synapse.calcium.tau_c: 0.6, synapse.calcium.alpha_ca: 0.3, synapse.attention.lambda_loge: 2.0}\n")
+    best.write_text(
+        "parameters: {synapse.calcium.tau_c: 0.6, synapse.calcium.alpha_ca: 0.3, synapse.attention.lambda_loge: 2.0}\n"
+    )
     words = [
         "scale=smoke",
         "synapse=tuned",
@@ -155,8 +192,16 @@ def test_a_variant_holds_against_the_scale_the_preset_and_the_tuned_values(tmp_p
     cfg = composed(*words).copy()
     assert apply_tuned(cfg, words) == {}
     built = read_settings(cfg).synapse
-    assert (built.structural.structural_interval, built.calcium.tau_c, built.calcium.alpha_ca) == (1_000_000_000, 0.97, 0.18048)
-    assert (built.attention.barrier_strength, built.attention.lambda_loge, built.vesicles.tau_rrp) == (20.0, 3.70361, 10.883)
+    assert (built.structural.structural_interval, built.calcium.tau_c, built.calcium.alpha_ca) == (
+        1_000_000_000,
+        0.97,
+        0.18048,
+    )
+    assert (
+        built.attention.barrier_strength,
+        built.attention.lambda_loge,
+        built.vesicles.tau_rrp,
+    ) == (20.0, 3.70361, 10.883)
     assert set(apply_tuned(cfg, words[:4])) == {"synapse.calcium.tau_c", "synapse.calcium.alpha_ca"}
 
 
@@ -164,7 +209,10 @@ def test_a_parameter_that_a_variant_switches_off_is_not_searched():
     off = {dimension.name for dimension in read_dimensions(composed("synapse/attention=off"))}
     usual = {dimension.name for dimension in read_dimensions(composed())}
     assert usual - off == {"synapse.attention.lambda_loge", "synapse.attention.barrier_strength"}
-    slow = {dimension.name: dimension for dimension in read_dimensions(composed("synapse/calcium=slow", "search_space=calcium"))}
+    slow = {
+        dimension.name: dimension
+        for dimension in read_dimensions(composed("synapse/calcium=slow", "search_space=calcium"))
+    }
     assert set(slow) == {spec.name for spec in SPECS if spec.subsystem == "calcium"}
     assert slow["synapse.calcium.tau_c"].start == 0.97
 
@@ -183,7 +231,11 @@ def test_ablations_are_the_choices_of_the_model_they_stand_for():
 
     assert identity("ablation=plain") == identity("model=gpt")
     taken_out = identity("model.release=off", "model.fast_weights=off", "model.experts=1")
-    assert identity("ablation=[no_release,no_memory,no_experts]") == identity("experiment=distance") == taken_out
+    assert (
+        identity("ablation=[no_release,no_memory,no_experts]")
+        == identity("experiment=distance")
+        == taken_out
+    )
 
 
 def test_an_unknown_choice_is_refused_with_those_there_are():
@@ -213,7 +265,10 @@ def test_a_key_that_nothing_declares_is_refused(words):
 
 def test_the_mappings_that_are_open_take_any_key():
     check_config(
-        composed("+workers.parameters.slurm_partition=gpu", "++search_space.ranges={training.learning_rate: {low: 1e-4, high: 1e-2}}")
+        composed(
+            "+workers.parameters.slurm_partition=gpu",
+            "++search_space.ranges={training.learning_rate: {low: 1e-4, high: 1e-2}}",
+        )
     )
 
 
@@ -225,7 +280,9 @@ def test_no_choice_of_a_group_is_refused(word):
 
 def test_the_command_line_ends_with_three_lines_and_code_2(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), "+experiment=x"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 3
     assert done.stderr.startswith("got +experiment=x\n  expected: experiment=distance|")

@@ -13,7 +13,13 @@ from omegaconf import DictConfig
 from helpers.paths import ROOT
 from synaptune.config.overrides import find_override_faults
 from synaptune.config.schema import register
-from synaptune.config.settings import apply_tuned, check_config, compute_fingerprint, flatten_config, read_settings
+from synaptune.config.settings import (
+    apply_tuned,
+    check_config,
+    compute_fingerprint,
+    flatten_config,
+    read_settings,
+)
 from synaptune.core.errors import UserError
 from synaptune.core.parameters import lookup
 from synaptune.synapse.circuit import SPECS, SynapseParams
@@ -32,7 +38,9 @@ def composed(*overrides: str) -> DictConfig:
 @pytest.mark.parametrize("choice", [choice for choice in CHOICES if not choice.startswith("hydra")])
 def test_every_choice_composes(choice):
     group, _, option = choice.rpartition("/")
-    needed = {"data/hub": ["data.name=some"]} | {key: ["data.path=some.txt"] for key in ("data/text", "experiment/shakespeare")}
+    needed = {"data/hub": ["data.name=some"]} | {
+        key: ["data.path=some.txt"] for key in ("data/text", "experiment/shakespeare")
+    }
     check_config(composed(f"{group}={option}", *needed.get(choice, [])))
 
 
@@ -47,7 +55,12 @@ def test_every_scale_builds_typed_values(scale):
 
 def test_the_paper_scale_is_the_papers():
     built = read_settings(composed("scale=paper"))
-    assert (built.model.layers, built.model.width, built.model.context, built.training.steps) == (12, 1280, 2048, 50_000)
+    assert (built.model.layers, built.model.width, built.model.context, built.training.steps) == (
+        12,
+        1280,
+        2048,
+        50_000,
+    )
 
 
 def test_every_parameter_is_in_the_configuration_with_its_declared_default():
@@ -55,7 +68,11 @@ def test_every_parameter_is_in_the_configuration_with_its_declared_default():
     built = read_settings(cfg)
     values = flatten_config(cfg)
     for spec in SPECS:
-        assert values[spec.name] == spec.default == lookup(built.synapse, spec.name.removeprefix("synapse."))
+        assert (
+            values[spec.name]
+            == spec.default
+            == lookup(built.synapse, spec.name.removeprefix("synapse."))
+        )
 
 
 def test_the_structural_interval_follows_an_override_of_the_steps():
@@ -63,7 +80,11 @@ def test_the_structural_interval_follows_an_override_of_the_steps():
 
 
 def test_overrides_reach_the_typed_values():
-    built = read_settings(composed("model=gpt", "position=alibi", "synapse.calcium.tau_c=0.9", "model.context=64", "seed=5"))
+    built = read_settings(
+        composed(
+            "model=gpt", "position=alibi", "synapse.calcium.tau_c=0.9", "model.context=64", "seed=5"
+        )
+    )
     assert (built.model.position, built.model.release, built.model.experts) == ("alibi", "off", 1)
     assert (built.synapse.calcium.tau_c, built.model.context, built.seed) == (0.9, 64, 5)
 
@@ -71,7 +92,11 @@ def test_overrides_reach_the_typed_values():
 def test_the_fingerprint_knows_what_determines_the_result_and_nothing_else():
     base = compute_fingerprint(read_settings(composed()))
     assert base == compute_fingerprint(
-        read_settings(composed("name=other", "logger=csv", "training.resume=true", "training.checkpoint_every=3"))
+        read_settings(
+            composed(
+                "name=other", "logger=csv", "training.resume=true", "training.checkpoint_every=3"
+            )
+        )
     )
     assert base != compute_fingerprint(read_settings(composed("synapse.calcium.tau_c=0.9")))
     assert base != compute_fingerprint(read_settings(composed("seed=1")))
@@ -80,9 +105,23 @@ def test_the_fingerprint_knows_what_determines_the_result_and_nothing_else():
 def test_every_fault_is_told_at_once():
     with pytest.raises(UserError) as caught:
         check_config(
-            composed("synapse.calcium.tau_c=7", "training.steps=0", "model.heads=5", "seed=-1", "logger.wandb=often", "objective.name=luck")
+            composed(
+                "synapse.calcium.tau_c=7",
+                "training.steps=0",
+                "model.heads=5",
+                "seed=-1",
+                "logger.wandb=often",
+                "objective.name=luck",
+            )
         )
-    for name in ("synapse.calcium.tau_c=7", "training.steps=0", "model.heads=5", "seed=-1", "logger.wandb=often", "objective.name=luck"):
+    for name in (
+        "synapse.calcium.tau_c=7",
+        "training.steps=0",
+        "model.heads=5",
+        "seed=-1",
+        "logger.wandb=often",
+        "objective.name=luck",
+    ):
         assert name in str(caught.value) or name.split("=")[0] in str(caught.value)
 
 
@@ -90,7 +129,9 @@ def test_every_unfit_override_is_told_with_near_names():
     register()
     faults = [
         str(fault)
-        for fault in find_override_faults(["scale=smok", "synapse.calcium.tau_d=1", "training.steps=abc", "seed=1"], CONF, "train")
+        for fault in find_override_faults(
+            ["scale=smok", "synapse.calcium.tau_d=1", "training.steps=abc", "seed=1"], CONF, "train"
+        )
     ]
     assert len(faults) == 3
     assert "closest: smoke" in faults[0]
@@ -99,7 +140,8 @@ def test_every_unfit_override_is_told_with_near_names():
 
 
 def best(
-    folder: Path, text: str = "parameters: {synapse.calcium.alpha_ca: 0.61, synapse.postsynaptic.rank_eligibility: 12}\nstudy: s\n"
+    folder: Path,
+    text: str = "parameters: {synapse.calcium.alpha_ca: 0.61, synapse.postsynaptic.rank_eligibility: 12}\nstudy: s\n",
 ) -> Path:
     path = folder / "best.yaml"
     path.write_text(text)
@@ -111,11 +153,16 @@ def test_tuned_values_hold_unless_the_command_line_says_otherwise(tmp_path):
     used = apply_tuned(cfg, ["synapse.calcium.alpha_ca=0.7"])
     built = read_settings(cfg)
     assert used == {"synapse.postsynaptic.rank_eligibility": 12}
-    assert (built.synapse.calcium.alpha_ca, built.synapse.postsynaptic.rank_eligibility) == (0.7, 12)
+    assert (built.synapse.calcium.alpha_ca, built.synapse.postsynaptic.rank_eligibility) == (
+        0.7,
+        12,
+    )
 
 
 def test_any_value_of_the_configuration_can_be_tuned(tmp_path):
-    cfg = composed(f"tuned={best(tmp_path, 'parameters: {training.batch: 4, model.kernel: torch}')}")
+    cfg = composed(
+        f"tuned={best(tmp_path, 'parameters: {training.batch: 4, model.kernel: torch}')}"
+    )
     apply_tuned(cfg, [])
     assert (cfg.training.batch, cfg.model.kernel) == (4, "torch")
 
@@ -150,7 +197,11 @@ def train(*words: str, folder: Path, **environment: str) -> subprocess.Completed
 
 @pytest.mark.parametrize(
     "words",
-    [["synapse.calcium.tau_d=1"], ["synapse.calcium.tau_c=7"], ["data=text", "data.path=missing.txt", "scale=smoke"]],
+    [
+        ["synapse.calcium.tau_d=1"],
+        ["synapse.calcium.tau_c=7"],
+        ["data=text", "data.path=missing.txt", "scale=smoke"],
+    ],
     ids=["unknown name", "out of range", "missing file"],
 )
 def test_a_mistake_on_the_command_line_is_three_lines_and_code_2(words, tmp_path):

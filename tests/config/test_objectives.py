@@ -33,13 +33,24 @@ def protocol(folder, *words, study="s", budget=12, steps=12):
         "seed=1",
     ]
     place = [] if any(word.startswith("workers.") for word in words) else [HERE]
-    done = subprocess.run([*command, *place, *words], cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        [*command, *place, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    return load(folder, study), json.loads((folder / f"outputs/studies/{study}/summary.json").read_text())
+    return load(folder, study), json.loads(
+        (folder / f"outputs/studies/{study}/summary.json").read_text()
+    )
 
 
 def load(folder, study):
-    return optuna.load_study(study_name=study, storage=f"sqlite:///{folder}/outputs/studies/{study}/study.db").trials
+    return optuna.load_study(
+        study_name=study, storage=f"sqlite:///{folder}/outputs/studies/{study}/study.db"
+    ).trials
 
 
 def of_phase(trials, phase):
@@ -48,13 +59,17 @@ def of_phase(trials, phase):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["composite", "pareto"])
-def test_an_objective_of_shares_measures_its_baseline_first_and_the_claim_stays_perplexity(tmp_path, objective):
+def test_an_objective_of_shares_measures_its_baseline_first_and_the_claim_stays_perplexity(
+    tmp_path, objective
+):
     trials, summary = protocol(tmp_path, f"objective={objective}", budget=5)
     (reference,) = of_phase(trials, "reference")
     assert reference.number == 0
     assert reference.value == reference.user_attrs["val_loss"]
     defaults = of_phase(trials, "search")[0]
-    assert defaults.value == pytest.approx({"composite": sum([1.0, 0.2, 0.2]), "pareto": 0.0}[objective], abs=0.6)
+    assert defaults.value == pytest.approx(
+        {"composite": sum([1.0, 0.2, 0.2]), "pareto": 0.0}[objective], abs=0.6
+    )
     for trial in of_phase(trials, "validation"):
         assert trial.value == trial.user_attrs["val_loss"]
     if objective == "pareto":
@@ -63,7 +78,9 @@ def test_an_objective_of_shares_measures_its_baseline_first_and_the_claim_stays_
         fastest = max(search, key=lambda number: search[number]["tokens_per_second"])
         sharpest = min(search, key=lambda number: search[number]["val_perplexity"])
         assert {fastest, sharpest} <= numbers <= set(search)
-        assert summary["pareto"]["hypervolume"] >= 0.0  # zero where other work slowed every run to half the baseline
+        assert (
+            summary["pareto"]["hypervolume"] >= 0.0
+        )  # zero where other work slowed every run to half the baseline
     assert all(math.isfinite(value) for value in summary["best"]["test_perplexity"])
 
 
@@ -94,7 +111,9 @@ def test_a_protocol_on_two_worker_processes_finds_what_one_process_finds(tmp_pat
 
     one, _ = protocol(tmp_path, "workers.count=1", study="one")
     two, _ = protocol(tmp_path, "workers.count=2", study="two")
-    assert {key(trial): (trial.params, trial.value) for trial in one} == {key(trial): (trial.params, trial.value) for trial in two}
+    assert {key(trial): (trial.params, trial.value) for trial in one} == {
+        key(trial): (trial.params, trial.value) for trial in two
+    }
 
 
 @pytest.mark.slow
@@ -124,9 +143,24 @@ def test_several_seeds_are_averaged_and_another_study_can_be_begun_at(tmp_path):
 
 
 def test_a_sweep_prunes_by_what_its_runs_report(tmp_path):
-    words = ["-m", *QUICK, "study.name=s", "hydra/sweeper=random", "hydra.sweeper.optim.budget=14", "pruner=percentile"]
-    command = [sys.executable, str(ROOT / "train.py"), *words, "pruner.percentile=10", "synapse.calcium.tau_c=interval(0.5,0.99)"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
+    words = [
+        "-m",
+        *QUICK,
+        "study.name=s",
+        "hydra/sweeper=random",
+        "hydra.sweeper.optim.budget=14",
+        "pruner=percentile",
+    ]
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        *words,
+        "pruner.percentile=10",
+        "synapse.calcium.tau_c=interval(0.5,0.99)",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stderr
     trials = load(tmp_path, "s")
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
@@ -138,45 +172,83 @@ def test_a_sweep_prunes_by_what_its_runs_report(tmp_path):
     for trial in pruned:
         assert 4 <= len(trial.intermediate_values) < 16
         assert trial.user_attrs["pruned_at"] == max(trial.intermediate_values)
-        assert trial.user_attrs["estimate"] == trial.user_attrs["val_loss"] < trial.user_attrs["pruned_val_loss"] + 0.5
+        assert (
+            trial.user_attrs["estimate"]
+            == trial.user_attrs["val_loss"]
+            < trial.user_attrs["pruned_val_loss"] + 0.5
+        )
 
 
 @pytest.mark.slow
 def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill(tmp_path):
     protocol(tmp_path, study="phase1", budget=3)
-    words = ["--group-budget", "3", "--budget", "4", "--seeds", "2", "--go-on", "--no-report", *QUICK, HERE, "training.steps=12", "seed=1"]
+    words = [
+        "--group-budget",
+        "3",
+        "--budget",
+        "4",
+        "--seeds",
+        "2",
+        "--go-on",
+        "--no-report",
+        *QUICK,
+        HERE,
+        "training.steps=12",
+        "seed=1",
+    ]
     command = [sys.executable, "-m", "synaptune.protocols.phase2", *words]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not (tmp_path / "outputs/studies/phase2/trials/9").exists():
         assert process.poll() is None
     process.kill()
     process.wait()
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stderr
     trials = load(tmp_path, "phase2")
     assert all(trial.state.name == "COMPLETE" for trial in trials)
     groups = ("calcium", "vesicles", "postsynaptic", "structural", "energy", "attention")
     assert [len(of_phase(trials, group)) for group in (*groups, "joint")] == [3] * 6 + [4]
     (baseline,) = of_phase(trials, "baseline")
-    assert [of_phase(trials, group)[0].user_attrs["copied_from"] for group in groups] == [baseline.number] * 6
+    assert [of_phase(trials, group)[0].user_attrs["copied_from"] for group in groups] == [
+        baseline.number
+    ] * 6
     numbers = [[trial.number for trial in of_phase(trials, group)] for group in groups]
     assert max(first for first, *_ in numbers) < min(last for *_, last in numbers)  # side by side
     assert len(of_phase(trials, "joint")[0].params) == len(baseline.params) == 48
-    best1 = yaml.safe_load((tmp_path / "outputs/studies/phase1/best.yaml").read_text())["parameters"]
+    best1 = yaml.safe_load((tmp_path / "outputs/studies/phase1/best.yaml").read_text())[
+        "parameters"
+    ]
     begun = baseline.params
-    assert {name: value for group in groups for name, value in of_phase(trials, group)[0].params.items()} == begun
+    assert {
+        name: value for group in groups for name, value in of_phase(trials, group)[0].params.items()
+    } == begun
     assert {name: begun[name] for name in best1} == pytest.approx(best1, rel=1e-4)
     gates = json.loads((tmp_path / "outputs/studies/phase2/gates.json").read_text())["gates"]
     assert [gate["gate"] for gate in gates] == ["phase 1", *groups, "phase 2"]
     judged = [gate["gate"] for gate in gates[1:-1] if "trial" in gate]
     assert len(of_phase(trials, "gates")) == 3 * (1 + len(judged))
     assert judged
-    kept = {name: value for gate in gates if gate["decision"] == "winner" for name, value in gate["values"].items()}
+    kept = {
+        name: value
+        for gate in gates
+        if gate["decision"] == "winner"
+        for name, value in gate["values"].items()
+    }
     assert of_phase(trials, "joint")[0].params == pytest.approx(begun | kept, rel=1e-4)
 
 
 def test_phase_2_without_phase_1_is_refused(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "synaptune.protocols.phase2"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "synaptune.protocols.phase2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "run make sweep-phase1 first" in done.stderr
     assert "Traceback" not in done.stderr
@@ -185,9 +257,22 @@ def test_phase_2_without_phase_1_is_refused(tmp_path):
 @pytest.mark.slow
 def test_the_best_points_of_a_study_are_run_on_another_scale(tmp_path):
     protocol(tmp_path, study="phase1", budget=4)
-    words = ["--top", "3", "--seeds", "2", "--study", "longer", *QUICK, HERE, "seed=1", "training.steps=30"]
+    words = [
+        "--top",
+        "3",
+        "--seeds",
+        "2",
+        "--study",
+        "longer",
+        *QUICK,
+        HERE,
+        "seed=1",
+        "training.steps=30",
+    ]
     command = [sys.executable, "-m", "synaptune.protocols.transfer", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "outputs/studies/longer/transfer.json").read_text())
     trials = load(tmp_path, "longer")

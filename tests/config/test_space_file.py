@@ -43,7 +43,9 @@ def saved(folder: Path, text: str) -> Path:
 def path(tmp_path) -> Path:
     """FILE without the range that no configuration of ours has."""
     ranges = {name: entry for name, entry in FILE.ranges.items() if name != "position.kind"}
-    return saved(tmp_path, format_space_file(SpaceFile(FILE.name, FILE.parameters, ranges, FILE.fixed)))
+    return saved(
+        tmp_path, format_space_file(SpaceFile(FILE.name, FILE.parameters, ranges, FILE.fixed))
+    )
 
 
 def test_a_file_reads_as_it_was_written(tmp_path):
@@ -51,7 +53,10 @@ def test_a_file_reads_as_it_was_written(tmp_path):
 
 
 def test_its_words_are_what_hydra_reads_them_as():
-    parsed = [OverridesParser.create().parse_override(word) for word in FILE.to_overrides(["training.weight_decay"])]
+    parsed = [
+        OverridesParser.create().parse_override(word)
+        for word in FILE.to_overrides(["training.weight_decay"])
+    ]
     values = {override.key_or_group: override.value() for override in parsed}
     assert values["search_space.ranges"] == FILE.ranges
     assert values["search_space.parameters"] == list(FILE.parameters)
@@ -84,7 +89,10 @@ def test_the_command_line_wins_over_the_file(path):
 
 
 def test_a_file_of_names_alone_is_the_choice_of_that_name():
-    by_file, by_name = (compose_config([f"search_space={value}"], None) for value in (ROOT / "conf/search_space/phase1.yaml", "phase1"))
+    by_file, by_name = (
+        compose_config([f"search_space={value}"], None)
+        for value in (ROOT / "conf/search_space/phase1.yaml", "phase1")
+    )
     assert read_dimensions(by_file.base) == read_dimensions(by_name.base)
     assert by_file.location.name == by_name.location.name
 
@@ -123,13 +131,19 @@ def test_what_is_wrong_in_the_shape_of_a_file_is_said(tmp_path, text, said):
     ("text", "said"),
     [
         ("ranges: {training.bach: {low: 1, high: 2}}", "training.bach (closest: training.batch"),
-        ("parameters: [synapse.*]\nfixed: {synapse.calcium.tau: 1}", "synapse.calcium.tau (closest: synapse.calcium.tau_"),
+        (
+            "parameters: [synapse.*]\nfixed: {synapse.calcium.tau: 1}",
+            "synapse.calcium.tau (closest: synapse.calcium.tau_",
+        ),
         ("ranges: {training.batch: {low: 1}}", "training.batch without high"),
         ("ranges: {training.batch: {low: 8, high: 2}}", "low 8 is not below high 2"),
         ("ranges: {training.batch: {low: 0, high: 4}}", "where 0 is not valid: training.batch=0"),
         ("ranges: {training.batch: {choices: [4, many]}}", "where many is not valid"),
         ("ranges: {data.source: {low: 0, high: 4}}", "data.source: a range, where the value is"),
-        ("ranges: {synapse.vesicles.tau_rrp: {low: 1, high: 60}}", "expected: declared log [10, 100]"),
+        (
+            "ranges: {synapse.vesicles.tau_rrp: {low: 1, high: 60}}",
+            "expected: declared log [10, 100]",
+        ),
         ("parameters: [synapse.nothing]", "synapse.nothing"),
     ],
 )
@@ -155,12 +169,19 @@ def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_refined_study_is_searched_on_by_train_py(tmp_path, monkeypatch):
     """A real study, its refinement, and the search over it."""
     monkeypatch.chdir(tmp_path)
-    spaces = {"synapse.vesicles.tau_rrp": ("log_uniform", 10.0, 100.0), "training.batch": ("categorical", [2, 4, 8])}
+    spaces = {
+        "synapse.vesicles.tau_rrp": ("log_uniform", 10.0, 100.0),
+        "training.batch": ("categorical", [2, 4, 8]),
+    }
 
     def objective(params):
-        return abs(params["synapse.vesicles.tau_rrp"] / 50.0 - 1.0) + 4.0 * (params["training.batch"] != 4)
+        return abs(params["synapse.vesicles.tau_rrp"] / 50.0 - 1.0) + 4.0 * (
+            params["training.batch"] != 4
+        )
 
-    TrialManager("first", n_trials=100, sampler="random", progress=False).optimize(objective, spaces)
+    TrialManager("first", n_trials=100, sampler="random", progress=False).optimize(
+        objective, spaces
+    )
     parser = argparse.ArgumentParser()
     refine.add_command(parser.add_subparsers())
     options = parser.parse_args(["refine", "first", "--quantile", "0.12", "--out", "next.yaml"])
@@ -170,16 +191,33 @@ def test_a_refined_study_is_searched_on_by_train_py(tmp_path, monkeypatch):
     (entry,) = file.ranges.values()
     assert 10.0 < entry["low"] < 50.0 < entry["high"] < 100.0
 
-    words = ["scale=smoke", "logger=csv", "logger.progress=off", "training.steps=4", "training.evaluations=1"]
-    done = train(tmp_path, "-m", "hydra/sweeper=random", "search_space=next.yaml", *words, "hydra.sweeper.optim.budget=2")
+    words = [
+        "scale=smoke",
+        "logger=csv",
+        "logger.progress=off",
+        "training.steps=4",
+        "training.evaluations=1",
+    ]
+    done = train(
+        tmp_path,
+        "-m",
+        "hydra/sweeper=random",
+        "search_space=next.yaml",
+        *words,
+        "hydra.sweeper.optim.budget=2",
+    )
     assert done.returncode == 0, done.stderr
     record = find_study("next-random")
     assert record.configuration["training.batch"] == 4
-    assert [dimension.name for dimension in record.spaces["search"].dimensions] == ["synapse.vesicles.tau_rrp"]
+    assert [dimension.name for dimension in record.spaces["search"].dimensions] == [
+        "synapse.vesicles.tau_rrp"
+    ]
     (dimension,) = record.spaces["search"].dimensions
     assert isinstance(dimension, Dimension)
     assert (dimension.low, dimension.high) == (entry["low"], entry["high"])
-    assert all(entry["low"] <= trial.values[dimension.name] <= entry["high"] for trial in record.trials)
+    assert all(
+        entry["low"] <= trial.values[dimension.name] <= entry["high"] for trial in record.trials
+    )
     assert [trial.state for trial in record.trials] == ["complete", "complete"]
 
 

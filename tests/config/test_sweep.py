@@ -22,11 +22,15 @@ def command(*words):
 
 
 def sweep(folder, *words):
-    return subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(
+        command(*words), cwd=folder, capture_output=True, text=True, timeout=900, check=False
+    )
 
 
 def trials(folder, name):
-    return optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/outputs/studies/{name}/study.db").trials
+    return optuna.load_study(
+        study_name=name, storage=f"sqlite:///{folder}/outputs/studies/{name}/study.db"
+    ).trials
 
 
 def kill_after(folder, count, words, how=signal.SIGKILL):
@@ -45,7 +49,13 @@ def kill_after(folder, count, words, how=signal.SIGKILL):
 
 @pytest.mark.parametrize("strategy", ["cma", "random", "grid"])
 def test_a_killed_sweep_loses_nothing_finished_and_counts_exactly(tmp_path, strategy):
-    words = [f"hydra/sweeper={strategy}", "hydra.sweeper.optim.budget=8", "seconds=0.1", f"log={tmp_path}/log", *RANGES]
+    words = [
+        f"hydra/sweeper={strategy}",
+        "hydra.sweeper.optim.budget=8",
+        "seconds=0.1",
+        f"log={tmp_path}/log",
+        *RANGES,
+    ]
     name = f"app-{strategy}"
     kill_after(tmp_path, 4, words)
     before = trials(tmp_path, name)
@@ -55,18 +65,28 @@ def test_a_killed_sweep_loses_nothing_finished_and_counts_exactly(tmp_path, stra
     after = trials(tmp_path, name)
     assert [trial.number for trial in after] == list(range(8))
     assert all(trial.state.name == "COMPLETE" for trial in after)
-    assert [(t.params, t.value, t.datetime_complete) for t in after[:3]] == [(t.params, t.value, t.datetime_complete) for t in before[:3]]
+    assert [(t.params, t.value, t.datetime_complete) for t in after[:3]] == [
+        (t.params, t.value, t.datetime_complete) for t in before[:3]
+    ]
     assert after[3].params == before[3].params
     runs = [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     assert [int(run[0]) for run in runs] == [0, 1, 2, 3, 3, 4, 5, 6, 7]
-    best = yaml.safe_load((tmp_path / f"outputs/studies/{name}/best.yaml").read_text())["parameters"]
+    best = yaml.safe_load((tmp_path / f"outputs/studies/{name}/best.yaml").read_text())[
+        "parameters"
+    ]
     assert best == min(after, key=lambda trial: trial.value).params
     assert (tmp_path / f"outputs/studies/{name}/trials/7/.hydra/config.yaml").exists()
     assert not (tmp_path / "multirun").exists()
 
 
 def test_ctrl_c_ends_politely_and_the_same_command_goes_on(tmp_path):
-    words = ["hydra/sweeper=random", "hydra.sweeper.optim.budget=4", "seconds=0.5", f"log={tmp_path}/log", *RANGES]
+    words = [
+        "hydra/sweeper=random",
+        "hydra.sweeper.optim.budget=4",
+        "seconds=0.5",
+        f"log={tmp_path}/log",
+        *RANGES,
+    ]
     stderr, code = kill_after(tmp_path, 2, words, signal.SIGINT)
     assert code == 130
     assert "finishing what runs" in stderr
@@ -79,7 +99,9 @@ def test_ctrl_c_ends_politely_and_the_same_command_goes_on(tmp_path):
 
 def test_ctrl_c_twice_stops_now_and_the_trial_is_run_again(tmp_path):
     words = ["hydra/sweeper=random", "hydra.sweeper.optim.budget=2", f"log={tmp_path}/log", *RANGES]
-    process = subprocess.Popen(command(*words, "seconds=60"), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(*words, "seconds=60"), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
     while not (tmp_path / "log").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -95,7 +117,13 @@ def test_ctrl_c_twice_stops_now_and_the_trial_is_run_again(tmp_path):
 
 
 def test_two_sweeps_of_one_study_at_once_are_refused(tmp_path):
-    words = ["hydra/sweeper=random", "hydra.sweeper.optim.budget=3", "seconds=2", f"log={tmp_path}/log", *RANGES]
+    words = [
+        "hydra/sweeper=random",
+        "hydra.sweeper.optim.budget=3",
+        "seconds=2",
+        f"log={tmp_path}/log",
+        *RANGES,
+    ]
     process = subprocess.Popen(command(*words), cwd=tmp_path, stdout=subprocess.DEVNULL)
     while not (tmp_path / "log").exists():
         time.sleep(0.01)
@@ -107,7 +135,11 @@ def test_two_sweeps_of_one_study_at_once_are_refused(tmp_path):
 
 
 def test_any_nevergrad_algorithm_sweeps_several_at_a_time(tmp_path):
-    options = ["hydra.sweeper.optim.optimizer=DE", "hydra.sweeper.optim.num_workers=3", "hydra.sweeper.optim.budget=7"]
+    options = [
+        "hydra.sweeper.optim.optimizer=DE",
+        "hydra.sweeper.optim.num_workers=3",
+        "hydra.sweeper.optim.budget=7",
+    ]
     ended = sweep(tmp_path, "hydra/sweeper=nevergrad", *options, *RANGES)
     assert ended.returncode == 0, ended.stderr
     stored = trials(tmp_path, "app-de")
@@ -120,7 +152,9 @@ def test_any_nevergrad_algorithm_sweeps_several_at_a_time(tmp_path):
 @pytest.mark.parametrize("strategy", ["tpe", "gp", "cmaes", "qmc"])
 def test_every_sampler_of_optuna_is_one_word_on_the_command_line(tmp_path, strategy):
     weighted = "+hydra.sweeper.parametrization={kind: {choices: [a, b], weights: [1, 3]}}"
-    ended = sweep(tmp_path, f"hydra/sweeper={strategy}", "hydra.sweeper.optim.budget=3", weighted, *RANGES)
+    ended = sweep(
+        tmp_path, f"hydra/sweeper={strategy}", "hydra.sweeper.optim.budget=3", weighted, *RANGES
+    )
     assert ended.returncode == 0, ended.stderr
     stored = trials(tmp_path, f"app-{strategy}")
     assert [trial.state.name for trial in stored] == ["COMPLETE"] * 3
@@ -129,16 +163,29 @@ def test_every_sampler_of_optuna_is_one_word_on_the_command_line(tmp_path, strat
 
 
 def test_failed_trials_are_recorded_and_the_sweep_goes_on(tmp_path):
-    ended = sweep(tmp_path, "hydra/sweeper=random", "hydra.sweeper.optim.budget=5", "fail=[1,3]", *RANGES)
+    ended = sweep(
+        tmp_path, "hydra/sweeper=random", "hydra.sweeper.optim.budget=5", "fail=[1,3]", *RANGES
+    )
     assert ended.returncode == 0, ended.stderr
     stored = trials(tmp_path, "app-random")
-    assert [trial.state.name for trial in stored] == ["COMPLETE", "FAIL", "COMPLETE", "FAIL", "COMPLETE"]
+    assert [trial.state.name for trial in stored] == [
+        "COMPLETE",
+        "FAIL",
+        "COMPLETE",
+        "FAIL",
+        "COMPLETE",
+    ]
     assert "told to fail" in stored[1].user_attrs["reason"]
     assert "Traceback" in stored[1].user_attrs["traceback"]
 
 
 def test_a_sweep_that_reached_its_target_is_over_until_the_target_changes(tmp_path):
-    words = ["hydra/sweeper=nevergrad", "hydra.sweeper.optim.optimizer=OnePlusOne", "hydra.sweeper.optim.budget=5", *RANGES]
+    words = [
+        "hydra/sweeper=nevergrad",
+        "hydra.sweeper.optim.optimizer=OnePlusOne",
+        "hydra.sweeper.optim.budget=5",
+        *RANGES,
+    ]
     for _ in range(2):
         ended = sweep(tmp_path, *words, "+stop.target=1e6")
         assert "stopped at objective" in ended.stdout, ended.stderr
@@ -148,8 +195,15 @@ def test_a_sweep_that_reached_its_target_is_over_until_the_target_changes(tmp_pa
 
 
 def test_a_value_fixed_on_the_command_line_is_not_searched(tmp_path):
-    parametrization = "+hydra.sweeper.parametrization={x: {lower: 0, upper: 10}, y: 'interval(1,100)'}"
-    assert sweep(tmp_path, "hydra/sweeper=random", "hydra.sweeper.optim.budget=2", parametrization, "x=3").returncode == 0
+    parametrization = (
+        "+hydra.sweeper.parametrization={x: {lower: 0, upper: 10}, y: 'interval(1,100)'}"
+    )
+    assert (
+        sweep(
+            tmp_path, "hydra/sweeper=random", "hydra.sweeper.optim.budget=2", parametrization, "x=3"
+        ).returncode
+        == 0
+    )
     assert all(set(trial.params) == {"y"} for trial in trials(tmp_path, "app-random"))
 
 
@@ -185,17 +239,28 @@ def test_another_configuration_under_the_same_name_is_refused_with_what_differs(
 
 
 def test_the_plugins_schema_is_light():
-    code = "import sys, json, hydra_plugins.synaptune.sweeper; print(json.dumps(sorted(sys.modules)))"
-    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    code = (
+        "import sys, json, hydra_plugins.synaptune.sweeper; print(json.dumps(sorted(sys.modules)))"
+    )
+    loaded = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+    )
     assert not {"torch", "nevergrad", "optuna", "lightning", "numpy"} & set(loaded)
 
 
-@pytest.mark.parametrize("where", [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], ["+workers.kind=processes"]])
+@pytest.mark.parametrize(
+    "where", [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], ["+workers.kind=processes"]]
+)
 def test_jobs_side_by_side_find_what_one_after_another_finds(tmp_path, where):
     words = ["hydra/sweeper=random", "hydra.sweeper.optim.budget=4", *RANGES]
     assert sweep(tmp_path, *words, "+study.name=one").returncode == 0
     ended = sweep(tmp_path, *words, "+study.name=two", "hydra.sweeper.optim.num_workers=2", *where)
     assert ended.returncode == 0, ended.stderr
-    one, two = ({trial.number: (trial.params, trial.value) for trial in trials(tmp_path, name)} for name in ("one", "two"))
+    one, two = (
+        {trial.number: (trial.params, trial.value) for trial in trials(tmp_path, name)}
+        for name in ("one", "two")
+    )
     assert one == two
     assert len(one) == 4

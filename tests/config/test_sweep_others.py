@@ -17,26 +17,46 @@ from synaptune.study.location import StudyConfig
 
 
 def sweep(folder, program, *words):
-    command = [sys.executable, str(program), "-m", "hydra/sweeper=random", "hydra.sweeper.optim.budget=2", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    command = [
+        sys.executable,
+        str(program),
+        "-m",
+        "hydra/sweeper=random",
+        "hydra.sweeper.optim.budget=2",
+        *words,
+    ]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=900, check=False
+    )
 
 
 def test_an_application_keeps_its_own_meaning_of_our_names_and_is_continued(tmp_path):
     for budget in (2, 3):
-        ended = sweep(tmp_path, APPS / "other.py", "x=interval(0,10)", f"hydra.sweeper.optim.budget={budget}")
+        ended = sweep(
+            tmp_path, APPS / "other.py", "x=interval(0,10)", f"hydra.sweeper.optim.budget={budget}"
+        )
         assert ended.returncode == 0, ended.stderr
     storage = f"sqlite:///{tmp_path}/outputs/studies/other-random/study.db"
     stored = optuna.load_study(study_name="other-random", storage=storage).trials
     assert [trial.state.name for trial in stored] == ["COMPLETE"] * 3
-    assert [trial.value for trial in stored] == pytest.approx([(trial.params["x"] - 3.0) ** 2 for trial in stored])
-    assert {(trial.user_attrs["phase"], trial.user_attrs["run.phase"], trial.user_attrs["seed"]) for trial in stored} == {
-        ("search", 2.0, None)
-    }
+    assert [trial.value for trial in stored] == pytest.approx(
+        [(trial.params["x"] - 3.0) ** 2 for trial in stored]
+    )
+    assert {
+        (trial.user_attrs["phase"], trial.user_attrs["run.phase"], trial.user_attrs["seed"])
+        for trial in stored
+    } == {("search", 2.0, None)}
 
 
 @pytest.mark.parametrize("told", ["[1]", "no JSON", "3", '{"metrics": [1]}'])
 def test_a_result_file_of_another_shape_costs_no_trial(tmp_path, told):
-    ended = sweep(tmp_path, APPS / "other.py", "x=interval(0,10)", f"told='{told}'", "hydra.sweeper.optim.budget=1")
+    ended = sweep(
+        tmp_path,
+        APPS / "other.py",
+        "x=interval(0,10)",
+        f"told='{told}'",
+        "hydra.sweeper.optim.budget=1",
+    )
     assert "1 trials finished, 0 failed" in ended.stdout, ended.stderr
 
 
@@ -57,7 +77,10 @@ def test_a_group_that_is_not_ours_is_left_to_its_application(name, kind, node):
 
 
 def test_a_group_that_is_ours_is_read_and_a_wrong_kind_in_it_refused():
-    assert _read_group(OmegaConf.create({"workers": {"count": 3}}), "workers", WorkersConfig).count == 3
+    assert (
+        _read_group(OmegaConf.create({"workers": {"count": 3}}), "workers", WorkersConfig).count
+        == 3
+    )
     with pytest.raises(UserError, match=r"workers: [\s\S]*many[\s\S]*count[\s\S]*to do"):
         _read_group(OmegaConf.create({"workers": {"count": "many"}}), "workers", WorkersConfig)
 

@@ -45,7 +45,9 @@ def test_an_entry_that_makes_no_sense_is_refused(entry):
 def test_a_range_over_a_value_that_is_no_number_is_refused_unless_it_says_where_to_begin(start):
     with pytest.raises(UserError, match=re.escape(f"where the value is {start!r}")):
         parse_parametrization("x", {"lower": 0, "upper": 2}, None, start)
-    assert parse_parametrization("x", {"lower": 0, "upper": 2, "init": 1}, None, start) == Dimension("x", "lin", 0, 2, start=1)
+    assert parse_parametrization(
+        "x", {"lower": 0, "upper": 2, "init": 1}, None, start
+    ) == Dimension("x", "lin", 0, 2, start=1)
 
 
 @pytest.mark.parametrize("text", ["x=range(1,9,0)", "x=range(0,1,nan)", "x=range(9,1)"])
@@ -56,7 +58,19 @@ def test_a_range_without_values_is_refused(text):
 
 def test_the_example_of_weighted_choices_is_a_command_that_runs(tmp_path):
     (example,) = re.findall(r"`(\S*hydra\.sweeper\.parametrization=.*)`", syntax.__doc__)
-    words = ["-m", "hydra/sweeper=random", "hydra.sweeper.optim.budget=1", example.replace("name", "kind")]
-    done = subprocess.run([sys.executable, str(APP), *words], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
+    words = [
+        "-m",
+        "hydra/sweeper=random",
+        "hydra.sweeper.optim.budget=1",
+        example.replace("name", "kind"),
+    ]
+    done = subprocess.run(
+        [sys.executable, str(APP), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "kind=" in done.stdout

@@ -20,12 +20,30 @@ from synaptune.synapse.metaplasticity import consolidate
 from synaptune.synapse.terminal import init_terminals, terminal_step
 
 CONF = ROOT / "conf"
-TRAINED = [path for group in ("synapse", "ablation", "experiment") for path in sorted((CONF / group).rglob("*.yaml"))]
-WORDS = [f"{path.parent.relative_to(CONF)}={path.stem}" for path in TRAINED if path.parent.parent == CONF or path.stem != "default"]
-SHORT = ["scale=smoke", "training.batch=4", "training.evaluations=1", "training.eval_batches=1", "logger=csv", "logger.progress=off"]
+TRAINED = [
+    path
+    for group in ("synapse", "ablation", "experiment")
+    for path in sorted((CONF / group).rglob("*.yaml"))
+]
+WORDS = [
+    f"{path.parent.relative_to(CONF)}={path.stem}"
+    for path in TRAINED
+    if path.parent.parent == CONF or path.stem != "default"
+]
+SHORT = [
+    "scale=smoke",
+    "training.batch=4",
+    "training.evaluations=1",
+    "training.eval_batches=1",
+    "logger=csv",
+    "logger.progress=off",
+]
 NEEDED = {
     # A front divides by a baseline, which the phase-1 protocol measures first.
-    "experiment=tradeoff": [f"objective.baseline.{name}=1" for name in ("val_perplexity", "val_recall_accuracy", "tokens_per_second")],
+    "experiment=tradeoff": [
+        f"objective.baseline.{name}=1"
+        for name in ("val_perplexity", "val_recall_accuracy", "tokens_per_second")
+    ],
     "experiment=screening": ["pruner=none"],  # which judges no run of two steps
 }
 
@@ -49,7 +67,9 @@ def small(tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="module")
 def train(composed, small, tmp_path_factory) -> Callable[..., Outcome]:
     """Overrides -> a run in this process."""
-    return lambda *words, steps=2: run(composed(*small, f"training.steps={steps}", *words), tmp_path_factory.mktemp("run"), [])
+    return lambda *words, steps=2: run(
+        composed(*small, f"training.steps={steps}", *words), tmp_path_factory.mktemp("run"), []
+    )
 
 
 def synapse(composed: Callable[..., DictConfig], *words: str) -> SynapseParams:
@@ -57,13 +77,21 @@ def synapse(composed: Callable[..., DictConfig], *words: str) -> SynapseParams:
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_every_choice_trains_and_a_variant_changes_its_own_subsystem_alone(words, composed, small, train):
+def test_every_choice_trains_and_a_variant_changes_its_own_subsystem_alone(
+    words, composed, small, train
+):
     outcome = train(words, *NEEDED.get(words, []))
     assert outcome.metrics["steps"] == 2
     assert outcome.metrics["val_loss"] < 10.0
     if words.startswith("synapse/"):
-        usual, varied = (synapse(composed, *small, "training.steps=2", *choice) for choice in ([], [words]))
-        changed = {spec.subsystem for spec in SPECS if usual.get_value(spec.name) != varied.get_value(spec.name)}
+        usual, varied = (
+            synapse(composed, *small, "training.steps=2", *choice) for choice in ([], [words])
+        )
+        changed = {
+            spec.subsystem
+            for spec in SPECS
+            if usual.get_value(spec.name) != varied.get_value(spec.name)
+        }
         assert changed == {words.removeprefix("synapse/").partition("=")[0]}
 
 
@@ -77,13 +105,21 @@ def test_every_choice_trains_and_a_variant_changes_its_own_subsystem_alone(words
 )
 def test_a_neutral_attention_trains_like_the_model_without_the_mechanism(variant, without, train):
     choices = (variant, without, "synapse=default")
-    losses = [train(words, "synapse/stochastic=off", steps=6).metrics["val_loss"] for words in choices]
+    losses = [
+        train(words, "synapse/stochastic=off", steps=6).metrics["val_loss"] for words in choices
+    ]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_attention_off_leaves_the_terminals_nothing_to_change(train):
     """Whatever release does then, no logit sees it."""
-    ways = ([], ["synapse/calcium=slow"], ["synapse/vesicles=single"], ["synapse/energy=rigid"], ["synapse/stochastic=full"])
+    ways = (
+        [],
+        ["synapse/calcium=slow"],
+        ["synapse/vesicles=single"],
+        ["synapse/energy=rigid"],
+        ["synapse/stochastic=full"],
+    )
     losses = {train("synapse/attention=off", *words, steps=6).metrics["val_loss"] for words in ways}
     assert len(losses) == 1
 
@@ -95,17 +131,25 @@ def test_stochastic_off_draws_nothing_in_training(composed):
         built = read_settings(composed("scale=smoke", words))
         model = GPT(built.model, built.synapse, 64, seed=0).train()
         with torch.no_grad():
-            for weight in model.parameters():  # some start at zero, and would hide what comes before them
+            for (
+                weight
+            ) in model.parameters():  # some start at zero, and would hide what comes before them
                 weight.add_(0.1)
-            return model(tokens, noise=None if noise is None else torch.Generator().manual_seed(noise)).logits
+            return model(
+                tokens, noise=None if noise is None else torch.Generator().manual_seed(noise)
+            ).logits
 
     assert torch.equal(logits("synapse/stochastic=off", 1), logits("synapse/stochastic=off", None))
-    assert not torch.equal(logits("synapse/stochastic=full", 1), logits("synapse/stochastic=full", None))
+    assert not torch.equal(
+        logits("synapse/stochastic=full", 1), logits("synapse/stochastic=full", None)
+    )
 
 
 def test_bdnf_off_consolidates_as_if_there_were_none(composed):
     draw = torch.Generator().manual_seed(0)
-    slow, gated, bdnf = (torch.randn(*shape, generator=draw).abs() for shape in ((8, 8), (8, 8), (8,)))
+    slow, gated, bdnf = (
+        torch.randn(*shape, generator=draw).abs() for shape in ((8, 8), (8, 8), (8,))
+    )
 
     def after(words: str, bdnf: torch.Tensor) -> torch.Tensor:
         params = SynapseTensors(synapse(composed, words))
@@ -117,13 +161,21 @@ def test_bdnf_off_consolidates_as_if_there_were_none(composed):
 
 
 def test_bdnf_off_trains_alike_at_any_time_constant(train):
-    usual, other = (train("synapse/bdnf=off", f"synapse.bdnf.bdnf_tau={tau}", steps=6) for tau in (0.985, 0.9))
+    usual, other = (
+        train("synapse/bdnf=off", f"synapse.bdnf.bdnf_tau={tau}", steps=6) for tau in (0.985, 0.9)
+    )
     assert usual.metrics["val_loss"] == other.metrics["val_loss"]
 
 
 def test_frozen_experts_neither_merge_nor_split_where_restless_ones_do(train):
-    thresholds = ["synapse.structural.merge_health_max=0.45", "synapse.structural.router_sim_threshold=0.2"]
-    frozen, restless = (train(f"synapse/structural={name}", *thresholds, steps=24).metrics for name in ("frozen", "restless"))
+    thresholds = [
+        "synapse.structural.merge_health_max=0.45",
+        "synapse.structural.router_sim_threshold=0.2",
+    ]
+    frozen, restless = (
+        train(f"synapse/structural={name}", *thresholds, steps=24).metrics
+        for name in ("frozen", "restless")
+    )
     assert (frozen["merges"], frozen["splits"]) == (0, 0)
     assert restless["merges"] > 0
 
@@ -163,16 +215,27 @@ def test_calcium_is_slow_and_fast_as_said(composed):
 
 def test_energy_is_scarce_and_abundant_as_said(composed):
     least = {
-        name: min(float(state.energy.energy) for state in driven(synapse(composed, f"synapse/energy={name}"), 3.0))
+        name: min(
+            float(state.energy.energy)
+            for state in driven(synapse(composed, f"synapse/energy={name}"), 3.0)
+        )
         for name in ("scarce", "default", "abundant")
     }
     assert least["scarce"] < 0.01 < least["default"] < 0.9 < least["abundant"]
-    rigid = [float(state.energy.ampa) for state in driven(synapse(composed, "synapse/energy=rigid"), 3.0)]
+    rigid = [
+        float(state.energy.ampa) for state in driven(synapse(composed, "synapse/energy=rigid"), 3.0)
+    ]
     assert 0.8 < min(rigid) <= max(rigid) < 1.2
 
 
 def test_tuned_is_the_best_point_of_the_shakespeare_report(composed):
-    table = (CONF.parent / "docs/reports/shakespeare/tables/parameters.csv").read_text().splitlines()
+    table = (
+        (CONF.parent / "docs/reports/shakespeare/tables/parameters.csv").read_text().splitlines()
+    )
     best = {name: float(value) for name, _, value, *_ in (line.split(",") for line in table[1:])}
     usual, tuned = synapse(composed), synapse(composed, "synapse=tuned")
-    assert {spec.name: tuned.get_value(spec.name) for spec in SPECS if tuned.get_value(spec.name) != usual.get_value(spec.name)} == best
+    assert {
+        spec.name: tuned.get_value(spec.name)
+        for spec in SPECS
+        if tuned.get_value(spec.name) != usual.get_value(spec.name)
+    } == best

@@ -55,7 +55,10 @@ def test_points_lie_in_the_unit_box_and_repeat_with_the_seed(name):
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"grid"}))
 def test_another_seed_makes_other_points(name):
-    assert run(make_optimizer(Engine(name, 4), SPACE), 3)[1:] != run(make_optimizer(Engine(name, 5), SPACE), 3)[1:]
+    assert (
+        run(make_optimizer(Engine(name, 4), SPACE), 3)[1:]
+        != run(make_optimizer(Engine(name, 5), SPACE), 3)[1:]
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"grid", "random"}))
@@ -83,7 +86,9 @@ def test_reseeding_inside_the_objective_changes_nothing(name):
         return bowl(unit)
 
     count = WARM_UP.get(name, 4)
-    assert run(make_optimizer(Engine(name, 1), SPACE), count, reseeding) == run(make_optimizer(Engine(name, 1), SPACE), count)
+    assert run(make_optimizer(Engine(name, 1), SPACE), count, reseeding) == run(
+        make_optimizer(Engine(name, 1), SPACE), count
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,7 +98,11 @@ def test_an_optimizer_leaves_the_global_random_state_alone(name):
     torch.manual_seed(5)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     worn_in(name, 2)
-    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+    assert (
+        random.getstate(),
+        np.random.get_state()[1].tolist(),
+        torch.get_rng_state().tolist(),
+    ) == before
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,7 +120,12 @@ def test_failures_and_foreign_points_are_taken_in(name):
     size = optimizer.generation_size
     optimizer.tell([Observation((0.1, 0.2, 0.3, 0.4), None)] * size)
     for generation in range(12):
-        optimizer.tell([Observation((0.1 * index / size, 0.2 + generation / 40, 0.3, 0.4), float(index)) for index in range(size)])
+        optimizer.tell(
+            [
+                Observation((0.1 * index / size, 0.2 + generation / 40, 0.3, 0.4), float(index))
+                for index in range(size)
+            ]
+        )
     assert optimizer.ask() is not None
     optimizer.tell([Observation((0.6, 0.2, 0.3, 0.4), 1.0)] * size)  # what was asked stays untold
     copy = pickle.loads(pickle.dumps(optimizer))
@@ -121,7 +135,11 @@ def test_failures_and_foreign_points_are_taken_in(name):
 @pytest.mark.parametrize("name", ["cma", "cmaes", "tpe", "gp", "OnePlusOne"])
 def test_a_search_avoids_where_trials_fail(name):
     space = Space(tuple(Dimension(f"x{index}", "lin", 0.0, 1.0) for index in range(2)))
-    points = run(make_optimizer(Engine(name, 0), space), {"cma": 15, "cmaes": 15, "gp": 25}.get(name, 60), failing_left)
+    points = run(
+        make_optimizer(Engine(name, 0), space),
+        {"cma": 15, "cmaes": 15, "gp": 25}.get(name, 60),
+        failing_left,
+    )
     assert np.mean([failing_left(unit) is None for unit in points[-10:]]) < 0.3
     assert min(bowl(unit) for unit in points[-10:]) < 0.05
 
@@ -149,7 +167,11 @@ def test_cma_finds_the_bottom_of_a_bowl(dimension):
 
 def test_cma_keeps_reaching_the_neighbours_of_an_integer():
     space = Space((Dimension("n", "lin", 1, 8, integer=True), Dimension("x", "lin", 0.0, 1.0)))
-    points = run(make_optimizer(Engine("cma", 0), space), 60, lambda unit: (unit[0] - 0.5) ** 2 + (unit[1] - 0.5) ** 2)
+    points = run(
+        make_optimizer(Engine("cma", 0), space),
+        60,
+        lambda unit: (unit[0] - 0.5) ** 2 + (unit[1] - 0.5) ** 2,
+    )
     late = [space.to_values(unit)["n"] for unit in points[-60:]]
     assert len(set(late)) > 1
 
@@ -187,7 +209,10 @@ def test_the_state_of_a_model_grows_by_little_more_than_its_numbers():
     space = Space(tuple(Dimension(f"x{index}", "lin", 0.0, 1.0) for index in range(48)))
     stream = np.random.default_rng(0)
     prior = [Observation(tuple(stream.random(48).tolist()), 1.0) for _ in range(300)]
-    sizes = [len(pickle.dumps(make_optimizer(Engine("tpe", 0), space, prior[:count]))) for count in (100, 300)]
+    sizes = [
+        len(pickle.dumps(make_optimizer(Engine("tpe", 0), space, prior[:count])))
+        for count in (100, 300)
+    ]
     assert (sizes[1] - sizes[0]) / 200 < 2 * 48 * 8
 
 
@@ -196,7 +221,11 @@ def test_the_state_of_a_model_grows_by_little_more_than_its_numbers():
 def test_cma_keeps_trying_every_neighbour_of_a_choice(weights, wanted):
     choice = Dimension("d", "categorical", choices=("u", "v", "w"), weights=weights)
     space = Space((choice, Dimension("x", "lin", 0.0, 1.0)))
-    points = run(make_optimizer(Engine("cma", 0), space), 80, lambda unit: (choice.to_value(unit[0]) != wanted) + (unit[1] - 0.5) ** 2)
+    points = run(
+        make_optimizer(Engine("cma", 0), space),
+        80,
+        lambda unit: (choice.to_value(unit[0]) != wanted) + (unit[1] - 0.5) ** 2,
+    )
     late = [choice.to_value(unit[0]) for unit in points[-120:]]
     assert late.count(wanted) > 30
     assert len(set(late)) > 1
@@ -206,7 +235,9 @@ def test_cma_keeps_trying_every_neighbour_of_a_choice(weights, wanted):
     "dimension",
     [
         Dimension("d", "categorical", choices=("u", "v", "w"), weights=(1.0, 1.0, 8.0)),
-        Dimension("d", "categorical", choices=tuple("abcdef"), weights=(0.01, 1.0, 0.1, 5.0, 0.01, 1.0)),
+        Dimension(
+            "d", "categorical", choices=tuple("abcdef"), weights=(0.01, 1.0, 0.1, 5.0, 0.01, 1.0)
+        ),
         Dimension("n", "lin", 1, 8, integer=True),
         Dimension("n", "log", 1, 64, integer=True),
     ],
@@ -225,7 +256,9 @@ def test_at_least_a_sixth_of_the_draws_leave_the_bin_of_the_mean(dimension):
 def test_typed_samplers_see_the_types():
     for name in ("tpe", "gp"):
         points = run(make_optimizer(Engine(name, 2), SPACE), WARM_UP[name])
-        assert all(unit == pytest.approx(SPACE.to_unit(SPACE.to_values(unit)), abs=1e-5) for unit in points)
+        assert all(
+            unit == pytest.approx(SPACE.to_unit(SPACE.to_values(unit)), abs=1e-5) for unit in points
+        )
         assert all(unit[2:] == SPACE.to_unit(SPACE.to_values(unit))[2:] for unit in points)
 
 
@@ -234,13 +267,17 @@ def test_prior_points_spare_a_model_its_random_ones():
     stream = np.random.default_rng(0)
     prior = [Observation(unit, bowl(unit)) for unit in map(tuple, stream.random((40, 2)).tolist())]
     for name in ("tpe", "gp"):
-        knowing = [run(make_optimizer(Engine(name, seed), space, prior), 6)[1:] for seed in range(4)]
+        knowing = [
+            run(make_optimizer(Engine(name, seed), space, prior), 6)[1:] for seed in range(4)
+        ]
         blank = [run(make_optimizer(Engine(name, seed), space), 6)[1:] for seed in range(4)]
         assert np.mean([bowl(unit) for points in knowing for unit in points]) < 0.5 * np.mean(
             [bowl(unit) for points in blank for unit in points]
         )
     for name in ("cma", "random", "cmaes", "qmc"):
-        assert run(make_optimizer(Engine(name, 0), space, prior), 2) == run(make_optimizer(Engine(name, 0), space), 2)
+        assert run(make_optimizer(Engine(name, 0), space, prior), 2) == run(
+            make_optimizer(Engine(name, 0), space), 2
+        )
 
 
 def test_grid_takes_every_combination_once():

@@ -29,14 +29,18 @@ def drawn(source, **changes):
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
 def test_a_batch_is_a_pure_function_of_seed_and_step(source, fraction):
     corpus, config = drawn(source, recall_fraction=fraction)
-    first = [make_train_batch(corpus, config, seed=3, step=step, size=8, context=64) for step in range(4)]
+    first = [
+        make_train_batch(corpus, config, seed=3, step=step, size=8, context=64) for step in range(4)
+    ]
     np.random.seed(99)
     torch.manual_seed(99)
     for step in (3, 1, 0, 2):  # out of order, as after a resume
         again = make_train_batch(corpus, config, seed=3, step=step, size=8, context=64)
         assert all(torch.equal(a, b) for a, b in zip(first[step], again, strict=True))
     assert not torch.equal(first[0].tokens, first[1].tokens)
-    assert not torch.equal(first[0].tokens, make_train_batch(corpus, config, seed=4, step=0, size=8, context=64).tokens)
+    assert not torch.equal(
+        first[0].tokens, make_train_batch(corpus, config, seed=4, step=0, size=8, context=64).tokens
+    )
 
 
 def test_text_rows_are_windows_of_the_training_split_with_their_next_tokens(source):
@@ -47,20 +51,34 @@ def test_text_rows_are_windows_of_the_training_split_with_their_next_tokens(sour
     assert torch.equal(batch.tokens[:, 1:], batch.targets[:, :-1])
     assert not batch.recall.any()
     text = corpus.decode(corpus.train.tolist())
-    assert all(corpus.decode([*row.tolist(), int(last)]) in text for row, last in zip(batch.tokens, batch.targets[:, -1], strict=True))
+    assert all(
+        corpus.decode([*row.tolist(), int(last)]) in text
+        for row, last in zip(batch.tokens, batch.targets[:, -1], strict=True)
+    )
 
 
 def test_training_reaches_every_part_of_the_split(source):
     corpus, config = drawn(source)
     seen = set()
     for step in range(300):
-        seen.update(make_train_batch(corpus, config, seed=0, step=step, size=64, context=64).targets[:, -1].tolist())
+        seen.update(
+            make_train_batch(corpus, config, seed=0, step=step, size=64, context=64)
+            .targets[:, -1]
+            .tolist()
+        )
     assert seen == set(corpus.train[64:].tolist())
 
 
 def test_the_share_of_recall_rows_is_the_fraction_on_average(source):
     corpus, config = drawn(source, recall_fraction=0.3)
-    rows = [int(make_train_batch(corpus, config, seed=0, step=step, size=8, context=64).recall.any(1).sum()) for step in range(1000)]
+    rows = [
+        int(
+            make_train_batch(corpus, config, seed=0, step=step, size=8, context=64)
+            .recall.any(1)
+            .sum()
+        )
+        for step in range(1000)
+    ]
     assert set(rows) == {2, 3}
     assert np.mean(rows) == pytest.approx(0.3 * 8, abs=0.06)
 
@@ -70,7 +88,14 @@ def test_evaluation_windows_do_not_overlap_and_are_spread_over_the_split(source)
     batches = make_eval_batches(corpus, config, "val", size=4, context=32, limit=6)
     assert [len(batch.tokens) for batch in batches] == [4] * 6
     rows = torch.cat([batch.tokens for batch in batches])
-    starts = [next(i for i in range(0, len(corpus.val) - 32, 32) if np.array_equal(corpus.val[i : i + 32], row)) for row in rows.numpy()]
+    starts = [
+        next(
+            i
+            for i in range(0, len(corpus.val) - 32, 32)
+            if np.array_equal(corpus.val[i : i + 32], row)
+        )
+        for row in rows.numpy()
+    ]
     assert len(set(starts)) == 24
     assert starts == sorted(starts)
     assert starts[-1] > len(corpus.val) - 3 * 32
@@ -84,7 +109,9 @@ def test_a_short_split_is_evaluated_whole_and_once(source):
 
 def test_evaluation_is_the_same_for_every_run_and_differs_between_splits(source):
     corpus, config = drawn(source, recall_fraction=0.5)
-    first, second = (make_eval_batches(corpus, config, "val", size=4, context=64, limit=6) for _ in range(2))
+    first, second = (
+        make_eval_batches(corpus, config, "val", size=4, context=64, limit=6) for _ in range(2)
+    )
     assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(first, second, strict=True))
     other = make_eval_batches(corpus, config, "test", size=4, context=64, limit=6)
     assert not torch.equal(first[-1].tokens, other[-1].tokens)
@@ -96,7 +123,10 @@ def test_evaluation_keeps_text_and_recall_apart_and_asks_both(source):
         batches = make_eval_batches(corpus, config, "val", size=4, context=64, limit=6)
         flags = [bool(batch.recall.any()) for batch in batches]
         assert flags == [False] * (6 - recall) + [True] * recall
-        assert all(torch.equal(batch.targets != IGNORE_INDEX, batch.recall) for batch in batches[6 - recall :])
+        assert all(
+            torch.equal(batch.targets != IGNORE_INDEX, batch.recall)
+            for batch in batches[6 - recall :]
+        )
 
 
 def test_recall_alone_needs_no_text(tmp_path, monkeypatch):
@@ -110,11 +140,21 @@ def test_recall_alone_needs_no_text(tmp_path, monkeypatch):
 
 
 def rows_of(config: DataConfig, *, rows: int = 400, context: int = 64, graded: bool = False):
-    return draw_recall_rows(config, first=256, rows=rows, context=context, random=np.random.default_rng(0), graded=graded)
+    return draw_recall_rows(
+        config,
+        first=256,
+        rows=rows,
+        context=context,
+        random=np.random.default_rng(0),
+        graded=graded,
+    )
 
 
 @pytest.mark.parametrize("graded", [False, True])
-@pytest.mark.parametrize("settings", [{}, {"recall_pairs": 8}, {"recall_keys": 16, "recall_values": 16, "recall_queries": 3}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"recall_pairs": 8}, {"recall_keys": 16, "recall_values": 16, "recall_queries": 3}],
+)
 def test_every_answer_can_be_read_off_its_row(settings, graded):
     config = DataConfig(recall_fraction=1.0, **settings)
     tokens, targets, recall = rows_of(config, graded=graded)
@@ -127,14 +167,18 @@ def test_every_answer_can_be_read_off_its_row(settings, graded):
         pairs = dict(zip(head[0::2].tolist(), head[1::2].tolist(), strict=True))
         assert len(pairs) == len(head) // 2, "the keys of a row differ"
         assert [pairs[int(key)] for key in row[queries]] == wanted[queries].tolist()
-        assert set(row[len(head) :].tolist()) <= set(pairs) | {filler}, "an answer stands only in its pair"
+        assert set(row[len(head) :].tolist()) <= set(pairs) | {filler}, (
+            "an answer stands only in its pair"
+        )
 
 
 def test_rows_are_full_in_evaluation_and_of_every_length_in_training():
     config = DataConfig(recall_fraction=1.0)
     for graded, lengths in ((False, {4}), (True, {1, 2, 3, 4})):
         tokens = rows_of(config, graded=graded).tokens
-        values = (tokens >= 256 + config.recall_keys) & (tokens < 256 + config.recall_keys + config.recall_values)
+        values = (tokens >= 256 + config.recall_keys) & (
+            tokens < 256 + config.recall_keys + config.recall_values
+        )
         assert set(values.sum(1).tolist()) == lengths
 
 
@@ -145,7 +189,9 @@ def test_query_distances_stay_within_their_bounds_and_favour_the_near():
     assert distances.min() == 5
     assert distances.max() == 40
     near, far = (distances < 14).mean(), (distances >= 14).mean()
-    assert near == pytest.approx(far, abs=0.12)  # log-uniform: 14 is the geometric middle of 5 and 40
+    assert near == pytest.approx(
+        far, abs=0.12
+    )  # log-uniform: 14 is the geometric middle of 5 and 40
 
 
 def test_keys_values_and_pairs_are_asked_evenly():

@@ -16,7 +16,10 @@ from synaptune.data.config import DataConfig
 from synaptune.data.corpus import _compute_fingerprint, load_corpus
 from synaptune.data.text import Document, Splits
 
-TEXT = "".join(f"Line {number}: the quick brown fox → {number * 7919 % 1009} → jumps.\n" for number in range(600))
+TEXT = "".join(
+    f"Line {number}: the quick brown fox → {number * 7919 % 1009} → jumps.\n"
+    for number in range(600)
+)
 
 
 @pytest.fixture
@@ -46,7 +49,9 @@ def test_a_file_whose_name_is_not_utf8_is_read(file, tmp_path):
     odd.write_text(TEXT, encoding="utf-8")
     for path in (folder, odd):
         corpus = load_corpus(text_config(path), 64)
-        assert corpus.decode(np.concatenate([corpus.train, corpus.val, corpus.test]).tolist()) == TEXT
+        assert (
+            corpus.decode(np.concatenate([corpus.train, corpus.val, corpus.test]).tolist()) == TEXT
+        )
 
 
 def test_the_fingerprint_of_a_text_is_the_same_for_ever():
@@ -78,8 +83,12 @@ def test_pairs_give_every_text_back_and_are_fewer_than_bytes(file):
     for text in (TEXT[:500], "never seen: ßçñ漢字😀\t\0", " ", ""):
         assert corpus.decode(corpus.encode(text)) == text
     assert corpus.bytes_per_token > 1.5
-    assert len(corpus.val) * corpus.bytes_per_token == pytest.approx(0.05 * len(TEXT.encode()), rel=0.05)
-    assert corpus.decode(corpus.train.tolist()) == TEXT.encode()[: round(0.9 * len(TEXT.encode()))].decode(errors="ignore")
+    assert len(corpus.val) * corpus.bytes_per_token == pytest.approx(
+        0.05 * len(TEXT.encode()), rel=0.05
+    )
+    assert corpus.decode(corpus.train.tolist()) == TEXT.encode()[
+        : round(0.9 * len(TEXT.encode()))
+    ].decode(errors="ignore")
 
 
 def test_pairs_are_trained_on_the_training_split_alone(tmp_path, monkeypatch):
@@ -112,15 +121,26 @@ def test_recall_symbols_follow_the_text_tokens(file):
 
 @pytest.mark.parametrize("context", [40_000, 2_000])
 def test_a_split_shorter_than_one_context_is_refused(file, context):
-    with pytest.raises(UserError, match=rf"(?s)text\.txt.*tokens.*one context of {context} tokens.*lower model\.context"):
+    with pytest.raises(
+        UserError,
+        match=rf"(?s)text\.txt.*tokens.*one context of {context} tokens.*lower model\.context",
+    ):
         load_corpus(text_config(file), context)
 
 
 def test_every_fault_of_a_configuration_is_named_at_once(file):
-    config = DataConfig(source="txt", tokenizer="word", max_bytes=0, recall_fraction=2.0, val_split="validation")
+    config = DataConfig(
+        source="txt", tokenizer="word", max_bytes=0, recall_fraction=2.0, val_split="validation"
+    )
     with pytest.raises(UserError) as caught:
         load_corpus(config, 64)
-    for name in ("data.source=txt", "data.tokenizer=word", "data.max_bytes=0", "data.recall_fraction=2.0", "data.test_split"):
+    for name in (
+        "data.source=txt",
+        "data.tokenizer=word",
+        "data.max_bytes=0",
+        "data.recall_fraction=2.0",
+        "data.test_split",
+    ):
         assert name in str(caught.value)
 
 
@@ -152,7 +172,9 @@ def _load_in_process(path: str, gate, results) -> None:
 def test_two_processes_that_build_the_same_corpus_at_once_agree_and_leave_no_litter(file):
     spawn = multiprocessing.get_context("spawn")
     gate, results = spawn.Barrier(2), spawn.Queue()
-    workers = [spawn.Process(target=_load_in_process, args=(str(file), gate, results)) for _ in range(2)]
+    workers = [
+        spawn.Process(target=_load_in_process, args=(str(file), gate, results)) for _ in range(2)
+    ]
     for worker in workers:
         worker.start()
     found = [results.get(timeout=900) for _ in workers]
@@ -204,7 +226,9 @@ try:
 except UserError as error:
     print(error)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=900
+    )
     assert "got no space to write" in result.stdout, result.stderr
     assert "SYNAPTUNE_CACHE" in result.stdout
     assert list((cache_dir() / "data").iterdir()) == []
@@ -212,5 +236,7 @@ except UserError as error:
 
 def test_a_cache_that_cannot_be_made_is_said_in_words(file, tmp_path, monkeypatch):
     monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "text.txt" / "cache"))
-    with pytest.raises(UserError, match=r"(?s)expected: a folder that can be written.*SYNAPTUNE_CACHE"):
+    with pytest.raises(
+        UserError, match=r"(?s)expected: a folder that can be written.*SYNAPTUNE_CACHE"
+    ):
         load_corpus(text_config(file), 64)

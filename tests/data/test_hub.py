@@ -46,25 +46,43 @@ def test_local_files_of_every_builder_give_the_same_text(tmp_path, kind):
 
 def test_a_saved_dataset_gives_its_own_splits_when_they_are_named(tmp_path):
     parts = {"train": ROWS[:200], "validation": ROWS[200:250], "test": ROWS[250:]}
-    saved = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": rows}) for name, rows in parts.items()})
+    saved = datasets.DatasetDict(
+        {name: datasets.Dataset.from_dict({"text": rows}) for name, rows in parts.items()}
+    )
     saved.save_to_disk(str(tmp_path / "saved"))
-    splits = load_hub_splits(DataConfig(source="hub", name=str(tmp_path / "saved"), val_split="validation", test_split="test"))
+    splits = load_hub_splits(
+        DataConfig(
+            source="hub", name=str(tmp_path / "saved"), val_split="validation", test_split="test"
+        )
+    )
     assert [part[0].content.decode().split("\0") for part in splits] == list(parts.values())
 
 
 def test_streaming_reads_no_more_than_the_cap(tmp_path):
-    config = DataConfig(source="hub", name="json", path=written(tmp_path, "json"), streaming=True, max_bytes=1000)
+    config = DataConfig(
+        source="hub", name="json", path=written(tmp_path, "json"), streaming=True, max_bytes=1000
+    )
     size = sum(len(document.content) for part in load_hub_splits(config) for document in part)
     assert 996 <= size <= 1000
 
 
 def test_a_cap_is_said_of_the_split_that_it_cuts(tmp_path, caplog):
     parts = {"train": ROWS[:200], "validation": ROWS[200:203], "test": ROWS[203:206]}
-    saved = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": rows}) for name, rows in parts.items()})
+    saved = datasets.DatasetDict(
+        {name: datasets.Dataset.from_dict({"text": rows}) for name, rows in parts.items()}
+    )
     saved.save_to_disk(str(tmp_path / "saved"))
-    config = DataConfig(source="hub", name=str(tmp_path / "saved"), val_split="validation", test_split="test", max_bytes=4000)
+    config = DataConfig(
+        source="hub",
+        name=str(tmp_path / "saved"),
+        val_split="validation",
+        test_split="test",
+        max_bytes=4000,
+    )
     load_corpus(config, 64)
-    assert [record.getMessage().split(";")[0].rpartition(" ")[2] for record in caplog.records] == ["[train]"]
+    assert [record.getMessage().split(";")[0].rpartition(" ")[2] for record in caplog.records] == [
+        "[train]"
+    ]
 
 
 @pytest.mark.parametrize(("cap", "more"), [(8, False), (7, False), (6, True), (3, True)])
@@ -114,15 +132,27 @@ try:
 except UserError as error:
     print(error)
 """
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_") and not name.lower().endswith("_proxy")}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("HF_") and not name.lower().endswith("_proxy")
+    }
     started = time.monotonic()
-    result = subprocess.run([sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, timeout=900)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout, time.monotonic() - started
 
 
 def test_a_dead_network_is_said_in_words_without_a_stall(tmp_path):
-    said, seconds = outcome({"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home")})
+    said, seconds = outcome(
+        {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home")}
+    )
     assert "nobody/nothing" in said
     assert "offline" in said
     assert seconds < 40  # imports included; the library alone would retry for minutes
@@ -134,5 +164,7 @@ def test_the_offline_switch_of_the_hub_is_respected(tmp_path):
 
 
 def test_the_missing_library_is_named_with_the_way_to_get_it(tmp_path):
-    said, _ = outcome({"HF_HOME": str(tmp_path)}, block="import sys; sys.modules['datasets'] = None")
+    said, _ = outcome(
+        {"HF_HOME": str(tmp_path)}, block="import sys; sys.modules['datasets'] = None"
+    )
     assert "pip install 'synaptune[hub]'" in said

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from synaptune.core.errors import UserError
-from synaptune.data.text import Document, read_file_or_folder, read_standard_library, split_documents
+from synaptune.data.text import (
+    Document,
+    read_file_or_folder,
+    read_standard_library,
+    split_documents,
+)
 
 
 def folder_of(root: Path, count: int) -> Path:
@@ -93,7 +98,9 @@ def test_binary_hidden_and_doubled_files_of_a_folder_are_passed_over(tmp_path):
     (tmp_path / ".hidden").write_text("secret\n")
     (tmp_path / "image.png").write_bytes(b"\x89PNG\0\0")
     (tmp_path / "latin.txt").write_bytes("déjà".encode("latin-1"))
-    assert [document.content for document in read_file_or_folder(tmp_path, 10**6)] == [b"some text\n"]
+    assert [document.content for document in read_file_or_folder(tmp_path, 10**6)] == [
+        b"some text\n"
+    ]
 
 
 def bad_paths(root: Path) -> dict[str, Path]:
@@ -101,11 +108,25 @@ def bad_paths(root: Path) -> dict[str, Path]:
     (root / "binary.bin").write_bytes(bytes(range(256)))
     (root / "latin.txt").write_bytes("déjà vu".encode("latin-1"))
     (root / "folder").mkdir()
-    return {name: root / name for name in ("missing.txt", "empty.txt", "binary.bin", "latin.txt", "folder", "no/such/file")}
+    return {
+        name: root / name
+        for name in (
+            "missing.txt",
+            "empty.txt",
+            "binary.bin",
+            "latin.txt",
+            "folder",
+            "no/such/file",
+        )
+    }
 
 
-@pytest.mark.parametrize("name", ["missing.txt", "empty.txt", "binary.bin", "latin.txt", "folder", "no/such/file"])
+@pytest.mark.parametrize(
+    "name", ["missing.txt", "empty.txt", "binary.bin", "latin.txt", "folder", "no/such/file"]
+)
 def test_what_is_not_text_is_refused_with_its_path_and_a_remedy(tmp_path, name):
-    with pytest.raises(UserError, match=r"(?s)got data\.path=.*expected: .*to do: correct data\.path") as caught:
+    with pytest.raises(
+        UserError, match=r"(?s)got data\.path=.*expected: .*to do: correct data\.path"
+    ) as caught:
         read_file_or_folder(bad_paths(tmp_path)[name], 10**6)
     assert name in str(caught.value)

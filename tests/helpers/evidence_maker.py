@@ -13,7 +13,16 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 
 from helpers.inspection_maker import make_inspection
-from helpers.search_maker import AWKWARD, LOSS_DROPS, NOISE, SECONDS, SPACE, compute_loss, make_awkward_space, make_search
+from helpers.search_maker import (
+    AWKWARD,
+    LOSS_DROPS,
+    NOISE,
+    SECONDS,
+    SPACE,
+    compute_loss,
+    make_awkward_space,
+    make_search,
+)
 from synaptune.analysis import results
 from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial
@@ -23,8 +32,8 @@ __all__ = [
     "BEGAN",
     "SEEDS",
     "SPACE",
-    "make_empty_evidence",
     "make_comparison",
+    "make_empty_evidence",
     "make_full_evidence",
     "make_single_evidence",
     "make_unfinished_evidence",
@@ -35,12 +44,17 @@ SEEDS = (1000, 1001, 1002, 1003, 1004)
 _T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # quantile 97.5 % of Student's t, by pairs
 
 
-def make_full_evidence(*, count: int = 300, seed: int = 0, awkward: bool = False, maximize: bool = False) -> results.Evidence:
+def make_full_evidence(
+    *, count: int = 300, seed: int = 0, awkward: bool = False, maximize: bool = False
+) -> results.Evidence:
     """The whole study: `count` trials of its search; awkward: a parameter and the study have names that need escaping."""
     draw = np.random.default_rng(seed)
     space = make_awkward_space(SPACE) if awkward else SPACE
     trials, generations = make_search(space, count, draw, maximize)
-    losses = [None if trial.objective is None else (-trial.objective if maximize else trial.objective) for trial in trials]
+    losses = [
+        None if trial.objective is None else (-trial.objective if maximize else trial.objective)
+        for trial in trials
+    ]
     best = trials[min((loss, at) for at, loss in enumerate(losses) if loss is not None)[1]]
     failures: dict[str, list[Trial]] = {}
     for trial in trials:
@@ -66,17 +80,27 @@ def make_full_evidence(*, count: int = 300, seed: int = 0, awkward: bool = False
         effects_note="",
         importances=_make_importances(space),
         hypotheses=[
-            results.Hypothesis("tau_rrp / tau_c is between 30 and 100 at the optimum", "tau_rrp / tau_c = 74.6", True),
+            results.Hypothesis(
+                "tau_rrp / tau_c is between 30 and 100 at the optimum",
+                "tau_rrp / tau_c = 74.6",
+                True,
+            ),
             results.Hypothesis("lambda_loge grows", "from 1.0 to 3.7", True),
             results.Hypothesis("energy_cost_rel shrinks", "0.015 to 0.016: within the noise", None),
-            results.Hypothesis("tau_rrp and camkii_up move together", "correlation -0.08 (|r| < 0.3)", False),
+            results.Hypothesis(
+                "tau_rrp and camkii_up move together", "correlation -0.08 (|r| < 0.3)", False
+            ),
         ],
         profiles=_make_profiles(space, trials, losses),
         noise=results.Noise(before=0.0042, after=0.0038, difference=0.0021, candidates=0.048),
         selection_bias=results.SelectionBias(search=0.231, fresh=0.219, test=0.213),
         ablation=_make_ablation(space, best, draw),
         failures=failures,
-        curves={f"{side} seed {seed}": _make_curve(gain, draw) for seed in SEEDS for side, gain in (("baseline", 0.0), ("best", 0.22))},
+        curves={
+            f"{side} seed {seed}": _make_curve(gain, draw)
+            for seed in SEEDS
+            for side, gain in (("baseline", 0.0), ("best", 0.22))
+        },
         seconds_by_phase={
             "sanity": 13 * SECONDS,
             "baseline": SECONDS,
@@ -84,11 +108,21 @@ def make_full_evidence(*, count: int = 300, seed: int = 0, awkward: bool = False
             "validation": 10 * SECONDS,
             "ablation": 60 * SECONDS,
         },
-        runs_by_phase={"sanity": 13, "baseline": 1, "search": count, "validation": 10, "ablation": 60},
+        runs_by_phase={
+            "sanity": 13,
+            "baseline": 1,
+            "search": count,
+            "validation": 10,
+            "ablation": 60,
+        },
         started_at=BEGAN,
         ended_at=BEGAN + timedelta(seconds=(count + 84) * SECONDS),
         provenance={
-            "configuration": {"scale.name": "laptop", "search.optimizer": "cma", "data.path": "tinyshakespeare.txt"},
+            "configuration": {
+                "scale.name": "laptop",
+                "search.optimizer": "cma",
+                "data.path": "tinyshakespeare.txt",
+            },
             "versions": {"synaptune": "0.1.0", "torch": "2.13.0"},
             "data_fingerprint": "d82c10f35666cf98",
             "code_version": "0.1.0+a0c13f3257dd",
@@ -135,13 +169,33 @@ def make_empty_evidence() -> results.Evidence:
 
 def make_single_evidence() -> results.Evidence:
     """A study with one complete trial."""
-    return _make_evidence([Trial(0, 0, SPACE.get_start(), SPACE.to_values(SPACE.get_start()), "complete", 2.31, facts={"generation": 0})])
+    return _make_evidence(
+        [
+            Trial(
+                0,
+                0,
+                SPACE.get_start(),
+                SPACE.to_values(SPACE.get_start()),
+                "complete",
+                2.31,
+                facts={"generation": 0},
+            )
+        ]
+    )
 
 
 def make_unfinished_evidence() -> results.Evidence:
     """A study whose only trials failed or are running."""
     start, values = SPACE.get_start(), SPACE.to_values(SPACE.get_start())
-    failed = Trial(0, 0, start, values, "failed", reason="the loss is nan", facts={"generation": 0, "failure": "number"})
+    failed = Trial(
+        0,
+        0,
+        start,
+        values,
+        "failed",
+        reason="the loss is nan",
+        facts={"generation": 0, "failure": "number"},
+    )
     return _make_evidence([failed, Trial(1, 1, start, values, "running", facts={"generation": 0})])
 
 
@@ -165,7 +219,13 @@ def _make_evidence(trials: list[Trial]) -> results.Evidence:
             "units": [trial.unit for trial in trials],
             "losses": losses,
             "best": next((trial for trial in trials if trial.objective is not None), None),
-            "convergence": _make_convergence([loss for trial, loss in zip(trials, losses, strict=True) if trial.state != "running"]),
+            "convergence": _make_convergence(
+                [
+                    loss
+                    for trial, loss in zip(trials, losses, strict=True)
+                    if trial.state != "running"
+                ]
+            ),
             "failures": {"number": failed} if failed else {},
             "seconds_by_phase": {"search": SECONDS * len(trials)},
             "runs_by_phase": {"search": len(trials)},
@@ -178,22 +238,52 @@ def make_comparison(gains: Sequence[float]) -> results.Comparison:
     count, mean, spread = len(gains), float(np.mean(gains)), float(np.std(gains, ddof=1))
     half = _T.get(count, 2.0) * spread / math.sqrt(count)
     p = min(1.0, math.exp(-0.7 * abs(mean) * math.sqrt(count) / spread))
-    return results.Comparison(count, mean, mean - half, mean + half, mean - 0.7 * half, mean + 0.7 * half, p, 0.0625, mean / spread)
+    return results.Comparison(
+        count,
+        mean,
+        mean - half,
+        mean + half,
+        mean - 0.7 * half,
+        mean + 0.7 * half,
+        p,
+        0.0625,
+        mean / spread,
+    )
 
 
-def _make_validation(space: Space, best: Trial, draw: np.random.Generator) -> results.ValidationResult:
+def _make_validation(
+    space: Space, best: Trial, draw: np.random.Generator
+) -> results.ValidationResult:
     def make_runs(first: int, phase_unit: Sequence[float]) -> list[Trial]:
         found = []
         for at, seed in enumerate(SEEDS):
             loss = compute_loss(phase_unit, draw)
-            facts = {"seed": seed, "val_loss": loss, "test_perplexity": math.exp(loss + 0.02), "phase": "validation"}
+            facts = {
+                "seed": seed,
+                "val_loss": loss,
+                "test_perplexity": math.exp(loss + 0.02),
+                "phase": "validation",
+            }
             values = space.to_values(phase_unit)
-            found.append(Trial(first + 2 * at, first + 2 * at, tuple(phase_unit), values, "complete", loss, facts=facts))
+            found.append(
+                Trial(
+                    first + 2 * at,
+                    first + 2 * at,
+                    tuple(phase_unit),
+                    values,
+                    "complete",
+                    loss,
+                    facts=facts,
+                )
+            )
         return found
 
     before, after = make_runs(9000, SPACE.get_start()), make_runs(9001, best.unit)
     pairs = zip(before, after, strict=True)
-    gains = [100.0 * (1.0 - new.facts["test_perplexity"] / old.facts["test_perplexity"]) for old, new in pairs]
+    gains = [
+        100.0 * (1.0 - new.facts["test_perplexity"] / old.facts["test_perplexity"])
+        for old, new in pairs
+    ]
     gain = make_comparison(gains)
     reason = f"test perplexity improves by {gain.mean:.1f} % ({gain.low:.1f} to {gain.high:.1f})"
     return results.ValidationResult(before, after, gain, decision="GO", reason=reason)
@@ -205,14 +295,19 @@ def _make_convergence(losses: Sequence[float | None]) -> results.Convergence:
         known = [value for value in (*best[-1:], loss) if value is not None]
         best.append(min(known, default=None))
     hours = [SECONDS * (at + 1) / 3600.0 / 2.0 for at in range(len(losses))]
-    return results.Convergence(range(1, len(losses) + 1), best, hours, [2.0 * hour for hour in hours])
+    return results.Convergence(
+        range(1, len(losses) + 1), best, hours, [2.0 * hour for hour in hours]
+    )
 
 
 def _make_random_curve(losses: Sequence[float | None]) -> results.RandomCurve:
     count = min(200, len(losses))
     k = [*range(1, count + 1)]
     best = [2.27 - 0.045 * math.log(at) for at in k]
-    low, high = [value - 0.025 - 0.02 / at for at, value in zip(k, best, strict=True)], [2.27 + 0.04 - 0.047 * math.log(at) for at in k]
+    low, high = (
+        [value - 0.025 - 0.02 / at for at, value in zip(k, best, strict=True)],
+        [2.27 + 0.04 - 0.047 * math.log(at) for at in k],
+    )
     return results.RandomCurve("first generation and random trials", count, k, best, low, high)
 
 
@@ -242,9 +337,13 @@ def _make_importances(space: Space) -> list[results.Importance]:
     ]
 
 
-def _make_profiles(space: Space, trials: Sequence[Trial], losses: Sequence[float | None]) -> list[results.Profile]:
+def _make_profiles(
+    space: Space, trials: Sequence[Trial], losses: Sequence[float | None]
+) -> list[results.Profile]:
     found = []
-    complete = [(trial, loss) for trial, loss in zip(trials, losses, strict=True) if loss is not None]
+    complete = [
+        (trial, loss) for trial, loss in zip(trials, losses, strict=True) if loss is not None
+    ]
     for at, dimension in enumerate(space.dimensions):
         units = np.array([trial.unit[at] for trial, _ in complete])
         observed = np.array([loss for _, loss in complete])
@@ -267,16 +366,36 @@ def _make_profiles(space: Space, trials: Sequence[Trial], losses: Sequence[float
     return found
 
 
-def _make_ablation(space: Space, best: Trial, draw: np.random.Generator) -> list[results.AblationRow]:
+def _make_ablation(
+    space: Space, best: Trial, draw: np.random.Generator
+) -> list[results.AblationRow]:
     found = []
     for at, (dimension, worth) in enumerate(zip(space.dimensions, LOSS_DROPS, strict=True)):
         reverted = make_comparison((100.0 * worth * 0.9 + draw.normal(0.0, 0.35, 3)).tolist())
-        alone = make_comparison((100.0 * worth * 0.6 + draw.normal(0.0, 0.45, 3)).tolist()) if at != 3 else None
+        alone = (
+            make_comparison((100.0 * worth * 0.6 + draw.normal(0.0, 0.45, 3)).tolist())
+            if at != 3
+            else None
+        )
         adjusted = [None if c is None else min(1.0, 4.0 * c.p) for c in (reverted, alone)]
-        found.append(results.AblationRow(dimension.name, dimension.start, best.values[dimension.name], reverted, alone, *adjusted))
+        found.append(
+            results.AblationRow(
+                dimension.name,
+                dimension.start,
+                best.values[dimension.name],
+                reverted,
+                alone,
+                *adjusted,
+            )
+        )
     return sorted(found, key=lambda entry: -entry.reverted.mean)
 
 
 def _make_curve(gain: float, draw: np.random.Generator) -> dict[int, float]:
     end = 2.27 - gain + draw.normal(0.0, NOISE)
-    return {step: end + 3.4 * math.exp(-step / 28.0) * (1.0 - 0.3 * gain) + 0.25 * math.exp(-step / 120.0) for step in range(10, 201, 10)}
+    return {
+        step: end
+        + 3.4 * math.exp(-step / 28.0) * (1.0 - 0.3 * gain)
+        + 0.25 * math.exp(-step / 120.0)
+        for step in range(10, 201, 10)
+    }

@@ -20,7 +20,10 @@ def make_inspection(draw: np.random.Generator, scale: float) -> Mapping[str, Any
     tokens = list(TEXT)
     terminals = [_make_traces(draw, scale, len(tokens), born) for born in KEYS]
     mean = {
-        name: [float(np.mean([trace[name][at] for trace in terminals if trace[name][at] is not None])) for at in range(len(tokens))]
+        name: [
+            float(np.mean([trace[name][at] for trace in terminals if trace[name][at] is not None]))
+            for at in range(len(tokens))
+        ]
         for name in TRACES
     }
     steps = list(range(0, LAST + 1, 5))
@@ -35,23 +38,32 @@ def make_inspection(draw: np.random.Generator, scale: float) -> Mapping[str, Any
         "life": {
             "steps": steps,
             "utilisation": [_make_shares(draw, scale, step) for step in steps],
-            "events": [[60, "merge", 0], [60, "split", 1], [120, "merge", 0], [180, "split", 0]][: 4 if scale > 0.8 else 2],
+            "events": [[60, "merge", 0], [60, "split", 1], [120, "merge", 0], [180, "split", 0]][
+                : 4 if scale > 0.8 else 2
+            ],
         },
         "dynamics": {
             "text": tokens,
             "layer": 0,
-            "terminals": [{"key": born, **trace} for born, trace in zip(KEYS, terminals, strict=True)],
+            "terminals": [
+                {"key": born, **trace} for born, trace in zip(KEYS, terminals, strict=True)
+            ],
             "mean": mean,
         },
     }
 
 
 def _make_shares(draw: np.random.Generator, scale: float, step: int) -> list[float]:
-    raw = np.exp(draw.normal(0.0, 0.1, EXPERTS) + (1.4 - scale) * np.linspace(0.6, -0.6, EXPERTS) * step / LAST)
+    raw = np.exp(
+        draw.normal(0.0, 0.1, EXPERTS)
+        + (1.4 - scale) * np.linspace(0.6, -0.6, EXPERTS) * step / LAST
+    )
     return (raw / raw.sum()).tolist()
 
 
-def _make_traces(draw: np.random.Generator, scale: float, length: int, born: int) -> dict[str, list[float | None]]:
+def _make_traces(
+    draw: np.random.Generator, scale: float, length: int, born: int
+) -> dict[str, list[float | None]]:
     """Calcium from random drives, vesicles spent by release and refilled."""
     found: dict[str, list[float | None]] = {name: [None] * born for name in TRACES}
     calcium, ready, reserve, energy = 0.0, 8.0, 30.0, 1.0
@@ -61,6 +73,8 @@ def _make_traces(draw: np.random.Generator, scale: float, length: int, born: int
         primed = 0.08 * reserve / 30.0 * energy * (8.0 - ready + release)
         ready, reserve = ready - release + primed, reserve - primed + 0.05 * (30.0 - reserve)
         energy = min(1.0, energy + 0.02 - 0.015 * release)
-        for name, value in zip(TRACES, (calcium, ready, reserve, energy, release, math.log(0.2 + release)), strict=True):
+        for name, value in zip(
+            TRACES, (calcium, ready, reserve, energy, release, math.log(0.2 + release)), strict=True
+        ):
             found[name].append(round(value, 4))
     return found

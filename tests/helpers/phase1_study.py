@@ -12,22 +12,47 @@ from synaptune.protocols.stages import run_points, run_validation
 NAMES = ("synapse.calcium.tau_c", "synapse.attention.barrier_strength")
 TUNED = {"synapse.calcium.tau_c": 0.9, "synapse.attention.barrier_strength": 8.0}
 QUICK = ["scale=smoke", "training.steps=6", "model.width=16", "logger=csv", "workers.count=1"]
-WORDS = ["axon", "bouton", "calcium", "dendrite", "energy", "fusion", "glia", "hebb", "ion", "kinase"]
+WORDS = [
+    "axon",
+    "bouton",
+    "calcium",
+    "dendrite",
+    "energy",
+    "fusion",
+    "glia",
+    "hebb",
+    "ion",
+    "kinase",
+]
 SEEDS = (1000, 1001)
 
 
-def make_study(folder: Path, *overrides: str, validate: bool = True, tuned: dict[str, float] | None = None) -> None:
+def make_study(
+    folder: Path, *overrides: str, validate: bool = True, tuned: dict[str, float] | None = None
+) -> None:
     """Make a phase-1 study in a folder: two points searched, the defaults and `tuned`, and both validated."""
     text = folder.parent / "words.txt"
     text.write_text(" ".join(WORDS[number * number % 97 % len(WORDS)] for number in range(8000)))
-    words = [*QUICK, "data=text", f"data.path={text}", f"study.dir={folder}", f"search_space.parameters=[{','.join(NAMES)}]", *overrides]
+    words = [
+        *QUICK,
+        "data=text",
+        f"data.path={text}",
+        f"study.dir={folder}",
+        f"search_space.parameters=[{','.join(NAMES)}]",
+        *overrides,
+    ]
     begun = compose_config(words, folder.name)
     space = build_space(begun)
     best = space.to_unit(tuned or TUNED)
     settings = {"protocol": "phase1"}
-    with open_protocol(begun.base, begun.location, space, budget=4, seeds=SEEDS, go_on=True, settings=settings) as protocol:
+    with open_protocol(
+        begun.base, begun.location, space, budget=4, seeds=SEEDS, go_on=True, settings=settings
+    ) as protocol:
         run_points(
-            protocol, protocol.make_ledger("search", seeds=1), [(unit, protocol.seed) for unit in (space.get_start(), best)], label="run"
+            protocol,
+            protocol.make_ledger("search", seeds=1),
+            [(unit, protocol.seed) for unit in (space.get_start(), best)],
+            label="run",
         )
         if validate:
             run_validation(protocol, space.get_start(), best)

@@ -15,7 +15,15 @@ _WINNING_RATES = (
 )
 # Of the high performers, by rank: the best first.
 _RANKS = (3, 12, 0, 8, 15, 6, 10, 1, 13, 5, 9, 14, 2, 7, 11, 4)
-_SCHEDULES = ("cosine", "cosine", "linear") * 3 + ("cosine", "linear", "cosine", "linear", "linear", "cosine", "linear")
+_SCHEDULES = ("cosine", "cosine", "linear") * 3 + (
+    "cosine",
+    "linear",
+    "cosine",
+    "linear",
+    "linear",
+    "cosine",
+    "linear",
+)
 _GENERATIONS = (16, 24, 32, 24, 16, 32, 24, 16, 32, 16, 24, 32, 16, 24, 32, 24)
 _LOSING_GENERATIONS = (8, 16, 24, 32, 48, 16, 24, 32)
 _ENTROPY = (0.0, 0.001, 0.01)
@@ -25,12 +33,23 @@ def make_plan_runs() -> list[dict[str, object]]:
     """One row for each run."""
     rows: list[dict[str, object]] = []
     won = lost = 0
-    for (low, high), (runs, winners, mean), rates in zip(BINS, BINS.values(), _WINNING_RATES, strict=True):
+    for (low, high), (runs, winners, mean), rates in zip(
+        BINS, BINS.values(), _WINNING_RATES, strict=True
+    ):
         changes = []
         for rate in rates:
             rank = _RANKS[won]
             changes.append(-0.005 - 0.0025 * rank)
-            rows.append(_make_row(rate, changes[-1], BATCH, _GENERATIONS[rank], _SCHEDULES[rank], _ENTROPY[won % 3]))
+            rows.append(
+                _make_row(
+                    rate,
+                    changes[-1],
+                    BATCH,
+                    _GENERATIONS[rank],
+                    _SCHEDULES[rank],
+                    _ENTROPY[won % 3],
+                )
+            )
             won += 1
         losers = runs - winners
         level = (mean * runs - sum(changes)) / losers
@@ -39,12 +58,23 @@ def make_plan_runs() -> list[dict[str, object]]:
             change = level + 0.002 * (place - (losers - 1) / 2)
             schedule = "cosine" if lost * 15 // 32 < (lost + 1) * 15 // 32 else "linear"
             batch = BATCH if lost % 2 else (4, 16)[lost // 2 % 2]
-            rows.append(_make_row(rate, change, batch, _LOSING_GENERATIONS[lost % 8], schedule, _ENTROPY[(lost + 1) % 3]))
+            rows.append(
+                _make_row(
+                    rate,
+                    change,
+                    batch,
+                    _LOSING_GENERATIONS[lost % 8],
+                    schedule,
+                    _ENTROPY[(lost + 1) % 3],
+                )
+            )
             lost += 1
     return rows
 
 
-def _make_row(rate: float, change: float, batch: int, generations: int, schedule: str, entropy: float) -> dict[str, object]:
+def _make_row(
+    rate: float, change: float, batch: int, generations: int, schedule: str, entropy: float
+) -> dict[str, object]:
     return {
         "learning_rate": rate,
         "batch_size": batch,
@@ -52,7 +82,9 @@ def _make_row(rate: float, change: float, batch: int, generations: int, schedule
         "schedule": schedule,
         "entropy_coef": entropy,
         METRIC: round(change, 9),
-        "train_reward": round(0.4 - change, 6),  # the better in training, the worse in the evaluation
+        "train_reward": round(
+            0.4 - change, 6
+        ),  # the better in training, the worse in the evaluation
     }
 
 
@@ -71,11 +103,16 @@ def write_runs(path: Path, rows: list[dict[str, object]], *, exported: bool = Fa
             "model": "small",
         }
         rows = [
-            {"Name": f"run-{n}"} | about | {"Created": f"2025-01-01T00:{n:02d}:00.000Z", "Runtime": 600 + n} | row
+            {"Name": f"run-{n}"}
+            | about
+            | {"Created": f"2025-01-01T00:{n:02d}:00.000Z", "Runtime": 600 + n}
+            | row
             for n, row in enumerate(rows)
         ]
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), quoting=csv.QUOTE_ALL if exported else csv.QUOTE_MINIMAL)
+        writer = csv.DictWriter(
+            file, list(rows[0]), quoting=csv.QUOTE_ALL if exported else csv.QUOTE_MINIMAL
+        )
         writer.writeheader()
         writer.writerows(rows)
     return path

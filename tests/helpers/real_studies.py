@@ -8,9 +8,19 @@ from synaptune.study.reader import StudySnapshot, find_study
 UNIFORM = ("uniform", 0.0, 1.0)
 
 
-def make_study(folder: Path, objective, names, *, trials: int, sampler: str = "cma", seed: int = 0, **settings) -> StudySnapshot:
+def make_study(
+    folder: Path, objective, names, *, trials: int, sampler: str = "cma", seed: int = 0, **settings
+) -> StudySnapshot:
     """A study of an objective over uniform parameters of these names, or over a whole search space."""
     space = names if isinstance(names, dict) else dict.fromkeys(names, UNIFORM)
-    manager = TrialManager(folder.name, n_trials=trials, sampler=sampler, seed=seed, directory=folder, progress=False, **settings)
+    manager = TrialManager(
+        folder.name,
+        n_trials=trials,
+        sampler=sampler,
+        seed=seed,
+        directory=folder,
+        progress=False,
+        **settings,
+    )
     manager.optimize(objective, space)
     return find_study(str(folder))

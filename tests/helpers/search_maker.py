@@ -43,28 +43,56 @@ def make_awkward_space(space: Space) -> Space:
 def compute_loss(unit: Sequence[float], draw: np.random.Generator, noise: float = NOISE) -> float:
     """2.27 at the start of the space, lower towards the optimum by WORTH."""
     parts = zip(unit, SPACE.get_start(), OPTIMUM, LOSS_DROPS, strict=True)
-    return 2.27 + sum(worth * (((u - o) / (s - o)) ** 2 - 1.0) for u, s, o, worth in parts) * 0.9 + draw.normal(0.0, noise)
+    return (
+        2.27
+        + sum(worth * (((u - o) / (s - o)) ** 2 - 1.0) for u, s, o, worth in parts) * 0.9
+        + draw.normal(0.0, noise)
+    )
 
 
-def make_search(space: Space, count: int, draw: np.random.Generator, maximize: bool) -> tuple[list[Trial], list[results.Generation]]:
+def make_search(
+    space: Space, count: int, draw: np.random.Generator, maximize: bool
+) -> tuple[list[Trial], list[results.Generation]]:
     start, optimum = np.array(SPACE.get_start()), np.array(OPTIMUM)
     trials: list[Trial] = []
     generations: list[results.Generation] = []
-    sizes = [_GENERATION_SIZE] * (count // _GENERATION_SIZE) + ([count % _GENERATION_SIZE] if count % _GENERATION_SIZE else [])
+    sizes = [_GENERATION_SIZE] * (count // _GENERATION_SIZE) + (
+        [count % _GENERATION_SIZE] if count % _GENERATION_SIZE else []
+    )
     for number, size in enumerate(sizes):
         moved = 1.0 - math.exp(-3.0 * number / max(1, len(sizes) - 1))
-        wander = np.array([0.08 * math.sin(0.35 * number + 1.7 * at) * (worth < 0.005) for at, worth in enumerate(LOSS_DROPS)])
+        wander = np.array(
+            [
+                0.08 * math.sin(0.35 * number + 1.7 * at) * (worth < 0.005)
+                for at, worth in enumerate(LOSS_DROPS)
+            ]
+        )
         mean = np.clip(start + moved * (optimum - start) + wander, 0.02, 0.98)
-        spread = np.array([0.2 * (1.0 - moved * min(1.0, 4.0 * worth**0.5)) for worth in LOSS_DROPS])
+        spread = np.array(
+            [0.2 * (1.0 - moved * min(1.0, 4.0 * worth**0.5)) for worth in LOSS_DROPS]
+        )
         batch = [
-            _make_trial(space, len(trials) + at, np.clip(draw.normal(mean, spread), 0, 1), generation=number, draw=draw, maximize=maximize)
+            _make_trial(
+                space,
+                len(trials) + at,
+                np.clip(draw.normal(mean, spread), 0, 1),
+                generation=number,
+                draw=draw,
+                maximize=maximize,
+            )
             for at in range(size)
         ]
         if number == 0:
-            batch[0] = _make_trial(space, 0, start, generation=0, draw=draw, maximize=maximize, fails=False)
+            batch[0] = _make_trial(
+                space, 0, start, generation=0, draw=draw, maximize=maximize, fails=False
+            )
         trials += batch
         complete = [trial for trial in batch if trial.objective is not None]
-        winner = min(complete, key=lambda trial: -trial.objective if maximize else trial.objective, default=None)
+        winner = min(
+            complete,
+            key=lambda trial: -trial.objective if maximize else trial.objective,
+            default=None,
+        )
         low, high = np.clip(mean - spread, 0, 1), np.clip(mean + spread, 0, 1)
         generations.append(
             results.Generation(
@@ -86,13 +114,41 @@ def _to_numbers(space: Space, unit: np.ndarray) -> dict[str, float]:
 
 
 def _make_trial(
-    space: Space, number: int, unit: np.ndarray, *, generation: int, draw: np.random.Generator, maximize: bool, fails: bool = True
+    space: Space,
+    number: int,
+    unit: np.ndarray,
+    *,
+    generation: int,
+    draw: np.random.Generator,
+    maximize: bool,
+    fails: bool = True,
 ) -> Trial:
     point = tuple(float(u) for u in unit)
-    facts: dict[str, Any] = {"phase": "search", "generation": generation, "seed": 0, "seconds": SECONDS * draw.uniform(0.9, 1.2)}
+    facts: dict[str, Any] = {
+        "phase": "search",
+        "generation": generation,
+        "seed": 0,
+        "seconds": SECONDS * draw.uniform(0.9, 1.2),
+    }
     if fails and draw.uniform() < 0.06:
         kind = str(draw.choice(["number", "number", "memory", "timeout"]))
-        return Trial(number, number, point, space.to_values(point), "failed", reason=f"failed: {kind}", facts=facts | {"failure": kind})
+        return Trial(
+            number,
+            number,
+            point,
+            space.to_values(point),
+            "failed",
+            reason=f"failed: {kind}",
+            facts=facts | {"failure": kind},
+        )
     loss = compute_loss(point, draw)
     facts |= {"val_loss": loss, "val_perplexity": math.exp(loss)}
-    return Trial(number, number, point, space.to_values(point), "complete", -loss if maximize else loss, facts=facts)
+    return Trial(
+        number,
+        number,
+        point,
+        space.to_values(point),
+        "complete",
+        -loss if maximize else loss,
+        facts=facts,
+    )

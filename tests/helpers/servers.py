@@ -18,8 +18,18 @@ UNPRIVILEGED = ("postgres", "nobody")
 def find_postgres() -> Path | None:
     """The folder of its programs; Debian keeps them off the PATH."""
     on_path = shutil.which("initdb")
-    folders = [*([Path(on_path).resolve().parent] if on_path else []), *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
-    return next((folder for folder in folders if all((folder / name).exists() for name in ("initdb", "pg_ctl", "postgres"))), None)
+    folders = [
+        *([Path(on_path).resolve().parent] if on_path else []),
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
+    ]
+    return next(
+        (
+            folder
+            for folder in folders
+            if all((folder / name).exists() for name in ("initdb", "pg_ctl", "postgres"))
+        ),
+        None,
+    )
 
 
 @dataclass
@@ -33,7 +43,11 @@ class Postgres:
     schemas: int = 0
 
     def run(self, program: str, *words: str) -> None:
-        account = {} if self.user is None else {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []}
+        account = (
+            {}
+            if self.user is None
+            else {"user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []}
+        )
         done = subprocess.run(
             [str(self.programs / program), "-D", str(self.folder / "data"), *words],
             cwd=self.folder,
@@ -45,7 +59,9 @@ class Postgres:
             **account,
         )
         log = self.folder / "log"
-        assert done.returncode == 0, f"{program} {words}: {log.read_text() if log.exists() else done.returncode}"
+        assert done.returncode == 0, (
+            f"{program} {words}: {log.read_text() if log.exists() else done.returncode}"
+        )
 
     def start(self) -> None:
         # Without fsync a crash of the server still loses nothing, only one of the whole machine would.
@@ -59,7 +75,9 @@ class Postgres:
     def execute(self, statement: str) -> list:
         import psycopg
 
-        with psycopg.connect(f"postgresql://synaptune@127.0.0.1:{self.port}/postgres", autocommit=True) as connection:
+        with psycopg.connect(
+            f"postgresql://synaptune@127.0.0.1:{self.port}/postgres", autocommit=True
+        ) as connection:
             cursor = connection.execute(statement)  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
 
@@ -81,7 +99,9 @@ def run_postgres() -> Iterator[Postgres]:
         accounts = {entry.pw_name for entry in pwd.getpwall()}
         user = next((name for name in UNPRIVILEGED if name in accounts), None)
         if user is None:
-            raise LookupError("PostgreSQL refuses to run as root, and there is no other user to run it as")
+            raise LookupError(
+                "PostgreSQL refuses to run as root, and there is no other user to run it as"
+            )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -92,7 +112,9 @@ def run_postgres() -> Iterator[Postgres]:
         if user is not None:
             shutil.chown(folder, user)
         server = Postgres(programs, folder, port, user)
-        server.run("initdb", "-A", "trust", "-U", "synaptune", "-E", "UTF8", "--locale=C", "--no-sync")
+        server.run(
+            "initdb", "-A", "trust", "-U", "synaptune", "-E", "UTF8", "--locale=C", "--no-sync"
+        )
         server.start()
         try:
             yield server

@@ -27,7 +27,12 @@ from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import get_study_identity, make_run_labels, open_run
 
 SIZE = 4
-SPACE = Space((Dimension("synapse.a.x", "lin", 0.0, 1.0, start=0.5), Dimension("synapse.b.y", "log", 0.1, 1.0, start=0.5)))
+SPACE = Space(
+    (
+        Dimension("synapse.a.x", "lin", 0.0, 1.0, start=0.5),
+        Dimension("synapse.b.y", "log", 0.1, 1.0, start=0.5),
+    )
+)
 COVARIANCE = np.array([[0.04, 0.01], [0.01, 0.03]])
 
 
@@ -35,13 +40,22 @@ def main(folder: Path, name: str, generations: int, how: str) -> None:
     if how == "together":
         run_together(folder, name)
         return
-    with Study(StudyLocation(name, folder, f"sqlite:///{folder}/study.db", "auto"), {"seed": 0}) as study:
-        (controller,) = open_search_run(LoggerConfig(tags=("mine",)), study, names={"search": SPACE.names}, flat_config=study.configuration)
+    with Study(
+        StudyLocation(name, folder, f"sqlite:///{folder}/study.db", "auto"), {"seed": 0}
+    ) as study:
+        (controller,) = open_search_run(
+            LoggerConfig(tags=("mine",)),
+            study,
+            names={"search": SPACE.names},
+            flat_config=study.configuration,
+        )
         assert controller is not None
         continue_search(study, controller, generations)
         if how == "kill":
             deadline = time.monotonic() + 120
-            while len((folder / "controller/logged.jsonl").read_text().splitlines()) < 1 + generations * (SIZE + 1):
+            while len(
+                (folder / "controller/logged.jsonl").read_text().splitlines()
+            ) < 1 + generations * (SIZE + 1):
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -53,13 +67,25 @@ def main(folder: Path, name: str, generations: int, how: str) -> None:
 
 
 def run_together(folder: Path, name: str) -> None:
-    with Study(StudyLocation(name, folder, f"sqlite:///{folder}/study.db", "auto"), {"seed": 0}) as study:
-        ledgers = [PhaseLedger(study, Space((axis,)), phase, {"seed": 0}) for axis, phase in zip(SPACE.dimensions, "ab", strict=True)]
+    with Study(
+        StudyLocation(name, folder, f"sqlite:///{folder}/study.db", "auto"), {"seed": 0}
+    ) as study:
+        ledgers = [
+            PhaseLedger(study, Space((axis,)), phase, {"seed": 0})
+            for axis, phase in zip(SPACE.dimensions, "ab", strict=True)
+        ]
         shown = [(ledger, Show(12, "evaluation")) for ledger in ledgers]
-        with open_shared_callbacks(shown, LoggerConfig(progress="off", tensorboard=False)) as listeners:
+        with open_shared_callbacks(
+            shown, LoggerConfig(progress="off", tensorboard=False)
+        ) as listeners:
             company = [Company(heard, on_message=lambda line: None) for heard in listeners]
-            jobs = [PhaseSearch(ledger, Engine("cma", 0), Plan(12), company=each) for ledger, each in zip(ledgers, company, strict=True)]
-            optimize(jobs, InlineWorkers(lambda trial: Result(1.0 + sum(trial.values.values()), 0.01)))
+            jobs = [
+                PhaseSearch(ledger, Engine("cma", 0), Plan(12), company=each)
+                for ledger, each in zip(ledgers, company, strict=True)
+            ]
+            optimize(
+                jobs, InlineWorkers(lambda trial: Result(1.0 + sum(trial.values.values()), 0.01))
+            )
 
 
 def continue_search(study: Study, controller: WandbCallback, generations: int) -> None:
@@ -74,19 +100,37 @@ def continue_search(study: Study, controller: WandbCallback, generations: int) -
             controller.on_start(trial)
             if generation == 0:
                 log_run(study, trial)
-            result = Result(None, 1.0) if index == 2 else Result(2.0 + 0.1 * index, 1.0, {"val_loss": 2.0 + 0.1 * index})
+            result = (
+                Result(None, 1.0)
+                if index == 2
+                else Result(2.0 + 0.1 * index, 1.0, {"val_loss": 2.0 + 0.1 * index})
+            )
             trials.append(ledger.finish(trial, result))
             controller.on_end(trials[-1], index + 1)
         mean = np.array([0.5, 0.4])
-        told = diagnose(generation=generation + 1, names=SPACE.names, mean=mean, step=0.2, covariance=COVARIANCE, stagnation=0)
+        told = diagnose(
+            generation=generation + 1,
+            names=SPACE.names,
+            mean=mean,
+            step=0.2,
+            covariance=COVARIANCE,
+            stagnation=0,
+        )
         controller.on_generation(told, trials[generation * SIZE : (generation + 1) * SIZE])
 
 
 def log_run(study: Study, trial: Trial) -> None:
     folder = study.location.trials_folder / str(trial.number)
     folder.mkdir(parents=True)
-    called = make_run_labels(study.location.name, get_study_identity(study), trial.number, facts=trial.facts)
-    writer = open_run(LoggerConfig(**called | {"tags": tuple(called["tags"])}), folder, name="trial", flat_config=trial.values)
+    called = make_run_labels(
+        study.location.name, get_study_identity(study), trial.number, facts=trial.facts
+    )
+    writer = open_run(
+        LoggerConfig(**called | {"tags": tuple(called["tags"])}),
+        folder,
+        name="trial",
+        flat_config=trial.values,
+    )
     assert writer is not None
     writer.log(1, {"val_loss": 2.0 + 0.1 * trial.index})
     writer.close(0)

@@ -51,7 +51,12 @@ class Server(http.server.ThreadingHTTPServer):
     @property
     def environment(self) -> dict[str, str]:
         """What a client has to find in its environment."""
-        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online", "WANDB_SILENT": "true"}
+        return {
+            "WANDB_BASE_URL": self.url,
+            "WANDB_API_KEY": KEY,
+            "WANDB_MODE": "online",
+            "WANDB_SILENT": "true",
+        }
 
     def get_run(self, name: str) -> Run:
         return self.runs.setdefault(name, Run())
@@ -108,17 +113,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not found and self.path != "/graphql":
             self._send_answer()  # the client's own telemetry
             return
-        content = json.loads(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+        content = json.loads(
+            gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+        )
         with self.server.lock:
             if found:
                 self._store_stream(self.server.get_run(unquote(found[1])), content)
-            self._send_answer({"exitcode": None, "limits": {}} if found else self._answer_query(content))
+            self._send_answer(
+                {"exitcode": None, "limits": {}} if found else self._answer_query(content)
+            )
 
     def _store_stream(self, run: Run, content: dict[str, Any]) -> None:
         """Lines of the run's streamed files, each put at the offset it is for; the end of the run."""
         files = content.get("files", {})
         history = files.get("wandb-history.jsonl", {"offset": 0, "content": []})
-        run.history[history["offset"] :] = [json.loads(line) for line in history["content"]] or run.history[history["offset"] :]
+        run.history[history["offset"] :] = [
+            json.loads(line) for line in history["content"]
+        ] or run.history[history["offset"] :]
         for line in files.get("wandb-summary.json", {"content": []})["content"]:
             run.summary = json.loads(line)
         if content.get("complete"):
@@ -139,7 +150,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _viewer(self) -> dict[str, Any]:
         teams = {"edges": [{"node": {"name": ENTITY}}]}
-        return {"viewer": {"id": "user", "entity": ENTITY, "username": ENTITY, "email": "", "flags": "{}", "teams": teams}}
+        return {
+            "viewer": {
+                "id": "user",
+                "entity": ENTITY,
+                "username": ENTITY,
+                "email": "",
+                "flags": "{}",
+                "teams": teams,
+            }
+        }
 
     def _getDefaultEntity(self) -> dict[str, Any]:
         return {"viewer": {"id": "user", "entity": ENTITY}}
@@ -154,9 +174,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
         bucket = None
         if run is not None:
             tail = json.dumps([json.dumps(row) for row in run.history[-1:]])
-            bucket = {"id": name, "name": name, "displayName": run.about.get("displayName"), "summaryMetrics": json.dumps(run.summary)}
-            bucket |= {"historyLineCount": len(run.history), "historyTail": tail, "config": _format_config(run.config)}
-            bucket |= {"logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]", "tags": run.about.get("tags") or [], "notes": None}
+            bucket = {
+                "id": name,
+                "name": name,
+                "displayName": run.about.get("displayName"),
+                "summaryMetrics": json.dumps(run.summary),
+            }
+            bucket |= {
+                "historyLineCount": len(run.history),
+                "historyTail": tail,
+                "config": _format_config(run.config),
+            }
+            bucket |= {
+                "logLineCount": 0,
+                "eventsLineCount": 0,
+                "eventsTail": "[]",
+                "tags": run.about.get("tags") or [],
+                "notes": None,
+            }
             bucket |= {"wandbConfig": json.dumps({"t": {"1": 1}})}
         return {"model": {"id": "project", "name": "project", "entity": entity, "bucket": bucket}}
 
@@ -165,15 +200,39 @@ class Handler(http.server.BaseHTTPRequestHandler):
         inserted = name not in self.server.runs
         run = self.server.get_run(name)
         run.announced += 1
-        run.config |= {key: entry["value"] for key, entry in json.loads(given.pop("config") or "{}").items() if "value" in entry}
+        run.config |= {
+            key: entry["value"]
+            for key, entry in json.loads(given.pop("config") or "{}").items()
+            if "value" in entry
+        }
         run.about |= {key: value for key, value in given.items() if value is not None}
-        project = {"id": "project", "name": run.about["project"], "entity": {"id": "entity", "name": ENTITY}}
-        bucket = {"id": name, "name": name, "displayName": run.about.get("displayName") or name, "description": None, "sweepName": None}
-        bucket |= {"config": _format_config(run.config), "project": project, "historyLineCount": len(run.history)}
+        project = {
+            "id": "project",
+            "name": run.about["project"],
+            "entity": {"id": "entity", "name": ENTITY},
+        }
+        bucket = {
+            "id": name,
+            "name": name,
+            "displayName": run.about.get("displayName") or name,
+            "description": None,
+            "sweepName": None,
+        }
+        bucket |= {
+            "config": _format_config(run.config),
+            "project": project,
+            "historyLineCount": len(run.history),
+        }
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
     def _createRunFiles(self, run: str, files: list[str], **_: Any) -> dict[str, Any]:
-        urls = [{"name": file, "uploadUrl": f"{self.server.url}/upload/{quote(run, safe='')}/{quote(file)}"} for file in files]
+        urls = [
+            {
+                "name": file,
+                "uploadUrl": f"{self.server.url}/upload/{quote(run, safe='')}/{quote(file)}",
+            }
+            for file in files
+        ]
         return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": urls}}
 
     # Artifacts.
@@ -183,22 +242,44 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _createArtifact(self, input: dict[str, Any]) -> dict[str, Any]:
         self.server.artifacts.append({**input, "files": {}, "committed": False})
-        artifact = {"id": str(len(self.server.artifacts) - 1), "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
+        artifact = {
+            "id": str(len(self.server.artifacts) - 1),
+            "state": "PENDING",
+            "artifactSequence": {"latestArtifact": None},
+        }
         return {"createArtifact": {"artifact": artifact}}
 
     def _createArtifactManifest(self, artifactID: str, name: str, **_: Any) -> dict[str, Any]:
-        file = {"id": artifactID, "uploadUrl": f"{self.server.url}/artifact/{artifactID}/{name}", "uploadHeaders": []}
+        file = {
+            "id": artifactID,
+            "uploadUrl": f"{self.server.url}/artifact/{artifactID}/{name}",
+            "uploadHeaders": [],
+        }
         return {"createArtifactManifest": {"artifactManifest": {"id": artifactID, "file": file}}}
 
     def _updateArtifactManifest(self, artifactManifestID: str, **_: Any) -> dict[str, Any]:
-        return {"updateArtifactManifest": self._createArtifactManifest(artifactManifestID, "wandb_manifest.json")["createArtifactManifest"]}
+        return {
+            "updateArtifactManifest": self._createArtifactManifest(
+                artifactManifestID, "wandb_manifest.json"
+            )["createArtifactManifest"]
+        }
 
     def _createArtifactFiles(self, input: dict[str, Any]) -> dict[str, Any]:
         edges = []
         for spec in input["artifactFiles"]:
             artifact, name = spec["artifactID"], spec["name"]
-            node = {"storagePath": f"{artifact}/{name}", "uploadHeaders": [], "uploadMultipartUrls": None, "artifact": {"id": artifact}}
-            edges.append({"node": node | {"uploadUrl": f"{self.server.url}/artifact/{artifact}/{quote(name)}"}})
+            node = {
+                "storagePath": f"{artifact}/{name}",
+                "uploadHeaders": [],
+                "uploadMultipartUrls": None,
+                "artifact": {"id": artifact},
+            }
+            edges.append(
+                {
+                    "node": node
+                    | {"uploadUrl": f"{self.server.url}/artifact/{artifact}/{quote(name)}"}
+                }
+            )
         return {"createArtifactFiles": {"files": {"edges": edges}}}
 
     def _commitArtifact(self, artifactID: str) -> dict[str, Any]:
@@ -212,22 +293,40 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return {"models": {"edges": [], "pageInfo": {"hasNextPage": False, "endCursor": None}}}
 
     def _createProject(self, **_: Any) -> dict[str, Any]:
-        return {"upsertModel": {"model": {"id": "project", "name": "project", "entityName": ENTITY}, "inserted": True}}
+        return {
+            "upsertModel": {
+                "model": {"id": "project", "name": "project", "entityName": ENTITY},
+                "inserted": True,
+            }
+        }
 
     def _upsertView(self, id: str | None = None, **given: Any) -> dict[str, Any]:
         id = id or f"view{len(self.server.views)}"
         inserted = id not in self.server.views
         self.server.views[id] = given
-        about = {"id": id, "type": "runs", "name": given["name"], "displayName": given["displayName"], "description": given["description"]}
+        about = {
+            "id": id,
+            "type": "runs",
+            "name": given["name"],
+            "displayName": given["displayName"],
+            "description": given["description"],
+        }
         project = {"id": "project", "name": given["projectName"], "entityName": given["entityName"]}
-        return {"upsertView": {"view": about | {"project": project, "spec": given["spec"], "updatedAt": None}, "inserted": inserted}}
+        return {
+            "upsertView": {
+                "view": about | {"project": project, "spec": given["spec"], "updatedAt": None},
+                "inserted": inserted,
+            }
+        }
 
 
 @contextlib.contextmanager
 def run_server() -> Iterator[Server]:
     """A running server."""
     with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
         thread.start()
         try:
             yield server

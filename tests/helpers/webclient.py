@@ -19,7 +19,13 @@ class Response(NamedTuple):
 
 def request(app, path="/", *, query="", method="GET", host="localhost:8080", **environ) -> Response:
     """One request; environ: further WSGI variables, e.g. HTTP_COOKIE."""
-    asked = {"REQUEST_METHOD": method, "PATH_INFO": path.encode().decode("latin-1"), "QUERY_STRING": query, "HTTP_HOST": host, **environ}
+    asked = {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": path.encode().decode("latin-1"),
+        "QUERY_STRING": query,
+        "HTTP_HOST": host,
+        **environ,
+    }
     setup_testing_defaults(asked)
     given: list = []
     body = b"".join(app(asked, lambda status, headers, *_: given.extend([status, headers])))
@@ -39,6 +45,8 @@ SPACE = {"x": ("uniform", 0, 10), "n": ("int", 0, 8)}
 
 def make_study(root: Path, name: str, trials: int, sampler: str = "random") -> TrialManager:
     """A study below root, searched; its trials are known."""
-    manager = TrialManager(name, trials, sampler=sampler, directory=root / name, progress=False, max_failure_rate=1.0)
+    manager = TrialManager(
+        name, trials, sampler=sampler, directory=root / name, progress=False, max_failure_rate=1.0
+    )
     manager.optimize(bowl, SPACE)
     return manager

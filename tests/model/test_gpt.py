@@ -80,7 +80,10 @@ def test_decoding_token_by_token_gives_the_logits_of_the_full_forward(variant):
 
 def test_generation_goes_on_past_the_context_and_is_repeatable():
     model = lively(context=16)
-    runs = [list(generate(model, [1, 2, 3], 40, generator=torch.Generator().manual_seed(3))) for _ in range(2)]
+    runs = [
+        list(generate(model, [1, 2, 3], 40, generator=torch.Generator().manual_seed(3)))
+        for _ in range(2)
+    ]
     assert runs[0] == runs[1]
     assert len(runs[0]) == 40
     with pytest.raises(UserError, match="empty prompt"):
@@ -135,17 +138,30 @@ def train(model: GPT, steps: int, *, rate: float = 3e-3, length: int = 48) -> li
 
 
 def test_the_same_seed_gives_the_same_losses_bit_for_bit_and_another_seed_others():
-    runs = [train(GPT(ModelConfig(layers=1, width=32, heads=2, context=64), SynapseParams(), 64, seed), 8) for seed in (0, 0, 1)]
+    runs = [
+        train(
+            GPT(ModelConfig(layers=1, width=32, heads=2, context=64), SynapseParams(), 64, seed), 8
+        )
+        for seed in (0, 0, 1)
+    ]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
-    weights = [GPT(ModelConfig(width=32, heads=2), SynapseParams(), 64, seed).embedding.weight for seed in (0, 1)]
+    weights = [
+        GPT(ModelConfig(width=32, heads=2), SynapseParams(), 64, seed).embedding.weight
+        for seed in (0, 1)
+    ]
     assert not torch.equal(*weights)
 
 
 def test_gradients_are_finite_for_every_weight_at_random_corners_of_the_space():
     rng = random.Random(0)
     for trial in range(40):
-        values = {s.name: int(v) if s.scale == "int" else v for s in SPECS if not s.of_run for v in [rng.choice((s.low, s.high))]}
+        values = {
+            s.name: int(v) if s.scale == "int" else v
+            for s in SPECS
+            if not s.of_run
+            for v in [rng.choice((s.low, s.high))]
+        }
         model = lively(values=values, layers=1)
         out = model(text(), torch.Generator().manual_seed(trial))
         (F.cross_entropy(out.logits.flatten(0, 1), text().flatten()) + out.balance).backward()
@@ -164,7 +180,9 @@ def test_structural_events_happen_at_the_defaults_and_move_the_optimizers_moment
         tokens = torch.randint(0, 8, (4, 49), generator=generator)
         out = model(tokens[:, :-1])
         optimizer.zero_grad()
-        (F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten()) + out.balance).backward()
+        (
+            F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten()) + out.balance
+        ).backward()
         optimizer.step()
         report = model.apply_plasticity([out.activity], step, optimizer)
         merges, splits = merges + report.merges, splits + report.splits
@@ -195,14 +213,26 @@ def test_no_nan_on_associative_recall_at_the_defaults_and_at_random_corners_over
     data, rng = DataConfig(recall_fraction=1.0), random.Random(3)
     corpus = load_corpus(data, 32)
     for trial in range(2):
-        corner = {s.name: int(v) if s.scale == "int" else v for s in SPECS if not s.of_run for v in [rng.choice((s.low, s.high))]}
+        corner = {
+            s.name: int(v) if s.scale == "int" else v
+            for s in SPECS
+            if not s.of_run
+            for v in [rng.choice((s.low, s.high))]
+        }
         values = {"synapse.structural.structural_interval": 50} | (corner if trial else {})
-        model = GPT(ModelConfig(layers=1, width=32, heads=2, context=32, tick=8), SynapseParams().with_values(values), corpus.vocab, 0)
+        model = GPT(
+            ModelConfig(layers=1, width=32, heads=2, context=32, tick=8),
+            SynapseParams().with_values(values),
+            corpus.vocab,
+            0,
+        )
         optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=3e-3)
         for step in range(1, 1001):
             batch = make_train_batch(corpus, data, seed=0, step=step, size=4, context=32)
             out = model(batch.tokens, torch.Generator().manual_seed(step))
-            loss = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100)
+            loss = F.cross_entropy(
+                out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=-100
+            )
             optimizer.zero_grad()
             (loss + out.balance).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -222,4 +252,7 @@ def test_unused_parameters_are_named_with_the_setting_that_uses_them():
 def test_a_configuration_that_no_model_can_have_names_every_fault():
     with pytest.raises(UserError) as raised:
         GPT(ModelConfig(width=30, heads=4, position="absolute", top_k=5), SynapseParams(), 64, 0)
-    assert all(word in str(raised.value) for word in ("model.width=30", "model.position=absolute", "model.top_k=5"))
+    assert all(
+        word in str(raised.value)
+        for word in ("model.width=30", "model.position=absolute", "model.top_k=5")
+    )

@@ -36,7 +36,9 @@ def runs(folder: Path) -> list[Trial]:
 def kill_at(folder: Path, number: int, *words: str) -> None:
     """Start the command and kill it when the run of a trial begins."""
     command = [sys.executable, "-m", "synaptune.protocols.ablation", "--study", str(folder), *words]
-    process = subprocess.Popen(command, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     deadline = time.monotonic() + 900
     while not (folder / f"trials/{number}").exists():
         assert process.poll() is None, process.communicate()
@@ -55,8 +57,12 @@ def test_a_killed_ablation_goes_on_to_its_table_and_runs_nothing_twice(study, ca
     whole = runs(study)
     assert whole[: len(early)] == early
     assert all(trial.state == "complete" for trial in whole)
-    assert set(Counter((tuple(trial.values.items()), trial.facts["seed"]) for trial in whole).values()) == {1}
-    assert Counter(trial.facts["seed"] for trial in whole) == dict.fromkeys(SEEDS, 4)  # of two parameters, one reverted is the other alone
+    assert set(
+        Counter((tuple(trial.values.items()), trial.facts["seed"]) for trial in whole).values()
+    ) == {1}
+    assert Counter(trial.facts["seed"] for trial in whole) == dict.fromkeys(
+        SEEDS, 4
+    )  # of two parameters, one reverted is the other alone
     copied = [trial for trial in whole if "copied_from" in trial.facts]
     assert len(copied) == 2 * len(SEEDS)
     assert all(trial.facts["test"] and trial.facts["test_perplexity"] > 1.0 for trial in whole)
@@ -81,12 +87,26 @@ def test_a_killed_ablation_goes_on_to_its_table_and_runs_nothing_twice(study, ca
 def test_a_study_is_opened_again_with_the_configuration_it_stored(study):
     record = find_study(str(study))
     space = record.spaces["validation"]
-    with reopen_protocol(record, study, ["workers.count=1", "logger=csv"], space=space, seeds=SEEDS) as protocol:
+    with reopen_protocol(
+        record, study, ["workers.count=1", "logger=csv"], space=space, seeds=SEEDS
+    ) as protocol:
         base, stored = flatten_config(protocol.base), record.configuration
         assert protocol.study.configuration == stored
         assert protocol.engine == record.engine
-    assert (base["model.tick"], base["search.incumbents"], base["training.learning_rate"], base["model.width"]) == (8, 2, 5e-3, 16)
-    of_search = ("search.space.", "search.start.", "search.optimizer", "search.seed", "search.maximize", "search.protocol")
+    assert (
+        base["model.tick"],
+        base["search.incumbents"],
+        base["training.learning_rate"],
+        base["model.width"],
+    ) == (8, 2, 5e-3, 16)
+    of_search = (
+        "search.space.",
+        "search.start.",
+        "search.optimizer",
+        "search.seed",
+        "search.maximize",
+        "search.protocol",
+    )
     assert {key: base.get(key) for key in stored if not key.startswith(of_search)} == {
         key: value for key, value in stored.items() if not key.startswith(of_search)
     }
@@ -112,18 +132,52 @@ def test_a_search_that_has_not_ended_is_refused(tmp_path, capsys):
     assert "2 evaluations of its last search and no validation" in capsys.readouterr().err
 
 
-SPACE = Space((Dimension("a", "lin", 0.0, 1.0, start=0.5), Dimension("b", "lin", 0.0, 1.0, start=0.5)))
+SPACE = Space(
+    (Dimension("a", "lin", 0.0, 1.0, start=0.5), Dimension("b", "lin", 0.0, 1.0, start=0.5))
+)
 
 
-def record(protocol="phase1", *, maximize=False, best=(0.2, 0.5), validated=True, configuration=None):
+def record(
+    protocol="phase1", *, maximize=False, best=(0.2, 0.5), validated=True, configuration=None
+):
     """A study made by hand, validated on seeds 5 and 6."""
     points = [(unit, seed) for seed in (5, 6) for unit in ((0.5, 0.5), best)]
-    trials = [Trial(0, 0, best, SPACE.to_values(best), "complete", 1.0, facts={"phase": "search", "seed": 0})]
+    trials = [
+        Trial(
+            0, 0, best, SPACE.to_values(best), "complete", 1.0, facts={"phase": "search", "seed": 0}
+        )
+    ]
     for index, (unit, seed) in enumerate(points if validated else ()):
-        trials.append(Trial(1 + index, index, unit, SPACE.to_values(unit), "complete", 1.0, facts={"phase": "validation", "seed": seed}))
-    stored = {"search.protocol": protocol, "seed": 0, "search.start.a": 0.5, "search.start.b": 0.5} | (configuration or {})
+        trials.append(
+            Trial(
+                1 + index,
+                index,
+                unit,
+                SPACE.to_values(unit),
+                "complete",
+                1.0,
+                facts={"phase": "validation", "seed": seed},
+            )
+        )
+    stored = {
+        "search.protocol": protocol,
+        "seed": 0,
+        "search.start.a": 0.5,
+        "search.start.b": 0.5,
+    } | (configuration or {})
     notes = {"engine": {"name": "cma", "seed": 0, "workers": 1, "budget": 1}}
-    return StudySnapshot("hand", "sqlite://", maximize, stored, notes, trials, {}, {}, {}, dict.fromkeys(("search", "validation"), SPACE))
+    return StudySnapshot(
+        "hand",
+        "sqlite://",
+        maximize,
+        stored,
+        notes,
+        trials,
+        {},
+        {},
+        {},
+        dict.fromkeys(("search", "validation"), SPACE),
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ from helpers.phase1_study import NAMES, SEEDS, TUNED, make_study
 from synaptune.model.attention import rms_norm
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
-from synaptune.protocols.inspection import INSPECTIONS, SHOWN_KEYS, TRACES, inspect_point, record_traces, store_inspections
+from synaptune.protocols.inspection import (
+    INSPECTIONS,
+    SHOWN_KEYS,
+    TRACES,
+    inspect_point,
+    record_traces,
+    store_inspections,
+)
 from synaptune.protocols.session import reopen_protocol
 from synaptune.study.reader import find_study
 from synaptune.synapse.circuit import SynapseParams
@@ -21,21 +28,29 @@ LENGTH = 24
 @pytest.fixture(scope="module")
 def model():
     """A small model whose weights are all at random, with a tick that is not the portrait's."""
-    small = GPT(ModelConfig(layers=1, width=16, heads=2, context=LENGTH, tick=8), SynapseParams(), 30, 0)
+    small = GPT(
+        ModelConfig(layers=1, width=16, heads=2, context=LENGTH, tick=8), SynapseParams(), 30, 0
+    )
     return small.double()
 
 
 @pytest.fixture(scope="module")
 def traces(model):
     """Of a text of random tokens."""
-    return record_traces(model, torch.randint(0, 30, (LENGTH,), generator=torch.Generator().manual_seed(1)))
+    return record_traces(
+        model, torch.randint(0, 30, (LENGTH,), generator=torch.Generator().manual_seed(1))
+    )
 
 
 def test_the_efficacy_of_a_portrait_is_that_of_the_scan_at_every_token(model, traces):
     tokens = torch.randint(0, 30, (LENGTH,), generator=torch.Generator().manual_seed(1))
     block = model.blocks[0]
-    q, k, _ = block.attention.project(rms_norm(rms_norm(model.embedding(tokens[None]))), model.shared(LENGTH).rope)
-    scanned = terminal_scan(block.presynapse.drive(q, k), model.synapse, 1)[0]  # a row before each token, and one after the last
+    q, k, _ = block.attention.project(
+        rms_norm(rms_norm(model.embedding(tokens[None]))), model.shared(LENGTH).rope
+    )
+    scanned = terminal_scan(block.presynapse.drive(q, k), model.synapse, 1)[
+        0
+    ]  # a row before each token, and one after the last
     expected = (scanned[:, 1:] + model.synapse.attention.epsilon).log().mean(0)
     born = torch.ones(LENGTH, LENGTH).tril().bool()
     assert torch.allclose(traces["efficacy"][born], expected[born], atol=1e-9)
@@ -68,7 +83,11 @@ def protocol(study):
     """The study at work."""
     record = find_study(str(study))
     with reopen_protocol(
-        record, study, ["workers.count=1", "logger=csv", "logger.every=2"], space=record.spaces["validation"], seeds=SEEDS
+        record,
+        study,
+        ["workers.count=1", "logger=csv", "logger.every=2"],
+        space=record.spaces["validation"],
+        seeds=SEEDS,
     ) as opened:
         yield opened
 
@@ -78,7 +97,10 @@ def test_portraits_repeat_the_validation_and_are_made_once(protocol, capsys):
     store_inspections(protocol, start, best)
     note = protocol.study.note(INSPECTIONS)
     assert len(json.dumps(note)) < 60_000
-    validation = {(trial.unit, trial.facts["seed"]): trial.facts["val_loss"] for trial in protocol.study.trials("validation")}
+    validation = {
+        (trial.unit, trial.facts["seed"]): trial.facts["val_loss"]
+        for trial in protocol.study.trials("validation")
+    }
     for side, unit in (("baseline", start), ("best", best)):
         found = note[side]
         assert found["reproduced"] is True
@@ -86,16 +108,23 @@ def test_portraits_repeat_the_validation_and_are_made_once(protocol, capsys):
         assert found["values"] == protocol.space.values(unit)
         assert found["curve"][-1][0] == 6
         assert found["life"]["steps"] == [2, 4, 6]
-        assert all(len(shares) == 4 and min(shares) > 0.0 for shares in found["life"]["utilisation"])
+        assert all(
+            len(shares) == 4 and min(shares) > 0.0 for shares in found["life"]["utilisation"]
+        )
         dynamics = found["dynamics"]
-        assert [terminal["key"] for terminal in dynamics["terminals"]] == [key for key in SHOWN_KEYS if key < 64]
+        assert [terminal["key"] for terminal in dynamics["terminals"]] == [
+            key for key in SHOWN_KEYS if key < 64
+        ]
         assert "".join(dynamics["text"]).count(" ") > 3
         for terminal in dynamics["terminals"]:
             for name in TRACES:
                 born = [value is not None for value in terminal[name]]
                 assert born == [at >= terminal["key"] for at in range(len(dynamics["text"]))]
         assert all(None not in dynamics["mean"][name] for name in TRACES)
-    assert note["baseline"]["dynamics"]["mean"]["calcium"] != note["best"]["dynamics"]["mean"]["calcium"]
+    assert (
+        note["baseline"]["dynamics"]["mean"]["calcium"]
+        != note["best"]["dynamics"]["mean"]["calcium"]
+    )
     folder = protocol.study.place.folder / "portraits/best"
     written = (folder / "result.json").stat().st_mtime_ns
     said = capsys.readouterr().out
@@ -118,7 +147,13 @@ def test_a_portrait_that_fails_is_said_and_stored_and_spoils_nothing(protocol, c
 
 
 def test_a_plain_model_has_a_portrait_without_dynamics_and_life(protocol):
-    for key, value in {"release": "off", "fast_weights": "off", "experts": 1, "top_k": 1, "distance": "off"}.items():
+    for key, value in {
+        "release": "off",
+        "fast_weights": "off",
+        "experts": 1,
+        "top_k": 1,
+        "distance": "off",
+    }.items():
         protocol.base.model[key] = value
     found = inspect_point(protocol, protocol.space.start(), 7, side="plain")
     assert (found["dynamics"], found["life"]) == (None, None)

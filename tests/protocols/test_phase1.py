@@ -16,7 +16,17 @@ from synaptune.config.compose import compose_config
 from synaptune.protocols.phase1 import build_space, plan_runs
 
 # Too short a run for the sanity gate to pass, hence --go-on; seed 1 solves Rosenbrock's function at the first attempt.
-WORDS = ["--budget", "4", "--seeds", "2", "--go-on", "scale=smoke", "training.steps=12", "seed=1", "logger.wandb=off"]
+WORDS = [
+    "--budget",
+    "4",
+    "--seeds",
+    "2",
+    "--go-on",
+    "scale=smoke",
+    "training.steps=12",
+    "seed=1",
+    "logger.wandb=off",
+]
 WORDS += ["workers.count=1"]
 
 
@@ -25,11 +35,15 @@ def command(*words):
 
 
 def run(folder, *words):
-    return subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+    return subprocess.run(
+        command(*words), cwd=folder, capture_output=True, text=True, timeout=900, check=False
+    )
 
 
 def stored(folder):
-    return optuna.load_study(study_name="phase1", storage=f"sqlite:///{folder}/outputs/studies/phase1/study.db").trials
+    return optuna.load_study(
+        study_name="phase1", storage=f"sqlite:///{folder}/outputs/studies/phase1/study.db"
+    ).trials
 
 
 def interrupt_at(folder, number, how):
@@ -59,7 +73,9 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     phases = [trial.user_attrs["phase"] for trial in trials]
     assert phases == ["sanity"] * 13 + ["baseline"] + ["search"] * 4 + ["validation"] * 4
     planned = plan_runs(4, 2, build_space(compose_config(["scale=smoke"], None)))
-    made = Counter(trial.user_attrs["phase"] for trial in trials if "copied_from" not in trial.user_attrs)
+    made = Counter(
+        trial.user_attrs["phase"] for trial in trials if "copied_from" not in trial.user_attrs
+    )
     folder = tmp_path / "outputs/studies/phase1"
     portraits = list((folder / "portraits").iterdir())
     assert made | {"portraits": len(portraits)} == {stage.name: stage.runs for stage in planned}
@@ -94,7 +110,14 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
 
 @pytest.mark.slow
 def test_a_search_that_stops_early_goes_on_to_the_verdict_and_stays_stopped(tmp_path):
-    words = [*WORDS, "search_space.parameters=[synapse.calcium.tau_c]", "stop.target=100", "--budget", "8", "--no-report"]
+    words = [
+        *WORDS,
+        "search_space.parameters=[synapse.calcium.tau_c]",
+        "stop.target=100",
+        "--budget",
+        "8",
+        "--no-report",
+    ]
     for _ in range(2):
         ended = run(tmp_path, *words)
         assert ended.returncode == 0, ended.stderr

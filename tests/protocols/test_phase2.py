@@ -17,7 +17,15 @@ from synaptune.study.callbacks.notify import Notifier, NotifyConfig
 def run(number, perplexity):
     facts = {"val_perplexity": perplexity, "seed": number}
     if perplexity is None:
-        return Trial(number, number, (0.5,), {"x": 1.0}, "failed", reason="the loss is nan\nmore", facts=facts)
+        return Trial(
+            number,
+            number,
+            (0.5,),
+            {"x": 1.0},
+            "failed",
+            reason="the loss is nan\nmore",
+            facts=facts,
+        )
     return Trial(number, number, (0.5,), {"x": 1.0}, "complete", objective=perplexity, facts=facts)
 
 
@@ -25,11 +33,18 @@ def runs(*perplexities):
     return [run(number, perplexity) for number, perplexity in enumerate(perplexities)]
 
 
-@pytest.mark.parametrize(("after", "decision"), [((9.0, 9.5, 9.2), "winner"), ((10.0, 10.5, 10.1), "start"), ((9.0, None, 9.2), "start")])
-def test_a_gate_keeps_what_is_better_on_fresh_seeds_and_the_start_when_the_winner_fails(after, decision):
+@pytest.mark.parametrize(
+    ("after", "decision"),
+    [((9.0, 9.5, 9.2), "winner"), ((10.0, 10.5, 10.1), "start"), ((9.0, None, 9.2), "start")],
+)
+def test_a_gate_keeps_what_is_better_on_fresh_seeds_and_the_start_when_the_winner_fails(
+    after, decision
+):
     account = phase2._decide_gate("calcium", runs(10.0, 9.9, 9.8), runs(*after))
     assert account["decision"] == decision
-    assert (account["reason"] == "1 of 3 runs on fresh seeds failed (the loss is nan)") == (None in after)
+    assert (account["reason"] == "1 of 3 runs on fresh seeds failed (the loss is nan)") == (
+        None in after
+    )
 
 
 def test_a_failing_start_ends_the_gates_in_words():
@@ -37,7 +52,9 @@ def test_a_failing_start_ends_the_gates_in_words():
         phase2._decide_gate("calcium", runs(None, None, 9.0), runs(9.0, 9.0, 9.0))
 
 
-@pytest.mark.parametrize("word", ["search_space=phase1", "search_space.parameters=[synapse.*]", "search.start=other"])
+@pytest.mark.parametrize(
+    "word", ["search_space=phase1", "search_space.parameters=[synapse.*]", "search.start=other"]
+)
 def test_another_search_than_over_all_parameters_is_refused(word):
     with pytest.raises(UserError, match="NAME=VALUE"):
         phase2.add_search_space(["scale=smoke", word])
@@ -45,8 +62,13 @@ def test_another_search_than_over_all_parameters_is_refused(word):
 
 def test_the_study_may_be_named_on_the_command_line():
     assert compose_config(["scale=smoke"], None, "phase2").location.name == "phase2"
-    assert compose_config(["scale=smoke", "study.name=mine"], None, "phase2").location.name == "mine"
-    assert compose_config(["scale=smoke", "study.name=mine"], "given", "phase2").location.name == "given"
+    assert (
+        compose_config(["scale=smoke", "study.name=mine"], None, "phase2").location.name == "mine"
+    )
+    assert (
+        compose_config(["scale=smoke", "study.name=mine"], "given", "phase2").location.name
+        == "given"
+    )
 
 
 def of_objective(*words):
@@ -57,12 +79,18 @@ def of_objective(*words):
 
 
 def trial(generation, *, test=False, **values):
-    return Trial(0, 0, (0.5,), values, "complete", facts={"seed": 0, "test": test, "generation": generation})
+    return Trial(
+        0, 0, (0.5,), values, "complete", facts={"seed": 0, "test": test, "generation": generation}
+    )
 
 
 def test_a_run_is_no_copy_for_one_that_is_scored_otherwise():
     hybrid, plain = of_objective("objective=hybrid", "objective.switch=2"), of_objective()
-    assert hybrid.make_trial_key(trial(0)) == hybrid.make_trial_key(trial(1)) != hybrid.make_trial_key(trial(2))
+    assert (
+        hybrid.make_trial_key(trial(0))
+        == hybrid.make_trial_key(trial(1))
+        != hybrid.make_trial_key(trial(2))
+    )
     assert hybrid.make_trial_key(trial(0, test=True)) == hybrid.make_trial_key(trial(2, test=True))
     assert plain.make_trial_key(trial(0)) == plain.make_trial_key(trial(5))
 
@@ -71,5 +99,9 @@ def test_a_run_of_a_part_of_the_space_stands_among_the_configured_values():
     protocol = of_objective("synapse.calcium.tau_c=0.9")
     name = "synapse.vesicles.tau_rrp"
     start = protocol.space.to_values(protocol.space.get_start())
-    assert protocol.make_trial_key(trial(0, **{name: start[name]})) == protocol.make_trial_key(trial(0, **start))
-    assert protocol.make_trial_key(trial(0, **{name: 99.0})) != protocol.make_trial_key(trial(0, **start))
+    assert protocol.make_trial_key(trial(0, **{name: start[name]})) == protocol.make_trial_key(
+        trial(0, **start)
+    )
+    assert protocol.make_trial_key(trial(0, **{name: 99.0})) != protocol.make_trial_key(
+        trial(0, **start)
+    )

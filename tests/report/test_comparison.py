@@ -30,17 +30,23 @@ def study(name, *, seed=0, data="d", baseline="b", worse=1.0, **settings):
                     "data_fingerprint": data,
                     "run_fingerprint": f"{baseline}{side}{run.facts['seed']}",
                     "code_version": "1",
-                    "test_perplexity": run.facts["test_perplexity"] * factor * (1.0 + 1e-4 * (run.facts["seed"] % 3)),
+                    "test_perplexity": run.facts["test_perplexity"]
+                    * factor
+                    * (1.0 + 1e-4 * (run.facts["seed"] % 3)),
                 },
             )
             for run in found
         ]
 
     claim = dataclasses.replace(
-        made.validation, before=runs(made.validation.before, "before", 1.0), after=runs(made.validation.after, name, worse)
+        made.validation,
+        before=runs(made.validation.before, "before", 1.0),
+        after=runs(made.validation.after, name, worse),
     )
     configuration = {"scale.name": "laptop", **settings}
-    return dataclasses.replace(made, name=name, validation=claim, provenance={"configuration": configuration})
+    return dataclasses.replace(
+        made, name=name, validation=claim, provenance={"configuration": configuration}
+    )
 
 
 def test_studies_on_the_same_seeds_data_and_baseline_are_paired():
@@ -66,7 +72,9 @@ def test_other_data_baseline_or_no_validation_is_not_paired():
 
 
 def test_p_values_are_adjusted_for_the_pairs_that_were_compared():
-    pairs = pair_studies([study("a"), study("b", seed=1), study("c", seed=2), study("d", data="other")])
+    pairs = pair_studies(
+        [study("a"), study("b", seed=1), study("c", seed=2), study("d", data="other")]
+    )
     known = [pair for pair in pairs if pair.difference is not None]
     assert len(pairs) == 6
     assert len(known) == 3
@@ -82,14 +90,19 @@ def test_configurations_show_only_where_they_differ():
 
 def test_ranges_and_starts_that_differ_are_named():
     ranges = [{"search.space.x": f"log {low} to 1", "search.start.x": low} for low in (0.1, 0.2)]
-    table = tabulate_configurations([study(name, **each) for name, each in zip("ab", ranges, strict=True)])
+    table = tabulate_configurations(
+        [study(name, **each) for name, each in zip("ab", ranges, strict=True)]
+    )
     assert [row[0] for row in table.rows] == ["search.space.x", "search.start.x"]
 
 
 def test_a_configuration_that_is_not_known_is_not_called_the_same(tmp_path):
     bare = dataclasses.replace(study("b"), provenance={})
     assert "Unknown: no configuration is stored of b." in render_comparison([study("a"), bare])
-    assert "Unknown: no configuration is stored of b." in write_comparison_markdown([study("a"), bare], tmp_path).read_text()
+    assert (
+        "Unknown: no configuration is stored of b."
+        in write_comparison_markdown([study("a"), bare], tmp_path).read_text()
+    )
     assert "Nowhere." in render_comparison([study("a"), study("b")])
     three = tabulate_configurations([study("a", width=64), bare, study("c", width=128)])
     assert three.rows == [["width", "64", "(unknown)", "128"]]

@@ -12,18 +12,40 @@ import matplotlib.colors
 import matplotlib.image
 import pytest
 
-from helpers.evidence_maker import AWKWARD, SPACE, make_empty_evidence, make_full_evidence, make_single_evidence, make_unfinished_evidence
+from helpers.evidence_maker import (
+    AWKWARD,
+    SPACE,
+    make_empty_evidence,
+    make_full_evidence,
+    make_single_evidence,
+    make_unfinished_evidence,
+)
 from synaptune.analysis import results
 from synaptune.core.errors import UserError
 from synaptune.core.text import format_duration, make_label, make_labels
-from synaptune.report.figures import DARK, FIGURE_KEYS, LIGHT, draw_figure, draw_figures, draw_png, make_css, make_svg_file
+from synaptune.report.figures import (
+    DARK,
+    FIGURE_KEYS,
+    LIGHT,
+    draw_figure,
+    draw_figures,
+    draw_png,
+    make_css,
+    make_svg_file,
+)
 from synaptune.report.figures.axis import list_round_values, locate_value
 from synaptune.report.figures.layout import MINUS, format_number, spread_apart
 from synaptune.report.figures.theme import VARIABLES, make_inline_svg
 from synaptune.search.space.space import Dimension, Space
 
 SVG = "{http://www.w3.org/2000/svg}"
-GROWING = ("convergence", "evolution", "parallel", "profiles", "failures")  # with the number of trials
+GROWING = (
+    "convergence",
+    "evolution",
+    "parallel",
+    "profiles",
+    "failures",
+)  # with the number of trials
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +74,15 @@ def test_every_colour_is_a_variable_that_both_palettes_define(drawn):
     used = set()
     for found in drawn.values():
         references = re.sub(r'(href="#|url\(#)[^")]*', "", found.svg)
-        assert not re.findall(r"#[0-9a-fA-F]{3,8}\b|rgba?\(|: (?:black|white)\b", references), found.key
+        assert not re.findall(r"#[0-9a-fA-F]{3,8}\b|rgba?\(|: (?:black|white)\b", references), (
+            found.key
+        )
         used |= set(re.findall(r"var\(--([a-z0-9-]+)\)", found.svg))
         for element in ElementTree.fromstring(found.svg).iter():
             if element.tag == f"{SVG}text":
-                assert "fill: var(--" in element.get("style", ""), f"{found.key}: {element.text} is black in the dark"
+                assert "fill: var(--" in element.get("style", ""), (
+                    f"{found.key}: {element.text} is black in the dark"
+                )
     assert used <= known
     assert {"ink", "muted", "grid", "baseline", "best", "loss-5", "sign-6"} <= used
     assert all(f"--{name}:" in make_css() for name in known)
@@ -91,11 +117,14 @@ def test_names_are_shown_as_they_are_and_never_as_markup_or_formulas():
     assert '<script>alert("&")</script>' in words_of(draw_figure("correlation", study))
 
 
-def test_the_same_study_gives_the_same_bytes_also_in_several_threads_and_leaves_matplotlib_alone(whole, drawn):
+def test_the_same_study_gives_the_same_bytes_also_in_several_threads_and_leaves_matplotlib_alone(
+    whole, drawn
+):
     before = dict(matplotlib.rcParams)
     again = {}
     threads = [
-        threading.Thread(target=lambda key=key: again.update({key: draw_figure(key, whole)})) for key in ("cost", "seeds", "failures")
+        threading.Thread(target=lambda key=key: again.update({key: draw_figure(key, whole)}))
+        for key in ("cost", "seeds", "failures")
     ]
     for thread in threads:
         thread.start()
@@ -108,7 +137,9 @@ def test_the_same_study_gives_the_same_bytes_also_in_several_threads_and_leaves_
 def test_ten_thousand_trials_make_a_small_page():
     study = make_full_evidence(count=10_000)
     sizes = {key: len(draw_figure(key, study).svg) for key in GROWING}
-    assert sum(sizes.values()) < 800_000, sizes  # the others do not grow, and all together stay below 1.5 MB
+    assert sum(sizes.values()) < 800_000, (
+        sizes
+    )  # the others do not grow, and all together stay below 1.5 MB
     assert "of the" in draw_figure("parallel", study).caption
 
 
@@ -119,15 +150,27 @@ def test_a_whole_page_of_figures_is_small(drawn):
 def test_a_young_study_draws_what_it_has():
     assert list(draw_figures(make_empty_evidence())) == []
     assert {found.key for found in draw_figures(make_unfinished_evidence())} == {"cost", "failures"}
-    assert {found.key for found in draw_figures(make_single_evidence())} == {"convergence", "parallel", "cost"}
+    assert {found.key for found in draw_figures(make_single_evidence())} == {
+        "convergence",
+        "parallel",
+        "cost",
+    }
 
 
 def test_the_ablation_ranks_by_worth_and_marks_what_is_significant(whole, drawn):
     words = words_of(drawn["ablation"])
-    ranked = [entry.name.rsplit(".", 1)[-1] for entry in sorted(whole.ablation, key=lambda entry: -entry.reverted.mean)]
+    ranked = [
+        entry.name.rsplit(".", 1)[-1]
+        for entry in sorted(whole.ablation, key=lambda entry: -entry.reverted.mean)
+    ]
     assert [word for word in words if word in ranked] == ranked
     hollow = drawn["ablation"].svg.count("stroke: var(--paper)")
-    doubtful = [p for entry in whole.ablation for p in (entry.adjusted_reverted, entry.adjusted_alone) if p is not None and p >= 0.05]
+    doubtful = [
+        p
+        for entry in whole.ablation
+        for p in (entry.adjusted_reverted, entry.adjusted_alone)
+        if p is not None and p >= 0.05
+    ]
     assert hollow == len(doubtful) > 0
 
 
@@ -146,7 +189,12 @@ def test_a_portrait_with_missing_parts_is_drawn_as_far_as_it_goes(whole):
     dense = {**whole.portraits["best"], "life": None}
     assert draw_figure("dynamics", portrayed(baseline=failed, best=failed)) is None
     assert draw_figure("experts", portrayed(best=dense)) is None
-    shown = words_of(draw_figure("dynamics", portrayed(baseline=failed, best={"dynamics": {"mean": {"calcium": [None, 0.1, 0.2]}}})))
+    shown = words_of(
+        draw_figure(
+            "dynamics",
+            portrayed(baseline=failed, best={"dynamics": {"mean": {"calcium": [None, 0.1, 0.2]}}}),
+        )
+    )
     assert "calcium" in shown
     assert "best" in shown
     assert "baseline" not in shown
@@ -186,42 +234,75 @@ def test_a_character_that_xml_forbids_is_shown_by_a_sign_and_leaves_the_figure_w
     shown = words_of(draw_figure("dynamics", dataclasses.replace(whole, inspections=portraits)))
     assert shown.count("□") == 3
     ElementTree.fromstring(
-        make_inline_svg('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><text>\0\x1b\ufffe</text></svg>', "a", "t")
+        make_inline_svg(
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><text>\0\x1b\ufffe</text></svg>',
+            "a",
+            "t",
+        )
     )
 
 
 def test_importances_that_are_not_numbers_are_drawn_as_nothing(whole):
     nameless = [results.Importance(name, math.nan, math.nan) for name in whole.names]
-    assert draw_figure("importance", dataclasses.replace(whole, importances=nameless, ablation=[])) is not None
+    assert (
+        draw_figure("importance", dataclasses.replace(whole, importances=nameless, ablation=[]))
+        is not None
+    )
 
 
 def test_chance_ends_where_the_search_did_and_its_label_lies_inside(whole):
     course = whole.course
     short = course._replace(**{part: list(getattr(course, part))[:20] for part in course._fields})
-    fewer = dataclasses.replace(whole, convergence=short, trials=whole.trials[:20], losses=whole.losses[:20], units=whole.units[:20])
+    fewer = dataclasses.replace(
+        whole,
+        convergence=short,
+        trials=whole.trials[:20],
+        losses=whole.losses[:20],
+        units=whole.units[:20],
+    )
     found = draw_figure("convergence", fewer)
-    (label,) = [text for text in ElementTree.fromstring(found.svg).iter(f"{SVG}text") if (text.text or "").startswith("random search")]
+    (label,) = [
+        text
+        for text in ElementTree.fromstring(found.svg).iter(f"{SVG}text")
+        if (text.text or "").startswith("random search")
+    ]
     assert 0.0 < float(label.get("x")) < 640.0
 
 
-def test_parameters_left_out_for_room_are_counted_among_those_drawn_and_an_order_is_named_only_where_one_is(whole):
+def test_parameters_left_out_for_room_are_counted_among_those_drawn_and_an_order_is_named_only_where_one_is(
+    whole,
+):
     dimensions = [dataclasses.replace(SPACE.dimensions[0], name=f"group.p{at}") for at in range(40)]
     names, profile = tuple(dimension.name for dimension in dimensions), whole.profiles[0]
     wide = dataclasses.replace(
-        whole, names=names, space=Space(tuple(dimensions)), start={}, importances=[], ablation=[], effects=[], best=None
+        whole,
+        names=names,
+        space=Space(tuple(dimensions)),
+        start={},
+        importances=[],
+        ablation=[],
+        effects=[],
+        best=None,
     )
     few = dataclasses.replace(wide, profiles=[profile._replace(name=name) for name in names[:20]])
     assert "Shown are" not in draw_figure("profiles", few).caption
     many = dataclasses.replace(wide, profiles=[profile._replace(name=name) for name in names])
     assert "Shown are 24 of 40 parameters, the first ones." in draw_figure("profiles", many).caption
-    ranked = dataclasses.replace(many, importances=[results.Importance(name, 0.1, None) for name in names])
-    assert "Shown are 24 of 40 parameters, by importance." in draw_figure("profiles", ranked).caption
+    ranked = dataclasses.replace(
+        many, importances=[results.Importance(name, 0.1, None) for name in names]
+    )
+    assert (
+        "Shown are 24 of 40 parameters, by importance." in draw_figure("profiles", ranked).caption
+    )
 
 
 def test_a_start_that_is_not_known_has_no_place_in_a_legend(whole):
     for key in ("profiles", "parallel", "evolution"):
         assert any("start" in word for word in words_of(draw_figure(key, whole))), key
-        assert not any("start" in word for word in words_of(draw_figure(key, dataclasses.replace(whole, start={})))), key
+        assert not any(
+            "start" in word
+            for word in words_of(draw_figure(key, dataclasses.replace(whole, start={})))
+        ), key
 
 
 def test_an_unknown_figure_is_answered_with_those_there_are():
@@ -230,9 +311,14 @@ def test_an_unknown_figure_is_answered_with_those_there_are():
 
 
 def test_choices_and_whole_numbers_have_axes_too(whole):
-    dimension = Dimension("model.kind", "categorical", choices=("gru <&>", "lstm", "transformer"), start="lstm")
+    dimension = Dimension(
+        "model.kind", "categorical", choices=("gru <&>", "lstm", "transformer"), start="lstm"
+    )
     trials = [
-        dataclasses.replace(trial, values={**trial.values, "model.kind": dimension.to_value(trial.unit[0])}) for trial in whole.trials
+        dataclasses.replace(
+            trial, values={**trial.values, "model.kind": dimension.to_value(trial.unit[0])}
+        )
+        for trial in whole.trials
     ]
     changed = dataclasses.replace(
         whole,
@@ -245,33 +331,61 @@ def test_choices_and_whole_numbers_have_axes_too(whole):
     )
     words = words_of(draw_figure("parallel", changed))
     assert {"kind", "gru <&>", "transfor…", "lstm"} <= set(words)
-    assert locate_value(dimension, "no such choice") != locate_value(dimension, "no such choice")  # nan: not drawn
+    assert locate_value(dimension, "no such choice") != locate_value(
+        dimension, "no such choice"
+    )  # nan: not drawn
 
 
 def test_ticks_of_a_parameter_are_round_values_of_its_scale():
-    assert list_round_values(Dimension("a", "log", 0.1, 2.0), 5) == pytest.approx([0.1, 0.2, 0.5, 1.0, 2.0])
-    assert list_round_values(Dimension("a", "log", 1e-4, 1e-2), 4) == pytest.approx([1e-4, 1e-3, 1e-2])
-    assert list_round_values(Dimension("a", "lin", 4.0, 32.0, integer=True), 4) == [10.0, 20.0, 30.0]
+    assert list_round_values(Dimension("a", "log", 0.1, 2.0), 5) == pytest.approx(
+        [0.1, 0.2, 0.5, 1.0, 2.0]
+    )
+    assert list_round_values(Dimension("a", "log", 1e-4, 1e-2), 4) == pytest.approx(
+        [1e-4, 1e-3, 1e-2]
+    )
+    assert list_round_values(Dimension("a", "lin", 4.0, 32.0, integer=True), 4) == [
+        10.0,
+        20.0,
+        30.0,
+    ]
     assert list_round_values(Dimension("a", "log", 3.1, 3.9), 4) == [3.1, 3.9]
 
 
 def test_numbers_names_and_places_are_short_unique_and_apart():
-    assert [format_number(value) for value in (0.0015, 0.000466, -0.42, 12_000, 5.0, True, "a")] == [
+    assert [
+        format_number(value) for value in (0.0015, 0.000466, -0.42, 12_000, 5.0, True, "a")
+    ] == [
         *("0.0015", "4.66e-4", f"{MINUS}0.42", "12,000", "5", "True", "a"),
     ]
-    assert [format_duration(seconds) for seconds in (31.0, 403.0, 9288.0, 300_000.0)] == ["31 s", "6.7 min", "2.6 h", "3.5 days"]
+    assert [format_duration(seconds) for seconds in (31.0, 403.0, 9288.0, 300_000.0)] == [
+        "31 s",
+        "6.7 min",
+        "2.6 h",
+        "3.5 days",
+    ]
     assert make_labels(("a.calcium.tau", "a.energy.tau", "b.x")) == {
         "a.calcium.tau": "calcium.tau",
         "a.energy.tau": "energy.tau",
         "b.x": "x",
     }
-    assert [format_duration(seconds) for seconds in (0.0, 8.24, 89.0, 9.97, -1.0)] == ["0 s", "8.2 s", "89 s", "10 s", "-1 s"]
+    assert [format_duration(seconds) for seconds in (0.0, 8.24, 89.0, 9.97, -1.0)] == [
+        "0 s",
+        "8.2 s",
+        "89 s",
+        "10 s",
+        "-1 s",
+    ]
     deep = ("model.layer.dropout", "head.layer.dropout", "dropout", "head.rate")
-    assert make_labels(deep) == dict(zip(deep, ("model.layer.dropout", "head.layer.dropout", "dropout", "rate"), strict=True))
+    assert make_labels(deep) == dict(
+        zip(deep, ("model.layer.dropout", "head.layer.dropout", "dropout", "rate"), strict=True)
+    )
     assert make_label("head.rate", deep) == "rate"
     assert spread_apart([1.0, 1.0, 5.0], 1.0) == [0.5, 1.5, 5.0]
 
 
 def test_placeholders_are_told_apart_from_every_real_colour():
-    assert not set(VARIABLES.to_variables().values()) & {*LIGHT.to_variables().values(), *DARK.to_variables().values()}
+    assert not set(VARIABLES.to_variables().values()) & {
+        *LIGHT.to_variables().values(),
+        *DARK.to_variables().values(),
+    }
     assert len(set(VARIABLES.to_variables().values())) == len(LIGHT.to_variables())

@@ -6,7 +6,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from helpers.evidence_maker import AWKWARD, make_empty_evidence, make_full_evidence, make_unfinished_evidence
+from helpers.evidence_maker import (
+    AWKWARD,
+    make_empty_evidence,
+    make_full_evidence,
+    make_unfinished_evidence,
+)
 from synaptune.report.markdown import escape_markdown, format_table, make_fence, write_markdown
 from synaptune.report.table_model import UNKNOWN, Column, Table, format_csv
 
@@ -41,7 +46,9 @@ def test_tables_keep_every_digit_and_name_their_units(folder):
     with (folder / "tables" / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == COUNT
-    assert [row["objective"] for row in rows] == ["" if trial.objective is None else str(trial.objective) for trial in study.trials]
+    assert [row["objective"] for row in rows] == [
+        "" if trial.objective is None else str(trial.objective) for trial in study.trials
+    ]
     assert [row[AWKWARD] for row in rows] == [str(trial.values[AWKWARD]) for trial in study.trials]
     assert "run [s]" in rows[0]
     with (folder / "tables" / "ablation.csv").open(newline="") as file:
@@ -61,7 +68,10 @@ def test_names_are_shown_and_not_run(folder):
     text = (folder / "report.md").read_text().split("```")[0]
     assert "<script>" not in text
     assert "<speare>" not in text
-    assert escape_markdown("a|b <i> *c* $x_1$ `rm -rf` [d](e)") == r"a\|b \<i\> \*c\* \$x_1\$ `rm -rf` \[d\](e)"
+    assert (
+        escape_markdown("a|b <i> *c* $x_1$ `rm -rf` [d](e)")
+        == r"a\|b \<i\> \*c\* \$x_1\$ `rm -rf` \[d\](e)"
+    )
     assert escape_markdown("two\nlines") == "two lines"
 
 

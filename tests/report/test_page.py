@@ -47,7 +47,9 @@ def test_names_stand_in_the_page_as_they_are_and_nowhere_as_markup(awkward):
     assert AWKWARD in text
 
 
-@pytest.mark.parametrize("make", [make_empty_evidence, make_single_evidence, make_unfinished_evidence])
+@pytest.mark.parametrize(
+    "make", [make_empty_evidence, make_single_evidence, make_unfinished_evidence]
+)
 def test_a_young_study_has_a_page_that_claims_nothing(make):
     page = check(render_html(make()))
     assert any("No claim" in text for text in page.text)
@@ -60,10 +62,19 @@ def test_a_study_that_has_not_ended_says_so():
 
 def test_a_page_of_ten_thousand_trials_is_small_and_shows_the_best():
     whole = make_full_evidence(count=10)
-    trials = [dataclasses.replace(whole.trials[at % 10], number=at, objective=2.0 + at / 1e4, state="complete") for at in range(10_000)]
+    trials = [
+        dataclasses.replace(
+            whole.trials[at % 10], number=at, objective=2.0 + at / 1e4, state="complete"
+        )
+        for at in range(10_000)
+    ]
     text = render_html(
         dataclasses.replace(
-            whole, trials=trials, units=[trial.unit for trial in trials], losses=[trial.objective for trial in trials], profiles=[]
+            whole,
+            trials=trials,
+            units=[trial.unit for trial in trials],
+            losses=[trial.objective for trial in trials],
+            profiles=[],
         )
     )
     assert len(text.encode()) < 5e6
@@ -76,21 +87,34 @@ def test_the_verdict_leads_with_gain_interval_and_decision():
     study = make_full_evidence(count=20)
     found = make_verdict(study)
     gain = study.validation.gain
-    assert f"{gain.mean:.1f} % (95 % interval {gain.low:.1f} to {gain.high:.1f}) on 5 fresh seeds" in found.headline
+    assert (
+        f"{gain.mean:.1f} % (95 % interval {gain.low:.1f} to {gain.high:.1f}) on 5 fresh seeds"
+        in found.headline
+    )
     assert found.tone == "good"
     assert found.findings[0].title == f"Decision: {study.validation.decision}"
     carried = next(entry.text for entry in found.findings if entry.title == "What carries it")
     assert carried.index("barrier_strength") < carried.index("lambda_loge")
     assert "rank_eligibility" not in carried
-    assert "rank_eligibility" in next(entry.text for entry in found.findings if entry.title == "Not told from zero")
+    assert "rank_eligibility" in next(
+        entry.text for entry in found.findings if entry.title == "Not told from zero"
+    )
 
 
 def test_a_gain_whose_interval_reaches_zero_is_no_gain():
     study = make_full_evidence(count=20)
-    unsure = dataclasses.replace(study, validation=dataclasses.replace(study.validation, gain=make_comparison([-1.0, 2.0, 0.5, 1.0, -0.2])))
+    unsure = dataclasses.replace(
+        study,
+        validation=dataclasses.replace(
+            study.validation, gain=make_comparison([-1.0, 2.0, 0.5, 1.0, -0.2])
+        ),
+    )
     assert make_verdict(unsure).headline.startswith("No gain is told from zero")
     assert any(entry.title == "More seeds" for entry in advise(unsure))
-    worse = dataclasses.replace(study, validation=dataclasses.replace(study.validation, gain=make_comparison([-5.0, -5.2, -4.9])))
+    worse = dataclasses.replace(
+        study,
+        validation=dataclasses.replace(study.validation, gain=make_comparison([-5.0, -5.2, -4.9])),
+    )
     assert make_verdict(worse).tone == "bad"
 
 
@@ -98,10 +122,19 @@ def test_a_best_at_the_end_of_its_range_asks_for_a_wider_one_if_the_parameter_ma
     study = make_full_evidence(count=20)
     unit = (0.99, *study.best.unit[1:])
     values = study.space.to_values(unit)
-    edged = dataclasses.replace(study, best=dataclasses.replace(study.best, unit=unit, values=values))
+    edged = dataclasses.replace(
+        study, best=dataclasses.replace(study.best, unit=unit, values=values)
+    )
     for matters in (True, False):
-        effects = [entry._replace(significant=matters or not entry.name.endswith("alpha_ca")) for entry in edged.effects]
-        told = [entry.text for entry in advise(dataclasses.replace(edged, effects=effects)) if entry.title == "Widen the range"]
+        effects = [
+            entry._replace(significant=matters or not entry.name.endswith("alpha_ca"))
+            for entry in edged.effects
+        ]
+        told = [
+            entry.text
+            for entry in advise(dataclasses.replace(edged, effects=effects))
+            if entry.title == "Widen the range"
+        ]
         assert any("alpha_ca" in text and "upper" in text for text in told) == matters
     assert find_positions(edged)["synapse.calcium.alpha_ca"] == 0.99
 
@@ -118,7 +151,13 @@ def test_a_search_whose_end_still_gains_asks_for_more():
     for end, asked in ((0.0, False), (0.3, True)):
         best = [1.0 - 0.8 * min(1.0, place / 50) - end * (place == 119) for place in range(120)]
         course = study.convergence._replace(best=best)
-        assert any("come to rest" in entry.text for entry in advise(dataclasses.replace(study, convergence=course))) == asked
+        assert (
+            any(
+                "come to rest" in entry.text
+                for entry in advise(dataclasses.replace(study, convergence=course))
+            )
+            == asked
+        )
 
 
 def test_a_table_leaves_out_what_the_study_does_not_know():
@@ -143,7 +182,9 @@ def test_in_a_browser_the_trials_sort_and_filter_and_nothing_is_fetched(awkward,
     path.write_text(awkward, encoding="utf-8")
     asked, said = [], []
     with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000)
+        browser = play.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000
+        )
         page = browser.new_page(viewport={"width": 390, "height": 800})
         page.set_default_timeout(120_000)
         page.on("request", lambda request: asked.append(request.url))
@@ -152,9 +193,13 @@ def test_in_a_browser_the_trials_sort_and_filter_and_nothing_is_fetched(awkward,
         page.goto(path.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         page.click("#table-trials thead th:nth-child(4) button")
-        objectives = page.eval_on_selector_all("#table-trials tbody tr td:nth-child(4)", "cells => cells.map(cell => cell.textContent)")
+        objectives = page.eval_on_selector_all(
+            "#table-trials tbody tr td:nth-child(4)", "cells => cells.map(cell => cell.textContent)"
+        )
         page.fill("input[data-filters]", "failed")
-        left = page.eval_on_selector_all("#table-trials tbody tr:not([hidden])", "rows => rows.map(row => row.textContent)")
+        left = page.eval_on_selector_all(
+            "#table-trials tbody tr:not([hidden])", "rows => rows.map(row => row.textContent)"
+        )
         browser.close()
     known = [float(text) for text in objectives if text != UNKNOWN]
     assert known == sorted(known)
@@ -172,7 +217,11 @@ def test_what_the_gates_decided_is_on_the_page_of_phase_2():
         "reason": "on 3 fresh <seeds>",
         "improvement": {"mean": 1.234, "low": -0.5, "high": 3.0},
     }
-    none = {"gate": "energy", "decision": "start", "reason": "no point better than the start was found"}
+    none = {
+        "gate": "energy",
+        "decision": "start",
+        "reason": "no point better than the start was found",
+    }
     shown = render_html(dataclasses.replace(make_full_evidence(), gates=[account, none]))
     assert "<h3>Gates</h3>" in shown
     assert "on 3 fresh &lt;seeds&gt;" in shown

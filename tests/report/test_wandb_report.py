@@ -16,7 +16,13 @@ from helpers.wandb_server import ENTITY, run_server
 pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is an optional extra")
 
 from helpers import evidence_maker
-from synaptune.report.wandb_report import PUBLISHED_FILE, SPECIFICATION_FILE, build_report, dump_specification, write_wandb_report
+from synaptune.report.wandb_report import (
+    PUBLISHED_FILE,
+    SPECIFICATION_FILE,
+    build_report,
+    dump_specification,
+    write_wandb_report,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -36,17 +42,30 @@ def blocks(text: str, kind: str) -> list[dict]:
 def texts(entry) -> list[str]:
     """Every text of a specification, in its order."""
     if isinstance(entry, dict):
-        return ([entry["text"]] if isinstance(entry.get("text"), str) else []) + [text for value in entry.values() for text in texts(value)]
+        return ([entry["text"]] if isinstance(entry.get("text"), str) else []) + [
+            text for value in entry.values() for text in texts(value)
+        ]
     return [text for value in entry for text in texts(value)] if isinstance(entry, list) else []
 
 
 def test_the_report_has_words_and_panels_phase_by_phase():
     evidence = evidence_maker.make_full_evidence()
     text = dump_specification(build_report(evidence, project="project"))
-    assert [texts(block)[0] for block in blocks(text, "heading") if block["level"] == 1][:3] == ["Verdict", "What to do next", "Search"]
-    assert any(evidence.validation.reason.lower()[1:] in line.lower() for line in texts(json.loads(text)))
-    assert any("worth at the optimum" in block["content"] for block in blocks(text, "markdown-block"))
-    grids = {block["metadata"]["runSets"][0]["name"]: block["metadata"] for block in blocks(text, "panel-grid")}
+    assert [texts(block)[0] for block in blocks(text, "heading") if block["level"] == 1][:3] == [
+        "Verdict",
+        "What to do next",
+        "Search",
+    ]
+    assert any(
+        evidence.validation.reason.lower()[1:] in line.lower() for line in texts(json.loads(text))
+    )
+    assert any(
+        "worth at the optimum" in block["content"] for block in blocks(text, "markdown-block")
+    )
+    grids = {
+        block["metadata"]["runSets"][0]["name"]: block["metadata"]
+        for block in blocks(text, "panel-grid")
+    }
     assert {"search", "controller", "baseline", "validation", "ablation"} <= set(grids)
     for phase, grid in grids.items():
         group, kind = grid["runSets"][0]["filters"]["filters"]
@@ -58,9 +77,9 @@ def test_the_report_has_words_and_panels_phase_by_phase():
 def test_a_panel_is_called_after_what_it_shows_also_under_another_objective():
     evidence = evidence_maker.make_full_evidence(count=20)
     evidence = replace(evidence, provenance={"configuration": {"objective.name": "composite"}})
-    panels = blocks(dump_specification(build_report(evidence, project="project")), "panel-grid")[0]["metadata"]["panelBankSectionConfig"][
-        "panels"
-    ]
+    panels = blocks(dump_specification(build_report(evidence, project="project")), "panel-grid")[0][
+        "metadata"
+    ]["panelBankSectionConfig"]["panels"]
     shown = [json.dumps(panel["config"]) for panel in panels]
     assert any("Validation loss over generations" in config for config in shown)
     assert not any("objective" in config.lower() and "val_loss" in config for config in shown)
@@ -68,24 +87,41 @@ def test_a_panel_is_called_after_what_it_shows_also_under_another_objective():
 
 def test_the_panels_of_the_search_speak_of_its_parameters_by_the_names_their_runs_have():
     evidence = evidence_maker.make_full_evidence()
-    grid = blocks(dump_specification(build_report(evidence, project="project")), "panel-grid")[0]["metadata"]
-    panels = {panel["viewType"]: panel["config"] for panel in grid["panelBankSectionConfig"]["panels"]}
+    grid = blocks(dump_specification(build_report(evidence, project="project")), "panel-grid")[0][
+        "metadata"
+    ]
+    panels = {
+        panel["viewType"]: panel["config"] for panel in grid["panelBankSectionConfig"]["panels"]
+    }
     assert panels["Scatter Plot"]["xAxis"] == "config:generation.value"
     assert panels["Parameter Importance"]["targetKey"] == "val_loss"
     axes = [column["accessor"] for column in panels["Parallel Coordinates Plot"]["columns"]]
     assert axes == [*(f"config:{name}.value" for name in evidence.names), "summary:val_loss"]
-    logarithmic = {dimension.name for dimension in evidence.space.dimensions if dimension.scale == "log"}
-    assert {column["displayName"] for column in panels["Parallel Coordinates Plot"]["columns"] if column.get("log")} == logarithmic
+    logarithmic = {
+        dimension.name for dimension in evidence.space.dimensions if dimension.scale == "log"
+    }
+    assert {
+        column["displayName"]
+        for column in panels["Parallel Coordinates Plot"]["columns"]
+        if column.get("log")
+    } == logarithmic
 
 
-@pytest.mark.parametrize("make", ["make_empty_evidence", "make_single_evidence", "make_unfinished_evidence"])
+@pytest.mark.parametrize(
+    "make", ["make_empty_evidence", "make_single_evidence", "make_unfinished_evidence"]
+)
 def test_a_study_that_has_little_to_tell_has_a_report(make):
     evidence = getattr(evidence_maker, make)()
-    assert texts(json.loads(dump_specification(build_report(evidence, project="project"))))[1] == "Verdict"
+    assert (
+        texts(json.loads(dump_specification(build_report(evidence, project="project"))))[1]
+        == "Verdict"
+    )
 
 
 def test_names_that_need_escaping_stay_as_they_are():
-    evidence = replace(evidence_maker.make_full_evidence(count=20, awkward=True), name='it\'s <b>"a" \\ b</b>')
+    evidence = replace(
+        evidence_maker.make_full_evidence(count=20, awkward=True), name='it\'s <b>"a" \\ b</b>'
+    )
     text = dump_specification(build_report(evidence, project="project"))
     group, _ = blocks(text, "panel-grid")[0]["metadata"]["runSets"][0]["filters"]["filters"]
     assert group["value"] == evidence.name
@@ -93,7 +129,10 @@ def test_names_that_need_escaping_stay_as_they_are():
 
 def test_without_a_key_the_specification_is_written_and_the_reason_said(tmp_path):
     said = []
-    assert write_wandb_report(evidence_maker.make_single_evidence(), tmp_path, on_message=said.append) is None
+    assert (
+        write_wandb_report(evidence_maker.make_single_evidence(), tmp_path, on_message=said.append)
+        is None
+    )
     assert json.loads((tmp_path / SPECIFICATION_FILE).read_text())["blocks"]
     assert "no API key" in said[-1]
     assert not (tmp_path / PUBLISHED_FILE).exists()
@@ -113,7 +152,14 @@ for evidence in (evidence_maker.bare(), evidence_maker.single()):
 def test_a_report_published_again_is_the_same_report_with_new_content(tmp_path):
     with run_server() as server:
         command = [sys.executable, "-c", PUBLISH, str(TESTS), str(tmp_path)]
-        done = subprocess.run(command, env=os.environ | server.environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command,
+            env=os.environ | server.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         first, second = done.stdout.splitlines()
         assert first.startswith(f"{server.url}/{ENTITY}/project/reports/")
@@ -121,5 +167,7 @@ def test_a_report_published_again_is_the_same_report_with_new_content(tmp_path):
         assert server.operations.count("upsertView") == 2
         (view,) = server.views.values()
         assert (view["entityName"], view["projectName"]) == (ENTITY, "project")
-        assert texts(json.loads(view["spec"])["blocks"]) == texts(json.loads((tmp_path / SPECIFICATION_FILE).read_text())["blocks"])
+        assert texts(json.loads(view["spec"])["blocks"]) == texts(
+            json.loads((tmp_path / SPECIFICATION_FILE).read_text())["blocks"]
+        )
         assert json.loads((tmp_path / PUBLISHED_FILE).read_text())["url"] == second

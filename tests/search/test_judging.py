@@ -20,7 +20,10 @@ def law(step):
 
 def estimate(reports, *, last=STEPS, first=1):
     """The estimate of trial 0 from its reports by step, where trial 1 went from step `first` to step `last`."""
-    judging = TrialPruner(NoPruner(), [(Trial(1, 1, (0.5,), {}, "complete", 1.0), dict.fromkeys(range(first, last + 1), 1.0))])
+    judging = TrialPruner(
+        NoPruner(),
+        [(Trial(1, 1, (0.5,), {}, "complete", 1.0), dict.fromkeys(range(first, last + 1), 1.0))],
+    )
     trial = Trial(0, 0, (0.5,), {})
     for step, value in reports.items():
         judging(trial, step, value)
@@ -28,12 +31,16 @@ def estimate(reports, *, last=STEPS, first=1):
 
 
 def test_the_estimate_is_the_law_at_the_last_step_of_the_others():
-    assert estimate({step: law(step) for step in range(1, 7)}) == pytest.approx(law(STEPS), rel=1e-3)
+    assert estimate({step: law(step) for step in range(1, 7)}) == pytest.approx(
+        law(STEPS), rel=1e-3
+    )
 
 
 def test_steps_from_zero_tell_what_the_same_steps_from_one_tell():
     from_one = estimate({step: law(step) for step in range(1, 7)})
-    assert estimate({step - 1: law(step) for step in range(1, 7)}, last=STEPS - 1, first=0) == pytest.approx(from_one, rel=1e-9)
+    assert estimate(
+        {step - 1: law(step) for step in range(1, 7)}, last=STEPS - 1, first=0
+    ) == pytest.approx(from_one, rel=1e-9)
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF, 1e308])
@@ -52,14 +59,22 @@ def test_steps_below_zero_are_left_out():
 @pytest.mark.parametrize(("first", "bad"), [(0, None), (1, NAN), (1, INF), (0, 1e308)])
 def test_a_search_outlasts_whatever_its_trials_report(tmp_path, first, bad):
     def objective(params):
-        for step in range(12):  # every curve falls until it is at x: what is pruned has reported enough for a law
+        for step in range(
+            12
+        ):  # every curve falls until it is at x: what is pruned has reported enough for a law
             bad_here = bad is not None and step == 2
             made.report(bad if bad_here else max(10.0 - step, params["x"]), first + step)
             if made.should_prune():
                 raise TrialPruned
         return params["x"]
 
-    options = {"n_trials": 20, "sampler": "random", "pruner": "median", "directory": tmp_path, "progress": False}
+    options = {
+        "n_trials": 20,
+        "sampler": "random",
+        "pruner": "median",
+        "directory": tmp_path,
+        "progress": False,
+    }
     made = TrialManager("s", **options)
     made.optimize(objective, {"x": ("uniform", 0, 10)})
     pruned = [trial for trial in made.trials if trial.state == "pruned"]

@@ -20,7 +20,9 @@ from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.errors import DivergedError
 
-SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))
+SPACE = Space(
+    (Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0))
+)
 
 
 class Killed(BaseException):
@@ -37,17 +39,30 @@ def made(evaluate, count):
     def run(trial):
         return Result(evaluate(trial.values), 0.0)
 
-    return InlineWorkers(run) if count == 1 else BatchWorkers(lambda batch: (run_trial(run, trial) for trial in batch), count)
+    return (
+        InlineWorkers(run)
+        if count == 1
+        else BatchWorkers(lambda batch: (run_trial(run, trial) for trial in batch), count)
+    )
 
 
-def drive(folder, *, name="cma", budget=25, evaluate=bowl, workers=1, rate=0.5, said=None, maximize=False):
+def drive(
+    folder, *, name="cma", budget=25, evaluate=bowl, workers=1, rate=0.5, said=None, maximize=False
+):
     engine = Engine(name, 7, workers=3, grid_points=5)
-    with Study(StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}, maximize=maximize) as study:
+    with Study(
+        StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"),
+        {"a": 1},
+        maximize=maximize,
+    ) as study:
         ledger = PhaseLedger(study, SPACE, "search", {"seed": 0})
         state = StateFile(folder / "optimizer.pkl", engine, SPACE.describe())
         plan = Plan(budget, maximize=maximize, max_failure_rate=rate)
         said = [] if said is None else said
-        return run_searches([Search(SPACE, engine, plan, ledger, state, on_message=said.append)], made(evaluate, workers))[0]
+        return run_searches(
+            [Search(SPACE, engine, plan, ledger, state, on_message=said.append)],
+            made(evaluate, workers),
+        )[0]
 
 
 def drive_together(folder, phases, *, budget=25, evaluate=bowl, workers=1, sizes=None):
@@ -56,14 +71,20 @@ def drive_together(folder, phases, *, budget=25, evaluate=bowl, workers=1, sizes
     def batch(trials):
         if sizes is not None:
             sizes.append(len(trials))
-        return (run_trial(lambda trial: Result(evaluate(trial.values), 0.0), trial) for trial in trials)
+        return (
+            run_trial(lambda trial: Result(evaluate(trial.values), 0.0), trial) for trial in trials
+        )
 
-    with Study(StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}) as study:
+    with Study(
+        StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}
+    ) as study:
         searches = []
         for seed, phase in enumerate(phases, 7):
             engine = Engine("cma", seed)
             state = StateFile(folder / f"optimizer-{phase}.pkl", engine, SPACE.describe())
-            searches.append(Search(SPACE, engine, Plan(budget), PhaseLedger(study, SPACE, phase, {}), state))
+            searches.append(
+                Search(SPACE, engine, Plan(budget), PhaseLedger(study, SPACE, phase, {}), state)
+            )
         return dict(zip(phases, run_searches(searches, BatchWorkers(batch, workers)), strict=True))
 
 
@@ -83,13 +104,22 @@ def sequence(trials):
     return [(trial.number, trial.index, trial.unit, trial.objective) for trial in trials]
 
 
-@pytest.mark.parametrize("name", ["cma", "random", "grid", "OnePlusOne", "tpe", "gp", "cmaes", "qmc"])
+@pytest.mark.parametrize(
+    "name", ["cma", "random", "grid", "OnePlusOne", "tpe", "gp", "cmaes", "qmc"]
+)
 def test_a_search_killed_in_any_generation_ends_as_the_undisturbed_one(tmp_path, name):
     budget = 16 if name == "gp" else 25
     whole, said = sequence(drive(tmp_path / "whole", name=name, budget=budget)), []
     for deaths, count in enumerate((1, 4, 9, 2)):
         with pytest.raises(Killed):
-            drive(tmp_path / "killed", name=name, budget=budget, evaluate=dying_at(count), workers=1 + deaths % 2, said=said)
+            drive(
+                tmp_path / "killed",
+                name=name,
+                budget=budget,
+                evaluate=dying_at(count),
+                workers=1 + deaths % 2,
+                said=said,
+            )
     assert sequence(drive(tmp_path / "killed", name=name, budget=budget, said=said)) == whole
     assert said == []
 
@@ -157,7 +187,9 @@ def test_without_its_state_file_a_search_is_rebuilt_from_the_study_and_says_so(t
 def test_a_search_whose_points_cannot_be_repeated_goes_on_from_their_losses(tmp_path):
     drive(tmp_path, budget=14)
     with sqlite3.connect(tmp_path / "study.db") as connection:
-        connection.execute("update trial_user_attributes set value_json='[0.5, 0.5]' where key='unit' and trial_id=2")
+        connection.execute(
+            "update trial_user_attributes set value_json='[0.5, 0.5]' where key='unit' and trial_id=2"
+        )
     (tmp_path / "optimizer.pkl").unlink()
     said = []
     trials = drive(tmp_path, said=said)
@@ -185,14 +217,18 @@ def test_failed_trials_are_kept_with_reason_and_traceback_and_count(tmp_path):
     assert raised.reason == "ArithmeticError: too far"
     assert "in evaluate" in raised.facts["traceback"]
     stored = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/study.db").trials
-    assert [trial.state.name for trial in stored] == ["FAIL" if trial.state == "failed" else "COMPLETE" for trial in trials]
+    assert [trial.state.name for trial in stored] == [
+        "FAIL" if trial.state == "failed" else "COMPLETE" for trial in trials
+    ]
 
 
 def test_too_many_failures_stop_the_search_with_the_first_real_error(tmp_path):
     def broken(values):
         raise ArithmeticError(f"x={values['x']}")
 
-    with pytest.raises(UserError, match=r"first was trial 0: ArithmeticError: x=1\.0[\s\S]*Traceback"):
+    with pytest.raises(
+        UserError, match=r"first was trial 0: ArithmeticError: x=1\.0[\s\S]*Traceback"
+    ):
         drive(tmp_path, evaluate=broken)
     assert len(drive(tmp_path, budget=10)) == 10
 
@@ -204,11 +240,15 @@ def test_a_diverged_run_is_a_failed_trial_and_the_search_goes_on(tmp_path):
         return bowl(values)
 
     trials = drive(tmp_path, name="random", budget=12, evaluate=evaluate, rate=1.0)
-    assert [trial.state for trial in trials] == ["failed" if trial.values["x"] > 4.0 else "complete" for trial in trials]
+    assert [trial.state for trial in trials] == [
+        "failed" if trial.values["x"] > 4.0 else "complete" for trial in trials
+    ]
     assert {"failed", "complete"} == {trial.state for trial in trials}
 
 
-@pytest.mark.parametrize("error", [UserError("no such file"), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize(
+    "error", [UserError("no such file"), OSError(errno.ENOSPC, "No space left on device")]
+)
 def test_a_users_mistake_or_a_full_disk_stops_and_leaves_the_trial_to_be_run_again(tmp_path, error):
     def evaluate(values):
         if calls.append(1) or len(calls) == 3:
@@ -228,13 +268,27 @@ def test_what_ended_beside_a_fatal_trial_is_kept_and_heard_of(tmp_path):
         return bowl(values)
 
     calls, heard, engine = [], [], Engine("random", 7, workers=4)
-    with Study(StudyLocation("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {"a": 1}) as study:
+    with Study(
+        StudyLocation("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {"a": 1}
+    ) as study:
         ledger = PhaseLedger(study, SPACE, "search", {})
         state = StateFile(tmp_path / "optimizer.pkl", engine, SPACE.describe())
-        found = Search(SPACE, engine, Plan(8), ledger, state, on_end=lambda trial, ended: heard.append(trial.index))
+        found = Search(
+            SPACE,
+            engine,
+            Plan(8),
+            ledger,
+            state,
+            on_end=lambda trial, ended: heard.append(trial.index),
+        )
         with pytest.raises(UserError, match="no such file"):
             run_searches([found], made(evaluate, 4))
-        assert [trial.state for trial in ledger.read_trials()] == ["running", "complete", "complete", "complete"]
+        assert [trial.state for trial in ledger.read_trials()] == [
+            "running",
+            "complete",
+            "complete",
+            "complete",
+        ]
     assert heard == [1, 2, 3]
 
 

@@ -26,7 +26,9 @@ from synaptune.search.pruning import (
 STEPS = range(1, 28)
 
 
-def decisions_agree(ours: Pruner, theirs: optuna.pruners.BasePruner, name: str, seed: int) -> tuple[int, int]:
+def decisions_agree(
+    ours: Pruner, theirs: optuna.pruners.BasePruner, name: str, seed: int
+) -> tuple[int, int]:
     """Run trials in a random interleaving under both; returns the numbers of pruned and of complete trials."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     random = np.random.default_rng(seed)
@@ -39,22 +41,32 @@ def decisions_agree(ours: Pruner, theirs: optuna.pruners.BasePruner, name: str, 
             trial = study.ask()
             running[trial.number] = trial
             histories[trial.number] = History(trial.number, "running", {})
-            curves[trial.number] = random.normal() + 5.0 / np.sqrt(np.array(STEPS)) + random.normal(0, 0.3, len(STEPS))
+            curves[trial.number] = (
+                random.normal() + 5.0 / np.sqrt(np.array(STEPS)) + random.normal(0, 0.3, len(STEPS))
+            )
             curves[trial.number][random.random(len(STEPS)) < 0.03] = math.nan
             continue
         number = int(random.choice(list(running)))
         trial, step = running[number], STEPS[len(histories[number].losses)]
         loss = float(curves[number][step - 1])
         trial.report(loss, step)
-        histories[number] = histories[number]._replace(losses={**histories[number].losses, step: loss})
+        histories[number] = histories[number]._replace(
+            losses={**histories[number].losses, step: loss}
+        )
         others = [history for history in histories.values() if history.number != number]
         decided = ours.prune(histories[number], others)
         assert decided == trial.should_prune(), f"trial {number} at step {step}"
         if decided or step == STEPS[-1]:
             study.tell(
-                trial, None if decided else 1.0, state=optuna.trial.TrialState.PRUNED if decided else optuna.trial.TrialState.COMPLETE
+                trial,
+                None if decided else 1.0,
+                state=optuna.trial.TrialState.PRUNED
+                if decided
+                else optuna.trial.TrialState.COMPLETE,
             )
-            histories[number] = histories[number]._replace(state="pruned" if decided else "complete")
+            histories[number] = histories[number]._replace(
+                state="pruned" if decided else "complete"
+            )
             del running[number]
     states = [history.state for history in histories.values()]
     return states.count("pruned"), states.count("complete")
@@ -62,10 +74,19 @@ def decisions_agree(ours: Pruner, theirs: optuna.pruners.BasePruner, name: str, 
 
 MAKERS: dict[str, Callable[[], tuple[Pruner, optuna.pruners.BasePruner]]] = {
     "median": lambda: (PercentilePruner(50.0, 5), optuna.pruners.MedianPruner()),
-    "percentile": lambda: (PercentilePruner(25.0, 3), optuna.pruners.PercentilePruner(25.0, n_startup_trials=3)),
-    "halving": lambda: (_Halving(2, 3), optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3)),
+    "percentile": lambda: (
+        PercentilePruner(25.0, 3),
+        optuna.pruners.PercentilePruner(25.0, n_startup_trials=3),
+    ),
+    "halving": lambda: (
+        _Halving(2, 3),
+        optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
+    ),
     "hyperband": lambda: (HyperbandPruner(1, 27, 3, 5), optuna.pruners.HyperbandPruner(1, 27, 3)),
-    "hyperband of four": lambda: (HyperbandPruner(2, 27, 4, 5), optuna.pruners.HyperbandPruner(2, 27, 4)),
+    "hyperband of four": lambda: (
+        HyperbandPruner(2, 27, 4, 5),
+        optuna.pruners.HyperbandPruner(2, 27, 4),
+    ),
 }
 
 
@@ -79,7 +100,9 @@ class _Halving:
         return prune_by_halving(trial, others, first=self.first, factor=self.factor)
 
 
-@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # Optuna on a trial that reported no number yet
+@pytest.mark.filterwarnings(
+    "ignore:All-NaN slice:RuntimeWarning"
+)  # Optuna on a trial that reported no number yet
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("seed", range(3))
 def test_decisions_are_optunas_on_random_histories(name, seed):
@@ -98,14 +121,22 @@ def test_the_brackets_of_hyperband_are_drawn_by_number_and_seed():
 
 
 def complete(count: int, loss: float = 1.0) -> list[History]:
-    return [History(number, "complete", dict.fromkeys(range(1, 17), loss + number / 100)) for number in range(count)]
+    return [
+        History(number, "complete", dict.fromkeys(range(1, 17), loss + number / 100))
+        for number in range(count)
+    ]
 
 
 @pytest.mark.parametrize("name", PRUNERS[1:])
 def test_no_pruner_judges_a_trial_whose_end_cannot_be_told(name):
     pruner = make_pruner(PrunerConfig(name), steps=16, evaluations=16)
     hopeless = dict.fromkeys(range(1, 17), 9.0)
-    decided = [pruner.prune(History(99, "running", {at: hopeless[at] for at in range(1, step + 1)}), complete(20)) for step in range(1, 17)]
+    decided = [
+        pruner.prune(
+            History(99, "running", {at: hopeless[at] for at in range(1, step + 1)}), complete(20)
+        )
+        for step in range(1, 17)
+    ]
     assert not any(decided[: LEAST_POINTS - 1])
     assert any(decided)
     assert not decided[-1]
@@ -113,7 +144,13 @@ def test_no_pruner_judges_a_trial_whose_end_cannot_be_told(name):
 
 def test_warm_up_steps_are_not_judged():
     pruner = make_pruner(PrunerConfig("median", warmup_steps=9), steps=16, evaluations=16)
-    at = [step for step in range(1, 17) if pruner.prune(History(99, "running", dict.fromkeys(range(1, step + 1), 9.0)), complete(20))]
+    at = [
+        step
+        for step in range(1, 17)
+        if pruner.prune(
+            History(99, "running", dict.fromkeys(range(1, step + 1), 9.0)), complete(20)
+        )
+    ]
     assert at == list(range(9, 16))
 
 
@@ -121,21 +158,36 @@ def test_a_trial_better_than_the_others_is_never_pruned():
     for name in PRUNERS:
         pruner = make_pruner(PrunerConfig(name), steps=16, evaluations=16)
         for step in range(1, 17):
-            assert not pruner.prune(History(99, "running", dict.fromkeys(range(1, step + 1), 0.5)), complete(20))
+            assert not pruner.prune(
+                History(99, "running", dict.fromkeys(range(1, step + 1), 0.5)), complete(20)
+            )
 
 
 def test_the_order_of_the_other_trials_does_not_matter():
     random = np.random.default_rng(0)
-    others = [History(n, "complete", {step: float(random.normal()) for step in range(1, 17)}) for n in range(30)]
+    others = [
+        History(n, "complete", {step: float(random.normal()) for step in range(1, 17)})
+        for n in range(30)
+    ]
     for name in PRUNERS:
         pruner = make_pruner(PrunerConfig(name), steps=16, evaluations=16)
         for number in range(30, 60):
-            trial = History(number, "running", {step: float(random.normal()) for step in range(1, 10)})
+            trial = History(
+                number, "running", {step: float(random.normal()) for step in range(1, 10)}
+            )
             assert pruner.prune(trial, others) == pruner.prune(trial, others[::-1])
 
 
 def test_every_fault_is_told_at_once():
-    config = PrunerConfig("luck", percentile=101.0, startup_trials=-1, least_points=1, warmup_steps=-1, reduction_factor=1, min_resource=0)
+    config = PrunerConfig(
+        "luck",
+        percentile=101.0,
+        startup_trials=-1,
+        least_points=1,
+        warmup_steps=-1,
+        reduction_factor=1,
+        min_resource=0,
+    )
     with pytest.raises(UserError) as caught:
         make_pruner(config, steps=16, evaluations=16)
     for name in vars(config):
@@ -144,4 +196,8 @@ def test_every_fault_is_told_at_once():
 
 def test_too_few_validations_to_prune_anything_are_refused():
     assert "training.evaluations=4" in find_pruner_faults(PrunerConfig("median"), 4)[0]
-    assert find_pruner_faults(PrunerConfig("none"), 4) == find_pruner_faults(PrunerConfig("median"), 5) == []
+    assert (
+        find_pruner_faults(PrunerConfig("none"), 4)
+        == find_pruner_faults(PrunerConfig("median"), 5)
+        == []
+    )

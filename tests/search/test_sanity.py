@@ -20,11 +20,16 @@ def test_cma_solves_rosenbrock_and_random_search_does_not():
 
 
 def test_a_clear_signal_passes():
-    assert check_objective([2.0, 2.01, 1.99], [2.1, 2.4, 1.9, 2.2], [[2.1, 2.1, 2.11]], 3.2).faults == []
+    assert (
+        check_objective([2.0, 2.01, 1.99], [2.1, 2.4, 1.9, 2.2], [[2.1, 2.1, 2.11]], 3.2).faults
+        == []
+    )
 
 
 def test_what_all_candidates_share_is_reported_apart_from_the_spread_over_seeds():
-    signal = check_objective([2.0, 2.5, 1.5], [2.1, 2.2, 1.9, 2.0], [[2.1, 2.6, 1.6], [2.2, None, 1.7]], None)
+    signal = check_objective(
+        [2.0, 2.5, 1.5], [2.1, 2.2, 1.9, 2.0], [[2.1, 2.6, 1.6], [2.2, None, 1.7]], None
+    )
     assert signal.spread_over_seeds == pytest.approx(0.5)
     assert signal.noise == pytest.approx(0.0, abs=1e-12)
     assert signal.faults[0].startswith("noise")

@@ -16,14 +16,22 @@ from synaptune.search.workers.base import InlineWorkers
 from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
 
-SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))
+SPACE = Space(
+    (Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0))
+)
 OFF = StopConfig(plateau=None)
 
 
-def drive(folder, config, *, budget=60, maximize=False, bend=lambda height: height, clock=None, said=None):
+def drive(
+    folder, config, *, budget=60, maximize=False, bend=lambda height: height, clock=None, said=None
+):
     """A search under stopping rules, each trial said to take six minutes; returns its trials."""
     engine = Engine("cma", 7, workers=1)
-    with Study(StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}, maximize=maximize) as study:
+    with Study(
+        StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"),
+        {"a": 1},
+        maximize=maximize,
+    ) as study:
 
         def run(trial):
             height = bend((trial.values["x"] - 3.0) ** 2 + trial.values["y"] / 100.0)
@@ -35,7 +43,9 @@ def drive(folder, config, *, budget=60, maximize=False, bend=lambda height: heig
             Plan(budget, maximize=maximize, max_failure_rate=1.0),
             PhaseLedger(study, SPACE, "search", {}),
             StateFile(folder / "optimizer.pkl", engine, SPACE.describe()),
-            stop_rule=make_stop_rule(config, maximize=maximize, **({"clock": clock} if clock else {})),
+            stop_rule=make_stop_rule(
+                config, maximize=maximize, **({"clock": clock} if clock else {})
+            ),
             on_message=([] if said is None else said).append,
         )
         return run_searches([found], InlineWorkers(run))[0]
@@ -45,7 +55,13 @@ def made(*objectives, size=6):
     """Ended trials in generations of a size; an objective of none is a failed trial."""
     return [
         Trial(
-            number, number, (0.5, 0.5), {}, "failed" if value is None else "complete", objective=value, facts={"generation": number // size}
+            number,
+            number,
+            (0.5, 0.5),
+            {},
+            "failed" if value is None else "complete",
+            objective=value,
+            facts={"generation": number // size},
         )
         for number, value in enumerate(objectives)
     ]
@@ -55,11 +71,16 @@ def made(*objectives, size=6):
     ("config", "reason"),
     [
         (replace(OFF, target=1.0), "stop.target=1"),
-        (replace(OFF, money=3.0, price=2.0), "3.6 spent: 18 trials took 1.8 device hours at 2 (stop.money=3)"),
+        (
+            replace(OFF, money=3.0, price=2.0),
+            "3.6 spent: 18 trials took 1.8 device hours at 2 (stop.money=3)",
+        ),
         (StopConfig(plateau=1, patience=2, improvement=0.9), "stopped on a plateau"),
     ],
 )
-def test_a_search_stops_for_its_reason_and_the_same_command_runs_nothing_more(tmp_path, config, reason):
+def test_a_search_stops_for_its_reason_and_the_same_command_runs_nothing_more(
+    tmp_path, config, reason
+):
     first, again = [], []
     trials = drive(tmp_path, config, said=first)
     assert 0 < len(trials) < 60
@@ -71,7 +92,9 @@ def test_a_search_stops_for_its_reason_and_the_same_command_runs_nothing_more(tm
 
 
 def test_the_hours_count_from_the_beginning_of_the_command():
-    rule = make_stop_rule(replace(OFF, hours=1.0), maximize=False, began=100.0, clock=lambda: 3700.0)
+    rule = make_stop_rule(
+        replace(OFF, hours=1.0), maximize=False, began=100.0, clock=lambda: 3700.0
+    )
     assert "stopped after 1 hours" in rule([])
     assert make_stop_rule(replace(OFF, hours=1.0), maximize=False, clock=lambda: 3700.0)([]) is None
 
@@ -99,8 +122,16 @@ def test_a_target_follows_the_direction(tmp_path):
 def test_a_plateau_is_so_many_small_steps_in_a_row():
     def stops(*bests, **changes):
         """Whether a search whose best after each check of two generations of six is this, from 10 in the first, has stopped."""
-        objectives = [10.0] * 6 + [10.0] * 5 + [bests[0]] + [value for best in bests[1:] for value in [10.0] * 11 + [best]]
-        return make_stop_rule(StopConfig(plateau=2, **changes), maximize=False)(made(*objectives)) is not None
+        objectives = (
+            [10.0] * 6
+            + [10.0] * 5
+            + [bests[0]]
+            + [value for best in bests[1:] for value in [10.0] * 11 + [best]]
+        )
+        return (
+            make_stop_rule(StopConfig(plateau=2, **changes), maximize=False)(made(*objectives))
+            is not None
+        )
 
     assert not stops(9.99, 9.98)
     assert stops(9.99, 9.98, 9.97)
@@ -114,7 +145,9 @@ def test_a_plateau_is_so_many_small_steps_in_a_row():
 
 def test_negative_bests_and_failed_trials_are_no_hindrance_to_the_plateau():
     def stops(*objectives, maximize=False):
-        return make_stop_rule(StopConfig(plateau=1), maximize=maximize)(made(*objectives)) is not None
+        return (
+            make_stop_rule(StopConfig(plateau=1), maximize=maximize)(made(*objectives)) is not None
+        )
 
     assert not stops(*[-10.0] * 6, *[None] * 12)
     assert stops(*[-10.0] * 6, *[None] * 18)
@@ -133,9 +166,25 @@ def test_generations_of_one_trial_count_as_cmas_for_the_plateau():
 def test_every_bad_value_is_told_at_once():
     with pytest.raises(UserError) as caught:
         check_stop(
-            StopConfig(hours=0.0, money=-1.0, price=math.inf, target=math.nan, plateau=0, patience=0, improvement=1.0),
+            StopConfig(
+                hours=0.0,
+                money=-1.0,
+                price=math.inf,
+                target=math.nan,
+                plateau=0,
+                patience=0,
+                improvement=1.0,
+            ),
         )
-    for name in ("hours=0", "money=-1", "price=inf", "target=nan", "plateau=0", "patience=0", "improvement=1"):
+    for name in (
+        "hours=0",
+        "money=-1",
+        "price=inf",
+        "target=nan",
+        "plateau=0",
+        "patience=0",
+        "improvement=1",
+    ):
         assert f"stop.{name}" in str(caught.value)
     with pytest.raises(UserError, match="price of a device hour"):
         make_stop_rule(StopConfig(money=5.0), maximize=False)

@@ -22,7 +22,13 @@ SPACE = {
 
 
 def bowl(params):
-    return (params["x"] - 3.0) ** 2 + math.log10(params["rate"]) ** 2 + params["n"] + params["even"] + (params["mode"] == "b")
+    return (
+        (params["x"] - 3.0) ** 2
+        + math.log10(params["rate"]) ** 2
+        + params["n"]
+        + params["even"]
+        + (params["mode"] == "b")
+    )
 
 
 def manager(folder, **options):
@@ -35,10 +41,14 @@ def sequence(trials):
 
 def test_the_documented_example_runs_and_says_what_it_shows(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python_api.md").read_text(), flags=re.S)
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/python_api.md").read_text(), flags=re.S
+    )
     scope = {}
     exec(code, scope)
-    assert scope["manager"].best_value == min(trial.objective for trial in scope["manager"].trials if trial.objective is not None)
+    assert scope["manager"].best_value == min(
+        trial.objective for trial in scope["manager"].trials if trial.objective is not None
+    )
     assert "trial 0:" in capsys.readouterr().out
     assert len(scope["manager"].trials) == 40
     assert (tmp_path / "outputs/studies/branin/study.db").exists()
@@ -79,7 +89,9 @@ def test_a_failed_a_pruned_and_a_good_trial_are_told_apart(tmp_path):
     made = manager(tmp_path, sampler="random", n_trials=20, max_failure_rate=1.0)
     made.optimize(objective, SPACE)
     for trial in made.trials:
-        expected = "failed" if trial.values["n"] > 6 else "pruned" if trial.values["n"] > 3 else "complete"
+        expected = (
+            "failed" if trial.values["n"] > 6 else "pruned" if trial.values["n"] > 3 else "complete"
+        )
         assert trial.state == expected
     assert {trial.state for trial in made.trials} == {"failed", "pruned", "complete"}
     assert made.best_trial.state == "complete"
@@ -88,10 +100,16 @@ def test_a_failed_a_pruned_and_a_good_trial_are_told_apart(tmp_path):
 def test_the_direction_decides_what_is_best_and_callbacks_see_every_trial(tmp_path):
     seen = []
     made = manager(tmp_path, sampler="random", direction="maximize")
-    best = made.optimize(bowl, SPACE, callbacks=[lambda manager, trial: seen.append((trial.index, manager.best_value))])
+    best = made.optimize(
+        bowl,
+        SPACE,
+        callbacks=[lambda manager, trial: seen.append((trial.index, manager.best_value))],
+    )
     assert best.objective == made.best_value == max(trial.objective for trial in made.trials)
     assert [index for index, _ in seen] == list(range(12))
-    assert [value for _, value in seen] == [max(trial.objective for trial in made.trials[: n + 1]) for n in range(12)]
+    assert [value for _, value in seen] == [
+        max(trial.objective for trial in made.trials[: n + 1]) for n in range(12)
+    ]
 
 
 def test_worker_processes_find_what_this_process_finds(tmp_path):
@@ -115,7 +133,10 @@ def test_weights_of_choices_are_their_shares_of_random_points(tmp_path):
 
 def test_importance_finds_the_parameter_that_matters(tmp_path):
     made = manager(tmp_path, sampler="random", n_trials=80)
-    made.optimize(lambda params: (params["x"] - 3.0) ** 2 + 1e-3 * params["n"], {name: SPACE[name] for name in ("x", "n")})
+    made.optimize(
+        lambda params: (params["x"] - 3.0) ** 2 + 1e-3 * params["n"],
+        {name: SPACE[name] for name in ("x", "n")},
+    )
     importance = made.get_param_importance()
     assert next(iter(importance)) == "x"
     assert importance["x"] > 0.8
@@ -151,7 +172,9 @@ def test_an_objective_that_no_worker_can_be_sent_is_refused_and_the_trials_are_s
             return bowl(params)
 
     made = manager(tmp_path, n_trials=4, workers=2)
-    with pytest.raises(UserError, match=r"cannot be sent to a worker[\s\S]*lock[\s\S]*to do: .*one worker"):
+    with pytest.raises(
+        UserError, match=r"cannot be sent to a worker[\s\S]*lock[\s\S]*to do: .*one worker"
+    ):
         made.optimize(locked, SPACE)
     manager(tmp_path, n_trials=4).optimize(locked, SPACE)
     assert len(made.trials) == 4
@@ -159,7 +182,14 @@ def test_an_objective_that_no_worker_can_be_sent_is_refused_and_the_trials_are_s
 
 @pytest.mark.parametrize(
     "options",
-    [{"direction": "up"}, {"n_trials": 0}, {"workers": 0}, {"timeout": -1.0}, {"retries": -1}, {"max_failure_rate": 2.0}],
+    [
+        {"direction": "up"},
+        {"n_trials": 0},
+        {"workers": 0},
+        {"timeout": -1.0},
+        {"retries": -1},
+        {"max_failure_rate": 2.0},
+    ],
 )
 def test_an_option_that_cannot_be_is_refused(tmp_path, options):
     with pytest.raises(UserError, match="to do"):
@@ -194,4 +224,6 @@ def test_a_number_of_numpy_is_a_number(tmp_path):
     manager = TrialManager("s", 2, sampler="random", directory=tmp_path, progress=False)
     manager.optimize(lambda p: np.float32(p["x"]), {"x": ("uniform", 0, 1)})
     assert [trial.state for trial in manager.trials] == ["complete"] * 2
-    assert manager.best_value == pytest.approx(min(trial.values["x"] for trial in manager.trials), rel=1e-6)
+    assert manager.best_value == pytest.approx(
+        min(trial.values["x"] for trial in manager.trials), rel=1e-6
+    )

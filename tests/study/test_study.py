@@ -38,20 +38,35 @@ def test_a_trial_comes_back_as_it_was_written(tmp_path):
     with Study(place(tmp_path), {}) as study:
         begun = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
         running = ledger(study).read_trials()
-        ended = ledger(study).finish(begun, Result(1.5, 2.0, {"val_loss": 1.5, "odd": float("nan")}, {"data_fingerprint": "d"}))
+        ended = ledger(study).finish(
+            begun,
+            Result(1.5, 2.0, {"val_loss": 1.5, "odd": float("nan")}, {"data_fingerprint": "d"}),
+        )
     with Study(place(tmp_path), {}) as study:
         (back,) = ledger(study).read_trials()
     assert [trial.state for trial in running] == ["running"]
-    assert (back.number, back.values, back.unit, back.objective) == (0, VALUES, (0.1, 0.2, 0.3), 1.5)
+    assert (back.number, back.values, back.unit, back.objective) == (
+        0,
+        VALUES,
+        (0.1, 0.2, 0.3),
+        1.5,
+    )
     assert back.facts == ended.facts | {"odd": "nan"}
-    assert (back.facts["seed"], back.facts["seconds"], back.facts["data_fingerprint"]) == (4, 2.0, "d")
+    assert (back.facts["seed"], back.facts["seconds"], back.facts["data_fingerprint"]) == (
+        4,
+        2.0,
+        "d",
+    )
 
 
 def test_phases_are_counted_apart_and_numbered_together(tmp_path):
     with Study(place(tmp_path), {}) as study:
         for phase in ("sanity", "search", "sanity"):
             ledger(study, phase).start(len(study.read_trials(phase)), (0.5, 0.5, 0.5), VALUES, 0)
-        assert [(trial.number, trial.index) for trial in study.read_trials("sanity")] == [(0, 0), (2, 1)]
+        assert [(trial.number, trial.index) for trial in study.read_trials("sanity")] == [
+            (0, 0),
+            (2, 1),
+        ]
         assert [(trial.number, trial.index) for trial in study.read_trials("search")] == [(1, 0)]
 
 
@@ -60,7 +75,9 @@ def test_optuna_itself_reads_the_study(tmp_path):
         ledger(study).finish(ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0))
     loaded = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/study.db")
     assert loaded.best_params == VALUES
-    assert sqlite3.connect(tmp_path / "study.db").execute("pragma journal_mode").fetchone() == ("wal",)
+    assert sqlite3.connect(tmp_path / "study.db").execute("pragma journal_mode").fetchone() == (
+        "wal",
+    )
 
 
 def finished_study(folder):
@@ -70,7 +87,10 @@ def finished_study(folder):
 
 def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
     finished_study(tmp_path)
-    with pytest.raises(UserError, match=r"2 differ\n  b: the study has 2, this command 3\n  c: the study has \(absent\), this command 4"):
+    with pytest.raises(
+        UserError,
+        match=r"2 differ\n  b: the study has 2, this command 3\n  c: the study has \(absent\), this command 4",
+    ):
         Study(place(tmp_path), {"a": 1, "b": 3, "c": 4})
     Study(place(tmp_path), {"b": 2, "a": 1}).close()
 
@@ -90,7 +110,10 @@ def test_resume_must_and_never_mean_it(tmp_path):
         Study(place(tmp_path, "never"), {"a": 1, "b": 2})
 
 
-@pytest.mark.parametrize("content", [b"this is no database, whatever its name may say", b"SQLite format 3\0" + b"\xff" * 5000])
+@pytest.mark.parametrize(
+    "content",
+    [b"this is no database, whatever its name may say", b"SQLite format 3\0" + b"\xff" * 5000],
+)
 def test_an_unreadable_database_is_refused_and_left_alone(tmp_path, content):
     (tmp_path / "study.db").write_bytes(content)
     with pytest.raises(UserError, match="to do"):
@@ -111,7 +134,11 @@ def test_a_database_out_of_reach_is_refused(tmp_path):
 
 @pytest.mark.parametrize("url", ["postgresql://user:secret@host:54a32/name", "no address at all"])
 def test_an_address_that_cannot_be_read_is_refused_in_words(tmp_path, url):
-    for opening in (lambda: Study(place(tmp_path, url=url), {}), lambda: read_study(url, "s"), lambda: read_statuses(url)):
+    for opening in (
+        lambda: Study(place(tmp_path, url=url), {}),
+        lambda: read_study(url, "s"),
+        lambda: read_statuses(url),
+    ):
         with pytest.raises(UserError, match="dialect://user@host:port/database") as raised:
             opening()
         assert "secret" not in str(raised.value)
@@ -152,25 +179,36 @@ from synaptune.study.study import Study
 Study(Home("s", Path({str(tmp_path)!r}), "sqlite:///{tmp_path}/study.db", "auto"), {{}})
 """
     with Study(place(tmp_path), {}):
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        other = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
     assert "another process" in other.stderr
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode
+        == 0
+    )
 
 
 def test_best_yaml_holds_the_parameters_and_what_the_space_fixed(tmp_path):
     from omegaconf import OmegaConf
 
     with Study(place(tmp_path), {}) as study:
-        best = ledger(study).finish(ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0))
+        best = ledger(study).finish(
+            ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0)
+        )
     write_best(tmp_path / "best.yaml", "s", best, {"width": 32})
-    assert OmegaConf.to_container(OmegaConf.load(tmp_path / "best.yaml")) == {"parameters": {"width": 32, **VALUES}}
+    assert OmegaConf.to_container(OmegaConf.load(tmp_path / "best.yaml")) == {
+        "parameters": {"width": 32, **VALUES}
+    }
     assert "trial 0" in (tmp_path / "best.yaml").read_text()
 
 
 def test_a_pruned_trial_keeps_its_estimate_and_has_no_objective(tmp_path):
     with Study(place(tmp_path), {}) as study:
         begun = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
-        ended = ledger(study).finish(begun, Result(None, 2.0, {"val_loss": 3.0}, pruned=True, estimate=1.25))
+        ended = ledger(study).finish(
+            begun, Result(None, 2.0, {"val_loss": 3.0}, pruned=True, estimate=1.25)
+        )
         (back,) = ledger(study).read_trials()
     assert back == ended
     assert (back.state, back.objective, back.estimate, back.reason) == ("pruned", None, 1.25, None)
@@ -182,7 +220,9 @@ def test_a_pruned_trial_keeps_its_estimate_and_has_no_objective(tmp_path):
 def test_a_pruned_trial_with_an_error_has_failed(tmp_path):
     with Study(place(tmp_path), {}) as study:
         begun = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
-        ended = ledger(study).finish(begun, Result(None, 2.0, failure=make_failure(ValueError("no")), pruned=True))
+        ended = ledger(study).finish(
+            begun, Result(None, 2.0, failure=make_failure(ValueError("no")), pruned=True)
+        )
     assert (ended.state, ended.reason) == ("failed", "ValueError: no")
 
 
@@ -194,7 +234,11 @@ def test_reported_values_come_back_by_step_and_the_last_word_counts(tmp_path):
             ledger(study).report(trial, value, step)
     with Study(place(tmp_path), {}) as study:
         (back,) = ledger(study).read_trials()
-        assert list(ledger(study).read_intermediate_values(back).items()) == [(10, 3.0), (20, 1.5), (30, float("inf"))]
+        assert list(ledger(study).read_intermediate_values(back).items()) == [
+            (10, 3.0),
+            (20, 1.5),
+            (30, float("inf")),
+        ]
         ledger(study).report(back, 1.0, 40)
 
 
@@ -206,7 +250,10 @@ def test_attempts_are_counted_while_the_trial_runs_on(tmp_path):
         (back,) = ledger(study).read_trials()
         assert back == trial
         trial = ledger(study).record_retry(back, "out of memory")
-        assert (trial.state, trial.facts["attempts"]) == ("running", ["the worker died", "out of memory"])
+        assert (trial.state, trial.facts["attempts"]) == (
+            "running",
+            ["the worker died", "out of memory"],
+        )
         ledger(study).finish(trial, Result(1.0, 0.1))
         assert ledger(study).read_trials()[0].facts["attempts"] == trial.facts["attempts"]
 
@@ -223,13 +270,28 @@ def test_an_ended_trial_takes_no_second_end(tmp_path):
 def test_our_reader_and_optunas_see_the_same_trials(tmp_path):
     with Study(place(tmp_path), {}) as study:
         book = ledger(study)
-        for index, result in enumerate((Result(1.5, 2.0, {"odd": float("nan")}), Result(None, 1.0, pruned=True), Result(None, 1.0))):
-            book.finish(book.start(index, (0.1, 0.2, 0.3), VALUES | {"n": 1 + index, "c": ("a", True, 3)[index]}, 0), result)
+        for index, result in enumerate(
+            (
+                Result(1.5, 2.0, {"odd": float("nan")}),
+                Result(None, 1.0, pruned=True),
+                Result(None, 1.0),
+            )
+        ):
+            book.finish(
+                book.start(
+                    index, (0.1, 0.2, 0.3), VALUES | {"n": 1 + index, "c": ("a", True, 3)[index]}, 0
+                ),
+                result,
+            )
         book.start(3, (0.1, 0.2, 0.3), VALUES, 0)
         ours = study.read_trials()
         theirs = study._storage.get_all_trials(study._id)
     names = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}
     assert [names[trial.state] for trial in ours] == [trial.state.name for trial in theirs]
     for mine, other in zip(ours, theirs, strict=True):
-        assert (mine.number, list(mine.values.items()), mine.objective) == (other.number, list(other.params.items()), other.value)
+        assert (mine.number, list(mine.values.items()), mine.objective) == (
+            other.number,
+            list(other.params.items()),
+            other.value,
+        )
         assert {**mine.facts, "index": mine.index, "unit": list(mine.unit)} == other.user_attrs

@@ -25,8 +25,29 @@ SPACE = Space(
 )
 VALUES = {"rate": 0.1 + 0.2, "n": 2, "seed": "a"}
 ORDER = [
-    *("number", "phase", "index", "generation", "state", "objective", "estimate", "seed", "seconds"),
-    *("rate", "n", "parameter.seed", "attempts", "reason", "config_fingerprint", "failure", "odd", "metric.rate", "val_loss"),
+    *(
+        "number",
+        "phase",
+        "index",
+        "generation",
+        "state",
+        "objective",
+        "estimate",
+        "seed",
+        "seconds",
+    ),
+    *(
+        "rate",
+        "n",
+        "parameter.seed",
+        "attempts",
+        "reason",
+        "config_fingerprint",
+        "failure",
+        "odd",
+        "metric.rate",
+        "val_loss",
+    ),
 ]
 
 
@@ -40,7 +61,12 @@ def write(folder, url=None, name="s"):
         Result(None, 0.5, failure=make_failure(ValueError('a "bad"\nday, really'))),
     )
     for index, result in enumerate(results):
-        book.finish(book.record_retry(book.start(index, (0.1, 0.2, 0.3), VALUES, index // 2), "out of memory"), result)
+        book.finish(
+            book.record_retry(
+                book.start(index, (0.1, 0.2, 0.3), VALUES, index // 2), "out of memory"
+            ),
+            result,
+        )
     book.start(3, (0.1, 0.2, 0.3), VALUES | {"seed": 3}, 1)
     return study
 
@@ -73,9 +99,9 @@ def test_parquet_holds_the_same_table_with_its_types(tmp_path, capsys):
         assert cli.main(["export", str(tmp_path), "--out", str(out)]) == 0
     table = parquet.read_table(out)
     assert table.column_names == ORDER
-    assert [str(table.schema.field(name).type) for name in ("number", "objective", "odd", "rate", "n")] == [
-        *("int64", "double", "double", "double", "int64")
-    ]
+    assert [
+        str(table.schema.field(name).type) for name in ("number", "objective", "odd", "rate", "n")
+    ] == [*("int64", "double", "double", "double", "int64")]
     odd = table.to_pydict().pop("odd")
     assert math.isnan(odd[0])
     assert odd[1:] == [None] * 3
@@ -85,7 +111,9 @@ def test_parquet_holds_the_same_table_with_its_types(tmp_path, capsys):
     assert "4 trials" in capsys.readouterr().out
 
 
-def test_a_study_is_found_by_its_name_its_folder_or_its_database(tmp_path, capsys, monkeypatch, postgres_url):
+def test_a_study_is_found_by_its_name_its_folder_or_its_database(
+    tmp_path, capsys, monkeypatch, postgres_url
+):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "outputs" / "studies" / "mine", name="other-name").close()
     write(tmp_path / "elsewhere", postgres_url, name="first").close()
@@ -128,7 +156,9 @@ def test_a_mistake_is_said(words, said, tmp_path, monkeypatch, capsys):
     assert "to do: " in shown
 
 
-def test_parquet_without_pyarrow_says_what_to_install_and_writes_nothing(tmp_path, monkeypatch, capsys):
+def test_parquet_without_pyarrow_says_what_to_install_and_writes_nothing(
+    tmp_path, monkeypatch, capsys
+):
     write(tmp_path).close()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "t.parquet")]) == 2

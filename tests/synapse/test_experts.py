@@ -3,16 +3,29 @@
 import torch
 
 from synaptune.synapse.circuit import SynapseParams, SynapseTensors
-from synaptune.synapse.experts import Metabolism, Routing, health, metabolism_step, plan_remodel, remodel_metabolism
+from synaptune.synapse.experts import (
+    Metabolism,
+    Routing,
+    health,
+    metabolism_step,
+    plan_remodel,
+    remodel_metabolism,
+)
 
 
 def params(**values: float) -> SynapseTensors:
-    return SynapseTensors(SynapseParams().with_values({f"synapse.structural.{name}": value for name, value in values.items()}))
+    return SynapseTensors(
+        SynapseParams().with_values(
+            {f"synapse.structural.{name}": value for name, value in values.items()}
+        )
+    )
 
 
 def state(utilisation: list[float], energy: list[float], spread: float = 0.3) -> Metabolism:
     generator = torch.Generator().manual_seed(0)
-    embedding = torch.nn.functional.normalize(torch.ones(4, 64) / 8 + spread * torch.randn(4, 64, generator=generator) / 8, dim=-1)
+    embedding = torch.nn.functional.normalize(
+        torch.ones(4, 64) / 8 + spread * torch.randn(4, 64, generator=generator) / 8, dim=-1
+    )
     return Metabolism(torch.tensor(utilisation), torch.ones(4), torch.tensor(energy), embedding)
 
 
@@ -55,7 +68,10 @@ def test_a_split_needs_a_healthy_expert():
 
 def test_metabolism_stays_in_bounds_under_lopsided_use():
     synapse, now = params(energy_cost_rel=0.05), state([0.25] * 4, [0.85] * 4)
-    routing = Routing(torch.tensor([0.5, 0.5, 0.0, 0.0]), torch.nn.functional.normalize(torch.randn(4, 64), dim=-1))
+    routing = Routing(
+        torch.tensor([0.5, 0.5, 0.0, 0.0]),
+        torch.nn.functional.normalize(torch.randn(4, 64), dim=-1),
+    )
     for _ in range(500):
         now = metabolism_step(now, routing, synapse.structural, synapse.energy)
     assert torch.allclose(now.utilisation, routing.share, atol=1e-3)
@@ -66,7 +82,10 @@ def test_metabolism_stays_in_bounds_under_lopsided_use():
 
 
 def test_push_drives_embeddings_apart():
-    synapse, now = params(router_contrastive_lr=1e-2, router_contrastive_push=0.5), state([0.25] * 4, [0.5] * 4)
+    synapse, now = (
+        params(router_contrastive_lr=1e-2, router_contrastive_push=0.5),
+        state([0.25] * 4, [0.5] * 4),
+    )
     idle = Routing(torch.zeros(4), torch.zeros(4, 64))
     first = (now.embedding @ now.embedding.T).mean()
     for _ in range(200):

@@ -16,7 +16,10 @@ def params(**values: float) -> SynapseTensors:
 
 def activities(ticks: int = 7, tokens: int = 4, rank: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    pre, post = (torch.randn(3, ticks, tokens, rank, generator=generator, dtype=torch.float64) for _ in range(2))
+    pre, post = (
+        torch.randn(3, ticks, tokens, rank, generator=generator, dtype=torch.float64)
+        for _ in range(2)
+    )
     return torch.nn.functional.normalize(pre, dim=-1), 1.5 * post
 
 
@@ -27,7 +30,9 @@ def test_the_scan_equals_the_steps_in_turn(delta):
     state, rows = init_memory(3, 6, pre), []
     for n in range(pre.shape[1]):
         rows.append(state.weights)
-        state = memory_step(state, pre[:, n], post[:, n], synapse.postsynaptic, synapse.bdnf, delta=delta)
+        state = memory_step(
+            state, pre[:, n], post[:, n], synapse.postsynaptic, synapse.bdnf, delta=delta
+        )
     rows.append(state.weights)
     assert torch.allclose(weights, torch.stack(rows, 1))
     assert torch.allclose(handed.bdnf, state.bdnf.mean(0))
@@ -37,10 +42,14 @@ def test_the_scan_equals_the_steps_in_turn(delta):
 
 def test_sustained_calcium_opens_the_gate_and_silence_closes_it():
     synapse = params()
-    rest = KinaseState(torch.zeros(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
+    rest = KinaseState(
+        torch.zeros(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    )
     high, low = rest, rest
     for _ in range(20):
-        high = kinase_step(high, torch.full((1, 1), 1.6, dtype=torch.float64), synapse.postsynaptic, 16)
+        high = kinase_step(
+            high, torch.full((1, 1), 1.6, dtype=torch.float64), synapse.postsynaptic, 16
+        )
         low = kinase_step(low, torch.zeros(1, 1, dtype=torch.float64), synapse.postsynaptic, 16)
     assert gate(high) > 0.95
     assert gate(low) < 0.05
@@ -76,4 +85,7 @@ def test_powers_solve_a_recurrence_at_once():
     for value in inputs.tolist():
         x = 0.5 * x + value
         expected.append(x)
-    assert torch.allclose(powers(torch.tensor(0.5, dtype=torch.float64), 5) @ inputs, torch.tensor(expected, dtype=torch.float64))
+    assert torch.allclose(
+        powers(torch.tensor(0.5, dtype=torch.float64), 5) @ inputs,
+        torch.tensor(expected, dtype=torch.float64),
+    )

@@ -9,7 +9,13 @@ from synaptune.core.parameters import lookup
 from synaptune.synapse.circuit import SPECS, SynapseParams, SynapseTensors
 from synaptune.synapse.kernel import fast_scan, load_library
 from synaptune.synapse.release import draw_noise
-from synaptune.synapse.terminal import efficacy, init_terminals, map_state, terminal_scan, terminal_step
+from synaptune.synapse.terminal import (
+    efficacy,
+    init_terminals,
+    map_state,
+    terminal_scan,
+    terminal_step,
+)
 
 PRESYNAPTIC = [s for s in SPECS if s.subsystem in ("calcium", "vesicles", "energy")]
 
@@ -33,7 +39,10 @@ def course(drives: list[float]) -> list[float]:
     return out
 
 
-@pytest.mark.parametrize(("drive", "expected"), [(-4.0, (-0.75, -0.74, -0.99)), (0.0, (-0.47, -0.70, -1.45)), (3.0, (-0.22, -1.85, -1.99))])
+@pytest.mark.parametrize(
+    ("drive", "expected"),
+    [(-4.0, (-0.75, -0.74, -0.99)), (0.0, (-0.47, -0.70, -1.45)), (3.0, (-0.22, -1.85, -1.99))],
+)
 def test_efficacy_takes_the_specified_course_at_the_defaults(drive, expected):
     out = course([drive] * 64)
     assert [out[i - 1] for i in (4, 16, 64)] == pytest.approx(expected, abs=0.04)
@@ -47,7 +56,9 @@ def test_a_tired_terminal_recovers_over_fifty_silent_tokens():
 
 def test_a_driven_terminal_first_facilitates_then_tires():
     params = tensors()
-    rest = float(efficacy(init_terminals(torch.zeros(1, dtype=torch.float64), params), params).log())
+    rest = float(
+        efficacy(init_terminals(torch.zeros(1, dtype=torch.float64), params), params).log()
+    )
     out = course([3.0] * 32)
     assert max(out[:6]) > rest > out[-1]
 
@@ -95,7 +106,9 @@ def test_longer_ticks_converge_to_the_per_token_dynamics():
         state = init_terminals(drive, params)
         for _ in range(32 // tokens):
             state, ends[tokens] = terminal_step(state, drive, params, tokens)
-    gap = {tokens: (ends[tokens].log() - ends[1].log()).abs().max().item() for tokens in (2, 4, 8, 16)}
+    gap = {
+        tokens: (ends[tokens].log() - ends[1].log()).abs().max().item() for tokens in (2, 4, 8, 16)
+    }
     assert gap[2] < gap[4] < gap[8] < gap[16]
     assert gap[2] < 0.05
     assert gap[16] < 0.5
@@ -105,11 +118,18 @@ def test_longer_ticks_converge_to_the_per_token_dynamics():
 def test_gradcheck_on_one_tick(tokens):
     params = tensors()
     state = init_terminals(torch.zeros(1, 1, 3, dtype=torch.float64), params)
-    state, _ = terminal_step(state, torch.tensor([[[-1.0, 0.5, 2.0]]], dtype=torch.float64), params, tokens)
+    state, _ = terminal_step(
+        state, torch.tensor([[[-1.0, 0.5, 2.0]]], dtype=torch.float64), params, tokens
+    )
     leaves = [x.clone().requires_grad_() for group in state for x in group]
     drive = torch.tensor([[[-0.5, 1.0, 2.0]]], dtype=torch.float64, requires_grad=True)
     values = [
-        torch.tensor(lookup(params, s.name.removeprefix("synapse.")).item(), dtype=torch.float64, requires_grad=True) for s in PRESYNAPTIC
+        torch.tensor(
+            lookup(params, s.name.removeprefix("synapse.")).item(),
+            dtype=torch.float64,
+            requires_grad=True,
+        )
+        for s in PRESYNAPTIC
     ]
 
     def tick(drive, *inputs):
@@ -143,7 +163,9 @@ def test_parameter_gradients_are_finite_at_random_corners():
         drive = 8 * torch.randn(1, 2, 3, 64, generator=generator)
         torch.log(fast_scan(drive, params, 16) + 1e-8).sum().backward()
         for spec in PRESYNAPTIC:
-            assert torch.isfinite(lookup(params, spec.name.removeprefix("synapse.")).grad), spec.name
+            assert torch.isfinite(lookup(params, spec.name.removeprefix("synapse.")).grad), (
+                spec.name
+            )
 
 
 @pytest.mark.skipif(load_library(torch.float64) is None, reason="no C compiler on this machine")
@@ -154,8 +176,14 @@ def test_the_compiled_scan_and_its_adjoint_equal_the_reference(tokens, stochasti
     for values in ({}, corner(rng), corner(rng)):
         params, updates = tensors(values), 6
         keys = (updates + 1) * tokens - (tokens > 2)
-        drive = (4 * torch.randn(2, 2, updates, keys, generator=generator, dtype=torch.float64)).requires_grad_()
-        noise = draw_noise(tuple(drive.shape), torch.tensor(0.5), generator, drive) if stochastic else None
+        drive = (
+            4 * torch.randn(2, 2, updates, keys, generator=generator, dtype=torch.float64)
+        ).requires_grad_()
+        noise = (
+            draw_noise(tuple(drive.shape), torch.tensor(0.5), generator, drive)
+            if stochastic
+            else None
+        )
         weight = torch.randn(2, 2, updates + 1, keys, generator=generator, dtype=torch.float64)
         found = {}
         for scan in (terminal_scan, fast_scan):
@@ -170,8 +198,12 @@ def test_stochastic_release_is_unbiased_where_it_is_not_clamped():
     params = tensors()
     state = init_terminals(torch.zeros(1, 1, 200_000, dtype=torch.float64), params)
     drive = torch.full((1, 1, 200_000), -0.5, dtype=torch.float64)
-    noise = torch.randn(drive.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(
+        drive.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     expected, _ = terminal_step(state, drive, params, 8)
     drawn, _ = terminal_step(state, drive, params, 8, noise)
-    assert drawn.vesicles.ready.mean() == pytest.approx(float(expected.vesicles.ready.mean()), rel=0.02)
+    assert drawn.vesicles.ready.mean() == pytest.approx(
+        float(expected.vesicles.ready.mean()), rel=0.02
+    )
     assert drawn.vesicles.ready.std() > 0.5

@@ -18,7 +18,19 @@ from synaptune.config.schema import register
 @pytest.fixture(scope="session")
 def text(tmp_path_factory) -> Path:
     """A file of some 100,000 letters with structure to learn."""
-    words = ["axon", "bouton", "calcium", "dendrite", "energy", "fusion", "glia", "hebb", "ion", "kinase", "."]
+    words = [
+        "axon",
+        "bouton",
+        "calcium",
+        "dendrite",
+        "energy",
+        "fusion",
+        "glia",
+        "hebb",
+        "ion",
+        "kinase",
+        ".",
+    ]
     chosen = np.random.default_rng(0).choice(words, 20_000)
     path = tmp_path_factory.mktemp("text") / "words.txt"
     path.write_text(" ".join(chosen))

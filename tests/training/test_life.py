@@ -8,7 +8,11 @@ import torch
 
 from synaptune.training.metrics import gini
 
-LIVELY = ["model.width=16", "synapse.structural.structural_interval=4", "synapse.structural.merge_health_max=0.45"]
+LIVELY = [
+    "model.width=16",
+    "synapse.structural.structural_interval=4",
+    "synapse.structural.merge_health_max=0.45",
+]
 LIVELY += ["synapse.structural.router_sim_threshold=0.2", "synapse.structural.split_health_min=0.5"]
 
 
@@ -40,9 +44,14 @@ def test_a_result_has_the_life_of_its_experts(lived):
     life = json.loads((folder / "result.json").read_text())["life"]
     logged = [row for row in rows(folder) if row["train_loss"]]
     assert life["steps"] == [int(row["step"]) for row in logged]
-    assert [gini(torch.tensor([shares])) for shares in life["utilisation"]] == [float(row["expert_gini"]) for row in logged]
+    assert [gini(torch.tensor([shares])) for shares in life["utilisation"]] == [
+        float(row["expert_gini"]) for row in logged
+    ]
     kinds = [kind for _, kind, _ in life["events"]]
-    assert (kinds.count("merge"), kinds.count("split")) == (outcome.metrics["merges"], outcome.metrics["splits"])
+    assert (kinds.count("merge"), kinds.count("split")) == (
+        outcome.metrics["merges"],
+        outcome.metrics["splits"],
+    )
     assert all(step % 4 == 2 and layer == 0 for step, _, layer in life["events"])
 
 

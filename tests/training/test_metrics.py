@@ -42,13 +42,17 @@ def test_recall_accuracy_counts_answers_only():
     logits, targets, recall = batch()
     logits[recall] = torch.nn.functional.one_hot(targets[recall], 7) * 20.0
     logits[3, 9] = -logits[3, 9]
-    assert compute_metrics(tally(logits, targets, recall), 1.0)["recall_accuracy"] == pytest.approx(9 / 10)
+    assert compute_metrics(tally(logits, targets, recall), 1.0)["recall_accuracy"] == pytest.approx(
+        9 / 10
+    )
 
 
 def test_tallies_of_parts_add_up_to_the_whole():
     logits, targets, recall = batch()
     whole = compute_metrics(tally(logits, targets, recall), 1.0)
-    parts = tally(logits[:1], targets[:1], recall[:1]).add(tally(logits[1:], targets[1:], recall[1:]))
+    parts = tally(logits[:1], targets[:1], recall[:1]).add(
+        tally(logits[1:], targets[1:], recall[1:])
+    )
     assert compute_metrics(parts, 1.0) == pytest.approx(whole)
 
 
@@ -58,8 +62,12 @@ def test_a_model_that_knows_its_own_error_is_calibrated_and_a_boaster_is_not():
     recall = torch.zeros(1, 100, dtype=torch.bool)
     honest = torch.tensor([0.6, 0.4]).log().expand(1, 100, 2)
     boaster = torch.tensor([1.0 - 1e-6, 1e-6]).log().expand(1, 100, 2)
-    assert compute_metrics(tally(honest, targets, recall), 1.0)["calibration_error"] == pytest.approx(0.0, abs=1e-6)
-    assert compute_metrics(tally(boaster, targets, recall), 1.0)["calibration_error"] == pytest.approx(0.4, abs=1e-5)
+    assert compute_metrics(tally(honest, targets, recall), 1.0)[
+        "calibration_error"
+    ] == pytest.approx(0.0, abs=1e-6)
+    assert compute_metrics(tally(boaster, targets, recall), 1.0)[
+        "calibration_error"
+    ] == pytest.approx(0.4, abs=1e-5)
 
 
 def test_gini_is_zero_for_equal_use_and_high_for_one_busy_expert():
@@ -68,4 +76,6 @@ def test_gini_is_zero_for_equal_use_and_high_for_one_busy_expert():
 
 
 def test_dead_experts_get_less_than_a_tenth_of_an_even_share():
-    assert dead_fraction(torch.tensor([[0.5, 0.48, 0.02, 0.0], [0.25, 0.25, 0.25, 0.25]])) == pytest.approx(2 / 8)
+    assert dead_fraction(
+        torch.tensor([[0.5, 0.48, 0.02, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    ) == pytest.approx(2 / 8)

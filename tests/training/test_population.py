@@ -15,7 +15,14 @@ CANDIDATES = [
     SynapseParams().with_values({"synapse.structural.structural_interval": interval} | values)
     for interval, values in (
         (4, {}),
-        (6, {"synapse.calcium.alpha_ca": 1.5, "synapse.attention.lambda_loge": 3.0, "synapse.postsynaptic.rank_eligibility": 24}),
+        (
+            6,
+            {
+                "synapse.calcium.alpha_ca": 1.5,
+                "synapse.attention.lambda_loge": 3.0,
+                "synapse.postsynaptic.rank_eligibility": 24,
+            },
+        ),
         (1000, {"synapse.stochastic.stochastic_train_frac": 0.8, "synapse.vesicles.endo_delay": 9}),
     )
 ]
@@ -31,14 +38,19 @@ def alone(params: SynapseParams) -> list[float]:
     model, losses = GPT(CONFIG, params, 32, 0), []
     optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=2e-2, betas=(0.9, 0.95))
     for step, tokens in enumerate(batches(), 1):
-        losses.append(train_step(model, optimizer, tokens, torch.Generator().manual_seed(step), step))
+        losses.append(
+            train_step(model, optimizer, tokens, torch.Generator().manual_seed(step), step)
+        )
     return losses
 
 
 def test_a_population_gives_each_candidate_the_losses_it_gets_alone():
     population = Population(CONFIG, CANDIDATES, 32, seed=0, learning_rate=2e-2, weight_decay=0.1)
     together = torch.stack(
-        [population.step(x[:, :-1], x[:, 1:], step, torch.Generator().manual_seed(step)) for step, x in enumerate(batches(), 1)]
+        [
+            population.step(x[:, :-1], x[:, 1:], step, torch.Generator().manual_seed(step))
+            for step, x in enumerate(batches(), 1)
+        ]
     )
     single = torch.tensor([alone(params) for params in CANDIDATES]).T
     error = (together - single).abs().max()

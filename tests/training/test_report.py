@@ -20,7 +20,10 @@ from synaptune.training.checkpoint import load_model
 from synaptune.training.errors import RunPruned
 from synaptune.training.loggers.base import RunLogger
 
-EVALUATED = ["training.evaluations=12", "training.checkpoint_every=4"]  # of 24 steps: a validation every second
+EVALUATED = [
+    "training.evaluations=12",
+    "training.checkpoint_every=4",
+]  # of 24 steps: a validation every second
 
 
 @pytest.fixture
@@ -30,7 +33,12 @@ def reported(small, root):
     def once(folder: Path, report=None, *more: str) -> Outcome:
         register()
         with initialize_config_dir(str(root / "conf"), version_base="1.3"):
-            return run_training(compose("train", overrides=[*small, *EVALUATED, *more]), folder, overrides=[], report=report)
+            return run_training(
+                compose("train", overrides=[*small, *EVALUATED, *more]),
+                folder,
+                overrides=[],
+                report=report,
+            )
 
     return once
 
@@ -91,10 +99,14 @@ def test_the_checkpoint_of_a_pruned_run_is_whole_and_goes_on_to_the_same_end(rep
     whole = reported(tmp_path / "whole")
     reported(tmp_path / "pruned", ends_at(10))
     load_model(tmp_path / "pruned" / "checkpoint.pt")
-    assert torch.load(tmp_path / "pruned" / "checkpoint.pt", weights_only=True)["state"]["step"] == 8
+    assert (
+        torch.load(tmp_path / "pruned" / "checkpoint.pt", weights_only=True)["state"]["step"] == 8
+    )
     assert not list((tmp_path / "pruned").glob("*.tmp"))
     told = []
-    resumed = reported(tmp_path / "pruned", lambda step, loss: told.append(step), "training.resume=true")
+    resumed = reported(
+        tmp_path / "pruned", lambda step, loss: told.append(step), "training.resume=true"
+    )
     assert (resumed.objective, resumed.pruned_at) == (whole.objective, None)
     assert told == list(range(10, 25, 2))
     assert written(tmp_path / "pruned")["curve"] == written(tmp_path / "whole")["curve"]
@@ -128,32 +140,47 @@ def test_pruned_travels_between_processes():
 
 
 def test_a_proxy_stops_on_the_way_of_the_whole_run_and_tells_where_it_leads(reported, tmp_path):
-    proxy = reported(tmp_path / "proxy", None, "objective=proxy", "objective.fraction=0.5", *EVALUATED)
+    proxy = reported(
+        tmp_path / "proxy", None, "objective=proxy", "objective.fraction=0.5", *EVALUATED
+    )
     whole = reported(tmp_path / "whole")
     prefix = written(tmp_path / "whole")["curve"][:6]
     expected = extrapolate([(step, loss) for step, loss in prefix], 24)
     assert expected is not None
     assert written(tmp_path / "proxy")["curve"] == prefix
     assert (proxy.objective, proxy.pruned_at, proxy.metrics["steps"]) == (expected.mean, None, 12)
-    again = reported(tmp_path / "proxy", None, "training.resume=true")  # a proxy that won can be trained on
+    again = reported(
+        tmp_path / "proxy", None, "training.resume=true"
+    )  # a proxy that won can be trained on
     assert again.objective == whole.objective
 
 
 def test_a_proxy_can_be_pruned(reported, tmp_path):
     told = []
-    assert reported(tmp_path, ends_at(8, told), "objective=proxy", "objective.fraction=0.5", *EVALUATED).pruned_at == 8
+    assert (
+        reported(
+            tmp_path, ends_at(8, told), "objective=proxy", "objective.fraction=0.5", *EVALUATED
+        ).pruned_at
+        == 8
+    )
     assert [step for step, _ in told] == [2, 4, 6, 8]
 
 
 def test_a_proxy_with_too_little_to_extrapolate_from_is_refused(reported, tmp_path):
-    with pytest.raises(UserError, match=r"objective\.fraction=0\.25: 3 of training\.evaluations=12"):
+    with pytest.raises(
+        UserError, match=r"objective\.fraction=0\.25: 3 of training\.evaluations=12"
+    ):
         reported(tmp_path, None, "objective=proxy", *EVALUATED)
 
 
 def test_an_objective_that_cannot_be_scored_is_refused_before_training(reported, tmp_path):
     with pytest.raises(UserError, match="without a baseline"):
         reported(tmp_path, None, "objective=composite")
-    dense = ["model=gpt", "objective=composite", "objective.baseline={val_perplexity: 9.0, val_calibration_error: 0.1, expert_gini: 0.2}"]
+    dense = [
+        "model=gpt",
+        "objective=composite",
+        "objective.baseline={val_perplexity: 9.0, val_calibration_error: 0.1, expert_gini: 0.2}",
+    ]
     with pytest.raises(UserError, match="expert_gini in the baseline and not in the run"):
         reported(tmp_path, None, *dense)
     assert not (tmp_path / "metrics.csv").exists()
@@ -161,12 +188,22 @@ def test_an_objective_that_cannot_be_scored_is_refused_before_training(reported,
 
 def test_a_run_is_scored_against_its_own_metrics_as_the_baseline(reported, tmp_path):
     first = reported(tmp_path / "first").metrics
-    names = ("val_perplexity", "val_calibration_error", "expert_gini", "expert_dead_fraction", "tokens_per_second")
+    names = (
+        "val_perplexity",
+        "val_calibration_error",
+        "expert_gini",
+        "expert_dead_fraction",
+        "tokens_per_second",
+    )
     baseline = ", ".join(f"{name}: {first[name]!r}" for name in names)
-    composite = reported(tmp_path / "composite", None, "objective=composite", f"objective.baseline={{{baseline}}}")
+    composite = reported(
+        tmp_path / "composite", None, "objective=composite", f"objective.baseline={{{baseline}}}"
+    )
     dead = first["expert_dead_fraction"] / max(first["expert_dead_fraction"], 0.05)
     gini = first["expert_gini"] / max(first["expert_gini"], 0.05)
     calibration = first["val_calibration_error"] / max(first["val_calibration_error"], 0.05)
     assert composite.objective == pytest.approx(1.0 - 0.2 * gini + 0.5 * dead + 0.2 * calibration)
-    pareto = reported(tmp_path / "pareto", None, "objective=pareto", f"objective.baseline={{{baseline}}}")
+    pareto = reported(
+        tmp_path / "pareto", None, "objective=pareto", f"objective.baseline={{{baseline}}}"
+    )
     assert abs(pareto.objective) < 1.0  # only the speed differs between the two runs

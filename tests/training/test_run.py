@@ -30,11 +30,24 @@ def losses(folder: Path) -> list[tuple[str, str, str]]:
 def test_a_run_writes_its_result_and_learns(run, small, tmp_path):
     outcome = run([*small, "training.test=true"], tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["objective"] == outcome.objective == result["curve"][-1][1] == outcome.metrics["val_loss"]
+    assert (
+        result["objective"]
+        == outcome.objective
+        == result["curve"][-1][1]
+        == outcome.metrics["val_loss"]
+    )
     assert outcome.objective < math.log(256) - 1
     assert outcome.metrics["val_perplexity"] == pytest.approx(math.exp(outcome.objective))
     assert outcome.metrics["val_bits_per_byte"] == pytest.approx(outcome.objective / math.log(2))
-    assert {"test_loss", "tokens_per_second", "setup_seconds", "peak_memory_mib", "expert_gini", "merges", "splits"} <= set(outcome.metrics)
+    assert {
+        "test_loss",
+        "tokens_per_second",
+        "setup_seconds",
+        "peak_memory_mib",
+        "expert_gini",
+        "merges",
+        "splits",
+    } <= set(outcome.metrics)
     assert len(result["data_fingerprint"]) == len(result["config_fingerprint"]) == 64
 
 
@@ -54,7 +67,10 @@ def test_other_random_draws_in_the_process_change_nothing(run, small, tmp_path):
 
 
 def test_a_recall_run_reports_its_accuracy_and_no_bits_per_byte(run, small, tmp_path):
-    outcome = run([*small, "data.recall_fraction=1.0", "data.recall_pairs=4", "data.recall_queries=8"], tmp_path)
+    outcome = run(
+        [*small, "data.recall_fraction=1.0", "data.recall_pairs=4", "data.recall_queries=8"],
+        tmp_path,
+    )
     assert 0.0 <= outcome.metrics["val_recall_accuracy"] <= 1.0
     assert "val_bits_per_byte" not in outcome.metrics
 
@@ -72,23 +88,43 @@ def test_a_dense_plain_transformer_has_no_expert_metrics(run, small, tmp_path):
 
 
 def test_a_killed_process_goes_on_bit_for_bit(run, small, tmp_path, root):
-    overrides = [*small, "training.steps=60", "training.checkpoint_every=5", "training.evaluations=6"]
+    overrides = [
+        *small,
+        "training.steps=60",
+        "training.checkpoint_every=5",
+        "training.evaluations=6",
+    ]
     run(overrides, tmp_path / "whole")
     broken = tmp_path / "broken"
-    command = [sys.executable, str(root / "train.py"), *overrides, f"hydra.run.dir={broken}", "training.resume=true"]
+    command = [
+        sys.executable,
+        str(root / "train.py"),
+        *overrides,
+        f"hydra.run.dir={broken}",
+        "training.resume=true",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
-    while not (broken / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not (broken / "checkpoint.pt").exists()
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (broken / "result.json").exists(), "the run ended before it could be killed"
     subprocess.run(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, check=True)
     assert losses(broken) == losses(tmp_path / "whole")
-    weights = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["weights"] for name in ("whole", "broken")]
+    weights = [
+        torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["weights"]
+        for name in ("whole", "broken")
+    ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "broken")]
+    results = [
+        json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "broken")
+    ]
     assert all(results[0][part] == results[1][part] for part in ("curve", "life"))
 
 
@@ -128,7 +164,9 @@ def test_a_checkpoint_gives_the_trained_model_back(run, small, tmp_path):
 
     batches = make_eval_batches(corpus, data, "val", size=4, context=config.context, limit=2)
     with torch.no_grad():
-        mean = sum(float(training_loss(model(batch.tokens).logits, batch.targets)) for batch in batches) / len(batches)
+        mean = sum(
+            float(training_loss(model(batch.tokens).logits, batch.targets)) for batch in batches
+        ) / len(batches)
     assert mean == pytest.approx(outcome.objective, abs=1e-5)
 
 

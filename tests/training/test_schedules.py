@@ -9,7 +9,9 @@ import pytest
 from synaptune.training.config import TrainingConfig
 from synaptune.training.schedules import get_evaluation_steps, learning_rate
 
-CONFIG = TrainingConfig(steps=100, learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.2, evaluations=3)
+CONFIG = TrainingConfig(
+    steps=100, learning_rate=1.0, warmup_fraction=0.1, final_fraction=0.2, evaluations=3
+)
 
 
 def test_the_rate_rises_to_its_peak_and_falls_to_its_final_fraction():

@@ -41,7 +41,9 @@ def _register() -> None:
         **{name: OptimConf(optimizer=name) for name in ("tpe", "gp", "cmaes", "qmc")},
     }
     for name, optim in strategies.items():
-        ConfigStore.instance().store(group="hydra/sweeper", name=name, node=SweeperConf(optim=optim), provider="synaptune")
+        ConfigStore.instance().store(
+            group="hydra/sweeper", name=name, node=SweeperConf(optim=optim), provider="synaptune"
+        )
 
 
 _register()

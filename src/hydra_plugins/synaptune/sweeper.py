@@ -23,7 +23,9 @@ class SynaptuneSweeper(Sweeper):
         self._parametrization = parametrization
         self._grid_points = grid_points
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         """Keep what Hydra gives; the launcher is made when the study's folder is known."""
         self._context, self._task, self._config = hydra_context, task_function, config
 
@@ -32,7 +34,15 @@ class SynaptuneSweeper(Sweeper):
         from synaptune.config.sweep import SweepRequest, run_sweep
         from synaptune.core.errors import UserError
 
-        request = SweepRequest(self._config, self._context, self._task, self._optim, self._parametrization, self._grid_points, arguments)
+        request = SweepRequest(
+            self._config,
+            self._context,
+            self._task,
+            self._optim,
+            self._parametrization,
+            self._grid_points,
+            arguments,
+        )
         try:
             return run_sweep(request, self._make_launcher)
         except UserError as error:
@@ -41,7 +51,10 @@ class SynaptuneSweeper(Sweeper):
             print(error, file=sys.stderr)
             raise SystemExit(2) from None
         except KeyboardInterrupt:
-            print("\ninterrupted; the same command goes on, every finished trial is kept", file=sys.stderr)
+            print(
+                "\ninterrupted; the same command goes on, every finished trial is kept",
+                file=sys.stderr,
+            )
             raise SystemExit(130) from None
 
     def _make_launcher(self, folder: str) -> Launcher:
@@ -50,4 +63,6 @@ class SynaptuneSweeper(Sweeper):
 
         with read_write(self._config), open_dict(self._config):
             self._config.hydra.sweep.dir = folder
-        return Plugins.instance().instantiate_launcher(hydra_context=self._context, task_function=self._task, config=self._config)
+        return Plugins.instance().instantiate_launcher(
+            hydra_context=self._context, task_function=self._task, config=self._config
+        )

@@ -58,7 +58,9 @@ def find_endpoints(snapshot: StudySnapshot) -> Endpoints | None:
     if best is None:
         return None
     space = snapshot.spaces[snapshot.searches[-1]]
-    stored = {name: snapshot.configuration.get(f"{schema.START_PREFIX}{name}") for name in space.names}
+    stored = {
+        name: snapshot.configuration.get(f"{schema.START_PREFIX}{name}") for name in space.names
+    }
     if any(value is None for value in stored.values()):
         return None
     return Endpoints(space, space.to_unit(stored), best.unit)  # type: ignore[arg-type]
@@ -70,7 +72,12 @@ def plan_points(endpoints: Endpoints) -> AblationPoints:
     before, after = space.to_values(defaults), space.to_values(tuned)
     moved = [(index, name) for index, name in enumerate(space.names) if before[name] != after[name]]
     reverted = {name: _replace_coordinate(tuned, index, defaults) for index, name in moved}
-    return AblationPoints(defaults, tuned, reverted, {name: _replace_coordinate(defaults, index, tuned) for index, name in moved})
+    return AblationPoints(
+        defaults,
+        tuned,
+        reverted,
+        {name: _replace_coordinate(defaults, index, tuned) for index, name in moved},
+    )
 
 
 def _replace_coordinate(unit: UnitPoint, index: int, other: UnitPoint) -> UnitPoint:
@@ -89,26 +96,46 @@ def compute_ablation(snapshot: StudySnapshot) -> list[AblationRow]:
     defaults, tuned = (between.space.to_values(unit) for unit in (between.defaults, between.tuned))
 
     def compare_points(before: UnitPoint, after: UnitPoint) -> Comparison | None:
-        first, second = (runs.get(_key(between.space.to_values(unit)), {}) for unit in (before, after))
+        first, second = (
+            runs.get(_key(between.space.to_values(unit)), {}) for unit in (before, after)
+        )
         seeds = sorted(first.keys() & second.keys())
-        return compare([first[seed] for seed in seeds], [second[seed] for seed in seeds]) if len(seeds) > 1 else None
+        return (
+            compare([first[seed] for seed in seeds], [second[seed] for seed in seeds])
+            if len(seeds) > 1
+            else None
+        )
 
     found = [
-        (name, compare_points(wanted.reverted[name], wanted.tuned), compare_points(wanted.defaults, wanted.alone[name]))
+        (
+            name,
+            compare_points(wanted.reverted[name], wanted.tuned),
+            compare_points(wanted.defaults, wanted.alone[name]),
+        )
         for name in wanted.reverted
     ]
     adjusted = _adjust_p_values([comparison for _, *both in found for comparison in both])
     rows = [
-        AblationRow(name, defaults[name], tuned[name], reverted, alone, *adjusted[2 * index : 2 * index + 2])
+        AblationRow(
+            name, defaults[name], tuned[name], reverted, alone, *adjusted[2 * index : 2 * index + 2]
+        )
         for index, (name, reverted, alone) in enumerate(found)
     ]
-    return sorted(rows, key=lambda row: -math.inf if row.reverted is None else row.reverted.mean, reverse=True)
+    return sorted(
+        rows, key=lambda row: -math.inf if row.reverted is None else row.reverted.mean, reverse=True
+    )
 
 
 def _adjust_p_values(comparisons: Sequence[Comparison | None]) -> list[float | None]:
     """The p-values of the t tests, adjusted for all that could be made."""
     made = [index for index, comparison in enumerate(comparisons) if comparison is not None]
-    values = dict(zip(made, holm([comparison.p for comparison in comparisons if comparison is not None]), strict=True))
+    values = dict(
+        zip(
+            made,
+            holm([comparison.p for comparison in comparisons if comparison is not None]),
+            strict=True,
+        )
+    )
     return [values.get(index) for index in range(len(comparisons))]
 
 
@@ -125,7 +152,11 @@ def _collect_runs(snapshot: StudySnapshot) -> dict[Any, dict[int, float]]:
 def _read_metric(trial: Trial) -> float | None:
     """Null for a run that is not whole, or whose perplexity is no positive number."""
     value = trial.facts.get(METRIC) if trial.state == "complete" else None
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) and value > 0.0 else None
+    return (
+        float(value)
+        if isinstance(value, int | float) and math.isfinite(value) and value > 0.0
+        else None
+    )
 
 
 def _key(values: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:

@@ -25,8 +25,21 @@ from typing import Any, NamedTuple
 from synaptune.analysis.results import Comparison
 from synaptune.core.parameters import constant
 
-CONFIDENCE = constant("compare.level", 0.95, unit="probability", meaning="coverage of the intervals shown", source="chosen: the usual 95 %")
-RESAMPLES = int(constant("compare.resamples", 9999, meaning="resamples of a bootstrap interval", source="chosen: the default of scipy"))
+CONFIDENCE = constant(
+    "compare.level",
+    0.95,
+    unit="probability",
+    meaning="coverage of the intervals shown",
+    source="chosen: the usual 95 %",
+)
+RESAMPLES = int(
+    constant(
+        "compare.resamples",
+        9999,
+        meaning="resamples of a bootstrap interval",
+        source="chosen: the default of scipy",
+    )
+)
 _SEED = 20_260  # of the resampling: the same numbers give the same interval
 
 
@@ -38,7 +51,9 @@ class Improvement(NamedTuple):
     high: float
 
 
-def compute_improvement(before: Sequence[float], after: Sequence[float], level: float = CONFIDENCE) -> Improvement:
+def compute_improvement(
+    before: Sequence[float], after: Sequence[float], level: float = CONFIDENCE
+) -> Improvement:
     """Improvement of `after` over `before`, paired by position, eqs. (1) and (2).
 
     Raises ValueError for unequal lengths, fewer than two pairs, or a `before` that is not positive.
@@ -46,7 +61,9 @@ def compute_improvement(before: Sequence[float], after: Sequence[float], level: 
     return _t_interval(_paired_gains(before, after), level)
 
 
-def compare(before: Sequence[float], after: Sequence[float], level: float = CONFIDENCE) -> Comparison:
+def compare(
+    before: Sequence[float], after: Sequence[float], level: float = CONFIDENCE
+) -> Comparison:
     """All that is said of `after` against `before`, paired by position; differences are improvements [%], eqs. (1) to (7).
 
     Equal differences have intervals of no width, and p is 0, or 1 where they are 0. The effect is null for them, and for two pairs,
@@ -57,7 +74,9 @@ def compare(before: Sequence[float], after: Sequence[float], level: float = CONF
     spread, count = statistics.stdev(gains), len(gains)
     boot_low, boot_high = _bootstrap_interval(gains, level)
     effect = hedges_correction(count - 1) * mean / spread if spread > 0.0 and count > 2 else None
-    return Comparison(count, mean, low, high, boot_low, boot_high, _t_test_p(gains), signed_rank(gains), effect)
+    return Comparison(
+        count, mean, low, high, boot_low, boot_high, _t_test_p(gains), signed_rank(gains), effect
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -80,7 +99,9 @@ def signed_rank(differences: Sequence[float]) -> float | None:
     moved = np.array([value for value in differences if value != 0.0])
     if not len(moved):
         return None
-    ranks = np.rint(2.0 * rankdata(np.abs(moved))).astype(int)  # doubled, so that shared ranks are whole
+    ranks = np.rint(2.0 * rankdata(np.abs(moved))).astype(
+        int
+    )  # doubled, so that shared ranks are whole
     ways = np.ones(1)
     for rank in ranks:  # the distribution of the sum over random signs, one rank after another
         ways = (np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))) / 2.0
@@ -92,14 +113,20 @@ def hedges_correction(degrees: int) -> float:
     """Correction of a standardised mean difference for few pairs, eq. (7)."""
     if degrees < 2:
         return 0.0
-    return math.exp(math.lgamma(degrees / 2.0) - math.lgamma((degrees - 1) / 2.0)) / math.sqrt(degrees / 2.0)
+    return math.exp(math.lgamma(degrees / 2.0) - math.lgamma((degrees - 1) / 2.0)) / math.sqrt(
+        degrees / 2.0
+    )
 
 
 def _paired_gains(before: Sequence[float], after: Sequence[float]) -> list[float]:
     if len(before) != len(after) or len(before) < 2:
-        raise ValueError(f"got {len(before)} and {len(after)} values: expected equally many, at least 2, from the same seeds")
+        raise ValueError(
+            f"got {len(before)} and {len(after)} values: expected equally many, at least 2, from the same seeds"
+        )
     if min(before) <= 0:
-        raise ValueError(f"got a value of {min(before)} before: expected positive ones, since improvement is relative")
+        raise ValueError(
+            f"got a value of {min(before)} before: expected positive ones, since improvement is relative"
+        )
     return [100.0 * (1.0 - new / old) for old, new in zip(before, after, strict=True)]  # eq. (1)
 
 
@@ -109,7 +136,9 @@ def _t_interval(gains: Sequence[float], level: float) -> Improvement:
         return Improvement(mean, mean, mean)
     from scipy.stats import t
 
-    half = float(t.ppf(0.5 + level / 2.0, len(gains) - 1)) * spread / math.sqrt(len(gains))  # eq. (2)
+    half = (
+        float(t.ppf(0.5 + level / 2.0, len(gains) - 1)) * spread / math.sqrt(len(gains))
+    )  # eq. (2)
     return Improvement(mean, mean - half, mean + half)
 
 
@@ -132,12 +161,22 @@ def _bootstrap_interval(gains: Sequence[float], level: float) -> tuple[float, fl
 
     if min(gains) == max(gains):
         return gains[0], gains[0]
-    generator = "rng" if "rng" in inspect.signature(bootstrap).parameters else "random_state"  # its older name
+    generator = (
+        "rng" if "rng" in inspect.signature(bootstrap).parameters else "random_state"
+    )  # its older name
     for method in ("BCa", "percentile"):
-        named: dict[str, Any] = {"method": method, "n_resamples": RESAMPLES, generator: np.random.default_rng(_SEED)}
+        named: dict[str, Any] = {
+            "method": method,
+            "n_resamples": RESAMPLES,
+            generator: np.random.default_rng(_SEED),
+        }
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a correction that has no value: the next method has one
-            found = bootstrap((list(gains),), np.mean, confidence_level=level, **named).confidence_interval
+            warnings.simplefilter(
+                "ignore"
+            )  # of a correction that has no value: the next method has one
+            found = bootstrap(
+                (list(gains),), np.mean, confidence_level=level, **named
+            ).confidence_interval
         if math.isfinite(found.low) and math.isfinite(found.high):
             return float(found.low), float(found.high)
     return min(gains), max(gains)

@@ -20,7 +20,11 @@ from synaptune.study.database import keys as schema
 from synaptune.study.reader import BASELINE, StudySnapshot
 
 PAUSE_FACTOR = constant(
-    "convergence.pause", 3.0, unit="longest run", meaning="without an end that counts as a pause", source="chosen: a run and two retries"
+    "convergence.pause",
+    3.0,
+    unit="longest run",
+    meaning="without an end that counts as a pause",
+    source="chosen: a run and two retries",
 )
 _MAX_POINTS = 400  # of the chance curve, at most
 _SEEDS_KEY = "search.seeds"  # that each loss is a mean over
@@ -30,7 +34,11 @@ _COMPARED_GROUPS = ("data", "model", "position", "synapse", "training", "objecti
 
 def compute_convergence(snapshot: StudySnapshot) -> Convergence | None:
     """The best loss so far by evaluation and by time; null before the first end."""
-    ended = [trial for trial in snapshot.search_trials if trial.state != "running" and trial.number in snapshot.end_times]
+    ended = [
+        trial
+        for trial in snapshot.search_trials
+        if trial.state != "running" and trial.number in snapshot.end_times
+    ]
     if not ended:
         return None
     ended.sort(key=lambda trial: (snapshot.end_times[trial.number], trial.number))
@@ -50,17 +58,27 @@ def compute_convergence(snapshot: StudySnapshot) -> Convergence | None:
     return Convergence(list(range(1, len(ended) + 1)), best, hours[1:], device_hours[1:])
 
 
-def compute_random_curve(snapshot: StudySnapshot, against: StudySnapshot | None = None) -> RandomCurve | None:
+def compute_random_curve(
+    snapshot: StudySnapshot, against: StudySnapshot | None = None
+) -> RandomCurve | None:
     """Random points of the same objective and seed: of a random study, else of the study's own sanity phase; null without any.
 
     A study of other data, another seed or another objective is no comparison, and is not taken.
     """
     if against is not None and is_comparable(snapshot, against):
-        losses = [loss for trial in against.search_trials if (loss := against.get_complete_loss(trial)) is not None]
+        losses = [
+            loss
+            for trial in against.search_trials
+            if (loss := against.get_complete_loss(trial)) is not None
+        ]
         return _make_random_curve(losses, f"study {against.name}") if losses else None
     start = {trial.unit for trial in snapshot.get_phase_trials(BASELINE)}
     seeds = {trial.facts.get(schema.SEED) for trial in snapshot.search_trials}
-    points = [trial for trial in snapshot.get_phase_trials("sanity") if trial.unit not in start and trial.facts.get(schema.SEED) in seeds]
+    points = [
+        trial
+        for trial in snapshot.get_phase_trials("sanity")
+        if trial.unit not in start and trial.facts.get(schema.SEED) in seeds
+    ]
     losses = [loss for trial in points if (loss := snapshot.get_complete_loss(trial)) is not None]
     return _make_random_curve(losses, "the sanity phase") if losses else None
 
@@ -69,18 +87,28 @@ def is_comparable(snapshot: StudySnapshot, against: StudySnapshot) -> bool:
     """Whether a study drew random points of the same space for the same objective, data, model and seed, and ran them to their ends."""
     if any(trial.state == "pruned" for trial in against.search_trials):
         return False  # those left are the better ones
-    if against.engine is None or against.engine.name not in ("random", "qmc") or snapshot.maximize != against.maximize:
+    if (
+        against.engine is None
+        or against.engine.name not in ("random", "qmc")
+        or snapshot.maximize != against.maximize
+    ):
         return False
     both = snapshot.configuration, against.configuration
     if both[0].get(_SEEDS_KEY, 1) != both[1].get(_SEEDS_KEY, 1):
         return False
-    known = {key for key in (*both[0], *both[1]) if key.split(".")[0] in _COMPARED_GROUPS or key.startswith(schema.RANGE_PREFIX)}
+    known = {
+        key
+        for key in (*both[0], *both[1])
+        if key.split(".")[0] in _COMPARED_GROUPS or key.startswith(schema.RANGE_PREFIX)
+    }
     return all(both[0].get(key) == both[1].get(key) for key in known)
 
 
 def _make_random_curve(losses: Sequence[float], source: str) -> RandomCurve:
     ranked, count = sorted(losses), len(losses)
-    ks = sorted({round(1 + (count - 1) * place / max(1, _MAX_POINTS - 1)) for place in range(_MAX_POINTS)})
+    ks = sorted(
+        {round(1 + (count - 1) * place / max(1, _MAX_POINTS - 1)) for place in range(_MAX_POINTS)}
+    )
     return RandomCurve(
         source,
         count,
@@ -114,7 +142,10 @@ def _quantile_of_best(ranked: Sequence[float], k: int, level: float) -> float:
 
 
 def summarise_generations(
-    snapshot: StudySnapshot, diagnostics: Sequence[Diagnostics], space: Space, trials: Sequence[Trial]
+    snapshot: StudySnapshot,
+    diagnostics: Sequence[Diagnostics],
+    space: Space,
+    trials: Sequence[Trial],
 ) -> list[Generation]:
     """Each generation of a search: what it was heading for, and its best trial."""
     if not diagnostics:
@@ -122,13 +153,29 @@ def summarise_generations(
     size = max(1, sum(trial.facts.get(schema.GENERATION, 0) == 0 for trial in trials))
     found = []
     for place, now in enumerate(diagnostics):
-        members = [trial for trial in trials[place * size : (place + 1) * size] if snapshot.get_complete_loss(trial) is not None]
-        best = min(members, key=lambda trial: snapshot.get_complete_loss(trial) or 0.0, default=None)
+        members = [
+            trial
+            for trial in trials[place * size : (place + 1) * size]
+            if snapshot.get_complete_loss(trial) is not None
+        ]
+        best = min(
+            members, key=lambda trial: snapshot.get_complete_loss(trial) or 0.0, default=None
+        )
         ends = []
         for sign in (0.0, -1.0, 1.0):
             units = [now.mean[name] + sign * now.sigma[name] for name in space.names]
-            ends.append({name: float(value) for name, value in space.to_values(units).items() if not isinstance(value, str)})
+            ends.append(
+                {
+                    name: float(value)
+                    for name, value in space.to_values(units).items()
+                    if not isinstance(value, str)
+                }
+            )
         loss = None if best is None else snapshot.get_complete_loss(best)
         values = {} if best is None else best.values
-        found.append(Generation(now.generation, ends[0], ends[1], ends[2], values, loss, now.condition, now.step))
+        found.append(
+            Generation(
+                now.generation, ends[0], ends[1], ends[2], values, loss, now.condition, now.step
+            )
+        )
     return found

@@ -19,10 +19,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NULL_SEARCHES = int(
-    constant("correlation.blind", 99, unit="search", meaning="searches that know no loss, behind each p", source="chosen: p down to 0.01")
+    constant(
+        "correlation.blind",
+        99,
+        unit="search",
+        meaning="searches that know no loss, behind each p",
+        source="chosen: p down to 0.01",
+    )
 )
 LONGEST_NULL_SEARCH = int(
-    constant("correlation.longest", 60, unit="generation", meaning="of a blind search", source="chosen: noise has mixed the matrix by then")
+    constant(
+        "correlation.longest",
+        60,
+        unit="generation",
+        meaning="of a blind search",
+        source="chosen: noise has mixed the matrix by then",
+    )
 )
 # Stated before any search of this project; signs are those the equations suggest.
 GROWS, SHRINKS = "synapse.attention.lambda_loge", "synapse.structural.energy_cost_rel"
@@ -45,23 +57,32 @@ class ParameterPair(NamedTuple):
     adjusted_p: float | None
 
 
-def rank_pairs(space: Space, correlation: Sequence[Sequence[float]], null: NDArray[Any] | None = None) -> list[ParameterPair]:
+def rank_pairs(
+    space: Space, correlation: Sequence[Sequence[float]], null: NDArray[Any] | None = None
+) -> list[ParameterPair]:
     """Every pair of parameters, the strongest first; null: correlations of blind searches, without which there is no p."""
     import numpy as np
 
     first, second = np.triu_indices(len(space.names), 1)
     found = np.array(correlation)[first, second]
-    rows: list[tuple[float, float | None, float | None]] = [(float(value), None, None) for value in found]
+    rows: list[tuple[float, float | None, float | None]] = [
+        (float(value), None, None) for value in found
+    ]
     if null is not None:
         size, noise = np.abs(found), np.abs(null[:, first, second])
         alone = (1 + (noise >= size).sum(axis=0)) / (len(null) + 1)
         among = (1 + (noise.max(axis=1)[:, None] >= size).sum(axis=0)) / (len(null) + 1)
         rows = list(zip(found.tolist(), alone.tolist(), among.tolist(), strict=True))
-    named = [ParameterPair(space.names[i], space.names[j], *row) for i, j, row in zip(first, second, rows, strict=True)]
+    named = [
+        ParameterPair(space.names[i], space.names[j], *row)
+        for i, j, row in zip(first, second, rows, strict=True)
+    ]
     return sorted(named, key=lambda pair: -abs(pair.correlation))
 
 
-def simulate_null(engine: Engine, space: Space, generations: int, count: int = NULL_SEARCHES) -> NDArray[Any] | None:
+def simulate_null(
+    engine: Engine, space: Space, generations: int, count: int = NULL_SEARCHES
+) -> NDArray[Any] | None:
     """The correlations at the end of searches whose losses are noise: (count, n, n); null for an optimizer without a distribution."""
     import numpy as np
 
@@ -71,7 +92,10 @@ def simulate_null(engine: Engine, space: Space, generations: int, count: int = N
         return None
     found = []
     for number in range(count):
-        optimizer, stream = CmaOptimizer(replace(engine, seed=number), space), np.random.default_rng(number)
+        optimizer, stream = (
+            CmaOptimizer(replace(engine, seed=number), space),
+            np.random.default_rng(number),
+        )
         for _ in range(min(generations, LONGEST_NULL_SEARCH)):
             units = [optimizer.ask() for _ in range(optimizer.generation_size)]
             optimizer.tell([Observation(unit, float(stream.random())) for unit in units])
@@ -108,16 +132,36 @@ def check_hypotheses(
     for name, word, sign in ((GROWS, "grows", 1.0), (SHRINKS, "shrinks", -1.0)):
         if name in best:
             change = f"{_format_value(start.get(name))} to {_format_value(best[name])}"
-            around = "" if last is None else f", the last generation between {last.low[name]:.3g} and {last.high[name]:.3g}"
-            held = None if start.get(name) is None else sign * (float(best[name]) - float(start[name])) > 0.0
-            found.append(_make_hypothesis(f"{_short_name(name)} {word}", change + around, held, [name], effective))
+            around = (
+                ""
+                if last is None
+                else f", the last generation between {last.low[name]:.3g} and {last.high[name]:.3g}"
+            )
+            held = (
+                None
+                if start.get(name) is None
+                else sign * (float(best[name]) - float(start[name])) > 0.0
+            )
+            found.append(
+                _make_hypothesis(
+                    f"{_short_name(name)} {word}", change + around, held, [name], effective
+                )
+            )
     if REFILL in best or DECAY in best:
         values = [best.get(name, configuration.get(name)) for name in (REFILL, DECAY)]
         if all(isinstance(value, int | float) for value in values):
             ratio = float(values[0]) / float(values[1])  # type: ignore[arg-type]
             claim = f"tau_rrp / tau_c lies between {RATIO[0]:g} and {RATIO[1]:g}"
             searched = [name for name in (REFILL, DECAY) if name in best]
-            found.append(_make_hypothesis(claim, f"{ratio:.3g} at the best", RATIO[0] <= ratio <= RATIO[1], searched, effective))
+            found.append(
+                _make_hypothesis(
+                    claim,
+                    f"{ratio:.3g} at the best",
+                    RATIO[0] <= ratio <= RATIO[1],
+                    searched,
+                    effective,
+                )
+            )
     by_names = {frozenset((pair.first, pair.second)): pair for pair in together}
     for names in HYPOTHESISED_PAIRS:
         pair = by_names.get(frozenset(names))
@@ -126,13 +170,17 @@ def check_hypotheses(
             held = None if pair.adjusted_p is None else pair.adjusted_p < 0.05 or None
             found.append(
                 Hypothesis(
-                    f"{_short_name(names[0])} and {_short_name(names[1])} move together", f"correlation {pair.correlation:+.2f}{sure}", held
+                    f"{_short_name(names[0])} and {_short_name(names[1])} move together",
+                    f"correlation {pair.correlation:+.2f}{sure}",
+                    held,
                 )
             )
     return found
 
 
-def _make_hypothesis(claim: str, found: str, held: bool | None, names: Sequence[str], effective: set[str]) -> Hypothesis:
+def _make_hypothesis(
+    claim: str, found: str, held: bool | None, names: Sequence[str], effective: set[str]
+) -> Hypothesis:
     idle = [_short_name(name) for name in names if name not in effective]
     if idle:
         return Hypothesis(claim, f"{found}; no effect of {' and '.join(idle)} was found", None)

@@ -37,7 +37,9 @@ class PlannedRuns(NamedTuple):
     def count_rounds(self, devices: int) -> int:
         """How often each device runs something, at most."""
         whole, rest = divmod(self.runs, self.at_once or max(1, self.runs))
-        return whole * math.ceil((self.at_once or max(1, self.runs)) / devices) + math.ceil(rest / devices)
+        return whole * math.ceil((self.at_once or max(1, self.runs)) / devices) + math.ceil(
+            rest / devices
+        )
 
 
 class RunTiming(NamedTuple):
@@ -105,7 +107,11 @@ def measure_timing(train: TrainRun, folder: Path, *, steps: int, warmup: int) ->
     evaluation = train(short | {"training.steps": warmup + steps}, folder / "measured")
     seconds = time.perf_counter() - began
     with (folder / "measured" / "metrics.csv").open(newline="") as file:
-        clock = {int(row["step"]): float(row["seconds"]) for row in csv.DictReader(file) if row["seconds"]}
+        clock = {
+            int(row["step"]): float(row["seconds"])
+            for row in csv.DictReader(file)
+            if row["seconds"]
+        }
     step = (clock[warmup + steps] - clock[warmup]) / steps
     save = _time_save(folder / "measured" / "checkpoint.pt")
     fixed = max(0.0, seconds - (warmup + steps) * step - evaluation - save)
@@ -128,7 +134,12 @@ def estimate_run_seconds(speed: RunTiming, training: TrainingConfig, *, with_tes
     evaluations = len(get_evaluation_steps(training)) + with_test
     every = training.checkpoint_every
     saves = 1 + ((training.steps - 1) // every if every else 0)
-    return speed.fixed + training.steps * speed.step + evaluations * speed.evaluation + saves * speed.save
+    return (
+        speed.fixed
+        + training.steps * speed.step
+        + evaluations * speed.evaluation
+        + saves * speed.save
+    )
 
 
 def price_plan(
@@ -145,11 +156,25 @@ def price_plan(
     """
     rows = []
     if start is not None:  # one of 0 s has its row too: a busy moment while measuring may hide it
-        rows.append(CostRow("start-up", devices, SecondsRange(start, start, start), devices * start / _HOUR, start / _HOUR))
+        rows.append(
+            CostRow(
+                "start-up",
+                devices,
+                SecondsRange(start, start, start),
+                devices * start / _HOUR,
+                start / _HOUR,
+            )
+        )
     for stage in plan:
         spread = seconds(stage)
         rows.append(
-            CostRow(stage.name, stage.runs, spread, stage.runs * spread.median / _HOUR, stage.count_rounds(devices) * spread.median / _HOUR)
+            CostRow(
+                stage.name,
+                stage.runs,
+                spread,
+                stage.runs * spread.median / _HOUR,
+                stage.count_rounds(devices) * spread.median / _HOUR,
+            )
         )
     hours = sum(row.device_hours for row in rows)
     return PlanCost(
@@ -165,7 +190,11 @@ def price_plan(
 def _sum_hours(rows: Sequence[CostRow], side: str) -> float | None:
     """Device hours at one side of the spreads; null when one is not known."""
     bounds = [getattr(row.seconds, side) for row in rows]
-    return None if None in bounds else sum(row.runs * bound for row, bound in zip(rows, bounds, strict=True)) / _HOUR
+    return (
+        None
+        if None in bounds
+        else sum(row.runs * bound for row, bound in zip(rows, bounds, strict=True)) / _HOUR
+    )
 
 
 def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRange]:
@@ -174,7 +203,9 @@ def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRa
     Copies of another trial do not count. Raises UserError when there is no such study, or nothing complete in it.
     """
     absent = user_error(
-        got=f"--study {name}, not in {url}", expected="a study with complete trials", do="check its name, or measure without"
+        got=f"--study {name}, not in {url}",
+        expected="a study with complete trials",
+        do="check its name, or measure without",
     )
     path = get_sqlite_path(url)
     if path is not None and not path.exists():  # reading would make an empty database
@@ -189,9 +220,18 @@ def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRa
             trials = optuna.load_study(study_name=name, storage=url).get_trials(deepcopy=False)
         except KeyError:
             raise absent from None
-    ran = [trial.user_attrs for trial in trials if trial.state.name == "COMPLETE" and "copied_from" not in trial.user_attrs]
+    ran = [
+        trial.user_attrs
+        for trial in trials
+        if trial.state.name == "COMPLETE" and "copied_from" not in trial.user_attrs
+    ]
     times = {
-        tested: [facts["seconds"] for facts in ran if "seconds" in facts and bool(facts.get("test")) == tested] for tested in (False, True)
+        tested: [
+            facts["seconds"]
+            for facts in ran
+            if "seconds" in facts and bool(facts.get("test")) == tested
+        ]
+        for tested in (False, True)
     }
     if not any(times.values()):
         raise absent

@@ -36,10 +36,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ALPHA = constant(
-    "effects.level", 0.05, unit="probability", meaning="adjusted p below which an effect is found", source="chosen: the usual 5 %"
+    "effects.level",
+    0.05,
+    unit="probability",
+    meaning="adjusted p below which an effect is found",
+    source="chosen: the usual 5 %",
 )
 _DRAWS = int(
-    constant("effects.redrawn", 48, unit="draw", meaning="draws behind each expectation of eq. (2)", source="chosen: 1 % more variance")
+    constant(
+        "effects.redrawn",
+        48,
+        unit="draw",
+        meaning="draws behind each expectation of eq. (2)",
+        source="chosen: 1 % more variance",
+    )
 )
 _MEMORY = constant(
     "effects.memory",
@@ -52,10 +62,23 @@ _MAX_POINTS = 600  # latest points that f is fitted to
 _MAX_FOR_PRODUCTS = 12  # parameters up to which f has their products
 _PENALTIES = tuple(10.0**power for power in range(-3, 4))
 _FIRST_WEIGHT = constant(
-    "effects.trust", 0.5, meaning="w before the first prediction was tried", source="chosen: a beginning is worth a look"
+    "effects.trust",
+    0.5,
+    meaning="w before the first prediction was tried",
+    source="chosen: a beginning is worth a look",
 )
-_WEIGHT_RATE = constant("effects.turn", 0.2, meaning="share of the latest correlation in w", source="chosen: five generations")
-_MIN_WEIGHT = constant("effects.least_trust", 0.1, meaning="w below which a generation is left out", source="chosen: what noise gives")
+_WEIGHT_RATE = constant(
+    "effects.turn",
+    0.2,
+    meaning="share of the latest correlation in w",
+    source="chosen: five generations",
+)
+_MIN_WEIGHT = constant(
+    "effects.least_trust",
+    0.1,
+    meaning="w below which a generation is left out",
+    source="chosen: what noise gives",
+)
 _MIN_COMPLETE = 3  # complete points that a generation needs to be ranked
 
 
@@ -68,9 +91,15 @@ def find_effects(replay: Replay, names: Sequence[str], *, seed: int = 0) -> list
     seen: list[tuple[NDArray[Any], NDArray[Any], int]] = []
     trust = _FIRST_WEIGHT
     for number, batch in enumerate(replay.batches):
-        complete = [place for place, loss in enumerate(batch.losses) if loss is not None and math.isfinite(loss)]
+        complete = [
+            place
+            for place, loss in enumerate(batch.losses)
+            if loss is not None and math.isfinite(loss)
+        ]
         losses = np.array([batch.losses[place] for place in complete], dtype=float)
-        units = np.array([batch.trials[place].unit for place in complete]).reshape(len(complete), len(names))
+        units = np.array([batch.trials[place].unit for place in complete]).reshape(
+            len(complete), len(names)
+        )
         if (
             len(complete) >= _MIN_COMPLETE
             and len({*losses.tolist()}) > 1
@@ -78,7 +107,9 @@ def find_effects(replay: Replay, names: Sequence[str], *, seed: int = 0) -> list
         ):
             model = _RankModel(seen, number, batch)
             if trust >= _MIN_WEIGHT:
-                statistic, variance = _score_generation(batch, complete, units, losses, model, stream)
+                statistic, variance = _score_generation(
+                    batch, complete, units, losses, model, stream
+                )
                 sums += trust * statistic
                 variances += trust**2 * variance
             trust += _WEIGHT_RATE * (_rank_correlation(model(units), losses) - trust)
@@ -93,11 +124,19 @@ def find_effects(replay: Replay, names: Sequence[str], *, seed: int = 0) -> list
     z = np.where(variances > 0.0, sums / np.sqrt(np.where(variances > 0.0, variances, 1.0)), 0.0)
     p = norm.sf(z).tolist()
     adjusted = holm(p)
-    return [Effect(name, float(z[i]), p[i], adjusted[i], adjusted[i] < ALPHA) for i, name in enumerate(names)]
+    return [
+        Effect(name, float(z[i]), p[i], adjusted[i], adjusted[i] < ALPHA)
+        for i, name in enumerate(names)
+    ]
 
 
 def _score_generation(
-    batch: SampleBatch, complete: Sequence[int], units: NDArray[Any], losses: NDArray[Any], model: _RankModel, stream: Any
+    batch: SampleBatch,
+    complete: Sequence[int],
+    units: NDArray[Any],
+    losses: NDArray[Any],
+    model: _RankModel,
+    stream: Any,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """T and its variance of one generation, by parameter; eqs. (1) to (3)."""
     import numpy as np
@@ -124,7 +163,9 @@ def _score_generation(
     return statistic, variance
 
 
-def _redraw_coordinates(batch: SampleBatch, complete: Sequence[int], units: NDArray[Any], stream: Any) -> NDArray[Any]:
+def _redraw_coordinates(
+    batch: SampleBatch, complete: Sequence[int], units: NDArray[Any], stream: Any
+) -> NDArray[Any]:
     """Each coordinate of each point drawn again given its others, eq. (1), folded: (parameter, draw, point)."""
     import numpy as np
 
@@ -139,7 +180,10 @@ def _redraw_coordinates(batch: SampleBatch, complete: Sequence[int], units: NDAr
     deviation = 1.0 / np.sqrt(np.diag(precision))
     # Gaussian conditionals from the precision matrix: mean_j - sum_{i != j} P_ji (x_i - mean_i) / P_jj, variance 1 / P_jj.
     centre = samples - (off @ precision) / np.diag(precision)
-    return fold(centre.T[:, None, :] + deviation[:, None, None] * stream.standard_normal((size, _DRAWS, points)))
+    return fold(
+        centre.T[:, None, :]
+        + deviation[:, None, None] * stream.standard_normal((size, _DRAWS, points))
+    )
 
 
 def _rank_correlation(predicted: NDArray[Any], losses: NDArray[Any]) -> float:
@@ -168,16 +212,24 @@ def _residual_scores(scores: NDArray[Any], expected: NDArray[Any]) -> NDArray[An
 class _RankModel:
     """f: a ridge regression of rank scores on the coordinates, their squares and (of few parameters) products."""
 
-    def __init__(self, seen: Sequence[tuple[NDArray[Any], NDArray[Any], int]], now: int, batch: SampleBatch) -> None:
+    def __init__(
+        self, seen: Sequence[tuple[NDArray[Any], NDArray[Any], int]], now: int, batch: SampleBatch
+    ) -> None:
         """Fit to earlier generations (units, losses, number); the centre and scale are those of the generation under way."""
         import numpy as np
 
         units = np.concatenate([entry[0] for entry in seen])[-_MAX_POINTS:]
         losses = np.concatenate([entry[1] for entry in seen])[-_MAX_POINTS:]
-        ages = np.concatenate([np.full(len(entry[1]), now - entry[2], dtype=float) for entry in seen])[-_MAX_POINTS:]
+        ages = np.concatenate(
+            [np.full(len(entry[1]), now - entry[2], dtype=float) for entry in seen]
+        )[-_MAX_POINTS:]
         size = units.shape[1]
         self._centre = np.full(size, 0.5) if batch.mean is None else np.clip(batch.mean, 0.0, 1.0)
-        self._scale = np.full(size, math.sqrt(1.0 / 12.0)) if batch.covariance is None else np.sqrt(np.diag(batch.covariance))
+        self._scale = (
+            np.full(size, math.sqrt(1.0 / 12.0))
+            if batch.covariance is None
+            else np.sqrt(np.diag(batch.covariance))
+        )
         weights = np.ones(len(ages)) if batch.mean is None else np.exp(-ages / _MEMORY)
         features = self._features(units)
         self._means = (weights @ features) / weights.sum()

@@ -9,7 +9,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from synaptune.analysis.ablation import compute_ablation
-from synaptune.analysis.convergence import compute_convergence, compute_random_curve, summarise_generations
+from synaptune.analysis.convergence import (
+    compute_convergence,
+    compute_random_curve,
+    summarise_generations,
+)
 from synaptune.analysis.correlation import check_hypotheses, null_limit, rank_pairs, simulate_null
 from synaptune.analysis.effects import find_effects
 from synaptune.analysis.importance import compute_importances
@@ -17,7 +21,12 @@ from synaptune.analysis.profiles import fit_profiles
 from synaptune.analysis.ranking import rescore_study
 from synaptune.analysis.replay import Replay, replay
 from synaptune.analysis.results import Effect, Evidence, Importance, ValidationResult
-from synaptune.analysis.validation import compute_validation, measure_noise, measure_selection_bias, pair_validation_runs
+from synaptune.analysis.validation import (
+    compute_validation,
+    measure_noise,
+    measure_selection_bias,
+    pair_validation_runs,
+)
 from synaptune.search.space.space import Space, Value
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
@@ -30,7 +39,9 @@ if TYPE_CHECKING:
 INSPECTIONS = "portraits"
 
 
-def gather_evidence(snapshot: StudySnapshot, *, against: StudySnapshot | None = None, deep: bool = True) -> Evidence:
+def gather_evidence(
+    snapshot: StudySnapshot, *, against: StudySnapshot | None = None, deep: bool = True
+) -> Evidence:
     """What a study shows.
 
     against: a study of random points to compare with; deep: also what takes seconds (effects, importances, what noise alone does
@@ -49,7 +60,11 @@ def gather_evidence(snapshot: StudySnapshot, *, against: StudySnapshot | None = 
     best, start = _choose_best(snapshot, trials, said), _find_start_values(snapshot, trials, space)
     measured = find_effects(replayed, drawn.names) if deep and drawn is not None else []
     measured.sort(key=lambda effect: names.index(effect.name))
-    course_of = [] if drawn is None else summarise_generations(snapshot, replayed.diagnostics, drawn, trials)
+    course_of = (
+        []
+        if drawn is None
+        else summarise_generations(snapshot, replayed.diagnostics, drawn, trials)
+    )
     correlation = _reorder_correlation(replayed, names)
     null = _simulate_null(snapshot, space, len(course_of), deep)
     together = rank_pairs(space, correlation, null) if space is not None and correlation else []
@@ -75,15 +90,26 @@ def gather_evidence(snapshot: StudySnapshot, *, against: StudySnapshot | None = 
         else [Importance(name, None, None) for name in names],
         hypotheses=[]
         if best is None
-        else check_hypotheses(best.values, start, snapshot.configuration, generations=course_of, effects=measured, together=together),
+        else check_hypotheses(
+            best.values,
+            start,
+            snapshot.configuration,
+            generations=course_of,
+            effects=measured,
+            together=together,
+        ),
         profiles=[] if space is None else fit_profiles(space, units, losses),
         noise=measure_noise(snapshot),
         selection_bias=measure_selection_bias(snapshot, best),
         ablation=compute_ablation(snapshot),
         failures=_group_failures(snapshot),
         curves=_collect_curves(snapshot, said),
-        seconds_by_phase=_sum_by_phase(snapshot, lambda trial: trial.facts.get(schema.SECONDS, 0.0)),
-        runs_by_phase={phase: int(count) for phase, count in _sum_by_phase(snapshot, lambda trial: 1.0).items()},
+        seconds_by_phase=_sum_by_phase(
+            snapshot, lambda trial: trial.facts.get(schema.SECONDS, 0.0)
+        ),
+        runs_by_phase={
+            phase: int(count) for phase, count in _sum_by_phase(snapshot, lambda trial: 1.0).items()
+        },
         started_at=min(snapshot.start_times.values(), default=None),
         ended_at=_find_end(snapshot),
         provenance=_collect_provenance(snapshot),
@@ -105,14 +131,21 @@ def _replay_rescored(told: StudySnapshot) -> Replay:
     if record is told:
         return found
     losses = {trial.number: record.get_complete_loss(trial) for trial in record.trials}
-    batches = [replace(batch, losses=[losses[trial.number] for trial in batch.trials]) for batch in found.batches]
+    batches = [
+        replace(batch, losses=[losses[trial.number] for trial in batch.trials])
+        for batch in found.batches
+    ]
     return replace(found, batches=batches)
 
 
 def sort_space_by_subsystem(space: Space) -> Space:
     """A space with the parameters of a subsystem side by side, in the order of their first."""
     groups = list(dict.fromkeys(_subsystem(name) for name in space.names))
-    return Space(tuple(sorted(space.dimensions, key=lambda dimension: groups.index(_subsystem(dimension.name)))))
+    return Space(
+        tuple(
+            sorted(space.dimensions, key=lambda dimension: groups.index(_subsystem(dimension.name)))
+        )
+    )
 
 
 def _subsystem(name: str) -> str:
@@ -124,7 +157,9 @@ def _reorder_unit(space: Space, names: Sequence[str], trial: Trial) -> tuple[flo
     return tuple(coordinates[name] for name in names)
 
 
-def _choose_best(snapshot: StudySnapshot, trials: Sequence[Trial], validation: ValidationResult | None) -> Trial | None:
+def _choose_best(
+    snapshot: StudySnapshot, trials: Sequence[Trial], validation: ValidationResult | None
+) -> Trial | None:
     """The trial whose values are recommended: the one that was validated, else the best of the search."""
     complete = [trial for trial in trials if trial.objective is not None]
     if validation is not None:
@@ -133,14 +168,19 @@ def _choose_best(snapshot: StudySnapshot, trials: Sequence[Trial], validation: V
     return min(complete, key=lambda trial: snapshot.get_complete_loss(trial) or 0.0, default=None)
 
 
-def _find_start_values(snapshot: StudySnapshot, trials: Sequence[Trial], space: Space | None) -> dict[str, Value]:
+def _find_start_values(
+    snapshot: StudySnapshot, trials: Sequence[Trial], space: Space | None
+) -> dict[str, Value]:
     """The values of the baseline: as it was run, else those the search began at."""
     pairs_run, baseline = pair_validation_runs(snapshot), snapshot.get_phase_trials(BASELINE)
     if pairs_run:
         return dict(pairs_run[0][0].values)
     if baseline:
         return dict(baseline[0].values)
-    stored = {name: snapshot.configuration.get(f"{schema.START_PREFIX}{name}") for name in (() if space is None else space.names)}
+    stored = {
+        name: snapshot.configuration.get(f"{schema.START_PREFIX}{name}")
+        for name in (() if space is None else space.names)
+    }
     if stored and all(value is not None for value in stored.values()):
         return stored  # type: ignore[return-value]
     adaptive = snapshot.engine is not None and snapshot.engine.name == "cma"
@@ -161,7 +201,9 @@ def _reorder_correlation(replayed: Replay, names: Sequence[str]) -> list[list[fl
     return [[last.correlation[i][j] for j in order] for i in order]
 
 
-def _simulate_null(snapshot: StudySnapshot, space: Space | None, count: int, deep: bool) -> NDArray[Any] | None:
+def _simulate_null(
+    snapshot: StudySnapshot, space: Space | None, count: int, deep: bool
+) -> NDArray[Any] | None:
     """Correlations of blind searches as long as this one; null where they are not wanted or cannot be."""
     if not deep or space is None or snapshot.engine is None:
         return None
@@ -177,11 +219,17 @@ def _group_failures(snapshot: StudySnapshot) -> dict[str, list[Trial]]:
     return dict(sorted(kinds.items(), key=lambda item: -len(item[1])))
 
 
-def _collect_curves(snapshot: StudySnapshot, validation: ValidationResult | None) -> dict[str, Mapping[int, float]]:
+def _collect_curves(
+    snapshot: StudySnapshot, validation: ValidationResult | None
+) -> dict[str, Mapping[int, float]]:
     """Reported losses by step of the validation's runs."""
     if validation is None:
         return {}
-    runs = [(side, trial) for side, trials in (("baseline", validation.before), ("best", validation.after)) for trial in trials]
+    runs = [
+        (side, trial)
+        for side, trials in (("baseline", validation.before), ("best", validation.after))
+        for trial in trials
+    ]
     return {
         f"{side} seed {trial.facts[schema.SEED]}": snapshot.curves[trial.number]
         for side, trial in runs
@@ -210,7 +258,10 @@ def _collect_provenance(snapshot: StudySnapshot) -> dict[str, Any]:
     """Everything a reader needs to make the study again: where it is, with what, on what."""
 
     def all_of(fact: str) -> list[Any]:
-        return sorted({trial.facts[fact] for trial in snapshot.trials if trial.facts.get(fact) is not None}, key=str)
+        return sorted(
+            {trial.facts[fact] for trial in snapshot.trials if trial.facts.get(fact) is not None},
+            key=str,
+        )
 
     seeds: dict[str, list[int]] = {}
     for trial in snapshot.trials:

@@ -20,21 +20,33 @@ from synaptune.study.reader import StudySnapshot
 
 MAX_TRIALS = int(
     constant(
-        "importance.most", 400, unit="trial", meaning="complete trials that the surrogates see", source="chosen: the forest takes seconds"
+        "importance.most",
+        400,
+        unit="trial",
+        meaning="complete trials that the surrogates see",
+        source="chosen: the forest takes seconds",
     )
 )
 _MIN_TRIALS = 4  # complete trials that a surrogate needs
 _CLIP_FACTOR = 10.0  # distances of the best from the median
 
 
-def compute_importances(snapshot: StudySnapshot, space: Space, trials: Sequence[Trial], *, seed: int = 0) -> list[Importance]:
+def compute_importances(
+    snapshot: StudySnapshot, space: Space, trials: Sequence[Trial], *, seed: int = 0
+) -> list[Importance]:
     """Both shares of each parameter, in the space's order; null where a surrogate has nothing to say. seed: of the forest."""
     complete = [trial for trial in trials if snapshot.get_complete_loss(trial) is not None]
-    complete = complete[:: -(-len(complete) // MAX_TRIALS)] if complete else []  # evenly over the search: early and late points alike
+    complete = (
+        complete[:: -(-len(complete) // MAX_TRIALS)] if complete else []
+    )  # evenly over the search: early and late points alike
     if len(complete) < _MIN_TRIALS or len({trial.objective for trial in complete}) < 2:
         return [Importance(name, None, None) for name in space.names]
     import optuna
-    from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator, get_param_importances
+    from optuna.importance import (
+        FanovaImportanceEvaluator,
+        PedAnovaImportanceEvaluator,
+        get_param_importances,
+    )
 
     from synaptune.study.database.rows import make_distribution
 
@@ -44,19 +56,31 @@ def compute_importances(snapshot: StudySnapshot, space: Space, trials: Sequence[
     study = optuna.create_study()
     study.add_trials(
         [
-            optuna.trial.create_trial(params=dict(trial.values), distributions=distributions, value=loss)  # type: ignore[arg-type]
+            optuna.trial.create_trial(
+                params=dict(trial.values), distributions=distributions, value=loss
+            )  # type: ignore[arg-type]
             for trial, loss in zip(complete, losses, strict=True)
         ]
     )
     # Parameters that never vary have no share, and the surrogates refuse them.
     varying = [name for name in space.names if len({trial.values[name] for trial in complete}) > 1]
     shares = []
-    for evaluator in (FanovaImportanceEvaluator(seed=seed), PedAnovaImportanceEvaluator(evaluate_on_local=False)):
+    for evaluator in (
+        FanovaImportanceEvaluator(seed=seed),
+        PedAnovaImportanceEvaluator(evaluate_on_local=False),
+    ):
         try:
             shares.append(get_param_importances(study, evaluator=evaluator, params=varying))
-        except (RuntimeError, ValueError, AssertionError):  # all losses alike to it, or too large for its sums of squares
+        except (
+            RuntimeError,
+            ValueError,
+            AssertionError,
+        ):  # all losses alike to it, or too large for its sums of squares
             shares.append({})
-    fanova, ped = ({name: float(share) for name, share in found.items() if math.isfinite(share)} for found in shares)
+    fanova, ped = (
+        {name: float(share) for name, share in found.items() if math.isfinite(share)}
+        for found in shares
+    )
     return [Importance(name, fanova.get(name), ped.get(name)) for name in space.names]
 
 

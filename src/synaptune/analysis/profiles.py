@@ -21,14 +21,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BANDWIDTH = constant(
-    "profiles.width", 0.35, unit="spread of the trials", meaning="h of eq. (1)", source="chosen: a line that bends, not wriggles"
+    "profiles.width",
+    0.35,
+    unit="spread of the trials",
+    meaning="h of eq. (1)",
+    source="chosen: a line that bends, not wriggles",
 )
 _KNOTS = 41
 _MIN_TRIALS = 8  # trials that a line needs
 _TRIM = 0.98  # of the losses: beyond it a diverging run would rule the line
 
 
-def fit_profiles(space: Space, units: Sequence[Sequence[float]], losses: Sequence[float | None]) -> list[Profile]:
+def fit_profiles(
+    space: Space, units: Sequence[Sequence[float]], losses: Sequence[float | None]
+) -> list[Profile]:
     """The profile of every parameter that is a number; units, losses: of the trials of the search, in their order;
     a loss is null unless its trial is complete."""
     import numpy as np
@@ -51,7 +57,9 @@ def fit_profiles(space: Space, units: Sequence[Sequence[float]], losses: Sequenc
                 dimension.scale == "log",
                 [float(dimension.to_value(unit)) for unit in points[:, place]],
                 loss.tolist(),
-                [dimension.to_number(unit) for unit in knots],  # an integer between its values: a line has no steps
+                [
+                    dimension.to_number(unit) for unit in knots
+                ],  # an integer between its values: a line has no steps
                 line.tolist(),
                 (line - half).tolist(),
                 (line + half).tolist(),
@@ -81,6 +89,8 @@ def _smooth(u: NDArray[Any], loss: NDArray[Any]) -> tuple[NDArray[Any], NDArray[
         slope = inverse[1] @ (design * weight[:, None]).T @ loss
         residual = loss - line[place] - slope * (u - knot)
         count = max(3.0, float(weight.sum() ** 2 / (weight**2).sum()))
-        deviation = np.sqrt(float(weight @ residual**2) / float(weight.sum()) * count / (count - 2.0))
+        deviation = np.sqrt(
+            float(weight @ residual**2) / float(weight.sum()) * count / (count - 2.0)
+        )
         half[place] = t.ppf(0.975, count - 2.0) * deviation * np.sqrt(float(smoother @ smoother))
     return knots, line, half

@@ -10,7 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 from synaptune.core.errors import UserError
-from synaptune.search.objective.score import Baseline, CompositeWeights, ObjectiveConfig, ParetoAxes, score, with_baseline
+from synaptune.search.objective.score import (
+    Baseline,
+    CompositeWeights,
+    ObjectiveConfig,
+    ParetoAxes,
+    score,
+    with_baseline,
+)
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import REFERENCE, StudySnapshot
@@ -25,13 +32,21 @@ def rescore_study(snapshot: StudySnapshot, by: StudySnapshot | None = None) -> S
     if judge.configuration.get("objective.name") != "hybrid":
         return snapshot
     config = _read_objective(judge)
-    last = max((int(trial.facts.get(schema.GENERATION, 0)) for trial in judge.search_trials), default=0)
-    return replace(snapshot, trials=[_rescore_trial(trial, config, last) for trial in snapshot.trials])
+    last = max(
+        (int(trial.facts.get(schema.GENERATION, 0)) for trial in judge.search_trials), default=0
+    )
+    return replace(
+        snapshot, trials=[_rescore_trial(trial, config, last) for trial in snapshot.trials]
+    )
 
 
 def _rescore_trial(trial: Trial, config: ObjectiveConfig, generation: int) -> Trial:
     """A trial by the objective of a generation; the runs of a test split and the reference have an objective of their own."""
-    if trial.state != "complete" or trial.facts.get("test") or trial.facts.get(schema.PHASE) == REFERENCE:
+    if (
+        trial.state != "complete"
+        or trial.facts.get("test")
+        or trial.facts.get(schema.PHASE) == REFERENCE
+    ):
         return trial
     try:
         return replace(trial, objective=score(config, trial.facts, generation))
@@ -44,12 +59,20 @@ def _read_objective(snapshot: StudySnapshot) -> ObjectiveConfig:
     stored = snapshot.configuration
     config = ObjectiveConfig(
         **_select_stored(stored, "objective", ("name", "switch", "fraction")),
-        weights=CompositeWeights(**_select_stored(stored, "objective.weights", vars(CompositeWeights()))),
+        weights=CompositeWeights(
+            **_select_stored(stored, "objective.weights", vars(CompositeWeights()))
+        ),
         axes=ParetoAxes(**_select_stored(stored, "objective.axes", vars(ParetoAxes()))),
         baseline=Baseline(**_select_stored(stored, "objective.baseline", vars(Baseline()))),
     )
-    reference = next((trial for trial in snapshot.get_phase_trials(REFERENCE) if trial.state == "complete"), None)
-    return config if config.baseline.metrics or reference is None else with_baseline(config, reference.facts)
+    reference = next(
+        (trial for trial in snapshot.get_phase_trials(REFERENCE) if trial.state == "complete"), None
+    )
+    return (
+        config
+        if config.baseline.metrics or reference is None
+        else with_baseline(config, reference.facts)
+    )
 
 
 def _select_stored(stored: Mapping[str, Any], group: str, names: Any) -> dict[str, Any]:

@@ -48,7 +48,10 @@ class Replay:
 
 def replay(snapshot: StudySnapshot) -> Replay:
     """The draws of a study's last search; empty, with a note, for optimizers whose distribution is not known."""
-    engine, trials = snapshot.engine, [trial for trial in snapshot.search_trials if trial.state != "running"]
+    engine, trials = (
+        snapshot.engine,
+        [trial for trial in snapshot.search_trials if trial.state != "running"],
+    )
     if engine is None or not trials:
         return Replay(note="no search has begun")
     space = snapshot.spaces[snapshot.searches[-1]]
@@ -76,7 +79,9 @@ def _replay_uniform(trials: Sequence[Trial], losses: Sequence[float | None]) -> 
     return Replay(batches)
 
 
-def _replay_cma(engine: Engine, space: Space, trials: Sequence[Trial], losses: Sequence[float | None]) -> Replay:
+def _replay_cma(
+    engine: Engine, space: Space, trials: Sequence[Trial], losses: Sequence[float | None]
+) -> Replay:
     import numpy as np
 
     from synaptune.search.optimizers.cma import CmaOptimizer, fold
@@ -87,7 +92,14 @@ def _replay_cma(engine: Engine, space: Space, trials: Sequence[Trial], losses: S
     diagnostics: list[Diagnostics] = []
     for at in range(0, len(trials), size):
         # A point that is still running is not among the trials: what follows it cannot be told yet.
-        whole = next((place for place, trial in enumerate(trials[at : at + size]) if trial.index != at + place), size)
+        whole = next(
+            (
+                place
+                for place, trial in enumerate(trials[at : at + size])
+                if trial.index != at + place
+            ),
+            size,
+        )
         members, told = trials[at : at + whole], losses[at : at + whole]
         if not members:
             break
@@ -98,11 +110,17 @@ def _replay_cma(engine: Engine, space: Space, trials: Sequence[Trial], losses: S
         if at == 0:  # the start stands in for the first sample
             folded[0] = samples[0] = units[0]
         if not np.array_equal(folded, units):
-            return Replay(batches, diagnostics, f"generation {at // size} is not what this version of cma would draw")
+            return Replay(
+                batches,
+                diagnostics,
+                f"generation {at // size} is not what this version of cma would draw",
+            )
         batches.append(SampleBatch(members, told, samples, mean, covariance))
         if len(members) < size:
             break
-        optimizer.tell([Observation(trial.unit, loss) for trial, loss in zip(members, told, strict=True)])
+        optimizer.tell(
+            [Observation(trial.unit, loss) for trial, loss in zip(members, told, strict=True)]
+        )
         found = optimizer.get_diagnostics()
         assert found is not None
         diagnostics.append(found)

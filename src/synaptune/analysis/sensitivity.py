@@ -36,7 +36,11 @@ _WIDTH = max(len(spec.name) for spec in SPECS)  # letters of the name's column
 class ShortRun:
     """The short run of the census; sizes in the units of model and training."""
 
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(layers=1, width=32, heads=2, context=96, tick=8, experts=1))
+    model: ModelConfig = field(
+        default_factory=lambda: ModelConfig(
+            layers=1, width=32, heads=2, context=96, tick=8, experts=1
+        )
+    )
     batch: int = 4
     steps: int = 40
     learning_rate: float = 1e-2
@@ -64,9 +68,16 @@ class Regime(NamedTuple):
 # The synapse is heard well (lambda_loge at its high end), so that what it does shows in a short run.
 _STRONG_BIAS = {"synapse.attention.lambda_loge": 5.0}
 # A small reserve makes the terminal live on what it recycles.
-_RECYCLING = _STRONG_BIAS | {"synapse.vesicles.init_reserve": 2.0, "synapse.vesicles.rec_rate": 0.3, "synapse.vesicles.tau_rrp": 10.0}
+_RECYCLING = _STRONG_BIAS | {
+    "synapse.vesicles.init_reserve": 2.0,
+    "synapse.vesicles.rec_rate": 0.3,
+    "synapse.vesicles.tau_rrp": 10.0,
+}
 # Terminals that hardly release: their efficacy comes down to its floor.
-_WEAK_RELEASE = _STRONG_BIAS | {"synapse.calcium.doc2_gain": 0.005, "synapse.calcium.cpx_thresh": 1.5}
+_WEAK_RELEASE = _STRONG_BIAS | {
+    "synapse.calcium.doc2_gain": 0.005,
+    "synapse.calcium.cpx_thresh": 1.5,
+}
 _FAST_WRITES = {"synapse.postsynaptic.post_fast_lr": 1e-2}
 _CONSOLIDATING = _FAST_WRITES | {
     "synapse.postsynaptic.post_slow_lr": 1e-2,
@@ -92,15 +103,29 @@ _REGIMES = {
 }
 
 
-def train_short_run(run: ShortRun, corpus: Corpus, data: DataConfig, params: SynapseParams, *, experts: int = 1, seed: int = 0) -> float:
+def train_short_run(
+    run: ShortRun,
+    corpus: Corpus,
+    data: DataConfig,
+    params: SynapseParams,
+    *,
+    experts: int = 1,
+    seed: int = 0,
+) -> float:
     """Mean training loss [nat/token] over the second half of a run on the CPU in float64; the same arguments give the same number."""
-    model = GPT(dataclasses.replace(run.model, experts=experts), params, corpus.vocab, seed).double()
+    model = GPT(
+        dataclasses.replace(run.model, experts=experts), params, corpus.vocab, seed
+    ).double()
     optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=run.learning_rate)
     late: list[torch.Tensor] = []
     for step in range(1, run.steps + 1):
-        batch = make_train_batch(corpus, data, seed=seed, step=step, size=run.batch, context=run.model.context)
+        batch = make_train_batch(
+            corpus, data, seed=seed, step=step, size=run.batch, context=run.model.context
+        )
         out = model(batch.tokens, make_generator("noise", seed, step))
-        loss = F.cross_entropy(out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE_INDEX)
+        loss = F.cross_entropy(
+            out.logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE_INDEX
+        )
         optimizer.zero_grad()
         (loss + out.balance).backward()
         optimizer.step()
@@ -125,16 +150,27 @@ def measure_sensitivities(
     for subsystem, group in itertools.groupby(specs, key=lambda spec: spec.subsystem):
         held, experts = _REGIMES[subsystem]
 
-        def loss(values: dict[str, float], seed: int = 0, held: dict[str, float] = held, experts: int = experts) -> float:
-            return train_short_run(run, corpus, data, base.with_values(held | values), experts=experts, seed=seed)
+        def loss(
+            values: dict[str, float],
+            seed: int = 0,
+            held: dict[str, float] = held,
+            experts: int = experts,
+        ) -> float:
+            return train_short_run(
+                run, corpus, data, base.with_values(held | values), experts=experts, seed=seed
+            )
 
         over_seeds = [loss({}, seed) for seed in range(run.seeds)]
         tau_c = base.calcium.tau_c * (1 + 1e-6)
         dust = max(dust, abs(loss({"synapse.calcium.tau_c": tau_c}) - over_seeds[0]))
         for spec in group:
-            low, high = (loss({spec.name: _cast_value(spec, value)}) for value in (spec.low, spec.high))
+            low, high = (
+                loss({spec.name: _cast_value(spec, value)}) for value in (spec.low, spec.high)
+            )
             apart = max(low, high, over_seeds[0]) - min(low, high, over_seeds[0])
-            effects.append(Sensitivity(spec, low, high, apart, apart / statistics.stdev(over_seeds)))
+            effects.append(
+                Sensitivity(spec, low, high, apart, apart / statistics.stdev(over_seeds))
+            )
             if on_result is not None:
                 on_result(effects[-1])
     return effects, dust

@@ -20,20 +20,57 @@ _PLANS = ("phase1", "phase2", "all48")
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser("cost", help="device hours, money and days of a plan, from a step time measured here")
-    parser.add_argument(
-        "--plan", choices=_PLANS, default="phase1", help="the protocol of phase 1, of phase 2, or that of phase 1 over all parameters"
+    parser = commands.add_parser(
+        "cost", help="device hours, money and days of a plan, from a step time measured here"
     )
-    parser.add_argument("--budget", type=int, default=None, help="evaluations of the last search (default: the protocol's; all48 needs it)")
-    parser.add_argument("--group-budget", type=int, default=None, help="evaluations of each group of phase 2 (default: the protocol's)")
-    parser.add_argument("--seeds", type=int, default=None, help="fresh seeds of the validation (default: the protocol's)")
-    parser.add_argument("--devices", type=int, default=1, help="devices that run at the same time (default %(default)s)")
-    parser.add_argument("--price", type=float, default=None, help="of a device hour, in any currency")
-    parser.add_argument("--study", default=None, help="take the seconds of this study's runs instead of measuring")
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed (default %(default)s)")
-    parser.add_argument("--warmup", type=int, default=5, help="steps before them (default %(default)s)")
+    parser.add_argument(
+        "--plan",
+        choices=_PLANS,
+        default="phase1",
+        help="the protocol of phase 1, of phase 2, or that of phase 1 over all parameters",
+    )
+    parser.add_argument(
+        "--budget",
+        type=int,
+        default=None,
+        help="evaluations of the last search (default: the protocol's; all48 needs it)",
+    )
+    parser.add_argument(
+        "--group-budget",
+        type=int,
+        default=None,
+        help="evaluations of each group of phase 2 (default: the protocol's)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=None,
+        help="fresh seeds of the validation (default: the protocol's)",
+    )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        help="devices that run at the same time (default %(default)s)",
+    )
+    parser.add_argument(
+        "--price", type=float, default=None, help="of a device hour, in any currency"
+    )
+    parser.add_argument(
+        "--study", default=None, help="take the seconds of this study's runs instead of measuring"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=20, help="steps that are timed (default %(default)s)"
+    )
+    parser.add_argument(
+        "--warmup", type=int, default=5, help="steps before them (default %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument("overrides", nargs="*", help="overrides of conf/train.yaml, e.g. scale=gpu data=text data.path=FILE")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        help="overrides of conf/train.yaml, e.g. scale=gpu data=text data.path=FILE",
+    )
     parser.set_defaults(command=_run_cost)
 
 
@@ -49,7 +86,11 @@ def _run_cost(options: argparse.Namespace) -> None:
     _check_options(options, budget, group_budget, seeds)
     assert budget is not None
     words = {"phase1": [], "all48": ["search_space=all"]}
-    overrides = phase2.add_search_space(options.overrides) if options.plan == "phase2" else [*words[options.plan], *options.overrides]
+    overrides = (
+        phase2.add_search_space(options.overrides)
+        if options.plan == "phase2"
+        else [*words[options.plan], *options.overrides]
+    )
     begun = opening.compose_config(overrides, options.study)
     if options.plan == "phase2":
         space = phase2.build_space(begun)
@@ -57,9 +98,15 @@ def _run_cost(options: argparse.Namespace) -> None:
     else:
         space = phase1.build_space(begun)
         plan = phase1.plan_runs(budget, seeds, space, workers=options.devices)
-    seconds, start, notes = _read_study_seconds(begun.location) if options.study else _measure_seconds(begun, options)
+    seconds, start, notes = (
+        _read_study_seconds(begun.location) if options.study else _measure_seconds(begun, options)
+    )
     notes += [
-        *(f"a generation of {stage.at_once} ends before the next begins" for stage in plan if stage.name in ("search", "joint")),
+        *(
+            f"a generation of {stage.at_once} ends before the next begins"
+            for stage in plan
+            if stage.name in ("search", "joint")
+        ),
         f"one run at a time on each of {options.devices} like devices; no run fails or ends early; the optimizer's own time is left out",
     ]
     priced = price_plan(plan, seconds, devices=options.devices, start=start, price=options.price)
@@ -67,38 +114,66 @@ def _run_cost(options: argparse.Namespace) -> None:
         import json
 
         stages = [row._asdict() | {"seconds": row.seconds._asdict()} for row in priced.rows]
-        asked = {"plan": options.plan, "budget": budget, "parameters": len(space.names), "devices": options.devices, "price": options.price}
+        asked = {
+            "plan": options.plan,
+            "budget": budget,
+            "parameters": len(space.names),
+            "devices": options.devices,
+            "price": options.price,
+        }
         print(json.dumps(asked | priced._asdict() | {"rows": stages, "notes": notes}, indent=1))
         return
     from rich.console import Console
 
     from synaptune.report.cost_table import print_cost
 
-    print_cost(priced, Console(), title=f"{options.plan}: {budget} evaluations of {len(space.names)} parameters", notes=notes)
+    print_cost(
+        priced,
+        Console(),
+        title=f"{options.plan}: {budget} evaluations of {len(space.names)} parameters",
+        notes=notes,
+    )
 
 
-def _check_options(options: argparse.Namespace, budget: int | None, group_budget: int, seeds: int) -> None:
+def _check_options(
+    options: argparse.Namespace, budget: int | None, group_budget: int, seeds: int
+) -> None:
     """Raise UserError with every fault."""
     faults = [
         fault
         for good, fault in (
-            (budget is not None, "--plan all48 without --budget: expected the evaluations you would give it"),
+            (
+                budget is not None,
+                "--plan all48 without --budget: expected the evaluations you would give it",
+            ),
             (budget is None or budget >= 1, f"--budget {budget}: expected at least 1 evaluation"),
-            (options.group_budget is None or options.plan == "phase2", "--group-budget: expected only with --plan phase2"),
+            (
+                options.group_budget is None or options.plan == "phase2",
+                "--group-budget: expected only with --plan phase2",
+            ),
             (group_budget >= 1, f"--group-budget {group_budget}: expected at least 1 evaluation"),
             (seeds >= 2, f"--seeds {seeds}: expected at least 2"),
             (options.devices >= 1, f"--devices {options.devices}: expected at least 1"),
-            (options.price is None or 0.0 < options.price < math.inf, f"--price {options.price}: expected a number above 0"),
+            (
+                options.price is None or 0.0 < options.price < math.inf,
+                f"--price {options.price}: expected a number above 0",
+            ),
             (options.steps >= 1, f"--steps {options.steps}: expected at least 1"),
             (options.warmup >= 1, f"--warmup {options.warmup}: expected at least 1"),
         )
         if not good
     ]
     if faults:
-        raise UserError("got a plan that cannot be priced\n  " + "\n  ".join(faults) + "\n  to do: correct these values")
+        raise UserError(
+            "got a plan that cannot be priced\n  "
+            + "\n  ".join(faults)
+            + "\n  to do: correct these values"
+        )
 
 
-def _read_study_seconds(location: StudyLocation) -> tuple[Callable[[PlannedRuns], SecondsRange], None, list[str]]:
+def _read_study_seconds(
+    location: StudyLocation,
+) -> tuple[Callable[[PlannedRuns], SecondsRange], None, list[str]]:
     """Seconds of a run by stage as a study measured them, of a worker's start (null: within its first run), and where they are from."""
     from synaptune.analysis.cost import read_study_seconds
 
@@ -109,7 +184,9 @@ def _read_study_seconds(location: StudyLocation) -> tuple[Callable[[PlannedRuns]
     )
 
 
-def _measure_seconds(config: ComposedConfig, options: argparse.Namespace) -> tuple[Callable[[PlannedRuns], SecondsRange], float, list[str]]:
+def _measure_seconds(
+    config: ComposedConfig, options: argparse.Namespace
+) -> tuple[Callable[[PlannedRuns], SecondsRange], float, list[str]]:
     """Seconds of a run by stage from one measured here, of a worker's start, and how they were measured."""
     import tempfile
     from collections.abc import Mapping
@@ -138,4 +215,10 @@ def _measure_seconds(config: ComposedConfig, options: argparse.Namespace) -> tup
         f"measured: step {1000 * speed.step:.4g} ms {counted}; {once}",
         f"a run: {training.steps} steps, {training.evaluations} evaluations; validation scores the test split too",
     ]
-    return lambda stage: SecondsRange(estimate_run_seconds(speed, training, with_test=stage.with_test)), speed.start, notes
+    return (
+        lambda stage: SecondsRange(
+            estimate_run_seconds(speed, training, with_test=stage.with_test)
+        ),
+        speed.start,
+        notes,
+    )

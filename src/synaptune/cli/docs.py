@@ -35,9 +35,23 @@ def render() -> str:
         "a search over it `NAME=interval(LOW,HIGH)`. A unit of 1 is a pure number.",
     ]
     for subsystem, specs in groupby(SPECS, key=lambda spec: spec.subsystem):
-        lines += ["", f"## {subsystem}", "", *_format_table(_HEADER, (_format_parameter(spec) for spec in specs))]
-    lines += ["", "## Constants", "", "Literals of the equations: declared beside them, visible, not searched.", ""]
-    rows = ((f"`{c.name}`", f"{c.value:g}", c.unit, c.meaning, c.source) for _, c in sorted(CONSTANTS.items()))
+        lines += [
+            "",
+            f"## {subsystem}",
+            "",
+            *_format_table(_HEADER, (_format_parameter(spec) for spec in specs)),
+        ]
+    lines += [
+        "",
+        "## Constants",
+        "",
+        "Literals of the equations: declared beside them, visible, not searched.",
+        "",
+    ]
+    rows = (
+        (f"`{c.name}`", f"{c.value:g}", c.unit, c.meaning, c.source)
+        for _, c in sorted(CONSTANTS.items())
+    )
     lines += _format_table(("name", "value", "unit", "meaning", "source"), rows)
     return "\n".join(lines) + "\n"
 
@@ -45,9 +59,22 @@ def render() -> str:
 def _format_parameter(spec: Spec) -> tuple[str, ...]:
     """One parameter; bounds that depend on the run's length say so, a neutral value stands beside the low end."""
     bound = (lambda value: f"{value:g} x steps") if spec.of_run else (lambda value: f"{value:g}")
-    low = bound(spec.low) + (f" (off: {spec.neutral:g})" if spec.neutral is not None and not spec.low <= spec.neutral <= spec.high else "")
+    low = bound(spec.low) + (
+        f" (off: {spec.neutral:g})"
+        if spec.neutral is not None and not spec.low <= spec.neutral <= spec.high
+        else ""
+    )
     star = " *" if spec.phase == 1 else ""
-    return f"`{spec.name}`{star}", f"{spec.default:g}", low, bound(spec.high), spec.scale, spec.unit, spec.meaning, spec.source
+    return (
+        f"`{spec.name}`{star}",
+        f"{spec.default:g}",
+        low,
+        bound(spec.high),
+        spec.scale,
+        spec.unit,
+        spec.meaning,
+        spec.source,
+    )
 
 
 def _format_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
@@ -62,7 +89,12 @@ def _load_declarations() -> None:
     """Import every module that declares a constant; the others may be slow to import."""
     for found in pkgutil.walk_packages(synaptune.__path__, "synaptune."):
         spec = importlib.util.find_spec(found.name)
-        if found.name != __name__ and spec and spec.origin and "constant(" in Path(spec.origin).read_text(encoding="utf-8"):
+        if (
+            found.name != __name__
+            and spec
+            and spec.origin
+            and "constant(" in Path(spec.origin).read_text(encoding="utf-8")
+        ):
             importlib.import_module(found.name)
 
 
@@ -70,15 +102,24 @@ def render_defaults() -> dict[str, str]:
     """The text of conf/synapse/SUBSYSTEM/default.yaml by subsystem: each key with its meaning, and no value."""
     texts = {}
     for subsystem, kind in SUBSYSTEMS.items():
-        keys = (f"# {spec.label}: {spec.meaning} [{spec.unit}]" for spec in SPECS if spec.subsystem == subsystem)
-        head = [f"# {(kind.__doc__ or '').splitlines()[0]} With the declared defaults; `make docs` writes this file.", "# The keys:"]
+        keys = (
+            f"# {spec.label}: {spec.meaning} [{spec.unit}]"
+            for spec in SPECS
+            if spec.subsystem == subsystem
+        )
+        head = [
+            f"# {(kind.__doc__ or '').splitlines()[0]} With the declared defaults; `make docs` writes this file.",
+            "# The keys:",
+        ]
         texts[subsystem] = "\n".join([*head, *keys]) + "\n"
     return texts
 
 
 def main() -> None:
     """Write the page and the key lists."""
-    files = {PARAMETERS_PAGE: render()} | {VARIANTS_DIR / name / "default.yaml": text for name, text in render_defaults().items()}
+    files = {PARAMETERS_PAGE: render()} | {
+        VARIANTS_DIR / name / "default.yaml": text for name, text in render_defaults().items()
+    }
     for path, text in files.items():
         write_atomic(path, text.encode())
         print(f"wrote {path.relative_to(CONF_DIR.parent)}")

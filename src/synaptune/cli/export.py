@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 
 
 def _run_export(options: argparse.Namespace) -> None:
-    kind = options.format or ("parquet" if options.out is not None and options.out.suffix == ".parquet" else "csv")
+    kind = options.format or (
+        "parquet" if options.out is not None and options.out.suffix == ".parquet" else "csv"
+    )
     if options.out is None and kind == "parquet":
-        raise user_error(got="--format parquet without a file", expected="--out FILE.parquet", do="add it")
+        raise user_error(
+            got="--format parquet without a file", expected="--out FILE.parquet", do="add it"
+        )
     from synaptune.core.files import write_atomic
     from synaptune.study.reader import find_study
     from synaptune.study.table import tabulate_trials, to_csv, to_parquet

@@ -41,7 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, OSError) as error:
-        found = explain_disk_error(error, "make room, or check the path") if isinstance(error, OSError) else error
+        found = (
+            explain_disk_error(error, "make room, or check the path")
+            if isinstance(error, OSError)
+            else error
+        )
         if found is None:
             raise
         print(found, file=sys.stderr)
@@ -63,30 +67,64 @@ def _parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="synaptune", description="Look at a synaptic transformer; train.py trains and searches.")
+    parser = argparse.ArgumentParser(
+        prog="synaptune",
+        description="Look at a synaptic transformer; train.py trains and searches.",
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     sample = commands.add_parser("sample", help="continue a text with a trained model")
-    sample.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a run folder, or its checkpoint.pt")
+    sample.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a run folder, or its checkpoint.pt"
+    )
     sample.add_argument("--prompt", required=True, help="the text to continue")
-    sample.add_argument("--tokens", type=int, default=200, help="length of the continuation (default %(default)s)")
-    sample.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default %(default)s)")
-    sample.add_argument("--top-k", type=int, default=None, help="choose among the K likeliest tokens (default: all)")
+    sample.add_argument(
+        "--tokens", type=int, default=200, help="length of the continuation (default %(default)s)"
+    )
+    sample.add_argument(
+        "--temperature",
+        type=float,
+        default=0.8,
+        help="0 takes the likeliest token (default %(default)s)",
+    )
+    sample.add_argument(
+        "--top-k", type=int, default=None, help="choose among the K likeliest tokens (default: all)"
+    )
     sample.add_argument("--seed", type=int, default=0, help="of the choices (default %(default)s)")
     sample.set_defaults(command=_run_sample)
 
-    census = commands.add_parser("census", help="what both ends of every parameter do to the training loss (minutes)")
-    census.add_argument("--seeds", type=int, default=3, help="runs that measure the spread over seeds (default %(default)s)")
+    census = commands.add_parser(
+        "census", help="what both ends of every parameter do to the training loss (minutes)"
+    )
+    census.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        help="runs that measure the spread over seeds (default %(default)s)",
+    )
     census.set_defaults(command=_run_census)
 
     parameters = commands.add_parser("parameters", help="the parameters with their ranges")
     parameters.set_defaults(command=_run_parameters)
 
     export = commands.add_parser("export", help="the trials of a study as a table")
-    export.add_argument("study", metavar="STUDY", help="a name below outputs/studies, or a study's folder; with --storage, its name there")
-    export.add_argument("--storage", metavar="URL", help="the database of the study, as in study.storage")
-    export.add_argument("--format", choices=("csv", "parquet"), help="(default: by the name of FILE, else csv)")
-    export.add_argument("--out", type=Path, metavar="FILE", help="where to write it (default: the terminal; csv only)")
+    export.add_argument(
+        "study",
+        metavar="STUDY",
+        help="a name below outputs/studies, or a study's folder; with --storage, its name there",
+    )
+    export.add_argument(
+        "--storage", metavar="URL", help="the database of the study, as in study.storage"
+    )
+    export.add_argument(
+        "--format", choices=("csv", "parquet"), help="(default: by the name of FILE, else csv)"
+    )
+    export.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="where to write it (default: the terminal; csv only)",
+    )
     export.set_defaults(command=_run_export)
     for module in (cost, report, refine, dashboard, wandb):
         module.add(commands)

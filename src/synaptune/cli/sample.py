@@ -26,19 +26,31 @@ def _run_sample(options: argparse.Namespace) -> None:
             (options.prompt != "", "--prompt: expected some text"),
             (_is_utf8(options.prompt), "--prompt: expected text in UTF-8"),
             (options.tokens >= 1, f"--tokens {options.tokens}: expected at least 1"),
-            (0.0 <= options.temperature < math.inf, f"--temperature {options.temperature}: expected at least 0"),
-            (options.top_k is None or options.top_k >= 1, f"--top-k {options.top_k}: expected at least 1"),
+            (
+                0.0 <= options.temperature < math.inf,
+                f"--temperature {options.temperature}: expected at least 0",
+            ),
+            (
+                options.top_k is None or options.top_k >= 1,
+                f"--top-k {options.top_k}: expected at least 1",
+            ),
         )
         if not good
     ]
     if faults:
-        raise UserError("got a sample that cannot be drawn\n  " + "\n  ".join(faults) + "\n  to do: correct these values")
+        raise UserError(
+            "got a sample that cannot be drawn\n  "
+            + "\n  ".join(faults)
+            + "\n  to do: correct these values"
+        )
 
     from synaptune.core.seeds import make_generator
     from synaptune.model.decode import generate
     from synaptune.training.checkpoint import load_model
 
-    path = options.checkpoint / "checkpoint.pt" if options.checkpoint.is_dir() else options.checkpoint
+    path = (
+        options.checkpoint / "checkpoint.pt" if options.checkpoint.is_dir() else options.checkpoint
+    )
     model, config, data = load_model(path)
     tokenizer = _load_tokenizer(data, config.context, vocab=model.head.weight.shape[0])
     prompt = tokenizer.encode(options.prompt)

@@ -11,22 +11,40 @@ from synaptune.core.errors import UserError, user_error
 
 def add_command(commands: Any) -> None:
     """Add the subcommands."""
-    parser = commands.add_parser("wandb", help="a study at Weights & Biases: send its offline runs, build its report")
+    parser = commands.add_parser(
+        "wandb", help="a study at Weights & Biases: send its offline runs, build its report"
+    )
     below = parser.add_subparsers(metavar="WHAT", required=True)
-    sync = below.add_parser("sync", help="send the offline runs of a study: the controller's, and the best trials'")
-    sync.add_argument("--best", type=int, default=10, metavar="K", help="trials of the search that are sent (default %(default)s)")
+    sync = below.add_parser(
+        "sync", help="send the offline runs of a study: the controller's, and the best trials'"
+    )
+    sync.add_argument(
+        "--best",
+        type=int,
+        default=10,
+        metavar="K",
+        help="trials of the search that are sent (default %(default)s)",
+    )
     sync.add_argument("--all", action="store_true", help="send every trial")
     sync.set_defaults(command=_run_sync)
-    report = below.add_parser("report", help="build the W&B Report of a study; publish it when there is a key")
+    report = below.add_parser(
+        "report", help="build the W&B Report of a study; publish it when there is a key"
+    )
     report.add_argument("--offline", action="store_true", help="write its specification only")
     report.set_defaults(command=_run_report)
     for part in (sync, report):
         part.add_argument(
-            "study", metavar="STUDY", help="a name below outputs/studies, or a study's folder; with --storage, its name there"
+            "study",
+            metavar="STUDY",
+            help="a name below outputs/studies, or a study's folder; with --storage, its name there",
         )
-        part.add_argument("--storage", metavar="URL", help="the database of the study, as in study.storage")
+        part.add_argument(
+            "--storage", metavar="URL", help="the database of the study, as in study.storage"
+        )
         part.add_argument("--project", help="of W&B (default: the one the study logged to)")
-        part.add_argument("--entity", help="of W&B (default: the one the study logged to, or your own)")
+        part.add_argument(
+            "--entity", help="of W&B (default: the one the study logged to, or your own)"
+        )
 
 
 def _run_sync(options: argparse.Namespace) -> None:
@@ -48,7 +66,9 @@ def _run_sync(options: argparse.Namespace) -> None:
         print(f"not sent: {name} ({words})")
     print(f"sent: {_count_names(done.sent)}; sent before: {len(done.sent_before)}", flush=True)
     if done.failed:
-        raise UserError("got runs that W&B did not take\n  to do: see above; the same command goes on with the rest")
+        raise UserError(
+            "got runs that W&B did not take\n  to do: see above; the same command goes on with the rest"
+        )
 
 
 def _count_names(names: Any) -> str:
@@ -62,4 +82,10 @@ def _run_report(options: argparse.Namespace) -> None:
 
     record = find_study(options.study, options.storage)
     folder: Path = get_study_folder(options.study)
-    write_wandb_report(gather_evidence(record), folder, project=options.project, entity=options.entity, publish=not options.offline)
+    write_wandb_report(
+        gather_evidence(record),
+        folder,
+        project=options.project,
+        entity=options.entity,
+        publish=not options.offline,
+    )

@@ -30,7 +30,9 @@ class ComposedConfig(NamedTuple):
     fixed_names: frozenset[str]
 
 
-def compose_config(overrides: Sequence[str], study: str | None, default: str | None = None) -> ComposedConfig:
+def compose_config(
+    overrides: Sequence[str], study: str | None, default: str | None = None
+) -> ComposedConfig:
     """The configuration of overrides; raises UserError for every one that does not fit.
 
     study: its name, null is that of `study.name`, else the default (null: the search space's).
@@ -46,7 +48,9 @@ def compose_config(overrides: Sequence[str], study: str | None, default: str | N
     register()
     check_overrides(overrides)
     overrides = expand_space_file(overrides, CONF_DIR, "train")
-    if of_hydra := [override for override in overrides if override.lstrip("+~").startswith("hydra")]:
+    if of_hydra := [
+        override for override in overrides if override.lstrip("+~").startswith("hydra")
+    ]:
         raise user_error(
             got=" ".join(of_hydra),
             expected="overrides of conf/train.yaml: the protocol brings its own optimizer",
@@ -59,7 +63,9 @@ def compose_config(overrides: Sequence[str], study: str | None, default: str | N
         found = find_override_faults(overrides, CONF_DIR, "train")
         if found:
             raise UserError("\n".join(map(str, found))) from error
-        raise user_error(got=str(error), expected="overrides of conf/train.yaml", do="correct them") from error
+        raise user_error(
+            got=str(error), expected="overrides of conf/train.yaml", do="correct them"
+        ) from error
     if base.tuned is not None:
         apply_tuned(base, overrides)
         base.tuned = None

@@ -17,7 +17,9 @@ def _flatten(node: Any, prefix: str) -> dict[str, Any]:
     if not isinstance(node, dict) or not node:
         return {prefix: node}
     return {
-        name: value for key, child in node.items() for name, value in _flatten(child, f"{prefix}.{key}" if prefix else str(key)).items()
+        name: value
+        for key, child in node.items()
+        for name, value in _flatten(child, f"{prefix}.{key}" if prefix else str(key)).items()
     }
 
 

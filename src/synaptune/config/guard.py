@@ -15,7 +15,12 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from synaptune.config.overrides import _first_line, check_overrides, expand_space_file, find_override_faults
+from synaptune.config.overrides import (
+    _first_line,
+    check_overrides,
+    expand_space_file,
+    find_override_faults,
+)
 from synaptune.core.errors import UserError, explain_disk_error, user_error
 
 EXIT_USER_ERROR = 2
@@ -47,7 +52,9 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
     """Run a Hydra program; returns the exit code. With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback."""
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    logging.raiseExceptions = False  # on a full disk every line for train.log would print a traceback
+    logging.raiseExceptions = (
+        False  # on a full disk every line for train.log would print a traceback
+    )
     try:
         check_overrides(sys.argv[1:])
         sys.argv[1:] = expand_space_file(sys.argv[1:], conf, config_name)
@@ -55,7 +62,10 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
         return 0
     except KeyboardInterrupt:
         print("\ninterrupted\n  a search: the same command goes on", file=sys.stderr)
-        print("  a run: the same command with hydra.run.dir=<its folder> training.resume=true goes on", file=sys.stderr)
+        print(
+            "  a run: the same command with hydra.run.dir=<its folder> training.resume=true goes on",
+            file=sys.stderr,
+        )
         return EXIT_INTERRUPTED
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if wanted == "1":
@@ -83,16 +93,28 @@ def explain_error(error: Exception, conf: Path, config_name: str) -> str | None:
     """The message for a user's mistake; None when the error is not of his making."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and not isinstance(error, HydraException):  # some of Hydra's are both
-        found = explain_disk_error(error, "make room, or set hydra.run.dir (of a search: study.dir)")
+    if isinstance(error, OSError) and not isinstance(
+        error, HydraException
+    ):  # some of Hydra's are both
+        found = explain_disk_error(
+            error, "make room, or set hydra.run.dir (of a search: study.dir)"
+        )
         return None if found is None else str(found)
     GlobalHydra.instance().clear()
     try:
-        found = find_override_faults([word for word in sys.argv[1:] if "=" in word or word.startswith("~")], conf, config_name)
+        found = find_override_faults(
+            [word for word in sys.argv[1:] if "=" in word or word.startswith("~")],
+            conf,
+            config_name,
+        )
     except (HydraException, OmegaConfBaseException):
         return None  # the configuration does not compose without any override: a slip in conf/, not of the command line
     if found:
         return "\n".join(str(fault) for fault in found)
     return str(
-        user_error(got=_first_line(error), expected="a configuration Hydra can compose", do="python train.py --help lists the groups")
+        user_error(
+            got=_first_line(error),
+            expected="a configuration Hydra can compose",
+            do="python train.py --help lists the groups",
+        )
     )

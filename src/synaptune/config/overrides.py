@@ -27,10 +27,16 @@ def check_overrides(words: Iterable[str]) -> None:
         key, _, value = word.lstrip("+~").partition("=")
         if word.lstrip("+~").startswith("="):
             raise user_error(
-                got=f"{word}, a value without a name", expected="NAME=VALUE", do="write the name before the =, without a space"
+                got=f"{word}, a value without a name",
+                expected="NAME=VALUE",
+                do="write the name before the =, without a space",
             )
         if value == "null" and (key in CONFIG_GROUPS or "/" in key):
-            raise user_error(got=f"{word}, no choice of a group", expected=f"{key}=CHOICE", do="leave it out for the default choice")
+            raise user_error(
+                got=f"{word}, no choice of a group",
+                expected=f"{key}=CHOICE",
+                do="leave it out for the default choice",
+            )
 
 
 def expand_space_file(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
@@ -38,11 +44,19 @@ def expand_space_file(words: Sequence[str], conf: Path, config_name: str) -> lis
 
     Values that the command line gives win over those the file fixes. Raises UserError for a file that cannot be used.
     """
-    files = {place: path for place, word in enumerate(words) if (path := get_space_file(word)) is not None}
+    files = {
+        place: path
+        for place, word in enumerate(words)
+        if (path := get_space_file(word)) is not None
+    }
     if not files:
         return list(words)
     if len(files) > 1:
-        raise user_error(got=" ".join(words[place] for place in files), expected="one search_space", do="leave the others out")
+        raise user_error(
+            got=" ".join(words[place] for place in files),
+            expected="one search_space",
+            do="leave the others out",
+        )
     ((place, path),) = files.items()
     file, rest = read_space_file(path), [*words[:place], *words[place + 1 :]]
     if unknown := find_unknown_names(file, _list_composed_names(rest, conf, config_name)):
@@ -60,8 +74,14 @@ def _list_composed_names(words: Sequence[str], conf: Path, config_name: str) -> 
     parser, kept = OverridesParser.create(), []
     with initialize_config_dir(str(conf), version_base="1.3"):
         try:
-            overrides = [word for word in words if ("=" in word or word.startswith("~")) and not word.startswith(("-", "hydra"))]
-            kept = [word for word in overrides if not parser.parse_override(word).is_sweep_override()]
+            overrides = [
+                word
+                for word in words
+                if ("=" in word or word.startswith("~")) and not word.startswith(("-", "hydra"))
+            ]
+            kept = [
+                word for word in overrides if not parser.parse_override(word).is_sweep_override()
+            ]
             return list(list_names(compose(config_name, overrides=kept)))
         except (HydraException, OmegaConfBaseException):  # Hydra says so itself
             return list(list_names(compose(config_name)))
@@ -73,7 +93,9 @@ def find_override_faults(overrides: Sequence[str], conf: Path, config_name: str)
         base = compose(config_name)
         names = list(list_names(base))
         groups = _list_groups()
-        found = _find_hydra_faults([override for override in overrides if override.startswith("hydra")], config_name)
+        found = _find_hydra_faults(
+            [override for override in overrides if override.startswith("hydra")], config_name
+        )
         for override in overrides:
             if override.startswith("hydra"):
                 continue
@@ -94,11 +116,19 @@ def _find_hydra_faults(overrides: Sequence[str], config_name: str) -> list[UserE
         group, _, option = choice.partition("=")
         options = loader.get_group_options(group)
         if option not in options:
-            expected = f"{group}={'|'.join(options)}" if options else "hydra/sweeper=cma|random|grid|..., or hydra/launcher=..."
+            expected = (
+                f"{group}={'|'.join(options)}"
+                if options
+                else "hydra/sweeper=cma|random|grid|..., or hydra/launcher=..."
+            )
             found.append(user_error(got=choice, expected=expected, do="choose one of them"))
     if found:
         return found
-    names = list(list_names(compose(config_name, overrides=choices, return_hydra_config=True).hydra, "hydra."))
+    names = list(
+        list_names(
+            compose(config_name, overrides=choices, return_hydra_config=True).hydra, "hydra."
+        )
+    )
     for override in set(overrides).difference(choices):
         try:
             compose(config_name, overrides=[*choices, override])
@@ -126,13 +156,19 @@ def _list_groups() -> dict[str, list[str]]:
     return found
 
 
-def _explain_override(override: str, error: Exception, names: Iterable[str], groups: dict[str, list[str]]) -> UserError:
+def _explain_override(
+    override: str, error: Exception, names: Iterable[str], groups: dict[str, list[str]]
+) -> UserError:
     key, _, value = override.lstrip("+~").partition("=")
     if key in groups:
         chosen = [name.strip() for name in value.strip("[]").split(",")]
         wrong = next((name for name in chosen if name not in groups[key]), None)
         near = "none" if wrong is None else find_nearest(wrong, groups[key])
-        do = "write it without +" if wrong is None else "choose one of them" + (f" (closest: {near})" if near != "none" else "")
+        do = (
+            "write it without +"
+            if wrong is None
+            else "choose one of them" + (f" (closest: {near})" if near != "none" else "")
+        )
         return user_error(got=override, expected=f"{key}={'|'.join(groups[key])}", do=do)
     known = [*names, *groups]
     of_hydra = key.startswith("hydra")
@@ -147,7 +183,9 @@ def _explain_override(override: str, error: Exception, names: Iterable[str], gro
     return user_error(
         got=f"{override}: {_first_line(cause)}",
         expected="a value of the right kind",
-        do="correct it; python train.py --cfg " + ("hydra" if of_hydra else f"job --package {key.split('.')[0]}") + " shows the kinds",
+        do="correct it; python train.py --cfg "
+        + ("hydra" if of_hydra else f"job --package {key.split('.')[0]}")
+        + " shows the kinds",
     )
 
 

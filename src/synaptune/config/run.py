@@ -45,7 +45,9 @@ class Outcome(NamedTuple):
     pruned_at: int | None = None
 
 
-def _stop_at_last_step(built: Settings, report: ValidationCallback | None) -> ValidationCallback | None:
+def _stop_at_last_step(
+    built: Settings, report: ValidationCallback | None
+) -> ValidationCallback | None:
     """The report of a run, which also ends a proxy after its fraction of the steps."""
     last = _find_last_step(built)
     if last == built.training.steps:
@@ -78,15 +80,34 @@ def run(
     hydra_runs = HydraConfig.initialized()
     if cfg.tuned is not None:
         cfg = cfg.copy()
-        used = apply_tuned(cfg, overrides if overrides is not None else list(HydraConfig.get().overrides.task) if hydra_runs else [])
-        print(f"tuned: {len(used)} values from {cfg.tuned}: " + ", ".join(f"{name}={_format_value(value)}" for name, value in used.items()))
+        used = apply_tuned(
+            cfg,
+            overrides
+            if overrides is not None
+            else list(HydraConfig.get().overrides.task)
+            if hydra_runs
+            else [],
+        )
+        print(
+            f"tuned: {len(used)} values from {cfg.tuned}: "
+            + ", ".join(f"{name}={_format_value(value)}" for name, value in used.items())
+        )
     built = read_settings(cfg)
     check_ready(built.objective, _list_metrics(built), generation)
     folder = Path(run_dir) if run_dir is not None else Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     in_search = run_dir is not None or (hydra_runs and HydraConfig.get().mode == RunMode.MULTIRUN)
-    record = {name: value for name, value in flatten_config(cfg).items() if not name.startswith("notify.")}  # its URLs hold secrets
-    return _run_settings(built, folder, record, in_search=in_search, report=report or _report_to_search, generation=generation)
+    record = {
+        name: value for name, value in flatten_config(cfg).items() if not name.startswith("notify.")
+    }  # its URLs hold secrets
+    return _run_settings(
+        built,
+        folder,
+        record,
+        in_search=in_search,
+        report=report or _report_to_search,
+        generation=generation,
+    )
 
 
 def _report_to_search(step: int, loss: float) -> None:
@@ -95,7 +116,13 @@ def _report_to_search(step: int, loss: float) -> None:
 
 
 def _run_settings(
-    built: Settings, folder: Path, flat_config: dict[str, Any], *, in_search: bool, report: ValidationCallback, generation: int
+    built: Settings,
+    folder: Path,
+    flat_config: dict[str, Any],
+    *,
+    in_search: bool,
+    report: ValidationCallback,
+    generation: int,
 ) -> Outcome:
     import torch
 
@@ -129,12 +156,23 @@ def _run_settings(
     metrics = fitted.metrics
     seconds = time.perf_counter() - began
     metrics["setup_seconds"] = seconds - fitted.busy_seconds
-    pruned_at = int(metrics["steps"]) if fitted.pruned and metrics["steps"] < _find_last_step(built) else None
+    pruned_at = (
+        int(metrics["steps"])
+        if fitted.pruned and metrics["steps"] < _find_last_step(built)
+        else None
+    )
     if fitted.pruned:
         metrics = extrapolate_result(metrics, fitted.curve, built.training.steps)
     objective = score(built.objective, metrics, generation) if "val_loss" in metrics else None
-    result = dict(objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=identity)
-    result |= dict(data_fingerprint=corpus.fingerprint, seconds=seconds, curve=fitted.curve, life=fitted.expert_history)
+    result = dict(
+        objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=identity
+    )
+    result |= dict(
+        data_fingerprint=corpus.fingerprint,
+        seconds=seconds,
+        curve=fitted.curve,
+        life=fitted.expert_history,
+    )
     _write_file(folder / "result.json", json.dumps(result, indent=1))
     return Outcome(objective, metrics, folder, pruned_at)
 

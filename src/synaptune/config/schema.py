@@ -40,9 +40,18 @@ GROUPS: dict[str, type] = {
     "stop": StopConfig,
     "notify": NotifyConfig,
 }
-CONFIG_GROUPS = (*GROUPS, "synapse", "position", "scale", "ablation", "experiment")  # the groups of conf/train.yaml
+CONFIG_GROUPS = (
+    *GROUPS,
+    "synapse",
+    "position",
+    "scale",
+    "ablation",
+    "experiment",
+)  # the groups of conf/train.yaml
 RUN_KEYS = ("name", "seed", "tuned")  # keys of conf/train.yaml itself
-SUBSYSTEMS: dict[str, Any] = {field.name: field.default_factory for field in dataclasses.fields(SynapseParams)}
+SUBSYSTEMS: dict[str, Any] = {
+    field.name: field.default_factory for field in dataclasses.fields(SynapseParams)
+}
 
 
 def make_writable_node(cls: type) -> DictConfig:
@@ -54,7 +63,11 @@ def make_writable_node(cls: type) -> DictConfig:
 
 def _unlock(node: Container) -> None:
     OmegaConf.set_readonly(node, None)
-    for child in node._content.values() if isinstance(node, DictConfig) and isinstance(node._content, dict) else ():
+    for child in (
+        node._content.values()
+        if isinstance(node, DictConfig) and isinstance(node._content, dict)
+        else ()
+    ):
         if isinstance(child, DictConfig):
             _unlock(child)
 
@@ -62,7 +75,9 @@ def _unlock(node: Container) -> None:
 def register() -> None:
     """Register the schema and the resolvers; calling it again changes nothing."""
     schema = {group: make_writable_node(cls) for group, cls in GROUPS.items()}
-    schema["synapse"] = OmegaConf.create({name: make_writable_node(cls) for name, cls in SUBSYSTEMS.items()})
+    schema["synapse"] = OmegaConf.create(
+        {name: make_writable_node(cls) for name, cls in SUBSYSTEMS.items()}
+    )
     ConfigStore.instance().store(name="schema", node=schema)
     OmegaConf.register_new_resolver("fraction_of_steps", _fraction_of_steps, replace=True)
 
@@ -70,11 +85,21 @@ def register() -> None:
 def find_unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
     """The dotted names in a configuration that nothing declares: Hydra lets `+NAME=VALUE` add any."""
     kind = OmegaConf.get_type(cfg)
-    declared = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else None
+    declared = (
+        {field.name for field in dataclasses.fields(kind)}
+        if dataclasses.is_dataclass(kind)
+        else None
+    )
     for key in cfg:
-        if (declared is not None and key not in declared) or (not prefix and key not in (*GROUPS, "synapse", *RUN_KEYS)):
+        if (declared is not None and key not in declared) or (
+            not prefix and key not in (*GROUPS, "synapse", *RUN_KEYS)
+        ):
             yield f"{prefix}{key}"
-        elif not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, str(key)) and isinstance(cfg[key], DictConfig):
+        elif (
+            not OmegaConf.is_missing(cfg, key)
+            and not OmegaConf.is_interpolation(cfg, str(key))
+            and isinstance(cfg[key], DictConfig)
+        ):
             yield from find_unknown_keys(cfg[key], f"{prefix}{key}.")
 
 

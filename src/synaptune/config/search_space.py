@@ -12,12 +12,30 @@ from synaptune.config.flat import flatten_config
 from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.core.parameters import Spec
 from synaptune.search.space.file import parse_range_entry
-from synaptune.search.space.space import Dimension, Space, Value, expand_patterns, make_dimension, refuse_unused
+from synaptune.search.space.space import (
+    Dimension,
+    Space,
+    Value,
+    expand_patterns,
+    make_dimension,
+    refuse_unused,
+)
 from synaptune.study.database import keys as schema
 
 # What may change between two commands of one study: it does not touch any result.
 _FREE_TRAINING_KEYS = ("training.resume", "training.checkpoint_every", "training.device")
-_FREE_KEYS = ("hydra", "study", "search_space", "workers", "trial", "stop", "notify", "logger", "name", *_FREE_TRAINING_KEYS)
+_FREE_KEYS = (
+    "hydra",
+    "study",
+    "search_space",
+    "workers",
+    "trial",
+    "stop",
+    "notify",
+    "logger",
+    "name",
+    *_FREE_TRAINING_KEYS,
+)
 
 
 def read_dimensions(base: DictConfig) -> list[Dimension]:
@@ -34,7 +52,13 @@ def read_dimensions(base: DictConfig) -> list[Dimension]:
     by_name = {spec.name: spec for spec in SPECS}
     steps = OmegaConf.select(base, "training.steps")
     names = (
-        [name for name in expand_patterns(list(patterns), list(by_name)) if not _is_switched_off(by_name[name], base)] if patterns else []
+        [
+            name
+            for name in expand_patterns(list(patterns), list(by_name))
+            if not _is_switched_off(by_name[name], base)
+        ]
+        if patterns
+        else []
     )
     own = {
         name: make_dimension(by_name[name], OmegaConf.select(base, name), steps)
@@ -44,9 +68,18 @@ def read_dimensions(base: DictConfig) -> list[Dimension]:
     if not given:
         return list(own.values())
     known = [name for name in list_names(base) if not name.startswith("search_space.")]
-    if unknown := [f"{name} (closest: {find_nearest(name, known)})" for name in given if name not in known]:
-        raise user_error(got=f"search_space.ranges {'; '.join(unknown)}", expected="names of the configuration", do="correct the names")
-    ranged = {name: parse_range_entry(name, entry, own.get(name), OmegaConf.select(base, name)) for name, entry in given.items()}
+    if unknown := [
+        f"{name} (closest: {find_nearest(name, known)})" for name in given if name not in known
+    ]:
+        raise user_error(
+            got=f"search_space.ranges {'; '.join(unknown)}",
+            expected="names of the configuration",
+            do="correct the names",
+        )
+    ranged = {
+        name: parse_range_entry(name, entry, own.get(name), OmegaConf.select(base, name))
+        for name, entry in given.items()
+    }
     _check_ends(base, list(ranged.values()), own)
     return list((own | ranged).values())
 
@@ -69,7 +102,9 @@ def _read_mapping(base: DictConfig, key: str) -> dict[str, Any]:
     return {str(name): entry for name, entry in found.items()}
 
 
-def _check_ends(base: DictConfig, dimensions: Sequence[Dimension], own: Mapping[str, Dimension]) -> None:
+def _check_ends(
+    base: DictConfig, dimensions: Sequence[Dimension], own: Mapping[str, Dimension]
+) -> None:
     """Raise UserError for a range whose ends (or choices) the configuration does not take; own: the declared ranges by name."""
     from synaptune.config.settings import check_config
 
@@ -90,7 +125,9 @@ def _check_ends(base: DictConfig, dimensions: Sequence[Dimension], own: Mapping[
                 raise user_error(
                     got=f"search_space.ranges {dimension.name}: {dimension.describe()}, where {value} is not valid: "
                     + str(error).strip().splitlines()[place].strip(),
-                    expected="declared " + declared.describe() if declared else "values that the configuration takes",
+                    expected="declared " + declared.describe()
+                    if declared
+                    else "values that the configuration takes",
                     do="correct the range",
                 ) from error
         OmegaConf.update(changed, dimension.name, before)
@@ -103,7 +140,11 @@ def find_declared_dimensions(base: DictConfig, names: Sequence[str]) -> dict[str
     from synaptune.synapse.circuit import SPECS
 
     steps = OmegaConf.select(base, "training.steps")
-    return {spec.name: make_dimension(spec, OmegaConf.select(base, spec.name), steps) for spec in SPECS if spec.name in names}
+    return {
+        spec.name: make_dimension(spec, OmegaConf.select(base, spec.name), steps)
+        for spec in SPECS
+        if spec.name in names
+    }
 
 
 def check_search(base: DictConfig, names: Sequence[str]) -> None:
@@ -119,12 +160,23 @@ def check_search(base: DictConfig, names: Sequence[str]) -> None:
         refuse_unused(names, find_unused_parameters(model))
 
 
-def make_study_configuration(base: DictConfig, space: Space, settings: Mapping[str, Any]) -> dict[str, Any]:
+def make_study_configuration(
+    base: DictConfig, space: Space, settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Everything that makes the trials of a study comparable, flat: the resolved configuration, the space, the search's settings."""
     plain = flatten_config(base)
     free = (*_FREE_KEYS, *space.names)
-    kept = {key: value for key, value in plain.items() if not any(key == name or key.startswith(f"{name}.") for name in free)}
+    kept = {
+        key: value
+        for key, value in plain.items()
+        if not any(key == name or key.startswith(f"{name}.") for name in free)
+    }
     kept |= {f"search.{key}": value for key, value in settings.items()}
     kept |= {f"{schema.RANGE_PREFIX}{name}": text for name, text in space.describe().items()}
-    kept |= {f"{schema.FIXED_PREFIX}{name}": value for name, value in read_fixed_values(base).items()}
-    return kept | {f"{schema.START_PREFIX}{name}": value for name, value in space.to_values(space.get_start()).items()}
+    kept |= {
+        f"{schema.FIXED_PREFIX}{name}": value for name, value in read_fixed_values(base).items()
+    }
+    return kept | {
+        f"{schema.START_PREFIX}{name}": value
+        for name, value in space.to_values(space.get_start()).items()
+    }

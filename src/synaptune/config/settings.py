@@ -47,22 +47,36 @@ def read_settings(cfg: DictConfig) -> Settings:
     if unknown := list(find_unknown_keys(cfg)):
         known = [name for name in flatten_config(cfg) if name not in unknown]
         raise user_error(
-            got="; ".join(f"{name}: no such name (closest: {find_nearest(name, known)})" for name in unknown),
+            got="; ".join(
+                f"{name}: no such name (closest: {find_nearest(name, known)})" for name in unknown
+            ),
             expected="names of the configuration",
             do="correct the name; python train.py --cfg job lists all, --help the groups",
         )
     groups = ("model", "data", "training", "logger", "objective", "pruner")
-    model, data, training, logger, objective, pruner = (OmegaConf.to_object(cfg[group]) for group in groups)
+    model, data, training, logger, objective, pruner = (
+        OmegaConf.to_object(cfg[group]) for group in groups
+    )
     synapse = SynapseParams(**OmegaConf.to_object(cfg.synapse))  # type: ignore[arg-type]
     built = Settings(model, synapse, data, training, logger, objective, pruner, cfg.seed, cfg.name)  # type: ignore[arg-type]
-    found = find_model_faults(built.model) + find_faults(built.synapse) + find_data_faults(built.data, built.model.context)
-    found += find_training_faults(built.training, built.logger) + find_objective_faults(built.objective)
+    found = (
+        find_model_faults(built.model)
+        + find_faults(built.synapse)
+        + find_data_faults(built.data, built.model.context)
+    )
+    found += find_training_faults(built.training, built.logger) + find_objective_faults(
+        built.objective
+    )
     found += find_pruner_faults(built.pruner, built.training.evaluations)
     found += _find_proxy_faults(built) if not found else []
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         found.append(f"seed={cfg.seed}: expected an integer of at least 0")
     if found:
-        raise UserError("got a configuration that cannot run\n  " + "\n  ".join(found) + "\n  to do: correct these values and start again")
+        raise UserError(
+            "got a configuration that cannot run\n  "
+            + "\n  ".join(found)
+            + "\n  to do: correct these values and start again"
+        )
     return built
 
 
@@ -70,7 +84,11 @@ def _list_metrics(built: Settings) -> set[str]:
     """Names of the metrics that an objective may find in a run."""
     recall = {"val_recall_accuracy"} if built.data.recall_fraction > 0 else set()
     experts = {"expert_gini", "expert_dead_fraction"} if built.model.experts > 1 else set()
-    return {"val_loss", "val_perplexity", "val_calibration_error", "tokens_per_second"} | recall | experts
+    return (
+        {"val_loss", "val_perplexity", "val_calibration_error", "tokens_per_second"}
+        | recall
+        | experts
+    )
 
 
 def _find_last_step(built: Settings) -> int:
@@ -97,10 +115,15 @@ def check_config(cfg: DictConfig) -> None:
 
 def compute_fingerprint(built: Settings) -> str:
     """SHA-256 of everything that determines a run's result: not where it is written, nor how often it is saved."""
-    plain = {group: dataclasses.asdict(getattr(built, group)) for group in ("model", "synapse", "data", "training")}
+    plain = {
+        group: dataclasses.asdict(getattr(built, group))
+        for group in ("model", "synapse", "data", "training")
+    }
     for name in ("resume", "checkpoint_every", "test"):
         del plain["training"][name]
-    return hashlib.sha256(json.dumps(plain | {"seed": built.seed}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(plain | {"seed": built.seed}, sort_keys=True).encode()
+    ).hexdigest()
 
 
 def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
@@ -114,7 +137,11 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         content: Any = OmegaConf.to_container(OmegaConf.load(path))
         values = {str(name): value for name, value in content["parameters"].items()}
     except OSError as error:
-        raise user_error(got=f"tuned={path}: {error.strerror}", expected="the best.yaml of a study", do="check the path") from error
+        raise user_error(
+            got=f"tuned={path}: {error.strerror}",
+            expected="the best.yaml of a study",
+            do="check the path",
+        ) from error
     except (
         yaml.YAMLError,
         OmegaConfBaseException,
@@ -124,21 +151,35 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         ValueError,
     ) as error:  # no best.yaml
         raise user_error(
-            got=f"tuned={path}, not a best.yaml", expected="`parameters: {name: value, ...}`", do="give the best.yaml of a study"
+            got=f"tuned={path}, not a best.yaml",
+            expected="`parameters: {name: value, ...}`",
+            do="give the best.yaml of a study",
         ) from error
     known = flatten_config(cfg)
     if unknown := [name for name in values if name not in known]:
         lines = "; ".join(f"{name} (closest: {find_nearest(name, known)})" for name in unknown)
-        raise user_error(got=f"tuned={path} with unknown names: {lines}", expected="names of the configuration", do="correct the file")
+        raise user_error(
+            got=f"tuned={path} with unknown names: {lines}",
+            expected="names of the configuration",
+            do="correct the file",
+        )
     given = {override.lstrip("+~").split("=", 1)[0] for override in overrides}
     chosen = tuple(f"{key.replace('/', '.')}." for key in given if key.startswith("synapse/"))
-    used = {name: value for name, value in values.items() if name not in given and not name.startswith(chosen)}
+    used = {
+        name: value
+        for name, value in values.items()
+        if name not in given and not name.startswith(chosen)
+    }
     for name, value in used.items():
         try:
             OmegaConf.update(cfg, name, value)
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0]
-            raise user_error(got=f"tuned={path} with {name}: {reason}", expected="values of their type", do="correct the file") from error
+            raise user_error(
+                got=f"tuned={path} with {name}: {reason}",
+                expected="values of their type",
+                do="correct the file",
+            ) from error
     return used
 
 

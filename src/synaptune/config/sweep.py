@@ -45,12 +45,24 @@ from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.trial import Result, Trial, find_best, make_failure
 from synaptune.search.workers.base import BatchWorkers, Workers
-from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution, make_workers
+from synaptune.search.workers.config import (
+    TrialConfig,
+    WorkersConfig,
+    check_execution,
+    make_workers,
+)
 from synaptune.study.artifacts import read_run_facts, write_best
 from synaptune.study.callbacks.base import TERMINAL_ONLY, Show, open_callbacks
 from synaptune.study.callbacks.notify import Notifier, NotifyConfig
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
-from synaptune.study.optimize import Company, PhaseSearch, SearchOptions, optimize, resume_engine, start_from_study
+from synaptune.study.optimize import (
+    Company,
+    PhaseSearch,
+    SearchOptions,
+    optimize,
+    resume_engine,
+    start_from_study,
+)
 from synaptune.study.provenance import get_code_version, get_device_name
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig
@@ -98,11 +110,17 @@ def read_request(request: SweepRequest) -> Sweep:
     plan = Plan(optim.budget, optim.maximize, optim.max_failure_rate)
     plan.check()
     if optim.num_workers is not None and optim.num_workers < 1:
-        raise user_error(got=f"num_workers={optim.num_workers}", expected="at least 1 trial at a time", do="correct it")
+        raise user_error(
+            got=f"num_workers={optim.num_workers}",
+            expected="at least 1 trial at a time",
+            do="correct it",
+        )
     if plan.budget is None and optim.optimizer != "grid":
         expected = "a number of trials (only a grid has an end of its own)"
         raise user_error(got="budget=null", expected=expected, do="set hydra.sweeper.optim.budget")
-    overrides = OverridesParser.create(config_loader=request.context.config_loader).parse_overrides(list(request.arguments))
+    overrides = OverridesParser.create(config_loader=request.context.config_loader).parse_overrides(
+        list(request.arguments)
+    )
     fixed = [override for override in overrides if not override.is_sweep_override()]
     swept = [override for override in overrides if override.is_sweep_override()]
     lines = [str(override.input_line) for override in fixed]
@@ -110,8 +128,12 @@ def read_request(request: SweepRequest) -> Sweep:
     job_name, choices = request.config.hydra.job.name, dict(base.hydra.runtime.choices)
     OmegaConf.set_struct(base, False)
     del base["hydra"]
-    space = _build_space(base, choices, swept, request.parametrization, {override.key_or_group for override in fixed})
-    study, begin, workers, trial, stop = (_read_group(base, name, kind) for name, kind in _GROUP_TYPES.items())
+    space = _build_space(
+        base, choices, swept, request.parametrization, {override.key_or_group for override in fixed}
+    )
+    study, begin, workers, trial, stop = (
+        _read_group(base, name, kind) for name, kind in _GROUP_TYPES.items()
+    )
     workers.count = optim.num_workers or (1 if workers.count is None else workers.count)
     check_execution(workers, trial)
     check_stop(stop)
@@ -120,7 +142,9 @@ def read_request(request: SweepRequest) -> Sweep:
     space, prior = start_from_study(space, begin.start, maximize=plan.maximize)
     kind = OmegaConf.select(base, "search_space.name") or job_name
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
-    engine = Engine(optim.optimizer, seed, workers.places, plan.budget, optim.noisy, request.grid_points)
+    engine = Engine(
+        optim.optimizer, seed, workers.places, plan.budget, optim.noisy, request.grid_points
+    )
     make_optimizer(engine, space)  # refuses an unknown name before there is a study
     settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
     if engine.name == "grid":
@@ -141,7 +165,13 @@ def read_request(request: SweepRequest) -> Sweep:
     )
 
 
-_GROUP_TYPES = {"study": StudyConfig, "search": SearchConfig, "workers": WorkersConfig, "trial": TrialConfig, "stop": StopConfig}
+_GROUP_TYPES = {
+    "study": StudyConfig,
+    "search": SearchConfig,
+    "workers": WorkersConfig,
+    "trial": TrialConfig,
+    "stop": StopConfig,
+}
 
 
 def _read_group(base: DictConfig, name: str, kind: type) -> Any:
@@ -149,10 +179,16 @@ def _read_group(base: DictConfig, name: str, kind: type) -> Any:
     node, known = base.get(name), {entry.name for entry in fields(kind)}
     ours = isinstance(node, DictConfig) and known.issuperset(node)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), node if ours else {}))
+        return OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(kind), node if ours else {})
+        )
     except OmegaConfBaseException as error:
         got = f"{name}: {str(error).splitlines()[0]}"
-        raise user_error(got=got, expected=f"values of the right kinds for {', '.join(sorted(known))}", do="correct them") from error
+        raise user_error(
+            got=got,
+            expected=f"values of the right kinds for {', '.join(sorted(known))}",
+            do="correct them",
+        ) from error
 
 
 def _check_single_runs(begin: SearchConfig) -> None:
@@ -160,7 +196,11 @@ def _check_single_runs(begin: SearchConfig) -> None:
     if begin.seeds != 1 or begin.incumbents > 1:
         got = f"search.seeds={begin.seeds}, search.incumbents={begin.incumbents} in a multirun"
         do = "leave them out, or search with a protocol (make sweep-phase1)"
-        raise user_error(got=got, expected="search.seeds=1 and search.incumbents=0: each candidate is one run", do=do)
+        raise user_error(
+            got=got,
+            expected="search.seeds=1 and search.incumbents=0: each candidate is one run",
+            do=do,
+        )
 
 
 def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -> list[Trial]:
@@ -171,7 +211,10 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
     sweep = read_request(request)
     launcher = make_launcher(str(sweep.location.trials_folder))
     notifier = Notifier(_read_group(sweep.base, "notify", NotifyConfig), sweep.location.name)
-    with notifier.send_end(), Study(sweep.location, sweep.configuration, maximize=sweep.plan.maximize) as study:
+    with (
+        notifier.send_end(),
+        Study(sweep.location, sweep.configuration, maximize=sweep.plan.maximize) as study,
+    ):
         sweep = replace(sweep, identity=get_study_identity(study))
         engine = resume_engine(study, sweep.engine)
         plan = sweep.plan
@@ -180,7 +223,10 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
             assert isinstance(grid, GridOptimizer)
             plan = replace(plan, budget=min(grid.size, plan.budget or grid.size))
         seed = sweep.base.get("seed")
-        facts: dict[str, Any] = {"seed": seed if isinstance(seed, int) else None, "code_version": get_code_version()}
+        facts: dict[str, Any] = {
+            "seed": seed if isinstance(seed, int) else None,
+            "code_version": get_code_version(),
+        }
         if "synapse" in sweep.base:
             facts["device"] = get_device_name()
         ledger = PhaseLedger(study, sweep.space, "search", facts)
@@ -191,7 +237,10 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
             steering = SearchOptions(_choose_pruner(sweep), sweep.prior, sweep.stop)
             show = Show(plan.budget, maximize=plan.maximize, earlier=earlier, stop=sweep.stop)
             with open_callbacks(ledger, _read_logger(sweep), show) as listeners:
-                (trials,) = optimize([PhaseSearch(ledger, engine, plan, steering, Company(listeners, notifier))], workers)
+                (trials,) = optimize(
+                    [PhaseSearch(ledger, engine, plan, steering, Company(listeners, notifier))],
+                    workers,
+                )
         finally:
             workers.close()
             _write_best(sweep, ledger)
@@ -200,7 +249,11 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
 
 def _read_logger(sweep: Sweep) -> LoggerConfig:
     """What our own configuration wants shown and logged; another application has a view in the terminal."""
-    config = OmegaConf.to_object(sweep.base.logger) if isinstance(sweep.base.get("logger"), DictConfig) else None
+    config = (
+        OmegaConf.to_object(sweep.base.logger)
+        if isinstance(sweep.base.get("logger"), DictConfig)
+        else None
+    )
     return config if isinstance(config, LoggerConfig) else TERMINAL_ONLY
 
 
@@ -210,13 +263,23 @@ def _choose_pruner(sweep: Sweep) -> Pruner | None:
     config = OmegaConf.to_object(node) if isinstance(node, DictConfig) else None
     if not isinstance(config, PrunerConfig) or training is None:
         return None
-    return make_pruner(config, steps=training.steps, evaluations=training.evaluations, seed=sweep.engine.seed)
+    return make_pruner(
+        config, steps=training.steps, evaluations=training.evaluations, seed=sweep.engine.seed
+    )
 
 
 def _build_space(
-    base: DictConfig, choices: Mapping[str, Any], swept: Sequence[Override], extra: Mapping[str, Any], fixed: set[str]
+    base: DictConfig,
+    choices: Mapping[str, Any],
+    swept: Sequence[Override],
+    extra: Mapping[str, Any],
+    fixed: set[str],
 ) -> Space:
-    dimensions = {dimension.name: dimension for dimension in read_dimensions(base) if dimension.name not in fixed}
+    dimensions = {
+        dimension.name: dimension
+        for dimension in read_dimensions(base)
+        if dimension.name not in fixed
+    }
     known = [*list_names(base), *choices]
 
     def find_start(name: str) -> Any:
@@ -227,10 +290,14 @@ def _build_space(
             raise user_error(got=f"a sweep over {name}", expected=expected, do="correct it")
         return OmegaConf.select(base, name)
 
-    known_ranges = find_declared_dimensions(base, [*extra, *(override.key_or_group for override in swept)])
+    known_ranges = find_declared_dimensions(
+        base, [*extra, *(override.key_or_group for override in swept)]
+    )
     for name, entry in extra.items():
         if name not in fixed:
-            dimensions[name] = parse_parametrization(name, entry, known_ranges.get(name), find_start(name))
+            dimensions[name] = parse_parametrization(
+                name, entry, known_ranges.get(name), find_start(name)
+            )
     for override in swept:
         name = override.key_or_group
         new = override.is_add() or override.is_force_add()
@@ -260,8 +327,14 @@ class HydraEvaluation:
         if self._launcher is None:
             self._launcher = make_serial_launcher(self._request)
         began = time.perf_counter()
-        (returned,) = self._launcher.launch([_build_overrides(trial, self._sweep)], initial_job_idx=trial.number)
-        return _read_result(returned, self._sweep.location.trials_folder / str(trial.number), time.perf_counter() - began)
+        (returned,) = self._launcher.launch(
+            [_build_overrides(trial, self._sweep)], initial_job_idx=trial.number
+        )
+        return _read_result(
+            returned,
+            self._sweep.location.trials_folder / str(trial.number),
+            time.perf_counter() - began,
+        )
 
 
 def make_serial_launcher(request: SweepRequest) -> Launcher:
@@ -277,7 +350,9 @@ def make_serial_launcher(request: SweepRequest) -> Launcher:
 def _choose_workers(sweep: Sweep, request: SweepRequest, launcher: Launcher) -> Workers:
     """Ours, unless the user chose a launcher of Hydra's that runs jobs side by side."""
     if type(launcher).__name__ == "BasicLauncher":
-        return make_workers(sweep.workers, sweep.trial, HydraEvaluation(sweep, request), sweep.location.folder)
+        return make_workers(
+            sweep.workers, sweep.trial, HydraEvaluation(sweep, request), sweep.location.folder
+        )
     return BatchWorkers(lambda batch: _launch(batch, sweep, launcher), sweep.workers.slots)
 
 
@@ -285,7 +360,9 @@ def _launch(batch: Sequence[Trial], sweep: Sweep, launcher: Launcher) -> Iterato
     """Run trials through Hydra's launcher."""
     for group in _split_at_gaps(batch):
         began = time.perf_counter()
-        returns = launcher.launch([_build_overrides(trial, sweep) for trial in group], initial_job_idx=group[0].number)
+        returns = launcher.launch(
+            [_build_overrides(trial, sweep) for trial in group], initial_job_idx=group[0].number
+        )
         seconds = time.perf_counter() - began
         for trial, returned in zip(group, returns, strict=True):
             yield _read_result(returned, sweep.location.trials_folder / str(trial.number), seconds)
@@ -304,32 +381,62 @@ def _split_at_gaps(batch: Sequence[Trial]) -> Iterator[list[Trial]]:
 
 
 def _build_overrides(trial: Trial, sweep: Sweep) -> list[str]:
-    searched = [f"{sweep.spelling.get(name, name)}={format_value(value)}" for name, value in trial.values.items()]
+    searched = [
+        f"{sweep.spelling.get(name, name)}={format_value(value)}"
+        for name, value in trial.values.items()
+    ]
     given = {line.lstrip("+~").split("=", 1)[0] for line in sweep.fixed_overrides}
     logger = sweep.base.get("logger")
     called: dict[str, Any] = {}
     if isinstance(logger, DictConfig):  # of another application it may be anything
-        called = make_run_labels(sweep.location.name, sweep.identity, trial.number, facts=trial.facts, tags=logger.get("tags") or [])
-        called = {key: label for key, label in called.items() if key in logger and (key == "tags" or f"logger.{key}" not in given)}
+        called = make_run_labels(
+            sweep.location.name,
+            sweep.identity,
+            trial.number,
+            facts=trial.facts,
+            tags=logger.get("tags") or [],
+        )
+        called = {
+            key: label
+            for key, label in called.items()
+            if key in logger and (key == "tags" or f"logger.{key}" not in given)
+        }
     shown = [f"logger.{key}={format_literal(label)}" for key, label in called.items()]
     place = {"dir": sweep.location.trials_folder, "subdir": trial.number}
-    return [*sweep.fixed_overrides, *searched, *shown, *(f"hydra.sweep.{key}={format_literal(str(value))}" for key, value in place.items())]
+    return [
+        *sweep.fixed_overrides,
+        *searched,
+        *shown,
+        *(f"hydra.sweep.{key}={format_literal(str(value))}" for key, value in place.items()),
+    ]
 
 
 def _read_result(returned: JobReturn, folder: Path, seconds: float) -> Result:
     """What a job gave: its number, and beside it whatever result.json in its run folder tells."""
     if returned.status != JobStatus.COMPLETED:
         error = returned._return_value
-        return Result(None, seconds, failure=make_failure(error if isinstance(error, BaseException) else RuntimeError(str(error))))
+        return Result(
+            None,
+            seconds,
+            failure=make_failure(
+                error if isinstance(error, BaseException) else RuntimeError(str(error))
+            ),
+        )
     value, about = returned.return_value, {}
-    with contextlib.suppress(ValueError, AttributeError):  # a result.json of another shape says nothing to us
+    with contextlib.suppress(
+        ValueError, AttributeError
+    ):  # a result.json of another shape says nothing to us
         about = read_run_facts(folder)
     metrics, facts = about.get("metrics", {}), about.get("facts", {})
     if "pruned_at" in facts and (value is None or isinstance(value, float)):
         return Result(None, seconds, metrics, facts, pruned=True, estimate=value)
     if not isinstance(value, int | float) or isinstance(value, bool):
         got = f"a task that returned {type(value).__name__}"
-        raise user_error(got=got, expected="the objective, a number", do="return it from the @hydra.main function")
+        raise user_error(
+            got=got,
+            expected="the objective, a number",
+            do="return it from the @hydra.main function",
+        )
     return Result(float(value), seconds, metrics, facts)
 
 
@@ -349,7 +456,9 @@ def _write_best(sweep: Sweep, ledger: PhaseLedger) -> None:
     write_best(path, sweep.location.name, best, read_fixed_values(sweep.base))
     failed = sum(trial.state == "failed" for trial in trials)
     finished = sum(trial.state != "running" for trial in trials)
-    print(f"{finished} trials finished, {failed} failed; best {best.objective:.6g} in trial {best.number}:")
+    print(
+        f"{finished} trials finished, {failed} failed; best {best.objective:.6g} in trial {best.number}:"
+    )
     for name, value in best.values.items():
         print(f"  {name}={value}")
     print(f"written to {path}", flush=True)

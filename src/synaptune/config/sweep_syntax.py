@@ -15,7 +15,13 @@ from dataclasses import replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Transformer
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    RangeSweep,
+    Transformer,
+)
 from hydra.errors import HydraException
 
 from synaptune.core.errors import user_error
@@ -35,20 +41,36 @@ def parse_sweep(override: Override, declared: Dimension | None, start: Any) -> D
         return _parse_range(name, sweep, start)
     if isinstance(sweep, ChoiceSweep) or override.is_choice_sweep():
         return _make_categorical(name, list(override.sweep_iterator()), start)
-    raise user_error(got=override.input_line or name, expected="interval, choice, range or a,b,c", do="correct the sweep")
+    raise user_error(
+        got=override.input_line or name,
+        expected="interval, choice, range or a,b,c",
+        do="correct the sweep",
+    )
 
 
-def parse_parametrization(name: str, entry: Any, declared: Dimension | None, start: Any) -> Dimension:
+def parse_parametrization(
+    name: str, entry: Any, declared: Dimension | None, start: Any
+) -> Dimension:
     """The dimension of a `hydra.sweeper.parametrization` entry: sweep syntax as text, {init, lower, upper, log, integer}
     or {init, choices, weights}."""
     if not isinstance(entry, Mapping):
         return parse_sweep(_parse_sweep_text(name, entry), declared, start)
-    return _parse_weighted(name, entry, start) if "choices" in entry else _parse_bounds(name, entry, start)
+    return (
+        _parse_weighted(name, entry, start)
+        if "choices" in entry
+        else _parse_bounds(name, entry, start)
+    )
 
 
 def format_value(value: Value) -> str:
     """A searched value in an override; text as the sweep wrote it, without quotes."""
-    return str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else repr(value)
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 def _parse_sweep_text(name: str, entry: Any) -> Override:
@@ -68,27 +90,51 @@ def _parse_sweep_text(name: str, entry: Any) -> Override:
 
 def _parse_bounds(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
     begin = entry.get("init", start)
-    known = all(key in RANGE_KEYS for key in entry) and all(isinstance(entry.get(key, False), bool) for key in ("log", "integer"))
-    numbers = all(_to_number(entry.get(key)) is not None for key in ("lower", "upper")) and (begin is None or _to_number(begin) is not None)
+    known = all(key in RANGE_KEYS for key in entry) and all(
+        isinstance(entry.get(key, False), bool) for key in ("log", "integer")
+    )
+    numbers = all(_to_number(entry.get(key)) is not None for key in ("lower", "upper")) and (
+        begin is None or _to_number(begin) is not None
+    )
     if not known or not numbers:
         raise user_error(
-            got=f"parametrization {name}: {dict(entry)}" + ("" if "init" in entry else f", where the value is {start!r}"),
+            got=f"parametrization {name}: {dict(entry)}"
+            + ("" if "init" in entry else f", where the value is {start!r}"),
             expected="numbers for lower, upper and where the search begins (init, else the configured value), true or false for log and "
             f"integer, and none but {', '.join(RANGE_KEYS)} (one step size serves the whole unit box)",
             do="correct the entry",
         )
     scale = "log" if entry.get("log", False) else "lin"
-    return Dimension(name, scale, entry["lower"], entry["upper"], integer=entry.get("integer", False), start=begin)
+    return Dimension(
+        name,
+        scale,
+        entry["lower"],
+        entry["upper"],
+        integer=entry.get("integer", False),
+        start=begin,
+    )
 
 
-def _parse_interval(name: str, sweep: IntervalSweep, declared: Dimension | None, start: Any) -> Dimension:
+def _parse_interval(
+    name: str, sweep: IntervalSweep, declared: Dimension | None, start: Any
+) -> Dimension:
     tags = _check_tags(name, sweep.tags)
     assert sweep.start is not None
     assert sweep.end is not None
-    scale = "log" if "log" in tags else "lin" if "lin" in tags or declared is None or declared.scale == "categorical" else declared.scale
+    scale = (
+        "log"
+        if "log" in tags
+        else "lin"
+        if "lin" in tags or declared is None or declared.scale == "categorical"
+        else declared.scale
+    )
     whole = float(sweep.start).is_integer() and float(sweep.end).is_integer()
-    wanted = "int" in tags or isinstance(sweep.start, int) or (declared is not None and declared.integer)
-    integer = wanted or (declared is None and isinstance(start, int) and not isinstance(start, bool) and whole)
+    wanted = (
+        "int" in tags or isinstance(sweep.start, int) or (declared is not None and declared.integer)
+    )
+    integer = wanted or (
+        declared is None and isinstance(start, int) and not isinstance(start, bool) and whole
+    )
     return Dimension(name, scale, sweep.start, sweep.end, integer=integer, start=_to_number(start))
 
 
@@ -99,22 +145,41 @@ def _parse_range(name: str, sweep: RangeSweep, start: Any) -> Dimension:
     except (ValueError, ArithmeticError) as error:  # a step of 0, or an end that is no number
         got = f"{name}=range({sweep.start},{sweep.stop},{sweep.step})"
         raise user_error(
-            got=f"{got}: {error}", expected="range(START,STOP[,STEP]) with a step other than 0", do="correct the range"
+            got=f"{got}: {error}",
+            expected="range(START,STOP[,STEP]) with a step other than 0",
+            do="correct the range",
         ) from error
     if len(values) > 1 and isinstance(values[0], int) and sweep.step == 1:
-        return Dimension(name, "log" if "log" in tags else "lin", values[0], values[-1], integer=True, start=_to_number(start))
+        return Dimension(
+            name,
+            "log" if "log" in tags else "lin",
+            values[0],
+            values[-1],
+            integer=True,
+            start=_to_number(start),
+        )
     return _make_categorical(name, values, start)
 
 
 def _make_categorical(name: str, values: list[Any], start: Any) -> Dimension:
-    choices: tuple[Value, ...] = tuple(value if isinstance(value, bool | int | float) else Transformer.str(value) for value in values)
-    return Dimension(name, "categorical", choices=choices, start=start if start in choices else None)
+    choices: tuple[Value, ...] = tuple(
+        value if isinstance(value, bool | int | float) else Transformer.str(value)
+        for value in values
+    )
+    return Dimension(
+        name, "categorical", choices=choices, start=start if start in choices else None
+    )
 
 
 def _parse_weighted(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
     choices, weights = entry["choices"], entry.get("weights") or ()
-    listed = all(isinstance(values, Sequence) and not isinstance(values, str) for values in (choices, weights))
-    numbers = listed and all(isinstance(weight, int | float) and not isinstance(weight, bool) for weight in weights)
+    listed = all(
+        isinstance(values, Sequence) and not isinstance(values, str)
+        for values in (choices, weights)
+    )
+    numbers = listed and all(
+        isinstance(weight, int | float) and not isinstance(weight, bool) for weight in weights
+    )
     plain = listed and all(isinstance(value, bool | int | float | str) for value in choices)
     unknown = [str(key) for key in entry if key not in CHOICE_KEYS]
     if unknown or not plain or not numbers or ("init" in entry and entry["init"] not in choices):
@@ -124,12 +189,19 @@ def _parse_weighted(name: str, entry: Mapping[Any, Any], start: Any) -> Dimensio
             do="correct the entry",
         )
     begin = entry.get("init", start)
-    return replace(_make_categorical(name, list(choices), begin), weights=tuple(float(weight) for weight in weights))
+    return replace(
+        _make_categorical(name, list(choices), begin),
+        weights=tuple(float(weight) for weight in weights),
+    )
 
 
 def _check_tags(name: str, tags: set[str]) -> set[str]:
     if unknown := tags - set(TAGS):
-        raise user_error(got=f"{name} with tag {', '.join(sorted(unknown))}", expected=f"tags of {', '.join(TAGS)}", do="correct the tag")
+        raise user_error(
+            got=f"{name} with tag {', '.join(sorted(unknown))}",
+            expected=f"tags of {', '.join(TAGS)}",
+            do="correct the tag",
+        )
     return tags
 
 

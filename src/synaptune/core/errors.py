@@ -8,7 +8,9 @@ from collections.abc import Iterable
 
 # EFBIG is what a file-size limit gives, EDQUOT a quota: to the person at the keyboard all three are "no room".
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR})
+REFUSED = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+)
 
 
 class UserError(Exception):
@@ -25,7 +27,9 @@ def explain_disk_error(error: OSError, do: str) -> UserError | None:
     if error.errno not in NO_SPACE | REFUSED:
         return None
     where = f" ({error.filename})" if error.filename else ""
-    return user_error(got=f"{error.strerror}{where}", expected="a folder with space that can be written", do=do)
+    return user_error(
+        got=f"{error.strerror}{where}", expected="a folder with space that can be written", do=do
+    )
 
 
 def find_nearest(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -27,9 +27,15 @@ def as_disk_errors(path: Path, remedy: str = "free some space there") -> Iterato
         yield
     except OSError as error:
         if error.errno in NO_SPACE:
-            raise user_error(got=f"no space to write {path} ({error.strerror})", expected="room on that disk", do=remedy) from error
+            raise user_error(
+                got=f"no space to write {path} ({error.strerror})",
+                expected="room on that disk",
+                do=remedy,
+            ) from error
         if error.errno in REFUSED:
-            raise user_error(got=f"{path}: {error.strerror}", expected="a folder that can be written", do=remedy) from error
+            raise user_error(
+                got=f"{path}: {error.strerror}", expected="a folder that can be written", do=remedy
+            ) from error
         raise
 
 
@@ -54,7 +60,9 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """
     if folder.is_dir():
         return folder
-    with as_disk_errors(folder, "free some space there, or set SYNAPTUNE_CACHE to a folder with room"):
+    with as_disk_errors(
+        folder, "free some space there, or set SYNAPTUNE_CACHE to a folder with room"
+    ):
         draft = _make_draft_path(folder)
         draft.mkdir(parents=True)
         try:

@@ -50,13 +50,17 @@ class Spec:
         if not self.of_run:
             return self
         low, high = max(1, round(self.low * steps)), max(2, round(self.high * steps))
-        return dataclasses.replace(self, low=low, high=high, default=min(max(self.default, low), high), of_run=False)
+        return dataclasses.replace(
+            self, low=low, high=high, default=min(max(self.default, low), high), of_run=False
+        )
 
     def admits(self, value: float) -> bool:
         """Whether a configured value is allowed (the neutral value always is)."""
         if self.of_run:
             return value >= 1
-        return self.low <= value <= self.high or (self.neutral is not None and value == self.neutral)
+        return self.low <= value <= self.high or (
+            self.neutral is not None and value == self.neutral
+        )
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,9 @@ def parameter(
 ) -> Any:
     """Declare a tunable number as a dataclass field; see `Spec` for the meaning of each argument."""
     if not of_run and not low <= default <= high:
-        raise ValueError(f"parameter default {default} outside [{low}, {high}]: correct the declaration")
+        raise ValueError(
+            f"parameter default {default} outside [{low}, {high}]: correct the declaration"
+        )
     about = dict(low=low, high=high, scale=scale, unit=unit, meaning=meaning, source=source)
     about |= dict(phase=phase, neutral=neutral, of_run=of_run)
     return dataclasses.field(default=default, metadata={"parameter": about})
@@ -108,7 +114,9 @@ def list_specs(params: type, prefix: str = "synapse") -> Iterator[Spec]:
         path = f"{prefix}.{field.name}"
         if "parameter" in field.metadata:
             yield Spec(name=path, default=field.default, **field.metadata["parameter"])  # type: ignore[arg-type]
-        elif isinstance(field.default_factory, type) and dataclasses.is_dataclass(field.default_factory):
+        elif isinstance(field.default_factory, type) and dataclasses.is_dataclass(
+            field.default_factory
+        ):
             yield from list_specs(field.default_factory, path)
 
 

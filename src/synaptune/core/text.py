@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 # A time's unit, its seconds, and the seconds from which it is used.
-_UNITS = (("days", 86_400.0, 172_800.0), ("h", 3600.0, 5400.0), ("min", 60.0, 90.0), ("s", 1.0, 0.0))
+_UNITS = (
+    ("days", 86_400.0, 172_800.0),
+    ("h", 3600.0, 5400.0),
+    ("min", 60.0, 90.0),
+    ("s", 1.0, 0.0),
+)
 
 
 def make_labels(names: Sequence[str]) -> Mapping[str, str]:
@@ -17,7 +22,9 @@ def make_labels(names: Sequence[str]) -> Mapping[str, str]:
             endings[tuple(own[-kept:])] = endings.get(tuple(own[-kept:]), 0) + 1
     found: dict[str, str] = {}
     for name, own in zip(names, parts, strict=True):
-        kept = next((kept for kept in range(1, len(own)) if endings[tuple(own[-kept:])] == 1), len(own))
+        kept = next(
+            (kept for kept in range(1, len(own)) if endings[tuple(own[-kept:])] == 1), len(own)
+        )
         found[name] = ".".join(own[-kept:])
     return found
 

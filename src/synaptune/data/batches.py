@@ -25,7 +25,9 @@ class Batch(NamedTuple):
     recall: Tensor
 
 
-def make_train_batch(corpus: Corpus, config: DataConfig, *, seed: int, step: int, size: int, context: int) -> Batch:
+def make_train_batch(
+    corpus: Corpus, config: DataConfig, *, seed: int, step: int, size: int, context: int
+) -> Batch:
     """The batch of a step: random windows of the training split, and recall rows by `recall_fraction`.
 
     A pure function of its arguments, so a resumed run needs no stored position. The number of recall rows is rounded up or
@@ -37,13 +39,25 @@ def make_train_batch(corpus: Corpus, config: DataConfig, *, seed: int, step: int
     text = _take_windows(corpus.train, starts, context)
     if rows == 0:
         return text
-    drawn = draw_recall_rows(config, first=corpus.text_vocab, rows=rows, context=context, random=random, graded=True)
+    drawn = draw_recall_rows(
+        config, first=corpus.text_vocab, rows=rows, context=context, random=random, graded=True
+    )
     recall = Batch(*(torch.from_numpy(array) for array in drawn))
-    return Batch(*(torch.cat(pair) for pair in zip(text, recall, strict=True))) if rows < size else recall
+    return (
+        Batch(*(torch.cat(pair) for pair in zip(text, recall, strict=True)))
+        if rows < size
+        else recall
+    )
 
 
 def make_eval_batches(
-    corpus: Corpus, config: DataConfig, split: Literal["val", "test"], *, size: int, context: int, limit: int
+    corpus: Corpus,
+    config: DataConfig,
+    split: Literal["val", "test"],
+    *,
+    size: int,
+    context: int,
+    limit: int,
 ) -> list[Batch]:
     """At most `limit` batches of `size` rows, the same for every run; text and recall rows never share a batch.
 
@@ -54,13 +68,23 @@ def make_eval_batches(
     recall = 0 if config.recall_fraction == 0 else max(1, round(config.recall_fraction * limit))
     text = 0 if config.recall_fraction == 1 else max(1, limit - recall)
     tokens = corpus.val if split == "val" else corpus.test
-    windows = max(0, (len(tokens) - 1) // context)  # a text that only recall rows stand beside may be empty
-    chosen = np.unique(np.linspace(0, windows - 1, min(windows, text * size)).round().astype(np.int64)) * context
-    batches = [_take_windows(tokens, chosen[start : start + size], context) for start in range(0, len(chosen), size)]
+    windows = max(
+        0, (len(tokens) - 1) // context
+    )  # a text that only recall rows stand beside may be empty
+    chosen = (
+        np.unique(np.linspace(0, windows - 1, min(windows, text * size)).round().astype(np.int64))
+        * context
+    )
+    batches = [
+        _take_windows(tokens, chosen[start : start + size], context)
+        for start in range(0, len(chosen), size)
+    ]
     stream = _VAL if split == "val" else _TEST
     for number in range(recall):
         random = _make_generator(stream, _EVALUATION_SEED, number)
-        drawn = draw_recall_rows(config, first=corpus.text_vocab, rows=size, context=context, random=random)
+        drawn = draw_recall_rows(
+            config, first=corpus.text_vocab, rows=size, context=context, random=random
+        )
         batches.append(Batch(*(torch.from_numpy(array) for array in drawn)))
     return batches
 

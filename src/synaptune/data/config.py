@@ -51,17 +51,26 @@ def find_data_faults(config: DataConfig, context: int) -> list[str]:
     """Everything wrong with a data configuration for rows of `context` tokens, one line each; reads no file."""
     found = []
     if config.source not in SOURCES:
-        found.append(f"data.source={config.source}: expected one of {', '.join(SOURCES)}; choose data=stdlib, data=text or data=hub")
+        found.append(
+            f"data.source={config.source}: expected one of {', '.join(SOURCES)}; choose data=stdlib, data=text or data=hub"
+        )
     if config.source == "text" and not config.path:
-        found.append("data.path: expected a text file or a folder of text files; add data.path=FILE_OR_FOLDER")
+        found.append(
+            "data.path: expected a text file or a folder of text files; add data.path=FILE_OR_FOLDER"
+        )
     if config.source == "hub" and not config.name:
         found.append("data.name: expected the name of a dataset; add data.name=NAME")
     if (config.val_split is None) != (config.test_split is None):
         found.append("data.val_split, data.test_split: expected both or neither")
     if config.tokenizer not in TOKENIZERS:
         found.append(f"data.tokenizer={config.tokenizer}: expected one of {', '.join(TOKENIZERS)}")
-    if config.tokenizer == "bpe" and not 257 <= config.vocab_size <= LARGEST_VOCABULARY - config.symbols:
-        found.append(f"data.vocab_size={config.vocab_size}: expected 257 to {LARGEST_VOCABULARY - config.symbols} [token]")
+    if (
+        config.tokenizer == "bpe"
+        and not 257 <= config.vocab_size <= LARGEST_VOCABULARY - config.symbols
+    ):
+        found.append(
+            f"data.vocab_size={config.vocab_size}: expected 257 to {LARGEST_VOCABULARY - config.symbols} [token]"
+        )
     if config.max_bytes < 1:
         found.append(f"data.max_bytes={config.max_bytes}: expected at least 1 [byte]")
     if context < 1:
@@ -77,7 +86,12 @@ def _find_recall_faults(config: DataConfig, context: int) -> list[str]:
         return []
     found = [
         f"data.{name}={getattr(config, name)}: expected at least {least}"
-        for name, least in (("recall_pairs", 1), ("recall_queries", 1), ("recall_values", 2), ("recall_near", 1))
+        for name, least in (
+            ("recall_pairs", 1),
+            ("recall_queries", 1),
+            ("recall_values", 2),
+            ("recall_near", 1),
+        )
         if getattr(config, name) < least
     ]
     if config.recall_keys < config.recall_pairs:
@@ -85,11 +99,15 @@ def _find_recall_faults(config: DataConfig, context: int) -> list[str]:
             f"data.recall_keys={config.recall_keys}: expected at least recall_pairs={config.recall_pairs} (the keys of a row differ)"
         )
     if config.symbols > LARGEST_VOCABULARY // 2:
-        found.append(f"data.recall_keys + data.recall_values: got {config.symbols - 1}, expected at most {LARGEST_VOCABULARY // 2 - 1}")
+        found.append(
+            f"data.recall_keys + data.recall_values: got {config.symbols - 1}, expected at most {LARGEST_VOCABULARY // 2 - 1}"
+        )
     end = context - 2 * config.recall_pairs
     far = end if config.recall_far is None else config.recall_far
     if config.recall_far is not None and not config.recall_near <= far <= end:
-        found.append(f"data.recall_far={far}: expected data.recall_near={config.recall_near} to {end} (end of the row), or null")
+        found.append(
+            f"data.recall_far={far}: expected data.recall_near={config.recall_near} to {end} (end of the row), or null"
+        )
         return found
     room = far - config.recall_near + 1
     if room < config.recall_queries:

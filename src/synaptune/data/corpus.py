@@ -14,11 +14,19 @@ import numpy as np
 from synaptune.core.errors import UserError, user_error
 from synaptune.core.files import build_once, cache_dir
 from synaptune.data.config import DataConfig, find_data_faults
-from synaptune.data.text import Splits, encode_name, read_file_or_folder, read_standard_library, split_documents
+from synaptune.data.text import (
+    Splits,
+    encode_name,
+    read_file_or_folder,
+    read_standard_library,
+    split_documents,
+)
 from synaptune.data.tokenizer import BYTES, Tokenizer, load_tokenizer, train_bpe
 
 SPLITS = ("train", "val", "test")
-_FORMAT = b"synaptune corpus 1"  # part of every fingerprint: a change of the file layout makes new files
+_FORMAT = (
+    b"synaptune corpus 1"  # part of every fingerprint: a change of the file layout makes new files
+)
 _log = logging.getLogger(__name__)
 
 
@@ -59,7 +67,9 @@ def load_corpus(config: DataConfig, context: int) -> Corpus:
     splits = _read_splits(config)
     _warn_if_cut(splits, config)
     fingerprint = _compute_fingerprint(splits, config)
-    folder = build_once(cache_dir() / "data" / fingerprint[:32], partial(_write_corpus, splits, config))
+    folder = build_once(
+        cache_dir() / "data" / fingerprint[:32], partial(_write_corpus, splits, config)
+    )
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in SPLITS}
     about = json.loads((folder / "about.json").read_text())
     _check_lengths(arrays, config, context)
@@ -81,7 +91,9 @@ def _read_splits(config: DataConfig) -> Splits:
 
         return load_hub_splits(config)
     if config.source == "text":
-        return split_documents(read_file_or_folder(Path(str(config.path)).expanduser(), config.max_bytes))
+        return split_documents(
+            read_file_or_folder(Path(str(config.path)).expanduser(), config.max_bytes)
+        )
     return split_documents(read_standard_library(config.max_bytes))
 
 
@@ -89,29 +101,52 @@ def _warn_if_cut(splits: Splits, config: DataConfig) -> None:
     """Say so when a file or a folder was cut: a silent cap would look like the whole; hub.py says it of each split."""
     total = sum(len(document.content) for part in splits for document in part)
     if total >= config.max_bytes - 3 and config.source == "text":
-        _log.warning("read the first %d bytes of the text; raise data.max_bytes to read more", total)
+        _log.warning(
+            "read the first %d bytes of the text; raise data.max_bytes to read more", total
+        )
 
 
 def _compute_fingerprint(splits: Splits, config: DataConfig) -> str:
     """SHA-256 over the tokenizer's settings and, split by split, every document."""
     digest = hashlib.sha256(_FORMAT)
-    digest.update(f"{config.tokenizer} {config.vocab_size if config.tokenizer == 'bpe' else BYTES}".encode())
+    digest.update(
+        f"{config.tokenizer} {config.vocab_size if config.tokenizer == 'bpe' else BYTES}".encode()
+    )
     for name, part in zip(SPLITS, splits, strict=True):
         for document in part:
-            digest.update(b"\0".join((b"", name.encode(), encode_name(document.name), b"%d" % len(document.content), b"")))
+            digest.update(
+                b"\0".join(
+                    (
+                        b"",
+                        name.encode(),
+                        encode_name(document.name),
+                        b"%d" % len(document.content),
+                        b"",
+                    )
+                )
+            )
             digest.update(document.content)
     return digest.hexdigest()
 
 
 def _write_corpus(splits: Splits, config: DataConfig, folder: Path) -> None:
     """Write the token arrays, the tokenizer and their measures into an empty folder."""
-    tokenizer = train_bpe(splits.train, config.vocab_size) if config.tokenizer == "bpe" else Tokenizer()
+    tokenizer = (
+        train_bpe(splits.train, config.vocab_size) if config.tokenizer == "bpe" else Tokenizer()
+    )
     tokenizer.save(folder)
-    arrays = {name: tokenizer.encode_documents(part) for name, part in zip(SPLITS, splits, strict=True)}
+    arrays = {
+        name: tokenizer.encode_documents(part) for name, part in zip(SPLITS, splits, strict=True)
+    }
     for name, array in arrays.items():
         _save_array(folder / f"{name}.npy", array)
-    size = sum(len(document.content) for document in splits.val) + max(0, len(splits.val) - 1)  # separators are bytes too
-    about = {"bytes_per_token": size / max(1, len(arrays["val"])), "documents": [len(part) for part in splits]}
+    size = sum(len(document.content) for document in splits.val) + max(
+        0, len(splits.val) - 1
+    )  # separators are bytes too
+    about = {
+        "bytes_per_token": size / max(1, len(arrays["val"])),
+        "documents": [len(part) for part in splits],
+    }
     (folder / "about.json").write_text(json.dumps(about))
 
 

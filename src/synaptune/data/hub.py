@@ -16,8 +16,16 @@ from synaptune.core.errors import user_error
 from synaptune.data.config import DataConfig
 from synaptune.data.text import TRAIN_SHARE, VAL_SHARE, Document, Splits, split_documents
 
-_BUILDERS = {"arrow", "csv", "json", "parquet", "text"}  # names that read the local files of data.path
-_HUB_TIMEOUT = 5.0  # s; longer than a slow handshake, shorter than the library's own series of retries
+_BUILDERS = {
+    "arrow",
+    "csv",
+    "json",
+    "parquet",
+    "text",
+}  # names that read the local files of data.path
+_HUB_TIMEOUT = (
+    5.0  # s; longer than a slow handshake, shorter than the library's own series of retries
+)
 _log = logging.getLogger(__name__)
 SEPARATOR = b"\0"  # between the rows of a dataset and between documents; text holds none
 
@@ -30,13 +38,24 @@ def load_hub_splits(config: DataConfig) -> Splits:
     """
     if config.val_split is None or config.test_split is None:
         return split_documents([_load_document(config, config.split, config.max_bytes)])
-    shares = ((config.split, TRAIN_SHARE), (config.val_split, VAL_SHARE), (config.test_split, 1 - TRAIN_SHARE - VAL_SHARE))
-    return Splits(*([_load_document(config, split, max(1, round(config.max_bytes * share)))] for split, share in shares))
+    shares = (
+        (config.split, TRAIN_SHARE),
+        (config.val_split, VAL_SHARE),
+        (config.test_split, 1 - TRAIN_SHARE - VAL_SHARE),
+    )
+    return Splits(
+        *(
+            [_load_document(config, split, max(1, round(config.max_bytes * share)))]
+            for split, share in shares
+        )
+    )
 
 
 def _load_document(config: DataConfig, split: str, max_bytes: int) -> Document:
     """The text column of one split, up to `max_bytes`, rows separated by a zero byte."""
-    with _use_datasets(config, split) as datasets:  # reading too: a stream finds what is wrong with a row when it comes to it
+    with _use_datasets(
+        config, split
+    ) as datasets:  # reading too: a stream finds what is wrong with a row when it comes to it
         rows = _load_rows(datasets, config, split)
         columns = list(rows.column_names or []) or list(next(iter(rows), {}))
         if config.column not in columns:
@@ -47,7 +66,12 @@ def _load_document(config: DataConfig, split: str, max_bytes: int) -> Document:
             )
         content, cut = _join(rows.select_columns([config.column]), config.column, max_bytes)
     if cut:
-        _log.warning("read the first %d bytes of %s [%s]; raise data.max_bytes to read more", len(content), config.name, split)
+        _log.warning(
+            "read the first %d bytes of %s [%s]; raise data.max_bytes to read more",
+            len(content),
+            config.name,
+            split,
+        )
     if not content:
         raise user_error(
             got=f"no text in column {config.column} of {config.name} [{split}]",
@@ -68,7 +92,9 @@ def _join(rows: Iterable[dict[str, Any]], column: str, max_bytes: int) -> tuple[
         text = row[column] if row[column] is not None else ""  # a missing value is an empty row
         if not isinstance(text, str):
             raise user_error(
-                got=f"data.column={column}, which holds {type(text).__name__}", expected="a column of text", do="choose another data.column"
+                got=f"data.column={column}, which holds {type(text).__name__}",
+                expected="a column of text",
+                do="choose another data.column",
             )
         if part := text.replace("\0", "").encode():
             parts.append(part)
@@ -86,7 +112,9 @@ def _use_datasets(config: DataConfig, split: str) -> Iterator[Any]:
         import datasets.exceptions
     except ImportError as error:
         raise user_error(
-            got="data=hub without the `datasets` library", expected="the optional extra `hub`", do="pip install 'synaptune[hub]'"
+            got="data=hub without the `datasets` library",
+            expected="the optional extra `hub`",
+            do="pip install 'synaptune[hub]'",
         ) from error
     datasets.disable_progress_bars()
     try:
@@ -108,7 +136,9 @@ def _load_rows(datasets: Any, config: DataConfig, split: str) -> Any:
         saved = datasets.load_from_disk(name)
         return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
     if name in _BUILDERS:
-        return datasets.load_dataset(name, data_files=_list_files(config), split=split, streaming=config.streaming)
+        return datasets.load_dataset(
+            name, data_files=_list_files(config), split=split, streaming=config.streaming
+        )
     if not Path(name).is_dir():
         _go_offline_if_unreachable(datasets)
     return datasets.load_dataset(name, config.subset, split=split, streaming=config.streaming)
@@ -117,7 +147,11 @@ def _load_rows(datasets: Any, config: DataConfig, split: str) -> Any:
 def _list_files(config: DataConfig) -> list[str]:
     """The local files of a builder. Raises UserError when data.path names none."""
     path = Path(config.path or "")
-    files = sorted(str(file) for file in path.iterdir() if file.is_file()) if config.path and path.is_dir() else [str(path)]
+    files = (
+        sorted(str(file) for file in path.iterdir() if file.is_file())
+        if config.path and path.is_dir()
+        else [str(path)]
+    )
     if not config.path or not files or not Path(files[0]).is_file():
         raise user_error(
             got=f"data.name={config.name} with data.path={config.path}",

@@ -28,7 +28,13 @@ class RecallRows(NamedTuple):
 
 
 def draw_recall_rows(
-    config: DataConfig, *, first: int, rows: int, context: int, random: np.random.Generator, graded: bool = False
+    config: DataConfig,
+    *,
+    first: int,
+    rows: int,
+    context: int,
+    random: np.random.Generator,
+    graded: bool = False,
 ) -> RecallRows:
     """Draw `rows` rows of `context` tokens; keys, values and the filler are numbered from `first` on, in that order.
 
@@ -38,12 +44,20 @@ def draw_recall_rows(
     most = config.recall_pairs
     keys = first + _draw_permutations(random, rows, config.recall_keys)[:, :most]
     values = first + config.recall_keys + random.integers(config.recall_values, size=(rows, most))
-    pairs = random.integers(1, most, size=(rows, 1), endpoint=True) if graded else np.full((rows, 1), most)
-    tokens = np.full((rows, context), first + config.recall_keys + config.recall_values, dtype=np.int64)
+    pairs = (
+        random.integers(1, most, size=(rows, 1), endpoint=True)
+        if graded
+        else np.full((rows, 1), most)
+    )
+    tokens = np.full(
+        (rows, context), first + config.recall_keys + config.recall_values, dtype=np.int64
+    )
     head = np.stack([keys, values], axis=-1).reshape(rows, 2 * most)
     tokens[:, : 2 * most] = np.where(np.arange(2 * most) < 2 * pairs, head, tokens[:, : 2 * most])
     places = 2 * pairs - 1 + _draw_distances(config, rows=rows, context=context, random=random)
-    asked = _draw_permutations(random, rows, config.recall_queries) % pairs  # every pair equally often, up to one
+    asked = (
+        _draw_permutations(random, rows, config.recall_queries) % pairs
+    )  # every pair equally often, up to one
     line = np.arange(rows)[:, None]
     targets = np.full((rows, context), IGNORE_INDEX, dtype=np.int64)
     tokens[line, places] = keys[line, asked]
@@ -51,7 +65,9 @@ def draw_recall_rows(
     return RecallRows(tokens, targets, targets != IGNORE_INDEX)
 
 
-def _draw_distances(config: DataConfig, *, rows: int, context: int, random: np.random.Generator) -> np.ndarray:
+def _draw_distances(
+    config: DataConfig, *, rows: int, context: int, random: np.random.Generator
+) -> np.ndarray:
     """Distances of the queries from the end of the last pair [token]: distinct in a row, density 1 / distance; (rows, queries)."""
     far = context - 2 * config.recall_pairs if config.recall_far is None else config.recall_far
     distance = np.arange(config.recall_near, far + 1)

@@ -17,8 +17,16 @@ from typing import NamedTuple
 from synaptune.core.errors import user_error
 
 TRAIN_SHARE, VAL_SHARE = 0.90, 0.05  # of the text; the rest is the test split
-_MIN_DOCUMENTS = 20  # documents below which a split by document would be too coarse for shares of one in twenty
-_SKIPPED_FOLDERS = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}  # distributions strip the tests, or add packages
+_MIN_DOCUMENTS = (
+    20  # documents below which a split by document would be too coarse for shares of one in twenty
+)
+_SKIPPED_FOLDERS = {
+    "test",
+    "tests",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+}  # distributions strip the tests, or add packages
 _PEEK = 8192  # bytes read to tell text from a binary file
 
 Reader = Callable[[], bytes | None]
@@ -45,7 +53,10 @@ def read_standard_library(max_bytes: int) -> list[Document]:
     Raises UserError when the interpreter has no readable library (a zipped or stripped one).
     """
     root = Path(sysconfig.get_path("stdlib"))
-    readers: dict[str, Reader] = {path.relative_to(root).as_posix(): partial(_read_text, path, max_bytes) for path in _walk_library(root)}
+    readers: dict[str, Reader] = {
+        path.relative_to(root).as_posix(): partial(_read_text, path, max_bytes)
+        for path in _walk_library(root)
+    }
     readers |= {name: partial(str.encode, text) for name, text in _load_topics().items()}
     documents = _gather(readers, max_bytes)
     if not documents:
@@ -65,13 +76,25 @@ def read_file_or_folder(path: Path, max_bytes: int) -> list[Document]:
     do = "correct data.path"
     if not path.exists():
         near = "" if path.parent.is_dir() else f" (nor is there a folder {path.parent})"
-        raise user_error(got=f"data.path={path}, which does not exist{near}", expected="a text file or a folder of text files", do=do)
+        raise user_error(
+            got=f"data.path={path}, which does not exist{near}",
+            expected="a text file or a folder of text files",
+            do=do,
+        )
     try:
         documents = _read_folder(path, max_bytes) if path.is_dir() else _read_file(path, max_bytes)
     except PermissionError as error:
-        raise user_error(got=f"data.path={path}, which may not be read", expected="a readable file or folder", do=do) from error
+        raise user_error(
+            got=f"data.path={path}, which may not be read",
+            expected="a readable file or folder",
+            do=do,
+        ) from error
     if not documents:
-        raise user_error(got=f"data.path={path}, which holds no text", expected="some UTF-8 text", do=f"{do}, or fill it")
+        raise user_error(
+            got=f"data.path={path}, which holds no text",
+            expected="some UTF-8 text",
+            do=f"{do}, or fill it",
+        )
     return documents
 
 
@@ -80,7 +103,9 @@ def split_documents(documents: list[Document]) -> Splits:
     if len(documents) >= _MIN_DOCUMENTS:
         parts = Splits([], [], [])
         for document in documents:
-            place = _hash_name(f"split {document.name}") / 2.0**64  # apart from the order of reading, which a cap cuts
+            place = (
+                _hash_name(f"split {document.name}") / 2.0**64
+            )  # apart from the order of reading, which a cap cuts
             parts[(place >= TRAIN_SHARE) + (place >= TRAIN_SHARE + VAL_SHARE)].append(document)
         total = sum(len(document.content) for document in documents)
         if all(sum(len(document.content) for document in part) >= total / 100 for part in parts):
@@ -94,7 +119,11 @@ def _cut_document(document: Document) -> tuple[Document, Document, Document]:
     name, content = document
     first = _find_boundary(content, round(len(content) * TRAIN_SHARE))
     second = _find_boundary(content, round(len(content) * (TRAIN_SHARE + VAL_SHARE)))
-    return Document(name, content[:first]), Document(name, content[first:second]), Document(name, content[second:])
+    return (
+        Document(name, content[:first]),
+        Document(name, content[first:second]),
+        Document(name, content[second:]),
+    )
 
 
 def _find_boundary(content: bytes, offset: int) -> int:
@@ -160,7 +189,11 @@ def _find_last_whole(content: bytes) -> int:
 def _read_file(path: Path, max_bytes: int) -> list[Document]:
     """A single file as one document. Raises UserError: empty, or not UTF-8 text."""
     if path.stat().st_size == 0 and path.is_file():
-        raise user_error(got=f"data.path={path}, an empty file", expected="some UTF-8 text", do="correct data.path, or fill the file")
+        raise user_error(
+            got=f"data.path={path}, an empty file",
+            expected="some UTF-8 text",
+            do="correct data.path, or fill the file",
+        )
     content = _read_text(path, max_bytes)
     if content is None:
         raise user_error(
@@ -173,14 +206,26 @@ def _read_file(path: Path, max_bytes: int) -> list[Document]:
 
 def _read_folder(path: Path, max_bytes: int) -> list[Document]:
     """Every text file below a folder; binary files are passed over."""
-    return _gather({file.relative_to(path).as_posix(): partial(_read_text, file, max_bytes) for file in _walk(path)}, max_bytes)
+    return _gather(
+        {
+            file.relative_to(path).as_posix(): partial(_read_text, file, max_bytes)
+            for file in _walk(path)
+        },
+        max_bytes,
+    )
 
 
 def _walk(root: Path, skipped: Set[str] = frozenset()) -> Iterator[Path]:
     """Regular files below `root` in sorted order, without hidden files and folders and those named in `skipped`."""
     for folder, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if not name.startswith(".") and name not in skipped)
-        yield from (path for name in sorted(files) if not name.startswith(".") and (path := Path(folder, name)).is_file())
+        names[:] = sorted(
+            name for name in names if not name.startswith(".") and name not in skipped
+        )
+        yield from (
+            path
+            for name in sorted(files)
+            if not name.startswith(".") and (path := Path(folder, name)).is_file()
+        )
 
 
 def _walk_library(root: Path) -> Iterator[Path]:

@@ -49,12 +49,18 @@ class Tokenizer:
         return "".join([*pieces, self._decode_run(run)])
 
     def _decode_run(self, tokens: list[int]) -> str:
-        return bytes(tokens).decode(errors="replace") if self.bpe is None else self.bpe.decode(tokens, skip_special_tokens=False)
+        return (
+            bytes(tokens).decode(errors="replace")
+            if self.bpe is None
+            else self.bpe.decode(tokens, skip_special_tokens=False)
+        )
 
     def encode_documents(self, documents: list[Document]) -> np.ndarray:
         """Documents as one uint16 array, the separator between them."""
         if self.bpe is None:
-            return np.frombuffer(b"\0".join(document.content for document in documents), dtype=np.uint8).astype(np.uint16)
+            return np.frombuffer(
+                b"\0".join(document.content for document in documents), dtype=np.uint8
+            ).astype(np.uint16)
         gap = np.array([self.separator], dtype=np.uint16)
         parts: list[np.ndarray] = []
         for document in documents:
@@ -86,9 +92,14 @@ def train_bpe(documents: list[Document], vocab_size: int) -> Tokenizer:
     pairs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     pairs.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=[], show_progress=False
+        vocab_size=vocab_size,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=[],
+        show_progress=False,
     )
-    pairs.train_from_iterator((block for document in documents for block in _split_blocks(document)), trainer)
+    pairs.train_from_iterator(
+        (block for document in documents for block in _split_blocks(document)), trainer
+    )
     return Tokenizer(pairs)
 
 

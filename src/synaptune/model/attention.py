@@ -45,7 +45,9 @@ def alibi_slopes(heads: int) -> Tensor:
     return 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
 
 
-def biased_attention(q: Tensor, k: Tensor, v: Tensor, code: Tensor | None, bias: Tensor | None) -> Tensor:
+def biased_attention(
+    q: Tensor, k: Tensor, v: Tensor, code: Tensor | None, bias: Tensor | None
+) -> Tensor:
     """Causal attention (1): q, k, v (batch, head, token, d); code (token, m), bias (batch or 1, head or 1, m, token) or both None.
 
     code[t] selects the bias row of query t (one-hot of its tick, or any linear code). Returns (batch, head, token, d).
@@ -72,10 +74,16 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def project(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(batch, token, width) -> normalised, rotated q and k, and v, each (batch, head, token, d)."""
         batch, length, width = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            self.qkv(x)
+            .view(batch, length, 3, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
         q, k = rms_norm(q), rms_norm(k)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)

@@ -55,15 +55,28 @@ def find_model_faults(config: ModelConfig) -> list[str]:
     ]
     found += [
         f"model.{name}={getattr(config, name)}: expected an integer of at least 1"
-        for name in ("layers", "width", "heads", "context", "ff_multiple", "tick", "experts", "top_k")
+        for name in (
+            "layers",
+            "width",
+            "heads",
+            "context",
+            "ff_multiple",
+            "tick",
+            "experts",
+            "top_k",
+        )
         if getattr(config, name) < 1
     ]
     if config.heads >= 1 and config.width % (2 * config.heads):
-        found.append(f"model.width={config.width}: expected a multiple of twice model.heads={config.heads}")
+        found.append(
+            f"model.width={config.width}: expected a multiple of twice model.heads={config.heads}"
+        )
     if config.top_k > config.experts > 1:
         found.append(f"model.top_k={config.top_k}: expected at most model.experts={config.experts}")
     elif config.experts > 1 and (config.width * config.ff_multiple) % config.top_k:
-        found.append(f"model.top_k={config.top_k}: expected a divisor of width x ff_multiple = {config.width * config.ff_multiple}")
+        found.append(
+            f"model.top_k={config.top_k}: expected a divisor of width x ff_multiple = {config.width * config.ff_multiple}"
+        )
     return found
 
 
@@ -80,11 +93,18 @@ def find_unused_parameters(config: ModelConfig) -> dict[str, str]:
     """Names of the registry that this model does not use, each with the setting that would make it used."""
     from synaptune.synapse.circuit import SPECS
 
-    shared = {"synapse.energy.energy_fill", "synapse.energy.energy_max"}  # the experts' metabolism reads them too
+    shared = {
+        "synapse.energy.energy_fill",
+        "synapse.energy.energy_max",
+    }  # the experts' metabolism reads them too
     unused = {}
     for spec in SPECS:
         group, reason = spec.subsystem, None
-        if group in _PRESYNAPTIC and config.release == "off" and not (spec.name in shared and config.experts > 1):
+        if (
+            group in _PRESYNAPTIC
+            and config.release == "off"
+            and not (spec.name in shared and config.experts > 1)
+        ):
             reason = "model.release is off; set model.release=dynamic"
         elif group in ("postsynaptic", "bdnf") and config.fast_weights == "off":
             reason = "model.fast_weights is off; set model.fast_weights=hebbian"
@@ -99,5 +119,9 @@ def find_unused_parameters(config: ModelConfig) -> dict[str, str]:
 
 def _find_unused_attention(label: str, config: ModelConfig) -> str | None:
     if label == "barrier_strength":
-        return "model.distance is off; set model.distance=barrier" if config.distance == "off" else None
+        return (
+            "model.distance is off; set model.distance=barrier"
+            if config.distance == "off"
+            else None
+        )
     return "model.release is off; set model.release=dynamic" if config.release == "off" else None

@@ -16,7 +16,13 @@ from synaptune.model.attention import rms_norm, upcast
 from synaptune.model.gpt import GPT, Block
 from synaptune.synapse.bias import efficacy_bias
 from synaptune.synapse.fast_weights import MemoryState, init_memory, memory_step
-from synaptune.synapse.terminal import TerminalState, efficacy, init_terminals, map_state, terminal_step
+from synaptune.synapse.terminal import (
+    TerminalState,
+    efficacy,
+    init_terminals,
+    map_state,
+    terminal_step,
+)
 
 
 @dataclass
@@ -46,7 +52,16 @@ class Decoder:
         self.newborn = init_terminals(like.new_zeros(batch, config.heads, 1), model.synapse)
         none = map_state(self.newborn, lambda x: x[..., :0])
         self.layers = [
-            LayerCache(empty, empty, [], none, like.new_zeros(batch, config.heads, 0), [], [], _init_memory(block, batch, like))
+            LayerCache(
+                empty,
+                empty,
+                [],
+                none,
+                like.new_zeros(batch, config.heads, 0),
+                [],
+                [],
+                _init_memory(block, batch, like),
+            )
             for block in model.blocks
         ]
 
@@ -61,7 +76,11 @@ class Decoder:
                 do="shorten the prompt, or train with a larger model.context",
             )
         x = rms_norm(model.embedding(tokens[:, None]))
-        rope = (model.rope_cos[t : t + 1], model.rope_sin[t : t + 1]) if model.config.position == "rope" else None
+        rope = (
+            (model.rope_cos[t : t + 1], model.rope_sin[t : t + 1])
+            if model.config.position == "rope"
+            else None
+        )
         rows = None if model.make_shared_inputs(t + 1).code is None else self._get_static_row(t)
         for block, cache in zip(model.blocks, self.layers, strict=True):
             x = self._run_layer(block, cache, x, rope, rows)
@@ -71,9 +90,18 @@ class Decoder:
     def _get_static_row(self, t: int) -> Tensor | None:
         tick = t // self.model.config.tick if not self.model.release_off else 0
         size = self.model.config.tick if not self.model.release_off else t + 1
-        return self.model.make_static_rows(torch.tensor([tick], device=self.model.head.weight.device), t + 1, size)
+        return self.model.make_static_rows(
+            torch.tensor([tick], device=self.model.head.weight.device), t + 1, size
+        )
 
-    def _run_layer(self, block: Block, cache: LayerCache, x: Tensor, rope: tuple[Tensor, Tensor] | None, rows: Tensor | None) -> Tensor:
+    def _run_layer(
+        self,
+        block: Block,
+        cache: LayerCache,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        rows: Tensor | None,
+    ) -> Tensor:
         model, params = self.model, self.model.synapse
         q, k, v = block.attention.project(rms_norm(x), rope)
         cache.k, cache.v = torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2)
@@ -81,8 +109,12 @@ class Decoder:
         if block.presynapse is not None and not model.release_off:
             first = efficacy(self.newborn, params)
             cache.efficacy = torch.cat([cache.efficacy, first], -1)
-            cache.terminals = map_state(cache.terminals, lambda old, new: torch.cat([old, new], -1), self.newborn)
-            synaptic = efficacy_bias(cache.efficacy[:, :, None], first[:, :, None], params.attention)
+            cache.terminals = map_state(
+                cache.terminals, lambda old, new: torch.cat([old, new], -1), self.newborn
+            )
+            synaptic = efficacy_bias(
+                cache.efficacy[:, :, None], first[:, :, None], params.attention
+            )
             bias = synaptic if bias is None else bias + synaptic
             cache.queries.append(q)
             self._finish_tick(block, cache)
@@ -97,9 +129,13 @@ class Decoder:
         tokens = self.model.config.tick
         if len(cache.queries) < tokens:
             return
-        drive = block.presynapse.compute_drive(torch.cat(cache.queries, 2).mean(2, keepdim=True), cache.k)[:, :, 0]
+        drive = block.presynapse.compute_drive(
+            torch.cat(cache.queries, 2).mean(2, keepdim=True), cache.k
+        )[:, :, 0]
         # Queries of this token still see the old efficacy: it is replaced only after their row has been read.
-        cache.terminals, following = terminal_step(cache.terminals, drive, self.model.synapse, tokens)
+        cache.terminals, following = terminal_step(
+            cache.terminals, drive, self.model.synapse, tokens
+        )
         cache.queries, cache.efficacy = [], following
 
     def _transform(self, block: Block, cache: LayerCache, x: Tensor) -> Tensor:
@@ -113,13 +149,19 @@ class Decoder:
         cache.post.append(b)
         if len(cache.pre) == self.model.config.tick:
             pre, post = torch.cat(cache.pre, 1), torch.cat(cache.post, 1)
-            cache.memory = memory_step(cache.memory, pre, post, params.postsynaptic, params.bdnf, delta=block.memory.delta)
+            cache.memory = memory_step(
+                cache.memory, pre, post, params.postsynaptic, params.bdnf, delta=block.memory.delta
+            )
             cache.pre, cache.post = [], []
         return x + y + added
 
 
 def _init_memory(block: Block, batch: int, like: Tensor) -> MemoryState | None:
-    return None if block.memory is None else init_memory(batch, block.memory.slow.shape[0], upcast(like))
+    return (
+        None
+        if block.memory is None
+        else init_memory(batch, block.memory.slow.shape[0], upcast(like))
+    )
 
 
 @torch.no_grad()
@@ -137,7 +179,9 @@ def generate(
     When the context is full the last half of the text starts a new one. Raises UserError on an empty prompt.
     """
     if not prompt:
-        raise user_error(got="an empty prompt", expected="at least one token", do="pass --prompt with some text")
+        raise user_error(
+            got="an empty prompt", expected="at least one token", do="pass --prompt with some text"
+        )
     model.eval()
     context, device = model.config.context, model.head.weight.device
     text = list(prompt)
@@ -159,9 +203,13 @@ def _feed_tokens(model: GPT, tokens: list[int], device: torch.device) -> tuple[D
     return decoder, logits
 
 
-def _sample_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> int:
+def _sample_token(
+    logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None
+) -> int:
     if temperature == 0.0:
         return int(logits.argmax())
     if top_k is not None:
-        logits = torch.where(logits < logits.topk(min(top_k, len(logits))).values[-1], -torch.inf, logits)
+        logits = torch.where(
+            logits < logits.topk(min(top_k, len(logits))).values[-1], -torch.inf, logits
+        )
     return int(torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator))

@@ -55,7 +55,9 @@ class WeightedSquaredRelu(torch.autograd.Function):
         return rectified * rectified * weight, rectified
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]
+    ) -> None:
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(output[1], inputs[1])
 
@@ -71,14 +73,24 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.experts, self.top_k, self.gated = config.experts, min(config.top_k, config.experts), config.feedforward == "swiglu"
+        self.experts, self.top_k, self.gated = (
+            config.experts,
+            min(config.top_k, config.experts),
+            config.feedforward == "swiglu",
+        )
         hidden = config.width * config.ff_multiple // (self.top_k if self.experts > 1 else 1)
         if self.gated:
-            hidden = max(1, 2 * hidden // 3)  # three matrices instead of two: the same parameter count
+            hidden = max(
+                1, 2 * hidden // 3
+            )  # three matrices instead of two: the same parameter count
         self.up = nn.Parameter(torch.empty(self.experts, hidden, config.width))
-        self.gate = nn.Parameter(torch.empty(self.experts, hidden, config.width)) if self.gated else None
+        self.gate = (
+            nn.Parameter(torch.empty(self.experts, hidden, config.width)) if self.gated else None
+        )
         self.down = nn.Parameter(torch.empty(self.experts, hidden, config.width))
-        self.router = Router(config.experts, self.top_k, config.width) if config.experts > 1 else None
+        self.router = (
+            Router(config.experts, self.top_k, config.width) if config.experts > 1 else None
+        )
 
     def compute_hidden(self, x: Tensor, weight: Tensor) -> Tensor:
         """(batch, token, width), weights (batch, token, expert) -> weighed hidden units of all experts (batch, token, experts * hidden)."""
@@ -92,9 +104,15 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor, params: SynapseTensors) -> FeedForwardOutput:
         """The block on normalised input x (batch, token, width)."""
         if self.router is None:
-            return FeedForwardOutput(self.compute_hidden(x, x.new_ones(*x.shape[:-1], 1)) @ self.down.flatten(0, 1), x.new_zeros(()), None)
+            return FeedForwardOutput(
+                self.compute_hidden(x, x.new_ones(*x.shape[:-1], 1)) @ self.down.flatten(0, 1),
+                x.new_zeros(()),
+                None,
+            )
         weight, balance, routing = self.router(x, params)
-        return FeedForwardOutput(self.compute_hidden(x, weight) @ self.down.flatten(0, 1), balance, routing)
+        return FeedForwardOutput(
+            self.compute_hidden(x, weight) @ self.down.flatten(0, 1), balance, routing
+        )
 
     def get_mixing_matrices(self, plan: RemodelPlan) -> dict[str, Tensor]:
         """The matrix by which a structural event mixes the experts of each weight (and of its optimizer moments), by name."""
@@ -104,13 +122,21 @@ class FeedForward(nn.Module):
     def remodel_weights(self, plan: RemodelPlan) -> dict[str, Tensor]:
         """The weights after a structural event, by their names in this module; pure."""
         weights = dict(self.named_parameters())
-        after = {name: mix_experts(mix, weights[name]) for name, mix in self.get_mixing_matrices(plan).items()}
+        after = {
+            name: mix_experts(mix, weights[name])
+            for name, mix in self.get_mixing_matrices(plan).items()
+        }
         after["router.bias"] = after["router.bias"] + plan.bias
         for name in ("up", "down"):
             # The same noise with opposite signs: the twins' mean is their parent.
             shape = after[name].shape[1:]
-            noise = torch.randn(shape, generator=make_generator("twin", name, len(after))).to(after[name])
-            after[name] = after[name] + plan.noise_sign.view(-1, 1, 1) * SPLIT_NOISE * after[name].std() * noise
+            noise = torch.randn(shape, generator=make_generator("twin", name, len(after))).to(
+                after[name]
+            )
+            after[name] = (
+                after[name]
+                + plan.noise_sign.view(-1, 1, 1) * SPLIT_NOISE * after[name].std() * noise
+            )
         return after
 
 
@@ -140,14 +166,21 @@ class Router(nn.Module):
 
     def init_state(self, params: SynapseTensors, generator: torch.Generator) -> None:
         """First energy and embeddings: kin with a common direction and one of their own."""
-        common, own = torch.randn(1, EMBED_MAX, generator=generator), torch.randn(self.embedding.shape, generator=generator)
-        self.embedding.copy_(F.normalize(common, dim=-1) + OWN_EMBEDDING_LENGTH * F.normalize(own, dim=-1))
+        common, own = (
+            torch.randn(1, EMBED_MAX, generator=generator),
+            torch.randn(self.embedding.shape, generator=generator),
+        )
+        self.embedding.copy_(
+            F.normalize(common, dim=-1) + OWN_EMBEDDING_LENGTH * F.normalize(own, dim=-1)
+        )
         self.embedding.copy_(F.normalize(self.embedding * self.make_mask(params), dim=-1))
         self.energy.fill_(float(params.energy.init_energy))
 
     def make_mask(self, params: SynapseTensors) -> Tensor:
         """1 on the first `router_embed_dim` dimensions."""
-        return (torch.arange(EMBED_MAX, device=self.weight.device) < params.structural.router_embed_dim).to(self.weight.dtype)
+        return (
+            torch.arange(EMBED_MAX, device=self.weight.device) < params.structural.router_embed_dim
+        ).to(self.weight.dtype)
 
     def get_state(self) -> Metabolism:
         """The metabolism as the pure steps take it."""

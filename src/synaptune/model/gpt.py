@@ -16,7 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from synaptune.core.seeds import make_generator
-from synaptune.model.attention import Attention, alibi_slopes, biased_attention, rms_norm, rope_table, upcast
+from synaptune.model.attention import (
+    Attention,
+    alibi_slopes,
+    biased_attention,
+    rms_norm,
+    rope_table,
+    upcast,
+)
 from synaptune.model.config import ModelConfig, check_model
 from synaptune.model.feedforward import FeedForward, FeedForwardOutput, mix_experts
 from synaptune.model.memory import Memory
@@ -69,12 +76,26 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.attention = Attention(config.width, config.heads)
-        self.presynapse = Presynapse(config.heads, config.tick, config.kernel) if config.release == "dynamic" else None
+        self.presynapse = (
+            Presynapse(config.heads, config.tick, config.kernel)
+            if config.release == "dynamic"
+            else None
+        )
         self.feedforward = FeedForward(config)
-        self.memory = Memory(config.width, config.tick, config.fast_weights) if config.fast_weights != "off" else None
+        self.memory = (
+            Memory(config.width, config.tick, config.fast_weights)
+            if config.fast_weights != "off"
+            else None
+        )
 
     def forward(
-        self, x: Tensor, shared: SharedInputs, params: SynapseTensors, noise: torch.Generator | None, *, release_off: bool
+        self,
+        x: Tensor,
+        shared: SharedInputs,
+        params: SynapseTensors,
+        noise: torch.Generator | None,
+        *,
+        release_off: bool,
     ) -> tuple[Tensor, Tensor, LayerActivity]:
         """(batch, token, width) -> same, load-balancing loss, activity."""
         q, k, v = self.attention.project(rms_norm(x), shared.rope)
@@ -140,21 +161,31 @@ class GPT(nn.Module):
 
     def make_shared_inputs(self, length: int) -> SharedInputs:
         """Positions and bias rows of a sequence: a row per tick when synapses are at work, else one for all."""
-        rope = (self.rope_cos[:length], self.rope_sin[:length]) if self.config.position == "rope" else None
+        rope = (
+            (self.rope_cos[:length], self.rope_sin[:length])
+            if self.config.position == "rope"
+            else None
+        )
         tick = self.config.tick if not self.release_off else length
         count = -(-length // tick)
-        rows = self.make_static_rows(torch.arange(count, device=self.head.weight.device), length, tick)
+        rows = self.make_static_rows(
+            torch.arange(count, device=self.head.weight.device), length, tick
+        )
         if rows is None and self.release_off:
             return SharedInputs(rope, None, None)
         index = torch.arange(length, device=self.head.weight.device) // tick
-        code = (index[:, None] == torch.arange(count, device=index.device)).to(self.head.weight.dtype)
+        code = (index[:, None] == torch.arange(count, device=index.device)).to(
+            self.head.weight.dtype
+        )
         return SharedInputs(rope, code, rows)
 
     def make_static_rows(self, ticks: Tensor, length: int, tick: int) -> Tensor | None:
         """Bias that depends on positions only, (1, head or 1, tick, key): ALiBi and the distance barrier; None when neither is on."""
         rows = None
         if self.has_barrier:
-            rows = distance_rows(ticks, length, self.synapse, context=self.config.context, tokens=tick)[None, None]
+            rows = distance_rows(
+                ticks, length, self.synapse, context=self.config.context, tokens=tick
+            )[None, None]
         if self.config.position == "alibi":
             keys = torch.arange(length, device=ticks.device)
             slopes = alibi_slopes(self.config.heads).to(ticks.device)
@@ -168,27 +199,47 @@ class GPT(nn.Module):
         for i, (block, left) in enumerate(zip(self.blocks, activity, strict=True)):
             if left.routing is not None and block.feedforward.router is not None:
                 lived = block.feedforward.router.step_metabolism(left.routing, self.synapse)
-                after |= {f"blocks.{i}.feedforward.router.{name}": value for name, value in lived._asdict().items()}
+                after |= {
+                    f"blocks.{i}.feedforward.router.{name}": value
+                    for name, value in lived._asdict().items()
+                }
             if left.consolidation is not None and block.memory is not None:
-                after[f"blocks.{i}.memory.slow"] = block.memory.consolidate_slow(left.consolidation, self.synapse)
+                after[f"blocks.{i}.memory.slow"] = block.memory.consolidate_slow(
+                    left.consolidation, self.synapse
+                )
         return after
 
     def remodel_experts(self) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """Structural events of all layers: (weights and buffers after, mixing matrix of each weight, (layer, 2) counts of both); pure."""
-        after, mixes, counts = {}, {}, [torch.zeros(2, device=self.head.weight.device)] * len(self.blocks)
+        after, mixes, counts = (
+            {},
+            {},
+            [torch.zeros(2, device=self.head.weight.device)] * len(self.blocks),
+        )
         for i, block in enumerate(self.blocks):
             if block.feedforward.router is None:
                 continue
             path, router = f"blocks.{i}.feedforward", block.feedforward.router
             plan = router.plan_event(self.synapse)
-            after |= {f"{path}.{name}": value for name, value in block.feedforward.remodel_weights(plan).items()}
-            mixes |= {f"{path}.{name}": mix for name, mix in block.feedforward.get_mixing_matrices(plan).items()}
-            after |= {f"{path}.router.{n}": v for n, v in remodel_metabolism(router.get_state(), plan)._asdict().items()}
+            after |= {
+                f"{path}.{name}": value
+                for name, value in block.feedforward.remodel_weights(plan).items()
+            }
+            mixes |= {
+                f"{path}.{name}": mix
+                for name, mix in block.feedforward.get_mixing_matrices(plan).items()
+            }
+            after |= {
+                f"{path}.router.{n}": v
+                for n, v in remodel_metabolism(router.get_state(), plan)._asdict().items()
+            }
             counts[i] = torch.stack([plan.merged, plan.split]).to(counts[i])
         return after, mixes, torch.stack(counts)
 
     @torch.no_grad()
-    def apply_plasticity(self, activities: list[Activity], step: int, optimizer: torch.optim.Optimizer | None) -> StructuralReport:
+    def apply_plasticity(
+        self, activities: list[Activity], step: int, optimizer: torch.optim.Optimizer | None
+    ) -> StructuralReport:
         """Plasticity outside the gradient, once per optimizer step (counted from 1), from the activities of its micro-batches.
 
         At a structural event the optimizer's moments are mixed as their weights are.
@@ -211,13 +262,26 @@ class GPT(nn.Module):
     def get_utilisation(self) -> Tensor | None:
         """Average share of routed slots, (layer, expert); None when dense."""
         routers = [block.feedforward.router for block in self.blocks]
-        return None if self.config.experts == 1 else torch.stack([router.utilisation for router in routers if router is not None])
+        return (
+            None
+            if self.config.experts == 1
+            else torch.stack([router.utilisation for router in routers if router is not None])
+        )
 
     def make_decay_groups(self, weight_decay: float) -> list[dict]:
         """AdamW groups: matrices of the blocks decay; embeddings, gains, thresholds and biases do not."""
-        decayed = [p for name, p in self.named_parameters() if p.ndim >= 2 and not name.startswith("embedding")]
-        kept = [p for name, p in self.named_parameters() if p.ndim < 2 or name.startswith("embedding")]
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        decayed = [
+            p
+            for name, p in self.named_parameters()
+            if p.ndim >= 2 and not name.startswith("embedding")
+        ]
+        kept = [
+            p for name, p in self.named_parameters() if p.ndim < 2 or name.startswith("embedding")
+        ]
+        return [
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": kept, "weight_decay": 0.0},
+        ]
 
 
 def average_activity(activities: list[Activity]) -> Activity:
@@ -226,10 +290,17 @@ def average_activity(activities: list[Activity]) -> Activity:
         return activities[0]
 
     def mean(parts: list) -> NamedTuple | None:
-        return None if parts[0] is None else type(parts[0])(*(torch.stack(x).mean(0) for x in zip(*parts, strict=True)))
+        return (
+            None
+            if parts[0] is None
+            else type(parts[0])(*(torch.stack(x).mean(0) for x in zip(*parts, strict=True)))
+        )
 
     layers = zip(*activities, strict=True)
-    return tuple(LayerActivity(*(mean(list(parts)) for parts in zip(*layer, strict=True))) for layer in layers)  # type: ignore[arg-type]
+    return tuple(
+        LayerActivity(*(mean(list(parts)) for parts in zip(*layer, strict=True)))
+        for layer in layers
+    )  # type: ignore[arg-type]
 
 
 def init_weights(model: GPT, seed: int) -> None:
@@ -250,7 +321,9 @@ def init_weights(model: GPT, seed: int) -> None:
                 p.copy_(scale * torch.randn(p.shape, generator=generator))  # type: ignore[operator]
         for i, block in enumerate(model.blocks):
             if block.feedforward.router is not None:
-                block.feedforward.router.init_state(model.synapse, make_generator("router", seed, i))
+                block.feedforward.router.init_state(
+                    model.synapse, make_generator("router", seed, i)
+                )
 
 
 def _mix_moments(optimizer: torch.optim.Optimizer | None, weight: Tensor, mix: Tensor) -> None:

@@ -19,7 +19,9 @@ from synaptune.synapse.fast_weights import Consolidation, memory_scan
 from synaptune.synapse.kinase import PostsynapticParams
 from synaptune.synapse.metaplasticity import consolidate
 
-RANK_MAX = next(int(s.high) for s in list_specs(PostsynapticParams) if s.label == "rank_eligibility")
+RANK_MAX = next(
+    int(s.high) for s in list_specs(PostsynapticParams) if s.label == "rank_eligibility"
+)
 RMS_FLOOR = 1e-6  # as torch's own rms_norm in fp32, by order of magnitude
 
 
@@ -36,7 +38,9 @@ class Memory(nn.Module):
         self.out = nn.Parameter(torch.empty(RANK_MAX, width))
         self.register_buffer("slow", torch.zeros(RANK_MAX, RANK_MAX))
 
-    def compute_activities(self, x: Tensor, y: Tensor, params: SynapseTensors) -> tuple[Tensor, Tensor]:
+    def compute_activities(
+        self, x: Tensor, y: Tensor, params: SynapseTensors
+    ) -> tuple[Tensor, Tensor]:
         """a and b (1), each (batch, token, rank), in fp32."""
         rank = params.postsynaptic.rank_eligibility
         mask = (torch.arange(RANK_MAX, device=x.device) < rank).to(x.dtype)
@@ -55,7 +59,11 @@ class Memory(nn.Module):
         whole = length // self.tick * self.tick
         ticks = (batch, whole // self.tick, self.tick, rank)
         weights, handed = memory_scan(
-            a[:, :whole].reshape(ticks), b[:, :whole].reshape(ticks), params.postsynaptic, params.bdnf, delta=self.delta
+            a[:, :whole].reshape(ticks),
+            b[:, :whole].reshape(ticks),
+            params.postsynaptic,
+            params.bdnf,
+            delta=self.delta,
         )
         out = self.read(a[:, :whole].reshape(ticks), weights[:, :-1]).flatten(1, 2)
         if whole < length:
@@ -64,4 +72,6 @@ class Memory(nn.Module):
 
     def consolidate_slow(self, consolidation: Consolidation, params: SynapseTensors) -> Tensor:
         """K after one optimizer step; pure."""
-        return consolidate(self.slow, consolidation.gated, consolidation.bdnf, params.postsynaptic, params.bdnf)
+        return consolidate(
+            self.slow, consolidation.gated, consolidation.bdnf, params.postsynaptic, params.bdnf
+        )

@@ -33,22 +33,30 @@ class Presynapse(nn.Module):
     def compute_drive(self, mean_query: Tensor, keys: Tensor) -> Tensor:
         """l (1): mean queries (batch, head, tick, d), keys (batch, head, key, d) -> (batch, head, tick, key), in fp32."""
         scaled = mean_query * (self.gain[:, None, None] * keys.shape[-1] ** -0.5)
-        return upcast(scaled.to(keys.dtype) @ keys.transpose(-1, -2)) - self.threshold[:, None, None]
+        return (
+            upcast(scaled.to(keys.dtype) @ keys.transpose(-1, -2)) - self.threshold[:, None, None]
+        )
 
-    def forward(self, q: Tensor, k: Tensor, params: SynapseTensors, noise: torch.Generator | None) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, params: SynapseTensors, noise: torch.Generator | None
+    ) -> Tensor:
         """q, k (batch, head, token, d) -> synaptic bias (batch, head, ticks, key) [nat], ticks = ceil(token / tick)."""
         updates = -(-q.shape[2] // self.tick) - 1
         mean_query = q[:, :, : updates * self.tick].unflatten(2, (updates, self.tick)).mean(3)
         drive = self.compute_drive(mean_query, k)
         eta = None
         if noise is not None and updates:
-            eta = draw_noise(tuple(drive.shape), params.stochastic.stochastic_train_frac, noise, drive)
+            eta = draw_noise(
+                tuple(drive.shape), params.stochastic.stochastic_train_frac, noise, drive
+            )
         scan = fast_scan if self.kernel == "auto" else terminal_scan
         newborn = efficacy(init_terminals(drive.new_zeros(()), params), params)
         return efficacy_bias(scan(drive, params, self.tick, eta), newborn, params.attention)
 
 
-def distance_rows(ticks: Tensor, length: int, params: SynapseTensors, *, context: int, tokens: int) -> Tensor:
+def distance_rows(
+    ticks: Tensor, length: int, params: SynapseTensors, *, context: int, tokens: int
+) -> Tensor:
     """Distance bias of some ticks of a sequence of `length` keys, (tick, key) [nat]."""
     keys = torch.arange(length, device=ticks.device, dtype=torch.float32)
     return distance_bias(ticks.float(), keys, params.attention, context=context, tokens=tokens)

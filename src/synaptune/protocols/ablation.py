@@ -27,7 +27,15 @@ from synaptune.protocols.options import add_report_option, run_command
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.session import VALIDATION_SEEDS, reopen_protocol
 from synaptune.protocols.stages import run_points
-from synaptune.study.reader import ABLATION, JOINT, SEARCH, VALIDATION, StudySnapshot, find_study, get_study_folder
+from synaptune.study.reader import (
+    ABLATION,
+    JOINT,
+    SEARCH,
+    VALIDATION,
+    StudySnapshot,
+    find_study,
+    get_study_folder,
+)
 
 # Of each protocol: the phase of its last search, and the distance of its validation's seeds from the search's.
 _PROTOCOLS = {"phase1": (SEARCH, phase1.SEED_OFFSET), "phase2": (JOINT, phase2.SEED_OFFSET)}
@@ -36,14 +44,30 @@ _PROTOCOLS = {"phase1": (SEARCH, phase1.SEED_OFFSET), "phase2": (JOINT, phase2.S
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m synaptune.protocols.ablation", description="Say what each parameter of a study's optimum is worth."
+        prog="python -m synaptune.protocols.ablation",
+        description="Say what each parameter of a study's optimum is worth.",
     )
-    parser.add_argument("--study", default="phase1", help="the study: a name below outputs/studies, or its folder")
-    parser.add_argument("--storage", default=None, help="its storage URL (default: the database in its folder)")
-    parser.add_argument("--seeds", type=int, default=None, help="the first so many of the validation's seeds (default: all)")
+    parser.add_argument(
+        "--study", default="phase1", help="the study: a name below outputs/studies, or its folder"
+    )
+    parser.add_argument(
+        "--storage", default=None, help="its storage URL (default: the database in its folder)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=None,
+        help="the first so many of the validation's seeds (default: all)",
+    )
     add_report_option(parser)
-    parser.add_argument("overrides", nargs="*", help="overrides of workers, trial, logger and notify, e.g. workers.count=4")
-    return run_command(_run, parser.parse_intermixed_args(sys.argv[1:] if arguments is None else arguments))
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        help="overrides of workers, trial, logger and notify, e.g. workers.count=4",
+    )
+    return run_command(
+        _run, parser.parse_intermixed_args(sys.argv[1:] if arguments is None else arguments)
+    )
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -51,7 +75,9 @@ def _run(options: argparse.Namespace) -> None:
     between = require_endpoints(record)
     seeds = choose_seeds(record, between, options.seeds)
     folder = get_study_folder(options.study)
-    with reopen_protocol(record, folder, options.overrides, space=between.space, seeds=seeds) as protocol:
+    with reopen_protocol(
+        record, folder, options.overrides, space=between.space, seeds=seeds
+    ) as protocol:
         _run_ablation(protocol, between)
         _print_table(find_study(options.study, options.storage), protocol)
         if options.report:
@@ -64,14 +90,17 @@ def require_endpoints(snapshot: StudySnapshot) -> Endpoints:
     protocol = snapshot.configuration.get("search.protocol")
     if protocol not in _PROTOCOLS or snapshot.maximize:
         raise user_error(
-            got=f"study {snapshot.name}, which no protocol made" + (" and which maximises" if snapshot.maximize else ""),
+            got=f"study {snapshot.name}, which no protocol made"
+            + (" and which maximises" if snapshot.maximize else ""),
             expected=f"a study of {' or '.join(_PROTOCOLS)}",
             do="name one with --study; its validation and its start are what an ablation needs",
         )
     phase, _ = _PROTOCOLS[protocol]
     ended = sum(trial.state != "running" for trial in snapshot.get_phase_trials(phase))
     between = find_endpoints(snapshot)
-    whole = snapshot.get_phase_trials(VALIDATION) or (snapshot.engine is not None and ended >= (snapshot.engine.budget or 0) > 0)
+    whole = snapshot.get_phase_trials(VALIDATION) or (
+        snapshot.engine is not None and ended >= (snapshot.engine.budget or 0) > 0
+    )
     if between is None or not whole:
         raise user_error(
             got=f"study {snapshot.name} with {ended} evaluations of its last search and no validation",
@@ -90,24 +119,43 @@ def require_endpoints(snapshot: StudySnapshot) -> Endpoints:
 def choose_seeds(snapshot: StudySnapshot, endpoints: Endpoints, count: int | None) -> list[int]:
     """The first `count` seeds of a study's validation (null: all), or those it would have; raises UserError for fewer than 2."""
     tuned = endpoints.space.to_values(endpoints.tuned)
-    seeds = sorted({trial.facts["seed"] for trial in snapshot.get_phase_trials(VALIDATION) if trial.values == tuned})
+    seeds = sorted(
+        {
+            trial.facts["seed"]
+            for trial in snapshot.get_phase_trials(VALIDATION)
+            if trial.values == tuned
+        }
+    )
     if not seeds:
         _, distance = _PROTOCOLS[snapshot.configuration["search.protocol"]]
-        seeds = [int(snapshot.configuration["seed"]) + distance + number for number in range(VALIDATION_SEEDS)]
+        seeds = [
+            int(snapshot.configuration["seed"]) + distance + number
+            for number in range(VALIDATION_SEEDS)
+        ]
     if count is not None and not 2 <= count <= len(seeds):
-        raise user_error(got=f"--seeds {count}", expected=f"2 to {len(seeds)}, the validation's seeds", do="correct it")
+        raise user_error(
+            got=f"--seeds {count}",
+            expected=f"2 to {len(seeds)}, the validation's seeds",
+            do="correct it",
+        )
     return seeds[:count]
 
 
 def _run_ablation(protocol: Protocol, endpoints: Endpoints) -> None:
     wanted = plan_points(endpoints)
     units, name = wanted.as_list(), protocol.study.location.name
-    print_message(f"ablation of study {name}: {len(wanted.reverted)} parameters both ways on {len(protocol.seeds)} seeds, test split")
+    print_message(
+        f"ablation of study {name}: {len(wanted.reverted)} parameters both ways on {len(protocol.seeds)} seeds, test split"
+    )
     runs = [(unit, seed) for seed in protocol.seeds for unit in units]
-    trials = run_points(protocol, protocol.make_ledger(ABLATION), runs, label="ablation run", test=True)
+    trials = run_points(
+        protocol, protocol.make_ledger(ABLATION), runs, label="ablation run", test=True
+    )
     for trial in trials:
         if trial.state != "complete":
-            print_message(f"the run with seed {trial.facts['seed']} failed and is left out of its comparisons ({trial.reason})")
+            print_message(
+                f"the run with seed {trial.facts['seed']} failed and is left out of its comparisons ({trial.reason})"
+            )
 
 
 def _print_table(snapshot: StudySnapshot, protocol: Protocol) -> None:
@@ -118,14 +166,21 @@ def _print_table(snapshot: StudySnapshot, protocol: Protocol) -> None:
 
     rows = compute_ablation(snapshot)
     write_json(
-        protocol.study.location.folder / "ablation.json", {"study": snapshot.name, "seeds": list(protocol.seeds), "rows": _to_plain(rows)}
+        protocol.study.location.folder / "ablation.json",
+        {"study": snapshot.name, "seeds": list(protocol.seeds), "rows": _to_plain(rows)},
     )
-    table = Table(title=f"Ablation of study {snapshot.name}: gain in test perplexity [%]", title_justify="left")
+    table = Table(
+        title=f"Ablation of study {snapshot.name}: gain in test perplexity [%]",
+        title_justify="left",
+    )
     table.add_column("parameter", no_wrap=True)
     for heading in ("start", "tuned", "worth at the optimum", "alone"):
         table.add_column(heading, justify="right")
     for row in rows:
-        shown = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in (row.default, row.tuned)]
+        shown = [
+            f"{value:.4g}" if isinstance(value, float) else str(value)
+            for value in (row.default, row.tuned)
+        ]
         table.add_row(
             row.name.removeprefix("synapse.").replace(".", ".\n", 1),
             *shown,
@@ -141,7 +196,10 @@ def _print_table(snapshot: StudySnapshot, protocol: Protocol) -> None:
 def _to_plain(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
     return [
         row._asdict()
-        | {way: None if found is None else found._asdict() for way, found in (("reverted", row.reverted), ("alone", row.alone))}
+        | {
+            way: None if found is None else found._asdict()
+            for way, found in (("reverted", row.reverted), ("alone", row.alone))
+        }
         for row in rows
     ]
 
@@ -149,7 +207,9 @@ def _to_plain(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
 def _format_cell(comparison: Comparison | None, adjusted: float | None) -> str:
     if comparison is None or adjusted is None:
         return "too few runs"
-    return f"{comparison.mean:+.2f}\n({comparison.low:.2f} to {comparison.high:.2f})\np {adjusted:.2g}"
+    return (
+        f"{comparison.mean:+.2f}\n({comparison.low:.2f} to {comparison.high:.2f})\np {adjusted:.2g}"
+    )
 
 
 def describe_rows(rows: Sequence[AblationRow]) -> list[str]:
@@ -161,9 +221,16 @@ def describe_rows(rows: Sequence[AblationRow]) -> list[str]:
     }
     for way, values in ways.items():
         open_ = [name.removeprefix("synapse.") for name, p in values if p is None or p >= limit]
-        lines.append(f"{way}, not told from zero: {', '.join(open_)}" if open_ else f"{way}, all are told from zero")
+        lines.append(
+            f"{way}, not told from zero: {', '.join(open_)}"
+            if open_
+            else f"{way}, all are told from zero"
+        )
     made = sum(p is not None for values in ways.values() for _, p in values)
-    return [*lines, f"intervals of {CONFIDENCE:.0%}; p corrected for {made} comparisons (Holm), told from zero below {limit:.2g}"]
+    return [
+        *lines,
+        f"intervals of {CONFIDENCE:.0%}; p corrected for {made} comparisons (Holm), told from zero below {limit:.2g}",
+    ]
 
 
 if __name__ == "__main__":

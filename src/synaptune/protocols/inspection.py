@@ -54,13 +54,31 @@ INSPECTIONS = "portraits"
 SIDES = ("baseline", "best")
 SHOWN_KEYS = (0, 16, 48)  # terminals shown: the first, and two born later
 TRACES = ("calcium", "ready", "reserve", "energy", "release", "efficacy")
-TEXT_TOKENS = int(constant("portrait.tokens", 128, unit="token", meaning="text of a portrait", source="chosen: a figure's width"))
+TEXT_TOKENS = int(
+    constant(
+        "portrait.tokens",
+        128,
+        unit="token",
+        meaning="text of a portrait",
+        source="chosen: a figure's width",
+    )
+)
 MAX_STEPS = int(
-    constant("portrait.points", 60, meaning="most steps kept of a portrait's life and curve", source="chosen: a figure's width")
+    constant(
+        "portrait.points",
+        60,
+        meaning="most steps kept of a portrait's life and curve",
+        source="chosen: a figure's width",
+    )
 )
 INSPECTION_DIGITS = 4
 # The run is the validation's, but watched by nobody; what is left out changes no number of it.
-_QUIET_OVERRIDES = {"training.test": False, "training.resume": False, "objective.name": "val_loss", "pruner.name": "none"}
+_QUIET_OVERRIDES = {
+    "training.test": False,
+    "training.resume": False,
+    "objective.name": "val_loss",
+    "pruner.name": "none",
+}
 _QUIET_OVERRIDES |= {"logger.wandb": "off", "logger.tensorboard": False, "logger.progress": "off"}
 
 
@@ -68,24 +86,36 @@ def store_inspections(protocol: Protocol, before: UnitPoint, after: UnitPoint) -
     """Put the portraits of two points into the study, once; what goes wrong is said and stored, and spoils nothing."""
     seed, known = protocol.seeds[0], protocol.study.read_note(INSPECTIONS) or {}
     wanted = dict(zip(SIDES, (before, after), strict=True))
-    missing = {side: unit for side, unit in wanted.items() if not _is_current(known.get(side), unit, seed)}
+    missing = {
+        side: unit for side, unit in wanted.items() if not _is_current(known.get(side), unit, seed)
+    }
     if not missing:
         return
-    print_message(f"portraits: {' and '.join(missing)} once more with seed {seed}, for what happens inside")
+    print_message(
+        f"portraits: {' and '.join(missing)} once more with seed {seed}, for what happens inside"
+    )
     for side, unit in missing.items():
         try:
             known[side] = inspect_point(protocol, unit, seed, side=side)
-        except Exception as error:  # a portrait is an illustration: the verdict it would spoil is not
+        except (
+            Exception
+        ) as error:  # a portrait is an illustration: the verdict it would spoil is not
             reason = f"{type(error).__name__}: {error}"
             print_message(f"portraits: none of the {side} ({reason.splitlines()[0]})")
             known[side] = {"unit": list(unit), "seed": seed, "failed": reason}
         if known[side].get("reproduced") is False:
-            print_message(f"portraits: the {side} gave {known[side]['val_loss']:.6f}, in the validation {known[side]['validated']:.6f}")
+            print_message(
+                f"portraits: the {side} gave {known[side]['val_loss']:.6f}, in the validation {known[side]['validated']:.6f}"
+            )
     protocol.study.write_note(INSPECTIONS, known)
 
 
 def _is_current(portrait: Any, unit: UnitPoint, seed: int) -> bool:
-    return portrait is not None and "failed" not in portrait and (tuple(portrait["unit"]), portrait["seed"]) == (tuple(unit), seed)
+    return (
+        portrait is not None
+        and "failed" not in portrait
+        and (tuple(portrait["unit"]), portrait["seed"]) == (tuple(unit), seed)
+    )
 
 
 def inspect_point(protocol: Protocol, unit: UnitPoint, seed: int, *, side: str) -> dict[str, Any]:
@@ -100,7 +130,10 @@ def inspect_point(protocol: Protocol, unit: UnitPoint, seed: int, *, side: str) 
     shutil.rmtree(folder, ignore_errors=True)
     with _limit_threads(protocol):
         outcome = run(
-            _apply_changes(protocol.base, {**values, "seed": seed, **_QUIET_OVERRIDES}), folder, overrides=[], report=_ignore_report
+            _apply_changes(protocol.base, {**values, "seed": seed, **_QUIET_OVERRIDES}),
+            folder,
+            overrides=[],
+            report=_ignore_report,
         )
     told = json.loads((folder / "result.json").read_text())
     validated = _find_validation_loss(protocol, values, seed)
@@ -132,7 +165,12 @@ def _apply_changes(base: DictConfig, changes: dict[str, Any]) -> DictConfig:
 def _find_validation_loss(protocol: Protocol, values: dict[str, Any], seed: int) -> float | None:
     """The validation loss that the study holds of a point and seed."""
     for trial in protocol.study.read_trials():
-        if trial.state == "complete" and trial.facts.get("test") and trial.facts["seed"] == seed and trial.values == values:
+        if (
+            trial.state == "complete"
+            and trial.facts.get("test")
+            and trial.facts["seed"] == seed
+            and trial.values == values
+        ):
             return trial.facts["val_loss"]
     return None
 
@@ -182,13 +220,18 @@ def record_dynamics(checkpoint: Path) -> dict[str, Any] | None:
     if model.release_off or config.release != "dynamic":
         return None
     corpus = load_corpus(data, config.context)
-    tokens = make_eval_batches(corpus, data, "val", size=1, context=config.context, limit=1)[0].tokens[0, :TEXT_TOKENS]
+    tokens = make_eval_batches(corpus, data, "val", size=1, context=config.context, limit=1)[
+        0
+    ].tokens[0, :TEXT_TOKENS]
     traces = record_traces(model, tokens)
     shown = [key for key in SHOWN_KEYS if key < len(tokens)]
     return {
         "text": [corpus.decode([token]) for token in tokens.tolist()],
         "layer": 0,
-        "terminals": [{"key": key} | {name: _to_list(trace[:, key]) for name, trace in traces.items()} for key in shown],
+        "terminals": [
+            {"key": key} | {name: _to_list(trace[:, key]) for name, trace in traces.items()}
+            for key in shown
+        ],
         "mean": {name: _to_list(trace.nanmean(-1)) for name, trace in traces.items()},
     }
 
@@ -207,7 +250,10 @@ def record_traces(model: GPT, tokens: Tensor) -> dict[str, Tensor]:
     block, params = model.blocks[0], model.synapse
     assert block.presynapse is not None
     with torch.no_grad():
-        q, k, _ = block.attention.project(rms_norm(rms_norm(model.embedding(tokens[None]))), model.make_shared_inputs(len(tokens)).rope)
+        q, k, _ = block.attention.project(
+            rms_norm(rms_norm(model.embedding(tokens[None]))),
+            model.make_shared_inputs(len(tokens)).rope,
+        )
         drive = block.presynapse.compute_drive(q, k)[0]
         state = init_terminals(drive.new_zeros(drive.shape[0], len(tokens)), params)
         rows = {name: drive.new_full((len(tokens), len(tokens)), torch.nan) for name in TRACES}
@@ -216,11 +262,15 @@ def record_traces(model: GPT, tokens: Tensor) -> dict[str, Tensor]:
             moved, e = terminal_step(part, drive[:, at, : at + 1], params, 1)
             for name, value in _read_traces(part, moved, e, params).items():
                 rows[name][at, : at + 1] = value.mean(0)
-            state = map_state(state, lambda old, new, born=at + 1: torch.cat([new, old[:, born:]], -1), moved)
+            state = map_state(
+                state, lambda old, new, born=at + 1: torch.cat([new, old[:, born:]], -1), moved
+            )
     return rows
 
 
-def _read_traces(before: TerminalState, after: TerminalState, efficacy: Tensor, params: SynapseTensors) -> dict[str, Tensor]:
+def _read_traces(
+    before: TerminalState, after: TerminalState, efficacy: Tensor, params: SynapseTensors
+) -> dict[str, Tensor]:
     """The traces of one token, each (head, key)."""
     vesicles = after.vesicles
     dwelling = (1.0 - 1.0 / params.vesicles.endo_delay) * before.vesicles.endocytosing

@@ -16,24 +16,48 @@ def run_command(command: Callable[[argparse.Namespace], None], options: argparse
         command(options)
         return 0
     except (UserError, OSError) as error:
-        found = explain_disk_error(error, "make room (or set study.dir) and give the same command") if isinstance(error, OSError) else error
+        found = (
+            explain_disk_error(error, "make room (or set study.dir) and give the same command")
+            if isinstance(error, OSError)
+            else error
+        )
         if found is None:
             raise
         print(found, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on, every finished run is kept", file=sys.stderr)
+        print(
+            "\ninterrupted; the same command goes on, every finished run is kept", file=sys.stderr
+        )
         return 130
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """The options that every protocol has."""
-    parser.add_argument("--seeds", type=int, default=VALIDATION_SEEDS, help=f"fresh seeds of the validation (default {VALIDATION_SEEDS})")
-    parser.add_argument("--study", default=None, help="name of the study (default: that of the search space)")
-    parser.add_argument("--go-on", action="store_true", help="go on even when a check or a gate says stop")
-    parser.add_argument("overrides", nargs="*", help="overrides of conf/train.yaml, e.g. scale=smoke data=text data.path=FILE")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=VALIDATION_SEEDS,
+        help=f"fresh seeds of the validation (default {VALIDATION_SEEDS})",
+    )
+    parser.add_argument(
+        "--study", default=None, help="name of the study (default: that of the search space)"
+    )
+    parser.add_argument(
+        "--go-on", action="store_true", help="go on even when a check or a gate says stop"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        help="overrides of conf/train.yaml, e.g. scale=smoke data=text data.path=FILE",
+    )
 
 
 def add_report_option(parser: argparse.ArgumentParser) -> None:
     """The option of protocols that end in a report."""
-    parser.add_argument("--no-report", dest="report", action="store_false", help="end with the verdict: no portraits, no report")
+    parser.add_argument(
+        "--no-report",
+        dest="report",
+        action="store_false",
+        help="end with the verdict: no portraits, no report",
+    )

@@ -24,7 +24,13 @@ from synaptune.protocols.inspection import SIDES
 from synaptune.protocols.options import add_common_options, add_report_option, run_command
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.session import OPTIMIZER, open_protocol
-from synaptune.protocols.stages import require_objective, rerun_incumbents, run_points, run_search, run_validation
+from synaptune.protocols.stages import (
+    require_objective,
+    rerun_incumbents,
+    run_points,
+    run_search,
+    run_validation,
+)
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Observation
 from synaptune.search.optimizers.registry import Engine, make_optimizer
@@ -46,9 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m synaptune.protocols.phase1", description="Tune the parameters of phase 1 and say what they are worth."
+        prog="python -m synaptune.protocols.phase1",
+        description="Tune the parameters of phase 1 and say what they are worth.",
     )
-    parser.add_argument("--budget", type=int, default=BUDGET, help=f"evaluations of the search (default {BUDGET})")
+    parser.add_argument(
+        "--budget", type=int, default=BUDGET, help=f"evaluations of the search (default {BUDGET})"
+    )
     add_common_options(parser)
     add_report_option(parser)
     return parser.parse_intermixed_args(arguments)
@@ -61,7 +70,15 @@ def _run(options: argparse.Namespace) -> None:
     space, prior = start_from_study(build_space(begun), base.search.start)
     seeds = [int(base.seed) + SEED_OFFSET + number for number in range(options.seeds)]
     settings = {"protocol": "phase1"}
-    with open_protocol(base, place, space, budget=options.budget, seeds=seeds, go_on=options.go_on, settings=settings) as protocol:
+    with open_protocol(
+        base,
+        place,
+        space,
+        budget=options.budget,
+        seeds=seeds,
+        go_on=options.go_on,
+        settings=settings,
+    ) as protocol:
         for dimension in space.dimensions:
             if not dimension.contains(configured := OmegaConf.select(base, dimension.name)):
                 print_message(
@@ -91,7 +108,13 @@ def build_space(config: ComposedConfig) -> Space:
     """The parameters that a composed configuration searches: those of its search space that are not fixed; raises UserError."""
     from synaptune.config.search_space import check_search, read_dimensions
 
-    space = Space(tuple(dimension for dimension in read_dimensions(config.base) if dimension.name not in config.fixed_names))
+    space = Space(
+        tuple(
+            dimension
+            for dimension in read_dimensions(config.base)
+            if dimension.name not in config.fixed_names
+        )
+    )
     check_search(config.base, space.names)
     return space
 
@@ -113,16 +136,30 @@ def _run_stages(protocol: Protocol, prior: Sequence[Observation]) -> tuple[UnitP
     ledger = protocol.make_ledger("search", seeds=int(protocol.base.search.seeds))
     trials = run_search(protocol, ledger, protocol.plan, prior=prior)
     best = rerun_incumbents(protocol, trials) or baseline
-    write_best(folder / "best.yaml", protocol.study.location.name, best, read_fixed_values(protocol.base))
+    write_best(
+        folder / "best.yaml", protocol.study.location.name, best, read_fixed_values(protocol.base)
+    )
     pairs = run_validation(protocol, baseline.unit, best.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.read_trials())
-    summary = summarise_study(protocol.study.location.name, trials, best, pairs=pairs, defaults=baseline.values, seconds=seconds)
+    summary = summarise_study(
+        protocol.study.location.name,
+        trials,
+        best,
+        pairs=pairs,
+        defaults=baseline.values,
+        seconds=seconds,
+    )
     if protocol.objective.name == "pareto":
         found = summary["pareto"] = _summarise_front(protocol, trials)
-        print_message(f"pareto: {len(found['front'])} trials on the front, hypervolume {found['hypervolume']:.4g} (baseline 1)")
+        print_message(
+            f"pareto: {len(found['front'])} trials on the front, hypervolume {found['hypervolume']:.4g} (baseline 1)"
+        )
     write_json(folder / "summary.json", summary)
     print_verdict(summary, Console())
-    print(f"written to {folder}/summary.json; use: python train.py tuned={folder}/best.yaml", flush=True)
+    print(
+        f"written to {folder}/summary.json; use: python train.py tuned={folder}/best.yaml",
+        flush=True,
+    )
     return baseline.unit, best.unit
 
 
@@ -132,7 +169,9 @@ def _check_sanity(protocol: Protocol) -> None:
 
     study, faults = protocol.study, []
     signal = study.read_note("sanity.signal")
-    reference = _measure_unigram_entropy(protocol.base) if signal is None else None  # before anything costly: it reads the text
+    reference = (
+        _measure_unigram_entropy(protocol.base) if signal is None else None
+    )  # before anything costly: it reads the text
     check = study.read_note("sanity.optimizer")
     if check is None:
         print_message("sanity: the optimizer on Rosenbrock's function")
@@ -140,17 +179,27 @@ def _check_sanity(protocol: Protocol) -> None:
         check = result._asdict() | {"solved": result.is_solved}
         study.write_note("sanity.optimizer", check)
     spent = f"{check['evaluations']} evaluations, {check['attempts']} attempts"
-    print_message(f"sanity: Rosenbrock in 10 dimensions reached {check['best']:.2g} ({spent}; solved below {SOLVED_LOSS:g})")
+    print_message(
+        f"sanity: Rosenbrock in 10 dimensions reached {check['best']:.2g} ({spent}; solved below {SOLVED_LOSS:g})"
+    )
     if not check["solved"]:
-        faults.append(f"optimizer: Rosenbrock's function stayed at {check['best']:.3g}, expected below {SOLVED_LOSS:g}")
+        faults.append(
+            f"optimizer: Rosenbrock's function stayed at {check['best']:.3g}, expected below {SOLVED_LOSS:g}"
+        )
     if signal is None:
         ledger = protocol.make_ledger("sanity")
         seeds = [protocol.seed + number for number in range(SANITY_SEEDS)]
         stream = make_optimizer(Engine("random", protocol.seed), protocol.space)
-        units = [unit for unit in (stream.ask() for _ in range(SANITY_CANDIDATES)) if unit is not None]
-        points = [(protocol.space.get_start(), seed) for seed in seeds] + [(unit, protocol.seed) for unit in units]
+        units = [
+            unit for unit in (stream.ask() for _ in range(SANITY_CANDIDATES)) if unit is not None
+        ]
+        points = [(protocol.space.get_start(), seed) for seed in seeds] + [
+            (unit, protocol.seed) for unit in units
+        ]
         points += [(unit, seed) for unit in units[:SANITY_REPEATS] for seed in seeds[1:]]
-        found = dict(zip(points, run_points(protocol, ledger, points, label="sanity run"), strict=True))
+        found = dict(
+            zip(points, run_points(protocol, ledger, points, label="sanity run"), strict=True)
+        )
         signal = check_objective(
             [require_objective(found[protocol.space.get_start(), seed]) for seed in seeds],
             [found[unit, protocol.seed].objective for unit in units],
@@ -158,10 +207,20 @@ def _check_sanity(protocol: Protocol) -> None:
             reference,
         ).to_facts()
         study.write_note("sanity.signal", signal)
-    compared = "" if signal["reference"] is None else f" (unigram entropy {signal['reference']:.3f})"
-    spread = "unknown" if signal["spread_over_candidates"] is None else f"{signal['spread_over_candidates']:.4f}"
-    print_message(f"sanity: loss {signal['loss']:.3f}{compared}, spread over random candidates {spread}")
-    print_message(f"sanity: spread over seeds {signal['spread_over_seeds']:.4f}, of differences between candidates {signal['noise']:.4f}")
+    compared = (
+        "" if signal["reference"] is None else f" (unigram entropy {signal['reference']:.3f})"
+    )
+    spread = (
+        "unknown"
+        if signal["spread_over_candidates"] is None
+        else f"{signal['spread_over_candidates']:.4f}"
+    )
+    print_message(
+        f"sanity: loss {signal['loss']:.3f}{compared}, spread over random candidates {spread}"
+    )
+    print_message(
+        f"sanity: spread over seeds {signal['spread_over_seeds']:.4f}, of differences between candidates {signal['noise']:.4f}"
+    )
     faults += signal["faults"]
     if faults and not protocol.go_on:
         raise UserError(
@@ -174,7 +233,12 @@ def _check_sanity(protocol: Protocol) -> None:
 
 
 def _run_baseline(protocol: Protocol) -> Trial:
-    (trial,) = run_points(protocol, protocol.make_ledger("baseline"), [(protocol.space.get_start(), protocol.seed)], label="baseline run")
+    (trial,) = run_points(
+        protocol,
+        protocol.make_ledger("baseline"),
+        [(protocol.space.get_start(), protocol.seed)],
+        label="baseline run",
+    )
     print_message(f"baseline: objective {require_objective(trial):.4f} at the defaults")
     return trial
 
@@ -186,7 +250,11 @@ def _summarise_front(protocol: Protocol, trials: Sequence[Trial]) -> dict[str, A
 
     complete = [trial for trial in trials if trial.state == "complete"]
     costs = [compute_costs(protocol.objective, trial.facts) for trial in complete]
-    front = [{"trial": trial.number, "changes": cost} for trial, cost, on in zip(complete, costs, pareto_front(costs), strict=True) if on]
+    front = [
+        {"trial": trial.number, "changes": cost}
+        for trial, cost, on in zip(complete, costs, pareto_front(costs), strict=True)
+        if on
+    ]
     return {"front": front, "hypervolume": hypervolume(costs)}
 
 
@@ -201,7 +269,9 @@ def _measure_unigram_entropy(base: DictConfig) -> float | None:
     if built.objective.name != "val_loss" or built.data.recall_fraction > 0.0:
         return None
     corpus = load_corpus(built.data, built.model.context)
-    counts = np.bincount(corpus.train, minlength=corpus.vocab) + 1.0  # one more of each: no token is impossible
+    counts = (
+        np.bincount(corpus.train, minlength=corpus.vocab) + 1.0
+    )  # one more of each: no token is impossible
     shares = np.bincount(corpus.val, minlength=corpus.vocab) / len(corpus.val)
     return float(-(shares * np.log(counts / counts.sum())).sum())
 

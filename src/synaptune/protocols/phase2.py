@@ -61,7 +61,10 @@ GROUPS = {
 GROUP_BUDGET = 20
 BUDGET = 60
 GATE_SEEDS = 3
-_GATE_SEED_OFFSET, SEED_OFFSET = 2000, 3000  # distances of the gates' and the validation's seeds from the search's
+_GATE_SEED_OFFSET, SEED_OFFSET = (
+    2000,
+    3000,
+)  # distances of the gates' and the validation's seeds from the search's
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,9 +77,24 @@ def _parse_options(arguments: Sequence[str]) -> argparse.Namespace:
         prog="python -m synaptune.protocols.phase2",
         description="Tune all parameters from the phase-1 optimum: each group alone, then together.",
     )
-    parser.add_argument("--from", dest="start", default="phase1", help="the phase-1 study: a name below outputs/studies, or its folder")
-    parser.add_argument("--group-budget", type=int, default=GROUP_BUDGET, help=f"evaluations of each group (default {GROUP_BUDGET})")
-    parser.add_argument("--budget", type=int, default=BUDGET, help=f"evaluations of the joint search (default {BUDGET})")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        default="phase1",
+        help="the phase-1 study: a name below outputs/studies, or its folder",
+    )
+    parser.add_argument(
+        "--group-budget",
+        type=int,
+        default=GROUP_BUDGET,
+        help=f"evaluations of each group (default {GROUP_BUDGET})",
+    )
+    parser.add_argument(
+        "--budget",
+        type=int,
+        default=BUDGET,
+        help=f"evaluations of the joint search (default {BUDGET})",
+    )
     add_common_options(parser)
     add_report_option(parser)
     return parser.parse_intermixed_args(arguments)
@@ -85,13 +103,29 @@ def _parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> None:
     Plan(options.budget).check()
     Plan(options.group_budget).check()
-    start = Path(options.start) if Path(options.start).is_dir() else Path("outputs/studies") / options.start
+    start = (
+        Path(options.start)
+        if Path(options.start).is_dir()
+        else Path("outputs/studies") / options.start
+    )
     first_gate = _read_phase1_gate(start, go_on=options.go_on)
-    begun = compose_config([f"tuned={start / 'best.yaml'}", *add_search_space(options.overrides)], options.study, "phase2")
+    begun = compose_config(
+        [f"tuned={start / 'best.yaml'}", *add_search_space(options.overrides)],
+        options.study,
+        "phase2",
+    )
     base, place, space = begun.base, begun.location, build_space(begun)
     seeds = [int(base.seed) + SEED_OFFSET + number for number in range(options.seeds)]
     settings = {"protocol": "phase2", "group_budget": options.group_budget}
-    with open_protocol(base, place, space, budget=options.budget, seeds=seeds, go_on=options.go_on, settings=settings) as protocol:
+    with open_protocol(
+        base,
+        place,
+        space,
+        budget=options.budget,
+        seeds=seeds,
+        go_on=options.go_on,
+        settings=settings,
+    ) as protocol:
         points = _run_stages(protocol, options.group_budget, [first_gate])
         if options.report:
             write_final_report(protocol, *points)
@@ -103,7 +137,12 @@ def _read_phase1_gate(folder: Path, *, go_on: bool) -> dict[str, Any]:
 
     try:
         summary = json.loads((folder / "summary.json").read_text())
-        gate = {"gate": "phase 1", "decision": summary["decision"], "reason": summary["reason"], "improvement": summary["improvement"]}
+        gate = {
+            "gate": "phase 1",
+            "decision": summary["decision"],
+            "reason": summary["reason"],
+            "improvement": summary["improvement"],
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise user_error(
             got=f"no verdict of phase 1 in {folder} ({type(error).__name__})",
@@ -121,7 +160,9 @@ def _read_phase1_gate(folder: Path, *, go_on: bool) -> dict[str, Any]:
 
 def add_search_space(overrides: Sequence[str]) -> list[str]:
     """The overrides of a phase-2 configuration; raises UserError for those of another search than over all parameters from phase 1."""
-    other = [word for word in overrides if word.lstrip("+~").startswith(("search_space", "search.start"))]
+    other = [
+        word for word in overrides if word.lstrip("+~").startswith(("search_space", "search.start"))
+    ]
     if other:
         raise user_error(
             got=" ".join(other),
@@ -141,10 +182,18 @@ def build_space(config: ComposedConfig) -> Space:
     model = OmegaConf.to_object(config.base.model)
     assert isinstance(model, ModelConfig)
     left_out = {*find_unused_parameters(model), *config.fixed_names}
-    return Space(tuple(dimension for dimension in read_dimensions(config.base) if dimension.name not in left_out))
+    return Space(
+        tuple(
+            dimension
+            for dimension in read_dimensions(config.base)
+            if dimension.name not in left_out
+        )
+    )
 
 
-def _run_stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]) -> tuple[UnitPoint, UnitPoint]:
+def _run_stages(
+    protocol: Protocol, group_budget: int, gates: list[dict[str, Any]]
+) -> tuple[UnitPoint, UnitPoint]:
     """Everything to the verdict; returns the points that were validated."""
     from rich.console import Console
 
@@ -154,34 +203,73 @@ def _run_stages(protocol: Protocol, group_budget: int, gates: list[dict[str, Any
 
     folder, name = protocol.study.location.folder, protocol.study.location.name
     groups, start = _split_groups(protocol.space), protocol.space.get_start()
-    print_message(f"study {name} ({folder}): {len(groups)} groups of {group_budget} evaluations, then {protocol.plan.budget} of all")
+    print_message(
+        f"study {name} ({folder}): {len(groups)} groups of {group_budget} evaluations, then {protocol.plan.budget} of all"
+    )
     values = protocol.space.to_values(start)
-    (baseline,) = run_points(protocol, protocol.make_ledger(BASELINE), [(start, protocol.seed)], label="baseline run")
+    (baseline,) = run_points(
+        protocol, protocol.make_ledger(BASELINE), [(start, protocol.seed)], label="baseline run"
+    )
     print_message(f"baseline: objective {require_objective(baseline):.4f} at the phase-1 optimum")
     seeds = int(protocol.base.search.seeds)
-    ledgers = {f"group {group}": protocol.make_ledger(group, space, seeds=seeds) for group, space in groups.items()}
+    ledgers = {
+        f"group {group}": protocol.make_ledger(group, space, seeds=seeds)
+        for group, space in groups.items()
+    }
     found = run_searches_together(protocol, ledgers, replace(protocol.plan, budget=group_budget))
     best = {group: find_best_trial(protocol, found[f"group {group}"]) for group in groups}
-    winners = {group: trial for group, trial in best.items() if trial is not None and trial.unit != groups[group].get_start()}
+    winners = {
+        group: trial
+        for group, trial in best.items()
+        if trial is not None and trial.unit != groups[group].get_start()
+    }
     accounts = _run_gates(protocol, winners)
     gates += [accounts.get(group) or _keep_start(group) for group in groups]
-    kept = values | {name: value for gate in gates if gate["decision"] == "winner" for name, value in gate["values"].items()}
+    kept = values | {
+        name: value
+        for gate in gates
+        if gate["decision"] == "winner"
+        for name, value in gate["values"].items()
+    }
     protocol.study.write_note(GATES, gates)
     write_json(folder / "gates.json", {"gates": gates})
-    joint = Space(tuple(replace(dimension, start=kept[dimension.name]) for dimension in protocol.space.dimensions))
-    trials = run_search(protocol, protocol.make_ledger(JOINT, joint, seeds=seeds), protocol.plan, label="joint")
+    joint = Space(
+        tuple(
+            replace(dimension, start=kept[dimension.name])
+            for dimension in protocol.space.dimensions
+        )
+    )
+    trials = run_search(
+        protocol, protocol.make_ledger(JOINT, joint, seeds=seeds), protocol.plan, label="joint"
+    )
     winner = rerun_incumbents(protocol, trials)
     if winner is None:
-        raise user_error(got="a joint search without a complete trial", expected="at least one", do="see the failures in the study")
+        raise user_error(
+            got="a joint search without a complete trial",
+            expected="at least one",
+            do="see the failures in the study",
+        )
     write_best(folder / "best.yaml", name, winner, read_fixed_values(protocol.base))
     pairs = run_validation(protocol, start, winner.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.read_trials())
-    summary = summarise_study(name, trials, winner, pairs=pairs, defaults=values, seconds=seconds) | {"gates": gates}
-    gates.append({"gate": "phase 2", "decision": summary["decision"], "reason": summary["reason"], "improvement": summary["improvement"]})
+    summary = summarise_study(
+        name, trials, winner, pairs=pairs, defaults=values, seconds=seconds
+    ) | {"gates": gates}
+    gates.append(
+        {
+            "gate": "phase 2",
+            "decision": summary["decision"],
+            "reason": summary["reason"],
+            "improvement": summary["improvement"],
+        }
+    )
     write_json(folder / "gates.json", {"gates": gates})
     write_json(folder / "summary.json", summary)
     print_verdict(summary, Console())
-    print(f"written to {folder}/summary.json and gates.json; use: python train.py tuned={folder}/best.yaml", flush=True)
+    print(
+        f"written to {folder}/summary.json and gates.json; use: python train.py tuned={folder}/best.yaml",
+        flush=True,
+    )
     return start, winner.unit
 
 
@@ -189,11 +277,15 @@ def _split_groups(space: Space) -> dict[str, Space]:
     """The spaces of the groups; a group that the model does not use is left out, and said."""
     found = {}
     for group, subsystems in GROUPS.items():
-        dimensions = tuple(dimension for dimension in space.dimensions if _subsystem(dimension) in subsystems)
+        dimensions = tuple(
+            dimension for dimension in space.dimensions if _subsystem(dimension) in subsystems
+        )
         if dimensions:
             found[group] = Space(dimensions)
         else:
-            print_message(f"group {group}: nothing of it is searched with this model and command line")
+            print_message(
+                f"group {group}: nothing of it is searched with this model and command line"
+            )
     return found
 
 
@@ -205,15 +297,24 @@ def _run_gates(protocol: Protocol, winners: Mapping[str, Trial]) -> dict[str, di
     """For each group whether its winner is kept, by validation perplexity on fresh seeds: the gates' accounts."""
     start = protocol.space.get_start()
     values = protocol.space.to_values(start)
-    units = {group: protocol.space.to_unit(values | winner.values) for group, winner in winners.items()}
+    units = {
+        group: protocol.space.to_unit(values | winner.values) for group, winner in winners.items()
+    }
     seeds = [protocol.seed + _GATE_SEED_OFFSET + number for number in range(GATE_SEEDS)]
-    points = [(unit, seed) for unit in (start, *units.values()) for seed in seeds] if winners else []
+    points = (
+        [(unit, seed) for unit in (start, *units.values()) for seed in seeds] if winners else []
+    )
     runs = run_points(protocol, protocol.make_ledger(GATES), points, label="gate run")
     before, accounts = runs[:GATE_SEEDS], {}
     for place, (group, winner) in enumerate(winners.items(), 1):
         after = runs[place * GATE_SEEDS : (place + 1) * GATE_SEEDS]
-        accounts[group] = _decide_gate(group, before, after) | {"trial": winner.number, "values": winner.values}
-        print_message(f"gate {group}: {accounts[group]['decision']} kept, {accounts[group]['reason']}")
+        accounts[group] = _decide_gate(group, before, after) | {
+            "trial": winner.number,
+            "values": winner.values,
+        }
+        print_message(
+            f"gate {group}: {accounts[group]['decision']} kept, {accounts[group]['reason']}"
+        )
     return accounts
 
 
@@ -226,7 +327,12 @@ def _decide_gate(group: str, before: Sequence[Trial], after: Sequence[Trial]) ->
     starts, tuned = ([pair[side].facts["val_perplexity"] for pair in pairs] for side in (0, 1))
     gain = compute_improvement(starts, tuned)
     reason = f"validation perplexity {gain.mean:+.2f} % ({gain.low:+.2f} to {gain.high:+.2f}) on {len(pairs)} fresh seeds"
-    return {"gate": group, "decision": "winner" if gain.mean > 0.0 else "start", "reason": reason, "improvement": gain._asdict()}
+    return {
+        "gate": group,
+        "decision": "winner" if gain.mean > 0.0 else "start",
+        "reason": reason,
+        "improvement": gain._asdict(),
+    }
 
 
 def _keep_start(group: str) -> dict[str, Any]:
@@ -235,7 +341,9 @@ def _keep_start(group: str) -> dict[str, Any]:
     return {"gate": group, "decision": "start", "reason": reason}
 
 
-def plan_runs(group_budget: int, budget: int, seeds: int, space: Space, *, workers: int = 1) -> list[PlannedRuns]:
+def plan_runs(
+    group_budget: int, budget: int, seeds: int, space: Space, *, workers: int = 1
+) -> list[PlannedRuns]:
     """The training runs of a protocol over a space, the two portraits of its end included.
 
     The first evaluation of each group is a copy of the baseline.
@@ -247,7 +355,11 @@ def plan_runs(group_budget: int, budget: int, seeds: int, space: Space, *, worke
     groups = _split_groups(space)
     return [
         PlannedRuns("baseline", 1),
-        PlannedRuns("groups", len(groups) * (group_budget - 1), at_once=sum(map(generation_size, groups.values()))),
+        PlannedRuns(
+            "groups",
+            len(groups) * (group_budget - 1),
+            at_once=sum(map(generation_size, groups.values())),
+        ),
         PlannedRuns("gates", (1 + len(groups)) * GATE_SEEDS),
         PlannedRuns("joint", budget, at_once=generation_size(space)),
         PlannedRuns("validation", 2 * seeds, with_test=True),

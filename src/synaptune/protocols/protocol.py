@@ -68,13 +68,30 @@ class Protocol:
         """What a trial's run depends on within the study; one of a part of the space has the configured values of the rest."""
         facts = trial.facts
         return self.make_run_key(
-            trial.values, facts["seed"], facts.get("seeds", 1), test=facts["test"], generation=facts.get("generation", 0)
+            trial.values,
+            facts["seed"],
+            facts.get("seeds", 1),
+            test=facts["test"],
+            generation=facts.get("generation", 0),
         )
 
-    def make_run_key(self, values: Mapping[str, Value], seed: int, seeds: int = 1, *, test: bool, generation: int = 0) -> tuple[Any, ...]:
+    def make_run_key(
+        self,
+        values: Mapping[str, Value],
+        seed: int,
+        seeds: int = 1,
+        *,
+        test: bool,
+        generation: int = 0,
+    ) -> tuple[Any, ...]:
         """What a run of values and its objective depend on within the study, as `key`."""
         kind = "val_loss" if test else get_score_kind(self.objective, generation)
-        return tuple(sorted({**self._configured_values, **values}.items())), (seed, seeds), test, kind
+        return (
+            tuple(sorted({**self._configured_values, **values}.items())),
+            (seed, seeds),
+            test,
+            kind,
+        )
 
     @cached_property
     def _configured_values(self) -> dict[str, Value]:
@@ -96,7 +113,12 @@ class Protocol:
 
     def make_ledger(self, phase: str, space: Space | None = None, **facts: Any) -> PhaseLedger:
         """The trials of a phase (of a space: null is the protocol's), all but the validation's at the common seed."""
-        about = {"seed": self.seed, "test": False, "code_version": self.code_version, "device": self.device}
+        about = {
+            "seed": self.seed,
+            "test": False,
+            "code_version": self.code_version,
+            "device": self.device,
+        }
         return PhaseLedger(self.study, space or self.space, phase, about | facts)
 
 
@@ -112,5 +134,9 @@ def _prefix_messages(label: str) -> Callable[[str], None]:
 
 def find_finished_runs(protocol: Protocol) -> dict[Any, Trial]:
     """The study's complete runs, by what they depend on; the earliest of equals. The reference has an objective of its own: it is none."""
-    complete = [trial for trial in protocol.study.read_trials() if trial.state == "complete" and trial.facts["phase"] != REFERENCE]
+    complete = [
+        trial
+        for trial in protocol.study.read_trials()
+        if trial.state == "complete" and trial.facts["phase"] != REFERENCE
+    ]
     return {protocol.make_trial_key(trial): trial for trial in reversed(complete)}

@@ -21,7 +21,13 @@ from synaptune.search.runner import catch_interrupts
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.workers.base import NoWorkers
-from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution, make_workers, resolve_worker_count
+from synaptune.search.workers.config import (
+    TrialConfig,
+    WorkersConfig,
+    check_execution,
+    make_workers,
+    resolve_worker_count,
+)
 from synaptune.study.callbacks.notify import Notifier, NotifyConfig
 from synaptune.study.location import StudyLocation
 from synaptune.study.reader import StudySnapshot
@@ -30,12 +36,24 @@ from synaptune.training.loggers.wandb_run import get_study_identity
 
 VALIDATION_SEEDS = 5
 OPTIMIZER = "cma"
-FREE_GROUPS = ("workers", "trial", "logger", "notify")  # what may differ between two commands on one study
+FREE_GROUPS = (
+    "workers",
+    "trial",
+    "logger",
+    "notify",
+)  # what may differ between two commands on one study
 
 
 @contextmanager
 def open_protocol(
-    base: DictConfig, location: StudyLocation, space: Space, *, budget: int, seeds: Sequence[int], go_on: bool, settings: dict[str, Any]
+    base: DictConfig,
+    location: StudyLocation,
+    space: Space,
+    *,
+    budget: int,
+    seeds: Sequence[int],
+    go_on: bool,
+    settings: dict[str, Any],
 ) -> Iterator[Protocol]:
     """The protocol of a study, with its workers, for as long as the block lasts.
 
@@ -43,7 +61,9 @@ def open_protocol(
     Raises UserError for values that cannot be, and as storage/study.py does.
     """
     if len(seeds) < 2:
-        raise user_error(got=f"--seeds {len(seeds)}", expected="at least 2, for an interval", do="correct it")
+        raise user_error(
+            got=f"--seeds {len(seeds)}", expected="at least 2, for an interval", do="correct it"
+        )
     workers, trial, stop, notifier = _build_execution(base, location)
     if base.search.seeds < 1 or (base.search.seeds > 1 and base.pruner.name != "none"):
         raise user_error(
@@ -59,13 +79,34 @@ def open_protocol(
     plan.check()
     engine = Engine(OPTIMIZER, int(base.seed), workers.slots, budget)
     about = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, **settings}
-    with notifier.send_end(), catch_interrupts(), Study(location, make_study_configuration(base, space, about)) as study:
+    with (
+        notifier.send_end(),
+        catch_interrupts(),
+        Study(location, make_study_configuration(base, space, about)) as study,
+    ):
         engine = resume_engine(study, engine)
         here = get_device_name(), get_code_version()
-        protocol = Protocol(base, space, study, engine, plan, tuple(seeds), go_on, *here, NoWorkers(), stop, notifier)
+        protocol = Protocol(
+            base,
+            space,
+            study,
+            engine,
+            plan,
+            tuple(seeds),
+            go_on,
+            *here,
+            NoWorkers(),
+            stop,
+            notifier,
+        )
         base = measure_reference(protocol)
         pool = make_workers(
-            workers, trial, TrainingEvaluation(base, location.name, location.trials_folder, get_study_identity(study)), location.folder
+            workers,
+            trial,
+            TrainingEvaluation(
+                base, location.name, location.trials_folder, get_study_identity(study)
+            ),
+            location.folder,
         )
         try:
             yield replace(protocol, base=base, pool=pool)
@@ -75,7 +116,12 @@ def open_protocol(
 
 @contextmanager
 def reopen_protocol(
-    snapshot: StudySnapshot, folder: Path, overrides: Sequence[str], *, space: Space, seeds: Sequence[int]
+    snapshot: StudySnapshot,
+    folder: Path,
+    overrides: Sequence[str],
+    *,
+    space: Space,
+    seeds: Sequence[int],
 ) -> Iterator[Protocol]:
     """The protocol of an existing study, as its own command had it, with its workers, for as long as the block lasts.
 
@@ -93,20 +139,33 @@ def reopen_protocol(
     workers, trial, stop, notifier = _build_execution(base, place)
     engine = snapshot.engine or Engine(OPTIMIZER, int(base.seed), workers.slots)
     here = get_device_name(), get_code_version()
-    with notifier.send_end(), catch_interrupts(), Study(place, snapshot.configuration, maximize=snapshot.maximize) as study:
+    with (
+        notifier.send_end(),
+        catch_interrupts(),
+        Study(place, snapshot.configuration, maximize=snapshot.maximize) as study,
+    ):
         pool = make_workers(
-            workers, trial, TrainingEvaluation(base, place.name, place.trials_folder, get_study_identity(study)), place.folder
+            workers,
+            trial,
+            TrainingEvaluation(base, place.name, place.trials_folder, get_study_identity(study)),
+            place.folder,
         )
         plan = Plan(engine.budget, retries=trial.retries)
         try:
-            yield Protocol(base, space, study, engine, plan, tuple(seeds), False, *here, pool, stop, notifier)
+            yield Protocol(
+                base, space, study, engine, plan, tuple(seeds), False, *here, pool, stop, notifier
+            )
         finally:
             pool.close()
 
 
-def _build_execution(base: DictConfig, location: StudyLocation) -> tuple[WorkersConfig, TrialConfig, StopConfig, Notifier]:
+def _build_execution(
+    base: DictConfig, location: StudyLocation
+) -> tuple[WorkersConfig, TrialConfig, StopConfig, Notifier]:
     """How the runs of a protocol are made, checked, and who is told; raises UserError for values that cannot be."""
-    workers, trial, stop, told = (OmegaConf.to_object(base[group]) for group in ("workers", "trial", "stop", "notify"))
+    workers, trial, stop, told = (
+        OmegaConf.to_object(base[group]) for group in ("workers", "trial", "stop", "notify")
+    )
     assert isinstance(workers, WorkersConfig)
     workers = resolve_worker_count(workers)
     assert isinstance(trial, TrialConfig)
@@ -118,7 +177,11 @@ def _build_execution(base: DictConfig, location: StudyLocation) -> tuple[Workers
 
 
 def _refuse_study_settings(overrides: Sequence[str]) -> None:
-    settled = [word for word in overrides if word.lstrip("+~").split("=", 1)[0].split(".")[0] not in FREE_GROUPS]
+    settled = [
+        word
+        for word in overrides
+        if word.lstrip("+~").split("=", 1)[0].split(".")[0] not in FREE_GROUPS
+    ]
     if settled:
         raise user_error(
             got=" ".join(settled),

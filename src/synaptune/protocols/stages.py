@@ -29,7 +29,13 @@ from synaptune.study.study import PhaseLedger
 from synaptune.training.loggers.wandb_run import get_study_identity
 
 INCUMBENT_SEEDS = int(
-    constant("protocol.confirming_seeds", 3, unit="seed", meaning="further seeds of incumbents", source="chosen: a mean of three")
+    constant(
+        "protocol.confirming_seeds",
+        3,
+        unit="seed",
+        meaning="further seeds of incumbents",
+        source="chosen: a mean of three",
+    )
 )
 
 
@@ -43,36 +49,64 @@ def measure_reference(protocol: Protocol) -> DictConfig:
     here = replace(
         protocol,
         base=plain,
-        pool=InlineWorkers(TrainingEvaluation(plain, place.name, place.trials_folder, get_study_identity(protocol.study))),
+        pool=InlineWorkers(
+            TrainingEvaluation(
+                plain, place.name, place.trials_folder, get_study_identity(protocol.study)
+            )
+        ),
     )
-    (trial,) = run_points(here, here.make_ledger(REFERENCE), [(protocol.space.get_start(), protocol.seed)], label="reference run")
+    (trial,) = run_points(
+        here,
+        here.make_ledger(REFERENCE),
+        [(protocol.space.get_start(), protocol.seed)],
+        label="reference run",
+    )
     require_objective(trial)
     base = protocol.base.copy()
-    base.objective.baseline = OmegaConf.structured(with_baseline(protocol.objective, trial.facts).baseline)
+    base.objective.baseline = OmegaConf.structured(
+        with_baseline(protocol.objective, trial.facts).baseline
+    )
     return base
 
 
 def find_best_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
     """The best of a search's trials; under an objective that changes on the way, all ranked by what it is at the end."""
-    config, last = protocol.objective, max((trial.facts["generation"] for trial in trials), default=0)
+    config, last = (
+        protocol.objective,
+        max((trial.facts["generation"] for trial in trials), default=0),
+    )
     if config.name != "hybrid":
         return find_best(trials)
-    scores = rescore(config, [trial.facts if trial.state == "complete" else None for trial in trials], last)
-    return find_best([replace(trial, objective=score) for trial, score in zip(trials, scores, strict=True)])
+    scores = rescore(
+        config, [trial.facts if trial.state == "complete" else None for trial in trials], last
+    )
+    return find_best(
+        [replace(trial, objective=score) for trial, score in zip(trials, scores, strict=True)]
+    )
 
 
 def run_points(
-    protocol: Protocol, ledger: PhaseLedger, points: Sequence[tuple[UnitPoint, int]], *, label: str, test: bool = False
+    protocol: Protocol,
+    ledger: PhaseLedger,
+    points: Sequence[tuple[UnitPoint, int]],
+    *,
+    label: str,
+    test: bool = False,
 ) -> list[Trial]:
     """The trials of points (unit, seed) in a phase, run where they are not finished yet."""
     known = {protocol.make_trial_key(trial): trial for trial in ledger.read_trials()}
     generation = ledger.facts.get("generation", 0)
-    keys = [protocol.make_run_key(ledger.space.to_values(unit), seed, test=test, generation=generation) for unit, seed in points]
+    keys = [
+        protocol.make_run_key(ledger.space.to_values(unit), seed, test=test, generation=generation)
+        for unit, seed in points
+    ]
 
     def start_missing() -> Iterator[Trial]:
         for (unit, seed), key in zip(points, keys, strict=True):
             if key not in known:
-                known[key] = ledger.start(len(known), unit, ledger.space.to_values(unit), seed=seed, test=test)
+                known[key] = ledger.start(
+                    len(known), unit, ledger.space.to_values(unit), seed=seed, test=test
+                )
                 yield known[key]
             elif known[key].state == "running" and key not in begun:
                 yield known[key]
@@ -82,24 +116,41 @@ def run_points(
     done = [known[key] for key in keys if key in known and known[key].state != "running"]
     if len(done) == len(points):
         return [known[key] for key in keys]
-    with open_callbacks(ledger, protocol.logger, Show(len(points), label, earlier=done, stop=protocol.stop, logs=False)) as listeners:
+    with open_callbacks(
+        ledger,
+        protocol.logger,
+        Show(len(points), label, earlier=done, stop=protocol.stop, logs=False),
+    ) as listeners:
         heard = Overheard(listeners)
-        account = TrialPolicy(ledger, protocol.plan.retries, heard, listeners.on_start, print_message)
-        for number, trial in enumerate(run_trials(start_missing(), protocol.make_reusing_workers(), account), len(done) + 1):
+        account = TrialPolicy(
+            ledger, protocol.plan.retries, heard, listeners.on_start, print_message
+        )
+        for number, trial in enumerate(
+            run_trials(start_missing(), protocol.make_reusing_workers(), account), len(done) + 1
+        ):
             listeners.on_end(trial, number)
             known[protocol.make_trial_key(trial)] = trial
     return [known[key] for key in keys]
 
 
 def run_search(
-    protocol: Protocol, ledger: PhaseLedger, plan: Plan, *, label: str = "search", prior: Sequence[Observation] = ()
+    protocol: Protocol,
+    ledger: PhaseLedger,
+    plan: Plan,
+    *,
+    label: str = "search",
+    prior: Sequence[Observation] = (),
 ) -> list[Trial]:
     """The trials of a phase's search, brought to the plan's budget."""
     return run_searches_together(protocol, {label: ledger}, plan, prior=prior)[label]
 
 
 def run_searches_together(
-    protocol: Protocol, ledgers: Mapping[str, PhaseLedger], plan: Plan, *, prior: Sequence[Observation] = ()
+    protocol: Protocol,
+    ledgers: Mapping[str, PhaseLedger],
+    plan: Plan,
+    *,
+    prior: Sequence[Observation] = (),
 ) -> dict[str, list[Trial]]:
     """The trials of the searches of several phases, each brought to the plan's budget, side by side on the protocol's workers.
 
@@ -107,17 +158,38 @@ def run_searches_together(
     """
     budget, trials = plan.budget, {label: ledger.read_trials() for label, ledger in ledgers.items()}
     assert budget is not None
-    ended = {label: [trial for trial in found if trial.state != "running"] for label, found in trials.items()}
+    ended = {
+        label: [trial for trial in found if trial.state != "running"]
+        for label, found in trials.items()
+    }
     left = [label for label, found in trials.items() if len(ended[label]) < max(budget, len(found))]
     for label in left:
-        print_message(f"{label}: {budget} evaluations" + (f", {len(ended[label])} of them done before" if ended[label] else ""))
-    shows = [(ledgers[label], Show(budget, "evaluation", earlier=ended[label], stop=protocol.stop)) for label in left]
+        print_message(
+            f"{label}: {budget} evaluations"
+            + (f", {len(ended[label])} of them done before" if ended[label] else "")
+        )
+    shows = [
+        (ledgers[label], Show(budget, "evaluation", earlier=ended[label], stop=protocol.stop))
+        for label in left
+    ]
     if left:
         with open_shared_callbacks(shows, protocol.logger) as listeners:
             jobs = []
             for label, heard in zip(left, listeners, strict=True):
-                company = Company(heard, protocol.notifier, on_message=print_message if len(ledgers) == 1 else _prefix_messages(label))
-                jobs.append(PhaseSearch(ledgers[label], protocol.engine, plan, _make_options(protocol, prior), company))
+                company = Company(
+                    heard,
+                    protocol.notifier,
+                    on_message=print_message if len(ledgers) == 1 else _prefix_messages(label),
+                )
+                jobs.append(
+                    PhaseSearch(
+                        ledgers[label],
+                        protocol.engine,
+                        plan,
+                        _make_options(protocol, prior),
+                        company,
+                    )
+                )
             trials |= dict(zip(left, optimize(jobs, protocol.make_reusing_workers()), strict=True))
         check_interrupted()
     for label, found in trials.items():
@@ -128,7 +200,12 @@ def run_searches_together(
 
 def _make_options(protocol: Protocol, prior: Sequence[Observation]) -> SearchOptions:
     training = protocol.base.training
-    pruner = make_pruner(protocol.pruner, steps=training.steps, evaluations=training.evaluations, seed=protocol.engine.seed)
+    pruner = make_pruner(
+        protocol.pruner,
+        steps=training.steps,
+        evaluations=training.evaluations,
+        seed=protocol.engine.seed,
+    )
     return SearchOptions(pruner, prior, protocol.stop, protocol.started_at)
 
 
@@ -141,15 +218,30 @@ def rerun_incumbents(protocol: Protocol, trials: Sequence[Trial]) -> Trial | Non
     if count < 2 or best is None:
         return best
     rest, chosen = [trial for trial in trials if trial.objective is not None], [best]
-    while len(chosen) < count and (rest := [trial for trial in rest if trial.unit not in {entry.unit for entry in chosen}]):
+    while len(chosen) < count and (
+        rest := [trial for trial in rest if trial.unit not in {entry.unit for entry in chosen}]
+    ):
         following = find_best_trial(protocol, rest)
         assert following is not None
         chosen.append(following)
-    seeds = [protocol.seed + int(protocol.base.search.seeds) + number for number in range(INCUMBENT_SEEDS)]
+    seeds = [
+        protocol.seed + int(protocol.base.search.seeds) + number
+        for number in range(INCUMBENT_SEEDS)
+    ]
     print_message(f"incumbents: {len(chosen)} points on {len(seeds)} more seeds")
-    ledger = protocol.make_ledger("incumbents", generation=max(trial.facts["generation"] for trial in trials))
-    runs = run_points(protocol, ledger, [(trial.unit, seed) for trial in chosen for seed in seeds], label="incumbent run")
-    means = [_mean_objective(runs[index * len(seeds) : (index + 1) * len(seeds)]) for index in range(len(chosen))]
+    ledger = protocol.make_ledger(
+        "incumbents", generation=max(trial.facts["generation"] for trial in trials)
+    )
+    runs = run_points(
+        protocol,
+        ledger,
+        [(trial.unit, seed) for trial in chosen for seed in seeds],
+        label="incumbent run",
+    )
+    means = [
+        _mean_objective(runs[index * len(seeds) : (index + 1) * len(seeds)])
+        for index in range(len(chosen))
+    ]
     winner, mean = min(zip(chosen, means, strict=True), key=lambda pair: pair[1])
     print_message(
         f"incumbents: trial {winner.number} has the best mean, {mean:.4f} (the search's best, trial {best.number}: {means[0]:.4f})"
@@ -163,11 +255,17 @@ def _mean_objective(runs: Sequence[Trial]) -> float:
     return statistics.fmean(objectives) if len(objectives) == len(runs) else math.inf
 
 
-def run_validation(protocol: Protocol, before: UnitPoint, after: UnitPoint) -> list[tuple[Trial, Trial]]:
+def run_validation(
+    protocol: Protocol, before: UnitPoint, after: UnitPoint
+) -> list[tuple[Trial, Trial]]:
     """Two points on each fresh seed, test split included; pairs with a failed run are left out, and said."""
     print_message(f"validation: start and best on {len(protocol.seeds)} fresh seeds, test split")
     points = [(unit, seed) for seed in protocol.seeds for unit in (before, after)]
-    return pair_runs(run_points(protocol, protocol.make_ledger("validation"), points, label="validation run", test=True))
+    return pair_runs(
+        run_points(
+            protocol, protocol.make_ledger("validation"), points, label="validation run", test=True
+        )
+    )
 
 
 def pair_runs(runs: Sequence[Trial]) -> list[tuple[Trial, Trial]]:
@@ -175,9 +273,15 @@ def pair_runs(runs: Sequence[Trial]) -> list[tuple[Trial, Trial]]:
     pairs = [(runs[index], runs[index + 1]) for index in range(0, len(runs), 2)]
     whole = [pair for pair in pairs if all(trial.state == "complete" for trial in pair)]
     for trial in (trial for pair in pairs for trial in pair if trial.state == "failed"):
-        print_message(f"the run with seed {trial.facts['seed']} failed and its pair is left out ({trial.reason})")
+        print_message(
+            f"the run with seed {trial.facts['seed']} failed and its pair is left out ({trial.reason})"
+        )
     if len(whole) < 2:
-        raise user_error(got=f"{len(whole)} whole pairs of validation runs", expected="at least 2", do="see the reasons above")
+        raise user_error(
+            got=f"{len(whole)} whole pairs of validation runs",
+            expected="at least 2",
+            do="see the reasons above",
+        )
     return whole
 
 

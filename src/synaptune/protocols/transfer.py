@@ -39,34 +39,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m synaptune.protocols.transfer",
         description="Run the best points of a study on another scale, and say how far its ranks hold.",
     )
-    parser.add_argument("--from", dest="start", default="phase1", help="the study: a name below outputs/studies, or its folder")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        default="phase1",
+        help="the study: a name below outputs/studies, or its folder",
+    )
     parser.add_argument("--top", type=int, default=TOP, help=f"best points taken (default {TOP})")
     add_common_options(parser)
-    return run_command(_run, parser.parse_intermixed_args(sys.argv[1:] if arguments is None else arguments))
+    return run_command(
+        _run, parser.parse_intermixed_args(sys.argv[1:] if arguments is None else arguments)
+    )
 
 
 def _run(options: argparse.Namespace) -> None:
     if options.top < 3:
-        raise user_error(got=f"--top {options.top}", expected="at least 3: fewer have no rank correlation", do="correct it")
+        raise user_error(
+            got=f"--top {options.top}",
+            expected="at least 3: fewer have no rank correlation",
+            do="correct it",
+        )
     record = find_study(options.start)
     best = find_best_points(record)
     if len(best) < options.top:
         raise user_error(
-            got=f"{len(best)} complete points in {options.start}", expected=f"at least {options.top}", do="lower --top, or search more"
+            got=f"{len(best)} complete points in {options.start}",
+            expected=f"at least {options.top}",
+            do="lower --top, or search more",
         )
     names = list(best[0].values)
     listed = f"search_space.parameters=[{','.join(names)}]"
-    begun = compose_config([listed, "search_space.name=transfer", *options.overrides], options.study, "transfer")
+    begun = compose_config(
+        [listed, "search_space.name=transfer", *options.overrides], options.study, "transfer"
+    )
     from synaptune.config.search_space import check_search, read_dimensions
 
     space = Space(tuple(read_dimensions(begun.base)))
     check_search(begun.base, space.names)
     chosen = best[: options.top]
-    values = transfer_values(chosen, space, there=record.configuration.get("training.steps"), here=int(begun.base.training.steps))
+    values = transfer_values(
+        chosen,
+        space,
+        there=record.configuration.get("training.steps"),
+        here=int(begun.base.training.steps),
+    )
     seeds = [int(begun.base.seed) + _SEED_OFFSET + number for number in range(options.seeds)]
     settings = {"protocol": "transfer", "from": str(options.start), "top": options.top}
     with open_protocol(
-        begun.base, begun.location, space, budget=options.top, seeds=seeds, go_on=options.go_on, settings=settings
+        begun.base,
+        begun.location,
+        space,
+        budget=options.top,
+        seeds=seeds,
+        go_on=options.go_on,
+        settings=settings,
     ) as protocol:
         _run_transfer(protocol, chosen, values)
 
@@ -77,13 +103,21 @@ def find_best_points(snapshot: StudySnapshot) -> list[Trial]:
     Raises UserError for a study that maximises: what the runs here are compared by is a loss.
     """
     if snapshot.maximize:
-        raise user_error(got=f"study {snapshot.name}, which maximises", expected="a study that minimises", do="choose another with --from")
-    found = [trial for trial in rescore_study(snapshot).search_trials if trial.objective is not None]
+        raise user_error(
+            got=f"study {snapshot.name}, which maximises",
+            expected="a study that minimises",
+            do="choose another with --from",
+        )
+    found = [
+        trial for trial in rescore_study(snapshot).search_trials if trial.objective is not None
+    ]
     different = {tuple(trial.values.items()): trial for trial in reversed(found)}.values()
     return sorted(different, key=lambda trial: trial.objective or 0.0)
 
 
-def transfer_values(trials: Sequence[Trial], space: Space, *, there: int | None, here: int) -> list[dict[str, Value]]:
+def transfer_values(
+    trials: Sequence[Trial], space: Space, *, there: int | None, here: int
+) -> list[dict[str, Value]]:
     """The values of points in a space whose runs have `here` optimizer steps, found with runs of `there` (null: not known).
 
     A parameter searched as a fraction of the run keeps its fraction. Raises UserError for values that the space does not hold.
@@ -93,7 +127,9 @@ def transfer_values(trials: Sequence[Trial], space: Space, *, there: int | None,
     fractions = {spec.name for spec in SPECS if spec.of_run}.intersection(space.names)
     if fractions and there is None:
         got = f"a study that does not say its training.steps, with {', '.join(sorted(fractions))}, a fraction of them"
-        raise user_error(got=got, expected="a study of training runs", do="choose another with --from")
+        raise user_error(
+            got=got, expected="a study of training runs", do="choose another with --from"
+        )
     found, outside = [], []
     for trial in trials:
         values = dict(trial.values)
@@ -103,9 +139,13 @@ def transfer_values(trials: Sequence[Trial], space: Space, *, there: int | None,
                 outside.append(f"{dimension.name}, which trial {trial.number} does not have")
             elif dimension.name in fractions and there:
                 # The ends of both ranges are rounded to steps, so a value at an end may come out beside the other.
-                values[dimension.name] = int(min(max(round(float(value) * here / there), dimension.low), dimension.high))
+                values[dimension.name] = int(
+                    min(max(round(float(value) * here / there), dimension.low), dimension.high)
+                )
             elif not dimension.contains(value):
-                outside.append(f"{dimension.name}={value} of trial {trial.number}, expected {dimension.describe()}")
+                outside.append(
+                    f"{dimension.name}={value} of trial {trial.number}, expected {dimension.describe()}"
+                )
         found.append(values)
     if outside:
         raise user_error(
@@ -116,37 +156,76 @@ def transfer_values(trials: Sequence[Trial], space: Space, *, there: int | None,
     return found
 
 
-def _run_transfer(protocol: Protocol, best: Sequence[Trial], values: Sequence[dict[str, Value]]) -> None:
+def _run_transfer(
+    protocol: Protocol, best: Sequence[Trial], values: Sequence[dict[str, Value]]
+) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from synaptune.study.artifacts import write_json
 
     units = [protocol.space.get_start(), *map(protocol.space.to_unit, values)]
-    print_message(f"transfer: the defaults and {len(best)} points on {len(protocol.seeds)} fresh seeds")
+    print_message(
+        f"transfer: the defaults and {len(best)} points on {len(protocol.seeds)} fresh seeds"
+    )
     points = [(unit, seed) for seed in protocol.seeds for unit in units]
-    runs = run_points(protocol, protocol.make_ledger("transfer"), points, label="transfer run", test=True)
+    runs = run_points(
+        protocol, protocol.make_ledger("transfer"), points, label="transfer run", test=True
+    )
     if failed := [run for run in runs if run.state != "complete"]:
         raise user_error(
-            got=f"{len(failed)} failed runs: {failed[0].reason}", expected="points that train", do="lower training.learning_rate"
+            got=f"{len(failed)} failed runs: {failed[0].reason}",
+            expected="points that train",
+            do="lower training.learning_rate",
         )
     columns = [runs[index :: len(units)] for index in range(len(units))]
     defaults = [run.facts["test_perplexity"] for run in columns[0]]
     rows: list[dict[str, Any]] = []
     table = Table(title=f"Transfer to {protocol.study.location.name}", title_justify="left")
-    for heading in ("trial there", "objective there", "validation loss here", "test perplexity here", "gain over defaults, 95 % interval"):
+    for heading in (
+        "trial there",
+        "objective there",
+        "validation loss here",
+        "test perplexity here",
+        "gain over defaults, 95 % interval",
+    ):
         table.add_column(heading, justify="right")
     for trial, point, column in zip(best, values, columns[1:], strict=True):
         perplexities = [run.facts["test_perplexity"] for run in column]
-        gain, loss = compute_improvement(defaults, perplexities), statistics.fmean(run.facts["val_loss"] for run in column)
-        rows.append({"trial": trial.number, "objective": trial.objective, "val_loss": loss, "gain": gain._asdict(), "values": point})
+        gain, loss = (
+            compute_improvement(defaults, perplexities),
+            statistics.fmean(run.facts["val_loss"] for run in column),
+        )
+        rows.append(
+            {
+                "trial": trial.number,
+                "objective": trial.objective,
+                "val_loss": loss,
+                "gain": gain._asdict(),
+                "values": point,
+            }
+        )
         shown = f"{gain.mean:+.2f} %  ({gain.low:+.2f} to {gain.high:+.2f})"
-        table.add_row(f"{trial.number}", f"{trial.objective:.4f}", f"{loss:.4f}", f"{statistics.fmean(perplexities):.4g}", shown)
-    correlation = rank_correlation([row["objective"] for row in rows], [row["val_loss"] for row in rows])
-    write_json(protocol.study.location.folder / "transfer.json", {"rank_correlation": correlation, "defaults": defaults, "points": rows})
+        table.add_row(
+            f"{trial.number}",
+            f"{trial.objective:.4f}",
+            f"{loss:.4f}",
+            f"{statistics.fmean(perplexities):.4g}",
+            shown,
+        )
+    correlation = rank_correlation(
+        [row["objective"] for row in rows], [row["val_loss"] for row in rows]
+    )
+    write_json(
+        protocol.study.location.folder / "transfer.json",
+        {"rank_correlation": correlation, "defaults": defaults, "points": rows},
+    )
     console = Console()
     console.print(table)
-    console.print(f"rank correlation {correlation:+.2f} over {len(rows)} points; below about 0.9 five points say little", highlight=False)
+    console.print(
+        f"rank correlation {correlation:+.2f} over {len(rows)} points; below about 0.9 five points say little",
+        highlight=False,
+    )
     print(f"written to {protocol.study.location.folder}/transfer.json", flush=True)
 
 

@@ -19,16 +19,28 @@ def print_cost(cost: PlanCost, console: Console, *, title: str, notes: list[str]
     for name in ("runs", "one run", "device hours"):
         table.add_column(name, justify="right")
     for row in cost.rows:
-        table.add_row(row.stage, str(row.runs), _format_run(row.seconds), _format_hours(row.device_hours))
+        table.add_row(
+            row.stage, str(row.runs), _format_run(row.seconds), _format_hours(row.device_hours)
+        )
     table.add_section()
     table.add_row("all", "", "", _format_hours(cost.device_hours))
     console.print(table)
     between = (
-        f" (10 to 90 %: {_format_hours(cost.low)} to {_format_hours(cost.high)})" if cost.low is not None and cost.high is not None else ""
+        f" (10 to 90 %: {_format_hours(cost.low)} to {_format_hours(cost.high)})"
+        if cost.low is not None and cost.high is not None
+        else ""
     )
     money = f", money {cost.money:.4g}" if cost.money is not None else ""
-    days = f"{cost.days:.2g} calendar days" if cost.days >= 0.1 else f"{format_duration(cost.days * 86400)} by the clock"
-    console.print(f"{_format_hours(cost.device_hours)} device hours{between}{money}, {days}", highlight=False, soft_wrap=True)
+    days = (
+        f"{cost.days:.2g} calendar days"
+        if cost.days >= 0.1
+        else f"{format_duration(cost.days * 86400)} by the clock"
+    )
+    console.print(
+        f"{_format_hours(cost.device_hours)} device hours{between}{money}, {days}",
+        highlight=False,
+        soft_wrap=True,
+    )
     for line in notes:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
 

@@ -16,13 +16,31 @@ from synaptune.report import tables
 from synaptune.report.table_model import format_cell
 from synaptune.report.tables import count_search_seeds, find_positions, to_objective
 
-EDGE = constant("report.edge", 0.05, meaning="distance from a range's end that counts as at it", source="chosen: a twentieth of the range")
-FEW_EVALUATIONS = constant(
-    "report.few", 10.0, unit="evaluation", meaning="per parameter, below which a search is short", source="chosen: CMA's habit"
+EDGE = constant(
+    "report.edge",
+    0.05,
+    meaning="distance from a range's end that counts as at it",
+    source="chosen: a twentieth of the range",
 )
-LATE_SHARE = constant("report.late", 0.9, meaning="share of a search whose rest should bring little", source="chosen")
-SLIGHT_GAIN = constant("report.slight", 0.05, meaning="share of a search's gain that counts as little", source="chosen")
-FAILURE_SHARE = constant("report.fragile", 0.1, meaning="failed share of the trials that deserves a look", source="chosen")
+FEW_EVALUATIONS = constant(
+    "report.few",
+    10.0,
+    unit="evaluation",
+    meaning="per parameter, below which a search is short",
+    source="chosen: CMA's habit",
+)
+LATE_SHARE = constant(
+    "report.late", 0.9, meaning="share of a search whose rest should bring little", source="chosen"
+)
+SLIGHT_GAIN = constant(
+    "report.slight", 0.05, meaning="share of a search's gain that counts as little", source="chosen"
+)
+FAILURE_SHARE = constant(
+    "report.fragile",
+    0.1,
+    meaning="failed share of the trials that deserves a look",
+    source="chosen",
+)
 _MAX_NAMED = 6  # parameters named in a sentence
 
 Tone = Literal["good", "unsure", "bad", "none"]
@@ -74,7 +92,10 @@ def describe_gain(gain: Comparison) -> tuple[str, Tone]:
     if gain.high < 0.0:
         return f"The tuned parameters are worse: test perplexity rises by {rise}.", "bad"
     moved = f"falls by {change}" if gain.mean >= 0.0 else f"rises by {rise}"
-    return f"No {'gain' if gain.mean >= 0.0 else 'difference'} is told from zero: test perplexity {moved}.", "unsure"
+    return (
+        f"No {'gain' if gain.mean >= 0.0 else 'difference'} is told from zero: test perplexity {moved}.",
+        "unsure",
+    )
 
 
 def _explain_no_claim(evidence: Evidence) -> str:
@@ -94,9 +115,14 @@ def _explain_ablation(evidence: Evidence) -> Iterator[Finding]:
         return
     known.sort(key=lambda pair: -pair[1].mean)
     good = [(entry, found) for entry, found in known if _is_significant(entry) and found.mean > 0.0]
-    harmful = [(entry, found) for entry, found in known if _is_significant(entry) and found.mean < 0.0]
+    harmful = [
+        (entry, found) for entry, found in known if _is_significant(entry) and found.mean < 0.0
+    ]
     if good:
-        parts = [f"{make_label(entry.name, evidence.names)} {format_gain(found)}" for entry, found in good[:_MAX_NAMED]]
+        parts = [
+            f"{make_label(entry.name, evidence.names)} {format_gain(found)}"
+            for entry, found in good[:_MAX_NAMED]
+        ]
         more = f" and {len(good) - _MAX_NAMED} more" if len(good) > _MAX_NAMED else ""
         text = f"Put back to its start value alone, each costs, in % of test perplexity: {', '.join(parts)}{more}."
     elif harmful:
@@ -104,12 +130,20 @@ def _explain_ablation(evidence: Evidence) -> Iterator[Finding]:
     else:
         text = "No single parameter, put back to its start value, makes a difference that is told from zero."
     yield Finding("What carries it", text)
-    open_ = [make_label(entry.name, evidence.names) for entry, _ in known if not _is_significant(entry)]
+    open_ = [
+        make_label(entry.name, evidence.names) for entry, _ in known if not _is_significant(entry)
+    ]
     if open_:
         count = known[0][1].count
-        yield Finding("Not told from zero", f"With {count} paired seeds and Holm's correction: {join_names(open_)}.")
+        yield Finding(
+            "Not told from zero",
+            f"With {count} paired seeds and Holm's correction: {join_names(open_)}.",
+        )
     if harmful:
-        parts = [f"{make_label(entry.name, evidence.names)} {format_gain(found)}" for entry, found in harmful[:_MAX_NAMED]]
+        parts = [
+            f"{make_label(entry.name, evidence.names)} {format_gain(found)}"
+            for entry, found in harmful[:_MAX_NAMED]
+        ]
         yield Finding("Better at its start value", f"{', '.join(parts)}: the tuned value costs.")
 
 
@@ -132,7 +166,11 @@ def _explain_selection_bias(evidence: Evidence) -> Iterator[Finding]:
     text += f" and {luck.test:.3f} on the test split"
     if luck.search > 0.0:
         lost = 100.0 * (1.0 - luck.fresh / luck.search)
-        text += ": all of it survived fresh seeds" if lost < 0.5 else f": {lost:.0f} % of it did not survive fresh seeds"
+        text += (
+            ": all of it survived fresh seeds"
+            if lost < 0.5
+            else f": {lost:.0f} % of it did not survive fresh seeds"
+        )
         if luck.fresh <= 0.0:
             text = text.rpartition(":")[0] + ": none of it survived fresh seeds"
     yield Finding("Winner's luck", text + ".")
@@ -141,7 +179,12 @@ def _explain_selection_bias(evidence: Evidence) -> Iterator[Finding]:
 def _explain_search(evidence: Evidence) -> Iterator[Finding]:
     """What the search alone says."""
     best, course = evidence.best, evidence.convergence
-    if best is not None and best.objective is not None and course is not None and evidence.validation is None:
+    if (
+        best is not None
+        and best.objective is not None
+        and course is not None
+        and evidence.validation is None
+    ):
         ended = len(course.evaluation)
         text = f"The best of {_format_count(ended, 'evaluation')} has objective {format_cell(best.objective, 'loss')} (trial {best.number})"
         first = next((loss for loss in course.best if loss is not None), None)
@@ -150,7 +193,9 @@ def _explain_search(evidence: Evidence) -> Iterator[Finding]:
         yield Finding("In the search", text + ".")
     if evidence.effects:
         found = [
-            make_label(entry.name, evidence.names) for entry in sorted(evidence.effects, key=lambda entry: entry.p) if entry.significant
+            make_label(entry.name, evidence.names)
+            for entry in sorted(evidence.effects, key=lambda entry: entry.p)
+            if entry.significant
         ]
         text = (
             f"The search's own trials show that the loss depends on {join_names(found)}"
@@ -173,22 +218,34 @@ def advise(evidence: Evidence) -> list[Finding]:
     """What to do next, the most pressing first; of a study that still runs only what concerns its running."""
     if is_running(evidence):
         return list(_advise_on_state(evidence))
-    return [*_advise_on_state(evidence), *_advise_on_validation(evidence), *_advise_on_search(evidence), *_advise_on_parameters(evidence)]
+    return [
+        *_advise_on_state(evidence),
+        *_advise_on_validation(evidence),
+        *_advise_on_search(evidence),
+        *_advise_on_parameters(evidence),
+    ]
 
 
 def _advise_on_state(evidence: Evidence) -> Iterator[Finding]:
     ended = sum(trial.state != "running" for trial in evidence.trials)
     planned = tables.read_budget(evidence)
     if is_running(evidence):
-        counted = f"{ended} of {planned} planned evaluations have ended." if planned is not None else "Trials have begun and not ended."
-        yield Finding("Let it end", f"{counted} If the study was interrupted, the same command goes on.")
+        counted = (
+            f"{ended} of {planned} planned evaluations have ended."
+            if planned is not None
+            else "Trials have begun and not ended."
+        )
+        yield Finding(
+            "Let it end", f"{counted} If the study was interrupted, the same command goes on."
+        )
     elif planned is not None and ended < planned:
         text = f"{ended} of {planned} planned evaluations have ended. Unless a stopping rule ended it, the same command goes on."
         yield Finding("Go on with the search", text)
     failed = sum(trial.state == "failed" for trial in evidence.trials)
     if ended and failed / ended > FAILURE_SHARE:
         yield Finding(
-            "Look at the failures", f"{failed} of {ended} trials failed; every one is lost to the search. Their reasons are below."
+            "Look at the failures",
+            f"{failed} of {ended} trials failed; every one is lost to the search. Their reasons are below.",
         )
 
 
@@ -196,25 +253,45 @@ def _advise_on_validation(evidence: Evidence) -> Iterator[Finding]:
     claim = evidence.validation
     if claim is None:
         if evidence.best is not None:
-            text = "Run the start values and the best on fresh seeds: without them nothing is claimed."
+            text = (
+                "Run the start values and the best on fresh seeds: without them nothing is claimed."
+            )
             if orders.get_protocol(evidence) is not None:
-                text += (
-                    f" The command that began the study goes on to that: {orders.format_resume_command(evidence)}, with its other options."
-                )
+                text += f" The command that began the study goes on to that: {orders.format_resume_command(evidence)}, with its other options."
             yield Finding("Validate", text)
         return
     yield from _advise_on_seeds(claim)
     made = orders.get_protocol(evidence)
     if not evidence.ablation and made is not None and not evidence.maximize:
-        yield Finding("Take the optimum apart", f"{orders.format_ablation_command(evidence)} says which parameters carry the gain.")
-    harmful = [entry for entry in evidence.ablation if _is_significant(entry) and entry.reverted is not None and entry.reverted.mean < 0.0]
+        yield Finding(
+            "Take the optimum apart",
+            f"{orders.format_ablation_command(evidence)} says which parameters carry the gain.",
+        )
+    harmful = [
+        entry
+        for entry in evidence.ablation
+        if _is_significant(entry) and entry.reverted is not None and entry.reverted.mean < 0.0
+    ]
     if harmful:
         names = join_names([make_label(entry.name, evidence.names) for entry in harmful])
-        yield Finding("Put back", f"{names}: the start value is better. Validate the optimum again without the change.")
+        yield Finding(
+            "Put back",
+            f"{names}: the start value is better. Validate the optimum again without the change.",
+        )
     if claim.decision == "proceed":
-        further = [f"{orders.format_next_command(evidence, 'sweep-phase2')} searches all parameters from here"] if made == "phase1" else []
-        if made is not None and not orders.get_reference(evidence).storage:  # a transfer finds no other database
-            further.append(f"{orders.format_next_command(evidence, 'transfer')} with a larger SCALE asks whether it holds there")
+        further = (
+            [
+                f"{orders.format_next_command(evidence, 'sweep-phase2')} searches all parameters from here"
+            ]
+            if made == "phase1"
+            else []
+        )
+        if (
+            made is not None and not orders.get_reference(evidence).storage
+        ):  # a transfer finds no other database
+            further.append(
+                f"{orders.format_next_command(evidence, 'transfer')} with a larger SCALE asks whether it holds there"
+            )
         yield Finding("Go on", f"The gate is passed{': ' if further else ''}{', '.join(further)}.")
 
 
@@ -224,15 +301,25 @@ def _advise_on_seeds(validation: ValidationResult) -> Iterator[Finding]:
     if found.low <= 0.0 < found.mean:
         needed = count_needed_seeds(found)
         text = f"The interval reaches zero. If the true gain is the {found.mean:.1f} % seen, about {needed} seeds in all would tell it"
-        yield Finding("More seeds", text + (", more than it is likely worth." if needed > 10 * found.count else "."))
+        yield Finding(
+            "More seeds",
+            text + (", more than it is likely worth." if needed > 10 * found.count else "."),
+        )
 
 
 def count_needed_seeds(found: Comparison) -> int:
     """The fewest seeds whose 95 % t-interval would leave out zero, were mean and spread of the gains those that were seen."""
     from scipy.stats import t
 
-    spread = (found.high - found.low) / 2.0 * math.sqrt(found.count) / float(t.ppf(0.975, found.count - 1))
-    needed = max(2, math.floor((1.95 * spread / found.mean) ** 2))  # below the normal quantile, which the t's are above
+    spread = (
+        (found.high - found.low)
+        / 2.0
+        * math.sqrt(found.count)
+        / float(t.ppf(0.975, found.count - 1))
+    )
+    needed = max(
+        2, math.floor((1.95 * spread / found.mean) ** 2)
+    )  # below the normal quantile, which the t's are above
     while float(t.ppf(0.975, needed - 1)) * spread >= found.mean * math.sqrt(needed):
         needed += max(1, needed // 1000)
     return needed
@@ -274,8 +361,14 @@ def _measure_late_gain(best: Sequence[float | None]) -> float | None:
 
 
 def _advise_on_parameters(evidence: Evidence) -> Iterator[Finding]:
-    place = {name: unit for name, unit in find_positions(evidence).items() if name in evidence.names}
-    moved = {name for name in place if evidence.best is not None and evidence.best.values[name] != evidence.start.get(name)}
+    place = {
+        name: unit for name, unit in find_positions(evidence).items() if name in evidence.names
+    }
+    moved = {
+        name
+        for name in place
+        if evidence.best is not None and evidence.best.values[name] != evidence.start.get(name)
+    }
     if evidence.effects:  # one without an effect ends at an edge as easily as anywhere
         moved &= {entry.name for entry in evidence.effects if entry.significant}
     for side, wanted in (
@@ -292,7 +385,11 @@ def _advise_on_parameters(evidence: Evidence) -> Iterator[Finding]:
         if not entry.significant and not _carries_gain(evidence, entry.name)
     ]
     ended = sum(trial.state != "running" for trial in evidence.trials)
-    if idle and ended >= FEW_EVALUATIONS * len(evidence.names) and any(entry.significant for entry in evidence.effects):
+    if (
+        idle
+        and ended >= FEW_EVALUATIONS * len(evidence.names)
+        and any(entry.significant for entry in evidence.effects)
+    ):
         text = f"{join_names(idle)}: no effect was found. Fixing them at their start values leaves the budget to the others"
         text += f" ({orders.format_command(evidence, 'refine')})."
         yield Finding("Fix", text)

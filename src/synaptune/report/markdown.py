@@ -20,7 +20,9 @@ _SPECIAL_PATTERN = re.compile(r"([\\`*{}\[\]<>#|$~&]|\b_|_\b)")
 _CODE_PATTERN = re.compile(r"(`[a-z][^`<>&|]*`)")
 
 
-def write_markdown(evidence: Evidence, folder: Path, drawn_figures: Sequence[Figure] | None = None) -> Path:
+def write_markdown(
+    evidence: Evidence, folder: Path, drawn_figures: Sequence[Figure] | None = None
+) -> Path:
     """Write report.md, figures/*.svg and tables/*.csv below folder; returns the path of report.md.
 
     drawn: the study's figures, which take seconds to draw. Raises UserError: no space.
@@ -36,7 +38,9 @@ def write_markdown(evidence: Evidence, folder: Path, drawn_figures: Sequence[Fig
     return path
 
 
-def format_report(evidence: Evidence, drawn_figures: Sequence[Figure], report_tables: Sequence[Table]) -> str:
+def format_report(
+    evidence: Evidence, drawn_figures: Sequence[Figure], report_tables: Sequence[Table]
+) -> str:
     """The Markdown of a study whose figures and tables lie beside it."""
     found = words.make_verdict(evidence)
     parts = [f"# Study {escape_markdown(evidence.name)}", f"**{escape_markdown(found.headline)}**"]
@@ -46,7 +50,10 @@ def format_report(evidence: Evidence, drawn_figures: Sequence[Figure], report_ta
     numbers = [[name, number] for name, number in tables.list_key_numbers(evidence)]
     parts.append(format_table(Table("numbers", "", (Column("what"), Column("value")), numbers)))
     parts += _format_section("What to do next", format_findings(words.advise(evidence)))
-    figures_by_key, tables_by_key = {figure.key: figure for figure in drawn_figures}, {table.key: table for table in report_tables}
+    figures_by_key, tables_by_key = (
+        {figure.key: figure for figure in drawn_figures},
+        {table.key: table for table in report_tables},
+    )
     for title, keys in (
         ("Validation and noise", ("seeds", "validation", "gates")),
         ("Parameters", ("parameters", "importance", "ablation", "profiles")),
@@ -62,9 +69,21 @@ def format_report(evidence: Evidence, drawn_figures: Sequence[Figure], report_ta
             blocks += _format_noise(evidence)
         parts += _format_section(title, *blocks)
     yaml = tables.render_best_yaml(evidence)
-    parts += _format_section("Best configuration", f"{make_fence(yaml)}yaml\n{yaml}{make_fence(yaml)}") if yaml is not None else []
-    parts += _format_section("Tables", "\n".join(f"- [{table.title}](tables/{table.key}.csv)" for table in report_tables))
-    parts += _format_section("Provenance", *(_format_details(cells.format_key(key), entry) for key, entry in evidence.provenance.items()))
+    parts += (
+        _format_section("Best configuration", f"{make_fence(yaml)}yaml\n{yaml}{make_fence(yaml)}")
+        if yaml is not None
+        else []
+    )
+    parts += _format_section(
+        "Tables", "\n".join(f"- [{table.title}](tables/{table.key}.csv)" for table in report_tables)
+    )
+    parts += _format_section(
+        "Provenance",
+        *(
+            _format_details(cells.format_key(key), entry)
+            for key, entry in evidence.provenance.items()
+        ),
+    )
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -75,7 +94,9 @@ def _format_section(title: str, *blocks: str) -> list[str]:
 
 def format_findings(found: Sequence[words.Finding]) -> str:
     """Sentences as a list."""
-    return "\n".join(f"- **{escape_markdown(entry.title)}.** {escape_markdown(entry.text)}" for entry in found)
+    return "\n".join(
+        f"- **{escape_markdown(entry.title)}.** {escape_markdown(entry.text)}" for entry in found
+    )
 
 
 def format_figure(figure: Figure) -> str:
@@ -84,8 +105,14 @@ def format_figure(figure: Figure) -> str:
 
 
 def _format_noise(evidence: Evidence) -> list[str]:
-    rows = tables.list_noise(evidence) + ([] if evidence.validation is None else tables.list_statistics(evidence.validation.gain))
-    return [format_table(Table("noise", "", (Column("noise, luck and tests"), Column("value")), rows))] if rows else []
+    rows = tables.list_noise(evidence) + (
+        [] if evidence.validation is None else tables.list_statistics(evidence.validation.gain)
+    )
+    return (
+        [format_table(Table("noise", "", (Column("noise, luck and tests"), Column("value")), rows))]
+        if rows
+        else []
+    )
 
 
 def _format_details(title: str, entry: Any) -> str:
@@ -102,7 +129,10 @@ def format_table(table: Table) -> str:
     heads = [escape_markdown(column.heading) for column in table.columns]
     rules = ["---" if column.kind in _LEFT_ALIGNED else "---:" for column in table.columns]
     rows = [
-        [escape_markdown(cells.format_cell(cell, column.kind)) for cell, column in zip(row, table.columns, strict=True)]
+        [
+            escape_markdown(cells.format_cell(cell, column.kind))
+            for cell, column in zip(row, table.columns, strict=True)
+        ]
         for row in table.rows
     ]
     lines = [f"| {' | '.join(row)} |" for row in (heads, rules, *rows)]
@@ -112,7 +142,9 @@ def format_table(table: Table) -> str:
 def escape_markdown(text: str) -> str:
     """Text that Markdown shows as it is, in one line; `commands` stay code."""
     parts = _CODE_PATTERN.split(" ".join(text.split()))
-    return "".join(part if at % 2 else _SPECIAL_PATTERN.sub(r"\\\1", part) for at, part in enumerate(parts))
+    return "".join(
+        part if at % 2 else _SPECIAL_PATTERN.sub(r"\\\1", part) for at, part in enumerate(parts)
+    )
 
 
 def make_fence(text: str) -> str:

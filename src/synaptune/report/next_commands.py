@@ -56,7 +56,9 @@ def get_protocol(evidence: Evidence) -> str | None:
 
 def is_training_study(evidence: Evidence) -> bool:
     """Whether its runs were `train.py`'s, whose configuration has the synapse's parameters."""
-    return any(name.startswith("synapse.") for name in (*get_configuration(evidence), *evidence.names))
+    return any(
+        name.startswith("synapse.") for name in (*get_configuration(evidence), *evidence.names)
+    )
 
 
 def format_command(evidence: Evidence, name: str) -> str:
@@ -69,7 +71,9 @@ def format_resume_command(evidence: Evidence) -> str:
     place = get_reference(evidence)
     elsewhere = [f"study.dir={place.study}"] if place.study != evidence.name else []
     elsewhere += [f"study.storage={place.storage}"] if place.storage else []
-    return _format_make_command(f"sweep-{get_protocol(evidence)}", study=evidence.name, more=elsewhere)
+    return _format_make_command(
+        f"sweep-{get_protocol(evidence)}", study=evidence.name, more=elsewhere
+    )
 
 
 def format_ablation_command(evidence: Evidence) -> str:
@@ -87,7 +91,9 @@ def _format_make_command(target: str, *, study: str = "", more: Sequence[str] = 
     """A target of the Makefile; where make would split a word, the module behind it."""
     if all(shlex.quote(word) == word for word in (study or "-", *more)):
         parts = [f"STUDY={study}"] if study else []
-        return f"`{' '.join(['make', target, *parts, *([_format_arguments(more)] if more else [])])}`"
+        return (
+            f"`{' '.join(['make', target, *parts, *([_format_arguments(more)] if more else [])])}`"
+        )
     module = target.removeprefix("sweep-")
     return f"`{shlex.join(['python', '-m', f'synaptune.{module}', *(['--study', study] if study else []), *more])}`"
 

@@ -48,14 +48,26 @@ class Section(NamedTuple):
     html: str
 
 
-def render_html(evidence: Evidence, *, refreshed: bool = False, drawn_figures: Sequence[Figure] | None = None) -> str:
+def render_html(
+    evidence: Evidence, *, refreshed: bool = False, drawn_figures: Sequence[Figure] | None = None
+) -> str:
     """The whole page; refreshed: it loads itself again while it is open, for a study that still runs; drawn: as for `sections`."""
-    return render_document(f"{evidence.name}: report", render_header(evidence), make_sections(evidence, drawn_figures), refreshed=refreshed)
+    return render_document(
+        f"{evidence.name}: report",
+        render_header(evidence),
+        make_sections(evidence, drawn_figures),
+        refreshed=refreshed,
+    )
 
 
-def make_sections(evidence: Evidence, drawn_figures: Sequence[Figure] | None = None) -> list[Section]:
+def make_sections(
+    evidence: Evidence, drawn_figures: Sequence[Figure] | None = None
+) -> list[Section]:
     """The parts of the page that have something to say, in their order; given: the study's, which take seconds to draw."""
-    drawn = {figure.key: figure for figure in (draw_figures(evidence) if drawn_figures is None else drawn_figures)}
+    drawn = {
+        figure.key: figure
+        for figure in (draw_figures(evidence) if drawn_figures is None else drawn_figures)
+    }
     parts = [
         Section("verdict", "Verdict", _render_verdict(evidence)),
         Section("next", "What to do next", render_findings(words.advise(evidence))),
@@ -64,11 +76,26 @@ def make_sections(evidence: Evidence, drawn_figures: Sequence[Figure] | None = N
         Section("search", "The search", _render_figures(drawn, "search")),
         Section("model", "Inside the model", _render_figures(drawn, "model")),
         Section("hypotheses", "Hypotheses", _render_if_rows(tables.tabulate_hypotheses(evidence))),
-        Section("cost", "Cost", _render_figures(drawn, "cost") + _render_if_rows(tables.tabulate_cost(evidence))),
-        Section("failures", "Failures", _render_figures(drawn, "failures") + _render_if_rows(tables.tabulate_failures(evidence))),
+        Section(
+            "cost",
+            "Cost",
+            _render_figures(drawn, "cost") + _render_if_rows(tables.tabulate_cost(evidence)),
+        ),
+        Section(
+            "failures",
+            "Failures",
+            _render_figures(drawn, "failures")
+            + _render_if_rows(tables.tabulate_failures(evidence)),
+        ),
         Section("best", "Best configuration", _render_best(evidence)),
         Section(
-            "more", "More figures", "".join(render_figure(figure) for figure in drawn.values() if figure.key not in _list_section_figures())
+            "more",
+            "More figures",
+            "".join(
+                render_figure(figure)
+                for figure in drawn.values()
+                if figure.key not in _list_section_figures()
+            ),
         ),
         Section("trials", "Trials", _render_trials(evidence)),
         Section("provenance", "Provenance", render_provenance(evidence.provenance)),
@@ -79,21 +106,31 @@ def make_sections(evidence: Evidence, drawn_figures: Sequence[Figure] | None = N
 def render_header(evidence: Evidence) -> str:
     """Name, state and time of a study."""
     pill = '<span class="pill">running</span>' if words.is_running(evidence) else ""
-    when = [f"{moment:%Y-%m-%d %H:%M} UTC" for moment in (evidence.started_at, evidence.ended_at) if moment is not None]
+    when = [
+        f"{moment:%Y-%m-%d %H:%M} UTC"
+        for moment in (evidence.started_at, evidence.ended_at)
+        if moment is not None
+    ]
     about = [f"phase {evidence.phase}"] if evidence.phase is not None else []
     about += [" to ".join(when)] if when else []
     return f"<h1>Study {escape(evidence.name)}{pill}</h1><p>{escape(' · '.join(about))}</p>"
 
 
-def render_document(title: str, head: str, parts: Sequence[Section], *, refreshed: bool = False) -> str:
+def render_document(
+    title: str, head: str, parts: Sequence[Section], *, refreshed: bool = False
+) -> str:
     """A page of sections with its table of contents, styles and script inside; title is text, head HTML."""
-    style, script = (files("synaptune.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    style, script = (
+        files("synaptune.report").joinpath(name).read_text(encoding="utf-8")
+        for name in ("page.css", "page.js")
     )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
     contents = "".join(f'<li><a href="#{part.key}">{escape(part.title)}</a></li>' for part in parts)
-    body = "".join(f'<section id="{part.key}"><h2>{escape(part.title)}</h2>{part.html}</section>\n' for part in parts)
+    body = "".join(
+        f'<section id="{part.key}"><h2>{escape(part.title)}</h2>{part.html}</section>\n'
+        for part in parts
+    )
     refresh = f'<meta http-equiv="refresh" content="{_REFRESH_SECONDS}">' if refreshed else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -108,24 +145,35 @@ def render_document(title: str, head: str, parts: Sequence[Section], *, refreshe
 
 def _render_verdict(evidence: Evidence) -> str:
     found = words.make_verdict(evidence)
-    numbers = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in tables.list_key_numbers(evidence))
+    numbers = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>"
+        for name, text in tables.list_key_numbers(evidence)
+    )
     return f'<p class="headline {found.tone}">{render_prose(found.headline)}</p>{render_findings(found.findings)}<dl class="numbers">{numbers}</dl>'
 
 
 def render_findings(found: Sequence[words.Finding]) -> str:
     """Sentences under their headings; empty without any."""
-    rows = "".join(f"<dt>{escape(entry.title)}</dt><dd>{render_prose(entry.text)}</dd>" for entry in found)
+    rows = "".join(
+        f"<dt>{escape(entry.title)}</dt><dd>{render_prose(entry.text)}</dd>" for entry in found
+    )
     return f'<dl class="findings">{rows}</dl>' if rows else ""
 
 
 def render_prose(text: str) -> str:
     """Text escaped, with `commands` set as code and no line that begins with a per cent sign."""
-    return re.sub(r"(\d) %", "\\1\N{NO-BREAK SPACE}%", _CODE_PATTERN.sub(r"<code>\1</code>", escape(text, quote=False)))
+    return re.sub(
+        r"(\d) %",
+        "\\1\N{NO-BREAK SPACE}%",
+        _CODE_PATTERN.sub(r"<code>\1</code>", escape(text, quote=False)),
+    )
 
 
 def _render_figures(drawn: Mapping[str, Figure], place: str) -> str:
     titled = place not in ("cost", "failures")  # their section has the figure's name
-    return "".join(render_figure(drawn[key], titled=titled) for key in _SECTION_FIGURES[place] if key in drawn)
+    return "".join(
+        render_figure(drawn[key], titled=titled) for key in _SECTION_FIGURES[place] if key in drawn
+    )
 
 
 def _list_section_figures() -> set[str]:
@@ -141,9 +189,18 @@ def render_figure(figure: Figure, *, titled: bool = True) -> str:
 
 def _render_validation(evidence: Evidence, drawn: Mapping[str, Figure]) -> str:
     claim = evidence.validation
-    rows = tables.list_noise(evidence) + ([] if claim is None else tables.list_statistics(claim.gain))
-    listed = "".join(f"<tr><th scope='row'>{escape(name)}</th><td class='number'>{escape(text)}</td></tr>" for name, text in rows)
-    more = f'<h3>Noise, luck and tests</h3><div class="scroll"><table><tbody>{listed}</tbody></table></div>' if rows else ""
+    rows = tables.list_noise(evidence) + (
+        [] if claim is None else tables.list_statistics(claim.gain)
+    )
+    listed = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th><td class='number'>{escape(text)}</td></tr>"
+        for name, text in rows
+    )
+    more = (
+        f'<h3>Noise, luck and tests</h3><div class="scroll"><table><tbody>{listed}</tbody></table></div>'
+        if rows
+        else ""
+    )
     return (
         _render_figures(drawn, "validation")
         + _render_titled(tables.tabulate_validation(evidence))
@@ -154,8 +211,16 @@ def _render_validation(evidence: Evidence, drawn: Mapping[str, Figure]) -> str:
 
 def _render_parameters(evidence: Evidence, drawn: Mapping[str, Figure]) -> str:
     apart = tables.tabulate_ablation(evidence)
-    folded = f"<details><summary>{escape(apart.title)}, as a table</summary>{render_table(apart)}</details>" if apart.rows else ""
-    return _render_if_rows(tables.tabulate_parameters(evidence)) + _render_figures(drawn, "parameters") + folded
+    folded = (
+        f"<details><summary>{escape(apart.title)}, as a table</summary>{render_table(apart)}</details>"
+        if apart.rows
+        else ""
+    )
+    return (
+        _render_if_rows(tables.tabulate_parameters(evidence))
+        + _render_figures(drawn, "parameters")
+        + folded
+    )
 
 
 def _render_best(evidence: Evidence) -> str:
@@ -164,8 +229,9 @@ def _render_best(evidence: Evidence) -> str:
         return ""
     use = "<p>Save it as <code>best.yaml</code> and train with it: <code>python train.py tuned=best.yaml</code></p>"
     return (
-        use if orders.is_training_study(evidence) else ""
-    ) + f'<button class="tool" type="button" data-copies="best-yaml" hidden>Copy</button><pre id="best-yaml">{escape(text)}</pre>'
+        (use if orders.is_training_study(evidence) else "")
+        + f'<button class="tool" type="button" data-copies="best-yaml" hidden>Copy</button><pre id="best-yaml">{escape(text)}</pre>'
+    )
 
 
 def _render_trials(evidence: Evidence) -> str:
@@ -187,9 +253,12 @@ def render_provenance(found: Mapping[str, Any]) -> str:
     """What the study was made of, each part folded."""
     plain = {key: entry for key, entry in found.items() if not isinstance(entry, Mapping)}
     parts = {"Fingerprints, seeds and versions": plain} if plain else {}
-    parts |= {str(key): entry for key, entry in found.items() if isinstance(entry, Mapping) and entry}
+    parts |= {
+        str(key): entry for key, entry in found.items() if isinstance(entry, Mapping) and entry
+    }
     return "".join(
-        f"<details><summary>{escape(cells.format_key(key))}</summary>{_render_listing(entry)}</details>" for key, entry in parts.items()
+        f"<details><summary>{escape(cells.format_key(key))}</summary>{_render_listing(entry)}</details>"
+        for key, entry in parts.items()
     )
 
 
@@ -213,13 +282,20 @@ def render_table(table: Table, *, sortable: bool = False, names: Sequence[str] =
     """A table that scrolls inside its frame; names: of parameters, which the headings shorten."""
     heads = "".join(_render_head(column, names) for column in table.columns)
     rows = "".join(
-        "<tr>" + "".join(_render_cell(cell, column, sortable) for cell, column in zip(row, table.columns, strict=True)) + "</tr>\n"
+        "<tr>"
+        + "".join(
+            _render_cell(cell, column, sortable)
+            for cell, column in zip(row, table.columns, strict=True)
+        )
+        + "</tr>\n"
         for row in table.rows
     )
     note = f'<p class="note">{render_prose(table.note)}</p>' if table.note else ""
     kind = ' class="sortable"' if sortable else ""
     tall = " tall" if len(table.rows) > _TALL_ROWS else ""
-    frame = f'<div class="scroll{tall}" tabindex="0" role="region" aria-label="{escape(table.title)}">'
+    frame = (
+        f'<div class="scroll{tall}" tabindex="0" role="region" aria-label="{escape(table.title)}">'
+    )
     return f'{frame}<table id="table-{table.key}"{kind}><thead><tr>{heads}</tr></thead><tbody>\n{rows}</tbody></table></div>{note}'
 
 
@@ -238,7 +314,9 @@ def _render_cell(cell: Any, column: Column, sortable: bool) -> str:
     if column.kind == "position" and cell is not None:
         edge = " edge" if min(cell, 1.0 - cell) < words.EDGE else ""
         bar = f'<span class="place{edge}"><i style="left:{100.0 * min(max(cell, 0.0), 1.0):.0f}%"></i></span>'
-        return f'<td class="number"{_sort_attribute(cell, text) if sortable else ""}>{bar}{text}</td>'
+        return (
+            f'<td class="number"{_sort_attribute(cell, text) if sortable else ""}>{bar}{text}</td>'
+        )
     if column.kind == "range":
         return f'<td class="range">{text}</td>'
     if column.kind == "text":

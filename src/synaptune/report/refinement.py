@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 REFINEMENT_TITLE = "Refined search space"  # begins every Markdown file of ours
 TextRow = tuple[str, ...]
 _PROPOSAL_COLUMNS = ("parameter", "before", "proposed", "p", "p adjusted", "supported", "reason")
-_GROUP_COLUMNS = ("parameter", "runs", "high performers", "success rate", f"{100 * CONFIDENCE:g} % interval", "mean")
+_GROUP_COLUMNS = (
+    "parameter",
+    "runs",
+    "high performers",
+    "success rate",
+    f"{100 * CONFIDENCE:g} % interval",
+    "mean",
+)
 _RULE_NOTES = {
     "tested": f"narrowed where success depends on a parameter, adjusted p below {ALPHA:g}; the others stay as wide as they were",
     "plan": "as the focused-sweep plan narrows, whether or not the data support it",
@@ -28,9 +35,7 @@ def format_headline(refinement: Refinement) -> str:
     """What was ranked by what, in a sentence."""
     runs = refinement.runs
     sign = "at least" if runs.maximize else "at most"
-    return (
-        f"{refinement.winners} high performers of {len(runs.scores)} runs of {runs.source}: {runs.metric} {sign} {refinement.threshold:.6g}"
-    )
+    return f"{refinement.winners} high performers of {len(runs.scores)} runs of {runs.source}: {runs.metric} {sign} {refinement.threshold:.6g}"
 
 
 def make_proposal_rows(refinement: Refinement) -> list[TextRow]:
@@ -63,8 +68,12 @@ def describe_range(dimension: Dimension) -> str:
         scale = ", log" if dimension.scale == "log" else ""
         return f"{dimension.low:g} to {dimension.high:g}{scale}{', integer' if dimension.integer else ''}"
     total = sum(dimension.weights)
-    shares = [f" ({format_percent(weight / total, 0)})" for weight in dimension.weights] or [""] * len(dimension.choices)
-    return ", ".join(f"{value}{share}" for value, share in zip(dimension.choices, shares, strict=True))
+    shares = [f" ({format_percent(weight / total, 0)})" for weight in dimension.weights] or [
+        ""
+    ] * len(dimension.choices)
+    return ", ".join(
+        f"{value}{share}" for value, share in zip(dimension.choices, shares, strict=True)
+    )
 
 
 def make_group_rows(test: ParameterTest) -> list[TextRow]:
@@ -86,7 +95,11 @@ def describe_tests(test: ParameterTest) -> str:
     """How the p-value of a parameter came about."""
     where = "bins" if test.edges else "values"
     among = f"among {where} p = {format_p(test.p_groups)}"
-    return among if test.p_position is None else f"{among}, of position p = {format_p(test.p_position)}"
+    return (
+        among
+        if test.p_position is None
+        else f"{among}, of position p = {format_p(test.p_position)}"
+    )
 
 
 def list_remarks(refinement: Refinement) -> Iterator[str]:
@@ -113,7 +126,12 @@ def list_remarks(refinement: Refinement) -> Iterator[str]:
 def format_refinement(refinement: Refinement, space: str) -> str:
     """The Markdown file; space: the search-space file it explains."""
     runs = refinement.runs
-    lines = [f"# {REFINEMENT_TITLE} of {_escape_cell(runs.source)}", "", f"{_escape_cell(format_headline(refinement))}.", ""]
+    lines = [
+        f"# {REFINEMENT_TITLE} of {_escape_cell(runs.source)}",
+        "",
+        f"{_escape_cell(format_headline(refinement))}.",
+        "",
+    ]
     lines += [
         f"Run it with `search_space={space}`.",
         "",
@@ -126,10 +144,24 @@ def format_refinement(refinement: Refinement, space: str) -> str:
     lines += ["", "## Success rates"]
     for proposal in refinement.proposals:
         found = proposal.test
-        head = (_escape_cell(found.parameter.dimension.name), *_GROUP_COLUMNS[1:-1], f"mean {runs.metric}")
-        lines += ["", *_format_table(head, make_group_rows(found)), "", f"Success {_escape_cell(describe_tests(found))}."]
+        head = (
+            _escape_cell(found.parameter.dimension.name),
+            *_GROUP_COLUMNS[1:-1],
+            f"mean {runs.metric}",
+        )
+        lines += [
+            "",
+            *_format_table(head, make_group_rows(found)),
+            "",
+            f"Success {_escape_cell(describe_tests(found))}.",
+        ]
     if runs.left_out:
-        lines += ["", "## Columns that are no parameters", "", *_format_table(("column", "reason"), runs.left_out)]
+        lines += [
+            "",
+            "## Columns that are no parameters",
+            "",
+            *_format_table(("column", "reason"), runs.left_out),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -141,19 +173,32 @@ def print_refinement(refinement: Refinement, console: Console) -> None:
     def table(title: str, head: Sequence[str], rows: Sequence[TextRow], right: range) -> Table:
         made = Table(title=escape(title), title_justify="left")
         for place, name in enumerate(head):
-            made.add_column(escape(name), justify="right" if place in right else "left", overflow="fold")
+            made.add_column(
+                escape(name), justify="right" if place in right else "left", overflow="fold"
+            )
         for row in rows:
             made.add_row(*map(escape, row))
         return made
 
-    for proposal in (entry for entry in refinement.proposals if entry.is_narrowed):  # the Markdown file has them all
+    for proposal in (
+        entry for entry in refinement.proposals if entry.is_narrowed
+    ):  # the Markdown file has them all
         found = proposal.test
         head = (*_GROUP_COLUMNS[:-1], f"mean {refinement.runs.metric}")
         name = found.parameter.dimension.name
-        console.print(table(f"{name}: success {describe_tests(found)}", ("", *head[1:]), make_group_rows(found), range(1, len(head))))
+        console.print(
+            table(
+                f"{name}: success {describe_tests(found)}",
+                ("", *head[1:]),
+                make_group_rows(found),
+                range(1, len(head)),
+            )
+        )
     rows = make_proposal_rows(refinement)
     broken = [(".\n".join(name.rsplit(".", 1)), *rest) for name, *rest, _ in rows]
-    console.print(table(format_headline(refinement), _PROPOSAL_COLUMNS[:-1], broken, range(3, 5)))  # the two p
+    console.print(
+        table(format_headline(refinement), _PROPOSAL_COLUMNS[:-1], broken, range(3, 5))
+    )  # the two p
     for (name, *_, reason), proposal in zip(rows, refinement.proposals, strict=True):
         if proposal.is_narrowed:
             console.print(f"  {name}: {reason}", highlight=False, soft_wrap=True, markup=False)

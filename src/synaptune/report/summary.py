@@ -15,14 +15,22 @@ from synaptune.search.trial import Trial
 
 
 def summarise_study(
-    study: str, trials: Sequence[Trial], best: Trial, *, pairs: Sequence[tuple[Trial, Trial]], defaults: Mapping[str, Any], seconds: float
+    study: str,
+    trials: Sequence[Trial],
+    best: Trial,
+    *,
+    pairs: Sequence[tuple[Trial, Trial]],
+    defaults: Mapping[str, Any],
+    seconds: float,
 ) -> dict[str, Any]:
     """The summary of a study: `trials` of its search, `pairs` of validation runs (start, best) on the same seeds.
 
     Perplexities [tokens] are those of the test split, losses [nats/token] of the validation split, improvement in percent.
     """
     before, after = ([pair[side] for pair in pairs] for side in (0, 1))
-    improvement = compute_improvement(_read_facts(before, "test_perplexity"), _read_facts(after, "test_perplexity"))
+    improvement = compute_improvement(
+        _read_facts(before, "test_perplexity"), _read_facts(after, "test_perplexity")
+    )
     decision = decide(improvement, measure_gini_gain(before, after))
     return {
         "study": study,
@@ -33,7 +41,9 @@ def summarise_study(
         "improvement": improvement._asdict(),
         "decision": decision.action,
         "reason": decision.reason,
-        "parameters": {name: {"start": defaults[name], "best": value} for name, value in best.values.items()},
+        "parameters": {
+            name: {"start": defaults[name], "best": value} for name, value in best.values.items()
+        },
         "data_fingerprint": before[0].facts.get("data_fingerprint"),
         "seconds": seconds,
     }

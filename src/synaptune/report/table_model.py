@@ -10,7 +10,9 @@ from typing import Any, Literal, NamedTuple
 from synaptune.core.text import format_duration
 from synaptune.search.space.space import Dimension
 
-CellKind = Literal["text", "name", "count", "value", "loss", "share", "p", "seconds", "gain", "range", "position"]
+CellKind = Literal[
+    "text", "name", "count", "value", "loss", "share", "p", "seconds", "gain", "range", "position"
+]
 UNKNOWN = "\N{EN DASH}"
 
 
@@ -74,14 +76,22 @@ def format_csv(table: Table) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([heading for column in table.columns for heading in _csv_headings(column)])
     for row in table.rows:
-        writer.writerow([entry for column, cell in zip(table.columns, row, strict=True) for entry in _csv_cells(column, cell)])
+        writer.writerow(
+            [
+                entry
+                for column, cell in zip(table.columns, row, strict=True)
+                for entry in _csv_cells(column, cell)
+            ]
+        )
     return text.getvalue()
 
 
 def _csv_headings(column: Column) -> list[str]:
     unit = f" [{column.unit}]" if column.unit else ""
     if column.kind == "gain":
-        return [f"{column.name} {part}{unit}" for part in ("mean", "low", "high")] + [f"{column.name} pairs"]
+        return [f"{column.name} {part}{unit}" for part in ("mean", "low", "high")] + [
+            f"{column.name} pairs"
+        ]
     if column.kind == "range":
         return ["scale", "low", "high", "choices"]
     return [column.name + unit]

@@ -48,9 +48,16 @@ def make_all_tables(evidence: Evidence) -> Iterator[Table]:
 def tabulate_parameters(evidence: Evidence) -> Table:
     """What is known of each searched parameter; columns that the study cannot fill are left out."""
     best = evidence.best.values if evidence.best is not None else {}
-    ranges = {dimension.name: dimension for dimension in evidence.space.dimensions} if evidence.space is not None else {}
+    ranges = (
+        {dimension.name: dimension for dimension in evidence.space.dimensions}
+        if evidence.space is not None
+        else {}
+    )
     place = find_positions(evidence)
-    effects, shares = {entry.name: entry for entry in evidence.effects}, {entry.name: entry for entry in evidence.importances}
+    effects, shares = (
+        {entry.name: entry for entry in evidence.effects},
+        {entry.name: entry for entry in evidence.importances},
+    )
     ablated = {entry.name: entry for entry in evidence.ablation}
     columns = {
         Column("parameter", "name"): list(evidence.names),
@@ -58,16 +65,32 @@ def tabulate_parameters(evidence: Evidence) -> Table:
         Column("tuned", "value"): [best.get(name) for name in evidence.names],
         Column("range", "range"): [ranges.get(name) for name in evidence.names],
         Column("position", "position"): [place.get(name) for name in evidence.names],
-        Column("worth at the optimum", "gain", "%"): [ablated[name].reverted if name in ablated else None for name in evidence.names],
-        Column("effect z", "share"): [effects[name].z if name in effects else None for name in evidence.names],
-        Column("p (Holm)", "p"): [effects[name].adjusted_p if name in effects else None for name in evidence.names],
-        Column("fANOVA", "share"): [shares[name].fanova if name in shares else None for name in evidence.names],
-        Column("PED-ANOVA", "share"): [shares[name].ped_anova if name in shares else None for name in evidence.names],
+        Column("worth at the optimum", "gain", "%"): [
+            ablated[name].reverted if name in ablated else None for name in evidence.names
+        ],
+        Column("effect z", "share"): [
+            effects[name].z if name in effects else None for name in evidence.names
+        ],
+        Column("p (Holm)", "p"): [
+            effects[name].adjusted_p if name in effects else None for name in evidence.names
+        ],
+        Column("fANOVA", "share"): [
+            shares[name].fanova if name in shares else None for name in evidence.names
+        ],
+        Column("PED-ANOVA", "share"): [
+            shares[name].ped_anova if name in shares else None for name in evidence.names
+        ],
     }
-    known = {column: cells for column, cells in columns.items() if any(cell is not None for cell in cells)}
+    known = {
+        column: cells
+        for column, cells in columns.items()
+        if any(cell is not None for cell in cells)
+    }
     headings = [column.name for column in known]
     note = " ".join(text for heading, text in _COLUMN_NOTES.items() if heading in headings)
-    return Table("parameters", "Parameters", list(known), list(zip(*known.values(), strict=True)), note)
+    return Table(
+        "parameters", "Parameters", list(known), list(zip(*known.values(), strict=True)), note
+    )
 
 
 def find_positions(evidence: Evidence) -> Mapping[str, float]:
@@ -76,7 +99,11 @@ def find_positions(evidence: Evidence) -> Mapping[str, float]:
     if best is None or len(best.unit) != len(best.values):
         return {}
     place = dict(zip(best.values, best.unit, strict=True))
-    kinds = {dimension.name: dimension.scale for dimension in evidence.space.dimensions} if evidence.space is not None else {}
+    kinds = (
+        {dimension.name: dimension.scale for dimension in evidence.space.dimensions}
+        if evidence.space is not None
+        else {}
+    )
     return {name: unit for name, unit in place.items() if kinds.get(name) != "categorical"}
 
 
@@ -91,14 +118,25 @@ def tabulate_validation(evidence: Evidence) -> Table:
         Column("improvement of test perplexity", "value", "%"),
     )
     claim = evidence.validation
-    rows = [] if claim is None else [_make_seed_row(old, new) for old, new in zip(claim.before, claim.after, strict=True)]
+    rows = (
+        []
+        if claim is None
+        else [_make_seed_row(old, new) for old, new in zip(claim.before, claim.after, strict=True)]
+    )
     return Table("validation", "Validation on fresh seeds", columns, rows)
 
 
 def _make_seed_row(before: Trial, after: Trial) -> list[Any]:
     old, new = before.facts.get("test_perplexity"), after.facts.get("test_perplexity")
     gain = 100.0 * (1.0 - new / old) if old and new else None
-    return [before.facts.get("seed"), before.facts.get("val_loss"), after.facts.get("val_loss"), old, new, gain]
+    return [
+        before.facts.get("seed"),
+        before.facts.get("val_loss"),
+        after.facts.get("val_loss"),
+        old,
+        new,
+        gain,
+    ]
 
 
 def tabulate_ablation(evidence: Evidence) -> Table:
@@ -113,7 +151,15 @@ def tabulate_ablation(evidence: Evidence) -> Table:
         Column("p alone (Holm)", "p"),
     )
     rows = [
-        [entry.name, entry.default, entry.tuned, entry.reverted, entry.adjusted_reverted, entry.alone, entry.adjusted_alone]
+        [
+            entry.name,
+            entry.default,
+            entry.tuned,
+            entry.reverted,
+            entry.adjusted_reverted,
+            entry.alone,
+            entry.adjusted_alone,
+        ]
         for entry in sorted(evidence.ablation, key=lambda entry: _sort_key(entry.reverted))
     ]
     note = "Gains in test perplexity on paired seeds with 95 % intervals; they need not add up, since parameters act together."
@@ -126,19 +172,40 @@ def _sort_key(found: Comparison | None) -> float:
 
 def tabulate_gates(evidence: Evidence) -> Table:
     """What the gates before the last search decided, with the relative change of perplexity on fresh seeds."""
-    columns = (Column("gate"), Column("decision"), Column("gain", "value", "%"), Column("low", "value", "%"), Column("high", "value", "%"))
+    columns = (
+        Column("gate"),
+        Column("decision"),
+        Column("gain", "value", "%"),
+        Column("low", "value", "%"),
+        Column("high", "value", "%"),
+    )
     rows = []
     for gate in evidence.gates:
         gain = gate.get("improvement") or {}
-        rows.append([gate["gate"], gate["decision"], *(gain.get(key) for key in ("mean", "low", "high")), gate["reason"]])
-    return Table("gates", "Gates", (*columns, Column("reason")), rows, "Gain of validation perplexity (phase 1: test), 95 % interval.")
+        rows.append(
+            [
+                gate["gate"],
+                gate["decision"],
+                *(gain.get(key) for key in ("mean", "low", "high")),
+                gate["reason"],
+            ]
+        )
+    return Table(
+        "gates",
+        "Gates",
+        (*columns, Column("reason")),
+        rows,
+        "Gain of validation perplexity (phase 1: test), 95 % interval.",
+    )
 
 
 def tabulate_hypotheses(evidence: Evidence) -> Table:
     """The claims made beforehand and what became of them."""
     words = {True: "holds", False: "does not hold", None: "cannot tell"}
     rows = [[entry.statement, entry.finding, words[entry.holds]] for entry in evidence.hypotheses]
-    return Table("hypotheses", "Hypotheses", (Column("claim"), Column("found"), Column("verdict")), rows)
+    return Table(
+        "hypotheses", "Hypotheses", (Column("claim"), Column("found"), Column("verdict")), rows
+    )
 
 
 def tabulate_failures(evidence: Evidence) -> Table:
@@ -148,10 +215,19 @@ def tabulate_failures(evidence: Evidence) -> Table:
         for trial in trials_:
             groups.setdefault((kind, shorten_reason(trial.reason)), []).append(trial.number)
     ranked = sorted(groups.items(), key=lambda group: -len(group[1]))
-    rows = [[kind, reason, len(numbers), join_numbers(numbers)] for (kind, reason), numbers in ranked[:_MAX_REASONS]]
+    rows = [
+        [kind, reason, len(numbers), join_numbers(numbers)]
+        for (kind, reason), numbers in ranked[:_MAX_REASONS]
+    ]
     left = len(ranked) - _MAX_REASONS
     columns = (Column("kind"), Column("reason"), Column("trials", "count"), Column("numbers"))
-    return Table("failures", "Failures", columns, rows, f"{left} rarer reasons are left out." if left > 0 else "")
+    return Table(
+        "failures",
+        "Failures",
+        columns,
+        rows,
+        f"{left} rarer reasons are left out." if left > 0 else "",
+    )
 
 
 def shorten_reason(reason: str | None) -> str:
@@ -168,7 +244,12 @@ def join_numbers(numbers: Sequence[int]) -> str:
 
 def tabulate_cost(evidence: Evidence) -> Table:
     """Device time by phase."""
-    columns = (Column("phase"), Column("runs", "count"), Column("device time", "seconds", "s"), Column("one run", "seconds", "s"))
+    columns = (
+        Column("phase"),
+        Column("runs", "count"),
+        Column("device time", "seconds", "s"),
+        Column("one run", "seconds", "s"),
+    )
     rows = []
     for phase, seconds in evidence.seconds_by_phase.items():
         runs = evidence.runs_by_phase.get(phase, 0)
@@ -178,26 +259,59 @@ def tabulate_cost(evidence: Evidence) -> Table:
 
 def tabulate_generations(evidence: Evidence) -> Table:
     """The search distribution, generation by generation."""
-    columns = [Column("generation", "count"), Column("best objective", "loss"), Column("condition", "value"), Column("step", "value")]
-    columns += [Column(f"{name} {part}", "value") for name in evidence.names for part in ("mean", "low", "high", "best")]
+    columns = [
+        Column("generation", "count"),
+        Column("best objective", "loss"),
+        Column("condition", "value"),
+        Column("step", "value"),
+    ]
+    columns += [
+        Column(f"{name} {part}", "value")
+        for name in evidence.names
+        for part in ("mean", "low", "high", "best")
+    ]
     rows = []
     for entry in evidence.generations:
         best = None if entry.best_loss is None else to_objective(evidence, entry.best_loss)
         parts = (entry.mean, entry.low, entry.high, entry.best)
-        rows.append([entry.number, best, entry.condition, entry.step, *(part.get(name) for name in evidence.names for part in parts)])
+        rows.append(
+            [
+                entry.number,
+                best,
+                entry.condition,
+                entry.step,
+                *(part.get(name) for name in evidence.names for part in parts),
+            ]
+        )
     return Table("generations", "Generations", columns, rows)
 
 
 def tabulate_search_trials(evidence: Evidence, chosen: Sequence[Trial] | None = None) -> Table:
     """The trials of the search, or those chosen among them."""
     chosen = evidence.trials if chosen is None else chosen
-    columns = [Column("trial", "count"), Column("generation", "count"), Column("state"), Column("objective", "loss")]
-    columns += [Column("run", "seconds", "s"), Column("seed", "count"), *(Column(name, "value") for name in evidence.names)]
+    columns = [
+        Column("trial", "count"),
+        Column("generation", "count"),
+        Column("state"),
+        Column("objective", "loss"),
+    ]
+    columns += [
+        Column("run", "seconds", "s"),
+        Column("seed", "count"),
+        *(Column(name, "value") for name in evidence.names),
+    ]
     columns.append(Column("reason"))
     rows = []
     for trial in chosen:
         facts = trial.facts
-        head = [trial.number, facts.get("generation"), trial.state, trial.objective, facts.get("seconds"), facts.get("seed")]
+        head = [
+            trial.number,
+            facts.get("generation"),
+            trial.state,
+            trial.objective,
+            facts.get("seconds"),
+            facts.get("seed"),
+        ]
         reason = shorten_reason(trial.reason) if trial.state == "failed" else None
         rows.append([*head, *(trial.values.get(name) for name in evidence.names), reason])
     return Table("trials", "Trials", columns, rows)
@@ -212,7 +326,9 @@ def read_budget(evidence: Evidence) -> int | None:
     """Evaluations planned for the search; null when unknown, or when more were made: the study keeps its first plan."""
     settings = orders.get_configuration(evidence)
     planned = (evidence.provenance.get("optimizer") or {}).get("budget")
-    if orders.get_protocol(evidence) == "phase2" and evidence.phase != JOINT:  # the optimizer's is that of the joint search
+    if (
+        orders.get_protocol(evidence) == "phase2" and evidence.phase != JOINT
+    ):  # the optimizer's is that of the joint search
         planned = settings.get("search.group_budget")
     ended = sum(trial.state != "running" for trial in evidence.trials)
     return None if planned is None or planned < ended else planned
@@ -228,23 +344,46 @@ def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
     """The numbers one asks for first, each with its name."""
     found: list[tuple[str, str]] = []
     if evidence.validation is not None and evidence.validation.before and evidence.validation.after:
-        for name, runs in (("test perplexity, start", evidence.validation.before), ("test perplexity, tuned", evidence.validation.after)):
-            known = [run.facts["test_perplexity"] for run in runs if run.facts.get("test_perplexity") is not None]
+        for name, runs in (
+            ("test perplexity, start", evidence.validation.before),
+            ("test perplexity, tuned", evidence.validation.after),
+        ):
+            known = [
+                run.facts["test_perplexity"]
+                for run in runs
+                if run.facts.get("test_perplexity") is not None
+            ]
             if known:
                 found.append((name, f"{statistics.fmean(known):.4g}"))
         found.append(("fresh seeds", str(evidence.validation.gain.count)))
     states = Counter(trial.state for trial in evidence.trials)
     if evidence.best is not None and evidence.best.objective is not None:
-        found.append((f"best objective, trial {evidence.best.number}", format_cell(evidence.best.objective, "loss")))
+        found.append(
+            (
+                f"best objective, trial {evidence.best.number}",
+                format_cell(evidence.best.objective, "loss"),
+            )
+        )
     planned = read_budget(evidence)
-    found.append(("evaluations" if planned is None else f"evaluations of {planned}", str(len(evidence.trials) - states["running"])))
-    found += [(state, str(states[state])) for state in ("failed", "pruned", "running") if states[state]]
+    found.append(
+        (
+            "evaluations" if planned is None else f"evaluations of {planned}",
+            str(len(evidence.trials) - states["running"]),
+        )
+    )
+    found += [
+        (state, str(states[state])) for state in ("failed", "pruned", "running") if states[state]
+    ]
     if evidence.names:
         found.append(("parameters", str(len(evidence.names))))
     if evidence.seconds_by_phase:
-        found.append(("device time, all phases", format_duration(sum(evidence.seconds_by_phase.values()))))
+        found.append(
+            ("device time, all phases", format_duration(sum(evidence.seconds_by_phase.values())))
+        )
     if evidence.convergence is not None and evidence.convergence.hours:
-        found.append(("search by the clock", format_duration(3600.0 * evidence.convergence.hours[-1])))
+        found.append(
+            ("search by the clock", format_duration(3600.0 * evidence.convergence.hours[-1]))
+        )
     return found
 
 
@@ -257,7 +396,10 @@ def list_noise(evidence: Evidence) -> list[tuple[str, str]]:
             (f"{spread}, start [nats/token]", evidence.noise.before),
             (f"{spread}, tuned [nats/token]", evidence.noise.after),
             (f"{spread}, paired difference [nats/token]", evidence.noise.difference),
-            ("standard deviation of the objective over the search's candidates", evidence.noise.candidates),
+            (
+                "standard deviation of the objective over the search's candidates",
+                evidence.noise.candidates,
+            ),
         ]
     if evidence.selection_bias is not None:
         found += [
@@ -275,9 +417,15 @@ def list_statistics(comparison: Comparison) -> list[tuple[str, str]]:
     """The statistics of a paired gain [%], each with its name."""
     return [
         ("gain, t-interval 95 % [%]", format_cell(comparison, "gain")),
-        ("gain, bootstrap interval 95 % [%]", f"{comparison.boot_low:.1f} to {comparison.boot_high:.1f}"),
+        (
+            "gain, bootstrap interval 95 % [%]",
+            f"{comparison.boot_low:.1f} to {comparison.boot_high:.1f}",
+        ),
         ("paired t-test, two-sided p", format_cell(comparison.p, "p")),
-        (f"Wilcoxon's signed-rank test, two-sided p ({comparison.count} pairs)", format_cell(comparison.wilcoxon, "p")),
+        (
+            f"Wilcoxon's signed-rank test, two-sided p ({comparison.count} pairs)",
+            format_cell(comparison.wilcoxon, "p"),
+        ),
         ("effect size, Hedges", format_cell(comparison.effect, "share")),
     ]
 
@@ -285,4 +433,8 @@ def list_statistics(comparison: Comparison) -> list[tuple[str, str]]:
 def render_best_yaml(evidence: Evidence) -> str | None:
     """The recommended values as a file that `python train.py tuned=FILE` reads; null without any."""
     best = evidence.best
-    return None if best is None or not best.values else export.format_best_yaml(evidence.name, best, evidence.fixed)
+    return (
+        None
+        if best is None or not best.values
+        else export.format_best_yaml(evidence.name, best, evidence.fixed)
+    )

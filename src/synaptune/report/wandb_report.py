@@ -24,7 +24,12 @@ from synaptune.study.artifacts import write_json, write_text
 from synaptune.study.callbacks.wandb_search import JOB_TYPE, read_run_config
 from synaptune.study.reader import ABLATION, BASELINE, VALIDATION
 from synaptune.training.config import LoggerConfig
-from synaptune.training.loggers.wandb_run import get_base_url, has_api_key, is_server_reachable, read_wandb_mode
+from synaptune.training.loggers.wandb_run import (
+    get_base_url,
+    has_api_key,
+    is_server_reachable,
+    read_wandb_mode,
+)
 
 SPECIFICATION_FILE = "wandb-report.json"
 PUBLISHED_FILE = "wandb-report-published.json"
@@ -48,11 +53,19 @@ def write_wandb_report(
     """
     for package, name in (("wandb", "wandb"), ("wandb_workspaces", "wandb-workspaces")):
         if find_spec(package) is None:
-            raise user_error(got=f"no {name}", expected="it installed", do="pip install 'synaptune[wandb]'")
+            raise user_error(
+                got=f"no {name}", expected="it installed", do="pip install 'synaptune[wandb]'"
+            )
     logged = read_run_config(folder) or LoggerConfig()
-    project, entity = project or logged.project, entity or logged.entity or os.environ.get("WANDB_ENTITY")
+    project, entity = (
+        project or logged.project,
+        entity or logged.entity or os.environ.get("WANDB_ENTITY"),
+    )
     path = folder / SPECIFICATION_FILE
-    write_text(path, dump_specification(build_report(evidence, project=project, entity=entity or "")) + "\n")
+    write_text(
+        path,
+        dump_specification(build_report(evidence, project=project, entity=entity or "")) + "\n",
+    )
     on_message(f"specification: {path}")
     reason = _explain_unpublished(publish)
     if reason is not None:
@@ -105,7 +118,9 @@ def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
     found = words.make_verdict(evidence)
     blocks: list[Any] = [wr.H1("Verdict"), wr.P(found.headline)]
     blocks += [_make_list(found.findings)] if found.findings else []
-    blocks += [wr.H1("What to do next"), _make_list(advice)] if (advice := words.advise(evidence)) else []
+    blocks += (
+        [wr.H1("What to do next"), _make_list(advice)] if (advice := words.advise(evidence)) else []
+    )
     if evidence.phase is not None:
         blocks += [
             wr.H1("Search"),
@@ -114,9 +129,15 @@ def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
         ]
         blocks += [
             wr.H2("Course and distribution"),
-            _make_grid(_make_runset(evidence, JOB_TYPE), _make_generation_panels(evidence.phase, wr)),
+            _make_grid(
+                _make_runset(evidence, JOB_TYPE), _make_generation_panels(evidence.phase, wr)
+            ),
         ]
-    for phase, title in ((BASELINE, "Sanity and baseline"), (VALIDATION, "Validation"), (ABLATION, "Ablation")):
+    for phase, title in (
+        (BASELINE, "Sanity and baseline"),
+        (VALIDATION, "Validation"),
+        (ABLATION, "Ablation"),
+    ):
         if not any(evidence.runs_by_phase.get(name) for name in _list_job_types(phase)):
             continue
         blocks.append(wr.H1(title))
@@ -126,7 +147,9 @@ def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
             blocks.append(wr.MarkdownBlock(format_table(tables.tabulate_validation(evidence))))
         blocks.append(_make_grid(_make_runset(evidence, phase), _make_run_panels(phase, wr)))
     title, text = f"{evidence.name}: report"[:_LONGEST_TITLE], found.headline
-    return wr.Report(project=project, entity=entity, title=title, description=text, blocks=blocks, width="fluid")
+    return wr.Report(
+        project=project, entity=entity, title=title, description=text, blocks=blocks, width="fluid"
+    )
 
 
 def _import_client() -> Any:
@@ -151,12 +174,19 @@ def _make_runset(evidence: Evidence, phase: str) -> Any:
     """The runs of a phase; without an entity and a project it takes the report's own, and asks no server."""
     wr = _import_client()
     kinds = ", ".join(map(_quote, _list_job_types(phase)))
-    return wr.Runset(name=phase, filters=f"Metric('Group') == {_quote(evidence.name)} and Metric('JobType') in [{kinds}]")
+    return wr.Runset(
+        name=phase,
+        filters=f"Metric('Group') == {_quote(evidence.name)} and Metric('JobType') in [{kinds}]",
+    )
 
 
 def _quote(text: str) -> str:
     """A literal in which the client finds no operators; it looks for them in the whole expression."""
-    return "'" + "".join(letter if letter.isalnum() else f"\\U{ord(letter):08x}" for letter in text) + "'"
+    return (
+        "'"
+        + "".join(letter if letter.isalnum() else f"\\U{ord(letter):08x}" for letter in text)
+        + "'"
+    )
 
 
 def _list_job_types(phase: str) -> list[str]:
@@ -169,7 +199,11 @@ def _make_grid(runset: Any, panels: Sequence[Any]) -> Any:
     wr = _import_client()
     at, row = 0, 0
     for panel in panels:
-        wide = _FULL_WIDTH if isinstance(panel, wr.ParallelCoordinatesPlot | wr.MediaBrowser) else _HALF_WIDTH
+        wide = (
+            _FULL_WIDTH
+            if isinstance(panel, wr.ParallelCoordinatesPlot | wr.MediaBrowser)
+            else _HALF_WIDTH
+        )
         if at + wide > _FULL_WIDTH:
             at, row = 0, row + _HEIGHT
         panel.layout = wr.Layout(x=at, y=row, w=wide, h=_HEIGHT)
@@ -178,7 +212,11 @@ def _make_grid(runset: Any, panels: Sequence[Any]) -> Any:
 
 
 def _make_search_panels(evidence: Evidence, wr: Any) -> list[Any]:
-    logarithmic = {dimension.name for dimension in evidence.space.dimensions if dimension.scale == "log"} if evidence.space else set()
+    logarithmic = (
+        {dimension.name for dimension in evidence.space.dimensions if dimension.scale == "log"}
+        if evidence.space
+        else set()
+    )
     columns = [_make_flat_column(name, log=name in logarithmic) for name in evidence.names]
     columns.append(wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(_METRIC)))
     return [
@@ -192,7 +230,12 @@ def _make_search_panels(evidence: Evidence, wr: Any) -> list[Any]:
         wr.ParameterImportancePlot(with_respect_to=_METRIC),
         wr.ParallelCoordinatesPlot(title="Parameters and validation loss", columns=columns),
         wr.LinePlot(
-            title="Validation loss of the trials", x="Step", y=[_METRIC], title_x="step", title_y="nats/token", max_runs_to_show=100
+            title="Validation loss of the trials",
+            x="Step",
+            y=[_METRIC],
+            title_x="step",
+            title_y="nats/token",
+            max_runs_to_show=100,
         ),
         wr.LinePlot(
             title="Validation loss by generation",
@@ -222,17 +265,46 @@ def _make_generation_panels(phase: str, wr: Any) -> list[Any]:
     key = re.sub(r"\s+", "-", phase)
     number = f"{key}/generation/number"
     return [
-        wr.LinePlot(title="Best so far", x=f"{key}/evaluation", y=[f"{key}/best", f"{key}/objective"], title_x="evaluation"),
-        wr.LinePlot(title="Step size", x=number, y=[f"{key}/generation/step"], log_y=True, title_x="generation"),
-        wr.LinePlot(title="Spread of each parameter", x=number, metric_regex=f"{re.escape(key)}/generation/sigma/.*", title_x="generation"),
-        wr.LinePlot(title="Condition number", x=number, y=[f"{key}/generation/condition"], log_y=True, title_x="generation"),
-        wr.MediaBrowser(title="Distribution", media_keys=[f"{key}/generation/distribution", f"{key}/distribution", f"{key}/parallel"]),
+        wr.LinePlot(
+            title="Best so far",
+            x=f"{key}/evaluation",
+            y=[f"{key}/best", f"{key}/objective"],
+            title_x="evaluation",
+        ),
+        wr.LinePlot(
+            title="Step size",
+            x=number,
+            y=[f"{key}/generation/step"],
+            log_y=True,
+            title_x="generation",
+        ),
+        wr.LinePlot(
+            title="Spread of each parameter",
+            x=number,
+            metric_regex=f"{re.escape(key)}/generation/sigma/.*",
+            title_x="generation",
+        ),
+        wr.LinePlot(
+            title="Condition number",
+            x=number,
+            y=[f"{key}/generation/condition"],
+            log_y=True,
+            title_x="generation",
+        ),
+        wr.MediaBrowser(
+            title="Distribution",
+            media_keys=[f"{key}/generation/distribution", f"{key}/distribution", f"{key}/parallel"],
+        ),
     ]
 
 
 def _make_run_panels(phase: str, wr: Any) -> list[Any]:
     metrics = ["test_perplexity"] if phase in (VALIDATION, ABLATION) else ["val_perplexity"]
     return [
-        wr.LinePlot(title="Validation loss", x="Step", y=[_METRIC], title_x="step", title_y="nats/token"),
-        wr.BarPlot(title=metrics[0].replace("_", " "), metrics=[wr.SummaryMetric(name) for name in metrics]),
+        wr.LinePlot(
+            title="Validation loss", x="Step", y=[_METRIC], title_x="step", title_y="nats/token"
+        ),
+        wr.BarPlot(
+            title=metrics[0].replace("_", " "), metrics=[wr.SummaryMetric(name) for name in metrics]
+        ),
     ]

@@ -14,7 +14,13 @@ from synaptune.report.page import render_html
 from synaptune.study.reader import StudySnapshot
 
 
-def write_report(snapshot: StudySnapshot, folder: Path, *, against: StudySnapshot | None = None, formats: str = "all") -> Path:
+def write_report(
+    snapshot: StudySnapshot,
+    folder: Path,
+    *,
+    against: StudySnapshot | None = None,
+    formats: str = "all",
+) -> Path:
     """Write report.html, report.md, figures/ and tables/ of a study; returns the page, or the Markdown where only that is asked for.
 
     Each file is whole or not there, and the page comes last. against: a study of random points to compare with; formats: `html`,
@@ -31,7 +37,9 @@ def write_report(snapshot: StudySnapshot, folder: Path, *, against: StudySnapsho
     return path
 
 
-def write_comparison(records: Sequence[StudySnapshot], folder: Path, *, formats: str = "all") -> Path:
+def write_comparison(
+    records: Sequence[StudySnapshot], folder: Path, *, formats: str = "all"
+) -> Path:
     """Write comparison.html, comparison.md, figures/ and tables/ of several studies, as `write_report` does for one."""
     found = [gather_evidence(record, deep=False) for record in records]
     path = folder / "comparison.md"

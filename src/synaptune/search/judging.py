@@ -10,13 +10,22 @@ from synaptune.search.pruning import History, Pruner
 from synaptune.search.trial import Trial
 
 _MAX_LOSS = 1e100  # the fit squares losses, and their sum has to stay a number
-_HISTORY_STATES: dict[str, Literal["running", "complete", "pruned"]] = {"complete": "complete", "pruned": "pruned"}
+_HISTORY_STATES: dict[str, Literal["running", "complete", "pruned"]] = {
+    "complete": "complete",
+    "pruned": "pruned",
+}
 
 
 class TrialPruner:
     """Whether a trial should stop; call it at a report, and tell it every trial that ended."""
 
-    def __init__(self, pruner: Pruner, earlier: Iterable[tuple[Trial, Mapping[int, float]]], *, maximize: bool = False) -> None:
+    def __init__(
+        self,
+        pruner: Pruner,
+        earlier: Iterable[tuple[Trial, Mapping[int, float]]],
+        *,
+        maximize: bool = False,
+    ) -> None:
         """earlier: trials that have ended, each with the values it reported by step; maximize: reported values are to be large."""
         self._pruner, self._sign = pruner, -1.0 if maximize else 1.0
         self._histories: dict[int, History] = {}
@@ -27,10 +36,14 @@ class TrialPruner:
         """Take a report; whether the trial should stop there."""
         known = self._histories.get(trial.number)
         # A trial that is run again reports from its beginning, and what a lost attempt reported is no part of it.
-        before = {} if known is None else {at: loss for at, loss in known.losses.items() if at < step}
+        before = (
+            {} if known is None else {at: loss for at, loss in known.losses.items() if at < step}
+        )
         history = History(trial.number, "running", before | {step: self._sign * value})
         self._histories[trial.number] = history
-        return self._pruner.prune(history, [other for other in self._histories.values() if other.number != trial.number])
+        return self._pruner.prune(
+            history, [other for other in self._histories.values() if other.number != trial.number]
+        )
 
     def estimate(self, trial: Trial) -> float | None:
         """Where the power law of its reports (objective/curve.py) puts a trial at the last step that others reached; null when they
@@ -42,7 +55,11 @@ class TrialPruner:
         if known is None:
             return None
         shift = 1 if 0 in known.losses else 0
-        points = [(step + shift, loss) for step, loss in known.losses.items() if step + shift > 0 and abs(loss) <= _MAX_LOSS]
+        points = [
+            (step + shift, loss)
+            for step, loss in known.losses.items()
+            if step + shift > 0 and abs(loss) <= _MAX_LOSS
+        ]
         last = max(history.step or 0 for history in self._histories.values())
         end = extrapolate(points, last + shift)
         return None if end is None else self._sign * end.mean

@@ -47,7 +47,11 @@ class Plan:
         if self.retries < 0:
             found.append(f"retries={self.retries}: expected at least 0")
         if found:
-            raise UserError("got a search that cannot run\n  " + "\n  ".join(found) + "\n  to do: correct these values")
+            raise UserError(
+                "got a search that cannot run\n  "
+                + "\n  ".join(found)
+                + "\n  to do: correct these values"
+            )
 
 
 OnEnd = Callable[[Trial, int], None]
@@ -92,7 +96,11 @@ def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Tria
         while True:
             for course in courses:
                 course.tell_generations()
-            while runner.can_start and not interruption.pressed and (found := _pick_next(courses)) is not None:
+            while (
+                runner.can_start
+                and not interruption.pressed
+                and (found := _pick_next(courses)) is not None
+            ):
                 course, trial = found
                 owners[trial.number] = course
                 runner.start(trial, course.policy)
@@ -120,13 +128,23 @@ class _RunningSearch:
     def __init__(self, search: Search) -> None:
         search.plan.check()
         self._search = search
-        self.policy = TrialPolicy(search.ledger, search.plan.retries, search.stopper, search.on_start, search.on_message)
+        self.policy = TrialPolicy(
+            search.ledger, search.plan.retries, search.stopper, search.on_start, search.on_message
+        )
         self.trials = search.ledger.read_trials()
         stored = [(self._to_observation(trial), trial.state != "running") for trial in self.trials]
-        restored = restore_optimizer(search.state_file, lambda: make_optimizer(search.engine, search.space, search.prior), stored)
+        restored = restore_optimizer(
+            search.state_file,
+            lambda: make_optimizer(search.engine, search.space, search.prior),
+            stored,
+        )
         if restored.note:
             search.on_message(restored.note)
-        self._optimizer, self._size, self._generations = restored.optimizer, restored.optimizer.generation_size, restored.generations
+        self._optimizer, self._size, self._generations = (
+            restored.optimizer,
+            restored.optimizer.generation_size,
+            restored.generations,
+        )
         self._waiting = deque(trial for trial in self.trials if trial.state == "running")
         self._ended, self.running = len(self.trials) - len(self._waiting), 0
         self._ending = self._exhausted = False
@@ -150,7 +168,9 @@ class _RunningSearch:
     def tell_generations(self) -> None:
         """Tell the optimizer every generation that is whole, and ask whether to go on."""
         while True:
-            members = self.trials[self._generations * self._size : (self._generations + 1) * self._size]
+            members = self.trials[
+                self._generations * self._size : (self._generations + 1) * self._size
+            ]
             if len(members) < self._size or any(trial.state == "running" for trial in members):
                 break
             self._optimizer.tell([self._to_observation(trial) for trial in members])
@@ -158,7 +178,9 @@ class _RunningSearch:
             self._save()
             if (diagnostics := self._optimizer.get_diagnostics()) is not None:
                 self._search.on_generation(diagnostics, members)
-        if not self._ending and (reason := self._search.stop_rule(self.trials[: self._generations * self._size])):
+        if not self._ending and (
+            reason := self._search.stop_rule(self.trials[: self._generations * self._size])
+        ):
             self._search.on_message(f"search: {reason}")
             self._ending = True
 
@@ -178,7 +200,9 @@ class _RunningSearch:
             self._exhausted = True
             return None
         index = len(self.trials)
-        trial = self._search.ledger.start(index, unit, self._search.space.to_values(unit), index // self._size)
+        trial = self._search.ledger.start(
+            index, unit, self._search.space.to_values(unit), index // self._size
+        )
         self.trials.append(trial)
         return trial
 
@@ -195,7 +219,9 @@ class _RunningSearch:
             return
         self._failures.append((trial, cause))
         judged, rate = max(self._size, _MIN_FAILURE_WINDOW), self._search.plan.max_failure_rate
-        count = sum(earlier.index // judged == trial.index // judged for earlier, _ in self._failures)
+        count = sum(
+            earlier.index // judged == trial.index // judged for earlier, _ in self._failures
+        )
         if count <= rate * judged:
             return
         first, cause = self._failures[0]

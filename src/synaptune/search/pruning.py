@@ -77,7 +77,13 @@ def find_pruner_faults(config: PrunerConfig, evaluations: int) -> list[str]:
         found.append(f"pruner.name={config.name}: expected one of {', '.join(PRUNERS)}")
     if not 0.0 <= config.percentile <= 100.0:
         found.append(f"pruner.percentile={config.percentile:g}: expected 0 to 100 [%]")
-    least = {"startup_trials": 0, "least_points": LEAST_POINTS, "warmup_steps": 0, "reduction_factor": 2, "min_resource": 1}
+    least = {
+        "startup_trials": 0,
+        "least_points": LEAST_POINTS,
+        "warmup_steps": 0,
+        "reduction_factor": 2,
+        "min_resource": 1,
+    }
     for name, bound in least.items():
         value = getattr(config, name)
         if value is not None and value < bound:
@@ -93,14 +99,20 @@ def find_pruner_faults(config: PrunerConfig, evaluations: int) -> list[str]:
 def make_pruner(config: PrunerConfig, *, steps: int, evaluations: int, seed: int = 0) -> Pruner:
     """The pruner of runs of so many steps and validations; seed: draws hyperband's brackets. Raises UserError for bad values."""
     if found := find_pruner_faults(config, evaluations):
-        raise UserError("got a pruner that cannot work\n  " + "\n  ".join(found) + "\n  to do: correct these values")
+        raise UserError(
+            "got a pruner that cannot work\n  "
+            + "\n  ".join(found)
+            + "\n  to do: correct these values"
+        )
     if config.name == "none":
         return NoPruner()
     if config.name == "hyperband":
         first = config.min_resource or max(1, math.floor(steps * config.least_points / evaluations))
         rule: Pruner = HyperbandPruner(min(first, steps), steps, config.reduction_factor, seed)
     else:
-        rule = PercentilePruner(50.0 if config.name == "median" else config.percentile, config.startup_trials)
+        rule = PercentilePruner(
+            50.0 if config.name == "median" else config.percentile, config.startup_trials
+        )
     return GuardedPruner(rule, config.least_points, config.warmup_steps, steps)
 
 
@@ -123,7 +135,11 @@ class GuardedPruner:
 
     def prune(self, trial: History, others: Sequence[History]) -> bool:
         step = trial.step
-        if step is None or len(trial.losses) < self.least_points or not self.warmup_steps <= step < self.last_step:
+        if (
+            step is None
+            or len(trial.losses) < self.least_points
+            or not self.warmup_steps <= step < self.last_step
+        ):
             return False
         return self.rule.prune(trial, others)
 
@@ -144,7 +160,11 @@ class PercentilePruner:
         reported = [loss for loss in trial.losses.values() if not math.isnan(loss)]
         if not reported:
             return True
-        at_step = [other.losses[step] for other in complete if not math.isnan(other.losses.get(step, math.nan))]
+        at_step = [
+            other.losses[step]
+            for other in complete
+            if not math.isnan(other.losses.get(step, math.nan))
+        ]
         if not at_step:
             return False
         return min(reported) > float(np.percentile(at_step, self.percentile))
@@ -162,8 +182,16 @@ class HyperbandPruner:
     def get_bracket_sizes(self) -> list[int]:
         """Parts of the trials by bracket, eq. (3)."""
         # A power of the factor has to count as reached: the logarithm of 27 to the base 3 is 3.0000000000000004 or less.
-        count = math.floor(math.log(self.max_resource / self.min_resource, self.reduction_factor) + 1e-9) + 1
-        return [math.ceil(count * self.reduction_factor**left / (left + 1)) for left in reversed(range(count))]
+        count = (
+            math.floor(
+                math.log(self.max_resource / self.min_resource, self.reduction_factor) + 1e-9
+            )
+            + 1
+        )
+        return [
+            math.ceil(count * self.reduction_factor**left / (left + 1))
+            for left in reversed(range(count))
+        ]
 
     def get_bracket_id(self, number: int) -> int:
         """The bracket of a trial."""
@@ -178,7 +206,12 @@ class HyperbandPruner:
     def prune(self, trial: History, others: Sequence[History]) -> bool:
         bracket = self.get_bracket_id(trial.number)
         rivals = [other for other in others if self.get_bracket_id(other.number) == bracket]
-        return prune_by_halving(trial, rivals, first=self.min_resource * self.reduction_factor**bracket, factor=self.reduction_factor)
+        return prune_by_halving(
+            trial,
+            rivals,
+            first=self.min_resource * self.reduction_factor**bracket,
+            factor=self.reduction_factor,
+        )
 
 
 def prune_by_halving(trial: History, rivals: Sequence[History], *, first: int, factor: int) -> bool:
@@ -196,7 +229,9 @@ def prune_by_halving(trial: History, rivals: Sequence[History], *, first: int, f
         if rung > earlier:
             if math.isnan(loss):
                 return True
-            reached = sorted(value for rival in rivals if (value := _loss_at_rung(rival, rung)) is not None)
+            reached = sorted(
+                value for rival in rivals if (value := _loss_at_rung(rival, rung)) is not None
+            )
             best = sorted([*reached, loss])
             if loss > best[max(len(best) // factor, 1) - 1]:
                 return True

@@ -38,7 +38,10 @@ def catch_interrupts() -> Iterator[Interruption]:
         yield _active[-1]
         return
     interruption = Interruption()
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):
         yield interruption
         return
 
@@ -46,7 +49,11 @@ def catch_interrupts() -> Iterator[Interruption]:
         if interruption.pressed:
             raise KeyboardInterrupt
         interruption.pressed = True
-        print("\nCtrl-C: finishing what runs, starting nothing new; once more stops now", file=sys.stderr, flush=True)
+        print(
+            "\nCtrl-C: finishing what runs, starting nothing new; once more stops now",
+            file=sys.stderr,
+            flush=True,
+        )
 
     before = signal.signal(signal.SIGINT, press)
     _active.append(interruption)
@@ -110,7 +117,11 @@ class Runner:
             if cause is not None and cause.kind in FATAL_KINDS:
                 self._to_user_error = cause
                 continue
-            if cause is not None and cause.kind in _RETRIED_KINDS and self._lost[trial.number] < account.retries:
+            if (
+                cause is not None
+                and cause.kind in _RETRIED_KINDS
+                and self._lost[trial.number] < account.retries
+            ):
                 self._lost[trial.number] += 1
                 account.on_message(f"trial {trial.number}: {cause.reason}; trying it again")
                 self.start(account.ledger.record_retry(trial, cause.reason), account)
@@ -134,7 +145,9 @@ class Runner:
 def _to_user_error(cause: Failure) -> UserError:
     if cause.kind == "disk":
         do = "make room and give the same command; every finished trial is kept"
-        return user_error(got=f"a full disk: {cause.reason}", expected="space for the trial's files", do=do)
+        return user_error(
+            got=f"a full disk: {cause.reason}", expected="space for the trial's files", do=do
+        )
     return UserError(cause.reason)
 
 

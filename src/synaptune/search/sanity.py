@@ -20,19 +20,49 @@ from synaptune.search.optimizers.registry import Engine, Observation, make_optim
 from synaptune.search.space.space import Dimension, Space
 
 SOLVED_LOSS = constant(
-    "sanity.solved", 0.01, meaning="value of eq. (1) that counts as solved", source="chosen: the search begins near 10^5"
+    "sanity.solved",
+    0.01,
+    meaning="value of eq. (1) that counts as solved",
+    source="chosen: the search begins near 10^5",
 )
 MAX_EVALUATIONS = int(
-    constant("sanity.evaluations", 6000, unit="evaluation", meaning="most of one attempt at eq. (1)", source="chosen: it takes about 4500")
+    constant(
+        "sanity.evaluations",
+        6000,
+        unit="evaluation",
+        meaning="most of one attempt at eq. (1)",
+        source="chosen: it takes about 4500",
+    )
 )
-DIMENSIONS = int(constant("sanity.dimensions", 10, meaning="dimensions of eq. (1)", source="chosen: as many as phase 1 searches"))
+DIMENSIONS = int(
+    constant(
+        "sanity.dimensions",
+        10,
+        meaning="dimensions of eq. (1)",
+        source="chosen: as many as phase 1 searches",
+    )
+)
 LEARNED_RATIO = constant(
-    "sanity.learned", 0.9, meaning="largest loss over unigram entropy that counts as learned", source="chosen: well below it"
+    "sanity.learned",
+    0.9,
+    meaning="largest loss over unigram entropy that counts as learned",
+    source="chosen: well below it",
 )
 MAX_ATTEMPTS = int(
-    constant("sanity.attempts", 4, unit="seed", meaning="seeds tried on eq. (1)", source="chosen: about a quarter end in its local minimum")
+    constant(
+        "sanity.attempts",
+        4,
+        unit="seed",
+        meaning="seeds tried on eq. (1)",
+        source="chosen: about a quarter end in its local minimum",
+    )
 )
-NOISE_RATIO = constant("sanity.noisy", 0.01, meaning="relative spread over seeds that is called noise", source="chosen: one percent")
+NOISE_RATIO = constant(
+    "sanity.noisy",
+    0.01,
+    meaning="relative spread over seeds that is called noise",
+    source="chosen: one percent",
+)
 
 
 class OptimizerCheck(NamedTuple):
@@ -51,7 +81,10 @@ class OptimizerCheck(NamedTuple):
 
 def rosenbrock(x: Sequence[float]) -> float:
     """Eq. (1)."""
-    return sum(100.0 * (after - before**2) ** 2 + (1.0 - before) ** 2 for before, after in itertools.pairwise(x))
+    return sum(
+        100.0 * (after - before**2) ** 2 + (1.0 - before) ** 2
+        for before, after in itertools.pairwise(x)
+    )
 
 
 def check_optimizer(name: str, seed: int) -> OptimizerCheck:
@@ -76,7 +109,11 @@ def _run_attempt(name: str, seed: int) -> tuple[float, int]:
         for _ in range(optimizer.generation_size):
             unit = optimizer.ask()
             assert unit is not None
-            generation.append(Observation(unit, rosenbrock([float(value) for value in space.to_values(unit).values()])))
+            generation.append(
+                Observation(
+                    unit, rosenbrock([float(value) for value in space.to_values(unit).values()])
+                )
+            )
         optimizer.tell(generation)
         spent += len(generation)
         best = min(best, *(told.loss for told in generation if told.loss is not None))
@@ -109,12 +146,16 @@ class ObjectiveCheck:
             level = f"the loss {self.loss:.3f} is not well below the unigram entropy {self.reference:.3f}"
             found.append(f"steps: {level}; train longer (training.steps)")
         if self.spread_over_candidates is None:
-            found.append(f"range: {self.failed} random candidates failed, too few are left; narrow the ranges, or see the trials' reasons")
+            found.append(
+                f"range: {self.failed} random candidates failed, too few are left; narrow the ranges, or see the trials' reasons"
+            )
         elif self.spread_over_candidates <= self.spread_over_seeds:
             spreads = f"candidates spread by {self.spread_over_candidates:.4f}, "
             spreads += f"seeds by {self.spread_over_seeds:.4f}, differences by {self.noise:.4f}"
             if self.spread_over_seeds > NOISE_RATIO * abs(self.loss):
-                found.append(f"noise: {spreads}; train longer, or validate on more batches (training.eval_batches)")
+                found.append(
+                    f"noise: {spreads}; train longer, or validate on more batches (training.eval_batches)"
+                )
             else:
                 found.append(f"range: {spreads}; search other parameters or wider ranges")
         return found
@@ -125,14 +166,27 @@ class ObjectiveCheck:
 
 
 def check_objective(
-    defaults: Sequence[float], candidates: Sequence[float | None], repeated: Sequence[Sequence[float | None]], reference: float | None
+    defaults: Sequence[float],
+    candidates: Sequence[float | None],
+    repeated: Sequence[Sequence[float | None]],
+    reference: float | None,
 ) -> ObjectiveCheck:
     """The signal from losses (null: failed) of the defaults over seeds, of random candidates at the first of these seeds, and of
     some of them, `repeated`, over all the seeds."""
     alive = [loss for loss in candidates if loss is not None]
     spread = statistics.stdev(alive) if len(alive) >= max(2, len(candidates) // 2) else None
     over_seeds = statistics.stdev(defaults)
-    whole = [[loss - base for loss, base in zip(row, defaults, strict=True) if loss is not None] for row in repeated]
+    whole = [
+        [loss - base for loss, base in zip(row, defaults, strict=True) if loss is not None]
+        for row in repeated
+    ]
     variances = [statistics.variance(row) for row in whole if len(row) == len(defaults)]
     noise = math.sqrt(statistics.fmean(variances)) if variances else over_seeds
-    return ObjectiveCheck(statistics.fmean(defaults), reference, over_seeds, noise, spread, len(candidates) - len(alive))
+    return ObjectiveCheck(
+        statistics.fmean(defaults),
+        reference,
+        over_seeds,
+        noise,
+        spread,
+        len(candidates) - len(alive),
+    )

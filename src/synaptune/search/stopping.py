@@ -44,21 +44,35 @@ def check_stop(config: StopConfig) -> None:
         if (value := getattr(config, name)) is not None and not 0.0 < value < math.inf
     ]
     if config.money is not None and config.price is None:
-        found.append(f"stop.money={config.money:g} without stop.price: expected the price of a device hour beside it")
+        found.append(
+            f"stop.money={config.money:g} without stop.price: expected the price of a device hour beside it"
+        )
     if config.target is not None and not math.isfinite(config.target):
-        found.append(f"stop.target={config.target}: expected an objective, a finite number, or null")
+        found.append(
+            f"stop.target={config.target}: expected an objective, a finite number, or null"
+        )
     if config.plateau is not None and config.plateau < 1:
         found.append(f"stop.plateau={config.plateau}: expected at least 1 generation, or null")
     if config.patience < 1:
         found.append(f"stop.patience={config.patience}: expected at least 1 look")
     if not 0.0 < config.improvement < 1.0:
-        found.append(f"stop.improvement={config.improvement:g}: expected a part of the best, between 0 and 1")
+        found.append(
+            f"stop.improvement={config.improvement:g}: expected a part of the best, between 0 and 1"
+        )
     if found:
-        raise UserError("got stopping rules that cannot hold\n  " + "\n  ".join(found) + "\n  to do: correct these values")
+        raise UserError(
+            "got stopping rules that cannot hold\n  "
+            + "\n  ".join(found)
+            + "\n  to do: correct these values"
+        )
 
 
 def make_stop_rule(
-    config: StopConfig, *, maximize: bool, began: float | None = None, clock: Callable[[], float] = time.monotonic
+    config: StopConfig,
+    *,
+    maximize: bool,
+    began: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> StopRule:
     """The rules as one `stop` of a search.
 
@@ -72,7 +86,11 @@ def make_stop_rule(
         nonlocal known, reason
         if len(trials) != known:  # asked much more often than there is news
             known = len(trials)
-            reason = _check_target(config, trials, maximize) or _check_money(config, trials) or _check_plateau(config, trials, maximize)
+            reason = (
+                _check_target(config, trials, maximize)
+                or _check_money(config, trials)
+                or _check_plateau(config, trials, maximize)
+            )
         return reason or _check_hours(config, clock() - since)
 
     return rule
@@ -81,7 +99,9 @@ def make_stop_rule(
 def _check_hours(config: StopConfig, seconds: float) -> str | None:
     if config.hours is None or seconds < 3600.0 * config.hours:
         return None
-    return f"stopped after {seconds / 3600.0:.3g} hours of this command (stop.hours={config.hours:g})"
+    return (
+        f"stopped after {seconds / 3600.0:.3g} hours of this command (stop.hours={config.hours:g})"
+    )
 
 
 def _check_money(config: StopConfig, trials: Sequence[Trial]) -> str | None:
@@ -98,7 +118,9 @@ def _check_target(config: StopConfig, trials: Sequence[Trial], maximize: bool) -
     if config.target is None:
         return None
     for trial in trials:
-        if trial.objective is not None and (trial.objective >= config.target if maximize else trial.objective <= config.target):
+        if trial.objective is not None and (
+            trial.objective >= config.target if maximize else trial.objective <= config.target
+        ):
             return f"stopped at objective {trial.objective:.6g} of trial {trial.number} (stop.target={config.target:g})"
     return None
 
@@ -107,14 +129,20 @@ def _check_plateau(config: StopConfig, trials: Sequence[Trial], maximize: bool) 
     """The plan's rule; the best of the first generation is what the first look is compared with."""
     if config.plateau is None or not trials:
         return None
-    size = max(sum(trial.facts.get("generation") == trials[0].facts.get("generation") for trial in trials), _population_size(trials[0]))
+    size = max(
+        sum(trial.facts.get("generation") == trials[0].facts.get("generation") for trial in trials),
+        _population_size(trials[0]),
+    )
     apart = config.plateau * size
     looks = list(dict.fromkeys([size, *range(apart, len(trials) + 1, apart)]))
     bests = _find_best_losses(trials, looks[-config.patience - 1 :], maximize)
     if len(bests) <= config.patience or bests[-1] == math.inf:
         return None
     # A best that was infinite, of no complete trial, moves by any finite one.
-    if any(before - after >= config.improvement * abs(before) and after < before for before, after in itertools.pairwise(bests)):
+    if any(
+        before - after >= config.improvement * abs(before) and after < before
+        for before, after in itertools.pairwise(bests)
+    ):
         return None
     first, last = (-best if maximize else best for best in (bests[0], bests[-1]))
     course = f"from {first:.6g} to {last:.6g} over the last {config.patience} x {apart} trials"
@@ -127,7 +155,9 @@ def _population_size(trial: Trial) -> int:
 
 def _find_best_losses(trials: Sequence[Trial], looks: Sequence[int], maximize: bool) -> list[float]:
     """Lowest loss among the first n trials for each n; of complete trials only."""
-    losses = [math.inf if trial.objective is None else get_loss(trial, maximize) for trial in trials]
+    losses = [
+        math.inf if trial.objective is None else get_loss(trial, maximize) for trial in trials
+    ]
     found, best, seen = [], math.inf, 0
     for count in looks:
         best = min([best, *(loss for loss in losses[seen:count] if loss is not None)])

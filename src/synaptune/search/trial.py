@@ -81,12 +81,16 @@ class Result:
 
 def make_failure(error: BaseException) -> Failure:
     """What an exception says about its trial."""
-    if isinstance(error, DivergedError):  # a user's mistake in a single run, here only a bad point of the space
+    if isinstance(
+        error, DivergedError
+    ):  # a user's mistake in a single run, here only a bad point of the space
         return Failure("number", str(error).splitlines()[0])
     if isinstance(error, UserError):
         return Failure("mistake", str(error))
     reason = f"{type(error).__name__}: {error}"
-    return Failure(_classify_error(error, reason), reason, "".join(traceback.format_exception(error)))
+    return Failure(
+        _classify_error(error, reason), reason, "".join(traceback.format_exception(error))
+    )
 
 
 def _classify_error(error: BaseException, reason: str) -> FailureKind:
@@ -107,7 +111,9 @@ class Ledger(Protocol):
         """All trials of the phase, by index."""
         ...
 
-    def start(self, index: int, unit: UnitPoint, values: dict[str, Value], generation: int) -> Trial:
+    def start(
+        self, index: int, unit: UnitPoint, values: dict[str, Value], generation: int
+    ) -> Trial:
         """Write a trial as running."""
         ...
 

@@ -36,7 +36,9 @@ def format_best_yaml(study: str, best: Trial, fixed: Mapping[str, Value]) -> str
     objective = "" if best.objective is None else f", objective {best.objective:.6g}"
     name = " ".join(study.split())  # a line break would end the comment
     head = f"# study {name}, trial {best.number}{objective}; use: python train.py tuned=FILE\n"
-    return head + yaml.safe_dump({"parameters": {**fixed, **best.values}}, sort_keys=False, allow_unicode=True)
+    return head + yaml.safe_dump(
+        {"parameters": {**fixed, **best.values}}, sort_keys=False, allow_unicode=True
+    )
 
 
 def read_run_facts(folder: Path) -> dict[str, dict[str, Any]]:
@@ -45,5 +47,12 @@ def read_run_facts(folder: Path) -> dict[str, dict[str, Any]]:
         content = json.loads((folder / "result.json").read_text())
     except FileNotFoundError:
         return {}
-    facts = {key: content[key] for key in ("data_fingerprint", "device", "pruned_at") if content.get(key) is not None}
-    return {"metrics": content.get("metrics", {}), "facts": facts | {"run_fingerprint": content.get("config_fingerprint")}}
+    facts = {
+        key: content[key]
+        for key in ("data_fingerprint", "device", "pruned_at")
+        if content.get(key) is not None
+    }
+    return {
+        "metrics": content.get("metrics", {}),
+        "facts": facts | {"run_fingerprint": content.get("config_fingerprint")},
+    }

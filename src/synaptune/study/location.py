@@ -42,9 +42,19 @@ class StudyLocation:
 def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
     """The place of a study; raises UserError for an unknown `resume` or a name that is no folder name."""
     if config.resume not in RESUME_MODES:
-        raise user_error(got=f"study.resume={config.resume}", expected=f"one of {', '.join(RESUME_MODES)}", do="choose one of them")
+        raise user_error(
+            got=f"study.resume={config.resume}",
+            expected=f"one of {', '.join(RESUME_MODES)}",
+            do="choose one of them",
+        )
     name = config.name or default_name
     if name in (".", "..") or any(letter in name for letter in "/\\\0"):
-        raise user_error(got=f"study.name={name}", expected="a name that can be a folder's", do="choose a name without / and \\")
+        raise user_error(
+            got=f"study.name={name}",
+            expected="a name that can be a folder's",
+            do="choose a name without / and \\",
+        )
     folder = Path(config.dir or f"outputs/studies/{name}")
-    return StudyLocation(name, folder, config.storage or f"sqlite:///{folder}/study.db", config.resume)
+    return StudyLocation(
+        name, folder, config.storage or f"sqlite:///{folder}/study.db", config.resume
+    )

@@ -25,7 +25,12 @@ from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.pruning import GuardedPruner, NoPruner, PercentilePruner, Pruner, PrunerConfig
 from synaptune.search.space.space import Dimension, Space, Value
 from synaptune.search.trial import Result, Trial, TrialPruned, find_best
-from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution, make_workers
+from synaptune.search.workers.config import (
+    TrialConfig,
+    WorkersConfig,
+    check_execution,
+    make_workers,
+)
 from synaptune.search.workers.reporting import report, should_stop
 from synaptune.study.callbacks.base import TERMINAL_ONLY, Show, open_callbacks
 from synaptune.study.database import keys as schema
@@ -74,7 +79,11 @@ class TrialManager:
         Raises UserError for a value that cannot be.
         """
         if direction not in DIRECTIONS:
-            raise user_error(got=f"direction={direction}", expected=f"one of {', '.join(DIRECTIONS)}", do="choose one of them")
+            raise user_error(
+                got=f"direction={direction}",
+                expected=f"one of {', '.join(DIRECTIONS)}",
+                do="choose one of them",
+            )
         self.maximize = direction == "maximize"
         self._plan = Plan(n_trials, self.maximize, max_failure_rate, retries)
         self._plan.check()
@@ -84,10 +93,13 @@ class TrialManager:
         check_execution(self._workers, self._trial)
         resume = "auto" if load_if_exists else "never"
         self._location = resolve_location(
-            StudyConfig(study_name, None if directory is None else str(directory), storage, resume), study_name
+            StudyConfig(study_name, None if directory is None else str(directory), storage, resume),
+            study_name,
         )
         if progress not in (True, False, "bar"):
-            raise user_error(got=f"progress={progress}", expected="True, False or 'bar'", do="choose one of them")
+            raise user_error(
+                got=f"progress={progress}", expected="True, False or 'bar'", do="choose one of them"
+            )
         self._sampler, self._seed, self._progress = sampler, seed, progress
         self._parse_pruner = _parse_pruner(pruner)
         self._live: dict[int, Trial] | None = None  # the trials while `optimize` has the study open
@@ -107,11 +119,21 @@ class TrialManager:
         """
         space = Space(tuple(_parse_dimension(name, entry) for name, entry in search_space.items()))
         if self._plan.budget is None and self._sampler != "grid":
-            raise user_error(got="n_trials=None", expected="a number of trials (only a grid has an end of its own)", do="give n_trials")
+            raise user_error(
+                got="n_trials=None",
+                expected="a number of trials (only a grid has an end of its own)",
+                do="give n_trials",
+            )
         engine = Engine(self._sampler, self._seed, self._workers.slots, self._plan.budget)
         make_optimizer(engine, space)  # refuses an unknown name before there is a study
-        settings = {"search.optimizer": self._sampler, "search.seed": self._seed, "search.maximize": self.maximize}
-        settings |= {f"{schema.RANGE_PREFIX}{name}": text for name, text in space.describe().items()}
+        settings = {
+            "search.optimizer": self._sampler,
+            "search.seed": self._seed,
+            "search.maximize": self.maximize,
+        }
+        settings |= {
+            f"{schema.RANGE_PREFIX}{name}": text for name, text in space.describe().items()
+        }
         with Study(self._location, settings, maximize=self.maximize) as study:
             engine = resume_engine(study, engine)
             ledger = PhaseLedger(study, space, "search", {})
@@ -124,12 +146,33 @@ class TrialManager:
                 for callback in called:
                     callback(self, trial)
 
-            show = Show(self._plan.budget, maximize=self.maximize, earlier=earlier, stop=steering.stop, logs=False)
-            workers = make_workers(self._workers, self._trial, CallableEvaluation(objective), self._location.folder)
+            show = Show(
+                self._plan.budget,
+                maximize=self.maximize,
+                earlier=earlier,
+                stop=steering.stop,
+                logs=False,
+            )
+            workers = make_workers(
+                self._workers, self._trial, CallableEvaluation(objective), self._location.folder
+            )
             self._live = live
             try:
-                with open_callbacks(ledger, replace(TERMINAL_ONLY, progress=self._progress_mode), show) as listeners:
-                    optimize([PhaseSearch(ledger, engine, self._plan, steering, Company(listeners, watch=watch))], workers)
+                with open_callbacks(
+                    ledger, replace(TERMINAL_ONLY, progress=self._progress_mode), show
+                ) as listeners:
+                    optimize(
+                        [
+                            PhaseSearch(
+                                ledger,
+                                engine,
+                                self._plan,
+                                steering,
+                                Company(listeners, watch=watch),
+                            )
+                        ],
+                        workers,
+                    )
             finally:
                 workers.close()
                 self._live = None
@@ -137,7 +180,13 @@ class TrialManager:
 
     @property
     def _progress_mode(self) -> str:
-        return "bar" if self._progress == "bar" else "lines" if self._progress and sys.stdout.isatty() else "off"
+        return (
+            "bar"
+            if self._progress == "bar"
+            else "lines"
+            if self._progress and sys.stdout.isatty()
+            else "off"
+        )
 
     def report(self, value: float, step: int) -> None:
         """Inside the objective: keep an intermediate value; works in worker processes too."""
@@ -154,7 +203,9 @@ class TrialManager:
             return list(self._live.values())
         path = get_sqlite_path(self._location.url)
         return (
-            [] if path is not None and not path.exists() else read_study(self._location.url, self._location.name).get_phase_trials(SEARCH)
+            []
+            if path is not None and not path.exists()
+            else read_study(self._location.url, self._location.name).get_phase_trials(SEARCH)
         )
 
     @property
@@ -177,7 +228,11 @@ class TrialManager:
     def _require_best(self) -> Trial:
         best = self.best_trial
         if best is None:
-            raise user_error(got=f"study {self._location.name} without a complete trial", expected="at least one", do="call optimize first")
+            raise user_error(
+                got=f"study {self._location.name} without a complete trial",
+                expected="at least one",
+                do="call optimize first",
+            )
         return best
 
     def get_param_importance(self) -> dict[str, float]:
@@ -190,7 +245,11 @@ class TrialManager:
 
         complete = [trial for trial in self.trials if trial.state == "complete"]
         if len(complete) < 2:
-            raise user_error(got=f"{len(complete)} complete trials", expected="at least 2", do="call optimize with more n_trials")
+            raise user_error(
+                got=f"{len(complete)} complete trials",
+                expected="at least 2",
+                do="call optimize with more n_trials",
+            )
         study = optuna.load_study(study_name=self._location.name, storage=self._location.url)
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=False)
         return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
@@ -207,7 +266,9 @@ def _parse_pruner(pruner: str | Pruner) -> Pruner:
         case "none":
             return NoPruner()
         case "median" | "percentile":
-            rule = PercentilePruner(50.0 if pruner == "median" else config.percentile, config.startup_trials)
+            rule = PercentilePruner(
+                50.0 if pruner == "median" else config.percentile, config.startup_trials
+            )
             return GuardedPruner(rule, 1, config.warmup_steps, sys.maxsize)
         case str():
             raise user_error(
@@ -231,8 +292,12 @@ class CallableEvaluation:
         except TrialPruned as pruned:
             return Result(None, time.perf_counter() - began, pruned=True, estimate=pruned.estimate)
         except UserError as error:
-            raise RuntimeError(str(error)) from error  # of the user's own code: a failed trial, not a mistake in the search
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):  # numpy's are numbers too
+            raise RuntimeError(
+                str(error)
+            ) from error  # of the user's own code: a failed trial, not a mistake in the search
+        if isinstance(value, bool) or not isinstance(
+            value, numbers.Real
+        ):  # numpy's are numbers too
             raise TypeError(f"the objective returned {type(value).__name__}, expected a number")
         return Result(float(value), time.perf_counter() - began)
 
@@ -253,7 +318,9 @@ def _parse_dimension(name: str, entry: Sequence[Any]) -> Dimension:
         case ("categorical", list() | tuple() as choices, list() | tuple() as weights):
             return Dimension(name, "categorical", choices=tuple(choices), weights=tuple(weights))
     kind = str(entry[0]) if isinstance(entry, Sequence) and entry else ""
-    near = "" if kind in RANGE_KINDS or not kind else f" (closest: {find_nearest(kind, RANGE_KINDS)})"
+    near = (
+        "" if kind in RANGE_KINDS or not kind else f" (closest: {find_nearest(kind, RANGE_KINDS)})"
+    )
     raise user_error(
         got=f"search_space {name}: {entry!r}",
         expected='("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) or ("categorical", [...][, weights])'

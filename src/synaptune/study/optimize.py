@@ -83,8 +83,15 @@ def _build_search(phase_search: PhaseSearch) -> Search:
     ended = [trial for trial in ledger.read_trials() if trial.state != "running"]
     judge, stop, maximize = None, steering.stop, phase_search.plan.maximize
     if steering.pruner is not None and not isinstance(steering.pruner, NoPruner):
-        judge = TrialPruner(steering.pruner, [(trial, ledger.read_intermediate_values(trial)) for trial in ended], maximize=maximize)
-    observed = GenerationLog(ledger.study.location.folder / _make_file_name(ledger.phase, "generations", "jsonl"), company.on_message)
+        judge = TrialPruner(
+            steering.pruner,
+            [(trial, ledger.read_intermediate_values(trial)) for trial in ended],
+            maximize=maximize,
+        )
+    observed = GenerationLog(
+        ledger.study.location.folder / _make_file_name(ledger.phase, "generations", "jsonl"),
+        company.on_message,
+    )
 
     def notify_watchers(trial: Trial, finished: int) -> None:
         company.listeners.on_end(trial, finished)
@@ -93,7 +100,9 @@ def _build_search(phase_search: PhaseSearch) -> Search:
     watch: OnEnd = notify_watchers
     if company.notifier is not None:
         about: Any = {"phase": ledger.phase, "maximize": maximize, "earlier": ended}
-        watch = company.notifier.watch(notify_watchers, size=optimizer.generation_size, total=phase_search.plan.budget, **about)
+        watch = company.notifier.watch(
+            notify_watchers, size=optimizer.generation_size, total=phase_search.plan.budget, **about
+        )
 
     def watch_end(trial: Trial, finished: int) -> None:
         if judge is not None:
@@ -111,7 +120,9 @@ def _build_search(phase_search: PhaseSearch) -> Search:
         phase_search.plan,
         ledger,
         StateFile(
-            ledger.study.location.folder / _make_file_name(ledger.phase, "optimizer", "pkl"), phase_search.engine, ledger.space.describe()
+            ledger.study.location.folder / _make_file_name(ledger.phase, "optimizer", "pkl"),
+            phase_search.engine,
+            ledger.space.describe(),
         ),
         on_start=company.listeners.on_start,
         on_end=watch_end,
@@ -119,7 +130,11 @@ def _build_search(phase_search: PhaseSearch) -> Search:
         prior=steering.prior,
         on_generation=observe,
         # A grid or a sample is wanted whole: points that follow no loss have no plateau.
-        stop_rule=make_stop_rule(stop if optimizer.learns else replace(stop, plateau=None), maximize=maximize, began=steering.started_at),
+        stop_rule=make_stop_rule(
+            stop if optimizer.learns else replace(stop, plateau=None),
+            maximize=maximize,
+            began=steering.started_at,
+        ),
         on_message=company.on_message,
     )
 
@@ -154,7 +169,9 @@ def start_from_study(space: Space, start: str | None, *, maximize: bool = False)
     if start is None:
         return WarmStart(space, ())
     trials = find_study(start).search_trials
-    return warm_start(space, [EarlierTrial(trial.values, get_loss(trial, maximize)) for trial in trials], start)
+    return warm_start(
+        space, [EarlierTrial(trial.values, get_loss(trial, maximize)) for trial in trials], start
+    )
 
 
 def resume_engine(study: Study, engine: Engine) -> Engine:

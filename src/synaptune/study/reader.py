@@ -14,14 +14,29 @@ from synaptune.search.optimizers.base import Engine
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial, get_loss
 from synaptune.study.database import keys as schema
-from synaptune.study.database.connection import add_driver, close_storage, get_sqlite_path, open_storage, redact_url
+from synaptune.study.database.connection import (
+    add_driver,
+    close_storage,
+    get_sqlite_path,
+    open_storage,
+    redact_url,
+)
 from synaptune.study.database.errors import as_user_errors, check_readable
 from synaptune.study.database.rows import filter_phase, read_trials
 
 STUDIES_ROOT = Path("outputs/studies")
-SEARCH, BASELINE, VALIDATION, ABLATION, REFERENCE = "search", "baseline", "validation", "ablation", "reference"
+SEARCH, BASELINE, VALIDATION, ABLATION, REFERENCE = (
+    "search",
+    "baseline",
+    "validation",
+    "ablation",
+    "reference",
+)
 # Phases of a protocol that make runs and search nothing.
-GATES, JOINT = "gates", "joint"  # phases of phase 2; the first is also the note with what was decided there
+GATES, JOINT = (
+    "gates",
+    "joint",
+)  # phases of phase 2; the first is also the note with what was decided there
 _NO_SEARCH = ("sanity", BASELINE, VALIDATION, ABLATION, REFERENCE, "incumbents", "transfer")
 _SHOWN_NAMES = 10
 
@@ -90,7 +105,11 @@ def read_study(url: str, name: str | None = None, *, prefer: str | None = None) 
     url = add_driver(url)
     path = get_sqlite_path(url)
     if path is not None and not path.exists():
-        raise user_error(got=f"no study database {path}", expected="a study that has begun", do="check its name, or give --storage URL")
+        raise user_error(
+            got=f"no study database {path}",
+            expected="a study that has begun",
+            do="check its name, or give --storage URL",
+        )
     with as_user_errors(url):
         if path is not None:
             check_readable(path)
@@ -99,10 +118,17 @@ def read_study(url: str, name: str | None = None, *, prefer: str | None = None) 
             studies = {study.study_name: study for study in storage.get_all_studies()}
             study = studies[_choose(sorted(studies), name, prefer=prefer, where=redact_url(url))]
             where = f"{study.study_name} in {redact_url(url)}"
-            if schema.CONFIGURATION in study.user_attrs or storage.get_n_trials(study._study_id) > 0:
+            if (
+                schema.CONFIGURATION in study.user_attrs
+                or storage.get_n_trials(study._study_id) > 0
+            ):
                 schema.check_schema(study.user_attrs, where)
             if len(study.directions) > 1:
-                raise user_error(got=f"study {where} of several objectives", expected="a study of ours, of one", do="choose another")
+                raise user_error(
+                    got=f"study {where} of several objectives",
+                    expected="a study of ours, of one",
+                    do="choose another",
+                )
             trials = read_trials(storage, study._study_id, where)
             times, curves, distributions = _read_details(storage, study._study_id)
         finally:
@@ -123,7 +149,9 @@ def read_study(url: str, name: str | None = None, *, prefer: str | None = None) 
     )
 
 
-def find_study(study: str, storage: str | None = None, *, root: Path = STUDIES_ROOT) -> StudySnapshot:
+def find_study(
+    study: str, storage: str | None = None, *, root: Path = STUDIES_ROOT
+) -> StudySnapshot:
     """A study given as a name below root, as a folder, or with its storage URL as the name there; raises UserError."""
     if storage is not None:
         return read_study(storage, study)
@@ -140,37 +168,63 @@ def _choose(names: Sequence[str], name: str | None, *, prefer: str | None, where
     wanted = name or (names[0] if len(names) == 1 else prefer)
     if wanted is not None and wanted in names:
         return wanted
-    known = ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "") or "none"
+    known = (
+        ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "") or "none"
+    )
     raise user_error(
-        got=f"no study {wanted or 'chosen'} in {where}", expected=f"one of its studies: {known}", do="give its name with --storage URL"
+        got=f"no study {wanted or 'chosen'} in {where}",
+        expected=f"one of its studies: {known}",
+        do="give its name with --storage URL",
     )
 
 
 _Times = dict[int, tuple[datetime | None, datetime | None]]
 
 
-def _read_details(storage: Any, study: int) -> tuple[_Times, dict[int, dict[int, float]], dict[int, dict[str, str]]]:
+def _read_details(
+    storage: Any, study: int
+) -> tuple[_Times, dict[int, dict[int, float]], dict[int, dict[str, str]]]:
     """Times, reported values and the distributions of the parameters as JSON, by trial number."""
     from optuna.storages._rdb import models
     from sqlalchemy import select
     from sqlalchemy.orm import Session
 
-    trial, value, parameter = models.TrialModel, models.TrialIntermediateValueModel, models.TrialParamModel
+    trial, value, parameter = (
+        models.TrialModel,
+        models.TrialIntermediateValueModel,
+        models.TrialParamModel,
+    )
     columns = trial.__table__.c  # the model's own times are properties; these are UTC
     with Session(storage.engine) as session:
 
         def rows(*chosen: Any, table: Any, order: Any) -> Any:
-            query = select(trial.number, *chosen).select_from(table).join(trial).where(trial.study_id == study)
+            query = (
+                select(trial.number, *chosen)
+                .select_from(table)
+                .join(trial)
+                .where(trial.study_id == study)
+            )
             return session.execute(query.order_by(order))
 
-        heads = select(trial.number, columns.datetime_start, columns.datetime_complete).where(trial.study_id == study)
-        times: _Times = {number: (_to_utc(begin), _to_utc(end)) for number, begin, end in session.execute(heads)}
+        heads = select(trial.number, columns.datetime_start, columns.datetime_complete).where(
+            trial.study_id == study
+        )
+        times: _Times = {
+            number: (_to_utc(begin), _to_utc(end)) for number, begin, end in session.execute(heads)
+        }
         curves: dict[int, dict[int, float]] = {}
-        for number, step, reported in rows(value.step, value.intermediate_value, table=value, order=value.step):
+        for number, step, reported in rows(
+            value.step, value.intermediate_value, table=value, order=value.step
+        ):
             if reported is not None:
                 curves.setdefault(number, {})[step] = reported
         distributions: dict[int, dict[str, str]] = {}
-        for number, name, text in rows(parameter.param_name, parameter.distribution_json, table=parameter, order=parameter.param_id):
+        for number, name, text in rows(
+            parameter.param_name,
+            parameter.distribution_json,
+            table=parameter,
+            order=parameter.param_id,
+        ):
             distributions.setdefault(number, {})[name] = text
     return times, curves, distributions
 
@@ -180,7 +234,9 @@ def _to_utc(moment: datetime | None) -> datetime | None:
 
 
 def _build_spaces(
-    trials: Sequence[Trial], distributions: Mapping[int, Mapping[str, str]], configuration: Mapping[str, Any]
+    trials: Sequence[Trial],
+    distributions: Mapping[int, Mapping[str, str]],
+    configuration: Mapping[str, Any],
 ) -> dict[str, Space]:
     """The space of each phase, as its first trial tells it; a search began there too."""
     spaces: dict[str, Space] = {}
@@ -192,17 +248,29 @@ def _build_spaces(
                 # The middle is where a dimension without a start begins; the coordinate of its rounded value would be another.
                 start = None if unit == 0.5 else value
                 described = str(configuration.get(f"{schema.RANGE_PREFIX}{name}", ""))
-                dimensions.append(_build_dimension(name, json.loads(stored[name]), start=start, described=described))
+                dimensions.append(
+                    _build_dimension(
+                        name, json.loads(stored[name]), start=start, described=described
+                    )
+                )
             spaces[phase] = Space(tuple(dimensions))
     return spaces
 
 
-def _build_dimension(name: str, stored: Mapping[str, Any], *, start: Any, described: str) -> Dimension:
+def _build_dimension(
+    name: str, stored: Mapping[str, Any], *, start: Any, described: str
+) -> Dimension:
     """A dimension from Optuna's description of it; weights of choices are in ours alone."""
     about = stored["attributes"]
     if stored["name"] == "CategoricalDistribution":
         _, _, weights = described.partition(" weights ")
-        return Dimension(name, "categorical", choices=tuple(about["choices"]), start=start, weights=tuple(json.loads(weights or "[]")))
+        return Dimension(
+            name,
+            "categorical",
+            choices=tuple(about["choices"]),
+            start=start,
+            weights=tuple(json.loads(weights or "[]")),
+        )
     return Dimension(
         name,
         "log" if about["log"] else "lin",

@@ -20,7 +20,13 @@ from synaptune.search.space.space import Space, UnitPoint, Value
 from synaptune.search.trial import Result, Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.database import rows as records
-from synaptune.study.database.connection import add_driver, close_storage, get_sqlite_path, open_storage, redact_url
+from synaptune.study.database.connection import (
+    add_driver,
+    close_storage,
+    get_sqlite_path,
+    open_storage,
+    redact_url,
+)
 from synaptune.study.database.errors import as_user_errors, check_readable
 from synaptune.study.database.lease import StudyLease
 from synaptune.study.database.locks import Holder
@@ -29,7 +35,11 @@ from synaptune.study.location import StudyLocation
 from synaptune.study.provenance import get_code_version
 
 STUDY_HEARTBEAT_INTERVAL = constant(
-    "storage.beat_every", 30.0, unit="s", meaning="between two signs of life of a study", source="chosen: a glance tells"
+    "storage.beat_every",
+    30.0,
+    unit="s",
+    meaning="between two signs of life of a study",
+    source="chosen: a glance tells",
 )
 _SHOWN_DIFFERENCES = 20
 
@@ -38,7 +48,12 @@ class Study:
     """One study, held by this process alone until `close`; use it as a context manager. Several threads may call it."""
 
     def __init__(
-        self, location: StudyLocation, configuration: Mapping[str, Any], *, maximize: bool = False, retry_timeout: float = RETRY_TIMEOUT
+        self,
+        location: StudyLocation,
+        configuration: Mapping[str, Any],
+        *,
+        maximize: bool = False,
+        retry_timeout: float = RETRY_TIMEOUT,
     ) -> None:
         """Open or create. `configuration` (flat, plain values) is everything that makes results comparable; patience: seconds that a
         call waits for a database that does not answer.
@@ -47,7 +62,9 @@ class Study:
         another version or another program.
         """
         self.location = location
-        self.configuration = json.loads(json.dumps(dict(configuration), sort_keys=True, default=str))
+        self.configuration = json.loads(
+            json.dumps(dict(configuration), sort_keys=True, default=str)
+        )
         self._maximize = maximize
         self._url = add_driver(location.url)
         self._storage: Any = None
@@ -97,9 +114,14 @@ class Study:
             schema.check_schema(notes, self._where)
         if stored == self.configuration:
             return
-        if stored is not None and any(trial.state != "running" for trial in records.read_trials(self._storage, self._id, self._where)):
+        if stored is not None and any(
+            trial.state != "running"
+            for trial in records.read_trials(self._storage, self._id, self._where)
+        ):
             self._refuse(stored)
-        self._storage.delete_study(self._id)  # nothing ever finished in it: a first attempt with a mistake leaves no claim
+        self._storage.delete_study(
+            self._id
+        )  # nothing ever finished in it: a first attempt with a mistake leaves no claim
         self._create()
 
     def _create(self) -> None:
@@ -107,7 +129,8 @@ class Study:
 
         self._creating = True
         self._id = self._storage.create_new_study(
-            [StudyDirection.MAXIMIZE if self._maximize else StudyDirection.MINIMIZE], self.location.name
+            [StudyDirection.MAXIMIZE if self._maximize else StudyDirection.MINIMIZE],
+            self.location.name,
         )
         self._storage.set_study_user_attr(self._id, schema.VERSION_KEY, schema.SCHEMA_VERSION)
         self._storage.set_study_user_attr(self._id, schema.WRITER, get_code_version())
@@ -116,9 +139,16 @@ class Study:
 
     def _refuse(self, stored: Mapping[str, Any]) -> None:
         here, absent = self.configuration, "(absent)"
-        keys = [key for key in sorted({*stored, *here}) if stored.get(key, absent) != here.get(key, absent)]
+        keys = [
+            key
+            for key in sorted({*stored, *here})
+            if stored.get(key, absent) != here.get(key, absent)
+        ]
         shown_keys = keys[:_SHOWN_DIFFERENCES]
-        lines = [f"{key}: the study has {stored.get(key, absent)}, this command {here.get(key, absent)}" for key in shown_keys]
+        lines = [
+            f"{key}: the study has {stored.get(key, absent)}, this command {here.get(key, absent)}"
+            for key in shown_keys
+        ]
         if len(keys) > _SHOWN_DIFFERENCES:
             lines.append(f"and {len(keys) - _SHOWN_DIFFERENCES} more")
         raise UserError(
@@ -157,7 +187,9 @@ class Study:
 
         def attempt(again: bool) -> tuple[int, int]:
             self._lease.renew()
-            return records.create_trial(self._storage, self._id, space=space, trial=trial, is_retry=again)
+            return records.create_trial(
+                self._storage, self._id, space=space, trial=trial, is_retry=again
+            )
 
         key, number = self._retry(attempt)
         self._trial_ids[number] = key
@@ -165,23 +197,39 @@ class Study:
 
     def report(self, trial: Trial, value: float, step: int) -> None:
         """Store an intermediate value of a running trial; a step reported again is replaced."""
-        self._retry(lambda _: self._storage.set_trial_intermediate_value(self._get_trial_id(trial), step, value))
+        self._retry(
+            lambda _: self._storage.set_trial_intermediate_value(
+                self._get_trial_id(trial), step, value
+            )
+        )
 
     def read_intermediate_values(self, trial: Trial) -> dict[int, float]:
         """The reported values by step, in the order of steps."""
-        return dict(sorted(self._retry(lambda _: self._storage.get_trial(self._get_trial_id(trial))).intermediate_values.items()))
+        return dict(
+            sorted(
+                self._retry(
+                    lambda _: self._storage.get_trial(self._get_trial_id(trial))
+                ).intermediate_values.items()
+            )
+        )
 
     def record_retry(self, trial: Trial, reason: str) -> Trial:
         """Count an attempt that was given up in `facts["attempts"]`, the list of their reasons; the trial stays running."""
         attempts = [*trial.facts.get(schema.ATTEMPTS, []), reason]
-        self._retry(lambda _: self._storage.set_trial_user_attr(self._get_trial_id(trial), schema.ATTEMPTS, attempts))
+        self._retry(
+            lambda _: self._storage.set_trial_user_attr(
+                self._get_trial_id(trial), schema.ATTEMPTS, attempts
+            )
+        )
         return replace(trial, facts={**trial.facts, schema.ATTEMPTS: attempts})
 
     def finish(self, trial: Trial, result: Result) -> Trial:
         """Write how a trial ended, in one transaction: complete, failed with its reason, or pruned with its estimate."""
         facts, state = records.collect_facts(result), records.get_end_state(result)
         self._retry(
-            lambda again: records.finish_trial(self._storage, self._get_trial_id(trial), result=result, facts=facts, is_retry=again)
+            lambda again: records.finish_trial(
+                self._storage, self._get_trial_id(trial), result=result, facts=facts, is_retry=again
+            )
         )
         self._trial_ids.pop(trial.number, None)
         estimate = facts.pop(schema.ESTIMATE, None)
@@ -209,7 +257,11 @@ class Study:
 
     def _get_trial_id(self, trial: Trial) -> int:
         key = self._trial_ids.get(trial.number)
-        return self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number) if key is None else key
+        return (
+            self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
+            if key is None
+            else key
+        )
 
     def close(self) -> None:
         """Let another process have it."""
@@ -237,10 +289,23 @@ class PhaseLedger:
         """All trials of the phase, by index."""
         return self.study.read_trials(self.phase)
 
-    def start(self, index: int, unit: UnitPoint, values: dict[str, Value], generation: int = 0, **facts: Any) -> Trial:
+    def start(
+        self,
+        index: int,
+        unit: UnitPoint,
+        values: dict[str, Value],
+        generation: int = 0,
+        **facts: Any,
+    ) -> Trial:
         """Write a trial as running."""
-        about = {schema.PHASE: self.phase, schema.GENERATION: generation, "config_fingerprint": self.study.fingerprint}
-        return self.study.start(self.space, Trial(-1, index, unit, values, facts={**about, **self.facts, **facts}))
+        about = {
+            schema.PHASE: self.phase,
+            schema.GENERATION: generation,
+            "config_fingerprint": self.study.fingerprint,
+        }
+        return self.study.start(
+            self.space, Trial(-1, index, unit, values, facts={**about, **self.facts, **facts})
+        )
 
     def report(self, trial: Trial, value: float, step: int) -> None:
         """Store an intermediate value; a step reported again is replaced."""

@@ -36,15 +36,23 @@ def tabulate_trials(trials: Sequence[Trial]) -> dict[str, ColumnValues]:
     known (metrics, fingerprints, versions) by name. A parameter or metric with the name of an earlier column has its kind before it.
     """
     table: dict[str, ColumnValues] = {
-        name: [getattr(trial, name) if hasattr(trial, name) else trial.facts.get(name) for trial in trials] for name in _FIRST_COLUMNS
+        name: [
+            getattr(trial, name) if hasattr(trial, name) else trial.facts.get(name)
+            for trial in trials
+        ]
+        for name in _FIRST_COLUMNS
     }
     for name in dict.fromkeys(name for trial in trials for name in trial.values):
-        table[name if name not in (*_FIRST_COLUMNS, *_LAST_COLUMNS) else f"parameter.{name}"] = [trial.values.get(name) for trial in trials]
+        table[name if name not in (*_FIRST_COLUMNS, *_LAST_COLUMNS) else f"parameter.{name}"] = [
+            trial.values.get(name) for trial in trials
+        ]
     table[schema.ATTEMPTS] = [len(trial.facts.get(schema.ATTEMPTS, ())) for trial in trials]
     table[schema.REASON] = [trial.reason for trial in trials]
     known = {*_FIRST_COLUMNS, *_LAST_COLUMNS, schema.TRACEBACK}
     for name in sorted({name for trial in trials for name in trial.facts} - known):
-        table[name if name not in table else f"metric.{name}"] = [trial.facts.get(name) for trial in trials]
+        table[name if name not in table else f"metric.{name}"] = [
+            trial.facts.get(name) for trial in trials
+        ]
     return {name: _unify_type(column) for name, column in table.items()}
 
 
@@ -57,11 +65,17 @@ def _unify_type(column: ColumnValues) -> ColumnValues:
         return column
     if all(_is_number(entry) for entry in present):
         return [None if entry is None else float(entry) for entry in column]
-    return [entry if entry is None or isinstance(entry, str) else json.dumps(entry) for entry in column]
+    return [
+        entry if entry is None or isinstance(entry, str) else json.dumps(entry) for entry in column
+    ]
 
 
 def _is_number(entry: Any) -> bool:
-    return entry in _NON_FINITE if isinstance(entry, str) else isinstance(entry, int | float) and not isinstance(entry, bool)
+    return (
+        entry in _NON_FINITE
+        if isinstance(entry, str)
+        else isinstance(entry, int | float) and not isinstance(entry, bool)
+    )
 
 
 def to_csv(table: dict[str, ColumnValues]) -> str:
@@ -80,10 +94,14 @@ def to_parquet(table: dict[str, ColumnValues]) -> bytes:
         import pyarrow.parquet
     except ImportError:
         raise user_error(
-            got="--format parquet without pyarrow", expected="pyarrow, which writes it", do="pip install pyarrow, or use --format csv"
+            got="--format parquet without pyarrow",
+            expected="pyarrow, which writes it",
+            do="pip install pyarrow, or use --format csv",
         ) from None
     # An empty column has the type it would have: tables of several studies can be joined.
-    types = dict.fromkeys(("objective", schema.ESTIMATE, schema.SECONDS), pyarrow.float64()) | {schema.REASON: pyarrow.string()}
+    types = dict.fromkeys(("objective", schema.ESTIMATE, schema.SECONDS), pyarrow.float64()) | {
+        schema.REASON: pyarrow.string()
+    }
     arrays = {name: pyarrow.array(column, type=types.get(name)) for name, column in table.items()}
     sink = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(arrays), sink)

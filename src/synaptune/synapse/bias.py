@@ -53,9 +53,13 @@ class AttentionParams:
 
 def efficacy_bias(efficacy: Tensor, newborn: Tensor, params: AttentionParams) -> Tensor:
     """The synaptic part of (1); efficacy (batch, head, tick, key), newborn broadcasts [vesicle] -> same shape [nat]."""
-    return params.lambda_loge * (torch.log(efficacy + params.epsilon) - torch.log(newborn + params.epsilon))
+    return params.lambda_loge * (
+        torch.log(efficacy + params.epsilon) - torch.log(newborn + params.epsilon)
+    )
 
 
-def distance_bias(ticks: Tensor, keys: Tensor, params: AttentionParams, *, context: int, tokens: int) -> Tensor:
+def distance_bias(
+    ticks: Tensor, keys: Tensor, params: AttentionParams, *, context: int, tokens: int
+) -> Tensor:
     """The distance part of (1): tick indices (n,), key positions (k,) -> (n, k) [nat]; `context` is T_max, fixed by the model."""
     return params.barrier_strength * (keys[None, :] - tokens * ticks[:, None]) / context

@@ -24,7 +24,12 @@ class CalciumParams:
     """Calcium influx, decay and buffering, and the sensors that read it (release.py)."""
 
     tau_c: float = parameter(
-        0.85, low=0.5, high=0.99, unit="1/token", meaning="calcium retained per token", source="chosen: about 4 tokens of half-life"
+        0.85,
+        low=0.5,
+        high=0.99,
+        unit="1/token",
+        meaning="calcium retained per token",
+        source="chosen: about 4 tokens of half-life",
     )
     alpha_ca: float = parameter(
         0.55,
@@ -66,7 +71,12 @@ class CalciumParams:
         source="chosen: a tenth of evoked release, Yao et al., Cell 147:666 (2011)",
     )
     tau_buf: float = parameter(
-        0.92, low=0.5, high=0.99, unit="1/token", meaning="bound calcium retained per token", source="chosen: slower than free calcium"
+        0.92,
+        low=0.5,
+        high=0.99,
+        unit="1/token",
+        meaning="bound calcium retained per token",
+        source="chosen: slower than free calcium",
     )
     alpha_buf_on: float = parameter(
         0.1,
@@ -95,7 +105,9 @@ class CalciumState(NamedTuple):
     bound: Tensor
 
 
-def calcium_step(state: CalciumState, drive: Tensor, params: CalciumParams, tokens: int) -> tuple[CalciumState, Tensor]:
+def calcium_step(
+    state: CalciumState, drive: Tensor, params: CalciumParams, tokens: int
+) -> tuple[CalciumState, Tensor]:
     """(state, drive u, params, tokens of the tick) -> (next state, mean free calcium seen by the sensors over the tick)."""
     on, off = params.alpha_buf_on, params.alpha_buf_off
     influx = (1.0 - params.tau_c) * params.alpha_ca * drive

@@ -19,9 +19,17 @@ from torch import Tensor
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.clock import geometric_sums
 
-AMPA_CEILING = constant("energy.ampa_ceiling", 2.0, meaning="largest AMPA density", source="chosen: twice that of a new synapse")
+AMPA_CEILING = constant(
+    "energy.ampa_ceiling",
+    2.0,
+    meaning="largest AMPA density",
+    source="chosen: twice that of a new synapse",
+)
 FILL_HALF = constant(
-    "energy.fill_half", 0.25, meaning="ATP at which a vesicle fills half-way", source="chosen: a quarter of the resting level"
+    "energy.fill_half",
+    0.25,
+    meaning="ATP at which a vesicle fills half-way",
+    source="chosen: a quarter of the resting level",
 )
 
 
@@ -47,8 +55,16 @@ class EnergyParams:
         meaning="energy per released vesicle",
         source="chosen: one vesicle per token is the steady limit",
     )
-    energy_max: float = parameter(1.0, low=0.5, high=2.0, meaning="energy at rest", source="chosen: the unit of energy")
-    init_energy: float = parameter(0.85, low=0.2, high=1.0, meaning="energy of a new terminal", source="chosen: a little below rest")
+    energy_max: float = parameter(
+        1.0, low=0.5, high=2.0, meaning="energy at rest", source="chosen: the unit of energy"
+    )
+    init_energy: float = parameter(
+        0.85,
+        low=0.2,
+        high=1.0,
+        meaning="energy of a new terminal",
+        source="chosen: a little below rest",
+    )
     amp_load: float = parameter(
         0.02,
         low=0.002,
@@ -59,7 +75,13 @@ class EnergyParams:
         source="chosen: tens of vesicles to potentiate",
     )
     amp_leak: float = parameter(
-        0.006, low=0.001, high=0.05, scale="log", unit="1/token", meaning="AMPA lost per token", source="chosen: over a hundred tokens"
+        0.006,
+        low=0.001,
+        high=0.05,
+        scale="log",
+        unit="1/token",
+        meaning="AMPA lost per token",
+        source="chosen: over a hundred tokens",
     )
 
 
@@ -70,11 +92,15 @@ class EnergyState(NamedTuple):
     ampa: Tensor
 
 
-def energy_step(state: EnergyState, released: Tensor, params: EnergyParams, tokens: int) -> EnergyState:
+def energy_step(
+    state: EnergyState, released: Tensor, params: EnergyParams, tokens: int
+) -> EnergyState:
     """(state, vesicles released in the tick, params, tokens) -> next state."""
     per_token = released / tokens
     power, gain, _ = geometric_sums(1.0 - params.energy_fill, tokens)
-    energy = power * state.energy + gain * (params.energy_fill * params.energy_max - params.energy_use * per_token)  # (1)
+    energy = power * state.energy + gain * (
+        params.energy_fill * params.energy_max - params.energy_use * per_token
+    )  # (1)
     load = params.amp_load * per_token
     power, gain, _ = geometric_sums(1.0 - load - params.amp_leak, tokens)
     ampa = power * state.ampa + gain * AMPA_CEILING * load  # (2)

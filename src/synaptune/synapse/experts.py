@@ -29,12 +29,25 @@ from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.energy import EnergyParams
 
 ROUTER_SIMILARITY = constant(
-    "experts.similarity_weight", 0.1, unit="nat", meaning="weight of cos(probe, embedding) in the router", source="chosen: a hint"
+    "experts.similarity_weight",
+    0.1,
+    unit="nat",
+    meaning="weight of cos(probe, embedding) in the router",
+    source="chosen: a hint",
 )
 ROUTER_METABOLISM = constant(
-    "experts.metabolism_weight", 0.1, unit="nat", meaning="weight of energy - fatigue in the router", source="chosen: a hint"
+    "experts.metabolism_weight",
+    0.1,
+    unit="nat",
+    meaning="weight of energy - fatigue in the router",
+    source="chosen: a hint",
 )
-HEALTH_HILL = constant("experts.health_hill", 4.0, meaning="Hill exponent of health", source="derived: see (5); calmodulin's exponent")
+HEALTH_HILL = constant(
+    "experts.health_hill",
+    4.0,
+    meaning="Hill exponent of health",
+    source="derived: see (5); calmodulin's exponent",
+)
 OWN_EMBEDDING_LENGTH = constant(
     "experts.kinship",
     0.5,
@@ -42,7 +55,10 @@ OWN_EMBEDDING_LENGTH = constant(
     source="chosen: first cosines near 0.8, so experts start as kin and have to differentiate",
 )
 SPLIT_NOISE = constant(
-    "experts.twin_noise", 0.01, meaning="antisymmetric noise on twins, relative to the weights' spread", source="chosen: breaks the tie"
+    "experts.twin_noise",
+    0.01,
+    meaning="antisymmetric noise on twins, relative to the weights' spread",
+    source="chosen: breaks the tie",
 )
 
 
@@ -61,7 +77,13 @@ class StructuralParams:
         source="chosen: a fraction of the run when searched; the small scales set a fraction of their own length",
     )
     structural_tau_util: float = parameter(
-        0.2, low=0.02, high=0.5, scale="log", unit="1/step", meaning="rate of the utilisation average", source="chosen: five steps"
+        0.2,
+        low=0.02,
+        high=0.5,
+        scale="log",
+        unit="1/step",
+        meaning="rate of the utilisation average",
+        source="chosen: five steps",
     )
     router_embed_dim: int = parameter(
         24,
@@ -82,10 +104,19 @@ class StructuralParams:
         source="chosen: slow",
     )
     router_contrastive_push: float = parameter(
-        0.1, low=0.01, high=0.5, phase=1, meaning="repulsion of similar embeddings", source="chosen: a tenth of the attraction"
+        0.1,
+        low=0.01,
+        high=0.5,
+        phase=1,
+        meaning="repulsion of similar embeddings",
+        source="chosen: a tenth of the attraction",
     )
     router_sim_threshold: float = parameter(
-        0.6, low=0.2, high=0.95, meaning="embedding cosine above which a weak expert may merge", source="chosen: clearly similar"
+        0.6,
+        low=0.2,
+        high=0.95,
+        meaning="embedding cosine above which a weak expert may merge",
+        source="chosen: clearly similar",
     )
     energy_cost_rel: float = parameter(
         0.015,
@@ -98,10 +129,18 @@ class StructuralParams:
         source="chosen: below the fill at even use",
     )
     split_health_min: float = parameter(
-        0.8, low=0.5, high=1.0, meaning="health above which an expert may split", source="chosen: well above even"
+        0.8,
+        low=0.5,
+        high=1.0,
+        meaning="health above which an expert may split",
+        source="chosen: well above even",
     )
     merge_health_max: float = parameter(
-        0.25, low=0.05, high=0.45, meaning="health below which an expert may merge", source="chosen: half of even"
+        0.25,
+        low=0.05,
+        high=0.45,
+        meaning="health below which an expert may merge",
+        source="chosen: half of even",
     )
 
 
@@ -143,17 +182,23 @@ def router_logits(linear: Tensor, probe: Tensor, state: Metabolism) -> Tensor:
     return linear + ROUTER_SIMILARITY * kin + ROUTER_METABOLISM * (state.energy - state.fatigue)
 
 
-def metabolism_step(state: Metabolism, routing: Routing, params: StructuralParams, energy: EnergyParams) -> Metabolism:
+def metabolism_step(
+    state: Metabolism, routing: Routing, params: StructuralParams, energy: EnergyParams
+) -> Metabolism:
     """(state, routing of the batch, params) -> next state (1-4)."""
     count = routing.share.shape[0]
     rate = params.structural_tau_util
     utilisation = state.utilisation + rate * (routing.share - state.utilisation)
     fatigue = state.fatigue + rate * (count * utilisation - state.fatigue)
     spent = params.energy_cost_rel * count * utilisation
-    store = (state.energy + energy.energy_fill * (energy.energy_max - state.energy) - spent).clamp(min=0.0)
+    store = (state.energy + energy.energy_fill * (energy.energy_max - state.energy) - spent).clamp(
+        min=0.0
+    )
     v, lr = state.embedding, params.router_contrastive_lr
     others = (v @ v.T).clamp(min=0.0) * (1.0 - torch.eye(count, device=v.device, dtype=v.dtype))
-    used = (routing.share > 0).to(v.dtype)[:, None]  # an expert without tokens has no mean to move to
+    used = (routing.share > 0).to(v.dtype)[
+        :, None
+    ]  # an expert without tokens has no mean to move to
     moved = v + lr * used * (routing.probe - v) - lr * params.router_contrastive_push * (others @ v)
     return Metabolism(utilisation, fatigue, store, F.normalize(moved, dim=-1))
 
@@ -168,7 +213,10 @@ def health(state: Metabolism) -> Tensor:
 def plan_remodel(state: Metabolism, params: StructuralParams) -> RemodelPlan:
     """The structural event that the present state calls for; the identity when it calls for none. Tensors only: it batches."""
     count = state.energy.shape[0]
-    index, eye = torch.arange(count, device=state.energy.device), torch.eye(count, device=state.energy.device, dtype=state.energy.dtype)
+    index, eye = (
+        torch.arange(count, device=state.energy.device),
+        torch.eye(count, device=state.energy.device, dtype=state.energy.dtype),
+    )
     vigour = health(state)
     victim = vigour.argmin()
     kin = torch.where(index == victim, -2.0, state.embedding @ state.embedding[victim])
@@ -177,8 +225,12 @@ def plan_remodel(state: Metabolism, params: StructuralParams) -> RemodelPlan:
     parent = torch.where(index == victim, -1.0, vigour).argmax()
     split = merged & (vigour[parent] > params.split_health_min)
     is_victim, is_heir, is_parent = ((index == x).to(eye.dtype) for x in (victim, heir, parent))
-    share = state.utilisation[victim] / (state.utilisation[victim] + state.utilisation[heir]).clamp(min=1e-12)
-    merging = eye + is_heir[:, None] * share * (is_victim - is_heir)[None, :]  # by the victim's share of their use
+    share = state.utilisation[victim] / (state.utilisation[victim] + state.utilisation[heir]).clamp(
+        min=1e-12
+    )
+    merging = (
+        eye + is_heir[:, None] * share * (is_victim - is_heir)[None, :]
+    )  # by the victim's share of their use
     copying = eye + is_victim[:, None] * (is_parent - is_victim)[None, :]
     mix = torch.where(merged, torch.where(split, copying @ merging, merging), eye)
     copy = torch.where(split, copying, eye)
@@ -190,4 +242,9 @@ def remodel_metabolism(state: Metabolism, plan: RemodelPlan) -> Metabolism:
     """The metabolism after a structural event: twins share their parent's use, embeddings stay unit vectors."""
     halve = 1.0 - 0.5 * plan.noise_sign.abs()
     mixed = Metabolism(*(plan.mix @ value for value in state))
-    return Metabolism(mixed.utilisation * halve, mixed.fatigue * halve, mixed.energy, F.normalize(mixed.embedding, dim=-1))
+    return Metabolism(
+        mixed.utilisation * halve,
+        mixed.fatigue * halve,
+        mixed.energy,
+        F.normalize(mixed.embedding, dim=-1),
+    )

@@ -45,7 +45,13 @@ def init_memory(batch: int, rank: int, like: Tensor) -> MemoryState:
 
 
 def memory_step(
-    state: MemoryState, pre: Tensor, post: Tensor, post_params: PostsynapticParams, bdnf_params: BdnfParams, *, delta: bool
+    state: MemoryState,
+    pre: Tensor,
+    post: Tensor,
+    post_params: PostsynapticParams,
+    bdnf_params: BdnfParams,
+    *,
+    delta: bool,
 ) -> MemoryState:
     """One tick: (state, a and b of its tokens (batch, token, rank), params) -> next state; `delta` selects (3)."""
     tokens = pre.shape[1]
@@ -55,13 +61,20 @@ def memory_step(
     trace = trace_step(state.trace, outer, post_params, tokens)
     kinase = kinase_step(state.kinase, calcium, post_params, tokens)
     power, gain, _ = geometric_sums(post_params.post_fast_decay, tokens)
-    weights = power * state.weights + gain * post_params.post_fast_lr * gate(kinase)[..., None] * trace  # (1)
+    weights = (
+        power * state.weights + gain * post_params.post_fast_lr * gate(kinase)[..., None] * trace
+    )  # (1)
     bdnf = bdnf_step(state.bdnf, (weights - state.weights).detach(), bdnf_params, tokens)
     return MemoryState(trace, weights, kinase, bdnf)
 
 
 def memory_scan(
-    pre: Tensor, post: Tensor, post_params: PostsynapticParams, bdnf_params: BdnfParams, *, delta: bool
+    pre: Tensor,
+    post: Tensor,
+    post_params: PostsynapticParams,
+    bdnf_params: BdnfParams,
+    *,
+    delta: bool,
 ) -> tuple[Tensor, Consolidation]:
     """All ticks of a sequence: a and b (batch, tick, token, rank) -> F met by each tick and by the one after (batch, tick + 1, rank, rank).
 
@@ -75,7 +88,11 @@ def memory_scan(
     gates = gate(kinase_scan(seen.calcium, post_params, tokens))
     power, gain, _ = geometric_sums(post_params.post_fast_decay, tokens)
     writes = gates[..., None] * trace
-    after = gain * post_params.post_fast_lr * (powers(power, pre.shape[1]) @ writes.flatten(2)).view_as(writes)
+    after = (
+        gain
+        * post_params.post_fast_lr
+        * (powers(power, pre.shape[1]) @ writes.flatten(2)).view_as(writes)
+    )
     weights = torch.cat([torch.zeros_like(after[:, :1]), after], 1)
     with torch.no_grad():
         bdnf = final_bdnf(weights.diff(dim=1), bdnf_params, tokens)
@@ -83,7 +100,9 @@ def memory_scan(
     return weights, Consolidation(gated.mean(0), bdnf.mean(0))
 
 
-def _delta_scan(pre: Tensor, post: Tensor, post_params: PostsynapticParams, bdnf_params: BdnfParams) -> tuple[Tensor, Consolidation]:
+def _delta_scan(
+    pre: Tensor, post: Tensor, post_params: PostsynapticParams, bdnf_params: BdnfParams
+) -> tuple[Tensor, Consolidation]:
     state = init_memory(pre.shape[0], pre.shape[-1], pre)
     weights = [state.weights]
     for n in range(pre.shape[1]):

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).with_name("scan.c")
 COMPILE_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-std=gnu11")
-LINK_FLAGS = ("-lmvec", "-lm") if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc" else ("-lm",)
+LINK_FLAGS = (
+    ("-lmvec", "-lm")
+    if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc"
+    else ("-lm",)
+)
 C_TYPES = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", ctypes.c_double)}
 # The fields of scan.c's Params, in its order: parameters by path, then the declared constants.
 _PACKED = {
@@ -46,15 +50,28 @@ _CONSTANTS = (
 _log = logging.getLogger(__name__)
 
 
-def fast_scan(drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None) -> Tensor:
+def fast_scan(
+    drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None
+) -> Tensor:
     """`terminal_scan`, compiled where it can be: drive (batch, head, ticks - 1, key) -> efficacy (batch, head, ticks, key)."""
-    values = [getattr(getattr(params, group), name) for group, names in _PACKED.items() for name in names.split()]
-    if drive.device.type != "cpu" or drive.dtype not in C_TYPES or _is_batched(drive, *values) or any(v.requires_grad for v in values):
+    values = [
+        getattr(getattr(params, group), name)
+        for group, names in _PACKED.items()
+        for name in names.split()
+    ]
+    if (
+        drive.device.type != "cpu"
+        or drive.dtype not in C_TYPES
+        or _is_batched(drive, *values)
+        or any(v.requires_grad for v in values)
+    ):
         return terminal_scan(drive, params, tokens, noise)
     scan = load_library(drive.dtype)
     if scan is None:
         return terminal_scan(drive, params, tokens, noise)
-    packed = torch.cat([torch.stack(values).to(drive.dtype), torch.tensor(_CONSTANTS, dtype=drive.dtype)])
+    packed = torch.cat(
+        [torch.stack(values).to(drive.dtype), torch.tensor(_CONSTANTS, dtype=drive.dtype)]
+    )
     return _Scan.apply(drive, noise, packed, tokens)  # type: ignore[return-value]
 
 
@@ -66,7 +83,9 @@ class _Scan(torch.autograd.Function):
     """Autograd shell of the compiled scan: gradient in the drive only; the state is recomputed, not stored."""
 
     @staticmethod
-    def forward(ctx: Any, drive: Tensor, noise: Tensor | None, packed: Tensor, tokens: int) -> Tensor:
+    def forward(
+        ctx: Any, drive: Tensor, noise: Tensor | None, packed: Tensor, tokens: int
+    ) -> Tensor:
         drive, noise = drive.contiguous(), None if noise is None else noise.contiguous()
         ctx.save_for_backward(drive, noise, packed)
         ctx.tokens = tokens
@@ -85,14 +104,24 @@ class _Scan(torch.autograd.Function):
 
 
 def _call(
-    drive: Tensor, noise: Tensor | None, out: Tensor | None, grad: Tensor | None, ddrive: Tensor | None, packed: Tensor, tokens: int
+    drive: Tensor,
+    noise: Tensor | None,
+    out: Tensor | None,
+    grad: Tensor | None,
+    ddrive: Tensor | None,
+    packed: Tensor,
+    tokens: int,
 ) -> None:
     batch, heads, updates, keys = drive.shape
-    pointers = [None if x is None else x.data_ptr() for x in (drive, noise, out, grad, ddrive, packed)]
+    pointers = [
+        None if x is None else x.data_ptr() for x in (drive, noise, out, grad, ddrive, packed)
+    ]
     scan = load_library(drive.dtype)
     assert scan is not None
     if scan(*pointers, batch * heads, updates, keys, tokens):
-        raise MemoryError(f"the presynaptic scan found no memory for {updates} ticks: lower training.batch or model.context")
+        raise MemoryError(
+            f"the presynaptic scan found no memory for {updates} ticks: lower training.batch or model.context"
+        )
 
 
 @functools.cache
@@ -101,7 +130,9 @@ def load_library(dtype: torch.dtype) -> Any | None:
     real, _ = C_TYPES[dtype]
     compiler = shutil.which(os.environ.get("CC", "gcc")) or shutil.which("cc")
     if compiler is None:
-        _log.warning("no C compiler found (gcc, or $CC): the presynaptic scan runs uncompiled, about ten times slower")
+        _log.warning(
+            "no C compiler found (gcc, or $CC): the presynaptic scan runs uncompiled, about ten times slower"
+        )
         return None
     try:
         path = _build_library(compiler, real)
@@ -109,7 +140,8 @@ def load_library(dtype: torch.dtype) -> Any | None:
     except (subprocess.CalledProcessError, OSError) as error:
         detail = getattr(error, "stderr", b"") or str(error).encode()
         _log.warning(
-            "the presynaptic scan could not be compiled and runs about ten times slower: %s", detail.decode(errors="replace").strip()
+            "the presynaptic scan could not be compiled and runs about ten times slower: %s",
+            detail.decode(errors="replace").strip(),
         )
         return None
     scan.argtypes, scan.restype = [ctypes.c_void_p] * 6 + [ctypes.c_int] * 4, ctypes.c_int
@@ -118,18 +150,32 @@ def load_library(dtype: torch.dtype) -> Any | None:
 
 def _build_library(compiler: str, real: str) -> Path:
     """Path of the shared object for this source, compiler and processor; two processes may build it at once."""
-    processor = next((line for line in _read_cpuinfo() if line.startswith("flags")), platform.processor())
-    key = "\n".join([SOURCE.read_text(), compiler, *COMPILE_FLAGS, real, platform.platform(), processor])
-    target = cache_dir() / "kernels" / f"scan-{real}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    processor = next(
+        (line for line in _read_cpuinfo() if line.startswith("flags")), platform.processor()
+    )
+    key = "\n".join(
+        [SOURCE.read_text(), compiler, *COMPILE_FLAGS, real, platform.platform(), processor]
+    )
+    target = (
+        cache_dir() / "kernels" / f"scan-{real}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    )
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made, linked = Path(folder, "scan.o"), Path(folder, "scan.so")
-        subprocess.run([compiler, *COMPILE_FLAGS, f"-DREAL={real}", "-c", str(SOURCE), "-o", str(made)], check=True, capture_output=True)
+        subprocess.run(
+            [compiler, *COMPILE_FLAGS, f"-DREAL={real}", "-c", str(SOURCE), "-o", str(made)],
+            check=True,
+            capture_output=True,
+        )
         # Linked without the OpenMP and fast-math options: the first would bring a second thread pool beside torch's, the second would
         # change the floating-point mode of the whole process. The OpenMP symbols resolve to the runtime that torch has loaded.
-        subprocess.run([compiler, "-shared", str(made), "-o", str(linked), *LINK_FLAGS], check=True, capture_output=True)
+        subprocess.run(
+            [compiler, "-shared", str(made), "-o", str(linked), *LINK_FLAGS],
+            check=True,
+            capture_output=True,
+        )
         os.replace(linked, target)
     return target
 

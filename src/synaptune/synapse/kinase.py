@@ -19,8 +19,18 @@ from torch import Tensor
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.clock import geometric_sums, powers
 
-SWITCH_SLOPE = constant("kinase.switch_slope", 8.0, meaning="steepness of the calcium switch s", source="chosen: half-width 0.14")
-GATE_SLOPE = constant("kinase.gate_slope", 4.0, meaning="steepness of the gate in m - g", source="chosen: 0.98 at full CaMKII")
+SWITCH_SLOPE = constant(
+    "kinase.switch_slope",
+    8.0,
+    meaning="steepness of the calcium switch s",
+    source="chosen: half-width 0.14",
+)
+GATE_SLOPE = constant(
+    "kinase.gate_slope",
+    4.0,
+    meaning="steepness of the gate in m - g",
+    source="chosen: 0.98 at full CaMKII",
+)
 
 
 @dataclass(frozen=True)
@@ -28,10 +38,22 @@ class PostsynapticParams:
     """The fast-weight memory and its gate (eligibility.py, kinase.py, fast_weights.py)."""
 
     rank_eligibility: int = parameter(
-        8, low=4, high=32, scale="int", unit="row", phase=1, meaning="rank of the memory", source="chosen: an eighth of the laptop width"
+        8,
+        low=4,
+        high=32,
+        scale="int",
+        unit="row",
+        phase=1,
+        meaning="rank of the memory",
+        source="chosen: an eighth of the laptop width",
     )
     post_fast_decay: float = parameter(
-        0.95, low=0.7, high=0.995, unit="1/token", meaning="fast weights retained per token", source="chosen: twenty tokens"
+        0.95,
+        low=0.7,
+        high=0.995,
+        unit="1/token",
+        meaning="fast weights retained per token",
+        source="chosen: twenty tokens",
     )
     post_fast_lr: float = parameter(
         1.5e-3,
@@ -79,12 +101,27 @@ class PostsynapticParams:
         meaning="CaMKII dephosphorylation below its threshold",
         source="chosen: slower than its activation",
     )
-    pp1_tau: float = parameter(0.985, low=0.9, high=0.999, unit="1/token", meaning="PP1 retained per token", source="chosen: slow")
+    pp1_tau: float = parameter(
+        0.985,
+        low=0.9,
+        high=0.999,
+        unit="1/token",
+        meaning="PP1 retained per token",
+        source="chosen: slow",
+    )
     camkii_thr: float = parameter(
-        1.0, low=0.3, high=2.0, meaning="calcium that switches CaMKII on", source="chosen: above the PP1 threshold"
+        1.0,
+        low=0.3,
+        high=2.0,
+        meaning="calcium that switches CaMKII on",
+        source="chosen: above the PP1 threshold",
     )
     pp1_thr: float = parameter(
-        0.7, low=0.1, high=1.5, meaning="calcium below which PP1 is active", source="chosen: below the CaMKII threshold"
+        0.7,
+        low=0.1,
+        high=1.5,
+        meaning="calcium below which PP1 is active",
+        source="chosen: below the CaMKII threshold",
     )
 
 
@@ -95,7 +132,9 @@ class KinaseState(NamedTuple):
     pp1: Tensor
 
 
-def kinase_step(state: KinaseState, calcium: Tensor, params: PostsynapticParams, tokens: int) -> KinaseState:
+def kinase_step(
+    state: KinaseState, calcium: Tensor, params: PostsynapticParams, tokens: int
+) -> KinaseState:
     """(m and g, ca of the tick, params, tokens) -> next m and g (1, 2)."""
     up, keep = camkii_flow(calcium, params)
     power, gain, _ = geometric_sums(keep, tokens)

@@ -23,9 +23,20 @@ class BdnfParams:
     """The growth factor of consolidation."""
 
     bdnf_tau: float = parameter(
-        0.985, low=0.9, high=0.999, unit="1/token", meaning="BDNF retained per token", source="chosen: as slow as PP1"
+        0.985,
+        low=0.9,
+        high=0.999,
+        unit="1/token",
+        meaning="BDNF retained per token",
+        source="chosen: as slow as PP1",
     )
-    bdnf_scale: float = parameter(1.0, low=0.0, high=4.0, meaning="gain of BDNF on consolidation", source="chosen: doubles at w = 1")
+    bdnf_scale: float = parameter(
+        1.0,
+        low=0.0,
+        high=4.0,
+        meaning="gain of BDNF on consolidation",
+        source="chosen: doubles at w = 1",
+    )
 
 
 def bdnf_step(bdnf: Tensor, change: Tensor, params: BdnfParams, tokens: int) -> Tensor:
@@ -41,6 +52,10 @@ def final_bdnf(changes: Tensor, params: BdnfParams, tokens: int) -> Tensor:
     return (1.0 - power) / tokens * (weights[:, None] * changes.norm(dim=-1)).sum(1)
 
 
-def consolidate(slow: Tensor, gated: Tensor, bdnf: Tensor, post: PostsynapticParams, params: BdnfParams) -> Tensor:
+def consolidate(
+    slow: Tensor, gated: Tensor, bdnf: Tensor, post: PostsynapticParams, params: BdnfParams
+) -> Tensor:
     """(K, batch mean of gate F, batch mean of w, params) -> K' (2)."""
-    return (1.0 - post.post_slow_lr) * slow + post.post_slow_lr * (1.0 + params.bdnf_scale * bdnf[:, None]) * gated
+    return (1.0 - post.post_slow_lr) * slow + post.post_slow_lr * (
+        1.0 + params.bdnf_scale * bdnf[:, None]
+    ) * gated

@@ -18,7 +18,12 @@ from synaptune.core.parameters import constant
 from synaptune.synapse.clock import geometric_sums
 from synaptune.synapse.vesicles import VesicleParams
 
-INITIAL_PRIMED = constant("priming.birth", 0.7, meaning="free SNAREs and primed share of a new terminal", source="chosen: near rest")
+INITIAL_PRIMED = constant(
+    "priming.birth",
+    0.7,
+    meaning="free SNAREs and primed share of a new terminal",
+    source="chosen: near rest",
+)
 
 
 class PrimingState(NamedTuple):
@@ -28,7 +33,9 @@ class PrimingState(NamedTuple):
     primed: Tensor
 
 
-def priming_step(state: PrimingState, released: Tensor, params: VesicleParams, tokens: int) -> PrimingState:
+def priming_step(
+    state: PrimingState, released: Tensor, params: VesicleParams, tokens: int
+) -> PrimingState:
     """(state, vesicles released in the tick, params, tokens) -> next state."""
     used = params.unprime_per_release * released / tokens
     power, gain, total = geometric_sums(1.0 - used - params.nsf_recover, tokens)

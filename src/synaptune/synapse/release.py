@@ -23,13 +23,42 @@ from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.calcium import CalciumParams
 
 SYT1_SHARE = constant(
-    "release.syt1_share", 0.8, meaning="share of evoked release by synaptotagmin 1", source="chosen: the fast sensor leads"
+    "release.syt1_share",
+    0.8,
+    meaning="share of evoked release by synaptotagmin 1",
+    source="chosen: the fast sensor leads",
 )
-SYT7_SHARE = constant("release.syt7_share", 0.2, meaning="share of evoked release by synaptotagmin 7", source="derived: the rest")
-SYT7_CLAMP = constant("release.syt7_clamp", 0.5, meaning="threshold of synaptotagmin 7 over that of 1", source="chosen: higher affinity")
-DOC2_SLOPE = constant("release.doc2_slope", 4.0, meaning="steepness of Doc2", source="chosen: between the two synaptotagmins")
-DOC2_HALF = constant("release.doc2_half", 0.12, meaning="calcium at half-maximal Doc2", source="chosen: resting residual calcium")
-LEAK_SHARE = constant("release.leak_share", 0.1, unit="1/token", meaning="asynchronous release without a spike", source="chosen: rare")
+SYT7_SHARE = constant(
+    "release.syt7_share",
+    0.2,
+    meaning="share of evoked release by synaptotagmin 7",
+    source="derived: the rest",
+)
+SYT7_CLAMP = constant(
+    "release.syt7_clamp",
+    0.5,
+    meaning="threshold of synaptotagmin 7 over that of 1",
+    source="chosen: higher affinity",
+)
+DOC2_SLOPE = constant(
+    "release.doc2_slope",
+    4.0,
+    meaning="steepness of Doc2",
+    source="chosen: between the two synaptotagmins",
+)
+DOC2_HALF = constant(
+    "release.doc2_half",
+    0.12,
+    meaning="calcium at half-maximal Doc2",
+    source="chosen: resting residual calcium",
+)
+LEAK_SHARE = constant(
+    "release.leak_share",
+    0.1,
+    unit="1/token",
+    meaning="asynchronous release without a spike",
+    source="chosen: rare",
+)
 NOISE_FLOOR = constant(
     "release.noise_floor",
     1e-6,
@@ -81,7 +110,9 @@ def release_probability(spike: Tensor, primed: Tensor, sensors: Sensors) -> Tens
 
 def draw_release(expected: Tensor, available: Tensor, noise: Tensor) -> Tensor:
     """Stochastic release (5); where `noise` is 0 the release is the expected one exactly."""
-    variance = (expected * (1.0 - expected / available.clamp(min=QUANTUM * NOISE_FLOOR))).clamp(min=0.0)
+    variance = (expected * (1.0 - expected / available.clamp(min=QUANTUM * NOISE_FLOOR))).clamp(
+        min=0.0
+    )
     drawn = expected + torch.sqrt(variance + NOISE_FLOOR) * noise
     return torch.where(noise == 0.0, expected, torch.minimum(drawn.clamp(min=0.0), available))
 
@@ -91,7 +122,9 @@ def fluctuation(released: Tensor, expected: Tensor) -> Tensor:
     return (released + QUANTUM) / (expected + QUANTUM)
 
 
-def draw_noise(shape: tuple[int, ...], fraction: Tensor | float, generator: torch.Generator, like: Tensor) -> Tensor:
+def draw_noise(
+    shape: tuple[int, ...], fraction: Tensor | float, generator: torch.Generator, like: Tensor
+) -> Tensor:
     """Standard normal noise on a random `fraction` of the pairs, 0 on the rest; `shape` (batch, head, tick, key)."""
     chosen = torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype) < fraction
     return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype) * chosen

@@ -38,10 +38,15 @@ class TerminalState(NamedTuple):
 def init_terminals(like: Tensor, params: SynapseTensors) -> TerminalState:
     """New terminals, one per element of `like` (batch, head, key)."""
     zero, one = torch.zeros_like(like), torch.ones_like(like)
-    vesicles = VesicleState(one * params.vesicles.init_rrp, zero, zero, one * params.vesicles.init_reserve)
+    vesicles = VesicleState(
+        one * params.vesicles.init_rrp, zero, zero, one * params.vesicles.init_reserve
+    )
     primed = one * INITIAL_PRIMED
     return TerminalState(
-        CalciumState(zero, zero), vesicles, PrimingState(primed, primed), EnergyState(one * params.energy.init_energy, one)
+        CalciumState(zero, zero),
+        vesicles,
+        PrimingState(primed, primed),
+        EnergyState(one * params.energy.init_energy, one),
     )
 
 
@@ -53,22 +58,34 @@ def efficacy(state: TerminalState, params: SynapseTensors) -> Tensor:
 
 
 def terminal_step(
-    state: TerminalState, drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None
+    state: TerminalState,
+    drive: Tensor,
+    params: SynapseTensors,
+    tokens: int,
+    noise: Tensor | None = None,
 ) -> tuple[TerminalState, Tensor]:
     """(state, drive l, params, tokens of the tick, noise or None) -> (next state, efficacy e); tensors (batch, head, key)."""
     spike, influx = torch.sigmoid(drive), F.softplus(drive)
     calcium, seen = calcium_step(state.calcium, influx, params.calcium, tokens)
     rho = release_probability(spike, state.priming.primed, sense(seen, params.calcium))
     expected, refilled = vesicle_flow(state.vesicles, rho, params.vesicles, tokens)
-    released = expected if noise is None else draw_release(expected, state.vesicles.ready + refilled, noise)
-    vesicles = vesicle_step(state.vesicles, VesicleFlow(released, refilled), params.vesicles, tokens)
+    released = (
+        expected
+        if noise is None
+        else draw_release(expected, state.vesicles.ready + refilled, noise)
+    )
+    vesicles = vesicle_step(
+        state.vesicles, VesicleFlow(released, refilled), params.vesicles, tokens
+    )
     priming = priming_step(state.priming, released, params.vesicles, tokens)
     energy = energy_step(state.energy, released, params.energy, tokens)
     following = TerminalState(calcium, vesicles, priming, energy)
     return following, efficacy(following, params) * fluctuation(released, expected)
 
 
-def terminal_scan(drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None) -> Tensor:
+def terminal_scan(
+    drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None
+) -> Tensor:
     """Efficacy that the queries of tick n meet at key j, (batch, head, ticks, key); the slow reference of kernel.py.
 
     drive: (batch, head, ticks - 1, key), drive of key j in tick n; the last tick's has no query to serve and is left out. Only
@@ -84,12 +101,19 @@ def terminal_scan(drive: Tensor, params: SynapseTensors, tokens: int, noise: Ten
         part = map_state(state, lambda value, born=born: value[..., :born])
         eta = None if noise is None else noise[..., n, :born]
         moved, e = terminal_step(part, drive[..., n, :born], params, tokens, eta)
-        state = map_state(state, lambda old, new, born=born: torch.cat([new, old[..., born:]], -1), moved)
+        state = map_state(
+            state, lambda old, new, born=born: torch.cat([new, old[..., born:]], -1), moved
+        )
         rows.append(torch.cat([e, newborn[..., born:]], -1))
     return torch.stack(rows, -2)
 
 
-def map_state(state: TerminalState, change: Callable[..., Tensor], *others: TerminalState) -> TerminalState:
+def map_state(
+    state: TerminalState, change: Callable[..., Tensor], *others: TerminalState
+) -> TerminalState:
     """The state with `change` applied to each of its tensors, next to those of `others`."""
-    groups = [type(group)(*map(change, group, *(other[i] for other in others))) for i, group in enumerate(state)]
+    groups = [
+        type(group)(*map(change, group, *(other[i] for other in others)))
+        for i, group in enumerate(state)
+    ]
     return TerminalState(*groups)  # type: ignore[arg-type]

@@ -117,17 +117,25 @@ class VesicleFlow(NamedTuple):
     refilled: Tensor
 
 
-def vesicle_flow(state: VesicleState, probability: Tensor, params: VesicleParams, tokens: int) -> VesicleFlow:
+def vesicle_flow(
+    state: VesicleState, probability: Tensor, params: VesicleParams, tokens: int
+) -> VesicleFlow:
     """(state, rho, params, tokens) -> expected release (1) and refill (2), the one going on while the other does."""
     refill = state.reserve / (state.reserve + 1.0) / params.tau_rrp
     _, gain, total = geometric_sums(1.0 - probability - refill, tokens)
-    occupied = gain * state.ready + total * refill * params.init_rrp  # sum over the tokens of the tick of R
+    occupied = (
+        gain * state.ready + total * refill * params.init_rrp
+    )  # sum over the tokens of the tick of R
     refilled = (refill * (tokens * params.init_rrp - occupied)).clamp(min=0.0)
-    refilled = torch.minimum(refilled, state.reserve)  # a nearly empty reserve cannot give what it does not hold
+    refilled = torch.minimum(
+        refilled, state.reserve
+    )  # a nearly empty reserve cannot give what it does not hold
     return VesicleFlow(torch.minimum(probability * occupied, state.ready + refilled), refilled)
 
 
-def vesicle_step(state: VesicleState, flow: VesicleFlow, params: VesicleParams, tokens: int) -> VesicleState:
+def vesicle_step(
+    state: VesicleState, flow: VesicleFlow, params: VesicleParams, tokens: int
+) -> VesicleState:
     """(state, flow, params, tokens) -> next state; what leaves one pool enters the next (3, 4)."""
     released, refilled = flow
     power, gain, _ = geometric_sums(1.0 - 1.0 / torch.as_tensor(params.endo_delay), tokens)

@@ -18,5 +18,9 @@ def make_adamw(model: GPT, config: TrainingConfig) -> torch.optim.AdamW:
     on_gpu = next(model.parameters()).is_cuda
     groups = model.make_decay_groups(config.weight_decay)
     return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=MOMENT_RATES, fused=True if on_gpu else None, foreach=None if on_gpu else True
+        groups,
+        lr=config.learning_rate,
+        betas=MOMENT_RATES,
+        fused=True if on_gpu else None,
+        foreach=None if on_gpu else True,
     )

@@ -22,7 +22,10 @@ FORMAT = 1
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint; a crash or a full disk leaves the one before whole. Raises UserError when there is no space."""
     draft = path.with_suffix(".tmp")
-    with as_disk_errors(path, "make room; training.resume=true goes on from the checkpoint before, where there is one"):
+    with as_disk_errors(
+        path,
+        "make room; training.resume=true goes on from the checkpoint before, where there is one",
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             _write(draft, {"format": FORMAT, **content})
@@ -46,21 +49,34 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def load(path: Path, device: str = "cpu") -> dict[str, Any]:
     """Read a checkpoint. Raises UserError when it is missing, broken or of another format."""
     if not path.is_file():
-        raise user_error(got=f"no checkpoint at {path}", expected="a file written by train.py (checkpoint.pt)", do="check the path")
+        raise user_error(
+            got=f"no checkpoint at {path}",
+            expected="a file written by train.py (checkpoint.pt)",
+            do="check the path",
+        )
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file: pickle, zip, runtime
         raise user_error(
-            got=f"unreadable checkpoint {path} ({type(error).__name__})", expected="a file written by train.py", do="train again"
+            got=f"unreadable checkpoint {path} ({type(error).__name__})",
+            expected="a file written by train.py",
+            do="train again",
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise user_error(got=f"{path}, not a checkpoint of this version", expected=f"checkpoint format {FORMAT}", do="train again")
+        raise user_error(
+            got=f"{path}, not a checkpoint of this version",
+            expected=f"checkpoint format {FORMAT}",
+            do="train again",
+        )
     return content
 
 
 def get_random_states() -> dict[str, Any]:
     """The random states a step may draw from; data and release noise need none, they follow from (seed, step)."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
@@ -70,9 +86,15 @@ def restore_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
 
 
-def describe_model(model: ModelConfig, synapse: SynapseParams, data: DataConfig, *, vocab: int, seed: int) -> dict[str, Any]:
+def describe_model(
+    model: ModelConfig, synapse: SynapseParams, data: DataConfig, *, vocab: int, seed: int
+) -> dict[str, Any]:
     """What a checkpoint needs to build its model again, as plain values."""
-    plain = {"model": dataclasses.asdict(model), "synapse": dataclasses.asdict(synapse), "data": dataclasses.asdict(data)}
+    plain = {
+        "model": dataclasses.asdict(model),
+        "synapse": dataclasses.asdict(synapse),
+        "data": dataclasses.asdict(data),
+    }
     return {**plain, "vocab": vocab, "seed": seed}
 
 
@@ -91,7 +113,9 @@ def load_model(path: str | Path) -> tuple[GPT, ModelConfig, DataConfig]:
     try:
         about = content["about"]
         config, data = ModelConfig(**about["model"]), DataConfig(**about["data"])
-        model = GPT(config, build_synapse_params(about["synapse"]), vocab=about["vocab"], seed=about["seed"])
+        model = GPT(
+            config, build_synapse_params(about["synapse"]), vocab=about["vocab"], seed=about["seed"]
+        )
         model.load_state_dict(content["weights"])
     except (KeyError, TypeError, RuntimeError) as error:  # names, fields and shapes that do not fit
         raise user_error(

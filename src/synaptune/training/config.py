@@ -92,6 +92,8 @@ def find_training_faults(training: TrainingConfig, logger: LoggerConfig) -> list
         if not low <= value[name] <= high
     ]
     found += [
-        f"{name}={value[name]}: expected one of {', '.join(known)}" for name, known in TRAINING_CHOICES.items() if value[name] not in known
+        f"{name}={value[name]}: expected one of {', '.join(known)}"
+        for name, known in TRAINING_CHOICES.items()
+        if value[name] not in known
     ]
     return found

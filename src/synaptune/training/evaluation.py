@@ -29,7 +29,9 @@ def pick_device(wanted: str) -> torch.device:
 
 def make_autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager:
     """The precision of forward passes: `auto` is bf16 on a GPU that has it and fp32 on a CPU, where bf16 is emulated and slow."""
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(False))
+    bf16 = config.precision == "bf16" or (
+        config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(False)
+    )
     return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
@@ -39,7 +41,12 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def evaluate(
-    model: GPT, batches: Iterable[Batch], *, precision: AbstractContextManager, bytes_per_token: float, prefix: str
+    model: GPT,
+    batches: Iterable[Batch],
+    *,
+    precision: AbstractContextManager,
+    bytes_per_token: float,
+    prefix: str,
 ) -> dict[str, float]:
     """Metrics of the model on batches of a split, each name led by `prefix`; units as in objective/metrics.py.
 
@@ -56,8 +63,12 @@ def evaluate(
             total = sums if total is None else total.add(sums)
     model.train(was_training)
     if total is None:
-        raise ValueError(f"no batches to evaluate for {prefix!r}: a split holds at least one window")
-    return {f"{prefix}{name}": value for name, value in compute_metrics(total, bytes_per_token).items()}
+        raise ValueError(
+            f"no batches to evaluate for {prefix!r}: a split holds at least one window"
+        )
+    return {
+        f"{prefix}{name}": value for name, value in compute_metrics(total, bytes_per_token).items()
+    }
 
 
 def compute_expert_metrics(model: GPT) -> dict[str, float]:

@@ -55,16 +55,29 @@ class Job:
 
 
 @functools.lru_cache(maxsize=8)
-def _get_batches(corpus: Corpus, data: DataConfig, split: Literal["val", "test"], size: int, context: int, limit: int) -> list[Batch]:
+def _get_batches(
+    corpus: Corpus,
+    data: DataConfig,
+    split: Literal["val", "test"],
+    size: int,
+    context: int,
+    limit: int,
+) -> list[Batch]:
     return make_eval_batches(corpus, data, split, size=size, context=context, limit=limit)
 
 
 def score_split(job: Job, device: torch.device, split: Literal["val", "test"]) -> dict[str, float]:
     """Metrics of the model on a split, names led by `val_` or `test_`."""
     training = job.training
-    batches = _get_batches(job.corpus, job.data, split, training.batch, job.config.context, training.eval_batches)
+    batches = _get_batches(
+        job.corpus, job.data, split, training.batch, job.config.context, training.eval_batches
+    )
     return evaluate(
-        job.model, batches, precision=make_autocast(training, device), bytes_per_token=job.corpus.bytes_per_token, prefix=f"{split}_"
+        job.model,
+        batches,
+        precision=make_autocast(training, device),
+        bytes_per_token=job.corpus.bytes_per_token,
+        prefix=f"{split}_",
     )
 
 

@@ -24,10 +24,19 @@ from synaptune.core.parameters import constant
 from synaptune.data.recall import IGNORE_INDEX
 
 CALIBRATION_BINS = int(
-    constant("metrics.calibration_bins", 15, unit="bin", meaning="confidence bins of the calibration error", source="Guo et al. 2017")
+    constant(
+        "metrics.calibration_bins",
+        15,
+        unit="bin",
+        meaning="confidence bins of the calibration error",
+        source="Guo et al. 2017",
+    )
 )
 DEAD_SHARE = constant(
-    "metrics.dead_share", 0.1, meaning="share of an even load below which an expert is dead", source="chosen: a tenth of its even share"
+    "metrics.dead_share",
+    0.1,
+    meaning="share of an even load below which an expert is dead",
+    source="chosen: a tenth of its even share",
 )
 
 
@@ -63,11 +72,15 @@ def tally(logits: Tensor, targets: Tensor, recall: Tensor) -> Tally:
     scored = targets != IGNORE_INDEX
     answers = recall & scored
     text = scored & ~recall
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none").view_as(targets)
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
+    ).view_as(targets)
     best, guess = torch.log_softmax(logits, -1).max(-1)
     confidence = best.exp()
     right = (guess == targets) & scored
-    bins = F.one_hot((confidence * CALIBRATION_BINS).long().clamp_(0, CALIBRATION_BINS - 1), CALIBRATION_BINS) * scored.unsqueeze(-1)
+    bins = F.one_hot(
+        (confidence * CALIBRATION_BINS).long().clamp_(0, CALIBRATION_BINS - 1), CALIBRATION_BINS
+    ) * scored.unsqueeze(-1)
     return Tally(
         loss=losses.sum(dtype=torch.float64),
         text_loss=(losses * text).sum(dtype=torch.float64),
@@ -92,7 +105,9 @@ def compute_metrics(sums: Tally, bytes_per_token: float) -> dict[str, float]:
         "calibration_error": float(gaps.sum()) / scored,
     }
     if int(sums.text):
-        metrics["bits_per_byte"] = float(sums.text_loss) / int(sums.text) / math.log(2.0) / bytes_per_token  # eq. (3)
+        metrics["bits_per_byte"] = (
+            float(sums.text_loss) / int(sums.text) / math.log(2.0) / bytes_per_token
+        )  # eq. (3)
     if int(sums.recall):
         metrics["recall_accuracy"] = int(sums.recall_right) / int(sums.recall)  # eq. (4)
     return metrics

@@ -65,7 +65,9 @@ class StepBatches:
 
     def __init__(self, job: Job, done: int) -> None:
         self._job = job
-        self._numbers = range(done * job.training.accumulate, job.training.steps * job.training.accumulate)
+        self._numbers = range(
+            done * job.training.accumulate, job.training.steps * job.training.accumulate
+        )
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -73,13 +75,27 @@ class StepBatches:
     def __iter__(self) -> Iterator[Batch]:
         job = self._job
         for number in self._numbers:
-            yield make_train_batch(job.corpus, job.data, seed=job.seed, step=number, size=job.training.batch, context=job.config.context)
+            yield make_train_batch(
+                job.corpus,
+                job.data,
+                seed=job.seed,
+                step=number,
+                size=job.training.batch,
+                context=job.config.context,
+            )
 
 
 class TrainingModule(lightning.LightningModule):
     """Drives one model through its steps, validations and checkpoints."""
 
-    def __init__(self, job: Job, state: FitState, logger: RunLogger, progress: Progress, optimizer_state: dict[str, Any] | None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        state: FitState,
+        logger: RunLogger,
+        progress: Progress,
+        optimizer_state: dict[str, Any] | None,
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model = job.model
@@ -98,14 +114,18 @@ class TrainingModule(lightning.LightningModule):
         return self._optimizer
 
     def on_train_start(self) -> None:
-        self._weights = [weight for group in self._optimizer.param_groups for weight in group["params"]]
+        self._weights = [
+            weight for group in self._optimizer.param_groups for weight in group["params"]
+        ]
         self._noise = torch.Generator(self.device)
         self._losses = torch.tensor(self.state.loss_sum, device=self.device, dtype=torch.float64)
         self.model.train()
         self._clock = time.perf_counter()
         self._logged = (self.state.step, self.state.train_seconds)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
         return batch if device.type == "cpu" else to_device(batch, device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
@@ -137,7 +157,11 @@ class TrainingModule(lightning.LightningModule):
         state.merges += report.merges
         state.splits += report.splits
         for layer, counts in enumerate(report.layers):
-            state.events += [[state.step, kind, layer] for kind, count in zip(("merge", "split"), counts, strict=True) if count]
+            state.events += [
+                [state.step, kind, layer]
+                for kind, count in zip(("merge", "split"), counts, strict=True)
+                if count
+            ]
         self._finish_step(rate)
 
     def _finish_step(self, rate: float) -> None:
@@ -150,7 +174,9 @@ class TrainingModule(lightning.LightningModule):
         if state.step in self._evaluations:
             values |= self._validate()
         if values:
-            self._run_logger.log(state.step, {"seconds": state.train_seconds, **values, **self._get_event_counts()})
+            self._run_logger.log(
+                state.step, {"seconds": state.train_seconds, **values, **self._get_event_counts()}
+            )
         if state.step in self._evaluations:
             self._report_validation(values["val_loss"], last)
         if last or (training.checkpoint_every and state.step % training.checkpoint_every == 0):
@@ -184,7 +210,11 @@ class TrainingModule(lightning.LightningModule):
 
     def _get_event_counts(self) -> dict[str, float]:
         """Merges and splits so far; empty for a dense model."""
-        return {} if self.job.config.experts == 1 else {"merges": float(self.state.merges), "splits": float(self.state.splits)}
+        return (
+            {}
+            if self.job.config.experts == 1
+            else {"merges": float(self.state.merges), "splits": float(self.state.splits)}
+        )
 
     def _validate(self) -> dict[str, float]:
         state = self.state
@@ -221,7 +251,9 @@ class TrainingModule(lightning.LightningModule):
         self.state.loss_sum = float(self._losses)
         job = self.job
         content = dict(
-            about=checkpoint.describe_model(job.config, job.synapse, job.data, vocab=job.corpus.vocab, seed=job.seed),
+            about=checkpoint.describe_model(
+                job.config, job.synapse, job.data, vocab=job.corpus.vocab, seed=job.seed
+            ),
             fingerprint=job.fingerprint,
             weights=self.model.state_dict(),
             optimizer=self._optimizer.state_dict(),
@@ -234,4 +266,7 @@ class TrainingModule(lightning.LightningModule):
 
 def _make_noise_seed(seed: int, number: int) -> int:
     """A well mixed seed for the release noise of one micro-batch (torch's CPU generator reads its low 32 bits only)."""
-    return int(np.random.SeedSequence([_NOISE_STREAM, seed, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(
+        np.random.SeedSequence([_NOISE_STREAM, seed, number]).generate_state(1, np.uint64)[0]
+        >> np.uint64(1)
+    )

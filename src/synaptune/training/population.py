@@ -33,7 +33,11 @@ class _PlasticityModule(nn.Module):
         self.model = model
 
     def forward(self, activity: Activity | None) -> object:
-        return self.model.step_buffers(activity) if activity is not None else self.model.remodel_experts()
+        return (
+            self.model.step_buffers(activity)
+            if activity is not None
+            else self.model.remodel_experts()
+        )
 
 
 class Population:
@@ -43,9 +47,19 @@ class Population:
     """
 
     def __init__(
-        self, config: ModelConfig, candidates: Sequence[SynapseParams], vocab: int, *, seed: int, learning_rate: float, weight_decay: float
+        self,
+        config: ModelConfig,
+        candidates: Sequence[SynapseParams],
+        vocab: int,
+        *,
+        seed: int,
+        learning_rate: float,
+        weight_decay: float,
     ) -> None:
-        models = [GPT(dataclasses.replace(config, kernel="torch"), params, vocab, seed) for params in candidates]
+        models = [
+            GPT(dataclasses.replace(config, kernel="torch"), params, vocab, seed)
+            for params in candidates
+        ]
         if len({(model.release_off, model.has_barrier) for model in models}) > 1:
             raise user_error(
                 got="candidates of which only some have lambda_loge or barrier_strength at 0",
@@ -56,20 +70,38 @@ class Population:
         self.params, self.buffers = stack_module_state(models)  # type: ignore[arg-type]
         names = {id(p): name for name, p in self.model.named_parameters()}
         groups = self.model.make_decay_groups(weight_decay)
-        stacked = [group | {"params": [self.params[names[id(p)]] for p in group["params"]]} for group in groups]
+        stacked = [
+            group | {"params": [self.params[names[id(p)]] for p in group["params"]]}
+            for group in groups
+        ]
         self.optimizer = torch.optim.AdamW(stacked, lr=learning_rate, betas=MOMENT_RATES)
 
-    def step(self, tokens: Tensor, targets: Tensor, number: int, noise: torch.Generator | None = None, clip: float = 1.0) -> Tensor:
+    def step(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        number: int,
+        noise: torch.Generator | None = None,
+        clip: float = 1.0,
+    ) -> Tensor:
         """One optimizer step (counted from 1) on shared tokens and targets (batch, token) -> loss of each candidate (K,) [nat/token]."""
 
-        def loss(params: dict[str, Tensor], buffers: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Activity]]:
+        def loss(
+            params: dict[str, Tensor], buffers: dict[str, Tensor]
+        ) -> tuple[Tensor, tuple[Tensor, Activity]]:
             out = functional_call(self.model, (params, buffers), (tokens, noise))
-            value = F.cross_entropy(out.logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
+            value = F.cross_entropy(
+                out.logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX
+            )
             return value + out.balance, (value, out.activity)
 
         leaves = {name: p.detach() for name, p in self.params.items()}
-        with sdpa_kernel(SDPBackend.MATH):  # the fused kernel of the CPU has no batching rule: it would run candidate by candidate
-            grads, (_, (losses, activity)) = vmap(grad_and_value(loss, has_aux=True), randomness="same")(leaves, self.buffers)
+        with sdpa_kernel(
+            SDPBackend.MATH
+        ):  # the fused kernel of the CPU has no batching rule: it would run candidate by candidate
+            grads, (_, (losses, activity)) = vmap(
+                grad_and_value(loss, has_aux=True), randomness="same"
+            )(leaves, self.buffers)
         norm = torch.stack([g.flatten(1).norm(dim=1) for g in grads.values()]).norm(dim=0)
         shrink = (clip / (norm + 1e-6)).clamp(max=1.0)
         for name, p in self.params.items():
@@ -83,7 +115,9 @@ class Population:
         """Plasticity outside the gradient, each candidate by its own interval."""
         advance = _PlasticityModule(self.model)
 
-        def call(params: dict[str, Tensor], buffers: dict[str, Tensor], left: Activity | None) -> object:
+        def call(
+            params: dict[str, Tensor], buffers: dict[str, Tensor], left: Activity | None
+        ) -> object:
             state = {f"model.{name}": value for name, value in (params | buffers).items()}
             return functional_call(advance, state, (left,))
 
@@ -93,7 +127,9 @@ class Population:
         due = torch.tensor([number % interval == interval // 2 for interval in self.intervals])
         if self.model.config.experts == 1 or not due.any():
             return
-        after, mixes, _ = vmap(lambda params, buffers: call(params, buffers, None), randomness="same")(leaves, self.buffers)  # type: ignore[misc]
+        after, mixes, _ = vmap(
+            lambda params, buffers: call(params, buffers, None), randomness="same"
+        )(leaves, self.buffers)  # type: ignore[misc]
         eye = torch.eye(self.model.config.experts)
         for name, value in after.items():
             target = self.params[name] if name in self.params else self.buffers[name]

@@ -21,9 +21,16 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
         return config.learning_rate * step / warmup  # eq. (1)
     progress = (step - warmup) / max(1, config.steps - warmup)
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-    return config.learning_rate * (config.final_fraction + (1.0 - config.final_fraction) * cosine)  # eq. (2)
+    return config.learning_rate * (
+        config.final_fraction + (1.0 - config.final_fraction) * cosine
+    )  # eq. (2)
 
 
 def get_evaluation_steps(config: TrainingConfig) -> list[int]:
     """Steps after which the model is validated: evenly spread, the last one is the end of the run."""
-    return sorted({max(1, round(config.steps * part / config.evaluations)) for part in range(1, config.evaluations + 1)})
+    return sorted(
+        {
+            max(1, round(config.steps * part / config.evaluations))
+            for part in range(1, config.evaluations + 1)
+        }
+    )

@@ -54,12 +54,18 @@ def fit(job: Job) -> FitResult:
     earlier = state.train_seconds + state.evaluation_seconds
     if job.training.compile:
         job.model.compile()
-    telemetry = RunLogger(job.logger, job.run_dir, name=job.name, flat_config=job.flat_config, resumed_from=state.step)
+    telemetry = RunLogger(
+        job.logger, job.run_dir, name=job.name, flat_config=job.flat_config, resumed_from=state.step
+    )
     # Last: a bar that nobody closes keeps the terminal.
-    view = make_progress(job.logger.progress, job.training.steps, state.step, in_search=job.in_search)
+    view = make_progress(
+        job.logger.progress, job.training.steps, state.step, in_search=job.in_search
+    )
     exit_code, pruned = 1, False
     try:
-        module = TrainingModule(job, state, telemetry, view, content["optimizer"] if content else None)
+        module = TrainingModule(
+            job, state, telemetry, view, content["optimizer"] if content else None
+        )
         if state.step < job.training.steps:
             pruned = _train_until_pruned(module, device)
         metrics = _compute_final_metrics(job, state, device, test=job.training.test and not pruned)
@@ -68,7 +74,13 @@ def fit(job: Job) -> FitResult:
     finally:
         view.close()
         telemetry.close(exit_code)
-    return FitResult(metrics, state.curve, state.train_seconds + state.evaluation_seconds - earlier, pruned, state.expert_history)
+    return FitResult(
+        metrics,
+        state.curve,
+        state.train_seconds + state.evaluation_seconds - earlier,
+        pruned,
+        state.expert_history,
+    )
 
 
 def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
@@ -112,7 +124,9 @@ def _train(module: Any, device: torch.device) -> None:
             trainer = lightning.Trainer(
                 accelerator="gpu" if device.type == "cuda" else "cpu",
                 devices=1,
-                plugins=[LightningEnvironment()],  # or a Slurm allocation of a launcher would be taken for a cluster job
+                plugins=[
+                    LightningEnvironment()
+                ],  # or a Slurm allocation of a launcher would be taken for a cluster job
                 max_epochs=1,
                 logger=False,
                 enable_checkpointing=False,
@@ -131,7 +145,9 @@ def _train(module: Any, device: torch.device) -> None:
             signal.signal(signal.SIGINT, handler)
 
 
-def _compute_final_metrics(job: Job, state: FitState, device: torch.device, *, test: bool) -> dict[str, float]:
+def _compute_final_metrics(
+    job: Job, state: FitState, device: torch.device, *, test: bool
+) -> dict[str, float]:
     metrics = dict(state.metrics)
     if test:
         began = time.perf_counter()
@@ -158,4 +174,6 @@ def _measure_peak_memory(device: torch.device) -> float:
     import sys
 
     # ru_maxrss counts KiB, but bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )

@@ -10,9 +10,21 @@ from scipy.stats import binom, binomtest, fisher_exact
 
 from helpers.plan_runs import BINS, METRIC, THRESHOLD, make_plan_runs, write_runs
 from synaptune import TrialManager
-from synaptune.analysis.refine.exact_tests import exact_p, group_p, position_p, rate_interval, shuffle_labels
+from synaptune.analysis.refine.exact_tests import (
+    exact_p,
+    group_p,
+    position_p,
+    rate_interval,
+    shuffle_labels,
+)
 from synaptune.analysis.refine.rule import make_entry, refine
-from synaptune.analysis.refine.runs import RunParameter, RunSelection, RunTable, read_study_runs, round_to_digits
+from synaptune.analysis.refine.runs import (
+    RunParameter,
+    RunSelection,
+    RunTable,
+    read_study_runs,
+    round_to_digits,
+)
 from synaptune.analysis.refine.table import read_csv_runs
 from synaptune.core.errors import UserError
 from synaptune.search.space.space import Dimension
@@ -43,7 +55,9 @@ def test_the_generated_table_has_the_facts_of_the_plan():
     assert [round(100 * won / count, 1) for count, won, _ in BINS.values()] == [31.6, 26.3, 50.0]
     assert {row["batch_size"] for row in winners} == {8}
     assert {row["batch_size"] for row in rows} > {8}
-    assert sorted(sum(row["schedule"] == kind for row in winners) for kind in ("cosine", "linear")) == [7, 9]
+    assert sorted(
+        sum(row["schedule"] == kind for row in winners) for kind in ("cosine", "linear")
+    ) == [7, 9]
     assert {row["entropy_coef"] for row in winners} == {row["entropy_coef"] for row in rows}
     assert len({row["entropy_coef"] for row in rows}) == 3
 
@@ -85,14 +99,19 @@ def test_exact_p_and_intervals_agree_with_a_count_by_hand_and_with_scipy():
     assert exact_p([3, 0], [4, 9]) == pytest.approx(fisher_exact([[3, 1], [0, 9]])[1])
     runs, winners = (4, 3, 5), (3, 0, 1)
     chances = {
-        table: math.prod(math.comb(n, k) for n, k in zip(runs, table, strict=True)) / math.comb(12, 4)
+        table: math.prod(math.comb(n, k) for n, k in zip(runs, table, strict=True))
+        / math.comb(12, 4)
         for table in itertools.product(*(range(n + 1) for n in runs))
         if sum(table) == 4
     }
     assert sum(chances.values()) == pytest.approx(1.0)
-    assert exact_p(winners, runs) == pytest.approx(sum(chance for chance in chances.values() if chance <= chances[winners] + 1e-12))
+    assert exact_p(winners, runs) == pytest.approx(
+        sum(chance for chance in chances.values() if chance <= chances[winners] + 1e-12)
+    )
     for won, count in ((0, 10), (5, 10), (10, 10), (6, 19)):
-        assert rate_interval(won, count) == pytest.approx(tuple(binomtest(won, count).proportion_ci(method="exact")))
+        assert rate_interval(won, count) == pytest.approx(
+            tuple(binomtest(won, count).proportion_ci(method="exact"))
+        )
     assert exact_p([50] * 12, [100] * 12) is None  # too many tables: shuffles take over
 
 
@@ -100,15 +119,21 @@ def test_shuffles_agree_with_the_exact_test():
     codes = [0] * 10 + [1] * 8 + [2] * 12
     wins = [place % 3 == 0 or place < 4 for place in range(30)]
     labels = shuffle_labels(wins, [0] * 30, seed=1)
-    counted = exact_p([sum(wins[i] for i in range(30) if codes[i] == group) for group in range(3)], [10, 8, 12])
-    assert group_p(codes, labels, [0] * 30) == pytest.approx(counted, abs=0.1)  # another statistic, alike for such tables
+    counted = exact_p(
+        [sum(wins[i] for i in range(30) if codes[i] == group) for group in range(3)], [10, 8, 12]
+    )
+    assert group_p(codes, labels, [0] * 30) == pytest.approx(
+        counted, abs=0.1
+    )  # another statistic, alike for such tables
     assert labels[:, :].sum(axis=1) == pytest.approx(sum(wins))
 
 
 def test_position_sees_winners_at_one_side_and_in_the_middle_but_not_evenly_spread_ones():
     values = [float(place) for place in range(40)]
     for winning, seen in ((range(12), True), (range(14, 26), True), (range(1, 40, 3), False)):
-        labels = shuffle_labels([place in winning for place in range(40)], [0] * 40, seed=0, shuffles=999)
+        labels = shuffle_labels(
+            [place in winning for place in range(40)], [0] * 40, seed=0, shuffles=999
+        )
         assert (position_p(values, labels, [0] * 40) < 0.01) == seen
 
 
@@ -117,7 +142,9 @@ def test_labels_are_shuffled_within_their_strata_only():
     labels = shuffle_labels(wins, strata, seed=0, shuffles=200)
     assert labels[0].tolist() == wins
     assert set(labels[:, :3].sum(axis=1)) == {1.0}
-    assert {tuple(row) for row in labels[:, 3:].tolist()} == set(itertools.permutations((1.0, 1.0, 0.0)))
+    assert {tuple(row) for row in labels[:, 3:].tolist()} == set(
+        itertools.permutations((1.0, 1.0, 0.0))
+    )
 
 
 def idle_runs(rng: np.random.Generator, count: int, *, strata=None, drift: float = 0.0) -> RunTable:
@@ -126,11 +153,21 @@ def idle_runs(rng: np.random.Generator, count: int, *, strata=None, drift: float
     moved = drift * np.asarray(strata, dtype=float)
     numbers = [rng.random(count) + moved for _ in range(2)]
     top = 1.0 + float(moved.max())
-    parameters = [RunParameter(Dimension(f"n{place}", "lin", 0.0, top), tuple(column.tolist())) for place, column in enumerate(numbers)]
+    parameters = [
+        RunParameter(Dimension(f"n{place}", "lin", 0.0, top), tuple(column.tolist()))
+        for place, column in enumerate(numbers)
+    ]
     for name, choices in (("three", (4, 8, 16)), ("two", ("a", "b")), ("five", (1, 2, 3, 4, 5))):
         drawn = tuple(choices[place] for place in rng.integers(len(choices), size=count))
         parameters.append(RunParameter(Dimension(name, "categorical", choices=choices), drawn))
-    return RunTable("idle", "val", False, tuple(parameters), tuple((rng.normal(size=count) - 4.0 * moved).tolist()), tuple(strata))
+    return RunTable(
+        "idle",
+        "val",
+        False,
+        tuple(parameters),
+        tuple((rng.normal(size=count) - 4.0 * moved).tolist()),
+        tuple(strata),
+    )
 
 
 def test_without_any_effect_some_parameter_is_supported_in_at_most_5_percent_of_designs():
@@ -141,28 +178,46 @@ def test_without_any_effect_some_parameter_is_supported_in_at_most_5_percent_of_
         wrong += any(proposal.supported for proposal in refinement.proposals)
         single += sum(proposal.test.p < 0.05 for proposal in refinement.proposals)
     assert wrong <= binom.ppf(0.999, designs, 0.05)
-    assert single >= binom.ppf(0.001, 5 * designs, 0.02)  # the tests are not so careful that they see nothing at all
+    assert single >= binom.ppf(
+        0.001, 5 * designs, 0.02
+    )  # the tests are not so careful that they see nothing at all
 
 
 def test_what_drifts_along_with_an_adaptive_search_is_not_taken_for_an_effect():
     rng, designs = np.random.default_rng(6), 60
     strata = tuple(np.repeat(range(12), 10).tolist())
     drifted = [idle_runs(rng, 120, strata=strata, drift=0.3) for _ in range(designs)]
-    wrong = sum(any(entry.supported for entry in refine(runs, shuffles=99).proposals) for runs in drifted)
+    wrong = sum(
+        any(entry.supported for entry in refine(runs, shuffles=99).proposals) for runs in drifted
+    )
     assert wrong <= binom.ppf(0.999, designs, 0.05)
     (runs, *_) = drifted
     blind = RunTable(runs.source, runs.metric, False, runs.parameters, runs.scores, (0,) * 120)
-    assert any(entry.supported for entry in refine(blind, shuffles=999).proposals)  # taken for independent, it is
+    assert any(
+        entry.supported for entry in refine(blind, shuffles=999).proposals
+    )  # taken for independent, it is
 
 
 def test_runs_of_which_no_two_were_drawn_alike_are_said_to_be_untestable():
     runs = idle_runs(np.random.default_rng(7), 48, strata=tuple(range(48)))
     refinement = refine(runs, shuffles=99)
     assert {proposal.test.p for proposal in refinement.proposals} == {1.0}
-    assert all(proposal.narrowing.reason.startswith("kept wide: not testable") for proposal in refinement.proposals)
+    assert all(
+        proposal.narrowing.reason.startswith("kept wide: not testable")
+        for proposal in refinement.proposals
+    )
     assert "not testable" in refinement.runs.notes[-1]
-    testable = refine(idle_runs(np.random.default_rng(7), 48, strata=tuple(at // 2 for at in range(48))), shuffles=99)
-    assert not any("not testable" in said for said in (*testable.runs.notes, *(entry.narrowing.reason for entry in testable.proposals)))
+    testable = refine(
+        idle_runs(np.random.default_rng(7), 48, strata=tuple(at // 2 for at in range(48))),
+        shuffles=99,
+    )
+    assert not any(
+        "not testable" in said
+        for said in (
+            *testable.runs.notes,
+            *(entry.narrowing.reason for entry in testable.proposals),
+        )
+    )
 
 
 def effective_runs(loss, count: int = 90) -> RunTable:
@@ -170,10 +225,20 @@ def effective_runs(loss, count: int = 90) -> RunTable:
     x, kind, idle = rng.random(count) * 10.0, rng.integers(3, size=count), rng.random(count)
     parameters = (
         RunParameter(Dimension("x", "lin", 0.0, 10.0), tuple(x.tolist())),
-        RunParameter(Dimension("kind", "categorical", choices=("a", "b", "c")), tuple("abc"[place] for place in kind)),
+        RunParameter(
+            Dimension("kind", "categorical", choices=("a", "b", "c")),
+            tuple("abc"[place] for place in kind),
+        ),
         RunParameter(Dimension("idle", "lin", 0.0, 1.0), tuple(idle.tolist())),
     )
-    return RunTable("made", "val_loss", False, parameters, tuple((loss(x, kind) + 0.1 * rng.normal(size=count)).tolist()), (0,) * count)
+    return RunTable(
+        "made",
+        "val_loss",
+        False,
+        parameters,
+        tuple((loss(x, kind) + 0.1 * rng.normal(size=count)).tolist()),
+        (0,) * count,
+    )
 
 
 def test_a_range_whose_middle_is_best_is_tightened_around_it_and_an_idle_one_is_kept():
@@ -197,19 +262,30 @@ def test_choices_are_weighted_by_success_and_hopeless_ones_are_dropped():
 @pytest.mark.parametrize("others", ["ab", "a"])
 def test_a_choice_that_was_never_run_is_kept_and_shown_as_such(others):
     """Nothing speaks against it, whether the winners agree on one of the others or not."""
-    made = effective_runs(lambda x, kind: 9.0 * (kind == 2) + (9.0 * (kind == 1) if others == "a" else 0.0))
+    made = effective_runs(
+        lambda x, kind: 9.0 * (kind == 2) + (9.0 * (kind == 1) if others == "a" else 0.0)
+    )
     dimension = Dimension("kind", "categorical", choices=("a", "b", "c", "new"))
-    parameters = tuple(entry._replace(dimension=dimension) if entry.dimension.name == "kind" else entry for entry in made.parameters)
+    parameters = tuple(
+        entry._replace(dimension=dimension) if entry.dimension.name == "kind" else entry
+        for entry in made.parameters
+    )
     proposal = by_name(refine(replace(made, parameters=parameters), quantile=0.25))["kind"]
     assert proposal.supported
-    assert (proposal.test.groups[3].label, proposal.test.groups[3].runs, proposal.test.groups[3].mean) == ("new", 0, None)
+    assert (
+        proposal.test.groups[3].label,
+        proposal.test.groups[3].runs,
+        proposal.test.groups[3].mean,
+    ) == ("new", 0, None)
     assert proposal.narrowing.after.choices == (*others, "new")
 
 
 def test_whole_weights_are_written_whole_whatever_their_type():
     entry = make_entry(Dimension("kind", "categorical", choices=("a", "b"), weights=(65, 35.0)))
     assert repr(entry["weights"]) == "[65, 35]"
-    assert make_entry(Dimension("kind", "categorical", choices=("a", "b"), weights=(2, 0.5)))["weights"] == [2, 0.5]
+    assert make_entry(Dimension("kind", "categorical", choices=("a", "b"), weights=(2, 0.5)))[
+        "weights"
+    ] == [2, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -256,8 +332,17 @@ def searched(tmp_path_factory):
             raise ArithmeticError("over the edge")
         return -((params["x"] - 3.0) ** 2)
 
-    made = TrialManager("hill", n_trials=90, direction="maximize", sampler="cma", directory=folder, progress=False)
-    made.optimize(hill, {"x": ("uniform", 0.0, 10.0), "y": ("log_uniform", 0.01, 1.0), "mode": ("categorical", ["a", "b"])})
+    made = TrialManager(
+        "hill", n_trials=90, direction="maximize", sampler="cma", directory=folder, progress=False
+    )
+    made.optimize(
+        hill,
+        {
+            "x": ("uniform", 0.0, 10.0),
+            "y": ("log_uniform", 0.01, 1.0),
+            "mode": ("categorical", ["a", "b"]),
+        },
+    )
     return find_study(str(folder))
 
 
@@ -288,11 +373,16 @@ def test_a_table_that_we_exported_gives_what_the_study_gives(searched, tmp_path)
     runs = read_csv_runs(path, RunSelection(maximize=True, parameters=("x", "y", "mode")))
     assert runs.scores == study.scores
     assert runs.strata == study.strata
-    assert [parameter.values for parameter in runs.parameters] == [parameter.values for parameter in study.parameters]
+    assert [parameter.values for parameter in runs.parameters] == [
+        parameter.values for parameter in study.parameters
+    ]
 
 
 def test_a_study_without_a_trial_to_rank_is_refused(searched):
-    failed = [replace(trial, state="failed", objective=None, facts={"phase": "search"}) for trial in searched.trials]
+    failed = [
+        replace(trial, state="failed", objective=None, facts={"phase": "search"})
+        for trial in searched.trials
+    ]
     with pytest.raises(UserError, match="none of its 90 trials has objective"):
         read_study_runs(replace(searched, trials=failed), RunSelection())
 

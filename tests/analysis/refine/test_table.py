@@ -10,7 +10,10 @@ from synaptune.core.errors import UserError
 
 
 def written(tmp_path, *changes, **columns_):
-    rows = [row | {name: column[place] for name, column in columns_.items()} for place, row in enumerate(make_plan_runs())]
+    rows = [
+        row | {name: column[place] for name, column in columns_.items()}
+        for place, row in enumerate(make_plan_runs())
+    ]
     for place, change in changes:
         rows[place] |= change
     return write_runs(tmp_path / "r.csv", rows, exported=True)
@@ -24,7 +27,9 @@ def test_of_an_export_only_what_varies_and_was_set_is_a_parameter(tmp_path):
     reasons = dict(plan.left_out)
     assert reasons["model"] == "constant (small)"
     assert reasons["train_reward"] == "named like a measurement"
-    assert {reasons[name] for name in ("Name", "State", "Created", "Runtime", "seed")} == {"about the run"}
+    assert {reasons[name] for name in ("Name", "State", "Created", "Runtime", "seed")} == {
+        "about the run"
+    }
     assert not plan.notes
 
 
@@ -32,32 +37,56 @@ def test_runs_that_crashed_or_lack_the_metric_are_left_out_and_counted(tmp_path)
     path = written(tmp_path, (3, {"State": "crashed"}), (4, {METRIC: "NaN"}), (5, {METRIC: ""}))
     runs = read_csv_runs(path, RunSelection(METRIC, maximize=True))
     assert len(runs.scores) == 45
-    assert runs.notes == ("1 runs that did not finish are left out", f"2 runs without a number for {METRIC} are left out")
+    assert runs.notes == (
+        "1 runs that did not finish are left out",
+        f"2 runs without a number for {METRIC} are left out",
+    )
 
 
 def test_of_a_table_that_we_exported_the_last_search_counts_whatever_it_is_called(tmp_path):
     phases = ["baseline"] + ["calcium", "vesicles"] * 8 + ["joint"] * 16 + ["validation"] * 4
     rows = [
-        {"number": at, "phase": phase, "index": at, "generation": 0, "state": "complete", "objective": at % 7, "x": at / 100}
+        {
+            "number": at,
+            "phase": phase,
+            "index": at,
+            "generation": 0,
+            "state": "complete",
+            "objective": at % 7,
+            "x": at / 100,
+        }
         for at, phase in enumerate(phases)
     ]
     runs = read_csv_runs(write_runs(tmp_path / "r.csv", rows, exported=False), RunSelection())
-    assert runs.parameters[0].values == tuple(at / 100 for at, phase in enumerate(phases) if phase == "joint")
-    foreign = [{name: value for name, value in row.items() if name not in ("number", "index")} for row in rows]
-    assert len(read_csv_runs(write_runs(tmp_path / "f.csv", foreign, exported=False), RunSelection()).scores) == len(phases)
+    assert runs.parameters[0].values == tuple(
+        at / 100 for at, phase in enumerate(phases) if phase == "joint"
+    )
+    foreign = [
+        {name: value for name, value in row.items() if name not in ("number", "index")}
+        for row in rows
+    ]
+    assert len(
+        read_csv_runs(
+            write_runs(tmp_path / "f.csv", foreign, exported=False), RunSelection()
+        ).scores
+    ) == len(phases)
 
 
 @pytest.mark.parametrize("metric", ["train_reward", "train/loss", "training_loss", "loss.train"])
 def test_a_training_metric_is_refused_and_evaluation_metrics_are_named(tmp_path, metric):
     path = written(tmp_path, **{metric: range(48)})
-    with pytest.raises(UserError, match=rf"measured in training[\s\S]*an evaluation metric \({METRIC}\)"):
+    with pytest.raises(
+        UserError, match=rf"measured in training[\s\S]*an evaluation metric \({METRIC}\)"
+    ):
         read_csv_runs(path, RunSelection(metric))
 
 
 def test_the_metric_of_a_table_is_its_only_evaluation_metric_or_must_be_named(tmp_path):
     assert read_csv_runs(written(tmp_path), RunSelection()).metric == METRIC
     two = written(tmp_path, val_loss=range(48))
-    with pytest.raises(UserError, match="2 columns that may be the metric to rank by: eval_change, val_loss"):
+    with pytest.raises(
+        UserError, match="2 columns that may be the metric to rank by: eval_change, val_loss"
+    ):
         read_csv_runs(two, RunSelection())
     assert read_csv_runs(two, RunSelection("val_loss")).metric == "val_loss"
     with pytest.raises(UserError, match="closest: val_loss"):
@@ -67,8 +96,18 @@ def test_the_metric_of_a_table_is_its_only_evaluation_metric_or_must_be_named(tm
 def test_a_column_is_a_parameter_when_it_is_named_and_has_another_name_when_renamed(tmp_path):
     path = written(tmp_path, reward_scale=[place % 9 / 3 for place in range(48)])
     assert "reward_scale" in dict(read_csv_runs(path, RunSelection(METRIC)).left_out)
-    runs = read_csv_runs(path, RunSelection(METRIC, parameters=("reward_scale",), new_names={"learning_rate": "training.learning_rate"}))
-    assert [parameter.dimension.name for parameter in runs.parameters] == ["training.learning_rate", "reward_scale"]
+    runs = read_csv_runs(
+        path,
+        RunSelection(
+            METRIC,
+            parameters=("reward_scale",),
+            new_names={"learning_rate": "training.learning_rate"},
+        ),
+    )
+    assert [parameter.dimension.name for parameter in runs.parameters] == [
+        "training.learning_rate",
+        "reward_scale",
+    ]
     with pytest.raises(UserError, match="no parameter learning_rat "):
         read_csv_runs(path, RunSelection(METRIC, parameters=("learning_rat",)))
     with pytest.raises(UserError, match=r"model: constant \(small\)"):

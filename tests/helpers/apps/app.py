@@ -24,7 +24,9 @@ def main(cfg: DictConfig) -> float:
     if number in cfg.fail:
         raise ArithmeticError(f"trial {number} was told to fail")
     folder = Path(HydraConfig.get().runtime.output_dir)
-    (folder / "result.json").write_text(json.dumps({"metrics": {"height": 1.0}, "data_fingerprint": "d1"}))
+    (folder / "result.json").write_text(
+        json.dumps({"metrics": {"height": 1.0}, "data_fingerprint": "d1"})
+    )
     return (cfg.x - 3.0) ** 2 + (np.log10(cfg.y) - np.log10(30.0)) ** 2
 
 

@@ -19,13 +19,24 @@ def app(environ, start_response):
 OPEN, LOCKED = AccessControl().protect(app), AccessControl(TOKEN).protect(app)
 
 
-@pytest.mark.parametrize("host", ["localhost:8080", "127.0.0.1", "127.0.0.1:9", "[::1]:8080", "LOCALHOST"])
+@pytest.mark.parametrize(
+    "host", ["localhost:8080", "127.0.0.1", "127.0.0.1:9", "[::1]:8080", "LOCALHOST"]
+)
 def test_without_a_token_names_of_this_machine_are_answered(host):
     assert request(OPEN, host=host).body == b"secret"
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.evil.example", "", "a b", "localhost@evil.example"]
+    "host",
+    [
+        "evil.example",
+        "evil.example:8080",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "",
+        "a b",
+        "localhost@evil.example",
+    ],
 )
 def test_without_a_token_any_other_name_is_refused(host):
     """A page whose name was bound to 127.0.0.1 after it had loaded sends its own name."""
@@ -66,15 +77,22 @@ def test_the_page_after_a_token_stays_on_this_site():
 
 
 def test_a_program_shows_the_token_as_a_bearer():
-    assert request(LOCKED, HTTP_AUTHORIZATION=f"Bearer {TOKEN}", host="any.example").body == b"secret"
+    assert (
+        request(LOCKED, HTTP_AUTHORIZATION=f"Bearer {TOKEN}", host="any.example").body == b"secret"
+    )
 
 
 def test_a_cookie_of_another_token_is_worthless():
-    other = request(AccessControl("another-token-of-mine").protect(app), query="token=another-token-of-mine").headers["set-cookie"]
+    other = request(
+        AccessControl("another-token-of-mine").protect(app), query="token=another-token-of-mine"
+    ).headers["set-cookie"]
     assert request(LOCKED, HTTP_COOKIE=other.split(";")[0]).status == 401
 
 
-@pytest.mark.parametrize("other", ['g_state={"i_l":0}', "a b=c", "prefs=[1,2]", "alone", "=", 'k=va"l', "synaptune=wrong"])
+@pytest.mark.parametrize(
+    "other",
+    ['g_state={"i_l":0}', "a b=c", "prefs=[1,2]", "alone", "=", 'k=va"l', "synaptune=wrong"],
+)
 def test_an_odd_cookie_of_another_server_on_the_host_locks_nobody_out(other):
     mine = request(LOCKED, query=f"token={TOKEN}").headers["set-cookie"].split(";")[0]
     for sent in (f"{other}; {mine}", f"{mine}; {other}"):
@@ -94,7 +112,15 @@ def test_a_change_from_another_site_is_refused():
     for odd in ("null", "http://[", "", "http://localhost:8080/", "ftp://localhost:8080"):
         assert request(writing, method="POST", HTTP_ORIGIN=odd).status == 403
     assert request(writing, method="POST", HTTP_SEC_FETCH_SITE="cross-site").status == 403
-    assert request(writing, method="POST", HTTP_ORIGIN="http://localhost:8080", HTTP_SEC_FETCH_SITE="same-origin").status == 200
+    assert (
+        request(
+            writing,
+            method="POST",
+            HTTP_ORIGIN="http://localhost:8080",
+            HTTP_SEC_FETCH_SITE="same-origin",
+        ).status
+        == 200
+    )
 
 
 def test_every_answer_carries_the_headers_that_protect_it():
@@ -109,7 +135,10 @@ def test_every_answer_carries_the_headers_that_protect_it():
 
 def test_a_page_with_a_policy_of_its_own_keeps_it():
     def other(environ, start_response):
-        start_response("200 OK", [("content-security-policy", "default-src 'self';script-src 'self' 'unsafe-eval'")])
+        start_response(
+            "200 OK",
+            [("content-security-policy", "default-src 'self';script-src 'self' 'unsafe-eval'")],
+        )
         return [b""]
 
     policy = request(AccessControl().protect(other)).headers["content-security-policy"]
@@ -137,5 +166,9 @@ def test_a_token_that_is_too_weak_or_no_part_of_an_address_is_refused(weak):
 
 
 def test_this_machine_needs_no_token():
-    assert [choose_token(host, None) for host in ("127.0.0.1", "localhost", "::1")] == [None, None, None]
+    assert [choose_token(host, None) for host in ("127.0.0.1", "localhost", "::1")] == [
+        None,
+        None,
+        None,
+    ]
     assert not any(is_loopback(host) for host in ("0.0.0.0", "10.0.0.1", "example.org", ""))

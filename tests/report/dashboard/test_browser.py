@@ -20,10 +20,22 @@ from synaptune.study.location import StudyLocation
 from synaptune.study.reader import read_study
 from synaptune.study.study import PhaseLedger, Study
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed (pip install playwright)"
+)
+pytest.importorskip(
+    "optuna_dashboard",
+    reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')",
+)
 
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+BROWSER = next(
+    (
+        path
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (path := shutil.which(name))
+    ),
+    None,
+)
 PATIENCE = 120  # s
 TRIALS = 40
 expect = sync_api.expect
@@ -41,11 +53,15 @@ def work(tmp_path_factory) -> Path:
 def dashboard(work: Path, *arguments: str) -> Iterator[str]:
     """The command, on any free port; its address as it prints it. Ctrl-C ends it without a complaint."""
     command = [sys.executable, "-m", "synaptune.cli.main", "dashboard", "--port", "0", *arguments]
-    process = subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
         line = process.stdout.readline() if ready else ""
-        assert line.startswith("dashboard: http://"), process.stderr.read() if process.poll() is not None else line
+        assert line.startswith("dashboard: http://"), (
+            process.stderr.read() if process.poll() is not None else line
+        )
         yield line.removeprefix("dashboard: ").strip()
     finally:
         process.send_signal(signal.SIGINT)
@@ -81,9 +97,15 @@ def page(browser):
     opened = context.new_page()
     opened.set_default_timeout(PATIENCE * 1000)
     faults: list[str] = []
-    opened.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
+    opened.on(
+        "console",
+        lambda said: faults.append(said.text) if said.type in ("error", "warning") else None,
+    )
     opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.on("response", lambda reply: faults.append(f"{reply.status} {reply.url}") if reply.status >= 400 else None)
+    opened.on(
+        "response",
+        lambda reply: faults.append(f"{reply.status} {reply.url}") if reply.status >= 400 else None,
+    )
     yield opened
     context.close()
     assert not faults
@@ -163,16 +185,22 @@ def test_a_page_follows_a_search_that_runs(served, page, work):
     before = report.evaluate("scrollY")
     assert before > 0
     folder = work / "outputs" / "studies" / "bowl"
-    with Study(StudyLocation("bowl", folder, f"sqlite:///{folder}/study.db", "auto"), known.configuration) as study:
+    with Study(
+        StudyLocation("bowl", folder, f"sqlite:///{folder}/study.db", "auto"), known.configuration
+    ) as study:
         ledger = PhaseLedger(study, known.spaces["search"], "search", {})
-        trial = ledger.start(len(known.search_trials), (0.3, 0.01), {"x": 3.0, "n": 0}, generation=99)
+        trial = ledger.start(
+            len(known.search_trials), (0.3, 0.01), {"x": 3.0, "n": 0}, generation=99
+        )
         row = page.locator(f"#trials-table tr[data-number='{trial.number}']")
         expect(row).to_contain_text("running")
         expect(page.locator(".status span")).to_contain_text("running")
         ledger.finish(trial, Result(-5.0, 0.1))
         expect(row).to_contain_text("complete")
         expect(row).to_contain_text("-5")
-        expect(page.locator(".status span")).to_contain_text(f"{len(known.search_trials) + 1} of {TRIALS}")
+        expect(page.locator(".status span")).to_contain_text(
+            f"{len(known.search_trials) + 1} of {TRIALS}"
+        )
         expect(report.locator("#verdict")).to_contain_text(f"trial {trial.number}")
         expect(page.locator(".status progress")).to_have_attribute("max", str(TRIALS))
         checked = PhaseLedger(study, known.spaces["search"], "validation", {})

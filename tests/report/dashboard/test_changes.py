@@ -12,7 +12,10 @@ import pytest
 
 from helpers.webclient import make_study, request
 
-pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
+pytest.importorskip(
+    "optuna_dashboard",
+    reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')",
+)
 
 from synaptune.core.errors import UserError
 from synaptune.report.dashboard import page_cache as desk
@@ -83,7 +86,11 @@ def test_a_study_begun_anew_under_its_name_is_shown_and_not_the_old_one(tmp_path
     first, second = written(1000.0), written(2000.0)
     path.parent.mkdir()
     path.write_bytes(first)
-    app, union, seen = DashboardApp(StudyIndex(tmp_path)), MergedStorage(StudyIndex(tmp_path).list_databases), []
+    app, union, seen = (
+        DashboardApp(StudyIndex(tmp_path)),
+        MergedStorage(StudyIndex(tmp_path).list_databases),
+        [],
+    )
     for content in (first, second):
         path.write_bytes(content)  # in place: the same file to the file system
         (study,) = union.get_all_studies()
@@ -101,14 +108,21 @@ def test_studies_of_one_name_are_told_apart(tmp_path):
             database.execute("UPDATE studies SET study_name = 'same'")
         database.close()
     app = DashboardApp(StudyIndex(tmp_path))
-    found = {study["study_name"]: study["study_id"] for study in json.loads(request(app, "/api/studies").body)["study_summaries"]}
+    found = {
+        study["study_name"]: study["study_id"]
+        for study in json.loads(request(app, "/api/studies").body)["study_summaries"]
+    }
     assert set(found) == {"same", "same (two)"}
     for name, count in (("same", 2), ("same (two)", 3)):
         # The export loads the study by its name.
         assert len(request(app, f"/csv/{found[name]}").text.splitlines()) == 1 + count
 
 
-@pytest.mark.parametrize("notes", [{}, {"configuration": "mine"}, {"configuration": {"a": 1}}], ids=["none", "text", "table"])
+@pytest.mark.parametrize(
+    "notes",
+    [{}, {"configuration": "mine"}, {"configuration": {"a": 1}}],
+    ids=["none", "text", "table"],
+)
 def test_a_study_of_another_program_with_notes_of_our_names_is_listed(tmp_path, notes):
     url = made_elsewhere(tmp_path / "other.db", holder="me", engine={"kind": "diesel"}, **notes)
     (glance,) = read_statuses(url)
@@ -136,7 +150,9 @@ def test_a_page_made_of_an_older_record_says_so_and_is_made_again(tmp_path, monk
     made = desks.get_parts(place, new)  # while the record rests
     assert (made.version, new.version != old.version) == (old.version, True)
     until = time.monotonic() + 120
-    while (made := desks.get_parts(place, place.read_status())).version.partition("+")[0] != new.version and time.monotonic() < until:
+    while (made := desks.get_parts(place, place.read_status())).version.partition("+")[
+        0
+    ] != new.version and time.monotonic() < until:
         time.sleep(0.1)
     assert made.version.startswith(new.version)
     assert "5 evaluations" in " ".join(part.html for part in made.value)
@@ -155,12 +171,16 @@ def test_a_database_that_takes_too_long_is_said_in_words(tmp_path, monkeypatch):
 def glance_of(*phases: PhaseStatus, holder: Holder | None = None) -> StudyStatus:
     ended = sum(phase.ended_count for phase in phases)
     now = datetime.now(UTC)
-    return StudyStatus("s", False, True, {"COMPLETE": ended, "RUNNING": 1}, phases, now, now, holder, 300)
+    return StudyStatus(
+        "s", False, True, {"COMPLETE": ended, "RUNNING": 1}, phases, now, now, holder, 300
+    )
 
 
 def test_the_bar_is_there_while_the_search_runs_and_gone_in_its_other_phases():
     searching = glance_of(PhaseStatus("search", 300, 299, 299, 2.1))
-    validating = glance_of(PhaseStatus("search", 300, 300, 299, 2.1), PhaseStatus("validation", 3, 2, 302, 2.2))
+    validating = glance_of(
+        PhaseStatus("search", 300, 300, 299, 2.1), PhaseStatus("validation", 3, 2, 302, 2.2)
+    )
     assert (pages.count_progress(searching), pages.count_progress(validating)) == ((299, 300), None)
     assert 'value="299" max="300"' in pages.render_status(searching, live="x")
     assert "<progress" not in pages.render_status(validating, live="x")
@@ -169,5 +189,8 @@ def test_the_bar_is_there_while_the_search_runs_and_gone_in_its_other_phases():
 def test_a_silent_process_of_another_machine_is_said_to_be_silent():
     long_ago = datetime.now(UTC) - timedelta(minutes=30)
     phase = PhaseStatus("search", 3, 2, 2, 1.0)
-    assert pages.describe_state(glance_of(phase, holder=Holder("another-machine", 1, long_ago))) == "silent, 1 trial open"
+    assert (
+        pages.describe_state(glance_of(phase, holder=Holder("another-machine", 1, long_ago)))
+        == "silent, 1 trial open"
+    )
     assert pages.describe_state(glance_of(phase)) == "ended, 1 trial open"

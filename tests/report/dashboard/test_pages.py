@@ -11,7 +11,10 @@ import pytest
 
 from helpers.webclient import make_study, request
 
-pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
+pytest.importorskip(
+    "optuna_dashboard",
+    reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')",
+)
 
 import yaml
 
@@ -37,11 +40,15 @@ def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("studies")
     make_study(folder, "plain", TRIALS)
     make_study(folder, "nasty", 3)
-    with sqlite3.connect(folder / "nasty" / "study.db") as database:  # as another program may name one
+    with sqlite3.connect(
+        folder / "nasty" / "study.db"
+    ) as database:  # as another program may name one
         database.execute("UPDATE studies SET study_name = ?", [NASTY])
     database.close()
     (folder / "broken").mkdir()
-    (folder / "broken" / "study.db").write_text("this is no database, and it is longer than a header")
+    (folder / "broken" / "study.db").write_text(
+        "this is no database, and it is longer than a header"
+    )
     return folder
 
 
@@ -80,7 +87,12 @@ def test_the_browser_lists_every_study_and_says_which_database_cannot_be_read(pa
 
 def test_a_name_with_markup_stays_text_on_every_page(pages, nasty):
     assert set(nasty) <= set("0123456789abcdef")
-    for path in ("/", f"/synaptune/study/{nasty}", f"/synaptune/study/{nasty}/trials", f"/synaptune/study/{nasty}/trial/0"):
+    for path in (
+        "/",
+        f"/synaptune/study/{nasty}",
+        f"/synaptune/study/{nasty}/trials",
+        f"/synaptune/study/{nasty}/trial/0",
+    ):
         reply = request(pages, path)
         assert reply.status == 200
         assert "<script>alert" not in reply.text
@@ -112,8 +124,13 @@ def test_a_part_that_the_browser_has_is_not_sent_again(pages):
 
 def test_the_trial_list_is_sorted_chosen_and_cut_into_pages_by_the_server(pages, record):
     first = request(pages, "/synaptune/study/plain/trials", query="sort=number&order=asc").text
-    second = request(pages, "/synaptune/study/plain/trials", query="sort=number&order=asc&page=2").text
-    assert [first.count("data-number="), second.count("data-number=")] == [PAGE_SIZE, TRIALS - PAGE_SIZE]
+    second = request(
+        pages, "/synaptune/study/plain/trials", query="sort=number&order=asc&page=2"
+    ).text
+    assert [first.count("data-number="), second.count("data-number=")] == [
+        PAGE_SIZE,
+        TRIALS - PAGE_SIZE,
+    ]
     failed = [trial.number for trial in record.trials if trial.state == "failed"]
     only = request(pages, "/synaptune/study/plain/trials", query="state=failed").text
     assert failed
@@ -121,7 +138,9 @@ def test_the_trial_list_is_sorted_chosen_and_cut_into_pages_by_the_server(pages,
     assert all(f'data-number="{number}"' in only for number in failed)
 
 
-@pytest.mark.parametrize("name", ["objective", "x", "n", "seconds", "number", "state", "nothing of the kind"])
+@pytest.mark.parametrize(
+    "name", ["objective", "x", "n", "seconds", "number", "state", "nothing of the kind"]
+)
 @pytest.mark.parametrize("descending", [True, False])
 def test_every_trial_is_in_the_list_once_whatever_it_is_sorted_by(record, name, descending):
     listed = select_trials(record, TrialsView(sort=name, descending=descending))
@@ -136,7 +155,18 @@ def test_trials_without_an_objective_come_last_in_both_orders(record):
 
 
 @pytest.mark.parametrize(
-    "query", ["page=0", "page=-1", "page=99999999", "page=x", "page=²", "sort=<script>", "order=?", "phase='", "state=%00"]
+    "query",
+    [
+        "page=0",
+        "page=-1",
+        "page=99999999",
+        "page=x",
+        "page=²",
+        "sort=<script>",
+        "order=?",
+        "phase='",
+        "state=%00",
+    ],
 )
 def test_a_query_that_makes_no_sense_still_gives_a_page(pages, query):
     reply = request(pages, "/synaptune/study/plain/trials", query=query)
@@ -150,7 +180,11 @@ def test_the_best_is_exported_as_yaml_and_json_under_the_name_of_the_study(pages
     found = json.loads(request(pages, "/synaptune/study/plain/best.json").body)
     assert yaml.safe_load(text.body) == {"parameters": best.values}
     assert found["parameters"] == best.values
-    assert (found["trial"], found["objective"], found["study"]) == (best.number, best.objective, "plain")
+    assert (found["trial"], found["objective"], found["study"]) == (
+        best.number,
+        best.objective,
+        "plain",
+    )
     assert 'filename="plain-best.yaml"' in text.headers["content-disposition"]
 
 
@@ -186,7 +220,10 @@ def test_optuna_dashboard_lists_the_studies_of_all_databases(pages, root):
 
 
 def test_optuna_dashboard_changes_nothing_unless_asked_for(root):
-    reading, writing = MergedStorage(StudyIndex(root).list_databases), MergedStorage(StudyIndex(root).list_databases, write=True)
+    reading, writing = (
+        MergedStorage(StudyIndex(root).list_databases),
+        MergedStorage(StudyIndex(root).list_databases, write=True),
+    )
     key = reading.get_study_id_from_name("plain")
     with pytest.raises(ReadOnlyError):
         reading.set_study_system_attr(key, "note", "x")
@@ -255,7 +292,9 @@ def test_a_value_is_made_once_however_many_ask_for_it():
 
     once: BackgroundValue = BackgroundValue()
     answers: list = []
-    threads = [threading.Thread(target=lambda: answers.append(once.get("1", make, 120))) for _ in range(8)]
+    threads = [
+        threading.Thread(target=lambda: answers.append(once.get("1", make, 120))) for _ in range(8)
+    ]
     for thread in threads:
         thread.start()
     assert once.get("1", make, 0.0) is None
@@ -268,7 +307,10 @@ def test_a_value_is_made_once_however_many_ask_for_it():
 def test_a_value_that_was_dear_rests_before_it_is_made_again():
     once: BackgroundValue = BackgroundValue()
     begun = threading.Event()
-    assert once.get("1", lambda: Versioned("1", begun.wait(100.0 / REST_FACTOR / 10.0)), 120) is not None
+    assert (
+        once.get("1", lambda: Versioned("1", begun.wait(100.0 / REST_FACTOR / 10.0)), 120)
+        is not None
+    )
     assert once.get("2", lambda: Versioned("2", "new"), 120).version == "1"
 
 
@@ -276,7 +318,10 @@ def test_a_value_made_of_an_older_state_is_made_again():
     once: BackgroundValue = BackgroundValue()
     assert once.get("2", lambda: Versioned("1", "old"), 120) == ("1", "old")
     until = time.monotonic() + 120
-    while once.get("2", lambda: Versioned("2", "new"), 120).version == "1" and time.monotonic() < until:
+    while (
+        once.get("2", lambda: Versioned("2", "new"), 120).version == "1"
+        and time.monotonic() < until
+    ):
         time.sleep(0.01)
     assert once.latest == ("2", "new")
 
@@ -303,15 +348,25 @@ def test_a_port_in_use_is_a_mistake_with_a_remedy():
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "said"), [("127.0.0.1", 70000, "65535"), ("203.0.113.7", 0, "address of this machine"), ("no such host", 0, "address")]
+    ("host", "port", "said"),
+    [
+        ("127.0.0.1", 70000, "65535"),
+        ("203.0.113.7", 0, "address of this machine"),
+        ("no such host", 0, "address"),
+    ],
 )
 def test_an_address_that_cannot_be_had_is_a_mistake(host, port, said):
     with pytest.raises(UserError, match=said):
         listen(host, port)
 
 
-@pytest.mark.parametrize(("arguments", "said"), [(["--host", "0.0.0.0"], "without a token"), (["nothing"], "no study database")])
-def test_the_command_refuses_other_machines_without_a_token_and_studies_that_are_not_there(tmp_path, monkeypatch, capsys, arguments, said):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--host", "0.0.0.0"], "without a token"), (["nothing"], "no study database")],
+)
+def test_the_command_refuses_other_machines_without_a_token_and_studies_that_are_not_there(
+    tmp_path, monkeypatch, capsys, arguments, said
+):
     monkeypatch.chdir(tmp_path)
     assert main(["dashboard", "--port", "0", *arguments]) == 2
     assert said in capsys.readouterr().err

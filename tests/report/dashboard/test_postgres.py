@@ -6,7 +6,10 @@ import pytest
 
 from helpers.webclient import SPACE, bowl, request
 
-pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')")
+pytest.importorskip(
+    "optuna_dashboard",
+    reason="optuna-dashboard is not installed (pip install 'synaptune[dashboard]')",
+)
 
 from synaptune import TrialManager
 from synaptune.report.dashboard.app import DashboardApp
@@ -15,7 +18,12 @@ from synaptune.report.dashboard.study_index import StudyIndex
 
 def test_studies_on_a_server_are_listed_shown_and_exported(postgres_url, tmp_path):
     for name, trials in (("one", 12), ("two", 3)):
-        options = {"storage": postgres_url, "directory": tmp_path / name, "progress": False, "max_failure_rate": 1.0}
+        options = {
+            "storage": postgres_url,
+            "directory": tmp_path / name,
+            "progress": False,
+            "max_failure_rate": 1.0,
+        }
         manager = TrialManager(name, trials, sampler="random", **options)
         manager.optimize(bowl, SPACE)
         best = manager.best_value

@@ -7,13 +7,20 @@ import math
 import numpy as np
 import pytest
 
-from synaptune.search.objective.common_seeds import average_seeds, list_common_seeds, measure_common_seeds
+from synaptune.search.objective.common_seeds import (
+    average_seeds,
+    list_common_seeds,
+    measure_common_seeds,
+)
 
 
 def made(candidates: int, seeds: int, *, shared: float, own: float) -> np.ndarray:
     """Losses (candidate, seed): far-apart candidates, a part of the noise that every candidate meets alike, and one of its own."""
     random = np.random.default_rng(0)
-    common, single = random.normal(0, shared, (1, seeds)), random.normal(0, own, (candidates, seeds))
+    common, single = (
+        random.normal(0, shared, (1, seeds)),
+        random.normal(0, own, (candidates, seeds)),
+    )
     return np.arange(candidates)[:, None] + common + single
 
 
@@ -22,14 +29,19 @@ def test_an_average_is_a_mean_with_its_standard_error():
     assert found.objective == 3.0
     assert found.standard_error == pytest.approx(math.sqrt(7.0 / 3.0))
     assert found.metrics == {"a": 3.0}
-    assert found.to_facts() == {"objective_standard_error": found.standard_error, "objective_by_seed": [1.0, 2.0, 6.0]}
+    assert found.to_facts() == {
+        "objective_standard_error": found.standard_error,
+        "objective_by_seed": [1.0, 2.0, 6.0],
+    }
 
 
 def test_one_seed_has_no_standard_error():
     assert average_seeds([1.5], [{"a": 2.0}])[:3] == (1.5, None, {"a": 2.0})
 
 
-@pytest.mark.parametrize(("objectives", "metrics"), [([], []), ([1.0], []), ([1.0, math.nan], [{}, {}])])
+@pytest.mark.parametrize(
+    ("objectives", "metrics"), [([], []), ([1.0], []), ([1.0, math.nan], [{}, {}])]
+)
 def test_runs_that_make_no_average_are_refused(objectives, metrics):
     with pytest.raises(ValueError, match="expected"):
         average_seeds(objectives, metrics)
@@ -50,7 +62,9 @@ def test_noise_that_candidates_share_cancels_in_their_differences():
 
 
 def test_noise_of_their_own_is_not_helped():
-    assert measure_common_seeds(made(40, 200, shared=0.0, own=0.5)).ratio == pytest.approx(1.0, rel=0.05)
+    assert measure_common_seeds(made(40, 200, shared=0.0, own=0.5)).ratio == pytest.approx(
+        1.0, rel=0.05
+    )
 
 
 def test_shared_noise_alone_is_worth_everything_and_leaves_the_ranks():

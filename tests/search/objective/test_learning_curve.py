@@ -26,7 +26,9 @@ def law(steps, a: float, b: float, c: float) -> list[tuple[float, float]]:
     return [(step, a + b * step**-c) for step in steps]
 
 
-@pytest.mark.parametrize(("a", "b", "c"), [(2.0, 5.0, 0.5), (0.0, 4.0, 0.1), (1.5, 30.0, 1.0), (2.2, 100.0, 2.0)])
+@pytest.mark.parametrize(
+    ("a", "b", "c"), [(2.0, 5.0, 0.5), (0.0, 4.0, 0.1), (1.5, 30.0, 1.0), (2.2, 100.0, 2.0)]
+)
 def test_an_exact_power_law_is_found(a, b, c):
     found = extrapolate(law(STEPS, a, b, c), 1000)
     assert found is not None
@@ -38,23 +40,39 @@ def test_the_exponent_agrees_with_a_general_least_squares_routine():
     from scipy.optimize import curve_fit
 
     random = np.random.default_rng(0)
-    points = [(step, loss + random.normal(0, 0.01)) for step, loss in law(range(10, 210, 10), 2.0, 5.0, 0.6)]
+    points = [
+        (step, loss + random.normal(0, 0.01))
+        for step, loss in law(range(10, 210, 10), 2.0, 5.0, 0.6)
+    ]
     steps, losses = map(np.array, zip(*points, strict=True))
-    general, covariance = curve_fit(lambda t, a, b, c: a + b * t**-c, steps, losses, p0=(2.0, 5.0, 0.6))
+    general, covariance = curve_fit(
+        lambda t, a, b, c: a + b * t**-c, steps, losses, p0=(2.0, 5.0, 0.6)
+    )
     ours, target = fit_power_law(points), 400.0
     assert ours is not None
     assert ours.c == pytest.approx(general[2], rel=1e-3)
     prediction = ours.predict(target)
-    assert prediction.mean == pytest.approx(general[0] + general[1] * target ** -general[2], abs=1e-5)
-    slope = np.array([1.0, target ** -general[2], -general[1] * target ** -general[2] * math.log(target)])
-    scatter = float(np.square(losses - (general[0] + general[1] * steps ** -general[2])).sum()) / (len(steps) - 3)
-    assert prediction.standard_error == pytest.approx(math.sqrt(scatter + slope @ covariance @ slope), rel=1e-3)
+    assert prediction.mean == pytest.approx(
+        general[0] + general[1] * target ** -general[2], abs=1e-5
+    )
+    slope = np.array(
+        [1.0, target ** -general[2], -general[1] * target ** -general[2] * math.log(target)]
+    )
+    scatter = float(np.square(losses - (general[0] + general[1] * steps ** -general[2])).sum()) / (
+        len(steps) - 3
+    )
+    assert prediction.standard_error == pytest.approx(
+        math.sqrt(scatter + slope @ covariance @ slope), rel=1e-3
+    )
 
 
 def test_the_interval_holds_as_often_as_it_says():
     random, inside = np.random.default_rng(1), 0
     for _ in range(200):
-        noisy = [(step, loss + random.normal(0, 0.02)) for step, loss in law(range(20, 110, 10), 2.0, 8.0, 0.7)]
+        noisy = [
+            (step, loss + random.normal(0, 0.02))
+            for step, loss in law(range(20, 110, 10), 2.0, 8.0, 0.7)
+        ]
         found = extrapolate(noisy, 200)
         assert found is not None
         low, high = found.interval()
@@ -74,7 +92,10 @@ def test_losses_below_zero_follow_no_such_law():
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_the_points_the_law_is_finite_never_rises_and_never_goes_below_zero(seed):
     random = np.random.default_rng(seed)
-    points = [(step, float(loss)) for step, loss in zip(STEPS, random.lognormal(0.0, 2.0, len(STEPS)), strict=True)]
+    points = [
+        (step, float(loss))
+        for step, loss in zip(STEPS, random.lognormal(0.0, 2.0, len(STEPS)), strict=True)
+    ]
     found = fit_power_law(points)
     assert found is not None
     assert EXPONENT_LOW <= found.c <= EXPONENT_HIGH
@@ -84,7 +105,9 @@ def test_whatever_the_points_the_law_is_finite_never_rises_and_never_goes_below_
     assert all(math.isfinite(found.predict(step).standard_error) for step in (200, 10**6))
 
 
-@pytest.mark.parametrize("losses", [[2.0] * 8, [float(number) for number in range(1, 9)]], ids=["flat", "rising"])
+@pytest.mark.parametrize(
+    "losses", [[2.0] * 8, [float(number) for number in range(1, 9)]], ids=["flat", "rising"]
+)
 def test_a_curve_that_does_not_fall_is_expected_to_stay_at_its_mean(losses):
     found = extrapolate(list(zip(STEPS, losses, strict=True)), 1000)
     assert found is not None
@@ -96,7 +119,9 @@ def test_the_order_of_points_does_not_matter():
     assert extrapolate(points[::-1], 200) == extrapolate(points, 200)
 
 
-@pytest.mark.parametrize("wrong", [(0, 3.0), (10, 3.0), (15, math.nan)], ids=["step zero", "a step twice", "no number"])
+@pytest.mark.parametrize(
+    "wrong", [(0, 3.0), (10, 3.0), (15, math.nan)], ids=["step zero", "a step twice", "no number"]
+)
 def test_points_that_are_none_are_refused(wrong):
     with pytest.raises(ValueError, match="positive steps, each once, with finite losses"):
         extrapolate([*law(STEPS, 2.0, 5.0, 0.5), wrong], 200)
@@ -105,14 +130,18 @@ def test_points_that_are_none_are_refused(wrong):
 def test_a_pruned_run_is_told_where_it_was_heading_and_never_its_last_loss():
     curve = [[step, loss] for step, loss in law(STEPS, 2.0, 5.0, 0.5)]
     last = curve[-1][1]
-    found = extrapolate_result({"val_loss": last, "val_perplexity": math.exp(last), "expert_gini": 0.2}, curve, 400)
+    found = extrapolate_result(
+        {"val_loss": last, "val_perplexity": math.exp(last), "expert_gini": 0.2}, curve, 400
+    )
     assert found["val_loss"] == pytest.approx(2.25, abs=1e-3)
     assert found["val_perplexity"] == pytest.approx(math.exp(2.25), rel=1e-3)
     assert (found["pruned_val_loss"], found["expert_gini"]) == (last, 0.2)
 
 
 def test_a_pruned_run_with_a_short_curve_has_no_loss_to_tell():
-    found = extrapolate_result({"val_loss": 3.0, "val_perplexity": 20.0}, [[10, 4.0], [20, 3.0]], 400)
+    found = extrapolate_result(
+        {"val_loss": 3.0, "val_perplexity": 20.0}, [[10, 4.0], [20, 3.0]], 400
+    )
     assert found == {"pruned_val_loss": 3.0}
 
 

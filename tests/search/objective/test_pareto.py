@@ -7,7 +7,13 @@ import itertools
 import numpy as np
 import pytest
 
-from synaptune.search.objective.pareto import RHO, achievement, contributions, hypervolume, pareto_front
+from synaptune.search.objective.pareto import (
+    RHO,
+    achievement,
+    contributions,
+    hypervolume,
+    pareto_front,
+)
 
 
 def dominated(points: np.ndarray, at: int) -> bool:
@@ -16,7 +22,9 @@ def dominated(points: np.ndarray, at: int) -> bool:
 
 @pytest.mark.parametrize("axes", [1, 2, 3, 4])
 def test_the_front_is_what_nothing_dominates(axes):
-    points = np.random.default_rng(axes).integers(0, 6, (60, axes)).astype(float)  # small integers: many ties and doubles
+    points = (
+        np.random.default_rng(axes).integers(0, 6, (60, axes)).astype(float)
+    )  # small integers: many ties and doubles
     assert list(pareto_front(points)) == [not dominated(points, at) for at in range(len(points))]
 
 
@@ -29,7 +37,9 @@ def exact(points: np.ndarray, reference: np.ndarray) -> float:
     total = 0.0
     for count in range(1, len(points) + 1):
         for chosen in itertools.combinations(points, count):
-            total -= (-1) ** count * float(np.prod(np.clip(reference - np.max(chosen, axis=0), 0.0, None)))
+            total -= (-1) ** count * float(
+                np.prod(np.clip(reference - np.max(chosen, axis=0), 0.0, None))
+            )
     return total
 
 
@@ -68,7 +78,9 @@ def test_a_contribution_is_what_a_point_adds():
     points = np.random.default_rng(3).uniform(0.0, 1.0, (8, 3))
     found = contributions(points)
     for at, value in enumerate(found):
-        assert value == pytest.approx(exact(points, np.ones(3)) - exact(np.delete(points, at, axis=0), np.ones(3)), abs=1e-12)
+        assert value == pytest.approx(
+            exact(points, np.ones(3)) - exact(np.delete(points, at, axis=0), np.ones(3)), abs=1e-12
+        )
     assert any(value == 0.0 for value in found)
 
 

@@ -63,7 +63,10 @@ def test_every_term_of_the_composite_falls_when_its_metric_gets_better(metric):
 
 
 def test_weights_say_how_much_a_relative_change_counts():
-    tenth = {metric: DEFAULTS[metric] * (1.0 - 0.1 * MEASURES[metric].direction) for metric in TERMS.values()}
+    tenth = {
+        metric: DEFAULTS[metric] * (1.0 - 0.1 * MEASURES[metric].direction)
+        for metric in TERMS.values()
+    }
     for term, metric in TERMS.items():
         gain = score(COMPOSITE, DEFAULTS) - score(COMPOSITE, DEFAULTS | {metric: tenth[metric]})
         assert gain == pytest.approx(0.1 * getattr(COMPOSITE.weights, term))
@@ -71,12 +74,18 @@ def test_weights_say_how_much_a_relative_change_counts():
 
 def test_a_baseline_of_zero_counts_in_units_of_the_floor():
     config = with_baseline(COMPOSITE, DEFAULTS | {"expert_dead_fraction": 0.0})
-    dead = score(config, DEFAULTS | {"expert_dead_fraction": FLOOR}) - score(config, DEFAULTS | {"expert_dead_fraction": 0.0})
+    dead = score(config, DEFAULTS | {"expert_dead_fraction": FLOOR}) - score(
+        config, DEFAULTS | {"expert_dead_fraction": 0.0}
+    )
     assert dead == pytest.approx(config.weights.dead_experts)
 
 
 def test_a_metric_that_neither_the_run_nor_the_baseline_has_is_left_out():
-    dense = {name: value for name, value in DEFAULTS.items() if name in ("val_loss", "val_perplexity", "val_calibration_error")}
+    dense = {
+        name: value
+        for name, value in DEFAULTS.items()
+        if name in ("val_loss", "val_perplexity", "val_calibration_error")
+    }
     config = with_baseline(ObjectiveConfig("composite"), dense)
     assert score(config, dense) == pytest.approx(1.2)
 
@@ -85,7 +94,9 @@ def test_a_metric_that_neither_the_run_nor_the_baseline_has_is_left_out():
 def test_a_metric_that_only_one_of_run_and_baseline_has_is_refused(with_it, without):
     fewer = {name: value for name, value in DEFAULTS.items() if name != "val_recall_accuracy"}
     baseline, metrics = (fewer, DEFAULTS) if with_it == "run" else (DEFAULTS, fewer)
-    with pytest.raises(UserError, match=f"val_recall_accuracy in the {with_it} and not in the {without}"):
+    with pytest.raises(
+        UserError, match=f"val_recall_accuracy in the {with_it} and not in the {without}"
+    ):
         score(with_baseline(COMPOSITE, baseline), metrics)
     light = replace(with_baseline(COMPOSITE, baseline), weights=CompositeWeights(recall=0.0))
     score(light, metrics)
@@ -100,7 +111,10 @@ def test_a_score_without_its_baseline_says_what_to_do(name):
 
 
 def test_only_objectives_with_shares_need_a_baseline():
-    assert [needs_baseline(ObjectiveConfig(name)) for name in ("val_loss", "proxy", "composite", "hybrid", "pareto")] == [
+    assert [
+        needs_baseline(ObjectiveConfig(name))
+        for name in ("val_loss", "proxy", "composite", "hybrid", "pareto")
+    ] == [
         *(False, False),
         *(True, True, True),
     ]
@@ -108,8 +122,16 @@ def test_only_objectives_with_shares_need_a_baseline():
 
 
 def test_hybrid_ranks_by_the_loss_first_and_by_the_composite_later():
-    assert [get_score_kind(HYBRID, generation) for generation in range(5)] == ["val_loss"] * 3 + ["composite"] * 2
-    assert [is_switch(HYBRID, generation) for generation in range(5)] == [False, False, False, True, False]
+    assert [get_score_kind(HYBRID, generation) for generation in range(5)] == ["val_loss"] * 3 + [
+        "composite"
+    ] * 2
+    assert [is_switch(HYBRID, generation) for generation in range(5)] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
     assert score(HYBRID, DEFAULTS, 2) == 2.3
     assert score(HYBRID, DEFAULTS, 3) == score(COMPOSITE, DEFAULTS)
     assert not any(is_switch(COMPOSITE, generation) for generation in range(5))
@@ -125,7 +147,11 @@ def test_hybrid_needs_no_baseline_before_its_switch():
 def test_incumbents_are_scored_again_from_their_stored_metrics():
     stored = [DEFAULTS, None, DEFAULTS | BETTER]
     assert rescore(HYBRID, stored, 2) == [2.3, None, 2.3]
-    assert rescore(HYBRID, stored, 3) == [score(COMPOSITE, DEFAULTS), None, score(COMPOSITE, DEFAULTS | BETTER)]
+    assert rescore(HYBRID, stored, 3) == [
+        score(COMPOSITE, DEFAULTS),
+        None,
+        score(COMPOSITE, DEFAULTS | BETTER),
+    ]
 
 
 def test_the_vector_of_pareto_is_zero_at_the_baseline_and_negative_where_better():
@@ -154,7 +180,11 @@ def test_an_axis_of_weight_zero_is_none():
 
 
 @pytest.mark.parametrize(
-    "config", [replace(PARETO, axes=ParetoAxes(0.0, 1.0, 0.0)), replace(COMPOSITE, weights=CompositeWeights(0.0, 1.0, 0.0, 0.0, 0.0))]
+    "config",
+    [
+        replace(PARETO, axes=ParetoAxes(0.0, 1.0, 0.0)),
+        replace(COMPOSITE, weights=CompositeWeights(0.0, 1.0, 0.0, 0.0, 0.0)),
+    ],
 )
 def test_an_objective_of_nothing_that_is_measured_is_refused(config):
     text = {name: value for name, value in DEFAULTS.items() if name != "val_recall_accuracy"}
@@ -179,6 +209,13 @@ def test_every_fault_is_told():
         baseline=Baseline(val_perplexity=float("nan")),
     )
     found = "\n".join(find_objective_faults(config))
-    for text in ("name=luck", "weights: expected", "val_perplexity=-1", "switch=-1", "fraction=0", "baseline.val_perplexity=nan"):
+    for text in (
+        "name=luck",
+        "weights: expected",
+        "val_perplexity=-1",
+        "switch=-1",
+        "fraction=0",
+        "baseline.val_perplexity=nan",
+    ):
         assert f"objective.{text}" in found or f"objective.axes.{text}" in found
     assert find_objective_faults(ObjectiveConfig()) == find_objective_faults(COMPOSITE) == []

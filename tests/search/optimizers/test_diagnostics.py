@@ -5,7 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from synaptune.search.optimizers.diagnostics import CONDITION_LIMIT, RATIO_LIMIT, STAGNATION_LIMIT, diagnose, find_health_warnings
+from synaptune.search.optimizers.diagnostics import (
+    CONDITION_LIMIT,
+    RATIO_LIMIT,
+    STAGNATION_LIMIT,
+    diagnose,
+    find_health_warnings,
+)
 from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
 from synaptune.search.space.space import Dimension, Space
 
@@ -20,17 +26,32 @@ def told(optimizer, loss, generations):
 
 
 def test_diagnostics_describe_the_points_that_follow():
-    optimizer = told(make_optimizer(Engine("cma", 3, workers=4000), SPACE), lambda unit: (unit[0] - 0.5) ** 2 + unit[1], 1)
+    optimizer = told(
+        make_optimizer(Engine("cma", 3, workers=4000), SPACE),
+        lambda unit: (unit[0] - 0.5) ** 2 + unit[1],
+        1,
+    )
     found = optimizer.get_diagnostics()
     points = np.array([optimizer.ask() for _ in range(optimizer.generation_size)])
     inner = np.abs(points - 0.5).max(axis=1) < 0.5
     assert found.generation == 1
     assert inner.mean() > 0.5
-    wide = told(make_optimizer(Engine("cma", 3, workers=4000), SPACE), lambda unit: sum((u - 0.5) ** 2 for u in unit), 6)
-    found, points = wide.get_diagnostics(), np.array([wide.ask() for _ in range(wide.generation_size)])
-    assert points.mean(axis=0) == pytest.approx(list(found.mean.values()), abs=4 * max(found.sigma.values()) / 60)
+    wide = told(
+        make_optimizer(Engine("cma", 3, workers=4000), SPACE),
+        lambda unit: sum((u - 0.5) ** 2 for u in unit),
+        6,
+    )
+    found, points = (
+        wide.get_diagnostics(),
+        np.array([wide.ask() for _ in range(wide.generation_size)]),
+    )
+    assert points.mean(axis=0) == pytest.approx(
+        list(found.mean.values()), abs=4 * max(found.sigma.values()) / 60
+    )
     assert points.std(axis=0) == pytest.approx(list(found.sigma.values()), rel=0.05)
-    assert np.cov(points.T) == pytest.approx(np.array(found.covariance), abs=0.05 * max(found.eigenvalues))
+    assert np.cov(points.T) == pytest.approx(
+        np.array(found.covariance), abs=0.05 * max(found.eigenvalues)
+    )
     assert np.corrcoef(points.T) == pytest.approx(np.array(found.correlation), abs=0.1)
 
 
@@ -45,7 +66,14 @@ def test_generations_and_stagnation_are_counted():
 
 def test_condition_and_eigenvalue_ratio_tell_scale_from_entanglement():
     def of(covariance):
-        return diagnose(generation=1, names=("a", "b"), mean=np.zeros(2), step=0.2, covariance=np.array(covariance), stagnation=0)
+        return diagnose(
+            generation=1,
+            names=("a", "b"),
+            mean=np.zeros(2),
+            step=0.2,
+            covariance=np.array(covariance),
+            stagnation=0,
+        )
 
     scaled, entangled = of([[1.0, 0.0], [0.0, 1e-8]]), of([[1.0, 0.9999], [0.9999, 1.0]])
     assert (scaled.condition, scaled.eigenvalue_ratio) == pytest.approx((1e8, 1.0))
@@ -57,9 +85,15 @@ def test_condition_and_eigenvalue_ratio_tell_scale_from_entanglement():
 
 
 def test_each_limit_has_its_warning_and_below_it_there_is_none():
-    healthy = told(make_optimizer(Engine("cma", 0), SPACE), lambda unit: sum(unit), 3).get_diagnostics()
+    healthy = told(
+        make_optimizer(Engine("cma", 0), SPACE), lambda unit: sum(unit), 3
+    ).get_diagnostics()
     assert find_health_warnings(healthy) == []
-    for name, limit in (("condition", CONDITION_LIMIT), ("eigenvalue_ratio", RATIO_LIMIT), ("stagnation", STAGNATION_LIMIT)):
+    for name, limit in (
+        ("condition", CONDITION_LIMIT),
+        ("eigenvalue_ratio", RATIO_LIMIT),
+        ("stagnation", STAGNATION_LIMIT),
+    ):
         assert find_health_warnings(replace(healthy, **{name: limit - 1})) == []
         assert len(find_health_warnings(replace(healthy, **{name: limit}))) == 1
 

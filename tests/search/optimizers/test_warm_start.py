@@ -31,7 +31,9 @@ def test_the_start_is_the_best_of_the_other_study():
     ]
     space = warm_start(SPACE, trials, "old").space
     assert space.to_values(space.get_start()) == trials[1].values
-    assert [replaced.describe() for replaced in space.dimensions] == [dimension.describe() for dimension in SPACE.dimensions]
+    assert [replaced.describe() for replaced in space.dimensions] == [
+        dimension.describe() for dimension in SPACE.dimensions
+    ]
 
 
 def test_values_outside_are_clipped_and_missing_ones_keep_their_start():
@@ -49,10 +51,15 @@ def test_prior_points_are_the_trials_inside_the_space():
     ]
     started, prior = warm_start(SPACE, [*trials, EarlierTrial({"a": 0.4}, None)], "old")
     begin = started.to_values(started.get_start())
-    assert prior == (Observation(started.to_unit({**begin, "a": 0.1}), 3.0), Observation(started.to_unit({**begin, "a": 0.4}), None))
+    assert prior == (
+        Observation(started.to_unit({**begin, "a": 0.1}), 3.0),
+        Observation(started.to_unit({**begin, "a": 0.4}), None),
+    )
 
 
-@pytest.mark.parametrize("trials", [[], [EarlierTrial({"a": 0.1}, None)], [EarlierTrial({"z": 0.1}, 1.0)]])
+@pytest.mark.parametrize(
+    "trials", [[], [EarlierTrial({"a": 0.1}, None)], [EarlierTrial({"z": 0.1}, 1.0)]]
+)
 def test_a_study_that_says_nothing_about_the_space_is_refused(trials):
     with pytest.raises(UserError, match=r"search\.start=old[\s\S]*to do"):
         warm_start(SPACE, trials, "old")

@@ -8,7 +8,13 @@ from omegaconf import OmegaConf
 
 from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
 from synaptune.core.errors import UserError
-from synaptune.search.space.space import Dimension, Space, expand_patterns, make_dimension, refuse_unused
+from synaptune.search.space.space import (
+    Dimension,
+    Space,
+    expand_patterns,
+    make_dimension,
+    refuse_unused,
+)
 from synaptune.synapse.circuit import SPECS
 
 UNIT = st.floats(0.0, 1.0)
@@ -24,7 +30,13 @@ def dimensions(draw):
         return Dimension("x", "categorical", choices=choices, weights=tuple(weights))
     if kind.startswith("int"):
         low = draw(st.integers(1, 100))
-        return Dimension("x", "log" if "log" in kind else "lin", low, low + draw(st.integers(1, 1000)), integer=True)
+        return Dimension(
+            "x",
+            "log" if "log" in kind else "lin",
+            low,
+            low + draw(st.integers(1, 1000)),
+            integer=True,
+        )
     low = draw(st.floats(1e-6, 1e3))
     return Dimension("x", kind, low, low * draw(st.floats(1.5, 1e4)))
 
@@ -62,7 +74,9 @@ def test_an_unrounded_number_undoes_the_coordinate_and_stays_in_the_range(scale,
 
 def test_every_integer_and_every_choice_owns_an_equal_bin():
     steps = [(index + 0.5) / 60 for index in range(60)]
-    assert [Dimension("x", "lin", 1, 6, integer=True).to_value(u) for u in steps] == [1 + index // 10 for index in range(60)]
+    assert [Dimension("x", "lin", 1, 6, integer=True).to_value(u) for u in steps] == [
+        1 + index // 10 for index in range(60)
+    ]
     assert [Dimension("x", "categorical", choices=("a", "b", "c")).to_value(u) for u in steps] == [
         "abc"[index // 20] for index in range(60)
     ]
@@ -79,7 +93,10 @@ def test_every_choice_owns_a_part_in_proportion_to_its_weight():
     assert weighted.make_grid(3) == [weighted.to_unit(choice) for choice in "abc"]
 
 
-@pytest.mark.parametrize("weights", [(1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, float("nan")), (1.0, float("inf")), (1.0, 1e-4)])
+@pytest.mark.parametrize(
+    "weights",
+    [(1.0,), (1.0, 0.0), (1.0, -1.0), (1.0, float("nan")), (1.0, float("inf")), (1.0, 1e-4)],
+)
 def test_weights_that_make_no_sense_are_refused(weights):
     with pytest.raises(UserError, match=r"x: [\s\S]*weight[\s\S]*to do"):
         Dimension("x", "categorical", choices=("a", "b"), weights=weights)
@@ -95,7 +112,9 @@ def test_a_bin_is_the_part_that_its_value_owns(dimension):
     fine = [dimension.value((index + 0.5) / 4000) for index in range(4000)]
     for value in set(fine):
         low, high = dimension.bin_at(dimension.unit(value))
-        assert (low, high) == pytest.approx((fine.index(value) / 4000, (fine.index(value) + fine.count(value)) / 4000), abs=1 / 2000)
+        assert (low, high) == pytest.approx(
+            (fine.index(value) / 4000, (fine.index(value) + fine.count(value)) / 4000), abs=1 / 2000
+        )
 
 
 def test_every_declared_parameter_starts_at_its_default():
@@ -122,15 +141,21 @@ def test_hydra_sweep_syntax_makes_dimensions():
     assert parsed("x=interval(10,100)", log) == Dimension("x", "log", 10.0, 100.0)
     assert parsed("x=tag(lin, interval(10,100))", log) == Dimension("x", "lin", 10.0, 100.0)
     assert parsed("x=int(interval(4,16))") == Dimension("x", "lin", 4, 16, integer=True)
-    assert parsed("x=interval(4,16)", start=8) == Dimension("x", "lin", 4.0, 16.0, integer=True, start=8)
+    assert parsed("x=interval(4,16)", start=8) == Dimension(
+        "x", "lin", 4.0, 16.0, integer=True, start=8
+    )
     assert parsed("x=range(1,5)") == Dimension("x", "lin", 1, 4, integer=True)
     assert parsed("x=range(0,1,0.25)").choices == (0.0, 0.25, 0.5, 0.75)
-    assert parsed("x=choice(a,b)", start="b") == Dimension("x", "categorical", choices=("a", "b"), start="b")
+    assert parsed("x=choice(a,b)", start="b") == Dimension(
+        "x", "categorical", choices=("a", "b"), start="b"
+    )
     assert parsed("x=1,2,true").choices == (1, 2, True)
 
 
 def test_the_old_plugins_parametrization_makes_dimensions():
-    assert parse_parametrization("x", "interval(0,1)", None, None) == Dimension("x", "lin", 0.0, 1.0)
+    assert parse_parametrization("x", "interval(0,1)", None, None) == Dimension(
+        "x", "lin", 0.0, 1.0
+    )
     entry = {"lower": 1, "upper": 100, "log": True, "init": 10}
     assert parse_parametrization("x", entry, None, None) == Dimension("x", "log", 1, 100, start=10)
     for wrong in ({"lower": 1}, {"lower": 1, "upper": 2, "step": 1}, "3"):
@@ -140,9 +165,13 @@ def test_the_old_plugins_parametrization_makes_dimensions():
 
 def test_the_parametrization_takes_weighted_choices():
     config = OmegaConf.create({"choices": ["a", 2, True], "weights": [1, 2, 0.5], "init": 2})
-    expected = Dimension("x", "categorical", choices=("a", 2, True), weights=(1.0, 2.0, 0.5), start=2)
+    expected = Dimension(
+        "x", "categorical", choices=("a", 2, True), weights=(1.0, 2.0, 0.5), start=2
+    )
     assert parse_parametrization("x", config, None, None) == expected
-    assert parse_parametrization("x", {"choices": ["a", "b"]}, None, "b") == Dimension("x", "categorical", choices=("a", "b"), start="b")
+    assert parse_parametrization("x", {"choices": ["a", "b"]}, None, "b") == Dimension(
+        "x", "categorical", choices=("a", "b"), start="b"
+    )
     for wrong in (
         {"choices": "ab"},
         {"choices": ["a", "b"], "weights": ["1", "2"]},
@@ -157,7 +186,15 @@ def test_the_parametrization_takes_weighted_choices():
             parse_parametrization("x", wrong, None, None)
 
 
-@pytest.mark.parametrize("text", ["x=interval(3,3)", "x=interval(5,1)", "x=tag(log, interval(0,1))", "x=tag(ordered, interval(0,1))"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x=interval(3,3)",
+        "x=interval(5,1)",
+        "x=tag(log, interval(0,1))",
+        "x=tag(ordered, interval(0,1))",
+    ],
+)
 def test_a_range_that_makes_no_sense_is_refused(text):
     with pytest.raises(UserError, match="to do"):
         parsed(text)

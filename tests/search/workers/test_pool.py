@@ -28,17 +28,38 @@ from synaptune.search.workers.spawners import LocalSpawner, SlurmSpawner
 from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
 
-SPACE = Space((Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0)))
+SPACE = Space(
+    (Dimension("x", "lin", 0.0, 10.0, start=1.0), Dimension("y", "log", 1.0, 100.0, start=10.0))
+)
 
 
 def bowl(trial):
     return Result((trial.values["x"] - 3.0) ** 2 + trial.values["y"] / 100.0, 0.0)
 
 
-def drive(folder, evaluate=bowl, *, name="cma", budget=16, count=3, timeout=None, retries=1, rate=1.0, said=None, spawner=None, judge=None):
+def drive(
+    folder,
+    evaluate=bowl,
+    *,
+    name="cma",
+    budget=16,
+    count=3,
+    timeout=None,
+    retries=1,
+    rate=1.0,
+    said=None,
+    spawner=None,
+    judge=None,
+):
     engine = Engine(name, 7, workers=3)
-    workers = Pool(evaluate, spawner or LocalSpawner(count), count, timeout) if count else InlineWorkers(evaluate, timeout)
-    with Study(StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}) as study:
+    workers = (
+        Pool(evaluate, spawner or LocalSpawner(count), count, timeout)
+        if count
+        else InlineWorkers(evaluate, timeout)
+    )
+    with Study(
+        StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}
+    ) as study:
         try:
             found = Search(
                 SPACE,
@@ -110,7 +131,9 @@ def test_a_trial_past_its_time_is_ended_and_the_search_goes_on(tmp_path, count):
         return bowl(trial)
 
     trials = drive(tmp_path, hung, count=count, timeout=0.5, budget=8)
-    assert [(trial.index, trial.facts["failure"]) for trial in trials if trial.state == "failed"] == [(3, "timeout")]
+    assert [
+        (trial.index, trial.facts["failure"]) for trial in trials if trial.state == "failed"
+    ] == [(3, "timeout")]
     assert "trial.timeout" in trials[3].reason
 
 
@@ -120,7 +143,9 @@ def test_a_trial_out_of_memory_fails_alone(tmp_path):
         return Result(float(len(bytearray(2**33))), 0.0) if trial.index == 1 else bowl(trial)
 
     trials = drive(tmp_path, hungry, count=2, budget=5)
-    assert [(trial.index, trial.facts["failure"]) for trial in trials if trial.state == "failed"] == [(1, "memory")]
+    assert [
+        (trial.index, trial.facts["failure"]) for trial in trials if trial.state == "failed"
+    ] == [(1, "memory")]
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -131,7 +156,11 @@ def test_each_kind_of_failure_is_recorded_with_its_reason(tmp_path, count):
         return Result(float("nan"), 0.0) if trial.index == 2 else bowl(trial)
 
     trials = drive(tmp_path, failing, count=count, budget=5)
-    assert {trial.index: (trial.facts["failure"], trial.reason) for trial in trials if trial.state == "failed"} == {
+    assert {
+        trial.index: (trial.facts["failure"], trial.reason)
+        for trial in trials
+        if trial.state == "failed"
+    } == {
         1: ("error", "ArithmeticError: told to fail"),
         2: ("number", "the objective is nan, expected a finite number"),
     }
@@ -265,7 +294,9 @@ drive(folder, slow)
 """
 
 
-def test_a_killed_controller_takes_its_workers_with_it_and_the_search_goes_on_as_undisturbed(tmp_path):
+def test_a_killed_controller_takes_its_workers_with_it_and_the_search_goes_on_as_undisturbed(
+    tmp_path,
+):
     whole = sequence(drive(tmp_path / "whole", count=0))
     code = CONTROLLER.format(tests=str(TESTS), folder=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", code])
@@ -285,7 +316,9 @@ def test_a_killed_controller_takes_its_workers_with_it_and_the_search_goes_on_as
 def test_jobs_of_submitit_are_workers_too(tmp_path):
     pytest.importorskip("submitit")
     spawner = SlurmSpawner(tmp_path / "submitit", "local", {"timeout_min": 5})
-    assert sequence(drive(tmp_path / "jobs", count=2, spawner=spawner, budget=8)) == sequence(drive(tmp_path / "here", count=0, budget=8))
+    assert sequence(drive(tmp_path / "jobs", count=2, spawner=spawner, budget=8)) == sequence(
+        drive(tmp_path / "here", count=0, budget=8)
+    )
 
 
 def test_tasks_of_ray_are_workers_too(tmp_path, monkeypatch):
@@ -300,6 +333,8 @@ def test_tasks_of_ray_are_workers_too(tmp_path, monkeypatch):
         return bowl(trial)
 
     said = []
-    trials = drive(tmp_path / "ray", fatal, count=2, spawner=RaySpawner(cpus=0.5), budget=8, said=said)
+    trials = drive(
+        tmp_path / "ray", fatal, count=2, spawner=RaySpawner(cpus=0.5), budget=8, said=said
+    )
     assert sequence(trials) == sequence(drive(tmp_path / "here", count=0, budget=8))
     assert sum("trying it again" in line for line in said) == 1

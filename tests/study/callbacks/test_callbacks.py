@@ -61,7 +61,9 @@ class Notes:
 
 
 def trial(number=0, objective=1.0):
-    return Trial(number, number, (0.5, 0.5), {"a": 0.5, "b": 10.0}, state="complete", objective=objective)
+    return Trial(
+        number, number, (0.5, 0.5), {"a": 0.5, "b": 10.0}, state="complete", objective=objective
+    )
 
 
 def evaluated(trial):
@@ -78,7 +80,10 @@ def searched(folder, listeners, budget, engine="cma"):
     ledger = ledger_in(folder)
     with ledger.study:
         company = Company(listeners, on_message=lambda line: None)
-        return optimize([PhaseSearch(ledger, Engine(engine, 0), Plan(budget), company=company)], InlineWorkers(evaluated))[0]
+        return optimize(
+            [PhaseSearch(ledger, Engine(engine, 0), Plan(budget), company=company)],
+            InlineWorkers(evaluated),
+        )[0]
 
 
 def test_a_failing_listener_is_dropped_with_one_line_and_the_others_hear_on(capsys):
@@ -109,7 +114,9 @@ def test_ctrl_c_and_a_users_mistake_go_through(error):
 
 def test_a_full_disk_ends_a_search_in_words():
     with pytest.raises(UserError, match=r"(?s)No space left.*make room"):
-        Listeners([Notes({"ended": OSError(errno.ENOSPC, "No space left on device")})]).on_end(trial(), 1)
+        Listeners([Notes({"ended": OSError(errno.ENOSPC, "No space left on device")})]).on_end(
+            trial(), 1
+        )
 
 
 def test_a_search_tells_of_starts_reports_ends_and_generations_with_their_trials(tmp_path):
@@ -119,7 +126,10 @@ def test_a_search_tells_of_starts_reports_ends_and_generations_with_their_trials
     assert [about[0] for about in notes.of("started")] == list(range(18))
     assert notes.of("ended") == [[number, number + 1] for number in range(18)]
     assert notes.of("reported") == [[number, 1] for number in range(18)]
-    assert notes.of("generation") == [[number + 1, tuple(range(number * size, (number + 1) * size))] for number in range(18 // size)]
+    assert notes.of("generation") == [
+        [number + 1, tuple(range(number * size, (number + 1) * size))]
+        for number in range(18 // size)
+    ]
     again = Notes()
     searched(tmp_path / "s", Listeners([again]), 18 + size)
     assert again.of("ended")[0] == [18, 19]
@@ -129,7 +139,9 @@ def test_a_search_tells_of_starts_reports_ends_and_generations_with_their_trials
 
 def test_a_search_outlives_a_listener_that_always_fails(tmp_path, capsys):
     events = ("started", "reported", "ended", "generation", "close")
-    trials = searched(tmp_path / "s", Listeners([Notes({event: ValueError("bad")}) for event in events]), 8)
+    trials = searched(
+        tmp_path / "s", Listeners([Notes({event: ValueError("bad")}) for event in events]), 8
+    )
     assert [entry.state for entry in trials] == ["complete"] * 8
     assert capsys.readouterr().err.count("is left out") == 4  # nothing closes the fifth
 
@@ -150,14 +162,21 @@ def test_reports_reach_the_listeners_and_the_judges_answer_stays():
     assert Overheard(Listeners())(trial(), 1, 5.0) is False
 
 
-@pytest.mark.parametrize(("error", "code"), [(None, 0), (KeyboardInterrupt(), 130), (UserError("got x"), 2), (ValueError("x"), 1)])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(None, 0), (KeyboardInterrupt(), 130), (UserError("got x"), 2), (ValueError("x"), 1)],
+)
 def test_listeners_are_closed_with_the_exit_code(tmp_path, monkeypatch, error, code):
     from synaptune.study.callbacks import base as module
 
     notes = Notes()
     monkeypatch.setitem(module._MAKERS, "the terminal's view", lambda phases, logger: (notes,))
     ledger = ledger_in(tmp_path / "s")
-    with ledger.study, contextlib.suppress(KeyboardInterrupt, UserError, ValueError), open_callbacks(ledger, NO_LOGGING, Show(3)):
+    with (
+        ledger.study,
+        contextlib.suppress(KeyboardInterrupt, UserError, ValueError),
+        open_callbacks(ledger, NO_LOGGING, Show(3)),
+    ):
         if error is not None:
             raise error
     assert notes.heard == [("close", code)]
@@ -166,10 +185,18 @@ def test_listeners_are_closed_with_the_exit_code(tmp_path, monkeypatch, error, c
 def test_searches_side_by_side_are_shown_as_one_and_closed_once(tmp_path):
     study, notes = Study(resolve_location(StudyConfig("s", str(tmp_path)), "s"), {"x": 1}), Notes()
     with study:
-        ledgers = [PhaseLedger(study, Space((dimension,)), name, {}) for dimension, name in zip(SPACE.dimensions, "ab", strict=True)]
+        ledgers = [
+            PhaseLedger(study, Space((dimension,)), name, {})
+            for dimension, name in zip(SPACE.dimensions, "ab", strict=True)
+        ]
         together = Together(notes, 3, 2)
         jobs = [
-            PhaseSearch(ledger, Engine("cma", 0), Plan(5), company=Company(Listeners([together]), on_message=lambda line: None))
+            PhaseSearch(
+                ledger,
+                Engine("cma", 0),
+                Plan(5),
+                company=Company(Listeners([together]), on_message=lambda line: None),
+            )
             for ledger in ledgers
         ]
         optimize(jobs, InlineWorkers(lambda trial: Result(1.0, 0.01)))
@@ -188,26 +215,38 @@ def test_a_view_of_several_searches_that_fails_is_left_out_of_all_once(capsys):
         listeners.on_end(trial(), 1)
     for listeners in both:
         listeners.close(0)
-    assert capsys.readouterr().err == "Notes failed and is left out, the search goes on: RuntimeError: torn\n"
+    assert (
+        capsys.readouterr().err
+        == "Notes failed and is left out, the search goes on: RuntimeError: torn\n"
+    )
 
 
 @pytest.mark.parametrize("progress", ["lines", "bar"])
-def test_the_terminals_view_of_searches_side_by_side_counts_all(tmp_path, progress, capsys, monkeypatch):
+def test_the_terminals_view_of_searches_side_by_side_counts_all(
+    tmp_path, progress, capsys, monkeypatch
+):
     from rich.console import Console
 
     from synaptune.study.callbacks import screen
 
     screened = io.StringIO()
-    monkeypatch.setattr(screen, "make_console", lambda: Console(file=screened, force_terminal=True, width=100))
+    monkeypatch.setattr(
+        screen, "make_console", lambda: Console(file=screened, force_terminal=True, width=100)
+    )
     study = Study(resolve_location(StudyConfig("s", str(tmp_path)), "s"), {"x": 1})
     with study:
-        ledgers = [PhaseLedger(study, Space((dimension,)), name, {}) for dimension, name in zip(SPACE.dimensions, "ab", strict=True)]
+        ledgers = [
+            PhaseLedger(study, Space((dimension,)), name, {})
+            for dimension, name in zip(SPACE.dimensions, "ab", strict=True)
+        ]
         with open_shared_callbacks(
-            [(ledger, Show(5, "evaluation")) for ledger in ledgers], replace(TERMINAL_ONLY, progress=progress)
+            [(ledger, Show(5, "evaluation")) for ledger in ledgers],
+            replace(TERMINAL_ONLY, progress=progress),
         ) as listeners:
             companies = [Company(heard, on_message=lambda line: None) for heard in listeners]
             jobs = [
-                PhaseSearch(ledger, Engine("cma", 0), Plan(5), company=company) for ledger, company in zip(ledgers, companies, strict=True)
+                PhaseSearch(ledger, Engine("cma", 0), Plan(5), company=company)
+                for ledger, company in zip(ledgers, companies, strict=True)
             ]
             optimize(jobs, InlineWorkers(lambda trial: Result(1.0 + trial.number, 0.01)))
     shown = capsys.readouterr().out if progress == "lines" else screened.getvalue()
@@ -228,12 +267,17 @@ def test_a_log_that_cannot_be_opened_is_said_and_the_rest_is_heard(tmp_path, mon
     with ledger.study, open_callbacks(ledger, TERMINAL_ONLY, Show(3)) as listeners:
         listeners.on_start(trial())
     assert notes.of("started") == [[0]]
-    assert "W&B's log failed and is left out, the search goes on: ImportError: no such module" in capsys.readouterr().err
+    assert (
+        "W&B's log failed and is left out, the search goes on: ImportError: no such module"
+        in capsys.readouterr().err
+    )
 
 
 def test_lines_appear_where_there_is_no_terminal_only_when_asked_for():
     quiet, loud = io.StringIO(), io.StringIO()
-    failed = Trial(1, 1, (0.5, 0.5), {"a": 0.5, "b": 10.0}, state="failed", reason="worker: died\nmore")
+    failed = Trial(
+        1, 1, (0.5, 0.5), {"a": 0.5, "b": 10.0}, state="failed", reason="worker: died\nmore"
+    )
     pruned = Trial(2, 2, (0.5, 0.5), {"a": 0.5, "b": 10.0}, state="pruned", estimate=2.5)
     for stream, always in ((quiet, False), (loud, True)):
         lines = TrialLines(3, "evaluation", stream=stream, always=always)

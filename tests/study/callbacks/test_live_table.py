@@ -23,13 +23,26 @@ from synaptune.search.trial import Trial
 from synaptune.study.callbacks.live_table import SearchInfo, SearchProgress, render_progress
 from synaptune.study.callbacks.screen import Screen, make_console
 
-SPACE = Space((Dimension("synapse.tau", "log", 1.0, 100.0), Dimension("synapse.cost", "lin", 0.0, 1.0, start=0.5)))
+SPACE = Space(
+    (
+        Dimension("synapse.tau", "log", 1.0, 100.0),
+        Dimension("synapse.cost", "lin", 0.0, 1.0, start=0.5),
+    )
+)
 PATIENCE = 900.0  # seconds
 
 
 def trial(number, objective=None, state="complete", **facts):
     unit = (0.5, 0.75)
-    return Trial(number, number, unit, SPACE.to_values(unit), state, objective, facts={"seconds": 36.0, "generation": number // 4} | facts)
+    return Trial(
+        number,
+        number,
+        unit,
+        SPACE.to_values(unit),
+        state,
+        objective,
+        facts={"seconds": 36.0, "generation": number // 4} | facts,
+    )
 
 
 def shown(standing, now, width=90):
@@ -41,7 +54,9 @@ def shown(standing, now, width=90):
 def test_the_table_says_where_a_search_stands():
     earlier = [trial(0, 5.0), trial(1, None, "failed", failure="memory")]
     stop = StopConfig(price=10.0, money=2.0)
-    standing = SearchProgress(SearchInfo("s: search", SPACE, "evaluations", 12, stop=stop), earlier, now=100.0)
+    standing = SearchProgress(
+        SearchInfo("s: search", SPACE, "evaluations", 12, stop=stop), earlier, now=100.0
+    )
     for number, state, objective, facts in (
         (2, "complete", 4.0, {}),
         (3, "failed", None, {"failure": "number"}),
@@ -56,7 +71,9 @@ def test_the_table_says_where_a_search_stands():
     text = shown(standing, 220.0)
     assert "6 of 12 ended, 3 failed (2 number, 1 memory), 1 pruned" in text
     assert "4 in trial 2, 3 ended since" in text
-    assert re.search(r"at +cost 0.75  tau 10", text)  # what moved farthest first; tau is where it began
+    assert re.search(
+        r"at +cost 0.75  tau 10", text
+    )  # what moved farthest first; tau is where it began
     assert "120 an hour, 3 min left" in text  # four in two minutes, six to go
     assert "0.6 so far, 0.6 more to the budget, 1.4 left of 2" in text
     assert re.search(r"trial 6 +1.5 min +50 +3.25", text)
@@ -67,19 +84,30 @@ def test_the_table_says_where_a_search_stands():
 def test_a_table_without_a_price_budget_or_end_leaves_them_out():
     text = shown(SearchProgress(SearchInfo("s: search", SPACE), [], now=0.0), 5.0)
     assert "0 ended" in text
-    assert not any(word in text for word in ("cost", "left", "best", "running", "None", "generation"))
+    assert not any(
+        word in text for word in ("cost", "left", "best", "running", "None", "generation")
+    )
 
 
 def test_the_distributions_health_is_in_the_table():
     import numpy as np
 
     standing = SearchProgress(SearchInfo("s", SPACE), [], now=0.0)
-    standing.diagnostics = diagnose(generation=7, names=SPACE.names, mean=np.zeros(2), step=0.2, covariance=np.eye(2), stagnation=3)
+    standing.diagnostics = diagnose(
+        generation=7,
+        names=SPACE.names,
+        mean=np.zeros(2),
+        step=0.2,
+        covariance=np.eye(2),
+        stagnation=3,
+    )
     assert "step 0.2, 3 without a new best" in shown(standing, 1.0)
 
 
 def test_hours_of_the_stopping_rules_bound_the_time_left():
-    standing = SearchProgress(SearchInfo("s", SPACE, total=1000, stop=StopConfig(hours=2.0)), [], now=0.0)
+    standing = SearchProgress(
+        SearchInfo("s", SPACE, total=1000, stop=StopConfig(hours=2.0)), [], now=0.0
+    )
     standing.record_end(trial(0, 1.0), 1)
     assert standing.seconds_left(3600.0) == pytest.approx(3600.0)
 
@@ -168,7 +196,11 @@ class Terminal:
     def __init__(self, *command):
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-        environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")}
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
+        }
         self.process = subprocess.Popen(
             [sys.executable, *command],
             stdin=theirs,
@@ -251,7 +283,10 @@ def test_a_search_on_a_terminal_has_a_live_table_whose_last_state_stays(tmp_path
         program.until(r"^trial 2 .* 10 +2\.5$")
         program.until(r"2 of 6 ended, 1 failed \(1 error\)")
         program.until(r"^aside 2$")
-        assert "inside 0\naside 0\ninside 1\naside 1\ninside 2\naside 2\nbowl: search\n" in program.glass.text  # none torn, all above
+        assert (
+            "inside 0\naside 0\ninside 1\naside 1\ninside 2\naside 2\nbowl: search\n"
+            in program.glass.text
+        )  # none torn, all above
         for number in range(2, 6):
             (tmp_path / f"go-{number}").touch()
         assert program.end() == 0
@@ -260,7 +295,9 @@ def test_a_search_on_a_terminal_has_a_live_table_whose_last_state_stays(tmp_path
     assert "6 of 6 ended, 1 failed (1 error)" in text
     assert "running" not in text
     assert text.index("6 of 6 ended") < text.rindex("\nbest ")
-    assert re.fullmatch(r"best \d+\.\d+", text.rstrip().splitlines()[-1])  # what the program printed afterwards
+    assert re.fullmatch(
+        r"best \d+\.\d+", text.rstrip().splitlines()[-1]
+    )  # what the program printed afterwards
 
 
 def test_ctrl_c_once_lets_the_running_trial_finish_and_is_said_above_the_table(tmp_path):
@@ -301,8 +338,13 @@ def test_what_several_threads_print_comes_out_whole(tmp_path):
     reader = threading.Thread(target=drain, daemon=True)
     reader.start()
     with contextlib.redirect_stdout(stream):
-        screen = Screen(lambda: Text("PICTURE"), Console(file=stream, force_terminal=True, width=80))
-        writers = [threading.Thread(target=lambda n=n: [print(f"line {n} {k}") for k in range(50)]) for n in range(4)]
+        screen = Screen(
+            lambda: Text("PICTURE"), Console(file=stream, force_terminal=True, width=80)
+        )
+        writers = [
+            threading.Thread(target=lambda n=n: [print(f"line {n} {k}") for k in range(50)])
+            for n in range(4)
+        ]
         for writer in writers:
             writer.start()
         for writer in writers:

@@ -17,7 +17,14 @@ from synaptune.config.compose import compose_config
 from synaptune.config.run import run
 from synaptune.core.errors import UserError
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.notify import EVENTS, Event, Notifier, NotifyConfig, make_receivers, mask_url
+from synaptune.study.callbacks.notify import (
+    EVENTS,
+    Event,
+    Notifier,
+    NotifyConfig,
+    make_receivers,
+    mask_url,
+)
 
 APP = APPS / "app.py"
 SECRET = "T0KEN"
@@ -27,7 +34,12 @@ class Receiver:
     """A server that keeps the requests it gets and answers them with a code; with null it holds them until `release`."""
 
     def __init__(self, code):
-        self.requests, self.headers, self.arrived, self.release = [], [], threading.Event(), threading.Event()
+        self.requests, self.headers, self.arrived, self.release = (
+            [],
+            [],
+            threading.Event(),
+            threading.Event(),
+        )
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -35,7 +47,9 @@ class Receiver:
                 receiver.arrived.set()
                 if code is None:
                     receiver.release.wait(60)
-                receiver.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                receiver.requests.append(
+                    json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                )
                 receiver.headers.append(dict(self.headers) | {"path": self.path})
                 self.send_response(code or 200)
                 self.end_headers()
@@ -70,7 +84,15 @@ def closed_port():
 
 def trial(number, objective):
     state = "failed" if objective is None else "complete"
-    return Trial(number, number, (0.5,), {"x": 1.0}, state, objective, reason="ArithmeticError: no\nmore" if objective is None else None)
+    return Trial(
+        number,
+        number,
+        (0.5,),
+        {"x": 1.0},
+        state,
+        objective,
+        reason="ArithmeticError: no\nmore" if objective is None else None,
+    )
 
 
 def told(*urls, objectives=(3.0, None, 2.0, 2.5), timeout=5.0, **config):
@@ -84,7 +106,10 @@ def told(*urls, objectives=(3.0, None, 2.0, 2.5), timeout=5.0, **config):
 
 def test_a_webhook_is_told_every_event_in_order(receiver):
     told(receiver.url)
-    known = [(got["event"], got["trial"], got["objective"], got["best"], got["finished"], got["reason"]) for got in receiver.requests]
+    known = [
+        (got["event"], got["trial"], got["objective"], got["best"], got["finished"], got["reason"])
+        for got in receiver.requests
+    ]
     assert known == [
         ("best", 0, 3.0, 3.0, 1, None),
         ("failure", 1, None, 3.0, 2, "ArithmeticError: no"),
@@ -100,7 +125,9 @@ def test_a_webhook_is_told_every_event_in_order(receiver):
 
 def test_the_end_counts_the_trials_that_were_no_event(receiver):
     told(receiver.url, objectives=(3.0, 2.0, 2.5), events=["end"])
-    assert [(got["finished"], got["total"], got["best"]) for got in receiver.requests] == [(3, 4, 2.0)]
+    assert [(got["finished"], got["total"], got["best"]) for got in receiver.requests] == [
+        (3, 4, 2.0)
+    ]
 
 
 def test_only_the_wanted_events_are_sent(receiver):
@@ -112,7 +139,11 @@ def test_a_search_that_goes_on_knows_its_generations_and_its_best(receiver):
     notifier = Notifier(NotifyConfig([receiver.url]), "s")
     with notifier.send_end():
         watch = notifier.watch(
-            lambda trial, ended: None, size=2, total=4, maximize=True, earlier=[trial(0, 5.0), trial(1, 1.0), trial(2, 4.0)]
+            lambda trial, ended: None,
+            size=2,
+            total=4,
+            maximize=True,
+            earlier=[trial(0, 5.0), trial(1, 1.0), trial(2, 4.0)],
         )
         watch(trial(3, 3.0), 4)
     assert [(got["event"], got["best"], got["reason"]) for got in receiver.requests] == [
@@ -125,11 +156,17 @@ def test_searches_side_by_side_are_counted_together(receiver):
     notifier = Notifier(NotifyConfig([receiver.url]), "s")
     with notifier.send_end():
         notifier.reset()
-        a, b = (notifier.watch(lambda trial, ended: None, size=2, total=5, phase=phase) for phase in "ab")
+        a, b = (
+            notifier.watch(lambda trial, ended: None, size=2, total=5, phase=phase)
+            for phase in "ab"
+        )
         a(trial(0, 1.0), 1)
         b(replace(trial(1, 3.0), index=0), 1)
         b(replace(trial(2, 0.5), index=1), 2)
-    assert [(got["event"], got["phase"], got["best"], got["finished"], got["total"]) for got in receiver.requests] == [
+    assert [
+        (got["event"], got["phase"], got["best"], got["finished"], got["total"])
+        for got in receiver.requests
+    ] == [
         ("best", "a", 1.0, 1, 10),
         ("best", "b", 0.5, 3, 10),
         ("generation", "b", 0.5, 3, 10),
@@ -189,7 +226,9 @@ def test_a_login_in_the_url_becomes_a_header(receiver):
 def test_apprise_sends_to_its_own_kinds_of_receiver(receiver, caplog, capsys):
     pytest.importorskip("apprise")
     told(f"json://user:{SECRET}@{receiver.host}/x", events=["end"])
-    assert [(got["title"], got["message"]) for got in receiver.requests] == [("synaptune end", "s: end: done; 4 of 4 trials, best 2")]
+    assert [(got["title"], got["message"]) for got in receiver.requests] == [
+        ("synaptune end", "s: end: done; 4 of 4 trials, best 2")
+    ]
     told(f"json://user:{SECRET}@127.0.0.1:{closed_port()}/{SECRET}")
     shown = capsys.readouterr().err + caplog.text
     assert "json://*** failed 3 times in a row (not taken)" in shown
@@ -199,7 +238,10 @@ def test_apprise_sends_to_its_own_kinds_of_receiver(receiver, caplog, capsys):
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        (f"https://user:{SECRET}@example.org:8443/a/{SECRET}?key={SECRET}", "https://example.org/***"),
+        (
+            f"https://user:{SECRET}@example.org:8443/a/{SECRET}?key={SECRET}",
+            "https://example.org/***",
+        ),
         (f"slack://{SECRET}/b/c", "slack://***"),
         (f"http://[{SECRET}", "http://***"),
         (SECRET, "***"),
@@ -209,7 +251,16 @@ def test_a_masked_url_shows_no_secret(url, shown):
     assert mask_url(url) == shown
 
 
-@pytest.mark.parametrize("url", [f"http://[{SECRET}", f"http://host:{SECRET}/", f"nosuch://{SECRET}", SECRET, f"http://h/ {SECRET}"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://[{SECRET}",
+        f"http://host:{SECRET}/",
+        f"nosuch://{SECRET}",
+        SECRET,
+        f"http://h/ {SECRET}",
+    ],
+)
 def test_a_url_that_cannot_be_is_refused_without_its_secret(url):
     with pytest.raises(UserError, match="to do") as caught:
         make_receivers(NotifyConfig([url]))
@@ -236,7 +287,13 @@ def test_an_event_reads_as_one_line():
 
 def test_a_sweep_tells_its_end_and_its_secret_is_in_no_file(receiver, tmp_path, monkeypatch):
     monkeypatch.setenv("HOOK", receiver.url)
-    words = ["hydra/sweeper=random", "hydra.sweeper.optim.budget=2", "x=interval(0,10)", "+notify.urls=['${oc.env:HOOK}']", "seconds=0.2"]
+    words = [
+        "hydra/sweeper=random",
+        "hydra.sweeper.optim.budget=2",
+        "x=interval(0,10)",
+        "+notify.urls=['${oc.env:HOOK}']",
+        "seconds=0.2",
+    ]
     log = tmp_path / "log"
     process = subprocess.Popen([sys.executable, str(APP), "-m", *words, f"log={log}"], cwd=tmp_path)
     while not log.exists():
@@ -244,14 +301,26 @@ def test_a_sweep_tells_its_end_and_its_secret_is_in_no_file(receiver, tmp_path, 
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert [(got["event"], got["reason"]) for got in receiver.requests] == [("best", None), ("end", "stopped by the user")]
+    assert [(got["event"], got["reason"]) for got in receiver.requests] == [
+        ("best", None),
+        ("end", "stopped by the user"),
+    ]
     assert {got["study"] for got in receiver.requests} == {"app-random"}
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert not [
+        path
+        for path in tmp_path.rglob("*")
+        if path.is_file() and SECRET.encode() in path.read_bytes()
+    ]
 
 
 def test_a_protocol_tells_the_mistake_it_ended_with(receiver, tmp_path):
     words = ["scale=smoke", "study.resume=must", f"notify.urls=['{receiver.url}']"]
-    ended = subprocess.run([sys.executable, "-m", "synaptune.protocols.phase1", *words], cwd=tmp_path, capture_output=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-m", "synaptune.protocols.phase1", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
     assert ended.returncode == 2
     (got,) = receiver.requests
     assert (got["study"], got["event"]) == ("phase1", "end")
@@ -262,11 +331,21 @@ def test_a_run_logs_no_receiver(tmp_path, monkeypatch):
     """The record of a run goes to Weights & Biases."""
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    base, *_ = compose_config(["scale=smoke", "training.steps=1", "logger.wandb=offline", f"notify.urls=['json://{SECRET}']"], None)
+    base, *_ = compose_config(
+        [
+            "scale=smoke",
+            "training.steps=1",
+            "logger.wandb=offline",
+            f"notify.urls=['json://{SECRET}']",
+        ],
+        None,
+    )
     run(base, tmp_path / "run", overrides=[])
     logged = b""
     deadline = time.monotonic() + 300.0
-    while b"val_loss" not in logged and time.monotonic() < deadline:  # its service writes the file, and may be late
+    while (
+        b"val_loss" not in logged and time.monotonic() < deadline
+    ):  # its service writes the file, and may be late
         time.sleep(0.1)
         logged = b"".join(path.read_bytes() for path in tmp_path.rglob("*.wandb"))
     assert b"model.layers" in logged

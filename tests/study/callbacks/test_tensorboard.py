@@ -10,7 +10,11 @@ from synaptune.search.optimizers.diagnostics import diagnose
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
 from synaptune.study.callbacks.base import NO_LOGGING, Show, open_callbacks
-from synaptune.study.callbacks.tensorboard import TensorBoardCallback, sort_by_subsystem, to_own_unit
+from synaptune.study.callbacks.tensorboard import (
+    TensorBoardCallback,
+    sort_by_subsystem,
+    to_own_unit,
+)
 from synaptune.study.location import StudyConfig, resolve_location
 from synaptune.study.study import PhaseLedger, Study
 
@@ -28,14 +32,21 @@ def distribution(generation):
     covariance = np.diag([0.01, 0.04, 0.01, 0.01])
     covariance[0, 1] = covariance[1, 0] = 0.01
     return diagnose(
-        generation=generation, names=SPACE.names, mean=np.full(4, 0.5), step=0.25, covariance=covariance, stagnation=generation - 1
+        generation=generation,
+        names=SPACE.names,
+        mean=np.full(4, 0.5),
+        step=0.25,
+        covariance=covariance,
+        stagnation=generation - 1,
     )
 
 
 def trial(number, objective, state="complete"):
     unit = (0.5, number % 5 / 4.0, 0.5, 0.25)
     facts = {"seconds": 2.0 + number, "generation": number // 5}
-    return Trial(number, number, unit, SPACE.to_values(unit), state=state, objective=objective, facts=facts)
+    return Trial(
+        number, number, unit, SPACE.to_values(unit), state=state, objective=objective, facts=facts
+    )
 
 
 def told(log, generation, objectives):
@@ -50,7 +61,9 @@ def told(log, generation, objectives):
 def read(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "histograms": 0}).Reload()
+    return EventAccumulator(
+        str(folder), size_guidance={"scalars": 0, "images": 0, "histograms": 0}
+    ).Reload()
 
 
 def scalar(events, tag):
@@ -67,7 +80,9 @@ def test_trials_and_generations_can_be_read_back_by_tensorboard(tmp_path):
     assert scalar(trials, "trial/seconds")[9] == (10, 11.0)
     assert [value for _, value in scalar(trials, "search/failed")] == [0, 0, 1, 1, 1, 1, 1, 1, 1, 1]
     assert [value for _, value in scalar(trials, "search/best")] == [5, 4, 4, 3, 3, 3, 2, 2, 2, 2]
-    assert [scalar(generations, f"generation/{name}") for name in ("best", "mean", "worst", "failed")] == [
+    assert [
+        scalar(generations, f"generation/{name}") for name in ("best", "mean", "worst", "failed")
+    ] == [
         [(1, 3.0), (2, 2.0)],
         [(1, 4.5), (2, 3.0)],
         [(1, 6.0), (2, 4.0)],
@@ -75,7 +90,9 @@ def test_trials_and_generations_can_be_read_back_by_tensorboard(tmp_path):
     ]
     assert scalar(generations, "distribution/stagnation") == [(1, 0.0), (2, 1.0)]
     assert scalar(generations, "distribution/step") == [(1, 0.25), (2, 0.25)]
-    assert scalar(generations, "distribution/condition")[0][1] == pytest.approx(distribution(1).condition)
+    assert scalar(generations, "distribution/condition")[0][1] == pytest.approx(
+        distribution(1).condition
+    )
     assert scalar(generations, "mean/synapse.calcium.tau_c") == [(1, 10.0), (2, 10.0)]
     assert scalar(generations, "sigma/synapse.energy.cost")[0][1] == pytest.approx(0.8)
 
@@ -90,7 +107,9 @@ def test_histograms_hold_every_value_of_a_generation(tmp_path):
     assert sum(costs.bucket) == 5
     assert (costs.bucket_limit[0], costs.bucket_limit[-1]) == (0.0, 4.0)
     assert generations.Histograms("generation/objectives")[0].histogram_value.num == 4
-    assert generations.Histograms("values/model.kind")[0].histogram_value.max == 0.0  # all are the first choice
+    assert (
+        generations.Histograms("values/model.kind")[0].histogram_value.max == 0.0
+    )  # all are the first choice
 
 
 def test_the_correlation_is_an_image_of_the_first_and_the_last_generation(tmp_path):
@@ -114,7 +133,12 @@ def test_the_correlation_is_an_image_of_the_first_and_the_last_generation(tmp_pa
 
 
 def test_parameters_of_a_mechanism_stand_together():
-    assert sort_by_subsystem(["s.calcium.a", "s.energy.b", "s.calcium.c", "plain"]) == ["s.calcium.a", "s.calcium.c", "s.energy.b", "plain"]
+    assert sort_by_subsystem(["s.calcium.a", "s.energy.b", "s.calcium.c", "plain"]) == [
+        "s.calcium.a",
+        "s.calcium.c",
+        "s.energy.b",
+        "plain",
+    ]
 
 
 def test_a_resumed_log_shows_no_step_twice(tmp_path):
@@ -182,7 +206,9 @@ def test_it_is_written_for_searches_that_want_it_and_for_nothing_else(tmp_path):
             assert not (tmp_path / "s" / "controller").exists()
         with open_callbacks(ledger, wanted, Show(5)) as listeners:
             listeners.on_end(trial(0, 1.0), 1)
-    assert scalar(read(tmp_path / "s" / "controller" / "joint" / "trials"), "trial/objective") == [(1, 1.0)]
+    assert scalar(read(tmp_path / "s" / "controller" / "joint" / "trials"), "trial/objective") == [
+        (1, 1.0)
+    ]
 
 
 def test_writing_needs_no_torch(tmp_path):

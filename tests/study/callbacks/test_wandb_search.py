@@ -20,21 +20,35 @@ pytest.importorskip("wandb", reason="wandb is an optional extra")
 
 from synaptune.core.errors import UserError
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.wandb_search import HistoryFile, WandbCallback, attach_report, open_search_run
+from synaptune.study.callbacks.wandb_search import (
+    HistoryFile,
+    WandbCallback,
+    attach_report,
+    open_search_run,
+)
 from synaptune.study.location import StudyLocation
 from synaptune.study.study import Study
 from synaptune.training.config import LoggerConfig
-from synaptune.training.loggers.wandb_run import OPEN_MARKER, get_study_identity, make_run_id, open_run
+from synaptune.training.loggers.wandb_run import (
+    OPEN_MARKER,
+    get_study_identity,
+    make_run_id,
+    open_run,
+)
 
 SEARCH = TESTS / "helpers" / "wandb_search.py"
 NAME = "it's #1"  # not every character of it may be in an id
 
 
-def search(folder: Path, generations: int, how: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def search(
+    folder: Path, generations: int, how: str, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     """Run the search of wandb_search.py."""
     command = [sys.executable, str(SEARCH), str(folder), NAME, str(generations), how]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    return subprocess.run(command, env=clean | environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, env=clean | environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @dataclass
@@ -68,7 +82,11 @@ def arrived(tmp_path_factory):
 
 def test_the_controllers_run_is_called_after_its_study_and_ends_well(arrived):
     about = arrived.run.about
-    assert (about["groupName"], about["jobType"], about["tags"]) == (NAME, "controller", ["mine", NAME, "controller"])
+    assert (about["groupName"], about["jobType"], about["tags"]) == (
+        NAME,
+        "controller",
+        ["mine", NAME, "controller"],
+    )
     assert arrived.run.config["seed"] == 0
     assert arrived.run.exit_code == 0
 
@@ -76,7 +94,9 @@ def test_the_controllers_run_is_called_after_its_study_and_ends_well(arrived):
 def test_a_killed_and_resumed_search_has_every_trial_and_generation_once_and_in_order(arrived):
     history = arrived.run.history
     assert [row["_step"] for row in history] == list(range(len(history)))
-    assert [row["search/evaluation"] for row in history if "search/evaluation" in row] == list(range(1, 13))
+    assert [row["search/evaluation"] for row in history if "search/evaluation" in row] == list(
+        range(1, 13)
+    )
     generations = [row for row in history if "search/generation/number" in row]
     assert [row["search/generation/number"] for row in generations] == [1, 2, 3]
     assert [row["search/generation/failed"] for row in generations] == [1, 0, 0]
@@ -95,10 +115,20 @@ def test_best_so_far_never_rises_and_a_failed_trial_has_no_objective(arrived):
 
 def test_tables_have_every_generation_and_trial_of_both_processes(arrived):
     tables = {
-        path.split("/")[-1].split("_")[0]: json.loads(body) for path, body in arrived.run.files.items() if path.endswith(".table.json")
+        path.split("/")[-1].split("_")[0]: json.loads(body)
+        for path, body in arrived.run.files.items()
+        if path.endswith(".table.json")
     }
     assert [row[0] for row in tables["generations"]["data"]] == [1, 2, 3]
-    assert tables["trials"]["columns"] == ["trial", "evaluation", "generation", "state", "objective", "synapse.a.x", "synapse.b.y"]
+    assert tables["trials"]["columns"] == [
+        "trial",
+        "evaluation",
+        "generation",
+        "state",
+        "objective",
+        "synapse.a.x",
+        "synapse.b.y",
+    ]
     assert [row[0] for row in tables["trials"]["data"]] == list(range(12))
     assert [row[3] for row in tables["trials"]["data"]].count("failed") == 1
 
@@ -111,7 +141,11 @@ def test_heatmaps_and_parallel_coordinates_arrive_as_pictures(arrived):
 
 
 def test_the_final_report_is_an_artifact_of_the_controllers_run(arrived):
-    (report,) = [artifact for artifact in arrived.server.artifacts if artifact["artifactTypeName"] == "report"]
+    (report,) = [
+        artifact
+        for artifact in arrived.server.artifacts
+        if artifact["artifactTypeName"] == "report"
+    ]
     assert report["runName"] == arrived.id
     assert report["committed"]
     assert report["files"]["report.html"] == b"<p>found</p>"
@@ -122,7 +156,11 @@ def test_trials_runs_carry_phase_generation_and_study(arrived):
     trials = {name: run for name, run in arrived.server.runs.items() if name != arrived.id}
     assert len(trials) == 4
     for run in trials.values():
-        assert (run.about["groupName"], run.about["jobType"], run.about["tags"]) == (NAME, "search", [NAME, "search", "generation-0"])
+        assert (run.about["groupName"], run.about["jobType"], run.about["tags"]) == (
+            NAME,
+            "search",
+            [NAME, "search", "generation-0"],
+        )
         assert run.config["generation"] == 0
         assert "synapse.b.y" in run.config
         assert run.history[-1]["val_loss"] >= 2.0
@@ -130,12 +168,38 @@ def test_trials_runs_carry_phase_generation_and_study(arrived):
 
 def test_a_sweep_of_train_py_labels_its_runs_alike(tmp_path):
     (tmp_path / "words.txt").write_text("axon bouton calcium dendrite energy fusion " * 1500)
-    command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=random", "hydra.sweeper.optim.budget=2", "scale=smoke"]
-    command += ["data=text", f"data.path={tmp_path}/words.txt", "training.steps=2", "training.evaluations=1", "training.eval_batches=1"]
-    command += ["study.name=swept", "logger.tensorboard=false", "logger.tags=[mine]", "workers.count=1"]
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "-m",
+        "hydra/sweeper=random",
+        "hydra.sweeper.optim.budget=2",
+        "scale=smoke",
+    ]
+    command += [
+        "data=text",
+        f"data.path={tmp_path}/words.txt",
+        "training.steps=2",
+        "training.evaluations=1",
+        "training.eval_batches=1",
+    ]
+    command += [
+        "study.name=swept",
+        "logger.tensorboard=false",
+        "logger.tags=[mine]",
+        "workers.count=1",
+    ]
     with run_server() as server:
         environment = os.environ | server.environment
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         kinds = {name: run.about["jobType"] for name, run in server.runs.items()}
         (controller,) = [name for name, kind in kinds.items() if kind == "controller"]
@@ -144,11 +208,22 @@ def test_a_sweep_of_train_py_labels_its_runs_alike(tmp_path):
         for index in range(2):
             run = server.runs[f"{prefix}{index}"]
             # Random points have no generations of more than one.
-            assert run.about["tags"] == ["mine", "swept", "search", f"generation-{run.config['generation']}"]
+            assert run.about["tags"] == [
+                "mine",
+                "swept",
+                "search",
+                f"generation-{run.config['generation']}",
+            ]
             assert run.about["groupName"] == "swept"
             assert run.summary["evaluation_seconds"] > 0.0
-        objectives = [row["search/objective"] for row in server.runs[controller].history if "search/objective" in row]
-        assert objectives == [pytest.approx(server.runs[f"{prefix}{index}"].summary["val_loss"]) for index in range(2)]
+        objectives = [
+            row["search/objective"]
+            for row in server.runs[controller].history
+            if "search/objective" in row
+        ]
+        assert objectives == [
+            pytest.approx(server.runs[f"{prefix}{index}"].summary["val_loss"]) for index in range(2)
+        ]
 
 
 def test_searches_side_by_side_share_the_controllers_run(tmp_path):
@@ -158,8 +233,14 @@ def test_searches_side_by_side_share_the_controllers_run(tmp_path):
         (run,) = server.runs.values()
         assert run.exit_code == 0
         for phase, searched in (("a", "synapse.a.x"), ("b", "synapse.b.y")):
-            assert [row[f"{phase}/evaluation"] for row in run.history if f"{phase}/evaluation" in row] == list(range(1, 13))
-            assert [row[f"{phase}/generation/number"] for row in run.history if f"{phase}/generation/number" in row] == [1, 2]
+            assert [
+                row[f"{phase}/evaluation"] for row in run.history if f"{phase}/evaluation" in row
+            ] == list(range(1, 13))
+            assert [
+                row[f"{phase}/generation/number"]
+                for row in run.history
+                if f"{phase}/generation/number" in row
+            ] == [1, 2]
             (table,) = [row[f"{phase}/trials"] for row in run.history if f"{phase}/trials" in row]
             assert table["nrows"] == 12
             assert f"{phase}/best_{searched}" in run.summary
@@ -169,7 +250,11 @@ class Heard:
     """A spokesman that does at once what it is given; rows: what it logs, with the first of them from an earlier process."""
 
     def __init__(self, rows=()):
-        self.rows, self.logged, self.writer = list(rows), self, SimpleNamespace(run=SimpleNamespace(define_metric=lambda *_, **__: None))
+        self.rows, self.logged, self.writer = (
+            list(rows),
+            self,
+            SimpleNamespace(run=SimpleNamespace(define_metric=lambda *_, **__: None)),
+        )
 
     def put(self, work):
         work()
@@ -189,7 +274,9 @@ def ended(number, state, objective=None, estimate=None):
 def test_a_pruned_trial_is_neither_the_best_nor_complete_whatever_it_is_estimated_at():
     heard = Heard()
     controller = WandbCallback(heard, phase="search", names=["x"], maximize=False)
-    for number, trial in enumerate((ended(0, "complete", 2.0), ended(1, "pruned", estimate=1.0), ended(2, "failed")), 1):
+    for number, trial in enumerate(
+        (ended(0, "complete", 2.0), ended(1, "pruned", estimate=1.0), ended(2, "failed")), 1
+    ):
         controller.on_end(trial, number)
     assert [row["logged"]["search/best"] for row in heard.rows] == [2.0] * 3
     assert ["search/objective" in row["logged"] for row in heard.rows] == [True, False, False]
@@ -202,13 +289,22 @@ def test_a_pruned_trial_is_neither_the_best_nor_complete_whatever_it_is_estimate
 
 
 def test_trials_that_ended_unheard_are_logged_when_the_search_goes_on():
-    trials = [ended(0, "complete", 2.0), ended(1, "complete", 1.0), ended(2, "failed"), ended(3, "running")]
+    trials = [
+        ended(0, "complete", 2.0),
+        ended(1, "complete", 1.0),
+        ended(2, "failed"),
+        ended(3, "running"),
+    ]
     first = Heard()
     WandbCallback(first, phase="search", names=["x"], maximize=False).on_end(trials[0], 1)
     again = Heard(first.rows)
     WandbCallback(again, phase="search", names=["x"], maximize=False, earlier=trials)
     assert [(row["trial"], row["evaluation"]) for row in again.rows] == [(0, 1), (1, 2), (2, 3)]
-    assert again.rows[-1]["logged"] == {"search/evaluation": 3, "search/failed": 1, "search/best": 1.0}
+    assert again.rows[-1]["logged"] == {
+        "search/evaluation": 3,
+        "search/failed": 1,
+        "search/best": 1.0,
+    }
 
 
 DYING = """
@@ -256,14 +352,22 @@ def test_a_server_that_dies_neither_stops_a_search_nor_holds_its_process(tmp_pat
 def test_a_study_begun_anew_under_an_old_name_has_other_runs(tmp_path):
     found = []
     for folder in ("old", "new"):
-        with Study(StudyLocation("same", tmp_path / folder, f"sqlite:///{tmp_path / folder}/study.db", "auto"), {}) as study:
+        with Study(
+            StudyLocation(
+                "same", tmp_path / folder, f"sqlite:///{tmp_path / folder}/study.db", "auto"
+            ),
+            {},
+        ) as study:
             found.append(make_run_id("same", get_study_identity(study), "controller"))
             assert get_study_identity(study) == get_study_identity(study)
     assert found[0] != found[1]
 
 
 def test_what_was_logged_is_kept_for_the_same_run_only_and_a_torn_line_is_dropped(tmp_path):
-    path, writer = tmp_path / "logged.jsonl", open_run(LoggerConfig(wandb="offline"), tmp_path, name="log", flat_config={})
+    path, writer = (
+        tmp_path / "logged.jsonl",
+        open_run(LoggerConfig(wandb="offline"), tmp_path, name="log", flat_config={}),
+    )
     assert writer is not None
     logged = HistoryFile(path, "first")
     for number in range(3):
@@ -273,16 +377,25 @@ def test_what_was_logged_is_kept_for_the_same_run_only_and_a_torn_line_is_droppe
     assert [row["trial"] for row in again.rows] == [0, 1]
     again.log(writer, {"best": 2}, {"trial": 2})
     writer.close(0)
-    assert [(row["trial"], row["logged"]) for row in HistoryFile(path, "first").rows] == [(number, {"best": number}) for number in range(3)]
+    assert [(row["trial"], row["logged"]) for row in HistoryFile(path, "first").rows] == [
+        (number, {"best": number}) for number in range(3)
+    ]
     assert HistoryFile(path, "second").rows == []
     assert HistoryFile(path, "first").rows == []
 
 
 def test_without_wandb_there_is_no_controller_and_no_report_to_attach_to(tmp_path, monkeypatch):
-    with Study(StudyLocation("off", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}) as study:
-        assert open_search_run(LoggerConfig(wandb="off"), study, names={"search": ()}, flat_config={}) == []
+    with Study(
+        StudyLocation("off", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}
+    ) as study:
+        assert (
+            open_search_run(LoggerConfig(wandb="off"), study, names={"search": ()}, flat_config={})
+            == []
+        )
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         assert open_search_run(LoggerConfig(), study, names={"search": ()}, flat_config={}) == []
         with pytest.raises(UserError, match="without wandb"):
-            open_search_run(LoggerConfig(wandb="online"), study, names={"search": ()}, flat_config={})
+            open_search_run(
+                LoggerConfig(wandb="online"), study, names={"search": ()}, flat_config={}
+            )
     assert not attach_report(tmp_path, tmp_path / "report.html")

@@ -64,13 +64,22 @@ def test_the_controller_and_the_best_trials_are_chosen(study, monkeypatch):
     monkeypatch.setattr(Holder, "has_ended", lambda self: True)
     assert names(study, best=2) == ["controller", "trial 0", "trial 1"]
     assert names(study, best=0) == ["controller"]
-    assert names(study, everything=True) == ["controller", "trial 0", "trial 1", "trial 2", "trial 3"]
+    assert names(study, everything=True) == [
+        "controller",
+        "trial 0",
+        "trial 1",
+        "trial 2",
+        "trial 3",
+    ]
 
 
 def test_a_run_that_has_not_ended_is_sent_only_when_no_search_runs(study):
     (file,) = study.glob("trials/1/wandb/offline-run-*/*.wandb")
     (file.parent / wandb_runs.OPEN_MARKER).touch()
-    assert names(study, best=2) == ["controller", "trial 0"]  # this process holds the study by its own account
+    assert names(study, best=2) == [
+        "controller",
+        "trial 0",
+    ]  # this process holds the study by its own account
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Holder, "has_ended", lambda self: True)
         assert names(study, best=2) == ["controller", "trial 0", "trial 1"]
@@ -92,8 +101,12 @@ def test_offline_runs_are_sent_once_and_what_is_missing_goes_on(study, monkeypat
             monkeypatch.setenv(name, value)
         wandb("sync", str(study), "--best", "1")
         assert "sent: 2 (controller, trial 0); sent before: 0" in capsys.readouterr().out
-        (controller,) = [run for run in server.runs.values() if run.about["jobType"] == "controller"]
-        assert [row["search/evaluation"] for row in controller.history if "search/evaluation" in row] == [1, 2, 3, 4]
+        (controller,) = [
+            run for run in server.runs.values() if run.about["jobType"] == "controller"
+        ]
+        assert [
+            row["search/evaluation"] for row in controller.history if "search/evaluation" in row
+        ] == [1, 2, 3, 4]
         assert controller.exit_code == 0
         requests = len(server.operations)
         wandb("sync", str(study), "--best", "1")
@@ -101,8 +114,14 @@ def test_offline_runs_are_sent_once_and_what_is_missing_goes_on(study, monkeypat
         assert len(server.operations) == requests
         wandb("sync", str(study), "--all", "--project", "other")
         assert "sent: 3 (trial 1, trial 2, trial 3); sent before: 2" in capsys.readouterr().out
-        sent = sorted((run.about["project"], run.about["jobType"], run.announced) for run in server.runs.values())
-        assert [entry[:2] for entry in sent] == [("other", "search")] * 3 + [("synaptune", "controller"), ("synaptune", "search")]
+        sent = sorted(
+            (run.about["project"], run.about["jobType"], run.announced)
+            for run in server.runs.values()
+        )
+        assert [entry[:2] for entry in sent] == [("other", "search")] * 3 + [
+            ("synaptune", "controller"),
+            ("synaptune", "search"),
+        ]
         assert server.unknown == []
 
 

@@ -38,12 +38,18 @@ def remove_note(theirs, name):
 
     path = theirs._storage._backend.url.removeprefix("sqlite:///")
     with sqlite3.connect(path) as connection:
-        assert connection.execute("DELETE FROM study_user_attributes WHERE key = ?", (name,)).rowcount == 1
+        assert (
+            connection.execute("DELETE FROM study_user_attributes WHERE key = ?", (name,)).rowcount
+            == 1
+        )
 
 
 def test_a_study_says_which_version_wrote_it(tmp_path):
     notes = written(tmp_path).user_attrs
-    assert (notes["schema_version"], notes["synaptune_version"]) == (schema.SCHEMA_VERSION, get_code_version())
+    assert (notes["schema_version"], notes["synaptune_version"]) == (
+        schema.SCHEMA_VERSION,
+        get_code_version(),
+    )
 
 
 @pytest.mark.parametrize("version", [2, 0])

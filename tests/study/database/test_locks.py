@@ -36,13 +36,21 @@ def place(folder, url):
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request, tmp_path):
     """A database for two controllers in different folders: of one machine, or as of two."""
-    return f"sqlite:///{tmp_path}/shared.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    return (
+        f"sqlite:///{tmp_path}/shared.db"
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgres_url")
+    )
 
 
 @pytest.fixture
 def other(tmp_path, url):
     """Another process that runs the study from a folder of its own."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "other"), url], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "other"), url],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     yield process
@@ -54,7 +62,9 @@ def test_a_second_controller_is_refused_and_told_who_the_first_is(tmp_path, url,
     with pytest.raises(UserError, match="another process") as raised:
         Study(place(tmp_path / "mine", url), {})
     host = re.escape(socket.gethostname())
-    assert re.search(rf"host {host}, process {other.pid}, last sign of life \d+ s ago", str(raised.value))
+    assert re.search(
+        rf"host {host}, process {other.pid}, last sign of life \d+ s ago", str(raised.value)
+    )
 
 
 def test_death_lets_go_of_the_study(tmp_path, url, other):
@@ -66,10 +76,14 @@ def test_death_lets_go_of_the_study(tmp_path, url, other):
 
 def terminate_lock(postgres):
     """End the connections that hold an advisory lock, as a network failure would."""
-    return postgres.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+    return postgres.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+    )
 
 
-def test_a_lock_whose_connection_was_lost_is_taken_again_before_the_next_trial(tmp_path, postgres, postgres_url):
+def test_a_lock_whose_connection_was_lost_is_taken_again_before_the_next_trial(
+    tmp_path, postgres, postgres_url
+):
     with Study(place(tmp_path / "mine", postgres_url), {}) as study:
         assert len(terminate_lock(postgres)) == 1
         PhaseLedger(study, SPACE, "search", {}).start(0, (0.5,), {"x": 0.5}, 0)
@@ -78,14 +92,22 @@ def test_a_lock_whose_connection_was_lost_is_taken_again_before_the_next_trial(t
     Study(place(tmp_path / "second", postgres_url), {}).close()
 
 
-def test_a_controller_whose_study_was_taken_over_starts_nothing_more(tmp_path, postgres, postgres_url):
+def test_a_controller_whose_study_was_taken_over_starts_nothing_more(
+    tmp_path, postgres, postgres_url
+):
     with Study(place(tmp_path / "mine", postgres_url), {}) as study:
         terminate_lock(postgres)
-        process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "other"), postgres_url], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(tmp_path / "other"), postgres_url],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "held\n"
-            with pytest.raises(UserError, match=f"another process is running .*process {process.pid}"):
+            with pytest.raises(
+                UserError, match=f"another process is running .*process {process.pid}"
+            ):
                 PhaseLedger(study, SPACE, "search", {}).start(0, (0.5,), {"x": 0.5}, 0)
         finally:
             process.kill()
@@ -105,7 +127,10 @@ def test_a_lock_left_to_our_own_lost_connection_is_waited_for(tmp_path, postgres
 
 
 def test_studies_of_different_names_share_a_database(tmp_path, url):
-    with Study(StudyLocation("a", tmp_path / "a", url, "auto"), {}), Study(StudyLocation("b", tmp_path / "b", url, "auto"), {}):
+    with (
+        Study(StudyLocation("a", tmp_path / "a", url, "auto"), {}),
+        Study(StudyLocation("b", tmp_path / "b", url, "auto"), {}),
+    ):
         pass
 
 

@@ -51,7 +51,12 @@ def assert_whole(url, count):
     assert [trial.number for trial in trials] == list(range(count))
     for trial in trials:
         index = trial.user_attrs["index"]
-        assert (trial.state.name, trial.value, trial.user_attrs["val_loss"], trial.params) == ("COMPLETE", index, index, VALUES)
+        assert (trial.state.name, trial.value, trial.user_attrs["val_loss"], trial.params) == (
+            "COMPLETE",
+            index,
+            index,
+            VALUES,
+        )
         assert trial.intermediate_values == {step: index + step / 10 for step in range(3)}
 
 
@@ -66,13 +71,19 @@ def test_trials_come_back_and_optuna_reads_them(tmp_path, postgres_url):
 
 @pytest.mark.parametrize("kind", ["postgres", "sqlite"])
 def test_several_threads_write_one_study_and_every_number_is_given_once(tmp_path, request, kind):
-    url = request.getfixturevalue("postgres_url") if kind == "postgres" else f"sqlite:///{tmp_path}/study.db"
+    url = (
+        request.getfixturevalue("postgres_url")
+        if kind == "postgres"
+        else f"sqlite:///{tmp_path}/study.db"
+    )
     with Study(place(tmp_path, url), {}) as held, ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda index: run_one(ledger(held), index), range(24)))
     assert_whole(url, 24)
 
 
-def test_controllers_of_different_studies_may_begin_an_empty_database_together(tmp_path, postgres_url):
+def test_controllers_of_different_studies_may_begin_an_empty_database_together(
+    tmp_path, postgres_url
+):
     code = f"""
 import sys
 from pathlib import Path
@@ -81,13 +92,18 @@ from synaptune.study.study import Study
 with Study(Home(sys.argv[1], Path({str(tmp_path)!r}) / sys.argv[1], {postgres_url!r}, "auto"), {{}}) as held:
     held.put_note("done", sys.argv[1])
 """
-    running = [subprocess.Popen([sys.executable, "-c", code, name], stderr=subprocess.PIPE, text=True) for name in "abc"]
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, name], stderr=subprocess.PIPE, text=True)
+        for name in "abc"
+    ]
     assert [(process.wait(60), process.stderr.read()) for process in running] == [(0, "")] * 3
     assert sorted(optuna.get_all_study_names(add_driver(postgres_url))) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("pauses", [(0.05, 0.4, 0.25), (0.0, 0.7, 0.1)], ids=["slow", "quick"])
-def test_a_server_that_is_killed_and_started_again_loses_and_doubles_nothing(tmp_path, postgres, postgres_url, capsys, pauses):
+def test_a_server_that_is_killed_and_started_again_loses_and_doubles_nothing(
+    tmp_path, postgres, postgres_url, capsys, pauses
+):
     failures, stop = [], threading.Event()
 
     def write(held):
@@ -121,7 +137,9 @@ def test_a_server_that_is_killed_and_started_again_loses_and_doubles_nothing(tmp
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_write_whose_commit_got_no_answer_is_applied_once(tmp_path, postgres, postgres_url, moment):
+def test_a_write_whose_commit_got_no_answer_is_applied_once(
+    tmp_path, postgres, postgres_url, moment
+):
     """The connection ends just before, or just after, the server commits: the client sees the same error."""
     armed = False
     with Study(place(tmp_path, postgres_url), {}) as held:
@@ -134,7 +152,9 @@ def test_a_write_whose_commit_got_no_answer_is_applied_once(tmp_path, postgres, 
                 armed = False
                 if moment == "after":
                     commit(connection)
-                postgres.execute(f"SELECT pg_terminate_backend({connection.driver_connection.info.backend_pid})")
+                postgres.execute(
+                    f"SELECT pg_terminate_backend({connection.driver_connection.info.backend_pid})"
+                )
                 connection.driver_connection.execute("SELECT 1")  # fails, as the commit would
             commit(connection)
 
@@ -159,7 +179,9 @@ def test_a_write_whose_commit_got_no_answer_is_applied_once(tmp_path, postgres, 
     assert_whole(postgres_url, 2)
 
 
-def test_a_server_that_stays_away_ends_the_patience_with_the_true_cause(tmp_path, postgres, postgres_url, capsys):
+def test_a_server_that_stays_away_ends_the_patience_with_the_true_cause(
+    tmp_path, postgres, postgres_url, capsys
+):
     with Study(place(tmp_path, postgres_url), {}, retry_timeout=0.5) as held:
         trial = ledger(held).start(0, UNIT, VALUES, 0)
         postgres.stop("fast")
@@ -173,8 +195,12 @@ def test_a_server_that_stays_away_ends_the_patience_with_the_true_cause(tmp_path
     assert "trying again for 0.5 s" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("wrong", "said"), [("nosuch", "does not exist"), ("postgres?user=nosuch", "nosuch")])
-def test_a_mistyped_address_is_refused_at_once_without_its_password(tmp_path, postgres, wrong, said, capsys):
+@pytest.mark.parametrize(
+    ("wrong", "said"), [("nosuch", "does not exist"), ("postgres?user=nosuch", "nosuch")]
+)
+def test_a_mistyped_address_is_refused_at_once_without_its_password(
+    tmp_path, postgres, wrong, said, capsys
+):
     url = f"postgresql://synaptune:secret@127.0.0.1:{postgres.port}/{wrong}"
     with pytest.raises(UserError, match=said) as raised:
         Study(place(tmp_path, url), {})
@@ -231,11 +257,15 @@ with Study(Home("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}) as study:
 
 
 @pytest.mark.slow
-def test_controller_and_server_killed_at_random_moments_lose_and_double_nothing(tmp_path, postgres, postgres_url):
+def test_controller_and_server_killed_at_random_moments_lose_and_double_nothing(
+    tmp_path, postgres, postgres_url
+):
     moments, count = random.Random(7), 400
     words = [sys.executable, "-c", CONTROLLER, str(tmp_path), postgres_url, str(count)]
     for kill in range(8):
-        controller = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        controller = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         assert controller.stdout is not None
         assert controller.stderr is not None
         said = controller.stdout.readline()

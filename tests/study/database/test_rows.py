@@ -18,14 +18,19 @@ def test_metrics_that_are_no_mapping_are_left_out(metrics):
 
 
 def test_metrics_that_are_no_numbers_are_left_out():
-    assert collect_facts(Result(1.0, 2.0, {"a": [1], "b": "c", "d": None, "e": 3, "f": float("inf")})) == {
+    assert collect_facts(
+        Result(1.0, 2.0, {"a": [1], "b": "c", "d": None, "e": 3, "f": float("inf")})
+    ) == {
         "e": 3,
         "f": "inf",
         "seconds": 2.0,
     }  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("name", ["phase", "index", "unit", "generation", "seed", "attempts", "estimate", "seconds", "reason"])
+@pytest.mark.parametrize(
+    "name",
+    ["phase", "index", "unit", "generation", "seed", "attempts", "estimate", "seconds", "reason"],
+)
 def test_a_metric_or_fact_never_takes_the_place_of_what_a_trial_is_found_by(tmp_path, name):
     with Study(StudyLocation("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}) as study:
         ledger = PhaseLedger(study, SPACE, "search", {"seed": 4})
@@ -33,5 +38,11 @@ def test_a_metric_or_fact_never_takes_the_place_of_what_a_trial_is_found_by(tmp_
         ended = ledger.finish(begun, Result(1.0, 2.0, {name: 7.0}, {name: "other"}))
         assert ledger.read_trials() == [ended]
         assert ended.facts.pop(f"run.{name}") == 7.0
-        assert (ended.index, ended.unit, ended.state, ended.estimate, ended.reason) == (0, (0.5,), "complete", None, None)
+        assert (ended.index, ended.unit, ended.state, ended.estimate, ended.reason) == (
+            0,
+            (0.5,),
+            "complete",
+            None,
+            None,
+        )
         assert ended.facts == {**begun.facts, schema.SECONDS: 2.0}

@@ -20,7 +20,9 @@ from synaptune.training.loggers import wandb_run as wandb_runs
 from synaptune.training.loggers.base import CsvWriter, RunLogger
 from synaptune.training.loggers.progress import make_progress
 
-needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is an optional extra")
+needs_wandb = pytest.mark.skipif(
+    importlib.util.find_spec("wandb") is None, reason="wandb is an optional extra"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +45,11 @@ def test_a_resumed_csv_keeps_what_its_checkpoint_knows_and_drops_the_rest(tmp_pa
     again = CsvWriter(path, 2)
     again.log(3, {"train_loss": 9.0})
     again.close(0)
-    assert [line.split(",")[:3] for line in path.read_text().splitlines()[1:]] == [["1", "", "0.5"], ["2", "", "1.0"], ["3", "", "9.0"]]
+    assert [line.split(",")[:3] for line in path.read_text().splitlines()[1:]] == [
+        ["1", "", "0.5"],
+        ["2", "", "1.0"],
+        ["3", "", "9.0"],
+    ]
 
 
 @needs_wandb
@@ -72,7 +78,13 @@ def test_a_dead_network_means_offline_at_once_and_is_said_once(tmp_path, monkeyp
         began = time.monotonic()
         for name in ("first", "second"):
             (tmp_path / name).mkdir()
-            telemetry = RunLogger(LoggerConfig(tensorboard=False), tmp_path / name, name="dead", flat_config={}, resumed_from=0)
+            telemetry = RunLogger(
+                LoggerConfig(tensorboard=False),
+                tmp_path / name,
+                name="dead",
+                flat_config={},
+                resumed_from=0,
+            )
             telemetry.log(1, {"val_loss": 1.0})
             telemetry.close()
             assert list((tmp_path / name / "wandb").glob("offline-run-*"))
@@ -128,7 +140,9 @@ def test_a_server_that_refuses_the_run_means_offline(tmp_path, monkeypatch, capf
 
 @needs_wandb
 def test_without_key_and_with_stdin_closed_nothing_is_asked(small, tmp_path, root):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("WANDB")
+    }
     command = [
         sys.executable,
         str(root / "train.py"),
@@ -137,7 +151,15 @@ def test_without_key_and_with_stdin_closed_nothing_is_asked(small, tmp_path, roo
         "training.steps=2",
         f"hydra.run.dir={tmp_path / 'run'}",
     ]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     assert done.returncode == 0, done.stderr
     assert "wandb: offline (no API key" in done.stderr
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
@@ -157,11 +179,15 @@ def test_a_pipe_gets_a_line_for_each_validation(capsys):
     view.update(5, 2.0, 100.0)
     view.show_validation(5, 1.5)
     view.close()
-    assert capsys.readouterr().out.startswith("step  5/10  train 2.0000  100 tokens/s  val 1.5000 nats/token")
+    assert capsys.readouterr().out.startswith(
+        "step  5/10  train 2.0000  100 tokens/s  val 1.5000 nats/token"
+    )
     assert type(make_progress("auto", 10, 0, in_search=True)).__name__ == "Silent"
 
 
-def test_no_bar_is_left_behind_when_a_destination_of_the_figures_fails(run, small, tmp_path, monkeypatch):
+def test_no_bar_is_left_behind_when_a_destination_of_the_figures_fails(
+    run, small, tmp_path, monkeypatch
+):
     def refused(*_, **__):
         raise UserError("no wandb")
 

@@ -24,12 +24,26 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Labels = NDArray[np.float32]  # (shuffle, run): 1 where a run is a high performer; the first row is what was seen
+    Labels = NDArray[
+        np.float32
+    ]  # (shuffle, run): 1 where a run is a high performer; the first row is what was seen
 
 CONFIDENCE = constant(
-    "refine.level", 0.95, unit="probability", meaning="coverage of the intervals of success rates", source="chosen: the usual"
+    "refine.level",
+    0.95,
+    unit="probability",
+    meaning="coverage of the intervals of success rates",
+    source="chosen: the usual",
 )
-SHUFFLES = int(constant("refine.shuffles", 9999, unit="shuffle", meaning="most behind a p-value", source="chosen: p down to 1e-4"))
+SHUFFLES = int(
+    constant(
+        "refine.shuffles",
+        9999,
+        unit="shuffle",
+        meaning="most behind a p-value",
+        source="chosen: p down to 1e-4",
+    )
+)
 _MIN_SHUFFLES = 1999
 _MAX_LABELS = 10_000_000  # labels in all, which bounds time and memory
 _MAX_TABLES = 2_000_000  # beyond which (1) is taken from shuffles
@@ -53,7 +67,9 @@ def exact_p(winners: Sequence[int], runs: Sequence[int]) -> float | None:
         possible = (taken <= total) & (taken + left >= total)
         taken, chance = taken[possible], chance[possible]
     chance -= _log_choose(sum(runs), total)
-    seen = sum(_log_choose(n, k) for n, k in zip(runs, winners, strict=True)) - _log_choose(sum(runs), total)
+    seen = sum(_log_choose(n, k) for n, k in zip(runs, winners, strict=True)) - _log_choose(
+        sum(runs), total
+    )
     return min(1.0, float(np.exp(chance[chance <= seen + 1e-7]).sum()))
 
 
@@ -78,7 +94,9 @@ def split_p(count: int, of: int, share: float) -> float:
     return float(binomtest(count, of, share).pvalue)
 
 
-def shuffle_labels(winners: Sequence[bool], strata: Sequence[int], seed: int, shuffles: int = SHUFFLES) -> Labels:
+def shuffle_labels(
+    winners: Sequence[bool], strata: Sequence[int], seed: int, shuffles: int = SHUFFLES
+) -> Labels:
     """The labels as seen, and shuffled within strata of runs (all of one stratum: freely); fewer shuffles for very many runs."""
     import numpy as np
 

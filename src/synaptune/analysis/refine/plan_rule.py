@@ -19,34 +19,61 @@ from synaptune.analysis.refine.runs import Narrowing, ParameterTest, round_to_di
 from synaptune.core.parameters import constant
 from synaptune.search.space.space import Value
 
-WIDEN = constant("refine.plan_margin", 0.25, meaning="beyond the best bin on either side", source="derived: fits the plan's 8e-8..4e-7")
-WEIGHT_STEP = constant("refine.plan_step", 5.0, unit="%", meaning="to which weights are rounded", source="derived: fits the plan's 65/35")
+WIDEN = constant(
+    "refine.plan_margin",
+    0.25,
+    meaning="beyond the best bin on either side",
+    source="derived: fits the plan's 8e-8..4e-7",
+)
+WEIGHT_STEP = constant(
+    "refine.plan_step",
+    5.0,
+    unit="%",
+    meaning="to which weights are rounded",
+    source="derived: fits the plan's 65/35",
+)
 
 
 def apply_plan_rule(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrowing:
     """The plan's proposal for a parameter; bounded: within its range before, as nothing else is valid."""
     dimension, agreed = test.parameter.dimension, set(test.winning_values)
     if len(agreed) == 1:
-        return Narrowing(None, test.winning_values[0], f"all {len(test.winning_values)} high performers agree")  # eq. (1)
+        return Narrowing(
+            None, test.winning_values[0], f"all {len(test.winning_values)} high performers agree"
+        )  # eq. (1)
     if dimension.scale != "categorical":
         return (
-            _plan_range(test, maximize=maximize, bounded=bounded) if test.edges else Narrowing(dimension, None, "few integers: unchanged")
+            _plan_range(test, maximize=maximize, bounded=bounded)
+            if test.edges
+            else Narrowing(dimension, None, "few integers: unchanged")
         )
     kept = tuple(value for value in dimension.choices if value in agreed)
     if not any(isinstance(value, str) for value in dimension.choices):  # eq. (3)
         if kept == dimension.choices:
-            return Narrowing(dimension, None, "every value occurs among the high performers: unchanged")
-        return Narrowing(replace(dimension, choices=kept, start=None), None, f"{_join_values(kept)} occur among the high performers")
+            return Narrowing(
+                dimension, None, "every value occurs among the high performers: unchanged"
+            )
+        return Narrowing(
+            replace(dimension, choices=kept, start=None),
+            None,
+            f"{_join_values(kept)} occur among the high performers",
+        )
     weights = _rank_weights(test, kept)
     after = replace(dimension, choices=kept, weights=weights, start=None)
-    counts = " against ".join(str(sum(value == choice for value in test.winning_values)) for choice in kept)
+    counts = " against ".join(
+        str(sum(value == choice for value in test.winning_values)) for choice in kept
+    )
     return Narrowing(after, None, f"{counts} high performers, weighted by their rank")
 
 
 def _plan_range(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrowing:
     """Eq. (2)."""
     dimension, numbers = test.parameter.dimension, [float(value) for value in test.winning_values]
-    held = [(group.mean, place) for place, group in enumerate(test.groups) if group.winners and group.mean is not None]
+    held = [
+        (group.mean, place)
+        for place, group in enumerate(test.groups)
+        if group.winners and group.mean is not None
+    ]
     _, place = max(held) if maximize else min(held)
     low, high = max(test.edges[place], min(numbers)), min(test.edges[place + 1], max(numbers))
     if dimension.scale == "log":
@@ -60,16 +87,28 @@ def _plan_range(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrow
         low, high = max(low, dimension.low), min(high, dimension.high)
     label = test.groups[place].label
     if not low < high:
-        return Narrowing(dimension, None, f"best mean at {label}, which rounds to nothing: unchanged")
+        return Narrowing(
+            dimension, None, f"best mean at {label}, which rounds to nothing: unchanged"
+        )
     after = replace(dimension, low=low, high=high, start=None)
-    return Narrowing(after, None, f"best mean at {label}, high performers from {min(numbers):.3g}; a quarter more on either side")
+    return Narrowing(
+        after,
+        None,
+        f"best mean at {label}, high performers from {min(numbers):.3g}; a quarter more on either side",
+    )
 
 
 def _rank_weights(test: ParameterTest, kept: tuple[Value, ...]) -> tuple[float, ...]:
     """Eq. (4); the largest takes what rounding leaves."""
     count = len(test.winning_values)
-    points = [sum(count - rank for rank, value in enumerate(test.winning_values) if value == choice) for choice in kept]
-    weights = [max(WEIGHT_STEP, WEIGHT_STEP * round(100.0 * point / sum(points) / WEIGHT_STEP)) for point in points]
+    points = [
+        sum(count - rank for rank, value in enumerate(test.winning_values) if value == choice)
+        for choice in kept
+    ]
+    weights = [
+        max(WEIGHT_STEP, WEIGHT_STEP * round(100.0 * point / sum(points) / WEIGHT_STEP))
+        for point in points
+    ]
     weights[weights.index(max(weights))] += 100.0 - sum(weights)
     return tuple(weights)
 

@@ -16,7 +16,9 @@ from synaptune.study.reader import StudySnapshot
 
 OBJECTIVE = "objective"
 TRAINING_WORDS = frozenset(("train", "training", "trainer"))
-EVALUATION_WORDS = frozenset(("val", "valid", "validation", "eval", "evaluation", "dev", "test", "heldout"))
+EVALUATION_WORDS = frozenset(
+    ("val", "valid", "validation", "eval", "evaluation", "dev", "test", "heldout")
+)
 NON_ADAPTIVE = ("random", "grid", "qmc")  # optimizers whose points do not depend on earlier losses
 
 
@@ -96,16 +98,35 @@ class RunSelection:
 def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTable:
     """The trials of a study's last search; raises UserError when there is nothing to rank, or a training metric to rank by."""
     if not snapshot.searches:
-        raise user_error(got=f"study {snapshot.name} without a search", expected="one that has begun", do="choose another study")
+        raise user_error(
+            got=f"study {snapshot.name} without a search",
+            expected="one that has begun",
+            do="choose another study",
+        )
     snapshot, space = rescore_study(snapshot), snapshot.spaces[snapshot.searches[-1]]
-    known = sorted({name for trial in snapshot.search_trials for name, value in trial.facts.items() if parse_number(value) is not None})
+    known = sorted(
+        {
+            name
+            for trial in snapshot.search_trials
+            for name, value in trial.facts.items()
+            if parse_number(value) is not None
+        }
+    )
     metric = refuse_training_metric(selection.metric or OBJECTIVE, [OBJECTIVE, *known])
     if metric != OBJECTIVE and metric not in known:
-        raise unknown_metric_error(metric, [OBJECTIVE, *(name for name in known if split_words(name) & EVALUATION_WORDS)])
+        raise unknown_metric_error(
+            metric, [OBJECTIVE, *(name for name in known if split_words(name) & EVALUATION_WORDS)]
+        )
     found = []
     for trial in snapshot.search_trials:
         loss = snapshot.get_complete_loss(trial)
-        score = loss if metric == OBJECTIVE else parse_number(trial.facts.get(metric)) if trial.state == "complete" else None
+        score = (
+            loss
+            if metric == OBJECTIVE
+            else parse_number(trial.facts.get(metric))
+            if trial.state == "complete"
+            else None
+        )
         if score is not None:
             found.append((trial, -score if metric == OBJECTIVE and snapshot.maximize else score))
     if not found:
@@ -115,7 +136,9 @@ def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTabl
             do="search on, or choose another --metric or study",
         )
     engine = snapshot.engine
-    adaptive = engine.name if engine is not None and engine.name.lower() not in NON_ADAPTIVE else None
+    adaptive = (
+        engine.name if engine is not None and engine.name.lower() not in NON_ADAPTIVE else None
+    )
     parameters = tuple(
         RunParameter(dimension, tuple(trial.values[dimension.name] for trial, _ in found))
         for dimension in space.dimensions
@@ -129,10 +152,14 @@ def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTabl
         maximize=snapshot.maximize if metric == OBJECTIVE else selection.maximize,
         parameters=rename_parameters(parameters, selection),
         scores=tuple(score for _, score in found),
-        strata=tuple(int(trial.facts.get(schema.GENERATION, 0)) if adaptive else 0 for trial, _ in found),
+        strata=tuple(
+            int(trial.facts.get(schema.GENERATION, 0)) if adaptive else 0 for trial, _ in found
+        ),
         adaptive=adaptive,
         bounded=True,
-        notes=(f"{lost} of {len(snapshot.search_trials)} trials have no {metric} and are left out",) if lost else (),
+        notes=(f"{lost} of {len(snapshot.search_trials)} trials have no {metric} and are left out",)
+        if lost
+        else (),
     )
 
 
@@ -141,7 +168,10 @@ def refuse_training_metric(metric: str, known: Sequence[str]) -> str:
     if not split_words(metric) & TRAINING_WORDS:
         return metric
     offered = [
-        name for name in known if name == OBJECTIVE or (split_words(name) & EVALUATION_WORDS and not split_words(name) & TRAINING_WORDS)
+        name
+        for name in known
+        if name == OBJECTIVE
+        or (split_words(name) & EVALUATION_WORDS and not split_words(name) & TRAINING_WORDS)
     ]
     raise user_error(
         got=f"--metric {metric}, which is measured in training: ranking by it chooses what overfits",
@@ -152,7 +182,9 @@ def refuse_training_metric(metric: str, known: Sequence[str]) -> str:
 
 def unknown_metric_error(metric: str, known: Sequence[str]) -> Exception:
     return user_error(
-        got=f"--metric {metric}", expected=f"one of {', '.join(known)}", do=f"choose one (closest: {find_nearest(metric, known)})"
+        got=f"--metric {metric}",
+        expected=f"one of {', '.join(known)}",
+        do=f"choose one (closest: {find_nearest(metric, known)})",
     )
 
 
@@ -166,19 +198,30 @@ def round_to_digits(number: float, digits: int, *, up: bool | None = None) -> fl
     return float(f"{whole}e{-unit}")
 
 
-def rename_parameters(parameters: tuple[RunParameter, ...], selection: RunSelection) -> tuple[RunParameter, ...]:
+def rename_parameters(
+    parameters: tuple[RunParameter, ...], selection: RunSelection
+) -> tuple[RunParameter, ...]:
     new = selection.new_names or {}
     return tuple(
-        parameter._replace(dimension=replace(parameter.dimension, name=new.get(parameter.dimension.name, parameter.dimension.name)))
+        parameter._replace(
+            dimension=replace(
+                parameter.dimension,
+                name=new.get(parameter.dimension.name, parameter.dimension.name),
+            )
+        )
         for parameter in parameters
     )
 
 
 def refuse_unknown_parameters(selection: RunSelection, known: Sequence[str]) -> None:
     asked = (*(selection.parameters or ()), *(selection.new_names or ()))
-    if unknown := [f"{name} (closest: {find_nearest(name, known)})" for name in asked if name not in known]:
+    if unknown := [
+        f"{name} (closest: {find_nearest(name, known)})" for name in asked if name not in known
+    ]:
         raise user_error(
-            got=f"no parameter {'; '.join(unknown)}", expected="names of its parameters", do="correct --parameters or --rename"
+            got=f"no parameter {'; '.join(unknown)}",
+            expected="names of its parameters",
+            do="correct --parameters or --rename",
         )
 
 

@@ -23,8 +23,21 @@ from synaptune.study.reader import StudySnapshot
 
 # Everything that a page may need, imported before there are threads: two that import one library at once find it half made.
 _PRELOADED_MODULES = (
-    *("optuna", "optuna.importance", "optuna.storages._rdb.models", "optuna_dashboard", "sqlalchemy.orm"),
-    *("matplotlib.figure", "matplotlib.backends.backend_svg", "scipy.stats", "sklearn.ensemble", "nevergrad", "cma"),
+    *(
+        "optuna",
+        "optuna.importance",
+        "optuna.storages._rdb.models",
+        "optuna_dashboard",
+        "sqlalchemy.orm",
+    ),
+    *(
+        "matplotlib.figure",
+        "matplotlib.backends.backend_svg",
+        "scipy.stats",
+        "sklearn.ensemble",
+        "nevergrad",
+        "cma",
+    ),
     *("synaptune.analysis.evidence", "synaptune.report.page", "synaptune.search.optimizers.cma"),
 )
 FIGURE_WAIT = 1.5  # s that a page waits for its figures before it is sent without them
@@ -58,7 +71,9 @@ class DashboardApp:
         self._lock = threading.Lock()
         self._optuna: Any = None
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def __call__(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "/").encode("latin-1").decode("utf-8", "replace")
         words = [word for word in path.split("/") if word]
         if words and words[0] != "synaptune":
@@ -69,12 +84,22 @@ class DashboardApp:
         except NotFound as error:
             answer = _make_message_page("Nothing here", str(error), "404 Not Found")
         except UserError as error:
-            answer = _make_message_page("This cannot be shown", str(error), "503 Service Unavailable")
+            answer = _make_message_page(
+                "This cannot be shown", str(error), "503 Service Unavailable"
+            )
         except Exception as error:  # one page that cannot be made must not take the others with it
             traceback.print_exception(error, file=sys.stderr)
-            answer = _make_message_page("This page could not be made", f"{type(error).__name__}: {error}", "500 Internal Server Error")
+            answer = _make_message_page(
+                "This page could not be made",
+                f"{type(error).__name__}: {error}",
+                "500 Internal Server Error",
+            )
         body = answer.body.encode() if isinstance(answer.body, str) else answer.body
-        headers = [("Content-Type", answer.content_type), ("Content-Length", str(len(body))), *answer.headers]
+        headers = [
+            ("Content-Type", answer.content_type),
+            ("Content-Length", str(len(body))),
+            *answer.headers,
+        ]
         if not any(name == "Cache-Control" for name, _ in headers):
             headers.append(("Cache-Control", "no-store"))
         start_response(answer.status, headers)
@@ -85,14 +110,27 @@ class DashboardApp:
             case []:
                 if self._start is not None and "all" not in query:
                     return Response(
-                        "", status="302 Found", headers=[("Location", f"{pages.BASE_PATH}/study/{quote(self._start, safe='')}")]
+                        "",
+                        status="302 Found",
+                        headers=[
+                            ("Location", f"{pages.BASE_PATH}/study/{quote(self._start, safe='')}")
+                        ],
                     )
                 found, faults = self._index.list_studies()
-                return _make_page("Studies", "<h1>Studies</h1>", pages.render_studies(found, faults), query, live="/?all")
+                return _make_page(
+                    "Studies",
+                    "<h1>Studies</h1>",
+                    pages.render_studies(found, faults),
+                    query,
+                    live="/?all",
+                )
             case ["style.css"]:
                 return Response(_read_stylesheet(), "text/css; charset=utf-8")
             case ["live.js"]:
-                return Response(files("synaptune.report.dashboard").joinpath("live.js").read_bytes(), "text/javascript; charset=utf-8")
+                return Response(
+                    files("synaptune.report.dashboard").joinpath("live.js").read_bytes(),
+                    "text/javascript; charset=utf-8",
+                )
             case ["study", key, *rest]:
                 place = self._index.find_study(key)
                 glance = None if place is None else place.read_status()
@@ -101,7 +139,9 @@ class DashboardApp:
                 return self._route_study(place, glance, rest, query)
         raise NotFound("There is no page at this address.")
 
-    def _route_study(self, entry: StudyEntry, study: StudyStatus, words: list[str], query: dict[str, str]) -> Response:
+    def _route_study(
+        self, entry: StudyEntry, study: StudyStatus, words: list[str], query: dict[str, str]
+    ) -> Response:
         match words:
             case []:
                 return self._show_report(entry, study, query)
@@ -114,7 +154,9 @@ class DashboardApp:
                 return Response(json.dumps(about | {"bar": pages.count_progress(study)}), _JSON)
             case ["trials"]:
                 return self._show_trials(entry, study, query)
-            case ["trial", number] if number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS:
+            case ["trial", number] if (
+                number.isascii() and number.isdigit() and len(number) <= _MAX_DIGITS
+            ):
                 return self._show_trial(entry, study, int(number), query)
             case ["best.yaml" | "best.json" as name]:
                 return self._send_best(entry, study, name)
@@ -122,11 +164,17 @@ class DashboardApp:
                 from synaptune.study.table import tabulate_trials, to_csv
 
                 record = self._read_snapshot(entry, study)
-                return _make_download(to_csv(tabulate_trials(record.trials)), "text/csv; charset=utf-8", f"{study.name}-trials.csv")
+                return _make_download(
+                    to_csv(tabulate_trials(record.trials)),
+                    "text/csv; charset=utf-8",
+                    f"{study.name}-trials.csv",
+                )
             case ["optuna"]:
                 self._load_optuna()
                 where = self._storage.find_key(entry.url, entry.name)
-                return Response("", status="302 Found", headers=[("Location", f"/dashboard/studies/{where}")])
+                return Response(
+                    "", status="302 Found", headers=[("Location", f"/dashboard/studies/{where}")]
+                )
         raise NotFound("There is no page at this address.")
 
     def _read_snapshot(self, entry: StudyEntry, study: StudyStatus) -> StudySnapshot:
@@ -140,24 +188,44 @@ class DashboardApp:
             )
         return read.value
 
-    def _show_report(self, entry: StudyEntry, study: StudyStatus, query: dict[str, str]) -> Response:
+    def _show_report(
+        self, entry: StudyEntry, study: StudyStatus, query: dict[str, str]
+    ) -> Response:
         polled = "live" in query
-        made = self._cache.get_parts(entry, study) if polled else self._cache.get_parts(entry, study, FIGURE_WAIT)
+        made = (
+            self._cache.get_parts(entry, study)
+            if polled
+            else self._cache.get_parts(entry, study, FIGURE_WAIT)
+        )
         parts = pages.make_waiting() if made is None else made.value
         version = "" if made is None else made.version
         head = pages.render_study_head(entry, study, "report")
-        return _make_page(study.name, head, parts, query, live=pages.page_url(entry), version=version, contents=True)
+        return _make_page(
+            study.name,
+            head,
+            parts,
+            query,
+            live=pages.page_url(entry),
+            version=version,
+            contents=True,
+        )
 
-    def _show_trials(self, entry: StudyEntry, study: StudyStatus, query: dict[str, str]) -> Response:
+    def _show_trials(
+        self, entry: StudyEntry, study: StudyStatus, query: dict[str, str]
+    ) -> Response:
         view, read = trials.TrialsView.from_query(query), self._cache.get_snapshot(entry, study)
-        parts = pages.make_waiting() if read is None else trials.render_trials(entry, read.value, view)
+        parts = (
+            pages.make_waiting() if read is None else trials.render_trials(entry, read.value, view)
+        )
         current = read is not None and read.version == study.version
         version = self._cache.get_version(entry, study) if current else ""
         live = f"{pages.page_url(entry, 'trials')}?{view.to_query()}"
         head = pages.render_study_head(entry, study, "trials")
         return _make_page(f"{study.name}: trials", head, parts, query, live=live, version=version)
 
-    def _show_trial(self, entry: StudyEntry, study: StudyStatus, number: int, query: dict[str, str]) -> Response:
+    def _show_trial(
+        self, entry: StudyEntry, study: StudyStatus, number: int, query: dict[str, str]
+    ) -> Response:
         record = self._read_snapshot(entry, study)
         trial = next((trial for trial in record.trials if trial.number == number), None)
         if trial is None:
@@ -169,7 +237,10 @@ class DashboardApp:
             if near in numbers
         )
         way = pages.render_breadcrumbs(
-            ("Studies", "/?all"), (study.name, pages.page_url(entry)), ("Trials", pages.page_url(entry, "trials")), (str(number), None)
+            ("Studies", "/?all"),
+            (study.name, pages.page_url(entry)),
+            ("Trials", pages.page_url(entry, "trials")),
+            (str(number), None),
         )
         live = pages.page_url(entry, "trial", str(number)) if trial.state == "running" else None
         return _make_page(
@@ -186,10 +257,20 @@ class DashboardApp:
         found = self._cache.get_evidence(entry, study)
         best, text = found.best, render_best_yaml(found)
         if text is None or best is None:
-            raise NotFound(f"Study {study.name} has no best configuration yet: no trial of its search is complete.")
+            raise NotFound(
+                f"Study {study.name} has no best configuration yet: no trial of its search is complete."
+            )
         if name == "best.yaml":
-            return _make_download(text, "application/yaml; charset=utf-8", f"{study.name}-best.yaml")
-        about = {"study": study.name, "trial": best.number, "phase": found.phase, "objective": best.objective, "maximize": study.maximize}
+            return _make_download(
+                text, "application/yaml; charset=utf-8", f"{study.name}-best.yaml"
+            )
+        about = {
+            "study": study.name,
+            "trial": best.number,
+            "phase": found.phase,
+            "objective": best.objective,
+            "maximize": study.maximize,
+        }
         about["parameters"] = {**found.fixed, **best.values}
         return _make_download(json.dumps(about, indent=2) + "\n", _JSON, f"{study.name}-best.json")
 
@@ -204,7 +285,9 @@ class DashboardApp:
                 self._optuna = optuna_dashboard.wsgi(self._storage)
             return self._optuna
 
-    def _forward(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def _forward(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
         environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # optuna-dashboard expects one
         try:
             return list(self._load_optuna()(environ, start_response))
@@ -213,11 +296,20 @@ class DashboardApp:
 
 
 def _make_page(
-    title: str, head: str, parts: list[PagePart], query: dict[str, str], *, live: str | None, version: str = "", contents: bool = False
+    title: str,
+    head: str,
+    parts: list[PagePart],
+    query: dict[str, str],
+    *,
+    live: str | None,
+    version: str = "",
+    contents: bool = False,
 ) -> Response:
     """A page, or with ?live=digests what of it is not among them."""
     if "live" not in query:
-        return Response(pages.render_page(title, head, parts, live=live, version=version, contents=contents))
+        return Response(
+            pages.render_page(title, head, parts, live=live, version=version, contents=contents)
+        )
     known = set(query["live"].split(","))
     changed = [
         {"key": part.key, "title": part.title, "digest": part.digest}
@@ -229,22 +321,47 @@ def _make_page(
 
 def _make_message_page(title: str, text: str, status: str) -> Response:
     return Response(
-        pages.render_page(title, pages.render_breadcrumbs(("Studies", "/?all")), pages.make_message(title, text), live=None), status=status
+        pages.render_page(
+            title,
+            pages.render_breadcrumbs(("Studies", "/?all")),
+            pages.make_message(title, text),
+            live=None,
+        ),
+        status=status,
     )
 
 
 def _make_download(body: str, kind: str, name: str) -> Response:
     """A file to keep, under a name that every file system takes."""
-    safe = "".join(letter if letter.isalnum() or letter in " ._-+=" else "_" for letter in name).lstrip(".") or "study"
+    safe = (
+        "".join(
+            letter if letter.isalnum() or letter in " ._-+=" else "_" for letter in name
+        ).lstrip(".")
+        or "study"
+    )
     plain = safe.encode("ascii", "replace").decode().replace("?", "_")
-    return Response(body, kind, headers=[("Content-Disposition", f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(safe)}")])
+    return Response(
+        body,
+        kind,
+        headers=[
+            (
+                "Content-Disposition",
+                f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(safe)}",
+            )
+        ],
+    )
 
 
 def _read_stylesheet() -> str:
     from synaptune.report.figures.theme import make_css
 
-    sheets = (files("synaptune.report").joinpath("page.css"), files("synaptune.report.dashboard").joinpath("dashboard.css"))
+    sheets = (
+        files("synaptune.report").joinpath("page.css"),
+        files("synaptune.report.dashboard").joinpath("dashboard.css"),
+    )
     return make_css() + "\n".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
 
 
-mimetypes.add_type("text/javascript", ".js")  # whatever the machine's own table says: a browser refuses a script of another type
+mimetypes.add_type(
+    "text/javascript", ".js"
+)  # whatever the machine's own table says: a browser refuses a script of another type

@@ -59,7 +59,12 @@ def choose_token(host: str, given: str | None) -> str | None:
             expected="a token where other machines can reach the dashboard",
             do="give --token auto (it is printed), or --token TEXT; or leave --host at 127.0.0.1 and use an SSH tunnel",
         )
-    if len(given) < MIN_TOKEN_LENGTH or not given.isascii() or not given.isprintable() or " " in given:
+    if (
+        len(given) < MIN_TOKEN_LENGTH
+        or not given.isascii()
+        or not given.isprintable()
+        or " " in given
+    ):
         raise user_error(
             got=f"a token of {len(given)} characters",
             expected=f"at least {MIN_TOKEN_LENGTH} ASCII characters without spaces",
@@ -79,7 +84,9 @@ class AccessControl:
     def protect(self, app: App) -> App:
         """The same application behind the check."""
 
-        def protected_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        def protected_app(
+            environ: dict[str, Any], start_response: Callable[..., Any]
+        ) -> Iterable[bytes]:
             def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
                 return start_response(status, _add_security_headers(headers), *rest)
 
@@ -87,7 +94,14 @@ class AccessControl:
             if refused is None:
                 return app(environ, start)
             status, headers, body = refused
-            start(status, [("Content-Type", "text/html; charset=utf-8"), ("Cache-Control", "no-store"), *headers])
+            start(
+                status,
+                [
+                    ("Content-Type", "text/html; charset=utf-8"),
+                    ("Cache-Control", "no-store"),
+                    *headers,
+                ],
+            )
             return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body.encode()]
 
         return protected_app
@@ -98,7 +112,9 @@ class AccessControl:
             return (
                 "421 Misdirected Request",
                 [],
-                _render_page("This dashboard answers only under names of its own machine, such as localhost."),
+                _render_page(
+                    "This dashboard answers only under names of its own machine, such as localhost."
+                ),
             )
         if self.token is not None:
             query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
@@ -114,12 +130,24 @@ class AccessControl:
                 )
         if environ["REQUEST_METHOD"] not in _READ_METHODS:
             if not self.write:
-                return "403 Forbidden", [], _render_page("This dashboard only reads; start it with --write to change studies.")
+                return (
+                    "403 Forbidden",
+                    [],
+                    _render_page(
+                        "This dashboard only reads; start it with --write to change studies."
+                    ),
+                )
             if not _is_same_site(environ):
-                return "403 Forbidden", [], _render_page("A change has to come from the dashboard's own pages.")
+                return (
+                    "403 Forbidden",
+                    [],
+                    _render_page("A change has to come from the dashboard's own pages."),
+                )
         return None
 
-    def _set_cookie(self, environ: dict[str, Any], query: list[tuple[str, str]]) -> tuple[str, list[tuple[str, str]], str]:
+    def _set_cookie(
+        self, environ: dict[str, Any], query: list[tuple[str, str]]
+    ) -> tuple[str, list[tuple[str, str]], str]:
         """Set the cookie, and go on to the page without the token in its address.
 
         By a page that moves on, not by a redirect: after a link from elsewhere a browser would not send a strict cookie to it.
@@ -128,7 +156,11 @@ class AccessControl:
         target = path + (f"?{urlencode(query)}" if query else "")
         cookie = f"{self.cookie}={self._cookie_value}; Path=/; HttpOnly; SameSite=Strict"
         move = f'<meta http-equiv="refresh" content="0; url={html.escape(target)}">'
-        return "200 OK", [("Set-Cookie", cookie)], _render_page(f'<a href="{html.escape(target)}">Go on</a>', head=move)
+        return (
+            "200 OK",
+            [("Set-Cookie", cookie)],
+            _render_page(f'<a href="{html.escape(target)}">Go on</a>', head=move),
+        )
 
     def _is_authenticated(self, environ: dict[str, Any]) -> bool:
         scheme, _, bearer = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
@@ -136,7 +168,10 @@ class AccessControl:
             return True
         # Not http.cookies, which gives up the whole header at the first odd pair: another server of this host may have set that one.
         pairs = (pair.partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
-        return any(name.strip() == self.cookie and self._is_equal(value.strip(), self._cookie_value) for name, _, value in pairs)
+        return any(
+            name.strip() == self.cookie and self._is_equal(value.strip(), self._cookie_value)
+            for name, _, value in pairs
+        )
 
     @property
     def _cookie_value(self) -> str:
@@ -148,7 +183,9 @@ class AccessControl:
         return hmac.compare_digest(one.encode("utf-8", "surrogateescape"), other.encode())
 
 
-_TOKEN_PROMPT = "This dashboard asks for its token, which stands in the terminal where it was started."
+_TOKEN_PROMPT = (
+    "This dashboard asks for its token, which stands in the terminal where it was started."
+)
 
 
 def _read_host(environ: dict[str, Any]) -> str:
@@ -167,13 +204,24 @@ def _is_same_site(environ: dict[str, Any]) -> bool:
 
 def _add_security_headers(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The headers with ours."""
-    policy = next((value for name, value in headers if name.lower() == "content-security-policy"), _CONTENT_POLICY)
+    policy = next(
+        (value for name, value in headers if name.lower() == "content-security-policy"),
+        _CONTENT_POLICY,
+    )
     kept = [(name, value) for name, value in headers if name.lower() != "content-security-policy"]
-    return [*kept, ("Content-Security-Policy", f"{policy.rstrip('; ')}; frame-ancestors 'none'"), *_SECURITY_HEADERS]
+    return [
+        *kept,
+        ("Content-Security-Policy", f"{policy.rstrip('; ')}; frame-ancestors 'none'"),
+        *_SECURITY_HEADERS,
+    ]
 
 
 def _render_page(text: str, *, head: str = "", form: bool = False) -> str:
-    asked = '<form><input name="token" type="password" aria-label="token" autofocus> <button>Enter</button></form>' if form else ""
+    asked = (
+        '<form><input name="token" type="password" aria-label="token" autofocus> <button>Enter</button></form>'
+        if form
+        else ""
+    )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">{head}'
         f"<title>synaptune</title><style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui;margin:4rem auto;max-width:32rem;"

@@ -21,7 +21,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from synaptune.core.errors import UserError
 from synaptune.report.dashboard.study_status import read_origins
-from synaptune.study.database.connection import add_driver, close_storage, get_sqlite_path, open_storage, redact_url
+from synaptune.study.database.connection import (
+    add_driver,
+    close_storage,
+    get_sqlite_path,
+    open_storage,
+    redact_url,
+)
 from synaptune.study.database.errors import as_user_errors
 
 MAX_DATABASES = 10_000  # databases; a browser's integers hold the product
@@ -54,7 +60,9 @@ class MergedStorage(BaseStorage):
     databases: called for URL and folder of each, so that a study that begins later is seen too.
     """
 
-    def __init__(self, databases: Callable[[], Sequence[tuple[str, Path | None]]], *, write: bool = False) -> None:
+    def __init__(
+        self, databases: Callable[[], Sequence[tuple[str, Path | None]]], *, write: bool = False
+    ) -> None:
         self._databases, self._write = databases, write
         self._lock = threading.RLock()
         self._numbers: dict[str, int] = {}
@@ -79,7 +87,9 @@ class MergedStorage(BaseStorage):
         with self._lock:
             for url, folder in self._databases():
                 if url not in self._numbers:
-                    number = int.from_bytes(hashlib.sha256(url.encode()).digest()[:8]) % MAX_DATABASES
+                    number = (
+                        int.from_bytes(hashlib.sha256(url.encode()).digest()[:8]) % MAX_DATABASES
+                    )
                     while number in self._numbers.values():
                         number = (number + 1) % MAX_DATABASES
                     self._numbers[url] = number
@@ -99,7 +109,11 @@ class MergedStorage(BaseStorage):
             state, known = _read_file_state(url), self._open_databases.get(number)
             if known is not None and known.state == state:
                 return known.reader
-            identity = None if state is None else (state[:2], read_origins(url) if get_sqlite_path(url) else None)
+            identity = (
+                None
+                if state is None
+                else (state[:2], read_origins(url) if get_sqlite_path(url) else None)
+            )
             if known is not None and known.identity == identity:
                 self._open_databases[number] = known._replace(state=state)
                 return known.reader
@@ -110,7 +124,9 @@ class MergedStorage(BaseStorage):
                 raise KeyError(number)
             with as_user_errors(url):
                 storage = open_storage(add_driver(url), "join" if self._write else "read")
-            self._open_databases[number] = _OpenDatabase(state, identity, optuna.storages.get_storage(storage), storage)
+            self._open_databases[number] = _OpenDatabase(
+                state, identity, optuna.storages.get_storage(storage), storage
+            )
             return self._open_databases[number].reader
 
     def _locate(self, key: int) -> tuple[BaseStorage, int, int]:
@@ -129,7 +145,11 @@ class MergedStorage(BaseStorage):
             except (UserError, KeyError):
                 continue
             for study in studies:
-                name = study.study_name if study.study_name not in taken else f"{study.study_name} ({self._folders[number]})"
+                name = (
+                    study.study_name
+                    if study.study_name not in taken
+                    else f"{study.study_name} ({self._folders[number]})"
+                )
                 if name in taken:
                     name = f"{name} {study._study_id * MAX_DATABASES + number}"
                 taken.add(name)
@@ -187,10 +207,15 @@ class MergedStorage(BaseStorage):
         storage, inner, number = self._locate(trial_id)
         return self._renumber_trial(storage.get_trial(inner), number)
 
-    def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
         storage, inner, number = self._locate(study_id)
         trials = storage.get_all_trials(inner, deepcopy=False, states=states)
-        return [self._renumber_trial(copy.deepcopy(trial) if deepcopy else trial, number) for trial in trials]
+        return [
+            self._renumber_trial(copy.deepcopy(trial) if deepcopy else trial, number)
+            for trial in trials
+        ]
 
     # --- changing
 
@@ -220,19 +245,27 @@ class MergedStorage(BaseStorage):
         storage, inner = self._get_writable(trial_id)
         storage.set_trial_system_attr(inner, key, value)
 
-    def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
+    def create_new_study(
+        self, directions: Sequence[StudyDirection], study_name: str | None = None
+    ) -> int:
         raise ReadOnlyError("studies begin with a search, not here")
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         raise ReadOnlyError("trials come from a search, not from here")
 
-    def set_trial_param(self, trial_id: int, param_name: str, param_value_internal: float, distribution: Any) -> None:
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: Any
+    ) -> None:
         raise ReadOnlyError("a search alone writes values")
 
-    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+    def set_trial_state_values(
+        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
+    ) -> bool:
         raise ReadOnlyError("a search alone ends trials")
 
-    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+    def set_trial_intermediate_value(
+        self, trial_id: int, step: int, intermediate_value: float
+    ) -> None:
         raise ReadOnlyError("a search alone writes values")
 
     def remove_session(self) -> None:
@@ -270,4 +303,11 @@ def _read_file_state(url: str) -> tuple[Any, ...] | None:
         ahead = path.with_name(f"{path.name}-wal").stat()
     except OSError:
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, ahead.st_mtime_ns, ahead.st_size
+    return (
+        found.st_dev,
+        found.st_ino,
+        found.st_mtime_ns,
+        found.st_size,
+        ahead.st_mtime_ns,
+        ahead.st_size,
+    )

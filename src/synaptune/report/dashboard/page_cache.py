@@ -26,11 +26,18 @@ from synaptune.report.dashboard.study_status import StudyStatus
 from synaptune.study.reader import StudySnapshot, read_study
 
 REST_FACTOR = 8.0  # times the cost of a value
-REANALYSE_GROWTH = 1.1  # growth of a study after which its slow analyses are made again while it runs
+REANALYSE_GROWTH = (
+    1.1  # growth of a study after which its slow analyses are made again while it runs
+)
 RETRY_SECONDS = 5.0  # s until what failed is tried again
 MAX_STUDIES = 8  # studies held in memory
 READ_TIMEOUT = 30.0  # s
-_SLOW_FIELDS = ("effects", "effects_note", "importances", "hypotheses")  # fields of the evidence that the slow analyses fill
+_SLOW_FIELDS = (
+    "effects",
+    "effects_note",
+    "importances",
+    "hypotheses",
+)  # fields of the evidence that the slow analyses fill
 _SEPARATE_PAGES = ("trials",)  # sections that have a page of their own here
 _NICENESS = 5  # steps of priority
 T = TypeVar("T")
@@ -69,7 +76,9 @@ class BackgroundValue(Generic[T]):
         self._busy = False
         self._cost, self._finished_at = 0.0, float("-inf")
 
-    def get(self, version: str, make: Callable[[], Versioned[T]], timeout: float | None = READ_TIMEOUT) -> Versioned[T] | None:
+    def get(
+        self, version: str, make: Callable[[], Versioned[T]], timeout: float | None = READ_TIMEOUT
+    ) -> Versioned[T] | None:
         """The value for a version, or an earlier one while it rests; null when it takes longer than patience [s].
 
         make stamps its value itself: what it reads may be older than the version, and then it is called again after the rest.
@@ -78,7 +87,13 @@ class BackgroundValue(Generic[T]):
         with self._condition:
             rested = time.monotonic() - self._finished_at >= REST_FACTOR * self._cost
             stale = self._tried_version != version and (rested or self._value is None)
-            if not self._busy and (stale or (self._error is not None and time.monotonic() - self._finished_at >= RETRY_SECONDS)):
+            if not self._busy and (
+                stale
+                or (
+                    self._error is not None
+                    and time.monotonic() - self._finished_at >= RETRY_SECONDS
+                )
+            ):
                 self._busy = True
                 threading.Thread(target=self._run, args=(version, make), daemon=True).start()
             self._condition.wait_for(lambda: not self._busy, timeout)
@@ -104,7 +119,9 @@ class BackgroundValue(Generic[T]):
         fault: Exception | None = None
         try:
             made = make()
-        except Exception as error:  # whatever it was belongs to the page that asked, and must not end the server
+        except (
+            Exception
+        ) as error:  # whatever it was belongs to the page that asked, and must not end the server
             fault = error
             if not isinstance(error, UserError):
                 traceback.print_exception(error, file=sys.stderr)
@@ -150,19 +167,31 @@ class PageCache:
                 self._caches.popitem(last=False)
             return desk
 
-    def get_snapshot(self, entry: StudyEntry, study: StudyStatus, timeout: float = READ_TIMEOUT) -> Versioned[StudySnapshot] | None:
+    def get_snapshot(
+        self, entry: StudyEntry, study: StudyStatus, timeout: float = READ_TIMEOUT
+    ) -> Versioned[StudySnapshot] | None:
         """The study read whole; null when reading takes longer than patience [s]. Raises UserError."""
-        return self._get_cache(entry, study).record.get(study.version, lambda: _read_snapshot(entry, study), timeout)
+        return self._get_cache(entry, study).record.get(
+            study.version, lambda: _read_snapshot(entry, study), timeout
+        )
 
-    def get_parts(self, entry: StudyEntry, study: StudyStatus, timeout: float = READ_TIMEOUT) -> Versioned[list[PagePart]] | None:
+    def get_parts(
+        self, entry: StudyEntry, study: StudyStatus, timeout: float = READ_TIMEOUT
+    ) -> Versioned[list[PagePart]] | None:
         """The sections of the report; null when they take longer than patience [s]. Raises UserError, and what a section raised."""
         desk = self._get_cache(entry, study)
-        return desk.parts.get(self.get_version(entry, study), lambda: _make_parts(desk, entry, study), timeout)
+        return desk.parts.get(
+            self.get_version(entry, study), lambda: _make_parts(desk, entry, study), timeout
+        )
 
     def get_version(self, entry: StudyEntry, study: StudyStatus) -> str:
         """What `parts` depends on. It begins the slow analyses of a study that has ended since, once they have rested."""
         desk = self._get_cache(entry, study)
-        if desk.parts.latest is not None and desk.record.latest is not None and not study.is_running:
+        if (
+            desk.parts.latest is not None
+            and desk.record.latest is not None
+            and not study.is_running
+        ):
             _start_slow_analyses(desk, desk.record.latest, running=False)
         return _combine_versions(study.version, desk.slow.latest)
 
@@ -175,7 +204,10 @@ class PageCache:
         if known is not None and known.version == study.version:
             return known.value
         return gather_evidence(
-            read.value if read is not None and read.version == study.version else read_study(entry.url, entry.name), deep=False
+            read.value
+            if read is not None and read.version == study.version
+            else read_study(entry.url, entry.name),
+            deep=False,
         )
 
 
@@ -188,31 +220,45 @@ def _combine_versions(version: str, deep: Versioned[Evidence] | None) -> str:
     return version if deep is None else f"{version}+{deep.version}"
 
 
-def _make_parts(cache: _StudyCache, entry: StudyEntry, study: StudyStatus) -> Versioned[list[PagePart]]:
+def _make_parts(
+    cache: _StudyCache, entry: StudyEntry, study: StudyStatus
+) -> Versioned[list[PagePart]]:
     """The sections as the record that is kept tells them: while it rests, that is an earlier one than the study."""
     from synaptune.analysis.evidence import gather_evidence
     from synaptune.report.page import make_sections
 
     read = cache.record.get(study.version, lambda: _read_snapshot(entry, study), None)
     assert read is not None
-    quick = cache.evidence.get(read.version, lambda: Versioned(read.version, gather_evidence(read.value, deep=False)), None)
+    quick = cache.evidence.get(
+        read.version, lambda: Versioned(read.version, gather_evidence(read.value, deep=False)), None
+    )
     assert quick is not None
     deep, known = cache.slow.latest, cache.parts.latest
     version = _combine_versions(quick.version, deep)
     if known is not None and known.version == version:
         return known
     found = quick.value if deep is None else merge_slow_fields(quick.value, deep.value)
-    made = [PagePart(section.key, section.title, section.html) for section in make_sections(found) if section.key not in _SEPARATE_PAGES]
+    made = [
+        PagePart(section.key, section.title, section.html)
+        for section in make_sections(found)
+        if section.key not in _SEPARATE_PAGES
+    ]
     _start_slow_analyses(cache, read, running=study.is_running)
     return Versioned(version, made)
 
 
-def _start_slow_analyses(cache: _StudyCache, read: Versioned[StudySnapshot], *, running: bool) -> None:
+def _start_slow_analyses(
+    cache: _StudyCache, read: Versioned[StudySnapshot], *, running: bool
+) -> None:
     """Begin the slow analyses when the study has grown enough since they were made, or has grown and ended."""
     from synaptune.analysis.evidence import gather_evidence
 
     ended = sum(trial.state != "running" for trial in read.value.trials)
-    if cache.slow_ended > 0 and ended < REANALYSE_GROWTH * cache.slow_ended and (running or ended <= cache.slow_ended):
+    if (
+        cache.slow_ended > 0
+        and ended < REANALYSE_GROWTH * cache.slow_ended
+        and (running or ended <= cache.slow_ended)
+    ):
         return
 
     def make() -> Versioned[Evidence]:

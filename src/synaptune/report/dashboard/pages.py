@@ -24,10 +24,20 @@ def page_url(entry: StudyEntry, *rest: str) -> str:
 
 
 def render_page(
-    title: str, head: str, parts: Sequence[PagePart], *, live: str | None = None, version: str = "", contents: bool = False
+    title: str,
+    head: str,
+    parts: Sequence[PagePart],
+    *,
+    live: str | None = None,
+    version: str = "",
+    contents: bool = False,
 ) -> str:
     """A page; live: the address it asks for what changed; contents: whether it lists its parts."""
-    listed = "".join(f'<li><a href="#{part.key}">{escape(part.title)}</a></li>' for part in parts) if contents else ""
+    listed = (
+        "".join(f'<li><a href="#{part.key}">{escape(part.title)}</a></li>' for part in parts)
+        if contents
+        else ""
+    )
     toc = f'<nav class="toc" aria-label="Contents"><ol>{listed}</ol></nav>' if contents else ""
     polled = f' data-live="{escape(live)}" data-version="{escape(version)}"' if live else ""
     body = "\n".join(map(render_part, parts))
@@ -55,7 +65,10 @@ def render_content(part: PagePart) -> str:
 def render_breadcrumbs(*steps: tuple[str, str | None]) -> str:
     """The way to a page: text and address of each step, the last one without."""
     listed = "".join(
-        f'<li><a href="{escape(link)}">{escape(text)}</a></li>' if link else f"<li>{escape(text)}</li>" for text, link in steps
+        f'<li><a href="{escape(link)}">{escape(text)}</a></li>'
+        if link
+        else f"<li>{escape(text)}</li>"
+        for text, link in steps
     )
     return f'<nav class="crumbs" aria-label="Way here"><ol>{listed}</ol></nav>'
 
@@ -85,7 +98,11 @@ def render_study_head(entry: StudyEntry, study: StudyStatus, here: str) -> str:
 def render_status(study: StudyStatus, *, live: str) -> str:
     """The line that says where a study stands; live: the address it is refreshed from."""
     how_far = count_progress(study)
-    bar = f'<progress value="{how_far[0]}" max="{how_far[1]}" aria-hidden="true"></progress>' if how_far is not None else ""
+    bar = (
+        f'<progress value="{how_far[0]}" max="{how_far[1]}" aria-hidden="true"></progress>'
+        if how_far is not None
+        else ""
+    )
     kind = "running" if study.is_running else "ended"
     text = f"<span>{escape(describe_status(study))}</span>"
     return f'<p class="status {kind}" role="status" data-status="{escape(live)}">{text}{bar}<small></small></p>'
@@ -105,7 +122,11 @@ def describe_status(study: StudyStatus) -> str:
     if phase is None:
         return "no trial has begun"
     words = [describe_state(study)]
-    counted = f"{phase.ended_count} of {study.budget}" if study.budget and study.search_phase == phase else f"{phase.ended_count} ended"
+    counted = (
+        f"{phase.ended_count} of {study.budget}"
+        if study.budget and study.search_phase == phase
+        else f"{phase.ended_count} ended"
+    )
     words.append(f"{phase.name}, {counted}")
     best = study.search_phase
     if best is not None and best.best is not None:
@@ -123,22 +144,48 @@ def describe_state(study: StudyStatus) -> str:
         return "running"
     open_ = study.trial_count - study.ended_count
     alive = study.holder is not None and not study.holder.has_ended()
-    return f"{'silent' if alive else 'ended'}, {open_} trial{'s' if open_ > 1 else ''} open" if open_ else "ended"
+    return (
+        f"{'silent' if alive else 'ended'}, {open_} trial{'s' if open_ > 1 else ''} open"
+        if open_
+        else "ended"
+    )
 
 
-def render_studies(found: Iterable[tuple[StudyEntry, StudyStatus]], faults: Sequence[UnreadableDatabase]) -> list[PagePart]:
+def render_studies(
+    found: Iterable[tuple[StudyEntry, StudyStatus]], faults: Sequence[UnreadableDatabase]
+) -> list[PagePart]:
     """The study browser."""
     newest = datetime.min.replace(tzinfo=UTC)
-    listed = sorted(found, key=lambda pair: (pair[1].is_running, pair[1].latest_event or newest), reverse=True)
+    listed = sorted(
+        found, key=lambda pair: (pair[1].is_running, pair[1].latest_event or newest), reverse=True
+    )
     rows = "".join(_render_study_row(place, glance) for place, glance in listed)
-    heads = ("study", "state", "phase", "evaluations", "best", "failed", "optimizer", "last sign", "began")
+    heads = (
+        "study",
+        "state",
+        "phase",
+        "evaluations",
+        "best",
+        "failed",
+        "optimizer",
+        "last sign",
+        "began",
+    )
     numbers = ("evaluations", "best", "failed")
-    cells = "".join(f'<th scope="col"{_number_class(head in numbers)}>{head}</th>' for head in heads)
-    table = _wrap_scroll("Studies", f'<table id="studies-table"><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>')
+    cells = "".join(
+        f'<th scope="col"{_number_class(head in numbers)}>{head}</th>' for head in heads
+    )
+    table = _wrap_scroll(
+        "Studies",
+        f'<table id="studies-table"><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>',
+    )
     empty = "<p>No study has begun here. <code>make sweep-phase1</code> begins one.</p>"
     parts = [PagePart("studies", "", table if listed else empty)]
     if faults:
-        said = "".join(f"<li><strong>{escape(fault.where)}</strong><pre>{escape(fault.reason)}</pre></li>" for fault in faults)
+        said = "".join(
+            f"<li><strong>{escape(fault.where)}</strong><pre>{escape(fault.reason)}</pre></li>"
+            for fault in faults
+        )
         parts.append(PagePart("unreadable", "Databases that could not be read", f"<ul>{said}</ul>"))
     return parts
 
@@ -160,7 +207,10 @@ def _render_study_row(entry: StudyEntry, study: StudyStatus) -> str:
 
 def render_listing(rows: Iterable[tuple[str, str]], label: str) -> str:
     """Names beside values that are HTML already."""
-    made = "".join(f'<tr><th scope="row">{_insert_breaks(name)}</th><td class="fact">{text}</td></tr>' for name, text in rows)
+    made = "".join(
+        f'<tr><th scope="row">{_insert_breaks(name)}</th><td class="fact">{text}</td></tr>'
+        for name, text in rows
+    )
     return _wrap_scroll(label, f'<table class="facts"><tbody>{made}</tbody></table>')
 
 
@@ -170,7 +220,9 @@ def _insert_breaks(name: str) -> str:
 
 
 def _wrap_scroll(label: str, table: str) -> str:
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
+    )
 
 
 def _number_class(numeric: bool) -> str:
@@ -184,14 +236,24 @@ def make_message(title: str, text: str) -> list[PagePart]:
 
 def make_waiting() -> list[PagePart]:
     """Before the first sections are there."""
-    return [PagePart("waiting", "", '<p class="note">The figures are being drawn; they appear here.</p>')]
+    return [
+        PagePart(
+            "waiting", "", '<p class="note">The figures are being drawn; they appear here.</p>'
+        )
+    ]
 
 
 def render_value(value: Any) -> str:
     """A value for people, escaped: five digits of a number, everything of anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "" if value is None else escape(str(value))
-    return str(value) if isinstance(value, int) else f"{value:.5g}" if math.isfinite(value) else escape(str(value))
+    return (
+        str(value)
+        if isinstance(value, int)
+        else f"{value:.5g}"
+        if math.isfinite(value)
+        else escape(str(value))
+    )
 
 
 def format_age(when: datetime | None) -> str:
@@ -208,4 +270,8 @@ def format_age(when: datetime | None) -> str:
 
 def format_time(when: datetime | None) -> str:
     """A time, for people and machines."""
-    return "" if when is None else f'<time datetime="{when.isoformat(timespec="seconds")}">{when:%Y-%m-%d %H:%M} UTC</time>'
+    return (
+        ""
+        if when is None
+        else f'<time datetime="{when.isoformat(timespec="seconds")}">{when:%Y-%m-%d %H:%M} UTC</time>'
+    )

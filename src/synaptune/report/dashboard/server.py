@@ -38,7 +38,10 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.server_name, self.server_port = (
+            str(self.server_address[0]),
+            int(self.server_address[1]),
+        )
         self.setup_environ()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -54,7 +57,11 @@ class _ServerIPv6(_Server):
 def listen(host: str, port: int) -> WSGIServer:
     """A server that has its port but no application yet; port 0 takes any free one. Raises UserError."""
     if not 0 <= port <= 65535:
-        raise user_error(got=f"--port {port}", expected="a number from 0 to 65535", do="correct it; 0 takes any free port")
+        raise user_error(
+            got=f"--port {port}",
+            expected="a number from 0 to 65535",
+            do="correct it; 0 takes any free port",
+        )
     try:
         return (_ServerIPv6 if _is_ipv6(host) else _Server)((host.strip("[]"), port), _Handler)
     except OSError as error:
@@ -63,11 +70,15 @@ def listen(host: str, port: int) -> WSGIServer:
 
 def server_url(server: WSGIServer, host: str) -> str:
     """Where a browser finds it."""
-    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host.strip("[]"), host)
+    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(
+        host.strip("[]"), host
+    )
     return f"http://{f'[{shown}]' if ':' in shown and not shown.startswith('[') else shown}:{server.server_port}/"
 
 
-def serve(server: WSGIServer, app: App, access: AccessControl, *, on_ready: Callable[[], None]) -> None:
+def serve(
+    server: WSGIServer, app: App, access: AccessControl, *, on_ready: Callable[[], None]
+) -> None:
     """Answer until Ctrl-C; ready: called when the first request may come."""
     server.set_app(access.protect(app))
     try:
@@ -89,10 +100,18 @@ def _is_ipv6(host: str) -> bool:
 def _explain_error(error: OSError, host: str, port: int) -> Exception:
     if error.errno == errno.EADDRINUSE:
         return user_error(
-            got=f"port {port}, which another program uses", expected="a free port", do="give --port 0 for any, or another number"
+            got=f"port {port}, which another program uses",
+            expected="a free port",
+            do="give --port 0 for any, or another number",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return user_error(got=f"port {port}, which needs more rights", expected="a port above 1023", do="give --port 8080")
+        return user_error(
+            got=f"port {port}, which needs more rights",
+            expected="a port above 1023",
+            do="give --port 8080",
+        )
     return user_error(
-        got=f"--host {host}: {error.strerror or error}", expected="an address of this machine", do="give 127.0.0.1, or 0.0.0.0 with --token"
+        got=f"--host {host}: {error.strerror or error}",
+        expected="an address of this machine",
+        do="give 127.0.0.1, or 0.0.0.0 with --token",
     )

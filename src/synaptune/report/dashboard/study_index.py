@@ -44,11 +44,20 @@ class UnreadableDatabase:
 class StudyIndex:
     """Finds studies; a key names one in an address, and is only ever looked up here, never made into a path."""
 
-    def __init__(self, root: Path | None, urls: Sequence[str] = (), folders: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, root: Path | None, urls: Sequence[str] = (), folders: Sequence[Path] = ()
+    ) -> None:
         """root: its subfolders with a study.db; urls: databases with any number of studies; folders: further folders of one study."""
-        self._root, self._urls, self._folders = root, tuple(map(_normalise_url, urls)), tuple(folders)
+        self._root, self._urls, self._folders = (
+            root,
+            tuple(map(_normalise_url, urls)),
+            tuple(folders),
+        )
         self._lock = threading.Lock()
-        self._listing: tuple[list[tuple[StudyEntry, StudyStatus]], list[UnreadableDatabase]] = ([], [])
+        self._listing: tuple[list[tuple[StudyEntry, StudyStatus]], list[UnreadableDatabase]] = (
+            [],
+            [],
+        )
         self._listed_at = float("-inf")
 
     @property
@@ -68,7 +77,9 @@ class StudyIndex:
         """The study of a key; null when there is none."""
         with self._lock:
             known = next((place for place, _ in self._listing[0] if place.key == key), None)
-        return known or next((place for place, _ in self.list_studies()[0] if place.key == key), None)
+        return known or next(
+            (place for place, _ in self.list_studies()[0] if place.key == key), None
+        )
 
     def list_databases(self) -> list[tuple[str, Path | None]]:
         """URL and folder of every database, those named on the command line first."""

@@ -73,17 +73,29 @@ class StudyStatus:
     @property
     def origin(self) -> int:
         """Start of its first trial [µs since 1970]: tells a study from an earlier one of its name; 0 before there is a trial."""
-        return 0 if self.started_at is None else (self.started_at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        return (
+            0
+            if self.started_at is None
+            else (self.started_at - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+        )
 
     @property
     def is_running(self) -> bool:
         """Whether a process said lately that it holds the study, and is not known to have ended."""
-        return self.holder is not None and not self.holder.has_ended() and self.silence <= MAX_MISSED_HEARTBEATS * STUDY_HEARTBEAT_INTERVAL
+        return (
+            self.holder is not None
+            and not self.holder.has_ended()
+            and self.silence <= MAX_MISSED_HEARTBEATS * STUDY_HEARTBEAT_INTERVAL
+        )
 
     @property
     def silence(self) -> float:
         """Seconds since the last sign of life; infinite where there never was one."""
-        return float("inf") if self.holder is None else (datetime.now(UTC) - self.holder.last_seen).total_seconds()
+        return (
+            float("inf")
+            if self.holder is None
+            else (datetime.now(UTC) - self.holder.last_seen).total_seconds()
+        )
 
     @property
     def search_phase(self) -> PhaseStatus | None:
@@ -106,7 +118,11 @@ def connect(url: str) -> Iterator[Any]:
     with as_user_errors(url):
         path = get_sqlite_path(url)
         if path is not None and not path.exists():  # SQLite would make an empty one
-            raise user_error(got=f"no study database {path}", expected="a study that has begun", do="check its name")
+            raise user_error(
+                got=f"no study database {path}",
+                expected="a study that has begun",
+                do="check its name",
+            )
         options = get_engine_options(url) | {"poolclass": sqlalchemy.pool.NullPool}
         options.pop("pool_pre_ping", None)
         engine = sqlalchemy.create_engine(url, **options)
@@ -123,8 +139,14 @@ def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
     from sqlalchemy import func, select
 
     with connect(url) as connection:
-        chosen = select(models.StudyModel.study_id, models.StudyModel.study_name, models.StudyDirectionModel.direction)
-        chosen = chosen.join(models.StudyDirectionModel).where(models.StudyDirectionModel.objective == 0)
+        chosen = select(
+            models.StudyModel.study_id,
+            models.StudyModel.study_name,
+            models.StudyDirectionModel.direction,
+        )
+        chosen = chosen.join(models.StudyDirectionModel).where(
+            models.StudyDirectionModel.objective == 0
+        )
         if name is not None:
             chosen = chosen.where(models.StudyModel.study_name == name)
         heads = connection.execute(chosen.order_by(models.StudyModel.study_id)).all()
@@ -140,12 +162,27 @@ def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
         )  # fmt: skip
         note = models.StudyUserAttributeModel
         kept = (schema.HOLDER, schema.ENGINE, schema.CONFIGURATION, schema.VERSION_KEY)
-        texts = _group_by_study(connection.execute(select(note.study_id, note.key, note.value_json).where(note.key.in_(kept))))
-        lengths = select(note.study_id, func.sum(func.length(note.value_json))).where(note.key != schema.HOLDER).group_by(note.study_id)
+        texts = _group_by_study(
+            connection.execute(
+                select(note.study_id, note.key, note.value_json).where(note.key.in_(kept))
+            )
+        )
+        lengths = (
+            select(note.study_id, func.sum(func.length(note.value_json)))
+            .where(note.key != schema.HOLDER)
+            .group_by(note.study_id)
+        )
         noted = dict(map(tuple, connection.execute(lengths)))
         phases = _group_by_study(_read_phases(connection, wanted))
     return [
-        _make_status(study, direction.name, states.get(key, []), texts.get(key, []), noted=noted.get(key, 0), phases=phases.get(key, []))
+        _make_status(
+            study,
+            direction.name,
+            states.get(key, []),
+            texts.get(key, []),
+            noted=noted.get(key, 0),
+            phases=phases.get(key, []),
+        )
         for key, study, direction in heads
     ]
 
@@ -157,7 +194,11 @@ def read_origins(url: str) -> tuple[tuple[int, Any], ...]:
 
     trial = models.TrialModel.__table__.c
     with connect(url) as connection:
-        query = select(trial.study_id, func.min(trial.datetime_start)).group_by(trial.study_id).order_by(trial.study_id)
+        query = (
+            select(trial.study_id, func.min(trial.datetime_start))
+            .group_by(trial.study_id)
+            .order_by(trial.study_id)
+        )
         return tuple((study, began) for study, began in connection.execute(query))
 
 
@@ -167,15 +208,31 @@ def _read_phases(connection: Any, studies: list[int]) -> list[tuple[Any, ...]]:
     from optuna.trial import TrialState
     from sqlalchemy import and_, case, func, select
 
-    trial, attribute, value = models.TrialModel, models.TrialUserAttributeModel, models.TrialValueModel
+    trial, attribute, value = (
+        models.TrialModel,
+        models.TrialUserAttributeModel,
+        models.TrialValueModel,
+    )
     over = case((trial.state.in_([TrialState.RUNNING, TrialState.WAITING]), 0), else_=1)
     objective = case((trial.state == TrialState.COMPLETE, value.value), else_=None)
     query = select(
-        trial.study_id, attribute.value_json, func.count(), func.sum(over), func.max(trial.number), func.min(objective), func.max(objective)
+        trial.study_id,
+        attribute.value_json,
+        func.count(),
+        func.sum(over),
+        func.max(trial.number),
+        func.min(objective),
+        func.max(objective),
     )
-    query = query.select_from(trial).outerjoin(attribute, and_(attribute.trial_id == trial.trial_id, attribute.key == schema.PHASE))
+    query = query.select_from(trial).outerjoin(
+        attribute, and_(attribute.trial_id == trial.trial_id, attribute.key == schema.PHASE)
+    )
     query = query.outerjoin(value, and_(value.trial_id == trial.trial_id, value.objective == 0))
-    return list(connection.execute(query.where(trial.study_id.in_(studies)).group_by(trial.study_id, attribute.value_json)))
+    return list(
+        connection.execute(
+            query.where(trial.study_id.in_(studies)).group_by(trial.study_id, attribute.value_json)
+        )
+    )
 
 
 def _group_by_study(rows: Any) -> dict[int, list[Any]]:
@@ -185,11 +242,16 @@ def _group_by_study(rows: Any) -> dict[int, list[Any]]:
     return grouped
 
 
-def _make_status(name: str, direction: str, states: list[Any], texts: list[Any], *, noted: int, phases: list[Any]) -> StudyStatus:
+def _make_status(
+    name: str, direction: str, states: list[Any], texts: list[Any], *, noted: int, phases: list[Any]
+) -> StudyStatus:
     notes = {key: json.loads(text) for key, text in texts}
     ours = schema.CONFIGURATION in notes
     configuration = notes.get(schema.CONFIGURATION)
-    if not isinstance(configuration, dict) or notes.get(schema.VERSION_KEY, schema.SCHEMA_VERSION) != schema.SCHEMA_VERSION:
+    if (
+        not isinstance(configuration, dict)
+        or notes.get(schema.VERSION_KEY, schema.SCHEMA_VERSION) != schema.SCHEMA_VERSION
+    ):
         # Another program's study may have notes and attributes of the same names, which mean something else there.
         notes, configuration, phases = {}, {}, [(None, *rest) for _, *rest in phases]
     engine = _parse_or_none(lambda: Engine(**notes[schema.ENGINE]))
@@ -217,14 +279,26 @@ def _merge_phases(rows: Sequence[Sequence[Any]], maximize: bool) -> tuple[PhaseS
     """The phases by their last trials, from rows as `_read_phases` gives them; trials without a phase are of the search."""
     named: dict[str, list[PhaseStatus]] = {}
     for text, count, ended, last, least, most in rows:
-        phase = PhaseStatus(str(json.loads(text)) if text else SEARCH, count, int(ended or 0), last, most if maximize else least)
+        phase = PhaseStatus(
+            str(json.loads(text)) if text else SEARCH,
+            count,
+            int(ended or 0),
+            last,
+            most if maximize else least,
+        )
         named.setdefault(phase.name, []).append(phase)
     merged = []
     for name, parts in named.items():
         bests = [phase.best for phase in parts if phase.best is not None]
         best = (max if maximize else min)(bests, default=None)
         merged.append(
-            PhaseStatus(name, sum(p.trial_count for p in parts), sum(p.ended_count for p in parts), max(p.last_number for p in parts), best)
+            PhaseStatus(
+                name,
+                sum(p.trial_count for p in parts),
+                sum(p.ended_count for p in parts),
+                max(p.last_number for p in parts),
+                best,
+            )
         )
     return tuple(sorted(merged, key=lambda phase: phase.last_number))
 

@@ -12,7 +12,13 @@ from urllib.parse import urlencode
 
 from synaptune.core.text import format_duration
 from synaptune.report.dashboard.page_cache import PagePart
-from synaptune.report.dashboard.pages import format_age, format_time, page_url, render_listing, render_value
+from synaptune.report.dashboard.pages import (
+    format_age,
+    format_time,
+    page_url,
+    render_listing,
+    render_value,
+)
 from synaptune.report.dashboard.study_index import StudyEntry
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
@@ -62,12 +68,23 @@ class TrialsView:
 
 def select_trials(snapshot: StudySnapshot, view: TrialsView) -> list[Trial]:
     """The trials of a view in its order; those without the value that it sorts by are last either way."""
-    trials = [trial for trial in snapshot.trials if view.phase in ("", trial.facts.get(schema.PHASE)) and view.state in ("", trial.state)]
-    valued = [(value, trial) for trial in trials if (value := _get_value(trial, view.sort)) is not None]
-    numeric = [pair for pair in valued if isinstance(pair[0], int | float) and not math.isnan(pair[0])]
+    trials = [
+        trial
+        for trial in snapshot.trials
+        if view.phase in ("", trial.facts.get(schema.PHASE)) and view.state in ("", trial.state)
+    ]
+    valued = [
+        (value, trial) for trial in trials if (value := _get_value(trial, view.sort)) is not None
+    ]
+    numeric = [
+        pair for pair in valued if isinstance(pair[0], int | float) and not math.isnan(pair[0])
+    ]
     textual = [pair for pair in valued if not isinstance(pair[0], int | float)]
     ordered: list[Trial] = []
-    for pairs, key in ((numeric, lambda pair: (pair[0], pair[1].number)), (textual, lambda pair: (str(pair[0]), pair[1].number))):
+    for pairs, key in (
+        (numeric, lambda pair: (pair[0], pair[1].number)),
+        (textual, lambda pair: (str(pair[0]), pair[1].number)),
+    ):
         ordered += [trial for _, trial in sorted(pairs, key=key, reverse=view.descending)]
     placed = {trial.number for trial in ordered}
     return ordered + [trial for trial in trials if trial.number not in placed]
@@ -75,7 +92,11 @@ def select_trials(snapshot: StudySnapshot, view: TrialsView) -> list[Trial]:
 
 def _get_value(trial: Trial, name: str) -> Any:
     if name in ("number", "state", "objective"):
-        return getattr(trial, name) if name != "objective" or trial.state != "pruned" else trial.estimate
+        return (
+            getattr(trial, name)
+            if name != "objective" or trial.state != "pruned"
+            else trial.estimate
+        )
     return trial.values[name] if name in trial.values else trial.facts.get(name)
 
 
@@ -85,17 +106,28 @@ def render_trials(entry: StudyEntry, snapshot: StudySnapshot, view: TrialsView) 
     pages = max(1, math.ceil(len(trials) / PAGE_SIZE))
     view = replace(view, page=min(view.page, pages))
     shown = trials[(view.page - 1) * PAGE_SIZE : view.page * PAGE_SIZE]
-    names = list(dict.fromkeys(name for trial in snapshot.search_trials[:1] or shown for name in trial.values))
+    names = list(
+        dict.fromkeys(
+            name for trial in snapshot.search_trials[:1] or shown for name in trial.values
+        )
+    )
     columns = [*_FIXED_COLUMNS, *names]
     head = "".join(_render_head(entry, column, view) for column in columns)
     rows = "".join(_render_row(entry, trial, columns) for trial in shown)
-    count = f"{len(trials)} of {len(snapshot.trials)} trials" if len(trials) != len(snapshot.trials) else f"{len(trials)} trials"
+    count = (
+        f"{len(trials)} of {len(snapshot.trials)} trials"
+        if len(trials) != len(snapshot.trials)
+        else f"{len(trials)} trials"
+    )
     turn = _render_pager(entry, view, pages)
     body = (
         f'<div class="scroll tall" tabindex="0" role="region" aria-label="Trials"><table id="trials-table"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
-    return [PagePart("choose", "", _render_form(entry, snapshot, view)), PagePart("trials", "", f'<p class="note">{count}{turn}</p>{body}')]
+    return [
+        PagePart("choose", "", _render_form(entry, snapshot, view)),
+        PagePart("trials", "", f'<p class="note">{count}{turn}</p>{body}'),
+    ]
 
 
 def _render_form(entry: StudyEntry, snapshot: StudySnapshot, view: TrialsView) -> str:
@@ -103,7 +135,8 @@ def _render_form(entry: StudyEntry, snapshot: StudySnapshot, view: TrialsView) -
 
     def options(entries: Sequence[str], now: str) -> str:
         return "".join(
-            f'<option value="{escape(entry)}"{" selected" if entry == now else ""}>{escape(entry or "all")}</option>' for entry in entries
+            f'<option value="{escape(entry)}"{" selected" if entry == now else ""}>{escape(entry or "all")}</option>'
+            for entry in entries
         )
 
     def select(label: str, name: str, entries: Sequence[str], now: str) -> str:
@@ -111,15 +144,22 @@ def _render_form(entry: StudyEntry, snapshot: StudySnapshot, view: TrialsView) -
 
     order = "desc" if view.descending else "asc"
     kept = "".join(
-        f'<input type="hidden" name="{name}" value="{escape(value)}">' for name, value in (("sort", view.sort), ("order", order))
+        f'<input type="hidden" name="{name}" value="{escape(value)}">'
+        for name, value in (("sort", view.sort), ("order", order))
     )
-    fields = select("Phase", "phase", list(phases), view.phase) + select("State", "state", STATES, view.state)
+    fields = select("Phase", "phase", list(phases), view.phase) + select(
+        "State", "state", STATES, view.state
+    )
     return f'<form class="choose" action="{page_url(entry, "trials")}">{fields}{kept}<button class="tool">Show</button></form>'
 
 
 def _render_head(entry: StudyEntry, column: str, view: TrialsView) -> str:
     now = view.sort == column
-    link = view.to_query(sort=column, descending=not view.descending if now else column in ("number", "seconds"), page=1)
+    link = view.to_query(
+        sort=column,
+        descending=not view.descending if now else column in ("number", "seconds"),
+        page=1,
+    )
     order = f' aria-sort="{"descending" if view.descending else "ascending"}"' if now else ""
     arrow = (" ↓" if view.descending else " ↑") if now else ""
     kind = "" if column in _TEXT_COLUMNS else ' class="number"'
@@ -129,11 +169,17 @@ def _render_head(entry: StudyEntry, column: str, view: TrialsView) -> str:
 
 
 def _render_row(entry: StudyEntry, trial: Trial, columns: Sequence[str]) -> str:
-    cells = [f'<th scope="row" class="number"><a href="{page_url(entry, "trial", str(trial.number))}">{trial.number}</a></th>']
+    cells = [
+        f'<th scope="row" class="number"><a href="{page_url(entry, "trial", str(trial.number))}">{trial.number}</a></th>'
+    ]
     for column in columns[1:]:
         value = _get_value(trial, column)
         kind = "" if column in _TEXT_COLUMNS else ' class="number"'
-        text = f'<span class="state {trial.state}">{trial.state}</span>' if column == "state" else render_value(value)
+        text = (
+            f'<span class="state {trial.state}">{trial.state}</span>'
+            if column == "state"
+            else render_value(value)
+        )
         if column == "objective" and trial.state == "pruned" and value is not None:
             text = f'<span title="estimated: the trial was pruned">~{text}</span>'
         cells.append(f"<td{kind}>{text}</td>")
@@ -146,7 +192,11 @@ def _render_pager(entry: StudyEntry, view: TrialsView, pages: int) -> str:
 
     def turn(page: int, text: str) -> str:
         there = 1 <= page <= pages
-        return f' <a class="tool" href="{page_url(entry, "trials")}?{escape(view.to_query(page=page))}">{text}</a>' if there else ""
+        return (
+            f' <a class="tool" href="{page_url(entry, "trials")}?{escape(view.to_query(page=page))}">{text}</a>'
+            if there
+            else ""
+        )
 
     first = turn(1, "first") if view.page > 2 else ""
     return f" · page {view.page} of {pages}{first}{turn(view.page - 1, 'previous')}{turn(view.page + 1, 'next')}"
@@ -155,11 +205,15 @@ def _render_pager(entry: StudyEntry, view: TrialsView, pages: int) -> str:
 def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> list[PagePart]:
     """Everything that is known of a trial."""
     space = snapshot.spaces.get(trial.facts.get(schema.PHASE, ""))
-    ranges = {dimension.name: dimension for dimension in space.dimensions} if space is not None else {}
+    ranges = (
+        {dimension.name: dimension for dimension in space.dimensions} if space is not None else {}
+    )
     parts = [PagePart("result", "Result", render_listing(_list_result(snapshot, trial), "Result"))]
     if trial.reason:
         trace = trial.facts.get(schema.TRACEBACK)
-        text = f'<p class="headline bad">{escape(str(trial.reason))}</p>' + (f"<pre>{escape(str(trace))}</pre>" if trace else "")
+        text = f'<p class="headline bad">{escape(str(trial.reason))}</p>' + (
+            f"<pre>{escape(str(trace))}</pre>" if trace else ""
+        )
         parts.append(PagePart("failure", "Why it failed", text))
     curve = snapshot.curves.get(trial.number, {})
     if len(curve) > 1:
@@ -175,14 +229,21 @@ def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> li
             rows.append((name, render_value(value) + near))
         parts.append(PagePart("values", "Parameters", render_listing(rows, "Parameters")))
     hidden = {schema.REASON, schema.TRACEBACK, schema.PHASE, schema.SECONDS, schema.ATTEMPTS}
-    facts = [(name, _format_fact(value)) for name, value in sorted(trial.facts.items()) if name not in hidden]
+    facts = [
+        (name, _format_fact(value))
+        for name, value in sorted(trial.facts.items())
+        if name not in hidden
+    ]
     parts.append(PagePart("facts", "Everything else", render_listing(facts, "Facts")))
     return parts
 
 
 def _list_result(snapshot: StudySnapshot, trial: Trial) -> list[tuple[str, str]]:
     began, ended = snapshot.start_times.get(trial.number), snapshot.end_times.get(trial.number)
-    rows = [("state", f'<span class="state {trial.state}">{trial.state}</span>'), ("phase", escape(str(trial.facts.get(schema.PHASE, ""))))]
+    rows = [
+        ("state", f'<span class="state {trial.state}">{trial.state}</span>'),
+        ("phase", escape(str(trial.facts.get(schema.PHASE, "")))),
+    ]
     rows.append(("place in its phase", str(trial.index)))
     if trial.objective is not None:
         rows.append(("objective", render_value(trial.objective)))
@@ -191,15 +252,23 @@ def _list_result(snapshot: StudySnapshot, trial: Trial) -> list[tuple[str, str]]
     if schema.SECONDS in trial.facts:
         rows.append(("took", escape(format_duration(float(trial.facts[schema.SECONDS])))))
     rows += [("began", f"{format_time(began)} ({format_age(began)})")] if began is not None else []
-    rows += [("ended", format_time(ended))] if ended is not None and trial.state != "running" else []
+    rows += (
+        [("ended", format_time(ended))] if ended is not None and trial.state != "running" else []
+    )
     attempts = trial.facts.get(schema.ATTEMPTS, [])
     if attempts:
-        rows.append(("attempts given up", "".join(f"<p>{escape(str(reason))}</p>" for reason in attempts)))
+        rows.append(
+            ("attempts given up", "".join(f"<p>{escape(str(reason))}</p>" for reason in attempts))
+        )
     return rows
 
 
 def _format_fact(value: Any) -> str:
-    return f"<code>{escape(json.dumps(value))}</code>" if isinstance(value, dict | list) else render_value(value)
+    return (
+        f"<code>{escape(json.dumps(value))}</code>"
+        if isinstance(value, dict | list)
+        else render_value(value)
+    )
 
 
 def render_curve(curve: Mapping[int, float]) -> str:
@@ -214,11 +283,18 @@ def render_curve(curve: Mapping[int, float]) -> str:
 
     floor, right = height - low, width - 12
     spots = [
-        (left + (right - left) * (step - steps[0]) / (steps[-1] - steps[0]), 12 + (floor - 12) * (1 - (value - bottom) / span))
+        (
+            left + (right - left) * (step - steps[0]) / (steps[-1] - steps[0]),
+            12 + (floor - 12) * (1 - (value - bottom) / span),
+        )
         for step, value in points
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
-    dots = "".join(f'<circle r="2.5" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in spots) if len(spots) <= _MAX_DOTS else ""
+    dots = (
+        "".join(f'<circle r="2.5" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in spots)
+        if len(spots) <= _MAX_DOTS
+        else ""
+    )
     labels = "".join(
         f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>'
         for x, y, anchor, text in (

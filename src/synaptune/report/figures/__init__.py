@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 
 from synaptune.analysis.results import Evidence
 from synaptune.core.errors import find_nearest, user_error
-from synaptune.report.figures import cost, importance, inspection, profiles, search, space, validation
+from synaptune.report.figures import (
+    cost,
+    importance,
+    inspection,
+    profiles,
+    search,
+    space,
+    validation,
+)
 from synaptune.report.figures.theme import (
     DARK,
     LIGHT,
@@ -30,10 +38,10 @@ __all__ = [
     "LIGHT",
     "Figure",
     "Palette",
-    "make_css",
     "draw_figure",
     "draw_figures",
     "draw_png",
+    "make_css",
     "make_svg_file",
     "make_variables",
 ]
@@ -70,13 +78,17 @@ def draw_figures(evidence: Evidence) -> Iterator[Figure]:
             yield found
 
 
-def draw_png(figure_key: str, evidence: Evidence, *, dark: bool = False, width_px: int = 1200) -> bytes:
+def draw_png(
+    figure_key: str, evidence: Evidence, *, dark: bool = False, width_px: int = 1200
+) -> bytes:
     """A figure as a PNG file `width_px` wide. Raises UserError when the study has nothing to draw for it."""
     draw = _find_draw_function(figure_key)
     found = render_png(lambda palette: draw(evidence, palette), dark=dark, width=width_px)
     if found is None:
         raise user_error(
-            got=f"figure {figure_key} of a study without anything to draw for it", expected="a figure that it has", do="leave it out"
+            got=f"figure {figure_key} of a study without anything to draw for it",
+            expected="a figure that it has",
+            do="leave it out",
         )
     return found
 
@@ -84,6 +96,8 @@ def draw_png(figure_key: str, evidence: Evidence, *, dark: bool = False, width_p
 def _find_draw_function(key: str) -> Callable[[Evidence, Palette], Drawing | None]:
     if key not in _DRAW_FUNCTIONS:
         raise user_error(
-            got=f"figure {key!r}", expected=f"one of {', '.join(FIGURE_KEYS)}", do=f"correct it (closest: {find_nearest(key, FIGURE_KEYS)})"
+            got=f"figure {key!r}",
+            expected=f"one of {', '.join(FIGURE_KEYS)}",
+            do=f"correct it (closest: {find_nearest(key, FIGURE_KEYS)})",
         )
     return _DRAW_FUNCTIONS[key]

@@ -19,24 +19,46 @@ _LONGEST_CHOICE = 9  # letters of a choice
 
 def list_dimensions(evidence: Evidence) -> list[Dimension]:
     """The ranges of the searched parameters, by subsystem as the evidence orders them; empty when no search has begun."""
-    known = {} if evidence.space is None else {dimension.name: dimension for dimension in evidence.space.dimensions}
+    known = (
+        {}
+        if evidence.space is None
+        else {dimension.name: dimension for dimension in evidence.space.dimensions}
+    )
     return [known[name] for name in evidence.names if name in known]
 
 
-def choose_dimensions(evidence: Evidence, most: int, drawable: Collection[str] | None = None) -> tuple[list[Dimension], str]:
+def choose_dimensions(
+    evidence: Evidence, most: int, drawable: Collection[str] | None = None
+) -> tuple[list[Dimension], str]:
     """At most so many parameters, those that matter most, in their order, and a note when some are left out for room.
 
     drawable: names of those that have something to draw, null is all.
     """
-    found = [dimension for dimension in list_dimensions(evidence) if drawable is None or dimension.name in drawable]
+    found = [
+        dimension
+        for dimension in list_dimensions(evidence)
+        if drawable is None or dimension.name in drawable
+    ]
     if len(found) <= most:
         return found, ""
-    worth = {entry.name: abs(entry.reverted.mean) for entry in evidence.ablation if entry.reverted is not None}
-    share = {entry.name: max(entry.fanova or 0.0, entry.ped_anova or 0.0) for entry in evidence.importances}
-    ranked = sorted(found, key=lambda dimension: (-worth.get(dimension.name, -1.0), -share.get(dimension.name, 0.0)))
+    worth = {
+        entry.name: abs(entry.reverted.mean)
+        for entry in evidence.ablation
+        if entry.reverted is not None
+    }
+    share = {
+        entry.name: max(entry.fanova or 0.0, entry.ped_anova or 0.0)
+        for entry in evidence.importances
+    }
+    ranked = sorted(
+        found,
+        key=lambda dimension: (-worth.get(dimension.name, -1.0), -share.get(dimension.name, 0.0)),
+    )
     kept = {dimension.name for dimension in ranked[:most]}
     order = ", by importance" if any(worth.values()) or any(share.values()) else ", the first ones"
-    return [dimension for dimension in found if dimension.name in kept], f" Shown are {most} of {len(found)} parameters{order}."
+    return [
+        dimension for dimension in found if dimension.name in kept
+    ], f" Shown are {most} of {len(found)} parameters{order}."
 
 
 def locate_value(dimension: Dimension, value: Any) -> float:
@@ -79,11 +101,17 @@ def list_round_values(dimension: Dimension, count: int) -> list[Any]:
         return found[:: math.ceil(len(found) / count)] if found else [low, high]
     from matplotlib.ticker import MaxNLocator
 
-    steps = MaxNLocator(count - 1, steps=[1, 2, 2.5, 5, 10], integer=dimension.integer).tick_values(low, high)
+    steps = MaxNLocator(count - 1, steps=[1, 2, 2.5, 5, 10], integer=dimension.integer).tick_values(
+        low, high
+    )
     return [float(f"{value:.6g}") for value in steps if low - 1e-9 <= value <= high + 1e-9]
 
 
 def format_tick(value: Any) -> str:
     """A value in few letters; a long choice is cut."""
     words = format_number(value)
-    return words if len(words) <= _LONGEST_CHOICE or not isinstance(value, str) else f"{words[: _LONGEST_CHOICE - 1]}…"
+    return (
+        words
+        if len(words) <= _LONGEST_CHOICE or not isinstance(value, str)
+        else f"{words[: _LONGEST_CHOICE - 1]}…"
+    )

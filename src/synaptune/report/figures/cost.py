@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from synaptune.analysis.results import Evidence
 from synaptune.core.text import format_duration
-from synaptune.report.figures.layout import FigureLayout, draw_dots, fit_text, measure_text, set_ticks, thin_out
+from synaptune.report.figures.layout import (
+    FigureLayout,
+    draw_dots,
+    fit_text,
+    measure_text,
+    set_ticks,
+    thin_out,
+)
 from synaptune.report.figures.theme import NORMAL_SIZE, WIDTH, Drawing, Palette
 
 _FAILURE_NAMES = {
@@ -34,11 +41,25 @@ def draw_cost(evidence: Evidence, palette: Palette) -> Drawing | None:
     axes.set_ylim(len(spent) - 0.5, -0.5)
     axes.yaxis.set_visible(False)
     for at, (phase, seconds) in enumerate(spent.items()):
-        axes.barh(at, seconds / per, height=0.56, color=palette.best if phase == evidence.phase else palette.other, linewidth=0)
+        axes.barh(
+            at,
+            seconds / per,
+            height=0.56,
+            color=palette.best if phase == evidence.phase else palette.other,
+            linewidth=0,
+        )
         runs = evidence.runs_by_phase.get(phase)
         counted = "" if runs is None else f" · {runs:,} {'run' if runs == 1 else 'runs'}"
-        sheet.add_text(left - 12, 12 + step * (at + 0.5) + 5, fit_text(phase, left - 16), size=NORMAL_SIZE, ha="right")
-        sheet.label_point(axes, seconds / per, at, format_duration(seconds) + counted, colour=palette.ink)
+        sheet.add_text(
+            left - 12,
+            12 + step * (at + 0.5) + 5,
+            fit_text(phase, left - 16),
+            size=NORMAL_SIZE,
+            ha="right",
+        )
+        sheet.label_point(
+            axes, seconds / per, at, format_duration(seconds) + counted, colour=palette.ink
+        )
     axes.axvline(0, color=palette.muted, linewidth=1.0)
     set_ticks(axes, x=5)
     sheet.label_bottom(axes, f"device {unit}")
@@ -52,10 +73,15 @@ def draw_cost(evidence: Evidence, palette: Palette) -> Drawing | None:
 
 def draw_failures(evidence: Evidence, palette: Palette) -> Drawing | None:
     """When trials failed, by kind."""
-    kinds = sorted(((kind, trials) for kind, trials in evidence.failures.items() if trials), key=lambda entry: -len(entry[1]))
+    kinds = sorted(
+        ((kind, trials) for kind, trials in evidence.failures.items() if trials),
+        key=lambda entry: -len(entry[1]),
+    )
     if not kinds:
         return None
-    known = [trial.number for trial in evidence.trials] + [trial.number for _, trials in kinds for trial in trials]
+    known = [trial.number for trial in evidence.trials] + [
+        trial.number for _, trials in kinds for trial in trials
+    ]
     total = sum(len(trials) for _, trials in kinds)
     runs = max(total, len(evidence.trials), sum(evidence.runs_by_phase.values()))
     step = 40.0
@@ -73,9 +99,21 @@ def draw_failures(evidence: Evidence, palette: Palette) -> Drawing | None:
         numbers = [trials[index].number for index in thin_out(len(trials), _MAX_DOTS)]
         size = max(2.5, min(9.0, 200.0 / len(numbers)))
         draw_dots(axes, numbers, [at] * len(numbers), colour=palette.bad, size=size, alpha=0.75)
-        sheet.add_text(left - 12, 12 + step * (at + 0.5) + 5, fit_text(names[kind], left - 16), size=NORMAL_SIZE, ha="right")
-        sheet.add_text(WIDTH - 108, 12 + step * (at + 0.5) + 5, f"{len(trials):,} ({100.0 * len(trials) / runs:.1f} %)")
+        sheet.add_text(
+            left - 12,
+            12 + step * (at + 0.5) + 5,
+            fit_text(names[kind], left - 16),
+            size=NORMAL_SIZE,
+            ha="right",
+        )
+        sheet.add_text(
+            WIDTH - 108,
+            12 + step * (at + 0.5) + 5,
+            f"{len(trials):,} ({100.0 * len(trials) / runs:.1f} %)",
+        )
     set_ticks(axes, x=5, whole=True)
     sheet.label_bottom(axes, "number of the trial")
-    caption = f"{total:,} of {runs:,} trials of the study failed, by cause and in the order they began."
+    caption = (
+        f"{total:,} of {runs:,} trials of the study failed, by cause and in the order they began."
+    )
     return Drawing(sheet.canvas, "Failures", caption)

@@ -39,35 +39,95 @@ class FigureLayout:
             axes.grid(axis=grid, color=self.palette.grid, linewidth=1.0)  # type: ignore[arg-type]
         return axes
 
-    def add_text(self, x: float, y: float, words: str, *, colour: str | None = None, size: float = SMALL_SIZE, **options: Any) -> None:
+    def add_text(
+        self,
+        x: float,
+        y: float,
+        words: str,
+        *,
+        colour: str | None = None,
+        size: float = SMALL_SIZE,
+        **options: Any,
+    ) -> None:
         """Text whose baseline begins at (x, y)."""
-        self.canvas.text(x / WIDTH, 1.0 - y / self.height, words, color=colour or self.palette.ink, fontsize=size, **options)
+        self.canvas.text(
+            x / WIDTH,
+            1.0 - y / self.height,
+            words,
+            color=colour or self.palette.ink,
+            fontsize=size,
+            **options,
+        )
 
-    def label_top(self, axes: Axes, words: str, *, colour: str | None = None, x: float | None = None, **options: Any) -> None:
+    def label_top(
+        self,
+        axes: Axes,
+        words: str,
+        *,
+        colour: str | None = None,
+        x: float | None = None,
+        **options: Any,
+    ) -> None:
         """A line of text above axes: what their vertical axis measures, or the panel's name; x: on the sheet."""
         box = axes.get_position()
         left = box.x0 * WIDTH if x is None else x
-        self.add_text(left, (1.0 - box.y1) * self.height - 9.0, words, colour=colour or self.palette.muted, **options)
+        self.add_text(
+            left,
+            (1.0 - box.y1) * self.height - 9.0,
+            words,
+            colour=colour or self.palette.muted,
+            **options,
+        )
 
     def label_bottom(self, axes: Axes, words: str) -> None:
         """What the horizontal axis measures, below its right end."""
         box = axes.get_position()
-        self.add_text(box.x1 * WIDTH, (1.0 - box.y0) * self.height + 38.0, words, colour=self.palette.muted, ha="right")
+        self.add_text(
+            box.x1 * WIDTH,
+            (1.0 - box.y0) * self.height + 38.0,
+            words,
+            colour=self.palette.muted,
+            ha="right",
+        )
 
     def label_point(
-        self, axes: Axes, x: float, y: float, words: str, *, colour: str, shift: tuple[float, float] = (6, 0), **options: Any
+        self,
+        axes: Axes,
+        x: float,
+        y: float,
+        words: str,
+        *,
+        colour: str,
+        shift: tuple[float, float] = (6, 0),
+        **options: Any,
     ) -> None:
         """A label beside a point of the data, with a margin of paper around its letters."""
         from matplotlib.patheffects import withStroke
 
-        options = {"va": "center", "fontsize": SMALL_SIZE, "annotation_clip": False, "zorder": 9} | options
-        text = axes.annotate(words, (x, y), xytext=shift, textcoords="offset points", color=colour, **options)
+        options = {
+            "va": "center",
+            "fontsize": SMALL_SIZE,
+            "annotation_clip": False,
+            "zorder": 9,
+        } | options
+        text = axes.annotate(
+            words, (x, y), xytext=shift, textcoords="offset points", color=colour, **options
+        )
         text.set_gid("halo")
         if not colour.startswith("#0a0b"):
             text.set_path_effects([withStroke(linewidth=4.0, foreground=self.palette.paper)])
 
 
-def draw_dots(axes: Axes, x: Any, y: Any, *, colour: str, size: float = 5.0, alpha: float = 1.0, zorder: float = 3.0) -> None:
+def draw_dots(
+    axes: Axes,
+    x: Any,
+    y: Any,
+    *,
+    colour: str,
+    size: float = 5.0,
+    alpha: float = 1.0,
+    zorder: float = 3.0,
+) -> None:
     """Round points as one path, a tenth of the size of a marker each; call it when the limits of the axes are set."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -76,7 +136,9 @@ def draw_dots(axes: Axes, x: Any, y: Any, *, colour: str, size: float = 5.0, alp
     if not len(x):
         return
     left, right = axes.get_xlim()
-    ends = np.stack([np.stack([x, y], 1), np.stack([x + (right - left) * 1e-5, y], 1)], 1).reshape(-1, 2)
+    ends = np.stack([np.stack([x, y], 1), np.stack([x + (right - left) * 1e-5, y], 1)], 1).reshape(
+        -1, 2
+    )
     path = Path(ends, np.tile([Path.MOVETO, Path.LINETO], len(x)))
     path.should_simplify = False
     style = {
@@ -89,7 +151,13 @@ def draw_dots(axes: Axes, x: Any, y: Any, *, colour: str, size: float = 5.0, alp
     axes.add_patch(PathPatch(path, alpha=alpha, zorder=zorder, **style))
 
 
-def draw_lines(axes: Axes, several: Iterable[tuple[Sequence[float], Sequence[float]]], *, colour: str, **style: Any) -> None:
+def draw_lines(
+    axes: Axes,
+    several: Iterable[tuple[Sequence[float], Sequence[float]]],
+    *,
+    colour: str,
+    **style: Any,
+) -> None:
     """Many lines as one path."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
@@ -119,7 +187,9 @@ def format_number(value: Any, digits: int = 3) -> str:
         return str(value)
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}".replace("-", MINUS)
-    head, e, tail = (f"{value:.{digits - 1}e}" if abs(value) < 1e-3 else f"{value:.{digits}g}").partition("e")
+    head, e, tail = (
+        f"{value:.{digits - 1}e}" if abs(value) < 1e-3 else f"{value:.{digits}g}"
+    ).partition("e")
     text = f"{head.rstrip('0').rstrip('.')}e{int(tail)}" if e else head
     return text.replace("-", MINUS, 1) if value < 0 else text
 
@@ -148,7 +218,9 @@ def measure_text(words: str, size: float = NORMAL_SIZE) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    return text_to_path.get_text_width_height_descent(words, FontProperties(family="DejaVu Sans", size=size), ismath=False)[0]
+    return text_to_path.get_text_width_height_descent(
+        words, FontProperties(family="DejaVu Sans", size=size), ismath=False
+    )[0]
 
 
 def spread_apart(places: Sequence[float], least: float) -> list[float]:
@@ -160,7 +232,9 @@ def spread_apart(places: Sequence[float], least: float) -> list[float]:
         while groups and first < groups[-1][1] + least * len(groups[-1][0]):
             before, _ = groups.pop()
             members = before + members
-            first = sum(places[member] - least * index for index, member in enumerate(members)) / len(members)
+            first = sum(
+                places[member] - least * index for index, member in enumerate(members)
+            ) / len(members)
         groups.append((members, first))
     found = [0.0] * len(places)
     for members, first in groups:
@@ -169,7 +243,9 @@ def spread_apart(places: Sequence[float], least: float) -> list[float]:
     return found
 
 
-def find_limits(values: Iterable[float], *, upper: float = 0.95, must: Iterable[float] = (), pad: float = 0.06) -> tuple[float, float]:
+def find_limits(
+    values: Iterable[float], *, upper: float = 0.95, must: Iterable[float] = (), pad: float = 0.06
+) -> tuple[float, float]:
     """Limits that show the lowest value, most of the others, and all that must be seen."""
     known = np.asarray([value for value in values if math.isfinite(value)])
     needed = [value for value in must if math.isfinite(value)]
@@ -181,11 +257,17 @@ def find_limits(values: Iterable[float], *, upper: float = 0.95, must: Iterable[
     return low - room, high + room
 
 
-def set_ticks(axes: Axes, *, x: int | None = None, y: int | None = None, whole: bool = False) -> None:
+def set_ticks(
+    axes: Axes, *, x: int | None = None, y: int | None = None, whole: bool = False
+) -> None:
     """About so many ticks on each axis, labelled by `number`; whole: x has integers only."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for axis, count in ((axes.xaxis, x), (axes.yaxis, y)):
         if count is not None:
-            axis.set_major_locator(MaxNLocator(count, integer=whole and axis is axes.xaxis, steps=[1, 2, 2.5, 5, 10]))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: format_number(float(f"{value:.6g}"), 6)))
+            axis.set_major_locator(
+                MaxNLocator(count, integer=whole and axis is axes.xaxis, steps=[1, 2, 2.5, 5, 10])
+            )
+            axis.set_major_formatter(
+                FuncFormatter(lambda value, _: format_number(float(f"{value:.6g}"), 6))
+            )

@@ -7,8 +7,22 @@ from typing import TYPE_CHECKING
 
 from synaptune.analysis.results import Evidence, Profile
 from synaptune.core.text import make_labels
-from synaptune.report.figures.axis import choose_dimensions, locate_value, locate_values, set_value_ticks
-from synaptune.report.figures.layout import MINUS, TIMES, FigureLayout, draw_dots, find_limits, fit_text, set_ticks, thin_out
+from synaptune.report.figures.axis import (
+    choose_dimensions,
+    locate_value,
+    locate_values,
+    set_value_ticks,
+)
+from synaptune.report.figures.layout import (
+    MINUS,
+    TIMES,
+    FigureLayout,
+    draw_dots,
+    find_limits,
+    fit_text,
+    set_ticks,
+    thin_out,
+)
 from synaptune.report.figures.theme import NORMAL_SIZE, WIDTH, Drawing, Palette
 
 if TYPE_CHECKING:
@@ -42,8 +56,15 @@ def draw_profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
         axes.set_ylim(*limits)
         _draw_profile(axes, known[dimension.name], dimension, evidence=evidence, palette=palette)
         words = fit_text(labels[dimension.name], width - 64)
-        sheet.label_top(axes, words, colour=palette.ink, size=NORMAL_SIZE, weight="bold", x=column * width + 4)
-    sheet.add_text(4, 18, "loss" if not evidence.maximize else f"objective {TIMES} {MINUS}1", colour=palette.muted)
+        sheet.label_top(
+            axes, words, colour=palette.ink, size=NORMAL_SIZE, weight="bold", x=column * width + 4
+        )
+    sheet.add_text(
+        4,
+        18,
+        "loss" if not evidence.maximize else f"objective {TIMES} {MINUS}1",
+        colour=palette.muted,
+    )
     if evidence.start:
         sheet.add_text(WIDTH - 110, 18, "▏start", colour=palette.baseline, weight="bold")
     if evidence.best is not None:
@@ -55,8 +76,14 @@ def draw_profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
     return Drawing(sheet.canvas, "Loss along each parameter", caption)
 
 
-def _draw_profile(axes: Axes, profile: Profile, dimension: Dimension, *, evidence: Evidence, palette: Palette) -> None:
-    kept = [at for at in thin_out(len(profile.values), _MAX_DOTS) if profile.losses[at] <= axes.get_ylim()[1]]
+def _draw_profile(
+    axes: Axes, profile: Profile, dimension: Dimension, *, evidence: Evidence, palette: Palette
+) -> None:
+    kept = [
+        at
+        for at in thin_out(len(profile.values), _MAX_DOTS)
+        if profile.losses[at] <= axes.get_ylim()[1]
+    ]
     draw_dots(
         axes,
         locate_values(dimension, [profile.values[at] for at in kept]),
@@ -65,11 +92,16 @@ def _draw_profile(axes: Axes, profile: Profile, dimension: Dimension, *, evidenc
         size=3.6,
     )
     best = None if evidence.best is None else evidence.best.values.get(dimension.name)
-    for value, colour in ((evidence.start.get(dimension.name), palette.baseline), (best, palette.best)):
+    for value, colour in (
+        (evidence.start.get(dimension.name), palette.baseline),
+        (best, palette.best),
+    ):
         axes.axvline(locate_value(dimension, value), color=colour, linewidth=1.6, zorder=3)
     if len(profile.line):
         units = locate_values(dimension, profile.line_values)
-        axes.fill_between(units, profile.low, profile.high, color=palette.ink, alpha=0.16, linewidth=0, zorder=4)
+        axes.fill_between(
+            units, profile.low, profile.high, color=palette.ink, alpha=0.16, linewidth=0, zorder=4
+        )
         axes.plot(units, profile.line, color=palette.ink, linewidth=2.0, zorder=5)
     set_value_ticks(axes.xaxis, dimension, 5)
     set_ticks(axes, y=3)

@@ -60,7 +60,14 @@ def draw_correlation(evidence: Evidence, palette: Palette) -> Drawing | None:
         words = fit_text(labels[name], room - 6, size)
         axes.text(at + 0.12, middle, words, fontsize=size, color=palette.ink, va="center")
         if first and subsystem:
-            axes.text(at + 0.12, middle - 15.0 / cell, subsystem, fontsize=11.0, color=palette.muted, va="center")
+            axes.text(
+                at + 0.12,
+                middle - 15.0 / cell,
+                subsystem,
+                fontsize=11.0,
+                color=palette.muted,
+                va="center",
+            )
     _draw_key(sheet, evidence, labels)
     caption = (
         "How the parameters move together in the search's distribution at its end, by subsystem: in a blue pair both rise together, "
@@ -90,13 +97,25 @@ def _draw_cells(axes: Axes, rows: Sequence[Sequence[float]], palette: Palette, f
             tone = round((max(-1.0, min(1.0, value)) + 1.0) * 5.0)
             gap = 0.02
             left, right, top, bottom = column + gap, column + 1 - gap, row + gap, row + 1 - gap
-            by_colour.setdefault(tone, []).append([(left, top), (right, top), (right, bottom), (left, bottom)])
+            by_colour.setdefault(tone, []).append(
+                [(left, top), (right, top), (right, bottom), (left, bottom)]
+            )
             if few:
                 ink = palette.strong if abs(tone - 5) >= 3 else palette.ink
                 words = format_decimal(value, 2, sign=True).replace("0.", ".")
-                axes.text(column + 0.5, row + 0.5, words, ha="center", va="center", fontsize=12.0, color=ink)
+                axes.text(
+                    column + 0.5,
+                    row + 0.5,
+                    words,
+                    ha="center",
+                    va="center",
+                    fontsize=12.0,
+                    color=ink,
+                )
     for tone, cells in sorted(by_colour.items()):
-        axes.add_collection(PolyCollection(cells, facecolors=palette.sign[tone], linewidths=0), autolim=False)
+        axes.add_collection(
+            PolyCollection(cells, facecolors=palette.sign[tone], linewidths=0), autolim=False
+        )
 
 
 def _draw_key(layout: FigureLayout, evidence: Evidence, labels: object) -> None:
@@ -110,30 +129,51 @@ def _draw_key(layout: FigureLayout, evidence: Evidence, labels: object) -> None:
     axes.set_ylim(0, 1)
     for at, colour in enumerate(palette.sign):
         axes.axvspan(at, at + 1, facecolor=colour, linewidth=0)
-    for x, words, side in ((left, f"{MINUS}1", "left"), (left + 5.5 * width, "0", "center"), (right, "+1", "right")):
+    for x, words, side in (
+        (left, f"{MINUS}1", "left"),
+        (left + 5.5 * width, "0", "center"),
+        (right, "+1", "right"),
+    ):
         layout.add_text(x, 16, words, colour=palette.muted, ha=side, size=12.0)
     if len(names) < 5:
         return
-    pairs = [(evidence.correlation[a][b], a, b) for a in range(len(names)) for b in range(a) if math.isfinite(evidence.correlation[a][b])]
+    pairs = [
+        (evidence.correlation[a][b], a, b)
+        for a in range(len(names))
+        for b in range(a)
+        if math.isfinite(evidence.correlation[a][b])
+    ]
     strongest = sorted(pairs, key=lambda pair: -abs(pair[0]))[:_NAMED_PAIRS]
     layout.add_text(right, 62, "strongest pairs", colour=palette.muted, ha="right", size=12.0)
     for at, (value, a, b) in enumerate(strongest):
         words = f"{labels[names[b]]} {TIMES} {labels[names[a]]}"  # type: ignore[index]
-        layout.add_text(right, 80 + 19 * at, f"{fit_text(words, 300, 12.0)}  {format_decimal(value, 2, sign=True)}", ha="right", size=12.0)
+        layout.add_text(
+            right,
+            80 + 19 * at,
+            f"{fit_text(words, 300, 12.0)}  {format_decimal(value, 2, sign=True)}",
+            ha="right",
+            size=12.0,
+        )
 
 
 def draw_parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
     """Every trial as a line from parameter to parameter, each a horizontal axis over its searched range."""
     found, note = choose_dimensions(evidence, _MAX_AXES)
-    complete = [at for at, loss in enumerate(evidence.losses) if loss is not None and math.isfinite(loss)]
+    complete = [
+        at for at, loss in enumerate(evidence.losses) if loss is not None and math.isfinite(loss)
+    ]
     if len(found) < 2 or not complete:
         return None
     labels = make_labels(evidence.names)
     step = 46.0 if len(found) <= 16 else 30.0
-    left = min(190.0, max(measure_text(labels[dimension.name], SMALL_SIZE) for dimension in found) + 14)
+    left = min(
+        190.0, max(measure_text(labels[dimension.name], SMALL_SIZE) for dimension in found) + 14
+    )
     right = 140.0
     sheet = FigureLayout(46 + step * (len(found) - 1) + 34, palette)
-    axes = sheet.add_axes(left, 46, width=WIDTH - left - right, height=step * (len(found) - 1), grid="")
+    axes = sheet.add_axes(
+        left, 46, width=WIDTH - left - right, height=step * (len(found) - 1), grid=""
+    )
     axes.set_xlim(0, 1)
     axes.set_ylim(len(found) - 1, 0)
     axes.set_axis_off()
@@ -142,14 +182,25 @@ def draw_parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
     _draw_highlights(axes, evidence, found, palette)
     for at, dimension in enumerate(found):
         y = 46 + step * at
-        sheet.add_text(left - 12, y + 4.5, fit_text(labels[dimension.name], left - 14, SMALL_SIZE), ha="right")
+        sheet.add_text(
+            left - 12, y + 4.5, fit_text(labels[dimension.name], left - 14, SMALL_SIZE), ha="right"
+        )
         low, high = (format_tick(dimension.to_value(end)) for end in (0.0, 1.0))
         sheet.add_text(left, y + 15, low, colour=palette.muted, size=10.5, gid="halo")
-        sheet.add_text(WIDTH - right, y + 15, high, colour=palette.muted, size=10.5, ha="right", gid="halo")
-        for x, values, colour in ((72, evidence.start, palette.baseline), (4, evidence.best and evidence.best.values, palette.best)):
+        sheet.add_text(
+            WIDTH - right, y + 15, high, colour=palette.muted, size=10.5, ha="right", gid="halo"
+        )
+        for x, values, colour in (
+            (72, evidence.start, palette.baseline),
+            (4, evidence.best and evidence.best.values, palette.best),
+        ):
             if values and dimension.name in values:
                 sheet.add_text(
-                    WIDTH - x, y + 4.5, fit_text(format_number(values[dimension.name]), 64, SMALL_SIZE), colour=colour, ha="right"
+                    WIDTH - x,
+                    y + 4.5,
+                    fit_text(format_number(values[dimension.name]), 64, SMALL_SIZE),
+                    colour=colour,
+                    ha="right",
                 )
     if evidence.start:
         sheet.add_text(WIDTH - 72, 20, "start", colour=palette.baseline, ha="right", weight="bold")
@@ -164,25 +215,45 @@ def draw_parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
     return Drawing(sheet.canvas, "All trials across all parameters", caption)
 
 
-def _draw_trials(axes: Axes, evidence: Evidence, complete: Sequence[int], *, found: Sequence[Dimension], palette: Palette) -> int:
+def _draw_trials(
+    axes: Axes,
+    evidence: Evidence,
+    complete: Sequence[int],
+    *,
+    found: Sequence[Dimension],
+    palette: Palette,
+) -> int:
     """Draw the trials, the worst first; how many."""
-    order = {} if evidence.space is None else {name: at for at, name in enumerate(evidence.space.names)}
+    order = (
+        {} if evidence.space is None else {name: at for at, name in enumerate(evidence.space.names)}
+    )
     columns = [order[dimension.name] for dimension in found]
     ranked = sorted(complete, key=lambda at: -(evidence.losses[at] or 0.0))  # worst first
     rest = thin_out(max(0, len(ranked) - _BEST_LINES), _MAX_LINES - _BEST_LINES)
-    kept = [(at, ranked[at]) for at in (*rest, *range(max(0, len(ranked) - _BEST_LINES), len(ranked)))]
+    kept = [
+        (at, ranked[at]) for at in (*rest, *range(max(0, len(ranked) - _BEST_LINES), len(ranked)))
+    ]
     rows = list(range(len(found)))
     for shade, colour in enumerate(palette.loss):
         share = [at for rank, at in kept if min(4, int(5 * rank / len(ranked))) == shade]
-        several = [(np.asarray(evidence.units[at])[columns].tolist(), rows) for at in share if len(evidence.units[at]) == len(order)]
+        several = [
+            (np.asarray(evidence.units[at])[columns].tolist(), rows)
+            for at in share
+            if len(evidence.units[at]) == len(order)
+        ]
         draw_lines(axes, several, colour=colour, linewidth=1.0, alpha=0.75, zorder=2 + 0.1 * shade)
     return len(kept)
 
 
-def _draw_highlights(axes: Axes, evidence: Evidence, found: Sequence[Dimension], palette: Palette) -> None:
+def _draw_highlights(
+    axes: Axes, evidence: Evidence, found: Sequence[Dimension], palette: Palette
+) -> None:
     rows = range(len(found))
     best = None if evidence.best is None else evidence.best.values
-    for values, colour, dashes in ((evidence.start, palette.baseline, (0, (4, 2.5))), (best, palette.best, "-")):
+    for values, colour, dashes in (
+        (evidence.start, palette.baseline, (0, (4, 2.5))),
+        (best, palette.best, "-"),
+    ):
         if values:
             units = [locate_value(dimension, values.get(dimension.name)) for dimension in found]
             axes.plot(units, rows, color=palette.paper, linewidth=6.0, zorder=4, clip_on=False)

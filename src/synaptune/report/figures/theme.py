@@ -103,7 +103,9 @@ def _make_placeholders() -> Palette:
 
 
 VARIABLES = _make_placeholders()
-_VARIABLE_OF_COLOUR = {colour: f"var(--{name})" for name, colour in VARIABLES.to_variables().items()}
+_VARIABLE_OF_COLOUR = {
+    colour: f"var(--{name})" for name, colour in VARIABLES.to_variables().items()
+}
 
 
 class Drawing(NamedTuple):
@@ -149,7 +151,9 @@ _SETTINGS: dict[Any, Any] = {
 
 def make_variables(dark: bool = False) -> str:
     """The declarations `--paper: #ffffff; ...` that a page puts into its style."""
-    return " ".join(f"--{name}: {colour};" for name, colour in (DARK if dark else LIGHT).to_variables().items())
+    return " ".join(
+        f"--{name}: {colour};" for name, colour in (DARK if dark else LIGHT).to_variables().items()
+    )
 
 
 def make_css() -> str:
@@ -164,10 +168,21 @@ def make_css() -> str:
 def make_figure(draw: Callable[[Palette], Drawing | None], key: str) -> Figure | None:
     """A figure for a page by a drawing function; null when that draws nothing."""
     found = _save_drawing(draw, VARIABLES, "svg")
-    return None if found is None else Figure(key, found[0].title, found[0].caption, make_inline_svg(found[1].decode(), key, found[0].title))
+    return (
+        None
+        if found is None
+        else Figure(
+            key,
+            found[0].title,
+            found[0].caption,
+            make_inline_svg(found[1].decode(), key, found[0].title),
+        )
+    )
 
 
-def render_png(draw: Callable[[Palette], Drawing | None], *, dark: bool, width: int) -> bytes | None:
+def render_png(
+    draw: Callable[[Palette], Drawing | None], *, dark: bool, width: int
+) -> bytes | None:
     """A PNG `width` pixels wide; null when nothing is drawn."""
     found = _save_drawing(draw, DARK if dark else LIGHT, "png", dpi=72.0 * width / WIDTH)
     return None if found is None else found[1]
@@ -183,7 +198,11 @@ def _save_drawing(
         if drawing is None:
             return None
         file = io.BytesIO()
-        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None} if kind == "svg" else {"Software": None}
+        metadata = (
+            {"Date": None, "Creator": None, "Format": None, "Type": None}
+            if kind == "svg"
+            else {"Software": None}
+        )
         face = "none" if kind == "svg" else palette.paper
         drawing.canvas.savefig(file, format=kind, dpi=dpi, metadata=metadata, facecolor=face)
         return drawing, file.getvalue()
@@ -194,13 +213,17 @@ _LINK = "{http://www.w3.org/1999/xlink}href"
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _DOT = re.compile(r"M (\S+ \S+) L \1(?= |$)")
-_FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in XML 1.0, section 2.2
+_FORBIDDEN = re.compile(
+    r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)  # in XML 1.0, section 2.2
 _FONT = re.compile(r"font-family: [^;]*;? ?|font: (?=\d)")
 
 
 def make_inline_svg(svg: str, key: str, title: str) -> str:
     """Matplotlib's SVG as an element of a page: variables for placeholders, short numbers, ids that are of this figure alone."""
-    svg = _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", svg)  # matplotlib writes a text as it is, and one such character makes no XML
+    svg = _FORBIDDEN.sub(
+        "\N{REPLACEMENT CHARACTER}", svg
+    )  # matplotlib writes a text as it is, and one such character makes no XML
     mark = f"{key}-{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
     root = ElementTree.fromstring(svg)
     used = set(re.findall(r"#([mp][0-9a-f]{10})\b", svg))
@@ -224,7 +247,9 @@ def make_svg_file(figure: Figure, *, dark: bool = False) -> str:
     svg = re.sub(r"var\(--([a-z]+(?:-\d+)?)\)", lambda found: colours[found[1]], figure.svg)
     _, _, width, height = re.search(r'viewBox="([^"]*)"', svg)[1].split()  # type: ignore[index]
     svg = svg.replace('width="100%"', f'width="{width}" height="{height}"', 1)
-    svg = svg.replace("</title>", f'</title><rect width="100%" height="100%" fill="{colours["paper"]}"/>', 1)
+    svg = svg.replace(
+        "</title>", f'</title><rect width="100%" height="100%" fill="{colours["paper"]}"/>', 1
+    )
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}\n'
 
 
@@ -240,17 +265,24 @@ def _shorten(element: ElementTree.Element, used: set[str], mark: str) -> None:
         attributes["clip-path"] = attributes["clip-path"].replace("url(#", f"url(#{mark}")
     for key in ("d", "x", "y", "width", "height", "transform"):
         if key in attributes:
-            attributes[key] = _NUMBER.sub(lambda found: f"{float(found[0]):.1f}".replace("-0.0", "0"), attributes[key].replace("\n", ""))
+            attributes[key] = _NUMBER.sub(
+                lambda found: f"{float(found[0]):.1f}".replace("-0.0", "0"),
+                attributes[key].replace("\n", ""),
+            )
     if "d" in attributes:
         attributes["d"] = _DOT.sub(r"M \1h0", attributes["d"])
     if "style" in attributes:
         style = _FONT.sub("", attributes["style"])
-        attributes["style"] = _COLOUR.sub(lambda found: _VARIABLE_OF_COLOUR.get(found[0], found[0]), style).strip("; ")
+        attributes["style"] = _COLOUR.sub(
+            lambda found: _VARIABLE_OF_COLOUR.get(found[0], found[0]), style
+        ).strip("; ")
     if attributes.get("transform", "").startswith(("rotate(-0 ", "rotate(0 ")):
         del attributes["transform"]
     if name.startswith("halo"):
         for text in element.iter(f"{_SVG}text"):
-            text.attrib["style"] += f"; paint-order: stroke; stroke: {VARIABLES.paper}; stroke-width: 4px"
+            text.attrib["style"] += (
+                f"; paint-order: stroke; stroke: {VARIABLES.paper}; stroke-width: 4px"
+            )
     element.text, element.tail = (element.text if element.tag == f"{_SVG}text" else None), None
 
 
@@ -260,12 +292,18 @@ def _flatten(parent: ElementTree.Element) -> None:
         _flatten(child)
     for at in range(len(parent) - 1, -1, -1):
         child = parent[at]
-        if child.tag in (f"{_SVG}g", f"{_SVG}defs") and not child.attrib and (child.tag == f"{_SVG}g" or not len(child)):
+        if (
+            child.tag in (f"{_SVG}g", f"{_SVG}defs")
+            and not child.attrib
+            and (child.tag == f"{_SVG}g" or not len(child))
+        ):
             parent[at : at + 1] = list(child)
 
 
 def _serialise(element: ElementTree.Element) -> str:
     name = element.tag.rpartition("}")[2]
-    attributes = "".join(f' {key}="{escape(value, {chr(34): "&quot;"})}"' for key, value in element.attrib.items())
+    attributes = "".join(
+        f' {key}="{escape(value, {chr(34): "&quot;"})}"' for key, value in element.attrib.items()
+    )
     body = escape(element.text or "") + "".join(_serialise(child) for child in element)
     return f"<{name}{attributes}>{body}</{name}>" if body else f"<{name}{attributes}/>"

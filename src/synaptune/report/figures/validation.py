@@ -59,10 +59,10 @@ def draw_curves(evidence: Evidence, palette: Palette) -> Drawing | None:
         _draw_lead(sheet, below, ahead, top.get_xlim())
     sheet.label_bottom(below if ahead else top, "optimizer step")
     seeds = max(len(several) for several in sides.values())
-    caption = (
-        f"Learning curves of the {' and the '.join(sides)} on {seeds} {'seed' if seeds == 1 else 'seeds'} (thin) and their mean (thick)"
+    caption = f"Learning curves of the {' and the '.join(sides)} on {seeds} {'seed' if seeds == 1 else 'seeds'} (thin) and their mean (thick)"
+    caption += (
+        "; below, the best's lead at equal steps, seed by seed and in the mean." if ahead else "."
     )
-    caption += "; below, the best's lead at equal steps, seed by seed and in the mean." if ahead else "."
     return Drawing(sheet.canvas, "Learning curves", caption)
 
 
@@ -74,7 +74,9 @@ def _compute_lead(found: Mapping[str, Mapping[int, float]]) -> list[dict[int, fl
     """Baseline minus best by step, for each seed that has both."""
     pairs = []
     for label, curve in sorted(found.items()):
-        other = found.get(label.replace("best", "baseline", 1)) if label.startswith("best") else None
+        other = (
+            found.get(label.replace("best", "baseline", 1)) if label.startswith("best") else None
+        )
         common = sorted(curve.keys() & other.keys()) if other else []
         if other and len(common) > 1:
             pairs.append({step: other[step] - curve[step] for step in common})
@@ -89,13 +91,22 @@ def _mean_curve(several: Sequence[Mapping[int, float]]) -> dict[int, float]:
 
 def _draw_curve_group(axes: Axes, several: Sequence[Mapping[int, float]], colour: str) -> None:
     draw_lines(
-        axes, [(sorted(curve), [curve[step] for step in sorted(curve)]) for curve in several], colour=colour, linewidth=1.0, alpha=0.5
+        axes,
+        [(sorted(curve), [curve[step] for step in sorted(curve)]) for curve in several],
+        colour=colour,
+        linewidth=1.0,
+        alpha=0.5,
     )
     mean = _mean_curve(several)
     axes.plot(list(mean), list(mean.values()), color=colour, linewidth=2.6, zorder=4)
 
 
-def _label_ends(layout: FigureLayout, axes: Axes, sides: Mapping[str, Sequence[Mapping[int, float]]], colours: Mapping[str, str]) -> None:
+def _label_ends(
+    layout: FigureLayout,
+    axes: Axes,
+    sides: Mapping[str, Sequence[Mapping[int, float]]],
+    colours: Mapping[str, str],
+) -> None:
     ends = {side: _mean_curve(several) for side, several in sides.items()}
     last = {side: (list(mean)[-1], list(mean.values())[-1]) for side, mean in ends.items() if mean}
     low, high = axes.get_ylim()
@@ -105,11 +116,23 @@ def _label_ends(layout: FigureLayout, axes: Axes, sides: Mapping[str, Sequence[M
         layout.label_point(axes, step, y, f"{side} {value:.3f}", colour=colour, weight="bold")
 
 
-def _draw_lead(layout: FigureLayout, axes: Axes, lead: Sequence[Mapping[int, float]], limits: tuple[float, float]) -> None:
+def _draw_lead(
+    layout: FigureLayout,
+    axes: Axes,
+    lead: Sequence[Mapping[int, float]],
+    limits: tuple[float, float],
+) -> None:
     palette = layout.palette
     first = limits[0] + _EARLY_SHARE * (limits[1] - limits[0])
     axes.set_xlim(limits)
-    axes.set_ylim(*find_limits([value for pair in lead for step, value in pair.items() if step >= first], upper=1.0, must=[0.0], pad=0.1))
+    axes.set_ylim(
+        *find_limits(
+            [value for pair in lead for step, value in pair.items() if step >= first],
+            upper=1.0,
+            must=[0.0],
+            pad=0.1,
+        )
+    )
     axes.axhline(0, color=palette.ink, linewidth=1.0)
     _draw_curve_group(axes, lead, palette.best)
     set_ticks(axes, x=5, y=3, whole=True)
@@ -117,7 +140,11 @@ def _draw_lead(layout: FigureLayout, axes: Axes, lead: Sequence[Mapping[int, flo
     mean = _mean_curve(lead)
     if mean:
         layout.label_point(
-            axes, list(mean)[-1], list(mean.values())[-1], format_decimal(list(mean.values())[-1], 3, sign=True), colour=palette.best
+            axes,
+            list(mean)[-1],
+            list(mean.values())[-1],
+            format_decimal(list(mean.values())[-1], 3, sign=True),
+            colour=palette.best,
         )
 
 
@@ -161,7 +188,9 @@ def _list_pairs(validation: ValidationResult) -> tuple[str, list[tuple[str, floa
     return None
 
 
-def _draw_slopes(layout: FigureLayout, axes: Axes, pairs: Sequence[tuple[str, float, float]]) -> None:
+def _draw_slopes(
+    layout: FigureLayout, axes: Axes, pairs: Sequence[tuple[str, float, float]]
+) -> None:
     palette = layout.palette
     values = [value for _, before, after in pairs for value in (before, after)]
     axes.set_xlim(0, 1)
@@ -170,40 +199,95 @@ def _draw_slopes(layout: FigureLayout, axes: Axes, pairs: Sequence[tuple[str, fl
     for x in (0, 1):
         axes.axvline(x, color=palette.grid, linewidth=1.2)
     for _, before, after in pairs:
-        axes.plot([0, 1], [before, after], color=palette.other if after < before else palette.bad, linewidth=1.6, clip_on=False)
+        axes.plot(
+            [0, 1],
+            [before, after],
+            color=palette.other if after < before else palette.bad,
+            linewidth=1.6,
+            clip_on=False,
+        )
     for x, colour, name in ((0, palette.baseline, "baseline"), (1, palette.best, "best")):
         column = [(before, after)[x] for _, before, after in pairs]
-        style = {"color": colour, "linestyle": "none", "marker": "o", "markersize": 8.0, "markeredgewidth": 0.0, "clip_on": False}
+        style = {
+            "color": colour,
+            "linestyle": "none",
+            "marker": "o",
+            "markersize": 8.0,
+            "markeredgewidth": 0.0,
+            "clip_on": False,
+        }
         axes.plot([x] * len(pairs), column, zorder=5, **style)
         shift, side = (-12, "right") if x == 0 else (12, "left")
         words = format_number(statistics.fmean(column), 4)
         layout.label_point(
-            axes, x, statistics.fmean(column), words, colour=colour, shift=(shift, 8), ha=side, weight="bold", fontsize=NORMAL_SIZE
+            axes,
+            x,
+            statistics.fmean(column),
+            words,
+            colour=colour,
+            shift=(shift, 8),
+            ha=side,
+            weight="bold",
+            fontsize=NORMAL_SIZE,
         )
         spread = f"{format_number(min(column), 3)} to {format_number(max(column), 3)}"
-        layout.label_point(axes, x, statistics.fmean(column), spread, colour=palette.muted, shift=(shift, -9), ha=side, fontsize=11.0)
-        layout.add_text(102 + 170 * x, 44, name, colour=colour, weight="bold", ha="right" if x == 0 else "left")
+        layout.label_point(
+            axes,
+            x,
+            statistics.fmean(column),
+            spread,
+            colour=palette.muted,
+            shift=(shift, -9),
+            ha=side,
+            fontsize=11.0,
+        )
+        layout.add_text(
+            102 + 170 * x, 44, name, colour=colour, weight="bold", ha="right" if x == 0 else "left"
+        )
 
 
-def _draw_gains(layout: FigureLayout, axes: Axes, validation: ValidationResult, pairs: Sequence[tuple[str, float, float]]) -> None:
+def _draw_gains(
+    layout: FigureLayout,
+    axes: Axes,
+    validation: ValidationResult,
+    pairs: Sequence[tuple[str, float, float]],
+) -> None:
     palette, gain = layout.palette, validation.gain
     each = [100.0 * (1.0 - after / before) if before else math.nan for _, before, after in pairs]
     ends = [value for value in (*each, gain.low, gain.high, 0.0) if math.isfinite(value)]
     room = 0.08 * (max(ends) - min(ends)) or 1.0
     axes.set_xlim(min(ends) - room, max(ends) + room)
     axes.set_ylim(len(pairs) + 1.2, -0.6)
-    axes.set_yticks(range(len(pairs)) if len(pairs) <= 12 else [], [seed for seed, _, _ in pairs] if len(pairs) <= 12 else [])
+    axes.set_yticks(
+        range(len(pairs)) if len(pairs) <= 12 else [],
+        [seed for seed, _, _ in pairs] if len(pairs) <= 12 else [],
+    )
     axes.axvline(0, color=palette.ink, linewidth=1.2)
     for at, value in enumerate(each):
-        axes.plot([0, value], [at, at], color=palette.other if value > 0 else palette.bad, linewidth=2.0, solid_capstyle="butt")
+        axes.plot(
+            [0, value],
+            [at, at],
+            color=palette.other if value > 0 else palette.bad,
+            linewidth=2.0,
+            solid_capstyle="butt",
+        )
     draw_dots(axes, each, range(len(each)), colour=palette.best, size=9.0, zorder=4)
     y = len(pairs) + 0.35
-    axes.plot([gain.low, gain.high], [y, y], color=palette.best, linewidth=3.0, solid_capstyle="round")
+    axes.plot(
+        [gain.low, gain.high], [y, y], color=palette.best, linewidth=3.0, solid_capstyle="round"
+    )
     draw_dots(axes, [gain.mean], [y], colour=palette.best, size=12.0, zorder=4)
     side = "right" if gain.mean > sum(axes.get_xlim()) / 2 else "left"
     words = f"mean {_format_interval(validation)}"
     layout.label_point(
-        axes, gain.high if side == "right" else gain.low, y, words, colour=palette.best, shift=(0, -16), ha=side, weight="bold"
+        axes,
+        gain.high if side == "right" else gain.low,
+        y,
+        words,
+        colour=palette.best,
+        shift=(0, -16),
+        ha=side,
+        weight="bold",
     )
     set_ticks(axes, x=4)
     layout.label_bottom(axes, "%")

@@ -40,7 +40,10 @@ class SeedAverage(NamedTuple):
 
     def to_facts(self) -> dict[str, Any]:
         """What the study keeps of it beside the objective and the metrics."""
-        return {"objective_standard_error": self.standard_error, "objective_by_seed": list(self.objectives)}
+        return {
+            "objective_standard_error": self.standard_error,
+            "objective_by_seed": list(self.objectives),
+        }
 
 
 def list_common_seeds(first: int, count: int) -> list[int]:
@@ -50,19 +53,31 @@ def list_common_seeds(first: int, count: int) -> list[int]:
     return list(range(first, first + count))
 
 
-def average_seeds(objectives: Sequence[float], metrics: Sequence[Mapping[str, float]]) -> SeedAverage:
+def average_seeds(
+    objectives: Sequence[float], metrics: Sequence[Mapping[str, float]]
+) -> SeedAverage:
     """One evaluation out of the runs of a candidate on several seeds, eq. (1); a metric that a run lacks is left out.
 
     Raises ValueError without any run, for unequal lengths, or an objective that is no finite number: a candidate that fails on
     one seed has failed.
     """
     if not objectives or len(objectives) != len(metrics):
-        raise ValueError(f"got {len(objectives)} objectives and {len(metrics)} sets of metrics: expected equally many, at least 1")
+        raise ValueError(
+            f"got {len(objectives)} objectives and {len(metrics)} sets of metrics: expected equally many, at least 1"
+        )
     if not all(math.isfinite(value) for value in objectives):
-        raise ValueError(f"got objectives {list(objectives)}: expected finite ones; a candidate that fails on one seed has failed")
+        raise ValueError(
+            f"got objectives {list(objectives)}: expected finite ones; a candidate that fails on one seed has failed"
+        )
     shared = set.intersection(*(set(entry) for entry in metrics))
-    means = {name: statistics.fmean(entry[name] for entry in metrics) for name in metrics[0] if name in shared}
-    error = statistics.stdev(objectives) / math.sqrt(len(objectives)) if len(objectives) > 1 else None
+    means = {
+        name: statistics.fmean(entry[name] for entry in metrics)
+        for name in metrics[0]
+        if name in shared
+    }
+    error = (
+        statistics.stdev(objectives) / math.sqrt(len(objectives)) if len(objectives) > 1 else None
+    )
     return SeedAverage(statistics.fmean(objectives), error, means, tuple(objectives))
 
 
@@ -90,7 +105,9 @@ def measure_common_seeds(losses: Sequence[Sequence[float]]) -> CommonSeedGain:
 
     table = np.array(losses, float)
     if table.ndim != 2 or table.shape[0] < 3 or table.shape[1] < 2:
-        raise ValueError(f"got losses of shape {table.shape}: expected (candidate, seed), at least (3, 2)")
+        raise ValueError(
+            f"got losses of shape {table.shape}: expected (candidate, seed), at least (3, 2)"
+        )
     pairwise = (table[:, None] - table[None, :]).var(axis=-1, ddof=1)
     single = table.var(axis=1, ddof=1)
     apart = single[:, None] + single[None, :]
@@ -98,7 +115,11 @@ def measure_common_seeds(losses: Sequence[Sequence[float]]) -> CommonSeedGain:
     common, different = _average_pairs(pairwise, once), _average_pairs(apart, once)
     random = np.random.default_rng(0)
     drawn = random.multinomial(len(table), once / len(table), size=_RESAMPLES).astype(float)
-    ratios = [_average_pairs(apart, times) / least for times in drawn if (least := _average_pairs(pairwise, times)) > 0]
+    ratios = [
+        _average_pairs(apart, times) / least
+        for times in drawn
+        if (least := _average_pairs(pairwise, times)) > 0
+    ]
     low, high = np.quantile(ratios, [0.025, 0.975]) if ratios else (math.nan, math.nan)
     pairs = itertools.combinations(range(table.shape[1]), 2)
     return CommonSeedGain(
@@ -106,7 +127,9 @@ def measure_common_seeds(losses: Sequence[Sequence[float]]) -> CommonSeedGain:
         different=different,
         ratio=different / common if common > 0 else math.inf,
         ratio_interval=(float(low), float(high)),
-        rank_correlation=statistics.fmean(rank_correlation(list(table[:, i]), list(table[:, j])) for i, j in pairs),
+        rank_correlation=statistics.fmean(
+            rank_correlation(list(table[:, i]), list(table[:, j])) for i, j in pairs
+        ),
         seed_deviation=math.sqrt(float(single.mean())),
         candidate_deviation=float(table.mean(axis=1).std(ddof=1)),
     )

@@ -29,11 +29,25 @@ if TYPE_CHECKING:
     Points = NDArray[np.float64]
 
 LEAST_POINTS = int(
-    constant("curve.least_points", 4, unit="point", meaning="points that a fit needs", source="derived: three parameters + 1")
+    constant(
+        "curve.least_points",
+        4,
+        unit="point",
+        meaning="points that a fit needs",
+        source="derived: three parameters + 1",
+    )
 )
-EXPONENT_LOW = constant("curve.exponent_low", 0.05, meaning="least exponent of eq. (1)", source="chosen: below it eq. (1) is a logarithm")
+EXPONENT_LOW = constant(
+    "curve.exponent_low",
+    0.05,
+    meaning="least exponent of eq. (1)",
+    source="chosen: below it eq. (1) is a logarithm",
+)
 EXPONENT_HIGH = constant(
-    "curve.exponent_high", 4.0, meaning="largest exponent of eq. (1)", source="chosen: above it only the first point is not flat"
+    "curve.exponent_high",
+    4.0,
+    meaning="largest exponent of eq. (1)",
+    source="chosen: above it only the first point is not flat",
 )
 _GRID_SIZE = 48
 _TOLERANCE = 1e-9
@@ -96,19 +110,27 @@ def extrapolate(points: Sequence[tuple[float, float]], target: float) -> Predict
     return None if law is None else law.predict(target)
 
 
-def extrapolate_result(metrics: Mapping[str, float], curve: Sequence[Sequence[float]], steps: int) -> dict[str, float]:
+def extrapolate_result(
+    metrics: Mapping[str, float], curve: Sequence[Sequence[float]], steps: int
+) -> dict[str, float]:
     """The metrics of a run that was pruned, with the validation loss and perplexity that its curve of [step, loss] was heading
     for at its last step; without both when the curve is too short to tell, never with those of the step it stopped at.
 
     The loss measured last is kept as `pruned_val_loss`, the standard error as `val_loss_standard_error` [nats/token].
     """
-    kept = {name: value for name, value in metrics.items() if name not in ("val_loss", "val_perplexity")}
+    kept = {
+        name: value for name, value in metrics.items() if name not in ("val_loss", "val_perplexity")
+    }
     kept["pruned_val_loss"] = metrics["val_loss"]
     end = extrapolate([(step, loss) for step, loss in curve], steps)
     if end is None:
         return kept
     perplexity = math.exp(min(end.mean, _LARGEST_EXPONENT))
-    return kept | {"val_loss": end.mean, "val_perplexity": perplexity, "val_loss_standard_error": end.standard_error}
+    return kept | {
+        "val_loss": end.mean,
+        "val_perplexity": perplexity,
+        "val_loss_standard_error": end.standard_error,
+    }
 
 
 def fit_power_law(points: Sequence[tuple[float, float]]) -> PowerLaw | None:
@@ -121,11 +143,16 @@ def fit_power_law(points: Sequence[tuple[float, float]]) -> PowerLaw | None:
     from scipy.optimize import fminbound
 
     ordered = sorted(points)
-    steps, losses = np.array([step for step, _ in ordered], float), np.array([loss for _, loss in ordered], float)
+    steps, losses = (
+        np.array([step for step, _ in ordered], float),
+        np.array([loss for _, loss in ordered], float),
+    )
     if len(steps) < LEAST_POINTS or losses.min() < 0.0:
         return None
     if steps[0] <= 0 or (np.diff(steps) <= 0).any() or not np.isfinite(losses).all():
-        raise ValueError(f"got points {ordered}: expected positive steps, each once, with finite losses")
+        raise ValueError(
+            f"got points {ordered}: expected positive steps, each once, with finite losses"
+        )
     times = steps / steps[-1]
     grid = np.geomspace(EXPONENT_LOW, EXPONENT_HIGH, _GRID_SIZE)
     costs = [_fit_linear(times, losses, c)[2] for c in grid]
@@ -134,10 +161,23 @@ def fit_power_law(points: Sequence[tuple[float, float]]) -> PowerLaw | None:
     inside = float(fminbound(lambda c: _fit_linear(times, losses, c)[2], *around))  # type: ignore[arg-type]
     c = min(inside, float(grid[best]), key=lambda c: _fit_linear(times, losses, c)[2])
     a, b, residual = _fit_linear(times, losses, c)
-    within = (a > 0.0, b > 0.0, b > 0.0 and EXPONENT_LOW * (1 + 1e-4) < c < EXPONENT_HIGH * (1 - 1e-4))
+    within = (
+        a > 0.0,
+        b > 0.0,
+        b > 0.0 and EXPONENT_LOW * (1 + 1e-4) < c < EXPONENT_HIGH * (1 - 1e-4),
+    )
     free = tuple(index for index, inside in enumerate(within) if inside) or (0,)
     jacobian = _jacobian(times, b, c)[:, list(free)]
-    return PowerLaw(a, b, c, float(steps[-1]), residual, len(steps), free, np.asarray(np.linalg.pinv(jacobian.T @ jacobian), float))
+    return PowerLaw(
+        a,
+        b,
+        c,
+        float(steps[-1]),
+        residual,
+        len(steps),
+        free,
+        np.asarray(np.linalg.pinv(jacobian.T @ jacobian), float),
+    )
 
 
 def _fit_linear(times: Points, losses: Points, c: float) -> tuple[float, float, float]:
@@ -164,18 +204,23 @@ def _jacobian(times: Sequence[float] | Points, b: float, c: float) -> Points:
     return np.stack([np.ones_like(powers), powers, -b * powers * np.log(moments)], axis=1)
 
 
-def measure_errors(predictions: Sequence[Prediction | float], losses: Sequence[float]) -> PredictionErrors:
+def measure_errors(
+    predictions: Sequence[Prediction | float], losses: Sequence[float]
+) -> PredictionErrors:
     """How good predictions were, judged against the losses that came, paired by position.
 
     Raises ValueError for unequal lengths or fewer than three pairs.
     """
     if len(predictions) != len(losses) or len(losses) < 3:
-        raise ValueError(f"got {len(predictions)} predictions of {len(losses)} losses: expected equally many, at least 3")
+        raise ValueError(
+            f"got {len(predictions)} predictions of {len(losses)} losses: expected equally many, at least 3"
+        )
     means = [entry.mean if isinstance(entry, Prediction) else entry for entry in predictions]
     off = [mean - loss for mean, loss in zip(means, losses, strict=True)]
     bounds = [entry.interval() if isinstance(entry, Prediction) else None for entry in predictions]
     inside = [
-        low - _TOLERANCE <= loss <= high + _TOLERANCE for loss, (low, high) in ((x, y) for x, y in zip(losses, bounds, strict=True) if y)
+        low - _TOLERANCE <= loss <= high + _TOLERANCE
+        for loss, (low, high) in ((x, y) for x, y in zip(losses, bounds, strict=True) if y)
     ]
     return PredictionErrors(
         mean=statistics.fmean(off),

@@ -19,7 +19,10 @@ from synaptune.core.errors import user_error
 from synaptune.core.parameters import constant
 
 FLOOR = constant(
-    "objective.floor", 0.05, meaning="least scale of eq. (1)", source="chosen: a twentieth of the range of accuracies, shares and errors"
+    "objective.floor",
+    0.05,
+    meaning="least scale of eq. (1)",
+    source="chosen: a twentieth of the range of accuracies, shares and errors",
 )
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
-RHO = constant("pareto.rho", 0.05, meaning="weight of the sum in eq. (4)", source="Knowles 2006, section III.A")
+RHO = constant(
+    "pareto.rho", 0.05, meaning="weight of the sum in eq. (4)", source="Knowles 2006, section III.A"
+)
 HYPERVOLUME_REFERENCE = constant(
     "pareto.worst",
     1.0,
@@ -50,7 +52,11 @@ def hypervolume(costs: ArrayLike, reference: Sequence[float] | None = None) -> f
     from nevergrad.optimization.multiobjective import HypervolumeIndicator
 
     points = _check_costs(costs)
-    end = np.full(points.shape[1], HYPERVOLUME_REFERENCE) if reference is None else np.asarray(reference, float)
+    end = (
+        np.full(points.shape[1], HYPERVOLUME_REFERENCE)
+        if reference is None
+        else np.asarray(reference, float)
+    )
     inside = points[(points < end).all(1)]
     if not len(inside):
         return 0.0
@@ -65,7 +71,10 @@ def contributions(costs: ArrayLike, reference: Sequence[float] | None = None) ->
     points = _check_costs(costs)
     whole = hypervolume(points, reference)
     front = pareto_front(points)
-    return [whole - hypervolume(np.delete(points, i, axis=0), reference) if front[i] else 0.0 for i in range(len(points))]
+    return [
+        whole - hypervolume(np.delete(points, i, axis=0), reference) if front[i] else 0.0
+        for i in range(len(points))
+    ]
 
 
 def achievement(changes: Sequence[float], weights: Sequence[float]) -> float:
@@ -79,5 +88,7 @@ def _check_costs(costs: ArrayLike) -> NDArray[np.float64]:
 
     points = np.asarray(costs, float)
     if points.ndim != 2 or not np.isfinite(points).all():
-        raise ValueError(f"got costs of shape {points.shape}: expected (point, axis), all finite; leave failed trials out")
+        raise ValueError(
+            f"got costs of shape {points.shape}: expected (point, axis), all finite; leave failed trials out"
+        )
     return points

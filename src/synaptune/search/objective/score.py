@@ -92,18 +92,26 @@ def find_objective_faults(config: ObjectiveConfig) -> list[str]:
         found.append(f"objective.name={config.name}: expected one of {', '.join(OBJECTIVES)}")
     weights = {f"objective.weights.{name}": value for name, value in vars(config.weights).items()}
     weights |= {f"objective.axes.{name}": value for name, value in vars(config.axes).items()}
-    found += [f"{name}={value:g}: expected at least 0" for name, value in weights.items() if not 0.0 <= value < math.inf]
+    found += [
+        f"{name}={value:g}: expected at least 0"
+        for name, value in weights.items()
+        if not 0.0 <= value < math.inf
+    ]
     if not any(vars(config.weights).values()):
         found.append("objective.weights: expected one above 0")
     if not any(vars(config.axes).values()):
         found.append("objective.axes: expected one above 0")
     for name, value in config.baseline.metrics.items():
         if not 0.0 <= value < math.inf:
-            found.append(f"objective.baseline.{name}={value:g}: expected a finite number of at least 0")
+            found.append(
+                f"objective.baseline.{name}={value:g}: expected a finite number of at least 0"
+            )
     if config.switch < 0:
         found.append(f"objective.switch={config.switch}: expected a generation, 0 or more")
     if not 0.0 < config.fraction <= 1.0:
-        found.append(f"objective.fraction={config.fraction:g}: expected a part of the steps, above 0 and at most 1")
+        found.append(
+            f"objective.fraction={config.fraction:g}: expected a part of the steps, above 0 and at most 1"
+        )
     return found
 
 
@@ -116,7 +124,9 @@ def get_score_kind(config: ObjectiveConfig, generation: int) -> str:
 
 def is_switch(config: ObjectiveConfig, generation: int) -> bool:
     """Whether incumbents of the generation before have to be scored again (`rescored`) to be ranked with this one."""
-    return generation > 0 and get_score_kind(config, generation) != get_score_kind(config, generation - 1)
+    return generation > 0 and get_score_kind(config, generation) != get_score_kind(
+        config, generation - 1
+    )
 
 
 def needs_baseline(config: ObjectiveConfig) -> bool:
@@ -126,7 +136,12 @@ def needs_baseline(config: ObjectiveConfig) -> bool:
 
 def with_baseline(config: ObjectiveConfig, metrics: Mapping[str, float]) -> ObjectiveConfig:
     """The objective with a baseline, from the metrics of the run at the defaults."""
-    return replace(config, baseline=Baseline(**{name: metrics[name] for name in vars(config.baseline) if name in metrics}))
+    return replace(
+        config,
+        baseline=Baseline(
+            **{name: metrics[name] for name in vars(config.baseline) if name in metrics}
+        ),
+    )
 
 
 def check_ready(config: ObjectiveConfig, metrics: Collection[str], generation: int = 0) -> None:
@@ -158,7 +173,8 @@ def score(config: ObjectiveConfig, metrics: Mapping[str, float], generation: int
     check_ready(config, metrics, generation)
     if kind == "pareto":
         return achievement(
-            compute_costs(config, metrics), [weight for name, weight in _get_axis_weights(config).items() if name in metrics]
+            compute_costs(config, metrics),
+            [weight for name, weight in _get_axis_weights(config).items() if name in metrics],
         )
     weights = _get_term_weights(config)
     terms = match_baseline(weights, metrics, config.baseline.metrics)
@@ -168,7 +184,10 @@ def score(config: ObjectiveConfig, metrics: Mapping[str, float], generation: int
 def compute_costs(config: ObjectiveConfig, metrics: Mapping[str, float]) -> tuple[float, ...]:
     """Changes from the baseline on the axes of pareto, smaller is better: a row of costs for pareto.py."""
     return tuple(
-        entry.change(value, base) for entry, value, base in match_baseline(_get_axis_weights(config), metrics, config.baseline.metrics)
+        entry.change(value, base)
+        for entry, value, base in match_baseline(
+            _get_axis_weights(config), metrics, config.baseline.metrics
+        )
     )
 
 
@@ -182,6 +201,8 @@ def _get_axis_weights(config: ObjectiveConfig) -> dict[str, float]:
     return {metric: weight for metric, weight in vars(config.axes).items() if weight > 0.0}
 
 
-def rescore(config: ObjectiveConfig, metrics: Sequence[Mapping[str, float] | None], generation: int) -> list[float | None]:
+def rescore(
+    config: ObjectiveConfig, metrics: Sequence[Mapping[str, float] | None], generation: int
+) -> list[float | None]:
     """Scores of earlier trials as a generation ranks them, from their stored metrics alone; null (failed) stays null."""
     return [None if entry is None else score(config, entry, generation) for entry in metrics]

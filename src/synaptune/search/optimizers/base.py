@@ -79,4 +79,7 @@ def rank_losses(generation: Sequence[Observation], worst: float) -> RankedLosses
     top = max(finite, default=worst)
     spread = top - min(finite, default=top)
     failed = top + max(spread, 1e-6 + 1e-3 * abs(top))
-    return RankedLosses([failed if told.loss is None else told.loss for told in generation], max([worst, *finite]) if finite else worst)
+    return RankedLosses(
+        [failed if told.loss is None else told.loss for told in generation],
+        max([worst, *finite]) if finite else worst,
+    )

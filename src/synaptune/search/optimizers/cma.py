@@ -25,12 +25,22 @@ from typing import Any
 import numpy as np
 
 from synaptune.core.parameters import constant
-from synaptune.search.optimizers.base import SEED_MODULUS, Engine, Observation, Optimizer, rank_losses
+from synaptune.search.optimizers.base import (
+    SEED_MODULUS,
+    Engine,
+    Observation,
+    Optimizer,
+    rank_losses,
+)
 from synaptune.search.optimizers.diagnostics import Diagnostics, diagnose
 from synaptune.search.space.space import MIN_SHARE, Dimension, Space, UnitPoint
 
 INITIAL_STEP = constant(
-    "search.step", 0.2, unit="unit range", meaning="first standard deviation of the search", source="chosen: a fifth of the range"
+    "search.step",
+    0.2,
+    unit="unit range",
+    meaning="first standard deviation of the search",
+    source="chosen: a fifth of the range",
 )
 HALF_BIN = constant(
     "search.half_bin",
@@ -134,7 +144,10 @@ def fold(sample: Any) -> Any:
 
 def compute_min_steps(space: Space, mean: Sequence[float]) -> list[float]:
     """Least standard deviation of each (padded) coordinate at a mean, eq. (4); zero where it is continuous."""
-    steps = tuple(_compute_min_step(dimension, float(u)) for dimension, u in zip(space.dimensions, mean, strict=False))
+    steps = tuple(
+        _compute_min_step(dimension, float(u))
+        for dimension, u in zip(space.dimensions, mean, strict=False)
+    )
     return list(pad_unit(steps, companion=0.0))
 
 
@@ -142,7 +155,10 @@ def _compute_min_step(dimension: Dimension, mean: float) -> float:
     if (dimension.bins or 1) == 1:
         return 0.0
     low, high = dimension.get_bin(mean)
-    edge = min((end for end in (low, high) if _EDGE_MARGIN < end < 1.0 - _EDGE_MARGIN), key=lambda end: abs(end - mean))
+    edge = min(
+        (end for end in (low, high) if _EDGE_MARGIN < end < 1.0 - _EDGE_MARGIN),
+        key=lambda end: abs(end - mean),
+    )
     beyond = dimension.get_bin(edge + _EDGE_MARGIN if edge == high else edge - _EDGE_MARGIN)
     return max(abs(edge - mean), HALF_BIN * min(high - low, beyond[1] - beyond[0]))
 

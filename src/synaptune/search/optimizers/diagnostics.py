@@ -17,10 +17,16 @@ from typing import Any
 from synaptune.core.parameters import constant
 
 CONDITION_LIMIT = constant(
-    "search.condition_limit", 1e6, meaning="largest healthy value of eq. (2)", source="chosen: a step a thousand times its neighbour's"
+    "search.condition_limit",
+    1e6,
+    meaning="largest healthy value of eq. (2)",
+    source="chosen: a step a thousand times its neighbour's",
 )
 RATIO_LIMIT = constant(
-    "search.ratio_limit", 1e3, meaning="largest healthy value of eq. (3)", source="chosen: two parameters correlated beyond 0.998"
+    "search.ratio_limit",
+    1e3,
+    meaning="largest healthy value of eq. (3)",
+    source="chosen: two parameters correlated beyond 0.998",
 )
 STAGNATION_LIMIT = int(
     constant(
@@ -66,7 +72,15 @@ class Diagnostics:
         }
 
 
-def diagnose(*, generation: int, names: tuple[str, ...], mean: Any, step: float, covariance: Any, stagnation: int) -> Diagnostics:
+def diagnose(
+    *,
+    generation: int,
+    names: tuple[str, ...],
+    mean: Any,
+    step: float,
+    covariance: Any,
+    stagnation: int,
+) -> Diagnostics:
     """Diagnostics of a distribution by its mean (n,) and covariance (n, n), eqs. (2) and (3)."""
     import numpy as np
 

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 
 from synaptune.core.errors import find_nearest, user_error
-from synaptune.search.optimizers.base import SEED_MODULUS, Engine, Observation, Optimizer, rank_losses
+from synaptune.search.optimizers.base import (
+    SEED_MODULUS,
+    Engine,
+    Observation,
+    Optimizer,
+    rank_losses,
+)
 from synaptune.search.optimizers.cma import INITIAL_STEP, pad_unit
 from synaptune.search.space.space import Space, UnitPoint
 
@@ -86,7 +92,11 @@ def _build_algorithm(engine: Engine, space: Space, built_in: Sequence[str]) -> A
             expected=f"{', '.join(built_in)}, or a name of Nevergrad's registry (closest: {find_nearest(engine.name, [*built_in, *registry])})",
             do="correct hydra.sweeper.optim.optimizer",
         )
-    box = ng.p.Array(init=np.array(pad_unit(space.get_start()))).set_mutation(sigma=INITIAL_STEP).set_bounds(0.0, 1.0)
+    box = (
+        ng.p.Array(init=np.array(pad_unit(space.get_start())))
+        .set_mutation(sigma=INITIAL_STEP)
+        .set_bounds(0.0, 1.0)
+    )
     box.random_state = np.random.RandomState(engine.seed % SEED_MODULUS)
     box.function.deterministic = not engine.noisy
     try:

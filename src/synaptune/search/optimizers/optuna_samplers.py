@@ -22,7 +22,10 @@ from synaptune.search.optimizers.uniform_grid import batch_size
 from synaptune.search.space.space import Dimension, Space, UnitPoint
 
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc")
-MODEL_SAMPLERS = ("tpe", "gp")  # see true types, remember every trial, and take those of an earlier study
+MODEL_SAMPLERS = (
+    "tpe",
+    "gp",
+)  # see true types, remember every trial, and take those of an earlier study
 _KEPT_GENERATIONS = 4
 
 
@@ -45,8 +48,12 @@ class OptunaDimension(NamedTuple):
         if dimension.scale == "categorical":
             return CategoricalDistribution(range(len(dimension.choices)))
         if dimension.integer:
-            return IntDistribution(int(dimension.low), int(dimension.high), log=dimension.scale == "log")
-        return FloatDistribution(float(dimension.low), float(dimension.high), log=dimension.scale == "log")
+            return IntDistribution(
+                int(dimension.low), int(dimension.high), log=dimension.scale == "log"
+            )
+        return FloatDistribution(
+            float(dimension.low), float(dimension.high), log=dimension.scale == "log"
+        )
 
     def to_parameter(self, unit: float) -> Any:
         """Optuna's parameter at a unit coordinate."""
@@ -65,7 +72,9 @@ class OptunaDimension(NamedTuple):
             return float(parameter)
         if self.dimension.scale == "categorical":
             return self.dimension.to_unit(self.dimension.choices[parameter])
-        return self.dimension.to_unit(parameter + int(self.dimension.low) if self.kind == "bin" else parameter)
+        return self.dimension.to_unit(
+            parameter + int(self.dimension.low) if self.kind == "bin" else parameter
+        )
 
 
 def make_optuna_dimension(dimension: Dimension, sampler: str) -> OptunaDimension:
@@ -100,13 +109,16 @@ class OptunaOptimizer(Optimizer):
         self.learns = engine.name != "qmc"
         self.generation_size = _generation_size(engine, len(space.dimensions))
         self._axes = {
-            name: make_optuna_dimension(dimension, engine.name) for name, dimension in zip(space.names, space.dimensions, strict=True)
+            name: make_optuna_dimension(dimension, engine.name)
+            for name, dimension in zip(space.names, space.dimensions, strict=True)
         }
         self._first: UnitPoint | None = space.get_start()
         self._open: dict[UnitPoint, list[int]] = {}
         self._models = engine.name in MODEL_SAMPLERS
         with _silence_optuna():
-            self._distributions = {name: entry.to_distribution() for name, entry in self._axes.items()}
+            self._distributions = {
+                name: entry.to_distribution() for name, entry in self._axes.items()
+            }
             self._study = optuna.create_study(sampler=self._make_sampler(engine))
             for told in prior if self._models else ():
                 self._add_trial(self._to_parameters(told.unit), _to_value(told), self._study)
@@ -147,7 +159,10 @@ class OptunaOptimizer(Optimizer):
         state = dict(self.__dict__)
         if self._models and not self._open:
             trials = self._study.get_trials(deepcopy=False)
-            ended = [_StoredTrial(tuple(trial.params[name] for name in self._axes), trial.value) for trial in trials]
+            ended = [
+                _StoredTrial(tuple(trial.params[name] for name in self._axes), trial.value)
+                for trial in trials
+            ]
             state["_study"] = _CompactStudy(self._study.sampler, ended)
         return state
 
@@ -162,7 +177,9 @@ class OptunaOptimizer(Optimizer):
         with _silence_optuna():
             study = optuna.create_study(sampler=compact.sampler)
             for ended in compact.trials:
-                self._add_trial(dict(zip(self._axes, ended.parameters, strict=True)), ended.value, study)
+                self._add_trial(
+                    dict(zip(self._axes, ended.parameters, strict=True)), ended.value, study
+                )
         return study
 
     def _add_trial(self, parameters: dict[str, Any], value: float | None, study: Any) -> None:
@@ -170,11 +187,16 @@ class OptunaOptimizer(Optimizer):
         import optuna
 
         state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
-        trial = optuna.trial.create_trial(params=parameters, distributions=self._distributions, value=value, state=state)
+        trial = optuna.trial.create_trial(
+            params=parameters, distributions=self._distributions, value=value, state=state
+        )
         study.add_trial(trial)
 
     def _to_parameters(self, unit: UnitPoint) -> dict[str, Any]:
-        return {name: entry.to_parameter(u) for (name, entry), u in zip(self._axes.items(), unit, strict=True)}
+        return {
+            name: entry.to_parameter(u)
+            for (name, entry), u in zip(self._axes.items(), unit, strict=True)
+        }
 
     def _make_sampler(self, engine: Engine) -> Any:
         from optuna.samplers import GPSampler, QMCSampler, TPESampler
@@ -190,7 +212,9 @@ class OptunaOptimizer(Optimizer):
 
         assert self._first is not None
         margin = any(entry.kind == "bin" for entry in self._axes.values())
-        options = dict(seed=seed, n_startup_trials=0, popsize=self.generation_size, with_margin=margin)
+        options = dict(
+            seed=seed, n_startup_trials=0, popsize=self.generation_size, with_margin=margin
+        )
         return BoxCmaEsSampler(self._distributions, x0=self._to_parameters(self._first), **options)
 
     def _trim(self) -> None:
@@ -200,7 +224,11 @@ class OptunaOptimizer(Optimizer):
         trials = self._study.get_trials(deepcopy=False)
         if len(trials) < _KEPT_GENERATIONS * self.generation_size:
             return
-        holders = [index for index, trial in enumerate(trials) if any("optimizer" in key for key in trial.system_attrs)]
+        holders = [
+            index
+            for index, trial in enumerate(trials)
+            if any("optimizer" in key for key in trial.system_attrs)
+        ]
         if holders:
             kept = self._study.get_trials()[holders[-1] :]
             self._study = optuna.create_study(sampler=self._study.sampler)

@@ -20,7 +20,7 @@ from synaptune.search.space.space import Space
 
 BUILT_IN = ("cma", "random", "grid", *SAMPLERS)
 
-__all__ = ["BUILT_IN", "Engine", "GridOptimizer", "Optimizer", "Observation", "make_optimizer"]
+__all__ = ["BUILT_IN", "Engine", "GridOptimizer", "Observation", "Optimizer", "make_optimizer"]
 
 
 def make_optimizer(engine: Engine, space: Space, prior: Sequence[Observation] = ()) -> Optimizer:
@@ -29,9 +29,16 @@ def make_optimizer(engine: Engine, space: Space, prior: Sequence[Observation] = 
     prior: points of an earlier study that `tpe` and `gp` know before their first ask (see warm.py); the others take no notice.
     """
     if engine.grid_points < 1:
-        raise user_error(got=f"grid_points={engine.grid_points}", expected="an integer of at least 1", do="correct it")
+        raise user_error(
+            got=f"grid_points={engine.grid_points}",
+            expected="an integer of at least 1",
+            do="correct it",
+        )
     if engine.name == "grid":
-        return GridOptimizer([dimension.make_grid(engine.grid_points) for dimension in space.dimensions], batch_size(engine.workers))
+        return GridOptimizer(
+            [dimension.make_grid(engine.grid_points) for dimension in space.dimensions],
+            batch_size(engine.workers),
+        )
     if engine.name == "random":
         return UniformOptimizer(len(space.dimensions), engine.seed, batch_size(engine.workers))
     if engine.name == "cma":

@@ -55,7 +55,12 @@ class StateFile:
     def save(self, optimizer: Optimizer, generations: int) -> None:
         """Replace the file atomically."""
         snapshot = OptimizerSnapshot(
-            SNAPSHOT_VERSION, _get_library_versions(), self.engine, tuple(self.space.items()), generations, optimizer
+            SNAPSHOT_VERSION,
+            _get_library_versions(),
+            self.engine,
+            tuple(self.space.items()),
+            generations,
+            optimizer,
         )
         draft = self.path.with_suffix(".tmp")
         draft.write_bytes(pickle.dumps(snapshot))
@@ -79,7 +84,9 @@ class StateFile:
 
 
 def restore_optimizer(
-    state_file: StateFile, make_fresh: Callable[[], Optimizer], trials: Sequence[tuple[Observation, bool]]
+    state_file: StateFile,
+    make_fresh: Callable[[], Optimizer],
+    trials: Sequence[tuple[Observation, bool]],
 ) -> RestoredOptimizer:
     """Bring an optimizer to the end of `trials`, which are (point with loss, finished) in the order they were asked for."""
     optimizer = make_fresh()
@@ -89,7 +96,9 @@ def restore_optimizer(
             return RestoredOptimizer(optimizer, told, None)
     found = state_file.load()
     note = None
-    if isinstance(found, OptimizerSnapshot) and found.told * found.optimizer.generation_size <= len(trials):
+    if isinstance(found, OptimizerSnapshot) and found.told * found.optimizer.generation_size <= len(
+        trials
+    ):
         replayed = _replay(found.optimizer, found.told, trials)
         if replayed is not None:
             return RestoredOptimizer(found.optimizer, replayed, None)
@@ -105,26 +114,40 @@ def restore_optimizer(
     optimizer = make_fresh()
     told = 0
     for generation in _split_generations(optimizer, trials):
-        if len(generation) == optimizer.generation_size and all(finished for _, finished in generation):
+        if len(generation) == optimizer.generation_size and all(
+            finished for _, finished in generation
+        ):
             optimizer.tell([point for point, _ in generation])
             told += 1
-    return RestoredOptimizer(optimizer, told, f"{note}; its own points would differ, so it goes on from their losses")
+    return RestoredOptimizer(
+        optimizer, told, f"{note}; its own points would differ, so it goes on from their losses"
+    )
 
 
-def _replay(optimizer: Optimizer, generations: int, trials: Sequence[tuple[Observation, bool]]) -> int | None:
+def _replay(
+    optimizer: Optimizer, generations: int, trials: Sequence[tuple[Observation, bool]]
+) -> int | None:
     """Ask and tell again from generation `told` on; the generations known at the end, or null at the first point that differs."""
-    leading = True  # an optimizer that does not learn is asked past a generation that is not whole yet
+    leading = (
+        True  # an optimizer that does not learn is asked past a generation that is not whole yet
+    )
     for generation in _split_generations(optimizer, trials)[generations:]:
         if any(optimizer.ask() != point.unit for point, _ in generation):
             return None
-        leading = leading and len(generation) == optimizer.generation_size and all(finished for _, finished in generation)
+        leading = (
+            leading
+            and len(generation) == optimizer.generation_size
+            and all(finished for _, finished in generation)
+        )
         if leading:
             optimizer.tell([point for point, _ in generation])
             generations += 1
     return generations
 
 
-def _split_generations(optimizer: Optimizer, trials: Sequence[tuple[Observation, bool]]) -> list[Sequence[tuple[Observation, bool]]]:
+def _split_generations(
+    optimizer: Optimizer, trials: Sequence[tuple[Observation, bool]]
+) -> list[Sequence[tuple[Observation, bool]]]:
     size = optimizer.generation_size
     return [trials[first : first + size] for first in range(0, len(trials), size)]
 

@@ -34,7 +34,9 @@ def warm_start(space: Space, trials: Sequence[EarlierTrial], study: str) -> Warm
     been at the new start. Losses are used as they are: both studies must measure the same thing.
     Raises UserError when no trial has a loss, or none of the searched names is in the best.
     """
-    best = min(trials, key=lambda trial: math.inf if trial.loss is None else trial.loss, default=None)
+    best = min(
+        trials, key=lambda trial: math.inf if trial.loss is None else trial.loss, default=None
+    )
     if best is None or best.loss is None:
         raise user_error(
             got=f"search.start={study}, a study without a finished trial",

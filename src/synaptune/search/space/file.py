@@ -47,14 +47,24 @@ class SpaceFile:
         """The file as overrides of a configuration; the fixed values are left out whose names are given."""
         about = {"search_space.name": self.name, "search_space.parameters": list(self.parameters)}
         held = {name: value for name, value in self.fixed.items() if name not in given}
-        about |= {"++search_space.ranges": self.ranges, "++search_space.fixed": held}  # Hydra takes new keys of a mapping only with ++
-        return ["search_space=base", *(f"{key}={format_literal(value)}" for key, value in (about | held).items())]
+        about |= {
+            "++search_space.ranges": self.ranges,
+            "++search_space.fixed": held,
+        }  # Hydra takes new keys of a mapping only with ++
+        return [
+            "search_space=base",
+            *(f"{key}={format_literal(value)}" for key, value in (about | held).items()),
+        ]
 
 
 def get_space_file(override: str) -> Path | None:
     """The file that a word of the command line names as the search space; null when it names none."""
     value = override.removeprefix(_OVERRIDE_PREFIX).strip("'\"")
-    return Path(value) if override.startswith(_OVERRIDE_PREFIX) and value.lower().endswith(ENDINGS) else None
+    return (
+        Path(value)
+        if override.startswith(_OVERRIDE_PREFIX) and value.lower().endswith(ENDINGS)
+        else None
+    )
 
 
 def read_space_file(path: Path) -> SpaceFile:
@@ -71,7 +81,9 @@ def read_space_file(path: Path) -> SpaceFile:
         ) from error
     except Exception as error:  # the YAML reader's errors
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise user_error(got=f"search_space={path}: {reason}", expected="YAML", do="correct the file") from error
+        raise user_error(
+            got=f"search_space={path}: {reason}", expected="YAML", do="correct the file"
+        ) from error
     found = _find_faults(content)
     if found:
         raise UserError(
@@ -81,7 +93,9 @@ def read_space_file(path: Path) -> SpaceFile:
             + "\n  to do: correct the file"
         )
     parameters, ranges, fixed = (content.get(key) for key in SPACE_KEYS[1:])
-    return SpaceFile(content.get("name") or path.stem, tuple(parameters or ()), ranges or {}, fixed or {})
+    return SpaceFile(
+        content.get("name") or path.stem, tuple(parameters or ()), ranges or {}, fixed or {}
+    )
 
 
 def format_space_file(file: SpaceFile, head: Sequence[str] = ()) -> str:
@@ -92,7 +106,9 @@ def format_space_file(file: SpaceFile, head: Sequence[str] = ()) -> str:
     content |= {"parameters": list(file.parameters)} if file.parameters else {}
     content |= {"ranges": file.ranges} if file.ranges else {}
     content |= {"fixed": file.fixed} if file.fixed else {}
-    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=130)
+    text = yaml.safe_dump(
+        content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=130
+    )
     return "".join(f"# {line}\n" for line in head) + text
 
 
@@ -102,34 +118,58 @@ def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: 
     declared: the parameter's own, which says what the entry leaves out; start: its configured value.
     """
     if fault := _find_entry_fault(entry):
-        raise user_error(got=f"search_space.ranges {name}: {fault}", expected="low and high, or choices", do="correct the entry")
+        raise user_error(
+            got=f"search_space.ranges {name}: {fault}",
+            expected="low and high, or choices",
+            do="correct the entry",
+        )
     if "choices" in entry:
         choices = tuple(entry["choices"])
         weights = tuple(float(weight) for weight in entry.get("weights") or ())
-        return Dimension(name, "categorical", choices=choices, start=start if start in choices else None, weights=weights)
+        return Dimension(
+            name,
+            "categorical",
+            choices=choices,
+            start=start if start in choices else None,
+            weights=weights,
+        )
     missing = [key for key in ("low", "high") if key not in entry]
     if declared is None and missing:
-        raise user_error(got=f"search_space.ranges {name} without {' and '.join(missing)}", expected="low and high", do="add them")
+        raise user_error(
+            got=f"search_space.ranges {name} without {' and '.join(missing)}",
+            expected="low and high",
+            do="add them",
+        )
     number = isinstance(start, int | float) and not isinstance(start, bool)
     if not number:
         raise user_error(
-            got=f"search_space.ranges {name}: a range, where the value is {start!r}", expected="choices", do="list its choices"
+            got=f"search_space.ranges {name}: a range, where the value is {start!r}",
+            expected="choices",
+            do="list its choices",
         )
     low, high = (entry[key] if key in entry else getattr(declared, key) for key in ("low", "high"))
     log = entry.get("log", declared is not None and declared.scale == "log")
-    integer = entry.get("integer", declared.integer if declared is not None else isinstance(start, int))
+    integer = entry.get(
+        "integer", declared.integer if declared is not None else isinstance(start, int)
+    )
     return Dimension(name, "log" if log else "lin", low, high, integer=integer, start=start)
 
 
 def find_unknown_names(file: SpaceFile, known: Sequence[str]) -> list[str]:
     """The names in ranges and fixed that a configuration lacks, each with near ones."""
-    return [f"{name} (closest: {find_nearest(name, known)})" for name in (*file.ranges, *file.fixed) if name not in known]
+    return [
+        f"{name} (closest: {find_nearest(name, known)})"
+        for name in (*file.ranges, *file.fixed)
+        if name not in known
+    ]
 
 
 def format_literal(value: Any) -> str:
     """A value in Hydra's override grammar."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {format_literal(entry)}" for key, entry in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{key}: {format_literal(entry)}" for key, entry in value.items()) + "}"
+        )
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(format_literal, value)) + "]"
     if isinstance(value, bool):
@@ -143,7 +183,9 @@ def _find_faults(content: Any) -> list[str]:
     if not isinstance(content, Mapping):
         return ["no mapping of keys to values"]
     found = [
-        f"{key}: no such key (closest: {find_nearest(str(key), SPACE_KEYS)})" for key in content if key not in (*SPACE_KEYS, "defaults")
+        f"{key}: no such key (closest: {find_nearest(str(key), SPACE_KEYS)})"
+        for key in content
+        if key not in (*SPACE_KEYS, "defaults")
     ]
     name, parameters = content.get("name"), content.get("parameters") or []
     if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w.\- ]+", name)):
@@ -154,9 +196,19 @@ def _find_faults(content: Any) -> list[str]:
     for key, entries in (("ranges", ranges), ("fixed", fixed)):
         if not isinstance(entries, Mapping):
             return [*found, f"{key}: {entries!r} is no mapping of names"]
-        found += [f"{key}: {name!r} is no name" for name in entries if not (isinstance(name, str) and _NAME_PATTERN.fullmatch(name))]
-    found += [f"{name}: {fault}" for name, entry in ranges.items() if (fault := _find_entry_fault(entry))]
-    found += [f"{name}: fixed at {value!r}, which is no plain value" for name, value in fixed.items() if not _is_plain(value)]
+        found += [
+            f"{key}: {name!r} is no name"
+            for name in entries
+            if not (isinstance(name, str) and _NAME_PATTERN.fullmatch(name))
+        ]
+    found += [
+        f"{name}: {fault}" for name, entry in ranges.items() if (fault := _find_entry_fault(entry))
+    ]
+    found += [
+        f"{name}: fixed at {value!r}, which is no plain value"
+        for name, value in fixed.items()
+        if not _is_plain(value)
+    ]
     found += [f"{name}: both in ranges and fixed" for name in ranges if name in fixed]
     if not found and not ranges and not parameters:
         found.append("nothing to search: neither parameters nor ranges")

@@ -28,7 +28,9 @@ from synaptune.core.parameters import Spec
 Value = float | int | bool | str
 UnitPoint = tuple[float, ...]
 SIGNIFICANT_DIGITS = 6
-MIN_SHARE = 1e-3  # of a weighted choice: a search of some hundred evaluations would not meet a smaller one
+MIN_SHARE = (
+    1e-3  # of a weighted choice: a search of some hundred evaluations would not meet a smaller one
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,11 @@ class Dimension:
         if self.weights and len(self.weights) != len(self.choices):
             return f"{len(self.weights)} weights for {len(self.choices)} choices"
         least = MIN_SHARE * sum(self.weights)
-        wrong = [weight for weight in self.weights if not (math.isfinite(least) and 0.0 < weight >= least)]
+        wrong = [
+            weight
+            for weight in self.weights
+            if not (math.isfinite(least) and 0.0 < weight >= least)
+        ]
         return f"weight {wrong[0]:g}" if wrong else None
 
     def _get_choice_edges(self) -> list[float]:
@@ -107,14 +113,18 @@ class Dimension:
         ends = (float(value) - 0.5, float(value) + 0.5)
         if self.scale == "lin":
             return (ends[0] - lower) / (upper - lower), (ends[1] - lower) / (upper - lower)
-        return math.log(ends[0] / lower) / math.log(upper / lower), math.log(ends[1] / lower) / math.log(upper / lower)
+        return math.log(ends[0] / lower) / math.log(upper / lower), math.log(
+            ends[1] / lower
+        ) / math.log(upper / lower)
 
     def to_value(self, unit: float) -> Value:
         """The value at a unit coordinate (clipped to [0, 1])."""
         unit = min(max(float(unit), 0.0), 1.0)
         if self.scale == "categorical":  # eq. (4)
             if self.weights:
-                return self.choices[min(bisect.bisect_right(self._get_choice_edges(), unit), len(self.choices)) - 1]
+                return self.choices[
+                    min(bisect.bisect_right(self._get_choice_edges(), unit), len(self.choices)) - 1
+                ]
             return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
         number = self._interpolate(unit)
         if self.integer:
@@ -136,7 +146,11 @@ class Dimension:
         """The unit coordinate of a value, clipped to the range; raises UserError for a choice that is none."""
         if self.scale == "categorical":
             if value not in self.choices:
-                raise user_error(got=f"{self.name}={value}", expected=f"one of {self.choices}", do="correct the value")
+                raise user_error(
+                    got=f"{self.name}={value}",
+                    expected=f"one of {self.choices}",
+                    do="correct the value",
+                )
             index = self.choices.index(value)
             return sum(self._get_choice_edges()[index : index + 2]) / 2.0
         lower, upper = self._get_edges()
@@ -189,7 +203,10 @@ class Space:
 
     def to_values(self, unit: Sequence[float]) -> dict[str, Value]:
         """Values by name at a point of the unit box."""
-        return {dimension.name: dimension.to_value(u) for dimension, u in zip(self.dimensions, unit, strict=True)}
+        return {
+            dimension.name: dimension.to_value(u)
+            for dimension, u in zip(self.dimensions, unit, strict=True)
+        }
 
     def to_unit(self, values: Mapping[str, Value]) -> UnitPoint:
         """The point of the unit box of values by name."""
@@ -197,7 +214,10 @@ class Space:
 
     def get_start(self) -> UnitPoint:
         """Where a search begins: each parameter's start, or its middle."""
-        return tuple(0.5 if dimension.start is None else dimension.to_unit(dimension.start) for dimension in self.dimensions)
+        return tuple(
+            0.5 if dimension.start is None else dimension.to_unit(dimension.start)
+            for dimension in self.dimensions
+        )
 
     def describe(self) -> dict[str, str]:
         """Ranges by name, as stored with a study."""
@@ -212,7 +232,14 @@ def make_dimension(spec: Spec, start: Value | None = None, steps: int | None = N
         spec = replace(spec.for_run(steps), of_run=True)
     integer = spec.of_run or spec.scale == "int"
     scale = "log" if spec.scale == "log" else "lin"
-    return Dimension(spec.name, scale, spec.low, spec.high, integer=integer, start=spec.default if start is None else start)
+    return Dimension(
+        spec.name,
+        scale,
+        spec.low,
+        spec.high,
+        integer=integer,
+        start=spec.default if start is None else start,
+    )
 
 
 def expand_patterns(patterns: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -79,7 +79,9 @@ def run_trial(evaluate: Evaluate, trial: Trial, timeout: float | None = None) ->
         with _limit_time(timeout):
             return evaluate(trial)
     except TrialTimeout:
-        return Result(None, time.perf_counter() - began, failure=make_timeout_failure(timeout or 0.0))
+        return Result(
+            None, time.perf_counter() - began, failure=make_timeout_failure(timeout or 0.0)
+        )
     except Exception as error:  # the border of a trial: whatever it raises is its own failure, kept with its traceback
         failure = make_failure(error)
         if failure.kind == "memory":
@@ -180,7 +182,10 @@ class BatchWorkers:
     def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
         """Run the batch."""
         batch, self._waiting = self._waiting, []
-        return [FinishedTrial(trial, result) for trial, result in zip(batch, self._launch(batch), strict=True)]
+        return [
+            FinishedTrial(trial, result)
+            for trial, result in zip(batch, self._launch(batch), strict=True)
+        ]
 
     def close(self) -> None:
         """Nothing runs between two calls."""

@@ -13,7 +13,13 @@ from synaptune.search.workers.base import Evaluate, InlineWorkers, Workers
 
 WORKER_KINDS = ("auto", "here", "processes", "ray", "slurm")
 MAX_WORKERS = int(
-    constant("workers.most", 8, unit="process", meaning="most workers that a protocol starts by itself", source="chosen: memory")
+    constant(
+        "workers.most",
+        8,
+        unit="process",
+        meaning="most workers that a protocol starts by itself",
+        source="chosen: memory",
+    )
 )
 
 
@@ -57,17 +63,25 @@ def check_execution(workers: WorkersConfig, trial: TrialConfig) -> None:
     if workers.kind not in WORKER_KINDS:
         found.append(f"workers.kind={workers.kind}: expected one of {', '.join(WORKER_KINDS)}")
     if workers.count is None:
-        found.append(f"workers.count=null with workers.kind={workers.kind}: expected how many trials at a time")
+        found.append(
+            f"workers.count=null with workers.kind={workers.kind}: expected how many trials at a time"
+        )
     elif workers.count < 1:
         found.append(f"workers.count={workers.count}: expected at least 1 trial at a time")
     elif workers.kind == "here" and workers.count > 1:
-        found.append(f"workers.count={workers.count}: one process runs one trial at a time; expected 1, or workers.kind=processes")
+        found.append(
+            f"workers.count={workers.count}: one process runs one trial at a time; expected 1, or workers.kind=processes"
+        )
     if trial.timeout is not None and not trial.timeout > 0:
         found.append(f"trial.timeout={trial.timeout:g}: expected seconds above 0, or null")
     if trial.retries < 0:
         found.append(f"trial.retries={trial.retries}: expected at least 0")
     if found:
-        raise UserError("got workers that cannot run\n  " + "\n  ".join(found) + "\n  to do: correct these values")
+        raise UserError(
+            "got workers that cannot run\n  "
+            + "\n  ".join(found)
+            + "\n  to do: correct these values"
+        )
 
 
 def resolve_worker_count(workers: WorkersConfig) -> WorkersConfig:
@@ -83,13 +97,23 @@ def resolve_worker_count(workers: WorkersConfig) -> WorkersConfig:
 
     gpus = torch.cuda.device_count()
     if gpus:
-        return replace(workers, count=gpus, devices=workers.devices or [str(number) for number in range(gpus)])
+        return replace(
+            workers, count=gpus, devices=workers.devices or [str(number) for number in range(gpus)]
+        )
     return replace(
-        workers, count=min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MAX_WORKERS)
+        workers,
+        count=min(
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1,
+            MAX_WORKERS,
+        ),
     )
 
 
-def make_workers(config: WorkersConfig, trial: TrialConfig, evaluate: Evaluate, folder: Path) -> Workers:
+def make_workers(
+    config: WorkersConfig, trial: TrialConfig, evaluate: Evaluate, folder: Path
+) -> Workers:
     """The workers of a configuration, checked; folder: where submitit keeps its files. Raises UserError when they cannot be had."""
     kind = config.kind if config.kind != "auto" else "here" if config.slots == 1 else "processes"
     if kind == "here":

@@ -19,7 +19,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge, wait
+from multiprocessing.connection import (
+    Connection,
+    Listener,
+    answer_challenge,
+    deliver_challenge,
+    wait,
+)
 from typing import Any, NamedTuple, Protocol
 
 import cloudpickle
@@ -30,7 +36,11 @@ from synaptune.search.trial import Failure, Result, Trial
 from synaptune.search.workers.base import Evaluate, FinishedTrial, OnReport, make_timeout_failure
 
 HEARTBEAT_INTERVAL = constant(
-    "pool.beat", 5.0, unit="s", meaning="time between two signs of life of a worker", source="chosen: cheap, and soon enough"
+    "pool.beat",
+    5.0,
+    unit="s",
+    meaning="time between two signs of life of a worker",
+    source="chosen: cheap, and soon enough",
 )
 HEARTBEAT_TIMEOUT = constant(
     "pool.silence",
@@ -40,7 +50,9 @@ HEARTBEAT_TIMEOUT = constant(
     source="chosen: longer than any pause of a network",
 )
 _HANDSHAKE_TIMEOUT = 30.0  # s, after which who has connected and not said who it is has to go; a worker does so at once
-_MAX_FAILED_STARTS = 3  # of workers in a row before their first trial: what kills them is not a trial
+_MAX_FAILED_STARTS = (
+    3  # of workers in a row before their first trial: what kills them is not a trial
+)
 
 
 class Heartbeat(NamedTuple):
@@ -108,7 +120,9 @@ class _Slot:
 class Pool:
     """Up to `count` trials at a time, each in a worker process of its own."""
 
-    def __init__(self, evaluate: Evaluate, spawner: Spawner, count: int, timeout: float | None = None) -> None:
+    def __init__(
+        self, evaluate: Evaluate, spawner: Spawner, count: int, timeout: float | None = None
+    ) -> None:
         """evaluate: anything cloudpickle takes; timeout: most seconds of a trial, whose worker ends with it."""
         self.count, self._spawner, self._timeout = count, spawner, timeout
         self._pickle_evaluation = _pickle_evaluation(evaluate, spawner)
@@ -126,7 +140,9 @@ class Pool:
         keeps no worker out."""
         while self._open:
             with contextlib.suppress(OSError):  # the end of the pool
-                threading.Thread(target=self._admit, args=(self._open_listener.accept(),), daemon=True).start()
+                threading.Thread(
+                    target=self._admit, args=(self._open_listener.accept(),), daemon=True
+                ).start()
 
     def _admit(self, connection: Connection) -> None:
         """Let a worker in, and turn anyone else away."""
@@ -140,7 +156,10 @@ class Pool:
 
     def start(self, trial: Trial) -> None:
         """Give a trial to a free place, and the place a worker if it has none."""
-        place = min((place for place in self._slots if place.trial is None), key=lambda place: not place.ready)
+        place = min(
+            (place for place in self._slots if place.trial is None),
+            key=lambda place: not place.ready,
+        )
         place.trial, place.started_at = trial, time.monotonic()
         if place.handle is None:
             self._spawn_worker(place)
@@ -148,13 +167,18 @@ class Pool:
             self._send(place, trial)
 
     def _spawn_worker(self, place: _Slot) -> None:
-        place.handle, place.last_heard = self._spawner.spawn(self._address, self._key, place.number), time.monotonic()
+        place.handle, place.last_heard = (
+            self._spawner.spawn(self._address, self._key, place.number),
+            time.monotonic(),
+        )
 
     def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
         """Wait for trials to end; a worker that died ends its trial with a failure of kind `worker`."""
         while True:
             found: list[FinishedTrial] = []
-            connections = {place.connection: place for place in self._slots if place.connection is not None}
+            connections = {
+                place.connection: place for place in self._slots if place.connection is not None
+            }
             for source in wait([self._wake_reader, *connections], self._get_wait_time()):
                 if source == self._wake_reader:
                     self._accept_worker()
@@ -172,7 +196,14 @@ class Pool:
         if self._timeout is not None:
             now = time.monotonic()
             left = min(
-                [left, *(place.started_at + self._timeout - now for place in self._slots if place.trial is not None and place.ready)]
+                [
+                    left,
+                    *(
+                        place.started_at + self._timeout - now
+                        for place in self._slots
+                        if place.trial is not None and place.ready
+                    ),
+                ]
             )
         return max(0.0, left)
 
@@ -213,7 +244,9 @@ class Pool:
                 trial, place.trial = place.trial, None
                 assert trial is not None
                 if message.failure is not None and message.failure.kind == "device":
-                    self._stop_worker(place)  # a broken device context stays broken for the life of its process
+                    self._stop_worker(
+                        place
+                    )  # a broken device context stays broken for the life of its process
                 return [FinishedTrial(trial, message)]
         return []
 
@@ -221,10 +254,24 @@ class Pool:
         """Places whose trial ran out of time, whose worker fell silent, or never came."""
         found, now = [], time.monotonic()
         for place in self._slots:
-            if place.ready and place.trial is not None and self._timeout is not None and now - place.started_at >= self._timeout:
+            if (
+                place.ready
+                and place.trial is not None
+                and self._timeout is not None
+                and now - place.started_at >= self._timeout
+            ):
                 trial, place.trial = place.trial, None
                 self._stop_worker(place)
-                found.append(FinishedTrial(trial, Result(None, now - place.started_at, failure=make_timeout_failure(self._timeout))))
+                found.append(
+                    FinishedTrial(
+                        trial,
+                        Result(
+                            None,
+                            now - place.started_at,
+                            failure=make_timeout_failure(self._timeout),
+                        ),
+                    )
+                )
             elif place.connection is None and place.handle is not None:
                 found += self._handle_death(place) if place.handle.poll() is not None else []
             elif place.connection is not None and now - place.last_heard > HEARTBEAT_TIMEOUT:
@@ -240,7 +287,12 @@ class Pool:
             return []
         if begun:
             place.trial = None
-            return [FinishedTrial(trial, Result(None, seconds, failure=Failure("worker", f"its worker died ({how})")))]
+            return [
+                FinishedTrial(
+                    trial,
+                    Result(None, seconds, failure=Failure("worker", f"its worker died ({how})")),
+                )
+            ]
         place.failed_starts += 1
         if place.failed_starts >= _MAX_FAILED_STARTS:
             raise user_error(
@@ -259,7 +311,11 @@ class Pool:
             if how is not None:
                 return how
             time.sleep(0.02)
-        return "connection lost" if time.monotonic() - place.last_heard <= HEARTBEAT_TIMEOUT else f"silent for {HEARTBEAT_TIMEOUT:g} s"
+        return (
+            "connection lost"
+            if time.monotonic() - place.last_heard <= HEARTBEAT_TIMEOUT
+            else f"silent for {HEARTBEAT_TIMEOUT:g} s"
+        )
 
     def _stop_worker(self, place: _Slot) -> None:
         if place.handle is not None:
@@ -317,7 +373,12 @@ def _authenticate(connection: Connection, authkey: bytes) -> int | None:
             deliver_challenge(connection, authkey)
             answer_challenge(connection, authkey)
             return connection.recv()
-        except (OSError, EOFError, AuthenticationError, AssertionError):  # the last: an answer that is none
+        except (
+            OSError,
+            EOFError,
+            AuthenticationError,
+            AssertionError,
+        ):  # the last: an answer that is none
             return None
         finally:
             limit.cancel()

@@ -49,12 +49,22 @@ class LocalSpawner:
     def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
         """Start one in a session of its own, so that a Ctrl-C at the terminal stays with the controller."""
         cores = os.cpu_count() or 1
-        environment = {"OMP_NUM_THREADS": str(max(1, cores // self.count)), **os.environ, KEY_VARIABLE: authkey.hex()}
+        environment = {
+            "OMP_NUM_THREADS": str(max(1, cores // self.count)),
+            **os.environ,
+            KEY_VARIABLE: authkey.hex(),
+        }
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
         command = [sys.executable, "-m", "synaptune.search.workers.process", str(slot), address]
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in [*sys.path, os.environ.get("PYTHONPATH", "")] if path)
-        return LocalWorker(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True))
+        environment["PYTHONPATH"] = os.pathsep.join(
+            path for path in [*sys.path, os.environ.get("PYTHONPATH", "")] if path
+        )
+        return LocalWorker(
+            subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        )
 
     def close(self) -> None:
         """Nothing outlives the workers."""
@@ -101,10 +111,19 @@ class RaySpawner:
         try:
             import ray
         except ImportError:
-            raise user_error(got="workers=ray without Ray", expected="the package ray", do="pip install 'synaptune[ray]'") from None
+            raise user_error(
+                got="workers=ray without Ray",
+                expected="the package ray",
+                do="pip install 'synaptune[ray]'",
+            ) from None
         if not ray.is_initialized():
             try:
-                ray.init(address=self.address, log_to_driver=True, include_dashboard=False, logging_level=logging.ERROR)
+                ray.init(
+                    address=self.address,
+                    log_to_driver=True,
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                )
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise user_error(
                     got=f"workers.address={self.address}: {error}",
@@ -116,7 +135,9 @@ class RaySpawner:
         """Start one as a Ray task, which takes the place of its process: a dead one is ours to replace."""
         import ray
 
-        task = ray.remote(_run_remote_worker).options(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)
+        task = ray.remote(_run_remote_worker).options(
+            num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0
+        )
         return _RayWorker(task.remote(address, authkey, slot, list(sys.path)))
 
     def close(self) -> None:
@@ -158,7 +179,9 @@ class SlurmSpawner:
             import submitit
         except ImportError:
             raise user_error(
-                got="workers=slurm without submitit", expected="the package submitit", do="pip install 'synaptune[slurm]'"
+                got="workers=slurm without submitit",
+                expected="the package submitit",
+                do="pip install 'synaptune[slurm]'",
             ) from None
         try:
             executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
@@ -169,7 +192,9 @@ class SlurmSpawner:
                 expected="workers.cluster null, slurm or local, and parameters of submitit",
                 do="correct workers.*",
             ) from error
-        return _SlurmWorker(executor.submit(_run_remote_worker, address, authkey, slot, list(sys.path)))
+        return _SlurmWorker(
+            executor.submit(_run_remote_worker, address, authkey, slot, list(sys.path))
+        )
 
     def close(self) -> None:
         """Jobs end with their workers."""

@@ -63,7 +63,11 @@ class Listeners:
 
     def on_report(self, trial: Trial, step: int, value: float) -> None:
         """A running trial told a value."""
-        self._call_each(lambda listener: listener.on_report(trial, step, value) if isinstance(listener, Hearing) else None)
+        self._call_each(
+            lambda listener: (
+                listener.on_report(trial, step, value) if isinstance(listener, Hearing) else None
+            )
+        )
 
     def on_end(self, trial: Trial, finished: int) -> None:
         """A trial ended."""
@@ -79,7 +83,9 @@ class Listeners:
             listener = self._listeners.pop(0)
             try:
                 listener.close(exit_code)
-            except Exception as error:  # the search has its result, or an error of its own that matters more
+            except (
+                Exception
+            ) as error:  # the search has its result, or an error of its own that matters more
                 _print_failure(listener, error)
 
     def _call_each(self, call: Callable[[Callback], None]) -> None:
@@ -88,9 +94,13 @@ class Listeners:
                 call(listener)
             except UserError:
                 raise
-            except Exception as error:  # the border of the search: whatever a listener does ends here
+            except (
+                Exception
+            ) as error:  # the border of the search: whatever a listener does ends here
                 if isinstance(error, OSError) and error.errno in NO_SPACE:
-                    full = explain_disk_error(error, "make room and give the same command; every finished trial is kept")
+                    full = explain_disk_error(
+                        error, "make room and give the same command; every finished trial is kept"
+                    )
                     assert full is not None
                     raise full from error
                 self._drop(listener, error)
@@ -106,7 +116,11 @@ def _print_failure(listener: Callback | type | str, error: Exception) -> None:
     name = listener if isinstance(listener, str) else type(listener).__name__
     first = (str(error).splitlines() or [""])[0]
     with suppress(OSError):  # a terminal that is gone
-        print(f"{name} failed and is left out, the search goes on: {type(error).__name__}: {first}", file=sys.stderr, flush=True)
+        print(
+            f"{name} failed and is left out, the search goes on: {type(error).__name__}: {first}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class Overheard:
@@ -149,7 +163,11 @@ class Together:
 
     def __init__(self, whole: Callback, finished: int, phases: int) -> None:
         """finished: trials of all phases that had ended before."""
-        self._whole, self._finished, self._open = Listeners([whole]), finished, phases  # one that fails is dropped for all
+        self._whole, self._finished, self._open = (
+            Listeners([whole]),
+            finished,
+            phases,
+        )  # one that fails is dropped for all
 
     def on_start(self, trial: Trial) -> None:
         """A trial of any phase was given to a worker."""
@@ -185,13 +203,17 @@ def open_callbacks(ledger: PhaseLedger, logger: LoggerConfig, show: Show) -> Ite
 
 
 @contextmanager
-def open_shared_callbacks(phases: Sequence[ShownPhase], logger: LoggerConfig) -> Iterator[list[Listeners]]:
+def open_shared_callbacks(
+    phases: Sequence[ShownPhase], logger: LoggerConfig
+) -> Iterator[list[Listeners]]:
     """The listeners of each of several phases that are searched side by side; the terminal shows them as one.
 
     Raises UserError for those that cannot be had.
     """
     made = [(_make_or_drop(name, make, phases, logger)) for name, make in _MAKERS.items()]
-    together = [Listeners(listeners[::-1]) for listeners in zip(*filter(None, made), strict=True)] or [Listeners() for _ in phases]
+    together = [
+        Listeners(listeners[::-1]) for listeners in zip(*filter(None, made), strict=True)
+    ] or [Listeners() for _ in phases]
     code = 1
     try:
         yield together
@@ -210,7 +232,9 @@ def open_shared_callbacks(phases: Sequence[ShownPhase], logger: LoggerConfig) ->
 MakeCallbacks = Callable[[Sequence[ShownPhase], LoggerConfig], Sequence[Callback]]
 
 
-def _make_or_drop(name: str, make: MakeCallbacks, phases: Sequence[ShownPhase], logger: LoggerConfig) -> Sequence[Callback]:
+def _make_or_drop(
+    name: str, make: MakeCallbacks, phases: Sequence[ShownPhase], logger: LoggerConfig
+) -> Sequence[Callback]:
     """A listener for each phase; none when nobody asked for it."""
     try:
         return make(phases, logger)
@@ -228,7 +252,11 @@ def _make_view(phases: Sequence[ShownPhase], logger: LoggerConfig) -> Sequence[C
     shows = [show for _, show in phases]
     totals = [show.total for show in shows if show.total is not None]
     total = sum(totals) if len(totals) == len(shows) else None
-    view = _make_one_view(phases, logger, replace(shows[0], total=total, earlier=[trial for show in shows for trial in show.earlier]))
+    view = _make_one_view(
+        phases,
+        logger,
+        replace(shows[0], total=total, earlier=[trial for show in shows for trial in show.earlier]),
+    )
     if len(phases) == 1:
         return (view,)
     together = Together(view, sum(len(show.earlier) for show in shows), len(phases))
@@ -244,10 +272,20 @@ def _make_one_view(phases: Sequence[ShownPhase], logger: LoggerConfig, show: Sho
             from synaptune.study.callbacks.live_table import LiveTable, SearchInfo
 
             ledgers = [ledger for ledger, _ in phases]
-            title = f"{ledgers[0].study.location.name}: {', '.join(ledger.phase for ledger in ledgers)}"
-            space = Space(tuple(dimension for ledger in ledgers for dimension in ledger.space.dimensions))
-            return LiveTable(SearchInfo(title, space, f"{show.label}s", show.total, show.maximize, show.stop), show.earlier, console)
-    return TrialLines(show.total, show.label, show.maximize, show.earlier, always=logger.progress == "lines")
+            title = (
+                f"{ledgers[0].study.location.name}: {', '.join(ledger.phase for ledger in ledgers)}"
+            )
+            space = Space(
+                tuple(dimension for ledger in ledgers for dimension in ledger.space.dimensions)
+            )
+            return LiveTable(
+                SearchInfo(title, space, f"{show.label}s", show.total, show.maximize, show.stop),
+                show.earlier,
+                console,
+            )
+    return TrialLines(
+        show.total, show.label, show.maximize, show.earlier, always=logger.progress == "lines"
+    )
 
 
 def _make_tensorboard(phases: Sequence[ShownPhase], logger: LoggerConfig) -> Sequence[Callback]:
@@ -257,7 +295,10 @@ def _make_tensorboard(phases: Sequence[ShownPhase], logger: LoggerConfig) -> Seq
 
     return [
         TensorBoardCallback(
-            ledger.study.location.folder / "controller" / ledger.phase, ledger.space, maximize=show.maximize, earlier=show.earlier
+            ledger.study.location.folder / "controller" / ledger.phase,
+            ledger.space,
+            maximize=show.maximize,
+            earlier=show.earlier,
         )
         for ledger, show in phases
     ]
@@ -271,8 +312,19 @@ def _make_wandb(phases: Sequence[ShownPhase], logger: LoggerConfig) -> Sequence[
     study, (_, show) = phases[0][0].study, phases[0]
     names = {ledger.phase: ledger.space.names for ledger, _ in phases}
     earlier = {ledger.phase: shown.earlier for ledger, shown in phases}
-    return open_search_run(logger, study, names=names, flat_config=study.configuration, maximize=show.maximize, earlier=earlier)
+    return open_search_run(
+        logger,
+        study,
+        names=names,
+        flat_config=study.configuration,
+        maximize=show.maximize,
+        earlier=earlier,
+    )
 
 
 # The terminal's is made last, when nothing can be refused any more, and told and closed first.
-_MAKERS: dict[str, MakeCallbacks] = {"W&B's log": _make_wandb, "TensorBoard's log": _make_tensorboard, "the terminal's view": _make_view}
+_MAKERS: dict[str, MakeCallbacks] = {
+    "W&B's log": _make_wandb,
+    "TensorBoard's log": _make_tensorboard,
+    "the terminal's view": _make_view,
+}

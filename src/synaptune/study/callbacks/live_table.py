@@ -54,7 +54,9 @@ class SearchProgress:
         self.best = find_best(earlier, info.maximize)
         self.finished, self.ended_here = len(earlier), 0
         self.states = Counter(trial.state for trial in earlier)
-        self.failures = Counter(_failure_kind(trial) for trial in earlier if trial.state == "failed")
+        self.failures = Counter(
+            _failure_kind(trial) for trial in earlier if trial.state == "failed"
+        )
         self.seconds = sum(_run_seconds(trial) for trial in earlier)
         self.since_best = 0
         self.generation = max((_generation(trial) for trial in earlier), default=0)
@@ -69,17 +71,23 @@ class SearchProgress:
     def record_report(self, trial: Trial, step: int, value: float) -> None:
         """A running trial told a value."""
         if (known := self.running.get(trial.number)) is not None:
-            self.running = self.running | {trial.number: RunningTrial(known.trial, known.started_at, step, value)}
+            self.running = self.running | {
+                trial.number: RunningTrial(known.trial, known.started_at, step, value)
+            }
 
     def record_end(self, trial: Trial, finished: int) -> None:
         """A trial ended."""
-        self.running = {number: entry for number, entry in self.running.items() if number != trial.number}
+        self.running = {
+            number: entry for number, entry in self.running.items() if number != trial.number
+        }
         self.finished, self.ended_here = finished, self.ended_here + 1
         self.states = self.states + Counter([trial.state])
         self.seconds += _run_seconds(trial)
         if trial.state == "failed":
             self.failures = self.failures + Counter([_failure_kind(trial)])
-        best = find_best([entry for entry in (self.best, trial) if entry is not None], self.info.maximize)
+        best = find_best(
+            [entry for entry in (self.best, trial) if entry is not None], self.info.maximize
+        )
         self.since_best = self.since_best + 1 if best is self.best else 0
         self.best = best
 
@@ -90,7 +98,11 @@ class SearchProgress:
 
     def pace(self, now: float) -> float | None:
         """Trials a second by the clock; null before the first of this process has ended."""
-        return self.ended_here / (now - self.started_at) if self.ended_here and now > self.started_at else None
+        return (
+            self.ended_here / (now - self.started_at)
+            if self.ended_here and now > self.started_at
+            else None
+        )
 
     def seconds_left(self, now: float) -> float | None:
         """Time until the budget or stop.hours is spent [s]; null when unknown."""
@@ -132,14 +144,25 @@ def render_progress(progress: SearchProgress, now: float) -> RenderableType:
 
 def _make_rows(progress: SearchProgress, now: float) -> list[tuple[str, str]]:
     scene, health = progress.info, progress.diagnostics
-    rows = [(scene.label, f"{progress.finished}{f' of {scene.total}' if scene.total else ''} ended{_describe_failures(progress)}")]
+    rows = [
+        (
+            scene.label,
+            f"{progress.finished}{f' of {scene.total}' if scene.total else ''} ended{_describe_failures(progress)}",
+        )
+    ]
     if progress.generation or health is not None:
         step = "" if health is None else f", step {health.step:.3g}"
-        stale = f", {health.stagnation} without a new best" if health is not None and health.stagnation else ""
+        stale = (
+            f", {health.stagnation} without a new best"
+            if health is not None and health.stagnation
+            else ""
+        )
         rows.append(("generation", f"{progress.generation}{step}{stale}"))
     if progress.best is not None:
         when = f", {progress.since_best} ended since" if progress.since_best else ""
-        rows.append(("best", f"{progress.best.objective:.6g} in trial {progress.best.number}{when}"))
+        rows.append(
+            ("best", f"{progress.best.objective:.6g} in trial {progress.best.number}{when}")
+        )
         rows.append(("at", _describe_best(progress.best, scene.space)))
     pace, left = progress.pace(now), progress.seconds_left(now)
     if pace is not None:
@@ -173,13 +196,15 @@ def _describe_best(best: Trial, space: Space) -> str:
     """The values that moved farthest from where the search began."""
     began = zip(space.dimensions, space.get_start(), strict=True)
     moved = {
-        dimension.name: abs(dimension.to_unit(best.values[dimension.name]) - u) for dimension, u in began if dimension.name in best.values
+        dimension.name: abs(dimension.to_unit(best.values[dimension.name]) - u)
+        for dimension, u in began
+        if dimension.name in best.values
     }
     chosen = sorted(best.values, key=lambda name: -moved.get(name, 0.0))[:_MAX_VALUES]
     more = len(best.values) - len(chosen)
-    return "  ".join(f"{name.rsplit('.', 1)[-1]} {_format_value(best.values[name])}" for name in chosen) + (
-        f"  and {more} more" if more else ""
-    )
+    return "  ".join(
+        f"{name.rsplit('.', 1)[-1]} {_format_value(best.values[name])}" for name in chosen
+    ) + (f"  and {more} more" if more else "")
 
 
 def _format_value(value: Value) -> str:
@@ -194,7 +219,12 @@ def _render_running(running: dict[int, RunningTrial], now: float) -> RenderableT
         table.add_column(heading, justify="left" if heading == "running" else "right", no_wrap=True)
     for number, entry in sorted(running.items())[:_MAX_ROWS]:
         step = "" if entry.step is None else str(entry.step)
-        table.add_row(f"trial {number}", format_duration(now - entry.started_at), step, "" if entry.value is None else f"{entry.value:.5g}")
+        table.add_row(
+            f"trial {number}",
+            format_duration(now - entry.started_at),
+            step,
+            "" if entry.value is None else f"{entry.value:.5g}",
+        )
     if len(running) > _MAX_ROWS:
         table.add_row(f"and {len(running) - _MAX_ROWS} more")
     return table

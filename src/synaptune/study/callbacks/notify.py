@@ -117,7 +117,14 @@ class Notifier:
         self._latest = replace(self._latest, finished=0, total=0, best=None)
 
     def watch(
-        self, inner: OnEnd, *, size: int, total: int | None, phase: str = "search", maximize: bool = False, earlier: Sequence[Trial] = ()
+        self,
+        inner: OnEnd,
+        *,
+        size: int,
+        total: int | None,
+        phase: str = "search",
+        maximize: bool = False,
+        earlier: Sequence[Trial] = (),
     ) -> OnEnd:
         """A search's `watch` that also tells of its events; size: of a generation, earlier: trials that had ended before."""
         counts = Counter(trial.index // size for trial in earlier)
@@ -130,7 +137,9 @@ class Notifier:
             before = self._best
             self._count([trial], maximize)
             if trial.state == "failed":
-                self.send("failure", phase=phase, trial=trial.number, reason=_first_line(trial.reason))
+                self.send(
+                    "failure", phase=phase, trial=trial.number, reason=_first_line(trial.reason)
+                )
             if self._best is not before:
                 self.send("best", phase=phase, trial=trial.number, objective=trial.objective)
             number = trial.index // size
@@ -143,7 +152,9 @@ class Notifier:
     def _count(self, trials: Sequence[Trial], maximize: bool) -> None:
         self._best = find_best([*([] if self._best is None else [self._best]), *trials], maximize)
         finished = self._latest.finished + len(trials)
-        self._latest = replace(self._latest, finished=finished, best=self._best and self._best.objective)
+        self._latest = replace(
+            self._latest, finished=finished, best=self._best and self._best.objective
+        )
 
     @contextlib.contextmanager
     def send_end(self) -> Iterator[None]:
@@ -182,7 +193,9 @@ class Notifier:
 
     def _run(self) -> None:
         failures: Counter[int] = Counter()
-        while len(failures) < len(self._receivers) or any(count < _MAX_FAILURES for count in failures.values()):
+        while len(failures) < len(self._receivers) or any(
+            count < _MAX_FAILURES for count in failures.values()
+        ):
             with self._condition:
                 self._condition.wait_for(lambda: self._waiting)
                 event = self._waiting.popleft()
@@ -190,7 +203,9 @@ class Notifier:
                 return
             for number, (name, send) in enumerate(self._receivers):
                 if failures[number] < _MAX_FAILURES:
-                    failures[number] = 0 if (fault := _try_send(send, event)) is None else failures[number] + 1
+                    failures[number] = (
+                        0 if (fault := _try_send(send, event)) is None else failures[number] + 1
+                    )
                     if failures[number] == _MAX_FAILURES:
                         line = f"notify: {name} failed {_MAX_FAILURES} times in a row ({fault}); it gets no more messages"
                         print(line, file=sys.stderr, flush=True)
@@ -199,20 +214,37 @@ class Notifier:
 def make_receivers(config: NotifyConfig, timeout: float = _TIMEOUT) -> list[tuple[str, Send]]:
     """The receivers with their masked names; raises UserError for a URL or event that cannot be, or when apprise is missing."""
     if unknown := [event for event in config.events if event not in EVENTS]:
-        raise user_error(got=f"notify.events={unknown}", expected=f"some of {', '.join(EVENTS)}", do="correct it")
+        raise user_error(
+            got=f"notify.events={unknown}", expected=f"some of {', '.join(EVENTS)}", do="correct it"
+        )
     return [
-        (mask_url(url), _make_webhook(url, timeout) if _read_scheme(url) in _WEB_SCHEMES else _make_apprise(url)) for url in config.urls
+        (
+            mask_url(url),
+            _make_webhook(url, timeout)
+            if _read_scheme(url) in _WEB_SCHEMES
+            else _make_apprise(url),
+        )
+        for url in config.urls
     ]
 
 
 def _make_webhook(url: str, timeout: float) -> Send:
     try:
         parts = urlsplit(url)
-        usable = bool(parts.hostname) and parts.port != 0 and url.isascii() and not any(letter.isspace() for letter in url)
+        usable = (
+            bool(parts.hostname)
+            and parts.port != 0
+            and url.isascii()
+            and not any(letter.isspace() for letter in url)
+        )
     except ValueError:  # a port that is no number, a bracket that does not close
         usable = False
     if not usable:
-        raise user_error(got=f"notify.urls with {mask_url(url)}", expected="https://HOST[:PORT]/PATH in ASCII", do="correct it") from None
+        raise user_error(
+            got=f"notify.urls with {mask_url(url)}",
+            expected="https://HOST[:PORT]/PATH in ASCII",
+            do="correct it",
+        ) from None
     headers = {"Content-Type": "application/json", "User-Agent": "synaptune"}
     if parts.username is not None:  # urllib takes credentials for a part of the host's name
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -223,7 +255,9 @@ def _make_webhook(url: str, timeout: float) -> Send:
         import urllib.request
 
         body = json.dumps(asdict(event) | {"text": event.to_text()}).encode()
-        urllib.request.urlopen(urllib.request.Request(bare, body, headers, method="POST"), timeout=timeout).close()
+        urllib.request.urlopen(
+            urllib.request.Request(bare, body, headers, method="POST"), timeout=timeout
+        ).close()
 
     return send
 
@@ -241,7 +275,9 @@ def _make_apprise(url: str) -> Send:
     service = apprise.Apprise()
     if not service.add(url):
         expected = "a URL that apprise knows (github.com/caronc/apprise/wiki), or a webhook"
-        raise user_error(got=f"notify.urls with {mask_url(url)}", expected=expected, do="correct it")
+        raise user_error(
+            got=f"notify.urls with {mask_url(url)}", expected=expected, do="correct it"
+        )
 
     def send(event: Event) -> None:
         if not service.notify(body=event.to_text(), title=f"synaptune {event.event}"):
@@ -261,8 +297,14 @@ def _try_send(send: Send, event: Event) -> str | None:
         return f"HTTP {error.code}"
     except RefusedError as error:
         return str(error)
-    except Exception as error:  # the border of the outer world: whatever a receiver or its library does ends here
-        cause = error.reason if isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError) else error
+    except (
+        Exception
+    ) as error:  # the border of the outer world: whatever a receiver or its library does ends here
+        cause = (
+            error.reason
+            if isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError)
+            else error
+        )
         return (cause.strerror if isinstance(cause, OSError) else None) or type(cause).__name__
 
 

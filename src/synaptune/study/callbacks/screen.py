@@ -20,10 +20,18 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 REDRAW_SECONDS = constant(
-    "screen.every", 1.0, unit="s", meaning="between two drawings when nothing happens", source="chosen: ages tick in seconds"
+    "screen.every",
+    1.0,
+    unit="s",
+    meaning="between two drawings when nothing happens",
+    source="chosen: ages tick in seconds",
 )
 MIN_REDRAW_SECONDS = constant(
-    "screen.apart", 0.2, unit="s", meaning="least time between two drawings", source="chosen: 2 % of a core at 4 ms each"
+    "screen.apart",
+    0.2,
+    unit="s",
+    meaning="least time between two drawings",
+    source="chosen: 2 % of a core at 4 ms each",
 )
 _CLOSE_TIMEOUT = 5.0  # seconds for a terminal to take the last picture
 
@@ -75,15 +83,25 @@ class Screen:
     def _run(self) -> None:
         try:
             self._draw()
-        except Exception as error:  # of the terminal or the picture: kept for the thread that runs the search
+        except (
+            Exception
+        ) as error:  # of the terminal or the picture: kept for the thread that runs the search
             self._failure = error
 
     def _draw(self) -> None:
         from rich.live import Live
 
-        live = Live(console=self._console, get_renderable=self._render, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        live = Live(
+            console=self._console,
+            get_renderable=self._render,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         live.start(refresh=True)
-        self._console.show_cursor(True)  # a search is often killed, and would leave the terminal without it
+        self._console.show_cursor(
+            True
+        )  # a search is often killed, and would leave the terminal without it
         text = ""
         try:
             while not self._closing.is_set():
@@ -114,7 +132,10 @@ class Screen:
         whole = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines[:-1]]
         if whole:
             printed = Text("\n").join(Text.from_ansi(line) for line in whole)
-            printed.no_wrap, printed.overflow = True, "ignore"  # the terminal wraps it, so that a path stays one word
+            printed.no_wrap, printed.overflow = (
+                True,
+                "ignore",
+            )  # the terminal wraps it, so that a path stays one word
             self._console.print(printed, crop=False)
         return lines[-1]
 

@@ -23,7 +23,10 @@ from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema
 
 DRAWING_SHARE = constant(
-    "tensorboard.drawing", 0.02, meaning="most of a search's time that goes into images", source="chosen: less than one run's noise in time"
+    "tensorboard.drawing",
+    0.02,
+    meaning="most of a search's time that goes into images",
+    source="chosen: less than one run's noise in time",
 )
 _BUCKET_COUNT = 20
 
@@ -47,7 +50,11 @@ class EventFile:
 
     def add(self, step: int, values: Sequence[Any]) -> None:
         """Write the values (of a Summary) of a step, at once."""
-        self._write(_import_proto("event").Event(step=step, summary=_import_proto("summary").Summary(value=values)))
+        self._write(
+            _import_proto("event").Event(
+                step=step, summary=_import_proto("summary").Summary(value=values)
+            )
+        )
         self._file.flush()
 
     def _write(self, event: Any) -> None:
@@ -67,7 +74,9 @@ def _import_proto(name: str) -> Any:
 class TensorBoardCallback:
     """A search's listener that writes its log."""
 
-    def __init__(self, folder: Path, space: Space, *, maximize: bool = False, earlier: Sequence[Trial] = ()) -> None:
+    def __init__(
+        self, folder: Path, space: Space, *, maximize: bool = False, earlier: Sequence[Trial] = ()
+    ) -> None:
         """folder: of the log, with a subfolder for each of its two runs; earlier: trials that had ended before this process began."""
         self._folder, self._space, self._maximize = folder, space, maximize
         self._files: dict[str, EventFile] = {}
@@ -81,10 +90,19 @@ class TensorBoardCallback:
 
     def on_end(self, trial: Trial, finished: int) -> None:
         """Write how a trial ended, at the step of ended trials."""
-        self._best = find_best([entry for entry in (self._best, trial) if entry is not None], self._maximize)
+        self._best = find_best(
+            [entry for entry in (self._best, trial) if entry is not None], self._maximize
+        )
         self._failed += trial.state == "failed"
-        values = {"trial/objective": trial.objective, "trial/estimate": trial.estimate, "trial/seconds": trial.facts.get(schema.SECONDS)}
-        values |= {"search/failed": self._failed, "search/best": None if self._best is None else self._best.objective}
+        values = {
+            "trial/objective": trial.objective,
+            "trial/estimate": trial.estimate,
+            "trial/seconds": trial.facts.get(schema.SECONDS),
+        }
+        values |= {
+            "search/failed": self._failed,
+            "search/best": None if self._best is None else self._best.objective,
+        }
         self._get_file("trials", finished).add(finished, _make_scalars(values))
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
@@ -93,8 +111,17 @@ class TensorBoardCallback:
         file = self._get_file("generations", step)
         objectives = [trial.objective for trial in members if trial.objective is not None]
         file.add(step, _make_scalars(self._list_scalars(diagnostics, members, objectives)))
-        points = {dimension.name: _to_numbers(dimension, members) for dimension in self._space.dimensions}
-        file.add(step, [_make_histogram(f"values/{name}", values) for name, values in points.items() if values])
+        points = {
+            dimension.name: _to_numbers(dimension, members) for dimension in self._space.dimensions
+        }
+        file.add(
+            step,
+            [
+                _make_histogram(f"values/{name}", values)
+                for name, values in points.items()
+                if values
+            ],
+        )
         if objectives:
             file.add(step, [_make_histogram("generation/objectives", objectives)])
         self._undrawn = diagnostics
@@ -116,9 +143,13 @@ class TensorBoardCallback:
             self._files[run] = EventFile(self._folder / run, step)
         return self._files[run]
 
-    def _list_scalars(self, diagnostics: Diagnostics, members: Sequence[Trial], objectives: Sequence[float]) -> Mapping[str, float | None]:
+    def _list_scalars(
+        self, diagnostics: Diagnostics, members: Sequence[Trial], objectives: Sequence[float]
+    ) -> Mapping[str, float | None]:
         best, worst = (max, min) if self._maximize else (min, max)
-        found: dict[str, float | None] = {"generation/failed": sum(trial.state == "failed" for trial in members)}
+        found: dict[str, float | None] = {
+            "generation/failed": sum(trial.state == "failed" for trial in members)
+        }
         if objectives:
             found |= {"generation/best": best(objectives), "generation/worst": worst(objectives)}
             found |= {"generation/mean": statistics.fmean(objectives)}
@@ -126,7 +157,9 @@ class TensorBoardCallback:
         about = ("step", "condition", "eigenvalue_ratio", "stagnation")
         found |= {f"distribution/{name}": float(getattr(diagnostics, name)) for name in about}
         for dimension in self._space.dimensions:
-            mean, sigma = to_own_unit(dimension, diagnostics.mean[dimension.name], diagnostics.sigma[dimension.name])
+            mean, sigma = to_own_unit(
+                dimension, diagnostics.mean[dimension.name], diagnostics.sigma[dimension.name]
+            )
             found |= {f"mean/{dimension.name}": mean, f"sigma/{dimension.name}": sigma}
         return found
 
@@ -142,14 +175,19 @@ def to_own_unit(dimension: Dimension, mean: float, sigma: float) -> tuple[float,
     """A parameter's mean and half the width of mean +- sigma, in its own unit; of a choice they stay coordinates of the unit box."""
     if dimension.scale == "categorical":
         return mean, sigma
-    centre, low, high = (float(dimension.to_value(unit)) for unit in (mean, mean - sigma, mean + sigma))
+    centre, low, high = (
+        float(dimension.to_value(unit)) for unit in (mean, mean - sigma, mean + sigma)
+    )
     return centre, (high - low) / 2.0
 
 
 def _to_numbers(dimension: Dimension, members: Sequence[Trial]) -> list[float]:
     """A parameter's values in a generation; of a choice its number among them."""
     values = [trial.values[dimension.name] for trial in members]
-    return [float(dimension.choices.index(value) if dimension.scale == "categorical" else value) for value in values]
+    return [
+        float(dimension.choices.index(value) if dimension.scale == "categorical" else value)
+        for value in values
+    ]
 
 
 def _make_scalars(values: Mapping[str, Any]) -> list[Any]:
@@ -165,10 +203,18 @@ def _make_histogram(tag: str, values: Sequence[float]) -> Any:
     import numpy as np
 
     counts, edges = np.histogram(values, bins=_BUCKET_COUNT)
-    about = dict(min=min(values), max=max(values), num=len(values), sum=sum(values), sum_squares=sum(value**2 for value in values))
+    about = dict(
+        min=min(values),
+        max=max(values),
+        num=len(values),
+        sum=sum(values),
+        sum_squares=sum(value**2 for value in values),
+    )
     # TensorBoard keeps right edges only: an empty bucket first gives the left one.
     messages = _import_proto("summary")
-    histogram = messages.HistogramProto(**about, bucket_limit=edges.tolist(), bucket=[0, *counts.tolist()])
+    histogram = messages.HistogramProto(
+        **about, bucket_limit=edges.tolist(), bucket=[0, *counts.tolist()]
+    )
     return messages.Summary.Value(tag=tag, histo=histogram)
 
 
@@ -193,14 +239,20 @@ def draw_correlation_image(diagnostics: Diagnostics, space: Space) -> Any:
     order = [given.index(name) for name in names]
     matrix = np.array(diagnostics.correlation)[np.ix_(order, order)]
     labels = [".".join(name.split(".")[-2:]) for name in names]
-    side = 1.0 + 0.2 * len(names) + 0.07 * max(map(len, labels))  # inches: a cell is as high as a letter, and a letter 0.07 wide
+    side = (
+        1.0 + 0.2 * len(names) + 0.07 * max(map(len, labels))
+    )  # inches: a cell is as high as a letter, and a letter 0.07 wide
     figure = Figure((side + 1.0, side + 0.3), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     shown = axes.imshow(matrix, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
     axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), labels, fontsize=7)
-    for cut in (index for index in range(1, len(names)) if _subsystem(names[index]) != _subsystem(names[index - 1])):
+    for cut in (
+        index
+        for index in range(1, len(names))
+        if _subsystem(names[index]) != _subsystem(names[index - 1])
+    ):
         axes.axhline(cut - 0.5, color="black", linewidth=0.5)
         axes.axvline(cut - 0.5, color="black", linewidth=0.5)
     axes.set_title(f"correlation, generation {diagnostics.generation}", fontsize=9)
@@ -209,5 +261,7 @@ def draw_correlation_image(diagnostics: Diagnostics, space: Space) -> Any:
     figure.savefig(file, format="png")
     width, height = canvas.get_width_height()
     summary = _import_proto("summary").Summary
-    image = summary.Image(width=width, height=height, colorspace=4, encoded_image_string=file.getvalue())
+    image = summary.Image(
+        width=width, height=height, colorspace=4, encoded_image_string=file.getvalue()
+    )
     return summary.Value(tag="correlation", image=image)

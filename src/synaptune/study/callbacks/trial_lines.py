@@ -40,16 +40,34 @@ class TrialLines:
     def on_end(self, trial: Trial, finished: int) -> None:
         """Show a trial; `finished` counts all that have ended."""
         self._ended += 1
-        self._best = find_best([entry for entry in (self._best, trial) if entry is not None], self.maximize)
+        self._best = find_best(
+            [entry for entry in (self._best, trial) if entry is not None], self.maximize
+        )
         if not self._shown:
             return
         width = len(str(self.total or finished))
         counted = f"{self.label} {finished:>{width}}" + (f"/{self.total}" if self.total else "")
-        ending = f"{trial.objective:.5g}" if trial.objective is not None else f"{trial.state} ({_describe_ending(trial)})"
-        best = f"  best {self._best.objective:.5g} (#{self._best.number})" if self._best is not None else ""
+        ending = (
+            f"{trial.objective:.5g}"
+            if trial.objective is not None
+            else f"{trial.state} ({_describe_ending(trial)})"
+        )
+        best = (
+            f"  best {self._best.objective:.5g} (#{self._best.number})"
+            if self._best is not None
+            else ""
+        )
         pace = (time.perf_counter() - self._began) / self._ended
-        left = f"  left {format_duration(pace * (self.total - finished))}" if self.total and finished < self.total else ""
-        print(f"  {counted}  {ending}{best}  {format_duration(trial.facts.get('seconds', 0.0))}{left}", file=self.stream, flush=True)
+        left = (
+            f"  left {format_duration(pace * (self.total - finished))}"
+            if self.total and finished < self.total
+            else ""
+        )
+        print(
+            f"  {counted}  {ending}{best}  {format_duration(trial.facts.get('seconds', 0.0))}{left}",
+            file=self.stream,
+            flush=True,
+        )
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """Its trials have had their lines."""

@@ -19,7 +19,9 @@ def draw_distribution_image(diagnostics: Diagnostics, names: Sequence[str]) -> I
     side = min(14.0, 3.2 + 0.22 * len(names))
     figure = Figure(figsize=(2.0 * side, side), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
-    largest = max((abs(entry) for row in diagnostics.covariance for entry in row), default=1.0) or 1.0
+    largest = (
+        max((abs(entry) for row in diagnostics.covariance for entry in row), default=1.0) or 1.0
+    )
     for axes, matrix, limit, title in (
         (left, diagnostics.correlation, 1.0, "correlation"),
         (right, diagnostics.covariance, largest, "covariance (unit box)"),
@@ -33,7 +35,9 @@ def draw_distribution_image(diagnostics: Diagnostics, names: Sequence[str]) -> I
     return _render_pixels(figure)
 
 
-def draw_parallel_image(points: Sequence[tuple[Sequence[float], float]], names: Sequence[str]) -> Image:
+def draw_parallel_image(
+    points: Sequence[tuple[Sequence[float], float]], names: Sequence[str]
+) -> Image:
     """Points of the unit box with their losses, as lines over one axis for each name and one for the rank of the loss.
 
     The best are dark and in front; of more than 1000 (_MAX_LINES) points, the best so many are drawn.
@@ -43,11 +47,22 @@ def draw_parallel_image(points: Sequence[tuple[Sequence[float], float]], names: 
 
     ranked = sorted(points, key=lambda point: point[1])
     worst_first = ranked[:_MAX_LINES][::-1]
-    ranks = [1.0 - index / max(1, len(worst_first) - 1) for index in range(len(worst_first))]  # 0 is the best
-    lines = [[*enumerate(unit), (len(names), rank)] for (unit, _), rank in zip(worst_first, ranks, strict=True)]
+    ranks = [
+        1.0 - index / max(1, len(worst_first) - 1) for index in range(len(worst_first))
+    ]  # 0 is the best
+    lines = [
+        [*enumerate(unit), (len(names), rank)]
+        for (unit, _), rank in zip(worst_first, ranks, strict=True)
+    ]
     figure = Figure(figsize=(max(6.0, 0.7 * (len(names) + 1)), 4.5), dpi=100, layout="constrained")
     axes = figure.subplots()
-    drawn = LineCollection(lines, array=ranks, cmap="viridis", linewidths=[2.0 if rank < 0.1 else 0.7 for rank in ranks], alpha=0.7)
+    drawn = LineCollection(
+        lines,
+        array=ranks,
+        cmap="viridis",
+        linewidths=[2.0 if rank < 0.1 else 0.7 for rank in ranks],
+        alpha=0.7,
+    )
     axes.add_collection(drawn)
     axes.set_xlim(-0.2, len(names) + 0.2)
     axes.set_ylim(-0.02, 1.02)

@@ -36,7 +36,9 @@ from synaptune.training.loggers.wandb_run import (
 
 FOLDER = "controller"
 JOB_TYPE = "controller"
-REPEATED = "repeated"  # a file in the folder of a run whose rows a later run of the same id has sent
+REPEATED = (
+    "repeated"  # a file in the folder of a run whose rows a later run of the same id has sent
+)
 _RUN_FILE = "run.json"
 _HISTORY_FILE = "logged.jsonl"
 _NO_TRIALS: Mapping[str, Sequence[Trial]] = {}
@@ -59,9 +61,14 @@ def open_search_run(
     """
     if config.wandb == "off":
         return []
-    place, unique = study.location, make_run_id(study.location.name, get_study_identity(study), JOB_TYPE)
+    place, unique = (
+        study.location,
+        make_run_id(study.location.name, get_study_identity(study), JOB_TYPE),
+    )
     tags = (*config.tags, place.name, JOB_TYPE)
-    called = replace(config, group=place.name, job_type=JOB_TYPE, run_id=unique, tags=tags, generation=None)
+    called = replace(
+        config, group=place.name, job_type=JOB_TYPE, run_id=unique, tags=tags, generation=None
+    )
     folder = place.folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     writer = open_run(called, folder, name=place.name, flat_config=flat_config)
@@ -70,7 +77,13 @@ def open_search_run(
     write_json(folder / _RUN_FILE, asdict(called))
     spokesman = WandbThread(writer, HistoryFile(folder / _HISTORY_FILE, unique), len(names))
     return [
-        WandbCallback(spokesman, phase=phase, names=searched, maximize=maximize, earlier=earlier.get(phase, ()))
+        WandbCallback(
+            spokesman,
+            phase=phase,
+            names=searched,
+            maximize=maximize,
+            earlier=earlier.get(phase, ()),
+        )
         for phase, searched in names.items()
     ]
 
@@ -92,7 +105,9 @@ def attach_report(folder: Path, path: Path) -> bool:
     config = read_run_config(folder)
     if config is None:
         return False
-    done, attached = run_with_timeout(UPLOAD_SECONDS, lambda: _try_wandb(lambda: _attach(config, folder, path)))
+    done, attached = run_with_timeout(
+        UPLOAD_SECONDS, lambda: _try_wandb(lambda: _attach(config, folder, path))
+    )
     return bool(done and attached)
 
 
@@ -104,11 +119,16 @@ def _attach(config: LoggerConfig, folder: Path, path: Path) -> None:
         return
     artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", f"report-{config.group}"), type="report")
     if path.is_dir():
-        for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):  # add_dir would print
+        for file in sorted(
+            entry for entry in path.rglob("*") if entry.is_file()
+        ):  # add_dir would print
             artifact.add_file(str(file), name=file.relative_to(path).as_posix())
     else:
         artifact.add_file(str(path))
-    page, logged = path / "report.html" if path.is_dir() else path, HistoryFile(folder / FOLDER / _HISTORY_FILE, str(config.run_id))
+    page, logged = (
+        path / "report.html" if path.is_dir() else path,
+        HistoryFile(folder / FOLDER / _HISTORY_FILE, str(config.run_id)),
+    )
     logged.log_again(writer)
     if page.suffix == ".html" and page.exists():
         shown = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
@@ -132,7 +152,13 @@ class HistoryFile:
         """Log values as the next row of the history, kept as `row`."""
         # In this order: a kill between the two logs the same row at the same step again, and W&B takes each step once.
         writer.log(len(self.rows), values)
-        row = row | {"logged": {name: value for name, value in values.items() if isinstance(value, int | float | str)}}
+        row = row | {
+            "logged": {
+                name: value
+                for name, value in values.items()
+                if isinstance(value, int | float | str)
+            }
+        }
         self.rows.append(row)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -140,9 +166,18 @@ class HistoryFile:
     def log_again(self, writer: WandbWriter) -> None:
         """Log again, without its pictures, what the run may lack: the end of an online one that was killed, or all that was logged
         offline; and offline, where a kill loses what the client had not written, everything."""
-        earlier = [folder for folder in writer.folder.parent.glob("*run-*-*") if folder.resolve() != writer.folder.resolve()]
-        killed = any((folder / OPEN_MARKER).exists() and not (folder / REPEATED).exists() for folder in earlier)
-        writer.run.summary.update({name: value for row in self.rows for name, value in row["logged"].items()})
+        earlier = [
+            folder
+            for folder in writer.folder.parent.glob("*run-*-*")
+            if folder.resolve() != writer.folder.resolve()
+        ]
+        killed = any(
+            (folder / OPEN_MARKER).exists() and not (folder / REPEATED).exists()
+            for folder in earlier
+        )
+        writer.run.summary.update(
+            {name: value for row in self.rows for name, value in row["logged"].items()}
+        )
         if not writer.online and not killed:
             return
         for step in range(writer.run.starting_step if writer.online else 0, len(self.rows)):
@@ -196,10 +231,21 @@ class WandbThread:
 class WandbCallback:
     """A listener of a phase's search (report/listeners.py) that keeps the controller's run."""
 
-    def __init__(self, thread: WandbThread, *, phase: str, names: Sequence[str], maximize: bool, earlier: Sequence[Trial] = ()) -> None:
+    def __init__(
+        self,
+        thread: WandbThread,
+        *,
+        phase: str,
+        names: Sequence[str],
+        maximize: bool,
+        earlier: Sequence[Trial] = (),
+    ) -> None:
         self._thread, self._names, self._maximize = thread, list(names), maximize
         self._phase, self._key = phase, re.sub(r"\s+", "-", phase)
-        self._trials, self._generations = self._logged_rows("trial"), self._logged_rows("generation")
+        self._trials, self._generations = (
+            self._logged_rows("trial"),
+            self._logged_rows("generation"),
+        )
         self._known = {row["trial"] for row in self._trials}
         self._failed = sum(row["state"] == "failed" for row in self._trials)
         self._best = min(self._complete_rows(), key=lambda row: row["loss"], default=None)
@@ -226,11 +272,19 @@ class WandbCallback:
 
     def _logged_rows(self, kind: str) -> list[dict[str, Any]]:
         """What is logged of this phase: `trial` or `generation`."""
-        return [row for row in self._thread.logged.rows if row["kind"] == kind and row["phase"] == self._phase]
+        return [
+            row
+            for row in self._thread.logged.rows
+            if row["kind"] == kind and row["phase"] == self._phase
+        ]
 
     def _log(self, values: Mapping[str, Any], row: dict[str, Any]) -> dict[str, Any]:
         whole = {"phase": self._phase} | row
-        self._thread.logged.log(self._thread.writer, {f"{self._key}/{name}": value for name, value in values.items()}, whole)
+        self._thread.logged.log(
+            self._thread.writer,
+            {f"{self._key}/{name}": value for name, value in values.items()},
+            whole,
+        )
         return whole
 
     def _complete_rows(self) -> list[dict[str, Any]]:
@@ -276,15 +330,27 @@ class WandbCallback:
             return
         self._last = diagnostics
         objectives = [trial.objective for trial in members if trial.objective is not None]
-        scalars = {"trials": len(members), "failed": sum(trial.state == "failed" for trial in members)}
+        scalars = {
+            "trials": len(members),
+            "failed": sum(trial.state == "failed" for trial in members),
+        }
         if objectives:
-            scalars |= {"best": (max if self._maximize else min)(objectives), "mean_objective": statistics.fmean(objectives)}
-        scalars |= {name: value for name, value in diagnostics.to_scalars().items() if name != "generation"}
+            scalars |= {
+                "best": (max if self._maximize else min)(objectives),
+                "mean_objective": statistics.fmean(objectives),
+            }
+        scalars |= {
+            name: value for name, value in diagnostics.to_scalars().items() if name != "generation"
+        }
         values: dict[str, Any] = {"number": number} | scalars
         if number < _IMAGE_EVERY or number % _IMAGE_EVERY == 0:
-            values["distribution"] = wandb.Image(draw_distribution_image(diagnostics, self._names), caption=f"generation {number}")
+            values["distribution"] = wandb.Image(
+                draw_distribution_image(diagnostics, self._names), caption=f"generation {number}"
+            )
         row = {"kind": "generation", "number": number, "scalars": scalars}
-        self._generations.append(self._log({f"generation/{name}": value for name, value in values.items()}, row))
+        self._generations.append(
+            self._log({f"generation/{name}": value for name, value in values.items()}, row)
+        )
 
     def _log_tables(self) -> None:
         """The generations and the trials as tables, all trials in parallel coordinates, the last distribution, the best."""
@@ -292,21 +358,34 @@ class WandbCallback:
 
         values: dict[str, Any] = {}
         if self._generations:
-            columns = list(dict.fromkeys(name for row in self._generations for name in row["scalars"]))
-            data: Any = [[row["number"], *(row["scalars"].get(column) for column in columns)] for row in self._generations]
+            columns = list(
+                dict.fromkeys(name for row in self._generations for name in row["scalars"])
+            )
+            data: Any = [
+                [row["number"], *(row["scalars"].get(column) for column in columns)]
+                for row in self._generations
+            ]
             values["generations"] = wandb.Table(columns=["generation", *columns], data=data)
         if self._trials:
             heads = ["trial", "evaluation", "generation", "state", "objective"]
             data = [[*(row[head] for head in heads), *row["values"]] for row in self._trials]
-            values["trials"] = wandb.Table(columns=[*heads, *self._names], data=data, allow_mixed_types=True)
+            values["trials"] = wandb.Table(
+                columns=[*heads, *self._names], data=data, allow_mixed_types=True
+            )
         complete = [(row["unit"], row["loss"]) for row in self._complete_rows()]
         if complete and self._names:
-            values["parallel"] = wandb.Image(draw_parallel_image(complete, self._names), caption=f"complete trials: {len(complete)}")
+            values["parallel"] = wandb.Image(
+                draw_parallel_image(complete, self._names),
+                caption=f"complete trials: {len(complete)}",
+            )
         if self._last is not None:
             values["distribution"] = wandb.Image(draw_distribution_image(self._last, self._names))
         if self._best is not None:
             values |= {"best_trial": self._best["trial"]}
-            values |= {f"best_{name}": value for name, value in zip(self._names, self._best["values"], strict=True)}
+            values |= {
+                f"best_{name}": value
+                for name, value in zip(self._names, self._best["values"], strict=True)
+            }
         if values:
             self._log(values, {"kind": "tables"})
 
@@ -317,6 +396,9 @@ def _try_wandb(work: Callable[[], Any]) -> bool:
         work()
     except Exception as error:  # whatever W&B has against it, the search goes on
         reason = (str(error).splitlines() or [""])[0]
-        print(f"wandb: the controller's run gets no more ({type(error).__name__}: {reason}); the study has everything", file=sys.stderr)
+        print(
+            f"wandb: the controller's run gets no more ({type(error).__name__}: {reason}); the study has everything",
+            file=sys.stderr,
+        )
         return False
     return True

@@ -20,7 +20,12 @@ from synaptune.study.callbacks.wandb_search import FOLDER, REPEATED
 from synaptune.study.database import keys as schema
 from synaptune.study.database.locks import Holder
 from synaptune.study.reader import BASELINE, VALIDATION, StudySnapshot
-from synaptune.training.loggers.wandb_run import OPEN_MARKER, get_base_url, has_api_key, is_server_reachable
+from synaptune.training.loggers.wandb_run import (
+    OPEN_MARKER,
+    get_base_url,
+    has_api_key,
+    is_server_reachable,
+)
 
 BEST_COUNT = 10
 _BATCH_SIZE = 8  # files in one call of the client
@@ -50,15 +55,24 @@ class SyncResult:
     failed: Mapping[str, str]
 
 
-def find_local_runs(snapshot: StudySnapshot, folder: Path, *, best: int = BEST_COUNT, everything: bool = False) -> list[LocalRun]:
+def find_local_runs(
+    snapshot: StudySnapshot, folder: Path, *, best: int = BEST_COUNT, everything: bool = False
+) -> list[LocalRun]:
     """The runs of a study that were not sent while they ran, those of the controller first.
 
     best: so many of the search's best trials, beside baseline and validation; everything: all trials.
     """
     running = _is_running(snapshot)
-    runs = [LocalRun("controller", path) for path in sorted(_find_files(folder / FOLDER, running=running))]
+    runs = [
+        LocalRun("controller", path)
+        for path in sorted(_find_files(folder / FOLDER, running=running))
+    ]
     chosen, rest = (
-        {trial.number for phase in (BASELINE, VALIDATION) for trial in snapshot.get_phase_trials(phase)},
+        {
+            trial.number
+            for phase in (BASELINE, VALIDATION)
+            for trial in snapshot.get_phase_trials(phase)
+        },
         list(snapshot.search_trials),
     )
     for _ in range(best):
@@ -66,13 +80,19 @@ def find_local_runs(snapshot: StudySnapshot, folder: Path, *, best: int = BEST_C
         if found is not None:
             chosen.add(found.number)
             rest.remove(found)
-    chosen |= {trial.facts["copied_from"] for trial in snapshot.trials if trial.number in chosen and "copied_from" in trial.facts}
+    chosen |= {
+        trial.facts["copied_from"]
+        for trial in snapshot.trials
+        if trial.number in chosen and "copied_from" in trial.facts
+    }
     for trial in snapshot.trials:
         if everything or trial.number in chosen:
             # Of several attempts at one run the last one is the whole one.
             attempts = {
                 path.parents[2]: LocalRun(f"trial {trial.number}", path)
-                for path in sorted(_find_files(folder / "trials" / str(trial.number), running=running))
+                for path in sorted(
+                    _find_files(folder / "trials" / str(trial.number), running=running)
+                )
             }
             runs += attempts.values()
     return runs
@@ -86,7 +106,12 @@ def _find_files(folder: Path, *, running: bool) -> Iterator[Path]:
     for path in folder.glob("**/wandb/*run-*-*/*.wandb"):
         beside, still_open = path.parent, (path.parent / OPEN_MARKER).exists()
         wanted = still_open if not beside.name.startswith("offline-run-") else True
-        if wanted and not (running and still_open) and not (beside / REPEATED).exists() and path.stat().st_size > _EMPTY_BYTES:
+        if (
+            wanted
+            and not (running and still_open)
+            and not (beside / REPEATED).exists()
+            and path.stat().st_size > _EMPTY_BYTES
+        ):
             yield path
 
 
@@ -96,7 +121,11 @@ def _is_running(snapshot: StudySnapshot) -> bool:
 
 
 def sync_runs(
-    runs: Sequence[LocalRun], *, project: str | None = None, entity: str | None = None, on_message: Callable[[str], None] = print
+    runs: Sequence[LocalRun],
+    *,
+    project: str | None = None,
+    entity: str | None = None,
+    on_message: Callable[[str], None] = print,
 ) -> SyncResult:
     """Send what is not sent yet; project, entity: where to, null as it was logged.
 
@@ -107,7 +136,10 @@ def sync_runs(
     if not waiting:
         return SyncResult([], before, {})
     check_online()
-    target = [*(["--project", project] if project else []), *(["--entity", entity] if entity else [])]
+    target = [
+        *(["--project", project] if project else []),
+        *(["--entity", entity] if entity else []),
+    ]
     now: list[str] = []
     failed: dict[str, str] = {}
     for first in range(0, len(waiting), _BATCH_SIZE):
@@ -118,7 +150,10 @@ def sync_runs(
                 now.append(run.name)
             else:
                 failed[run.name] = words
-        on_message(f"wandb: {len(now)} of {len(waiting)} runs sent" + (f", {len(failed)} failed" if failed else ""))
+        on_message(
+            f"wandb: {len(now)} of {len(waiting)} runs sent"
+            + (f", {len(failed)} failed" if failed else "")
+        )
         if all(run.name in failed for run in batch):  # the server's fault, then, not one file's
             break
     return SyncResult(now, before, failed)
@@ -127,20 +162,45 @@ def sync_runs(
 def check_online() -> None:
     """Raise UserError where nothing can be sent: no wandb, no key, no server."""
     if find_spec("wandb") is None:
-        raise user_error(got="no wandb", expected="it installed", do="pip install 'synaptune[wandb]'")
+        raise user_error(
+            got="no wandb", expected="it installed", do="pip install 'synaptune[wandb]'"
+        )
     if not has_api_key():
-        raise user_error(got=f"no API key for {get_base_url()}", expected="an account of W&B", do="wandb login, or set WANDB_API_KEY")
+        raise user_error(
+            got=f"no API key for {get_base_url()}",
+            expected="an account of W&B",
+            do="wandb login, or set WANDB_API_KEY",
+        )
     if not is_server_reachable():
-        raise user_error(got=f"no answer from {get_base_url()}", expected="a W&B server", do="check the network, or WANDB_BASE_URL")
+        raise user_error(
+            got=f"no answer from {get_base_url()}",
+            expected="a W&B server",
+            do="check the network, or WANDB_BASE_URL",
+        )
 
 
 def _send(batch: Sequence[LocalRun], target: Sequence[str]) -> str:
     """Have the client send files; its last words where it said any."""
     # A folder would hide the runs marked online; each file is named.
-    command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", *target, *(str(run.path) for run in batch)]
-    environment = {name: value for name, value in os.environ.items() if name not in ("WANDB_MODE", "WANDB_SILENT", "WANDB_RUN_ID")}
+    command = [
+        sys.executable,
+        "-m",
+        "wandb",
+        "sync",
+        "--yes",
+        "--include-online",
+        *target,
+        *(str(run.path) for run in batch),
+    ]
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("WANDB_MODE", "WANDB_SILENT", "WANDB_RUN_ID")
+    }
     limit = _CALL_TIMEOUT * (1 + len(batch))
-    with tempfile.TemporaryDirectory() as logs:  # the client's own, which it would leave in the folder one stands in
+    with (
+        tempfile.TemporaryDirectory() as logs
+    ):  # the client's own, which it would leave in the folder one stands in
         try:
             done = subprocess.run(
                 command,

@@ -11,11 +11,31 @@ from typing import Any, Literal
 from synaptune.core.parameters import constant
 
 LOCK_WAIT = constant(
-    "storage.lock_wait", 10.0, unit="s", meaning="one wait for another program's write", source="chosen: longer than a dashboard reads"
+    "storage.lock_wait",
+    10.0,
+    unit="s",
+    meaning="one wait for another program's write",
+    source="chosen: longer than a dashboard reads",
 )
-_DRIVERS = {"postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg", "mysql": "mysql+pymysql", "mariadb": "mysql+pymysql"}
+_DRIVERS = {
+    "postgresql": "postgresql+psycopg",
+    "postgres": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mysql+pymysql",
+}
 # PostgreSQL's SQLSTATE classes and codes: connection lost, server stopping or starting, too many connections, limits of locks and time.
-_TRANSIENT_STATES = ("08", "57P01", "57P02", "57P03", "57P05", "25P03", "53300", "40001", "40P01", "55P03")
+_TRANSIENT_STATES = (
+    "08",
+    "57P01",
+    "57P02",
+    "57P03",
+    "57P05",
+    "25P03",
+    "53300",
+    "40001",
+    "40P01",
+    "55P03",
+)
 _TRANSIENT_MYSQL = {1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
 _TRANSIENT_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 # A refusal to connect reaches us without its SQLSTATE. These pass; a wrong password or database does not.
@@ -69,7 +89,9 @@ def get_engine_options(url: str) -> dict[str, Any]:
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("postgresql+psycopg"):
         # A host that vanished without a word is noticed within half a minute.
-        silence = dict(keepalives_idle=10, keepalives_interval=5, keepalives_count=4, tcp_user_timeout=30_000)
+        silence = dict(
+            keepalives_idle=10, keepalives_interval=5, keepalives_count=4, tcp_user_timeout=30_000
+        )
         options["connect_args"] = {"connect_timeout": 10, **silence}
     return options
 
@@ -99,7 +121,9 @@ def open_storage(url: str, mode: Literal["own", "join", "read"] = "own"):
     options = get_engine_options(url)
     if path is not None and mode == "read":
         options["connect_args"]["factory"] = _ReadOnlyConnection
-    storage = optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=mode != "own")
+    storage = optuna.storages.RDBStorage(
+        url, engine_kwargs=options, skip_table_creation=mode != "own"
+    )
     if path is not None and mode == "own":
 
         @sqlalchemy.event.listens_for(storage.engine, "connect")
@@ -120,7 +144,8 @@ def close_storage(storage: Any) -> None:
 def is_transient(error: BaseException) -> bool:
     """Whether a database error goes away by itself, so that the same call may succeed later."""
     return any(
-        getattr(link, "connection_invalidated", False) or _is_transient_driver_error(getattr(link, "orig", None) or link)
+        getattr(link, "connection_invalidated", False)
+        or _is_transient_driver_error(getattr(link, "orig", None) or link)
         for link in walk_causes(error)
     )
 
@@ -155,4 +180,7 @@ def get_error_message(error: BaseException) -> str:
     """What a database said, in one line: the innermost error that says anything."""
     links = list(walk_causes(error))
     said = [str(link).strip() for link in reversed(links)]
-    return next((text.splitlines()[0] for text in said if any(map(str.isalpha, text))), type(links[-1]).__name__)
+    return next(
+        (text.splitlines()[0] for text in said if any(map(str.isalpha, text))),
+        type(links[-1]).__name__,
+    )

@@ -9,9 +9,20 @@ from pathlib import Path
 
 from synaptune.core.errors import UserError, user_error
 from synaptune.study.database import keys as schema
-from synaptune.study.database.connection import get_engine_options, get_sqlite_path, is_server, redact_url
+from synaptune.study.database.connection import (
+    get_engine_options,
+    get_sqlite_path,
+    is_server,
+    redact_url,
+)
 from synaptune.study.database.errors import DatabaseUnavailable
-from synaptune.study.database.locks import FileLock, Holder, LockHeldError, ServerLock, list_lock_files
+from synaptune.study.database.locks import (
+    FileLock,
+    Holder,
+    LockHeldError,
+    ServerLock,
+    list_lock_files,
+)
 
 
 class StudyLease:

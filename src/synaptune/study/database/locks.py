@@ -44,7 +44,11 @@ class Holder:
 
     def to_note(self) -> dict[str, Any]:
         """As plain values; the time is UTC in ISO 8601."""
-        return {"host": self.host, "pid": self.pid, "at": self.last_seen.isoformat(timespec="seconds")}
+        return {
+            "host": self.host,
+            "pid": self.pid,
+            "at": self.last_seen.isoformat(timespec="seconds"),
+        }
 
     def is_same_process(self, other: Holder) -> bool:
         """Whether both are one process."""
@@ -96,7 +100,10 @@ class ServerLock:
         """Raises HeldElsewhere, and the errors of SQLAlchemy and the driver."""
         import sqlalchemy
 
-        options = get_engine_options(url) | {"poolclass": sqlalchemy.pool.NullPool, "isolation_level": "AUTOCOMMIT"}
+        options = get_engine_options(url) | {
+            "poolclass": sqlalchemy.pool.NullPool,
+            "isolation_level": "AUTOCOMMIT",
+        }
         options.pop("pool_pre_ping", None)
         self._engine = sqlalchemy.create_engine(url, **options)
         self._name = name
@@ -128,7 +135,9 @@ class ServerLock:
             yield
             return
         with self._engine.connect() as connection:
-            connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": make_lock_key("")})
+            connection.execute(
+                sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": make_lock_key("")}
+            )
             yield  # the connection has no pool to go back to: it ends, and the lock with it
 
     def close(self) -> None:
@@ -144,14 +153,21 @@ class ServerLock:
         try:
             if self._engine.dialect.name == "postgresql":
                 # The server gives up a client whose host vanished within half a minute, and with it this lock.
-                for setting in ("tcp_keepalives_idle = 10", "tcp_keepalives_interval = 5", "tcp_keepalives_count = 4"):
+                for setting in (
+                    "tcp_keepalives_idle = 10",
+                    "tcp_keepalives_interval = 5",
+                    "tcp_keepalives_count = 4",
+                ):
                     connection.execute(sqlalchemy.text(f"SET {setting}"))
                 taken = connection.execute(
-                    sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), {"key": make_lock_key(self._name)}
+                    sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"),
+                    {"key": make_lock_key(self._name)},
                 ).scalar()
             else:
                 key = f"synaptune-{make_lock_key(f'{self._engine.url.database}/{self._name}'):x}"
-                taken = connection.execute(sqlalchemy.text("SELECT GET_LOCK(:key, 0)"), {"key": key}).scalar()
+                taken = connection.execute(
+                    sqlalchemy.text("SELECT GET_LOCK(:key, 0)"), {"key": key}
+                ).scalar()
         except BaseException:
             connection.invalidate()
             connection.close()

@@ -27,10 +27,18 @@ OPENING_RETRY_TIMEOUT = constant(
     source="chosen: a mistyped address is told soon",
 )
 _FIRST_PAUSE = constant(
-    "storage.first_pause", 0.1, unit="s", meaning="pause before the first repetition", source="chosen: doubled each time"
+    "storage.first_pause",
+    0.1,
+    unit="s",
+    meaning="pause before the first repetition",
+    source="chosen: doubled each time",
 )
 _LONGEST_PAUSE = constant(
-    "storage.longest_pause", 5.0, unit="s", meaning="longest pause between two", source="chosen: gentle to a recovery"
+    "storage.longest_pause",
+    5.0,
+    unit="s",
+    meaning="longest pause between two",
+    source="chosen: gentle to a recovery",
 )
 
 ReturnT = TypeVar("ReturnT")
@@ -42,7 +50,12 @@ class Retry:
     limit: seconds from the first failure; mend: called before each repetition, for what a lost connection takes with it.
     """
 
-    def __init__(self, url: str, limit: float = RETRY_TIMEOUT, before_retry: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        url: str,
+        limit: float = RETRY_TIMEOUT,
+        before_retry: Callable[[], None] = lambda: None,
+    ) -> None:
         self.limit = limit
         self._url, self._before_retry = url, before_retry
         self._gone_since: float | None = None
@@ -64,7 +77,9 @@ class Retry:
                 begun = begun or time.monotonic()
                 left = begun + self.limit - time.monotonic()
                 if left <= 0:
-                    raise DatabaseUnavailable(redact_url(self._url), f"no answer for {self.limit:g} s ({error.cause})") from error
+                    raise DatabaseUnavailable(
+                        redact_url(self._url), f"no answer for {self.limit:g} s ({error.cause})"
+                    ) from error
                 self._print_lost(error)
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -87,6 +102,8 @@ class Retry:
         with self._guard:
             if self._gone_since is not None:
                 print(
-                    f"{redact_url(self._url)} answers again after {time.monotonic() - self._gone_since:.1f} s", file=sys.stderr, flush=True
+                    f"{redact_url(self._url)} answers again after {time.monotonic() - self._gone_since:.1f} s",
+                    file=sys.stderr,
+                    flush=True,
                 )
                 self._gone_since = None

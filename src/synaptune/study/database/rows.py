@@ -21,13 +21,30 @@ from synaptune.study.database import keys as schema
 # What only the study and the search write of a trial; by some of these names it is found again.
 _RESERVED_NAMES = frozenset(
     {
-        *(schema.PHASE, schema.INDEX, schema.UNIT, schema.GENERATION, schema.SEED, schema.ATTEMPTS, schema.ESTIMATE),
-        *(schema.SECONDS, schema.FAILURE, schema.REASON, schema.TRACEBACK, "config_fingerprint", "code_version"),
+        *(
+            schema.PHASE,
+            schema.INDEX,
+            schema.UNIT,
+            schema.GENERATION,
+            schema.SEED,
+            schema.ATTEMPTS,
+            schema.ESTIMATE,
+        ),
+        *(
+            schema.SECONDS,
+            schema.FAILURE,
+            schema.REASON,
+            schema.TRACEBACK,
+            "config_fingerprint",
+            "code_version",
+        ),
     }
 )
 
 
-def create_trial(storage: Any, study: int, *, space: Space, trial: Trial, is_retry: bool) -> tuple[int, int]:
+def create_trial(
+    storage: Any, study: int, *, space: Space, trial: Trial, is_retry: bool
+) -> tuple[int, int]:
     """Write a trial as running; returns its key and its number.
 
     again: an earlier attempt may have been applied: then the running trial of the same phase and index is the one.
@@ -42,20 +59,31 @@ def create_trial(storage: Any, study: int, *, space: Space, trial: Trial, is_ret
         # The locked row makes numbers unique, and waits for the end of an earlier attempt that a server still works on.
         models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
         if is_retry:
-            found = _find_running(session, study, {schema.PHASE: facts.get(schema.PHASE), schema.INDEX: trial.index})
+            found = _find_running(
+                session, study, {schema.PHASE: facts.get(schema.PHASE), schema.INDEX: trial.index}
+            )
             if found is not None:
                 return found
-        row: Any = models.TrialModel(study_id=study, number=None, state=TrialState.RUNNING, datetime_start=datetime.now())
+        row: Any = models.TrialModel(
+            study_id=study, number=None, state=TrialState.RUNNING, datetime_start=datetime.now()
+        )
         session.add(row)
         session.flush()
-        parameters = [{"trial_id": row.trial_id, **_make_parameter_row(dimension, trial)} for dimension in space.dimensions]
+        parameters = [
+            {"trial_id": row.trial_id, **_make_parameter_row(dimension, trial)}
+            for dimension in space.dimensions
+        ]
         session.execute(insert(models.TrialParamModel), parameters)
-        session.execute(insert(models.TrialUserAttributeModel), _make_attribute_rows(row.trial_id, facts))
+        session.execute(
+            insert(models.TrialUserAttributeModel), _make_attribute_rows(row.trial_id, facts)
+        )
         row.number = row.count_past_trials(session)
         return row.trial_id, row.number
 
 
-def finish_trial(storage: Any, trial_id: int, *, result: Result, facts: Mapping[str, Any], is_retry: bool) -> None:
+def finish_trial(
+    storage: Any, trial_id: int, *, result: Result, facts: Mapping[str, Any], is_retry: bool
+) -> None:
     """Write how a trial ended; again: an earlier attempt may have been applied, and an ended trial is left as it is."""
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
@@ -68,13 +96,21 @@ def finish_trial(storage: Any, trial_id: int, *, result: Result, facts: Mapping[
         if is_retry and row.state.is_finished():
             return
         storage.check_trial_is_updatable(trial_id, row.state)
-        session.execute(delete(attribute).where(attribute.trial_id == trial_id, attribute.key.in_(list(facts))))
+        session.execute(
+            delete(attribute).where(attribute.trial_id == trial_id, attribute.key.in_(list(facts)))
+        )
         session.execute(insert(attribute), _make_attribute_rows(trial_id, facts))
-        state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[get_end_state(result)]
+        state = {
+            "complete": TrialState.COMPLETE,
+            "pruned": TrialState.PRUNED,
+            "failed": TrialState.FAIL,
+        }[get_end_state(result)]
         if state is TrialState.COMPLETE:
             assert result.objective is not None
             value, kind = models.TrialValueModel.value_to_stored_repr(result.objective)
-            session.add(models.TrialValueModel(trial_id=trial_id, objective=0, value=value, value_type=kind))
+            session.add(
+                models.TrialValueModel(trial_id=trial_id, objective=0, value=value, value_type=kind)
+            )
         row.state = state
         row.datetime_complete = datetime.now()
 
@@ -99,10 +135,17 @@ def collect_facts(result: Result) -> dict[str, Any]:
     facts[schema.SECONDS] = result.seconds
     cause = result.cause
     if cause is not None:
-        facts |= {schema.FAILURE: cause.kind, schema.REASON: cause.reason, schema.TRACEBACK: cause.trace}
+        facts |= {
+            schema.FAILURE: cause.kind,
+            schema.REASON: cause.reason,
+            schema.TRACEBACK: cause.trace,
+        }
     elif result.pruned and result.estimate is not None:
         facts[schema.ESTIMATE] = result.estimate
-    return {name: str(value) if isinstance(value, float) and not math.isfinite(value) else value for name, value in facts.items()}
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in facts.items()
+    }
 
 
 def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
@@ -116,32 +159,68 @@ def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
     from sqlalchemy.orm import Session
 
     external = functools.cache(lambda text: json_to_distribution(text).to_external_repr)
-    trial, parameter, attribute, value = models.TrialModel, models.TrialParamModel, models.TrialUserAttributeModel, models.TrialValueModel
+    trial, parameter, attribute, value = (
+        models.TrialModel,
+        models.TrialParamModel,
+        models.TrialUserAttributeModel,
+        models.TrialValueModel,
+    )
     with Session(storage.engine) as session:
         # First: what is written while the rest is read belongs to a trial that is still running here, or to none.
         heads = session.execute(
-            select(trial.trial_id, trial.number, trial.state).where(trial.study_id == study).order_by(trial.trial_id)
+            select(trial.trial_id, trial.number, trial.state)
+            .where(trial.study_id == study)
+            .order_by(trial.trial_id)
         ).all()
 
         def columns(*chosen: Any, table: Any, order: Any) -> Iterable[Any]:
-            return session.execute(select(table.trial_id, *chosen).join(trial).where(trial.study_id == study).order_by(order))
+            return session.execute(
+                select(table.trial_id, *chosen)
+                .join(trial)
+                .where(trial.study_id == study)
+                .order_by(order)
+            )
 
         values: dict[int, dict[str, Any]] = {key: {} for key, _, _ in heads}
         facts: dict[int, dict[str, Any]] = {key: {} for key, _, _ in heads}
         for key, name, stored, text in columns(
-            parameter.param_name, parameter.param_value, parameter.distribution_json, table=parameter, order=parameter.param_id
+            parameter.param_name,
+            parameter.param_value,
+            parameter.distribution_json,
+            table=parameter,
+            order=parameter.param_id,
         ):
             values.setdefault(key, {})[name] = external(text)(stored)
-        for key, name, text in columns(attribute.key, attribute.value_json, table=attribute, order=attribute.trial_user_attribute_id):
+        for key, name, text in columns(
+            attribute.key,
+            attribute.value_json,
+            table=attribute,
+            order=attribute.trial_user_attribute_id,
+        ):
             facts.setdefault(key, {})[name] = json.loads(text)
         objectives = dict(map(tuple, columns(value.value, table=value, order=value.trial_value_id)))
     return [
-        _build_trial(number, state.name, objective=objectives.get(key), values=values[key], facts=facts[key], where=where)
+        _build_trial(
+            number,
+            state.name,
+            objective=objectives.get(key),
+            values=values[key],
+            facts=facts[key],
+            where=where,
+        )
         for key, number, state in heads
     ]
 
 
-def _build_trial(number: int, state: str, *, objective: float | None, values: dict[str, Any], facts: dict[str, Any], where: str) -> Trial:
+def _build_trial(
+    number: int,
+    state: str,
+    *,
+    objective: float | None,
+    values: dict[str, Any],
+    facts: dict[str, Any],
+    where: str,
+) -> Trial:
     if schema.INDEX not in facts or schema.UNIT not in facts:
         raise user_error(
             got=f"trial {number} of study {where}, which another program added",
@@ -170,11 +249,15 @@ def _find_running(session: Any, study: int, facts: Mapping[str, Any]) -> tuple[i
 
     attribute = models.TrialUserAttributeModel
     query = session.query(models.TrialModel.trial_id, models.TrialModel.number)
-    query = query.filter(models.TrialModel.study_id == study, models.TrialModel.state == TrialState.RUNNING)
+    query = query.filter(
+        models.TrialModel.study_id == study, models.TrialModel.state == TrialState.RUNNING
+    )
     for name, value in facts.items():
         query = query.filter(
             models.TrialModel.trial_id.in_(
-                session.query(attribute.trial_id).filter(attribute.key == name, attribute.value_json == json.dumps(value))
+                session.query(attribute.trial_id).filter(
+                    attribute.key == name, attribute.value_json == json.dumps(value)
+                )
             )
         )
     found = query.order_by(models.TrialModel.trial_id.desc()).first()
@@ -182,7 +265,10 @@ def _find_running(session: Any, study: int, facts: Mapping[str, Any]) -> tuple[i
 
 
 def _make_attribute_rows(trial_id: int, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"trial_id": trial_id, "key": name, "value_json": json.dumps(value)} for name, value in facts.items()]
+    return [
+        {"trial_id": trial_id, "key": name, "value_json": json.dumps(value)}
+        for name, value in facts.items()
+    ]
 
 
 def _make_parameter_row(dimension: Dimension, trial: Trial) -> dict[str, Any]:
@@ -208,4 +294,7 @@ def make_distribution(dimension: Dimension):
 
 def filter_phase(trials: Iterable[Trial], phase: str) -> list[Trial]:
     """The trials of a phase, by index."""
-    return sorted((trial for trial in trials if trial.facts.get(schema.PHASE) == phase), key=lambda trial: trial.index)
+    return sorted(
+        (trial for trial in trials if trial.facts.get(schema.PHASE) == phase),
+        key=lambda trial: trial.index,
+    )

@@ -46,7 +46,9 @@ class CsvWriter:
     def __init__(self, path: Path, resumed_from: int) -> None:
         rows = _read_rows_until(path, resumed_from) if resumed_from else []
         self._file = path.open("w", newline="")
-        self._writer: csv.DictWriter[str] = csv.DictWriter(self._file, CSV_COLUMNS, extrasaction="ignore")
+        self._writer: csv.DictWriter[str] = csv.DictWriter(
+            self._file, CSV_COLUMNS, extrasaction="ignore"
+        )
         self._writer.writeheader()
         self._writer.writerows(rows)
 
@@ -66,7 +68,11 @@ def _read_rows_until(path: Path, step: int) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as file:
         # A killed run may leave half a row; its step is past the checkpoint or not a number.
-        return [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and int(row["step"]) <= step]
+        return [
+            row
+            for row in csv.DictReader(file)
+            if (row["step"] or "").isdigit() and int(row["step"]) <= step
+        ]
 
 
 class TensorBoardWriter:
@@ -75,7 +81,9 @@ class TensorBoardWriter:
     def __init__(self, folder: Path, resumed_from: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=resumed_from + 1 if resumed_from else None)
+        self._writer = SummaryWriter(
+            str(folder), purge_step=resumed_from + 1 if resumed_from else None
+        )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -91,7 +99,15 @@ class TensorBoardWriter:
 class RunLogger:
     """Every writer of one run; closes all of them even when one fails to."""
 
-    def __init__(self, config: LoggerConfig, run_dir: Path, *, name: str, flat_config: Mapping[str, Any], resumed_from: int) -> None:
+    def __init__(
+        self,
+        config: LoggerConfig,
+        run_dir: Path,
+        *,
+        name: str,
+        flat_config: Mapping[str, Any],
+        resumed_from: int,
+    ) -> None:
         """`record` is the flat configuration of the run; `resumed_from` the step of the checkpoint, 0 for a fresh run."""
         self._writers: list[Writer] = [CsvWriter(run_dir / "metrics.csv", resumed_from)]
         if config.tensorboard:

@@ -44,7 +44,10 @@ class ProgressLines(NoProgress):
     def show_validation(self, step: int, loss: float) -> None:
         seconds = time.perf_counter() - self._began
         width = len(str(self._steps))
-        print(f"step {step:>{width}}/{self._steps}  {self._latest}val {loss:.4f} nats/token  {seconds:.1f} s", flush=True)
+        print(
+            f"step {step:>{width}}/{self._steps}  {self._latest}val {loss:.4f} nats/token  {seconds:.1f} s",
+            flush=True,
+        )
 
 
 class ProgressBar(NoProgress):
@@ -58,15 +61,21 @@ class ProgressBar(NoProgress):
             TextColumn("[bold]training"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("train [cyan]{task.fields[train]}[/]  val [green]{task.fields[val]}[/]  {task.fields[speed]} tokens/s"),
+            TextColumn(
+                "train [cyan]{task.fields[train]}[/]  val [green]{task.fields[val]}[/]  {task.fields[speed]} tokens/s"
+            ),
             TimeRemainingColumn(),
         )
         self._bar = RichProgress(*columns, refresh_per_second=5)
-        self._task = self._bar.add_task("training", total=steps, completed=done, train="-", val="-", speed="-")
+        self._task = self._bar.add_task(
+            "training", total=steps, completed=done, train="-", val="-", speed="-"
+        )
         self._bar.start()
 
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
-        self._bar.update(self._task, completed=step, train=f"{loss:.3f}", speed=f"{tokens_per_second:,.0f}")
+        self._bar.update(
+            self._task, completed=step, train=f"{loss:.3f}", speed=f"{tokens_per_second:,.0f}"
+        )
 
     def show_validation(self, step: int, loss: float) -> None:
         self._bar.update(self._task, completed=step, val=f"{loss:.3f}")

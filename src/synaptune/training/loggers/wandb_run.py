@@ -29,7 +29,13 @@ UPLOAD_SECONDS = 60.0
 MARGIN_SECONDS = 10.0  # for a client that does not keep to that
 OPEN_MARKER = "open"  # a file in the folder of a run that has not ended, or whose upload has not; a kill leaves it behind
 IDENTITY_KEY = "identity"  # the note of a study that tells it from another of its name
-_MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}  # WANDB_MODE
+_MODES = {
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}  # WANDB_MODE
 _LONGEST_TAG = 64
 _LONGEST_NAME = 64  # of a study within an id, which may have 128 characters
 
@@ -57,14 +63,31 @@ def get_study_identity(study: NoteStore) -> str:
 
 def make_run_id(study: str, *parts: object) -> str:
     """The id of a study's run in W&B, which allows neither every character nor every length."""
-    return "-".join([re.sub(r"[^\w.-]", "_", study)[:_LONGEST_NAME], *(str(part) for part in parts if part != "")])
+    return "-".join(
+        [
+            re.sub(r"[^\w.-]", "_", study)[:_LONGEST_NAME],
+            *(str(part) for part in parts if part != ""),
+        ]
+    )
 
 
-def make_run_labels(study: str, unique: str, number: int | str, *, facts: Mapping[str, Any], tags: Sequence[str] = ()) -> dict[str, Any]:
+def make_run_labels(
+    study: str,
+    unique: str,
+    number: int | str,
+    *,
+    facts: Mapping[str, Any],
+    tags: Sequence[str] = (),
+) -> dict[str, Any]:
     """What the run of a trial is called, by name of LoggerConfig; unique: identity of the study; number: the trial's, with its seed
     where it has several runs; facts: of the trial; tags: given ones."""
     phase, generation = facts["phase"], facts["generation"]
-    about = {"group": study, "job_type": phase, "run_id": make_run_id(study, unique, number), "generation": generation}
+    about = {
+        "group": study,
+        "job_type": phase,
+        "run_id": make_run_id(study, unique, number),
+        "generation": generation,
+    }
     return about | {"tags": [*tags, study, phase, f"generation-{generation}"]}
 
 
@@ -97,15 +120,22 @@ class WandbWriter:
         """End the run, in a bounded time."""
         if not self.online:
             self.finish(exit_code)
-        elif run_with_timeout(UPLOAD_SECONDS + MARGIN_SECONDS, lambda: self.finish(exit_code)) != (True, True):
+        elif run_with_timeout(UPLOAD_SECONDS + MARGIN_SECONDS, lambda: self.finish(exit_code)) != (
+            True,
+            True,
+        ):
             self.abandon_upload()
 
     def abandon_upload(self) -> None:
         """Leave an upload that takes too long to `synaptune wandb sync`, and keep later runs offline."""
-        _go_offline(f"the upload did not end within {UPLOAD_SECONDS:.0f} s; `synaptune wandb sync STUDY` sends the rest")
+        _go_offline(
+            f"the upload did not end within {UPLOAD_SECONDS:.0f} s; `synaptune wandb sync STUDY` sends the rest"
+        )
 
 
-def open_run(config: LoggerConfig, run_dir: Path, *, name: str, flat_config: Mapping[str, Any]) -> WandbWriter | None:
+def open_run(
+    config: LoggerConfig, run_dir: Path, *, name: str, flat_config: Mapping[str, Any]
+) -> WandbWriter | None:
     """A W&B run in `run_dir`, or None when wandb is not installed or switched off.
 
     Raises UserError when `logger.wandb` asks for W&B by name and it is not installed.
@@ -114,7 +144,9 @@ def open_run(config: LoggerConfig, run_dir: Path, *, name: str, flat_config: Map
         if config.wandb == "auto":
             return None
         raise user_error(
-            got=f"logger.wandb={config.wandb} without wandb", expected="the wandb package", do="pip install wandb, or logger.wandb=off"
+            got=f"logger.wandb={config.wandb} without wandb",
+            expected="the wandb package",
+            do="pip install wandb, or logger.wandb=off",
         )
     mode = _choose_mode(config.wandb)
     if mode == "disabled":
@@ -132,27 +164,40 @@ def open_run(config: LoggerConfig, run_dir: Path, *, name: str, flat_config: Map
         init_timeout=LOGIN_SECONDS,
     )
     about: dict[str, Any] = dict(
-        project=config.project, entity=config.entity, group=config.group or name, job_type=config.job_type, id=config.run_id
+        project=config.project,
+        entity=config.entity,
+        group=config.group or name,
+        job_type=config.job_type,
+        id=config.run_id,
     )
     about |= dict(
         resume="allow" if config.run_id else None,
         name=run_dir.name,
         tags=[tag[:_LONGEST_TAG] for tag in dict.fromkeys(config.tags)],
         dir=str(run_dir),
-        config=dict(flat_config) | ({} if config.generation is None else {"generation": config.generation}),
+        config=dict(flat_config)
+        | ({} if config.generation is None else {"generation": config.generation}),
         settings=settings,
     )
     if mode == "online":
         # A key the server refuses and a server that went away both end here; the run itself must not.
         try:
-            settings.finish_timeout, settings.finish_timeout_raises = UPLOAD_SECONDS, True  # also when the process ends
+            settings.finish_timeout, settings.finish_timeout_raises = (
+                UPLOAD_SECONDS,
+                True,
+            )  # also when the process ends
             return WandbWriter(wandb.init(mode="online", **about), online=True)
         except Exception as error:
             _go_offline(f"{get_base_url()} did not accept the run: {type(error).__name__}")
     try:
         return WandbWriter(wandb.init(mode="offline", **about), online=False)
-    except Exception as error:  # such as an id whose upload was given up in this process, and still goes on
-        print(f"wandb: no run of {config.run_id or name} ({type(error).__name__}: {error})", file=sys.stderr)
+    except (
+        Exception
+    ) as error:  # such as an id whose upload was given up in this process, and still goes on
+        print(
+            f"wandb: no run of {config.run_id or name} ({type(error).__name__}: {error})",
+            file=sys.stderr,
+        )
         return None
 
 
@@ -189,7 +234,13 @@ def has_api_key() -> bool:
         return True
     path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     try:
-        return path.exists() and netrc.netrc(path).authenticators(urllib.parse.urlsplit(get_base_url()).hostname or "") is not None
+        return (
+            path.exists()
+            and netrc.netrc(path).authenticators(
+                urllib.parse.urlsplit(get_base_url()).hostname or ""
+            )
+            is not None
+        )
     except (netrc.NetrcParseError, OSError):
         return False
 
