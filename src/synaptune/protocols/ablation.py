@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from synaptune.analysis.ablation import Endpoints, compute_ablation, find_endpoints, plan_points
-from synaptune.analysis.results import Comparison
+from synaptune.analysis.compare import CONFIDENCE
+from synaptune.analysis.results import AblationRow, Comparison
 from synaptune.config.compose import compose_config
 from synaptune.config.overrides import get_override_key
 from synaptune.core.errors import user_error

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from synaptune.analysis.compare import compute_improvement
+from synaptune.analysis.ranking import rescore_study
 from synaptune.config.compose import compose_config
 from synaptune.core.errors import user_error
 from synaptune.protocols.config import SEED_OFFSETS, TransferConfig, read_protocol_config
