@@ -26,8 +26,7 @@ from synaptune.study.reader import ABLATION, BASELINE, VALIDATION
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import (
     get_base_url,
-    has_api_key,
-    is_server_reachable,
+    explain_unreachable,
     read_wandb_mode,
 )
 
@@ -80,9 +79,7 @@ def _explain_unpublished(publish: bool) -> str | None:
     """Why a report stays here; null when it can be published."""
     if not publish or read_wandb_mode() in ("offline", "disabled"):
         return "offline was asked for"
-    if not has_api_key():
-        return "no API key; `wandb login` stores one"
-    return None if is_server_reachable() else f"no answer from {get_base_url()}"
+    return explain_unreachable()
 
 
 def _publish(evidence: Evidence, kept: Path, *, project: str, entity: str | None) -> str:
