@@ -25,8 +25,8 @@ from synaptune.study.callbacks.wandb_search import JOB_TYPE, read_run_config
 from synaptune.study.reader import ABLATION, BASELINE, VALIDATION
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import (
-    get_base_url,
     explain_unreachable,
+    get_base_url,
     read_wandb_mode,
 )
 
@@ -139,7 +139,9 @@ def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
             continue
         blocks.append(wr.H1(title))
         if phase == ABLATION and evidence.ablation:
-            blocks.append(wr.MarkdownBlock(format_table(tables.tabulate_ablation(evidence))))
+            blocks.append(
+                wr.MarkdownBlock(format_table(tables.tabulate_ablation(evidence.ablation)))
+            )
         if phase == VALIDATION and evidence.validation is not None:
             blocks.append(wr.MarkdownBlock(format_table(tables.tabulate_validation(evidence))))
         blocks.append(_make_grid(_make_runset(evidence, phase), _make_run_panels(phase, wr)))
