@@ -109,7 +109,7 @@ def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Tria
                     raise KeyboardInterrupt
                 return [course.trials for course in courses]
             for trial, result in runner.collect_finished():
-                owners.pop(trial.number).ended(trial, result.cause)
+                owners.pop(trial.number).record_end(trial, result.cause)
             runner.check()
 
 
