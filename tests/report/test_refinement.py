@@ -75,7 +75,7 @@ def test_an_adaptive_search_is_said_to_be_no_independent_sample():
     )
     assert "nothing is narrowed" in text
     assert r"study \*x\*" in text
-    assert text.count(r"| a\|b \`c\` d |") == 2 - 1 + text.count(r"| a\|b \`c\` d | runs |")
+    assert text.count(r"| a\|b `c` d |") == 2 - 1 + text.count(r"| a\|b `c` d | runs |")
     console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: SIM115
     print_refinement(refine(runs, shuffles=99), console)
     assert "no independent sample" in console.export_text()

@@ -15,7 +15,6 @@ from synaptune.report import tables
 from synaptune.report.figures import Figure, draw_figures, make_svg_file
 from synaptune.report.table_model import Column, Table
 
-_LEFT_ALIGNED = ("text", "name", "range")
 _SPECIAL_PATTERN = re.compile(r"([\\`*{}\[\]<>#|$~&]|\b_|_\b)")
 _CODE_PATTERN = re.compile(r"(`[a-z][^`<>&|]*`)")
 
@@ -127,7 +126,7 @@ def _format_details(title: str, entry: Any) -> str:
 def format_table(table: Table) -> str:
     """A table in GitHub's form, with its note under it."""
     heads = [escape_markdown(column.heading) for column in table.columns]
-    rules = ["---" if column.kind in _LEFT_ALIGNED else "---:" for column in table.columns]
+    rules = ["---" if column.kind in cells.LEFT_ALIGNED else "---:" for column in table.columns]
     rows = [
         [
             escape_markdown(cells.format_cell(cell, column.kind))

@@ -210,7 +210,7 @@ def _render_validation(evidence: Evidence, drawn: Mapping[str, Figure]) -> str:
 
 
 def _render_parameters(evidence: Evidence, drawn: Mapping[str, Figure]) -> str:
-    apart = tables.tabulate_ablation(evidence)
+    apart = tables.tabulate_ablation(evidence.ablation)
     folded = (
         f"<details><summary>{escape(apart.title)}, as a table</summary>{render_table(apart)}</details>"
         if apart.rows

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from synaptune.analysis.results import Comparison, Evidence
+from synaptune.analysis.results import AblationRow, Comparison, Evidence
 from synaptune.core.text import format_duration
 from synaptune.report import next_commands as orders
 from synaptune.report.table_model import Column, Table, format_cell
@@ -33,7 +33,7 @@ def make_all_tables(evidence: Evidence) -> Iterator[Table]:
         tabulate_parameters,
         tabulate_validation,
         tabulate_gates,
-        tabulate_ablation,
+        lambda evidence: tabulate_ablation(evidence.ablation),
         tabulate_hypotheses,
         tabulate_failures,
         tabulate_cost,
@@ -139,8 +139,8 @@ def _make_seed_row(before: Trial, after: Trial) -> list[Any]:
     ]
 
 
-def tabulate_ablation(evidence: Evidence) -> Table:
-    """The optimum taken apart, as ranked by what each parameter is worth in it."""
+def tabulate_ablation(ablation: Sequence[AblationRow]) -> Table:
+    """What each tuned parameter is worth, the most valuable one first."""
     columns = (
         Column("parameter", "name"),
         Column("start", "value"),
@@ -160,7 +160,7 @@ def tabulate_ablation(evidence: Evidence) -> Table:
             entry.alone,
             entry.adjusted_alone,
         ]
-        for entry in sorted(evidence.ablation, key=lambda entry: _sort_key(entry.reverted))
+        for entry in sorted(ablation, key=lambda entry: _sort_key(entry.reverted))
     ]
     note = "Gains in test perplexity on paired seeds with 95 % intervals; they need not add up, since parameters act together."
     return Table("ablation", "Ablation of the optimum", columns, rows, note)

@@ -25,9 +25,8 @@ from synaptune.study.callbacks.wandb_search import JOB_TYPE, read_run_config
 from synaptune.study.reader import ABLATION, BASELINE, VALIDATION
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import (
+    explain_unreachable,
     get_base_url,
-    has_api_key,
-    is_server_reachable,
     read_wandb_mode,
 )
 
@@ -80,9 +79,7 @@ def _explain_unpublished(publish: bool) -> str | None:
     """Why a report stays here; null when it can be published."""
     if not publish or read_wandb_mode() in ("offline", "disabled"):
         return "offline was asked for"
-    if not has_api_key():
-        return "no API key; `wandb login` stores one"
-    return None if is_server_reachable() else f"no answer from {get_base_url()}"
+    return explain_unreachable()
 
 
 def _publish(evidence: Evidence, kept: Path, *, project: str, entity: str | None) -> str:
@@ -142,7 +139,9 @@ def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
             continue
         blocks.append(wr.H1(title))
         if phase == ABLATION and evidence.ablation:
-            blocks.append(wr.MarkdownBlock(format_table(tables.tabulate_ablation(evidence))))
+            blocks.append(
+                wr.MarkdownBlock(format_table(tables.tabulate_ablation(evidence.ablation)))
+            )
         if phase == VALIDATION and evidence.validation is not None:
             blocks.append(wr.MarkdownBlock(format_table(tables.tabulate_validation(evidence))))
         blocks.append(_make_grid(_make_runset(evidence, phase), _make_run_panels(phase, wr)))
