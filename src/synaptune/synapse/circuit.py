@@ -1,6 +1,7 @@
-"""The synapse as a whole: its parameters by subsystem, as numbers for the configuration and as tensors for the equations.
+"""All parameters of the synapse: as numbers for the configuration, as tensors for the equations.
 
-The order of the mechanisms stands in terminal.py (presynaptic), fast_weights.py (postsynaptic) and experts.py (structural).
+terminal.py (presynaptic), fast_weights.py (postsynaptic) and experts.py (structural) document the
+order of the mechanisms.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from synaptune.synapse.vesicles import VesicleParams
 
 @dataclass(frozen=True)
 class SynapseParams:
-    """Every parameter of the synapse, by subsystem; the numbers of a configuration."""
+    """Parameters of the synapse by subsystem, as the numbers of a configuration."""
 
     calcium: CalciumParams = field(default_factory=CalciumParams)
     vesicles: VesicleParams = field(default_factory=VesicleParams)
@@ -37,16 +38,16 @@ class SynapseParams:
     attention: AttentionParams = field(default_factory=AttentionParams)
 
     def with_values(self, values: dict[str, float]) -> SynapseParams:
-        """A copy with some parameters set by their full names (`synapse.calcium.tau_c`)."""
-        changed: Any = self
+        """Return a copy with parameters set by their full names (`synapse.calcium.tau_c`)."""
+        params: Any = self
         for name, value in values.items():
             _, subsystem, label = name.split(".")
-            group = dataclasses.replace(getattr(changed, subsystem), **{label: value})
-            changed = dataclasses.replace(changed, **{subsystem: group})
-        return changed
+            group = dataclasses.replace(getattr(params, subsystem), **{label: value})
+            params = dataclasses.replace(params, **{subsystem: group})
+        return params
 
     def get_value(self, name: str) -> float:
-        """The value of one parameter by its full name."""
+        """Return the value of one parameter by its full name."""
         return lookup(self, name.removeprefix("synapse."))
 
 
@@ -54,11 +55,12 @@ SPECS = tuple(list_specs(SynapseParams))
 
 
 class SynapseTensors(nn.Module):
-    """The same parameters as 0-dim tensors (non-persistent buffers), with the attribute paths of `SynapseParams`.
+    """Parameters of the synapse as 0-dim tensors, with the attribute paths of `SynapseParams`.
 
-    The equations read these, so one program serves every candidate; replacing a buffer by a tensor with leading axes makes a
-    population, replacing it by an `nn.Parameter` makes it learnable. The annotations name the dataclass whose attributes a subsystem
-    has; what the attributes hold are tensors.
+    The tensors are non-persistent buffers. The equations read them, so one compiled program serves
+    all candidates. A buffer with a leading axis gives a population; an `nn.Parameter` in its place
+    makes the value learnable. The annotations name the dataclass whose attribute names a subsystem
+    has; the attribute values are tensors.
     """
 
     calcium: CalciumParams
