@@ -127,7 +127,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     export.set_defaults(command=_run_export)
     for module in (cost, report, refine, dashboard, wandb):
-        module.add(commands)
+        module.add_command(commands)
     return parser
 
 
