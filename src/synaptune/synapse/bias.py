@@ -10,11 +10,12 @@ Source: (1) derived: attention weight times efficacy^lambda, with a linear dista
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from synaptune.core.parameters import parameter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class AttentionParams:
 def efficacy_bias(efficacy: Tensor, newborn: Tensor, params: AttentionParams) -> Tensor:
     """The synaptic part of (1); efficacy (batch, head, tick, key), newborn broadcasts [vesicle] -> same shape [nat]."""
     return params.lambda_loge * (
-        torch.log(efficacy + params.epsilon) - torch.log(newborn + params.epsilon)
+        (efficacy + params.epsilon).log() - (newborn + params.epsilon).log()
     )
 
 

@@ -1,6 +1,8 @@
-"""The synapse as a whole: its parameters by subsystem, as numbers for the configuration and as tensors for the equations.
+"""The parameters of the synapse by subsystem, as the numbers of a configuration; tensors.py has them as tensors.
 
 The order of the mechanisms stands in terminal.py (presynaptic), fast_weights.py (postsynaptic) and experts.py (structural).
+The modules imported here hold parameters and equations side by side. They import torch inside the
+functions that need it, so that a configuration can be composed without it.
 """
 
 from __future__ import annotations
@@ -8,9 +10,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
-
-import torch
-from torch import nn
 
 from synaptune.core.parameters import list_specs, lookup
 from synaptune.synapse.bias import AttentionParams
@@ -51,30 +50,3 @@ class SynapseParams:
 
 
 SPECS = tuple(list_specs(SynapseParams))
-
-
-class SynapseTensors(nn.Module):
-    """The same parameters as 0-dim tensors (non-persistent buffers), with the attribute paths of `SynapseParams`.
-
-    The equations read these, so one program serves every candidate; replacing a buffer by a tensor with leading axes makes a
-    population, replacing it by an `nn.Parameter` makes it learnable. The annotations name the dataclass whose attributes a subsystem
-    has; what the attributes hold are tensors.
-    """
-
-    calcium: CalciumParams
-    vesicles: VesicleParams
-    energy: EnergyParams
-    postsynaptic: PostsynapticParams
-    bdnf: BdnfParams
-    stochastic: StochasticParams
-    structural: StructuralParams
-    attention: AttentionParams
-
-    def __init__(self, params: SynapseParams) -> None:
-        super().__init__()
-        for group in dataclasses.fields(params):
-            subsystem, values = nn.Module(), getattr(params, group.name)
-            for item in dataclasses.fields(values):
-                value = torch.tensor(float(getattr(values, item.name)))
-                subsystem.register_buffer(item.name, value, persistent=False)
-            self.add_module(group.name, subsystem)

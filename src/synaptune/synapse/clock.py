@@ -11,10 +11,10 @@ Source: derived: the exact solution of the recurrence, built by doubling, so no 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GeometricSums(NamedTuple):
@@ -31,6 +31,8 @@ def geometric_sums(retention: Tensor | float, tokens: int) -> GeometricSums:
     A negative retention (an overshooting Euler step of the per-token equation) has a meaning for one token only; over a
     longer tick it is taken as 0: the state is replaced at every token.
     """
+    import torch
+
     a = torch.as_tensor(retention)
     power, gain, total = a, torch.ones_like(a), torch.zeros_like(a)
     if tokens == 1:
@@ -45,6 +47,8 @@ def geometric_sums(retention: Tensor | float, tokens: int) -> GeometricSums:
 
 def powers(retention: Tensor, count: int) -> Tensor:
     """Lower-triangular (count, count) matrix of retention^(n - k), k <= n: the recurrence x_n = a x_(n-1) + d_n at once."""
+    import torch
+
     index = torch.arange(count, device=retention.device)
     lag = (index[:, None] - index[None, :]).clamp(min=0)
     return (retention**lag).tril()

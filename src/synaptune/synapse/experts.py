@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.energy import EnergyParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROUTER_SIMILARITY = constant(
     "experts.similarity_weight",
@@ -186,6 +185,8 @@ def metabolism_step(
     state: Metabolism, routing: Routing, params: StructuralParams, energy: EnergyParams
 ) -> Metabolism:
     """(state, routing of the batch, params) -> next state (1-4)."""
+    import torch
+
     count = routing.share.shape[0]
     rate = params.structural_tau_util
     utilisation = state.utilisation + rate * (routing.share - state.utilisation)
@@ -200,7 +201,7 @@ def metabolism_step(
         :, None
     ]  # an expert without tokens has no mean to move to
     moved = v + lr * used * (routing.probe - v) - lr * params.router_contrastive_push * (others @ v)
-    return Metabolism(utilisation, fatigue, store, F.normalize(moved, dim=-1))
+    return Metabolism(utilisation, fatigue, store, torch.nn.functional.normalize(moved, dim=-1))
 
 
 def health(state: Metabolism) -> Tensor:
@@ -212,6 +213,8 @@ def health(state: Metabolism) -> Tensor:
 
 def plan_remodel(state: Metabolism, params: StructuralParams) -> RemodelPlan:
     """The structural event that the present state calls for; the identity when it calls for none. Tensors only: it batches."""
+    import torch
+
     count = state.energy.shape[0]
     index, eye = (
         torch.arange(count, device=state.energy.device),
@@ -240,11 +243,13 @@ def plan_remodel(state: Metabolism, params: StructuralParams) -> RemodelPlan:
 
 def remodel_metabolism(state: Metabolism, plan: RemodelPlan) -> Metabolism:
     """The metabolism after a structural event: twins share their parent's use, embeddings stay unit vectors."""
+    import torch
+
     halve = 1.0 - 0.5 * plan.noise_sign.abs()
     mixed = Metabolism(*(plan.mix @ value for value in state))
     return Metabolism(
         mixed.utilisation * halve,
         mixed.fatigue * halve,
         mixed.energy,
-        F.normalize(mixed.embedding, dim=-1),
+        torch.nn.functional.normalize(mixed.embedding, dim=-1),
     )

@@ -11,13 +11,13 @@ Source: (1)-(3) the kinase-phosphatase switch of Lisman, PNAS 86:9574 (1989), re
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.clock import geometric_sums, powers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SWITCH_SLOPE = constant(
     "kinase.switch_slope",
@@ -148,10 +148,10 @@ def kinase_scan(calcium: Tensor, params: PostsynapticParams, tokens: int) -> Kin
     up, keep = camkii_flow(calcium, params)
     power, gain, _ = geometric_sums(keep, tokens)
     # m is linear with a retention of its own per tick and row: its propagator is exp of differences of summed logarithms.
-    logs = torch.log(power.clamp(min=1e-30)).cumsum(1)
+    logs = power.clamp(min=1e-30).log().cumsum(1)
     propagator = (logs[:, :, None] - logs[:, None, :]).clamp(max=0.0).exp()
     count = calcium.shape[1]
-    past = torch.ones(count, count, device=calcium.device, dtype=calcium.dtype).tril()[:, :, None]
+    past = calcium.new_ones(count, count).tril()[:, :, None]
     camkii = (propagator * past * (gain * up)[:, None]).sum(2)
     power, _, _ = geometric_sums(params.pp1_tau, tokens)
     pp1 = (1.0 - power) * (powers(power, count) @ switch(params.pp1_thr - calcium))
@@ -166,9 +166,9 @@ def camkii_flow(calcium: Tensor, params: PostsynapticParams) -> tuple[Tensor, Te
 
 def switch(z: Tensor) -> Tensor:
     """s(z), the calcium switch."""
-    return torch.sigmoid(SWITCH_SLOPE * z)
+    return (SWITCH_SLOPE * z).sigmoid()
 
 
 def gate(state: KinaseState) -> Tensor:
     """Share of the trace let through (3)."""
-    return torch.sigmoid(GATE_SLOPE * (state.camkii - state.pp1))
+    return (GATE_SLOPE * (state.camkii - state.pp1)).sigmoid()

@@ -10,12 +10,14 @@ Source: (1), (2) activity-dependent BDNF as a gain of late-phase plasticity, Par
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from synaptune.core.parameters import parameter
 from synaptune.synapse.clock import geometric_sums, powers
 from synaptune.synapse.kinase import PostsynapticParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ Gaussian limit of the binomial release of del Castillo and Katz, J Physiol 124:5
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.calcium import CalciumParams
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
 SYT1_SHARE = constant(
     "release.syt1_share",
@@ -97,9 +97,9 @@ class Sensors(NamedTuple):
 
 def sense(calcium: Tensor, params: CalciumParams) -> Sensors:
     """What the sensors make of a calcium level (1, 2)."""
-    syt1 = torch.sigmoid(params.syt1_slope * (calcium - params.cpx_thresh))
-    syt7 = torch.sigmoid(params.syt7_slope * (calcium - SYT7_CLAMP * params.cpx_thresh))
-    doc2 = params.doc2_gain * torch.sigmoid(DOC2_SLOPE * (calcium - DOC2_HALF))
+    syt1 = (params.syt1_slope * (calcium - params.cpx_thresh)).sigmoid()
+    syt7 = (params.syt7_slope * (calcium - SYT7_CLAMP * params.cpx_thresh)).sigmoid()
+    doc2 = params.doc2_gain * (DOC2_SLOPE * (calcium - DOC2_HALF)).sigmoid()
     return Sensors(SYT1_SHARE * syt1 + SYT7_SHARE * syt7, doc2)
 
 
@@ -113,8 +113,8 @@ def draw_release(expected: Tensor, available: Tensor, noise: Tensor) -> Tensor:
     variance = (expected * (1.0 - expected / available.clamp(min=QUANTUM * NOISE_FLOOR))).clamp(
         min=0.0
     )
-    drawn = expected + torch.sqrt(variance + NOISE_FLOOR) * noise
-    return torch.where(noise == 0.0, expected, torch.minimum(drawn.clamp(min=0.0), available))
+    drawn = expected + (variance + NOISE_FLOOR).sqrt() * noise
+    return expected.where(noise == 0.0, drawn.clamp(min=0.0).minimum(available))
 
 
 def fluctuation(released: Tensor, expected: Tensor) -> Tensor:
@@ -123,8 +123,10 @@ def fluctuation(released: Tensor, expected: Tensor) -> Tensor:
 
 
 def draw_noise(
-    shape: tuple[int, ...], fraction: Tensor | float, generator: torch.Generator, like: Tensor
+    shape: tuple[int, ...], fraction: Tensor | float, generator: Generator, like: Tensor
 ) -> Tensor:
     """Standard normal noise on a random `fraction` of the pairs, 0 on the rest; `shape` (batch, head, tick, key)."""
+    import torch
+
     chosen = torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype) < fraction
     return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype) * chosen

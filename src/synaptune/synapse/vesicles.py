@@ -13,13 +13,13 @@ refill as in Tsodyks and Markram, PNAS 94:719 (1997), the refill limited by the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import parameter
 from synaptune.synapse.clock import geometric_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -127,16 +127,16 @@ def vesicle_flow(
         gain * state.ready + total * refill * params.init_rrp
     )  # sum over the tokens of the tick of R
     refilled = (refill * (tokens * params.init_rrp - occupied)).clamp(min=0.0)
-    refilled = torch.minimum(
-        refilled, state.reserve
-    )  # a nearly empty reserve cannot give what it does not hold
-    return VesicleFlow(torch.minimum(probability * occupied, state.ready + refilled), refilled)
+    refilled = refilled.minimum(state.reserve)  # a nearly empty reserve gives only what it holds
+    return VesicleFlow((probability * occupied).minimum(state.ready + refilled), refilled)
 
 
 def vesicle_step(
     state: VesicleState, flow: VesicleFlow, params: VesicleParams, tokens: int
 ) -> VesicleState:
     """(state, flow, params, tokens) -> next state; what leaves one pool enters the next (3, 4)."""
+    import torch
+
     released, refilled = flow
     power, gain, _ = geometric_sums(1.0 - 1.0 / torch.as_tensor(params.endo_delay), tokens)
     endocytosing = power * state.endocytosing + gain * released / tokens
