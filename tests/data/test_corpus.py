@@ -236,7 +236,5 @@ except UserError as error:
 
 def test_a_cache_that_cannot_be_made_is_said_in_words(file, tmp_path, monkeypatch):
     monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "text.txt" / "cache"))
-    with pytest.raises(
-        UserError, match=r"(?s)expected: a folder that can be written.*SYNAPTUNE_CACHE"
-    ):
+    with pytest.raises(UserError, match=r"(?s)expected: a writable folder.*SYNAPTUNE_CACHE"):
         load_corpus(text_config(file), 64)

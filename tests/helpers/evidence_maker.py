@@ -29,9 +29,9 @@ from synaptune.search.trial import Trial
 
 __all__ = [
     "AWKWARD",
-    "BEGAN",
     "SEEDS",
     "SPACE",
+    "STARTED_AT",
     "make_comparison",
     "make_empty_evidence",
     "make_full_evidence",
@@ -39,7 +39,7 @@ __all__ = [
     "make_unfinished_evidence",
 ]
 
-BEGAN = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
+STARTED_AT = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
 SEEDS = (1000, 1001, 1002, 1003, 1004)
 _T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # quantile 97.5 % of Student's t, by pairs
 
@@ -115,8 +115,8 @@ def make_full_evidence(
             "validation": 10,
             "ablation": 60,
         },
-        started_at=BEGAN,
-        ended_at=BEGAN + timedelta(seconds=(count + 84) * SECONDS),
+        started_at=STARTED_AT,
+        ended_at=STARTED_AT + timedelta(seconds=(count + 84) * SECONDS),
         provenance={
             "configuration": {
                 "scale.name": "laptop",
@@ -206,7 +206,7 @@ def _make_evidence(trials: list[Trial]) -> results.Evidence:
         "start": SPACE.to_values(SPACE.get_start()),
         "space": SPACE,
         "phase": "search",
-        "started_at": BEGAN,
+        "started_at": STARTED_AT,
         "trials": trials,
     }
     failed = [trial for trial in trials if trial.state == "failed"]

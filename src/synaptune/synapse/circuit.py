@@ -1,8 +1,8 @@
-"""The parameters of the synapse by subsystem, as the numbers of a configuration; tensors.py has them as tensors.
+"""All parameters of the synapse, as numbers for the configuration; tensors.py makes them tensors.
 
-The order of the mechanisms stands in terminal.py (presynaptic), fast_weights.py (postsynaptic) and experts.py (structural).
-The modules imported here hold parameters and equations side by side. They import torch inside the
-functions that need it, so that a configuration can be composed without it.
+terminal.py (presynaptic), fast_weights.py (postsynaptic) and experts.py (structural) document the
+order of the mechanisms. The modules imported here hold parameters beside their equations. They
+import torch inside the functions that need it, so that no configuration has to wait for torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from synaptune.synapse.vesicles import VesicleParams
 
 @dataclass(frozen=True)
 class SynapseParams:
-    """Every parameter of the synapse, by subsystem; the numbers of a configuration."""
+    """Parameters of the synapse by subsystem, as the numbers of a configuration."""
 
     calcium: CalciumParams = field(default_factory=CalciumParams)
     vesicles: VesicleParams = field(default_factory=VesicleParams)
@@ -36,16 +36,16 @@ class SynapseParams:
     attention: AttentionParams = field(default_factory=AttentionParams)
 
     def with_values(self, values: dict[str, float]) -> SynapseParams:
-        """A copy with some parameters set by their full names (`synapse.calcium.tau_c`)."""
-        changed: Any = self
+        """Return a copy with parameters set by their full names (`synapse.calcium.tau_c`)."""
+        params: Any = self
         for name, value in values.items():
             _, subsystem, label = name.split(".")
-            group = dataclasses.replace(getattr(changed, subsystem), **{label: value})
-            changed = dataclasses.replace(changed, **{subsystem: group})
-        return changed
+            group = dataclasses.replace(getattr(params, subsystem), **{label: value})
+            params = dataclasses.replace(params, **{subsystem: group})
+        return params
 
     def get_value(self, name: str) -> float:
-        """The value of one parameter by its full name."""
+        """Return the value of one parameter by its full name."""
         return lookup(self, name.removeprefix("synapse."))
 
 

@@ -19,11 +19,12 @@ from synaptune.synapse.vesicles import VesicleParams
 
 
 class SynapseTensors(nn.Module):
-    """The same parameters as 0-dim tensors (non-persistent buffers), with the attribute paths of `SynapseParams`.
+    """Parameters of the synapse as 0-dim tensors, with the attribute paths of `SynapseParams`.
 
-    The equations read these, so one program serves every candidate; replacing a buffer by a tensor with leading axes makes a
-    population, replacing it by an `nn.Parameter` makes it learnable. The annotations name the dataclass whose attributes a subsystem
-    has; what the attributes hold are tensors.
+    The tensors are non-persistent buffers. The equations read them, so one compiled program serves
+    all candidates. A buffer with a leading axis gives a population; an `nn.Parameter` in its place
+    makes the value learnable. The annotations name the dataclass whose attribute names a subsystem
+    has; the attribute values are tensors.
     """
 
     calcium: CalciumParams

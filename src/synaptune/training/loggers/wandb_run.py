@@ -245,6 +245,15 @@ def has_api_key() -> bool:
         return False
 
 
+def explain_unreachable() -> str | None:
+    """Say why nothing can be sent to the W&B server; None when it can."""
+    if importlib.util.find_spec("wandb") is None:
+        return "no wandb"
+    if not has_api_key():
+        return f"no API key for {get_base_url()}; `wandb login` stores one"
+    return None if is_server_reachable() else f"no answer from {get_base_url()}"
+
+
 @functools.cache
 def is_server_reachable() -> bool:
     """Whether the server sends any HTTP answer in time; asked once per process."""
