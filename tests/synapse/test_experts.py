@@ -2,7 +2,7 @@
 
 import torch
 
-from synaptune.synapse.circuit import SynapseParams, SynapseTensors
+from synaptune.synapse.circuit import SynapseParams
 from synaptune.synapse.experts import (
     Metabolism,
     Routing,
@@ -11,6 +11,7 @@ from synaptune.synapse.experts import (
     plan_remodel,
     remodel_metabolism,
 )
+from synaptune.synapse.tensors import SynapseTensors
 
 
 def make_params(**values: float) -> SynapseTensors:

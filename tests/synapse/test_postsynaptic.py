@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from synaptune.synapse.circuit import SynapseParams, SynapseTensors
+from synaptune.synapse.circuit import SynapseParams
 from synaptune.synapse.clock import geometric_sums, powers
 from synaptune.synapse.fast_weights import init_memory, memory_scan, memory_step
 from synaptune.synapse.kinase import KinaseState, gate, kinase_step
+from synaptune.synapse.tensors import SynapseTensors
 
 
 def make_params(**values: float) -> SynapseTensors:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from synaptune.core.parameters import lookup
-from synaptune.synapse.circuit import SPECS, SynapseParams, SynapseTensors
+from synaptune.synapse.circuit import SPECS, SynapseParams
 from synaptune.synapse.kernel import fast_scan, load_library
 from synaptune.synapse.release import draw_noise
+from synaptune.synapse.tensors import SynapseTensors
 from synaptune.synapse.terminal import (
     efficacy,
     init_terminals,

@@ -20,7 +20,6 @@ from synaptune.core.parameters import list_specs
 from synaptune.core.seeds import make_generator
 from synaptune.model.attention import upcast
 from synaptune.model.config import ModelConfig
-from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.experts import (
     OWN_EMBEDDING_LENGTH,
     SPLIT_NOISE,
@@ -32,6 +31,7 @@ from synaptune.synapse.experts import (
     plan_remodel,
     router_logits,
 )
+from synaptune.synapse.tensors import SynapseTensors
 
 EMBED_MAX = next(int(s.high) for s in list_specs(StructuralParams) if s.label == "router_embed_dim")
 

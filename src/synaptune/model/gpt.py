@@ -28,9 +28,10 @@ from synaptune.model.config import ModelConfig, check_model
 from synaptune.model.feedforward import FeedForward, FeedForwardOutput, mix_experts
 from synaptune.model.memory import Memory
 from synaptune.model.presynapse import Presynapse, distance_rows
-from synaptune.synapse.circuit import SynapseParams, SynapseTensors
+from synaptune.synapse.circuit import SynapseParams
 from synaptune.synapse.experts import Routing, remodel_metabolism
 from synaptune.synapse.fast_weights import Consolidation
+from synaptune.synapse.tensors import SynapseTensors
 
 LOGIT_CAP = 15.0
 INITIAL_HEAD_STD = 0.02  # standard deviation of the head's first weights

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from synaptune.core.parameters import list_specs
 from synaptune.model.attention import upcast
-from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.fast_weights import Consolidation, memory_scan
 from synaptune.synapse.kinase import PostsynapticParams
 from synaptune.synapse.metaplasticity import consolidate
+from synaptune.synapse.tensors import SynapseTensors
 
 RANK_MAX = next(
     int(s.high) for s in list_specs(PostsynapticParams) if s.label == "rank_eligibility"

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from synaptune.model.attention import upcast
 from synaptune.synapse.bias import distance_bias, efficacy_bias
-from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.kernel import fast_scan
 from synaptune.synapse.release import draw_noise
+from synaptune.synapse.tensors import SynapseTensors
 from synaptune.synapse.terminal import efficacy, init_terminals, terminal_scan
 
 INITIAL_GAIN, INITIAL_THRESHOLD = 1.0, 2.0

@@ -22,8 +22,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
-import numpy as np
-
 from synaptune.core.errors import UserError
 from synaptune.search.objective.learning_curve import LEAST_POINTS
 
@@ -153,6 +151,8 @@ class PercentilePruner:
     startup_trials: int
 
     def prune(self, trial: History, others: Sequence[History]) -> bool:
+        import numpy as np
+
         step = trial.step
         complete = [other for other in others if other.state == "complete"]
         if step is None or len(complete) < max(1, self.startup_trials):

@@ -15,11 +15,12 @@ ALiBi, Press et al., arXiv 2108.12409.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from synaptune.core.parameters import parameter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def efficacy_bias(efficacy: Tensor, newborn: Tensor, params: AttentionParams) ->
         params: weights of the bias.
     """
     return params.lambda_loge * (
-        torch.log(efficacy + params.epsilon) - torch.log(newborn + params.epsilon)
+        (efficacy + params.epsilon).log() - (newborn + params.epsilon).log()
     )
 
 

@@ -12,12 +12,13 @@ the endogenous buffer of Neher, Cell Calcium 24:345 (1998); (2) its binding kine
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import parameter
 from synaptune.synapse.clock import geometric_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

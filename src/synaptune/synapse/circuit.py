@@ -1,7 +1,8 @@
-"""All parameters of the synapse: as numbers for the configuration, as tensors for the equations.
+"""All parameters of the synapse, as numbers for the configuration; tensors.py makes them tensors.
 
 terminal.py (presynaptic), fast_weights.py (postsynaptic) and experts.py (structural) document the
-order of the mechanisms.
+order of the mechanisms. The modules imported here hold parameters beside their equations. They
+import torch inside the functions that need it, so that no configuration has to wait for torch.
 """
 
 from __future__ import annotations
@@ -9,9 +10,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
-
-import torch
-from torch import nn
 
 from synaptune.core.parameters import list_specs, lookup
 from synaptune.synapse.bias import AttentionParams
@@ -52,31 +50,3 @@ class SynapseParams:
 
 
 SPECS = tuple(list_specs(SynapseParams))
-
-
-class SynapseTensors(nn.Module):
-    """Parameters of the synapse as 0-dim tensors, with the attribute paths of `SynapseParams`.
-
-    The tensors are non-persistent buffers. The equations read them, so one compiled program serves
-    all candidates. A buffer with a leading axis gives a population; an `nn.Parameter` in its place
-    makes the value learnable. The annotations name the dataclass whose attribute names a subsystem
-    has; the attribute values are tensors.
-    """
-
-    calcium: CalciumParams
-    vesicles: VesicleParams
-    energy: EnergyParams
-    postsynaptic: PostsynapticParams
-    bdnf: BdnfParams
-    stochastic: StochasticParams
-    structural: StructuralParams
-    attention: AttentionParams
-
-    def __init__(self, params: SynapseParams) -> None:
-        super().__init__()
-        for group in dataclasses.fields(params):
-            subsystem, values = nn.Module(), getattr(params, group.name)
-            for item in dataclasses.fields(values):
-                value = torch.tensor(float(getattr(values, item.name)))
-                subsystem.register_buffer(item.name, value, persistent=False)
-            self.add_module(group.name, subsystem)

@@ -12,10 +12,10 @@ nearly equal numbers when a is close to 1.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GeometricSums(NamedTuple):
@@ -32,6 +32,8 @@ def geometric_sums(retention: Tensor | float, tokens: int) -> GeometricSums:
     A negative retention is an overshooting Euler step of the per-token equation and has a meaning
     for one token only. Over a longer tick it counts as 0: every token replaces the state.
     """
+    import torch
+
     a = torch.as_tensor(retention)
     power, gain, total = a, torch.ones_like(a), torch.zeros_like(a)
     if tokens == 1:
@@ -49,6 +51,8 @@ def powers(retention: Tensor, count: int) -> Tensor:
 
     It solves the recurrence x_n = a x_(n-1) + d_n for all n at once.
     """
+    import torch
+
     index = torch.arange(count, device=retention.device)
     lag = (index[:, None] - index[None, :]).clamp(min=0)
     return (retention**lag).tril()

@@ -13,12 +13,13 @@ Rates chosen.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.clock import geometric_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AMPA_CEILING = constant(
     "energy.ampa_ceiling",

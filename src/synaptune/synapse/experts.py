@@ -24,14 +24,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.energy import EnergyParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROUTER_SIMILARITY = constant(
     "experts.similarity_weight",
@@ -219,6 +218,8 @@ def metabolism_step(
     state: Metabolism, routing: Routing, params: StructuralParams, energy: EnergyParams
 ) -> Metabolism:
     """Advance the metabolism by one optimizer step (1-4)."""
+    import torch
+
     count = routing.share.shape[0]
     rate = params.structural_tau_util
     utilisation = state.utilisation + rate * (routing.share - state.utilisation)
@@ -233,7 +234,7 @@ def metabolism_step(
     active = (routing.share > 0).to(v.dtype)[:, None]
     attraction = active * (routing.probe - v)
     embedding = v + lr * attraction - lr * params.router_contrastive_push * (others @ v)
-    return Metabolism(utilisation, fatigue, store, F.normalize(embedding, dim=-1))
+    return Metabolism(utilisation, fatigue, store, torch.nn.functional.normalize(embedding, dim=-1))
 
 
 def health(state: Metabolism) -> Tensor:
@@ -248,6 +249,8 @@ def plan_remodel(state: Metabolism, params: StructuralParams) -> RemodelPlan:
 
     All branches are tensor operations, so the function can run under vmap.
     """
+    import torch
+
     count = state.energy.shape[0]
     index = torch.arange(count, device=state.energy.device)
     eye = torch.eye(count, device=state.energy.device, dtype=state.energy.dtype)
@@ -279,11 +282,13 @@ def remodel_metabolism(state: Metabolism, plan: RemodelPlan) -> Metabolism:
 
     Each copy has half the use of its parent. Embeddings stay unit vectors.
     """
+    import torch
+
     factor = 1.0 - 0.5 * plan.noise_sign.abs()
     mixture = Metabolism(*(plan.mix @ value for value in state))
     return Metabolism(
         mixture.utilisation * factor,
         mixture.fatigue * factor,
         mixture.energy,
-        F.normalize(mixture.embedding, dim=-1),
+        torch.nn.functional.normalize(mixture.embedding, dim=-1),
     )

@@ -27,7 +27,7 @@ from synaptune.synapse import energy, priming, release
 from synaptune.synapse.terminal import terminal_scan
 
 if TYPE_CHECKING:
-    from synaptune.synapse.circuit import SynapseTensors
+    from synaptune.synapse.tensors import SynapseTensors
 
 SOURCE = Path(__file__).with_name("scan.c")
 COMPILE_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-std=gnu11")

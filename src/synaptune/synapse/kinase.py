@@ -13,13 +13,13 @@ first-order variables; slopes chosen.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.clock import geometric_sums, powers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SWITCH_SLOPE = constant(
     "kinase.switch_slope",
@@ -159,10 +159,10 @@ def kinase_scan(calcium: Tensor, params: PostsynapticParams, tokens: int) -> Kin
     power, gain, _ = geometric_sums(retention, tokens)
     # (1) is linear in m with one retention per tick and row. Its propagator from one tick to
     # another is the product of the retentions between, here the exponential of summed logarithms.
-    logs = torch.log(power.clamp(min=1e-30)).cumsum(1)
+    logs = power.clamp(min=1e-30).log().cumsum(1)
     propagator = (logs[:, :, None] - logs[:, None, :]).clamp(max=0.0).exp()
     count = calcium.shape[1]
-    past = torch.ones(count, count, device=calcium.device, dtype=calcium.dtype).tril()[:, :, None]
+    past = calcium.new_ones(count, count).tril()[:, :, None]
     camkii = (propagator * past * (gain * up)[:, None]).sum(2)
     power, _, _ = geometric_sums(params.pp1_tau, tokens)
     pp1 = (1.0 - power) * (powers(power, count) @ switch(params.pp1_thr - calcium))
@@ -177,9 +177,9 @@ def camkii_flow(calcium: Tensor, params: PostsynapticParams) -> tuple[Tensor, Te
 
 def switch(z: Tensor) -> Tensor:
     """Return s(z), the calcium switch."""
-    return torch.sigmoid(SWITCH_SLOPE * z)
+    return (SWITCH_SLOPE * z).sigmoid()
 
 
 def gate(state: KinaseState) -> Tensor:
     """Return the share of the trace that becomes a weight (3)."""
-    return torch.sigmoid(GATE_SLOPE * (state.camkii - state.pp1))
+    return (GATE_SLOPE * (state.camkii - state.pp1)).sigmoid()

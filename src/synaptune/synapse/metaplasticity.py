@@ -11,12 +11,14 @@ Neurosci 14:7 (2013).
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from synaptune.core.parameters import parameter
 from synaptune.synapse.clock import geometric_sums, powers
 from synaptune.synapse.kinase import PostsynapticParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ J Physiol 124:560 (1954), reparametrised.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.calcium import CalciumParams
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
 SYT1_SHARE = constant(
     "release.syt1_share",
@@ -104,9 +104,9 @@ class Sensors(NamedTuple):
 
 def sense(calcium: Tensor, params: CalciumParams) -> Sensors:
     """Return the output of the sensors at a calcium level (1, 2)."""
-    syt1 = torch.sigmoid(params.syt1_slope * (calcium - params.cpx_thresh))
-    syt7 = torch.sigmoid(params.syt7_slope * (calcium - SYT7_CLAMP * params.cpx_thresh))
-    doc2 = params.doc2_gain * torch.sigmoid(DOC2_SLOPE * (calcium - DOC2_HALF))
+    syt1 = (params.syt1_slope * (calcium - params.cpx_thresh)).sigmoid()
+    syt7 = (params.syt7_slope * (calcium - SYT7_CLAMP * params.cpx_thresh)).sigmoid()
+    doc2 = params.doc2_gain * (DOC2_SLOPE * (calcium - DOC2_HALF)).sigmoid()
     return Sensors(SYT1_SHARE * syt1 + SYT7_SHARE * syt7, doc2)
 
 
@@ -120,8 +120,8 @@ def draw_release(expected: Tensor, available: Tensor, noise: Tensor) -> Tensor:
     variance = (expected * (1.0 - expected / available.clamp(min=QUANTUM * NOISE_FLOOR))).clamp(
         min=0.0
     )
-    release = expected + torch.sqrt(variance + NOISE_FLOOR) * noise
-    return torch.where(noise == 0.0, expected, torch.minimum(release.clamp(min=0.0), available))
+    release = expected + (variance + NOISE_FLOOR).sqrt() * noise
+    return expected.where(noise == 0.0, release.clamp(min=0.0).minimum(available))
 
 
 def fluctuation(released: Tensor, expected: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def fluctuation(released: Tensor, expected: Tensor) -> Tensor:
 
 
 def draw_noise(
-    shape: tuple[int, ...], fraction: Tensor | float, generator: torch.Generator, like: Tensor
+    shape: tuple[int, ...], fraction: Tensor | float, generator: Generator, like: Tensor
 ) -> Tensor:
     """Draw standard normal noise for a random `fraction` of the pairs; the others get 0.
 
@@ -140,5 +140,7 @@ def draw_noise(
         generator: source of the draws, on the device of `like`.
         like: gives device and dtype.
     """
+    import torch
+
     mask = torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype) < fraction
     return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype) * mask

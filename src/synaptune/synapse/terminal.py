@@ -24,7 +24,7 @@ from synaptune.synapse.release import draw_release, fluctuation, release_probabi
 from synaptune.synapse.vesicles import VesicleFlow, VesicleState, vesicle_flow, vesicle_step
 
 if TYPE_CHECKING:
-    from synaptune.synapse.circuit import SynapseTensors
+    from synaptune.synapse.tensors import SynapseTensors
 
 
 class TerminalState(NamedTuple):

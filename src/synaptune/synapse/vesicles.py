@@ -15,13 +15,13 @@ limited by the reserve (half-saturation at one vesicle, chosen).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import parameter
 from synaptune.synapse.clock import geometric_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -149,14 +149,16 @@ def vesicle_flow(
     occupied = gain * state.ready + total * refill * params.init_rrp
     refilled = (refill * (tokens * params.init_rrp - occupied)).clamp(min=0.0)
     # The refill of a whole tick cannot exceed the reserve.
-    refilled = torch.minimum(refilled, state.reserve)
-    return VesicleFlow(torch.minimum(probability * occupied, state.ready + refilled), refilled)
+    refilled = refilled.minimum(state.reserve)
+    return VesicleFlow((probability * occupied).minimum(state.ready + refilled), refilled)
 
 
 def vesicle_step(
     state: VesicleState, flow: VesicleFlow, params: VesicleParams, tokens: int
 ) -> VesicleState:
     """Advance the pools by one tick (3, 4); the outflow of a pool is the inflow of the next."""
+    import torch
+
     released, refilled = flow
     power, gain, _ = geometric_sums(1.0 - 1.0 / torch.as_tensor(params.endo_delay), tokens)
     endocytosing = power * state.endocytosing + gain * released / tokens

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning.pytorch as lightning
 import numpy as np
 import torch
 
@@ -22,6 +21,7 @@ from synaptune.training.adamw import make_adamw
 from synaptune.training.errors import DivergedError, RunPruned
 from synaptune.training.evaluation import compute_use_metrics, make_autocast, to_device
 from synaptune.training.job import Job, validate
+from synaptune.training.lightning_import import lightning
 from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import Progress
 from synaptune.training.metrics import training_loss

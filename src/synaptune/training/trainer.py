@@ -37,8 +37,9 @@ class FitResult(NamedTuple):
 
 def warm_up() -> None:
     """Import what every run needs; takes seconds the first time and nothing afterwards."""
-    import lightning.pytorch  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
+
+    import synaptune.training.lightning_import  # noqa: F401
 
 
 def fit(job: Job) -> FitResult:
@@ -110,9 +111,9 @@ def _train_until_pruned(module: Any, device: torch.device) -> bool:
 
 def _train(module: Any, device: torch.device) -> None:
     """Run the remaining steps under a Lightning trainer that does only what the module asks for."""
-    import lightning.pytorch as lightning
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+    from synaptune.training.lightning_import import lightning
     from synaptune.training.module import StepBatches
 
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
