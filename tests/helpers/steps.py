@@ -12,5 +12,5 @@ def train_step(model, optimizer, tokens, noise, step):
     (loss + out.balance).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    model.after_step([out.activity], step, optimizer)
+    model.apply_plasticity([out.activity], step, optimizer)
     return loss.item()

@@ -186,7 +186,7 @@ def test_a_portrait_with_missing_parts_is_drawn_as_far_as_it_goes(whole):
         return dataclasses.replace(whole, inspections=portraits)
 
     failed = {"unit": [], "seed": 1000, "failed": "MemoryError"}
-    dense = {**whole.portraits["best"], "life": None}
+    dense = {**whole.inspections["best"], "life": None}
     assert draw_figure("dynamics", portrayed(baseline=failed, best=failed)) is None
     assert draw_figure("experts", portrayed(best=dense)) is None
     shown = words_of(
@@ -228,7 +228,7 @@ def test_points_are_seen_in_a_png_too(whole):
 
 
 def test_a_character_that_xml_forbids_is_shown_by_a_sign_and_leaves_the_figure_whole(whole):
-    portraits = copy.deepcopy(whole.portraits)
+    portraits = copy.deepcopy(whole.inspections)
     for side in portraits.values():
         side["dynamics"]["text"] = ["a", "\0", "\x1b", "\ufffe", "b", *side["dynamics"]["text"][5:]]
     shown = words_of(draw_figure("dynamics", dataclasses.replace(whole, inspections=portraits)))

@@ -143,9 +143,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from helpers import evidence_maker
-from synaptune.report.wandb_report import wandb_report
-for evidence in (evidence_maker.bare(), evidence_maker.single()):
-    print(wandb_report(evidence, Path(sys.argv[2]), project="project", say=lambda line: None))
+from synaptune.report.wandb_report import write_wandb_report
+for evidence in (evidence_maker.make_empty_evidence(), evidence_maker.make_single_evidence()):
+    print(write_wandb_report(evidence, Path(sys.argv[2]), project="project", on_message=lambda line: None))
 """
 
 

@@ -150,7 +150,7 @@ class GPT(nn.Module):
         shared = self.make_shared_inputs(tokens.shape[1])
         balance, activity = x.new_zeros(()), []
         for block in self.blocks:
-            x, loss, left = block(x, shared, self.synapse, noise, silent=self.release_off)
+            x, loss, left = block(x, shared, self.synapse, noise, release_off=self.release_off)
             balance = balance + self.config.balance_weight * loss
             activity.append(left)
         return ModelOutput(self.compute_logits(x), balance, tuple(activity))

@@ -215,8 +215,8 @@ def test_writing_needs_no_torch(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from synaptune.study.callbacks.tensorboard import EventFile, _scalars
-EventFile(Path({str(tmp_path)!r}), 1).add(1, _scalars({{"a": 1.0}}))
+from synaptune.study.callbacks.tensorboard import EventFile, _make_scalars
+EventFile(Path({str(tmp_path)!r}), 1).add(1, _make_scalars({{"a": 1.0}}))
 print(sorted({{"torch", "matplotlib", "tensorflow"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
