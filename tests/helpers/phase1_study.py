@@ -41,12 +41,18 @@ def make_study(
         f"search_space.parameters=[{','.join(NAMES)}]",
         *overrides,
     ]
-    begun = compose_config(words, folder.name)
+    begun = compose_config(words, study=folder.name)
     space = build_space(begun)
     best = space.to_unit(tuned or TUNED)
     settings = {"protocol": "phase1"}
     with open_protocol(
-        begun.base, begun.location, space, budget=4, seeds=SEEDS, go_on=True, settings=settings
+        begun.base,
+        begun.location,
+        space,
+        optimizer="cma",
+        budget=4,
+        seeds=SEEDS,
+        settings=settings,
     ) as protocol:
         run_points(
             protocol,

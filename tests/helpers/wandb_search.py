@@ -18,10 +18,10 @@ from synaptune.search.optimizers.diagnostics import diagnose
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
 from synaptune.search.workers.base import InlineWorkers
-from synaptune.study.callbacks.base import Show, open_shared_callbacks
+from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
 from synaptune.study.callbacks.wandb_search import WandbCallback, attach_report, open_search_run
 from synaptune.study.location import StudyLocation
-from synaptune.study.optimize import Company, PhaseSearch, optimize
+from synaptune.study.optimize import PhaseSearch, optimize
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import get_study_identity, make_run_labels, open_run
@@ -74,18 +74,16 @@ def run_together(folder: Path, name: str) -> None:
             PhaseLedger(study, Space((axis,)), phase, {"seed": 0})
             for axis, phase in zip(SPACE.dimensions, "ab", strict=True)
         ]
-        shown = [(ledger, Show(12, "evaluation")) for ledger in ledgers]
-        with open_shared_callbacks(
-            shown, LoggerConfig(progress="off", tensorboard=False)
-        ) as listeners:
-            company = [Company(heard, on_message=lambda line: None) for heard in listeners]
-            jobs = [
-                PhaseSearch(ledger, Engine("cma", 0), Plan(12), company=each)
-                for ledger, each in zip(ledgers, company, strict=True)
-            ]
-            optimize(
-                jobs, InlineWorkers(lambda trial: Result(1.0 + sum(trial.values.values()), 0.01))
-            )
+        jobs = [
+            PhaseSearch(ledger, Engine("cma", 0), Plan(12), on_message=lambda line: None)
+            for ledger in ledgers
+        ]
+        workers = InlineWorkers(lambda trial: Result(1.0 + sum(trial.values.values()), 0.01))
+        with open_callbacks(
+            [PhaseTrials(ledger, 12) for ledger in ledgers],
+            LoggerConfig(progress="off", tensorboard=False),
+        ) as callbacks:
+            optimize(jobs, workers, callbacks)
 
 
 def continue_search(study: Study, controller: WandbCallback, generations: int) -> None:

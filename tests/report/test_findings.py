@@ -208,11 +208,11 @@ def test_a_plan_is_told_only_of_the_search_it_is_of(whole):
     [
         (
             "phase1",
-            '`make sweep-phase2 ARGS="--from shakespeare"` searches all parameters from here',
+            '`make sweep-phase2 ARGS="protocol.start=shakespeare"` searches all parameters from here',
         ),
         (
             "phase2",
-            'The gate is passed: `make transfer ARGS="--from shakespeare"` with a larger SCALE',
+            'The gate is passed: `make transfer ARGS="protocol.start=shakespeare"` with a larger SCALE',
         ),
         (None, "The gate is passed."),
     ],
@@ -233,7 +233,7 @@ def test_commands_name_the_study_where_it_lies(whole):
     )
     shared = made(whole, "phase1", database="postgresql://me@host/db", ablation=[])
     assert (
-        '`make ablation STUDY=shakespeare ARGS="--storage postgresql://me@host/db"`'
+        '`make ablation STUDY=shakespeare ARGS="study.storage=postgresql://me@host/db"`'
         in texts(advise(shared))["Take the optimum apart"]
     )
     assert "transfer" not in texts(advise(shared))["Go on"]
@@ -242,7 +242,7 @@ def test_commands_name_the_study_where_it_lies(whole):
         whole, "phase1", ablation=[], name="my study", database="outputs/studies/my study/study.db"
     )
     assert (
-        "`python -m synaptune.protocols.ablation --study 'my study'`"
+        "`synaptune ablation 'study.name=my study'`"
         in texts(advise(spaced))["Take the optimum apart"]
     )
 
@@ -257,7 +257,7 @@ def test_an_address_is_a_name_a_folder_or_a_database():
 
 def test_commands_with_quotes_are_code_on_the_page(whole):
     text = render_html(made(whole, "phase1"), drawn_figures=[])
-    assert '<code>make sweep-phase2 ARGS="--from shakespeare"</code>' in text
+    assert '<code>make sweep-phase2 ARGS="protocol.start=shakespeare"</code>' in text
 
 
 def test_only_our_own_runs_are_trained_again_by_train_py(whole):

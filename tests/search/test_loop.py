@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from synaptune.core.errors import UserError
+from synaptune.search.callback import Callback, CallbackList
 from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.optimizers.snapshot import StateFile
@@ -267,6 +268,10 @@ def test_what_ended_beside_a_fatal_trial_is_kept_and_heard_of(tmp_path):
             raise UserError("no such file")
         return bowl(values)
 
+    class Ended(Callback):
+        def on_end(self, trial, finished):
+            heard.append(trial.index)
+
     calls, heard, engine = [], [], Engine("random", 7, workers=4)
     with Study(
         StudyLocation("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {"a": 1}
@@ -279,7 +284,7 @@ def test_what_ended_beside_a_fatal_trial_is_kept_and_heard_of(tmp_path):
             Plan(8),
             ledger,
             state,
-            on_end=lambda trial, ended: heard.append(trial.index),
+            callbacks=CallbackList([Ended()]),
         )
         with pytest.raises(UserError, match="no such file"):
             run_searches([found], made(evaluate, 4))

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import Any
 
 from synaptune.core.errors import user_error
 
-if TYPE_CHECKING:
-    pass
+
+def add_command(commands: Any) -> None:
+    """Add the subcommands `parameters` and `sensitivity`."""
+    parameters = commands.add_parser("parameters", help="list the parameters with their ranges")
+    parameters.set_defaults(command=_run_parameters)
+    sensitivity = commands.add_parser(
+        "sensitivity", help="what both ends of every parameter do to the training loss (minutes)"
+    )
+    sensitivity.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        help="runs that measure the spread over seeds (default %(default)s)",
+    )
+    sensitivity.set_defaults(command=_run_sensitivity)
 
 
-def _run_census(options: argparse.Namespace) -> None:
+def _run_sensitivity(options: argparse.Namespace) -> None:
     if options.seeds < 2:
         raise user_error(
             got=f"--seeds {options.seeds}", expected="at least 2, for a spread", do="correct it"
         )
-    from synaptune.analysis import sensitivity as census
+    from synaptune.analysis import sensitivity
 
-    print(census.format_header())
-    effects, dust = census.measure_sensitivities(
-        census.ShortRun(seeds=options.seeds),
-        on_result=lambda effect: print(census.format_row(effect), flush=True),
+    print(sensitivity.format_header())
+    effects, dust = sensitivity.measure_sensitivities(
+        sensitivity.ShortRun(seeds=options.seeds),
+        on_result=lambda effect: print(sensitivity.format_row(effect), flush=True),
     )
-    print(census.format_summary(effects, dust))
+    print(sensitivity.format_summary(effects, dust))
 
 
 def _run_parameters(_: argparse.Namespace) -> None:

@@ -52,11 +52,10 @@ from synaptune.search.workers.config import (
     make_workers,
 )
 from synaptune.study.artifacts import read_run_facts, write_best
-from synaptune.study.callbacks.base import TERMINAL_ONLY, Show, open_callbacks
+from synaptune.study.callbacks.base import TERMINAL_ONLY, PhaseTrials, open_callbacks
 from synaptune.study.callbacks.notify import Notifier, NotifyConfig
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 from synaptune.study.optimize import (
-    Company,
     PhaseSearch,
     SearchOptions,
     optimize,
@@ -235,11 +234,14 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
         workers = _choose_workers(sweep, request, launcher)
         try:
             steering = SearchOptions(_choose_pruner(sweep), sweep.prior, sweep.stop)
-            show = Show(plan.budget, maximize=plan.maximize, earlier=earlier, stop=sweep.stop)
-            with open_callbacks(ledger, _read_logger(sweep), show) as listeners:
+            with open_callbacks(
+                [PhaseTrials(ledger, plan.budget, earlier)],
+                _read_logger(sweep),
+                maximize=plan.maximize,
+                stop=sweep.stop,
+            ) as callbacks:
                 (trials,) = optimize(
-                    [PhaseSearch(ledger, engine, plan, steering, Company(listeners, notifier))],
-                    workers,
+                    [PhaseSearch(ledger, engine, plan, steering)], workers, callbacks, notifier
                 )
         finally:
             workers.close()

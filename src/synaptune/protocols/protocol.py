@@ -27,11 +27,21 @@ from synaptune.training.config import LoggerConfig
 
 @dataclass(frozen=True)
 class Protocol:
-    """What one command works on.
+    """An open study with everything that the stages of a protocol need.
 
-    base: the resolved configuration; seeds: fresh ones of the validation; go_on: search even when sanity fails; device, code: facts
-    stored with every trial; pool: where the runs are made; stop: reasons to end a search before its budget; notifier: tells
-    others of what happens; began: when the command did [s, monotonic].
+    Attributes:
+        base: the resolved configuration of a run.
+        space: dimensions of the (first) search.
+        study: the open study.
+        engine: optimizer of the search.
+        plan: budget of the search.
+        seeds: fresh seeds of the validation.
+        device: name of the device, stored with every trial.
+        code_version: of this package, stored with every trial.
+        pool: workers that run the trials.
+        stop: reasons to end a search before its budget.
+        notifier: sends messages about the search.
+        started_at: when the command started [s, monotonic].
     """
 
     base: DictConfig
@@ -40,7 +50,6 @@ class Protocol:
     engine: Engine
     plan: Plan
     seeds: tuple[int, ...]
-    go_on: bool
     device: str
     code_version: str
     pool: Workers

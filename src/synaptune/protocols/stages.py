@@ -22,8 +22,8 @@ from synaptune.search.runner import TrialPolicy, check_interrupted, run_trials
 from synaptune.search.space.space import UnitPoint
 from synaptune.search.trial import Trial, find_best
 from synaptune.search.workers.base import InlineWorkers
-from synaptune.study.callbacks.base import Overheard, Show, open_callbacks, open_shared_callbacks
-from synaptune.study.optimize import Company, PhaseSearch, SearchOptions, optimize
+from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
+from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
 from synaptune.study.reader import REFERENCE
 from synaptune.study.study import PhaseLedger
 from synaptune.training.loggers.wandb_run import get_study_identity
@@ -117,18 +117,19 @@ def run_points(
     if len(done) == len(points):
         return [known[key] for key in keys]
     with open_callbacks(
-        ledger,
+        [PhaseTrials(ledger, len(points), done)],
         protocol.logger,
-        Show(len(points), label, earlier=done, stop=protocol.stop, logs=False),
-    ) as listeners:
-        heard = Overheard(listeners)
+        label=label,
+        stop=protocol.stop,
+        logs=False,
+    ) as callbacks:
         account = TrialPolicy(
-            ledger, protocol.plan.retries, heard, listeners.on_start, print_message
+            ledger, protocol.plan.retries, callbacks=callbacks, on_message=print_message
         )
         for number, trial in enumerate(
             run_trials(start_missing(), protocol.make_reusing_workers(), account), len(done) + 1
         ):
-            listeners.on_end(trial, number)
+            callbacks.on_end(trial, number)
             known[protocol.make_trial_key(trial)] = trial
     return [known[key] for key in keys]
 
@@ -168,29 +169,26 @@ def run_searches_together(
             f"{label}: {budget} evaluations"
             + (f", {len(ended[label])} of them done before" if ended[label] else "")
         )
-    shows = [
-        (ledgers[label], Show(budget, "evaluation", earlier=ended[label], stop=protocol.stop))
-        for label in left
-    ]
     if left:
-        with open_shared_callbacks(shows, protocol.logger) as listeners:
-            jobs = []
-            for label, heard in zip(left, listeners, strict=True):
-                company = Company(
-                    heard,
-                    protocol.notifier,
-                    on_message=print_message if len(ledgers) == 1 else _prefix_messages(label),
-                )
-                jobs.append(
-                    PhaseSearch(
-                        ledgers[label],
-                        protocol.engine,
-                        plan,
-                        _make_options(protocol, prior),
-                        company,
-                    )
-                )
-            trials |= dict(zip(left, optimize(jobs, protocol.make_reusing_workers()), strict=True))
+        jobs = [
+            PhaseSearch(
+                ledgers[label],
+                protocol.engine,
+                plan,
+                _make_options(protocol, prior),
+                print_message if len(ledgers) == 1 else _prefix_messages(label),
+            )
+            for label in left
+        ]
+        with open_callbacks(
+            [PhaseTrials(ledgers[label], budget, ended[label]) for label in left],
+            protocol.logger,
+            label="evaluation",
+            stop=protocol.stop,
+        ) as callbacks:
+            workers = protocol.make_reusing_workers()
+            results = optimize(jobs, workers, callbacks, protocol.notifier)
+            trials |= dict(zip(left, results, strict=True))
         check_interrupted()
     for label, found in trials.items():
         if (best := find_best_trial(protocol, found)) is not None:

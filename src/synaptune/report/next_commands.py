@@ -67,36 +67,36 @@ def format_command(evidence: Evidence, name: str) -> str:
 
 
 def format_resume_command(evidence: Evidence) -> str:
-    """The protocol's own command on the study."""
-    place = get_reference(evidence)
-    elsewhere = [f"study.dir={place.study}"] if place.study != evidence.name else []
-    elsewhere += [f"study.storage={place.storage}"] if place.storage else []
-    return _format_make_command(
-        f"sweep-{get_protocol(evidence)}", study=evidence.name, more=elsewhere
+    """Return the protocol's own command on the study."""
+    return _format_protocol_command(
+        f"sweep-{get_protocol(evidence)}", evidence.name, _locate_study(evidence)
     )
 
 
 def format_ablation_command(evidence: Evidence) -> str:
-    """The ablation of the study's optimum."""
-    study, *more = get_reference(evidence).arguments
-    return _format_make_command("ablation", study=study, more=more)
+    """Return the command of the ablation of the study's optimum."""
+    return _format_protocol_command("ablation", evidence.name, _locate_study(evidence))
 
 
 def format_next_command(evidence: Evidence, target: str) -> str:
-    """A protocol that begins where the study ended; it looks for it below the usual folder."""
-    return _format_make_command(target, more=["--from", get_reference(evidence).study])
+    """Return the command of a protocol that starts from the best point of the study."""
+    return _format_protocol_command(
+        target, None, [f"protocol.start={get_reference(evidence).study}"]
+    )
 
 
-def _format_make_command(target: str, *, study: str = "", more: Sequence[str] = ()) -> str:
-    """A target of the Makefile; where make would split a word, the module behind it."""
-    if all(shlex.quote(word) == word for word in (study or "-", *more)):
-        parts = [f"STUDY={study}"] if study else []
-        return (
-            f"`{' '.join(['make', target, *parts, *([_format_arguments(more)] if more else [])])}`"
-        )
-    module = target.removeprefix("sweep-")
-    return f"`{shlex.join(['python', '-m', f'synaptune.{module}', *(['--study', study] if study else []), *more])}`"
+def _locate_study(evidence: Evidence) -> list[str]:
+    """Return the overrides that find a study outside of its usual folder."""
+    reference = get_reference(evidence)
+    overrides = [f"study.dir={reference.study}"] if reference.study != evidence.name else []
+    return overrides + ([f"study.storage={reference.storage}"] if reference.storage else [])
 
 
-def _format_arguments(more: Sequence[str]) -> str:
-    return f'ARGS="{" ".join(more)}"'
+def _format_protocol_command(target: str, study: str | None, overrides: Sequence[str]) -> str:
+    """Return a target of the Makefile, or `synaptune` where make would split a word."""
+    if all(shlex.quote(word) == word for word in (study or "-", *overrides)):
+        words = ["make", target, *([f"STUDY={study}"] if study else [])]
+        words += [f'ARGS="{" ".join(overrides)}"'] if overrides else []
+        return f"`{' '.join(words)}`"
+    named = [f"study.name={study}"] if study else []
+    return f"`{shlex.join(['synaptune', target.removeprefix('sweep-'), *named, *overrides])}`"

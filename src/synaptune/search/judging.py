@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+from synaptune.search.callback import Callback
 from synaptune.search.objective.learning_curve import extrapolate
 from synaptune.search.pruning import History, Pruner
 from synaptune.search.trial import Trial
@@ -16,8 +17,10 @@ _HISTORY_STATES: dict[str, Literal["running", "complete", "pruned"]] = {
 }
 
 
-class TrialPruner:
+class TrialPruner(Callback):
     """Whether a trial should stop; call it at a report, and tell it every trial that ended."""
+
+    is_required = True
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class TrialPruner:
         end = extrapolate(points, last + shift)
         return None if end is None else self._sign * end.mean
 
-    def on_end(self, trial: Trial) -> None:
+    def on_end(self, trial: Trial, finished: int) -> None:
         """Take in how a trial ended; a failed one is no measure for others."""
         known = self._histories.pop(trial.number, None)
         if known is not None:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from synaptune.core.errors import UserError
+from synaptune.search.callback import CallbackList
 from synaptune.search.optimizers.base import Engine, Observation
-from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.optimizers.registry import make_optimizer
 from synaptune.search.optimizers.snapshot import StateFile, restore_optimizer
 from synaptune.search.runner import Runner, TrialPolicy, catch_interrupts
@@ -54,19 +54,20 @@ class Plan:
             )
 
 
-OnEnd = Callable[[Trial, int], None]
 StopRule = Callable[[Sequence[Trial]], str | None]
-OnGeneration = Callable[[Diagnostics, Sequence[Trial]], None]
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search to run: from wherever the ledger has it, to the plan's budget.
+    """A search to run, from the state in its ledger to the plan's budget.
 
-    started: told every trial that a worker is given; watch: told every ended trial and how many have ended; judge: whether a trial
-    should stop at a value it reports; prior: points of an earlier study; stop: asked between trials, with those of the whole
-    generations, for a reason to end the search, null to go on; observe: told the search distribution after each generation, where there is
-    one, and the generation's trials; say: told what a person should know.
+    Attributes:
+        callbacks: called at starts, reports, ends and generations.
+        stopper: decides whether a trial stops at a value that it reports.
+        prior: points of an earlier study.
+        stop_rule: receives the trials of the whole generations; returns a reason to end the
+            search, or None.
+        on_message: receives lines for people.
     """
 
     space: Space
@@ -74,12 +75,10 @@ class Search:
     plan: Plan
     ledger: Ledger
     state_file: StateFile
-    on_start: Callable[[Trial], None] = lambda trial: None
-    on_end: OnEnd = lambda trial, ended: None
+    callbacks: CallbackList = field(default_factory=CallbackList)
     stopper: TrialStopper = field(default_factory=NeverStop)
     prior: Sequence[Observation] = ()
     stop_rule: StopRule = lambda trials: None
-    on_generation: OnGeneration = lambda diagnostics, members: None
     on_message: Callable[[str], None] = lambda line: None
 
 
@@ -109,7 +108,7 @@ def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Tria
                     raise KeyboardInterrupt
                 return [course.trials for course in courses]
             for trial, result in runner.collect_finished():
-                owners.pop(trial.number).ended(trial, result.cause)
+                owners.pop(trial.number).record_end(trial, result.cause)
             runner.check()
 
 
@@ -129,7 +128,7 @@ class _RunningSearch:
         search.plan.check()
         self._search = search
         self.policy = TrialPolicy(
-            search.ledger, search.plan.retries, search.stopper, search.on_start, search.on_message
+            search.ledger, search.plan.retries, search.stopper, search.callbacks, search.on_message
         )
         self.trials = search.ledger.read_trials()
         stored = [(self._to_observation(trial), trial.state != "running") for trial in self.trials]
@@ -177,7 +176,7 @@ class _RunningSearch:
             self._generations += 1
             self._save()
             if (diagnostics := self._optimizer.get_diagnostics()) is not None:
-                self._search.on_generation(diagnostics, members)
+                self._search.callbacks.on_generation(diagnostics, members)
         if not self._ending and (
             reason := self._search.stop_rule(self.trials[: self._generations * self._size])
         ):
@@ -214,7 +213,7 @@ class _RunningSearch:
         """Take in an ended trial; raises UserError once a generation, as far as it ran here, has more failed ones than tolerated."""
         self.trials[trial.index] = trial
         self._ended, self.running = self._ended + 1, self.running - 1
-        self._search.on_end(trial, self._ended)
+        self._search.callbacks.on_end(trial, self._ended)
         if cause is None:
             return
         self._failures.append((trial, cause))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from synaptune.core.errors import UserError, user_error
+from synaptune.search.callback import CallbackList
 from synaptune.search.trial import FATAL_KINDS, Failure, Ledger, Trial
 from synaptune.search.workers.base import FinishedTrial, NeverStop, TrialStopper, Workers
 
@@ -72,16 +73,20 @@ def check_interrupted() -> None:
 
 @dataclass(frozen=True)
 class TrialPolicy:
-    """What trials of one kind have in common.
+    """What the trials of one phase have in common.
 
-    ledger: where they are written; retries: further attempts at one whose worker died; judge: whether one should stop at what it
-    reports; started: told every trial that a worker is given, at every attempt; say: told what a person should know.
+    Attributes:
+        ledger: where the trials are written.
+        retries: further attempts at a trial whose worker died.
+        stopper: decides whether a trial stops at a value that it reports.
+        callbacks: the runner calls their `on_start`, at every attempt, and `on_report`.
+        on_message: receives lines for people.
     """
 
     ledger: Ledger
     retries: int = 1
     stopper: TrialStopper = field(default_factory=NeverStop)
-    on_start: Callable[[Trial], None] = lambda trial: None
+    callbacks: CallbackList = field(default_factory=CallbackList)
     on_message: Callable[[str], None] = lambda line: None
 
 
@@ -105,7 +110,7 @@ class Runner:
     def start(self, trial: Trial, policy: TrialPolicy) -> None:
         """Run a trial."""
         self.running[trial.number] = policy
-        policy.on_start(trial)
+        policy.callbacks.on_start(trial)
         self._workers.start(trial)
 
     def collect_finished(self) -> list[FinishedTrial]:
@@ -139,6 +144,7 @@ class Runner:
     def _on_report(self, trial: Trial, step: int, value: float) -> bool:
         account = self.running[trial.number]
         account.ledger.report(trial, value, step)
+        account.callbacks.on_report(trial, step, value)
         return account.stopper(trial, step, value)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.search.callback import Callback, CallbackList
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.pruning import GuardedPruner, NoPruner, PercentilePruner, Pruner, PrunerConfig
@@ -32,11 +33,11 @@ from synaptune.search.workers.config import (
     make_workers,
 )
 from synaptune.search.workers.reporting import report, should_stop
-from synaptune.study.callbacks.base import TERMINAL_ONLY, Show, open_callbacks
+from synaptune.study.callbacks.base import TERMINAL_ONLY, PhaseTrials, open_callbacks
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import get_sqlite_path
 from synaptune.study.location import StudyConfig, resolve_location
-from synaptune.study.optimize import Company, PhaseSearch, SearchOptions, optimize, resume_engine
+from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize, resume_engine
 from synaptune.study.reader import SEARCH, read_study
 from synaptune.study.study import PhaseLedger, Study
 
@@ -101,7 +102,7 @@ class TrialManager:
                 got=f"progress={progress}", expected="True, False or 'bar'", do="choose one of them"
             )
         self._sampler, self._seed, self._progress = sampler, seed, progress
-        self._parse_pruner = _parse_pruner(pruner)
+        self._pruner = _parse_pruner(pruner)
         self._live: dict[int, Trial] | None = None  # the trials while `optimize` has the study open
 
     def optimize(
@@ -138,41 +139,22 @@ class TrialManager:
             engine = resume_engine(study, engine)
             ledger = PhaseLedger(study, space, "search", {})
             earlier = [trial for trial in ledger.read_trials() if trial.state != "running"]
-            called, steering = list(callbacks), SearchOptions(self._parse_pruner)
-            live = {trial.number: trial for trial in earlier}
-
-            def watch(trial: Trial, ended: int) -> None:
-                live[trial.number] = trial
-                for callback in called:
-                    callback(self, trial)
-
-            show = Show(
-                self._plan.budget,
-                maximize=self.maximize,
-                earlier=earlier,
-                stop=steering.stop,
-                logs=False,
-            )
+            options = SearchOptions(self._pruner)
+            phase_search = PhaseSearch(ledger, engine, self._plan, options)
             workers = make_workers(
                 self._workers, self._trial, CallableEvaluation(objective), self._location.folder
             )
-            self._live = live
+            self._live = {trial.number: trial for trial in earlier}
+            own = _TrialCallbacks(self, self._live, list(callbacks))
             try:
                 with open_callbacks(
-                    ledger, replace(TERMINAL_ONLY, progress=self._progress_mode), show
-                ) as listeners:
-                    optimize(
-                        [
-                            PhaseSearch(
-                                ledger,
-                                engine,
-                                self._plan,
-                                steering,
-                                Company(listeners, watch=watch),
-                            )
-                        ],
-                        workers,
-                    )
+                    [PhaseTrials(ledger, self._plan.budget, earlier)],
+                    replace(TERMINAL_ONLY, progress=self._progress_mode),
+                    maximize=self.maximize,
+                    stop=options.stop,
+                    logs=False,
+                ) as shown:
+                    optimize([phase_search], workers, CallbackList([shown, own]))
             finally:
                 workers.close()
                 self._live = None
@@ -257,6 +239,21 @@ class TrialManager:
     def __getstate__(self) -> dict[str, Any]:
         """In a worker process the manager is only what the objective reports to."""
         return self.__dict__ | {"_live": None}
+
+
+@dataclass
+class _TrialCallbacks(Callback):
+    """Calls the user's functions after every trial; an error of one ends the search."""
+
+    manager: TrialManager
+    trials: dict[int, Trial]
+    functions: Sequence[TrialCallback]
+    is_required = True
+
+    def on_end(self, trial: Trial, finished: int) -> None:
+        self.trials[trial.number] = trial
+        for function in self.functions:
+            function(self.manager, trial)
 
 
 def _parse_pruner(pruner: str | Pruner) -> Pruner:

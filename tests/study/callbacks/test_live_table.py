@@ -64,7 +64,7 @@ def test_the_table_says_where_a_search_stands():
         (5, "failed", None, {"failure": "number"}),
     ):
         standing.record_start(trial(number, state="running"), 100.0)
-        standing.record_end(trial(number, objective, state, **facts), number + 1)
+        standing.record_end(trial(number, objective, state, **facts))
     standing.record_start(trial(6, state="running"), 130.0)
     standing.record_start(trial(7, state="running"), 190.0)
     standing.record_report(trial(6), 50, 3.25)
@@ -108,7 +108,7 @@ def test_hours_of_the_stopping_rules_bound_the_time_left():
     standing = SearchProgress(
         SearchInfo("s", SPACE, total=1000, stop=StopConfig(hours=2.0)), [], now=0.0
     )
-    standing.record_end(trial(0, 1.0), 1)
+    standing.record_end(trial(0, 1.0))
     assert standing.seconds_left(3600.0) == pytest.approx(3600.0)
 
 

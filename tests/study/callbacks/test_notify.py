@@ -99,9 +99,9 @@ def told(*urls, objectives=(3.0, None, 2.0, 2.5), timeout=5.0, **config):
     """A small search told to receivers; returns when it has ended."""
     notifier = Notifier(NotifyConfig(list(urls), **config), "s", timeout=timeout)
     with notifier.send_end():
-        watch = notifier.watch(lambda trial, ended: None, size=2, total=4)
+        watch = notifier.make_callback(size=2, total=4)
         for number, objective in enumerate(objectives):
-            watch(trial(number, objective), number + 1)
+            watch.on_end(trial(number, objective), number + 1)
 
 
 def test_a_webhook_is_told_every_event_in_order(receiver):
@@ -138,14 +138,13 @@ def test_only_the_wanted_events_are_sent(receiver):
 def test_a_search_that_goes_on_knows_its_generations_and_its_best(receiver):
     notifier = Notifier(NotifyConfig([receiver.url]), "s")
     with notifier.send_end():
-        watch = notifier.watch(
-            lambda trial, ended: None,
+        watch = notifier.make_callback(
             size=2,
             total=4,
             maximize=True,
             earlier=[trial(0, 5.0), trial(1, 1.0), trial(2, 4.0)],
         )
-        watch(trial(3, 3.0), 4)
+        watch.on_end(trial(3, 3.0), 4)
     assert [(got["event"], got["best"], got["reason"]) for got in receiver.requests] == [
         ("generation", 5.0, "1 is whole"),
         ("end", 5.0, "done"),
@@ -156,13 +155,10 @@ def test_searches_side_by_side_are_counted_together(receiver):
     notifier = Notifier(NotifyConfig([receiver.url]), "s")
     with notifier.send_end():
         notifier.reset()
-        a, b = (
-            notifier.watch(lambda trial, ended: None, size=2, total=5, phase=phase)
-            for phase in "ab"
-        )
-        a(trial(0, 1.0), 1)
-        b(replace(trial(1, 3.0), index=0), 1)
-        b(replace(trial(2, 0.5), index=1), 2)
+        a, b = (notifier.make_callback(size=2, total=5, phase=phase) for phase in "ab")
+        a.on_end(trial(0, 1.0), 1)
+        b.on_end(replace(trial(1, 3.0), index=0), 1)
+        b.on_end(replace(trial(2, 0.5), index=1), 2)
     assert [
         (got["event"], got["phase"], got["best"], got["finished"], got["total"])
         for got in receiver.requests
@@ -192,11 +188,11 @@ def test_the_end_says_how_it_came(receiver, error, said):
 @pytest.mark.parametrize("receiver", [None], indirect=True)
 def test_a_receiver_that_never_answers_holds_up_nothing(receiver):
     notifier = Notifier(NotifyConfig([receiver.url]), "s", timeout=60.0)
-    watch = notifier.watch(lambda trial, ended: None, size=2, total=1000)
-    watch(trial(0, 1.0), 1)
+    watch = notifier.make_callback(size=2, total=1000)
+    watch.on_end(trial(0, 1.0), 1)
     assert receiver.arrived.wait(30)
     for number in range(1, 1000):  # far more messages than may wait
-        watch(trial(number, None), number + 1)
+        watch.on_end(trial(number, None), number + 1)
     assert receiver.requests == []
     notifier._timeout = 0.1
     notifier.close()
@@ -316,7 +312,7 @@ def test_a_sweep_tells_its_end_and_its_secret_is_in_no_file(receiver, tmp_path, 
 def test_a_protocol_tells_the_mistake_it_ended_with(receiver, tmp_path):
     words = ["scale=smoke", "study.resume=must", f"notify.urls=['{receiver.url}']"]
     ended = subprocess.run(
-        [sys.executable, "-m", "synaptune.protocols.phase1", *words],
+        [sys.executable, "-m", "synaptune.cli.main", "phase1", *words],
         cwd=tmp_path,
         capture_output=True,
         check=False,
@@ -338,7 +334,6 @@ def test_a_run_logs_no_receiver(tmp_path, monkeypatch):
             "logger.wandb=offline",
             f"notify.urls=['json://{SECRET}']",
         ],
-        None,
     )
     run(base, tmp_path / "run", overrides=[])
     logged = b""

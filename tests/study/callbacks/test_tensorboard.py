@@ -9,7 +9,7 @@ import pytest
 from synaptune.search.optimizers.diagnostics import diagnose
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.base import NO_LOGGING, Show, open_callbacks
+from synaptune.study.callbacks.base import NO_LOGGING, PhaseTrials, open_callbacks
 from synaptune.study.callbacks.tensorboard import (
     TensorBoardCallback,
     sort_by_subsystem,
@@ -54,8 +54,8 @@ def told(log, generation, objectives):
     for place, objective in enumerate(objectives):
         number = 5 * (generation - 1) + place
         members.append(trial(number, objective, "failed" if objective is None else "complete"))
-        log.ended(members[-1], number + 1)
-    log.generation(distribution(generation), members)
+        log.on_end(members[-1], number + 1)
+    log.on_generation(distribution(generation), members)
 
 
 def read(folder):
@@ -200,12 +200,14 @@ def test_it_is_written_for_searches_that_want_it_and_for_nothing_else(tmp_path):
     ledger = PhaseLedger(study, SPACE, "joint", {})
     wanted = replace(NO_LOGGING, tensorboard=True)
     with study:
-        for logger, show in ((NO_LOGGING, Show(5)), (wanted, Show(5, logs=False))):
-            with open_callbacks(ledger, logger, show) as listeners:
-                listeners.on_end(trial(0, 1.0), 1)
+        phases, ended = [PhaseTrials(ledger, 5)], trial(0, 1.0)
+        ended.facts["phase"] = "joint"
+        for logger, logs in ((NO_LOGGING, True), (wanted, False)):
+            with open_callbacks(phases, logger, logs=logs) as callbacks:
+                callbacks.on_end(ended, 1)
             assert not (tmp_path / "s" / "controller").exists()
-        with open_callbacks(ledger, wanted, Show(5)) as listeners:
-            listeners.on_end(trial(0, 1.0), 1)
+        with open_callbacks(phases, wanted) as callbacks:
+            callbacks.on_end(ended, 1)
     assert scalar(read(tmp_path / "s" / "controller" / "joint" / "trials"), "trial/objective") == [
         (1, 1.0)
     ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from synaptune.core.text import format_duration
+from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Space, Value
 from synaptune.search.stopping import StopConfig
@@ -35,7 +36,15 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class SearchInfo:
-    """What a table is about: title, what is counted, how many are planned (null: unknown), what stops it."""
+    """The fixed content of a table.
+
+    Attributes:
+        title: first line.
+        label: what is counted.
+        total: number of planned trials; None when unknown.
+        stop: rules that end the search before that.
+        phases: number of searches shown as one; more than one show no search distribution.
+    """
 
     title: str
     space: Space
@@ -43,10 +52,14 @@ class SearchInfo:
     total: int | None = None
     maximize: bool = False
     stop: StopConfig = field(default_factory=StopConfig)
+    phases: int = 1
 
 
 class SearchProgress:
-    """Where a search stands. One thread tells it, another may read it: what is read is replaced, never changed."""
+    """The state of a search.
+
+    One thread updates it and another reads it, so values are replaced, never modified.
+    """
 
     def __init__(self, info: SearchInfo, earlier: Sequence[Trial], now: float) -> None:
         """earlier: trials that had ended before; now: [s, monotonic]."""
@@ -75,12 +88,12 @@ class SearchProgress:
                 trial.number: RunningTrial(known.trial, known.started_at, step, value)
             }
 
-    def record_end(self, trial: Trial, finished: int) -> None:
+    def record_end(self, trial: Trial) -> None:
         """A trial ended."""
         self.running = {
             number: entry for number, entry in self.running.items() if number != trial.number
         }
-        self.finished, self.ended_here = finished, self.ended_here + 1
+        self.finished, self.ended_here = self.finished + 1, self.ended_here + 1
         self.states = self.states + Counter([trial.state])
         self.seconds += _run_seconds(trial)
         if trial.state == "failed":
@@ -230,8 +243,8 @@ def _render_running(running: dict[int, RunningTrial], now: float) -> RenderableT
     return table
 
 
-class LiveTable:
-    """A search's listener that keeps its table on a terminal; the last one stays when it is closed."""
+class LiveTable(Callback):
+    """Keeps the table of a search on a terminal; the last one stays when it is closed."""
 
     def __init__(self, info: SearchInfo, earlier: Sequence[Trial], console: Console) -> None:
         self.progress = SearchProgress(info, earlier, time.monotonic())
@@ -249,13 +262,14 @@ class LiveTable:
 
     def on_end(self, trial: Trial, finished: int) -> None:
         """Count a trial that ended."""
-        self.progress.record_end(trial, finished)
+        self.progress.record_end(trial)
         self._screen.redraw()
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """Show the health of the search distribution."""
-        self.progress.diagnostics = diagnostics
-        self._screen.redraw()
+        if self.progress.info.phases == 1:
+            self.progress.diagnostics = diagnostics
+            self._screen.redraw()
 
     def close(self, exit_code: int) -> None:
         """Leave the last table."""

@@ -15,14 +15,12 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from synaptune.core.errors import UserError, user_error
+from synaptune.search.callback import Callback
 from synaptune.search.trial import Trial, find_best
-
-if TYPE_CHECKING:
-    from synaptune.search.loop import OnEnd
 
 EVENTS = ("generation", "best", "failure", "end")
 _WEB_SCHEMES = ("http", "https")
@@ -112,49 +110,40 @@ class Notifier:
             self._enqueue(replace(self._latest, event=event, **about))
 
     def reset(self) -> None:
-        """Count from nothing: the searches watched from here on run side by side."""
+        """Count from zero: the searches whose callbacks are made after this run side by side."""
         self._best = None
         self._latest = replace(self._latest, finished=0, total=0, best=None)
 
-    def watch(
+    def make_callback(
         self,
-        inner: OnEnd,
         *,
         size: int,
         total: int | None,
         phase: str = "search",
         maximize: bool = False,
         earlier: Sequence[Trial] = (),
-    ) -> OnEnd:
-        """A search's `watch` that also tells of its events; size: of a generation, earlier: trials that had ended before."""
-        counts = Counter(trial.index // size for trial in earlier)
+    ) -> Callback:
+        """Make the callback that sends the events of a search.
+
+        Args:
+            size: number of trials in a generation.
+            total: number of planned trials; None when unknown.
+            earlier: trials that ended before.
+        """
         whole = None if total is None or self._latest.total is None else self._latest.total + total
         self._latest = replace(self._latest, total=whole)
-        self._count(earlier, maximize)
+        self.count(earlier, maximize)
+        counts = Counter(trial.index // size for trial in earlier)
+        return _NotifierCallback(self, size, phase, maximize, counts)
 
-        def watch_end(trial: Trial, ended: int) -> None:
-            inner(trial, ended)
-            before = self._best
-            self._count([trial], maximize)
-            if trial.state == "failed":
-                self.send(
-                    "failure", phase=phase, trial=trial.number, reason=_first_line(trial.reason)
-                )
-            if self._best is not before:
-                self.send("best", phase=phase, trial=trial.number, objective=trial.objective)
-            number = trial.index // size
-            counts[number] += 1
-            if counts[number] == size:
-                self.send("generation", phase=phase, reason=f"{number} is whole")
-
-        return watch_end
-
-    def _count(self, trials: Sequence[Trial], maximize: bool) -> None:
+    def count(self, trials: Sequence[Trial], maximize: bool) -> Trial | None:
+        """Count ended trials; returns the best trial so far."""
         self._best = find_best([*([] if self._best is None else [self._best]), *trials], maximize)
         finished = self._latest.finished + len(trials)
         self._latest = replace(
             self._latest, finished=finished, best=self._best and self._best.objective
         )
+        return self._best
 
     @contextlib.contextmanager
     def send_end(self) -> Iterator[None]:
@@ -209,6 +198,29 @@ class Notifier:
                     if failures[number] == _MAX_FAILURES:
                         line = f"notify: {name} failed {_MAX_FAILURES} times in a row ({fault}); it gets no more messages"
                         print(line, file=sys.stderr, flush=True)
+
+
+@dataclass
+class _NotifierCallback(Callback):
+    """Sends the events of one search; counts: ended trials by generation."""
+
+    notifier: Notifier
+    size: int
+    label: str
+    maximize: bool
+    counts: Counter[int]
+
+    def on_end(self, trial: Trial, finished: int) -> None:
+        best, send = self.notifier.count([trial], self.maximize), self.notifier.send
+        if trial.state == "failed":
+            reason = _first_line(trial.reason)
+            send("failure", phase=self.label, trial=trial.number, reason=reason)
+        if best is trial:
+            send("best", phase=self.label, trial=trial.number, objective=trial.objective)
+        number = trial.index // self.size
+        self.counts[number] += 1
+        if self.counts[number] == self.size:
+            send("generation", phase=self.label, reason=f"{number} is whole")
 
 
 def make_receivers(config: NotifyConfig, timeout: float = _TIMEOUT) -> list[tuple[str, Send]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.core.parameters import constant
+from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial, find_best
@@ -71,22 +72,31 @@ def _import_proto(name: str) -> Any:
     return importlib.import_module(f"tensorboard.compat.proto.{name}_pb2")
 
 
-class TensorBoardCallback:
-    """A search's listener that writes its log."""
+class TensorBoardCallback(Callback):
+    """A callback that writes the log of one phase."""
 
     def __init__(
-        self, folder: Path, space: Space, *, maximize: bool = False, earlier: Sequence[Trial] = ()
+        self,
+        folder: Path,
+        space: Space,
+        *,
+        phase: str | None = None,
+        maximize: bool = False,
+        earlier: Sequence[Trial] = (),
     ) -> None:
-        """folder: of the log, with a subfolder for each of its two runs; earlier: trials that had ended before this process began."""
+        """Prepare a log.
+
+        Args:
+            folder: folder of the log, with a subfolder for each of its two runs.
+            earlier: trials that ended before this process started.
+        """
+        self.phase = phase
         self._folder, self._space, self._maximize = folder, space, maximize
         self._files: dict[str, EventFile] = {}
         self._best = find_best(earlier, maximize)
         self._failed = sum(trial.state == "failed" for trial in earlier)
         self._undrawn: Diagnostics | None = None
         self._drawn, self._cost = float("-inf"), 0.0
-
-    def on_start(self, trial: Trial) -> None:
-        """A trial is written when it ends."""
 
     def on_end(self, trial: Trial, finished: int) -> None:
         """Write how a trial ended, at the step of ended trials."""

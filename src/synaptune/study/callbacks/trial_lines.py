@@ -1,4 +1,4 @@
-"""What a search shows while it runs, in plain lines: one for each trial, on a terminal or where they are asked for."""
+"""A line for every trial that ends, on a terminal or where lines are asked for."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 from synaptune.core.text import format_duration
-from synaptune.search.optimizers.diagnostics import Diagnostics
+from synaptune.search.callback import Callback
 from synaptune.search.trial import Trial, find_best
 
 
 @dataclass
-class TrialLines:
-    """A line for every ended trial: its place in the budget, objective, best so far, time taken and left.
+class TrialLines(Callback):
+    """A line for every ended trial: its number, objective, best so far, time taken and left.
 
-    total: trials planned, null when unknown; label: what is counted; earlier: trials ended before this process began; always:
-    also where the stream is no terminal.
+    Attributes:
+        total: number of planned trials; None when unknown.
+        label: what is counted.
+        earlier: trials that ended before this process started.
+        always: whether to print where the stream is no terminal.
     """
 
     total: int | None
@@ -31,15 +34,13 @@ class TrialLines:
     def __post_init__(self) -> None:
         self._shown = self.always or self.stream.isatty()
         self._best = find_best(self.earlier, self.maximize)
-        self._began = time.perf_counter()
+        self._started_at = time.perf_counter()
         self._ended = 0
 
-    def on_start(self, trial: Trial) -> None:
-        """A line comes at the end."""
-
     def on_end(self, trial: Trial, finished: int) -> None:
-        """Show a trial; `finished` counts all that have ended."""
+        """Print the line of a trial; trials of every phase are counted together."""
         self._ended += 1
+        finished = len(self.earlier) + self._ended
         self._best = find_best(
             [entry for entry in (self._best, trial) if entry is not None], self.maximize
         )
@@ -57,7 +58,7 @@ class TrialLines:
             if self._best is not None
             else ""
         )
-        pace = (time.perf_counter() - self._began) / self._ended
+        pace = (time.perf_counter() - self._started_at) / self._ended
         left = (
             f"  left {format_duration(pace * (self.total - finished))}"
             if self.total and finished < self.total
@@ -68,12 +69,6 @@ class TrialLines:
             file=self.stream,
             flush=True,
         )
-
-    def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
-        """Its trials have had their lines."""
-
-    def close(self, exit_code: int) -> None:
-        """Nothing is left open."""
 
 
 def _describe_ending(trial: Trial) -> str:

@@ -17,6 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.trial import Trial, get_loss
 from synaptune.study.artifacts import write_json, write_text
@@ -54,10 +55,17 @@ def open_search_run(
     maximize: bool = False,
     earlier: Mapping[str, Sequence[Trial]] = _NO_TRIALS,
 ) -> list[WandbCallback]:
-    """The controller's run of a study, new or resumed, as a listener for each phase; none when W&B is off or not installed.
+    """Open the controller's run of a study, new or resumed, as a callback for each phase.
 
-    names: by phase, the searched parameters in the order of a unit point; record: flat configuration; earlier: by phase, trials that
-    had ended before, of which a kill may have kept some from being logged. Raises as open_run does.
+    There are none when W&B is off or not installed.
+
+    Args:
+        names: by phase, the searched parameters in the order of a unit point.
+        flat_config: flat configuration.
+        earlier: by phase, trials that ended before; a kill may have left some of them unlogged.
+
+    Raises:
+        as open_run does.
     """
     if config.wandb == "off":
         return []
@@ -228,8 +236,8 @@ class WandbThread:
             self._broken = self._broken or not _try_wandb(work)
 
 
-class WandbCallback:
-    """A listener of a phase's search (report/listeners.py) that keeps the controller's run."""
+class WandbCallback(Callback):
+    """A callback that logs the search of one phase to the controller's run."""
 
     def __init__(
         self,
@@ -241,7 +249,7 @@ class WandbCallback:
         earlier: Sequence[Trial] = (),
     ) -> None:
         self._thread, self._names, self._maximize = thread, list(names), maximize
-        self._phase, self._key = phase, re.sub(r"\s+", "-", phase)
+        self.phase, self._key = phase, re.sub(r"\s+", "-", phase)
         self._trials, self._generations = (
             self._logged_rows("trial"),
             self._logged_rows("generation"),
@@ -252,9 +260,6 @@ class WandbCallback:
         self._last: Diagnostics | None = None
         unheard = [trial for trial in earlier if trial.state != "running"]
         thread.submit(lambda: self._define_metrics(unheard))
-
-    def on_start(self, trial: Trial) -> None:
-        """Nothing: the trial has a run of its own."""
 
     def on_end(self, trial: Trial, finished: int) -> None:
         """Log an ended trial and the best so far."""
@@ -275,11 +280,11 @@ class WandbCallback:
         return [
             row
             for row in self._thread.logged.rows
-            if row["kind"] == kind and row["phase"] == self._phase
+            if row["kind"] == kind and row["phase"] == self.phase
         ]
 
     def _log(self, values: Mapping[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-        whole = {"phase": self._phase} | row
+        whole = {"phase": self.phase} | row
         self._thread.logged.log(
             self._thread.writer,
             {f"{self._key}/{name}": value for name, value in values.items()},
