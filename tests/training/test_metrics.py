@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand or by a second implementation."""
+"""Metrics compared with values computed by hand or by a second implementation."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_loss_and_perplexity_are_those_of_the_scored_targets():
     logits, targets, recall = batch()
-    found = compute_metrics(tally(logits, targets, recall), bytes_per_token=2.0)
+    metrics = compute_metrics(tally(logits, targets, recall), bytes_per_token=2.0)
     scored = targets >= 0
     expected = -torch.log_softmax(logits, -1)[scored].gather(1, targets[scored].unsqueeze(1)).mean()
-    assert found["loss"] == pytest.approx(float(expected), rel=1e-6)
-    assert found["loss"] == pytest.approx(float(training_loss(logits, targets)), rel=1e-6)
-    assert found["perplexity"] == pytest.approx(math.exp(float(expected)), rel=1e-6)
+    assert metrics["loss"] == pytest.approx(float(expected), rel=1e-6)
+    assert metrics["loss"] == pytest.approx(float(training_loss(logits, targets)), rel=1e-6)
+    assert metrics["perplexity"] == pytest.approx(math.exp(float(expected)), rel=1e-6)
 
 
 def test_bits_per_byte_counts_text_only():
