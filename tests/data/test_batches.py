@@ -35,8 +35,8 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(source, fraction):
     np.random.seed(99)
     torch.manual_seed(99)
     for step in (3, 1, 0, 2):  # out of order, as after a resume
-        again = make_train_batch(corpus, config, seed=3, step=step, size=8, context=64)
-        assert all(torch.equal(a, b) for a, b in zip(first[step], again, strict=True))
+        second = make_train_batch(corpus, config, seed=3, step=step, size=8, context=64)
+        assert all(torch.equal(a, b) for a, b in zip(first[step], second, strict=True))
     assert not torch.equal(first[0].tokens, first[1].tokens)
     assert not torch.equal(
         first[0].tokens, make_train_batch(corpus, config, seed=4, step=0, size=8, context=64).tokens

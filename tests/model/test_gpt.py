@@ -1,4 +1,4 @@
-"""The model's invariants: causal, decodable, reducible, pure, deterministic, stable."""
+"""Invariants of the model: causality, decoding, the plain limit, purity and determinism."""
 
 import random
 
@@ -125,10 +125,10 @@ def test_a_forward_changes_nothing_and_rows_do_not_meet():
     model, tokens = make_active_model(), draw_tokens(rows=4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
-        first, again = model(tokens).logits, model(tokens).logits
-        alone = torch.cat([model(row[None]).logits for row in tokens])
-    assert torch.equal(first, again)
-    assert torch.allclose(first, alone, atol=2e-5)
+        first, second = model(tokens).logits, model(tokens).logits
+        single = torch.cat([model(row[None]).logits for row in tokens])
+    assert torch.equal(first, second)
+    assert torch.allclose(first, single, atol=2e-5)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

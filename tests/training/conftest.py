@@ -45,13 +45,13 @@ def small(text) -> list[str]:
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository."""
+    """Root of the repository."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def run() -> Callable[[list[str], Path], Outcome]:
-    """(overrides, folder) -> a run of train.py's configuration in this process."""
+    """Return a function that runs train.py's configuration with overrides in this process."""
 
     def run_overrides(overrides: list[str], folder: Path) -> Outcome:
         register()

@@ -33,13 +33,13 @@ def rows(folder):
 
 def test_every_logged_step_has_its_merges_splits_and_use(eventful_run):
     outcome, folder = eventful_run
-    found = rows(folder)
-    merges = [float(row["merges"]) for row in found]
+    logged = rows(folder)
+    merges = [float(row["merges"]) for row in logged]
     assert merges == sorted(merges)
     assert merges[-1] == outcome.metrics["merges"] > 0
-    assert float(found[-1]["splits"]) == outcome.metrics["splits"] > 0
-    assert float(found[-1]["expert_gini"]) == outcome.metrics["expert_gini"]
-    assert all(row["expert_gini"] and row["expert_dead_fraction"] for row in found)
+    assert float(logged[-1]["splits"]) == outcome.metrics["splits"] > 0
+    assert float(logged[-1]["expert_gini"]) == outcome.metrics["expert_gini"]
+    assert all(row["expert_gini"] and row["expert_dead_fraction"] for row in logged)
 
 
 def test_a_result_has_the_life_of_its_experts(eventful_run):
@@ -64,8 +64,8 @@ def test_a_checkpoint_of_before_a_life_was_kept_can_be_resumed(run, small, event
     for name in ("life_steps", "utilisation", "events"):
         del content["state"][name]
     torch.save(content, tmp_path / "checkpoint.pt")
-    again = run([*small, *EVENTFUL, "training.resume=true"], tmp_path)
-    assert again.objective == outcome.objective
+    resumed = run([*small, *EVENTFUL, "training.resume=true"], tmp_path)
+    assert resumed.objective == outcome.objective
     assert json.loads((tmp_path / "result.json").read_text())["life"] is None
 
 

@@ -49,11 +49,11 @@ def test_recall_accuracy_counts_answers_only():
 
 def test_tallies_of_parts_add_up_to_the_whole():
     logits, targets, recall = batch()
-    whole = compute_metrics(tally(logits, targets, recall), 1.0)
+    expected = compute_metrics(tally(logits, targets, recall), 1.0)
     parts = tally(logits[:1], targets[:1], recall[:1]).add(
         tally(logits[1:], targets[1:], recall[1:])
     )
-    assert compute_metrics(parts, 1.0) == pytest.approx(whole)
+    assert compute_metrics(parts, 1.0) == pytest.approx(expected)
 
 
 def test_a_model_that_knows_its_own_error_is_calibrated_and_a_boaster_is_not():

@@ -28,9 +28,9 @@ EVALUATED = [
 
 @pytest.fixture
 def run_reported(small, root):
-    """(folder, report, more overrides) -> the outcome of a run with a report."""
+    """Return a function that runs a configuration with a report and further overrides."""
 
-    def once(folder: Path, report=None, *more: str) -> Outcome:
+    def run_once(folder: Path, report=None, *more: str) -> Outcome:
         register()
         with initialize_config_dir(str(root / "conf"), version_base="1.3"):
             return run_training(
@@ -40,7 +40,7 @@ def run_reported(small, root):
                 report=report,
             )
 
-    return once
+    return run_once
 
 
 def prune_at(last: int, reports: list | None = None):
@@ -144,8 +144,8 @@ def test_a_process_goes_on_to_its_next_run_after_a_pruned_one(run_reported, tmp_
 
 
 def test_pruned_travels_between_processes():
-    again = pickle.loads(pickle.dumps(RunPruned(12)))
-    assert (type(again), again.step, str(again)) == (RunPruned, 12, "pruned at step 12")
+    copy = pickle.loads(pickle.dumps(RunPruned(12)))
+    assert (type(copy), copy.step, str(copy)) == (RunPruned, 12, "pruned at step 12")
 
 
 def test_a_proxy_stops_on_the_way_of_the_whole_run_and_tells_where_it_leads(run_reported, tmp_path):
@@ -158,10 +158,10 @@ def test_a_proxy_stops_on_the_way_of_the_whole_run_and_tells_where_it_leads(run_
     assert expected is not None
     assert read_result(tmp_path / "proxy")["curve"] == prefix
     assert (proxy.objective, proxy.pruned_at, proxy.metrics["steps"]) == (expected.mean, None, 12)
-    again = run_reported(
+    resumed = run_reported(
         tmp_path / "proxy", None, "training.resume=true"
     )  # a proxy that won can be trained on
-    assert again.objective == whole.objective
+    assert resumed.objective == whole.objective
 
 
 def test_a_proxy_can_be_pruned(run_reported, tmp_path):

@@ -78,8 +78,8 @@ def test_a_recall_run_reports_its_accuracy_and_no_bits_per_byte(run, small, tmp_
 def test_accumulated_micro_batches_count_as_one_step(run, small, tmp_path):
     outcome = run([*small, "training.accumulate=3", "training.steps=6"], tmp_path)
     assert outcome.metrics["steps"] == 6
-    again = run([*small, "training.accumulate=3", "training.steps=6"], tmp_path / "again")
-    assert again.objective == outcome.objective
+    second = run([*small, "training.accumulate=3", "training.steps=6"], tmp_path / "second")
+    assert second.objective == outcome.objective
 
 
 def test_a_dense_plain_transformer_has_no_expert_metrics(run, small, tmp_path):
@@ -130,8 +130,8 @@ def test_a_killed_process_goes_on_bit_for_bit(run, small, tmp_path, root):
 
 def test_resuming_a_finished_run_gives_its_metrics_again(run, small, tmp_path):
     first = run(small, tmp_path)
-    again = run([*small, "training.resume=true"], tmp_path)
-    assert again.objective == first.objective
+    second = run([*small, "training.resume=true"], tmp_path)
+    assert second.objective == first.objective
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(run, small, tmp_path):

@@ -37,14 +37,14 @@ def no_account(monkeypatch, tmp_path):
 
 def test_a_resumed_csv_keeps_what_its_checkpoint_knows_and_drops_the_rest(tmp_path):
     path = tmp_path / "metrics.csv"
-    whole = CsvWriter(path, 0)
+    fresh = CsvWriter(path, 0)
     for step in (1, 2, 3):
-        whole.log(step, {"train_loss": step / 2})
-    whole.close(0)
+        fresh.log(step, {"train_loss": step / 2})
+    fresh.close(0)
     path.write_text(path.read_text() + "4,0.")  # a row cut by a kill
-    again = CsvWriter(path, 2)
-    again.log(3, {"train_loss": 9.0})
-    again.close(0)
+    resumed = CsvWriter(path, 2)
+    resumed.log(3, {"train_loss": 9.0})
+    resumed.close(0)
     assert [line.split(",")[:3] for line in path.read_text().splitlines()[1:]] == [
         ["1", "", "0.5"],
         ["2", "", "1.0"],
