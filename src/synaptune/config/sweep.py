@@ -142,7 +142,7 @@ def read_request(request: SweepRequest) -> Sweep:
     kind = OmegaConf.select(base, "search_space.name") or job_name
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
     engine = Engine(
-        optim.optimizer, seed, workers.places, plan.budget, optim.noisy, request.grid_points
+        optim.optimizer, seed, workers.slots, plan.budget, optim.noisy, request.grid_points
     )
     make_optimizer(engine, space)  # refuses an unknown name before there is a study
     settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
