@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -39,7 +39,7 @@ from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Observation
 from synaptune.search.optimizers.registry import Engine, GridOptimizer, make_optimizer
-from synaptune.search.pruning import Pruner, PrunerConfig, make_pruner
+from synaptune.search.pruning import PrunerConfig, make_pruner
 from synaptune.search.space.file import format_literal
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig, check_stop
@@ -66,6 +66,9 @@ from synaptune.study.provenance import get_code_version, get_device_name
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import get_study_identity, make_run_labels
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
 
 
 @dataclass(frozen=True)
@@ -259,15 +262,13 @@ def _read_logger(sweep: Sweep) -> LoggerConfig:
     return config if isinstance(config, LoggerConfig) else TERMINAL_ONLY
 
 
-def _choose_pruner(sweep: Sweep) -> Pruner | None:
+def _choose_pruner(sweep: Sweep) -> BasePruner | None:
     """The pruner of our own runs; another application has none."""
     node, training = sweep.base.get("pruner"), sweep.base.get("training")
     config = OmegaConf.to_object(node) if isinstance(node, DictConfig) else None
     if not isinstance(config, PrunerConfig) or training is None:
         return None
-    return make_pruner(
-        config, steps=training.steps, evaluations=training.evaluations, seed=sweep.engine.seed
-    )
+    return make_pruner(config, steps=training.steps, evaluations=training.evaluations)
 
 
 def _build_space(

@@ -198,12 +198,7 @@ def run_searches_together(
 
 def _make_options(protocol: Protocol, prior: Sequence[Observation]) -> SearchOptions:
     training = protocol.base.training
-    pruner = make_pruner(
-        protocol.pruner,
-        steps=training.steps,
-        evaluations=training.evaluations,
-        seed=protocol.engine.seed,
-    )
+    pruner = make_pruner(protocol.pruner, steps=training.steps, evaluations=training.evaluations)
     return SearchOptions(pruner, prior, protocol.stop, protocol.started_at)
 
 
