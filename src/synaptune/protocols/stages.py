@@ -221,10 +221,7 @@ def _make_options(protocol: Protocol, prior: Sequence[Observation]) -> SearchOpt
     training, pruner = protocol.base.get("training"), None
     if protocol.pruner.name != "none" and training is not None:
         pruner = make_pruner(
-            protocol.pruner,
-            steps=training.steps,
-            evaluations=training.evaluations,
-            seed=protocol.engine.seed,
+            protocol.pruner, steps=training.steps, evaluations=training.evaluations
         )
     return SearchOptions(pruner, prior, protocol.stop, protocol.started_at)
 
