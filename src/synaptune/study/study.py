@@ -225,7 +225,7 @@ class Study:
 
     def finish(self, trial: Trial, result: Result) -> Trial:
         """Write how a trial ended, in one transaction: complete, failed with its reason, or pruned with its estimate."""
-        facts, state = records.collect_facts(result), records.get_end_state(result)
+        facts, state = schema.collect_facts(result), schema.get_end_state(result)
         self._retry(
             lambda again: records.finish_trial(
                 self._storage, self._get_trial_id(trial), result=result, facts=facts, is_retry=again
