@@ -126,7 +126,7 @@ def test_a_checkpoint_of_another_model_is_said_so(trained, tmp_path, capsys):
         (["cost", "--plan", "all48"], "--budget"),
         (["cost", "--group-budget", "5"], "expected only with --plan phase2"),
         (["cost", "scale=smok"], "closest: smoke"),
-        (["cost", "--study", "nosuch"], "--study nosuch"),
+        (["cost", "--study", "nosuch"], "nosuch/study.db"),
     ],
 )
 def test_a_mistake_is_said_and_ends_with_code_2(words, said, tmp_path, monkeypatch, capsys):

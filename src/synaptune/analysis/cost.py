@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from synaptune.core.errors import user_error
-from synaptune.study.database.errors import as_user_errors, check_readable, get_sqlite_path
+from synaptune.study.database.connection import redact_url
+from synaptune.study.reader import read_study
 from synaptune.training.config import TrainingConfig
 from synaptune.training.schedules import get_evaluation_steps
 
@@ -202,28 +203,10 @@ def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRa
 
     Copies of another trial do not count. Raises UserError when there is no such study, or nothing complete in it.
     """
-    absent = user_error(
-        got=f"--study {name}, not in {url}",
-        expected="a study with complete trials",
-        do="check its name, or measure without",
-    )
-    path = get_sqlite_path(url)
-    if path is not None and not path.exists():  # reading would make an empty database
-        raise absent
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with as_user_errors(url):
-        if path is not None:
-            check_readable(path)
-        try:
-            trials = optuna.load_study(study_name=name, storage=url).get_trials(deepcopy=False)
-        except KeyError:
-            raise absent from None
     ran = [
-        trial.user_attrs
-        for trial in trials
-        if trial.state.name == "COMPLETE" and "copied_from" not in trial.user_attrs
+        trial.facts
+        for trial in read_study(url, name).trials
+        if trial.state == "complete" and "copied_from" not in trial.facts
     ]
     times = {
         tested: [
@@ -234,7 +217,11 @@ def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRa
         for tested in (False, True)
     }
     if not any(times.values()):
-        raise absent
+        raise user_error(
+            got=f"study {name} in {redact_url(url)}, without a complete trial",
+            expected="a study with complete trials",
+            do="check its name, or measure without",
+        )
     return lambda stage: _summarise_seconds(times[stage.with_test] or times[not stage.with_test])
 
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
 from synaptune.core.errors import user_error
-
-if TYPE_CHECKING:
-    pass
 
 
 def _run_export(options: argparse.Namespace) -> None:

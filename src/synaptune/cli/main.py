@@ -14,45 +14,21 @@ synaptune wandb sync|report STUDY           a study in Weights & Biases
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from synaptune.cli import cost, dashboard, refine, report, wandb
-from synaptune.core.errors import UserError, explain_disk_error
-
-if TYPE_CHECKING:
-    pass
 from synaptune.cli.export import _run_export
 from synaptune.cli.parameters import _run_census, _run_parameters
 from synaptune.cli.sample import _run_sample
+from synaptune.core.errors import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 2 after a mistake, 130 after Ctrl-C."""
     options = _parse_options(sys.argv[1:] if arguments is None else arguments)
-    try:
-        options.command(options)
-        sys.stdout.flush()
-        return 0
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (UserError, OSError) as error:
-        found = (
-            explain_disk_error(error, "make room, or check the path")
-            if isinstance(error, OSError)
-            else error
-        )
-        if found is None:
-            raise
-        print(found, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return 130
+    return run_command(lambda: options.command(options), disk="make room, or check the path")
 
 
 def _parse_options(arguments: Sequence[str]) -> argparse.Namespace:

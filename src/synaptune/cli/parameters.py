@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from synaptune.core.errors import user_error
-
-if TYPE_CHECKING:
-    pass
 
 
 def _run_census(options: argparse.Namespace) -> None:

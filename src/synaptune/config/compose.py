@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import synaptune
 from synaptune.core.errors import UserError, user_error
+from synaptune.core.text import get_override_key
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 
 
@@ -49,7 +50,7 @@ def compose_config(
     check_overrides(overrides)
     overrides = expand_space_file(overrides, CONF_DIR, "train")
     if of_hydra := [
-        override for override in overrides if override.lstrip("+~").startswith("hydra")
+        override for override in overrides if get_override_key(override).startswith("hydra")
     ]:
         raise user_error(
             got=" ".join(of_hydra),
@@ -72,5 +73,5 @@ def compose_config(
     config = OmegaConf.to_object(base.study)
     assert isinstance(config, StudyConfig)
     config.name = study or config.name or default
-    given = frozenset(override.lstrip("+~").split("=", 1)[0] for override in overrides)
+    given = frozenset(get_override_key(override) for override in overrides)
     return ComposedConfig(base, resolve_location(config, str(base.search_space.name)), given)

@@ -35,6 +35,7 @@ from synaptune.config.search_space import (
 )
 from synaptune.config.sweep_syntax import format_value, parse_parametrization, parse_sweep
 from synaptune.core.errors import find_nearest, user_error
+from synaptune.core.text import get_first_line, get_override_key
 from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Observation
@@ -183,7 +184,7 @@ def _read_group(base: DictConfig, name: str, kind: type) -> Any:
             OmegaConf.merge(OmegaConf.structured(kind), node if ours else {})
         )
     except OmegaConfBaseException as error:
-        got = f"{name}: {str(error).splitlines()[0]}"
+        got = f"{name}: {get_first_line(error)}"
         raise user_error(
             got=got,
             expected=f"values of the right kinds for {', '.join(sorted(known))}",
@@ -385,7 +386,7 @@ def _build_overrides(trial: Trial, sweep: Sweep) -> list[str]:
         f"{sweep.spelling.get(name, name)}={format_value(value)}"
         for name, value in trial.values.items()
     ]
-    given = {line.lstrip("+~").split("=", 1)[0] for line in sweep.fixed_overrides}
+    given = {get_override_key(line) for line in sweep.fixed_overrides}
     logger = sweep.base.get("logger")
     called: dict[str, Any] = {}
     if isinstance(logger, DictConfig):  # of another application it may be anything

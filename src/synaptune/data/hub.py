@@ -13,6 +13,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_first_line
 from synaptune.data.config import DataConfig
 from synaptune.data.text import TRAIN_SHARE, VAL_SHARE, Document, Splits, split_documents
 
@@ -121,7 +122,7 @@ def _use_datasets(config: DataConfig, split: str) -> Iterator[Any]:
         yield datasets
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         offline = " (offline: the hub was not asked)" if datasets.config.HF_HUB_OFFLINE else ""
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = get_first_line(error)
         raise user_error(
             got=f"dataset {config.name} [{split}]{offline}: {reason}",
             expected="a dataset that the hub has or the cache holds, a folder of save_to_disk, or json, csv, parquet, text with data.path",

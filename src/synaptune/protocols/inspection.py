@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.core.parameters import constant
+from synaptune.core.text import get_first_line
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.search.space.space import UnitPoint
 from synaptune.search.workers.base import InlineWorkers
@@ -101,7 +102,7 @@ def store_inspections(protocol: Protocol, before: UnitPoint, after: UnitPoint) -
             Exception
         ) as error:  # a portrait is an illustration: the verdict it would spoil is not
             reason = f"{type(error).__name__}: {error}"
-            print_message(f"portraits: none of the {side} ({reason.splitlines()[0]})")
+            print_message(f"portraits: none of the {side} ({get_first_line(reason)})")
             known[side] = {"unit": list(unit), "seed": seed, "failed": reason}
         if known[side].get("reproduced") is False:
             print_message(

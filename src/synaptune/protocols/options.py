@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 
-from synaptune.core.errors import UserError, explain_disk_error
+from synaptune.core import errors
 from synaptune.protocols.session import VALIDATION_SEEDS
 
 
 def run_command(command: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> int:
     """Run a protocol command; its exit code: 2 after a mistake, 130 after Ctrl-C."""
-    try:
-        command(options)
-        return 0
-    except (UserError, OSError) as error:
-        found = (
-            explain_disk_error(error, "make room (or set study.dir) and give the same command")
-            if isinstance(error, OSError)
-            else error
-        )
-        if found is None:
-            raise
-        print(found, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "\ninterrupted; the same command goes on, every finished run is kept", file=sys.stderr
-        )
-        return 130
+    return errors.run_command(
+        lambda: command(options),
+        disk="make room (or set study.dir) and give the same command",
+        interrupted="; the same command goes on, every finished run is kept",
+    )
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

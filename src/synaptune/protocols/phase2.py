@@ -28,6 +28,7 @@ from synaptune.analysis.compare import compute_improvement
 from synaptune.analysis.cost import PlannedRuns
 from synaptune.config.compose import ComposedConfig, compose_config
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_first_line, get_override_key
 from synaptune.protocols.final_report import write_final_report
 from synaptune.protocols.inspection import SIDES
 from synaptune.protocols.options import add_common_options, add_report_option, run_command
@@ -161,7 +162,9 @@ def _read_phase1_gate(folder: Path, *, go_on: bool) -> dict[str, Any]:
 def add_search_space(overrides: Sequence[str]) -> list[str]:
     """The overrides of a phase-2 configuration; raises UserError for those of another search than over all parameters from phase 1."""
     other = [
-        word for word in overrides if word.lstrip("+~").startswith(("search_space", "search.start"))
+        word
+        for word in overrides
+        if get_override_key(word).startswith(("search_space", "search.start"))
     ]
     if other:
         raise user_error(
@@ -321,7 +324,7 @@ def _run_gates(protocol: Protocol, winners: Mapping[str, Trial]) -> dict[str, di
 def _decide_gate(group: str, before: Sequence[Trial], after: Sequence[Trial]) -> dict[str, Any]:
     """The account of a gate, from the start's and the winner's runs on the same seeds; raises UserError when those of the start failed."""
     if failed := [run for run in after if run.state != "complete"]:
-        reason = f"{len(failed)} of {len(after)} runs on fresh seeds failed ({(failed[0].reason or 'unknown').splitlines()[0]})"
+        reason = f"{len(failed)} of {len(after)} runs on fresh seeds failed ({get_first_line(failed[0].reason)})"
         return {"gate": group, "decision": "start", "reason": reason}
     pairs = pair_runs([run for pair in zip(before, after, strict=True) for run in pair])
     starts, tuned = ([pair[side].facts["val_perplexity"] for pair in pairs] for side in (0, 1))

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from synaptune.config.compose import compose_config
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_override_key
 from synaptune.protocols.protocol import Protocol
 from synaptune.protocols.stages import measure_reference
 from synaptune.protocols.trial_run import TrainingEvaluation
@@ -178,9 +179,7 @@ def _build_execution(
 
 def _refuse_study_settings(overrides: Sequence[str]) -> None:
     settled = [
-        word
-        for word in overrides
-        if word.lstrip("+~").split("=", 1)[0].split(".")[0] not in FREE_GROUPS
+        word for word in overrides if get_override_key(word).split(".")[0] not in FREE_GROUPS
     ]
     if settled:
         raise user_error(

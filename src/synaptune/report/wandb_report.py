@@ -16,6 +16,7 @@ from typing import Any
 
 from synaptune.analysis.results import Evidence
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_first_line
 from synaptune.report import findings as words
 from synaptune.report import next_commands as orders
 from synaptune.report import tables
@@ -96,7 +97,7 @@ def _publish(evidence: Evidence, kept: Path, *, project: str, entity: str | None
         report.save()
     except Exception as error:  # of the client there are many kinds, and none says what to do
         raise user_error(
-            got=f"a report that {get_base_url()} did not take ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})",
+            got=f"a report that {get_base_url()} did not take ({type(error).__name__}: {get_first_line(error)})",
             expected="a key with the right to write there",
             do=f"check --entity and --project; if the report was deleted there, remove {kept}; the specification is kept",
         ) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from synaptune.core.errors import NO_SPACE, UserError
+from synaptune.core.text import get_first_line
 from synaptune.search.space.space import UnitPoint, Value
 from synaptune.training.errors import DivergedError
 
@@ -84,7 +85,7 @@ def make_failure(error: BaseException) -> Failure:
     if isinstance(
         error, DivergedError
     ):  # a user's mistake in a single run, here only a bad point of the space
-        return Failure("number", str(error).splitlines()[0])
+        return Failure("number", get_first_line(error))
     if isinstance(error, UserError):
         return Failure("mistake", str(error))
     reason = f"{type(error).__name__}: {error}"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from synaptune.core.errors import user_error
-from synaptune.core.files import as_disk_errors
+from synaptune.core.files import as_disk_errors, replace_file
 from synaptune.data.config import DataConfig
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
@@ -21,18 +20,9 @@ FORMAT = 1
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint; a crash or a full disk leaves the one before whole. Raises UserError when there is no space."""
-    draft = path.with_suffix(".tmp")
-    with as_disk_errors(
-        path,
-        "make room; training.resume=true goes on from the checkpoint before, where there is one",
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(draft, {"format": FORMAT, **content})
-            os.replace(draft, path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+    do = "make room; training.resume=true goes on from the checkpoint before, where there is one"
+    with as_disk_errors(path, do), replace_file(path) as draft:
+        _write(draft, {"format": FORMAT, **content})
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
