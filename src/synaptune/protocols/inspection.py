@@ -38,7 +38,6 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from synaptune.core.parameters import constant
 from synaptune.core.text import get_first_line
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.search.space.space import UnitPoint
@@ -55,23 +54,8 @@ INSPECTIONS = "portraits"
 SIDES = ("baseline", "best")
 SHOWN_KEYS = (0, 16, 48)  # terminals shown: the first, and two born later
 TRACES = ("calcium", "ready", "reserve", "energy", "release", "efficacy")
-TEXT_TOKENS = int(
-    constant(
-        "portrait.tokens",
-        128,
-        unit="token",
-        meaning="text of a portrait",
-        source="chosen: a figure's width",
-    )
-)
-MAX_STEPS = int(
-    constant(
-        "portrait.points",
-        60,
-        meaning="most steps kept of a portrait's life and curve",
-        source="chosen: a figure's width",
-    )
-)
+TEXT_TOKENS = 128  # text of a portrait [token]; chosen: a figure's width
+MAX_STEPS = 60  # most steps kept of a portrait's life and curve; chosen: a figure's width
 INSPECTION_DIGITS = 4
 # The run is the validation's, but watched by nobody; what is left out changes no number of it.
 _QUIET_OVERRIDES = {

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.core.errors import user_error
-from synaptune.core.parameters import constant
 from synaptune.protocols.protocol import Protocol, _prefix_messages, print_message
 from synaptune.protocols.trial_run import TrainingEvaluation
 from synaptune.search.loop import Plan
@@ -28,15 +27,7 @@ from synaptune.study.reader import REFERENCE
 from synaptune.study.study import PhaseLedger
 from synaptune.training.loggers.wandb_run import get_study_identity
 
-INCUMBENT_SEEDS = int(
-    constant(
-        "protocol.confirming_seeds",
-        3,
-        unit="seed",
-        meaning="further seeds of incumbents",
-        source="chosen: a mean of three",
-    )
-)
+INCUMBENT_SEEDS = 3  # further seeds of incumbents [seed]; chosen: a mean of three
 
 
 def measure_reference(protocol: Protocol) -> DictConfig:

@@ -46,7 +46,6 @@ from synaptune.analysis.refine.runs import (
     round_to_digits,
 )
 from synaptune.core.errors import user_error
-from synaptune.core.parameters import constant
 from synaptune.search.space.file import SpaceFile
 from synaptune.search.space.space import Dimension, Value
 
@@ -54,25 +53,9 @@ if TYPE_CHECKING:
     from synaptune.analysis.refine.exact_tests import Labels
 
 Rule = Literal["tested", "plan"]
-QUANTILE = constant(
-    "refine.quantile",
-    1.0 / 3.0,
-    meaning="best part of the runs that counts as high performers",
-    source="the plan: 16 of 48",
-)
-ALPHA = constant(
-    "refine.alpha",
-    0.05,
-    unit="probability",
-    meaning="adjusted p that supports a narrowing",
-    source="chosen: the usual 5 %",
-)
-MARGIN = constant(
-    "refine.margin",
-    0.1,
-    meaning="of the winners' width, left on either side",
-    source="chosen: winners not yet seen",
-)
+QUANTILE = 1.0 / 3.0  # best part of the runs that counts as high performers; the plan: 16 of 48
+ALPHA = 0.05  # adjusted p that supports a narrowing [probability]; chosen: the usual 5 %
+MARGIN = 0.1  # of the winners' width, left on either side; chosen: winners not yet seen
 _MIN_GAIN = 0.1  # of a range's width: a smaller narrowing is none
 _BIN_COUNTS = (3, 6)  # fewest and most bins at round numbers
 _QUARTERS = 4

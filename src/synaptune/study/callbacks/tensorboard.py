@@ -16,18 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.parameters import constant
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial, find_best
+from synaptune.study.callbacks.images import draw_distribution_image
 from synaptune.study.database import keys as schema
 
-DRAWING_SHARE = constant(
-    "tensorboard.drawing",
-    0.02,
-    meaning="most of a search's time that goes into images",
-    source="chosen: less than one run's noise in time",
-)
+# Most of a search's time that goes into images; chosen: less than one run's noise in time.
+DRAWING_SHARE = 0.02
 _BUCKET_COUNT = 20
 
 
@@ -165,7 +161,7 @@ class TensorBoardCallback:
 
     def _draw(self, diagnostics: Diagnostics) -> None:
         began = time.monotonic()
-        image = draw_correlation_image(diagnostics, self._space)
+        image = _make_image(diagnostics)
         self._get_file("generations", diagnostics.generation).add(diagnostics.generation, [image])
         self._undrawn, self._drawn = None, time.monotonic()
         self._cost = self._drawn - began
@@ -218,48 +214,13 @@ def _make_histogram(tag: str, values: Sequence[float]) -> Any:
     return messages.Summary.Value(tag=tag, histo=histogram)
 
 
-def sort_by_subsystem(names: Sequence[str]) -> list[str]:
-    """Parameters with those of a mechanism side by side, mechanisms in the order of their first one."""
-    homes = list(dict.fromkeys(_subsystem(name) for name in names))
-    return sorted(names, key=lambda name: homes.index(_subsystem(name)))
+def _make_image(diagnostics: Diagnostics) -> Any:
+    """Return the image of a search distribution as a Summary value `correlation`."""
+    from matplotlib.image import imsave
 
-
-def _subsystem(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def draw_correlation_image(diagnostics: Diagnostics, space: Space) -> Any:
-    """The correlation matrix of a search distribution as a PNG, parameters by subsystem: a Summary value `correlation`."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    given = list(diagnostics.mean)
-    names = sort_by_subsystem(given)
-    order = [given.index(name) for name in names]
-    matrix = np.array(diagnostics.correlation)[np.ix_(order, order)]
-    labels = [".".join(name.split(".")[-2:]) for name in names]
-    side = (
-        1.0 + 0.2 * len(names) + 0.07 * max(map(len, labels))
-    )  # inches: a cell is as high as a letter, and a letter 0.07 wide
-    figure = Figure((side + 1.0, side + 0.3), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    shown = axes.imshow(matrix, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
-    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), labels, fontsize=7)
-    for cut in (
-        index
-        for index in range(1, len(names))
-        if _subsystem(names[index]) != _subsystem(names[index - 1])
-    ):
-        axes.axhline(cut - 0.5, color="black", linewidth=0.5)
-        axes.axvline(cut - 0.5, color="black", linewidth=0.5)
-    axes.set_title(f"correlation, generation {diagnostics.generation}", fontsize=9)
-    figure.colorbar(shown)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    width, height = canvas.get_width_height()
+    pixels, file = draw_distribution_image(diagnostics, list(diagnostics.mean)), io.BytesIO()
+    imsave(file, pixels, format="png")
+    height, width, _ = pixels.shape
     summary = _import_proto("summary").Summary
     image = summary.Image(
         width=width, height=height, colorspace=4, encoded_image_string=file.getvalue()
