@@ -29,6 +29,7 @@ from synaptune.config.flat import list_names
 from synaptune.config.search_space import (
     check_search,
     find_declared_dimensions,
+    list_study_defaults,
     make_study_configuration,
     read_dimensions,
     read_fixed_values,
@@ -212,7 +213,12 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
     notifier = Notifier(_read_group(sweep.base, "notify", NotifyConfig), sweep.location.name)
     with (
         notifier.send_end(),
-        Study(sweep.location, sweep.configuration, maximize=sweep.plan.maximize) as study,
+        Study(
+            sweep.location,
+            sweep.configuration,
+            maximize=sweep.plan.maximize,
+            defaults=list_study_defaults(sweep.base),
+        ) as study,
     ):
         sweep = replace(sweep, identity=get_study_identity(study))
         engine = resume_engine(study, sweep.engine)
