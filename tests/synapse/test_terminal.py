@@ -203,8 +203,8 @@ def test_stochastic_release_is_unbiased_where_it_is_not_clamped():
         drive.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
     expected, _ = terminal_step(state, drive, params, 8)
-    drawn, _ = terminal_step(state, drive, params, 8, noise)
-    assert drawn.vesicles.ready.mean() == pytest.approx(
+    sample, _ = terminal_step(state, drive, params, 8, noise)
+    assert sample.vesicles.ready.mean() == pytest.approx(
         float(expected.vesicles.ready.mean()), rel=0.02
     )
-    assert drawn.vesicles.ready.std() > 0.5
+    assert sample.vesicles.ready.std() > 0.5

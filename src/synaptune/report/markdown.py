@@ -137,7 +137,9 @@ def _format_details(title: str, entry: Any) -> str:
 def format_table(table: Table) -> str:
     """Format a table for GitHub, with its note below."""
     heads = [escape_markdown(column.heading) for column in table.columns]
-    rules = ["---" if column.kind in table_model.LEFT_ALIGNED else "---:" for column in table.columns]
+    rules = [
+        "---" if column.kind in table_model.LEFT_ALIGNED else "---:" for column in table.columns
+    ]
     rows = [
         [
             escape_markdown(table_model.format_cell(cell, column.kind))
