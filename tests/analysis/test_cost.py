@@ -71,7 +71,7 @@ def test_a_bill_adds_up():
     def seconds(stage):
         return (
             SecondsRange(7200.0, 3600.0, 10800.0)
-            if stage.tested
+            if stage.with_test
             else SecondsRange(3600.0, 1800.0, 7200.0)
         )
 

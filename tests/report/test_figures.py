@@ -175,7 +175,7 @@ def test_the_ablation_ranks_by_worth_and_marks_what_is_significant(whole, drawn)
 
 
 def test_the_validation_says_its_gain_and_the_failures_their_share_of_the_study(whole, drawn):
-    gain = whole.claim.gain
+    gain = whole.validation.gain
     assert f"mean {gain.mean:.1f} ({gain.low:.1f} to {gain.high:.1f})" in words_of(drawn["seeds"])
     failed, runs = sum(map(len, whole.failures.values())), sum(whole.runs_by_phase.values())
     assert f"{failed} of {runs} trials" in drawn["failures"].caption
@@ -251,7 +251,7 @@ def test_importances_that_are_not_numbers_are_drawn_as_nothing(whole):
 
 
 def test_chance_ends_where_the_search_did_and_its_label_lies_inside(whole):
-    course = whole.course
+    course = whole.convergence
     short = course._replace(**{part: list(getattr(course, part))[:20] for part in course._fields})
     fewer = dataclasses.replace(
         whole,

@@ -41,7 +41,11 @@ def made(
     names = (
         study.names if protocol else tuple(name.removeprefix("synapse.") for name in study.names)
     )
-    claim = None if study.claim is None else dataclasses.replace(study.claim, decision=decision)
+    claim = (
+        None
+        if study.validation is None
+        else dataclasses.replace(study.validation, decision=decision)
+    )
     about = {"configuration": settings, "database": database}
     return dataclasses.replace(
         study, **{"provenance": about, "validation": claim, "names": names, **changes}
@@ -53,7 +57,7 @@ def texts(found):
 
 
 def with_gains(study, gains):
-    claim = study.claim
+    claim = study.validation
     return dataclasses.replace(
         study,
         validation=ValidationResult(
@@ -77,7 +81,7 @@ def test_a_page_calls_the_baseline_the_start(whole):
 
 
 def test_a_protocol_ends_with_the_start_against_the_tuned_values(whole, capsys):
-    claim = whole.claim
+    claim = whole.validation
     pairs = list(zip(claim.before, claim.after, strict=True))
     summary = summarise_study(
         "s", whole.trials, whole.best, pairs=pairs, defaults=whole.start, seconds=60.0
@@ -222,7 +226,7 @@ def test_what_follows_a_gate_depends_on_the_protocol(whole, protocol, further):
 
 
 def test_commands_name_the_study_where_it_lies(whole):
-    unclaimed = {"claim": None, "ablation": []}
+    unclaimed = {"validation": None, "ablation": []}
     first = made(whole, "phase1", **unclaimed)
     assert "`make sweep-phase1 STUDY=shakespeare`" in texts(advise(first))["Validate"]
     assert "`" not in texts(advise(made(whole, None, **unclaimed)))["Validate"]

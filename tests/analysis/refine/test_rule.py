@@ -40,7 +40,7 @@ def plan(tmp_path_factory) -> RunTable:
 
 
 def by_name(refinement):
-    return {proposal.found.parameter.dimension.name: proposal for proposal in refinement.proposals}
+    return {proposal.test.parameter.dimension.name: proposal for proposal in refinement.proposals}
 
 
 def test_the_generated_table_has_the_facts_of_the_plan():
