@@ -16,7 +16,7 @@ OVERRIDES = $(if $(BUDGET),protocol.budget=$(BUDGET)) $(if $(SEEDS),protocol.see
 	$(if $(STUDY),study.name=$(STUDY)) $(if $(SCALE),scale=$(SCALE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine sample sensitivity docs bench-step bench-search bench-curve bench-noise bench test lint check clean
+.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine sample sensitivity docs bench-step bench-search bench-curve bench-noise bench-start bench test lint check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ bench-curve: $(READY) ## how well a run's end is known before it ends; ARGS="--c
 
 bench-noise: $(READY) ## what common random numbers buy; ARGS="--candidates N --seeds N"
 	$(BIN)/python benchmarks/bench_noise.py $(ARGS)
+
+bench-start: $(READY) ## CPU time until --help answers and until the first training step; ARGS="--against FOLDER"
+	$(BIN)/python benchmarks/bench_start.py $(ARGS)
 
 bench: $(READY) ## every benchmark
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

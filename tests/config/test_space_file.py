@@ -106,18 +106,18 @@ def test_other_words_are_left_alone():
     ("text", "said"),
     [
         ("a: [", "while parsing"),
-        ("- 1", "no mapping"),
+        ("- 1", "not a mapping"),
         ("{}", "nothing to search"),
         ("parameter: [x]", "parameter: no such key (closest: parameters)"),
-        ("ranges: {x: 3}", "x: 3 is no range"),
+        ("ranges: {x: 3}", "x: 3 is not a range"),
         ("ranges: {x: {}}", "x: an empty range"),
-        ("ranges: {x: {low: 1, hih: 2}}", "x: hih beside low"),
+        ("ranges: {x: {low: 1, hih: 2}}", "x: unexpected key hih with low"),
         ("ranges: {x: {low: a, high: 2}}", "x: low: 'a'"),
         ("ranges: {x: {choices: []}}", "x: choices: []"),
         ("ranges: {x: {choices: [1, 2], weights: [1, b]}}", "x: weights: [1, 'b']"),
-        ("ranges: {x: {low: 1, high: 2}}\nfixed: {x: 1}", "x: both in ranges and fixed"),
+        ("ranges: {x: {low: 1, high: 2}}\nfixed: {x: 1}", "x: both in ranges and in fixed"),
         ("ranges: {x: {low: 1, high: 2}}\nfixed: {y: [1]}", "y: fixed at [1]"),
-        ("ranges: {'x=y': {low: 1, high: 2}}", "'x=y' is no name"),
+        ("ranges: {'x=y': {low: 1, high: 2}}", "'x=y' is not a name"),
     ],
 )
 def test_what_is_wrong_in_the_shape_of_a_file_is_said(tmp_path, text, said):
@@ -139,7 +139,10 @@ def test_what_is_wrong_in_the_shape_of_a_file_is_said(tmp_path, text, said):
         ("ranges: {training.batch: {low: 8, high: 2}}", "low 8 is not below high 2"),
         ("ranges: {training.batch: {low: 0, high: 4}}", "where 0 is not valid: training.batch=0"),
         ("ranges: {training.batch: {choices: [4, many]}}", "where many is not valid"),
-        ("ranges: {data.source: {low: 0, high: 4}}", "data.source: a range, where the value is"),
+        (
+            "ranges: {data.source: {low: 0, high: 4}}",
+            "data.source: a range of numbers for the value",
+        ),
         (
             "ranges: {synapse.vesicles.tau_rrp: {low: 1, high: 60}}",
             "expected: declared log [10, 100]",

@@ -40,28 +40,24 @@ def _run_sensitivity(options: argparse.Namespace) -> None:
 
 
 def _run_parameters(_: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from synaptune.report.console import print_table
+    from synaptune.report.table_model import Column, Table
     from synaptune.synapse.circuit import SPECS
 
-    rows = [("parameter", "default", "low", "high", "scale", "unit")]
-    for spec in SPECS:
-        low, high = (
-            f"{bound:g} x steps" if spec.of_run else f"{bound:g}" for bound in (spec.low, spec.high)
-        )
-        rows.append(
-            (
-                spec.name + (" *" if spec.phase == 1 else ""),
-                f"{spec.default:g}",
-                low,
-                high,
-                spec.scale,
-                spec.unit,
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
-    print(
-        f"{len(SPECS)} parameters; * is searched in phase 1; docs/parameters.md tells what each means"
+    names = ("default", "low", "high")
+    columns = (
+        Column("parameter"),
+        *(Column(name, "value") for name in names),
+        Column("scale"),
+        Column("unit"),
     )
+    rows = []
+    for spec in SPECS:
+        suffix = " x steps" if spec.of_run else ""
+        bounds = [f"{bound:g}{suffix}" for bound in (spec.low, spec.high)]
+        name = spec.name + (" *" if spec.phase == 1 else "")
+        rows.append((name, f"{spec.default:g}", *bounds, spec.scale, spec.unit))
+    note = f"{len(SPECS)} parameters; * is searched in phase 1; docs/parameters.md tells what each means"
+    print_table(Table("parameters", "", columns, rows, note), Console())

@@ -18,7 +18,7 @@ from typing import Any
 
 from synaptune.analysis.ablation import Endpoints, compute_ablation, find_endpoints, plan_points
 from synaptune.analysis.compare import CONFIDENCE
-from synaptune.analysis.results import AblationRow, Comparison
+from synaptune.analysis.results import AblationRow
 from synaptune.config.compose import compose_config
 from synaptune.config.overrides import get_override_key
 from synaptune.core.errors import user_error
@@ -157,8 +157,9 @@ def _run_ablation(protocol: Protocol, endpoints: Endpoints) -> None:
 
 def _print_table(snapshot: StudySnapshot, protocol: Protocol) -> None:
     from rich.console import Console
-    from rich.table import Table
 
+    from synaptune.report.console import print_lines, print_table
+    from synaptune.report.tables import tabulate_ablation
     from synaptune.study.artifacts import write_json
 
     rows = compute_ablation(snapshot)
@@ -166,28 +167,9 @@ def _print_table(snapshot: StudySnapshot, protocol: Protocol) -> None:
         protocol.study.location.folder / "ablation.json",
         {"study": snapshot.name, "seeds": list(protocol.seeds), "rows": _to_plain(rows)},
     )
-    table = Table(
-        title=f"Ablation of study {snapshot.name}: gain in test perplexity [%]",
-        title_justify="left",
-    )
-    table.add_column("parameter", no_wrap=True)
-    for heading in ("start", "tuned", "worth at the optimum", "alone"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        shown = [
-            f"{value:.4g}" if isinstance(value, float) else str(value)
-            for value in (row.default, row.tuned)
-        ]
-        table.add_row(
-            row.name.removeprefix("synapse.").replace(".", ".\n", 1),
-            *shown,
-            _format_cell(row.reverted, row.adjusted_reverted),
-            _format_cell(row.alone, row.adjusted_alone),
-        )
     console = Console()
-    console.print(table)
-    for line in describe_rows(rows):
-        console.print(line, highlight=False)
+    print_table(tabulate_ablation(rows), console)
+    print_lines(describe_rows(rows), console)
 
 
 def _to_plain(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
@@ -199,14 +181,6 @@ def _to_plain(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
-
-
-def _format_cell(comparison: Comparison | None, adjusted: float | None) -> str:
-    if comparison is None or adjusted is None:
-        return "too few runs"
-    return (
-        f"{comparison.mean:+.2f}\n({comparison.low:.2f} to {comparison.high:.2f})\np {adjusted:.2g}"
-    )
 
 
 def describe_rows(rows: Sequence[AblationRow]) -> list[str]:

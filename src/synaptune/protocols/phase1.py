@@ -122,7 +122,7 @@ def _run_stages(
     )
     run_sanity(protocol, config)
     baseline = _run_baseline(protocol)
-    ledger = protocol.make_ledger("search", seeds=int(protocol.base.search.seeds))
+    ledger = protocol.make_ledger("search", seeds=protocol.search.seeds)
     trials = run_search(protocol, ledger, protocol.plan, prior=prior)
     best = rerun_incumbents(protocol, trials) or baseline
     write_best(folder / "best.yaml", name, best, read_fixed_values(protocol.base))

@@ -193,7 +193,7 @@ def _run_groups(
     protocol: Protocol, config: Phase2Config, groups: Mapping[str, Space]
 ) -> list[Gate]:
     """Search all groups side by side and decide on their winners."""
-    seeds = int(protocol.base.search.seeds)
+    seeds = protocol.search.seeds
     ledgers = {
         f"group {group}": protocol.make_ledger(group, space, seeds=seeds)
         for group, space in groups.items()
@@ -220,7 +220,7 @@ def _run_joint_search(
             start |= gate["values"]
     dimensions = protocol.space.dimensions
     joint = Space(tuple(replace(entry, start=start[entry.name]) for entry in dimensions))
-    ledger = protocol.make_ledger(JOINT, joint, seeds=int(protocol.base.search.seeds))
+    ledger = protocol.make_ledger(JOINT, joint, seeds=protocol.search.seeds)
     trials = run_search(protocol, ledger, protocol.plan, label="joint")
     winner = rerun_incumbents(protocol, trials)
     if winner is None:

@@ -14,7 +14,7 @@ from synaptune.config.compose import compose_config
 from synaptune.config.overrides import get_override_key
 from synaptune.core.errors import user_error
 from synaptune.protocols.protocol import Protocol
-from synaptune.protocols.stages import measure_reference
+from synaptune.protocols.stages import measure_baseline
 from synaptune.protocols.trial_run import TrainingEvaluation
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.registry import Engine
@@ -89,10 +89,16 @@ def open_protocol(
             stop=stop,
             notifier=notifier,
         )
-        base = measure_reference(protocol)
-        evaluation = TrainingEvaluation(
-            base, location.name, location.trials_folder, get_study_identity(study)
-        )
+        identity = get_study_identity(study)
+
+        def make_evaluation(cfg: DictConfig) -> TrainingEvaluation:
+            return TrainingEvaluation(cfg, location.name, location.trials_folder, identity)
+
+        baseline = measure_baseline(protocol, make_evaluation)
+        if baseline is not None:
+            base = base.copy()
+            base.objective.baseline = OmegaConf.structured(baseline)
+        evaluation = make_evaluation(base)
         pool = make_workers(workers, trial, evaluation, location.folder)
         try:
             yield replace(protocol, base=base, pool=pool)

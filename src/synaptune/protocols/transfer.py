@@ -143,8 +143,9 @@ def _run_transfer(
     protocol: Protocol, best: Sequence[Trial], values: Sequence[dict[str, Value]]
 ) -> None:
     from rich.console import Console
-    from rich.table import Table
 
+    from synaptune.report.console import print_table
+    from synaptune.report.table_model import Column, Table
     from synaptune.study.artifacts import write_json
 
     units = [protocol.space.get_start(), *map(protocol.space.to_unit, values)]
@@ -161,19 +162,11 @@ def _run_transfer(
             expected="points that train",
             do="lower training.learning_rate",
         )
-    columns = [runs[index :: len(units)] for index in range(len(units))]
-    defaults = [run.facts["test_perplexity"] for run in columns[0]]
+    results = [runs[index :: len(units)] for index in range(len(units))]
+    defaults = [run.facts["test_perplexity"] for run in results[0]]
     rows: list[dict[str, Any]] = []
-    table = Table(title=f"Transfer to {protocol.study.location.name}", title_justify="left")
-    for heading in (
-        "trial there",
-        "objective there",
-        "validation loss here",
-        "test perplexity here",
-        "gain over defaults, 95 % interval",
-    ):
-        table.add_column(heading, justify="right")
-    for trial, point, column in zip(best, values, columns[1:], strict=True):
+    cells: list[tuple[Any, ...]] = []
+    for trial, point, column in zip(best, values, results[1:], strict=True):
         perplexities = [run.facts["test_perplexity"] for run in column]
         gain, loss = (
             compute_improvement(defaults, perplexities),
@@ -189,13 +182,9 @@ def _run_transfer(
             }
         )
         shown = f"{gain.mean:+.2f} %  ({gain.low:+.2f} to {gain.high:+.2f})"
-        table.add_row(
-            f"{trial.number}",
-            f"{trial.objective:.4f}",
-            f"{loss:.4f}",
-            f"{statistics.fmean(perplexities):.4g}",
-            shown,
-        )
+        objective = f"{trial.objective:.4f}"
+        perplexity = statistics.fmean(perplexities)
+        cells.append((trial.number, objective, f"{loss:.4f}", perplexity, shown))
     correlation = rank_correlation(
         [row["objective"] for row in rows], [row["val_loss"] for row in rows]
     )
@@ -203,10 +192,14 @@ def _run_transfer(
         protocol.study.location.folder / "transfer.json",
         {"rank_correlation": correlation, "defaults": defaults, "points": rows},
     )
-    console = Console()
-    console.print(table)
-    console.print(
-        f"rank correlation {correlation:+.2f} over {len(rows)} points; below about 0.9 five points say little",
-        highlight=False,
+    columns = (
+        Column("trial there", "count"),
+        Column("objective there", "value"),
+        Column("validation loss here", "value"),
+        Column("test perplexity here", "value"),
+        Column("gain over defaults, 95 % interval", "value"),
     )
+    note = f"rank correlation {correlation:+.2f} over {len(rows)} points; below about 0.9 five points say little"
+    title = f"Transfer to {protocol.study.location.name}"
+    print_table(Table("transfer", title, columns, cells, note), Console())
     print(f"written to {protocol.study.location.folder}/transfer.json", flush=True)

@@ -1,4 +1,8 @@
-"""The commands that a report advises, as they fit its study: which there are depends on what made it, their words on where it lies."""
+"""The commands that a report recommends.
+
+Which commands apply depends on the protocol of the study. Their arguments depend on where the study
+is stored.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +14,33 @@ from typing import Any, NamedTuple
 from synaptune.analysis.results import Evidence
 from synaptune.study.reader import STUDIES_ROOT
 
-VALIDATING_PROTOCOLS = ("phase1", "phase2")  # those that end in a validation
+VALIDATING_PROTOCOLS = ("phase1", "phase2")  # protocols that end with a validation
 
 
 class StudyReference(NamedTuple):
-    """How a command is told of a study: its name or folder, and the URL of its database where that is elsewhere, else empty."""
+    """The arguments by which a command finds a study.
+
+    Attributes:
+        study: name or folder of the study.
+        storage: URL of its database; empty for the usual file in the folder.
+    """
 
     study: str
     storage: str = ""
 
     @property
     def arguments(self) -> list[str]:
-        """The arguments of a command that takes STUDY and --storage URL."""
+        """Arguments of a command that takes STUDY and --storage URL."""
         return [self.study, *(["--storage", self.storage] if self.storage else [])]
 
 
 def make_reference(name: str, database: str) -> StudyReference:
-    """Where a study is; database: its file, or URL without a password, empty where that is not known."""
+    """Make the reference of a study.
+
+    Args:
+        name: name of the study.
+        database: file of its database, or its URL without a password; empty when unknown.
+    """
     if not database:
         return StudyReference(name)
     if "://" in database:
@@ -34,35 +48,36 @@ def make_reference(name: str, database: str) -> StudyReference:
     folder, file = Path(database).parent, Path(database).name
     if file != "study.db":
         return StudyReference(name, f"sqlite:///{database}")
-    usual = STUDIES_ROOT / name
-    return StudyReference(name if folder.parts[-len(usual.parts) :] == usual.parts else str(folder))
+    default = STUDIES_ROOT / name
+    is_default = folder.parts[-len(default.parts) :] == default.parts
+    return StudyReference(name if is_default else str(folder))
 
 
 def get_reference(evidence: Evidence) -> StudyReference:
-    """Where the study of a report is."""
+    """Return the reference of a report's study."""
     return make_reference(evidence.name, str(evidence.provenance.get("database") or ""))
 
 
 def get_configuration(evidence: Evidence) -> Mapping[str, Any]:
-    """The study's, flat; empty where it has none."""
+    """Return the flat configuration of the study; empty when none is stored."""
     return evidence.provenance.get("configuration") or {}
 
 
 def get_protocol(evidence: Evidence) -> str | None:
-    """The protocol that made the study; null for a sweep, and for a search of another program's model."""
-    found = get_configuration(evidence).get("search.protocol")
-    return found if found in VALIDATING_PROTOCOLS else None
+    """Return the protocol of the study; None for a sweep and for another program's search."""
+    protocol = get_configuration(evidence).get("search.protocol")
+    return protocol if protocol in VALIDATING_PROTOCOLS else None
 
 
 def is_training_study(evidence: Evidence) -> bool:
-    """Whether its runs were `train.py`'s, whose configuration has the synapse's parameters."""
+    """Return whether the runs are those of `train.py`, which configures the synapse."""
     return any(
         name.startswith("synapse.") for name in (*get_configuration(evidence), *evidence.names)
     )
 
 
 def format_command(evidence: Evidence, name: str) -> str:
-    """A command of `synaptune` on the study."""
+    """Format a command of `synaptune` for the study."""
     return f"`synaptune {name} {shlex.join(get_reference(evidence).arguments)}`"
 
 
