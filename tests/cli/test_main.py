@@ -15,7 +15,7 @@ from synaptune.data.tokenizer import Tokenizer
 from synaptune.synapse.circuit import SPECS
 from synaptune.training import checkpoint
 
-SYNAPTUNE = Path(sys.executable).with_name("synaptune")
+SYNAPTUNE = [sys.executable, "-m", "synaptune.cli.main"]
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ def sampled(capsysbinary, *words: str) -> bytes:
     return capsysbinary.readouterr().out
 
 
-def test_the_installed_command_continues_a_prompt_from_a_run_folder(trained):
+def test_the_command_continues_a_prompt_from_a_run_folder(trained):
     words = ["sample", str(trained), "--prompt", "import öde", "--tokens", "12"]
-    done = subprocess.run([SYNAPTUNE, *words], cwd="/", capture_output=True, timeout=900)
+    done = subprocess.run([*SYNAPTUNE, *words], cwd="/", capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().startswith("import öde")
     assert done.stdout.endswith(b"\n")

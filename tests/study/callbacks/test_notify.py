@@ -4,8 +4,6 @@ import json
 import logging
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import fields, replace
@@ -15,6 +13,7 @@ import pytest
 
 pytest.importorskip("apprise")
 
+from helpers import processes
 from helpers.paths import APPS
 from synaptune.config.compose import compose_config
 from synaptune.config.run import run
@@ -309,7 +308,7 @@ def test_a_sweep_tells_its_end_and_its_secret_is_in_no_file(receiver, tmp_path, 
         "seconds=0.2",
     ]
     log = tmp_path / "log"
-    process = subprocess.Popen([sys.executable, str(APP), "-m", *words, f"log={log}"], cwd=tmp_path)
+    process = processes.start([str(APP), "-m", *words, f"log={log}"], tmp_path)
     while not log.exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -329,12 +328,7 @@ def test_a_sweep_tells_its_end_and_its_secret_is_in_no_file(receiver, tmp_path, 
 
 def test_a_protocol_tells_the_mistake_it_ended_with(receiver, tmp_path):
     words = ["scale=smoke", "study.resume=must", f"notify.urls=['{receiver.url}']"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "synaptune.cli.main", "phase1", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        check=False,
-    )
+    ended = processes.run(["-m", "synaptune.cli.main", "phase1", *words], tmp_path)
     assert ended.returncode == 2
     (got,) = receiver.requests
     assert (got["study"], got["event"]) == ("phase1", "end")
