@@ -11,9 +11,12 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 pyth
 	$$python -c '$(SUPPORTED)' 2>/dev/null && command -v $$python && break; done)
 # Idle threads that spin take the cores from every other process (src/synaptune/__init__.py sets the same for programs that import it first).
 export OMP_WAIT_POLICY ?= PASSIVE
+# The variables as overrides; what ARGS says comes last and wins.
+OVERRIDES = $(if $(BUDGET),protocol.budget=$(BUDGET)) $(if $(SEEDS),protocol.seeds=$(SEEDS)) \
+	$(if $(STUDY),study.name=$(STUDY)) $(if $(SCALE),scale=$(SCALE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine sample census docs bench-step bench-search bench-curve bench-noise bench test lint check clean
+.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine sample sensitivity docs bench-step bench-search bench-curve bench-noise bench-start bench test lint check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,16 +40,16 @@ sanity: $(READY) ## the synaptic and the plain model train, in seconds each
 	$(BIN)/python train.py name=sanity scale=smoke model=gpt $(ARGS)
 
 sweep-phase1: $(READY) ## tune the ten phase-1 parameters and give the verdict; BUDGET= SCALE= STUDY= ARGS=
-	$(BIN)/python -m synaptune.protocols.phase1 $(if $(BUDGET),--budget $(BUDGET)) $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
+	$(BIN)/synaptune phase1 $(OVERRIDES)
 
 sweep-phase2: $(READY) ## tune all parameters from the phase-1 optimum: groups, then jointly; BUDGET= SCALE= STUDY= ARGS=
-	$(BIN)/python -m synaptune.protocols.phase2 $(if $(BUDGET),--budget $(BUDGET)) $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
+	$(BIN)/synaptune phase2 $(OVERRIDES)
 
-transfer: $(READY) ## the best points of a study on another scale; STUDY= SCALE= ARGS="--from phase1 ..."
-	$(BIN)/python -m synaptune.protocols.transfer $(if $(STUDY),--study $(STUDY)) $(ARGS) $(if $(SCALE),scale=$(SCALE))
+transfer: $(READY) ## run the best points of a study on another scale; SCALE= STUDY= ARGS="protocol.start=phase1"
+	$(BIN)/synaptune transfer $(OVERRIDES)
 
 ablation: $(READY) ## what each tuned parameter is worth, on paired seeds; STUDY= SEEDS= ARGS=
-	$(BIN)/python -m synaptune.protocols.ablation --study $(or $(STUDY),phase1) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+	$(BIN)/synaptune ablation $(OVERRIDES)
 
 report: $(READY) ## one page with the evidence of a study; STUDY= ARGS="--against STUDY"
 	$(BIN)/synaptune report $(or $(STUDY),phase1) $(ARGS)
@@ -63,8 +66,8 @@ refine: $(READY) ## a narrower search space from a study's high performers; STUD
 sample: $(READY) ## generate text; ARGS="CHECKPOINT --prompt ..."
 	$(BIN)/synaptune sample $(ARGS)
 
-census: $(READY) ## what each parameter does to the training loss
-	$(BIN)/synaptune census $(ARGS)
+sensitivity: $(READY) ## what each parameter does to the training loss
+	$(BIN)/synaptune sensitivity $(ARGS)
 
 docs: $(READY) ## write docs/parameters.md from the declarations
 	$(BIN)/python -m synaptune.cli.docs
@@ -80,6 +83,9 @@ bench-curve: $(READY) ## how well a run's end is known before it ends; ARGS="--c
 
 bench-noise: $(READY) ## what common random numbers buy; ARGS="--candidates N --seeds N"
 	$(BIN)/python benchmarks/bench_noise.py $(ARGS)
+
+bench-start: $(READY) ## CPU time until --help answers and until the first training step; ARGS="--against FOLDER"
+	$(BIN)/python benchmarks/bench_start.py $(ARGS)
 
 bench: $(READY) ## every benchmark
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

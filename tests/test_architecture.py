@@ -17,6 +17,8 @@ ORDER = (
 )
 LONGEST = 450  # lines
 SLOW = (
+    "torch",
+    "numpy",
     "nevergrad",
     "wandb",
     "optuna",
@@ -87,12 +89,25 @@ def test_files_stay_short_enough_to_read(folder):
     assert not {path: lines for path, lines in lengths.items() if lines > LONGEST}
 
 
-def test_help_imports_nothing_slow():
-    code = """
+TRAIN = 'runpy.run_path("train.py", run_name="__main__")'
+CLI = "from synaptune.cli.main import main; main()"
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "text"),
+    [
+        (TRAIN, ["train.py", "--help"], "scale: "),
+        (TRAIN, ["train.py", "--cfg", "job"], "seed: 0"),
+        (CLI, ["synaptune", "--help"], "usage: synaptune"),
+    ],
+    ids=["help", "cfg", "cli"],
+)
+def test_help_and_the_configuration_import_nothing_slow(program, words, text):
+    code = f"""
 import runpy, sys
-sys.argv = ["train.py", "--help"]
+sys.argv = {words}
 try:
-    runpy.run_path("train.py", run_name="__main__")
+    {program}
 except SystemExit:
     pass
 print("LOADED", *sorted(sys.modules))
@@ -100,9 +115,19 @@ print("LOADED", *sorted(sys.modules))
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=900
     )
-    loaded = set(result.stdout.rsplit("LOADED", 1)[1].split())
-    assert "hydra.main" in loaded, result.stderr
-    assert not loaded.intersection(SLOW)
+    shown, _, loaded = result.stdout.rpartition("LOADED")
+    assert text in shown, result.stderr
+    assert not set(loaded.split()).intersection(SLOW)
+
+
+def test_training_imports_neither_scipy_signal_nor_matplotlib():
+    """Lightning alone would import both."""
+    code = "import sys, synaptune.training.module; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "torchmetrics" in result.stdout.split()
+    assert not {"scipy.signal", "matplotlib"}.intersection(result.stdout.split())
 
 
 def test_make_help_shows_every_command():

@@ -1,4 +1,4 @@
-"""What the runs of an ablation say, from studies made by hand whose answer is known."""
+"""Ablation of hand-made studies with a known answer."""
 
 import math
 
@@ -26,20 +26,20 @@ SEEDS = (1001, 1002, 1003)
 
 
 def perplexity(values, seed):
-    """Effects add up in the logarithm; a seed is worth the same everywhere, but for a little of its own."""
+    """Effects add in the logarithm; a seed has a common effect and a small one of its own."""
     tuned = SPACE.to_values(TUNED)
-    moved = sum(worth for name, worth in WORTH.items() if values[name] == tuned[name])
+    effect = sum(worth for name, worth in WORTH.items() if values[name] == tuned[name])
     return (
         8.0
-        * math.exp(moved + 0.1 * (seed - 1002))
+        * math.exp(effect + 0.1 * (seed - 1002))
         * (1.0 + 1e-4 * ((seed * len(str(values)) * 7919) % 11))
     )
 
 
 def run(number, phase, unit, seed, state="complete", **facts):
     values = SPACE.to_values(unit)
-    known = {"phase": phase, "seed": seed, "test": phase != "search"}
-    known |= {"test_perplexity": perplexity(values, seed)} if state == "complete" else {}
+    defaults = {"phase": phase, "seed": seed, "test": phase != "search"}
+    defaults |= {"test_perplexity": perplexity(values, seed)} if state == "complete" else {}
     return Trial(
         number,
         number,
@@ -47,7 +47,7 @@ def run(number, phase, unit, seed, state="complete", **facts):
         values,
         state=state,
         objective=1.0 if state == "complete" else None,
-        facts=known | facts,
+        facts=defaults | facts,
     )
 
 
@@ -76,18 +76,18 @@ def validation():
 
 
 def ablation(first=100, skip=lambda unit, seed: False):
-    wanted = plan_points(Endpoints(SPACE, DEFAULTS, TUNED)).as_list()
-    pairs = [(unit, seed) for seed in SEEDS for unit in wanted if not skip(unit, seed)]
+    points = plan_points(Endpoints(SPACE, DEFAULTS, TUNED)).as_list()
+    pairs = [(unit, seed) for seed in SEEDS for unit in points if not skip(unit, seed)]
     return [run(first + index, "ablation", unit, seed) for index, (unit, seed) in enumerate(pairs)]
 
 
 def test_each_moved_parameter_has_a_point_each_way_and_an_unmoved_one_none():
-    wanted = plan_points(Endpoints(SPACE, DEFAULTS, TUNED))
-    assert set(wanted.reverted) == set(wanted.alone) == set(WORTH)
-    assert SPACE.to_values(wanted.reverted["count"]) == SPACE.to_values(TUNED) | {"count": 3}
-    assert SPACE.to_values(wanted.alone["kind"]) == SPACE.to_values(DEFAULTS) | {"kind": "b"}
-    assert wanted.as_list()[:2] == [DEFAULTS, TUNED]
-    assert len(set(wanted.as_list())) == 2 + 2 * len(WORTH)
+    points = plan_points(Endpoints(SPACE, DEFAULTS, TUNED))
+    assert set(points.reverted) == set(points.alone) == set(WORTH)
+    assert SPACE.to_values(points.reverted["count"]) == SPACE.to_values(TUNED) | {"count": 3}
+    assert SPACE.to_values(points.alone["kind"]) == SPACE.to_values(DEFAULTS) | {"kind": "b"}
+    assert points.as_list()[:2] == [DEFAULTS, TUNED]
+    assert len(set(points.as_list())) == 2 + 2 * len(WORTH)
 
 
 def test_an_ablation_finds_what_each_parameter_is_worth_and_ranks_by_it():
@@ -111,9 +111,9 @@ def test_all_comparisons_of_both_ways_are_corrected_together():
         for comparison in (row.reverted, row.alone)
         if comparison is not None
     ]
-    found = [value for row in rows for value in (row.adjusted_reverted, row.adjusted_alone)]
+    adjusted = [value for row in rows for value in (row.adjusted_reverted, row.adjusted_alone)]
     assert len(raw) == 6
-    assert found == pytest.approx(holm(raw))
+    assert adjusted == pytest.approx(holm(raw))
 
 
 def test_runs_of_the_validation_serve_where_the_ablation_has_none():
@@ -126,7 +126,7 @@ def test_runs_of_the_validation_serve_where_the_ablation_has_none():
 
 def test_only_runs_on_the_same_seed_are_paired_and_too_few_pairs_are_no_comparison():
     reverted = plan_points(Endpoints(SPACE, DEFAULTS, TUNED)).reverted
-    lost = [
+    trials = [
         *validation(),
         *ablation(
             skip=lambda unit, seed: (
@@ -134,12 +134,12 @@ def test_only_runs_on_the_same_seed_are_paired_and_too_few_pairs_are_no_comparis
             )
         ),
     ]
-    lost = [
+    trials = [
         trial
-        for trial in lost
+        for trial in trials
         if not (trial.unit == reverted["rate"] and trial.facts["seed"] == 1003)
     ]
-    rows = {row.name: row for row in compute_ablation(study(lost))}
+    rows = {row.name: row for row in compute_ablation(study(trials))}
     assert (
         rows["count"].reverted is rows["kind"].reverted is rows["count"].adjusted_reverted is None
     )
@@ -151,13 +151,13 @@ def test_only_runs_on_the_same_seed_are_paired_and_too_few_pairs_are_no_comparis
 
 def test_failed_and_infinite_runs_are_left_out():
     reverted = plan_points(Endpoints(SPACE, DEFAULTS, TUNED)).reverted["rate"]
-    broken = [*validation(), *ablation(skip=lambda unit, seed: unit == reverted and seed != 1001)]
-    broken += [
+    trials = [*validation(), *ablation(skip=lambda unit, seed: unit == reverted and seed != 1001)]
+    trials += [
         run(900, "ablation", reverted, 1002, state="failed"),
         run(901, "ablation", reverted, 1003, test_perplexity="inf"),
     ]
     assert (
-        next(row for row in compute_ablation(study(broken)) if row.name == "rate").reverted is None
+        next(row for row in compute_ablation(study(trials)) if row.name == "rate").reverted is None
     )
 
 
@@ -177,14 +177,14 @@ def test_an_optimum_that_was_not_validated_is_the_best_of_the_search():
         objective=2.0,
         facts={"phase": "search", "seed": 0},
     )
-    found = find_endpoints(study([run(4, "search", TUNED, 0), worse]))
-    assert found is not None
-    assert (found.defaults, found.tuned) == (DEFAULTS, TUNED)
+    endpoints = find_endpoints(study([run(4, "search", TUNED, 0), worse]))
+    assert endpoints is not None
+    assert (endpoints.defaults, endpoints.tuned) == (DEFAULTS, TUNED)
 
 
 def test_a_validation_made_again_for_a_better_point_counts_with_the_later_one():
     later = SPACE.to_unit({"rate": 0.9, "count": 7, "kind": "b", "still": 0.5})
-    found = find_endpoints(
+    endpoints = find_endpoints(
         study(
             [
                 *validation(),
@@ -192,5 +192,5 @@ def test_a_validation_made_again_for_a_better_point_counts_with_the_later_one():
             ]
         )
     )
-    assert found is not None
-    assert (found.defaults, found.tuned) == (DEFAULTS, later)
+    assert endpoints is not None
+    assert (endpoints.defaults, endpoints.tuned) == (DEFAULTS, later)

@@ -1,4 +1,7 @@
-"""The price of a plan: its arithmetic, what is measured, what a study tells. Whether it comes true is measured in docs/results.md."""
+"""Cost of a plan: its arithmetic, its measurement and its source in a study.
+
+docs/results.md compares an estimate with the actual cost.
+"""
 
 import csv
 import itertools
@@ -24,7 +27,7 @@ from synaptune.training.config import TrainingConfig
 
 
 def rounds_by_hand(stage, devices):
-    """Give out runs one by one: a round ends when no device is free or the generation is used up."""
+    """Assign runs one by one: a round ends if no device is free or the generation is complete."""
     rounds = in_round = in_generation = 0
     for _ in range(stage.runs):
         if in_round == 0:
@@ -37,7 +40,7 @@ def rounds_by_hand(stage, devices):
     return rounds
 
 
-def test_rounds_are_those_of_giving_out_runs_one_by_one():
+def test_rounds_are_those_of_assigning_runs_one_by_one():
     for runs, at_once, devices in itertools.product(range(25), (None, 1, 3, 10), range(1, 12)):
         stage = PlannedRuns("search", runs, at_once=at_once)
         assert stage.count_rounds(devices) == rounds_by_hand(stage, devices), (stage, devices)
@@ -61,7 +64,7 @@ def test_a_run_is_the_sum_of_its_parts():
     ) == pytest.approx(3.0 + 0.02 + 4.0 + 0.5)
 
 
-def test_a_bill_adds_up():
+def test_the_cost_of_a_plan_is_the_sum_of_its_stages():
     plan = [
         PlannedRuns("sanity", 3),
         PlannedRuns("search", 19, at_once=10),
@@ -71,7 +74,7 @@ def test_a_bill_adds_up():
     def seconds(stage):
         return (
             SecondsRange(7200.0, 3600.0, 10800.0)
-            if stage.tested
+            if stage.with_test
             else SecondsRange(3600.0, 1800.0, 7200.0)
         )
 
@@ -91,7 +94,7 @@ def test_a_bill_adds_up():
 
 
 def test_warm_up_and_evaluations_are_not_in_the_step(tmp_path):
-    """A run whose clock is known: 9 s for the first two steps, 0.5 s for each later one."""
+    """The run has a known clock: 9 s for the first two steps, 0.5 s for each later one."""
 
     def train(changes, folder):
         folder.mkdir()
@@ -111,25 +114,23 @@ def test_warm_up_and_evaluations_are_not_in_the_step(tmp_path):
 
 
 def study(folder, seconds):
-    """A study with complete runs of given seconds, a failed one and a copy."""
-    space, place = (
-        Space((Dimension("x", "lin", 0.0, 1.0, start=0.5),)),
-        StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"),
-    )
-    with Study(place, {}) as made:
-        ledger = PhaseLedger(made, space, "search", {})
+    """Make a study with complete runs of these durations [s], a failed run and a copy."""
+    space = Space((Dimension("x", "lin", 0.0, 1.0, start=0.5),))
+    location = StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto")
+    with Study(location, {}) as opened_study:
+        ledger = PhaseLedger(opened_study, space, "search", {})
         for index, (time, tested) in enumerate(seconds):
             trial = ledger.start(index, (0.5,), {"x": 0.5}, test=tested)
             ledger.finish(trial, Result(1.0, time))
         for facts in ({}, {"copied_from": 0}):
             trial = ledger.start(99, (0.5,), {"x": 0.5}, test=False)
             ledger.finish(trial, Result(1.0 if facts else None, 1e6, facts=facts))
-    return place
+    return location
 
 
-def test_a_studys_seconds_are_of_its_complete_runs_those_with_a_test_apart(tmp_path):
-    place = study(tmp_path, [(float(time), False) for time in range(11)] + [(50.0, True)])
-    seconds = read_study_seconds("s", place.url)
+def test_the_durations_of_a_study_are_of_its_complete_runs_with_and_without_test(tmp_path):
+    location = study(tmp_path, [(float(time), False) for time in range(11)] + [(50.0, True)])
+    seconds = read_study_seconds("s", location.url)
     assert seconds(PlannedRuns("search", 1)) == (5.0, 1.0, 9.0)
     assert seconds(PlannedRuns("validation", 1, with_test=True)) == (50.0, None, None)
 
@@ -144,10 +145,10 @@ def test_a_study_without_validation_prices_it_by_its_other_runs(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["s", "other"])
-def test_a_study_that_is_not_there_or_empty_is_said_and_not_made(tmp_path, name):
+def test_a_missing_or_empty_study_is_refused_and_not_created(tmp_path, name):
     with pytest.raises(UserError, match="with complete trials"):
         read_study_seconds(name, f"sqlite:///{tmp_path}/study.db")
     assert not list(tmp_path.iterdir())
-    place = study(tmp_path, [])
+    location = study(tmp_path, [])
     with pytest.raises(UserError, match="with complete trials"):
-        read_study_seconds(name, place.url)
+        read_study_seconds(name, location.url)

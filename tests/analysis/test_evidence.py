@@ -1,4 +1,4 @@
-"""A study whose truth is known: the analysis finds it."""
+"""The analyses recover the known properties of a study."""
 
 import itertools
 import statistics
@@ -23,83 +23,84 @@ def linear(p):
 
 
 def valley(p):
-    """Two parameters of which only the sum matters, and a third."""
+    """Two parameters that act by their sum, and a third."""
     return 10 * (p["left"] + p["right"] - 1.0) ** 2 + (p["third"] - 0.6) ** 2
 
 
 def test_the_shares_of_a_linear_objective_are_recovered(tmp_path):
-    """Over independent uniform points the shares of the variance are the squares of the weights."""
-    found = gather_evidence(
+    """Over uniform points the shares of variance are proportional to the squared weights."""
+    evidence = gather_evidence(
         make_study(tmp_path / "linear", linear, tuple(WEIGHTS), trials=250, sampler="random")
     )
     total = sum(weight**2 for weight in WEIGHTS.values())
-    fanova = {entry.name: entry.fanova for entry in found.importances}
+    fanova = {entry.name: entry.fanova for entry in evidence.importances}
     for name, weight in WEIGHTS.items():
         assert fanova[name] == pytest.approx(weight**2 / total, abs=0.12)
-    ped = {entry.name: entry.ped_anova for entry in found.importances}
+    ped = {entry.name: entry.ped_anova for entry in evidence.importances}
     assert sorted(WEIGHTS, key=lambda name: -ped[name])[:2] == ["first", "second"]
-    assert {effect.name for effect in found.effects if effect.significant} == {
+    assert {effect.name for effect in evidence.effects if effect.significant} == {
         "first",
         "second",
         "third",
     }
 
 
-def test_a_valley_is_seen_as_a_correlation_that_noise_alone_does_not_give(tmp_path):
+def test_a_valley_gives_a_correlation_that_noise_does_not(tmp_path):
     record = make_study(tmp_path / "valley", valley, ("left", "right", "third"), trials=140)
-    found = gather_evidence(record, deep=False)
+    evidence = gather_evidence(record, deep=False)
     space = record.spaces["search"]
-    together = rank_pairs(
-        space, found.correlation, simulate_null(record.engine, space, len(found.generations))
+    pairs = rank_pairs(
+        space, evidence.correlation, simulate_null(record.engine, space, len(evidence.generations))
     )
-    assert {together[0].first, together[0].second} == {"left", "right"}
-    assert together[0].correlation < -0.8
-    assert together[0].adjusted_p < 0.05
-    assert all(pair.adjusted_p > 0.05 for pair in together[1:])
+    assert {pairs[0].first, pairs[0].second} == {"left", "right"}
+    assert pairs[0].correlation < -0.8
+    assert pairs[0].adjusted_p < 0.05
+    assert all(pair.adjusted_p > 0.05 for pair in pairs[1:])
 
 
-def test_the_correlations_of_searches_that_know_no_loss_are_no_finding():
-    """Judged against blind searches, the promised share of idle ones shows a pair, and no more."""
+def test_the_correlations_of_null_searches_are_rarely_significant():
+    """Tested against other null searches, no more than the nominal share shows a pair."""
     space = Space(tuple(Dimension(name, "lin", start=0.5) for name in "abc"))
-    many = simulate_null(Engine("cma", 0), space, 8, count=159)
-    null, judged = many[:59], many[59:]
-    shown = sum(rank_pairs(space, correlation, null)[0].adjusted_p < 0.05 for correlation in judged)
-    assert shown <= binom.ppf(
-        0.999, len(judged), 0.1
-    )  # among 59 the level itself is known only to be some 3 to 9 %
+    correlations = simulate_null(Engine("cma", 0), space, 8, count=159)
+    null, tested = correlations[:59], correlations[59:]
+    significant = sum(
+        rank_pairs(space, correlation, null)[0].adjusted_p < 0.05 for correlation in tested
+    )
+    # With 59 null searches the actual level lies between about 3 and 9 %.
+    assert significant <= binom.ppf(0.999, len(tested), 0.1)
 
 
 def test_expected_best_of_random_points_is_the_mean_over_all_choices_of_them():
     losses = [3.0, 1.0, 4.0, 1.5, 9.0, 2.6]
-    found = _make_random_curve(losses, "here")
-    assert list(found.k) == [1, 2, 3, 4, 5, 6]
-    for k, best, low, high in zip(found.k, found.best, found.low, found.high, strict=True):
+    curve = _make_random_curve(losses, "here")
+    assert list(curve.k) == [1, 2, 3, 4, 5, 6]
+    for k, best, low, high in zip(curve.k, curve.best, curve.low, curve.high, strict=True):
         minima = sorted(min(chosen) for chosen in itertools.combinations(losses, k))
         assert best == pytest.approx(statistics.fmean(minima))
         assert low == minima[max(0, -(-len(minima) // 10) - 1)]
         assert high == minima[-(-9 * len(minima) // 10) - 1]
 
 
-def test_the_course_never_rises_and_ends_at_the_best(tmp_path):
+def test_the_convergence_never_rises_and_ends_at_the_best(tmp_path):
     record = make_study(tmp_path / "valley", valley, ("left", "right", "third"), trials=40)
-    found = compute_convergence(record)
-    assert found.evaluation[-1] == 40
-    assert all(later <= earlier for earlier, later in itertools.pairwise(found.best))
-    assert found.best[-1] == min(trial.objective for trial in record.trials)
-    assert all(later >= earlier for earlier, later in itertools.pairwise(found.hours))
+    convergence = compute_convergence(record)
+    assert convergence.evaluation[-1] == 40
+    assert all(later <= earlier for earlier, later in itertools.pairwise(convergence.best))
+    assert convergence.best[-1] == min(trial.objective for trial in record.trials)
+    assert all(later >= earlier for earlier, later in itertools.pairwise(convergence.hours))
 
 
 def test_a_pause_of_the_controller_is_left_out_of_the_hours(tmp_path):
     from datetime import timedelta
 
     record = make_study(tmp_path / "valley", valley, ("left", "right", "third"), trials=20)
-    late = {
+    end_times = {
         number: end + timedelta(hours=5) if number >= 10 else end
         for number, end in record.end_times.items()
     }
     trials = [replace(trial, facts=trial.facts | {"seconds": 1.0}) for trial in record.trials]
-    found = compute_convergence(replace(record, end_times=late, trials=trials))
-    assert found.hours[-1] < 0.1
+    convergence = compute_convergence(replace(record, end_times=end_times, trials=trials))
+    assert convergence.hours[-1] < 0.1
 
 
 def test_a_maximised_study_is_read_as_one(tmp_path):
@@ -110,38 +111,38 @@ def test_a_maximised_study_is_read_as_one(tmp_path):
         trials=40,
         direction="maximize",
     )
-    found = gather_evidence(record, deep=False)
-    assert found.maximize
-    assert found.best.objective == max(trial.objective for trial in record.trials)
-    assert found.convergence.best[-1] == -found.best.objective
+    evidence = gather_evidence(record, deep=False)
+    assert evidence.maximize
+    assert evidence.best.objective == max(trial.objective for trial in record.trials)
+    assert evidence.convergence.best[-1] == -evidence.best.objective
 
 
-def test_a_study_that_has_only_begun_has_evidence_of_nothing(tmp_path):
+def test_a_study_with_only_a_running_trial_has_no_results(tmp_path):
     def interrupted(p):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         make_study(tmp_path / "begun", interrupted, ("a", "b"), trials=10)
-    found = gather_evidence(find_study(str(tmp_path / "begun")))
-    assert found.best is None
-    assert found.validation is None
-    assert found.convergence is None
-    assert found.effects == []
-    assert len(found.trials) == 1
+    evidence = gather_evidence(find_study(str(tmp_path / "begun")))
+    assert evidence.best is None
+    assert evidence.validation is None
+    assert evidence.convergence is None
+    assert evidence.effects == []
+    assert len(evidence.trials) == 1
 
 
 def test_random_points_are_a_comparison_only_for_the_same_objective(tmp_path):
     record = make_study(tmp_path / "valley", valley, ("left", "right", "third"), trials=40)
-    alike = make_study(
+    comparable = make_study(
         tmp_path / "random", valley, ("left", "right", "third"), trials=30, sampler="random"
     )
-    assert gather_evidence(record, against=alike, deep=False).random_curve.count == 30
-    unlike = make_study(
+    assert gather_evidence(record, against=comparable, deep=False).random_curve.count == 30
+    other = make_study(
         tmp_path / "wide",
         valley,
         dict.fromkeys(("left", "right", "third"), ("uniform", 0.0, 2.0)),
         trials=30,
         sampler="random",
     )
-    assert gather_evidence(record, against=unlike, deep=False).random_curve is None
+    assert gather_evidence(record, against=other, deep=False).random_curve is None
     assert gather_evidence(record, against=record, deep=False).random_curve is None

@@ -1,4 +1,4 @@
-"""Shares where a loss is so large that nothing else would count, or that the surrogates break."""
+"""Importances with losses so large that they dominate the variance or break the surrogates."""
 
 import math
 import sys
@@ -29,13 +29,13 @@ def test_a_huge_penalty_leaves_the_other_parameter_its_share(tmp_path, penalty, 
         sampler="random",
         direction=direction,
     )
-    found = {
+    importances = {
         entry.name: entry
         for entry in compute_importances(record, record.spaces["search"], record.search_trials)
     }
-    assert sum(entry.fanova for entry in found.values()) == pytest.approx(1.0)
-    assert found["much"].fanova > 0.01
-    assert all(math.isfinite(entry.ped_anova) for entry in found.values())
+    assert sum(entry.fanova for entry in importances.values()) == pytest.approx(1.0)
+    assert importances["much"].fanova > 0.01
+    assert all(math.isfinite(entry.ped_anova) for entry in importances.values())
 
 
 def test_losses_that_no_surrogate_can_take_have_no_shares(tmp_path):
@@ -47,9 +47,9 @@ def test_losses_that_no_surrogate_can_take_have_no_shares(tmp_path):
         )
 
     record = make_study(tmp_path / "most", mostly, NAMES, trials=40, sampler="random")
-    found = compute_importances(record, record.spaces["search"], record.search_trials)
+    importances = compute_importances(record, record.spaces["search"], record.search_trials)
     assert all(
         share is None or math.isfinite(share)
-        for entry in found
+        for entry in importances
         for share in (entry.fanova, entry.ped_anova)
     )

@@ -1,4 +1,4 @@
-"""A hybrid study never ranks a validation loss against a composite score, and an estimate is never a result."""
+"""Hybrid studies rank all trials by one score, and estimates of pruned trials are no results."""
 
 from dataclasses import replace
 
@@ -28,16 +28,19 @@ def bowl(p):
 
 @pytest.fixture(scope="module")
 def hybrid(tmp_path_factory):
-    """A study as a hybrid search leaves it: composite scores (shares of the baseline) lie far above the losses before the switch."""
+    """A study of a hybrid search.
+
+    Its composite scores (shares of the baseline) are far larger than the losses before the switch.
+    """
     record = make_study(tmp_path_factory.mktemp("hybrid") / "hybrid", bowl, SPACE, trials=30)
     trials = []
     for trial in record.trials:
         loss = trial.objective
-        told = loss if trial.facts["generation"] < SWITCH else 100.0 * loss
+        objective = loss if trial.facts["generation"] < SWITCH else 100.0 * loss
         trials.append(
             replace(
                 trial,
-                objective=told,
+                objective=objective,
                 facts=trial.facts | {"val_loss": loss, "val_perplexity": 1000.0 * loss},
             )
         )
@@ -55,14 +58,14 @@ def test_all_trials_of_a_hybrid_study_are_ranked_by_what_it_is_at_the_end(hybrid
     assert scores == pytest.approx([100.0 * trial.facts["val_loss"] for trial in hybrid.trials])
     least = min(hybrid.trials, key=lambda trial: trial.facts["val_loss"])
     assert least.facts["generation"] >= SWITCH, (
-        "the best is an early one: the test would not notice a mix"
+        "the best is an early trial, so the test would not detect mixed scores"
     )
-    found = gather_evidence(hybrid, deep=False)
-    assert found.best.number == least.number
-    assert found.convergence.best[-1] == min(loss for loss in found.losses)
-    assert min(found.losses) == pytest.approx(100.0 * least.facts["val_loss"])
+    evidence = gather_evidence(hybrid, deep=False)
+    assert evidence.best.number == least.number
+    assert evidence.convergence.best[-1] == min(loss for loss in evidence.losses)
+    assert min(evidence.losses) == pytest.approx(100.0 * least.facts["val_loss"])
     assert find_endpoints(hybrid).tuned == least.unit
-    assert min(read_study_runs(hybrid, RunSelection()).scores) == min(found.losses)
+    assert min(read_study_runs(hybrid, RunSelection()).scores) == min(evidence.losses)
 
 
 def test_the_baseline_of_a_hybrid_study_may_have_been_measured(hybrid):
@@ -103,10 +106,10 @@ def test_a_trial_without_the_metrics_of_the_last_score_is_not_ranked_and_other_o
     assert rescore_study(plain) is plain
 
 
-def test_a_pruned_trial_is_told_its_estimate_and_achieves_nothing(tmp_path):
+def test_the_estimate_of_a_pruned_trial_reaches_the_optimizer_but_no_result(tmp_path):
     def objective(p):
         if p["a"] > 0.5:
-            raise TrialPruned(-100.0)  # a curve that was headed below everything
+            raise TrialPruned(-100.0)  # the estimate is below every loss
         return bowl(p)
 
     record = make_study(tmp_path / "pruned", objective, SPACE, trials=30)
@@ -119,18 +122,18 @@ def test_a_pruned_trial_is_told_its_estimate_and_achieves_nothing(tmp_path):
     assert min(read_study_runs(record, RunSelection()).scores) == least
     replayed = replay(record)
     assert any(loss == -100.0 for batch in replayed.batches for loss in batch.losses)
-    made = summarise_generations(
+    generations = summarise_generations(
         record, replayed.diagnostics, record.spaces["search"], record.search_trials
     )
-    assert all(entry.best_loss is None or entry.best_loss >= least for entry in made)
-    found = gather_evidence(record, deep=False)
-    assert [loss is None for loss in found.losses] == [
-        trial.state == "pruned" for trial in found.trials
+    assert all(entry.best_loss is None or entry.best_loss >= least for entry in generations)
+    evidence = gather_evidence(record, deep=False)
+    assert [loss is None for loss in evidence.losses] == [
+        trial.state == "pruned" for trial in evidence.trials
     ]
-    assert min(min(profile.losses) for profile in found.profiles) == least
+    assert min(min(profile.losses) for profile in evidence.profiles) == least
 
 
-def test_random_points_of_which_some_were_pruned_are_no_chance(tmp_path):
+def test_random_points_of_which_some_were_pruned_are_not_comparable(tmp_path):
     def objective(p):
         if p["a"] > 0.5:
             raise TrialPruned(-100.0)
@@ -152,7 +155,7 @@ def test_random_points_of_which_some_were_pruned_are_no_chance(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "alike"),
+    ("settings", "other_settings", "comparable"),
     [
         ({"model.width": 64, "synapse.b": 1.0}, {"model.width": 64, "synapse.b": 1.0}, True),
         ({"model.width": 64}, {"model.width": 32}, False),
@@ -164,12 +167,14 @@ def test_random_points_of_which_some_were_pruned_are_no_chance(tmp_path):
         ({"search.optimizer": "cma"}, {"search.optimizer": "random"}, True),
     ],
 )
-def test_random_points_of_another_model_or_space_are_no_comparison(hybrid, ours, theirs, alike):
+def test_random_points_of_another_model_or_space_are_no_comparison(
+    hybrid, settings, other_settings, comparable
+):
     engine = {"name": "random", "seed": 0}
     assert (
         is_comparable(
-            replace(hybrid, configuration=ours),
-            replace(hybrid, configuration=theirs, notes={"engine": engine}),
+            replace(hybrid, configuration=settings),
+            replace(hybrid, configuration=other_settings, notes={"engine": engine}),
         )
-        == alike
+        == comparable
     )

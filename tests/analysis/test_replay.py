@@ -1,4 +1,4 @@
-"""The draws of a search come back from its study alone."""
+"""The draws of a search are reproduced from its study alone."""
 
 import json
 from dataclasses import replace
@@ -21,15 +21,15 @@ SPACE = {"a": ("uniform", 0.0, 1.0), "b": ("uniform", 0.0, 1.0), "n": ("int", 0,
 def test_the_distribution_of_every_generation_is_the_one_the_search_had(tmp_path):
     record = make_study(tmp_path / "bowl", bowl, SPACE, trials=60)
     replayed = replay(record)
-    written = [
+    stored_lines = [
         json.loads(line)
         for line in (tmp_path / "bowl" / "generations.jsonl").read_text().splitlines()
     ]
     assert replayed.note == ""
-    assert len(replayed.diagnostics) == len(written) == 60 // len(replayed.batches[0].trials)
-    for found, stored in zip(replayed.diagnostics, written, strict=True):
-        assert found.mean == stored["mean"]
-        assert [list(row) for row in found.covariance] == stored["covariance"]
+    assert len(replayed.diagnostics) == len(stored_lines) == 60 // len(replayed.batches[0].trials)
+    for diagnostics, line in zip(replayed.diagnostics, stored_lines, strict=True):
+        assert diagnostics.mean == line["mean"]
+        assert [list(row) for row in diagnostics.covariance] == line["covariance"]
 
 
 def test_each_point_is_its_sample_folded_into_the_box(tmp_path):
@@ -38,10 +38,10 @@ def test_each_point_is_its_sample_folded_into_the_box(tmp_path):
     for batch in replayed.batches:
         assert np.array_equal(fold(batch.samples), np.array([trial.unit for trial in batch.trials]))
         beyond += int(((batch.samples < 0) | (batch.samples > 1)).sum())
-    assert beyond > 0, "no point met a wall: the test would not notice one"
+    assert beyond > 0, "no sample left the box, so the test would not detect a missing fold"
 
 
-def test_failed_trials_are_told_as_they_were(tmp_path):
+def test_failed_trials_are_replayed_as_failed(tmp_path):
     def sometimes(p):
         if p["a"] < 0.3:
             raise ValueError("no")
@@ -52,7 +52,7 @@ def test_failed_trials_are_told_as_they_were(tmp_path):
     assert replay(record).note == ""
 
 
-def test_points_of_another_optimizer_are_noticed(tmp_path):
+def test_points_of_another_optimizer_are_detected(tmp_path):
     record = make_study(tmp_path / "bowl", bowl, SPACE, trials=40)
     moved = [
         replace(trial, unit=(0.5, 0.5, 0.5)) if trial.index == 15 else trial
@@ -79,7 +79,7 @@ def test_points_of_another_optimizer_are_noticed(tmp_path):
     ],
 )
 def test_a_search_that_began_in_the_middle_is_replayed_from_there(tmp_path, space):
-    """Neither a choice nor a rounded number lies at the coordinate that it stands for."""
+    """The coordinate of a choice or a rounded number is not restored from its value."""
     record = make_study(
         tmp_path / "middle",
         lambda p: sum(float(len(str(value))) for value in p.values()),
@@ -96,18 +96,18 @@ def test_a_search_that_is_under_way_is_replayed_up_to_its_first_running_trial(tm
     """With several workers later trials of a generation end before earlier ones."""
     record = make_study(tmp_path / "bowl", bowl, SPACE, trials=40)
     size = len(replay(record).batches[0].trials)
-    for behind in (0, 2):
-        late = 3 * size + behind
-        begun = [
-            replace(trial, state="running", objective=None) if trial.index == late else trial
+    for offset in (0, 2):
+        index = 3 * size + offset
+        trials = [
+            replace(trial, state="running", objective=None) if trial.index == index else trial
             for trial in record.trials
         ]
         replayed = replay(
-            replace(record, trials=[trial for trial in begun if trial.index < 4 * size])
+            replace(record, trials=[trial for trial in trials if trial.index < 4 * size])
         )
         assert replayed.note == ""
         assert len(replayed.diagnostics) == 3
-        assert sum(len(batch.trials) for batch in replayed.batches) == late
+        assert sum(len(batch.trials) for batch in replayed.batches) == index
 
 
 @pytest.mark.parametrize(("sampler", "known"), [("random", True), ("qmc", False)])

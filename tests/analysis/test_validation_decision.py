@@ -1,4 +1,4 @@
-"""Paired statistics against scipy, and the rule of the gate."""
+"""Paired statistics against SciPy, and the rule of the gate."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from synaptune.analysis.validation import decide
 
 
 def test_the_interval_is_scipys_paired_t_interval():
-    stream = np.random.default_rng(0)
-    before = stream.uniform(8.0, 12.0, 5)
-    after = before * stream.uniform(0.8, 1.0, 5)
+    rng = np.random.default_rng(0)
+    before = rng.uniform(8.0, 12.0, 5)
+    after = before * rng.uniform(0.8, 1.0, 5)
     gains = 100.0 * (before - after) / before
     test = stats.ttest_1samp(gains, 0.0).confidence_interval(0.95)
     improvement = compute_improvement(before, after)
@@ -19,10 +19,10 @@ def test_the_interval_is_scipys_paired_t_interval():
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
-    stream = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     hits = 0
     for _ in range(2000):
-        gains = stream.normal(6.0, 2.0, 5)
+        gains = rng.normal(6.0, 2.0, 5)
         improvement = compute_improvement(np.full(5, 10.0), 10.0 * (1.0 - gains / 100.0))
         hits += improvement.low <= 6.0 <= improvement.high
     assert hits / 2000 == pytest.approx(0.95, abs=0.015)
@@ -60,8 +60,8 @@ def test_the_decision_follows_the_rule(mean, low, gini, word):
 
 
 @pytest.mark.parametrize(
-    ("mean", "why"),
+    ("mean", "reason"),
     [(-3.7, "perplexity worsened by 3.7 %"), (3.7, "perplexity improved by 3.7 %, below 5 %")],
 )
-def test_a_loss_is_worded_as_one(mean, why):
-    assert decide(Improvement(mean, mean - 1.0, mean + 1.0), None).reason == why
+def test_the_reason_says_whether_perplexity_worsened(mean, reason):
+    assert decide(Improvement(mean, mean - 1.0, mean + 1.0), None).reason == reason

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from helpers.paths import ROOT
-from synaptune.analysis import sensitivity as census
+from synaptune.analysis import sensitivity
 from synaptune.cli import main as cli
 from synaptune.cli import sample
 from synaptune.data.tokenizer import Tokenizer
-from synaptune.protocols import phase2
 from synaptune.synapse.circuit import SPECS
 from synaptune.training import checkpoint
 
@@ -118,13 +117,13 @@ def test_a_checkpoint_of_another_model_is_said_so(trained, tmp_path, capsys):
             ],
             "--temperature -1.0: expected",
         ),
-        (["census", "--seeds", "1"], "--seeds 1"),
+        (["sensitivity", "--seeds", "1"], "--seeds 1"),
         (
             ["cost", "--devices", "0", "--price", "-1"],
             "--devices 0: expected at least 1\n  --price -1.0",
         ),
-        (["cost", "--plan", "all48"], "--budget"),
-        (["cost", "--group-budget", "5"], "expected only with --plan phase2"),
+        (["cost", "--plan", "all48"], "without protocol.budget"),
+        (["cost", "protocol.group_budget=5"], "no such name"),
         (["cost", "scale=smok"], "closest: smoke"),
         (["cost", "--study", "nosuch"], "--study nosuch"),
     ],
@@ -147,22 +146,20 @@ def test_parameters_lists_every_one(capsys):
 
 def test_a_dead_parameter_is_marked_in_its_row_and_counted():
     effects = [
-        census.Sensitivity(SPECS[0], 3.0, 3.1, 0.1, 2.0),
-        census.Sensitivity(SPECS[1], 3.0, 3.00001, 1e-5, 0.1),
+        sensitivity.Sensitivity(SPECS[0], 3.0, 3.1, 0.1, 2.0),
+        sensitivity.Sensitivity(SPECS[1], 3.0, 3.00001, 1e-5, 0.1),
     ]
-    assert [census.format_row(effect).endswith("DEAD") for effect in effects] == [False, True]
-    assert census.format_summary(effects, 1e-9).startswith("2 parameters, 1 dead")
-    assert len(census.format_header()) == len(census.format_row(effects[0]))
+    assert [sensitivity.format_row(effect).endswith("DEAD") for effect in effects] == [False, True]
+    assert sensitivity.format_summary(effects, 1e-9).startswith("2 parameters, 1 dead")
+    assert len(sensitivity.format_header()) == len(sensitivity.format_row(effects[0]))
 
 
 def test_cost_prices_the_protocol_from_a_measured_run(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [
         "cost",
-        "--budget",
-        "21",
-        "--seeds",
-        "2",
+        "protocol.budget=21",
+        "protocol.seeds=2",
         "--devices",
         "10",
         "--steps",
@@ -196,8 +193,7 @@ def test_cost_prices_phase_2_with_its_groups(capsys, tmp_path, monkeypatch):
         "cost",
         "--plan",
         "phase2",
-        "--group-budget",
-        "11",
+        "protocol.group_budget=11",
         "--devices",
         "4",
         "--steps",
@@ -209,15 +205,15 @@ def test_cost_prices_phase_2_with_its_groups(capsys, tmp_path, monkeypatch):
     ]
     assert cli.main(words) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["budget"], told["parameters"]) == (phase2.BUDGET, 48)
+    assert (told["budget"], told["parameters"]) == (60, 48)
     runs = {row["stage"]: row["runs"] for row in told["rows"]}
-    gates = (1 + len(phase2.GROUPS)) * phase2.GATE_SEEDS
+    gates = (1 + 6) * 3
     assert runs == {
         "start-up": 4,
         "baseline": 1,
         "groups": 6 * 10,
         "gates": gates,
-        "joint": phase2.BUDGET,
+        "joint": 60,
         "validation": 10,
         "portraits": 2,
     }

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from helpers.paths import ROOT
+from synaptune.cli.main import main
 from synaptune.core.errors import UserError
-from synaptune.protocols import phase1
 from synaptune.training import checkpoint
 
 SMALL = ["scale=smoke", "logger=csv", "logger.progress=off"]
@@ -76,7 +76,7 @@ def ended(folder: Path) -> list[tuple]:
 
 def protocol(capsys, *words: str) -> subprocess.CompletedProcess:
     """The phase-1 program in this process, in the form of a finished command."""
-    code = phase1.main(["--study", "s", *words])
+    code = main(["phase1", "study.name=s", *words])
     return subprocess.CompletedProcess(words, code, *capsys.readouterr())
 
 
@@ -152,11 +152,11 @@ def test_a_checkpoint_without_space_leaves_the_one_before(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--budget", "-3"], "budget=-3: expected at least 1"),
+        (["protocol.budget=-3"], "budget=-3: expected at least 1"),
         (["synapse.calcium.tau_d=1"], "closest: synapse.calcium.tau_c"),
         (["synapse.calcium.tau_c=7"], "synapse.calcium.tau_c=7: expected 0.5 to 0.99"),
         (["=3"], "a value without a name"),
-        (["hydra.sweeper.optim.num_workers=-1"], "the protocol brings its own optimizer"),
+        (["hydra.sweeper.optim.num_workers=-1"], "protocol.optimizer the strategy"),
         (["data=text", "data.path=empty.txt"], "empty.txt, an empty file"),
         (["data=text", "data.path=short.txt"], "more than one context of 64 tokens"),
         (["data=text", "data.path=nosuch.txt"], "nosuch.txt, which does not exist"),

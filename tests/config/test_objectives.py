@@ -19,15 +19,13 @@ def protocol(folder, *words, study="s", budget=12, steps=12):
     command = [
         sys.executable,
         "-m",
-        "synaptune.protocols.phase1",
-        "--study",
-        study,
-        "--budget",
-        str(budget),
-        "--seeds",
-        "2",
-        "--go-on",
-        "--no-report",
+        "synaptune.cli.main",
+        "phase1",
+        f"study.name={study}",
+        f"protocol.budget={budget}",
+        "protocol.seeds=2",
+        "protocol.go_on=true",
+        "protocol.report=false",
         *QUICK,
         f"training.steps={steps}",
         "seed=1",
@@ -183,20 +181,17 @@ def test_a_sweep_prunes_by_what_its_runs_report(tmp_path):
 def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill(tmp_path):
     protocol(tmp_path, study="phase1", budget=3)
     words = [
-        "--group-budget",
-        "3",
-        "--budget",
-        "4",
-        "--seeds",
-        "2",
-        "--go-on",
-        "--no-report",
+        "protocol.group_budget=3",
+        "protocol.budget=4",
+        "protocol.seeds=2",
+        "protocol.go_on=true",
+        "protocol.report=false",
         *QUICK,
         HERE,
         "training.steps=12",
         "seed=1",
     ]
-    command = [sys.executable, "-m", "synaptune.protocols.phase2", *words]
+    command = [sys.executable, "-m", "synaptune.cli.main", "phase2", *words]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -243,7 +238,7 @@ def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill
 
 def test_phase_2_without_phase_1_is_refused(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "synaptune.protocols.phase2"],
+        [sys.executable, "-m", "synaptune.cli.main", "phase2"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -258,18 +253,15 @@ def test_phase_2_without_phase_1_is_refused(tmp_path):
 def test_the_best_points_of_a_study_are_run_on_another_scale(tmp_path):
     protocol(tmp_path, study="phase1", budget=4)
     words = [
-        "--top",
-        "3",
-        "--seeds",
-        "2",
-        "--study",
-        "longer",
+        "protocol.top=3",
+        "protocol.seeds=2",
+        "study.name=longer",
         *QUICK,
         HERE,
         "seed=1",
         "training.steps=30",
     ]
-    command = [sys.executable, "-m", "synaptune.protocols.transfer", *words]
+    command = [sys.executable, "-m", "synaptune.cli.main", "transfer", *words]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
     )

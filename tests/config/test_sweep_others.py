@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers.paths import APPS, ROOT
-from synaptune.config.sweep import _read_group
+from synaptune.config.flat import read_group
 from synaptune.core.errors import UserError
 from synaptune.search.config import SearchConfig
 from synaptune.search.stopping import StopConfig
@@ -73,16 +73,16 @@ def test_a_result_file_of_another_shape_costs_no_trial(tmp_path, told):
     ],
 )
 def test_a_group_that_is_not_ours_is_left_to_its_application(name, kind, node):
-    assert _read_group(OmegaConf.create({name: node}), name, kind) == kind()
+    assert read_group(OmegaConf.create({name: node}), name, kind) == kind()
 
 
 def test_a_group_that_is_ours_is_read_and_a_wrong_kind_in_it_refused():
     assert (
-        _read_group(OmegaConf.create({"workers": {"count": 3}}), "workers", WorkersConfig).count
+        read_group(OmegaConf.create({"workers": {"count": 3}}), "workers", WorkersConfig).count
         == 3
     )
     with pytest.raises(UserError, match=r"workers: [\s\S]*many[\s\S]*count[\s\S]*to do"):
-        _read_group(OmegaConf.create({"workers": {"count": "many"}}), "workers", WorkersConfig)
+        read_group(OmegaConf.create({"workers": {"count": "many"}}), "workers", WorkersConfig)
 
 
 @pytest.mark.parametrize("word", ["search.seeds=3", "search.seeds=0", "search.incumbents=2"])

@@ -15,8 +15,9 @@ from synaptune.config.run import Outcome, run
 from synaptune.config.schema import register
 from synaptune.config.settings import read_settings
 from synaptune.model.gpt import GPT
-from synaptune.synapse.circuit import SPECS, SynapseParams, SynapseTensors
+from synaptune.synapse.circuit import SPECS, SynapseParams
 from synaptune.synapse.metaplasticity import consolidate
+from synaptune.synapse.tensors import SynapseTensors
 from synaptune.synapse.terminal import init_terminals, terminal_step
 
 CONF = ROOT / "conf"

@@ -245,7 +245,7 @@ def test_cma_keeps_trying_every_neighbour_of_a_choice(weights, wanted):
 def test_at_least_a_sixth_of_the_draws_leave_the_bin_of_the_mean(dimension):
     draws = np.random.default_rng(0).standard_normal(4000)
     for mean in np.linspace(0.001, 0.999, 41):
-        low, high = dimension.bin_at(mean)
+        low, high = dimension.get_bin(mean)
         (step, companion) = compute_min_steps(Space((dimension,)), [mean])
         points = mean + step * draws
         assert companion == 0.0

@@ -21,22 +21,22 @@ def source(tmp_path_factory):
         yield str(root / "text.txt")
 
 
-def drawn(source, **changes):
+def load(source, **changes):
     config = DataConfig(source="text", path=source, **changes)
     return load_corpus(config, 64), config
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
 def test_a_batch_is_a_pure_function_of_seed_and_step(source, fraction):
-    corpus, config = drawn(source, recall_fraction=fraction)
+    corpus, config = load(source, recall_fraction=fraction)
     first = [
         make_train_batch(corpus, config, seed=3, step=step, size=8, context=64) for step in range(4)
     ]
     np.random.seed(99)
     torch.manual_seed(99)
     for step in (3, 1, 0, 2):  # out of order, as after a resume
-        again = make_train_batch(corpus, config, seed=3, step=step, size=8, context=64)
-        assert all(torch.equal(a, b) for a, b in zip(first[step], again, strict=True))
+        second = make_train_batch(corpus, config, seed=3, step=step, size=8, context=64)
+        assert all(torch.equal(a, b) for a, b in zip(first[step], second, strict=True))
     assert not torch.equal(first[0].tokens, first[1].tokens)
     assert not torch.equal(
         first[0].tokens, make_train_batch(corpus, config, seed=4, step=0, size=8, context=64).tokens
@@ -44,7 +44,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step(source, fraction):
 
 
 def test_text_rows_are_windows_of_the_training_split_with_their_next_tokens(source):
-    corpus, config = drawn(source)
+    corpus, config = load(source)
     batch = make_train_batch(corpus, config, seed=0, step=0, size=16, context=64)
     assert batch.tokens.shape == batch.targets.shape == batch.recall.shape == (16, 64)
     assert batch.tokens.dtype == batch.targets.dtype == torch.int64
@@ -58,7 +58,7 @@ def test_text_rows_are_windows_of_the_training_split_with_their_next_tokens(sour
 
 
 def test_training_reaches_every_part_of_the_split(source):
-    corpus, config = drawn(source)
+    corpus, config = load(source)
     seen = set()
     for step in range(300):
         seen.update(
@@ -70,7 +70,7 @@ def test_training_reaches_every_part_of_the_split(source):
 
 
 def test_the_share_of_recall_rows_is_the_fraction_on_average(source):
-    corpus, config = drawn(source, recall_fraction=0.3)
+    corpus, config = load(source, recall_fraction=0.3)
     rows = [
         int(
             make_train_batch(corpus, config, seed=0, step=step, size=8, context=64)
@@ -84,7 +84,7 @@ def test_the_share_of_recall_rows_is_the_fraction_on_average(source):
 
 
 def test_evaluation_windows_do_not_overlap_and_are_spread_over_the_split(source):
-    corpus, config = drawn(source)
+    corpus, config = load(source)
     batches = make_eval_batches(corpus, config, "val", size=4, context=32, limit=6)
     assert [len(batch.tokens) for batch in batches] == [4] * 6
     rows = torch.cat([batch.tokens for batch in batches])
@@ -102,13 +102,13 @@ def test_evaluation_windows_do_not_overlap_and_are_spread_over_the_split(source)
 
 
 def test_a_short_split_is_evaluated_whole_and_once(source):
-    corpus, config = drawn(source)
+    corpus, config = load(source)
     batches = make_eval_batches(corpus, config, "test", size=16, context=64, limit=10_000)
     assert sum(batch.targets.numel() for batch in batches) == (len(corpus.test) - 1) // 64 * 64
 
 
 def test_evaluation_is_the_same_for_every_run_and_differs_between_splits(source):
-    corpus, config = drawn(source, recall_fraction=0.5)
+    corpus, config = load(source, recall_fraction=0.5)
     first, second = (
         make_eval_batches(corpus, config, "val", size=4, context=64, limit=6) for _ in range(2)
     )
@@ -119,7 +119,7 @@ def test_evaluation_is_the_same_for_every_run_and_differs_between_splits(source)
 
 def test_evaluation_keeps_text_and_recall_apart_and_asks_both(source):
     for fraction, recall in ((0.0, 0), (0.01, 1), (0.5, 3), (1.0, 6)):
-        corpus, config = drawn(source, recall_fraction=fraction)
+        corpus, config = load(source, recall_fraction=fraction)
         batches = make_eval_batches(corpus, config, "val", size=4, context=64, limit=6)
         flags = [bool(batch.recall.any()) for batch in batches]
         assert flags == [False] * (6 - recall) + [True] * recall
@@ -132,14 +132,14 @@ def test_evaluation_keeps_text_and_recall_apart_and_asks_both(source):
 def test_recall_alone_needs_no_text(tmp_path, monkeypatch):
     monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "tiny.txt").write_text("hello")
-    corpus, config = drawn(str(tmp_path / "tiny.txt"), recall_fraction=1.0)
+    corpus, config = load(str(tmp_path / "tiny.txt"), recall_fraction=1.0)
     for split in ("val", "test"):
         batches = make_eval_batches(corpus, config, split, size=4, context=64, limit=2)
         assert [bool(batch.recall.any()) for batch in batches] == [True, True]
     assert make_train_batch(corpus, config, seed=0, step=0, size=4, context=64).recall.any(1).all()
 
 
-def rows_of(config: DataConfig, *, rows: int = 400, context: int = 64, graded: bool = False):
+def draw_rows(config: DataConfig, *, rows: int = 400, context: int = 64, graded: bool = False):
     return draw_recall_rows(
         config,
         first=256,
@@ -157,16 +157,16 @@ def rows_of(config: DataConfig, *, rows: int = 400, context: int = 64, graded: b
 )
 def test_every_answer_can_be_read_off_its_row(settings, graded):
     config = DataConfig(recall_fraction=1.0, **settings)
-    tokens, targets, recall = rows_of(config, graded=graded)
+    tokens, targets, recall = draw_rows(config, graded=graded)
     filler = 256 + config.recall_keys + config.recall_values
     assert (recall.sum(1) == config.recall_queries).all()
     assert np.array_equal(recall, targets != IGNORE_INDEX)
-    for row, wanted in zip(tokens, targets, strict=True):
-        queries = np.flatnonzero(wanted != IGNORE_INDEX)
+    for row, answers in zip(tokens, targets, strict=True):
+        queries = np.flatnonzero(answers != IGNORE_INDEX)
         head = row[: queries[0]][row[: queries[0]] != filler]
         pairs = dict(zip(head[0::2].tolist(), head[1::2].tolist(), strict=True))
         assert len(pairs) == len(head) // 2, "the keys of a row differ"
-        assert [pairs[int(key)] for key in row[queries]] == wanted[queries].tolist()
+        assert [pairs[int(key)] for key in row[queries]] == answers[queries].tolist()
         assert set(row[len(head) :].tolist()) <= set(pairs) | {filler}, (
             "an answer stands only in its pair"
         )
@@ -175,7 +175,7 @@ def test_every_answer_can_be_read_off_its_row(settings, graded):
 def test_rows_are_full_in_evaluation_and_of_every_length_in_training():
     config = DataConfig(recall_fraction=1.0)
     for graded, lengths in ((False, {4}), (True, {1, 2, 3, 4})):
-        tokens = rows_of(config, graded=graded).tokens
+        tokens = draw_rows(config, graded=graded).tokens
         values = (tokens >= 256 + config.recall_keys) & (
             tokens < 256 + config.recall_keys + config.recall_values
         )
@@ -184,7 +184,7 @@ def test_rows_are_full_in_evaluation_and_of_every_length_in_training():
 
 def test_query_distances_stay_within_their_bounds_and_favour_the_near():
     config = DataConfig(recall_fraction=1.0, recall_near=5, recall_far=40, recall_queries=4)
-    recall = rows_of(config, rows=4000).recall
+    recall = draw_rows(config, rows=4000).recall
     distances = np.nonzero(recall)[1] - (2 * config.recall_pairs - 1)
     assert distances.min() == 5
     assert distances.max() == 40
@@ -196,7 +196,7 @@ def test_query_distances_stay_within_their_bounds_and_favour_the_near():
 
 def test_keys_values_and_pairs_are_asked_evenly():
     config = DataConfig(recall_fraction=1.0)
-    tokens, targets, recall = rows_of(config, rows=4000)
-    for asked, first, count in ((tokens[recall], 256, 8), (targets[recall], 264, 8)):
-        shares = np.bincount(asked - first, minlength=count) / len(asked)
+    tokens, targets, recall = draw_rows(config, rows=4000)
+    for symbols, first, count in ((tokens[recall], 256, 8), (targets[recall], 264, 8)):
+        shares = np.bincount(symbols - first, minlength=count) / len(symbols)
         assert shares == pytest.approx(np.full(count, 1 / count), abs=0.01)

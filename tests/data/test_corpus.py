@@ -1,4 +1,4 @@
-"""Corpora: fingerprint, cache, tokens and what is refused."""
+"""Corpora: fingerprint, cache, tokens and refused configurations."""
 
 import hashlib
 import multiprocessing
@@ -55,7 +55,7 @@ def test_a_file_whose_name_is_not_utf8_is_read(file, tmp_path):
 
 
 def test_the_fingerprint_of_a_text_is_the_same_for_ever():
-    """It names what earlier studies read."""
+    """Earlier studies are stored with this fingerprint."""
     splits = Splits([Document("naïve.txt", b"abc")], [Document("b", b"d")], [])
     known = b"synaptune corpus 1byte 256" + "\0train\0naïve.txt\x003\0abc\0val\0b\x001\0d".encode()
     assert _compute_fingerprint(splits, DataConfig()) == hashlib.sha256(known).hexdigest()
@@ -177,11 +177,11 @@ def test_two_processes_that_build_the_same_corpus_at_once_agree_and_leave_no_lit
     ]
     for worker in workers:
         worker.start()
-    found = [results.get(timeout=900) for _ in workers]
+    corpora = [results.get(timeout=900) for _ in workers]
     for worker in workers:
         worker.join(timeout=900)
-    assert found[0] == found[1]
-    assert [path.name for path in (cache_dir() / "data").iterdir()] == [found[0][0][:32]]
+    assert corpora[0] == corpora[1]
+    assert [path.name for path in (cache_dir() / "data").iterdir()] == [corpora[0][0][:32]]
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path):
@@ -213,7 +213,7 @@ def test_cache_folder_follows_the_environment(monkeypatch):
 
 
 def test_no_room_for_the_cache_is_said_in_words_and_leaves_nothing(file):
-    """A limit on the size of a file fails in the same place, and is told in the same way, as a full disk."""
+    """A limit on the size of a file has the same error path as a full disk."""
     code = f"""
 import resource
 from synaptune.data.config import DataConfig
@@ -236,7 +236,5 @@ except UserError as error:
 
 def test_a_cache_that_cannot_be_made_is_said_in_words(file, tmp_path, monkeypatch):
     monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "text.txt" / "cache"))
-    with pytest.raises(
-        UserError, match=r"(?s)expected: a folder that can be written.*SYNAPTUNE_CACHE"
-    ):
+    with pytest.raises(UserError, match=r"(?s)expected: a writable folder.*SYNAPTUNE_CACHE"):
         load_corpus(text_config(file), 64)

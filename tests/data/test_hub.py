@@ -1,4 +1,4 @@
-"""Datasets of the hub, tried on local files and with the network out of reach."""
+"""Datasets of the hub: local files, and an unreachable network."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def caches(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
 
 
-def written(folder, kind: str) -> str:
+def write_rows(folder, kind: str) -> str:
     table = datasets.Dataset.from_dict({"text": ROWS, "id": list(range(len(ROWS)))})
     path = folder / f"rows.{kind}"
     if kind == "json":
@@ -37,10 +37,12 @@ def written(folder, kind: str) -> str:
 
 @pytest.mark.parametrize("kind", ["json", "csv", "parquet", "text"])
 def test_local_files_of_every_builder_give_the_same_text(tmp_path, kind):
-    config = DataConfig(source="hub", name=kind, path=written(tmp_path, kind))
+    config = DataConfig(source="hub", name=kind, path=write_rows(tmp_path, kind))
     corpus = load_corpus(config, 64)
-    whole = [token for split in (corpus.train, corpus.val, corpus.test) for token in split.tolist()]
-    assert corpus.decode(whole) == "\0".join(ROWS)
+    tokens = [
+        token for split in (corpus.train, corpus.val, corpus.test) for token in split.tolist()
+    ]
+    assert corpus.decode(tokens) == "\0".join(ROWS)
     assert load_corpus(config, 64).fingerprint == corpus.fingerprint
 
 
@@ -60,7 +62,7 @@ def test_a_saved_dataset_gives_its_own_splits_when_they_are_named(tmp_path):
 
 def test_streaming_reads_no_more_than_the_cap(tmp_path):
     config = DataConfig(
-        source="hub", name="json", path=written(tmp_path, "json"), streaming=True, max_bytes=1000
+        source="hub", name="json", path=write_rows(tmp_path, "json"), streaming=True, max_bytes=1000
     )
     size = sum(len(document.content) for part in load_hub_splits(config) for document in part)
     assert 996 <= size <= 1000
@@ -116,12 +118,12 @@ def test_missing_and_empty_rows_are_left_out(tmp_path):
     ],
 )
 def test_what_a_dataset_does_not_have_is_refused_by_name(tmp_path, changes, fault):
-    path = written(tmp_path, changes.get("name", "json"))
+    path = write_rows(tmp_path, changes.get("name", "json"))
     with pytest.raises(UserError, match=fault):
         load_hub_splits(DataConfig(**{"source": "hub", "name": "json", "path": path} | changes))
 
 
-def outcome(environment: dict[str, str], block: str = "") -> tuple[str, float]:
+def load_in_process(environment: dict[str, str], block: str = "") -> tuple[str, float]:
     code = f"""
 {block}
 from synaptune.data.config import DataConfig
@@ -150,21 +152,21 @@ except UserError as error:
 
 
 def test_a_dead_network_is_said_in_words_without_a_stall(tmp_path):
-    said, seconds = outcome(
+    output, seconds = load_in_process(
         {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home")}
     )
-    assert "nobody/nothing" in said
-    assert "offline" in said
+    assert "nobody/nothing" in output
+    assert "offline" in output
     assert seconds < 40  # imports included; the library alone would retry for minutes
 
 
 def test_the_offline_switch_of_the_hub_is_respected(tmp_path):
-    said, _ = outcome({"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")})
-    assert "offline" in said
+    output, _ = load_in_process({"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")})
+    assert "offline" in output
 
 
 def test_the_missing_library_is_named_with_the_way_to_get_it(tmp_path):
-    said, _ = outcome(
+    output, _ = load_in_process(
         {"HF_HOME": str(tmp_path)}, block="import sys; sys.modules['datasets'] = None"
     )
-    assert "pip install 'synaptune[hub]'" in said
+    assert "pip install 'synaptune[hub]'" in output

@@ -14,7 +14,7 @@ from synaptune.data.text import (
 )
 
 
-def folder_of(root: Path, count: int) -> Path:
+def make_folder(root: Path, count: int) -> Path:
     for number in range(count):
         path = root / f"part{number % 3}" / f"{number}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,18 +52,18 @@ def test_no_text_stands_in_two_splits():
 
 
 def test_adding_a_file_moves_no_other_file_to_another_split(tmp_path):
-    def places(parts):
+    def find_splits(parts):
         return {document.name: index for index, part in enumerate(parts) for document in part}
 
-    before = places(split_documents(read_file_or_folder(folder_of(tmp_path, 200), 10**9)))
+    before = find_splits(split_documents(read_file_or_folder(make_folder(tmp_path, 200), 10**9)))
     (tmp_path / "more.txt").write_text("another document\n" * 40)
-    after = places(split_documents(read_file_or_folder(tmp_path, 10**9)))
+    after = find_splits(split_documents(read_file_or_folder(tmp_path, 10**9)))
     assert len(set(before.values())) == 3
     assert {name: after[name] for name in before} == before
 
 
 def test_a_folder_of_few_files_is_cut_inside_each_file(tmp_path):
-    parts = split_documents(read_file_or_folder(folder_of(tmp_path, 4), 10**9))
+    parts = split_documents(read_file_or_folder(make_folder(tmp_path, 4), 10**9))
     assert [len(part) for part in parts] == [4, 4, 4]
 
 
@@ -88,7 +88,7 @@ def test_a_cap_never_cuts_a_character(tmp_path, cap):
 
 
 def test_a_cap_holds_for_a_folder(tmp_path):
-    documents = read_file_or_folder(folder_of(tmp_path, 50), 4000)
+    documents = read_file_or_folder(make_folder(tmp_path, 50), 4000)
     assert 3997 <= sum(len(document.content) for document in documents) <= 4000
 
 
@@ -103,7 +103,7 @@ def test_binary_hidden_and_doubled_files_of_a_folder_are_passed_over(tmp_path):
     ]
 
 
-def bad_paths(root: Path) -> dict[str, Path]:
+def make_bad_paths(root: Path) -> dict[str, Path]:
     (root / "empty.txt").touch()
     (root / "binary.bin").write_bytes(bytes(range(256)))
     (root / "latin.txt").write_bytes("déjà vu".encode("latin-1"))
@@ -128,5 +128,5 @@ def test_what_is_not_text_is_refused_with_its_path_and_a_remedy(tmp_path, name):
     with pytest.raises(
         UserError, match=r"(?s)got data\.path=.*expected: .*to do: correct data\.path"
     ) as caught:
-        read_file_or_folder(bad_paths(tmp_path)[name], 10**6)
+        read_file_or_folder(make_bad_paths(tmp_path)[name], 10**6)
     assert name in str(caught.value)

@@ -1,4 +1,4 @@
-"""The model's invariants: causal, decodable, reducible, pure, deterministic, stable."""
+"""Invariants of the model: causality, decoding, the plain limit, purity and determinism."""
 
 import random
 
@@ -13,7 +13,7 @@ from synaptune.model.decode import Decoder, generate
 from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SPECS, SynapseParams
 
-LOUD = {
+STRONG = {
     "synapse.attention.barrier_strength": 10.0,
     "synapse.attention.lambda_loge": 3.0,
     "synapse.postsynaptic.post_fast_lr": 0.01,
@@ -32,10 +32,12 @@ VARIANTS = {
 }
 
 
-def lively(seed: int = 0, values: dict[str, float] | None = None, **config) -> GPT:
-    """A model in which every mechanism speaks: no weight is left at zero."""
+def make_active_model(seed: int = 0, values: dict[str, float] | None = None, **config) -> GPT:
+    """Build a model in which every mechanism has an effect: no weight is zero."""
     sizes = dict(layers=2, width=32, heads=2, context=64, tick=8) | config
-    model = GPT(ModelConfig(**sizes), SynapseParams().with_values(LOUD | (values or {})), 64, seed)
+    model = GPT(
+        ModelConfig(**sizes), SynapseParams().with_values(STRONG | (values or {})), 64, seed
+    )
     generator = torch.Generator().manual_seed(99)
     with torch.no_grad():
         for p in model.parameters():
@@ -47,13 +49,13 @@ def lively(seed: int = 0, values: dict[str, float] | None = None, **config) -> G
     return model.eval()
 
 
-def text(rows: int = 2, length: int = 45) -> torch.Tensor:
+def draw_tokens(rows: int = 2, length: int = 45) -> torch.Tensor:
     return torch.randint(0, 64, (rows, length), generator=torch.Generator().manual_seed(5))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_token_never_changes_an_earlier_logit(variant):
-    model, tokens = lively(**VARIANTS[variant]), text()
+    model, tokens = make_active_model(**VARIANTS[variant]), draw_tokens()
     with torch.no_grad():
         before = model(tokens).logits
         for t in (7, 8, 23, 44):
@@ -64,14 +66,14 @@ def test_a_token_never_changes_an_earlier_logit(variant):
 
 
 def test_appending_tokens_leaves_earlier_logits():
-    model, tokens = lively(), text()
+    model, tokens = make_active_model(), draw_tokens()
     with torch.no_grad():
         assert torch.allclose(model(tokens[:, :30]).logits, model(tokens).logits[:, :30], atol=2e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_decoding_token_by_token_gives_the_logits_of_the_full_forward(variant):
-    model, tokens = lively(**VARIANTS[variant]), text()
+    model, tokens = make_active_model(**VARIANTS[variant]), draw_tokens()
     decoder = Decoder(model, len(tokens))
     steps = torch.stack([decoder.feed(tokens[:, t]) for t in range(tokens.shape[1])], 1)
     with torch.no_grad():
@@ -79,7 +81,7 @@ def test_decoding_token_by_token_gives_the_logits_of_the_full_forward(variant):
 
 
 def test_generation_goes_on_past_the_context_and_is_repeatable():
-    model = lively(context=16)
+    model = make_active_model(context=16)
     runs = [
         list(generate(model, [1, 2, 3], 40, generator=torch.Generator().manual_seed(3)))
         for _ in range(2)
@@ -91,40 +93,42 @@ def test_generation_goes_on_past_the_context_and_is_repeatable():
 
 
 def test_shorter_ticks_converge_to_the_per_token_model():
-    tokens = text(length=64)
+    tokens = draw_tokens(length=64)
     with torch.no_grad():
-        out = {tick: lively(tick=tick)(tokens).logits for tick in (1, 2, 4, 8)}
+        out = {tick: make_active_model(tick=tick)(tokens).logits for tick in (1, 2, 4, 8)}
     gap = [(out[tick] - out[1]).abs().mean().item() for tick in (2, 4, 8)]
     assert gap[0] < gap[1] < gap[2]
 
 
 def test_with_biology_at_zero_the_model_is_the_plain_transformer_bit_for_bit():
-    plain = lively(**OFF)
+    plain = make_active_model(**OFF)
     neutral = {"synapse.attention.lambda_loge": 0.0, "synapse.attention.barrier_strength": 0.0}
-    synaptic = lively(values=neutral, fast_weights="off", experts=1)
+    synaptic = make_active_model(values=neutral, fast_weights="off", experts=1)
     synaptic.load_state_dict(plain.state_dict(), strict=False)
     with torch.no_grad():
-        assert torch.equal(synaptic(text()).logits, plain(text()).logits)
+        assert torch.equal(synaptic(draw_tokens()).logits, plain(draw_tokens()).logits)
 
 
 def test_a_silent_synapse_in_the_full_program_is_the_plain_transformer_too():
-    """The road of the bias itself: lambda and barrier as tensors of 0, not as a configuration that skips it."""
-    plain, synaptic = lively(**OFF), lively(fast_weights="off", experts=1)
+    """The bias is computed with lambda and barrier as tensors of 0, not skipped."""
+    plain, synaptic = make_active_model(**OFF), make_active_model(fast_weights="off", experts=1)
     synaptic.load_state_dict(plain.state_dict(), strict=False)
     synaptic.synapse.attention.lambda_loge.zero_()
     synaptic.synapse.attention.barrier_strength.zero_()
     with torch.no_grad():
-        assert torch.allclose(synaptic(text()).logits, plain(text()).logits, atol=1e-5)
+        assert torch.allclose(
+            synaptic(draw_tokens()).logits, plain(draw_tokens()).logits, atol=1e-5
+        )
 
 
 def test_a_forward_changes_nothing_and_rows_do_not_meet():
-    model, tokens = lively(), text(rows=4)
+    model, tokens = make_active_model(), draw_tokens(rows=4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
-        first, again = model(tokens).logits, model(tokens).logits
-        alone = torch.cat([model(row[None]).logits for row in tokens])
-    assert torch.equal(first, again)
-    assert torch.allclose(first, alone, atol=2e-5)
+        first, second = model(tokens).logits, model(tokens).logits
+        single = torch.cat([model(row[None]).logits for row in tokens])
+    assert torch.equal(first, second)
+    assert torch.allclose(first, single, atol=2e-5)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -162,9 +166,11 @@ def test_gradients_are_finite_for_every_weight_at_random_corners_of_the_space():
             if not s.of_run
             for v in [rng.choice((s.low, s.high))]
         }
-        model = lively(values=values, layers=1)
-        out = model(text(), torch.Generator().manual_seed(trial))
-        (F.cross_entropy(out.logits.flatten(0, 1), text().flatten()) + out.balance).backward()
+        model = make_active_model(values=values, layers=1)
+        out = model(draw_tokens(), torch.Generator().manual_seed(trial))
+        (
+            F.cross_entropy(out.logits.flatten(0, 1), draw_tokens().flatten()) + out.balance
+        ).backward()
         for name, p in model.named_parameters():
             assert p.grad is not None, name
             assert torch.isfinite(p.grad).all(), (name, values)
@@ -191,7 +197,7 @@ def test_structural_events_happen_at_the_defaults_and_move_the_optimizers_moment
 
 
 def test_a_split_leaves_twins_whose_mean_is_their_parent():
-    model = lively(experts=4)
+    model = make_active_model(experts=4)
     router = model.blocks[0].feedforward.router
     router.utilisation.copy_(torch.tensor([0.02, 0.22, 0.26, 0.5]))
     router.energy.copy_(torch.tensor([0.3, 0.3, 0.3, 0.6]))

@@ -12,6 +12,7 @@ import pytest
 
 from helpers.phase1_study import NAMES, SEEDS, TUNED, make_study
 from synaptune.analysis.evidence import gather_evidence
+from synaptune.cli.main import main
 from synaptune.config.flat import flatten_config
 from synaptune.core.errors import UserError
 from synaptune.protocols import ablation
@@ -35,7 +36,14 @@ def runs(folder: Path) -> list[Trial]:
 
 def kill_at(folder: Path, number: int, *words: str) -> None:
     """Start the command and kill it when the run of a trial begins."""
-    command = [sys.executable, "-m", "synaptune.protocols.ablation", "--study", str(folder), *words]
+    command = [
+        sys.executable,
+        "-m",
+        "synaptune.cli.main",
+        "ablation",
+        f"study.dir={folder}",
+        *words,
+    ]
     process = subprocess.Popen(
         command, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -53,7 +61,7 @@ def test_a_killed_ablation_goes_on_to_its_table_and_runs_nothing_twice(study, ca
     words = ["workers.count=1", "logger=csv"]
     kill_at(study, before + 3, *words)
     early = [trial for trial in runs(study) if trial.state == "complete"]
-    assert ablation.main(["--study", str(study), *words]) == 0
+    assert main(["ablation", f"study.dir={study}", *words]) == 0
     whole = runs(study)
     assert whole[: len(early)] == early
     assert all(trial.state == "complete" for trial in whole)
@@ -79,7 +87,7 @@ def test_a_killed_ablation_goes_on_to_its_table_and_runs_nothing_twice(study, ca
     assert found.provenance["reproduced to the last bit"] == {"baseline": True, "best": True}
     assert [row.name for row in found.ablation] == [row["name"] for row in written["rows"]]
     assert (study / "report/report.html").exists()
-    assert ablation.main(["--study", str(study), "--no-report", *words]) == 0
+    assert main(["ablation", f"study.dir={study}", "protocol.report=false", *words]) == 0
     assert len(find_study(str(study)).trials) == len(record.trials)
     assert json.loads((study / "ablation.json").read_text()) == written
 
@@ -114,7 +122,7 @@ def test_a_study_is_opened_again_with_the_configuration_it_stored(study):
 
 
 def test_overrides_that_would_change_the_study_are_refused(study, capsys):
-    assert ablation.main(["--study", str(study), "training.steps=7", "workers.count=1"]) == 2
+    assert main(["ablation", f"study.dir={study}", "training.steps=7", "workers.count=1"]) == 2
     said = capsys.readouterr().err
     assert "got training.steps=7\n" in said
     assert "workers, trial, logger, notify" in said
@@ -122,13 +130,13 @@ def test_overrides_that_would_change_the_study_are_refused(study, capsys):
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_number_of_seeds_that_the_validation_does_not_have_is_refused(study, count, capsys):
-    assert ablation.main(["--study", str(study), "--seeds", str(count)]) == 2
+    assert main(["ablation", f"study.dir={study}", f"protocol.seeds={count}"]) == 2
     assert "2 to 2" in capsys.readouterr().err
 
 
 def test_a_search_that_has_not_ended_is_refused(tmp_path, capsys):
     make_study(tmp_path / "early", validate=False)
-    assert ablation.main(["--study", str(tmp_path / "early")]) == 2
+    assert main(["ablation", f"study.dir={tmp_path / 'early'}"]) == 2
     assert "2 evaluations of its last search and no validation" in capsys.readouterr().err
 
 

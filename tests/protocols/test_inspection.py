@@ -93,9 +93,9 @@ def protocol(study):
 
 
 def test_portraits_repeat_the_validation_and_are_made_once(protocol, capsys):
-    start, best = protocol.space.start(), protocol.space.unit(TUNED)
+    start, best = protocol.space.get_start(), protocol.space.to_unit(TUNED)
     store_inspections(protocol, start, best)
-    note = protocol.study.note(INSPECTIONS)
+    note = protocol.study.read_note(INSPECTIONS)
     assert len(json.dumps(note)) < 60_000
     validation = {
         (trial.unit, trial.facts["seed"]): trial.facts["val_loss"]
@@ -132,16 +132,16 @@ def test_portraits_repeat_the_validation_and_are_made_once(protocol, capsys):
     assert said.count("portraits:") == 1
     assert capsys.readouterr().out == ""
     assert (folder / "result.json").stat().st_mtime_ns == written
-    assert protocol.study.note(INSPECTIONS) == note
+    assert protocol.study.read_note(INSPECTIONS) == note
 
 
 def test_a_portrait_that_fails_is_said_and_stored_and_spoils_nothing(protocol, capsys):
-    protocol.study.put_note(INSPECTIONS, None)
-    start, best = protocol.space.start(), protocol.space.unit(TUNED)
+    protocol.study.write_note(INSPECTIONS, None)
+    start, best = protocol.space.get_start(), protocol.space.to_unit(TUNED)
     protocol.base.data.path = "nowhere.txt"
     store_inspections(protocol, start, best)
     assert "none of the best (UserError" in capsys.readouterr().out
-    note = protocol.study.note(INSPECTIONS)
+    note = protocol.study.read_note(INSPECTIONS)
     assert "nowhere.txt" in note["baseline"]["failed"]
     assert note["best"]["seed"] == SEEDS[0]
 
@@ -155,7 +155,7 @@ def test_a_plain_model_has_a_portrait_without_dynamics_and_life(protocol):
         "distance": "off",
     }.items():
         protocol.base.model[key] = value
-    found = inspect_point(protocol, protocol.space.start(), 7, side="plain")
+    found = inspect_point(protocol, protocol.space.get_start(), 7, side="plain")
     assert (found["dynamics"], found["life"]) == (None, None)
     assert (found["validated"], found["reproduced"]) == (None, None)
     assert found["curve"]

@@ -13,15 +13,13 @@ import yaml
 
 from helpers.paths import ROOT
 from synaptune.config.compose import compose_config
-from synaptune.protocols.phase1 import build_space, plan_runs
+from synaptune.protocols.phase1 import build_space, plan_runs, read_config
 
-# Too short a run for the sanity gate to pass, hence --go-on; seed 1 solves Rosenbrock's function at the first attempt.
+# Too short a run for the sanity gate to pass, hence protocol.go_on; seed 1 solves Rosenbrock's function at the first attempt.
 WORDS = [
-    "--budget",
-    "4",
-    "--seeds",
-    "2",
-    "--go-on",
+    "protocol.budget=4",
+    "protocol.seeds=2",
+    "protocol.go_on=true",
     "scale=smoke",
     "training.steps=12",
     "seed=1",
@@ -31,7 +29,7 @@ WORDS += ["workers.count=1"]
 
 
 def command(*words):
-    return [sys.executable, "-m", "synaptune.protocols.phase1", *words]
+    return [sys.executable, "-m", "synaptune.cli.main", "phase1", *words]
 
 
 def run(folder, *words):
@@ -72,7 +70,10 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     assert all(trial.state.name == "COMPLETE" for trial in trials)
     phases = [trial.user_attrs["phase"] for trial in trials]
     assert phases == ["sanity"] * 13 + ["baseline"] + ["search"] * 4 + ["validation"] * 4
-    planned = plan_runs(4, 2, build_space(compose_config(["scale=smoke"], None)))
+    composed = compose_config(
+        ["scale=smoke", "protocol.budget=4", "protocol.seeds=2"], protocol="phase1"
+    )
+    planned = plan_runs(read_config(composed), build_space(composed))
     made = Counter(
         trial.user_attrs["phase"] for trial in trials if "copied_from" not in trial.user_attrs
     )
@@ -100,7 +101,7 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     assert best == {name: pair["best"] for name, pair in summary["parameters"].items()}
     page = (folder / "report/report.html").read_text()
     assert f"Decision: {summary['decision']}" in page
-    again = run(tmp_path, *WORDS, "--no-report")
+    again = run(tmp_path, *WORDS, "protocol.report=false")
     assert "Verdict of study phase1" in again.stdout
     assert json.loads((folder / "summary.json").read_text()) == summary
     other = run(tmp_path, *WORDS, "training.steps=30")
@@ -114,9 +115,8 @@ def test_a_search_that_stops_early_goes_on_to_the_verdict_and_stays_stopped(tmp_
         *WORDS,
         "search_space.parameters=[synapse.calcium.tau_c]",
         "stop.target=100",
-        "--budget",
-        "8",
-        "--no-report",
+        "protocol.budget=8",
+        "protocol.report=false",
     ]
     for _ in range(2):
         ended = run(tmp_path, *words)
@@ -131,8 +131,8 @@ def test_a_search_that_stops_early_goes_on_to_the_verdict_and_stays_stopped(tmp_
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--budget", "0"], "budget=0"),
-        (["--seeds", "1"], "--seeds 1"),
+        (["protocol.budget=0"], "budget=0"),
+        (["protocol.seeds=1"], "protocol.seeds=1"),
         (["scale=smoke", "stop.money=5"], "stop.price"),
         (["scale=smoke", "training.stepz=3"], "training.steps"),
         (["scale=smoke", "model.experts=1"], "model.experts is 1"),

@@ -57,24 +57,18 @@ def test_a_failing_start_ends_the_gates_in_words():
 )
 def test_another_search_than_over_all_parameters_is_refused(word):
     with pytest.raises(UserError, match="NAME=VALUE"):
-        phase2.add_search_space(["scale=smoke", word])
+        phase2.compose_phase2(["scale=smoke", word])
 
 
 def test_the_study_may_be_named_on_the_command_line():
-    assert compose_config(["scale=smoke"], None, "phase2").location.name == "phase2"
-    assert (
-        compose_config(["scale=smoke", "study.name=mine"], None, "phase2").location.name == "mine"
-    )
-    assert (
-        compose_config(["scale=smoke", "study.name=mine"], "given", "phase2").location.name
-        == "given"
-    )
+    assert phase2.compose_phase2(["scale=smoke"]).location.name == "phase2"
+    assert phase2.compose_phase2(["scale=smoke", "study.name=mine"]).location.name == "mine"
 
 
 def of_objective(*words):
-    begun = compose_config(["scale=smoke", *words], None)
+    begun = compose_config(["scale=smoke", *words])
     space, notifier = phase2.build_space(begun), Notifier(NotifyConfig(), "s")
-    rest = (True, "cpu", "code", NoWorkers(), StopConfig(), notifier)
+    rest = ("cpu", "code", NoWorkers(), StopConfig(), notifier)
     return Protocol(begun.base, space, None, Engine("cma", 0), Plan(3), (1, 2), *rest)
 
 

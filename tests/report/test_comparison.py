@@ -1,4 +1,4 @@
-"""Studies are compared where seeds, data and baseline are shared, and nowhere else."""
+"""Studies are compared only where they share seeds, data and baseline."""
 
 import csv
 import dataclasses
@@ -18,10 +18,10 @@ from synaptune.report.comparison import (
 
 
 def study(name, *, seed=0, data="d", baseline="b", worse=1.0, **settings):
-    """A study whose runs have fingerprints; worse: factor on its tuned perplexities."""
-    made = make_full_evidence(count=20, seed=seed)
+    """A study whose runs have fingerprints; worse is a factor on its tuned perplexities."""
+    evidence = make_full_evidence(count=20, seed=seed)
 
-    def runs(found, side, factor):
+    def change_runs(runs, side, factor):
         return [
             dataclasses.replace(
                 run,
@@ -35,17 +35,17 @@ def study(name, *, seed=0, data="d", baseline="b", worse=1.0, **settings):
                     * (1.0 + 1e-4 * (run.facts["seed"] % 3)),
                 },
             )
-            for run in found
+            for run in runs
         ]
 
-    claim = dataclasses.replace(
-        made.validation,
-        before=runs(made.validation.before, "before", 1.0),
-        after=runs(made.validation.after, name, worse),
+    validation = dataclasses.replace(
+        evidence.validation,
+        before=change_runs(evidence.validation.before, "before", 1.0),
+        after=change_runs(evidence.validation.after, name, worse),
     )
     configuration = {"scale.name": "laptop", **settings}
     return dataclasses.replace(
-        made, name=name, validation=claim, provenance={"configuration": configuration}
+        evidence, name=name, validation=validation, provenance={"configuration": configuration}
     )
 
 
@@ -96,19 +96,19 @@ def test_ranges_and_starts_that_differ_are_named():
     assert [row[0] for row in table.rows] == ["search.space.x", "search.start.x"]
 
 
-def test_a_configuration_that_is_not_known_is_not_called_the_same(tmp_path):
+def test_an_unknown_configuration_is_not_reported_as_equal(tmp_path):
     bare = dataclasses.replace(study("b"), provenance={})
-    assert "Unknown: no configuration is stored of b." in render_comparison([study("a"), bare])
+    assert "Unknown: no configuration is stored for b." in render_comparison([study("a"), bare])
     assert (
-        "Unknown: no configuration is stored of b."
+        "Unknown: no configuration is stored for b."
         in write_comparison_markdown([study("a"), bare], tmp_path).read_text()
     )
-    assert "Nowhere." in render_comparison([study("a"), study("b")])
+    assert "The configurations do not differ." in render_comparison([study("a"), study("b")])
     three = tabulate_configurations([study("a", width=64), bare, study("c", width=128)])
     assert three.rows == [["width", "64", "(unknown)", "128"]]
 
 
-def test_claims_and_parameters_have_a_place_for_every_study():
+def test_results_and_parameters_have_an_entry_for_every_study():
     several = [study("a"), make_single_evidence()]
     assert [row[0] for row in tabulate_results(several).rows] == ["a", "young"]
     assert tabulate_results(several).rows[1][3] == "no claim"

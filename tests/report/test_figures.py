@@ -1,4 +1,4 @@
-"""The figures of a report: what they show, and that a page, a file and a screen reader can use them."""
+"""The figures of a report: their content, and their use in a page, a file and a screen reader."""
 
 import copy
 import dataclasses
@@ -39,160 +39,167 @@ from synaptune.report.figures.theme import VARIABLES, make_inline_svg
 from synaptune.search.space.space import Dimension, Space
 
 SVG = "{http://www.w3.org/2000/svg}"
-GROWING = (
+GROWING_FIGURES = (
     "convergence",
     "evolution",
     "parallel",
     "profiles",
     "failures",
-)  # with the number of trials
+)  # their size grows with the number of trials
 
 
 @pytest.fixture(scope="module")
-def whole():
+def evidence():
     return make_full_evidence(count=100)
 
 
 @pytest.fixture(scope="module")
-def drawn(whole):
-    return {found.key: found for found in draw_figures(whole)}
+def figures(evidence):
+    return {figure.key: figure for figure in draw_figures(evidence)}
 
 
-def words_of(found):
+def list_texts(figure):
     """The lines of text in a figure, in their order."""
-    return [element.text or "" for element in ElementTree.fromstring(found.svg).iter(f"{SVG}text")]
+    return [element.text or "" for element in ElementTree.fromstring(figure.svg).iter(f"{SVG}text")]
 
 
-def test_a_whole_study_has_every_figure_in_the_order_of_the_report(drawn):
-    assert tuple(drawn) == FIGURE_KEYS
-    assert all(found.title and found.caption.endswith(".") for found in drawn.values())
+def test_a_full_study_has_every_figure_in_the_order_of_the_report(figures):
+    assert tuple(figures) == FIGURE_KEYS
+    assert all(figure.title and figure.caption.endswith(".") for figure in figures.values())
 
 
-def test_every_colour_is_a_variable_that_both_palettes_define(drawn):
+def test_every_colour_is_a_variable_that_both_palettes_define(figures):
     known = LIGHT.to_variables().keys()
     assert known == DARK.to_variables().keys()
     used = set()
-    for found in drawn.values():
-        references = re.sub(r'(href="#|url\(#)[^")]*', "", found.svg)
+    for figure in figures.values():
+        references = re.sub(r'(href="#|url\(#)[^")]*', "", figure.svg)
         assert not re.findall(r"#[0-9a-fA-F]{3,8}\b|rgba?\(|: (?:black|white)\b", references), (
-            found.key
+            figure.key
         )
-        used |= set(re.findall(r"var\(--([a-z0-9-]+)\)", found.svg))
-        for element in ElementTree.fromstring(found.svg).iter():
+        used |= set(re.findall(r"var\(--([a-z0-9-]+)\)", figure.svg))
+        for element in ElementTree.fromstring(figure.svg).iter():
             if element.tag == f"{SVG}text":
                 assert "fill: var(--" in element.get("style", ""), (
-                    f"{found.key}: {element.text} is black in the dark"
+                    f"{figure.key}: {element.text} has a fixed colour"
                 )
     assert used <= known
     assert {"ink", "muted", "grid", "baseline", "best", "loss-5", "sign-6"} <= used
     assert all(f"--{name}:" in make_css() for name in known)
 
 
-def test_a_figure_is_one_element_as_wide_as_its_place_with_a_title_for_screen_readers(drawn):
-    for found in drawn.values():
-        root = ElementTree.fromstring(found.svg)
-        assert found.svg.startswith("<svg ")
+def test_a_figure_is_one_element_as_wide_as_its_place_with_a_title_for_screen_readers(figures):
+    for figure in figures.values():
+        root = ElementTree.fromstring(figure.svg)
+        assert figure.svg.startswith("<svg ")
         assert (root.tag, root.get("role"), root.get("width")) == (f"{SVG}svg", "img", "100%")
         assert root.get("viewBox").startswith("0 0 640 ")
         assert root[0].tag == f"{SVG}title"
-        assert root[0].text == found.title
-        assert not list(root.iter(f"{SVG}style")), "a style inside would hold for the whole page"
+        assert root[0].text == figure.title
+        assert not list(root.iter(f"{SVG}style")), "a style inside would hold for the evidence page"
 
 
-def test_ids_are_unique_on_a_page_and_every_reference_resolves(drawn):
-    ids = [name for found in drawn.values() for name in re.findall(r' id="([^"]*)"', found.svg)]
+def test_ids_are_unique_on_a_page_and_every_reference_resolves(figures):
+    ids = [name for figure in figures.values() for name in re.findall(r' id="([^"]*)"', figure.svg)]
     assert len(ids) == len(set(ids))
-    for found in drawn.values():
-        references = re.findall(r'(?:href="#|url\(#)([^")]*)', found.svg)
-        assert set(references) <= set(re.findall(r' id="([^"]*)"', found.svg)), found.key
+    for figure in figures.values():
+        references = re.findall(r'(?:href="#|url\(#)([^")]*)', figure.svg)
+        assert set(references) <= set(re.findall(r' id="([^"]*)"', figure.svg)), figure.key
 
 
 def test_names_are_shown_as_they_are_and_never_as_markup_or_formulas():
     study = make_full_evidence(count=30, awkward=True)
     assert study.names[0] == AWKWARD
     for key in ("correlation", "parallel", "evolution"):
-        found = draw_figure(key, study)
-        assert "$x_1$" in words_of(found), key
-        assert "<script" not in found.svg
-    assert '<script>alert("&")</script>' in words_of(draw_figure("correlation", study))
+        figure = draw_figure(key, study)
+        assert "$x_1$" in list_texts(figure), key
+        assert "<script" not in figure.svg
+    assert '<script>alert("&")</script>' in list_texts(draw_figure("correlation", study))
 
 
-def test_the_same_study_gives_the_same_bytes_also_in_several_threads_and_leaves_matplotlib_alone(
-    whole, drawn
+def test_the_same_study_gives_the_same_bytes_in_threads_and_keeps_matplotlib_settings(
+    evidence, figures
 ):
     before = dict(matplotlib.rcParams)
     again = {}
     threads = [
-        threading.Thread(target=lambda key=key: again.update({key: draw_figure(key, whole)}))
+        threading.Thread(target=lambda key=key: again.update({key: draw_figure(key, evidence)}))
         for key in ("cost", "seeds", "failures")
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert again == {key: drawn[key] for key in ("cost", "seeds", "failures")}
+    assert again == {key: figures[key] for key in ("cost", "seeds", "failures")}
     assert dict(matplotlib.rcParams) == before
 
 
 def test_ten_thousand_trials_make_a_small_page():
     study = make_full_evidence(count=10_000)
-    sizes = {key: len(draw_figure(key, study).svg) for key in GROWING}
+    sizes = {key: len(draw_figure(key, study).svg) for key in GROWING_FIGURES}
     assert sum(sizes.values()) < 800_000, (
         sizes
     )  # the others do not grow, and all together stay below 1.5 MB
     assert "of the" in draw_figure("parallel", study).caption
 
 
-def test_a_whole_page_of_figures_is_small(drawn):
-    assert sum(len(found.svg) for found in drawn.values()) < 500_000
+def test_all_figures_of_a_page_are_small(figures):
+    assert sum(len(figure.svg) for figure in figures.values()) < 500_000
 
 
-def test_a_young_study_draws_what_it_has():
+def test_a_study_without_results_has_few_figures():
     assert list(draw_figures(make_empty_evidence())) == []
-    assert {found.key for found in draw_figures(make_unfinished_evidence())} == {"cost", "failures"}
-    assert {found.key for found in draw_figures(make_single_evidence())} == {
+    assert {figure.key for figure in draw_figures(make_unfinished_evidence())} == {
+        "cost",
+        "failures",
+    }
+    assert {figure.key for figure in draw_figures(make_single_evidence())} == {
         "convergence",
         "parallel",
         "cost",
     }
 
 
-def test_the_ablation_ranks_by_worth_and_marks_what_is_significant(whole, drawn):
-    words = words_of(drawn["ablation"])
+def test_the_ablation_ranks_by_worth_and_marks_what_is_significant(evidence, figures):
+    words = list_texts(figures["ablation"])
     ranked = [
         entry.name.rsplit(".", 1)[-1]
-        for entry in sorted(whole.ablation, key=lambda entry: -entry.reverted.mean)
+        for entry in sorted(evidence.ablation, key=lambda entry: -entry.reverted.mean)
     ]
     assert [word for word in words if word in ranked] == ranked
-    hollow = drawn["ablation"].svg.count("stroke: var(--paper)")
+    hollow = figures["ablation"].svg.count("stroke: var(--paper)")
     doubtful = [
         p
-        for entry in whole.ablation
+        for entry in evidence.ablation
         for p in (entry.adjusted_reverted, entry.adjusted_alone)
         if p is not None and p >= 0.05
     ]
     assert hollow == len(doubtful) > 0
 
 
-def test_the_validation_says_its_gain_and_the_failures_their_share_of_the_study(whole, drawn):
-    gain = whole.claim.gain
-    assert f"mean {gain.mean:.1f} ({gain.low:.1f} to {gain.high:.1f})" in words_of(drawn["seeds"])
-    failed, runs = sum(map(len, whole.failures.values())), sum(whole.runs_by_phase.values())
-    assert f"{failed} of {runs} trials" in drawn["failures"].caption
+def test_the_validation_shows_its_gain_and_the_failures_their_share(evidence, figures):
+    gain = evidence.validation.gain
+    assert f"mean {gain.mean:.1f} ({gain.low:.1f} to {gain.high:.1f})" in list_texts(
+        figures["seeds"]
+    )
+    failed, runs = sum(map(len, evidence.failures.values())), sum(evidence.runs_by_phase.values())
+    assert f"{failed} of {runs} trials" in figures["failures"].caption
 
 
-def test_a_portrait_with_missing_parts_is_drawn_as_far_as_it_goes(whole):
-    def portrayed(**portraits):
-        return dataclasses.replace(whole, inspections=portraits)
+def test_an_inspection_with_missing_parts_is_drawn_partially(evidence):
+    def with_inspections(**inspections):
+        return dataclasses.replace(evidence, inspections=inspections)
 
     failed = {"unit": [], "seed": 1000, "failed": "MemoryError"}
-    dense = {**whole.portraits["best"], "life": None}
-    assert draw_figure("dynamics", portrayed(baseline=failed, best=failed)) is None
-    assert draw_figure("experts", portrayed(best=dense)) is None
-    shown = words_of(
+    dense = {**evidence.inspections["best"], "life": None}
+    assert draw_figure("dynamics", with_inspections(baseline=failed, best=failed)) is None
+    assert draw_figure("experts", with_inspections(best=dense)) is None
+    shown = list_texts(
         draw_figure(
             "dynamics",
-            portrayed(baseline=failed, best={"dynamics": {"mean": {"calcium": [None, 0.1, 0.2]}}}),
+            with_inspections(
+                baseline=failed, best={"dynamics": {"mean": {"calcium": [None, 0.1, 0.2]}}}
+            ),
         )
     )
     assert "calcium" in shown
@@ -200,9 +207,9 @@ def test_a_portrait_with_missing_parts_is_drawn_as_far_as_it_goes(whole):
     assert "baseline" not in shown
 
 
-def test_a_file_of_its_own_has_real_colours_on_a_background(drawn):
-    found = drawn["cost"]
-    light, dark = make_svg_file(found), make_svg_file(found, dark=True)
+def test_a_standalone_file_has_real_colours_on_a_background(figures):
+    figure = figures["cost"]
+    light, dark = make_svg_file(figure), make_svg_file(figure, dark=True)
     for text, palette in ((light, LIGHT), (dark, DARK)):
         ElementTree.fromstring(text.encode())
         assert "var(" not in text
@@ -212,70 +219,75 @@ def test_a_file_of_its_own_has_real_colours_on_a_background(drawn):
     assert light != dark
 
 
-def test_a_png_has_the_width_asked_for(whole):
-    data = draw_png("seeds", whole, width_px=900, dark=True)
+def test_a_png_has_the_width_asked_for(evidence):
+    data = draw_png("seeds", evidence, width_px=900, dark=True)
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert int.from_bytes(data[16:20], "big") == 900
-    with pytest.raises(UserError, match="without anything to draw"):
+    with pytest.raises(UserError, match="without data"):
         draw_png("seeds", make_empty_evidence())
 
 
-def test_points_are_seen_in_a_png_too(whole):
-    pixels = matplotlib.image.imread(io.BytesIO(draw_png("failures", whole, width_px=640)))[..., :3]
+def test_points_are_visible_in_a_png(evidence):
+    pixels = matplotlib.image.imread(io.BytesIO(draw_png("failures", evidence, width_px=640)))[
+        ..., :3
+    ]
     red = matplotlib.colors.to_rgb(LIGHT.bad)
-    failed = sum(map(len, whole.failures.values()))
+    failed = sum(map(len, evidence.failures.values()))
     assert (abs(pixels - red).max(-1) < 0.35).sum() > 20 * failed  # a dot is 9 wide
 
 
-def test_a_character_that_xml_forbids_is_shown_by_a_sign_and_leaves_the_figure_whole(whole):
-    portraits = copy.deepcopy(whole.portraits)
-    for side in portraits.values():
+def test_a_character_that_xml_forbids_is_replaced_by_a_symbol(evidence):
+    inspections = copy.deepcopy(evidence.inspections)
+    for side in inspections.values():
         side["dynamics"]["text"] = ["a", "\0", "\x1b", "\ufffe", "b", *side["dynamics"]["text"][5:]]
-    shown = words_of(draw_figure("dynamics", dataclasses.replace(whole, inspections=portraits)))
+    shown = list_texts(
+        draw_figure("dynamics", dataclasses.replace(evidence, inspections=inspections))
+    )
     assert shown.count("□") == 3
     ElementTree.fromstring(
         make_inline_svg(
-            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1"><text>\0\x1b\ufffe</text></svg>',
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1 1">'
+            "<text>\0\x1b\ufffe</text></svg>",
             "a",
             "t",
         )
     )
 
 
-def test_importances_that_are_not_numbers_are_drawn_as_nothing(whole):
-    nameless = [results.Importance(name, math.nan, math.nan) for name in whole.names]
+def test_importances_that_are_nan_are_not_drawn(evidence):
+    nameless = [results.Importance(name, math.nan, math.nan) for name in evidence.names]
     assert (
-        draw_figure("importance", dataclasses.replace(whole, importances=nameless, ablation=[]))
+        draw_figure("importance", dataclasses.replace(evidence, importances=nameless, ablation=[]))
         is not None
     )
 
 
-def test_chance_ends_where_the_search_did_and_its_label_lies_inside(whole):
-    course = whole.course
+def test_the_random_curve_ends_with_the_search_and_its_label_lies_inside(evidence):
+    course = evidence.convergence
     short = course._replace(**{part: list(getattr(course, part))[:20] for part in course._fields})
     fewer = dataclasses.replace(
-        whole,
+        evidence,
         convergence=short,
-        trials=whole.trials[:20],
-        losses=whole.losses[:20],
-        units=whole.units[:20],
+        trials=evidence.trials[:20],
+        losses=evidence.losses[:20],
+        units=evidence.units[:20],
     )
-    found = draw_figure("convergence", fewer)
+    figure = draw_figure("convergence", fewer)
     (label,) = [
         text
-        for text in ElementTree.fromstring(found.svg).iter(f"{SVG}text")
+        for text in ElementTree.fromstring(figure.svg).iter(f"{SVG}text")
         if (text.text or "").startswith("random search")
     ]
     assert 0.0 < float(label.get("x")) < 640.0
 
 
-def test_parameters_left_out_for_room_are_counted_among_those_drawn_and_an_order_is_named_only_where_one_is(
-    whole,
+def test_a_caption_counts_the_parameters_with_data_and_names_an_order_only_if_there_is_one(
+    evidence,
 ):
     dimensions = [dataclasses.replace(SPACE.dimensions[0], name=f"group.p{at}") for at in range(40)]
-    names, profile = tuple(dimension.name for dimension in dimensions), whole.profiles[0]
+    names, profile = tuple(dimension.name for dimension in dimensions), evidence.profiles[0]
     wide = dataclasses.replace(
-        whole,
+        evidence,
         names=names,
         space=Space(tuple(dimensions)),
         start={},
@@ -296,21 +308,21 @@ def test_parameters_left_out_for_room_are_counted_among_those_drawn_and_an_order
     )
 
 
-def test_a_start_that_is_not_known_has_no_place_in_a_legend(whole):
+def test_an_unknown_start_is_not_in_a_legend(evidence):
     for key in ("profiles", "parallel", "evolution"):
-        assert any("start" in word for word in words_of(draw_figure(key, whole))), key
+        assert any("start" in word for word in list_texts(draw_figure(key, evidence))), key
         assert not any(
             "start" in word
-            for word in words_of(draw_figure(key, dataclasses.replace(whole, start={})))
+            for word in list_texts(draw_figure(key, dataclasses.replace(evidence, start={})))
         ), key
 
 
-def test_an_unknown_figure_is_answered_with_those_there_are():
+def test_an_unknown_figure_raises_an_error_that_names_the_known_ones():
     with pytest.raises(UserError, match="convergence"):
         draw_figure("convergense", make_empty_evidence())
 
 
-def test_choices_and_whole_numbers_have_axes_too(whole):
+def test_choices_and_integers_have_axes(evidence):
     dimension = Dimension(
         "model.kind", "categorical", choices=("gru <&>", "lstm", "transformer"), start="lstm"
     )
@@ -318,22 +330,22 @@ def test_choices_and_whole_numbers_have_axes_too(whole):
         dataclasses.replace(
             trial, values={**trial.values, "model.kind": dimension.to_value(trial.unit[0])}
         )
-        for trial in whole.trials
+        for trial in evidence.trials
     ]
     changed = dataclasses.replace(
-        whole,
-        names=("model.kind", *whole.names),
+        evidence,
+        names=("model.kind", *evidence.names),
         trials=trials,
         units=[(trial.unit[0], *trial.unit) for trial in trials],
         space=Space((dimension, *SPACE.dimensions)),
-        start={"model.kind": "lstm", **whole.start},
-        best=next(trial for trial in trials if trial.number == whole.best.number),
+        start={"model.kind": "lstm", **evidence.start},
+        best=next(trial for trial in trials if trial.number == evidence.best.number),
     )
-    words = words_of(draw_figure("parallel", changed))
+    words = list_texts(draw_figure("parallel", changed))
     assert {"kind", "gru <&>", "transfor…", "lstm"} <= set(words)
     assert locate_value(dimension, "no such choice") != locate_value(
         dimension, "no such choice"
-    )  # nan: not drawn
+    )  # nan: not figures
 
 
 def test_ticks_of_a_parameter_are_round_values_of_its_scale():
@@ -383,7 +395,7 @@ def test_numbers_names_and_places_are_short_unique_and_apart():
     assert spread_apart([1.0, 1.0, 5.0], 1.0) == [0.5, 1.5, 5.0]
 
 
-def test_placeholders_are_told_apart_from_every_real_colour():
+def test_placeholders_differ_from_every_real_colour():
     assert not set(VARIABLES.to_variables().values()) & {
         *LIGHT.to_variables().values(),
         *DARK.to_variables().values(),

@@ -1,4 +1,4 @@
-"""The sentences of a report agree with its numbers, and its commands with what made the study."""
+"""The sentences of a report agree with its numbers, and its commands with the study's protocol."""
 
 import dataclasses
 import math
@@ -8,27 +8,27 @@ import pytest
 from rich.console import Console
 
 from helpers.evidence_maker import (
-    BEGAN,
+    STARTED_AT,
     make_comparison,
     make_full_evidence,
     make_single_evidence,
     make_unfinished_evidence,
 )
 from synaptune.analysis.results import SelectionBias, ValidationResult
-from synaptune.report import next_commands as orders
-from synaptune.report import tables
+from synaptune.report import next_commands, tables
+from synaptune.report.advice import advise, count_needed_seeds
 from synaptune.report.figures import draw_figure
-from synaptune.report.findings import advise, count_needed_seeds, describe_gain, make_verdict
+from synaptune.report.findings import describe_gain, make_verdict
 from synaptune.report.page import make_sections, render_html
 from synaptune.report.summary import print_verdict, summarise_study
 
 
 @pytest.fixture(scope="module")
-def whole():
+def evidence():
     return make_full_evidence(count=40)
 
 
-def made(
+def make_protocol_study(
     study,
     protocol,
     *,
@@ -36,73 +36,73 @@ def made(
     decision="proceed",
     **changes,
 ):
-    """A study as a protocol makes it; null: as another program does."""
+    """A study as a protocol creates it; protocol None means a study of another program."""
     settings = {"search.protocol": protocol} if protocol else {"search.optimizer": "cma"}
     names = (
         study.names if protocol else tuple(name.removeprefix("synapse.") for name in study.names)
     )
-    claim = None if study.claim is None else dataclasses.replace(study.claim, decision=decision)
-    about = {"configuration": settings, "database": database}
+    validation = study.validation and dataclasses.replace(study.validation, decision=decision)
+    provenance = {"configuration": settings, "database": database}
     return dataclasses.replace(
-        study, **{"provenance": about, "validation": claim, "names": names, **changes}
+        study, **{"provenance": provenance, "validation": validation, "names": names, **changes}
     )
 
 
-def texts(found):
-    return {entry.title: entry.text for entry in found}
+def texts(findings):
+    return {entry.title: entry.text for entry in findings}
 
 
 def with_gains(study, gains):
-    claim = study.claim
+    validation = study.validation
     return dataclasses.replace(
         study,
         validation=ValidationResult(
-            claim.before, claim.after, make_comparison(gains), "re-evaluate", "no gain"
+            validation.before, validation.after, make_comparison(gains), "re-evaluate", "no gain"
         ),
     )
 
 
-def test_a_headline_says_against_what_and_words_a_loss_as_a_loss(whole):
-    assert make_verdict(whole).headline.endswith("on 5 fresh seeds, against the start values.")
+def test_a_headline_names_the_reference_and_calls_a_loss_a_rise(evidence):
+    assert make_verdict(evidence).headline.endswith("on 5 fresh seeds, against the start values.")
     worse, tone = describe_gain(make_comparison([-1.0, 0.6, -0.4, 0.2, -0.9]))
     assert tone == "unsure"
     assert "test perplexity rises by 0.3 % (95 % interval -0.6 to 1.2)" in worse
     assert "improves by -" not in worse
 
 
-def test_a_page_calls_the_baseline_the_start(whole):
-    text = render_html(dataclasses.replace(whole, phase="joint"), drawn_figures=[])
+def test_a_page_calls_the_baseline_the_start(evidence):
+    text = render_html(dataclasses.replace(evidence, phase="joint"), drawn_figures=[])
     assert "default" not in text.split("<body>")[1].split('id="provenance"')[0]
-    assert "start" in [column.name for column in tables.tabulate_parameters(whole).columns]
+    assert "start" in [column.name for column in tables.tabulate_parameters(evidence).columns]
 
 
-def test_a_protocol_ends_with_the_start_against_the_tuned_values(whole, capsys):
-    claim = whole.claim
-    pairs = list(zip(claim.before, claim.after, strict=True))
+def test_a_protocol_ends_with_the_start_against_the_tuned_values(evidence, capsys):
+    validation = evidence.validation
+    pairs = list(zip(validation.before, validation.after, strict=True))
     summary = summarise_study(
-        "s", whole.trials, whole.best, pairs=pairs, defaults=whole.start, seconds=60.0
+        "s", evidence.trials, evidence.best, pairs=pairs, defaults=evidence.start, seconds=60.0
     )
     print_verdict(summary, Console(width=200))
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert summary["parameters"]["synapse.vesicles.tau_rrp"]["start"] == 40.0
-    assert "start" in said
-    assert "default" not in said
+    assert "start" in output
+    assert "default" not in output
 
 
-def test_captions_say_no_more_of_the_importances_than_is_known(whole):
-    caption = draw_figure("importance", whole).caption
+def test_captions_say_no_more_of_the_importances_than_is_known(evidence):
+    caption = draw_figure("importance", evidence).caption
     assert "whole range" not in caption
-    assert "where the search went" in caption
-    assert "default" not in caption + draw_figure("ablation", whole).caption
+    assert "where the search sampled" in caption
+    assert "default" not in caption + draw_figure("ablation", evidence).caption
 
 
-def test_harmful_values_alone_are_no_lack_of_differences(whole):
+def test_harmful_values_alone_are_reported(evidence):
     harmful = [
         entry._replace(reverted=make_comparison([-9.0, -9.1, -9.2]), adjusted_reverted=0.001)
-        for entry in whole.ablation[:1]
+        for entry in evidence.ablation[:1]
     ]
-    found = texts(make_verdict(dataclasses.replace(whole, ablation=harmful)).findings)
-    assert found["What carries it"] == "No tuned value is told to carry a gain."
+    found = texts(make_verdict(dataclasses.replace(evidence, ablation=harmful)).findings)
+    assert found["What carries the gain"] == "No tuned value has a significant gain."
     assert "Better at its start value" in found
 
 
@@ -123,58 +123,58 @@ def test_pruned_trials_have_ended():
 
 
 @pytest.mark.parametrize(
-    ("fresh", "said"),
+    ("fresh", "expected"),
     [
-        (-0.08, "none of it survived"),
+        (-0.08, "none of it remains"),
         (0.0, "none of it"),
-        (0.15, "25 % of it did not"),
-        (0.2, "all of it survived"),
+        (0.15, "25 % of it is lost"),
+        (0.2, "all of it remains"),
     ],
 )
-def test_what_survived_of_a_gain_is_a_share_of_it(whole, fresh, said):
+def test_the_remaining_gain_is_a_share_of_the_gain(evidence, fresh, expected):
     text = texts(
         make_verdict(
-            dataclasses.replace(whole, selection_bias=SelectionBias(0.2, fresh, fresh))
+            dataclasses.replace(evidence, selection_bias=SelectionBias(0.2, fresh, fresh))
         ).findings
-    )["Winner's luck"]
-    assert said in text
+    )["Selection bias"]
+    assert expected in text
     assert "140 %" not in text
 
 
-def test_the_seeds_that_would_tell_a_gain_are_the_fewest_whose_interval_leaves_out_zero(whole):
+def test_the_needed_seeds_are_the_fewest_whose_interval_excludes_zero(evidence):
     from scipy.stats import t
 
     gains = [3.0, -1.0, 2.5]
     found = make_comparison(gains)
     needed, spread = count_needed_seeds(found), statistics.stdev(gains)
     assert needed == 11  # scaled by the root of the seeds alone it would be 24
-    for seeds, tells in ((needed - 1, False), (needed, True)):
-        assert (t.ppf(0.975, seeds - 1) * spread / math.sqrt(seeds) < found.mean) == tells
-    assert f"about {needed} seeds" in texts(advise(with_gains(whole, gains)))["More seeds"]
-    assert count_needed_seeds(found._replace(mean=1e-6)) > 10**12  # found at once all the same
+    for seeds, significant in ((needed - 1, False), (needed, True)):
+        assert (t.ppf(0.975, seeds - 1) * spread / math.sqrt(seeds) < found.mean) == significant
+    assert f"about {needed} seeds" in texts(advise(with_gains(evidence, gains)))["More seeds"]
+    assert count_needed_seeds(found._replace(mean=1e-6)) > 10**12  # and it is fast
 
 
-def test_luck_and_the_search_are_worded_by_the_seeds_that_there_were(whole):
-    assert whole.best is not None
-    searched = dataclasses.replace(whole, validation=None, ablation=[])
+def test_selection_bias_names_the_number_of_seeds(evidence):
+    assert evidence.best is not None
+    searched = dataclasses.replace(evidence, validation=None, ablation=[])
     several = dataclasses.replace(
-        searched, best=dataclasses.replace(whole.best, facts={**whole.best.facts, "seeds": 2})
+        searched, best=dataclasses.replace(evidence.best, facts={**evidence.best.facts, "seeds": 2})
     )
     seedless = dataclasses.replace(
-        searched, best=dataclasses.replace(whole.best, facts={}), selection_bias=None
+        searched, best=dataclasses.replace(evidence.best, facts={}), selection_bias=None
     )
     assert (
-        "A best of many on one seed overstates"
+        "The best of many candidates on one seed overstates"
         in texts(make_verdict(searched).findings)["In the search"]
     )
     assert (
         "on the same 2 seeds overstates" in texts(make_verdict(several).findings)["In the search"]
     )
-    assert "the search's own 2 seeds" in texts(make_verdict(several).findings)["Winner's luck"]
+    assert "the search's own 2 seeds" in texts(make_verdict(several).findings)["Selection bias"]
     assert "If the objective is noisy" in texts(make_verdict(seedless).findings)["In the search"]
 
 
-def test_small_objectives_are_told_apart(whole):
+def test_small_objectives_keep_their_digits(evidence):
     tiny = dataclasses.replace(make_single_evidence().trials[0], objective=8e-7)
     study = dataclasses.replace(make_single_evidence(), trials=[tiny], best=tiny, losses=[8e-7])
     assert ("best objective, trial 0", "8e-07") in tables.list_key_numbers(study)
@@ -183,86 +183,98 @@ def test_small_objectives_are_told_apart(whole):
 
 def test_one_of_something_is_singular():
     study = dataclasses.replace(
-        make_single_evidence(), names=make_single_evidence().names[:1], ended_at=BEGAN
+        make_single_evidence(), names=make_single_evidence().names[:1], ended_at=STARTED_AT
     )
-    assert texts(advise(study))["Search longer"].startswith("1 evaluation for 1 parameter is few")
+    assert texts(advise(study))["Search longer"].startswith(
+        "1 evaluation for 1 parameter is a short search"
+    )
 
 
-def test_a_plan_is_told_only_of_the_search_it_is_of(whole):
-    def planned(budget, **about):
+def test_the_budget_is_that_of_the_shown_search(evidence):
+    def planned(budget, **changes):
         provenance = {
             "optimizer": {"budget": budget},
-            "configuration": about.pop("configuration", {}),
+            "configuration": changes.pop("configuration", {}),
         }
-        return tables.read_budget(dataclasses.replace(whole, provenance=provenance, **about))
+        return tables.read_budget(dataclasses.replace(evidence, provenance=provenance, **changes))
 
     assert planned(60) == 60
-    assert planned(12) is None  # 40 have ended: the study keeps its first plan
+    assert planned(12) is None  # 40 have ended: a study stores its first budget
     settings = {"search.protocol": "phase2", "search.group_budget": 45}
     assert planned(60, configuration=settings, phase="attention") == 45
     assert planned(60, configuration=settings, phase="joint") == 60
 
 
 @pytest.mark.parametrize(
-    ("protocol", "further"),
+    ("protocol", "expected"),
     [
         (
             "phase1",
-            '`make sweep-phase2 ARGS="--from shakespeare"` searches all parameters from here',
+            '`make sweep-phase2 ARGS="protocol.start=shakespeare"` searches all parameters from this',
         ),
         (
             "phase2",
-            'The gate is passed: `make transfer ARGS="--from shakespeare"` with a larger SCALE',
+            'The gate is passed: `make transfer ARGS="protocol.start=shakespeare"` with a larger SCALE',
         ),
         (None, "The gate is passed."),
     ],
 )
-def test_what_follows_a_gate_depends_on_the_protocol(whole, protocol, further):
-    assert further in texts(advise(made(whole, protocol)))["Go on"]
+def test_what_follows_a_gate_depends_on_the_protocol(evidence, protocol, expected):
+    assert expected in texts(advise(make_protocol_study(evidence, protocol)))["Continue"]
 
 
-def test_commands_name_the_study_where_it_lies(whole):
-    unclaimed = {"claim": None, "ablation": []}
-    first = made(whole, "phase1", **unclaimed)
+def test_commands_name_the_location_of_the_study(evidence):
+    unvalidated = {"validation": None, "ablation": []}
+    first = make_protocol_study(evidence, "phase1", **unvalidated)
     assert "`make sweep-phase1 STUDY=shakespeare`" in texts(advise(first))["Validate"]
-    assert "`" not in texts(advise(made(whole, None, **unclaimed)))["Validate"]
-    moved = made(whole, "phase2", database="elsewhere/study.db", **unclaimed)
+    assert "`" not in texts(advise(make_protocol_study(evidence, None, **unvalidated)))["Validate"]
+    moved = make_protocol_study(evidence, "phase2", database="elsewhere/study.db", **unvalidated)
     assert (
         '`make sweep-phase2 STUDY=shakespeare ARGS="study.dir=elsewhere"`'
         in texts(advise(moved))["Validate"]
     )
-    shared = made(whole, "phase1", database="postgresql://me@host/db", ablation=[])
-    assert (
-        '`make ablation STUDY=shakespeare ARGS="--storage postgresql://me@host/db"`'
-        in texts(advise(shared))["Take the optimum apart"]
-    )
-    assert "transfer" not in texts(advise(shared))["Go on"]
-    assert "Take the optimum apart" not in texts(advise(made(whole, None, ablation=[])))
-    spaced = made(
-        whole, "phase1", ablation=[], name="my study", database="outputs/studies/my study/study.db"
+    shared = make_protocol_study(
+        evidence, "phase1", database="postgresql://me@host/db", ablation=[]
     )
     assert (
-        "`python -m synaptune.protocols.ablation --study 'my study'`"
-        in texts(advise(spaced))["Take the optimum apart"]
+        '`make ablation STUDY=shakespeare ARGS="study.storage=postgresql://me@host/db"`'
+        in texts(advise(shared))["Ablate the optimum"]
+    )
+    assert "transfer" not in texts(advise(shared))["Continue"]
+    assert "Ablate the optimum" not in texts(
+        advise(make_protocol_study(evidence, None, ablation=[]))
+    )
+    spaced = make_protocol_study(
+        evidence,
+        "phase1",
+        ablation=[],
+        name="my study",
+        database="outputs/studies/my study/study.db",
+    )
+    assert (
+        "`synaptune ablation 'study.name=my study'`" in texts(advise(spaced))["Ablate the optimum"]
     )
 
 
-def test_an_address_is_a_name_a_folder_or_a_database():
-    assert orders.make_reference("a", "") == ("a", "")
-    assert orders.make_reference("a", "outputs/studies/a/study.db") == ("a", "")
-    assert orders.make_reference("a", "/home/me/outputs/studies/a/study.db") == ("a", "")
-    assert orders.make_reference("a", "outputs/studies/b/study.db") == ("outputs/studies/b", "")
-    assert orders.make_reference("a", "all.db") == ("a", "sqlite:///all.db")
+def test_a_reference_is_a_name_a_folder_or_a_database():
+    assert next_commands.make_reference("a", "") == ("a", "")
+    assert next_commands.make_reference("a", "outputs/studies/a/study.db") == ("a", "")
+    assert next_commands.make_reference("a", "/home/me/outputs/studies/a/study.db") == ("a", "")
+    assert next_commands.make_reference("a", "outputs/studies/b/study.db") == (
+        "outputs/studies/b",
+        "",
+    )
+    assert next_commands.make_reference("a", "all.db") == ("a", "sqlite:///all.db")
 
 
-def test_commands_with_quotes_are_code_on_the_page(whole):
-    text = render_html(made(whole, "phase1"), drawn_figures=[])
-    assert '<code>make sweep-phase2 ARGS="--from shakespeare"</code>' in text
+def test_commands_with_quotes_are_code_on_the_page(evidence):
+    text = render_html(make_protocol_study(evidence, "phase1"), drawn_figures=[])
+    assert '<code>make sweep-phase2 ARGS="protocol.start=shakespeare"</code>' in text
 
 
-def test_only_our_own_runs_are_trained_again_by_train_py(whole):
+def test_only_training_studies_recommend_train_py(evidence):
     pages = [
-        {part.key: part.html for part in make_sections(made(whole, protocol), [])}
+        {part.key: part.html for part in make_sections(make_protocol_study(evidence, protocol), [])}
         for protocol in ("phase1", None)
     ]
     assert ["train.py tuned=" in page["best"].split("<button")[0] for page in pages] == [
@@ -271,15 +283,16 @@ def test_only_our_own_runs_are_trained_again_by_train_py(whole):
     ]
 
 
-def test_the_note_of_the_parameters_explains_the_columns_there_are(whole):
+def test_the_note_of_the_parameters_explains_the_shown_columns(evidence):
     assert all(
-        part in tables.tabulate_parameters(whole).note for part in ("Position", "Effect", "Worth")
+        part in tables.tabulate_parameters(evidence).note
+        for part in ("Position", "Effect", "Worth")
     )
     assert "Effect" not in tables.tabulate_parameters(make_single_evidence()).note
     assert "Position" in tables.tabulate_parameters(make_single_evidence()).note
 
 
-def test_many_trials_of_which_none_is_complete_are_listed_all_the_same():
+def test_many_trials_without_a_complete_one_are_listed():
     failed = make_unfinished_evidence().trials[0]
     trials = [dataclasses.replace(failed, number=at) for at in range(450)]
     study = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""The Markdown is GitHub's, its links lead to files, its tables keep every digit."""
+"""The Markdown follows GitHub's rules, its links lead to files, its tables keep every digit."""
 
 import csv
 import re
@@ -33,7 +33,7 @@ def test_every_link_leads_to_a_file(folder):
     assert all((folder / link).is_file() for link in links)
 
 
-def test_figures_are_svg_files_of_their_own(folder):
+def test_figures_are_standalone_svg_files(folder):
     figures = list((folder / "figures").glob("*.svg"))
     assert figures
     for path in figures:
@@ -64,7 +64,7 @@ def test_every_row_of_a_table_has_the_columns_of_its_head(folder):
             assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1, block
 
 
-def test_names_are_shown_and_not_run(folder):
+def test_names_are_shown_as_text(folder):
     text = (folder / "report.md").read_text().split("```")[0]
     assert "<script>" not in text
     assert "<speare>" not in text
@@ -75,7 +75,7 @@ def test_names_are_shown_and_not_run(folder):
     assert escape_markdown("two\nlines") == "two lines"
 
 
-def test_a_fence_outlasts_the_text_within():
+def test_a_fence_is_longer_than_any_fence_in_the_text():
     assert make_fence("a ``` b") == "````"
 
 

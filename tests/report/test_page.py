@@ -1,4 +1,4 @@
-"""The page is whole, loads nothing, escapes everything, and claims no more than the study shows."""
+"""The page is well formed, loads nothing, escapes everything, and agrees with the study."""
 
 import base64
 import dataclasses
@@ -16,7 +16,8 @@ from helpers.evidence_maker import (
     make_unfinished_evidence,
 )
 from helpers.html_checker import Page, check
-from synaptune.report.findings import advise, make_verdict
+from synaptune.report.advice import advise
+from synaptune.report.findings import make_verdict
 from synaptune.report.page import BEST_ROWS, make_sections, render_html
 from synaptune.report.table_model import UNKNOWN
 from synaptune.report.tables import find_positions, tabulate_parameters
@@ -39,7 +40,7 @@ def test_a_page_is_well_formed_and_loads_nothing(awkward):
     assert page.tags.count("script") == 1
 
 
-def test_names_stand_in_the_page_as_they_are_and_nowhere_as_markup(awkward):
+def test_names_are_shown_as_text_and_never_as_markup(awkward):
     assert "<script>alert" not in awkward
     assert "<speare>" not in awkward
     text = "".join(Page(awkward).text)
@@ -50,27 +51,27 @@ def test_names_stand_in_the_page_as_they_are_and_nowhere_as_markup(awkward):
 @pytest.mark.parametrize(
     "make", [make_empty_evidence, make_single_evidence, make_unfinished_evidence]
 )
-def test_a_young_study_has_a_page_that_claims_nothing(make):
+def test_a_study_without_results_has_a_page_without_a_claim(make):
     page = check(render_html(make()))
     assert any("No claim" in text for text in page.text)
 
 
-def test_a_study_that_has_not_ended_says_so():
+def test_a_running_study_is_marked_as_running():
     assert "running" in "".join(Page(render_html(make_unfinished_evidence())).text)
     assert "running" not in make_verdict(make_full_evidence(count=20)).headline
 
 
 def test_a_page_of_ten_thousand_trials_is_small_and_shows_the_best():
-    whole = make_full_evidence(count=10)
+    full = make_full_evidence(count=10)
     trials = [
         dataclasses.replace(
-            whole.trials[at % 10], number=at, objective=2.0 + at / 1e4, state="complete"
+            full.trials[index % 10], number=index, objective=2.0 + index / 1e4, state="complete"
         )
-        for at in range(10_000)
+        for index in range(10_000)
     ]
     text = render_html(
         dataclasses.replace(
-            whole,
+            full,
             trials=trials,
             units=[trial.unit for trial in trials],
             losses=[trial.objective for trial in trials],
@@ -85,23 +86,25 @@ def test_a_page_of_ten_thousand_trials_is_small_and_shows_the_best():
 
 def test_the_verdict_leads_with_gain_interval_and_decision():
     study = make_full_evidence(count=20)
-    found = make_verdict(study)
+    verdict = make_verdict(study)
     gain = study.validation.gain
     assert (
         f"{gain.mean:.1f} % (95 % interval {gain.low:.1f} to {gain.high:.1f}) on 5 fresh seeds"
-        in found.headline
+        in verdict.headline
     )
-    assert found.tone == "good"
-    assert found.findings[0].title == f"Decision: {study.validation.decision}"
-    carried = next(entry.text for entry in found.findings if entry.title == "What carries it")
+    assert verdict.tone == "good"
+    assert verdict.findings[0].title == f"Decision: {study.validation.decision}"
+    carried = next(
+        entry.text for entry in verdict.findings if entry.title == "What carries the gain"
+    )
     assert carried.index("barrier_strength") < carried.index("lambda_loge")
     assert "rank_eligibility" not in carried
     assert "rank_eligibility" in next(
-        entry.text for entry in found.findings if entry.title == "Not told from zero"
+        entry.text for entry in verdict.findings if entry.title == "Not significant"
     )
 
 
-def test_a_gain_whose_interval_reaches_zero_is_no_gain():
+def test_a_gain_whose_interval_includes_zero_is_not_significant():
     study = make_full_evidence(count=20)
     unsure = dataclasses.replace(
         study,
@@ -109,7 +112,7 @@ def test_a_gain_whose_interval_reaches_zero_is_no_gain():
             study.validation, gain=make_comparison([-1.0, 2.0, 0.5, 1.0, -0.2])
         ),
     )
-    assert make_verdict(unsure).headline.startswith("No gain is told from zero")
+    assert make_verdict(unsure).headline.startswith("The gain is not significant")
     assert any(entry.title == "More seeds" for entry in advise(unsure))
     worse = dataclasses.replace(
         study,
@@ -118,7 +121,7 @@ def test_a_gain_whose_interval_reaches_zero_is_no_gain():
     assert make_verdict(worse).tone == "bad"
 
 
-def test_a_best_at_the_end_of_its_range_asks_for_a_wider_one_if_the_parameter_matters():
+def test_a_best_value_at_the_end_of_its_range_advises_a_wider_range_if_it_has_an_effect():
     study = make_full_evidence(count=20)
     unit = (0.99, *study.best.unit[1:])
     values = study.space.to_values(unit)
@@ -130,43 +133,45 @@ def test_a_best_at_the_end_of_its_range_asks_for_a_wider_one_if_the_parameter_ma
             entry._replace(significant=matters or not entry.name.endswith("alpha_ca"))
             for entry in edged.effects
         ]
-        told = [
+        advice = [
             entry.text
             for entry in advise(dataclasses.replace(edged, effects=effects))
             if entry.title == "Widen the range"
         ]
-        assert any("alpha_ca" in text and "upper" in text for text in told) == matters
+        assert any("alpha_ca" in text and "upper" in text for text in advice) == matters
     assert find_positions(edged)["synapse.calcium.alpha_ca"] == 0.99
 
 
-def test_effects_that_were_not_found_are_fixed_only_after_a_long_search():
+def test_parameters_without_an_effect_are_fixed_only_after_a_long_search():
     assert any(entry.title == "Fix" for entry in advise(make_full_evidence(count=100)))
     short = [entry.title for entry in advise(make_full_evidence(count=40))]
     assert "Fix" not in short
     assert "Search longer" in short
 
 
-def test_a_search_whose_end_still_gains_asks_for_more():
+def test_a_search_that_still_gains_at_its_end_advises_more_evaluations():
     study = make_full_evidence(count=120)
-    for end, asked in ((0.0, False), (0.3, True)):
-        best = [1.0 - 0.8 * min(1.0, place / 50) - end * (place == 119) for place in range(120)]
+    for late_gain, advised in ((0.0, False), (0.3, True)):
+        best = [
+            1.0 - 0.8 * min(1.0, index / 50) - late_gain * (index == 119) for index in range(120)
+        ]
         course = study.convergence._replace(best=best)
         assert (
             any(
-                "come to rest" in entry.text
+                "not converged" in entry.text
                 for entry in advise(dataclasses.replace(study, convergence=course))
             )
-            == asked
+            == advised
         )
 
 
-def test_a_table_leaves_out_what_the_study_does_not_know():
+def test_a_table_omits_columns_without_data():
     headings = [column.name for column in tabulate_parameters(make_single_evidence()).columns]
     assert "tuned" in headings
     assert "fANOVA" not in headings
 
 
-def test_figures_stand_in_their_sections():
+def test_figures_are_in_their_sections():
     study = make_full_evidence(count=20)
     by_key = {section.key: section.html for section in make_sections(study)}
     assert list(by_key)[:2] == ["verdict", "next"]
@@ -180,16 +185,16 @@ def test_in_a_browser_the_trials_sort_and_filter_and_nothing_is_fetched(awkward,
     playwright = pytest.importorskip("playwright.sync_api")
     path = tmp_path / "report.html"
     path.write_text(awkward, encoding="utf-8")
-    asked, said = [], []
+    requests, messages = [], []
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000
         )
         page = browser.new_page(viewport={"width": 390, "height": 800})
         page.set_default_timeout(120_000)
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
         page.goto(path.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         page.click("#table-trials thead th:nth-child(4) button")
@@ -197,32 +202,32 @@ def test_in_a_browser_the_trials_sort_and_filter_and_nothing_is_fetched(awkward,
             "#table-trials tbody tr td:nth-child(4)", "cells => cells.map(cell => cell.textContent)"
         )
         page.fill("input[data-filters]", "failed")
-        left = page.eval_on_selector_all(
+        rows = page.eval_on_selector_all(
             "#table-trials tbody tr:not([hidden])", "rows => rows.map(row => row.textContent)"
         )
         browser.close()
-    known = [float(text) for text in objectives if text != UNKNOWN]
-    assert known == sorted(known)
-    assert objectives[-1] == UNKNOWN  # what has no objective is last
-    assert left
-    assert all("failed" in row for row in left)
-    assert asked == [path.as_uri()]
-    assert said == []
+    values = [float(text) for text in objectives if text != UNKNOWN]
+    assert values == sorted(values)
+    assert objectives[-1] == UNKNOWN  # trials without an objective are last
+    assert rows
+    assert all("failed" in row for row in rows)
+    assert requests == [path.as_uri()]
+    assert messages == []
 
 
-def test_what_the_gates_decided_is_on_the_page_of_phase_2():
-    account = {
+def test_the_page_of_phase_2_shows_the_gates():
+    kept = {
         "gate": "calcium",
         "decision": "winner",
         "reason": "on 3 fresh <seeds>",
         "improvement": {"mean": 1.234, "low": -0.5, "high": 3.0},
     }
-    none = {
+    rejected = {
         "gate": "energy",
         "decision": "start",
         "reason": "no point better than the start was found",
     }
-    shown = render_html(dataclasses.replace(make_full_evidence(), gates=[account, none]))
+    shown = render_html(dataclasses.replace(make_full_evidence(), gates=[kept, rejected]))
     assert "<h3>Gates</h3>" in shown
     assert "on 3 fresh &lt;seeds&gt;" in shown
     assert "1.234" in shown

@@ -1,4 +1,4 @@
-"""The Markdown of a refinement: every number a reader needs, and names that Markdown would take for its own."""
+"""The Markdown of a refinement: its numbers, and the escaping of names."""
 
 import re
 
@@ -22,7 +22,7 @@ def runs(tmp_path_factory) -> RunTable:
 
 
 def row(text: str, first: str) -> list[str]:
-    """The cells of the first table row that begins with a cell."""
+    """The cells of the first table row whose first cell is `first`."""
     (line, *_) = [line for line in text.splitlines() if line.startswith(f"| {first} |")]
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[2:-1]]
 
@@ -56,8 +56,8 @@ def test_the_plan_rule_shows_that_its_narrowings_are_not_supported(runs):
     ] == ["no", "yes", "no", "no"]
 
 
-def test_an_adaptive_search_is_said_to_be_no_independent_sample():
-    values = tuple(place / 20 for place in range(20))
+def test_an_adaptive_search_is_reported_as_a_dependent_sample():
+    values = tuple(index / 20 for index in range(20))
     parameters = (RunParameter(Dimension("a|b `c`\nd", "lin", 0.0, 1.0), values),)
     runs = RunTable(
         "study *x*",
@@ -65,7 +65,7 @@ def test_an_adaptive_search_is_said_to_be_no_independent_sample():
         False,
         parameters,
         values,
-        tuple(place // 5 for place in range(20)),
+        tuple(index // 5 for index in range(20)),
         adaptive="cma",
     )
     text = format_refinement(refine(runs, shuffles=99), "next.yaml")
@@ -75,13 +75,13 @@ def test_an_adaptive_search_is_said_to_be_no_independent_sample():
     )
     assert "nothing is narrowed" in text
     assert r"study \*x\*" in text
-    assert text.count(r"| a\|b \`c\` d |") == 2 - 1 + text.count(r"| a\|b \`c\` d | runs |")
+    assert text.count(r"| a\|b `c` d |") == 2 - 1 + text.count(r"| a\|b `c` d | runs |")
     console = Console(record=True, width=100, file=open("/dev/null", "w"))  # noqa: SIM115
     print_refinement(refine(runs, shuffles=99), console)
     assert "no independent sample" in console.export_text()
 
 
-def test_ranges_and_choices_are_said_in_words():
+def test_ranges_and_choices_are_described_in_words():
     assert describe_range(Dimension("x", "log", 1e-3, 1.0)) == "0.001 to 1, log"
     assert describe_range(Dimension("x", "lin", 2, 8, integer=True)) == "2 to 8, integer"
     assert (

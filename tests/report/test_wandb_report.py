@@ -27,7 +27,7 @@ from synaptune.report.wandb_report import (
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch, tmp_path):
-    """A process without an account, and without a network: every address it asks for is refused."""
+    """Remove the account and the network: every connection is refused."""
     for name in list(os.environ):
         if name.startswith("WANDB"):
             monkeypatch.delenv(name)
@@ -40,7 +40,7 @@ def blocks(text: str, kind: str) -> list[dict]:
 
 
 def texts(entry) -> list[str]:
-    """Every text of a specification, in its order."""
+    """List every text of a specification, in its order."""
     if isinstance(entry, dict):
         return ([entry["text"]] if isinstance(entry.get("text"), str) else []) + [
             text for value in entry.values() for text in texts(value)
@@ -48,7 +48,7 @@ def texts(entry) -> list[str]:
     return [text for value in entry for text in texts(value)] if isinstance(entry, list) else []
 
 
-def test_the_report_has_words_and_panels_phase_by_phase():
+def test_the_report_has_texts_and_panels_for_each_phase():
     evidence = evidence_maker.make_full_evidence()
     text = dump_specification(build_report(evidence, project="project"))
     assert [texts(block)[0] for block in blocks(text, "heading") if block["level"] == 1][:3] == [
@@ -74,7 +74,7 @@ def test_the_report_has_words_and_panels_phase_by_phase():
         assert phase in kind["value"]
 
 
-def test_a_panel_is_called_after_what_it_shows_also_under_another_objective():
+def test_a_panel_is_named_after_its_metric_also_with_another_objective():
     evidence = evidence_maker.make_full_evidence(count=20)
     evidence = replace(evidence, provenance={"configuration": {"objective.name": "composite"}})
     panels = blocks(dump_specification(build_report(evidence, project="project")), "panel-grid")[0][
@@ -85,7 +85,7 @@ def test_a_panel_is_called_after_what_it_shows_also_under_another_objective():
     assert not any("objective" in config.lower() and "val_loss" in config for config in shown)
 
 
-def test_the_panels_of_the_search_speak_of_its_parameters_by_the_names_their_runs_have():
+def test_the_panels_of_the_search_use_the_config_keys_of_the_runs():
     evidence = evidence_maker.make_full_evidence()
     grid = blocks(dump_specification(build_report(evidence, project="project")), "panel-grid")[0][
         "metadata"
@@ -110,7 +110,7 @@ def test_the_panels_of_the_search_speak_of_its_parameters_by_the_names_their_run
 @pytest.mark.parametrize(
     "make", ["make_empty_evidence", "make_single_evidence", "make_unfinished_evidence"]
 )
-def test_a_study_that_has_little_to_tell_has_a_report(make):
+def test_a_study_without_results_has_a_report(make):
     evidence = getattr(evidence_maker, make)()
     assert (
         texts(json.loads(dump_specification(build_report(evidence, project="project"))))[1]
@@ -118,7 +118,7 @@ def test_a_study_that_has_little_to_tell_has_a_report(make):
     )
 
 
-def test_names_that_need_escaping_stay_as_they_are():
+def test_names_that_need_escaping_are_kept():
     evidence = replace(
         evidence_maker.make_full_evidence(count=20, awkward=True), name='it\'s <b>"a" \\ b</b>'
     )
@@ -127,14 +127,16 @@ def test_names_that_need_escaping_stay_as_they_are():
     assert group["value"] == evidence.name
 
 
-def test_without_a_key_the_specification_is_written_and_the_reason_said(tmp_path):
-    said = []
+def test_without_a_key_the_specification_is_written_and_the_reason_printed(tmp_path):
+    messages = []
     assert (
-        write_wandb_report(evidence_maker.make_single_evidence(), tmp_path, on_message=said.append)
+        write_wandb_report(
+            evidence_maker.make_single_evidence(), tmp_path, on_message=messages.append
+        )
         is None
     )
     assert json.loads((tmp_path / SPECIFICATION_FILE).read_text())["blocks"]
-    assert "no API key" in said[-1]
+    assert "no API key" in messages[-1]
     assert not (tmp_path / PUBLISHED_FILE).exists()
 
 
@@ -143,16 +145,17 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from helpers import evidence_maker
-from synaptune.report.wandb_report import wandb_report
-for evidence in (evidence_maker.bare(), evidence_maker.single()):
-    print(wandb_report(evidence, Path(sys.argv[2]), project="project", say=lambda line: None))
+from synaptune.report.wandb_report import write_wandb_report
+for evidence in (evidence_maker.make_empty_evidence(), evidence_maker.make_single_evidence()):
+    folder = Path(sys.argv[2])
+    print(write_wandb_report(evidence, folder, project="project", on_message=lambda line: None))
 """
 
 
 def test_a_report_published_again_is_the_same_report_with_new_content(tmp_path):
     with run_server() as server:
         command = [sys.executable, "-c", PUBLISH, str(TESTS), str(tmp_path)]
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             env=os.environ | server.environment,
             capture_output=True,
@@ -160,8 +163,8 @@ def test_a_report_published_again_is_the_same_report_with_new_content(tmp_path):
             timeout=300,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
-        first, second = done.stdout.splitlines()
+        assert process.returncode == 0, process.stderr
+        first, second = process.stdout.splitlines()
         assert first.startswith(f"{server.url}/{ENTITY}/project/reports/")
         assert first.rsplit("--", 1)[1] == second.rsplit("--", 1)[1]
         assert server.operations.count("upsertView") == 2

@@ -1,4 +1,4 @@
-"""The checks before a search spends anything."""
+"""The checks before a search."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_a_clear_signal_passes():
     )
 
 
-def test_what_all_candidates_share_is_reported_apart_from_the_spread_over_seeds():
+def test_noise_that_all_candidates_share_is_reported_apart_from_the_spread_over_seeds():
     signal = check_objective(
         [2.0, 2.5, 1.5], [2.1, 2.2, 1.9, 2.0], [[2.1, 2.6, 1.6], [2.2, None, 1.7]], None
     )
@@ -44,6 +44,6 @@ def test_what_all_candidates_share_is_reported_apart_from_the_spread_over_seeds(
         ([2.0, 2.01, 1.99], [None, None, None, 2.2], [None, 2.0, 2.0], "range"),
     ],
 )
-def test_a_missing_signal_is_put_down_to_its_cause(defaults, candidates, repeated, word):
+def test_a_missing_signal_is_reported_with_its_cause(defaults, candidates, repeated, word):
     (fault,) = check_objective(defaults, candidates, [repeated], 3.2).faults
     assert fault.startswith(word)

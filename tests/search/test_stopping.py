@@ -22,10 +22,12 @@ SPACE = Space(
 OFF = StopConfig(plateau=None)
 
 
-def drive(
-    folder, config, *, budget=60, maximize=False, bend=lambda height: height, clock=None, said=None
-):
-    """A search under stopping rules, each trial said to take six minutes; returns its trials."""
+def run_with_rules(folder, config, *, budget=60, maximize=False, clock=None, messages=None):
+    """Run a search under stopping rules, with a nominal six minutes per trial.
+
+    Returns:
+        The trials.
+    """
     engine = Engine("cma", 7, workers=1)
     with Study(
         StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"),
@@ -34,10 +36,10 @@ def drive(
     ) as study:
 
         def run(trial):
-            height = bend((trial.values["x"] - 3.0) ** 2 + trial.values["y"] / 100.0)
+            height = (trial.values["x"] - 3.0) ** 2 + trial.values["y"] / 100.0
             return Result(-height if maximize else height, 360.0)
 
-        found = Search(
+        search = Search(
             SPACE,
             engine,
             Plan(budget, maximize=maximize, max_failure_rate=1.0),
@@ -46,13 +48,13 @@ def drive(
             stop_rule=make_stop_rule(
                 config, maximize=maximize, **({"clock": clock} if clock else {})
             ),
-            on_message=([] if said is None else said).append,
+            on_message=([] if messages is None else messages).append,
         )
-        return run_searches([found], InlineWorkers(run))[0]
+        return run_searches([search], InlineWorkers(run))[0]
 
 
-def made(*objectives, size=6):
-    """Ended trials in generations of a size; an objective of none is a failed trial."""
+def make_trials(*objectives, size=6):
+    """Ended trials in generations of a size; None as the objective makes a failed trial."""
     return [
         Trial(
             number,
@@ -78,20 +80,20 @@ def made(*objectives, size=6):
         (StopConfig(plateau=1, patience=2, improvement=0.9), "stopped on a plateau"),
     ],
 )
-def test_a_search_stops_for_its_reason_and_the_same_command_runs_nothing_more(
+def test_a_search_stops_for_its_reason_and_the_same_command_runs_no_further_trial(
     tmp_path, config, reason
 ):
     first, again = [], []
-    trials = drive(tmp_path, config, said=first)
+    trials = run_with_rules(tmp_path, config, messages=first)
     assert 0 < len(trials) < 60
     assert reason in first[-1]
-    assert drive(tmp_path, config, said=again) == drive(tmp_path, config)
+    assert run_with_rules(tmp_path, config, messages=again) == run_with_rules(tmp_path, config)
     assert again == first
-    assert [trial.number for trial in drive(tmp_path, config)] == list(range(len(trials)))
-    assert len(drive(tmp_path, OFF)) == 60
+    assert [trial.number for trial in run_with_rules(tmp_path, config)] == list(range(len(trials)))
+    assert len(run_with_rules(tmp_path, OFF)) == 60
 
 
-def test_the_hours_count_from_the_beginning_of_the_command():
+def test_the_hours_count_from_the_start_of_the_command():
     rule = make_stop_rule(
         replace(OFF, hours=1.0), maximize=False, began=100.0, clock=lambda: 3700.0
     )
@@ -101,27 +103,34 @@ def test_the_hours_count_from_the_beginning_of_the_command():
 
 def test_the_hours_are_those_of_one_command(tmp_path):
     def hours(count):
-        """A clock that stands at 3,600 s once `count` trials have ended."""
+        """A clock that returns 3,600 s once `count` trials have ended, and 0 before."""
         readings = iter([0.0] * (count + 1))
         return lambda: next(readings, 3600.0)
 
-    config, said = replace(OFF, hours=1.0), []
-    first = len(drive(tmp_path, config, clock=hours(7), said=said))
-    assert said[-1] == "search: stopped after 1 hours of this command (stop.hours=1)"
+    config, messages = replace(OFF, hours=1.0), []
+    first = len(run_with_rules(tmp_path, config, clock=hours(7), messages=messages))
+    assert messages[-1] == "search: stopped after 1 hours of this command (stop.hours=1)"
     assert first == 7
-    assert len(drive(tmp_path, config, clock=hours(5))) == first + 5
+    assert len(run_with_rules(tmp_path, config, clock=hours(5))) == first + 5
 
 
 def test_a_target_follows_the_direction(tmp_path):
-    trials = drive(tmp_path, replace(OFF, target=-1.0), maximize=True)
+    trials = run_with_rules(tmp_path, replace(OFF, target=-1.0), maximize=True)
     assert len(trials) < 60
     assert max(trial.objective for trial in trials) >= -1.0
-    assert len(drive(tmp_path / "low", replace(OFF, target=-1.0), maximize=False, budget=12)) == 12
+    assert (
+        len(run_with_rules(tmp_path / "low", replace(OFF, target=-1.0), maximize=False, budget=12))
+        == 12
+    )
 
 
-def test_a_plateau_is_so_many_small_steps_in_a_row():
+def test_a_plateau_is_several_small_improvements_in_a_row():
     def stops(*bests, **changes):
-        """Whether a search whose best after each check of two generations of six is this, from 10 in the first, has stopped."""
+        """Whether the rule stops a search with these best objectives.
+
+        The best is 10 in the first generation. `bests` holds the best at each check, which are two
+        generations of six trials apart.
+        """
         objectives = (
             [10.0] * 6
             + [10.0] * 5
@@ -129,7 +138,9 @@ def test_a_plateau_is_so_many_small_steps_in_a_row():
             + [value for best in bests[1:] for value in [10.0] * 11 + [best]]
         )
         return (
-            make_stop_rule(StopConfig(plateau=2, **changes), maximize=False)(made(*objectives))
+            make_stop_rule(StopConfig(plateau=2, **changes), maximize=False)(
+                make_trials(*objectives)
+            )
             is not None
         )
 
@@ -143,10 +154,11 @@ def test_a_plateau_is_so_many_small_steps_in_a_row():
     assert not stops(9.99, 9.98, 9.97, improvement=1e-4)
 
 
-def test_negative_bests_and_failed_trials_are_no_hindrance_to_the_plateau():
+def test_the_plateau_rule_handles_negative_bests_and_failed_trials():
     def stops(*objectives, maximize=False):
         return (
-            make_stop_rule(StopConfig(plateau=1), maximize=maximize)(made(*objectives)) is not None
+            make_stop_rule(StopConfig(plateau=1), maximize=maximize)(make_trials(*objectives))
+            is not None
         )
 
     assert not stops(*[-10.0] * 6, *[None] * 12)
@@ -157,13 +169,13 @@ def test_negative_bests_and_failed_trials_are_no_hindrance_to_the_plateau():
     assert not stops(*[10.0] * 23, 11.0, maximize=True)
 
 
-def test_generations_of_one_trial_count_as_cmas_for_the_plateau():
+def test_generations_of_one_trial_count_as_those_of_cma_for_the_plateau():
     rule = make_stop_rule(StopConfig(plateau=1), maximize=False)
-    assert rule(made(*[1.0] * 23, size=1)) is None
-    assert rule(made(*[1.0] * 24, size=1)) is not None
+    assert rule(make_trials(*[1.0] * 23, size=1)) is None
+    assert rule(make_trials(*[1.0] * 24, size=1)) is not None
 
 
-def test_every_bad_value_is_told_at_once():
+def test_every_bad_value_is_reported_at_once():
     with pytest.raises(UserError) as caught:
         check_stop(
             StopConfig(

@@ -174,9 +174,9 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
 def test_one_process_at_a_time(tmp_path):
     code = f"""
 from pathlib import Path
-from synaptune.study.location import Home
+from synaptune.study.location import StudyLocation
 from synaptune.study.study import Study
-Study(Home("s", Path({str(tmp_path)!r}), "sqlite:///{tmp_path}/study.db", "auto"), {{}})
+Study(StudyLocation("s", Path({str(tmp_path)!r}), "sqlite:///{tmp_path}/study.db", "auto"), {{}})
 """
     with Study(place(tmp_path), {}):
         other = subprocess.run(

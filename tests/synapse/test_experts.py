@@ -1,8 +1,8 @@
-"""Structural plasticity: metabolism in bounds, thresholds within reach, merges and splits as decided."""
+"""Structural plasticity: bounds of the metabolism, reachable thresholds, merges and splits."""
 
 import torch
 
-from synaptune.synapse.circuit import SynapseParams, SynapseTensors
+from synaptune.synapse.circuit import SynapseParams
 from synaptune.synapse.experts import (
     Metabolism,
     Routing,
@@ -11,9 +11,10 @@ from synaptune.synapse.experts import (
     plan_remodel,
     remodel_metabolism,
 )
+from synaptune.synapse.tensors import SynapseTensors
 
 
-def params(**values: float) -> SynapseTensors:
+def make_params(**values: float) -> SynapseTensors:
     return SynapseTensors(
         SynapseParams().with_values(
             {f"synapse.structural.{name}": value for name, value in values.items()}
@@ -21,7 +22,7 @@ def params(**values: float) -> SynapseTensors:
     )
 
 
-def state(utilisation: list[float], energy: list[float], spread: float = 0.3) -> Metabolism:
+def make_state(utilisation: list[float], energy: list[float], spread: float = 0.3) -> Metabolism:
     generator = torch.Generator().manual_seed(0)
     embedding = torch.nn.functional.normalize(
         torch.ones(4, 64) / 8 + spread * torch.randn(4, 64, generator=generator) / 8, dim=-1
@@ -33,61 +34,59 @@ WEAK_AND_STRONG = ([0.02, 0.22, 0.26, 0.5], [0.3, 0.3, 0.3, 0.6])
 
 
 def test_health_is_a_half_when_all_are_alike_and_both_thresholds_are_within_reach():
-    assert torch.allclose(health(state([0.25] * 4, [0.4] * 4)), torch.full((4,), 0.5))
-    vigour = health(state(*WEAK_AND_STRONG))
+    assert torch.allclose(health(make_state([0.25] * 4, [0.4] * 4)), torch.full((4,), 0.5))
+    scores = health(make_state(*WEAK_AND_STRONG))
     defaults = SynapseParams().structural
-    assert vigour.min() < defaults.merge_health_max
-    assert vigour.max() > defaults.split_health_min
+    assert scores.min() < defaults.merge_health_max
+    assert scores.max() > defaults.split_health_min
 
 
-def test_a_weak_kin_expert_merges_and_the_healthiest_is_copied_into_its_slot():
-    plan = plan_remodel(state(*WEAK_AND_STRONG), params().structural)
+def test_a_weak_similar_expert_merges_and_the_healthiest_is_copied_into_its_slot():
+    plan = plan_remodel(make_state(*WEAK_AND_STRONG), make_params().structural)
     assert plan.merged
     assert plan.split
     assert plan.copy[0].tolist() == [0.0, 0.0, 0.0, 1.0]
     assert torch.allclose(plan.mix.sum(1), torch.ones(4))
     assert plan.bias.nonzero().flatten().tolist() == [0, 3]
     assert plan.noise_sign.tolist() == [-1.0, 0.0, 0.0, 1.0]
-    after = remodel_metabolism(state(*WEAK_AND_STRONG), plan)
+    after = remodel_metabolism(make_state(*WEAK_AND_STRONG), plan)
     assert torch.allclose(after.embedding.norm(dim=1), torch.ones(4))
 
 
-def test_strangers_do_not_merge():
-    plan = plan_remodel(state(*WEAK_AND_STRONG, spread=30.0), params().structural)
+def test_dissimilar_experts_do_not_merge():
+    plan = plan_remodel(make_state(*WEAK_AND_STRONG, spread=30.0), make_params().structural)
     assert not plan.merged
     assert torch.equal(plan.mix, torch.eye(4))
     assert torch.equal(plan.copy, torch.eye(4))
 
 
 def test_a_split_needs_a_healthy_expert():
-    plan = plan_remodel(state(*WEAK_AND_STRONG), params(split_health_min=1.0).structural)
+    plan = plan_remodel(make_state(*WEAK_AND_STRONG), make_params(split_health_min=1.0).structural)
     assert plan.merged
     assert not plan.split
     assert torch.equal(plan.copy, torch.eye(4))
 
 
 def test_metabolism_stays_in_bounds_under_lopsided_use():
-    synapse, now = params(energy_cost_rel=0.05), state([0.25] * 4, [0.85] * 4)
+    params, state = make_params(energy_cost_rel=0.05), make_state([0.25] * 4, [0.85] * 4)
     routing = Routing(
         torch.tensor([0.5, 0.5, 0.0, 0.0]),
         torch.nn.functional.normalize(torch.randn(4, 64), dim=-1),
     )
     for _ in range(500):
-        now = metabolism_step(now, routing, synapse.structural, synapse.energy)
-    assert torch.allclose(now.utilisation, routing.share, atol=1e-3)
-    assert (now.energy >= 0).all()
-    assert (now.energy <= float(synapse.energy.energy_max) + 1e-6).all()
-    assert now.energy[2] > now.energy[0]
-    assert torch.allclose(now.embedding.norm(dim=1), torch.ones(4))
+        state = metabolism_step(state, routing, params.structural, params.energy)
+    assert torch.allclose(state.utilisation, routing.share, atol=1e-3)
+    assert (state.energy >= 0).all()
+    assert (state.energy <= float(params.energy.energy_max) + 1e-6).all()
+    assert state.energy[2] > state.energy[0]
+    assert torch.allclose(state.embedding.norm(dim=1), torch.ones(4))
 
 
 def test_push_drives_embeddings_apart():
-    synapse, now = (
-        params(router_contrastive_lr=1e-2, router_contrastive_push=0.5),
-        state([0.25] * 4, [0.5] * 4),
-    )
+    params = make_params(router_contrastive_lr=1e-2, router_contrastive_push=0.5)
+    state = make_state([0.25] * 4, [0.5] * 4)
     idle = Routing(torch.zeros(4), torch.zeros(4, 64))
-    first = (now.embedding @ now.embedding.T).mean()
+    initial = (state.embedding @ state.embedding.T).mean()
     for _ in range(200):
-        now = metabolism_step(now, idle, synapse.structural, synapse.energy)
-    assert (now.embedding @ now.embedding.T).mean() < first
+        state = metabolism_step(state, idle, params.structural, params.energy)
+    assert (state.embedding @ state.embedding.T).mean() < initial

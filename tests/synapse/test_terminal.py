@@ -1,4 +1,4 @@
-"""The presynaptic terminal: conservation, ranges, the published courses of efficacy, gradients, and the compiled scan."""
+"""The presynaptic terminal: conservation, ranges, known courses of efficacy, gradients, kernel."""
 
 import random
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from synaptune.core.parameters import lookup
-from synaptune.synapse.circuit import SPECS, SynapseParams, SynapseTensors
+from synaptune.synapse.circuit import SPECS, SynapseParams
 from synaptune.synapse.kernel import fast_scan, load_library
 from synaptune.synapse.release import draw_noise
+from synaptune.synapse.tensors import SynapseTensors
 from synaptune.synapse.terminal import (
     efficacy,
     init_terminals,
@@ -20,18 +21,18 @@ from synaptune.synapse.terminal import (
 PRESYNAPTIC = [s for s in SPECS if s.subsystem in ("calcium", "vesicles", "energy")]
 
 
-def tensors(values: dict[str, float] | None = None, dtype=torch.float64) -> SynapseTensors:
+def make_params(values: dict[str, float] | None = None, dtype=torch.float64) -> SynapseTensors:
     return SynapseTensors(SynapseParams().with_values(values or {})).to(dtype)
 
 
-def corner(rng: random.Random) -> dict[str, float]:
-    """Every presynaptic parameter at its low or its high end."""
+def draw_corner(rng: random.Random) -> dict[str, float]:
+    """Set every presynaptic parameter to its low or high bound at random."""
     return {s.name: rng.choice((s.low, s.high)) for s in PRESYNAPTIC}
 
 
-def course(drives: list[float]) -> list[float]:
-    """ln e after each token of a drive, one token per tick."""
-    params = tensors()
+def run_course(drives: list[float]) -> list[float]:
+    """Return ln e after each token of a drive, with one token per tick."""
+    params = make_params()
     state, out = init_terminals(torch.zeros(1, dtype=torch.float64), params), []
     for drive in drives:
         state, e = terminal_step(state, torch.tensor([drive], dtype=torch.float64), params, 1)
@@ -44,22 +45,22 @@ def course(drives: list[float]) -> list[float]:
     [(-4.0, (-0.75, -0.74, -0.99)), (0.0, (-0.47, -0.70, -1.45)), (3.0, (-0.22, -1.85, -1.99))],
 )
 def test_efficacy_takes_the_specified_course_at_the_defaults(drive, expected):
-    out = course([drive] * 64)
+    out = run_course([drive] * 64)
     assert [out[i - 1] for i in (4, 16, 64)] == pytest.approx(expected, abs=0.04)
 
 
 def test_a_tired_terminal_recovers_over_fifty_silent_tokens():
-    out = course([3.0] * 10 + [-2.0] * 50)
+    out = run_course([3.0] * 10 + [-2.0] * 50)
     assert out[9] < -1.5
     assert out[-1] == pytest.approx(-1.2, abs=0.05)
 
 
 def test_a_driven_terminal_first_facilitates_then_tires():
-    params = tensors()
+    params = make_params()
     rest = float(
         efficacy(init_terminals(torch.zeros(1, dtype=torch.float64), params), params).log()
     )
-    out = course([3.0] * 32)
+    out = run_course([3.0] * 32)
     assert max(out[:6]) > rest > out[-1]
 
 
@@ -68,7 +69,7 @@ def test_vesicles_are_conserved_and_states_stay_physical_over_ten_thousand_rando
     ticks = 0
     for tokens in (1, 2, 5, 16):
         for _ in range(10):
-            params = tensors(corner(rng))
+            params = make_params(draw_corner(rng))
             state = init_terminals(torch.zeros(1, 1, 8, dtype=torch.float64), params)
             total = sum(state.vesicles)
             for _ in range(250):
@@ -89,7 +90,7 @@ def test_vesicles_are_conserved_and_states_stay_physical_over_ten_thousand_rando
 
 
 def test_a_step_leaves_the_given_state_alone():
-    params = tensors()
+    params = make_params()
     state = init_terminals(torch.zeros(1, 1, 4, dtype=torch.float64), params)
     before = map_state(state, torch.clone)
     terminal_step(state, torch.ones(1, 1, 4, dtype=torch.float64), params, 8)
@@ -98,9 +99,9 @@ def test_a_step_leaves_the_given_state_alone():
 
 
 def test_longer_ticks_converge_to_the_per_token_dynamics():
-    """The same drive in every token: after 32 tokens the efficacy depends only weakly on the tick, and less the shorter it is."""
+    """With a constant drive the efficacy after 32 tokens depends little on the length of a tick."""
     drive = torch.linspace(-4, 4, 9, dtype=torch.float64)
-    params = tensors()
+    params = make_params()
     ends = {}
     for tokens in (1, 2, 4, 8, 16):
         state = init_terminals(drive, params)
@@ -116,7 +117,7 @@ def test_longer_ticks_converge_to_the_per_token_dynamics():
 
 @pytest.mark.parametrize("tokens", [1, 16])
 def test_gradcheck_on_one_tick(tokens):
-    params = tensors()
+    params = make_params()
     state = init_terminals(torch.zeros(1, 1, 3, dtype=torch.float64), params)
     state, _ = terminal_step(
         state, torch.tensor([[[-1.0, 0.5, 2.0]]], dtype=torch.float64), params, tokens
@@ -133,13 +134,13 @@ def test_gradcheck_on_one_tick(tokens):
     ]
 
     def tick(drive, *inputs):
-        again = SynapseTensors(SynapseParams()).double()
+        params = SynapseTensors(SynapseParams()).double()
         for spec, value in zip(PRESYNAPTIC, inputs[: len(values)], strict=True):
-            group = getattr(again, spec.subsystem)
+            group = getattr(params, spec.subsystem)
             del group._buffers[spec.label]
             setattr(group, spec.label, value)
-        it = iter(inputs[len(values) :])
-        return terminal_step(map_state(state, lambda _: next(it)), drive, again, tokens)[1]
+        states = iter(inputs[len(values) :])
+        return terminal_step(map_state(state, lambda _: next(states)), drive, params, tokens)[1]
 
     assert torch.autograd.gradcheck(tick, (drive, *values, *leaves))
 
@@ -147,7 +148,7 @@ def test_gradcheck_on_one_tick(tokens):
 def test_gradients_are_finite_at_random_corners_of_the_space():
     rng, generator = random.Random(1), torch.Generator().manual_seed(1)
     for _ in range(300):
-        params = tensors(corner(rng), torch.float32)
+        params = make_params(draw_corner(rng), torch.float32)
         drive = (8 * torch.randn(1, 2, 3, 64, generator=generator)).requires_grad_()
         noise = torch.randn(1, 2, 3, 64, generator=generator)
         torch.log(fast_scan(drive, params, 16, noise) + 1e-8).sum().backward()
@@ -157,7 +158,7 @@ def test_gradients_are_finite_at_random_corners_of_the_space():
 def test_parameter_gradients_are_finite_at_random_corners():
     rng, generator = random.Random(2), torch.Generator().manual_seed(2)
     for _ in range(30):
-        params = tensors(corner(rng), torch.float32)
+        params = make_params(draw_corner(rng), torch.float32)
         for spec in PRESYNAPTIC:
             lookup(params, spec.name.removeprefix("synapse.")).requires_grad_()
         drive = 8 * torch.randn(1, 2, 3, 64, generator=generator)
@@ -173,8 +174,8 @@ def test_parameter_gradients_are_finite_at_random_corners():
 @pytest.mark.parametrize("tokens", [1, 3, 8, 16])
 def test_the_compiled_scan_and_its_adjoint_equal_the_reference(tokens, stochastic):
     rng, generator = random.Random(tokens), torch.Generator().manual_seed(tokens)
-    for values in ({}, corner(rng), corner(rng)):
-        params, updates = tensors(values), 6
+    for values in ({}, draw_corner(rng), draw_corner(rng)):
+        params, updates = make_params(values), 6
         keys = (updates + 1) * tokens - (tokens > 2)
         drive = (
             4 * torch.randn(2, 2, updates, keys, generator=generator, dtype=torch.float64)
@@ -185,25 +186,25 @@ def test_the_compiled_scan_and_its_adjoint_equal_the_reference(tokens, stochasti
             else None
         )
         weight = torch.randn(2, 2, updates + 1, keys, generator=generator, dtype=torch.float64)
-        found = {}
+        results = {}
         for scan in (terminal_scan, fast_scan):
             out = scan(drive, params, tokens, noise)
             (grad,) = torch.autograd.grad((out * weight).sum(), drive)
-            found[scan] = out.detach(), grad
-        for slow, fast in zip(found[terminal_scan], found[fast_scan], strict=True):
+            results[scan] = out.detach(), grad
+        for slow, fast in zip(results[terminal_scan], results[fast_scan], strict=True):
             assert torch.allclose(slow, fast, rtol=1e-6, atol=1e-7)
 
 
 def test_stochastic_release_is_unbiased_where_it_is_not_clamped():
-    params = tensors()
+    params = make_params()
     state = init_terminals(torch.zeros(1, 1, 200_000, dtype=torch.float64), params)
     drive = torch.full((1, 1, 200_000), -0.5, dtype=torch.float64)
     noise = torch.randn(
         drive.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
     expected, _ = terminal_step(state, drive, params, 8)
-    drawn, _ = terminal_step(state, drive, params, 8, noise)
-    assert drawn.vesicles.ready.mean() == pytest.approx(
+    sample, _ = terminal_step(state, drive, params, 8, noise)
+    assert sample.vesicles.ready.mean() == pytest.approx(
         float(expected.vesicles.ready.mean()), rel=0.02
     )
-    assert drawn.vesicles.ready.std() > 0.5
+    assert sample.vesicles.ready.std() > 0.5

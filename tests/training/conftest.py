@@ -1,4 +1,4 @@
-"""One small text and one way to compose and run a configuration, shared by the tests of training."""
+"""A small text, and fixtures that compose and run a configuration."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def text(tmp_path_factory) -> Path:
         "kinase",
         ".",
     ]
-    chosen = np.random.default_rng(0).choice(words, 20_000)
+    sample = np.random.default_rng(0).choice(words, 20_000)
     path = tmp_path_factory.mktemp("text") / "words.txt"
-    path.write_text(" ".join(chosen))
+    path.write_text(" ".join(sample))
     return path
 
 
 @pytest.fixture(scope="session")
 def small(text) -> list[str]:
-    """Overrides of a run of a second."""
+    """Overrides of a run that takes a second."""
     return ["scale=smoke", "data=text", f"data.path={text}", "logger=csv", "logger.progress=off"]
 
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The repository."""
+    """Root of the repository."""
     return ROOT
 
 
 @pytest.fixture(scope="session")
 def run() -> Callable[[list[str], Path], Outcome]:
-    """(overrides, folder) -> a run of train.py's configuration in this process."""
+    """Return a function that runs train.py's configuration with overrides in this process."""
 
     def run_overrides(overrides: list[str], folder: Path) -> Outcome:
         register()

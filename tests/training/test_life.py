@@ -1,4 +1,4 @@
-"""The life of the experts as a run keeps it: in its metrics, its result and its checkpoint."""
+"""The history of the experts in the metrics, the result and the checkpoint of a run."""
 
 import csv
 import json
@@ -8,19 +8,22 @@ import torch
 
 from synaptune.training.metrics import gini
 
-LIVELY = [
+EVENTFUL = [
     "model.width=16",
     "synapse.structural.structural_interval=4",
     "synapse.structural.merge_health_max=0.45",
 ]
-LIVELY += ["synapse.structural.router_sim_threshold=0.2", "synapse.structural.split_health_min=0.5"]
+EVENTFUL += [
+    "synapse.structural.router_sim_threshold=0.2",
+    "synapse.structural.split_health_min=0.5",
+]
 
 
 @pytest.fixture(scope="module")
-def lived(run, small, tmp_path_factory):
+def eventful_run(run, small, tmp_path_factory):
     """A run with many structural events, and its folder."""
-    folder = tmp_path_factory.mktemp("lived")
-    return run([*small, *LIVELY], folder), folder
+    folder = tmp_path_factory.mktemp("eventful_run")
+    return run([*small, *EVENTFUL], folder), folder
 
 
 def rows(folder):
@@ -28,19 +31,19 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-def test_every_logged_step_has_its_merges_splits_and_use(lived):
-    outcome, folder = lived
-    found = rows(folder)
-    merges = [float(row["merges"]) for row in found]
+def test_every_logged_step_has_its_merges_splits_and_use(eventful_run):
+    outcome, folder = eventful_run
+    logged = rows(folder)
+    merges = [float(row["merges"]) for row in logged]
     assert merges == sorted(merges)
     assert merges[-1] == outcome.metrics["merges"] > 0
-    assert float(found[-1]["splits"]) == outcome.metrics["splits"] > 0
-    assert float(found[-1]["expert_gini"]) == outcome.metrics["expert_gini"]
-    assert all(row["expert_gini"] and row["expert_dead_fraction"] for row in found)
+    assert float(logged[-1]["splits"]) == outcome.metrics["splits"] > 0
+    assert float(logged[-1]["expert_gini"]) == outcome.metrics["expert_gini"]
+    assert all(row["expert_gini"] and row["expert_dead_fraction"] for row in logged)
 
 
-def test_a_result_has_the_life_of_its_experts(lived):
-    outcome, folder = lived
+def test_a_result_has_the_life_of_its_experts(eventful_run):
+    outcome, folder = eventful_run
     life = json.loads((folder / "result.json").read_text())["life"]
     logged = [row for row in rows(folder) if row["train_loss"]]
     assert life["steps"] == [int(row["step"]) for row in logged]
@@ -55,14 +58,14 @@ def test_a_result_has_the_life_of_its_experts(lived):
     assert all(step % 4 == 2 and layer == 0 for step, _, layer in life["events"])
 
 
-def test_a_checkpoint_of_before_a_life_was_kept_can_be_resumed(run, small, lived, tmp_path):
-    outcome, folder = lived
+def test_a_checkpoint_of_before_a_life_was_kept_can_be_resumed(run, small, eventful_run, tmp_path):
+    outcome, folder = eventful_run
     content = torch.load(folder / "checkpoint.pt", weights_only=True)
     for name in ("life_steps", "utilisation", "events"):
         del content["state"][name]
     torch.save(content, tmp_path / "checkpoint.pt")
-    again = run([*small, *LIVELY, "training.resume=true"], tmp_path)
-    assert again.objective == outcome.objective
+    resumed = run([*small, *EVENTFUL, "training.resume=true"], tmp_path)
+    assert resumed.objective == outcome.objective
     assert json.loads((tmp_path / "result.json").read_text())["life"] is None
 
 

@@ -1,4 +1,4 @@
-"""Metrics against values worked out by hand or by a second implementation."""
+"""Metrics compared with values computed by hand or by a second implementation."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_loss_and_perplexity_are_those_of_the_scored_targets():
     logits, targets, recall = batch()
-    found = compute_metrics(tally(logits, targets, recall), bytes_per_token=2.0)
+    metrics = compute_metrics(tally(logits, targets, recall), bytes_per_token=2.0)
     scored = targets >= 0
     expected = -torch.log_softmax(logits, -1)[scored].gather(1, targets[scored].unsqueeze(1)).mean()
-    assert found["loss"] == pytest.approx(float(expected), rel=1e-6)
-    assert found["loss"] == pytest.approx(float(training_loss(logits, targets)), rel=1e-6)
-    assert found["perplexity"] == pytest.approx(math.exp(float(expected)), rel=1e-6)
+    assert metrics["loss"] == pytest.approx(float(expected), rel=1e-6)
+    assert metrics["loss"] == pytest.approx(float(training_loss(logits, targets)), rel=1e-6)
+    assert metrics["perplexity"] == pytest.approx(math.exp(float(expected)), rel=1e-6)
 
 
 def test_bits_per_byte_counts_text_only():
@@ -49,11 +49,11 @@ def test_recall_accuracy_counts_answers_only():
 
 def test_tallies_of_parts_add_up_to_the_whole():
     logits, targets, recall = batch()
-    whole = compute_metrics(tally(logits, targets, recall), 1.0)
+    expected = compute_metrics(tally(logits, targets, recall), 1.0)
     parts = tally(logits[:1], targets[:1], recall[:1]).add(
         tally(logits[1:], targets[1:], recall[1:])
     )
-    assert compute_metrics(parts, 1.0) == pytest.approx(whole)
+    assert compute_metrics(parts, 1.0) == pytest.approx(expected)
 
 
 def test_a_model_that_knows_its_own_error_is_calibrated_and_a_boaster_is_not():

@@ -1,4 +1,4 @@
-"""A population is its candidates: the same losses as each of them alone."""
+"""A population gives each candidate the losses of a separate run."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def batches() -> list[torch.Tensor]:
     return [torch.randint(0, 6, (3, 33), generator=generator) for _ in range(STEPS)]
 
 
-def alone(params: SynapseParams) -> list[float]:
+def train_alone(params: SynapseParams) -> list[float]:
     model, losses = GPT(CONFIG, params, 32, 0), []
     optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=2e-2, betas=(0.9, 0.95))
     for step, tokens in enumerate(batches(), 1):
@@ -52,7 +52,7 @@ def test_a_population_gives_each_candidate_the_losses_it_gets_alone():
             for step, x in enumerate(batches(), 1)
         ]
     )
-    single = torch.tensor([alone(params) for params in CANDIDATES]).T
+    single = torch.tensor([train_alone(params) for params in CANDIDATES]).T
     error = (together - single).abs().max()
     apart = min((single[-1, i] - single[-1, j]).abs() for i, j in ((0, 1), (0, 2), (1, 2)))
     assert error < 5e-6

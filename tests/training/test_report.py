@@ -1,4 +1,4 @@
-"""A run tells of its validations, and ends in order when it is told to."""
+"""A run reports its validations and ends early when the report raises RunPruned."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ EVALUATED = [
 
 
 @pytest.fixture
-def reported(small, root):
-    """(folder, report, more overrides) -> the outcome of a run with a report."""
+def run_reported(small, root):
+    """Return a function that runs a configuration with a report and further overrides."""
 
-    def once(folder: Path, report=None, *more: str) -> Outcome:
+    def run_once(folder: Path, report=None, *more: str) -> Outcome:
         register()
         with initialize_config_dir(str(root / "conf"), version_base="1.3"):
             return run_training(
@@ -40,154 +40,163 @@ def reported(small, root):
                 report=report,
             )
 
-    return once
+    return run_once
 
 
-def ends_at(last: int, told: list | None = None):
+def prune_at(last: int, reports: list | None = None):
     def report(step: int, loss: float) -> None:
-        if told is not None:
-            told.append([step, loss])
+        if reports is not None:
+            reports.append([step, loss])
         if step >= last:
             raise RunPruned(step)
 
     return report
 
 
-def written(folder: Path) -> dict:
+def read_result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
-def test_every_validation_is_told_once_and_telling_changes_nothing(reported, tmp_path):
-    told = []
-    outcome = reported(tmp_path / "told", lambda step, loss: told.append([step, loss]))
-    assert told == written(tmp_path / "told")["curve"]
-    assert [step for step, _ in told] == list(range(2, 25, 2))
-    assert (outcome.pruned_at, outcome.objective) == (None, reported(tmp_path / "silent").objective)
+def test_every_validation_is_told_once_and_telling_changes_nothing(run_reported, tmp_path):
+    reports = []
+    outcome = run_reported(tmp_path / "reported", lambda step, loss: reports.append([step, loss]))
+    assert reports == read_result(tmp_path / "reported")["curve"]
+    assert [step for step, _ in reports] == list(range(2, 25, 2))
+    assert (outcome.pruned_at, outcome.objective) == (
+        None,
+        run_reported(tmp_path / "silent").objective,
+    )
 
 
-def test_a_pruned_run_ends_in_order_with_what_it_was_heading_for(reported, tmp_path, monkeypatch):
-    codes, told, close = [], [], RunLogger.close
+def test_a_pruned_run_ends_in_order_with_what_it_was_heading_for(
+    run_reported, tmp_path, monkeypatch
+):
+    codes, reports, close = [], [], RunLogger.close
 
     def recorded(self, exit_code: int = 0) -> None:
         codes.append(exit_code)
         close(self, exit_code)
 
     monkeypatch.setattr(RunLogger, "close", recorded)
-    outcome = reported(tmp_path, ends_at(10, told), "training.test=true", "logger.tensorboard=true")
-    result = written(tmp_path)
-    expected = extrapolate([(step, loss) for step, loss in told], 24)
+    outcome = run_reported(
+        tmp_path, prune_at(10, reports), "training.test=true", "logger.tensorboard=true"
+    )
+    result = read_result(tmp_path)
+    expected = extrapolate([(step, loss) for step, loss in reports], 24)
     assert expected is not None
     assert codes == [0]
     assert result["pruned_at"] == outcome.pruned_at == 10
     assert result["objective"] == outcome.objective == outcome.metrics["val_loss"] == expected.mean
-    assert result["metrics"]["pruned_val_loss"] == told[-1][1] == result["curve"][-1][1]
+    assert result["metrics"]["pruned_val_loss"] == reports[-1][1] == result["curve"][-1][1]
     assert result["metrics"]["steps"] == 10
     assert "test_loss" not in result["metrics"]
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert (rows[-1]["step"], float(rows[-1]["val_loss"])) == ("10", told[-1][1])
+    assert (rows[-1]["step"], float(rows[-1]["val_loss"])) == ("10", reports[-1][1])
 
 
-def test_a_run_pruned_before_its_curve_says_anything_has_no_objective(reported, tmp_path):
-    outcome = reported(tmp_path, ends_at(4))
+def test_a_run_pruned_before_its_curve_says_anything_has_no_objective(run_reported, tmp_path):
+    outcome = run_reported(tmp_path, prune_at(4))
     assert (outcome.objective, outcome.pruned_at) == (None, 4)
-    assert written(tmp_path)["objective"] is None
+    assert read_result(tmp_path)["objective"] is None
     assert "val_loss" not in outcome.metrics
 
 
-def test_the_checkpoint_of_a_pruned_run_is_whole_and_goes_on_to_the_same_end(reported, tmp_path):
-    whole = reported(tmp_path / "whole")
-    reported(tmp_path / "pruned", ends_at(10))
+def test_the_checkpoint_of_a_pruned_run_is_whole_and_goes_on_to_the_same_end(
+    run_reported, tmp_path
+):
+    whole = run_reported(tmp_path / "whole")
+    run_reported(tmp_path / "pruned", prune_at(10))
     load_model(tmp_path / "pruned" / "checkpoint.pt")
     assert (
         torch.load(tmp_path / "pruned" / "checkpoint.pt", weights_only=True)["state"]["step"] == 8
     )
     assert not list((tmp_path / "pruned").glob("*.tmp"))
-    told = []
-    resumed = reported(
-        tmp_path / "pruned", lambda step, loss: told.append(step), "training.resume=true"
+    reports = []
+    resumed = run_reported(
+        tmp_path / "pruned", lambda step, loss: reports.append(step), "training.resume=true"
     )
     assert (resumed.objective, resumed.pruned_at) == (whole.objective, None)
-    assert told == list(range(10, 25, 2))
-    assert written(tmp_path / "pruned")["curve"] == written(tmp_path / "whole")["curve"]
+    assert reports == list(range(10, 25, 2))
+    assert read_result(tmp_path / "pruned")["curve"] == read_result(tmp_path / "whole")["curve"]
 
 
-def test_pruning_at_the_last_step_changes_nothing(reported, tmp_path):
-    outcome = reported(tmp_path, ends_at(24))
+def test_pruning_at_the_last_step_changes_nothing(run_reported, tmp_path):
+    outcome = run_reported(tmp_path, prune_at(24))
     assert outcome.pruned_at is None
-    assert outcome.objective == written(tmp_path)["curve"][-1][1]
+    assert outcome.objective == read_result(tmp_path)["curve"][-1][1]
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 24
 
 
-def test_any_other_error_of_a_report_is_the_runs(reported, tmp_path):
+def test_any_other_error_of_a_report_is_the_runs(run_reported, tmp_path):
     def broken(step: int, loss: float) -> None:
         raise ConnectionError("the study is gone")
 
     with pytest.raises(ConnectionError, match="the study is gone"):
-        reported(tmp_path, broken)
+        run_reported(tmp_path, broken)
     assert not (tmp_path / "result.json").exists()
 
 
-def test_a_process_goes_on_to_its_next_run_after_a_pruned_one(reported, tmp_path):
-    before = reported(tmp_path / "before").objective
-    reported(tmp_path / "pruned", ends_at(6))
-    assert reported(tmp_path / "after").objective == before
+def test_a_process_goes_on_to_its_next_run_after_a_pruned_one(run_reported, tmp_path):
+    before = run_reported(tmp_path / "before").objective
+    run_reported(tmp_path / "pruned", prune_at(6))
+    assert run_reported(tmp_path / "after").objective == before
 
 
 def test_pruned_travels_between_processes():
-    again = pickle.loads(pickle.dumps(RunPruned(12)))
-    assert (type(again), again.step, str(again)) == (RunPruned, 12, "pruned at step 12")
+    copy = pickle.loads(pickle.dumps(RunPruned(12)))
+    assert (type(copy), copy.step, str(copy)) == (RunPruned, 12, "pruned at step 12")
 
 
-def test_a_proxy_stops_on_the_way_of_the_whole_run_and_tells_where_it_leads(reported, tmp_path):
-    proxy = reported(
+def test_a_proxy_stops_on_the_way_of_the_whole_run_and_tells_where_it_leads(run_reported, tmp_path):
+    proxy = run_reported(
         tmp_path / "proxy", None, "objective=proxy", "objective.fraction=0.5", *EVALUATED
     )
-    whole = reported(tmp_path / "whole")
-    prefix = written(tmp_path / "whole")["curve"][:6]
+    whole = run_reported(tmp_path / "whole")
+    prefix = read_result(tmp_path / "whole")["curve"][:6]
     expected = extrapolate([(step, loss) for step, loss in prefix], 24)
     assert expected is not None
-    assert written(tmp_path / "proxy")["curve"] == prefix
+    assert read_result(tmp_path / "proxy")["curve"] == prefix
     assert (proxy.objective, proxy.pruned_at, proxy.metrics["steps"]) == (expected.mean, None, 12)
-    again = reported(
+    resumed = run_reported(
         tmp_path / "proxy", None, "training.resume=true"
     )  # a proxy that won can be trained on
-    assert again.objective == whole.objective
+    assert resumed.objective == whole.objective
 
 
-def test_a_proxy_can_be_pruned(reported, tmp_path):
-    told = []
+def test_a_proxy_can_be_pruned(run_reported, tmp_path):
+    reports = []
     assert (
-        reported(
-            tmp_path, ends_at(8, told), "objective=proxy", "objective.fraction=0.5", *EVALUATED
+        run_reported(
+            tmp_path, prune_at(8, reports), "objective=proxy", "objective.fraction=0.5", *EVALUATED
         ).pruned_at
         == 8
     )
-    assert [step for step, _ in told] == [2, 4, 6, 8]
+    assert [step for step, _ in reports] == [2, 4, 6, 8]
 
 
-def test_a_proxy_with_too_little_to_extrapolate_from_is_refused(reported, tmp_path):
+def test_a_proxy_with_too_little_to_extrapolate_from_is_refused(run_reported, tmp_path):
     with pytest.raises(
         UserError, match=r"objective\.fraction=0\.25: 3 of training\.evaluations=12"
     ):
-        reported(tmp_path, None, "objective=proxy", *EVALUATED)
+        run_reported(tmp_path, None, "objective=proxy", *EVALUATED)
 
 
-def test_an_objective_that_cannot_be_scored_is_refused_before_training(reported, tmp_path):
+def test_an_objective_that_cannot_be_scored_is_refused_before_training(run_reported, tmp_path):
     with pytest.raises(UserError, match="without a baseline"):
-        reported(tmp_path, None, "objective=composite")
+        run_reported(tmp_path, None, "objective=composite")
     dense = [
         "model=gpt",
         "objective=composite",
         "objective.baseline={val_perplexity: 9.0, val_calibration_error: 0.1, expert_gini: 0.2}",
     ]
     with pytest.raises(UserError, match="expert_gini in the baseline and not in the run"):
-        reported(tmp_path, None, *dense)
+        run_reported(tmp_path, None, *dense)
     assert not (tmp_path / "metrics.csv").exists()
 
 
-def test_a_run_is_scored_against_its_own_metrics_as_the_baseline(reported, tmp_path):
-    first = reported(tmp_path / "first").metrics
+def test_a_run_is_scored_against_its_own_metrics_as_the_baseline(run_reported, tmp_path):
+    first = run_reported(tmp_path / "first").metrics
     names = (
         "val_perplexity",
         "val_calibration_error",
@@ -196,14 +205,14 @@ def test_a_run_is_scored_against_its_own_metrics_as_the_baseline(reported, tmp_p
         "tokens_per_second",
     )
     baseline = ", ".join(f"{name}: {first[name]!r}" for name in names)
-    composite = reported(
+    composite = run_reported(
         tmp_path / "composite", None, "objective=composite", f"objective.baseline={{{baseline}}}"
     )
     dead = first["expert_dead_fraction"] / max(first["expert_dead_fraction"], 0.05)
     gini = first["expert_gini"] / max(first["expert_gini"], 0.05)
     calibration = first["val_calibration_error"] / max(first["val_calibration_error"], 0.05)
     assert composite.objective == pytest.approx(1.0 - 0.2 * gini + 0.5 * dead + 0.2 * calibration)
-    pareto = reported(
+    pareto = run_reported(
         tmp_path / "pareto", None, "objective=pareto", f"objective.baseline={{{baseline}}}"
     )
     assert abs(pareto.objective) < 1.0  # only the speed differs between the two runs

@@ -1,4 +1,4 @@
-"""A run as a whole: deterministic, resumable after a kill, honest about failure."""
+"""A complete run: determinism, resume after a kill, and failures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from synaptune.training.checkpoint import load_model
 from synaptune.training.errors import DivergedError
 
 
-def losses(folder: Path) -> list[tuple[str, str, str]]:
+def read_losses(folder: Path) -> list[tuple[str, str, str]]:
     with (folder / "metrics.csv").open(newline="") as file:
         return [(row["step"], row["train_loss"], row["val_loss"]) for row in csv.DictReader(file)]
 
@@ -55,7 +55,7 @@ def test_the_same_seed_gives_the_same_loss_curve_bit_for_bit(run, small, tmp_pat
     for name in ("a", "b"):
         run([*small, "seed=3"], tmp_path / name)
     run([*small, "seed=4"], tmp_path / "c")
-    assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
+    assert read_losses(tmp_path / "a") == read_losses(tmp_path / "b") != read_losses(tmp_path / "c")
 
 
 def test_other_random_draws_in_the_process_change_nothing(run, small, tmp_path):
@@ -63,7 +63,7 @@ def test_other_random_draws_in_the_process_change_nothing(run, small, tmp_path):
     torch.manual_seed(99)
     torch.rand(7)
     run(small, tmp_path / "b")
-    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert read_losses(tmp_path / "a") == read_losses(tmp_path / "b")
 
 
 def test_a_recall_run_reports_its_accuracy_and_no_bits_per_byte(run, small, tmp_path):
@@ -78,8 +78,8 @@ def test_a_recall_run_reports_its_accuracy_and_no_bits_per_byte(run, small, tmp_
 def test_accumulated_micro_batches_count_as_one_step(run, small, tmp_path):
     outcome = run([*small, "training.accumulate=3", "training.steps=6"], tmp_path)
     assert outcome.metrics["steps"] == 6
-    again = run([*small, "training.accumulate=3", "training.steps=6"], tmp_path / "again")
-    assert again.objective == outcome.objective
+    second = run([*small, "training.accumulate=3", "training.steps=6"], tmp_path / "second")
+    assert second.objective == outcome.objective
 
 
 def test_a_dense_plain_transformer_has_no_expert_metrics(run, small, tmp_path):
@@ -95,43 +95,43 @@ def test_a_killed_process_goes_on_bit_for_bit(run, small, tmp_path, root):
         "training.evaluations=6",
     ]
     run(overrides, tmp_path / "whole")
-    broken = tmp_path / "broken"
+    killed = tmp_path / "killed"
     command = [
         sys.executable,
         str(root / "train.py"),
         *overrides,
-        f"hydra.run.dir={broken}",
+        f"hydra.run.dir={killed}",
         "training.resume=true",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
     while (
-        not (broken / "checkpoint.pt").exists()
+        not (killed / "checkpoint.pt").exists()
         and process.poll() is None
         and time.monotonic() < deadline
     ):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (broken / "result.json").exists(), "the run ended before it could be killed"
+    assert not (killed / "result.json").exists(), "the run ended before it could be killed"
     subprocess.run(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, check=True)
-    assert losses(broken) == losses(tmp_path / "whole")
+    assert read_losses(killed) == read_losses(tmp_path / "whole")
     weights = [
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["weights"]
-        for name in ("whole", "broken")
+        for name in ("whole", "killed")
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     results = [
-        json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "broken")
+        json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed")
     ]
     assert all(results[0][part] == results[1][part] for part in ("curve", "life"))
 
 
 def test_resuming_a_finished_run_gives_its_metrics_again(run, small, tmp_path):
     first = run(small, tmp_path)
-    again = run([*small, "training.resume=true"], tmp_path)
-    assert again.objective == first.objective
+    second = run([*small, "training.resume=true"], tmp_path)
+    assert second.objective == first.objective
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(run, small, tmp_path):
@@ -141,10 +141,10 @@ def test_a_checkpoint_of_another_configuration_is_refused(run, small, tmp_path):
 
 
 def test_a_loss_that_is_no_number_is_a_failure_and_never_a_score(run, small, tmp_path, monkeypatch):
-    built_well = GPT.__init__
+    original_init = GPT.__init__
 
     def poisoned(self, *values, **named):
-        built_well(self, *values, **named)
+        original_init(self, *values, **named)
         with torch.no_grad():
             next(self.parameters()).fill_(math.nan)
 

@@ -1,1 +1,1 @@
-"""Our Hydra sweepers; the folder above has no __init__.py, or the plugins of other packages would disappear."""
+"""The Hydra sweepers. The folder above has no __init__.py, which would hide other plugins."""

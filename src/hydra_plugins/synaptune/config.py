@@ -1,4 +1,4 @@
-"""Schema of our sweepers (`hydra/sweeper`, see `_register`); the keys are those of the Nevergrad plugin this one takes the place of."""
+"""Schema of our sweepers (`hydra/sweeper`); the keys are those of Hydra's Nevergrad sweeper."""
 
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -8,9 +8,17 @@ from hydra.core.config_store import ConfigStore
 
 @dataclass
 class OptimConf:
-    """optimizer: a name of `_register` below (but `nevergrad`) or of Nevergrad's registry; budget: trials in all (null: every point
-    of a grid); num_workers: trials at a time (null: workers.count); noisy: losses are noisy; seed: of the search (null: drawn once);
-    max_failure_rate: failed part of a generation that does not stop the sweep."""
+    """Settings of a search.
+
+    Attributes:
+        optimizer: a strategy of `_register` below, or a name of Nevergrad's registry.
+        budget: number of trials; None means every point of a grid.
+        num_workers: trials at a time; None means workers.count.
+        noisy: whether losses are noisy.
+        maximize: whether a larger objective is better.
+        seed: of the search; None draws one once.
+        max_failure_rate: failed part of a generation that does not stop the sweep.
+    """
 
     optimizer: str = "cma"
     budget: Optional[int] = 80  # noqa: UP045 - OmegaConf of Hydra 1.3 reads the type
@@ -23,11 +31,19 @@ class OptimConf:
 
 @dataclass
 class SweeperConf:
-    """parametrization: dimensions by name, as sweep syntax, {init, lower, upper, log, integer} or {init, choices, weights};
-    grid_points: values that a grid takes of a continuous range."""
+    """Settings of a sweeper.
+
+    Attributes:
+        optim: settings of the search.
+        params: dimensions by name, as sweep syntax, {init, lower, upper, log, integer} or
+            {init, choices, weights}.
+        parametrization: an older name of `params`.
+        grid_points: values that a grid takes of a continuous range.
+    """
 
     _target_: str = "hydra_plugins.synaptune.sweeper.SynaptuneSweeper"
     optim: OptimConf = field(default_factory=OptimConf)
+    params: dict[str, Any] = field(default_factory=dict)
     parametrization: dict[str, Any] = field(default_factory=dict)
     grid_points: int = 3
 

@@ -16,11 +16,17 @@ from hydra_plugins.synaptune import config as _schema  # noqa: F401 - registers 
 
 
 class SynaptuneSweeper(Sweeper):
-    """Searches with synaptune.config.sweep, launching through Hydra's launcher."""
+    """Searches with synaptune.protocols.sweep and launches through Hydra's launcher."""
 
-    def __init__(self, optim: DictConfig, parametrization: DictConfig, grid_points: int) -> None:
+    def __init__(
+        self,
+        optim: DictConfig,
+        params: DictConfig,
+        parametrization: DictConfig,
+        grid_points: int,
+    ) -> None:
         self._optim = optim
-        self._parametrization = parametrization
+        self._params = {str(name): entry for name, entry in {**parametrization, **params}.items()}
         self._grid_points = grid_points
 
     def setup(
@@ -31,15 +37,16 @@ class SynaptuneSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run the search. A user's mistake ends with code 2, Ctrl-C with 130; the same command goes on."""
-        from synaptune.config.sweep import SweepRequest, run_sweep
+        from synaptune.config.sweep import SweepRequest
         from synaptune.core.errors import UserError
+        from synaptune.protocols.sweep import run_sweep
 
         request = SweepRequest(
             self._config,
             self._context,
             self._task,
             self._optim,
-            self._parametrization,
+            self._params,
             self._grid_points,
             arguments,
         )

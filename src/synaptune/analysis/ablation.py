@@ -1,10 +1,10 @@
-"""One parameter at a time between the defaults and the optimum: what an ablation runs, and what its runs say.
+"""Ablation between the defaults and the optimum, one parameter at a time.
 
-    reverted    the optimum, with one parameter back at its default: what this one is worth there
-    alone       the defaults, with one parameter at its tuned value: what it brings by itself
+    reverted    the optimum with one parameter at its default: its worth at the optimum
+    alone       the defaults with one parameter at its tuned value: its worth by itself
 
-The two differ where parameters act together. Runs on the same seed are pairs (analysis/compare.py); all comparisons of an ablation,
-both ways, are corrected together.
+The two differ where parameters interact. Runs on the same seed form pairs (analysis/compare.py).
+The p-values of all comparisons of an ablation, in both directions, are adjusted together.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METRIC = "test_perplexity"
 
 
 class Endpoints(NamedTuple):
-    """Between what an ablation goes: points of a space that holds the searched parameters."""
+    """The two points that an ablation compares, in the space of the searched parameters."""
 
     space: Space
     defaults: UnitPoint
@@ -34,7 +34,11 @@ class Endpoints(NamedTuple):
 
 
 class AblationPoints(NamedTuple):
-    """The points of an ablation; reverted and alone by parameter, for those whose tuned value is another than the default."""
+    """The points of an ablation.
+
+    `reverted` and `alone` map a parameter's name to a point. They hold the parameters whose tuned
+    value differs from the default.
+    """
 
     defaults: UnitPoint
     tuned: UnitPoint
@@ -42,14 +46,19 @@ class AblationPoints(NamedTuple):
     alone: Mapping[str, UnitPoint]
 
     def as_list(self) -> list[UnitPoint]:
-        """Every point, in a fixed order."""
+        """Return every point in a fixed order."""
         return [self.defaults, self.tuned, *self.reverted.values(), *self.alone.values()]
 
 
 def find_endpoints(snapshot: StudySnapshot) -> Endpoints | None:
-    """The ends that a study has: what its validation compared, else the start and the best of its last search; null without either.
+    """Find the endpoints of a study's ablation.
 
-    A validation that was made again for a later best counts with its last one.
+    They are the two points that the validation compared. Without a validation they are the start
+    and the best trial of the last search. If the validation was repeated for a later best, that
+    later best counts.
+
+    Returns:
+        The endpoints; None if the study has neither a validation nor a best trial.
     """
     compared = find_validated_pair(snapshot)
     if compared is not None:
@@ -67,10 +76,14 @@ def find_endpoints(snapshot: StudySnapshot) -> Endpoints | None:
 
 
 def plan_points(endpoints: Endpoints) -> AblationPoints:
-    """What an ablation between two ends has to run."""
+    """Return the points that an ablation between two endpoints has to run."""
     space, defaults, tuned = endpoints
-    before, after = space.to_values(defaults), space.to_values(tuned)
-    moved = [(index, name) for index, name in enumerate(space.names) if before[name] != after[name]]
+    default_values, tuned_values = space.to_values(defaults), space.to_values(tuned)
+    moved = [
+        (index, name)
+        for index, name in enumerate(space.names)
+        if default_values[name] != tuned_values[name]
+    ]
     reverted = {name: _replace_coordinate(tuned, index, defaults) for index, name in moved}
     return AblationPoints(
         defaults,
@@ -85,19 +98,23 @@ def _replace_coordinate(unit: UnitPoint, index: int, other: UnitPoint) -> UnitPo
 
 
 def compute_ablation(snapshot: StudySnapshot) -> list[AblationRow]:
-    """What each parameter of the optimum is worth, the largest loss without it first; empty when no ablation has begun.
+    """Compute the worth of each parameter of the optimum.
 
-    A comparison with fewer than two whole pairs is null.
+    Returns:
+        One row a parameter, sorted by the loss of reverting it, largest first. Empty if no ablation
+        has begun. A comparison with fewer than two complete pairs is None.
     """
-    between = find_endpoints(snapshot)
-    if between is None or not snapshot.get_phase_trials(ABLATION):
+    endpoints = find_endpoints(snapshot)
+    if endpoints is None or not snapshot.get_phase_trials(ABLATION):
         return []
-    runs, wanted = _collect_runs(snapshot), plan_points(between)
-    defaults, tuned = (between.space.to_values(unit) for unit in (between.defaults, between.tuned))
+    runs, points = _collect_runs(snapshot), plan_points(endpoints)
+    defaults, tuned = (
+        endpoints.space.to_values(unit) for unit in (endpoints.defaults, endpoints.tuned)
+    )
 
     def compare_points(before: UnitPoint, after: UnitPoint) -> Comparison | None:
         first, second = (
-            runs.get(_key(between.space.to_values(unit)), {}) for unit in (before, after)
+            runs.get(_key(endpoints.space.to_values(unit)), {}) for unit in (before, after)
         )
         seeds = sorted(first.keys() & second.keys())
         return (
@@ -106,20 +123,20 @@ def compute_ablation(snapshot: StudySnapshot) -> list[AblationRow]:
             else None
         )
 
-    found = [
+    comparisons = [
         (
             name,
-            compare_points(wanted.reverted[name], wanted.tuned),
-            compare_points(wanted.defaults, wanted.alone[name]),
+            compare_points(points.reverted[name], points.tuned),
+            compare_points(points.defaults, points.alone[name]),
         )
-        for name in wanted.reverted
+        for name in points.reverted
     ]
-    adjusted = _adjust_p_values([comparison for _, *both in found for comparison in both])
+    adjusted = _adjust_p_values([comparison for _, *both in comparisons for comparison in both])
     rows = [
         AblationRow(
             name, defaults[name], tuned[name], reverted, alone, *adjusted[2 * index : 2 * index + 2]
         )
-        for index, (name, reverted, alone) in enumerate(found)
+        for index, (name, reverted, alone) in enumerate(comparisons)
     ]
     return sorted(
         rows, key=lambda row: -math.inf if row.reverted is None else row.reverted.mean, reverse=True
@@ -127,20 +144,14 @@ def compute_ablation(snapshot: StudySnapshot) -> list[AblationRow]:
 
 
 def _adjust_p_values(comparisons: Sequence[Comparison | None]) -> list[float | None]:
-    """The p-values of the t tests, adjusted for all that could be made."""
-    made = [index for index, comparison in enumerate(comparisons) if comparison is not None]
-    values = dict(
-        zip(
-            made,
-            holm([comparison.p for comparison in comparisons if comparison is not None]),
-            strict=True,
-        )
-    )
-    return [values.get(index) for index in range(len(comparisons))]
+    """Adjust the p-values of the t-tests for their number; a comparison that is None stays None."""
+    raw = {i: comparison.p for i, comparison in enumerate(comparisons) if comparison is not None}
+    adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
+    return [adjusted.get(index) for index in range(len(comparisons))]
 
 
 def _collect_runs(snapshot: StudySnapshot) -> dict[Any, dict[int, float]]:
-    """The metric of the complete runs of the validation and the ablation, by point and seed."""
+    """Collect the metric of the complete validation and ablation runs by point and seed."""
     runs: dict[Any, dict[int, float]] = {}
     for trial in (*snapshot.get_phase_trials(VALIDATION), *snapshot.get_phase_trials(ABLATION)):
         value = _read_metric(trial)
@@ -150,7 +161,7 @@ def _collect_runs(snapshot: StudySnapshot) -> dict[Any, dict[int, float]]:
 
 
 def _read_metric(trial: Trial) -> float | None:
-    """Null for a run that is not whole, or whose perplexity is no positive number."""
+    """Return the metric; None for an incomplete run or a value that is not positive and finite."""
     value = trial.facts.get(METRIC) if trial.state == "complete" else None
     return (
         float(value)

@@ -1,17 +1,20 @@
-"""Two configurations on the same seeds.
+"""Paired comparison of two configurations on the same seeds.
 
-    improvement of seed i   d_i = 100 (1 - after_i / before_i)                                    [%]   (1)
-    t interval              mean(d) +- t(1 - (1 - level)/2, n - 1) s(d) / sqrt(n)                 [%]   (2)
-    bootstrap interval      bias-corrected and accelerated percentiles of the mean of resampled d [%]   (3)
-    t test                  t = mean(d) sqrt(n) / s(d), two-sided on n - 1 degrees of freedom           (4)
-    signed-rank test        sum of the ranks of |d_i| over d_i > 0, two-sided, against all signs        (5)
-    effect                  J(n - 1) mean(d) / s(d)                                                     (6)
-    J(m)                    Gamma(m/2) / (sqrt(m/2) Gamma((m - 1)/2))                                   (7)
-    Holm's adjustment       the k-th smallest of m: max over j <= k of min(1, (m - j + 1) p_j)          (8)
+    improvement of seed i d_i = 100 (1 - after_i / before_i)                                [%] (1)
+    t interval            mean(d) +- t(1 - (1 - level)/2, n - 1) s(d) / sqrt(n)             [%] (2)
+    bootstrap interval    BCa percentiles of the mean of resampled d                        [%] (3)
+    t test                t = mean(d) sqrt(n) / s(d), two-sided on n - 1 degrees of freedom     (4)
+    signed-rank test      sum of the ranks of |d_i| over d_i > 0, two-sided, against all signs  (5)
+    effect                J(n - 1) mean(d) / s(d)                                               (6)
+    J(m)                  Gamma(m/2) / (sqrt(m/2) Gamma((m - 1)/2))                             (7)
+    Holm's adjustment     the k-th smallest of m: max over j <= k of min(1, (m - j + 1) p_j)    (8)
 
-Positive is better for quantities that should fall, such as perplexity. Source: (1) derived; (2), (4) Student, Biometrika 6:1 (1908);
-(3) Efron, J Am Stat Assoc 82:171 (1987), eq. (2.3); (5) Wilcoxon, Biometrics Bulletin 1:80 (1945); (6) Cohen, Statistical Power Analysis
-(1988), eq. (2.3.5), d_z; (7) Hedges, J Educ Stat 6:107 (1981), eq. (6e); (8) Holm, Scand J Stat 6:65 (1979).
+The quantities should fall, such as perplexity, so a positive improvement is better. BCa means
+bias-corrected and accelerated.
+Source: (1) derived; (2), (4) Student, Biometrika 6:1 (1908); (3) Efron, J Am Stat Assoc 82:171
+(1987), eq. (2.3); (5) Wilcoxon, Biometrics Bulletin 1:80 (1945); (6) Cohen, Statistical Power
+Analysis (1988), eq. (2.3.5), d_z; (7) Hedges, J Educ Stat 6:107 (1981), eq. (6e); (8) Holm, Scand J
+Stat 6:65 (1979).
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ CONFIDENCE = constant(
     "compare.level",
     0.95,
     unit="probability",
-    meaning="coverage of the intervals shown",
+    meaning="coverage of the reported intervals",
     source="chosen: the usual 95 %",
 )
 RESAMPLES = int(
@@ -40,7 +43,7 @@ RESAMPLES = int(
         source="chosen: the default of scipy",
     )
 )
-_SEED = 20_260  # of the resampling: the same numbers give the same interval
+_SEED = 20_260  # seed of the resampling, so that the same numbers give the same interval
 
 
 class Improvement(NamedTuple):
@@ -54,9 +57,10 @@ class Improvement(NamedTuple):
 def compute_improvement(
     before: Sequence[float], after: Sequence[float], level: float = CONFIDENCE
 ) -> Improvement:
-    """Improvement of `after` over `before`, paired by position, eqs. (1) and (2).
+    """Compute the improvement of `after` over `before`, paired by position, eqs. (1) and (2).
 
-    Raises ValueError for unequal lengths, fewer than two pairs, or a `before` that is not positive.
+    Raises:
+        ValueError: unequal lengths, fewer than two pairs, or a `before` that is not positive.
     """
     return _t_interval(_paired_gains(before, after), level)
 
@@ -64,10 +68,13 @@ def compute_improvement(
 def compare(
     before: Sequence[float], after: Sequence[float], level: float = CONFIDENCE
 ) -> Comparison:
-    """All that is said of `after` against `before`, paired by position; differences are improvements [%], eqs. (1) to (7).
+    """Compare `after` with `before`, paired by position, eqs. (1) to (7).
 
-    Equal differences have intervals of no width, and p is 0, or 1 where they are 0. The effect is null for them, and for two pairs,
-    where (7) is 0. Raises ValueError as `paired_improvement` does.
+    If all differences are equal, the intervals have no width and p is 0 (1 if the differences are
+    0). The effect is None in that case, and for two pairs, where (7) is 0.
+
+    Raises:
+        ValueError: as `compute_improvement`.
     """
     gains = _paired_gains(before, after)
     mean, low, high = _t_interval(gains, level)
@@ -80,7 +87,7 @@ def compare(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for their number, in the order given, eq. (8)."""
+    """Adjust p-values for their number, eq. (8), and return them in the same order."""
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -89,28 +96,36 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def signed_rank(differences: Sequence[float]) -> float | None:
-    """Two-sided p of Wilcoxon's signed-rank test, eq. (5); pairs without a difference are left out, null when none is left.
+    """Compute the two-sided p of Wilcoxon's signed-rank test, eq. (5).
 
-    Exact: the distribution over all signs is counted, ties sharing their mean rank.
+    The test is exact: it counts the distribution over all signs. Ties share their mean rank. Pairs
+    without a difference are left out.
+
+    Returns:
+        The p-value; None if every difference is zero.
     """
     import numpy as np
     from scipy.stats import rankdata
 
-    moved = np.array([value for value in differences if value != 0.0])
-    if not len(moved):
+    nonzero = np.array([value for value in differences if value != 0.0])
+    if not len(nonzero):
         return None
-    ranks = np.rint(2.0 * rankdata(np.abs(moved))).astype(
-        int
-    )  # doubled, so that shared ranks are whole
-    ways = np.ones(1)
-    for rank in ranks:  # the distribution of the sum over random signs, one rank after another
-        ways = (np.pad(ways, (0, rank)) + np.pad(ways, (rank, 0))) / 2.0
-    found = int(ranks[moved > 0].sum())
-    return float(min(1.0, 2.0 * min(ways[: found + 1].sum(), ways[found:].sum())))
+    # Ranks are doubled, so that mean ranks of ties are integers.
+    ranks = np.rint(2.0 * rankdata(np.abs(nonzero))).astype(int)
+    probabilities = np.ones(1)
+    for rank in ranks:  # convolve the distribution of the sum over random signs, rank by rank
+        probabilities = (np.pad(probabilities, (0, rank)) + np.pad(probabilities, (rank, 0))) / 2.0
+    positive_sum = int(ranks[nonzero > 0].sum())
+    return float(
+        min(
+            1.0,
+            2.0 * min(probabilities[: positive_sum + 1].sum(), probabilities[positive_sum:].sum()),
+        )
+    )
 
 
 def hedges_correction(degrees: int) -> float:
-    """Correction of a standardised mean difference for few pairs, eq. (7)."""
+    """Compute the small-sample correction of a standardised mean difference, eq. (7)."""
     if degrees < 2:
         return 0.0
     return math.exp(math.lgamma(degrees / 2.0) - math.lgamma((degrees - 1) / 2.0)) / math.sqrt(
@@ -121,11 +136,13 @@ def hedges_correction(degrees: int) -> float:
 def _paired_gains(before: Sequence[float], after: Sequence[float]) -> list[float]:
     if len(before) != len(after) or len(before) < 2:
         raise ValueError(
-            f"got {len(before)} and {len(after)} values: expected equally many, at least 2, from the same seeds"
+            f"got {len(before)} and {len(after)} values: expected the same number, at least 2, "
+            "on the same seeds"
         )
     if min(before) <= 0:
         raise ValueError(
-            f"got a value of {min(before)} before: expected positive ones, since improvement is relative"
+            f"got a value of {min(before)} before: expected positive values, since the "
+            "improvement is relative"
         )
     return [100.0 * (1.0 - new / old) for old, new in zip(before, after, strict=True)]  # eq. (1)
 
@@ -143,7 +160,7 @@ def _t_interval(gains: Sequence[float], level: float) -> Improvement:
 
 
 def _t_test_p(gains: Sequence[float]) -> float:
-    """p of eq. (4)."""
+    """Compute p of eq. (4)."""
     mean, spread = statistics.fmean(gains), statistics.stdev(gains)
     if spread == 0.0:
         return 1.0 if mean == 0.0 else 0.0
@@ -153,7 +170,10 @@ def _t_test_p(gains: Sequence[float]) -> float:
 
 
 def _bootstrap_interval(gains: Sequence[float], level: float) -> tuple[float, float]:
-    """Eq. (3); plain percentiles where the correction has no value, as for differences that are nearly equal."""
+    """Compute eq. (3).
+
+    Plain percentiles are used where the correction is undefined, as for nearly equal differences.
+    """
     import inspect
 
     import numpy as np
@@ -161,22 +181,20 @@ def _bootstrap_interval(gains: Sequence[float], level: float) -> tuple[float, fl
 
     if min(gains) == max(gains):
         return gains[0], gains[0]
-    generator = (
-        "rng" if "rng" in inspect.signature(bootstrap).parameters else "random_state"
-    )  # its older name
+    # Versions of SciPy before 1.15 call the argument random_state.
+    generator = "rng" if "rng" in inspect.signature(bootstrap).parameters else "random_state"
     for method in ("BCa", "percentile"):
-        named: dict[str, Any] = {
+        options: dict[str, Any] = {
             "method": method,
             "n_resamples": RESAMPLES,
             generator: np.random.default_rng(_SEED),
         }
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of a correction that has no value: the next method has one
-            found = bootstrap(
-                (list(gains),), np.mean, confidence_level=level, **named
+            # BCa warns where its correction is undefined; the next method is defined there.
+            warnings.simplefilter("ignore")
+            interval = bootstrap(
+                (list(gains),), np.mean, confidence_level=level, **options
             ).confidence_interval
-        if math.isfinite(found.low) and math.isfinite(found.high):
-            return float(found.low), float(found.high)
+        if math.isfinite(interval.low) and math.isfinite(interval.high):
+            return float(interval.low), float(interval.high)
     return min(gains), max(gains)

@@ -1,10 +1,10 @@
-"""How a search came to its best, and what as many random points would have found.
+"""Convergence of a search, and the expected best of the same number of random points.
 
-    E min of k among n points = sum_i y_(i) C(n - i, k - 1) / C(n, k),   y_(1) <= ... <= y_(n)            (1)
-    P(min of k > y_(i))       = C(n - i, k) / C(n, k)                                                     (2)
+    E min of k among n points = sum_i y_(i) C(n - i, k - 1) / C(n, k),   y_(1) <= ... <= y_(n)   (1)
+    P(min of k > y_(i))       = C(n - i, k) / C(n, k)                                            (2)
 
-Source: (1), (2) order statistics of k points drawn without replacement from the n that were run; Dodge et al. 2019,
-arXiv:1909.03004, use the same curve with replacement.
+Source: (1), (2) order statistics of k points drawn without replacement from the n points that were
+run; Dodge et al. 2019, arXiv:1909.03004, use the same curve with replacement.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ PAUSE_FACTOR = constant(
     "convergence.pause",
     3.0,
     unit="longest run",
-    meaning="without an end that counts as a pause",
+    meaning="time without an ended trial that counts as a pause",
     source="chosen: a run and two retries",
 )
-_MAX_POINTS = 400  # of the chance curve, at most
-_SEEDS_KEY = "search.seeds"  # that each loss is a mean over
-# Groups of the configuration that a loss depends on; a searched parameter is in none of them, but among the ranges.
+_MAX_POINTS = 400  # upper bound of the points of the random curve
+_SEEDS_KEY = "search.seeds"  # number of seeds that each loss averages over
+# Groups of the configuration that a loss depends on. Searched parameters are among the ranges.
 _COMPARED_GROUPS = ("data", "model", "position", "synapse", "training", "objective", "seed")
 
 
 def compute_convergence(snapshot: StudySnapshot) -> Convergence | None:
-    """The best loss so far by evaluation and by time; null before the first end."""
+    """Compute the best loss so far by evaluation and by time; None before the first ended trial."""
     ended = [
         trial
         for trial in snapshot.search_trials
@@ -46,24 +46,34 @@ def compute_convergence(snapshot: StudySnapshot) -> Convergence | None:
     longest = PAUSE_FACTOR * max(seconds, default=0.0)
     best: list[float | None] = []
     hours, device_hours = [0.0], [0.0]
-    before = snapshot.start_times[ended[0].number]
+    last_event = snapshot.start_times[ended[0].number]
     for trial, spent in zip(ended, seconds, strict=True):
-        loss, now = snapshot.get_complete_loss(trial), snapshot.end_times[trial.number]
-        so_far = best[-1] if best else None
-        best.append(so_far if loss is None else loss if so_far is None else min(loss, so_far))
-        gap = max(0.0, (now - before).total_seconds())
+        loss, ended_at = snapshot.get_complete_loss(trial), snapshot.end_times[trial.number]
+        best_so_far = best[-1] if best else None
+        best.append(
+            best_so_far if loss is None else loss if best_so_far is None else min(loss, best_so_far)
+        )
+        gap = max(0.0, (ended_at - last_event).total_seconds())
         hours.append(hours[-1] + (gap if longest == 0.0 or gap <= longest else spent) / 3600.0)
         device_hours.append(device_hours[-1] + spent / 3600.0)
-        before = max(now, before)
+        last_event = max(ended_at, last_event)
     return Convergence(list(range(1, len(ended) + 1)), best, hours[1:], device_hours[1:])
 
 
 def compute_random_curve(
     snapshot: StudySnapshot, against: StudySnapshot | None = None
 ) -> RandomCurve | None:
-    """Random points of the same objective and seed: of a random study, else of the study's own sanity phase; null without any.
+    """Compute the curve of random points with the same objective and seed.
 
-    A study of other data, another seed or another objective is no comparison, and is not taken.
+    The points come from `against` if it is comparable, else from the study's own sanity phase. A
+    study with other data, another seed or another objective is not comparable.
+
+    Args:
+        snapshot: the study to compare.
+        against: a study of random points.
+
+    Returns:
+        The curve; None without random points.
     """
     if against is not None and is_comparable(snapshot, against):
         losses = [
@@ -84,30 +94,33 @@ def compute_random_curve(
 
 
 def is_comparable(snapshot: StudySnapshot, against: StudySnapshot) -> bool:
-    """Whether a study drew random points of the same space for the same objective, data, model and seed, and ran them to their ends."""
+    """Return whether `against` ran random points under the same conditions as `snapshot`.
+
+    The conditions are space, objective, data, model and seed. No trial may have been pruned.
+    """
     if any(trial.state == "pruned" for trial in against.search_trials):
-        return False  # those left are the better ones
+        return False  # the remaining trials are the better ones
     if (
         against.engine is None
         or against.engine.name not in ("random", "qmc")
         or snapshot.maximize != against.maximize
     ):
         return False
-    both = snapshot.configuration, against.configuration
-    if both[0].get(_SEEDS_KEY, 1) != both[1].get(_SEEDS_KEY, 1):
+    configurations = snapshot.configuration, against.configuration
+    if configurations[0].get(_SEEDS_KEY, 1) != configurations[1].get(_SEEDS_KEY, 1):
         return False
-    known = {
+    keys = {
         key
-        for key in (*both[0], *both[1])
+        for key in (*configurations[0], *configurations[1])
         if key.split(".")[0] in _COMPARED_GROUPS or key.startswith(schema.RANGE_PREFIX)
     }
-    return all(both[0].get(key) == both[1].get(key) for key in known)
+    return all(configurations[0].get(key) == configurations[1].get(key) for key in keys)
 
 
 def _make_random_curve(losses: Sequence[float], source: str) -> RandomCurve:
     ranked, count = sorted(losses), len(losses)
     ks = sorted(
-        {round(1 + (count - 1) * place / max(1, _MAX_POINTS - 1)) for place in range(_MAX_POINTS)}
+        {round(1 + (count - 1) * index / max(1, _MAX_POINTS - 1)) for index in range(_MAX_POINTS)}
     )
     return RandomCurve(
         source,
@@ -120,23 +133,23 @@ def _make_random_curve(losses: Sequence[float], source: str) -> RandomCurve:
 
 
 def _expected_best(ranked: Sequence[float], k: int) -> float:
-    """Eq. (1), by the recurrence of its weights."""
+    """Compute eq. (1) by the recurrence of its weights."""
     count = len(ranked)
     weight, total = k / count, 0.0
-    for place, loss in enumerate(ranked, 1):
+    for rank, loss in enumerate(ranked, 1):
         total += weight * loss
-        if count - place < k:
+        if count - rank < k:
             break
-        weight *= (count - place - k + 1) / (count - place)
+        weight *= (count - rank - k + 1) / (count - rank)
     return total
 
 
 def _quantile_of_best(ranked: Sequence[float], k: int, level: float) -> float:
-    """The smallest value that the best of k stays below with this probability, eq. (2)."""
-    count, beyond = len(ranked), 1.0
-    for place, loss in enumerate(ranked, 1):
-        beyond *= max(0.0, (count - place + 1 - k) / (count - place + 1))
-        if 1.0 - beyond >= level:
+    """Compute the `level` quantile of the best of k, eq. (2)."""
+    count, survival = len(ranked), 1.0
+    for rank, loss in enumerate(ranked, 1):
+        survival *= max(0.0, (count - rank + 1 - k) / (count - rank + 1))
+        if 1.0 - survival >= level:
             return loss
     return ranked[-1]
 
@@ -147,24 +160,24 @@ def summarise_generations(
     space: Space,
     trials: Sequence[Trial],
 ) -> list[Generation]:
-    """Each generation of a search: what it was heading for, and its best trial."""
+    """Summarise each generation of a search: its distribution and its best trial."""
     if not diagnostics:
         return []
     size = max(1, sum(trial.facts.get(schema.GENERATION, 0) == 0 for trial in trials))
-    found = []
-    for place, now in enumerate(diagnostics):
+    summaries = []
+    for index, state in enumerate(diagnostics):
         members = [
             trial
-            for trial in trials[place * size : (place + 1) * size]
+            for trial in trials[index * size : (index + 1) * size]
             if snapshot.get_complete_loss(trial) is not None
         ]
         best = min(
             members, key=lambda trial: snapshot.get_complete_loss(trial) or 0.0, default=None
         )
-        ends = []
+        values_by_sign = []
         for sign in (0.0, -1.0, 1.0):
-            units = [now.mean[name] + sign * now.sigma[name] for name in space.names]
-            ends.append(
+            units = [state.mean[name] + sign * state.sigma[name] for name in space.names]
+            values_by_sign.append(
                 {
                     name: float(value)
                     for name, value in space.to_values(units).items()
@@ -172,10 +185,17 @@ def summarise_generations(
                 }
             )
         loss = None if best is None else snapshot.get_complete_loss(best)
-        values = {} if best is None else best.values
-        found.append(
+        best_values = {} if best is None else best.values
+        summaries.append(
             Generation(
-                now.generation, ends[0], ends[1], ends[2], values, loss, now.condition, now.step
+                state.generation,
+                values_by_sign[0],
+                values_by_sign[1],
+                values_by_sign[2],
+                best_values,
+                loss,
+                state.condition,
+                state.step,
             )
         )
-    return found
+    return summaries

@@ -1,7 +1,8 @@
-"""Which parameters a search moved together, and the hypotheses stated before it.
+"""Correlations between the parameters of a search, and the hypotheses stated before the search.
 
-The correlation of a search distribution also moves when nothing matters: selection among few points is noise. What noise alone
-does is measured: the same optimizer, as many generations, with losses that know nothing of the points.
+The correlation of a search distribution changes even if no parameter has an effect, because
+selection among few points is noisy. That noise is measured by null searches: the same optimizer and
+number of generations, with random losses that do not depend on the points.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ NULL_SEARCHES = int(
         "correlation.blind",
         99,
         unit="search",
-        meaning="searches that know no loss, behind each p",
+        meaning="null searches behind each p-value",
         source="chosen: p down to 0.01",
     )
 )
@@ -32,11 +33,11 @@ LONGEST_NULL_SEARCH = int(
         "correlation.longest",
         60,
         unit="generation",
-        meaning="of a blind search",
-        source="chosen: noise has mixed the matrix by then",
+        meaning="length limit of a null search",
+        source="chosen: the noise is stationary by then",
     )
 )
-# Stated before any search of this project; signs are those the equations suggest.
+# Hypotheses stated before any search of this project. The signs follow from the equations.
 GROWS, SHRINKS = "synapse.attention.lambda_loge", "synapse.structural.energy_cost_rel"
 REFILL, DECAY, RATIO = "synapse.vesicles.tau_rrp", "synapse.calcium.tau_c", (30.0, 100.0)
 HYPOTHESISED_PAIRS = (
@@ -47,8 +48,17 @@ HYPOTHESISED_PAIRS = (
 
 
 class ParameterPair(NamedTuple):
-    """Two parameters; correlation of the final distribution; p: share of blind searches with one as strong, adjusted for all pairs
-    by their largest; null when not measured."""
+    """A pair of parameters and its correlation in the final search distribution.
+
+    Attributes:
+        first: name of one parameter.
+        second: name of the other parameter.
+        correlation: of the final distribution [-1..1].
+        p: share of null searches in which this pair is at least as strong.
+        adjusted_p: share of null searches whose strongest pair is at least as strong.
+
+    Both p-values are None if no null searches were run.
+    """
 
     first: str
     second: str
@@ -60,37 +70,53 @@ class ParameterPair(NamedTuple):
 def rank_pairs(
     space: Space, correlation: Sequence[Sequence[float]], null: NDArray[Any] | None = None
 ) -> list[ParameterPair]:
-    """Every pair of parameters, the strongest first; null: correlations of blind searches, without which there is no p."""
+    """Rank every pair of parameters by the size of its correlation, largest first.
+
+    Args:
+        space: the searched parameters.
+        correlation: matrix of the final distribution, in the order of the space.
+        null: correlations of null searches (count, n, n); None leaves the p-values None.
+    """
     import numpy as np
 
     first, second = np.triu_indices(len(space.names), 1)
-    found = np.array(correlation)[first, second]
+    observed = np.array(correlation)[first, second]
     rows: list[tuple[float, float | None, float | None]] = [
-        (float(value), None, None) for value in found
+        (float(value), None, None) for value in observed
     ]
     if null is not None:
-        size, noise = np.abs(found), np.abs(null[:, first, second])
-        alone = (1 + (noise >= size).sum(axis=0)) / (len(null) + 1)
-        among = (1 + (noise.max(axis=1)[:, None] >= size).sum(axis=0)) / (len(null) + 1)
-        rows = list(zip(found.tolist(), alone.tolist(), among.tolist(), strict=True))
-    named = [
+        size, noise = np.abs(observed), np.abs(null[:, first, second])
+        p = (1 + (noise >= size).sum(axis=0)) / (len(null) + 1)
+        adjusted = (1 + (noise.max(axis=1)[:, None] >= size).sum(axis=0)) / (len(null) + 1)
+        rows = list(zip(observed.tolist(), p.tolist(), adjusted.tolist(), strict=True))
+    pairs = [
         ParameterPair(space.names[i], space.names[j], *row)
         for i, j, row in zip(first, second, rows, strict=True)
     ]
-    return sorted(named, key=lambda pair: -abs(pair.correlation))
+    return sorted(pairs, key=lambda pair: -abs(pair.correlation))
 
 
 def simulate_null(
     engine: Engine, space: Space, generations: int, count: int = NULL_SEARCHES
 ) -> NDArray[Any] | None:
-    """The correlations at the end of searches whose losses are noise: (count, n, n); null for an optimizer without a distribution."""
+    """Run searches with random losses and return their final correlations.
+
+    Args:
+        engine: the optimizer to run.
+        space: the searched parameters.
+        generations: length of a search; at most LONGEST_NULL_SEARCH are run.
+        count: number of searches.
+
+    Returns:
+        An array (count, n, n); None for an optimizer without a search distribution.
+    """
     import numpy as np
 
     from synaptune.search.optimizers.cma import CmaOptimizer
 
     if engine.name != "cma" or generations < 1 or len(space.names) < 2:
         return None
-    found = []
+    correlations = []
     for number in range(count):
         optimizer, stream = (
             CmaOptimizer(replace(engine, seed=number), space),
@@ -101,12 +127,12 @@ def simulate_null(
             optimizer.tell([Observation(unit, float(stream.random())) for unit in units])
         diagnostics = optimizer.get_diagnostics()
         assert diagnostics is not None
-        found.append(diagnostics.correlation)
-    return np.array(found)
+        correlations.append(diagnostics.correlation)
+    return np.array(correlations)
 
 
 def null_limit(null: NDArray[Any]) -> float:
-    """What the strongest pair of a blind search stays below 95 times in 100."""
+    """Compute the 95 % quantile of the strongest correlation of a null search."""
     import numpy as np
 
     first, second = np.triu_indices(null.shape[1], 1)
@@ -120,16 +146,25 @@ def check_hypotheses(
     *,
     generations: Sequence[Generation],
     effects: Sequence[Effect],
-    together: Sequence[ParameterPair],
+    pairs: Sequence[ParameterPair],
 ) -> list[Hypothesis]:
-    """The hypotheses about searched parameters, each with what the study says of it.
+    """Check the hypotheses about the searched parameters against the study.
 
-    A parameter whose effect was not found wanders: where it ended says nothing, and its hypothesis stays open.
+    A parameter without a significant effect drifts at random. Its final value is no evidence, so
+    its hypothesis stays open.
+
+    Args:
+        best: values of the best trial.
+        start: values of the baseline.
+        configuration: configuration of the study, for parameters that were not searched.
+        generations: the generations of the search.
+        effects: the tested effects.
+        pairs: correlations of the final distribution.
     """
-    found = []
+    hypotheses = []
     effective = {effect.name for effect in effects if effect.significant}
     last = generations[-1] if generations else None
-    for name, word, sign in ((GROWS, "grows", 1.0), (SHRINKS, "shrinks", -1.0)):
+    for name, verb, sign in ((GROWS, "grows", 1.0), (SHRINKS, "shrinks", -1.0)):
         if name in best:
             change = f"{_format_value(start.get(name))} to {_format_value(best[name])}"
             around = (
@@ -137,14 +172,14 @@ def check_hypotheses(
                 if last is None
                 else f", the last generation between {last.low[name]:.3g} and {last.high[name]:.3g}"
             )
-            held = (
+            holds = (
                 None
                 if start.get(name) is None
                 else sign * (float(best[name]) - float(start[name])) > 0.0
             )
-            found.append(
+            hypotheses.append(
                 _make_hypothesis(
-                    f"{_short_name(name)} {word}", change + around, held, [name], effective
+                    f"{_short_name(name)} {verb}", change + around, holds, [name], effective
                 )
             )
     if REFILL in best or DECAY in best:
@@ -153,7 +188,7 @@ def check_hypotheses(
             ratio = float(values[0]) / float(values[1])  # type: ignore[arg-type]
             claim = f"tau_rrp / tau_c lies between {RATIO[0]:g} and {RATIO[1]:g}"
             searched = [name for name in (REFILL, DECAY) if name in best]
-            found.append(
+            hypotheses.append(
                 _make_hypothesis(
                     claim,
                     f"{ratio:.3g} at the best",
@@ -162,29 +197,29 @@ def check_hypotheses(
                     effective,
                 )
             )
-    by_names = {frozenset((pair.first, pair.second)): pair for pair in together}
+    by_names = {frozenset((pair.first, pair.second)): pair for pair in pairs}
     for names in HYPOTHESISED_PAIRS:
         pair = by_names.get(frozenset(names))
         if pair is not None:
-            sure = "" if pair.adjusted_p is None else f", adjusted p {pair.adjusted_p:.2g}"
-            held = None if pair.adjusted_p is None else pair.adjusted_p < 0.05 or None
-            found.append(
+            p_text = "" if pair.adjusted_p is None else f", adjusted p {pair.adjusted_p:.2g}"
+            holds = None if pair.adjusted_p is None else pair.adjusted_p < 0.05 or None
+            hypotheses.append(
                 Hypothesis(
                     f"{_short_name(names[0])} and {_short_name(names[1])} move together",
-                    f"correlation {pair.correlation:+.2f}{sure}",
-                    held,
+                    f"correlation {pair.correlation:+.2f}{p_text}",
+                    holds,
                 )
             )
-    return found
+    return hypotheses
 
 
 def _make_hypothesis(
-    claim: str, found: str, held: bool | None, names: Sequence[str], effective: set[str]
+    claim: str, finding: str, holds: bool | None, names: Sequence[str], effective: set[str]
 ) -> Hypothesis:
     idle = [_short_name(name) for name in names if name not in effective]
     if idle:
-        return Hypothesis(claim, f"{found}; no effect of {' and '.join(idle)} was found", None)
-    return Hypothesis(claim, found, held)
+        return Hypothesis(claim, f"{finding}; no effect of {' and '.join(idle)} was found", None)
+    return Hypothesis(claim, finding, holds)
 
 
 def _short_name(name: str) -> str:

@@ -1,9 +1,10 @@
-"""What a plan will take before it runs: device hours, money, days, from runs that were measured.
+"""Cost of a plan before it runs: device hours, money and days, estimated from measured runs.
 
     run  = fixed + steps * step + evaluations * evaluation + saves * save          (1)
     days = sum over stages of  rounds * run,   rounds = ceil(runs / devices)       (2)
 
-In a search, rounds count within each generation, since the next one waits for its last run. Seconds are wall time of one device.
+In a search the rounds are counted within each generation, since a generation starts when the last
+run of the one before has ended. Seconds are wall time on one device.
 Source: derived: (1) the parts of a run; (2) equal runs, one per device at a time.
 """
 
@@ -23,11 +24,18 @@ from synaptune.training.config import TrainingConfig
 from synaptune.training.schedules import get_evaluation_steps
 
 _HOUR = 3600.0
-_TIMED_SAVES = 3  # timed, the median counts
+_TIMED_SAVES = 3  # saves that are timed; their median counts
 
 
 class PlannedRuns(NamedTuple):
-    """A part of a plan: training runs, whether each scores the test split too, and how many may run at once (null: all)."""
+    """The training runs of one stage of a plan.
+
+    Attributes:
+        name: name of the stage.
+        runs: number of runs.
+        with_test: whether each run also scores the test split.
+        at_once: number of runs that may run at the same time; None means all.
+    """
 
     name: str
     runs: int
@@ -35,7 +43,7 @@ class PlannedRuns(NamedTuple):
     at_once: int | None = None
 
     def count_rounds(self, devices: int) -> int:
-        """How often each device runs something, at most."""
+        """Return the largest number of runs that one device executes."""
         whole, rest = divmod(self.runs, self.at_once or max(1, self.runs))
         return whole * math.ceil((self.at_once or max(1, self.runs)) / devices) + math.ceil(
             rest / devices
@@ -43,7 +51,15 @@ class PlannedRuns(NamedTuple):
 
 
 class RunTiming(NamedTuple):
-    """Seconds of one optimizer step, one evaluation, one checkpoint, of whatever a run does once, and a worker's first run besides."""
+    """Measured duration of the parts of a run.
+
+    Attributes:
+        step: one optimizer step [s].
+        evaluation: one evaluation [s].
+        save: one checkpoint [s].
+        fixed: what a run does once [s].
+        start: what a worker's first run takes in addition [s].
+    """
 
     step: float
     evaluation: float
@@ -53,7 +69,7 @@ class RunTiming(NamedTuple):
 
 
 class SecondsRange(NamedTuple):
-    """Seconds of a run: median, and the range that holds all but a tenth on either side (null: not known)."""
+    """Median, 10th and 90th percentile of the duration of a run [s]; None if not known."""
 
     median: float
     low: float | None = None
@@ -61,7 +77,15 @@ class SecondsRange(NamedTuple):
 
 
 class CostRow(NamedTuple):
-    """A stage priced: its runs, the seconds of one, device hours, wall hours on the given devices."""
+    """Cost of one stage.
+
+    Attributes:
+        stage: name of the stage.
+        runs: number of runs.
+        seconds: duration of a run.
+        device_hours: sum over all runs [h].
+        wall_hours: elapsed time on all devices of the plan [h].
+    """
 
     stage: str
     runs: int
@@ -71,7 +95,16 @@ class CostRow(NamedTuple):
 
 
 class PlanCost(NamedTuple):
-    """A plan priced: rows by stage, sums, money at a price for a device hour (null without one), calendar days."""
+    """Cost of a plan.
+
+    Attributes:
+        rows: cost of each stage.
+        device_hours: sum over the stages at the median [h].
+        low: sum at the 10th percentile [h]; None if not known.
+        high: sum at the 90th percentile [h]; None if not known.
+        money: price of the device hours; None without a price.
+        days: elapsed time [d].
+    """
 
     rows: list[CostRow]
     device_hours: float
@@ -85,12 +118,18 @@ TrainRun = Callable[[Mapping[str, Any], Path], float]
 
 
 def measure_timing(train: TrainRun, folder: Path, *, steps: int, warmup: int) -> RunTiming:
-    """Measure a configuration's speed on this device: a short run that warms everything up, then one whose later steps count.
+    """Measure the speed of a configuration on this device.
 
-    train: makes a run with changed values of the configuration in a folder and returns the seconds of its evaluations; folder: an
-    empty one.
+    A short run warms the device up. Then the steps of a second run after its warm-up are timed.
+
+    Args:
+        train: trains with overrides of the configuration in a folder; returns the duration of an
+            evaluation [s].
+        folder: an empty folder.
+        steps: number of timed steps.
+        warmup: number of steps before them.
     """
-    short = {
+    overrides = {
         "training.evaluations": 1,
         "training.checkpoint_every": 0,
         "training.test": False,
@@ -99,13 +138,14 @@ def measure_timing(train: TrainRun, folder: Path, *, steps: int, warmup: int) ->
         "logger.progress": "off",
         "logger.wandb": "off",
     }
-    began = time.perf_counter()
-    first_evaluation = train(short | {"training.steps": warmup}, folder / "warm")
-    first = time.perf_counter() - began - first_evaluation
-    began = time.perf_counter()
-    # Logging waits for the device, so the clock of the row at `warmup` and of the last row are those of finished steps.
-    evaluation = train(short | {"training.steps": warmup + steps}, folder / "measured")
-    seconds = time.perf_counter() - began
+    started_at = time.perf_counter()
+    first_evaluation = train(overrides | {"training.steps": warmup}, folder / "warm")
+    first_seconds = time.perf_counter() - started_at - first_evaluation
+    started_at = time.perf_counter()
+    # Logging waits for the device, so the times logged at `warmup` and at the end belong to
+    # finished steps.
+    evaluation = train(overrides | {"training.steps": warmup + steps}, folder / "measured")
+    seconds = time.perf_counter() - started_at
     with (folder / "measured" / "metrics.csv").open(newline="") as file:
         clock = {
             int(row["step"]): float(row["seconds"])
@@ -115,7 +155,9 @@ def measure_timing(train: TrainRun, folder: Path, *, steps: int, warmup: int) ->
     step = (clock[warmup + steps] - clock[warmup]) / steps
     save = _time_save(folder / "measured" / "checkpoint.pt")
     fixed = max(0.0, seconds - (warmup + steps) * step - evaluation - save)
-    return RunTiming(step, evaluation, save, fixed, max(0.0, first - fixed - warmup * step - save))
+    return RunTiming(
+        step, evaluation, save, fixed, max(0.0, first_seconds - fixed - warmup * step - save)
+    )
 
 
 def _time_save(path: Path) -> float:
@@ -123,14 +165,14 @@ def _time_save(path: Path) -> float:
 
     content, times = checkpoint.load(path), []
     for _ in range(_TIMED_SAVES):
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         checkpoint.save(path, content)
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - started_at)
     return statistics.median(times)
 
 
 def estimate_run_seconds(speed: RunTiming, training: TrainingConfig, *, with_test: bool) -> float:
-    """Eq. (1) [s]; the test split is as large as the validation's."""
+    """Estimate the duration of a run [s], eq. (1); test and validation split are equally large."""
     evaluations = len(get_evaluation_steps(training)) + with_test
     every = training.checkpoint_every
     saves = 1 + ((training.steps - 1) // every if every else 0)
@@ -150,12 +192,18 @@ def price_plan(
     start: float | None = None,
     price: float | None = None,
 ) -> PlanCost:
-    """A plan priced; seconds: of a run of each stage, start: of a worker's start-up [s] (null: within the runs), price: of a device hour.
+    """Compute the cost of a plan; days follow eq. (2) with median runs.
 
-    Days are by eq. (2), of median runs.
+    Args:
+        plan: the stages.
+        seconds: duration of a run of a stage [s].
+        devices: number of devices.
+        start: start-up of a worker [s]; None means that it is part of the runs.
+        price: money for a device hour.
     """
     rows = []
-    if start is not None:  # one of 0 s has its row too: a busy moment while measuring may hide it
+    # A start-up of 0 s has a row as well: a busy moment during the measurement may have hidden it.
+    if start is not None:
         rows.append(
             CostRow(
                 "start-up",
@@ -166,14 +214,14 @@ def price_plan(
             )
         )
     for stage in plan:
-        spread = seconds(stage)
+        duration = seconds(stage)
         rows.append(
             CostRow(
                 stage.name,
                 stage.runs,
-                spread,
-                stage.runs * spread.median / _HOUR,
-                stage.count_rounds(devices) * spread.median / _HOUR,
+                duration,
+                stage.runs * duration.median / _HOUR,
+                stage.count_rounds(devices) * duration.median / _HOUR,
             )
         )
     hours = sum(row.device_hours for row in rows)
@@ -188,7 +236,7 @@ def price_plan(
 
 
 def _sum_hours(rows: Sequence[CostRow], side: str) -> float | None:
-    """Device hours at one side of the spreads; null when one is not known."""
+    """Sum the device hours at one side of the ranges; None if one of them is not known."""
     bounds = [getattr(row.seconds, side) for row in rows]
     return (
         None
@@ -198,18 +246,25 @@ def _sum_hours(rows: Sequence[CostRow], side: str) -> float | None:
 
 
 def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRange]:
-    """Seconds of a run by stage, from a study's complete trials: those that score the test split apart from the others.
+    """Read the duration of a run from the complete trials of a study.
 
-    Copies of another trial do not count. Raises UserError when there is no such study, or nothing complete in it.
+    Trials that score the test split are kept apart from the others. Copies of another trial do not
+    count.
+
+    Returns:
+        A function from a stage to the duration of its runs [s].
+
+    Raises:
+        UserError: there is no such study, or it has no complete trial.
     """
-    absent = user_error(
+    error = user_error(
         got=f"--study {name}, not in {url}",
         expected="a study with complete trials",
-        do="check its name, or measure without",
+        do="check its name, or leave it out to measure the speed",
     )
     path = get_sqlite_path(url)
-    if path is not None and not path.exists():  # reading would make an empty database
-        raise absent
+    if path is not None and not path.exists():  # SQLite would create an empty database
+        raise error
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -219,27 +274,29 @@ def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRa
         try:
             trials = optuna.load_study(study_name=name, storage=url).get_trials(deepcopy=False)
         except KeyError:
-            raise absent from None
-    ran = [
+            raise error from None
+    runs = [
         trial.user_attrs
         for trial in trials
         if trial.state.name == "COMPLETE" and "copied_from" not in trial.user_attrs
     ]
-    times = {
+    seconds = {
         tested: [
             facts["seconds"]
-            for facts in ran
+            for facts in runs
             if "seconds" in facts and bool(facts.get("test")) == tested
         ]
         for tested in (False, True)
     }
-    if not any(times.values()):
-        raise absent
-    return lambda stage: _summarise_seconds(times[stage.with_test] or times[not stage.with_test])
+    if not any(seconds.values()):
+        raise error
+    return lambda stage: _summarise_seconds(
+        seconds[stage.with_test] or seconds[not stage.with_test]
+    )
 
 
 def _summarise_seconds(times: Sequence[float]) -> SecondsRange:
     if len(times) < 2:
         return SecondsRange(times[0])
-    tenths = statistics.quantiles(times, n=10, method="inclusive")
-    return SecondsRange(statistics.median(times), tenths[0], tenths[-1])
+    deciles = statistics.quantiles(times, n=10, method="inclusive")
+    return SecondsRange(statistics.median(times), deciles[0], deciles[-1])

@@ -1,25 +1,29 @@
-"""Whether the loss depends on a parameter, from the trials of an adaptive search.
+"""Test whether the loss depends on a parameter, from the trials of an adaptive search.
 
-A search moves its parameters together and for the better, so that a correlation with the loss over all its trials means nothing:
-an idle parameter that drifts while the others improve has one too. But what each point was drawn from is known (replay.py), and
-an idle parameter could have been drawn otherwise without changing anything. For parameter j and a generation k of points i:
+A search moves all its parameters at once while the loss improves. A correlation with the loss over
+all trials is therefore no evidence: an idle parameter that drifts during the improvement has one
+too. The distribution of each point is known, however (replay.py), and another draw of an idle
+parameter would have changed nothing. For parameter j and a generation k of points i:
 
-    g~_ij ~ N(m_j|-j, s2_j|-j)                  its coordinate drawn again, given the point's others            (1)
-    phi_ij = f(x_i) - E f(x_i with g~_ij)       what a model f of the earlier generations expects of the one    (2)
-                                                that was drawn
-    T_kj = sum_i r_ij phi_ij                    r: ranks of the losses of the generation (normal scores), less  (3)
-                                                what E f(x_i with g~_ij) explains of them
-    z_j = sum_k w_k T_kj / sqrt(sum_k w_k^2 sum_i r_ij^2 Var phi_ij)                                            (4)
-    w_k = the mean correlation of f's predictions with the ranks over the generations before k, the nearer      (5)
-          the heavier; zero where it is below a least value
+    g~_ij ~ N(m_j|-j, s2_j|-j)             coordinate drawn again, given the point's others     (1)
+    phi_ij = f(x_i) - E f(x_i with g~_ij)  prediction of a model f of the earlier generations   (2)
+                                           for the actual draw, less its expectation
+    T_kj = sum_i r_ij phi_ij               r: ranks of the losses of the generation (normal     (3)
+                                           scores), less their regression on E f
+    z_j = sum_k w_k T_kj / sqrt(sum_k w_k^2 sum_i r_ij^2 Var phi_ij)                            (4)
+    w_k = mean correlation of f's predictions with the ranks over the generations before k,     (5)
+          weighted towards the latest; zero below a minimum
 
-Without an effect of j, each T_kj has mean zero whatever f is, however the search came here: r and the others' coordinates do not
-tell which g_ij was drawn; w knows only what was before. The sums are then a martingale, and z is standard normal for many
-generations; with an effect that f has learned of, it is positive. The weights keep a long search, which at its end moves by noise
-alone, from drowning what its beginning showed. f is a quadratic ridge regression in the search's own coordinates, fitted to the
-generations before, the nearer the heavier; phi is in units of the spread that f expects within the generation.
-Source: (1) to (3) the conditional randomisation test, Candes et al. 2018, arXiv:1610.02351, section 4; (4) derived: by conditioning
-on the generations before. tests/analysis counts how often it is wrong.
+If j has no effect, each T_kj has mean zero for every f and every history of the search. The reason
+is that r and the other coordinates carry no information about which g_ij was drawn, and that w
+depends on earlier generations only. The sums are then a martingale, and z is standard normal for
+many generations. If j has an effect that f has learned, z is positive. The weights w prevent the
+noise at the end of a long search from hiding the evidence of its beginning. f is a quadratic ridge
+regression in the coordinates of the search, fitted to the earlier generations with more weight on
+the latest. phi is in units of the spread that f predicts within the generation.
+Source: (1) to (3) the conditional randomisation test, Candes et al. 2018, arXiv:1610.02351, section
+4; (4) derived: by conditioning on the earlier generations. tests/analysis measures the rate of
+false positives.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ ALPHA = constant(
     "effects.level",
     0.05,
     unit="probability",
-    meaning="adjusted p below which an effect is found",
+    meaning="adjusted p below which an effect is significant",
     source="chosen: the usual 5 %",
 )
 _DRAWS = int(
@@ -47,7 +51,7 @@ _DRAWS = int(
         "effects.redrawn",
         48,
         unit="draw",
-        meaning="draws behind each expectation of eq. (2)",
+        meaning="draws of each expectation of eq. (2)",
         source="chosen: 1 % more variance",
     )
 )
@@ -55,17 +59,17 @@ _MEMORY = constant(
     "effects.memory",
     6.0,
     unit="generation",
-    meaning="after which an earlier generation weighs 1/e in f",
-    source="chosen: a search turns slowly",
+    meaning="age at which a generation weighs 1/e in f",
+    source="chosen: a search changes direction slowly",
 )
-_MAX_POINTS = 600  # latest points that f is fitted to
-_MAX_FOR_PRODUCTS = 12  # parameters up to which f has their products
+_MAX_POINTS = 600  # f is fitted to the latest points, at most this many
+_MAX_FOR_PRODUCTS = 12  # f includes products of parameters up to this number of parameters
 _PENALTIES = tuple(10.0**power for power in range(-3, 4))
 _FIRST_WEIGHT = constant(
     "effects.trust",
     0.5,
-    meaning="w before the first prediction was tried",
-    source="chosen: a beginning is worth a look",
+    meaning="w before the first prediction was compared",
+    source="chosen: early generations count",
 )
 _WEIGHT_RATE = constant(
     "effects.turn",
@@ -77,44 +81,51 @@ _MIN_WEIGHT = constant(
     "effects.least_trust",
     0.1,
     meaning="w below which a generation is left out",
-    source="chosen: what noise gives",
+    source="chosen: the level of noise",
 )
-_MIN_COMPLETE = 3  # complete points that a generation needs to be ranked
+_MIN_COMPLETE = 3  # complete points that a generation needs for its ranks
 
 
 def find_effects(replay: Replay, names: Sequence[str], *, seed: int = 0) -> list[Effect]:
-    """The effect of each parameter, by name; empty when fewer than two generations can be compared. seed: of the redrawing."""
+    """Test the effect of each parameter.
+
+    Args:
+        replay: the generations of the search.
+        names: names of the parameters, in the order of the coordinates.
+        seed: seed of the draws of eq. (1).
+
+    Returns:
+        The effects in the order of the names; empty if fewer than two generations can be compared.
+    """
     import numpy as np
 
-    stream = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     sums, variances = np.zeros(len(names)), np.zeros(len(names))
-    seen: list[tuple[NDArray[Any], NDArray[Any], int]] = []
-    trust = _FIRST_WEIGHT
+    history: list[tuple[NDArray[Any], NDArray[Any], int]] = []
+    weight = _FIRST_WEIGHT
     for number, batch in enumerate(replay.batches):
         complete = [
-            place
-            for place, loss in enumerate(batch.losses)
+            index
+            for index, loss in enumerate(batch.losses)
             if loss is not None and math.isfinite(loss)
         ]
-        losses = np.array([batch.losses[place] for place in complete], dtype=float)
-        units = np.array([batch.trials[place].unit for place in complete]).reshape(
+        losses = np.array([batch.losses[index] for index in complete], dtype=float)
+        units = np.array([batch.trials[index].unit for index in complete]).reshape(
             len(complete), len(names)
         )
         if (
             len(complete) >= _MIN_COMPLETE
             and len({*losses.tolist()}) > 1
-            and sum(len(earlier) for _, earlier, _ in seen) > 2 * _MIN_COMPLETE
+            and sum(len(earlier) for _, earlier, _ in history) > 2 * _MIN_COMPLETE
         ):
-            model = _RankModel(seen, number, batch)
-            if trust >= _MIN_WEIGHT:
-                statistic, variance = _score_generation(
-                    batch, complete, units, losses, model, stream
-                )
-                sums += trust * statistic
-                variances += trust**2 * variance
-            trust += _WEIGHT_RATE * (_rank_correlation(model(units), losses) - trust)
+            model = _RankModel(history, number, batch)
+            if weight >= _MIN_WEIGHT:
+                statistic, variance = _score_generation(batch, complete, units, losses, model, rng)
+                sums += weight * statistic
+                variances += weight**2 * variance
+            weight += _WEIGHT_RATE * (_rank_correlation(model(units), losses) - weight)
         if len(complete):
-            seen.append((units, losses, number))
+            history.append((units, losses, number))
     if not np.any(variances > 0.0):
         return []
     from scipy.stats import norm
@@ -136,63 +147,67 @@ def _score_generation(
     units: NDArray[Any],
     losses: NDArray[Any],
     model: _RankModel,
-    stream: Any,
+    rng: Any,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """T and its variance of one generation, by parameter; eqs. (1) to (3)."""
+    """Compute T and its variance for one generation by parameter, eqs. (1) to (3)."""
     import numpy as np
 
     points, size = units.shape
-    again = _redraw_coordinates(batch, complete, units, stream)  # (size, draws, points)
-    known = model(units)
+    redrawn = _redraw_coordinates(batch, complete, units, rng)  # (size, draws, points)
+    predicted = model(units)
     expected, spread = np.empty((size, points)), np.empty((size, points))
-    for place in range(size):
-        moved = np.broadcast_to(units, (again.shape[1], points, size)).copy()
-        moved[:, :, place] = again[place]
-        values = model(moved.reshape(-1, size)).reshape(again.shape[1], points)
-        expected[place], spread[place] = values.mean(axis=0), values.var(axis=0, ddof=1)
+    for j in range(size):
+        points_with_draws = np.broadcast_to(units, (redrawn.shape[1], points, size)).copy()
+        points_with_draws[:, :, j] = redrawn[j]
+        values = model(points_with_draws.reshape(-1, size)).reshape(redrawn.shape[1], points)
+        expected[j], spread[j] = values.mean(axis=0), values.var(axis=0, ddof=1)
     scale = math.sqrt(float(spread.sum(axis=0).mean()))
     if scale <= 0.0:
         return np.zeros(size), np.zeros(size)
     scores = _normal_scores(losses)
     statistic, variance = np.empty(size), np.empty(size)
-    for place in range(size):
-        rest = _residual_scores(scores, expected[place])
-        statistic[place] = float(rest @ (known - expected[place])) / scale
-        # The expectation is itself a mean over the draws.
-        variance[place] = float(rest**2 @ spread[place]) * (1.0 + 1.0 / _DRAWS) / scale**2
+    for j in range(size):
+        residuals = _residual_scores(scores, expected[j])
+        statistic[j] = float(residuals @ (predicted - expected[j])) / scale
+        # The factor accounts for the expectation, which is itself a mean over the draws.
+        variance[j] = float(residuals**2 @ spread[j]) * (1.0 + 1.0 / _DRAWS) / scale**2
     return statistic, variance
 
 
 def _redraw_coordinates(
-    batch: SampleBatch, complete: Sequence[int], units: NDArray[Any], stream: Any
+    batch: SampleBatch, complete: Sequence[int], units: NDArray[Any], rng: Any
 ) -> NDArray[Any]:
-    """Each coordinate of each point drawn again given its others, eq. (1), folded: (parameter, draw, point)."""
+    """Draw each coordinate of each point again, given its others, eq. (1).
+
+    Returns:
+        The draws, folded into the unit box: (parameter, draw, point).
+    """
     import numpy as np
 
     from synaptune.search.optimizers.cma import fold
 
     points, size = units.shape
     if batch.mean is None or batch.covariance is None:
-        return stream.random((size, _DRAWS, points))
+        return rng.random((size, _DRAWS, points))
     samples = batch.samples[list(complete)]
     precision = np.linalg.inv(batch.covariance)
-    off = samples - batch.mean
-    deviation = 1.0 / np.sqrt(np.diag(precision))
-    # Gaussian conditionals from the precision matrix: mean_j - sum_{i != j} P_ji (x_i - mean_i) / P_jj, variance 1 / P_jj.
-    centre = samples - (off @ precision) / np.diag(precision)
+    deviations = samples - batch.mean
+    scale = 1.0 / np.sqrt(np.diag(precision))
+    # Gaussian conditionals from the precision matrix P: the mean is
+    # mean_j - sum_{i != j} P_ji (x_i - mean_i) / P_jj and the variance 1 / P_jj.
+    centre = samples - (deviations @ precision) / np.diag(precision)
     return fold(
-        centre.T[:, None, :]
-        + deviation[:, None, None] * stream.standard_normal((size, _DRAWS, points))
+        centre.T[:, None, :] + scale[:, None, None] * rng.standard_normal((size, _DRAWS, points))
     )
 
 
 def _rank_correlation(predicted: NDArray[Any], losses: NDArray[Any]) -> float:
-    """Correlation of predictions with the ranks of what came; zero where either does not vary."""
+    """Correlate predictions with the ranks of the losses; zero if either is constant."""
     import numpy as np
 
-    scores, off = _normal_scores(losses), predicted - predicted.mean()
-    size = float(np.sqrt((off @ off) * (scores @ scores)))
-    return float(off @ scores) / size if size > 0.0 else 0.0
+    scores, deviations = _normal_scores(losses), predicted - predicted.mean()
+    norm = float(np.sqrt((deviations @ deviations) * (scores @ scores)))
+    return float(deviations @ scores) / norm if norm > 0.0 else 0.0
 
 
 def _normal_scores(losses: NDArray[Any]) -> NDArray[Any]:
@@ -202,26 +217,40 @@ def _normal_scores(losses: NDArray[Any]) -> NDArray[Any]:
 
 
 def _residual_scores(scores: NDArray[Any], expected: NDArray[Any]) -> NDArray[Any]:
-    """Scores less their mean and their regression on what is expected without knowing the coordinate."""
-    off = expected - expected.mean()
-    rest = scores - scores.mean()
-    square = float(off @ off)
-    return rest - off * float(off @ rest) / square if square > 0.0 else rest
+    """Subtract from the scores their mean and their regression on the expected predictions."""
+    deviations = expected - expected.mean()
+    residuals = scores - scores.mean()
+    norm = float(deviations @ deviations)
+    return (
+        residuals - deviations * float(deviations @ residuals) / norm if norm > 0.0 else residuals
+    )
 
 
 class _RankModel:
-    """f: a ridge regression of rank scores on the coordinates, their squares and (of few parameters) products."""
+    """The model f: a ridge regression of rank scores on the coordinates.
+
+    Its features are the coordinates, their squares and, for few parameters, their products.
+    """
 
     def __init__(
-        self, seen: Sequence[tuple[NDArray[Any], NDArray[Any], int]], now: int, batch: SampleBatch
+        self,
+        history: Sequence[tuple[NDArray[Any], NDArray[Any], int]],
+        number: int,
+        batch: SampleBatch,
     ) -> None:
-        """Fit to earlier generations (units, losses, number); the centre and scale are those of the generation under way."""
+        """Fit the model to earlier generations.
+
+        Args:
+            history: units, losses and number of each earlier generation.
+            number: number of the current generation.
+            batch: the current generation, which gives the centre and scale of the coordinates.
+        """
         import numpy as np
 
-        units = np.concatenate([entry[0] for entry in seen])[-_MAX_POINTS:]
-        losses = np.concatenate([entry[1] for entry in seen])[-_MAX_POINTS:]
+        units = np.concatenate([entry[0] for entry in history])[-_MAX_POINTS:]
+        losses = np.concatenate([entry[1] for entry in history])[-_MAX_POINTS:]
         ages = np.concatenate(
-            [np.full(len(entry[1]), now - entry[2], dtype=float) for entry in seen]
+            [np.full(len(entry[1]), number - entry[2], dtype=float) for entry in history]
         )[-_MAX_POINTS:]
         size = units.shape[1]
         self._centre = np.full(size, 0.5) if batch.mean is None else np.clip(batch.mean, 0.0, 1.0)
@@ -235,21 +264,22 @@ class _RankModel:
         self._means = (weights @ features) / weights.sum()
         self._sizes = np.sqrt(weights @ (features - self._means) ** 2 / weights.sum())
         self._sizes[self._sizes == 0.0] = 1.0
-        root = np.sqrt(weights)
-        design = (features - self._means) / self._sizes * root[:, None]
+        root_weights = np.sqrt(weights)
+        design = (features - self._means) / self._sizes * root_weights[:, None]
         scores = _normal_scores(losses)
-        target = (scores - (weights @ scores) / weights.sum()) * root
+        target = (scores - (weights @ scores) / weights.sum()) * root_weights
         self._weights = _fit_ridge(design, target)
 
     def __call__(self, units: NDArray[Any]) -> NDArray[Any]:
-        """Predicted scores of points (k, n)."""
+        """Predict the scores of points (k, n)."""
         return (self._features(units) - self._means) / self._sizes @ self._weights
 
     def _features(self, units: NDArray[Any]) -> NDArray[Any]:
         import numpy as np
 
         z = (units - self._centre) / self._scale
-        # Far away a quadratic knows nothing: earlier, wider generations count by their direction.
+        # A quadratic does not extrapolate. Saturation lets points of earlier, wider generations
+        # count by their direction.
         z = np.tanh(z / 3.0) * 3.0
         parts = [z, z**2]
         if z.shape[1] <= _MAX_FOR_PRODUCTS:
@@ -259,19 +289,22 @@ class _RankModel:
 
 
 def _fit_ridge(design: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
-    """Ridge weights with the penalty of the least generalised cross-validation (Golub, Heath and Wahba 1979)."""
+    """Fit ridge weights with the penalty that minimises generalised cross-validation.
+
+    Source: Golub, Heath and Wahba 1979.
+    """
     import numpy as np
 
     left, values, right = np.linalg.svd(design, full_matrices=False)
-    along = left.T @ target
-    outside = float(target @ target - along @ along)
-    best, chosen = math.inf, values * 0.0
+    projections = left.T @ target
+    residual_norm = float(target @ target - projections @ projections)
+    best_score, best_factors = math.inf, values * 0.0
     for penalty in _PENALTIES:
-        kept = values**2 / (values**2 + penalty * len(target))
-        freedom = len(target) - float(kept.sum())
+        shrinkage = values**2 / (values**2 + penalty * len(target))
+        freedom = len(target) - float(shrinkage.sum())
         if freedom <= 0.0:
             continue
-        score = (float((((1.0 - kept) * along) ** 2).sum()) + outside) / freedom**2
-        if score < best:
-            best, chosen = score, kept / np.where(values > 0.0, values, 1.0)
-    return right.T @ (chosen * along)
+        score = (float((((1.0 - shrinkage) * projections) ** 2).sum()) + residual_norm) / freedom**2
+        if score < best_score:
+            best_score, best_factors = score, shrinkage / np.where(values > 0.0, values, 1.0)
+    return right.T @ (best_factors * projections)

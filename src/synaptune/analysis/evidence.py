@@ -1,4 +1,4 @@
-"""All that is known of a study, put together once; what every report, dashboard and W&B page shows."""
+"""Gather all analyses of a study for the report, the dashboard and the W&B page."""
 
 from __future__ import annotations
 
@@ -36,38 +36,50 @@ from synaptune.study.reader import BASELINE, GATES, StudySnapshot
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-INSPECTIONS = "portraits"
+INSPECTIONS = "portraits"  # key of the study's note
 
 
 def gather_evidence(
     snapshot: StudySnapshot, *, against: StudySnapshot | None = None, deep: bool = True
 ) -> Evidence:
-    """What a study shows.
+    """Run the analyses of a study.
 
-    against: a study of random points to compare with; deep: also what takes seconds (effects, importances, what noise alone does
-    to correlations).
+    Args:
+        snapshot: the study.
+        against: a study of random points to compare with.
+        deep: also run the analyses that take seconds: effects, importances and the null
+            distribution of the correlations.
     """
     replayed = _replay_rescored(snapshot)
     against = None if against is None else rescore_study(against, by=snapshot)
     snapshot = rescore_study(snapshot)
     phase = snapshot.searches[-1] if snapshot.searches else None
-    drawn = None if phase is None else snapshot.spaces[phase]  # in the optimizer's order
-    space = None if drawn is None else sort_space_by_subsystem(drawn)
+    search_space = None if phase is None else snapshot.spaces[phase]  # in the optimizer's order
+    space = None if search_space is None else sort_space_by_subsystem(search_space)
     names = () if space is None else space.names
-    trials, said = snapshot.search_trials, compute_validation(snapshot)
-    units = [] if drawn is None else [_reorder_unit(drawn, names, trial) for trial in trials]
-    losses = [snapshot.get_complete_loss(trial) for trial in trials]
-    best, start = _choose_best(snapshot, trials, said), _find_start_values(snapshot, trials, space)
-    measured = find_effects(replayed, drawn.names) if deep and drawn is not None else []
-    measured.sort(key=lambda effect: names.index(effect.name))
-    course_of = (
+    trials, validation = snapshot.search_trials, compute_validation(snapshot)
+    units = (
         []
-        if drawn is None
-        else summarise_generations(snapshot, replayed.diagnostics, drawn, trials)
+        if search_space is None
+        else [_reorder_unit(search_space, names, trial) for trial in trials]
+    )
+    losses = [snapshot.get_complete_loss(trial) for trial in trials]
+    best, start = (
+        _choose_best(snapshot, trials, validation),
+        _find_start_values(snapshot, trials, space),
+    )
+    effects = (
+        find_effects(replayed, search_space.names) if deep and search_space is not None else []
+    )
+    effects.sort(key=lambda effect: names.index(effect.name))
+    generations = (
+        []
+        if search_space is None
+        else summarise_generations(snapshot, replayed.diagnostics, search_space, trials)
     )
     correlation = _reorder_correlation(replayed, names)
-    null = _simulate_null(snapshot, space, len(course_of), deep)
-    together = rank_pairs(space, correlation, null) if space is not None and correlation else []
+    null = _simulate_null(snapshot, space, len(generations), deep)
+    pairs = rank_pairs(space, correlation, null) if space is not None and correlation else []
     return Evidence(
         name=snapshot.name,
         phase=phase,
@@ -78,13 +90,13 @@ def gather_evidence(
         losses=losses,
         start=start,
         best=best,
-        validation=said,
+        validation=validation,
         convergence=compute_convergence(snapshot),
         random_curve=compute_random_curve(snapshot, against),
-        generations=course_of,
+        generations=generations,
         correlation=correlation,
-        effects=measured,
-        effects_note=_explain_no_effects(replayed, measured, deep),
+        effects=effects,
+        effects_note=_explain_no_effects(replayed, effects, deep),
         importances=compute_importances(snapshot, space, trials)
         if deep and space is not None
         else [Importance(name, None, None) for name in names],
@@ -94,16 +106,16 @@ def gather_evidence(
             best.values,
             start,
             snapshot.configuration,
-            generations=course_of,
-            effects=measured,
-            together=together,
+            generations=generations,
+            effects=effects,
+            pairs=pairs,
         ),
         profiles=[] if space is None else fit_profiles(space, units, losses),
         noise=measure_noise(snapshot),
         selection_bias=measure_selection_bias(snapshot, best),
         ablation=compute_ablation(snapshot),
         failures=_group_failures(snapshot),
-        curves=_collect_curves(snapshot, said),
+        curves=_collect_curves(snapshot, validation),
         seconds_by_phase=_sum_by_phase(
             snapshot, lambda trial: trial.facts.get(schema.SECONDS, 0.0)
         ),
@@ -125,21 +137,21 @@ def gather_evidence(
     )
 
 
-def _replay_rescored(told: StudySnapshot) -> Replay:
-    """The draws of the search, with losses that can be compared; the optimizer itself is told those of its time."""
-    found, record = replay(told), rescore_study(told)
-    if record is told:
-        return found
-    losses = {trial.number: record.get_complete_loss(trial) for trial in record.trials}
+def _replay_rescored(snapshot: StudySnapshot) -> Replay:
+    """Replay the search with the losses that its optimizer received; return comparable losses."""
+    replayed, rescored = replay(snapshot), rescore_study(snapshot)
+    if rescored is snapshot:
+        return replayed
+    losses = {trial.number: rescored.get_complete_loss(trial) for trial in rescored.trials}
     batches = [
         replace(batch, losses=[losses[trial.number] for trial in batch.trials])
-        for batch in found.batches
+        for batch in replayed.batches
     ]
-    return replace(found, batches=batches)
+    return replace(replayed, batches=batches)
 
 
 def sort_space_by_subsystem(space: Space) -> Space:
-    """A space with the parameters of a subsystem side by side, in the order of their first."""
+    """Group the parameters of a space by subsystem, in the order of the first parameter of each."""
     groups = list(dict.fromkeys(_subsystem(name) for name in space.names))
     return Space(
         tuple(
@@ -160,21 +172,21 @@ def _reorder_unit(space: Space, names: Sequence[str], trial: Trial) -> tuple[flo
 def _choose_best(
     snapshot: StudySnapshot, trials: Sequence[Trial], validation: ValidationResult | None
 ) -> Trial | None:
-    """The trial whose values are recommended: the one that was validated, else the best of the search."""
+    """Choose the recommended trial: the validated one, else the best of the search."""
     complete = [trial for trial in trials if trial.objective is not None]
     if validation is not None:
-        chosen = [trial for trial in complete if trial.values == validation.after[0].values]
-        complete = chosen or complete
+        validated = [trial for trial in complete if trial.values == validation.after[0].values]
+        complete = validated or complete
     return min(complete, key=lambda trial: snapshot.get_complete_loss(trial) or 0.0, default=None)
 
 
 def _find_start_values(
     snapshot: StudySnapshot, trials: Sequence[Trial], space: Space | None
 ) -> dict[str, Value]:
-    """The values of the baseline: as it was run, else those the search began at."""
-    pairs_run, baseline = pair_validation_runs(snapshot), snapshot.get_phase_trials(BASELINE)
-    if pairs_run:
-        return dict(pairs_run[0][0].values)
+    """Find the values of the baseline: those of its run, else the start of the search."""
+    pairs, baseline = pair_validation_runs(snapshot), snapshot.get_phase_trials(BASELINE)
+    if pairs:
+        return dict(pairs[0][0].values)
     if baseline:
         return dict(baseline[0].values)
     stored = {
@@ -187,8 +199,8 @@ def _find_start_values(
     return dict(trials[0].values) if trials and adaptive else {}
 
 
-def _explain_no_effects(replayed: Replay, measured: Sequence[Effect], deep: bool) -> str:
-    if measured or not deep:
+def _explain_no_effects(replayed: Replay, effects: Sequence[Effect], deep: bool) -> str:
+    if effects or not deep:
         return ""
     return replayed.note or "too few complete generations to compare"
 
@@ -202,16 +214,16 @@ def _reorder_correlation(replayed: Replay, names: Sequence[str]) -> list[list[fl
 
 
 def _simulate_null(
-    snapshot: StudySnapshot, space: Space | None, count: int, deep: bool
+    snapshot: StudySnapshot, space: Space | None, generation_count: int, deep: bool
 ) -> NDArray[Any] | None:
-    """Correlations of blind searches as long as this one; null where they are not wanted or cannot be."""
+    """Simulate the correlations of null searches of the same length; None if not available."""
     if not deep or space is None or snapshot.engine is None:
         return None
-    return simulate_null(snapshot.engine, space, count)
+    return simulate_null(snapshot.engine, space, generation_count)
 
 
 def _group_failures(snapshot: StudySnapshot) -> dict[str, list[Trial]]:
-    """Failed trials of all phases by kind, the commonest kind first."""
+    """Group the failed trials of all phases by kind, the most frequent kind first."""
     kinds: dict[str, list[Trial]] = defaultdict(list)
     for trial in snapshot.trials:
         if trial.state == "failed":
@@ -222,7 +234,7 @@ def _group_failures(snapshot: StudySnapshot) -> dict[str, list[Trial]]:
 def _collect_curves(
     snapshot: StudySnapshot, validation: ValidationResult | None
 ) -> dict[str, Mapping[int, float]]:
-    """Reported losses by step of the validation's runs."""
+    """Collect the reported losses by step of the validation runs."""
     if validation is None:
         return {}
     runs = [
@@ -238,7 +250,7 @@ def _collect_curves(
 
 
 def _sum_by_phase(snapshot: StudySnapshot, amount) -> dict[str, float]:
-    """Sums over the ended runs that were made (copies of others cost nothing), by phase in the order of the protocol."""
+    """Sum over the ended runs, without copies, by phase in the order of the protocol."""
     sums: dict[str, float] = {}
     for trial in snapshot.trials:
         if trial.state != "running" and "copied_from" not in trial.facts:
@@ -248,16 +260,16 @@ def _sum_by_phase(snapshot: StudySnapshot, amount) -> dict[str, float]:
 
 
 def _find_end(snapshot: StudySnapshot) -> datetime | None:
-    """The last end; null while a trial is running or before the first."""
+    """Return the end of the last trial; None while a trial is running or before the first end."""
     if any(trial.state == "running" for trial in snapshot.trials):
         return None
     return max(snapshot.end_times.values(), default=None)
 
 
 def _collect_provenance(snapshot: StudySnapshot) -> dict[str, Any]:
-    """Everything a reader needs to make the study again: where it is, with what, on what."""
+    """Collect what is needed to reproduce the study: versions, devices, seeds, settings."""
 
-    def all_of(fact: str) -> list[Any]:
+    def list_values(fact: str) -> list[Any]:
         return sorted(
             {trial.facts[fact] for trial in snapshot.trials if trial.facts.get(fact) is not None},
             key=str,
@@ -272,16 +284,16 @@ def _collect_provenance(snapshot: StudySnapshot) -> dict[str, Any]:
         "study": snapshot.name,
         "database": redact_url(snapshot.url),
         "optimizer": None if engine is None else engine.__dict__,
-        "code versions": all_of("code_version"),
-        "devices": all_of("device"),
-        "data fingerprints": all_of("data_fingerprint"),
-        "configuration fingerprints": all_of("config_fingerprint"),
+        "code versions": list_values("code_version"),
+        "devices": list_values("device"),
+        "data fingerprints": list_values("data_fingerprint"),
+        "configuration fingerprints": list_values("config_fingerprint"),
         "seeds": {phase: sorted(set(values)) for phase, values in seeds.items()},
         "schema version": snapshot.notes.get(schema.VERSION_KEY),
         "reproduced to the last bit": {
-            side: portrait.get("reproduced")
-            for side, portrait in (snapshot.notes.get(INSPECTIONS) or {}).items()
-            if "failed" not in portrait
+            side: inspection.get("reproduced")
+            for side, inspection in (snapshot.notes.get(INSPECTIONS) or {}).items()
+            if "failed" not in inspection
         },
         "configuration": dict(snapshot.configuration),
     }

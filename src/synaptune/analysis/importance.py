@@ -1,9 +1,12 @@
-"""How much of the spread of the loss each parameter carries, by two surrogates, beside the ablation's own answer.
+"""Importance of each parameter for the loss, by two surrogate models.
 
-fANOVA (Hutter, Hoos and Leyton-Brown 2014) shares out the variance of a random forest over the whole space; PED-ANOVA
-(Watanabe et al. 2023, arXiv:2304.10255) asks which parameters tell the best tenth from the rest. Both are Optuna's. Both see the
-points where the search went, which is not everywhere: they rank, the ablation measures. A loss that is farther above the median than
-_CLIP_FACTOR times the best is below it counts as if it were there: a user's penalty of 1e200 would be all the variance there is.
+fANOVA (Hutter, Hoos and Leyton-Brown 2014) decomposes the variance of a random forest over the
+whole space. PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255) measures which parameters separate
+the best tenth of the trials from the rest. Both are Optuna's implementations. Both see only the
+points that the search visited, so they rank the parameters; the ablation measures their worth.
+
+A loss is clipped at a distance above the median of _CLIP_FACTOR times the distance of the best loss
+below the median. Otherwise a penalty of 1e200 would make up the whole variance.
 """
 
 from __future__ import annotations
@@ -23,22 +26,32 @@ MAX_TRIALS = int(
         "importance.most",
         400,
         unit="trial",
-        meaning="complete trials that the surrogates see",
+        meaning="complete trials that the surrogates are fitted to",
         source="chosen: the forest takes seconds",
     )
 )
 _MIN_TRIALS = 4  # complete trials that a surrogate needs
-_CLIP_FACTOR = 10.0  # distances of the best from the median
+_CLIP_FACTOR = 10.0  # in units of the distance of the best loss from the median
 
 
 def compute_importances(
     snapshot: StudySnapshot, space: Space, trials: Sequence[Trial], *, seed: int = 0
 ) -> list[Importance]:
-    """Both shares of each parameter, in the space's order; null where a surrogate has nothing to say. seed: of the forest."""
+    """Compute both importances of each parameter.
+
+    Args:
+        snapshot: the study.
+        space: the searched parameters.
+        trials: the trials of the search.
+        seed: seed of the random forest.
+
+    Returns:
+        The importances in the order of the space; a share is None if its surrogate cannot be
+        evaluated.
+    """
     complete = [trial for trial in trials if snapshot.get_complete_loss(trial) is not None]
-    complete = (
-        complete[:: -(-len(complete) // MAX_TRIALS)] if complete else []
-    )  # evenly over the search: early and late points alike
+    # The selected trials are spread evenly over the search.
+    complete = complete[:: -(-len(complete) // MAX_TRIALS)] if complete else []
     if len(complete) < _MIN_TRIALS or len({trial.objective for trial in complete}) < 2:
         return [Importance(name, None, None) for name in space.names]
     import optuna
@@ -52,17 +65,19 @@ def compute_importances(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     losses = _clip_losses([snapshot.get_complete_loss(trial) or 0.0 for trial in complete])
-    distributions = {dimension.name: make_distribution(dimension) for dimension in space.dimensions}
+    distributions: dict[str, optuna.distributions.BaseDistribution] = {
+        dimension.name: make_distribution(dimension) for dimension in space.dimensions
+    }
     study = optuna.create_study()
     study.add_trials(
         [
             optuna.trial.create_trial(
                 params=dict(trial.values), distributions=distributions, value=loss
-            )  # type: ignore[arg-type]
+            )
             for trial, loss in zip(complete, losses, strict=True)
         ]
     )
-    # Parameters that never vary have no share, and the surrogates refuse them.
+    # The surrogates refuse parameters that do not vary.
     varying = [name for name in space.names if len({trial.values[name] for trial in complete}) > 1]
     shares = []
     for evaluator in (
@@ -71,21 +86,18 @@ def compute_importances(
     ):
         try:
             shares.append(get_param_importances(study, evaluator=evaluator, params=varying))
-        except (
-            RuntimeError,
-            ValueError,
-            AssertionError,
-        ):  # all losses alike to it, or too large for its sums of squares
+        # The losses are all equal to the surrogate, or too large for its sums of squares.
+        except (RuntimeError, ValueError, AssertionError):
             shares.append({})
     fanova, ped = (
-        {name: float(share) for name, share in found.items() if math.isfinite(share)}
-        for found in shares
+        {name: float(share) for name, share in result.items() if math.isfinite(share)}
+        for result in shares
     )
     return [Importance(name, fanova.get(name), ped.get(name)) for name in space.names]
 
 
 def _clip_losses(losses: Sequence[float]) -> list[float]:
-    """Losses without what lies far above all others; as they are where more than half are alike."""
-    middle = statistics.median(losses)
-    end = middle + _CLIP_FACTOR * (middle - min(losses))
-    return [min(loss, end) for loss in losses] if end > middle else list(losses)
+    """Clip losses far above the median; unchanged if the median equals the best loss."""
+    median = statistics.median(losses)
+    limit = median + _CLIP_FACTOR * (median - min(losses))
+    return [min(loss, limit) for loss in losses] if limit > median else list(losses)

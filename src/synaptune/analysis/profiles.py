@@ -1,11 +1,13 @@
-"""The loss along each parameter, as the search saw it.
+"""Profile of the loss along each parameter, over the trials of a search.
 
-    line(u)  local linear regression of the loss on the coordinate u, weights exp(-(u - u_i)^2 / 2 h^2)      (1)
-    band     line +- t s(u), s from the weighted residuals                                                   (2)
+    line(u)  local linear regression of the loss on u, weights exp(-(u - u_i)^2 / 2 h^2)     (1)
+    band     line +- t s(u), s from the weighted residuals                                   (2)
 
-over the later half of the trials, when the other parameters are near where they ended; it is no effect of the parameter alone
-(effects.py and the ablation are for that), but shows where the search has looked and how flat it is there.
-Source: (1) Cleveland 1979, with a Gaussian kernel; (2) derived: the usual standard error of a linear smoother.
+The regression uses the later half of the trials, in which the other parameters are near their final
+values. A profile is not the effect of the parameter alone (see effects.py and ablation.py for
+that). It shows which values the search visited and how flat the loss is there.
+Source: (1) Cleveland 1979, with a Gaussian kernel; (2) derived: the usual standard error of a
+linear smoother.
 """
 
 from __future__ import annotations
@@ -25,51 +27,60 @@ BANDWIDTH = constant(
     0.35,
     unit="spread of the trials",
     meaning="h of eq. (1)",
-    source="chosen: a line that bends, not wriggles",
+    source="chosen: a smooth line that still bends",
 )
 _KNOTS = 41
 _MIN_TRIALS = 8  # trials that a line needs
-_TRIM = 0.98  # of the losses: beyond it a diverging run would rule the line
+_TRIM = (
+    0.98  # quantile of the losses above which trials are dropped: diverging runs distort the line
+)
 
 
 def fit_profiles(
     space: Space, units: Sequence[Sequence[float]], losses: Sequence[float | None]
 ) -> list[Profile]:
-    """The profile of every parameter that is a number; units, losses: of the trials of the search, in their order;
-    a loss is null unless its trial is complete."""
+    """Fit the profile of every numeric parameter.
+
+    Args:
+        space: the searched parameters.
+        units: unit coordinates of the trials in their order.
+        losses: losses of the trials; None unless the trial is complete.
+    """
     import numpy as np
 
-    complete = [place for place, loss in enumerate(losses) if loss is not None]
-    points = np.array([units[place] for place in complete]).reshape(len(complete), len(space.names))
-    loss = np.array([losses[place] for place in complete], dtype=float)
+    complete = [index for index, loss in enumerate(losses) if loss is not None]
+    points = np.array([units[index] for index in complete]).reshape(len(complete), len(space.names))
+    loss = np.array([losses[index] for index in complete], dtype=float)
     late = np.zeros(len(loss), dtype=bool)
     late[len(loss) // 2 :] = True
     if len(loss):
         late &= loss <= np.quantile(loss[late], _TRIM)
-    found = []
-    for place, dimension in enumerate(space.dimensions):
+    profiles = []
+    for index, dimension in enumerate(space.dimensions):
         if dimension.scale == "categorical":
             continue
-        knots, line, half = _smooth(points[late, place], loss[late])
-        found.append(
+        knots, line, half_width = _smooth(points[late, index], loss[late])
+        profiles.append(
             Profile(
                 dimension.name,
                 dimension.scale == "log",
-                [float(dimension.to_value(unit)) for unit in points[:, place]],
+                [float(dimension.to_value(unit)) for unit in points[:, index]],
                 loss.tolist(),
-                [
-                    dimension.to_number(unit) for unit in knots
-                ],  # an integer between its values: a line has no steps
+                # Not rounded for integers, since the line has no steps.
+                [dimension.to_number(unit) for unit in knots],
                 line.tolist(),
-                (line - half).tolist(),
-                (line + half).tolist(),
+                (line - half_width).tolist(),
+                (line + half_width).tolist(),
             )
         )
-    return found
+    return profiles
 
 
 def _smooth(u: NDArray[Any], loss: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Knots, line and half width of the band, eqs. (1) and (2); empty for too few trials or one value."""
+    """Compute knots, line and half width of the band, eqs. (1) and (2).
+
+    The arrays are empty for too few trials, or if all coordinates are equal.
+    """
     import numpy as np
 
     if len(u) < _MIN_TRIALS or float(np.ptp(u)) == 0.0:
@@ -78,19 +89,21 @@ def _smooth(u: NDArray[Any], loss: NDArray[Any]) -> tuple[NDArray[Any], NDArray[
 
     low, high = np.quantile(u, [0.02, 0.98])
     knots, width = np.linspace(low, high, _KNOTS), max(1e-9, BANDWIDTH * float(u.std()))
-    line, half = np.empty(_KNOTS), np.empty(_KNOTS)
-    for place, knot in enumerate(knots):
+    line, half_width = np.empty(_KNOTS), np.empty(_KNOTS)
+    for index, knot in enumerate(knots):
         weight = np.exp(-0.5 * ((u - knot) / width) ** 2)
         design = np.stack([np.ones_like(u), u - knot], axis=1)
         moments = design.T @ (weight[:, None] * design)
         inverse = np.linalg.pinv(moments)
         smoother = inverse[0] @ (design * weight[:, None]).T
-        line[place] = smoother @ loss
+        line[index] = smoother @ loss
         slope = inverse[1] @ (design * weight[:, None]).T @ loss
-        residual = loss - line[place] - slope * (u - knot)
+        residual = loss - line[index] - slope * (u - knot)
         count = max(3.0, float(weight.sum() ** 2 / (weight**2).sum()))
         deviation = np.sqrt(
             float(weight @ residual**2) / float(weight.sum()) * count / (count - 2.0)
         )
-        half[place] = t.ppf(0.975, count - 2.0) * deviation * np.sqrt(float(smoother @ smoother))
-    return knots, line, half
+        half_width[index] = (
+            t.ppf(0.975, count - 2.0) * deviation * np.sqrt(float(smoother @ smoother))
+        )
+    return knots, line, half_width

@@ -1,6 +1,7 @@
-"""The objectives of a study as they may be ranked: under a hybrid objective all of them by what it is at the end.
+"""Comparable objectives of the trials of a study.
 
-What was told to the optimizer is another matter, and stays in the record as it was read (replay.py).
+Under a hybrid objective every trial is scored by the objective of the last generation. The
+objectives that the optimizer received stay unchanged in the snapshot; replay.py needs them.
 """
 
 from __future__ import annotations
@@ -24,9 +25,14 @@ from synaptune.study.reader import REFERENCE, StudySnapshot
 
 
 def rescore_study(snapshot: StudySnapshot, by: StudySnapshot | None = None) -> StudySnapshot:
-    """The record with objectives that can be compared; by: the study whose objective and last generation count, null is its own.
+    """Return the snapshot with comparable objectives.
 
-    A complete trial without the metrics that the last score needs has no objective: it cannot be ranked.
+    A complete trial without the metrics of the last score has no objective, because it cannot be
+    ranked.
+
+    Args:
+        snapshot: the study to score.
+        by: the study whose objective and last generation are used; None means `snapshot`.
     """
     judge = by or snapshot
     if judge.configuration.get("objective.name") != "hybrid":
@@ -41,7 +47,10 @@ def rescore_study(snapshot: StudySnapshot, by: StudySnapshot | None = None) -> S
 
 
 def _rescore_trial(trial: Trial, config: ObjectiveConfig, generation: int) -> Trial:
-    """A trial by the objective of a generation; the runs of a test split and the reference have an objective of their own."""
+    """Score a trial by the objective of a generation.
+
+    Runs on the test split and the reference run keep their own objective.
+    """
     if (
         trial.state != "complete"
         or trial.facts.get("test")
@@ -55,7 +64,7 @@ def _rescore_trial(trial: Trial, config: ObjectiveConfig, generation: int) -> Tr
 
 
 def _read_objective(snapshot: StudySnapshot) -> ObjectiveConfig:
-    """The objective of a study, with the baseline that was given or else measured."""
+    """Read the objective of a study with its configured or else its measured baseline."""
     stored = snapshot.configuration
     config = ObjectiveConfig(
         **_select_stored(stored, "objective", ("name", "switch", "fraction")),

@@ -1,7 +1,8 @@
-"""What a search drew its points from, found again from the study alone.
+"""Replay of a search: the distributions of its points, recomputed from the study alone.
 
-An optimizer's sequence follows from its engine, its space and the losses it was told (search/contract.py); all three are in the
-study. So the distribution of every generation, and the sample behind every point, come back by asking and telling once more.
+The points of an optimizer are determined by its engine, its space and the losses that it received
+(search/optimizers/base.py). All three are stored in the study. Asking and telling a new optimizer
+therefore reproduces the distribution of every generation and the sample of every point.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ from synaptune.study.reader import StudySnapshot
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BATCH_SIZE = 10  # points of a non-adaptive search that are looked at together
+BATCH_SIZE = 10  # points of a batch in a non-adaptive search
 
 
 @dataclass(frozen=True)
 class SampleBatch:
     """Points drawn from one distribution, in unit coordinates.
 
-    members: the trials; losses: null for a failed one; samples: (k, n) before folding; mean: (n,); covariance: (n, n); both null
-    for independent uniform points.
+    Attributes:
+        trials: the k trials.
+        losses: their losses; None for a failed trial.
+        samples: the samples before folding into the unit box (k, n).
+        mean: mean of the distribution (n,); None for independent uniform points.
+        covariance: covariance of the distribution (n, n); None for independent uniform points.
     """
 
     trials: Sequence[Trial]
@@ -39,7 +44,13 @@ class SampleBatch:
 
 @dataclass(frozen=True)
 class Replay:
-    """batches: of the search, in their order; diagnostics: after each whole generation; note: why there is no more, or empty."""
+    """The replayed part of a search.
+
+    Attributes:
+        batches: the batches in their order.
+        diagnostics: state of the optimizer after each complete generation.
+        note: why the replay ends early; empty if it does not.
+    """
 
     batches: Sequence[SampleBatch] = field(default_factory=list)
     diagnostics: Sequence[Diagnostics] = field(default_factory=list)
@@ -47,7 +58,10 @@ class Replay:
 
 
 def replay(snapshot: StudySnapshot) -> Replay:
-    """The draws of a study's last search; empty, with a note, for optimizers whose distribution is not known."""
+    """Replay the last search of a study.
+
+    The result is empty, with a note, for optimizers whose distribution is not known.
+    """
     engine, trials = (
         snapshot.engine,
         [trial for trial in snapshot.search_trials if trial.state != "running"],
@@ -60,7 +74,7 @@ def replay(snapshot: StudySnapshot) -> Replay:
         return _replay_uniform(trials, losses)
     if engine.name == "cma":
         return _replay_cma(engine, space, trials, losses)
-    return Replay(note=f"what {engine.name} draws from is not known to us")
+    return Replay(note=f"the distribution of {engine.name} is not known")
 
 
 def _replay_uniform(trials: Sequence[Trial], losses: Sequence[float | None]) -> Replay:
@@ -68,13 +82,13 @@ def _replay_uniform(trials: Sequence[Trial], losses: Sequence[float | None]) -> 
 
     batches = [
         SampleBatch(
-            trials[at : at + BATCH_SIZE],
-            losses[at : at + BATCH_SIZE],
-            np.array([trial.unit for trial in trials[at : at + BATCH_SIZE]]),
+            trials[first : first + BATCH_SIZE],
+            losses[first : first + BATCH_SIZE],
+            np.array([trial.unit for trial in trials[first : first + BATCH_SIZE]]),
             None,
             None,
         )
-        for at in range(0, len(trials), BATCH_SIZE)
+        for first in range(0, len(trials), BATCH_SIZE)
     ]
     return Replay(batches)
 
@@ -86,42 +100,45 @@ def _replay_cma(
 
     from synaptune.search.optimizers.cma import CmaOptimizer, fold
 
-    optimizer, size, count = CmaOptimizer(engine, space), 0, len(space.dimensions)
+    optimizer, count = CmaOptimizer(engine, space), len(space.dimensions)
     size = optimizer.generation_size
     batches: list[SampleBatch] = []
     diagnostics: list[Diagnostics] = []
-    for at in range(0, len(trials), size):
-        # A point that is still running is not among the trials: what follows it cannot be told yet.
-        whole = next(
+    for first in range(0, len(trials), size):
+        # Running trials are not among the trials. The batch ends before the first missing one.
+        length = next(
             (
-                place
-                for place, trial in enumerate(trials[at : at + size])
-                if trial.index != at + place
+                offset
+                for offset, trial in enumerate(trials[first : first + size])
+                if trial.index != first + offset
             ),
             size,
         )
-        members, told = trials[at : at + whole], losses[at : at + whole]
+        members, member_losses = trials[first : first + length], losses[first : first + length]
         if not members:
             break
         mean, covariance = optimizer.get_distribution()
         samples = np.array([optimizer.draw()[:count] for _ in members])
         units = np.array([trial.unit for trial in members])
         folded = fold(samples)
-        if at == 0:  # the start stands in for the first sample
+        if first == 0:  # the start point replaces the first sample
             folded[0] = samples[0] = units[0]
         if not np.array_equal(folded, units):
             return Replay(
                 batches,
                 diagnostics,
-                f"generation {at // size} is not what this version of cma would draw",
+                f"generation {first // size} differs from what this version of cma would draw",
             )
-        batches.append(SampleBatch(members, told, samples, mean, covariance))
+        batches.append(SampleBatch(members, member_losses, samples, mean, covariance))
         if len(members) < size:
             break
         optimizer.tell(
-            [Observation(trial.unit, loss) for trial, loss in zip(members, told, strict=True)]
+            [
+                Observation(trial.unit, loss)
+                for trial, loss in zip(members, member_losses, strict=True)
+            ]
         )
-        found = optimizer.get_diagnostics()
-        assert found is not None
-        diagnostics.append(found)
+        state = optimizer.get_diagnostics()
+        assert state is not None
+        diagnostics.append(state)
     return Replay(batches, diagnostics)

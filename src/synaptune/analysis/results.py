@@ -1,7 +1,8 @@
-"""What the analyses of a study find, as plain values; report/ draws and words them.
+"""Results of the analyses of a study as plain values, for report/ to draw and describe.
 
-Losses are what the search minimised (of a maximised objective its negative), of complete trials alone: what a pruned one would have
-reached is no result. An entry that cannot be known is null or empty.
+Losses are the values that the search minimised: the objective, or its negative if the objective is
+maximised. Only complete trials have a loss here; the estimate of a pruned trial is not a result. An
+entry that cannot be computed is None or empty.
 """
 
 from __future__ import annotations
@@ -16,11 +17,19 @@ from synaptune.search.trial import Trial
 
 
 class Comparison(NamedTuple):
-    """Two configurations on the same seeds; a positive difference is better.
+    """Comparison of two configurations on the same seeds; a positive difference is better.
 
-    count: pairs; mean, low, high: of the differences, with the t-interval; boot_low, boot_high: bootstrap interval; p: two-sided
-    paired t-test; wilcoxon: two-sided signed-rank test, null when all pairs are equal; effect: mean over standard deviation of
-    the differences, corrected for few pairs (Hedges), null when they do not vary.
+    Attributes:
+        count: number of pairs.
+        mean: mean of the differences.
+        low: lower end of their t interval.
+        high: upper end of their t interval.
+        boot_low: lower end of their bootstrap interval.
+        boot_high: upper end of their bootstrap interval.
+        p: p-value of the two-sided paired t-test.
+        wilcoxon: p-value of the two-sided signed-rank test; None if all pairs are equal.
+        effect: mean divided by the standard deviation of the differences, corrected for few pairs
+            (Hedges); None if they do not vary.
     """
 
     count: int
@@ -36,9 +45,14 @@ class Comparison(NamedTuple):
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What the validation says of a study; gains are relative improvements of test perplexity [%].
+    """Result of the validation of a study.
 
-    before, after: validation runs on the same seeds; decision, reason: of the gate.
+    Attributes:
+        before: validation runs of the baseline.
+        after: validation runs of the best on the same seeds.
+        gain: relative improvement of test perplexity [%].
+        decision: action of the gate.
+        reason: reason for the action.
     """
 
     before: Sequence[Trial]
@@ -49,10 +63,13 @@ class ValidationResult:
 
 
 class Convergence(NamedTuple):
-    """The best loss so far, one entry for each ended trial of a search in the order of their ends.
+    """Course of the best loss: one entry for each ended trial of a search, in the order of ends.
 
-    evaluation: 1, 2, ...; best: null before the first complete trial; hours: by the clock since the search began, pauses left
-    out; device_hours: spent on runs so far.
+    Attributes:
+        evaluation: 1, 2, ...
+        best: best loss so far; None before the first complete trial.
+        hours: wall time since the start of the search, without pauses [h].
+        device_hours: sum of the durations of the runs so far [h].
     """
 
     evaluation: Sequence[int]
@@ -62,9 +79,15 @@ class Convergence(NamedTuple):
 
 
 class RandomCurve(NamedTuple):
-    """What random points would have found: expected best loss of the first k of them, with the 10th and 90th percentile.
+    """Expected best loss of k random points.
 
-    source: where the points are from; count: of them; k, best, low, high: equally long, k up to count.
+    Attributes:
+        source: origin of the points.
+        count: number of points.
+        k: numbers of points, up to count.
+        best: expected best loss of k points.
+        low: 10th percentile of the best loss.
+        high: 90th percentile of the best loss.
     """
 
     source: str
@@ -76,7 +99,18 @@ class RandomCurve(NamedTuple):
 
 
 class Generation(NamedTuple):
-    """A generation of a search: value at the distribution's mean and one deviation to each side, and of its best trial, by name."""
+    """One generation of a search; the values are by parameter name.
+
+    Attributes:
+        number: number of the generation.
+        mean: values at the mean of the distribution.
+        low: values one standard deviation below the mean.
+        high: values one standard deviation above the mean.
+        best: values of the best trial.
+        best_loss: loss of the best trial.
+        condition: condition number of the distribution.
+        step: step size of the distribution.
+    """
 
     number: int
     mean: Mapping[str, float]
@@ -89,7 +123,13 @@ class Generation(NamedTuple):
 
 
 class Importance(NamedTuple):
-    """A parameter's share in the spread of the loss by fANOVA, and in being among the best by PED-ANOVA; null where not computed."""
+    """Importance of a parameter; a share that was not computed is None.
+
+    Attributes:
+        name: name of the parameter.
+        fanova: share of the variance of the loss (fANOVA).
+        ped_anova: share in separating the best trials from the rest (PED-ANOVA).
+    """
 
     name: str
     fanova: float | None
@@ -97,10 +137,14 @@ class Importance(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """Whether the loss depends on a parameter, from the search's own trials (analysis/effects.py).
+    """Test of whether the loss depends on a parameter, from the trials of the search (effects.py).
 
-    z: test statistic, standard normal without an effect; p: one-sided; adjusted: for the number of parameters (Holm);
-    found: adjusted below 5 %.
+    Attributes:
+        name: name of the parameter.
+        z: test statistic, standard normal without an effect.
+        p: one-sided p-value.
+        adjusted_p: p-value adjusted for the number of parameters (Holm).
+        significant: whether the adjusted p-value is below 5 %.
     """
 
     name: str
@@ -111,7 +155,13 @@ class Effect(NamedTuple):
 
 
 class Hypothesis(NamedTuple):
-    """A claim made before the search; found: what the study has, with numbers; holds: null when the study cannot tell."""
+    """A hypothesis stated before the search.
+
+    Attributes:
+        statement: the hypothesis.
+        finding: the result of the study, with numbers.
+        holds: whether it holds; None if the study cannot decide it.
+    """
 
     statement: str
     finding: str
@@ -119,9 +169,17 @@ class Hypothesis(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """The loss along one parameter, the others as the search had them: value and loss of each complete trial, and a smooth line.
+    """Loss along one parameter, with the other parameters as the search set them.
 
-    values, losses: of the trials; line_values, line, low, high: equally long, by a local regression over recent trials.
+    Attributes:
+        name: name of the parameter.
+        log: whether its axis is logarithmic.
+        values: values of the complete trials.
+        losses: losses of the complete trials.
+        line_values: values of the parameter at which the line is computed.
+        line: local regression of the loss over recent trials.
+        low: lower edge of the band of the line.
+        high: upper edge of the band of the line.
     """
 
     name: str
@@ -135,8 +193,14 @@ class Profile(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """Standard deviation over seeds of the validation loss [nats/token] at the defaults and at the best, and of their paired
-    difference; candidates: over the search's complete trials, all on one seed. Null with fewer than two runs."""
+    """Standard deviations of the validation loss [nat/token]; None with fewer than two runs.
+
+    Attributes:
+        before: over seeds, at the defaults.
+        after: over seeds, at the best.
+        difference: over seeds, of the paired difference between the two.
+        candidates: over the complete trials of the search, which share their seed.
+    """
 
     before: float | None
     after: float | None
@@ -145,7 +209,13 @@ class Noise(NamedTuple):
 
 
 class SelectionBias(NamedTuple):
-    """How much of the search's gain survives [nats/token]: on the search's own seed, on fresh seeds, and on the test split."""
+    """Gain of the best over the baseline [nat/token].
+
+    Attributes:
+        search: on the search's own seed.
+        fresh: on fresh seeds.
+        test: on fresh seeds and the test split.
+    """
 
     search: float
     fresh: float
@@ -153,11 +223,17 @@ class SelectionBias(NamedTuple):
 
 
 class AblationRow(NamedTuple):
-    """One parameter of the optimum; comparisons are relative improvements of test perplexity [%] on paired seeds.
+    """Ablation of one parameter; comparisons are improvements of test perplexity [%].
 
-    reverted: what it is worth at the optimum: tuned against the same with this one at its default (positive: the tuned value
-    is better); alone: what it brings by itself: this one tuned, all others at their defaults, against the defaults; adjusted:
-    p of `reverted` and `alone` corrected for all comparisons of the ablation (Holm).
+    Attributes:
+        name: name of the parameter.
+        default: its default value.
+        tuned: its value at the optimum.
+        reverted: the optimum against the optimum with this parameter at its default; positive if
+            the tuned value is better.
+        alone: the defaults with this parameter at its tuned value against the defaults.
+        adjusted_reverted: p of `reverted`, adjusted for all comparisons of the ablation (Holm).
+        adjusted_alone: p of `alone`, adjusted likewise.
     """
 
     name: str
@@ -171,13 +247,44 @@ class AblationRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is known of a study, computed once from its record (analysis/evidence.py).
+    """All results of a study, computed from its snapshot (analysis/evidence.py).
 
-    phase: of the search it is about; names: searched parameters by subsystem; best: the trial whose values are recommended;
-    start: values of the baseline; effects_note: why effects are empty; correlation: rows of the search distribution's matrix in
-    the order of names, at the end; portraits: what portrait.py stored of the baseline and the best ("baseline", "best");
-    space: the ranges of that search, null when none has begun; fixed: values that its space file held; gates: accounts of
-    phase2.py; correlation_noise: what the strongest pair reaches in 5 % of searches that know no loss, null when not measured.
+    Attributes:
+        name: name of the study.
+        phase: phase of the analysed search, which is the last one; None before a search.
+        maximize: whether the objective is maximised.
+        names: names of the searched parameters, grouped by subsystem.
+        trials: trials of the search.
+        units: their unit coordinates, in the order of names.
+        losses: their losses; None unless the trial is complete.
+        start: values of the baseline.
+        best: trial whose values are recommended.
+        validation: result of the validation.
+        convergence: course of the best loss.
+        random_curve: expected best loss of random points.
+        generations: the generations of the search.
+        correlation: correlation matrix of the final search distribution, in the order of names.
+        effects: tested effects of the parameters.
+        effects_note: why effects is empty.
+        importances: importances of the parameters.
+        hypotheses: hypotheses about searched parameters.
+        profiles: profiles of the numeric parameters.
+        noise: spread of the validation loss.
+        selection_bias: gains on the search's own seed and on fresh ones.
+        ablation: ablation of the parameters.
+        failures: failed trials by kind.
+        curves: reported losses by step of the validation runs.
+        seconds_by_phase: sum of the durations of the runs [s].
+        runs_by_phase: number of runs.
+        started_at: start of the first trial.
+        ended_at: end of the last trial; None while a trial is running.
+        provenance: what is needed to reproduce the study.
+        inspections: results of the inspections of the baseline and the best ("baseline", "best").
+        space: ranges of the search; None before a search.
+        fixed: values that the search space file fixes.
+        gates: results of the gates of phase 2.
+        correlation_noise: correlation that the strongest pair of a null search exceeds in 5 % of
+            the searches; None if not measured.
     """
 
     name: str

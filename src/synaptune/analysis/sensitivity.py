@@ -1,9 +1,10 @@
-"""The census of the parameters: what the low and the high end of each do to the training loss of a short deterministic run.
+"""Sensitivity of the training loss to each parameter, in short deterministic runs.
 
-A parameter acts in a regime: a split threshold only where experts split, consolidation only where there is something to consolidate. The
-regimes are written down here. Two yardsticks stand beside every effect: the spread of the same loss over seeds, and the dust, the effect of
-moving one number by a millionth. The runs are in double precision, so that dust stays dust: in single precision a hundred steps make 1e-4
-of a rounding error.
+Each parameter is set to its low and its high end. It acts only in a regime: a split threshold needs
+experts that split, and consolidation needs fast weights to consolidate. The regimes are listed
+here. Every effect is compared with two scales: the spread of the loss over seeds, and the rounding
+noise, which is the effect of changing one number by a millionth. The runs use double precision. In
+single precision a rounding error grows to 1e-4 within a hundred steps.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SPECS, SynapseParams
 
-MIN_EFFECT = 1e-4  # nats: below this a parameter counts as dead
-_WIDTH = max(len(spec.name) for spec in SPECS)  # letters of the name's column
+MIN_EFFECT = 1e-4  # [nat/token]; a parameter with a smaller effect counts as dead
+_WIDTH = max(len(spec.name) for spec in SPECS)  # width of the column of names
 
 
 @dataclass(frozen=True)
 class ShortRun:
-    """The short run of the census; sizes in the units of model and training."""
+    """The short run; its sizes are in the units of model and training."""
 
     model: ModelConfig = field(
         default_factory=lambda: ModelConfig(
@@ -48,8 +49,16 @@ class ShortRun:
 
 
 class Sensitivity(NamedTuple):
-    """Losses [nat/token] at the low and the high end; how far apart these and the one at the default lie, and that over the spread
-    across seeds. With the default, since two ends may meet by chance: in another text they did."""
+    """Effect of one parameter.
+
+    Attributes:
+        spec: the parameter.
+        low: loss at its low end [nat/token].
+        high: loss at its high end [nat/token].
+        effect: range of the losses at the low end, the high end and the default [nat/token]. The
+            default is included because the losses at the two ends may be equal by chance.
+        ratio: effect divided by the standard deviation over seeds.
+    """
 
     spec: Spec
     low: float
@@ -59,21 +68,21 @@ class Sensitivity(NamedTuple):
 
 
 class Regime(NamedTuple):
-    """Where a parameter acts: the values that hold while its ends are compared, and the number of experts."""
+    """Conditions under which a parameter acts: values of other parameters and number of experts."""
 
     fixed: dict[str, float]
     experts: int
 
 
-# The synapse is heard well (lambda_loge at its high end), so that what it does shows in a short run.
+# The synapse has a strong influence (lambda_loge at its high end), so that a short run shows it.
 _STRONG_BIAS = {"synapse.attention.lambda_loge": 5.0}
-# A small reserve makes the terminal live on what it recycles.
+# A small reserve makes the terminal depend on recycled vesicles.
 _RECYCLING = _STRONG_BIAS | {
     "synapse.vesicles.init_reserve": 2.0,
     "synapse.vesicles.rec_rate": 0.3,
     "synapse.vesicles.tau_rrp": 10.0,
 }
-# Terminals that hardly release: their efficacy comes down to its floor.
+# Terminals that hardly release, so that their efficacy falls to its floor.
 _WEAK_RELEASE = _STRONG_BIAS | {
     "synapse.calcium.doc2_gain": 0.005,
     "synapse.calcium.cpx_thresh": 1.5,
@@ -112,12 +121,16 @@ def train_short_run(
     experts: int = 1,
     seed: int = 0,
 ) -> float:
-    """Mean training loss [nat/token] over the second half of a run on the CPU in float64; the same arguments give the same number."""
+    """Train a short run on the CPU in float64; the same arguments give the same number.
+
+    Returns:
+        The mean training loss over the second half of the run [nat/token].
+    """
     model = GPT(
         dataclasses.replace(run.model, experts=experts), params, corpus.vocab, seed
     ).double()
     optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=run.learning_rate)
-    late: list[torch.Tensor] = []
+    late_losses: list[torch.Tensor] = []
     for step in range(1, run.steps + 1):
         batch = make_train_batch(
             corpus, data, seed=seed, step=step, size=run.batch, context=run.model.context
@@ -131,49 +144,49 @@ def train_short_run(
         optimizer.step()
         model.apply_plasticity([out.activity], step, optimizer)
         if step > run.steps // 2:
-            late.append(loss.detach())
-    return float(torch.stack(late).mean())
+            late_losses.append(loss.detach())
+    return float(torch.stack(late_losses).mean())
 
 
 def measure_sensitivities(
     run: ShortRun | None = None, on_result: Callable[[Sensitivity], None] | None = None
 ) -> tuple[list[Sensitivity], float]:
-    """Every parameter of the registry in its regime, and the largest dust of a regime [nat/token].
+    """Measure every parameter of the registry in its regime.
 
-    on_effect: sees each as it is measured.
+    Args:
+        run: the short run; None means the default.
+        on_result: called with each sensitivity as soon as it is measured.
+
+    Returns:
+        The sensitivities, and the largest rounding noise of a regime [nat/token].
     """
     run, data = run or ShortRun(), DataConfig()
     corpus = load_corpus(data, run.model.context)
     base = SynapseParams().with_values({"synapse.structural.structural_interval": run.steps + 1})
     specs = [spec.for_run(run.steps) for spec in SPECS]
-    effects, dust = [], 0.0
+    sensitivities, rounding_noise = [], 0.0
     for subsystem, group in itertools.groupby(specs, key=lambda spec: spec.subsystem):
-        held, experts = _REGIMES[subsystem]
+        regime = _REGIMES[subsystem]
 
-        def loss(
-            values: dict[str, float],
-            seed: int = 0,
-            held: dict[str, float] = held,
-            experts: int = experts,
-        ) -> float:
-            return train_short_run(
-                run, corpus, data, base.with_values(held | values), experts=experts, seed=seed
-            )
+        def compute_loss(values: dict[str, float], seed: int = 0, regime: Regime = regime) -> float:
+            params = base.with_values(regime.fixed | values)
+            return train_short_run(run, corpus, data, params, experts=regime.experts, seed=seed)
 
-        over_seeds = [loss({}, seed) for seed in range(run.seeds)]
+        seed_losses = [compute_loss({}, seed) for seed in range(run.seeds)]
+        spread = statistics.stdev(seed_losses)
         tau_c = base.calcium.tau_c * (1 + 1e-6)
-        dust = max(dust, abs(loss({"synapse.calcium.tau_c": tau_c}) - over_seeds[0]))
+        noise = abs(compute_loss({"synapse.calcium.tau_c": tau_c}) - seed_losses[0])
+        rounding_noise = max(rounding_noise, noise)
         for spec in group:
             low, high = (
-                loss({spec.name: _cast_value(spec, value)}) for value in (spec.low, spec.high)
+                compute_loss({spec.name: _cast_value(spec, value)})
+                for value in (spec.low, spec.high)
             )
-            apart = max(low, high, over_seeds[0]) - min(low, high, over_seeds[0])
-            effects.append(
-                Sensitivity(spec, low, high, apart, apart / statistics.stdev(over_seeds))
-            )
+            effect = max(low, high, seed_losses[0]) - min(low, high, seed_losses[0])
+            sensitivities.append(Sensitivity(spec, low, high, effect, effect / spread))
             if on_result is not None:
-                on_result(effects[-1])
-    return effects, dust
+                on_result(sensitivities[-1])
+    return sensitivities, rounding_noise
 
 
 def _cast_value(spec: Spec, value: float) -> float:
@@ -181,18 +194,27 @@ def _cast_value(spec: Spec, value: float) -> float:
 
 
 def format_header() -> str:
-    """The names of a row's columns."""
-    return f"{'parameter':{_WIDTH}}  {'low':>9} {'high':>9}  {'loss, low':>9} {'loss, high':>10}  {'effect':>8} {'/ seeds':>8}"
+    """Format the names of the columns."""
+    return (
+        f"{'parameter':{_WIDTH}}  {'low':>9} {'high':>9}  {'loss, low':>9} {'loss, high':>10}  "
+        f"{'effect':>8} {'/ seeds':>8}"
+    )
 
 
 def format_row(sensitivity: Sensitivity) -> str:
-    """One parameter as a person reads it."""
-    spec, low, high, size, ratio = sensitivity
-    mark = "" if size >= MIN_EFFECT else "  DEAD"
-    return f"{spec.name:{_WIDTH}}  {spec.low:>9.4g} {spec.high:>9.4g}  {low:>9.4f} {high:>10.4f}  {size:>8.5f} {ratio:>8.3f}{mark}"
+    """Format one parameter as a row."""
+    spec, low, high, effect, ratio = sensitivity
+    mark = "" if effect >= MIN_EFFECT else "  DEAD"
+    return (
+        f"{spec.name:{_WIDTH}}  {spec.low:>9.4g} {spec.high:>9.4g}  {low:>9.4f} {high:>10.4f}  "
+        f"{effect:>8.5f} {ratio:>8.3f}{mark}"
+    )
 
 
 def format_summary(sensitivities: list[Sensitivity], rounding_noise: float) -> str:
-    """How many parameters are dead."""
-    dead = sum(effect.effect < MIN_EFFECT for effect in sensitivities)
-    return f"{len(sensitivities)} parameters, {dead} dead (effect below {MIN_EFFECT:g} nats per token); rounding dust {rounding_noise:.1e}"
+    """Format the number of dead parameters and the rounding noise."""
+    dead = sum(sensitivity.effect < MIN_EFFECT for sensitivity in sensitivities)
+    return (
+        f"{len(sensitivities)} parameters, {dead} dead (effect below {MIN_EFFECT:g} nats per "
+        f"token); rounding noise {rounding_noise:.1e}"
+    )

@@ -1,4 +1,4 @@
-"""What a validation says: gain, decision, and how much of the search's own gain was luck."""
+"""Result of a validation: gain, decision, noise over seeds and selection bias of the search."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ PERPLEXITY, LOSS, TEST_LOSS = "test_perplexity", "val_loss", "test_loss"
 
 
 def find_validated_pair(snapshot: StudySnapshot) -> tuple[Trial, Trial] | None:
-    """A run of each point that the validation compared, the baseline and the best; null before a run of the second one.
+    """Find one run of each point that the validation compared: the baseline and the best.
 
-    Only missing runs are made when a validation is made again for a later best: the baseline is the point of the first run, and the
-    best that of the last run elsewhere, whatever lies between.
+    The baseline is the point of the first run. The best is the point of the last run at another
+    point, because repeating a validation for a later best runs only the missing points.
+
+    Returns:
+        A run of the baseline and a run of the best; None before a run of the best.
     """
     trials = snapshot.get_phase_trials(VALIDATION)
-    elsewhere = [trial for trial in trials if trial.values != trials[0].values]
-    return (trials[0], elsewhere[-1]) if elsewhere else None
+    others = [trial for trial in trials if trial.values != trials[0].values]
+    return (trials[0], others[-1]) if others else None
 
 
 def pair_validation_runs(snapshot: StudySnapshot) -> list[tuple[Trial, Trial]]:
-    """The validation's complete runs of the baseline and of the best, paired by seed."""
+    """Pair the complete validation runs of the baseline and the best by seed."""
     points = find_validated_pair(snapshot)
     if points is None:
         return []
@@ -43,7 +46,11 @@ def pair_validation_runs(snapshot: StudySnapshot) -> list[tuple[Trial, Trial]]:
 
 
 def compute_validation(snapshot: StudySnapshot) -> ValidationResult | None:
-    """The validation's result; null when it has fewer than two whole pairs, or ran without a test split."""
+    """Compute the result of the validation.
+
+    Returns:
+        The result; None with fewer than two complete pairs, or without a test split.
+    """
     pairs = [
         pair
         for pair in pair_validation_runs(snapshot)
@@ -58,7 +65,11 @@ def compute_validation(snapshot: StudySnapshot) -> ValidationResult | None:
 
 
 def measure_gini_gain(before: Sequence[Trial], after: Sequence[Trial]) -> float | None:
-    """Relative rise of the experts' mean Gini [%]; null for dense models, or when there was nothing before."""
+    """Compute the relative rise of the experts' mean Gini coefficient [%].
+
+    Returns:
+        The rise; None for dense models, or if the mean before is zero.
+    """
     sides = [
         [trial.facts["expert_gini"] for trial in runs if "expert_gini" in trial.facts]
         for runs in (before, after)
@@ -69,7 +80,7 @@ def measure_gini_gain(before: Sequence[Trial], after: Sequence[Trial]) -> float 
 
 
 def measure_noise(snapshot: StudySnapshot) -> Noise:
-    """The spread over seeds, and over candidates on one seed; of runs whose validation loss is known."""
+    """Measure the spread of the validation loss over seeds, and over candidates on one seed."""
     pairs = [
         pair
         for pair in pair_validation_runs(snapshot)
@@ -84,7 +95,11 @@ def measure_noise(snapshot: StudySnapshot) -> Noise:
 
 
 def measure_selection_bias(snapshot: StudySnapshot, best: Trial | None) -> SelectionBias | None:
-    """The gain on the search's seed, on fresh seeds and on the test split; null unless the search went by the validation loss."""
+    """Measure the gain on the search's seed, on fresh seeds and on the test split.
+
+    Returns:
+        The gains; None unless the objective of the search is the validation loss.
+    """
     pairs = [
         pair
         for pair in pair_validation_runs(snapshot)
@@ -103,18 +118,22 @@ def measure_selection_bias(snapshot: StudySnapshot, best: Trial | None) -> Selec
 
 
 def _find_start_trial(snapshot: StudySnapshot, baseline: Trial) -> Trial | None:
-    """The search's own evaluation of the baseline's point; else the baseline's run, which is like it only with one seed each."""
-    own = [
+    """Find the evaluation of the baseline's point in the search, else the run of the baseline.
+
+    The run of the baseline is comparable only if each trial of the search has one seed.
+    """
+    in_search = [
         trial
         for trial in snapshot.search_trials
         if all(baseline.values.get(name) == value for name, value in trial.values.items())
     ]
-    alone = (
+    baseline_runs = (
         []
         if snapshot.configuration.get("search.seeds", 1) != 1
         else snapshot.get_phase_trials(BASELINE)
     )
-    return next((trial for trial in (*own, *alone) if trial.objective is not None), None)
+    candidates = (*in_search, *baseline_runs)
+    return next((trial for trial in candidates if trial.objective is not None), None)
 
 
 def _read_facts(runs: Sequence[Trial], name: str) -> list[float]:
@@ -129,49 +148,49 @@ PROCEED = constant(
     "decision.proceed",
     10.0,
     unit="%",
-    meaning="improvement that is enough alone",
+    meaning="improvement that is sufficient alone",
     source="chosen: the plan's gate",
 )
-
-
 CONSIDER = constant(
     "decision.consider",
     5.0,
     unit="%",
-    meaning="improvement worth a second look",
+    meaning="improvement that is evaluated again",
     source="chosen: the plan's gate",
 )
-
-
 GINI_GAIN = constant(
     "decision.gini_gain",
     10.0,
     unit="%",
-    meaning="rise of the experts' Gini that makes up for less",
+    meaning="rise of the experts' Gini that compensates for a smaller improvement",
     source="chosen: the plan's gate",
 )
 
 
 class Decision(NamedTuple):
-    """What to do next, and why."""
+    """The next action and its reason."""
 
     action: Literal["proceed", "re-evaluate", "stop"]
     reason: str
 
 
 def decide(improvement: Improvement, gini_gain: float | None) -> Decision:
-    """The decision on an improvement of test perplexity [%]; gini_gain: relative rise of the expert Gini [%], null when dense.
+    """Decide on an improvement of test perplexity.
 
-    An improvement whose interval reaches zero never proceeds: it may be none.
+    An improvement whose interval reaches zero never leads to "proceed", since it may be zero.
+
+    Args:
+        improvement: mean and interval [%].
+        gini_gain: relative rise of the experts' Gini coefficient [%]; None for dense models.
     """
     mean = improvement.mean
     if mean < CONSIDER:
-        why = (
+        change = (
             f"worsened by {-mean:.1f} %"
             if mean < 0.0
             else f"improved by {mean:.1f} %, below {CONSIDER:g} %"
         )
-        return Decision("stop", f"perplexity {why}")
+        return Decision("stop", f"perplexity {change}")
     if improvement.low <= 0.0:
         return Decision(
             "re-evaluate", f"perplexity improved by {mean:.1f} %, but its interval reaches zero"

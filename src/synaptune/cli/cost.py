@@ -13,7 +13,8 @@ from synaptune.core.errors import UserError
 if TYPE_CHECKING:
     from synaptune.analysis.cost import PlannedRuns, SecondsRange
     from synaptune.config.compose import ComposedConfig
-    from synaptune.study.location import StudyLocation
+    from synaptune.protocols.config import Phase1Config, Phase2Config
+    from synaptune.search.space.space import Space
 
 _PLANS = ("phase1", "phase2", "all48")
 
@@ -28,24 +29,6 @@ def add_command(commands: Any) -> None:
         choices=_PLANS,
         default="phase1",
         help="the protocol of phase 1, of phase 2, or that of phase 1 over all parameters",
-    )
-    parser.add_argument(
-        "--budget",
-        type=int,
-        default=None,
-        help="evaluations of the last search (default: the protocol's; all48 needs it)",
-    )
-    parser.add_argument(
-        "--group-budget",
-        type=int,
-        default=None,
-        help="evaluations of each group of phase 2 (default: the protocol's)",
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        default=None,
-        help="fresh seeds of the validation (default: the protocol's)",
     )
     parser.add_argument(
         "--devices",
@@ -69,37 +52,18 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "overrides",
         nargs="*",
-        help="overrides of conf/train.yaml, e.g. scale=gpu data=text data.path=FILE",
+        help="overrides of the run and the protocol, e.g. scale=gpu protocol.budget=100",
     )
     parser.set_defaults(command=_run_cost)
 
 
 def _run_cost(options: argparse.Namespace) -> None:
     from synaptune.analysis.cost import price_plan
-    from synaptune.protocols import phase1, phase2
-    from synaptune.protocols import session as opening
 
-    planned = {"phase1": phase1.BUDGET, "phase2": phase2.BUDGET}.get(options.plan)
-    budget = planned if options.budget is None else options.budget
-    group_budget = phase2.GROUP_BUDGET if options.group_budget is None else options.group_budget
-    seeds = opening.VALIDATION_SEEDS if options.seeds is None else options.seeds
-    _check_options(options, budget, group_budget, seeds)
-    assert budget is not None
-    words = {"phase1": [], "all48": ["search_space=all"]}
-    overrides = (
-        phase2.add_search_space(options.overrides)
-        if options.plan == "phase2"
-        else [*words[options.plan], *options.overrides]
-    )
-    begun = opening.compose_config(overrides, options.study)
-    if options.plan == "phase2":
-        space = phase2.build_space(begun)
-        plan = phase2.plan_runs(group_budget, budget, seeds, space, workers=options.devices)
-    else:
-        space = phase1.build_space(begun)
-        plan = phase1.plan_runs(budget, seeds, space, workers=options.devices)
+    _check_options(options)
+    composed, config, space, plan = _plan_protocol(options)
     seconds, start, notes = (
-        _read_study_seconds(begun.location) if options.study else _measure_seconds(begun, options)
+        _read_study_seconds(options.study) if options.study else _measure_seconds(composed, options)
     )
     notes += [
         *(
@@ -116,7 +80,7 @@ def _run_cost(options: argparse.Namespace) -> None:
         stages = [row._asdict() | {"seconds": row.seconds._asdict()} for row in priced.rows]
         asked = {
             "plan": options.plan,
-            "budget": budget,
+            "budget": config.budget,
             "parameters": len(space.names),
             "devices": options.devices,
             "price": options.price,
@@ -130,39 +94,45 @@ def _run_cost(options: argparse.Namespace) -> None:
     print_cost(
         priced,
         Console(),
-        title=f"{options.plan}: {budget} evaluations of {len(space.names)} parameters",
+        title=f"{options.plan}: {config.budget} evaluations of {len(space.names)} parameters",
         notes=notes,
     )
 
 
-def _check_options(
-    options: argparse.Namespace, budget: int | None, group_budget: int, seeds: int
-) -> None:
+def _plan_protocol(
+    options: argparse.Namespace,
+) -> tuple[ComposedConfig, Phase1Config | Phase2Config, Space, list[PlannedRuns]]:
+    """Return the configuration of the plan, its settings, its space and its runs."""
+    from synaptune.config.compose import compose_config
+    from synaptune.protocols import phase1, phase2
+
+    if options.plan == "phase2":
+        composed = phase2.compose_phase2(options.overrides)
+        config, space = phase2.read_config(composed), phase2.build_space(composed)
+        return composed, config, space, phase2.plan_runs(config, space, workers=options.devices)
+    everything = ["search_space=all"] if options.plan == "all48" else []
+    composed = compose_config([*everything, *options.overrides], protocol="phase1")
+    config, space = phase1.read_config(composed), phase1.build_space(composed)
+    return composed, config, space, phase1.plan_runs(config, space, workers=options.devices)
+
+
+def _check_options(options: argparse.Namespace) -> None:
     """Raise UserError with every fault."""
-    faults = [
-        fault
-        for good, fault in (
-            (
-                budget is not None,
-                "--plan all48 without --budget: expected the evaluations you would give it",
-            ),
-            (budget is None or budget >= 1, f"--budget {budget}: expected at least 1 evaluation"),
-            (
-                options.group_budget is None or options.plan == "phase2",
-                "--group-budget: expected only with --plan phase2",
-            ),
-            (group_budget >= 1, f"--group-budget {group_budget}: expected at least 1 evaluation"),
-            (seeds >= 2, f"--seeds {seeds}: expected at least 2"),
-            (options.devices >= 1, f"--devices {options.devices}: expected at least 1"),
-            (
-                options.price is None or 0.0 < options.price < math.inf,
-                f"--price {options.price}: expected a number above 0",
-            ),
-            (options.steps >= 1, f"--steps {options.steps}: expected at least 1"),
-            (options.warmup >= 1, f"--warmup {options.warmup}: expected at least 1"),
-        )
-        if not good
+    is_budget_given = any(word.startswith("protocol.budget=") for word in options.overrides)
+    checks = [
+        (
+            options.plan != "all48" or is_budget_given,
+            "--plan all48 without protocol.budget: expected the evaluations you would give it",
+        ),
+        (options.devices >= 1, f"--devices {options.devices}: expected at least 1"),
+        (
+            options.price is None or 0.0 < options.price < math.inf,
+            f"--price {options.price}: expected a number above 0",
+        ),
+        (options.steps >= 1, f"--steps {options.steps}: expected at least 1"),
+        (options.warmup >= 1, f"--warmup {options.warmup}: expected at least 1"),
     ]
+    faults = [fault for is_good, fault in checks if not is_good]
     if faults:
         raise UserError(
             "got a plan that cannot be priced\n  "
@@ -172,16 +142,18 @@ def _check_options(
 
 
 def _read_study_seconds(
-    location: StudyLocation,
+    study: str,
 ) -> tuple[Callable[[PlannedRuns], SecondsRange], None, list[str]]:
-    """Seconds of a run by stage as a study measured them, of a worker's start (null: within its first run), and where they are from."""
-    from synaptune.analysis.cost import read_study_seconds
+    """Return the seconds of a run by stage as a study measured them, and a note about their source.
 
-    return (
-        read_study_seconds(location.name, location.url),
-        None,
-        [f"seconds of a run: median and 10 to 90 % of the complete runs of study {location.name}"],
-    )
+    The start of a worker is None: it is a part of the first run.
+    """
+    from synaptune.analysis.cost import read_study_seconds
+    from synaptune.study.location import StudyConfig, resolve_location
+
+    location = resolve_location(StudyConfig(), study)
+    note = f"seconds of a run: median and 10 to 90 % of the complete runs of study {location.name}"
+    return read_study_seconds(location.name, location.url), None, [note]
 
 
 def _measure_seconds(

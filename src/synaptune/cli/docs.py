@@ -1,4 +1,4 @@
-"""What is written from the declarations (`synaptune docs`, `make docs`): docs/parameters.md, and the key lists of
+"""What is written from the declarations (`make docs`): docs/parameters.md, and the key lists of
 conf/synapse/SUBSYSTEM/default.yaml."""
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def render_defaults() -> dict[str, str]:
     return texts
 
 
-def main() -> None:
+def write_docs() -> None:
     """Write the page and the key lists."""
     files = {PARAMETERS_PAGE: render()} | {
         VARIANTS_DIR / name / "default.yaml": text for name, text in render_defaults().items()
@@ -126,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    write_docs()

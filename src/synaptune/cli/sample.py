@@ -7,7 +7,8 @@ import io
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from synaptune.core.errors import UserError, user_error
 
@@ -17,6 +18,29 @@ if TYPE_CHECKING:
 
 
 _LONGEST_CHARACTER = 4  # bytes of a character in UTF-8
+
+
+def add_command(commands: Any) -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser("sample", help="continue a text with a trained model")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="a run folder, or its checkpoint.pt"
+    )
+    parser.add_argument("--prompt", required=True, help="the text to continue")
+    parser.add_argument(
+        "--tokens", type=int, default=200, help="length of the continuation (default %(default)s)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.8,
+        help="of the sampling; 0 takes the likeliest token (default %(default)s)",
+    )
+    parser.add_argument(
+        "--top-k", type=int, default=None, help="choose among the K likeliest tokens (default: all)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default %(default)s)")
+    parser.set_defaults(command=_run_sample)
 
 
 def _run_sample(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`synaptune wandb`: a study at Weights & Biases: its offline runs sent, its report built and published."""
+"""`synaptune wandb`: upload the offline runs of a study to Weights & Biases; build its report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.errors import UserError, user_error
+from synaptune.core.errors import user_error
 
 
 def add_command(commands: Any) -> None:
@@ -50,6 +50,7 @@ def add_command(commands: Any) -> None:
 def _run_sync(options: argparse.Namespace) -> None:
     from synaptune.study.callbacks.wandb_sync import find_local_runs, sync_runs
     from synaptune.study.reader import find_study, get_study_folder
+    from synaptune.training.loggers.wandb_run import explain_unreachable
 
     if options.best < 0:
         raise user_error(got=f"--best {options.best}", expected="at least 0", do="correct it")
@@ -61,17 +62,27 @@ def _run_sync(options: argparse.Namespace) -> None:
             expected="a study that logged to W&B offline (logger.wandb=auto or offline)",
             do="check the study; runs that were online are there already",
         )
-    done = sync_runs(runs, project=options.project, entity=options.entity)
-    for name, words in done.failed.items():
-        print(f"not sent: {name} ({words})")
-    print(f"sent: {_count_names(done.sent)}; sent before: {len(done.sent_before)}", flush=True)
-    if done.failed:
-        raise UserError(
-            "got runs that W&B did not take\n  to do: see above; the same command goes on with the rest"
+    waiting = [run for run in runs if not run.is_sent]
+    if waiting:
+        if (reason := explain_unreachable()) is not None:
+            raise user_error(
+                got=reason,
+                expected="wandb installed, an API key, and a W&B server that answers",
+                do="pip install 'synaptune[wandb]', `wandb login`, or check WANDB_BASE_URL",
+            )
+        sync_runs(waiting, project=options.project, entity=options.entity)
+    sent = [run.name for run in waiting if run.is_sent]
+    failed = [run.name for run in waiting if not run.is_sent]
+    print(f"sent: {_count_names(sent)}; sent before: {len(runs) - len(waiting)}", flush=True)
+    if failed:
+        raise user_error(
+            got=f"runs that W&B did not take: {_count_names(failed)}",
+            expected="every run uploaded",
+            do="see the messages above; the same command continues with the rest",
         )
 
 
-def _count_names(names: Any) -> str:
+def _count_names(names: list[str]) -> str:
     return f"{len(names)} ({', '.join(dict.fromkeys(names))})" if names else "0"
 
 

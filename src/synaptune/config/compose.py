@@ -22,55 +22,85 @@ def find_conf() -> Path:
 CONF_DIR = find_conf()
 
 
+PROTOCOLS = ("phase1", "phase2", "ablation", "transfer")
+
+
 class ComposedConfig(NamedTuple):
-    """base: the resolved configuration; place: of its study; given: names that the command line fixes."""
+    """A configuration composed for a command.
+
+    Attributes:
+        base: the resolved configuration of a run.
+        location: where the study lives.
+        fixed_names: names that the command line sets, so that no search moves them.
+        protocol: the settings of the protocol; None for a command that is none.
+    """
 
     base: DictConfig
     location: StudyLocation
     fixed_names: frozenset[str]
+    protocol: DictConfig | None = None
 
 
 def compose_config(
-    overrides: Sequence[str], study: str | None, default: str | None = None
+    overrides: Sequence[str], *, protocol: str | None = None, study: str | None = None
 ) -> ComposedConfig:
-    """The configuration of overrides; raises UserError for every one that does not fit.
+    """Compose conf/train.yaml with overrides, and with conf/protocol/<protocol>.yaml.
 
-    study: its name, null is that of `study.name`, else the default (null: the search space's).
+    Args:
+        overrides: words of the command line.
+        protocol: one of PROTOCOLS, whose settings the overrides `protocol.*` change.
+        study: name of the study where the configuration gives none; None means the name of the
+            search space.
+
+    Raises:
+        UserError: names every override that does not fit.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from synaptune.config.overrides import check_overrides, expand_space_file, find_override_faults
+    from synaptune.config.overrides import (
+        check_overrides,
+        expand_space_file,
+        find_override_faults,
+        get_override_key,
+    )
     from synaptune.config.schema import register
     from synaptune.config.settings import apply_tuned
 
     register()
     check_overrides(overrides)
-    overrides = expand_space_file(overrides, CONF_DIR, "train")
-    if of_hydra := [
-        override for override in overrides if override.lstrip("+~").startswith("hydra")
-    ]:
-        raise user_error(
-            got=" ".join(of_hydra),
-            expected="overrides of conf/train.yaml: the protocol brings its own optimizer",
-            do="leave it out; --budget sets the evaluations",
-        )
+    _refuse_hydra_overrides(overrides)
+    chosen = [] if protocol is None else [f"+protocol={protocol}"]
+    overrides = expand_space_file(overrides, CONF_DIR, "train", chosen)
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            base = compose("train", overrides=list(overrides))
+            base = compose("train", overrides=[*chosen, *overrides])
     except (HydraException, OmegaConfBaseException) as error:
-        found = find_override_faults(overrides, CONF_DIR, "train")
-        if found:
-            raise UserError("\n".join(map(str, found))) from error
+        faults = find_override_faults(overrides, CONF_DIR, "train", chosen)
+        if faults:
+            raise UserError("\n".join(map(str, faults))) from error
         raise user_error(
             got=str(error), expected="overrides of conf/train.yaml", do="correct them"
         ) from error
+    OmegaConf.set_struct(base, False)
+    settings = base.pop("protocol", None)
+    OmegaConf.set_struct(base, True)
     if base.tuned is not None:
         apply_tuned(base, overrides)
         base.tuned = None
     config = OmegaConf.to_object(base.study)
     assert isinstance(config, StudyConfig)
-    config.name = study or config.name or default
-    given = frozenset(override.lstrip("+~").split("=", 1)[0] for override in overrides)
-    return ComposedConfig(base, resolve_location(config, str(base.search_space.name)), given)
+    location = resolve_location(config, study or str(base.search_space.name))
+    fixed_names = frozenset(map(get_override_key, overrides))
+    return ComposedConfig(base, location, fixed_names, settings)
+
+
+def _refuse_hydra_overrides(overrides: Sequence[str]) -> None:
+    words = [word for word in overrides if word.lstrip("+~").startswith("hydra")]
+    if words:
+        raise user_error(
+            got=" ".join(words),
+            expected="overrides of conf/train.yaml and conf/protocol",
+            do="leave it out; protocol.budget sets the evaluations, protocol.optimizer the strategy",
+        )

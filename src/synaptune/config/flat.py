@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from synaptune.core.errors import user_error
 
 
 def flatten_config(cfg: DictConfig) -> dict[str, Any]:
@@ -32,3 +36,24 @@ def list_names(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
             yield from list_names(node, f"{path}.")
         else:
             yield path
+
+
+def read_group(base: DictConfig, name: str, kind: type) -> Any:
+    """Return a group of the configuration as its dataclass.
+
+    An application may leave the group out, or mean something of its own by the name: both give the
+    defaults.
+    """
+    node, known = base.get(name), {entry.name for entry in fields(kind)}
+    ours = isinstance(node, DictConfig) and known.issuperset(node)
+    try:
+        return OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(kind), node if ours else {})
+        )
+    except OmegaConfBaseException as error:
+        got = f"{name}: {str(error).splitlines()[0]}"
+        raise user_error(
+            got=got,
+            expected=f"values of the right kinds for {', '.join(sorted(known))}",
+            do="correct them",
+        ) from error

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
+from synaptune.config.help import format_help
 from synaptune.config.overrides import (
     _first_line,
     check_overrides,
@@ -50,6 +51,9 @@ def surface_user_errors() -> Iterator[None]:
 
 def run_program(program: Callable[[], object], conf: Path, config_name: str) -> int:
     """Run a Hydra program; returns the exit code. With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback."""
+    if not {"--help", "-h"}.isdisjoint(sys.argv[1:]):
+        print(format_help(conf, config_name))
+        return 0
     wanted = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     logging.raiseExceptions = (

@@ -21,6 +21,11 @@ from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.search.space.file import find_unknown_names, get_space_file, read_space_file
 
 
+def get_override_key(override: str) -> str:
+    """Return the name that an override sets: `model.width` of `+model.width=64`."""
+    return override.lstrip("+~").split("=", 1)[0]
+
+
 def check_overrides(words: Iterable[str]) -> None:
     """Raise UserError for an override without a name, and for no choice of a group: Hydra ends both with an error of its own."""
     for word in words:
@@ -31,6 +36,12 @@ def check_overrides(words: Iterable[str]) -> None:
                 expected="NAME=VALUE",
                 do="write the name before the =, without a space",
             )
+        if key == "protocol":
+            raise user_error(
+                got=f"{word}, which is no choice of a run",
+                expected="a protocol as a command of its own",
+                do=f"synaptune {value or 'phase1'} [overrides]",
+            )
         if value == "null" and (key in CONFIG_GROUPS or "/" in key):
             raise user_error(
                 got=f"{word}, no choice of a group",
@@ -39,7 +50,9 @@ def check_overrides(words: Iterable[str]) -> None:
             )
 
 
-def expand_space_file(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
+def expand_space_file(
+    words: Sequence[str], conf: Path, config_name: str, chosen: Sequence[str] = ()
+) -> list[str]:
     """The words of a command line, a `search_space=FILE.yaml` among them replaced by what the file says (search/space_file.py).
 
     Values that the command line gives win over those the file fixes. Raises UserError for a file that cannot be used.
@@ -59,14 +72,15 @@ def expand_space_file(words: Sequence[str], conf: Path, config_name: str) -> lis
         )
     ((place, path),) = files.items()
     file, rest = read_space_file(path), [*words[:place], *words[place + 1 :]]
-    if unknown := find_unknown_names(file, _list_composed_names(rest, conf, config_name)):
+    names = _list_composed_names([*chosen, *rest], conf, config_name)
+    if unknown := find_unknown_names(file, names):
         raise user_error(
             got=f"search_space={path} with unknown names: {'; '.join(unknown)}",
             expected="names of the configuration (python train.py --cfg job lists all)",
             do="correct the file",
         )
-    given = [word.lstrip("+~").split("=", 1)[0] for word in rest]
-    return [*words[:place], *file.to_overrides(given), *words[place + 1 :]]
+    fixed = [get_override_key(word) for word in rest]
+    return [*words[:place], *file.to_overrides(fixed), *words[place + 1 :]]
 
 
 def _list_composed_names(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
@@ -87,11 +101,19 @@ def _list_composed_names(words: Sequence[str], conf: Path, config_name: str) -> 
             return list(list_names(compose(config_name)))
 
 
-def find_override_faults(overrides: Sequence[str], conf: Path, config_name: str) -> list[UserError]:
-    """Every override that does not fit the configuration on its own, with near names."""
+def find_override_faults(
+    overrides: Sequence[str], conf: Path, config_name: str, chosen: Sequence[str] = ()
+) -> list[UserError]:
+    """Return an error, with near names, for every override that does not fit the configuration.
+
+    Args:
+        overrides: words of the command line, each tried alone.
+        conf: folder of the configuration.
+        config_name: its primary file.
+        chosen: overrides that the command itself adds.
+    """
     with initialize_config_dir(str(conf), version_base="1.3"):
-        base = compose(config_name)
-        names = list(list_names(base))
+        names = list(list_names(compose(config_name, overrides=list(chosen))))
         groups = _list_groups()
         found = _find_hydra_faults(
             [override for override in overrides if override.startswith("hydra")], config_name
@@ -102,7 +124,7 @@ def find_override_faults(overrides: Sequence[str], conf: Path, config_name: str)
             try:
                 parsed = OverridesParser.create().parse_override(override)
                 if not parsed.is_sweep_override():
-                    compose(config_name, overrides=[override])
+                    compose(config_name, overrides=[*chosen, override])
             except (HydraException, OmegaConfBaseException) as error:
                 found.append(_explain_override(override, error, names, groups))
     return found

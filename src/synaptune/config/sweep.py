@@ -1,94 +1,84 @@
-"""A Hydra multirun as a search: the composition root behind our sweepers.
+"""What a Hydra multirun asks our sweepers for: the search space, the strategy, the study.
 
-The sweep's space is `search_space.parameters` of the configuration, changed by `hydra.sweeper.parametrization` and by sweeps
-on the command line; a parameter fixed on the command line is not searched. Any Hydra application can be swept: what is
-particular to a synaptic transformer applies when its configuration has a `search_space`.
+The space is `search_space.parameters` of the configuration, changed by `hydra.sweeper.params` and by
+sweeps on the command line; a parameter fixed on the command line is not searched. Any Hydra
+application can be swept; a group that is not ours is left alone.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import random
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from synaptune.config.flat import list_names
+from synaptune.config.flat import list_names, read_group
 from synaptune.config.search_space import (
     check_search,
     find_declared_dimensions,
     make_study_configuration,
     read_dimensions,
-    read_fixed_values,
 )
-from synaptune.config.sweep_syntax import format_value, parse_parametrization, parse_sweep
+from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
 from synaptune.core.errors import find_nearest, user_error
 from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Observation
-from synaptune.search.optimizers.registry import Engine, GridOptimizer, make_optimizer
-from synaptune.search.pruning import PrunerConfig, make_pruner
-from synaptune.search.space.file import format_literal
+from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig, check_stop
-from synaptune.search.trial import Result, Trial, find_best, make_failure
-from synaptune.search.workers.base import BatchWorkers, Workers
-from synaptune.search.workers.config import (
-    TrialConfig,
-    WorkersConfig,
-    check_execution,
-    make_workers,
-)
-from synaptune.study.artifacts import read_run_facts, write_best
-from synaptune.study.callbacks.base import TERMINAL_ONLY, PhaseTrials, open_callbacks
-from synaptune.study.callbacks.notify import Notifier, NotifyConfig
+from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
-from synaptune.study.optimize import (
-    PhaseSearch,
-    SearchOptions,
-    optimize,
-    resume_engine,
-    start_from_study,
-)
-from synaptune.study.provenance import get_code_version, get_device_name
-from synaptune.study.study import PhaseLedger, Study
-from synaptune.training.config import LoggerConfig
-from synaptune.training.loggers.wandb_run import get_study_identity, make_run_labels
-
-if TYPE_CHECKING:
-    from optuna.pruners import BasePruner
+from synaptune.study.optimize import start_from_study
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What the sweeper was given; see hydra_plugins/synaptune/config.py for the keys of `optim`."""
+    """What Hydra gives the sweeper; hydra_plugins/synaptune/config.py explains the settings.
+
+    Attributes:
+        config: the composed configuration, Hydra's own included.
+        context: of Hydra.
+        task: the function that runs a job.
+        optim: strategy, budget and their kin.
+        params: dimensions by name.
+        grid_points: values that a grid takes of a continuous range.
+        arguments: overrides of the command line.
+    """
 
     config: DictConfig
     context: HydraContext
     task: TaskFunction
     optim: DictConfig
-    parametrization: Mapping[str, Any]
+    params: Mapping[str, Any]
     grid_points: int
     arguments: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A request, understood: fixed overrides, the resolved configuration they give, the space and the way each name is spelt.
+    """A request, read and checked.
 
-    identity: of the study, once it is open; see training/wandb_runs.py.
+    Attributes:
+        fixed_overrides: overrides that are no sweep.
+        base: the resolved configuration that they give.
+        space: dimensions of the search.
+        spelling: how the command line spells a swept name, by name.
+        plan: budget of the search.
+        engine: optimizer of the search.
+        location: where the study lives.
+        workers: where trials run.
+        trial: how one trial runs.
+        stop: reasons to end before the budget.
+        search: seeds and incumbents of the search.
+        prior: points of an earlier study.
+        configuration: what makes the trials of the study comparable.
     """
 
     fixed_overrides: list[str]
@@ -101,14 +91,64 @@ class Sweep:
     workers: WorkersConfig
     trial: TrialConfig
     stop: StopConfig
+    search: SearchConfig
     prior: tuple[Observation, ...]
     configuration: dict[str, Any]
-    identity: str = ""
 
 
 def read_request(request: SweepRequest) -> Sweep:
-    """Read a request and check it whole, before anything runs; raises UserError."""
-    optim = request.optim
+    """Read a request and check it whole, before anything runs.
+
+    Raises:
+        UserError: names what does not fit.
+    """
+    optim, plan = request.optim, _read_plan(request.optim)
+    parser = OverridesParser.create(config_loader=request.context.config_loader)
+    overrides = parser.parse_overrides(list(request.arguments))
+    fixed = [override for override in overrides if not override.is_sweep_override()]
+    swept = [override for override in overrides if override.is_sweep_override()]
+    lines = [str(override.input_line) for override in fixed]
+    base = request.context.config_loader.load_sweep_config(request.config, lines)
+    job_name, choices = request.config.hydra.job.name, dict(base.hydra.runtime.choices)
+    OmegaConf.set_struct(base, False)
+    del base["hydra"]
+    fixed_names = {override.key_or_group for override in fixed}
+    space = _build_space(base, choices, swept, request.params, fixed_names)
+    study, search, workers, trial, stop = (
+        read_group(base, name, kind) for name, kind in _GROUP_TYPES.items()
+    )
+    workers.count = optim.num_workers or (1 if workers.count is None else workers.count)
+    check_execution(workers, trial)
+    check_stop(stop)
+    _check_seeds(base, space, search)
+    space, prior = start_from_study(space, search.start, maximize=plan.maximize)
+    seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
+    engine = Engine(
+        optim.optimizer, seed, workers.slots, plan.budget, optim.noisy, request.grid_points
+    )
+    make_optimizer(engine, space)  # refuses an unknown name before there is a study
+    settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
+    if engine.name == "grid":
+        settings["grid_points"] = engine.grid_points
+    kind = OmegaConf.select(base, "search_space.name") or job_name
+    return Sweep(
+        fixed_overrides=lines,
+        base=base,
+        space=space,
+        spelling={override.key_or_group: override.get_key_element() for override in swept},
+        plan=replace(plan, retries=trial.retries),
+        engine=engine,
+        location=_locate_study(request, study, f"{kind}-{engine.name.lower()}"),
+        workers=workers,
+        trial=trial,
+        stop=stop,
+        search=search,
+        prior=prior,
+        configuration=make_study_configuration(base, space, settings),
+    )
+
+
+def _read_plan(optim: DictConfig) -> Plan:
     plan = Plan(optim.budget, optim.maximize, optim.max_failure_rate)
     plan.check()
     if optim.num_workers is not None and optim.num_workers < 1:
@@ -118,53 +158,32 @@ def read_request(request: SweepRequest) -> Sweep:
             do="correct it",
         )
     if plan.budget is None and optim.optimizer != "grid":
-        expected = "a number of trials (only a grid has an end of its own)"
-        raise user_error(got="budget=null", expected=expected, do="set hydra.sweeper.optim.budget")
-    overrides = OverridesParser.create(config_loader=request.context.config_loader).parse_overrides(
-        list(request.arguments)
-    )
-    fixed = [override for override in overrides if not override.is_sweep_override()]
-    swept = [override for override in overrides if override.is_sweep_override()]
-    lines = [str(override.input_line) for override in fixed]
-    base = request.context.config_loader.load_sweep_config(request.config, lines)
-    job_name, choices = request.config.hydra.job.name, dict(base.hydra.runtime.choices)
-    OmegaConf.set_struct(base, False)
-    del base["hydra"]
-    space = _build_space(
-        base, choices, swept, request.parametrization, {override.key_or_group for override in fixed}
-    )
-    study, begin, workers, trial, stop = (
-        _read_group(base, name, kind) for name, kind in _GROUP_TYPES.items()
-    )
-    workers.count = optim.num_workers or (1 if workers.count is None else workers.count)
-    check_execution(workers, trial)
-    check_stop(stop)
-    _check_single_runs(begin)
-    plan = replace(plan, retries=trial.retries)
-    space, prior = start_from_study(space, begin.start, maximize=plan.maximize)
-    kind = OmegaConf.select(base, "search_space.name") or job_name
-    seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
-    engine = Engine(
-        optim.optimizer, seed, workers.slots, plan.budget, optim.noisy, request.grid_points
-    )
-    make_optimizer(engine, space)  # refuses an unknown name before there is a study
-    settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
-    if engine.name == "grid":
-        settings["grid_points"] = engine.grid_points
-    return Sweep(
-        fixed_overrides=lines,
-        base=base,
-        space=space,
-        spelling={override.key_or_group: override.get_key_element() for override in swept},
-        plan=plan,
-        engine=engine,
-        location=resolve_location(study, f"{kind}-{engine.name.lower()}"),
-        workers=workers,
-        trial=trial,
-        stop=stop,
-        prior=prior,
-        configuration=make_study_configuration(base, space, settings),
-    )
+        raise user_error(
+            got="budget=null",
+            expected="a number of trials (only a grid has an end of its own)",
+            do="set hydra.sweeper.optim.budget",
+        )
+    return plan
+
+
+def _locate_study(request: SweepRequest, study: StudyConfig, default_name: str) -> StudyLocation:
+    """Return where the study lives: in `hydra.sweep.dir`, where the user sets it.
+
+    The run folders 0, 1, ... then lie directly in it, as those of Hydra's own sweeper. The value of
+    a configuration counts when it is fixed: one with a time in it names a new folder each time.
+    """
+    location = resolve_location(study, default_name)
+    sweep = OmegaConf.to_container(request.config.hydra.sweep, resolve=False)
+    assert isinstance(sweep, dict)
+    overrides = request.config.hydra.overrides.hydra
+    is_set = any(word.split("=")[0] == "hydra.sweep.dir" for word in overrides)
+    if not is_set and "${now:" in str(sweep["dir"]):
+        return location
+    folder = Path(request.config.hydra.sweep.dir)
+    if study.dir is None:
+        url = study.storage or f"sqlite:///{folder}/study.db"
+        return replace(location, folder=folder, url=url, runs=folder)
+    return replace(location, runs=folder)
 
 
 _GROUP_TYPES = {
@@ -176,99 +195,26 @@ _GROUP_TYPES = {
 }
 
 
-def _read_group(base: DictConfig, name: str, kind: type) -> Any:
-    """A group of the configuration as its dataclass; any application may leave it out, or mean something of its own by the name."""
-    node, known = base.get(name), {entry.name for entry in fields(kind)}
-    ours = isinstance(node, DictConfig) and known.issuperset(node)
-    try:
-        return OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(kind), node if ours else {})
-        )
-    except OmegaConfBaseException as error:
-        got = f"{name}: {str(error).splitlines()[0]}"
+def _check_seeds(base: DictConfig, space: Space, search: SearchConfig) -> None:
+    """Refuse several seeds where the runs of a candidate could not be given them."""
+    if search.seeds < 1:
+        raise user_error(got=f"search.seeds={search.seeds}", expected="at least 1", do="correct it")
+    if search.seeds == 1 and search.incumbents < 2:
+        return
+    got = f"search.seeds={search.seeds} and search.incumbents={search.incumbents}"
+    if not isinstance(base.get("seed"), int) or "seed" in space.names:
         raise user_error(
-            got=got,
-            expected=f"values of the right kinds for {', '.join(sorted(known))}",
-            do="correct them",
-        ) from error
-
-
-def _check_single_runs(begin: SearchConfig) -> None:
-    """Refuse what only a protocol does: here a candidate is one job of Hydra's."""
-    if begin.seeds != 1 or begin.incumbents > 1:
-        got = f"search.seeds={begin.seeds}, search.incumbents={begin.incumbents} in a multirun"
-        do = "leave them out, or search with a protocol (make sweep-phase1)"
-        raise user_error(
-            got=got,
-            expected="search.seeds=1 and search.incumbents=0: each candidate is one run",
-            do=do,
+            got=f"{got} in an application without a fixed `seed`",
+            expected="a key `seed` with an integer, which each run of a candidate gets another of",
+            do="add it to the configuration, or leave search.seeds and search.incumbents out",
         )
-
-
-def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -> list[Trial]:
-    """Search until the budget is spent; prints progress and the best. Raises UserError; a killed sweep continues.
-
-    launcher_in: makes Hydra's launcher for a sweep folder.
-    """
-    sweep = read_request(request)
-    launcher = make_launcher(str(sweep.location.trials_folder))
-    notifier = Notifier(_read_group(sweep.base, "notify", NotifyConfig), sweep.location.name)
-    with (
-        notifier.send_end(),
-        Study(sweep.location, sweep.configuration, maximize=sweep.plan.maximize) as study,
-    ):
-        sweep = replace(sweep, identity=get_study_identity(study))
-        engine = resume_engine(study, sweep.engine)
-        plan = sweep.plan
-        if engine.name == "grid":
-            grid = make_optimizer(engine, sweep.space)
-            assert isinstance(grid, GridOptimizer)
-            plan = replace(plan, budget=min(grid.size, plan.budget or grid.size))
-        seed = sweep.base.get("seed")
-        facts: dict[str, Any] = {
-            "seed": seed if isinstance(seed, int) else None,
-            "code_version": get_code_version(),
-        }
-        if "synapse" in sweep.base:
-            facts["device"] = get_device_name()
-        ledger = PhaseLedger(study, sweep.space, "search", facts)
-        earlier = [trial for trial in ledger.read_trials() if trial.state != "running"]
-        _announce(sweep, plan, len(earlier))
-        workers = _choose_workers(sweep, request, launcher)
-        try:
-            steering = SearchOptions(_choose_pruner(sweep), sweep.prior, sweep.stop)
-            with open_callbacks(
-                [PhaseTrials(ledger, plan.budget, earlier)],
-                _read_logger(sweep),
-                maximize=plan.maximize,
-                stop=sweep.stop,
-            ) as callbacks:
-                (trials,) = optimize(
-                    [PhaseSearch(ledger, engine, plan, steering)], workers, callbacks, notifier
-                )
-        finally:
-            workers.close()
-            _write_best(sweep, ledger)
-    return trials
-
-
-def _read_logger(sweep: Sweep) -> LoggerConfig:
-    """What our own configuration wants shown and logged; another application has a view in the terminal."""
-    config = (
-        OmegaConf.to_object(sweep.base.logger)
-        if isinstance(sweep.base.get("logger"), DictConfig)
-        else None
-    )
-    return config if isinstance(config, LoggerConfig) else TERMINAL_ONLY
-
-
-def _choose_pruner(sweep: Sweep) -> BasePruner | None:
-    """The pruner of our own runs; another application has none."""
-    node, training = sweep.base.get("pruner"), sweep.base.get("training")
-    config = OmegaConf.to_object(node) if isinstance(node, DictConfig) else None
-    if not isinstance(config, PrunerConfig) or training is None:
-        return None
-    return make_pruner(config, steps=training.steps, evaluations=training.evaluations)
+    pruner = OmegaConf.select(base, "pruner.name", default="none")
+    if search.seeds > 1 and pruner != "none":
+        raise user_error(
+            got=f"search.seeds={search.seeds} with pruner={pruner}",
+            expected="more than 1 only without a pruner, which judges each seed alone",
+            do="correct search.seeds, or set pruner=none",
+        )
 
 
 def _build_space(
@@ -309,159 +255,3 @@ def _build_space(
     space = Space(tuple(dimensions.values()))
     check_search(base, space.names)
     return space
-
-
-class HydraEvaluation:
-    """The evaluation of a trial as a job of Hydra's serial launcher, here or (pickled) in a worker process."""
-
-    def __init__(self, sweep: Sweep, request: SweepRequest) -> None:
-        self._sweep, self._request = sweep, request
-        self._launcher: Launcher | None = None
-
-    def __getstate__(self) -> tuple[Any, ...]:
-        return self._sweep, self._request, Singleton.get_state()
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._sweep, self._request, singletons = state
-        Singleton.set_state(singletons)
-        self._launcher = None
-
-    def __call__(self, trial: Trial) -> Result:
-        if self._launcher is None:
-            self._launcher = make_serial_launcher(self._request)
-        began = time.perf_counter()
-        (returned,) = self._launcher.launch(
-            [_build_overrides(trial, self._sweep)], initial_job_idx=trial.number
-        )
-        return _read_result(
-            returned,
-            self._sweep.location.trials_folder / str(trial.number),
-            time.perf_counter() - began,
-        )
-
-
-def make_serial_launcher(request: SweepRequest) -> Launcher:
-    """Hydra's basic launcher, without its line for each job."""
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-
-    logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
-    launcher = BasicLauncher()
-    launcher.setup(hydra_context=request.context, task_function=request.task, config=request.config)
-    return launcher
-
-
-def _choose_workers(sweep: Sweep, request: SweepRequest, launcher: Launcher) -> Workers:
-    """Ours, unless the user chose a launcher of Hydra's that runs jobs side by side."""
-    if type(launcher).__name__ == "BasicLauncher":
-        return make_workers(
-            sweep.workers, sweep.trial, HydraEvaluation(sweep, request), sweep.location.folder
-        )
-    return BatchWorkers(lambda batch: _launch(batch, sweep, launcher), sweep.workers.slots)
-
-
-def _launch(batch: Sequence[Trial], sweep: Sweep, launcher: Launcher) -> Iterator[Result]:
-    """Run trials through Hydra's launcher."""
-    for group in _split_at_gaps(batch):
-        began = time.perf_counter()
-        returns = launcher.launch(
-            [_build_overrides(trial, sweep) for trial in group], initial_job_idx=group[0].number
-        )
-        seconds = time.perf_counter() - began
-        for trial, returned in zip(group, returns, strict=True):
-            yield _read_result(returned, sweep.location.trials_folder / str(trial.number), seconds)
-
-
-def _split_at_gaps(batch: Sequence[Trial]) -> Iterator[list[Trial]]:
-    """Split a batch where trial numbers have a gap: Hydra counts the jobs of one launch upwards."""
-    group: list[Trial] = []
-    for trial in batch:
-        if group and trial.number != group[-1].number + 1:
-            yield group
-            group = []
-        group.append(trial)
-    if group:
-        yield group
-
-
-def _build_overrides(trial: Trial, sweep: Sweep) -> list[str]:
-    searched = [
-        f"{sweep.spelling.get(name, name)}={format_value(value)}"
-        for name, value in trial.values.items()
-    ]
-    given = {line.lstrip("+~").split("=", 1)[0] for line in sweep.fixed_overrides}
-    logger = sweep.base.get("logger")
-    called: dict[str, Any] = {}
-    if isinstance(logger, DictConfig):  # of another application it may be anything
-        called = make_run_labels(
-            sweep.location.name,
-            sweep.identity,
-            trial.number,
-            facts=trial.facts,
-            tags=logger.get("tags") or [],
-        )
-        called = {
-            key: label
-            for key, label in called.items()
-            if key in logger and (key == "tags" or f"logger.{key}" not in given)
-        }
-    shown = [f"logger.{key}={format_literal(label)}" for key, label in called.items()]
-    place = {"dir": sweep.location.trials_folder, "subdir": trial.number}
-    return [
-        *sweep.fixed_overrides,
-        *searched,
-        *shown,
-        *(f"hydra.sweep.{key}={format_literal(str(value))}" for key, value in place.items()),
-    ]
-
-
-def _read_result(returned: JobReturn, folder: Path, seconds: float) -> Result:
-    """What a job gave: its number, and beside it whatever result.json in its run folder tells."""
-    if returned.status != JobStatus.COMPLETED:
-        error = returned._return_value
-        return Result(
-            None,
-            seconds,
-            failure=make_failure(
-                error if isinstance(error, BaseException) else RuntimeError(str(error))
-            ),
-        )
-    value, about = returned.return_value, {}
-    with contextlib.suppress(
-        ValueError, AttributeError
-    ):  # a result.json of another shape says nothing to us
-        about = read_run_facts(folder)
-    metrics, facts = about.get("metrics", {}), about.get("facts", {})
-    if "pruned_at" in facts and (value is None or isinstance(value, float)):
-        return Result(None, seconds, metrics, facts, pruned=True, estimate=value)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        got = f"a task that returned {type(value).__name__}"
-        raise user_error(
-            got=got,
-            expected="the objective, a number",
-            do="return it from the @hydra.main function",
-        )
-    return Result(float(value), seconds, metrics, facts)
-
-
-def _announce(sweep: Sweep, plan: Plan, finished: int) -> None:
-    before = f", {finished} finished before" if finished else ""
-    searched = f"{sweep.engine.name} over {len(sweep.space.names)} parameters, {plan.budget} trials{before}"
-    print(f"study {sweep.location.name}: {searched} ({sweep.location.folder})", flush=True)
-
-
-def _write_best(sweep: Sweep, ledger: PhaseLedger) -> None:
-    """Write best.yaml and say what the best is, however the sweep ended."""
-    trials = ledger.read_trials()
-    best = find_best(trials, sweep.plan.maximize)
-    if best is None:
-        return
-    path = sweep.location.folder / "best.yaml"
-    write_best(path, sweep.location.name, best, read_fixed_values(sweep.base))
-    failed = sum(trial.state == "failed" for trial in trials)
-    finished = sum(trial.state != "running" for trial in trials)
-    print(
-        f"{finished} trials finished, {failed} failed; best {best.objective:.6g} in trial {best.number}:"
-    )
-    for name, value in best.values.items():
-        print(f"  {name}={value}")
-    print(f"written to {path}", flush=True)

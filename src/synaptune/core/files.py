@@ -1,4 +1,4 @@
-"""Where computed files are kept between runs, and how they are written: whole or not at all, by any number of processes."""
+"""The cache folder, and atomic writing of files and folders by any number of processes."""
 
 from __future__ import annotations
 
@@ -9,38 +9,45 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from synaptune.core.errors import NO_SPACE, REFUSED, user_error
+from synaptune.core.errors import NO_SPACE, NOT_WRITABLE, user_error
 
 
 def cache_dir() -> Path:
-    """The folder of cached files: $SYNAPTUNE_CACHE, else $XDG_CACHE_HOME/synaptune, else ~/.cache/synaptune."""
-    if chosen := os.environ.get("SYNAPTUNE_CACHE"):
-        return Path(chosen).expanduser()
+    """Return the folder of cached files.
+
+    It is $SYNAPTUNE_CACHE, else $XDG_CACHE_HOME/synaptune, else ~/.cache/synaptune.
+    """
+    if folder := os.environ.get("SYNAPTUNE_CACHE"):
+        return Path(folder).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "synaptune"
 
 
 @contextmanager
 def as_disk_errors(path: Path, remedy: str = "free some space there") -> Iterator[None]:
-    """Turn a full or read-only disk under `path` into a UserError; every other error passes unchanged."""
+    """Raise a full or read-only disk under `path` as a UserError; other errors pass unchanged."""
     try:
         yield
     except OSError as error:
         if error.errno in NO_SPACE:
             raise user_error(
                 got=f"no space to write {path} ({error.strerror})",
-                expected="room on that disk",
+                expected="free space on that disk",
                 do=remedy,
             ) from error
-        if error.errno in REFUSED:
+        if error.errno in NOT_WRITABLE:
             raise user_error(
-                got=f"{path}: {error.strerror}", expected="a folder that can be written", do=remedy
+                got=f"{path}: {error.strerror}", expected="a writable folder", do=remedy
             ) from error
         raise
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part. Raises UserError: no space."""
+    """Write a file atomically: a reader sees the old content or the new, also after a crash.
+
+    Raises:
+        UserError: there is no free space, or the folder is not writable.
+    """
     draft = _make_draft_path(path)
     with as_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,15 +60,22 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Return `folder`, filled by `build(empty folder)` unless it is there already.
+    """Return `folder`; call `build` first when it does not exist.
 
-    The folder appears under its name by one rename, so it is always complete. Processes that build it at the same time
-    do the work twice and keep the first result. Raises UserError when there is no space or no right to write.
+    `build` fills a temporary folder, and one rename gives it its name, so `folder` is always
+    complete. Processes that build it at the same time do the work twice and keep the first result.
+
+    Args:
+        folder: the folder to return.
+        build: writes the content into the empty folder that it receives.
+
+    Raises:
+        UserError: there is no free space, or the folder is not writable.
     """
     if folder.is_dir():
         return folder
     with as_disk_errors(
-        folder, "free some space there, or set SYNAPTUNE_CACHE to a folder with room"
+        folder, "free some space there, or set SYNAPTUNE_CACHE to a folder with free space"
     ):
         draft = _make_draft_path(folder)
         draft.mkdir(parents=True)
@@ -74,12 +88,12 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
 
 
 def _make_draft_path(path: Path) -> Path:
-    """A name beside `path` that no other process uses (not tempfile's, whose files only their owner may read)."""
+    """Return a unique path beside `path`; tempfile would make files that only their owner reads."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def _publish(draft: Path, folder: Path) -> None:
-    """Rename `draft` to `folder`, or leave it when another process was first."""
+    """Rename `draft` to `folder` unless another process has created `folder`."""
     try:
         draft.rename(folder)
     except OSError:

@@ -1,7 +1,7 @@
-"""What a tunable number is: declared once as a dataclass field, beside the equation that uses it.
+"""Declarations of tunable numbers, each a dataclass field beside the equation that uses it.
 
-The config schema, the command line, the search space, the study's distributions, the docs and the report labels derive
-from the metadata kept here.
+The config schema, the command line, the search space, the study's distributions, the docs and the
+report labels derive from the metadata of these fields.
 """
 
 from __future__ import annotations
@@ -16,11 +16,20 @@ Scale = Literal["lin", "log", "int"]
 
 @dataclass(frozen=True)
 class Spec:
-    """One tunable number.
+    """The declaration of one tunable number.
 
-    name: full config path (`synapse.calcium.tau_c`); default, low, high: in `unit`; scale: how a search moves in it;
-    phase: 1 when the phase-1 search includes it, else 2; neutral: a value outside [low, high] that is allowed because it
-    switches the term off; of_run: low and high are fractions of the run's optimizer steps.
+    Attributes:
+        name: full config path, such as `synapse.calcium.tau_c`.
+        default: value without a setting [unit].
+        low: lowest value of a search [unit].
+        high: highest value of a search [unit].
+        scale: scale of a search: linear, logarithmic or integer.
+        unit: unit of default, low and high; 1 for a pure number.
+        meaning: one line for the documentation.
+        source: paper, derivation or reason of the default.
+        phase: 1 when the phase-1 search includes the parameter, else 2.
+        neutral: value that switches the term off, valid outside [low, high]; None without one.
+        of_run: low and high are fractions of the run's optimizer steps.
     """
 
     name: str
@@ -37,16 +46,16 @@ class Spec:
 
     @property
     def subsystem(self) -> str:
-        """The mechanism it belongs to, e.g. `calcium`."""
+        """Mechanism of the parameter, e.g. `calcium`."""
         return self.name.split(".")[-2]
 
     @property
     def label(self) -> str:
-        """Its last name, e.g. `tau_c`."""
+        """Last part of the name, e.g. `tau_c`."""
         return self.name.rsplit(".", 1)[-1]
 
     def for_run(self, steps: int) -> Spec:
-        """The spec with low, high and default in its own unit for a run of `steps` optimizer steps."""
+        """Return the spec with low and high in `unit`, for a run of `steps` optimizer steps."""
         if not self.of_run:
             return self
         low, high = max(1, round(self.low * steps)), max(2, round(self.high * steps))
@@ -55,7 +64,7 @@ class Spec:
         )
 
     def admits(self, value: float) -> bool:
-        """Whether a configured value is allowed (the neutral value always is)."""
+        """Return whether a configured value is valid; the neutral value always is."""
         if self.of_run:
             return value >= 1
         return self.low <= value <= self.high or (
@@ -65,7 +74,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Constant:
-    """A declared literal of an equation: not searched, but visible, with its source."""
+    """A number of an equation that is documented with its source and never searched."""
 
     name: str
     value: float
@@ -90,18 +99,18 @@ def parameter(
     neutral: float | None = None,
     of_run: bool = False,
 ) -> Any:
-    """Declare a tunable number as a dataclass field; see `Spec` for the meaning of each argument."""
+    """Declare a tunable number as a dataclass field; `Spec` documents the arguments."""
     if not of_run and not low <= default <= high:
         raise ValueError(
             f"parameter default {default} outside [{low}, {high}]: correct the declaration"
         )
-    about = dict(low=low, high=high, scale=scale, unit=unit, meaning=meaning, source=source)
-    about |= dict(phase=phase, neutral=neutral, of_run=of_run)
-    return dataclasses.field(default=default, metadata={"parameter": about})
+    metadata = dict(low=low, high=high, scale=scale, unit=unit, meaning=meaning, source=source)
+    metadata |= dict(phase=phase, neutral=neutral, of_run=of_run)
+    return dataclasses.field(default=default, metadata={"parameter": metadata})
 
 
 def constant(name: str, value: float, *, unit: str = "1", meaning: str, source: str) -> float:
-    """Declare a literal of an equation and return it; `name` is `<mechanism>.<constant>`, unique."""
+    """Declare a number of an equation under a unique `<mechanism>.<constant>` and return it."""
     if name in CONSTANTS:
         raise ValueError(f"constant {name!r} is declared twice: rename one of them")
     CONSTANTS[name] = Constant(name, value, unit, meaning, source)
@@ -109,11 +118,15 @@ def constant(name: str, value: float, *, unit: str = "1", meaning: str, source: 
 
 
 def list_specs(params: type, prefix: str = "synapse") -> Iterator[Spec]:
-    """Every tunable number of a (nested) parameter dataclass, in the order of declaration."""
+    """Yield the specs of a nested parameter dataclass in the order of declaration."""
     for field in dataclasses.fields(params):
         path = f"{prefix}.{field.name}"
         if "parameter" in field.metadata:
-            yield Spec(name=path, default=field.default, **field.metadata["parameter"])  # type: ignore[arg-type]
+            yield Spec(
+                name=path,
+                default=field.default,  # type: ignore[arg-type]
+                **field.metadata["parameter"],
+            )
         elif isinstance(field.default_factory, type) and dataclasses.is_dataclass(
             field.default_factory
         ):
@@ -121,7 +134,7 @@ def list_specs(params: type, prefix: str = "synapse") -> Iterator[Spec]:
 
 
 def lookup(params: object, name: str) -> float:
-    """The value of a nested parameter by its path below the root (`calcium.tau_c`)."""
+    """Return the value of a nested parameter by its path below the root (`calcium.tau_c`)."""
     value = params
     for part in name.split("."):
         value = getattr(value, part)
@@ -129,12 +142,12 @@ def lookup(params: object, name: str) -> float:
 
 
 def find_faults(params: object, prefix: str = "synapse") -> list[str]:
-    """Every value of a parameter dataclass that its declaration does not admit, one line each; empty when all is well."""
-    found = []
+    """Return one line for each invalid value of a parameter dataclass; empty without a fault."""
+    faults = []
     for spec in list_specs(type(params), prefix):
         value = lookup(params, spec.name.removeprefix(f"{prefix}."))
         if not spec.admits(value):
             bounds = "an integer of at least 1" if spec.of_run else f"{spec.low:g} to {spec.high:g}"
-            off = f", or {spec.neutral:g} (off)" if spec.neutral is not None else ""
-            found.append(f"{spec.name}={value:g}: expected {bounds}{off} [{spec.unit}]")
-    return found
+            neutral = f", or {spec.neutral:g} (off)" if spec.neutral is not None else ""
+            faults.append(f"{spec.name}={value:g}: expected {bounds}{neutral} [{spec.unit}]")
+    return faults

@@ -1,10 +1,10 @@
-"""What a report calls a parameter, and a time."""
+"""Short labels of parameters and formatted durations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-# A time's unit, its seconds, and the seconds from which it is used.
+# (unit, its length [s], shortest duration that is written in it [s])
 _UNITS = (
     ("days", 86_400.0, 172_800.0),
     ("h", 3600.0, 5400.0),
@@ -14,28 +14,27 @@ _UNITS = (
 
 
 def make_labels(names: Sequence[str]) -> Mapping[str, str]:
-    """What to call each parameter: as many of its name's last parts as tell it from the others."""
-    parts = [name.split(".") for name in names]
-    endings: dict[tuple[str, ...], int] = {}
-    for own in parts:
-        for kept in range(1, len(own) + 1):
-            endings[tuple(own[-kept:])] = endings.get(tuple(own[-kept:]), 0) + 1
-    found: dict[str, str] = {}
-    for name, own in zip(names, parts, strict=True):
-        kept = next(
-            (kept for kept in range(1, len(own)) if endings[tuple(own[-kept:])] == 1), len(own)
-        )
-        found[name] = ".".join(own[-kept:])
-    return found
+    """Return the label of each parameter: the shortest ending of its name that is unique."""
+    paths = [name.split(".") for name in names]
+    counts: dict[tuple[str, ...], int] = {}
+    for path in paths:
+        for length in range(1, len(path) + 1):
+            ending = tuple(path[-length:])
+            counts[ending] = counts.get(ending, 0) + 1
+    labels: dict[str, str] = {}
+    for name, path in zip(names, paths, strict=True):
+        unique = (length for length in range(1, len(path)) if counts[tuple(path[-length:])] == 1)
+        labels[name] = ".".join(path[-next(unique, len(path)) :])
+    return labels
 
 
 def make_label(name: str, names: Sequence[str]) -> str:
-    """What to call one of the parameters; a name that is not among them is called by its last part."""
+    """Return the label of one parameter; the last part of `name` when it is not in `names`."""
     return make_labels(names).get(name, name.rsplit(".", 1)[-1])
 
 
 def format_duration(seconds: float) -> str:
-    """A time in the unit that suits it: `8.2 s`, `6.7 min`, `2.6 h`, `3.5 days`."""
+    """Format a duration in a suitable unit: `8.2 s`, `6.7 min`, `2.6 h`, `3.5 days`."""
     unit, size = next((unit, size) for unit, size, least in _UNITS if seconds >= least or not least)
-    shown = f"{seconds / size:.1f}"
-    return f"{shown.removesuffix('.0') if len(shown) < 4 else f'{seconds / size:,.0f}'} {unit}"
+    value = f"{seconds / size:.1f}"
+    return f"{value.removesuffix('.0') if len(value) < 4 else f'{seconds / size:,.0f}'} {unit}"

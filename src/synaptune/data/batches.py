@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step) for training, and of the split alone for evaluation."""
+"""Batches: for training a function of (seed, step), for evaluation a function of the split."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from synaptune.data.config import DataConfig
 from synaptune.data.corpus import Corpus
 from synaptune.data.recall import draw_recall_rows
 
-_TRAIN, _VAL, _TEST = 0, 1, 2  # streams of random numbers that never meet
+_TRAIN, _VAL, _TEST = 0, 1, 2  # independent streams of random numbers
 _EVALUATION_SEED = 20_260  # one set of evaluation rows for every run, whatever its seed
 
 
 class Batch(NamedTuple):
-    """tokens: (row, token) int64 inputs; targets: (row, token) int64, the next token, recall.IGNORED where it is not scored;
-    recall: (row, token) bool, True where the target is the answer of a recall query."""
+    """Rows of tokens and their targets.
+
+    Attributes:
+        tokens: inputs, (row, token) int64.
+        targets: next tokens, (row, token) int64; IGNORE_INDEX where a token is not scored.
+        recall: (row, token) bool, True where the target is the answer of a recall query.
+    """
 
     tokens: Tensor
     targets: Tensor
@@ -28,10 +33,19 @@ class Batch(NamedTuple):
 def make_train_batch(
     corpus: Corpus, config: DataConfig, *, seed: int, step: int, size: int, context: int
 ) -> Batch:
-    """The batch of a step: random windows of the training split, and recall rows by `recall_fraction`.
+    """Return the batch of a step: random windows of the training split, and recall rows.
 
-    A pure function of its arguments, so a resumed run needs no stored position. The number of recall rows is rounded up or
-    down at random to `recall_fraction * size` on average.
+    The batch is a pure function of the arguments, so a resumed run needs no stored position. The
+    number of recall rows is an integer next to `recall_fraction * size`, drawn so that its mean is
+    that value.
+
+    Args:
+        corpus: tokens of the text.
+        config: settings of the data.
+        seed: seed of the run.
+        step: number of the micro-batch, from 0.
+        size: rows.
+        context: length of a row [token].
     """
     random = _make_generator(_TRAIN, seed, step)
     rows = int(config.recall_fraction * size + random.random())
@@ -39,10 +53,10 @@ def make_train_batch(
     text = _take_windows(corpus.train, starts, context)
     if rows == 0:
         return text
-    drawn = draw_recall_rows(
+    arrays = draw_recall_rows(
         config, first=corpus.text_vocab, rows=rows, context=context, random=random, graded=True
     )
-    recall = Batch(*(torch.from_numpy(array) for array in drawn))
+    recall = Batch(*(torch.from_numpy(array) for array in arrays))
     return (
         Batch(*(torch.cat(pair) for pair in zip(text, recall, strict=True)))
         if rows < size
@@ -59,33 +73,40 @@ def make_eval_batches(
     context: int,
     limit: int,
 ) -> list[Batch]:
-    """At most `limit` batches of `size` rows, the same for every run; text and recall rows never share a batch.
+    """Return the batches of a split for evaluation, the same for every run.
 
-    Text windows do not overlap and are spread evenly over the split; when it holds fewer than asked for, all of it is used and the
-    last batch may be smaller. Recall batches take `recall_fraction` of the limit, at least one when there is any recall;
-    their rows all hold recall_pairs pairs.
+    A batch has either text rows or recall rows. Text windows do not overlap and are spread evenly
+    over the split. A short split is used completely, and its last batch can be smaller. Recall
+    batches take `recall_fraction` of the limit, and at least one batch unless the fraction is 0.
+    Their rows have recall_pairs pairs each.
+
+    Args:
+        corpus: tokens of the text.
+        config: settings of the data.
+        split: the split to read.
+        size: rows of a batch.
+        context: length of a row [token].
+        limit: largest number of batches.
     """
     recall = 0 if config.recall_fraction == 0 else max(1, round(config.recall_fraction * limit))
     text = 0 if config.recall_fraction == 1 else max(1, limit - recall)
     tokens = corpus.val if split == "val" else corpus.test
-    windows = max(
-        0, (len(tokens) - 1) // context
-    )  # a text that only recall rows stand beside may be empty
-    chosen = (
+    windows = max(0, (len(tokens) - 1) // context)  # with recall alone the text can be empty
+    starts = (
         np.unique(np.linspace(0, windows - 1, min(windows, text * size)).round().astype(np.int64))
         * context
     )
     batches = [
-        _take_windows(tokens, chosen[start : start + size], context)
-        for start in range(0, len(chosen), size)
+        _take_windows(tokens, starts[row : row + size], context)
+        for row in range(0, len(starts), size)
     ]
     stream = _VAL if split == "val" else _TEST
     for number in range(recall):
         random = _make_generator(stream, _EVALUATION_SEED, number)
-        drawn = draw_recall_rows(
+        arrays = draw_recall_rows(
             config, first=corpus.text_vocab, rows=size, context=context, random=random
         )
-        batches.append(Batch(*(torch.from_numpy(array) for array in drawn)))
+        batches.append(Batch(*(torch.from_numpy(array) for array in arrays)))
     return batches
 
 
@@ -94,6 +115,6 @@ def _make_generator(stream: int, seed: int, step: int) -> np.random.Generator:
 
 
 def _take_windows(tokens: np.ndarray, starts: np.ndarray, context: int) -> Batch:
-    """Rows of `context` tokens and their next tokens, all scored."""
+    """Return rows of `context` tokens and their next tokens, all scored."""
     rows = torch.from_numpy(tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64))
     return Batch(rows[:, :-1], rows[:, 1:], torch.zeros(len(starts), context, dtype=torch.bool))

@@ -1,4 +1,4 @@
-"""What a run reads: the source of text, its tokens, and the share of associative-recall sequences."""
+"""Settings of the data: source of the text, tokenizer, and associative-recall rows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,29 @@ LARGEST_VOCABULARY = 65_536  # tokens are stored as uint16
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The choices of the `data` group.
+    """Settings of the `data` group.
 
-    source: where the text comes from. path: a file or a folder (source text), or the files of a hub builder such as json.
-    name, subset, split, column: a dataset of the hub, or a folder saved by `save_to_disk`; val_split and test_split name its
-    own validation and test splits, else `split` is divided. streaming reads a large hub dataset without downloading it whole.
-    tokenizer: byte, or bpe trained on the training split to vocab_size tokens. max_bytes caps the text [byte].
-    recall_*: the associative-recall rows (recall.py); recall_fraction is their share of the rows [1]; recall_near and
-    recall_far bound the distance between the last pair and a query [token], recall_far=null is the end of the row.
+    Attributes:
+        source: origin of the text: stdlib, text or hub.
+        path: file or folder of source `text`, or the files of a hub builder such as json.
+        name: dataset of the hub, folder written by `save_to_disk`, or hub builder.
+        subset: subset of the dataset.
+        split: split of the dataset; divided into three unless val_split and test_split are set.
+        val_split: split of the dataset for validation.
+        test_split: split of the dataset for the test.
+        column: column of the dataset with the text.
+        streaming: read a large hub dataset without a complete download.
+        tokenizer: byte, or bpe trained on the training split.
+        vocab_size: vocabulary of bpe [token].
+        max_bytes: largest size of the text [byte].
+        recall_fraction: share of associative-recall rows (recall.py) [1].
+        recall_pairs: key-value pairs of a recall row.
+        recall_queries: queries of a recall row.
+        recall_keys: keys in the vocabulary [token].
+        recall_values: values in the vocabulary [token].
+        recall_near: shortest distance from the last pair to a query [token].
+        recall_far: longest distance from the last pair to a query [token]; None for the end of
+            the row.
     """
 
     source: str = "stdlib"
@@ -43,48 +58,54 @@ class DataConfig:
 
     @property
     def symbols(self) -> int:
-        """Tokens that recall rows add to the vocabulary: keys, values and one filler; 0 without recall."""
+        """Tokens that recall rows add to the vocabulary: keys, values and a filler; 0 without."""
         return self.recall_keys + self.recall_values + 1 if self.recall_fraction > 0 else 0
 
 
 def find_data_faults(config: DataConfig, context: int) -> list[str]:
-    """Everything wrong with a data configuration for rows of `context` tokens, one line each; reads no file."""
-    found = []
+    """Return one line for each fault of a data configuration with rows of `context` tokens.
+
+    The function reads no file.
+    """
+    faults = []
     if config.source not in SOURCES:
-        found.append(
-            f"data.source={config.source}: expected one of {', '.join(SOURCES)}; choose data=stdlib, data=text or data=hub"
+        faults.append(
+            f"data.source={config.source}: expected one of {', '.join(SOURCES)}; "
+            "choose data=stdlib, data=text or data=hub"
         )
     if config.source == "text" and not config.path:
-        found.append(
-            "data.path: expected a text file or a folder of text files; add data.path=FILE_OR_FOLDER"
+        faults.append(
+            "data.path: expected a text file or a folder of text files; "
+            "add data.path=FILE_OR_FOLDER"
         )
     if config.source == "hub" and not config.name:
-        found.append("data.name: expected the name of a dataset; add data.name=NAME")
+        faults.append("data.name: expected the name of a dataset; add data.name=NAME")
     if (config.val_split is None) != (config.test_split is None):
-        found.append("data.val_split, data.test_split: expected both or neither")
+        faults.append("data.val_split, data.test_split: expected both or neither")
     if config.tokenizer not in TOKENIZERS:
-        found.append(f"data.tokenizer={config.tokenizer}: expected one of {', '.join(TOKENIZERS)}")
+        faults.append(f"data.tokenizer={config.tokenizer}: expected one of {', '.join(TOKENIZERS)}")
     if (
         config.tokenizer == "bpe"
         and not 257 <= config.vocab_size <= LARGEST_VOCABULARY - config.symbols
     ):
-        found.append(
-            f"data.vocab_size={config.vocab_size}: expected 257 to {LARGEST_VOCABULARY - config.symbols} [token]"
+        faults.append(
+            f"data.vocab_size={config.vocab_size}: "
+            f"expected 257 to {LARGEST_VOCABULARY - config.symbols} [token]"
         )
     if config.max_bytes < 1:
-        found.append(f"data.max_bytes={config.max_bytes}: expected at least 1 [byte]")
+        faults.append(f"data.max_bytes={config.max_bytes}: expected at least 1 [byte]")
     if context < 1:
-        found.append(f"context={context}: expected at least 1 [token]")
-    return found + _find_recall_faults(config, context)
+        faults.append(f"context={context}: expected at least 1 [token]")
+    return faults + _find_recall_faults(config, context)
 
 
 def _find_recall_faults(config: DataConfig, context: int) -> list[str]:
-    """The faults of the recall settings; none are looked for when recall is off."""
+    """Return the faults of the recall settings; empty when recall is off."""
     if not 0.0 <= config.recall_fraction <= 1.0:
         return [f"data.recall_fraction={config.recall_fraction}: expected 0 to 1"]
     if config.recall_fraction == 0.0:
         return []
-    found = [
+    faults = [
         f"data.{name}={getattr(config, name)}: expected at least {least}"
         for name, least in (
             ("recall_pairs", 1),
@@ -95,24 +116,28 @@ def _find_recall_faults(config: DataConfig, context: int) -> list[str]:
         if getattr(config, name) < least
     ]
     if config.recall_keys < config.recall_pairs:
-        found.append(
-            f"data.recall_keys={config.recall_keys}: expected at least recall_pairs={config.recall_pairs} (the keys of a row differ)"
+        faults.append(
+            f"data.recall_keys={config.recall_keys}: "
+            f"expected at least recall_pairs={config.recall_pairs} (the keys of a row differ)"
         )
     if config.symbols > LARGEST_VOCABULARY // 2:
-        found.append(
-            f"data.recall_keys + data.recall_values: got {config.symbols - 1}, expected at most {LARGEST_VOCABULARY // 2 - 1}"
+        faults.append(
+            f"data.recall_keys + data.recall_values: got {config.symbols - 1}, "
+            f"expected at most {LARGEST_VOCABULARY // 2 - 1}"
         )
     end = context - 2 * config.recall_pairs
     far = end if config.recall_far is None else config.recall_far
     if config.recall_far is not None and not config.recall_near <= far <= end:
-        found.append(
-            f"data.recall_far={far}: expected data.recall_near={config.recall_near} to {end} (end of the row), or null"
+        faults.append(
+            f"data.recall_far={far}: "
+            f"expected data.recall_near={config.recall_near} to {end} (end of the row), or null"
         )
-        return found
+        return faults
     room = far - config.recall_near + 1
     if room < config.recall_queries:
-        found.append(
-            f"data.recall_queries={config.recall_queries}: expected at most {max(room, 0)}, the places left in a row of {context} tokens"
-            f" by {config.recall_pairs} pairs; lower data.recall_queries or data.recall_pairs, or lengthen model.context"
+        faults.append(
+            f"data.recall_queries={config.recall_queries}: expected at most {max(room, 0)}, "
+            f"the free positions in a row of {context} tokens with {config.recall_pairs} pairs; "
+            "lower data.recall_queries or data.recall_pairs, or raise model.context"
         )
-    return found
+    return faults

@@ -1,4 +1,4 @@
-"""A corpus: three token arrays on disk, mapped into memory, and the code that made them."""
+"""A corpus: the memory-mapped token arrays of three splits, and their tokenizer."""
 
 from __future__ import annotations
 
@@ -24,18 +24,24 @@ from synaptune.data.text import (
 from synaptune.data.tokenizer import BYTES, Tokenizer, load_tokenizer, train_bpe
 
 SPLITS = ("train", "val", "test")
-_FORMAT = (
-    b"synaptune corpus 1"  # part of every fingerprint: a change of the file layout makes new files
-)
+# Part of every fingerprint: another number invalidates all cached files.
+_FORMAT = b"synaptune corpus 1"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Token arrays (uint16, memory-mapped) of the three splits.
+    """Tokens of the three splits and what they were made with.
 
-    vocab: all tokens, recall symbols included; text_vocab: those of text (recall symbols follow them); bytes_per_token: over
-    the validation split [byte/token]; fingerprint: SHA-256 of the text, its split and its tokenizer.
+    Attributes:
+        train: training split, uint16, memory-mapped.
+        val: validation split, likewise.
+        test: test split, likewise.
+        vocab: size of the vocabulary with the recall symbols [token].
+        text_vocab: size of the vocabulary of text; the recall symbols follow it [token].
+        bytes_per_token: mean over the validation split [byte/token].
+        fingerprint: SHA-256 of the text, its split and its tokenizer.
+        tokenizer: tokenizer of the text.
     """
 
     train: np.ndarray
@@ -48,22 +54,28 @@ class Corpus:
     tokenizer: Tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text."""
+        """Return the tokens of a text."""
         return self.tokenizer.encode(text)
 
     def decode(self, tokens: list[int]) -> str:
-        """Text of tokens."""
+        """Return the text of tokens."""
         return self.tokenizer.decode(tokens)
 
 
 def load_corpus(config: DataConfig, context: int) -> Corpus:
-    """Read, fingerprint and tokenise the text of a configuration; tokens come from the cache when the text is known.
+    """Read and tokenise the text of a configuration; take the tokens from the cache if possible.
 
-    Raises UserError: a fault of the configuration; text that is missing, empty, binary or shorter than one row of `context`
-    tokens in any split; `datasets` missing or hub out of reach (source hub); no space for the cache.
+    Args:
+        config: settings of the data.
+        context: length of a row [token].
+
+    Raises:
+        UserError: the configuration has a fault; the text is missing, empty or binary; a split has
+            no complete row of `context` tokens; the library `datasets` is missing or the hub does
+            not answer (source hub); the cache has no free space.
     """
-    if found := find_data_faults(config, context):
-        raise UserError("\n".join(found))
+    if faults := find_data_faults(config, context):
+        raise UserError("\n".join(faults))
     splits = _read_splits(config)
     _warn_if_cut(splits, config)
     fingerprint = _compute_fingerprint(splits, config)
@@ -71,21 +83,21 @@ def load_corpus(config: DataConfig, context: int) -> Corpus:
         cache_dir() / "data" / fingerprint[:32], partial(_write_corpus, splits, config)
     )
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in SPLITS}
-    about = json.loads((folder / "about.json").read_text())
+    measures = json.loads((folder / "about.json").read_text())
     _check_lengths(arrays, config, context)
     tokenizer = load_tokenizer(folder)
     return Corpus(
         **arrays,
         vocab=tokenizer.size + config.symbols,
         text_vocab=tokenizer.size,
-        bytes_per_token=about["bytes_per_token"],
+        bytes_per_token=measures["bytes_per_token"],
         fingerprint=fingerprint,
         tokenizer=tokenizer,
     )
 
 
 def _read_splits(config: DataConfig) -> Splits:
-    """The documents of the three splits, from the configured source."""
+    """Read the documents of the three splits from the configured source."""
     if config.source == "hub":
         from synaptune.data.hub import load_hub_splits
 
@@ -98,7 +110,7 @@ def _read_splits(config: DataConfig) -> Splits:
 
 
 def _warn_if_cut(splits: Splits, config: DataConfig) -> None:
-    """Say so when a file or a folder was cut: a silent cap would look like the whole; hub.py says it of each split."""
+    """Warn when data.max_bytes cut a file or a folder; hub.py warns for each split of a dataset."""
     total = sum(len(document.content) for part in splits for document in part)
     if total >= config.max_bytes - 3 and config.source == "text":
         _log.warning(
@@ -107,7 +119,7 @@ def _warn_if_cut(splits: Splits, config: DataConfig) -> None:
 
 
 def _compute_fingerprint(splits: Splits, config: DataConfig) -> str:
-    """SHA-256 over the tokenizer's settings and, split by split, every document."""
+    """Return the SHA-256 of the tokenizer's settings and the documents of each split."""
     digest = hashlib.sha256(_FORMAT)
     digest.update(
         f"{config.tokenizer} {config.vocab_size if config.tokenizer == 'bpe' else BYTES}".encode()
@@ -130,7 +142,7 @@ def _compute_fingerprint(splits: Splits, config: DataConfig) -> str:
 
 
 def _write_corpus(splits: Splits, config: DataConfig, folder: Path) -> None:
-    """Write the token arrays, the tokenizer and their measures into an empty folder."""
+    """Write the token arrays, the tokenizer and the measures into an empty folder."""
     tokenizer = (
         train_bpe(splits.train, config.vocab_size) if config.tokenizer == "bpe" else Tokenizer()
     )
@@ -140,30 +152,31 @@ def _write_corpus(splits: Splits, config: DataConfig, folder: Path) -> None:
     }
     for name, array in arrays.items():
         _save_array(folder / f"{name}.npy", array)
-    size = sum(len(document.content) for document in splits.val) + max(
-        0, len(splits.val) - 1
-    )  # separators are bytes too
-    about = {
+    separators = max(0, len(splits.val) - 1)
+    size = sum(len(document.content) for document in splits.val) + separators
+    measures = {
         "bytes_per_token": size / max(1, len(arrays["val"])),
         "documents": [len(part) for part in splits],
     }
-    (folder / "about.json").write_text(json.dumps(about))
+    (folder / "about.json").write_text(json.dumps(measures))
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
-    """A .npy file; `numpy.save` reports a full disk by an OSError without the number that says so."""
+    """Write a .npy file; the OSError of `numpy.save` for a full disk would have no errno."""
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)
 
 
 def _check_lengths(arrays: dict[str, np.ndarray], config: DataConfig, context: int) -> None:
-    """Raise UserError unless each split holds a row of `context` tokens and its next token."""
+    """Raise UserError unless each split has a row of `context` tokens and its next token."""
     short = [f"{name} {len(array)}" for name, array in arrays.items() if len(array) <= context]
     if short and config.recall_fraction < 1.0:
         source = config.path or config.name or config.source
+        total = sum(len(array) for array in arrays.values())
         raise user_error(
-            got=f"{source}: {', '.join(short)} tokens, out of {sum(len(array) for array in arrays.values())} in all",
-            expected=f"more than one context of {context} tokens in each of train (90 %), val (5 %) and test (5 %)",
-            do="give a longer text, or lower model.context",
+            got=f"{source}: {', '.join(short)} tokens, of {total} tokens in total",
+            expected=f"more than one context of {context} tokens in each of train (90 %), "
+            "val (5 %) and test (5 %)",
+            do="use a longer text, or lower model.context",
         )

@@ -1,4 +1,4 @@
-"""Text from a Hugging Face dataset, through the optional `datasets` library; also its builders on local files."""
+"""Text of a Hugging Face dataset, or of local files, read by the optional `datasets` library."""
 
 from __future__ import annotations
 
@@ -16,25 +16,23 @@ from synaptune.core.errors import user_error
 from synaptune.data.config import DataConfig
 from synaptune.data.text import TRAIN_SHARE, VAL_SHARE, Document, Splits, split_documents
 
-_BUILDERS = {
-    "arrow",
-    "csv",
-    "json",
-    "parquet",
-    "text",
-}  # names that read the local files of data.path
-_HUB_TIMEOUT = (
-    5.0  # s; longer than a slow handshake, shorter than the library's own series of retries
-)
+# Names of data.name that read the local files of data.path.
+_BUILDERS = {"arrow", "csv", "json", "parquet", "text"}
+_HUB_TIMEOUT = 5.0  # s; longer than a slow handshake, shorter than the retries of the library
 _log = logging.getLogger(__name__)
-SEPARATOR = b"\0"  # between the rows of a dataset and between documents; text holds none
+SEPARATOR = b"\0"  # between the rows of a dataset and between documents; removed from their text
 
 
 def load_hub_splits(config: DataConfig) -> Splits:
-    """Train, val and test text of a dataset: its own splits where named, else contiguous parts of one.
+    """Read the training, validation and test text of a dataset.
 
-    Neighbouring rows are often parts of one article, so rows are never dealt out one by one.
-    Raises UserError: library missing, hub out of reach, no such dataset, split or column, no text.
+    With val_split and test_split the dataset's own splits are used. Otherwise one split is cut into
+    contiguous parts: neighbouring rows are often parts of one article, so single rows are never
+    assigned to different splits.
+
+    Raises:
+        UserError: the library is missing, the hub does not answer, the dataset, split or column
+            does not exist, or it has no text.
     """
     if config.val_split is None or config.test_split is None:
         return split_documents([_load_document(config, config.split, config.max_bytes)])
@@ -52,10 +50,9 @@ def load_hub_splits(config: DataConfig) -> Splits:
 
 
 def _load_document(config: DataConfig, split: str, max_bytes: int) -> Document:
-    """The text column of one split, up to `max_bytes`, rows separated by a zero byte."""
-    with _use_datasets(
-        config, split
-    ) as datasets:  # reading too: a stream finds what is wrong with a row when it comes to it
+    """Read the text column of one split, up to `max_bytes`, with a zero byte between rows."""
+    # The rows are read inside the block too: a stream raises the error of a row when it reads it.
+    with _use_datasets(config, split) as datasets:
         rows = _load_rows(datasets, config, split)
         columns = list(rows.column_names or []) or list(next(iter(rows), {}))
         if config.column not in columns:
@@ -74,7 +71,7 @@ def _load_document(config: DataConfig, split: str, max_bytes: int) -> Document:
         )
     if not content:
         raise user_error(
-            got=f"no text in column {config.column} of {config.name} [{split}]",
+            got=f"column {config.column} of {config.name} [{split}] without text",
             expected="rows of text",
             do="choose another data.column or data.split",
         )
@@ -82,30 +79,34 @@ def _load_document(config: DataConfig, split: str, max_bytes: int) -> Document:
 
 
 def _join(rows: Iterable[dict[str, Any]], column: str, max_bytes: int) -> tuple[bytes, bool]:
-    """Rows of text as one byte string of at most `max_bytes`, whole characters, empty rows left out; and whether there was more."""
+    """Join the rows into at most `max_bytes` bytes of complete characters, without empty rows.
+
+    Returns:
+        The text in UTF-8, and whether the limit cut it.
+    """
     parts: list[bytes] = []
-    room, more = max_bytes, False
+    room, cut = max_bytes, False
     for row in rows:
         if room <= 0:
-            more = True
+            cut = True
             break
         text = row[column] if row[column] is not None else ""  # a missing value is an empty row
         if not isinstance(text, str):
             raise user_error(
-                got=f"data.column={column}, which holds {type(text).__name__}",
+                got=f"data.column={column}, a column of {type(text).__name__}",
                 expected="a column of text",
                 do="choose another data.column",
             )
         if part := text.replace("\0", "").encode():
             parts.append(part)
             room -= len(part) + len(SEPARATOR)
-    whole = SEPARATOR.join(parts)
-    return whole[:max_bytes].decode(errors="ignore").encode(), more or len(whole) > max_bytes
+    content = SEPARATOR.join(parts)
+    return content[:max_bytes].decode(errors="ignore").encode(), cut or len(content) > max_bytes
 
 
 @contextlib.contextmanager
 def _use_datasets(config: DataConfig, split: str) -> Iterator[Any]:
-    """The `datasets` library. Raises UserError with the library's own reason when it cannot give the rows."""
+    """Import the `datasets` library; raise its errors inside the block as UserErrors."""
     try:
         import datasets
         import datasets.config
@@ -120,21 +121,22 @@ def _use_datasets(config: DataConfig, split: str) -> Iterator[Any]:
     try:
         yield datasets
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        offline = " (offline: the hub was not asked)" if datasets.config.HF_HUB_OFFLINE else ""
+        offline = " (offline: no request to the hub)" if datasets.config.HF_HUB_OFFLINE else ""
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise user_error(
             got=f"dataset {config.name} [{split}]{offline}: {reason}",
-            expected="a dataset that the hub has or the cache holds, a folder of save_to_disk, or json, csv, parquet, text with data.path",
+            expected="a dataset on the hub or in the cache, a folder of save_to_disk, "
+            "or json, csv, parquet, text with data.path",
             do="check data.name, data.subset, data.split and the network, or use data=text",
         ) from error
 
 
 def _load_rows(datasets: Any, config: DataConfig, split: str) -> Any:
-    """The rows of one split."""
+    """Load the rows of one split."""
     name = str(config.name)
     if (Path(name) / "state.json").exists() or (Path(name) / "dataset_dict.json").exists():
-        saved = datasets.load_from_disk(name)
-        return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+        dataset = datasets.load_from_disk(name)
+        return dataset[split] if isinstance(dataset, datasets.DatasetDict) else dataset
     if name in _BUILDERS:
         return datasets.load_dataset(
             name, data_files=_list_files(config), split=split, streaming=config.streaming
@@ -145,7 +147,7 @@ def _load_rows(datasets: Any, config: DataConfig, split: str) -> Any:
 
 
 def _list_files(config: DataConfig) -> list[str]:
-    """The local files of a builder. Raises UserError when data.path names none."""
+    """Return the local files of a builder; raise UserError when data.path names none."""
     path = Path(config.path or "")
     files = (
         sorted(str(file) for file in path.iterdir() if file.is_file())
@@ -162,7 +164,7 @@ def _list_files(config: DataConfig) -> list[str]:
 
 
 def _go_offline_if_unreachable(datasets: Any) -> None:
-    """Use only what is cached when the hub does not answer at once: the library would retry for minutes."""
+    """Use only the cache when the hub does not answer; the library would retry for minutes."""
     import huggingface_hub.constants as hub
 
     if datasets.config.HF_HUB_OFFLINE or _is_reachable(hub.ENDPOINT):
@@ -172,19 +174,22 @@ def _go_offline_if_unreachable(datasets: Any) -> None:
 
 
 def _is_reachable(address: str) -> bool:
-    """Whether a server answers within `_PATIENCE`; in a thread, because a name lookup knows no time limit."""
-    reached = threading.Event()
+    """Return whether a server answers within `_HUB_TIMEOUT`.
 
-    def ask() -> None:
+    The request runs in a thread, because a name lookup has no time limit.
+    """
+    answered = threading.Event()
+
+    def send_request() -> None:
         try:
             urlopen(address, timeout=_HUB_TIMEOUT).close()
         except HTTPError:
-            pass  # it answered, if only to refuse
+            pass  # an error status is an answer too
         except (OSError, ValueError):
             return
-        reached.set()
+        answered.set()
 
-    worker = threading.Thread(target=ask, daemon=True)
+    worker = threading.Thread(target=send_request, daemon=True)
     worker.start()
     worker.join(_HUB_TIMEOUT)
-    return reached.is_set()
+    return answered.is_set()

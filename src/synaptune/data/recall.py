@@ -1,11 +1,14 @@
-"""Associative-recall rows: key-value pairs, then queries; the answer to a query is the value its key was paired with.
+"""Associative-recall rows: key-value pairs, then queries for the value of a key.
 
-    k1 v1 k2 v2 ... kP vP . . ki . . . . kj . . . . . . . . . kl . .        (. filler; targets at ki, kj, kl: vi, vj, vl)
+    k1 v1 k2 v2 ... kP vP . . ki . . . . kj . . . . . . . . . kl . .
+    (. filler; the targets at ki, kj, kl are vi, vj, vl)
 
-The keys of a row differ, so each query has one answer, and that answer stands only in its pair: a repeated query finds no
-nearer copy. The distance from the last pair to a query is drawn log-uniformly between recall_near and recall_far, so that a
-row asks at short and at long distances. Only answers are scored.
-Source: multi-query associative recall of Arora et al., "Zoology", ICLR 2024 (arXiv 2312.04927), with its power-law gaps.
+The keys of a row differ, so each query has one answer. The answer appears only in its pair, so a
+repeated query has no nearer copy of it. The distance from the last pair to a query is log-uniform
+between recall_near and recall_far, so a row has queries at short and at long distances. Only the
+answers are scored.
+Source: multi-query associative recall of Arora et al., "Zoology", ICLR 2024 (arXiv 2312.04927),
+with its power-law gaps.
 """
 
 from __future__ import annotations
@@ -16,11 +19,17 @@ import numpy as np
 
 from synaptune.data.config import DataConfig
 
-IGNORE_INDEX = -100  # the target that cross-entropy leaves out
+IGNORE_INDEX = -100  # target that cross-entropy ignores
 
 
 class RecallRows(NamedTuple):
-    """tokens, targets: (row, token) int64, targets IGNORED but at queries; recall: True at the queries."""
+    """Rows of associative recall, arrays of (row, token).
+
+    Attributes:
+        tokens: int64 tokens.
+        targets: int64 answers at the queries, IGNORE_INDEX elsewhere.
+        recall: bool, True at the queries.
+    """
 
     tokens: np.ndarray
     targets: np.ndarray
@@ -36,10 +45,17 @@ def draw_recall_rows(
     random: np.random.Generator,
     graded: bool = False,
 ) -> RecallRows:
-    """Draw `rows` rows of `context` tokens; keys, values and the filler are numbered from `first` on, in that order.
+    """Draw rows of associative recall.
 
-    graded: rows hold 1 to recall_pairs pairs, else all of them. In training the easy rows carry the gradient off the plateau of
-    guessing among the values of a row (measured: 500 steps where rows of one difficulty need thousands).
+    Args:
+        config: settings of the data.
+        first: number of the first key in the vocabulary; values and the filler follow the keys.
+        rows: number of rows.
+        context: length of a row [token].
+        random: source of the draws.
+        graded: draw 1 to recall_pairs pairs for each row instead of recall_pairs. In training the
+            easy rows give a gradient on the plateau where the model guesses among the values of a
+            row (measured: 500 steps instead of thousands).
     """
     most = config.recall_pairs
     keys = first + _draw_permutations(random, rows, config.recall_keys)[:, :most]
@@ -54,28 +70,31 @@ def draw_recall_rows(
     )
     head = np.stack([keys, values], axis=-1).reshape(rows, 2 * most)
     tokens[:, : 2 * most] = np.where(np.arange(2 * most) < 2 * pairs, head, tokens[:, : 2 * most])
-    places = 2 * pairs - 1 + _draw_distances(config, rows=rows, context=context, random=random)
-    asked = (
-        _draw_permutations(random, rows, config.recall_queries) % pairs
-    )  # every pair equally often, up to one
-    line = np.arange(rows)[:, None]
+    positions = 2 * pairs - 1 + _draw_distances(config, rows=rows, context=context, random=random)
+    # The numbers of queries of any two pairs differ by at most one.
+    queries = _draw_permutations(random, rows, config.recall_queries) % pairs
+    row = np.arange(rows)[:, None]
     targets = np.full((rows, context), IGNORE_INDEX, dtype=np.int64)
-    tokens[line, places] = keys[line, asked]
-    targets[line, places] = values[line, asked]
+    tokens[row, positions] = keys[row, queries]
+    targets[row, positions] = values[row, queries]
     return RecallRows(tokens, targets, targets != IGNORE_INDEX)
 
 
 def _draw_distances(
     config: DataConfig, *, rows: int, context: int, random: np.random.Generator
 ) -> np.ndarray:
-    """Distances of the queries from the end of the last pair [token]: distinct in a row, density 1 / distance; (rows, queries)."""
+    """Draw the distances of the queries from the last pair, (rows, queries) [token].
+
+    The distances of a row differ; their density is proportional to 1 / distance.
+    """
     far = context - 2 * config.recall_pairs if config.recall_far is None else config.recall_far
     distance = np.arange(config.recall_near, far + 1)
-    # The first of exponential clocks with rates 1 / distance: a weighted draw without replacement (Efraimidis and Spirakis 2006).
-    clocks = random.standard_exponential((rows, len(distance))) * distance
-    return distance[clocks.argsort(axis=1)[:, : config.recall_queries]]
+    # The shortest of exponential times with rates 1 / distance: a weighted draw without replacement
+    # (Efraimidis and Spirakis 2006).
+    times = random.standard_exponential((rows, len(distance))) * distance
+    return distance[times.argsort(axis=1)[:, : config.recall_queries]]
 
 
 def _draw_permutations(random: np.random.Generator, rows: int, count: int) -> np.ndarray:
-    """Independent permutations of 0 .. count - 1, one per row."""
+    """Draw a permutation of 0 .. count - 1 for each row."""
     return random.random((rows, count)).argsort(axis=1)

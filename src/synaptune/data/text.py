@@ -1,7 +1,8 @@
-"""Documents: the standard library of the running interpreter, a file, or a folder; and their split into train, val and test.
+"""Documents of the standard library, a file or a folder, and their split into train, val and test.
 
-A document belongs to a split by the hash of its name, so adding or editing one moves no other. Where there are too few
-documents for that, each is cut into contiguous parts.
+The hash of its name assigns a document to a split, so another document can be added or edited
+without effect on it. A small number of documents is split inside each document instead, into
+contiguous parts.
 """
 
 from __future__ import annotations
@@ -17,23 +18,21 @@ from typing import NamedTuple
 from synaptune.core.errors import user_error
 
 TRAIN_SHARE, VAL_SHARE = 0.90, 0.05  # of the text; the rest is the test split
-_MIN_DOCUMENTS = (
-    20  # documents below which a split by document would be too coarse for shares of one in twenty
-)
-_SKIPPED_FOLDERS = {
-    "test",
-    "tests",
-    "site-packages",
-    "dist-packages",
-    "__pycache__",
-}  # distributions strip the tests, or add packages
-_PEEK = 8192  # bytes read to tell text from a binary file
+_MIN_DOCUMENTS = 20  # with fewer documents a split by document is too coarse for a share of 5 %
+# Folders of the standard library that differ between distributions: some remove the tests.
+_SKIPPED_FOLDERS = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
+_PEEK = 8192  # bytes read first, to recognise a binary file
 
 Reader = Callable[[], bytes | None]
 
 
 class Document(NamedTuple):
-    """A piece of text: its name (relative path, `/` separated) and its UTF-8 bytes."""
+    """A piece of text.
+
+    Attributes:
+        name: relative path with `/` as separator.
+        content: text in UTF-8.
+    """
 
     name: str
     content: bytes
@@ -48,9 +47,10 @@ class Splits(NamedTuple):
 
 
 def read_standard_library(max_bytes: int) -> list[Document]:
-    """Documentation topics, text and source files of the running interpreter.
+    """Read documentation topics, text files and source files of the running interpreter.
 
-    Raises UserError when the interpreter has no readable library (a zipped or stripped one).
+    Raises:
+        UserError: the interpreter has no readable library, such as a zipped or stripped one.
     """
     root = Path(sysconfig.get_path("stdlib"))
     readers: dict[str, Reader] = {
@@ -61,7 +61,7 @@ def read_standard_library(max_bytes: int) -> list[Document]:
     documents = _gather(readers, max_bytes)
     if not documents:
         raise user_error(
-            got=f"no text in the standard library at {root}",
+            got=f"a standard library without text at {root}",
             expected="a Python installation with its source files",
             do="use another interpreter, or data=text data.path=FILE_OR_FOLDER",
         )
@@ -69,15 +69,16 @@ def read_standard_library(max_bytes: int) -> list[Document]:
 
 
 def read_file_or_folder(path: Path, max_bytes: int) -> list[Document]:
-    """The text of a file, or of every UTF-8 text file below a folder (hidden ones excepted).
+    """Read a text file, or every UTF-8 text file below a folder except hidden ones.
 
-    Raises UserError: missing, empty, not text, not readable.
+    Raises:
+        UserError: the path is missing, empty, not text or not readable.
     """
     do = "correct data.path"
     if not path.exists():
-        near = "" if path.parent.is_dir() else f" (nor is there a folder {path.parent})"
+        parent = "" if path.parent.is_dir() else f" (the folder {path.parent} does not exist)"
         raise user_error(
-            got=f"data.path={path}, which does not exist{near}",
+            got=f"data.path={path}, which does not exist{parent}",
             expected="a text file or a folder of text files",
             do=do,
         )
@@ -85,28 +86,32 @@ def read_file_or_folder(path: Path, max_bytes: int) -> list[Document]:
         documents = _read_folder(path, max_bytes) if path.is_dir() else _read_file(path, max_bytes)
     except PermissionError as error:
         raise user_error(
-            got=f"data.path={path}, which may not be read",
+            got=f"data.path={path}, which is not readable",
             expected="a readable file or folder",
             do=do,
         ) from error
     if not documents:
         raise user_error(
-            got=f"data.path={path}, which holds no text",
+            got=f"data.path={path}, which has no text",
             expected="some UTF-8 text",
-            do=f"{do}, or fill it",
+            do=f"{do}, or add text to it",
         )
     return documents
 
 
 def split_documents(documents: list[Document]) -> Splits:
-    """Split by document when there are enough and no part comes out empty, else cut each into contiguous parts."""
+    """Split documents into train, val and test.
+
+    Each document goes to one split when there are at least 20 documents and every split receives at
+    least 1 % of the text. Otherwise each document is cut into contiguous parts.
+    """
     if len(documents) >= _MIN_DOCUMENTS:
         parts = Splits([], [], [])
         for document in documents:
-            place = (
-                _hash_name(f"split {document.name}") / 2.0**64
-            )  # apart from the order of reading, which a cap cuts
-            parts[(place >= TRAIN_SHARE) + (place >= TRAIN_SHARE + VAL_SHARE)].append(document)
+            # Another hash than that of the reading order, which max_bytes cuts off.
+            quantile = _hash_name(f"split {document.name}") / 2.0**64
+            split = (quantile >= TRAIN_SHARE) + (quantile >= TRAIN_SHARE + VAL_SHARE)
+            parts[split].append(document)
         total = sum(len(document.content) for document in documents)
         if all(sum(len(document.content) for document in part) >= total / 100 for part in parts):
             return parts
@@ -115,7 +120,7 @@ def split_documents(documents: list[Document]) -> Splits:
 
 
 def _cut_document(document: Document) -> tuple[Document, Document, Document]:
-    """One document in three contiguous parts, cut between characters."""
+    """Cut a document between characters into three contiguous parts."""
     name, content = document
     first = _find_boundary(content, round(len(content) * TRAIN_SHARE))
     second = _find_boundary(content, round(len(content) * (TRAIN_SHARE + VAL_SHARE)))
@@ -127,22 +132,28 @@ def _cut_document(document: Document) -> tuple[Document, Document, Document]:
 
 
 def _find_boundary(content: bytes, offset: int) -> int:
-    """The first start of a character at or after `place` (continuation bytes of UTF-8 are 0b10xxxxxx)."""
+    """Return the start of the first character at or after `offset`.
+
+    Continuation bytes of UTF-8 are 0b10xxxxxx.
+    """
     while offset < len(content) and content[offset] & 0xC0 == 0x80:
         offset += 1
     return offset
 
 
 def _gather(readers: Mapping[str, Reader], max_bytes: int) -> list[Document]:
-    """Read in the order of hashed names, which a cap does not bias, until `max_bytes`; copies of a text count once."""
+    """Read documents in the order of their hashed names until `max_bytes`; skip copies of a text.
+
+    The order is unrelated to the content, so the limit selects an unbiased sample.
+    """
     documents: list[Document] = []
-    seen: set[bytes] = set()
+    digests: set[bytes] = set()
     room = max_bytes
     for name in sorted(readers, key=_hash_name):
         content = readers[name]()
-        if not content or (digest := hashlib.sha256(content).digest()) in seen:
+        if not content or (digest := hashlib.sha256(content).digest()) in digests:
             continue
-        seen.add(digest)
+        digests.add(digest)
         documents.append(Document(name, content[: _find_boundary(content, room)]))
         room -= len(content)
         if room <= 0:
@@ -151,24 +162,24 @@ def _gather(readers: Mapping[str, Reader], max_bytes: int) -> list[Document]:
 
 
 def encode_name(name: str) -> bytes:
-    """A document's name as the file system has it, which need not be UTF-8."""
+    """Return a document's name in the bytes of the file system, which can be other than UTF-8."""
     return name.encode("utf-8", "surrogateescape")
 
 
 def _hash_name(name: str) -> int:
-    """64 bits of the name, the same on every machine."""
+    """Return a 64-bit hash of the name, the same on every machine."""
     return int.from_bytes(hashlib.sha256(encode_name(name)).digest()[:8], "big")
 
 
 def _read_text(path: Path, max_bytes: int) -> bytes | None:
-    """The first `max_bytes` of a text file, whole characters; None when it is not UTF-8 text."""
+    """Read complete characters of at most `max_bytes`; None when the file is not UTF-8 text."""
     with path.open("rb") as file:
         head = file.read(min(_PEEK, max_bytes))
         if b"\0" in head:
             return None
         content = head + file.read(max_bytes - len(head))
     if len(content) == max_bytes:
-        content = content[: _find_last_whole(content)]
+        content = content[: _find_last_boundary(content)]
     try:
         content.decode()
     except UnicodeDecodeError:
@@ -176,8 +187,8 @@ def _read_text(path: Path, max_bytes: int) -> bytes | None:
     return None if b"\0" in content else content
 
 
-def _find_last_whole(content: bytes) -> int:
-    """The length of `content` without a character cut off at its end."""
+def _find_last_boundary(content: bytes) -> int:
+    """Return the length of `content` without an incomplete character at its end."""
     for back in range(1, min(4, len(content)) + 1):
         byte = content[-back]
         if byte & 0xC0 != 0x80:
@@ -187,12 +198,12 @@ def _find_last_whole(content: bytes) -> int:
 
 
 def _read_file(path: Path, max_bytes: int) -> list[Document]:
-    """A single file as one document. Raises UserError: empty, or not UTF-8 text."""
+    """Read a file as one document; raise UserError when it is empty or not UTF-8 text."""
     if path.stat().st_size == 0 and path.is_file():
         raise user_error(
             got=f"data.path={path}, an empty file",
             expected="some UTF-8 text",
-            do="correct data.path, or fill the file",
+            do="correct data.path, or add text to the file",
         )
     content = _read_text(path, max_bytes)
     if content is None:
@@ -205,7 +216,7 @@ def _read_file(path: Path, max_bytes: int) -> list[Document]:
 
 
 def _read_folder(path: Path, max_bytes: int) -> list[Document]:
-    """Every text file below a folder; binary files are passed over."""
+    """Read every text file below a folder; skip binary files."""
     return _gather(
         {
             file.relative_to(path).as_posix(): partial(_read_text, file, max_bytes)
@@ -216,7 +227,10 @@ def _read_folder(path: Path, max_bytes: int) -> list[Document]:
 
 
 def _walk(root: Path, skipped: Set[str] = frozenset()) -> Iterator[Path]:
-    """Regular files below `root` in sorted order, without hidden files and folders and those named in `skipped`."""
+    """Yield regular files below `root` in sorted order.
+
+    Hidden files, hidden folders and folders named in `skipped` are left out.
+    """
     for folder, names, files in os.walk(root):
         names[:] = sorted(
             name for name in names if not name.startswith(".") and name not in skipped
@@ -229,14 +243,14 @@ def _walk(root: Path, skipped: Set[str] = frozenset()) -> Iterator[Path]:
 
 
 def _walk_library(root: Path) -> Iterator[Path]:
-    """Text and source files of the standard library, without what differs from one build of a version to another."""
+    """Yield text and source files of the standard library that all builds of a version share."""
     for path in _walk(root, _SKIPPED_FOLDERS):
         if path.suffix in {".py", ".txt", ".rst"} and not path.name.startswith("_sysconfig"):
             yield path
 
 
 def _load_topics() -> dict[str, str]:
-    """The language reference that `help()` shows, one document per topic; empty where a distribution leaves it out."""
+    """Return the topics of `help()` by name; empty when the distribution does not ship them."""
     try:
         from pydoc_data.topics import topics
     except ImportError:

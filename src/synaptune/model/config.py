@@ -1,4 +1,4 @@
-"""What the host transformer is made of, and which synaptic mechanisms it carries."""
+"""Settings of the host transformer and its synaptic mechanisms."""
 
 from __future__ import annotations
 
@@ -18,10 +18,25 @@ MODEL_CHOICES = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes in units of the model; mechanisms by name, `off` being the plain transformer's choice.
+    """Settings of the `model` group; the value `off` of a mechanism gives the plain transformer.
 
-    context: T_max in tokens; tick: tokens per synaptic update; ff_multiple: hidden width over width of the experts that a token
-    uses together (each expert has ff_multiple / top_k); kernel: `auto` uses the compiled scan where it can, `torch` never.
+    Attributes:
+        layers: number of layers.
+        width: width D of the residual stream.
+        heads: number of attention heads H.
+        context: T_max, longest sequence [token].
+        position: position encoding, rope or alibi.
+        feedforward: activation of the feed-forward blocks, relu2 or swiglu.
+        ff_multiple: hidden width over width, summed over the experts of a token; each expert has
+            ff_multiple / top_k.
+        tick: tokens of a synaptic update [token].
+        distance: distance bias of the attention, barrier or off.
+        release: presynaptic terminals, dynamic or off.
+        fast_weights: postsynaptic memory, hebbian, delta or off.
+        experts: experts of a layer; 1 for a dense block.
+        top_k: experts of a token.
+        balance_weight: weight of the load-balancing loss.
+        kernel: `auto` uses the compiled scan where possible, `torch` never.
     """
 
     layers: int = 2
@@ -42,18 +57,18 @@ class ModelConfig:
 
     @property
     def head_width(self) -> int:
-        """d = D / H."""
+        """Width of a head, d = D / H."""
         return self.width // self.heads
 
 
 def find_model_faults(config: ModelConfig) -> list[str]:
-    """Every value that no model can be built from, one line each."""
-    found = [
+    """Return one line for each value with which a model cannot be built."""
+    faults = [
         f"model.{name}={getattr(config, name)}: expected one of {', '.join(options)}"
         for name, options in MODEL_CHOICES.items()
         if getattr(config, name) not in options
     ]
-    found += [
+    faults += [
         f"model.{name}={getattr(config, name)}: expected an integer of at least 1"
         for name in (
             "layers",
@@ -68,35 +83,36 @@ def find_model_faults(config: ModelConfig) -> list[str]:
         if getattr(config, name) < 1
     ]
     if config.heads >= 1 and config.width % (2 * config.heads):
-        found.append(
+        faults.append(
             f"model.width={config.width}: expected a multiple of twice model.heads={config.heads}"
         )
     if config.top_k > config.experts > 1:
-        found.append(f"model.top_k={config.top_k}: expected at most model.experts={config.experts}")
-    elif config.experts > 1 and (config.width * config.ff_multiple) % config.top_k:
-        found.append(
-            f"model.top_k={config.top_k}: expected a divisor of width x ff_multiple = {config.width * config.ff_multiple}"
+        faults.append(
+            f"model.top_k={config.top_k}: expected at most model.experts={config.experts}"
         )
-    return found
+    elif config.experts > 1 and (config.width * config.ff_multiple) % config.top_k:
+        faults.append(
+            f"model.top_k={config.top_k}: "
+            f"expected a divisor of width x ff_multiple = {config.width * config.ff_multiple}"
+        )
+    return faults
 
 
 def check_model(config: ModelConfig) -> None:
     """Raise UserError with every fault of a model configuration."""
-    if found := find_model_faults(config):
-        raise UserError("\n".join(found))
+    if faults := find_model_faults(config):
+        raise UserError("\n".join(faults))
 
 
 _PRESYNAPTIC = ("calcium", "vesicles", "energy", "stochastic")
 
 
 def find_unused_parameters(config: ModelConfig) -> dict[str, str]:
-    """Names of the registry that this model does not use, each with the setting that would make it used."""
+    """Return the parameters that this model does not use, each with the setting that uses it."""
     from synaptune.synapse.circuit import SPECS
 
-    shared = {
-        "synapse.energy.energy_fill",
-        "synapse.energy.energy_max",
-    }  # the experts' metabolism reads them too
+    # The metabolism of the experts reads these too.
+    shared = {"synapse.energy.energy_fill", "synapse.energy.energy_max"}
     unused = {}
     for spec in SPECS:
         group, reason = spec.subsystem, None

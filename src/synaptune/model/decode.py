@@ -1,6 +1,7 @@
-"""Token-by-token generation with carried synaptic state: the same logits as the full forward, one token at a time.
+"""Token-by-token decoding with cached synaptic state; the logits equal those of the full forward.
 
-What a layer carries: keys and values, the terminals of all keys, the memory of the sequence, and what the current tick has seen so far.
+The cache of a layer has keys and values, the terminals of all keys, the memory of the sequence, and
+the queries and activities of the current tick.
 """
 
 from __future__ import annotations
@@ -27,7 +28,18 @@ from synaptune.synapse.terminal import (
 
 @dataclass
 class LayerCache:
-    """Carried state of one layer: k, v (batch, head, token, d); queries and activities of the current tick; terminals and efficacy."""
+    """Cached state of one layer.
+
+    Attributes:
+        k: keys, (batch, head, token, d).
+        v: values, (batch, head, token, d).
+        queries: queries of the current tick.
+        terminals: terminals of all keys.
+        efficacy: efficacy of all keys, (batch, head, key) [vesicle].
+        pre: activities a of the current tick.
+        post: activities b of the current tick.
+        memory: memory of the sequence; None without one.
+    """
 
     k: Tensor
     v: Tensor
@@ -40,9 +52,9 @@ class LayerCache:
 
 
 class Decoder:
-    """A model with its carried state, for a batch of sequences that grow together.
+    """A model with its cache, for a batch of sequences of equal length.
 
-    `feed` takes one token per sequence and returns the logits of the next; at most `model.config.context` tokens.
+    A sequence has at most `model.config.context` tokens.
     """
 
     def __init__(self, model: GPT, batch: int) -> None:
@@ -50,13 +62,13 @@ class Decoder:
         config, like = model.config, model.head.weight
         empty = like.new_zeros(batch, config.heads, 0, config.head_width)
         self.newborn = init_terminals(like.new_zeros(batch, config.heads, 1), model.synapse)
-        none = map_state(self.newborn, lambda x: x[..., :0])
+        no_terminals = map_state(self.newborn, lambda x: x[..., :0])
         self.layers = [
             LayerCache(
                 empty,
                 empty,
                 [],
-                none,
+                no_terminals,
                 like.new_zeros(batch, config.heads, 0),
                 [],
                 [],
@@ -67,7 +79,17 @@ class Decoder:
 
     @torch.no_grad()
     def feed(self, tokens: Tensor) -> Tensor:
-        """tokens (batch,) -> logits of the next token (batch, vocabulary). Raises UserError past the context length."""
+        """Append one token to each sequence and return the logits of the next one.
+
+        Args:
+            tokens: (batch,).
+
+        Returns:
+            The logits, (batch, vocabulary).
+
+        Raises:
+            UserError: the sequences already have the length of the context.
+        """
         model, t = self.model, self.position
         if t >= model.config.context:
             raise user_error(
@@ -107,13 +129,13 @@ class Decoder:
         cache.k, cache.v = torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2)
         bias = rows
         if block.presynapse is not None and not model.release_off:
-            first = efficacy(self.newborn, params)
-            cache.efficacy = torch.cat([cache.efficacy, first], -1)
+            newborn = efficacy(self.newborn, params)
+            cache.efficacy = torch.cat([cache.efficacy, newborn], -1)
             cache.terminals = map_state(
                 cache.terminals, lambda old, new: torch.cat([old, new], -1), self.newborn
             )
             synaptic = efficacy_bias(
-                cache.efficacy[:, :, None], first[:, :, None], params.attention
+                cache.efficacy[:, :, None], newborn[:, :, None], params.attention
             )
             bias = synaptic if bias is None else bias + synaptic
             cache.queries.append(q)
@@ -124,7 +146,7 @@ class Decoder:
         return self._transform(block, cache, x)
 
     def _finish_tick(self, block: Block, cache: LayerCache) -> None:
-        """At the last token of a tick the terminals move on; its own queries have met the state before."""
+        """Advance the terminals at the last token of a tick; its queries read the state before."""
         assert block.presynapse is not None
         tokens = self.model.config.tick
         if len(cache.queries) < tokens:
@@ -132,11 +154,11 @@ class Decoder:
         drive = block.presynapse.compute_drive(
             torch.cat(cache.queries, 2).mean(2, keepdim=True), cache.k
         )[:, :, 0]
-        # Queries of this token still see the old efficacy: it is replaced only after their row has been read.
-        cache.terminals, following = terminal_step(
+        # The bias of the current token has been computed, so the efficacy can be replaced.
+        cache.terminals, cache.efficacy = terminal_step(
             cache.terminals, drive, self.model.synapse, tokens
         )
-        cache.queries, cache.efficacy = [], following
+        cache.queries = []
 
     def _transform(self, block: Block, cache: LayerCache, x: Tensor) -> Tensor:
         params, normed = self.model.synapse, rms_norm(x)
@@ -144,7 +166,7 @@ class Decoder:
         if block.memory is None or cache.memory is None:
             return x + y
         a, b = block.memory.compute_activities(normed, y, params)
-        added = block.memory.read(a, cache.memory.weights)
+        recalled = block.memory.read(a, cache.memory.weights)
         cache.pre.append(a)
         cache.post.append(b)
         if len(cache.pre) == self.model.config.tick:
@@ -153,7 +175,7 @@ class Decoder:
                 cache.memory, pre, post, params.postsynaptic, params.bdnf, delta=block.memory.delta
             )
             cache.pre, cache.post = [], []
-        return x + y + added
+        return x + y + recalled
 
 
 def _init_memory(block: Block, batch: int, like: Tensor) -> MemoryState | None:
@@ -174,9 +196,20 @@ def generate(
     top_k: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[int]:
-    """Continue a prompt by `count` tokens, yielding each as it comes; temperature 0 takes the likeliest.
+    """Continue a prompt and yield each new token.
 
-    When the context is full the last half of the text starts a new one. Raises UserError on an empty prompt.
+    When the context is full, decoding starts again from the last half context of the text.
+
+    Args:
+        model: the model; it is put into evaluation mode.
+        prompt: tokens to continue.
+        count: number of new tokens.
+        temperature: divisor of the logits; 0 selects the most probable token.
+        top_k: sample from the `top_k` most probable tokens only; None for all.
+        generator: source of the draws.
+
+    Raises:
+        UserError: the prompt is empty.
     """
     if not prompt:
         raise user_error(

@@ -1,11 +1,15 @@
 """Feed-forward blocks: squared ReLU or SwiGLU, dense or as a mixture of experts.
 
-    y = sum_i p_i f_i(x)                p: softmax of the router over all experts, the top k kept and renormalised      (1)
-    balance = E sum_i share_i pbar_i    share of routed slots, mean probability                                         (2)
+    y = sum_i p_i f_i(x)                                                                        (1)
+    balance = E sum_i share_i pbar_i                                                            (2)
 
-All experts stand side by side in two matrices and are all evaluated; (1) weighs their hidden units. No token is dropped, no token sees
-another, shapes never depend on the routing. For a few small experts this is as fast as sorting tokens.
-Source: squared ReLU, So et al., arXiv 2109.08668; SwiGLU, Shazeer, arXiv 2002.05202; (1), (2) Fedus et al., arXiv 2101.03961.
+p softmax of the router over all experts, restricted to the top k and renormalised; share share of
+routed slots; pbar mean probability; E number of experts.
+All experts are stored side by side in two matrices and are all evaluated; (1) weighs their hidden
+units. No token is dropped, tokens do not affect each other, and no shape depends on the routing.
+For a few small experts this is as fast as sorting the tokens.
+Source: squared ReLU, So et al., arXiv 2109.08668; SwiGLU, Shazeer, arXiv 2002.05202; (1), (2) Fedus
+et al., arXiv 2101.03961.
 """
 
 from __future__ import annotations
@@ -20,7 +24,6 @@ from synaptune.core.parameters import list_specs
 from synaptune.core.seeds import make_generator
 from synaptune.model.attention import upcast
 from synaptune.model.config import ModelConfig
-from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.experts import (
     OWN_EMBEDDING_LENGTH,
     SPLIT_NOISE,
@@ -32,12 +35,19 @@ from synaptune.synapse.experts import (
     plan_remodel,
     router_logits,
 )
+from synaptune.synapse.tensors import SynapseTensors
 
 EMBED_MAX = next(int(s.high) for s in list_specs(StructuralParams) if s.label == "router_embed_dim")
 
 
 class FeedForwardOutput(NamedTuple):
-    """Output (batch, token, width), load-balancing loss (0-dim), routing of the batch (None when dense)."""
+    """Output of a feed-forward block.
+
+    Attributes:
+        out: (batch, token, width).
+        balance: load-balancing loss (2), 0-dim.
+        routing: routing of the batch; None for a dense block.
+    """
 
     out: Tensor
     balance: Tensor
@@ -45,7 +55,10 @@ class FeedForwardOutput(NamedTuple):
 
 
 class WeightedSquaredRelu(torch.autograd.Function):
-    """w relu(u)^2 with the gradient in closed form: half the passes over the hidden units that autograd makes of it."""
+    """w relu(u)^2 with its gradient in closed form.
+
+    It makes half as many passes over the hidden units as the derivative by autograd.
+    """
 
     generate_vmap_rule = True
 
@@ -69,20 +82,17 @@ class WeightedSquaredRelu(torch.autograd.Function):
 
 
 class FeedForward(nn.Module):
-    """`experts` feed-forward networks side by side; one is the dense block."""
+    """`experts` feed-forward networks side by side; with one expert a dense block."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.experts, self.top_k, self.gated = (
-            config.experts,
-            min(config.top_k, config.experts),
-            config.feedforward == "swiglu",
-        )
+        self.experts = config.experts
+        self.top_k = min(config.top_k, config.experts)
+        self.gated = config.feedforward == "swiglu"
         hidden = config.width * config.ff_multiple // (self.top_k if self.experts > 1 else 1)
         if self.gated:
-            hidden = max(
-                1, 2 * hidden // 3
-            )  # three matrices instead of two: the same parameter count
+            # Three matrices instead of two, with the same number of parameters.
+            hidden = max(1, 2 * hidden // 3)
         self.up = nn.Parameter(torch.empty(self.experts, hidden, config.width))
         self.gate = (
             nn.Parameter(torch.empty(self.experts, hidden, config.width)) if self.gated else None
@@ -93,7 +103,12 @@ class FeedForward(nn.Module):
         )
 
     def compute_hidden(self, x: Tensor, weight: Tensor) -> Tensor:
-        """(batch, token, width), weights (batch, token, expert) -> weighed hidden units of all experts (batch, token, experts * hidden)."""
+        """Return the weighed hidden units of all experts, (batch, token, experts * hidden).
+
+        Args:
+            x: normalised input, (batch, token, width).
+            weight: p of (1), (batch, token, expert).
+        """
         up = F.linear(x, self.up.flatten(0, 1)).unflatten(-1, (self.experts, -1))
         weight = weight.to(up.dtype)[..., None]
         if self.gate is None:
@@ -102,7 +117,7 @@ class FeedForward(nn.Module):
         return (F.silu(gate) * up * weight).flatten(-2)
 
     def forward(self, x: Tensor, params: SynapseTensors) -> FeedForwardOutput:
-        """The block on normalised input x (batch, token, width)."""
+        """Run the block on normalised input x (batch, token, width)."""
         if self.router is None:
             return FeedForwardOutput(
                 self.compute_hidden(x, x.new_ones(*x.shape[:-1], 1)) @ self.down.flatten(0, 1),
@@ -115,12 +130,12 @@ class FeedForward(nn.Module):
         )
 
     def get_mixing_matrices(self, plan: RemodelPlan) -> dict[str, Tensor]:
-        """The matrix by which a structural event mixes the experts of each weight (and of its optimizer moments), by name."""
+        """Return by name the matrix that mixes a weight and its optimizer moments at an event."""
         names = [name for name, _ in self.named_parameters() if name != "router.probe"]
         return {name: plan.mix if name.startswith("router") else plan.copy for name in names}
 
     def remodel_weights(self, plan: RemodelPlan) -> dict[str, Tensor]:
-        """The weights after a structural event, by their names in this module; pure."""
+        """Return the weights after a structural event by name; does not change the module."""
         weights = dict(self.named_parameters())
         after = {
             name: mix_experts(mix, weights[name])
@@ -128,7 +143,7 @@ class FeedForward(nn.Module):
         }
         after["router.bias"] = after["router.bias"] + plan.bias
         for name in ("up", "down"):
-            # The same noise with opposite signs: the twins' mean is their parent.
+            # The copies get the same noise with opposite signs, so their mean is the parent.
             shape = after[name].shape[1:]
             noise = torch.randn(shape, generator=make_generator("twin", name, len(after))).to(
                 after[name]
@@ -141,7 +156,7 @@ class FeedForward(nn.Module):
 
 
 def mix_experts(mix: Tensor, value: Tensor) -> Tensor:
-    """(expert, expert) applied to the leading axis of a weight, a moment or a bias."""
+    """Multiply the leading axis of a weight, a moment or a bias by an (expert, expert) matrix."""
     return (mix @ value.flatten(1)).view_as(value) if value.ndim > 1 else mix @ value
 
 
@@ -165,11 +180,9 @@ class Router(nn.Module):
         self.register_buffer("embedding", torch.zeros(experts, EMBED_MAX))
 
     def init_state(self, params: SynapseTensors, generator: torch.Generator) -> None:
-        """First energy and embeddings: kin with a common direction and one of their own."""
-        common, own = (
-            torch.randn(1, EMBED_MAX, generator=generator),
-            torch.randn(self.embedding.shape, generator=generator),
-        )
+        """Set the initial energy and embeddings: a common direction plus one per expert."""
+        common = torch.randn(1, EMBED_MAX, generator=generator)
+        own = torch.randn(self.embedding.shape, generator=generator)
         self.embedding.copy_(
             F.normalize(common, dim=-1) + OWN_EMBEDDING_LENGTH * F.normalize(own, dim=-1)
         )
@@ -177,34 +190,38 @@ class Router(nn.Module):
         self.energy.fill_(float(params.energy.init_energy))
 
     def make_mask(self, params: SynapseTensors) -> Tensor:
-        """1 on the first `router_embed_dim` dimensions."""
+        """Return a mask that is 1 on the first `router_embed_dim` dimensions."""
         return (
             torch.arange(EMBED_MAX, device=self.weight.device) < params.structural.router_embed_dim
         ).to(self.weight.dtype)
 
     def get_state(self) -> Metabolism:
-        """The metabolism as the pure steps take it."""
+        """Return the buffers as the state of synapse/experts.py."""
         return Metabolism(self.utilisation, self.fatigue, self.energy, self.embedding)
 
     def forward(self, x: Tensor, params: SynapseTensors) -> tuple[Tensor, Tensor, Routing]:
-        """x (batch, token, width) -> expert weights (batch, token, expert), balance loss (2), routing of the batch."""
+        """Route x (batch, token, width).
+
+        Returns:
+            The expert weights p of (1), (batch, token, expert), the balance loss (2), and the
+            routing of the batch.
+        """
         probe = F.normalize(upcast(F.linear(x, self.probe)) * self.make_mask(params), dim=-1)
         logits = router_logits(upcast(F.linear(x, self.weight, self.bias)), probe, self.get_state())
         probability = logits.softmax(-1)
-        kept, index = probability.topk(self.top_k, dim=-1)
-        chosen = torch.zeros_like(probability).scatter(-1, index, 1.0)
-        weight = probability * chosen / kept.sum(-1, keepdim=True)
-        share = chosen.flatten(0, -2).mean(0) / self.top_k
+        top, index = probability.topk(self.top_k, dim=-1)
+        mask = torch.zeros_like(probability).scatter(-1, index, 1.0)
+        weight = probability * mask / top.sum(-1, keepdim=True)
+        share = mask.flatten(0, -2).mean(0) / self.top_k
         balance = logits.shape[-1] * (share * probability.flatten(0, -2).mean(0)).sum()
         with torch.no_grad():
-            tokens = chosen.flatten(0, -2)
-            mean = F.normalize(tokens.T @ probe.flatten(0, -2), dim=-1)
+            mean = F.normalize(mask.flatten(0, -2).T @ probe.flatten(0, -2), dim=-1)
         return weight, balance, Routing(share.detach(), mean)
 
     def step_metabolism(self, routing: Routing, params: SynapseTensors) -> Metabolism:
-        """The metabolism after one optimizer step, from the routing of its batch; pure."""
+        """Return the metabolism after one optimizer step; does not change the module."""
         return metabolism_step(self.get_state(), routing, params.structural, params.energy)
 
     def plan_event(self, params: SynapseTensors) -> RemodelPlan:
-        """The structural event the present state calls for."""
+        """Return the structural event for the current state."""
         return plan_remodel(self.get_state(), params.structural)

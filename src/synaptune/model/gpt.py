@@ -1,16 +1,17 @@
-"""The host transformer, with or without its synapses: RMS-normalised, rotary, pre-norm, without biases.
+"""The host transformer with optional synapses: RMS-normalised, rotary, pre-norm, without biases.
 
     x += attention(norm(x))         with the bias of model/presynapse.py
     x += f(norm(x)) + memory        model/feedforward.py, model/memory.py
     logits = 15 tanh(head(norm(x)) / 15)
 
-Source: block of Xiong et al., arXiv 2002.04745; soft-capped logits as in Gemma 2, arXiv 2408.00118 (its cap is 30; 15 chosen for bytes).
+Source: block of Xiong et al., arXiv 2002.04745; soft-capped logits as in Gemma 2, arXiv 2408.00118
+(its cap is 30; 15 chosen for bytes).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +29,22 @@ from synaptune.model.config import ModelConfig, check_model
 from synaptune.model.feedforward import FeedForward, FeedForwardOutput, mix_experts
 from synaptune.model.memory import Memory
 from synaptune.model.presynapse import Presynapse, distance_rows
-from synaptune.synapse.circuit import SynapseParams, SynapseTensors
+from synaptune.synapse.circuit import SynapseParams
 from synaptune.synapse.experts import Routing, remodel_metabolism
 from synaptune.synapse.fast_weights import Consolidation
+from synaptune.synapse.tensors import SynapseTensors
 
 LOGIT_CAP = 15.0
 INITIAL_HEAD_STD = 0.02  # standard deviation of the head's first weights
 
 
 class LayerActivity(NamedTuple):
-    """What a batch leaves behind in one layer for the plasticity between steps; None where the mechanism is off."""
+    """Activity of one layer in a batch, the input of the plasticity between steps.
+
+    Attributes:
+        routing: routing of the experts; None for a dense layer.
+        consolidation: means for the slow weights; None without a memory.
+    """
 
     routing: Routing | None
     consolidation: Consolidation | None
@@ -47,7 +54,13 @@ Activity = tuple[LayerActivity, ...]
 
 
 class ModelOutput(NamedTuple):
-    """logits (batch, token, vocabulary) in fp32, weighted load-balancing loss (0-dim), activity of the layers."""
+    """Output of a forward pass.
+
+    Attributes:
+        logits: (batch, token, vocabulary) in fp32.
+        balance: weighted load-balancing loss, 0-dim.
+        activity: activity of each layer.
+    """
 
     logits: Tensor
     balance: Tensor
@@ -55,7 +68,13 @@ class ModelOutput(NamedTuple):
 
 
 class StructuralReport(NamedTuple):
-    """Experts merged and split at this step, over all layers; layers: (merged, split) of each, empty when no event was due."""
+    """Structural events of one optimizer step.
+
+    Attributes:
+        merges: merged experts of all layers.
+        splits: split experts of all layers.
+        layers: (merges, splits) of each layer; empty when no event was due.
+    """
 
     merges: int
     splits: int
@@ -63,7 +82,13 @@ class StructuralReport(NamedTuple):
 
 
 class SharedInputs(NamedTuple):
-    """What all layers of a forward share: rotary tables, code of the query's bias row (token, row), bias rows (1, head or 1, row, key)."""
+    """Inputs that all layers share in a forward pass.
+
+    Attributes:
+        rope: rotary tables; None without rotary positions.
+        code: code of the bias row of each query, (token, row); None without a bias.
+        rows: bias rows, (1, head or 1, row, key) [nat]; None without a static bias.
+    """
 
     rope: tuple[Tensor, Tensor] | None
     code: Tensor | None
@@ -97,7 +122,18 @@ class Block(nn.Module):
         *,
         release_off: bool,
     ) -> tuple[Tensor, Tensor, LayerActivity]:
-        """(batch, token, width) -> same, load-balancing loss, activity."""
+        """Run the layer.
+
+        Args:
+            x: residual stream, (batch, token, width).
+            shared: inputs that all layers share.
+            params: parameters of the synapse.
+            noise: generator of stochastic release; None for the expected release.
+            release_off: compute attention without the terminals.
+
+        Returns:
+            The new residual stream, the load-balancing loss and the activity.
+        """
         q, k, v = self.attention.project(rms_norm(x), shared.rope)
         rows = shared.rows
         if self.presynapse is not None and not release_off:
@@ -107,20 +143,30 @@ class Block(nn.Module):
         return self.transform(x, params)
 
     def transform(self, x: Tensor, params: SynapseTensors) -> tuple[Tensor, Tensor, LayerActivity]:
-        """The half after attention."""
+        """Run the half of the layer after attention; same results as `forward`."""
         normed = rms_norm(x)
-        mixed: FeedForwardOutput = self.feedforward(normed, params)
+        hidden: FeedForwardOutput = self.feedforward(normed, params)
         if self.memory is None:
-            return x + mixed.out, mixed.balance, LayerActivity(mixed.routing, None)
-        added, handed = self.memory(normed, mixed.out, params)
-        return x + mixed.out + added, mixed.balance, LayerActivity(mixed.routing, handed)
+            return x + hidden.out, hidden.balance, LayerActivity(hidden.routing, None)
+        recalled, consolidation = self.memory(normed, hidden.out, params)
+        activity = LayerActivity(hidden.routing, consolidation)
+        return x + hidden.out + recalled, hidden.balance, activity
 
 
 class GPT(nn.Module):
-    """The model; which mechanisms it carries is its `config`, what they are worth its `params`.
+    """The model: `config` selects its mechanisms, `params` sets their numbers.
 
-    Weights are drawn per name from `seed`, so models that share a weight's name and shape start with the same weight.
-    Raises UserError on a configuration that no model can be built from.
+    Each weight is drawn from `seed` and its name, so models that share the name and shape of a
+    weight start with the same weight.
+
+    Args:
+        config: sizes and mechanisms.
+        params: numbers of the synapse.
+        vocab: size of the vocabulary.
+        seed: seed of the weights.
+
+    Raises:
+        UserError: a model cannot be built from the configuration.
     """
 
     blocks: Sequence[Block]
@@ -138,29 +184,35 @@ class GPT(nn.Module):
         cos, sin = rope_table(config.context, config.head_width)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
-        # Exactly 0 is "off": the plain transformer's program, not a bias of zeros.
+        # A weight of exactly 0 removes the term from the program instead of adding zeros.
         self.release_off = config.release == "off" or params.attention.lambda_loge == 0.0
         self.has_barrier = config.distance == "barrier" and params.attention.barrier_strength != 0.0
         self.interval = int(params.structural.structural_interval)
         init_weights(self, seed)
 
     def forward(self, tokens: Tensor, noise: torch.Generator | None = None) -> ModelOutput:
-        """tokens (batch, token) -> ModelOutput; `noise` switches stochastic release on and draws it."""
+        """Run the model on tokens (batch, token).
+
+        `noise` is the generator of stochastic release; None gives the expected release.
+        """
         x = rms_norm(self.embedding(tokens))
         shared = self.make_shared_inputs(tokens.shape[1])
         balance, activity = x.new_zeros(()), []
         for block in self.blocks:
-            x, loss, left = block(x, shared, self.synapse, noise, silent=self.release_off)
+            x, loss, layer = block(x, shared, self.synapse, noise, release_off=self.release_off)
             balance = balance + self.config.balance_weight * loss
-            activity.append(left)
+            activity.append(layer)
         return ModelOutput(self.compute_logits(x), balance, tuple(activity))
 
     def compute_logits(self, x: Tensor) -> Tensor:
-        """Residual stream (..., width) -> soft-capped logits (..., vocabulary) in fp32."""
+        """Return the soft-capped logits (..., vocabulary) in fp32 of x (..., width)."""
         return LOGIT_CAP * torch.tanh(upcast(self.head(rms_norm(x))) / LOGIT_CAP)
 
     def make_shared_inputs(self, length: int) -> SharedInputs:
-        """Positions and bias rows of a sequence: a row per tick when synapses are at work, else one for all."""
+        """Return positions and bias rows of a sequence of `length` tokens.
+
+        There is one row per tick with the terminals, and one row in total without them.
+        """
         rope = (
             (self.rope_cos[:length], self.rope_sin[:length])
             if self.config.position == "rope"
@@ -180,7 +232,10 @@ class GPT(nn.Module):
         return SharedInputs(rope, code, rows)
 
     def make_static_rows(self, ticks: Tensor, length: int, tick: int) -> Tensor | None:
-        """Bias that depends on positions only, (1, head or 1, tick, key): ALiBi and the distance barrier; None when neither is on."""
+        """Return ALiBi plus the distance barrier, (1, head or 1, tick, key) [nat].
+
+        The result is None when the model has neither.
+        """
         rows = None
         if self.has_barrier:
             rows = distance_rows(
@@ -194,28 +249,33 @@ class GPT(nn.Module):
         return rows
 
     def step_buffers(self, activity: Activity) -> dict[str, Tensor]:
-        """Buffers after one optimizer step of slow plasticity and metabolism, by name; pure."""
+        """Return by name the buffers after one optimizer step; does not change the model.
+
+        The step advances the metabolism of the experts and the slow weights of the memories.
+        """
         after = {}
-        for i, (block, left) in enumerate(zip(self.blocks, activity, strict=True)):
-            if left.routing is not None and block.feedforward.router is not None:
-                lived = block.feedforward.router.step_metabolism(left.routing, self.synapse)
+        for i, (block, layer) in enumerate(zip(self.blocks, activity, strict=True)):
+            if layer.routing is not None and block.feedforward.router is not None:
+                state = block.feedforward.router.step_metabolism(layer.routing, self.synapse)
                 after |= {
                     f"blocks.{i}.feedforward.router.{name}": value
-                    for name, value in lived._asdict().items()
+                    for name, value in state._asdict().items()
                 }
-            if left.consolidation is not None and block.memory is not None:
+            if layer.consolidation is not None and block.memory is not None:
                 after[f"blocks.{i}.memory.slow"] = block.memory.consolidate_slow(
-                    left.consolidation, self.synapse
+                    layer.consolidation, self.synapse
                 )
         return after
 
     def remodel_experts(self) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """Structural events of all layers: (weights and buffers after, mixing matrix of each weight, (layer, 2) counts of both); pure."""
-        after, mixes, counts = (
-            {},
-            {},
-            [torch.zeros(2, device=self.head.weight.device)] * len(self.blocks),
-        )
+        """Compute the structural events of all layers; does not change the model.
+
+        Returns:
+            The weights and buffers after the events, the mixing matrix of each weight, and the
+            merges and splits of each layer, (layer, 2).
+        """
+        after, mixes = {}, {}
+        counts = [torch.zeros(2, device=self.head.weight.device)] * len(self.blocks)
         for i, block in enumerate(self.blocks):
             if block.feedforward.router is None:
                 continue
@@ -240,9 +300,14 @@ class GPT(nn.Module):
     def apply_plasticity(
         self, activities: list[Activity], step: int, optimizer: torch.optim.Optimizer | None
     ) -> StructuralReport:
-        """Plasticity outside the gradient, once per optimizer step (counted from 1), from the activities of its micro-batches.
+        """Apply the plasticity outside the gradient, once per optimizer step.
 
-        At a structural event the optimizer's moments are mixed as their weights are.
+        At a structural event the moments of the optimizer are mixed like their weights.
+
+        Args:
+            activities: activity of each micro-batch of the step.
+            step: number of the optimizer step, from 1.
+            optimizer: optimizer whose moments are mixed; None without one.
         """
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
         for name, value in self.step_buffers(average_activity(activities)).items():
@@ -260,7 +325,7 @@ class GPT(nn.Module):
         return StructuralReport(merges, splits, layers)
 
     def get_utilisation(self) -> Tensor | None:
-        """Average share of routed slots, (layer, expert); None when dense."""
+        """Return the average share of routed slots, (layer, expert); None for a dense model."""
         routers = [block.feedforward.router for block in self.blocks]
         return (
             None
@@ -269,46 +334,46 @@ class GPT(nn.Module):
         )
 
     def make_decay_groups(self, weight_decay: float) -> list[dict]:
-        """AdamW groups: matrices of the blocks decay; embeddings, gains, thresholds and biases do not."""
+        """Return the parameter groups of AdamW.
+
+        Matrices except the embedding decay; gains, thresholds and biases do not.
+        """
         decayed = [
             p
             for name, p in self.named_parameters()
             if p.ndim >= 2 and not name.startswith("embedding")
         ]
-        kept = [
+        undecayed = [
             p for name, p in self.named_parameters() if p.ndim < 2 or name.startswith("embedding")
         ]
         return [
             {"params": decayed, "weight_decay": weight_decay},
-            {"params": kept, "weight_decay": 0.0},
+            {"params": undecayed, "weight_decay": 0.0},
         ]
 
 
 def average_activity(activities: list[Activity]) -> Activity:
-    """Mean over the micro-batches of a step."""
+    """Return the mean activity of the micro-batches of a step."""
     if len(activities) == 1:
         return activities[0]
 
-    def mean(parts: list) -> NamedTuple | None:
-        return (
-            None
-            if parts[0] is None
-            else type(parts[0])(*(torch.stack(x).mean(0) for x in zip(*parts, strict=True)))
-        )
+    def mean(parts: Sequence[Any]) -> Any:
+        if parts[0] is None:
+            return None
+        return type(parts[0])(*(torch.stack(x).mean(0) for x in zip(*parts, strict=True)))
 
     layers = zip(*activities, strict=True)
-    return tuple(
-        LayerActivity(*(mean(list(parts)) for parts in zip(*layer, strict=True)))
-        for layer in layers
-    )  # type: ignore[arg-type]
+    return tuple(LayerActivity(*map(mean, zip(*layer, strict=True))) for layer in layers)
 
 
 def init_weights(model: GPT, seed: int) -> None:
-    """Draw the first weights, each from (seed, name): outputs of blocks zero, everything else with unit-variance outputs, the head small.
+    """Draw the initial weights, each from (seed, name).
 
-    A head of zeros gives the blocks no gradient at first, and associative recall then stays on its plateau of guessing.
+    The output projections of the blocks are zero, the head is small, and all other weights give
+    outputs of unit variance. A head of zeros would give the blocks no gradient at first, and
+    associative recall would stay on its plateau of guessing.
     """
-    known = {"embedding.weight": 1.0, "head.weight": INITIAL_HEAD_STD}
+    scales = {"embedding.weight": 1.0, "head.weight": INITIAL_HEAD_STD}
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim < 2:
@@ -317,7 +382,7 @@ def init_weights(model: GPT, seed: int) -> None:
             if name.endswith(("attention.out.weight", "down", "memory.out")):
                 p.zero_()
             else:
-                scale = known.get(name, float(p.shape[-1]) ** -0.5)
+                scale = scales.get(name, float(p.shape[-1]) ** -0.5)
                 p.copy_(scale * torch.randn(p.shape, generator=generator))  # type: ignore[operator]
         for i, block in enumerate(model.blocks):
             if block.feedforward.router is not None:

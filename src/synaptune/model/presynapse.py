@@ -1,4 +1,4 @@
-"""The presynaptic terminals of one attention layer: from queries and keys to the bias that the synapse adds.
+"""The presynaptic terminals of one attention layer: queries and keys give the synaptic bias.
 
     l[n, j] = g_h qbar[n] . k[j] / sqrt(d) - theta_h            (1)
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from synaptune.model.attention import upcast
 from synaptune.synapse.bias import distance_bias, efficacy_bias
-from synaptune.synapse.circuit import SynapseTensors
 from synaptune.synapse.kernel import fast_scan
 from synaptune.synapse.release import draw_noise
+from synaptune.synapse.tensors import SynapseTensors
 from synaptune.synapse.terminal import efficacy, init_terminals, terminal_scan
 
 INITIAL_GAIN, INITIAL_THRESHOLD = 1.0, 2.0
@@ -31,7 +31,12 @@ class Presynapse(nn.Module):
         self.threshold = nn.Parameter(torch.full((heads,), INITIAL_THRESHOLD))
 
     def compute_drive(self, mean_query: Tensor, keys: Tensor) -> Tensor:
-        """l (1): mean queries (batch, head, tick, d), keys (batch, head, key, d) -> (batch, head, tick, key), in fp32."""
+        """Return l (1), (batch, head, tick, key), in fp32.
+
+        Args:
+            mean_query: qbar, (batch, head, tick, d).
+            keys: k, (batch, head, key, d).
+        """
         scaled = mean_query * (self.gain[:, None, None] * keys.shape[-1] ** -0.5)
         return (
             upcast(scaled.to(keys.dtype) @ keys.transpose(-1, -2)) - self.threshold[:, None, None]
@@ -40,7 +45,14 @@ class Presynapse(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, params: SynapseTensors, noise: torch.Generator | None
     ) -> Tensor:
-        """q, k (batch, head, token, d) -> synaptic bias (batch, head, ticks, key) [nat], ticks = ceil(token / tick)."""
+        """Return the synaptic bias, (batch, head, ceil(token / tick), key) [nat].
+
+        Args:
+            q: queries, (batch, head, token, d).
+            k: keys, (batch, head, token, d).
+            params: parameters of the synapse.
+            noise: generator of stochastic release; None for the expected release.
+        """
         updates = -(-q.shape[2] // self.tick) - 1
         mean_query = q[:, :, : updates * self.tick].unflatten(2, (updates, self.tick)).mean(3)
         drive = self.compute_drive(mean_query, k)
@@ -57,6 +69,6 @@ class Presynapse(nn.Module):
 def distance_rows(
     ticks: Tensor, length: int, params: SynapseTensors, *, context: int, tokens: int
 ) -> Tensor:
-    """Distance bias of some ticks of a sequence of `length` keys, (tick, key) [nat]."""
+    """Return the distance bias of `ticks` in a sequence of `length` keys, (tick, key) [nat]."""
     keys = torch.arange(length, device=ticks.device, dtype=torch.float32)
     return distance_bias(ticks.float(), keys, params.attention, context=context, tokens=tokens)

@@ -1,101 +1,98 @@
-"""What each parameter of a study's optimum is worth (`make ablation`).
+"""What each parameter of a study's optimum is worth (`synaptune ablation`).
 
-    python -m synaptune.protocols.ablation --study NAME [--seeds N] [--storage URL] [workers.* trial.* logger.* notify.*]
+runs       the optimum with one parameter back at its start value, and the start with one parameter
+           tuned, for each parameter, on the seeds and with the test split of the study's
+           validation; the runs of the validation itself are not repeated
+table      improvement of test perplexity by each, both ways, with intervals and p-values corrected
+           for all comparisons
 
-runs       the optimum with one parameter back at its start value, and the start with one parameter tuned, for each parameter, on the
-           seeds and with the test split of the study's validation; its own runs are not made again
-table      improvement of test perplexity by each, both ways, with intervals and p-values corrected for all comparisons
-
-The runs are trials of the study (phase `ablation`), each there at once: the same command goes on after Ctrl-C or a kill, and shows the
-table again when all is done. With more --seeds it adds those missing.
+The runs are trials of the study (phase `ablation`), each stored at once: the same command continues
+after Ctrl-C or a kill, and prints the table again when all is done. With a larger protocol.seeds it
+adds the missing ones. conf/protocol/ablation.yaml explains the settings.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from synaptune.analysis.ablation import Endpoints, compute_ablation, find_endpoints, plan_points
 from synaptune.analysis.compare import CONFIDENCE
-from synaptune.analysis.results import AblationRow, Comparison
+from synaptune.analysis.results import AblationRow
+from synaptune.config.compose import compose_config
+from synaptune.config.overrides import get_override_key
 from synaptune.core.errors import user_error
-from synaptune.protocols import phase1, phase2
+from synaptune.protocols.config import SEED_OFFSETS, AblationConfig, read_protocol_config
 from synaptune.protocols.final_report import write_final_report
-from synaptune.protocols.options import add_report_option, run_command
 from synaptune.protocols.protocol import Protocol, print_message
-from synaptune.protocols.session import VALIDATION_SEEDS, reopen_protocol
+from synaptune.protocols.session import reopen_protocol
 from synaptune.protocols.stages import run_points
+from synaptune.study.location import StudyLocation
 from synaptune.study.reader import (
     ABLATION,
     JOINT,
     SEARCH,
     VALIDATION,
     StudySnapshot,
-    find_study,
-    get_study_folder,
+    read_study,
 )
 
-# Of each protocol: the phase of its last search, and the distance of its validation's seeds from the search's.
-_PROTOCOLS = {"phase1": (SEARCH, phase1.SEED_OFFSET), "phase2": (JOINT, phase2.SEED_OFFSET)}
+# The phase of the last search of each protocol that ends in a validation.
+_LAST_PHASES = {"phase1": SEARCH, "phase2": JOINT}
+_VALIDATION_SEEDS = 5  # of a study whose own validation has not run
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m synaptune.protocols.ablation",
-        description="Say what each parameter of a study's optimum is worth.",
-    )
-    parser.add_argument(
-        "--study", default="phase1", help="the study: a name below outputs/studies, or its folder"
-    )
-    parser.add_argument(
-        "--storage", default=None, help="its storage URL (default: the database in its folder)"
-    )
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        default=None,
-        help="the first so many of the validation's seeds (default: all)",
-    )
-    add_report_option(parser)
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        help="overrides of workers, trial, logger and notify, e.g. workers.count=4",
-    )
-    return run_command(
-        _run, parser.parse_intermixed_args(sys.argv[1:] if arguments is None else arguments)
-    )
+def run_ablation(overrides: Sequence[str]) -> None:
+    """Run the ablation of the study that `study.*` names, from wherever the study has it.
 
+    Args:
+        overrides: `study.*`, `protocol.*` of conf/protocol/ablation.yaml, and those of the groups
+            that may change between two commands on one study (workers, trial, logger, notify).
 
-def _run(options: argparse.Namespace) -> None:
-    record = find_study(options.study, options.storage)
-    between = require_endpoints(record)
-    seeds = choose_seeds(record, between, options.seeds)
-    folder = get_study_folder(options.study)
+    Raises:
+        UserError: a mistake in the input, or a study that has no optimum.
+    """
+    own = [word for word in overrides if get_override_key(word).startswith(("study.", "protocol"))]
+    composed = compose_config(own, protocol="ablation", study="phase1")
+    assert composed.protocol is not None
+    config = read_protocol_config(AblationConfig, composed.protocol)
+    is_named = any(get_override_key(word) == "study.name" for word in own)
+    location = composed.location
+    snapshot = _read_snapshot(location, is_named)
+    endpoints = require_endpoints(snapshot)
+    seeds = choose_seeds(snapshot, endpoints, config.seeds)
     with reopen_protocol(
-        record, folder, options.overrides, space=between.space, seeds=seeds
+        snapshot,
+        location.folder,
+        [word for word in overrides if word not in own],
+        space=endpoints.space,
+        seeds=seeds,
     ) as protocol:
-        _run_ablation(protocol, between)
-        _print_table(find_study(options.study, options.storage), protocol)
-        if options.report:
-            write_final_report(protocol, between.defaults, between.tuned)
-    print(f"written to {folder}/ablation.json", flush=True)
+        _run_ablation(protocol, endpoints)
+        _print_table(_read_snapshot(location, is_named), protocol)
+        if config.report:
+            write_final_report(protocol, endpoints.defaults, endpoints.tuned)
+    print_message(f"written to {location.folder}/ablation.json")
+
+
+def _read_snapshot(location: StudyLocation, is_named: bool) -> StudySnapshot:
+    """Read the study of a location; without a name of its own, the one that its folder holds."""
+    if is_named:
+        return read_study(location.url, location.name)
+    return read_study(location.url, prefer=location.folder.resolve().name)
 
 
 def require_endpoints(snapshot: StudySnapshot) -> Endpoints:
     """What an ablation of a study goes between; raises UserError for a study that has no optimum to take apart."""
     protocol = snapshot.configuration.get("search.protocol")
-    if protocol not in _PROTOCOLS or snapshot.maximize:
+    if protocol not in _LAST_PHASES or snapshot.maximize:
         raise user_error(
             got=f"study {snapshot.name}, which no protocol made"
             + (" and which maximises" if snapshot.maximize else ""),
-            expected=f"a study of {' or '.join(_PROTOCOLS)}",
-            do="name one with --study; its validation and its start are what an ablation needs",
+            expected=f"a study of {' or '.join(_LAST_PHASES)}",
+            do="name one with study.name=STUDY; its validation and its start are what an ablation needs",
         )
-    phase, _ = _PROTOCOLS[protocol]
+    phase = _LAST_PHASES[protocol]
     ended = sum(trial.state != "running" for trial in snapshot.get_phase_trials(phase))
     between = find_endpoints(snapshot)
     whole = snapshot.get_phase_trials(VALIDATION) or (
@@ -127,14 +124,14 @@ def choose_seeds(snapshot: StudySnapshot, endpoints: Endpoints, count: int | Non
         }
     )
     if not seeds:
-        _, distance = _PROTOCOLS[snapshot.configuration["search.protocol"]]
+        distance = SEED_OFFSETS[snapshot.configuration["search.protocol"]]
         seeds = [
             int(snapshot.configuration["seed"]) + distance + number
-            for number in range(VALIDATION_SEEDS)
+            for number in range(_VALIDATION_SEEDS)
         ]
     if count is not None and not 2 <= count <= len(seeds):
         raise user_error(
-            got=f"--seeds {count}",
+            got=f"protocol.seeds={count}",
             expected=f"2 to {len(seeds)}, the validation's seeds",
             do="correct it",
         )
@@ -160,8 +157,9 @@ def _run_ablation(protocol: Protocol, endpoints: Endpoints) -> None:
 
 def _print_table(snapshot: StudySnapshot, protocol: Protocol) -> None:
     from rich.console import Console
-    from rich.table import Table
 
+    from synaptune.report.console import print_lines, print_table
+    from synaptune.report.tables import tabulate_ablation
     from synaptune.study.artifacts import write_json
 
     rows = compute_ablation(snapshot)
@@ -169,28 +167,9 @@ def _print_table(snapshot: StudySnapshot, protocol: Protocol) -> None:
         protocol.study.location.folder / "ablation.json",
         {"study": snapshot.name, "seeds": list(protocol.seeds), "rows": _to_plain(rows)},
     )
-    table = Table(
-        title=f"Ablation of study {snapshot.name}: gain in test perplexity [%]",
-        title_justify="left",
-    )
-    table.add_column("parameter", no_wrap=True)
-    for heading in ("start", "tuned", "worth at the optimum", "alone"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        shown = [
-            f"{value:.4g}" if isinstance(value, float) else str(value)
-            for value in (row.default, row.tuned)
-        ]
-        table.add_row(
-            row.name.removeprefix("synapse.").replace(".", ".\n", 1),
-            *shown,
-            _format_cell(row.reverted, row.adjusted_reverted),
-            _format_cell(row.alone, row.adjusted_alone),
-        )
     console = Console()
-    console.print(table)
-    for line in describe_rows(rows):
-        console.print(line, highlight=False)
+    print_table(tabulate_ablation(rows), console)
+    print_lines(describe_rows(rows), console)
 
 
 def _to_plain(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
@@ -202,14 +181,6 @@ def _to_plain(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
-
-
-def _format_cell(comparison: Comparison | None, adjusted: float | None) -> str:
-    if comparison is None or adjusted is None:
-        return "too few runs"
-    return (
-        f"{comparison.mean:+.2f}\n({comparison.low:.2f} to {comparison.high:.2f})\np {adjusted:.2g}"
-    )
 
 
 def describe_rows(rows: Sequence[AblationRow]) -> list[str]:
@@ -231,7 +202,3 @@ def describe_rows(rows: Sequence[AblationRow]) -> list[str]:
         *lines,
         f"intervals of {CONFIDENCE:.0%}; p corrected for {made} comparisons (Holm), told from zero below {limit:.2g}",
     ]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

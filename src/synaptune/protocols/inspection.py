@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from synaptune.model.gpt import GPT
-    from synaptune.synapse.circuit import SynapseTensors
+    from synaptune.synapse.tensors import SynapseTensors
     from synaptune.synapse.terminal import TerminalState
 
 INSPECTIONS = "portraits"

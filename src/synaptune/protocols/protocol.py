@@ -1,4 +1,4 @@
-"""The runs of a protocol: each piece of work is one trial of the study, made once."""
+"""An open study with what the stages of a protocol need; every run is a trial, made once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
+from synaptune.config.flat import read_group
 from synaptune.protocols.trial_run import ReusingWorkers
+from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
 from synaptune.search.objective.score import ObjectiveConfig, get_score_kind
 from synaptune.search.optimizers.registry import Engine
@@ -19,19 +21,33 @@ from synaptune.search.space.space import Space, Value
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
 from synaptune.search.workers.base import Workers
+from synaptune.study.callbacks.base import TERMINAL_ONLY
 from synaptune.study.callbacks.notify import Notifier
 from synaptune.study.reader import REFERENCE
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig
 
+ConfigT = TypeVar("ConfigT")
+
 
 @dataclass(frozen=True)
 class Protocol:
-    """What one command works on.
+    """An open study with everything that the stages of a protocol need.
 
-    base: the resolved configuration; seeds: fresh ones of the validation; go_on: search even when sanity fails; device, code: facts
-    stored with every trial; pool: where the runs are made; stop: reasons to end a search before its budget; notifier: tells
-    others of what happens; began: when the command did [s, monotonic].
+    Attributes:
+        base: the resolved configuration of a run.
+        space: dimensions of the (first) search.
+        study: the open study.
+        engine: optimizer of the search.
+        plan: budget of the search.
+        seeds: fresh seeds of the validation.
+        device: name of the device, stored with every trial; None stores none.
+        code_version: of this package, stored with every trial.
+        pool: workers that run the trials.
+        stop: reasons to end a search before its budget.
+        notifier: sends messages about the search.
+        started_at: when the command started [s, monotonic].
+        reuses_runs: whether a run that the study already has is copied, not repeated.
     """
 
     base: DictConfig
@@ -40,38 +56,67 @@ class Protocol:
     engine: Engine
     plan: Plan
     seeds: tuple[int, ...]
-    go_on: bool
-    device: str
+    device: str | None
     code_version: str
     pool: Workers
     stop: StopConfig
     notifier: Notifier
     started_at: float = field(default_factory=time.monotonic)
+    reuses_runs: bool = True
 
     @property
     def seed(self) -> int:
-        """The seed of every run but the validation's."""
+        """Seed of every run but those of the validation."""
         return int(self.base.seed)
+
+    @property
+    def has_own_objective(self) -> bool:
+        """Whether the application has our objectives."""
+        return self._read_typed("objective", ObjectiveConfig) is not None
 
     @property
     def objective(self) -> ObjectiveConfig:
         """What the search minimises."""
-        config = OmegaConf.to_object(self.base.objective)
-        assert isinstance(config, ObjectiveConfig)
-        return config
+        return self._read_typed("objective", ObjectiveConfig) or ObjectiveConfig()
+
+    @property
+    def logger(self) -> LoggerConfig:
+        """What is shown and logged."""
+        return self._read_typed("logger", LoggerConfig) or TERMINAL_ONLY
+
+    @property
+    def pruner(self) -> PrunerConfig:
+        """What may end a run of the search early."""
+        return self._read_typed("pruner", PrunerConfig) or PrunerConfig()
+
+    @property
+    def search(self) -> SearchConfig:
+        """Seeds and incumbents of the search."""
+        return read_group(self.base, "search", SearchConfig)
+
+    def _read_typed(self, group: str, kind: type[ConfigT]) -> ConfigT | None:
+        """Return a group as its dataclass; None where the application has no such group."""
+        node = self.base.get(group)
+        config = OmegaConf.to_object(node) if isinstance(node, DictConfig) else None
+        return config if isinstance(config, kind) else None
 
     def make_reusing_workers(self) -> Workers:
-        """The pool, copying what the study already holds."""
+        """Return workers that copy the runs that the study already has."""
+        if not self.reuses_runs:
+            return self.pool
         return ReusingWorkers(self.pool, find_finished_runs(self), self.make_trial_key)
 
     def make_trial_key(self, trial: Trial) -> tuple[Any, ...]:
-        """What a trial's run depends on within the study; one of a part of the space has the configured values of the rest."""
+        """Return what the run of a trial depends on within the study.
+
+        A trial of a part of the space has the configured values of the rest.
+        """
         facts = trial.facts
         return self.make_run_key(
             trial.values,
             facts["seed"],
             facts.get("seeds", 1),
-            test=facts["test"],
+            test=facts.get("test", False),
             generation=facts.get("generation", 0),
         )
 
@@ -84,7 +129,7 @@ class Protocol:
         test: bool,
         generation: int = 0,
     ) -> tuple[Any, ...]:
-        """What a run of values and its objective depend on within the study, as `key`."""
+        """Return what a run of values, and its objective, depend on within the study."""
         kind = "val_loss" if test else get_score_kind(self.objective, generation)
         return (
             tuple(sorted({**self._configured_values, **values}.items())),
@@ -97,43 +142,39 @@ class Protocol:
     def _configured_values(self) -> dict[str, Value]:
         return {name: OmegaConf.select(self.base, name) for name in self.space.names}
 
-    @property
-    def logger(self) -> LoggerConfig:
-        """What is shown and logged."""
-        config = OmegaConf.to_object(self.base.logger)
-        assert isinstance(config, LoggerConfig)
-        return config
-
-    @property
-    def pruner(self) -> PrunerConfig:
-        """What may end a run of the search early."""
-        config = OmegaConf.to_object(self.base.pruner)
-        assert isinstance(config, PrunerConfig)
-        return config
-
     def make_ledger(self, phase: str, space: Space | None = None, **facts: Any) -> PhaseLedger:
-        """The trials of a phase (of a space: null is the protocol's), all but the validation's at the common seed."""
-        about = {
-            "seed": self.seed,
+        """Return the ledger of a phase.
+
+        Args:
+            phase: its name in the study.
+            space: dimensions of its trials; None means those of the protocol.
+            **facts: stored with every trial.
+        """
+        seed = self.base.get("seed")  # None for an application without one
+        common = {
+            "seed": seed if isinstance(seed, int) else None,
             "test": False,
             "code_version": self.code_version,
-            "device": self.device,
         }
-        return PhaseLedger(self.study, space or self.space, phase, about | facts)
+        common |= {"device": self.device} if self.device is not None else {}
+        return PhaseLedger(self.study, space or self.space, phase, common | facts)
 
 
 def print_message(line: str) -> None:
-    """A line of a protocol's account."""
+    """Print a line about the progress of a protocol."""
     print(line, flush=True)
 
 
-def _prefix_messages(label: str) -> Callable[[str], None]:
-    """`say` for one of several searches."""
+def prefix_messages(label: str) -> Callable[[str], None]:
+    """Return a `print_message` for one of several searches."""
     return lambda line: print_message(f"{label}: {line}")
 
 
 def find_finished_runs(protocol: Protocol) -> dict[Any, Trial]:
-    """The study's complete runs, by what they depend on; the earliest of equals. The reference has an objective of its own: it is none."""
+    """Return the complete runs of a study by their key, the earliest of equals.
+
+    The reference run is left out: it has an objective of its own.
+    """
     complete = [
         trial
         for trial in protocol.study.read_trials()

@@ -1,8 +1,8 @@
-"""What every protocol command begins with: options, composed configuration, study, workers; and how it ends."""
+"""Opening the study of a protocol with its workers, new or existing, and closing both."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.config.compose import compose_config
+from synaptune.config.overrides import get_override_key
 from synaptune.core.errors import user_error
 from synaptune.protocols.protocol import Protocol
-from synaptune.protocols.stages import measure_reference
+from synaptune.protocols.stages import measure_baseline
 from synaptune.protocols.trial_run import TrainingEvaluation
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.registry import Engine
@@ -34,14 +35,8 @@ from synaptune.study.reader import StudySnapshot
 from synaptune.study.study import Study
 from synaptune.training.loggers.wandb_run import get_study_identity
 
-VALIDATION_SEEDS = 5
-OPTIMIZER = "cma"
-FREE_GROUPS = (
-    "workers",
-    "trial",
-    "logger",
-    "notify",
-)  # what may differ between two commands on one study
+# Groups that may differ between two commands on one study.
+FREE_GROUPS = ("workers", "trial", "logger", "notify")
 
 
 @contextmanager
@@ -50,64 +45,61 @@ def open_protocol(
     location: StudyLocation,
     space: Space,
     *,
+    optimizer: str,
     budget: int,
     seeds: Sequence[int],
-    go_on: bool,
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
 ) -> Iterator[Protocol]:
-    """The protocol of a study, with its workers, for as long as the block lasts.
+    """Open the study of a protocol and its workers, and close both at the end of the block.
 
-    budget: evaluations of its (first) search; seeds: fresh ones of the validation; settings: of the search, beside the optimizer.
-    Raises UserError for values that cannot be, and as storage/study.py does.
+    Args:
+        base: the resolved configuration.
+        location: where the study lives; it is created if it is not there.
+        space: dimensions of the (first) search.
+        optimizer: of the search, a name of `hydra/sweeper`.
+        budget: evaluations of the search.
+        seeds: fresh seeds of the validation.
+        settings: what identifies the search in the study beside the optimizer.
+
+    Raises:
+        UserError: a value that cannot run, or a study that cannot be opened (study/study.py).
     """
-    if len(seeds) < 2:
-        raise user_error(
-            got=f"--seeds {len(seeds)}", expected="at least 2, for an interval", do="correct it"
-        )
-    workers, trial, stop, notifier = _build_execution(base, location)
-    if base.search.seeds < 1 or (base.search.seeds > 1 and base.pruner.name != "none"):
-        raise user_error(
-            got=f"search.seeds={base.search.seeds} with pruner={base.pruner.name}",
-            expected="at least 1; more than 1 only without a pruner, which would judge each seed alone",
-            do="correct search.seeds, or set pruner=none",
-        )
     from synaptune.config.search_space import make_study_configuration
     from synaptune.study.optimize import resume_engine
     from synaptune.study.provenance import get_code_version, get_device_name
 
+    workers, trial, stop, notifier = _read_execution(base, location)
+    _check_search_seeds(base)
     plan = Plan(budget, retries=trial.retries)
     plan.check()
-    engine = Engine(OPTIMIZER, int(base.seed), workers.slots, budget)
-    about = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, **settings}
-    with (
-        notifier.send_end(),
-        catch_interrupts(),
-        Study(location, make_study_configuration(base, space, about)) as study,
-    ):
-        engine = resume_engine(study, engine)
-        here = get_device_name(), get_code_version()
+    engine = Engine(optimizer, int(base.seed), workers.slots, budget)
+    search = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, **settings}
+    configuration = make_study_configuration(base, space, search)
+    with notifier.send_end(), catch_interrupts(), Study(location, configuration) as study:
         protocol = Protocol(
-            base,
-            space,
-            study,
-            engine,
-            plan,
-            tuple(seeds),
-            go_on,
-            *here,
-            NoWorkers(),
-            stop,
-            notifier,
+            base=base,
+            space=space,
+            study=study,
+            engine=resume_engine(study, engine),
+            plan=plan,
+            seeds=tuple(seeds),
+            device=get_device_name(),
+            code_version=get_code_version(),
+            pool=NoWorkers(),
+            stop=stop,
+            notifier=notifier,
         )
-        base = measure_reference(protocol)
-        pool = make_workers(
-            workers,
-            trial,
-            TrainingEvaluation(
-                base, location.name, location.trials_folder, get_study_identity(study)
-            ),
-            location.folder,
-        )
+        identity = get_study_identity(study)
+
+        def make_evaluation(cfg: DictConfig) -> TrainingEvaluation:
+            return TrainingEvaluation(cfg, location.name, location.trials_folder, identity)
+
+        baseline = measure_baseline(protocol, make_evaluation)
+        if baseline is not None:
+            base = base.copy()
+            base.objective.baseline = OmegaConf.structured(baseline)
+        evaluation = make_evaluation(base)
+        pool = make_workers(workers, trial, evaluation, location.folder)
         try:
             yield replace(protocol, base=base, pool=pool)
         finally:
@@ -123,88 +115,108 @@ def reopen_protocol(
     space: Space,
     seeds: Sequence[int],
 ) -> Iterator[Protocol]:
-    """The protocol of an existing study, as its own command had it, with its workers, for as long as the block lasts.
+    """Open an existing study with the configuration that it was made with, and its workers.
 
-    record: the study; folder: its; overrides: of `FREELY_SET`, everything else is the study's; space: that of its runs; seeds: those of
-    the validation. Raises UserError for other overrides, a study of another version, and as storage/study.py does.
+    Args:
+        snapshot: the study.
+        folder: of the study.
+        overrides: of FREE_GROUPS; everything else is the study's.
+        space: of its runs.
+        seeds: of its validation.
+
+    Raises:
+        UserError: another override, a study of another version, or one that cannot be opened.
     """
     from synaptune.config.settings import check_config
     from synaptune.study.provenance import get_code_version, get_device_name
 
-    _refuse_study_settings(overrides)
-    base = compose_config(overrides, snapshot.name).base
-    _restore_configuration(base, snapshot)
+    _refuse_fixed_overrides(overrides)
+    base = compose_config(overrides, study=snapshot.name).base
+    _restore_config(base, snapshot)
     check_config(base)
-    place = StudyLocation(snapshot.name, folder, snapshot.url, "must")
-    workers, trial, stop, notifier = _build_execution(base, place)
-    engine = snapshot.engine or Engine(OPTIMIZER, int(base.seed), workers.slots)
-    here = get_device_name(), get_code_version()
+    location = StudyLocation(snapshot.name, folder, snapshot.url, "must")
+    workers, trial, stop, notifier = _read_execution(base, location)
+    engine = snapshot.engine or Engine("cma", int(base.seed), workers.slots)
     with (
         notifier.send_end(),
         catch_interrupts(),
-        Study(place, snapshot.configuration, maximize=snapshot.maximize) as study,
+        Study(location, snapshot.configuration, maximize=snapshot.maximize) as study,
     ):
-        pool = make_workers(
-            workers,
-            trial,
-            TrainingEvaluation(base, place.name, place.trials_folder, get_study_identity(study)),
-            place.folder,
+        evaluation = TrainingEvaluation(
+            base, location.name, location.trials_folder, get_study_identity(study)
         )
-        plan = Plan(engine.budget, retries=trial.retries)
+        pool = make_workers(workers, trial, evaluation, location.folder)
         try:
             yield Protocol(
-                base, space, study, engine, plan, tuple(seeds), False, *here, pool, stop, notifier
+                base=base,
+                space=space,
+                study=study,
+                engine=engine,
+                plan=Plan(engine.budget, retries=trial.retries),
+                seeds=tuple(seeds),
+                device=get_device_name(),
+                code_version=get_code_version(),
+                pool=pool,
+                stop=stop,
+                notifier=notifier,
             )
         finally:
             pool.close()
 
 
-def _build_execution(
+def _read_execution(
     base: DictConfig, location: StudyLocation
 ) -> tuple[WorkersConfig, TrialConfig, StopConfig, Notifier]:
-    """How the runs of a protocol are made, checked, and who is told; raises UserError for values that cannot be."""
-    workers, trial, stop, told = (
+    """Return how trials run, when a search stops and who is notified; raise UserError for faults."""
+    workers, trial, stop, notify = (
         OmegaConf.to_object(base[group]) for group in ("workers", "trial", "stop", "notify")
     )
     assert isinstance(workers, WorkersConfig)
     workers = resolve_worker_count(workers)
     assert isinstance(trial, TrialConfig)
     assert isinstance(stop, StopConfig)
-    assert isinstance(told, NotifyConfig)
+    assert isinstance(notify, NotifyConfig)
     check_execution(workers, trial)
     check_stop(stop)
-    return workers, trial, stop, Notifier(told, location.name)
+    return workers, trial, stop, Notifier(notify, location.name)
 
 
-def _refuse_study_settings(overrides: Sequence[str]) -> None:
-    settled = [
-        word
-        for word in overrides
-        if word.lstrip("+~").split("=", 1)[0].split(".")[0] not in FREE_GROUPS
-    ]
-    if settled:
+def _check_search_seeds(base: DictConfig) -> None:
+    if base.search.seeds < 1 or (base.search.seeds > 1 and base.pruner.name != "none"):
         raise user_error(
-            got=" ".join(settled),
-            expected=f"overrides of {', '.join(FREE_GROUPS)}: the study's own configuration holds for everything else",
+            got=f"search.seeds={base.search.seeds} with pruner={base.pruner.name}",
+            expected="at least 1; more than 1 only without a pruner, which judges each seed alone",
+            do="correct search.seeds, or set pruner=none",
+        )
+
+
+def _refuse_fixed_overrides(overrides: Sequence[str]) -> None:
+    fixed = [word for word in overrides if get_override_key(word).split(".")[0] not in FREE_GROUPS]
+    if fixed:
+        raise user_error(
+            got=" ".join(fixed),
+            expected=f"overrides of {', '.join(FREE_GROUPS)}:"
+            " the study's own configuration holds for everything else",
             do="leave it out",
         )
 
 
-def _restore_configuration(base: DictConfig, snapshot: StudySnapshot) -> None:
-    """Put a study's stored configuration back; raises UserError for a key that this version does not have."""
+def _restore_config(base: DictConfig, snapshot: StudySnapshot) -> None:
+    """Put a study's stored configuration back; raise UserError for a key of another version."""
     from omegaconf.errors import OmegaConfBaseException
 
     unknown = []
     for key, value in snapshot.configuration.items():
         if key.startswith("search.") and key.removeprefix("search.") not in base.search:
-            continue  # of the search, not of a run
+            continue  # a setting of the search, not of a run
         try:
             OmegaConf.update(base, key, value)
         except (OmegaConfBaseException, KeyError):
             unknown.append(f"{key}={value}")
     if unknown:
         raise user_error(
-            got=f"study {snapshot.name} with settings that this version does not have: {', '.join(unknown)}",
+            got=f"study {snapshot.name} with settings that this version does not have:"
+            f" {', '.join(unknown)}",
             expected="a study of this version",
-            do="use the synaptune that wrote it",
+            do="use the version of synaptune that wrote it",
         )

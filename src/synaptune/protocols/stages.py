@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from synaptune.core.errors import user_error
 from synaptune.core.parameters import constant
-from synaptune.protocols.protocol import Protocol, _prefix_messages, print_message
-from synaptune.protocols.trial_run import TrainingEvaluation
+from synaptune.protocols.protocol import Protocol, prefix_messages, print_message
 from synaptune.search.loop import Plan
-from synaptune.search.objective.score import needs_baseline, rescore, with_baseline
+from synaptune.search.objective.score import Baseline, needs_baseline, rescore, with_baseline
 from synaptune.search.optimizers.base import Observation
 from synaptune.search.pruning import make_pruner
 from synaptune.search.runner import TrialPolicy, check_interrupted, run_trials
 from synaptune.search.space.space import UnitPoint
 from synaptune.search.trial import Trial, find_best
-from synaptune.search.workers.base import InlineWorkers
+from synaptune.search.workers.base import Evaluate, InlineWorkers
 from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
 from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
 from synaptune.study.reader import REFERENCE
 from synaptune.study.study import PhaseLedger
-from synaptune.training.loggers.wandb_run import get_study_identity
 
 INCUMBENT_SEEDS = int(
     constant(
@@ -39,47 +37,44 @@ INCUMBENT_SEEDS = int(
 )
 
 
-def measure_reference(protocol: Protocol) -> DictConfig:
-    """The configuration with the baseline that its objective divides by, measured at the defaults where it is not given."""
+def measure_baseline(
+    protocol: Protocol, make_evaluation: Callable[[DictConfig], Evaluate]
+) -> Baseline | None:
+    """Run the start of the search, where the objective divides by the metrics of that run.
+
+    Args:
+        protocol: the protocol; it needs no workers.
+        make_evaluation: makes the evaluation of a trial of a configuration.
+
+    Returns:
+        The baseline; None where the objective needs none, or has it in its configuration.
+
+    Raises:
+        UserError: the run failed.
+    """
     if not needs_baseline(protocol.objective):
-        return protocol.base
+        return None
     plain = protocol.base.copy()
     plain.objective.name, plain.pruner.name = "val_loss", "none"
-    place = protocol.study.location
-    here = replace(
-        protocol,
-        base=plain,
-        pool=InlineWorkers(
-            TrainingEvaluation(
-                plain, place.name, place.trials_folder, get_study_identity(protocol.study)
-            )
-        ),
-    )
-    (trial,) = run_points(
-        here,
-        here.make_ledger(REFERENCE),
-        [(protocol.space.get_start(), protocol.seed)],
-        label="reference run",
-    )
+    reference = replace(protocol, base=plain, pool=InlineWorkers(make_evaluation(plain)))
+    points = [(protocol.space.get_start(), protocol.seed)]
+    ledger = reference.make_ledger(REFERENCE)
+    (trial,) = run_points(reference, ledger, points, label="reference run")
     require_objective(trial)
-    base = protocol.base.copy()
-    base.objective.baseline = OmegaConf.structured(
-        with_baseline(protocol.objective, trial.facts).baseline
-    )
-    return base
+    return with_baseline(protocol.objective, trial.facts).baseline
 
 
 def find_best_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
-    """The best of a search's trials; under an objective that changes on the way, all ranked by what it is at the end."""
-    config, last = (
-        protocol.objective,
-        max((trial.facts["generation"] for trial in trials), default=0),
-    )
+    """Return the best trial of a search; None when none is complete.
+
+    Under an objective that changes during the search, all trials are ranked by its last kind.
+    """
+    config, maximize = protocol.objective, protocol.plan.maximize
     if config.name != "hybrid":
-        return find_best(trials)
-    scores = rescore(
-        config, [trial.facts if trial.state == "complete" else None for trial in trials], last
-    )
+        return find_best(trials, maximize)
+    last = max((trial.facts["generation"] for trial in trials), default=0)
+    facts = [trial.facts if trial.state == "complete" else None for trial in trials]
+    scores = rescore(config, facts, last)
     return find_best(
         [replace(trial, objective=score) for trial, score in zip(trials, scores, strict=True)]
     )
@@ -93,45 +88,51 @@ def run_points(
     label: str,
     test: bool = False,
 ) -> list[Trial]:
-    """The trials of points (unit, seed) in a phase, run where they are not finished yet."""
-    known = {protocol.make_trial_key(trial): trial for trial in ledger.read_trials()}
+    """Run points in a phase, each once: those that the phase already has are not run again.
+
+    Args:
+        protocol: the protocol.
+        ledger: of the phase.
+        points: pairs of a point and a seed.
+        label: what the terminal calls a run.
+        test: whether the runs score the test split.
+
+    Returns:
+        A trial for each point.
+    """
+    trials = {protocol.make_trial_key(trial): trial for trial in ledger.read_trials()}
     generation = ledger.facts.get("generation", 0)
     keys = [
         protocol.make_run_key(ledger.space.to_values(unit), seed, test=test, generation=generation)
         for unit, seed in points
     ]
+    finished = [trials[key] for key in keys if key in trials and trials[key].state != "running"]
+    if len(finished) == len(points):
+        return finished
+    started: set[Any] = set()
 
     def start_missing() -> Iterator[Trial]:
         for (unit, seed), key in zip(points, keys, strict=True):
-            if key not in known:
-                known[key] = ledger.start(
-                    len(known), unit, ledger.space.to_values(unit), seed=seed, test=test
-                )
-                yield known[key]
-            elif known[key].state == "running" and key not in begun:
-                yield known[key]
-            begun.add(key)
+            if key not in trials:
+                values = ledger.space.to_values(unit)
+                trials[key] = ledger.start(len(trials), unit, values, seed=seed, test=test)
+                yield trials[key]
+            elif trials[key].state == "running" and key not in started:
+                yield trials[key]
+            started.add(key)
 
-    begun: set[Any] = set()
-    done = [known[key] for key in keys if key in known and known[key].state != "running"]
-    if len(done) == len(points):
-        return [known[key] for key in keys]
+    phase = PhaseTrials(ledger, len(points), finished)
     with open_callbacks(
-        [PhaseTrials(ledger, len(points), done)],
-        protocol.logger,
-        label=label,
-        stop=protocol.stop,
-        logs=False,
+        [phase], protocol.logger, label=label, stop=protocol.stop, logs=False
     ) as callbacks:
-        account = TrialPolicy(
+        policy = TrialPolicy(
             ledger, protocol.plan.retries, callbacks=callbacks, on_message=print_message
         )
-        for number, trial in enumerate(
-            run_trials(start_missing(), protocol.make_reusing_workers(), account), len(done) + 1
-        ):
+        runs = run_trials(start_missing(), protocol.make_reusing_workers(), policy)
+        for number, trial in enumerate(runs, len(finished) + 1):
             callbacks.on_end(trial, number)
-            known[protocol.make_trial_key(trial)] = trial
-    return [known[key] for key in keys]
+            trials[protocol.make_trial_key(trial)] = trial
+    return [trials[key] for key in keys]
 
 
 def run_search(
@@ -139,11 +140,21 @@ def run_search(
     ledger: PhaseLedger,
     plan: Plan,
     *,
-    label: str = "search",
+    label: str | None = "search",
     prior: Sequence[Observation] = (),
 ) -> list[Trial]:
-    """The trials of a phase's search, brought to the plan's budget."""
-    return run_searches_together(protocol, {label: ledger}, plan, prior=prior)[label]
+    """Search a phase until the budget of the plan is spent; return its trials.
+
+    Args:
+        protocol: the protocol.
+        ledger: of the phase.
+        plan: budget of the search.
+        label: what messages call the search; None prints none.
+        prior: points of an earlier study, for the optimizers that take them.
+    """
+    searches = {label or ledger.phase: ledger}
+    trials = run_searches_together(protocol, searches, plan, prior=prior, quiet=label is None)
+    return trials[label or ledger.phase]
 
 
 def run_searches_together(
@@ -152,138 +163,160 @@ def run_searches_together(
     plan: Plan,
     *,
     prior: Sequence[Observation] = (),
+    quiet: bool = False,
 ) -> dict[str, list[Trial]]:
-    """The trials of the searches of several phases, each brought to the plan's budget, side by side on the protocol's workers.
+    """Search several phases side by side on the same workers, each to the budget of the plan.
 
-    ledgers: by the name that people read.
+    Args:
+        protocol: the protocol.
+        ledgers: of the phases, by what messages call them.
+        plan: budget of each search.
+        prior: points of an earlier study, for the optimizers that take them.
+        quiet: whether to print no messages about begin and best.
+
+    Returns:
+        The trials of each phase, by the same names.
     """
-    budget, trials = plan.budget, {label: ledger.read_trials() for label, ledger in ledgers.items()}
+    budget = plan.budget
     assert budget is not None
+    trials = {label: ledger.read_trials() for label, ledger in ledgers.items()}
     ended = {
-        label: [trial for trial in found if trial.state != "running"]
-        for label, found in trials.items()
+        label: [trial for trial in of_phase if trial.state != "running"]
+        for label, of_phase in trials.items()
     }
-    left = [label for label, found in trials.items() if len(ended[label]) < max(budget, len(found))]
-    for label in left:
-        print_message(
-            f"{label}: {budget} evaluations"
-            + (f", {len(ended[label])} of them done before" if ended[label] else "")
-        )
-    if left:
-        jobs = [
+    unfinished = [label for label in trials if len(ended[label]) < max(budget, len(trials[label]))]
+    for label in [] if quiet else unfinished:
+        before = f", {len(ended[label])} of them done before" if ended[label] else ""
+        print_message(f"{label}: {budget} evaluations{before}")
+    if unfinished:
+        options = _make_options(protocol, prior)
+        searches = [
             PhaseSearch(
                 ledgers[label],
                 protocol.engine,
                 plan,
-                _make_options(protocol, prior),
-                print_message if len(ledgers) == 1 else _prefix_messages(label),
+                options,
+                print_message if len(ledgers) == 1 else prefix_messages(label),
             )
-            for label in left
+            for label in unfinished
         ]
         with open_callbacks(
-            [PhaseTrials(ledgers[label], budget, ended[label]) for label in left],
+            [PhaseTrials(ledgers[label], budget, ended[label]) for label in unfinished],
             protocol.logger,
-            label="evaluation",
+            label="trial" if quiet else "evaluation",
+            maximize=plan.maximize,
             stop=protocol.stop,
         ) as callbacks:
             workers = protocol.make_reusing_workers()
-            results = optimize(jobs, workers, callbacks, protocol.notifier)
-            trials |= dict(zip(left, results, strict=True))
+            results = optimize(searches, workers, callbacks, protocol.notifier)
+            trials |= dict(zip(unfinished, results, strict=True))
         check_interrupted()
-    for label, found in trials.items():
-        if (best := find_best_trial(protocol, found)) is not None:
+    for label, of_phase in {} if quiet else trials.items():
+        if (best := find_best_trial(protocol, of_phase)) is not None:
             print_message(f"{label}: best objective {best.objective:.4f} in trial {best.number}")
     return trials
 
 
 def _make_options(protocol: Protocol, prior: Sequence[Observation]) -> SearchOptions:
-    training = protocol.base.training
-    pruner = make_pruner(protocol.pruner, steps=training.steps, evaluations=training.evaluations)
+    training, pruner = protocol.base.get("training"), None
+    if protocol.pruner.name != "none" and training is not None:
+        pruner = make_pruner(
+            protocol.pruner, steps=training.steps, evaluations=training.evaluations
+        )
     return SearchOptions(pruner, prior, protocol.stop, protocol.started_at)
 
 
 def rerun_incumbents(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
-    """The best of a search's trials; with `search.incumbents`, the one of so many whose mean over further seeds is best.
+    """Return the best trial of a search, or the best of `search.incumbents` points on more seeds.
 
-    The best of many noisy evaluations is partly the luckiest: its own value is too good, and another point may be better.
+    The best of many noisy evaluations owes a part of its value to chance, so another point may be
+    better.
     """
-    count, best = int(protocol.base.search.incumbents), find_best_trial(protocol, trials)
+    count, best = protocol.search.incumbents, find_best_trial(protocol, trials)
     if count < 2 or best is None:
         return best
-    rest, chosen = [trial for trial in trials if trial.objective is not None], [best]
-    while len(chosen) < count and (
-        rest := [trial for trial in rest if trial.unit not in {entry.unit for entry in chosen}]
-    ):
-        following = find_best_trial(protocol, rest)
-        assert following is not None
-        chosen.append(following)
-    seeds = [
-        protocol.seed + int(protocol.base.search.seeds) + number
-        for number in range(INCUMBENT_SEEDS)
+    incumbents = _choose_incumbents(protocol, trials, best, count)
+    first_seed = protocol.seed + protocol.search.seeds
+    seeds = range(first_seed, first_seed + INCUMBENT_SEEDS)
+    print_message(f"incumbents: {len(incumbents)} points on {len(seeds)} more seeds")
+    generation = max(trial.facts["generation"] for trial in trials)
+    points = [(trial.unit, seed) for trial in incumbents for seed in seeds]
+    ledger = protocol.make_ledger("incumbents", generation=generation)
+    runs = run_points(protocol, ledger, points, label="incumbent run")
+    sign = -1.0 if protocol.plan.maximize else 1.0
+    losses = [
+        _mean_loss(runs[index * len(seeds) : (index + 1) * len(seeds)], sign)
+        for index in range(len(incumbents))
     ]
-    print_message(f"incumbents: {len(chosen)} points on {len(seeds)} more seeds")
-    ledger = protocol.make_ledger(
-        "incumbents", generation=max(trial.facts["generation"] for trial in trials)
-    )
-    runs = run_points(
-        protocol,
-        ledger,
-        [(trial.unit, seed) for trial in chosen for seed in seeds],
-        label="incumbent run",
-    )
-    means = [
-        _mean_objective(runs[index * len(seeds) : (index + 1) * len(seeds)])
-        for index in range(len(chosen))
-    ]
-    winner, mean = min(zip(chosen, means, strict=True), key=lambda pair: pair[1])
+    winner, loss = min(zip(incumbents, losses, strict=True), key=lambda pair: pair[1])
     print_message(
-        f"incumbents: trial {winner.number} has the best mean, {mean:.4f} (the search's best, trial {best.number}: {means[0]:.4f})"
+        f"incumbents: trial {winner.number} has the best mean, {sign * loss:.4f}"
+        f" (the search's best, trial {best.number}: {sign * losses[0]:.4f})"
     )
     return winner
 
 
-def _mean_objective(runs: Sequence[Trial]) -> float:
-    """The mean objective of runs; infinite when one of them failed."""
+def _choose_incumbents(
+    protocol: Protocol, trials: Sequence[Trial], best: Trial, count: int
+) -> list[Trial]:
+    """Return the best `count` trials at different points, best first."""
+    incumbents = [best]
+    rest = [trial for trial in trials if trial.objective is not None]
+    while len(incumbents) < count:
+        units = {trial.unit for trial in incumbents}
+        rest = [trial for trial in rest if trial.unit not in units]
+        following = find_best_trial(protocol, rest)
+        if following is None:
+            break
+        incumbents.append(following)
+    return incumbents
+
+
+def _mean_loss(runs: Sequence[Trial], sign: float) -> float:
+    """Return the mean loss of runs; infinity when one of them failed."""
     objectives = [run.objective for run in runs if run.objective is not None]
-    return statistics.fmean(objectives) if len(objectives) == len(runs) else math.inf
+    return sign * statistics.fmean(objectives) if len(objectives) == len(runs) else math.inf
 
 
 def run_validation(
     protocol: Protocol, before: UnitPoint, after: UnitPoint
 ) -> list[tuple[Trial, Trial]]:
-    """Two points on each fresh seed, test split included; pairs with a failed run are left out, and said."""
+    """Run two points on each fresh seed, test split included; a pair with a failed run is left out."""
     print_message(f"validation: start and best on {len(protocol.seeds)} fresh seeds, test split")
     points = [(unit, seed) for seed in protocol.seeds for unit in (before, after)]
-    return pair_runs(
-        run_points(
-            protocol, protocol.make_ledger("validation"), points, label="validation run", test=True
-        )
-    )
+    ledger = protocol.make_ledger("validation")
+    return pair_runs(run_points(protocol, ledger, points, label="validation run", test=True))
 
 
 def pair_runs(runs: Sequence[Trial]) -> list[tuple[Trial, Trial]]:
-    """Runs that alternate between two points, as pairs; raises UserError for fewer than two whole ones."""
+    """Return runs that alternate between two points as pairs.
+
+    Raises:
+        UserError: fewer than two pairs are complete.
+    """
     pairs = [(runs[index], runs[index + 1]) for index in range(0, len(runs), 2)]
-    whole = [pair for pair in pairs if all(trial.state == "complete" for trial in pair)]
-    for trial in (trial for pair in pairs for trial in pair if trial.state == "failed"):
-        print_message(
-            f"the run with seed {trial.facts['seed']} failed and its pair is left out ({trial.reason})"
-        )
-    if len(whole) < 2:
+    complete = [pair for pair in pairs if all(trial.state == "complete" for trial in pair)]
+    for trial in runs:
+        if trial.state == "failed":
+            print_message(
+                f"the run with seed {trial.facts['seed']} failed and its pair is left out"
+                f" ({trial.reason})"
+            )
+    if len(complete) < 2:
         raise user_error(
-            got=f"{len(whole)} whole pairs of validation runs",
+            got=f"{len(complete)} whole pairs of validation runs",
             expected="at least 2",
             do="see the reasons above",
         )
-    return whole
+    return complete
 
 
 def require_objective(trial: Trial) -> float:
-    """The objective of a run where a search begins; raises UserError when it failed."""
+    """Return the objective of a run where a search begins; raise UserError when it failed."""
     if trial.objective is None:
         raise user_error(
             got=f"a failed run where the search begins (trial {trial.number}): {trial.reason}",
             expected="values that train",
-            do="mend the configuration and give the study another name",
+            do="correct the configuration and give the study another name",
         )
     return trial.objective

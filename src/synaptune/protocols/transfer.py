@@ -1,18 +1,18 @@
-"""Whether a search on a small scale carries over to a larger one (`make transfer`).
+"""Whether a search on a small scale carries over to a larger one (`synaptune transfer`).
 
-python -m synaptune.protocols.transfer [--from STUDY] [--top N] [--seeds N] [--study NAME] scale=SCALE [overrides of conf/train.yaml]
-
-candidates   the best points of a finished search, and the defaults; a parameter searched as a fraction of the run keeps its fraction
+candidates   the best points of a finished search, and the defaults; a parameter that is a fraction
+             of the run keeps its fraction
 runs         each of them on the new scale, on the same fresh seeds, test split included
-report       Spearman's rank correlation between what the search ranked by and the new validation loss, and each candidate's
-             paired improvement of test perplexity over the defaults
+report       Spearman's rank correlation between the objective that the search ranked by and the new
+             validation loss, and each candidate's paired improvement of test perplexity over the
+             defaults
+
+conf/protocol/transfer.yaml explains the settings.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +20,7 @@ from synaptune.analysis.compare import compute_improvement
 from synaptune.analysis.ranking import rescore_study
 from synaptune.config.compose import compose_config
 from synaptune.core.errors import user_error
-from synaptune.protocols.options import add_common_options, run_command
+from synaptune.protocols.config import SEED_OFFSETS, TransferConfig, read_protocol_config
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import run_points
@@ -29,72 +29,53 @@ from synaptune.search.space.space import Space, Value
 from synaptune.search.trial import Trial
 from synaptune.study.reader import StudySnapshot, find_study
 
-TOP = 5
-_SEED_OFFSET = 4000  # distance of these seeds from the search's
 
+def run_transfer(overrides: Sequence[str]) -> None:
+    """Run the best points of a study with another configuration, and print how far its ranks hold.
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m synaptune.protocols.transfer",
-        description="Run the best points of a study on another scale, and say how far its ranks hold.",
-    )
-    parser.add_argument(
-        "--from",
-        dest="start",
-        default="phase1",
-        help="the study: a name below outputs/studies, or its folder",
-    )
-    parser.add_argument("--top", type=int, default=TOP, help=f"best points taken (default {TOP})")
-    add_common_options(parser)
-    return run_command(
-        _run, parser.parse_intermixed_args(sys.argv[1:] if arguments is None else arguments)
-    )
+    Args:
+        overrides: of conf/train.yaml, and `protocol.*` of conf/protocol/transfer.yaml.
 
-
-def _run(options: argparse.Namespace) -> None:
-    if options.top < 3:
-        raise user_error(
-            got=f"--top {options.top}",
-            expected="at least 3: fewer have no rank correlation",
-            do="correct it",
-        )
-    record = find_study(options.start)
-    best = find_best_points(record)
-    if len(best) < options.top:
-        raise user_error(
-            got=f"{len(best)} complete points in {options.start}",
-            expected=f"at least {options.top}",
-            do="lower --top, or search more",
-        )
-    names = list(best[0].values)
-    listed = f"search_space.parameters=[{','.join(names)}]"
-    begun = compose_config(
-        [listed, "search_space.name=transfer", *options.overrides], options.study, "transfer"
-    )
+    Raises:
+        UserError: a mistake in the input, or points that the new configuration cannot run.
+    """
     from synaptune.config.search_space import check_search, read_dimensions
 
-    space = Space(tuple(read_dimensions(begun.base)))
-    check_search(begun.base, space.names)
-    chosen = best[: options.top]
-    values = transfer_values(
-        chosen,
-        space,
-        there=record.configuration.get("training.steps"),
-        here=int(begun.base.training.steps),
+    settings = compose_config(overrides, protocol="transfer", study="transfer").protocol
+    assert settings is not None
+    config = read_protocol_config(TransferConfig, settings)
+    snapshot = find_study(config.start)
+    best = find_best_points(snapshot)[: config.top]
+    if len(best) < config.top:
+        raise user_error(
+            got=f"{len(best)} complete points in {config.start}",
+            expected=f"at least protocol.top={config.top}",
+            do="lower protocol.top, or search more",
+        )
+    searched = f"search_space.parameters=[{','.join(best[0].values)}]"
+    composed = compose_config(
+        [searched, "search_space.name=transfer", *overrides], protocol="transfer", study="transfer"
     )
-    seeds = [int(begun.base.seed) + _SEED_OFFSET + number for number in range(options.seeds)]
-    settings = {"protocol": "transfer", "from": str(options.start), "top": options.top}
-    with open_protocol(
-        begun.base,
-        begun.location,
+    base = composed.base
+    space = Space(tuple(read_dimensions(base)))
+    check_search(base, space.names)
+    values = transfer_values(
+        best,
         space,
-        budget=options.top,
-        seeds=seeds,
-        go_on=options.go_on,
-        settings=settings,
+        there=snapshot.configuration.get("training.steps"),
+        here=int(base.training.steps),
+    )
+    first_seed = int(base.seed) + SEED_OFFSETS["transfer"]
+    with open_protocol(
+        base,
+        composed.location,
+        space,
+        optimizer="cma",
+        budget=config.top,
+        seeds=range(first_seed, first_seed + config.seeds),
+        settings={"protocol": "transfer", "from": config.start, "top": config.top},
     ) as protocol:
-        _run_transfer(protocol, chosen, values)
+        _run_transfer(protocol, best, values)
 
 
 def find_best_points(snapshot: StudySnapshot) -> list[Trial]:
@@ -106,7 +87,7 @@ def find_best_points(snapshot: StudySnapshot) -> list[Trial]:
         raise user_error(
             got=f"study {snapshot.name}, which maximises",
             expected="a study that minimises",
-            do="choose another with --from",
+            do="choose another with protocol.start=STUDY",
         )
     found = [
         trial for trial in rescore_study(snapshot).search_trials if trial.objective is not None
@@ -128,7 +109,9 @@ def transfer_values(
     if fractions and there is None:
         got = f"a study that does not say its training.steps, with {', '.join(sorted(fractions))}, a fraction of them"
         raise user_error(
-            got=got, expected="a study of training runs", do="choose another with --from"
+            got=got,
+            expected="a study of training runs",
+            do="choose another with protocol.start=STUDY",
         )
     found, outside = [], []
     for trial in trials:
@@ -160,8 +143,9 @@ def _run_transfer(
     protocol: Protocol, best: Sequence[Trial], values: Sequence[dict[str, Value]]
 ) -> None:
     from rich.console import Console
-    from rich.table import Table
 
+    from synaptune.report.console import print_table
+    from synaptune.report.table_model import Column, Table
     from synaptune.study.artifacts import write_json
 
     units = [protocol.space.get_start(), *map(protocol.space.to_unit, values)]
@@ -178,19 +162,11 @@ def _run_transfer(
             expected="points that train",
             do="lower training.learning_rate",
         )
-    columns = [runs[index :: len(units)] for index in range(len(units))]
-    defaults = [run.facts["test_perplexity"] for run in columns[0]]
+    results = [runs[index :: len(units)] for index in range(len(units))]
+    defaults = [run.facts["test_perplexity"] for run in results[0]]
     rows: list[dict[str, Any]] = []
-    table = Table(title=f"Transfer to {protocol.study.location.name}", title_justify="left")
-    for heading in (
-        "trial there",
-        "objective there",
-        "validation loss here",
-        "test perplexity here",
-        "gain over defaults, 95 % interval",
-    ):
-        table.add_column(heading, justify="right")
-    for trial, point, column in zip(best, values, columns[1:], strict=True):
+    cells: list[tuple[Any, ...]] = []
+    for trial, point, column in zip(best, values, results[1:], strict=True):
         perplexities = [run.facts["test_perplexity"] for run in column]
         gain, loss = (
             compute_improvement(defaults, perplexities),
@@ -206,13 +182,9 @@ def _run_transfer(
             }
         )
         shown = f"{gain.mean:+.2f} %  ({gain.low:+.2f} to {gain.high:+.2f})"
-        table.add_row(
-            f"{trial.number}",
-            f"{trial.objective:.4f}",
-            f"{loss:.4f}",
-            f"{statistics.fmean(perplexities):.4g}",
-            shown,
-        )
+        objective = f"{trial.objective:.4f}"
+        perplexity = statistics.fmean(perplexities)
+        cells.append((trial.number, objective, f"{loss:.4f}", perplexity, shown))
     correlation = rank_correlation(
         [row["objective"] for row in rows], [row["val_loss"] for row in rows]
     )
@@ -220,14 +192,14 @@ def _run_transfer(
         protocol.study.location.folder / "transfer.json",
         {"rank_correlation": correlation, "defaults": defaults, "points": rows},
     )
-    console = Console()
-    console.print(table)
-    console.print(
-        f"rank correlation {correlation:+.2f} over {len(rows)} points; below about 0.9 five points say little",
-        highlight=False,
+    columns = (
+        Column("trial there", "count"),
+        Column("objective there", "value"),
+        Column("validation loss here", "value"),
+        Column("test perplexity here", "value"),
+        Column("gain over defaults, 95 % interval", "value"),
     )
+    note = f"rank correlation {correlation:+.2f} over {len(rows)} points; below about 0.9 five points say little"
+    title = f"Transfer to {protocol.study.location.name}"
+    print_table(Table("transfer", title, columns, cells, note), Console())
     print(f"written to {protocol.study.location.folder}/transfer.json", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A trial of a protocol as training runs: made, or copied from a run that the study already has."""
+"""A trial as training runs: made here or in a worker, or copied from a run of the study."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from synaptune.config.run import Outcome
 from synaptune.search.objective.common_seeds import average_seeds, list_common_seeds
 from synaptune.search.trial import Result, Trial
 from synaptune.search.workers.base import FinishedTrial, OnReport, Workers
 from synaptune.study.artifacts import read_run_facts
 from synaptune.training.loggers.wandb_run import make_run_labels
 
-# What a trial is called in the study; everything else that is known of it came out of its run.
+# Facts of a trial itself; every other fact belongs to its run.
 _IDENTITY_FACTS = (
     "phase",
     "generation",
@@ -30,43 +29,84 @@ _IDENTITY_FACTS = (
 )
 
 
+class TrialRun(NamedTuple):
+    """One of the runs of a trial.
+
+    Attributes:
+        objective: None when it is unknown; of a pruned run the one it was heading for.
+        metrics: numbers by name.
+        is_pruned: whether the run ended early.
+    """
+
+    objective: float | None
+    metrics: Mapping[str, float]
+    is_pruned: bool = False
+
+
+def combine_runs(runs: Sequence[TrialRun], seconds: float, facts: Mapping[str, Any]) -> Result:
+    """Return the result of a trial: its run, or the mean over its runs on several seeds.
+
+    Args:
+        runs: one for each seed.
+        seconds: wall time of all.
+        facts: of the first run.
+    """
+    first, metrics = runs[0], dict(runs[0].metrics)
+    if len(runs) > 1:
+        objectives = [run.objective for run in runs if run.objective is not None]
+        average = average_seeds(objectives, [run.metrics for run in runs])
+        facts = {**facts, **average.to_facts()}
+        return Result(average.objective, seconds, average.metrics, facts)
+    if first.is_pruned:
+        return Result(None, seconds, metrics, dict(facts), pruned=True, estimate=first.objective)
+    return Result(first.objective, seconds, metrics, dict(facts))
+
+
 class ReusingWorkers:
-    """Workers that copy a run the study has already made instead of making it again; key: what a trial's run depends on."""
+    """Workers that copy a run that the study already has instead of repeating it."""
 
     def __init__(
         self, workers: Workers, finished: Mapping[Any, Trial], key: Callable[[Trial], Any]
     ) -> None:
+        """Wrap workers.
+
+        Args:
+            workers: make the runs that are not copied.
+            finished: complete trials by their key.
+            key: returns everything that the run of a trial depends on.
+        """
         self.count = workers.count
         self._workers, self._finished, self._key = workers, finished, key
         self._copies: list[FinishedTrial] = []
 
     def start(self, trial: Trial) -> None:
-        """Begin a trial, or copy it."""
-        twin = self._finished.get(self._key(trial))
-        if twin is None:
+        """Start a trial, or copy it."""
+        source = self._finished.get(self._key(trial))
+        if source is None:
             self._workers.start(trial)
             return
-        facts = {name: value for name, value in twin.facts.items() if name not in _IDENTITY_FACTS}
-        self._copies.append(
-            FinishedTrial(
-                trial, Result(twin.objective, 0.0, facts=facts | {"copied_from": twin.number})
-            )
-        )
+        facts = {name: value for name, value in source.facts.items() if name not in _IDENTITY_FACTS}
+        result = Result(source.objective, 0.0, facts=facts | {"copied_from": source.number})
+        self._copies.append(FinishedTrial(trial, result))
 
     def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
-        """The copies, else what ends next."""
+        """Return the copies, else the trials that end next."""
         copies, self._copies = self._copies, []
         return copies or self._workers.wait_for_trials(on_report)
 
     def close(self) -> None:
-        """The workers belong to the protocol."""
+        """Do nothing: the workers belong to the protocol."""
 
 
 @dataclass(frozen=True)
 class TrainingEvaluation:
-    """The evaluation of a trial: its training runs, here or in a worker process.
+    """The evaluation of a trial of a protocol: its training runs, here or in a worker process.
 
-    base: the resolved configuration; study: its name; folder: of the run folders; identity: of the study, see training/wandb_runs.py.
+    Attributes:
+        base: the resolved configuration.
+        study: name of the study.
+        folder: folder of the run folders.
+        identity: of the study, see training/loggers/wandb_run.py.
     """
 
     base: DictConfig
@@ -75,36 +115,21 @@ class TrainingEvaluation:
     identity: str = ""
 
     def __call__(self, trial: Trial) -> Result:
-        began, seeds = (
-            time.perf_counter(),
-            list_common_seeds(trial.facts["seed"], trial.facts.get("seeds", 1)),
-        )
+        started_at = time.perf_counter()
+        seeds = list_common_seeds(trial.facts["seed"], trial.facts.get("seeds", 1))
         folder = self.folder / str(trial.number)
-        outcomes = [
-            self._train(trial, seed, folder if len(seeds) == 1 else folder / f"seed-{seed}")
-            for seed in seeds
-        ]
-        seconds, first = time.perf_counter() - began, outcomes[0]
-        facts = read_run_facts(first.run_dir).get("facts", {})
-        if len(seeds) > 1:
-            whole = average_seeds(
-                [outcome.objective for outcome in outcomes if outcome.objective is not None],
-                [outcome.metrics for outcome in outcomes],
-            )
-            return Result(whole.objective, seconds, whole.metrics, facts | whole.to_facts())
-        if first.pruned_at is not None:
-            return Result(
-                None, seconds, first.metrics, facts, pruned=True, estimate=first.objective
-            )
-        return Result(first.objective, seconds, first.metrics, facts)
+        folders = [folder] if len(seeds) == 1 else [folder / f"seed-{seed}" for seed in seeds]
+        runs = [self._train(trial, *pair) for pair in zip(seeds, folders, strict=True)]
+        facts = read_run_facts(folders[0]).get("facts", {})
+        return combine_runs(runs, time.perf_counter() - started_at, facts)
 
-    def _train(self, trial: Trial, seed: int, folder: Path) -> Outcome:
+    def _train(self, trial: Trial, seed: int, folder: Path) -> TrialRun:
         from synaptune.config.run import run
         from synaptune.config.schema import register
 
-        register()  # a worker process knows none of the resolvers that the configuration refers to
+        register()  # a worker process has none of the resolvers that the configuration refers to
         cfg = self.base.copy()
-        called = make_run_labels(
+        labels = make_run_labels(
             self.study,
             self.identity,
             f"{trial.number}-{seed}",
@@ -112,11 +137,10 @@ class TrainingEvaluation:
             tags=cfg.logger.tags,
         )
         changes = trial.values | {"seed": seed, "training.test": trial.facts["test"]}
-        changes |= {f"logger.{label}": content for label, content in called.items()}
-        if trial.facts[
-            "test"
-        ]:  # what is claimed is the loss of a whole run, whatever the search went by
+        changes |= {f"logger.{key}": value for key, value in labels.items()}
+        if trial.facts["test"]:  # the claim is about the loss of a whole run, under any objective
             changes |= {"objective.name": "val_loss", "pruner.name": "none"}
         for key, value in changes.items():
             OmegaConf.update(cfg, key, value)
-        return run(cfg, folder, overrides=[], generation=trial.facts["generation"])
+        outcome = run(cfg, folder, overrides=[], generation=trial.facts["generation"])
+        return TrialRun(outcome.objective, outcome.metrics, outcome.pruned_at is not None)

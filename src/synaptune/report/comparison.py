@@ -1,4 +1,4 @@
-"""Several studies side by side: what each claims, differences where they can be paired, and where their configurations part."""
+"""Comparison of several studies: results, paired differences, and differing configuration keys."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from synaptune.analysis.compare import compare, holm
 from synaptune.analysis.effects import ALPHA
 from synaptune.analysis.results import Comparison, Convergence, Evidence
 from synaptune.core.files import write_atomic
-from synaptune.report import findings as words
-from synaptune.report import markdown, page
-from synaptune.report import next_commands as orders
-from synaptune.report import table_model as cells
+from synaptune.report import findings, markdown, next_commands, page, table_model
 from synaptune.report.figures import make_svg_file
 from synaptune.report.figures.layout import (
     FigureLayout,
@@ -37,10 +34,14 @@ _ABSENT, _UNKNOWN = "(absent)", "(unknown)"
 
 
 class StudyPair(NamedTuple):
-    """Two studies, `second` against `first` by their tuned models.
+    """The comparison of the tuned models of two studies, `second` against `first`.
 
-    difference: improvement of test perplexity on shared seeds [%], null when they are not paired; adjusted: its p for the number
-    of pairs (Holm); note: why they are not paired, or what else differs.
+    Attributes:
+        first: name of the first study.
+        second: name of the second study.
+        difference: improvement of test perplexity on shared seeds [%]; None when not paired.
+        adjusted_p: p-value of the difference, adjusted for the number of pairs (Holm).
+        note: why the studies are not paired, or what else differs.
     """
 
     first: str
@@ -51,27 +52,23 @@ class StudyPair(NamedTuple):
 
 
 def pair_studies(studies: Sequence[Evidence]) -> list[StudyPair]:
-    """Every two of the studies; they are paired on seeds where data and baseline are the same."""
-    found = [_compare_pair(first, second) for first, second in itertools.combinations(studies, 2)]
-    known = [pair.difference.p for pair in found if pair.difference is not None]
-    adjusted = iter(holm(known))
+    """Compare every two studies, paired on seeds where data and baseline are the same."""
+    pairs = [_compare_pair(first, second) for first, second in itertools.combinations(studies, 2)]
+    p_values = [pair.difference.p for pair in pairs if pair.difference is not None]
+    adjusted = iter(holm(p_values))
     return [
         pair if pair.difference is None else pair._replace(adjusted_p=next(adjusted))
-        for pair in found
+        for pair in pairs
     ]
 
 
 def _compare_pair(first: Evidence, second: Evidence) -> StudyPair:
-    def unlike(reason: str) -> StudyPair:
+    def refuse(reason: str) -> StudyPair:
         return StudyPair(first.name, second.name, None, None, f"not paired: {reason}")
 
     if first.validation is None or second.validation is None:
-        return unlike(
-            "no validation in "
-            + words.join_names(
-                [study.name for study in (first, second) if study.validation is None]
-            )
-        )
+        names = [study.name for study in (first, second) if study.validation is None]
+        return refuse(f"no validation in {findings.join_names(names)}")
     sides = [
         {run.facts.get("seed"): run for run in runs}
         for study in (first, second)
@@ -79,14 +76,13 @@ def _compare_pair(first: Evidence, second: Evidence) -> StudyPair:
     ]
     seeds = [seed for seed in sides[0] if seed is not None and all(seed in side for side in sides)]
     if len(seeds) < 2:
-        return unlike("fewer than two shared seeds")
+        return refuse("fewer than two shared seeds")
     if not _is_same(sides, seeds, _DATA):
-        return unlike("data that differ, or whose fingerprints are unknown")
+        return refuse("the data differ, or their fingerprints are unknown")
     if not _is_same([sides[0], sides[2]], seeds, _BASELINE):
-        return unlike("baselines that differ, or whose fingerprints are unknown")
-    scores = [
-        [side[seed].facts[_SCORE] for seed in seeds] for side in (sides[1], sides[3])
-    ]  # a claim is made of them
+        return refuse("the baselines differ, or their fingerprints are unknown")
+    # A ValidationResult exists only when every run has this fact.
+    scores = [[side[seed].facts[_SCORE] for seed in seeds] for side in (sides[1], sides[3])]
     note = (
         ""
         if _is_same(sides, seeds, "code_version")
@@ -96,18 +92,15 @@ def _compare_pair(first: Evidence, second: Evidence) -> StudyPair:
 
 
 def _is_same(sides: Sequence[Mapping[Any, Trial]], seeds: Sequence[Any], fact: str) -> bool:
-    """Whether a fact is known and the same in all sides' runs of each seed."""
-    each = [{side[seed].facts.get(fact) for side in sides} for seed in seeds]
-    return all(len(found) == 1 and None not in found for found in each)
+    """Return whether a fact is known and equal in the runs of all sides, for each seed."""
+    values_by_seed = [{side[seed].facts.get(fact) for side in sides} for seed in seeds]
+    return all(len(values) == 1 and None not in values for values in values_by_seed)
 
 
 def render_comparison(studies: Sequence[Evidence]) -> str:
-    """The page of several studies."""
-    drawn, pairs, apart = (
-        draw_overlay(studies),
-        pair_studies(studies),
-        tabulate_configurations(studies),
-    )
+    """Render the page that compares several studies as HTML."""
+    overlay, pairs = draw_overlay(studies), pair_studies(studies)
+    configurations = tabulate_configurations(studies)
     parts = [
         Section(
             "verdict",
@@ -115,20 +108,21 @@ def render_comparison(studies: Sequence[Evidence]) -> str:
             f'<p class="headline none">{page.render_prose(make_headline(studies, pairs))}</p>'
             + page.render_findings(_make_findings(studies)),
         ),
-        Section("claims", "What each study claims", page.render_table(tabulate_results(studies))),
+        Section("claims", "Results by study", page.render_table(tabulate_results(studies))),
         Section("differences", "Differences", page.render_table(tabulate_differences(pairs))),
-        Section("search", "The searches", "" if drawn is None else page.render_figure(drawn)),
+        Section("search", "The searches", "" if overlay is None else page.render_figure(overlay)),
         Section(
             "parameters", "Best parameters", _render_if_rows(tabulate_best_parameters(studies))
         ),
         Section(
             "configuration",
             "Where the configurations differ",
-            _render_if_rows(apart)
+            _render_if_rows(configurations)
             or f"<p>{page.render_prose(_explain_no_difference(studies))}</p>",
         ),
     ]
-    head = f"<h1>{len(studies)} studies compared</h1><p>{escape(', '.join(study.name for study in studies))}</p>"
+    names = escape(", ".join(study.name for study in studies))
+    head = f"<h1>{len(studies)} studies compared</h1><p>{names}</p>"
     return page.render_document(
         "Comparison of studies", head, [part for part in parts if part.html]
     )
@@ -139,8 +133,15 @@ def _render_if_rows(table: Table) -> str:
 
 
 def write_comparison_markdown(studies: Sequence[Evidence], folder: Path) -> Path:
-    """Write comparison.md with its figure and tables below folder; returns its path. Raises UserError: no space."""
-    drawn, pairs = draw_overlay(studies), pair_studies(studies)
+    """Write comparison.md with its figure and tables below a folder.
+
+    Returns:
+        The path of comparison.md.
+
+    Raises:
+        UserError: a file cannot be written, for example on a full disk.
+    """
+    overlay, pairs = draw_overlay(studies), pair_studies(studies)
     tables = [
         tabulate_results(studies),
         tabulate_differences(pairs),
@@ -152,12 +153,14 @@ def write_comparison_markdown(studies: Sequence[Evidence], folder: Path) -> Path
         f"**{markdown.escape_markdown(make_headline(studies, pairs))}**",
         markdown.format_findings(_make_findings(studies)),
     ]
-    if drawn is not None:
-        write_atomic(folder / "figures" / f"{drawn.key}.svg", make_svg_file(drawn).encode())
-        parts.append(markdown.format_figure(drawn))
+    if overlay is not None:
+        write_atomic(folder / "figures" / f"{overlay.key}.svg", make_svg_file(overlay).encode())
+        parts.append(markdown.format_figure(overlay))
     for table in tables:
         if table.rows:
-            write_atomic(folder / "tables" / f"{table.key}.csv", cells.format_csv(table).encode())
+            write_atomic(
+                folder / "tables" / f"{table.key}.csv", table_model.format_csv(table).encode()
+            )
             parts += [f"## {table.title}", markdown.format_table(table)]
         elif table.key == _CONFIGURATIONS:
             parts += [
@@ -170,31 +173,42 @@ def write_comparison_markdown(studies: Sequence[Evidence], folder: Path) -> Path
 
 
 def make_headline(studies: Sequence[Evidence], pairs: Sequence[StudyPair]) -> str:
-    """What the comparison says in one sentence."""
-    told = [pair for pair in pairs if pair.adjusted_p is not None and pair.adjusted_p < ALPHA]
-    measured = sum(pair.difference is not None for pair in pairs)
+    """Summarise the comparison in one sentence."""
+    significant = [
+        pair for pair in pairs if pair.adjusted_p is not None and pair.adjusted_p < ALPHA
+    ]
+    paired = sum(pair.difference is not None for pair in pairs)
     if len(pairs) == 1 and pairs[0].difference is not None:
-        pair, found = pairs[0], pairs[0].difference
+        pair, difference = pairs[0], pairs[0].difference
         better, worse = (
-            (pair.second, pair.first) if found.mean >= 0.0 else (pair.first, pair.second)
+            (pair.second, pair.first) if difference.mean >= 0.0 else (pair.first, pair.second)
         )
-        if told:
-            low, high = sorted((abs(found.low), abs(found.high)))
-            return f"{better} is better than {worse}: {abs(found.mean):.1f} % of test perplexity (95 % interval {low:.1f} to {high:.1f})."
-        return f"{pair.first} and {pair.second} are not told apart: {found.mean:.1f} % ({found.low:.1f} to {found.high:.1f})."
-    if measured:
-        return f"Of {len(pairs)} pairs of studies {measured} can be compared on shared seeds; in {len(told)} the difference is told from zero."
-    return (
-        "No two of the studies can be paired: their gains stand side by side and are not compared."
-    )
+        if significant:
+            low, high = sorted((abs(difference.low), abs(difference.high)))
+            return (
+                f"{better} is better than {worse}: {abs(difference.mean):.1f} % of test perplexity "
+                f"(95 % interval {low:.1f} to {high:.1f})."
+            )
+        return (
+            f"The difference between {pair.first} and {pair.second} is not significant: "
+            f"{difference.mean:.1f} % ({difference.low:.1f} to {difference.high:.1f})."
+        )
+    if paired:
+        return (
+            f"Of {len(pairs)} pairs of studies {paired} can be compared on shared seeds; "
+            f"{len(significant)} of these differences are significant."
+        )
+    return "No two of the studies can be paired: their gains are listed but not compared."
 
 
-def _make_findings(studies: Sequence[Evidence]) -> list[words.Finding]:
-    return [words.Finding(study.name, words.make_verdict(study).headline) for study in studies]
+def _make_findings(studies: Sequence[Evidence]) -> list[findings.Finding]:
+    return [
+        findings.Finding(study.name, findings.make_verdict(study).headline) for study in studies
+    ]
 
 
 def tabulate_results(studies: Sequence[Evidence]) -> Table:
-    """A row for each study."""
+    """Make a table with a row for each study."""
     columns = (
         Column("study"),
         Column("gain in test perplexity", "gain", "%"),
@@ -205,26 +219,26 @@ def tabulate_results(studies: Sequence[Evidence]) -> Table:
         Column("failed", "count"),
         Column("device time", "value", "h"),
     )
-    return Table(
-        "claims", "What each study claims", columns, [_make_result_row(study) for study in studies]
-    )
+    rows = [_make_result_row(study) for study in studies]
+    return Table("claims", "Results by study", columns, rows)
 
 
 def _make_result_row(study: Evidence) -> list[Any]:
-    claim, best = study.validation, study.best
-    said = (
+    validation, best = study.validation, study.best
+    result = (
         [None, None, "no claim"]
-        if claim is None
-        else [claim.gain, claim.gain.count, claim.decision]
+        if validation is None
+        else [validation.gain, validation.gain.count, validation.decision]
     )
     ended = [trial for trial in study.trials if trial.state != "running"]
     failed = sum(trial.state == "failed" for trial in ended)
     hours = sum(study.seconds_by_phase.values()) / 3600.0
-    return [study.name, *said, None if best is None else best.objective, len(ended), failed, hours]
+    objective = None if best is None else best.objective
+    return [study.name, *result, objective, len(ended), failed, hours]
 
 
 def tabulate_differences(pairs: Sequence[StudyPair]) -> Table:
-    """Every two studies, paired or with the reason why not."""
+    """Make a table with a row for each pair of studies."""
     columns = (
         Column("study"),
         Column("against"),
@@ -236,24 +250,27 @@ def tabulate_differences(pairs: Sequence[StudyPair]) -> Table:
     )
     rows = []
     for pair in pairs:
-        found = pair.difference
+        difference = pair.difference
         rows.append(
             [
                 pair.second,
                 pair.first,
-                found,
+                difference,
                 pair.adjusted_p,
-                found and found.wilcoxon,
-                found and found.effect,
+                difference and difference.wilcoxon,
+                difference and difference.effect,
                 pair.note or "paired on seeds",
             ]
         )
-    note = "Tuned models on the same fresh seeds, with the same data and the same baseline; positive: the first named is better."
+    note = (
+        "Tuned models on the same fresh seeds, with the same data and the same baseline. "
+        "A positive value means that the first named study is better."
+    )
     return Table("differences", "Differences", columns, rows, note)
 
 
 def tabulate_best_parameters(studies: Sequence[Evidence]) -> Table:
-    """Best values by parameter, a column for each study."""
+    """Make a table of the best values by parameter, with a column for each study."""
     names = list(dict.fromkeys(name for study in studies for name in study.names))
     columns = [Column("parameter", "name"), *(Column(study.name, "value") for study in studies)]
     rows = [
@@ -264,77 +281,77 @@ def tabulate_best_parameters(studies: Sequence[Evidence]) -> Table:
 
 
 def tabulate_configurations(studies: Sequence[Evidence]) -> Table:
-    """The keys in which the configurations differ, ranges and starts of parameters among them, as far as they are known."""
-    settings = [orders.get_configuration(study) for study in studies]
-    known = [each for each in settings if each]
+    """Make a table of the keys in which the known configurations differ.
+
+    The keys include the ranges and start values of the parameters.
+    """
+    configurations = [next_commands.get_configuration(study) for study in studies]
+    known = [configuration for configuration in configurations if configuration]
     rows = []
-    for key in sorted({key for each in known for key in each}):
-        values = [each.get(key, _ABSENT) for each in known]
+    for key in sorted({key for configuration in known for key in configuration}):
+        values = [configuration.get(key, _ABSENT) for configuration in known]
         if any(value != values[0] for value in values):
-            rows.append(
-                [
-                    key,
-                    *(
-                        cells.format_plain(each.get(key, _ABSENT) if each else _UNKNOWN)
-                        for each in settings
-                    ),
-                ]
-            )
+            entries = [
+                table_model.format_plain(
+                    configuration.get(key, _ABSENT) if configuration else _UNKNOWN
+                )
+                for configuration in configurations
+            ]
+            rows.append([key, *entries])
     columns = [Column("key"), *(Column(study.name) for study in studies)]
     return Table(_CONFIGURATIONS, "Where the configurations differ", columns, rows)
 
 
 def _explain_no_difference(studies: Sequence[Evidence]) -> str:
-    """What is said where no key is known to differ."""
-    unknown = [study.name for study in studies if not orders.get_configuration(study)]
+    """Explain why the table of configuration keys is empty."""
+    unknown = [study.name for study in studies if not next_commands.get_configuration(study)]
     return (
-        f"Unknown: no configuration is stored of {words.join_names(unknown)}."
+        f"Unknown: no configuration is stored for {findings.join_names(unknown)}."
         if unknown
-        else "Nowhere."
+        else "The configurations do not differ."
     )
 
 
-_HEIGHT, _LEFT, _TOP, _WIDTH, _TALL = 340.0, 56.0, 34.0, 440.0, 240.0
-
-
+# Height of the figure, then left, top, width and height of its axes, in the figure's units.
+_HEIGHT, _LEFT, _TOP, _WIDTH, _AXES_HEIGHT = 340.0, 56.0, 34.0, 440.0, 240.0
 _DASHES = ("solid", (0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)))
-
-
 _CAPTION = (
-    "Best objective so far, by evaluations that have ended. One seed, chosen as the best of many: it overstates each study's gain alike. "
-    "Heights compare only where the objective and the data are the same."
+    "Best objective so far, by ended evaluations. Each best value is selected from many candidates "
+    "on one seed, which overstates the gain of every study. Compare the heights only where the "
+    "objective and the data are the same."
 )
 
 
 def draw_overlay(studies: Sequence[Evidence]) -> Figure | None:
-    """The figure; null when no study has a complete trial."""
-    shown = [
+    """Draw the convergence of all studies; None when no study has a complete trial."""
+    curves = [
         (study, study.convergence)
         for study in studies
         if study.convergence is not None
         and any(loss is not None for loss in study.convergence.best)
     ]
     return (
-        make_figure(lambda palette: _draw_convergences(shown, palette), "convergences")
-        if shown
+        make_figure(lambda palette: _draw_convergences(curves, palette), "convergences")
+        if curves
         else None
     )
 
 
-def _draw_convergences(shown: Sequence[tuple[Evidence, Convergence]], palette: Palette) -> Drawing:
-    sheet = FigureLayout(_HEIGHT, palette)
-    axes = sheet.add_axes(_LEFT, _TOP, width=_WIDTH, height=_TALL)
+def _draw_convergences(curves: Sequence[tuple[Evidence, Convergence]], palette: Palette) -> Drawing:
+    layout = FigureLayout(_HEIGHT, palette)
+    axes = layout.add_axes(_LEFT, _TOP, width=_WIDTH, height=_AXES_HEIGHT)
     colours = (palette.best, palette.baseline, palette.accent, palette.bad, palette.muted)
     lines: list[tuple[str, str, list[float], list[float]]] = []
-    for at, (study, course) in enumerate(shown):
+    for index, (study, course) in enumerate(curves):
         known = [
             (count, to_objective(study, loss))
             for count, loss in zip(course.evaluation, course.best, strict=True)
             if loss is not None
         ]
-        kept = [known[index] for index in thin_out(len(known))]
-        x, y = [float(count) for count, _ in kept], [best for _, best in kept]
-        colour, dash = colours[at % len(colours)], _DASHES[at // len(colours) % len(_DASHES)]
+        points = [known[position] for position in thin_out(len(known))]
+        x, y = [float(count) for count, _ in points], [best for _, best in points]
+        colour = colours[index % len(colours)]
+        dash = _DASHES[index // len(colours) % len(_DASHES)]
         axes.plot(
             x, y, drawstyle="steps-post", color=colour, linestyle=dash, linewidth=2.0, zorder=4
         )
@@ -345,18 +362,17 @@ def _draw_convergences(shown: Sequence[tuple[Evidence, Convergence]], palette: P
     last = max(x[-1] for *_, x, _ in lines)
     axes.set_xlim(first - 0.02 * (last - first) - 0.5, last)
     ends = [y[-1] for *_, y in lines]
-    low, high = find_limits([best for *_, y in lines for best in y], upper=1.0, must=ends)
+    low, high = find_limits([best for *_, y in lines for best in y], upper=1.0, include=ends)
     axes.set_ylim(low, high)
-    for (_, colour, x, _), end in zip(
-        lines, ends, strict=True
-    ):  # leads the eye from the end of a shorter search to its label
+    # A dotted line connects the end of a shorter search with its label.
+    for (_, colour, x, _), end in zip(lines, ends, strict=True):
         axes.plot(
             [x[-1], last], [end, end], color=colour, linestyle=(0, (1, 3)), linewidth=1.0, zorder=3
         )
-    places = spread_apart(ends, (high - low) * 17.0 / _TALL)
-    for (name, colour, _, _), place in zip(lines, places, strict=True):
-        sheet.label_point(axes, last, place, fit_text(name, 130.0), colour=colour, shift=(8, 0))
-    set_ticks(axes, x=5, y=5, whole=True)
-    sheet.label_top(axes, "best objective so far", x=0.0)
-    sheet.label_bottom(axes, "evaluations")
-    return Drawing(sheet.canvas, "Convergence", _CAPTION)
+    positions = spread_apart(ends, (high - low) * 17.0 / _AXES_HEIGHT)
+    for (name, colour, _, _), y in zip(lines, positions, strict=True):
+        layout.label_point(axes, last, y, fit_text(name, 130.0), colour=colour, shift=(8, 0))
+    set_ticks(axes, x=5, y=5, integer=True)
+    layout.label_top(axes, "best objective so far", x=0.0)
+    layout.label_bottom(axes, "evaluations")
+    return Drawing(layout.canvas, "Convergence", _CAPTION)

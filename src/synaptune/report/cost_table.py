@@ -1,30 +1,29 @@
-"""A plan's price for people: a small table and the assumptions behind it."""
+"""Print the cost of a plan: a table and the assumptions behind it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from rich.console import Console
 
 from synaptune.analysis.cost import PlanCost, SecondsRange
 from synaptune.core.text import format_duration
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from synaptune.report.console import print_lines, print_table
+from synaptune.report.table_model import Column, Table
 
 
 def print_cost(cost: PlanCost, console: Console, *, title: str, notes: list[str]) -> None:
     """Print the table, the sums and the notes on where they come from."""
-    from rich.table import Table
-
-    table = Table("stage", title=title, title_justify="left")
-    for name in ("runs", "one run", "device hours"):
-        table.add_column(name, justify="right")
-    for row in cost.rows:
-        table.add_row(
-            row.stage, str(row.runs), _format_run(row.seconds), _format_hours(row.device_hours)
-        )
-    table.add_section()
-    table.add_row("all", "", "", _format_hours(cost.device_hours))
-    console.print(table)
+    columns = (
+        Column("stage"),
+        Column("runs", "count"),
+        Column("one run", "value"),
+        Column("device hours", "value"),
+    )
+    rows: list[tuple[object, ...]] = [
+        (row.stage, row.runs, _format_run(row.seconds), _format_hours(row.device_hours))
+        for row in cost.rows
+    ]
+    rows.append(("all", "", "", _format_hours(cost.device_hours)))
+    print_table(Table("cost", title, columns, rows), console)
     between = (
         f" (10 to 90 %: {_format_hours(cost.low)} to {_format_hours(cost.high)})"
         if cost.low is not None and cost.high is not None
@@ -36,13 +35,8 @@ def print_cost(cost: PlanCost, console: Console, *, title: str, notes: list[str]
         if cost.days >= 0.1
         else f"{format_duration(cost.days * 86400)} by the clock"
     )
-    console.print(
-        f"{_format_hours(cost.device_hours)} device hours{between}{money}, {days}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    for line in notes:
-        console.print(f"  {line}", highlight=False, soft_wrap=True)
+    total = f"{_format_hours(cost.device_hours)} device hours{between}{money}, {days}"
+    print_lines([total, *(f"  {line}" for line in notes)], console)
 
 
 def _format_run(seconds: SecondsRange) -> str:

@@ -1,4 +1,4 @@
-"""A study as GitHub-flavoured Markdown, with its figures as SVG files and its tables as CSV files beside it."""
+"""A report as GitHub-flavoured Markdown, with figures as SVG files and tables as CSV files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import Any
 
 from synaptune.analysis.results import Evidence
 from synaptune.core.files import write_atomic
-from synaptune.report import findings as words
-from synaptune.report import table_model as cells
-from synaptune.report import tables
+from synaptune.report import advice, findings, table_model, tables
 from synaptune.report.figures import Figure, draw_figures, make_svg_file
 from synaptune.report.table_model import Column, Table
 
-_LEFT_ALIGNED = ("text", "name", "range")
 _SPECIAL_PATTERN = re.compile(r"([\\`*{}\[\]<>#|$~&]|\b_|_\b)")
 _CODE_PATTERN = re.compile(r"(`[a-z][^`<>&|]*`)")
 
@@ -23,33 +20,45 @@ _CODE_PATTERN = re.compile(r"(`[a-z][^`<>&|]*`)")
 def write_markdown(
     evidence: Evidence, folder: Path, drawn_figures: Sequence[Figure] | None = None
 ) -> Path:
-    """Write report.md, figures/*.svg and tables/*.csv below folder; returns the path of report.md.
+    """Write report.md, figures/*.svg and tables/*.csv below a folder.
 
-    drawn: the study's figures, which take seconds to draw. Raises UserError: no space.
+    Args:
+        evidence: the study.
+        folder: where to write.
+        drawn_figures: the study's figures; None draws them, which takes seconds.
+
+    Returns:
+        The path of report.md.
+
+    Raises:
+        UserError: a file cannot be written, for example on a full disk.
     """
     drawn_figures = list(draw_figures(evidence)) if drawn_figures is None else drawn_figures
     for figure in drawn_figures:
         write_atomic(folder / "figures" / f"{figure.key}.svg", make_svg_file(figure).encode())
-    made = list(tables.make_all_tables(evidence))
-    for table in made:
-        write_atomic(folder / "tables" / f"{table.key}.csv", cells.format_csv(table).encode())
+    report_tables = list(tables.make_all_tables(evidence))
+    for table in report_tables:
+        write_atomic(folder / "tables" / f"{table.key}.csv", table_model.format_csv(table).encode())
     path = folder / "report.md"
-    write_atomic(path, (format_report(evidence, drawn_figures, made)).encode())
+    write_atomic(path, format_report(evidence, drawn_figures, report_tables).encode())
     return path
 
 
 def format_report(
     evidence: Evidence, drawn_figures: Sequence[Figure], report_tables: Sequence[Table]
 ) -> str:
-    """The Markdown of a study whose figures and tables lie beside it."""
-    found = words.make_verdict(evidence)
-    parts = [f"# Study {escape_markdown(evidence.name)}", f"**{escape_markdown(found.headline)}**"]
-    if words.is_running(evidence):
-        parts.append("*Running: trials have begun and not ended.*")
-    parts.append(format_findings(found.findings))
+    """Format the Markdown of a study whose figures and tables lie in the same folder."""
+    verdict = findings.make_verdict(evidence)
+    parts = [
+        f"# Study {escape_markdown(evidence.name)}",
+        f"**{escape_markdown(verdict.headline)}**",
+    ]
+    if findings.is_running(evidence):
+        parts.append("*Running: some trials have not ended.*")
+    parts.append(format_findings(verdict.findings))
     numbers = [[name, number] for name, number in tables.list_key_numbers(evidence)]
     parts.append(format_table(Table("numbers", "", (Column("what"), Column("value")), numbers)))
-    parts += _format_section("What to do next", format_findings(words.advise(evidence)))
+    parts += _format_section("What to do next", format_findings(advice.advise(evidence)))
     figures_by_key, tables_by_key = (
         {figure.key: figure for figure in drawn_figures},
         {table.key: table for table in report_tables},
@@ -80,7 +89,7 @@ def format_report(
     parts += _format_section(
         "Provenance",
         *(
-            _format_details(cells.format_key(key), entry)
+            _format_details(table_model.format_key(key), entry)
             for key, entry in evidence.provenance.items()
         ),
     )
@@ -88,20 +97,21 @@ def format_report(
 
 
 def _format_section(title: str, *blocks: str) -> list[str]:
-    kept = [block for block in blocks if block]
-    return [f"## {title}", *kept] if kept else []
+    content = [block for block in blocks if block]
+    return [f"## {title}", *content] if content else []
 
 
-def format_findings(found: Sequence[words.Finding]) -> str:
-    """Sentences as a list."""
+def format_findings(entries: Sequence[findings.Finding]) -> str:
+    """Format findings as a list."""
     return "\n".join(
-        f"- **{escape_markdown(entry.title)}.** {escape_markdown(entry.text)}" for entry in found
+        f"- **{escape_markdown(entry.title)}.** {escape_markdown(entry.text)}" for entry in entries
     )
 
 
 def format_figure(figure: Figure) -> str:
-    """A figure of the folder, with its caption."""
-    return f"![{escape_markdown(figure.title)}](figures/{figure.key}.svg)\n\n*{escape_markdown(figure.title)}.* {escape_markdown(figure.caption)}"
+    """Format the image of a figure in the folder, with its caption."""
+    title, caption = escape_markdown(figure.title), escape_markdown(figure.caption)
+    return f"![{title}](figures/{figure.key}.svg)\n\n*{title}.* {caption}"
 
 
 def _format_noise(evidence: Evidence) -> list[str]:
@@ -109,7 +119,7 @@ def _format_noise(evidence: Evidence) -> list[str]:
         [] if evidence.validation is None else tables.list_statistics(evidence.validation.gain)
     )
     return (
-        [format_table(Table("noise", "", (Column("noise, luck and tests"), Column("value")), rows))]
+        [format_table(Table("noise", "", (Column("noise and tests"), Column("value")), rows))]
         if rows
         else []
     )
@@ -117,7 +127,7 @@ def _format_noise(evidence: Evidence) -> list[str]:
 
 def _format_details(title: str, entry: Any) -> str:
     entries = entry if isinstance(entry, dict) else {title: entry}
-    rows = [[str(key), cells.format_plain(part)] for key, part in entries.items()]
+    rows = [[str(key), table_model.format_plain(part)] for key, part in entries.items()]
     if not rows:
         return ""
     table = format_table(Table("", "", (Column("what"), Column("value")), rows))
@@ -125,12 +135,14 @@ def _format_details(title: str, entry: Any) -> str:
 
 
 def format_table(table: Table) -> str:
-    """A table in GitHub's form, with its note under it."""
+    """Format a table for GitHub, with its note below."""
     heads = [escape_markdown(column.heading) for column in table.columns]
-    rules = ["---" if column.kind in _LEFT_ALIGNED else "---:" for column in table.columns]
+    rules = [
+        "---" if column.kind in table_model.LEFT_ALIGNED else "---:" for column in table.columns
+    ]
     rows = [
         [
-            escape_markdown(cells.format_cell(cell, column.kind))
+            escape_markdown(table_model.format_cell(cell, column.kind))
             for cell, column in zip(row, table.columns, strict=True)
         ]
         for row in table.rows
@@ -140,14 +152,15 @@ def format_table(table: Table) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, in one line; `commands` stay code."""
-    parts = _CODE_PATTERN.split(" ".join(text.split()))
+    """Escape a text and put it on one line; `commands` remain code."""
+    parts = _CODE_PATTERN.split(" ".join(text.split()))  # every second part is code
     return "".join(
-        part if at % 2 else _SPECIAL_PATTERN.sub(r"\\\1", part) for at, part in enumerate(parts)
+        part if index % 2 else _SPECIAL_PATTERN.sub(r"\\\1", part)
+        for index, part in enumerate(parts)
     )
 
 
 def make_fence(text: str) -> str:
-    """A fence for a code block that the text cannot close."""
+    """Make a fence for a code block that is longer than any fence in the text."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     return "`" * max(3, longest + 1)

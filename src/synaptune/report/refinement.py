@@ -1,13 +1,15 @@
-"""A refinement for people: tables in a terminal, and the Markdown file that goes with the new search space."""
+"""Show a refinement: tables on a terminal, and the Markdown file beside the new search space."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from synaptune.analysis.refine.exact_tests import CONFIDENCE
 from synaptune.analysis.refine.rule import ALPHA, Proposal, Refinement
 from synaptune.analysis.refine.runs import ParameterTest, RunTable
+from synaptune.report.markdown import escape_markdown, format_table
+from synaptune.report.table_model import Column, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,15 +17,14 @@ if TYPE_CHECKING:
     from synaptune.search.space.space import Dimension
 
 REFINEMENT_TITLE = "Refined search space"  # begins every Markdown file of ours
-TextRow = tuple[str, ...]
-_PROPOSAL_COLUMNS = ("parameter", "before", "proposed", "p", "p adjusted", "supported", "reason")
-_GROUP_COLUMNS = (
-    "parameter",
-    "runs",
-    "high performers",
-    "success rate",
-    f"{100 * CONFIDENCE:g} % interval",
-    "mean",
+_PROPOSAL_COLUMNS = (
+    Column("parameter", "name"),
+    Column("before"),
+    Column("proposed"),
+    Column("p", "value"),
+    Column("p adjusted", "value"),
+    Column("supported"),
+    Column("reason"),
 )
 _RULE_NOTES = {
     "tested": f"narrowed where success depends on a parameter, adjusted p below {ALPHA:g}; the others stay as wide as they were",
@@ -38,9 +39,9 @@ def format_headline(refinement: Refinement) -> str:
     return f"{refinement.winners} high performers of {len(runs.scores)} runs of {runs.source}: {runs.metric} {sign} {refinement.threshold:.6g}"
 
 
-def make_proposal_rows(refinement: Refinement) -> list[TextRow]:
-    """One row for each parameter, under `_PROPOSAL_COLUMNS`."""
-    return [
+def tabulate_proposals(refinement: Refinement) -> Table:
+    """Tabulate what is proposed, one row for each parameter."""
+    rows = [
         (
             proposal.test.parameter.dimension.name,
             describe_range(proposal.test.parameter.dimension),
@@ -52,6 +53,7 @@ def make_proposal_rows(refinement: Refinement) -> list[TextRow]:
         )
         for proposal in refinement.proposals
     ]
+    return Table("proposal", format_headline(refinement), _PROPOSAL_COLUMNS, rows)
 
 
 def describe_narrowing(proposal: Proposal) -> str:
@@ -76,19 +78,29 @@ def describe_range(dimension: Dimension) -> str:
     )
 
 
-def make_group_rows(test: ParameterTest) -> list[TextRow]:
-    """One row for each bin or value of a parameter, under `_GROUP_COLUMNS`."""
-    return [
+def tabulate_groups(test: ParameterTest, metric: str) -> Table:
+    """Tabulate the success rates of a parameter, one row for each of its bins or values."""
+    rows = [
         (
             group.label,
-            str(group.runs),
-            str(group.winners),
+            group.runs,
+            group.winners,
             format_percent(group.rate) if group.runs else "",
             f"{format_percent(group.low)} to {format_percent(group.high)}" if group.runs else "",
-            "" if group.mean is None else f"{group.mean:.4g}",
+            "" if group.mean is None else group.mean,
         )
         for group in test.groups
     ]
+    name = test.parameter.dimension.name
+    columns = (
+        Column(name),
+        Column("runs", "count"),
+        Column("high performers", "count"),
+        Column("success rate", "value"),
+        Column(f"{100 * CONFIDENCE:g} % interval", "value"),
+        Column(f"mean {metric}", "value"),
+    )
+    return Table("groups", f"{name}: success {describe_tests(test)}", columns, rows)
 
 
 def describe_tests(test: ParameterTest) -> str:
@@ -124,89 +136,51 @@ def list_remarks(refinement: Refinement) -> Iterator[str]:
 
 
 def format_refinement(refinement: Refinement, space: str) -> str:
-    """The Markdown file; space: the search-space file it explains."""
+    """Return the Markdown file; space: the search-space file that it explains."""
     runs = refinement.runs
-    lines = [
-        f"# {REFINEMENT_TITLE} of {_escape_cell(runs.source)}",
-        "",
-        f"{_escape_cell(format_headline(refinement))}.",
-        "",
-    ]
-    lines += [
+    parts = [
+        f"# {REFINEMENT_TITLE} of {escape_markdown(runs.source)}",
+        f"{escape_markdown(format_headline(refinement))}.",
         f"Run it with `search_space={space}`.",
-        "",
         "## Proposal",
-        "",
-        *_format_table(_PROPOSAL_COLUMNS, make_proposal_rows(refinement)),
-        "",
+        format_table(tabulate_proposals(refinement)),
+        "\n".join(f"- {escape_markdown(remark)}" for remark in list_remarks(refinement)),
+        "## Success rates",
     ]
-    lines += [f"- {_escape_cell(remark)}" for remark in list_remarks(refinement)]
-    lines += ["", "## Success rates"]
     for proposal in refinement.proposals:
-        found = proposal.test
-        head = (
-            _escape_cell(found.parameter.dimension.name),
-            *_GROUP_COLUMNS[1:-1],
-            f"mean {runs.metric}",
-        )
-        lines += [
-            "",
-            *_format_table(head, make_group_rows(found)),
-            "",
-            f"Success {_escape_cell(describe_tests(found))}.",
+        parts += [
+            format_table(tabulate_groups(proposal.test, runs.metric)),
+            f"Success {escape_markdown(describe_tests(proposal.test))}.",
         ]
     if runs.left_out:
-        lines += [
-            "",
+        columns = (Column("column"), Column("reason"))
+        parts += [
             "## Columns that are no parameters",
-            "",
-            *_format_table(("column", "reason"), runs.left_out),
+            format_table(Table("left_out", "", columns, runs.left_out)),
         ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def print_refinement(refinement: Refinement, console: Console) -> None:
     """Print the proposal, the tables of what is narrowed, and the remarks."""
-    from rich.markup import escape
-    from rich.table import Table
+    from synaptune.report.console import print_lines, print_table
 
-    def table(title: str, head: Sequence[str], rows: Sequence[TextRow], right: range) -> Table:
-        made = Table(title=escape(title), title_justify="left")
-        for place, name in enumerate(head):
-            made.add_column(
-                escape(name), justify="right" if place in right else "left", overflow="fold"
-            )
-        for row in rows:
-            made.add_row(*map(escape, row))
-        return made
-
-    for proposal in (
-        entry for entry in refinement.proposals if entry.is_narrowed
-    ):  # the Markdown file has them all
-        found = proposal.test
-        head = (*_GROUP_COLUMNS[:-1], f"mean {refinement.runs.metric}")
-        name = found.parameter.dimension.name
-        console.print(
-            table(
-                f"{name}: success {describe_tests(found)}",
-                ("", *head[1:]),
-                make_group_rows(found),
-                range(1, len(head)),
-            )
-        )
-    rows = make_proposal_rows(refinement)
-    broken = [(".\n".join(name.rsplit(".", 1)), *rest) for name, *rest, _ in rows]
-    console.print(
-        table(format_headline(refinement), _PROPOSAL_COLUMNS[:-1], broken, range(3, 5))
-    )  # the two p
-    for (name, *_, reason), proposal in zip(rows, refinement.proposals, strict=True):
-        if proposal.is_narrowed:
-            console.print(f"  {name}: {reason}", highlight=False, soft_wrap=True, markup=False)
-    for remark in list_remarks(refinement):
-        console.print(f"  {remark}", highlight=False, soft_wrap=True, markup=False)
-    if refinement.runs.left_out:
-        listed = "; ".join(f"{name} ({reason})" for name, reason in refinement.runs.left_out)
-        console.print(f"  no parameters: {listed}", highlight=False, soft_wrap=True, markup=False)
+    runs, table = refinement.runs, tabulate_proposals(refinement)
+    narrowed = [proposal for proposal in refinement.proposals if proposal.is_narrowed]
+    for proposal in narrowed:  # the Markdown file has all of them
+        print_table(tabulate_groups(proposal.test, runs.metric), console)
+    # The reasons are sentences: they stand below the table.
+    rows = [row[:-1] for row in table.rows]
+    print_table(table._replace(columns=table.columns[:-1], rows=rows), console)
+    lines = [
+        f"{proposal.test.parameter.dimension.name}: {proposal.narrowing.reason}"
+        for proposal in narrowed
+    ]
+    lines += list_remarks(refinement)
+    if runs.left_out:
+        listed = "; ".join(f"{name} ({reason})" for name, reason in runs.left_out)
+        lines.append(f"no parameters: {listed}")
+    print_lines((f"  {line}" for line in lines), console)
 
 
 def format_percent(part: float, digits: int = 1) -> str:
@@ -221,18 +195,3 @@ def format_p(p: float) -> str:
 
 def _has_ranges(runs: RunTable) -> bool:
     return any(parameter.dimension.scale != "categorical" for parameter in runs.parameters)
-
-
-def _format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [_format_line(head), "|" + "---|" * len(head), *map(_format_line, rows)]
-
-
-def _format_line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_escape_cell, cells)) + " |"
-
-
-def _escape_cell(text: str) -> str:
-    """Text that Markdown takes as it is, on one line."""
-    for letter in "\\|`*<[":
-        text = text.replace(letter, f"\\{letter}")
-    return " ".join(text.split())

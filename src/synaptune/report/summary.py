@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from synaptune.analysis.compare import compute_improvement
 from synaptune.analysis.validation import decide, measure_gini_gain
+from synaptune.report.console import print_table
+from synaptune.report.table_model import Column, Table
 from synaptune.search.trial import Trial
 
 
@@ -73,32 +74,24 @@ _COLOURS = {"proceed": "green", "re-evaluate": "yellow", "stop": "red"}
 def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
     """Print a summary (the content of summary.json)."""
     before, after, gain = summary["baseline"], summary["best"], summary["improvement"]
-    results = Table(title=f"Verdict of study {summary['study']}", title_justify="left")
-    results.add_column("on fresh seeds")
-    for heading in ("start", "tuned"):
-        results.add_column(heading, justify="right")
-    results.add_column("improvement, 95 % interval", justify="right")
-    results.add_row(
-        "test perplexity",
-        f"{statistics.fmean(before['test_perplexity']):.4g}",
-        f"{statistics.fmean(after['test_perplexity']):.4g}",
-        f"{gain['mean']:.2f} %  ({gain['low']:.2f} to {gain['high']:.2f})",
-    )
+    perplexities = [statistics.fmean(side["test_perplexity"]) for side in (before, after)]
     losses = [f"{statistics.fmean(side['validation_loss']):.4f}" for side in (before, after)]
-    results.add_row("validation loss [nats/token]", *losses, "")
-    console.print(results)
-    values = Table(title="Parameters", title_justify="left")
-    values.add_column("name")
-    for heading in ("start", "tuned"):
-        values.add_column(heading, justify="right")
-    for name, pair in summary["parameters"].items():
-        values.add_row(name, _format_value(pair["start"]), _format_value(pair["best"]))
-    console.print(values)
+    interval = f"{gain['mean']:.2f} %  ({gain['low']:.2f} to {gain['high']:.2f})"
+    values = (Column("start", "value"), Column("tuned", "value"))
+    columns = (
+        Column("on fresh seeds"),
+        *values,
+        Column("improvement, 95 % interval", "value"),
+    )
+    rows = [
+        ("test perplexity", *perplexities, interval),
+        ("validation loss [nats/token]", *losses, ""),
+    ]
+    print_table(Table("verdict", f"Verdict of study {summary['study']}", columns, rows), console)
+    pairs = summary["parameters"].items()
+    rows = [(name, pair["start"], pair["best"]) for name, pair in pairs]
+    print_table(Table("parameters", "Parameters", (Column("name"), *values), rows), console)
     evaluated = f"{summary['evaluations']} evaluations, {summary['failed']} failed, {len(before['seeds'])} paired seeds"
     console.print(f"{evaluated}, {summary['seconds'] / 60:.1f} minutes of runs", highlight=False)
     colour = _COLOURS[summary["decision"]]
     console.print(f"[bold {colour}]{summary['decision']}[/]: {summary['reason']}", highlight=False)
-
-
-def _format_value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

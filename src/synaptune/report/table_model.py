@@ -13,6 +13,7 @@ from synaptune.search.space.space import Dimension
 CellKind = Literal[
     "text", "name", "count", "value", "loss", "share", "p", "seconds", "gain", "range", "position"
 ]
+LEFT_ALIGNED = ("text", "name", "range")
 UNKNOWN = "\N{EN DASH}"
 
 

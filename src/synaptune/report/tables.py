@@ -1,4 +1,4 @@
-"""The tables of a report, from a study's evidence."""
+"""The tables of a report, made from a study's evidence."""
 
 from __future__ import annotations
 
@@ -7,33 +7,36 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from synaptune.analysis.results import Comparison, Evidence
+from synaptune.analysis.results import AblationRow, Comparison, Evidence
 from synaptune.core.text import format_duration
-from synaptune.report import next_commands as orders
+from synaptune.report import next_commands
 from synaptune.report.table_model import Column, Table, format_cell
 from synaptune.search.trial import Trial
-from synaptune.study import artifacts as export
-from synaptune.study.database import keys as schema
+from synaptune.study import artifacts
+from synaptune.study.database import keys
 from synaptune.study.reader import JOINT
 
 _MAX_LISTED = 12  # trial numbers listed one by one
 _MAX_REASONS = 40  # rows of the table of failures
-_LONGEST_REASON = 160  # characters of a reason
-# What the columns of the table of parameters say.
+_LONGEST_REASON = 160  # [characters] a longer reason is cut
+# Explanations of the columns of the table of parameters.
 _COLUMN_NOTES = {
     "position": "Position: 0 is the lower end of the range on its own scale, 1 the upper.",
     "effect z": "Effect: whether the loss depends on the parameter, from the search's own trials.",
-    "worth at the optimum": "Worth at the optimum: gain in test perplexity lost when this one goes back to its start value.",
+    "worth at the optimum": (
+        "Worth at the optimum: gain in test perplexity that is lost when this parameter alone is "
+        "set back to its start value."
+    ),
 }
 
 
 def make_all_tables(evidence: Evidence) -> Iterator[Table]:
-    """Every table that has rows."""
+    """Make every table that has rows."""
     for make in (
         tabulate_parameters,
         tabulate_validation,
         tabulate_gates,
-        tabulate_ablation,
+        lambda evidence: tabulate_ablation(evidence.ablation),
         tabulate_hypotheses,
         tabulate_failures,
         tabulate_cost,
@@ -46,14 +49,14 @@ def make_all_tables(evidence: Evidence) -> Iterator[Table]:
 
 
 def tabulate_parameters(evidence: Evidence) -> Table:
-    """What is known of each searched parameter; columns that the study cannot fill are left out."""
+    """Make the table of the searched parameters, without the columns that have no data."""
     best = evidence.best.values if evidence.best is not None else {}
     ranges = (
         {dimension.name: dimension for dimension in evidence.space.dimensions}
         if evidence.space is not None
         else {}
     )
-    place = find_positions(evidence)
+    positions = find_positions(evidence)
     effects, shares = (
         {entry.name: entry for entry in evidence.effects},
         {entry.name: entry for entry in evidence.importances},
@@ -64,7 +67,7 @@ def tabulate_parameters(evidence: Evidence) -> Table:
         Column("start", "value"): [evidence.start.get(name) for name in evidence.names],
         Column("tuned", "value"): [best.get(name) for name in evidence.names],
         Column("range", "range"): [ranges.get(name) for name in evidence.names],
-        Column("position", "position"): [place.get(name) for name in evidence.names],
+        Column("position", "position"): [positions.get(name) for name in evidence.names],
         Column("worth at the optimum", "gain", "%"): [
             ablated[name].reverted if name in ablated else None for name in evidence.names
         ],
@@ -94,21 +97,21 @@ def tabulate_parameters(evidence: Evidence) -> Table:
 
 
 def find_positions(evidence: Evidence) -> Mapping[str, float]:
-    """Where the best values lie in their ranges, 0 to 1; choices have no place."""
+    """Find the positions of the best values in their ranges, in [0, 1]; without categoricals."""
     best = evidence.best
     if best is None or len(best.unit) != len(best.values):
         return {}
-    place = dict(zip(best.values, best.unit, strict=True))
-    kinds = (
+    positions = dict(zip(best.values, best.unit, strict=True))
+    scales = (
         {dimension.name: dimension.scale for dimension in evidence.space.dimensions}
         if evidence.space is not None
         else {}
     )
-    return {name: unit for name, unit in place.items() if kinds.get(name) != "categorical"}
+    return {name: unit for name, unit in positions.items() if scales.get(name) != "categorical"}
 
 
 def tabulate_validation(evidence: Evidence) -> Table:
-    """The runs on fresh seeds, a row for each seed."""
+    """Make the table of the runs on fresh seeds, with a row for each seed."""
     columns = (
         Column("seed", "count"),
         Column("validation loss, start", "loss", "nats/token"),
@@ -117,12 +120,9 @@ def tabulate_validation(evidence: Evidence) -> Table:
         Column("test perplexity, tuned", "value", "tokens"),
         Column("improvement of test perplexity", "value", "%"),
     )
-    claim = evidence.validation
-    rows = (
-        []
-        if claim is None
-        else [_make_seed_row(old, new) for old, new in zip(claim.before, claim.after, strict=True)]
-    )
+    validation = evidence.validation
+    pairs = [] if validation is None else zip(validation.before, validation.after, strict=True)
+    rows = [_make_seed_row(old, new) for old, new in pairs]
     return Table("validation", "Validation on fresh seeds", columns, rows)
 
 
@@ -139,8 +139,8 @@ def _make_seed_row(before: Trial, after: Trial) -> list[Any]:
     ]
 
 
-def tabulate_ablation(evidence: Evidence) -> Table:
-    """The optimum taken apart, as ranked by what each parameter is worth in it."""
+def tabulate_ablation(ablation: Sequence[AblationRow]) -> Table:
+    """Make the table of the ablation, ranked by the worth of each parameter at the optimum."""
     columns = (
         Column("parameter", "name"),
         Column("start", "value"),
@@ -160,18 +160,24 @@ def tabulate_ablation(evidence: Evidence) -> Table:
             entry.alone,
             entry.adjusted_alone,
         ]
-        for entry in sorted(evidence.ablation, key=lambda entry: _sort_key(entry.reverted))
+        for entry in sorted(ablation, key=lambda entry: _sort_key(entry.reverted))
     ]
-    note = "Gains in test perplexity on paired seeds with 95 % intervals; they need not add up, since parameters act together."
+    note = (
+        "Gains in test perplexity on paired seeds with 95 % intervals. They need not add up, since "
+        "parameters interact."
+    )
     return Table("ablation", "Ablation of the optimum", columns, rows, note)
 
 
-def _sort_key(found: Comparison | None) -> float:
-    return float("inf") if found is None else -found.mean
+def _sort_key(gain: Comparison | None) -> float:
+    return float("inf") if gain is None else -gain.mean
 
 
 def tabulate_gates(evidence: Evidence) -> Table:
-    """What the gates before the last search decided, with the relative change of perplexity on fresh seeds."""
+    """Make the table of the gates before the last search.
+
+    Their gains are relative changes of perplexity on fresh seeds [%].
+    """
     columns = (
         Column("gate"),
         Column("decision"),
@@ -200,50 +206,47 @@ def tabulate_gates(evidence: Evidence) -> Table:
 
 
 def tabulate_hypotheses(evidence: Evidence) -> Table:
-    """The claims made beforehand and what became of them."""
-    words = {True: "holds", False: "does not hold", None: "cannot tell"}
-    rows = [[entry.statement, entry.finding, words[entry.holds]] for entry in evidence.hypotheses]
+    """Make the table of the hypotheses and their verdicts."""
+    verdicts = {True: "holds", False: "does not hold", None: "undecided"}
+    rows = [
+        [entry.statement, entry.finding, verdicts[entry.holds]] for entry in evidence.hypotheses
+    ]
     return Table(
         "hypotheses", "Hypotheses", (Column("claim"), Column("found"), Column("verdict")), rows
     )
 
 
 def tabulate_failures(evidence: Evidence) -> Table:
-    """Why trials failed, the commonest first."""
+    """Make the table of the reasons of failures, the most frequent first."""
     groups: dict[tuple[str, str], list[int]] = {}
-    for kind, trials_ in evidence.failures.items():
-        for trial in trials_:
+    for kind, trials in evidence.failures.items():
+        for trial in trials:
             groups.setdefault((kind, shorten_reason(trial.reason)), []).append(trial.number)
     ranked = sorted(groups.items(), key=lambda group: -len(group[1]))
     rows = [
         [kind, reason, len(numbers), join_numbers(numbers)]
         for (kind, reason), numbers in ranked[:_MAX_REASONS]
     ]
-    left = len(ranked) - _MAX_REASONS
+    omitted = len(ranked) - _MAX_REASONS
     columns = (Column("kind"), Column("reason"), Column("trials", "count"), Column("numbers"))
-    return Table(
-        "failures",
-        "Failures",
-        columns,
-        rows,
-        f"{left} rarer reasons are left out." if left > 0 else "",
-    )
+    note = f"{omitted} less frequent reasons are left out." if omitted > 0 else ""
+    return Table("failures", "Failures", columns, rows, note)
 
 
 def shorten_reason(reason: str | None) -> str:
-    """A reason in one line."""
+    """Return the first line of a reason, cut to a readable length."""
     line = (reason or "").strip().splitlines()[0] if (reason or "").strip() else "unknown"
     return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 3] + "..."
 
 
 def join_numbers(numbers: Sequence[int]) -> str:
-    """Trial numbers, the first ones of many."""
+    """Join trial numbers; a long list is cut."""
     more = f" and {len(numbers) - _MAX_LISTED} more" if len(numbers) > _MAX_LISTED else ""
     return ", ".join(str(number) for number in numbers[:_MAX_LISTED]) + more
 
 
 def tabulate_cost(evidence: Evidence) -> Table:
-    """Device time by phase."""
+    """Make the table of the device time by phase."""
     columns = (
         Column("phase"),
         Column("runs", "count"),
@@ -258,7 +261,7 @@ def tabulate_cost(evidence: Evidence) -> Table:
 
 
 def tabulate_generations(evidence: Evidence) -> Table:
-    """The search distribution, generation by generation."""
+    """Make the table of the search distribution by generation."""
     columns = [
         Column("generation", "count"),
         Column("best objective", "loss"),
@@ -287,7 +290,7 @@ def tabulate_generations(evidence: Evidence) -> Table:
 
 
 def tabulate_search_trials(evidence: Evidence, chosen: Sequence[Trial] | None = None) -> Table:
-    """The trials of the search, or those chosen among them."""
+    """Make the table of the trials; chosen selects some of them, None means all."""
     chosen = evidence.trials if chosen is None else chosen
     columns = [
         Column("trial", "count"),
@@ -318,31 +321,34 @@ def tabulate_search_trials(evidence: Evidence, chosen: Sequence[Trial] | None = 
 
 
 def to_objective(evidence: Evidence, loss: float) -> float:
-    """What the user optimises, from what the search minimises."""
+    """Convert a loss, which the search minimises, to the user's objective."""
     return -loss if evidence.maximize else loss
 
 
 def read_budget(evidence: Evidence) -> int | None:
-    """Evaluations planned for the search; null when unknown, or when more were made: the study keeps its first plan."""
-    settings = orders.get_configuration(evidence)
+    """Return the number of evaluations planned for the search.
+
+    The result is None when the number is unknown, or when more evaluations have ended: a study
+    stores the budget of its first command only.
+    """
+    configuration = next_commands.get_configuration(evidence)
     planned = (evidence.provenance.get("optimizer") or {}).get("budget")
-    if (
-        orders.get_protocol(evidence) == "phase2" and evidence.phase != JOINT
-    ):  # the optimizer's is that of the joint search
-        planned = settings.get("search.group_budget")
+    # In phase 2 the stored budget of the optimizer is that of the joint search.
+    if next_commands.get_protocol(evidence) == "phase2" and evidence.phase != JOINT:
+        planned = configuration.get("search.group_budget")
     ended = sum(trial.state != "running" for trial in evidence.trials)
     return None if planned is None or planned < ended else planned
 
 
 def count_search_seeds(evidence: Evidence) -> int | None:
-    """Seeds on which the search ran its best; null for a search without."""
+    """Return the number of seeds of the best trial; None for a search without seeds."""
     facts = {} if evidence.best is None else evidence.best.facts
-    return None if facts.get(schema.SEED) is None else int(facts.get("seeds", 1))
+    return None if facts.get(keys.SEED) is None else int(facts.get("seeds", 1))
 
 
 def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
-    """The numbers one asks for first, each with its name."""
-    found: list[tuple[str, str]] = []
+    """List the key numbers of a study as (name, text)."""
+    numbers: list[tuple[str, str]] = []
     if evidence.validation is not None and evidence.validation.before and evidence.validation.after:
         for name, runs in (
             ("test perplexity, start", evidence.validation.before),
@@ -354,45 +360,48 @@ def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
                 if run.facts.get("test_perplexity") is not None
             ]
             if known:
-                found.append((name, f"{statistics.fmean(known):.4g}"))
-        found.append(("fresh seeds", str(evidence.validation.gain.count)))
+                numbers.append((name, f"{statistics.fmean(known):.4g}"))
+        numbers.append(("fresh seeds", str(evidence.validation.gain.count)))
     states = Counter(trial.state for trial in evidence.trials)
     if evidence.best is not None and evidence.best.objective is not None:
-        found.append(
+        numbers.append(
             (
                 f"best objective, trial {evidence.best.number}",
                 format_cell(evidence.best.objective, "loss"),
             )
         )
     planned = read_budget(evidence)
-    found.append(
+    numbers.append(
         (
             "evaluations" if planned is None else f"evaluations of {planned}",
             str(len(evidence.trials) - states["running"]),
         )
     )
-    found += [
+    numbers += [
         (state, str(states[state])) for state in ("failed", "pruned", "running") if states[state]
     ]
     if evidence.names:
-        found.append(("parameters", str(len(evidence.names))))
+        numbers.append(("parameters", str(len(evidence.names))))
     if evidence.seconds_by_phase:
-        found.append(
+        numbers.append(
             ("device time, all phases", format_duration(sum(evidence.seconds_by_phase.values())))
         )
     if evidence.convergence is not None and evidence.convergence.hours:
-        found.append(
-            ("search by the clock", format_duration(3600.0 * evidence.convergence.hours[-1]))
+        numbers.append(
+            (
+                "wall-clock time of the search",
+                format_duration(3600.0 * evidence.convergence.hours[-1]),
+            )
         )
-    return found
+    return numbers
 
 
 def list_noise(evidence: Evidence) -> list[tuple[str, str]]:
-    """Noise and luck as far as they are known, each with its name."""
-    found: list[tuple[str, float | None]] = []
+    """List the known measures of noise and selection bias as (name, text)."""
+    measures: list[tuple[str, float | None]] = []
     if evidence.noise is not None:
         spread = "standard deviation over seeds"
-        found += [
+        measures += [
             (f"{spread}, start [nats/token]", evidence.noise.before),
             (f"{spread}, tuned [nats/token]", evidence.noise.after),
             (f"{spread}, paired difference [nats/token]", evidence.noise.difference),
@@ -402,19 +411,17 @@ def list_noise(evidence: Evidence) -> list[tuple[str, str]]:
             ),
         ]
     if evidence.selection_bias is not None:
-        found += [
-            (
-                f"gain on the search's own {'seed' if count_search_seeds(evidence) in (None, 1) else 'seeds'} [nats/token]",
-                evidence.selection_bias.search,
-            ),
+        own = "seed" if count_search_seeds(evidence) in (None, 1) else "seeds"
+        measures += [
+            (f"gain on the search's own {own} [nats/token]", evidence.selection_bias.search),
             ("gain on fresh seeds, validation split [nats/token]", evidence.selection_bias.fresh),
             ("gain on fresh seeds, test split [nats/token]", evidence.selection_bias.test),
         ]
-    return [(name, f"{number:.4g}") for name, number in found if number is not None]
+    return [(name, f"{number:.4g}") for name, number in measures if number is not None]
 
 
 def list_statistics(comparison: Comparison) -> list[tuple[str, str]]:
-    """The statistics of a paired gain [%], each with its name."""
+    """List the statistics of a paired gain [%] as (name, text)."""
     return [
         ("gain, t-interval 95 % [%]", format_cell(comparison, "gain")),
         (
@@ -431,10 +438,8 @@ def list_statistics(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def render_best_yaml(evidence: Evidence) -> str | None:
-    """The recommended values as a file that `python train.py tuned=FILE` reads; null without any."""
+    """Render the recommended values as YAML for `python train.py tuned=FILE`; None without any."""
     best = evidence.best
-    return (
-        None
-        if best is None or not best.values
-        else export.format_best_yaml(evidence.name, best, evidence.fixed)
-    )
+    if best is None or not best.values:
+        return None
+    return artifacts.format_best_yaml(evidence.name, best, evidence.fixed)

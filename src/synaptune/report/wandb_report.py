@@ -1,7 +1,7 @@
-"""The W&B Report of a study: the verdict in words, and live panels over its runs, phase by phase.
+"""The W&B Report of a study: the verdict as text, and live panels over its runs, phase by phase.
 
-The specification is built and written without a network. Published, the report's id stays with the study, so that the next
-call updates the same report.
+The specification is built and written without a network. The id of a published report is stored in
+the study's folder, so that the next call updates the same report.
 """
 
 from __future__ import annotations
@@ -16,26 +16,24 @@ from typing import Any
 
 from synaptune.analysis.results import Evidence
 from synaptune.core.errors import user_error
-from synaptune.report import findings as words
-from synaptune.report import next_commands as orders
-from synaptune.report import tables
+from synaptune.report import advice, findings, next_commands, tables
 from synaptune.report.markdown import format_table
 from synaptune.study.artifacts import write_json, write_text
 from synaptune.study.callbacks.wandb_search import JOB_TYPE, read_run_config
 from synaptune.study.reader import ABLATION, BASELINE, VALIDATION
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import (
+    explain_unreachable,
     get_base_url,
-    has_api_key,
-    is_server_reachable,
     read_wandb_mode,
 )
 
 SPECIFICATION_FILE = "wandb-report.json"
 PUBLISHED_FILE = "wandb-report-published.json"
-_LONGEST_TITLE = 128
-_METRIC = "val_loss"  # in the summary of every run of ours; an objective of another name is in the controller's run
-_HALF_WIDTH, _FULL_WIDTH, _HEIGHT = 12, 24, 8  # in the units of a report's grid
+_LONGEST_TITLE = 128  # [characters]
+# In the summary of every run. An objective of another name is only in the controller's run.
+_METRIC = "val_loss"
+_HALF_WIDTH, _FULL_WIDTH, _HEIGHT = 12, 24, 8  # [units of a report's grid]
 
 
 def write_wandb_report(
@@ -47,9 +45,21 @@ def write_wandb_report(
     publish: bool = True,
     on_message: Callable[[str], None] = print,
 ) -> str | None:
-    """Build the report of a study, write its specification to its folder, and publish it; returns its address, null when not published.
+    """Build the report of a study, write its specification to the study's folder, and publish it.
 
-    project, entity: null is where the study logged to. Raises UserError without the client, or when the server refuses the report.
+    Args:
+        evidence: the study.
+        folder: folder of the study.
+        project: W&B project; None means the one that the study logged to.
+        entity: W&B entity; None means the one that the study logged to.
+        publish: False only writes the specification.
+        on_message: receives the messages.
+
+    Returns:
+        The URL of the report; None when it was not published.
+
+    Raises:
+        UserError: the client is not installed, or the server refuses the report.
     """
     for package, name in (("wandb", "wandb"), ("wandb_workspaces", "wandb-workspaces")):
         if find_spec(package) is None:
@@ -77,58 +87,55 @@ def write_wandb_report(
 
 
 def _explain_unpublished(publish: bool) -> str | None:
-    """Why a report stays here; null when it can be published."""
+    """Explain why a report is not published; None when it can be published."""
     if not publish or read_wandb_mode() in ("offline", "disabled"):
-        return "offline was asked for"
-    if not has_api_key():
-        return "no API key; `wandb login` stores one"
-    return None if is_server_reachable() else f"no answer from {get_base_url()}"
+        return "offline mode was requested"
+    return explain_unreachable()
 
 
-def _publish(evidence: Evidence, kept: Path, *, project: str, entity: str | None) -> str:
+def _publish(evidence: Evidence, id_file: Path, *, project: str, entity: str | None) -> str:
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
     try:
         entity = entity or wandb.Api().default_entity
-        place = {"server": get_base_url(), "entity": entity, "project": project}
+        location = {"server": get_base_url(), "entity": entity, "project": project}
         report = build_report(evidence, project=project, entity=str(entity))
-        before = json.loads(kept.read_text()) if kept.exists() else {}
-        if all(before.get(name) == value for name, value in place.items()):
-            report.id = before["id"]
+        published = json.loads(id_file.read_text()) if id_file.exists() else {}
+        if all(published.get(name) == value for name, value in location.items()):
+            report.id = published["id"]
         report.save()
-    except Exception as error:  # of the client there are many kinds, and none says what to do
+    except Exception as error:  # the client raises many types without a remedy
+        reason = (str(error).splitlines() or [""])[0]
         raise user_error(
-            got=f"a report that {get_base_url()} did not take ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})",
-            expected="a key with the right to write there",
-            do=f"check --entity and --project; if the report was deleted there, remove {kept}; the specification is kept",
+            got=f"a report that {get_base_url()} refused ({type(error).__name__}: {reason})",
+            expected="an API key with write access to the project",
+            do=f"check --entity and --project; if the report was deleted there, remove {id_file}; "
+            "the specification is written",
         ) from error
-    write_json(kept, place | {"id": report.id, "url": report.url})
+    write_json(id_file, location | {"id": report.id, "url": report.url})
     return report.url
 
 
 def dump_specification(report: Any) -> str:
-    """A report's specification as JSON."""
+    """Dump the specification of a report as JSON."""
     return report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=1)
 
 
 def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
-    """The report as an object of wandb-workspaces; touches no network, also without an entity."""
+    """Build the report as an object of wandb-workspaces, without a network."""
     wr = _import_client()
-    found = words.make_verdict(evidence)
-    blocks: list[Any] = [wr.H1("Verdict"), wr.P(found.headline)]
-    blocks += [_make_list(found.findings)] if found.findings else []
-    blocks += (
-        [wr.H1("What to do next"), _make_list(advice)] if (advice := words.advise(evidence)) else []
-    )
+    verdict = findings.make_verdict(evidence)
+    blocks: list[Any] = [wr.H1("Verdict"), wr.P(verdict.headline)]
+    blocks += [_make_list(verdict.findings)] if verdict.findings else []
+    if steps := advice.advise(evidence):
+        blocks += [wr.H1("What to do next"), _make_list(steps)]
     if evidence.phase is not None:
         blocks += [
             wr.H1("Search"),
             wr.P(_describe_search(evidence)),
             _make_grid(_make_runset(evidence, evidence.phase), _make_search_panels(evidence, wr)),
-        ]
-        blocks += [
-            wr.H2("Course and distribution"),
+            wr.H2("Progress and distribution"),
             _make_grid(
                 _make_runset(evidence, JOB_TYPE), _make_generation_panels(evidence.phase, wr)
             ),
@@ -142,36 +149,48 @@ def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
             continue
         blocks.append(wr.H1(title))
         if phase == ABLATION and evidence.ablation:
-            blocks.append(wr.MarkdownBlock(format_table(tables.tabulate_ablation(evidence))))
+            blocks.append(
+                wr.MarkdownBlock(format_table(tables.tabulate_ablation(evidence.ablation)))
+            )
         if phase == VALIDATION and evidence.validation is not None:
             blocks.append(wr.MarkdownBlock(format_table(tables.tabulate_validation(evidence))))
         blocks.append(_make_grid(_make_runset(evidence, phase), _make_run_panels(phase, wr)))
-    title, text = f"{evidence.name}: report"[:_LONGEST_TITLE], found.headline
     return wr.Report(
-        project=project, entity=entity, title=title, description=text, blocks=blocks, width="fluid"
+        project=project,
+        entity=entity,
+        title=f"{evidence.name}: report"[:_LONGEST_TITLE],
+        description=verdict.headline,
+        blocks=blocks,
+        width="fluid",
     )
 
 
 def _import_client() -> Any:
-    """The client's classes, which it exports without a word of types."""
+    """Import the client's module, which exports its classes without types."""
     from wandb_workspaces.reports import v2
 
     return v2
 
 
-def _make_list(findings: Sequence[words.Finding]) -> Any:
+def _make_list(entries: Sequence[findings.Finding]) -> Any:
     wr = _import_client()
-    return wr.UnorderedList(items=[f"{entry.title}: {entry.text}" for entry in findings])
+    return wr.UnorderedList(items=[f"{entry.title}: {entry.text}" for entry in entries])
 
 
 def _describe_search(evidence: Evidence) -> str:
     best = "" if evidence.best is None else f"; recommended: trial {evidence.best.number}"
-    searched = f"{len(evidence.trials)} trials over {len(evidence.names)} parameters{best}."
-    return f"{searched} The panels show the runs that were sent: online, or with {orders.format_command(evidence, 'wandb sync')}."
+    command = next_commands.format_command(evidence, "wandb sync")
+    return (
+        f"{len(evidence.trials)} trials over {len(evidence.names)} parameters{best}. "
+        f"The panels show the runs that were uploaded: online, or with {command}."
+    )
 
 
 def _make_runset(evidence: Evidence, phase: str) -> Any:
-    """The runs of a phase; without an entity and a project it takes the report's own, and asks no server."""
+    """Select the runs of a phase.
+
+    Without an entity and a project the run set uses those of the report and asks no server.
+    """
     wr = _import_client()
     kinds = ", ".join(map(_quote, _list_job_types(phase)))
     return wr.Runset(
@@ -181,7 +200,10 @@ def _make_runset(evidence: Evidence, phase: str) -> Any:
 
 
 def _quote(text: str) -> str:
-    """A literal in which the client finds no operators; it looks for them in the whole expression."""
+    """Quote a string for a filter.
+
+    The client searches the whole expression for operators, so other characters are escaped.
+    """
     return (
         "'"
         + "".join(letter if letter.isalnum() else f"\\U{ord(letter):08x}" for letter in text)
@@ -190,24 +212,27 @@ def _quote(text: str) -> str:
 
 
 def _list_job_types(phase: str) -> list[str]:
-    """What the runs of a phase are called; the baseline's may be a sanity run, which is not made again."""
+    """List the job types of a phase.
+
+    The baseline may be a run of the sanity phase, which is not repeated.
+    """
     return [phase, "sanity"] if phase == BASELINE else [phase]
 
 
 def _make_grid(runset: Any, panels: Sequence[Any]) -> Any:
-    """Panels two in a row, those as wide as the page alone."""
+    """Arrange panels in rows of two; a panel of full width gets its own row."""
     wr = _import_client()
-    at, row = 0, 0
+    column, row = 0, 0
     for panel in panels:
-        wide = (
+        width = (
             _FULL_WIDTH
             if isinstance(panel, wr.ParallelCoordinatesPlot | wr.MediaBrowser)
             else _HALF_WIDTH
         )
-        if at + wide > _FULL_WIDTH:
-            at, row = 0, row + _HEIGHT
-        panel.layout = wr.Layout(x=at, y=row, w=wide, h=_HEIGHT)
-        at += wide
+        if column + width > _FULL_WIDTH:
+            column, row = 0, row + _HEIGHT
+        panel.layout = wr.Layout(x=column, y=row, w=width, h=_HEIGHT)
+        column += width
     return wr.PanelGrid(runsets=[runset], panels=list(panels))
 
 
@@ -249,7 +274,11 @@ def _make_search_panels(evidence: Evidence, wr: Any) -> list[Any]:
 
 
 def _make_flat_column(name: str, *, log: bool) -> Any:
-    """An axis for a parameter. Our configurations are flat, so the dots belong to the key; the client takes them for a nested one."""
+    """Make an axis for a parameter.
+
+    The configurations of the runs are flat: the dots are part of the key. The client would read
+    them as a nested key.
+    """
     wr = _import_client()
 
     class FlatColumn(wr.ParallelCoordinatesPlotColumn):

@@ -1,4 +1,4 @@
-"""Reports written to a folder: a page, and Markdown with its figures and tables."""
+"""Writing of reports to a folder: an HTML page, and Markdown with its figures and tables."""
 
 from __future__ import annotations
 
@@ -21,31 +21,45 @@ def write_report(
     against: StudySnapshot | None = None,
     formats: str = "all",
 ) -> Path:
-    """Write report.html, report.md, figures/ and tables/ of a study; returns the page, or the Markdown where only that is asked for.
+    """Write report.html, report.md, figures/ and tables/ of a study.
 
-    Each file is whole or not there, and the page comes last. against: a study of random points to compare with; formats: `html`,
-    `md` or `all`. Raises UserError: no space, no right to write.
+    Each file is written atomically, the page last.
+
+    Args:
+        snapshot: the study.
+        folder: where to write.
+        against: a study of random points to compare with; None means without.
+        formats: `html`, `md` or `all`.
+
+    Returns:
+        The path of the page, or of the Markdown file when `formats` is `md`.
+
+    Raises:
+        UserError: a file cannot be written (no space, no permission).
     """
-    found = gather_evidence(snapshot, against=against)
-    drawn = list(draw_figures(found))
+    evidence = gather_evidence(snapshot, against=against)
+    figures = list(draw_figures(evidence))
     path = folder / "report.md"
     if formats != "html":
-        write_markdown(found, folder, drawn)
+        write_markdown(evidence, folder, figures)
     if formats != "md":
         path = folder / "report.html"
-        write_atomic(path, render_html(found, drawn_figures=drawn).encode())
+        write_atomic(path, render_html(evidence, drawn_figures=figures).encode())
     return path
 
 
 def write_comparison(
-    records: Sequence[StudySnapshot], folder: Path, *, formats: str = "all"
+    snapshots: Sequence[StudySnapshot], folder: Path, *, formats: str = "all"
 ) -> Path:
-    """Write comparison.html, comparison.md, figures/ and tables/ of several studies, as `write_report` does for one."""
-    found = [gather_evidence(record, deep=False) for record in records]
+    """Write comparison.html, comparison.md, figures/ and tables/ of several studies.
+
+    The formats, the result and the errors are those of `write_report`.
+    """
+    studies = [gather_evidence(snapshot, deep=False) for snapshot in snapshots]
     path = folder / "comparison.md"
     if formats != "html":
-        write_comparison_markdown(found, folder)
+        write_comparison_markdown(studies, folder)
     if formats != "md":
         path = folder / "comparison.html"
-        write_atomic(path, render_comparison(found).encode())
+        write_atomic(path, render_comparison(studies).encode())
     return path

@@ -1,4 +1,4 @@
-"""What a configuration may say about a search, as typed values, and their registration with Hydra."""
+"""Configuration of the search space and of a search."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from omegaconf import MISSING
 
 @dataclass
 class SearchSpaceConfig:
-    """parameters: names or wildcards of declared parameters, with their declared ranges; ranges: of other names, or narrower ones of
-    these, by name {low, high, log, integer} or {choices, weights} (space_file.py); fixed: values by name that a space file
-    holds; name: names the study too."""
+    """Configuration of the search space.
+
+    Attributes:
+        name: name of the space, which is part of the default study name.
+        parameters: names or wildcards of declared parameters; each has its declared range.
+        ranges: ranges by name, for other parameters or in place of declared ranges; an entry is
+            {low, high, log, integer} or {choices, weights} (search/space/file.py).
+        fixed: values by name that a search-space file fixes.
+    """
 
     name: str = MISSING
     parameters: list[str] = field(default_factory=list)
@@ -22,9 +28,16 @@ class SearchSpaceConfig:
 
 @dataclass
 class SearchConfig:
-    """start: a study (its name under outputs/studies, its folder or an Optuna storage URL) whose best values the search begins at, and
-    whose trials `tpe` and `gp` know; seeds: runs of each candidate, their objectives averaged; incumbents: best points of a protocol's
-    search that are run again on other seeds before one of them is chosen (0: the best of the search is)."""
+    """Configuration of a search.
+
+    Attributes:
+        start: study to start from: its name under outputs/studies, its folder or an Optuna storage
+            URL. The search starts at the best values of that study, and `tpe` and `gp` also learn
+            from its trials.
+        seeds: number of runs of each candidate, on different seeds; their objectives are averaged.
+        incumbents: number of best points that a protocol runs again on other seeds before it
+            chooses one of them; 0 means that it takes the best point of the search.
+    """
 
     start: str | None = None
     seeds: int = 1

@@ -1,8 +1,8 @@
-"""Whether a search is worth starting: the optimizer works, and the objective carries a signal above its noise.
+"""Checks before a search: the optimizer works, and the signal of the objective exceeds its noise.
 
-    Rosenbrock  f(x) = sum_i 100 (x[i+1] - x[i]^2)^2 + (1 - x[i])^2, x in [-5, 10]^10, minimum 0     (1)
+    f(x) = sum_i 100 (x[i+1] - x[i]^2)^2 + (1 - x[i])^2, x in [-5, 10]^10, minimum 0     (1)
 
-Source: (1) Rosenbrock 1960, in its usual many-dimensional form.
+Source: (1) Rosenbrock's function, 1960, in its usual many-dimensional form.
 """
 
 from __future__ import annotations
@@ -66,7 +66,14 @@ NOISE_RATIO = constant(
 
 
 class OptimizerCheck(NamedTuple):
-    """The optimizer on eq. (1): its best value, the evaluations and seconds of all attempts, and how many there were."""
+    """Result of an optimizer on eq. (1).
+
+    Attributes:
+        best: best value of all attempts.
+        evaluations: evaluations of all attempts.
+        seconds: wall time of all attempts [s].
+        attempts: number of attempts.
+    """
 
     best: float
     evaluations: int
@@ -75,12 +82,12 @@ class OptimizerCheck(NamedTuple):
 
     @property
     def is_solved(self) -> bool:
-        """Whether the best value is below SOLVED."""
+        """Whether the best value is below SOLVED_LOSS."""
         return self.best < SOLVED_LOSS
 
 
 def rosenbrock(x: Sequence[float]) -> float:
-    """Eq. (1)."""
+    """Compute eq. (1)."""
     return sum(
         100.0 * (after - before**2) ** 2 + (1.0 - before) ** 2
         for before, after in itertools.pairwise(x)
@@ -88,47 +95,53 @@ def rosenbrock(x: Sequence[float]) -> float:
 
 
 def check_optimizer(name: str, seed: int) -> OptimizerCheck:
-    """Run an optimizer on eq. (1) from the middle of the box until an attempt solves it; attempts differ in their seed.
+    """Run an optimizer on eq. (1) from the middle of the box until one attempt solves it.
 
-    More than one is fair: eq. (1) has a local minimum of 3.99 near (-1, 1, ..., 1), from which no search of this kind returns.
+    Each attempt uses another seed, and there are at most MAX_ATTEMPTS. Several attempts are allowed
+    because eq. (1) has a local minimum of 3.99 near (-1, 1, ..., 1) that these optimizers do not
+    leave.
     """
-    began, best, evaluations, attempt = time.perf_counter(), math.inf, 0, 0
-    while best >= SOLVED_LOSS and attempt < MAX_ATTEMPTS:
-        reached, spent = _run_attempt(name, seed + attempt)
-        best, evaluations, attempt = min(best, reached), evaluations + spent, attempt + 1
-    return OptimizerCheck(best, evaluations, time.perf_counter() - began, attempt)
+    started_at, best, evaluations, attempts = time.perf_counter(), math.inf, 0, 0
+    while best >= SOLVED_LOSS and attempts < MAX_ATTEMPTS:
+        attempt_best, attempt_evaluations = _run_attempt(name, seed + attempts)
+        best, evaluations = min(best, attempt_best), evaluations + attempt_evaluations
+        attempts += 1
+    return OptimizerCheck(best, evaluations, time.perf_counter() - started_at, attempts)
 
 
 def _run_attempt(name: str, seed: int) -> tuple[float, int]:
-    """Best value and evaluations of one attempt."""
+    """Return the best value and the number of evaluations of one attempt."""
     space = Space(tuple(Dimension(f"x{axis}", "lin", -5.0, 10.0) for axis in range(DIMENSIONS)))
     optimizer = make_optimizer(Engine(name, seed, budget=MAX_EVALUATIONS, noisy=False), space)
-    best, spent = math.inf, 0
-    while spent < MAX_EVALUATIONS and best >= SOLVED_LOSS:
+    best, evaluations = math.inf, 0
+    while evaluations < MAX_EVALUATIONS and best >= SOLVED_LOSS:
         generation = []
         for _ in range(optimizer.generation_size):
             unit = optimizer.ask()
             assert unit is not None
-            generation.append(
-                Observation(
-                    unit, rosenbrock([float(value) for value in space.to_values(unit).values()])
-                )
-            )
+            point = [float(value) for value in space.to_values(unit).values()]
+            generation.append(Observation(unit, rosenbrock(point)))
         optimizer.tell(generation)
-        spent += len(generation)
-        best = min(best, *(told.loss for told in generation if told.loss is not None))
-    return best, spent
+        evaluations += len(generation)
+        losses = (observation.loss for observation in generation)
+        best = min(best, *(loss for loss in losses if loss is not None))
+    return best, evaluations
 
 
 @dataclass(frozen=True)
 class ObjectiveCheck:
-    """What the objective says [nats/token].
+    """Signal and noise of an objective. A spread is a standard deviation.
 
-    loss: mean over seeds at the defaults; reference: unigram entropy of the validation text, null when it is unknown;
-    spread_over_seeds: at the defaults; noise: spread over seeds of a candidate's difference from the defaults, which is what
-    remains of it when all candidates share a seed (reported, not judged);
-    spread_over_candidates: at one seed, null when too few are left; failed:
-    candidates that failed.
+    Attributes:
+        loss: mean over seeds at the default values [nats/token].
+        reference: unigram entropy of the validation text [nats/token]; None if unknown.
+        spread_over_seeds: spread over seeds at the default values [nats/token].
+        noise: spread over seeds of the difference between a candidate and the default values
+            [nats/token]. This is the noise that remains when all candidates share a seed. It is
+            reported only and is not part of `faults`.
+        spread_over_candidates: spread over candidates at one seed [nats/token]; None if too many
+            failed.
+        failed: number of candidates that failed.
     """
 
     loss: float
@@ -140,28 +153,33 @@ class ObjectiveCheck:
 
     @property
     def faults(self) -> list[str]:
-        """What is wrong with it, one line each: steps, noise or range; empty when a search makes sense."""
-        found = []
+        """Faults of the objective (steps, noise or range), one line each; empty if none."""
+        faults = []
         if self.reference is not None and self.loss > LEARNED_RATIO * self.reference:
-            level = f"the loss {self.loss:.3f} is not well below the unigram entropy {self.reference:.3f}"
-            found.append(f"steps: {level}; train longer (training.steps)")
+            level = (
+                f"the loss {self.loss:.3f} is not well below "
+                f"the unigram entropy {self.reference:.3f}"
+            )
+            faults.append(f"steps: {level}; train longer (training.steps)")
         if self.spread_over_candidates is None:
-            found.append(
-                f"range: {self.failed} random candidates failed, too few are left; narrow the ranges, or see the trials' reasons"
+            faults.append(
+                f"range: {self.failed} random candidates failed and too few are left; "
+                "narrow the ranges, or read the reasons of the failed trials"
             )
         elif self.spread_over_candidates <= self.spread_over_seeds:
             spreads = f"candidates spread by {self.spread_over_candidates:.4f}, "
             spreads += f"seeds by {self.spread_over_seeds:.4f}, differences by {self.noise:.4f}"
             if self.spread_over_seeds > NOISE_RATIO * abs(self.loss):
-                found.append(
-                    f"noise: {spreads}; train longer, or validate on more batches (training.eval_batches)"
+                faults.append(
+                    f"noise: {spreads}; "
+                    "train longer, or validate on more batches (training.eval_batches)"
                 )
             else:
-                found.append(f"range: {spreads}; search other parameters or wider ranges")
-        return found
+                faults.append(f"range: {spreads}; search other parameters or wider ranges")
+        return faults
 
     def to_facts(self) -> dict[str, Any]:
-        """Plain values, for the study."""
+        """Return plain values, which the study stores."""
         return asdict(self) | {"faults": self.faults}
 
 
@@ -171,22 +189,28 @@ def check_objective(
     repeated: Sequence[Sequence[float | None]],
     reference: float | None,
 ) -> ObjectiveCheck:
-    """The signal from losses (null: failed) of the defaults over seeds, of random candidates at the first of these seeds, and of
-    some of them, `repeated`, over all the seeds."""
-    alive = [loss for loss in candidates if loss is not None]
-    spread = statistics.stdev(alive) if len(alive) >= max(2, len(candidates) // 2) else None
-    over_seeds = statistics.stdev(defaults)
-    whole = [
+    """Compute signal and noise of an objective from losses; None stands for a failed run.
+
+    Args:
+        defaults: losses of the default values over seeds.
+        candidates: losses of random candidates at the first of these seeds.
+        repeated: for some of the candidates, their losses over all of these seeds.
+        reference: unigram entropy of the validation text [nats/token]; None if unknown.
+    """
+    losses = [loss for loss in candidates if loss is not None]
+    spread = statistics.stdev(losses) if len(losses) >= max(2, len(candidates) // 2) else None
+    spread_over_seeds = statistics.stdev(defaults)
+    differences = [
         [loss - base for loss, base in zip(row, defaults, strict=True) if loss is not None]
         for row in repeated
     ]
-    variances = [statistics.variance(row) for row in whole if len(row) == len(defaults)]
-    noise = math.sqrt(statistics.fmean(variances)) if variances else over_seeds
+    variances = [statistics.variance(row) for row in differences if len(row) == len(defaults)]
+    noise = math.sqrt(statistics.fmean(variances)) if variances else spread_over_seeds
     return ObjectiveCheck(
-        statistics.fmean(defaults),
-        reference,
-        over_seeds,
-        noise,
-        spread,
-        len(candidates) - len(alive),
+        loss=statistics.fmean(defaults),
+        reference=reference,
+        spread_over_seeds=spread_over_seeds,
+        noise=noise,
+        spread_over_candidates=spread,
+        failed=len(candidates) - len(losses),
     )

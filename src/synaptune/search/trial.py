@@ -1,4 +1,4 @@
-"""A trial of a search, how it ended, and where it is written: the words every part of the search speaks in."""
+"""Data types that all parts of a search share: trial, result, failure and ledger."""
 
 from __future__ import annotations
 
@@ -13,18 +13,26 @@ from synaptune.search.space.space import UnitPoint, Value
 from synaptune.training.errors import DivergedError
 
 TrialStatus = Literal["running", "complete", "failed", "pruned"]
-# mistake and disk would fail every trial alike; memory, device, timeout and worker are what the machine did to this one.
+# A mistake of the user or a full disk would fail every other trial as well. The causes memory,
+# device, timeout and worker lie in the machine and concern one trial.
 FailureKind = Literal["mistake", "disk", "number", "memory", "device", "timeout", "worker", "error"]
 FATAL_KINDS = ("mistake", "disk")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation.
+    """One evaluation of an objective.
 
-    number: unique in the study; index: position in its phase; unit: point of the unit box; values: parameters by name;
-    objective: null unless complete; estimate: of a pruned trial, what its objective would have been; reason: why it failed;
-    facts: everything else that is known (metrics, seed, seconds, ...).
+    Attributes:
+        number: number of the trial, unique in the study.
+        index: position in the phase.
+        unit: point of the unit box.
+        values: parameter values by name.
+        state: status of the trial.
+        objective: value of the objective; None unless the trial is complete.
+        estimate: extrapolated objective of a pruned trial; None if unknown.
+        reason: why the trial failed; None if it did not fail.
+        facts: everything else that is known (metrics, seed, seconds, ...).
     """
 
     number: int
@@ -39,7 +47,13 @@ class Trial:
 
 
 class Failure(NamedTuple):
-    """Why a trial failed: its kind, one line or more for people, and the traceback where there is one."""
+    """Why a trial failed.
+
+    Attributes:
+        kind: category of the failure.
+        reason: explanation for the user, one line or more.
+        trace: traceback; empty if there is none.
+    """
 
     kind: FailureKind
     reason: str
@@ -47,7 +61,11 @@ class Failure(NamedTuple):
 
 
 class TrialPruned(Exception):
-    """Raised by an objective that stops early; estimate: what its objective would have been, null when it does not know."""
+    """Raised by an objective function to stop its trial early.
+
+    Args:
+        estimate: extrapolated value of the objective; None if unknown.
+    """
 
     def __init__(self, estimate: float | None = None) -> None:
         super().__init__(estimate)
@@ -56,9 +74,16 @@ class TrialPruned(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """How an evaluation ended: an objective, a failure, or pruned with an estimate of the objective (null: unknown).
+    """Result of an evaluation: complete with an objective, failed, or pruned.
 
-    seconds: wall time; metrics: numbers by name; facts: anything else, as JSON.
+    Attributes:
+        objective: value of the objective; None unless the evaluation is complete.
+        seconds: wall time [s].
+        metrics: numbers by name.
+        facts: other JSON values by name.
+        failure: why the evaluation failed; None if it did not.
+        pruned: whether the evaluation stopped early.
+        estimate: extrapolated objective of a pruned evaluation; None if unknown.
     """
 
     objective: float | None
@@ -71,7 +96,7 @@ class Result:
 
     @property
     def cause(self) -> Failure | None:
-        """Why it counts as failed; null when it does not. An objective that is no finite number is a failure, not a score."""
+        """The failure, or None if there is none. A non-finite objective counts as a failure."""
         if self.failure is not None or self.pruned:
             return self.failure
         if self.objective is None or not math.isfinite(self.objective):
@@ -80,10 +105,10 @@ class Result:
 
 
 def make_failure(error: BaseException) -> Failure:
-    """What an exception says about its trial."""
-    if isinstance(
-        error, DivergedError
-    ):  # a user's mistake in a single run, here only a bad point of the space
+    """Return the failure that an exception stands for."""
+    # DivergedError is a UserError: divergence is a mistake of the user in a single run. In a search
+    # it concerns one point of the space.
+    if isinstance(error, DivergedError):
         return Failure("number", str(error).splitlines()[0])
     if isinstance(error, UserError):
         return Failure("mistake", str(error))
@@ -96,7 +121,8 @@ def make_failure(error: BaseException) -> Failure:
 def _classify_error(error: BaseException, reason: str) -> FailureKind:
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return "disk"
-    # torch's exceptions by name, so that a search of something else need not import it
+    # The exceptions of torch are compared by name: a search of another objective need not import
+    # torch.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "memory"
     if type(error).__name__ == "AcceleratorError" or "CUDA error" in reason:
@@ -105,38 +131,41 @@ def _classify_error(error: BaseException, reason: str) -> FailureKind:
 
 
 class Ledger(Protocol):
-    """Where the trials of one phase are kept; every call is durable when it returns."""
+    """Storage of the trials of one phase. Every call is durable when it returns."""
 
     def read_trials(self) -> list[Trial]:
-        """All trials of the phase, by index."""
+        """Return all trials of the phase, ordered by index."""
         ...
 
     def start(
         self, index: int, unit: UnitPoint, values: dict[str, Value], generation: int
     ) -> Trial:
-        """Write a trial as running."""
+        """Store a new trial as running."""
         ...
 
     def report(self, trial: Trial, value: float, step: int) -> None:
-        """Write an intermediate value of a running trial."""
+        """Store an intermediate value of a running trial."""
         ...
 
     def record_retry(self, trial: Trial, reason: str) -> Trial:
-        """Write that an attempt at a trial was lost; the trial stays running."""
+        """Store that an attempt at a trial was lost. The trial stays running."""
         ...
 
     def finish(self, trial: Trial, result: Result) -> Trial:
-        """Write how a trial ended."""
+        """Store the result of a trial."""
         ...
 
 
 def find_best(trials: Iterable[Trial], maximize: bool = False) -> Trial | None:
-    """The best complete trial, the earliest among equals; null when there is none."""
+    """Return the best complete trial, the earliest among equals; None if no trial is complete."""
     complete = [trial for trial in trials if trial.objective is not None]
     return min(complete, key=lambda trial: get_loss(trial, maximize) or 0.0, default=None)
 
 
 def get_loss(trial: Trial, maximize: bool = False) -> float | None:
-    """What an optimizer minimises: the objective, of a pruned trial its estimate; null when it has neither."""
+    """Return the loss that an optimizer minimizes, or None if the trial has none.
+
+    The loss is the objective, for a pruned trial its estimate, negated if `maximize` is true.
+    """
     value = trial.estimate if trial.state == "pruned" else trial.objective
     return -value if maximize and value is not None else value

@@ -29,6 +29,18 @@ def write_best(path: Path, study: str, best: Trial, fixed: Mapping[str, Value]) 
     write_text(path, format_best_yaml(study, best, fixed))
 
 
+def write_optimization_results(path: Path, best: Trial, fixed: Mapping[str, Value]) -> None:
+    """Write the file that Hydra's Nevergrad sweeper leaves: the best parameters and their result."""
+    import yaml
+
+    content = {
+        "name": "nevergrad",
+        "best_evaluated_params": {**fixed, **best.values},
+        "best_evaluated_result": best.objective,
+    }
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
 def format_best_yaml(study: str, best: Trial, fixed: Mapping[str, Value]) -> str:
     """What `python train.py tuned=FILE` reads."""
     import yaml

@@ -26,17 +26,26 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class StudyLocation:
-    """A study's resolved place."""
+    """Where a study lives, resolved.
+
+    Attributes:
+        name: of the study in its database.
+        folder: of its files.
+        url: of its database, an Optuna storage URL.
+        resume: one of RESUME_MODES.
+        runs: folder of the run folders; None means `trials` in the folder.
+    """
 
     name: str
     folder: Path
     url: str
     resume: str
+    runs: Path | None = None
 
     @property
     def trials_folder(self) -> Path:
         """The folder of the run folders, each named by its trial number."""
-        return self.folder / "trials"
+        return self.folder / "trials" if self.runs is None else self.runs
 
 
 def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:

@@ -1,25 +1,31 @@
 """The attention bias that a synapse adds to a logit.
 
-    bias[n, j] = lambda_loge (log(epsilon + e[n, j]) - log(epsilon + e_birth)) - barrier_strength (t_n - j) / T_max      (1)
+    bias[n, j] = lambda_loge (log(epsilon + e[n, j]) - log(epsilon + e_birth))
+                 - barrier_strength (t_n - j) / T_max                                           (1)
 
-t_n is the first token of tick n. A softmax over keys does not see what all keys of a row share, so the efficacy is taken relative to
-that of a newborn terminal and the distance from the start of the tick instead of from the token: the same attention, smaller numbers.
-Source: (1) derived: attention weight times efficacy^lambda, with a linear distance penalty as in ALiBi, Press et al., arXiv 2108.12409.
+e efficacy [vesicle], e_birth efficacy of a new terminal [vesicle], t_n first token of tick n, T_max
+context length [token].
+A softmax over keys is unchanged by a term that all keys of a row share. So (1) takes the efficacy
+relative to that of a new terminal, and the distance from the start of the tick instead of from the
+token: the attention is the same, and the numbers are smaller.
+Source: (1) derived: attention weight times efficacy^lambda, with a linear distance penalty as in
+ALiBi, Press et al., arXiv 2108.12409.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from synaptune.core.parameters import parameter
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class AttentionParams:
-    """How strongly efficacy and distance bias attention."""
+    """Weights of efficacy and distance in the attention bias."""
 
     lambda_loge: float = parameter(
         1.0,
@@ -39,7 +45,7 @@ class AttentionParams:
         neutral=0.0,
         unit="nat/context",
         meaning="distance penalty over a full context",
-        source="chosen: a locality prior, nearly off; 8 to 20 is what a plain model likes",
+        source="chosen: a locality prior, nearly off; 8 to 20 suits a plain model best",
     )
     epsilon: float = parameter(
         1e-6,
@@ -52,14 +58,28 @@ class AttentionParams:
 
 
 def efficacy_bias(efficacy: Tensor, newborn: Tensor, params: AttentionParams) -> Tensor:
-    """The synaptic part of (1); efficacy (batch, head, tick, key), newborn broadcasts [vesicle] -> same shape [nat]."""
+    """Return the synaptic part of (1), shaped as `efficacy` [nat].
+
+    Args:
+        efficacy: e, (batch, head, tick, key) [vesicle].
+        newborn: e_birth, broadcast to the shape of `efficacy` [vesicle].
+        params: weights of the bias.
+    """
     return params.lambda_loge * (
-        torch.log(efficacy + params.epsilon) - torch.log(newborn + params.epsilon)
+        (efficacy + params.epsilon).log() - (newborn + params.epsilon).log()
     )
 
 
 def distance_bias(
     ticks: Tensor, keys: Tensor, params: AttentionParams, *, context: int, tokens: int
 ) -> Tensor:
-    """The distance part of (1): tick indices (n,), key positions (k,) -> (n, k) [nat]; `context` is T_max, fixed by the model."""
+    """Return the distance part of (1), (n, k) [nat].
+
+    Args:
+        ticks: tick indices, (n,).
+        keys: key positions, (k,) [token].
+        params: weights of the bias.
+        context: T_max, fixed by the model [token].
+        tokens: tokens of a tick.
+    """
     return params.barrier_strength * (keys[None, :] - tokens * ticks[:, None]) / context

@@ -1,27 +1,29 @@
-"""Presynaptic calcium: spikes let it in, it leaks away, a buffer binds and frees it.
+"""Presynaptic calcium: influx by spikes, decay, and binding by a buffer.
 
-    C' = tau_c C + (1 - tau_c) alpha_ca u - alpha_buf_on C (1 - M) + alpha_buf_off M     C' >= 0        (1)
-    M' = tau_buf M + alpha_buf_on C (1 - M) - alpha_buf_off M                            0 <= M' <= 1   (2)
+    C' = tau_c C + (1 - tau_c) alpha_ca u - alpha_buf_on C (1 - M) + alpha_buf_off M            (1)
+    M' = tau_buf M + alpha_buf_on C (1 - M) - alpha_buf_off M                                   (2)
+    C' >= 0,  0 <= M' <= 1
 
 C free calcium [1], M bound share of the buffer [1], u calcium drive of the tick [1].
-Source: (1) leaky integration of calcium influx as in Tsodyks and Markram, PNAS 94:719 (1997), with the endogenous buffer of
-Neher, Cell Calcium 24:345 (1998); (2) its binding kinetics.
+Source: (1) leaky integration of calcium influx as in Tsodyks and Markram, PNAS 94:719 (1997), with
+the endogenous buffer of Neher, Cell Calcium 24:345 (1998); (2) its binding kinetics.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import parameter
 from synaptune.synapse.clock import geometric_sums
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
 class CalciumParams:
-    """Calcium influx, decay and buffering, and the sensors that read it (release.py)."""
+    """Influx, decay and buffering of calcium, and the calcium sensors of release.py."""
 
     tau_c: float = parameter(
         0.85,
@@ -37,7 +39,7 @@ class CalciumParams:
         high=2.0,
         scale="log",
         phase=1,
-        meaning="calcium let in per unit of drive",
+        meaning="calcium influx per unit of drive",
         source="chosen: a driven terminal reaches the complexin threshold",
     )
     syt1_slope: float = parameter(
@@ -46,7 +48,8 @@ class CalciumParams:
         high=20.0,
         phase=1,
         meaning="steepness of the fast sensor synaptotagmin 1",
-        source="chosen: cooperativity of evoked release, Schneggenburger and Neher, Nature 406:889 (2000)",
+        source="chosen: cooperativity of evoked release, Schneggenburger and Neher, "
+        "Nature 406:889 (2000)",
     )
     syt7_slope: float = parameter(
         3.0,
@@ -99,7 +102,12 @@ class CalciumParams:
 
 
 class CalciumState(NamedTuple):
-    """free and buffered calcium per key [1]."""
+    """Calcium per key.
+
+    Attributes:
+        free: free calcium C [1].
+        bound: bound share M of the buffer [1].
+    """
 
     free: Tensor
     bound: Tensor
@@ -108,15 +116,25 @@ class CalciumState(NamedTuple):
 def calcium_step(
     state: CalciumState, drive: Tensor, params: CalciumParams, tokens: int
 ) -> tuple[CalciumState, Tensor]:
-    """(state, drive u, params, tokens of the tick) -> (next state, mean free calcium seen by the sensors over the tick)."""
+    """Advance calcium by one tick.
+
+    Args:
+        state: calcium before the tick.
+        drive: calcium drive u of the tick [1].
+        params: parameters of calcium.
+        tokens: tokens of the tick.
+
+    Returns:
+        The next state and the mean free calcium at the sensors over the tick [1].
+    """
     on, off = params.alpha_buf_on, params.alpha_buf_off
     influx = (1.0 - params.tau_c) * params.alpha_ca * drive
     power, gain, total = geometric_sums(params.tau_c - on * (1.0 - state.bound), tokens)
     inflow = influx + off * state.bound
     free = (power * state.free + gain * inflow).clamp(min=0.0)  # (1)
-    before = (gain * state.free + total * inflow) / tokens
-    power, gain, _ = geometric_sums(params.tau_buf - on * before - off, tokens)
-    bound = (power * state.bound + gain * on * before).clamp(0.0, 1.0)  # (2)
-    # The sensors of a token see the calcium its own spike let in: the mean over C_1 .. C_c.
-    seen = before + (free - state.free) / tokens
-    return CalciumState(free, bound), seen
+    mean = (gain * state.free + total * inflow) / tokens  # over C_0 .. C_(c-1)
+    power, gain, _ = geometric_sums(params.tau_buf - on * mean - off, tokens)
+    bound = (power * state.bound + gain * on * mean).clamp(0.0, 1.0)  # (2)
+    # The sensors read the calcium after the influx of each token: the mean over C_1 .. C_c.
+    sensed = mean + (free - state.free) / tokens
+    return CalciumState(free, bound), sensed

@@ -1,24 +1,25 @@
-"""The one clock: constants are per token, the state moves once per tick of c tokens.
+"""The time step: constants are per token, and the state advances once per tick of c tokens.
 
 For a linear recurrence x' = a x + d with a and d held over the tick:
 
-    x after the tick              a^c x + gain(a, c) d          gain = 1 + a + ... + a^(c-1)        (1)
-    sum of x_0 .. x_(c-1)         gain(a, c) x + total(a, c) d  total = gain_0 + ... + gain_(c-1)   (2)
+    x after the tick          a^c x + gain(a, c) d          gain = 1 + a + ... + a^(c-1)        (1)
+    sum of x_0 .. x_(c-1)     gain(a, c) x + total(a, c) d  total = gain_0 + ... + gain_(c-1)   (2)
 
 With c = 1: a^c = a, gain = 1, total = 0, the per-token equation itself.
-Source: derived: the exact solution of the recurrence, built by doubling, so no difference of near equals occurs (a -> 1).
+Source: derived: the exact solution of the recurrence. It is built by doubling, so it subtracts no
+nearly equal numbers when a is close to 1.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class GeometricSums(NamedTuple):
-    """a^c, gain and total of (1) and (2)."""
+    """Coefficients a^c, gain and total of (1) and (2)."""
 
     power: Tensor
     gain: Tensor
@@ -26,11 +27,13 @@ class GeometricSums(NamedTuple):
 
 
 def geometric_sums(retention: Tensor | float, tokens: int) -> GeometricSums:
-    """Solve x' = a x + d over a tick of `tokens` tokens.
+    """Return the coefficients that solve x' = a x + d over a tick of `tokens` tokens.
 
-    A negative retention (an overshooting Euler step of the per-token equation) has a meaning for one token only; over a
-    longer tick it is taken as 0: the state is replaced at every token.
+    A negative retention is an overshooting Euler step of the per-token equation and has a meaning
+    for one token only. Over a longer tick it counts as 0: every token replaces the state.
     """
+    import torch
+
     a = torch.as_tensor(retention)
     power, gain, total = a, torch.ones_like(a), torch.zeros_like(a)
     if tokens == 1:
@@ -44,7 +47,12 @@ def geometric_sums(retention: Tensor | float, tokens: int) -> GeometricSums:
 
 
 def powers(retention: Tensor, count: int) -> Tensor:
-    """Lower-triangular (count, count) matrix of retention^(n - k), k <= n: the recurrence x_n = a x_(n-1) + d_n at once."""
+    """Return the lower-triangular (count, count) matrix of retention^(n - k), k <= n.
+
+    It solves the recurrence x_n = a x_(n-1) + d_n for all n at once.
+    """
+    import torch
+
     index = torch.arange(count, device=retention.device)
     lag = (index[:, None] - index[None, :]).clamp(min=0)
     return (retention**lag).tril()

@@ -1,23 +1,25 @@
-"""Energy and quantal size: release costs ATP, and use loads the postsynaptic side with AMPA receptors.
+"""Energy and quantal size: release consumes ATP and adds AMPA receptors on the postsynaptic side.
 
     A' = A + energy_fill (energy_max - A) - energy_use x        A' >= 0                 (1)
     G' = G + amp_load x (2 - G) - amp_leak G                    0 <= G' <= 2            (2)
     q = G * 1.25 A / (A + 0.25)                                                         (3)
 
 A ATP [1], G AMPA density [1], x released per token [vesicle], q quantal size [1] (1 at A = G = 1).
-Source: (1) ATP cost of release, Attwell and Laughlin, J Cereb Blood Flow Metab 21:1133 (2001); (2) activity-dependent AMPA
-insertion with saturation; (3) Michaelis-Menten filling of the vesicle. Rates chosen.
+Source: (1) ATP cost of release, Attwell and Laughlin, J Cereb Blood Flow Metab 21:1133 (2001);
+(2) activity-dependent AMPA insertion with saturation; (3) Michaelis-Menten filling of the vesicle.
+Rates chosen.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.clock import geometric_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AMPA_CEILING = constant(
     "energy.ampa_ceiling",
@@ -35,7 +37,7 @@ FILL_HALF = constant(
 
 @dataclass(frozen=True)
 class EnergyParams:
-    """Metabolism of the terminal (the experts' metabolism uses the same fill and ceiling)."""
+    """Energy of the terminal; the experts use the same energy_fill and energy_max."""
 
     energy_fill: float = parameter(
         0.02,
@@ -43,7 +45,7 @@ class EnergyParams:
         high=0.1,
         scale="log",
         unit="1/token",
-        meaning="share of the missing energy made good per token",
+        meaning="share of the missing energy restored per token",
         source="chosen: recovery over fifty tokens",
     )
     energy_use: float = parameter(
@@ -86,7 +88,12 @@ class EnergyParams:
 
 
 class EnergyState(NamedTuple):
-    """energy A and AMPA density G per key [1]."""
+    """State of energy and receptors per key.
+
+    Attributes:
+        energy: energy A [1].
+        ampa: AMPA density G [1].
+    """
 
     energy: Tensor
     ampa: Tensor
@@ -95,7 +102,7 @@ class EnergyState(NamedTuple):
 def energy_step(
     state: EnergyState, released: Tensor, params: EnergyParams, tokens: int
 ) -> EnergyState:
-    """(state, vesicles released in the tick, params, tokens) -> next state."""
+    """Advance energy by one tick of `tokens` tokens that released `released` vesicles."""
     per_token = released / tokens
     power, gain, _ = geometric_sums(1.0 - params.energy_fill, tokens)
     energy = power * state.energy + gain * (
@@ -108,5 +115,5 @@ def energy_step(
 
 
 def quantal_size(state: EnergyState) -> Tensor:
-    """q (3)."""
+    """Return q (3)."""
     return state.ampa * (1.0 + FILL_HALF) * state.energy / (state.energy + FILL_HALF)

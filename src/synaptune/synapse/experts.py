@@ -1,32 +1,36 @@
-"""Structural plasticity: experts that tire, starve, merge and split.
+"""Structural plasticity: the metabolism of experts, and their merging and splitting.
 
-After every optimizer step, with u the share of routed slots an expert got in the batch (they sum to 1):
-    U' = U + structural_tau_util (u - U)                                                                    (1)
-    T' = T + structural_tau_util (E U - T)          fatigue follows the relative utilisation                (2)
-    A' = A + energy_fill (energy_max - A) - energy_cost_rel E U        A' >= 0                              (3)
-    v' = unit(v + lr (probe - v) - lr push sum_j max(cos(v, v_j), 0) v_j)      lr = router_contrastive_lr   (4)
-Every `structural_interval` steps, half-way through the interval (so a run ends settled):
-    health = h^4 / (1 + h^4),   h = U A / mean(U A)                                                         (5)
-    the weakest expert with health < merge_health_max merges into its nearest neighbour if their cosine exceeds
-    router_sim_threshold; the healthiest expert, if above split_health_min, is then copied into the freed slot.
+After every optimizer step, with u the share of routed slots of an expert in the batch (sum 1):
+    U' = U + structural_tau_util (u - U)                                                       (1)
+    T' = T + structural_tau_util (E U - T)      fatigue follows the relative utilisation       (2)
+    A' = A + energy_fill (energy_max - A) - energy_cost_rel E U        A' >= 0                 (3)
+    v' = unit(v + lr (probe - v) - lr push sum_j max(cos(v, v_j), 0) v_j)                      (4)
+with lr = router_contrastive_lr and push = router_contrastive_push.
 
-Source: (1)-(3) chosen: first-order homeostasis, as synaptic scaling in Turrigiano, Cell 135:422 (2008); (4) spherical k-means with
-repulsion; (5) derived: relative to the mean, an expert of even health has 0.5, and with the Hill exponent 4 both thresholds are reached by
-the spread that routing really shows (h = 1.41 for 0.8, h = 0.76 for 0.25).
+Every `structural_interval` steps, half-way through the interval so that no event falls on the last
+steps of a run:
+    health = h^4 / (1 + h^4),   h = U A / mean(U A)                                            (5)
+The expert of lowest health merges into its nearest neighbour if its health is below
+merge_health_max and their cosine exceeds router_sim_threshold. The healthiest expert is then copied
+into the free slot if its health is above split_health_min.
+
+Source: (1)-(3) chosen: first-order homeostasis, as synaptic scaling in Turrigiano, Cell 135:422
+(2008); (4) spherical k-means with repulsion; (5) derived: an expert of mean wealth has health 0.5,
+and with the Hill exponent 4 the measured spread of routing reaches both thresholds (h = 1.41 for
+0.8, h = 0.76 for 0.25).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.energy import EnergyParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROUTER_SIMILARITY = constant(
     "experts.similarity_weight",
@@ -74,7 +78,8 @@ class StructuralParams:
         unit="step",
         of_run=True,
         meaning="optimizer steps between structural events",
-        source="chosen: a fraction of the run when searched; the small scales set a fraction of their own length",
+        source="chosen: a fraction of the run when searched; the small scales set a fraction of "
+        "their own length",
     )
     structural_tau_util: float = parameter(
         0.2,
@@ -145,7 +150,14 @@ class StructuralParams:
 
 
 class Metabolism(NamedTuple):
-    """Utilisation U, fatigue T, energy A (expert,) and routing embeddings v (expert, dimension)."""
+    """Metabolic state of the experts.
+
+    Attributes:
+        utilisation: average share of routed slots U, (expert,) [1].
+        fatigue: fatigue T, (expert,) [1].
+        energy: energy A, (expert,) [1].
+        embedding: routing embeddings v, unit vectors, (expert, dimension).
+    """
 
     utilisation: Tensor
     fatigue: Tensor
@@ -154,18 +166,32 @@ class Metabolism(NamedTuple):
 
 
 class Routing(NamedTuple):
-    """What a batch tells the metabolism: share of slots u (expert,) and mean unit probe of an expert's tokens (expert, dimension)."""
+    """Routing of one batch.
+
+    Attributes:
+        share: share of routed slots u, (expert,) [1].
+        probe: mean unit probe of the tokens of each expert, (expert, dimension).
+    """
 
     share: Tensor
     probe: Tensor
 
 
 class RemodelPlan(NamedTuple):
-    """A structural event: routing of expert i becomes sum_j mix[i, j] of the old, its feed-forward weights sum_j copy[i, j] of the old; its
-    routing bias moves by `bias`, its noise has sign `twin`.
+    """A structural event.
 
-    A merge hands the victim's tokens to the heir, not its weights: hidden units of two experts stand in no common order, and their
-    average is neither (Ainsworth et al., arXiv 2209.04836). A victim whose slot no split claims lives on.
+    A merge moves the tokens of an expert to its neighbour, not its weights: the hidden units of two
+    experts have no common order, and their average behaves like neither (Ainsworth et al., arXiv
+    2209.04836). Without a split the merged expert keeps its slot and its weights.
+
+    Attributes:
+        mix: (expert, expert); the routing of expert i becomes sum_j mix[i, j] of the old routing.
+        copy: (expert, expert); the feed-forward weights of expert i become sum_j copy[i, j] of the
+            old weights.
+        bias: (expert,), change of the routing bias [nat].
+        noise_sign: (expert,), sign of the noise on the weights of the two copies; 0 elsewhere.
+        merged: 0-dim bool, whether an expert merges.
+        split: 0-dim bool, whether an expert splits.
     """
 
     mix: Tensor
@@ -177,74 +203,92 @@ class RemodelPlan(NamedTuple):
 
 
 def router_logits(linear: Tensor, probe: Tensor, state: Metabolism) -> Tensor:
-    """Router logits: W x + bias (..., expert), unit probe (..., dimension) -> (..., expert)."""
-    kin = probe @ state.embedding.transpose(-1, -2)
-    return linear + ROUTER_SIMILARITY * kin + ROUTER_METABOLISM * (state.energy - state.fatigue)
+    """Return the router logits, (..., expert).
+
+    Args:
+        linear: W x + bias, (..., expert).
+        probe: unit probe, (..., dimension).
+        state: metabolism of the experts.
+    """
+    cosine = probe @ state.embedding.transpose(-1, -2)
+    return linear + ROUTER_SIMILARITY * cosine + ROUTER_METABOLISM * (state.energy - state.fatigue)
 
 
 def metabolism_step(
     state: Metabolism, routing: Routing, params: StructuralParams, energy: EnergyParams
 ) -> Metabolism:
-    """(state, routing of the batch, params) -> next state (1-4)."""
+    """Advance the metabolism by one optimizer step (1-4)."""
+    import torch
+
     count = routing.share.shape[0]
     rate = params.structural_tau_util
     utilisation = state.utilisation + rate * (routing.share - state.utilisation)
     fatigue = state.fatigue + rate * (count * utilisation - state.fatigue)
-    spent = params.energy_cost_rel * count * utilisation
-    store = (state.energy + energy.energy_fill * (energy.energy_max - state.energy) - spent).clamp(
+    cost = params.energy_cost_rel * count * utilisation
+    store = (state.energy + energy.energy_fill * (energy.energy_max - state.energy) - cost).clamp(
         min=0.0
     )
     v, lr = state.embedding, params.router_contrastive_lr
     others = (v @ v.T).clamp(min=0.0) * (1.0 - torch.eye(count, device=v.device, dtype=v.dtype))
-    used = (routing.share > 0).to(v.dtype)[
-        :, None
-    ]  # an expert without tokens has no mean to move to
-    moved = v + lr * used * (routing.probe - v) - lr * params.router_contrastive_push * (others @ v)
-    return Metabolism(utilisation, fatigue, store, F.normalize(moved, dim=-1))
+    # An expert without tokens has no mean probe to move towards.
+    active = (routing.share > 0).to(v.dtype)[:, None]
+    attraction = active * (routing.probe - v)
+    embedding = v + lr * attraction - lr * params.router_contrastive_push * (others @ v)
+    return Metabolism(utilisation, fatigue, store, torch.nn.functional.normalize(embedding, dim=-1))
 
 
 def health(state: Metabolism) -> Tensor:
-    """Health of each expert (5), in [0, 1]."""
+    """Return the health of each expert (5), in [0, 1]."""
     wealth = state.utilisation * state.energy
     relative = (wealth / wealth.mean().clamp(min=1e-12)) ** HEALTH_HILL
     return relative / (1.0 + relative)
 
 
 def plan_remodel(state: Metabolism, params: StructuralParams) -> RemodelPlan:
-    """The structural event that the present state calls for; the identity when it calls for none. Tensors only: it batches."""
+    """Return the structural event for a state; an identity plan when no event is due.
+
+    All branches are tensor operations, so the function can run under vmap.
+    """
+    import torch
+
     count = state.energy.shape[0]
-    index, eye = (
-        torch.arange(count, device=state.energy.device),
-        torch.eye(count, device=state.energy.device, dtype=state.energy.dtype),
+    index = torch.arange(count, device=state.energy.device)
+    eye = torch.eye(count, device=state.energy.device, dtype=state.energy.dtype)
+    scores = health(state)
+    weakest = scores.argmin()
+    cosine = torch.where(index == weakest, -2.0, state.embedding @ state.embedding[weakest])
+    neighbour = cosine.argmax()
+    merged = (scores[weakest] < params.merge_health_max) & (
+        cosine[neighbour] > params.router_sim_threshold
     )
-    vigour = health(state)
-    victim = vigour.argmin()
-    kin = torch.where(index == victim, -2.0, state.embedding @ state.embedding[victim])
-    heir = kin.argmax()
-    merged = (vigour[victim] < params.merge_health_max) & (kin[heir] > params.router_sim_threshold)
-    parent = torch.where(index == victim, -1.0, vigour).argmax()
-    split = merged & (vigour[parent] > params.split_health_min)
-    is_victim, is_heir, is_parent = ((index == x).to(eye.dtype) for x in (victim, heir, parent))
-    share = state.utilisation[victim] / (state.utilisation[victim] + state.utilisation[heir]).clamp(
-        min=1e-12
+    parent = torch.where(index == weakest, -1.0, scores).argmax()
+    split = merged & (scores[parent] > params.split_health_min)
+    is_weakest, is_neighbour, is_parent = (
+        (index == expert).to(eye.dtype) for expert in (weakest, neighbour, parent)
     )
-    merging = (
-        eye + is_heir[:, None] * share * (is_victim - is_heir)[None, :]
-    )  # by the victim's share of their use
-    copying = eye + is_victim[:, None] * (is_parent - is_victim)[None, :]
-    mix = torch.where(merged, torch.where(split, copying @ merging, merging), eye)
-    copy = torch.where(split, copying, eye)
-    twin = torch.where(split, is_parent - is_victim, torch.zeros_like(is_parent))
-    return RemodelPlan(mix, copy, -math.log(2.0) * twin.abs(), twin, merged, split)
+    use = state.utilisation
+    # The merged routing weighs both experts by their shares of the common use.
+    share = use[weakest] / (use[weakest] + use[neighbour]).clamp(min=1e-12)
+    merge_matrix = eye + is_neighbour[:, None] * share * (is_weakest - is_neighbour)[None, :]
+    copy_matrix = eye + is_weakest[:, None] * (is_parent - is_weakest)[None, :]
+    mix = torch.where(merged, torch.where(split, copy_matrix @ merge_matrix, merge_matrix), eye)
+    copy = torch.where(split, copy_matrix, eye)
+    sign = torch.where(split, is_parent - is_weakest, torch.zeros_like(is_parent))
+    return RemodelPlan(mix, copy, -math.log(2.0) * sign.abs(), sign, merged, split)
 
 
 def remodel_metabolism(state: Metabolism, plan: RemodelPlan) -> Metabolism:
-    """The metabolism after a structural event: twins share their parent's use, embeddings stay unit vectors."""
-    halve = 1.0 - 0.5 * plan.noise_sign.abs()
-    mixed = Metabolism(*(plan.mix @ value for value in state))
+    """Return the metabolism after a structural event.
+
+    Each copy has half the use of its parent. Embeddings stay unit vectors.
+    """
+    import torch
+
+    factor = 1.0 - 0.5 * plan.noise_sign.abs()
+    mixture = Metabolism(*(plan.mix @ value for value in state))
     return Metabolism(
-        mixed.utilisation * halve,
-        mixed.fatigue * halve,
-        mixed.energy,
-        F.normalize(mixed.embedding, dim=-1),
+        mixture.utilisation * factor,
+        mixture.fatigue * factor,
+        mixture.energy,
+        torch.nn.functional.normalize(mixture.embedding, dim=-1),
     )

@@ -5,8 +5,9 @@
     delta variant: O of eligibility.py becomes mean over the tick of (b - F a) a^T          (3)
 
 F, K (rank x rank), Z trace, a pre-activity (rank).
-Source: (1) fast weights of Ba et al., arXiv 1610.06258, written through the three-factor gate of kinase.py; (3) the delta rule of
-Schlag et al., arXiv 2102.11174: what the key already recalls is not written again.
+Source: (1) fast weights of Ba et al., arXiv 1610.06258, written through the three-factor gate of
+kinase.py; (3) the delta rule of Schlag et al., arXiv 2102.11174: it does not write again what the
+key already recalls.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from synaptune.synapse.metaplasticity import BdnfParams, bdnf_step, final_bdnf
 
 
 class MemoryState(NamedTuple):
-    """Memory of one sequence: trace Z and fast weights F (batch, rank, rank), CaMKII and PP1, BDNF w (batch, rank)."""
+    """Memory of one sequence.
+
+    Attributes:
+        trace: trace Z, (batch, rank, rank).
+        weights: fast weights F, (batch, rank, rank).
+        kinase: CaMKII and PP1, (batch, rank).
+        bdnf: BDNF w, (batch, rank).
+    """
 
     trace: Tensor
     weights: Tensor
@@ -32,14 +40,19 @@ class MemoryState(NamedTuple):
 
 
 class Consolidation(NamedTuple):
-    """What a batch hands to the slow weights: mean gate F (rank, rank), mean w (rank)."""
+    """Means over a batch that the slow weights consolidate.
+
+    Attributes:
+        gated: mean of gate F, (rank, rank).
+        bdnf: mean of w, (rank,).
+    """
 
     gated: Tensor
     bdnf: Tensor
 
 
 def init_memory(batch: int, rank: int, like: Tensor) -> MemoryState:
-    """The memory of a new sequence."""
+    """Return the memory of a new sequence."""
     square, row = like.new_zeros(batch, rank, rank), like.new_zeros(batch, rank)
     return MemoryState(square, square, KinaseState(row, row), row)
 
@@ -53,7 +66,16 @@ def memory_step(
     *,
     delta: bool,
 ) -> MemoryState:
-    """One tick: (state, a and b of its tokens (batch, token, rank), params) -> next state; `delta` selects (3)."""
+    """Advance the memory by one tick.
+
+    Args:
+        state: memory before the tick.
+        pre: a of the tick's tokens, (batch, token, rank).
+        post: b of the tick's tokens, (batch, token, rank).
+        post_params: parameters of the memory and its gate.
+        bdnf_params: parameters of BDNF.
+        delta: use the delta rule (3).
+    """
     tokens = pre.shape[1]
     outer, calcium = coincidence(pre, post)
     if delta:
@@ -76,16 +98,28 @@ def memory_scan(
     *,
     delta: bool,
 ) -> tuple[Tensor, Consolidation]:
-    """All ticks of a sequence: a and b (batch, tick, token, rank) -> F met by each tick and by the one after (batch, tick + 1, rank, rank).
+    """Compute the fast weights of all ticks of a sequence.
 
-    The Hebbian memory is linear in its writes, so its ticks are solved at once; the delta rule reads before it writes and goes in turn.
+    The Hebbian memory is linear in its writes, so all its ticks are solved at once. The delta rule
+    reads before it writes, so its ticks are computed one after another.
+
+    Args:
+        pre: a, (batch, tick, token, rank).
+        post: b, (batch, tick, token, rank).
+        post_params: parameters of the memory and its gate.
+        bdnf_params: parameters of BDNF.
+        delta: use the delta rule (3).
+
+    Returns:
+        F at the start of each tick and after the last one, (batch, tick + 1, rank, rank), and the
+        means that the slow weights consolidate.
     """
     if delta:
         return _delta_scan(pre, post, post_params, bdnf_params)
     tokens = pre.shape[2]
-    seen: Coincidence = coincidence(pre, post)
-    trace = trace_scan(seen.outer, post_params, tokens)
-    gates = gate(kinase_scan(seen.calcium, post_params, tokens))
+    ticks: Coincidence = coincidence(pre, post)
+    trace = trace_scan(ticks.outer, post_params, tokens)
+    gates = gate(kinase_scan(ticks.calcium, post_params, tokens))
     power, gain, _ = geometric_sums(post_params.post_fast_decay, tokens)
     writes = gates[..., None] * trace
     after = (

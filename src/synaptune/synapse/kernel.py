@@ -1,7 +1,8 @@
-"""The presynaptic scan as compiled code: terminal.py's equations with a hand-derived adjoint (scan.c), on the CPU.
+"""The presynaptic scan as compiled CPU code: the equations of terminal.py and their adjoint.
 
-The source is compiled once per machine by the C compiler at hand into the cache folder; without a compiler, on another device, for a
-batched population, or when a synapse parameter itself wants a gradient, the reference scan runs instead: same numbers, slower.
+The C source scan.c is compiled once per machine into the cache folder. The reference scan of
+terminal.py runs instead without a C compiler, on another device, in a batched population, and when
+a synapse parameter requires a gradient. It gives the same numbers more slowly.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from synaptune.synapse import energy, priming, release
 from synaptune.synapse.terminal import terminal_scan
 
 if TYPE_CHECKING:
-    from synaptune.synapse.circuit import SynapseTensors
+    from synaptune.synapse.tensors import SynapseTensors
 
 SOURCE = Path(__file__).with_name("scan.c")
 COMPILE_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-std=gnu11")
@@ -36,16 +37,28 @@ LINK_FLAGS = (
     else ("-lm",)
 )
 C_TYPES = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", ctypes.c_double)}
-# The fields of scan.c's Params, in its order: parameters by path, then the declared constants.
+MAX_TOKENS = 1023  # longest tick of the compiled scan; scan.c unrolls ten binary digits
+# The order of the fields of Params in scan.c: first the parameters by group, then the constants.
 _PACKED = {
-    "calcium": "tau_c alpha_ca syt1_slope syt7_slope cpx_thresh doc2_gain tau_buf alpha_buf_on alpha_buf_off",
-    "vesicles": "tau_rrp rec_rate prime_rate unprime_per_release nsf_recover endo_delay init_rrp init_reserve",
+    "calcium": "tau_c alpha_ca syt1_slope syt7_slope cpx_thresh doc2_gain "
+    "tau_buf alpha_buf_on alpha_buf_off",
+    "vesicles": "tau_rrp rec_rate prime_rate unprime_per_release nsf_recover "
+    "endo_delay init_rrp init_reserve",
     "energy": "energy_fill energy_use energy_max init_energy amp_load amp_leak",
 }
 _CONSTANTS = (
-    release.SYT1_SHARE, release.SYT7_SHARE, release.SYT7_CLAMP, release.DOC2_SLOPE, release.DOC2_HALF, release.LEAK_SHARE,
-    priming.INITIAL_PRIMED, energy.FILL_HALF, energy.AMPA_CEILING, release.NOISE_FLOOR, release.QUANTUM,
-)  # fmt: skip
+    release.SYT1_SHARE,
+    release.SYT7_SHARE,
+    release.SYT7_CLAMP,
+    release.DOC2_SLOPE,
+    release.DOC2_HALF,
+    release.LEAK_SHARE,
+    priming.INITIAL_PRIMED,
+    energy.FILL_HALF,
+    energy.AMPA_CEILING,
+    release.NOISE_FLOOR,
+    release.QUANTUM,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +66,7 @@ _log = logging.getLogger(__name__)
 def fast_scan(
     drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None
 ) -> Tensor:
-    """`terminal_scan`, compiled where it can be: drive (batch, head, ticks - 1, key) -> efficacy (batch, head, ticks, key)."""
+    """Run `terminal_scan`, compiled where possible; arguments and result are the same."""
     values = [
         getattr(getattr(params, group), name)
         for group, names in _PACKED.items()
@@ -61,6 +74,7 @@ def fast_scan(
     ]
     if (
         drive.device.type != "cpu"
+        or tokens > MAX_TOKENS
         or drive.dtype not in C_TYPES
         or _is_batched(drive, *values)
         or any(v.requires_grad for v in values)
@@ -76,11 +90,15 @@ def fast_scan(
 
 
 def _is_batched(*tensors: Tensor) -> bool:
-    return any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)  # type: ignore[attr-defined]
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[attr-defined]
+    return any(wrapped(tensor) for tensor in tensors)
 
 
 class _Scan(torch.autograd.Function):
-    """Autograd shell of the compiled scan: gradient in the drive only; the state is recomputed, not stored."""
+    """Autograd function of the compiled scan.
+
+    Only the drive has a gradient. The backward pass recomputes the state instead of storing it.
+    """
 
     @staticmethod
     def forward(
@@ -120,18 +138,23 @@ def _call(
     assert scan is not None
     if scan(*pointers, batch * heads, updates, keys, tokens):
         raise MemoryError(
-            f"the presynaptic scan found no memory for {updates} ticks: lower training.batch or model.context"
+            f"not enough memory for a presynaptic scan of {updates} ticks: "
+            "lower training.batch or model.context"
         )
 
 
 @functools.cache
 def load_library(dtype: torch.dtype) -> Any | None:
-    """The compiled scan for a dtype, built on first use; None (and a warning, once) where it cannot be built."""
+    """Return the compiled scan for a dtype and build it on first use.
+
+    Where it cannot be built, log one warning and return None.
+    """
     real, _ = C_TYPES[dtype]
     compiler = shutil.which(os.environ.get("CC", "gcc")) or shutil.which("cc")
     if compiler is None:
         _log.warning(
-            "no C compiler found (gcc, or $CC): the presynaptic scan runs uncompiled, about ten times slower"
+            "no C compiler found (gcc, or $CC): "
+            "the presynaptic scan runs uncompiled, about ten times slower"
         )
         return None
     try:
@@ -149,7 +172,10 @@ def load_library(dtype: torch.dtype) -> Any | None:
 
 
 def _build_library(compiler: str, real: str) -> Path:
-    """Path of the shared object for this source, compiler and processor; two processes may build it at once."""
+    """Return the shared object for this source, compiler and processor; build it if missing.
+
+    Several processes may build it at the same time.
+    """
     processor = next(
         (line for line in _read_cpuinfo() if line.startswith("flags")), platform.processor()
     )
@@ -163,20 +189,21 @@ def _build_library(compiler: str, real: str) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made, linked = Path(folder, "scan.o"), Path(folder, "scan.so")
+        object_file, library = Path(folder, "scan.o"), Path(folder, "scan.so")
         subprocess.run(
-            [compiler, *COMPILE_FLAGS, f"-DREAL={real}", "-c", str(SOURCE), "-o", str(made)],
+            [compiler, *COMPILE_FLAGS, f"-DREAL={real}", "-c", str(SOURCE), "-o", str(object_file)],
             check=True,
             capture_output=True,
         )
-        # Linked without the OpenMP and fast-math options: the first would bring a second thread pool beside torch's, the second would
-        # change the floating-point mode of the whole process. The OpenMP symbols resolve to the runtime that torch has loaded.
+        # The linker gets neither the OpenMP nor the fast-math option. The first would add a thread
+        # pool beside torch's; the second would change the floating-point mode of the process. The
+        # OpenMP symbols resolve to the runtime that torch has loaded.
         subprocess.run(
-            [compiler, "-shared", str(made), "-o", str(linked), *LINK_FLAGS],
+            [compiler, "-shared", str(object_file), "-o", str(library), *LINK_FLAGS],
             check=True,
             capture_output=True,
         )
-        os.replace(linked, target)
+        os.replace(library, target)
     return target
 
 

@@ -1,23 +1,25 @@
-"""CaMKII against PP1: the switch that decides whether a trace becomes a weight.
+"""CaMKII and PP1: the switch that decides whether a trace becomes a weight.
 
-    m' = m + camkii_up s(ca - camkii_thr) (1 - m) - camkii_down s(camkii_thr - ca) m      s(z) = sigmoid(8 z)   (1)
-    g' = pp1_tau g + (1 - pp1_tau) s(pp1_thr - ca)                                                              (2)
-    gate = sigmoid(4 (m - g))                                                                                   (3)
+    s(z) = sigmoid(8 z)
+    m' = m + camkii_up s(ca - camkii_thr) (1 - m) - camkii_down s(camkii_thr - ca) m            (1)
+    g' = pp1_tau g + (1 - pp1_tau) s(pp1_thr - ca)                                              (2)
+    gate = sigmoid(4 (m - g))                                                                   (3)
 
 m CaMKII, g PP1, ca postsynaptic calcium, all per row of the memory [1].
-Source: (1)-(3) the kinase-phosphatase switch of Lisman, PNAS 86:9574 (1989), reduced to two first-order variables; slopes chosen.
+Source: (1)-(3) the kinase-phosphatase switch of Lisman, PNAS 86:9574 (1989), reduced to two
+first-order variables; slopes chosen.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.clock import geometric_sums, powers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SWITCH_SLOPE = constant(
     "kinase.switch_slope",
@@ -126,7 +128,12 @@ class PostsynapticParams:
 
 
 class KinaseState(NamedTuple):
-    """CaMKII m and PP1 g per row [1]."""
+    """State of the switch per row.
+
+    Attributes:
+        camkii: CaMKII m [1].
+        pp1: PP1 g [1].
+    """
 
     camkii: Tensor
     pp1: Tensor
@@ -135,23 +142,27 @@ class KinaseState(NamedTuple):
 def kinase_step(
     state: KinaseState, calcium: Tensor, params: PostsynapticParams, tokens: int
 ) -> KinaseState:
-    """(m and g, ca of the tick, params, tokens) -> next m and g (1, 2)."""
-    up, keep = camkii_flow(calcium, params)
-    power, gain, _ = geometric_sums(keep, tokens)
+    """Advance m and g by one tick of `tokens` tokens with postsynaptic calcium `calcium` (1, 2)."""
+    up, retention = camkii_flow(calcium, params)
+    power, gain, _ = geometric_sums(retention, tokens)
     camkii = power * state.camkii + gain * up
     power, _, _ = geometric_sums(params.pp1_tau, tokens)
     return KinaseState(camkii, power * state.pp1 + (1.0 - power) * switch(params.pp1_thr - calcium))
 
 
 def kinase_scan(calcium: Tensor, params: PostsynapticParams, tokens: int) -> KinaseState:
-    """m and g after each tick from rest: calcium (batch, tick, rank) -> each (batch, tick, rank); equals `kinase_step` in turn."""
-    up, keep = camkii_flow(calcium, params)
-    power, gain, _ = geometric_sums(keep, tokens)
-    # m is linear with a retention of its own per tick and row: its propagator is exp of differences of summed logarithms.
-    logs = torch.log(power.clamp(min=1e-30)).cumsum(1)
+    """Return m and g after each tick, starting from 0; equals repeated `kinase_step`.
+
+    `calcium` and both results are (batch, tick, rank).
+    """
+    up, retention = camkii_flow(calcium, params)
+    power, gain, _ = geometric_sums(retention, tokens)
+    # (1) is linear in m with one retention per tick and row. Its propagator from one tick to
+    # another is the product of the retentions between, here the exponential of summed logarithms.
+    logs = power.clamp(min=1e-30).log().cumsum(1)
     propagator = (logs[:, :, None] - logs[:, None, :]).clamp(max=0.0).exp()
     count = calcium.shape[1]
-    past = torch.ones(count, count, device=calcium.device, dtype=calcium.dtype).tril()[:, :, None]
+    past = calcium.new_ones(count, count).tril()[:, :, None]
     camkii = (propagator * past * (gain * up)[:, None]).sum(2)
     power, _, _ = geometric_sums(params.pp1_tau, tokens)
     pp1 = (1.0 - power) * (powers(power, count) @ switch(params.pp1_thr - calcium))
@@ -159,16 +170,16 @@ def kinase_scan(calcium: Tensor, params: PostsynapticParams, tokens: int) -> Kin
 
 
 def camkii_flow(calcium: Tensor, params: PostsynapticParams) -> tuple[Tensor, Tensor]:
-    """Per-token drive and retention of m in (1)."""
+    """Return drive and retention of m in (1), per token."""
     up = params.camkii_up * switch(calcium - params.camkii_thr)
     return up, 1.0 - up - params.camkii_down * switch(params.camkii_thr - calcium)
 
 
 def switch(z: Tensor) -> Tensor:
-    """s(z), the calcium switch."""
-    return torch.sigmoid(SWITCH_SLOPE * z)
+    """Return s(z), the calcium switch."""
+    return (SWITCH_SLOPE * z).sigmoid()
 
 
 def gate(state: KinaseState) -> Tensor:
-    """Share of the trace let through (3)."""
-    return torch.sigmoid(GATE_SLOPE * (state.camkii - state.pp1))
+    """Return the share of the trace that becomes a weight (3)."""
+    return (GATE_SLOPE * (state.camkii - state.pp1)).sigmoid()

@@ -1,11 +1,11 @@
-"""Priming: free SNAREs make vesicles fusion-competent; release uses both up.
+"""Priming: free SNAREs make vesicles fusion-competent; release consumes both.
 
     S' = S - unprime_per_release x S + nsf_recover (1 - S)              0 <= S' <= 1    (1)
     P' = P + prime_rate S (1 - P) - unprime_per_release x P             0 <= P' <= 1    (2)
 
 S free SNARE share [1], P primed share [1], x released per token [vesicle].
-Source: (1) SNARE recycling by NSF, Littleton et al., J Neurosci 21:1421 (2001); (2) priming as in Neher and Brose, Neuron 100:1283
-(2018), first order.
+Source: (1) SNARE recycling by NSF, Littleton et al., J Neurosci 21:1421 (2001); (2) priming as in
+Neher and Brose, Neuron 100:1283 (2018), first order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ INITIAL_PRIMED = constant(
 
 
 class PrimingState(NamedTuple):
-    """free SNARE S and primed share P per key [1]."""
+    """State of priming per key.
+
+    Attributes:
+        snare: free SNARE share S [1].
+        primed: primed share P [1].
+    """
 
     snare: Tensor
     primed: Tensor
@@ -36,11 +41,11 @@ class PrimingState(NamedTuple):
 def priming_step(
     state: PrimingState, released: Tensor, params: VesicleParams, tokens: int
 ) -> PrimingState:
-    """(state, vesicles released in the tick, params, tokens) -> next state."""
+    """Advance priming by one tick of `tokens` tokens that released `released` vesicles."""
     used = params.unprime_per_release * released / tokens
     power, gain, total = geometric_sums(1.0 - used - params.nsf_recover, tokens)
     snare = (power * state.snare + gain * params.nsf_recover).clamp(0.0, 1.0)  # (1)
-    meanwhile = ((gain * state.snare + total * params.nsf_recover) / tokens).clamp(0.0, 1.0)
-    primes = params.prime_rate * meanwhile
-    power, gain, _ = geometric_sums(1.0 - primes - used, tokens)
-    return PrimingState(snare, (power * state.primed + gain * primes).clamp(0.0, 1.0))  # (2)
+    mean_snare = ((gain * state.snare + total * params.nsf_recover) / tokens).clamp(0.0, 1.0)
+    rate = params.prime_rate * mean_snare
+    power, gain, _ = geometric_sums(1.0 - rate - used, tokens)
+    return PrimingState(snare, (power * state.primed + gain * rate).clamp(0.0, 1.0))  # (2)

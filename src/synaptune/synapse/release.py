@@ -1,32 +1,34 @@
 """Release: the calcium sensors, the release probability, and stochastic release.
 
-    Syt1 = sigmoid(syt1_slope (C - cpx_thresh))         Syt7 = sigmoid(syt7_slope (C - cpx_thresh / 2))         (1)
-    Doc2 = doc2_gain sigmoid(4 (C - 0.12))                                                                      (2)
-    p = P (0.8 Syt1 + 0.2 Syt7)                         evoked, per vesicle and spike                           (3)
-    rho = clamp(s p + 0.1 Doc2, 0, 1)                   per vesicle and token                                   (4)
-    x ~ x_mean + sqrt(x_mean (1 - x_mean / n)) noise    clamped to [0, n]                                       (5)
+    Syt1 = sigmoid(syt1_slope (C - cpx_thresh))
+    Syt7 = sigmoid(syt7_slope (C - cpx_thresh / 2))                                             (1)
+    Doc2 = doc2_gain sigmoid(4 (C - 0.12))                                                      (2)
+    p = P (0.8 Syt1 + 0.2 Syt7)                     evoked, per vesicle and spike               (3)
+    rho = clamp(s p + 0.1 Doc2, 0, 1)               per vesicle and token                       (4)
+    x ~ x_mean + sqrt(x_mean (1 - x_mean / n)) noise, clamped to [0, n]                         (5)
 
 C calcium, P primed share, s spike probability, n vesicles available in the tick.
-Source: (1), (2) sensors of Sudhof, Neuron 80:675 (2013), with the complexin clamp as the threshold; (3), (4) chosen shares; (5) the
-Gaussian limit of the binomial release of del Castillo and Katz, J Physiol 124:560 (1954), reparametrised.
+Source: (1), (2) sensors of Sudhof, Neuron 80:675 (2013), with the complexin clamp as the threshold;
+(3), (4) chosen shares; (5) the Gaussian limit of the binomial release of del Castillo and Katz,
+J Physiol 124:560 (1954), reparametrised.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import constant, parameter
 from synaptune.synapse.calcium import CalciumParams
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
 
 SYT1_SHARE = constant(
     "release.syt1_share",
     0.8,
     meaning="share of evoked release by synaptotagmin 1",
-    source="chosen: the fast sensor leads",
+    source="chosen: the fast sensor dominates",
 )
 SYT7_SHARE = constant(
     "release.syt7_share",
@@ -89,42 +91,56 @@ class StochasticParams:
 
 
 class Sensors(NamedTuple):
-    """evoked release per primed vesicle and spike, and asynchronous release [1]."""
+    """Output of the calcium sensors.
+
+    Attributes:
+        evoked: evoked release per primed vesicle and spike [1].
+        asynchronous: asynchronous release Doc2 [1].
+    """
 
     evoked: Tensor
     asynchronous: Tensor
 
 
 def sense(calcium: Tensor, params: CalciumParams) -> Sensors:
-    """What the sensors make of a calcium level (1, 2)."""
-    syt1 = torch.sigmoid(params.syt1_slope * (calcium - params.cpx_thresh))
-    syt7 = torch.sigmoid(params.syt7_slope * (calcium - SYT7_CLAMP * params.cpx_thresh))
-    doc2 = params.doc2_gain * torch.sigmoid(DOC2_SLOPE * (calcium - DOC2_HALF))
+    """Return the output of the sensors at a calcium level (1, 2)."""
+    syt1 = (params.syt1_slope * (calcium - params.cpx_thresh)).sigmoid()
+    syt7 = (params.syt7_slope * (calcium - SYT7_CLAMP * params.cpx_thresh)).sigmoid()
+    doc2 = params.doc2_gain * (DOC2_SLOPE * (calcium - DOC2_HALF)).sigmoid()
     return Sensors(SYT1_SHARE * syt1 + SYT7_SHARE * syt7, doc2)
 
 
 def release_probability(spike: Tensor, primed: Tensor, sensors: Sensors) -> Tensor:
-    """rho (3, 4)."""
+    """Return rho (3, 4) [1/token]."""
     return (spike * primed * sensors.evoked + LEAK_SHARE * sensors.asynchronous).clamp(0.0, 1.0)
 
 
 def draw_release(expected: Tensor, available: Tensor, noise: Tensor) -> Tensor:
-    """Stochastic release (5); where `noise` is 0 the release is the expected one exactly."""
+    """Draw stochastic release (5); where `noise` is 0 it equals the expected release exactly."""
     variance = (expected * (1.0 - expected / available.clamp(min=QUANTUM * NOISE_FLOOR))).clamp(
         min=0.0
     )
-    drawn = expected + torch.sqrt(variance + NOISE_FLOOR) * noise
-    return torch.where(noise == 0.0, expected, torch.minimum(drawn.clamp(min=0.0), available))
+    release = expected + (variance + NOISE_FLOOR).sqrt() * noise
+    return expected.where(noise == 0.0, release.clamp(min=0.0).minimum(available))
 
 
 def fluctuation(released: Tensor, expected: Tensor) -> Tensor:
-    """Factor on the efficacy after a draw; 1 where release was as expected."""
+    """Return the factor of a draw on the efficacy; 1 where release equals its expectation."""
     return (released + QUANTUM) / (expected + QUANTUM)
 
 
 def draw_noise(
-    shape: tuple[int, ...], fraction: Tensor | float, generator: torch.Generator, like: Tensor
+    shape: tuple[int, ...], fraction: Tensor | float, generator: Generator, like: Tensor
 ) -> Tensor:
-    """Standard normal noise on a random `fraction` of the pairs, 0 on the rest; `shape` (batch, head, tick, key)."""
-    chosen = torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype) < fraction
-    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype) * chosen
+    """Draw standard normal noise for a random `fraction` of the pairs; the others get 0.
+
+    Args:
+        shape: (batch, head, tick, key).
+        fraction: share of the (tick, terminal) pairs with noise [1].
+        generator: source of the draws, on the device of `like`.
+        like: gives device and dtype.
+    """
+    import torch
+
+    mask = torch.rand(shape, generator=generator, device=like.device, dtype=like.dtype) < fraction
+    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype) * mask

@@ -1,10 +1,11 @@
-"""The presynaptic terminal: one key position, its state over the ticks, and the efficacy a query meets.
+"""The presynaptic terminal of one key: its state over the ticks, and its efficacy.
 
 The order of the mechanisms in one tick:
-    spikes -> calcium -> sensors -> release -> vesicles, priming, energy -> efficacy of the next spike
-    e = (p + Doc2) R q                                                                                          (1)
+    spikes -> calcium -> sensors -> release -> vesicles, priming, energy -> efficacy
+    e = (p + Doc2) R q                                                                          (1)
 
-Source: (1) chosen: a spike's mean effect is release probability times vesicles times quantal size, del Castillo and Katz (1954).
+Source: (1) chosen: the mean effect of a spike is release probability times vesicles times quantal
+size, del Castillo and Katz (1954).
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from synaptune.synapse.release import draw_release, fluctuation, release_probabi
 from synaptune.synapse.vesicles import VesicleFlow, VesicleState, vesicle_flow, vesicle_step
 
 if TYPE_CHECKING:
-    from synaptune.synapse.circuit import SynapseTensors
+    from synaptune.synapse.tensors import SynapseTensors
 
 
 class TerminalState(NamedTuple):
-    """The four mechanisms of a terminal; every tensor is (batch, head, key)."""
+    """States of the four mechanisms of a terminal; every tensor is (batch, head, key)."""
 
     calcium: CalciumState
     vesicles: VesicleState
@@ -36,7 +37,7 @@ class TerminalState(NamedTuple):
 
 
 def init_terminals(like: Tensor, params: SynapseTensors) -> TerminalState:
-    """New terminals, one per element of `like` (batch, head, key)."""
+    """Return new terminals, one per element of `like` (batch, head, key)."""
     zero, one = torch.zeros_like(like), torch.ones_like(like)
     vesicles = VesicleState(
         one * params.vesicles.init_rrp, zero, zero, one * params.vesicles.init_reserve
@@ -51,7 +52,7 @@ def init_terminals(like: Tensor, params: SynapseTensors) -> TerminalState:
 
 
 def efficacy(state: TerminalState, params: SynapseTensors) -> Tensor:
-    """e (1) [vesicle]."""
+    """Return e (1) [vesicle]."""
     sensors = sense(state.calcium.free, params.calcium)
     probability = state.priming.primed * sensors.evoked + sensors.asynchronous
     return probability * state.vesicles.ready * quantal_size(state.energy)
@@ -64,10 +65,21 @@ def terminal_step(
     tokens: int,
     noise: Tensor | None = None,
 ) -> tuple[TerminalState, Tensor]:
-    """(state, drive l, params, tokens of the tick, noise or None) -> (next state, efficacy e); tensors (batch, head, key)."""
+    """Advance the terminals by one tick; tensors are (batch, head, key).
+
+    Args:
+        state: terminals before the tick.
+        drive: drive l of the tick.
+        params: parameters of the synapse.
+        tokens: tokens of the tick.
+        noise: standard normal noise of the release; None for the expected release.
+
+    Returns:
+        The next state and its efficacy e [vesicle].
+    """
     spike, influx = torch.sigmoid(drive), F.softplus(drive)
-    calcium, seen = calcium_step(state.calcium, influx, params.calcium, tokens)
-    rho = release_probability(spike, state.priming.primed, sense(seen, params.calcium))
+    calcium, mean_calcium = calcium_step(state.calcium, influx, params.calcium, tokens)
+    rho = release_probability(spike, state.priming.primed, sense(mean_calcium, params.calcium))
     expected, refilled = vesicle_flow(state.vesicles, rho, params.vesicles, tokens)
     released = (
         expected
@@ -79,18 +91,27 @@ def terminal_step(
     )
     priming = priming_step(state.priming, released, params.vesicles, tokens)
     energy = energy_step(state.energy, released, params.energy, tokens)
-    following = TerminalState(calcium, vesicles, priming, energy)
-    return following, efficacy(following, params) * fluctuation(released, expected)
+    next_state = TerminalState(calcium, vesicles, priming, energy)
+    return next_state, efficacy(next_state, params) * fluctuation(released, expected)
 
 
 def terminal_scan(
     drive: Tensor, params: SynapseTensors, tokens: int, noise: Tensor | None = None
 ) -> Tensor:
-    """Efficacy that the queries of tick n meet at key j, (batch, head, ticks, key); the slow reference of kernel.py.
+    """Return the efficacy of every key in every tick; the reference implementation of kernel.py.
 
-    drive: (batch, head, ticks - 1, key), drive of key j in tick n; the last tick's has no query to serve and is left out. Only
-    keys born by then (j < (n + 1) tokens) are read. Keys born in tick n meet its queries with the efficacy of birth; later
-    ones hold it too (attention never looks there).
+    Only the drive of keys born by tick n, j < (n + 1) tokens, is read. A key born in tick n has the
+    efficacy of a new terminal in that tick. Keys born later have it too; attention masks them.
+
+    Args:
+        drive: (batch, head, ticks - 1, key), drive of key j in tick n. The drive of the last tick
+            would change no output and is left out.
+        params: parameters of the synapse.
+        tokens: tokens of a tick.
+        noise: standard normal noise of the release, shaped as `drive`; None for no noise.
+
+    Returns:
+        (batch, head, ticks, key): the efficacy of key j for the queries of tick n [vesicle].
     """
     updates, keys = drive.shape[-2:]
     state = init_terminals(drive.new_zeros(*drive.shape[:-2], keys), params)
@@ -98,11 +119,11 @@ def terminal_scan(
     rows = [newborn]
     for n in range(updates):
         born = min((n + 1) * tokens, keys)
-        part = map_state(state, lambda value, born=born: value[..., :born])
+        before = map_state(state, lambda value, born=born: value[..., :born])
         eta = None if noise is None else noise[..., n, :born]
-        moved, e = terminal_step(part, drive[..., n, :born], params, tokens, eta)
+        after, e = terminal_step(before, drive[..., n, :born], params, tokens, eta)
         state = map_state(
-            state, lambda old, new, born=born: torch.cat([new, old[..., born:]], -1), moved
+            state, lambda old, new, born=born: torch.cat([new, old[..., born:]], -1), after
         )
         rows.append(torch.cat([e, newborn[..., born:]], -1))
     return torch.stack(rows, -2)
@@ -111,7 +132,7 @@ def terminal_scan(
 def map_state(
     state: TerminalState, change: Callable[..., Tensor], *others: TerminalState
 ) -> TerminalState:
-    """The state with `change` applied to each of its tensors, next to those of `others`."""
+    """Apply `change` to each tensor of the state and the same tensors of `others`."""
     groups = [
         type(group)(*map(change, group, *(other[i] for other in others)))
         for i, group in enumerate(state)

@@ -1,30 +1,32 @@
 """The vesicle cycle: ready -> released -> endocytosed -> recycling -> reserve -> ready.
 
-    x = R clamp(rho, 0, 1)                                       released per token                     (1)
-    f = (init_rrp - R)+ / tau_rrp * V / (V + 1)                  refill per token                       (2)
-    R' = R - x + f        Q' = Q + x - Q / endo_delay                                                   (3)
-    W' = W + Q / endo_delay - rec_rate W        V' = V + rec_rate W - f                                 (4)
+    x = R clamp(rho, 0, 1)                                       released per token             (1)
+    f = (init_rrp - R)+ / tau_rrp * V / (V + 1)                  refill per token               (2)
+    R' = R - x + f        Q' = Q + x - Q / endo_delay                                           (3)
+    W' = W + Q / endo_delay - rec_rate W        V' = V + rec_rate W - f                         (4)
 
-R, Q, W, V [vesicle]; rho release probability per token and vesicle [1]. R + Q + W + V is conserved.
-Source: (1)-(4) the vesicle cycle of Rizzoli and Betz, Nat Rev Neurosci 6:57 (2005), pools as compartments; depletion and
-refill as in Tsodyks and Markram, PNAS 94:719 (1997), the refill limited by the reserve (saturating at one vesicle, chosen).
+R ready, Q endocytosing, W recycling, V reserve [vesicle]; rho release probability per token and
+vesicle [1]. R + Q + W + V is conserved.
+Source: (1)-(4) the vesicle cycle of Rizzoli and Betz, Nat Rev Neurosci 6:57 (2005), pools as
+compartments; depletion and refill as in Tsodyks and Markram, PNAS 94:719 (1997), with the refill
+limited by the reserve (half-saturation at one vesicle, chosen).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.core.parameters import parameter
 from synaptune.synapse.clock import geometric_sums
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
 class VesicleParams:
-    """Pool sizes and rates of the vesicle cycle, and the priming of its ready pool (priming.py)."""
+    """Pool sizes and rates of the vesicle cycle, and rates of priming (priming.py)."""
 
     tau_rrp: float = parameter(
         40.0,
@@ -42,7 +44,7 @@ class VesicleParams:
         high=0.3,
         scale="log",
         unit="1/token",
-        meaning="recycling pool back to the reserve",
+        meaning="return rate of the recycling pool to the reserve",
         source="chosen: about the refill time",
     )
     prime_rate: float = parameter(
@@ -51,7 +53,7 @@ class VesicleParams:
         high=0.3,
         scale="log",
         unit="1/token",
-        meaning="priming by free SNAREs",
+        meaning="priming rate by free SNAREs",
         source="chosen: balances unpriming at rest",
     )
     unprime_per_release: float = parameter(
@@ -69,7 +71,7 @@ class VesicleParams:
         high=0.3,
         scale="log",
         unit="1/token",
-        meaning="SNARE recovery by NSF",
+        meaning="rate of SNARE recovery by NSF",
         source="chosen: as fast as priming, so neither limits alone",
     )
     endo_delay: int = parameter(
@@ -78,7 +80,7 @@ class VesicleParams:
         high=12,
         scale="int",
         unit="token",
-        meaning="mean dwell of an endocytosed vesicle",
+        meaning="mean dwell time of an endocytosed vesicle",
         source="chosen: fast endocytosis, Watanabe et al., Nature 504:242 (2013)",
     )
     init_rrp: float = parameter(
@@ -88,7 +90,8 @@ class VesicleParams:
         scale="log",
         unit="vesicle",
         meaning="ready vesicles of a new terminal, and the pool's capacity",
-        source="chosen: about ten in a hippocampal bouton, Schikorski and Stevens, J Neurosci 17:5858 (1997)",
+        source="chosen: about ten in a hippocampal bouton, Schikorski and Stevens, "
+        "J Neurosci 17:5858 (1997)",
     )
     init_reserve: float = parameter(
         18.0,
@@ -102,7 +105,14 @@ class VesicleParams:
 
 
 class VesicleState(NamedTuple):
-    """ready R, endocytosing Q, recycling W, reserve V per key [vesicle]."""
+    """Vesicle pools per key.
+
+    Attributes:
+        ready: R [vesicle].
+        endocytosing: Q [vesicle].
+        recycling: W [vesicle].
+        reserve: V [vesicle].
+    """
 
     ready: Tensor
     endocytosing: Tensor
@@ -111,7 +121,12 @@ class VesicleState(NamedTuple):
 
 
 class VesicleFlow(NamedTuple):
-    """Vesicles that leave and enter the ready pool in a tick."""
+    """Flow through the ready pool in a tick.
+
+    Attributes:
+        released: vesicles that leave the pool [vesicle].
+        refilled: vesicles that enter the pool [vesicle].
+    """
 
     released: Tensor
     refilled: Tensor
@@ -120,23 +135,30 @@ class VesicleFlow(NamedTuple):
 def vesicle_flow(
     state: VesicleState, probability: Tensor, params: VesicleParams, tokens: int
 ) -> VesicleFlow:
-    """(state, rho, params, tokens) -> expected release (1) and refill (2), the one going on while the other does."""
+    """Return the expected release (1) and the refill (2) of a tick; both run at the same time.
+
+    Args:
+        state: pools before the tick.
+        probability: rho of the tick [1/token].
+        params: parameters of the vesicle cycle.
+        tokens: tokens of the tick.
+    """
     refill = state.reserve / (state.reserve + 1.0) / params.tau_rrp
     _, gain, total = geometric_sums(1.0 - probability - refill, tokens)
-    occupied = (
-        gain * state.ready + total * refill * params.init_rrp
-    )  # sum over the tokens of the tick of R
+    # The sum of R over the tokens of the tick.
+    occupied = gain * state.ready + total * refill * params.init_rrp
     refilled = (refill * (tokens * params.init_rrp - occupied)).clamp(min=0.0)
-    refilled = torch.minimum(
-        refilled, state.reserve
-    )  # a nearly empty reserve cannot give what it does not hold
-    return VesicleFlow(torch.minimum(probability * occupied, state.ready + refilled), refilled)
+    # The refill of a whole tick cannot exceed the reserve.
+    refilled = refilled.minimum(state.reserve)
+    return VesicleFlow((probability * occupied).minimum(state.ready + refilled), refilled)
 
 
 def vesicle_step(
     state: VesicleState, flow: VesicleFlow, params: VesicleParams, tokens: int
 ) -> VesicleState:
-    """(state, flow, params, tokens) -> next state; what leaves one pool enters the next (3, 4)."""
+    """Advance the pools by one tick (3, 4); the outflow of a pool is the inflow of the next."""
+    import torch
+
     released, refilled = flow
     power, gain, _ = geometric_sums(1.0 - 1.0 / torch.as_tensor(params.endo_delay), tokens)
     endocytosing = power * state.endocytosing + gain * released / tokens

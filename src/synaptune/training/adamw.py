@@ -1,6 +1,7 @@
 """AdamW with decoupled decay on matrices only.
 
-Source: Loshchilov and Hutter 2019, algorithm 2; moment rates 0.9 and 0.95: Brown et al. 2020 (GPT-3), appendix B.
+Source: Loshchilov and Hutter 2019, algorithm 2; moment rates 0.9 and 0.95: Brown et al.
+2020 (GPT-3), appendix B.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ MOMENT_RATES = (0.9, 0.95)
 
 
 def make_adamw(model: GPT, config: TrainingConfig) -> torch.optim.AdamW:
-    """The optimizer of a run; decay groups are the model's own."""
+    """Return the optimizer of a run; the model defines which weights decay."""
     on_gpu = next(model.parameters()).is_cuda
     groups = model.make_decay_groups(config.weight_decay)
     return torch.optim.AdamW(

@@ -1,4 +1,4 @@
-"""Checkpoints as plain values: what `torch.load(weights_only=True)` admits, written in one atomic move."""
+"""Checkpoints: values that `torch.load(weights_only=True)` accepts, written atomically."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ FORMAT = 1
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint; a crash or a full disk leaves the one before whole. Raises UserError when there is no space."""
+    """Write a checkpoint; a crash or a full disk leaves the previous checkpoint intact.
+
+    Raises:
+        UserError: there is no free space, or the folder is not writable.
+    """
     draft = path.with_suffix(".tmp")
     with as_disk_errors(
         path,
-        "make room; training.resume=true goes on from the checkpoint before, where there is one",
+        "free some space; training.resume=true continues from the previous checkpoint, if any",
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -36,7 +40,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    """torch.save, whose RuntimeError for a full disk hides the OSError that says so."""
+    """Call torch.save and raise the OSError of a full disk, which its RuntimeError hides."""
     with path.open("wb") as file:
         try:
             torch.save(content, file)
@@ -47,7 +51,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def load(path: Path, device: str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint. Raises UserError when it is missing, broken or of another format."""
+    """Read a checkpoint; raise UserError when it is missing, broken or of another format."""
     if not path.is_file():
         raise user_error(
             got=f"no checkpoint at {path}",
@@ -56,7 +60,7 @@ def load(path: Path, device: str = "cpu") -> dict[str, Any]:
         )
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a broken file: pickle, zip, runtime
+    except Exception as error:  # a broken file raises pickle, zip or runtime errors
         raise user_error(
             got=f"unreadable checkpoint {path} ({type(error).__name__})",
             expected="a file written by train.py",
@@ -72,7 +76,7 @@ def load(path: Path, device: str = "cpu") -> dict[str, Any]:
 
 
 def get_random_states() -> dict[str, Any]:
-    """The random states a step may draw from; data and release noise need none, they follow from (seed, step)."""
+    """Return torch's random states; batches and release noise depend on (seed, step) only."""
     return {
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -80,7 +84,7 @@ def get_random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Put the random states of a checkpoint back."""
+    """Restore the random states of a checkpoint."""
     torch.set_rng_state(states["cpu"].cpu())
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
@@ -89,7 +93,7 @@ def restore_random_states(states: dict[str, Any]) -> None:
 def describe_model(
     model: ModelConfig, synapse: SynapseParams, data: DataConfig, *, vocab: int, seed: int
 ) -> dict[str, Any]:
-    """What a checkpoint needs to build its model again, as plain values."""
+    """Return the plain values from which `load_model` rebuilds a model."""
     plain = {
         "model": dataclasses.asdict(model),
         "synapse": dataclasses.asdict(synapse),
@@ -99,28 +103,32 @@ def describe_model(
 
 
 def build_synapse_params(values: dict[str, dict[str, float]]) -> SynapseParams:
-    """SynapseParams from plain values by subsystem."""
+    """Build SynapseParams from plain values by subsystem."""
     kinds = {field.name: field.default_factory for field in dataclasses.fields(SynapseParams)}
     return SynapseParams(**{name: kinds[name](**values[name]) for name in values})  # type: ignore[operator]
 
 
 def load_model(path: str | Path) -> tuple[GPT, ModelConfig, DataConfig]:
-    """The trained model of a checkpoint, in evaluation mode on the CPU, and what it was made for.
+    """Load the trained model of a checkpoint on the CPU, in evaluation mode.
 
-    Raises UserError when the file is missing, no checkpoint, or of a model that this version builds otherwise.
+    Returns:
+        The model, its configuration and that of its data.
+
+    Raises:
+        UserError: the file is missing or not a checkpoint, or its model does not fit this version.
     """
     content = load(Path(path))
     try:
-        about = content["about"]
-        config, data = ModelConfig(**about["model"]), DataConfig(**about["data"])
+        facts = content["about"]
+        config, data = ModelConfig(**facts["model"]), DataConfig(**facts["data"])
         model = GPT(
-            config, build_synapse_params(about["synapse"]), vocab=about["vocab"], seed=about["seed"]
+            config, build_synapse_params(facts["synapse"]), vocab=facts["vocab"], seed=facts["seed"]
         )
         model.load_state_dict(content["weights"])
-    except (KeyError, TypeError, RuntimeError) as error:  # names, fields and shapes that do not fit
+    except (KeyError, TypeError, RuntimeError) as error:  # other names, fields or shapes
         raise user_error(
             got=f"{path}, whose model does not fit this version of synaptune",
             expected="a checkpoint of this version",
-            do="train again, or use the version that made it",
+            do="train again, or use the version that wrote it",
         ) from error
     return model.eval(), config, data

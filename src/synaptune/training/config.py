@@ -1,4 +1,4 @@
-"""How a model is trained and where the run is written, as typed values."""
+"""Settings of training and logging."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training run.
+    """Settings of the `training` group.
 
-    steps: optimizer steps; batch: sequences per micro-batch; accumulate: micro-batches per optimizer step;
-    warmup_fraction: part of the steps with rising rate; final_fraction: last learning rate over the peak;
-    clip: largest global gradient norm (0 = no clipping); precision: `auto` is bf16 where the device has it in hardware;
-    evaluations: validations during the run, the last one at its end; eval_batches: validation batches each time;
-    checkpoint_every: steps between checkpoints (0 = only at the end); test: score the test split at the end;
-    resume: continue bit-exactly from the run folder's last checkpoint.
+    Attributes:
+        steps: optimizer steps.
+        batch: sequences of a micro-batch.
+        accumulate: micro-batches of an optimizer step.
+        learning_rate: peak of the learning rate.
+        weight_decay: weight decay of AdamW.
+        warmup_fraction: share of the steps with a rising learning rate.
+        final_fraction: last learning rate over the peak.
+        clip: largest global gradient norm; 0 for no clipping.
+        precision: `auto` is bf16 on a device with hardware support, else fp32.
+        evaluations: validations of the run, the last one at its end.
+        eval_batches: batches of a validation.
+        checkpoint_every: steps between checkpoints; 0 for one at the end only.
+        device: `auto` is CUDA when available.
+        test: evaluate the test split at the end.
+        compile: compile the model with torch.compile.
+        resume: continue bit-exactly from the last checkpoint in the run folder.
     """
 
     steps: int = 200
@@ -37,13 +48,23 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class LoggerConfig:
-    """What a run shows and writes, beside its metrics.csv.
+    """Settings of the `logger` group; metrics.csv is always written.
 
-    every: steps between logged training losses; progress: `auto` is a bar on a terminal and a few lines elsewhere,
-    in a search a live table of all trials on a terminal and nothing elsewhere (`lines`: one for each trial, anywhere);
-    tensorboard: event files; wandb: `auto` is on when wandb is installed, online when a key and a network are there;
-    project, entity, group, job_type, run_id, tags, generation (of a search, for its configuration there): what the run is
-    called in Weights & Biases (group null: the run's name).
+    Attributes:
+        every: steps between logged training losses.
+        progress: `auto` shows a bar on a terminal and lines elsewhere. In a search it shows a live
+            table of all trials on a terminal and nothing elsewhere; `lines` prints one line for
+            each trial.
+        tensorboard: write event files.
+        wandb: `auto` logs to Weights & Biases when wandb is installed, online when there is an API
+            key and a network.
+        project: project in Weights & Biases.
+        entity: entity in Weights & Biases; None for the default of the account.
+        group: group in Weights & Biases; None for the name of the run.
+        job_type: job type in Weights & Biases.
+        run_id: id of the run in Weights & Biases; None for a random one.
+        tags: tags in Weights & Biases.
+        generation: generation of the search, added to the configuration in Weights & Biases.
     """
 
     every: int = 20
@@ -65,7 +86,7 @@ TRAINING_CHOICES = {
     "logger.progress": ("auto", "bar", "lines", "off"),
     "logger.wandb": ("auto", "off", "offline", "online"),
 }
-# name -> (lowest admitted, highest admitted)
+# name -> (lowest valid value, highest valid value)
 TRAINING_BOUNDS: dict[str, tuple[float, float]] = {
     "training.steps": (1, 10**9),
     "training.batch": (1, 10**6),
@@ -83,17 +104,17 @@ TRAINING_BOUNDS: dict[str, tuple[float, float]] = {
 
 
 def find_training_faults(training: TrainingConfig, logger: LoggerConfig) -> list[str]:
-    """Every value that no run can use, one line each; empty when all is well."""
+    """Return one line for each invalid value; empty without a fault."""
     value = {f"training.{name}": entry for name, entry in vars(training).items()}
     value |= {f"logger.{name}": entry for name, entry in vars(logger).items()}
-    found = [
+    faults = [
         f"{name}={value[name]:g}: expected {low:g} to {high:g}"
         for name, (low, high) in TRAINING_BOUNDS.items()
         if not low <= value[name] <= high
     ]
-    found += [
-        f"{name}={value[name]}: expected one of {', '.join(known)}"
-        for name, known in TRAINING_CHOICES.items()
-        if value[name] not in known
+    faults += [
+        f"{name}={value[name]}: expected one of {', '.join(choices)}"
+        for name, choices in TRAINING_CHOICES.items()
+        if value[name] not in choices
     ]
-    return found
+    return faults

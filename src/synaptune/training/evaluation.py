@@ -1,4 +1,4 @@
-"""Scoring a model on a split: one pass, one synchronisation with the device at its end."""
+"""Evaluation of a model on a split: one pass with one device synchronisation at its end."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from synaptune.training.config import TrainingConfig
 from synaptune.training.metrics import compute_metrics, dead_fraction, gini, tally
 
 
-def pick_device(wanted: str) -> torch.device:
-    """The device of `training.device`; raises UserError when CUDA is asked for and not there."""
-    if wanted == "cuda" and not torch.cuda.is_available():
+def pick_device(choice: str) -> torch.device:
+    """Return the device for `training.device`; raise UserError when CUDA is not available."""
+    if choice == "cuda" and not torch.cuda.is_available():
         raise user_error(
             got="training.device=cuda",
             expected="a CUDA device that torch can use",
             do="training.device=auto, or install a CUDA build of torch",
         )
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def make_autocast(config: TrainingConfig, device: torch.device) -> AbstractContextManager:
-    """The precision of forward passes: `auto` is bf16 on a GPU that has it and fp32 on a CPU, where bf16 is emulated and slow."""
+    """Return the autocast context of forward passes.
+
+    The precision `auto` is bf16 on a GPU that supports it, else fp32: a CPU emulates bf16 slowly.
+    """
     bf16 = config.precision == "bf16" or (
         config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(False)
     )
@@ -36,7 +39,7 @@ def make_autocast(config: TrainingConfig, device: torch.device) -> AbstractConte
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on the device of the model."""
+    """Copy a batch to a device."""
     return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
@@ -48,9 +51,19 @@ def evaluate(
     bytes_per_token: float,
     prefix: str,
 ) -> dict[str, float]:
-    """Metrics of the model on batches of a split, each name led by `prefix`; units as in objective/metrics.py.
+    """Compute the metrics of a model on the batches of a split.
 
-    The model is left in the mode it was in.
+    The model keeps its training or evaluation mode.
+
+    Args:
+        model: the model.
+        batches: batches of the split.
+        precision: autocast context of the forward passes.
+        bytes_per_token: mean of the corpus [byte/token].
+        prefix: start of the name of each metric, such as `val_`.
+
+    Returns:
+        The metrics by name, in the units of training/metrics.py.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -64,7 +77,7 @@ def evaluate(
     model.train(was_training)
     if total is None:
         raise ValueError(
-            f"no batches to evaluate for {prefix!r}: a split holds at least one window"
+            f"no batches to evaluate for {prefix!r}: a split must have at least one window"
         )
     return {
         f"{prefix}{name}": value for name, value in compute_metrics(total, bytes_per_token).items()
@@ -72,11 +85,11 @@ def evaluate(
 
 
 def compute_expert_metrics(model: GPT) -> dict[str, float]:
-    """Gini and dead fraction of the experts' use; empty for a dense model."""
+    """Return Gini and dead fraction of the experts' use; empty for a dense model."""
     utilisation = model.get_utilisation()
     return {} if utilisation is None else compute_use_metrics(utilisation)
 
 
 def compute_use_metrics(utilisation: Tensor) -> dict[str, float]:
-    """Gini and dead fraction of a use (layer, expert)."""
+    """Return Gini and dead fraction of a utilisation (layer, expert)."""
     return {"expert_gini": gini(utilisation), "expert_dead_fraction": dead_fraction(utilisation)}

@@ -1,4 +1,4 @@
-"""Everything one training run needs, as typed values."""
+"""The job of a training run, and the evaluation of its model."""
 
 from __future__ import annotations
 
@@ -22,10 +22,23 @@ from synaptune.training.evaluation import compute_expert_metrics, evaluate, make
 
 @dataclass(frozen=True)
 class Job:
-    """One run: the model and what it was built from, its data, how it is trained, where it is written.
+    """One training run.
 
-    fingerprint: of everything that determines the result; record: the flat configuration, for people; in_search: a trial of
-    a search, whose terminal belongs to the search; report: told every validation.
+    Attributes:
+        model: the model.
+        config: configuration of the model.
+        synapse: synapse parameters of the model.
+        corpus: tokens of the text.
+        data: settings of the data.
+        training: settings of training.
+        logger: settings of logging.
+        seed: seed of weights, batches and release noise.
+        name: name of the run.
+        run_dir: folder of the run.
+        fingerprint: hash of all settings that determine the result.
+        flat_config: the configuration by dotted names, for the loggers.
+        in_search: whether the run is a trial of a search, which then controls the terminal.
+        on_validation: called after every validation; None without a callback.
     """
 
     model: GPT
@@ -45,12 +58,12 @@ class Job:
 
     @property
     def checkpoint_path(self) -> Path:
-        """The run's checkpoint, replaced as the run goes on."""
+        """Path of the run's latest checkpoint."""
         return self.run_dir / "checkpoint.pt"
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step."""
+        """Tokens of an optimizer step."""
         return self.training.batch * self.training.accumulate * self.config.context
 
 
@@ -67,7 +80,7 @@ def _get_batches(
 
 
 def score_split(job: Job, device: torch.device, split: Literal["val", "test"]) -> dict[str, float]:
-    """Metrics of the model on a split, names led by `val_` or `test_`."""
+    """Return the metrics of the model on a split; their names start with `val_` or `test_`."""
     training = job.training
     batches = _get_batches(
         job.corpus, job.data, split, training.batch, job.config.context, training.eval_batches
@@ -82,5 +95,5 @@ def score_split(job: Job, device: torch.device, split: Literal["val", "test"]) -
 
 
 def validate(job: Job, device: torch.device) -> dict[str, float]:
-    """Validation metrics and the use of the experts."""
+    """Return the validation metrics and the metrics of the experts' use."""
     return score_split(job, device, "val") | compute_expert_metrics(job.model)

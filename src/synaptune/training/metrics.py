@@ -1,12 +1,12 @@
-"""Metrics of a language model as pure tensor functions, each with its unit.
+"""Metrics of a language model as pure functions of tensors.
 
-    loss               L = mean over scored targets of -ln p(target)                [nats/token]   (1)
-    perplexity         exp(L)                                                       [tokens]       (2)
-    bits per byte      L_text / ln 2 / (bytes per token)                            [bit/byte]     (3)
-    recall accuracy    right answers / answers                                      [0..1]         (4)
-    calibration error  sum_b n_b / n |accuracy_b - confidence_b|, 15 equal bins     [0..1]         (5)
-    expert Gini        sum_ij |u_i - u_j| / (2 E^2 mean u), mean over layers        [0..1]         (6)
-    dead fraction      part of the experts with less than a tenth of an even share  [0..1]         (7)
+    loss               L = mean over scored targets of -ln p(target)                [nats/token](1)
+    perplexity         exp(L)                                                       [tokens]    (2)
+    bits per byte      L_text / ln 2 / (bytes per token)                            [bit/byte]  (3)
+    recall accuracy    right answers / answers                                      [0..1]      (4)
+    calibration error  sum_b n_b / n |accuracy_b - confidence_b|, 15 equal bins     [0..1]      (5)
+    expert Gini        sum_ij |u_i - u_j| / (2 E^2 mean u), mean over layers        [0..1]      (6)
+    dead fraction      part of the experts with less than a tenth of an even share  [0..1]      (7)
 
 Source: (5) Guo et al. 2017, eq. 3; (6) Gini 1912 as the relative mean absolute difference.
 """
@@ -41,10 +41,18 @@ DEAD_SHARE = constant(
 
 
 class Tally(NamedTuple):
-    """Sums over scored targets, on the device of the model; tallies of several batches add up.
+    """Sums over scored targets, on the device of the model.
 
-    loss [nats], text_loss [nats, targets that are no recall answers], scored, text, recall_right, recall [targets];
-    confidence [sum of probabilities], right, filled [targets], each per bin.
+    Attributes:
+        loss: sum of the losses [nats].
+        text_loss: sum of the losses of text targets [nats].
+        scored: number of scored targets.
+        text: number of text targets, which are scored and no recall answers.
+        recall_right: number of correct recall answers.
+        recall: number of recall answers.
+        confidence: sum of the largest probabilities in each bin.
+        right: number of correct predictions in each bin.
+        filled: number of targets in each bin.
     """
 
     loss: Tensor
@@ -58,17 +66,23 @@ class Tally(NamedTuple):
     filled: Tensor
 
     def add(self, other: Tally) -> Tally:
-        """The tally of both."""
-        return Tally(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+        """Return the sums over the targets of both tallies."""
+        return Tally(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def training_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy over scored targets [nats/token], eq. (1); targets IGNORED are not scored."""
+    """Return the mean cross-entropy over targets other than IGNORE_INDEX [nats/token], eq. (1)."""
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX)
 
 
 def tally(logits: Tensor, targets: Tensor, recall: Tensor) -> Tally:
-    """Sums of one batch: logits (batch, token, vocabulary), targets (batch, token), recall (batch, token) marks answers."""
+    """Sum the quantities of the metrics over one batch.
+
+    Args:
+        logits: (batch, token, vocabulary).
+        targets: (batch, token); IGNORE_INDEX where a token is not scored.
+        recall: (batch, token), True at recall answers.
+    """
     scored = targets != IGNORE_INDEX
     answers = recall & scored
     text = scored & ~recall
@@ -95,7 +109,10 @@ def tally(logits: Tensor, targets: Tensor, recall: Tensor) -> Tally:
 
 
 def compute_metrics(sums: Tally, bytes_per_token: float) -> dict[str, float]:
-    """Metrics of a tally by name; `bits_per_byte` needs text targets and `recall_accuracy` needs recall answers."""
+    """Return the metrics of a tally by name.
+
+    `bits_per_byte` is present with text targets, `recall_accuracy` with recall answers.
+    """
     scored = max(1, int(sums.scored))
     loss = float(sums.loss) / scored
     gaps = (sums.right - sums.confidence).abs()  # n_b |accuracy_b - confidence_b|, eq. (5)
@@ -114,13 +131,16 @@ def compute_metrics(sums: Tally, bytes_per_token: float) -> dict[str, float]:
 
 
 def gini(utilisation: Tensor) -> float:
-    """Inequality of the experts' use (layers, experts): 0 all alike, towards 1 one does everything, eq. (6)."""
+    """Return the Gini coefficient of a utilisation (layer, expert), eq. (6).
+
+    It is 0 for equal use and approaches 1 when one expert has all tokens.
+    """
     use = utilisation.double()
     spread = (use.unsqueeze(-1) - use.unsqueeze(-2)).abs().mean((-1, -2))
     return float((spread / (2.0 * use.mean(-1).clamp_min(1e-12))).mean())
 
 
 def dead_fraction(utilisation: Tensor) -> float:
-    """Part of the experts (layers, experts) that get less than DEAD_SHARE of an even share, eq. (7)."""
+    """Return the share of experts with less than DEAD_SHARE of an even share, eq. (7)."""
     use = utilisation.double()
     return float((use < DEAD_SHARE * use.mean(-1, keepdim=True)).double().mean())

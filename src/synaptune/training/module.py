@@ -1,7 +1,7 @@
-"""One training step, as a Lightning module with manual optimisation.
+"""The training step, as a Lightning module with manual optimisation.
 
-Nothing here waits for the device between two logged steps: losses add up in a tensor and are read every `logger.every` steps,
-which is also when a loss that is no number is found.
+The module does not wait for the device between two logged steps. It sums the losses in a tensor and
+reads it every `logger.every` steps; only then does it detect a loss that is not finite.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning.pytorch as lightning
 import numpy as np
 import torch
 
@@ -22,21 +21,32 @@ from synaptune.training.adamw import make_adamw
 from synaptune.training.errors import DivergedError, RunPruned
 from synaptune.training.evaluation import compute_use_metrics, make_autocast, to_device
 from synaptune.training.job import Job, validate
+from synaptune.training.lightning_import import lightning
 from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import Progress
 from synaptune.training.metrics import training_loss
 from synaptune.training.schedules import get_evaluation_steps, learning_rate
 
-_NOISE_STREAM = 3  # keeps release noise apart from the streams of data/batches.py
+_NOISE_STREAM = 3  # different from the streams of data/batches.py
 
 
 @dataclass
 class FitState:
-    """What a run has behind it; all of it is in a checkpoint.
+    """Progress of a run; a checkpoint contains all of it.
 
-    loss_sum, loss_count: training losses since the last logged step; curve: [step, validation loss]; metrics: of the last
-    validation; train_seconds, evaluation_seconds: wall time of steps and of validations; life_steps, utilisation: the logged steps
-    and the share of each expert at them, mean over the layers (empty when dense); events: [step, "merge" or "split", layer].
+    Attributes:
+        step: optimizer steps done.
+        loss_sum: sum of the training losses since the last logged step [nats/token].
+        loss_count: number of these losses.
+        curve: [step, validation loss] of each validation.
+        metrics: metrics of the last validation.
+        merges: merged experts so far.
+        splits: split experts so far.
+        train_seconds: wall time of the steps [s].
+        evaluation_seconds: wall time of the validations [s].
+        life_steps: logged steps; empty for a dense model.
+        utilisation: share of each expert at these steps, mean over the layers.
+        events: [step, "merge" or "split", layer] of each structural event.
     """
 
     step: int = 0
@@ -54,14 +64,14 @@ class FitState:
 
     @property
     def expert_history(self) -> dict[str, Any] | None:
-        """The experts' life as result.json has it; null when there are none."""
+        """History of the experts for result.json; None for a dense model."""
         if not self.life_steps:
             return None
         return {"steps": self.life_steps, "utilisation": self.utilisation, "events": self.events}
 
 
 class StepBatches:
-    """The micro-batches of the steps still to do, each a pure function of (seed, number)."""
+    """Micro-batches of the remaining steps, each a pure function of (seed, number)."""
 
     def __init__(self, job: Job, done: int) -> None:
         self._job = job
@@ -86,7 +96,7 @@ class StepBatches:
 
 
 class TrainingModule(lightning.LightningModule):
-    """Drives one model through its steps, validations and checkpoints."""
+    """Runs the steps, validations and checkpoints of one model."""
 
     def __init__(
         self,
@@ -121,7 +131,7 @@ class TrainingModule(lightning.LightningModule):
         self._losses = torch.tensor(self.state.loss_sum, device=self.device, dtype=torch.float64)
         self.model.train()
         self._clock = time.perf_counter()
-        self._logged = (self.state.step, self.state.train_seconds)
+        self._last_logged = (self.state.step, self.state.train_seconds)
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -165,7 +175,7 @@ class TrainingModule(lightning.LightningModule):
         self._finish_step(rate)
 
     def _finish_step(self, rate: float) -> None:
-        """Log, validate and save where the step calls for it."""
+        """Log, validate and save when they are due at this step."""
         training, state = self.job.training, self.state
         last = state.step == training.steps
         values: dict[str, float] = {}
@@ -183,23 +193,29 @@ class TrainingModule(lightning.LightningModule):
             self._save_checkpoint()
 
     def _read_losses(self) -> dict[str, float]:
-        """Mean training loss since the last reading; the one place that waits for the device. Raises DivergedError."""
+        """Return the mean training loss and the speed since the last call.
+
+        Only this method waits for the device between validations.
+
+        Raises:
+            DivergedError: the loss is not finite.
+        """
         state = self.state
         loss = float(self._losses) / max(1, state.loss_count)
         if not math.isfinite(loss):
             raise DivergedError(state.step, loss)
         self._stop_clock()
-        since, seconds = self._logged
-        tokens = (state.step - since) * self.job.tokens_per_step
+        last_step, seconds = self._last_logged
+        tokens = (state.step - last_step) * self.job.tokens_per_step
         speed = tokens / max(1e-9, state.train_seconds - seconds)
-        self._logged = (state.step, state.train_seconds)
+        self._last_logged = (state.step, state.train_seconds)
         self._losses.zero_()
         state.loss_count = 0
         self._progress.update(state.step, loss, speed)
         return {"train_loss": loss, "tokens_per_second": speed}
 
     def _record_expert_use(self) -> dict[str, float]:
-        """The use of the experts; called where the device has finished its work anyway."""
+        """Record the use of the experts; it does not wait, because _read_losses has waited."""
         utilisation = self.model.get_utilisation()
         if utilisation is None:
             return {}
@@ -209,7 +225,7 @@ class TrainingModule(lightning.LightningModule):
         return compute_use_metrics(utilisation)
 
     def _get_event_counts(self) -> dict[str, float]:
-        """Merges and splits so far; empty for a dense model."""
+        """Return merges and splits so far; empty for a dense model."""
         return (
             {}
             if self.job.config.experts == 1
@@ -231,17 +247,21 @@ class TrainingModule(lightning.LightningModule):
         return metrics
 
     def _report_validation(self, loss: float, last: bool) -> None:
-        """Tell the search; before the step is saved, so that a run resumed from there has no validation it never told of."""
+        """Call `on_validation` before the step is saved.
+
+        A run resumed from a checkpoint has then reported every validation up to it.
+        """
         if self.job.on_validation is None:
             return
         try:
             self.job.on_validation(self.state.step, loss)
         except RunPruned:
-            if not last:  # ending a run that has ended saves nothing and would lose its checkpoint
+            # After the last step pruning saves nothing and would lose the final checkpoint.
+            if not last:
                 raise
 
     def _stop_clock(self) -> None:
-        """Add the time since the last reading to the training time; the device has finished its work when this is called."""
+        """Add the time since the last call to the training time; the device must be idle."""
         now = time.perf_counter()
         self.state.train_seconds += now - self._clock
         self._clock = now
@@ -265,7 +285,10 @@ class TrainingModule(lightning.LightningModule):
 
 
 def _make_noise_seed(seed: int, number: int) -> int:
-    """A well mixed seed for the release noise of one micro-batch (torch's CPU generator reads its low 32 bits only)."""
+    """Return the seed of the release noise of one micro-batch.
+
+    The seed is a hash, because torch's CPU generator reads only the low 32 bits.
+    """
     return int(
         np.random.SeedSequence([_NOISE_STREAM, seed, number]).generate_state(1, np.uint64)[0]
         >> np.uint64(1)

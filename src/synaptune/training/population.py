@@ -1,8 +1,8 @@
-"""Many candidates as one program: K models that differ in their synapse parameters, trained together under one vmap.
+"""Training of K models that differ in their synapse parameters, as one program under vmap.
 
-All candidates share the first weights, the batches and the draws of stochastic release (common random numbers), so candidate k gets
-the losses it would get alone. Weights, optimizer moments and plastic buffers carry a leading candidate axis; AdamW is elementwise and
-clipping goes by candidate.
+All candidates share the initial weights, the batches and the draws of stochastic release (common
+random numbers), so each candidate has the losses of a separate run. Weights, optimizer moments and
+plastic buffers have a leading candidate axis. AdamW is elementwise, and clipping is per candidate.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from synaptune.training.adamw import MOMENT_RATES
 
 
 class _PlasticityModule(nn.Module):
-    """`GPT.advanced` and `GPT.remodelled` as forwards, for functional_call."""
+    """`GPT.step_buffers` and `GPT.remodel_experts` as a forward method, for functional_call."""
 
     def __init__(self, model: GPT) -> None:
         super().__init__()
@@ -41,9 +41,19 @@ class _PlasticityModule(nn.Module):
 
 
 class Population:
-    """K candidates of one model configuration, one training step at a time.
+    """K candidates of one model configuration, trained together step by step.
 
-    Raises UserError when a candidate switches a term off by its neutral value while others do not: one program cannot do both.
+    Args:
+        config: configuration of all models.
+        candidates: synapse parameters of each model.
+        vocab: size of the vocabulary.
+        seed: seed of the weights.
+        learning_rate: learning rate of AdamW.
+        weight_decay: weight decay of AdamW.
+
+    Raises:
+        UserError: a neutral value switches a term off in some candidates only; the term is part of
+            the program for all candidates or for none.
     """
 
     def __init__(
@@ -62,9 +72,9 @@ class Population:
         ]
         if len({(model.release_off, model.has_barrier) for model in models}) > 1:
             raise user_error(
-                got="candidates of which only some have lambda_loge or barrier_strength at 0",
-                expected="a term that is on, or off, in all of them",
-                do="run those candidates on their own",
+                got="lambda_loge or barrier_strength at 0 in some candidates only",
+                expected="a term that is on in all candidates, or off in all of them",
+                do="run those candidates separately",
             )
         self.model, self.intervals = models[0], [model.interval for model in models]
         self.params, self.buffers = stack_module_state(models)  # type: ignore[arg-type]
@@ -84,7 +94,18 @@ class Population:
         noise: torch.Generator | None = None,
         clip: float = 1.0,
     ) -> Tensor:
-        """One optimizer step (counted from 1) on shared tokens and targets (batch, token) -> loss of each candidate (K,) [nat/token]."""
+        """Run one optimizer step of all candidates.
+
+        Args:
+            tokens: inputs, (batch, token).
+            targets: next tokens, (batch, token).
+            number: number of the optimizer step, from 1.
+            noise: generator of stochastic release; None for the expected release.
+            clip: largest gradient norm of a candidate.
+
+        Returns:
+            The loss of each candidate, (K,) [nat/token].
+        """
 
         def loss(
             params: dict[str, Tensor], buffers: dict[str, Tensor]
@@ -96,9 +117,8 @@ class Population:
             return value + out.balance, (value, out.activity)
 
         leaves = {name: p.detach() for name, p in self.params.items()}
-        with sdpa_kernel(
-            SDPBackend.MATH
-        ):  # the fused kernel of the CPU has no batching rule: it would run candidate by candidate
+        # The fused attention of the CPU has no batching rule: vmap would run it per candidate.
+        with sdpa_kernel(SDPBackend.MATH):
             grads, (_, (losses, activity)) = vmap(
                 grad_and_value(loss, has_aux=True), randomness="same"
             )(leaves, self.buffers)
@@ -112,14 +132,14 @@ class Population:
 
     @torch.no_grad()
     def _apply_plasticity(self, activity: Activity, number: int) -> None:
-        """Plasticity outside the gradient, each candidate by its own interval."""
-        advance = _PlasticityModule(self.model)
+        """Apply the plasticity outside the gradient; each candidate has its own interval."""
+        plasticity = _PlasticityModule(self.model)
 
         def call(
-            params: dict[str, Tensor], buffers: dict[str, Tensor], left: Activity | None
+            params: dict[str, Tensor], buffers: dict[str, Tensor], activity: Activity | None
         ) -> object:
             state = {f"model.{name}": value for name, value in (params | buffers).items()}
-            return functional_call(advance, state, (left,))
+            return functional_call(plasticity, state, (activity,))
 
         leaves = {name: p.detach() for name, p in self.params.items()}
         for name, value in vmap(call)(leaves, self.buffers, activity).items():  # type: ignore[attr-defined]
@@ -135,7 +155,7 @@ class Population:
             target = self.params[name] if name in self.params else self.buffers[name]
             target.data.copy_(torch.where(due.view(-1, *[1] * (value.ndim - 1)), value, target))
         for name, mix in mixes.items():
-            moved = torch.where(due.view(-1, 1, 1), mix, eye)
+            matrix = torch.where(due.view(-1, 1, 1), mix, eye)
             for moment in self.optimizer.state[self.params[name]].values():
                 if moment.shape == self.params[name].shape:
-                    moment.copy_(vmap(mix_experts)(moved, moment))
+                    moment.copy_(vmap(mix_experts)(matrix, moment))

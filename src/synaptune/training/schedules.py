@@ -1,4 +1,4 @@
-"""Learning rate as a function of the step alone, so a resumed run needs no stored schedule.
+"""The learning rate and the validations as functions of the step; a checkpoint stores neither.
 
     warm-up   eta[s] = eta_peak s / S_w                                                        (1)
     cosine    eta[s] = eta_peak (f + (1 - f) (1 + cos(pi (s - S_w) / (S - S_w))) / 2)          (2)
@@ -15,7 +15,7 @@ from synaptune.training.config import TrainingConfig
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Learning rate of optimizer step `step` (counted from 1)."""
+    """Return the learning rate of optimizer step `step`, counted from 1."""
     warmup = max(1, round(config.warmup_fraction * config.steps))
     if step <= warmup:
         return config.learning_rate * step / warmup  # eq. (1)
@@ -27,7 +27,7 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 
 def get_evaluation_steps(config: TrainingConfig) -> list[int]:
-    """Steps after which the model is validated: evenly spread, the last one is the end of the run."""
+    """Return the steps followed by a validation: evenly spread, the last step included."""
     return sorted(
         {
             max(1, round(config.steps * part / config.evaluations))

@@ -1,4 +1,4 @@
-"""fit: a job to its metrics, fresh or from where an interrupted run stopped."""
+"""Training of a job from the start or from the checkpoint of an interrupted run."""
 
 from __future__ import annotations
 
@@ -24,9 +24,16 @@ if TYPE_CHECKING:
 
 
 class FitResult(NamedTuple):
-    """metrics: by name, units as in objective/metrics.py; curve: [step, validation loss] of the run; busy_seconds: spent in
-    steps and scoring by this process; pruned: whether a report ended it, and the metrics are those of its last validation; life: of
-    the experts, as in FitState, null without any."""
+    """Result of a training run.
+
+    Attributes:
+        metrics: metrics by name, in the units of training/metrics.py; those of the last validation
+            for a pruned run.
+        curve: [step, validation loss] of each validation.
+        busy_seconds: time of this process in steps and evaluations [s].
+        pruned: whether the validation callback ended the run.
+        expert_history: history of the experts, as in FitState; None for a dense model.
+    """
 
     metrics: dict[str, float]
     curve: list[list[float]]
@@ -36,55 +43,58 @@ class FitResult(NamedTuple):
 
 
 def warm_up() -> None:
-    """Import what every run needs; takes seconds the first time and nothing afterwards."""
-    import lightning.pytorch  # noqa: F401
+    """Import the libraries of every run; the first call takes seconds."""
     import torch.utils.tensorboard  # noqa: F401
+
+    import synaptune.training.lightning_import  # noqa: F401
 
 
 def fit(job: Job) -> FitResult:
-    """Train the job's model in place to its last step and score it.
+    """Train the job's model in place to its last step and evaluate it.
 
-    Raises DivergedError for a loss that is no number, UserError for a checkpoint of another run or a missing device.
+    Raises:
+        DivergedError: the loss is not finite.
+        UserError: the checkpoint is of another run, or the device is missing.
     """
     from synaptune.training.module import FitState, TrainingModule
 
     device = pick_device(job.training.device)
     content = _load_resume_checkpoint(job)
     state = FitState(**content["state"]) if content else FitState()
-    earlier = state.train_seconds + state.evaluation_seconds
+    seconds_before = state.train_seconds + state.evaluation_seconds
     if job.training.compile:
         job.model.compile()
-    telemetry = RunLogger(
+    run_logger = RunLogger(
         job.logger, job.run_dir, name=job.name, flat_config=job.flat_config, resumed_from=state.step
     )
-    # Last: a bar that nobody closes keeps the terminal.
-    view = make_progress(
+    # Created last, because a bar that is not closed keeps control of the terminal.
+    progress = make_progress(
         job.logger.progress, job.training.steps, state.step, in_search=job.in_search
     )
     exit_code, pruned = 1, False
     try:
         module = TrainingModule(
-            job, state, telemetry, view, content["optimizer"] if content else None
+            job, state, run_logger, progress, content["optimizer"] if content else None
         )
         if state.step < job.training.steps:
             pruned = _train_until_pruned(module, device)
         metrics = _compute_final_metrics(job, state, device, test=job.training.test and not pruned)
-        telemetry.log_summary(metrics)
+        run_logger.log_summary(metrics)
         exit_code = 0
     finally:
-        view.close()
-        telemetry.close(exit_code)
+        progress.close()
+        run_logger.close(exit_code)
     return FitResult(
         metrics,
         state.curve,
-        state.train_seconds + state.evaluation_seconds - earlier,
+        state.train_seconds + state.evaluation_seconds - seconds_before,
         pruned,
         state.expert_history,
     )
 
 
 def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
-    """The checkpoint to go on from, with weights and random states put back; None for a fresh start."""
+    """Load the checkpoint and restore weights and random states; None for a fresh start."""
     if not (job.training.resume and job.checkpoint_path.exists()):
         return None
     content = checkpoint.load(job.checkpoint_path)
@@ -92,7 +102,7 @@ def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
         raise user_error(
             got=f"{job.checkpoint_path} of a run with another configuration",
             expected="the configuration it was started with (.hydra/config.yaml beside it)",
-            do="give the same overrides, or another hydra.run.dir for a new run",
+            do="use the same overrides, or another hydra.run.dir for a new run",
         )
     job.model.load_state_dict(content["weights"])
     checkpoint.restore_random_states(content["random"])
@@ -100,7 +110,7 @@ def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
 
 
 def _train_until_pruned(module: Any, device: torch.device) -> bool:
-    """Train; True when a report ended it before its last step."""
+    """Train and return whether the validation callback ended the run before its last step."""
     try:
         _train(module, device)
     except RunPruned:
@@ -109,14 +119,14 @@ def _train_until_pruned(module: Any, device: torch.device) -> bool:
 
 
 def _train(module: Any, device: torch.device) -> None:
-    """Run the remaining steps under a Lightning trainer that does only what the module asks for."""
-    import lightning.pytorch as lightning
+    """Run the remaining steps with a Lightning trainer without loggers, checkpoints and bars."""
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+    from synaptune.training.lightning_import import lightning
     from synaptune.training.module import StepBatches
 
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # one line of advertising for each fit
+        logging.getLogger(name).setLevel(logging.ERROR)  # Lightning logs an advertisement per fit
     handler = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings():
@@ -124,9 +134,8 @@ def _train(module: Any, device: torch.device) -> None:
             trainer = lightning.Trainer(
                 accelerator="gpu" if device.type == "cuda" else "cpu",
                 devices=1,
-                plugins=[
-                    LightningEnvironment()
-                ],  # or a Slurm allocation of a launcher would be taken for a cluster job
+                # Without it Lightning takes the Slurm allocation of a launcher for a cluster job.
+                plugins=[LightningEnvironment()],
                 max_epochs=1,
                 logger=False,
                 enable_checkpointing=False,
@@ -136,7 +145,8 @@ def _train(module: Any, device: torch.device) -> None:
             )
             trainer.fit(module, train_dataloaders=StepBatches(module.job, module.state.step))
     except SystemExit as end:
-        # Lightning turns Ctrl-C into an exit and ignores the key from then on; a search has to see the interruption.
+        # Lightning turns Ctrl-C into an exit and then ignores the signal; a search needs the
+        # KeyboardInterrupt.
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise
@@ -150,10 +160,10 @@ def _compute_final_metrics(
 ) -> dict[str, float]:
     metrics = dict(state.metrics)
     if test:
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         job.model.to(device)  # Lightning leaves a trained model on the CPU
         metrics |= score_split(job, device, "test")
-        state.evaluation_seconds += time.perf_counter() - began
+        state.evaluation_seconds += time.perf_counter() - started_at
     metrics |= {
         "tokens_per_second": state.step * job.tokens_per_step / max(1e-9, state.train_seconds),
         "train_seconds": state.train_seconds,
@@ -167,7 +177,7 @@ def _compute_final_metrics(
 
 
 def _measure_peak_memory(device: torch.device) -> float:
-    """Most memory in use so far [MiB]: of the GPU, or of this process on a CPU."""
+    """Return the peak memory so far of the GPU, or of this process on a CPU [MiB]."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     import resource

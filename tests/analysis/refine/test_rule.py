@@ -1,4 +1,4 @@
-"""Refinement: the plan's 48 runs, what the tests support, and how often they are wrong where there is nothing to find."""
+"""Refinement of the plan's 48 runs, and the error rate of its tests without an effect."""
 
 import itertools
 import math
@@ -17,7 +17,8 @@ from synaptune.analysis.refine.exact_tests import (
     rate_interval,
     shuffle_labels,
 )
-from synaptune.analysis.refine.rule import make_entry, refine
+from synaptune.analysis.refine.narrowing import make_entry
+from synaptune.analysis.refine.rule import refine
 from synaptune.analysis.refine.runs import (
     RunParameter,
     RunSelection,
@@ -34,13 +35,13 @@ from synaptune.study.table import tabulate_trials, to_csv
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory) -> RunTable:
-    """The plan's runs as Weights & Biases exports them."""
+    """The plan's runs in the format of a Weights & Biases export."""
     path = write_runs(tmp_path_factory.mktemp("plan") / "runs.csv", make_plan_runs(), exported=True)
     return read_csv_runs(path, RunSelection(METRIC, maximize=True))
 
 
 def by_name(refinement):
-    return {proposal.found.parameter.dimension.name: proposal for proposal in refinement.proposals}
+    return {proposal.test.parameter.dimension.name: proposal for proposal in refinement.proposals}
 
 
 def test_the_generated_table_has_the_facts_of_the_plan():
@@ -112,29 +113,28 @@ def test_exact_p_and_intervals_agree_with_a_count_by_hand_and_with_scipy():
         assert rate_interval(won, count) == pytest.approx(
             tuple(binomtest(won, count).proportion_ci(method="exact"))
         )
-    assert exact_p([50] * 12, [100] * 12) is None  # too many tables: shuffles take over
+    assert exact_p([50] * 12, [100] * 12) is None  # too many tables, so shuffles are used
 
 
 def test_shuffles_agree_with_the_exact_test():
     codes = [0] * 10 + [1] * 8 + [2] * 12
-    wins = [place % 3 == 0 or place < 4 for place in range(30)]
+    wins = [run % 3 == 0 or run < 4 for run in range(30)]
     labels = shuffle_labels(wins, [0] * 30, seed=1)
-    counted = exact_p(
+    exact = exact_p(
         [sum(wins[i] for i in range(30) if codes[i] == group) for group in range(3)], [10, 8, 12]
     )
-    assert group_p(codes, labels, [0] * 30) == pytest.approx(
-        counted, abs=0.1
-    )  # another statistic, alike for such tables
+    # The statistics differ but agree approximately for such tables.
+    assert group_p(codes, labels, [0] * 30) == pytest.approx(exact, abs=0.1)
     assert labels[:, :].sum(axis=1) == pytest.approx(sum(wins))
 
 
 def test_position_sees_winners_at_one_side_and_in_the_middle_but_not_evenly_spread_ones():
-    values = [float(place) for place in range(40)]
-    for winning, seen in ((range(12), True), (range(14, 26), True), (range(1, 40, 3), False)):
+    values = [float(run) for run in range(40)]
+    for winning, detected in ((range(12), True), (range(14, 26), True), (range(1, 40, 3), False)):
         labels = shuffle_labels(
-            [place in winning for place in range(40)], [0] * 40, seed=0, shuffles=999
+            [run in winning for run in range(40)], [0] * 40, seed=0, shuffles=999
         )
-        assert (position_p(values, labels, [0] * 40) < 0.01) == seen
+        assert (position_p(values, labels, [0] * 40) < 0.01) == detected
 
 
 def test_labels_are_shuffled_within_their_strata_only():
@@ -148,24 +148,27 @@ def test_labels_are_shuffled_within_their_strata_only():
 
 
 def idle_runs(rng: np.random.Generator, count: int, *, strata=None, drift: float = 0.0) -> RunTable:
-    """Runs whose metric depends on no parameter; drift: by which parameter and metric both move from stratum to stratum."""
+    """Make runs whose metric depends on no parameter.
+
+    `drift` is the change of parameters and metric from stratum to stratum.
+    """
     strata = strata or (0,) * count
-    moved = drift * np.asarray(strata, dtype=float)
-    numbers = [rng.random(count) + moved for _ in range(2)]
-    top = 1.0 + float(moved.max())
+    offsets = drift * np.asarray(strata, dtype=float)
+    numbers = [rng.random(count) + offsets for _ in range(2)]
+    top = 1.0 + float(offsets.max())
     parameters = [
-        RunParameter(Dimension(f"n{place}", "lin", 0.0, top), tuple(column.tolist()))
-        for place, column in enumerate(numbers)
+        RunParameter(Dimension(f"n{index}", "lin", 0.0, top), tuple(column.tolist()))
+        for index, column in enumerate(numbers)
     ]
     for name, choices in (("three", (4, 8, 16)), ("two", ("a", "b")), ("five", (1, 2, 3, 4, 5))):
-        drawn = tuple(choices[place] for place in rng.integers(len(choices), size=count))
-        parameters.append(RunParameter(Dimension(name, "categorical", choices=choices), drawn))
+        values = tuple(choices[index] for index in rng.integers(len(choices), size=count))
+        parameters.append(RunParameter(Dimension(name, "categorical", choices=choices), values))
     return RunTable(
         "idle",
         "val",
         False,
         tuple(parameters),
-        tuple((rng.normal(size=count) - 4.0 * moved).tolist()),
+        tuple((rng.normal(size=count) - 4.0 * offsets).tolist()),
         tuple(strata),
     )
 
@@ -178,9 +181,8 @@ def test_without_any_effect_some_parameter_is_supported_in_at_most_5_percent_of_
         wrong += any(proposal.supported for proposal in refinement.proposals)
         single += sum(proposal.test.p < 0.05 for proposal in refinement.proposals)
     assert wrong <= binom.ppf(0.999, designs, 0.05)
-    assert single >= binom.ppf(
-        0.001, 5 * designs, 0.02
-    )  # the tests are not so careful that they see nothing at all
+    # The tests are not too conservative.
+    assert single >= binom.ppf(0.001, 5 * designs, 0.02)
 
 
 def test_what_drifts_along_with_an_adaptive_search_is_not_taken_for_an_effect():
@@ -192,10 +194,9 @@ def test_what_drifts_along_with_an_adaptive_search_is_not_taken_for_an_effect():
     )
     assert wrong <= binom.ppf(0.999, designs, 0.05)
     (runs, *_) = drifted
-    blind = RunTable(runs.source, runs.metric, False, runs.parameters, runs.scores, (0,) * 120)
-    assert any(
-        entry.supported for entry in refine(blind, shuffles=999).proposals
-    )  # taken for independent, it is
+    # Without strata the drift is taken for an effect.
+    unstratified = replace(runs, strata=(0,) * 120)
+    assert any(proposal.supported for proposal in refine(unstratified, shuffles=999).proposals)
 
 
 def test_runs_of_which_no_two_were_drawn_alike_are_said_to_be_untestable():
@@ -212,8 +213,8 @@ def test_runs_of_which_no_two_were_drawn_alike_are_said_to_be_untestable():
         shuffles=99,
     )
     assert not any(
-        "not testable" in said
-        for said in (
+        "not testable" in text
+        for text in (
             *testable.runs.notes,
             *(entry.narrowing.reason for entry in testable.proposals),
         )
@@ -227,7 +228,7 @@ def effective_runs(loss, count: int = 90) -> RunTable:
         RunParameter(Dimension("x", "lin", 0.0, 10.0), tuple(x.tolist())),
         RunParameter(
             Dimension("kind", "categorical", choices=("a", "b", "c")),
-            tuple("abc"[place] for place in kind),
+            tuple("abc"[index] for index in kind),
         ),
         RunParameter(Dimension("idle", "lin", 0.0, 1.0), tuple(idle.tolist())),
     )
@@ -251,26 +252,27 @@ def test_a_range_whose_middle_is_best_is_tightened_around_it_and_an_idle_one_is_
 
 
 def test_choices_are_weighted_by_success_and_hopeless_ones_are_dropped():
-    found = by_name(refine(effective_runs(lambda x, kind: 0.2 * kind + 3.0 * (kind == 2))))["kind"]
-    after = found.narrowing.after
+    runs = effective_runs(lambda x, kind: 0.2 * kind + 3.0 * (kind == 2))
+    narrowing = by_name(refine(runs))["kind"].narrowing
+    after = narrowing.after
     assert after.choices == ("a", "b")
     assert after.weights[0] > after.weights[1]
     assert sum(after.weights) == pytest.approx(100.0, abs=1.0)
-    assert "without c" in found.narrowing.reason
+    assert "without c" in narrowing.reason
 
 
 @pytest.mark.parametrize("others", ["ab", "a"])
 def test_a_choice_that_was_never_run_is_kept_and_shown_as_such(others):
-    """Nothing speaks against it, whether the winners agree on one of the others or not."""
-    made = effective_runs(
+    """There is no evidence against it, whether or not the winners agree on one of the others."""
+    runs = effective_runs(
         lambda x, kind: 9.0 * (kind == 2) + (9.0 * (kind == 1) if others == "a" else 0.0)
     )
     dimension = Dimension("kind", "categorical", choices=("a", "b", "c", "new"))
     parameters = tuple(
         entry._replace(dimension=dimension) if entry.dimension.name == "kind" else entry
-        for entry in made.parameters
+        for entry in runs.parameters
     )
-    proposal = by_name(refine(replace(made, parameters=parameters), quantile=0.25))["kind"]
+    proposal = by_name(refine(replace(runs, parameters=parameters), quantile=0.25))["kind"]
     assert proposal.supported
     assert (
         proposal.test.groups[3].label,
@@ -289,19 +291,19 @@ def test_whole_weights_are_written_whole_whatever_their_type():
 
 
 @pytest.mark.parametrize(
-    ("chosen", "said"),
+    ("options", "message"),
     [
         ({"threshold": 9.0}, "0 of 48 runs with eval_change at least 9"),
         ({"threshold": -9.0}, "48 of 48 runs"),
         ({"quantile": 1.5}, "--quantile 1.5"),
     ],
 )
-def test_high_performers_that_are_none_or_all_are_refused(plan, chosen, said):
-    with pytest.raises(UserError, match=said):
-        refine(plan, **chosen)
+def test_high_performers_that_are_none_or_all_are_refused(plan, options, message):
+    with pytest.raises(UserError, match=message):
+        refine(plan, **options)
 
 
-def test_a_third_of_the_runs_are_high_performers_unless_told_otherwise(plan):
+def test_a_third_of_the_runs_are_high_performers_by_default(plan):
     assert refine(plan).winners == 16
     assert refine(plan, quantile=0.25).winners == 12
 
@@ -324,7 +326,7 @@ def test_numbers_are_rounded_to_significant_digits(number, digits, up, expected)
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """A maximised study of our own that CMA searched: x matters, y does not."""
+    """A maximised study searched by CMA: x has an effect, y has none."""
     folder = tmp_path_factory.mktemp("studies") / "hill"
 
     def hill(params):
@@ -332,10 +334,10 @@ def searched(tmp_path_factory):
             raise ArithmeticError("over the edge")
         return -((params["x"] - 3.0) ** 2)
 
-    made = TrialManager(
+    manager = TrialManager(
         "hill", n_trials=90, direction="maximize", sampler="cma", directory=folder, progress=False
     )
-    made.optimize(
+    manager.optimize(
         hill,
         {
             "x": ("uniform", 0.0, 10.0),

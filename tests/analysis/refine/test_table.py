@@ -1,4 +1,4 @@
-"""Runs from tables: which columns are parameters, which runs count, and which metrics rank them."""
+"""Runs from tables: columns that are parameters, runs that count, metrics that rank them."""
 
 import pytest
 
@@ -9,18 +9,18 @@ from synaptune.analysis.refine.table import read_csv_runs
 from synaptune.core.errors import UserError
 
 
-def written(tmp_path, *changes, **columns_):
+def write_table(tmp_path, *changes, **columns):
     rows = [
-        row | {name: column[place] for name, column in columns_.items()}
-        for place, row in enumerate(make_plan_runs())
+        row | {name: column[index] for name, column in columns.items()}
+        for index, row in enumerate(make_plan_runs())
     ]
-    for place, change in changes:
-        rows[place] |= change
+    for index, change in changes:
+        rows[index] |= change
     return write_runs(tmp_path / "r.csv", rows, exported=True)
 
 
 def test_of_an_export_only_what_varies_and_was_set_is_a_parameter(tmp_path):
-    plan = read_csv_runs(written(tmp_path), RunSelection(METRIC, maximize=True))
+    plan = read_csv_runs(write_table(tmp_path), RunSelection(METRIC, maximize=True))
     assert [parameter.dimension.name for parameter in plan.parameters] == [
         *("learning_rate", "batch_size", "generations", "schedule", "entropy_coef")
     ]
@@ -34,7 +34,7 @@ def test_of_an_export_only_what_varies_and_was_set_is_a_parameter(tmp_path):
 
 
 def test_runs_that_crashed_or_lack_the_metric_are_left_out_and_counted(tmp_path):
-    path = written(tmp_path, (3, {"State": "crashed"}), (4, {METRIC: "NaN"}), (5, {METRIC: ""}))
+    path = write_table(tmp_path, (3, {"State": "crashed"}), (4, {METRIC: "NaN"}), (5, {METRIC: ""}))
     runs = read_csv_runs(path, RunSelection(METRIC, maximize=True))
     assert len(runs.scores) == 45
     assert runs.notes == (
@@ -74,7 +74,7 @@ def test_of_a_table_that_we_exported_the_last_search_counts_whatever_it_is_calle
 
 @pytest.mark.parametrize("metric", ["train_reward", "train/loss", "training_loss", "loss.train"])
 def test_a_training_metric_is_refused_and_evaluation_metrics_are_named(tmp_path, metric):
-    path = written(tmp_path, **{metric: range(48)})
+    path = write_table(tmp_path, **{metric: range(48)})
     with pytest.raises(
         UserError, match=rf"measured in training[\s\S]*an evaluation metric \({METRIC}\)"
     ):
@@ -82,8 +82,8 @@ def test_a_training_metric_is_refused_and_evaluation_metrics_are_named(tmp_path,
 
 
 def test_the_metric_of_a_table_is_its_only_evaluation_metric_or_must_be_named(tmp_path):
-    assert read_csv_runs(written(tmp_path), RunSelection()).metric == METRIC
-    two = written(tmp_path, val_loss=range(48))
+    assert read_csv_runs(write_table(tmp_path), RunSelection()).metric == METRIC
+    two = write_table(tmp_path, val_loss=range(48))
     with pytest.raises(
         UserError, match="2 columns that may be the metric to rank by: eval_change, val_loss"
     ):
@@ -94,7 +94,7 @@ def test_the_metric_of_a_table_is_its_only_evaluation_metric_or_must_be_named(tm
 
 
 def test_a_column_is_a_parameter_when_it_is_named_and_has_another_name_when_renamed(tmp_path):
-    path = written(tmp_path, reward_scale=[place % 9 / 3 for place in range(48)])
+    path = write_table(tmp_path, reward_scale=[place % 9 / 3 for place in range(48)])
     assert "reward_scale" in dict(read_csv_runs(path, RunSelection(METRIC)).left_out)
     runs = read_csv_runs(
         path,
@@ -115,7 +115,7 @@ def test_a_column_is_a_parameter_when_it_is_named_and_has_another_name_when_rena
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "with 0 lines"),
         (b"a,b\n", "with 1 lines"),
@@ -126,8 +126,8 @@ def test_a_column_is_a_parameter_when_it_is_named_and_has_another_name_when_rena
         (b"a,val_loss\n1,2\n1,3\n", "no parameter that varies"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_said(tmp_path, content, said):
+def test_a_table_that_cannot_be_used_is_refused_with_a_reason(tmp_path, content, message):
     path = tmp_path / "r.csv"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         refine(read_csv_runs(path, RunSelection()))

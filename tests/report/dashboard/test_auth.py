@@ -1,4 +1,4 @@
-"""Who may look at the dashboard, tried with requests as a browser, a stranger and a malicious page would send them."""
+"""Access control of the dashboard, with requests of a browser, a stranger and a malicious page."""
 
 import re
 
@@ -39,7 +39,7 @@ def test_without_a_token_names_of_this_machine_are_answered(host):
     ],
 )
 def test_without_a_token_any_other_name_is_refused(host):
-    """A page whose name was bound to 127.0.0.1 after it had loaded sends its own name."""
+    """A page whose name resolves to 127.0.0.1 after it has loaded sends its own name."""
     reply = request(OPEN, host=host)
     assert reply.status == 421
     assert b"secret" not in reply.body
@@ -53,7 +53,7 @@ def test_with_a_token_nothing_is_shown_without_it():
 
 
 @pytest.mark.parametrize("wrong", ["", "a-token-of-some-lengtH", "é", TOKEN + "x", "%00"])
-def test_a_wrong_token_opens_nothing(wrong):
+def test_a_wrong_token_is_refused(wrong):
     assert request(LOCKED, query=f"token={wrong}").status == 401
     assert request(LOCKED, HTTP_AUTHORIZATION=f"Bearer {wrong}").status == 401
     assert request(LOCKED, HTTP_COOKIE=f"synaptune={wrong}").status == 401
@@ -82,7 +82,7 @@ def test_a_program_shows_the_token_as_a_bearer():
     )
 
 
-def test_a_cookie_of_another_token_is_worthless():
+def test_a_cookie_of_another_token_is_refused():
     other = request(
         AccessControl("another-token-of-mine").protect(app), query="token=another-token-of-mine"
     ).headers["set-cookie"]
@@ -93,7 +93,7 @@ def test_a_cookie_of_another_token_is_worthless():
     "other",
     ['g_state={"i_l":0}', "a b=c", "prefs=[1,2]", "alone", "=", 'k=va"l', "synaptune=wrong"],
 )
-def test_an_odd_cookie_of_another_server_on_the_host_locks_nobody_out(other):
+def test_an_invalid_cookie_of_another_server_on_the_host_does_not_block_access(other):
     mine = request(LOCKED, query=f"token={TOKEN}").headers["set-cookie"].split(";")[0]
     for sent in (f"{other}; {mine}", f"{mine}; {other}"):
         assert request(LOCKED, HTTP_COOKIE=sent).body == b"secret"
@@ -101,7 +101,7 @@ def test_an_odd_cookie_of_another_server_on_the_host_locks_nobody_out(other):
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_nothing_can_be_changed_unless_asked_for(method):
+def test_nothing_can_be_changed_without_write(method):
     assert request(OPEN, method=method).status == 403
     assert request(AccessControl(write=True).protect(app), method=method).status == 200
 
@@ -123,7 +123,7 @@ def test_a_change_from_another_site_is_refused():
     )
 
 
-def test_every_answer_carries_the_headers_that_protect_it():
+def test_every_response_has_the_security_headers():
     for reply in (request(OPEN), request(LOCKED), request(OPEN, host="evil.example")):
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert reply.headers["referrer-policy"] == "no-referrer"
@@ -146,13 +146,13 @@ def test_a_page_with_a_policy_of_its_own_keeps_it():
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "node7", ""])
-def test_other_machines_are_let_in_only_with_a_token(host):
+def test_other_machines_need_a_token(host):
     with pytest.raises(UserError, match="without a token"):
         choose_token(host, None)
     assert choose_token(host, TOKEN) == TOKEN
 
 
-def test_a_token_can_be_made_for_you_and_is_never_the_same():
+def test_an_automatic_token_is_long_and_different_each_time():
     one, other = choose_token("0.0.0.0", "auto"), choose_token("0.0.0.0", "auto")
     assert one is not None
     assert len(one) >= 32
@@ -160,7 +160,7 @@ def test_a_token_can_be_made_for_you_and_is_never_the_same():
 
 
 @pytest.mark.parametrize("weak", ["short", "", "with a space in it", "tökentökentöken"])
-def test_a_token_that_is_too_weak_or_no_part_of_an_address_is_refused(weak):
+def test_a_token_that_is_too_weak_or_invalid_in_an_address_is_refused(weak):
     with pytest.raises(UserError, match="characters"):
         choose_token("127.0.0.1", weak)
 

@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: the command as a process of its own, Chromium before it."""
+"""The dashboard in a real browser: the command runs as a process, and Chromium loads its pages."""
 
 import contextlib
 import json
@@ -36,14 +36,14 @@ BROWSER = next(
     ),
     None,
 )
-PATIENCE = 120  # s
+TIMEOUT = 120  # [s]
 TRIALS = 40
 expect = sync_api.expect
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
-    """A folder to work in, with a study of 40 trials."""
+    """A working folder with a study of 40 trials."""
     folder = tmp_path_factory.mktemp("work")
     make_study(folder / "outputs" / "studies", "bowl", TRIALS, sampler="cma")
     return folder
@@ -51,13 +51,13 @@ def work(tmp_path_factory) -> Path:
 
 @contextlib.contextmanager
 def dashboard(work: Path, *arguments: str) -> Iterator[str]:
-    """The command, on any free port; its address as it prints it. Ctrl-C ends it without a complaint."""
+    """Run the command on a free port and yield the printed address; Ctrl-C ends it cleanly."""
     command = [sys.executable, "-m", "synaptune.cli.main", "dashboard", "--port", "0", *arguments]
     process = subprocess.Popen(
         command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
+        ready, _, _ = select.select([process.stdout], [], [], TIMEOUT)
         line = process.stdout.readline() if ready else ""
         assert line.startswith("dashboard: http://"), (
             process.stderr.read() if process.poll() is not None else line
@@ -66,12 +66,12 @@ def dashboard(work: Path, *arguments: str) -> Iterator[str]:
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            _, said = process.communicate(timeout=PATIENCE)
+            _, stderr = process.communicate(timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
-    assert process.returncode == 0, said
-    assert "Traceback" not in said, said
+    assert process.returncode == 0, stderr
+    assert "Traceback" not in stderr, stderr
 
 
 @pytest.fixture(scope="module")
@@ -92,31 +92,33 @@ def served(work) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser):
-    """A page whose console has to stay without errors."""
+    """A page whose console must have no errors."""
     context = browser.new_context()
-    opened = context.new_page()
-    opened.set_default_timeout(PATIENCE * 1000)
+    new_page = context.new_page()
+    new_page.set_default_timeout(TIMEOUT * 1000)
     faults: list[str] = []
-    opened.on(
+    new_page.on(
         "console",
-        lambda said: faults.append(said.text) if said.type in ("error", "warning") else None,
+        lambda message: (
+            faults.append(message.text) if message.type in ("error", "warning") else None
+        ),
     )
-    opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.on(
+    new_page.on("pageerror", lambda error: faults.append(str(error)))
+    new_page.on(
         "response",
         lambda reply: faults.append(f"{reply.status} {reply.url}") if reply.status >= 400 else None,
     )
-    yield opened
+    yield new_page
     context.close()
     assert not faults
 
 
 @pytest.fixture(autouse=True)
 def _patient():
-    expect.set_options(timeout=PATIENCE * 1000)
+    expect.set_options(timeout=TIMEOUT * 1000)
 
 
-def record(work: Path):
+def read_bowl(work: Path):
     return read_study(f"sqlite:///{work}/outputs/studies/bowl/study.db")
 
 
@@ -131,20 +133,22 @@ def test_the_figures_are_drawn(served, page):
         assert box["width"] > 200
         assert box["height"] > 100
         assert figure.locator("path").count() >= 5
-    seen = page.evaluate(
-        "[...document.querySelectorAll('section#search svg path')].filter(path => path.getTotalLength() > 20).length"
-    )  # lines of some length, not only that there are elements
-    assert seen >= 10
-    # What takes long is worked out behind the page, and appears by itself.
-    expect(page.locator("#figure-importance svg")).to_be_visible(timeout=3 * PATIENCE * 1000)
+    # The paths have some length: it is not enough that the elements exist.
+    long_paths = page.evaluate(
+        "[...document.querySelectorAll('section#search svg path')]"
+        ".filter(path => path.getTotalLength() > 20).length"
+    )
+    assert long_paths >= 10
+    # The slow analyses run in the background, and their figures appear later.
+    expect(page.locator("#figure-importance svg")).to_be_visible(timeout=3 * TIMEOUT * 1000)
 
 
 def test_the_trial_table_is_the_study(served, page, work):
-    known = record(work)
+    study = read_bowl(work)
     page.goto(f"{served}synaptune/study/bowl/trials?sort=objective&order=asc")
     rows = page.locator("#trials-table tbody tr")
-    expect(rows).to_have_count(len(known.trials))
-    best = find_best(known.search_trials)
+    expect(rows).to_have_count(len(study.trials))
+    best = find_best(study.search_trials)
     expect(rows.first).to_have_attribute("data-number", str(best.number))
     rows.first.locator("th a").click()
     expect(page.locator("h1")).to_have_text(f"Trial {best.number}")
@@ -153,16 +157,16 @@ def test_the_trial_table_is_the_study(served, page, work):
 
 
 def test_the_export_downloads_the_best_of_the_study(served, page, work):
-    best = find_best(record(work).search_trials)
+    best = find_best(read_bowl(work).search_trials)
     page.goto(f"{served}synaptune/study/bowl/trials")
     for link, name, read in (
         ("Best as YAML", "bowl-best.yaml", yaml.safe_load),
         ("Best as JSON", "bowl-best.json", json.loads),
     ):
-        with page.expect_download() as kept:
+        with page.expect_download() as download:
             page.get_by_role("link", name=link).click()
-        assert kept.value.suggested_filename == name
-        assert read(Path(kept.value.path()).read_text())["parameters"] == best.values
+        assert download.value.suggested_filename == name
+        assert read(Path(download.value.path()).read_text())["parameters"] == best.values
 
 
 def test_optuna_dashboard_shows_the_study(served, page):
@@ -173,11 +177,11 @@ def test_optuna_dashboard_shows_the_study(served, page):
     expect(page.locator(".js-plotly-plot svg.main-svg").first).to_be_visible()
 
 
-def test_a_page_follows_a_search_that_runs(served, page, work):
-    """The search is a real one: this process holds the study, begins a trial, and ends it as a better one than any."""
-    known = record(work)
+def test_a_page_follows_a_running_search(served, page, work):
+    """This process holds the study, starts a trial and ends it as the best one."""
+    snapshot = read_bowl(work)
     page.goto(f"{served}synaptune/study/bowl/trials")
-    expect(page.locator("#trials-table tbody tr")).to_have_count(len(known.trials))
+    expect(page.locator("#trials-table tbody tr")).to_have_count(len(snapshot.trials))
     report = page.context.new_page()
     report.goto(f"{served}synaptune/study/bowl")
     expect(report.locator("#verdict")).to_be_visible()
@@ -186,11 +190,12 @@ def test_a_page_follows_a_search_that_runs(served, page, work):
     assert before > 0
     folder = work / "outputs" / "studies" / "bowl"
     with Study(
-        StudyLocation("bowl", folder, f"sqlite:///{folder}/study.db", "auto"), known.configuration
+        StudyLocation("bowl", folder, f"sqlite:///{folder}/study.db", "auto"),
+        snapshot.configuration,
     ) as study:
-        ledger = PhaseLedger(study, known.spaces["search"], "search", {})
+        ledger = PhaseLedger(study, snapshot.spaces["search"], "search", {})
         trial = ledger.start(
-            len(known.search_trials), (0.3, 0.01), {"x": 3.0, "n": 0}, generation=99
+            len(snapshot.search_trials), (0.3, 0.01), {"x": 3.0, "n": 0}, generation=99
         )
         row = page.locator(f"#trials-table tr[data-number='{trial.number}']")
         expect(row).to_contain_text("running")
@@ -199,31 +204,31 @@ def test_a_page_follows_a_search_that_runs(served, page, work):
         expect(row).to_contain_text("complete")
         expect(row).to_contain_text("-5")
         expect(page.locator(".status span")).to_contain_text(
-            f"{len(known.search_trials) + 1} of {TRIALS}"
+            f"{len(snapshot.search_trials) + 1} of {TRIALS}"
         )
         expect(report.locator("#verdict")).to_contain_text(f"trial {trial.number}")
         expect(page.locator(".status progress")).to_have_attribute("max", str(TRIALS))
-        checked = PhaseLedger(study, known.spaces["search"], "validation", {})
-        trial = checked.start(0, (0.3, 0.01), {"x": 3.0, "n": 0})
+        validation = PhaseLedger(study, snapshot.spaces["search"], "validation", {})
+        trial = validation.start(0, (0.3, 0.01), {"x": 3.0, "n": 0})
         expect(page.locator(".status progress")).to_have_count(0)  # the bar is the search's
-        checked.finish(trial, Result(-5.0, 0.1))
+        validation.finish(trial, Result(-5.0, 0.1))
     expect(page.locator(".status span")).to_contain_text("best -5")
     top = report.evaluate("document.getElementById('cost').getBoundingClientRect().top")
-    assert -100 < top < 300, "what was being read has moved away"
+    assert -100 < top < 300, "the visible part has moved"
     report.close()
 
 
-def test_a_browser_is_let_in_once_it_has_shown_the_token(browser, work):
+def test_a_browser_has_access_after_it_sent_the_token(browser, work):
     with dashboard(work, "--token", "auto", "--host", "127.0.0.1") as address:
         context = browser.new_context()
-        opened = context.new_page()
+        page = context.new_page()
         bare, _, token = address.partition("?token=")
-        assert opened.goto(bare).status == 401
-        opened.goto(address)
-        expect(opened.locator("#studies-table")).to_contain_text("bowl")
-        assert token not in opened.url
-        opened.goto(f"{bare}synaptune/study/bowl/trials")
-        expect(opened.locator("#trials-table tbody tr").first).to_be_visible()
+        assert page.goto(bare).status == 401
+        page.goto(address)
+        expect(page.locator("#studies-table")).to_contain_text("bowl")
+        assert token not in page.url
+        page.goto(f"{bare}synaptune/study/bowl/trials")
+        expect(page.locator("#trials-table tbody tr").first).to_be_visible()
         (cookie,) = context.cookies()
         assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
         context.close()

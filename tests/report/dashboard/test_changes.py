@@ -1,4 +1,4 @@
-"""What the dashboard shows when studies change under it, and of databases that are not ours."""
+"""The dashboard with studies that change while it runs, and with databases of other programs."""
 
 import json
 import shutil
@@ -18,8 +18,7 @@ pytest.importorskip(
 )
 
 from synaptune.core.errors import UserError
-from synaptune.report.dashboard import page_cache as desk
-from synaptune.report.dashboard import pages
+from synaptune.report.dashboard import page_cache, pages
 from synaptune.report.dashboard.app import DashboardApp
 from synaptune.report.dashboard.merged_storage import MergedStorage
 from synaptune.report.dashboard.page_cache import PageCache
@@ -31,8 +30,8 @@ from synaptune.study.database.locks import Holder
 from synaptune.study.reader import read_study
 
 
-def made_elsewhere(path: Path, name: str = "other", **notes) -> str:
-    """A study that Optuna wrote without us."""
+def make_foreign_study(path: Path, name: str = "other", **notes) -> str:
+    """Write a study with Optuna alone; returns the URL of its database."""
     url = f"sqlite:///{path}"
     study = optuna.create_study(study_name=name, storage=url)
     for key, value in notes.items():
@@ -44,8 +43,8 @@ def made_elsewhere(path: Path, name: str = "other", **notes) -> str:
     return url
 
 
-def content(path: Path) -> tuple:
-    """Everything that looking must not change."""
+def read_layout(path: Path) -> tuple:
+    """Read the journal mode and the tables, which the dashboard must not change."""
     with sqlite3.connect(path) as database:
         mode = database.execute("PRAGMA journal_mode").fetchone()
         tables = database.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
@@ -53,69 +52,69 @@ def content(path: Path) -> tuple:
     return mode, tables
 
 
-def test_looking_writes_to_no_database(tmp_path):
+def test_the_dashboard_writes_to_no_database(tmp_path):
     (tmp_path / "foreign").mkdir()
     with sqlite3.connect(tmp_path / "foreign" / "study.db") as database:
         database.execute("CREATE TABLE patients (name)")
     database.close()
-    url = made_elsewhere(tmp_path / "other.db")
+    url = make_foreign_study(tmp_path / "other.db")
     files = (tmp_path / "foreign" / "study.db", tmp_path / "other.db")
-    before = [content(path) for path in files]
+    before = [read_layout(path) for path in files]
     app = DashboardApp(StudyIndex(tmp_path, urls=[url]))
     (study,) = json.loads(request(app, "/api/studies").body)["study_summaries"]
     assert request(app, f"/api/studies/{study['study_id']}").status == 200
     assert "foreign/study.db, which is a database without studies" in request(app, "/").text
     with pytest.raises(UserError, match="without studies"), as_user_errors(url):
         open_storage(f"sqlite:///{files[0]}", "read")
-    assert [content(path) for path in files] == before
+    assert [read_layout(path) for path in files] == before
 
 
-def test_a_study_begun_anew_under_its_name_is_shown_and_not_the_old_one(tmp_path):
-    """Its numbers of trials, ids and the number of its file may be those of the old one."""
+def test_a_new_study_with_an_old_name_replaces_the_old_one(tmp_path):
+    """It may have the trial count, the ids and the inode of the old one."""
     path = tmp_path / "again" / "study.db"
 
-    def written(shift: float) -> bytes:
+    def make_database(shift: float) -> bytes:
         make_study(tmp_path, "again", 3)
         with sqlite3.connect(path) as database:
             database.execute("UPDATE trial_values SET value = value + ?", [shift])
         database.close()
-        kept = path.read_bytes()
+        data = path.read_bytes()
         shutil.rmtree(path.parent)
-        return kept
+        return data
 
-    first, second = written(1000.0), written(2000.0)
+    first, second = make_database(1000.0), make_database(2000.0)
     path.parent.mkdir()
     path.write_bytes(first)
-    app, union, seen = (
+    app, merged, values = (
         DashboardApp(StudyIndex(tmp_path)),
         MergedStorage(StudyIndex(tmp_path).list_databases),
         [],
     )
     for content in (first, second):
-        path.write_bytes(content)  # in place: the same file to the file system
-        (study,) = union.get_all_studies()
-        shown = union.get_all_trials(study._study_id)[0].value
-        union.remove_session()
+        path.write_bytes(content)  # in place, so that the inode stays the same
+        (study,) = merged.get_all_studies()
+        value = merged.get_all_trials(study._study_id)[0].value
+        merged.remove_session()
         table = request(app, "/synaptune/study/again/trials.csv").text.splitlines()[1]
-        seen.append((shown, float(table.split(",")[5])))
-    assert [value // 1000 for pair in seen for value in pair] == [1, 1, 2, 2]
+        values.append((value, float(table.split(",")[5])))
+    assert [number // 1000 for pair in values for number in pair] == [1, 1, 2, 2]
 
 
-def test_studies_of_one_name_are_told_apart(tmp_path):
+def test_studies_with_the_same_name_get_different_names(tmp_path):
     for folder in ("one", "two"):
         make_study(tmp_path, folder, 2 if folder == "one" else 3)
         with sqlite3.connect(tmp_path / folder / "study.db") as database:
             database.execute("UPDATE studies SET study_name = 'same'")
         database.close()
     app = DashboardApp(StudyIndex(tmp_path))
-    found = {
+    ids = {
         study["study_name"]: study["study_id"]
         for study in json.loads(request(app, "/api/studies").body)["study_summaries"]
     }
-    assert set(found) == {"same", "same (two)"}
+    assert set(ids) == {"same", "same (two)"}
     for name, count in (("same", 2), ("same (two)", 3)):
         # The export loads the study by its name.
-        assert len(request(app, f"/csv/{found[name]}").text.splitlines()) == 1 + count
+        assert len(request(app, f"/csv/{ids[name]}").text.splitlines()) == 1 + count
 
 
 @pytest.mark.parametrize(
@@ -123,44 +122,44 @@ def test_studies_of_one_name_are_told_apart(tmp_path):
     [{}, {"configuration": "mine"}, {"configuration": {"a": 1}}],
     ids=["none", "text", "table"],
 )
-def test_a_study_of_another_program_with_notes_of_our_names_is_listed(tmp_path, notes):
-    url = made_elsewhere(tmp_path / "other.db", holder="me", engine={"kind": "diesel"}, **notes)
-    (glance,) = read_statuses(url)
-    assert (glance.holder, glance.budget, glance.trial_count) == (None, None, 2)
+def test_a_study_of_another_program_with_notes_of_the_same_names_is_listed(tmp_path, notes):
+    url = make_foreign_study(tmp_path / "other.db", holder="me", engine={"kind": "diesel"}, **notes)
+    (status,) = read_statuses(url)
+    assert (status.holder, status.budget, status.trial_count) == (None, None, 2)
     if not isinstance(notes.get("configuration"), dict):
-        assert glance.phases == (PhaseStatus("search", 2, 2, 1, 1.0),)
+        assert status.phases == (PhaseStatus("search", 2, 2, 1, 1.0),)
     assert ">other</a>" in request(DashboardApp(StudyIndex(None, urls=[url])), "/").text
 
 
-def test_a_page_made_of_an_older_record_says_so_and_is_made_again(tmp_path, monkeypatch):
+def test_a_page_of_an_older_snapshot_has_its_version_and_is_made_again(tmp_path, monkeypatch):
     make_study(tmp_path, "s", 3)
-    place, slow = StudyIndex(tmp_path).find_study("s"), [0.2]
+    entry, delay = StudyIndex(tmp_path).find_study("s"), [0.2]
 
-    def reading(*values):
-        time.sleep(slow[0])
+    def read_slowly(*values):
+        time.sleep(delay[0])
         return read_study(*values)
 
-    monkeypatch.setattr(desk, "read_study", reading)
-    desks = PageCache()
-    old = place.read_status()
-    assert desks.get_snapshot(place, old).version == old.version
-    slow[0] = 0.0
+    monkeypatch.setattr(page_cache, "read_study", read_slowly)
+    cache = PageCache()
+    old = entry.read_status()
+    assert cache.get_snapshot(entry, old).version == old.version
+    delay[0] = 0.0
     make_study(tmp_path, "s", 5)
-    new = place.read_status()
-    made = desks.get_parts(place, new)  # while the record rests
-    assert (made.version, new.version != old.version) == (old.version, True)
-    until = time.monotonic() + 120
-    while (made := desks.get_parts(place, place.read_status())).version.partition("+")[
+    new = entry.read_status()
+    parts = cache.get_parts(entry, new)  # during the pause of the snapshot
+    assert (parts.version, new.version != old.version) == (old.version, True)
+    deadline = time.monotonic() + 120
+    while (parts := cache.get_parts(entry, entry.read_status())).version.partition("+")[
         0
-    ] != new.version and time.monotonic() < until:
+    ] != new.version and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert made.version.startswith(new.version)
-    assert "5 evaluations" in " ".join(part.html for part in made.value)
+    assert parts.version.startswith(new.version)
+    assert "5 evaluations" in " ".join(part.html for part in parts.value)
 
 
-def test_a_database_that_takes_too_long_is_said_in_words(tmp_path, monkeypatch):
+def test_a_database_that_takes_too_long_gives_a_message(tmp_path, monkeypatch):
     make_study(tmp_path, "slow", 2)
-    monkeypatch.setattr(desk.PageCache, "get_snapshot", lambda *_: None)
+    monkeypatch.setattr(page_cache.PageCache, "get_snapshot", lambda *_: None)
     app = DashboardApp(StudyIndex(tmp_path))
     for page in ("trials.csv", "trial/0"):
         reply = request(app, f"/synaptune/study/slow/{page}")
@@ -168,7 +167,7 @@ def test_a_database_that_takes_too_long_is_said_in_words(tmp_path, monkeypatch):
         assert "could not be read within" in reply.text
 
 
-def glance_of(*phases: PhaseStatus, holder: Holder | None = None) -> StudyStatus:
+def make_status(*phases: PhaseStatus, holder: Holder | None = None) -> StudyStatus:
     ended = sum(phase.ended_count for phase in phases)
     now = datetime.now(UTC)
     return StudyStatus(
@@ -176,9 +175,9 @@ def glance_of(*phases: PhaseStatus, holder: Holder | None = None) -> StudyStatus
     )
 
 
-def test_the_bar_is_there_while_the_search_runs_and_gone_in_its_other_phases():
-    searching = glance_of(PhaseStatus("search", 300, 299, 299, 2.1))
-    validating = glance_of(
+def test_the_bar_is_shown_during_the_search_and_not_in_other_phases():
+    searching = make_status(PhaseStatus("search", 300, 299, 299, 2.1))
+    validating = make_status(
         PhaseStatus("search", 300, 300, 299, 2.1), PhaseStatus("validation", 3, 2, 302, 2.2)
     )
     assert (pages.count_progress(searching), pages.count_progress(validating)) == ((299, 300), None)
@@ -186,11 +185,11 @@ def test_the_bar_is_there_while_the_search_runs_and_gone_in_its_other_phases():
     assert "<progress" not in pages.render_status(validating, live="x")
 
 
-def test_a_silent_process_of_another_machine_is_said_to_be_silent():
+def test_a_process_of_another_machine_without_heartbeats_is_called_silent():
     long_ago = datetime.now(UTC) - timedelta(minutes=30)
     phase = PhaseStatus("search", 3, 2, 2, 1.0)
     assert (
-        pages.describe_state(glance_of(phase, holder=Holder("another-machine", 1, long_ago)))
+        pages.describe_state(make_status(phase, holder=Holder("another-machine", 1, long_ago)))
         == "silent, 1 trial open"
     )
-    assert pages.describe_state(glance_of(phase)) == "ended, 1 trial open"
+    assert pages.describe_state(make_status(phase)) == "ended, 1 trial open"

@@ -1,4 +1,4 @@
-"""The dashboard's pages on real studies, asked for without a network."""
+"""The pages of the dashboard on real studies, requested without a network."""
 
 import contextlib
 import json
@@ -36,13 +36,12 @@ TRIALS = 60
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
-    """Two studies: one with more trials than a page, one with a name that could do harm."""
+    """Two studies: one with more trials than a page, and one with markup in its name."""
     folder = tmp_path_factory.mktemp("studies")
     make_study(folder, "plain", TRIALS)
     make_study(folder, "nasty", 3)
-    with sqlite3.connect(
-        folder / "nasty" / "study.db"
-    ) as database:  # as another program may name one
+    # Another program may give a study such a name.
+    with sqlite3.connect(folder / "nasty" / "study.db") as database:
         database.execute("UPDATE studies SET study_name = ?", [NASTY])
     database.close()
     (folder / "broken").mkdir()
@@ -64,21 +63,21 @@ def record(root):
 
 @pytest.fixture(scope="module")
 def nasty(root) -> str:
-    """The key of the study with the nasty name."""
-    found, _ = StudyIndex(root).list_studies()
-    return next(place.key for place, _ in found if place.name == NASTY)
+    """The key of the study with markup in its name."""
+    studies, _ = StudyIndex(root).list_studies()
+    return next(entry.key for entry, _ in studies if entry.name == NASTY)
 
 
-def parts(pages, path: str, known: str = "", query: str = "") -> dict:
-    """The live parts of a page by their keys."""
-    reply = request(pages, path, query=f"{query}&live={known}")
+def parts(pages, path: str, digests: str = "", query: str = "") -> dict:
+    """Request the live parts of a page; returns them by key."""
+    reply = request(pages, path, query=f"{query}&live={digests}")
     assert reply.status == 200, reply.text
     return {part["key"]: part for part in json.loads(reply.body)["parts"]}
 
 
 def test_the_browser_lists_every_study_and_says_which_database_cannot_be_read(pages, record):
     listed = request(pages, "/").text
-    best = find_best(record.searched)
+    best = find_best(record.search_trials)
     assert ">plain</a>" in listed
     assert f"{TRIALS} of {TRIALS}" in listed
     assert f"{best.objective:.5g}" in listed
@@ -102,27 +101,27 @@ def test_a_name_with_markup_stays_text_on_every_page(pages, nasty):
 
 def test_a_failure_is_shown_with_its_traceback_as_text(pages, record):
     failed = next(trial for trial in record.trials if trial.state == "failed")
-    shown = request(pages, f"/synaptune/study/plain/trial/{failed.number}").text
-    assert "too &lt;b&gt;far&lt;/b&gt; &amp; away" in shown
-    assert "Traceback" in shown
-    assert "<b>far" not in shown
+    text = request(pages, f"/synaptune/study/plain/trial/{failed.number}").text
+    assert "too &lt;b&gt;far&lt;/b&gt; &amp; away" in text
+    assert "Traceback" in text
+    assert "<b>far" not in text
 
 
 def test_the_report_page_has_the_sections_of_the_report_with_their_figures(pages):
-    shown = parts(pages, "/synaptune/study/plain")
-    assert {"verdict", "search", "parameters"} <= set(shown)
-    assert "<svg" in shown["search"]["html"]
+    sections = parts(pages, "/synaptune/study/plain")
+    assert {"verdict", "search", "parameters"} <= set(sections)
+    assert "<svg" in sections["search"]["html"]
 
 
 def test_a_part_that_the_browser_has_is_not_sent_again(pages):
     first = parts(pages, "/synaptune/study/plain")
     digests = ",".join(part["digest"] for part in first.values() if part["key"] != "search")
-    again = parts(pages, "/synaptune/study/plain", known=digests)
+    again = parts(pages, "/synaptune/study/plain", digests=digests)
     assert [key for key, part in again.items() if "html" in part] == ["search"]
     assert list(again) == list(first)
 
 
-def test_the_trial_list_is_sorted_chosen_and_cut_into_pages_by_the_server(pages, record):
+def test_the_trial_list_is_sorted_filtered_and_paged_by_the_server(pages, record):
     first = request(pages, "/synaptune/study/plain/trials", query="sort=number&order=asc").text
     second = request(
         pages, "/synaptune/study/plain/trials", query="sort=number&order=asc&page=2"
@@ -149,9 +148,9 @@ def test_every_trial_is_in_the_list_once_whatever_it_is_sorted_by(record, name, 
 
 def test_trials_without_an_objective_come_last_in_both_orders(record):
     complete = sorted(trial.objective for trial in record.trials if trial.objective is not None)
-    for descending, wanted in ((False, complete), (True, complete[::-1])):
+    for descending, expected in ((False, complete), (True, complete[::-1])):
         listed = select_trials(record, TrialsView(sort="objective", descending=descending))
-        assert [trial.objective for trial in listed[: len(complete)]] == wanted
+        assert [trial.objective for trial in listed[: len(complete)]] == expected
 
 
 @pytest.mark.parametrize(
@@ -168,19 +167,19 @@ def test_trials_without_an_objective_come_last_in_both_orders(record):
         "state=%00",
     ],
 )
-def test_a_query_that_makes_no_sense_still_gives_a_page(pages, query):
+def test_an_invalid_query_still_gives_a_page(pages, query):
     reply = request(pages, "/synaptune/study/plain/trials", query=query)
     assert reply.status == 200
     assert "<script>" not in reply.text
 
 
 def test_the_best_is_exported_as_yaml_and_json_under_the_name_of_the_study(pages, record):
-    best = find_best(record.searched)
+    best = find_best(record.search_trials)
     text = request(pages, "/synaptune/study/plain/best.yaml")
-    found = json.loads(request(pages, "/synaptune/study/plain/best.json").body)
+    exported = json.loads(request(pages, "/synaptune/study/plain/best.json").body)
     assert yaml.safe_load(text.body) == {"parameters": best.values}
-    assert found["parameters"] == best.values
-    assert (found["trial"], found["objective"], found["study"]) == (
+    assert exported["parameters"] == best.values
+    assert (exported["trial"], exported["objective"], exported["study"]) == (
         best.number,
         best.objective,
         "plain",
@@ -189,37 +188,46 @@ def test_the_best_is_exported_as_yaml_and_json_under_the_name_of_the_study(pages
 
 
 def test_the_name_of_a_download_cannot_leave_its_header(pages, nasty):
-    said = request(pages, f"/synaptune/study/{nasty}/best.yaml").headers["content-disposition"]
-    assert said.startswith('attachment; filename="_script_alert')
-    assert said.count('"') == 2
-    assert not set("<>/\r\n") & set(said)
-    assert said.isascii()
+    header = request(pages, f"/synaptune/study/{nasty}/best.yaml").headers["content-disposition"]
+    assert header.startswith('attachment; filename="_script_alert')
+    assert header.count('"') == 2
+    assert not set("<>/\r\n") & set(header)
+    assert header.isascii()
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/synaptune/study/none", "/synaptune/study/../plain", "/synaptune/study/..", "/synaptune/study/plain/../../x",
-     "/synaptune/study/plain/trial/999",
-     "/synaptune/study/plain/trial/-1", "/synaptune/study/plain/trial/" + 5000 * "9",
-     "/synaptune/../etc/passwd", "/synaptune/style.css/x", "/synaptune/nothing", "/synaptune/study/\0"],
-)  # fmt: skip
-def test_an_address_without_a_page_is_told_so(pages, path):
+    [
+        "/synaptune/study/none",
+        "/synaptune/study/../plain",
+        "/synaptune/study/..",
+        "/synaptune/study/plain/../../x",
+        "/synaptune/study/plain/trial/999",
+        "/synaptune/study/plain/trial/-1",
+        "/synaptune/study/plain/trial/" + 5000 * "9",
+        "/synaptune/../etc/passwd",
+        "/synaptune/style.css/x",
+        "/synaptune/nothing",
+        "/synaptune/study/\0",
+    ],
+)
+def test_an_address_without_a_page_is_not_found(pages, path):
     assert request(pages, path).status == 404
 
 
 def test_optuna_dashboard_lists_the_studies_of_all_databases(pages, root):
-    found = json.loads(request(pages, "/api/studies").body)["study_summaries"]
-    assert {study["study_name"] for study in found} == {"plain", NASTY}
-    where = request(pages, "/synaptune/study/plain/optuna").headers["location"]
-    number = int(where.rpartition("/")[2])
-    assert next(study["study_name"] for study in found if study["study_id"] == number) == "plain"
+    studies = json.loads(request(pages, "/api/studies").body)["study_summaries"]
+    assert {study["study_name"] for study in studies} == {"plain", NASTY}
+    location = request(pages, "/synaptune/study/plain/optuna").headers["location"]
+    number = int(location.rpartition("/")[2])
+    assert next(study["study_name"] for study in studies if study["study_id"] == number) == "plain"
     detail = json.loads(request(pages, f"/api/studies/{number}").body)
     assert len(detail["trials"]) == TRIALS
     assert {trial["study_id"] for trial in detail["trials"]} == {number}
     assert request(pages, "/dashboard").status == 200
 
 
-def test_optuna_dashboard_changes_nothing_unless_asked_for(root):
+def test_optuna_dashboard_changes_nothing_without_write(root):
     reading, writing = (
         MergedStorage(StudyIndex(root).list_databases),
         MergedStorage(StudyIndex(root).list_databases, write=True),
@@ -236,18 +244,19 @@ def test_optuna_dashboard_changes_nothing_unless_asked_for(root):
 
 
 def test_a_study_can_be_written_while_its_pages_are_read(pages, root):
-    """A reader that held a lock would make this writer fail at once."""
+    """The writer fails at once if a reader holds a lock."""
     done = threading.Event()
     answers: list[int] = []
 
-    def look():
+    def poll():
         while not done.is_set():
             answers.append(request(pages, "/synaptune/study/plain/status").status)
             answers.append(request(pages, "/synaptune/study/plain/trials").status)
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=poll)
     writer = sqlite3.connect(root / "plain" / "study.db", timeout=0.0, isolation_level=None)
-    # The last connection to close cleans up, which takes a moment alone; a connection that has read is there already.
+    # The last connection that closes needs a lock for its cleanup. This connection has read before
+    # and stays open, so it is never the other one.
     writer.execute("SELECT * FROM version_info").fetchall()
     thread.start()
     try:
@@ -262,7 +271,7 @@ def test_a_study_can_be_written_while_its_pages_are_read(pages, root):
     assert set(answers) == {200}
 
 
-def test_a_study_that_is_gone_is_told_so(tmp_path):
+def test_a_deleted_study_is_reported_as_missing(tmp_path):
     manager = make_study(tmp_path, "gone", 2)
     assert manager.best_trial is not None
     pages = DashboardApp(StudyIndex(tmp_path))
@@ -271,74 +280,74 @@ def test_a_study_that_is_gone_is_told_so(tmp_path):
         path.unlink()
     reply = request(pages, "/synaptune/study/gone")
     assert reply.status in (404, 503)
-    assert not list((tmp_path / "gone").iterdir()), "looking made a file"
+    assert not list((tmp_path / "gone").iterdir()), "the request created a file"
 
 
-def test_a_glance_agrees_with_the_whole_study(root, record):
-    (glance,) = read_statuses(f"sqlite:///{root}/plain/study.db")
-    assert glance.trial_count == glance.ended_count == len(record.trials)
-    assert glance.failures == sum(trial.state == "failed" for trial in record.trials)
-    assert glance.search_phase.best == find_best(record.searched).objective
-    assert glance.budget == TRIALS
+def test_the_status_agrees_with_the_complete_study(root, record):
+    (status,) = read_statuses(f"sqlite:///{root}/plain/study.db")
+    assert status.trial_count == status.ended_count == len(record.trials)
+    assert status.failures == sum(trial.state == "failed" for trial in record.trials)
+    assert status.search_phase.best == find_best(record.search_trials).objective
+    assert status.budget == TRIALS
 
 
-def test_a_value_is_made_once_however_many_ask_for_it():
-    made, begin = [], threading.Event()
+def test_a_value_is_computed_once_for_concurrent_requests():
+    computations, start = [], threading.Event()
 
     def make():
-        begin.wait(120)
-        made.append(threading.get_ident())
-        return Versioned("1", len(made))
+        start.wait(120)
+        computations.append(threading.get_ident())
+        return Versioned("1", len(computations))
 
-    once: BackgroundValue = BackgroundValue()
-    answers: list = []
+    value: BackgroundValue = BackgroundValue()
+    results: list = []
     threads = [
-        threading.Thread(target=lambda: answers.append(once.get("1", make, 120))) for _ in range(8)
+        threading.Thread(target=lambda: results.append(value.get("1", make, 120))) for _ in range(8)
     ]
     for thread in threads:
         thread.start()
-    assert once.get("1", make, 0.0) is None
-    begin.set()
+    assert value.get("1", make, 0.0) is None
+    start.set()
     for thread in threads:
         thread.join()
-    assert answers == [("1", 1)] * 8
+    assert results == [("1", 1)] * 8
 
 
-def test_a_value_that_was_dear_rests_before_it_is_made_again():
-    once: BackgroundValue = BackgroundValue()
-    begun = threading.Event()
+def test_an_expensive_value_is_computed_again_only_after_a_pause():
+    value: BackgroundValue = BackgroundValue()
+    event = threading.Event()
     assert (
-        once.get("1", lambda: Versioned("1", begun.wait(100.0 / REST_FACTOR / 10.0)), 120)
+        value.get("1", lambda: Versioned("1", event.wait(100.0 / REST_FACTOR / 10.0)), 120)
         is not None
     )
-    assert once.get("2", lambda: Versioned("2", "new"), 120).version == "1"
+    assert value.get("2", lambda: Versioned("2", "new"), 120).version == "1"
 
 
-def test_a_value_made_of_an_older_state_is_made_again():
-    once: BackgroundValue = BackgroundValue()
-    assert once.get("2", lambda: Versioned("1", "old"), 120) == ("1", "old")
-    until = time.monotonic() + 120
+def test_a_value_of_an_older_version_is_computed_again():
+    value: BackgroundValue = BackgroundValue()
+    assert value.get("2", lambda: Versioned("1", "old"), 120) == ("1", "old")
+    deadline = time.monotonic() + 120
     while (
-        once.get("2", lambda: Versioned("2", "new"), 120).version == "1"
-        and time.monotonic() < until
+        value.get("2", lambda: Versioned("2", "new"), 120).version == "1"
+        and time.monotonic() < deadline
     ):
         time.sleep(0.01)
-    assert once.latest == ("2", "new")
+    assert value.latest == ("2", "new")
 
 
-def test_an_error_of_a_page_is_shown_and_its_value_made_again_when_the_study_has_changed():
-    once: BackgroundValue = BackgroundValue()
+def test_an_error_is_raised_and_the_value_computed_again_for_a_changed_study():
+    value: BackgroundValue = BackgroundValue()
     with pytest.raises(UserError, match="locked"):
-        once.get("1", lambda: (_ for _ in ()).throw(UserError("locked")), 120)
-    until = time.monotonic() + 120
-    made = None
-    while made is None and time.monotonic() < until:
+        value.get("1", lambda: (_ for _ in ()).throw(UserError("locked")), 120)
+    deadline = time.monotonic() + 120
+    result = None
+    while result is None and time.monotonic() < deadline:
         with contextlib.suppress(UserError):
-            made = once.get("2", lambda: Versioned("2", "fine"), 120)
-    assert made == ("2", "fine")
+            result = value.get("2", lambda: Versioned("2", "fine"), 120)
+    assert result == ("2", "fine")
 
 
-def test_a_port_in_use_is_a_mistake_with_a_remedy():
+def test_a_port_in_use_is_a_user_error_with_a_remedy():
     server = listen("127.0.0.1", 0)
     try:
         with pytest.raises(UserError, match=rf"port {server.server_port}.*another program"):
@@ -348,25 +357,25 @@ def test_a_port_in_use_is_a_mistake_with_a_remedy():
 
 
 @pytest.mark.parametrize(
-    ("host", "port", "said"),
+    ("host", "port", "message"),
     [
         ("127.0.0.1", 70000, "65535"),
         ("203.0.113.7", 0, "address of this machine"),
         ("no such host", 0, "address"),
     ],
 )
-def test_an_address_that_cannot_be_had_is_a_mistake(host, port, said):
-    with pytest.raises(UserError, match=said):
+def test_an_address_that_cannot_be_used_is_a_user_error(host, port, message):
+    with pytest.raises(UserError, match=message):
         listen(host, port)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [(["--host", "0.0.0.0"], "without a token"), (["nothing"], "no study database")],
 )
-def test_the_command_refuses_other_machines_without_a_token_and_studies_that_are_not_there(
-    tmp_path, monkeypatch, capsys, arguments, said
+def test_the_command_refuses_other_machines_without_a_token_and_missing_studies(
+    tmp_path, monkeypatch, capsys, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
     assert main(["dashboard", "--port", "0", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

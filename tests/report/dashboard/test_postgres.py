@@ -27,15 +27,15 @@ def test_studies_on_a_server_are_listed_shown_and_exported(postgres_url, tmp_pat
         manager = TrialManager(name, trials, sampler="random", **options)
         manager.optimize(bowl, SPACE)
         best = manager.best_value
-        catalogue = StudyIndex(tmp_path / "none", [postgres_url])
-        pages = DashboardApp(catalogue)
-        (place,) = [place for place, _ in catalogue.list_studies()[0] if place.name == name]
-        at = f"/synaptune/study/{place.key}"
+        index = StudyIndex(tmp_path / "none", [postgres_url])
+        pages = DashboardApp(index)
+        (entry,) = [entry for entry, _ in index.list_studies()[0] if entry.name == name]
+        path = f"/synaptune/study/{entry.key}"
         assert f">{name}</a>" in request(pages, "/").text
-        assert request(pages, at).status == 200
-        assert json.loads(request(pages, f"{at}/best.json").body)["objective"] == best
-        assert request(pages, f"{at}/trials.csv").text.count("\n") == 1 + trials
-        known = json.loads(request(pages, "/api/studies").body)["study_summaries"]
-        assert name in {study["study_name"] for study in known}
-        (number,) = [study["study_id"] for study in known if study["study_name"] == name]
+        assert request(pages, path).status == 200
+        assert json.loads(request(pages, f"{path}/best.json").body)["objective"] == best
+        assert request(pages, f"{path}/trials.csv").text.count("\n") == 1 + trials
+        summaries = json.loads(request(pages, "/api/studies").body)["study_summaries"]
+        assert name in {study["study_name"] for study in summaries}
+        (number,) = [study["study_id"] for study in summaries if study["study_name"] == name]
         assert len(json.loads(request(pages, f"/api/studies/{number}").body)["trials"]) == trials

@@ -1,4 +1,4 @@
-"""Averages over seeds, and the worth of common random numbers on losses of a known make."""
+"""Averages over seeds, and the gain from common random numbers on losses of known composition."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from synaptune.search.objective.common_seeds import (
 )
 
 
-def made(candidates: int, seeds: int, *, shared: float, own: float) -> np.ndarray:
-    """Losses (candidate, seed): far-apart candidates, a part of the noise that every candidate meets alike, and one of its own."""
+def make_losses(candidates: int, seeds: int, *, shared: float, own: float) -> np.ndarray:
+    """Losses (candidate, seed) of distant candidates with noise of two kinds.
+
+    One part of the noise is the same for all candidates, the other is independent.
+    """
     random = np.random.default_rng(0)
     common, single = (
         random.normal(0, shared, (1, seeds)),
@@ -25,12 +28,14 @@ def made(candidates: int, seeds: int, *, shared: float, own: float) -> np.ndarra
 
 
 def test_an_average_is_a_mean_with_its_standard_error():
-    found = average_seeds([1.0, 2.0, 6.0], [{"a": 1.0, "b": 1.0}, {"a": 3.0, "b": 1.0}, {"a": 5.0}])
-    assert found.objective == 3.0
-    assert found.standard_error == pytest.approx(math.sqrt(7.0 / 3.0))
-    assert found.metrics == {"a": 3.0}
-    assert found.to_facts() == {
-        "objective_standard_error": found.standard_error,
+    result = average_seeds(
+        [1.0, 2.0, 6.0], [{"a": 1.0, "b": 1.0}, {"a": 3.0, "b": 1.0}, {"a": 5.0}]
+    )
+    assert result.objective == 3.0
+    assert result.standard_error == pytest.approx(math.sqrt(7.0 / 3.0))
+    assert result.metrics == {"a": 3.0}
+    assert result.to_facts() == {
+        "objective_standard_error": result.standard_error,
         "objective_by_seed": [1.0, 2.0, 6.0],
     }
 
@@ -42,7 +47,7 @@ def test_one_seed_has_no_standard_error():
 @pytest.mark.parametrize(
     ("objectives", "metrics"), [([], []), ([1.0], []), ([1.0, math.nan], [{}, {}])]
 )
-def test_runs_that_make_no_average_are_refused(objectives, metrics):
+def test_runs_without_a_valid_average_are_refused(objectives, metrics):
     with pytest.raises(ValueError, match="expected"):
         average_seeds(objectives, metrics)
 
@@ -54,25 +59,25 @@ def test_all_candidates_get_the_same_seeds():
 
 
 def test_noise_that_candidates_share_cancels_in_their_differences():
-    found = measure_common_seeds(made(40, 200, shared=1.0, own=0.5))
-    assert found.common == pytest.approx(2 * 0.25, rel=0.1)
-    assert found.different == pytest.approx(2 * (1.0 + 0.25), rel=0.2)
-    assert found.ratio == pytest.approx(5.0, rel=0.2)
-    assert found.ratio_interval[0] < found.ratio < found.ratio_interval[1]
+    result = measure_common_seeds(make_losses(40, 200, shared=1.0, own=0.5))
+    assert result.common == pytest.approx(2 * 0.25, rel=0.1)
+    assert result.different == pytest.approx(2 * (1.0 + 0.25), rel=0.2)
+    assert result.ratio == pytest.approx(5.0, rel=0.2)
+    assert result.ratio_interval[0] < result.ratio < result.ratio_interval[1]
 
 
-def test_noise_of_their_own_is_not_helped():
-    assert measure_common_seeds(made(40, 200, shared=0.0, own=0.5)).ratio == pytest.approx(
+def test_independent_noise_gives_no_gain():
+    assert measure_common_seeds(make_losses(40, 200, shared=0.0, own=0.5)).ratio == pytest.approx(
         1.0, rel=0.05
     )
 
 
-def test_shared_noise_alone_is_worth_everything_and_leaves_the_ranks():
-    found = measure_common_seeds(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
-    assert (found.common, found.ratio, found.rank_correlation) == (0.0, math.inf, 1.0)
-    assert found.candidate_deviation == pytest.approx(2.0)
+def test_shared_noise_alone_gives_an_infinite_gain_and_keeps_the_ranks():
+    result = measure_common_seeds(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
+    assert (result.common, result.ratio, result.rank_correlation) == (0.0, math.inf, 1.0)
+    assert result.candidate_deviation == pytest.approx(2.0)
 
 
-def test_too_little_to_judge_is_refused():
+def test_too_few_candidates_are_refused():
     with pytest.raises(ValueError, match="at least"):
         measure_common_seeds([[1.0, 2.0], [1.0, 2.0]])

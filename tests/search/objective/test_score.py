@@ -1,4 +1,4 @@
-"""Scores against values worked out by hand, and what happens where a metric or the baseline is missing."""
+"""Scores against values computed by hand, and missing metrics and baselines."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_every_term_of_the_composite_falls_when_its_metric_gets_better(metric):
     assert score(COMPOSITE, DEFAULTS | {metric: BETTER[metric]}) < score(COMPOSITE, DEFAULTS)
 
 
-def test_weights_say_how_much_a_relative_change_counts():
+def test_weights_scale_a_relative_change():
     tenth = {
         metric: DEFAULTS[metric] * (1.0 - 0.1 * MEASURES[metric].direction)
         for metric in TERMS.values()
@@ -103,7 +103,7 @@ def test_a_metric_that_only_one_of_run_and_baseline_has_is_refused(with_it, with
 
 
 @pytest.mark.parametrize("name", ["composite", "pareto"])
-def test_a_score_without_its_baseline_says_what_to_do(name):
+def test_a_score_without_its_baseline_reports_what_to_do(name):
     with pytest.raises(UserError, match=r"objective\.baseline="):
         check_ready(ObjectiveConfig(name), DEFAULTS)
     with pytest.raises(UserError, match="sweep-phase1"):
@@ -167,15 +167,15 @@ def test_the_score_of_pareto_orders_dominated_runs_and_follows_its_weights():
     assert score(PARETO, fast) > 0.0 > score(indifferent, fast)
 
 
-def test_an_axis_of_weight_zero_is_none():
-    """The largest weighted change would else never fall below 0, and the axis would have to be measured all the same."""
+def test_an_axis_of_weight_zero_is_left_out():
+    """Otherwise the score could not fall below 0, and the metric would be required."""
     quality = replace(PARETO, axes=ParetoAxes(tokens_per_second=0.0))
     better = DEFAULTS | {"val_perplexity": 9.0, "val_recall_accuracy": 0.6}
     assert len(compute_costs(quality, better)) == 2
     assert score(quality, better) < 0.0
     unmeasured = {name: value for name, value in DEFAULTS.items() if name != "tokens_per_second"}
     assert score(quality, unmeasured) == 0.0
-    with pytest.raises(UserError, match="take the weight of tokens_per_second away"):
+    with pytest.raises(UserError, match="set the weight of tokens_per_second to 0"):
         score(PARETO, unmeasured)
 
 
@@ -186,7 +186,7 @@ def test_an_axis_of_weight_zero_is_none():
         replace(COMPOSITE, weights=CompositeWeights(0.0, 1.0, 0.0, 0.0, 0.0)),
     ],
 )
-def test_an_objective_of_nothing_that_is_measured_is_refused(config):
+def test_an_objective_without_measured_metrics_is_refused(config):
     text = {name: value for name, value in DEFAULTS.items() if name != "val_recall_accuracy"}
     with pytest.raises(UserError, match="val_recall_accuracy, which neither"):
         score(with_baseline(config, text), text)
@@ -199,7 +199,7 @@ def test_pareto_without_recall_rows_has_two_axes():
     assert score(config, text) == 0.0
 
 
-def test_every_fault_is_told():
+def test_every_fault_is_reported():
     config = ObjectiveConfig(
         "luck",
         weights=CompositeWeights(0.0, 0.0, 0.0, 0.0, 0.0),
@@ -208,7 +208,7 @@ def test_every_fault_is_told():
         fraction=0.0,
         baseline=Baseline(val_perplexity=float("nan")),
     )
-    found = "\n".join(find_objective_faults(config))
+    faults = "\n".join(find_objective_faults(config))
     for text in (
         "name=luck",
         "weights: expected",
@@ -217,5 +217,5 @@ def test_every_fault_is_told():
         "fraction=0",
         "baseline.val_perplexity=nan",
     ):
-        assert f"objective.{text}" in found or f"objective.axes.{text}" in found
+        assert f"objective.{text}" in faults or f"objective.axes.{text}" in faults
     assert find_objective_faults(ObjectiveConfig()) == find_objective_faults(COMPOSITE) == []

@@ -44,8 +44,8 @@ def dimensions(draw):
 @settings(max_examples=200, deadline=None)
 @given(dimensions(), UNIT)
 def test_a_value_survives_the_way_to_the_unit_box_and_back(dimension, unit):
-    value = dimension.value(unit)
-    assert dimension.value(dimension.unit(value)) == value
+    value = dimension.to_value(unit)
+    assert dimension.to_value(dimension.to_unit(value)) == value
     if dimension.scale == "categorical":
         assert value in dimension.choices
     else:
@@ -58,7 +58,7 @@ def test_a_value_survives_the_way_to_the_unit_box_and_back(dimension, unit):
 def test_numbers_rise_with_their_coordinate(dimension, one, other):
     if dimension.scale != "categorical":
         low, high = sorted((one, other))
-        assert dimension.value(low) <= dimension.value(high)
+        assert dimension.to_value(low) <= dimension.to_value(high)
 
 
 @pytest.mark.parametrize("scale", ["lin", "log"])
@@ -109,9 +109,9 @@ def test_weights_that_make_no_sense_are_refused(weights):
 def test_a_bin_is_the_part_that_its_value_owns(dimension):
     if dimension.bins is None or dimension.bins > 60:
         return
-    fine = [dimension.value((index + 0.5) / 4000) for index in range(4000)]
+    fine = [dimension.to_value((index + 0.5) / 4000) for index in range(4000)]
     for value in set(fine):
-        low, high = dimension.bin_at(dimension.unit(value))
+        low, high = dimension.get_bin(dimension.to_unit(value))
         assert (low, high) == pytest.approx(
             (fine.index(value) / 4000, (fine.index(value) + fine.count(value)) / 4000), abs=1 / 2000
         )

@@ -330,7 +330,7 @@ def test_a_sweep_tells_its_end_and_its_secret_is_in_no_file(receiver, tmp_path, 
 def test_a_protocol_tells_the_mistake_it_ended_with(receiver, tmp_path):
     words = ["scale=smoke", "study.resume=must", f"notify.urls=['{receiver.url}']"]
     ended = subprocess.run(
-        [sys.executable, "-m", "synaptune.protocols.phase1", *words],
+        [sys.executable, "-m", "synaptune.cli.main", "phase1", *words],
         cwd=tmp_path,
         capture_output=True,
         check=False,
@@ -352,7 +352,6 @@ def test_a_run_logs_no_receiver(tmp_path, monkeypatch):
             "logger.wandb=offline",
             f"notify.urls=['json://{SECRET}']",
         ],
-        None,
     )
     run(base, tmp_path / "run", overrides=[])
     logged = b""

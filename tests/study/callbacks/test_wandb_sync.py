@@ -56,8 +56,8 @@ def wandb(*words: str) -> None:
     options.command(options)
 
 
-def names(study: Path, **asked) -> list[str]:
-    return [run.name for run in find_local_runs(find_study(str(study)), study, **asked)]
+def names(study: Path, best: int = 10, **asked) -> list[str]:
+    return [run.name for run in find_local_runs(find_study(str(study)), study, best=best, **asked)]
 
 
 def test_the_controller_and_the_best_trials_are_chosen(study, monkeypatch):

@@ -21,9 +21,9 @@ SPACE = Space((Dimension("x", "lin", 0.0, 1.0),))
 HOLD = """
 import sys, time
 from pathlib import Path
-from synaptune.study.location import Home
+from synaptune.study.location import StudyLocation
 from synaptune.study.study import Study
-with Study(Home("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}):
+with Study(StudyLocation("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}):
     print("held", flush=True)
     time.sleep(60)
 """

@@ -87,10 +87,10 @@ def test_controllers_of_different_studies_may_begin_an_empty_database_together(
     code = f"""
 import sys
 from pathlib import Path
-from synaptune.study.location import Home
+from synaptune.study.location import StudyLocation
 from synaptune.study.study import Study
-with Study(Home(sys.argv[1], Path({str(tmp_path)!r}) / sys.argv[1], {postgres_url!r}, "auto"), {{}}) as held:
-    held.put_note("done", sys.argv[1])
+with Study(StudyLocation(sys.argv[1], Path({str(tmp_path)!r}) / sys.argv[1], {postgres_url!r}, "auto"), {{}}) as held:
+    held.write_note("done", sys.argv[1])
 """
     running = [
         subprocess.Popen([sys.executable, "-c", code, name], stderr=subprocess.PIPE, text=True)
@@ -238,15 +238,15 @@ CONTROLLER = """
 import itertools
 import sys
 from pathlib import Path
-from synaptune.study.location import Home
+from synaptune.study.location import StudyLocation
 from synaptune.search.trial import Result
 from synaptune.search.space.space import Dimension, Space
 from synaptune.study.study import PhaseLedger, Study
 space = Space((Dimension("x", "log", 0.1, 10.0), Dimension("n", "lin", 1, 5, integer=True)))
-with Study(Home("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}) as study:
+with Study(StudyLocation("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}) as study:
     print("held", flush=True)
     book = PhaseLedger(study, space, "search", {"seed": 4})
-    trials = book.trials()
+    trials = book.read_trials()
     waiting = [trial for trial in trials if trial.state == "running"]
     fresh = (book.start(index, (0.1, 0.2), {"x": 0.5, "n": 2}, 0) for index in range(len(trials), int(sys.argv[3])))
     for trial in itertools.chain(waiting, fresh):

@@ -1,4 +1,4 @@
-"""Loggers: complete files, one W&B run for each trial, never a prompt and never a stall."""
+"""Loggers: complete files, one W&B run for each trial, no prompt and no long wait."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from synaptune.training import trainer
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers import wandb_run as wandb_runs
 from synaptune.training.loggers.base import CsvWriter, RunLogger
-from synaptune.training.loggers.progress import make_progress
+from synaptune.training.loggers.progress import NoProgress, make_progress
 
 needs_wandb = pytest.mark.skipif(
     importlib.util.find_spec("wandb") is None, reason="wandb is an optional extra"
@@ -37,14 +37,14 @@ def no_account(monkeypatch, tmp_path):
 
 def test_a_resumed_csv_keeps_what_its_checkpoint_knows_and_drops_the_rest(tmp_path):
     path = tmp_path / "metrics.csv"
-    whole = CsvWriter(path, 0)
+    fresh = CsvWriter(path, 0)
     for step in (1, 2, 3):
-        whole.log(step, {"train_loss": step / 2})
-    whole.close(0)
+        fresh.log(step, {"train_loss": step / 2})
+    fresh.close(0)
     path.write_text(path.read_text() + "4,0.")  # a row cut by a kill
-    again = CsvWriter(path, 2)
-    again.log(3, {"train_loss": 9.0})
-    again.close(0)
+    resumed = CsvWriter(path, 2)
+    resumed.log(3, {"train_loss": 9.0})
+    resumed.close(0)
     assert [line.split(",")[:3] for line in path.read_text().splitlines()[1:]] == [
         ["1", "", "0.5"],
         ["2", "", "1.0"],
@@ -75,34 +75,41 @@ def test_a_dead_network_means_offline_at_once_and_is_said_once(tmp_path, monkeyp
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        began = time.monotonic()
+        started_at = time.monotonic()
         for name in ("first", "second"):
             (tmp_path / name).mkdir()
-            telemetry = RunLogger(
+            run_logger = RunLogger(
                 LoggerConfig(tensorboard=False),
                 tmp_path / name,
                 name="dead",
                 flat_config={},
                 resumed_from=0,
             )
-            telemetry.log(1, {"val_loss": 1.0})
-            telemetry.close()
+            run_logger.log(1, {"val_loss": 1.0})
+            run_logger.close()
             assert list((tmp_path / name / "wandb").glob("offline-run-*"))
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - started_at < 20
     assert capfd.readouterr().err.count("wandb: offline") == 1
 
 
 @pytest.mark.parametrize(
-    ("asked", "mode"),
-    [("dryrun", "offline"), ("OFFLINE", "offline"), ("Disabled", "disabled"), ("run", "online"), ("online", "online"), ("", "online"),
-     ("no such mode", "offline")],
-)  # fmt: skip
-def test_the_mode_that_the_environment_asks_for_is_wandbs_own(monkeypatch, capsys, asked, mode):
-    monkeypatch.setenv("WANDB_MODE", asked)
+    ("value", "mode"),
+    [
+        ("dryrun", "offline"),
+        ("OFFLINE", "offline"),
+        ("Disabled", "disabled"),
+        ("run", "online"),
+        ("online", "online"),
+        ("", "online"),
+        ("no such mode", "offline"),
+    ],
+)
+def test_the_mode_that_the_environment_asks_for_is_wandbs_own(monkeypatch, capsys, value, mode):
+    monkeypatch.setenv("WANDB_MODE", value)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(wandb_runs, "is_server_reachable", wandb_runs.functools.cache(lambda: True))
     assert wandb_runs._choose_mode("auto") == mode
-    assert ("WANDB_MODE=no such mode" in capsys.readouterr().err) == (asked == "no such mode")
+    assert ("WANDB_MODE=no such mode" in capsys.readouterr().err) == (value == "no such mode")
 
 
 @needs_wandb
@@ -112,9 +119,9 @@ def test_a_server_that_never_answers_is_given_up_in_time(monkeypatch):
         silent.listen()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr(wandb_runs, "PROBE_SECONDS", 0.3)
-        began = time.monotonic()
+        started_at = time.monotonic()
         assert not wandb_runs.is_server_reachable()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - started_at < 3
 
 
 @needs_wandb
@@ -175,19 +182,17 @@ def test_tensorboard_events_hold_the_losses(run, small, tmp_path):
 
 
 def test_a_pipe_gets_a_line_for_each_validation(capsys):
-    view = make_progress("lines", 10, 0, in_search=False)
-    view.update(5, 2.0, 100.0)
-    view.show_validation(5, 1.5)
-    view.close()
+    progress = make_progress("lines", 10, 0, in_search=False)
+    progress.update(5, 2.0, 100.0)
+    progress.show_validation(5, 1.5)
+    progress.close()
     assert capsys.readouterr().out.startswith(
         "step  5/10  train 2.0000  100 tokens/s  val 1.5000 nats/token"
     )
-    assert type(make_progress("auto", 10, 0, in_search=True)).__name__ == "Silent"
+    assert isinstance(make_progress("auto", 10, 0, in_search=True), NoProgress)
 
 
-def test_no_bar_is_left_behind_when_a_destination_of_the_figures_fails(
-    run, small, tmp_path, monkeypatch
-):
+def test_no_bar_is_left_behind_when_a_logger_fails(run, small, tmp_path, monkeypatch):
     def refused(*_, **__):
         raise UserError("no wandb")
 
@@ -201,8 +206,8 @@ def test_no_bar_is_left_behind_when_a_destination_of_the_figures_fails(
 
 def test_the_bar_opens_and_closes_twice(capsys):
     for _ in range(2):
-        view = make_progress("bar", 10, 0, in_search=False)
-        view.update(5, 2.0, 100.0)
-        view.show_validation(10, 1.5)
-        view.close()
+        progress = make_progress("bar", 10, 0, in_search=False)
+        progress.update(5, 2.0, 100.0)
+        progress.show_validation(10, 1.5)
+        progress.close()
     assert "training" in capsys.readouterr().out

@@ -1,15 +1,20 @@
-"""Exact tests of whether success depends on a parameter, given how many runs succeeded and where the runs lie.
+"""Exact tests of whether success depends on a parameter.
 
-    groups      P(table) = prod_g C(n_g, k_g) / C(N, K);  p = sum of P over the tables no likelier than the one seen     (1)
-    position    m = mean, v = variance of the winners' centred ranks;                                                   (2)
-                T = max(|m - E m| / sd m, (E v - v) / sd v);  p = part of the shuffled labels with T no smaller
-    strata      T = sum_g (k_g - E k_g)^2 / E k_g over labels shuffled within the strata                                (3)
-    interval    the rates whose binomial tails at k of n both exceed (1 - level)/2                                      (4)
+They are conditional on the number of successful runs and on the values of the runs.
 
-n_g runs and k_g winners of group g, N and K in all. (2) sees winners at one side, and winners in the middle. The seen labels are
-one of the shuffles, so that p keeps its level whatever their number.
-Source: (1) Freeman & Halton 1951 (two groups: Fisher's exact test); (2) and (3) permutation tests, Phipson & Smyth 2010; (4) Clopper
-& Pearson 1934.
+    groups    P(table) = prod_g C(n_g, k_g) / C(N, K);                                       (1)
+              p = sum of P over the tables that are no likelier than the observed one
+    position  m = mean, v = variance of the winners' centred ranks;                          (2)
+              T = max(|m - E m| / sd m, (E v - v) / sd v);
+              p = share of the shuffled labels with a T that is no smaller
+    strata    T = sum_g (k_g - E k_g)^2 / E k_g over labels shuffled within the strata       (3)
+    interval  the rates whose binomial tails at k of n both exceed (1 - level)/2             (4)
+
+Group g has n_g runs and k_g winners; N and K are their sums. (2) detects winners at one end and
+winners in the middle. The observed labels are one of the shuffles, so that p keeps its level for
+any number of shuffles.
+Source: (1) Freeman & Halton 1951 (two groups: Fisher's exact test); (2) and (3) permutation tests,
+Phipson & Smyth 2010; (4) Clopper & Pearson 1934.
 """
 
 from __future__ import annotations
@@ -24,9 +29,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Labels = NDArray[
-        np.float32
-    ]  # (shuffle, run): 1 where a run is a high performer; the first row is what was seen
+    # (shuffle, run): 1 where a run is a high performer; the first row holds the observed labels.
+    Labels = NDArray[np.float32]
 
 CONFIDENCE = constant(
     "refine.level",
@@ -40,37 +44,41 @@ SHUFFLES = int(
         "refine.shuffles",
         9999,
         unit="shuffle",
-        meaning="most behind a p-value",
+        meaning="upper bound of the shuffles of a p-value",
         source="chosen: p down to 1e-4",
     )
 )
 _MIN_SHUFFLES = 1999
-_MAX_LABELS = 10_000_000  # labels in all, which bounds time and memory
-_MAX_TABLES = 2_000_000  # beyond which (1) is taken from shuffles
+_MAX_LABELS = 10_000_000  # labels of all shuffles, which bounds time and memory
+_MAX_TABLES = 2_000_000  # with more tables, shuffles replace (1)
 _TIE_TOLERANCE = 1e-9
 
 
 def exact_p(winners: Sequence[int], runs: Sequence[int]) -> float | None:
-    """p of winners and runs by group, eq. (1); null where there are too many tables to count."""
+    """Compute p from winners and runs by group, eq. (1); None if there are too many tables."""
     import numpy as np
 
     total = sum(winners)
-    taken, chance, left = np.zeros(1, dtype=int), np.zeros(1), sum(runs)
+    winner_counts, log_probabilities, remaining_runs = (
+        np.zeros(1, dtype=int),
+        np.zeros(1),
+        sum(runs),
+    )
     for count in runs:
-        left -= count
-        here = np.arange(min(count, total) + 1)
-        if len(taken) * len(here) > _MAX_TABLES:
+        remaining_runs -= count
+        counts = np.arange(min(count, total) + 1)
+        if len(winner_counts) * len(counts) > _MAX_TABLES:
             return None
-        ways = np.array([_log_choose(count, k) for k in here.tolist()])
-        taken = (taken[:, None] + here).ravel()
-        chance = (chance[:, None] + ways).ravel()
-        possible = (taken <= total) & (taken + left >= total)
-        taken, chance = taken[possible], chance[possible]
-    chance -= _log_choose(sum(runs), total)
-    seen = sum(_log_choose(n, k) for n, k in zip(runs, winners, strict=True)) - _log_choose(
+        log_ways = np.array([_log_choose(count, k) for k in counts.tolist()])
+        winner_counts = (winner_counts[:, None] + counts).ravel()
+        log_probabilities = (log_probabilities[:, None] + log_ways).ravel()
+        valid = (winner_counts <= total) & (winner_counts + remaining_runs >= total)
+        winner_counts, log_probabilities = winner_counts[valid], log_probabilities[valid]
+    log_probabilities -= _log_choose(sum(runs), total)
+    observed = sum(_log_choose(n, k) for n, k in zip(runs, winners, strict=True)) - _log_choose(
         sum(runs), total
     )
-    return min(1.0, float(np.exp(chance[chance <= seen + 1e-7]).sum()))
+    return min(1.0, float(np.exp(log_probabilities[log_probabilities <= observed + 1e-7]).sum()))
 
 
 def _log_choose(n: int, k: int) -> float:
@@ -78,7 +86,7 @@ def _log_choose(n: int, k: int) -> float:
 
 
 def rate_interval(winners: int, runs: int, level: float = CONFIDENCE) -> tuple[float, float]:
-    """Success rate's interval, eq. (4); of no runs everything."""
+    """Compute the interval of a success rate, eq. (4); (0, 1) without runs."""
     from scipy.stats import beta
 
     tail = (1.0 - level) / 2.0
@@ -87,32 +95,48 @@ def rate_interval(winners: int, runs: int, level: float = CONFIDENCE) -> tuple[f
     return low, high
 
 
-def split_p(count: int, of: int, share: float) -> float:
-    """Exact two-sided binomial p of `count` winners `of` all in a group that holds this share of the runs."""
+def split_p(count: int, winners: int, share: float) -> float:
+    """Compute the two-sided binomial p of the winners in one group.
+
+    Args:
+        count: number of winners in the group.
+        winners: number of all winners.
+        share: share of the runs that are in the group.
+    """
     from scipy.stats import binomtest
 
-    return float(binomtest(count, of, share).pvalue)
+    return float(binomtest(count, winners, share).pvalue)
 
 
 def shuffle_labels(
     winners: Sequence[bool], strata: Sequence[int], seed: int, shuffles: int = SHUFFLES
 ) -> Labels:
-    """The labels as seen, and shuffled within strata of runs (all of one stratum: freely); fewer shuffles for very many runs."""
+    """Shuffle the labels within strata.
+
+    Args:
+        winners: whether each run is a high performer.
+        strata: stratum of each run; one stratum for all runs means free shuffles.
+        seed: seed of the shuffles.
+        shuffles: number of shuffles; reduced for very many runs.
+
+    Returns:
+        The observed labels in the first row, then the shuffled ones.
+    """
     import numpy as np
 
-    stream = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     count = min(shuffles, max(_MIN_SHUFFLES, _MAX_LABELS // len(winners)))
     labels = np.repeat(np.asarray(winners, dtype=np.float32)[None], count + 1, axis=0)
     blocks = np.asarray(strata)
     for block in np.unique(blocks):
-        where = np.flatnonzero(blocks == block)
-        if 0.0 < labels[0, where].mean() < 1.0:
-            labels[1:, where] = stream.permuted(labels[1:, where], axis=1)
+        members = np.flatnonzero(blocks == block)
+        if 0.0 < labels[0, members].mean() < 1.0:
+            labels[1:, members] = rng.permuted(labels[1:, members], axis=1)
     return labels
 
 
 def position_p(values: Sequence[float], labels: Labels, strata: Sequence[int]) -> float:
-    """p of the winners' place among the values, eq. (2), with ranks within strata."""
+    """Compute p of the winners' position among the values, eq. (2), with ranks within strata."""
     import numpy as np
 
     ranks = _rank_in_strata(values, strata)
@@ -124,17 +148,17 @@ def position_p(values: Sequence[float], labels: Labels, strata: Sequence[int]) -
 
 
 def group_p(codes: Sequence[int], labels: Labels, strata: Sequence[int]) -> float:
-    """p of the winners by group, eq. (3); codes: the group of each run."""
+    """Compute p of the winners by group, eq. (3); `codes` holds the group of each run."""
     import numpy as np
 
     blocks, groups = np.asarray(strata), np.asarray(codes)
     members = (groups[:, None] == np.unique(groups)).astype(np.float32)
     expected = np.zeros(members.shape[1])
     for block in np.unique(blocks):
-        where = blocks == block
-        expected += labels[0, where].mean() * members[where].sum(axis=0)
-    off = (labels @ members - expected) ** 2
-    statistic = (off / np.where(expected > 0.0, expected, 1.0)).sum(axis=1)
+        stratum_runs = blocks == block
+        expected += labels[0, stratum_runs].mean() * members[stratum_runs].sum(axis=0)
+    deviations = (labels @ members - expected) ** 2
+    statistic = (deviations / np.where(expected > 0.0, expected, 1.0)).sum(axis=1)
     return float((statistic >= statistic[0] * (1.0 - 1e-6) - _TIE_TOLERANCE).mean())
 
 
@@ -145,8 +169,8 @@ def _rank_in_strata(values: Sequence[float], strata: Sequence[int]) -> NDArray[n
     numbers, blocks = np.asarray(values, dtype=float), np.asarray(strata)
     ranks = np.zeros(len(numbers))
     for block in np.unique(blocks):
-        where = blocks == block
-        ranks[where] = (rankdata(numbers[where]) - (where.sum() + 1) / 2.0) / where.sum()
+        members = blocks == block
+        ranks[members] = (rankdata(numbers[members]) - (members.sum() + 1) / 2.0) / members.sum()
     return ranks
 
 

@@ -1,14 +1,15 @@
-"""The narrowing of the focused-sweep plan, for comparison: it believes every pattern among the high performers.
+"""The narrowing rule of the focused-sweep plan, for comparison. It applies no test.
 
-A reconstruction: of the plan its proposal is known, not the rule behind it. These rules give that proposal, are the same for
-every table, and use nothing but what the plan tabulates:
+The rule is a reconstruction: the plan states its proposal but not how it was derived. The rule
+yields that proposal, is the same for every table and uses only what the plan tabulates:
 
-    all winners agree      the value is fixed                                                                       (1)
-    range                  the bin with the best mean of the metric, as far as winners reach in it, a quarter       (2)
-                           more on either side (log: by the factor 5/4), to one significant digit
-    numbers to choose      those that occur among the winners                                                       (3)
-    words to choose        the same, weighted: each winner by its rank (the last 1, the one before 2, ...), in %,   (4)
-                           to the next 5
+    all winners agree   the value is fixed                                                    (1)
+    range               the bin with the best mean of the metric, cut to its winners, widened (2)
+                        by a quarter on either side (log: by the factor 5/4), to one
+                        significant digit
+    numeric choices     those that occur among the winners                                    (3)
+    text choices        those that occur among the winners, weighted by the ranks of their    (4)
+                        winners (last 1, next 2, ...) [%], to the next 5
 """
 
 from __future__ import annotations
@@ -22,22 +23,28 @@ from synaptune.search.space.space import Value
 WIDEN = constant(
     "refine.plan_margin",
     0.25,
-    meaning="beyond the best bin on either side",
+    meaning="widening of the best bin on either side",
     source="derived: fits the plan's 8e-8..4e-7",
 )
 WEIGHT_STEP = constant(
     "refine.plan_step",
     5.0,
     unit="%",
-    meaning="to which weights are rounded",
+    meaning="step to which weights are rounded",
     source="derived: fits the plan's 65/35",
 )
 
 
 def apply_plan_rule(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrowing:
-    """The plan's proposal for a parameter; bounded: within its range before, as nothing else is valid."""
-    dimension, agreed = test.parameter.dimension, set(test.winning_values)
-    if len(agreed) == 1:
+    """Narrow a parameter as the plan does.
+
+    Args:
+        test: the groups and winners of the parameter.
+        maximize: whether a larger metric is better.
+        bounded: whether values outside the present range are invalid.
+    """
+    dimension, winning_values = test.parameter.dimension, set(test.winning_values)
+    if len(winning_values) == 1:
         return Narrowing(
             None, test.winning_values[0], f"all {len(test.winning_values)} high performers agree"
         )  # eq. (1)
@@ -47,35 +54,35 @@ def apply_plan_rule(test: ParameterTest, *, maximize: bool, bounded: bool) -> Na
             if test.edges
             else Narrowing(dimension, None, "few integers: unchanged")
         )
-    kept = tuple(value for value in dimension.choices if value in agreed)
+    choices = tuple(value for value in dimension.choices if value in winning_values)
     if not any(isinstance(value, str) for value in dimension.choices):  # eq. (3)
-        if kept == dimension.choices:
+        if choices == dimension.choices:
             return Narrowing(
                 dimension, None, "every value occurs among the high performers: unchanged"
             )
         return Narrowing(
-            replace(dimension, choices=kept, start=None),
+            replace(dimension, choices=choices, start=None),
             None,
-            f"{_join_values(kept)} occur among the high performers",
+            f"{_join_values(choices)} occur among the high performers",
         )
-    weights = _rank_weights(test, kept)
-    after = replace(dimension, choices=kept, weights=weights, start=None)
+    weights = _rank_weights(test, choices)
+    after = replace(dimension, choices=choices, weights=weights, start=None)
     counts = " against ".join(
-        str(sum(value == choice for value in test.winning_values)) for choice in kept
+        str(sum(value == choice for value in test.winning_values)) for choice in choices
     )
     return Narrowing(after, None, f"{counts} high performers, weighted by their rank")
 
 
 def _plan_range(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrowing:
-    """Eq. (2)."""
+    """Narrow a range, eq. (2)."""
     dimension, numbers = test.parameter.dimension, [float(value) for value in test.winning_values]
-    held = [
-        (group.mean, place)
-        for place, group in enumerate(test.groups)
+    candidates = [
+        (group.mean, best_bin)
+        for best_bin, group in enumerate(test.groups)
         if group.winners and group.mean is not None
     ]
-    _, place = max(held) if maximize else min(held)
-    low, high = max(test.edges[place], min(numbers)), min(test.edges[place + 1], max(numbers))
+    _, best_bin = max(candidates) if maximize else min(candidates)
+    low, high = max(test.edges[best_bin], min(numbers)), min(test.edges[best_bin + 1], max(numbers))
     if dimension.scale == "log":
         low, high = low / (1.0 + WIDEN), high * (1.0 + WIDEN)
     else:
@@ -85,7 +92,7 @@ def _plan_range(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrow
         low, high = float(round(low)), float(round(high))
     if bounded:
         low, high = max(low, dimension.low), min(high, dimension.high)
-    label = test.groups[place].label
+    label = test.groups[best_bin].label
     if not low < high:
         return Narrowing(
             dimension, None, f"best mean at {label}, which rounds to nothing: unchanged"
@@ -94,16 +101,17 @@ def _plan_range(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrow
     return Narrowing(
         after,
         None,
-        f"best mean at {label}, high performers from {min(numbers):.3g}; a quarter more on either side",
+        f"best mean at {label}, high performers from {min(numbers):.3g}; a quarter more on either "
+        "side",
     )
 
 
-def _rank_weights(test: ParameterTest, kept: tuple[Value, ...]) -> tuple[float, ...]:
-    """Eq. (4); the largest takes what rounding leaves."""
+def _rank_weights(test: ParameterTest, choices: tuple[Value, ...]) -> tuple[float, ...]:
+    """Compute the weights, eq. (4); the largest one takes the rounding remainder."""
     count = len(test.winning_values)
     points = [
         sum(count - rank for rank, value in enumerate(test.winning_values) if value == choice)
-        for choice in kept
+        for choice in choices
     ]
     weights = [
         max(WEIGHT_STEP, WEIGHT_STEP * round(100.0 * point / sum(points) / WEIGHT_STEP))

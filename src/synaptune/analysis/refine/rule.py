@@ -1,18 +1,23 @@
-"""A narrower search space from the runs of an earlier one: where its high performers are, and whether that is more than chance.
+"""Refine a search space from the runs of an earlier search.
 
-For each parameter the question is whether success (being a high performer) depends on it at all:
+A run succeeds if it is a high performer. For each parameter a test decides whether success depends
+on it:
 
-    choice      p of the winners among the values                        refine_exact.py, eq. (1) or (3)
-    range       p = min(1, 2 min(p among bins, p of position))           eq. (1) or (3), and (2)                            (1)
-    all         p adjusted for the number of parameters by Holm          analysis/compare.py
+    choice  p of the winners among the values              exact_tests.py, eq. (1) or (3)
+    range   p = min(1, 2 min(p among bins, p of position)) eq. (1) or (3), and (2)            (1)
+    all     p adjusted for the number of parameters (Holm) analysis/compare.py
 
-and it is narrowed only where the adjusted p says so. Without an effect of any parameter, some parameter is narrowed in at most
-5 % of all designs (the tests count it). Runs of an adaptive search are no independent sample: later points lie where earlier ones
-were good, so that success goes with whatever moved in the meantime. Within a generation they are drawn alike, so there the labels
-are shuffled within generations. What moves together within generations is not told apart: success may depend on its companion.
-An optimizer that proposes one run at a time draws no two alike: nothing can be shuffled, and nothing is said of its parameters.
+A parameter is narrowed only if its adjusted p is below ALPHA. If no parameter has an effect, some
+parameter is narrowed in at most 5 % of all designs (measured in the tests).
 
-`rule="plan"` narrows as the plan of the focused sweep did, without asking chance (refine_plan.py).
+The runs of an adaptive search are not an independent sample. Later points lie where earlier ones
+were good, so success correlates with everything that moved in the meantime. Runs of one generation
+are drawn from the same distribution, so the labels are shuffled within generations. Parameters that
+are correlated within generations cannot be separated: success may depend on the other one. An
+optimizer that proposes one run at a time draws every run from another distribution. Then no labels
+can be shuffled and no parameter can be tested.
+
+`rule="plan"` narrows like the plan of the focused sweep, without a test (plan_rule.py).
 Source: (1) Bonferroni over the two tests; derived.
 """
 
@@ -34,8 +39,8 @@ from synaptune.analysis.refine.exact_tests import (
     position_p,
     rate_interval,
     shuffle_labels,
-    split_p,
 )
+from synaptune.analysis.refine.narrowing import explain_unsupported, make_entry, narrow
 from synaptune.analysis.refine.plan_rule import apply_plan_rule
 from synaptune.analysis.refine.runs import (
     Narrowing,
@@ -48,7 +53,7 @@ from synaptune.analysis.refine.runs import (
 from synaptune.core.errors import user_error
 from synaptune.core.parameters import constant
 from synaptune.search.space.file import SpaceFile
-from synaptune.search.space.space import Dimension, Value
+from synaptune.search.space.space import Value
 
 if TYPE_CHECKING:
     from synaptune.analysis.refine.exact_tests import Labels
@@ -57,30 +62,33 @@ Rule = Literal["tested", "plan"]
 QUANTILE = constant(
     "refine.quantile",
     1.0 / 3.0,
-    meaning="best part of the runs that counts as high performers",
+    meaning="share of the runs that are high performers",
     source="the plan: 16 of 48",
 )
 ALPHA = constant(
     "refine.alpha",
     0.05,
     unit="probability",
-    meaning="adjusted p that supports a narrowing",
+    meaning="adjusted p below which a parameter is narrowed",
     source="chosen: the usual 5 %",
 )
-MARGIN = constant(
-    "refine.margin",
-    0.1,
-    meaning="of the winners' width, left on either side",
-    source="chosen: winners not yet seen",
-)
-_MIN_GAIN = 0.1  # of a range's width: a smaller narrowing is none
-_BIN_COUNTS = (3, 6)  # fewest and most bins at round numbers
+_BIN_COUNTS = (3, 6)  # smallest and largest number of bins at round numbers
 _QUARTERS = 4
-_UNTESTABLE = "not testable: no generation has both a high performer and another run, so that no labels can be shuffled"
+_UNTESTABLE = (
+    "not testable: no generation has both a high performer and another run, so that no labels can "
+    "be shuffled"
+)
 
 
 class Proposal(NamedTuple):
-    """A parameter before and after; adjusted: its p for the number of parameters; supported: below 5 %."""
+    """The proposal for one parameter.
+
+    Attributes:
+        test: test of the parameter.
+        adjusted_p: p adjusted for the number of parameters.
+        supported: whether the adjusted p is below ALPHA.
+        narrowing: the parameter afterwards.
+    """
 
     test: ParameterTest
     adjusted_p: float
@@ -89,13 +97,21 @@ class Proposal(NamedTuple):
 
     @property
     def is_narrowed(self) -> bool:
-        """Whether anything changes."""
+        """Whether the narrowing changes the parameter."""
         return self.narrowing.after != self.test.parameter.dimension
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """threshold: of the metric; winners: number of high performers."""
+    """Result of a refinement.
+
+    Attributes:
+        runs: the runs.
+        rule: the rule that narrowed the parameters.
+        threshold: metric from which on a run is a high performer.
+        winners: number of high performers.
+        proposals: the proposal for each parameter.
+    """
 
     runs: RunTable
     rule: Rule
@@ -104,7 +120,7 @@ class Refinement:
     proposals: tuple[Proposal, ...]
 
     def make_space_file(self, name: str) -> SpaceFile:
-        """The search space to run next."""
+        """Make the file of the refined search space."""
         file = SpaceFile(name)
         for proposal in self.proposals:
             dimension, value = proposal.narrowing.after, proposal.narrowing.fixed
@@ -124,10 +140,18 @@ def refine(
     shuffles: int = SHUFFLES,
     seed: int = 0,
 ) -> Refinement:
-    """Refine the space of runs.
+    """Refine the search space of runs.
 
-    threshold: of the metric, from which on a run is a high performer; quantile: the best part of the runs instead (null: a third);
-    shuffles, seed: of the labels. Raises UserError when no run, or every run, is a high performer, or nothing varies.
+    Args:
+        runs: the runs.
+        threshold: metric from which on a run is a high performer.
+        quantile: share of high performers, used without a threshold; None means QUANTILE.
+        rule: "tested" narrows what a test supports, "plan" narrows as the plan does.
+        shuffles: number of shuffles of the labels.
+        seed: seed of the shuffles.
+
+    Raises:
+        UserError: no run or every run is a high performer, or no parameter varies.
     """
     if not runs.parameters:
         raise user_error(
@@ -146,7 +170,8 @@ def refine(
         raise user_error(
             got=f"{sum(wins)} of {len(wins)} runs with {runs.metric} {sign} {limit:g}",
             expected="some high performers, and some others",
-            do=f"choose another --threshold ({min(runs.scores):g} to {max(runs.scores):g} occur) or --quantile",
+            do=f"choose another --threshold (the runs have {min(runs.scores):g} to "
+            f"{max(runs.scores):g}) or --quantile",
         )
     labels = shuffle_labels(wins, runs.strata, seed, shuffles)
     if not (testable := _is_testable(wins, runs.strata)):
@@ -154,20 +179,20 @@ def refine(
             runs,
             notes=(
                 *runs.notes,
-                f"{_UNTESTABLE}; every p is 1 whatever the parameters do (--rule plan asks no test)",
+                f"{_UNTESTABLE}; every p is therefore 1 (--rule plan needs no test)",
             ),
         )
-    found = [_test_parameter(runs, parameter, wins, labels) for parameter in runs.parameters]
-    adjusted = holm([entry.p for entry in found])
+    tests = [_test_parameter(runs, parameter, wins, labels) for parameter in runs.parameters]
+    adjusted = holm([test.p for test in tests])
     proposals = tuple(
-        _propose(entry, level, rule, winners=sum(wins), runs=runs, testable=testable)
-        for entry, level in zip(found, adjusted, strict=True)
+        _propose(test, p, rule, winners=sum(wins), runs=runs, testable=testable)
+        for test, p in zip(tests, adjusted, strict=True)
     )
     return Refinement(runs, rule, limit, sum(wins), proposals)
 
 
 def _is_testable(wins: Sequence[bool], strata: Sequence[int]) -> bool:
-    """Whether any runs that were drawn alike differ in their success."""
+    """Return whether any stratum has both high performers and other runs."""
     return len({*zip(strata, wins, strict=True)}) > len(set(strata))
 
 
@@ -197,34 +222,34 @@ def _test_parameter(
     groups = []
     for code, name in enumerate(names):
         members = [row for row, other in enumerate(codes) if other == code]
-        won = sum(wins[row] for row in members)
+        group_winners = sum(wins[row] for row in members)
         mean = statistics.fmean(runs.scores[row] for row in members) if members else None
         groups.append(
             RunGroup(
                 name,
                 len(members),
-                won,
-                won / max(len(members), 1),
-                *rate_interval(won, len(members)),
+                group_winners,
+                group_winners / max(len(members), 1),
+                *rate_interval(group_winners, len(members)),
                 mean,
             )
         )
-    free = len(set(runs.strata)) == 1
+    single_stratum = len(set(runs.strata)) == 1
     p_groups = (
         exact_p([group.winners for group in groups], [group.runs for group in groups])
-        if free
+        if single_stratum
         else None
     )
     p_groups = group_p(codes, labels, runs.strata) if p_groups is None else p_groups
-    ranged = parameter.dimension.scale != "categorical"
+    is_range = parameter.dimension.scale != "categorical"
     p_position = (
         position_p([float(value) for value in parameter.values], labels, runs.strata)
-        if ranged
+        if is_range
         else None
     )
     p = p_groups if p_position is None else min(1.0, 2.0 * min(p_groups, p_position))  # eq. (1)
     order = sorted(
-        (row for row, won in enumerate(wins) if won),
+        (row for row, group_winners in enumerate(wins) if group_winners),
         key=lambda row: runs.scores[row],
         reverse=runs.maximize,
     )
@@ -233,13 +258,20 @@ def _test_parameter(
 
 
 def _group_values(parameter: RunParameter) -> tuple[Value, ...]:
-    """Every choice, run or not; of integers the values that occur, in their order."""
+    """Return all choices, also those without runs; for integers the sorted values of the runs."""
     return parameter.dimension.choices or tuple(sorted(set(parameter.values), key=float))
 
 
 def make_bins(parameter: RunParameter) -> tuple[float, ...]:
-    """Edges of bins over the values of a range: at 1, 3, 10, ... (or at decades) on a log scale where that makes 3 to 6, else with
-    equally many runs; empty for choices, and for integers of few values. They depend on no metric, so that the tests are exact."""
+    """Choose the edges of bins over the values of a range.
+
+    On a log scale the edges are at 1, 3, 10, ... or at decades, if that makes 3 to 6 bins.
+    Otherwise every bin has the same number of runs. The edges do not depend on the metric, so the
+    tests are exact.
+
+    Returns:
+        The edges; empty for choices and for integers with few values.
+    """
     dimension = parameter.dimension
     if dimension.scale == "categorical" or (
         dimension.integer and len(set(parameter.values)) <= _BIN_COUNTS[1]
@@ -269,140 +301,19 @@ def make_bins(parameter: RunParameter) -> tuple[float, ...]:
 
 def _propose(
     test: ParameterTest,
-    adjusted: float,
+    adjusted_p: float,
     rule: Rule,
     *,
     winners: int,
     runs: RunTable,
     testable: bool,
 ) -> Proposal:
-    supported = adjusted < ALPHA
+    supported = adjusted_p < ALPHA
     if rule == "plan":
-        return Proposal(
-            test,
-            adjusted,
-            supported,
-            apply_plan_rule(test, maximize=runs.maximize, bounded=runs.bounded),
-        )
-    why = _explain_unsupported(test) if testable else f"kept wide: {_UNTESTABLE}"
-    change = _narrow(test, winners) if supported else Narrowing(test.parameter.dimension, None, why)
-    return Proposal(test, adjusted, supported, change)
-
-
-def _explain_unsupported(test: ParameterTest) -> str:
-    """Why a parameter stays as wide as it was, with what looks like a pattern all the same."""
-    values = test.winning_values
-    if test.p_position is not None:
-        seen = (
-            f"high performers from {min(map(float, values)):.3g} to {max(map(float, values)):.3g}"
-        )
-        return (
-            f"kept wide: {seen}, but success by bin and by position differs no more than by chance"
-        )
-    split = " against ".join(str(group.winners) for group in test.groups)
-    first, share = (
-        test.groups[0].winners,
-        test.groups[0].runs / sum(group.runs for group in test.groups),
-    )
-    even = (
-        f" (binomial p = {split_p(first, len(values), share):.2f} where {100 * share:.0f} % of the runs are)"
-        if len(test.groups) == 2
-        else ""
-    )
-    return f"kept wide: {split} high performers{even}, which chance explains"
-
-
-def _narrow(test: ParameterTest, winners: int) -> Narrowing:
-    """A supported narrowing."""
-    dimension, agreed = test.parameter.dimension, set(test.winning_values)
-    untried = dimension.scale == "categorical" and not all(group.runs for group in test.groups)
-    if len(agreed) == 1 and not untried:
-        (value,) = agreed
-        return Narrowing(None, value, f"all {winners} high performers agree")
-    return _weight_choices(test) if dimension.scale == "categorical" else _tighten_range(test)
-
-
-def _weight_choices(test: ParameterTest) -> Narrowing:
-    """Choices without those whose success rate is surely below that of all runs, weighted by their rates (Laplace's estimate; one
-    that was never run counts as all runs do, since nothing speaks against it)."""
-    runs, winners = (
-        sum(group.runs for group in test.groups),
-        sum(group.winners for group in test.groups),
-    )
-    kept = [
-        (value, group)
-        for value, group in zip(test.values, test.groups, strict=True)
-        if group.high >= winners / runs
-    ]
-    dropped = [
-        str(value)
-        for value, group in zip(test.values, test.groups, strict=True)
-        if group.high < winners / runs
-    ]
-    without = (
-        f", without {', '.join(dropped)} (interval below the {100 * winners / runs:.0f} % of all runs)"
-        if dropped
-        else ""
-    )
-    if len(kept) == 1:
-        return Narrowing(None, kept[0][0], f"success depends on the value{without}")
-    rates = [
-        (group.winners + 1) / (group.runs + 2) if group.runs else winners / runs
-        for _, group in kept
-    ]
-    weights = tuple(float(max(1, round(100 * rate / sum(rates)))) for rate in rates)
-    choices = tuple(value for value, _ in kept)
-    after = replace(
-        test.parameter.dimension, scale="categorical", choices=choices, weights=weights, start=None
-    )
-    return Narrowing(
-        after, None, f"success depends on the value: weighted by success rate{without}"
-    )
-
-
-def _tighten_range(test: ParameterTest) -> Narrowing:
-    """The range of the high performers with a margin, within the range before."""
-    dimension = test.parameter.dimension
-    units = [dimension.to_unit(value) for value in test.winning_values]
-    margin = MARGIN * (max(units) - min(units))
-    low, high = (
-        float(dimension.to_value(min(max(unit, 0.0), 1.0)))
-        for unit in (min(units) - margin, max(units) + margin)
-    )
-    if not dimension.integer:
-        low, high = (
-            max(round_to_digits(low, 2, up=False), dimension.low),
-            min(round_to_digits(high, 2, up=True), dimension.high),
-        )
-    if dimension.to_unit(high) - dimension.to_unit(low) > 1.0 - _MIN_GAIN:
-        return Narrowing(
-            dimension,
-            None,
-            "kept: success depends on it, but high performers lie nearly everywhere",
-        )
-    seen = (
-        f"{min(map(float, test.winning_values)):.3g} to {max(map(float, test.winning_values)):.3g}"
-    )
-    return Narrowing(
-        replace(dimension, low=low, high=high, start=None),
-        None,
-        f"high performers from {seen}, and {100 * MARGIN:.0f} % on either side",
-    )
-
-
-def make_entry(dimension: Dimension) -> dict[str, object]:
-    """A dimension as an entry of a search-space file."""
-    if dimension.scale == "categorical":
-        weights = [
-            int(weight) if float(weight).is_integer() else weight for weight in dimension.weights
-        ]
-        return {"choices": list(dimension.choices), **({"weights": weights} if weights else {})}
-    low, high = (
-        int(end) if dimension.integer else float(end) for end in (dimension.low, dimension.high)
-    )
-    return {
-        "low": low,
-        "high": high,
-        "log": dimension.scale == "log",
-        **({"integer": True} if dimension.integer else {}),
-    }
+        narrowing = apply_plan_rule(test, maximize=runs.maximize, bounded=runs.bounded)
+    elif supported:
+        narrowing = narrow(test, winners)
+    else:
+        reason = explain_unsupported(test) if testable else f"kept wide: {_UNTESTABLE}"
+        narrowing = Narrowing(test.parameter.dimension, None, reason)
+    return Proposal(test, adjusted_p, supported, narrowing)

@@ -1,4 +1,4 @@
-"""The runs that a refinement looks at, and those of a study; refine_table.py reads those of a CSV file."""
+"""Runs that a refinement analyses, and their source in a study; table.py reads a CSV file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NON_ADAPTIVE = ("random", "grid", "qmc")  # optimizers whose points do not depen
 
 
 class RunParameter(NamedTuple):
-    """A parameter of the runs: what it could be, and what it was in each run."""
+    """A parameter of the runs: its dimension, and its value in each run."""
 
     dimension: Dimension
     values: tuple[Value, ...]
@@ -31,11 +31,19 @@ class RunParameter(NamedTuple):
 
 @dataclass(frozen=True)
 class RunTable:
-    """Runs with a metric each.
+    """Runs and their metric.
 
-    source: where they are from; strata: groups of runs that were drawn alike, by run (all 0: every run); adaptive: the optimizer
-    whose later points depend on earlier losses, null for none; bounded: whether nothing outside the parameters' ranges is valid;
-    left_out: what was no parameter, with the reason; notes: further things to know.
+    Attributes:
+        source: origin of the runs.
+        metric: name of the metric.
+        maximize: whether a larger metric is better.
+        parameters: the parameters and their values by run.
+        scores: the metric by run.
+        strata: stratum by run; runs of a stratum were drawn from the same distribution.
+        adaptive: optimizer whose later points depend on earlier losses; None for none.
+        bounded: whether values outside the ranges of the parameters are invalid.
+        left_out: columns that are not parameters, with the reason.
+        notes: notes for the report.
     """
 
     source: str
@@ -51,7 +59,17 @@ class RunTable:
 
 
 class RunGroup(NamedTuple):
-    """The runs in a bin, or of a value: how many, high performers, their rate with its interval, mean of the metric (null: no runs)."""
+    """The runs in a bin or with a value.
+
+    Attributes:
+        label: name of the bin, or the value.
+        runs: number of runs.
+        winners: number of high performers.
+        rate: share of high performers.
+        low: lower end of the rate's interval.
+        high: upper end of the rate's interval.
+        mean: mean of the metric; None without runs.
+    """
 
     label: str
     runs: int
@@ -63,8 +81,18 @@ class RunGroup(NamedTuple):
 
 
 class ParameterTest(NamedTuple):
-    """What the runs say of a parameter. edges: of the bins, empty where groups are values; values: of the groups otherwise;
-    winning: its values in the high performers, best first; p_position: null for choices."""
+    """Test of whether success depends on a parameter.
+
+    Attributes:
+        parameter: the parameter.
+        groups: the runs by bin or value.
+        edges: edges of the bins; empty if the groups are values.
+        values: values of the groups; empty if the groups are bins.
+        winning_values: values of the high performers, the best run first.
+        p_groups: p of the winners by group.
+        p_position: p of the winners' position; None for choices.
+        p: combined p.
+    """
 
     parameter: RunParameter
     groups: tuple[RunGroup, ...]
@@ -77,7 +105,13 @@ class ParameterTest(NamedTuple):
 
 
 class Narrowing(NamedTuple):
-    """A narrowing: what is left (null: a fixed value instead), and why."""
+    """A narrowed parameter.
+
+    Attributes:
+        after: the narrowed dimension; None if the parameter is fixed.
+        fixed: the fixed value; None if the parameter is still searched.
+        reason: reason for the narrowing.
+    """
 
     after: Dimension | None
     fixed: Value | None
@@ -86,8 +120,15 @@ class Narrowing(NamedTuple):
 
 @dataclass(frozen=True)
 class RunSelection:
-    """metric: null is the study's objective, or the one evaluation metric of a table; parameters: null takes all that look like
-    one; renamed: new names of parameters by old ones."""
+    """Which metric and parameters of the runs to read.
+
+    Attributes:
+        metric: name of the metric; None means the objective of a study, or the only evaluation
+            metric of a table.
+        maximize: whether a larger metric is better.
+        parameters: names of the parameters; None means all columns that can be parameters.
+        new_names: new names of parameters by old ones.
+    """
 
     metric: str | None = None
     maximize: bool = False
@@ -96,15 +137,19 @@ class RunSelection:
 
 
 def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTable:
-    """The trials of a study's last search; raises UserError when there is nothing to rank, or a training metric to rank by."""
+    """Read the trials of the last search of a study.
+
+    Raises:
+        UserError: no trial can be ranked, or the metric is one of training.
+    """
     if not snapshot.searches:
         raise user_error(
             got=f"study {snapshot.name} without a search",
-            expected="one that has begun",
+            expected="a study whose search has begun",
             do="choose another study",
         )
     snapshot, space = rescore_study(snapshot), snapshot.spaces[snapshot.searches[-1]]
-    known = sorted(
+    metrics = sorted(
         {
             name
             for trial in snapshot.search_trials
@@ -112,12 +157,12 @@ def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTabl
             if parse_number(value) is not None
         }
     )
-    metric = refuse_training_metric(selection.metric or OBJECTIVE, [OBJECTIVE, *known])
-    if metric != OBJECTIVE and metric not in known:
+    metric = refuse_training_metric(selection.metric or OBJECTIVE, [OBJECTIVE, *metrics])
+    if metric != OBJECTIVE and metric not in metrics:
         raise unknown_metric_error(
-            metric, [OBJECTIVE, *(name for name in known if split_words(name) & EVALUATION_WORDS)]
+            metric, [OBJECTIVE, *(name for name in metrics if split_words(name) & EVALUATION_WORDS)]
         )
-    found = []
+    ranked = []
     for trial in snapshot.search_trials:
         loss = snapshot.get_complete_loss(trial)
         score = (
@@ -128,43 +173,47 @@ def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTabl
             else None
         )
         if score is not None:
-            found.append((trial, -score if metric == OBJECTIVE and snapshot.maximize else score))
-    if not found:
+            ranked.append((trial, -score if metric == OBJECTIVE and snapshot.maximize else score))
+    count = len(snapshot.search_trials)
+    if not ranked:
         raise user_error(
-            got=f"study {snapshot.name}: none of its {len(snapshot.search_trials)} trials has {metric}",
+            got=f"study {snapshot.name}: none of its {count} trials has {metric}",
             expected="complete trials with it",
-            do="search on, or choose another --metric or study",
+            do="continue the search, or choose another --metric or study",
         )
     engine = snapshot.engine
     adaptive = (
         engine.name if engine is not None and engine.name.lower() not in NON_ADAPTIVE else None
     )
     parameters = tuple(
-        RunParameter(dimension, tuple(trial.values[dimension.name] for trial, _ in found))
+        RunParameter(dimension, tuple(trial.values[dimension.name] for trial, _ in ranked))
         for dimension in space.dimensions
         if selection.parameters is None or dimension.name in selection.parameters
     )
     refuse_unknown_parameters(selection, space.names)
-    lost = len(snapshot.search_trials) - len(found)
+    unranked = count - len(ranked)
+    note = f"{unranked} of {count} trials have no {metric} and are left out"
     return RunTable(
         source=f"study {snapshot.name}, {snapshot.searches[-1]}",
         metric=metric,
         maximize=snapshot.maximize if metric == OBJECTIVE else selection.maximize,
         parameters=rename_parameters(parameters, selection),
-        scores=tuple(score for _, score in found),
+        scores=tuple(score for _, score in ranked),
         strata=tuple(
-            int(trial.facts.get(schema.GENERATION, 0)) if adaptive else 0 for trial, _ in found
+            int(trial.facts.get(schema.GENERATION, 0)) if adaptive else 0 for trial, _ in ranked
         ),
         adaptive=adaptive,
         bounded=True,
-        notes=(f"{lost} of {len(snapshot.search_trials)} trials have no {metric} and are left out",)
-        if lost
-        else (),
+        notes=(note,) if unranked else (),
     )
 
 
 def refuse_training_metric(metric: str, known: Sequence[str]) -> str:
-    """The metric; raises UserError for one of training."""
+    """Return the metric.
+
+    Raises:
+        UserError: it is measured in training.
+    """
     if not split_words(metric) & TRAINING_WORDS:
         return metric
     offered = [
@@ -174,8 +223,8 @@ def refuse_training_metric(metric: str, known: Sequence[str]) -> str:
         or (split_words(name) & EVALUATION_WORDS and not split_words(name) & TRAINING_WORDS)
     ]
     raise user_error(
-        got=f"--metric {metric}, which is measured in training: ranking by it chooses what overfits",
-        expected=f"an evaluation metric ({', '.join(offered) or 'none is there'})",
+        got=f"--metric {metric}, which is measured in training: ranking by it favours overfitting",
+        expected=f"an evaluation metric ({', '.join(offered) or 'the runs have none'})",
         do="name one with --metric" if offered else "export the runs with one",
     )
 
@@ -189,24 +238,30 @@ def unknown_metric_error(metric: str, known: Sequence[str]) -> Exception:
 
 
 def round_to_digits(number: float, digits: int, *, up: bool | None = None) -> float:
-    """A number to so many significant digits: to the nearest, or up or down."""
+    """Round a number to significant digits.
+
+    Args:
+        number: the number.
+        digits: number of significant digits.
+        up: round up (True), down (False) or to the nearest (None).
+    """
     if number == 0.0:
         return 0.0
-    unit = digits - 1 - math.floor(math.log10(abs(number)))
-    scaled = float(f"{number * 10.0**unit:.9g}")
-    whole = round(scaled) if up is None else math.ceil(scaled) if up else math.floor(scaled)
-    return float(f"{whole}e{-unit}")
+    decimals = digits - 1 - math.floor(math.log10(abs(number)))
+    scaled = float(f"{number * 10.0**decimals:.9g}")
+    mantissa = round(scaled) if up is None else math.ceil(scaled) if up else math.floor(scaled)
+    return float(f"{mantissa}e{-decimals}")
 
 
 def rename_parameters(
     parameters: tuple[RunParameter, ...], selection: RunSelection
 ) -> tuple[RunParameter, ...]:
-    new = selection.new_names or {}
+    new_names = selection.new_names or {}
     return tuple(
         parameter._replace(
             dimension=replace(
                 parameter.dimension,
-                name=new.get(parameter.dimension.name, parameter.dimension.name),
+                name=new_names.get(parameter.dimension.name, parameter.dimension.name),
             )
         )
         for parameter in parameters
@@ -214,9 +269,9 @@ def rename_parameters(
 
 
 def refuse_unknown_parameters(selection: RunSelection, known: Sequence[str]) -> None:
-    asked = (*(selection.parameters or ()), *(selection.new_names or ()))
+    names = (*(selection.parameters or ()), *(selection.new_names or ()))
     if unknown := [
-        f"{name} (closest: {find_nearest(name, known)})" for name in asked if name not in known
+        f"{name} (closest: {find_nearest(name, known)})" for name in names if name not in known
     ]:
         raise user_error(
             got=f"no parameter {'; '.join(unknown)}",
@@ -230,7 +285,7 @@ def split_words(name: str) -> set[str]:
 
 
 def parse_number(value: Any) -> float | None:
-    """A finite number of a fact or a cell; null for anything else."""
+    """Parse a fact or a cell as a finite number; None for anything else."""
     if value is None or isinstance(value, bool):
         return None
     try:

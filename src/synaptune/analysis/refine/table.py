@@ -1,7 +1,8 @@
-"""Runs from a table: any CSV file with a line for each run, such as an export of Weights & Biases or of `synaptune export`.
+"""Read runs from a CSV file with one line for each run.
 
-Nothing in such a table tells settings from measurements, so a column is taken for a parameter only when neither its name nor its
-values speak against it; what is left out is said, and `--parameters` or `--rename` take a column all the same.
+Such a file is exported by Weights & Biases or by `synaptune export`. It does not separate settings
+from measurements. A column is therefore a parameter only if both its name and its values are
+plausible. The columns that are left out are reported; `--parameters` or `--rename` include them.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from synaptune.search.space.space import Dimension, Value
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import SEARCH, is_search
 
-MAX_CHOICES = 6  # distinct numbers beyond which a column is a range, and not a list of choices
-MAX_TEXTS = 12  # distinct texts beyond which a column names its runs
-_LOG_RATIO = 10.0  # ratio of the ends of a column from which on it is searched on a log scale
+MAX_CHOICES = 6  # a column with more distinct numbers is a range, not a list of choices
+MAX_TEXTS = 12  # a column with more distinct texts is not a parameter
+_LOG_RATIO = 10.0  # a column whose ends have at least this ratio gets a log scale
 _METRIC_WORDS = (
     TRAINING_WORDS
     | EVALUATION_WORDS
@@ -42,8 +43,9 @@ _METRIC_WORDS = (
     )
 )
 _RUN_COLUMNS = split_words(
-    "name state notes user tags created updated runtime sweep id run group host hostname os commit github url path entity project agent "
-    "heartbeat number index phase generation attempts reason estimate seconds device step epoch duration timestamp date time seed"
+    "name state notes user tags created updated runtime sweep id run group host hostname os commit "
+    "github url path entity project agent heartbeat number index phase generation attempts reason "
+    "estimate seconds device step epoch duration timestamp date time seed"
 ) | {
     "job type",
     "run id",
@@ -56,64 +58,39 @@ _RUN_COLUMNS = split_words(
     "cpu count",
     "global step",
 }
-_EXPORT_COLUMNS = {
-    "number",
-    schema.PHASE,
-    schema.INDEX,
-    schema.GENERATION,
-}  # columns of a table that `synaptune export` wrote
+# Columns of a table that `synaptune export` wrote.
+_EXPORT_COLUMNS = {"number", schema.PHASE, schema.INDEX, schema.GENERATION}
 _FINISHED_STATES = ("finished", "complete", "completed")
 
 
 def read_csv_runs(path: Path, selection: RunSelection) -> RunTable:
-    """The runs of a CSV file: a line each, the columns named in the first; raises UserError as `of_study`, and for an unreadable file."""
+    """Read the runs of a CSV file whose first line names the columns.
+
+    Raises:
+        UserError: the file cannot be read, or as `read_study_runs`.
+    """
     table = _read_columns(path)
     metric = _choose_metric(table, selection.metric)
-    kept, notes = _select_finished(table, metric)
-    if not kept:
+    finished, notes = _select_finished(table, metric)
+    if not finished:
         raise user_error(
             got=f"{path} without a finished run that has {metric}",
             expected="numbers in that column",
             do="check --metric",
         )
-    table = {name: [column[row] for row in kept] for name, column in table.items()}
-    sources = set(table) >= _EXPORT_COLUMNS
+    table = {name: [column[row] for row in finished] for name, column in table.items()}
+    is_export = set(table) >= _EXPORT_COLUMNS
     refuse_unknown_parameters(selection, list(table))
-    chosen = set(selection.parameters or ()) | set(selection.new_names or ())
-    parameters, left_out = [], []
-    for name, column in table.items():
-        if name == metric:
-            continue
-        reason = (
-            "not among --parameters"
-            if selection.parameters is not None and name not in chosen
-            else None
-        )
-        reason = reason or (
-            None
-            if name in chosen
-            else _explain_no_parameter(
-                name, dotted=any(key.startswith("synapse.") for key in table)
-            )
-        )
-        made = reason or _make_parameter(name, column, forced=name in chosen)
-        if isinstance(made, str):
-            left_out.append((name, made))
-        else:
-            parameters.append(made)
-    if missed := [f"{name}: {reason}" for name, reason in left_out if name in chosen]:
-        raise user_error(
-            got=f"columns of {path} that cannot be parameters: {'; '.join(missed)}",
-            expected="columns that vary",
-            do="leave them out",
-        )
+    parameters, left_out = _choose_parameters(table, metric, selection, path)
     if not (split_words(metric) & EVALUATION_WORDS) and metric != OBJECTIVE:
         notes.append(
-            f"nothing in its name says that {metric} is an evaluation metric: a training metric would choose what overfits"
+            f"the name of {metric} does not identify it as an evaluation metric: ranking by a "
+            "training metric favours overfitting"
         )
     if "test" in split_words(metric):
         notes.append(
-            f"{metric} is of the test split, which can then no longer judge what the refined search finds"
+            f"{metric} is measured on the test split, which can then not evaluate the refined "
+            "search"
         )
     return RunTable(
         source=path.name,
@@ -122,12 +99,44 @@ def read_csv_runs(path: Path, selection: RunSelection) -> RunTable:
         parameters=rename_parameters(tuple(parameters), selection),
         scores=tuple(float(text) for text in table[metric]),
         strata=tuple(int(text or 0) for text in table["generation"])
-        if sources
-        else (0,) * len(kept),
-        adaptive="unknown optimizer" if sources and len(set(table["generation"])) > 1 else None,
+        if is_export
+        else (0,) * len(finished),
+        adaptive="unknown optimizer" if is_export and len(set(table["generation"])) > 1 else None,
         left_out=tuple(left_out),
         notes=tuple(notes),
     )
+
+
+def _choose_parameters(
+    table: Mapping[str, Sequence[str]], metric: str, selection: RunSelection, path: Path
+) -> tuple[list[RunParameter], list[tuple[str, str]]]:
+    """Return the columns that are parameters, and the others with the reason."""
+    selected = set(selection.parameters or ()) | set(selection.new_names or ())
+    dotted = any(key.startswith("synapse.") for key in table)
+    parameters: list[RunParameter] = []
+    left_out: list[tuple[str, str]] = []
+    for name, column in table.items():
+        if name == metric:
+            continue
+        reason = None
+        if name not in selected:
+            reason = (
+                "not among --parameters"
+                if selection.parameters is not None
+                else _explain_no_parameter(name, dotted=dotted)
+            )
+        parameter = reason or _make_parameter(name, column, forced=name in selected)
+        if isinstance(parameter, str):
+            left_out.append((name, parameter))
+        else:
+            parameters.append(parameter)
+    if unusable := [f"{name}: {reason}" for name, reason in left_out if name in selected]:
+        raise user_error(
+            got=f"columns of {path} that cannot be parameters: {'; '.join(unusable)}",
+            expected="columns that vary",
+            do="leave them out",
+        )
+    return parameters, left_out
 
 
 def _read_columns(path: Path) -> dict[str, list[str]]:
@@ -138,13 +147,13 @@ def _read_columns(path: Path) -> dict[str, list[str]]:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise user_error(
             got=f"{path}: {reason}",
-            expected="a CSV file in UTF-8, a line for each run",
+            expected="a CSV file in UTF-8 with a line for each run",
             do="check the path",
         ) from error
     if len(rows) < 2:
         raise user_error(
             got=f"{path} with {len(rows)} lines",
-            expected="a line of names, and a line for each run",
+            expected="a line of column names and a line for each run",
             do="export it again",
         )
     names, *lines = rows
@@ -153,26 +162,26 @@ def _read_columns(path: Path) -> dict[str, list[str]]:
     ):
         got = f"{path}: line {uneven} with {len(lines[uneven - 2])} cells under {len(names)} names"
         raise user_error(got=got, expected="as many cells in every line", do="export it again")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise user_error(
-            got=f"{path} with several columns {', '.join(twice)}",
-            expected="a name for each column",
+            got=f"{path} with several columns {', '.join(duplicates)}",
+            expected="a different name for each column",
             do="rename them",
         )
-    return {name: [row[place].strip() for row in lines] for place, name in enumerate(names)}
+    return {name: [row[index].strip() for row in lines] for index, name in enumerate(names)}
 
 
-def _choose_metric(table: Mapping[str, Sequence[str]], asked: str | None) -> str:
+def _choose_metric(table: Mapping[str, Sequence[str]], metric: str | None) -> str:
     numeric = [
         name
         for name, column in table.items()
         if any(parse_number(text) is not None for text in column)
     ]
-    if asked is not None:
-        refuse_training_metric(asked, numeric)
-        if asked not in numeric:
+    if metric is not None:
+        refuse_training_metric(metric, numeric)
+        if metric not in numeric:
             raise unknown_metric_error(
-                asked,
+                metric,
                 [
                     name
                     for name in numeric
@@ -181,14 +190,15 @@ def _choose_metric(table: Mapping[str, Sequence[str]], asked: str | None) -> str
                 ]
                 or numeric,
             )
-        return asked
-    found = [OBJECTIVE] if OBJECTIVE in numeric else _find_evaluation_metrics(numeric)
-    if len(found) == 1:
-        return found[0]
+        return metric
+    candidates = [OBJECTIVE] if OBJECTIVE in numeric else _find_evaluation_metrics(numeric)
+    if len(candidates) == 1:
+        return candidates[0]
+    names = f": {', '.join(candidates)}" if candidates else ""
     raise user_error(
-        got=f"{len(found) or 'no'} columns that may be the metric to rank by{': ' if found else ''}{', '.join(found)}",
+        got=f"{len(candidates) or 'no'} columns that may be the metric to rank by{names}",
         expected="one evaluation metric",
-        do="name it with --metric (and --maximize where more is better)",
+        do="name it with --metric (and --maximize if more is better)",
     )
 
 
@@ -205,11 +215,12 @@ def _find_evaluation_metrics(names: Sequence[str]) -> list[str]:
 def _select_finished(
     table: Mapping[str, Sequence[str]], metric: str
 ) -> tuple[list[int], list[str]]:
-    """The rows of finished runs of the search that have the metric, and what is to say of the others."""
+    """Return the rows of the finished search runs with the metric, and notes on the others."""
     rows = list(range(len(table[metric])))
     notes = []
     phases = table.get("phase", ())
-    # Of our own phases the last search is what a study is about; of another program's only one that is called so.
+    # In an export of synaptune the last search phase counts; in other tables only a phase of that
+    # name.
     searches = [
         phase
         for phase in dict.fromkeys(phases)
@@ -226,31 +237,35 @@ def _select_finished(
             else []
         )
         rows = ended
-    there = [row for row in rows if parse_number(table[metric][row]) is not None]
+    scored = [row for row in rows if parse_number(table[metric][row]) is not None]
     notes += (
-        [f"{len(rows) - len(there)} runs without a number for {metric} are left out"]
-        if len(there) < len(rows)
+        [f"{len(rows) - len(scored)} runs without a number for {metric} are left out"]
+        if len(scored) < len(rows)
         else []
     )
-    return there, notes
+    return scored, notes
 
 
 def _explain_no_parameter(name: str, *, dotted: bool) -> str | None:
-    """Why a column is taken for no parameter by its name; null when it may be one. dotted: the parameters are named as ours."""
+    """Return why the name of a column excludes it as a parameter; None if it may be one.
+
+    `dotted` says that the table has names of synaptune's configuration.
+    """
     if name.startswith("_") or name.lower() in _RUN_COLUMNS or split_words(name) & {"seed"}:
         return "about the run"
     if dotted:
         return (
             None
             if name.startswith(("synapse.", "training.", "model.", "data."))
-            else "no name of a configuration"
+            else "not a name of the configuration"
         )
-    ours = name.startswith("training.")
-    return "named like a measurement" if not ours and split_words(name) & _METRIC_WORDS else None
+    if name.startswith("training."):
+        return None
+    return "named like a measurement" if split_words(name) & _METRIC_WORDS else None
 
 
 def _make_parameter(name: str, column: Sequence[str], *, forced: bool) -> RunParameter | str:
-    """A column as a parameter, or why it is none."""
+    """Make a parameter of a column, or return why it is not a parameter."""
     if missing := sum(not text for text in column):
         return f"empty in {missing} of the runs"
     if len(set(column)) == 1:
@@ -284,7 +299,7 @@ def _make_parameter(name: str, column: Sequence[str], *, forced: bool) -> RunPar
 
 
 def _make_range(name: str, distinct: Sequence[float], *, integer: bool) -> Dimension:
-    """The range of a column: its ends, rounded outward."""
+    """Make the range of a column from its ends, rounded outward."""
     low, high = distinct[0], distinct[-1]
     log = low > 0.0 and high / low >= _LOG_RATIO
     if not integer:

@@ -1,1 +1,1 @@
-"""The studies in a browser, while they run: our live pages and optuna-dashboard behind one door (server.py)."""
+"""Live pages of running studies, and optuna-dashboard, served by one server (server.py)."""

@@ -1,4 +1,4 @@
-"""What is at which address. Our pages are below /synaptune and at /; everything else is optuna-dashboard's."""
+"""Routes of the dashboard. Paths outside / and /synaptune belong to optuna-dashboard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from synaptune.report.dashboard.study_index import StudyEntry, StudyIndex
 from synaptune.report.dashboard.study_status import StudyStatus
 from synaptune.study.reader import StudySnapshot
 
-# Everything that a page may need, imported before there are threads: two that import one library at once find it half made.
+# Modules that a page may need. They are imported before threads start, because concurrent imports
+# of a library can see it partially initialised.
 _PRELOADED_MODULES = (
     *(
         "optuna",
@@ -40,14 +41,14 @@ _PRELOADED_MODULES = (
     ),
     *("synaptune.analysis.evidence", "synaptune.report.page", "synaptune.search.optimizers.cma"),
 )
-FIGURE_WAIT = 1.5  # s that a page waits for its figures before it is sent without them
-_MAX_DIGITS = 18  # of the number of a trial; Python refuses to read thousands
+FIGURE_WAIT = 1.5  # [s] that a page waits for its figures before it is sent without them
+_MAX_DIGITS = 18  # of a trial number; Python refuses to parse thousands of digits
 _HTML, _JSON = "text/html; charset=utf-8", "application/json"
 
 
 @dataclass(frozen=True)
 class Response:
-    """Status, content and further headers."""
+    """Status, content and additional headers."""
 
     body: str | bytes
     content_type: str = _HTML
@@ -56,14 +57,20 @@ class Response:
 
 
 class NotFound(Exception):
-    """There is nothing at an address."""
+    """An address has no page."""
 
 
 class DashboardApp:
-    """The WSGI application without the check of who looks."""
+    """The WSGI application without access control (auth.py)."""
 
     def __init__(self, index: StudyIndex, *, start: str | None = None, write: bool = False) -> None:
-        """start: the key of the study that / leads to; null leads to the list of all."""
+        """Create the application.
+
+        Args:
+            index: the studies.
+            start: key of the study that / redirects to; None means the list of all studies.
+            write: whether optuna-dashboard may change studies.
+        """
         for name in _PRELOADED_MODULES:
             importlib.import_module(name)
         self._index, self._start, self._write = index, start, write
@@ -82,12 +89,12 @@ class DashboardApp:
         try:
             answer = self._route(words[1:], query)
         except NotFound as error:
-            answer = _make_message_page("Nothing here", str(error), "404 Not Found")
+            answer = _make_message_page("Not found", str(error), "404 Not Found")
         except UserError as error:
             answer = _make_message_page(
                 "This cannot be shown", str(error), "503 Service Unavailable"
             )
-        except Exception as error:  # one page that cannot be made must not take the others with it
+        except Exception as error:  # the failure of one page must not end the server
             traceback.print_exception(error, file=sys.stderr)
             answer = _make_message_page(
                 "This page could not be made",
@@ -116,11 +123,11 @@ class DashboardApp:
                             ("Location", f"{pages.BASE_PATH}/study/{quote(self._start, safe='')}")
                         ],
                     )
-                found, faults = self._index.list_studies()
+                studies, faults = self._index.list_studies()
                 return _make_page(
                     "Studies",
                     "<h1>Studies</h1>",
-                    pages.render_studies(found, faults),
+                    pages.render_studies(studies, faults),
                     query,
                     live="/?all",
                 )
@@ -132,11 +139,11 @@ class DashboardApp:
                     "text/javascript; charset=utf-8",
                 )
             case ["study", key, *rest]:
-                place = self._index.find_study(key)
-                glance = None if place is None else place.read_status()
-                if place is None or glance is None:
-                    raise NotFound("There is no such study any more, or not yet.")
-                return self._route_study(place, glance, rest, query)
+                entry = self._index.find_study(key)
+                status = None if entry is None else entry.read_status()
+                if entry is None or status is None:
+                    raise NotFound("There is no such study: it was deleted or has not begun.")
+                return self._route_study(entry, status, rest, query)
         raise NotFound("There is no page at this address.")
 
     def _route_study(
@@ -146,12 +153,13 @@ class DashboardApp:
             case []:
                 return self._show_report(entry, study, query)
             case ["status"]:
-                about = {
+                status = {
                     "text": pages.describe_status(study),
                     "running": study.is_running,
                     "version": self._cache.get_version(entry, study),
+                    "bar": pages.count_progress(study),
                 }
-                return Response(json.dumps(about | {"bar": pages.count_progress(study)}), _JSON)
+                return Response(json.dumps(status), _JSON)
             case ["trials"]:
                 return self._show_trials(entry, study, query)
             case ["trial", number] if (
@@ -163,42 +171,46 @@ class DashboardApp:
             case ["trials.csv"]:
                 from synaptune.study.table import tabulate_trials, to_csv
 
-                record = self._read_snapshot(entry, study)
+                snapshot = self._read_snapshot(entry, study)
                 return _make_download(
-                    to_csv(tabulate_trials(record.trials)),
+                    to_csv(tabulate_trials(snapshot.trials)),
                     "text/csv; charset=utf-8",
                     f"{study.name}-trials.csv",
                 )
             case ["optuna"]:
                 self._load_optuna()
-                where = self._storage.find_key(entry.url, entry.name)
+                key = self._storage.find_key(entry.url, entry.name)
                 return Response(
-                    "", status="302 Found", headers=[("Location", f"/dashboard/studies/{where}")]
+                    "", status="302 Found", headers=[("Location", f"/dashboard/studies/{key}")]
                 )
         raise NotFound("There is no page at this address.")
 
     def _read_snapshot(self, entry: StudyEntry, study: StudyStatus) -> StudySnapshot:
-        """The study read whole. Raises UserError, also when that takes too long."""
+        """Read the complete study.
+
+        Raises:
+            UserError: it cannot be read, or reading takes longer than READ_TIMEOUT.
+        """
         read = self._cache.get_snapshot(entry, study)
         if read is None:
             raise user_error(
                 got=f"study {study.name}, which could not be read within {READ_TIMEOUT:.0f} s",
                 expected="a database that answers",
-                do="load this page again: it is being read",
+                do="load this page again; reading continues in the background",
             )
         return read.value
 
     def _show_report(
         self, entry: StudyEntry, study: StudyStatus, query: dict[str, str]
     ) -> Response:
-        polled = "live" in query
-        made = (
+        is_update = "live" in query
+        cached = (
             self._cache.get_parts(entry, study)
-            if polled
+            if is_update
             else self._cache.get_parts(entry, study, FIGURE_WAIT)
         )
-        parts = pages.make_waiting() if made is None else made.value
-        version = "" if made is None else made.version
+        parts = pages.make_waiting() if cached is None else cached.value
+        version = "" if cached is None else cached.version
         head = pages.render_study_head(entry, study, "report")
         return _make_page(
             study.name,
@@ -213,12 +225,14 @@ class DashboardApp:
     def _show_trials(
         self, entry: StudyEntry, study: StudyStatus, query: dict[str, str]
     ) -> Response:
-        view, read = trials.TrialsView.from_query(query), self._cache.get_snapshot(entry, study)
+        view, cached = trials.TrialsView.from_query(query), self._cache.get_snapshot(entry, study)
         parts = (
-            pages.make_waiting() if read is None else trials.render_trials(entry, read.value, view)
+            pages.make_waiting()
+            if cached is None
+            else trials.render_trials(entry, cached.value, view)
         )
-        current = read is not None and read.version == study.version
-        version = self._cache.get_version(entry, study) if current else ""
+        is_current = cached is not None and cached.version == study.version
+        version = self._cache.get_version(entry, study) if is_current else ""
         live = f"{pages.page_url(entry, 'trials')}?{view.to_query()}"
         head = pages.render_study_head(entry, study, "trials")
         return _make_page(f"{study.name}: trials", head, parts, query, live=live, version=version)
@@ -226,17 +240,17 @@ class DashboardApp:
     def _show_trial(
         self, entry: StudyEntry, study: StudyStatus, number: int, query: dict[str, str]
     ) -> Response:
-        record = self._read_snapshot(entry, study)
-        trial = next((trial for trial in record.trials if trial.number == number), None)
+        snapshot = self._read_snapshot(entry, study)
+        trial = next((trial for trial in snapshot.trials if trial.number == number), None)
         if trial is None:
             raise NotFound(f"Study {study.name} has no trial {number}.")
-        numbers = {trial.number for trial in record.trials}
-        around = "".join(
-            f' <a class="tool" href="{pages.page_url(entry, "trial", str(near))}">{text}</a>'
-            for near, text in ((number - 1, "previous"), (number + 1, "next"))
-            if near in numbers
+        numbers = {trial.number for trial in snapshot.trials}
+        neighbours = "".join(
+            f' <a class="tool" href="{pages.page_url(entry, "trial", str(neighbour))}">{text}</a>'
+            for neighbour, text in ((number - 1, "previous"), (number + 1, "next"))
+            if neighbour in numbers
         )
-        way = pages.render_breadcrumbs(
+        breadcrumbs = pages.render_breadcrumbs(
             ("Studies", "/?all"),
             (study.name, pages.page_url(entry)),
             ("Trials", pages.page_url(entry, "trials")),
@@ -245,8 +259,8 @@ class DashboardApp:
         live = pages.page_url(entry, "trial", str(number)) if trial.state == "running" else None
         return _make_page(
             f"{study.name}: trial {number}",
-            f"{way}<h1>Trial {number}</h1><p>{around}</p>",
-            trials.render_trial(entry, record, trial),
+            f"{breadcrumbs}<h1>Trial {number}</h1><p>{neighbours}</p>",
+            trials.render_trial(entry, snapshot, trial),
             query,
             live=live,
         )
@@ -254,25 +268,28 @@ class DashboardApp:
     def _send_best(self, entry: StudyEntry, study: StudyStatus, name: str) -> Response:
         from synaptune.report.tables import render_best_yaml
 
-        found = self._cache.get_evidence(entry, study)
-        best, text = found.best, render_best_yaml(found)
+        evidence = self._cache.get_evidence(entry, study)
+        best, text = evidence.best, render_best_yaml(evidence)
         if text is None or best is None:
             raise NotFound(
-                f"Study {study.name} has no best configuration yet: no trial of its search is complete."
+                f"Study {study.name} has no best configuration yet: no trial of its search is "
+                "complete."
             )
         if name == "best.yaml":
             return _make_download(
                 text, "application/yaml; charset=utf-8", f"{study.name}-best.yaml"
             )
-        about = {
+        content = {
             "study": study.name,
             "trial": best.number,
-            "phase": found.phase,
+            "phase": evidence.phase,
             "objective": best.objective,
             "maximize": study.maximize,
         }
-        about["parameters"] = {**found.fixed, **best.values}
-        return _make_download(json.dumps(about, indent=2) + "\n", _JSON, f"{study.name}-best.json")
+        content["parameters"] = {**evidence.fixed, **best.values}
+        return _make_download(
+            json.dumps(content, indent=2) + "\n", _JSON, f"{study.name}-best.json"
+        )
 
     def _load_optuna(self) -> Any:
         with self._lock:
@@ -288,7 +305,7 @@ class DashboardApp:
     def _forward(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
-        environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # optuna-dashboard expects one
+        environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # optuna-dashboard requires the header
         try:
             return list(self._load_optuna()(environ, start_response))
         finally:
@@ -305,7 +322,7 @@ def _make_page(
     version: str = "",
     contents: bool = False,
 ) -> Response:
-    """A page, or with ?live=digests what of it is not among them."""
+    """Make a page; with ?live=digests, the parts whose digest is not in that list."""
     if "live" not in query:
         return Response(
             pages.render_page(title, head, parts, live=live, version=version, contents=contents)
@@ -332,13 +349,9 @@ def _make_message_page(title: str, text: str, status: str) -> Response:
 
 
 def _make_download(body: str, kind: str, name: str) -> Response:
-    """A file to keep, under a name that every file system takes."""
-    safe = (
-        "".join(
-            letter if letter.isalnum() or letter in " ._-+=" else "_" for letter in name
-        ).lstrip(".")
-        or "study"
-    )
+    """Make a download with a file name that every file system accepts."""
+    letters = (letter if letter.isalnum() or letter in " ._-+=" else "_" for letter in name)
+    safe = "".join(letters).lstrip(".") or "study"
     plain = safe.encode("ascii", "replace").decode().replace("?", "_")
     return Response(
         body,
@@ -362,6 +375,5 @@ def _read_stylesheet() -> str:
     return make_css() + "\n".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
 
 
-mimetypes.add_type(
-    "text/javascript", ".js"
-)  # whatever the machine's own table says: a browser refuses a script of another type
+# Overrides the table of the machine: a browser refuses a script of another type.
+mimetypes.add_type("text/javascript", ".js")

@@ -1,7 +1,8 @@
-"""Who may look: the check that stands before every page, and the headers that go with every answer.
+"""Access control of the dashboard, and the security headers of every response.
 
-Without a token the server answers only names of this machine, so that no page of another site can reach it under a name of its own
-(DNS rebinding). With a token everyone has to show it: once as ?token=..., which becomes a cookie, or as `Authorization: Bearer`.
+Without a token the server answers only requests for a name of this machine. This prevents DNS
+rebinding, in which another site reaches the server under its own name. With a token every request
+needs it: once as ?token=..., which sets a cookie, or as `Authorization: Bearer`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from synaptune.core.errors import user_error
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 MIN_TOKEN_LENGTH = 12  # characters
 _READ_METHODS = ("GET", "HEAD")
-# Our own pages; a page that brings a policy of its own (optuna-dashboard's) keeps it.
+# Applies to the pages of synaptune. A response with a policy of its own (optuna-dashboard) keeps
+# it.
 _CONTENT_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'self'"
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; "
+    "form-action 'self'"
 )
 _SECURITY_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
@@ -38,7 +41,7 @@ _HOST_PATTERN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name is this machine's own."""
+    """Return whether an address or name is a loopback one."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
@@ -47,42 +50,60 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def choose_token(host: str, given: str | None) -> str | None:
-    """The token to ask for: `given`, a fresh one for `auto`, none on this machine's own address without one. Raises UserError."""
-    if given == "auto":
+def choose_token(host: str, option: str | None) -> str | None:
+    """Choose the token of the server.
+
+    Args:
+        host: address that the server listens on.
+        option: the token; "auto" means a random one, None means no token.
+
+    Returns:
+        The token; None for a loopback address without a token.
+
+    Raises:
+        UserError: the token is too weak, or it is missing for an address that is not loopback.
+    """
+    if option == "auto":
         return secrets.token_urlsafe(24)
-    if given is None:
+    if option is None:
         if is_loopback(host):
             return None
         raise user_error(
             got=f"--host {host} without a token",
             expected="a token where other machines can reach the dashboard",
-            do="give --token auto (it is printed), or --token TEXT; or leave --host at 127.0.0.1 and use an SSH tunnel",
+            do="give --token auto (it is printed), or --token TEXT; or leave --host at 127.0.0.1 "
+            "and use an SSH tunnel",
         )
     if (
-        len(given) < MIN_TOKEN_LENGTH
-        or not given.isascii()
-        or not given.isprintable()
-        or " " in given
+        len(option) < MIN_TOKEN_LENGTH
+        or not option.isascii()
+        or not option.isprintable()
+        or " " in option
     ):
         raise user_error(
-            got=f"a token of {len(given)} characters",
+            got=f"a token of {len(option)} characters",
             expected=f"at least {MIN_TOKEN_LENGTH} ASCII characters without spaces",
-            do="--token auto",
+            do="give --token auto",
         )
-    return given
+    return option
 
 
 @dataclass(frozen=True)
 class AccessControl:
-    """token: null where none is asked for; write: whether optuna-dashboard may change a study; cookie: its name."""
+    """Access control of the server.
+
+    Attributes:
+        token: the required token; None means that no token is required.
+        write: whether optuna-dashboard may change a study.
+        cookie: name of the cookie.
+    """
 
     token: str | None = None
     write: bool = False
     cookie: str = "synaptune"
 
     def protect(self, app: App) -> App:
-        """The same application behind the check."""
+        """Return the application behind this access control."""
 
         def protected_app(
             environ: dict[str, Any], start_response: Callable[..., Any]
@@ -107,26 +128,27 @@ class AccessControl:
         return protected_app
 
     def _refuse(self, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], str] | None:
-        """Status, headers and page instead of the one asked for; null lets the request through."""
+        """Return status, headers and body of a refusal; None if the request is allowed."""
         if self.token is None and not is_loopback(_read_host(environ)):
             return (
                 "421 Misdirected Request",
                 [],
                 _render_page(
-                    "This dashboard answers only under names of its own machine, such as localhost."
+                    "This dashboard answers only requests for a name of its own machine, such as "
+                    "localhost."
                 ),
             )
         if self.token is not None:
             query = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True)
-            shown = next((value for name, value in query if name == "token"), None)
-            if shown is not None and self._is_equal(shown, self.token):
+            token = next((value for name, value in query if name == "token"), None)
+            if token is not None and self._is_equal(token, self.token):
                 return self._set_cookie(environ, [pair for pair in query if pair[0] != "token"])
             if not self._is_authenticated(environ):
-                wrong = "" if shown is None else "That is not the token. "
+                hint = "" if token is None else "That is not the token. "
                 return (
                     "401 Unauthorized",
                     [("WWW-Authenticate", 'Bearer realm="synaptune"')],
-                    _render_page(wrong + _TOKEN_PROMPT, form=True),
+                    _render_page(hint + _TOKEN_PROMPT, form=True),
                 )
         if environ["REQUEST_METHOD"] not in _READ_METHODS:
             if not self.write:
@@ -141,16 +163,17 @@ class AccessControl:
                 return (
                     "403 Forbidden",
                     [],
-                    _render_page("A change has to come from the dashboard's own pages."),
+                    _render_page("A change must come from the pages of the dashboard."),
                 )
         return None
 
     def _set_cookie(
         self, environ: dict[str, Any], query: list[tuple[str, str]]
     ) -> tuple[str, list[tuple[str, str]], str]:
-        """Set the cookie, and go on to the page without the token in its address.
+        """Set the cookie and move on to the address without the token.
 
-        By a page that moves on, not by a redirect: after a link from elsewhere a browser would not send a strict cookie to it.
+        The response is a page that refreshes instead of a redirect: after a link from another site
+        a browser would not send a strict cookie with the redirected request.
         """
         path = "/" + quote(environ.get("PATH_INFO", "/").encode("latin-1").lstrip(b"/"))
         target = path + (f"?{urlencode(query)}" if query else "")
@@ -166,7 +189,8 @@ class AccessControl:
         scheme, _, bearer = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() == "bearer" and self._is_equal(bearer.strip(), self.token or ""):
             return True
-        # Not http.cookies, which gives up the whole header at the first odd pair: another server of this host may have set that one.
+        # http.cookies drops the whole header at the first invalid pair, which another server of
+        # this host may have set.
         pairs = (pair.partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
         return any(
             name.strip() == self.cookie and self._is_equal(value.strip(), self._cookie_value)
@@ -175,7 +199,7 @@ class AccessControl:
 
     @property
     def _cookie_value(self) -> str:
-        """What the cookie holds: proof of the token, not the token."""
+        """Value of the cookie: a digest that proves the token without containing it."""
         return hashlib.sha256(f"synaptune dashboard {self.token}".encode()).hexdigest()
 
     @staticmethod
@@ -184,18 +208,18 @@ class AccessControl:
 
 
 _TOKEN_PROMPT = (
-    "This dashboard asks for its token, which stands in the terminal where it was started."
+    "This dashboard requires its token, which is printed in the terminal where it was started."
 )
 
 
 def _read_host(environ: dict[str, Any]) -> str:
-    """The name the browser used, without port; empty for none or nonsense."""
-    found = _HOST_PATTERN.fullmatch(environ.get("HTTP_HOST", ""))
-    return found.group(1) if found else ""
+    """Return the host that the browser requested, without port; empty if missing or invalid."""
+    match = _HOST_PATTERN.fullmatch(environ.get("HTTP_HOST", ""))
+    return match.group(1) if match else ""
 
 
 def _is_same_site(environ: dict[str, Any]) -> bool:
-    """Whether a change comes from a page of ours, or from no browser at all."""
+    """Return whether a request comes from a page of this server, or from no browser."""
     if environ.get("HTTP_SEC_FETCH_SITE", "same-origin") not in ("same-origin", "none"):
         return False
     origin, host = environ.get("HTTP_ORIGIN"), environ.get("HTTP_HOST", "")
@@ -203,27 +227,30 @@ def _is_same_site(environ: dict[str, Any]) -> bool:
 
 
 def _add_security_headers(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers with ours."""
+    """Return the headers with the security headers added."""
     policy = next(
         (value for name, value in headers if name.lower() == "content-security-policy"),
         _CONTENT_POLICY,
     )
-    kept = [(name, value) for name, value in headers if name.lower() != "content-security-policy"]
+    others = [(name, value) for name, value in headers if name.lower() != "content-security-policy"]
     return [
-        *kept,
+        *others,
         ("Content-Security-Policy", f"{policy.rstrip('; ')}; frame-ancestors 'none'"),
         *_SECURITY_HEADERS,
     ]
 
 
 def _render_page(text: str, *, head: str = "", form: bool = False) -> str:
-    asked = (
-        '<form><input name="token" type="password" aria-label="token" autofocus> <button>Enter</button></form>'
+    token_form = (
+        '<form><input name="token" type="password" aria-label="token" autofocus> '
+        "<button>Enter</button></form>"
         if form
         else ""
     )
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">{head}'
-        f"<title>synaptune</title><style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui;margin:4rem auto;max-width:32rem;"
-        f"padding:0 1rem}}</style></head><body><p>{text}</p>{asked}</body></html>"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width">{head}'
+        "<title>synaptune</title><style>:root{color-scheme:light dark}"
+        "body{font:1rem/1.5 system-ui;margin:4rem auto;max-width:32rem;padding:0 1rem}"
+        f"</style></head><body><p>{text}</p>{token_form}</body></html>"
     )

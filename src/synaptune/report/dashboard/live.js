@@ -1,51 +1,60 @@
 "use strict";
-// Keeps an open page up to date: asks whether its study has changed, and replaces only the parts that did.
+// Updates an open page: polls the status of its study and replaces only the changed parts.
 const main = document.querySelector("main[data-live]");
-const line = document.querySelector("[data-status]");
-const EVERY = line ? 2000 : 5000, ANSWER_WITHIN = 60000; // ms; a page without a status has nothing cheap to ask
-let version = main ? main.dataset.version : "", refreshed = Date.now(), lost = false, study = null;
+const statusLine = document.querySelector("[data-status]");
+// [ms]; a page without a status line polls less often, because it has to request its parts.
+const POLL_INTERVAL = statusLine ? 2000 : 5000, REQUEST_TIMEOUT = 60000;
+let version = main ? main.dataset.version : "", updatedAt = Date.now(), lost = false, study = null;
 
-async function ask(address) {
-  const answer = await fetch(address, { signal: AbortSignal.timeout(ANSWER_WITHIN), headers: { Accept: "application/json" } });
-  if (!answer.ok) throw new Error(answer.status);
-  return answer.json();
-}
-
-// What the reader did to a part: opened folds, places in what scrolls.
-const keep = (part) => ({
-  open: [...part.querySelectorAll("details")].map((each) => each.open),
-  places: [...part.querySelectorAll(".scroll, pre")].map((each) => [each.scrollLeft, each.scrollTop]),
-});
-function restore(part, kept) {
-  [...part.querySelectorAll("details")].forEach((each, at) => { each.open = kept.open[at] ?? each.open; });
-  [...part.querySelectorAll(".scroll, pre")].forEach((each, at) => { [each.scrollLeft, each.scrollTop] = kept.places[at] ?? [0, 0]; });
-}
-
-function replace(parts) {
-  // The part in view stays where it is, whatever grows above it.
-  const seen = [...main.children].find((part) => part.getBoundingClientRect().bottom > 0);
-  const before = seen?.getBoundingClientRect().top;
-  const wanted = new Set(parts.map((part) => part.key));
-  [...main.children].filter((part) => !wanted.has(part.id)).forEach((part) => part.remove());
-  parts.forEach((part, at) => {
-    let there = document.getElementById(part.key);
-    if (!there) {
-      there = document.createElement("section");
-      there.id = part.key;
-    }
-    if (main.children[at] !== there) main.insertBefore(there, main.children[at] ?? null);
-    if (part.html === undefined) return;
-    const kept = keep(there);
-    there.innerHTML = part.html;
-    there.dataset.digest = part.digest;
-    restore(there, kept);
+async function fetchJson(address) {
+  const response = await fetch(address, {
+    signal: AbortSignal.timeout(REQUEST_TIMEOUT), headers: { Accept: "application/json" },
   });
-  contents(parts);
-  offer();
-  if (seen?.isConnected && scrollY > 0) scrollBy(0, seen.getBoundingClientRect().top - before);
+  if (!response.ok) throw new Error(response.status);
+  return response.json();
 }
 
-function contents(parts) {
+// State of a part that the reader changed: open details and scroll positions.
+const saveState = (part) => ({
+  open: [...part.querySelectorAll("details")].map((element) => element.open),
+  scroll: [...part.querySelectorAll(".scroll, pre")].map(
+    (element) => [element.scrollLeft, element.scrollTop],
+  ),
+});
+function restoreState(part, state) {
+  [...part.querySelectorAll("details")].forEach((element, index) => {
+    element.open = state.open[index] ?? element.open;
+  });
+  [...part.querySelectorAll(".scroll, pre")].forEach((element, index) => {
+    [element.scrollLeft, element.scrollTop] = state.scroll[index] ?? [0, 0];
+  });
+}
+
+function replaceParts(parts) {
+  // The first visible part keeps its position if parts above it change their height.
+  const anchor = [...main.children].find((part) => part.getBoundingClientRect().bottom > 0);
+  const before = anchor?.getBoundingClientRect().top;
+  const keys = new Set(parts.map((part) => part.key));
+  [...main.children].filter((part) => !keys.has(part.id)).forEach((part) => part.remove());
+  parts.forEach((part, index) => {
+    let section = document.getElementById(part.key);
+    if (!section) {
+      section = document.createElement("section");
+      section.id = part.key;
+    }
+    if (main.children[index] !== section) main.insertBefore(section, main.children[index] ?? null);
+    if (part.html === undefined) return;
+    const state = saveState(section);
+    section.innerHTML = part.html;
+    section.dataset.digest = part.digest;
+    restoreState(section, state);
+  });
+  updateContents(parts);
+  showCopyButtons();
+  if (anchor?.isConnected && scrollY > 0) scrollBy(0, anchor.getBoundingClientRect().top - before);
+}
+
+function updateContents(parts) {
   const list = document.querySelector(".toc ol");
   if (!list) return;
   list.replaceChildren(...parts.filter((part) => part.title).map((part) => {
@@ -57,53 +66,57 @@ function contents(parts) {
   }));
 }
 
-function tell() {
-  if (!line) return;
-  const age = Math.round((Date.now() - refreshed) / 1000);
-  line.querySelector("small").textContent = lost ? `the dashboard has not answered for ${age} s` : `updated ${age} s ago`;
-  line.classList.toggle("lost", lost);
+function showAge() {
+  if (!statusLine) return;
+  const age = Math.round((Date.now() - updatedAt) / 1000);
+  statusLine.querySelector("small").textContent =
+    lost ? `the dashboard has not answered for ${age} s` : `updated ${age} s ago`;
+  statusLine.classList.toggle("lost", lost);
 }
 
-// The bar of a search: there is none in its other phases.
-function show(wanted) {
-  let bar = line.querySelector("progress");
-  if (!wanted) return bar?.remove();
+// Shows [ended trials, budget] of a search; other phases have no bar.
+function showProgress(progress) {
+  let bar = statusLine.querySelector("progress");
+  if (!progress) return bar?.remove();
   if (!bar) {
     bar = document.createElement("progress");
     bar.ariaHidden = "true";
-    line.querySelector("small").before(bar);
+    statusLine.querySelector("small").before(bar);
   }
-  [bar.max, bar.value] = [wanted[1], wanted[0]];
+  [bar.max, bar.value] = [progress[1], progress[0]];
 }
 
-async function look() {
+async function poll() {
   try {
     if (document.hidden) return;
-    if (line) {
-      study = await ask(line.dataset.status);
-      line.querySelector("span").textContent = study.text;
-      line.classList.toggle("running", study.running);
-      line.classList.toggle("ended", !study.running);
-      show(study.bar);
+    if (statusLine) {
+      study = await fetchJson(statusLine.dataset.status);
+      statusLine.querySelector("span").textContent = study.text;
+      statusLine.classList.toggle("running", study.running);
+      statusLine.classList.toggle("ended", !study.running);
+      showProgress(study.bar);
     }
     if (main && (!study || study.version !== version)) {
       const digests = [...main.children].map((part) => part.dataset.digest).join(",");
       const address = main.dataset.live;
-      const found = await ask(`${address}${address.includes("?") ? "&" : "?"}live=${digests}`);
-      replace(found.parts);
-      version = found.version;
+      const separator = address.includes("?") ? "&" : "?";
+      const update = await fetchJson(`${address}${separator}live=${digests}`);
+      replaceParts(update.parts);
+      version = update.version;
     }
-    [refreshed, lost] = [Date.now(), false];
+    [updatedAt, lost] = [Date.now(), false];
   } catch {
-    lost = true; // it may come back: ask again
+    lost = true; // the server may come back, so polling continues
   } finally {
-    tell();
-    setTimeout(look, EVERY);
+    showAge();
+    setTimeout(poll, POLL_INTERVAL);
   }
 }
 
-function offer() {
-  for (const button of document.querySelectorAll("button[data-copies]")) button.hidden = !navigator.clipboard;
+function showCopyButtons() {
+  for (const button of document.querySelectorAll("button[data-copies]")) {
+    button.hidden = !navigator.clipboard;
+  }
 }
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-copies]");
@@ -111,7 +124,9 @@ document.addEventListener("click", async (event) => {
   await navigator.clipboard.writeText(document.getElementById(button.dataset.copies).textContent);
   button.textContent = "Copied";
 });
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((each) => { each.open = true; }));
-offer();
-if (line) setInterval(tell, 1000);
-if (main || line) look();
+addEventListener("beforeprint", () => {
+  document.querySelectorAll("details").forEach((element) => { element.open = true; });
+});
+showCopyButtons();
+if (statusLine) setInterval(showAge, 1000);
+if (main || statusLine) poll();

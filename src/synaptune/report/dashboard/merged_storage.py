@@ -1,7 +1,7 @@
-"""The studies of several databases as one storage of Optuna, which optuna-dashboard shows as one list.
+"""An Optuna storage that merges the studies of several databases, for optuna-dashboard.
 
-An id here is the id in its database times SPAN plus the number of the database. A name is given once: the second study of it is
-called `name (folder)`.
+An id of this storage is the id in the database times MAX_DATABASES plus the number of the database.
+Names are unique: a second study with the same name is called `name (folder)`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from synaptune.study.database.connection import (
 )
 from synaptune.study.database.errors import as_user_errors
 
-MAX_DATABASES = 10_000  # databases; a browser's integers hold the product
+MAX_DATABASES = 10_000  # small enough that a browser's integers hold the ids
 
 
 class ReadOnlyError(Exception):
-    """A change was asked of studies that are only shown."""
+    """A change was requested of a read-only storage."""
 
 
 class _ListedStudy(NamedTuple):
-    """A study with its name here, and the number of its database."""
+    """A study with its unique name and the number of its database."""
 
     name: str
     study: FrozenStudy
@@ -46,7 +46,14 @@ class _ListedStudy(NamedTuple):
 
 
 class _OpenDatabase(NamedTuple):
-    """An open database: the state and the identity of its file, what reads it, and what is to be closed."""
+    """An open database.
+
+    Attributes:
+        state: state of its file, which changes with every write.
+        identity: identity of its file.
+        reader: storage that reads it, with a cache.
+        storage: the underlying storage, which has to be closed.
+    """
 
     state: Any
     identity: Any
@@ -55,9 +62,12 @@ class _OpenDatabase(NamedTuple):
 
 
 class MergedStorage(BaseStorage):
-    """Reads all databases; with `write` passes changes of notes and attributes, and deletions, on to theirs.
+    """A storage that reads all databases.
 
-    databases: called for URL and folder of each, so that a study that begins later is seen too.
+    Args:
+        databases: returns URL and folder of each database. It is called repeatedly, so that later
+            studies appear as well.
+        write: whether to pass changes of notes and attributes, and deletions, to the databases.
     """
 
     def __init__(
@@ -66,24 +76,28 @@ class MergedStorage(BaseStorage):
         self._databases, self._write = databases, write
         self._lock = threading.RLock()
         self._numbers: dict[str, int] = {}
-        self._folders: dict[int, str] = {}  # what tells a database from the others, for people
+        self._folders: dict[int, str] = {}  # label of each database
         self._open_databases: dict[int, _OpenDatabase] = {}
 
     # --- databases and ids
 
     def _list_readable(self) -> list[int]:
-        """The numbers of the databases that can be read."""
-        found = []
+        """List the numbers of the databases that can be read."""
+        readable = []
         for number in self._number_databases():
             try:
                 self._get_storage(number)
             except (UserError, KeyError):
-                continue  # gone, or unreadable: the list of studies says why
-            found.append(number)
-        return found
+                continue  # deleted or unreadable; the list of studies shows the reason
+            readable.append(number)
+        return readable
 
     def _number_databases(self) -> list[int]:
-        """The numbers of all databases: made of their URLs, so that an address stays good when the dashboard is started again."""
+        """Number all databases.
+
+        The numbers are derived from the URLs, so that addresses stay valid after a restart of the
+        dashboard.
+        """
         with self._lock:
             for url, folder in self._databases():
                 if url not in self._numbers:
@@ -97,7 +111,7 @@ class MergedStorage(BaseStorage):
             return list(self._numbers.values())
 
     def _find_url(self, number: int) -> str:
-        """Raises KeyError."""
+        """Return the URL of a database; raises KeyError if there is none."""
         with self._lock:
             if number not in self._numbers.values():
                 self._number_databases()
@@ -130,14 +144,14 @@ class MergedStorage(BaseStorage):
             return self._open_databases[number].reader
 
     def _locate(self, key: int) -> tuple[BaseStorage, int, int]:
-        """Storage, the id in it, and its number."""
+        """Return storage, id in that storage, and number of the database."""
         inner, number = divmod(key, MAX_DATABASES)
         return self._get_storage(number), inner, number
 
     def _list_studies(self) -> list[_ListedStudy]:
-        """All studies; optuna-dashboard asks by name, and must not get another study of that name."""
-        found: list[_ListedStudy] = []
-        taken: set[str] = set()
+        """List all studies with unique names, because optuna-dashboard looks studies up by name."""
+        listed: list[_ListedStudy] = []
+        used_names: set[str] = set()
         for number in self._list_readable():
             try:
                 with as_user_errors(self._find_url(number)):
@@ -147,22 +161,22 @@ class MergedStorage(BaseStorage):
             for study in studies:
                 name = (
                     study.study_name
-                    if study.study_name not in taken
+                    if study.study_name not in used_names
                     else f"{study.study_name} ({self._folders[number]})"
                 )
-                if name in taken:
+                if name in used_names:
                     name = f"{name} {study._study_id * MAX_DATABASES + number}"
-                taken.add(name)
-                found.append(_ListedStudy(name, study, number))
-        return found
+                used_names.add(name)
+                listed.append(_ListedStudy(name, study, number))
+        return listed
 
     def _renumber_trial(self, trial: FrozenTrial, number: int) -> FrozenTrial:
-        named = copy.copy(trial)
-        named._trial_id = trial._trial_id * MAX_DATABASES + number
-        return named
+        renumbered = copy.copy(trial)
+        renumbered._trial_id = trial._trial_id * MAX_DATABASES + number
+        return renumbered
 
     def find_key(self, url: str, name: str) -> int:
-        """The id of a study here; raises KeyError."""
+        """Return the id of a study in this storage; raises KeyError if there is none."""
         self._list_readable()
         with self._lock:
             number = self._numbers[url]
@@ -171,12 +185,15 @@ class MergedStorage(BaseStorage):
     # --- reading
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        renamed = []
+        studies = []
         for name, study, number in self._list_studies():
-            entry = copy.copy(study)
-            entry._study_id, entry.study_name = study._study_id * MAX_DATABASES + number, name
-            renamed.append(entry)
-        return renamed
+            renamed_study = copy.copy(study)
+            renamed_study._study_id, renamed_study.study_name = (
+                study._study_id * MAX_DATABASES + number,
+                name,
+            )
+            studies.append(renamed_study)
+        return studies
 
     def get_study_id_from_name(self, study_name: str) -> int:
         for name, study, number in self._list_studies():
@@ -185,9 +202,9 @@ class MergedStorage(BaseStorage):
         raise KeyError(study_name)
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        inner, wanted = divmod(study_id, MAX_DATABASES)
+        wanted_id, wanted_number = divmod(study_id, MAX_DATABASES)
         for name, study, number in self._list_studies():
-            if (study._study_id, number) == (inner, wanted):
+            if (study._study_id, number) == (wanted_id, wanted_number):
                 return name
         raise KeyError(study_id)
 
@@ -248,66 +265,65 @@ class MergedStorage(BaseStorage):
     def create_new_study(
         self, directions: Sequence[StudyDirection], study_name: str | None = None
     ) -> int:
-        raise ReadOnlyError("studies begin with a search, not here")
+        raise ReadOnlyError("only a search creates studies")
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        raise ReadOnlyError("trials come from a search, not from here")
+        raise ReadOnlyError("only a search creates trials")
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: Any
     ) -> None:
-        raise ReadOnlyError("a search alone writes values")
+        raise ReadOnlyError("only a search writes values")
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
     ) -> bool:
-        raise ReadOnlyError("a search alone ends trials")
+        raise ReadOnlyError("only a search ends trials")
 
     def set_trial_intermediate_value(
         self, trial_id: int, step: int, intermediate_value: float
     ) -> None:
-        raise ReadOnlyError("a search alone writes values")
+        raise ReadOnlyError("only a search writes values")
 
     def remove_session(self) -> None:
-        """End the connections that this thread used, and the idle ones.
+        """Close the connections that this thread used, and the idle ones.
 
-        One that stayed open would go on reading a write-ahead log that is gone: a process loses its locks of a file whenever it
-        closes that file anywhere (POSIX), and then the last writer to leave deletes the log under it.
+        A connection that stays open could read a deleted write-ahead log. A process loses its locks
+        of a file whenever it closes that file anywhere (POSIX); then the last writer that
+        disconnects deletes the log.
         """
         with self._lock:
-            for each in self._open_databases.values():
-                close_storage(each.storage)
+            for database in self._open_databases.values():
+                close_storage(database.storage)
 
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         with self._lock:
-            for each in self._open_databases.values():
-                close_storage(each.storage)
+            for database in self._open_databases.values():
+                close_storage(database.storage)
             self._open_databases.clear()
 
 
 def _read_file_state(url: str) -> tuple[Any, ...] | None:
-    """What changes with every write of a SQLite file, the device and the number of the file first; null where there is none.
+    """Return the state of a SQLite file, which changes with every write.
 
-    The number alone is not its identity: a file system gives that of a file that is gone to the next one, as SQLite does with the id
-    of a study. Of a server always the same: none of those that Optuna speaks to gives an id twice.
+    The state starts with device and inode. They alone do not identify a file: a file system reuses
+    the inode of a deleted file, and SQLite reuses the id of a deleted study. For a database server
+    the state is constant, because the servers that Optuna supports do not reuse ids.
+
+    Returns:
+        The state; None if there is no such file.
     """
     path = get_sqlite_path(url)
     if path is None:
         return (url, None)
     try:
-        found = path.stat()
+        file = path.stat()
     except OSError:
         return None
+    state = (file.st_dev, file.st_ino, file.st_mtime_ns, file.st_size)
     try:
-        ahead = path.with_name(f"{path.name}-wal").stat()
+        log = path.with_name(f"{path.name}-wal").stat()
     except OSError:
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
-    return (
-        found.st_dev,
-        found.st_ino,
-        found.st_mtime_ns,
-        found.st_size,
-        ahead.st_mtime_ns,
-        ahead.st_size,
-    )
+        return state
+    return (*state, log.st_mtime_ns, log.st_size)

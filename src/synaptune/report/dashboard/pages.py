@@ -1,4 +1,7 @@
-"""The pages as HTML. Everything that comes from a study is escaped here; sections and figures come escaped from report/."""
+"""The pages as HTML.
+
+Text from a study is escaped here. Sections and figures are already escaped by report/.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from synaptune.report.dashboard.study_index import StudyEntry, UnreadableDatabas
 from synaptune.report.dashboard.study_status import StudyStatus
 
 BASE_PATH = "/synaptune"
-_DOWNLOADS = ("yaml", "json", "csv")  # pages of a study that a browser keeps
+_DOWNLOADS = ("yaml", "json", "csv")  # keys of the pages that a browser downloads
 
 
 def page_url(entry: StudyEntry, *rest: str) -> str:
-    """The address of a study's page."""
+    """Return the address of a page of a study."""
     return "/".join((BASE_PATH, "study", quote(entry.key, safe=""), *rest))
 
 
@@ -32,14 +35,22 @@ def render_page(
     version: str = "",
     contents: bool = False,
 ) -> str:
-    """A page; live: the address it asks for what changed; contents: whether it lists its parts."""
-    listed = (
-        "".join(f'<li><a href="#{part.key}">{escape(part.title)}</a></li>' for part in parts)
-        if contents
-        else ""
-    )
-    toc = f'<nav class="toc" aria-label="Contents"><ol>{listed}</ol></nav>' if contents else ""
-    polled = f' data-live="{escape(live)}" data-version="{escape(version)}"' if live else ""
+    """Render a page.
+
+    Args:
+        title: title of the page.
+        head: HTML of its header.
+        parts: its parts.
+        live: address from which the page requests changed parts; None for a page that never
+        changes.
+        version: version of the parts.
+        contents: whether to list the parts in a table of contents.
+    """
+    toc = ""
+    if contents:
+        items = (f'<li><a href="#{part.key}">{escape(part.title)}</a></li>' for part in parts)
+        toc = f'<nav class="toc" aria-label="Contents"><ol>{"".join(items)}</ol></nav>'
+    live_data = f' data-live="{escape(live)}" data-version="{escape(version)}"' if live else ""
     body = "\n".join(map(render_part, parts))
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -47,34 +58,35 @@ def render_page(
         f"<title>{escape(title)} · synaptune</title>"
         f'<link rel="icon" href="data:,"><link rel="stylesheet" href="{BASE_PATH}/style.css">'
         f'<script src="{BASE_PATH}/live.js" defer></script></head>\n'
-        f'<body><div class="layout{" wide" if not contents else ""}"><header class="top">{head}</header>{toc}\n'
-        f"<main{polled}>\n{body}\n</main></div></body></html>\n"
+        f'<body><div class="layout{" wide" if not contents else ""}">'
+        f'<header class="top">{head}</header>{toc}\n'
+        f"<main{live_data}>\n{body}\n</main></div></body></html>\n"
     )
 
 
 def render_part(part: PagePart) -> str:
-    """A part in its frame."""
+    """Render a part with its section element."""
     return f'<section id="{part.key}" data-digest="{part.digest}">{render_content(part)}</section>'
 
 
 def render_content(part: PagePart) -> str:
-    """A part as it is put into its frame."""
+    """Render a part without its section element."""
     return f"<h2>{escape(part.title)}</h2>{part.html}" if part.title else part.html
 
 
 def render_breadcrumbs(*steps: tuple[str, str | None]) -> str:
-    """The way to a page: text and address of each step, the last one without."""
-    listed = "".join(
+    """Render the path to a page: text and address of each step; the last step has no address."""
+    items = "".join(
         f'<li><a href="{escape(link)}">{escape(text)}</a></li>'
         if link
         else f"<li>{escape(text)}</li>"
         for text, link in steps
     )
-    return f'<nav class="crumbs" aria-label="Way here"><ol>{listed}</ol></nav>'
+    return f'<nav class="crumbs" aria-label="Breadcrumbs"><ol>{items}</ol></nav>'
 
 
-def render_study_head(entry: StudyEntry, study: StudyStatus, here: str) -> str:
-    """Name, state and pages of a study; here: the key of the page shown."""
+def render_study_head(entry: StudyEntry, study: StudyStatus, current: str) -> str:
+    """Render name, state and pages of a study; `current` is the key of the present page."""
     pages = (
         ("report", "Report", page_url(entry)),
         ("trials", "Trials", page_url(entry, "trials")),
@@ -83,10 +95,10 @@ def render_study_head(entry: StudyEntry, study: StudyStatus, here: str) -> str:
         ("csv", "All as CSV", page_url(entry, "trials.csv")),
         ("optuna", "Optuna Dashboard", page_url(entry, "optuna")),
     )
-    links = "".join(
-        f'<li><a href="{link}"{" aria-current=page" if key == here else " download" if key in _DOWNLOADS else ""}>{text}</a></li>'
-        for key, text, link in pages
-    )
+    links = ""
+    for key, text, link in pages:
+        kind = " aria-current=page" if key == current else " download" if key in _DOWNLOADS else ""
+        links += f'<li><a href="{link}"{kind}>{text}</a></li>'
     return (
         render_breadcrumbs(("Studies", "/?all"), (study.name, None))
         + f"<h1>{escape(study.name)}</h1>"
@@ -96,20 +108,23 @@ def render_study_head(entry: StudyEntry, study: StudyStatus, here: str) -> str:
 
 
 def render_status(study: StudyStatus, *, live: str) -> str:
-    """The line that says where a study stands; live: the address it is refreshed from."""
-    how_far = count_progress(study)
+    """Render the status line of a study; `live` is the address from which it is updated."""
+    progress = count_progress(study)
     bar = (
-        f'<progress value="{how_far[0]}" max="{how_far[1]}" aria-hidden="true"></progress>'
-        if how_far is not None
+        f'<progress value="{progress[0]}" max="{progress[1]}" aria-hidden="true"></progress>'
+        if progress is not None
         else ""
     )
     kind = "running" if study.is_running else "ended"
     text = f"<span>{escape(describe_status(study))}</span>"
-    return f'<p class="status {kind}" role="status" data-status="{escape(live)}">{text}{bar}<small></small></p>'
+    return (
+        f'<p class="status {kind}" role="status" data-status="{escape(live)}">'
+        f"{text}{bar}<small></small></p>"
+    )
 
 
 def count_progress(study: StudyStatus) -> tuple[int, int] | None:
-    """Trials that the search has ended, and those it will make; null while there is no search or another phase runs."""
+    """Return the ended trials and the budget of the search; None outside a search phase."""
     phase = study.current_phase
     if phase is None or not study.budget or study.search_phase != phase:
         return None
@@ -117,20 +132,20 @@ def count_progress(study: StudyStatus) -> tuple[int, int] | None:
 
 
 def describe_status(study: StudyStatus) -> str:
-    """`running · search, 37 of 300 · best 2.1003 · last sign 12 s ago`."""
+    """Describe the status: `running · search, 37 of 300 · best 2.1003 · last sign 12 s ago`."""
     phase = study.current_phase
     if phase is None:
         return "no trial has begun"
     words = [describe_state(study)]
-    counted = (
+    count = (
         f"{phase.ended_count} of {study.budget}"
         if study.budget and study.search_phase == phase
         else f"{phase.ended_count} ended"
     )
-    words.append(f"{phase.name}, {counted}")
-    best = study.search_phase
-    if best is not None and best.best is not None:
-        words.append(f"best {best.best:.5g}")
+    words.append(f"{phase.name}, {count}")
+    search = study.search_phase
+    if search is not None and search.best is not None:
+        words.append(f"best {search.best:.5g}")
     if study.failures:
         words.append(f"{study.failures} failed")
     if study.latest_event is not None:
@@ -139,27 +154,31 @@ def describe_status(study: StudyStatus) -> str:
 
 
 def describe_state(study: StudyStatus) -> str:
-    """`running`, or `ended`; `silent` where trials are open and their process is not known to be gone, as on another machine."""
+    """Describe the state: `running`, `ended` or `silent`.
+
+    `silent` means that trials are open and their process may still run, as on another machine.
+    """
     if study.is_running:
         return "running"
-    open_ = study.trial_count - study.ended_count
-    alive = study.holder is not None and not study.holder.has_ended()
-    return (
-        f"{'silent' if alive else 'ended'}, {open_} trial{'s' if open_ > 1 else ''} open"
-        if open_
-        else "ended"
-    )
+    open_count = study.trial_count - study.ended_count
+    if not open_count:
+        return "ended"
+    is_silent = study.holder is not None and not study.holder.has_ended()
+    state = "silent" if is_silent else "ended"
+    return f"{state}, {open_count} trial{'s' if open_count > 1 else ''} open"
 
 
 def render_studies(
-    found: Iterable[tuple[StudyEntry, StudyStatus]], faults: Sequence[UnreadableDatabase]
+    studies: Iterable[tuple[StudyEntry, StudyStatus]], faults: Sequence[UnreadableDatabase]
 ) -> list[PagePart]:
-    """The study browser."""
-    newest = datetime.min.replace(tzinfo=UTC)
-    listed = sorted(
-        found, key=lambda pair: (pair[1].is_running, pair[1].latest_event or newest), reverse=True
+    """Render the list of studies: running ones first, then by their latest event."""
+    earliest = datetime.min.replace(tzinfo=UTC)
+    ordered = sorted(
+        studies,
+        key=lambda pair: (pair[1].is_running, pair[1].latest_event or earliest),
+        reverse=True,
     )
-    rows = "".join(_render_study_row(place, glance) for place, glance in listed)
+    rows = "".join(_render_study_row(entry, status) for entry, status in ordered)
     heads = (
         "study",
         "state",
@@ -179,14 +198,14 @@ def render_studies(
         "Studies",
         f'<table id="studies-table"><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>',
     )
-    empty = "<p>No study has begun here. <code>make sweep-phase1</code> begins one.</p>"
-    parts = [PagePart("studies", "", table if listed else empty)]
+    empty = "<p>There is no study yet. <code>make sweep-phase1</code> starts one.</p>"
+    parts = [PagePart("studies", "", table if ordered else empty)]
     if faults:
-        said = "".join(
-            f"<li><strong>{escape(fault.where)}</strong><pre>{escape(fault.reason)}</pre></li>"
+        items = "".join(
+            f"<li><strong>{escape(fault.url)}</strong><pre>{escape(fault.reason)}</pre></li>"
             for fault in faults
         )
-        parts.append(PagePart("unreadable", "Databases that could not be read", f"<ul>{said}</ul>"))
+        parts.append(PagePart("unreadable", "Databases that cannot be read", f"<ul>{items}</ul>"))
     return parts
 
 
@@ -196,26 +215,28 @@ def _render_study_row(entry: StudyEntry, study: StudyStatus) -> str:
     count += f" of {study.budget}" if study.budget and search is not None else ""
     best = "" if search is None or search.best is None else f"{search.best:.5g}"
     dot = '<i class="dot" aria-hidden="true"></i>' if study.is_running else ""
-    where = "" if study.is_ours else " (another program's)"
+    origin = "" if study.is_ours else " (another program's)"
+    link = f'<a href="{page_url(entry)}">{escape(study.name)}</a>'
     return (
-        f'<tr><th scope="row"><a href="{page_url(entry)}">{escape(study.name)}</a>{where}</th><td>{dot}{escape(describe_state(study))}</td>'
-        f"<td>{escape(phase.name) if phase else ''}</td><td class='number'>{count}</td><td class='number'>{best}</td>"
-        f"<td class='number'>{study.failures or ''}</td><td>{escape(str(study.optimizer or ''))}</td>"
+        f'<tr><th scope="row">{link}{origin}</th><td>{dot}{escape(describe_state(study))}</td>'
+        f"<td>{escape(phase.name) if phase else ''}</td><td class='number'>{count}</td>"
+        f"<td class='number'>{best}</td><td class='number'>{study.failures or ''}</td>"
+        f"<td>{escape(str(study.optimizer or ''))}</td>"
         f"<td>{format_age(study.latest_event)}</td><td>{format_time(study.started_at)}</td></tr>"
     )
 
 
 def render_listing(rows: Iterable[tuple[str, str]], label: str) -> str:
-    """Names beside values that are HTML already."""
-    made = "".join(
+    """Render a table of names and values; the values are HTML."""
+    lines = "".join(
         f'<tr><th scope="row">{_insert_breaks(name)}</th><td class="fact">{text}</td></tr>'
         for name, text in rows
     )
-    return _wrap_scroll(label, f'<table class="facts"><tbody>{made}</tbody></table>')
+    return _wrap_scroll(label, f'<table class="facts"><tbody>{lines}</tbody></table>')
 
 
 def _insert_breaks(name: str) -> str:
-    """A name that may go on in another line after a dot or an underscore."""
+    """Escape a name and allow line breaks after its dots and underscores."""
     return escape(name).replace(".", ".<wbr>").replace("_", "_<wbr>")
 
 
@@ -230,37 +251,28 @@ def _number_class(numeric: bool) -> str:
 
 
 def make_message(title: str, text: str) -> list[PagePart]:
-    """A page that has only something to say."""
+    """Make the parts of a page that shows only a message."""
     return [PagePart("message", title, f"<pre>{escape(text)}</pre>")]
 
 
 def make_waiting() -> list[PagePart]:
-    """Before the first sections are there."""
-    return [
-        PagePart(
-            "waiting", "", '<p class="note">The figures are being drawn; they appear here.</p>'
-        )
-    ]
+    """Make the parts of a page whose sections are not ready yet."""
+    note = '<p class="note">The figures are being drawn; they appear here.</p>'
+    return [PagePart("waiting", "", note)]
 
 
 def render_value(value: Any) -> str:
-    """A value for people, escaped: five digits of a number, everything of anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "" if value is None else escape(str(value))
-    return (
-        str(value)
-        if isinstance(value, int)
-        else f"{value:.5g}"
-        if math.isfinite(value)
-        else escape(str(value))
-    )
+    """Format and escape a value; a float has five digits."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.5g}"
+    return "" if value is None else escape(str(value))
 
 
-def format_age(when: datetime | None) -> str:
-    """How long ago, for people."""
-    if when is None:
+def format_age(moment: datetime | None) -> str:
+    """Format the time since a moment."""
+    if moment is None:
         return ""
-    seconds = max(0.0, (datetime.now(UTC) - when).total_seconds())
+    seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
     return (
         f"{format_duration(round(seconds) if seconds >= 10 else int(seconds))} ago"
         if seconds < 172_800
@@ -268,10 +280,9 @@ def format_age(when: datetime | None) -> str:
     )
 
 
-def format_time(when: datetime | None) -> str:
-    """A time, for people and machines."""
-    return (
-        ""
-        if when is None
-        else f'<time datetime="{when.isoformat(timespec="seconds")}">{when:%Y-%m-%d %H:%M} UTC</time>'
-    )
+def format_time(moment: datetime | None) -> str:
+    """Format a moment as an HTML time element."""
+    if moment is None:
+        return ""
+    text = f"{moment:%Y-%m-%d %H:%M} UTC"
+    return f'<time datetime="{moment.isoformat(timespec="seconds")}">{text}</time>'

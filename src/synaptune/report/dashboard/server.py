@@ -1,4 +1,4 @@
-"""The server: a thread for each request, on this machine's own address unless told otherwise."""
+"""The HTTP server: one thread for each request, on a loopback address by default."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from synaptune.core.errors import user_error
 from synaptune.report.dashboard.auth import AccessControl, App
 
-IDLE_TIMEOUT = 60  # s that a connection may say nothing
+IDLE_TIMEOUT = 60  # [s] after which an idle connection is closed
 
 
 class _Handler(WSGIRequestHandler):
     timeout = IDLE_TIMEOUT
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: an address may hold the token, and a page that refreshes itself would fill the terminal."""
+        """Log nothing: an address may hold the token, and live pages would fill the terminal."""
 
     def address_string(self) -> str:
-        """The number of the address: asking for its name may take seconds."""
+        """Return the numeric address, since resolving its name may take seconds."""
         return str(self.client_address[0])
 
 
@@ -34,7 +34,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     request_queue_size = 64
 
     def server_bind(self) -> None:
-        # Not the parent's, which asks the network for this machine's full name.
+        # The method of the parent class resolves the full name of this machine over the network.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -45,7 +45,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that goes away in the middle is no error of ours."""
+        """Ignore a browser that disconnects during a response."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -55,7 +55,11 @@ class _ServerIPv6(_Server):
 
 
 def listen(host: str, port: int) -> WSGIServer:
-    """A server that has its port but no application yet; port 0 takes any free one. Raises UserError."""
+    """Bind a server to a port, without an application; port 0 means any free port.
+
+    Raises:
+        UserError: the address or port cannot be used.
+    """
     if not 0 <= port <= 65535:
         raise user_error(
             got=f"--port {port}",
@@ -69,17 +73,18 @@ def listen(host: str, port: int) -> WSGIServer:
 
 
 def server_url(server: WSGIServer, host: str) -> str:
-    """Where a browser finds it."""
-    shown = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(
-        host.strip("[]"), host
-    )
-    return f"http://{f'[{shown}]' if ':' in shown and not shown.startswith('[') else shown}:{server.server_port}/"
+    """Return the address of the server for a browser."""
+    is_any = host.strip("[]") in ("0.0.0.0", "::")
+    name = socket.gethostname() if is_any else host
+    if ":" in name and not name.startswith("["):
+        name = f"[{name}]"
+    return f"http://{name}:{server.server_port}/"
 
 
 def serve(
     server: WSGIServer, app: App, access: AccessControl, *, on_ready: Callable[[], None]
 ) -> None:
-    """Answer until Ctrl-C; ready: called when the first request may come."""
+    """Serve requests until Ctrl-C; `on_ready` is called before the first request."""
     server.set_app(access.protect(app))
     try:
         on_ready()

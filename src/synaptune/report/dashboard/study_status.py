@@ -1,4 +1,4 @@
-"""A cheap look at the studies of a database: a few grouped queries, however many trials there are, and no lock held."""
+"""Status of the studies of a database, read by a few grouped queries without holding a lock."""
 
 from __future__ import annotations
 
@@ -18,13 +18,21 @@ from synaptune.study.database.locks import Holder
 from synaptune.study.reader import SEARCH, is_search
 from synaptune.study.study import STUDY_HEARTBEAT_INTERVAL
 
-MAX_MISSED_HEARTBEATS = 3  # signs of life that may be missed
+MAX_MISSED_HEARTBEATS = 3  # of a study that still counts as running
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class PhaseStatus:
-    """A phase of a study: its trials, those that ended, the number of its last trial, and the best objective of its complete ones."""
+    """Status of one phase of a study.
+
+    Attributes:
+        name: name of the phase.
+        trial_count: number of trials.
+        ended_count: number of ended trials.
+        last_number: number of the last trial.
+        best: best objective of its complete trials.
+    """
 
     name: str
     trial_count: int
@@ -37,8 +45,9 @@ class PhaseStatus:
 class StudyStatus:
     """A study as a few numbers.
 
-    ours: whether synaptune wrote it; began, latest: first start and last start or end of a trial (UTC); noted: length of its notes
-    without the sign of life; best: of the phase that searched last.
+    ours: whether synaptune wrote it; began, latest: first start and last start or end of a trial
+    (UTC); noted: length of its notes without the sign of life; best: of the phase that searched
+    last.
     """
 
     name: str
@@ -57,22 +66,25 @@ class StudyStatus:
 
     @property
     def trial_count(self) -> int:
-        """All trials."""
+        """Number of all trials."""
         return sum(self.states.values())
 
     @property
     def ended_count(self) -> int:
-        """Trials that are over, however."""
+        """Number of trials that have ended in any state."""
         return self.trial_count - self.states.get("RUNNING", 0) - self.states.get("WAITING", 0)
 
     @property
     def version(self) -> str:
-        """Changes whenever a trial begins or ends, a finding is noted, or a study is begun anew under its name."""
+        """Changes if a trial starts or ends, a note is written or the study is replaced."""
         return f"{self.origin}.{self.trial_count}.{self.ended_count}.{self.notes_length}"
 
     @property
     def origin(self) -> int:
-        """Start of its first trial [µs since 1970]: tells a study from an earlier one of its name; 0 before there is a trial."""
+        """Start of the first trial [µs since 1970]; 0 before the first trial.
+
+        It separates a study from an earlier one with the same name.
+        """
         return (
             0
             if self.started_at is None
@@ -81,7 +93,7 @@ class StudyStatus:
 
     @property
     def is_running(self) -> bool:
-        """Whether a process said lately that it holds the study, and is not known to have ended."""
+        """Whether the holder sent a heartbeat recently and is not known to have ended."""
         return (
             self.holder is not None
             and not self.holder.has_ended()
@@ -90,7 +102,7 @@ class StudyStatus:
 
     @property
     def silence(self) -> float:
-        """Seconds since the last sign of life; infinite where there never was one."""
+        """Time since the last heartbeat [s]; infinite without one."""
         return (
             float("inf")
             if self.holder is None
@@ -99,25 +111,29 @@ class StudyStatus:
 
     @property
     def search_phase(self) -> PhaseStatus | None:
-        """The phase in which it searched last; null before there is one."""
+        """The last search phase; None before the first one."""
         searches = [phase for phase in self.phases if is_search(phase.name)]
         return max(searches, key=lambda phase: phase.last_number, default=None)
 
     @property
     def current_phase(self) -> PhaseStatus | None:
-        """The phase of the latest trial."""
+        """The phase of the last trial; None before the first trial."""
         return max(self.phases, key=lambda phase: phase.last_number, default=None)
 
 
 @contextmanager
 def connect(url: str) -> Iterator[Any]:
-    """A connection of its own, closed afterwards: a database file that is replaced meanwhile is seen. Raises UserError."""
+    """Open a new connection and close it afterwards, so that a replaced database file is noticed.
+
+    Raises:
+        UserError: the database cannot be read.
+    """
     import sqlalchemy
 
     url = add_driver(url)
     with as_user_errors(url):
         path = get_sqlite_path(url)
-        if path is not None and not path.exists():  # SQLite would make an empty one
+        if path is not None and not path.exists():  # SQLite would create an empty database
             raise user_error(
                 got=f"no study database {path}",
                 expected="a study that has begun",
@@ -134,7 +150,15 @@ def connect(url: str) -> Iterator[Any]:
 
 
 def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
-    """The studies of a database by their order of creation; name: only that one. Raises UserError."""
+    """Read the status of the studies of a database in the order of their creation.
+
+    Args:
+        url: URL of the database.
+        name: name of the only study to read; None means all.
+
+    Raises:
+        UserError: the database cannot be read.
+    """
     from optuna.storages._rdb import models
     from sqlalchemy import func, select
 
@@ -152,19 +176,27 @@ def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
         heads = connection.execute(chosen.order_by(models.StudyModel.study_id)).all()
         if not heads:
             return []
-        wanted = [key for key, _, _ in heads]
+        study_ids = [key for key, _, _ in heads]
         trial, times = models.TrialModel, models.TrialModel.__table__.c
         states = _group_by_study(
             connection.execute(
-                select(trial.study_id, trial.state, func.count(), func.min(times.datetime_start), func.max(times.datetime_start),
-                       func.max(times.datetime_complete)).where(trial.study_id.in_(wanted)).group_by(trial.study_id, trial.state)
+                select(
+                    trial.study_id,
+                    trial.state,
+                    func.count(),
+                    func.min(times.datetime_start),
+                    func.max(times.datetime_start),
+                    func.max(times.datetime_complete),
+                )
+                .where(trial.study_id.in_(study_ids))
+                .group_by(trial.study_id, trial.state)
             )
-        )  # fmt: skip
+        )
         note = models.StudyUserAttributeModel
-        kept = (schema.HOLDER, schema.ENGINE, schema.CONFIGURATION, schema.VERSION_KEY)
+        keys = (schema.HOLDER, schema.ENGINE, schema.CONFIGURATION, schema.VERSION_KEY)
         texts = _group_by_study(
             connection.execute(
-                select(note.study_id, note.key, note.value_json).where(note.key.in_(kept))
+                select(note.study_id, note.key, note.value_json).where(note.key.in_(keys))
             )
         )
         lengths = (
@@ -172,15 +204,15 @@ def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
             .where(note.key != schema.HOLDER)
             .group_by(note.study_id)
         )
-        noted = dict(map(tuple, connection.execute(lengths)))
-        phases = _group_by_study(_read_phases(connection, wanted))
+        notes_lengths = dict(map(tuple, connection.execute(lengths)))
+        phases = _group_by_study(_read_phases(connection, study_ids))
     return [
         _make_status(
             study,
             direction.name,
             states.get(key, []),
             texts.get(key, []),
-            noted=noted.get(key, 0),
+            notes_length=notes_lengths.get(key, 0),
             phases=phases.get(key, []),
         )
         for key, study, direction in heads
@@ -188,7 +220,11 @@ def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
 
 
 def read_origins(url: str) -> tuple[tuple[int, Any], ...]:
-    """The id of each study of a database and the start of its first trial. Raises UserError."""
+    """Read the id of each study of a database and the start of its first trial.
+
+    Raises:
+        UserError: the database cannot be read.
+    """
     from optuna.storages._rdb import models
     from sqlalchemy import func, select
 
@@ -199,11 +235,11 @@ def read_origins(url: str) -> tuple[tuple[int, Any], ...]:
             .group_by(trial.study_id)
             .order_by(trial.study_id)
         )
-        return tuple((study, began) for study, began in connection.execute(query))
+        return tuple((study, started_at) for study, started_at in connection.execute(query))
 
 
 def _read_phases(connection: Any, studies: list[int]) -> list[tuple[Any, ...]]:
-    """Study, phase, trials, ended ones, last number, least and largest objective."""
+    """Read study, phase, trials, ended trials, last number, smallest and largest objective."""
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
     from sqlalchemy import and_, case, func, select
@@ -213,13 +249,13 @@ def _read_phases(connection: Any, studies: list[int]) -> list[tuple[Any, ...]]:
         models.TrialUserAttributeModel,
         models.TrialValueModel,
     )
-    over = case((trial.state.in_([TrialState.RUNNING, TrialState.WAITING]), 0), else_=1)
+    is_ended = case((trial.state.in_([TrialState.RUNNING, TrialState.WAITING]), 0), else_=1)
     objective = case((trial.state == TrialState.COMPLETE, value.value), else_=None)
     query = select(
         trial.study_id,
         attribute.value_json,
         func.count(),
-        func.sum(over),
+        func.sum(is_ended),
         func.max(trial.number),
         func.min(objective),
         func.max(objective),
@@ -243,32 +279,39 @@ def _group_by_study(rows: Any) -> dict[int, list[Any]]:
 
 
 def _make_status(
-    name: str, direction: str, states: list[Any], texts: list[Any], *, noted: int, phases: list[Any]
+    name: str,
+    direction: str,
+    states: list[Any],
+    texts: list[Any],
+    *,
+    notes_length: int,
+    phases: list[Any],
 ) -> StudyStatus:
     notes = {key: json.loads(text) for key, text in texts}
-    ours = schema.CONFIGURATION in notes
+    is_ours = schema.CONFIGURATION in notes
     configuration = notes.get(schema.CONFIGURATION)
     if (
         not isinstance(configuration, dict)
         or notes.get(schema.VERSION_KEY, schema.SCHEMA_VERSION) != schema.SCHEMA_VERSION
     ):
-        # Another program's study may have notes and attributes of the same names, which mean something else there.
+        # Another program's study may have notes and attributes of the same names, which mean
+        # something else there.
         notes, configuration, phases = {}, {}, [(None, *rest) for _, *rest in phases]
     engine = _parse_or_none(lambda: Engine(**notes[schema.ENGINE]))
-    starts = [begin for _, _, begin, _, _ in states if begin is not None]
+    starts = [start for _, _, start, _, _ in states if start is not None]
     moments = [moment for _, _, _, *later in states for moment in later if moment is not None]
     maximize = direction == "MAXIMIZE"
     return StudyStatus(
         name=name,
         maximize=maximize,
-        is_ours=ours,
+        is_ours=is_ours,
         states={state.name: count for state, count, *_ in states},
         phases=_merge_phases(phases, maximize),
         started_at=_to_utc(min(starts, default=None)),
         latest_event=_to_utc(max(moments, default=None)),
         holder=_parse_or_none(lambda: Holder.from_note(notes[schema.HOLDER])),
         budget=None if engine is None else engine.budget,
-        notes_length=int(noted or 0),
+        notes_length=int(notes_length or 0),
         protocol=configuration.get("search.protocol"),
         optimizer=configuration.get("search.optimizer"),
         failures=next((count for state, count, *_ in states if state.name == "FAIL"), 0),
@@ -276,19 +319,19 @@ def _make_status(
 
 
 def _merge_phases(rows: Sequence[Sequence[Any]], maximize: bool) -> tuple[PhaseStatus, ...]:
-    """The phases by their last trials, from rows as `_read_phases` gives them; trials without a phase are of the search."""
-    named: dict[str, list[PhaseStatus]] = {}
-    for text, count, ended, last, least, most in rows:
+    """Merge the rows of `_read_phases` by phase; trials without a phase belong to the search."""
+    parts_by_name: dict[str, list[PhaseStatus]] = {}
+    for text, count, ended, last, smallest, largest in rows:
         phase = PhaseStatus(
             str(json.loads(text)) if text else SEARCH,
             count,
             int(ended or 0),
             last,
-            most if maximize else least,
+            largest if maximize else smallest,
         )
-        named.setdefault(phase.name, []).append(phase)
+        parts_by_name.setdefault(phase.name, []).append(phase)
     merged = []
-    for name, parts in named.items():
+    for name, parts in parts_by_name.items():
         bests = [phase.best for phase in parts if phase.best is not None]
         best = (max if maximize else min)(bests, default=None)
         merged.append(
@@ -304,7 +347,7 @@ def _merge_phases(rows: Sequence[Sequence[Any]], maximize: bool) -> tuple[PhaseS
 
 
 def _parse_or_none(read: Callable[[], T]) -> T | None:
-    """What a note says; null for one that is not there, or not of our making."""
+    """Parse a note; None if it is missing or invalid."""
     try:
         return read()
     except (KeyError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The trials of a study: a list in pages, sorted and chosen by the server, and a page for each."""
+"""Pages of the trials of a study: a list, sorted and filtered by the server, and a page a trial."""
 
 from __future__ import annotations
 
@@ -24,16 +24,24 @@ from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import StudySnapshot
 
-PAGE_SIZE = 50  # trials
+PAGE_SIZE = 50  # trials on a page of the list
 STATES = ("complete", "running", "pruned", "failed")
 _FIXED_COLUMNS = ("number", "phase", "generation", "state", "objective", "seed", "seconds")
-_MAX_DOTS = 60  # points that are marked
+_MAX_DOTS = 60  # a curve with more points is drawn without dots
 _TEXT_COLUMNS = ("phase", "state")
 
 
 @dataclass(frozen=True)
 class TrialsView:
-    """What of the list is shown; phase, state: empty for all; page: from 1."""
+    """Selection and order of the list.
+
+    Attributes:
+        sort: column to sort by.
+        descending: whether the largest value comes first.
+        phase: phase of the listed trials; empty for all.
+        state: state of the listed trials; empty for all.
+        page: number of the page, from 1.
+    """
 
     sort: str = "number"
     descending: bool = True
@@ -43,7 +51,7 @@ class TrialsView:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> TrialsView:
-        """From the query of an address; what is wrong there falls back."""
+        """Parse the query of an address; an invalid page becomes the first page."""
         page = query.get("page", "1")
         return cls(
             sort=query.get("sort", "number"),
@@ -54,7 +62,7 @@ class TrialsView:
         )
 
     def to_query(self, **changes: Any) -> str:
-        """As the query of an address, with changes."""
+        """Format the view with changes as the query of an address."""
         view = replace(self, **changes)
         pairs = {
             "sort": view.sort,
@@ -67,27 +75,29 @@ class TrialsView:
 
 
 def select_trials(snapshot: StudySnapshot, view: TrialsView) -> list[Trial]:
-    """The trials of a view in its order; those without the value that it sorts by are last either way."""
+    """Select and sort the trials of a view; trials without the sorted value are last."""
     trials = [
         trial
         for trial in snapshot.trials
         if view.phase in ("", trial.facts.get(schema.PHASE)) and view.state in ("", trial.state)
     ]
-    valued = [
+    pairs_with_value = [
         (value, trial) for trial in trials if (value := _get_value(trial, view.sort)) is not None
     ]
     numeric = [
-        pair for pair in valued if isinstance(pair[0], int | float) and not math.isnan(pair[0])
+        pair
+        for pair in pairs_with_value
+        if isinstance(pair[0], int | float) and not math.isnan(pair[0])
     ]
-    textual = [pair for pair in valued if not isinstance(pair[0], int | float)]
+    textual = [pair for pair in pairs_with_value if not isinstance(pair[0], int | float)]
     ordered: list[Trial] = []
     for pairs, key in (
         (numeric, lambda pair: (pair[0], pair[1].number)),
         (textual, lambda pair: (str(pair[0]), pair[1].number)),
     ):
         ordered += [trial for _, trial in sorted(pairs, key=key, reverse=view.descending)]
-    placed = {trial.number for trial in ordered}
-    return ordered + [trial for trial in trials if trial.number not in placed]
+    ordered_numbers = {trial.number for trial in ordered}
+    return ordered + [trial for trial in trials if trial.number not in ordered_numbers]
 
 
 def _get_value(trial: Trial, name: str) -> Any:
@@ -101,77 +111,80 @@ def _get_value(trial: Trial, name: str) -> Any:
 
 
 def render_trials(entry: StudyEntry, snapshot: StudySnapshot, view: TrialsView) -> list[PagePart]:
-    """The list as parts of a page: what may be chosen, and the trials."""
+    """Render the list as parts of a page: the form and the trials."""
     trials = select_trials(snapshot, view)
-    pages = max(1, math.ceil(len(trials) / PAGE_SIZE))
-    view = replace(view, page=min(view.page, pages))
-    shown = trials[(view.page - 1) * PAGE_SIZE : view.page * PAGE_SIZE]
+    page_count = max(1, math.ceil(len(trials) / PAGE_SIZE))
+    view = replace(view, page=min(view.page, page_count))
+    listed = trials[(view.page - 1) * PAGE_SIZE : view.page * PAGE_SIZE]
     names = list(
         dict.fromkeys(
-            name for trial in snapshot.search_trials[:1] or shown for name in trial.values
+            name for trial in snapshot.search_trials[:1] or listed for name in trial.values
         )
     )
     columns = [*_FIXED_COLUMNS, *names]
     head = "".join(_render_head(entry, column, view) for column in columns)
-    rows = "".join(_render_row(entry, trial, columns) for trial in shown)
+    rows = "".join(_render_row(entry, trial, columns) for trial in listed)
     count = (
         f"{len(trials)} of {len(snapshot.trials)} trials"
         if len(trials) != len(snapshot.trials)
         else f"{len(trials)} trials"
     )
-    turn = _render_pager(entry, view, pages)
+    pager = _render_pager(entry, view, page_count)
     body = (
-        f'<div class="scroll tall" tabindex="0" role="region" aria-label="Trials"><table id="trials-table"><thead><tr>{head}</tr></thead>'
+        '<div class="scroll tall" tabindex="0" role="region" aria-label="Trials">'
+        f'<table id="trials-table"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
     return [
         PagePart("choose", "", _render_form(entry, snapshot, view)),
-        PagePart("trials", "", f'<p class="note">{count}{turn}</p>{body}'),
+        PagePart("trials", "", f'<p class="note">{count}{pager}</p>{body}'),
     ]
 
 
 def _render_form(entry: StudyEntry, snapshot: StudySnapshot, view: TrialsView) -> str:
     phases = dict.fromkeys(str(trial.facts.get(schema.PHASE, "")) for trial in snapshot.trials)
 
-    def options(entries: Sequence[str], now: str) -> str:
-        return "".join(
-            f'<option value="{escape(entry)}"{" selected" if entry == now else ""}>{escape(entry or "all")}</option>'
-            for entry in entries
-        )
+    def render_option(value: str, current: str) -> str:
+        selected = " selected" if value == current else ""
+        return f'<option value="{escape(value)}"{selected}>{escape(value or "all")}</option>'
 
-    def select(label: str, name: str, entries: Sequence[str], now: str) -> str:
-        return f'<label>{label} <select class="tool" name="{name}">{options(["", *entries], now)}</select></label> '
+    def render_select(label: str, name: str, values: Sequence[str], current: str) -> str:
+        options = "".join(render_option(value, current) for value in ("", *values))
+        return f'<label>{label} <select class="tool" name="{name}">{options}</select></label> '
 
     order = "desc" if view.descending else "asc"
-    kept = "".join(
+    hidden = "".join(
         f'<input type="hidden" name="{name}" value="{escape(value)}">'
         for name, value in (("sort", view.sort), ("order", order))
     )
-    fields = select("Phase", "phase", list(phases), view.phase) + select(
-        "State", "state", STATES, view.state
+    fields = render_select("Phase", "phase", list(phases), view.phase)
+    fields += render_select("State", "state", STATES, view.state)
+    return (
+        f'<form class="choose" action="{page_url(entry, "trials")}">{fields}{hidden}'
+        '<button class="tool">Show</button></form>'
     )
-    return f'<form class="choose" action="{page_url(entry, "trials")}">{fields}{kept}<button class="tool">Show</button></form>'
 
 
 def _render_head(entry: StudyEntry, column: str, view: TrialsView) -> str:
-    now = view.sort == column
+    is_sorted = view.sort == column
     link = view.to_query(
         sort=column,
-        descending=not view.descending if now else column in ("number", "seconds"),
+        descending=not view.descending if is_sorted else column in ("number", "seconds"),
         page=1,
     )
-    order = f' aria-sort="{"descending" if view.descending else "ascending"}"' if now else ""
-    arrow = (" ↓" if view.descending else " ↑") if now else ""
+    direction = "descending" if view.descending else "ascending"
+    order = f' aria-sort="{direction}"' if is_sorted else ""
+    arrow = (" ↓" if view.descending else " ↑") if is_sorted else ""
     kind = "" if column in _TEXT_COLUMNS else ' class="number"'
     short = column.rpartition(".")[2] or column
     target = f"{page_url(entry, 'trials')}?{escape(link)}"
-    return f'<th scope="col"{kind}{order}><a href="{target}" title="{escape(column)}">{escape(short)}{arrow}</a></th>'
+    text = f'<a href="{target}" title="{escape(column)}">{escape(short)}{arrow}</a>'
+    return f'<th scope="col"{kind}{order}>{text}</th>'
 
 
 def _render_row(entry: StudyEntry, trial: Trial, columns: Sequence[str]) -> str:
-    cells = [
-        f'<th scope="row" class="number"><a href="{page_url(entry, "trial", str(trial.number))}">{trial.number}</a></th>'
-    ]
+    address = page_url(entry, "trial", str(trial.number))
+    cells = [f'<th scope="row" class="number"><a href="{address}">{trial.number}</a></th>']
     for column in columns[1:]:
         value = _get_value(trial, column)
         kind = "" if column in _TEXT_COLUMNS else ' class="number"'
@@ -186,24 +199,23 @@ def _render_row(entry: StudyEntry, trial: Trial, columns: Sequence[str]) -> str:
     return f'<tr data-number="{trial.number}">{"".join(cells)}</tr>'
 
 
-def _render_pager(entry: StudyEntry, view: TrialsView, pages: int) -> str:
-    if pages == 1:
+def _render_pager(entry: StudyEntry, view: TrialsView, page_count: int) -> str:
+    if page_count == 1:
         return ""
 
-    def turn(page: int, text: str) -> str:
-        there = 1 <= page <= pages
-        return (
-            f' <a class="tool" href="{page_url(entry, "trials")}?{escape(view.to_query(page=page))}">{text}</a>'
-            if there
-            else ""
-        )
+    def render_link(page: int, text: str) -> str:
+        if not 1 <= page <= page_count:
+            return ""
+        address = f"{page_url(entry, 'trials')}?{escape(view.to_query(page=page))}"
+        return f' <a class="tool" href="{address}">{text}</a>'
 
-    first = turn(1, "first") if view.page > 2 else ""
-    return f" · page {view.page} of {pages}{first}{turn(view.page - 1, 'previous')}{turn(view.page + 1, 'next')}"
+    links = render_link(1, "first") if view.page > 2 else ""
+    links += render_link(view.page - 1, "previous") + render_link(view.page + 1, "next")
+    return f" · page {view.page} of {page_count}{links}"
 
 
 def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> list[PagePart]:
-    """Everything that is known of a trial."""
+    """Render the parts of the page of a trial."""
     space = snapshot.spaces.get(trial.facts.get(schema.PHASE, ""))
     ranges = (
         {dimension.name: dimension for dimension in space.dimensions} if space is not None else {}
@@ -222,11 +234,12 @@ def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> li
         rows = []
         for name, value in trial.values.items():
             dimension = ranges.get(name)
-            near = ""
+            suffix = ""
             if dimension is not None and dimension.scale != "categorical":
                 scale = ", log" if dimension.scale == "log" else ""
-                near = f' <span class="prefix">of {render_value(dimension.low)} to {render_value(dimension.high)}{scale}</span>'
-            rows.append((name, render_value(value) + near))
+                bounds = f"{render_value(dimension.low)} to {render_value(dimension.high)}"
+                suffix = f' <span class="prefix">of {bounds}{scale}</span>'
+            rows.append((name, render_value(value) + suffix))
         parts.append(PagePart("values", "Parameters", render_listing(rows, "Parameters")))
     hidden = {schema.REASON, schema.TRACEBACK, schema.PHASE, schema.SECONDS, schema.ATTEMPTS}
     facts = [
@@ -234,32 +247,32 @@ def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> li
         for name, value in sorted(trial.facts.items())
         if name not in hidden
     ]
-    parts.append(PagePart("facts", "Everything else", render_listing(facts, "Facts")))
+    parts.append(PagePart("facts", "Other facts", render_listing(facts, "Facts")))
     return parts
 
 
 def _list_result(snapshot: StudySnapshot, trial: Trial) -> list[tuple[str, str]]:
-    began, ended = snapshot.start_times.get(trial.number), snapshot.end_times.get(trial.number)
+    started_at = snapshot.start_times.get(trial.number)
+    ended_at = snapshot.end_times.get(trial.number)
     rows = [
         ("state", f'<span class="state {trial.state}">{trial.state}</span>'),
         ("phase", escape(str(trial.facts.get(schema.PHASE, "")))),
     ]
-    rows.append(("place in its phase", str(trial.index)))
+    rows.append(("index in its phase", str(trial.index)))
     if trial.objective is not None:
         rows.append(("objective", render_value(trial.objective)))
     if trial.estimate is not None:
         rows.append(("objective, estimated when it was pruned", render_value(trial.estimate)))
     if schema.SECONDS in trial.facts:
-        rows.append(("took", escape(format_duration(float(trial.facts[schema.SECONDS])))))
-    rows += [("began", f"{format_time(began)} ({format_age(began)})")] if began is not None else []
-    rows += (
-        [("ended", format_time(ended))] if ended is not None and trial.state != "running" else []
-    )
+        rows.append(("duration", escape(format_duration(float(trial.facts[schema.SECONDS])))))
+    if started_at is not None:
+        rows.append(("started", f"{format_time(started_at)} ({format_age(started_at)})"))
+    if ended_at is not None and trial.state != "running":
+        rows.append(("ended", format_time(ended_at)))
     attempts = trial.facts.get(schema.ATTEMPTS, [])
     if attempts:
-        rows.append(
-            ("attempts given up", "".join(f"<p>{escape(str(reason))}</p>" for reason in attempts))
-        )
+        reasons = "".join(f"<p>{escape(str(reason))}</p>" for reason in attempts)
+        rows.append(("abandoned attempts", reasons))
     return rows
 
 
@@ -272,27 +285,26 @@ def _format_fact(value: Any) -> str:
 
 
 def render_curve(curve: Mapping[int, float]) -> str:
-    """Reported values by step as a line."""
+    """Render the reported values by step as an SVG line."""
     points = [(step, value) for step, value in sorted(curve.items()) if math.isfinite(value)]
     if len(points) < 2:
         return ""
-    width, height, left, low = 640, 240, 64, 28
+    width, height, left, bottom_margin = 640, 240, 64, 28
     steps, values = [step for step, _ in points], [value for _, value in points]
     bottom, top = min(values), max(values)
     span = (top - bottom) or abs(top) or 1.0
-
-    floor, right = height - low, width - 12
-    spots = [
+    floor, right = height - bottom_margin, width - 12
+    pixels = [
         (
             left + (right - left) * (step - steps[0]) / (steps[-1] - steps[0]),
             12 + (floor - 12) * (1 - (value - bottom) / span),
         )
         for step, value in points
     ]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
     dots = (
-        "".join(f'<circle r="2.5" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in spots)
-        if len(spots) <= _MAX_DOTS
+        "".join(f'<circle r="2.5" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in pixels)
+        if len(pixels) <= _MAX_DOTS
         else ""
     )
     labels = "".join(
@@ -305,6 +317,8 @@ def render_curve(curve: Mapping[int, float]) -> str:
         )
     )
     return (
-        f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="Reported values by step" class="curve">'
-        f'<path class="axis" d="M{left},{floor}H{right}M{left},12H{right}"/>{labels}<polyline points="{line}"/>{dots}</svg></figure>'
+        f'<figure><svg viewBox="0 0 {width} {height}" role="img" '
+        'aria-label="Reported values by step" class="curve">'
+        f'<path class="axis" d="M{left},{floor}H{right}M{left},12H{right}"/>{labels}'
+        f'<polyline points="{line}"/>{dots}</svg></figure>'
     )

@@ -1,7 +1,8 @@
-"""The figures of a report, each a function of the evidence; one drawing serves pages, documents and live views.
+"""Figures of a report. Each figure is a function of the evidence.
 
-On a page: `figure(key, evidence).svg` inside the HTML, with `css()` (or the page's own values of the same variables) in its style.
-As files: `standalone(figure)` and `png(key, evidence)`.
+On a page: `draw_figure(key, evidence).svg` inside the HTML, with `make_css()` in its style. A page
+can also define the same CSS variables itself.
+As files: `make_svg_file(figure)` and `draw_png(key, evidence)`.
 """
 
 from __future__ import annotations
@@ -65,32 +66,49 @@ FIGURE_KEYS: tuple[str, ...] = tuple(_DRAW_FUNCTIONS)  # in the order of a repor
 
 
 def draw_figure(key: str, evidence: Evidence) -> Figure | None:
-    """A figure by its key; null when the study has nothing to draw for it. Raises UserError for an unknown key."""
+    """Draw the figure of a key.
+
+    Returns:
+        The figure; None when the study has no data for it.
+
+    Raises:
+        UserError: the key is unknown.
+    """
     draw = _find_draw_function(key)
     return make_figure(lambda palette: draw(evidence, palette), key)
 
 
 def draw_figures(evidence: Evidence) -> Iterator[Figure]:
-    """All figures that the study has something for, in the order of a report."""
+    """Draw all figures for which the study has data, in the order of a report."""
     for key in FIGURE_KEYS:
-        found = draw_figure(key, evidence)
-        if found is not None:
-            yield found
+        figure = draw_figure(key, evidence)
+        if figure is not None:
+            yield figure
 
 
 def draw_png(
     figure_key: str, evidence: Evidence, *, dark: bool = False, width_px: int = 1200
 ) -> bytes:
-    """A figure as a PNG file `width_px` wide. Raises UserError when the study has nothing to draw for it."""
+    """Draw a figure as a PNG file.
+
+    Args:
+        figure_key: one of FIGURE_KEYS.
+        evidence: the study.
+        dark: use the dark palette.
+        width_px: width of the image [px].
+
+    Raises:
+        UserError: the key is unknown, or the study has no data for the figure.
+    """
     draw = _find_draw_function(figure_key)
-    found = render_png(lambda palette: draw(evidence, palette), dark=dark, width=width_px)
-    if found is None:
+    image = render_png(lambda palette: draw(evidence, palette), dark=dark, width=width_px)
+    if image is None:
         raise user_error(
-            got=f"figure {figure_key} of a study without anything to draw for it",
-            expected="a figure that it has",
+            got=f"figure {figure_key} of a study without data for it",
+            expected="a figure for which the study has data",
             do="leave it out",
         )
-    return found
+    return image
 
 
 def _find_draw_function(key: str) -> Callable[[Evidence, Palette], Drawing | None]:

@@ -1,4 +1,7 @@
-"""The axis of a parameter: every parameter is drawn over [0, 1], where its search moved, and labelled with its values."""
+"""The axis of a parameter.
+
+Every parameter is drawn over its unit coordinate in [0, 1] and labelled with its values.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,14 @@ from synaptune.search.space.space import Dimension
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
 
-_LONGEST_CHOICE = 9  # letters of a choice
+_LONGEST_CHOICE = 9  # [characters] a longer choice is cut
 
 
 def list_dimensions(evidence: Evidence) -> list[Dimension]:
-    """The ranges of the searched parameters, by subsystem as the evidence orders them; empty when no search has begun."""
+    """List the ranges of the searched parameters, in the order of the evidence.
+
+    The list is empty when no search has started.
+    """
     known = (
         {}
         if evidence.space is None
@@ -30,17 +36,24 @@ def list_dimensions(evidence: Evidence) -> list[Dimension]:
 def choose_dimensions(
     evidence: Evidence, most: int, drawable: Collection[str] | None = None
 ) -> tuple[list[Dimension], str]:
-    """At most so many parameters, those that matter most, in their order, and a note when some are left out for room.
+    """Choose the most important parameters for a figure with limited room.
 
-    drawable: names of those that have something to draw, null is all.
+    Args:
+        evidence: the study.
+        most: maximum number of parameters.
+        drawable: names of the parameters that have data; None means all.
+
+    Returns:
+        The parameters in their order, and a note for the caption. The note is empty when no
+        parameter is left out.
     """
-    found = [
+    dimensions = [
         dimension
         for dimension in list_dimensions(evidence)
         if drawable is None or dimension.name in drawable
     ]
-    if len(found) <= most:
-        return found, ""
+    if len(dimensions) <= most:
+        return dimensions, ""
     worth = {
         entry.name: abs(entry.reverted.mean)
         for entry in evidence.ablation
@@ -51,18 +64,17 @@ def choose_dimensions(
         for entry in evidence.importances
     }
     ranked = sorted(
-        found,
+        dimensions,
         key=lambda dimension: (-worth.get(dimension.name, -1.0), -share.get(dimension.name, 0.0)),
     )
-    kept = {dimension.name for dimension in ranked[:most]}
+    names = {dimension.name for dimension in ranked[:most]}
     order = ", by importance" if any(worth.values()) or any(share.values()) else ", the first ones"
-    return [
-        dimension for dimension in found if dimension.name in kept
-    ], f" Shown are {most} of {len(found)} parameters{order}."
+    note = f" Shown are {most} of {len(dimensions)} parameters{order}."
+    return [dimension for dimension in dimensions if dimension.name in names], note
 
 
 def locate_value(dimension: Dimension, value: Any) -> float:
-    """Where a value is drawn; nan for one that is not known or not a value of this parameter."""
+    """Map a value to its coordinate on the axis; nan when it is unknown or outside the domain."""
     if value is None:
         return math.nan
     try:
@@ -72,12 +84,12 @@ def locate_value(dimension: Dimension, value: Any) -> float:
 
 
 def locate_values(dimension: Dimension, values: Sequence[Any]) -> list[float]:
-    """`unit_of` of each."""
+    """Apply `locate_value` to each value."""
     return [locate_value(dimension, value) for value in values]
 
 
 def set_value_ticks(axis: Axis, dimension: Dimension, count: int = 4) -> None:
-    """Round values of the parameter at their places on an axis over [0, 1]."""
+    """Label an axis over [0, 1] with round values of the parameter."""
     from matplotlib.ticker import FixedFormatter, FixedLocator
 
     values = list_round_values(dimension, count)
@@ -86,7 +98,11 @@ def set_value_ticks(axis: Axis, dimension: Dimension, count: int = 4) -> None:
 
 
 def list_round_values(dimension: Dimension, count: int) -> list[Any]:
-    """At most `count` round values inside the range: all choices, steps of a linear range, 1-2-5 or decades of a logarithmic one."""
+    """List at most `count` round values inside the range.
+
+    They are choices of a categorical dimension, equal steps of a linear one, and 1-2-5 steps or
+    decades of a logarithmic one.
+    """
     if dimension.scale == "categorical":
         stride = math.ceil(len(dimension.choices) / count)
         return list(dimension.choices[::stride])
@@ -94,11 +110,13 @@ def list_round_values(dimension: Dimension, count: int) -> list[Any]:
     if dimension.scale == "log":
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         for steps in ((1, 2, 5), (1, 3), (1,)):
-            found = [step * 10.0**decade for decade in decades for step in steps]
-            found = [value for value in found if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
-            if len(found) <= count:
+            candidates = [step * 10.0**decade for decade in decades for step in steps]
+            values = [
+                value for value in candidates if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
+            ]
+            if len(values) <= count:
                 break
-        return found[:: math.ceil(len(found) / count)] if found else [low, high]
+        return values[:: math.ceil(len(values) / count)] if values else [low, high]
     from matplotlib.ticker import MaxNLocator
 
     steps = MaxNLocator(count - 1, steps=[1, 2, 2.5, 5, 10], integer=dimension.integer).tick_values(
@@ -108,10 +126,10 @@ def list_round_values(dimension: Dimension, count: int) -> list[Any]:
 
 
 def format_tick(value: Any) -> str:
-    """A value in few letters; a long choice is cut."""
-    words = format_number(value)
+    """Format a value briefly; a long choice is cut."""
+    text = format_number(value)
     return (
-        words
-        if len(words) <= _LONGEST_CHOICE or not isinstance(value, str)
-        else f"{words[: _LONGEST_CHOICE - 1]}…"
+        text
+        if len(text) <= _LONGEST_CHOICE or not isinstance(value, str)
+        else f"{text[: _LONGEST_CHOICE - 1]}…"
     )

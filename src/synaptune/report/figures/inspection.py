@@ -1,4 +1,7 @@
-"""What happens inside a trained model: its terminals along a real text, and the life of its experts (portrait.py has the schema)."""
+"""Figures of a trained model: its terminals along a real text, and the events of its experts.
+
+protocols/inspection.py documents the schema of the data.
+"""
 
 from __future__ import annotations
 
@@ -30,32 +33,38 @@ _SIDES = ("baseline", "best")
 
 
 def draw_dynamics(evidence: Evidence, palette: Palette) -> Drawing | None:
-    """Calcium, pools, energy and release along a text: the mean over the terminals (thick) and single ones (thin)."""
-    known = {side: found for side in _SIDES if (found := _find_part(evidence, side, "dynamics"))}
+    """Draw calcium, pools, energy and release along a text.
+
+    Thick lines are means over the terminals, thin lines single terminals.
+    """
+    parts_by_side = {
+        side: part for side in _SIDES if (part := _find_part(evidence, side, "dynamics"))
+    }
     rows = [
-        (name, words)
-        for name, words in _TRACES
-        if any(_mean_trace(part, name) for part in known.values())
+        (name, label)
+        for name, label in _TRACES
+        if any(_mean_trace(part, name) for part in parts_by_side.values())
     ]
     if not rows:
         return None
     step, left = 104.0, 48.0
-    sheet = FigureLayout(52 + step * len(rows) + 44, palette)
-    text = next((part["text"] for part in known.values() if part.get("text")), [])
+    layout = FigureLayout(52 + step * len(rows) + 44, palette)
+    text = next((part["text"] for part in parts_by_side.values() if part.get("text")), [])
     length = max(
-        [len(text)] + [len(_mean_trace(part, name)) for part in known.values() for name, _ in rows]
+        [len(text)]
+        + [len(_mean_trace(part, name)) for part in parts_by_side.values() for name, _ in rows]
     )
     axes = None
-    for at, (name, words) in enumerate(rows):
-        axes = sheet.add_axes(left, 62 + step * at, width=WIDTH - left - 8, height=68)
+    for row, (name, label) in enumerate(rows):
+        axes = layout.add_axes(left, 62 + step * row, width=WIDTH - left - 8, height=68)
         axes.set_xlim(-0.5, max(1, length) - 0.5)
-        _draw_traces(axes, known, name, palette)
-        set_ticks(axes, x=6, y=3, whole=True)
+        _draw_traces(axes, parts_by_side, name, palette)
+        set_ticks(axes, x=6, y=3, integer=True)
         axes.tick_params(labelbottom=False)
-        sheet.label_top(axes, words, colour=palette.ink, x=4)
-    for at, side in enumerate(known):
-        sheet.add_text(
-            WIDTH - 8 - 76 * (len(known) - 1 - at),
+        layout.label_top(axes, label, colour=palette.ink, x=4)
+    for row, side in enumerate(parts_by_side):
+        layout.add_text(
+            WIDTH - 8 - 76 * (len(parts_by_side) - 1 - row),
             22,
             side,
             colour=_choose_colour(side, palette),
@@ -65,24 +74,25 @@ def draw_dynamics(evidence: Evidence, palette: Palette) -> Drawing | None:
         )
     if axes is not None and text:
         _draw_letters(axes, text, palette)
-        sheet.add_text(
+        layout.add_text(
             WIDTH - 8,
-            sheet.height - 6,
+            layout.height - 6,
             "token of the validation text",
             colour=palette.muted,
             ha="right",
         )
-    layer = next(iter(known.values())).get("layer", 0)
+    layer = next(iter(parts_by_side.values())).get("layer", 0)
     caption = (
-        f"The terminals of layer {layer} along the beginning of the validation text, at the {' and at the '.join(known)} values: mean over "
-        "all terminals (thick) and single ones (thin, from the token that bore them)."
+        f"The terminals of layer {layer} along the beginning of the validation text, at the "
+        f"{' and row the '.join(parts_by_side)} values: mean over all terminals (thick) and single "
+        "terminals (thin, from the token that created them)."
     )
-    return Drawing(sheet.canvas, "Synapse dynamics", caption)
+    return Drawing(layout.canvas, "Synapse dynamics", caption)
 
 
 def _find_part(evidence: Evidence, side: str, name: str) -> Mapping[str, Any] | None:
-    portrait = evidence.inspections.get(side) or {}
-    part = portrait.get(name) if isinstance(portrait, Mapping) else None
+    inspection = evidence.inspections.get(side) or {}
+    part = inspection.get(name) if isinstance(inspection, Mapping) else None
     return part if isinstance(part, Mapping) and part else None
 
 
@@ -99,43 +109,39 @@ def _to_floats(trace: Sequence[float | None]) -> list[float]:
 
 
 def _draw_traces(
-    axes: Axes, known: Mapping[str, Mapping[str, Any]], name: str, palette: Palette
+    axes: Axes, parts_by_side: Mapping[str, Mapping[str, Any]], name: str, palette: Palette
 ) -> None:
-    seen: list[float] = []
-    for side, part in known.items():
+    values: list[float] = []
+    for side, part in parts_by_side.items():
         colour = _choose_colour(side, palette)
         single = [_to_floats(terminal.get(name) or []) for terminal in part.get("terminals") or []]
-        several = [
-            [(at, value) for at, value in enumerate(trace) if math.isfinite(value)]
-            for trace in single
-        ]
-        draw_lines(
-            axes,
-            [tuple(zip(*trace, strict=True)) for trace in several if trace],
-            colour=colour,
-            linewidth=0.8,
-            alpha=0.45,
-        )  # type: ignore[misc]
+        lines = []
+        for trace in single:
+            indices = [index for index, value in enumerate(trace) if math.isfinite(value)]
+            if indices:
+                lines.append((indices, [trace[index] for index in indices]))
+        draw_lines(axes, lines, colour=colour, linewidth=0.8, alpha=0.45)
         mean = _to_floats(_mean_trace(part, name))
         axes.plot(range(len(mean)), mean, color=colour, linewidth=2.2, zorder=4)
-        seen += [value for trace in (*single, mean) for value in trace if math.isfinite(value)]
-    deep = bool(seen) and min(seen) < 0.5 * max(seen)  # else zero is too far away to be shown
-    axes.set_ylim(*find_limits(seen, upper=0.995, must=[0.0] if deep else [], pad=0.08))
+        values += [value for trace in (*single, mean) for value in trace if math.isfinite(value)]
+    # Zero is shown only where it does not compress the traces.
+    near_zero = bool(values) and min(values) < 0.5 * max(values)
+    axes.set_ylim(*find_limits(values, upper=0.995, include=[0.0] if near_zero else [], pad=0.08))
 
 
 def _draw_letters(axes: Axes, text: Sequence[str], palette: Palette) -> None:
-    """The text itself as the labels of the axis: each token in its place where they are letters, else every few of them."""
+    """Label the axis with the text: every token when all are single letters, else every nth."""
     width = axes.get_position().width * WIDTH / max(1, len(text))
     longest = max(len(token) for token in text)
     stride = 1 if longest == 1 else max(1, math.ceil(longest * 6.5 / width))
     low = axes.get_ylim()[0]
-    for at in range(0, len(text), stride):
-        words = _replace_unprintable(text[at]).replace(" ", "·" if longest > 1 else " ")
-        if words.strip():
+    for index in range(0, len(text), stride):
+        label = _replace_unprintable(text[index]).replace(" ", "·" if longest > 1 else " ")
+        if label.strip():
             size = min(11.0, max(6.5, width * 1.5)) if longest == 1 else 9.0
             axes.annotate(
-                words,
-                (at, low),
+                label,
+                (index, low),
                 xytext=(0, -12),
                 textcoords="offset points",
                 ha="center",
@@ -146,33 +152,33 @@ def _draw_letters(axes: Axes, text: Sequence[str], palette: Palette) -> None:
 
 
 def _replace_unprintable(token: str) -> str:
-    """A token with a sign for every character that has no picture, such as the NUL between two documents."""
-    known = token.replace("\n", "↵").replace("\t", "→")
-    return "".join(letter if letter.isprintable() else "□" for letter in known)
+    """Replace every unprintable character, such as the NUL between two documents, by a symbol."""
+    visible = token.replace("\n", "↵").replace("\t", "→")
+    return "".join(letter if letter.isprintable() else "□" for letter in visible)
 
 
 def draw_experts(evidence: Evidence, palette: Palette) -> Drawing | None:
-    """Each expert's share of the tokens over the training; merges and splits as marks."""
-    known = {
-        side: found
+    """Draw each expert's share of the tokens over the training, with merges and splits as marks."""
+    parts_by_side = {
+        side: part
         for side in _SIDES
-        if (found := _find_part(evidence, side, "life"))
-        and found.get("steps")
-        and found.get("utilisation")
+        if (part := _find_part(evidence, side, "life"))
+        and part.get("steps")
+        and part.get("utilisation")
     }
-    if not known:
+    if not parts_by_side:
         return None
-    width = (WIDTH - 8) / len(known)
-    sheet = FigureLayout(330, palette)
+    width = (WIDTH - 8) / len(parts_by_side)
+    layout = FigureLayout(330, palette)
     top = max(
         share
-        for part in known.values()
+        for part in parts_by_side.values()
         for row in part["utilisation"]
         for share in row
         if math.isfinite(share)
     )
-    for at, (side, part) in enumerate(known.items()):
-        axes = sheet.add_axes(at * width + 44, 44, width=width - 62, height=180)
+    for column, (side, part) in enumerate(parts_by_side.items()):
+        axes = layout.add_axes(column * width + 44, 44, width=width - 62, height=180)
         shares = list(zip(*part["utilisation"], strict=True))
         axes.set_xlim(part["steps"][0], max(part["steps"][-1], part["steps"][0] + 1))
         axes.set_ylim(0, 100 * top * 1.08)
@@ -185,17 +191,18 @@ def draw_experts(evidence: Evidence, palette: Palette) -> Drawing | None:
             linewidth=1.8,
             alpha=0.85,
         )
-        set_ticks(axes, x=4, y=4, whole=True)
+        set_ticks(axes, x=4, y=4, integer=True)
         axes.tick_params(labelbottom=False)
-        sheet.label_top(
-            axes, f"{side}: share of tokens [%]", colour=colour, weight="bold", x=at * width + 4
+        layout.label_top(
+            axes, f"{side}: share of tokens [%]", colour=colour, weight="bold", x=column * width + 4
         )
-        _draw_events(sheet, at * width, part=part, width=width, named=at == 0)
+        _draw_events(layout, column * width, part=part, width=width, named=column == 0)
     caption = (
-        "The share of tokens that each expert receives, mean over the layers, while it trains (dotted: equal shares), and when experts "
-        "merged (an expert lost) and split (an expert born)."
+        "The share of tokens that each expert receives during training, mean over the layers "
+        "(dotted: equal shares), and the steps at which experts merged (one expert fewer) and "
+        "split (one expert more)."
     )
-    return Drawing(sheet.canvas, "Life of the experts", caption)
+    return Drawing(layout.canvas, "Experts during training", caption)
 
 
 def _draw_events(
@@ -230,5 +237,5 @@ def _draw_events(
             size=12.0,
         )
     axes.tick_params(axis="y", labelsize=11.0, pad=3.0)
-    set_ticks(axes, x=4, whole=True)
+    set_ticks(axes, x=4, integer=True)
     layout.label_bottom(axes, "optimizer step")

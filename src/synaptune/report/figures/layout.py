@@ -1,4 +1,4 @@
-"""A sheet to draw on, measured in the figure's own units from the top left, and what its axes share."""
+"""The layout of a figure, in the figure's own units from the top left, and helpers of its axes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MINUS, TIMES = "\u2212", "\u00d7"
-MAX_POINTS = 700  # of one layer; more are thinned
-_GAP = 4.0
+MAX_POINTS = 700  # of one layer; longer series are thinned out
 
 
 class FigureLayout:
-    """A figure WIDTH wide; colours are those of its palette."""
+    """A matplotlib figure of width WIDTH with the colours of a palette."""
 
     def __init__(self, height: float, palette: Palette) -> None:
         from matplotlib.figure import Figure
@@ -28,9 +27,9 @@ class FigureLayout:
         self.canvas = Figure(figsize=(WIDTH / 72.0, height / 72.0), facecolor="none")
 
     def add_axes(self, x: float, y: float, *, width: float, height: float, grid: str = "y") -> Axes:
-        """Axes whose top left corner is at (x, y); grid: x, y, both or nothing."""
-        place = (x / WIDTH, 1.0 - (y + height) / self.height, width / WIDTH, height / self.height)
-        axes = self.canvas.add_axes(place, facecolor="none")
+        """Add axes whose top left corner is at (x, y); grid is "x", "y", "both" or ""."""
+        box = (x / WIDTH, 1.0 - (y + height) / self.height, width / WIDTH, height / self.height)
+        axes = self.canvas.add_axes(box, facecolor="none")
         for side, spine in axes.spines.items():
             spine.set_visible(side == "bottom" and grid == "y")
             spine.set_color(self.palette.muted)
@@ -43,17 +42,17 @@ class FigureLayout:
         self,
         x: float,
         y: float,
-        words: str,
+        text: str,
         *,
         colour: str | None = None,
         size: float = SMALL_SIZE,
         **options: Any,
     ) -> None:
-        """Text whose baseline begins at (x, y)."""
+        """Add text whose baseline starts at (x, y)."""
         self.canvas.text(
             x / WIDTH,
             1.0 - y / self.height,
-            words,
+            text,
             color=colour or self.palette.ink,
             fontsize=size,
             **options,
@@ -62,30 +61,33 @@ class FigureLayout:
     def label_top(
         self,
         axes: Axes,
-        words: str,
+        text: str,
         *,
         colour: str | None = None,
         x: float | None = None,
         **options: Any,
     ) -> None:
-        """A line of text above axes: what their vertical axis measures, or the panel's name; x: on the sheet."""
+        """Add a line of text above axes: the label of the vertical axis, or the panel's name.
+
+        x is the left end in the figure's units; None means the left edge of the axes.
+        """
         box = axes.get_position()
         left = box.x0 * WIDTH if x is None else x
         self.add_text(
             left,
             (1.0 - box.y1) * self.height - 9.0,
-            words,
+            text,
             colour=colour or self.palette.muted,
             **options,
         )
 
-    def label_bottom(self, axes: Axes, words: str) -> None:
-        """What the horizontal axis measures, below its right end."""
+    def label_bottom(self, axes: Axes, text: str) -> None:
+        """Add the label of the horizontal axis below its right end."""
         box = axes.get_position()
         self.add_text(
             box.x1 * WIDTH,
             (1.0 - box.y0) * self.height + 38.0,
-            words,
+            text,
             colour=self.palette.muted,
             ha="right",
         )
@@ -95,13 +97,13 @@ class FigureLayout:
         axes: Axes,
         x: float,
         y: float,
-        words: str,
+        text: str,
         *,
         colour: str,
         shift: tuple[float, float] = (6, 0),
         **options: Any,
     ) -> None:
-        """A label beside a point of the data, with a margin of paper around its letters."""
+        """Add a label beside a data point, with a paper-coloured margin around its letters."""
         from matplotlib.patheffects import withStroke
 
         options = {
@@ -110,12 +112,13 @@ class FigureLayout:
             "annotation_clip": False,
             "zorder": 9,
         } | options
-        text = axes.annotate(
-            words, (x, y), xytext=shift, textcoords="offset points", color=colour, **options
+        label = axes.annotate(
+            text, (x, y), xytext=shift, textcoords="offset points", color=colour, **options
         )
-        text.set_gid("halo")
+        label.set_gid("halo")
+        # A placeholder colour gets its margin from the SVG's style, see theme.make_inline_svg.
         if not colour.startswith("#0a0b"):
-            text.set_path_effects([withStroke(linewidth=4.0, foreground=self.palette.paper)])
+            label.set_path_effects([withStroke(linewidth=4.0, foreground=self.palette.paper)])
 
 
 def draw_dots(
@@ -128,7 +131,10 @@ def draw_dots(
     alpha: float = 1.0,
     zorder: float = 3.0,
 ) -> None:
-    """Round points as one path, a tenth of the size of a marker each; call it when the limits of the axes are set."""
+    """Draw round points as one path, which takes a tenth of the bytes of markers.
+
+    The limits of the axes must be set before.
+    """
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -146,24 +152,24 @@ def draw_dots(
         "edgecolor": colour,
         "linewidth": size,
         "capstyle": "round",
-        "snap": False,
-    }  # snapped, a dot would be nothing
+        "snap": False,  # snapping to pixels would make a dot empty
+    }
     axes.add_patch(PathPatch(path, alpha=alpha, zorder=zorder, **style))
 
 
 def draw_lines(
     axes: Axes,
-    several: Iterable[tuple[Sequence[float], Sequence[float]]],
+    lines: Iterable[tuple[Sequence[float], Sequence[float]]],
     *,
     colour: str,
     **style: Any,
 ) -> None:
-    """Many lines as one path."""
+    """Draw many lines as one path."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
     points, codes = [], []
-    for x, y in several:
+    for x, y in lines:
         points += list(zip(x, y, strict=True))
         codes += [Path.MOVETO] + [Path.LINETO] * (len(x) - 1)
     if points:
@@ -173,14 +179,14 @@ def draw_lines(
 
 
 def thin_out(count: int, limit: int = MAX_POINTS) -> list[int]:
-    """At most `limit` of `count` positions, evenly spaced, the ends among them."""
+    """Select at most `limit` of `count` positions, evenly spaced, both ends included."""
     if count <= limit:
         return list(range(count))
-    return sorted({round(at * (count - 1) / (limit - 1)) for at in range(limit)})
+    return sorted({round(index * (count - 1) / (limit - 1)) for index in range(limit)})
 
 
 def format_number(value: Any, digits: int = 3) -> str:
-    """A value in few letters: 0.0015, 1e-5, 12.5, 12,000; a choice as it is."""
+    """Format a number briefly: 0.0015, 1e-5, 12.5, 12,000. A choice is not changed."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if not math.isfinite(value):
@@ -195,61 +201,75 @@ def format_number(value: Any, digits: int = 3) -> str:
 
 
 def format_decimal(value: float, places: int, *, sign: bool = False) -> str:
-    """A value with so many decimal places; sign: also of a positive one."""
+    """Format a value with `places` decimal places; sign adds "+" to a positive value."""
     return f"{value:{'+' if sign else ''}.{places}f}".replace("-", MINUS)
 
 
-def fit_text(words: str, width: float, size: float = NORMAL_SIZE) -> str:
-    """Words that fit into a width, with an ellipsis in their middle when they must be cut."""
-    if measure_text(words, size) <= width:
-        return words
-    kept = len(words)
-    while kept > 4 and measure_text(_cut_middle(words, kept), size) > width:
-        kept -= 1
-    return _cut_middle(words, kept)
+def fit_text(text: str, width: float, size: float = NORMAL_SIZE) -> str:
+    """Shorten a text to a width, with an ellipsis in its middle when it must be cut."""
+    if measure_text(text, size) <= width:
+        return text
+    length = len(text)
+    while length > 4 and measure_text(_cut_middle(text, length), size) > width:
+        length -= 1
+    return _cut_middle(text, length)
 
 
-def _cut_middle(words: str, kept: int) -> str:
-    return f"{words[: math.ceil(kept / 2)]}…{words[len(words) - kept // 2 :]}"
+def _cut_middle(text: str, length: int) -> str:
+    return f"{text[: math.ceil(length / 2)]}…{text[len(text) - length // 2 :]}"
 
 
-def measure_text(words: str, size: float = NORMAL_SIZE) -> float:
-    """How wide words are in the figure's units."""
+def measure_text(text: str, size: float = NORMAL_SIZE) -> float:
+    """Measure the width of a text in the figure's units."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
     return text_to_path.get_text_width_height_descent(
-        words, FontProperties(family="DejaVu Sans", size=size), ismath=False
+        text, FontProperties(family="DejaVu Sans", size=size), ismath=False
     )[0]
 
 
-def spread_apart(places: Sequence[float], least: float) -> list[float]:
-    """Places moved as little as needed to lie `least` apart, in their order."""
-    order = sorted(range(len(places)), key=lambda at: places[at])
-    groups: list[tuple[list[int], float]] = []  # members and the place of the first
-    for at in order:
-        members, first = [at], places[at]
-        while groups and first < groups[-1][1] + least * len(groups[-1][0]):
+def spread_apart(positions: Sequence[float], distance: float) -> list[float]:
+    """Move positions as little as needed to be at least `distance` apart, keeping their order."""
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    groups: list[tuple[list[int], float]] = []  # members and the position of the first
+    for member in order:
+        members, first = [member], positions[member]
+        while groups and first < groups[-1][1] + distance * len(groups[-1][0]):
             before, _ = groups.pop()
             members = before + members
             first = sum(
-                places[member] - least * index for index, member in enumerate(members)
+                positions[member] - distance * index for index, member in enumerate(members)
             ) / len(members)
         groups.append((members, first))
-    found = [0.0] * len(places)
+    moved = [0.0] * len(positions)
     for members, first in groups:
         for index, member in enumerate(members):
-            found[member] = first + least * index
-    return found
+            moved[member] = first + distance * index
+    return moved
 
 
 def find_limits(
-    values: Iterable[float], *, upper: float = 0.95, must: Iterable[float] = (), pad: float = 0.06
+    values: Iterable[float],
+    *,
+    upper: float = 0.95,
+    include: Iterable[float] = (),
+    pad: float = 0.06,
 ) -> tuple[float, float]:
-    """Limits that show the lowest value, most of the others, and all that must be seen."""
-    known = np.asarray([value for value in values if math.isfinite(value)])
-    needed = [value for value in must if math.isfinite(value)]
-    ends = [*needed, *([known.min(), np.quantile(known, upper)] if len(known) else [])]
+    """Find axis limits that show the lowest value and most of the others.
+
+    Args:
+        values: the data; values that are not finite are ignored.
+        upper: quantile of the values that the upper limit reaches.
+        include: further values that must be visible.
+        pad: margin on both sides, as a fraction of the span.
+
+    Returns:
+        The lower and the upper limit.
+    """
+    finite = np.asarray([value for value in values if math.isfinite(value)])
+    needed = [value for value in include if math.isfinite(value)]
+    ends = [*needed, *([finite.min(), np.quantile(finite, upper)] if len(finite) else [])]
     if not ends:
         return 0.0, 1.0
     low, high = float(min(ends)), float(max(ends))
@@ -258,15 +278,22 @@ def find_limits(
 
 
 def set_ticks(
-    axes: Axes, *, x: int | None = None, y: int | None = None, whole: bool = False
+    axes: Axes, *, x: int | None = None, y: int | None = None, integer: bool = False
 ) -> None:
-    """About so many ticks on each axis, labelled by `number`; whole: x has integers only."""
+    """Set the approximate number of ticks of each axis, labelled by `format_number`.
+
+    Args:
+        axes: axes to change.
+        x: ticks of the horizontal axis; None leaves them as they are.
+        y: ticks of the vertical axis; None leaves them as they are.
+        integer: the horizontal axis has integer ticks only.
+    """
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     for axis, count in ((axes.xaxis, x), (axes.yaxis, y)):
         if count is not None:
             axis.set_major_locator(
-                MaxNLocator(count, integer=whole and axis is axes.xaxis, steps=[1, 2, 2.5, 5, 10])
+                MaxNLocator(count, integer=integer and axis is axes.xaxis, steps=[1, 2, 2.5, 5, 10])
             )
             axis.set_major_formatter(
                 FuncFormatter(lambda value, _: format_number(float(f"{value:.6g}"), 6))

@@ -1,4 +1,4 @@
-"""The loss along each parameter."""
+"""Figure of the loss along each parameter."""
 
 from __future__ import annotations
 
@@ -35,59 +35,64 @@ _MAX_DOTS = 400
 
 
 def draw_profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
-    """Loss of each trial and a smooth line along each parameter, on one scale of the loss."""
-    known = {profile.name: profile for profile in evidence.profiles if len(profile.values) >= 2}
-    found, note = choose_dimensions(evidence, _MAX_PANELS, known)
-    if not found:
+    """Draw the loss of each trial and a smooth line along each parameter, on one scale."""
+    profiles_by_name = {
+        profile.name: profile for profile in evidence.profiles if len(profile.values) >= 2
+    }
+    dimensions, note = choose_dimensions(evidence, _MAX_PANELS, profiles_by_name)
+    if not dimensions:
         return None
-    across = 2 if len(found) <= 12 else 3
-    rows = math.ceil(len(found) / across)
-    step, width = 158.0, WIDTH / across
-    sheet = FigureLayout(56 + rows * step, palette)
+    column_count = 2 if len(dimensions) <= 12 else 3
+    rows = math.ceil(len(dimensions) / column_count)
+    step, width = 158.0, WIDTH / column_count
+    layout = FigureLayout(56 + rows * step, palette)
     labels = make_labels(evidence.names)
-    losses = [loss for dimension in found for loss in known[dimension.name].losses]
-    line = [value for dimension in found for value in known[dimension.name].line]
+    losses = [loss for dimension in dimensions for loss in profiles_by_name[dimension.name].losses]
+    line = [value for dimension in dimensions for value in profiles_by_name[dimension.name].line]
     highest = sorted(losses)[int(0.98 * (len(losses) - 1))]
-    limits = find_limits(losses, upper=0.9, must=[value for value in line if value <= highest])
-    for at, dimension in enumerate(found):
-        row, column = divmod(at, across)
-        axes = sheet.add_axes(column * width + 44, 58 + row * step, width=width - 60, height=98)
+    limits = find_limits(losses, upper=0.9, include=[value for value in line if value <= highest])
+    for index, dimension in enumerate(dimensions):
+        row, column = divmod(index, column_count)
+        axes = layout.add_axes(column * width + 44, 58 + row * step, width=width - 60, height=98)
         axes.set_xlim(-0.01, 1.01)
         axes.set_ylim(*limits)
-        _draw_profile(axes, known[dimension.name], dimension, evidence=evidence, palette=palette)
-        words = fit_text(labels[dimension.name], width - 64)
-        sheet.label_top(
-            axes, words, colour=palette.ink, size=NORMAL_SIZE, weight="bold", x=column * width + 4
+        _draw_profile(
+            axes, profiles_by_name[dimension.name], dimension, evidence=evidence, palette=palette
         )
-    sheet.add_text(
+        label = fit_text(labels[dimension.name], width - 64)
+        layout.label_top(
+            axes, label, colour=palette.ink, size=NORMAL_SIZE, weight="bold", x=column * width + 4
+        )
+    layout.add_text(
         4,
         18,
         "loss" if not evidence.maximize else f"objective {TIMES} {MINUS}1",
         colour=palette.muted,
     )
     if evidence.start:
-        sheet.add_text(WIDTH - 110, 18, "▏start", colour=palette.baseline, weight="bold")
+        layout.add_text(WIDTH - 110, 18, "▏start", colour=palette.baseline, weight="bold")
     if evidence.best is not None:
-        sheet.add_text(WIDTH - 50, 18, "▏best", colour=palette.best, weight="bold")
+        layout.add_text(WIDTH - 50, 18, "▏best", colour=palette.best, weight="bold")
     caption = (
-        "The loss of the trials along each parameter while the others moved as the search moved them: points are trials, the line a local "
-        f"regression with its band. A flat line is a parameter that did not matter where the search was.{note}"
+        "The loss of the trials along each parameter. The other parameters vary as the search "
+        "varied them. Points are trials, the line is a local regression with its band. A flat line "
+        f"means that the parameter had no effect where the search sampled.{note}"
     )
-    return Drawing(sheet.canvas, "Loss along each parameter", caption)
+    return Drawing(layout.canvas, "Loss along each parameter", caption)
 
 
 def _draw_profile(
     axes: Axes, profile: Profile, dimension: Dimension, *, evidence: Evidence, palette: Palette
 ) -> None:
-    kept = [
-        at
-        for at in thin_out(len(profile.values), _MAX_DOTS)
-        if profile.losses[at] <= axes.get_ylim()[1]
+    shown = [
+        index
+        for index in thin_out(len(profile.values), _MAX_DOTS)
+        if profile.losses[index] <= axes.get_ylim()[1]
     ]
     draw_dots(
         axes,
-        locate_values(dimension, [profile.values[at] for at in kept]),
-        [profile.losses[at] for at in kept],
+        locate_values(dimension, [profile.values[index] for index in shown]),
+        [profile.losses[index] for index in shown],
         colour=palette.other,
         size=3.6,
     )

@@ -1,9 +1,11 @@
-"""Colours, text and the way from a drawing to an SVG that follows the page's light and dark colours.
+"""Palettes, and the conversion of a drawing to an SVG that follows the page's light or dark mode.
 
-A drawing is made in one of three palettes: LIGHT and DARK have real colours, VARIABLES has placeholders that `inline` turns into
-CSS variables named as `variables` gives them: --paper, --ink, --muted, --grid, --baseline, --best, --accent, --bad, --other,
---strong (text on the ends of a colour scale), --loss-1 (worst) to --loss-5 (best), and --sign-1 (-1) to --sign-11 (+1), whose middle
-is the paper. Two quantities are told apart by blue against orange, which every common colour blindness keeps.
+A drawing is made in one of three palettes. LIGHT and DARK have real colours. VARIABLES has
+placeholder colours, which `make_inline_svg` replaces by the CSS variables of `make_variables`:
+--paper, --ink, --muted, --grid, --baseline, --best, --accent, --bad, --other, --strong (text on the
+ends of a colour scale), --loss-1 (worst) to --loss-5 (best), and --sign-1 (-1) to --sign-11 (+1).
+The middle of the sign scale is close to the paper's colour. Two quantities differ by blue and
+orange, which all common forms of colour blindness distinguish.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from xml.sax.saxutils import escape
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-WIDTH = 640  # of every figure, in the units that font sizes and heights are in
+WIDTH = 640  # of every figure, in the same units as font sizes and heights
 SMALL_SIZE, NORMAL_SIZE = 14.0, 15.0
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
@@ -44,15 +46,17 @@ class Palette:
     sign: tuple[str, ...]
 
     def to_variables(self) -> dict[str, str]:
-        """Colours by the names of their variables, without the dashes."""
-        found: dict[str, str] = {}
+        """Return the colours by the names of their CSS variables, without the leading dashes."""
+        colours: dict[str, str] = {}
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, str):
-                found[field.name] = value
+                colours[field.name] = value
             else:
-                found |= {f"{field.name}-{at}": colour for at, colour in enumerate(value, 1)}
-        return found
+                colours |= {
+                    f"{field.name}-{index}": colour for index, colour in enumerate(value, 1)
+                }
+        return colours
 
 
 LIGHT = Palette(
@@ -109,7 +113,7 @@ _VARIABLE_OF_COLOUR = {
 
 
 class Drawing(NamedTuple):
-    """A drawn figure and its words."""
+    """A matplotlib figure with its title and caption."""
 
     canvas: Canvas
     title: str
@@ -117,7 +121,14 @@ class Drawing(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A figure for a page; svg: an element whose colours are CSS variables, as wide as its place."""
+    """A figure for a page.
+
+    Attributes:
+        key: one of FIGURE_KEYS.
+        title: heading.
+        caption: text below the figure.
+        svg: SVG element with CSS variables for colours, as wide as its container.
+    """
 
     key: str
     title: str
@@ -125,13 +136,14 @@ class Figure(NamedTuple):
     svg: str
 
 
-# Settings of matplotlib are of the whole process, and live pages draw in several threads.
+# Matplotlib's settings are global, and the dashboard draws in several threads.
 _DRAW_LOCK = threading.RLock()
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "synaptune",
     "text.parse_math": False,
-    "font.family": ["DejaVu Sans"],  # wider than what pages show, so what fits here fits there
+    # Wider than the fonts of the pages, so a text that fits here also fits there.
+    "font.family": ["DejaVu Sans"],
     "font.size": NORMAL_SIZE,
     "axes.linewidth": 0.8,
     "axes.xmargin": 0.0,
@@ -150,14 +162,14 @@ _SETTINGS: dict[Any, Any] = {
 
 
 def make_variables(dark: bool = False) -> str:
-    """The declarations `--paper: #ffffff; ...` that a page puts into its style."""
+    """Return the CSS declarations `--paper: #ffffff; ...` for the style of a page."""
     return " ".join(
         f"--{name}: {colour};" for name, colour in (DARK if dark else LIGHT).to_variables().items()
     )
 
 
 def make_css() -> str:
-    """A style for a page: the light colours, the dark ones where the reader prefers them, the light ones on printed paper."""
+    """Return a style sheet: light colours, dark where the reader prefers them, light in print."""
     return (
         f":root {{ {make_variables()} }}\n"
         f"@media (prefers-color-scheme: dark) {{ :root {{ {make_variables(dark=True)} }} }}\n"
@@ -166,16 +178,16 @@ def make_css() -> str:
 
 
 def make_figure(draw: Callable[[Palette], Drawing | None], key: str) -> Figure | None:
-    """A figure for a page by a drawing function; null when that draws nothing."""
-    found = _save_drawing(draw, VARIABLES, "svg")
+    """Make a figure for a page with a drawing function; None when the function draws nothing."""
+    saved = _save_drawing(draw, VARIABLES, "svg")
     return (
         None
-        if found is None
+        if saved is None
         else Figure(
             key,
-            found[0].title,
-            found[0].caption,
-            make_inline_svg(found[1].decode(), key, found[0].title),
+            saved[0].title,
+            saved[0].caption,
+            make_inline_svg(saved[1].decode(), key, saved[0].title),
         )
     )
 
@@ -183,9 +195,9 @@ def make_figure(draw: Callable[[Palette], Drawing | None], key: str) -> Figure |
 def render_png(
     draw: Callable[[Palette], Drawing | None], *, dark: bool, width: int
 ) -> bytes | None:
-    """A PNG `width` pixels wide; null when nothing is drawn."""
-    found = _save_drawing(draw, DARK if dark else LIGHT, "png", dpi=72.0 * width / WIDTH)
-    return None if found is None else found[1]
+    """Render a PNG `width` pixels wide; None when the function draws nothing."""
+    saved = _save_drawing(draw, DARK if dark else LIGHT, "png", dpi=72.0 * width / WIDTH)
+    return None if saved is None else saved[1]
 
 
 def _save_drawing(
@@ -213,38 +225,41 @@ _LINK = "{http://www.w3.org/1999/xlink}href"
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _DOT = re.compile(r"M (\S+ \S+) L \1(?= |$)")
-_FORBIDDEN = re.compile(
-    r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
-)  # in XML 1.0, section 2.2
+# Characters that XML 1.0 forbids (section 2.2).
+_FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _FONT = re.compile(r"font-family: [^;]*;? ?|font: (?=\d)")
 
 
 def make_inline_svg(svg: str, key: str, title: str) -> str:
-    """Matplotlib's SVG as an element of a page: variables for placeholders, short numbers, ids that are of this figure alone."""
-    svg = _FORBIDDEN.sub(
-        "\N{REPLACEMENT CHARACTER}", svg
-    )  # matplotlib writes a text as it is, and one such character makes no XML
-    mark = f"{key}-{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
+    """Convert matplotlib's SVG to an element of a page.
+
+    Placeholder colours become CSS variables, numbers are shortened, and ids get a prefix that is
+    unique to this figure.
+    """
+    # Matplotlib copies texts unchanged; a single forbidden character would make the XML invalid.
+    svg = _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", svg)
+    id_prefix = f"{key}-{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
     root = ElementTree.fromstring(svg)
-    used = set(re.findall(r"#([mp][0-9a-f]{10})\b", svg))
+    used_ids = set(re.findall(r"#([mp][0-9a-f]{10})\b", svg))
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag == f"{_SVG}style" or child.tag.endswith("}metadata"):
                 parent.remove(child)
     for element in root.iter():
-        _shorten(element, used, mark)
+        _shorten(element, used_ids, id_prefix)
     _flatten(root)
     body = "".join(_serialise(child) for child in root)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{root.get("viewBox")}" width="100%" role="img" class="figure figure-{key}" '
-        f'font-family="{FONTS}" stroke-linejoin="round" stroke-linecap="butt"><title>{escape(title)}</title>{body}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{root.get("viewBox")}" width="100%" '
+        f'role="img" class="figure figure-{key}" font-family="{FONTS}" stroke-linejoin="round" '
+        f'stroke-linecap="butt"><title>{escape(title)}</title>{body}</svg>'
     )
 
 
 def make_svg_file(figure: Figure, *, dark: bool = False) -> str:
-    """The figure as an SVG file of its own: real colours on a background, a width in pixels."""
+    """Make a standalone SVG file: real colours on a background, with a width in pixels."""
     colours = (DARK if dark else LIGHT).to_variables()
-    svg = re.sub(r"var\(--([a-z]+(?:-\d+)?)\)", lambda found: colours[found[1]], figure.svg)
+    svg = re.sub(r"var\(--([a-z]+(?:-\d+)?)\)", lambda match: colours[match[1]], figure.svg)
     _, _, width, height = re.search(r'viewBox="([^"]*)"', svg)[1].split()  # type: ignore[index]
     svg = svg.replace('width="100%"', f'width="{width}" height="{height}"', 1)
     svg = svg.replace(
@@ -253,20 +268,20 @@ def make_svg_file(figure: Figure, *, dark: bool = False) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}\n'
 
 
-def _shorten(element: ElementTree.Element, used: set[str], mark: str) -> None:
+def _shorten(element: ElementTree.Element, used_ids: set[str], id_prefix: str) -> None:
     attributes = element.attrib
     name = attributes.pop("id", "")
-    if name in used:
-        attributes["id"] = mark + name
+    if name in used_ids:
+        attributes["id"] = id_prefix + name
     link = attributes.pop(_LINK, "")
     if link:
-        attributes["href"] = f"#{mark}{link[1:]}" if link.startswith("#") else link
+        attributes["href"] = f"#{id_prefix}{link[1:]}" if link.startswith("#") else link
     if "clip-path" in attributes:
-        attributes["clip-path"] = attributes["clip-path"].replace("url(#", f"url(#{mark}")
+        attributes["clip-path"] = attributes["clip-path"].replace("url(#", f"url(#{id_prefix}")
     for key in ("d", "x", "y", "width", "height", "transform"):
         if key in attributes:
             attributes[key] = _NUMBER.sub(
-                lambda found: f"{float(found[0]):.1f}".replace("-0.0", "0"),
+                lambda match: f"{float(match[0]):.1f}".replace("-0.0", "0"),
                 attributes[key].replace("\n", ""),
             )
     if "d" in attributes:
@@ -274,7 +289,7 @@ def _shorten(element: ElementTree.Element, used: set[str], mark: str) -> None:
     if "style" in attributes:
         style = _FONT.sub("", attributes["style"])
         attributes["style"] = _COLOUR.sub(
-            lambda found: _VARIABLE_OF_COLOUR.get(found[0], found[0]), style
+            lambda match: _VARIABLE_OF_COLOUR.get(match[0], match[0]), style
         ).strip("; ")
     if attributes.get("transform", "").startswith(("rotate(-0 ", "rotate(0 ")):
         del attributes["transform"]
@@ -287,17 +302,17 @@ def _shorten(element: ElementTree.Element, used: set[str], mark: str) -> None:
 
 
 def _flatten(parent: ElementTree.Element) -> None:
-    """Leave out groups that say nothing."""
+    """Replace groups without attributes by their children."""
     for child in list(parent):
         _flatten(child)
-    for at in range(len(parent) - 1, -1, -1):
-        child = parent[at]
+    for index in range(len(parent) - 1, -1, -1):
+        child = parent[index]
         if (
             child.tag in (f"{_SVG}g", f"{_SVG}defs")
             and not child.attrib
             and (child.tag == f"{_SVG}g" or not len(child))
         ):
-            parent[at : at + 1] = list(child)
+            parent[index : index + 1] = list(child)
 
 
 def _serialise(element: ElementTree.Element) -> str:

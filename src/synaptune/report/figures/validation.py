@@ -1,4 +1,4 @@
-"""What the tuning brought: learning curves and the pairs of the validation, baseline against best."""
+"""Figures of the validation, baseline against best: learning curves and the result of each seed."""
 
 from __future__ import annotations
 
@@ -24,90 +24,97 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MEASURES = (("test_perplexity", "test perplexity"), ("val_loss", "validation loss [nats/token]"))
-_EARLY_SHARE = 0.12  # of the steps may rise out of the frame
+_EARLY_SHARE = 0.12  # fraction of the steps whose losses may lie above the frame
 
 
 def draw_curves(evidence: Evidence, palette: Palette) -> Drawing | None:
-    """Learning curves by seed, and how far the best is ahead at each step."""
-    sides: dict[str, list[Mapping[int, float]]] = {}
+    """Draw the learning curves by seed, and the lead of the best at each step."""
+    curves_by_side: dict[str, list[Mapping[int, float]]] = {}
     for label, curve in sorted(evidence.curves.items()):
         if curve:
-            sides.setdefault(_read_side(label), []).append(curve)
-    if not sides:
+            curves_by_side.setdefault(_read_side(label), []).append(curve)
+    if not curves_by_side:
         return None
-    ahead = _compute_lead(evidence.curves)
-    sheet = FigureLayout(560 if ahead else 380, palette)
-    top = sheet.add_axes(52, 34, width=WIDTH - 52 - 128, height=290)
-    steps = sorted({step for several in sides.values() for curve in several for step in curve})
+    leads = _compute_lead(evidence.curves)
+    layout = FigureLayout(560 if leads else 380, palette)
+    top = layout.add_axes(52, 34, width=WIDTH - 52 - 128, height=290)
+    steps = sorted(
+        {step for curves in curves_by_side.values() for curve in curves for step in curve}
+    )
     late = [
         curve[step]
-        for several in sides.values()
-        for curve in several
+        for curves in curves_by_side.values()
+        for curve in curves
         for step in curve
         if step >= steps[int(_EARLY_SHARE * (len(steps) - 1))]
     ]
     top.set_xlim(0, steps[-1] or 1)
     top.set_ylim(*find_limits(late, upper=1.0, pad=0.04))
     colours = {"baseline": palette.baseline, "best": palette.best}
-    for side, several in sides.items():
-        _draw_curve_group(top, several, colours.get(side, palette.muted))
-    _label_ends(sheet, top, sides, colours)
-    set_ticks(top, x=5, y=6, whole=True)
-    sheet.label_top(top, "validation loss [nats/token]")
-    if ahead:
-        below = sheet.add_axes(52, 410, width=WIDTH - 52 - 128, height=100)
-        _draw_lead(sheet, below, ahead, top.get_xlim())
-    sheet.label_bottom(below if ahead else top, "optimizer step")
-    seeds = max(len(several) for several in sides.values())
-    caption = f"Learning curves of the {' and the '.join(sides)} on {seeds} {'seed' if seeds == 1 else 'seeds'} (thin) and their mean (thick)"
-    caption += (
-        "; below, the best's lead at equal steps, seed by seed and in the mean." if ahead else "."
+    for side, curves in curves_by_side.items():
+        _draw_curve_group(top, curves, colours.get(side, palette.muted))
+    _label_ends(layout, top, curves_by_side, colours)
+    set_ticks(top, x=5, y=6, integer=True)
+    layout.label_top(top, "validation loss [nats/token]")
+    if leads:
+        below = layout.add_axes(52, 410, width=WIDTH - 52 - 128, height=100)
+        _draw_lead(layout, below, leads, top.get_xlim())
+    layout.label_bottom(below if leads else top, "optimizer step")
+    seeds = max(len(curves) for curves in curves_by_side.values())
+    caption = (
+        f"Learning curves of the {' and the '.join(curves_by_side)} on {seeds} "
+        f"{'seed' if seeds == 1 else 'seeds'} (thin) and their mean (thick)"
     )
-    return Drawing(sheet.canvas, "Learning curves", caption)
+    caption += (
+        "; below, the lead of the best at equal steps, for each seed and in the mean."
+        if leads
+        else "."
+    )
+    return Drawing(layout.canvas, "Learning curves", caption)
 
 
 def _read_side(label: str) -> str:
     return label.split(" seed ")[0]
 
 
-def _compute_lead(found: Mapping[str, Mapping[int, float]]) -> list[dict[int, float]]:
-    """Baseline minus best by step, for each seed that has both."""
-    pairs = []
-    for label, curve in sorted(found.items()):
-        other = (
-            found.get(label.replace("best", "baseline", 1)) if label.startswith("best") else None
-        )
-        common = sorted(curve.keys() & other.keys()) if other else []
-        if other and len(common) > 1:
-            pairs.append({step: other[step] - curve[step] for step in common})
-    return pairs
+def _compute_lead(curves: Mapping[str, Mapping[int, float]]) -> list[dict[int, float]]:
+    """Subtract best from baseline by step, for each seed that has both."""
+    leads = []
+    for label, curve in sorted(curves.items()):
+        if not label.startswith("best"):
+            continue
+        baseline = curves.get(label.replace("best", "baseline", 1))
+        common = sorted(curve.keys() & baseline.keys()) if baseline else []
+        if baseline and len(common) > 1:
+            leads.append({step: baseline[step] - curve[step] for step in common})
+    return leads
 
 
-def _mean_curve(several: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """The mean over curves at the steps that all have."""
-    common = set.intersection(*(set(curve) for curve in several))
-    return {step: statistics.fmean(curve[step] for curve in several) for step in sorted(common)}
+def _mean_curve(curves: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Average curves over the steps that all of them have."""
+    common = set.intersection(*(set(curve) for curve in curves))
+    return {step: statistics.fmean(curve[step] for curve in curves) for step in sorted(common)}
 
 
-def _draw_curve_group(axes: Axes, several: Sequence[Mapping[int, float]], colour: str) -> None:
+def _draw_curve_group(axes: Axes, curves: Sequence[Mapping[int, float]], colour: str) -> None:
     draw_lines(
         axes,
-        [(sorted(curve), [curve[step] for step in sorted(curve)]) for curve in several],
+        [(sorted(curve), [curve[step] for step in sorted(curve)]) for curve in curves],
         colour=colour,
         linewidth=1.0,
         alpha=0.5,
     )
-    mean = _mean_curve(several)
+    mean = _mean_curve(curves)
     axes.plot(list(mean), list(mean.values()), color=colour, linewidth=2.6, zorder=4)
 
 
 def _label_ends(
     layout: FigureLayout,
     axes: Axes,
-    sides: Mapping[str, Sequence[Mapping[int, float]]],
+    curves_by_side: Mapping[str, Sequence[Mapping[int, float]]],
     colours: Mapping[str, str],
 ) -> None:
-    ends = {side: _mean_curve(several) for side, several in sides.items()}
+    ends = {side: _mean_curve(curves) for side, curves in curves_by_side.items()}
     last = {side: (list(mean)[-1], list(mean.values())[-1]) for side, mean in ends.items() if mean}
     low, high = axes.get_ylim()
     places = spread_apart([value for _, value in last.values()], (high - low) * 0.065)
@@ -129,13 +136,13 @@ def _draw_lead(
         *find_limits(
             [value for pair in lead for step, value in pair.items() if step >= first],
             upper=1.0,
-            must=[0.0],
+            include=[0.0],
             pad=0.1,
         )
     )
     axes.axhline(0, color=palette.ink, linewidth=1.0)
     _draw_curve_group(axes, lead, palette.best)
-    set_ticks(axes, x=5, y=3, whole=True)
+    set_ticks(axes, x=5, y=3, integer=True)
     layout.label_top(axes, "lead of the best [nats/token]", colour=palette.best)
     mean = _mean_curve(lead)
     if mean:
@@ -149,42 +156,45 @@ def _draw_lead(
 
 
 def draw_seeds(evidence: Evidence, palette: Palette) -> Drawing | None:
-    """Each validation seed from baseline to best, and the gains with their interval."""
-    claim = evidence.validation
-    found = None if claim is None else _list_pairs(claim)
-    if claim is None or found is None:
+    """Draw each validation seed from baseline to best, and the gains with their interval."""
+    validation = evidence.validation
+    measured_pairs = None if validation is None else _list_pairs(validation)
+    if validation is None or measured_pairs is None:
         return None
-    measure, pairs = found
-    sheet = FigureLayout(330, palette)
-    left = sheet.add_axes(102, 52, width=170, height=232, grid="")
-    _draw_slopes(sheet, left, pairs)
-    sheet.add_text(4, 20, measure, colour=palette.muted)
-    right = sheet.add_axes(408, 52, width=WIDTH - 408 - 14, height=232, grid="x")
-    sheet.add_text(408, 20, "gain on each seed", colour=palette.muted)
-    _draw_gains(sheet, right, claim, pairs)
+    measure, pairs = measured_pairs
+    layout = FigureLayout(330, palette)
+    left = layout.add_axes(102, 52, width=170, height=232, grid="")
+    _draw_slopes(layout, left, pairs)
+    layout.add_text(4, 20, measure, colour=palette.muted)
+    right = layout.add_axes(408, 52, width=WIDTH - 408 - 14, height=232, grid="x")
+    layout.add_text(408, 20, "gain on each seed", colour=palette.muted)
+    _draw_gains(layout, right, validation, pairs)
     better = sum(after < before for _, before, after in pairs)
     caption = (
-        f"The validation: {len(pairs)} fresh seeds, each trained at the start values and at the best; {better} of {len(pairs)} improve. "
-        f"Mean gain in test perplexity {_format_interval(claim, '%, 95 % interval')}."
+        f"Validation on {len(pairs)} fresh seeds, each trained at the start values and at the best "
+        f"values; {better} of {len(pairs)} improve. "
+        f"Mean gain in test perplexity {_format_interval(validation, '%, 95 % interval')}."
     )
-    return Drawing(sheet.canvas, "Validation, seed by seed", caption)
+    return Drawing(layout.canvas, "Validation, seed by seed", caption)
 
 
-def _format_interval(validation: ValidationResult, words: str = "") -> str:
+def _format_interval(validation: ValidationResult, unit: str = "") -> str:
     mean, low, high = (format_decimal(value, 1) for value in validation.gain[1:4])
-    return f"{mean} {words}{' ' if words else '('}{low} to {high}{'' if words else ')'}"
+    return f"{mean} {unit}{' ' if unit else '('}{low} to {high}{'' if unit else ')'}"
 
 
 def _list_pairs(validation: ValidationResult) -> tuple[str, list[tuple[str, float, float]]] | None:
-    """What is compared, and (seed, before, after) of each pair."""
-    for fact, words in _MEASURES:
+    """Return the name of the measure, and (seed, before, after) of each pair."""
+    for fact, measure in _MEASURES:
         rows = [
-            (str(old.facts.get("seed", at)), old.facts[fact], new.facts[fact])
-            for at, (old, new) in enumerate(zip(validation.before, validation.after, strict=False))
+            (str(old.facts.get("seed", index)), old.facts[fact], new.facts[fact])
+            for index, (old, new) in enumerate(
+                zip(validation.before, validation.after, strict=False)
+            )
             if fact in old.facts and fact in new.facts
         ]
         if rows:
-            return words, rows
+            return measure, rows
     return None
 
 
@@ -218,12 +228,12 @@ def _draw_slopes(
         }
         axes.plot([x] * len(pairs), column, zorder=5, **style)
         shift, side = (-12, "right") if x == 0 else (12, "left")
-        words = format_number(statistics.fmean(column), 4)
+        text = format_number(statistics.fmean(column), 4)
         layout.label_point(
             axes,
             x,
             statistics.fmean(column),
-            words,
+            text,
             colour=colour,
             shift=(shift, 8),
             ha=side,
@@ -253,8 +263,8 @@ def _draw_gains(
     pairs: Sequence[tuple[str, float, float]],
 ) -> None:
     palette, gain = layout.palette, validation.gain
-    each = [100.0 * (1.0 - after / before) if before else math.nan for _, before, after in pairs]
-    ends = [value for value in (*each, gain.low, gain.high, 0.0) if math.isfinite(value)]
+    gains = [100.0 * (1.0 - after / before) if before else math.nan for _, before, after in pairs]
+    ends = [value for value in (*gains, gain.low, gain.high, 0.0) if math.isfinite(value)]
     room = 0.08 * (max(ends) - min(ends)) or 1.0
     axes.set_xlim(min(ends) - room, max(ends) + room)
     axes.set_ylim(len(pairs) + 1.2, -0.6)
@@ -263,27 +273,27 @@ def _draw_gains(
         [seed for seed, _, _ in pairs] if len(pairs) <= 12 else [],
     )
     axes.axvline(0, color=palette.ink, linewidth=1.2)
-    for at, value in enumerate(each):
+    for row, value in enumerate(gains):
         axes.plot(
             [0, value],
-            [at, at],
+            [row, row],
             color=palette.other if value > 0 else palette.bad,
             linewidth=2.0,
             solid_capstyle="butt",
         )
-    draw_dots(axes, each, range(len(each)), colour=palette.best, size=9.0, zorder=4)
+    draw_dots(axes, gains, range(len(gains)), colour=palette.best, size=9.0, zorder=4)
     y = len(pairs) + 0.35
     axes.plot(
         [gain.low, gain.high], [y, y], color=palette.best, linewidth=3.0, solid_capstyle="round"
     )
     draw_dots(axes, [gain.mean], [y], colour=palette.best, size=12.0, zorder=4)
     side = "right" if gain.mean > sum(axes.get_xlim()) / 2 else "left"
-    words = f"mean {_format_interval(validation)}"
+    text = f"mean {_format_interval(validation)}"
     layout.label_point(
         axes,
         gain.high if side == "right" else gain.low,
         y,
-        words,
+        text,
         colour=palette.best,
         shift=(0, -16),
         ha=side,

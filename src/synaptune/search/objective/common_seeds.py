@@ -1,13 +1,14 @@
-"""Several seeds of one candidate, and what it is worth that candidates share them.
+"""Averages over several seeds, and the gain from using common seeds for all candidates.
 
-    objective over k seeds    m = mean(f_i),   standard error s(f) / sqrt(k)                                (1)
-    different seeds           D = mean over pairs (i, j) of s_i^2 + s_j^2                                    (2)
-    common seeds              C = mean over pairs (i, j) of s^2 over seeds of f_i - f_j                      (3)
-    worth                     D / C: how many times the runs that different seeds would need                 (4)
+    objective over k seeds    m = mean(f_i),   standard error s(f) / sqrt(k)               (1)
+    different seeds           D = mean over pairs (i, j) of s_i^2 + s_j^2                  (2)
+    common seeds              C = mean over pairs (i, j) of s^2 over seeds of f_i - f_j    (3)
+    gain                      D / C: different seeds need so many times as many runs       (4)
 
-f_i[s] the objective of candidate i on seed s, s_i its standard deviation over seeds.
-Source: (2) to (4) Law and Kelton, Simulation Modeling and Analysis, the chapter on variance reduction: common random numbers
-pay by the covariance that they bring.
+f_i[s] is the objective of candidate i on seed s, s_i its standard deviation over seeds.
+Source: (2) to (4) Law and Kelton, Simulation Modeling and Analysis, the chapter on variance
+reduction: common random numbers reduce the variance of a difference by the covariance that they
+add.
 """
 
 from __future__ import annotations
@@ -28,9 +29,13 @@ _RESAMPLES = 2000
 
 
 class SeedAverage(NamedTuple):
-    """A candidate over seeds: mean objective, its standard error (null for one seed), and each metric's mean.
+    """Average of a candidate over seeds.
 
-    objectives: by seed, in their order.
+    Attributes:
+        objective: mean objective.
+        standard_error: standard error of the mean; None for one seed.
+        metrics: means of the metrics by name.
+        objectives: objectives in the order of the seeds.
     """
 
     objective: float
@@ -39,7 +44,7 @@ class SeedAverage(NamedTuple):
     objectives: tuple[float, ...]
 
     def to_facts(self) -> dict[str, Any]:
-        """What the study keeps of it beside the objective and the metrics."""
+        """Return what the study stores in addition to the objective and the metrics."""
         return {
             "objective_standard_error": self.standard_error,
             "objective_by_seed": list(self.objectives),
@@ -47,7 +52,11 @@ class SeedAverage(NamedTuple):
 
 
 def list_common_seeds(first: int, count: int) -> list[int]:
-    """The seeds that every candidate of a study shares; raises ValueError for a count below 1."""
+    """Return the `count` seeds from `first` on, which all candidates of a study share.
+
+    Raises:
+        ValueError: `count` is below 1.
+    """
     if count < 1:
         raise ValueError(f"got {count} seeds: expected at least 1")
     return list(range(first, first + count))
@@ -56,18 +65,27 @@ def list_common_seeds(first: int, count: int) -> list[int]:
 def average_seeds(
     objectives: Sequence[float], metrics: Sequence[Mapping[str, float]]
 ) -> SeedAverage:
-    """One evaluation out of the runs of a candidate on several seeds, eq. (1); a metric that a run lacks is left out.
+    """Combine the runs of a candidate on several seeds into one evaluation, eq. (1).
 
-    Raises ValueError without any run, for unequal lengths, or an objective that is no finite number: a candidate that fails on
-    one seed has failed.
+    A metric that one of the runs lacks is left out.
+
+    Args:
+        objectives: objective of each run.
+        metrics: metrics of each run by name.
+
+    Raises:
+        ValueError: there is no run, the lengths differ, or an objective is not finite. A candidate
+            that fails on one seed has failed.
     """
     if not objectives or len(objectives) != len(metrics):
         raise ValueError(
-            f"got {len(objectives)} objectives and {len(metrics)} sets of metrics: expected equally many, at least 1"
+            f"got {len(objectives)} objectives and {len(metrics)} sets of metrics: "
+            "expected equally many, at least 1"
         )
     if not all(math.isfinite(value) for value in objectives):
         raise ValueError(
-            f"got objectives {list(objectives)}: expected finite ones; a candidate that fails on one seed has failed"
+            f"got objectives {list(objectives)}: expected finite numbers; "
+            "a candidate that fails on one seed has failed"
         )
     shared = set.intersection(*(set(entry) for entry in metrics))
     means = {
@@ -82,12 +100,17 @@ def average_seeds(
 
 
 class CommonSeedGain(NamedTuple):
-    """What common seeds buy [unit of the objective; variances its square].
+    """Gain from common seeds. [u] is the unit of the objective.
 
-    common, different: variance of a difference of two candidates, eqs. (3) and (2); ratio: eq. (4), with its 95 % bootstrap
-    interval over candidates (it does not know how few the seeds are); rank_correlation: Spearman's, of the candidates, mean over
-    pairs of seeds; seed_deviation, candidate_deviation: standard deviation over the seeds of a candidate, and over the
-    candidates' means.
+    Attributes:
+        common: variance of the difference of two candidates with common seeds, eq. (3) [u^2].
+        different: the same variance with different seeds, eq. (2) [u^2].
+        ratio: eq. (4).
+        ratio_interval: 95 % bootstrap interval of the ratio over candidates; it does not account
+            for the small number of seeds.
+        rank_correlation: Spearman's rank correlation of the candidates, mean over pairs of seeds.
+        seed_deviation: standard deviation over the seeds of a candidate [u].
+        candidate_deviation: standard deviation over the means of the candidates [u].
     """
 
     common: float
@@ -100,7 +123,11 @@ class CommonSeedGain(NamedTuple):
 
 
 def measure_common_seeds(losses: Sequence[Sequence[float]]) -> CommonSeedGain:
-    """Eqs. (2) to (4) for losses (candidate, seed); raises ValueError for fewer than three candidates or two seeds."""
+    """Compute eqs. (2) to (4) for losses of shape (candidate, seed).
+
+    Raises:
+        ValueError: there are fewer than three candidates or two seeds.
+    """
     import numpy as np
 
     table = np.array(losses, float)
@@ -110,15 +137,15 @@ def measure_common_seeds(losses: Sequence[Sequence[float]]) -> CommonSeedGain:
         )
     pairwise = (table[:, None] - table[None, :]).var(axis=-1, ddof=1)
     single = table.var(axis=1, ddof=1)
-    apart = single[:, None] + single[None, :]
-    once = np.ones(len(table))
-    common, different = _average_pairs(pairwise, once), _average_pairs(apart, once)
+    sums = single[:, None] + single[None, :]
+    ones = np.ones(len(table))
+    common, different = _average_pairs(pairwise, ones), _average_pairs(sums, ones)
     random = np.random.default_rng(0)
-    drawn = random.multinomial(len(table), once / len(table), size=_RESAMPLES).astype(float)
+    resamples = random.multinomial(len(table), ones / len(table), size=_RESAMPLES).astype(float)
     ratios = [
-        _average_pairs(apart, times) / least
-        for times in drawn
-        if (least := _average_pairs(pairwise, times)) > 0
+        _average_pairs(sums, counts) / denominator
+        for counts in resamples
+        if (denominator := _average_pairs(pairwise, counts)) > 0
     ]
     low, high = np.quantile(ratios, [0.025, 0.975]) if ratios else (math.nan, math.nan)
     pairs = itertools.combinations(range(table.shape[1]), 2)
@@ -135,11 +162,14 @@ def measure_common_seeds(losses: Sequence[Sequence[float]]) -> CommonSeedGain:
     )
 
 
-def _average_pairs(values: NDArray[np.float64], times: NDArray[np.float64]) -> float:
-    """Mean of values (candidate, candidate) over the pairs of different candidates, each counted `times`; 0 without a pair."""
+def _average_pairs(values: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
+    """Average values of shape (candidate, candidate) over the pairs of different candidates.
+
+    Each candidate counts `counts` times. The average over no pair is 0.
+    """
     import numpy as np
 
-    weights = np.outer(times, times)
+    weights = np.outer(counts, counts)
     np.fill_diagonal(weights, 0.0)
     total = weights.sum()
     return float((weights * values).sum() / total) if total > 0 else 0.0

@@ -1,16 +1,18 @@
-"""The end of a learning curve from its beginning: a power law with its own error estimate.
+"""Extrapolation of a learning curve: a power law with an error estimate.
 
-    loss           L(t) = a + b t^-c,   a, b >= 0,   C_LOW <= c <= C_HIGH               (1)
-    for a given c  (a, b) = least squares of (1), which is linear in them                (2)
-    exponent       c = argmin of the residual sum of squares R(c) under (2)              (3)
-    covariance     V = s^2 (J^T J)^-1,  s^2 = R / (n - p)                                (4)
-    prediction     L(t*) +- t(n - p) sqrt(s^2 + j(t*)^T V j(t*))                         (5)
+    loss           L(t) = a + b t^-c,   a, b >= 0,   EXPONENT_LOW <= c <= EXPONENT_HIGH    (1)
+    for a given c  (a, b) = least squares of (1), which is linear in a and b               (2)
+    exponent       c = argmin of the residual sum of squares R(c) under (2)                (3)
+    covariance     V = s^2 (J^T J)^-1,  s^2 = R / (n - p)                                  (4)
+    prediction     L(t*) +- t(n - p) sqrt(s^2 + j(t*)^T V j(t*))                           (5)
 
-t step, n points, J the Jacobian of (1) by its p parameters that lie within their bounds, j its row at the target.
-The law falls monotonically and never below a >= 0, whatever the points do.
-Source: (1) Cortes et al. 1993 for learning curves, with the bounds of a loss; (2), (3) variable projection, Golub and Pereyra
-1973: it needs no starting values, and the search over c alone cannot miss a minimum by more than a cell of its grid;
-(4), (5) the delta method, with Student's t for the few points there are.
+t is the step, n the number of points, J the Jacobian of (1) with respect to the p parameters that
+lie within their bounds, and j its row at the target. For any points the law decreases monotonically
+and does not fall below a >= 0.
+Source: (1) Cortes et al. 1993 for learning curves, with the bounds of a loss. (2), (3) variable
+projection, Golub and Pereyra 1973: it needs no initial values, and the search over c alone misses a
+minimum by at most one cell of its grid. (4), (5) the delta method, with Student's t because the
+points are few.
 """
 
 from __future__ import annotations
@@ -55,14 +57,20 @@ _LARGEST_EXPONENT = 700.0  # exp overflows a float above 709
 
 
 class Prediction(NamedTuple):
-    """A loss to come [nats/token]: mean, its standard error, and the degrees of freedom of the estimate."""
+    """Predicted loss.
+
+    Attributes:
+        mean: mean of the prediction [nats/token].
+        standard_error: standard error of the prediction [nats/token].
+        degrees_of_freedom: degrees of freedom of the estimate.
+    """
 
     mean: float
     standard_error: float
     degrees_of_freedom: int
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Bounds that hold the loss with a probability, eq. (5)."""
+        """Return the bounds that contain the loss with probability `level`, eq. (5)."""
         from scipy.stats import t
 
         half = float(t.ppf(0.5 + level / 2.0, self.degrees_of_freedom)) * self.standard_error
@@ -70,8 +78,18 @@ class Prediction(NamedTuple):
 
 
 class PowerLaw(NamedTuple):
-    """A power law in units of the last step: loss = a + b (t / last)^-c; residual: sum of squares; free: indices of the
-    parameters within their bounds; normal: (J^T J)^-1 of those."""
+    """Fitted power law in units of the last step: loss = a + b (t / last)^-c.
+
+    Attributes:
+        a: asymptotic loss [nats/token].
+        b: decaying part of the loss at the last step [nats/token].
+        c: exponent.
+        last: last step of the points.
+        residual: residual sum of squares.
+        count: number of points.
+        free: indices of the parameters that lie within their bounds.
+        normal: (J^T J)^-1 of the free parameters.
+    """
 
     a: float
     b: float
@@ -83,7 +101,7 @@ class PowerLaw(NamedTuple):
     normal: Points
 
     def predict(self, step: float) -> Prediction:
-        """The loss at a step, eq. (5)."""
+        """Predict the loss at a step, eq. (5)."""
         power = (step / self.last) ** -self.c
         mean = self.a + self.b * power
         freedom = self.count - len(self.free)
@@ -94,8 +112,16 @@ class PowerLaw(NamedTuple):
 
 
 class PredictionErrors(NamedTuple):
-    """Predictions against what came [nats/token]: mean error (positive: too high), root of the mean square, the part of it that
-    is no common offset; coverage of the 95 % intervals, null without any; Spearman's rank correlation."""
+    """Errors of predictions, compared with the measured losses.
+
+    Attributes:
+        mean: mean error; positive means that the predictions are too high [nats/token].
+        rmse: root mean square error [nats/token].
+        spread: standard deviation of the errors, the part of `rmse` that is not a common offset
+            [nats/token].
+        coverage: fraction of the losses within their 95 % intervals; None without intervals.
+        rank_correlation: Spearman's rank correlation of predictions and losses.
+    """
 
     mean: float
     rmse: float
@@ -105,7 +131,11 @@ class PredictionErrors(NamedTuple):
 
 
 def extrapolate(points: Sequence[tuple[float, float]], target: float) -> Prediction | None:
-    """The loss at step `target` from (step, loss) points; null where `fit` finds no law."""
+    """Predict the loss at step `target` from (step, loss) points.
+
+    Returns:
+        The prediction; None if `fit_power_law` finds no law.
+    """
     law = fit_power_law(points)
     return None if law is None else law.predict(target)
 
@@ -113,31 +143,44 @@ def extrapolate(points: Sequence[tuple[float, float]], target: float) -> Predict
 def extrapolate_result(
     metrics: Mapping[str, float], curve: Sequence[Sequence[float]], steps: int
 ) -> dict[str, float]:
-    """The metrics of a run that was pruned, with the validation loss and perplexity that its curve of [step, loss] was heading
-    for at its last step; without both when the curve is too short to tell, never with those of the step it stopped at.
+    """Replace the validation loss and perplexity of a pruned run by their extrapolation.
 
-    The loss measured last is kept as `pruned_val_loss`, the standard error as `val_loss_standard_error` [nats/token].
+    The loss measured last is returned as `pruned_val_loss`, the standard error of the extrapolation
+    as `val_loss_standard_error` [nats/token]. `val_loss` and `val_perplexity` are never those of
+    the step at which the run stopped. They are absent if the curve is too short for a prediction.
+
+    Args:
+        metrics: metrics of the pruned run by name.
+        curve: pairs of step and validation loss [nats/token].
+        steps: last step of a full run.
+
+    Returns:
+        The metrics by name.
     """
-    kept = {
+    result = {
         name: value for name, value in metrics.items() if name not in ("val_loss", "val_perplexity")
     }
-    kept["pruned_val_loss"] = metrics["val_loss"]
-    end = extrapolate([(step, loss) for step, loss in curve], steps)
-    if end is None:
-        return kept
-    perplexity = math.exp(min(end.mean, _LARGEST_EXPONENT))
-    return kept | {
-        "val_loss": end.mean,
+    result["pruned_val_loss"] = metrics["val_loss"]
+    prediction = extrapolate([(step, loss) for step, loss in curve], steps)
+    if prediction is None:
+        return result
+    perplexity = math.exp(min(prediction.mean, _LARGEST_EXPONENT))
+    return result | {
+        "val_loss": prediction.mean,
         "val_perplexity": perplexity,
-        "val_loss_standard_error": end.standard_error,
+        "val_loss_standard_error": prediction.standard_error,
     }
 
 
 def fit_power_law(points: Sequence[tuple[float, float]]) -> PowerLaw | None:
-    """The power law of (step, loss) points, eqs. (2) and (3); null below LEAST_POINTS points, and for losses below 0, which
-    eq. (1) does not know.
+    """Fit a power law to (step, loss) points, eqs. (2) and (3).
 
-    Raises ValueError for steps that are not positive or repeated, or losses that are no numbers.
+    Returns:
+        The law; None for fewer than LEAST_POINTS points, and for losses below 0, which eq. (1)
+        cannot describe.
+
+    Raises:
+        ValueError: a step is not positive or occurs twice, or a loss is not finite.
     """
     import numpy as np
     from scipy.optimize import fminbound
@@ -151,22 +194,22 @@ def fit_power_law(points: Sequence[tuple[float, float]]) -> PowerLaw | None:
         return None
     if steps[0] <= 0 or (np.diff(steps) <= 0).any() or not np.isfinite(losses).all():
         raise ValueError(
-            f"got points {ordered}: expected positive steps, each once, with finite losses"
+            f"got points {ordered}: expected positive, distinct steps with finite losses"
         )
     times = steps / steps[-1]
     grid = np.geomspace(EXPONENT_LOW, EXPONENT_HIGH, _GRID_SIZE)
     costs = [_fit_linear(times, losses, c)[2] for c in grid]
     best = int(np.argmin(costs))
-    around = grid[max(best - 1, 0)], grid[min(best + 1, _GRID_SIZE - 1)]
-    inside = float(fminbound(lambda c: _fit_linear(times, losses, c)[2], *around))  # type: ignore[arg-type]
-    c = min(inside, float(grid[best]), key=lambda c: _fit_linear(times, losses, c)[2])
+    bounds = grid[max(best - 1, 0)], grid[min(best + 1, _GRID_SIZE - 1)]
+    minimum = float(fminbound(lambda c: _fit_linear(times, losses, c)[2], *bounds))  # type: ignore[arg-type]
+    c = min(minimum, float(grid[best]), key=lambda c: _fit_linear(times, losses, c)[2])
     a, b, residual = _fit_linear(times, losses, c)
-    within = (
+    is_free = (
         a > 0.0,
         b > 0.0,
         b > 0.0 and EXPONENT_LOW * (1 + 1e-4) < c < EXPONENT_HIGH * (1 - 1e-4),
     )
-    free = tuple(index for index, inside in enumerate(within) if inside) or (0,)
+    free = tuple(index for index, flag in enumerate(is_free) if flag) or (0,)
     jacobian = _jacobian(times, b, c)[:, list(free)]
     return PowerLaw(
         a,
@@ -181,7 +224,7 @@ def fit_power_law(points: Sequence[tuple[float, float]]) -> PowerLaw | None:
 
 
 def _fit_linear(times: Points, losses: Points, c: float) -> tuple[float, float, float]:
-    """a, b and the residual sum of squares for an exponent, eq. (2), by the four faces of a, b >= 0."""
+    """Return a, b and the residual sum of squares for an exponent, eq. (2), with a, b >= 0."""
     import numpy as np
 
     powers = times**-c
@@ -196,7 +239,7 @@ def _fit_linear(times: Points, losses: Points, c: float) -> tuple[float, float, 
 
 
 def _jacobian(times: Sequence[float] | Points, b: float, c: float) -> Points:
-    """(point, parameter): the slopes of eq. (1) by a, b, c."""
+    """Return the derivatives of eq. (1) with respect to a, b, c, of shape (point, parameter)."""
     import numpy as np
 
     moments = np.asarray(times, float)
@@ -207,32 +250,37 @@ def _jacobian(times: Sequence[float] | Points, b: float, c: float) -> Points:
 def measure_errors(
     predictions: Sequence[Prediction | float], losses: Sequence[float]
 ) -> PredictionErrors:
-    """How good predictions were, judged against the losses that came, paired by position.
+    """Compare predictions with the measured losses, paired by position.
 
-    Raises ValueError for unequal lengths or fewer than three pairs.
+    Raises:
+        ValueError: the lengths differ, or there are fewer than three pairs.
     """
     if len(predictions) != len(losses) or len(losses) < 3:
         raise ValueError(
-            f"got {len(predictions)} predictions of {len(losses)} losses: expected equally many, at least 3"
+            f"got {len(predictions)} predictions of {len(losses)} losses: "
+            "expected equally many, at least 3"
         )
     means = [entry.mean if isinstance(entry, Prediction) else entry for entry in predictions]
-    off = [mean - loss for mean, loss in zip(means, losses, strict=True)]
-    bounds = [entry.interval() if isinstance(entry, Prediction) else None for entry in predictions]
-    inside = [
-        low - _TOLERANCE <= loss <= high + _TOLERANCE
-        for loss, (low, high) in ((x, y) for x, y in zip(losses, bounds, strict=True) if y)
+    errors = [mean - loss for mean, loss in zip(means, losses, strict=True)]
+    intervals = [
+        entry.interval() if isinstance(entry, Prediction) else None for entry in predictions
+    ]
+    hits = [
+        interval[0] - _TOLERANCE <= loss <= interval[1] + _TOLERANCE
+        for loss, interval in zip(losses, intervals, strict=True)
+        if interval is not None
     ]
     return PredictionErrors(
-        mean=statistics.fmean(off),
-        rmse=math.sqrt(statistics.fmean(value * value for value in off)),
-        spread=statistics.pstdev(off),
-        coverage=statistics.fmean(inside) if inside else None,
+        mean=statistics.fmean(errors),
+        rmse=math.sqrt(statistics.fmean(error * error for error in errors)),
+        spread=statistics.pstdev(errors),
+        coverage=statistics.fmean(hits) if hits else None,
         rank_correlation=rank_correlation(means, losses),
     )
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's rank correlation of paired values; no number when one side is constant."""
+    """Return Spearman's rank correlation of paired values; nan if one side is constant."""
     from scipy.stats import spearmanr
 
     return float(spearmanr(first, second).statistic)  # type: ignore[attr-defined]

@@ -1,12 +1,13 @@
-"""The metrics that an objective may weigh: which way is better, and what a baseline makes of them.
+"""Metrics that an objective can weight: their direction, and their scale relative to a baseline.
 
-    scale    s = max(m0, FLOOR)                                                  [unit of the metric]    (1)
-    share    r = d m / s                                                         [1]                     (2)
-    change   x = d (m - m0) / s                                                  [1]                     (3)
+    scale    s = max(m0, FLOOR)        [unit of the metric]    (1)
+    share    r = d m / s               [1]                     (2)
+    change   x = d (m - m0) / s        [1]                     (3)
 
-m metric, m0 its baseline, d = +1 where smaller is better and -1 where larger is; so smaller r and x are always better.
-A baseline of zero is common (no dead expert, no recall yet): (1) then divides by FLOOR, so that the term counts in units of a
-small but visible amount and a difference of a few per mille cannot outweigh perplexity. Perplexity and speed are far above it.
+m is the metric and m0 its baseline; d = +1 if smaller is better and -1 if larger is better. Smaller
+r and x are therefore always better. A baseline of zero is common (no dead expert, no recall yet).
+The scale is then FLOOR, so that a difference of a few per mille cannot outweigh perplexity.
+Perplexity and speed are far above FLOOR.
 Source: (2) the plan of the search; (1) chosen.
 """
 
@@ -27,17 +28,22 @@ FLOOR = constant(
 
 
 class Measure(NamedTuple):
-    """A metric of a run by its name, and its direction: +1 smaller is better, -1 larger is better."""
+    """A metric of a run.
+
+    Attributes:
+        metric: name of the metric.
+        direction: +1 if smaller is better, -1 if larger is better.
+    """
 
     metric: str
     direction: int
 
     def share(self, value: float, baseline: float) -> float:
-        """Eq. (2)."""
+        """Compute eq. (2)."""
         return self.direction * value / max(baseline, FLOOR)
 
     def change(self, value: float, baseline: float) -> float:
-        """Eq. (3): 0 at the baseline, negative when better."""
+        """Compute eq. (3): 0 at the baseline, negative if better."""
         return self.direction * (value - baseline) / max(baseline, FLOOR)
 
 
@@ -55,20 +61,29 @@ MEASURES = {
 
 
 def match_baseline(
-    wanted: Iterable[str], metrics: Mapping[str, float], baseline: Mapping[str, float]
+    names: Iterable[str], metrics: Mapping[str, float], baseline: Mapping[str, float]
 ) -> Iterator[tuple[Measure, float, float]]:
-    """(measure, value, baseline) of the wanted metrics.
+    """Yield (measure, value, baseline) of the named metrics.
 
-    A metric that neither the run nor the baseline has (no recall rows, no experts) is left out, for every run of the study alike.
-    Raises UserError for one that only one of the two has: the runs are not comparable.
+    A metric that neither the run nor the baseline has (no recall rows, no experts) is left out.
+    This concerns all runs of a study alike.
+
+    Args:
+        names: names of the metrics.
+        metrics: metrics of the run by name.
+        baseline: metrics of the baseline by name.
+
+    Raises:
+        UserError: only one of run and baseline has a metric, so they cannot be compared.
     """
-    for name in wanted:
+    for name in names:
         if (name in metrics) != (name in baseline):
             has, lacks = ("run", "baseline") if name in metrics else ("baseline", "run")
             raise user_error(
                 got=f"{name} in the {has} and not in the {lacks}",
                 expected="a baseline of the same configuration",
-                do=f"measure the baseline with the same data and model, or take the weight of {name} away (0)",
+                do="measure the baseline with the same data and model, "
+                f"or set the weight of {name} to 0",
             )
         if name in metrics:
             yield MEASURES[name], metrics[name], baseline[name]

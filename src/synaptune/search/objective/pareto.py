@@ -1,16 +1,17 @@
-"""Several objectives at once: the Pareto front, the hypervolume it dominates, and one number for engines that need one.
+"""Several objectives at once: Pareto front, hypervolume, and a scalar that optimizers minimize.
 
-    dominates     p < q  when p_i <= q_i for every i, and p_i < q_i for some i                    (1)
-    hypervolume   volume of the points that some point of the front dominates, up to r           (2)
-    contribution  (2) of all points less (2) without the point                                    (3)
-    achievement   max_i w_i x_i + RHO sum_i w_i x_i                                               (4)
+    dominates     p < q  if p_i <= q_i for every i, and p_i < q_i for some i               (1)
+    hypervolume   volume of the points that some point of the front dominates, up to r    (2)
+    achievement   max_i w_i x_i + RHO sum_i w_i x_i                                        (3)
 
-Costs: smaller is better on every axis. In (4) x_i are the changes from the baseline (measures.py), so the baseline is the
-point that is aspired to: 0 there, below 0 for what improves on every axis. The least of (4) is Pareto-optimal for any
-positive weights, and it depends on no other trial: scores of any two trials of a study can be compared, which a hypervolume
-contribution (it changes with every trial) does not allow.
-Source: (2) Zitzler and Thiele 1998; (3) Beume, Naujoks and Emmerich 2007; (4) Wierzbicki 1980, the achievement scalarising
-function, augmented as in Knowles 2006 (ParEGO), eq. 2. The volume is Nevergrad's (Fonseca, Paquete and Lopez-Ibanez 2006).
+Smaller costs are better on every axis. In (3) x_i are the changes from the baseline (measures.py).
+The baseline is the reference point: (3) is 0 there, and below 0 for a point that improves on every
+axis. The minimum of (3) is Pareto-optimal for any positive weights. (3) does not depend on other
+trials, so the scores of any two trials of a study can be compared. A contribution to the
+hypervolume would change with every trial.
+Source: (2) Zitzler and Thiele 1998; (3) Wierzbicki 1980, the achievement scalarising function,
+augmented as in Knowles 2006 (ParEGO), eq. 2. The volume is computed by Nevergrad (Fonseca, Paquete
+and Lopez-Ibanez 2006).
 """
 
 from __future__ import annotations
@@ -25,19 +26,25 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 RHO = constant(
-    "pareto.rho", 0.05, meaning="weight of the sum in eq. (4)", source="Knowles 2006, section III.A"
+    "pareto.rho", 0.05, meaning="weight of the sum in eq. (3)", source="Knowles 2006, section III.A"
 )
 HYPERVOLUME_REFERENCE = constant(
     "pareto.worst",
     1.0,
     meaning="change from the baseline at which the hypervolume ends, on every axis",
-    source="chosen: twice the perplexity, no recall, no speed; the baseline alone dominates a volume of 1",
+    source="chosen: twice the perplexity, no recall, no speed; "
+    "the baseline alone dominates a volume of 1",
 )
 
 
 def pareto_front(costs: ArrayLike) -> NDArray[np.bool_]:
-    """Mask (point,) of the points that no other dominates, eq. (1); costs (point, axis). Equal points stay together."""
+    """Return a mask of shape (point,) of the points that no other point dominates, eq. (1).
 
+    Equal points are either all on the front or all off it.
+
+    Args:
+        costs: costs of shape (point, axis).
+    """
     import numpy as np
 
     points = _check_costs(costs)
@@ -47,7 +54,12 @@ def pareto_front(costs: ArrayLike) -> NDArray[np.bool_]:
 
 
 def hypervolume(costs: ArrayLike, reference: Sequence[float] | None = None) -> float:
-    """Eq. (2) for costs (point, axis); reference: where it ends, null is WORST on every axis. Points beyond it count nothing."""
+    """Compute the hypervolume, eq. (2).
+
+    Args:
+        costs: costs of shape (point, axis). Points beyond the reference contribute nothing.
+        reference: the point r; None means HYPERVOLUME_REFERENCE on every axis.
+    """
     import numpy as np
     from nevergrad.optimization.multiobjective import HypervolumeIndicator
 
@@ -64,21 +76,8 @@ def hypervolume(costs: ArrayLike, reference: Sequence[float] | None = None) -> f
     return float(HypervolumeIndicator(end).compute(front))
 
 
-def contributions(costs: ArrayLike, reference: Sequence[float] | None = None) -> list[float]:
-    """Eq. (3) for every point of costs (point, axis); 0 for a dominated one."""
-    import numpy as np
-
-    points = _check_costs(costs)
-    whole = hypervolume(points, reference)
-    front = pareto_front(points)
-    return [
-        whole - hypervolume(np.delete(points, i, axis=0), reference) if front[i] else 0.0
-        for i in range(len(points))
-    ]
-
-
 def achievement(changes: Sequence[float], weights: Sequence[float]) -> float:
-    """Eq. (4)."""
+    """Compute eq. (3)."""
     weighted = [weight * change for weight, change in zip(weights, changes, strict=True)]
     return max(weighted) + RHO * sum(weighted)
 
@@ -89,6 +88,7 @@ def _check_costs(costs: ArrayLike) -> NDArray[np.float64]:
     points = np.asarray(costs, float)
     if points.ndim != 2 or not np.isfinite(points).all():
         raise ValueError(
-            f"got costs of shape {points.shape}: expected (point, axis), all finite; leave failed trials out"
+            f"got costs of shape {points.shape}: expected (point, axis), all finite; "
+            "leave failed trials out"
         )
     return points

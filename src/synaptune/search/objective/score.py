@@ -1,13 +1,17 @@
-"""What a search minimises: one number from a run's metrics.
+"""Objectives of a search: one number, which is minimized, from the metrics of a run.
 
-    val_loss    validation loss                                                [nats/token]   (1)
-    composite   sum_i w_i r_i over perplexity, long-context recall, expert specialisation (Gini), dead experts and
-                calibration error, r_i the share of the baseline (measures.py)         [1]   (2)
-    hybrid      (1) before generation `switch`, (2) from it on; the two are never ranked against each other
-    pareto      one number for a vector of objectives, eq. (4) of pareto.py            [1]   (3)
-    proxy       (1) extrapolated from a fraction of the steps (curve.py)       [nats/token]
+    val_loss    validation loss                                                [nats/token]    (1)
+    composite   sum_i w_i r_i over perplexity, long-context recall, expert
+                specialisation (Gini), dead experts and calibration error,
+                with r_i the share of the baseline (measures.py)               [1]             (2)
+    hybrid      (1) before generation `switch`, (2) from it on; scores of the two kinds are never
+                compared with each other
+    pareto      one number for a vector of objectives, eq. (3) of pareto.py    [1]             (3)
+    proxy       (1) extrapolated from a fraction of the steps
+                (learning_curve.py)                                            [nats/token]
 
-Scores need nothing but the metrics of a run, which the study keeps: to score a trial again is to call `score`.
+A score depends on the metrics of a run only, which the study stores. A trial can therefore be
+scored again at any time.
 Source: the plan of the search.
 """
 
@@ -33,8 +37,11 @@ TERMS = {
 
 @dataclass(frozen=True)
 class CompositeWeights:
-    """Weights w_i of eq. (2). Recall and specialisation count the more the better, the others the less the better; a term
-    without its metric (no recall rows, one expert) is left out of every score of a study alike."""
+    """Weights w_i of eq. (2).
+
+    Larger recall and specialisation are better; the other terms are better if smaller. A term
+    without its metric (no recall rows, one expert) is left out of all scores of a study.
+    """
 
     perplexity: float = 1.0
     recall: float = 0.3
@@ -45,7 +52,10 @@ class CompositeWeights:
 
 @dataclass(frozen=True)
 class ParetoAxes:
-    """Weights of the axes of eq. (3), by metric; the front knows only which are above 0: an axis of weight 0 is none."""
+    """Weights of the axes of eq. (3), by metric.
+
+    An axis of weight 0 is left out. The Pareto front depends only on which weights are above 0.
+    """
 
     val_perplexity: float = 1.0
     val_recall_accuracy: float = 1.0
@@ -54,7 +64,7 @@ class ParetoAxes:
 
 @dataclass(frozen=True)
 class Baseline:
-    """Metrics of the run at the defaults; null where it has none, or has not been measured."""
+    """Metrics of the run at the default values; None for a missing metric."""
 
     val_perplexity: float | None = None
     val_recall_accuracy: float | None = None
@@ -65,16 +75,21 @@ class Baseline:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics that there are."""
+        """The available metrics by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """name: an entry of OBJECTIVES; smaller is better.
+    """Configuration of the objective, which is minimized.
 
-    weights: of eq. (2); switch: first generation that hybrid scores by eq. (2); axes: of eq. (3);
-    fraction: part of training.steps that proxy trains; baseline: what eqs. (2) and (3) divide by.
+    Attributes:
+        name: an entry of OBJECTIVES.
+        weights: weights of eq. (2).
+        switch: first generation that `hybrid` scores by eq. (2).
+        axes: weights of the axes of eq. (3).
+        fraction: fraction of training.steps that `proxy` trains.
+        baseline: metrics that scale the terms of eqs. (2) and (3).
     """
 
     name: str = "val_loss"
@@ -86,56 +101,68 @@ class ObjectiveConfig:
 
 
 def find_objective_faults(config: ObjectiveConfig) -> list[str]:
-    """Every value that no search can use, one line each; empty when all is well."""
-    found = []
+    """Return the invalid values, one line each; empty if there are none."""
+    faults = []
     if config.name not in OBJECTIVES:
-        found.append(f"objective.name={config.name}: expected one of {', '.join(OBJECTIVES)}")
+        faults.append(f"objective.name={config.name}: expected one of {', '.join(OBJECTIVES)}")
     weights = {f"objective.weights.{name}": value for name, value in vars(config.weights).items()}
     weights |= {f"objective.axes.{name}": value for name, value in vars(config.axes).items()}
-    found += [
+    faults += [
         f"{name}={value:g}: expected at least 0"
         for name, value in weights.items()
         if not 0.0 <= value < math.inf
     ]
     if not any(vars(config.weights).values()):
-        found.append("objective.weights: expected one above 0")
+        faults.append("objective.weights: expected at least one above 0")
     if not any(vars(config.axes).values()):
-        found.append("objective.axes: expected one above 0")
+        faults.append("objective.axes: expected at least one above 0")
     for name, value in config.baseline.metrics.items():
         if not 0.0 <= value < math.inf:
-            found.append(
+            faults.append(
                 f"objective.baseline.{name}={value:g}: expected a finite number of at least 0"
             )
     if config.switch < 0:
-        found.append(f"objective.switch={config.switch}: expected a generation, 0 or more")
+        faults.append(f"objective.switch={config.switch}: expected a generation, at least 0")
     if not 0.0 < config.fraction <= 1.0:
-        found.append(
-            f"objective.fraction={config.fraction:g}: expected a part of the steps, above 0 and at most 1"
+        faults.append(
+            f"objective.fraction={config.fraction:g}: "
+            "expected a fraction of the steps, above 0 and at most 1"
         )
-    return found
+    return faults
 
 
 def get_score_kind(config: ObjectiveConfig, generation: int) -> str:
-    """Which score a generation (from 0) is ranked by; only scores of one kind may be compared."""
+    """Return the kind of score by which a generation (from 0) is ranked.
+
+    Only scores of the same kind can be compared.
+    """
     if config.name == "hybrid":
         return "val_loss" if generation < config.switch else "composite"
     return "val_loss" if config.name == "proxy" else config.name
 
 
 def is_switch(config: ObjectiveConfig, generation: int) -> bool:
-    """Whether incumbents of the generation before have to be scored again (`rescored`) to be ranked with this one."""
+    """Return whether the kind of score changes at this generation.
+
+    Incumbents of the previous generation must then be scored again (`rescore`).
+    """
     return generation > 0 and get_score_kind(config, generation) != get_score_kind(
         config, generation - 1
     )
 
 
 def needs_baseline(config: ObjectiveConfig) -> bool:
-    """Whether a search by this objective has to measure a baseline first and has none."""
+    """Return whether the objective requires a baseline and has none."""
     return config.name in ("composite", "hybrid", "pareto") and not config.baseline.metrics
 
 
 def with_baseline(config: ObjectiveConfig, metrics: Mapping[str, float]) -> ObjectiveConfig:
-    """The objective with a baseline, from the metrics of the run at the defaults."""
+    """Return the objective with a baseline.
+
+    Args:
+        config: the objective.
+        metrics: metrics of the run at the default values by name.
+    """
     return replace(
         config,
         baseline=Baseline(
@@ -145,28 +172,48 @@ def with_baseline(config: ObjectiveConfig, metrics: Mapping[str, float]) -> Obje
 
 
 def check_ready(config: ObjectiveConfig, metrics: Collection[str], generation: int = 0) -> None:
-    """Raise UserError when runs of a generation, with metrics of these names, could not be scored: before they are trained."""
+    """Check before training that runs of a generation can be scored.
+
+    Args:
+        config: the objective.
+        metrics: names of the metrics that the runs will have.
+        generation: generation of the runs.
+
+    Raises:
+        UserError: runs with these metrics cannot be scored.
+    """
     kind, known = get_score_kind(config, generation), config.baseline.metrics
     if kind == "val_loss":
         return
     if not known:
         raise user_error(
             got=f"objective={config.name} without a baseline",
-            expected="the metrics of the run at the defaults, which each term is divided by",
-            do="make sweep-phase1, which measures it first; or run objective=val_loss and give the metrics of its result.json as "
+            expected="the metrics of the run at the default values, by which each term is divided",
+            do="run make sweep-phase1, which measures the baseline first; or run "
+            "objective=val_loss and pass the metrics of its result.json as "
             "'objective.baseline={val_perplexity: 9.7, ...}'",
         )
-    wanted = _get_axis_weights(config) if kind == "pareto" else _get_term_weights(config)
-    if not list(match_baseline(wanted, dict.fromkeys(metrics, 0.0), known)):
+    weights = _get_axis_weights(config) if kind == "pareto" else _get_term_weights(config)
+    if not list(match_baseline(weights, dict.fromkeys(metrics, 0.0), known)):
         raise user_error(
-            got=f"objective={config.name} over {', '.join(wanted)}, which neither the run nor the baseline has",
-            expected="a weight above 0 for a metric that there is",
+            got=f"objective={config.name} over {', '.join(weights)}, "
+            "which neither the run nor the baseline has",
+            expected="a weight above 0 for an available metric",
             do="set objective.weights, or objective.axes of pareto",
         )
 
 
 def score(config: ObjectiveConfig, metrics: Mapping[str, float], generation: int = 0) -> float:
-    """The number to minimise, eqs. (1) to (3), for a run of a generation; raises UserError without the baseline it needs."""
+    """Compute the number to minimize, eqs. (1) to (3).
+
+    Args:
+        config: the objective.
+        metrics: metrics of the run by name.
+        generation: generation of the run.
+
+    Raises:
+        UserError: the objective requires a baseline and has none.
+    """
     kind = get_score_kind(config, generation)
     if kind == "val_loss":
         return metrics["val_loss"]
@@ -182,7 +229,10 @@ def score(config: ObjectiveConfig, metrics: Mapping[str, float], generation: int
 
 
 def compute_costs(config: ObjectiveConfig, metrics: Mapping[str, float]) -> tuple[float, ...]:
-    """Changes from the baseline on the axes of pareto, smaller is better: a row of costs for pareto.py."""
+    """Return the changes from the baseline on the axes of pareto, a row of costs for pareto.py.
+
+    Smaller is better.
+    """
     return tuple(
         entry.change(value, base)
         for entry, value, base in match_baseline(
@@ -192,17 +242,26 @@ def compute_costs(config: ObjectiveConfig, metrics: Mapping[str, float]) -> tupl
 
 
 def _get_term_weights(config: ObjectiveConfig) -> dict[str, float]:
-    """The weights of eq. (2) above 0, by metric."""
+    """Return the weights of eq. (2) above 0 by metric."""
     return {TERMS[term]: weight for term, weight in vars(config.weights).items() if weight > 0.0}
 
 
 def _get_axis_weights(config: ObjectiveConfig) -> dict[str, float]:
-    """The weights of eq. (3) above 0, by metric."""
+    """Return the weights of eq. (3) above 0 by metric."""
     return {metric: weight for metric, weight in vars(config.axes).items() if weight > 0.0}
 
 
 def rescore(
     config: ObjectiveConfig, metrics: Sequence[Mapping[str, float] | None], generation: int
 ) -> list[float | None]:
-    """Scores of earlier trials as a generation ranks them, from their stored metrics alone; null (failed) stays null."""
+    """Score earlier trials as a generation ranks them, from their stored metrics.
+
+    Args:
+        config: the objective.
+        metrics: metrics of each trial; None for a failed trial.
+        generation: the generation.
+
+    Returns:
+        The score of each trial; None for a failed trial.
+    """
     return [None if entry is None else score(config, entry, generation) for entry in metrics]

@@ -1,7 +1,7 @@
-"""A search space as a file of its own, `search_space=FILE.yaml`: ranges and fixed values beside names.
+"""Search-space files, `search_space=FILE.yaml`: parameter names, ranges and fixed values.
 
     name: refined
-    parameters: [synapse.calcium.*]                                 # as declared beside their equations
+    parameters: [synapse.calcium.*]                                 # with their declared ranges
     ranges:
       training.learning_rate: {low: 8.0e-08, high: 4.0e-07, log: true}
       synapse.vesicles.tau_rrp: {low: 20, high: 60}                 # log and integer as declared
@@ -9,10 +9,12 @@
     fixed:
       training.batch_size: 8
 
-A search begins, and a protocol's baseline is, at the configured values; one outside its range is moved to the nearest end.
+A search starts at the configured values, and the baseline of a protocol uses them. A value outside
+its range is moved to the nearest end of the range.
 
-Hydra takes only names of its groups for `search_space=...`, so the file is said in words it knows: a run and a study then hold
-all of the file, and what is written in them does not change when the file does.
+Hydra accepts only names of its config groups for `search_space=...`. The file is therefore
+translated to overrides. A run and a study then store the whole content of the file, and a later
+change of the file does not affect them.
 """
 
 from __future__ import annotations
@@ -36,7 +38,14 @@ _OVERRIDE_PREFIX = "search_space="
 
 @dataclass(frozen=True)
 class SpaceFile:
-    """name: names the study too; parameters: names or wildcards with declared ranges; ranges: entries by name; fixed: values by name."""
+    """Content of a search-space file.
+
+    Attributes:
+        name: name of the space, which is part of the default study name.
+        parameters: names or wildcards of parameters that are searched in their declared ranges.
+        ranges: entries of ranges by name.
+        fixed: fixed values by name.
+    """
 
     name: str
     parameters: tuple[str, ...] = ()
@@ -44,21 +53,28 @@ class SpaceFile:
     fixed: dict[str, Value] = field(default_factory=dict)
 
     def to_overrides(self, given: Sequence[str]) -> list[str]:
-        """The file as overrides of a configuration; the fixed values are left out whose names are given."""
-        about = {"search_space.name": self.name, "search_space.parameters": list(self.parameters)}
-        held = {name: value for name, value in self.fixed.items() if name not in given}
-        about |= {
+        """Return the file as configuration overrides.
+
+        Args:
+            given: names that other overrides set; the fixed values of these names are left out.
+        """
+        fixed = {name: value for name, value in self.fixed.items() if name not in given}
+        # Hydra accepts new keys of a mapping only with ++.
+        overrides = {
+            "search_space.name": self.name,
+            "search_space.parameters": list(self.parameters),
             "++search_space.ranges": self.ranges,
-            "++search_space.fixed": held,
-        }  # Hydra takes new keys of a mapping only with ++
+            "++search_space.fixed": fixed,
+            **fixed,
+        }
         return [
             "search_space=base",
-            *(f"{key}={format_literal(value)}" for key, value in (about | held).items()),
+            *(f"{key}={format_literal(value)}" for key, value in overrides.items()),
         ]
 
 
 def get_space_file(override: str) -> Path | None:
-    """The file that a word of the command line names as the search space; null when it names none."""
+    """Return the search-space file that an override names, or None if it names no file."""
     value = override.removeprefix(_OVERRIDE_PREFIX).strip("'\"")
     return (
         Path(value)
@@ -68,7 +84,11 @@ def get_space_file(override: str) -> Path | None:
 
 
 def read_space_file(path: Path) -> SpaceFile:
-    """A search-space file; raises UserError for a missing file and, all at once, for whatever is wrong in it."""
+    """Read a search-space file.
+
+    Raises:
+        UserError: the file is missing, or has faults; the message lists all of them.
+    """
     from omegaconf import OmegaConf
 
     try:
@@ -79,17 +99,18 @@ def read_space_file(path: Path) -> SpaceFile:
             expected="a search-space file, or a name of conf/search_space",
             do="check the path",
         ) from error
-    except Exception as error:  # the YAML reader's errors
+    except Exception as error:  # the YAML reader raises errors of several libraries
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise user_error(
             got=f"search_space={path}: {reason}", expected="YAML", do="correct the file"
         ) from error
-    found = _find_faults(content)
-    if found:
+    faults = _find_faults(content)
+    if faults:
         raise UserError(
-            f"got search_space={path} with {len(found)} faults\n  "
-            + "\n  ".join(found)
-            + f"\n  expected: {', '.join(SPACE_KEYS)}; of a range low, high, log, integer, or choices and weights"
+            f"got search_space={path} with {len(faults)} faults\n  "
+            + "\n  ".join(faults)
+            + f"\n  expected: the keys {', '.join(SPACE_KEYS)}; "
+            + "in a range low, high, log, integer, or choices and weights"
             + "\n  to do: correct the file"
         )
     parameters, ranges, fixed = (content.get(key) for key in SPACE_KEYS[1:])
@@ -99,7 +120,12 @@ def read_space_file(path: Path) -> SpaceFile:
 
 
 def format_space_file(file: SpaceFile, head: Sequence[str] = ()) -> str:
-    """The text of a search-space file; head: lines of its leading comment."""
+    """Return the text of a search-space file.
+
+    Args:
+        file: content of the file.
+        head: lines of the leading comment.
+    """
     import yaml
 
     content: dict[str, Any] = {"name": file.name}
@@ -113,9 +139,17 @@ def format_space_file(file: SpaceFile, head: Sequence[str] = ()) -> str:
 
 
 def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: Any) -> Dimension:
-    """The dimension an entry of `ranges` stands for; raises UserError.
+    """Convert an entry of `ranges` to a dimension.
 
-    declared: the parameter's own, which says what the entry leaves out; start: its configured value.
+    Args:
+        name: name of the parameter.
+        entry: the entry.
+        declared: declared dimension of the parameter, which supplies what the entry omits; None if
+            the parameter declares no range.
+        start: configured value of the parameter.
+
+    Raises:
+        UserError: the entry is invalid.
     """
     if fault := _find_entry_fault(entry):
         raise user_error(
@@ -143,7 +177,7 @@ def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: 
     number = isinstance(start, int | float) and not isinstance(start, bool)
     if not number:
         raise user_error(
-            got=f"search_space.ranges {name}: a range, where the value is {start!r}",
+            got=f"search_space.ranges {name}: a range of numbers for the value {start!r}",
             expected="choices",
             do="list its choices",
         )
@@ -156,7 +190,7 @@ def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: 
 
 
 def find_unknown_names(file: SpaceFile, known: Sequence[str]) -> list[str]:
-    """The names in ranges and fixed that a configuration lacks, each with near ones."""
+    """Return the names in ranges and fixed values that are not known, each with similar names."""
     return [
         f"{name} (closest: {find_nearest(name, known)})"
         for name in (*file.ranges, *file.fixed)
@@ -165,7 +199,7 @@ def find_unknown_names(file: SpaceFile, known: Sequence[str]) -> list[str]:
 
 
 def format_literal(value: Any) -> str:
-    """A value in Hydra's override grammar."""
+    """Format a value in the override grammar of Hydra."""
     if isinstance(value, Mapping):
         return (
             "{" + ", ".join(f"{key}: {format_literal(entry)}" for key, entry in value.items()) + "}"
@@ -181,48 +215,49 @@ def format_literal(value: Any) -> str:
 
 def _find_faults(content: Any) -> list[str]:
     if not isinstance(content, Mapping):
-        return ["no mapping of keys to values"]
-    found = [
+        return ["not a mapping of keys to values"]
+    faults = [
         f"{key}: no such key (closest: {find_nearest(str(key), SPACE_KEYS)})"
         for key in content
         if key not in (*SPACE_KEYS, "defaults")
     ]
     name, parameters = content.get("name"), content.get("parameters") or []
     if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w.\- ]+", name)):
-        found.append(f"name: {name!r} is no name of letters, digits, - and _")
+        faults.append(f"name: {name!r} is not a name of letters, digits, - and _")
     if not (isinstance(parameters, list) and all(isinstance(entry, str) for entry in parameters)):
-        found.append(f"parameters: {parameters!r} is no list of names")
+        faults.append(f"parameters: {parameters!r} is not a list of names")
     ranges, fixed = (content.get(key) or {} for key in ("ranges", "fixed"))
     for key, entries in (("ranges", ranges), ("fixed", fixed)):
         if not isinstance(entries, Mapping):
-            return [*found, f"{key}: {entries!r} is no mapping of names"]
-        found += [
-            f"{key}: {name!r} is no name"
+            return [*faults, f"{key}: {entries!r} is not a mapping of names"]
+        faults += [
+            f"{key}: {name!r} is not a name"
             for name in entries
             if not (isinstance(name, str) and _NAME_PATTERN.fullmatch(name))
         ]
-    found += [
+    faults += [
         f"{name}: {fault}" for name, entry in ranges.items() if (fault := _find_entry_fault(entry))
     ]
-    found += [
-        f"{name}: fixed at {value!r}, which is no plain value"
+    faults += [
+        f"{name}: fixed at {value!r}, which is not a plain value"
         for name, value in fixed.items()
         if not _is_plain(value)
     ]
-    found += [f"{name}: both in ranges and fixed" for name in ranges if name in fixed]
-    if not found and not ranges and not parameters:
-        found.append("nothing to search: neither parameters nor ranges")
-    return found
+    faults += [f"{name}: both in ranges and in fixed" for name in ranges if name in fixed]
+    if not faults and not ranges and not parameters:
+        faults.append("nothing to search: neither parameters nor ranges")
+    return faults
 
 
 def _find_entry_fault(entry: Any) -> str | None:
-    """What is wrong with the shape of an entry of `ranges`; null when nothing is."""
+    """Return the fault in the structure of an entry of `ranges`, or None."""
     if not isinstance(entry, Mapping):
-        return f"{entry!r} is no range"
+        return f"{entry!r} is not a range"
     kinds = _CHOICE_TYPES if "choices" in entry else _RANGE_TYPES
     for key, value in entry.items():
         if key not in kinds:
-            return f"{key} beside {' and '.join(other for other in entry if other != key) or 'nothing'}"
+            others = " and ".join(other for other in entry if other != key)
+            return f"unexpected key {key} with {others}" if others else f"unexpected key {key}"
         if not _has_type(kinds[key], value):
             return f"{key}: {value!r}"
     return None if entry else "an empty range"

@@ -1,15 +1,16 @@
-"""Where value meets unit coordinate: the only place that knows both.
+"""Search space: conversion between parameter values and unit coordinates.
 
 Each searched parameter is one coordinate u in [0, 1]:
 
-    lin          value = low + u (high - low)                                                    (1)
-    log          value = exp(ln low + u (ln high - ln low))                                      (2)
-    integer      (1) or (2) over [low - 1/2, high + 1/2], rounded: each integer owns a bin       (3)
-    categorical  value = the choice whose part of [0, 1] holds u; parts are equal, or as its     (4)
-                 weights
+    lin          value = low + u (high - low)                                            (1)
+    log          value = exp(ln low + u (ln high - ln low))                              (2)
+    integer      (1) or (2) over [low - 1/2, high + 1/2], rounded: one bin an integer    (3)
+    categorical  value = the choice whose part of [0, 1] contains u; the parts are       (4)
+                 equal, or proportional to the weights
 
-A value comes back at the middle of its bin, and a float carries six significant digits: what is stored, shown and run is
-the same number. Source: chosen; (3) keeps the outermost integers as likely as the others.
+A value with a bin is converted back to the middle of its bin. A float is rounded to six significant
+digits, so that the stored, the displayed and the evaluated number are the same.
+Source: chosen; (3) makes the outermost integers as likely as the others.
 """
 
 from __future__ import annotations
@@ -28,16 +29,23 @@ from synaptune.core.parameters import Spec
 Value = float | int | bool | str
 UnitPoint = tuple[float, ...]
 SIGNIFICANT_DIGITS = 6
-MIN_SHARE = (
-    1e-3  # of a weighted choice: a search of some hundred evaluations would not meet a smaller one
-)
+# Least share of a weighted choice: a search of some hundred evaluations would not draw a rarer one.
+MIN_SHARE = 1e-3
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One searched parameter: a range of numbers (low to high, both included) or a list of choices.
+    """One searched parameter: a range of numbers or a list of choices.
 
-    start: the value the search begins at; null is the middle; weights: of the choices, in any unit, empty is equal ones.
+    Attributes:
+        name: name of the parameter.
+        scale: `lin` or `log` for a range of numbers, `categorical` for choices.
+        low: lower end of the range, included.
+        high: upper end of the range, included.
+        integer: whether the range contains integers only.
+        choices: the choices of a categorical dimension.
+        start: value at which the search starts; None means the middle.
+        weights: weights of the choices, in any unit; empty means equal weights.
     """
 
     name: str
@@ -53,8 +61,9 @@ class Dimension:
         if fault := self._find_fault():
             raise user_error(
                 got=f"{self.name}: {fault}",
-                expected="low < high, both finite (and positive on a log scale), or at least one choice, with as many weights "
-                f"or none, each positive and no less than {MIN_SHARE:g} of their sum",
+                expected="low < high, both finite (and positive on a log scale), or at least one "
+                "choice, with no weights or one for each choice, all positive and at least "
+                f"{MIN_SHARE:g} of their sum",
                 do="correct the range, or the choices",
             )
 
@@ -62,7 +71,7 @@ class Dimension:
         if self.scale == "categorical":
             return self._find_choice_fault()
         if self.weights:
-            return f"weights {list(self.weights)} of a range of numbers"
+            return f"weights {list(self.weights)} with a range of numbers"
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             return f"range {self.low:g} to {self.high:g}"
         if self.low >= self.high:
@@ -77,16 +86,16 @@ class Dimension:
             return "no choices"
         if self.weights and len(self.weights) != len(self.choices):
             return f"{len(self.weights)} weights for {len(self.choices)} choices"
-        least = MIN_SHARE * sum(self.weights)
-        wrong = [
+        min_weight = MIN_SHARE * sum(self.weights)
+        invalid = [
             weight
             for weight in self.weights
-            if not (math.isfinite(least) and 0.0 < weight >= least)
+            if not (math.isfinite(min_weight) and 0.0 < weight >= min_weight)
         ]
-        return f"weight {wrong[0]:g}" if wrong else None
+        return f"weight {invalid[0]:g}" if invalid else None
 
     def _get_choice_edges(self) -> list[float]:
-        """The inner and outer ends of the choices' parts of [0, 1], eq. (4): 0, ..., 1."""
+        """Return the edges 0, ..., 1 between the parts of the choices, eq. (4)."""
         if not self.weights:
             return [index / len(self.choices) for index in range(len(self.choices) + 1)]
         sums = [0.0, *itertools.accumulate(self.weights)]
@@ -98,27 +107,29 @@ class Dimension:
 
     @property
     def bins(self) -> int | None:
-        """How many values it has; null for a continuous range."""
+        """Number of values; None for a continuous range."""
         if self.scale == "categorical":
             return len(self.choices)
         return int(self.high - self.low) + 1 if self.integer else None
 
     def get_bin(self, unit: float) -> tuple[float, float]:
-        """The part of [0, 1] that the value at a unit coordinate owns, by its ends; the dimension must have bins."""
+        """Return the ends of the bin in [0, 1] that contains a unit coordinate.
+
+        The dimension must have bins.
+        """
         value = self.to_value(unit)
         if self.scale == "categorical":
             index = self.choices.index(value)
             return self._get_choice_edges()[index], self._get_choice_edges()[index + 1]
         lower, upper = self._get_edges()
-        ends = (float(value) - 0.5, float(value) + 0.5)
+        left, right = float(value) - 0.5, float(value) + 0.5
         if self.scale == "lin":
-            return (ends[0] - lower) / (upper - lower), (ends[1] - lower) / (upper - lower)
-        return math.log(ends[0] / lower) / math.log(upper / lower), math.log(
-            ends[1] / lower
-        ) / math.log(upper / lower)
+            return (left - lower) / (upper - lower), (right - lower) / (upper - lower)
+        width = math.log(upper / lower)
+        return math.log(left / lower) / width, math.log(right / lower) / width
 
     def to_value(self, unit: float) -> Value:
-        """The value at a unit coordinate (clipped to [0, 1])."""
+        """Return the value at a unit coordinate, which is clipped to [0, 1]."""
         unit = min(max(float(unit), 0.0), 1.0)
         if self.scale == "categorical":  # eq. (4)
             if self.weights:
@@ -132,18 +143,26 @@ class Dimension:
         return min(max(float(f"{number:.{SIGNIFICANT_DIGITS}g}"), self.low), self.high)
 
     def to_number(self, unit: float) -> float:
-        """The number at a unit coordinate (clipped to [0, 1]) within the range, of an integer between its values: `unit` undone."""
+        """Return the unrounded number at a unit coordinate, which is clipped to [0, 1].
+
+        This is the inverse of `to_unit` within the range. For an integer dimension it lies between
+        the integers.
+        """
         return min(max(self._interpolate(min(max(float(unit), 0.0), 1.0)), self.low), self.high)
 
     def _interpolate(self, unit: float) -> float:
-        """Eqs. (1) and (2) over the edges."""
+        """Compute eq. (1) or (2) between the edges."""
         lower, upper = self._get_edges()
         if self.scale == "lin":
             return lower + unit * (upper - lower)  # eq. (1)
         return math.exp(math.log(lower) + unit * (math.log(upper) - math.log(lower)))  # eq. (2)
 
     def to_unit(self, value: Value) -> float:
-        """The unit coordinate of a value, clipped to the range; raises UserError for a choice that is none."""
+        """Return the unit coordinate of a value, which is clipped to the range.
+
+        Raises:
+            UserError: the value is not one of the choices.
+        """
         if self.scale == "categorical":
             if value not in self.choices:
                 raise user_error(
@@ -160,13 +179,17 @@ class Dimension:
         return (math.log(number) - math.log(lower)) / (math.log(upper) - math.log(lower))
 
     def contains(self, value: Value) -> bool:
-        """Whether a value lies in the range, or is one of the choices."""
+        """Return whether a value lies in the range or is one of the choices."""
         if self.scale == "categorical":
             return value in self.choices
         return not isinstance(value, str) and self.low <= value <= self.high
 
     def make_grid(self, points: int) -> list[float]:
-        """Unit coordinates of a grid: every value where there are bins at most `points` wide, else evenly spaced, ends included."""
+        """Return the unit coordinates of a grid.
+
+        The grid holds all values of a categorical dimension, or of one with at most `points` bins.
+        Otherwise it holds `points` evenly spaced coordinates, both ends included.
+        """
         if self.scale == "categorical" or (self.bins is not None and self.bins <= points):
             values = self.choices or range(int(self.low), int(self.high) + 1)
             return [self.to_unit(value) for value in values]
@@ -175,7 +198,7 @@ class Dimension:
         return [index / (points - 1) for index in range(points)]
 
     def describe(self) -> str:
-        """Its range in one line, e.g. `log [10, 100]`."""
+        """Return the range in one line, e.g. `log [10, 100]`."""
         if self.scale == "categorical":
             weighted = f" weights {list(self.weights)}" if self.weights else ""
             return f"choice {list(self.choices)}{weighted}"
@@ -184,7 +207,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """The searched parameters, in a fixed order."""
+    """The searched parameters in a fixed order."""
 
     dimensions: tuple[Dimension, ...]
 
@@ -193,39 +216,47 @@ class Space:
             raise user_error(
                 got="an empty search space",
                 expected="at least one parameter",
-                do="choose search_space=phase1, or sweep one on the command line: name=interval(low,high)",
+                do="choose search_space=phase1, or sweep a parameter on the command line: "
+                "name=interval(low,high)",
             )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parameters' names."""
+        """Names of the parameters."""
         return tuple(dimension.name for dimension in self.dimensions)
 
     def to_values(self, unit: Sequence[float]) -> dict[str, Value]:
-        """Values by name at a point of the unit box."""
+        """Return the values by name at a point of the unit box."""
         return {
             dimension.name: dimension.to_value(u)
             for dimension, u in zip(self.dimensions, unit, strict=True)
         }
 
     def to_unit(self, values: Mapping[str, Value]) -> UnitPoint:
-        """The point of the unit box of values by name."""
+        """Return the point of the unit box that belongs to values by name."""
         return tuple(dimension.to_unit(values[dimension.name]) for dimension in self.dimensions)
 
     def get_start(self) -> UnitPoint:
-        """Where a search begins: each parameter's start, or its middle."""
+        """Return the point at which a search starts: the start of each parameter, or its middle."""
         return tuple(
             0.5 if dimension.start is None else dimension.to_unit(dimension.start)
             for dimension in self.dimensions
         )
 
     def describe(self) -> dict[str, str]:
-        """Ranges by name, as stored with a study."""
+        """Return the ranges by name, as they are stored with a study."""
         return {dimension.name: dimension.describe() for dimension in self.dimensions}
 
 
 def make_dimension(spec: Spec, start: Value | None = None, steps: int | None = None) -> Dimension:
-    """The dimension of a declared parameter; `steps` (optimizer steps of a run) is needed by those searched as a fraction of it."""
+    """Return the dimension of a declared parameter.
+
+    Args:
+        spec: declaration of the parameter.
+        start: value at which the search starts; None means the declared default.
+        steps: optimizer steps of a run; required for a parameter that is searched as a fraction of
+            it.
+    """
     if spec.of_run:
         if steps is None:
             raise ValueError(f"{spec.name} is searched as a fraction of the run: give its steps")
@@ -243,29 +274,43 @@ def make_dimension(spec: Spec, start: Value | None = None, steps: int | None = N
 
 
 def expand_patterns(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Names that a list of names and wildcards (`synapse.calcium.*`) stands for; raises UserError with every unknown one."""
-    found: list[str] = []
+    """Expand a list of names and wildcards (`synapse.calcium.*`) to names.
+
+    Raises:
+        UserError: some entries match no known name; the message lists all of them.
+    """
+    names: list[str] = []
     unknown: list[str] = []
     for pattern in patterns:
-        hits = fnmatch.filter(known, pattern)
-        found += hits
-        if not hits:
+        matches = fnmatch.filter(known, pattern)
+        names += matches
+        if not matches:
             unknown.append(f"{pattern} (closest: {find_nearest(pattern, known)})")
     if unknown:
         raise UserError(
-            f"got search_space.parameters with {len(unknown)} unknown: {'; '.join(unknown)}\n"
+            f"got search_space.parameters with {len(unknown)} unknown names: {'; '.join(unknown)}\n"
             f"  expected: names of docs/parameters.md, or wildcards such as synapse.calcium.*\n"
             f"  to do: correct conf/search_space or search_space.parameters=[...]"
         )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(names))
 
 
 def refuse_unused(names: Iterable[str], unused: Mapping[str, str]) -> None:
-    """Raise UserError when a searched parameter does nothing in the configured model; `unused` maps such names to the reason."""
-    idle = [f"{name}: {unused[name]}" for name in names if name in unused]
-    if idle:
+    """Refuse searched parameters that have no effect in the configured model.
+
+    Args:
+        names: the searched parameters.
+        unused: reason by name, for each parameter without effect.
+
+    Raises:
+        UserError: at least one of the names has no effect.
+    """
+    faults = [f"{name}: {unused[name]}" for name in names if name in unused]
+    if faults:
         raise UserError(
             "got searched parameters that the configured model does not use\n  "
-            + "\n  ".join(idle)
-            + "\n  expected: parameters that can change the result\n  to do: switch it on, or leave them out of search_space.parameters"
+            + "\n  ".join(faults)
+            + "\n  expected: parameters that can change the result"
+            + "\n  to do: switch the mechanism on, "
+            + "or remove the parameters from search_space.parameters"
         )

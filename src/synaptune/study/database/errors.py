@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from synaptune.core.errors import NO_SPACE, REFUSED, UserError, user_error
+from synaptune.core.errors import NO_SPACE, NOT_WRITABLE, UserError, user_error
 from synaptune.study.database.connection import (
     get_error_message,
     get_sqlite_path,
@@ -109,7 +109,7 @@ def _translate_error(error: BaseException, url: str) -> UserError | None:
                 expected="space for the study",
                 do=f"make room; {KEPT_HINT}",
             )
-        if error.errno in REFUSED:
+        if error.errno in NOT_WRITABLE:
             return user_error(
                 got=f"{error.filename or place}: {error.strerror}",
                 expected="a folder that can be written",

@@ -1,4 +1,4 @@
-"""Where the figures of a run go: metrics.csv always, TensorBoard event files, Weights & Biases when it is there."""
+"""Loggers of a run: metrics.csv, TensorBoard event files and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -28,20 +28,23 @@ CSV_COLUMNS = (
 
 
 class Writer(Protocol):
-    """One destination of a run's figures."""
+    """One destination of a run's metrics."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of an optimizer step."""
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:
-        """Record the figures of the whole run, where there is a place for them."""
+        """Record the final metrics of the run if the destination supports it."""
 
     def close(self, exit_code: int) -> None:
-        """Finish; `exit_code` is 0 for a run that ended well."""
+        """Close the destination; `exit_code` is 0 for a run without an error."""
 
 
 class CsvWriter:
-    """metrics.csv: one row per logged step, flushed at once; a resumed run drops the rows its checkpoint does not know."""
+    """metrics.csv with one row per logged step, flushed after each row.
+
+    A resumed run drops the rows after its checkpoint.
+    """
 
     def __init__(self, path: Path, resumed_from: int) -> None:
         rows = _read_rows_until(path, resumed_from) if resumed_from else []
@@ -57,7 +60,7 @@ class CsvWriter:
         self._file.flush()
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:
-        pass  # they are in result.json, beside it
+        pass  # result.json in the same folder has them
 
     def close(self, exit_code: int) -> None:
         self._file.close()
@@ -67,7 +70,7 @@ def _read_rows_until(path: Path, step: int) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        # A killed run may leave half a row; its step is past the checkpoint or not a number.
+        # A killed run can leave an incomplete row; its step is after the checkpoint or no number.
         return [
             row
             for row in csv.DictReader(file)
@@ -76,7 +79,7 @@ def _read_rows_until(path: Path, step: int) -> list[dict[str, str]]:
 
 
 class TensorBoardWriter:
-    """Event files in the run folder; steps after the checkpoint of a resumed run are purged from view."""
+    """Event files in the run folder; a resumed run purges the steps after its checkpoint."""
 
     def __init__(self, folder: Path, resumed_from: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -90,14 +93,22 @@ class TensorBoardWriter:
             self._writer.add_scalar(name, value, step)
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:
-        pass  # it has no table of runs
+        pass  # TensorBoard has no table of runs
 
     def close(self, exit_code: int) -> None:
         self._writer.close()
 
 
 class RunLogger:
-    """Every writer of one run; closes all of them even when one fails to."""
+    """All writers of one run; `close` closes all of them even when one fails.
+
+    Args:
+        config: settings of logging.
+        run_dir: folder of the run.
+        name: name of the run.
+        flat_config: the configuration by dotted names.
+        resumed_from: step of the checkpoint; 0 for a fresh run.
+    """
 
     def __init__(
         self,
@@ -108,7 +119,6 @@ class RunLogger:
         flat_config: Mapping[str, Any],
         resumed_from: int,
     ) -> None:
-        """`record` is the flat configuration of the run; `resumed_from` the step of the checkpoint, 0 for a fresh run."""
         self._writers: list[Writer] = [CsvWriter(run_dir / "metrics.csv", resumed_from)]
         if config.tensorboard:
             self._writers.append(TensorBoardWriter(run_dir, resumed_from))
@@ -119,17 +129,17 @@ class RunLogger:
                 self._writers.append(run)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record the values of an optimizer step everywhere."""
+        """Record the values of an optimizer step."""
         for writer in self._writers:
             writer.log(step, values)
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:
-        """Record the figures of the whole run: its last losses, the test split's, its speed."""
+        """Record the final metrics of the run."""
         for writer in self._writers:
             writer.log_summary(metrics)
 
     def close(self, exit_code: int = 0) -> None:
-        """Finish every writer; raises the first error once all had their turn."""
+        """Close every writer, then raise the first error."""
         failure: Exception | None = None
         for writer in self._writers:
             try:

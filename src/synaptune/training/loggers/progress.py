@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar on a terminal, a few lines elsewhere, nothing inside a search."""
+"""Progress output of a run: a bar on a terminal, lines elsewhere, nothing inside a search."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """A view of a run; `update` is called at every logged step, `validated` after every validation."""
+    """Progress output of a run."""
 
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """Show the training loss [nats/token] and the speed [tokens/s] at an optimizer step."""
+        """Show the training loss [nats/token] and the speed [tokens/s] of a logged step."""
 
     def show_validation(self, step: int, loss: float) -> None:
         """Show a validation loss [nats/token]."""
 
     def close(self) -> None:
-        """Leave the terminal tidy."""
+        """Restore the terminal."""
 
 
 class NoProgress:
-    """Shows nothing."""
+    """No output."""
 
     def update(self, step: int, loss: float, tokens_per_second: float) -> None: ...
 
@@ -35,17 +35,18 @@ class ProgressLines(NoProgress):
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
-        self._began = time.perf_counter()
+        self._started_at = time.perf_counter()
         self._latest = ""
 
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
         self._latest = f"train {loss:.4f}  {tokens_per_second:,.0f} tokens/s  "
 
     def show_validation(self, step: int, loss: float) -> None:
-        seconds = time.perf_counter() - self._began
+        seconds = time.perf_counter() - self._started_at
         width = len(str(self._steps))
         print(
-            f"step {step:>{width}}/{self._steps}  {self._latest}val {loss:.4f} nats/token  {seconds:.1f} s",
+            f"step {step:>{width}}/{self._steps}  {self._latest}"
+            f"val {loss:.4f} nats/token  {seconds:.1f} s",
             flush=True,
         )
 
@@ -62,7 +63,8 @@ class ProgressBar(NoProgress):
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TextColumn(
-                "train [cyan]{task.fields[train]}[/]  val [green]{task.fields[val]}[/]  {task.fields[speed]} tokens/s"
+                "train [cyan]{task.fields[train]}[/]  val [green]{task.fields[val]}[/]  "
+                "{task.fields[speed]} tokens/s"
             ),
             TimeRemainingColumn(),
         )
@@ -84,12 +86,21 @@ class ProgressBar(NoProgress):
         self._bar.stop()
 
 
-def make_progress(wanted: str, steps: int, done: int, *, in_search: bool) -> Progress:
-    """The view `logger.progress` asks for; in a search it is the controller's, which alone draws."""
+def make_progress(choice: str, steps: int, done: int, *, in_search: bool) -> Progress:
+    """Return the progress output for `logger.progress`.
+
+    A trial of a search has none, because the search controls the terminal.
+
+    Args:
+        choice: value of `logger.progress`.
+        steps: optimizer steps of the run.
+        done: steps done before a resume.
+        in_search: whether the run is a trial of a search.
+    """
     if in_search:
         return NoProgress()
-    if wanted == "auto":
-        wanted = "bar" if sys.stdout.isatty() else "lines"
-    if wanted == "bar":
+    if choice == "auto":
+        choice = "bar" if sys.stdout.isatty() else "lines"
+    if choice == "bar":
         return ProgressBar(steps, done)
-    return ProgressLines(steps) if wanted == "lines" else NoProgress()
+    return ProgressLines(steps) if choice == "lines" else NoProgress()

@@ -1,7 +1,7 @@
-"""Weights & Biases: offline without a key, online with a key and a live server; never a prompt, never a stall.
+"""Logging to Weights & Biases: online with an API key and a server that answers, else offline.
 
-The mode is decided once per process: the server is asked one question with a time limit, and after a failure every
-later run of the process stays offline.
+The module never prompts, and every wait has a time limit. It probes the server once per process.
+After a failure all later runs of the process are offline.
 """
 
 from __future__ import annotations
@@ -26,25 +26,27 @@ from synaptune.training.config import LoggerConfig
 PROBE_SECONDS = 4.0
 LOGIN_SECONDS = 10.0
 UPLOAD_SECONDS = 60.0
-MARGIN_SECONDS = 10.0  # for a client that does not keep to that
-OPEN_MARKER = "open"  # a file in the folder of a run that has not ended, or whose upload has not; a kill leaves it behind
-IDENTITY_KEY = "identity"  # the note of a study that tells it from another of its name
+MARGIN_SECONDS = 10.0  # tolerance for a client that exceeds the limit
+# A file in the folder of a run that has not ended or is not uploaded; it remains after a kill.
+OPEN_MARKER = "open"
+IDENTITY_KEY = "identity"  # note of a study that distinguishes it from others of the same name
+# Values of WANDB_MODE and their meaning.
 _MODES = {
     "online": "online",
     "run": "online",
     "offline": "offline",
     "dryrun": "offline",
     "disabled": "disabled",
-}  # WANDB_MODE
+}
 _LONGEST_TAG = 64
-_LONGEST_NAME = 64  # of a study within an id, which may have 128 characters
+_LONGEST_NAME = 64  # of a study in an id; W&B allows 128 characters in total
 
 
 class NoteStore(Protocol):
-    """What a study keeps with its trials."""
+    """Notes that a study stores with its trials."""
 
     def read_note(self, key: str) -> Any:
-        """A note; null when it is not there."""
+        """Return a note; None when it does not exist."""
         ...
 
     def write_note(self, key: str, value: Any) -> None:
@@ -53,16 +55,16 @@ class NoteStore(Protocol):
 
 
 def get_study_identity(study: NoteStore) -> str:
-    """Eight characters that are the same for ever in a study, and others in a study begun anew under its name."""
-    found = study.read_note(IDENTITY_KEY)
-    if found is None:
-        found = os.urandom(4).hex()
-        study.write_note(IDENTITY_KEY, found)
-    return str(found)
+    """Return the eight characters that identify a study; a new study of its name gets others."""
+    identity = study.read_note(IDENTITY_KEY)
+    if identity is None:
+        identity = os.urandom(4).hex()
+        study.write_note(IDENTITY_KEY, identity)
+    return str(identity)
 
 
 def make_run_id(study: str, *parts: object) -> str:
-    """The id of a study's run in W&B, which allows neither every character nor every length."""
+    """Return the W&B id of a study's run, with the characters and the length that W&B allows."""
     return "-".join(
         [
             re.sub(r"[^\w.-]", "_", study)[:_LONGEST_NAME],
@@ -79,20 +81,33 @@ def make_run_labels(
     facts: Mapping[str, Any],
     tags: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What the run of a trial is called, by name of LoggerConfig; unique: identity of the study; number: the trial's, with its seed
-    where it has several runs; facts: of the trial; tags: given ones."""
+    """Return the W&B labels of the run of a trial, by the names of LoggerConfig.
+
+    Args:
+        study: name of the study.
+        unique: identity of the study.
+        number: number of the trial, with the seed when the trial has several runs.
+        facts: phase and generation of the trial.
+        tags: further tags.
+    """
     phase, generation = facts["phase"], facts["generation"]
-    about = {
+    labels = {
         "group": study,
         "job_type": phase,
         "run_id": make_run_id(study, unique, number),
         "generation": generation,
     }
-    return about | {"tags": [*tags, study, phase, f"generation-{generation}"]}
+    return labels | {"tags": [*tags, study, phase, f"generation-{generation}"]}
 
 
 class WandbWriter:
-    """One W&B run, closed with the trial it belongs to; run: the client's own object."""
+    """Writer of one W&B run.
+
+    Attributes:
+        run: run object of the wandb client.
+        online: whether the run is uploaded while it goes on.
+        folder: folder of the run's files.
+    """
 
     def __init__(self, run: Any, online: bool) -> None:
         self.run, self.online = run, online
@@ -104,11 +119,11 @@ class WandbWriter:
         self.run.log(dict(values), step=step)
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:
-        """Record the figures of the whole run."""
+        """Record the final metrics of the run."""
         self.run.summary.update(dict(metrics))
 
     def finish(self, exit_code: int) -> bool:
-        """End the run; False when not all of it has arrived in time."""
+        """End the run and return whether the upload was complete in time."""
         try:
             self.run.finish(exit_code=exit_code)
         except TimeoutError:
@@ -117,7 +132,7 @@ class WandbWriter:
         return True
 
     def close(self, exit_code: int) -> None:
-        """End the run, in a bounded time."""
+        """End the run within a time limit."""
         if not self.online:
             self.finish(exit_code)
         elif run_with_timeout(UPLOAD_SECONDS + MARGIN_SECONDS, lambda: self.finish(exit_code)) != (
@@ -127,18 +142,26 @@ class WandbWriter:
             self.abandon_upload()
 
     def abandon_upload(self) -> None:
-        """Leave an upload that takes too long to `synaptune wandb sync`, and keep later runs offline."""
+        """Stop waiting for the upload and keep later runs offline."""
         _go_offline(
-            f"the upload did not end within {UPLOAD_SECONDS:.0f} s; `synaptune wandb sync STUDY` sends the rest"
+            f"the upload did not end within {UPLOAD_SECONDS:.0f} s; "
+            "`synaptune wandb sync STUDY` sends the rest"
         )
 
 
 def open_run(
     config: LoggerConfig, run_dir: Path, *, name: str, flat_config: Mapping[str, Any]
 ) -> WandbWriter | None:
-    """A W&B run in `run_dir`, or None when wandb is not installed or switched off.
+    """Start a W&B run in `run_dir`; None when wandb is not installed or switched off.
 
-    Raises UserError when `logger.wandb` asks for W&B by name and it is not installed.
+    Args:
+        config: settings of logging.
+        run_dir: folder of the run.
+        name: name of the run, the default of its group.
+        flat_config: the configuration by dotted names.
+
+    Raises:
+        UserError: `logger.wandb` requires W&B, and it is not installed.
     """
     if importlib.util.find_spec("wandb") is None:
         if config.wandb == "auto":
@@ -153,6 +176,32 @@ def open_run(
         return None
     import wandb
 
+    arguments = _make_init_arguments(config, run_dir, name, flat_config)
+    if mode == "online":
+        # A refused key or a lost server must not end the run: it goes on offline.
+        try:
+            # The limits hold at the end of the process too.
+            arguments["settings"].finish_timeout = UPLOAD_SECONDS
+            arguments["settings"].finish_timeout_raises = True
+            return WandbWriter(wandb.init(mode="online", **arguments), online=True)
+        except Exception as error:
+            _go_offline(f"{get_base_url()} did not accept the run: {type(error).__name__}")
+    try:
+        return WandbWriter(wandb.init(mode="offline", **arguments), online=False)
+    except Exception as error:  # such as an id whose abandoned upload still goes on
+        print(
+            f"wandb: no run of {config.run_id or name} ({type(error).__name__}: {error})",
+            file=sys.stderr,
+        )
+        return None
+
+
+def _make_init_arguments(
+    config: LoggerConfig, run_dir: Path, name: str, flat_config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of wandb.init for both modes."""
+    import wandb
+
     settings = wandb.Settings(
         reinit="create_new",
         x_save_requirements=False,
@@ -163,73 +212,54 @@ def open_run(
         silent=True,
         init_timeout=LOGIN_SECONDS,
     )
-    about: dict[str, Any] = dict(
+    generation = {} if config.generation is None else {"generation": config.generation}
+    return dict(
         project=config.project,
         entity=config.entity,
         group=config.group or name,
         job_type=config.job_type,
         id=config.run_id,
-    )
-    about |= dict(
         resume="allow" if config.run_id else None,
         name=run_dir.name,
         tags=[tag[:_LONGEST_TAG] for tag in dict.fromkeys(config.tags)],
         dir=str(run_dir),
-        config=dict(flat_config)
-        | ({} if config.generation is None else {"generation": config.generation}),
+        config=dict(flat_config) | generation,
         settings=settings,
     )
-    if mode == "online":
-        # A key the server refuses and a server that went away both end here; the run itself must not.
-        try:
-            settings.finish_timeout, settings.finish_timeout_raises = (
-                UPLOAD_SECONDS,
-                True,
-            )  # also when the process ends
-            return WandbWriter(wandb.init(mode="online", **about), online=True)
-        except Exception as error:
-            _go_offline(f"{get_base_url()} did not accept the run: {type(error).__name__}")
-    try:
-        return WandbWriter(wandb.init(mode="offline", **about), online=False)
-    except (
-        Exception
-    ) as error:  # such as an id whose upload was given up in this process, and still goes on
-        print(
-            f"wandb: no run of {config.run_id or name} ({type(error).__name__}: {error})",
-            file=sys.stderr,
-        )
-        return None
 
 
 def read_wandb_mode() -> str:
-    """What WANDB_MODE asks for: `online`, `offline` or `disabled`, empty when it is not set; a word that is none of W&B's sends nothing."""
-    asked = os.environ.get("WANDB_MODE", "").strip().lower()
-    if asked and asked not in _MODES:
-        _go_offline(f"WANDB_MODE={asked}, expected one of {', '.join(_MODES)}")
-    return _MODES.get(asked, "offline") if asked else ""
+    """Return the mode of WANDB_MODE: `online`, `offline` or `disabled`; empty when it is not set.
+
+    An unknown value means offline.
+    """
+    value = os.environ.get("WANDB_MODE", "").strip().lower()
+    if value and value not in _MODES:
+        _go_offline(f"WANDB_MODE={value}, expected one of {', '.join(_MODES)}")
+    return _MODES.get(value, "offline") if value else ""
 
 
-def _choose_mode(wanted: str) -> str:
-    """`online`, `offline` or `disabled` for this run."""
-    wanted = (read_wandb_mode() if wanted == "auto" else "") or wanted
-    if wanted in ("disabled", "offline"):
-        return wanted
+def _choose_mode(choice: str) -> str:
+    """Return `online`, `offline` or `disabled` for a value of `logger.wandb`."""
+    mode = (read_wandb_mode() if choice == "auto" else "") or choice
+    if mode in ("disabled", "offline"):
+        return mode
     if _offline_reason is not None:
         return "offline"
     if not has_api_key():
-        if wanted == "online":
+        if mode == "online":
             _go_offline("no API key; `wandb login` stores one")
         return "offline"
     return "online" if is_server_reachable() else "offline"
 
 
 def get_base_url() -> str:
-    """Address of the W&B server."""
+    """Return the address of the W&B server."""
     return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").rstrip("/")
 
 
 def has_api_key() -> bool:
-    """Whether an API key is at hand, in the environment or in the netrc file that `wandb login` writes."""
+    """Return whether the environment, or the netrc file of `wandb login`, has an API key."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
@@ -245,12 +275,21 @@ def has_api_key() -> bool:
         return False
 
 
+def explain_unreachable() -> str | None:
+    """Say why nothing can be sent to the W&B server; None when it can."""
+    if importlib.util.find_spec("wandb") is None:
+        return "no wandb"
+    if not has_api_key():
+        return f"no API key for {get_base_url()}; `wandb login` stores one"
+    return None if is_server_reachable() else f"no answer from {get_base_url()}"
+
+
 @functools.cache
 def is_server_reachable() -> bool:
-    """Whether the server sends any HTTP answer in time; asked once per process."""
-    # In a thread: a dead name server can hold a look-up far longer than any socket's time limit.
-    finished, alive = run_with_timeout(PROBE_SECONDS, _probe)
-    if finished and alive:
+    """Return whether the server sends an HTTP answer in time; probe it once per process."""
+    # A name lookup can block far longer than the time limit of a socket, so it runs in a thread.
+    finished, reachable = run_with_timeout(PROBE_SECONDS, _probe)
+    if finished and reachable:
         return True
     _go_offline(f"no answer from {get_base_url()} within {PROBE_SECONDS:.0f} s")
     return False
@@ -267,7 +306,11 @@ def _probe() -> bool:
 
 
 def run_with_timeout(seconds: float, work: Callable[[], Any]) -> tuple[bool, Any]:
-    """(finished in time, result); work that takes longer goes on in a thread that does not keep the process alive."""
+    """Call `work` in a daemon thread and wait for it at most `seconds`.
+
+    Returns:
+        Whether it finished in time, and its result. Otherwise it goes on in the thread.
+    """
     results: list[Any] = []
     thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
     thread.start()
@@ -279,7 +322,7 @@ _offline_reason: str | None = None
 
 
 def _go_offline(reason: str) -> None:
-    """Keep every later run of this process offline, and say why once."""
+    """Keep every later run of this process offline and print the first reason."""
     global _offline_reason
     if _offline_reason is None:
         print(f"wandb: offline ({reason})", file=sys.stderr)

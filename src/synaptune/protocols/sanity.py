@@ -1,0 +1,120 @@
+"""The sanity stage of phase 1: can the optimizer optimize, and does the objective have a signal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from synaptune.core.errors import UserError
+from synaptune.protocols.config import Phase1Config, SanityConfig
+from synaptune.protocols.protocol import Protocol, print_message
+from synaptune.protocols.stages import require_objective, run_points
+from synaptune.search.optimizers.registry import Engine, make_optimizer
+
+
+def run_sanity(protocol: Protocol, config: Phase1Config) -> None:
+    """Check the optimizer and the objective, once for a study, and print what was measured.
+
+    Raises:
+        UserError: a check failed and `config.go_on` is false.
+    """
+    signal = protocol.study.read_note("sanity.signal")
+    # The entropy reads the text: a mistake there shows before anything costly.
+    entropy = _measure_unigram_entropy(protocol.base) if signal is None else None
+    faults = _check_optimizer(protocol)
+    if signal is None:
+        signal = _measure_signal(protocol, config.sanity, entropy)
+        protocol.study.write_note("sanity.signal", signal)
+    _print_signal(signal)
+    faults += signal["faults"]
+    if faults and not config.go_on:
+        raise UserError(
+            "got an objective or optimizer that a search would be wasted on\n  "
+            + "\n  ".join(faults)
+            + "\n  expected: sanity checks that pass"
+            + "\n  to do: correct what is named and choose another study.name,"
+            + " or continue with protocol.go_on=true"
+        )
+    for fault in faults:
+        print_message(f"sanity: continuing although {fault}")
+
+
+def _check_optimizer(protocol: Protocol) -> list[str]:
+    """Run the optimizer on Rosenbrock's function; return its faults."""
+    from synaptune.search.sanity import SOLVED_LOSS, check_optimizer
+
+    check = protocol.study.read_note("sanity.optimizer")
+    if check is None:
+        print_message("sanity: the optimizer on Rosenbrock's function")
+        result = check_optimizer(protocol.engine.name, protocol.seed)
+        check = result._asdict() | {"solved": result.is_solved}
+        protocol.study.write_note("sanity.optimizer", check)
+    print_message(
+        f"sanity: Rosenbrock in 10 dimensions reached {check['best']:.2g}"
+        f" ({check['evaluations']} evaluations, {check['attempts']} attempts;"
+        f" solved below {SOLVED_LOSS:g})"
+    )
+    if check["solved"]:
+        return []
+    return [
+        f"optimizer: Rosenbrock's function stayed at {check['best']:.3g},"
+        f" expected below {SOLVED_LOSS:g}"
+    ]
+
+
+def _measure_signal(
+    protocol: Protocol, config: SanityConfig, entropy: float | None
+) -> dict[str, Any]:
+    """Run the defaults on several seeds and random candidates; return the facts of the check."""
+    from synaptune.search.sanity import check_objective
+
+    start = protocol.space.get_start()
+    seeds = [protocol.seed + number for number in range(config.seeds)]
+    sampler = make_optimizer(Engine("random", protocol.seed), protocol.space)
+    asked = (sampler.ask() for _ in range(config.candidates))
+    candidates = [unit for unit in asked if unit is not None]
+    repeated = candidates[: config.repeats]
+    points = [(start, seed) for seed in seeds] + [(unit, protocol.seed) for unit in candidates]
+    points += [(unit, seed) for unit in repeated for seed in seeds[1:]]
+    trials = run_points(protocol, protocol.make_ledger("sanity"), points, label="sanity run")
+    by_point = dict(zip(points, trials, strict=True))
+    return check_objective(
+        [require_objective(by_point[start, seed]) for seed in seeds],
+        [by_point[unit, protocol.seed].objective for unit in candidates],
+        [[by_point[unit, seed].objective for seed in seeds] for unit in repeated],
+        entropy,
+    ).to_facts()
+
+
+def _print_signal(signal: dict[str, Any]) -> None:
+    entropy, spread = signal["reference"], signal["spread_over_candidates"]
+    compared = "" if entropy is None else f" (unigram entropy {entropy:.3f})"
+    print_message(
+        f"sanity: loss {signal['loss']:.3f}{compared}, spread over random candidates "
+        + ("unknown" if spread is None else f"{spread:.4f}")
+    )
+    print_message(
+        f"sanity: spread over seeds {signal['spread_over_seeds']:.4f},"
+        f" of differences between candidates {signal['noise']:.4f}"
+    )
+
+
+def _measure_unigram_entropy(base: DictConfig) -> float | None:
+    """Return the cross-entropy of the validation text under the training text's token frequencies.
+
+    In nats per token; None when the rows are not text or the objective is no loss.
+    """
+    import numpy as np
+
+    from synaptune.config.settings import read_settings
+    from synaptune.data.corpus import load_corpus
+
+    settings = read_settings(base)
+    if settings.objective.name != "val_loss" or settings.data.recall_fraction > 0.0:
+        return None
+    corpus = load_corpus(settings.data, settings.model.context)
+    # One more of each, so that no token is impossible.
+    counts = np.bincount(corpus.train, minlength=corpus.vocab) + 1.0
+    shares = np.bincount(corpus.val, minlength=corpus.vocab) / len(corpus.val)
+    return float(-(shares * np.log(counts / counts.sum())).sum())

@@ -1,0 +1,147 @@
+"""A Hydra multirun as a search: a protocol whose only stage is the search (`hydra/sweeper=...`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
+
+from synaptune.config.flat import read_group
+from synaptune.config.search_space import read_fixed_values
+from synaptune.config.sweep import Sweep, SweepRequest, read_request
+from synaptune.protocols.hydra_jobs import HydraEvaluation, HydraJobs, make_hydra_workers
+from synaptune.protocols.protocol import Protocol
+from synaptune.protocols.stages import (
+    find_best_trial,
+    measure_baseline,
+    rerun_incumbents,
+    run_search,
+)
+from synaptune.search.loop import Plan
+from synaptune.search.optimizers.registry import Engine, GridOptimizer, make_optimizer
+from synaptune.search.runner import catch_interrupts
+from synaptune.search.space.space import Space
+from synaptune.search.trial import Trial
+from synaptune.search.workers.base import NoWorkers
+from synaptune.study.artifacts import write_best, write_optimization_results
+from synaptune.study.callbacks.notify import Notifier, NotifyConfig
+from synaptune.study.optimize import resume_engine
+from synaptune.study.provenance import get_code_version, get_device_name
+from synaptune.study.study import PhaseLedger, Study
+from synaptune.training.loggers.wandb_run import get_study_identity
+
+
+def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -> list[Trial]:
+    """Search until the budget is spent; print the progress and the best trial.
+
+    Args:
+        request: what Hydra gives the sweeper.
+        make_launcher: makes Hydra's launcher for a folder of run folders.
+
+    Returns:
+        The trials of the search.
+
+    Raises:
+        UserError: a mistake in the input, or too many failed trials.
+    """
+    sweep = read_request(request)
+    launcher = make_launcher(str(sweep.location.trials_folder))
+    notifier = Notifier(read_group(sweep.base, "notify", NotifyConfig), sweep.location.name)
+    with (
+        notifier.send_end(),
+        catch_interrupts(),
+        Study(sweep.location, sweep.configuration, maximize=sweep.plan.maximize) as study,
+    ):
+        engine = resume_engine(study, sweep.engine)
+        protocol = Protocol(
+            base=sweep.base,
+            space=sweep.space,
+            study=study,
+            engine=engine,
+            plan=_bound_budget(sweep.plan, engine, sweep.space),
+            seeds=(),
+            device=get_device_name() if "synapse" in sweep.base else None,
+            code_version=get_code_version(),
+            pool=NoWorkers(),
+            stop=sweep.stop,
+            notifier=notifier,
+            reuses_runs=False,
+        )
+        protocol, jobs = _prepare_jobs(protocol, sweep, request)
+        seeds = sweep.search.seeds
+        facts: dict[str, Any] = {"seeds": seeds} if seeds > 1 else {}
+        ledger = protocol.make_ledger("search", **facts)
+        _announce(protocol, ledger)
+        pool = make_hydra_workers(jobs, request, launcher)
+        best = None
+        try:
+            protocol = replace(protocol, pool=pool)
+            trials = run_search(protocol, ledger, protocol.plan, prior=sweep.prior, label=None)
+            best = rerun_incumbents(protocol, trials)
+        finally:
+            pool.close()
+            _write_results(protocol, ledger, best)
+    return trials
+
+
+def _bound_budget(plan: Plan, engine: Engine, space: Space) -> Plan:
+    """Return the plan; a grid has no more points than its size."""
+    if engine.name != "grid":
+        return plan
+    grid = make_optimizer(engine, space)
+    assert isinstance(grid, GridOptimizer)
+    return replace(plan, budget=min(grid.size, plan.budget or grid.size))
+
+
+def _prepare_jobs(
+    protocol: Protocol, sweep: Sweep, request: SweepRequest
+) -> tuple[Protocol, HydraJobs]:
+    """Return the jobs of the sweep, with the baseline that the objective of our runs needs."""
+    objective = protocol.objective if protocol.has_own_objective else None
+    jobs = HydraJobs(sweep, objective, get_study_identity(protocol.study))
+    if objective is None:
+        return protocol, jobs
+    plain = replace(jobs, objective=None, overrides=("objective.name=val_loss", "pruner.name=none"))
+    baseline = measure_baseline(protocol, lambda _: HydraEvaluation(plain, request))
+    if baseline is None:
+        return protocol, jobs
+    base = protocol.base.copy()
+    base.objective.baseline = OmegaConf.structured(baseline)
+    protocol = replace(protocol, base=base)
+    values = tuple(f"objective.baseline.{name}={value}" for name, value in baseline.metrics.items())
+    return protocol, replace(jobs, objective=protocol.objective, overrides=values)
+
+
+def _announce(protocol: Protocol, ledger: PhaseLedger) -> None:
+    finished = sum(trial.state != "running" for trial in ledger.read_trials())
+    print(
+        f"study {protocol.study.location.name}: {protocol.engine.name} over"
+        f" {len(protocol.space.names)} parameters, {protocol.plan.budget} trials"
+        + (f", {finished} finished before" if finished else "")
+        + f" ({protocol.study.location.folder})",
+        flush=True,
+    )
+
+
+def _write_results(protocol: Protocol, ledger: PhaseLedger, best: Trial | None) -> None:
+    """Write best.yaml and optimization_results.yaml and print the best, however the sweep ended."""
+    trials = ledger.read_trials()
+    best = best or find_best_trial(protocol, trials)
+    if best is None:
+        return
+    folder, name = protocol.study.location.folder, protocol.study.location.name
+    fixed = read_fixed_values(protocol.base)
+    write_best(folder / "best.yaml", name, best, fixed)
+    write_optimization_results(folder / "optimization_results.yaml", best, fixed)
+    failed = sum(trial.state == "failed" for trial in trials)
+    finished = sum(trial.state != "running" for trial in trials)
+    print(
+        f"{finished} trials finished, {failed} failed;"
+        f" best {best.objective:.6g} in trial {best.number}:"
+    )
+    for name, value in best.values.items():
+        print(f"  {name}={value}")
+    print(f"written to {folder / 'best.yaml'}", flush=True)

@@ -1,0 +1,41 @@
+"""Print a table on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.box import HEAVY_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from synaptune.report.table_model import LEFT_ALIGNED, Table, format_cell
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table with its title, and its note under it; one line a row, without a frame, in a file or pipe."""
+    terminal = console.is_terminal
+    title, box = escape(table.title), HEAVY_HEAD if terminal else None
+    grid = Grid(title=title, title_justify="left", box=box, pad_edge=terminal)
+    for column in table.columns:
+        justify = "left" if column.kind in LEFT_ALIGNED else "right"
+        grid.add_column(escape(column.heading), justify=justify, overflow="fold")
+    for row in table.rows:
+        cells = zip(row, table.columns, strict=True)
+        texts = [(format_cell(cell, column.kind), column.kind) for cell, column in cells]
+        # A long name breaks before its last part, so that the other columns keep their width.
+        broken = [
+            ".\n".join(text.rsplit(".", 1)) if terminal and kind == "name" else text
+            for text, kind in texts
+        ]
+        grid.add_row(*map(escape, broken))
+    if not terminal:
+        grid.width = console.measure(grid, options=console.options.update(max_width=10_000)).maximum
+    console.print(grid, crop=terminal)
+    print_lines([table.note] if table.note else [], console)
+
+
+def print_lines(lines: Iterable[str], console: Console) -> None:
+    """Print text as it is, without the console's markup, colours and line breaks."""
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
