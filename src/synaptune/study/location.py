@@ -1,4 +1,4 @@
-"""Where a study lives: its name, folder and database."""
+"""Location of a study: its name, folder and database."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ RESUME_MODES = ("auto", "must", "never")
 
 @dataclass
 class StudyConfig:
-    """Where a study lives.
+    """Configuration of the location of a study.
 
-    name: null is `<search space>-<strategy>`; dir: null is `outputs/studies/<name>`; storage: an Optuna storage URL, null is
-    SQLite in `dir`; resume: `auto` continues the study when it is there, `must` refuses to begin one, `never` to continue one.
+    Attributes:
+        name: name of the study; None means `<search space>-<strategy>`.
+        dir: folder of the study; None means `outputs/studies/<name>`.
+        storage: Optuna storage URL; None means a SQLite file in `dir`.
+        resume: `auto` continues an existing study, `must` refuses to create one, and `never`
+            refuses to continue one.
     """
 
     name: str | None = None
@@ -26,7 +30,7 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class StudyLocation:
-    """A study's resolved place."""
+    """Resolved location of a study."""
 
     name: str
     folder: Path
@@ -35,12 +39,16 @@ class StudyLocation:
 
     @property
     def trials_folder(self) -> Path:
-        """The folder of the run folders, each named by its trial number."""
+        """Folder of the run folders, each of which is named by its trial number."""
         return self.folder / "trials"
 
 
 def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
-    """The place of a study; raises UserError for an unknown `resume` or a name that is no folder name."""
+    """Resolve the location of a study.
+
+    Raises:
+        UserError: `resume` is unknown, or the name is not a valid folder name.
+    """
     if config.resume not in RESUME_MODES:
         raise user_error(
             got=f"study.resume={config.resume}",
@@ -51,7 +59,7 @@ def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
     if name in (".", "..") or any(letter in name for letter in "/\\\0"):
         raise user_error(
             got=f"study.name={name}",
-            expected="a name that can be a folder's",
+            expected="a valid folder name",
             do="choose a name without / and \\",
         )
     folder = Path(config.dir or f"outputs/studies/{name}")

@@ -1,7 +1,7 @@
-"""Trials as rows of Optuna's tables: written whole, each in one transaction, and read back.
+"""Reading and writing of trials as rows of Optuna's tables, each trial in one transaction.
 
-Optuna's own calls take one transaction for each attribute and two queries for each parameter, and create a trial again when the
-answer to its creation was lost; these write through the same tables.
+Optuna's own calls use one transaction for each attribute and two queries for each parameter. They
+also create a trial twice if the answer to its creation is lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
 from synaptune.study.database import keys as schema
 
-# What only the study and the search write of a trial; by some of these names it is found again.
+# Attributes that only the study and the search write; some of them identify a trial.
 _RESERVED_NAMES = frozenset(
     {
         *(
@@ -45,9 +45,18 @@ _RESERVED_NAMES = frozenset(
 def create_trial(
     storage: Any, study: int, *, space: Space, trial: Trial, is_retry: bool
 ) -> tuple[int, int]:
-    """Write a trial as running; returns its key and its number.
+    """Store a new trial as running.
 
-    again: an earlier attempt may have been applied: then the running trial of the same phase and index is the one.
+    Args:
+        storage: Optuna's storage.
+        study: Optuna's identifier of the study.
+        space: search space of the trial.
+        trial: the trial.
+        is_retry: whether an earlier attempt may have been applied. The running trial of the same
+            phase and index is then used if it exists.
+
+    Returns:
+        Optuna's identifier of the trial and its number.
     """
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
@@ -56,7 +65,8 @@ def create_trial(
 
     facts = {**trial.facts, schema.INDEX: trial.index, schema.UNIT: list(trial.unit)}
     with Session(storage.engine) as session, session.begin():
-        # The locked row makes numbers unique, and waits for the end of an earlier attempt that a server still works on.
+        # The row lock makes numbers unique, and waits for an earlier attempt that the server still
+        # processes.
         models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
         if is_retry:
             found = _find_running(
@@ -84,7 +94,16 @@ def create_trial(
 def finish_trial(
     storage: Any, trial_id: int, *, result: Result, facts: Mapping[str, Any], is_retry: bool
 ) -> None:
-    """Write how a trial ended; again: an earlier attempt may have been applied, and an ended trial is left as it is."""
+    """Store the result of a trial.
+
+    Args:
+        storage: Optuna's storage.
+        trial_id: Optuna's identifier of the trial.
+        result: the result.
+        facts: attributes to store.
+        is_retry: whether an earlier attempt may have been applied. An ended trial is then
+            unchanged.
+    """
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
     from sqlalchemy import delete, insert
@@ -116,16 +135,17 @@ def finish_trial(
 
 
 def get_end_state(result: Result) -> str:
-    """The state a result gives its trial: `complete`, `pruned` or `failed`."""
+    """Return the final state of a trial with this result: `complete`, `pruned` or `failed`."""
     if result.cause is not None:
         return "failed"
     return "pruned" if result.pruned else "complete"
 
 
 def collect_facts(result: Result) -> dict[str, Any]:
-    """What a result adds to its trial's facts; a number that JSON does not have becomes its name.
+    """Return the facts that a result adds to its trial.
 
-    Metrics may be of any program: what is no number is left out, and a name that the study needs itself gets `run.` before it.
+    A non-finite number becomes a string, because JSON has no such number. Metrics can come from any
+    program: a metric that is not a number is left out, and a reserved name gets the prefix `run.`.
     """
     facts = {name: value for name, value in result.facts.items() if name not in _RESERVED_NAMES}
     metrics: Any = result.metrics
@@ -149,9 +169,18 @@ def collect_facts(result: Result) -> dict[str, Any]:
 
 
 def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
-    """The trials of a study by number; where: the study, for the message. Raises UserError for a trial that is not of ours.
+    """Read the trials of a study, ordered by number.
 
-    It reads columns: Optuna's reader makes an object of every parameter, and its distribution twice.
+    The function reads columns because Optuna's reader is slow: it creates an object for every
+    parameter and its distribution twice.
+
+    Args:
+        storage: Optuna's storage.
+        study: Optuna's identifier of the study.
+        where: name of the study, for messages.
+
+    Raises:
+        UserError: another program added a trial.
     """
     from optuna.distributions import json_to_distribution
     from optuna.storages._rdb import models
@@ -166,7 +195,8 @@ def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
         models.TrialValueModel,
     )
     with Session(storage.engine) as session:
-        # First: what is written while the rest is read belongs to a trial that is still running here, or to none.
+        # Read first: later writes then belong to a trial that is running here, or to an unknown
+        # one.
         heads = session.execute(
             select(trial.trial_id, trial.number, trial.state)
             .where(trial.study_id == study)
@@ -243,7 +273,7 @@ def _build_trial(
 
 
 def _find_running(session: Any, study: int, facts: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Key and number of the running trial with these facts; the latest where there are several."""
+    """Return identifier and number of the latest running trial with these facts, or None."""
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
 
@@ -283,7 +313,7 @@ def _make_parameter_row(dimension: Dimension, trial: Trial) -> dict[str, Any]:
 
 
 def make_distribution(dimension: Dimension):
-    """Optuna's description of a dimension."""
+    """Return Optuna's distribution of a dimension."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if dimension.scale == "categorical":
@@ -293,7 +323,7 @@ def make_distribution(dimension: Dimension):
 
 
 def filter_phase(trials: Iterable[Trial], phase: str) -> list[Trial]:
-    """The trials of a phase, by index."""
+    """Return the trials of a phase, ordered by index."""
     return sorted(
         (trial for trial in trials if trial.facts.get(schema.PHASE) == phase),
         key=lambda trial: trial.index,
