@@ -1,4 +1,4 @@
-"""Files around a study: the result.json of its runs, and best.yaml, which `python train.py tuned=...` reads."""
+"""Files of a study: result.json of its runs, and best.yaml for `python train.py tuned=...`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_best(path: Path, study: str, best: Trial, fixed: Mapping[str, Value]) -> None:
-    """Write a trial's parameters as best.yaml, and the values that its search space fixed."""
+    """Write best.yaml: the parameters of a trial and the values that its search space fixed."""
     write_text(path, format_best_yaml(study, best, fixed))
 
 
@@ -41,7 +41,7 @@ def write_optimization_results(path: Path, best: Trial, fixed: Mapping[str, Valu
 
 
 def format_best_yaml(study: str, best: Trial, fixed: Mapping[str, Value]) -> str:
-    """What `python train.py tuned=FILE` reads."""
+    """Return the text of a file for `python train.py tuned=FILE`."""
     import yaml
 
     objective = "" if best.objective is None else f", objective {best.objective:.6g}"
@@ -53,7 +53,10 @@ def format_best_yaml(study: str, best: Trial, fixed: Mapping[str, Value]) -> str
 
 
 def read_run_facts(folder: Path) -> dict[str, dict[str, Any]]:
-    """metrics and facts of a run folder's result.json; empty where a task writes none. A pruned run has the fact `pruned_at`."""
+    """Read metrics and facts from the result.json of a run folder.
+
+    The result is empty if the task writes no such file. A pruned run has the fact `pruned_at`.
+    """
     try:
         content = json.loads((folder / "result.json").read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where a study lives: its name, folder and database."""
+"""Location of a study: its name, folder and database."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ RESUME_MODES = ("auto", "must", "never")
 
 @dataclass
 class StudyConfig:
-    """Where a study lives.
+    """Configuration of the location of a study.
 
-    name: null is `<search space>-<strategy>`; dir: null is `outputs/studies/<name>`; storage: an Optuna storage URL, null is
-    SQLite in `dir`; resume: `auto` continues the study when it is there, `must` refuses to begin one, `never` to continue one.
+    Attributes:
+        name: name of the study; None means `<search space>-<strategy>`.
+        dir: folder of the study; None means `outputs/studies/<name>`.
+        storage: Optuna storage URL; None means a SQLite file in `dir`.
+        resume: `auto` continues an existing study, `must` refuses to create one, and `never`
+            refuses to continue one.
     """
 
     name: str | None = None
@@ -49,7 +53,11 @@ class StudyLocation:
 
 
 def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
-    """The place of a study; raises UserError for an unknown `resume` or a name that is no folder name."""
+    """Resolve the location of a study.
+
+    Raises:
+        UserError: `resume` is unknown, or the name is not a valid folder name.
+    """
     if config.resume not in RESUME_MODES:
         raise user_error(
             got=f"study.resume={config.resume}",
@@ -60,7 +68,7 @@ def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
     if name in (".", "..") or any(letter in name for letter in "/\\\0"):
         raise user_error(
             got=f"study.name={name}",
-            expected="a name that can be a folder's",
+            expected="a valid folder name",
             do="choose a name without / and \\",
         )
     folder = Path(config.dir or f"outputs/studies/{name}")

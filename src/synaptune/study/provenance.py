@@ -1,4 +1,4 @@
-"""Which code and machine made a result."""
+"""Code version and device of a result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import synaptune
 
 @functools.cache
 def get_code_version() -> str:
-    """The package's version and the first digits of the SHA-256 of its source files, e.g. `0.1.0+3f2a91c07b1e`."""
+    """Return the package version and the first digits of the SHA-256 of the source files.
+
+    Example: `0.1.0+3f2a91c07b1e`.
+    """
     root = Path(synaptune.__file__).parent
     digest = hashlib.sha256()
     for path in sorted([*root.rglob("*.py"), *root.rglob("*.c")]):
@@ -22,7 +25,7 @@ def get_code_version() -> str:
 
 
 def get_device_name() -> str:
-    """The accelerator that runs use, or the processor."""
+    """Return the name of the accelerator, or of the processor without one."""
     import platform
 
     import torch

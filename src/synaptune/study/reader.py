@@ -1,4 +1,4 @@
-"""A whole study read from its database, without holding it: what analysis, reports and dashboards work on."""
+"""Reading of a study from its database without locking it, for analysis, reports and dashboards."""
 
 from __future__ import annotations
 
@@ -32,11 +32,9 @@ SEARCH, BASELINE, VALIDATION, ABLATION, REFERENCE = (
     "ablation",
     "reference",
 )
-# Phases of a protocol that make runs and search nothing.
-GATES, JOINT = (
-    "gates",
-    "joint",
-)  # phases of phase 2; the first is also the note with what was decided there
+# Phases of phase 2; the first is also the note with the decisions of the gates.
+GATES, JOINT = ("gates", "joint")
+# Phases of a protocol that run trials without a search.
 _NO_SEARCH = ("sanity", BASELINE, VALIDATION, ABLATION, REFERENCE, "incumbents", "transfer")
 _SHOWN_NAMES = 10
 
@@ -45,9 +43,17 @@ _SHOWN_NAMES = 10
 class StudySnapshot:
     """A study at one moment.
 
-    name, url: where it is; configuration: flat, everything that made its trials comparable; notes: its user attributes;
-    trials: all of them by number; began, ended: their times on the clock of the controller, by number (a running trial has no end);
-    curves: reported values by step, by number; spaces: what each phase moved in.
+    Attributes:
+        name: name of the study.
+        url: URL of the database.
+        maximize: whether larger objectives are better.
+        configuration: flat configuration, which all trials of the study share.
+        notes: user attributes of the study.
+        trials: all trials by number.
+        start_times: start of each trial by number, on the clock of the controller.
+        end_times: end of each ended trial by number, on the clock of the controller.
+        curves: reported values by step, for each trial number.
+        spaces: search space of each phase.
     """
 
     name: str
@@ -62,53 +68,61 @@ class StudySnapshot:
     spaces: Mapping[str, Space]
 
     def get_phase_trials(self, name: str) -> list[Trial]:
-        """The trials of a phase, by index."""
+        """Return the trials of a phase, ordered by index."""
         return filter_phase(self.trials, name)
 
     @property
     def searches(self) -> list[str]:
-        """The phases in which an optimizer searched, in their order; the last one is what the study is about."""
+        """Phases in which an optimizer searched, in order. The last one is the main search."""
         phases = dict.fromkeys(trial.facts.get(schema.PHASE, SEARCH) for trial in self.trials)
         return [phase for phase in phases if is_search(phase)]
 
     @property
     def search_trials(self) -> list[Trial]:
-        """The trials of the last search; empty when none has begun."""
+        """Trials of the last search; empty if no search has started."""
         return self.get_phase_trials(self.searches[-1]) if self.searches else []
 
     @property
     def engine(self) -> Engine | None:
-        """What determined the optimizer's sequence; null for a study that has not begun to search."""
+        """Engine of the optimizer; None if no search has started."""
         stored = self.notes.get(schema.ENGINE)
         return None if stored is None else Engine(**stored)
 
     def get_loss(self, trial: Trial) -> float | None:
-        """What the search was told, of a pruned trial its estimate; null for a failed or running trial."""
+        """Return the loss that the optimizer learned, or None for a failed or running trial.
+
+        For a pruned trial it is the estimate.
+        """
         return get_loss(trial, self.maximize)
 
     def get_complete_loss(self, trial: Trial) -> float | None:
-        """What a trial reached, less is better; null unless complete: an estimate is no result."""
+        """Return the loss of a complete trial, or None for any other trial."""
         return self.get_loss(trial) if trial.state == "complete" else None
 
 
 def is_search(phase: str) -> bool:
-    """Whether an optimizer proposed the trials of a phase."""
+    """Return whether an optimizer proposed the trials of a phase."""
     return phase not in _NO_SEARCH and not phase.startswith("gate")
 
 
 def read_study(url: str, name: str | None = None, *, prefer: str | None = None) -> StudySnapshot:
-    """A study as it stands; its search may go on meanwhile.
+    """Read a study in its present state; its search can be running.
 
-    name: null is the only study of the database, or among several the one named `prefer`.
-    Raises UserError: no such database or study, or a study of another program or version.
+    Args:
+        url: URL of the database.
+        name: name of the study; None means the only study of the database.
+        prefer: name of the study to read if `name` is None and the database has several studies.
+
+    Raises:
+        UserError: the database or study does not exist, or another program or version wrote it.
     """
     url = add_driver(url)
     path = get_sqlite_path(url)
     if path is not None and not path.exists():
         raise user_error(
             got=f"no study database {path}",
-            expected="a study that has begun",
-            do="check its name, or give --storage URL",
+            expected="a study that has started",
+            do="check its name, or pass --storage URL",
         )
     with as_user_errors(url):
         if path is not None:
@@ -123,9 +137,9 @@ def read_study(url: str, name: str | None = None, *, prefer: str | None = None) 
                 schema.check_schema(study.user_attrs, where)
             if len(study.directions) > 1:
                 raise user_error(
-                    got=f"study {where} of several objectives",
-                    expected="a study of ours, of one",
-                    do="choose another",
+                    got=f"study {where} with several objectives",
+                    expected="a study of synaptune, with one objective",
+                    do="choose another study",
                 )
             trials = read_trials(storage, key, where)
             details = read_details(storage, key)
@@ -150,7 +164,17 @@ def read_study(url: str, name: str | None = None, *, prefer: str | None = None) 
 def find_study(
     study: str, storage: str | None = None, *, root: Path = STUDIES_ROOT
 ) -> StudySnapshot:
-    """A study given as a name below root, as a folder, or with its storage URL as the name there; raises UserError."""
+    """Read a study by its name or folder.
+
+    Args:
+        study: name of a study below `root`, or its folder; with `storage` the name in that
+            database.
+        storage: URL of the database; None means the SQLite file in the folder.
+        root: folder of the studies.
+
+    Raises:
+        UserError: the study does not exist or cannot be read.
+    """
     if storage is not None:
         return read_study(storage, study)
     folder = get_study_folder(study, root=root)
@@ -158,21 +182,21 @@ def find_study(
 
 
 def get_study_folder(study: str, *, root: Path = STUDIES_ROOT) -> Path:
-    """The folder of a study given as a name below root or as a folder."""
+    """Return the folder of a study, which is given as a name below `root` or as a folder."""
     return Path(study) if Path(study).is_dir() else root / study
 
 
 def _choose(names: Sequence[str], name: str | None, *, prefer: str | None, where: str) -> str:
-    wanted = name or (names[0] if len(names) == 1 else prefer)
-    if wanted is not None and wanted in names:
-        return wanted
+    choice = name or (names[0] if len(names) == 1 else prefer)
+    if choice is not None and choice in names:
+        return choice
     known = (
         ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "") or "none"
     )
     raise user_error(
-        got=f"no study {wanted or 'chosen'} in {where}",
+        got=f"no study {choice or 'chosen'} in {where}",
         expected=f"one of its studies: {known}",
-        do="give its name with --storage URL",
+        do="pass its name with --storage URL",
     )
 
 
@@ -181,14 +205,15 @@ def _build_spaces(
     distributions: Mapping[int, Mapping[str, str]],
     configuration: Mapping[str, Any],
 ) -> dict[str, Space]:
-    """The space of each phase, as its first trial tells it; a search began there too."""
+    """Return the space of each phase from its first trial, where the search also started."""
     spaces: dict[str, Space] = {}
     for trial in sorted(trials, key=lambda trial: trial.index):
         phase = trial.facts.get(schema.PHASE, SEARCH)
         if phase not in spaces and trial.values:
             stored, dimensions = distributions[trial.number], []
             for (name, value), unit in zip(trial.values.items(), trial.unit, strict=True):
-                # The middle is where a dimension without a start begins; the coordinate of its rounded value would be another.
+                # A dimension without a start starts at the middle. The coordinate of its rounded
+                # value would differ.
                 start = None if unit == 0.5 else value
                 described = str(configuration.get(f"{schema.RANGE_PREFIX}{name}", ""))
                 dimensions.append(
@@ -203,22 +228,25 @@ def _build_spaces(
 def _build_dimension(
     name: str, stored: Mapping[str, Any], *, start: Any, described: str
 ) -> Dimension:
-    """A dimension from Optuna's description of it; weights of choices are in ours alone."""
-    about = stored["attributes"]
+    """Build a dimension from its Optuna distribution.
+
+    The weights of choices are taken from the configuration, since Optuna does not store them.
+    """
+    attributes = stored["attributes"]
     if stored["name"] == "CategoricalDistribution":
         _, _, weights = described.partition(" weights ")
         return Dimension(
             name,
             "categorical",
-            choices=tuple(about["choices"]),
+            choices=tuple(attributes["choices"]),
             start=start,
             weights=tuple(json.loads(weights or "[]")),
         )
     return Dimension(
         name,
-        "log" if about["log"] else "lin",
-        float(about["low"]),
-        float(about["high"]),
+        "log" if attributes["log"] else "lin",
+        float(attributes["low"]),
+        float(attributes["high"]),
         integer=stored["name"] == "IntDistribution",
         start=start,
     )

@@ -1,8 +1,9 @@
-"""A study in its database, through Optuna's storage: the truth about a search.
+"""A study in its database, stored through Optuna.
 
-A trial is written as running, whole, in one transaction before it starts, and its end in another. One Optuna study holds
-every phase (`search`, and in a protocol `sanity`, `baseline`, `validation`); a trial's user attributes say which. Every call
-outlasts a restart of the database server, and is applied once however often it had to be repeated.
+A trial is stored as running in one transaction before it starts, and its result in another one. One
+Optuna study contains all phases (`search`, and in a protocol `sanity`, `baseline`, `validation`); a
+user attribute of the trial names its phase. All calls are repeated during a restart of the database
+server, and are applied once, however often they are repeated.
 """
 
 from __future__ import annotations
@@ -38,7 +39,10 @@ _SHOWN_DIFFERENCES = 20
 
 
 class Study:
-    """One study, held by this process alone until `close`; use it as a context manager. Several threads may call it."""
+    """One study, which this process holds exclusively until `close`.
+
+    It is a context manager and can be used by several threads.
+    """
 
     def __init__(
         self,
@@ -49,12 +53,19 @@ class Study:
         defaults: Mapping[str, Any] | None = None,
         retry_timeout: float = RETRY_TIMEOUT,
     ) -> None:
-        """Open or create. `configuration` (flat, plain values) is everything that makes results comparable; patience: seconds that a
-        call waits for a database that does not answer; defaults: values of keys that the configuration of a study made by an earlier
-        version may lack, because that version had no such key and behaved as the default says.
+        """Open or create a study.
 
-        Raises UserError: unreadable database, no space, held by another process, other configuration, `resume` not to be had, written by
-        another version or another program.
+        Args:
+            location: location of the study.
+            configuration: flat, plain values that all comparable results share.
+            maximize: whether larger objectives are better.
+            defaults: values of keys that an earlier version did not have and behaved like.
+            retry_timeout: time that a call waits for a database that does not answer [s].
+
+        Raises:
+            UserError: the database cannot be read, the disk is full, another process holds the
+                study, the configuration differs, `resume` cannot be satisfied, or another version
+                or program wrote the study.
         """
         self.location = location
         self.configuration = json.loads(
@@ -116,9 +127,8 @@ class Study:
             for trial in records.read_trials(self._storage, self._id, self._where)
         ):
             self._refuse(stored, notes.get(schema.WRITER, "(unknown)"))
-        self._storage.delete_study(
-            self._id
-        )  # nothing ever finished in it: a first attempt with a mistake leaves no claim
+        # No trial has ended in this study: it is a first attempt with a mistaken configuration.
+        self._storage.delete_study(self._id)
         self._create()
 
     def _create(self) -> None:
@@ -131,7 +141,7 @@ class Study:
         )
         self._storage.set_study_user_attr(self._id, schema.VERSION_KEY, schema.SCHEMA_VERSION)
         self._storage.set_study_user_attr(self._id, schema.WRITER, get_code_version())
-        # Last: a study without it and without trials is one whose creation was cut short.
+        # Last: a study without configuration and without trials was not created completely.
         self._storage.set_study_user_attr(self._id, schema.CONFIGURATION, self.configuration)
 
     def _complete(self, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,17 +154,17 @@ class Study:
         return {**added, **stored}
 
     def _refuse(self, stored: Mapping[str, Any], writer: str) -> None:
-        here, absent = self.configuration, "(absent)"
+        current, absent = self.configuration, "(absent)"
         stored = self._complete(stored)
         keys = [
             key
-            for key in sorted({*stored, *here})
-            if stored.get(key, absent) != here.get(key, absent)
+            for key in sorted({*stored, *current})
+            if stored.get(key, absent) != current.get(key, absent)
         ]
-        shown_keys = keys[:_SHOWN_DIFFERENCES]
         lines = [
-            f"{key}: the study has {stored.get(key, absent)}, this command {here.get(key, absent)}"
-            for key in shown_keys
+            f"{key}: the study has {stored.get(key, absent)}, "
+            f"this command {current.get(key, absent)}"
+            for key in keys[:_SHOWN_DIFFERENCES]
         ]
         if len(keys) > _SHOWN_DIFFERENCES:
             lines.append(f"and {len(keys) - _SHOWN_DIFFERENCES} more")
@@ -172,32 +182,39 @@ class Study:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of its configuration."""
+        """SHA-256 of the configuration."""
         return hashlib.sha256(json.dumps(self.configuration, sort_keys=True).encode()).hexdigest()
 
     def read_note(self, key: str) -> Any:
-        """A finished piece of work stored with the study; null when it is not there."""
+        """Return a note of the study (any JSON), or None if it does not exist."""
         return self._retry(lambda _: self._storage.get_study_user_attrs(self._id)).get(key)
 
     def write_note(self, key: str, value: Any) -> None:
-        """Store a finished piece of work (any JSON) in one transaction."""
+        """Store a note of the study (any JSON) in one transaction."""
         self._retry(lambda _: self._storage.set_study_user_attr(self._id, key, value))
 
     def read_trials(self, phase: str | None = None) -> list[Trial]:
-        """The trials of a phase by index; without one, all trials by number. It reads the whole study: call it seldom."""
+        """Read the trials of a phase by index, or without a phase all trials by number.
+
+        The call reads the whole study and is slow for a long one.
+        """
         trials = self._retry(lambda _: records.read_trials(self._storage, self._id, self._where))
         return trials if phase is None else records.filter_phase(trials, phase)
 
     def start(self, space: Space, trial: Trial) -> Trial:
-        """Write a trial as running, whole, in one transaction; returns it with its number.
+        """Store a new trial as running in one transaction.
 
-        Raises UserError when another process has taken the study while its database was away.
+        Returns:
+            The trial with its number.
+
+        Raises:
+            UserError: another process acquired the study while the database was not available.
         """
 
-        def attempt(again: bool) -> tuple[int, int]:
+        def attempt(is_retry: bool) -> tuple[int, int]:
             self._lease.renew()
             return records.create_trial(
-                self._storage, self._id, space=space, trial=trial, is_retry=again
+                self._storage, self._id, space=space, trial=trial, is_retry=is_retry
             )
 
         key, number = self._retry(attempt)
@@ -205,7 +222,7 @@ class Study:
         return replace(trial, number=number)
 
     def report(self, trial: Trial, value: float, step: int) -> None:
-        """Store an intermediate value of a running trial; a step reported again is replaced."""
+        """Store an intermediate value of a running trial; it replaces an earlier one there."""
         self._retry(
             lambda _: self._storage.set_trial_intermediate_value(
                 self._get_trial_id(trial), step, value
@@ -213,17 +230,12 @@ class Study:
         )
 
     def read_intermediate_values(self, trial: Trial) -> dict[int, float]:
-        """The reported values by step, in the order of steps."""
-        return dict(
-            sorted(
-                self._retry(
-                    lambda _: self._storage.get_trial(self._get_trial_id(trial))
-                ).intermediate_values.items()
-            )
-        )
+        """Return the reported values by step, in the order of the steps."""
+        stored = self._retry(lambda _: self._storage.get_trial(self._get_trial_id(trial)))
+        return dict(sorted(stored.intermediate_values.items()))
 
     def record_retry(self, trial: Trial, reason: str) -> Trial:
-        """Count an attempt that was given up in `facts["attempts"]`, the list of their reasons; the trial stays running."""
+        """Add the reason of a lost attempt to `facts["attempts"]`. The trial stays running."""
         attempts = [*trial.facts.get(schema.ATTEMPTS, []), reason]
         self._retry(
             lambda _: self._storage.set_trial_user_attr(
@@ -233,11 +245,18 @@ class Study:
         return replace(trial, facts={**trial.facts, schema.ATTEMPTS: attempts})
 
     def finish(self, trial: Trial, result: Result) -> Trial:
-        """Write how a trial ended, in one transaction: complete, failed with its reason, or pruned with its estimate."""
+        """Store the result of a trial in one transaction.
+
+        The trial becomes complete, failed with its reason, or pruned with its estimate.
+        """
         facts, state = schema.collect_facts(result), schema.get_end_state(result)
         self._retry(
-            lambda again: records.finish_trial(
-                self._storage, self._get_trial_id(trial), result=result, facts=facts, is_retry=again
+            lambda is_retry: records.finish_trial(
+                self._storage,
+                self._get_trial_id(trial),
+                result=result,
+                facts=facts,
+                is_retry=is_retry,
             )
         )
         self._trial_ids.pop(trial.number, None)
@@ -252,7 +271,10 @@ class Study:
         )
 
     def send_heartbeat(self) -> None:
-        """Say that this process lives and holds the study; call it as often as you like, it writes only every 30 s (BEAT_EVERY)."""
+        """Store that this process is alive and holds the study.
+
+        The call writes at most once in STUDY_HEARTBEAT_INTERVAL and can be made at any rate.
+        """
         now = time.monotonic()
         if self._last_heartbeat is None or now - self._last_heartbeat >= STUDY_HEARTBEAT_INTERVAL:
             self._retry(lambda _: self._lease.renew())
@@ -260,7 +282,7 @@ class Study:
             self._last_heartbeat = now
 
     def read_holder(self) -> Holder | None:
-        """Who runs the study, or ran it last, as it said itself."""
+        """Return the process that runs the study or ran it last, from its last heartbeat."""
         note = self.read_note(schema.HOLDER)
         return None if note is None else Holder.from_note(note)
 
@@ -273,7 +295,7 @@ class Study:
         )
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Close the database and release the study."""
         if self._storage is not None:
             close_storage(self._storage)
         self._lease.close()
@@ -287,7 +309,14 @@ class Study:
 
 @dataclass(frozen=True)
 class PhaseLedger:
-    """The trials of one phase, as the search loop wants them; facts go to every trial."""
+    """Ledger of one phase of a study, for the search loop.
+
+    Attributes:
+        study: the study.
+        space: search space of the phase.
+        phase: name of the phase.
+        facts: facts that every trial of the phase gets.
+    """
 
     study: Study
     space: Space
@@ -295,7 +324,7 @@ class PhaseLedger:
     facts: Mapping[str, Any]
 
     def read_trials(self) -> list[Trial]:
-        """All trials of the phase, by index."""
+        """Read all trials of the phase, ordered by index."""
         return self.study.read_trials(self.phase)
 
     def start(
@@ -306,32 +335,32 @@ class PhaseLedger:
         generation: int = 0,
         **facts: Any,
     ) -> Trial:
-        """Write a trial as running."""
-        about = {
+        """Store a new trial as running."""
+        phase_facts = {
             schema.PHASE: self.phase,
             schema.GENERATION: generation,
             "config_fingerprint": self.study.fingerprint,
         }
         return self.study.start(
-            self.space, Trial(-1, index, unit, values, facts={**about, **self.facts, **facts})
+            self.space, Trial(-1, index, unit, values, facts={**phase_facts, **self.facts, **facts})
         )
 
     def report(self, trial: Trial, value: float, step: int) -> None:
-        """Store an intermediate value; a step reported again is replaced."""
+        """Store an intermediate value, in place of an earlier one at this step."""
         self.study.report(trial, value, step)
 
     def read_intermediate_values(self, trial: Trial) -> dict[int, float]:
-        """The reported values by step."""
+        """Return the reported values by step."""
         return self.study.read_intermediate_values(trial)
 
     def record_retry(self, trial: Trial, reason: str) -> Trial:
-        """Count an attempt that was given up; the trial stays running."""
+        """Store that an attempt at a trial was lost. The trial stays running."""
         return self.study.record_retry(trial, reason)
 
     def finish(self, trial: Trial, result: Result) -> Trial:
-        """Write how a trial ended."""
+        """Store the result of a trial."""
         return self.study.finish(trial, result)
 
     def send_heartbeat(self) -> None:
-        """Say that this process lives."""
+        """Store that this process is alive."""
         self.study.send_heartbeat()

@@ -1,4 +1,4 @@
-"""The trials of a study as one table, for other programs: CSV or Parquet."""
+"""Export of the trials of a study as one table, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ _FIRST_COLUMNS = (
     schema.SECONDS,
 )
 _LAST_COLUMNS = (schema.ATTEMPTS, schema.REASON)
-_NON_FINITE = ("nan", "inf", "-inf")  # how a fact that JSON has no number for is stored
+_NON_FINITE = ("nan", "inf", "-inf")  # stored form of numbers that JSON does not have
 
 
 def tabulate_trials(trials: Sequence[Trial]) -> dict[str, ColumnValues]:
-    """The table by column, one entry for each trial, null where a trial has none.
+    """Return the columns of the table by name, one entry for each trial; None for a missing value.
 
-    Order: what every trial has; parameters in the order of their space; attempts (a count) and reason; everything else that is
-    known (metrics, fingerprints, versions) by name. A parameter or metric with the name of an earlier column has its kind before it.
+    The order is: the attributes of every trial; the parameters in the order of their space;
+    attempts (a count) and reason; all other facts (metrics, fingerprints, versions) sorted by name.
+    A parameter or metric with the name of an earlier column gets the prefix `parameter.` or
+    `metric.`.
     """
     table: dict[str, ColumnValues] = {
         name: [
@@ -57,7 +59,10 @@ def tabulate_trials(trials: Sequence[Trial]) -> dict[str, ColumnValues]:
 
 
 def _unify_type(column: ColumnValues) -> ColumnValues:
-    """Truth values, integers, numbers or text: the narrowest that all entries are; anything else becomes JSON."""
+    """Convert a column to the narrowest common type: bool, int, float or text.
+
+    In a text column other values become JSON.
+    """
     present = [entry for entry in column if entry is not None]
     if all(isinstance(entry, bool) for entry in present):
         return column
@@ -79,7 +84,7 @@ def _is_number(entry: Any) -> bool:
 
 
 def to_csv(table: dict[str, ColumnValues]) -> str:
-    """CSV with a header line; null is empty, numbers keep every digit."""
+    """Return CSV with a header line. None becomes empty, and numbers keep all digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table)
@@ -88,17 +93,17 @@ def to_csv(table: dict[str, ColumnValues]) -> str:
 
 
 def to_parquet(table: dict[str, ColumnValues]) -> bytes:
-    """Parquet; raises UserError where pyarrow is not installed."""
+    """Return Parquet; raises UserError if pyarrow is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise user_error(
             got="--format parquet without pyarrow",
-            expected="pyarrow, which writes it",
+            expected="the package pyarrow",
             do="pip install pyarrow, or use --format csv",
         ) from None
-    # An empty column has the type it would have: tables of several studies can be joined.
+    # Empty columns get the type of filled ones, so that tables of several studies can be joined.
     types = dict.fromkeys(("objective", schema.ESTIMATE, schema.SECONDS), pyarrow.float64()) | {
         schema.REASON: pyarrow.string()
     }

@@ -202,7 +202,7 @@ def test_workers_that_never_start_stop_the_search_with_the_cause(tmp_path):
 
 
 class Elsewhere:
-    """Workers as threads of this process that come through a port."""
+    """Starts workers as threads of this process that connect through a port."""
 
     remote = True
 
@@ -219,7 +219,7 @@ class Elsewhere:
             while True:
                 link.send(bowl(link.recv()))
 
-    def dead(self):
+    def poll(self):
         return None
 
     def kill(self):
@@ -230,7 +230,7 @@ class Elsewhere:
 
 
 def one_trial(pool):
-    """The objective of a trial; null when its worker was not let in soon."""
+    """The objective of a trial; None if its worker did not connect in time."""
     ended = []
 
     def run():
@@ -244,7 +244,7 @@ def one_trial(pool):
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\x04abcd", b"\xff" * 64])
-def test_strangers_at_the_door_keep_no_worker_out(said):
+def test_unauthenticated_connections_do_not_block_workers(said):
     pool = Pool(bowl, Elsewhere(), 1)
     strangers = [socket.create_connection(("127.0.0.1", pool._address[1])) for _ in range(3)]
     for stranger in strangers:
@@ -257,7 +257,7 @@ def test_strangers_at_the_door_keep_no_worker_out(said):
             stranger.close()
 
 
-def test_one_who_says_nothing_is_shown_out(monkeypatch):
+def test_a_silent_connection_is_closed(monkeypatch):
     monkeypatch.setattr("synaptune.search.workers.pool._HANDSHAKE_TIMEOUT", 0.2)
     pool = Pool(bowl, Elsewhere(), 1)
     try:
@@ -269,7 +269,7 @@ def test_one_who_says_nothing_is_shown_out(monkeypatch):
         pool.close()
 
 
-def test_an_evaluation_that_cannot_be_sent_is_refused_and_lets_go_of_the_spawner():
+def test_an_evaluation_that_cannot_be_pickled_is_refused_and_closes_the_spawner():
     spawner, lock, closed = Elsewhere(), threading.Lock(), []
     spawner.close = lambda: closed.append(True)
     with pytest.raises(UserError, match=r"cannot be sent to a worker[\s\S]*to do"):

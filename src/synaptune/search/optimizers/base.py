@@ -1,7 +1,10 @@
-"""The ask / tell contract of every optimizer: `ask` for the points of a generation, `tell` the generation's losses.
+"""The ask-and-tell interface of the optimizers.
 
-An optimizer owns its random stream: it neither sees nor moves the global random state, whatever an objective does to it. It
-is picklable between generations, and the same asks and tells make the same points bit for bit.
+`ask` returns the points of a generation one by one, `tell` takes the losses of the generation.
+
+An optimizer has its own random stream. It neither reads nor changes the global random state, even
+if an objective does. It can be pickled between generations. The same sequence of asks and tells
+gives the same points bit for bit.
 """
 
 from __future__ import annotations
@@ -17,42 +20,57 @@ SEED_MODULUS = 2**32
 
 
 class Observation(NamedTuple):
-    """A finished point: its loss, or null for a failed trial."""
+    """A finished point.
+
+    Attributes:
+        unit: point of the unit box.
+        loss: loss at the point; None for a failed trial.
+    """
 
     unit: UnitPoint
     loss: float | None
 
 
 class Optimizer(Protocol):
-    """Proposes points; `tell` gets one whole generation, in the order of its asks.
+    """Proposes points of the unit box.
 
-    learns: whether losses change what it asks for. One that does not learn needs neither whole generations nor a state file:
-    asking again for as many points brings it back.
+    Attributes:
+        generation_size: number of points of a generation.
+        learns: whether the points depend on the losses. An optimizer that does not learn needs
+            neither complete generations nor a state file: asking again for as many points restores
+                it.
     """
 
     generation_size: int
     learns: bool = True
 
     def ask(self) -> UnitPoint | None:
-        """The next point; null when there is none left."""
+        """Return the next point, or None if no point is left."""
         ...
 
     def tell(self, generation: Sequence[Observation]) -> None:
-        """Learn a generation's losses; points never asked for (a rebuilt search) are welcome."""
+        """Learn the losses of one complete generation, in the order of its asks.
+
+        Points that were not asked for are accepted; they occur when a search is rebuilt.
+        """
         ...
 
     def get_diagnostics(self) -> Diagnostics | None:
-        """The state of its search distribution after the latest generation told; null where there is none."""
+        """Return the search distribution after the last generation, or None if there is none."""
         return None
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What determines an optimizer's sequence, stored with the study.
+    """Everything that determines the sequence of an optimizer; stored with the study.
 
-    name: one of `optimizers.BUILT_IN` or of Nevergrad's registry; workers: trials at a time, which a generation has room for;
-    budget: evaluations planned at first (some algorithms adapt to it); noisy: tell the algorithms that ask for it that losses
-    are noisy; grid_points: values per continuous dimension of a grid.
+    Attributes:
+        name: an entry of `registry.BUILT_IN` or of Nevergrad's registry.
+        seed: seed of the random stream.
+        workers: number of concurrent trials; a generation has at least this size.
+        budget: number of evaluations planned at the start; some algorithms adapt to it.
+        noisy: whether losses are noisy, for algorithms with such an option.
+        grid_points: number of values of a continuous dimension in a grid.
     """
 
     name: str
@@ -64,22 +82,32 @@ class Engine:
 
 
 class RankedLosses(NamedTuple):
-    """losses: finite for every point; worst: the largest loss of all generations so far."""
+    """Losses that can be ranked.
+
+    Attributes:
+        losses: a finite loss for every point.
+        worst: largest loss of all generations so far.
+    """
 
     losses: list[float]
     worst: float
 
 
 def rank_losses(generation: Sequence[Observation], worst: float) -> RankedLosses:
-    """Losses with the failed points just above the worst of their generation, so that they rank last and distort no scale.
+    """Place the failed points just above the largest loss of their generation.
 
-    worst: the largest loss of the generations before, the level of a generation that failed whole.
+    They then rank last and do not distort the scale of the losses.
+
+    Args:
+        generation: the points of a generation.
+        worst: largest loss of the previous generations, used if all points of the generation
+            failed.
     """
-    finite = [told.loss for told in generation if told.loss is not None]
+    finite = [point.loss for point in generation if point.loss is not None]
     top = max(finite, default=worst)
     spread = top - min(finite, default=top)
     failed = top + max(spread, 1e-6 + 1e-3 * abs(top))
     return RankedLosses(
-        [failed if told.loss is None else told.loss for told in generation],
+        [failed if point.loss is None else point.loss for point in generation],
         max([worst, *finite]) if finite else worst,
     )

@@ -1,17 +1,20 @@
-"""CMA-ES on the unit box: pycma's strategy, folded into the box.
+"""CMA-ES on the unit box: the strategy of pycma with samples folded into the box.
 
-    g ~ m + N(0, covariance)                    pycma's sample, anywhere in R^n                         (1)
-    u = fold(g): reflected at 0 and at 1        the point that is evaluated                              (2)
-    population = 4 + floor(3 ln n), rounded up to a multiple of the trials at a time                     (3)
-    least deviation of a binned coordinate = max(d, w/2), d from the mean to the nearest edge of         (4)
-                    another value's bin, w the narrower of the two bins that meet there
+    g ~ m + N(0, covariance)                sample of pycma, anywhere in R^n            (1)
+    u = fold(g): reflected at 0 and at 1    the point that is evaluated                 (2)
+    population = 4 + floor(3 ln n), rounded up to a multiple of the concurrent trials   (3)
+    least deviation of a binned coordinate = max(d, w/2), with d the distance from      (4)
+        the mean to the nearest edge of the bin of another value, and w the width
+        of the narrower of the two bins at that edge
 
-The strategy is told u, not g: its mean stays in the box and its covariance learns of the walls (docs/results.md, Search
-quality: told g, or with pycma's own handling of bounds, it is worse on most functions). It begins at the space's start, which
-is its first point, with a step of 0.2.
-Source: (1), (3) Hansen 2016, arXiv:1604.00772, eqs. (5) and (48); the rounding so that no worker waits at a generation's end;
-(2) chosen by measurement; (4) chosen: at least a sixth of the draws pass the nearest edge, wherever the mean is, and yet a
-search can settle on a choice of little weight beside a heavy one.
+The strategy learns from u, not g. Its mean therefore stays in the box, and its covariance adapts to
+the walls. Learning from g, or the bound handling of pycma, is worse on most functions
+(docs/results.md, Search quality). The search starts at the start of the space, which is its first
+point, with a step of 0.2.
+Source: (1), (3) Hansen 2016, arXiv:1604.00772, eqs. (5) and (48); the rounding avoids idle workers
+at the end of a generation. (2) chosen by measurement. (4) chosen: at least a sixth of the samples
+cross the nearest edge for any mean, and a search can still settle on a choice of small weight next
+to one of large weight.
 """
 
 from __future__ import annotations
@@ -49,15 +52,15 @@ HALF_BIN = constant(
     meaning="least standard deviation in a binned coordinate, eq. (4)",
     source="chosen: a third of the draws from a bin's middle leave it",
 )
-_EDGE_MARGIN = MIN_SHARE / 2.0  # a coordinate this far from an edge is in the bin beyond it
+_EDGE_MARGIN = MIN_SHARE / 2.0  # a coordinate this far beyond an edge lies in the next bin
 
 
 class CmaOptimizer(Optimizer):
-    """pycma's strategy behind the contract; eqs. (1) to (4)."""
+    """The strategy of pycma with the `Optimizer` interface, eqs. (1) to (4)."""
 
     def __init__(self, engine: Engine, space: Space) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of a plotting package that is not there
+            warnings.simplefilter("ignore")  # pycma warns of a missing plotting package
             import cma
 
         self._space = space
@@ -70,7 +73,7 @@ class CmaOptimizer(Optimizer):
         options = {
             "popsize": self.generation_size,
             "randn": np.random.RandomState(engine.seed % SEED_MODULUS).randn,
-            "seed": float("nan"),  # keeps pycma from seeding the global stream
+            "seed": float("nan"),  # prevents pycma from seeding the global stream
             "minstd": compute_min_steps(space, start),
             "verbose": -9,
         }
@@ -79,31 +82,34 @@ class CmaOptimizer(Optimizer):
             self._strategy: Any = cma.CMAEvolutionStrategy(list(start), INITIAL_STEP, options)
 
     def ask(self) -> UnitPoint:
-        """The next point; the first one is the start itself."""
+        """Return the next point; the first one is the start of the space."""
         sample = self.draw()
         unit = tuple(fold(sample).tolist()) if self._first is None else self._first
         self._first = None
         return unit[: len(self._space.dimensions)]
 
     def tell(self, generation: Sequence[Observation]) -> None:
-        """Learn a generation; a failed point ranks below all others of it."""
+        """Learn a generation; failed points rank below all others of the generation."""
         losses, self._worst = rank_losses(generation, self._worst)
         self._first = None
         if not self._drawn:
-            self.draw()  # pycma takes in a generation only after it has drawn one
+            self.draw()  # pycma accepts a generation only after it has drawn one
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._strategy.tell([np.array(pad_unit(told.unit)) for told in generation], losses)
+            self._strategy.tell([np.array(pad_unit(point.unit)) for point in generation], losses)
         self._strategy.opts["minstd"][:] = compute_min_steps(self._space, self._strategy.mean)
-        self._strategy.sent_solutions.clear()  # pycma keeps what was folded and never told, for hundreds of generations
+        # pycma keeps samples that it is never told (here those that were folded) for hundreds of
+        # generations.
+        self._strategy.sent_solutions.clear()
         self._drawn = False
         self._queue.clear()
-        best = min((told.loss for told in generation if told.loss is not None), default=math.inf)
+        known_losses = [point.loss for point in generation if point.loss is not None]
+        best = min(known_losses, default=math.inf)
         self._stagnation = 0 if best < self._best else self._stagnation + 1
         self._best = min(best, self._best)
 
     def get_diagnostics(self) -> Diagnostics | None:
-        """The distribution the next generation is drawn from; null before the first was told."""
+        """Return the distribution of the next generation, or None before the first `tell`."""
         if self._strategy.countiter == 0:
             return None
         mean, covariance = self.get_distribution()
@@ -117,14 +123,17 @@ class CmaOptimizer(Optimizer):
         )
 
     def get_distribution(self) -> tuple[Any, Any]:
-        """Mean (n,) and covariance (n, n) of eq. (1) for the generation under way."""
+        """Return mean (n,) and covariance (n, n) of eq. (1) for the current generation."""
         strategy, size = self._strategy, len(self._space.dimensions)
         scale = strategy.sigma * np.asarray(strategy.sigma_vec.scaling) * np.ones(strategy.N)
         covariance = scale[:, None] * np.asarray(strategy.sm.covariance_matrix) * scale
         return np.array(strategy.mean)[:size], covariance[:size, :size]
 
     def draw(self) -> Any:
-        """The next sample of eq. (1), which `ask` folds; (n,), of a lone parameter with its companion."""
+        """Return the next sample of eq. (1), of shape (n,), which `ask` folds.
+
+        The sample of a single parameter includes the padding coordinate.
+        """
         if not self._queue:
             self._queue.extend(self._strategy.ask())
         self._drawn = True
@@ -132,18 +141,21 @@ class CmaOptimizer(Optimizer):
 
 
 def population_size(dimension: int, workers: int) -> int:
-    """Points of a generation, eq. (3)."""
+    """Return the number of points of a generation, eq. (3)."""
     return math.ceil((4 + int(3 * math.log(dimension))) / workers) * workers
 
 
 def fold(sample: Any) -> Any:
-    """Eq. (2); a coordinate inside the box is returned bit for bit."""
+    """Compute eq. (2); a coordinate inside the box is returned bit for bit."""
     reflected = 1.0 - np.abs(1.0 - np.mod(sample, 2.0))
     return np.where((sample >= 0.0) & (sample <= 1.0), sample, reflected)
 
 
 def compute_min_steps(space: Space, mean: Sequence[float]) -> list[float]:
-    """Least standard deviation of each (padded) coordinate at a mean, eq. (4); zero where it is continuous."""
+    """Return the least standard deviation of each padded coordinate at a mean, eq. (4).
+
+    It is zero for a continuous coordinate.
+    """
     steps = tuple(
         _compute_min_step(dimension, float(u))
         for dimension, u in zip(space.dimensions, mean, strict=False)
@@ -164,5 +176,5 @@ def _compute_min_step(dimension: Dimension, mean: float) -> float:
 
 
 def pad_unit(unit: UnitPoint, companion: float = 0.5) -> UnitPoint:
-    """CMA needs two coordinates; a lone one gets a companion that nothing reads."""
+    """Add a second coordinate, which is not used, to a single one: CMA-ES needs at least two."""
     return unit if len(unit) > 1 else (*unit, companion)

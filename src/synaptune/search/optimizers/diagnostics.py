@@ -1,11 +1,11 @@
-"""What a search distribution looks like after a generation, and whether it is healthy.
+"""Diagnostics of a search distribution after a generation, and warnings about its health.
 
-    covariance[i, j] = s[i] C[i, j] s[j],  s = step size x coordinate scale, C the adapted matrix                (1)
-    condition        = largest / smallest eigenvalue of the covariance                                           (2)
-    eigenvalue ratio = largest / smallest eigenvalue of the correlation matrix                                   (3)
+    covariance[i, j] = s[i] C[i, j] s[j],  s = step size x coordinate scale, C adapted matrix   (1)
+    condition        = largest / smallest eigenvalue of the covariance                          (2)
+    eigenvalue ratio = largest / smallest eigenvalue of the correlation matrix                  (3)
 
-Everything is in coordinates of the unit box. (2) mixes how differently the parameters are scaled with how strongly they are
-entangled, (3) sees the entanglement alone, so that a search with both above their limits can be told from one with one.
+All values are in coordinates of the unit box. (2) depends on the scales of the parameters and on
+their correlation, (3) on the correlation only. Both together show which of the two is the cause.
 Source: (1) Hansen 2016, arXiv:1604.00772, eq. (5); (3) chosen: it is not implied by (2).
 """
 
@@ -26,9 +26,17 @@ STAGNATION_LIMIT = 30
 class Diagnostics:
     """A search distribution over n named parameters, in unit coordinates.
 
-    generation: generations told; mean: its centre, by name; step: overall step size; sigma: standard deviation by name;
-    covariance, correlation: (n, n) rows; eigenvalues: of the covariance, ascending; condition: eq. (2); eigenvalue_ratio:
-    eq. (3); stagnation: generations since the best loss last fell.
+    Attributes:
+        generation: number of generations learned.
+        mean: centre by name.
+        step: overall step size.
+        sigma: standard deviation by name.
+        covariance: rows of the (n, n) covariance.
+        correlation: rows of the (n, n) correlation matrix.
+        eigenvalues: eigenvalues of the covariance, ascending.
+        condition: eq. (2).
+        eigenvalue_ratio: eq. (3).
+        stagnation: generations since the best loss last improved.
     """
 
     generation: int
@@ -43,7 +51,7 @@ class Diagnostics:
     stagnation: int
 
     def to_scalars(self) -> dict[str, float]:
-        """The numbers a logger plots, by name."""
+        """Return the numbers that a logger plots, by name."""
         return {
             "generation": float(self.generation),
             "step": self.step,
@@ -64,13 +72,22 @@ def diagnose(
     covariance: Any,
     stagnation: int,
 ) -> Diagnostics:
-    """Diagnostics of a distribution by its mean (n,) and covariance (n, n), eqs. (2) and (3)."""
+    """Compute the diagnostics of a distribution, eqs. (2) and (3).
+
+    Args:
+        generation: number of generations learned.
+        names: names of the n parameters.
+        mean: mean of shape (n,).
+        step: overall step size.
+        covariance: covariance of shape (n, n).
+        stagnation: generations since the best loss last improved.
+    """
     import numpy as np
 
     deviation = np.sqrt(np.diag(covariance))
     correlation = covariance / np.outer(deviation, deviation)
     eigenvalues = np.linalg.eigvalsh(covariance)
-    of_correlation = np.linalg.eigvalsh(correlation)
+    correlation_eigenvalues = np.linalg.eigvalsh(correlation)
     return Diagnostics(
         generation=generation,
         mean=dict(zip(names, mean.tolist(), strict=True)),
@@ -80,34 +97,40 @@ def diagnose(
         correlation=_to_rows(correlation),
         eigenvalues=tuple(eigenvalues.tolist()),
         condition=_ratio(eigenvalues),
-        eigenvalue_ratio=_ratio(of_correlation),
+        eigenvalue_ratio=_ratio(correlation_eigenvalues),
         stagnation=stagnation,
     )
 
 
 def find_health_warnings(diagnostics: Diagnostics) -> list[str]:
-    """What is wrong with a search distribution, one line each; empty when it is healthy."""
-    found = []
+    """Return the faults of a search distribution, one line each; empty if there are none."""
+    faults = []
     if diagnostics.condition >= CONDITION_LIMIT:
-        found.append(
-            f"condition number {diagnostics.condition:.3g} of the covariance (limit {CONDITION_LIMIT:g}): some parameter hardly "
-            f"matters, or matters far more than the others; narrow or widen its range, or use a log scale"
+        faults.append(
+            f"condition number {diagnostics.condition:.3g} of the covariance "
+            f"(limit {CONDITION_LIMIT:g}): some parameter has hardly any effect, or far more than "
+            "the others; narrow or widen its range, or use a log scale"
         )
     if diagnostics.eigenvalue_ratio >= RATIO_LIMIT:
-        found.append(
-            f"eigenvalue ratio {diagnostics.eigenvalue_ratio:.3g} of the correlation matrix (limit {RATIO_LIMIT:g}): some parameters "
-            f"move as one; search one of them"
+        faults.append(
+            f"eigenvalue ratio {diagnostics.eigenvalue_ratio:.3g} of the correlation matrix "
+            f"(limit {RATIO_LIMIT:g}): some parameters are almost fully correlated; "
+            "search one of them"
         )
     if diagnostics.stagnation >= STAGNATION_LIMIT:
-        found.append(
-            f"no better loss for {diagnostics.stagnation} generations (limit {STAGNATION_LIMIT}): converged, or lost in noise; stop, "
-            f"restart elsewhere, or average over seeds"
+        faults.append(
+            f"no better loss for {diagnostics.stagnation} generations "
+            f"(limit {STAGNATION_LIMIT}): the search has converged, or noise dominates; stop, "
+            "restart elsewhere, or average over seeds"
         )
-    return found
+    return faults
 
 
 def _ratio(eigenvalues: Any) -> float:
-    """Largest over smallest of ascending eigenvalues; infinite when rounding took the smallest to zero or below."""
+    """Return largest over smallest of ascending eigenvalues; inf if the smallest is not positive.
+
+    Rounding can make the smallest eigenvalue zero or negative.
+    """
     return float(eigenvalues[-1] / eigenvalues[0]) if eigenvalues[0] > 0.0 else float("inf")
 
 

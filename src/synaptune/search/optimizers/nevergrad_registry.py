@@ -1,4 +1,4 @@
-"""Any algorithm of Nevergrad's registry, by its name, on the unit box."""
+"""Algorithms of Nevergrad's registry, by name, on the unit box."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from synaptune.search.space.space import Space, UnitPoint
 
 
 class NevergradOptimizer(Optimizer):
-    """An algorithm of Nevergrad on the unit box, beginning at the space's start; a generation is what runs at a time."""
+    """An algorithm of Nevergrad on the unit box, which starts at the start of the space.
+
+    A generation has one point for each concurrent trial.
+    """
 
     def __init__(self, engine: Engine, space: Space, built_in: Sequence[str]) -> None:
         self.generation_size = engine.workers
@@ -36,7 +39,7 @@ class NevergradOptimizer(Optimizer):
             self._optimizer = _build_algorithm(engine, space, built_in)
 
     def ask(self) -> UnitPoint:
-        """The next point; the first one is the start itself."""
+        """Return the next point; the first one is the start of the space."""
         with self._use_own_random():
             candidate = self._optimizer.ask()
             if self._first is not None:
@@ -47,14 +50,15 @@ class NevergradOptimizer(Optimizer):
         return point
 
     def tell(self, generation: Sequence[Observation]) -> None:
-        """Learn a generation; a failed point ranks below all others of it."""
+        """Learn a generation; failed points rank below all others of the generation."""
         losses, self._worst = rank_losses(generation, self._worst)
         with self._use_own_random():
-            for told, loss in zip(generation, losses, strict=True):
-                candidate = self._open.pop(told.unit, None)
+            for point, loss in zip(generation, losses, strict=True):
+                candidate = self._open.pop(point.unit, None)
                 if candidate is None:
-                    self._optimizer.ask()  # the CMA family takes in a generation only after it has drawn one
-                    candidate = self._make_candidate(told.unit)
+                    # The CMA family accepts a generation only after it has drawn one.
+                    self._optimizer.ask()
+                    candidate = self._make_candidate(point.unit)
                     self._first = None
                 self._optimizer.tell(candidate, loss)
         self._open.clear()
@@ -64,8 +68,11 @@ class NevergradOptimizer(Optimizer):
 
     @contextlib.contextmanager
     def _use_own_random(self) -> Iterator[None]:
-        """Run with the optimizer's own global random states (some algorithms draw from them), and put the others back."""
-        outside = random.getstate(), np.random.get_state()
+        """Run with the optimizer's own global random states, then restore the previous ones.
+
+        Some algorithms draw from the global random states.
+        """
+        previous = random.getstate(), np.random.get_state()
         random.setstate(self._global[0])
         np.random.set_state(self._global[1])
         try:
@@ -74,8 +81,8 @@ class NevergradOptimizer(Optimizer):
                 yield
         finally:
             self._global = random.getstate(), np.random.get_state()
-            random.setstate(outside[0])
-            np.random.set_state(outside[1])
+            random.setstate(previous[0])
+            np.random.set_state(previous[1])
 
 
 def _seed_states(seed: int) -> tuple[Any, Any]:
@@ -87,9 +94,11 @@ def _build_algorithm(engine: Engine, space: Space, built_in: Sequence[str]) -> A
 
     registry = ng.optimizers.registry
     if engine.name not in registry:
+        nearest = find_nearest(engine.name, [*built_in, *registry])
         raise user_error(
             got=f"optimizer={engine.name}",
-            expected=f"{', '.join(built_in)}, or a name of Nevergrad's registry (closest: {find_nearest(engine.name, [*built_in, *registry])})",
+            expected=f"{', '.join(built_in)}, or a name of Nevergrad's registry "
+            f"(closest: {nearest})",
             do="correct hydra.sweeper.optim.optimizer",
         )
     box = (
@@ -103,7 +112,7 @@ def _build_algorithm(engine: Engine, space: Space, built_in: Sequence[str]) -> A
         return registry[engine.name](box, budget=engine.budget, num_workers=engine.workers)
     except (ImportError, ValueError, RuntimeError, TypeError) as error:
         raise user_error(
-            got=f"optimizer={engine.name}, which cannot start here: {error}",
+            got=f"optimizer={engine.name}, which cannot be created: {error}",
             expected="an algorithm that fits the space, the budget and the installed packages",
             do="choose another, e.g. cma",
         ) from error

@@ -1,7 +1,8 @@
-"""Optuna's CMA-ES told its space beforehand; imported only when it is searched with, because it imports Optuna.
+"""Optuna's CMA-ES with a search space that is known from the first trial on.
 
-By itself Optuna's sampler learns the space from the first trial that ends, and draws uniformly until then: a first generation
-that starts together would lie anywhere.
+Optuna's own sampler infers the space from the first trial that ends, and samples uniformly until
+then. The points of a first generation that runs concurrently would all be uniform. This module
+imports Optuna, and is itself imported only if the sampler is used.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from optuna.samplers import CmaEsSampler
 
 
 class BoxCmaEsSampler(CmaEsSampler):
-    """Samples every trial in the given distributions (floats and integers of more than one value)."""
+    """Samples every trial from given distributions: floats, and integers with several values."""
 
     def __init__(self, distributions: dict[str, Any], **options: Any) -> None:
         super().__init__(**options)
         self._distributions = distributions
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
-        """The given distributions, from the first trial on."""
+        """Return the given distributions."""
         return self._distributions

@@ -1,12 +1,14 @@
-"""Optuna's samplers behind the contract, on an in-memory study of their own.
+"""Optuna's samplers with the `Optimizer` interface, each on an in-memory study.
 
-    tpe      tree-structured Parzen estimator, multivariate     true types: floats, integers, categories
+    tpe      tree-structured Parzen estimator, multivariate     true types (float, int, category)
     gp       Gaussian process with expected improvement         true types
-    cmaes    CMA-ES of the `cmaes` package                      unit box; equal bins as integers, kept apart by a margin
+    cmaes    CMA-ES of the `cmaes` package                      unit box; equal bins as integers,
+                                                                with a margin
     qmc      scrambled Sobol points                             unit box
 
-`tpe` and `gp` see categories as such, without the weights of choices, which here shape only where the others draw. A failed
-point is told as an infinite loss: all four rank or clip it, so that it counts as the worst and enters no mean.
+`tpe` and `gp` handle categories as such and do not use the weights of choices. The weights affect
+only the samples of `cmaes` and `qmc`. A failed point has an infinite loss: all four samplers rank
+or clip it, so that it counts as the worst point and does not enter a mean.
 """
 
 from __future__ import annotations
@@ -22,21 +24,24 @@ from synaptune.search.optimizers.uniform_grid import batch_size
 from synaptune.search.space.space import Dimension, Space, UnitPoint
 
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc")
-MODEL_SAMPLERS = (
-    "tpe",
-    "gp",
-)  # see true types, remember every trial, and take those of an earlier study
+# Samplers that use true types, keep every trial, and accept the trials of an earlier study.
+MODEL_SAMPLERS = ("tpe", "gp")
 _KEPT_GENERATIONS = 4
 
 
 class OptunaDimension(NamedTuple):
-    """How one dimension appears in Optuna's study: as its true type, as the number of its bin, or as its unit coordinate."""
+    """Representation of a dimension in Optuna's study.
+
+    Attributes:
+        dimension: the dimension.
+        kind: `typed` (the true type), `bin` (the index of the bin) or `unit` (the unit coordinate).
+    """
 
     dimension: Dimension
     kind: str
 
     def to_distribution(self) -> Any:
-        """Optuna's distribution."""
+        """Return Optuna's distribution."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         dimension = self.dimension
@@ -56,7 +61,7 @@ class OptunaDimension(NamedTuple):
         )
 
     def to_parameter(self, unit: float) -> Any:
-        """Optuna's parameter at a unit coordinate."""
+        """Return Optuna's parameter at a unit coordinate."""
         if self.kind == "unit":
             return unit
         value = self.dimension.to_value(unit)
@@ -67,7 +72,7 @@ class OptunaDimension(NamedTuple):
         return value
 
     def to_unit(self, parameter: Any) -> float:
-        """The unit coordinate of Optuna's parameter."""
+        """Return the unit coordinate of Optuna's parameter."""
         if self.kind == "unit":
             return float(parameter)
         if self.dimension.scale == "categorical":
@@ -78,7 +83,7 @@ class OptunaDimension(NamedTuple):
 
 
 def make_optuna_dimension(dimension: Dimension, sampler: str) -> OptunaDimension:
-    """The way a sampler sees a dimension."""
+    """Return the representation of a dimension for a sampler."""
     if sampler in MODEL_SAMPLERS:
         return OptunaDimension(dimension, "typed")
     equal = dimension.scale != "log" and not dimension.weights
@@ -87,21 +92,26 @@ def make_optuna_dimension(dimension: Dimension, sampler: str) -> OptunaDimension
 
 
 class _StoredTrial(NamedTuple):
-    """A trial that ended: Optuna's parameters in the order of the dimensions; its value, null when it was never told."""
+    """An ended trial.
+
+    Attributes:
+        parameters: Optuna's parameters in the order of the dimensions.
+        value: loss; None for a point that was asked for but never told.
+    """
 
     parameters: tuple[Any, ...]
     value: float | None
 
 
 class _CompactStudy(NamedTuple):
-    """A study as it is pickled."""
+    """The pickled form of a study."""
 
     sampler: Any
     trials: list[_StoredTrial]
 
 
 class OptunaOptimizer(Optimizer):
-    """One of Optuna's samplers; the first point is the space's start. Raises UserError for a space it cannot take."""
+    """One of Optuna's samplers; the first point is the start of the space."""
 
     def __init__(self, engine: Engine, space: Space, prior: Sequence[Observation] = ()) -> None:
         import optuna
@@ -120,11 +130,11 @@ class OptunaOptimizer(Optimizer):
                 name: entry.to_distribution() for name, entry in self._axes.items()
             }
             self._study = optuna.create_study(sampler=self._make_sampler(engine))
-            for told in prior if self._models else ():
-                self._add_trial(self._to_parameters(told.unit), _to_value(told), self._study)
+            for point in prior if self._models else ():
+                self._add_trial(self._to_parameters(point.unit), _to_value(point), self._study)
 
     def ask(self) -> UnitPoint:
-        """The next point; the first one is the start itself."""
+        """Return the next point; the first one is the start of the space."""
         with _silence_optuna():
             if self._first is not None:
                 self._study.enqueue_trial(self._to_parameters(self._first))
@@ -135,19 +145,19 @@ class OptunaOptimizer(Optimizer):
         return unit
 
     def tell(self, generation: Sequence[Observation]) -> None:
-        """Learn a generation; a failed point is the worst of all."""
+        """Learn a generation; a failed point counts as the worst of all."""
         if not self.learns:
             return
         import optuna
 
         with _silence_optuna():
-            for told in generation:
-                numbers = self._open.get(told.unit)
+            for point in generation:
+                numbers = self._open.get(point.unit)
                 if numbers:
-                    self._study.tell(numbers.pop(0), _to_value(told))
+                    self._study.tell(numbers.pop(0), _to_value(point))
                 else:
                     self._first = None
-                    self._add_trial(self._to_parameters(told.unit), _to_value(told), self._study)
+                    self._add_trial(self._to_parameters(point.unit), _to_value(point), self._study)
             for number in (number for numbers in self._open.values() for number in numbers):
                 self._study.tell(number, state=optuna.trial.TrialState.FAIL)
             self._open.clear()
@@ -155,15 +165,19 @@ class OptunaOptimizer(Optimizer):
                 self._trim()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Between generations a model's study is its ended trials: numbers, where Optuna repeats the distributions in each."""
+        """Reduce the study of a model sampler to the numbers of its ended trials.
+
+        This applies between generations. Optuna's own pickle repeats the distributions in each
+        trial.
+        """
         state = dict(self.__dict__)
         if self._models and not self._open:
             trials = self._study.get_trials(deepcopy=False)
-            ended = [
+            stored_trials = [
                 _StoredTrial(tuple(trial.params[name] for name in self._axes), trial.value)
                 for trial in trials
             ]
-            state["_study"] = _CompactStudy(self._study.sampler, ended)
+            state["_study"] = _CompactStudy(self._study.sampler, stored_trials)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -176,14 +190,14 @@ class OptunaOptimizer(Optimizer):
 
         with _silence_optuna():
             study = optuna.create_study(sampler=compact.sampler)
-            for ended in compact.trials:
+            for trial in compact.trials:
                 self._add_trial(
-                    dict(zip(self._axes, ended.parameters, strict=True)), ended.value, study
+                    dict(zip(self._axes, trial.parameters, strict=True)), trial.value, study
                 )
         return study
 
     def _add_trial(self, parameters: dict[str, Any], value: float | None, study: Any) -> None:
-        """Add an ended trial; one without a value was asked for and never told."""
+        """Add an ended trial. A trial without a value was asked for but never told."""
         import optuna
 
         state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
@@ -218,37 +232,40 @@ class OptunaOptimizer(Optimizer):
         return BoxCmaEsSampler(self._distributions, x0=self._to_parameters(self._first), **options)
 
     def _trim(self) -> None:
-        """Forget the trials that CMA-ES has no more use for: it keeps a copy of its whole state in one of each generation."""
+        """Drop the trials that CMA-ES no longer needs.
+
+        Optuna stores a copy of the full CMA-ES state in one trial of each generation.
+        """
         import optuna
 
         trials = self._study.get_trials(deepcopy=False)
         if len(trials) < _KEPT_GENERATIONS * self.generation_size:
             return
-        holders = [
+        state_indices = [
             index
             for index, trial in enumerate(trials)
             if any("optimizer" in key for key in trial.system_attrs)
         ]
-        if holders:
-            kept = self._study.get_trials()[holders[-1] :]
+        if state_indices:
+            recent_trials = self._study.get_trials()[state_indices[-1] :]
             self._study = optuna.create_study(sampler=self._study.sampler)
-            self._study.add_trials(kept)
+            self._study.add_trials(recent_trials)
 
 
 def _generation_size(engine: Engine, dimension: int) -> int:
-    """CMA-ES learns by whole populations, a model from whatever runs at a time."""
+    """Return a population for CMA-ES; for a model sampler the number of concurrent trials."""
     if engine.name == "cmaes":
         return population_size(max(dimension, 2), engine.workers)
     return batch_size(engine.workers) if engine.name == "qmc" else engine.workers
 
 
-def _to_value(told: Observation) -> float:
-    return float("inf") if told.loss is None else told.loss
+def _to_value(observation: Observation) -> float:
+    return float("inf") if observation.loss is None else observation.loss
 
 
 @contextlib.contextmanager
 def _silence_optuna() -> Iterator[None]:
-    """Without Optuna's remarks on experimental options and on its own doings."""
+    """Suppress Optuna's warnings about experimental options and its log messages."""
     import optuna
 
     level = optuna.logging.get_verbosity()

@@ -1,9 +1,10 @@
-"""Every optimizer by its name.
+"""Optimizers by name.
 
-cma                    pycma, folded into the unit box                                     evolution.py
-random, grid           independent uniform points; the Cartesian product of the values     plain.py
-tpe, gp, cmaes, qmc    Optuna's samplers                                                   optuna_samplers.py
-any other              an algorithm of Nevergrad's registry                                nevergrad_registry.py
+cma                    pycma, folded into the unit box                  cma.py
+random, grid           independent uniform points; the Cartesian        uniform_grid.py
+                       product of the values
+tpe, gp, cmaes, qmc    Optuna's samplers                                optuna_samplers.py
+any other              an algorithm of Nevergrad's registry             nevergrad_registry.py
 """
 
 from __future__ import annotations
@@ -24,9 +25,16 @@ __all__ = ["BUILT_IN", "Engine", "GridOptimizer", "Observation", "Optimizer", "m
 
 
 def make_optimizer(engine: Engine, space: Space, prior: Sequence[Observation] = ()) -> Optimizer:
-    """The optimizer of an engine; raises UserError for an unknown name or one that cannot be built.
+    """Create the optimizer of an engine.
 
-    prior: points of an earlier study that `tpe` and `gp` know before their first ask (see warm.py); the others take no notice.
+    Args:
+        engine: name and options of the optimizer.
+        space: the search space.
+        prior: points of an earlier study that `tpe` and `gp` learn before their first ask
+            (warm_start.py); the other optimizers ignore them.
+
+    Raises:
+        UserError: the name is unknown, or the optimizer cannot be created.
     """
     if engine.grid_points < 1:
         raise user_error(

@@ -1,9 +1,10 @@
-"""The optimizer's state file, and how a search is brought back to where it stopped.
+"""The state file of an optimizer, and the restoration of a search.
 
-The study's trials are the truth; the file is a snapshot of the optimizer after its latest whole generation. A search is
-restored by asking again for every later point and comparing with what is stored. Without the file the replay begins at the
-first trial, with the same result. Only when the points differ (another version of a library) is the search continued from
-the trials' values instead of exactly.
+The trials of the study are authoritative. The file is a snapshot of the optimizer after its last
+complete generation. A search is restored by asking again for all later points and comparing them
+with the stored ones. Without the file the replay starts at the first trial and has the same result.
+If the points differ (another version of a library), the search continues from the values of the
+trials and no longer exactly.
 
 The file is a pickle: read only those of your own studies.
 """
@@ -66,7 +67,16 @@ LIBRARIES = ("numpy", "scipy", "torch", "nevergrad", "cma", "optuna", "cmaes")
 
 @dataclass(frozen=True)
 class OptimizerSnapshot:
-    """version: of this layout; libraries: versions that made it; engine, space: what the optimizer is for; told: generations."""
+    """Content of a state file.
+
+    Attributes:
+        version: version of this layout.
+        libraries: versions of the libraries that wrote the file.
+        engine: engine of the optimizer.
+        space: ranges of the search space by name.
+        told: number of generations that the optimizer has learned.
+        optimizer: the optimizer.
+    """
 
     version: int
     libraries: tuple[str, ...]
@@ -77,7 +87,13 @@ class OptimizerSnapshot:
 
 
 class RestoredOptimizer(NamedTuple):
-    """optimizer: ready for the next point; told: generations it knows; note: what a person should hear, null when all is exact."""
+    """A restored optimizer.
+
+    Attributes:
+        optimizer: the optimizer, ready for the next point.
+        generations: number of generations that the optimizer has learned.
+        note: message for the user; None if the state file was used.
+    """
 
     optimizer: Optimizer
     generations: int
@@ -106,12 +122,12 @@ class StateFile:
             draft.write_bytes(pickle.dumps(snapshot))
 
     def load(self) -> OptimizerSnapshot | str:
-        """The snapshot, or why there is none to use."""
+        """Return the snapshot, or the reason why it cannot be used."""
         try:
             snapshot = _SnapshotUnpickler(io.BytesIO(self.path.read_bytes())).load()
         except FileNotFoundError:
             return "is missing"
-        except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
+        except Exception as error:  # a damaged pickle can raise any exception
             return f"is damaged ({type(error).__name__})"
         if not isinstance(snapshot, OptimizerSnapshot) or snapshot.version != SNAPSHOT_VERSION:
             return "was written by another version of synaptune"
@@ -127,9 +143,15 @@ def restore_optimizer(
     make_fresh: Callable[[], Optimizer],
     trials: Sequence[tuple[Observation, bool]],
 ) -> RestoredOptimizer:
-    """Bring an optimizer to the end of `trials`, which are (point with loss, finished) in the order they were asked for."""
+    """Restore an optimizer to its state after the given trials.
+
+    Args:
+        state_file: the state file of the search.
+        make_fresh: function that creates the optimizer in its initial state.
+        trials: pairs (point with loss, whether the trial has finished), in the order of the asks.
+    """
     optimizer = make_fresh()
-    if not optimizer.learns:  # its points are its asks alone: there is no state worth a file
+    if not optimizer.learns:  # its points depend on the number of asks only: it needs no file
         told = _replay(optimizer, 0, trials)
         if told is not None:
             return RestoredOptimizer(optimizer, told, None)
@@ -145,7 +167,10 @@ def restore_optimizer(
     elif isinstance(found, OptimizerSnapshot):
         found = "is ahead of the study's trials"
     if trials:
-        note = f"{state_file.path.name} {found}: the search is rebuilt from the study's {len(trials)} trials"
+        note = (
+            f"{state_file.path.name} {found}: "
+            f"the search is rebuilt from the study's {len(trials)} trials"
+        )
     optimizer = make_fresh()
     told = _replay(optimizer, 0, trials)
     if told is not None:
@@ -166,10 +191,13 @@ def restore_optimizer(
 def _replay(
     optimizer: Optimizer, generations: int, trials: Sequence[tuple[Observation, bool]]
 ) -> int | None:
-    """Ask and tell again from generation `told` on; the generations known at the end, or null at the first point that differs."""
-    leading = (
-        True  # an optimizer that does not learn is asked past a generation that is not whole yet
-    )
+    """Ask and tell again, starting at generation `generations`.
+
+    Returns:
+        The number of generations learned at the end; None if a point differs.
+    """
+    # An optimizer that does not learn is also asked for points after an incomplete generation.
+    leading = True
     for generation in _split_generations(optimizer, trials)[generations:]:
         if any(optimizer.ask() != point.unit for point, _ in generation):
             return None

@@ -1,4 +1,4 @@
-"""Optimizers that learn nothing: independent uniform points, and the Cartesian product of the dimensions' values."""
+"""Optimizers that do not learn: independent uniform points, and a grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MIN_BATCH_SIZE = 10
 
 
 def batch_size(workers: int) -> int:
-    """Points that a search without learning counts as one generation."""
+    """Return the number of points that count as one generation of a search without learning."""
     return max(_MIN_BATCH_SIZE, workers)
 
 
@@ -29,15 +29,15 @@ class UniformOptimizer(Optimizer):
         self._stream = np.random.default_rng(seed % SEED_MODULUS)
 
     def ask(self) -> UnitPoint:
-        """The next point."""
+        """Return the next point."""
         return tuple(self._stream.random(self._dimension).tolist())
 
     def tell(self, generation: Sequence[Observation]) -> None:
-        """Losses teach a random search nothing."""
+        """Ignore the losses."""
 
 
 class GridOptimizer(Optimizer):
-    """The Cartesian product of axes, the last one fastest."""
+    """The Cartesian product of axes; the last axis varies fastest."""
 
     learns = False
 
@@ -48,15 +48,15 @@ class GridOptimizer(Optimizer):
         self._next = 0
 
     def ask(self) -> UnitPoint | None:
-        """The next point, null past the last."""
+        """Return the next point, or None after the last one."""
         if self._next >= self.size:
             return None
-        rest, unit = self._next, []
+        remainder, unit = self._next, []
         for axis in reversed(self._axes):
-            rest, index = divmod(rest, len(axis))
+            remainder, index = divmod(remainder, len(axis))
             unit.append(axis[index])
         self._next += 1
         return tuple(reversed(unit))
 
     def tell(self, generation: Sequence[Observation]) -> None:
-        """Losses teach a grid nothing."""
+        """Ignore the losses."""

@@ -1,4 +1,4 @@
-"""Where trials run: one contract for this process, a launcher of Hydra's and a pool of worker processes (search/pool.py)."""
+"""Interface of the workers, and workers that run trials in this process or through a launcher."""
 
 from __future__ import annotations
 
@@ -17,85 +17,101 @@ OnReport = Callable[[Trial, int, float], bool]
 
 
 class TrialStopper(Protocol):
-    """Decides at each value that a trial reports."""
+    """Decides at each reported value whether a trial should stop."""
 
     def __call__(self, trial: Trial, step: int, value: float) -> bool:
-        """Whether the trial should stop there."""
+        """Return whether the trial should stop at this step."""
         ...
 
     def estimate(self, trial: Trial) -> float | None:
-        """The objective that a trial it stopped was heading for; null when too little is known of it."""
+        """Return the extrapolated objective of a stopped trial, or None if too little is known."""
         ...
 
 
 class NeverStop:
-    """Lets every trial end by itself."""
+    """Never stops a trial."""
 
     def __call__(self, trial: Trial, step: int, value: float) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
     def estimate(self, trial: Trial) -> float | None:
-        """Of a trial that stopped by itself nothing is known."""
+        """Return None."""
         return None
 
 
 class FinishedTrial(NamedTuple):
-    """A trial that ran, and how it ended."""
+    """An ended trial and its result."""
 
     trial: Trial
     result: Result
 
 
 class Workers(Protocol):
-    """Runs up to `count` trials at a time."""
+    """Runs up to `count` trials concurrently."""
 
     count: int
 
     def start(self, trial: Trial) -> None:
-        """Begin a trial; there is a free place for it."""
+        """Start a trial. The caller ensures that fewer than `count` trials are running."""
         ...
 
     def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
-        """Wait until a trial has ended, or something else calls for attention (nothing has ended then).
+        """Wait for trials to end.
 
-        hear: told each value a trial reports (trial, step, value); answers whether that trial should stop.
+        Args:
+            on_report: called with (trial, step, value) for each reported value; returns whether the
+                trial should stop.
+
+        Returns:
+            The ended trials; empty if the wait ended for another reason.
         """
         ...
 
     def close(self) -> None:
-        """End at once whatever still runs; its trials stay as running in the study."""
+        """Stop all running trials at once. They stay as running in the study."""
         ...
 
 
 class TrialTimeout(BaseException):
-    """A trial of this process ran past its time; no evaluation may mistake it for an error of its own."""
+    """A trial of this process exceeded its time limit.
+
+    It derives from BaseException so that an evaluation does not catch it as one of its own errors.
+    """
 
 
 def run_trial(evaluate: Evaluate, trial: Trial, timeout: float | None = None) -> Result:
-    """One evaluation here; whatever it raises is its result. A timeout [s] holds in the main thread only."""
-    began = time.perf_counter()
+    """Evaluate a trial in this process. An exception becomes a failed result.
+
+    Args:
+        evaluate: the evaluation.
+        trial: the trial.
+        timeout: time limit [s], which applies in the main thread only; None means no limit.
+    """
+    started_at = time.perf_counter()
     try:
         with _limit_time(timeout):
             return evaluate(trial)
     except TrialTimeout:
         return Result(
-            None, time.perf_counter() - began, failure=make_timeout_failure(timeout or 0.0)
+            None, time.perf_counter() - started_at, failure=make_timeout_failure(timeout or 0.0)
         )
-    except Exception as error:  # the border of a trial: whatever it raises is its own failure, kept with its traceback
+    except (
+        Exception
+    ) as error:  # an objective can raise any exception; it is stored with its traceback
         failure = make_failure(error)
         if failure.kind == "memory":
             _free_memory(error)
-        return Result(None, time.perf_counter() - began, failure=failure)
+        return Result(None, time.perf_counter() - started_at, failure=failure)
 
 
 def make_timeout_failure(timeout: float) -> Failure:
-    """The failure of a trial that ran past its time."""
+    """Return the failure of a trial that exceeded its time limit [s]."""
     return Failure("timeout", f"still running after {timeout:g} s (trial.timeout)")
 
 
 def _free_memory(error: BaseException) -> None:
-    """Let go of what the failed trial holds: its frames, then the device's cache."""
+    """Free the memory of a failed trial: the frames of its traceback, then the device cache."""
     import gc
     import sys
     import traceback
@@ -113,34 +129,39 @@ def _limit_time(timeout: float | None) -> Iterator[None]:
         yield
         return
 
-    def ring(*_: object) -> None:
+    def raise_timeout(*_: object) -> None:
         raise TrialTimeout
 
-    before = signal.signal(signal.SIGALRM, ring)
+    previous_handler = signal.signal(signal.SIGALRM, raise_timeout)
     signal.setitimer(signal.ITIMER_REAL, timeout)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous_handler)
 
 
 class InlineWorkers:
-    """One trial at a time, in this process."""
+    """Runs one trial at a time in this process.
+
+    Args:
+        evaluate: the evaluation.
+        timeout: time limit of a trial [s]; None means no limit.
+    """
 
     count = 1
 
     def __init__(self, evaluate: Evaluate, timeout: float | None = None) -> None:
-        """timeout: most seconds of a trial."""
+
         self._evaluate, self._timeout = evaluate, timeout
         self._next: Trial | None = None
 
     def start(self, trial: Trial) -> None:
-        """Keep the trial for `ended`, which runs it."""
+        """Store the trial until `wait_for_trials` runs it."""
         self._next = trial
 
     def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
-        """Run the trial."""
+        """Run the stored trial."""
         trial, self._next = self._next, None
         if trial is None:
             return ()
@@ -148,39 +169,44 @@ class InlineWorkers:
             return (FinishedTrial(trial, run_trial(self._evaluate, trial, self._timeout)),)
 
     def close(self) -> None:
-        """Nothing runs between two calls."""
+        """Do nothing: no trial runs between two calls."""
 
 
 class NoWorkers:
-    """No workers at all: for what is set up before there are any."""
+    """Zero workers, for a setup that precedes the creation of the workers."""
 
     count = 0
 
     def start(self, trial: Trial) -> None:
-        """There is no free place."""
+        """Raise AssertionError."""
         raise AssertionError("no workers")
 
     def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
-        """Nothing runs."""
+        """Return no trial."""
         return ()
 
     def close(self) -> None:
-        """Nothing runs."""
+        """Do nothing."""
 
 
 class BatchWorkers:
-    """Trials handed on together, such as to a launcher of Hydra's; intermediate values do not come back from there."""
+    """Runs trials in batches, e.g. with a Hydra launcher; intermediate values are not reported.
+
+    Args:
+        launch: runs a batch of trials and yields their results in order.
+        count: number of trials of a batch.
+    """
 
     def __init__(self, launch: Callable[[Sequence[Trial]], Iterator[Result]], count: int) -> None:
         self.count, self._launch = count, launch
         self._waiting: list[Trial] = []
 
     def start(self, trial: Trial) -> None:
-        """Keep the trial for `ended`, which runs all that wait."""
+        """Store the trial until `wait_for_trials` runs the batch."""
         self._waiting.append(trial)
 
     def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
-        """Run the batch."""
+        """Run the stored batch."""
         batch, self._waiting = self._waiting, []
         return [
             FinishedTrial(trial, result)
@@ -188,4 +214,4 @@ class BatchWorkers:
         ]
 
     def close(self) -> None:
-        """Nothing runs between two calls."""
+        """Do nothing: no trial runs between two calls."""

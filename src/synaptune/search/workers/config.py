@@ -1,4 +1,4 @@
-"""What a configuration may say about running trials, and the workers it stands for."""
+"""Configuration of the workers, and their creation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,18 @@ MAX_WORKERS = 8  # most workers that a protocol starts by itself [process]; chos
 class WorkersConfig:
     """Where trials run.
 
-    count: trials at a time (null: 1, in a protocol `side_by_side`);
-    kind: `here` (this process, one at a time), `processes` (worker processes of this machine), `ray`, `slurm`; `auto` is `here` for one
-    worker, `processes` for more; devices: GPUs handed to worker processes in turn (empty: all see all);
-    address: of a Ray cluster (null: one on this machine); cpus, gpus: what Ray keeps for each worker; cluster, parameters: of submitit.
+    Attributes:
+        kind: `here` (this process, one trial at a time), `processes` (worker processes on this
+            machine), `ray` or `slurm`; `auto` is `here` for one worker and `processes` for several.
+        count: number of concurrent trials; None means 1, and in a protocol the number that
+            `resolve_worker_count` chooses.
+        devices: GPUs that are assigned to worker processes in turn; empty means that all workers
+            see all GPUs.
+        address: address of a Ray cluster; None means a cluster on this machine.
+        cpus: CPUs that Ray reserves for each worker.
+        gpus: GPUs that Ray reserves for each worker.
+        cluster: cluster of submitit.
+        parameters: parameters of submitit.
     """
 
     kind: str = "auto"
@@ -35,50 +43,59 @@ class WorkersConfig:
 
     @property
     def slots(self) -> int:
-        """Trials at a time, once they are settled."""
+        """Number of concurrent trials; `count` must be set."""
         assert self.count is not None
         return self.count
 
 
 @dataclass
 class TrialConfig:
-    """timeout: most seconds of a trial (null: no limit); retries: further attempts at a trial whose worker died."""
+    """Limits of a trial.
+
+    Attributes:
+        timeout: time limit of a trial [s]; None means no limit.
+        retries: number of further attempts at a trial whose worker died.
+    """
 
     timeout: float | None = None
     retries: int = 1
 
 
 def check_execution(workers: WorkersConfig, trial: TrialConfig) -> None:
-    """Raise UserError with every fault."""
-    found = []
+    """Raise UserError that lists every invalid value."""
+    faults = []
     if workers.kind not in WORKER_KINDS:
-        found.append(f"workers.kind={workers.kind}: expected one of {', '.join(WORKER_KINDS)}")
+        faults.append(f"workers.kind={workers.kind}: expected one of {', '.join(WORKER_KINDS)}")
     if workers.count is None:
-        found.append(
-            f"workers.count=null with workers.kind={workers.kind}: expected how many trials at a time"
+        faults.append(
+            f"workers.count=null with workers.kind={workers.kind}: "
+            "expected the number of concurrent trials"
         )
     elif workers.count < 1:
-        found.append(f"workers.count={workers.count}: expected at least 1 trial at a time")
+        faults.append(f"workers.count={workers.count}: expected at least 1 trial at a time")
     elif workers.kind == "here" and workers.count > 1:
-        found.append(
-            f"workers.count={workers.count}: one process runs one trial at a time; expected 1, or workers.kind=processes"
+        faults.append(
+            f"workers.count={workers.count}: one process runs one trial at a time; "
+            "expected 1, or workers.kind=processes"
         )
     if trial.timeout is not None and not trial.timeout > 0:
-        found.append(f"trial.timeout={trial.timeout:g}: expected seconds above 0, or null")
+        faults.append(f"trial.timeout={trial.timeout:g}: expected seconds above 0, or null")
     if trial.retries < 0:
-        found.append(f"trial.retries={trial.retries}: expected at least 0")
-    if found:
+        faults.append(f"trial.retries={trial.retries}: expected at least 0")
+    if faults:
         raise UserError(
             "got workers that cannot run\n  "
-            + "\n  ".join(found)
+            + "\n  ".join(faults)
             + "\n  to do: correct these values"
         )
 
 
 def resolve_worker_count(workers: WorkersConfig) -> WorkersConfig:
-    """The workers of a protocol on this machine, where their number is left open: one for each GPU, else for each core, at most MOST.
+    """Choose the number of workers of a protocol on this machine if the configuration does not.
 
-    A run of a small model gains little from a second core (docs/results.md), so two runs take them better than one.
+    There is one worker for each GPU, or without a GPU one for each core, at most MAX_WORKERS. A run
+    of a small model gains little from a second core (docs/results.md); two concurrent runs use two
+    cores better.
     """
     if workers.count is not None or workers.kind not in ("auto", "here", "processes"):
         return workers
@@ -91,21 +108,27 @@ def resolve_worker_count(workers: WorkersConfig) -> WorkersConfig:
         return replace(
             workers, count=gpus, devices=workers.devices or [str(number) for number in range(gpus)]
         )
-    return replace(
-        workers,
-        count=min(
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1,
-            MAX_WORKERS,
-        ),
-    )
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return replace(workers, count=min(cores, MAX_WORKERS))
 
 
 def make_workers(
     config: WorkersConfig, trial: TrialConfig, evaluate: Evaluate, folder: Path
 ) -> Workers:
-    """The workers of a configuration, checked; folder: where submitit keeps its files. Raises UserError when they cannot be had."""
+    """Create the workers of a checked configuration.
+
+    Args:
+        config: configuration of the workers.
+        trial: limits of a trial.
+        evaluate: the evaluation.
+        folder: folder for the files of submitit.
+
+    Raises:
+        UserError: the workers cannot be created.
+    """
     kind = config.kind if config.kind != "auto" else "here" if config.slots == 1 else "processes"
     if kind == "here":
         return InlineWorkers(evaluate, trial.timeout)

@@ -1,11 +1,14 @@
-"""A pool of worker processes that live long and run many trials; imports are paid once for each worker, not for each trial.
+"""Pool of long-lived worker processes; a worker imports its modules once and runs many trials.
 
-A worker is a process somewhere (started by a spawner: this machine, Ray, Slurm) that connects back to the controller, is sent the
-evaluation once and then trial after trial. Whatever happens to it is known from its connection: the end of it is the worker's
-death, silence beyond a patience is a machine that is gone, and a trial past its time ends with its worker.
+A spawner starts a worker process on this machine, on Ray or on Slurm. The worker connects to the
+controller, receives the evaluation once, and then one trial after another. The controller observes
+the connection. A closed connection means that the worker died. Silence beyond HEARTBEAT_TIMEOUT
+means that its machine is lost. A trial that exceeds its time limit is ended together with its
+worker.
 
     controller -> worker   the evaluation (cloudpickle), Trial, bool (answer to a report)
-    worker -> controller   Ready, Beat, Reported, Result, or Unfit: the evaluation could not be loaded
+    worker -> controller   Ready, Heartbeat, ReportedValue, Result, or LoadFailure (the evaluation
+                           cannot be loaded)
 """
 
 from __future__ import annotations
@@ -38,14 +41,13 @@ from synaptune.search.workers.base import Evaluate, FinishedTrial, OnReport, mak
 HEARTBEAT_INTERVAL = 5.0
 # Silence after which a worker counts as dead [s]; chosen: longer than any pause of a network.
 HEARTBEAT_TIMEOUT = 120.0
-_HANDSHAKE_TIMEOUT = 30.0  # s, after which who has connected and not said who it is has to go; a worker does so at once
-_MAX_FAILED_STARTS = (
-    3  # of workers in a row before their first trial: what kills them is not a trial
-)
+_HANDSHAKE_TIMEOUT = 30.0  # [s], limit for authentication; a worker authenticates at once
+# Limit of consecutive workers that die before their first trial; the cause then is not a trial.
+_MAX_FAILED_STARTS = 3
 
 
 class Heartbeat(NamedTuple):
-    """A sign of life."""
+    """A worker is alive."""
 
 
 class Ready(NamedTuple):
@@ -59,41 +61,51 @@ class LoadFailure(NamedTuple):
 
 
 class ReportedValue(NamedTuple):
-    """A value of the trial under way; the answer is whether it should stop."""
+    """An intermediate value of the running trial; the answer is whether the trial should stop."""
 
     step: int
     value: float
 
 
 class WorkerHandle(Protocol):
-    """A started worker, as its spawner sees it."""
+    """Handle of a started worker."""
 
     def poll(self) -> str | None:
-        """How it ended; null while it may still run (or wait in a queue)."""
+        """Return how the worker ended, or None while it may still run or wait in a queue."""
         ...
 
     def kill(self) -> None:
-        """End it at once, with everything it started."""
+        """Kill the worker and all processes that it started."""
         ...
 
 
 class Spawner(Protocol):
-    """Starts workers somewhere."""
+    """Starts workers.
+
+    Attributes:
+        remote: whether workers can run on other machines.
+    """
 
     remote: bool
 
     def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
-        """Start the worker of a place (0, 1, ...), which connects to address with the key."""
+        """Start the worker of a slot.
+
+        Args:
+            address: address that the worker connects to.
+            authkey: key that authenticates the connection.
+            slot: number of the slot (0, 1, ...).
+        """
         ...
 
     def close(self) -> None:
-        """Let go of what the workers ran on."""
+        """Release the resources that the workers used."""
         ...
 
 
 @dataclass
 class _Slot:
-    """One of the pool's places: its worker, if there is one, and the trial it runs."""
+    """A slot of the pool: its worker, if there is one, and the trial that the worker runs."""
 
     number: int
     handle: WorkerHandle | None = None
@@ -107,12 +119,19 @@ class _Slot:
 
 
 class Pool:
-    """Up to `count` trials at a time, each in a worker process of its own."""
+    """Runs up to `count` trials concurrently, each in its own worker process.
+
+    Args:
+        evaluate: the evaluation; cloudpickle must be able to pickle it.
+        spawner: starts the workers.
+        count: number of concurrent trials.
+        timeout: time limit of a trial [s], after which its worker is ended; None means no limit.
+    """
 
     def __init__(
         self, evaluate: Evaluate, spawner: Spawner, count: int, timeout: float | None = None
     ) -> None:
-        """evaluate: anything cloudpickle takes; timeout: most seconds of a trial, whose worker ends with it."""
+
         self.count, self._spawner, self._timeout = count, spawner, timeout
         self._pickle_evaluation = _pickle_evaluation(evaluate, spawner)
         self._key = os.urandom(32)
@@ -120,106 +139,105 @@ class Pool:
         self._open_listener, self._address = _open_listener(spawner.remote)
         self._new_connections: queue.SimpleQueue[tuple[int, Connection]] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = os.pipe()
-        self._pipe_lock = threading.Lock()  # nothing is written to the pipe once it is closed: its number may be another file's by then
+        # Guards the pipe: after it is closed, its file descriptor can belong to another file.
+        self._pipe_lock = threading.Lock()
         self._open = True
         threading.Thread(target=self._accept_connections, daemon=True).start()
 
     def _accept_connections(self) -> None:
-        """Take connections, until the pool is closed; each is asked who it is in a thread of its own, so that one that says nothing
-        keeps no worker out."""
+        """Accept connections until the pool is closed.
+
+        Each connection is authenticated in a separate thread, so that a silent one blocks no
+        worker.
+        """
         while self._open:
-            with contextlib.suppress(OSError):  # the end of the pool
+            with contextlib.suppress(OSError):  # raised when the pool closes the listener
                 threading.Thread(
                     target=self._admit, args=(self._open_listener.accept(),), daemon=True
                 ).start()
 
     def _admit(self, connection: Connection) -> None:
-        """Let a worker in, and turn anyone else away."""
-        place = _authenticate(connection, self._key)
+        """Accept the connection of a worker and close any other."""
+        number = _authenticate(connection, self._key)
         with self._pipe_lock:
-            if place is None or not self._open:
+            if number is None or not self._open:
                 connection.close()
                 return
-            self._new_connections.put((place, connection))
+            self._new_connections.put((number, connection))
             os.write(self._wake_writer, b".")
 
     def start(self, trial: Trial) -> None:
-        """Give a trial to a free place, and the place a worker if it has none."""
-        place = min(
-            (place for place in self._slots if place.trial is None),
-            key=lambda place: not place.ready,
+        """Assign a trial to a free slot, and start a worker there if the slot has none."""
+        slot = min(
+            (slot for slot in self._slots if slot.trial is None),
+            key=lambda slot: not slot.ready,
         )
-        place.trial, place.started_at = trial, time.monotonic()
-        if place.handle is None:
-            self._spawn_worker(place)
-        elif place.ready:
-            self._send(place, trial)
+        slot.trial, slot.started_at = trial, time.monotonic()
+        if slot.handle is None:
+            self._spawn_worker(slot)
+        elif slot.ready:
+            self._send(slot, trial)
 
-    def _spawn_worker(self, place: _Slot) -> None:
-        place.handle, place.last_heard = (
-            self._spawner.spawn(self._address, self._key, place.number),
+    def _spawn_worker(self, slot: _Slot) -> None:
+        slot.handle, slot.last_heard = (
+            self._spawner.spawn(self._address, self._key, slot.number),
             time.monotonic(),
         )
 
     def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
-        """Wait for trials to end; a worker that died ends its trial with a failure of kind `worker`."""
+        """Wait for trials to end. The trial of a worker that died ends with a `worker` failure."""
         while True:
-            found: list[FinishedTrial] = []
+            finished: list[FinishedTrial] = []
             connections = {
-                place.connection: place for place in self._slots if place.connection is not None
+                slot.connection: slot for slot in self._slots if slot.connection is not None
             }
             for source in wait([self._wake_reader, *connections], self._get_wait_time()):
                 if source == self._wake_reader:
                     self._accept_worker()
                 else:
-                    found += self._read_message(connections[source], on_report)  # type: ignore[index]
-            found += self._end_overdue()
-            if found:
-                return found
-            if all(place.trial is None for place in self._slots):
+                    finished += self._read_message(connections[source], on_report)  # type: ignore[index]
+            finished += self._end_overdue()
+            if finished:
+                return finished
+            if all(slot.trial is None for slot in self._slots):
                 return ()
 
     def _get_wait_time(self) -> float:
-        """Seconds until something may be overdue [s]."""
-        left = HEARTBEAT_INTERVAL
+        """Return the time until the next trial or worker can be overdue [s]."""
+        times = [HEARTBEAT_INTERVAL]
         if self._timeout is not None:
             now = time.monotonic()
-            left = min(
-                [
-                    left,
-                    *(
-                        place.started_at + self._timeout - now
-                        for place in self._slots
-                        if place.trial is not None and place.ready
-                    ),
-                ]
-            )
-        return max(0.0, left)
+            times += [
+                slot.started_at + self._timeout - now
+                for slot in self._slots
+                if slot.trial is not None and slot.ready
+            ]
+        return max(0.0, min(times))
 
     def _accept_worker(self) -> None:
         os.read(self._wake_reader, 1)
         number, connection = self._new_connections.get()
-        place = self._slots[number]
-        place.connection, place.last_heard = connection, time.monotonic()
-        self._send(place, self._pickle_evaluation)
+        slot = self._slots[number]
+        slot.connection, slot.last_heard = connection, time.monotonic()
+        self._send(slot, self._pickle_evaluation)
 
-    def _send(self, place: _Slot, message: Any) -> None:
-        assert place.connection is not None
-        with contextlib.suppress(OSError):  # its end is read from the connection
-            place.connection.send(message)
+    def _send(self, slot: _Slot, message: Any) -> None:
+        assert slot.connection is not None
+        with contextlib.suppress(OSError):  # the next read of the connection reports the death
+            slot.connection.send(message)
 
-    def _read_message(self, place: _Slot, on_report: OnReport) -> list[FinishedTrial]:
-        assert place.connection is not None
+    def _read_message(self, slot: _Slot, on_report: OnReport) -> list[FinishedTrial]:
+        assert slot.connection is not None
         try:
-            message = place.connection.recv()
+            message = slot.connection.recv()
         except (OSError, EOFError):
-            return self._handle_death(place)
-        place.last_heard = time.monotonic()
+            return self._handle_death(slot)
+        slot.last_heard = time.monotonic()
         match message:
             case Ready():
-                place.ready, place.started_at, place.failed_starts = True, time.monotonic(), 0
-                if place.trial is not None:
-                    self._send(place, place.trial)
+                slot.ready, slot.started_at, slot.failed_starts = True, time.monotonic(), 0
+                if slot.trial is not None:
+                    self._send(slot, slot.trial)
             case LoadFailure(trace):
                 raise user_error(
                     got=f"an evaluation that a worker cannot load\n{trace}",
@@ -227,91 +245,83 @@ class Pool:
                     do="define it in a module the workers can import, or run it in this process",
                 )
             case ReportedValue(step, value):
-                assert place.trial is not None
-                self._send(place, on_report(place.trial, step, value))
+                assert slot.trial is not None
+                self._send(slot, on_report(slot.trial, step, value))
             case Result():
-                trial, place.trial = place.trial, None
+                trial, slot.trial = slot.trial, None
                 assert trial is not None
                 if message.failure is not None and message.failure.kind == "device":
-                    self._stop_worker(
-                        place
-                    )  # a broken device context stays broken for the life of its process
+                    # A broken device context cannot be repaired within its process.
+                    self._stop_worker(slot)
                 return [FinishedTrial(trial, message)]
         return []
 
     def _end_overdue(self) -> list[FinishedTrial]:
-        """Places whose trial ran out of time, whose worker fell silent, or never came."""
-        found, now = [], time.monotonic()
-        for place in self._slots:
+        """End trials that exceed their time limit, and workers that are silent or gone."""
+        finished, now = [], time.monotonic()
+        for slot in self._slots:
             if (
-                place.ready
-                and place.trial is not None
+                slot.ready
+                and slot.trial is not None
                 and self._timeout is not None
-                and now - place.started_at >= self._timeout
+                and now - slot.started_at >= self._timeout
             ):
-                trial, place.trial = place.trial, None
-                self._stop_worker(place)
-                found.append(
-                    FinishedTrial(
-                        trial,
-                        Result(
-                            None,
-                            now - place.started_at,
-                            failure=make_timeout_failure(self._timeout),
-                        ),
-                    )
-                )
-            elif place.connection is None and place.handle is not None:
-                found += self._handle_death(place) if place.handle.poll() is not None else []
-            elif place.connection is not None and now - place.last_heard > HEARTBEAT_TIMEOUT:
-                found += self._handle_death(place)
-        return found
+                trial, slot.trial = slot.trial, None
+                self._stop_worker(slot)
+                failure = make_timeout_failure(self._timeout)
+                result = Result(None, now - slot.started_at, failure=failure)
+                finished.append(FinishedTrial(trial, result))
+            elif slot.connection is None and slot.handle is not None:
+                finished += self._handle_death(slot) if slot.handle.poll() is not None else []
+            elif slot.connection is not None and now - slot.last_heard > HEARTBEAT_TIMEOUT:
+                finished += self._handle_death(slot)
+        return finished
 
-    def _handle_death(self, place: _Slot) -> list[FinishedTrial]:
-        """Take leave of a worker; its trial, once it had begun, failed with it. One that never began gets another worker."""
-        how = self._describe_exit(place)
-        begun, trial, seconds = place.ready, place.trial, time.monotonic() - place.started_at
-        self._stop_worker(place)
+    def _handle_death(self, slot: _Slot) -> list[FinishedTrial]:
+        """Remove a dead worker.
+
+        A trial that had started fails. A trial that had not started gets another worker.
+        """
+        cause = self._describe_exit(slot)
+        started, trial, seconds = slot.ready, slot.trial, time.monotonic() - slot.started_at
+        self._stop_worker(slot)
         if trial is None:
             return []
-        if begun:
-            place.trial = None
-            return [
-                FinishedTrial(
-                    trial,
-                    Result(None, seconds, failure=Failure("worker", f"its worker died ({how})")),
-                )
-            ]
-        place.failed_starts += 1
-        if place.failed_starts >= _MAX_FAILED_STARTS:
+        if started:
+            slot.trial = None
+            failure = Failure("worker", f"its worker died ({cause})")
+            return [FinishedTrial(trial, Result(None, seconds, failure=failure))]
+        slot.failed_starts += 1
+        if slot.failed_starts >= _MAX_FAILED_STARTS:
             raise user_error(
-                got=f"{place.failed_starts} workers in a row that died before their first trial ({how})",
+                got=f"{slot.failed_starts} workers in a row that died before their first trial "
+                f"({cause})",
                 expected="workers that start",
-                do="see what they wrote above, and mend it; the same command goes on",
+                do="read their output above and correct the cause; the same command then continues",
             )
-        self._spawn_worker(place)
+        self._spawn_worker(slot)
         return []
 
-    def _describe_exit(self, place: _Slot) -> str:
-        """How a worker ended; a closed connection comes a moment before the exit code."""
-        assert place.handle is not None
+    def _describe_exit(self, slot: _Slot) -> str:
+        """Describe how a worker ended; its connection closes before its exit code is known."""
+        assert slot.handle is not None
         for _ in range(50):
-            how = place.handle.poll()
-            if how is not None:
-                return how
+            cause = slot.handle.poll()
+            if cause is not None:
+                return cause
             time.sleep(0.02)
         return (
             "connection lost"
-            if time.monotonic() - place.last_heard <= HEARTBEAT_TIMEOUT
+            if time.monotonic() - slot.last_heard <= HEARTBEAT_TIMEOUT
             else f"silent for {HEARTBEAT_TIMEOUT:g} s"
         )
 
-    def _stop_worker(self, place: _Slot) -> None:
-        if place.handle is not None:
-            place.handle.kill()
-        if place.connection is not None:
-            place.connection.close()
-        place.handle, place.connection, place.ready = None, None, False
+    def _stop_worker(self, slot: _Slot) -> None:
+        if slot.handle is not None:
+            slot.handle.kill()
+        if slot.connection is not None:
+            slot.connection.close()
+        slot.handle, slot.connection, slot.ready = None, None, False
 
     def close(self) -> None:
         """End every worker."""
@@ -319,8 +329,8 @@ class Pool:
             return
         with self._pipe_lock:
             self._open = False
-        for place in self._slots:
-            self._stop_worker(place)
+        for slot in self._slots:
+            self._stop_worker(slot)
         _wake_listener(self._open_listener)
         self._open_listener.close()
         self._spawner.close()
@@ -329,20 +339,29 @@ class Pool:
 
 
 def _pickle_evaluation(evaluate: Evaluate, spawner: Spawner) -> bytes:
-    """An evaluation as it is sent to workers; raises UserError for one that cannot be, and lets go of the spawner."""
+    """Pickle an evaluation for the workers.
+
+    Raises:
+        UserError: the evaluation cannot be pickled; the spawner is closed.
+    """
     try:
         return cloudpickle.dumps(evaluate)
-    except Exception as error:  # pickling runs whatever the evaluation is made of
+    except Exception as error:  # pickling runs code of the evaluation
         spawner.close()
+        reason = f"{type(error).__name__}: {str(error).strip()}"
         raise user_error(
-            got=f"an evaluation that cannot be sent to a worker ({type(error).__name__}: {str(error).strip()})",
-            expected="a function that uses only what can be pickled",
-            do="open files, locks and connections inside the function, or run one trial at a time in this process (one worker)",
+            got=f"an evaluation that cannot be sent to a worker ({reason})",
+            expected="a function that uses only objects that can be pickled",
+            do="open files, locks and connections inside the function, "
+            "or run one trial at a time in this process (one worker)",
         ) from error
 
 
 def _open_listener(remote: bool) -> tuple[Listener, Any]:
-    """Where workers connect, and its address: a socket file here, or a port of this host for workers elsewhere."""
+    """Return the listener for workers and its address.
+
+    It is a socket file for workers on this machine, or a port of this host for remote workers.
+    """
     if remote:
         listener = Listener(("0.0.0.0", 0))
         port = listener.address[1]
@@ -352,8 +371,12 @@ def _open_listener(remote: bool) -> tuple[Listener, Any]:
 
 
 def _authenticate(connection: Connection, authkey: bytes) -> int | None:
-    """The place of the worker at the other end, which knows the key as we do; null for a stranger, a worker that died at the door,
-    and one that takes longer than _HANDSHAKE."""
+    """Authenticate the peer of a connection with the key.
+
+    Returns:
+        The slot number of the worker; None if the peer does not know the key, died, or took longer
+        than _HANDSHAKE_TIMEOUT.
+    """
     with socket.socket(fileno=os.dup(connection.fileno())) as line:
         limit = threading.Timer(_HANDSHAKE_TIMEOUT, _shut_down_socket, (line,))
         limit.daemon = True
@@ -362,12 +385,8 @@ def _authenticate(connection: Connection, authkey: bytes) -> int | None:
             deliver_challenge(connection, authkey)
             answer_challenge(connection, authkey)
             return connection.recv()
-        except (
-            OSError,
-            EOFError,
-            AuthenticationError,
-            AssertionError,
-        ):  # the last: an answer that is none
+        # AssertionError is raised for an invalid message.
+        except (OSError, EOFError, AuthenticationError, AssertionError):
             return None
         finally:
             limit.cancel()
@@ -379,8 +398,8 @@ def _shut_down_socket(line: socket.socket) -> None:
 
 
 def _wake_listener(listener: Listener) -> None:
-    """Wake the thread that waits for workers."""
+    """Connect once to the listener, so that the thread that accepts connections returns."""
     address = listener.address
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-    with contextlib.suppress(OSError), socket.socket(family) as door:
-        door.connect(address)
+    with contextlib.suppress(OSError), socket.socket(family) as client:
+        client.connect(address)

@@ -1,6 +1,8 @@
-"""A worker process: connects to the controller, loads the evaluation, runs trial after trial until the connection ends.
+"""Worker process: connects to the controller, loads the evaluation and runs trials.
 
-python -m synaptune.search.workers.process PLACE SOCKET     with the key in SYNAPTUNE_KEY
+It runs until the controller closes the connection.
+
+    python -m synaptune.search.workers.process SLOT SOCKET     with the key in SYNAPTUNE_KEY
 """
 
 from __future__ import annotations
@@ -20,21 +22,29 @@ _EXIT_NO_CONTROLLER = 3  # exit code of a worker whose controller is gone
 
 
 def run_worker(address: Any, authkey: bytes, slot: int) -> None:
-    """Work for the pool at an address until it closes the connection; ends the process when the controller dies."""
+    """Run trials for the pool at an address until it closes the connection.
+
+    The process ends when the controller dies.
+
+    Args:
+        address: address of the pool.
+        authkey: key that authenticates the connection.
+        slot: number of the slot of this worker.
+    """
     import cloudpickle
 
     from synaptune.search.trial import Trial
     from synaptune.search.workers.base import run_trial
     from synaptune.search.workers.pool import LoadFailure, Ready
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller says what Ctrl-C means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller handles Ctrl-C
     link = _ControllerLink(Client(address, authkey=authkey))
     link.send(slot)
     payload = link.receive()
     threading.Thread(target=link.send_heartbeats, daemon=True).start()
     try:
         evaluate = cloudpickle.loads(payload)
-    except Exception:  # unpickling runs whatever the evaluation is made of
+    except Exception:  # unpickling runs code of the evaluation
         link.send(LoadFailure(traceback.format_exc()))
         return
     link.send(Ready())
@@ -49,13 +59,13 @@ def run_worker(address: Any, authkey: bytes, slot: int) -> None:
 
 
 class _ControllerLink:
-    """The connection, shared by the work and its signs of life."""
+    """The connection to the controller, shared by the trials and the heartbeat thread."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._lock = connection, threading.Lock()
 
     def send(self, message: Any) -> None:
-        """Send; without a controller there is nothing left to do."""
+        """Send a message. The process ends if the controller is gone."""
         try:
             with self._lock:
                 self._connection.send(message)
@@ -63,21 +73,21 @@ class _ControllerLink:
             os._exit(_EXIT_NO_CONTROLLER)
 
     def receive(self) -> Any:
-        """The next message."""
+        """Return the next message. The process ends if the connection is closed."""
         try:
             return self._connection.recv()
         except (OSError, EOFError):
             os._exit(0)
 
     def report(self, step: int, value: float) -> bool:
-        """Hand a value to the controller; its answer."""
+        """Send a value to the controller and return its answer."""
         from synaptune.search.workers.pool import ReportedValue
 
         self.send(ReportedValue(step, value))
         return self.receive()
 
     def send_heartbeats(self) -> None:
-        """Signs of life, which also notice a controller that is gone."""
+        """Send heartbeats. A failed heartbeat ends the process after the controller is gone."""
         from synaptune.search.workers.pool import HEARTBEAT_INTERVAL, Heartbeat
 
         while True:
@@ -86,7 +96,10 @@ class _ControllerLink:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end this process with its parent (Linux); elsewhere the next beat notices."""
+    """Let the kernel end this process with its parent (Linux).
+
+    On other systems the next heartbeat fails and ends the process.
+    """
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):

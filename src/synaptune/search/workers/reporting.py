@@ -1,7 +1,8 @@
-"""Intermediate values: from inside a running trial to whoever runs it, wherever that is.
+"""Intermediate values that a running trial reports.
 
-`report` may be called anywhere below an evaluation; what runs the trial decides where the value goes (a function call in this
-process, a message to the controller from another) and answers whether the trial should stop.
+`report` can be called anywhere within an evaluation. The workers set a handler that receives the
+value (by a function call in this process, or by a message to the controller from a worker process)
+and returns whether the trial should stop.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ _stop: ContextVar[bool] = ContextVar("stop", default=False)
 
 
 def report(step: int, value: float) -> bool:
-    """Hand on the value at a step; true when the trial should stop. Outside a trial nobody listens, and nothing should stop."""
+    """Report the value at a step.
+
+    Returns:
+        Whether the trial should stop; False outside a trial, where the value is discarded.
+    """
     handler = _report_handler.get()
     stop = handler(step, value) if handler is not None else False
     _stop.set(stop)
@@ -24,13 +29,13 @@ def report(step: int, value: float) -> bool:
 
 
 def should_stop() -> bool:
-    """The answer to the latest report of this trial."""
+    """Return the answer to the last report of this trial."""
     return _stop.get()
 
 
 @contextlib.contextmanager
 def handle_reports(handler: ReportHandler) -> Iterator[None]:
-    """Send what is reported inside to a handler."""
+    """Pass the values that are reported within the context to a handler."""
     token, stop = _report_handler.set(handler), _stop.set(False)
     try:
         yield

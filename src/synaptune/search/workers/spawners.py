@@ -1,4 +1,4 @@
-"""Where worker processes are started: this machine, a Ray cluster, a Slurm partition (or any other of submitit's executors)."""
+"""Spawners of worker processes: this machine, Ray, and Slurm or another submitit executor."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from synaptune.search.workers.process import KEY_VARIABLE, run_worker
 
 @dataclass(frozen=True)
 class LocalWorker:
-    """A worker of this machine."""
+    """A worker on this machine."""
 
     process: subprocess.Popen[bytes]
 
     def poll(self) -> str | None:
-        """Its signal or exit code."""
+        """Return the signal or exit code, or None while the process runs."""
         code = self.process.poll()
         if code is None:
             return None
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def kill(self) -> None:
-        """Kill its session, and collect it."""
+        """Kill the session of the process and wait for the process."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -41,14 +41,20 @@ class LocalWorker:
 
 @dataclass(frozen=True)
 class LocalSpawner:
-    """Workers on this machine; devices: the GPUs they are given in turn; count: how many share the cores."""
+    """Starts workers on this machine.
+
+    Attributes:
+        count: number of workers that share the cores.
+        devices: GPUs that are assigned to the workers in turn; empty means all GPUs for all
+            workers.
+    """
 
     count: int
     devices: Sequence[str] = ()
     remote = False
 
     def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
-        """Start one in a session of its own, so that a Ctrl-C at the terminal stays with the controller."""
+        """Start a worker in its own session, so that Ctrl-C reaches the controller only."""
         cores = os.cpu_count() or 1
         environment = {
             "OMP_NUM_THREADS": str(max(1, cores // self.count)),
@@ -68,7 +74,7 @@ class LocalSpawner:
         )
 
     def close(self) -> None:
-        """Nothing outlives the workers."""
+        """Do nothing: the workers leave no resources."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class _RayWorker:
     task: Any
 
     def poll(self) -> str | None:
-        """How its task ended."""
+        """Return how the task ended, or None while it runs."""
         import ray
         from ray.exceptions import RayError
 
@@ -90,7 +96,7 @@ class _RayWorker:
         return "ended"
 
     def kill(self) -> None:
-        """Have Ray kill its process."""
+        """Kill the process through Ray."""
         import ray
 
         ray.cancel(self.task, force=True)
@@ -98,9 +104,12 @@ class _RayWorker:
 
 @dataclass(frozen=True)
 class RaySpawner:
-    """Workers on a Ray cluster: an existing one by its address, or one on this machine.
+    """Starts workers on a Ray cluster.
 
-    cpus, gpus: what Ray keeps for each worker.
+    Attributes:
+        address: address of an existing cluster; None means a cluster on this machine.
+        cpus: CPUs that Ray reserves for each worker.
+        gpus: GPUs that Ray reserves for each worker.
     """
 
     address: str | None = None
@@ -128,12 +137,12 @@ class RaySpawner:
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise user_error(
                     got=f"workers.address={self.address}: {error}",
-                    expected="the address of a running Ray cluster, or null for one on this machine",
+                    expected="the address of a running Ray cluster, or null for this machine",
                     do="start it (ray start --head), or correct the address",
                 ) from error
 
     def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
-        """Start one as a Ray task, which takes the place of its process: a dead one is ours to replace."""
+        """Start a worker as a Ray task without retries: the pool replaces a dead worker."""
         import ray
 
         task = ray.remote(_run_remote_worker).options(
@@ -142,7 +151,7 @@ class RaySpawner:
         return _RayWorker(task.remote(address, authkey, slot, list(sys.path)))
 
     def close(self) -> None:
-        """Leave the cluster (one of our own ends with it)."""
+        """Disconnect from the cluster. A cluster that this process started ends."""
         import ray
 
         ray.shutdown()
@@ -153,7 +162,7 @@ class _SlurmWorker:
     job: Any
 
     def poll(self) -> str | None:
-        """The job's final state."""
+        """Return the final state of the job, or None while it runs."""
         return self.job.state if self.job.done(force_check=True) else None
 
     def kill(self) -> None:
@@ -163,10 +172,14 @@ class _SlurmWorker:
 
 @dataclass(frozen=True)
 class SlurmSpawner:
-    """Workers as jobs of submitit, each for as long as its time limit allows.
+    """Starts workers as jobs of submitit, each with the time limit of its job.
 
-    cluster: null chooses Slurm where there is one (`local` runs the jobs as processes here); parameters: submitit's, by name
-    (timeout_min, slurm_partition, gpus_per_node, ...).
+    Attributes:
+        folder: folder for the files of submitit.
+        cluster: cluster of submitit; None means Slurm if it is available, `local` means processes
+            on this machine.
+        parameters: parameters of submitit by name (timeout_min, slurm_partition, gpus_per_node,
+            ...).
     """
 
     folder: Path
@@ -175,7 +188,7 @@ class SlurmSpawner:
     remote = True
 
     def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
-        """Submit one."""
+        """Submit a worker."""
         try:
             import submitit
         except ImportError:
@@ -198,10 +211,10 @@ class SlurmSpawner:
         )
 
     def close(self) -> None:
-        """Jobs end with their workers."""
+        """Do nothing: a job ends with its worker."""
 
 
 def _run_remote_worker(address: Any, authkey: bytes, slot: int, path: list[str]) -> None:
-    """A worker in a process that others started, with this process's import path."""
+    """Run a worker in a process of Ray or submitit, with the import path of the controller."""
     sys.path[:] = list(dict.fromkeys([*path, *sys.path]))
     run_worker(address, authkey, slot)

@@ -1,4 +1,4 @@
-"""A database by its URL: SQLite, PostgreSQL or MySQL; how it is opened, and which of its errors pass by themselves."""
+"""Connections to SQLite, PostgreSQL and MySQL databases by URL, and their transient errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _DRIVERS = {
     "mysql": "mysql+pymysql",
     "mariadb": "mysql+pymysql",
 }
-# PostgreSQL's SQLSTATE classes and codes: connection lost, server stopping or starting, too many connections, limits of locks and time.
+# SQLSTATE classes and codes of PostgreSQL: connection lost, server stopping or starting, too many
+# connections, limits of locks and time.
 _TRANSIENT_STATES = (
     "08",
     "57P01",
@@ -30,7 +31,8 @@ _TRANSIENT_STATES = (
 )
 _TRANSIENT_MYSQL = {1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
 _TRANSIENT_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-# A refusal to connect reaches us without its SQLSTATE. These pass; a wrong password or database does not.
+# The driver reports a refused connection without its SQLSTATE. These refusals are transient, unlike
+# a wrong password or database.
 _TRANSIENT_REFUSALS = (
     "starting up",
     "shutting down",
@@ -43,7 +45,7 @@ _TRANSIENT_REFUSALS = (
 
 
 def get_sqlite_path(url: str) -> Path | None:
-    """The file of a SQLite URL; null for another database or one in memory."""
+    """Return the file of a SQLite URL, or None for another database or one in memory."""
     for prefix in ("sqlite:///", "sqlite+pysqlite:///"):
         if url.startswith(prefix) and len(url) > len(prefix):
             return Path(url.removeprefix(prefix))
@@ -51,18 +53,18 @@ def get_sqlite_path(url: str) -> Path | None:
 
 
 def is_server(url: str) -> bool:
-    """Whether the database is a server that other machines may use too."""
+    """Return whether the database is a server, which other machines can use as well."""
     return not url.startswith("sqlite")
 
 
 def add_driver(url: str) -> str:
-    """The URL with its driver: psycopg 3 for PostgreSQL, PyMySQL for MySQL, unless it names one."""
+    """Return the URL with a driver, psycopg 3 or PyMySQL, unless the URL names one."""
     scheme, separator, rest = url.partition("://")
     return f"{_DRIVERS.get(scheme, scheme)}{separator}{rest}"
 
 
 def redact_url(url: str) -> str:
-    """The URL, or the file of SQLite, for a person's eyes: without its password."""
+    """Return the URL without its password, or the file of a SQLite URL, for messages."""
     import sqlalchemy.exc
 
     path = get_sqlite_path(url)
@@ -75,21 +77,21 @@ def redact_url(url: str) -> str:
 
 
 def get_engine_options(url: str) -> dict[str, Any]:
-    """What SQLAlchemy needs for a URL: bounded waits, and connections tried before they are used."""
+    """Return the engine options of SQLAlchemy: limited waits, and tested connections."""
     if not is_server(url):
         return {"connect_args": {"timeout": LOCK_WAIT}}
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("postgresql+psycopg"):
-        # A host that vanished without a word is noticed within half a minute.
-        silence = dict(
+        # Detects the loss of the host within half a minute.
+        keepalive = dict(
             keepalives_idle=10, keepalives_interval=5, keepalives_count=4, tcp_user_timeout=30_000
         )
-        options["connect_args"] = {"connect_timeout": 10, **silence}
+        options["connect_args"] = {"connect_timeout": 10, **keepalive}
     return options
 
 
 class _ReadOnlyConnection(sqlite3.Connection):
-    """A connection that SQLite itself keeps from writing."""
+    """A connection on which SQLite refuses writes."""
 
     def __init__(self, *values: Any, **named: Any) -> None:
         super().__init__(*values, **named)
@@ -97,11 +99,16 @@ class _ReadOnlyConnection(sqlite3.Connection):
 
 
 def open_storage(url: str, mode: Literal["own", "join", "read"] = "own"):
-    """Optuna's storage.
+    """Open Optuna's storage.
 
-    own: makes its tables; SQLite writes ahead, so that readers never block a search and a kill never tears a write. join: takes a
-    database as it is, and may write. read: as it is, and a SQLite file is never written.
     Raises the errors of Optuna, SQLAlchemy and the driver.
+
+    Args:
+        url: URL of the database, with its driver.
+        mode: `own` creates the tables and switches SQLite to write-ahead logging, so that readers
+            do not block a search and a kill does not damage a write. `join` expects an existing
+            database and can write to it. `read` expects an existing database and never writes to a
+            SQLite file.
     """
     import optuna
     import sqlalchemy.event
@@ -123,18 +130,18 @@ def open_storage(url: str, mode: Literal["own", "join", "read"] = "own"):
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
 
-        close_storage(storage)  # the connections that made the tables know nothing of the above
+        close_storage(storage)  # the connections that created the tables lack these settings
     return storage
 
 
 def close_storage(storage: Any) -> None:
-    """End the connections of Optuna's storage."""
+    """Close the connections of Optuna's storage."""
     storage.remove_session()
     storage.engine.dispose()
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a database error goes away by itself, so that the same call may succeed later."""
+    """Return whether a database error is transient, so that the same call can succeed later."""
     return any(
         getattr(link, "connection_invalidated", False)
         or _is_transient_driver_error(getattr(link, "orig", None) or link)
@@ -143,7 +150,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _is_transient_driver_error(error: BaseException) -> bool:
-    """The same of a driver's own error."""
+    """Return whether an error of the driver itself is transient."""
     if isinstance(error, sqlite3.Error):
         return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _TRANSIENT_SQLITE
     library = type(error).__module__.split(".")[0]
@@ -161,7 +168,7 @@ def _is_transient_driver_error(error: BaseException) -> bool:
 
 
 def walk_causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those it came from."""
+    """Yield an error and its causes."""
     link: BaseException | None = error
     while link is not None:
         yield link
@@ -169,10 +176,10 @@ def walk_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def get_error_message(error: BaseException) -> str:
-    """What a database said, in one line: the innermost error that says anything."""
+    """Return the first line of the innermost error that has a message."""
     links = list(walk_causes(error))
-    said = [str(link).strip() for link in reversed(links)]
+    messages = [str(link).strip() for link in reversed(links)]
     return next(
-        (text.splitlines()[0] for text in said if any(map(str.isalpha, text))),
+        (text.splitlines()[0] for text in messages if any(map(str.isalpha, text))),
         type(links[-1]).__name__,
     )

@@ -1,4 +1,4 @@
-"""What a study of ours holds, by name: notes of the study, user attributes of its trials, and the version of both."""
+"""Keys of the data that Synaptune stores in a study, and the version of this schema."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ WRITER = "synaptune_version"
 HOLDER = "holder"
 ENGINE = "engine"
 
-# Beginnings of keys of the configuration: a searched parameter's range, where it began, what a space file fixed.
+# Prefixes of configuration keys: the range of a searched parameter, its start value, and the values
+# that a search-space file fixes.
 RANGE_PREFIX = "search.space."
 START_PREFIX = "search.start."
 FIXED_PREFIX = "search.fixed."
 
-# User attributes of every trial, from its start.
+# User attributes of every trial, written at its start.
 PHASE = "phase"
 INDEX = "index"
 UNIT = "unit"
 GENERATION = "generation"
 SEED = "seed"
 
-# User attributes that a trial gets later: reasons of attempts that were given up, extrapolated objective of a pruned trial, its end;
-# of a failed one the kind (search/trial.py).
+# User attributes that are written later: the reasons of lost attempts, the extrapolated objective
+# of a pruned trial, and the end of the trial; for a failed one also the kind of failure
+# (search/trial.py).
 ATTEMPTS = "attempts"
 ESTIMATE = "estimate"
 SECONDS = "seconds"
@@ -64,22 +66,33 @@ _RESERVED_NAMES = frozenset(
 
 
 def check_schema(notes: Mapping[str, Any], where: str) -> None:
-    """Refuse a study that this version cannot continue; notes: those of a study with trials; where: for the message.
+    """Refuse a study that this version of Synaptune cannot continue.
 
-    A study with our configuration and without a version is of version 1, which wrote none at first. Raises UserError.
+    A study with a configuration but without a version has version 1, whose first releases stored
+    none.
+
+    Args:
+        notes: notes of a study with trials.
+        where: name of the study, for the message.
+
+    Raises:
+        UserError: another program or an incompatible version wrote the study.
     """
     if CONFIGURATION not in notes:
         raise user_error(
-            got=f"study {where}, which another program made: it has trials and no configuration of ours",
+            got=f"study {where}, which another program made: "
+            "it has trials and no configuration of synaptune",
             expected="a study of synaptune, or a new name",
             do="set study.name (or study.storage)",
         )
     version = notes.get(VERSION_KEY, SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise user_error(
-            got=f"study {where} of schema version {version}, written by synaptune {notes.get(WRITER, '(unknown)')}",
+            got=f"study {where} of schema version {version}, "
+            f"written by synaptune {notes.get(WRITER, '(unknown)')}",
             expected=f"schema version {SCHEMA_VERSION}",
-            do="continue it with the synaptune that wrote it, or begin anew under another study.name",
+            do="continue it with the version of synaptune that wrote it, "
+            "or start a new study under another study.name",
         )
 
 

@@ -1,4 +1,4 @@
-"""What makes this process the only controller of a study, and the refusal of a second one."""
+"""Exclusive access to a study: one process controls it, a second one is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from synaptune.study.database.rows import read_note
 
 
 class StudyLease:
-    """The locks of one study: files for this machine and, where a server keeps the study, a lock there for all machines."""
+    """The locks of one study: files for this machine, and a server lock for all machines.
+
+    The server lock is used only if a database server stores the study.
+    """
 
     def __init__(self, folder: Path, url: str, name: str) -> None:
         self._folder, self._url, self._name = folder, url, name
@@ -34,10 +37,13 @@ class StudyLease:
         self._server: ServerLock | None = None
 
     def acquire(self) -> None:
-        """Take every lock not yet taken.
+        """Acquire all locks that are not yet held.
 
-        Raises UserError when another process has one; Unanswered when that process has ended, and its lock will soon; and the errors of
-        the database and the disk.
+        Also raises the errors of the database and the disk.
+
+        Raises:
+            UserError: another process holds a lock.
+            DatabaseUnavailable: that process has ended, and its lock will be released soon.
         """
         try:
             for path in list_lock_files(self._folder, self._url, self._name)[len(self._files) :]:
@@ -53,9 +59,11 @@ class StudyLease:
             raise self._make_held_error(holder) from None
 
     def renew(self) -> None:
-        """Take the server's lock again if its connection was lost.
+        """Acquire the server lock again if its connection was lost.
 
-        Raises UserError when another process took it meanwhile; Unanswered while the server still gives it to our own lost connection.
+        Raises:
+            UserError: another process has acquired it in the meantime.
+            DatabaseUnavailable: the lost connection of this process still holds it.
         """
         if self._server is None:
             return
@@ -69,7 +77,7 @@ class StudyLease:
 
     @contextlib.contextmanager
     def lock_tables(self) -> Iterator[None]:
-        """While the tables are made: no other study's controller makes them at the same time."""
+        """Prevent other studies of the database from creating the tables at the same time."""
         if self._server is None:
             yield
             return
@@ -77,7 +85,7 @@ class StudyLease:
             yield
 
     def close(self) -> None:
-        """Let another process have the study."""
+        """Release all locks."""
         if self._server is not None:
             self._server.close()
         for lock in self._files:
@@ -85,22 +93,28 @@ class StudyLease:
         self._server, self._files = None, []
 
     def _make_held_error(self, holder: Holder | None) -> UserError:
-        known = "" if holder is None else f": {holder.describe()}"
+        details = "" if holder is None else f": {holder.describe()}"
         return user_error(
-            got=f"study {self._name}, which another process is running ({self._folder}){known}",
+            got=f"study {self._name}, which another process is running ({self._folder}){details}",
             expected="one process for each study",
             do="wait for it, or stop it, or set another study.name",
         )
 
     def _make_stale_error(self, holder: Holder) -> DatabaseUnavailable:
-        cause = f"study {self._name} is still locked for {holder.describe()}, which has ended or lost it; a worker of it may live on"
+        cause = (
+            f"study {self._name} is still locked for {holder.describe()}, which has ended or lost "
+            "the lock; one of its workers may still be running"
+        )
         return DatabaseUnavailable(redact_url(self._url), cause)
 
 
 def read_holder(url: str, name: str) -> Holder | None:
-    """Read who runs a study by its own account; None where nothing can be read.
+    """Return the process that runs a study, as the study has stored it.
 
-    It only reads: the tables may not be there yet.
+    The function only reads, since the tables may not exist yet.
+
+    Returns:
+        The holder; None if it cannot be read.
     """
     import sqlalchemy
     import sqlalchemy.exc

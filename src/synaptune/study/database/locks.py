@@ -1,6 +1,7 @@
-"""One controller for each study: a locked file for the processes of one machine, an advisory lock in the database for all machines.
+"""Locks that allow one controller for each study.
 
-Both end with their process, however it dies.
+A locked file excludes the processes of one machine, an advisory lock in the database those of all
+machines. Both locks are released when their process ends for any reason.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ class LockHeldError(Exception):
 
 @dataclass(frozen=True)
 class Holder:
-    """Who runs a study: host and process, and when it last said so."""
+    """The process that runs a study.
+
+    Attributes:
+        host: name of the host.
+        pid: process number.
+        last_seen: time of the last sign of life, UTC.
+    """
 
     host: str
     pid: int
@@ -34,16 +41,16 @@ class Holder:
 
     @classmethod
     def current(cls) -> Holder:
-        """This process, now."""
+        """Return this process, seen now."""
         return cls(socket.gethostname(), os.getpid(), datetime.now(UTC))
 
     @classmethod
     def from_note(cls, note: Mapping[str, Any]) -> Holder:
-        """From `note()`."""
+        """Create a holder from the output of `to_note`."""
         return cls(note["host"], note["pid"], datetime.fromisoformat(note["at"]))
 
     def to_note(self) -> dict[str, Any]:
-        """As plain values; the time is UTC in ISO 8601."""
+        """Return plain values; the time is UTC in ISO 8601."""
         return {
             "host": self.host,
             "pid": self.pid,
@@ -51,11 +58,11 @@ class Holder:
         }
 
     def is_same_process(self, other: Holder) -> bool:
-        """Whether both are one process."""
+        """Return whether both are the same process."""
         return (self.host, self.pid) == (other.host, other.pid)
 
     def has_ended(self) -> bool:
-        """Whether it was a process of this machine that is gone; false where that cannot be known."""
+        """Return whether the process has ended; False for a process of another machine."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -67,16 +74,16 @@ class Holder:
         return False
 
     def describe(self) -> str:
-        """For a person: host, process and age of the last sign of life."""
+        """Return host, process and age of the last sign of life, for messages."""
         age = max(0, round((datetime.now(UTC) - self.last_seen).total_seconds()))
         return f"host {self.host}, process {self.pid}, last sign of life {age} s ago"
 
 
 class FileLock:
-    """A file that one process of this machine holds at a time."""
+    """A file that one process of this machine locks at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Raises HeldElsewhere, and OSError where the file cannot be made."""
+        """Lock the file; raises LockHeldError, or OSError if the file cannot be created."""
         self._handle: TextIO = path.open("a+")
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,14 +97,14 @@ class FileLock:
 
 
 class ServerLock:
-    """An advisory lock of PostgreSQL or MySQL, named after the study, held by a connection of its own.
+    """An advisory lock of PostgreSQL or MySQL, held by a separate connection.
 
-    Its key is made of the first 64 bits of SHA-256 of the study's name (and, for MySQL, whose locks are not of one database, of that of
-    the database).
+    Its key is the first 64 bits of the SHA-256 of the study name. For MySQL, whose locks are shared
+    by all databases of a server, the hash includes the name of the database.
     """
 
     def __init__(self, url: str, name: str) -> None:
-        """Raises HeldElsewhere, and the errors of SQLAlchemy and the driver."""
+        """Acquire the lock; raises LockHeldError and the errors of SQLAlchemy and the driver."""
         import sqlalchemy
 
         options = get_engine_options(url) | {
@@ -112,7 +119,7 @@ class ServerLock:
         self._acquire()
 
     def ensure(self) -> None:
-        """Take the lock again if its connection was lost; raises what the constructor raises."""
+        """Acquire the lock again if its connection was lost; raises like the constructor."""
         import sqlalchemy.exc
 
         with self._guard:
@@ -128,7 +135,7 @@ class ServerLock:
 
     @contextlib.contextmanager
     def lock_database(self) -> Iterator[None]:
-        """Wait for, and hold, a lock that all studies of the database share."""
+        """Wait for and hold a lock that all studies of the database share."""
         import sqlalchemy
 
         if self._engine.dialect.name != "postgresql":
@@ -138,7 +145,7 @@ class ServerLock:
             connection.execute(
                 sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": make_lock_key("")}
             )
-            yield  # the connection has no pool to go back to: it ends, and the lock with it
+            yield  # the connection has no pool: it is closed at the end, which releases the lock
 
     def close(self) -> None:
         """Let another process have it."""
@@ -152,7 +159,7 @@ class ServerLock:
         connection = self._engine.connect()
         try:
             if self._engine.dialect.name == "postgresql":
-                # The server gives up a client whose host vanished within half a minute, and with it this lock.
+                # The server drops a client whose host is lost, and its lock, within half a minute.
                 for setting in (
                     "tcp_keepalives_idle = 10",
                     "tcp_keepalives_interval = 5",
@@ -179,18 +186,23 @@ class ServerLock:
 
     def _release(self) -> None:
         if self._connection is not None:
-            self._connection.invalidate()  # without a word to the server, which may be gone; the closed connection ends the lock
+            # Sends nothing to the server, which may be gone. The closed connection releases the
+            # lock.
+            self._connection.invalidate()
             self._connection.close()
             self._connection = None
 
 
 def make_lock_key(name: str) -> int:
-    """A signed integer of 64 bits from SHA-256 of a name."""
+    """Return a signed 64-bit integer from the SHA-256 of a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
 
 
 def list_lock_files(folder: Path, url: str, name: str) -> list[Path]:
-    """The files to lock for a study: one in its folder, and one beside its database where that is elsewhere."""
+    """Return the files to lock for a study.
+
+    There is one in the folder of the study, and one next to its SQLite file if that lies elsewhere.
+    """
     locks = [folder / ".lock"]
     path = get_sqlite_path(url)
     if path is not None and path.parent.resolve() != folder.resolve():

@@ -1,4 +1,4 @@
-"""Calls of a database that outlast its restart: repeated while its errors pass by themselves, up to a limit."""
+"""Repetition of database calls while their errors are transient, up to a time limit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ ReturnT = TypeVar("ReturnT")
 
 
 class Retry:
-    """Repeats calls of one database; what it waits for is said once for each outage, however many threads wait.
+    """Repeats calls to one database. Each outage is printed once for all threads.
 
-    limit: seconds from the first failure; mend: called before each repetition, for what a lost connection takes with it.
+    Args:
+        url: URL of the database.
+        limit: time limit after the first failure [s].
+        before_retry: called before each repetition, to restore what a lost connection released.
     """
 
     def __init__(
@@ -39,20 +42,28 @@ class Retry:
         self._guard = threading.Lock()
 
     def __call__(self, attempt: Callable[[bool], ReturnT]) -> ReturnT:
-        """The answer of `attempt(again)`; again is true once an earlier attempt may have been applied without an answer.
+        """Call `attempt(is_retry)` until it succeeds.
 
-        Raises UserError: no answer within the limit, or an error that does not pass.
+        Args:
+            attempt: the call. Its argument is True if an earlier attempt may have been applied
+                without an answer.
+
+        Returns:
+            The result of the call.
+
+        Raises:
+            UserError: no answer within the limit, or an error that is not transient.
         """
-        begun, pause = None, _FIRST_PAUSE
+        failed_at, pause = None, _FIRST_PAUSE
         while True:
             try:
                 with as_user_errors(self._url):
-                    if begun is not None:
+                    if failed_at is not None:
                         self._before_retry()
-                    answer = attempt(begun is not None)
+                    answer = attempt(failed_at is not None)
             except DatabaseUnavailable as error:
-                begun = begun or time.monotonic()
-                left = begun + self.limit - time.monotonic()
+                failed_at = failed_at or time.monotonic()
+                left = failed_at + self.limit - time.monotonic()
                 if left <= 0:
                     raise DatabaseUnavailable(
                         redact_url(self._url), f"no answer for {self.limit:g} s ({error.cause})"
@@ -61,7 +72,7 @@ class Retry:
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
-                if begun is not None:
+                if failed_at is not None:
                     self._print_restored()
                 return answer
 
@@ -70,7 +81,8 @@ class Retry:
             if self._gone_since is None:
                 self._gone_since = time.monotonic()
                 print(
-                    f"{redact_url(self._url)} does not answer ({error.cause}): trying again for {self.limit:g} s",
+                    f"{redact_url(self._url)} does not answer ({error.cause}): "
+                    f"trying again for {self.limit:g} s",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -78,8 +90,9 @@ class Retry:
     def _print_restored(self) -> None:
         with self._guard:
             if self._gone_since is not None:
+                seconds = time.monotonic() - self._gone_since
                 print(
-                    f"{redact_url(self._url)} answers again after {time.monotonic() - self._gone_since:.1f} s",
+                    f"{redact_url(self._url)} answers again after {seconds:.1f} s",
                     file=sys.stderr,
                     flush=True,
                 )
