@@ -25,7 +25,6 @@ from synaptune.search.trial import get_loss
 
 MAX_ROWS = 400  # of trials that are all shown
 BEST_ROWS = 200  # of more
-_REFRESH_SECONDS = 30  # s
 _TALL_ROWS = 30  # rows that a table shows without scrolling
 _CODE_PATTERN = re.compile(r"`([a-z][^`<>&]*)`")
 # Where each figure stands; one of another key has a section of its own at the end.
@@ -48,15 +47,12 @@ class Section(NamedTuple):
     html: str
 
 
-def render_html(
-    evidence: Evidence, *, refreshed: bool = False, drawn_figures: Sequence[Figure] | None = None
-) -> str:
-    """The whole page; refreshed: it loads itself again while it is open, for a study that still runs; drawn: as for `sections`."""
+def render_html(evidence: Evidence, *, drawn_figures: Sequence[Figure] | None = None) -> str:
+    """The whole page; drawn: as for `sections`."""
     return render_document(
         f"{evidence.name}: report",
         render_header(evidence),
         make_sections(evidence, drawn_figures),
-        refreshed=refreshed,
     )
 
 
@@ -116,9 +112,7 @@ def render_header(evidence: Evidence) -> str:
     return f"<h1>Study {escape(evidence.name)}{pill}</h1><p>{escape(' · '.join(about))}</p>"
 
 
-def render_document(
-    title: str, head: str, parts: Sequence[Section], *, refreshed: bool = False
-) -> str:
+def render_document(title: str, head: str, parts: Sequence[Section]) -> str:
     """A page of sections with its table of contents, styles and script inside; title is text, head HTML."""
     style, script = (
         files("synaptune.report").joinpath(name).read_text(encoding="utf-8")
@@ -131,11 +125,10 @@ def render_document(
         f'<section id="{part.key}"><h2>{escape(part.title)}</h2>{part.html}</section>\n'
         for part in parts
     )
-    refresh = f'<meta http-equiv="refresh" content="{_REFRESH_SECONDS}">' if refreshed else ""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">{refresh}'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title>\n<style>\n{make_css()}{style}</style></head>\n"
         f'<body><div class="layout"><header class="top">{head}</header>'
         f'<nav class="toc" aria-label="Contents"><ol>{contents}</ol></nav>\n<main>\n{body}</main></div>\n'

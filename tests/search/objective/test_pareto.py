@@ -10,7 +10,6 @@ import pytest
 from synaptune.search.objective.pareto import (
     RHO,
     achievement,
-    contributions,
     hypervolume,
     pareto_front,
 )
@@ -72,16 +71,6 @@ def test_points_beyond_the_reference_count_nothing():
     assert hypervolume([[2.0, 0.0]]) == 0.0
     assert hypervolume([[2.0, -5.0], [0.5, 0.5]]) == 0.25
     assert hypervolume([[2.0, 0.0]], reference=[3.0, 1.0]) == 1.0
-
-
-def test_a_contribution_is_what_a_point_adds():
-    points = np.random.default_rng(3).uniform(0.0, 1.0, (8, 3))
-    found = contributions(points)
-    for at, value in enumerate(found):
-        assert value == pytest.approx(
-            exact(points, np.ones(3)) - exact(np.delete(points, at, axis=0), np.ones(3)), abs=1e-12
-        )
-    assert any(value == 0.0 for value in found)
 
 
 def test_the_least_achievement_lies_on_the_front_for_any_weights():

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 MINUS, TIMES = "\u2212", "\u00d7"
 MAX_POINTS = 700  # of one layer; more are thinned
-_GAP = 4.0
 
 
 class FigureLayout:

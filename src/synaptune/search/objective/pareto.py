@@ -2,14 +2,13 @@
 
     dominates     p < q  when p_i <= q_i for every i, and p_i < q_i for some i                    (1)
     hypervolume   volume of the points that some point of the front dominates, up to r           (2)
-    contribution  (2) of all points less (2) without the point                                    (3)
-    achievement   max_i w_i x_i + RHO sum_i w_i x_i                                               (4)
+    achievement   max_i w_i x_i + RHO sum_i w_i x_i                                               (3)
 
-Costs: smaller is better on every axis. In (4) x_i are the changes from the baseline (measures.py), so the baseline is the
-point that is aspired to: 0 there, below 0 for what improves on every axis. The least of (4) is Pareto-optimal for any
-positive weights, and it depends on no other trial: scores of any two trials of a study can be compared, which a hypervolume
-contribution (it changes with every trial) does not allow.
-Source: (2) Zitzler and Thiele 1998; (3) Beume, Naujoks and Emmerich 2007; (4) Wierzbicki 1980, the achievement scalarising
+Costs: smaller is better on every axis. In (3) x_i are the changes from the baseline (measures.py), so the baseline is the
+point that is aspired to: 0 there, below 0 for what improves on every axis. The least of (3) is Pareto-optimal for any
+positive weights, and it depends on no other trial: scores of any two trials of a study can be compared, which a share of the
+hypervolume (it changes with every trial) does not allow.
+Source: (2) Zitzler and Thiele 1998; (3) Wierzbicki 1980, the achievement scalarising
 function, augmented as in Knowles 2006 (ParEGO), eq. 2. The volume is Nevergrad's (Fonseca, Paquete and Lopez-Ibanez 2006).
 """
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 RHO = constant(
-    "pareto.rho", 0.05, meaning="weight of the sum in eq. (4)", source="Knowles 2006, section III.A"
+    "pareto.rho", 0.05, meaning="weight of the sum in eq. (3)", source="Knowles 2006, section III.A"
 )
 HYPERVOLUME_REFERENCE = constant(
     "pareto.worst",
@@ -64,21 +63,8 @@ def hypervolume(costs: ArrayLike, reference: Sequence[float] | None = None) -> f
     return float(HypervolumeIndicator(end).compute(front))
 
 
-def contributions(costs: ArrayLike, reference: Sequence[float] | None = None) -> list[float]:
-    """Eq. (3) for every point of costs (point, axis); 0 for a dominated one."""
-    import numpy as np
-
-    points = _check_costs(costs)
-    whole = hypervolume(points, reference)
-    front = pareto_front(points)
-    return [
-        whole - hypervolume(np.delete(points, i, axis=0), reference) if front[i] else 0.0
-        for i in range(len(points))
-    ]
-
-
 def achievement(changes: Sequence[float], weights: Sequence[float]) -> float:
-    """Eq. (4)."""
+    """Eq. (3)."""
     weighted = [weight * change for weight, change in zip(weights, changes, strict=True)]
     return max(weighted) + RHO * sum(weighted)
 

@@ -4,7 +4,7 @@
     composite   sum_i w_i r_i over perplexity, long-context recall, expert specialisation (Gini), dead experts and
                 calibration error, r_i the share of the baseline (measures.py)         [1]   (2)
     hybrid      (1) before generation `switch`, (2) from it on; the two are never ranked against each other
-    pareto      one number for a vector of objectives, eq. (4) of pareto.py            [1]   (3)
+    pareto      one number for a vector of objectives, eq. (3) of pareto.py            [1]   (3)
     proxy       (1) extrapolated from a fraction of the steps (curve.py)       [nats/token]
 
 Scores need nothing but the metrics of a run, which the study keeps: to score a trial again is to call `score`.
@@ -120,13 +120,6 @@ def get_score_kind(config: ObjectiveConfig, generation: int) -> str:
     if config.name == "hybrid":
         return "val_loss" if generation < config.switch else "composite"
     return "val_loss" if config.name == "proxy" else config.name
-
-
-def is_switch(config: ObjectiveConfig, generation: int) -> bool:
-    """Whether incumbents of the generation before have to be scored again (`rescored`) to be ranked with this one."""
-    return generation > 0 and get_score_kind(config, generation) != get_score_kind(
-        config, generation - 1
-    )
 
 
 def needs_baseline(config: ObjectiveConfig) -> bool:
