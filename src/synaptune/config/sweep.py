@@ -18,6 +18,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -144,7 +145,7 @@ def read_request(request: SweepRequest) -> Sweep:
     kind = OmegaConf.select(base, "search_space.name") or job_name
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
     engine = Engine(
-        optim.optimizer, seed, workers.places, plan.budget, optim.noisy, request.grid_points
+        optim.optimizer, seed, workers.slots, plan.budget, optim.noisy, request.grid_points
     )
     make_optimizer(engine, space)  # refuses an unknown name before there is a study
     settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
@@ -339,18 +340,17 @@ class HydraEvaluation:
 
 
 def make_serial_launcher(request: SweepRequest) -> Launcher:
-    """Hydra's basic launcher, without its line for each job."""
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-
-    logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
-    launcher = BasicLauncher()
-    launcher.setup(hydra_context=request.context, task_function=request.task, config=request.config)
+    """Return the chosen launcher, which is Hydra's basic one, without its line for each job."""
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=request.context, task_function=request.task, config=request.config
+    )
+    logging.getLogger(type(launcher).__module__).setLevel(logging.WARNING)
     return launcher
 
 
 def _choose_workers(sweep: Sweep, request: SweepRequest, launcher: Launcher) -> Workers:
     """Ours, unless the user chose a launcher of Hydra's that runs jobs side by side."""
-    if type(launcher).__name__ == "BasicLauncher":
+    if request.config.hydra.runtime.choices["hydra/launcher"] == "basic":
         return make_workers(
             sweep.workers, sweep.trial, HydraEvaluation(sweep, request), sweep.location.folder
         )
@@ -415,6 +415,7 @@ def _build_overrides(trial: Trial, sweep: Sweep) -> list[str]:
 def _read_result(returned: JobReturn, folder: Path, seconds: float) -> Result:
     """What a job gave: its number, and beside it whatever result.json in its run folder tells."""
     if returned.status != JobStatus.COMPLETED:
+        # The public `return_value` would also print a line to stderr.
         error = returned._return_value
         return Result(
             None,
