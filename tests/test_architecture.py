@@ -150,3 +150,20 @@ def test_make_help_shows_every_command():
         "docs",
         "clean",
     }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "from optuna.storages._rdb",
+        "hydra._internal",
+        "._return_value",
+        "._to_model",
+        "deliver_challenge(",
+        "._content",
+        "._get_node",
+    ],
+)
+def test_a_private_name_of_a_library_is_used_in_one_file_at_most(name):
+    files = [path for path in (ROOT / "src").rglob("*.py") if name in path.read_text("utf-8")]
+    assert len(files) <= 1, files

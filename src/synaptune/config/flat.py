@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -29,11 +29,11 @@ def _flatten(node: Any, prefix: str) -> dict[str, Any]:
 
 def list_names(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
     """Every dotted name of a configuration that holds a value."""
+    groups = dict(list_children(cfg))
     for key in cfg:
         path = f"{prefix}{key}"
-        node = cfg._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_interpolation():
-            yield from list_names(node, f"{path}.")
+        if key in groups:
+            yield from list_names(groups[key], f"{path}.")
         else:
             yield path
 
@@ -57,3 +57,13 @@ def read_group(base: DictConfig, name: str, kind: type) -> Any:
             expected=f"values of the right kinds for {', '.join(sorted(known))}",
             do="correct them",
         ) from error
+
+
+def list_children(cfg: DictConfig) -> Iterator[tuple[Any, DictConfig]]:
+    """Return the keys of a configuration that hold a configuration, with it; no interpolations."""
+    key: Any
+    for key in cfg:
+        if not OmegaConf.is_interpolation(cfg, key) and not OmegaConf.is_missing(cfg, key):
+            child = cfg[key]
+            if isinstance(child, DictConfig):
+                yield key, child

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from synaptune.config.flat import flatten_config
+from synaptune.config.flat import flatten_config, list_children
 from synaptune.data.config import DataConfig
 from synaptune.model.config import ModelConfig
 from synaptune.search.config import SearchConfig, SearchSpaceConfig
@@ -62,15 +62,10 @@ def make_writable_node(cls: type) -> DictConfig:
     return node
 
 
-def _unlock(node: Container) -> None:
+def _unlock(node: DictConfig) -> None:
     OmegaConf.set_readonly(node, None)
-    for child in (
-        node._content.values()
-        if isinstance(node, DictConfig) and isinstance(node._content, dict)
-        else ()
-    ):
-        if isinstance(child, DictConfig):
-            _unlock(child)
+    for _, child in list_children(node):
+        _unlock(child)
 
 
 def list_default_values() -> dict[str, Any]:

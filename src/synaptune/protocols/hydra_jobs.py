@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -119,7 +120,7 @@ class HydraJobs:
         runs, facts = [], {}
         for job, folder in zip(returned, self.list_folders(trial), strict=True):
             if job.status != JobStatus.COMPLETED:
-                error = job._return_value  # `return_value` raises it, without its traceback
+                error = job._return_value  # the public `return_value` also prints a line
                 if not isinstance(error, BaseException):
                     error = RuntimeError(str(error))
                 return Result(None, seconds, failure=make_failure(error))
@@ -175,19 +176,18 @@ class HydraEvaluation:
 def make_hydra_workers(jobs: HydraJobs, request: SweepRequest, launcher: Launcher) -> Workers:
     """Return our workers, or the user's launcher where it runs jobs side by side."""
     sweep = jobs.sweep
-    if type(launcher).__name__ == "BasicLauncher":
+    if request.config.hydra.runtime.choices["hydra/launcher"] == "basic":
         evaluation = HydraEvaluation(jobs, request)
         return make_workers(sweep.workers, sweep.trial, evaluation, sweep.location.folder)
     return BatchWorkers(lambda batch: _launch(batch, jobs, launcher), sweep.workers.slots)
 
 
 def _make_serial_launcher(request: SweepRequest) -> Launcher:
-    """Return Hydra's basic launcher, without its line for each job."""
-    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-
-    logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)
-    launcher = BasicLauncher()
-    launcher.setup(hydra_context=request.context, task_function=request.task, config=request.config)
+    """Return the chosen launcher, which is Hydra's basic one, without its line for each job."""
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=request.context, task_function=request.task, config=request.config
+    )
+    logging.getLogger(type(launcher).__module__).setLevel(logging.WARNING)
     return launcher
 
 

@@ -281,11 +281,6 @@ class Study:
             self.write_note(schema.HOLDER, Holder.current().to_note())
             self._last_heartbeat = now
 
-    def read_holder(self) -> Holder | None:
-        """Return the process that runs the study or ran it last, from its last heartbeat."""
-        note = self.read_note(schema.HOLDER)
-        return None if note is None else Holder.from_note(note)
-
     def _get_trial_id(self, trial: Trial) -> int:
         key = self._trial_ids.get(trial.number)
         return (

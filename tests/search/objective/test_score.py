@@ -18,7 +18,6 @@ from synaptune.search.objective.score import (
     compute_costs,
     find_objective_faults,
     get_score_kind,
-    is_switch,
     needs_baseline,
     rescore,
     score,
@@ -125,16 +124,8 @@ def test_hybrid_ranks_by_the_loss_first_and_by_the_composite_later():
     assert [get_score_kind(HYBRID, generation) for generation in range(5)] == ["val_loss"] * 3 + [
         "composite"
     ] * 2
-    assert [is_switch(HYBRID, generation) for generation in range(5)] == [
-        False,
-        False,
-        False,
-        True,
-        False,
-    ]
     assert score(HYBRID, DEFAULTS, 2) == 2.3
     assert score(HYBRID, DEFAULTS, 3) == score(COMPOSITE, DEFAULTS)
-    assert not any(is_switch(COMPOSITE, generation) for generation in range(5))
 
 
 def test_hybrid_needs_no_baseline_before_its_switch():

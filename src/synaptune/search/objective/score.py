@@ -141,16 +141,6 @@ def get_score_kind(config: ObjectiveConfig, generation: int) -> str:
     return "val_loss" if config.name == "proxy" else config.name
 
 
-def is_switch(config: ObjectiveConfig, generation: int) -> bool:
-    """Return whether the kind of score changes at this generation.
-
-    Incumbents of the previous generation must then be scored again (`rescore`).
-    """
-    return generation > 0 and get_score_kind(config, generation) != get_score_kind(
-        config, generation - 1
-    )
-
-
 def needs_baseline(config: ObjectiveConfig) -> bool:
     """Return whether the objective requires a baseline and has none."""
     return config.name in ("composite", "hybrid", "pareto") and not config.baseline.metrics
