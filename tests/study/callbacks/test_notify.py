@@ -4,6 +4,7 @@ import json
 import logging
 import signal
 import socket
+import sys
 import threading
 import time
 from dataclasses import fields, replace
