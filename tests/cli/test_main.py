@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_model_is_said_so(trained, tmp_path, capsys):
         (["cost", "--plan", "all48"], "without protocol.budget"),
         (["cost", "protocol.group_budget=5"], "no such name"),
         (["cost", "scale=smok"], "closest: smoke"),
-        (["cost", "--study", "nosuch"], "--study nosuch"),
+        (["cost", "--study", "nosuch"], "nosuch/study.db"),
     ],
 )
 def test_a_mistake_is_said_and_ends_with_code_2(words, said, tmp_path, monkeypatch, capsys):

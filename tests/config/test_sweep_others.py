@@ -73,8 +73,7 @@ def test_a_group_that_is_not_ours_is_left_to_its_application(name, kind, node):
 
 def test_a_group_that_is_ours_is_read_and_a_wrong_kind_in_it_refused():
     assert (
-        read_group(OmegaConf.create({"workers": {"count": 3}}), "workers", WorkersConfig).count
-        == 3
+        read_group(OmegaConf.create({"workers": {"count": 3}}), "workers", WorkersConfig).count == 3
     )
     with pytest.raises(UserError, match=r"workers: [\s\S]*many[\s\S]*count[\s\S]*to do"):
         read_group(OmegaConf.create({"workers": {"count": "many"}}), "workers", WorkersConfig)

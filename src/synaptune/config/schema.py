@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import Container, DictConfig, OmegaConf
 
+from synaptune.config.flat import flatten_config
 from synaptune.data.config import DataConfig
 from synaptune.model.config import ModelConfig
 from synaptune.search.config import SearchConfig, SearchSpaceConfig
@@ -72,13 +73,26 @@ def _unlock(node: Container) -> None:
             _unlock(child)
 
 
-def register() -> None:
-    """Register the schema and the resolvers; calling it again changes nothing."""
-    schema = {group: make_writable_node(cls) for group, cls in GROUPS.items()}
-    schema["synapse"] = OmegaConf.create(
+def list_default_values() -> dict[str, Any]:
+    """Return the default of every key of the schema by dotted name.
+
+    A key that a version adds has the default that stands for the behaviour before: then the studies
+    of earlier versions, whose configuration lacks the key, continue.
+    """
+    return flatten_config(_make_schema())
+
+
+def _make_schema() -> DictConfig:
+    groups = {group: make_writable_node(cls) for group, cls in GROUPS.items()}
+    groups["synapse"] = OmegaConf.create(
         {name: make_writable_node(cls) for name, cls in SUBSYSTEMS.items()}
     )
-    ConfigStore.instance().store(name="schema", node=schema)
+    return OmegaConf.create(groups)
+
+
+def register() -> None:
+    """Register the schema and the resolvers; calling it again changes nothing."""
+    ConfigStore.instance().store(name="schema", node=_make_schema())
     OmegaConf.register_new_resolver("fraction_of_steps", _fraction_of_steps, replace=True)
 
 

@@ -160,6 +160,16 @@ def check_search(base: DictConfig, names: Sequence[str]) -> None:
         refuse_unused(names, find_unused_parameters(model))
 
 
+def list_study_defaults(base: DictConfig) -> dict[str, Any]:
+    """Return the values that keys of a study's configuration have where an earlier version lacked them.
+
+    They are the defaults of the schema; another application than train.py has none.
+    """
+    from synaptune.config.schema import list_default_values
+
+    return list_default_values() if "synapse" in base and "model" in base else {}
+
+
 def make_study_configuration(
     base: DictConfig, space: Space, settings: Mapping[str, Any]
 ) -> dict[str, Any]:

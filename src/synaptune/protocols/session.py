@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.config.compose import compose_config
-from synaptune.config.overrides import get_override_key
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_override_key
 from synaptune.protocols.protocol import Protocol
 from synaptune.protocols.stages import measure_baseline
 from synaptune.protocols.trial_run import TrainingEvaluation
@@ -30,6 +30,7 @@ from synaptune.search.workers.config import (
     resolve_worker_count,
 )
 from synaptune.study.callbacks.notify import Notifier, NotifyConfig
+from synaptune.study.database.keys import WRITER
 from synaptune.study.location import StudyLocation
 from synaptune.study.reader import StudySnapshot
 from synaptune.study.study import Study
@@ -64,7 +65,7 @@ def open_protocol(
     Raises:
         UserError: a value that cannot run, or a study that cannot be opened (study/study.py).
     """
-    from synaptune.config.search_space import make_study_configuration
+    from synaptune.config.search_space import list_study_defaults, make_study_configuration
     from synaptune.study.optimize import resume_engine
     from synaptune.study.provenance import get_code_version, get_device_name
 
@@ -75,7 +76,12 @@ def open_protocol(
     engine = Engine(optimizer, int(base.seed), workers.slots, budget)
     search = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, **settings}
     configuration = make_study_configuration(base, space, search)
-    with notifier.send_end(), catch_interrupts(), Study(location, configuration) as study:
+    defaults = list_study_defaults(base)
+    with (
+        notifier.send_end(),
+        catch_interrupts(),
+        Study(location, configuration, defaults=defaults) as study,
+    ):
         protocol = Protocol(
             base=base,
             space=space,
@@ -218,5 +224,5 @@ def _restore_config(base: DictConfig, snapshot: StudySnapshot) -> None:
             got=f"study {snapshot.name} with settings that this version does not have:"
             f" {', '.join(unknown)}",
             expected="a study of this version",
-            do="use the version of synaptune that wrote it",
+            do=f"use synaptune {snapshot.notes.get(WRITER, '(unknown)')}, which wrote it",
         )

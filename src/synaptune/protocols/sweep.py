@@ -10,7 +10,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from synaptune.config.flat import read_group
-from synaptune.config.search_space import read_fixed_values
+from synaptune.config.search_space import list_study_defaults, read_fixed_values
 from synaptune.config.sweep import Sweep, SweepRequest, read_request
 from synaptune.protocols.hydra_jobs import HydraEvaluation, HydraJobs, make_hydra_workers
 from synaptune.protocols.protocol import Protocol
@@ -53,7 +53,12 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
     with (
         notifier.send_end(),
         catch_interrupts(),
-        Study(sweep.location, sweep.configuration, maximize=sweep.plan.maximize) as study,
+        Study(
+            sweep.location,
+            sweep.configuration,
+            maximize=sweep.plan.maximize,
+            defaults=list_study_defaults(sweep.base),
+        ) as study,
     ):
         engine = resume_engine(study, sweep.engine)
         protocol = Protocol(

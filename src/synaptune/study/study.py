@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from synaptune.core.errors import UserError, user_error
-from synaptune.core.parameters import constant
 from synaptune.search.space.space import Space, UnitPoint, Value
 from synaptune.search.trial import Result, Trial
 from synaptune.study.database import keys as schema
@@ -34,13 +33,7 @@ from synaptune.study.database.retry import OPENING_RETRY_TIMEOUT, RETRY_TIMEOUT,
 from synaptune.study.location import StudyLocation
 from synaptune.study.provenance import get_code_version
 
-STUDY_HEARTBEAT_INTERVAL = constant(
-    "storage.beat_every",
-    30.0,
-    unit="s",
-    meaning="between two signs of life of a study",
-    source="chosen: a glance tells",
-)
+STUDY_HEARTBEAT_INTERVAL = 30.0  # between two signs of life of a study [s]; chosen: a glance tells
 _SHOWN_DIFFERENCES = 20
 
 
@@ -53,10 +46,12 @@ class Study:
         configuration: Mapping[str, Any],
         *,
         maximize: bool = False,
+        defaults: Mapping[str, Any] | None = None,
         retry_timeout: float = RETRY_TIMEOUT,
     ) -> None:
         """Open or create. `configuration` (flat, plain values) is everything that makes results comparable; patience: seconds that a
-        call waits for a database that does not answer.
+        call waits for a database that does not answer; defaults: values of keys that the configuration of a study made by an earlier
+        version may lack, because that version had no such key and behaved as the default says.
 
         Raises UserError: unreadable database, no space, held by another process, other configuration, `resume` not to be had, written by
         another version or another program.
@@ -65,6 +60,7 @@ class Study:
         self.configuration = json.loads(
             json.dumps(dict(configuration), sort_keys=True, default=str)
         )
+        self._defaults = json.loads(json.dumps(dict(defaults or {}), default=str))
         self._maximize = maximize
         self._url = add_driver(location.url)
         self._storage: Any = None
@@ -112,13 +108,14 @@ class Study:
         stored = notes.get(schema.CONFIGURATION)
         if stored is not None or self._storage.get_n_trials(self._id) > 0:
             schema.check_schema(notes, self._where)
-        if stored == self.configuration:
+        if stored is not None and self._complete(stored) == self.configuration:
+            self.configuration = stored  # as its earlier trials have it, fingerprint included
             return
         if stored is not None and any(
             trial.state != "running"
             for trial in records.read_trials(self._storage, self._id, self._where)
         ):
-            self._refuse(stored)
+            self._refuse(stored, notes.get(schema.WRITER, "(unknown)"))
         self._storage.delete_study(
             self._id
         )  # nothing ever finished in it: a first attempt with a mistake leaves no claim
@@ -137,8 +134,18 @@ class Study:
         # Last: a study without it and without trials is one whose creation was cut short.
         self._storage.set_study_user_attr(self._id, schema.CONFIGURATION, self.configuration)
 
-    def _refuse(self, stored: Mapping[str, Any]) -> None:
+    def _complete(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a stored configuration with the defaults of keys that only this command has."""
+        added = {
+            key: self._defaults[key]
+            for key in self.configuration
+            if key not in stored and key in self._defaults
+        }
+        return {**added, **stored}
+
+    def _refuse(self, stored: Mapping[str, Any], writer: str) -> None:
         here, absent = self.configuration, "(absent)"
+        stored = self._complete(stored)
         keys = [
             key
             for key in sorted({*stored, *here})
@@ -152,9 +159,11 @@ class Study:
         if len(keys) > _SHOWN_DIFFERENCES:
             lines.append(f"and {len(keys) - _SHOWN_DIFFERENCES} more")
         raise UserError(
-            f"got study {self.location.name} of another configuration; {len(keys)} differ\n  "
+            f"got study {self.location.name} of another configuration, begun by synaptune {writer};"
+            f" {len(keys)} differ\n  "
             + "\n  ".join(lines)
-            + "\n  expected: the configuration it began with\n  to do: restore these values, or give the search another study.name"
+            + "\n  expected: the configuration it began with\n  to do: restore these values, give the"
+            " search another study.name, or continue it with the version that began it"
         )
 
     @property
@@ -225,7 +234,7 @@ class Study:
 
     def finish(self, trial: Trial, result: Result) -> Trial:
         """Write how a trial ended, in one transaction: complete, failed with its reason, or pruned with its estimate."""
-        facts, state = records.collect_facts(result), records.get_end_state(result)
+        facts, state = schema.collect_facts(result), schema.get_end_state(result)
         self._retry(
             lambda again: records.finish_trial(
                 self._storage, self._get_trial_id(trial), result=result, facts=facts, is_retry=again

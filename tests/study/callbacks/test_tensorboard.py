@@ -9,9 +9,9 @@ from synaptune.search.optimizers.diagnostics import diagnose
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
 from synaptune.study.callbacks.base import NO_LOGGING, PhaseTrials, open_callbacks
+from synaptune.study.callbacks.images import sort_by_subsystem
 from synaptune.study.callbacks.tensorboard import (
     TensorBoardCallback,
-    sort_by_subsystem,
     to_own_unit,
 )
 from synaptune.study.location import StudyConfig, resolve_location

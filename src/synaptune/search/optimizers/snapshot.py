@@ -10,17 +10,57 @@ The file is a pickle: read only those of your own studies.
 
 from __future__ import annotations
 
-import os
+import io
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from synaptune.core.files import replace_file
 from synaptune.search.optimizers.base import Engine, Observation, Optimizer
 
 SNAPSHOT_VERSION = 2
+
+# Where the classes that the snapshots of synaptune 0.1.0 name are now: version 0.2.0 moved and
+# renamed them, and changed none of their attributes. By old module, the new one and the classes.
+_MOVED_CLASSES: dict[str, tuple[str, dict[str, str]]] = {
+    "synaptune.search.state": (
+        "synaptune.search.optimizers.snapshot",
+        {"Snapshot": "OptimizerSnapshot"},
+    ),
+    "synaptune.search.contract": (
+        "synaptune.search.optimizers.base",
+        {"Engine": "Engine", "Told": "Observation"},
+    ),
+    "synaptune.search.space": (
+        "synaptune.search.space.space",
+        {"Dimension": "Dimension", "Space": "Space"},
+    ),
+    "synaptune.search.evolution": ("synaptune.search.optimizers.cma", {"Cma": "CmaOptimizer"}),
+    "synaptune.search.plain": (
+        "synaptune.search.optimizers.uniform_grid",
+        {"Uniform": "UniformOptimizer", "Grid": "GridOptimizer"},
+    ),
+    "synaptune.search.optuna_samplers": (
+        "synaptune.search.optimizers.optuna_samplers",
+        {
+            "Sampler": "OptunaOptimizer",
+            "Axis": "OptunaDimension",
+            "_Ended": "_StoredTrial",
+            "_Compact": "_CompactStudy",
+        },
+    ),
+    "synaptune.search.optuna_cmaes": (
+        "synaptune.search.optimizers.optuna_cmaes",
+        {"BoxCmaEsSampler": "BoxCmaEsSampler"},
+    ),
+    "synaptune.search.nevergrad_registry": (
+        "synaptune.search.optimizers.nevergrad_registry",
+        {"Nevergrad": "NevergradOptimizer"},
+    ),
+}
 LIBRARIES = ("numpy", "scipy", "torch", "nevergrad", "cma", "optuna", "cmaes")
 
 
@@ -62,14 +102,13 @@ class StateFile:
             generations,
             optimizer,
         )
-        draft = self.path.with_suffix(".tmp")
-        draft.write_bytes(pickle.dumps(snapshot))
-        os.replace(draft, self.path)
+        with replace_file(self.path) as draft:
+            draft.write_bytes(pickle.dumps(snapshot))
 
     def load(self) -> OptimizerSnapshot | str:
         """The snapshot, or why there is none to use."""
         try:
-            snapshot = pickle.loads(self.path.read_bytes())
+            snapshot = _SnapshotUnpickler(io.BytesIO(self.path.read_bytes())).load()
         except FileNotFoundError:
             return "is missing"
         except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
@@ -150,6 +189,16 @@ def _split_generations(
 ) -> list[Sequence[tuple[Observation, bool]]]:
     size = optimizer.generation_size
     return [trials[first : first + size] for first in range(0, len(trials), size)]
+
+
+class _SnapshotUnpickler(pickle.Unpickler):
+    """Reads snapshots of this version and of synaptune 0.1.0."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        new_module, classes = _MOVED_CLASSES.get(module, (module, {}))
+        if name in classes:
+            return super().find_class(new_module, classes[name])
+        return super().find_class(module, name)
 
 
 def _get_library_versions() -> tuple[str, ...]:

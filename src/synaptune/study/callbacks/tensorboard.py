@@ -10,26 +10,19 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from synaptune.core.parameters import constant
 from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial, find_best
+from synaptune.study.callbacks.images import draw_distribution_image
 from synaptune.study.database import keys as schema
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-DRAWING_SHARE = constant(
-    "tensorboard.drawing",
-    0.02,
-    meaning="most of a search's time that goes into images",
-    source="chosen: less than one run's noise in time",
-)
+# Most of a search's time that goes into images; chosen: less than one run's noise in time.
+DRAWING_SHARE = 0.02
 _BUCKET_COUNT = 20
 
 
@@ -136,8 +129,10 @@ class TensorBoardCallback(Callback):
 
     def _draw(self, diagnostics: Diagnostics) -> None:
         started_at = time.monotonic()
-        figure = draw_correlation(diagnostics)
-        self._writers["generations"].add_figure("correlation", figure, diagnostics.generation)
+        image = draw_distribution_image(diagnostics, list(diagnostics.mean))
+        self._writers["generations"].add_image(
+            "correlation", image, diagnostics.generation, dataformats="HWC"
+        )
         self._undrawn, self._drawn = None, time.monotonic()
         self._cost = self._drawn - started_at
 
@@ -162,39 +157,3 @@ def _to_numbers(dimension: Dimension, members: Sequence[Trial]) -> list[float]:
         float(dimension.choices.index(value) if dimension.scale == "categorical" else value)
         for value in values
     ]
-
-
-def sort_by_subsystem(names: Sequence[str]) -> list[str]:
-    """Parameters with those of a mechanism side by side, mechanisms in the order of their first one."""
-    homes = list(dict.fromkeys(_subsystem(name) for name in names))
-    return sorted(names, key=lambda name: homes.index(_subsystem(name)))
-
-
-def _subsystem(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def draw_correlation(diagnostics: Diagnostics) -> Figure:
-    """Draw the correlation matrix of a search distribution, parameters by subsystem."""
-    from matplotlib.figure import Figure
-
-    given = list(diagnostics.mean)
-    names = sort_by_subsystem(given)
-    order = [given.index(name) for name in names]
-    matrix = np.array(diagnostics.correlation)[np.ix_(order, order)]
-    labels = [".".join(name.split(".")[-2:]) for name in names]
-    # A cell is as high as a letter, and a letter is 0.07 inches wide.
-    side = 1.0 + 0.2 * len(names) + 0.07 * max(map(len, labels))
-    figure = Figure((side + 1.0, side + 0.3), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
-    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), labels, fontsize=7)
-    subsystems = [_subsystem(name) for name in names]
-    for index in range(1, len(names)):
-        if subsystems[index] != subsystems[index - 1]:
-            axes.axhline(index - 0.5, color="black", linewidth=0.5)
-            axes.axvline(index - 0.5, color="black", linewidth=0.5)
-    axes.set_title(f"correlation, generation {diagnostics.generation}", fontsize=9)
-    figure.colorbar(image)
-    return figure

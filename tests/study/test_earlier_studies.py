@@ -1,0 +1,214 @@
+"""Studies that an earlier version made are read, reported, refined and continued."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from helpers.paths import ROOT, TESTS
+from synaptune import TrialManager
+from synaptune.cli.main import main
+from synaptune.core.errors import UserError
+from synaptune.search.optimizers.snapshot import OptimizerSnapshot, StateFile
+from synaptune.study.location import StudyLocation
+from synaptune.study.reader import find_study
+from synaptune.study.study import Study
+
+FIXTURES = TESTS / "fixtures"
+NEXT_POINTS = json.loads((FIXTURES / "continued-0.1.0.json").read_text())
+TRIALS = {"sweep-cma": 10, "protocol-phase1": 26, "manager-tpe": 12}
+WRITER = "0.1.0+ed858fd4cb72"
+SWEEP = ["-m", "hydra/sweeper=cma", "study.name=sweep-cma", "scale=smoke", "logger=csv"]
+
+
+@pytest.fixture
+def studies(tmp_path, monkeypatch) -> Path:
+    """The folder of the three studies, below the working directory of the test."""
+    folder = tmp_path / "outputs" / "studies"
+    folder.mkdir(parents=True)
+    with tarfile.open(FIXTURES / "studies-0.1.0.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def read_stored(folder: Path) -> list[tuple]:
+    """Every trial as it is stored: state, times, values and user attributes."""
+    query = """SELECT number, state, datetime_start, datetime_complete, value,
+        (SELECT group_concat(key || value_json, '') FROM trial_user_attributes AS a
+         WHERE a.trial_id = trials.trial_id)
+        FROM trials LEFT JOIN trial_values USING (trial_id) ORDER BY number"""
+    with sqlite3.connect(folder / "study.db") as database:
+        return database.execute(query).fetchall()
+
+
+def read_units(folder: Path) -> list[list[float]]:
+    """The points of all trials by number."""
+    return [list(trial.unit) for trial in find_study(str(folder)).trials]
+
+
+def require_same_libraries(folder: Path) -> None:
+    """Skip where another release of a library would ask for other points."""
+    record = find_study(str(folder))
+    assert record.engine is not None
+    snapshot = StateFile(
+        folder / "optimizer.pkl", record.engine, record.spaces["search"].describe()
+    ).load()
+    if isinstance(snapshot, str):
+        assert "other versions of" in snapshot
+        pytest.skip(f"optimizer.pkl {snapshot}")
+
+
+def run(folder: Path, *words: str) -> str:
+    """Run a program to its end in a folder; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def run_phase1(folder: Path) -> str:
+    """Run the command that continues the phase-1 study."""
+    words = ["protocol.budget=8", "protocol.seeds=2", "protocol.go_on=true", "scale=smoke"]
+    words += ["study.name=protocol-phase1", "logger=csv"]
+    return run(folder, "-m", "synaptune.cli.main", "phase1", *words)
+
+
+def minimise(parameters: dict) -> float:
+    """The objective of the study `manager-tpe`."""
+    return (parameters["x"] - 3) ** 2 + parameters["n"] + (parameters["kind"] != "a")
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_it_is_read(studies, name):
+    record = find_study(name)
+    assert len(record.trials) == TRIALS[name]
+    assert all(trial.state == "complete" for trial in record.trials)
+    assert record.notes["synaptune_version"] == WRITER
+    best = min(trial.objective for trial in record.search_trials)
+    assert best == pytest.approx({"manager-tpe": 1.2948}.get(name, 3.2378), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_it_is_reported_and_refined(studies, name, capsys):
+    before = read_stored(studies / name)
+    assert main(["report", name]) == 0
+    page = (studies / name / "report" / "report.html").read_text()
+    assert name in page
+    assert (studies / name / "report" / "report.md").exists()
+    assert main(["refine", name]) == 0
+    assert (studies / name / f"{name}-refined.yaml").exists(), capsys.readouterr().err
+    assert read_stored(studies / name) == before
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_its_optimizer_snapshot_is_read(studies, name):
+    require_same_libraries(studies / name)
+    record = find_study(name)
+    assert record.engine is not None
+    space = record.spaces["search"].describe()
+    snapshot = StateFile(studies / name / "optimizer.pkl", record.engine, space).load()
+    assert isinstance(snapshot, OptimizerSnapshot)
+    assert len(snapshot.optimizer.ask()) == len(record.spaces["search"].dimensions)
+
+
+@pytest.mark.slow
+def test_a_multirun_continues_with_the_points_that_its_own_version_would_ask_for(studies):
+    folder = studies / "sweep-cma"
+    require_same_libraries(folder)
+    before, points = read_stored(folder), read_units(folder)
+    train = str(ROOT / "train.py")
+    text = run(studies.parents[1], train, *SWEEP, "hydra.sweeper.optim.budget=14")
+    assert "10 finished before" in text
+    assert "optimizer.pkl" not in text  # nothing to say: the snapshot was restored
+    stored = read_stored(folder)
+    assert (len(stored), stored[:10]) == (14, before)
+    assert read_units(folder) == [*points, *map(pytest.approx, NEXT_POINTS["sweep-cma"])]
+
+
+@pytest.mark.slow
+def test_a_protocol_prints_its_verdict_again_and_runs_nothing(studies):
+    folder = studies / "protocol-phase1"
+    before = read_stored(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    text = run_phase1(studies.parents[1])
+    assert "Verdict of study protocol-phase1" in text
+    assert "optimizer.pkl" not in text
+    assert read_stored(folder) == before
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert (folder / "report" / "report.html").exists()
+
+
+def test_a_trial_manager_continues_with_the_points_that_its_own_version_would_ask_for(studies):
+    folder = studies / "manager-tpe"
+    require_same_libraries(folder)
+    before, points = read_stored(folder), read_units(folder)
+    manager = TrialManager("manager-tpe", n_trials=16, sampler="tpe")
+    manager.optimize(
+        minimise,
+        {"x": ("uniform", 0, 10), "n": ("int", 0, 8), "kind": ("categorical", ["a", "b"])},
+    )
+    stored = read_stored(folder)
+    assert (len(stored), stored[:12]) == (16, before)
+    assert read_units(folder) == [*points, *map(pytest.approx, NEXT_POINTS["manager-tpe"])]
+
+
+def open_study(studies: Path, *, added=None, left_out=(), **options) -> Study:
+    """Open `sweep-cma` with its own configuration, with keys added and left out."""
+    folder = studies / "sweep-cma"
+    record = find_study("sweep-cma")
+    kept = {key: record.configuration[key] for key in record.configuration if key not in left_out}
+    location = StudyLocation("sweep-cma", folder, f"sqlite:///{folder}/study.db", "must")
+    return Study(location, kept | (added or {}), **options)
+
+
+def test_a_key_that_this_version_added_does_not_stop_it(studies):
+    """The study keeps its configuration, so its trials keep one fingerprint."""
+    trials = find_study("sweep-cma").trials
+    with open_study(studies, added={"model.new": "off"}, defaults={"model.new": "off"}) as study:
+        assert study.fingerprint == trials[0].facts["config_fingerprint"]
+        assert "model.new" not in study.configuration
+    assert len(find_study("sweep-cma").trials) == len(trials)
+
+
+def test_an_added_key_of_another_value_is_refused_with_the_version_that_began_the_study(studies):
+    with pytest.raises(UserError) as refusal:
+        open_study(studies, added={"model.new": "on"}, defaults={"model.new": "off"})
+    assert f"begun by synaptune {WRITER}; 1 differ" in str(refusal.value)
+    assert "model.new: the study has off, this command on" in str(refusal.value)
+
+
+def test_a_key_that_this_version_does_not_have_is_refused_with_the_version(studies):
+    with pytest.raises(UserError) as refusal:
+        open_study(studies, left_out=["model.tick"])
+    assert f"begun by synaptune {WRITER}; 1 differ" in str(refusal.value)
+    assert "model.tick: the study has 16, this command (absent)" in str(refusal.value)
+
+
+def test_the_command_line_continues_a_study_that_lacks_a_key_of_this_version(studies):
+    """As in the fixture, `pruner.percentile` and `model.top_k` at their defaults taken away."""
+    folder = studies / "sweep-cma"
+    with sqlite3.connect(folder / "study.db") as database:
+        where = "WHERE key = 'configuration'"
+        (text,) = database.execute(
+            f"SELECT value_json FROM study_user_attributes {where}"
+        ).fetchone()
+        stored = json.loads(text)
+        del stored["pruner.percentile"], stored["model.top_k"]
+        database.execute(
+            f"UPDATE study_user_attributes SET value_json = ? {where}", (json.dumps(stored),)
+        )
+    text = run(studies.parents[1], str(ROOT / "train.py"), *SWEEP, "hydra.sweeper.optim.budget=10")
+    assert "10 trials finished, 0 failed" in text
