@@ -1,10 +1,12 @@
-"""How well the end of a training run is known before it ends: `make bench-curve`.
+"""Accuracy of the predictions of a run's final loss before its end: `make bench-curve`.
 
     python benchmarks/bench_curve.py [--candidates 16] [--seed 0] [overrides of conf/train.yaml ...]
 
-Random points of the search space are trained to the end, with many validations, and again with a quarter, half and three
-quarters of the steps on a schedule of their own. Compared with the loss at the end of the whole run: the last loss of the
-prefix, the power law fitted to the prefix, and the short run. Finished runs are kept in outputs/curve: the same command goes on.
+Random points of the search space are trained to the end, with many validations. They are trained
+again with a quarter, half and three quarters of the steps on a schedule of that length. Three
+predictions are compared with the loss at the end of the full run: the last loss of the prefix, the
+power law fitted to the prefix, and the short run. Finished runs are stored in outputs/curve, so
+that the same command continues an interrupted benchmark.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from kept import Kept, candidates, kept_run
-from ladder import ROOT, table
+from ladder import ROOT, format_table
+from run_cache import CachedRun, draw_candidates, load_or_train
 
 from synaptune.core.errors import UserError, user_error
 from synaptune.search.objective.learning_curve import (
@@ -40,76 +42,81 @@ HEAD = [
 
 
 class Candidate:
-    """The runs of one point of the search space: the whole one, and by fraction those with their own schedule."""
+    """The runs of one point of the search space.
 
-    def __init__(self, whole: Kept, short: dict[float, Kept]) -> None:
-        self.whole, self.short = whole, short
+    Attributes:
+        full: the run with all steps.
+        short: the runs with a fraction of the steps and a schedule of that length, by fraction.
+    """
+
+    def __init__(self, full: CachedRun, short: dict[float, CachedRun]) -> None:
+        self.full, self.short = full, short
 
     @property
-    def complete(self) -> bool:
-        """Whether none of its runs diverged."""
-        return None not in (self.whole.curve, *(run.curve for run in self.short.values()))
+    def is_complete(self) -> bool:
+        """Whether none of the runs diverged."""
+        return None not in (self.full.curve, *(run.curve for run in self.short.values()))
 
-    def prefix(self, fraction: float) -> list[tuple[float, float]]:
-        """(step, loss) of the whole run as far as a fraction of its steps."""
-        assert self.whole.curve is not None
+    def get_prefix(self, fraction: float) -> list[tuple[float, float]]:
+        """Return (step, loss) of the full run up to a fraction of its steps."""
+        assert self.full.curve is not None
         return [
-            (step, loss) for step, loss in self.whole.curve if step <= fraction * self.whole.steps
+            (step, loss) for step, loss in self.full.curve if step <= fraction * self.full.steps
         ]
 
 
-def measured(folder: Path, common: Sequence[str], count: int, seed: int) -> Iterator[Candidate]:
-    """The candidates, each trained where it is not yet."""
-    for number, point in enumerate(candidates(common, count, seed)):
-        run = [*common, *point]
-        whole = kept_run(
-            folder, [*run, f"training.evaluations={EVALUATIONS}"], f"candidate {number}, whole"
+def train_candidates(
+    folder: Path, common: Sequence[str], count: int, seed: int
+) -> Iterator[Candidate]:
+    """Train the candidates, or load those that are stored in the folder."""
+    for number, point in enumerate(draw_candidates(common, count, seed)):
+        overrides = [*common, *point]
+        full = load_or_train(
+            folder, [*overrides, f"training.evaluations={EVALUATIONS}"], f"candidate {number}, full"
         )
-        parts = {fraction: round(whole.steps * fraction) for fraction in FRACTIONS}
+        steps_by_fraction = {fraction: round(full.steps * fraction) for fraction in FRACTIONS}
         yield Candidate(
-            whole,
+            full,
             {
-                fraction: kept_run(
+                fraction: load_or_train(
                     folder,
-                    [*run, f"training.steps={steps}", "training.evaluations=1"],
+                    [*overrides, f"training.steps={steps}", "training.evaluations=1"],
                     f"candidate {number}, {steps} steps",
                 )
-                for fraction, steps in parts.items()
+                for fraction, steps in steps_by_fraction.items()
             },
         )
 
 
-def rows(found: Sequence[Candidate]) -> Iterator[list[str]]:
-    """The cells of the table, three methods for each fraction."""
-    final = [candidate.whole.loss for candidate in found]
+def make_rows(candidates: Sequence[Candidate]) -> Iterator[list[str]]:
+    """Make the rows of the table, three methods for each fraction."""
+    final = [candidate.full.loss for candidate in candidates]
     for fraction in FRACTIONS:
+        prefixes = [candidate.get_prefix(fraction) for candidate in candidates]
         fits = [
-            extrapolate(candidate.prefix(fraction), candidate.whole.steps) for candidate in found
+            extrapolate(prefix, candidate.full.steps)
+            for prefix, candidate in zip(prefixes, candidates, strict=True)
         ]
         methods: dict[str, list[Prediction | float]] = {
-            "last value of the prefix": [candidate.prefix(fraction)[-1][1] for candidate in found],
+            "last value of the prefix": [prefix[-1][1] for prefix in prefixes],
             "power law on the prefix": [fit for fit in fits if fit is not None],
-            "short run, own schedule": [candidate.short[fraction].loss for candidate in found],
+            "short run, own schedule": [candidate.short[fraction].loss for candidate in candidates],
         }
         for name, predictions in methods.items():
-            found_errors = measure_errors(predictions, final)
-            covered = "-" if found_errors.coverage is None else f"{found_errors.coverage:.0%}"
-            numbers = (
-                f"{found_errors.mean:+.4f}",
-                f"{found_errors.rmse:.4f}",
-                f"{found_errors.spread:.4f}",
-            )
+            errors = measure_errors(predictions, final)
             yield [
                 f"{fraction:.0%}",
                 name,
-                *numbers,
-                covered,
-                f"{found_errors.rank_correlation:.2f}",
+                f"{errors.mean:+.4f}",
+                f"{errors.rmse:.4f}",
+                f"{errors.spread:.4f}",
+                "-" if errors.coverage is None else f"{errors.coverage:.0%}",
+                f"{errors.rank_correlation:.2f}",
             ]
 
 
 def main() -> int:
-    """The command; returns its exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -122,33 +129,38 @@ def main() -> int:
         "--folder",
         type=Path,
         default=ROOT / "outputs" / "curve",
-        help="where finished runs are kept",
+        help="folder of the finished runs",
     )
     parser.add_argument("overrides", nargs="*", help="as for train.py, e.g. scale=smoke")
-    given = parser.parse_intermixed_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_intermixed_args()
+    torch.set_num_threads(options.threads)
     try:
-        if given.candidates < 3 or given.threads < 1:
+        if options.candidates < 3 or options.threads < 1:
             raise user_error(
-                got=str(vars(given)),
+                got=str(vars(options)),
                 expected="candidates >= 3, threads >= 1",
                 do="correct the options",
             )
-        tried = list(measured(given.folder, given.overrides, given.candidates, given.seed))
-        found = [candidate for candidate in tried if candidate.complete]
+        trained = list(
+            train_candidates(options.folder, options.overrides, options.candidates, options.seed)
+        )
+        complete = [candidate for candidate in trained if candidate.is_complete]
+        shortest = FRACTIONS[0]
         if (
-            len(found) < 3
-            or min(len(candidate.prefix(FRACTIONS[0])) for candidate in found) < LEAST_POINTS
+            len(complete) < 3
+            or min(len(candidate.get_prefix(shortest)) for candidate in complete) < LEAST_POINTS
         ):
             raise user_error(
-                got=f"{len(found)} whole candidates",
-                expected=f"at least 3, with {LEAST_POINTS} validations in {FRACTIONS[0]:.0%} of the steps",
-                do="more candidates, or a scale with more steps",
+                got=f"{len(complete)} candidates without a diverged run",
+                expected=f"at least 3, with {LEAST_POINTS} validations in {shortest:.0%} of "
+                "the steps",
+                do="use more candidates, or a scale with more steps",
             )
         print(
-            f"\n{len(found)} candidates of {len(tried)}; errors in nats/token, positive when the prediction is too high:\n"
+            f"\n{len(complete)} candidates of {len(trained)}; errors in nats/token, "
+            "positive when the prediction is too high:\n"
         )
-        print(table([HEAD, *rows(found)]))
+        print(format_table([HEAD, *make_rows(complete)]))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

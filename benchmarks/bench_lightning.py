@@ -1,9 +1,9 @@
-"""What Lightning costs: our fit against a bare PyTorch loop with the same work, alternately in one process.
+"""Overhead of Lightning: `fit` against a plain PyTorch loop with the same work.
 
     python benchmarks/bench_lightning.py [--rounds 9] [--steps 40] [overrides ...]
 
-Prints the median time of a step of each, the median of the paired ratios, and the share of a whole run of the composed
-scale that is spent outside training and validation.
+Both run alternately in one process. The benchmark prints the median time of a step of each, the
+median of the paired ratios, and the share of a run that is spent outside training and validation.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ from synaptune.training.trainer import fit, warm_up
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
-def bare_seconds(job: Job, device: torch.device) -> float:
-    """Seconds of a plain loop over the job's steps: data, forward, backward, clipping, schedule, AdamW, plasticity."""
+def time_plain_loop(job: Job, device: torch.device) -> float:
+    """Time a plain loop over the steps of a job [s].
+
+    A step is data, forward, backward, clipping, schedule, AdamW and plasticity.
+    """
     training, model = job.training, job.model.to(device).train()
     optimizer = make_adamw(model, training)
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     noise = torch.Generator(device)
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     for step in range(training.steps):
         batch = make_train_batch(
             job.corpus,
@@ -63,49 +66,49 @@ def bare_seconds(job: Job, device: torch.device) -> float:
         optimizer.zero_grad(set_to_none=True)
         model.apply_plasticity([output.activity], step + 1, optimizer)
     loss.item()
-    return time.perf_counter() - began
+    return time.perf_counter() - started_at
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print its results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("overrides", nargs="*", help="as for train.py, for instance scale=smoke")
-    given = parser.parse_args()
+    options = parser.parse_args()
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=given.overrides)
-    built = read_settings(cfg)
+        cfg = compose("train", overrides=options.overrides)
+    settings = read_settings(cfg)
     warm_up()
-    corpus = load_corpus(built.data, built.model.context)
-    device = pick_device(built.training.device)
+    corpus = load_corpus(settings.data, settings.model.context)
+    device = pick_device(settings.training.device)
     training = dataclasses.replace(
-        built.training,
-        steps=given.steps,
+        settings.training,
+        steps=options.steps,
         evaluations=1,
         eval_batches=1,
         accumulate=1,
         checkpoint_every=0,
     )
-    logger = dataclasses.replace(built.logger, progress="off", wandb="off", tensorboard=False)
+    logger = dataclasses.replace(settings.logger, progress="off", wandb="off", tensorboard=False)
     with tempfile.TemporaryDirectory() as folder:
 
-        def job() -> Job:
-            model = GPT(built.model, built.synapse, vocab=corpus.vocab, seed=built.seed)
+        def make_job() -> Job:
+            model = GPT(settings.model, settings.synapse, vocab=corpus.vocab, seed=settings.seed)
             parts = dict(
                 model=model,
-                config=built.model,
-                synapse=built.synapse,
+                config=settings.model,
+                synapse=settings.synapse,
                 corpus=corpus,
-                data=built.data,
+                data=settings.data,
                 training=training,
             )
             parts |= dict(
                 logger=logger,
-                seed=built.seed,
+                seed=settings.seed,
                 name="bench",
                 run_dir=Path(folder),
                 fingerprint="",
@@ -114,30 +117,32 @@ def main() -> None:
             )
             return Job(**parts)
 
-        fit(job()), bare_seconds(job(), device)  # warm both roads up
-        ours, bare = [], []
-        for number in range(given.rounds):
-            pair = {}
-            for road in ("ours", "bare") if number % 2 else ("bare", "ours"):
-                pair[road] = (
-                    fit(job()).metrics["train_seconds"]
-                    if road == "ours"
-                    else bare_seconds(job(), device)
+        fit(make_job()), time_plain_loop(make_job(), device)  # warm-up of both
+        lightning, plain = [], []
+        for number in range(options.rounds):
+            seconds = {}
+            for loop in ("lightning", "plain") if number % 2 else ("plain", "lightning"):
+                seconds[loop] = (
+                    fit(make_job()).metrics["train_seconds"]
+                    if loop == "lightning"
+                    else time_plain_loop(make_job(), device)
                 )
-            ours.append(pair["ours"])
-            bare.append(pair["bare"])
-        ratio = statistics.median(mine / plain for mine, plain in zip(ours, bare, strict=True))
-        millis = [1000 * statistics.median(times) / given.steps for times in (ours, bare)]
+            lightning.append(seconds["lightning"])
+            plain.append(seconds["plain"])
+        ratio = statistics.median(a / b for a, b in zip(lightning, plain, strict=True))
+        millis = [1000 * statistics.median(times) / options.steps for times in (lightning, plain)]
         print(
-            f"step, median of {given.rounds} rounds of {given.steps}: lightning {millis[0]:.2f} ms, bare loop {millis[1]:.2f} ms"
+            f"step, median of {options.rounds} rounds of {options.steps}: "
+            f"lightning {millis[0]:.2f} ms, plain loop {millis[1]:.2f} ms"
         )
-        print(f"lightning/bare {ratio:.3f}")
+        print(f"lightning/plain {ratio:.3f}")
         run(cfg, Path(folder) / "first")
-        outcome = run(cfg, Path(folder) / "second")
-        outside = outcome.metrics["setup_seconds"]
-        whole = outside + outcome.metrics["train_seconds"] + outcome.metrics["evaluation_seconds"]
+        metrics = run(cfg, Path(folder) / "second").metrics
+        outside = metrics["setup_seconds"]
+        total = outside + metrics["train_seconds"] + metrics["evaluation_seconds"]
         print(
-            f"a run of {whole:.1f} s, of which outside training and validation {outside:.3f} s ({outside / whole:.1%})"
+            f"a run of {total:.1f} s, of which outside training and validation "
+            f"{outside:.3f} s ({outside / total:.1%})"
         )
 
 

@@ -1,10 +1,13 @@
-"""What common random numbers buy in a search: `make bench-noise`.
+"""Effect of common random numbers on the comparison of candidates: `make bench-noise`.
 
-    python benchmarks/bench_noise.py [--candidates 8] [--seeds 4] [--first-seed 0] [overrides of conf/train.yaml ...]
+    python benchmarks/bench_noise.py [--candidates 8] [--seeds 4] [--first-seed 0]
+        [overrides of conf/train.yaml ...]
 
-Random points of the search space are each trained on the same seeds (initialisation and data order). Printed: how much the
-difference of two candidates varies when they share a seed and when they do not, the ratio of the two variances, and how
-alike the seeds rank the candidates. Finished runs are kept in outputs/noise: the same command goes on.
+Random points of the search space are each trained on the same seeds (initialisation and data
+order). The benchmark prints the standard deviation of the difference of two candidates with a
+common seed and with different seeds, the ratio of the two variances, and the rank correlation of
+the candidates between seeds. Finished runs are stored in outputs/noise, so that the same command
+continues an interrupted benchmark.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ import sys
 from pathlib import Path
 
 import torch
-from kept import candidates, kept_run
-from ladder import ROOT, table
+from ladder import ROOT, format_table
+from run_cache import draw_candidates, load_or_train
 
 from synaptune.core.errors import UserError, user_error
 from synaptune.search.objective.common_seeds import list_common_seeds, measure_common_seeds
@@ -24,7 +27,7 @@ HEAD = ["", "value"]
 
 
 def main() -> int:
-    """The command; returns its exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,59 +46,66 @@ def main() -> int:
         "--folder",
         type=Path,
         default=ROOT / "outputs" / "noise",
-        help="where finished runs are kept",
+        help="folder of the finished runs",
     )
     parser.add_argument("overrides", nargs="*", help="as for train.py, e.g. scale=smoke")
-    given = parser.parse_intermixed_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_intermixed_args()
+    torch.set_num_threads(options.threads)
     try:
-        if given.candidates < 3 or given.seeds < 2 or given.threads < 1:
+        if options.candidates < 3 or options.seeds < 2 or options.threads < 1:
             raise user_error(
-                got=str(vars(given)),
+                got=str(vars(options)),
                 expected="candidates >= 3, seeds >= 2, threads >= 1",
                 do="correct the options",
             )
-        show(given)
+        run_benchmark(options)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def show(given: argparse.Namespace) -> None:
-    """Make the runs and print the table; raises UserError when too many diverge."""
+def run_benchmark(options: argparse.Namespace) -> None:
+    """Train the candidates and print the table.
+
+    Raises:
+        UserError: too many runs diverge.
+    """
     losses = []
-    for number, point in enumerate(candidates(given.overrides, given.candidates, given.first_seed)):
-        row = [
-            kept_run(
-                given.folder,
-                [*given.overrides, *point, f"seed={seed}", "training.evaluations=1"],
+    points = draw_candidates(options.overrides, options.candidates, options.first_seed)
+    for number, point in enumerate(points):
+        runs = [
+            load_or_train(
+                options.folder,
+                [*options.overrides, *point, f"seed={seed}", "training.evaluations=1"],
                 f"candidate {number}, seed {seed}",
             )
-            for seed in list_common_seeds(given.first_seed, given.seeds)
+            for seed in list_common_seeds(options.first_seed, options.seeds)
         ]
-        if all(run.curve is not None for run in row):
-            losses.append([run.loss for run in row])
+        if all(run.curve is not None for run in runs):
+            losses.append([run.loss for run in runs])
     if len(losses) < 3:
         raise user_error(
-            got=f"{len(losses)} whole candidates",
+            got=f"{len(losses)} candidates without a diverged run",
             expected="at least 3",
-            do="more candidates, or a lower learning rate",
+            do="use more candidates, or a lower learning rate",
         )
-    found = measure_common_seeds(losses)
-    low, high = found.ratio_interval
+    noise = measure_common_seeds(losses)
+    low, high = noise.ratio_interval
+    interval = f"95 % bootstrap over candidates {low:.2f} to {high:.2f}"
     print(
-        f"\n{len(losses)} candidates of {given.candidates}, {given.seeds} seeds each, validation loss [nats/token]:\n"
+        f"\n{len(losses)} candidates of {options.candidates}, {options.seeds} seeds each, "
+        "validation loss [nats/token]:\n"
     )
-    cells = {
-        "standard deviation over candidates (of their means)": f"{found.candidate_deviation:.4f}",
-        "standard deviation over seeds (of one candidate)": f"{found.seed_deviation:.4f}",
-        "standard deviation of a difference, different seeds": f"{found.different**0.5:.4f}",
-        "standard deviation of a difference, common seeds": f"{found.common**0.5:.4f}",
-        "variance ratio, different over common": f"{found.ratio:.2f} (95 % bootstrap over candidates {low:.2f} to {high:.2f})",
-        "rank correlation of the candidates between two seeds": f"{found.rank_correlation:.2f}",
+    values = {
+        "standard deviation over candidates (of their means)": f"{noise.candidate_deviation:.4f}",
+        "standard deviation over seeds (of one candidate)": f"{noise.seed_deviation:.4f}",
+        "standard deviation of a difference, different seeds": f"{noise.different**0.5:.4f}",
+        "standard deviation of a difference, common seeds": f"{noise.common**0.5:.4f}",
+        "variance ratio, different over common": f"{noise.ratio:.2f} ({interval})",
+        "rank correlation of the candidates between two seeds": f"{noise.rank_correlation:.2f}",
     }
-    print(table([HEAD, *([name, value] for name, value in cells.items())]))
+    print(format_table([HEAD, *([name, value] for name, value in values.items())]))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,23 @@
-"""Search quality: our `cma` against pycma itself, Nevergrad's and Optuna's CMA-ES, TPE and random points.
+"""Search quality of `cma` against pycma, the CMA-ES of Nevergrad and Optuna, TPE and random points.
 
-    python benchmarks/bench_search.py [--dimensions 10 48] [--evaluations 1000 3000] [--seeds 15] [--keep FILE]
+    python benchmarks/bench_search.py [--dimensions 10 48] [--evaluations 1000 3000] [--seeds 15]
+        [--keep FILE]
 
-Every optimizer gets as many evaluations, the same problems and the same noise. Reported is the median over the seeds of the
-*true* (noise-free) value of the point with the lowest *observed* value, in brackets the quartiles. The minimum of every
-problem is 0. Slow optimizers run fewer seeds, TPE in many dimensions fewer evaluations: their rows say so. The last tables
-compare `cma` with pycma and Nevergrad's seed by seed (Wilcoxon's signed ranks of the log values, two-sided).
+Every optimizer gets the same number of evaluations, the same problems and the same noise. The
+result of a run is the *true* (noise-free) value of the point with the lowest *observed* value. The
+tables show its median over the seeds and, in brackets, its quartiles. The minimum of every problem
+is 0. Slow optimizers run fewer seeds, and TPE in many dimensions fewer evaluations; their rows are
+labelled so. The last tables compare `cma` with pycma and Nevergrad seed by seed (Wilcoxon's signed
+ranks of the log values, two-sided).
 
-Problems over z = 10 (u - o), u in the unit box, the optimum o 0.15 to 0.35 from the centre in every coordinate, by the seed:
+Problems over z = 10 (u - o), with u in the unit box; the seed draws the optimum o, which is 0.15 to
+0.35 from the centre in every coordinate:
 
-    sphere      sum z^2                                      ellipsoid   sum 10^(6 (i-1)/(n-1)) (R z)_i^2, R a random rotation
+    sphere      sum z^2
+    ellipsoid   sum 10^(6 (i-1)/(n-1)) (R z)_i^2, R a random rotation
     Rosenbrock  sum 100 (x[i+1] - x[i]^2)^2 + (1 - x[i])^2, x = z + 1
-    Rastrigin   sum z^2 + 10 (1 - cos 2 pi z)                noisy       sphere, observed with N(0, 5 % of its value at the centre)
+    Rastrigin   sum z^2 + 10 (1 - cos 2 pi z)
+    noisy       sphere, observed with N(0, 5 % of its value at the centre)
 """
 
 from __future__ import annotations
@@ -33,23 +39,28 @@ from synaptune.search.optimizers.cma import INITIAL_STEP
 from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
 from synaptune.search.space.space import Dimension, Space
 
-NOISE = 0.05  # of the sphere's value at the centre
+NOISE = 0.05  # standard deviation as a fraction of the sphere's value at the centre
 PROBLEMS = ("sphere", "ellipsoid", "Rosenbrock", "Rastrigin", "noisy")
 SLOW_SEEDS = {"cmaes": 5, "tpe": 3}
-TPE_EVALUATIONS = 500  # above 20 dimensions: its cost grows with the square of the trials
+TPE_EVALUATIONS = 500  # above 20 dimensions; the cost of TPE grows with the square of the trials
 PYCMA = {"pycma": "BoundTransform", "pycma-penalty": "BoundPenalty"}
 OPTIMIZERS = ("cma", *PYCMA, "nevergrad", "cmaes", "tpe", "random")
 
 
 class Problem(NamedTuple):
-    """true: the noise-free value at a point of the unit box; noise: standard deviation of an observation."""
+    """A problem over the unit box.
+
+    Attributes:
+        true: noise-free value at a point.
+        noise: standard deviation of an observation.
+    """
 
     true: Callable[[np.ndarray], float]
     noise: float
 
 
-def problem(name: str, *, dimension: int, seed: int) -> Problem:
-    """A problem with its optimum and its rotation drawn by the seed."""
+def make_problem(name: str, *, dimension: int, seed: int) -> Problem:
+    """Make a problem; the seed draws its optimum and its rotation."""
     stream = np.random.default_rng([seed, dimension])
     optimum = 0.5 + stream.choice([-1.0, 1.0], dimension) * stream.uniform(0.15, 0.35, dimension)
     rotation = np.linalg.qr(stream.standard_normal((dimension, dimension)))[0]
@@ -72,20 +83,20 @@ def problem(name: str, *, dimension: int, seed: int) -> Problem:
     )
 
 
-class Ours:
-    """An optimizer of synaptune."""
+class SynaptuneOptimizer:
+    """An optimizer of Synaptune."""
 
     def __init__(self, name: str, dimension: int, seed: int, evaluations: int) -> None:
         space = Space(tuple(Dimension(f"x{axis}", "lin", 0.0, 1.0) for axis in range(dimension)))
         self._optimizer = make_optimizer(Engine(name, seed, budget=evaluations), space)
 
     def ask(self) -> list[np.ndarray]:
-        """A generation."""
+        """Ask for the points of a generation."""
         units = [self._optimizer.ask() for _ in range(self._optimizer.generation_size)]
         return [np.array(unit) for unit in units]
 
     def tell(self, points: Sequence[np.ndarray], losses: Sequence[float]) -> None:
-        """Its losses."""
+        """Tell the losses of the generation."""
         self._optimizer.tell(
             [
                 Observation(tuple(point.tolist()), loss)
@@ -95,7 +106,7 @@ class Ours:
 
 
 class Pycma:
-    """pycma as its users call it: its own population, bounds by its own default (BoundTransform) or its alternative."""
+    """pycma with its default population size and one of its two handlers of bounds."""
 
     def __init__(self, dimension: int, seed: int, handler: str) -> None:
         import cma
@@ -109,16 +120,19 @@ class Pycma:
         self._strategy = cma.CMAEvolutionStrategy([0.5] * dimension, INITIAL_STEP, options)
 
     def ask(self) -> list[np.ndarray]:
-        """A generation."""
+        """Ask for the points of a generation."""
         return self._strategy.ask()
 
     def tell(self, points: Sequence[np.ndarray], losses: Sequence[float]) -> None:
-        """Its losses."""
+        """Tell the losses of the generation."""
         self._strategy.tell(points, losses)
 
 
 class NevergradCma:
-    """Nevergrad's ParametrizedCMA with the same first step and population; its factor on the step of a bounded box is undone."""
+    """Nevergrad's ParametrizedCMA with the same first step and population size.
+
+    Its `scale` cancels the factor that Nevergrad applies to the step in a bounded box.
+    """
 
     def __init__(self, dimension: int, seed: int) -> None:
         import nevergrad as ng
@@ -137,29 +151,29 @@ class NevergradCma:
         self._asked: list[Any] = []
 
     def ask(self) -> list[np.ndarray]:
-        """A generation."""
+        """Ask for the points of a generation."""
         self._asked = [self._optimizer.ask() for _ in range(self._size)]
         return [np.clip(candidate.value, 0.0, 1.0) for candidate in self._asked]
 
     def tell(self, points: Sequence[np.ndarray], losses: Sequence[float]) -> None:
-        """Its losses."""
+        """Tell the losses of the generation."""
         for candidate, loss in zip(self._asked, losses, strict=True):
             self._optimizer.tell(candidate, loss)
 
 
-def contestant(name: str, *, dimension: int, seed: int, evaluations: int) -> Any:
-    """An optimizer to run, with `ask` and `tell` of whole generations."""
+def make_contestant(name: str, *, dimension: int, seed: int, evaluations: int) -> Any:
+    """Make an optimizer whose `ask` and `tell` take full generations."""
     if name in PYCMA:
         return Pycma(dimension, seed, PYCMA[name])
     return (
         NevergradCma(dimension, seed)
         if name == "nevergrad"
-        else Ours(name, dimension, seed, evaluations)
+        else SynaptuneOptimizer(name, dimension, seed, evaluations)
     )
 
 
 class Case(NamedTuple):
-    """One run."""
+    """One run of an optimizer on a problem."""
 
     optimizer: str
     problem: str
@@ -168,75 +182,77 @@ class Case(NamedTuple):
     seed: int
 
     def run(self) -> float:
-        """The true value of the point with the lowest observed one."""
-        given = problem(self.problem, dimension=self.dimension, seed=self.seed)
+        """Run the case and return the true value of the point with the lowest observed one."""
+        problem = make_problem(self.problem, dimension=self.dimension, seed=self.seed)
         noise = np.random.default_rng([self.seed, 7])
-        optimizer = contestant(
+        optimizer = make_contestant(
             self.optimizer, dimension=self.dimension, seed=self.seed, evaluations=self.evaluations
         )
-        best, at_best, spent = math.inf, math.inf, 0
-        while spent < self.evaluations:
+        best_observed, true_of_best, count = math.inf, math.inf, 0
+        while count < self.evaluations:
             points = optimizer.ask()
-            true = [given.true(np.asarray(point)) for point in points]
-            observed = [value + given.noise * noise.standard_normal() for value in true]
-            for value, seen in list(zip(true, observed, strict=True))[: self.evaluations - spent]:
-                best, at_best = (seen, value) if seen < best else (best, at_best)
+            true = [problem.true(np.asarray(point)) for point in points]
+            observed = [value + problem.noise * noise.standard_normal() for value in true]
+            counted = list(zip(observed, true, strict=True))[: self.evaluations - count]
+            best_observed, true_of_best = min(
+                [(best_observed, true_of_best), *counted], key=lambda pair: pair[0]
+            )
             optimizer.tell(points, observed)
-            spent += len(points)
-        return at_best
+            count += len(points)
+        return true_of_best
 
 
-def cases(arguments: argparse.Namespace) -> list[Case]:
-    """Every run, the quick optimizers first."""
-    found = []
-    for optimizer in sorted(arguments.optimizers, key=lambda name: name in SLOW_SEEDS):
-        for dimension, evaluations in zip(arguments.dimensions, arguments.evaluations, strict=True):
-            spent = (
+def list_cases(options: argparse.Namespace) -> list[Case]:
+    """List all runs, the fast optimizers first."""
+    cases = []
+    for optimizer in sorted(options.optimizers, key=lambda name: name in SLOW_SEEDS):
+        for dimension, evaluations in zip(options.dimensions, options.evaluations, strict=True):
+            count = (
                 min(evaluations, TPE_EVALUATIONS)
                 if optimizer == "tpe" and dimension > 20
                 else evaluations
             )
-            seeds = range(min(arguments.seeds, SLOW_SEEDS.get(optimizer, arguments.seeds)))
-            found += [
-                Case(optimizer, name, dimension, spent, seed) for name in PROBLEMS for seed in seeds
+            seeds = range(min(options.seeds, SLOW_SEEDS.get(optimizer, options.seeds)))
+            cases += [
+                Case(optimizer, name, dimension, count, seed) for name in PROBLEMS for seed in seeds
             ]
-    return found
+    return cases
 
 
-def measure(wanted: Sequence[Case], keep: Path | None) -> dict[Case, float]:
-    """Run what `keep` does not hold yet, adding each result to it as it comes."""
-    done = {}
-    if keep is not None and keep.exists():
-        done = {
-            Case(*entry[:-1]): entry[-1] for entry in map(json.loads, keep.read_text().splitlines())
+def run_cases(cases: Sequence[Case], file: Path | None) -> dict[Case, float]:
+    """Run the cases whose results the file does not have, and append each result to it."""
+    results = {}
+    if file is not None and file.exists():
+        results = {
+            Case(*entry[:-1]): entry[-1] for entry in map(json.loads, file.read_text().splitlines())
         }
-    began = time.perf_counter()
-    for number, case in enumerate(wanted):
-        if case in done:
+    started_at = time.perf_counter()
+    for number, case in enumerate(cases):
+        if case in results:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            done[case] = case.run()
-        if keep is not None:
-            with keep.open("a") as file:
-                file.write(json.dumps([*case, done[case]]) + "\n")
+            results[case] = case.run()
+        if file is not None:
+            with file.open("a") as stream:
+                stream.write(json.dumps([*case, results[case]]) + "\n")
         print(
-            f"{number + 1} of {len(wanted)}, {time.perf_counter() - began:.0f} s",
+            f"{number + 1} of {len(cases)}, {time.perf_counter() - started_at:.0f} s",
             end="\r",
             file=sys.stderr,
             flush=True,
         )
-    return {case: done[case] for case in wanted}
+    return {case: results[case] for case in cases}
 
 
-def spread(values: Sequence[float]) -> str:
-    """Median and quartiles."""
+def format_quartiles(values: Sequence[float]) -> str:
+    """Format the median and the quartiles."""
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     return f"{middle:.2g} [{low:.2g}, {high:.2g}]"
 
 
-def table(results: dict[Case, float], *, dimension: int, evaluations: int) -> str:
-    """Medians and quartiles of one dimension, Markdown."""
+def format_table(results: dict[Case, float], *, dimension: int, evaluations: int) -> str:
+    """Format the medians and quartiles of one dimension as Markdown."""
     lines = [
         f"| {dimension}-D, {evaluations} evaluations | " + " | ".join(PROBLEMS) + " |",
         "| --- " * (len(PROBLEMS) + 1) + "|",
@@ -252,18 +268,17 @@ def table(results: dict[Case, float], *, dimension: int, evaluations: int) -> st
             case for case in results if case.optimizer == optimizer and case.dimension == dimension
         ]
         if runs:
-            spent = (
+            fewer = (
                 "" if runs[0].evaluations == evaluations else f", {runs[0].evaluations} evaluations"
             )
-            label = f"`{optimizer}` ({len(rows[PROBLEMS[0]])} seeds{spent})"
-            lines.append(
-                f"| {label} | " + " | ".join(spread(rows[name]) for name in PROBLEMS) + " |"
-            )
+            label = f"`{optimizer}` ({len(rows[PROBLEMS[0]])} seeds{fewer})"
+            quartiles = " | ".join(format_quartiles(rows[name]) for name in PROBLEMS)
+            lines.append(f"| {label} | {quartiles} |")
     return "\n".join(lines)
 
 
-def duel(results: dict[Case, float], dimensions: Sequence[int], other: str) -> str:
-    """`cma` against another optimizer seed by seed, Markdown."""
+def format_comparison(results: dict[Case, float], dimensions: Sequence[int], other: str) -> str:
+    """Compare `cma` with another optimizer seed by seed, as Markdown."""
     from scipy.stats import wilcoxon
 
     lines = [
@@ -273,8 +288,8 @@ def duel(results: dict[Case, float], dimensions: Sequence[int], other: str) -> s
     for dimension in dimensions:
         for name in PROBLEMS:
             ours, theirs = (
-                [value for case, value in results.items() if case[:3] == (who, name, dimension)]
-                for who in ("cma", other)
+                [value for case, value in results.items() if case[:3] == (key, name, dimension)]
+                for key in ("cma", other)
             )
             logs = [
                 math.log(max(a, 1e-300) / max(b, 1e-300)) for a, b in zip(ours, theirs, strict=True)
@@ -290,7 +305,7 @@ def duel(results: dict[Case, float], dimensions: Sequence[int], other: str) -> s
 
 
 def main() -> None:
-    """Run and print the tables."""
+    """Run the cases and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -305,17 +320,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=15)
     parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     parser.add_argument(
-        "--keep", type=Path, help="a file of results: what it holds is not run again"
+        "--keep", type=Path, help="a file of results; cases with a stored result are not run again"
     )
-    arguments = parser.parse_args()
-    if len(arguments.dimensions) != len(arguments.evaluations) or arguments.seeds < 1:
+    options = parser.parse_args()
+    if len(options.dimensions) != len(options.evaluations) or options.seeds < 1:
         parser.error("give as many --evaluations as --dimensions, and at least one seed")
-    results = measure(cases(arguments), arguments.keep)
-    for dimension, evaluations in zip(arguments.dimensions, arguments.evaluations, strict=True):
-        print(f"\n{table(results, dimension=dimension, evaluations=evaluations)}")
+    results = run_cases(list_cases(options), options.keep)
+    for dimension, evaluations in zip(options.dimensions, options.evaluations, strict=True):
+        print(f"\n{format_table(results, dimension=dimension, evaluations=evaluations)}")
     for other in (*PYCMA, "nevergrad"):
-        if {"cma", other} <= set(arguments.optimizers):
-            print(f"\n{duel(results, arguments.dimensions, other)}")
+        if {"cma", other} <= set(options.optimizers):
+            print(f"\n{format_comparison(results, options.dimensions, other)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Step time of the synaptic model against the plain one: same dimensions, alternately in one process, experts off.
+"""Step time of the synaptic model against the plain one.
 
     python benchmarks/bench_step.py [--pairs 30] [--parts]
 
-A step is forward, backward, clipping, AdamW and the plasticity after it. The last lines are one per size: `2x64 synaptic/vanilla 1.93`,
-the median of the ratios pair by pair. `--parts` adds each mechanism alone.
+Both have the same dimensions and no experts, and run alternately in one process. A step is forward,
+backward, clipping, AdamW and the plasticity. The last lines are one per size, such as
+`2x64 synaptic/vanilla 1.93`: the median of the pairwise ratios. `--parts` adds each mechanism
+alone.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Size:
-    """Dimensions of a comparison."""
+    """Dimensions of the compared models and their batch."""
 
     layers: int
     width: int
@@ -45,7 +47,7 @@ SIZES = (Size(2, 64, 4, 128, 16), Size(4, 256, 4, 256, 8))
 
 
 class Runner:
-    """A model and its optimizer, one training step at a time on fixed tokens."""
+    """A model with its optimizer that trains step by step on fixed tokens."""
 
     def __init__(self, size: Size, **mechanisms: object) -> None:
         config = ModelConfig(
@@ -63,7 +65,7 @@ class Runner:
         self.noise, self.step = torch.Generator(), 0
 
     def __call__(self) -> float:
-        """Seconds of one step."""
+        """Run one step and return its time [s]."""
         start, self.step = time.perf_counter(), self.step + 1
         out = self.model(self.tokens[:, :-1], self.noise)
         loss = F.cross_entropy(out.logits.flatten(0, 1), self.tokens[:, 1:].flatten()) + out.balance
@@ -75,8 +77,14 @@ class Runner:
         return time.perf_counter() - start
 
 
-def compare(size: Size, pairs: int, mechanisms: dict[str, object]) -> tuple[float, float, float]:
-    """(median seconds of plain and of the other, median of the pairwise ratios)."""
+def compare_models(
+    size: Size, pairs: int, mechanisms: dict[str, object]
+) -> tuple[float, float, float]:
+    """Compare a model with the given mechanisms to the plain one.
+
+    Returns:
+        Median time of a plain step [s], of the other [s], and the median of the pairwise ratios.
+    """
     plain, other = Runner(size, **OFF), Runner(size, **mechanisms)
     for _ in range(3):
         plain(), other()
@@ -86,24 +94,24 @@ def compare(size: Size, pairs: int, mechanisms: dict[str, object]) -> tuple[floa
 
 
 def main() -> None:
-    """Run the comparison and print it."""
+    """Run the comparisons and print their results."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=30, help="counted pairs of steps per size")
     parser.add_argument("--parts", action="store_true", help="also each mechanism alone")
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(min(2, torch.get_num_threads()))
     summary = []
     for size in SIZES:
         name = f"{size.layers}x{size.width}"
-        for part, mechanisms in PARTS.items() if chosen.parts else ():
-            a, b, ratio = compare(size, chosen.pairs, mechanisms)
+        for part, mechanisms in PARTS.items() if options.parts else ():
+            a, b, ratio = compare_models(size, options.pairs, mechanisms)
             print(
                 f"{name} {part}: {1e3 * b:.1f} ms against {1e3 * a:.1f} ms, ratio {ratio:.2f}",
                 flush=True,
             )
-        a, b, ratio = compare(size, chosen.pairs, dict(experts=1))
+        a, b, ratio = compare_models(size, options.pairs, dict(experts=1))
         print(f"{name} synaptic {1e3 * b:.1f} ms, vanilla {1e3 * a:.1f} ms", flush=True)
         summary.append(f"{name} synaptic/vanilla {ratio:.2f}")
     print("\n".join(summary))

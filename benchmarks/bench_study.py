@@ -1,7 +1,10 @@
-"""Controller time of a trial in the study: start, report and finish of 48 parameters and 25 metrics, and the controller's memory.
+"""Time and memory that a trial costs the controller in the study.
 
-python benchmarks/bench_study.py [--trials 1000] [--reports 4] [--url URL]      (default: SQLite in a temporary folder)
-The bare commit is one row written and committed by the same database just before: what no ledger can go below.
+    python benchmarks/bench_study.py [--trials 1000] [--reports 4] [--url URL]
+
+The benchmark starts, reports and finishes trials with 48 parameters and 25 metrics. The default
+database is SQLite in a temporary folder. The plain commit is one row that the same database writes
+and commits just before: a lower bound for every call.
 """
 
 from __future__ import annotations
@@ -25,33 +28,33 @@ METRICS = 25
 BLOCK = 1000
 
 
-def resident() -> float:
-    """Memory of this process now [MiB]."""
+def read_memory() -> float:
+    """Read the resident memory of this process [MiB]."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 
 
-def bare_commit(study: Study, count: int = 200) -> float:
-    """Median time of one durable row [s]."""
+def time_commit(study: Study, count: int = 200) -> float:
+    """Return the median time of one durable row [s]."""
     times = []
     for number in range(count):
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         study.write_note("bench", number)
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - started_at)
     return statistics.median(times)
 
 
-def one_trial(
-    book: PhaseLedger, index: int, unit: tuple[float, ...], reports: int
+def time_trial(
+    ledger: PhaseLedger, index: int, unit: tuple[float, ...], reports: int
 ) -> dict[str, float]:
-    """Seconds of each call of one trial."""
+    """Return the time of each call of one trial [s]."""
     marks = [time.perf_counter()]
-    trial = book.start(index, unit, book.space.to_values(unit), index // 16)
+    trial = ledger.start(index, unit, ledger.space.to_values(unit), index // 16)
     marks.append(time.perf_counter())
     for step in range(reports):
-        book.report(trial, 1.0 / (1 + step), step)
+        ledger.report(trial, 1.0 / (1 + step), step)
     marks.append(time.perf_counter())
-    book.finish(
+    ledger.finish(
         trial, Result(1.0, 0.1, {f"metric_{number}": number / 7 for number in range(METRICS)})
     )
     marks.append(time.perf_counter())
@@ -77,40 +80,40 @@ def main() -> None:
         tuple(Dimension(f"parameter_{number}", "lin", 0.0, 1.0) for number in range(PARAMETERS))
     )
     with tempfile.TemporaryDirectory() as name:
-        place = StudyLocation(
+        location = StudyLocation(
             f"bench-{uuid.uuid4().hex[:8]}",
             Path(name),
             options.url or f"sqlite:///{name}/study.db",
             "never",
         )
-        with Study(place, {}) as study:
-            book = PhaseLedger(study, space, "search", {"seed": 0})
-            commit = bare_commit(study)
-            print(
-                f"{'trials':>8} {'start':>8} {'report':>8} {'finish':>8} {'whole':>8} {'p99':>8}  ms; {'memory':>8} MiB"
-            )
+        with Study(location, {}) as study:
+            ledger = PhaseLedger(study, space, "search", {"seed": 0})
+            commit = time_commit(study)
+            heads = ("trials", "start", "report", "finish", "total", "p99")
+            print(" ".join(f"{head:>8}" for head in heads) + f"  ms; {'memory':>8} MiB")
             for first in range(0, options.trials, BLOCK):
                 count = min(BLOCK, options.trials - first)
-                taken = [
-                    one_trial(book, first + i, (i / BLOCK,) * PARAMETERS, options.reports)
+                times_by_trial = [
+                    time_trial(ledger, first + i, (i / BLOCK,) * PARAMETERS, options.reports)
                     for i in range(count)
                 ]
-                whole = sorted(sum(times.values()) for times in taken)
-                middle = [
-                    statistics.median(times[call] for times in taken) for call in taken[0]
-                ] + [statistics.median(whole)]
-                row = [1000 * seconds for seconds in (*middle, whole[int(0.99 * len(whole))])]
+                totals = sorted(sum(times.values()) for times in times_by_trial)
+                medians = [
+                    statistics.median(times[call] for times in times_by_trial)
+                    for call in times_by_trial[0]
+                ]
+                medians.append(statistics.median(totals))
+                row = [1000 * seconds for seconds in (*medians, totals[int(0.99 * len(totals))])]
                 print(
                     f"{first + count:>8} "
                     + " ".join(f"{value:8.2f}" for value in row)
-                    + f"      {resident():8.1f}",
+                    + f"      {read_memory():8.1f}",
                     flush=True,
                 )
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             assert len(study.read_trials()) == options.trials
-            print(
-                f"bare commit {1000 * commit:.2f} ms; reading all trials {time.perf_counter() - begun:.1f} s"
-            )
+            seconds = time.perf_counter() - started_at
+            print(f"plain commit {1000 * commit:.2f} ms; reading all trials {seconds:.1f} s")
 
 
 if __name__ == "__main__":

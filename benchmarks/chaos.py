@@ -1,10 +1,11 @@
-"""A search under attack: its controller, its workers and its database server killed at random moments.
+"""Crash test of a search: its controller, its workers and its database server are killed at random.
 
     python benchmarks/chaos.py [--kills 50] [--trials 400] [--workers 2] [--server] [--seed 0]
 
-The same search runs once undisturbed and once under attack; the final trials (order, parameters, objectives, states) have to be the
-same, each once. A kill of the controller or of a worker is SIGKILL; with --server the study is on a PostgreSQL server of its
-own, which is stopped in the immediate mode (no clean-up) and started again. Exit code 1 when anything differs.
+The same search runs once undisturbed and once with kills. The final trials (order, parameters,
+objectives, states) must be the same, without duplicates. The controller and the workers are killed
+with SIGKILL. With --server the study is stored on a PostgreSQL server of its own, which is stopped
+in immediate mode (without clean-up) and started again. The exit code is 1 when anything differs.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ SPACE = {f"x{number}": ("uniform", -5.0, 10.0) for number in range(5)} | {
 }
 
 
-def manager(folder: Path, url: str | None, trials: int, workers: int):
-    """The search of the program below."""
+def make_manager(folder: Path, url: str | None, trials: int, workers: int):
+    """Make the manager of the search."""
     from synaptune import TrialManager
 
     return TrialManager(
@@ -45,8 +46,8 @@ def manager(folder: Path, url: str | None, trials: int, workers: int):
     )
 
 
-def search(folder: Path, url: str | None, trials: int, workers: int, seconds: float) -> None:
-    """One attempt at the search, as a process that may be killed."""
+def run_search(folder: Path, url: str | None, trials: int, workers: int, seconds: float) -> None:
+    """Run the search, or continue it; this process may be killed."""
 
     def objective(params):
         time.sleep(seconds)
@@ -56,23 +57,29 @@ def search(folder: Path, url: str | None, trials: int, workers: int, seconds: fl
             + abs(params["rate"] - 0.1)
         )
 
-    manager(folder, url, trials, workers).optimize(objective, SPACE)
+    make_manager(folder, url, trials, workers).optimize(objective, SPACE)
 
 
-def sequence(folder: Path, url: str | None, trials: int, workers: int) -> list[tuple]:
-    """What has to be the same."""
+def list_trials(folder: Path, url: str | None, trials: int, workers: int) -> list[tuple]:
+    """List the facts of the trials that must not depend on kills."""
     return [
         (trial.index, trial.values, trial.objective, trial.state)
-        for trial in manager(folder, url, trials, workers).trials
+        for trial in make_manager(folder, url, trials, workers).trials
     ]
 
 
-def attack(given: argparse.Namespace, folder: Path, server, url: str | None) -> Counter[str]:
-    """Run the search to its end through the kills; how many of each kind there were."""
-    draw, done = random.Random(given.seed), Counter()
+def run_with_kills(
+    options: argparse.Namespace, folder: Path, server, url: str | None
+) -> Counter[str]:
+    """Run the search to its end while its parts are killed.
+
+    Returns:
+        The number of kills by kind.
+    """
+    draw, kills = random.Random(options.seed), Counter()
     kinds = [
         "controller",
-        *(["worker"] if given.workers > 1 else []),
+        *(["worker"] if options.workers > 1 else []),
         *(["server"] if server is not None else []),
     ]
     command = [
@@ -81,14 +88,14 @@ def attack(given: argparse.Namespace, folder: Path, server, url: str | None) -> 
         "--attempt",
         str(folder),
         "--trials",
-        str(given.trials),
+        str(options.trials),
         "--workers",
-        str(given.workers),
+        str(options.workers),
     ]
-    command += ["--seconds", str(given.seconds)]
+    command += ["--seconds", str(options.seconds)]
     command += ["--url", url] if url else []
     process = None
-    while sum(done.values()) < given.kills:
+    while sum(kills.values()) < options.kills:
         process = process or subprocess.Popen(command)
         time.sleep(draw.uniform(1.0, 4.0))
         if process.poll() is not None:
@@ -105,15 +112,15 @@ def attack(given: argparse.Namespace, folder: Path, server, url: str | None) -> 
             server.start()
         elif not kill_worker(process.pid, draw):
             continue
-        done[kind] += 1
+        kills[kind] += 1
     process = process or subprocess.Popen(command)
     if process.wait() != 0:
         raise SystemExit(f"the search ended with code {process.returncode}")
-    return done
+    return kills
 
 
 def kill_worker(controller: int, draw: random.Random) -> bool:
-    """SIGKILL to one of the controller's children; whether there was one."""
+    """Kill a random child of the controller; False when it has none."""
     children = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()
     if not children:
         return False
@@ -123,12 +130,12 @@ def kill_worker(controller: int, draw: random.Random) -> bool:
 
 
 def main() -> int:
-    """The command; returns its exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--kills", type=int, default=50, help="kills to survive (default %(default)s)"
+        "--kills", type=int, default=50, help="number of kills (default %(default)s)"
     )
     parser.add_argument(
         "--trials", type=int, default=400, help="trials of the search (default %(default)s)"
@@ -137,43 +144,41 @@ def main() -> int:
         "--workers",
         type=int,
         default=2,
-        help="1 runs in the controller's own process (default %(default)s)",
+        help="number of workers; 1 runs in the controller's process (default %(default)s)",
     )
     parser.add_argument(
-        "--seconds", type=float, default=0.2, help="of a trial, asleep (default %(default)s)"
+        "--seconds", type=float, default=0.2, help="sleep of a trial (default %(default)s)"
     )
     parser.add_argument(
-        "--server", action="store_true", help="on a PostgreSQL server, which is attacked as well"
+        "--server", action="store_true", help="use a PostgreSQL server, and kill it as well"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the moments and the targets (default %(default)s)"
+        "--seed", type=int, default=0, help="seed of the kills (default %(default)s)"
     )
     parser.add_argument("--attempt", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.attempt is not None:
-        search(given.attempt, given.url, given.trials, given.workers, given.seconds)
+    options = parser.parse_args()
+    if options.attempt is not None:
+        run_search(options.attempt, options.url, options.trials, options.workers, options.seconds)
         return 0
-    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
-        folder, server, url = Path(place), None, None
-        if given.server:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder, server, url = Path(name), None, None
+        if options.server:
             sys.path.insert(0, str(ROOT / "tests"))
             from helpers.servers import run_postgres
 
             server = stack.enter_context(run_postgres())
             url = server.make_url()
-        search(folder / "whole", None, given.trials, given.workers, 0.0)
-        whole = sequence(folder / "whole", None, given.trials, given.workers)
-        began = time.monotonic()
-        done = attack(given, folder / "attacked", server, url)
-        came = sequence(folder / "attacked", url, given.trials, given.workers)
-    print(
-        f"{sum(done.values())} kills ({', '.join(f'{count} of the {kind}' for kind, count in sorted(done.items()))})"
-    )
-    print(
-        f"{len(came)} trials in {time.monotonic() - began:.0f} s; {'the same as undisturbed' if came == whole else 'NOT the same'}"
-    )
-    return 0 if came == whole else 1
+        run_search(folder / "undisturbed", None, options.trials, options.workers, 0.0)
+        expected = list_trials(folder / "undisturbed", None, options.trials, options.workers)
+        started_at = time.monotonic()
+        kills = run_with_kills(options, folder / "killed", server, url)
+        trials = list_trials(folder / "killed", url, options.trials, options.workers)
+    by_kind = ", ".join(f"{count} of the {kind}" for kind, count in sorted(kills.items()))
+    print(f"{sum(kills.values())} kills ({by_kind})")
+    verdict = "the same as undisturbed" if trials == expected else "NOT the same"
+    print(f"{len(trials)} trials in {time.monotonic() - started_at:.0f} s; {verdict}")
+    return 0 if trials == expected else 1
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Associative recall: how fast the synaptic and the plain model learn to answer from 64-token rows of keys and values.
+"""Associative recall: training speed of the synaptic and the plain model on key-value rows.
 
-    python benchmarks/recall.py [--seeds 3] [--steps 1000] [--batch 32] [overrides of conf/train.yaml ...]
+    python benchmarks/recall.py [--seeds 3] [--steps 1000] [--batch 32]
+        [overrides of conf/train.yaml ...]
 
-Every row is a recall row (synaptune/data/recall.py); the accuracy is that of the validation rows, the same for every run. A run
-ends when its accuracy passes --enough. The learning rate is 2e-3 over a cosine of --steps, unless training.learning_rate says
-otherwise: at the 8e-3 that suits text in 200 steps, recall stays on the plateau of guessing among the values of a row.
+Every row is a recall row of 64 tokens (synaptune/data/recall.py). The accuracy is that of the
+validation rows, which are the same for every run. A run ends when its accuracy exceeds --enough.
+The learning rate is 2e-3 over a cosine of --steps, unless training.learning_rate is given: at 8e-3,
+which suits text in 200 steps, the model only guesses among the values of a row.
 """
 
 from __future__ import annotations
@@ -35,8 +37,15 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 MODELS = {"synaptic": "model=synaptic", "plain": "model=gpt"}
 
 
-class Learned(NamedTuple):
-    """Where a run ended: accuracy [1] after steps, seconds of it, losses that were no number."""
+class TrainingResult(NamedTuple):
+    """The end of a run.
+
+    Attributes:
+        accuracy: accuracy on the validation rows [1].
+        steps: number of trained steps.
+        seconds: duration [s].
+        not_finite: number of losses that were not finite.
+    """
 
     accuracy: float
     steps: int
@@ -44,8 +53,12 @@ class Learned(NamedTuple):
     not_finite: int
 
 
-def composed(overrides: list[str]) -> Settings:
-    """Typed values of a configuration; raises UserError for overrides that do not fit."""
+def read_overrides(overrides: list[str]) -> Settings:
+    """Compose the settings of a run.
+
+    Raises:
+        UserError: an override is invalid.
+    """
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
@@ -56,20 +69,35 @@ def composed(overrides: list[str]) -> Settings:
             ) from error
 
 
-def learn(built: Settings, name: str, *, every: int, enough: float) -> Learned:
-    """Train until the accuracy is above `enough` or the steps are spent; prints the accuracy every `every` steps."""
-    training, context, device = built.training, built.model.context, torch.device("cpu")
-    corpus = load_corpus(built.data, context)
-    model = GPT(built.model, built.synapse, vocab=corpus.vocab, seed=built.seed).train()
+def train_to_accuracy(
+    settings: Settings, name: str, *, every: int, enough: float
+) -> TrainingResult:
+    """Train until the accuracy exceeds `enough` or all steps are done.
+
+    The accuracy is measured and printed every `every` steps.
+    """
+    training, context, device = settings.training, settings.model.context, torch.device("cpu")
+    corpus = load_corpus(settings.data, context)
+    model = GPT(settings.model, settings.synapse, vocab=corpus.vocab, seed=settings.seed).train()
     held_out = make_eval_batches(
-        corpus, built.data, "val", size=training.batch, context=context, limit=training.eval_batches
+        corpus,
+        settings.data,
+        "val",
+        size=training.batch,
+        context=context,
+        limit=training.eval_batches,
     )
     optimizer, noise = make_adamw(model, training), torch.Generator()
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    began, not_finite, accuracy = time.perf_counter(), 0, 0.0
+    started_at, not_finite, accuracy = time.perf_counter(), 0, 0.0
     for step in range(1, training.steps + 1):
         batch = make_train_batch(
-            corpus, built.data, seed=built.seed, step=step, size=training.batch, context=context
+            corpus,
+            settings.data,
+            seed=settings.seed,
+            step=step,
+            size=training.batch,
+            context=context,
         )
         noise.manual_seed(step)
         with make_autocast(training, device):
@@ -93,16 +121,17 @@ def learn(built: Settings, name: str, *, every: int, enough: float) -> Learned:
             )
             accuracy = scores["recall_accuracy"]
             print(
-                f"{name} seed {built.seed} step {step}: accuracy {accuracy:.2%}, loss {scores['loss']:.4f}",
+                f"{name} seed {settings.seed} step {step}: accuracy {accuracy:.2%}, "
+                f"loss {scores['loss']:.4f}",
                 flush=True,
             )
             if accuracy > enough:
-                return Learned(accuracy, step, time.perf_counter() - began, not_finite)
-    return Learned(accuracy, training.steps, time.perf_counter() - began, not_finite)
+                return TrainingResult(accuracy, step, time.perf_counter() - started_at, not_finite)
+    return TrainingResult(accuracy, training.steps, time.perf_counter() - started_at, not_finite)
 
 
 def main() -> int:
-    """The command; returns its exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,11 +140,11 @@ def main() -> int:
         nargs="+",
         choices=MODELS,
         default=list(MODELS),
-        help="which models (default: both)",
+        help="models to train (default: both)",
     )
     parser.add_argument("--seeds", type=int, default=3, help="model seeds, from 0 (default 3)")
     parser.add_argument(
-        "--steps", type=int, default=1000, help="most steps of a run (default 1000)"
+        "--steps", type=int, default=1000, help="maximum steps of a run (default 1000)"
     )
     parser.add_argument("--batch", type=int, default=32, help="rows of a step (default 32)")
     parser.add_argument(
@@ -126,8 +155,8 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default 1)")
     parser.add_argument("overrides", nargs="*", help="as for train.py")
-    given = parser.parse_intermixed_args()
-    torch.set_num_threads(max(1, given.threads))
+    options = parser.parse_intermixed_args()
+    torch.set_num_threads(max(1, options.threads))
     task = [
         "data.recall_fraction=1",
         "model.layers=2",
@@ -136,8 +165,8 @@ def main() -> int:
         "training.device=cpu",
     ]
     task += [
-        f"training.steps={given.steps}",
-        f"training.batch={given.batch}",
+        f"training.steps={options.steps}",
+        f"training.batch={options.batch}",
         "training.learning_rate=2e-3",
     ]
     lines = [
@@ -145,12 +174,15 @@ def main() -> int:
         "|---|---|---|---|---|---|",
     ]
     try:
-        for seed in range(given.seeds):
-            for name in given.models:
-                built = composed([MODELS[name], *task, f"seed={seed}", *given.overrides])
-                found = learn(built, name, every=max(1, given.every), enough=given.enough)
+        for seed in range(options.seeds):
+            for name in options.models:
+                settings = read_overrides([MODELS[name], *task, f"seed={seed}", *options.overrides])
+                result = train_to_accuracy(
+                    settings, name, every=max(1, options.every), enough=options.enough
+                )
                 lines.append(
-                    f"| {name} | {seed} | {found.accuracy:.2%} | {found.steps} | {found.seconds:.0f} | {found.not_finite} |"
+                    f"| {name} | {seed} | {result.accuracy:.2%} | {result.steps} "
+                    f"| {result.seconds:.0f} | {result.not_finite} |"
                 )
     except UserError as error:
         print(error, file=sys.stderr)

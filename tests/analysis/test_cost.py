@@ -144,11 +144,13 @@ def test_a_study_without_validation_prices_it_by_its_other_runs(tmp_path):
     )
 
 
-@pytest.mark.parametrize("name", ["s", "other"])
-def test_a_missing_or_empty_study_is_refused_and_not_created(tmp_path, name):
-    with pytest.raises(UserError, match="with complete trials"):
+@pytest.mark.parametrize(
+    ("name", "said"), [("s", "with complete trials"), ("other", "no study other")]
+)
+def test_a_missing_or_empty_study_is_refused_and_not_created(tmp_path, name, said):
+    with pytest.raises(UserError, match="no study database"):
         read_study_seconds(name, f"sqlite:///{tmp_path}/study.db")
     assert not list(tmp_path.iterdir())
     location = study(tmp_path, [])
-    with pytest.raises(UserError, match="with complete trials"):
+    with pytest.raises(UserError, match=said):
         read_study_seconds(name, location.url)

@@ -17,7 +17,7 @@ _spec.loader.exec_module(bench)
 
 @pytest.mark.parametrize("name", bench.PROBLEMS)
 def test_a_problem_has_its_minimum_zero_off_the_centre(name):
-    given = bench.problem(name, dimension=6, seed=3)
+    given = bench.make_problem(name, dimension=6, seed=3)
     stream = np.random.default_rng([3, 6])
     optimum = 0.5 + stream.choice([-1.0, 1.0], 6) * stream.uniform(0.15, 0.35, 6)
     assert given.true(optimum) == pytest.approx(0.0, abs=1e-9)
@@ -33,8 +33,8 @@ def test_the_best_by_observation_is_reported_by_its_true_value(monkeypatch):
         def tell(self, points, losses):
             assert losses != [given.true(point) for point in points]
 
-    given = bench.problem("noisy", dimension=6, seed=0)
-    monkeypatch.setattr(bench, "contestant", lambda name, **_: Two())
+    given = bench.make_problem("noisy", dimension=6, seed=0)
+    monkeypatch.setattr(bench, "make_contestant", lambda name, **_: Two())
     assert bench.Case("cma", "noisy", 6, 2, 0).run() in {
         given.true(np.full(6, 0.2)),
         given.true(np.full(6, 0.8)),

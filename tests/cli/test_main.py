@@ -15,7 +15,7 @@ from synaptune.data.tokenizer import Tokenizer
 from synaptune.synapse.circuit import SPECS
 from synaptune.training import checkpoint
 
-SYNAPTUNE = Path(sys.executable).with_name("synaptune")
+SYNAPTUNE = [sys.executable, "-m", "synaptune.cli.main"]
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ def sampled(capsysbinary, *words: str) -> bytes:
     return capsysbinary.readouterr().out
 
 
-def test_the_installed_command_continues_a_prompt_from_a_run_folder(trained):
+def test_the_command_continues_a_prompt_from_a_run_folder(trained):
     words = ["sample", str(trained), "--prompt", "import öde", "--tokens", "12"]
-    done = subprocess.run([SYNAPTUNE, *words], cwd="/", capture_output=True, timeout=900)
+    done = subprocess.run([*SYNAPTUNE, *words], cwd="/", capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().startswith("import öde")
     assert done.stdout.endswith(b"\n")
@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_model_is_said_so(trained, tmp_path, capsys):
         (["cost", "--plan", "all48"], "without protocol.budget"),
         (["cost", "protocol.group_budget=5"], "no such name"),
         (["cost", "scale=smok"], "closest: smoke"),
-        (["cost", "--study", "nosuch"], "--study nosuch"),
+        (["cost", "--study", "nosuch"], "nosuch/study.db"),
     ],
 )
 def test_a_mistake_is_said_and_ends_with_code_2(words, said, tmp_path, monkeypatch, capsys):

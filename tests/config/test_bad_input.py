@@ -1,6 +1,6 @@
 """Bad input at the real command line: what was got, what was expected, what to do; code 2, no traceback, nothing lost.
 
-More of it stands beside what refuses it: tests/test_phase1.py, tests/search/test_sweep.py, tests/data, tests/storage.
+More of it stands beside what refuses it: tests/protocols, test_sweep.py, tests/data, tests/study.
 """
 
 import contextlib
@@ -8,11 +8,11 @@ import os
 import resource
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from helpers import processes
 from helpers.paths import ROOT
 from synaptune.cli.main import main
 from synaptune.core.errors import UserError
@@ -22,11 +22,8 @@ SMALL = ["scale=smoke", "logger=csv", "logger.progress=off"]
 SWEEP = ["-m", *SMALL, "hydra/sweeper=random", "study.name=s"]
 
 
-def train(folder: Path, *words: str, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "train.py"), *words]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=900, check=False, **options
-    )
+def train(folder: Path, *words: str, fresh: bool = False) -> subprocess.CompletedProcess:
+    return processes.run([str(ROOT / "train.py"), *words], folder, fresh=fresh)
 
 
 def refused(done: subprocess.CompletedProcess, said: str) -> None:
@@ -134,7 +131,7 @@ def test_a_search_on_a_full_disk_keeps_what_is_finished_and_goes_on_with_room(tm
 
 def test_a_run_on_a_full_disk_says_so(tmp_path):
     with file_limit(100_000):  # the program inherits it
-        done = train(tmp_path, *SMALL, "data.max_bytes=20_000", "hydra.run.dir=run")
+        done = train(tmp_path, *SMALL, "data.max_bytes=20_000", "hydra.run.dir=run", fresh=True)
     refused(done, "checkpoint.pt (File too large)")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig
 
+from helpers import processes
 from helpers.paths import ROOT
 from synaptune.cli.docs import VARIANTS_DIR, render_defaults
 from synaptune.config.flat import flatten_config
@@ -135,14 +134,8 @@ def test_hydra_offers_what_conf_holds_and_nothing_else():
 
 
 def test_help_shows_every_group_choice_and_strategy():
-    done = subprocess.run(
-        [sys.executable, "train.py", "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=True,
-    )
+    done = processes.run(["train.py", "--help"], ROOT, fresh=True)
+    assert done.returncode == 0, done.stderr
     shown = {
         f"{group}/{choice}"
         for group, choices in re.findall(r"^([\w/]+): (.+)$", done.stdout, re.MULTILINE)
@@ -279,10 +272,7 @@ def test_no_choice_of_a_group_is_refused(word):
 
 
 def test_the_command_line_ends_with_three_lines_and_code_2(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), "+experiment=x"]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
-    )
+    done = processes.run([str(ROOT / "train.py"), "+experiment=x"], tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 3
     assert done.stderr.startswith("got +experiment=x\n  expected: experiment=distance|")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from helpers import processes
 from helpers.paths import ROOT
 from synaptune.config.overrides import find_override_faults
 from synaptune.config.schema import register
@@ -183,16 +183,7 @@ def test_a_file_that_is_no_best_yaml_is_named(tmp_path, content, message):
 
 
 def train(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
-    import os
-
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words],
-        cwd=folder,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    return processes.run([str(ROOT / "train.py"), *words], folder, env=environment)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 import json
 import math
-import subprocess
-import sys
+import time
 
 import optuna
 import pytest
 import yaml
 
+from helpers import processes
 from helpers.paths import ROOT
 
 QUICK = ["scale=smoke", "logger=csv", "logger.progress=off"]
@@ -17,7 +17,6 @@ HERE = "workers.count=1"  # no process of its own to start for runs of a second
 
 def protocol(folder, *words, study="s", budget=12, steps=12):
     command = [
-        sys.executable,
         "-m",
         "synaptune.cli.main",
         "phase1",
@@ -31,14 +30,7 @@ def protocol(folder, *words, study="s", budget=12, steps=12):
         "seed=1",
     ]
     place = [] if any(word.startswith("workers.") for word in words) else [HERE]
-    done = subprocess.run(
-        [*command, *place, *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    done = processes.run([*command, *place, *words], folder)
     assert done.returncode == 0, done.stderr
     return load(folder, study), json.loads(
         (folder / f"outputs/studies/{study}/summary.json").read_text()
@@ -150,15 +142,12 @@ def test_a_sweep_prunes_by_what_its_runs_report(tmp_path):
         "pruner=percentile",
     ]
     command = [
-        sys.executable,
         str(ROOT / "train.py"),
         *words,
         "pruner.percentile=10",
         "synapse.calcium.tau_c=interval(0.5,0.99)",
     ]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
-    )
+    done = processes.run(command, tmp_path)
     assert done.returncode == 0, done.stderr
     trials = load(tmp_path, "s")
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
@@ -191,17 +180,14 @@ def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill
         "training.steps=12",
         "seed=1",
     ]
-    command = [sys.executable, "-m", "synaptune.cli.main", "phase2", *words]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = ["-m", "synaptune.cli.main", "phase2", *words]
+    process = processes.start(command, tmp_path, fresh=True)
     while not (tmp_path / "outputs/studies/phase2/trials/9").exists():
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
     process.kill()
     process.wait()
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
-    )
+    done = processes.run(command, tmp_path)
     assert done.returncode == 0, done.stderr
     trials = load(tmp_path, "phase2")
     assert all(trial.state.name == "COMPLETE" for trial in trials)
@@ -237,13 +223,7 @@ def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill
 
 
 def test_phase_2_without_phase_1_is_refused(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "synaptune.cli.main", "phase2"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = processes.run(["-m", "synaptune.cli.main", "phase2"], tmp_path)
     assert done.returncode == 2
     assert "run make sweep-phase1 first" in done.stderr
     assert "Traceback" not in done.stderr
@@ -261,10 +241,8 @@ def test_the_best_points_of_a_study_are_run_on_another_scale(tmp_path):
         "seed=1",
         "training.steps=30",
     ]
-    command = [sys.executable, "-m", "synaptune.cli.main", "transfer", *words]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
-    )
+    command = ["-m", "synaptune.cli.main", "transfer", *words]
+    done = processes.run(command, tmp_path, fresh=True)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "outputs/studies/longer/transfer.json").read_text())
     trials = load(tmp_path, "longer")

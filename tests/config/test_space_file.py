@@ -2,12 +2,12 @@
 
 import argparse
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from helpers import processes
 from helpers.paths import ROOT
 from synaptune import TrialManager
 from synaptune.cli import refine
@@ -165,8 +165,7 @@ def test_a_file_that_is_not_there_or_there_twice_is_said(tmp_path, path):
 
 
 def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "train.py"), *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return processes.run([str(ROOT / "train.py"), *words], folder)
 
 
 def test_a_refined_study_is_searched_on_by_train_py(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """`python app.py -m hydra/sweeper=...` as a user runs it: real processes, killed for real."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import optuna
 import pytest
 import yaml
 
+from helpers import processes
 from helpers.paths import APPS
 
 APP = APPS / "app.py"
@@ -18,13 +18,11 @@ RANGES = ["x=interval(0,10)", "y=tag(log, interval(1,100))"]
 
 
 def command(*words):
-    return [sys.executable, str(APP), "-m", *words]
+    return [str(APP), "-m", *words]
 
 
 def sweep(folder, *words):
-    return subprocess.run(
-        command(*words), cwd=folder, capture_output=True, text=True, timeout=900, check=False
-    )
+    return processes.run(command(*words), folder)
 
 
 def trials(folder, name):
@@ -33,17 +31,16 @@ def trials(folder, name):
     ).trials
 
 
-def kill_after(folder, count, words, how=signal.SIGKILL):
+def kill_after(folder, count, words, how=signal.SIGKILL, *, fresh=False):
     """Start a sweep and end it once `count` evaluations have begun; returns its stderr."""
     log = folder / "log"
-    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process = subprocess.Popen(command(*words), cwd=folder, **streams)
+    process = processes.start(command(*words), folder, fresh=fresh)
     begun = time.monotonic()
     while not log.exists() or len(log.read_text().splitlines()) < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() - begun < 60
         time.sleep(0.01)
-    os.kill(process.pid, how)
+    process.send_signal(how)
     return process.communicate(timeout=900)[1], process.returncode
 
 
@@ -57,7 +54,7 @@ def test_a_killed_sweep_loses_nothing_finished_and_counts_exactly(tmp_path, stra
         *RANGES,
     ]
     name = f"app-{strategy}"
-    kill_after(tmp_path, 4, words)
+    kill_after(tmp_path, 4, words, fresh=strategy == "cma")
     before = trials(tmp_path, name)
     assert [trial.state.name for trial in before] == ["COMPLETE"] * 3 + ["RUNNING"]
     ended = sweep(tmp_path, *words)
@@ -99,9 +96,7 @@ def test_ctrl_c_ends_politely_and_the_same_command_goes_on(tmp_path):
 
 def test_ctrl_c_twice_stops_now_and_the_trial_is_run_again(tmp_path):
     words = ["hydra/sweeper=random", "hydra.sweeper.optim.budget=2", f"log={tmp_path}/log", *RANGES]
-    process = subprocess.Popen(
-        command(*words, "seconds=60"), cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+    process = processes.start(command(*words, "seconds=60"), tmp_path)
     while not (tmp_path / "log").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -124,7 +119,7 @@ def test_two_sweeps_of_one_study_at_once_are_refused(tmp_path):
         f"log={tmp_path}/log",
         *RANGES,
     ]
-    process = subprocess.Popen(command(*words), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    process = processes.start(command(*words), tmp_path)
     while not (tmp_path / "log").exists():
         time.sleep(0.01)
     second = sweep(tmp_path, *words)

@@ -1,12 +1,10 @@
 """A sweep of an application whose configuration is not ours, and what only our protocols do."""
 
-import subprocess
-import sys
-
 import optuna
 import pytest
 from omegaconf import OmegaConf
 
+from helpers import processes
 from helpers.paths import APPS, ROOT
 from synaptune.config.flat import read_group
 from synaptune.core.errors import UserError
@@ -18,16 +16,13 @@ from synaptune.study.location import StudyConfig
 
 def sweep(folder, program, *words):
     command = [
-        sys.executable,
         str(program),
         "-m",
         "hydra/sweeper=random",
         "hydra.sweeper.optim.budget=2",
         *words,
     ]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=900, check=False
-    )
+    return processes.run(command, folder)
 
 
 def test_an_application_keeps_its_own_meaning_of_our_names_and_is_continued(tmp_path):
@@ -78,8 +73,7 @@ def test_a_group_that_is_not_ours_is_left_to_its_application(name, kind, node):
 
 def test_a_group_that_is_ours_is_read_and_a_wrong_kind_in_it_refused():
     assert (
-        read_group(OmegaConf.create({"workers": {"count": 3}}), "workers", WorkersConfig).count
-        == 3
+        read_group(OmegaConf.create({"workers": {"count": 3}}), "workers", WorkersConfig).count == 3
     )
     with pytest.raises(UserError, match=r"workers: [\s\S]*many[\s\S]*count[\s\S]*to do"):
         read_group(OmegaConf.create({"workers": {"count": "many"}}), "workers", WorkersConfig)

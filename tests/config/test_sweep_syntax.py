@@ -1,13 +1,12 @@
 """Entries of a parametrization and sweeps that cannot be: each is refused with what was got, what was expected, what to do."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from helpers import processes
 from helpers.paths import APPS
 from synaptune.config import sweep_syntax as syntax
 from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
@@ -64,13 +63,6 @@ def test_the_example_of_weighted_choices_is_a_command_that_runs(tmp_path):
         "hydra.sweeper.optim.budget=1",
         example.replace("name", "kind"),
     ]
-    done = subprocess.run(
-        [sys.executable, str(APP), *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    done = processes.run([str(APP), *words], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "kind=" in done.stdout

@@ -1,7 +1,8 @@
-"""A study made by hand, with everything a report can show: known effects, failures, an ablation, portraits.
+"""Evidence of constructed studies, with everything that a report can show.
 
-`rich()` is whole; `bare()` has nothing but its name; `single()` one trial; `unfinished()` only failures. Everything is a function of
-the seed.
+`make_full_evidence` has known effects, failures, an ablation and inspections,
+`make_empty_evidence` only a name, `make_single_evidence` one trial, and `make_unfinished_evidence`
+no complete trial. Everything is a function of the seed.
 """
 
 from __future__ import annotations
@@ -41,13 +42,20 @@ __all__ = [
 
 STARTED_AT = datetime(2026, 3, 14, 9, 0, tzinfo=UTC)
 SEEDS = (1000, 1001, 1002, 1003, 1004)
-_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # quantile 97.5 % of Student's t, by pairs
+_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5 % quantile of Student's t, by pairs
 
 
 def make_full_evidence(
     *, count: int = 300, seed: int = 0, awkward: bool = False, maximize: bool = False
 ) -> results.Evidence:
-    """The whole study: `count` trials of its search; awkward: a parameter and the study have names that need escaping."""
+    """Make the evidence of a full study.
+
+    Args:
+        count: number of trials of the search.
+        seed: seed of all draws.
+        awkward: give a parameter and the study names that need escaping.
+        maximize: maximize the objective.
+    """
     draw = np.random.default_rng(seed)
     space = make_awkward_space(SPACE) if awkward else SPACE
     trials, generations = make_search(space, count, draw, maximize)
@@ -55,12 +63,11 @@ def make_full_evidence(
         None if trial.objective is None else (-trial.objective if maximize else trial.objective)
         for trial in trials
     ]
-    best = trials[min((loss, at) for at, loss in enumerate(losses) if loss is not None)[1]]
+    best = trials[min((loss, index) for index, loss in enumerate(losses) if loss is not None)[1]]
     failures: dict[str, list[Trial]] = {}
     for trial in trials:
         if trial.state == "failed":
             failures.setdefault(trial.facts["failure"], []).append(trial)
-    claim = _make_validation(space, best, draw)
     return results.Evidence(
         name='shake<speare> & "co" $x$' if awkward else "shakespeare",
         phase="search",
@@ -71,7 +78,7 @@ def make_full_evidence(
         losses=losses,
         start=space.to_values(space.get_start()),
         best=best,
-        validation=claim,
+        validation=_make_validation(space, best, draw),
         convergence=_make_convergence(losses),
         random_curve=_make_random_curve(losses),
         generations=generations,
@@ -134,7 +141,7 @@ def make_full_evidence(
 
 
 def make_empty_evidence() -> results.Evidence:
-    """A study in which nothing has happened yet."""
+    """Make the evidence of a study without trials."""
     return results.Evidence(
         name="bare",
         phase=None,
@@ -168,7 +175,7 @@ def make_empty_evidence() -> results.Evidence:
 
 
 def make_single_evidence() -> results.Evidence:
-    """A study with one complete trial."""
+    """Make the evidence of a study with one complete trial."""
     return _make_evidence(
         [
             Trial(
@@ -185,7 +192,7 @@ def make_single_evidence() -> results.Evidence:
 
 
 def make_unfinished_evidence() -> results.Evidence:
-    """A study whose only trials failed or are running."""
+    """Make the evidence of a study whose trials failed or are running."""
     start, values = SPACE.get_start(), SPACE.to_values(SPACE.get_start())
     failed = Trial(
         0,
@@ -200,8 +207,8 @@ def make_unfinished_evidence() -> results.Evidence:
 
 
 def _make_evidence(trials: list[Trial]) -> results.Evidence:
-    """A study that has only these trials."""
-    kept = {
+    """Make the evidence of a study that has only these trials."""
+    facts = {
         "names": SPACE.names,
         "start": SPACE.to_values(SPACE.get_start()),
         "space": SPACE,
@@ -214,7 +221,7 @@ def _make_evidence(trials: list[Trial]) -> results.Evidence:
     return results.Evidence(
         **{
             **vars(make_empty_evidence()),
-            **kept,
+            **facts,
             "name": "young",
             "units": [trial.unit for trial in trials],
             "losses": losses,
@@ -234,7 +241,7 @@ def _make_evidence(trials: list[Trial]) -> results.Evidence:
 
 
 def make_comparison(gains: Sequence[float]) -> results.Comparison:
-    """A comparison of at least two pairs from its gains [%]."""
+    """Make the comparison of at least two pairs from their gains [%]."""
     count, mean, spread = len(gains), float(np.mean(gains)), float(np.std(gains, ddof=1))
     half = _T.get(count, 2.0) * spread / math.sqrt(count)
     p = min(1.0, math.exp(-0.7 * abs(mean) * math.sqrt(count) / spread))
@@ -255,8 +262,8 @@ def _make_validation(
     space: Space, best: Trial, draw: np.random.Generator
 ) -> results.ValidationResult:
     def make_runs(first: int, phase_unit: Sequence[float]) -> list[Trial]:
-        found = []
-        for at, seed in enumerate(SEEDS):
+        runs = []
+        for index, seed in enumerate(SEEDS):
             loss = compute_loss(phase_unit, draw)
             facts = {
                 "seed": seed,
@@ -265,10 +272,10 @@ def _make_validation(
                 "phase": "validation",
             }
             values = space.to_values(phase_unit)
-            found.append(
+            runs.append(
                 Trial(
-                    first + 2 * at,
-                    first + 2 * at,
+                    first + 2 * index,
+                    first + 2 * index,
                     tuple(phase_unit),
                     values,
                     "complete",
@@ -276,7 +283,7 @@ def _make_validation(
                     facts=facts,
                 )
             )
-        return found
+        return runs
 
     before, after = make_runs(9000, SPACE.get_start()), make_runs(9001, best.unit)
     pairs = zip(before, after, strict=True)
@@ -294,7 +301,7 @@ def _make_convergence(losses: Sequence[float | None]) -> results.Convergence:
     for loss in losses:
         known = [value for value in (*best[-1:], loss) if value is not None]
         best.append(min(known, default=None))
-    hours = [SECONDS * (at + 1) / 3600.0 / 2.0 for at in range(len(losses))]
+    hours = [SECONDS * (index + 1) / 3600.0 / 2.0 for index in range(len(losses))]
     return results.Convergence(
         range(1, len(losses) + 1), best, hours, [2.0 * hour for hour in hours]
     )
@@ -303,10 +310,10 @@ def _make_convergence(losses: Sequence[float | None]) -> results.Convergence:
 def _make_random_curve(losses: Sequence[float | None]) -> results.RandomCurve:
     count = min(200, len(losses))
     k = [*range(1, count + 1)]
-    best = [2.27 - 0.045 * math.log(at) for at in k]
+    best = [2.27 - 0.045 * math.log(evaluations) for evaluations in k]
     low, high = (
-        [value - 0.025 - 0.02 / at for at, value in zip(k, best, strict=True)],
-        [2.27 + 0.04 - 0.047 * math.log(at) for at in k],
+        [value - 0.025 - 0.02 / evaluations for evaluations, value in zip(k, best, strict=True)],
+        [2.27 + 0.04 - 0.047 * math.log(evaluations) for evaluations in k],
     )
     return results.RandomCurve("first generation and random trials", count, k, best, low, high)
 
@@ -319,12 +326,12 @@ def _make_correlation(size: int, draw: np.random.Generator) -> list[list[float]]
 
 
 def _make_effects(space: Space) -> list[results.Effect]:
-    found = []
+    effects = []
     for name, worth in zip(space.names, LOSS_DROPS, strict=True):
         z = 60.0 * worth + 0.4
         p = 0.5 * math.erfc(z / math.sqrt(2.0))
-        found.append(results.Effect(name, z, p, min(1.0, 10 * p), 10 * p < 0.05))
-    return found
+        effects.append(results.Effect(name, z, p, min(1.0, 10 * p), 10 * p < 0.05))
+    return effects
 
 
 def _make_importances(space: Space) -> list[results.Importance]:
@@ -332,26 +339,26 @@ def _make_importances(space: Space) -> list[results.Importance]:
     shares = [(worth + 0.003) / total for worth in LOSS_DROPS]
     roots = [math.sqrt(share) for share in shares]
     return [
-        results.Importance(name, share, None if at == 3 else root / sum(roots))
-        for at, (name, share, root) in enumerate(zip(space.names, shares, roots, strict=True))
+        results.Importance(name, share, None if index == 3 else root / sum(roots))
+        for index, (name, share, root) in enumerate(zip(space.names, shares, roots, strict=True))
     ]
 
 
 def _make_profiles(
     space: Space, trials: Sequence[Trial], losses: Sequence[float | None]
 ) -> list[results.Profile]:
-    found = []
+    profiles = []
     complete = [
         (trial, loss) for trial, loss in zip(trials, losses, strict=True) if loss is not None
     ]
-    for at, dimension in enumerate(space.dimensions):
-        units = np.array([trial.unit[at] for trial, _ in complete])
+    for index, dimension in enumerate(space.dimensions):
+        units = np.array([trial.unit[index] for trial, _ in complete])
         observed = np.array([loss for _, loss in complete])
         grid = np.linspace(units.min(), units.max(), 25)
         weights = np.exp(-0.5 * ((grid[:, None] - units[None, :]) / 0.08) ** 2)
         line = (weights @ observed) / weights.sum(1)
         band = 0.06 / np.sqrt(weights.sum(1))
-        found.append(
+        profiles.append(
             results.Profile(
                 dimension.name,
                 log=dimension.scale == "log",
@@ -363,22 +370,22 @@ def _make_profiles(
                 high=(line + band).tolist(),
             )
         )
-    return found
+    return profiles
 
 
 def _make_ablation(
     space: Space, best: Trial, draw: np.random.Generator
 ) -> list[results.AblationRow]:
-    found = []
-    for at, (dimension, worth) in enumerate(zip(space.dimensions, LOSS_DROPS, strict=True)):
+    rows = []
+    for index, (dimension, worth) in enumerate(zip(space.dimensions, LOSS_DROPS, strict=True)):
         reverted = make_comparison((100.0 * worth * 0.9 + draw.normal(0.0, 0.35, 3)).tolist())
         alone = (
             make_comparison((100.0 * worth * 0.6 + draw.normal(0.0, 0.45, 3)).tolist())
-            if at != 3
+            if index != 3
             else None
         )
         adjusted = [None if c is None else min(1.0, 4.0 * c.p) for c in (reverted, alone)]
-        found.append(
+        rows.append(
             results.AblationRow(
                 dimension.name,
                 dimension.start,
@@ -388,7 +395,7 @@ def _make_ablation(
                 *adjusted,
             )
         )
-    return sorted(found, key=lambda entry: -entry.reverted.mean)
+    return sorted(rows, key=lambda entry: -entry.reverted.mean)
 
 
 def _make_curve(gain: float, draw: np.random.Generator) -> dict[int, float]:

@@ -1,4 +1,4 @@
-"""A page of HTML, checked as a browser would read it: well formed, and loading nothing."""
+"""A check of HTML pages: they are well formed and load nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ _VOID = {"meta", "br", "wbr", "input", "link", "img", "hr"}
 
 
 class Page(HTMLParser):
-    """What a reader of the page finds; faults: of its form."""
+    """The content of a page.
+
+    Attributes:
+        open: tags that are not closed yet.
+        faults: faults of the form.
+        tags: all tags in their order.
+        attributes: (tag, attribute, value) in their order.
+        text: all pieces of text.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -42,12 +50,12 @@ class Page(HTMLParser):
         self.text.append(data)
 
     def of(self, name: str) -> list[str]:
-        """The values of an attribute."""
+        """List the values of an attribute."""
         return [value for _, attribute, value in self.attributes if attribute == name]
 
 
 def check(text: str) -> Page:
-    """A page without faults that loads nothing."""
+    """Assert that a page has no faults and loads nothing, and return it."""
     page = Page(text)
     assert page.faults == []
     ids = page.of("id")

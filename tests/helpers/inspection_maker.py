@@ -1,4 +1,4 @@
-"""What a portrait holds of a trained model (the schema is portrait.py's), made by hand."""
+"""Constructed inspections of a trained model; protocols/inspection.py documents the schema."""
 
 from __future__ import annotations
 
@@ -8,21 +8,28 @@ from typing import Any
 
 import numpy as np
 
-TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\nFirst <Citizen> & Co:\nYou are all resolved"
+TEXT = (
+    "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n"
+    "First <Citizen> & Co:\nYou are all resolved"
+)
 KEYS = (0, 16, 48)
-LAST = 200  # step
+LAST = 200  # last optimizer step
 EXPERTS = 4
 TRACES = ("calcium", "ready", "reserve", "energy", "release", "efficacy")
 
 
 def make_inspection(draw: np.random.Generator, scale: float) -> Mapping[str, Any]:
-    """A portrait; scale: of its release."""
+    """Make an inspection; scale multiplies the release."""
     tokens = list(TEXT)
     terminals = [_make_traces(draw, scale, len(tokens), born) for born in KEYS]
     mean = {
         name: [
-            float(np.mean([trace[name][at] for trace in terminals if trace[name][at] is not None]))
-            for at in range(len(tokens))
+            float(
+                np.mean(
+                    [trace[name][index] for trace in terminals if trace[name][index] is not None]
+                )
+            )
+            for index in range(len(tokens))
         ]
         for name in TRACES
     }
@@ -64,8 +71,8 @@ def _make_shares(draw: np.random.Generator, scale: float, step: int) -> list[flo
 def _make_traces(
     draw: np.random.Generator, scale: float, length: int, born: int
 ) -> dict[str, list[float | None]]:
-    """Calcium from random drives, vesicles spent by release and refilled."""
-    found: dict[str, list[float | None]] = {name: [None] * born for name in TRACES}
+    """Simulate the traces of a terminal that is created at token `born`."""
+    traces: dict[str, list[float | None]] = {name: [None] * born for name in TRACES}
     calcium, ready, reserve, energy = 0.0, 8.0, 30.0, 1.0
     for _ in range(length - born):
         calcium = 0.7 * calcium + scale * draw.gamma(0.6, 0.5)
@@ -76,5 +83,5 @@ def _make_traces(
         for name, value in zip(
             TRACES, (calcium, ready, reserve, energy, release, math.log(0.2 + release)), strict=True
         ):
-            found[name].append(round(value, 4))
-    return found
+            traces[name].append(round(value, 4))
+    return traces

@@ -1,4 +1,4 @@
-"""Where the tests find the repository and their helpers."""
+"""Paths of the repository and of the tests."""
 
 from pathlib import Path
 

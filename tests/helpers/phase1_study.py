@@ -1,4 +1,7 @@
-"""A small study as a protocol leaves it: a search of a few points, and their validation, from runs of a fraction of a second."""
+"""A small phase-1 study with a search of two points and their validation.
+
+Its training runs take a fraction of a second.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +33,19 @@ SEEDS = (1000, 1001)
 def make_study(
     folder: Path, *overrides: str, validate: bool = True, tuned: dict[str, float] | None = None
 ) -> None:
-    """Make a phase-1 study in a folder: two points searched, the defaults and `tuned`, and both validated."""
+    """Make a phase-1 study in a folder.
+
+    Its search has two points, the defaults and `tuned`. Both are validated.
+
+    Args:
+        folder: folder of the study.
+        overrides: further overrides of conf/train.yaml.
+        validate: run the validation.
+        tuned: values of the second point; None means TUNED.
+    """
     text = folder.parent / "words.txt"
     text.write_text(" ".join(WORDS[number * number % 97 % len(WORDS)] for number in range(8000)))
-    words = [
+    all_overrides = [
         *QUICK,
         "data=text",
         f"data.path={text}",
@@ -41,13 +53,13 @@ def make_study(
         f"search_space.parameters=[{','.join(NAMES)}]",
         *overrides,
     ]
-    begun = compose_config(words, study=folder.name)
-    space = build_space(begun)
+    composed = compose_config(all_overrides, study=folder.name)
+    space = build_space(composed)
     best = space.to_unit(tuned or TUNED)
     settings = {"protocol": "phase1"}
     with open_protocol(
-        begun.base,
-        begun.location,
+        composed.base,
+        composed.location,
         space,
         optimizer="cma",
         budget=4,

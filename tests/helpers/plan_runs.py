@@ -1,10 +1,10 @@
-"""The 48-run design of the focused-sweep plan, as far as its numbers are known: a table that has all of them."""
+"""A table of runs with all published numbers of the 48-run design of the focused-sweep plan."""
 
 import csv
 from pathlib import Path
 
 METRIC = "eval_change"
-THRESHOLD = -0.06  # of the metric: changes above it make a high performer
+THRESHOLD = -0.06  # of the metric; a run above it is a high performer
 BATCH = 8
 # Runs, high performers and mean change by learning rate.
 BINS = {(1e-7, 3e-7): (19, 6, -0.132), (3e-7, 1e-6): (19, 5, -0.151), (1e-6, 2e-6): (10, 5, -0.189)}
@@ -13,7 +13,7 @@ _WINNING_RATES = (
     (3.4e-7, 4.6e-7, 5.8e-7, 7e-7, 9e-7),
     (1.04e-6, 1.1e-6, 1.19e-6, 1.28e-6, 1.37e-6),
 )
-# Of the high performers, by rank: the best first.
+# Ranks of the high performers by order of the runs; 0 is the best.
 _RANKS = (3, 12, 0, 8, 15, 6, 10, 1, 13, 5, 9, 14, 2, 7, 11, 4)
 _SCHEDULES = ("cosine", "cosine", "linear") * 3 + (
     "cosine",
@@ -30,15 +30,15 @@ _ENTROPY = (0.0, 0.001, 0.01)
 
 
 def make_plan_runs() -> list[dict[str, object]]:
-    """One row for each run."""
+    """Make one row for each run."""
     rows: list[dict[str, object]] = []
-    won = lost = 0
+    winner = loser = 0
     for (low, high), (runs, winners, mean), rates in zip(
         BINS, BINS.values(), _WINNING_RATES, strict=True
     ):
         changes = []
         for rate in rates:
-            rank = _RANKS[won]
+            rank = _RANKS[winner]
             changes.append(-0.005 - 0.0025 * rank)
             rows.append(
                 _make_row(
@@ -47,28 +47,28 @@ def make_plan_runs() -> list[dict[str, object]]:
                     BATCH,
                     _GENERATIONS[rank],
                     _SCHEDULES[rank],
-                    _ENTROPY[won % 3],
+                    _ENTROPY[winner % 3],
                 )
             )
-            won += 1
+            winner += 1
         losers = runs - winners
         level = (mean * runs - sum(changes)) / losers
-        for place in range(losers):
-            rate = float(f"{low + (high - low) * (place + 0.5) / losers:.3g}")
-            change = level + 0.002 * (place - (losers - 1) / 2)
-            schedule = "cosine" if lost * 15 // 32 < (lost + 1) * 15 // 32 else "linear"
-            batch = BATCH if lost % 2 else (4, 16)[lost // 2 % 2]
+        for index in range(losers):
+            rate = float(f"{low + (high - low) * (index + 0.5) / losers:.3g}")
+            change = level + 0.002 * (index - (losers - 1) / 2)
+            schedule = "cosine" if loser * 15 // 32 < (loser + 1) * 15 // 32 else "linear"
+            batch = BATCH if loser % 2 else (4, 16)[loser // 2 % 2]
             rows.append(
                 _make_row(
                     rate,
                     change,
                     batch,
-                    _LOSING_GENERATIONS[lost % 8],
+                    _LOSING_GENERATIONS[loser % 8],
                     schedule,
-                    _ENTROPY[(lost + 1) % 3],
+                    _ENTROPY[(loser + 1) % 3],
                 )
             )
-            lost += 1
+            loser += 1
     return rows
 
 
@@ -82,16 +82,18 @@ def _make_row(
         "schedule": schedule,
         "entropy_coef": entropy,
         METRIC: round(change, 9),
-        "train_reward": round(
-            0.4 - change, 6
-        ),  # the better in training, the worse in the evaluation
+        # A measurement: the better in training, the worse in the evaluation.
+        "train_reward": round(0.4 - change, 6),
     }
 
 
 def write_runs(path: Path, rows: list[dict[str, object]], *, exported: bool = False) -> Path:
-    """The rows as CSV; exported: as Weights & Biases writes them, all quoted, with its own columns."""
+    """Write the rows as CSV and return the path.
+
+    exported uses the format of a Weights & Biases export: all quoted, with its own columns.
+    """
     if exported:
-        about = {
+        columns = {
             "State": "finished",
             "Notes": "",
             "User": "someone",
@@ -104,7 +106,7 @@ def write_runs(path: Path, rows: list[dict[str, object]], *, exported: bool = Fa
         }
         rows = [
             {"Name": f"run-{n}"}
-            | about
+            | columns
             | {"Created": f"2025-01-01T00:{n:02d}:00.000Z", "Runtime": 600 + n}
             | row
             for n, row in enumerate(rows)

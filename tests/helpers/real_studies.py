@@ -1,4 +1,4 @@
-"""Real studies of analytic objectives, for the tests of what is read from a study."""
+"""Studies of analytic objectives, for the tests that read a study."""
 
 from pathlib import Path
 
@@ -11,7 +11,10 @@ UNIFORM = ("uniform", 0.0, 1.0)
 def make_study(
     folder: Path, objective, names, *, trials: int, sampler: str = "cma", seed: int = 0, **settings
 ) -> StudySnapshot:
-    """A study of an objective over uniform parameters of these names, or over a whole search space."""
+    """Run the search of an objective and return the study.
+
+    names are names of uniform parameters, or a search space of TrialManager.
+    """
     space = names if isinstance(names, dict) else dict.fromkeys(names, UNIFORM)
     manager = TrialManager(
         folder.name,

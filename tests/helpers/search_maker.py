@@ -1,4 +1,4 @@
-"""A search made by hand: a known loss over the phase-1 space, and a distribution that moves to its optimum."""
+"""A constructed search: a known loss on the phase-1 space and a distribution that converges."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SPACE = Space(
         Dimension("synapse.attention.barrier_strength", "log", 0.01, 30.0, start=0.1),
     )
 )
-# How much the loss falls from the start to the optimum along each [nats/token], and where the optimum is in the unit box.
+# Decrease of the loss from the start to the optimum along each parameter [nats/token].
 LOSS_DROPS = (0.004, 0.002, 0.03, 0.0, 0.012, 0.0, 0.003, 0.008, 0.06, 0.14)
-OPTIMUM = (0.4, 0.45, 0.8, 0.5, 0.3, 0.5, 0.3, 0.4, 0.75, 0.82)
-SECONDS = 31.0  # of a run
-NOISE = 0.004  # of a loss over seeds [nats/token]
+OPTIMUM = (0.4, 0.45, 0.8, 0.5, 0.3, 0.5, 0.3, 0.4, 0.75, 0.82)  # in the unit box
+SECONDS = 31.0  # mean duration of a run [s]
+NOISE = 0.004  # standard deviation of a loss over seeds [nats/token]
 AWKWARD = 'plain.<script>alert("&")</script>.$x_1$'  # a name that must be escaped
-_GENERATION_SIZE = 10  # of a generation
+_GENERATION_SIZE = 10
 
 
 def make_awkward_space(space: Space) -> Space:
@@ -41,7 +41,7 @@ def make_awkward_space(space: Space) -> Space:
 
 
 def compute_loss(unit: Sequence[float], draw: np.random.Generator, noise: float = NOISE) -> float:
-    """2.27 at the start of the space, lower towards the optimum by WORTH."""
+    """Compute the loss: 2.27 at the start of the space, lower towards the optimum by LOSS_DROPS."""
     parts = zip(unit, SPACE.get_start(), OPTIMUM, LOSS_DROPS, strict=True)
     return (
         2.27
@@ -61,10 +61,11 @@ def make_search(
     )
     for number, size in enumerate(sizes):
         moved = 1.0 - math.exp(-3.0 * number / max(1, len(sizes) - 1))
+        # Parameters without an effect oscillate.
         wander = np.array(
             [
-                0.08 * math.sin(0.35 * number + 1.7 * at) * (worth < 0.005)
-                for at, worth in enumerate(LOSS_DROPS)
+                0.08 * math.sin(0.35 * number + 1.7 * axis) * (worth < 0.005)
+                for axis, worth in enumerate(LOSS_DROPS)
             ]
         )
         mean = np.clip(start + moved * (optimum - start) + wander, 0.02, 0.98)
@@ -74,13 +75,13 @@ def make_search(
         batch = [
             _make_trial(
                 space,
-                len(trials) + at,
+                len(trials) + index,
                 np.clip(draw.normal(mean, spread), 0, 1),
                 generation=number,
                 draw=draw,
                 maximize=maximize,
             )
-            for at in range(size)
+            for index in range(size)
         ]
         if number == 0:
             batch[0] = _make_trial(

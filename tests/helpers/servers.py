@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of one's own, for tests and benchmarks."""
+"""A temporary PostgreSQL server for tests and benchmarks."""
 
 import contextlib
 import os
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# PostgreSQL refuses to run as root: these users may run it instead, the first that there is.
+# PostgreSQL refuses to run as root. The first of these users that exists runs it instead.
 UNPRIVILEGED = ("postgres", "nobody")
 
 
 def find_postgres() -> Path | None:
-    """The folder of its programs; Debian keeps them off the PATH."""
+    """Find the folder of PostgreSQL's programs, which Debian does not add to the PATH."""
     on_path = shutil.which("initdb")
     folders = [
         *([Path(on_path).resolve().parent] if on_path else []),
@@ -34,7 +34,15 @@ def find_postgres() -> Path | None:
 
 @dataclass
 class Postgres:
-    """A server of its own folder and port; the programs run as `user` (null: as we do)."""
+    """A server with its own folder and port.
+
+    Attributes:
+        programs: folder of PostgreSQL's programs.
+        folder: folder of the data and the log.
+        port: TCP port on the loopback interface.
+        user: user that runs the programs; None means the current one.
+        schemas: number of schemas created so far.
+    """
 
     programs: Path
     folder: Path
@@ -64,12 +72,15 @@ class Postgres:
         )
 
     def start(self) -> None:
-        # Without fsync a crash of the server still loses nothing, only one of the whole machine would.
-        settings = f"-k {self.folder} -p {self.port} -c listen_addresses=127.0.0.1 -c shared_buffers=16MB -c fsync=off"
+        # Without fsync only a crash of the machine loses data, not a crash of the server.
+        settings = (
+            f"-k {self.folder} -p {self.port} -c listen_addresses=127.0.0.1 "
+            "-c shared_buffers=16MB -c fsync=off"
+        )
         self.run("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", settings, "start")
 
     def stop(self, mode: str = "immediate") -> None:
-        """`immediate` breaks off everything as a crash would: the next start recovers from the log."""
+        """Stop the server; `immediate` acts like a crash that the next start recovers from."""
         self.run("pg_ctl", "-w", "-m", mode, "stop")
 
     def execute(self, statement: str) -> list:
@@ -82,15 +93,25 @@ class Postgres:
             return cursor.fetchall() if cursor.description else []
 
     def make_url(self) -> str:
-        """The URL of a new, empty schema: to its users a database, without the hundreds of files of one."""
+        """Create an empty schema and return its URL.
+
+        A schema serves as a database of its own and needs no hundreds of files.
+        """
         self.schemas += 1
         self.execute(f"CREATE SCHEMA tests{self.schemas}")
-        return f"postgresql://synaptune@127.0.0.1:{self.port}/postgres?options=-csearch_path%3Dtests{self.schemas}"
+        return (
+            f"postgresql://synaptune@127.0.0.1:{self.port}/postgres"
+            f"?options=-csearch_path%3Dtests{self.schemas}"
+        )
 
 
 @contextlib.contextmanager
 def run_postgres() -> Iterator[Postgres]:
-    """A running server; raises LookupError with the reason where there can be none."""
+    """Run a server.
+
+    Raises:
+        LookupError: a server cannot run here; the message says why.
+    """
     programs = find_postgres()
     if programs is None:
         raise LookupError("PostgreSQL is not installed (Debian: apt install postgresql)")
@@ -105,7 +126,7 @@ def run_postgres() -> Iterator[Postgres]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # Not below pytest's own folder, which only its owner may enter; and short, for the path of a socket.
+    # Pytest's own folder is closed to other users, and the path of a socket must be short.
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)

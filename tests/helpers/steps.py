@@ -1,11 +1,11 @@
-"""One training step of a bare model, for tests that compare whole runs."""
+"""One training step of a model, for tests that compare complete runs."""
 
 import torch
 import torch.nn.functional as F
 
 
 def train_step(model, optimizer, tokens, noise, step):
-    """Train on (row, token) `tokens`, each predicting its next; returns the loss before the step."""
+    """Train one step on `tokens` (row, token) and return the loss before the step."""
     out = model(tokens[:, :-1], noise)
     loss = F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten())
     optimizer.zero_grad()

@@ -1,7 +1,10 @@
-"""A search with W&B, for tests that kill it: `python wandb_search.py FOLDER STUDY GENERATIONS HOW` (HOW: kill, end, report or together).
+"""A search with W&B, for tests that kill it.
 
-Each generation has four trials; those of the first one have runs of their own. It goes on where the study stands, and tells every
-generation again. All losses are worse than trial 0's, and trial 2 fails. `together` is another: two real searches side by side.
+    python wandb_search.py FOLDER STUDY GENERATIONS HOW        (HOW: kill, end, report or together)
+
+Each generation has four trials; those of the first generation have W&B runs of their own. The
+program continues the study, and reports every generation again. All losses are worse than that of
+trial 0, and trial 2 fails. `together` instead runs two real searches side by side.
 """
 
 import os
@@ -106,7 +109,7 @@ def continue_search(study: Study, controller: WandbCallback, generations: int) -
             trials.append(ledger.finish(trial, result))
             controller.on_end(trials[-1], index + 1)
         mean = np.array([0.5, 0.4])
-        told = diagnose(
+        diagnostics = diagnose(
             generation=generation + 1,
             names=SPACE.names,
             mean=mean,
@@ -114,17 +117,17 @@ def continue_search(study: Study, controller: WandbCallback, generations: int) -
             covariance=COVARIANCE,
             stagnation=0,
         )
-        controller.on_generation(told, trials[generation * SIZE : (generation + 1) * SIZE])
+        controller.on_generation(diagnostics, trials[generation * SIZE : (generation + 1) * SIZE])
 
 
 def log_run(study: Study, trial: Trial) -> None:
     folder = study.location.trials_folder / str(trial.number)
     folder.mkdir(parents=True)
-    called = make_run_labels(
+    labels = make_run_labels(
         study.location.name, get_study_identity(study), trial.number, facts=trial.facts
     )
     writer = open_run(
-        LoggerConfig(**called | {"tags": tuple(called["tags"])}),
+        LoggerConfig(**labels | {"tags": tuple(labels["tags"])}),
         folder,
         name="trial",
         flat_config=trial.values,

@@ -1,4 +1,7 @@
-"""A W&B server on loopback for the real client: it answers what the client asks and keeps all that arrives."""
+"""A W&B server on the loopback interface for the real client.
+
+It answers the client's requests and stores everything that the client sends.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,17 @@ KEY = "0" * 40
 
 @dataclass
 class Run:
-    """What arrived of a run, under its id: the fields of its creation, configuration, history by row, summary, files by name."""
+    """The stored data of a run.
+
+    Attributes:
+        about: fields of the request that created it.
+        config: configuration.
+        history: logged rows.
+        summary: summary values.
+        files: content by file name.
+        exit_code: exit code of the run; None until it ends.
+        announced: number of requests that created or updated it.
+    """
 
     about: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
@@ -27,11 +40,19 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     exit_code: int | None = None
-    announced: int = 0  # times that a client announced it
+    announced: int = 0
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """runs by id; artifacts and views (reports) in the order they came; operations: names of the GraphQL requests."""
+    """The server and its data.
+
+    Attributes:
+        runs: runs by id.
+        artifacts: artifacts in the order of their creation.
+        views: reports by id.
+        operations: names of the GraphQL requests.
+        unknown: GraphQL requests that the server cannot answer.
+    """
 
     daemon_threads = True
 
@@ -50,7 +71,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client has to find in its environment."""
+        """Environment variables of a client."""
         return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": KEY,
@@ -71,7 +92,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def handle_one_request(self) -> None:
-        with contextlib.suppress(ConnectionError):  # a client that has ended
+        with contextlib.suppress(ConnectionError):  # the client has ended
             super().handle_one_request()
 
     def log_message(self, *_: object) -> None:
@@ -101,30 +122,30 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         body = self._read_body()
         with self.server.lock:
-            if found := re.fullmatch(r"/upload/([^/]+)/(.+)", self.path):
-                self.server.get_run(unquote(found[1])).files[unquote(found[2])] = body
-            elif found := re.fullmatch(r"/artifact/(\d+)/(.+)", self.path):
-                self.server.artifacts[int(found[1])]["files"][unquote(found[2])] = body
+            if match := re.fullmatch(r"/upload/([^/]+)/(.+)", self.path):
+                self.server.get_run(unquote(match[1])).files[unquote(match[2])] = body
+            elif match := re.fullmatch(r"/artifact/(\d+)/(.+)", self.path):
+                self.server.artifacts[int(match[1])]["files"][unquote(match[2])] = body
         self._send_answer()
 
     def do_POST(self) -> None:
         body = self._read_body()
-        found = re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path)
-        if not found and self.path != "/graphql":
+        match = re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path)
+        if not match and self.path != "/graphql":
             self._send_answer()  # the client's own telemetry
             return
         content = json.loads(
             gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
         )
         with self.server.lock:
-            if found:
-                self._store_stream(self.server.get_run(unquote(found[1])), content)
+            if match:
+                self._store_stream(self.server.get_run(unquote(match[1])), content)
             self._send_answer(
-                {"exitcode": None, "limits": {}} if found else self._answer_query(content)
+                {"exitcode": None, "limits": {}} if match else self._answer_query(content)
             )
 
     def _store_stream(self, run: Run, content: dict[str, Any]) -> None:
-        """Lines of the run's streamed files, each put at the offset it is for; the end of the run."""
+        """Store lines of the run's streamed files at their offsets, and the end of the run."""
         files = content.get("files", {})
         history = files.get("wandb-history.jsonl", {"offset": 0, "content": []})
         run.history[history["offset"] :] = [
@@ -136,15 +157,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             run.exit_code = content.get("exitcode")
 
     def _answer_query(self, content: dict[str, Any]) -> dict[str, Any]:
-        query, given = content["query"], content.get("variables") or {}
-        found = re.search(r"\b(?:query|mutation)\s+(\w+)", query)
-        name = found[1] if found else ""
+        query, variables = content["query"], content.get("variables") or {}
+        match = re.search(r"\b(?:query|mutation)\s+(\w+)", query)
+        name = match[1] if match else ""
         self.server.operations.append(name)
         answer = getattr(self, f"_{name[:1].lower()}{name[1:]}", None)
         if answer is None:
             self.server.unknown.append(query)
             return {"data": {}}
-        return {"data": answer(**given)}
+        return {"data": answer(**variables)}
 
     # Queries of the account and the project.
 
@@ -195,17 +216,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
             bucket |= {"wandbConfig": json.dumps({"t": {"1": 1}})}
         return {"model": {"id": "project", "name": "project", "entity": entity, "bucket": bucket}}
 
-    def _upsertBucket(self, name: str | None = None, **given: Any) -> dict[str, Any]:
-        name = name or given["id"]
+    def _upsertBucket(self, name: str | None = None, **fields: Any) -> dict[str, Any]:
+        name = name or fields["id"]
         inserted = name not in self.server.runs
         run = self.server.get_run(name)
         run.announced += 1
         run.config |= {
             key: entry["value"]
-            for key, entry in json.loads(given.pop("config") or "{}").items()
+            for key, entry in json.loads(fields.pop("config") or "{}").items()
             if "value" in entry
         }
-        run.about |= {key: value for key, value in given.items() if value is not None}
+        run.about |= {key: value for key, value in fields.items() if value is not None}
         project = {
             "id": "project",
             "name": run.about["project"],
@@ -300,21 +321,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
             }
         }
 
-    def _upsertView(self, id: str | None = None, **given: Any) -> dict[str, Any]:
+    def _upsertView(self, id: str | None = None, **fields: Any) -> dict[str, Any]:
         id = id or f"view{len(self.server.views)}"
         inserted = id not in self.server.views
-        self.server.views[id] = given
-        about = {
+        self.server.views[id] = fields
+        view = {
             "id": id,
             "type": "runs",
-            "name": given["name"],
-            "displayName": given["displayName"],
-            "description": given["description"],
+            "name": fields["name"],
+            "displayName": fields["displayName"],
+            "description": fields["description"],
         }
-        project = {"id": "project", "name": given["projectName"], "entityName": given["entityName"]}
+        project = {
+            "id": "project",
+            "name": fields["projectName"],
+            "entityName": fields["entityName"],
+        }
         return {
             "upsertView": {
-                "view": about | {"project": project, "spec": given["spec"], "updatedAt": None},
+                "view": view | {"project": project, "spec": fields["spec"], "updatedAt": None},
                 "inserted": inserted,
             }
         }
@@ -322,7 +347,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def run_server() -> Iterator[Server]:
-    """A running server."""
+    """Run a server in a thread."""
     with Server() as server:
         thread = threading.Thread(
             target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True

@@ -2,14 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from helpers import processes
 from helpers.phase1_study import NAMES, SEEDS, TUNED, make_study
 from synaptune.analysis.evidence import gather_evidence
 from synaptune.cli.main import main
@@ -37,16 +36,13 @@ def runs(folder: Path) -> list[Trial]:
 def kill_at(folder: Path, number: int, *words: str) -> None:
     """Start the command and kill it when the run of a trial begins."""
     command = [
-        sys.executable,
         "-m",
         "synaptune.cli.main",
         "ablation",
         f"study.dir={folder}",
         *words,
     ]
-    process = subprocess.Popen(
-        command, cwd=folder.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = processes.start(command, folder.parent, fresh=True)
     deadline = time.monotonic() + 900
     while not (folder / f"trials/{number}").exists():
         assert process.poll() is None, process.communicate()

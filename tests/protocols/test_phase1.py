@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 
@@ -11,6 +9,7 @@ import optuna
 import pytest
 import yaml
 
+from helpers import processes
 from helpers.paths import ROOT
 from synaptune.config.compose import compose_config
 from synaptune.protocols.phase1 import build_space, plan_runs, read_config
@@ -29,13 +28,11 @@ WORDS += ["workers.count=1"]
 
 
 def command(*words):
-    return [sys.executable, "-m", "synaptune.cli.main", "phase1", *words]
+    return ["-m", "synaptune.cli.main", "phase1", *words]
 
 
 def run(folder, *words):
-    return subprocess.run(
-        command(*words), cwd=folder, capture_output=True, text=True, timeout=900, check=False
-    )
+    return processes.run(command(*words), folder)
 
 
 def stored(folder):
@@ -44,10 +41,9 @@ def stored(folder):
     ).trials
 
 
-def interrupt_at(folder, number, how):
+def interrupt_at(folder, number, how, *, fresh=False):
     """Start the protocol and end it when the run of a trial begins."""
-    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    process = subprocess.Popen(command(*WORDS), cwd=folder, **streams)
+    process = processes.start(command(*WORDS), folder, fresh=fresh)
     begun = time.monotonic()
     while not (folder / f"outputs/studies/phase1/trials/{number}").exists():
         assert process.poll() is None, process.communicate()
@@ -59,7 +55,7 @@ def interrupt_at(folder, number, how):
 
 @pytest.mark.slow
 def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(tmp_path):
-    interrupt_at(tmp_path, 4, signal.SIGKILL)
+    interrupt_at(tmp_path, 4, signal.SIGKILL, fresh=True)
     early = [(trial.params, trial.value, trial.datetime_complete) for trial in stored(tmp_path)[:4]]
     stderr, code = interrupt_at(tmp_path, 16, signal.SIGINT)
     assert (code, "Traceback" in stderr) == (130, False)

@@ -1,181 +1,180 @@
-"""Pruners decide as Optuna's do on the same histories, and what is ours beside them."""
+"""Optuna's pruners on the trials of a search: decisions, restarts, lost attempts, estimates."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import optuna
 import pytest
 
+from synaptune import TrialManager, TrialPruned
 from synaptune.core.errors import UserError
 from synaptune.search.objective.learning_curve import LEAST_POINTS
 from synaptune.search.pruning import (
     PRUNERS,
-    History,
-    HyperbandPruner,
-    PercentilePruner,
-    Pruner,
     PrunerConfig,
+    TrialPruner,
     find_pruner_faults,
     make_pruner,
-    prune_by_halving,
 )
+from synaptune.search.trial import Trial
 
 STEPS = range(1, 28)
-
-
-def decisions_agree(
-    ours: Pruner, theirs: optuna.pruners.BasePruner, name: str, seed: int
-) -> tuple[int, int]:
-    """Run trials in a random interleaving under both; returns the numbers of pruned and of complete trials."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    random = np.random.default_rng(seed)
-    study = optuna.create_study(study_name=name, pruner=theirs)
-    running: dict[int, optuna.Trial] = {}
-    histories: dict[int, History] = {}
-    curves: dict[int, np.ndarray] = {}
-    while len(histories) < 40 or running:
-        if len(histories) < 40 and (len(running) < 4):
-            trial = study.ask()
-            running[trial.number] = trial
-            histories[trial.number] = History(trial.number, "running", {})
-            curves[trial.number] = (
-                random.normal() + 5.0 / np.sqrt(np.array(STEPS)) + random.normal(0, 0.3, len(STEPS))
-            )
-            curves[trial.number][random.random(len(STEPS)) < 0.03] = math.nan
-            continue
-        number = int(random.choice(list(running)))
-        trial, step = running[number], STEPS[len(histories[number].losses)]
-        loss = float(curves[number][step - 1])
-        trial.report(loss, step)
-        histories[number] = histories[number]._replace(
-            losses={**histories[number].losses, step: loss}
-        )
-        others = [history for history in histories.values() if history.number != number]
-        decided = ours.prune(histories[number], others)
-        assert decided == trial.should_prune(), f"trial {number} at step {step}"
-        if decided or step == STEPS[-1]:
-            study.tell(
-                trial,
-                None if decided else 1.0,
-                state=optuna.trial.TrialState.PRUNED
-                if decided
-                else optuna.trial.TrialState.COMPLETE,
-            )
-            histories[number] = histories[number]._replace(
-                state="pruned" if decided else "complete"
-            )
-            del running[number]
-    states = [history.state for history in histories.values()]
-    return states.count("pruned"), states.count("complete")
-
-
-MAKERS: dict[str, Callable[[], tuple[Pruner, optuna.pruners.BasePruner]]] = {
-    "median": lambda: (PercentilePruner(50.0, 5), optuna.pruners.MedianPruner()),
-    "percentile": lambda: (
-        PercentilePruner(25.0, 3),
-        optuna.pruners.PercentilePruner(25.0, n_startup_trials=3),
-    ),
-    "halving": lambda: (
-        _Halving(2, 3),
-        optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
-    ),
-    "hyperband": lambda: (HyperbandPruner(1, 27, 3, 5), optuna.pruners.HyperbandPruner(1, 27, 3)),
-    "hyperband of four": lambda: (
-        HyperbandPruner(2, 27, 4, 5),
-        optuna.pruners.HyperbandPruner(2, 27, 4),
-    ),
+MAKERS = {
+    "median": optuna.pruners.MedianPruner,
+    "percentile": lambda: optuna.pruners.PercentilePruner(25.0, n_startup_trials=3),
+    "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3),
+    "hyperband": lambda: optuna.pruners.HyperbandPruner(1, 27, 3),
+    "hyperband of four": lambda: optuna.pruners.HyperbandPruner(2, 27, 4),
 }
 
 
-class _Halving:
-    """Successive halving without brackets."""
-
-    def __init__(self, first: int, factor: int) -> None:
-        self.first, self.factor = first, factor
-
-    def prune(self, trial: History, others: list[History]) -> bool:
-        return prune_by_halving(trial, others, first=self.first, factor=self.factor)
+def make_trial(number, state="running", objective=1.0):
+    return Trial(number, number, (0.5,), {}, state, objective if state == "complete" else None)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:All-NaN slice:RuntimeWarning"
-)  # Optuna on a trial that reported no number yet
+def make_curve(random, noise=0.3):
+    curve = random.normal() + 5.0 / np.sqrt(np.array(STEPS)) + random.normal(0, noise, len(STEPS))
+    curve[random.random(len(STEPS)) < 0.03] = math.nan
+    return curve
+
+
+def run_both(name, seed, maximize):
+    """Run interleaved trials under an adapter and in a study of Optuna.
+
+    Returns:
+        The adapter and the ended trials, each with its reports.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    random, sign = np.random.default_rng(seed), -1.0 if maximize else 1.0
+    direction = "maximize" if maximize else "minimize"
+    study = optuna.create_study(study_name="5", pruner=MAKERS[name](), direction=direction)
+    pruner = TrialPruner(MAKERS[name](), maximize=maximize, seed=5)
+    running, reports, ended = {}, {}, []
+    while len(reports) < 40 or running:
+        if len(reports) < 40 and len(running) < 4:
+            trial = study.ask()
+            running[trial.number], reports[trial.number] = (trial, make_curve(random)), {}
+            continue
+        number = int(random.choice(list(running)))
+        (trial, curve), step = running[number], STEPS[len(reports[number])]
+        value = reports[number][step] = sign * float(curve[step - 1])
+        trial.report(value, step)
+        stop = pruner(make_trial(number), step, value)
+        assert stop == trial.should_prune(), f"trial {number} at step {step}"
+        if stop or step == STEPS[-1]:
+            states = optuna.trial.TrialState
+            study.tell(trial, None if stop else 1.0, states.PRUNED if stop else states.COMPLETE)
+            ended.append((make_trial(number, "pruned" if stop else "complete"), reports[number]))
+            pruner.on_end(ended[-1][0], len(ended))
+            del running[number]
+    return pruner, ended
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # Optuna's own study
+@pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.parametrize("seed", range(3))
-def test_decisions_are_optunas_on_random_histories(name, seed):
-    pruned, complete = decisions_agree(*MAKERS[name](), "5", seed)
-    assert pruned > 3  # or the agreement would be one of two pruners that never do anything
-    assert complete > 0
+def test_decisions_are_those_of_a_study_of_optuna_also_after_a_restart(name, maximize):
+    pruner, ended = run_both(name, 1, maximize)
+    states = [trial.state for trial, _ in ended]
+    assert states.count("pruned") > 3  # or nothing is compared
+    assert states.count("complete") > 0
+    ended.sort(key=lambda pair: pair[0].index)
+    again = TrialPruner(MAKERS[name](), ended, maximize=maximize, seed=5)
+    random = np.random.default_rng(9)
+    for number in range(40, 60):
+        curve, trial = make_curve(random), make_trial(number)
+        for step in STEPS:
+            value = (-1.0 if maximize else 1.0) * float(curve[step - 1])
+            stop = pruner(trial, step, value)
+            assert again(trial, step, value) == stop
+            if stop:
+                break
+        for each in (pruner, again):
+            each.on_end(make_trial(number, "pruned" if stop else "complete"), number)
 
 
-def test_the_brackets_of_hyperband_are_drawn_by_number_and_seed():
-    pruner = HyperbandPruner(1, 81, 3, 0)
-    assert pruner.get_bracket_sizes() == [81, 34, 15, 8, 5]
-    drawn = [pruner.get_bracket_id(number) for number in range(3000)]
-    shares = np.bincount(drawn, minlength=5) / 3000
-    assert shares == pytest.approx(np.array(pruner.get_bracket_sizes()) / 143, abs=0.03)
-    assert drawn != [HyperbandPruner(1, 81, 3, 1).get_bracket_id(number) for number in range(3000)]
+def test_reports_further_apart_than_rungs_are_the_same_after_a_restart():
+    def make():
+        return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+
+    live, ended = TrialPruner(make()), []
+    for number, value in enumerate((3.0, 2.0, 5.0, 1.0)):  # two of them pass, two are stopped
+        stop = live(make_trial(number), 8, value)
+        ended.append((make_trial(number, "pruned" if stop else "complete"), {8: value}))
+        live.on_end(ended[-1][0], number + 1)
+    again = TrialPruner(make(), ended)
+    assert [trial.state for trial, _ in ended] == ["complete", "complete", "pruned", "complete"]
+    for number, value in ((4, 2.5), (5, 1.5), (6, 0.5)):
+        assert live(make_trial(number), 8, value) == again(make_trial(number), 8, value)
 
 
-def complete(count: int, loss: float = 1.0) -> list[History]:
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_lost_attempt_and_a_failed_trial_leave_no_trace(name):
+    random = np.random.default_rng(2)
+    curves = [make_curve(random) for _ in range(30)]
+    clean, disturbed = TrialPruner(MAKERS[name](), seed=5), TrialPruner(MAKERS[name](), seed=5)
+    for number, curve in enumerate(curves):
+        trial = make_trial(number)
+        for step in STEPS[: 1 + number % 9]:
+            disturbed(trial, step, -100.0)
+        if number % 5 == 4:
+            disturbed.on_end(make_trial(number, "failed"), number)
+            continue
+        for step in STEPS:
+            stop = clean(trial, step, float(curve[step - 1]))
+            assert disturbed(trial, step, float(curve[step - 1])) == stop
+            if stop:
+                break
+        for each in (clean, disturbed):
+            each.on_end(make_trial(number, "pruned" if stop else "complete"), number)
+
+
+def complete(count, loss=1.0):
     return [
-        History(number, "complete", dict.fromkeys(range(1, 17), loss + number / 100))
+        (make_trial(number, "complete"), dict.fromkeys(range(1, 17), loss + number / 100))
         for number in range(count)
     ]
 
 
+def decide(pruner, value):
+    """The decisions on trial 20, which reports one value at each of 16 steps."""
+    return [pruner(make_trial(20), step, value) for step in range(1, 17)]
+
+
+def make_adapter(name, **options):
+    pruner = make_pruner(PrunerConfig(name, **options), steps=16, evaluations=16)
+    assert pruner is not None
+    return TrialPruner(pruner, complete(20))
+
+
 @pytest.mark.parametrize("name", PRUNERS[1:])
-def test_no_pruner_judges_a_trial_whose_end_cannot_be_told(name):
-    pruner = make_pruner(PrunerConfig(name), steps=16, evaluations=16)
-    hopeless = dict.fromkeys(range(1, 17), 9.0)
-    decided = [
-        pruner.prune(
-            History(99, "running", {at: hopeless[at] for at in range(1, step + 1)}), complete(20)
-        )
-        for step in range(1, 17)
-    ]
-    assert not any(decided[: LEAST_POINTS - 1])
-    assert any(decided)
-    assert not decided[-1]
+def test_no_trial_stops_before_its_end_can_be_estimated(name):
+    stops = decide(make_adapter(name), 9.0)
+    assert not any(stops[: LEAST_POINTS - 1])
+    assert any(stops[:-1])
 
 
-def test_warm_up_steps_are_not_judged():
-    pruner = make_pruner(PrunerConfig("median", warmup_steps=9), steps=16, evaluations=16)
-    at = [
-        step
-        for step in range(1, 17)
-        if pruner.prune(
-            History(99, "running", dict.fromkeys(range(1, step + 1), 9.0)), complete(20)
-        )
-    ]
-    assert at == list(range(9, 16))
+@pytest.mark.parametrize("name", PRUNERS[1:])
+def test_no_trial_stops_during_warm_up(name):
+    stops = decide(make_adapter(name, warmup_steps=9), 9.0)
+    assert not any(stops[:8])
+    assert stops[8]
 
 
-def test_a_trial_better_than_the_others_is_never_pruned():
-    for name in PRUNERS:
-        pruner = make_pruner(PrunerConfig(name), steps=16, evaluations=16)
-        for step in range(1, 17):
-            assert not pruner.prune(
-                History(99, "running", dict.fromkeys(range(1, step + 1), 0.5)), complete(20)
-            )
+def test_rungs_begin_where_a_trial_can_be_judged():
+    assert not any(decide(make_adapter("hyperband", min_resource=1), 9.0)[: LEAST_POINTS - 1])
+    assert not any(decide(make_adapter("hyperband", min_resource=7), 9.0)[:6])
 
 
-def test_the_order_of_the_other_trials_does_not_matter():
-    random = np.random.default_rng(0)
-    others = [
-        History(n, "complete", {step: float(random.normal()) for step in range(1, 17)})
-        for n in range(30)
-    ]
-    for name in PRUNERS:
-        pruner = make_pruner(PrunerConfig(name), steps=16, evaluations=16)
-        for number in range(30, 60):
-            trial = History(
-                number, "running", {step: float(random.normal()) for step in range(1, 10)}
-            )
-            assert pruner.prune(trial, others) == pruner.prune(trial, others[::-1])
+@pytest.mark.parametrize("name", PRUNERS[1:])
+def test_a_trial_better_than_the_others_is_never_stopped(name):
+    assert not any(decide(make_adapter(name), 0.5))
+
+
+def test_the_pruner_none_is_no_pruner():
+    assert make_pruner(PrunerConfig("none"), steps=16, evaluations=16) is None
 
 
 def test_every_fault_is_told_at_once():
@@ -201,3 +200,89 @@ def test_too_few_validations_to_prune_anything_are_refused():
         == find_pruner_faults(PrunerConfig("median"), 5)
         == []
     )
+
+
+LAST = 12
+INF, NAN = math.inf, math.nan
+
+
+def law(step):
+    """A learning curve that the fit knows, from step 1."""
+    return 2.0 + 3.0 * step**-0.5
+
+
+def estimate(reports, *, last=LAST, first=1):
+    """Estimate trial 0 from its reports by step; trial 1 ran from step `first` to step `last`."""
+    other = (make_trial(1, "complete"), dict.fromkeys(range(first, last + 1), 1.0))
+    pruner, trial = TrialPruner(optuna.pruners.NopPruner(), [other]), make_trial(0)
+    for step, value in reports.items():
+        pruner(trial, step, value)
+    return pruner.estimate(trial)
+
+
+def test_the_estimate_is_the_law_at_the_last_step_of_the_others():
+    assert estimate({step: law(step) for step in range(1, 7)}) == pytest.approx(law(LAST), rel=1e-3)
+
+
+def test_steps_from_zero_tell_what_the_same_steps_from_one_tell():
+    from_one = estimate({step: law(step) for step in range(1, 7)})
+    assert estimate(
+        {step - 1: law(step) for step in range(1, 7)}, last=LAST - 1, first=0
+    ) == pytest.approx(from_one, rel=1e-9)
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF, 1e308])
+def test_a_report_that_is_no_number_changes_no_estimate(bad):
+    good = {step: law(step) for step in range(1, 7)}
+    without = estimate({step: value for step, value in good.items() if step != 3})
+    assert estimate(good | {3: bad}) == without
+    assert estimate(dict.fromkeys(range(1, 7), bad)) is None
+
+
+def test_steps_below_zero_are_left_out():
+    good = {step: law(step) for step in range(1, 7)}
+    assert estimate({-2: 9.0, -1: 8.0} | good) == estimate(good)
+
+
+@pytest.mark.parametrize(("first", "bad"), [(0, None), (1, NAN), (1, INF), (0, 1e308)])
+def test_a_search_outlasts_whatever_its_trials_report(tmp_path, first, bad):
+    def objective(params):
+        for step in range(
+            12
+        ):  # every curve falls until it is at x: what is pruned has reported enough for a law
+            bad_here = bad is not None and step == 2
+            made.report(bad if bad_here else max(10.0 - step, params["x"]), first + step)
+            if made.should_prune():
+                raise TrialPruned
+        return params["x"]
+
+    options = {
+        "n_trials": 20,
+        "sampler": "random",
+        "pruner": "median",
+        "directory": tmp_path,
+        "progress": False,
+    }
+    made = TrialManager("s", **options)
+    made.optimize(objective, {"x": ("uniform", 0, 10)})
+    pruned = [trial for trial in made.trials if trial.state == "pruned"]
+    assert len(made.trials) == 20
+    assert [trial for trial in pruned if trial.estimate is not None]
+
+
+def test_a_manager_takes_any_pruner_of_optuna_and_refuses_other_names(tmp_path):
+    def objective(params):
+        for step in range(1, 10):
+            made.report(params["x"], step)
+            if made.should_prune():
+                raise TrialPruned
+        return params["x"]
+
+    options = {"n_trials": 20, "sampler": "random", "progress": False}
+    pruner = optuna.pruners.ThresholdPruner(upper=5.0)
+    made = TrialManager("s", pruner=pruner, directory=tmp_path, **options)
+    made.optimize(objective, {"x": ("uniform", 0, 10)})
+    for trial in made.trials:
+        assert (trial.state == "pruned") == (trial.values["x"] > 5.0)
+    with pytest.raises(UserError, match="a pruner of Optuna such as"):
+        TrialManager("s", pruner="hyperband", directory=tmp_path, **options)

@@ -26,24 +26,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from synaptune.analysis.results import Comparison
-from synaptune.core.parameters import constant
 
-CONFIDENCE = constant(
-    "compare.level",
-    0.95,
-    unit="probability",
-    meaning="coverage of the reported intervals",
-    source="chosen: the usual 95 %",
-)
-RESAMPLES = int(
-    constant(
-        "compare.resamples",
-        9999,
-        meaning="resamples of a bootstrap interval",
-        source="chosen: the default of scipy",
-    )
-)
-_SEED = 20_260  # seed of the resampling, so that the same numbers give the same interval
+CONFIDENCE = 0.95  # coverage of the intervals shown [probability]; chosen: the usual 95 %
+RESAMPLES = 9999  # resamples of a bootstrap interval; chosen: the default of scipy
+_SEED = 20_260  # of the resampling: the same numbers give the same interval
 
 
 class Improvement(NamedTuple):

@@ -12,23 +12,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from synaptune.analysis.results import Convergence, Generation, RandomCurve
-from synaptune.core.parameters import constant
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import BASELINE, StudySnapshot
 
-PAUSE_FACTOR = constant(
-    "convergence.pause",
-    3.0,
-    unit="longest run",
-    meaning="time without an ended trial that counts as a pause",
-    source="chosen: a run and two retries",
-)
-_MAX_POINTS = 400  # upper bound of the points of the random curve
-_SEEDS_KEY = "search.seeds"  # number of seeds that each loss averages over
-# Groups of the configuration that a loss depends on. Searched parameters are among the ranges.
+# Without an end that counts as a pause [longest run]; chosen: a run and two retries.
+PAUSE_FACTOR = 3.0
+_MAX_POINTS = 400  # of the chance curve, at most
+_SEEDS_KEY = "search.seeds"  # that each loss is a mean over
+# Groups of the configuration that a loss depends on; a searched parameter is in none of them, but among the ranges.
 _COMPARED_GROUPS = ("data", "model", "position", "synapse", "training", "objective", "seed")
 
 

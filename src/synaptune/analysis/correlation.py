@@ -12,32 +12,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synaptune.analysis.results import Effect, Generation, Hypothesis
-from synaptune.core.parameters import constant
 from synaptune.search.optimizers.base import Engine, Observation
 from synaptune.search.space.space import Space, Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NULL_SEARCHES = int(
-    constant(
-        "correlation.blind",
-        99,
-        unit="search",
-        meaning="null searches behind each p-value",
-        source="chosen: p down to 0.01",
-    )
-)
-LONGEST_NULL_SEARCH = int(
-    constant(
-        "correlation.longest",
-        60,
-        unit="generation",
-        meaning="length limit of a null search",
-        source="chosen: the noise is stationary by then",
-    )
-)
-# Hypotheses stated before any search of this project. The signs follow from the equations.
+NULL_SEARCHES = 99  # searches that know no loss, behind each p [search]; chosen: p down to 0.01
+# Of a blind search [generation]; chosen: noise has mixed the matrix by then.
+LONGEST_NULL_SEARCH = 60
+# Stated before any search of this project; signs are those the equations suggest.
 GROWS, SHRINKS = "synapse.attention.lambda_loge", "synapse.structural.energy_cost_rel"
 REFILL, DECAY, RATIO = "synapse.vesicles.tau_rrp", "synapse.calcium.tau_c", (30.0, 100.0)
 HYPOTHESISED_PAIRS = (

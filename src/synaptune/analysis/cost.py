@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from synaptune.core.errors import user_error
-from synaptune.study.database.errors import as_user_errors, check_readable, get_sqlite_path
+from synaptune.study.database.connection import redact_url
+from synaptune.study.reader import read_study
 from synaptune.training.config import TrainingConfig
 from synaptune.training.schedules import get_evaluation_steps
 
@@ -257,28 +258,10 @@ def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRa
     Raises:
         UserError: there is no such study, or it has no complete trial.
     """
-    error = user_error(
-        got=f"--study {name}, not in {url}",
-        expected="a study with complete trials",
-        do="check its name, or leave it out to measure the speed",
-    )
-    path = get_sqlite_path(url)
-    if path is not None and not path.exists():  # SQLite would create an empty database
-        raise error
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with as_user_errors(url):
-        if path is not None:
-            check_readable(path)
-        try:
-            trials = optuna.load_study(study_name=name, storage=url).get_trials(deepcopy=False)
-        except KeyError:
-            raise error from None
     runs = [
-        trial.user_attrs
-        for trial in trials
-        if trial.state.name == "COMPLETE" and "copied_from" not in trial.user_attrs
+        trial.facts
+        for trial in read_study(url, name).trials
+        if trial.state == "complete" and "copied_from" not in trial.facts
     ]
     seconds = {
         tested: [
@@ -289,7 +272,11 @@ def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRa
         for tested in (False, True)
     }
     if not any(seconds.values()):
-        raise error
+        raise user_error(
+            got=f"study {name} in {redact_url(url)}, without a complete trial",
+            expected="a study with complete trials",
+            do="check its name, or measure without",
+        )
     return lambda stage: _summarise_seconds(
         seconds[stage.with_test] or seconds[not stage.with_test]
     )

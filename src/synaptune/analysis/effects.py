@@ -39,22 +39,8 @@ from synaptune.core.parameters import constant
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ALPHA = constant(
-    "effects.level",
-    0.05,
-    unit="probability",
-    meaning="adjusted p below which an effect is significant",
-    source="chosen: the usual 5 %",
-)
-_DRAWS = int(
-    constant(
-        "effects.redrawn",
-        48,
-        unit="draw",
-        meaning="draws of each expectation of eq. (2)",
-        source="chosen: 1 % more variance",
-    )
-)
+ALPHA = 0.05  # adjusted p below which an effect is found [probability]; chosen: the usual 5 %
+_DRAWS = 48  # draws behind each expectation of eq. (2) [draw]; chosen: 1 % more variance
 _MEMORY = constant(
     "effects.memory",
     6.0,
@@ -77,13 +63,8 @@ _WEIGHT_RATE = constant(
     meaning="share of the latest correlation in w",
     source="chosen: five generations",
 )
-_MIN_WEIGHT = constant(
-    "effects.least_trust",
-    0.1,
-    meaning="w below which a generation is left out",
-    source="chosen: the level of noise",
-)
-_MIN_COMPLETE = 3  # complete points that a generation needs for its ranks
+_MIN_WEIGHT = 0.1  # w below which a generation is left out; chosen: what noise gives
+_MIN_COMPLETE = 3  # complete points that a generation needs to be ranked
 
 
 def find_effects(replay: Replay, names: Sequence[str], *, seed: int = 0) -> list[Effect]:

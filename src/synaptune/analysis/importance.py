@@ -16,20 +16,12 @@ import statistics
 from collections.abc import Sequence
 
 from synaptune.analysis.results import Importance
-from synaptune.core.parameters import constant
 from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial
 from synaptune.study.reader import StudySnapshot
 
-MAX_TRIALS = int(
-    constant(
-        "importance.most",
-        400,
-        unit="trial",
-        meaning="complete trials that the surrogates are fitted to",
-        source="chosen: the forest takes seconds",
-    )
-)
+# Complete trials that the surrogates see [trial]; chosen: the forest takes seconds.
+MAX_TRIALS = 400
 _MIN_TRIALS = 4  # complete trials that a surrogate needs
 _CLIP_FACTOR = 10.0  # in units of the distance of the best loss from the median
 

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 
 from synaptune.analysis.compare import Improvement, compare
 from synaptune.analysis.results import Noise, SelectionBias, ValidationResult
-from synaptune.core.parameters import constant
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import BASELINE, VALIDATION, StudySnapshot
@@ -144,27 +143,13 @@ def _standard_deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-PROCEED = constant(
-    "decision.proceed",
-    10.0,
-    unit="%",
-    meaning="improvement that is sufficient alone",
-    source="chosen: the plan's gate",
-)
-CONSIDER = constant(
-    "decision.consider",
-    5.0,
-    unit="%",
-    meaning="improvement that is evaluated again",
-    source="chosen: the plan's gate",
-)
-GINI_GAIN = constant(
-    "decision.gini_gain",
-    10.0,
-    unit="%",
-    meaning="rise of the experts' Gini that compensates for a smaller improvement",
-    source="chosen: the plan's gate",
-)
+PROCEED = 10.0  # improvement that is enough alone [%]; chosen: the plan's gate
+
+
+CONSIDER = 5.0  # improvement worth a second look [%]; chosen: the plan's gate
+
+
+GINI_GAIN = 10.0  # rise of the experts' Gini that makes up for less [%]; chosen: the plan's gate
 
 
 class Decision(NamedTuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -18,34 +17,17 @@ from synaptune.cli import (
     sample,
     wandb,
 )
-from synaptune.core.errors import UserError, explain_disk_error
-
-USER_ERROR = 2
-INTERRUPTED = 130
+from synaptune.core.errors import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code: 2 after a user's mistake, 130 after Ctrl-C."""
     options = _parse_options(sys.argv[1:] if arguments is None else arguments)
-    try:
-        options.command(options)
-        sys.stdout.flush()
-        return 0
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (UserError, OSError) as error:
-        message = error
-        if isinstance(error, OSError):
-            message = explain_disk_error(error, "make room (or set study.dir), or check the path")
-        if message is None:
-            raise
-        print(message, file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("\ninterrupted; every finished run is kept", file=sys.stderr)
-        print("  a protocol: the same command continues it", file=sys.stderr)
-        return INTERRUPTED
+    return run_command(
+        lambda: options.command(options),
+        disk="make room (or set study.dir), or check the path",
+        interrupted="; every finished run is kept, and the same command continues a protocol",
+    )
 
 
 def _parse_options(arguments: Sequence[str]) -> argparse.Namespace:

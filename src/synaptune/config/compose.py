@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import synaptune
 from synaptune.core.errors import UserError, user_error
+from synaptune.core.text import get_override_key
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 
 
@@ -70,7 +71,6 @@ def compose_config(
         check_overrides,
         expand_space_file,
         find_override_faults,
-        get_override_key,
     )
     from synaptune.config.schema import register
     from synaptune.config.settings import apply_tuned

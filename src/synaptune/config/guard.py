@@ -17,17 +17,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.config.help import format_help
 from synaptune.config.overrides import (
-    _first_line,
     check_overrides,
     expand_space_file,
     find_override_faults,
 )
-from synaptune.core.errors import UserError, explain_disk_error, user_error
-
-EXIT_USER_ERROR = 2
-
-
-EXIT_INTERRUPTED = 130
+from synaptune.core.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_USER_ERROR,
+    UserError,
+    explain_disk_error,
+    user_error,
+)
+from synaptune.core.text import get_first_line
 
 
 class _SurfacedError(BaseException):
@@ -117,7 +118,7 @@ def explain_error(error: Exception, conf: Path, config_name: str) -> str | None:
         return "\n".join(str(fault) for fault in found)
     return str(
         user_error(
-            got=_first_line(error),
+            got=get_first_line(error),
             expected="a configuration Hydra can compose",
             do="python train.py --help lists the groups",
         )

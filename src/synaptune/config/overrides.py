@@ -18,19 +18,15 @@ from omegaconf.errors import OmegaConfBaseException
 from synaptune.config.flat import list_names
 from synaptune.config.schema import CONFIG_GROUPS
 from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.text import get_first_line, get_override_key
 from synaptune.search.space.file import find_unknown_names, get_space_file, read_space_file
-
-
-def get_override_key(override: str) -> str:
-    """Return the name that an override sets: `model.width` of `+model.width=64`."""
-    return override.lstrip("+~").split("=", 1)[0]
 
 
 def check_overrides(words: Iterable[str]) -> None:
     """Raise UserError for an override without a name, and for no choice of a group: Hydra ends both with an error of its own."""
     for word in words:
-        key, _, value = word.lstrip("+~").partition("=")
-        if word.lstrip("+~").startswith("="):
+        key, value = get_override_key(word), word.partition("=")[2]
+        if not key and "=" in word:
             raise user_error(
                 got=f"{word}, a value without a name",
                 expected="NAME=VALUE",
@@ -181,7 +177,7 @@ def _list_groups() -> dict[str, list[str]]:
 def _explain_override(
     override: str, error: Exception, names: Iterable[str], groups: dict[str, list[str]]
 ) -> UserError:
-    key, _, value = override.lstrip("+~").partition("=")
+    key, value = get_override_key(override), override.partition("=")[2]
     if key in groups:
         chosen = [name.strip() for name in value.strip("[]").split(",")]
         wrong = next((name for name in chosen if name not in groups[key]), None)
@@ -203,14 +199,9 @@ def _explain_override(
         )
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     return user_error(
-        got=f"{override}: {_first_line(cause)}",
+        got=f"{override}: {get_first_line(cause)}",
         expected="a value of the right kind",
         do="correct it; python train.py --cfg "
         + ("hydra" if of_hydra else f"job --package {key.split('.')[0]}")
         + " shows the kinds",
     )
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +17,13 @@ from synaptune.config.flat import flatten_config
 from synaptune.config.settings import (
     Settings,
     _find_last_step,
-    _format_value,
     _list_metrics,
     apply_tuned,
     compute_fingerprint,
     read_settings,
 )
+from synaptune.core.files import replace_file
+from synaptune.core.text import format_parameter
 from synaptune.data.config import DataConfig
 from synaptune.search.objective.learning_curve import extrapolate_result
 from synaptune.search.objective.score import check_ready, score
@@ -90,7 +90,7 @@ def run(
         )
         print(
             f"tuned: {len(used)} values from {cfg.tuned}: "
-            + ", ".join(f"{name}={_format_value(value)}" for name, value in used.items())
+            + ", ".join(f"{name}={format_parameter(value)}" for name, value in used.items())
         )
     built = read_settings(cfg)
     check_ready(built.objective, _list_metrics(built), generation)
@@ -173,7 +173,8 @@ def _run_settings(
         curve=fitted.curve,
         life=fitted.expert_history,
     )
-    _write_file(folder / "result.json", json.dumps(result, indent=1))
+    with replace_file(folder / "result.json") as draft:
+        draft.write_text(json.dumps(result, indent=1) + "\n")
     return Outcome(objective, metrics, folder, pruned_at)
 
 
@@ -182,9 +183,3 @@ def _load_cached_corpus(data: DataConfig, context: int):
     from synaptune.data.corpus import load_corpus
 
     return load_corpus(data, context)
-
-
-def _write_file(path: Path, text: str) -> None:
-    draft = path.with_suffix(".tmp")
-    draft.write_text(text + "\n")
-    os.replace(draft, path)

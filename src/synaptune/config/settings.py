@@ -18,6 +18,7 @@ from synaptune.config.flat import flatten_config
 from synaptune.config.schema import find_unknown_keys
 from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.core.parameters import find_faults
+from synaptune.core.text import get_first_line, get_override_key
 from synaptune.data.config import DataConfig, find_data_faults
 from synaptune.model.config import ModelConfig, find_model_faults
 from synaptune.search.objective.learning_curve import LEAST_POINTS
@@ -163,7 +164,7 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             expected="names of the configuration",
             do="correct the file",
         )
-    given = {override.lstrip("+~").split("=", 1)[0] for override in overrides}
+    given = {get_override_key(override) for override in overrides}
     chosen = tuple(f"{key.replace('/', '.')}." for key in given if key.startswith("synapse/"))
     used = {
         name: value
@@ -174,14 +175,10 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
         try:
             OmegaConf.update(cfg, name, value)
         except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0]
+            reason = get_first_line(error)
             raise user_error(
                 got=f"tuned={path} with {name}: {reason}",
                 expected="values of their type",
                 do="correct the file",
             ) from error
     return used
-
-
-def _format_value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

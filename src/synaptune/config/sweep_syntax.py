@@ -25,6 +25,7 @@ from hydra.core.override_parser.types import (
 from hydra.errors import HydraException
 
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_first_line
 from synaptune.search.space.space import Dimension, Value
 
 TAGS = ("log", "lin", "int")
@@ -80,7 +81,7 @@ def _parse_sweep_text(name: str, entry: Any) -> Override:
         if override.is_sweep_override():
             return override
     except HydraException as error:
-        reason = f" ({str(error).splitlines()[0]})"
+        reason = f" ({get_first_line(error)})"
     raise user_error(
         got=f"parametrization {name}: {entry}{reason}",
         expected="interval(..), choice(..) or range(..)",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Callable, Iterable
 
+EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
 # A file-size limit raises EFBIG and a quota raises EDQUOT; the remedy is that of a full disk.
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NOT_WRITABLE = frozenset(
@@ -43,3 +46,29 @@ def find_nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     by_spelling = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
     matches = list(dict.fromkeys(by_tail + by_spelling))[:count]
     return ", ".join(matches) if matches else "none"
+
+
+def run_command(command: Callable[[], object], *, disk: str, interrupted: str = "") -> int:
+    """Run a command and return its exit code: 2 after a user's mistake, 130 after Ctrl-C.
+
+    Args:
+        command: what to run.
+        disk: what to do about a full disk.
+        interrupted: what to say after Ctrl-C.
+    """
+    try:
+        command()
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (UserError, OSError) as error:
+        message = explain_disk_error(error, disk) if isinstance(error, OSError) else error
+        if message is None:
+            raise
+        print(message, file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\ninterrupted{interrupted}", file=sys.stderr)
+        return EXIT_INTERRUPTED

@@ -42,21 +42,32 @@ def as_disk_errors(path: Path, remedy: str = "free some space there") -> Iterato
         raise
 
 
+@contextmanager
+def replace_file(path: Path, draft: Path | None = None) -> Iterator[Path]:
+    """Give a draft to write; it replaces the file at the end, and is removed after an error.
+
+    Args:
+        path: the file; its folder is made.
+        draft: None is FILE.tmp beside it, for a file that only one process writes.
+    """
+    draft = draft or path.with_name(path.name + ".tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield draft
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file atomically: a reader sees the old content or the new, also after a crash.
 
     Raises:
         UserError: there is no free space, or the folder is not writable.
     """
-    draft = _make_draft_path(path)
-    with as_disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            draft.write_bytes(content)
-            draft.replace(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+    with as_disk_errors(path), replace_file(path, _make_draft_path(path)) as draft:
+        draft.write_bytes(content)
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:

@@ -1,8 +1,9 @@
-"""Short labels of parameters and formatted durations."""
+"""Names, numbers, times and reasons as short text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 # (unit, its length [s], shortest duration that is written in it [s])
 _UNITS = (
@@ -38,3 +39,24 @@ def format_duration(seconds: float) -> str:
     unit, size = next((unit, size) for unit, size, least in _UNITS if seconds >= least or not least)
     value = f"{seconds / size:.1f}"
     return f"{value.removesuffix('.0') if len(value) < 4 else f'{seconds / size:,.0f}'} {unit}"
+
+
+def format_parameter(value: Any) -> str:
+    """Return a parameter's value as text, a number with four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def get_first_line(reason: BaseException | str | None) -> str:
+    """Return the first line of an error or a reason.
+
+    An error without a message gives its type, no reason gives `unknown`.
+    """
+    lines = str(reason or "").strip().splitlines()
+    if lines:
+        return lines[0]
+    return type(reason).__name__ if isinstance(reason, BaseException) else "unknown"
+
+
+def get_override_key(override: str) -> str:
+    """Return the name in an override of Hydra: `a.b` of `+a.b=1` and of `~a.b`."""
+    return override.lstrip("+~").split("=", 1)[0]

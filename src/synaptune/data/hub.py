@@ -13,6 +13,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_first_line
 from synaptune.data.config import DataConfig
 from synaptune.data.text import TRAIN_SHARE, VAL_SHARE, Document, Splits, split_documents
 
@@ -122,7 +123,7 @@ def _use_datasets(config: DataConfig, split: str) -> Iterator[Any]:
         yield datasets
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         offline = " (offline: no request to the hub)" if datasets.config.HF_HUB_OFFLINE else ""
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = get_first_line(error)
         raise user_error(
             got=f"dataset {config.name} [{split}]{offline}: {reason}",
             expected="a dataset on the hub or in the cache, a folder of save_to_disk, "

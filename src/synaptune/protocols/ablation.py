@@ -20,8 +20,8 @@ from synaptune.analysis.ablation import Endpoints, compute_ablation, find_endpoi
 from synaptune.analysis.compare import CONFIDENCE
 from synaptune.analysis.results import AblationRow
 from synaptune.config.compose import compose_config
-from synaptune.config.overrides import get_override_key
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_override_key
 from synaptune.protocols.config import SEED_OFFSETS, AblationConfig, read_protocol_config
 from synaptune.protocols.final_report import write_final_report
 from synaptune.protocols.protocol import Protocol, print_message

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 
+from synaptune.core.text import get_first_line
 from synaptune.protocols.inspection import store_inspections
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.search.space.space import UnitPoint
@@ -29,9 +30,7 @@ def write_final_report(protocol: Protocol, before: UnitPoint, after: UnitPoint) 
         print_message(f"report: {page}")
         attach_report(place.folder, page.parent)
     except Exception as error:  # the verdict is said: a report can be written again
-        print_message(
-            f"report: not written ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
-        )
+        print_message(f"report: not written ({type(error).__name__}: {get_first_line(error)})")
         print_message(
             f"report: synaptune report {shlex.join(make_reference(place.name, redact_url(place.url)).arguments)} tries again"
         )

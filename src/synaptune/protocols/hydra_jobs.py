@@ -18,10 +18,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from synaptune.config.overrides import get_override_key
 from synaptune.config.sweep import Sweep, SweepRequest
 from synaptune.config.sweep_syntax import format_value
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_override_key
 from synaptune.protocols.trial_run import TrialRun, combine_runs
 from synaptune.search.objective.common_seeds import list_common_seeds
 from synaptune.search.objective.score import ObjectiveConfig, score

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from synaptune.core.parameters import constant
+from synaptune.core.text import get_first_line
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.search.space.space import UnitPoint
 from synaptune.search.workers.base import InlineWorkers
@@ -54,23 +54,8 @@ INSPECTIONS = "portraits"
 SIDES = ("baseline", "best")
 SHOWN_KEYS = (0, 16, 48)  # terminals shown: the first, and two born later
 TRACES = ("calcium", "ready", "reserve", "energy", "release", "efficacy")
-TEXT_TOKENS = int(
-    constant(
-        "portrait.tokens",
-        128,
-        unit="token",
-        meaning="text of a portrait",
-        source="chosen: a figure's width",
-    )
-)
-MAX_STEPS = int(
-    constant(
-        "portrait.points",
-        60,
-        meaning="most steps kept of a portrait's life and curve",
-        source="chosen: a figure's width",
-    )
-)
+TEXT_TOKENS = 128  # text of a portrait [token]; chosen: a figure's width
+MAX_STEPS = 60  # most steps kept of a portrait's life and curve; chosen: a figure's width
 INSPECTION_DIGITS = 4
 # The run is the validation's, but watched by nobody; what is left out changes no number of it.
 _QUIET_OVERRIDES = {
@@ -101,7 +86,7 @@ def store_inspections(protocol: Protocol, before: UnitPoint, after: UnitPoint) -
             Exception
         ) as error:  # a portrait is an illustration: the verdict it would spoil is not
             reason = f"{type(error).__name__}: {error}"
-            print_message(f"portraits: none of the {side} ({reason.splitlines()[0]})")
+            print_message(f"portraits: none of the {side} ({get_first_line(reason)})")
             known[side] = {"unit": list(unit), "seed": seed, "failed": reason}
         if known[side].get("reproduced") is False:
             print_message(

@@ -28,8 +28,8 @@ from omegaconf import OmegaConf
 from synaptune.analysis.compare import compute_improvement
 from synaptune.analysis.cost import PlannedRuns
 from synaptune.config.compose import ComposedConfig, compose_config
-from synaptune.config.overrides import get_override_key
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_first_line, get_override_key
 from synaptune.protocols.config import SEED_OFFSETS, Phase2Config, read_protocol_config
 from synaptune.protocols.final_report import write_final_report
 from synaptune.protocols.inspection import SIDES
@@ -277,7 +277,7 @@ def _decide_gate(group: str, before: Sequence[Trial], after: Sequence[Trial]) ->
         UserError: fewer than two seeds have both runs.
     """
     if failed := [run for run in after if run.state != "complete"]:
-        cause = (failed[0].reason or "unknown").splitlines()[0]
+        cause = get_first_line(failed[0].reason)
         reason = f"{len(failed)} of {len(after)} runs on fresh seeds failed ({cause})"
         return {"gate": group, "decision": "start", "reason": reason}
     pairs = pair_runs([run for pair in zip(before, after, strict=True) for run in pair])

@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.config.compose import compose_config
-from synaptune.config.overrides import get_override_key
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_override_key
 from synaptune.protocols.protocol import Protocol
 from synaptune.protocols.stages import measure_baseline
 from synaptune.protocols.trial_run import TrainingEvaluation

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from synaptune.core.errors import user_error
-from synaptune.core.parameters import constant
 from synaptune.protocols.protocol import Protocol, prefix_messages, print_message
 from synaptune.search.loop import Plan
 from synaptune.search.objective.score import Baseline, needs_baseline, rescore, with_baseline
@@ -26,15 +25,7 @@ from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
 from synaptune.study.reader import REFERENCE
 from synaptune.study.study import PhaseLedger
 
-INCUMBENT_SEEDS = int(
-    constant(
-        "protocol.confirming_seeds",
-        3,
-        unit="seed",
-        meaning="further seeds of incumbents",
-        source="chosen: a mean of three",
-    )
-)
+INCUMBENT_SEEDS = 3  # further seeds of incumbents [seed]; chosen: a mean of three
 
 
 def measure_baseline(
@@ -221,10 +212,7 @@ def _make_options(protocol: Protocol, prior: Sequence[Observation]) -> SearchOpt
     training, pruner = protocol.base.get("training"), None
     if protocol.pruner.name != "none" and training is not None:
         pruner = make_pruner(
-            protocol.pruner,
-            steps=training.steps,
-            evaluations=training.evaluations,
-            seed=protocol.engine.seed,
+            protocol.pruner, steps=training.steps, evaluations=training.evaluations
         )
     return SearchOptions(pruner, prior, protocol.stop, protocol.started_at)
 

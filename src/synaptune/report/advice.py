@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 from synaptune.analysis.results import Comparison, Evidence, ValidationResult
-from synaptune.core.parameters import constant
 from synaptune.core.text import make_label
 from synaptune.report import next_commands, tables
 from synaptune.report.findings import (
@@ -18,31 +17,12 @@ from synaptune.report.findings import (
 )
 from synaptune.report.tables import find_positions
 
-EDGE = constant(
-    "report.edge",
-    0.05,
-    meaning="distance from a range's end that counts as at it",
-    source="chosen: a twentieth of the range",
-)
-FEW_EVALUATIONS = constant(
-    "report.few",
-    10.0,
-    unit="evaluation",
-    meaning="per parameter, below which a search is short",
-    source="chosen: CMA's habit",
-)
-LATE_SHARE = constant(
-    "report.late", 0.9, meaning="share of a search whose rest should bring little", source="chosen"
-)
-SLIGHT_GAIN = constant(
-    "report.slight", 0.05, meaning="share of a search's gain that counts as little", source="chosen"
-)
-FAILURE_SHARE = constant(
-    "report.fragile",
-    0.1,
-    meaning="failed share of the trials that deserves a look",
-    source="chosen",
-)
+EDGE = 0.05  # distance from a range's end that counts as at it; chosen: a twentieth of the range
+# Evaluations per parameter below which a search is short; chosen: a rule of thumb of CMA-ES.
+FEW_EVALUATIONS = 10.0
+LATE_SHARE = 0.9  # share of a search whose rest should bring little
+SLIGHT_GAIN = 0.05  # share of a search's gain that counts as little
+FAILURE_SHARE = 0.1  # failed share of the trials that deserves a look
 
 
 def advise(evidence: Evidence) -> list[Finding]:

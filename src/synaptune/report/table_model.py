@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from synaptune.core.text import format_duration
+from synaptune.core.text import format_duration, format_parameter
 from synaptune.search.space.space import Dimension
 
 CellKind = Literal[
@@ -64,11 +64,6 @@ def format_cell(cell: Any, kind: CellKind) -> str:
         case "value":
             return format_parameter(cell)
     return str(cell)
-
-
-def format_parameter(cell: Any) -> str:
-    """A parameter's value, a number with four significant digits."""
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 def format_csv(table: Table) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from synaptune.analysis.results import AblationRow, Comparison, Evidence
-from synaptune.core.text import format_duration
+from synaptune.core.text import format_duration, get_first_line
 from synaptune.report import next_commands
 from synaptune.report.table_model import Column, Table, format_cell
 from synaptune.search.trial import Trial
@@ -235,7 +235,7 @@ def tabulate_failures(evidence: Evidence) -> Table:
 
 def shorten_reason(reason: str | None) -> str:
     """Return the first line of a reason, cut to a readable length."""
-    line = (reason or "").strip().splitlines()[0] if (reason or "").strip() else "unknown"
+    line = get_first_line(reason)
     return line if len(line) <= _LONGEST_REASON else line[: _LONGEST_REASON - 3] + "..."
 
 

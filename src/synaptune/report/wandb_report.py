@@ -16,6 +16,7 @@ from typing import Any
 
 from synaptune.analysis.results import Evidence
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_first_line
 from synaptune.report import advice, findings, next_commands, tables
 from synaptune.report.markdown import format_table
 from synaptune.study.artifacts import write_json, write_text
@@ -106,9 +107,8 @@ def _publish(evidence: Evidence, id_file: Path, *, project: str, entity: str | N
             report.id = published["id"]
         report.save()
     except Exception as error:  # the client raises many types without a remedy
-        reason = (str(error).splitlines() or [""])[0]
         raise user_error(
-            got=f"a report that {get_base_url()} refused ({type(error).__name__}: {reason})",
+            got=f"a report that {get_base_url()} refused ({type(error).__name__}: {get_first_line(error)})",
             expected="an API key with write access to the project",
             do=f"check --entity and --project; if the report was deleted there, remove {id_file}; "
             "the specification is written",

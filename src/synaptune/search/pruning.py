@@ -1,62 +1,57 @@
-"""Ending a run that is not worth its remaining steps, from the losses it reported so far.
+"""Ending a trial that is not worth its remaining steps, by the pruners of Optuna.
 
     none         never
-    percentile   best loss so far > the `percentile`-th percentile of the complete trials' losses at this step     (1)
+    percentile   best loss so far > the `percentile`-th percentile of the complete trials' losses
+                 at this step                                                                   (1)
     median       (1) at 50
-    hyperband    successive halving: at step r eta^(b + k), rung k of bracket b, a trial goes on when its loss is among
-                 the best n // eta (at least one) of the n that reached the rung so far                            (2)
-    brackets     B = floor(log_eta(R / r)) + 1; bracket b of them gets ceil(B eta^(B-1-b) / (B - b)) parts        (3)
+    hyperband    successive halving: at step r eta^(b + k), rung k of bracket b, a trial goes on
+                 when its loss is among the best n // eta (at least one) of the n that reached
+                 the rung so far                                                                (2)
+    brackets     B = floor(log_eta(R / r)) + 1; bracket b gets ceil(B eta^(B-1-b) / (B - b))
+                 parts of the trials                                                            (3)
 
-r least and R largest step, eta reduction factor; a trial's bracket is drawn by its number and the study's seed.
-A decision is a function of the histories alone: it needs no storage and repeats exactly. Optuna's pruners decide the same
-(a test holds (1) and (2) to them), but only inside a study, where they also write. Smaller losses are better.
-Source: (1) Golovin et al. 2017 (Vizier), the median stopping rule; (2) Li et al. 2020 (ASHA), algorithm 2, without
-waiting; (3) Li et al. 2018 (Hyperband), algorithm 1.
+r least and R largest step, eta reduction factor. The bracket of a trial is drawn by its index and
+the seed of the search. `TrialPruner` gives the pruners a study in memory. Its decisions depend on
+the reports of the trials alone, so they are the same after a restart.
+Source: (1) Golovin et al. 2017 (Vizier), the median stopping rule; (2) Li et al. 2020 (ASHA),
+algorithm 2, without waiting; (3) Li et al. 2018 (Hyperband), algorithm 1.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 from synaptune.core.errors import UserError
-from synaptune.search.objective.learning_curve import LEAST_POINTS
+from synaptune.search.callback import Callback
+from synaptune.search.objective.learning_curve import LEAST_POINTS, extrapolate
+from synaptune.search.trial import Trial
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.trial import FrozenTrial
 
 PRUNERS = ("none", "median", "percentile", "hyperband")
-
-
-class History(NamedTuple):
-    """The intermediate losses of a trial by step (positive, in ascending order), and how it stands; number: unique in the study."""
-
-    number: int
-    state: Literal["running", "complete", "pruned"]
-    losses: Mapping[int, float]
-
-    @property
-    def step(self) -> int | None:
-        """The last step reported."""
-        return max(self.losses, default=None)
-
-
-class Pruner(Protocol):
-    """Decides on one trial after each of its reports."""
-
-    def prune(self, trial: History, others: Sequence[History]) -> bool:
-        """Whether the trial should end at its last step, given the other trials of its phase in any order."""
-        ...
+_MAX_LOSS = 1e100  # the fit squares losses, and their sum has to stay a number
 
 
 @dataclass(frozen=True)
 class PrunerConfig:
-    """name: an entry of PRUNERS.
+    """A pruner.
 
-    percentile: the part of the complete trials that a trial has to be better than its rest of [%]: 25 keeps the best quarter;
-    startup_trials: complete trials before median and percentile judge any; least_points: reports before any pruner judges
-    a trial, since what it would have reached is extrapolated from them; warmup_steps: steps before any judges;
-    reduction_factor: eta of hyperband; min_resource: its first rung [step], null is the first step with least_points reports.
+    Attributes:
+        name: one of PRUNERS.
+        percentile: part of the complete trials whose losses a trial has to reach [%]; 25 keeps the
+            best quarter.
+        startup_trials: complete trials before median and percentile end any trial.
+        least_points: reports before a trial can end; its objective is extrapolated from them.
+        warmup_steps: steps before a trial can end.
+        reduction_factor: eta of hyperband.
+        min_resource: first rung of hyperband [step], at least the step of `least_points` reports;
+            None means that step.
     """
 
     name: str = "none"
@@ -94,8 +89,12 @@ def find_pruner_faults(config: PrunerConfig, evaluations: int) -> list[str]:
     return found
 
 
-def make_pruner(config: PrunerConfig, *, steps: int, evaluations: int, seed: int = 0) -> Pruner:
-    """The pruner of runs of so many steps and validations; seed: draws hyperband's brackets. Raises UserError for bad values."""
+def make_pruner(config: PrunerConfig, *, steps: int, evaluations: int) -> BasePruner | None:
+    """Make the pruner of runs with a number of steps and validations; None for `none`.
+
+    Raises:
+        UserError: the configuration has a value that cannot be used.
+    """
     if found := find_pruner_faults(config, evaluations):
         raise UserError(
             "got a pruner that cannot work\n  "
@@ -103,143 +102,127 @@ def make_pruner(config: PrunerConfig, *, steps: int, evaluations: int, seed: int
             + "\n  to do: correct these values"
         )
     if config.name == "none":
-        return NoPruner()
+        return None
+    import optuna
+
+    part = steps * config.least_points / evaluations
     if config.name == "hyperband":
-        first = config.min_resource or max(1, math.floor(steps * config.least_points / evaluations))
-        rule: Pruner = HyperbandPruner(min(first, steps), steps, config.reduction_factor, seed)
-    else:
-        rule = PercentilePruner(
-            50.0 if config.name == "median" else config.percentile, config.startup_trials
-        )
-    return GuardedPruner(rule, config.least_points, config.warmup_steps, steps)
+        first = max(1, math.floor(part), config.warmup_steps, config.min_resource or 0)
+        return optuna.pruners.HyperbandPruner(min(first, steps), steps, config.reduction_factor)
+    return optuna.pruners.PercentilePruner(
+        50.0 if config.name == "median" else config.percentile,
+        config.startup_trials,
+        max(1, round(part), config.warmup_steps),
+    )
 
 
-@dataclass(frozen=True)
-class NoPruner:
-    """Lets every trial end by itself."""
+class TrialPruner(Callback):
+    """Decides with a pruner of Optuna whether a trial stops at a value that it reports.
 
-    def prune(self, trial: History, others: Sequence[History]) -> bool:
-        return False
-
-
-@dataclass(frozen=True)
-class GuardedPruner:
-    """A rule that is asked only when enough of the trial is known, and something of it is left."""
-
-    rule: Pruner
-    least_points: int
-    warmup_steps: int
-    last_step: int
-
-    def prune(self, trial: History, others: Sequence[History]) -> bool:
-        step = trial.step
-        if (
-            step is None
-            or len(trial.losses) < self.least_points
-            or not self.warmup_steps <= step < self.last_step
-        ):
-            return False
-        return self.rule.prune(trial, others)
-
-
-@dataclass(frozen=True)
-class PercentilePruner:
-    """Eq. (1). A trial that has reported nothing but losses that are no numbers is pruned; a step that no complete trial reached
-    says nothing."""
-
-    percentile: float
-    startup_trials: int
-
-    def prune(self, trial: History, others: Sequence[History]) -> bool:
-        import numpy as np
-
-        step = trial.step
-        complete = [other for other in others if other.state == "complete"]
-        if step is None or len(complete) < max(1, self.startup_trials):
-            return False
-        reported = [loss for loss in trial.losses.values() if not math.isnan(loss)]
-        if not reported:
-            return True
-        at_step = [
-            other.losses[step]
-            for other in complete
-            if not math.isnan(other.losses.get(step, math.nan))
-        ]
-        if not at_step:
-            return False
-        return min(reported) > float(np.percentile(at_step, self.percentile))
-
-
-@dataclass(frozen=True)
-class HyperbandPruner:
-    """Eqs. (2) and (3). Trials of one bracket compete, whatever their state."""
-
-    min_resource: int
-    max_resource: int
-    reduction_factor: int
-    seed: int
-
-    def get_bracket_sizes(self) -> list[int]:
-        """Parts of the trials by bracket, eq. (3)."""
-        # A power of the factor has to count as reached: the logarithm of 27 to the base 3 is 3.0000000000000004 or less.
-        count = (
-            math.floor(
-                math.log(self.max_resource / self.min_resource, self.reduction_factor) + 1e-9
-            )
-            + 1
-        )
-        return [
-            math.ceil(count * self.reduction_factor**left / (left + 1))
-            for left in reversed(range(count))
-        ]
-
-    def get_bracket_id(self, number: int) -> int:
-        """The bracket of a trial."""
-        parts = self.get_bracket_sizes()
-        drawn = zlib.crc32(f"{self.seed}_{number}".encode()) % sum(parts)
-        bracket = 0
-        while drawn >= parts[bracket]:
-            drawn -= parts[bracket]
-            bracket += 1
-        return bracket
-
-    def prune(self, trial: History, others: Sequence[History]) -> bool:
-        bracket = self.get_bracket_id(trial.number)
-        rivals = [other for other in others if self.get_bracket_id(other.number) == bracket]
-        return prune_by_halving(
-            trial,
-            rivals,
-            first=self.min_resource * self.reduction_factor**bracket,
-            factor=self.reduction_factor,
-        )
-
-
-def prune_by_halving(trial: History, rivals: Sequence[History], *, first: int, factor: int) -> bool:
-    """Whether successive halving ends a trial at its last step, eq. (2); first: the step of rung 0.
-
-    A report counts for every rung it is the first to reach; a trial is judged at the report that reaches a rung and at no other.
-    Reports further apart than rungs leave open which rung a pruned rival failed at; it then counts at each.
+    The trials of a phase are kept in a study of Optuna's in memory, each at its index. A failed
+    trial is no measure for others, and its reports are dropped.
     """
-    step = trial.step
-    if step is None:
-        return False
-    earlier = max((before for before in trial.losses if before < step), default=0)
-    loss, rung = trial.losses[step], first
-    while rung <= step:
-        if rung > earlier:
-            if math.isnan(loss):
-                return True
-            reached = sorted(
-                value for rival in rivals if (value := _loss_at_rung(rival, rung)) is not None
-            )
-            best = sorted([*reached, loss])
-            if loss > best[max(len(best) // factor, 1) - 1]:
-                return True
-        rung *= factor
-    return False
 
+    is_required = True
 
-def _loss_at_rung(trial: History, rung: int) -> float | None:
-    """The loss that a trial brought to a rung; null when it got nowhere near, or brought no number."""
-    step = min((step for step in trial.losses if step >= rung), default=None)
-    return None if step is None or math.isnan(trial.losses[step]) else trial.losses[step]
+    def __init__(
+        self,
+        pruner: BasePruner,
+        earlier: Iterable[tuple[Trial, Mapping[int, float]]] = (),
+        *,
+        maximize: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """Prepare a study.
+
+        Args:
+            earlier: trials that have ended, each with its reported values by step.
+            maximize: whether larger values are better.
+            seed: seed of hyperband's brackets.
+        """
+        self._pruner, self._name, self._maximize = pruner, str(seed), maximize
+        self._open([])
+        for trial, values in earlier:
+            for step, value in values.items():
+                self(trial, step, value)
+            self.on_end(trial, 0)
+
+    def _open(self, trials: list[FrozenTrial]) -> None:
+        import optuna
+
+        self._storage = optuna.storages.InMemoryStorage()
+        self._study = optuna.create_study(
+            study_name=self._name,
+            storage=self._storage,
+            pruner=self._pruner,
+            direction="maximize" if self._maximize else "minimize",
+        )
+        self._study.add_trials(trials)
+
+    def _list(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def __call__(self, trial: Trial, step: int, value: float) -> bool:
+        """Take a report; returns whether the trial stops there."""
+        import optuna
+
+        while len(trials := self._list()) <= trial.index:
+            self._study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.RUNNING))
+        reports = trials[trial.index].intermediate_values
+        if reports and step <= max(reports):  # another attempt starts again; the lost one is void
+            trials[trial.index] = optuna.create_trial(state=optuna.trial.TrialState.RUNNING)
+            self._open(trials)
+            for at in [at for at in reports if at < step]:
+                self(trial, at, reports[at])
+        if step < 0:
+            return False  # Optuna counts from 0
+        key = self._list()[trial.index]._trial_id
+        self._storage.set_trial_intermediate_value(key, step, value)
+        # A pruner that fails a trial at one rung does not look at the next. It is asked until it
+        # has recorded every rung, so that the records depend on the reports of this trial alone.
+        stop, recorded = False, None
+        while (frozen := self._storage.get_trial(key)).system_attrs != recorded:
+            recorded = frozen.system_attrs
+            with warnings.catch_warnings():  # of a trial that reported no number yet
+                warnings.simplefilter("ignore", RuntimeWarning)
+                stop = self._pruner.prune(self._study, frozen) or stop
+        return stop
+
+    def on_end(self, trial: Trial, finished: int) -> None:
+        """Take in how a trial ended."""
+        import optuna
+
+        trials = self._list()
+        if trial.index >= len(trials) or not trials[trial.index].intermediate_values:
+            return
+        if trial.state == "failed":
+            trials[trial.index] = optuna.create_trial(state=optuna.trial.TrialState.FAIL)
+            self._open(trials)
+        else:
+            states = optuna.trial.TrialState
+            state = states.COMPLETE if trial.state == "complete" else states.PRUNED
+            value = None if trial.objective is None else [trial.objective]
+            self._storage.set_trial_state_values(trials[trial.index]._trial_id, state, value)
+
+    def estimate(self, trial: Trial) -> float | None:
+        """Estimate the objective that a stopped trial was heading for.
+
+        It is the value that the power law of its reports (objective/learning_curve.py) has at the
+        last step that other trials reached. The law has no value at step 0, so every step of a
+        trial that counts from 0 is one more. A report that is no number is left out.
+
+        Returns:
+            The estimate, or None when there are too few reports.
+        """
+        trials = self._list()
+        reports = trials[trial.index].intermediate_values if trial.index < len(trials) else {}
+        shift = 1 if 0 in reports else 0
+        sign = -1.0 if self._maximize else 1.0
+        points = [
+            (step + shift, sign * value)
+            for step, value in sorted(reports.items())
+            if step + shift > 0 and abs(value) <= _MAX_LOSS
+        ]
+        last = max((entry.last_step or 0 for entry in trials), default=0)
+        end = extrapolate(points, last + shift)
+        return None if end is None else sign * end.mean

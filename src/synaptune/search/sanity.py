@@ -15,54 +15,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from synaptune.core.parameters import constant
 from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
 from synaptune.search.space.space import Dimension, Space
 
-SOLVED_LOSS = constant(
-    "sanity.solved",
-    0.01,
-    meaning="value of eq. (1) that counts as solved",
-    source="chosen: the search begins near 10^5",
-)
-MAX_EVALUATIONS = int(
-    constant(
-        "sanity.evaluations",
-        6000,
-        unit="evaluation",
-        meaning="most of one attempt at eq. (1)",
-        source="chosen: it takes about 4500",
-    )
-)
-DIMENSIONS = int(
-    constant(
-        "sanity.dimensions",
-        10,
-        meaning="dimensions of eq. (1)",
-        source="chosen: as many as phase 1 searches",
-    )
-)
-LEARNED_RATIO = constant(
-    "sanity.learned",
-    0.9,
-    meaning="largest loss over unigram entropy that counts as learned",
-    source="chosen: well below it",
-)
-MAX_ATTEMPTS = int(
-    constant(
-        "sanity.attempts",
-        4,
-        unit="seed",
-        meaning="seeds tried on eq. (1)",
-        source="chosen: about a quarter end in its local minimum",
-    )
-)
-NOISE_RATIO = constant(
-    "sanity.noisy",
-    0.01,
-    meaning="relative spread over seeds that is called noise",
-    source="chosen: one percent",
-)
+SOLVED_LOSS = 0.01  # value of eq. (1) that counts as solved; chosen: the search begins near 10^5
+MAX_EVALUATIONS = 6000  # most of one attempt at eq. (1) [evaluation]; chosen: it takes about 4500
+DIMENSIONS = 10  # dimensions of eq. (1); chosen: as many as phase 1 searches
+# Largest loss over unigram entropy that counts as learned; chosen: well below it.
+LEARNED_RATIO = 0.9
+MAX_ATTEMPTS = 4  # seeds tried on eq. (1) [seed]; chosen: about a quarter end in its local minimum
+NOISE_RATIO = 0.01  # relative spread over seeds that is called noise; chosen: one percent
 
 
 class OptimizerCheck(NamedTuple):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from synaptune.core.errors import NO_SPACE, UserError
+from synaptune.core.text import get_first_line
 from synaptune.search.space.space import UnitPoint, Value
 from synaptune.training.errors import DivergedError
 
@@ -109,7 +110,7 @@ def make_failure(error: BaseException) -> Failure:
     # DivergedError is a UserError: divergence is a mistake of the user in a single run. In a search
     # it concerns one point of the space.
     if isinstance(error, DivergedError):
-        return Failure("number", str(error).splitlines()[0])
+        return Failure("number", get_first_line(error))
     if isinstance(error, UserError):
         return Failure("mistake", str(error))
     reason = f"{type(error).__name__}: {error}"

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from synaptune.core.files import replace_file
 from synaptune.search.space.space import Value
 from synaptune.search.trial import Trial
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file atomically."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(text)
-    os.replace(draft, path)
+    with replace_file(path) as draft:
+        draft.write_text(text)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

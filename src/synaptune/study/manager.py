@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.search.callback import Callback, CallbackList
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.registry import Engine, make_optimizer
-from synaptune.search.pruning import GuardedPruner, NoPruner, PercentilePruner, Pruner, PrunerConfig
+from synaptune.search.pruning import PrunerConfig
 from synaptune.search.space.space import Dimension, Space, Value
 from synaptune.search.trial import Result, Trial, TrialPruned, find_best
 from synaptune.search.workers.config import (
@@ -41,6 +41,9 @@ from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize, resum
 from synaptune.study.reader import SEARCH, read_study
 from synaptune.study.study import PhaseLedger, Study
 
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+
 DIRECTIONS = ("minimize", "maximize")
 RANGE_KINDS = ("uniform", "log_uniform", "int", "categorical")
 Objective = Callable[[dict[str, Any]], float]
@@ -57,7 +60,7 @@ class TrialManager:
         direction: str = "minimize",
         storage: str | None = None,
         sampler: str = "cma",
-        pruner: str | Pruner = "none",
+        pruner: str | BasePruner = "none",
         *,
         load_if_exists: bool = True,
         seed: int = 0,
@@ -72,7 +75,7 @@ class TrialManager:
 
         study_name: names the study and its folder; n_trials: ended trials in all, over every call (null: a grid's own number);
         direction: `minimize` or `maximize`; storage: an Optuna storage URL (null: SQLite in the folder); sampler: a name of
-        `hydra/sweeper`; pruner: `none`, `median`, `percentile` (the best quarter goes on) or any Pruner of search/pruning.py;
+        `hydra/sweeper`; pruner: `none`, `median`, `percentile` (the best quarter goes on) or any pruner of Optuna;
         load_if_exists: go on with a study that is there, else refuse it; seed: of the sampler; workers: trials at a time, as
         processes of this machine when more than one, or where else they run; timeout: most seconds of a trial; retries: further
         attempts at a trial whose worker died; max_failure_rate: failed part of a generation that is tolerated; directory: of
@@ -256,24 +259,30 @@ class _TrialCallbacks(Callback):
             function(self.manager, trial)
 
 
-def _parse_pruner(pruner: str | Pruner) -> Pruner:
-    """A pruner by its name; the steps of a callable are not known, so hyperband has to be given whole."""
+def _parse_pruner(pruner: str | BasePruner) -> BasePruner | None:
+    """Make a pruner from its name.
+
+    The steps of a callable are not known, so hyperband has to be given as a pruner of Optuna.
+    """
+    import optuna
+
+    if isinstance(pruner, optuna.pruners.BasePruner):
+        return pruner
     config = PrunerConfig()
-    match pruner:
-        case "none":
-            return NoPruner()
-        case "median" | "percentile":
-            rule = PercentilePruner(
-                50.0 if pruner == "median" else config.percentile, config.startup_trials
-            )
-            return GuardedPruner(rule, 1, config.warmup_steps, sys.maxsize)
-        case str():
-            raise user_error(
-                got=f"pruner={pruner}",
-                expected="none, median, percentile, or a Pruner such as HyperbandPruner(1, 81, 3, seed=0)",
-                do="choose one of them (synaptune.search.pruning)",
-            )
-    return pruner
+    percentiles = {"none": None, "median": 50.0, "percentile": config.percentile}
+    if pruner not in percentiles:
+        raise user_error(
+            got=f"pruner={pruner}",
+            expected="none, median, percentile, or a pruner of Optuna such as"
+            " optuna.pruners.HyperbandPruner(1, 81, 3)",
+            do="choose one of them",
+        )
+    percentile = percentiles[pruner]
+    return (
+        None
+        if percentile is None
+        else optuna.pruners.PercentilePruner(percentile, config.startup_trials)
+    )
 
 
 @dataclass(frozen=True)

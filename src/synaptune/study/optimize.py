@@ -6,16 +6,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from synaptune.search.callback import Callback, CallbackList
-from synaptune.search.judging import TrialPruner
 from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers.base import Engine, Observation
 from synaptune.search.optimizers.diagnostics import Diagnostics, find_health_warnings
 from synaptune.search.optimizers.registry import make_optimizer
 from synaptune.search.optimizers.snapshot import StateFile
 from synaptune.search.optimizers.warm_start import EarlierTrial, WarmStart, warm_start
-from synaptune.search.pruning import NoPruner, Pruner
+from synaptune.search.pruning import TrialPruner
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig, make_stop_rule
 from synaptune.search.trial import Trial, get_loss
@@ -25,19 +25,22 @@ from synaptune.study.database import keys as schema
 from synaptune.study.reader import find_study
 from synaptune.study.study import PhaseLedger, Study
 
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+
 
 @dataclass(frozen=True)
 class SearchOptions:
     """What changes the course of a search.
 
     Attributes:
-        pruner: stops trials by the values that they report.
+        pruner: stops trials by the values that they report; None stops no trial.
         prior: points of an earlier study, for the optimizers that take them.
         stop: reasons to end before the budget.
         started_at: start of the command [s, monotonic]; None means the start of the search.
     """
 
-    pruner: Pruner | None = None
+    pruner: BasePruner | None = None
     prior: Sequence[Observation] = ()
     stop: StopConfig = field(default_factory=lambda: StopConfig(plateau=None))
     started_at: float | None = None
@@ -86,11 +89,12 @@ def _build_search(
     ended = [trial for trial in ledger.read_trials() if trial.state != "running"]
     callbacks: list[Callback] = [StudyWriter(ledger, phase_search.on_message), shared]
     stopper, stop = NeverStop(), options.stop
-    if options.pruner is not None and not isinstance(options.pruner, NoPruner):
+    if options.pruner is not None:
         stopper = TrialPruner(
             options.pruner,
             [(trial, ledger.read_intermediate_values(trial)) for trial in ended],
             maximize=plan.maximize,
+            seed=phase_search.engine.seed,
         )
         callbacks.insert(0, stopper)
     if notifier is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from synaptune.study.database.connection import (
     redact_url,
 )
 from synaptune.study.database.errors import as_user_errors, check_readable
-from synaptune.study.database.rows import filter_phase, read_trials
+from synaptune.study.database.rows import filter_phase, read_details, read_trials
 
 STUDIES_ROOT = Path("outputs/studies")
 SEARCH, BASELINE, VALIDATION, ABLATION, REFERENCE = (
@@ -117,11 +117,9 @@ def read_study(url: str, name: str | None = None, *, prefer: str | None = None) 
         try:
             studies = {study.study_name: study for study in storage.get_all_studies()}
             study = studies[_choose(sorted(studies), name, prefer=prefer, where=redact_url(url))]
+            key = storage.get_study_id_from_name(study.study_name)
             where = f"{study.study_name} in {redact_url(url)}"
-            if (
-                schema.CONFIGURATION in study.user_attrs
-                or storage.get_n_trials(study._study_id) > 0
-            ):
+            if schema.CONFIGURATION in study.user_attrs or storage.get_n_trials(key) > 0:
                 schema.check_schema(study.user_attrs, where)
             if len(study.directions) > 1:
                 raise user_error(
@@ -129,8 +127,8 @@ def read_study(url: str, name: str | None = None, *, prefer: str | None = None) 
                     expected="a study of ours, of one",
                     do="choose another",
                 )
-            trials = read_trials(storage, study._study_id, where)
-            times, curves, distributions = _read_details(storage, study._study_id)
+            trials = read_trials(storage, key, where)
+            details = read_details(storage, key)
         finally:
             close_storage(storage)
     notes = dict(study.user_attrs)
@@ -142,10 +140,10 @@ def read_study(url: str, name: str | None = None, *, prefer: str | None = None) 
         configuration=configuration,
         notes=notes,
         trials=trials,
-        start_times={number: begin for number, (begin, _) in times.items() if begin is not None},
-        end_times={number: end for number, (_, end) in times.items() if end is not None},
-        curves=curves,
-        spaces=_build_spaces(trials, distributions, configuration),
+        start_times=details.start_times,
+        end_times=details.end_times,
+        curves=details.curves,
+        spaces=_build_spaces(trials, details.distributions, configuration),
     )
 
 
@@ -176,61 +174,6 @@ def _choose(names: Sequence[str], name: str | None, *, prefer: str | None, where
         expected=f"one of its studies: {known}",
         do="give its name with --storage URL",
     )
-
-
-_Times = dict[int, tuple[datetime | None, datetime | None]]
-
-
-def _read_details(
-    storage: Any, study: int
-) -> tuple[_Times, dict[int, dict[int, float]], dict[int, dict[str, str]]]:
-    """Times, reported values and the distributions of the parameters as JSON, by trial number."""
-    from optuna.storages._rdb import models
-    from sqlalchemy import select
-    from sqlalchemy.orm import Session
-
-    trial, value, parameter = (
-        models.TrialModel,
-        models.TrialIntermediateValueModel,
-        models.TrialParamModel,
-    )
-    columns = trial.__table__.c  # the model's own times are properties; these are UTC
-    with Session(storage.engine) as session:
-
-        def rows(*chosen: Any, table: Any, order: Any) -> Any:
-            query = (
-                select(trial.number, *chosen)
-                .select_from(table)
-                .join(trial)
-                .where(trial.study_id == study)
-            )
-            return session.execute(query.order_by(order))
-
-        heads = select(trial.number, columns.datetime_start, columns.datetime_complete).where(
-            trial.study_id == study
-        )
-        times: _Times = {
-            number: (_to_utc(begin), _to_utc(end)) for number, begin, end in session.execute(heads)
-        }
-        curves: dict[int, dict[int, float]] = {}
-        for number, step, reported in rows(
-            value.step, value.intermediate_value, table=value, order=value.step
-        ):
-            if reported is not None:
-                curves.setdefault(number, {})[step] = reported
-        distributions: dict[int, dict[str, str]] = {}
-        for number, name, text in rows(
-            parameter.param_name,
-            parameter.distribution_json,
-            table=parameter,
-            order=parameter.param_id,
-        ):
-            distributions.setdefault(number, {})[name] = text
-    return times, curves, distributions
-
-
-def _to_utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=UTC)
 
 
 def _build_spaces(

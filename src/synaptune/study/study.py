@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from synaptune.core.errors import UserError, user_error
-from synaptune.core.parameters import constant
 from synaptune.search.space.space import Space, UnitPoint, Value
 from synaptune.search.trial import Result, Trial
 from synaptune.study.database import keys as schema
@@ -34,13 +33,7 @@ from synaptune.study.database.retry import OPENING_RETRY_TIMEOUT, RETRY_TIMEOUT,
 from synaptune.study.location import StudyLocation
 from synaptune.study.provenance import get_code_version
 
-STUDY_HEARTBEAT_INTERVAL = constant(
-    "storage.beat_every",
-    30.0,
-    unit="s",
-    meaning="between two signs of life of a study",
-    source="chosen: a glance tells",
-)
+STUDY_HEARTBEAT_INTERVAL = 30.0  # between two signs of life of a study [s]; chosen: a glance tells
 _SHOWN_DIFFERENCES = 20
 
 
@@ -241,7 +234,7 @@ class Study:
 
     def finish(self, trial: Trial, result: Result) -> Trial:
         """Write how a trial ended, in one transaction: complete, failed with its reason, or pruned with its estimate."""
-        facts, state = records.collect_facts(result), records.get_end_state(result)
+        facts, state = schema.collect_facts(result), schema.get_end_state(result)
         self._retry(
             lambda again: records.finish_trial(
                 self._storage, self._get_trial_id(trial), result=result, facts=facts, is_retry=again

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from synaptune.core.errors import user_error
-from synaptune.core.files import as_disk_errors
+from synaptune.core.files import as_disk_errors, replace_file
 from synaptune.data.config import DataConfig
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
@@ -25,18 +24,9 @@ def save(path: Path, content: dict[str, Any]) -> None:
     Raises:
         UserError: there is no free space, or the folder is not writable.
     """
-    draft = path.with_suffix(".tmp")
-    with as_disk_errors(
-        path,
-        "free some space; training.resume=true continues from the previous checkpoint, if any",
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(draft, {"format": FORMAT, **content})
-            os.replace(draft, path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+    do = "free some space; training.resume=true continues from the previous checkpoint, if any"
+    with as_disk_errors(path, do), replace_file(path) as draft:
+        _write(draft, {"format": FORMAT, **content})
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""A small Hydra application to sweep: a bowl with its minimum at x=3, y=30, whose trials sleep, fail or reseed on request."""
+"""A small Hydra application to sweep: a bowl with its minimum at x=3, y=30.
+
+Its trials seed the global generators, and sleep or fail on request.
+"""
 
 import json
 import random
@@ -13,7 +16,7 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path=".", config_name="app")
 def main(cfg: DictConfig) -> float:
-    """The bowl's height; a line in cfg.log marks each evaluation's begin and end."""
+    """Return the height of the bowl; each evaluation appends a line to cfg.log."""
     random.seed(0)
     np.random.seed(0)
     number = HydraConfig.get().job.num

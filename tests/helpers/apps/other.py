@@ -1,4 +1,7 @@
-"""A Hydra application that means something of its own by the names of our groups, and writes a result.json of its own shape."""
+"""A Hydra application that uses the names of Synaptune's config groups for its own keys.
+
+It also writes a result.json with a different structure.
+"""
 
 import json
 from pathlib import Path
@@ -10,7 +13,7 @@ from omegaconf import DictConfig
 
 @hydra.main(version_base="1.3", config_path=".", config_name="other")
 def main(cfg: DictConfig) -> float:
-    """The bowl's height."""
+    """Return the height of the bowl."""
     text = json.dumps({"metrics": {"phase": 2.0, "seed": 3.0}}) if cfg.told is None else cfg.told
     (Path(HydraConfig.get().runtime.output_dir) / "result.json").write_text(text)
     return (cfg.x - cfg.search.depth) ** 2

@@ -235,7 +235,7 @@ def one_trial(pool):
 
     def run():
         pool.start(Trial(0, 0, (0.5, 0.5), {"x": 1.0, "y": 1.0}))
-        ended.extend(pool.ended(lambda *_: False))
+        ended.extend(pool.wait_for_trials(lambda *_: False))
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

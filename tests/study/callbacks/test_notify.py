@@ -1,17 +1,19 @@
 """Notifications at real receivers on this machine: one that listens, one that never answers, one that refuses, none at all."""
 
 import json
+import logging
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+pytest.importorskip("apprise")
+
+from helpers import processes
 from helpers.paths import APPS
 from synaptune.config.compose import compose_config
 from synaptune.config.run import run
@@ -209,8 +211,8 @@ def test_a_receiver_that_fails_is_given_up_once_and_the_others_are_not(receiver,
     assert len(receiver.requests) == 3
     lines = sorted(capsys.readouterr().err.splitlines())
     assert lines == [
-        "notify: http://127.0.0.1/*** failed 3 times in a row (Connection refused); it gets no more messages",
-        "notify: http://127.0.0.1/*** failed 3 times in a row (HTTP 500); it gets no more messages",
+        f"notify: http://127.0.0.1/*** failed 3 times in a row ({reason}); it gets no more messages"
+        for reason in ("HTTP 500", "no connection")
     ]
 
 
@@ -227,7 +229,7 @@ def test_apprise_sends_to_its_own_kinds_of_receiver(receiver, caplog, capsys):
     ]
     told(f"json://user:{SECRET}@127.0.0.1:{closed_port()}/{SECRET}")
     shown = capsys.readouterr().err + caplog.text
-    assert "json://*** failed 3 times in a row (not taken)" in shown
+    assert "json://*** failed 3 times in a row (no connection)" in shown
     assert SECRET not in shown
 
 
@@ -254,7 +256,7 @@ def test_a_masked_url_shows_no_secret(url, shown):
         f"http://host:{SECRET}/",
         f"nosuch://{SECRET}",
         SECRET,
-        f"http://h/ {SECRET}",
+        f"http://h {SECRET}/",
     ],
 )
 def test_a_url_that_cannot_be_is_refused_without_its_secret(url):
@@ -268,10 +270,25 @@ def test_an_unknown_event_is_refused_with_the_known_ones():
         make_receivers(NotifyConfig(events=["begin"]))
 
 
-def test_without_apprise_the_message_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize("url", [f"slack://{SECRET}/b/c", f"https://example.org/{SECRET}"])
+def test_without_apprise_the_message_says_what_to_install(monkeypatch, url):
     monkeypatch.setitem(sys.modules, "apprise", None)
-    with pytest.raises(UserError, match=r"pip install 'synaptune\[notify\]'"):
-        make_receivers(NotifyConfig([f"slack://{SECRET}/b/c"]))
+    with pytest.raises(UserError, match=r"pip install 'synaptune\[notify\]'") as caught:
+        make_receivers(NotifyConfig([url]))
+    assert SECRET not in str(caught.value)
+
+
+def test_a_webhook_gets_the_event_and_nothing_else_at_its_own_path_and_query(receiver):
+    told(f"{receiver.url}%2Fx?sig=a%2Bb&sig=c&flag", objectives=(3.0,), events=["best"])
+    assert set(receiver.requests[0]) == {"text", *(entry.name for entry in fields(Event))}
+    assert receiver.headers[0]["path"] == f"/hook/{SECRET}%2Fx?sig=a%2Bb&sig=c&flag"
+    assert receiver.headers[0]["User-Agent"] == "synaptune"
+
+
+def test_no_line_of_a_log_shows_a_url(receiver, caplog):
+    caplog.set_level(logging.DEBUG)
+    told(receiver.url, f"http://127.0.0.1:{closed_port()}/{SECRET}", f"json://{SECRET}:1/")
+    assert SECRET not in caplog.text
 
 
 def test_an_event_reads_as_one_line():
@@ -291,7 +308,7 @@ def test_a_sweep_tells_its_end_and_its_secret_is_in_no_file(receiver, tmp_path, 
         "seconds=0.2",
     ]
     log = tmp_path / "log"
-    process = subprocess.Popen([sys.executable, str(APP), "-m", *words, f"log={log}"], cwd=tmp_path)
+    process = processes.start([str(APP), "-m", *words, f"log={log}"], tmp_path)
     while not log.exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -311,12 +328,7 @@ def test_a_sweep_tells_its_end_and_its_secret_is_in_no_file(receiver, tmp_path, 
 
 def test_a_protocol_tells_the_mistake_it_ended_with(receiver, tmp_path):
     words = ["scale=smoke", "study.resume=must", f"notify.urls=['{receiver.url}']"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "synaptune.cli.main", "phase1", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        check=False,
-    )
+    ended = processes.run(["-m", "synaptune.cli.main", "phase1", *words], tmp_path)
     assert ended.returncode == 2
     (got,) = receiver.requests
     assert (got["study"], got["event"]) == ("phase1", "end")

@@ -256,10 +256,10 @@ class Heard:
             SimpleNamespace(run=SimpleNamespace(define_metric=lambda *_, **__: None)),
         )
 
-    def put(self, work):
+    def submit(self, work):
         work()
 
-    def leave(self, exit_code):
+    def end_phase(self, exit_code):
         assert exit_code == 0
 
     def log(self, writer, values, row):
@@ -317,13 +317,13 @@ from helpers import wandb_search
 for module in (controller, runs):
     module.UPLOAD_SECONDS = module.MARGIN_SECONDS = 1.0
 wandb_search.log_run = lambda study, trial: None
-search = wandb_search.go_on
+search = wandb_search.continue_search
 def go_on(*about):
     print("open", flush=True)
     input()
     search(*about)
     print("searched", flush=True)
-wandb_search.go_on = go_on
+wandb_search.continue_search = go_on
 wandb_search.main(Path(sys.argv[2]), "dying", 1, "end")
 print("ended", flush=True)
 """

@@ -5,7 +5,7 @@ import pytest
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
 from synaptune.study.database import keys as schema
-from synaptune.study.database.rows import collect_facts
+from synaptune.study.database.keys import collect_facts
 from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
 

@@ -23,8 +23,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from synaptune.core.parameters import constant
-
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -32,22 +30,8 @@ if TYPE_CHECKING:
     # (shuffle, run): 1 where a run is a high performer; the first row holds the observed labels.
     Labels = NDArray[np.float32]
 
-CONFIDENCE = constant(
-    "refine.level",
-    0.95,
-    unit="probability",
-    meaning="coverage of the intervals of success rates",
-    source="chosen: the usual",
-)
-SHUFFLES = int(
-    constant(
-        "refine.shuffles",
-        9999,
-        unit="shuffle",
-        meaning="upper bound of the shuffles of a p-value",
-        source="chosen: p down to 1e-4",
-    )
-)
+CONFIDENCE = 0.95  # coverage of the intervals of success rates [probability]; chosen: the usual
+SHUFFLES = 9999  # most behind a p-value [shuffle]; chosen: p down to 1e-4
 _MIN_SHUFFLES = 1999
 _MAX_LABELS = 10_000_000  # labels of all shuffles, which bounds time and memory
 _MAX_TABLES = 2_000_000  # with more tables, shuffles replace (1)

@@ -17,22 +17,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from synaptune.analysis.refine.runs import Narrowing, ParameterTest, round_to_digits
-from synaptune.core.parameters import constant
 from synaptune.search.space.space import Value
 
-WIDEN = constant(
-    "refine.plan_margin",
-    0.25,
-    meaning="widening of the best bin on either side",
-    source="derived: fits the plan's 8e-8..4e-7",
-)
-WEIGHT_STEP = constant(
-    "refine.plan_step",
-    5.0,
-    unit="%",
-    meaning="step to which weights are rounded",
-    source="derived: fits the plan's 65/35",
-)
+WIDEN = 0.25  # beyond the best bin on either side; derived: fits the plan's 8e-8..4e-7
+WEIGHT_STEP = 5.0  # to which weights are rounded [%]; derived: fits the plan's 65/35
 
 
 def apply_plan_rule(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrowing:

@@ -51,7 +51,6 @@ from synaptune.analysis.refine.runs import (
     round_to_digits,
 )
 from synaptune.core.errors import user_error
-from synaptune.core.parameters import constant
 from synaptune.search.space.file import SpaceFile
 from synaptune.search.space.space import Value
 
@@ -59,20 +58,11 @@ if TYPE_CHECKING:
     from synaptune.analysis.refine.exact_tests import Labels
 
 Rule = Literal["tested", "plan"]
-QUANTILE = constant(
-    "refine.quantile",
-    1.0 / 3.0,
-    meaning="share of the runs that are high performers",
-    source="the plan: 16 of 48",
-)
-ALPHA = constant(
-    "refine.alpha",
-    0.05,
-    unit="probability",
-    meaning="adjusted p below which a parameter is narrowed",
-    source="chosen: the usual 5 %",
-)
-_BIN_COUNTS = (3, 6)  # smallest and largest number of bins at round numbers
+QUANTILE = 1.0 / 3.0  # best part of the runs that counts as high performers; the plan: 16 of 48
+ALPHA = 0.05  # adjusted p that supports a narrowing [probability]; chosen: the usual 5 %
+MARGIN = 0.1  # of the winners' width, left on either side; chosen: winners not yet seen
+_MIN_GAIN = 0.1  # of a range's width: a smaller narrowing is none
+_BIN_COUNTS = (3, 6)  # fewest and most bins at round numbers
 _QUARTERS = 4
 _UNTESTABLE = (
     "not testable: no generation has both a high performer and another run, so that no labels can "

@@ -20,7 +20,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from synaptune.core.errors import UserError
-from synaptune.report.dashboard.study_status import read_origins
+from synaptune.report.dashboard.study_status import connect
 from synaptune.study.database.connection import (
     add_driver,
     close_storage,
@@ -29,6 +29,7 @@ from synaptune.study.database.connection import (
     redact_url,
 )
 from synaptune.study.database.errors import as_user_errors
+from synaptune.study.database.rows import read_origins
 
 MAX_DATABASES = 10_000  # small enough that a browser's integers hold the ids
 
@@ -123,11 +124,7 @@ class MergedStorage(BaseStorage):
             state, known = _read_file_state(url), self._open_databases.get(number)
             if known is not None and known.state == state:
                 return known.reader
-            identity = (
-                None
-                if state is None
-                else (state[:2], read_origins(url) if get_sqlite_path(url) else None)
-            )
+            identity = None if state is None else (state[:2], _read_origins(url))
             if known is not None and known.identity == identity:
                 self._open_databases[number] = known._replace(state=state)
                 return known.reader
@@ -302,6 +299,13 @@ class MergedStorage(BaseStorage):
             for database in self._open_databases.values():
                 close_storage(database.storage)
             self._open_databases.clear()
+
+
+def _read_origins(url: str) -> Any:
+    if get_sqlite_path(url) is None:
+        return None
+    with connect(url) as connection:
+        return read_origins(connection)
 
 
 def _read_file_state(url: str) -> tuple[Any, ...] | None:

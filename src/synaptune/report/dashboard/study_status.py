@@ -15,6 +15,7 @@ from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import add_driver, get_engine_options, get_sqlite_path
 from synaptune.study.database.errors import as_user_errors
 from synaptune.study.database.locks import Holder
+from synaptune.study.database.rows import StatusRows, read_status_rows, to_utc
 from synaptune.study.reader import SEARCH, is_search
 from synaptune.study.study import STUDY_HEARTBEAT_INTERVAL
 
@@ -159,136 +160,14 @@ def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
     Raises:
         UserError: the database cannot be read.
     """
-    from optuna.storages._rdb import models
-    from sqlalchemy import func, select
-
+    keys = (schema.HOLDER, schema.ENGINE, schema.CONFIGURATION, schema.VERSION_KEY)
     with connect(url) as connection:
-        chosen = select(
-            models.StudyModel.study_id,
-            models.StudyModel.study_name,
-            models.StudyDirectionModel.direction,
-        )
-        chosen = chosen.join(models.StudyDirectionModel).where(
-            models.StudyDirectionModel.objective == 0
-        )
-        if name is not None:
-            chosen = chosen.where(models.StudyModel.study_name == name)
-        heads = connection.execute(chosen.order_by(models.StudyModel.study_id)).all()
-        if not heads:
-            return []
-        study_ids = [key for key, _, _ in heads]
-        trial, times = models.TrialModel, models.TrialModel.__table__.c
-        states = _group_by_study(
-            connection.execute(
-                select(
-                    trial.study_id,
-                    trial.state,
-                    func.count(),
-                    func.min(times.datetime_start),
-                    func.max(times.datetime_start),
-                    func.max(times.datetime_complete),
-                )
-                .where(trial.study_id.in_(study_ids))
-                .group_by(trial.study_id, trial.state)
-            )
-        )
-        note = models.StudyUserAttributeModel
-        keys = (schema.HOLDER, schema.ENGINE, schema.CONFIGURATION, schema.VERSION_KEY)
-        texts = _group_by_study(
-            connection.execute(
-                select(note.study_id, note.key, note.value_json).where(note.key.in_(keys))
-            )
-        )
-        lengths = (
-            select(note.study_id, func.sum(func.length(note.value_json)))
-            .where(note.key != schema.HOLDER)
-            .group_by(note.study_id)
-        )
-        notes_lengths = dict(map(tuple, connection.execute(lengths)))
-        phases = _group_by_study(_read_phases(connection, study_ids))
-    return [
-        _make_status(
-            study,
-            direction.name,
-            states.get(key, []),
-            texts.get(key, []),
-            notes_length=notes_lengths.get(key, 0),
-            phases=phases.get(key, []),
-        )
-        for key, study, direction in heads
-    ]
+        return [_make_status(rows) for rows in read_status_rows(connection, name, keys)]
 
 
-def read_origins(url: str) -> tuple[tuple[int, Any], ...]:
-    """Read the id of each study of a database and the start of its first trial.
-
-    Raises:
-        UserError: the database cannot be read.
-    """
-    from optuna.storages._rdb import models
-    from sqlalchemy import func, select
-
-    trial = models.TrialModel.__table__.c
-    with connect(url) as connection:
-        query = (
-            select(trial.study_id, func.min(trial.datetime_start))
-            .group_by(trial.study_id)
-            .order_by(trial.study_id)
-        )
-        return tuple((study, started_at) for study, started_at in connection.execute(query))
-
-
-def _read_phases(connection: Any, studies: list[int]) -> list[tuple[Any, ...]]:
-    """Read study, phase, trials, ended trials, last number, smallest and largest objective."""
-    from optuna.storages._rdb import models
-    from optuna.trial import TrialState
-    from sqlalchemy import and_, case, func, select
-
-    trial, attribute, value = (
-        models.TrialModel,
-        models.TrialUserAttributeModel,
-        models.TrialValueModel,
-    )
-    is_ended = case((trial.state.in_([TrialState.RUNNING, TrialState.WAITING]), 0), else_=1)
-    objective = case((trial.state == TrialState.COMPLETE, value.value), else_=None)
-    query = select(
-        trial.study_id,
-        attribute.value_json,
-        func.count(),
-        func.sum(is_ended),
-        func.max(trial.number),
-        func.min(objective),
-        func.max(objective),
-    )
-    query = query.select_from(trial).outerjoin(
-        attribute, and_(attribute.trial_id == trial.trial_id, attribute.key == schema.PHASE)
-    )
-    query = query.outerjoin(value, and_(value.trial_id == trial.trial_id, value.objective == 0))
-    return list(
-        connection.execute(
-            query.where(trial.study_id.in_(studies)).group_by(trial.study_id, attribute.value_json)
-        )
-    )
-
-
-def _group_by_study(rows: Any) -> dict[int, list[Any]]:
-    grouped: dict[int, list[Any]] = {}
-    for key, *rest in rows:
-        grouped.setdefault(key, []).append(rest)
-    return grouped
-
-
-def _make_status(
-    name: str,
-    direction: str,
-    states: list[Any],
-    texts: list[Any],
-    *,
-    notes_length: int,
-    phases: list[Any],
-) -> StudyStatus:
-    notes = {key: json.loads(text) for key, text in texts}
-    is_ours = schema.CONFIGURATION in notes
+def _make_status(rows: StatusRows) -> StudyStatus:
+    notes = {key: json.loads(text) for key, text in rows.notes.items()}
+    ours, phases = schema.CONFIGURATION in notes, rows.phases
     configuration = notes.get(schema.CONFIGURATION)
     if (
         not isinstance(configuration, dict)
@@ -298,23 +177,25 @@ def _make_status(
         # something else there.
         notes, configuration, phases = {}, {}, [(None, *rest) for _, *rest in phases]
     engine = _parse_or_none(lambda: Engine(**notes[schema.ENGINE]))
-    starts = [start for _, _, start, _, _ in states if start is not None]
-    moments = [moment for _, _, _, *later in states for moment in later if moment is not None]
-    maximize = direction == "MAXIMIZE"
+    starts = [to_utc(start) for _, _, start, _, _ in rows.states if start is not None]
+    moments = [
+        to_utc(time) for _, _, _, *later in rows.states for time in later if time is not None
+    ]
+    maximize = rows.direction == "MAXIMIZE"
     return StudyStatus(
-        name=name,
+        name=rows.name,
         maximize=maximize,
-        is_ours=is_ours,
-        states={state.name: count for state, count, *_ in states},
+        is_ours=ours,
+        states={state.name: count for state, count, *_ in rows.states},
         phases=_merge_phases(phases, maximize),
-        started_at=_to_utc(min(starts, default=None)),
-        latest_event=_to_utc(max(moments, default=None)),
+        started_at=min(starts, default=None),
+        latest_event=max(moments, default=None),
         holder=_parse_or_none(lambda: Holder.from_note(notes[schema.HOLDER])),
         budget=None if engine is None else engine.budget,
-        notes_length=int(notes_length or 0),
+        notes_length=rows.notes_length,
         protocol=configuration.get("search.protocol"),
         optimizer=configuration.get("search.optimizer"),
-        failures=next((count for state, count, *_ in states if state.name == "FAIL"), 0),
+        failures=next((count for state, count, *_ in rows.states if state.name == "FAIL"), 0),
     )
 
 
@@ -352,7 +233,3 @@ def _parse_or_none(read: Callable[[], T]) -> T | None:
         return read()
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _to_utc(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=UTC)

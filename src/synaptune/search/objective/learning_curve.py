@@ -30,15 +30,7 @@ if TYPE_CHECKING:
 
     Points = NDArray[np.float64]
 
-LEAST_POINTS = int(
-    constant(
-        "curve.least_points",
-        4,
-        unit="point",
-        meaning="points that a fit needs",
-        source="derived: three parameters + 1",
-    )
-)
+LEAST_POINTS = 4  # points that a fit needs [point]; derived: three parameters + 1
 EXPONENT_LOW = constant(
     "curve.exponent_low",
     0.05,

@@ -14,29 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from synaptune.core.parameters import constant
-
-CONDITION_LIMIT = constant(
-    "search.condition_limit",
-    1e6,
-    meaning="largest healthy value of eq. (2)",
-    source="chosen: a step a thousand times its neighbour's",
-)
-RATIO_LIMIT = constant(
-    "search.ratio_limit",
-    1e3,
-    meaning="largest healthy value of eq. (3)",
-    source="chosen: two parameters correlated beyond 0.998",
-)
-STAGNATION_LIMIT = int(
-    constant(
-        "search.stagnation_limit",
-        30,
-        unit="generation",
-        meaning="longest healthy time without a new best loss",
-        source="chosen: a short search is no longer",
-    )
-)
+# Largest healthy value of eq. (2); chosen: a step a thousand times its neighbour's.
+CONDITION_LIMIT = 1e6
+# Largest healthy value of eq. (3); chosen: two parameters correlated beyond 0.998.
+RATIO_LIMIT = 1e3
+# Longest healthy time without a new best loss [generation]; chosen: a short search is no longer.
+STAGNATION_LIMIT = 30
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ The file is a pickle: read only those of your own studies.
 from __future__ import annotations
 
 import io
-import os
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from synaptune.core.files import replace_file
 from synaptune.search.optimizers.base import Engine, Observation, Optimizer
 
 SNAPSHOT_VERSION = 2
@@ -102,9 +102,8 @@ class StateFile:
             generations,
             optimizer,
         )
-        draft = self.path.with_suffix(".tmp")
-        draft.write_bytes(pickle.dumps(snapshot))
-        os.replace(draft, self.path)
+        with replace_file(self.path) as draft:
+            draft.write_bytes(pickle.dumps(snapshot))
 
     def load(self) -> OptimizerSnapshot | str:
         """The snapshot, or why there is none to use."""

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.text import get_first_line
 from synaptune.search.space.space import Dimension, Value
 
 ENDINGS = (".yaml", ".yml")
@@ -100,7 +101,7 @@ def read_space_file(path: Path) -> SpaceFile:
             do="check the path",
         ) from error
     except Exception as error:  # the YAML reader raises errors of several libraries
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = get_first_line(error)
         raise user_error(
             got=f"search_space={path}: {reason}", expected="YAML", do="correct the file"
         ) from error

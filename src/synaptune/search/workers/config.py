@@ -8,19 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.core.errors import UserError
-from synaptune.core.parameters import constant
 from synaptune.search.workers.base import Evaluate, InlineWorkers, Workers
 
 WORKER_KINDS = ("auto", "here", "processes", "ray", "slurm")
-MAX_WORKERS = int(
-    constant(
-        "workers.most",
-        8,
-        unit="process",
-        meaning="most workers that a protocol starts by itself",
-        source="chosen: memory",
-    )
-)
+MAX_WORKERS = 8  # most workers that a protocol starts by itself [process]; chosen: memory
 
 
 @dataclass

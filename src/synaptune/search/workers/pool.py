@@ -31,24 +31,13 @@ from typing import Any, NamedTuple, Protocol
 import cloudpickle
 
 from synaptune.core.errors import user_error
-from synaptune.core.parameters import constant
 from synaptune.search.trial import Failure, Result, Trial
 from synaptune.search.workers.base import Evaluate, FinishedTrial, OnReport, make_timeout_failure
 
-HEARTBEAT_INTERVAL = constant(
-    "pool.beat",
-    5.0,
-    unit="s",
-    meaning="time between two signs of life of a worker",
-    source="chosen: cheap, and soon enough",
-)
-HEARTBEAT_TIMEOUT = constant(
-    "pool.silence",
-    120.0,
-    unit="s",
-    meaning="silence after which a worker counts as dead",
-    source="chosen: longer than any pause of a network",
-)
+# Time between two signs of life of a worker [s]; chosen: cheap, and soon enough.
+HEARTBEAT_INTERVAL = 5.0
+# Silence after which a worker counts as dead [s]; chosen: longer than any pause of a network.
+HEARTBEAT_TIMEOUT = 120.0
 _HANDSHAKE_TIMEOUT = 30.0  # s, after which who has connected and not said who it is has to go; a worker does so at once
 _MAX_FAILED_STARTS = (
     3  # of workers in a row before their first trial: what kills them is not a trial

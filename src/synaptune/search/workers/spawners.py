@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_first_line
 from synaptune.search.workers.pool import WorkerHandle
 from synaptune.search.workers.process import KEY_VARIABLE, run_worker
 
@@ -85,7 +86,7 @@ class _RayWorker:
         try:
             ray.get(self.task)
         except RayError as error:
-            return str(error).strip().splitlines()[0]
+            return get_first_line(error)
         return "ended"
 
     def kill(self) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from synaptune.core.text import format_duration
+from synaptune.core.text import format_duration, format_parameter
 from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
-from synaptune.search.space.space import Space, Value
+from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial, find_best
 from synaptune.study.callbacks.screen import Screen
@@ -216,12 +216,8 @@ def _describe_best(best: Trial, space: Space) -> str:
     chosen = sorted(best.values, key=lambda name: -moved.get(name, 0.0))[:_MAX_VALUES]
     more = len(best.values) - len(chosen)
     return "  ".join(
-        f"{name.rsplit('.', 1)[-1]} {_format_value(best.values[name])}" for name in chosen
+        f"{name.rsplit('.', 1)[-1]} {format_parameter(best.values[name])}" for name in chosen
     ) + (f"  and {more} more" if more else "")
-
-
-def _format_value(value: Value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _render_running(running: dict[int, RunningTrial], now: float) -> RenderableType:

@@ -1,22 +1,21 @@
-"""Tells people elsewhere how a search goes: a webhook, or any service that apprise knows by a URL.
+"""Notifications of a search by apprise: webhooks, and any service that apprise knows by a URL.
 
-One daemon thread sends. Whatever a receiver does, be dead, slow or unwilling, no search waits for it, fails by it or hears of it
-more than once. URLs hold secrets, so no line ever shows more of one than `masked` does.
+One daemon thread sends. No search waits for a receiver or fails by it, and a receiver that fails
+is reported once. URLs hold secrets, so no message shows more of one than `mask_url` does.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import logging
+import re
 import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from synaptune.core.errors import UserError, user_error
 from synaptune.search.callback import Callback
@@ -26,14 +25,21 @@ EVENTS = ("generation", "best", "failure", "end")
 _WEB_SCHEMES = ("http", "https")
 _TIMEOUT = 5.0  # seconds for one message, and for all that still wait at the end
 _MAX_WAITING = 100  # messages; beyond that the oldest give way
+_messages: deque[str] = deque(maxlen=20)  # what apprise logged last
 _MAX_FAILURES = 3  # failures in a row after which a receiver gets no more
+# The body of a webhook is the event: apprise's own fields are left out, its message is `text`.
+_WEBHOOK_BODY = dict.fromkeys(("version", "title", "attachments", "type"), "") | {"message": "text"}
 
 
 @dataclass
 class NotifyConfig:
-    """urls: where to, `https://...` (JSON by POST) or a URL of apprise; `'${oc.env:NAME}'` keeps a secret out of every file.
+    """Receivers and events.
 
-    events: of `generation` (one is whole), `best` (a new one), `failure` (of a trial), `end` (of the command, and how).
+    Attributes:
+        urls: webhooks `https://...` (JSON by POST) or URLs of apprise; `'${oc.env:NAME}'` keeps a
+            secret out of every file.
+        events: some of `generation` (one is whole), `best` (a new one), `failure` (of a trial) and
+            `end` (of the command, with its reason).
     """
 
     urls: list[str] = field(default_factory=list)
@@ -42,9 +48,12 @@ class NotifyConfig:
 
 @dataclass(frozen=True)
 class Event:
-    """What a receiver is told: phase, trial, objective and reason where the event has one.
+    """The content of a message; phase, trial, objective and reason where the event has one.
 
-    finished, total, best: trials that have ended, of how many, and the best objective, over all searches that run side by side.
+    Attributes:
+        finished: number of ended trials of all searches that run side by side.
+        total: number of their planned trials; None when unknown.
+        best: their best objective.
     """
 
     study: str
@@ -60,23 +69,23 @@ class Event:
     def to_text(self) -> str:
         """The event in one line."""
         words = {"best": "new best", "failure": "failed trial"}.get(self.event, self.event)
-        about = f" {self.objective:.6g}" if self.objective is not None else ""
-        about += f" (trial {self.trial})" if self.trial is not None else ""
-        about += f": {self.reason}" if self.reason else ""
+        details = f" {self.objective:.6g}" if self.objective is not None else ""
+        details += f" (trial {self.trial})" if self.trial is not None else ""
+        details += f": {self.reason}" if self.reason else ""
         best = f", best {self.best:.6g}" if self.best is not None and self.event != "best" else ""
         phase = f" of {self.phase}" if self.phase not in (None, "search") else ""
-        return f"{self.study}: {words}{phase}{about}; {self.finished}{f' of {self.total}' if self.total else ''} trials{best}"
+        count = f"{self.finished} of {self.total}" if self.total else str(self.finished)
+        return f"{self.study}: {words}{phase}{details}; {count} trials{best}"
 
 
-Send = Callable[[Event], None]
-
-
-class RefusedError(Exception):
-    """A receiver did not take a message; the words hold no secret."""
+Send = Callable[[Event], str | None]  # returns why a message was not taken
 
 
 def mask_url(url: str) -> str:
-    """A URL without its secrets: of a webhook scheme and host, of any other only the scheme, since apprise takes tokens for hosts."""
+    """A URL without its secrets: scheme and host of a webhook, only the scheme of any other.
+
+    Other services of apprise may have a token in place of the host.
+    """
     scheme = _read_scheme(url)
     try:
         host = urlsplit(url).hostname if scheme in _WEB_SCHEMES else None
@@ -93,7 +102,14 @@ class Notifier:
     """Sends events to every receiver from a thread of its own."""
 
     def __init__(self, config: NotifyConfig, study: str, *, timeout: float = _TIMEOUT) -> None:
-        """timeout: seconds for one message, and for what waits at `close`. Raises UserError for URLs or events that cannot be."""
+        """Start the thread.
+
+        Args:
+            timeout: time for one message, and for those that wait at `close` [s].
+
+        Raises:
+            UserError: see make_receivers.
+        """
         self._events, self._timeout = set(config.events), timeout
         self._receivers = make_receivers(config, timeout)
         self._latest = Event(study, "end", total=0)
@@ -105,7 +121,7 @@ class Notifier:
             self._thread.start()
 
     def send(self, event: str, **about: Any) -> None:
-        """Hand an event on, and return at once; what is known of the search is added."""
+        """Queue an event, with the counts of the search."""
         if event in self._events and self._thread is not None:
             self._enqueue(replace(self._latest, event=event, **about))
 
@@ -147,7 +163,7 @@ class Notifier:
 
     @contextlib.contextmanager
     def send_end(self) -> Iterator[None]:
-        """Around a command's work: tells how it ended, and waits a little for what is still to be sent."""
+        """Send how the block ended, and wait a short time for messages in the queue."""
         reason = "an error"
         try:
             yield
@@ -166,12 +182,12 @@ class Notifier:
             self.close()
 
     def close(self) -> None:
-        """Wait, but not long, until everything is sent."""
+        """Wait a short time until everything is sent."""
         if self._thread is not None:
             self._enqueue(None)
             self._thread.join(self._timeout)
             with self._condition:
-                self._waiting.clear()  # a thread that still waits for its receiver ends after it
+                self._waiting.clear()  # a thread that waits for a receiver ends afterwards
             self._enqueue(None)
             self._thread = None
 
@@ -196,8 +212,9 @@ class Notifier:
                         0 if (fault := _try_send(send, event)) is None else failures[number] + 1
                     )
                     if failures[number] == _MAX_FAILURES:
-                        line = f"notify: {name} failed {_MAX_FAILURES} times in a row ({fault}); it gets no more messages"
-                        print(line, file=sys.stderr, flush=True)
+                        message = f"notify: {name} failed {_MAX_FAILURES} times in a row ({fault})"
+                        message += "; it gets no more messages"
+                        print(message, file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -224,100 +241,87 @@ class _NotifierCallback(Callback):
 
 
 def make_receivers(config: NotifyConfig, timeout: float = _TIMEOUT) -> list[tuple[str, Send]]:
-    """The receivers with their masked names; raises UserError for a URL or event that cannot be, or when apprise is missing."""
+    """Make the receivers, each with its masked URL.
+
+    Raises:
+        UserError: an event or a URL is unknown, or apprise is not installed.
+    """
     if unknown := [event for event in config.events if event not in EVENTS]:
         raise user_error(
             got=f"notify.events={unknown}", expected=f"some of {', '.join(EVENTS)}", do="correct it"
         )
-    return [
-        (
-            mask_url(url),
-            _make_webhook(url, timeout)
-            if _read_scheme(url) in _WEB_SCHEMES
-            else _make_apprise(url),
-        )
-        for url in config.urls
-    ]
+    return [(mask_url(url), _make_receiver(url, timeout)) for url in config.urls]
 
 
-def _make_webhook(url: str, timeout: float) -> Send:
-    try:
-        parts = urlsplit(url)
-        usable = (
-            bool(parts.hostname)
-            and parts.port != 0
-            and url.isascii()
-            and not any(letter.isspace() for letter in url)
-        )
-    except ValueError:  # a port that is no number, a bracket that does not close
-        usable = False
-    if not usable:
-        raise user_error(
-            got=f"notify.urls with {mask_url(url)}",
-            expected="https://HOST[:PORT]/PATH in ASCII",
-            do="correct it",
-        ) from None
-    headers = {"Content-Type": "application/json", "User-Agent": "synaptune"}
-    if parts.username is not None:  # urllib takes credentials for a part of the host's name
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
-    bare = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
-
-    def send(event: Event) -> None:
-        import urllib.request
-
-        body = json.dumps(asdict(event) | {"text": event.to_text()}).encode()
-        urllib.request.urlopen(
-            urllib.request.Request(bare, body, headers, method="POST"), timeout=timeout
-        ).close()
-
-    return send
-
-
-def _make_apprise(url: str) -> Send:
+def _make_receiver(url: str, timeout: float) -> Send:
     try:
         import apprise
     except ImportError:
         raise user_error(
             got=f"notify.urls with {mask_url(url)}, and no apprise",
-            expected="apprise, which sends to everything but http:// and https://",
-            do="pip install 'synaptune[notify]', or give a webhook",
+            expected="apprise, which sends the messages",
+            do="pip install 'synaptune[notify]'",
         ) from None
-    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # its lines show URLs
+    # Log lines show URLs: apprise's are kept from every handler, its HTTP client writes none.
+    logging.getLogger("apprise").setLevel(logging.WARNING)
+    logging.getLogger("apprise").addFilter(_keep_from_logs)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
+    is_webhook = _read_scheme(url) in _WEB_SCHEMES
+    target: Any = _make_webhook(url, timeout) if is_webhook else url
     service = apprise.Apprise()
-    if not service.add(url):
-        expected = "a URL that apprise knows (github.com/caronc/apprise/wiki), or a webhook"
+    if not service.add(target):
         raise user_error(
-            got=f"notify.urls with {mask_url(url)}", expected=expected, do="correct it"
+            got=f"notify.urls with {mask_url(url)}",
+            expected="https://HOST[:PORT]/PATH in ASCII, or a URL that apprise knows"
+            " (github.com/caronc/apprise/wiki)",
+            do="correct it",
         )
 
-    def send(event: Event) -> None:
-        if not service.notify(body=event.to_text(), title=f"synaptune {event.event}"):
-            raise RefusedError("not taken")
+    def send(event: Event) -> str | None:
+        if is_webhook:
+            target.payload_extras = _WEBHOOK_BODY | asdict(event)
+        _messages.clear()
+        if service.notify(body=event.to_text(), title=f"synaptune {event.event}"):
+            return None
+        text = " ".join(_messages)
+        code = re.search(r"error=(\d{3})\b", text)
+        no_code = "no connection" if "Connection error" in text else "not taken"
+        return f"HTTP {code[1]}" if code else no_code
 
     return send
 
 
-def _try_send(send: Send, event: Event) -> str | None:
-    """Why an event could not be sent, without any word that a URL might be in; null when it was."""
-    import urllib.error
+def _keep_from_logs(record: logging.LogRecord) -> bool:
+    """Filter of apprise's logger: keep a message for the next failure and emit nothing."""
+    _messages.append(record.getMessage())
+    return False
+
+
+def _make_webhook(url: str, timeout: float) -> Any:
+    """Make apprise's service json:// or jsons:// for a URL of the web; None when it is unusable.
+
+    Path and query stay as they are: apprise would take the query for options of its own.
+    """
+    import apprise
 
     try:
-        send(event)
+        parts = urlsplit(url)
+    except ValueError:  # a bracket that does not close
         return None
-    except urllib.error.HTTPError as error:
-        return f"HTTP {error.code}"
-    except RefusedError as error:
-        return str(error)
-    except (
-        Exception
-    ) as error:  # the border of the outer world: whatever a receiver or its library does ends here
-        cause = (
-            error.reason
-            if isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError)
-            else error
-        )
-        return (cause.strerror if isinstance(cause, OSError) else None) or type(cause).__name__
+    webhook: Any = apprise.Apprise.instantiate("json" + url[4:].partition("?")[0])
+    if webhook is not None:
+        webhook.fullpath = urlunsplit(("", "", parts.path, parts.query, ""))
+        webhook.headers = {"User-Agent": "synaptune"}
+        webhook.socket_connect_timeout = webhook.socket_read_timeout = timeout
+    return webhook
+
+
+def _try_send(send: Send, event: Event) -> str | None:
+    """Send an event; returns why it could not be sent, without any part of a URL, or None."""
+    try:
+        return send(event)
+    except Exception as error:  # whatever a receiver or its library does ends here
+        return type(error).__name__
 
 
 def _first_line(text: str | None) -> str:

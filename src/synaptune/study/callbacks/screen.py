@@ -14,25 +14,11 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
 
-from synaptune.core.parameters import constant
-
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-REDRAW_SECONDS = constant(
-    "screen.every",
-    1.0,
-    unit="s",
-    meaning="between two drawings when nothing happens",
-    source="chosen: ages tick in seconds",
-)
-MIN_REDRAW_SECONDS = constant(
-    "screen.apart",
-    0.2,
-    unit="s",
-    meaning="least time between two drawings",
-    source="chosen: 2 % of a core at 4 ms each",
-)
+REDRAW_SECONDS = 1.0  # between two drawings when nothing happens [s]; chosen: ages tick in seconds
+MIN_REDRAW_SECONDS = 0.2  # least time between two drawings [s]; chosen: 2 % of a core at 4 ms each
 _CLOSE_TIMEOUT = 5.0  # seconds for a terminal to take the last picture
 
 

@@ -1,75 +1,29 @@
-"""The log of a search for TensorBoard: how its trials end, how its distribution moves.
+"""The log of a search for TensorBoard: its trials and its search distribution.
 
-Two runs, since one counts trials and the other generations: `trials` has a step for each ended trial, `generations` one for each
-generation that an optimizer with a distribution was told. It writes the event files by itself, without torch.
+It has two runs: `trials` has a step for each ended trial, `generations` one for each generation of
+an optimizer with a search distribution.
 """
 
 from __future__ import annotations
 
-import importlib
-import io
-import os
-import socket
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.parameters import constant
+import numpy as np
+
 from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial, find_best
+from synaptune.study.callbacks.images import draw_distribution_image
 from synaptune.study.database import keys as schema
 
-DRAWING_SHARE = constant(
-    "tensorboard.drawing",
-    0.02,
-    meaning="most of a search's time that goes into images",
-    source="chosen: less than one run's noise in time",
-)
+# Most of a search's time that goes into images; chosen: less than one run's noise in time.
+DRAWING_SHARE = 0.02
 _BUCKET_COUNT = 20
-
-
-class EventFile:
-    """An event file that hides, when it continues a log, what the log already has from its first step on."""
-
-    def __init__(self, folder: Path, first: int) -> None:
-        """first: the step that it begins at, written again or new."""
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        # Files of one log are read in the order of their names.
-        name = f"events.out.tfevents.{time.time_ns() // 1000}.{socket.gethostname()}.{os.getpid()}"
-        self._file = (folder / name).open("xb")
-        self._records = RecordWriter(self._file)
-        event = _import_proto("event").Event
-        log = _import_proto("event").SessionLog
-        self._write(event(step=first, file_version="brain.Event:2"))
-        self._write(event(step=first, session_log=log(status=log.START)))
-
-    def add(self, step: int, values: Sequence[Any]) -> None:
-        """Write the values (of a Summary) of a step, at once."""
-        self._write(
-            _import_proto("event").Event(
-                step=step, summary=_import_proto("summary").Summary(value=values)
-            )
-        )
-        self._file.flush()
-
-    def _write(self, event: Any) -> None:
-        event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
-
-    def close(self) -> None:
-        """End the file."""
-        self._file.close()
-
-
-def _import_proto(name: str) -> Any:
-    """A module of TensorBoard's messages; their classes are made when it is imported."""
-    return importlib.import_module(f"tensorboard.compat.proto.{name}_pb2")
 
 
 class TensorBoardCallback(Callback):
@@ -92,7 +46,7 @@ class TensorBoardCallback(Callback):
         """
         self.phase = phase
         self._folder, self._space, self._maximize = folder, space, maximize
-        self._files: dict[str, EventFile] = {}
+        self._writers: dict[str, Any] = {}
         self._best = find_best(earlier, maximize)
         self._failed = sum(trial.state == "failed" for trial in earlier)
         self._undrawn: Diagnostics | None = None
@@ -108,50 +62,50 @@ class TensorBoardCallback(Callback):
             "trial/objective": trial.objective,
             "trial/estimate": trial.estimate,
             "trial/seconds": trial.facts.get(schema.SECONDS),
-        }
-        values |= {
             "search/failed": self._failed,
             "search/best": None if self._best is None else self._best.objective,
         }
-        self._get_file("trials", finished).add(finished, _make_scalars(values))
+        self._add("trials", finished, values)
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """Write a generation: its losses, its distribution, its points."""
         step = diagnostics.generation
-        file = self._get_file("generations", step)
         objectives = [trial.objective for trial in members if trial.objective is not None]
-        file.add(step, _make_scalars(self._list_scalars(diagnostics, members, objectives)))
-        points = {
-            dimension.name: _to_numbers(dimension, members) for dimension in self._space.dimensions
-        }
-        file.add(
-            step,
-            [
-                _make_histogram(f"values/{name}", values)
-                for name, values in points.items()
-                if values
-            ],
-        )
-        if objectives:
-            file.add(step, [_make_histogram("generation/objectives", objectives)])
+        histograms = {
+            f"values/{dimension.name}": _to_numbers(dimension, members)
+            for dimension in self._space.dimensions
+        } | {"generation/objectives": objectives}
+        self._add("generations", step, self._list_scalars(diagnostics, members, objectives))
+        writer = self._writers["generations"]
+        for tag, values in histograms.items():
+            if values:
+                writer.add_histogram(tag, np.array(values), step, bins=_BUCKET_COUNT)
         self._undrawn = diagnostics
         if time.monotonic() - self._drawn >= self._cost / DRAWING_SHARE:
             self._draw(diagnostics)
+        writer.flush()
 
     def close(self, exit_code: int) -> None:
-        """Draw the last generation, if that was left out, and end the files."""
+        """Draw the last generation if that was left out, and close the files."""
         try:
             if self._undrawn is not None:
                 self._draw(self._undrawn)
         finally:
-            for file in self._files.values():
-                file.close()
-            self._files = {}
+            for writer in self._writers.values():
+                writer.close()
+            self._writers = {}
 
-    def _get_file(self, run: str, step: int) -> EventFile:
-        if run not in self._files:
-            self._files[run] = EventFile(self._folder / run, step)
-        return self._files[run]
+    def _add(self, run: str, step: int, values: Mapping[str, Any]) -> None:
+        """Write numbers; a value that JSON does not have as a number is stored as text."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        if run not in self._writers:
+            # A log that is continued hides what it already has from this step on.
+            self._writers[run] = SummaryWriter(str(self._folder / run), purge_step=step)
+        for tag, value in values.items():
+            if isinstance(value, int | float):
+                self._writers[run].add_scalar(tag, value, step)
+        self._writers[run].flush()
 
     def _list_scalars(
         self, diagnostics: Diagnostics, members: Sequence[Trial], objectives: Sequence[float]
@@ -164,8 +118,8 @@ class TensorBoardCallback(Callback):
             found |= {"generation/best": best(objectives), "generation/worst": worst(objectives)}
             found |= {"generation/mean": statistics.fmean(objectives)}
         found |= {"search/best": None if self._best is None else self._best.objective}
-        about = ("step", "condition", "eigenvalue_ratio", "stagnation")
-        found |= {f"distribution/{name}": float(getattr(diagnostics, name)) for name in about}
+        numbers = ("step", "condition", "eigenvalue_ratio", "stagnation")
+        found |= {f"distribution/{name}": float(getattr(diagnostics, name)) for name in numbers}
         for dimension in self._space.dimensions:
             mean, sigma = to_own_unit(
                 dimension, diagnostics.mean[dimension.name], diagnostics.sigma[dimension.name]
@@ -174,15 +128,20 @@ class TensorBoardCallback(Callback):
         return found
 
     def _draw(self, diagnostics: Diagnostics) -> None:
-        began = time.monotonic()
-        image = draw_correlation_image(diagnostics, self._space)
-        self._get_file("generations", diagnostics.generation).add(diagnostics.generation, [image])
+        started_at = time.monotonic()
+        image = draw_distribution_image(diagnostics, list(diagnostics.mean))
+        self._writers["generations"].add_image(
+            "correlation", image, diagnostics.generation, dataformats="HWC"
+        )
         self._undrawn, self._drawn = None, time.monotonic()
-        self._cost = self._drawn - began
+        self._cost = self._drawn - started_at
 
 
 def to_own_unit(dimension: Dimension, mean: float, sigma: float) -> tuple[float, float]:
-    """A parameter's mean and half the width of mean +- sigma, in its own unit; of a choice they stay coordinates of the unit box."""
+    """Convert a parameter's mean and half the width of mean +- sigma to its own unit.
+
+    Those of a choice stay coordinates of the unit box.
+    """
     if dimension.scale == "categorical":
         return mean, sigma
     centre, low, high = (
@@ -198,80 +157,3 @@ def _to_numbers(dimension: Dimension, members: Sequence[Trial]) -> list[float]:
         float(dimension.choices.index(value) if dimension.scale == "categorical" else value)
         for value in values
     ]
-
-
-def _make_scalars(values: Mapping[str, Any]) -> list[Any]:
-    message = _import_proto("summary").Summary.Value
-    return [
-        message(tag=tag, simple_value=float(value))
-        for tag, value in values.items()
-        if isinstance(value, int | float)  # a number that JSON does not have is stored as its name
-    ]
-
-
-def _make_histogram(tag: str, values: Sequence[float]) -> Any:
-    import numpy as np
-
-    counts, edges = np.histogram(values, bins=_BUCKET_COUNT)
-    about = dict(
-        min=min(values),
-        max=max(values),
-        num=len(values),
-        sum=sum(values),
-        sum_squares=sum(value**2 for value in values),
-    )
-    # TensorBoard keeps right edges only: an empty bucket first gives the left one.
-    messages = _import_proto("summary")
-    histogram = messages.HistogramProto(
-        **about, bucket_limit=edges.tolist(), bucket=[0, *counts.tolist()]
-    )
-    return messages.Summary.Value(tag=tag, histo=histogram)
-
-
-def sort_by_subsystem(names: Sequence[str]) -> list[str]:
-    """Parameters with those of a mechanism side by side, mechanisms in the order of their first one."""
-    homes = list(dict.fromkeys(_subsystem(name) for name in names))
-    return sorted(names, key=lambda name: homes.index(_subsystem(name)))
-
-
-def _subsystem(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def draw_correlation_image(diagnostics: Diagnostics, space: Space) -> Any:
-    """The correlation matrix of a search distribution as a PNG, parameters by subsystem: a Summary value `correlation`."""
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    given = list(diagnostics.mean)
-    names = sort_by_subsystem(given)
-    order = [given.index(name) for name in names]
-    matrix = np.array(diagnostics.correlation)[np.ix_(order, order)]
-    labels = [".".join(name.split(".")[-2:]) for name in names]
-    side = (
-        1.0 + 0.2 * len(names) + 0.07 * max(map(len, labels))
-    )  # inches: a cell is as high as a letter, and a letter 0.07 wide
-    figure = Figure((side + 1.0, side + 0.3), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    shown = axes.imshow(matrix, cmap="RdBu_r", vmin=-1.0, vmax=1.0)
-    axes.set_xticks(range(len(names)), labels, rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), labels, fontsize=7)
-    for cut in (
-        index
-        for index in range(1, len(names))
-        if _subsystem(names[index]) != _subsystem(names[index - 1])
-    ):
-        axes.axhline(cut - 0.5, color="black", linewidth=0.5)
-        axes.axvline(cut - 0.5, color="black", linewidth=0.5)
-    axes.set_title(f"correlation, generation {diagnostics.generation}", fontsize=9)
-    figure.colorbar(shown)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    width, height = canvas.get_width_height()
-    summary = _import_proto("summary").Summary
-    image = summary.Image(
-        width=width, height=height, colorspace=4, encoded_image_string=file.getvalue()
-    )
-    return summary.Value(tag="correlation", image=image)

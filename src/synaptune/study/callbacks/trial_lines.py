@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
-from synaptune.core.text import format_duration
+from synaptune.core.text import format_duration, get_first_line
 from synaptune.search.callback import Callback
 from synaptune.search.trial import Trial, find_best
 
@@ -74,5 +74,5 @@ class TrialLines(Callback):
 def _describe_ending(trial: Trial) -> str:
     if trial.state == "pruned":
         return "no estimate" if trial.estimate is None else f"estimate {trial.estimate:.5g}"
-    line = trial.reason.splitlines()[0] if trial.reason else "unknown"
+    line = get_first_line(trial.reason)
     return line if len(line) <= 80 else line[:77] + "..."

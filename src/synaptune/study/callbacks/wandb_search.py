@@ -21,7 +21,7 @@ from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.trial import Trial, get_loss
 from synaptune.study.artifacts import write_json, write_text
-from synaptune.study.callbacks.wandb_images import draw_distribution_image, draw_parallel_image
+from synaptune.study.callbacks.images import draw_distribution_image, draw_parallel_image
 from synaptune.study.study import Study
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import (

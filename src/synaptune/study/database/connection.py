@@ -8,15 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from synaptune.core.parameters import constant
-
-LOCK_WAIT = constant(
-    "storage.lock_wait",
-    10.0,
-    unit="s",
-    meaning="one wait for another program's write",
-    source="chosen: longer than a dashboard reads",
-)
+LOCK_WAIT = 10.0  # one wait for another program's write [s]; chosen: longer than a dashboard reads
 _DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgres": "postgresql+psycopg",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from synaptune.core.errors import user_error
+from synaptune.search.trial import Result
 
 SCHEMA_VERSION = 1
 
@@ -37,6 +39,29 @@ FAILURE = "failure"
 REASON = "reason"
 TRACEBACK = "traceback"
 
+# What only the study and the search write of a trial; by some of these names it is found again.
+_RESERVED_NAMES = frozenset(
+    {
+        *(
+            PHASE,
+            INDEX,
+            UNIT,
+            GENERATION,
+            SEED,
+            ATTEMPTS,
+            ESTIMATE,
+        ),
+        *(
+            SECONDS,
+            FAILURE,
+            REASON,
+            TRACEBACK,
+            "config_fingerprint",
+            "code_version",
+        ),
+    }
+)
+
 
 def check_schema(notes: Mapping[str, Any], where: str) -> None:
     """Refuse a study that this version cannot continue; notes: those of a study with trials; where: for the message.
@@ -56,3 +81,36 @@ def check_schema(notes: Mapping[str, Any], where: str) -> None:
             expected=f"schema version {SCHEMA_VERSION}",
             do="continue it with the synaptune that wrote it, or begin anew under another study.name",
         )
+
+
+def get_end_state(result: Result) -> str:
+    """The state a result gives its trial: `complete`, `pruned` or `failed`."""
+    if result.cause is not None:
+        return "failed"
+    return "pruned" if result.pruned else "complete"
+
+
+def collect_facts(result: Result) -> dict[str, Any]:
+    """What a result adds to its trial's facts; a number that JSON does not have becomes its name.
+
+    Metrics may be of any program: what is no number is left out, and a name that the study needs itself gets `run.` before it.
+    """
+    facts = {name: value for name, value in result.facts.items() if name not in _RESERVED_NAMES}
+    metrics: Any = result.metrics
+    for name, value in metrics.items() if isinstance(metrics, Mapping) else ():
+        if isinstance(value, int | float):
+            facts[f"run.{name}" if name in _RESERVED_NAMES else name] = value
+    facts[SECONDS] = result.seconds
+    cause = result.cause
+    if cause is not None:
+        facts |= {
+            FAILURE: cause.kind,
+            REASON: cause.reason,
+            TRACEBACK: cause.trace,
+        }
+    elif result.pruned and result.estimate is not None:
+        facts[ESTIMATE] = result.estimate
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in facts.items()
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from synaptune.study.database.locks import (
     ServerLock,
     list_lock_files,
 )
+from synaptune.study.database.rows import read_note
 
 
 class StudyLease:
@@ -98,23 +98,22 @@ class StudyLease:
 
 
 def read_holder(url: str, name: str) -> Holder | None:
-    """Who runs a study by its own account; null where nothing can be read. It only reads: the tables may not be there yet."""
+    """Read who runs a study by its own account; None where nothing can be read.
+
+    It only reads: the tables may not be there yet.
+    """
     import sqlalchemy
     import sqlalchemy.exc
-    from optuna.storages._rdb import models
 
     path = get_sqlite_path(url)
     if path is not None and not path.exists():
         return None
-    attribute = models.StudyUserAttributeModel
-    query = sqlalchemy.select(attribute.value_json).join(models.StudyModel)
-    query = query.where(models.StudyModel.study_name == name, attribute.key == schema.HOLDER)
     engine = sqlalchemy.create_engine(url, **get_engine_options(url))
     try:
         with engine.connect() as connection:
-            note = connection.execute(query).scalar()
+            note = read_note(connection, name, schema.HOLDER)
     except sqlalchemy.exc.SQLAlchemyError:
         return None
     finally:
         engine.dispose()
-    return None if note is None else Holder.from_note(json.loads(note))
+    return None if note is None else Holder.from_note(note)

@@ -8,38 +8,15 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from synaptune.core.parameters import constant
 from synaptune.study.database.connection import redact_url
 from synaptune.study.database.errors import DatabaseUnavailable, as_user_errors
 
-RETRY_TIMEOUT = constant(
-    "storage.patience",
-    120.0,
-    unit="s",
-    meaning="longest wait for a database that does not answer",
-    source="chosen: a restart with recovery",
-)
-OPENING_RETRY_TIMEOUT = constant(
-    "storage.opening_patience",
-    15.0,
-    unit="s",
-    meaning="the same at the start of a command",
-    source="chosen: a mistyped address is told soon",
-)
-_FIRST_PAUSE = constant(
-    "storage.first_pause",
-    0.1,
-    unit="s",
-    meaning="pause before the first repetition",
-    source="chosen: doubled each time",
-)
-_LONGEST_PAUSE = constant(
-    "storage.longest_pause",
-    5.0,
-    unit="s",
-    meaning="longest pause between two",
-    source="chosen: gentle to a recovery",
-)
+# Longest wait for a database that does not answer [s]; chosen: a restart with recovery.
+RETRY_TIMEOUT = 120.0
+# The same at the start of a command [s]; chosen: a mistyped address is told soon.
+OPENING_RETRY_TIMEOUT = 15.0
+_FIRST_PAUSE = 0.1  # pause before the first repetition [s]; chosen: doubled each time
+_LONGEST_PAUSE = 5.0  # longest pause between two [s]; chosen: gentle to a recovery
 
 ReturnT = TypeVar("ReturnT")
 

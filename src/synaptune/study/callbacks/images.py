@@ -1,4 +1,4 @@
-"""Pictures of a search as arrays of pixels, for loggers that take no SVG."""
+"""Images of a search as arrays of pixels, for TensorBoard and W&B."""
 
 from __future__ import annotations
 
@@ -12,26 +12,51 @@ Image = Any  # (height, width, 3) bytes
 _MAX_LINES = 1000
 
 
+def sort_by_subsystem(names: Sequence[str]) -> list[str]:
+    """Return the names with those of a mechanism side by side, mechanisms in the order of their first one."""
+    groups = list(dict.fromkeys(_get_subsystem(name) for name in names))
+    return sorted(names, key=lambda name: groups.index(_get_subsystem(name)))
+
+
+def _get_subsystem(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
 def draw_distribution_image(diagnostics: Diagnostics, names: Sequence[str]) -> Image:
-    """Correlation and covariance of a search distribution, side by side; rows in the order of names."""
+    """Draw correlation and covariance of a search distribution side by side, by subsystem.
+
+    Args:
+        diagnostics: of the distribution.
+        names: of its coordinates, in their order.
+    """
+    import numpy as np
     from matplotlib.figure import Figure
 
+    rows = sort_by_subsystem(names)
+    order = np.ix_(*2 * ([list(names).index(name) for name in rows],))
+    labels = [make_label(name, names) for name in rows]
+    cuts = [
+        index - 0.5
+        for index in range(1, len(rows))
+        if _get_subsystem(rows[index]) != _get_subsystem(rows[index - 1])
+    ]
     side = min(14.0, 3.2 + 0.22 * len(names))
     figure = Figure(figsize=(2.0 * side, side), dpi=100, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    largest = (
-        max((abs(entry) for row in diagnostics.covariance for entry in row), default=1.0) or 1.0
-    )
-    for axes, matrix, limit, title in (
-        (left, diagnostics.correlation, 1.0, "correlation"),
-        (right, diagnostics.covariance, largest, "covariance (unit box)"),
+    covariance = np.array(diagnostics.covariance)[order]
+    for axes, matrix, limit, title in zip(
+        figure.subplots(1, 2),
+        (np.array(diagnostics.correlation)[order], covariance),
+        (1.0, float(np.abs(covariance).max(initial=0.0)) or 1.0),
+        ("correlation", "covariance (unit box)"),
+        strict=True,
     ):
-        drawn = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        cells = axes.imshow(matrix, cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes.set_title(f"{title}, generation {diagnostics.generation}", fontsize=9)
-        ticks = range(len(names))
-        axes.set_xticks(ticks, [make_label(name, names) for name in names], rotation=90, fontsize=6)
-        axes.set_yticks(ticks, [make_label(name, names) for name in names], fontsize=6)
-        figure.colorbar(drawn, ax=axes, shrink=0.8)
+        axes.set_xticks(range(len(rows)), labels, rotation=90, fontsize=6)
+        axes.set_yticks(range(len(rows)), labels, fontsize=6)
+        axes.vlines(cuts, -0.5, len(rows) - 0.5, color="black", linewidth=0.5)
+        axes.hlines(cuts, -0.5, len(rows) - 0.5, color="black", linewidth=0.5)
+        figure.colorbar(cells, ax=axes, shrink=0.8)
     return _render_pixels(figure)
 
 
