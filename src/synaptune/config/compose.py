@@ -15,9 +15,16 @@ from synaptune.study.location import StudyConfig, StudyLocation, resolve_locatio
 
 
 def find_conf() -> Path:
-    """conf/ of the installed package, or of the checkout that the package lies in."""
-    folders = (parent / "conf" for parent in Path(synaptune.__file__).parents)
-    return next(folder for folder in folders if (folder / "train.yaml").is_file())
+    """Return conf/: inside the package of a wheel (setup.py), or at the top of a checkout.
+
+    Raises:
+        FileNotFoundError: the package was copied without it.
+    """
+    package = Path(synaptune.__file__).parent
+    for parent in (package, *package.parents):
+        if (parent / "conf" / "train.yaml").is_file():
+            return parent / "conf"
+    raise FileNotFoundError(f"no conf/train.yaml in {package} or above it; install synaptune again")
 
 
 CONF_DIR = find_conf()
