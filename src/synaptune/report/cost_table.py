@@ -1,4 +1,4 @@
-"""A plan's price for people: a small table and the assumptions behind it."""
+"""The cost of a plan as a table for the console, with its assumptions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_cost(cost: PlanCost, console: Console, *, title: str, notes: list[str]) -> None:
-    """Print the table, the sums and the notes on where they come from."""
+    """Print the table, the sums and the notes on their sources."""
     from rich.table import Table
 
     table = Table("stage", title=title, title_justify="left")
@@ -34,7 +34,7 @@ def print_cost(cost: PlanCost, console: Console, *, title: str, notes: list[str]
     days = (
         f"{cost.days:.2g} calendar days"
         if cost.days >= 0.1
-        else f"{format_duration(cost.days * 86400)} by the clock"
+        else f"{format_duration(cost.days * 86400)} of wall-clock time"
     )
     console.print(
         f"{_format_hours(cost.device_hours)} device hours{between}{money}, {days}",

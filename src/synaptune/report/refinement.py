@@ -1,4 +1,4 @@
-"""A refinement for people: tables in a terminal, and the Markdown file that goes with the new search space."""
+"""A refined search space as tables in a terminal, and as a Markdown file beside the space."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from synaptune.search.space.space import Dimension
 
-REFINEMENT_TITLE = "Refined search space"  # begins every Markdown file of ours
+REFINEMENT_TITLE = "Refined search space"  # the first words of every such Markdown file
 TextRow = tuple[str, ...]
 _PROPOSAL_COLUMNS = ("parameter", "before", "proposed", "p", "p adjusted", "supported", "reason")
 _GROUP_COLUMNS = (
@@ -26,20 +26,24 @@ _GROUP_COLUMNS = (
     "mean",
 )
 _RULE_NOTES = {
-    "tested": f"narrowed where success depends on a parameter, adjusted p below {ALPHA:g}; the others stay as wide as they were",
-    "plan": "as the focused-sweep plan narrows, whether or not the data support it",
+    "tested": f"narrowed where success depends on a parameter, adjusted p below {ALPHA:g}; "
+    "the other ranges do not change",
+    "plan": "narrowed as in the focused-sweep plan, whether or not the data support it",
 }
 
 
 def format_headline(refinement: Refinement) -> str:
-    """What was ranked by what, in a sentence."""
+    """Describe the high performers in a sentence."""
     runs = refinement.runs
-    sign = "at least" if runs.maximize else "at most"
-    return f"{refinement.winners} high performers of {len(runs.scores)} runs of {runs.source}: {runs.metric} {sign} {refinement.threshold:.6g}"
+    bound = "at least" if runs.maximize else "at most"
+    return (
+        f"{refinement.winners} high performers of {len(runs.scores)} runs of {runs.source}: "
+        f"{runs.metric} {bound} {refinement.threshold:.6g}"
+    )
 
 
 def make_proposal_rows(refinement: Refinement) -> list[TextRow]:
-    """One row for each parameter, under `_PROPOSAL_COLUMNS`."""
+    """Make one row for each parameter, with the columns `_PROPOSAL_COLUMNS`."""
     return [
         (
             proposal.test.parameter.dimension.name,
@@ -55,7 +59,7 @@ def make_proposal_rows(refinement: Refinement) -> list[TextRow]:
 
 
 def describe_narrowing(proposal: Proposal) -> str:
-    """What is left of a parameter."""
+    """Describe the proposed range of a parameter."""
     if not proposal.is_narrowed:
         return "unchanged"
     dimension, value = proposal.narrowing.after, proposal.narrowing.fixed
@@ -63,10 +67,11 @@ def describe_narrowing(proposal: Proposal) -> str:
 
 
 def describe_range(dimension: Dimension) -> str:
-    """What a parameter may be, in words."""
+    """Describe the range or the choices of a parameter."""
     if dimension.scale != "categorical":
         scale = ", log" if dimension.scale == "log" else ""
-        return f"{dimension.low:g} to {dimension.high:g}{scale}{', integer' if dimension.integer else ''}"
+        integer = ", integer" if dimension.integer else ""
+        return f"{dimension.low:g} to {dimension.high:g}{scale}{integer}"
     total = sum(dimension.weights)
     shares = [f" ({format_percent(weight / total, 0)})" for weight in dimension.weights] or [
         ""
@@ -77,7 +82,7 @@ def describe_range(dimension: Dimension) -> str:
 
 
 def make_group_rows(test: ParameterTest) -> list[TextRow]:
-    """One row for each bin or value of a parameter, under `_GROUP_COLUMNS`."""
+    """Make one row for each bin or value of a parameter, with the columns `_GROUP_COLUMNS`."""
     return [
         (
             group.label,
@@ -92,9 +97,9 @@ def make_group_rows(test: ParameterTest) -> list[TextRow]:
 
 
 def describe_tests(test: ParameterTest) -> str:
-    """How the p-value of a parameter came about."""
-    where = "bins" if test.edges else "values"
-    among = f"among {where} p = {format_p(test.p_groups)}"
+    """Describe the tests behind the p-value of a parameter."""
+    groups = "bins" if test.edges else "values"
+    among = f"among {groups} p = {format_p(test.p_groups)}"
     return (
         among
         if test.p_position is None
@@ -103,7 +108,7 @@ def describe_tests(test: ParameterTest) -> str:
 
 
 def list_remarks(refinement: Refinement) -> Iterator[str]:
-    """What to know before believing any of it."""
+    """List the remarks on the rule, the tests and the runs."""
     runs = refinement.runs
     yield f"rule {refinement.rule}: {_RULE_NOTES[refinement.rule]}"
     yield (
@@ -113,18 +118,19 @@ def list_remarks(refinement: Refinement) -> Iterator[str]:
     )
     if runs.adaptive:
         yield (
-            f"the runs are of an adaptive search ({runs.adaptive}) and no independent sample: labels are shuffled within generations only, "
-            "rates and means are of where it went, and parameters that it moves together are not told apart"
+            f"the runs are of an adaptive search ({runs.adaptive}) and no independent sample: "
+            "labels are shuffled within generations only, rates and means are those of the sampled "
+            "region, and correlated parameters cannot be separated"
         )
     if not any(proposal.is_narrowed for proposal in refinement.proposals):
-        yield "nothing is narrowed: the data support no smaller space than the one they are from"
+        yield "nothing is narrowed: the data support no smaller space"
     elif all(proposal.narrowing.after is None for proposal in refinement.proposals):
         yield "every parameter is fixed: nothing is left to search"
     yield from runs.notes
 
 
 def format_refinement(refinement: Refinement, space: str) -> str:
-    """The Markdown file; space: the search-space file it explains."""
+    """Format the Markdown file that explains the search-space file `space`."""
     runs = refinement.runs
     lines = [
         f"# {REFINEMENT_TITLE} of {_escape_cell(runs.source)}",
@@ -143,22 +149,22 @@ def format_refinement(refinement: Refinement, space: str) -> str:
     lines += [f"- {_escape_cell(remark)}" for remark in list_remarks(refinement)]
     lines += ["", "## Success rates"]
     for proposal in refinement.proposals:
-        found = proposal.test
+        test = proposal.test
         head = (
-            _escape_cell(found.parameter.dimension.name),
+            _escape_cell(test.parameter.dimension.name),
             *_GROUP_COLUMNS[1:-1],
             f"mean {runs.metric}",
         )
         lines += [
             "",
-            *_format_table(head, make_group_rows(found)),
+            *_format_table(head, make_group_rows(test)),
             "",
-            f"Success {_escape_cell(describe_tests(found))}.",
+            f"Success {_escape_cell(describe_tests(test))}.",
         ]
     if runs.left_out:
         lines += [
             "",
-            "## Columns that are no parameters",
+            "## Columns that are not parameters",
             "",
             *_format_table(("column", "reason"), runs.left_out),
         ]
@@ -166,7 +172,7 @@ def format_refinement(refinement: Refinement, space: str) -> str:
 
 
 def print_refinement(refinement: Refinement, console: Console) -> None:
-    """Print the proposal, the tables of what is narrowed, and the remarks."""
+    """Print the proposal, the tables of the narrowed parameters, and the remarks."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -180,9 +186,8 @@ def print_refinement(refinement: Refinement, console: Console) -> None:
             made.add_row(*map(escape, row))
         return made
 
-    for proposal in (
-        entry for entry in refinement.proposals if entry.is_narrowed
-    ):  # the Markdown file has them all
+    # The Markdown file has the tables of all parameters.
+    for proposal in (entry for entry in refinement.proposals if entry.is_narrowed):
         found = proposal.test
         head = (*_GROUP_COLUMNS[:-1], f"mean {refinement.runs.metric}")
         name = found.parameter.dimension.name
@@ -206,16 +211,16 @@ def print_refinement(refinement: Refinement, console: Console) -> None:
         console.print(f"  {remark}", highlight=False, soft_wrap=True, markup=False)
     if refinement.runs.left_out:
         listed = "; ".join(f"{name} ({reason})" for name, reason in refinement.runs.left_out)
-        console.print(f"  no parameters: {listed}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  not parameters: {listed}", highlight=False, soft_wrap=True, markup=False)
 
 
 def format_percent(part: float, digits: int = 1) -> str:
-    """A part of one in percent."""
+    """Format a fraction as percent."""
     return f"{100.0 * part:.{digits}f} %"
 
 
 def format_p(p: float) -> str:
-    """A p-value with two digits."""
+    """Format a p-value with two significant digits."""
     return f"{p:.2g}" if p >= 0.001 else "< 0.001"
 
 
@@ -232,7 +237,7 @@ def _format_line(cells: Sequence[str]) -> str:
 
 
 def _escape_cell(text: str) -> str:
-    """Text that Markdown takes as it is, on one line."""
+    """Escape a text for Markdown and put it on one line."""
     for letter in "\\|`*<[":
         text = text.replace(letter, f"\\{letter}")
     return " ".join(text.split())

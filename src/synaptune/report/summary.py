@@ -1,4 +1,4 @@
-"""summary.json: a protocol's result as plain values."""
+"""The content of summary.json: the result of a protocol as plain values."""
 
 from __future__ import annotations
 
@@ -23,9 +23,18 @@ def summarise_study(
     defaults: Mapping[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """The summary of a study: `trials` of its search, `pairs` of validation runs (start, best) on the same seeds.
+    """Summarise a study.
 
-    Perplexities [tokens] are those of the test split, losses [nats/token] of the validation split, improvement in percent.
+    Perplexities [tokens] are those of the test split, losses [nats/token] those of the validation
+    split. The improvement is in percent.
+
+    Args:
+        study: name of the study.
+        trials: trials of its search.
+        best: the trial whose values are recommended.
+        pairs: validation runs (start, best) on the same seeds.
+        defaults: start values of the parameters.
+        seconds: duration of all runs [s].
     """
     before, after = ([pair[side] for pair in pairs] for side in (0, 1))
     improvement = compute_improvement(
@@ -94,7 +103,10 @@ def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
     for name, pair in summary["parameters"].items():
         values.add_row(name, _format_value(pair["start"]), _format_value(pair["best"]))
     console.print(values)
-    evaluated = f"{summary['evaluations']} evaluations, {summary['failed']} failed, {len(before['seeds'])} paired seeds"
+    evaluated = (
+        f"{summary['evaluations']} evaluations, {summary['failed']} failed, "
+        f"{len(before['seeds'])} paired seeds"
+    )
     console.print(f"{evaluated}, {summary['seconds'] / 60:.1f} minutes of runs", highlight=False)
     colour = _COLOURS[summary["decision"]]
     console.print(f"[bold {colour}]{summary['decision']}[/]: {summary['reason']}", highlight=False)

@@ -1,4 +1,4 @@
-"""A table as plain values with units: the page, the Markdown and the CSV files are three faces of it."""
+"""A table as plain values with units, from which the page, the Markdown and the CSV are made."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ UNKNOWN = "\N{EN DASH}"
 
 
 class Column(NamedTuple):
-    """A column; unit: in its heading, empty without one.
+    """A column of a table. Any cell may be None.
 
-    kind: how a cell is shown. `gain` holds a Comparison, `range` a Dimension (each several columns of the CSV), `position` a
-    number in [0, 1]; the others a text or a number. Any cell may be null.
+    Attributes:
+        name: heading without the unit.
+        kind: format of the cells. `gain` cells are a Comparison and `range` cells a Dimension, each
+            of which is several columns of the CSV; `position` cells are numbers in [0, 1]; the
+            other kinds are texts or numbers.
+        unit: unit for the heading; empty without one.
     """
 
     name: str
@@ -29,12 +33,20 @@ class Column(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """The name with its unit; times are shown with their own."""
+        """The name with the unit, except for times, whose cells contain their own."""
         return f"{self.name} [{self.unit}]" if self.unit and self.kind != "seconds" else self.name
 
 
 class Table(NamedTuple):
-    """A table; note: a sentence under it, empty without one."""
+    """A table.
+
+    Attributes:
+        key: name of the CSV file, and anchor on the page.
+        title: heading.
+        columns: columns in their order.
+        rows: cells by row.
+        note: sentence below the table; empty without one.
+    """
 
     key: str
     title: str
@@ -44,7 +56,7 @@ class Table(NamedTuple):
 
 
 def format_cell(cell: Any, kind: CellKind) -> str:
-    """A cell for people."""
+    """Format a cell for display."""
     if cell is None:
         return UNKNOWN
     match kind:
@@ -66,12 +78,12 @@ def format_cell(cell: Any, kind: CellKind) -> str:
 
 
 def format_parameter(cell: Any) -> str:
-    """A parameter's value, a number with four significant digits."""
+    """Format the value of a parameter; a float gets four significant digits."""
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
 
 
 def format_csv(table: Table) -> str:
-    """CSV with a header line that names units; numbers keep every digit, null is empty."""
+    """Format a table as CSV: units in the header line, numbers with all digits, None as empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([heading for column in table.columns for heading in _csv_headings(column)])
@@ -113,13 +125,13 @@ def _csv_range(dimension: Dimension) -> list[Any]:
 
 
 def format_key(key: str) -> str:
-    """A key as a heading: `data_fingerprint` is `Data fingerprint`."""
+    """Format a key as a heading: `data_fingerprint` becomes `Data fingerprint`."""
     text = key.replace("_", " ")
     return text[:1].upper() + text[1:]
 
 
 def format_plain(entry: Any) -> str:
-    """A value of the provenance in one line."""
+    """Format a value of the provenance in one line."""
     if isinstance(entry, Mapping):
         return ", ".join(f"{key}: {format_plain(part)}" for key, part in entry.items())
     if isinstance(entry, str) or not isinstance(entry, Sequence):
