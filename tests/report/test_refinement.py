@@ -70,8 +70,8 @@ def test_an_adaptive_search_is_reported_as_a_dependent_sample():
     )
     text = format_refinement(refine(runs, shuffles=99), "next.yaml")
     assert (
-        "adaptive search (cma) and no independent sample: labels are shuffled within generations only"
-        in text
+        "adaptive search (cma) and no independent sample: "
+        "labels are shuffled within generations only" in text
     )
     assert "nothing is narrowed" in text
     assert r"study \*x\*" in text
