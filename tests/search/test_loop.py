@@ -1,4 +1,7 @@
-"""The loop with a study in a database: resume, rebuild, failures. Every evaluation is a real one, of a small function."""
+"""The search loop with a study in a database: resume, rebuild, failures.
+
+All evaluations are real evaluations of a small function.
+"""
 
 import errno
 import pickle

@@ -1,4 +1,4 @@
-"""`synaptune export`: the trials as a table, whole, typed, in a stable order, while the search may go on."""
+"""`synaptune export`: a complete, typed table of the trials in a stable order."""
 
 import csv
 import io

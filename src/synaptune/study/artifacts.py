@@ -29,7 +29,7 @@ def write_best(path: Path, study: str, best: Trial, fixed: Mapping[str, Value]) 
 
 
 def write_optimization_results(path: Path, best: Trial, fixed: Mapping[str, Value]) -> None:
-    """Write the file that Hydra's Nevergrad sweeper leaves: the best parameters and their result."""
+    """Write the result file of Hydra's Nevergrad sweeper: the best parameters and their result."""
     import yaml
 
     content = {

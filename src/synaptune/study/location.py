@@ -30,13 +30,13 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class StudyLocation:
-    """Where a study lives, resolved.
+    """Resolved location of a study.
 
     Attributes:
-        name: of the study in its database.
-        folder: of its files.
-        url: of its database, an Optuna storage URL.
-        resume: one of RESUME_MODES.
+        name: name of the study in its database.
+        folder: folder of the files of the study.
+        url: Optuna storage URL of the database.
+        resume: an entry of RESUME_MODES.
         runs: folder of the run folders; None means `trials` in the folder.
     """
 
@@ -48,7 +48,7 @@ class StudyLocation:
 
     @property
     def trials_folder(self) -> Path:
-        """The folder of the run folders, each named by its trial number."""
+        """Folder of the run folders, each of which is named by its trial number."""
         return self.folder / "trials" if self.runs is None else self.runs
 
 

@@ -172,8 +172,9 @@ class Study:
             f"got study {self.location.name} of another configuration, begun by synaptune {writer};"
             f" {len(keys)} differ\n  "
             + "\n  ".join(lines)
-            + "\n  expected: the configuration it began with\n  to do: restore these values, give the"
-            " search another study.name, or continue it with the version that began it"
+            + "\n  expected: the configuration it began with"
+            + "\n  to do: restore these values, give the search another study.name, "
+            + "or continue it with the version that began it"
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Workers that are real processes: killed, hung, out of memory, and what becomes of their trials."""
+"""Worker processes that are killed, hang or run out of memory, and the results of their trials."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""One controller for each study: refused by name, let go of by death, taken again after a lost connection."""
+"""One controller for each study: a second one is refused until the first one has ended."""
 
 import re
 import signal

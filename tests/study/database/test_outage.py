@@ -1,4 +1,7 @@
-"""A study on a real PostgreSQL server: many controllers, lost connections, restarts; nothing is lost and nothing doubled."""
+"""A study on a PostgreSQL server: many controllers, lost connections and restarts.
+
+No trial is lost and none is stored twice.
+"""
 
 import random
 import sqlite3
@@ -140,7 +143,7 @@ def test_a_server_that_is_killed_and_started_again_loses_and_doubles_nothing(
 def test_a_write_whose_commit_got_no_answer_is_applied_once(
     tmp_path, postgres, postgres_url, moment
 ):
-    """The connection ends just before, or just after, the server commits: the client sees the same error."""
+    """The connection ends just before or just after the commit: the client gets the same error."""
     armed = False
     with Study(place(tmp_path, postgres_url), {}) as held:
         dialect = held._storage.engine.dialect

@@ -41,7 +41,7 @@ FAILURE = "failure"
 REASON = "reason"
 TRACEBACK = "traceback"
 
-# What only the study and the search write of a trial; by some of these names it is found again.
+# Attributes that only the study and the search write; some of them identify a trial.
 _RESERVED_NAMES = frozenset(
     {
         *(
@@ -97,16 +97,17 @@ def check_schema(notes: Mapping[str, Any], where: str) -> None:
 
 
 def get_end_state(result: Result) -> str:
-    """The state a result gives its trial: `complete`, `pruned` or `failed`."""
+    """Return the final state of a trial with this result: `complete`, `pruned` or `failed`."""
     if result.cause is not None:
         return "failed"
     return "pruned" if result.pruned else "complete"
 
 
 def collect_facts(result: Result) -> dict[str, Any]:
-    """What a result adds to its trial's facts; a number that JSON does not have becomes its name.
+    """Return the facts that a result adds to its trial.
 
-    Metrics may be of any program: what is no number is left out, and a name that the study needs itself gets `run.` before it.
+    A non-finite number becomes a string, because JSON has no such number. Metrics can come from any
+    program: a metric that is not a number is left out, and a reserved name gets the prefix `run.`.
     """
     facts = {name: value for name, value in result.facts.items() if name not in _RESERVED_NAMES}
     metrics: Any = result.metrics

@@ -27,9 +27,18 @@ from synaptune.study.database import keys as schema
 def create_trial(
     storage: Any, study: int, *, space: Space, trial: Trial, is_retry: bool
 ) -> tuple[int, int]:
-    """Write a trial as running; returns its key and its number.
+    """Store a new trial as running.
 
-    again: an earlier attempt may have been applied: then the running trial of the same phase and index is the one.
+    Args:
+        storage: Optuna's storage.
+        study: Optuna's identifier of the study.
+        space: search space of the trial.
+        trial: the trial.
+        is_retry: whether an earlier attempt may have been applied. The running trial of the same
+            phase and index is then used if it exists.
+
+    Returns:
+        Optuna's identifier of the trial and its number.
     """
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
@@ -38,7 +47,8 @@ def create_trial(
 
     facts = {**trial.facts, schema.INDEX: trial.index, schema.UNIT: list(trial.unit)}
     with Session(storage.engine) as session, session.begin():
-        # The locked row makes numbers unique, and waits for the end of an earlier attempt that a server still works on.
+        # The row lock makes numbers unique, and waits for an earlier attempt that the server still
+        # processes.
         models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
         if is_retry:
             found = _find_running(
@@ -66,7 +76,16 @@ def create_trial(
 def finish_trial(
     storage: Any, trial_id: int, *, result: Result, facts: Mapping[str, Any], is_retry: bool
 ) -> None:
-    """Write how a trial ended; again: an earlier attempt may have been applied, and an ended trial is left as it is."""
+    """Store the result of a trial.
+
+    Args:
+        storage: Optuna's storage.
+        trial_id: Optuna's identifier of the trial.
+        result: the result.
+        facts: attributes to store.
+        is_retry: whether an earlier attempt may have been applied. An ended trial is then
+            unchanged.
+    """
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
     from sqlalchemy import delete, insert
@@ -100,7 +119,8 @@ def finish_trial(
 def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
     """Read the trials of a study, ordered by number.
 
-    It reads columns: Optuna's reader makes an object of every parameter, and its distribution twice.
+    The function reads columns because Optuna's reader is slow: it creates an object for every
+    parameter and its distribution twice.
 
     Args:
         storage: Optuna's storage.
@@ -117,8 +137,8 @@ def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
     external = functools.cache(lambda text: json_to_distribution(text).to_external_repr)
     parameter, attribute = models.TrialParamModel, models.TrialUserAttributeModel
     with Session(storage.engine) as session:
-        # First: what is written while the rest is read belongs to a trial that is still running
-        # in this list, or to none of it.
+        # Read first: later writes then belong to a trial that is running in this list, or to none
+        # of the list.
         heads = _select_rows(session, study, models.TrialModel, models.TrialModel.state)
         values: dict[int, dict[str, Any]] = defaultdict(dict)
         columns = (parameter.param_name, parameter.param_value, parameter.distribution_json)
@@ -349,7 +369,7 @@ def _build_trial(
 
 
 def _find_running(session: Any, study: int, facts: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return key and number of the running trial with these facts, the latest of several."""
+    """Return identifier and number of the latest running trial with these facts, or None."""
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
     from sqlalchemy import select
@@ -383,7 +403,7 @@ def _make_parameter_row(dimension: Dimension, trial: Trial) -> dict[str, Any]:
 
 
 def make_distribution(dimension: Dimension):
-    """Optuna's description of a dimension."""
+    """Return Optuna's distribution of a dimension."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if dimension.scale == "categorical":
@@ -393,7 +413,7 @@ def make_distribution(dimension: Dimension):
 
 
 def filter_phase(trials: Iterable[Trial], phase: str) -> list[Trial]:
-    """The trials of a phase, by index."""
+    """Return the trials of a phase, ordered by index."""
     return sorted(
         (trial for trial in trials if trial.facts.get(schema.PHASE) == phase),
         key=lambda trial: trial.index,
