@@ -130,7 +130,8 @@ def test_hydra_offers_what_conf_holds_and_nothing_else():
         }
         top = set(loader.get_group_options("", ObjectType.GROUP)) - {"hydra"}
     assert offered == {name(path) for path in FILES}
-    assert top == {group for group in groups if "/" not in group} == set(CONFIG_GROUPS)
+    assert top == {group for group in groups if "/" not in group}
+    assert top == {*CONFIG_GROUPS, "protocol"}  # a command of its own chooses its protocol
 
 
 def test_help_shows_every_group_choice_and_strategy():

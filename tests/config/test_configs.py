@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from helpers import processes
 from helpers.paths import ROOT
+from synaptune.config.compose import compose_config
 from synaptune.config.overrides import find_override_faults
 from synaptune.config.schema import register
 from synaptune.config.settings import (
@@ -38,6 +39,9 @@ def composed(*overrides: str) -> DictConfig:
 @pytest.mark.parametrize("choice", [choice for choice in CHOICES if not choice.startswith("hydra")])
 def test_every_choice_composes(choice):
     group, _, option = choice.rpartition("/")
+    if group == "protocol":
+        assert compose_config([], protocol=option).protocol is not None
+        return
     needed = {"data/hub": ["data.name=some"]} | {
         key: ["data.path=some.txt"] for key in ("data/text", "experiment/shakespeare")
     }

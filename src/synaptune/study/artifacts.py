@@ -66,7 +66,8 @@ def read_run_facts(folder: Path) -> dict[str, dict[str, Any]]:
         for key in ("data_fingerprint", "device", "pruned_at")
         if content.get(key) is not None
     }
+    metrics = content.get("metrics", {})
     return {
-        "metrics": content.get("metrics", {}),
+        "metrics": metrics if isinstance(metrics, dict) else {},  # another application's file
         "facts": facts | {"run_fingerprint": content.get("config_fingerprint")},
     }
