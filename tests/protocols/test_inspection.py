@@ -46,9 +46,9 @@ def test_the_efficacy_of_a_portrait_is_that_of_the_scan_at_every_token(model, tr
     tokens = torch.randint(0, 30, (LENGTH,), generator=torch.Generator().manual_seed(1))
     block = model.blocks[0]
     q, k, _ = block.attention.project(
-        rms_norm(rms_norm(model.embedding(tokens[None]))), model.shared(LENGTH).rope
+        rms_norm(rms_norm(model.embedding(tokens[None]))), model.make_shared_inputs(LENGTH).rope
     )
-    scanned = terminal_scan(block.presynapse.drive(q, k), model.synapse, 1)[
+    scanned = terminal_scan(block.presynapse.compute_drive(q, k), model.synapse, 1)[
         0
     ]  # a row before each token, and one after the last
     expected = (scanned[:, 1:] + model.synapse.attention.epsilon).log().mean(0)
@@ -99,13 +99,13 @@ def test_portraits_repeat_the_validation_and_are_made_once(protocol, capsys):
     assert len(json.dumps(note)) < 60_000
     validation = {
         (trial.unit, trial.facts["seed"]): trial.facts["val_loss"]
-        for trial in protocol.study.trials("validation")
+        for trial in protocol.study.read_trials("validation")
     }
     for side, unit in (("baseline", start), ("best", best)):
         found = note[side]
         assert found["reproduced"] is True
         assert found["val_loss"] == found["validated"] == validation[unit, SEEDS[0]]
-        assert found["values"] == protocol.space.values(unit)
+        assert found["values"] == protocol.space.to_values(unit)
         assert found["curve"][-1][0] == 6
         assert found["life"]["steps"] == [2, 4, 6]
         assert all(
@@ -125,7 +125,7 @@ def test_portraits_repeat_the_validation_and_are_made_once(protocol, capsys):
         note["baseline"]["dynamics"]["mean"]["calcium"]
         != note["best"]["dynamics"]["mean"]["calcium"]
     )
-    folder = protocol.study.place.folder / "portraits/best"
+    folder = protocol.study.location.folder / "portraits/best"
     written = (folder / "result.json").stat().st_mtime_ns
     said = capsys.readouterr().out
     store_inspections(protocol, start, best)
