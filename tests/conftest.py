@@ -1,4 +1,6 @@
-"""What all tests share: ears for Ctrl-C, and a real PostgreSQL server, started once for those that ask for it, if it is installed."""
+"""What all tests share: ears for Ctrl-C, and a real PostgreSQL server, started once for those that
+ask for it, if it is installed.
+"""
 
 import signal
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
-"""The house rules that a reader relies on: imports run one way, files stay short, starting is quick."""
+"""The house rules that a reader relies on: imports run one way, files stay short, starting is
+quick.
+"""
 
 import ast
 import subprocess

@@ -1,4 +1,6 @@
-"""Benchmarks run: those of the objectives go on from the runs they kept, and the search under attack ends as it should."""
+"""Benchmarks run: those of the objectives go on from the runs they kept, and the search under
+attack ends as it should.
+"""
 
 from __future__ import annotations
 

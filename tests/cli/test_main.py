@@ -220,7 +220,10 @@ def test_cost_prices_phase_2_with_its_groups(capsys, tmp_path, monkeypatch):
 
 
 def test_help_is_quick():
-    code = "import sys, synaptune.cli.main as cli\ntry: cli.main(['--help'])\nexcept SystemExit: print(*sys.modules)"
+    code = (
+        "import sys, synaptune.cli.main as cli\ntry: cli.main(['--help'])\nexcept SystemExit:"
+        " print(*sys.modules)"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -1,4 +1,6 @@
-"""`synaptune report` on real studies in real databases: with failures, with one trial, none finished, names that need escaping."""
+"""`synaptune report` on real studies in real databases: with failures, with one trial, none
+finished, names that need escaping.
+"""
 
 import argparse
 import random

@@ -1,4 +1,5 @@
-"""Bad input at the real command line: what was got, what was expected, what to do; code 2, no traceback, nothing lost.
+"""Bad input at the real command line: what was got, what was expected, what to do; code 2, no
+traceback, nothing lost.
 
 More of it stands beside what refuses it: tests/protocols, test_sweep.py, tests/data, tests/study.
 """
@@ -37,7 +38,9 @@ def refused(done: subprocess.CompletedProcess, said: str) -> None:
 
 @contextlib.contextmanager
 def file_limit(size: int):
-    """No file of this process may grow beyond `size` bytes: what a full disk is to one file, without being root."""
+    """No file of this process may grow beyond `size` bytes: what a full disk is to one file,
+    without being root.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -66,7 +69,10 @@ def small_disk(folder: Path, size: str):
 
 def ended(folder: Path) -> list[tuple]:
     """What is stored of the finished trials."""
-    query = "SELECT number, state, value, datetime_complete FROM trials JOIN trial_values USING (trial_id) ORDER BY number"
+    query = (
+        "SELECT number, state, value, datetime_complete FROM trials JOIN trial_values USING"
+        " (trial_id) ORDER BY number"
+    )
     with contextlib.closing(sqlite3.connect(folder / "outputs/studies/s/study.db")) as database:
         return database.execute(query).fetchall()
 

@@ -1,4 +1,6 @@
-"""Every choice of conf/ is shown and explained, adds no key to a run, and one that is not there is refused."""
+"""Every choice of conf/ is shown and explained, adds no key to a run, and one that is not there is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -173,7 +175,8 @@ def test_a_choice_adds_no_key_to_the_configuration_of_a_run(words):
 def test_a_variant_holds_against_the_scale_the_preset_and_the_tuned_values(tmp_path):
     best = tmp_path / "best.yaml"
     best.write_text(
-        "parameters: {synapse.calcium.tau_c: 0.6, synapse.calcium.alpha_ca: 0.3, synapse.attention.lambda_loge: 2.0}\n"
+        "parameters: {synapse.calcium.tau_c: 0.6, synapse.calcium.alpha_ca: 0.3,"
+        " synapse.attention.lambda_loge: 2.0}\n"
     )
     words = [
         "scale=smoke",

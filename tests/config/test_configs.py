@@ -145,7 +145,8 @@ def test_every_unfit_override_is_told_with_near_names():
 
 def best(
     folder: Path,
-    text: str = "parameters: {synapse.calcium.alpha_ca: 0.61, synapse.postsynaptic.rank_eligibility: 12}\nstudy: s\n",
+    text: str = "parameters: {synapse.calcium.alpha_ca: 0.61,"
+    " synapse.postsynaptic.rank_eligibility: 12}\nstudy: s\n",
 ) -> Path:
     path = folder / "best.yaml"
     path.write_text(text)

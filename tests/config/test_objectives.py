@@ -1,4 +1,6 @@
-"""Objectives, pruners, seeds and warm starts as a user chooses them on the command line, in real runs at smoke scale."""
+"""Objectives, pruners, seeds and warm starts as a user chooses them on the command line, in real
+runs at smoke scale.
+"""
 
 import json
 import math

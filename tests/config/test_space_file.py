@@ -1,4 +1,6 @@
-"""`search_space=FILE.yaml`: the ranges and fixed values of a file in single runs, searches and protocols."""
+"""`search_space=FILE.yaml`: the ranges and fixed values of a file in single runs, searches and
+protocols.
+"""
 
 import argparse
 import subprocess

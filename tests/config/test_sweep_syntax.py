@@ -1,4 +1,6 @@
-"""Entries of a parametrization and sweeps that cannot be: each is refused with what was got, what was expected, what to do."""
+"""Entries of a parametrization and sweeps that cannot be: each is refused with what was got, what
+was expected, what to do.
+"""
 
 import re
 

@@ -1,4 +1,6 @@
-"""Every variant, preset, ablation and experiment trains, and a neutral one takes its mechanism out of the model exactly."""
+"""Every variant, preset, ablation and experiment trains, and a neutral one takes its mechanism out
+of the model exactly.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The ablation as a user runs it on a finished study: killed, continued, shown again; and what it refuses."""
+"""The ablation as a user runs it on a finished study: killed, continued, shown again.
+
+And what it refuses.
+"""
 
 import json
 import signal
@@ -201,7 +204,7 @@ def test_a_study_without_an_optimum_to_take_apart_is_refused(study_record, said)
         ablation.require_endpoints(study_record)
 
 
-def test_an_unvalidated_search_that_has_ended_is_taken_apart_on_the_seeds_its_validation_would_have():
+def test_an_ended_search_without_validation_is_ablated_on_the_seeds_of_its_protocol():
     found = record(validated=False)
     between = ablation.require_endpoints(found)
     assert between.tuned == (0.2, 0.5)

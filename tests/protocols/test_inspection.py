@@ -1,4 +1,6 @@
-"""Portraits: the traces against the synapse's own scan, the run against the validation's, and what goes wrong against the verdict."""
+"""Portraits: the traces against the synapse's own scan, the run against the validation's, and what
+goes wrong against the verdict.
+"""
 
 import json
 
@@ -62,7 +64,8 @@ def test_the_release_of_a_portrait_is_what_the_ready_pool_loses_beyond_its_refil
     ready, reserve, release = traces["ready"], traces["reserve"], traces["release"]
     for key in (0, 5):
         for at in range(key + 1, LENGTH):
-            # The mean over heads of the refill is bounded by the refill of a pool that is empty before a reserve that is full.
+            # The mean over heads of the refill is bounded by the refill of a pool that is empty
+            # before a reserve that is full.
             refill = ready[at, key] - ready[at - 1, key] + release[at, key]
             assert 0.0 <= refill <= params.init_rrp / params.tau_rrp
             assert 0.0 < release[at, key] < ready[at - 1, key]

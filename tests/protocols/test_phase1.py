@@ -1,4 +1,6 @@
-"""The whole protocol as a user runs it, at smoke scale: killed, continued, shown again, its result used."""
+"""The whole protocol as a user runs it, at smoke scale: killed, continued, shown again, its result
+used.
+"""
 
 import json
 import signal
@@ -14,7 +16,8 @@ from helpers.paths import ROOT
 from synaptune.config.compose import compose_config
 from synaptune.protocols.phase1 import build_space, plan_runs, read_config
 
-# Too short a run for the sanity gate to pass, hence protocol.go_on; seed 1 solves Rosenbrock's function at the first attempt.
+# Too short a run for the sanity gate to pass, hence protocol.go_on; seed 1 solves Rosenbrock's
+# function at the first attempt.
 WORDS = [
     "protocol.budget=4",
     "protocol.seeds=2",

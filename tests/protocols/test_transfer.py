@@ -93,7 +93,9 @@ def test_points_are_ranked_by_their_objectives_each_once():
 
 @pytest.mark.parametrize("given", [True, False])
 def test_points_of_a_hybrid_search_are_ranked_by_what_it_ended_with(given):
-    """The losses of the first generations are larger numbers than the scores of the later ones, whatever they mean."""
+    """The losses of the first generations are larger numbers than the scores of the later ones,
+    whatever they mean.
+    """
 
     def metrics(loss):
         return {"val_loss": loss, "val_perplexity": math.exp(loss), "val_calibration_error": 0.1}

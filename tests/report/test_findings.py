@@ -210,11 +210,17 @@ def test_the_budget_is_that_of_the_shown_search(evidence):
     [
         (
             "phase1",
-            '`make sweep-phase2 ARGS="protocol.start=shakespeare"` searches all parameters from this',
+            (
+                '`make sweep-phase2 ARGS="protocol.start=shakespeare"` searches all parameters from'
+                " this"
+            ),
         ),
         (
             "phase2",
-            'The gate is passed: `make transfer ARGS="protocol.start=shakespeare"` with a larger SCALE',
+            (
+                'The gate is passed: `make transfer ARGS="protocol.start=shakespeare"` with a'
+                " larger SCALE"
+            ),
         ),
         (None, "The gate is passed."),
     ],

@@ -70,7 +70,10 @@ def drive(
 
 
 def drive_together(folder, phases, *, budget=25, evaluate=bowl, workers=1, sizes=None):
-    """Searches of several phases of one study at a time; their trials by phase. sizes: takes the number of trials of each batch."""
+    """Searches of several phases of one study at a time; their trials by phase.
+
+    Sizes: takes the number of trials of each batch.
+    """
 
     def batch(trials):
         if sizes is not None:
@@ -192,7 +195,8 @@ def test_a_search_whose_points_cannot_be_repeated_goes_on_from_their_losses(tmp_
     drive(tmp_path, budget=14)
     with sqlite3.connect(tmp_path / "study.db") as connection:
         connection.execute(
-            "update trial_user_attributes set value_json='[0.5, 0.5]' where key='unit' and trial_id=2"
+            "update trial_user_attributes set value_json='[0.5, 0.5]' where key='unit' and"
+            " trial_id=2"
         )
     (tmp_path / "optimizer.pkl").unlink()
     said = []

@@ -89,7 +89,10 @@ def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
     finished_study(tmp_path)
     with pytest.raises(
         UserError,
-        match=r"2 differ\n  b: the study has 2, this command 3\n  c: the study has \(absent\), this command 4",
+        match=(
+            r"2 differ\n  b: the study has 2, this command 3\n  c: the study has \(absent\), this"
+            r" command 4"
+        ),
     ):
         Study(place(tmp_path), {"a": 1, "b": 3, "c": 4})
     Study(place(tmp_path), {"b": 2, "a": 1}).close()

@@ -22,7 +22,8 @@ from synaptune.study.reader import BASELINE, StudySnapshot
 PAUSE_FACTOR = 3.0
 _MAX_POINTS = 400  # of the chance curve, at most
 _SEEDS_KEY = "search.seeds"  # that each loss is a mean over
-# Groups of the configuration that a loss depends on; a searched parameter is in none of them, but among the ranges.
+# Groups of the configuration that a loss depends on; a searched parameter is in none of them, but
+# among the ranges.
 _COMPARED_GROUPS = ("data", "model", "position", "synapse", "training", "objective", "seed")
 
 

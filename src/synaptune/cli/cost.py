@@ -71,7 +71,10 @@ def _run_cost(options: argparse.Namespace) -> None:
             for stage in plan
             if stage.name in ("search", "joint")
         ),
-        f"one run at a time on each of {options.devices} like devices; no run fails or ends early; the optimizer's own time is left out",
+        (
+            f"one run at a time on each of {options.devices} like devices; no run fails or ends"
+            " early; the optimizer's own time is left out"
+        ),
     ]
     priced = price_plan(plan, seconds, devices=options.devices, start=start, price=options.price)
     if options.json:
@@ -159,7 +162,9 @@ def _read_study_seconds(
 def _measure_seconds(
     config: ComposedConfig, options: argparse.Namespace
 ) -> tuple[Callable[[PlannedRuns], SecondsRange], float, list[str]]:
-    """Seconds of a run by stage from one measured here, of a worker's start, and how they were measured."""
+    """Seconds of a run by stage from one measured here, of a worker's start, and how they were
+    measured.
+    """
     import tempfile
     from collections.abc import Mapping
 
@@ -182,10 +187,16 @@ def _measure_seconds(
     with tempfile.TemporaryDirectory() as folder:
         speed = measure_timing(train, Path(folder), steps=options.steps, warmup=options.warmup)
     counted = f"over {options.steps} steps after {options.warmup} warm ones on {get_device_name()}"
-    once = f"evaluation {speed.evaluation:.3g} s, checkpoint {speed.save:.3g} s, once per run {speed.fixed:.3g} s"
+    once = (
+        f"evaluation {speed.evaluation:.3g} s, checkpoint {speed.save:.3g} s, once per run"
+        f" {speed.fixed:.3g} s"
+    )
     notes = [
         f"measured: step {1000 * speed.step:.4g} ms {counted}; {once}",
-        f"a run: {training.steps} steps, {training.evaluations} evaluations; validation scores the test split too",
+        (
+            f"a run: {training.steps} steps, {training.evaluations} evaluations; validation scores"
+            " the test split too"
+        ),
     ]
     return (
         lambda stage: SecondsRange(

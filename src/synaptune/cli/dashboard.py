@@ -9,7 +9,8 @@ from typing import Any
 
 from synaptune.core.errors import user_error
 
-TOKEN_VARIABLE = "SYNAPTUNE_DASHBOARD_TOKEN"  # of the environment: unlike an argument, other users of the machine cannot see it
+# Of the environment: unlike an argument, other users of the machine cannot see it
+TOKEN_VARIABLE = "SYNAPTUNE_DASHBOARD_TOKEN"
 
 
 def add_command(commands: Any) -> None:
@@ -27,7 +28,10 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default %(default)s); any other than this machine's needs --token",
+        help=(
+            "address to listen on (default %(default)s); any other than this machine's needs"
+            " --token"
+        ),
     )
     parser.add_argument(
         "--port", type=int, default=8080, help="port (default %(default)s; 0 takes any free one)"
@@ -35,7 +39,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--token",
         metavar="T",
-        help=f"what a browser has to show; `auto` makes one and prints it (or set {TOKEN_VARIABLE})",
+        help=(
+            f"what a browser has to show; `auto` makes one and prints it (or set {TOKEN_VARIABLE})"
+        ),
     )
     parser.add_argument(
         "--write", action="store_true", help="let Optuna Dashboard write notes, and delete studies"
@@ -73,7 +79,10 @@ def _run_dashboard(options: argparse.Namespace) -> None:
             + (
                 ""
                 if token is None
-                else "; whoever has the token may look, so share it with care (HTTP is not encrypted)"
+                else (
+                    "; whoever has the token may look, so share it with care (HTTP is not"
+                    " encrypted)"
+                )
             ),
             flush=True,
         )
@@ -83,7 +92,10 @@ def _run_dashboard(options: argparse.Namespace) -> None:
 
 
 def _make_index(study: str | None, storage: str | None) -> Any:
-    """The studies to show, and the key of the one that was asked for; raises UserError for one that is not there."""
+    """The studies to show, and the key of the one that was asked for.
+
+    Raises UserError for one that is not there.
+    """
     from synaptune.report.dashboard.study_index import StudyIndex
     from synaptune.report.dashboard.study_status import read_statuses
     from synaptune.study.reader import STUDIES_ROOT, get_study_folder

@@ -1,4 +1,6 @@
-"""`synaptune parameters` and `synaptune sensitivity`: the parameters, their ranges, and what each does to the training loss."""
+"""`synaptune parameters` and `synaptune sensitivity`: the parameters, their ranges, and what each
+does to the training loss.
+"""
 
 from __future__ import annotations
 
@@ -59,5 +61,8 @@ def _run_parameters(_: argparse.Namespace) -> None:
         bounds = [f"{bound:g}{suffix}" for bound in (spec.low, spec.high)]
         name = spec.name + (" *" if spec.phase == 1 else "")
         rows.append((name, f"{spec.default:g}", *bounds, spec.scale, spec.unit))
-    note = f"{len(SPECS)} parameters; * is searched in phase 1; docs/parameters.md tells what each means"
+    note = (
+        f"{len(SPECS)} parameters; * is searched in phase 1; docs/parameters.md tells what each"
+        " means"
+    )
     print_table(Table("parameters", "", columns, rows, note), Console())

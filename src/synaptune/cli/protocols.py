@@ -1,4 +1,4 @@
-"""`synaptune phase1|phase2|ablation|transfer`: the protocols, whose only arguments are overrides."""
+"""`synaptune phase1|phase2|ablation|transfer`: protocols, whose arguments are overrides."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def _make_help(parser: argparse.ArgumentParser, name: str) -> Any:
         settings = (CONF_DIR / "protocol" / f"{name}.yaml").read_text(encoding="utf-8")
         lines = "".join(f"  {line}\n" if line else "\n" for line in settings.splitlines())
         parser.epilog = (
-            f"settings of the protocol, set as protocol.NAME=VALUE:\n\n{lines}\n"
-            "Every group and value of `python train.py --help` is set in the same way, for example\n"
-            "scale=gpu data=text data.path=FILE study.name=mine workers.count=4."
+            f"settings of the protocol, set as protocol.NAME=VALUE:\n\n{lines}\nEvery group and"
+            " value of `python train.py --help` is set in the same way, for example\nscale=gpu"
+            " data=text data.path=FILE study.name=mine workers.count=4."
         )
         return format_help()
 

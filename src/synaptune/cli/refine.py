@@ -1,4 +1,6 @@
-"""`synaptune refine`: a narrower search space from the high performers of a study, or of a table of runs."""
+"""`synaptune refine`: a narrower search space from the high performers of a study, or of a table of
+runs.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ def add_command(commands: Any) -> None:
     """Add the subcommand."""
     parser = commands.add_parser(
         "refine",
-        help="a narrower search space from the high performers of a study, or of a CSV file of runs",
+        help=(
+            "a narrower search space from the high performers of a study, or of a CSV file of runs"
+        ),
     )
     parser.add_argument(
         "study",
@@ -69,7 +73,9 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--name",
         metavar="NAME",
-        help="of the search space, and of its studies (default: STUDY-refined, or the name of FILE)",
+        help=(
+            "of the search space, and of its studies (default: STUDY-refined, or the name of FILE)"
+        ),
     )
     parser.set_defaults(command=_run_refine)
 
@@ -113,7 +119,8 @@ def _run_refine(options: argparse.Namespace) -> None:
     write_atomic(out, format_space_file(refinement.make_space_file(name), head).encode())
     write_atomic(reasons, format_refinement(refinement, str(out)).encode())
     print(
-        f"written to {out} and {reasons}; use: python train.py -m hydra/sweeper=cma search_space={out}"
+        f"written to {out} and {reasons}; use: python train.py -m hydra/sweeper=cma"
+        f" search_space={out}"
     )
 
 

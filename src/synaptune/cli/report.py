@@ -1,4 +1,7 @@
-"""synaptune report STUDY [STUDY ...]   what a study found, as a page and as Markdown; several are compared"""
+"""synaptune report STUDY [STUDY ...]   what a study found, as a page and as Markdown.
+
+Several are compared.
+"""
 
 from __future__ import annotations
 
@@ -75,9 +78,11 @@ def _run_report(options: argparse.Namespace) -> None:
     ]
     trials = sum(len(record.trials) for record in records)
     print(
-        f"wrote {path}: {path.stat().st_size / 1e3:.0f} kB, {trials} trials, {time.perf_counter() - began:.1f} s"
+        f"wrote {path}: {path.stat().st_size / 1e3:.0f} kB, {trials} trials,"
+        f" {time.perf_counter() - began:.1f} s"
     )
     if running:
         print(
-            f"still running, or interrupted: {', '.join(running)}; the same command writes the report again"
+            f"still running, or interrupted: {', '.join(running)}; the same command writes the"
+            " report again"
         )

@@ -101,7 +101,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def stream_characters(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """Text as soon as it is whole: the tokens of a character that takes several wait for the last."""
+    """Yield the text of tokens; a character of several tokens comes with the last of them."""
     waiting: list[int] = []
     for token in tokens:
         waiting.append(token)

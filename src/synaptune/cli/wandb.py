@@ -36,7 +36,9 @@ def add_command(commands: Any) -> None:
         part.add_argument(
             "study",
             metavar="STUDY",
-            help="a name below outputs/studies, or a study's folder; with --storage, its name there",
+            help=(
+                "a name below outputs/studies, or a study's folder; with --storage, its name there"
+            ),
         )
         part.add_argument(
             "--storage", metavar="URL", help="the database of the study, as in study.storage"

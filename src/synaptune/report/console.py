@@ -13,7 +13,10 @@ from synaptune.report.table_model import LEFT_ALIGNED, Table, format_cell
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print a table with its title, and its note under it; one line a row, without a frame, in a file or pipe."""
+    """Print a table with its title, and its note under it.
+
+    One line a row, without a frame, in a file or pipe.
+    """
     terminal = console.is_terminal
     title, box = escape(table.title), HEAVY_HEAD if terminal else None
     grid = Grid(title=title, title_justify="left", box=box, pad_edge=terminal)

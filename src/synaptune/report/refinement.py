@@ -27,7 +27,10 @@ _PROPOSAL_COLUMNS = (
     Column("reason"),
 )
 _RULE_NOTES = {
-    "tested": f"narrowed where success depends on a parameter, adjusted p below {ALPHA:g}; the others stay as wide as they were",
+    "tested": (
+        f"narrowed where success depends on a parameter, adjusted p below {ALPHA:g}; the others"
+        " stay as wide as they were"
+    ),
     "plan": "as the focused-sweep plan narrows, whether or not the data support it",
 }
 
@@ -36,7 +39,10 @@ def format_headline(refinement: Refinement) -> str:
     """What was ranked by what, in a sentence."""
     runs = refinement.runs
     sign = "at least" if runs.maximize else "at most"
-    return f"{refinement.winners} high performers of {len(runs.scores)} runs of {runs.source}: {runs.metric} {sign} {refinement.threshold:.6g}"
+    return (
+        f"{refinement.winners} high performers of {len(runs.scores)} runs of {runs.source}:"
+        f" {runs.metric} {sign} {refinement.threshold:.6g}"
+    )
 
 
 def tabulate_proposals(refinement: Refinement) -> Table:
@@ -68,7 +74,10 @@ def describe_range(dimension: Dimension) -> str:
     """What a parameter may be, in words."""
     if dimension.scale != "categorical":
         scale = ", log" if dimension.scale == "log" else ""
-        return f"{dimension.low:g} to {dimension.high:g}{scale}{', integer' if dimension.integer else ''}"
+        return (
+            f"{dimension.low:g} to"
+            f" {dimension.high:g}{scale}{', integer' if dimension.integer else ''}"
+        )
     total = sum(dimension.weights)
     shares = [f" ({format_percent(weight / total, 0)})" for weight in dimension.weights] or [
         ""
@@ -125,8 +134,9 @@ def list_remarks(refinement: Refinement) -> Iterator[str]:
     )
     if runs.adaptive:
         yield (
-            f"the runs are of an adaptive search ({runs.adaptive}) and no independent sample: labels are shuffled within generations only, "
-            "rates and means are of where it went, and parameters that it moves together are not told apart"
+            f"the runs are of an adaptive search ({runs.adaptive}) and no independent sample:"
+            " labels are shuffled within generations only, rates and means are of where it went,"
+            " and parameters that it moves together are not told apart"
         )
     if not any(proposal.is_narrowed for proposal in refinement.proposals):
         yield "nothing is narrowed: the data support no smaller space than the one they are from"

@@ -24,9 +24,11 @@ def summarise_study(
     defaults: Mapping[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """The summary of a study: `trials` of its search, `pairs` of validation runs (start, best) on the same seeds.
+    """The summary of a study: `trials` of its search, `pairs` of validation runs (start, best) on
+    the same seeds.
 
-    Perplexities [tokens] are those of the test split, losses [nats/token] of the validation split, improvement in percent.
+    Perplexities [tokens] are those of the test split, losses [nats/token] of the validation split,
+    improvement in percent.
     """
     before, after = ([pair[side] for pair in pairs] for side in (0, 1))
     improvement = compute_improvement(
@@ -91,7 +93,10 @@ def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
     pairs = summary["parameters"].items()
     rows = [(name, pair["start"], pair["best"]) for name, pair in pairs]
     print_table(Table("parameters", "Parameters", (Column("name"), *values), rows), console)
-    evaluated = f"{summary['evaluations']} evaluations, {summary['failed']} failed, {len(before['seeds'])} paired seeds"
+    evaluated = (
+        f"{summary['evaluations']} evaluations, {summary['failed']} failed, {len(before['seeds'])}"
+        " paired seeds"
+    )
     console.print(f"{evaluated}, {summary['seconds'] / 60:.1f} minutes of runs", highlight=False)
     colour = _COLOURS[summary["decision"]]
     console.print(f"[bold {colour}]{summary['decision']}[/]: {summary['reason']}", highlight=False)

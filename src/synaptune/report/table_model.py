@@ -1,4 +1,6 @@
-"""A table as plain values with units: the page, the Markdown and the CSV files are three faces of it."""
+"""A table as plain values with units: the page, the Markdown and the CSV files are three faces of
+it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ UNKNOWN = "\N{EN DASH}"
 class Column(NamedTuple):
     """A column; unit: in its heading, empty without one.
 
-    kind: how a cell is shown. `gain` holds a Comparison, `range` a Dimension (each several columns of the CSV), `position` a
+    kind: how a cell is shown. `gain` holds a Comparison, `range` a Dimension (each several columns
+    of the CSV), `position` a
     number in [0, 1]; the others a text or a number. Any cell may be null.
     """
 

@@ -108,10 +108,15 @@ def _publish(evidence: Evidence, id_file: Path, *, project: str, entity: str | N
         report.save()
     except Exception as error:  # the client raises many types without a remedy
         raise user_error(
-            got=f"a report that {get_base_url()} refused ({type(error).__name__}: {get_first_line(error)})",
+            got=(
+                f"a report that {get_base_url()} refused ({type(error).__name__}:"
+                f" {get_first_line(error)})"
+            ),
             expected="an API key with write access to the project",
-            do=f"check --entity and --project; if the report was deleted there, remove {id_file}; "
-            "the specification is written",
+            do=(
+                f"check --entity and --project; if the report was deleted there, remove {id_file}; "
+                "the specification is written"
+            ),
         ) from error
     write_json(id_file, location | {"id": report.id, "url": report.url})
     return report.url

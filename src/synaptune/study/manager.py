@@ -1,9 +1,11 @@
-"""The search as a Python API: the loop, the workers and the study of `train.py -m`, for any callable.
+"""The search as a Python API: the loop, the workers and the study of `train.py -m`, for any
+callable.
 
     from synaptune import TrialManager
 
     manager = TrialManager("bowl", n_trials=60, sampler="cma")
-    manager.optimize(lambda p: (p["x"] - 3) ** 2 + p["n"], {"x": ("uniform", 0, 10), "n": ("int", 0, 8)})
+    manager.optimize(lambda p: (p["x"] - 3) ** 2 + p["n"], {"x": ("uniform", 0, 10), "n": ("int", 0,
+    8)})
     print(manager.best_value, manager.best_params)
 
 Run again, it goes on where it stopped, exactly.
@@ -51,7 +53,7 @@ TrialCallback = Callable[["TrialManager", Trial], None]
 
 
 class TrialManager:
-    """A search over any callable, kept in a study that survives whatever happens to this process."""
+    """A search over any callable, stored in a study that survives the end of the process."""
 
     def __init__(
         self,
@@ -73,13 +75,20 @@ class TrialManager:
     ) -> None:
         """A manager; nothing is opened before `optimize` or the first look at the trials.
 
-        study_name: names the study and its folder; n_trials: ended trials in all, over every call (null: a grid's own number);
-        direction: `minimize` or `maximize`; storage: an Optuna storage URL (null: SQLite in the folder); sampler: a name of
-        `hydra/sweeper`; pruner: `none`, `median`, `percentile` (the best quarter goes on) or any pruner of Optuna;
-        load_if_exists: go on with a study that is there, else refuse it; seed: of the sampler; workers: trials at a time, as
-        processes of this machine when more than one, or where else they run; timeout: most seconds of a trial; retries: further
-        attempts at a trial whose worker died; max_failure_rate: failed part of a generation that is tolerated; directory: of
-        the study (null: outputs/studies/<study_name>); progress: a line for each trial on a terminal, `bar`: a live table there.
+        study_name: names the study and its folder; n_trials: ended trials in all, over every call
+        (null: a grid's own number);
+        direction: `minimize` or `maximize`; storage: an Optuna storage URL (null: SQLite in the
+        folder); sampler: a name of
+        `hydra/sweeper`; pruner: `none`, `median`, `percentile` (the best quarter goes on) or any
+        pruner of Optuna;
+        load_if_exists: go on with a study that is there, else refuse it; seed: of the sampler;
+        workers: trials at a time, as
+        processes of this machine when more than one, or where else they run; timeout: most seconds
+        of a trial; retries: further
+        attempts at a trial whose worker died; max_failure_rate: failed part of a generation that is
+        tolerated; directory: of
+        the study (null: outputs/studies/<study_name>); progress: a line for each trial on a
+        terminal, `bar`: a live table there.
         Raises UserError for a value that cannot be.
         """
         if direction not in DIRECTIONS:
@@ -116,10 +125,14 @@ class TrialManager:
     ) -> Trial | None:
         """Search until `n_trials` have ended; returns the best trial, null when none is complete.
 
-        objective: from parameters by name to the number to optimise; an exception or a number that is not finite is a failed
-        trial, TrialPruned a pruned one. search_space: by name ("uniform", low, high), ("log_uniform", low, high),
-        ("int", low, high[, step]) or ("categorical", choices[, weights]). callbacks: called here after every trial.
-        Raises UserError for a space that cannot be, too many failures, a study of another space or a database that cannot be used.
+        objective: from parameters by name to the number to optimise; an exception or a number that
+        is not finite is a failed
+        trial, TrialPruned a pruned one. search_space: by name ("uniform", low, high),
+        ("log_uniform", low, high),
+        ("int", low, high[, step]) or ("categorical", choices[, weights]). callbacks: called here
+        after every trial.
+        Raises UserError for a space that cannot be, too many failures, a study of another space or
+        a database that cannot be used.
         """
         space = Space(tuple(_parse_dimension(name, entry) for name, entry in search_space.items()))
         if self._plan.budget is None and self._sampler != "grid":
@@ -178,12 +191,17 @@ class TrialManager:
         report(step, value)
 
     def should_prune(self) -> bool:
-        """Inside the objective: whether the pruner would stop the trial at the value reported last; then raise TrialPruned."""
+        """Inside the objective: whether the pruner would stop the trial at the value reported last;
+        then raise TrialPruned.
+        """
         return should_stop()
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials in the order of their asking, from the database; inside a callback those that have ended."""
+        """All trials in the order of their asking, from the database.
+
+        Inside a callback those that have ended.
+        """
         if self._live is not None:
             return list(self._live.values())
         path = get_sqlite_path(self._location.url)
@@ -223,7 +241,8 @@ class TrialManager:
     def get_param_importance(self) -> dict[str, float]:
         """Each parameter's share in the spread of the objective, largest first, summing to 1.
 
-        By PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255), as Optuna computes it. Raises UserError with fewer than two complete
+        By PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255), as Optuna computes it. Raises
+        UserError with fewer than two complete
         trials.
         """
         import optuna
@@ -273,8 +292,10 @@ def _parse_pruner(pruner: str | BasePruner) -> BasePruner | None:
     if pruner not in percentiles:
         raise user_error(
             got=f"pruner={pruner}",
-            expected="none, median, percentile, or a pruner of Optuna such as"
-            " optuna.pruners.HyperbandPruner(1, 81, 3)",
+            expected=(
+                "none, median, percentile, or a pruner of Optuna such as"
+                " optuna.pruners.HyperbandPruner(1, 81, 3)"
+            ),
             do="choose one of them",
         )
     percentile = percentiles[pruner]
@@ -329,7 +350,10 @@ def _parse_dimension(name: str, entry: Sequence[Any]) -> Dimension:
     )
     raise user_error(
         got=f"search_space {name}: {entry!r}",
-        expected='("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) or ("categorical", [...][, weights])'
+        expected=(
+            '("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) or'
+            ' ("categorical", [...][, weights])'
+        )
         + near,
         do="correct the entry",
     )

@@ -1,4 +1,7 @@
-"""Searches of a study, put together: optimizer, workers, pruner, warm start; what train.py -m, the protocols and TrialManager share."""
+"""Searches of a study, put together: optimizer, workers, pruner, warm start.
+
+What train.py -m, the protocols and TrialManager share.
+"""
 
 from __future__ import annotations
 
@@ -164,7 +167,10 @@ class StudyWriter(Callback):
 
 
 def start_from_study(space: Space, start: str | None, *, maximize: bool = False) -> WarmStart:
-    """A space that begins at the best of another study (null: where it is); raises UserError for a study that cannot be begun at."""
+    """A space that begins at the best of another study (null: where it is).
+
+    Raises UserError for a study that cannot be begun at.
+    """
     if start is None:
         return WarmStart(space, ())
     trials = find_study(start).search_trials
@@ -174,7 +180,9 @@ def start_from_study(space: Space, start: str | None, *, maximize: bool = False)
 
 
 def resume_engine(study: Study, engine: Engine) -> Engine:
-    """The engine a study began with: its sequence depends on the first workers, budget and seed, whatever they are now."""
+    """The engine a study began with: its sequence depends on the first workers, budget and seed,
+    whatever they are now.
+    """
     stored = study.read_note(schema.ENGINE)
     if stored is None:
         study.write_note(schema.ENGINE, asdict(engine))

@@ -1,4 +1,6 @@
-"""Notifications at real receivers on this machine: one that listens, one that never answers, one that refuses, none at all."""
+"""Notifications at real receivers on this machine: one that listens, one that never answers, one
+that refuses, none at all.
+"""
 
 import json
 import logging
@@ -34,7 +36,10 @@ SECRET = "T0KEN"
 
 
 class Receiver:
-    """A server that keeps the requests it gets and answers them with a code; with null it holds them until `release`."""
+    """A server that keeps the requests it gets and answers them with a code.
+
+    With null it holds them until `release`.
+    """
 
     def __init__(self, code):
         self.requests, self.headers, self.arrived, self.release = (

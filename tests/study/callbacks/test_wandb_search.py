@@ -247,7 +247,10 @@ def test_searches_side_by_side_share_the_controllers_run(tmp_path):
 
 
 class Heard:
-    """A spokesman that does at once what it is given; rows: what it logs, with the first of them from an earlier process."""
+    """A spokesman that does at once what it is given.
+
+    Rows: what it logs, with the first of them from an earlier process.
+    """
 
     def __init__(self, rows=()):
         self.rows, self.logged, self.writer = (

@@ -1,4 +1,6 @@
-"""Offline runs sent to a server on loopback by the real client: once, the controller's and the best trials' first."""
+"""Offline runs sent to a server on loopback by the real client: once, the controller's and the best
+trials' first.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ NAME = "offline"
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory) -> Path:
-    """The folder of a study whose search logged offline: the controller's run, and those of trials 0 to 3 (2 failed)."""
+    """The folder of a study whose search logged offline: the controller's run, and those of trials
+    0 to 3 (2 failed).
+    """
     folder = tmp_path_factory.mktemp("sync") / NAME
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")

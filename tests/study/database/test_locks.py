@@ -120,7 +120,9 @@ def test_a_controller_whose_study_was_taken_over_starts_nothing_more(
 
 
 def test_a_lock_left_to_our_own_lost_connection_is_waited_for(tmp_path, postgres, postgres_url):
-    """A server learns late that a client's network is gone: until then its own lost connection keeps the lock from it."""
+    """A server learns late that a client's network is gone: until then its own lost connection
+    keeps the lock from it.
+    """
     with Study(place(tmp_path / "mine", postgres_url), {}, retry_timeout=0.5) as study:
         terminate_lock(postgres)
         ghost = ServerLock(add_driver(postgres_url), "s")

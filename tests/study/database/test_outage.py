@@ -92,7 +92,8 @@ import sys
 from pathlib import Path
 from synaptune.study.location import StudyLocation
 from synaptune.study.study import Study
-with Study(StudyLocation(sys.argv[1], Path({str(tmp_path)!r}) / sys.argv[1], {postgres_url!r}, "auto"), {{}}) as held:
+folder = Path({str(tmp_path)!r}) / sys.argv[1]
+with Study(StudyLocation(sys.argv[1], folder, {postgres_url!r}, "auto"), {{}}) as held:
     held.write_note("done", sys.argv[1])
 """
     running = [
@@ -251,7 +252,8 @@ with Study(StudyLocation("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}) as st
     book = PhaseLedger(study, space, "search", {"seed": 4})
     trials = book.read_trials()
     waiting = [trial for trial in trials if trial.state == "running"]
-    fresh = (book.start(index, (0.1, 0.2), {"x": 0.5, "n": 2}, 0) for index in range(len(trials), int(sys.argv[3])))
+    numbers, values = range(len(trials), int(sys.argv[3])), {"x": 0.5, "n": 2}
+    fresh = (book.start(index, (0.1, 0.2), values, 0) for index in numbers)
     for trial in itertools.chain(waiting, fresh):
         for step in range(3):
             book.report(trial, trial.index + step / 10, step)

@@ -13,7 +13,9 @@ _MAX_LINES = 1000
 
 
 def sort_by_subsystem(names: Sequence[str]) -> list[str]:
-    """Return the names with those of a mechanism side by side, mechanisms in the order of their first one."""
+    """Return the names with those of a mechanism side by side, mechanisms in the order of their
+    first one.
+    """
     groups = list(dict.fromkeys(_get_subsystem(name) for name in names))
     return sorted(names, key=lambda name: groups.index(_get_subsystem(name)))
 
@@ -63,9 +65,11 @@ def draw_distribution_image(diagnostics: Diagnostics, names: Sequence[str]) -> I
 def draw_parallel_image(
     points: Sequence[tuple[Sequence[float], float]], names: Sequence[str]
 ) -> Image:
-    """Points of the unit box with their losses, as lines over one axis for each name and one for the rank of the loss.
+    """Points of the unit box with their losses, as lines over one axis for each name and one for
+    the rank of the loss.
 
-    The best are dark and in front; of more than 1000 (_MAX_LINES) points, the best so many are drawn.
+    The best are dark and in front; of more than 1000 (_MAX_LINES) points, the best so many are
+    drawn.
     """
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure

@@ -1,4 +1,6 @@
-"""The live table of a search on a terminal: where it stands, its best, what runs, what failed, time and money."""
+"""The live table of a search on a terminal: where it stands, its best, what runs, what failed, time
+and money.
+"""
 
 from __future__ import annotations
 
@@ -160,7 +162,10 @@ def _make_rows(progress: SearchProgress, now: float) -> list[tuple[str, str]]:
     rows = [
         (
             scene.label,
-            f"{progress.finished}{f' of {scene.total}' if scene.total else ''} ended{_describe_failures(progress)}",
+            (
+                f"{progress.finished}{f' of {scene.total}' if scene.total else ''}"
+                f" ended{_describe_failures(progress)}"
+            ),
         )
     ]
     if progress.generation or health is not None:
@@ -182,7 +187,11 @@ def _make_rows(progress: SearchProgress, now: float) -> list[tuple[str, str]]:
         rows.append(
             (
                 "rate",
-                f"{3600.0 * pace:,.{0 if pace > 0.003 else 1}f} an hour{f', {format_duration(left)} left' if left and progress.trials_left else ''}",
+                (
+                    f"{3600.0 * pace:,.{0 if pace > 0.003 else 1}f} an"
+                    " hour"
+                    + (f", {format_duration(left)} left" if left and progress.trials_left else "")
+                ),
             )
         )
     if scene.stop.price is not None:
@@ -197,7 +206,9 @@ def _describe_failures(progress: SearchProgress) -> str:
 
 
 def _describe_cost(progress: SearchProgress, price: float, limit: float | None) -> str:
-    """Money so far, and what is left of it: to the budget at the mean time of a trial, and to the limit."""
+    """Money so far, and what is left of it: to the budget at the mean time of a trial, and to the
+    limit.
+    """
     spent = progress.seconds / 3600.0 * price
     text = f"{spent:.4g} so far"
     if progress.finished and progress.trials_left:

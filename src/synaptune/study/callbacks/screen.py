@@ -1,6 +1,7 @@
 """A picture kept at the bottom of a terminal while everything that is printed scrolls by above it.
 
-One thread alone writes to the terminal: what the rest of the process prints waits in a queue that even a signal handler may use,
+One thread alone writes to the terminal: what the rest of the process prints waits in a queue that
+even a signal handler may use,
 so that no lock is ever held by a thread that a Ctrl-C interrupts.
 """
 
@@ -23,10 +24,16 @@ _CLOSE_TIMEOUT = 5.0  # seconds for a terminal to take the last picture
 
 
 class Screen:
-    """A picture on a terminal, from now until `close`; what sys.stdout and sys.stderr are given meanwhile is printed above it."""
+    """A picture on a terminal, from now until `close`.
+
+    What sys.stdout and sys.stderr are given meanwhile is printed above it.
+    """
 
     def __init__(self, render: Callable[[], RenderableType], console: Console) -> None:
-        """render: called in the drawing thread, at every event and once a second; console: a terminal."""
+        """render: called in the drawing thread, at every event and once a second.
+
+        Console: a terminal.
+        """
         self._render, self._console = render, console
         self._queue: SimpleQueue[str | None] = SimpleQueue()  # text to print; null: draw again
         self._closing = threading.Event()
@@ -127,7 +134,10 @@ class Screen:
 
 
 class _RedirectedStream:
-    """A stream whose text goes to the drawing thread; in a forked child, and when the picture is done, to the real stream."""
+    """A stream whose text goes to the drawing thread.
+
+    In a forked child, and when the picture is done, to the real stream.
+    """
 
     def __init__(self, stream: TextIO, queue: SimpleQueue[str | None]) -> None:
         self._stream, self._queue, self._process = stream, queue, os.getpid()
@@ -152,7 +162,10 @@ class _RedirectedStream:
 
 
 def make_console(stream: TextIO | None = None) -> Console | None:
-    """A console on a stream (null: standard output) that can hold a picture; null for a file, a pipe or a dumb terminal."""
+    """A console on a stream (null: standard output) that can hold a picture.
+
+    Null for a file, a pipe or a dumb terminal.
+    """
     chosen = sys.stdout if stream is None else stream
     if not chosen.isatty():
         return None

@@ -65,7 +65,8 @@ class TrialLines(Callback):
             else ""
         )
         print(
-            f"  {counted}  {ending}{best}  {format_duration(trial.facts.get('seconds', 0.0))}{left}",
+            f"  {counted}  {ending}{best} "
+            f" {format_duration(trial.facts.get('seconds', 0.0))}{left}",
             file=self.stream,
             flush=True,
         )

@@ -1,7 +1,10 @@
-"""The search itself as a run of Weights & Biases: its generations, its distribution as images, its trials, the final report.
+"""The search itself as a run of Weights & Biases: its generations, its distribution as images, its
+trials, the final report.
 
-One thread of its own speaks to W&B, so that no search waits for it or fails by it. Each row of the run's history is a line of
-`controller/logged.jsonl` too, and the number of the line is its step: what a killed search logged is not logged again.
+One thread of its own speaks to W&B, so that no search waits for it or fails by it. Each row of the
+run's history is a line of
+`controller/logged.jsonl` too, and the number of the line is its step: what a killed search logged
+is not logged again.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ from synaptune.training.loggers.wandb_run import (
 
 FOLDER = "controller"
 JOB_TYPE = "controller"
-REPEATED = (
-    "repeated"  # a file in the folder of a run whose rows a later run of the same id has sent
+REPEATED = (  # a file in the folder of a run whose rows a later run of the same id has sent
+    "repeated"
 )
 _RUN_FILE = "run.json"
 _HISTORY_FILE = "logged.jsonl"
@@ -106,9 +109,11 @@ def read_run_config(folder: Path) -> LoggerConfig | None:
 
 
 def attach_report(folder: Path, path: Path) -> bool:
-    """Add a report (a page, or a folder of files) to the controller's run of a study's folder; whether there is such a run.
+    """Add a report (a page, or a folder of files) to the controller's run of a study's folder;
+    whether there is such a run.
 
-    It opens the run again: call it when no search of the study runs. What keeps W&B from taking it is said, never raised.
+    It opens the run again: call it when no search of the study runs. What keeps W&B from taking it
+    is said, never raised.
     """
     config = read_run_config(folder)
     if config is None:
@@ -146,7 +151,10 @@ def _attach(config: LoggerConfig, folder: Path, path: Path) -> None:
 
 
 class HistoryFile:
-    """The rows a run's history has, a line of JSON for each; a file of another run is begun anew."""
+    """The rows a run's history has, a line of JSON for each.
+
+    A file of another run is begun anew.
+    """
 
     def __init__(self, path: Path, unique: str) -> None:
         self._path = path
@@ -158,7 +166,8 @@ class HistoryFile:
 
     def log(self, writer: WandbWriter, values: Mapping[str, Any], row: dict[str, Any]) -> None:
         """Log values as the next row of the history, kept as `row`."""
-        # In this order: a kill between the two logs the same row at the same step again, and W&B takes each step once.
+        # In this order: a kill between the two logs the same row at the same step again, and W&B
+        # takes each step once.
         writer.log(len(self.rows), values)
         row = row | {
             "logged": {
@@ -172,7 +181,8 @@ class HistoryFile:
             file.write(json.dumps(row) + "\n")
 
     def log_again(self, writer: WandbWriter) -> None:
-        """Log again, without its pictures, what the run may lack: the end of an online one that was killed, or all that was logged
+        """Log again, without its pictures, what the run may lack: the end of an online one that was
+        killed, or all that was logged
         offline; and offline, where a kill loses what the client had not written, everything."""
         earlier = [
             folder
@@ -203,7 +213,10 @@ def _parse_entry(line: str) -> dict[str, Any] | None:
 
 
 class WandbThread:
-    """The thread that speaks to W&B for all phases that are searched at a time; it ends the run when the last of them is over."""
+    """The thread that speaks to W&B for all phases that are searched at a time.
+
+    It ends the run when the last of them is over.
+    """
 
     def __init__(self, writer: WandbWriter, logged: HistoryFile, phases: int) -> None:
         self.writer, self.logged = writer, logged
@@ -214,7 +227,10 @@ class WandbThread:
         self.submit(lambda: logged.log_again(writer))
 
     def submit(self, work: Callable[[], Any]) -> None:
-        """Have something done, after all that was put before; nothing more is once something failed."""
+        """Have something done, after all that was put before.
+
+        Nothing more is once something failed.
+        """
         self._work.put(work)
 
     def end_phase(self, exit_code: int) -> None:
@@ -266,7 +282,10 @@ class WandbCallback(Callback):
         self._thread.submit(lambda: self._log_trial(trial, finished))
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
-        """Log a generation's distribution and how its trials did; once, however often it is told."""
+        """Log a generation's distribution and how its trials did.
+
+        Once, however often it is told.
+        """
         told = list(members)
         self._thread.submit(lambda: self._log_generation(diagnostics, told))
 
@@ -358,7 +377,9 @@ class WandbCallback(Callback):
         )
 
     def _log_tables(self) -> None:
-        """The generations and the trials as tables, all trials in parallel coordinates, the last distribution, the best."""
+        """The generations and the trials as tables, all trials in parallel coordinates, the last
+        distribution, the best.
+        """
         import wandb
 
         values: dict[str, Any] = {}
@@ -402,7 +423,8 @@ def _try_wandb(work: Callable[[], Any]) -> bool:
     except Exception as error:  # whatever W&B has against it, the search goes on
         reason = (str(error).splitlines() or [""])[0]
         print(
-            f"wandb: the controller's run gets no more ({type(error).__name__}: {reason}); the study has everything",
+            f"wandb: the controller's run gets no more ({type(error).__name__}: {reason}); the"
+            " study has everything",
             file=sys.stderr,
         )
         return False

@@ -77,7 +77,8 @@ def find_local_runs(
 def _find_files(folder: Path, running: bool) -> Iterator[Path]:
     """The client's files below a folder that no server has in full, in the order of their names.
 
-    These are the files of offline runs, and of online runs whose upload did not end. While the study
+    These are the files of offline runs, and of online runs whose upload did not end. While the
+    study
     is running, a run that has not ended is left out.
     """
     for path in sorted(folder.glob("**/wandb/*run-*-*/*.wandb")):
