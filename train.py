@@ -1,4 +1,4 @@
-"""One training run, or with -m a search: configuration to objects to objective value.
+"""Train one configuration, or search with -m.
 
 python train.py                                   the default run
 python train.py model=gpt position=alibi seed=1   choices and values by name
@@ -23,14 +23,18 @@ register()
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    """Run one configuration; returns what a search minimises. Raises UserError for a mistake in the input."""
+    """Run one configuration and return what a search minimises.
+
+    Raises:
+        UserError: the input has a fault.
+    """
     from synaptune.config.run import run
 
     with surface_user_errors():
         outcome = run(cfg)
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return outcome.objective
-    shown = (
+    names = (
         "val_loss",
         "val_perplexity",
         "val_bits_per_byte",
@@ -41,7 +45,7 @@ def main(cfg: DictConfig) -> float | None:
     )
     print(
         "  ".join(
-            f"{name} {outcome.metrics[name]:,.4g}" for name in shown if name in outcome.metrics
+            f"{name} {outcome.metrics[name]:,.4g}" for name in names if name in outcome.metrics
         )
     )
     print(f"written to {outcome.run_dir}")

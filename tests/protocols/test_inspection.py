@@ -132,7 +132,7 @@ def test_portraits_repeat_the_validation_and_are_made_once(protocol, capsys):
     written = (folder / "result.json").stat().st_mtime_ns
     said = capsys.readouterr().out
     store_inspections(protocol, start, best)
-    assert said.count("portraits:") == 1
+    assert said.count("inspection:") == 1
     assert capsys.readouterr().out == ""
     assert (folder / "result.json").stat().st_mtime_ns == written
     assert protocol.study.read_note(INSPECTIONS) == note

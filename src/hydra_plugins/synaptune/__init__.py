@@ -1,1 +1,1 @@
-"""The Hydra sweepers. The folder above has no __init__.py, which would hide other plugins."""
+"""The Hydra sweepers. hydra_plugins has no __init__.py, which would hide other plugins."""

@@ -1,4 +1,4 @@
-"""Schema of our sweepers (`hydra/sweeper`); the keys are those of Hydra's Nevergrad sweeper."""
+"""Schema of the sweepers (`hydra/sweeper`); the keys are those of Hydra's Nevergrad sweeper."""
 
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -11,13 +11,13 @@ class OptimConf:
     """Settings of a search.
 
     Attributes:
-        optimizer: a strategy of `_register` below, or a name of Nevergrad's registry.
+        optimizer: a strategy that `_register` lists, or a name of Nevergrad's registry.
         budget: number of trials; None means every point of a grid.
         num_workers: trials at a time; None means workers.count.
         noisy: whether losses are noisy.
         maximize: whether a larger objective is better.
-        seed: of the search; None draws one once.
-        max_failure_rate: failed part of a generation that does not stop the sweep.
+        seed: seed of the search; None draws one when the study begins.
+        max_failure_rate: share of a generation that may fail without stopping the sweep.
     """
 
     optimizer: str = "cma"
@@ -38,7 +38,7 @@ class SweeperConf:
         params: dimensions by name, as sweep syntax, {init, lower, upper, log, integer} or
             {init, choices, weights}.
         parametrization: an older name of `params`.
-        grid_points: values that a grid takes of a continuous range.
+        grid_points: number of values of a continuous range in a grid.
     """
 
     _target_: str = "hydra_plugins.synaptune.sweeper.SynaptuneSweeper"

@@ -1,4 +1,7 @@
-"""The sweeper Hydra finds: a shell. Hydra imports it at every start, so everything heavy waits for `sweep`."""
+"""The sweeper that Hydra finds.
+
+Hydra imports this module at every start, so slow imports are made in `sweep`.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from hydra_plugins.synaptune import config as _schema  # noqa: F401 - registers 
 
 
 class SynaptuneSweeper(Sweeper):
-    """Searches with synaptune.protocols.sweep and launches through Hydra's launcher."""
+    """Sweeper that searches with synaptune.protocols.sweep and runs jobs by Hydra's launcher."""
 
     def __init__(
         self,
@@ -32,11 +35,15 @@ class SynaptuneSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra gives; the launcher is made when the study's folder is known."""
+        """Store the arguments; the launcher is created when the study's folder is known."""
         self._context, self._task, self._config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run the search. A user's mistake ends with code 2, Ctrl-C with 130; the same command goes on."""
+        """Run the search; the same command continues an interrupted one.
+
+        Raises:
+            SystemExit: with code 2 after a user error, 130 after Ctrl-C.
+        """
         from synaptune.config.sweep import SweepRequest
         from synaptune.core.errors import UserError
         from synaptune.protocols.sweep import run_sweep
@@ -59,13 +66,13 @@ class SynaptuneSweeper(Sweeper):
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             print(
-                "\ninterrupted; the same command goes on, every finished trial is kept",
+                "\ninterrupted; the same command continues, every finished trial is kept",
                 file=sys.stderr,
             )
             raise SystemExit(130) from None
 
     def _make_launcher(self, folder: str) -> Launcher:
-        """Hydra's launcher, working in `folder`."""
+        """Return Hydra's launcher for jobs in `folder`."""
         from omegaconf import open_dict, read_write
 
         with read_write(self._config), open_dict(self._config):

@@ -15,10 +15,10 @@ from synaptune.study.location import StudyConfig, StudyLocation, resolve_locatio
 
 
 def find_conf() -> Path:
-    """Return conf/: inside the package of a wheel (setup.py), or at the top of a checkout.
+    """Return the folder conf/: inside an installed package, or at the top of a checkout.
 
     Raises:
-        FileNotFoundError: the package was copied without it.
+        FileNotFoundError: there is no conf/train.yaml.
     """
     package = Path(synaptune.__file__).parent
     for parent in (package, *package.parents):
@@ -28,8 +28,6 @@ def find_conf() -> Path:
 
 
 CONF_DIR = find_conf()
-
-
 PROTOCOLS = ("phase1", "phase2", "ablation", "transfer")
 
 
@@ -39,8 +37,8 @@ class ComposedConfig(NamedTuple):
     Attributes:
         base: the resolved configuration of a run.
         location: where the study lives.
-        fixed_names: names that the command line sets, so that no search moves them.
-        protocol: the settings of the protocol; None for a command that is none.
+        fixed_names: names that the command line sets; a search does not vary them.
+        protocol: the settings of the protocol; None for a command that is not a protocol.
     """
 
     base: DictConfig
@@ -109,5 +107,6 @@ def _refuse_hydra_overrides(overrides: Sequence[str]) -> None:
         raise user_error(
             got=" ".join(words),
             expected="overrides of conf/train.yaml and conf/protocol",
-            do="leave it out; protocol.budget sets the evaluations, protocol.optimizer the strategy",
+            do="leave it out; protocol.budget sets the evaluations, protocol.optimizer the "
+            "strategy",
         )

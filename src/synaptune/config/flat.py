@@ -1,4 +1,4 @@
-"""Configurations as one level of `group.name` keys and plain values, for fingerprints, loggers and listings."""
+"""Configurations as a flat dict from `group.name` to plain values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from synaptune.core.errors import user_error
 
 
 def flatten_config(cfg: DictConfig) -> dict[str, Any]:
-    """A resolved configuration by dotted name."""
+    """Return the values of a configuration, interpolations resolved, by dotted name."""
     return _flatten(OmegaConf.to_container(cfg, resolve=True), "")
 
 
@@ -28,7 +28,7 @@ def _flatten(node: Any, prefix: str) -> dict[str, Any]:
 
 
 def list_names(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
-    """Every dotted name of a configuration that holds a value."""
+    """Return every dotted name of a configuration that holds a value."""
     groups = dict(list_children(cfg))
     for key in cfg:
         path = f"{prefix}{key}"
@@ -41,14 +41,17 @@ def list_names(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
 def read_group(base: DictConfig, name: str, kind: type) -> Any:
     """Return a group of the configuration as its dataclass.
 
-    An application may leave the group out, or mean something of its own by the name: both give the
-    defaults.
+    The result has the defaults if the application lacks the group, or if its group of this name has
+    other keys than the dataclass.
+
+    Raises:
+        UserError: a value has the wrong type.
     """
     node, known = base.get(name), {entry.name for entry in fields(kind)}
-    ours = isinstance(node, DictConfig) and known.issuperset(node)
+    is_known = isinstance(node, DictConfig) and known.issuperset(node)
     try:
         return OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(kind), node if ours else {})
+            OmegaConf.merge(OmegaConf.structured(kind), node if is_known else {})
         )
     except OmegaConfBaseException as error:
         got = f"{name}: {str(error).splitlines()[0]}"
@@ -60,7 +63,7 @@ def read_group(base: DictConfig, name: str, kind: type) -> Any:
 
 
 def list_children(cfg: DictConfig) -> Iterator[tuple[Any, DictConfig]]:
-    """Return the keys of a configuration that hold a configuration, with it; no interpolations."""
+    """Return the children of a configuration that are configurations, without interpolations."""
     key: Any
     for key in cfg:
         if not OmegaConf.is_interpolation(cfg, key) and not OmegaConf.is_missing(cfg, key):

@@ -1,4 +1,9 @@
-"""The outermost level of a Hydra program: a user error is a message of a few lines on stderr and exit code 2."""
+"""The entry point of a Hydra program: run it and report errors.
+
+A user error is a message of a few lines on stderr and exit code 2; any other error keeps its
+traceback. Hydra prints errors itself and exits with code 1 unless HYDRA_FULL_ERROR is set, so it is
+set while Hydra runs.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +37,7 @@ from synaptune.core.text import get_first_line
 
 
 class _SurfacedError(BaseException):
-    """Carries the mistake of a single run past Hydra, which would put a line of its own before it."""
+    """A user error of a single run. Hydra does not catch it, so it prints no line of its own."""
 
     def __init__(self, error: UserError) -> None:
         super().__init__(error)
@@ -41,7 +46,10 @@ class _SurfacedError(BaseException):
 
 @contextlib.contextmanager
 def surface_user_errors() -> Iterator[None]:
-    """Around the body of a Hydra task: in a single run a UserError goes straight to `guarded`; in a multirun the sweeper gets it."""
+    """Wrap the body of a Hydra task.
+
+    A UserError reaches `run_program` in a single run, and the sweeper in a multirun.
+    """
     try:
         yield
     except UserError as error:
@@ -51,29 +59,37 @@ def surface_user_errors() -> Iterator[None]:
 
 
 def run_program(program: Callable[[], object], conf: Path, config_name: str) -> int:
-    """Run a Hydra program; returns the exit code. With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback."""
+    """Run a Hydra program and return its exit code.
+
+    With HYDRA_FULL_ERROR=1 in the environment every error keeps its traceback.
+
+    Args:
+        program: function decorated with hydra.main.
+        conf: folder of the configuration.
+        config_name: its primary file.
+    """
     if not {"--help", "-h"}.isdisjoint(sys.argv[1:]):
         print(format_help(conf, config_name))
         return 0
-    wanted = os.environ.get("HYDRA_FULL_ERROR")
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    logging.raiseExceptions = (
-        False  # on a full disk every line for train.log would print a traceback
-    )
+    # On a full disk every line for train.log would print a traceback.
+    logging.raiseExceptions = False
     try:
         check_overrides(sys.argv[1:])
         sys.argv[1:] = expand_space_file(sys.argv[1:], conf, config_name)
         _call_unwrapped(program)
         return 0
     except KeyboardInterrupt:
-        print("\ninterrupted\n  a search: the same command goes on", file=sys.stderr)
+        print("\ninterrupted\n  a search: the same command continues it", file=sys.stderr)
         print(
-            "  a run: the same command with hydra.run.dir=<its folder> training.resume=true goes on",
+            "  a run: the same command with hydra.run.dir=<its folder> training.resume=true "
+            "continues it",
             file=sys.stderr,
         )
         return EXIT_INTERRUPTED
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if wanted == "1":
+        if full_error == "1":
             raise
         message = explain_error(error, conf, config_name)
         if message is None:
@@ -81,10 +97,10 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
         print(message, file=sys.stderr)
         return EXIT_USER_ERROR
     finally:
-        if wanted is None:
+        if full_error is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:
-            os.environ["HYDRA_FULL_ERROR"] = wanted
+            os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
 def _call_unwrapped(program: Callable[[], object]) -> None:
@@ -95,27 +111,27 @@ def _call_unwrapped(program: Callable[[], object]) -> None:
 
 
 def explain_error(error: Exception, conf: Path, config_name: str) -> str | None:
-    """The message for a user's mistake; None when the error is not of his making."""
+    """Return the message for a user error; None for any other error."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and not isinstance(
-        error, HydraException
-    ):  # some of Hydra's are both
-        found = explain_disk_error(
+    # Some of Hydra's exceptions are also OSErrors.
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        explained = explain_disk_error(
             error, "make room, or set hydra.run.dir (of a search: study.dir)"
         )
-        return None if found is None else str(found)
+        return None if explained is None else str(explained)
     GlobalHydra.instance().clear()
     try:
-        found = find_override_faults(
+        faults = find_override_faults(
             [word for word in sys.argv[1:] if "=" in word or word.startswith("~")],
             conf,
             config_name,
         )
     except (HydraException, OmegaConfBaseException):
-        return None  # the configuration does not compose without any override: a slip in conf/, not of the command line
-    if found:
-        return "\n".join(str(fault) for fault in found)
+        # Without overrides the configuration does not compose either: the fault is in conf/.
+        return None
+    if faults:
+        return "\n".join(map(str, faults))
     return str(
         user_error(
             got=get_first_line(error),

@@ -1,8 +1,4 @@
-"""The outermost level of a Hydra program: a user's mistake is three lines on stderr and exit code 2, anything else a traceback.
-
-Hydra prints errors itself and ends with code 1 unless HYDRA_FULL_ERROR is set. It is set here while Hydra runs, so that errors
-arrive whole; a sweeper, which runs the program's function in-process, still sees every exception of its trials.
-"""
+"""Overrides of the command line: check them, expand a space file, explain the faults."""
 
 from __future__ import annotations
 
@@ -23,7 +19,11 @@ from synaptune.search.space.file import find_unknown_names, get_space_file, read
 
 
 def check_overrides(words: Iterable[str]) -> None:
-    """Raise UserError for an override without a name, and for no choice of a group: Hydra ends both with an error of its own."""
+    """Refuse overrides that Hydra itself would end with an error of little help.
+
+    Raises:
+        UserError: an override has no name, names a protocol, or gives a group no choice.
+    """
     for word in words:
         key, value = get_override_key(word), word.partition("=")[2]
         if not key and "=" in word:
@@ -49,25 +49,35 @@ def check_overrides(words: Iterable[str]) -> None:
 def expand_space_file(
     words: Sequence[str], conf: Path, config_name: str, chosen: Sequence[str] = ()
 ) -> list[str]:
-    """The words of a command line, a `search_space=FILE.yaml` among them replaced by what the file says (search/space_file.py).
+    """Replace `search_space=FILE.yaml` on a command line by the overrides that the file stands for.
 
-    Values that the command line gives win over those the file fixes. Raises UserError for a file that cannot be used.
+    The format of the file is explained in search/space/file.py. Values of the command line take
+    precedence over those that the file fixes.
+
+    Args:
+        words: words of the command line.
+        conf: folder of the configuration.
+        config_name: its primary file.
+        chosen: overrides that the command itself adds.
+
+    Raises:
+        UserError: the file cannot be used.
     """
     files = {
-        place: path
-        for place, word in enumerate(words)
+        index: path
+        for index, word in enumerate(words)
         if (path := get_space_file(word)) is not None
     }
     if not files:
         return list(words)
     if len(files) > 1:
         raise user_error(
-            got=" ".join(words[place] for place in files),
+            got=" ".join(words[index] for index in files),
             expected="one search_space",
             do="leave the others out",
         )
-    ((place, path),) = files.items()
-    file, rest = read_space_file(path), [*words[:place], *words[place + 1 :]]
+    ((index, path),) = files.items()
+    file, rest = read_space_file(path), [*words[:index], *words[index + 1 :]]
     names = _list_composed_names([*chosen, *rest], conf, config_name)
     if unknown := find_unknown_names(file, names):
         raise user_error(
@@ -76,12 +86,15 @@ def expand_space_file(
             do="correct the file",
         )
     fixed = [get_override_key(word) for word in rest]
-    return [*words[:place], *file.to_overrides(fixed), *words[place + 1 :]]
+    return [*words[:index], *file.to_overrides(fixed), *words[index + 1 :]]
 
 
 def _list_composed_names(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
-    """The names of the configuration that the choices and values of a command line give; of the bare one when they are at fault."""
-    parser, kept = OverridesParser.create(), []
+    """Return the names of the configuration composed with the overrides of a command line.
+
+    If the overrides have a fault, the names are those of the configuration without them.
+    """
+    parser = OverridesParser.create()
     with initialize_config_dir(str(conf), version_base="1.3"):
         try:
             overrides = [
@@ -89,11 +102,11 @@ def _list_composed_names(words: Sequence[str], conf: Path, config_name: str) -> 
                 for word in words
                 if ("=" in word or word.startswith("~")) and not word.startswith(("-", "hydra"))
             ]
-            kept = [
+            fixed = [
                 word for word in overrides if not parser.parse_override(word).is_sweep_override()
             ]
-            return list(list_names(compose(config_name, overrides=kept)))
-        except (HydraException, OmegaConfBaseException):  # Hydra says so itself
+            return list(list_names(compose(config_name, overrides=fixed)))
+        except (HydraException, OmegaConfBaseException):  # Hydra reports the fault later
             return list(list_names(compose(config_name)))
 
 
@@ -111,7 +124,7 @@ def find_override_faults(
     with initialize_config_dir(str(conf), version_base="1.3"):
         names = list(list_names(compose(config_name, overrides=list(chosen))))
         groups = _list_groups()
-        found = _find_hydra_faults(
+        faults = _find_hydra_faults(
             [override for override in overrides if override.startswith("hydra")], config_name
         )
         for override in overrides:
@@ -122,13 +135,16 @@ def find_override_faults(
                 if not parsed.is_sweep_override():
                     compose(config_name, overrides=[*chosen, override])
             except (HydraException, OmegaConfBaseException) as error:
-                found.append(_explain_override(override, error, names, groups))
-    return found
+                faults.append(_explain_override(override, error, names, groups))
+    return faults
 
 
 def _find_hydra_faults(overrides: Sequence[str], config_name: str) -> list[UserError]:
-    """The overrides of Hydra's own configuration that do not fit: its choices first, then the values of what was chosen."""
-    loader, found = GlobalHydra.instance().config_loader(), []
+    """Return an error for every override of Hydra's own configuration that does not fit.
+
+    The values are checked only if all choices are good: they depend on the choices.
+    """
+    loader, faults = GlobalHydra.instance().config_loader(), []
     choices = [override for override in overrides if override.startswith("hydra/")]
     for choice in choices:
         group, _, option = choice.partition("=")
@@ -139,9 +155,9 @@ def _find_hydra_faults(overrides: Sequence[str], config_name: str) -> list[UserE
                 if options
                 else "hydra/sweeper=cma|random|grid|..., or hydra/launcher=..."
             )
-            found.append(user_error(got=choice, expected=expected, do="choose one of them"))
-    if found:
-        return found
+            faults.append(user_error(got=choice, expected=expected, do="choose one of them"))
+    if faults:
+        return faults
     names = list(
         list_names(
             compose(config_name, overrides=choices, return_hydra_config=True).hydra, "hydra."
@@ -151,27 +167,27 @@ def _find_hydra_faults(overrides: Sequence[str], config_name: str) -> list[UserE
         try:
             compose(config_name, overrides=[*choices, override])
         except (HydraException, OmegaConfBaseException) as error:
-            found.append(_explain_override(override, error, names, {}))
-    return found
+            faults.append(_explain_override(override, error, names, {}))
+    return faults
 
 
 def _list_groups() -> dict[str, list[str]]:
-    """Options by group, of the composition under way."""
+    """Return the options by group of the current composition."""
     from hydra.core.object_type import ObjectType
 
     loader = GlobalHydra.instance().config_loader()
-    found: dict[str, list[str]] = {}
+    options_by_group: dict[str, list[str]] = {}
 
     def walk(group: str) -> None:
         options = loader.get_group_options(group, ObjectType.CONFIG)
         if group and options:
-            found[group] = options
+            options_by_group[group] = options
         for child in loader.get_group_options(group, ObjectType.GROUP):
             if child != "hydra":
                 walk(f"{group}/{child}" if group else child)
 
     walk("")
-    return found
+    return options_by_group
 
 
 def _explain_override(

@@ -1,4 +1,4 @@
-"""One training run: a composed configuration to objects, training, metrics and result.json."""
+"""One training run: from a composed configuration to metrics and result.json."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from omegaconf import DictConfig
 from synaptune.config.flat import flatten_config
 from synaptune.config.settings import (
     Settings,
-    _find_last_step,
-    _list_metrics,
     apply_tuned,
     compute_fingerprint,
+    find_last_step,
+    list_metrics,
     read_settings,
 )
 from synaptune.core.files import replace_file
@@ -32,11 +32,17 @@ from synaptune.training.errors import RunPruned, ValidationCallback
 
 
 class Outcome(NamedTuple):
-    """objective: what a search minimises; metrics: by name, in the units of objective/metrics.py; run_dir: where it all is.
+    """Result of a training run.
 
-    pruned_at: the step after which a report ended the run, null for a whole one. The objective and the validation loss of a
-    pruned run, and of a proxy, are those it was heading for (objective/curve.py), null and absent when too little of its curve
-    is known.
+    The objective and the validation loss of a pruned run, and of a proxy, are extrapolated from its
+    learning curve (search/objective/learning_curve.py). If too little of the curve is known, the
+    objective is None and the validation loss is missing.
+
+    Attributes:
+        objective: what a search minimises.
+        metrics: by name, in the units of training/metrics.py.
+        run_dir: folder of the run's files.
+        pruned_at: the step after which a report ended the run; None for a full run.
     """
 
     objective: float | None
@@ -46,11 +52,11 @@ class Outcome(NamedTuple):
 
 
 def _stop_at_last_step(
-    built: Settings, report: ValidationCallback | None
+    settings: Settings, report: ValidationCallback | None
 ) -> ValidationCallback | None:
-    """The report of a run, which also ends a proxy after its fraction of the steps."""
-    last = _find_last_step(built)
-    if last == built.training.steps:
+    """Return the report of a run, extended to end a proxy after its fraction of the steps."""
+    last = find_last_step(settings)
+    if last == settings.training.steps:
         return report
 
     def report_and_stop(step: int, loss: float) -> None:
@@ -70,38 +76,41 @@ def run(
     report: ValidationCallback | None = None,
     generation: int = 0,
 ) -> Outcome:
-    """The whole run: configuration, objects, training, metrics, `run_dir/result.json`.
+    """Train one configuration and write `run_dir/result.json`.
 
-    run_dir: null is the folder Hydra made; overrides: those of the command line (null: Hydra's), which `tuned` stays below;
-    report: told (step, validation loss) after each validation, ends the run in order by raising Pruned; null tells the search
-    whose trial this is, if there is one; generation: of the search, by which some objectives change.
-    Raises UserError for a bad configuration or input, DivergedError for a loss that is no number.
+    Args:
+        cfg: the composed configuration.
+        run_dir: folder of the run; None means the folder that Hydra made.
+        overrides: overrides of the command line, which take precedence over `tuned`; None means
+            Hydra's.
+        report: called with (step, validation loss) after each validation; it ends the run early by
+            raising RunPruned. None means that the search which runs this trial gets the reports.
+        generation: generation of the search; some objectives depend on it.
+
+    Raises:
+        UserError: the configuration or the input has a fault.
+        DivergedError: the loss is not a number.
     """
-    hydra_runs = HydraConfig.initialized()
+    in_hydra = HydraConfig.initialized()
     if cfg.tuned is not None:
         cfg = cfg.copy()
-        used = apply_tuned(
-            cfg,
-            overrides
-            if overrides is not None
-            else list(HydraConfig.get().overrides.task)
-            if hydra_runs
-            else [],
-        )
+        if overrides is None:
+            overrides = list(HydraConfig.get().overrides.task) if in_hydra else []
+        used = apply_tuned(cfg, overrides)
         print(
             f"tuned: {len(used)} values from {cfg.tuned}: "
             + ", ".join(f"{name}={format_parameter(value)}" for name, value in used.items())
         )
-    built = read_settings(cfg)
-    check_ready(built.objective, _list_metrics(built), generation)
+    settings = read_settings(cfg)
+    check_ready(settings.objective, list_metrics(settings), generation)
     folder = Path(run_dir) if run_dir is not None else Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    in_search = run_dir is not None or (hydra_runs and HydraConfig.get().mode == RunMode.MULTIRUN)
-    record = {
+    in_search = run_dir is not None or (in_hydra and HydraConfig.get().mode == RunMode.MULTIRUN)
+    record = {  # without notify, whose URLs hold secrets
         name: value for name, value in flatten_config(cfg).items() if not name.startswith("notify.")
-    }  # its URLs hold secrets
+    }
     return _run_settings(
-        built,
+        settings,
         folder,
         record,
         in_search=in_search,
@@ -116,7 +125,7 @@ def _report_to_search(step: int, loss: float) -> None:
 
 
 def _run_settings(
-    built: Settings,
+    settings: Settings,
     folder: Path,
     flat_config: dict[str, Any],
     *,
@@ -131,41 +140,41 @@ def _run_settings(
     from synaptune.training.trainer import fit, warm_up
 
     warm_up()
-    began = time.perf_counter()
-    torch.manual_seed(built.seed)
-    corpus = _load_cached_corpus(built.data, built.model.context)
-    model = GPT(built.model, built.synapse, vocab=corpus.vocab, seed=built.seed)
-    identity = compute_fingerprint(built)
+    started_at = time.perf_counter()
+    torch.manual_seed(settings.seed)
+    corpus = _load_cached_corpus(settings.data, settings.model.context)
+    model = GPT(settings.model, settings.synapse, vocab=corpus.vocab, seed=settings.seed)
+    fingerprint = compute_fingerprint(settings)
     job = Job(
         model=model,
-        config=built.model,
-        synapse=built.synapse,
+        config=settings.model,
+        synapse=settings.synapse,
         corpus=corpus,
-        data=built.data,
-        training=built.training,
-        logger=built.logger,
-        seed=built.seed,
-        name=built.name,
+        data=settings.data,
+        training=settings.training,
+        logger=settings.logger,
+        seed=settings.seed,
+        name=settings.name,
         run_dir=folder,
-        fingerprint=identity,
+        fingerprint=fingerprint,
         flat_config=flat_config,
         in_search=in_search,
-        on_validation=_stop_at_last_step(built, report),
+        on_validation=_stop_at_last_step(settings, report),
     )
     fitted = fit(job)
     metrics = fitted.metrics
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started_at
     metrics["setup_seconds"] = seconds - fitted.busy_seconds
     pruned_at = (
         int(metrics["steps"])
-        if fitted.pruned and metrics["steps"] < _find_last_step(built)
+        if fitted.pruned and metrics["steps"] < find_last_step(settings)
         else None
     )
     if fitted.pruned:
-        metrics = extrapolate_result(metrics, fitted.curve, built.training.steps)
-    objective = score(built.objective, metrics, generation) if "val_loss" in metrics else None
+        metrics = extrapolate_result(metrics, fitted.curve, settings.training.steps)
+    objective = score(settings.objective, metrics, generation) if "val_loss" in metrics else None
     result = dict(
-        objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=identity
+        objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=fingerprint
     )
     result |= dict(
         data_fingerprint=corpus.fingerprint,

@@ -1,7 +1,8 @@
-"""The types of the configuration: every dataclass it is made of, registered with Hydra, and the resolvers of conf/.
+"""The types and defaults of the configuration, and the resolvers of conf/.
 
-`register()` stores one configuration named `schema`, which conf/train.yaml lists first. It holds every key with its type and its
-default, so a file of conf/ holds only what it chooses, and every choice of a group is a file.
+`register()` stores one configuration named `schema`, which conf/train.yaml lists first. It holds
+every key with its type and its default, so a file of conf/ holds only the values it changes, and
+every choice of a group is a file.
 """
 
 from __future__ import annotations
@@ -41,14 +42,8 @@ GROUPS: dict[str, type] = {
     "stop": StopConfig,
     "notify": NotifyConfig,
 }
-CONFIG_GROUPS = (
-    *GROUPS,
-    "synapse",
-    "position",
-    "scale",
-    "ablation",
-    "experiment",
-)  # the groups of conf/train.yaml
+# The groups of conf/train.yaml.
+CONFIG_GROUPS = (*GROUPS, "synapse", "position", "scale", "ablation", "experiment")
 RUN_KEYS = ("name", "seed", "tuned")  # keys of conf/train.yaml itself
 SUBSYSTEMS: dict[str, Any] = {
     field.name: field.default_factory for field in dataclasses.fields(SynapseParams)
@@ -56,7 +51,10 @@ SUBSYSTEMS: dict[str, Any] = {
 
 
 def make_writable_node(cls: type) -> DictConfig:
-    """A typed config node that accepts overrides (OmegaConf makes those of frozen dataclasses read-only)."""
+    """Return a typed config node that accepts overrides.
+
+    OmegaConf makes the nodes of frozen dataclasses read-only.
+    """
     node = OmegaConf.structured(cls)
     _unlock(node)
     return node
@@ -92,7 +90,10 @@ def register() -> None:
 
 
 def find_unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
-    """The dotted names in a configuration that nothing declares: Hydra lets `+NAME=VALUE` add any."""
+    """Return the dotted names in a configuration that the schema does not declare.
+
+    Hydra lets `+NAME=VALUE` add any name.
+    """
     kind = OmegaConf.get_type(cfg)
     declared = (
         {field.name for field in dataclasses.fields(kind)}
@@ -113,5 +114,5 @@ def find_unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def _fraction_of_steps(fraction: float, *, _root_: DictConfig) -> int:
-    """`${fraction_of_steps:0.1}`: a tenth of training.steps, at least 1."""
+    """Resolve `${fraction_of_steps:0.1}` to a tenth of training.steps, at least 1."""
     return max(1, round(float(fraction) * _root_.training.steps))

@@ -1,4 +1,4 @@
-"""From a composed configuration to the space a search moves in and to what makes the trials of its study comparable."""
+"""The search space of a composed configuration, and the configuration that identifies its study."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from synaptune.search.space.space import (
     make_dimension,
     refuse_unused,
 )
-from synaptune.study.database import keys as schema
+from synaptune.study.database import keys
 
-# What may change between two commands of one study: it does not touch any result.
+# Keys that may change between two commands of one study: they do not affect any result.
 _FREE_TRAINING_KEYS = ("training.resume", "training.checkpoint_every", "training.device")
 _FREE_KEYS = (
     "hydra",
@@ -39,12 +39,17 @@ _FREE_KEYS = (
 
 
 def read_dimensions(base: DictConfig) -> list[Dimension]:
-    """The dimensions that `search_space.parameters` and `search_space.ranges` name; a range given there takes the place of the
-    declared one. A parameter at its neutral value, which switches it off, is not searched. Raises UserError for an unknown name, and
-    for a range that reaches where the parameter is not valid."""
+    """Return the dimensions that `search_space.parameters` and `search_space.ranges` name.
+
+    A range of `search_space.ranges` replaces the declared one. A parameter at its neutral value,
+    which switches it off, is left out.
+
+    Raises:
+        UserError: a name is unknown, or a range includes invalid values.
+    """
     patterns = OmegaConf.select(base, "search_space.parameters") or []
-    given = _read_mapping(base, "search_space.ranges")
-    if not patterns and not given:
+    entries = _read_mapping(base, "search_space.ranges")
+    if not patterns and not entries:
         return []
     from synaptune.config.flat import list_names
     from synaptune.synapse.circuit import SPECS
@@ -60,16 +65,16 @@ def read_dimensions(base: DictConfig) -> list[Dimension]:
         if patterns
         else []
     )
-    own = {
+    declared = {
         name: make_dimension(by_name[name], OmegaConf.select(base, name), steps)
-        for name in dict.fromkeys([*names, *given])
+        for name in dict.fromkeys([*names, *entries])
         if name in by_name
     }
-    if not given:
-        return list(own.values())
+    if not entries:
+        return list(declared.values())
     known = [name for name in list_names(base) if not name.startswith("search_space.")]
     if unknown := [
-        f"{name} (closest: {find_nearest(name, known)})" for name in given if name not in known
+        f"{name} (closest: {find_nearest(name, known)})" for name in entries if name not in known
     ]:
         raise user_error(
             got=f"search_space.ranges {'; '.join(unknown)}",
@@ -77,56 +82,69 @@ def read_dimensions(base: DictConfig) -> list[Dimension]:
             do="correct the names",
         )
     ranged = {
-        name: parse_range_entry(name, entry, own.get(name), OmegaConf.select(base, name))
-        for name, entry in given.items()
+        name: parse_range_entry(name, entry, declared.get(name), OmegaConf.select(base, name))
+        for name, entry in entries.items()
     }
-    _check_ends(base, list(ranged.values()), own)
-    return list((own | ranged).values())
+    _check_ends(base, list(ranged.values()), declared)
+    return list((declared | ranged).values())
 
 
 def _is_switched_off(spec: Spec, base: DictConfig) -> bool:
-    """Whether the configured value is the neutral one, outside of the range: `synapse/attention=off` is one such choice."""
+    """Return whether the configured value is the neutral one and lies outside of the range.
+
+    `synapse/attention=off` sets such values.
+    """
     value = OmegaConf.select(base, spec.name)
     return spec.neutral is not None and value == spec.neutral and not spec.low <= value <= spec.high
 
 
 def read_fixed_values(base: DictConfig) -> dict[str, Value]:
-    """What the space file of a configuration holds at one value, by name."""
+    """Return the values that a space file fixes, by name."""
     return _read_mapping(base, "search_space.fixed")
 
 
 def _read_mapping(base: DictConfig, key: str) -> dict[str, Any]:
     node = OmegaConf.select(base, key)
-    found = OmegaConf.to_container(node, resolve=True) if node else {}
-    assert isinstance(found, dict)
-    return {str(name): entry for name, entry in found.items()}
+    mapping = OmegaConf.to_container(node, resolve=True) if node else {}
+    assert isinstance(mapping, dict)
+    return {str(name): entry for name, entry in mapping.items()}
 
 
 def _check_ends(
-    base: DictConfig, dimensions: Sequence[Dimension], own: Mapping[str, Dimension]
+    base: DictConfig, dimensions: Sequence[Dimension], declared: Mapping[str, Dimension]
 ) -> None:
-    """Raise UserError for a range whose ends (or choices) the configuration does not take; own: the declared ranges by name."""
+    """Refuse a range whose ends or choices are not valid values.
+
+    Args:
+        base: the resolved configuration.
+        dimensions: the ranges to check.
+        declared: the declared ranges by name.
+
+    Raises:
+        UserError: names the first invalid value.
+    """
     from synaptune.config.settings import check_config
 
     changed = base.copy()
-    checked = "synapse" in base and "model" in base
+    is_ours = "synapse" in base and "model" in base
     for dimension in dimensions:
         before = OmegaConf.select(base, dimension.name)
         for value in dimension.choices or tuple(dimension.to_value(unit) for unit in (0.0, 1.0)):
             try:
                 OmegaConf.update(changed, dimension.name, value)
-                if checked:
+                if is_ours:
                     check_config(changed)
             except (OmegaConfBaseException, UserError) as error:
                 if isinstance(error, UserError):
-                    check_config(base)  # its own fault is said first
-                place = 1 if isinstance(error, UserError) else 0
-                declared = own.get(dimension.name)
+                    check_config(base)  # a fault of the configuration itself is reported first
+                line = 1 if isinstance(error, UserError) else 0
+                reason = str(error).strip().splitlines()[line].strip()
+                own = declared.get(dimension.name)
                 raise user_error(
-                    got=f"search_space.ranges {dimension.name}: {dimension.describe()}, where {value} is not valid: "
-                    + str(error).strip().splitlines()[place].strip(),
-                    expected="declared " + declared.describe()
-                    if declared
+                    got=f"search_space.ranges {dimension.name}: {dimension.describe()}, "
+                    f"where {value} is not valid: {reason}",
+                    expected=f"declared {own.describe()}"
+                    if own
                     else "values that the configuration takes",
                     do="correct the range",
                 ) from error
@@ -134,7 +152,7 @@ def _check_ends(
 
 
 def find_declared_dimensions(base: DictConfig, names: Sequence[str]) -> dict[str, Dimension]:
-    """The declared dimensions among names, by name."""
+    """Return the declared dimensions of those names that are parameters, by name."""
     if not any(name.startswith("synapse.") for name in names):
         return {}
     from synaptune.synapse.circuit import SPECS
@@ -148,7 +166,15 @@ def find_declared_dimensions(base: DictConfig, names: Sequence[str]) -> dict[str
 
 
 def check_search(base: DictConfig, names: Sequence[str]) -> None:
-    """Refuse a configuration of ours that cannot run, and searched parameters that its model does not use; raises UserError."""
+    """Check that a search can run. A configuration of another application is not checked.
+
+    Args:
+        base: the resolved configuration.
+        names: names of the searched parameters.
+
+    Raises:
+        UserError: the configuration cannot run, or its model does not use a searched parameter.
+    """
     if "synapse" not in base or "model" not in base:
         return
     from synaptune.config.settings import check_config
@@ -161,9 +187,9 @@ def check_search(base: DictConfig, names: Sequence[str]) -> None:
 
 
 def list_study_defaults(base: DictConfig) -> dict[str, Any]:
-    """Return the values that keys of a study's configuration have where an earlier version lacked them.
+    """Return the values of keys that the configuration of an older study may lack.
 
-    They are the defaults of the schema; another application than train.py has none.
+    They are the defaults of the schema; an application other than train.py has none.
     """
     from synaptune.config.schema import list_default_values
 
@@ -173,20 +199,26 @@ def list_study_defaults(base: DictConfig) -> dict[str, Any]:
 def make_study_configuration(
     base: DictConfig, space: Space, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Everything that makes the trials of a study comparable, flat: the resolved configuration, the space, the search's settings."""
+    """Return, as a flat dict, everything on which the comparability of a study's trials depends.
+
+    Args:
+        base: the resolved configuration.
+        space: the search space, whose names are left out of the configuration.
+        settings: settings of the search by name.
+    """
     plain = flatten_config(base)
     free = (*_FREE_KEYS, *space.names)
-    kept = {
+    configuration = {
         key: value
         for key, value in plain.items()
         if not any(key == name or key.startswith(f"{name}.") for name in free)
     }
-    kept |= {f"search.{key}": value for key, value in settings.items()}
-    kept |= {f"{schema.RANGE_PREFIX}{name}": text for name, text in space.describe().items()}
-    kept |= {
-        f"{schema.FIXED_PREFIX}{name}": value for name, value in read_fixed_values(base).items()
+    configuration |= {f"search.{key}": value for key, value in settings.items()}
+    configuration |= {f"{keys.RANGE_PREFIX}{name}": text for name, text in space.describe().items()}
+    configuration |= {
+        f"{keys.FIXED_PREFIX}{name}": value for name, value in read_fixed_values(base).items()
     }
-    return kept | {
-        f"{schema.START_PREFIX}{name}": value
+    return configuration | {
+        f"{keys.START_PREFIX}{name}": value
         for name, value in space.to_values(space.get_start()).items()
     }

@@ -1,4 +1,4 @@
-"""A composed configuration to a finished run: the only reader of a DictConfig besides train.py."""
+"""A composed configuration read as typed values and checked."""
 
 from __future__ import annotations
 
@@ -44,7 +44,11 @@ class Settings(NamedTuple):
 
 
 def read_settings(cfg: DictConfig) -> Settings:
-    """The typed values of a composed configuration; raises UserError with every fault at once."""
+    """Return the typed values of a composed configuration.
+
+    Raises:
+        UserError: names every fault at once.
+    """
     if unknown := list(find_unknown_keys(cfg)):
         known = [name for name in flatten_config(cfg) if name not in unknown]
         raise user_error(
@@ -59,32 +63,32 @@ def read_settings(cfg: DictConfig) -> Settings:
         OmegaConf.to_object(cfg[group]) for group in groups
     )
     synapse = SynapseParams(**OmegaConf.to_object(cfg.synapse))  # type: ignore[arg-type]
-    built = Settings(model, synapse, data, training, logger, objective, pruner, cfg.seed, cfg.name)  # type: ignore[arg-type]
-    found = (
-        find_model_faults(built.model)
-        + find_faults(built.synapse)
-        + find_data_faults(built.data, built.model.context)
-    )
-    found += find_training_faults(built.training, built.logger) + find_objective_faults(
-        built.objective
-    )
-    found += find_pruner_faults(built.pruner, built.training.evaluations)
-    found += _find_proxy_faults(built) if not found else []
+    values = (model, synapse, data, training, logger, objective, pruner, cfg.seed, cfg.name)
+    settings = Settings(*values)  # type: ignore[arg-type]
+    faults = [
+        *find_model_faults(settings.model),
+        *find_faults(settings.synapse),
+        *find_data_faults(settings.data, settings.model.context),
+        *find_training_faults(settings.training, settings.logger),
+        *find_objective_faults(settings.objective),
+        *find_pruner_faults(settings.pruner, settings.training.evaluations),
+    ]
+    faults += [] if faults else _find_proxy_faults(settings)
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
-        found.append(f"seed={cfg.seed}: expected an integer of at least 0")
-    if found:
+        faults.append(f"seed={cfg.seed}: expected an integer of at least 0")
+    if faults:
         raise UserError(
             "got a configuration that cannot run\n  "
-            + "\n  ".join(found)
+            + "\n  ".join(faults)
             + "\n  to do: correct these values and start again"
         )
-    return built
+    return settings
 
 
-def _list_metrics(built: Settings) -> set[str]:
-    """Names of the metrics that an objective may find in a run."""
-    recall = {"val_recall_accuracy"} if built.data.recall_fraction > 0 else set()
-    experts = {"expert_gini", "expert_dead_fraction"} if built.model.experts > 1 else set()
+def list_metrics(settings: Settings) -> set[str]:
+    """Return the names of the metrics that a run gives its objective."""
+    recall = {"val_recall_accuracy"} if settings.data.recall_fraction > 0 else set()
+    experts = {"expert_gini", "expert_dead_fraction"} if settings.model.experts > 1 else set()
     return (
         {"val_loss", "val_perplexity", "val_calibration_error", "tokens_per_second"}
         | recall
@@ -92,20 +96,27 @@ def _list_metrics(built: Settings) -> set[str]:
     )
 
 
-def _find_last_step(built: Settings) -> int:
-    """The step that a run is trained to: a proxy stops on its way, on the schedule of the whole run."""
-    part = built.objective.fraction if built.objective.name == "proxy" else 1.0
-    return math.ceil(part * built.training.steps)
+def find_last_step(settings: Settings) -> int:
+    """Return the last step of a run.
+
+    A proxy stops at a fraction of the steps; its schedules are those of the full run.
+    """
+    fraction = settings.objective.fraction if settings.objective.name == "proxy" else 1.0
+    return math.ceil(fraction * settings.training.steps)
 
 
-def _find_proxy_faults(built: Settings) -> list[str]:
-    """One line when a proxy has too few validations to extrapolate from; empty when all is well."""
-    points = sum(step <= _find_last_step(built) for step in get_evaluation_steps(built.training))
-    if built.objective.name != "proxy" or points >= LEAST_POINTS:
+def _find_proxy_faults(settings: Settings) -> list[str]:
+    """Return a line if a proxy has too few validations to extrapolate from."""
+    points = sum(
+        step <= find_last_step(settings) for step in get_evaluation_steps(settings.training)
+    )
+    if settings.objective.name != "proxy" or points >= LEAST_POINTS:
         return []
+    evaluations = settings.training.evaluations
     return [
-        f"objective.fraction={built.objective.fraction:g}: {points} of training.evaluations={built.training.evaluations} fall into it,"
-        f" expected at least {LEAST_POINTS} to extrapolate from"
+        f"objective.fraction={settings.objective.fraction:g}: {points} of "
+        f"training.evaluations={evaluations} fall into it, "
+        f"expected at least {LEAST_POINTS} to extrapolate from"
     ]
 
 
@@ -114,24 +125,37 @@ def check_config(cfg: DictConfig) -> None:
     read_settings(cfg)
 
 
-def compute_fingerprint(built: Settings) -> str:
-    """SHA-256 of everything that determines a run's result: not where it is written, nor how often it is saved."""
+def compute_fingerprint(settings: Settings) -> str:
+    """Return the SHA-256 of everything that determines a run's result.
+
+    Where the run is written and how often it is saved are not part of it.
+    """
     plain = {
-        group: dataclasses.asdict(getattr(built, group))
+        group: dataclasses.asdict(getattr(settings, group))
         for group in ("model", "synapse", "data", "training")
     }
     for name in ("resume", "checkpoint_every", "test"):
         del plain["training"][name]
     return hashlib.sha256(
-        json.dumps(plain | {"seed": built.seed}, sort_keys=True).encode()
+        json.dumps(plain | {"seed": settings.seed}, sort_keys=True).encode()
     ).hexdigest()
 
 
 def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
-    """Put the values of the best.yaml `cfg.tuned` names into the configuration, below the given overrides; returns those it used.
+    """Set the values of the best.yaml that `cfg.tuned` names in the configuration.
 
-    An override may give a value, or choose the variant of a subsystem (`synapse/calcium=slow`): none of its values is tuned then.
-    Raises UserError when the file is missing, no best.yaml, or has a name or a value that the configuration does not take.
+    Args:
+        cfg: the configuration, changed in place.
+        overrides: overrides of the command line, which take precedence: one that gives a value, and
+            one that chooses the variant of a subsystem (`synapse/calcium=slow`) for all values of
+            the subsystem.
+
+    Returns:
+        The values that were set, by name.
+
+    Raises:
+        UserError: the file is missing, is no best.yaml, or has a name or a value that the
+            configuration does not take.
     """
     path = Path(cfg.tuned)
     try:
@@ -164,12 +188,12 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             expected="names of the configuration",
             do="correct the file",
         )
-    given = {get_override_key(override) for override in overrides}
-    chosen = tuple(f"{key.replace('/', '.')}." for key in given if key.startswith("synapse/"))
+    keys = {get_override_key(override) for override in overrides}
+    variants = tuple(f"{key.replace('/', '.')}." for key in keys if key.startswith("synapse/"))
     used = {
         name: value
         for name, value in values.items()
-        if name not in given and not name.startswith(chosen)
+        if name not in keys and not name.startswith(variants)
     }
     for name, value in used.items():
         try:

@@ -1,8 +1,8 @@
-"""What a Hydra multirun asks our sweepers for: the search space, the strategy, the study.
+"""The settings of a Hydra multirun: search space, strategy, study.
 
-The space is `search_space.parameters` of the configuration, changed by `hydra.sweeper.params` and by
-sweeps on the command line; a parameter fixed on the command line is not searched. Any Hydra
-application can be swept; a group that is not ours is left alone.
+The space is `search_space.parameters` of the configuration, changed by `hydra.sweeper.params` and
+by sweeps on the command line. A parameter fixed on the command line is not searched. Any Hydra
+application can be swept; groups that Synaptune does not know are ignored.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from synaptune.study.optimize import start_from_study
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What Hydra gives the sweeper; hydra_plugins/synaptune/config.py explains the settings.
+    """The inputs of a sweep, as Hydra passes them; see hydra_plugins/synaptune/config.py.
 
     Attributes:
-        config: the composed configuration, Hydra's own included.
-        context: of Hydra.
+        config: the composed configuration, with the node `hydra`.
+        context: the context of Hydra.
         task: the function that runs a job.
-        optim: strategy, budget and their kin.
+        optim: strategy, budget and other settings of the search.
         params: dimensions by name.
         grid_points: values that a grid takes of a continuous range.
         arguments: overrides of the command line.
@@ -63,11 +63,11 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A request, read and checked.
+    """A checked request.
 
     Attributes:
-        fixed_overrides: overrides that are no sweep.
-        base: the resolved configuration that they give.
+        fixed_overrides: overrides that are not sweeps.
+        base: the resolved configuration with fixed_overrides.
         space: dimensions of the search.
         spelling: how the command line spells a swept name, by name.
         plan: budget of the search.
@@ -97,7 +97,7 @@ class Sweep:
 
 
 def read_request(request: SweepRequest) -> Sweep:
-    """Read a request and check it whole, before anything runs.
+    """Read a request and check all of it before anything runs.
 
     Raises:
         UserError: names what does not fit.
@@ -126,7 +126,7 @@ def read_request(request: SweepRequest) -> Sweep:
     engine = Engine(
         optim.optimizer, seed, workers.slots, plan.budget, optim.noisy, request.grid_points
     )
-    make_optimizer(engine, space)  # refuses an unknown name before there is a study
+    make_optimizer(engine, space)  # refuses an unknown name before the study is created
     settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
     if engine.name == "grid":
         settings["grid_points"] = engine.grid_points
@@ -160,17 +160,17 @@ def _read_plan(optim: DictConfig) -> Plan:
     if plan.budget is None and optim.optimizer != "grid":
         raise user_error(
             got="budget=null",
-            expected="a number of trials (only a grid has an end of its own)",
+            expected="a number of trials (only a grid ends by itself)",
             do="set hydra.sweeper.optim.budget",
         )
     return plan
 
 
 def _locate_study(request: SweepRequest, study: StudyConfig, default_name: str) -> StudyLocation:
-    """Return where the study lives: in `hydra.sweep.dir`, where the user sets it.
+    """Return the location of the study: `hydra.sweep.dir` if the user sets it.
 
-    The run folders 0, 1, ... then lie directly in it, as those of Hydra's own sweeper. The value of
-    a configuration counts when it is fixed: one with a time in it names a new folder each time.
+    The run folders 0, 1, ... are then directly in it, as with Hydra's own sweeper. A value from a
+    configuration file counts unless it contains the time, which gives a new folder each time.
     """
     location = resolve_location(study, default_name)
     sweep = OmegaConf.to_container(request.config.hydra.sweep, resolve=False)
@@ -196,7 +196,7 @@ _GROUP_TYPES = {
 
 
 def _check_seeds(base: DictConfig, space: Space, search: SearchConfig) -> None:
-    """Refuse several seeds where the runs of a candidate could not be given them."""
+    """Refuse several seeds if the runs of a candidate cannot get different seeds."""
     if search.seeds < 1:
         raise user_error(got=f"search.seeds={search.seeds}", expected="at least 1", do="correct it")
     if search.seeds == 1 and search.incumbents < 2:
@@ -205,7 +205,7 @@ def _check_seeds(base: DictConfig, space: Space, search: SearchConfig) -> None:
     if not isinstance(base.get("seed"), int) or "seed" in space.names:
         raise user_error(
             got=f"{got} in an application without a fixed `seed`",
-            expected="a key `seed` with an integer, which each run of a candidate gets another of",
+            expected="a key `seed` with an integer, which differs between the runs of a candidate",
             do="add it to the configuration, or leave search.seeds and search.incumbents out",
         )
     pruner = OmegaConf.select(base, "pruner.name", default="none")

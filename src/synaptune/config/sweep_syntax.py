@@ -1,11 +1,16 @@
-"""Hydra's sweep syntax and the old Nevergrad plugin's `parametrization`, read as dimensions of the search space.
+"""Dimensions of the search space from Hydra's sweep syntax.
+
+The `parametrization` of Hydra's Nevergrad plugin is accepted too.
 
     name=interval(10,100)   name=tag(log, interval(10,100))   name=int(interval(4,16))
     name=choice(a,b,c)      name=a,b,c                        name=range(1,9)   name=range(0,1,0.25)
 
-A choice with weights is written as `+hydra.sweeper.parametrization={name: {choices: [a, b, c], weights: [1, 1, 2]}}`.
+A choice with weights is written as
 
-A bare interval over a declared parameter keeps the declared scale; the tags `log`, `lin` and `int` say otherwise.
+    `+hydra.sweeper.parametrization={name: {choices: [a, b, c], weights: [1, 1, 2]}}`
+
+An interval without a tag keeps the declared scale of a parameter; the tags `log`, `lin` and `int`
+override it.
 """
 
 from __future__ import annotations
@@ -34,7 +39,16 @@ CHOICE_KEYS = ("init", "choices", "weights")
 
 
 def parse_sweep(override: Override, declared: Dimension | None, start: Any) -> Dimension:
-    """The dimension a sweep override stands for; `declared` is the parameter's own, `start` its configured value."""
+    """Return the dimension that a sweep override describes.
+
+    Args:
+        override: the parsed override.
+        declared: the declared dimension of the parameter; None if there is none.
+        start: the configured value.
+
+    Raises:
+        UserError: the sweep is not valid.
+    """
     name, sweep = override.get_key_element(), override.value()
     if isinstance(sweep, IntervalSweep):
         return _parse_interval(name, sweep, declared, start)
@@ -52,8 +66,17 @@ def parse_sweep(override: Override, declared: Dimension | None, start: Any) -> D
 def parse_parametrization(
     name: str, entry: Any, declared: Dimension | None, start: Any
 ) -> Dimension:
-    """The dimension of a `hydra.sweeper.parametrization` entry: sweep syntax as text, {init, lower, upper, log, integer}
-    or {init, choices, weights}."""
+    """Return the dimension that an entry of `hydra.sweeper.parametrization` describes.
+
+    Args:
+        name: name of the parameter.
+        entry: sweep syntax as text, {init, lower, upper, log, integer} or {init, choices, weights}.
+        declared: the declared dimension of the parameter; None if there is none.
+        start: the configured value.
+
+    Raises:
+        UserError: the entry is not valid.
+    """
     if not isinstance(entry, Mapping):
         return parse_sweep(_parse_sweep_text(name, entry), declared, start)
     return (
@@ -64,14 +87,10 @@ def parse_parametrization(
 
 
 def format_value(value: Value) -> str:
-    """A searched value in an override; text as the sweep wrote it, without quotes."""
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else repr(value)
-        if isinstance(value, float)
-        else str(value)
-    )
+    """Return a value as the text of an override; strings get no quotes."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, float) else str(value)
 
 
 def _parse_sweep_text(name: str, entry: Any) -> Override:
@@ -90,19 +109,20 @@ def _parse_sweep_text(name: str, entry: Any) -> Override:
 
 
 def _parse_bounds(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
-    begin = entry.get("init", start)
+    init = entry.get("init", start)
     known = all(key in RANGE_KEYS for key in entry) and all(
         isinstance(entry.get(key, False), bool) for key in ("log", "integer")
     )
     numbers = all(_to_number(entry.get(key)) is not None for key in ("lower", "upper")) and (
-        begin is None or _to_number(begin) is not None
+        init is None or _to_number(init) is not None
     )
     if not known or not numbers:
         raise user_error(
             got=f"parametrization {name}: {dict(entry)}"
             + ("" if "init" in entry else f", where the value is {start!r}"),
-            expected="numbers for lower, upper and where the search begins (init, else the configured value), true or false for log and "
-            f"integer, and none but {', '.join(RANGE_KEYS)} (one step size serves the whole unit box)",
+            expected="numbers for lower, upper and the start (init, else the configured value), "
+            "true or false for log and integer, and no other keys than "
+            f"{', '.join(RANGE_KEYS)} (one step size serves the whole unit box)",
             do="correct the entry",
         )
     scale = "log" if entry.get("log", False) else "lin"
@@ -112,7 +132,7 @@ def _parse_bounds(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
         entry["lower"],
         entry["upper"],
         integer=entry.get("integer", False),
-        start=begin,
+        start=init,
     )
 
 
@@ -122,20 +142,17 @@ def _parse_interval(
     tags = _check_tags(name, sweep.tags)
     assert sweep.start is not None
     assert sweep.end is not None
-    scale = (
-        "log"
-        if "log" in tags
-        else "lin"
-        if "lin" in tags or declared is None or declared.scale == "categorical"
-        else declared.scale
-    )
-    whole = float(sweep.start).is_integer() and float(sweep.end).is_integer()
-    wanted = (
-        "int" in tags or isinstance(sweep.start, int) or (declared is not None and declared.integer)
-    )
-    integer = wanted or (
-        declared is None and isinstance(start, int) and not isinstance(start, bool) and whole
-    )
+    if "log" in tags:
+        scale = "log"
+    elif "lin" in tags or declared is None or declared.scale == "categorical":
+        scale = "lin"
+    else:
+        scale = declared.scale
+    integer = "int" in tags or isinstance(sweep.start, int)
+    if declared is not None:
+        integer = integer or declared.integer
+    elif isinstance(start, int) and not isinstance(start, bool):
+        integer = integer or (float(sweep.start).is_integer() and float(sweep.end).is_integer())
     return Dimension(name, scale, sweep.start, sweep.end, integer=integer, start=_to_number(start))
 
 
@@ -143,7 +160,7 @@ def _parse_range(name: str, sweep: RangeSweep, start: Any) -> Dimension:
     tags = _check_tags(name, sweep.tags)
     try:
         values = list(sweep.range())
-    except (ValueError, ArithmeticError) as error:  # a step of 0, or an end that is no number
+    except (ValueError, ArithmeticError) as error:  # a step of 0, or an end that is not a number
         got = f"{name}=range({sweep.start},{sweep.stop},{sweep.step})"
         raise user_error(
             got=f"{got}: {error}",
@@ -186,12 +203,12 @@ def _parse_weighted(name: str, entry: Mapping[Any, Any], start: Any) -> Dimensio
     if unknown or not plain or not numbers or ("init" in entry and entry["init"] not in choices):
         raise user_error(
             got=f"parametrization {name}: {dict(entry)}",
-            expected="choices: a list of values, weights: a list of as many numbers (or none), init: one of the choices",
+            expected="choices: a list of values, weights: a list of as many numbers (or none), "
+            "init: one of the choices",
             do="correct the entry",
         )
-    begin = entry.get("init", start)
     return replace(
-        _make_categorical(name, list(choices), begin),
+        _make_categorical(name, list(choices), entry.get("init", start)),
         weights=tuple(float(weight) for weight in weights),
     )
 

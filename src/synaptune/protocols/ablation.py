@@ -37,13 +37,13 @@ from synaptune.study.reader import (
     read_study,
 )
 
-# The phase of the last search of each protocol that ends in a validation.
+# The phase of the last search, for each protocol that has a validation.
 _LAST_PHASES = {"phase1": SEARCH, "phase2": JOINT}
-_VALIDATION_SEEDS = 5  # of a study whose own validation has not run
+_VALIDATION_SEEDS = 5  # number of seeds for a study without a validation
 
 
 def run_ablation(overrides: Sequence[str]) -> None:
-    """Run the ablation of the study that `study.*` names, from wherever the study has it.
+    """Run the ablation of the study that `study.*` names, or continue it.
 
     Args:
         overrides: `study.*`, `protocol.*` of conf/protocol/ablation.yaml, and those of the groups
@@ -76,45 +76,59 @@ def run_ablation(overrides: Sequence[str]) -> None:
 
 
 def _read_snapshot(location: StudyLocation, is_named: bool) -> StudySnapshot:
-    """Read the study of a location; without a name of its own, the one that its folder holds."""
+    """Read the study at a location: by its name if it is set, else the one of the folder."""
     if is_named:
         return read_study(location.url, location.name)
     return read_study(location.url, prefer=location.folder.resolve().name)
 
 
 def require_endpoints(snapshot: StudySnapshot) -> Endpoints:
-    """What an ablation of a study goes between; raises UserError for a study that has no optimum to take apart."""
+    """Return the two points between which an ablation changes parameters.
+
+    Raises:
+        UserError: the study has no optimum, or its optimum is its start.
+    """
     protocol = snapshot.configuration.get("search.protocol")
     if protocol not in _LAST_PHASES or snapshot.maximize:
         raise user_error(
             got=f"study {snapshot.name}, which no protocol made"
             + (" and which maximises" if snapshot.maximize else ""),
             expected=f"a study of {' or '.join(_LAST_PHASES)}",
-            do="name one with study.name=STUDY; its validation and its start are what an ablation needs",
+            do="name one with study.name=STUDY; an ablation needs its validation and its start",
         )
     phase = _LAST_PHASES[protocol]
     ended = sum(trial.state != "running" for trial in snapshot.get_phase_trials(phase))
-    between = find_endpoints(snapshot)
-    whole = snapshot.get_phase_trials(VALIDATION) or (
+    endpoints = find_endpoints(snapshot)
+    is_complete = snapshot.get_phase_trials(VALIDATION) or (
         snapshot.engine is not None and ended >= (snapshot.engine.budget or 0) > 0
     )
-    if between is None or not whole:
+    if endpoints is None or not is_complete:
         raise user_error(
-            got=f"study {snapshot.name} with {ended} evaluations of its last search and no validation",
+            got=f"study {snapshot.name} with {ended} evaluations of its last search "
+            "and no validation",
             expected="a search that has ended",
-            do=f"let it end first: the command that began it (make sweep-{protocol}) goes on",
+            do=f"let it end first: the command that began it (make sweep-{protocol}) continues it",
         )
-    if not plan_points(between).reverted:
+    if not plan_points(endpoints).reverted:
         raise user_error(
             got=f"study {snapshot.name}, whose best point is its start",
             expected="an optimum that differs from the start",
-            do="search longer: there is nothing to take apart",
+            do="search longer: there is no difference to measure",
         )
-    return between
+    return endpoints
 
 
 def choose_seeds(snapshot: StudySnapshot, endpoints: Endpoints, count: int | None) -> list[int]:
-    """The first `count` seeds of a study's validation (null: all), or those it would have; raises UserError for fewer than 2."""
+    """Return the seeds of an ablation: those of the validation, or those it would have.
+
+    Args:
+        snapshot: the study.
+        endpoints: its start and its optimum.
+        count: number of seeds, the first of the validation; None means all.
+
+    Raises:
+        UserError: count is below 2 or above the number of seeds.
+    """
     tuned = endpoints.space.to_values(endpoints.tuned)
     seeds = sorted(
         {
@@ -124,9 +138,9 @@ def choose_seeds(snapshot: StudySnapshot, endpoints: Endpoints, count: int | Non
         }
     )
     if not seeds:
-        distance = SEED_OFFSETS[snapshot.configuration["search.protocol"]]
+        offset = SEED_OFFSETS[snapshot.configuration["search.protocol"]]
         seeds = [
-            int(snapshot.configuration["seed"]) + distance + number
+            int(snapshot.configuration["seed"]) + offset + number
             for number in range(_VALIDATION_SEEDS)
         ]
     if count is not None and not 2 <= count <= len(seeds):
@@ -139,10 +153,11 @@ def choose_seeds(snapshot: StudySnapshot, endpoints: Endpoints, count: int | Non
 
 
 def _run_ablation(protocol: Protocol, endpoints: Endpoints) -> None:
-    wanted = plan_points(endpoints)
-    units, name = wanted.as_list(), protocol.study.location.name
+    points = plan_points(endpoints)
+    units, name = points.as_list(), protocol.study.location.name
     print_message(
-        f"ablation of study {name}: {len(wanted.reverted)} parameters both ways on {len(protocol.seeds)} seeds, test split"
+        f"ablation of study {name}: {len(points.reverted)} parameters both ways on "
+        f"{len(protocol.seeds)} seeds, test split"
     )
     runs = [(unit, seed) for seed in protocol.seeds for unit in units]
     trials = run_points(
@@ -151,7 +166,8 @@ def _run_ablation(protocol: Protocol, endpoints: Endpoints) -> None:
     for trial in trials:
         if trial.state != "complete":
             print_message(
-                f"the run with seed {trial.facts['seed']} failed and is left out of its comparisons ({trial.reason})"
+                f"the run with seed {trial.facts['seed']} failed and is left out of its "
+                f"comparisons ({trial.reason})"
             )
 
 
@@ -176,29 +192,33 @@ def _to_plain(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
     return [
         row._asdict()
         | {
-            way: None if found is None else found._asdict()
-            for way, found in (("reverted", row.reverted), ("alone", row.alone))
+            way: None if gain is None else gain._asdict()
+            for way, gain in (("reverted", row.reverted), ("alone", row.alone))
         }
         for row in rows
     ]
 
 
 def describe_rows(rows: Sequence[AblationRow]) -> list[str]:
-    """What the table says, in sentences: which parameters are not told from zero at the optimum, and alone."""
+    """Return the lines below the table.
+
+    They name the parameters whose effect is not told from zero, at the optimum and alone.
+    """
     lines, limit = [], 1.0 - CONFIDENCE
     ways = {
         "at the optimum": [(row.name, row.adjusted_reverted) for row in rows],
         "alone": [(row.name, row.adjusted_alone) for row in rows],
     }
     for way, values in ways.items():
-        open_ = [name.removeprefix("synapse.") for name, p in values if p is None or p >= limit]
+        undecided = [name.removeprefix("synapse.") for name, p in values if p is None or p >= limit]
         lines.append(
-            f"{way}, not told from zero: {', '.join(open_)}"
-            if open_
+            f"{way}, not told from zero: {', '.join(undecided)}"
+            if undecided
             else f"{way}, all are told from zero"
         )
-    made = sum(p is not None for values in ways.values() for _, p in values)
+    comparisons = sum(p is not None for values in ways.values() for _, p in values)
     return [
         *lines,
-        f"intervals of {CONFIDENCE:.0%}; p corrected for {made} comparisons (Holm), told from zero below {limit:.2g}",
+        f"intervals of {CONFIDENCE:.0%}; p corrected for {comparisons} comparisons (Holm), "
+        f"told from zero below {limit:.2g}",
     ]

@@ -1,6 +1,6 @@
-"""What a protocol ends with once its verdict is said: portraits, the report, and its copy in Weights & Biases.
+"""The last steps of a protocol: inspection of two points, the report, its copy in Weights & Biases.
 
-None of it can spoil the verdict, which is in the study and in summary.json by then.
+The verdict is stored in the study and in summary.json before, so an error here cannot lose it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ REPORT_FOLDER = "report"  # folder below the study's
 
 
 def write_final_report(protocol: Protocol, before: UnitPoint, after: UnitPoint) -> None:
-    """Make the portraits of two points and the report of the study; what goes wrong is said."""
+    """Store the inspections of two points and write the report of the study.
+
+    An error is printed and does not end the protocol.
+
+    Args:
+        protocol: the protocol of the study.
+        before: the start point.
+        after: the best point.
+    """
     from synaptune.report.next_commands import make_reference
     from synaptune.report.write import write_report
     from synaptune.study.callbacks.wandb_search import attach_report
@@ -24,13 +32,14 @@ def write_final_report(protocol: Protocol, before: UnitPoint, after: UnitPoint) 
     from synaptune.study.reader import read_study
 
     store_inspections(protocol, before, after)
-    place = protocol.study.location
+    location = protocol.study.location
     try:
-        page = write_report(read_study(place.url, place.name), place.folder / REPORT_FOLDER)
-        print_message(f"report: {page}")
-        attach_report(place.folder, page.parent)
-    except Exception as error:  # the verdict is said: a report can be written again
-        print_message(f"report: not written ({type(error).__name__}: {get_first_line(error)})")
-        print_message(
-            f"report: synaptune report {shlex.join(make_reference(place.name, redact_url(place.url)).arguments)} tries again"
+        page = write_report(
+            read_study(location.url, location.name), location.folder / REPORT_FOLDER
         )
+        print_message(f"report: {page}")
+        attach_report(location.folder, page.parent)
+    except Exception as error:  # the verdict is stored; a report can be written again
+        print_message(f"report: not written ({type(error).__name__}: {get_first_line(error)})")
+        reference = make_reference(location.name, redact_url(location.url))
+        print_message(f"report: synaptune report {shlex.join(reference.arguments)} tries again")

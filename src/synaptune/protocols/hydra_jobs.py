@@ -205,7 +205,7 @@ def _launch(batch: Sequence[Trial], jobs: HydraJobs, launcher: Launcher) -> Iter
 
 
 def _split_at_gaps(batch: Sequence[Trial]) -> Iterator[list[Trial]]:
-    """Split a batch where trial numbers have a gap: Hydra numbers the jobs of one launch upwards."""
+    """Split a batch at gaps of the trial numbers; Hydra numbers the jobs of a launch upwards."""
     group: list[Trial] = []
     for trial in batch:
         if group and trial.number != group[-1].number + 1:

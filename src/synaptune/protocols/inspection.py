@@ -1,28 +1,30 @@
-"""What the baseline and the best of a study do inside: each trained once more, its synapses watched along a real text.
+"""Inspection of two points of a study: each is trained again, and its synapses are recorded.
 
-The study's note `portraits` is {"baseline": portrait, "best": portrait}, each of them
+The study's note `portraits` is {"baseline": inspection, "best": inspection}. An inspection holds
 
-    unit, seed, values     the point, and the seed of its run (the validation's first)
-    val_loss               of this run [nats/token]
-    validated              of the validation's run of the same point and seed [nats/token]; null when there is none
-    reproduced             whether the two are equal to the last bit; null when there is none
-    curve                  [[step, validation loss [nats/token]], ...]
-    life                   of the experts, null for a dense model:
-                             steps          [step, ...]
-                             utilisation    [[share of each expert, mean over the layers], ...], one row a step
-                             events         [[step, "merge" or "split", layer], ...]
-    dynamics               of the terminals, null for a model without dynamic release:
-                             text           [token as text, ...], the beginning of the validation split
-                             layer          whose terminals they are: the first, counted from 0
-                             terminals      [{"key": position, **traces}, ...], traces being the mean over the heads
-                             mean           traces, the mean over the heads and all terminals born by then
+    unit, seed, values  the point, and the seed of its run (the first seed of the validation)
+    val_loss            validation loss of this run [nats/token]
+    validated           validation loss of the validation's run of the same point and seed
+                        [nats/token]; None if there is no such run
+    reproduced          whether the two are equal to the last bit; None if there is no such run
+    curve               [[step, validation loss [nats/token]], ...]
+    life                history of the experts, None for a dense model:
+                          steps        [step, ...]
+                          utilisation  [[share of each expert, mean over the layers], ...] by step
+                          events       [[step, "merge" or "split", layer], ...]
+    dynamics            traces of the terminals, None for a model without dynamic release:
+                          text         [token as text, ...], the beginning of the validation split
+                          layer        layer of the terminals: the first, counted from 0
+                          terminals    [{"key": position, **traces}, ...], mean over the heads
+                          mean         traces, mean over the heads and all terminals born by then
 
-and traces are {"calcium": C [1], "ready": R [vesicle], "reserve": V [vesicle], "energy": A [1], "release": x [vesicle/token],
-"efficacy": ln e [1]}, each a list with an entry for each token of the text, null before the terminal is born; the state is the one
-after the token. The synapse moves at every token here (tick 1), so the traces are those of the per-token equations, whatever the
-tick of the training. A portrait that could not be made is {"unit", "seed", "failed": reason}.
+Traces are {"calcium": C [1], "ready": R [vesicle], "reserve": V [vesicle], "energy": A [1],
+"release": x [vesicle/token], "efficacy": ln e [1]}. Each is a list with one entry for each token of
+the text: the state after the token, None before the terminal is born. The synapse is updated at
+every token (tick 1), so the traces follow the per-token equations, whatever the tick of the
+training. An inspection that failed is {"unit", "seed", "failed": reason}.
 
-    x = Q' - (1 - 1 / endo_delay) Q                                                                             (1)
+    x = Q' - (1 - 1 / endo_delay) Q                                                              (1)
 
 Source: (1) is eq. (3) of synapse/vesicles.py, solved for the release.
 """
@@ -52,12 +54,12 @@ if TYPE_CHECKING:
 
 INSPECTIONS = "portraits"
 SIDES = ("baseline", "best")
-SHOWN_KEYS = (0, 16, 48)  # terminals shown: the first, and two born later
+SHOWN_KEYS = (0, 16, 48)  # recorded terminals: the first, and two born later
 TRACES = ("calcium", "ready", "reserve", "energy", "release", "efficacy")
-TEXT_TOKENS = 128  # text of a portrait [token]; chosen: a figure's width
-MAX_STEPS = 60  # most steps kept of a portrait's life and curve; chosen: a figure's width
+TEXT_TOKENS = 128  # length of the text [token]; chosen: a figure's width
+MAX_STEPS = 60  # most steps of `life` and `curve`; chosen: a figure's width
 INSPECTION_DIGITS = 4
-# The run is the validation's, but watched by nobody; what is left out changes no number of it.
+# The run is that of the validation without logging. These values do not affect its results.
 _QUIET_OVERRIDES = {
     "training.test": False,
     "training.resume": False,
@@ -68,45 +70,65 @@ _QUIET_OVERRIDES |= {"logger.wandb": "off", "logger.tensorboard": False, "logger
 
 
 def store_inspections(protocol: Protocol, before: UnitPoint, after: UnitPoint) -> None:
-    """Put the portraits of two points into the study, once; what goes wrong is said and stored, and spoils nothing."""
-    seed, known = protocol.seeds[0], protocol.study.read_note(INSPECTIONS) or {}
-    wanted = dict(zip(SIDES, (before, after), strict=True))
+    """Inspect two points and store the results in the study, unless it has them.
+
+    An error is printed and stored, and does not end the protocol.
+
+    Args:
+        protocol: the protocol of the study.
+        before: the start point.
+        after: the best point.
+    """
+    seed, inspections = protocol.seeds[0], protocol.study.read_note(INSPECTIONS) or {}
+    points = dict(zip(SIDES, (before, after), strict=True))
     missing = {
-        side: unit for side, unit in wanted.items() if not _is_current(known.get(side), unit, seed)
+        side: unit
+        for side, unit in points.items()
+        if not _is_current(inspections.get(side), unit, seed)
     }
     if not missing:
         return
     print_message(
-        f"portraits: {' and '.join(missing)} once more with seed {seed}, for what happens inside"
+        f"inspection: {' and '.join(missing)} again with seed {seed}, to record the synapses"
     )
     for side, unit in missing.items():
         try:
-            known[side] = inspect_point(protocol, unit, seed, side=side)
-        except (
-            Exception
-        ) as error:  # a portrait is an illustration: the verdict it would spoil is not
+            result = inspect_point(protocol, unit, seed, side=side)
+        except Exception as error:  # an illustration must not end a protocol that has its verdict
             reason = f"{type(error).__name__}: {error}"
-            print_message(f"portraits: none of the {side} ({get_first_line(reason)})")
-            known[side] = {"unit": list(unit), "seed": seed, "failed": reason}
-        if known[side].get("reproduced") is False:
+            print_message(f"inspection: none of the {side} ({get_first_line(reason)})")
+            result = {"unit": list(unit), "seed": seed, "failed": reason}
+        inspections[side] = result
+        if result.get("reproduced") is False:
             print_message(
-                f"portraits: the {side} gave {known[side]['val_loss']:.6f}, in the validation {known[side]['validated']:.6f}"
+                f"inspection: the loss of the {side} is {result['val_loss']:.6f}, "
+                f"in the validation {result['validated']:.6f}"
             )
-    protocol.study.write_note(INSPECTIONS, known)
+    protocol.study.write_note(INSPECTIONS, inspections)
 
 
-def _is_current(portrait: Any, unit: UnitPoint, seed: int) -> bool:
+def _is_current(inspection: Any, unit: UnitPoint, seed: int) -> bool:
     return (
-        portrait is not None
-        and "failed" not in portrait
-        and (tuple(portrait["unit"]), portrait["seed"]) == (tuple(unit), seed)
+        inspection is not None
+        and "failed" not in inspection
+        and (tuple(inspection["unit"]), inspection["seed"]) == (tuple(unit), seed)
     )
 
 
 def inspect_point(protocol: Protocol, unit: UnitPoint, seed: int, *, side: str) -> dict[str, Any]:
-    """Train a point once more in the study's folder `portraits/<side>` and watch it; the schema is the module's.
+    """Train a point again in the study's folder `portraits/<side>` and record its synapses.
 
-    Raises as `build.run` does.
+    Args:
+        protocol: the protocol of the study.
+        unit: the point.
+        seed: seed of the run.
+        side: name of the folder.
+
+    Returns:
+        The inspection; the docstring of the module describes it.
+
+    Raises:
+        UserError, DivergedError: as config.run.run.
     """
     from synaptune.config.run import run
 
@@ -120,7 +142,7 @@ def inspect_point(protocol: Protocol, unit: UnitPoint, seed: int, *, side: str) 
             overrides=[],
             report=_ignore_report,
         )
-    told = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text())
     validated = _find_validation_loss(protocol, values, seed)
     loss = outcome.metrics["val_loss"]
     return {
@@ -130,14 +152,14 @@ def inspect_point(protocol: Protocol, unit: UnitPoint, seed: int, *, side: str) 
         "val_loss": loss,
         "validated": validated,
         "reproduced": None if validated is None else validated == loss,
-        "curve": [[step, _round_number(value)] for step, value in _thin_out(told["curve"])],
-        "life": _summarise_life(told.get("life")),
+        "curve": [[step, _round_number(value)] for step, value in _thin_out(result["curve"])],
+        "life": _summarise_life(result.get("life")),
         "dynamics": record_dynamics(folder / "checkpoint.pt"),
     }
 
 
 def _ignore_report(step: int, loss: float) -> None:
-    """No search listens to a portrait."""
+    """Ignore the reports: an inspection is not part of a search."""
 
 
 def _apply_changes(base: DictConfig, changes: dict[str, Any]) -> DictConfig:
@@ -148,7 +170,7 @@ def _apply_changes(base: DictConfig, changes: dict[str, Any]) -> DictConfig:
 
 
 def _find_validation_loss(protocol: Protocol, values: dict[str, Any], seed: int) -> float | None:
-    """The validation loss that the study holds of a point and seed."""
+    """Return the loss [nats/token] of a point and seed in the validation; None if it has none."""
     for trial in protocol.study.read_trials():
         if (
             trial.state == "complete"
@@ -162,7 +184,10 @@ def _find_validation_loss(protocol: Protocol, values: dict[str, Any], seed: int)
 
 @contextlib.contextmanager
 def _limit_threads(protocol: Protocol) -> Iterator[None]:
-    """As many threads as the validation's runs had: sums in another order are other numbers."""
+    """Use as many threads as the validation's runs, so that the results are equal.
+
+    Another number of threads sums in another order.
+    """
     import os
 
     import torch
@@ -185,7 +210,7 @@ def _summarise_life(life: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _thin_out(rows: Sequence[Any]) -> list[Any]:
-    """At most POINTS of the rows, evenly, the first and the last among them."""
+    """Return at most MAX_STEPS rows, evenly spaced, the first and the last included."""
     if len(rows) <= MAX_STEPS:
         return list(rows)
     return [rows[round(index * (len(rows) - 1) / (MAX_STEPS - 1))] for index in range(MAX_STEPS)]
@@ -196,7 +221,11 @@ def _round_number(number: float) -> float:
 
 
 def record_dynamics(checkpoint: Path) -> dict[str, Any] | None:
-    """The terminals of a trained model's first layer along the beginning of its validation text; null when it has none at work."""
+    """Record the terminals of a model's first layer along the beginning of its validation text.
+
+    Returns:
+        `dynamics` of an inspection; None for a model without dynamic release.
+    """
     from synaptune.data.batches import make_eval_batches
     from synaptune.data.corpus import load_corpus
     from synaptune.training.checkpoint import load_model
@@ -205,17 +234,16 @@ def record_dynamics(checkpoint: Path) -> dict[str, Any] | None:
     if model.release_off or config.release != "dynamic":
         return None
     corpus = load_corpus(data, config.context)
-    tokens = make_eval_batches(corpus, data, "val", size=1, context=config.context, limit=1)[
-        0
-    ].tokens[0, :TEXT_TOKENS]
+    batches = make_eval_batches(corpus, data, "val", size=1, context=config.context, limit=1)
+    tokens = batches[0].tokens[0, :TEXT_TOKENS]
     traces = record_traces(model, tokens)
-    shown = [key for key in SHOWN_KEYS if key < len(tokens)]
+    keys = [key for key in SHOWN_KEYS if key < len(tokens)]
     return {
         "text": [corpus.decode([token]) for token in tokens.tolist()],
         "layer": 0,
         "terminals": [
             {"key": key} | {name: _to_list(trace[:, key]) for name, trace in traces.items()}
-            for key in shown
+            for key in keys
         ],
         "mean": {name: _to_list(trace.nanmean(-1)) for name, trace in traces.items()},
     }
@@ -226,7 +254,15 @@ def _to_list(trace: Tensor) -> list[float | None]:
 
 
 def record_traces(model: GPT, tokens: Tensor) -> dict[str, Tensor]:
-    """Traces (token, key) of the first layer's terminals, mean over the heads, along a text (token,); NaN before birth."""
+    """Record the terminals of the first layer along a text.
+
+    Args:
+        model: the model.
+        tokens: (token,), the text.
+
+    Returns:
+        For each of TRACES (token, key), mean over the heads; NaN before the terminal is born.
+    """
     import torch
 
     from synaptune.model.attention import rms_norm
@@ -242,13 +278,14 @@ def record_traces(model: GPT, tokens: Tensor) -> dict[str, Tensor]:
         drive = block.presynapse.compute_drive(q, k)[0]
         state = init_terminals(drive.new_zeros(drive.shape[0], len(tokens)), params)
         rows = {name: drive.new_full((len(tokens), len(tokens)), torch.nan) for name in TRACES}
-        for at in range(len(tokens)):
-            part = map_state(state, lambda value, born=at + 1: value[:, :born])
-            moved, e = terminal_step(part, drive[:, at, : at + 1], params, 1)
-            for name, value in _read_traces(part, moved, e, params).items():
-                rows[name][at, : at + 1] = value.mean(0)
+        for token in range(len(tokens)):
+            born = token + 1
+            before = map_state(state, lambda value, born=born: value[:, :born])
+            after, e = terminal_step(before, drive[:, token, :born], params, 1)
+            for name, value in _read_traces(before, after, e, params).items():
+                rows[name][token, :born] = value.mean(0)
             state = map_state(
-                state, lambda old, new, born=at + 1: torch.cat([new, old[:, born:]], -1), moved
+                state, lambda old, new, born=born: torch.cat([new, old[:, born:]], -1), after
             )
     return rows
 
@@ -256,7 +293,7 @@ def record_traces(model: GPT, tokens: Tensor) -> dict[str, Tensor]:
 def _read_traces(
     before: TerminalState, after: TerminalState, efficacy: Tensor, params: SynapseTensors
 ) -> dict[str, Tensor]:
-    """The traces of one token, each (head, key)."""
+    """Return the traces of one token, each (head, key)."""
     vesicles = after.vesicles
     dwelling = (1.0 - 1.0 / params.vesicles.endo_delay) * before.vesicles.endocytosing
     return {

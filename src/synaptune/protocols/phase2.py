@@ -2,8 +2,8 @@
 
     gate 1     the phase-1 study says `stop`: nothing is searched
     baseline   the phase-1 optimum once more, where every group begins
-    groups     a search over each group's parameters from the phase-1 optimum, the others held there;
-               all groups side by side
+    groups     a search over each group's parameters from the phase-1 optimum, the others fixed at
+               it; all groups at the same time
     gates      each group's best against that optimum on fresh seeds: it is kept when it is better
                on average
     joint      a search over all parameters, from the winners that were kept
@@ -213,7 +213,7 @@ def _run_groups(
 def _run_joint_search(
     protocol: Protocol, values: Mapping[str, Any], gates: Sequence[Gate]
 ) -> tuple[Trial, list[Trial]]:
-    """Search all parameters from the winners that the gates kept; return the best and all trials."""
+    """Search all parameters from the winners of the gates; return the best and all trials."""
     start = dict(values)
     for gate in gates:
         if gate["decision"] == "winner":
@@ -233,7 +233,7 @@ def _run_joint_search(
 
 
 def split_groups(space: Space, config: Phase2Config) -> dict[str, Space]:
-    """Return the space of each group; a group that the model does not use is left out, with a line."""
+    """Return the space of each group; print and leave out a group that the model does not use."""
     groups = {}
     for group, subsystems in config.groups.items():
         dimensions = tuple(

@@ -173,7 +173,11 @@ def reopen_protocol(
 def _read_execution(
     base: DictConfig, location: StudyLocation
 ) -> tuple[WorkersConfig, TrialConfig, StopConfig, Notifier]:
-    """Return how trials run, when a search stops and who is notified; raise UserError for faults."""
+    """Return how trials run, when a search stops and who is notified.
+
+    Raises:
+        UserError: a setting has a fault.
+    """
     workers, trial, stop, notify = (
         OmegaConf.to_object(base[group]) for group in ("workers", "trial", "stop", "notify")
     )

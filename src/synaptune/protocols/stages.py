@@ -272,7 +272,7 @@ def _mean_loss(runs: Sequence[Trial], sign: float) -> float:
 def run_validation(
     protocol: Protocol, before: UnitPoint, after: UnitPoint
 ) -> list[tuple[Trial, Trial]]:
-    """Run two points on each fresh seed, test split included; a pair with a failed run is left out."""
+    """Run two points on each fresh seed, test split included; leave out pairs with a failed run."""
     print_message(f"validation: start and best on {len(protocol.seeds)} fresh seeds, test split")
     points = [(unit, seed) for seed in protocol.seeds for unit in (before, after)]
     ledger = protocol.make_ledger("validation")

@@ -52,9 +52,11 @@ def run_transfer(overrides: Sequence[str]) -> None:
             expected=f"at least protocol.top={config.top}",
             do="lower protocol.top, or search more",
         )
-    searched = f"search_space.parameters=[{','.join(best[0].values)}]"
+    parameters = f"search_space.parameters=[{','.join(best[0].values)}]"
     composed = compose_config(
-        [searched, "search_space.name=transfer", *overrides], protocol="transfer", study="transfer"
+        [parameters, "search_space.name=transfer", *overrides],
+        protocol="transfer",
+        study="transfer",
     )
     base = composed.base
     space = Space(tuple(read_dimensions(base)))
@@ -79,9 +81,12 @@ def run_transfer(overrides: Sequence[str]) -> None:
 
 
 def find_best_points(snapshot: StudySnapshot) -> list[Trial]:
-    """The different complete points of a study's search, best first, their objectives of the kind that the search ended with.
+    """Return the different complete points of a study's search, best first.
 
-    Raises UserError for a study that maximises: what the runs here are compared by is a loss.
+    All objectives are of the kind that the search ended with.
+
+    Raises:
+        UserError: the study maximises; the transferred runs are compared by a loss.
     """
     if snapshot.maximize:
         raise user_error(
@@ -89,54 +94,64 @@ def find_best_points(snapshot: StudySnapshot) -> list[Trial]:
             expected="a study that minimises",
             do="choose another with protocol.start=STUDY",
         )
-    found = [
+    complete = [
         trial for trial in rescore_study(snapshot).search_trials if trial.objective is not None
     ]
-    different = {tuple(trial.values.items()): trial for trial in reversed(found)}.values()
+    different = {tuple(trial.values.items()): trial for trial in reversed(complete)}.values()
     return sorted(different, key=lambda trial: trial.objective or 0.0)
 
 
 def transfer_values(
     trials: Sequence[Trial], space: Space, *, there: int | None, here: int
 ) -> list[dict[str, Value]]:
-    """The values of points in a space whose runs have `here` optimizer steps, found with runs of `there` (null: not known).
+    """Return the values of points for runs of another length.
 
-    A parameter searched as a fraction of the run keeps its fraction. Raises UserError for values that the space does not hold.
+    A parameter that is searched as a fraction of the run keeps its fraction.
+
+    Args:
+        trials: the points.
+        space: their space for the new runs.
+        there: optimizer steps of the runs of the trials; None means unknown.
+        here: optimizer steps of the new runs.
+
+    Raises:
+        UserError: a value is outside of the space, or `there` is needed and unknown.
     """
     from synaptune.synapse.circuit import SPECS
 
     fractions = {spec.name for spec in SPECS if spec.of_run}.intersection(space.names)
     if fractions and there is None:
-        got = f"a study that does not say its training.steps, with {', '.join(sorted(fractions))}, a fraction of them"
         raise user_error(
-            got=got,
+            got="a study that does not say its training.steps, with "
+            f"{', '.join(sorted(fractions))}, a fraction of them",
             expected="a study of training runs",
             do="choose another with protocol.start=STUDY",
         )
-    found, outside = [], []
+    points, faults = [], []
     for trial in trials:
         values = dict(trial.values)
         for dimension in space.dimensions:
             value = values.get(dimension.name)
             if value is None:
-                outside.append(f"{dimension.name}, which trial {trial.number} does not have")
+                faults.append(f"{dimension.name}, which trial {trial.number} does not have")
             elif dimension.name in fractions and there:
-                # The ends of both ranges are rounded to steps, so a value at an end may come out beside the other.
+                # The ends of both ranges are rounded to steps: a scaled end may exceed the range.
                 values[dimension.name] = int(
                     min(max(round(float(value) * here / there), dimension.low), dimension.high)
                 )
             elif not dimension.contains(value):
-                outside.append(
-                    f"{dimension.name}={value} of trial {trial.number}, expected {dimension.describe()}"
+                faults.append(
+                    f"{dimension.name}={value} of trial {trial.number}, "
+                    f"expected {dimension.describe()}"
                 )
-        found.append(values)
-    if outside:
+        points.append(values)
+    if faults:
         raise user_error(
-            got=f"points that the space here does not hold: {'; '.join(outside)}",
+            got=f"points that the space here does not hold: {'; '.join(faults)}",
             expected="points within the ranges of the parameters",
-            do="give the range they were searched in: 'search_space.ranges={NAME: {low: 0, high: 1}}'",
+            do="give the range of their search: 'search_space.ranges={NAME: {low: 0, high: 1}}'",
         )
-    return found
+    return points
 
 
 def _run_transfer(
@@ -168,10 +183,8 @@ def _run_transfer(
     cells: list[tuple[Any, ...]] = []
     for trial, point, column in zip(best, values, results[1:], strict=True):
         perplexities = [run.facts["test_perplexity"] for run in column]
-        gain, loss = (
-            compute_improvement(defaults, perplexities),
-            statistics.fmean(run.facts["val_loss"] for run in column),
-        )
+        gain = compute_improvement(defaults, perplexities)
+        loss = statistics.fmean(run.facts["val_loss"] for run in column)
         rows.append(
             {
                 "trial": trial.number,
@@ -181,10 +194,10 @@ def _run_transfer(
                 "values": point,
             }
         )
-        shown = f"{gain.mean:+.2f} %  ({gain.low:+.2f} to {gain.high:+.2f})"
+        interval = f"{gain.mean:+.2f} %  ({gain.low:+.2f} to {gain.high:+.2f})"
         objective = f"{trial.objective:.4f}"
         perplexity = statistics.fmean(perplexities)
-        cells.append((trial.number, objective, f"{loss:.4f}", perplexity, shown))
+        cells.append((trial.number, objective, f"{loss:.4f}", perplexity, interval))
     correlation = rank_correlation(
         [row["objective"] for row in rows], [row["val_loss"] for row in rows]
     )
@@ -199,7 +212,10 @@ def _run_transfer(
         Column("test perplexity here", "value"),
         Column("gain over defaults, 95 % interval", "value"),
     )
-    note = f"rank correlation {correlation:+.2f} over {len(rows)} points; below about 0.9 five points say little"
+    note = (
+        f"rank correlation {correlation:+.2f} over {len(rows)} points; "
+        "below about 0.9 five points are little evidence"
+    )
     title = f"Transfer to {protocol.study.location.name}"
     print_table(Table("transfer", title, columns, cells, note), Console())
     print(f"written to {protocol.study.location.folder}/transfer.json", flush=True)
