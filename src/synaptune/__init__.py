@@ -1,15 +1,16 @@
-"""Synaptune: which biological constants of a synaptic transformer matter, and what they are worth."""
+"""Synaptune: search the biological constants of a synaptic transformer and measure their effect."""
 
 import os
 from typing import Any
 
-# Read by OpenMP when torch loads it. Threads that spin between parallel regions take the cores from every other process: on a machine that
-# runs two trainings at once a step is several times slower with the default.
+# OpenMP reads this when torch loads it. By default, threads spin between parallel regions and take
+# the cores from other processes: a step is several times slower on a machine that runs two
+# trainings at once.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def __getattr__(name: str) -> Any:
-    """The Python API by name, imported when it is asked for: a training run has no use for it."""
+    """Import a name of the Python API on first use, because a training run does not need it."""
     if name == "TrialManager":
         from synaptune.study.manager import TrialManager
 

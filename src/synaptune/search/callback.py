@@ -1,4 +1,4 @@
-"""Callbacks of a search: the terminal, logs, notifications, a user's own functions."""
+"""Callbacks of a search: terminal output, logs, notifications and user functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from synaptune.search.trial import Trial
 
 
 class Callback:
-    """Methods that a search calls in its own thread; they should return quickly.
+    """Base class of callbacks; a search calls the methods in its own thread, so keep them short.
 
     Attributes:
         phase: phase of the study whose trials the callback receives; None means every phase.
@@ -32,14 +32,14 @@ class Callback:
         """A trial has ended; `finished` counts the ended trials of its phase."""
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
-        """The optimizer was updated with a generation; after a kill one may come twice."""
+        """The optimizer was updated with a generation; after a kill one may be repeated."""
 
     def close(self, exit_code: int) -> None:
-        """The search is over; `exit_code` is 0 when it succeeded."""
+        """The search has ended; `exit_code` is 0 when it succeeded."""
 
 
 class CallbackList(Callback):
-    """Callbacks as one, called in their order.
+    """A callback that calls a list of callbacks in order.
 
     A callback that fails is closed and dropped, and the reason is printed. A UserError, a full
     disk and an error of a required callback end the search.
@@ -80,8 +80,8 @@ class CallbackList(Callback):
                 raise
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in NO_SPACE:
-                    todo = "make room and give the same command; every finished trial is kept"
-                    raise explain_disk_error(error, todo) or error from error
+                    do = "make room and give the same command; every finished trial is kept"
+                    raise explain_disk_error(error, do) or error from error
                 if callback.is_required:
                     raise
                 self._callbacks.remove(callback)
@@ -91,7 +91,7 @@ class CallbackList(Callback):
 
 
 def print_failure(name: str, error: Exception) -> None:
-    """Print that a callback is left out, and the first line of the reason."""
+    """Print that a callback is dropped, and the first line of the reason."""
     reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     with suppress(OSError):  # the terminal may be gone
         message = f"{name} failed and is left out, the search goes on: {reason}"

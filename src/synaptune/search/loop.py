@@ -1,10 +1,14 @@
-"""The one loop of every search: ask -> launch -> score -> tell.
+"""The loop of every search: ask, launch, score, tell.
 
-It serves every optimizer, every kind of workers and any callable. What is asked is written to the ledger before it starts and
-what ends is written once, so that a search killed anywhere goes on with the same points. A new candidate starts as soon as a
-worker is free; an optimizer that learns is asked only for the generation under way, and told a generation when it is whole, in
-the order of its asks: so the points depend neither on which trial ends first nor on how many run at a time. Several searches may
-share the workers: one that waits for the last trial of its generation then keeps none of them idle.
+The loop serves every optimizer, every kind of workers and any callable. Every trial is written to
+the ledger before it starts and once more when it ends, so a search that is killed at any moment
+continues with the same points.
+
+A new candidate starts as soon as a worker is free. An optimizer that learns is asked only for the
+current generation. It is updated when that generation is complete, in the order in which the
+points were asked, so the points do not depend on which trial ends first or on how many run at a
+time. Several searches may share the workers; while one waits for the last trial of its generation,
+the others use the free workers.
 """
 
 from __future__ import annotations
@@ -20,17 +24,26 @@ from synaptune.search.optimizers.registry import make_optimizer
 from synaptune.search.optimizers.snapshot import StateFile, restore_optimizer
 from synaptune.search.runner import Runner, TrialPolicy, catch_interrupts
 from synaptune.search.space.space import Space
+from synaptune.search.stopping import StopRule
 from synaptune.search.trial import Failure, Ledger, Trial, get_loss
 from synaptune.search.workers.base import NeverStop, TrialStopper, Workers
 
-# A generation of fewer trials than this says too little about how often trials fail.
+# Least number of consecutive trials over which the failure rate is measured. A smaller generation
+# is too small a sample.
 _MIN_FAILURE_WINDOW = 4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """budget: ended trials in all (failed ones count), null is as many as the optimizer has; max_failure_rate: failed part of a
-    generation that is still tolerated; retries: further attempts at a trial whose worker died."""
+    """The limits of a search.
+
+    Attributes:
+        budget: total number of ended trials, failed ones included; None means until the optimizer
+            has no more points.
+        maximize: whether a larger objective is better.
+        max_failure_rate: largest tolerated fraction of failed trials in a generation [0..1].
+        retries: further attempts at a trial whose worker died.
+    """
 
     budget: int | None
     maximize: bool = False
@@ -38,23 +51,20 @@ class Plan:
     retries: int = 1
 
     def check(self) -> None:
-        """Raise UserError with every fault."""
-        found = []
+        """Raise UserError that lists every invalid value."""
+        faults = []
         if self.budget is not None and self.budget < 1:
-            found.append(f"budget={self.budget}: expected at least 1 evaluation")
+            faults.append(f"budget={self.budget}: expected at least 1 evaluation")
         if not 0.0 <= self.max_failure_rate <= 1.0:
-            found.append(f"max_failure_rate={self.max_failure_rate:g}: expected 0 to 1")
+            faults.append(f"max_failure_rate={self.max_failure_rate:g}: expected 0 to 1")
         if self.retries < 0:
-            found.append(f"retries={self.retries}: expected at least 0")
-        if found:
+            faults.append(f"retries={self.retries}: expected at least 0")
+        if faults:
             raise UserError(
                 "got a search that cannot run\n  "
-                + "\n  ".join(found)
+                + "\n  ".join(faults)
                 + "\n  to do: correct these values"
             )
-
-
-StopRule = Callable[[Sequence[Trial]], str | None]
 
 
 @dataclass(frozen=True)
@@ -62,12 +72,13 @@ class Search:
     """A search to run, from the state in its ledger to the plan's budget.
 
     Attributes:
+        state_file: the file with the snapshot of the optimizer.
         callbacks: called at starts, reports, ends and generations.
         stopper: decides whether a trial stops at a value that it reports.
         prior: points of an earlier study.
-        stop_rule: receives the trials of the whole generations; returns a reason to end the
+        stop_rule: receives the trials of the complete generations; returns a reason to end the
             search, or None.
-        on_message: receives lines for people.
+        on_message: receives the lines to print.
     """
 
     space: Space
@@ -83,46 +94,61 @@ class Search:
 
 
 def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Trial]]:
-    """Run searches side by side, each to its end; returns the trials of each. The one with the fewest running gets a free worker.
+    """Run searches side by side, each to its end.
 
-    What a search asks does not depend on the others; the numbers of its trials do.
-    Raises UserError when too many trials of one fail, when one fails by a user's mistake, or when the disk is full, KeyboardInterrupt
-    after Ctrl-C (running trials have then ended).
+    A free worker goes to the search with the fewest running trials. The points of a search do not
+    depend on the other searches, but the numbers of its trials do.
+
+    Returns:
+        The trials of each search.
+
+    Raises:
+        UserError: too many trials of a search failed, a trial failed by a mistake in the input, or
+            the disk is full.
+        KeyboardInterrupt: Ctrl-C was pressed; the running trials have ended.
     """
-    courses = [_RunningSearch(search) for search in searches]
+    running = [_RunningSearch(search) for search in searches]
     runner, owners = Runner(workers), {}
     with catch_interrupts() as interruption:
         while True:
-            for course in courses:
-                course.tell_generations()
+            for search in running:
+                search.update_optimizer()
             while (
                 runner.can_start
-                and not interruption.pressed
-                and (found := _pick_next(courses)) is not None
+                and not interruption.is_requested
+                and (choice := _pick_next(running)) is not None
             ):
-                course, trial = found
-                owners[trial.number] = course
-                runner.start(trial, course.policy)
+                search, trial = choice
+                owners[trial.number] = search
+                runner.start(trial, search.policy)
             if not runner.running:
-                if interruption.pressed and not all(course.is_done for course in courses):
+                if interruption.is_requested and not all(search.is_done for search in running):
                     raise KeyboardInterrupt
-                return [course.trials for course in courses]
+                return [search.trials for search in running]
             for trial, result in runner.collect_finished():
                 owners.pop(trial.number).record_end(trial, result.cause)
             runner.check()
 
 
 def _pick_next(searches: Sequence[_RunningSearch]) -> tuple[_RunningSearch, Trial] | None:
-    """The next trial to run, of the search with the fewest running ones, then the fewest at all; null when none may start now."""
-    for course in sorted(searches, key=lambda course: (course.running, len(course.trials))):
-        trial = course.get_next_trial()
+    """Return the next trial to run and its search; None when no trial may start now.
+
+    Searches with fewer running trials come first, then those with fewer trials in total.
+    """
+    for search in sorted(searches, key=lambda search: (search.running_count, len(search.trials))):
+        trial = search.get_next_trial()
         if trial is not None:
-            return course, trial
+            return search, trial
     return None
 
 
 class _RunningSearch:
-    """Where a search stands: its trials by index, and the generations its optimizer has been told."""
+    """The state of a search.
+
+    Attributes:
+        trials: the trials by index.
+        running_count: number of trials that run now.
+    """
 
     def __init__(self, search: Search) -> None:
         search.plan.check()
@@ -145,27 +171,31 @@ class _RunningSearch:
             restored.generations,
         )
         self._waiting = deque(trial for trial in self.trials if trial.state == "running")
-        self._ended, self.running = len(self.trials) - len(self._waiting), 0
-        self._ending = self._exhausted = False
+        self._ended_count, self.running_count = len(self.trials) - len(self._waiting), 0
+        self._is_stopping = self._is_exhausted = False
         self._failures: list[tuple[Trial, Failure]] = []
         if not self.trials:
-            self._save()  # from here on only between generations: a replay begins with the first ask of one
+            # All later snapshots are taken between generations, because a replay starts with the
+            # first ask of a generation.
+            self._save()
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to run."""
-        return not self._waiting and (self._ending or self._exhausted or not self._has_budget())
+        return not self._waiting and (
+            self._is_stopping or self._is_exhausted or not self._has_budget()
+        )
 
     def _to_observation(self, trial: Trial) -> Observation:
         return Observation(trial.unit, get_loss(trial, self._search.plan.maximize))
 
     def _save(self) -> None:
-        """Snapshot an optimizer that learns; the points of another are its asks alone."""
+        """Save the optimizer if it learns; the points of others follow from the number of asks."""
         if self._optimizer.learns:
             self._search.state_file.save(self._optimizer, self._generations)
 
-    def tell_generations(self) -> None:
-        """Tell the optimizer every generation that is whole, and ask whether to go on."""
+    def update_optimizer(self) -> None:
+        """Update the optimizer with every complete generation, then evaluate the stop rule."""
         while True:
             members = self.trials[
                 self._generations * self._size : (self._generations + 1) * self._size
@@ -177,26 +207,30 @@ class _RunningSearch:
             self._save()
             if (diagnostics := self._optimizer.get_diagnostics()) is not None:
                 self._search.callbacks.on_generation(diagnostics, members)
-        if not self._ending and (
+        if not self._is_stopping and (
             reason := self._search.stop_rule(self.trials[: self._generations * self._size])
         ):
             self._search.on_message(f"search: {reason}")
-            self._ending = True
+            self._is_stopping = True
 
     def get_next_trial(self) -> Trial | None:
-        """The next trial to run: one that an earlier process left, else a new one; null when none may start now."""
+        """Return a trial that an earlier process did not end, else a new one.
+
+        Returns:
+            The trial, or None when none may start now.
+        """
         trial = self._waiting.popleft() if self._waiting else self._create_trial()
-        self.running += trial is not None
+        self.running_count += trial is not None
         return trial
 
     def _create_trial(self) -> Trial | None:
-        if self._ending or not self._has_budget():
+        if self._is_stopping or not self._has_budget():
             return None
         if self._optimizer.learns and len(self.trials) >= (self._generations + 1) * self._size:
             return None
         unit = self._optimizer.ask()
         if unit is None:
-            self._exhausted = True
+            self._is_exhausted = True
             return None
         index = len(self.trials)
         trial = self._search.ledger.start(
@@ -210,23 +244,30 @@ class _RunningSearch:
         return budget is None or len(self.trials) < budget
 
     def record_end(self, trial: Trial, cause: Failure | None) -> None:
-        """Take in an ended trial; raises UserError once a generation, as far as it ran here, has more failed ones than tolerated."""
+        """Record an ended trial.
+
+        Raises:
+            UserError: a generation has more failed trials than tolerated. Only failures in this
+                process count.
+        """
         self.trials[trial.index] = trial
-        self._ended, self.running = self._ended + 1, self.running - 1
-        self._search.callbacks.on_end(trial, self._ended)
+        self._ended_count, self.running_count = self._ended_count + 1, self.running_count - 1
+        self._search.callbacks.on_end(trial, self._ended_count)
         if cause is None:
             return
         self._failures.append((trial, cause))
-        judged, rate = max(self._size, _MIN_FAILURE_WINDOW), self._search.plan.max_failure_rate
+        window, rate = max(self._size, _MIN_FAILURE_WINDOW), self._search.plan.max_failure_rate
         count = sum(
-            earlier.index // judged == trial.index // judged for earlier, _ in self._failures
+            earlier.index // window == trial.index // window for earlier, _ in self._failures
         )
-        if count <= rate * judged:
+        if count <= rate * window:
             return
         first, cause = self._failures[0]
         raise UserError(
-            f"got {count} failed trials in one generation of {judged}; the first was trial {first.number}: {cause.reason}\n"
+            f"got {count} failed trials in one generation of {window};"
+            f" the first was trial {first.number}: {cause.reason}\n"
             f"{cause.trace}"
             f"  expected: at most {rate:.0%} (max_failure_rate)\n"
-            f"  to do: mend the cause, or allow more failures, and give the same command; every finished trial is kept"
+            "  to do: correct the cause, or allow more failures, and give the same command;"
+            " every finished trial is kept"
         )

@@ -1,6 +1,6 @@
-"""Ending a trial that is not worth its remaining steps, by the pruners of Optuna.
+"""Pruning: stop trials early with the pruners of Optuna.
 
-    none         never
+    none         stops no trial
     percentile   best loss so far > the `percentile`-th percentile of the complete trials' losses
                  at this step                                                                   (1)
     median       (1) at 50
@@ -10,9 +10,9 @@
     brackets     B = floor(log_eta(R / r)) + 1; bracket b gets ceil(B eta^(B-1-b) / (B - b))
                  parts of the trials                                                            (3)
 
-r least and R largest step, eta reduction factor. The bracket of a trial is drawn by its index and
-the seed of the search. `TrialPruner` gives the pruners a study in memory. Its decisions depend on
-the reports of the trials alone, so they are the same after a restart.
+r least and R largest step, eta reduction factor. The bracket of a trial is drawn from its index
+and the seed of the search. `TrialPruner` keeps a study in memory for the pruners. Its decisions
+depend only on the reports of the trials, so they are the same after a restart.
 Source: (1) Golovin et al. 2017 (Vizier), the median stopping rule; (2) Li et al. 2020 (ASHA),
 algorithm 2, without waiting; (3) Li et al. 2018 (Hyperband), algorithm 1.
 """
@@ -40,7 +40,7 @@ _MAX_LOSS = 1e100  # the fit squares losses, and their sum has to stay a number
 
 @dataclass(frozen=True)
 class PrunerConfig:
-    """A pruner.
+    """The configuration of a pruner.
 
     Attributes:
         name: one of PRUNERS.
@@ -64,12 +64,12 @@ class PrunerConfig:
 
 
 def find_pruner_faults(config: PrunerConfig, evaluations: int) -> list[str]:
-    """Every value that no search can use with a number of validations in a run, one line each; empty when all is well."""
-    found = []
+    """Return one line for each invalid value, for runs with a number of validations."""
+    faults = []
     if config.name not in PRUNERS:
-        found.append(f"pruner.name={config.name}: expected one of {', '.join(PRUNERS)}")
+        faults.append(f"pruner.name={config.name}: expected one of {', '.join(PRUNERS)}")
     if not 0.0 <= config.percentile <= 100.0:
-        found.append(f"pruner.percentile={config.percentile:g}: expected 0 to 100 [%]")
+        faults.append(f"pruner.percentile={config.percentile:g}: expected 0 to 100 [%]")
     least = {
         "startup_trials": 0,
         "least_points": LEAST_POINTS,
@@ -80,13 +80,14 @@ def find_pruner_faults(config: PrunerConfig, evaluations: int) -> list[str]:
     for name, bound in least.items():
         value = getattr(config, name)
         if value is not None and value < bound:
-            found.append(f"pruner.{name}={value}: expected at least {bound}")
+            faults.append(f"pruner.{name}={value}: expected at least {bound}")
     if config.name in PRUNERS[1:] and evaluations <= config.least_points:
-        found.append(
-            f"training.evaluations={evaluations}: pruner={config.name} judges a trial after {config.least_points} of them and before"
-            f" the last, so it would never prune; set training.evaluations={4 * config.least_points} or more"
+        faults.append(
+            f"training.evaluations={evaluations}: pruner={config.name} can stop a trial only after"
+            f" {config.least_points} evaluations and before the last one, so it would never prune;"
+            f" set training.evaluations={4 * config.least_points} or more"
         )
-    return found
+    return faults
 
 
 def make_pruner(config: PrunerConfig, *, steps: int, evaluations: int) -> BasePruner | None:
@@ -95,32 +96,34 @@ def make_pruner(config: PrunerConfig, *, steps: int, evaluations: int) -> BasePr
     Raises:
         UserError: the configuration has a value that cannot be used.
     """
-    if found := find_pruner_faults(config, evaluations):
+    if faults := find_pruner_faults(config, evaluations):
         raise UserError(
             "got a pruner that cannot work\n  "
-            + "\n  ".join(found)
+            + "\n  ".join(faults)
             + "\n  to do: correct these values"
         )
     if config.name == "none":
         return None
     import optuna
 
-    part = steps * config.least_points / evaluations
+    least_step = steps * config.least_points / evaluations
     if config.name == "hyperband":
-        first = max(1, math.floor(part), config.warmup_steps, config.min_resource or 0)
-        return optuna.pruners.HyperbandPruner(min(first, steps), steps, config.reduction_factor)
+        first_rung = max(1, math.floor(least_step), config.warmup_steps, config.min_resource or 0)
+        return optuna.pruners.HyperbandPruner(
+            min(first_rung, steps), steps, config.reduction_factor
+        )
     return optuna.pruners.PercentilePruner(
         50.0 if config.name == "median" else config.percentile,
         config.startup_trials,
-        max(1, round(part), config.warmup_steps),
+        max(1, round(least_step), config.warmup_steps),
     )
 
 
 class TrialPruner(Callback):
     """Decides with a pruner of Optuna whether a trial stops at a value that it reports.
 
-    The trials of a phase are kept in a study of Optuna's in memory, each at its index. A failed
-    trial is no measure for others, and its reports are dropped.
+    The trials of a phase are kept in an in-memory study of Optuna, each at its index. The reports
+    of failed trials are dropped, so that other trials are not compared with them.
     """
 
     is_required = True
@@ -163,33 +166,33 @@ class TrialPruner(Callback):
         return self._study.get_trials(deepcopy=False)
 
     def __call__(self, trial: Trial, step: int, value: float) -> bool:
-        """Take a report; returns whether the trial stops there."""
+        """Record a report and return whether the trial stops at this step."""
         import optuna
 
         while len(trials := self._list()) <= trial.index:
             self._study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.RUNNING))
         reports = trials[trial.index].intermediate_values
-        if reports and step <= max(reports):  # another attempt starts again; the lost one is void
+        if reports and step <= max(reports):  # a new attempt: later reports of the last one go
             trials[trial.index] = optuna.create_trial(state=optuna.trial.TrialState.RUNNING)
             self._open(trials)
-            for at in [at for at in reports if at < step]:
-                self(trial, at, reports[at])
+            for earlier in [entry for entry in reports if entry < step]:
+                self(trial, earlier, reports[earlier])
         if step < 0:
             return False  # Optuna counts from 0
         key = self._list()[trial.index]._trial_id
         self._storage.set_trial_intermediate_value(key, step, value)
-        # A pruner that fails a trial at one rung does not look at the next. It is asked until it
-        # has recorded every rung, so that the records depend on the reports of this trial alone.
+        # A pruner that stops a trial at one rung does not evaluate the next rung. It is called until
+        # it has recorded every rung, so that the records depend only on the reports of this trial.
         stop, recorded = False, None
         while (frozen := self._storage.get_trial(key)).system_attrs != recorded:
             recorded = frozen.system_attrs
-            with warnings.catch_warnings():  # of a trial that reported no number yet
+            with warnings.catch_warnings():  # about a trial whose reports are all NaN
                 warnings.simplefilter("ignore", RuntimeWarning)
                 stop = self._pruner.prune(self._study, frozen) or stop
         return stop
 
     def on_end(self, trial: Trial, finished: int) -> None:
-        """Take in how a trial ended."""
+        """Record the end of a trial."""
         import optuna
 
         trials = self._list()
@@ -205,11 +208,11 @@ class TrialPruner(Callback):
             self._storage.set_trial_state_values(trials[trial.index]._trial_id, state, value)
 
     def estimate(self, trial: Trial) -> float | None:
-        """Estimate the objective that a stopped trial was heading for.
+        """Estimate the final objective of a stopped trial.
 
-        It is the value that the power law of its reports (objective/learning_curve.py) has at the
-        last step that other trials reached. The law has no value at step 0, so every step of a
-        trial that counts from 0 is one more. A report that is no number is left out.
+        The estimate is the power law through its reports (objective/learning_curve.py), evaluated
+        at the last step that other trials reached. The law has no value at step 0, so all steps are
+        shifted by 1 for a trial that counts from 0. Reports that are not finite are left out.
 
         Returns:
             The estimate, or None when there are too few reports.

@@ -1,4 +1,4 @@
-"""Keeps workers busy with trials and writes down how each ends; the part that a search and a list of runs have in common."""
+"""Run trials on workers and record how each ends, for searches and for lists of runs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from synaptune.search.callback import CallbackList
 from synaptune.search.trial import FATAL_KINDS, Failure, Ledger, Trial
 from synaptune.search.workers.base import FinishedTrial, NeverStop, TrialStopper, Workers
 
-# A worker that dies takes a trial with it that may be innocent; a trial that runs out of time or memory would do so again.
+# The death of a worker need not be caused by its trial. A trial that runs out of time or memory
+# would do so again.
 _RETRIED_KINDS = ("worker",)
 
 
 @dataclass
 class Interruption:
-    """Presses of Ctrl-C: after the first, nothing new starts."""
+    """Whether Ctrl-C was pressed; after the first time no new trial starts."""
 
-    pressed: bool = False
+    is_requested: bool = False
 
 
-_active: list[Interruption] = []  # the one that holds, if there is one
+_active: list[Interruption] = []  # the current one, if any
 
 
 @contextmanager
 def catch_interrupts() -> Iterator[Interruption]:
-    """Ctrl-C once lets running trials finish, twice stops now; where the key is ignored, or outside the main thread, it stays so.
+    """Handle Ctrl-C inside the block: once lets running trials finish, twice stops now.
 
-    Within another one it is that one: a press outlasts the search in which it fell.
+    Nothing changes outside the main thread, or where SIGINT is ignored. A nested block shares the
+    Interruption of the outer one, so Ctrl-C during one search also ends the searches after it.
     """
     if _active:
         yield _active[-1]
@@ -46,41 +48,41 @@ def catch_interrupts() -> Iterator[Interruption]:
         yield interruption
         return
 
-    def press(*_: object) -> None:
-        if interruption.pressed:
+    def handle_signal(*_: object) -> None:
+        if interruption.is_requested:
             raise KeyboardInterrupt
-        interruption.pressed = True
+        interruption.is_requested = True
         print(
-            "\nCtrl-C: finishing what runs, starting nothing new; once more stops now",
+            "\nCtrl-C: waiting for the running trials, no new ones start; press again to stop now",
             file=sys.stderr,
             flush=True,
         )
 
-    before = signal.signal(signal.SIGINT, press)
+    previous_handler = signal.signal(signal.SIGINT, handle_signal)
     _active.append(interruption)
     try:
         yield interruption
     finally:
         _active.pop()
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous_handler)
 
 
 def check_interrupted() -> None:
-    """Raise KeyboardInterrupt when Ctrl-C was pressed in the `interruptible` that is under way."""
-    if _active and _active[-1].pressed:
+    """Raise KeyboardInterrupt when Ctrl-C was pressed in the current `catch_interrupts` block."""
+    if _active and _active[-1].is_requested:
         raise KeyboardInterrupt
 
 
 @dataclass(frozen=True)
 class TrialPolicy:
-    """What the trials of one phase have in common.
+    """How the trials of a phase are run.
 
     Attributes:
         ledger: where the trials are written.
         retries: further attempts at a trial whose worker died.
         stopper: decides whether a trial stops at a value that it reports.
         callbacks: the runner calls their `on_start`, at every attempt, and `on_report`.
-        on_message: receives lines for people.
+        on_message: receives the lines to print.
     """
 
     ledger: Ledger
@@ -91,21 +93,25 @@ class TrialPolicy:
 
 
 class Runner:
-    """Starts trials and takes them in as they end, with bounded attempts for those whose worker dies.
+    """Starts trials, collects those that end, and starts those again whose worker died.
 
-    Trials of several accounts may share the workers; their numbers are unique.
+    The number of attempts is limited. Trials with different policies may share the workers; their
+    numbers are unique.
+
+    Attributes:
+        running: by trial number, the policies of the running trials.
     """
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._lost: Counter[int] = Counter()
-        self._to_user_error: Failure | None = None
+        self._retries: Counter[int] = Counter()
+        self._fatal_failure: Failure | None = None
         self.running: dict[int, TrialPolicy] = {}
 
     @property
     def can_start(self) -> bool:
-        """Whether another trial can start now; none after a fatal one."""
-        return self._to_user_error is None and len(self.running) < self._workers.count
+        """Whether another trial can start now; False after a fatal failure."""
+        return self._fatal_failure is None and len(self.running) < self._workers.count
 
     def start(self, trial: Trial, policy: TrialPolicy) -> None:
         """Run a trial."""
@@ -114,41 +120,51 @@ class Runner:
         self._workers.start(trial)
 
     def collect_finished(self) -> list[FinishedTrial]:
-        """Wait for trials to end and write them down; those tried again are not among them. Call `check` once they are taken in."""
-        taken = []
+        """Wait for trials to end and write them to their ledgers.
+
+        Call `check` after the returned trials are recorded.
+
+        Returns:
+            The ended trials, without those that were started again.
+        """
+        finished = []
         for trial, result in self._workers.wait_for_trials(self._on_report):
-            account = self.running.pop(trial.number)
+            policy = self.running.pop(trial.number)
             cause = result.cause
             if cause is not None and cause.kind in FATAL_KINDS:
-                self._to_user_error = cause
+                self._fatal_failure = cause
                 continue
             if (
                 cause is not None
                 and cause.kind in _RETRIED_KINDS
-                and self._lost[trial.number] < account.retries
+                and self._retries[trial.number] < policy.retries
             ):
-                self._lost[trial.number] += 1
-                account.on_message(f"trial {trial.number}: {cause.reason}; trying it again")
-                self.start(account.ledger.record_retry(trial, cause.reason), account)
+                self._retries[trial.number] += 1
+                policy.on_message(f"trial {trial.number}: {cause.reason}; trying it again")
+                self.start(policy.ledger.record_retry(trial, cause.reason), policy)
                 continue
             if result.pruned and result.estimate is None:
-                result = replace(result, estimate=account.stopper.estimate(trial))
-            taken.append(FinishedTrial(account.ledger.finish(trial, result), result))
-        return taken
+                result = replace(result, estimate=policy.stopper.estimate(trial))
+            finished.append(FinishedTrial(policy.ledger.finish(trial, result), result))
+        return finished
 
     def check(self) -> None:
-        """Raise UserError when a trial ended by a user's mistake or a full disk: it would fail every trial alike, and stays to be run."""
-        if self._to_user_error is not None:
-            raise _to_user_error(self._to_user_error)
+        """Raise UserError when a trial failed by a mistake in the input or by a full disk.
+
+        Such a failure would occur in every trial. The trial is not recorded as ended, so it runs
+        again when the search continues.
+        """
+        if self._fatal_failure is not None:
+            raise _make_user_error(self._fatal_failure)
 
     def _on_report(self, trial: Trial, step: int, value: float) -> bool:
-        account = self.running[trial.number]
-        account.ledger.report(trial, value, step)
-        account.callbacks.on_report(trial, step, value)
-        return account.stopper(trial, step, value)
+        policy = self.running[trial.number]
+        policy.ledger.report(trial, value, step)
+        policy.callbacks.on_report(trial, step, value)
+        return policy.stopper(trial, step, value)
 
 
-def _to_user_error(cause: Failure) -> UserError:
+def _make_user_error(cause: Failure) -> UserError:
     if cause.kind == "disk":
         do = "make room and give the same command; every finished trial is kept"
         return user_error(
@@ -158,19 +174,27 @@ def _to_user_error(cause: Failure) -> UserError:
 
 
 def run_trials(trials: Iterable[Trial], workers: Workers, policy: TrialPolicy) -> Iterator[Trial]:
-    """Run trials, each taken when a worker is free for it; yields them as they end. Raises KeyboardInterrupt after Ctrl-C."""
-    source, more, runner = iter(trials), True, Runner(workers)
+    """Run trials and yield them as they end.
+
+    Args:
+        trials: an iterable from which a trial is taken when a worker is free.
+
+    Raises:
+        UserError: see Runner.check.
+        KeyboardInterrupt: Ctrl-C was pressed; the running trials have ended.
+    """
+    source, has_more, runner = iter(trials), True, Runner(workers)
     with catch_interrupts() as interruption:
-        while more or runner.running:
-            while more and runner.can_start and not interruption.pressed:
+        while has_more or runner.running:
+            while has_more and runner.can_start and not interruption.is_requested:
                 trial = next(source, None)
-                more = trial is not None
+                has_more = trial is not None
                 if trial is not None:
                     runner.start(trial, policy)
-            if interruption.pressed and not runner.running:
+            if interruption.is_requested and not runner.running:
                 raise KeyboardInterrupt
             for trial, _ in runner.collect_finished() if runner.running else ():
                 yield trial
             runner.check()
-        if interruption.pressed:
+        if interruption.is_requested:
             raise KeyboardInterrupt
