@@ -86,7 +86,7 @@ def test_ctrl_c_ends_politely_and_the_same_command_goes_on(tmp_path):
     ]
     stderr, code = kill_after(tmp_path, 2, words, signal.SIGINT)
     assert code == 130
-    assert "finishing what runs" in stderr
+    assert "waiting for the running trials" in stderr
     assert "the same command continues" in stderr
     assert "Traceback" not in stderr
     assert [trial.state.name for trial in trials(tmp_path, "app-random")] == ["COMPLETE"] * 2

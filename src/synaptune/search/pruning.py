@@ -181,7 +181,8 @@ class TrialPruner(Callback):
             return False  # Optuna counts from 0
         key = self._list()[trial.index]._trial_id
         self._storage.set_trial_intermediate_value(key, step, value)
-        # A pruner that stops a trial at one rung does not evaluate the next rung. It is called until
+        # A pruner that stops a trial at one rung does not evaluate the next rung. It is called
+        # until
         # it has recorded every rung, so that the records depend only on the reports of this trial.
         stop, recorded = False, None
         while (frozen := self._storage.get_trial(key)).system_attrs != recorded:

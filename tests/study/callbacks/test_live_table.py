@@ -304,7 +304,9 @@ def test_ctrl_c_once_lets_the_running_trial_finish_and_is_said_above_the_table(t
     with searching(tmp_path) as program:
         program.until(r"^trial 2 .* 10 +2\.5$")
         program.press(b"\x03")
-        program.until(r"^Ctrl-C: waiting for the running trials, no new ones start; press again to stop now$")
+        program.until(
+            r"^Ctrl-C: waiting for the running trials, no new ones start; press again to stop now$"
+        )
         program.until(r"^trial 2 .* 10 +2\.5$")
         (tmp_path / "go-2").touch()
         assert program.end() == 130
