@@ -1,13 +1,18 @@
-"""What all tests share: ears for Ctrl-C, and a real PostgreSQL server, started once for those that
-ask for it, if it is installed.
+"""What all tests share: one thread a worker, Ctrl-C, and a real PostgreSQL server for those that
+ask for it, started once, if it is installed.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 
 from helpers.servers import Postgres, run_postgres
+
+# Two workers on two cores: more threads than that only wait for each other. Read before torch is.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts background jobs deaf to Ctrl-C, and what they start is deaf too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
