@@ -319,7 +319,7 @@ def test_ctrl_c_twice_stops_at_once_and_leaves_the_terminal_whole(tmp_path):
     with searching(tmp_path) as program:
         program.until(r"^trial 2 .* 10 +2\.5$")
         program.press(b"\x03")
-        program.until(r"^Ctrl-C: finishing")
+        program.until(r"^Ctrl-C: waiting")
         program.press(b"\x03")
         assert program.end() == 130
     assert "2 of 6 ended" in program.glass.text
