@@ -190,7 +190,9 @@ def test_a_sweep_of_train_py_labels_its_runs_alike(tmp_path):
         "workers.count=1",
     ]
     with run_server() as server:
-        environment = os.environ | server.environment
+        # Not WANDB_SERVICE: W&B of this process, from an earlier test, would take the runs.
+        clean = {name: text for name, text in os.environ.items() if not name.startswith("WANDB")}
+        environment = clean | server.environment
         done = subprocess.run(
             command,
             cwd=tmp_path,
