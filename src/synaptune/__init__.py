@@ -1,12 +1,17 @@
 """Synaptune: search the biological constants of a synaptic transformer and measure their effect."""
 
 import os
+import sys
 from typing import Any
+
+from synaptune.core import errors
+from synaptune.core.errors import UserError as UserError
 
 # OpenMP reads this when torch loads it. By default, threads spin between parallel regions and take
 # the cores from other processes: a step is several times slower on a machine that runs two
 # trainings at once.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+sys.modules[f"{__name__}.errors"] = errors  # `from synaptune.errors import UserError`
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,8 @@ from synaptune.analysis.compare import compare, holm
 from synaptune.analysis.ranking import rescore_study
 from synaptune.analysis.results import AblationRow, Comparison
 from synaptune.analysis.validation import find_validated_pair
-from synaptune.search.space.space import Space, UnitPoint, Value
+from synaptune.search.space.space import Space, UnitPoint
+from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import ABLATION, VALIDATION, StudySnapshot

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synaptune.analysis.results import Effect, Generation, Hypothesis
 from synaptune.search.optimizers.base import Engine, Observation
-from synaptune.search.space.space import Space, Value
+from synaptune.search.space.space import Space
+from synaptune.search.space.values import Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -27,7 +27,8 @@ from synaptune.analysis.validation import (
     measure_selection_bias,
     pair_validation_runs,
 )
-from synaptune.search.space.space import Space, Value
+from synaptune.search.space.space import Space
+from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import redact_url

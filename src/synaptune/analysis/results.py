@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from synaptune.search.space.space import Space, UnitPoint, Value
+from synaptune.search.space.space import Space, UnitPoint
+from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
 
 

@@ -31,7 +31,8 @@ from hydra.errors import HydraException
 
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_first_line
-from synaptune.search.space.space import Dimension, Value
+from synaptune.search.space.space import Dimension
+from synaptune.search.space.values import Value
 
 TAGS = ("log", "lin", "int")
 RANGE_KEYS = ("init", "lower", "upper", "log", "integer")

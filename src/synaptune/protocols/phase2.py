@@ -48,6 +48,7 @@ from synaptune.protocols.stages import (
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space, UnitPoint
 from synaptune.search.trial import Trial
+from synaptune.study.optimize import resume_space
 from synaptune.study.reader import BASELINE, GATES, JOINT, get_study_folder
 
 Gate = dict[str, Any]  # a decision with its evidence, as gates.json holds it
@@ -194,6 +195,7 @@ def _run_groups(
 ) -> list[Gate]:
     """Search all groups side by side and decide on their winners."""
     seeds = protocol.search.seeds
+    groups = {name: resume_space(protocol.study, space) for name, space in groups.items()}
     ledgers = {
         f"group {group}": protocol.make_ledger(group, space, seeds=seeds)
         for group, space in groups.items()

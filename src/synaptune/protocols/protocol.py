@@ -17,7 +17,8 @@ from synaptune.search.loop import Plan
 from synaptune.search.objective.score import ObjectiveConfig, get_score_kind
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.pruning import PrunerConfig
-from synaptune.search.space.space import Space, Value
+from synaptune.search.space.space import Space
+from synaptune.search.space.values import Value, make_key
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
 from synaptune.search.workers.base import Workers
@@ -132,7 +133,7 @@ class Protocol:
         """Return what a run of values, and its objective, depend on within the study."""
         kind = "val_loss" if test else get_score_kind(self.objective, generation)
         return (
-            tuple(sorted({**self._configured_values, **values}.items())),
+            make_key({**self._configured_values, **values}),
             (seed, seeds),
             test,
             kind,

@@ -66,7 +66,7 @@ def open_protocol(
         UserError: a value that cannot run, or a study that cannot be opened (study/study.py).
     """
     from synaptune.config.search_space import list_study_defaults, make_study_configuration
-    from synaptune.study.optimize import resume_engine
+    from synaptune.study.optimize import resume_engine, resume_space
     from synaptune.study.provenance import get_code_version, get_device_name
 
     workers, trial, stop, notifier = _read_execution(base, location)
@@ -84,7 +84,7 @@ def open_protocol(
     ):
         protocol = Protocol(
             base=base,
-            space=space,
+            space=resume_space(study, space),
             study=study,
             engine=resume_engine(study, engine),
             plan=plan,

@@ -28,7 +28,7 @@ from synaptune.search.trial import Trial
 from synaptune.search.workers.base import NoWorkers
 from synaptune.study.artifacts import write_best, write_optimization_results
 from synaptune.study.callbacks.notify import Notifier, NotifyConfig
-from synaptune.study.optimize import resume_engine
+from synaptune.study.optimize import resume_engine, resume_space
 from synaptune.study.provenance import get_code_version, get_device_name
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.loggers.wandb_run import get_study_identity
@@ -61,6 +61,7 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
         ) as study,
     ):
         engine = resume_engine(study, sweep.engine)
+        sweep = replace(sweep, space=resume_space(study, sweep.space))
         protocol = Protocol(
             base=sweep.base,
             space=sweep.space,

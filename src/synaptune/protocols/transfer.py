@@ -25,7 +25,8 @@ from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import run_points
 from synaptune.search.objective.learning_curve import rank_correlation
-from synaptune.search.space.space import Space, Value
+from synaptune.search.space.space import Space
+from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
 from synaptune.study.reader import StudySnapshot, find_study
 

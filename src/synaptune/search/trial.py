@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from synaptune.core.errors import NO_SPACE, UserError
 from synaptune.core.text import get_first_line
-from synaptune.search.space.space import UnitPoint, Value
+from synaptune.search.space.space import UnitPoint
+from synaptune.search.space.values import Value
 from synaptune.training.errors import DivergedError
 
 TrialStatus = Literal["running", "complete", "failed", "pruned"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.core.files import replace_file
-from synaptune.search.space.space import Value
+from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
 
 

@@ -26,7 +26,8 @@ from synaptune.search.callback import Callback, CallbackList
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.pruning import PrunerConfig
-from synaptune.search.space.space import Dimension, Space, Value
+from synaptune.search.space.space import Dimension, Space
+from synaptune.search.space.values import Value
 from synaptune.search.trial import Result, Trial, TrialPruned, find_best
 from synaptune.search.workers.config import (
     TrialConfig,
@@ -39,7 +40,13 @@ from synaptune.study.callbacks.base import TERMINAL_ONLY, PhaseTrials, open_call
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import get_sqlite_path
 from synaptune.study.location import StudyConfig, resolve_location
-from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize, resume_engine
+from synaptune.study.optimize import (
+    PhaseSearch,
+    SearchOptions,
+    optimize,
+    resume_engine,
+    resume_space,
+)
 from synaptune.study.reader import SEARCH, read_study
 from synaptune.study.study import PhaseLedger, Study
 
@@ -153,6 +160,7 @@ class TrialManager:
         }
         with Study(self._location, settings, maximize=self.maximize) as study:
             engine = resume_engine(study, engine)
+            space = resume_space(study, space)
             ledger = PhaseLedger(study, space, "search", {})
             earlier = [trial for trial in ledger.read_trials() if trial.state != "running"]
             options = SearchOptions(self._pruner)

@@ -188,3 +188,14 @@ def resume_engine(study: Study, engine: Engine) -> Engine:
         study.write_note(schema.ENGINE, asdict(engine))
         return engine
     return Engine(**stored)
+
+
+def resume_space(study: Study, space: Space) -> Space:
+    """Return the space with its dimensions in the order that its first trial in the study has.
+
+    Points are stored as coordinates, and a command may name the same parameters in another order.
+    """
+    for trial in study.read_trials():
+        if sorted(trial.values) == sorted(space.names):
+            return space.reorder(list(trial.values))
+    return space

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from synaptune.core.errors import user_error
 from synaptune.search.optimizers.base import Engine
 from synaptune.search.space.space import Dimension, Space
+from synaptune.search.space.values import decode_choice
 from synaptune.search.trial import Trial, get_loss
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import (
@@ -214,7 +215,8 @@ def _build_spaces(
             for (name, value), unit in zip(trial.values.items(), trial.unit, strict=True):
                 # A dimension without a start starts at the middle. The coordinate of its rounded
                 # value would differ.
-                start = None if unit == 0.5 else value
+                is_middle = unit == 0.5 and not isinstance(value, str | bool)
+                start = None if is_middle else value
                 described = str(configuration.get(f"{schema.RANGE_PREFIX}{name}", ""))
                 dimensions.append(
                     _build_dimension(
@@ -234,14 +236,12 @@ def _build_dimension(
     """
     attributes = stored["attributes"]
     if stored["name"] == "CategoricalDistribution":
-        _, _, weights = described.partition(" weights ")
-        return Dimension(
-            name,
-            "categorical",
-            choices=tuple(attributes["choices"]),
-            start=start,
-            weights=tuple(json.loads(weights or "[]")),
-        )
+        choices = tuple(map(decode_choice, attributes["choices"]))
+        dimension = Dimension(name, "categorical", choices=choices, start=start)
+        head, separator, weights = described.rpartition(" weights ")
+        if not separator or head != dimension.describe():
+            return dimension
+        return replace(dimension, weights=tuple(json.loads(weights)))
     return Dimension(
         name,
         "log" if attributes["log"] else "lin",

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from synaptune.core.errors import UserError, user_error
-from synaptune.search.space.space import Space, UnitPoint, Value
+from synaptune.search.space.space import Space, UnitPoint
+from synaptune.search.space.values import Value, is_same
 from synaptune.search.trial import Result, Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.database import rows as records
@@ -119,7 +120,7 @@ class Study:
         stored = notes.get(schema.CONFIGURATION)
         if stored is not None or self._storage.get_n_trials(self._id) > 0:
             schema.check_schema(notes, self._where)
-        if stored is not None and self._complete(stored) == self.configuration:
+        if stored is not None and is_same(self._complete(stored), self.configuration):
             self.configuration = stored  # as its earlier trials have it, fingerprint included
             return
         if stored is not None and any(
@@ -159,11 +160,12 @@ class Study:
         keys = [
             key
             for key in sorted({*stored, *current})
-            if stored.get(key, absent) != current.get(key, absent)
+            if not is_same(stored.get(key, absent), current.get(key, absent))
         ]
         lines = [
-            f"{key}: the study has {stored.get(key, absent)}, "
-            f"this command {current.get(key, absent)}"
+            "{}: the study has {}, this command {}".format(
+                key, *_show_difference(stored.get(key, absent), current.get(key, absent))
+            )
             for key in keys[:_SHOWN_DIFFERENCES]
         ]
         if len(keys) > _SHOWN_DIFFERENCES:
@@ -301,6 +303,13 @@ class Study:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _show_difference(stored: Value, current: Value) -> tuple[str, str]:
+    """Return two different values as texts that differ: 1 and '1' need their quotes."""
+    if str(stored) != str(current):
+        return str(stored), str(current)
+    return repr(stored), repr(current)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from synaptune.analysis.refine.runs import Narrowing, ParameterTest, round_to_digits
-from synaptune.search.space.space import Value
+from synaptune.search.space.values import Value
 
 WIDEN = 0.25  # beyond the best bin on either side; derived: fits the plan's 8e-8..4e-7
 WEIGHT_STEP = 5.0  # to which weights are rounded [%]; derived: fits the plan's 65/35

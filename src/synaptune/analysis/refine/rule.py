@@ -52,7 +52,7 @@ from synaptune.analysis.refine.runs import (
 )
 from synaptune.core.errors import user_error
 from synaptune.search.space.file import SpaceFile
-from synaptune.search.space.space import Value
+from synaptune.search.space.values import Value
 
 if TYPE_CHECKING:
     from synaptune.analysis.refine.exact_tests import Labels

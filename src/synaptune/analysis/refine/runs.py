@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from synaptune.analysis.ranking import rescore_study
 from synaptune.core.errors import find_nearest, user_error
-from synaptune.search.space.space import Dimension, Value
+from synaptune.search.space.space import Dimension
+from synaptune.search.space.values import Value
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import StudySnapshot
 

@@ -28,7 +28,8 @@ from synaptune.analysis.refine.runs import (
     unknown_metric_error,
 )
 from synaptune.core.errors import user_error
-from synaptune.search.space.space import Dimension, Value
+from synaptune.search.space.space import Dimension
+from synaptune.search.space.values import Value
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import SEARCH, is_search
 

@@ -64,9 +64,9 @@ class OptunaDimension(NamedTuple):
         """Return Optuna's parameter at a unit coordinate."""
         if self.kind == "unit":
             return unit
-        value = self.dimension.to_value(unit)
         if self.dimension.scale == "categorical":
-            return self.dimension.choices.index(value)
+            return self.dimension.get_choice_index(unit)
+        value = self.dimension.to_value(unit)
         if self.kind == "bin":
             return int(value) - int(self.dimension.low)
         return value
@@ -76,7 +76,7 @@ class OptunaDimension(NamedTuple):
         if self.kind == "unit":
             return float(parameter)
         if self.dimension.scale == "categorical":
-            return self.dimension.to_unit(self.dimension.choices[parameter])
+            return self.dimension.get_choice_unit(parameter)
         return self.dimension.to_unit(
             parameter + int(self.dimension.low) if self.kind == "bin" else parameter
         )

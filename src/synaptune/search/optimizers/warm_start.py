@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from synaptune.core.errors import user_error
 from synaptune.search.optimizers.base import Observation
-from synaptune.search.space.space import Dimension, Space, Value
+from synaptune.search.space.space import Dimension, Space
+from synaptune.search.space.values import Value
 
 
 class EarlierTrial(NamedTuple):
@@ -79,11 +80,11 @@ def warm_start(space: Space, trials: Sequence[EarlierTrial], study: str) -> Warm
 
 
 def _set_start(dimension: Dimension, values: Mapping[str, Value]) -> Dimension:
-    value = values.get(dimension.name)
-    if value is None:
+    if dimension.name not in values:
         return dimension
+    value = values[dimension.name]
     if dimension.scale == "categorical":
-        return replace(dimension, start=value) if value in dimension.choices else dimension
-    if isinstance(value, str):
+        return replace(dimension, start=value) if dimension.contains(value) else dimension
+    if not isinstance(value, int | float):
         return dimension
     return replace(dimension, start=dimension.to_value(dimension.to_unit(value)))

@@ -27,7 +27,8 @@ from typing import Any
 
 from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.core.text import get_first_line
-from synaptune.search.space.space import Dimension, Value
+from synaptune.search.space.space import Dimension, make_choices
+from synaptune.search.space.values import Value
 
 ENDINGS = (".yaml", ".yml")
 SPACE_KEYS = ("name", "parameters", "ranges", "fixed")
@@ -159,15 +160,7 @@ def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: 
             do="correct the entry",
         )
     if "choices" in entry:
-        choices = tuple(entry["choices"])
-        weights = tuple(float(weight) for weight in entry.get("weights") or ())
-        return Dimension(
-            name,
-            "categorical",
-            choices=choices,
-            start=start if start in choices else None,
-            weights=weights,
-        )
+        return make_choices(name, entry["choices"], start, entry.get("weights") or ())
     missing = [key for key in ("low", "high") if key not in entry]
     if declared is None and missing:
         raise user_error(

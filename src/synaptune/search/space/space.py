@@ -9,7 +9,8 @@ Each searched parameter is one coordinate u in [0, 1]:
                  equal, or proportional to the weights
 
 A value with a bin is converted back to the middle of its bin. A float is rounded to six significant
-digits, so that the stored, the displayed and the evaluated number are the same.
+digits, or more in a range that is narrow beside its numbers, so that the stored, the displayed and
+the evaluated number are the same.
 Source: chosen; (3) makes the outermost integers as likely as the others.
 """
 
@@ -25,10 +26,19 @@ from typing import Literal
 
 from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.core.parameters import Spec
+from synaptune.search.space.values import (
+    Value,
+    copy_value,
+    find_choice,
+    find_value_fault,
+    to_plain,
+)
 
-Value = float | int | bool | str
 UnitPoint = tuple[float, ...]
+# Of a float; a range narrow beside its numbers keeps as many more as tell MIN_STEPS values apart.
 SIGNIFICANT_DIGITS = 6
+MIN_STEPS = 10**4
+_EXACT_INTEGERS = 2**53  # beyond, a float does not hold every integer
 # Least share of a weighted choice: a search of some hundred evaluations would not draw a rarer one.
 MIN_SHARE = 1e-3
 
@@ -44,7 +54,7 @@ class Dimension:
         high: upper end of the range, included.
         integer: whether the range contains integers only.
         choices: the choices of a categorical dimension.
-        start: value at which the search starts; None means the middle.
+        start: value at which the search starts; None means the middle, unless it is a choice.
         weights: weights of the choices, in any unit; empty means equal weights.
     """
 
@@ -75,15 +85,19 @@ class Dimension:
         if not (math.isfinite(self.low) and math.isfinite(self.high)):
             return f"range {self.low:g} to {self.high:g}"
         if self.low >= self.high:
-            return f"low {self.low:g} is not below high {self.high:g}"
+            return f"low {format_number(self.low)} is not below high {format_number(self.high)}"
         if self.integer and (self.low != int(self.low) or self.high != int(self.high)):
-            return f"integer range {self.low:g} to {self.high:g}"
+            return f"integer range {format_number(self.low)} to {format_number(self.high)}"
+        if self.integer and max(abs(self.low), abs(self.high)) > _EXACT_INTEGERS:
+            return f"integers up to {format_number(self.high)}, beyond 2**53"
         edge = self._get_edges()[0]
         return f"log range from {self.low:g}" if self.scale == "log" and edge <= 0 else None
 
     def _find_choice_fault(self) -> str | None:
         if not self.choices:
             return "no choices"
+        if fault := next(filter(None, map(find_value_fault, self.choices)), None):
+            return f"choices with {fault}, which cannot be stored"
         if self.weights and len(self.weights) != len(self.choices):
             return f"{len(self.weights)} weights for {len(self.choices)} choices"
         min_weight = MIN_SHARE * sum(self.weights)
@@ -117,10 +131,10 @@ class Dimension:
 
         The dimension must have bins.
         """
-        value = self.to_value(unit)
         if self.scale == "categorical":
-            index = self.choices.index(value)
+            index = self.get_choice_index(unit)
             return self._get_choice_edges()[index], self._get_choice_edges()[index + 1]
+        value = self.to_value(unit)
         lower, upper = self._get_edges()
         left, right = float(value) - 0.5, float(value) + 0.5
         if self.scale == "lin":
@@ -131,16 +145,29 @@ class Dimension:
     def to_value(self, unit: float) -> Value:
         """Return the value at a unit coordinate, which is clipped to [0, 1]."""
         unit = min(max(float(unit), 0.0), 1.0)
-        if self.scale == "categorical":  # eq. (4)
-            if self.weights:
-                return self.choices[
-                    min(bisect.bisect_right(self._get_choice_edges(), unit), len(self.choices)) - 1
-                ]
-            return self.choices[min(int(unit * len(self.choices)), len(self.choices) - 1)]
+        if self.scale == "categorical":
+            return copy_value(self.choices[self.get_choice_index(unit)])
         number = self._interpolate(unit)
         if self.integer:
             return int(min(max(math.floor(number + 0.5), self.low), self.high))  # eq. (3)
-        return min(max(float(f"{number:.{SIGNIFICANT_DIGITS}g}"), self.low), self.high)
+        return min(max(float(f"{number:.{self._digits}g}"), self.low), self.high)
+
+    def get_choice_index(self, unit: float) -> int:
+        """Return the index of the choice at a unit coordinate in [0, 1], eq. (4)."""
+        if self.weights:
+            return min(bisect.bisect_right(self._get_choice_edges(), unit), len(self.choices)) - 1
+        return min(int(unit * len(self.choices)), len(self.choices) - 1)
+
+    def get_choice_unit(self, index: int) -> float:
+        """Return the unit coordinate in the middle of the part of a choice."""
+        return sum(self._get_choice_edges()[index : index + 2]) / 2.0
+
+    @property
+    def _digits(self) -> int:
+        """Significant digits that tell MIN_STEPS values of the range apart, at least the usual."""
+        largest = max(abs(self.low), abs(self.high))
+        missing = math.log10(largest * MIN_STEPS / (self.high - self.low))
+        return min(max(SIGNIFICANT_DIGITS, math.ceil(missing) + 1), 17)
 
     def to_number(self, unit: float) -> float:
         """Return the unrounded number at a unit coordinate, which is clipped to [0, 1].
@@ -164,14 +191,14 @@ class Dimension:
             UserError: the value is not one of the choices.
         """
         if self.scale == "categorical":
-            if value not in self.choices:
+            index = find_choice(self.choices, value)
+            if index is None:
                 raise user_error(
-                    got=f"{self.name}={value}",
-                    expected=f"one of {self.choices}",
+                    got=f"{self.name}={value!r}",
+                    expected=f"one of {list(self.choices)}",
                     do="correct the value",
                 )
-            index = self.choices.index(value)
-            return sum(self._get_choice_edges()[index : index + 2]) / 2.0
+            return self.get_choice_unit(index)
         lower, upper = self._get_edges()
         number = min(max(float(value), self.low), self.high)
         if self.scale == "lin":
@@ -181,8 +208,9 @@ class Dimension:
     def contains(self, value: Value) -> bool:
         """Return whether a value lies in the range or is one of the choices."""
         if self.scale == "categorical":
-            return value in self.choices
-        return not isinstance(value, str) and self.low <= value <= self.high
+            return find_choice(self.choices, value) is not None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and self.low <= value <= self.high
 
     def make_grid(self, points: int) -> list[float]:
         """Return the unit coordinates of a grid.
@@ -191,18 +219,61 @@ class Dimension:
         Otherwise it holds `points` evenly spaced coordinates, both ends included.
         """
         if self.scale == "categorical" or (self.bins is not None and self.bins <= points):
-            values = self.choices or range(int(self.low), int(self.high) + 1)
-            return [self.to_unit(value) for value in values]
+            if self.choices:
+                return [self.get_choice_unit(index) for index in range(len(self.choices))]
+            return [self.to_unit(value) for value in range(int(self.low), int(self.high) + 1)]
         if points == 1:
             return [0.5]
         return [index / (points - 1) for index in range(points)]
+
+    def get_start(self) -> float:
+        """Return the unit coordinate at which a search starts."""
+        if self.start is not None or (self.choices and self.contains(None)):
+            return self.to_unit(self.start)
+        return 0.5
 
     def describe(self) -> str:
         """Return the range in one line, e.g. `log [10, 100]`."""
         if self.scale == "categorical":
             weighted = f" weights {list(self.weights)}" if self.weights else ""
             return f"choice {list(self.choices)}{weighted}"
-        return f"{self.scale}{' int' if self.integer else ''} [{self.low:g}, {self.high:g}]"
+        ends = f"[{format_number(self.low)}, {format_number(self.high)}]"
+        return f"{self.scale}{' int' if self.integer else ''} {ends}"
+
+
+def format_number(number: float) -> str:
+    """Return a number with six digits, or with all of them where six would change it."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
+
+
+def make_choices(
+    name: str, choices: Iterable[Value], start: Value = None, weights: Iterable[float] = ()
+) -> Dimension:
+    """Return a categorical dimension.
+
+    Args:
+        name: name of the parameter.
+        choices: any values of YAML; scalars and arrays of numpy become those of Python.
+        start: value at which the search starts if it is one of the choices.
+        weights: weights of the choices; empty means equal weights.
+
+    Raises:
+        UserError: a choice cannot be stored, or the weights do not fit.
+    """
+    try:
+        plain = tuple(map(to_plain, choices))
+    except TypeError as error:
+        raise user_error(
+            got=f"{name}: {error} as a choice",
+            expected="values that YAML has: None, bool, int, float, str, list, dict",
+            do="give names of the values, and look the values up in the objective",
+        ) from error
+    index = find_choice(plain, start)
+    known = None if index is None else plain[index]
+    return Dimension(
+        name, "categorical", choices=plain, start=known, weights=tuple(map(float, weights))
+    )
 
 
 @dataclass(frozen=True)
@@ -236,12 +307,16 @@ class Space:
         """Return the point of the unit box that belongs to values by name."""
         return tuple(dimension.to_unit(values[dimension.name]) for dimension in self.dimensions)
 
+    def reorder(self, names: Sequence[str]) -> Space:
+        """Return the space with its dimensions in the order of `names`, if these are its names."""
+        by_name = {dimension.name: dimension for dimension in self.dimensions}
+        if sorted(names) != sorted(by_name):
+            return self
+        return Space(tuple(by_name[name] for name in names))
+
     def get_start(self) -> UnitPoint:
         """Return the point at which a search starts: the start of each parameter, or its middle."""
-        return tuple(
-            0.5 if dimension.start is None else dimension.to_unit(dimension.start)
-            for dimension in self.dimensions
-        )
+        return tuple(dimension.get_start() for dimension in self.dimensions)
 
     def describe(self) -> dict[str, str]:
         """Return the ranges by name, as they are stored with a study."""

@@ -17,6 +17,7 @@ import numpy as np
 from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Dimension, Space
+from synaptune.search.space.values import find_choice
 from synaptune.search.trial import Trial, find_best
 from synaptune.study.callbacks.images import draw_distribution_image
 from synaptune.study.database import keys as schema
@@ -153,7 +154,6 @@ def to_own_unit(dimension: Dimension, mean: float, sigma: float) -> tuple[float,
 def _to_numbers(dimension: Dimension, members: Sequence[Trial]) -> list[float]:
     """A parameter's values in a generation; of a choice its number among them."""
     values = [trial.values[dimension.name] for trial in members]
-    return [
-        float(dimension.choices.index(value) if dimension.scale == "categorical" else value)
-        for value in values
-    ]
+    if dimension.scale == "categorical":
+        values = [find_choice(dimension.choices, value) for value in values]
+    return [float(value) for value in values]

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from synaptune.core.errors import user_error
 from synaptune.search.space.space import Dimension, Space
+from synaptune.search.space.values import decode_choice, encode_choices, find_choice
 from synaptune.search.trial import Result, Trial
 from synaptune.study.database import keys as schema
 
@@ -143,7 +144,7 @@ def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
         values: dict[int, dict[str, Any]] = defaultdict(dict)
         columns = (parameter.param_name, parameter.param_value, parameter.distribution_json)
         for number, name, stored, text in _select_rows(session, study, parameter, *columns):
-            values[number][name] = external(text)(stored)
+            values[number][name] = decode_choice(external(text)(stored))
         facts: dict[int, dict[str, Any]] = defaultdict(dict)
         columns = (attribute.key, attribute.value_json)
         for number, name, text in _select_rows(session, study, attribute, *columns):
@@ -394,11 +395,13 @@ def _make_attribute_rows(trial_id: int, facts: Mapping[str, Any]) -> list[dict[s
 def _make_parameter_row(dimension: Dimension, trial: Trial) -> dict[str, Any]:
     from optuna.distributions import distribution_to_json
 
-    distribution: Any = make_distribution(dimension)
+    value = trial.values[dimension.name]
+    if dimension.scale == "categorical":
+        value = find_choice(dimension.choices, value)
     return {
         "param_name": dimension.name,
-        "param_value": distribution.to_internal_repr(trial.values[dimension.name]),
-        "distribution_json": distribution_to_json(distribution),
+        "param_value": float(value),
+        "distribution_json": distribution_to_json(make_distribution(dimension)),
     }
 
 
@@ -407,7 +410,7 @@ def make_distribution(dimension: Dimension):
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if dimension.scale == "categorical":
-        return CategoricalDistribution(dimension.choices)
+        return CategoricalDistribution(encode_choices(dimension.choices))
     kind, number = (IntDistribution, int) if dimension.integer else (FloatDistribution, float)
     return kind(number(dimension.low), number(dimension.high), log=dimension.scale == "log")  # type: ignore[arg-type]
 

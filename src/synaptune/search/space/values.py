@@ -1,0 +1,135 @@
+"""Parameter values: any value that YAML has, compared by type and value.
+
+Python's `==` takes 1, 1.0 and True for the same value. As choices of a parameter they differ.
+Tuples come from Python callers; a tuple and a list with equal elements differ as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Value = Any  # None, bool, int, float, str, list, tuple or dict, nested to any depth
+SCALARS = (bool, int, float, str)
+# Optuna stores scalars and None. Other choices are stored as the text of a Python literal.
+_LITERAL_PREFIX = "!literal "
+
+
+def to_plain(value: Any) -> Value:
+    """Return a value with the scalars and arrays of numpy and torch replaced by those of Python.
+
+    The result shares no list or dict with the argument.
+
+    Raises:
+        TypeError: the value has a type that YAML does not have.
+    """
+    if value is None or type(value) in SCALARS:
+        return value
+    if isinstance(value, Mapping):
+        return {to_plain(key): to_plain(entry) for key, entry in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(to_plain, value))
+    if isinstance(value, list):
+        return list(map(to_plain, value))
+    if hasattr(value, "tolist"):  # numpy and torch
+        return to_plain(value.tolist())
+    for kind in SCALARS:  # subclasses, such as the members of an IntEnum
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"a value of type {type(value).__name__}")
+
+
+def copy_value(value: Value) -> Value:
+    """Return a copy, so that a caller can change a list or dict."""
+    return value if value is None or isinstance(value, SCALARS) else copy.deepcopy(value)
+
+
+def make_key(value: Value) -> str:
+    """Return a text that two values share if they are equal in type and value."""
+    if isinstance(value, Mapping):
+        entries = sorted((make_key(key), make_key(entry)) for key, entry in value.items())
+        return "{" + ", ".join(f"{key}: {entry}" for key, entry in entries) + "}"
+    if isinstance(value, list | tuple):
+        inner = ", ".join(map(make_key, value))
+        return f"[{inner}]" if isinstance(value, list) else f"({inner},)"
+    return repr(value)
+
+
+def is_same(first: Value, second: Value) -> bool:
+    """Return whether two values are equal in type and value."""
+    return make_key(first) == make_key(second)
+
+
+def find_choice(choices: Sequence[Value], value: Value) -> int | None:
+    """Return the index of the choice that is `value`, or None if there is none.
+
+    A value without an exact match stands for a choice that YAML writes the same way (a tuple for a
+    list) or for the same number of another type (1 for 1.0, but never for True).
+    """
+    for convert in (make_key, _make_yaml_key):
+        key = convert(value)
+        index = next((at for at, choice in enumerate(choices) if convert(choice) == key), None)
+        if index is not None:
+            return index
+    return None
+
+
+def _make_yaml_key(value: Value) -> str:
+    if isinstance(value, tuple):
+        return make_key(list(value))
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return make_key(int(value))
+    return make_key(value)
+
+
+def find_value_fault(value: Value) -> str | None:
+    """Return why a choice cannot be stored, or None if it can."""
+    if isinstance(value, Mapping):
+        return next(filter(None, map(find_value_fault, [*value, *value.values()])), None)
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(find_value_fault, value)), None)
+    if isinstance(value, float) and math.isnan(value):
+        return "nan"
+    return None if value is None or isinstance(value, SCALARS) else f"a {type(value).__name__}"
+
+
+def encode_choices(choices: Sequence[Value]) -> list[bool | int | float | str | None]:
+    """Return choices as the scalars that Optuna stores; `decode_choice` is the inverse.
+
+    A choice that Optuna would not tell from an earlier one (True from 1) becomes a text as well.
+    """
+    encoded: list[Any] = []
+    for choice in choices:
+        is_scalar = choice is None or isinstance(choice, bool | int | float | str)
+        is_literal = isinstance(choice, str) and choice.startswith(_LITERAL_PREFIX)
+        if not is_scalar or is_literal or choice in encoded:
+            encoded.append(_LITERAL_PREFIX + _format_literal(choice))
+        else:
+            encoded.append(choice)
+    return encoded
+
+
+def decode_choice(stored: Value) -> Value:
+    """Return the choice that a scalar of `encode_choices` stands for."""
+    if isinstance(stored, str) and stored.startswith(_LITERAL_PREFIX):
+        return ast.literal_eval(stored.removeprefix(_LITERAL_PREFIX))
+    return stored
+
+
+def _format_literal(value: Value) -> str:
+    """Return a Python literal. Unlike `repr`, it also holds infinities."""
+    if isinstance(value, Mapping):
+        entries: Iterable[str] = (
+            f"{_format_literal(key)}: {_format_literal(entry)}" for key, entry in value.items()
+        )
+        return "{" + ", ".join(entries) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_format_literal, value)) + "]"
+    if isinstance(value, tuple):
+        return "(" + "".join(f"{_format_literal(entry)}, " for entry in value) + ")"
+    if isinstance(value, float) and math.isinf(value):
+        return "1e999" if value > 0 else "-1e999"
+    return repr(value)
