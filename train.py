@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from synaptune.config.compose import CONF_DIR
+from synaptune.config.conf import CONF_DIR
 from synaptune.config.guard import run_program, surface_user_errors
 from synaptune.config.schema import register
 

@@ -58,7 +58,8 @@ def test_the_wheel_holds_every_module_data_file_and_choice(installed):
 
 def test_the_installed_package_composes_its_own_conf_in_an_empty_folder(installed, tmp_path):
     code = """
-from synaptune.config.compose import CONF_DIR, compose_config
+from synaptune.config.compose import compose_config
+from synaptune.config.conf import CONF_DIR
 composed = compose_config(["scale=smoke", "synapse/calcium=slow"], protocol="phase1")
 print(CONF_DIR, composed.base.training.steps, composed.protocol.budget)
 """

@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 import synaptune
-from synaptune.config.compose import CONF_DIR
+from synaptune.config.conf import CONF_DIR
 from synaptune.config.schema import SUBSYSTEMS
 from synaptune.core.files import write_atomic
 from synaptune.core.parameters import CONSTANTS, Spec

@@ -33,7 +33,7 @@ def _make_help(parser: argparse.ArgumentParser, name: str) -> Any:
     format_help = parser.format_help
 
     def format_help_with_settings() -> str:
-        from synaptune.config.compose import CONF_DIR
+        from synaptune.config.conf import CONF_DIR
 
         settings = (CONF_DIR / "protocol" / f"{name}.yaml").read_text(encoding="utf-8")
         lines = "".join(f"  {line}\n" if line else "\n" for line in settings.splitlines())

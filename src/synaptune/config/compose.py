@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-import synaptune
+from synaptune.config.conf import CONF_DIR
 from synaptune.core.errors import UserError, user_error
 from synaptune.core.text import get_override_key
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 
-
-def find_conf() -> Path:
-    """Return the folder conf/: inside an installed package, or at the top of a checkout.
-
-    Raises:
-        FileNotFoundError: there is no conf/train.yaml.
-    """
-    package = Path(synaptune.__file__).parent
-    for parent in (package, *package.parents):
-        if (parent / "conf" / "train.yaml").is_file():
-            return parent / "conf"
-    raise FileNotFoundError(f"no conf/train.yaml in {package} or above it; install synaptune again")
-
-
-CONF_DIR = find_conf()
 PROTOCOLS = ("phase1", "phase2", "ablation", "transfer")
 
 
@@ -68,6 +52,7 @@ def compose_config(
     from synaptune.config.overrides import (
         check_overrides,
         expand_space_file,
+        expand_tuned_groups,
         find_override_faults,
     )
     from synaptune.config.schema import register
@@ -77,7 +62,7 @@ def compose_config(
     check_overrides(overrides)
     _refuse_hydra_overrides(overrides)
     chosen = [] if protocol is None else [f"+protocol={protocol}"]
-    overrides = expand_space_file(overrides, CONF_DIR, "train", chosen)
+    overrides = expand_space_file(expand_tuned_groups(overrides), CONF_DIR, "train", chosen)
     try:
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             base = compose("train", overrides=[*chosen, *overrides])

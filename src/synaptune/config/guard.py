@@ -24,6 +24,7 @@ from synaptune.config.help import format_help
 from synaptune.config.overrides import (
     check_overrides,
     expand_space_file,
+    expand_tuned_groups,
     find_override_faults,
 )
 from synaptune.core.errors import (
@@ -77,7 +78,8 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
     logging.raiseExceptions = False
     try:
         check_overrides(sys.argv[1:])
-        sys.argv[1:] = expand_space_file(sys.argv[1:], conf, config_name)
+        words = expand_tuned_groups(sys.argv[1:])
+        sys.argv[1:] = expand_space_file(words, conf, config_name)
         _call_unwrapped(program)
         return 0
     except KeyboardInterrupt:

@@ -11,11 +11,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from synaptune.config.conf import is_choice
 from synaptune.config.flat import list_names
 from synaptune.config.schema import CONFIG_GROUPS
 from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.core.text import get_first_line, get_override_key
 from synaptune.search.space.file import find_unknown_names, get_space_file, read_space_file
+from synaptune.study.artifacts import read_best
 
 
 def check_overrides(words: Iterable[str]) -> None:
@@ -87,6 +89,26 @@ def expand_space_file(
         )
     fixed = [get_override_key(word) for word in rest]
     return [*words[:index], *file.to_overrides(fixed), *words[index + 1 :]]
+
+
+def expand_tuned_groups(words: Sequence[str]) -> list[str]:
+    """Add the groups that the best.yaml of `tuned=FILE` chooses, which only Hydra can apply.
+
+    Choices of the command line take precedence.
+
+    Raises:
+        UserError: the file is not a best.yaml.
+    """
+    files = [word.partition("=")[2] for word in words if get_override_key(word) == "tuned"]
+    path = files[-1].strip("'\"") if files else "null"
+    if path == "null" or any(letter in path for letter in ",$("):
+        return list(words)
+    given = {get_override_key(word) for word in words}
+    values = read_best(Path(path)).items()
+    chosen = [
+        f"{name}={value}" for name, value in values if name not in given and is_choice(name, value)
+    ]
+    return [*words, *chosen]
 
 
 def _list_composed_names(words: Sequence[str], conf: Path, config_name: str) -> list[str]:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from synaptune.config.conf import is_choice
 from synaptune.config.flat import flatten_config
 from synaptune.config.schema import find_unknown_keys
 from synaptune.core.errors import UserError, find_nearest, user_error
@@ -24,9 +24,13 @@ from synaptune.model.config import ModelConfig, find_model_faults
 from synaptune.search.objective.learning_curve import LEAST_POINTS
 from synaptune.search.objective.score import ObjectiveConfig, find_objective_faults
 from synaptune.search.pruning import PrunerConfig, find_pruner_faults
+from synaptune.search.space.values import Value
+from synaptune.study.artifacts import read_best
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig, find_training_faults
 from synaptune.training.schedules import get_evaluation_steps
+
+_ABSENT = object()
 
 
 class Settings(NamedTuple):
@@ -158,37 +162,28 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
             configuration does not take.
     """
     path = Path(cfg.tuned)
-    try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(path))
-        values = {str(name): value for name, value in content["parameters"].items()}
-    except OSError as error:
+    values = read_best(path)
+    groups = [
+        name
+        for name, value in values.items()
+        if not _takes(cfg, name, value) and is_choice(name, value)
+    ]
+    keys = {get_override_key(override) for override in overrides}
+    if late := [name for name in groups if name not in keys]:
         raise user_error(
-            got=f"tuned={path}: {error.strerror}",
-            expected="the best.yaml of a study",
-            do="check the path",
-        ) from error
-    except (
-        yaml.YAMLError,
-        OmegaConfBaseException,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:  # no best.yaml
-        raise user_error(
-            got=f"tuned={path}, not a best.yaml",
-            expected="`parameters: {name: value, ...}`",
-            do="give the best.yaml of a study",
-        ) from error
-    known = flatten_config(cfg)
-    if unknown := [name for name in values if name not in known]:
+            got=f"tuned={path}, which chooses {', '.join(late)}, in a file of conf/",
+            expected="tuned=FILE on the command line, where it can choose groups",
+            do="move it there",
+        )
+    values = {name: value for name, value in values.items() if name not in groups}
+    if unknown := [name for name, value in values.items() if not _takes(cfg, name, value)]:
+        known = flatten_config(cfg)
         lines = "; ".join(f"{name} (closest: {find_nearest(name, known)})" for name in unknown)
         raise user_error(
             got=f"tuned={path} with unknown names: {lines}",
             expected="names of the configuration",
             do="correct the file",
         )
-    keys = {get_override_key(override) for override in overrides}
     variants = tuple(f"{key.replace('/', '.')}." for key in keys if key.startswith("synapse/"))
     used = {
         name: value
@@ -197,7 +192,7 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     }
     for name, value in used.items():
         try:
-            OmegaConf.update(cfg, name, value)
+            OmegaConf.update(cfg, name, value, merge=False)
         except OmegaConfBaseException as error:
             reason = get_first_line(error)
             raise user_error(
@@ -206,3 +201,12 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
                 do="correct the file",
             ) from error
     return used
+
+
+def _takes(cfg: DictConfig, name: str, value: Value) -> bool:
+    """Return whether a configuration has a place for a value: a mapping only takes a mapping."""
+    try:
+        node = OmegaConf.select(cfg, name, default=_ABSENT)
+    except OmegaConfBaseException:  # a name below a value
+        return False
+    return node is not _ABSENT and (not isinstance(node, DictConfig) or isinstance(value, dict))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from synaptune.core.errors import user_error
 from synaptune.core.files import replace_file
 from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
@@ -50,6 +51,40 @@ def format_best_yaml(study: str, best: Trial, fixed: Mapping[str, Value]) -> str
     return head + yaml.safe_dump(
         {"parameters": {**fixed, **best.values}}, sort_keys=False, allow_unicode=True
     )
+
+
+def read_best(path: Path) -> dict[str, Value]:
+    """Read the values of a best.yaml by name.
+
+    Raises:
+        UserError: the file is missing or is no best.yaml.
+    """
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        content: Any = OmegaConf.to_container(OmegaConf.load(path))
+        return {str(name): value for name, value in content["parameters"].items()}
+    except OSError as error:
+        raise user_error(
+            got=f"tuned={path}: {error.strerror}",
+            expected="the best.yaml of a study",
+            do="check the path",
+        ) from error
+    except (
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise user_error(
+            got=f"tuned={path}, not a best.yaml",
+            expected="`parameters: {name: value, ...}`",
+            do="give the best.yaml of a study",
+        ) from error
 
 
 def read_run_facts(folder: Path) -> dict[str, dict[str, Any]]:
