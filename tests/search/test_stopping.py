@@ -95,7 +95,7 @@ def test_a_search_stops_for_its_reason_and_the_same_command_runs_no_further_tria
 
 def test_the_hours_count_from_the_start_of_the_command():
     rule = make_stop_rule(
-        replace(OFF, hours=1.0), maximize=False, began=100.0, clock=lambda: 3700.0
+        replace(OFF, hours=1.0), maximize=False, started_at=100.0, clock=lambda: 3700.0
     )
     assert "stopped after 1 hours" in rule([])
     assert make_stop_rule(replace(OFF, hours=1.0), maximize=False, clock=lambda: 3700.0)([]) is None

@@ -186,14 +186,14 @@ def test_a_key_that_this_version_added_does_not_stop_it(studies):
 def test_an_added_key_of_another_value_is_refused_with_the_version_that_began_the_study(studies):
     with pytest.raises(UserError) as refusal:
         open_study(studies, added={"model.new": "on"}, defaults={"model.new": "off"})
-    assert f"begun by synaptune {WRITER}; 1 differ" in str(refusal.value)
+    assert f"created by synaptune {WRITER}; 1 differ" in str(refusal.value)
     assert "model.new: the study has off, this command on" in str(refusal.value)
 
 
 def test_a_key_that_this_version_does_not_have_is_refused_with_the_version(studies):
     with pytest.raises(UserError) as refusal:
         open_study(studies, left_out=["model.tick"])
-    assert f"begun by synaptune {WRITER}; 1 differ" in str(refusal.value)
+    assert f"created by synaptune {WRITER}; 1 differ" in str(refusal.value)
     assert "model.tick: the study has 16, this command (absent)" in str(refusal.value)
 
 

@@ -164,6 +164,7 @@ def test_a_missing_driver_is_named_with_what_to_install(tmp_path, monkeypatch, d
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
     finished_study(tmp_path)
     with Study(place(tmp_path), {"a": 1, "b": 2}) as study:
+        study._storage.engine.dispose()  # the limit of pages holds for one connection
         connection = study._storage.engine.raw_connection()
         pages = connection.cursor().execute("pragma page_count").fetchone()[0]
         connection.cursor().execute(f"pragma max_page_count={pages}")

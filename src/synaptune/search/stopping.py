@@ -79,7 +79,7 @@ def make_stop_rule(
     config: StopConfig,
     *,
     maximize: bool,
-    began: float | None = None,
+    started_at: float | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> StopRule:
     """Combine the rules of a configuration into one function.
@@ -90,14 +90,15 @@ def make_stop_rule(
     Args:
         config: the rules.
         maximize: whether larger objectives are better.
-        began: start of the command on the clock [s]; None means now.
+        started_at: start of the command on the clock [s]; None means now.
         clock: function that returns the time [s].
 
     Raises:
         UserError: a value is invalid.
     """
     check_stop(config)
-    started_at, trial_count, reason = clock() if began is None else began, -1, None
+    start = clock() if started_at is None else started_at
+    trial_count, reason = -1, None
 
     def rule(trials: Sequence[Trial]) -> str | None:
         nonlocal trial_count, reason
@@ -109,7 +110,7 @@ def make_stop_rule(
                 or _check_money(config, trials)
                 or _check_plateau(config, trials, maximize)
             )
-        return reason or _check_hours(config, clock() - started_at)
+        return reason or _check_hours(config, clock() - start)
 
     return rule
 

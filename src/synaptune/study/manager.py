@@ -1,14 +1,13 @@
-"""The search as a Python API: the loop, the workers and the study of `train.py -m`, for any
-callable.
+"""The search as a Python API: the loop, workers and study of `train.py -m` for any callable.
 
     from synaptune import TrialManager
 
     manager = TrialManager("bowl", n_trials=60, sampler="cma")
-    manager.optimize(lambda p: (p["x"] - 3) ** 2 + p["n"], {"x": ("uniform", 0, 10), "n": ("int", 0,
-    8)})
+    space = {"x": ("uniform", 0, 10), "n": ("int", 0, 8)}
+    manager.optimize(lambda p: (p["x"] - 3) ** 2 + p["n"], space)
     print(manager.best_value, manager.best_params)
 
-Run again, it goes on where it stopped, exactly.
+A repeated call continues the search from its last finished trial.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ TrialCallback = Callable[["TrialManager", Trial], None]
 
 
 class TrialManager:
-    """A search over any callable, stored in a study that survives the end of the process."""
+    """A search over any callable. Its trials are stored in a study on disk."""
 
     def __init__(
         self,
@@ -80,23 +79,29 @@ class TrialManager:
         directory: str | Path | None = None,
         progress: bool | str = True,
     ) -> None:
-        """A manager; nothing is opened before `optimize` or the first look at the trials.
+        """Check the options. The study is opened by `optimize` and by the properties.
 
-        study_name: names the study and its folder; n_trials: ended trials in all, over every call
-        (null: a grid's own number);
-        direction: `minimize` or `maximize`; storage: an Optuna storage URL (null: SQLite in the
-        folder); sampler: a name of
-        `hydra/sweeper`; pruner: `none`, `median`, `percentile` (the best quarter goes on) or any
-        pruner of Optuna;
-        load_if_exists: go on with a study that is there, else refuse it; seed: of the sampler;
-        workers: trials at a time, as
-        processes of this machine when more than one, or where else they run; timeout: most seconds
-        of a trial; retries: further
-        attempts at a trial whose worker died; max_failure_rate: failed part of a generation that is
-        tolerated; directory: of
-        the study (null: outputs/studies/<study_name>); progress: a line for each trial on a
-        terminal, `bar`: a live table there.
-        Raises UserError for a value that cannot be.
+        Args:
+            study_name: name of the study and of its folder.
+            n_trials: total number of ended trials over all calls of `optimize`; None means all
+                points of a grid.
+            direction: `minimize` or `maximize`.
+            storage: Optuna storage URL; None means a SQLite file in the folder.
+            sampler: name of an optimizer in `hydra/sweeper`.
+            pruner: `none`, `median`, `percentile` (keeps the best quarter), or a pruner of Optuna.
+            load_if_exists: whether to continue an existing study; otherwise it is refused.
+            seed: seed of the sampler.
+            workers: number of concurrent trials, in processes of this machine if more than one; or
+                a configuration of workers.
+            timeout: time limit of a trial [s]; None means no limit.
+            retries: further attempts at a trial whose worker died.
+            max_failure_rate: largest tolerated fraction of failed trials in a generation [0..1].
+            directory: folder of the study; None means `outputs/studies/<study_name>`.
+            progress: True prints one line for each trial on a terminal, `bar` shows a live table
+                there, False prints nothing.
+
+        Raises:
+            UserError: an option is invalid.
         """
         if direction not in DIRECTIONS:
             raise user_error(
@@ -107,8 +112,8 @@ class TrialManager:
         self.maximize = direction == "maximize"
         self._plan = Plan(n_trials, self.maximize, max_failure_rate, retries)
         self._plan.check()
-        given = workers if isinstance(workers, WorkersConfig) else WorkersConfig(count=workers)
-        self._workers = replace(given, count=1) if given.count is None else given
+        config = workers if isinstance(workers, WorkersConfig) else WorkersConfig(count=workers)
+        self._workers = replace(config, count=1) if config.count is None else config
         self._trial = TrialConfig(timeout, retries)
         check_execution(self._workers, self._trial)
         resume = "auto" if load_if_exists else "never"
@@ -122,7 +127,8 @@ class TrialManager:
             )
         self._sampler, self._seed, self._progress = sampler, seed, progress
         self._pruner = _parse_pruner(pruner)
-        self._live: dict[int, Trial] | None = None  # the trials while `optimize` has the study open
+        # Ended trials while `optimize` runs; None at other times.
+        self._live: dict[int, Trial] | None = None
 
     def optimize(
         self,
@@ -130,26 +136,34 @@ class TrialManager:
         search_space: Mapping[str, Sequence[Any]],
         callbacks: Iterable[TrialCallback] = (),
     ) -> Trial | None:
-        """Search until `n_trials` have ended; returns the best trial, null when none is complete.
+        """Run trials until `n_trials` have ended.
 
-        objective: from parameters by name to the number to optimise; an exception or a number that
-        is not finite is a failed
-        trial, TrialPruned a pruned one. search_space: by name ("uniform", low, high),
-        ("log_uniform", low, high),
-        ("int", low, high[, step]) or ("categorical", choices[, weights]). callbacks: called here
-        after every trial.
-        Raises UserError for a space that cannot be, too many failures, a study of another space or
-        a database that cannot be used.
+        Args:
+            objective: function of the parameters by name that returns the number to optimize. An
+                exception or a non-finite number makes the trial failed, TrialPruned makes it
+                pruned.
+            search_space: a range for each parameter name: ("uniform", low, high),
+                ("log_uniform", low, high), ("int", low, high[, step]) or
+                ("categorical", choices[, weights]).
+            callbacks: functions of the manager and the trial, called in this process after every
+                trial.
+
+        Returns:
+            The best trial; None if no trial is complete.
+
+        Raises:
+            UserError: the space is invalid, too many trials failed, the study has another space,
+                or the database cannot be used.
         """
         space = Space(tuple(_parse_dimension(name, entry) for name, entry in search_space.items()))
         if self._plan.budget is None and self._sampler != "grid":
             raise user_error(
                 got="n_trials=None",
-                expected="a number of trials (only a grid has an end of its own)",
-                do="give n_trials",
+                expected="a number of trials (only a grid has a fixed number of points)",
+                do="set n_trials",
             )
         engine = Engine(self._sampler, self._seed, self._workers.slots, self._plan.budget)
-        make_optimizer(engine, space)  # refuses an unknown name before there is a study
+        make_optimizer(engine, space)  # an unknown name raises before a study is created
         settings = {
             "search.optimizer": self._sampler,
             "search.seed": self._seed,
@@ -169,7 +183,7 @@ class TrialManager:
                 self._workers, self._trial, CallableEvaluation(objective), self._location.folder
             )
             self._live = {trial.number: trial for trial in earlier}
-            own = _TrialCallbacks(self, self._live, list(callbacks))
+            user_callbacks = _TrialCallbacks(self, self._live, list(callbacks))
             try:
                 with open_callbacks(
                     [PhaseTrials(ledger, self._plan.budget, earlier)],
@@ -177,8 +191,8 @@ class TrialManager:
                     maximize=self.maximize,
                     stop=options.stop,
                     logs=False,
-                ) as shown:
-                    optimize([phase_search], workers, CallbackList([shown, own]))
+                ) as terminal:
+                    optimize([phase_search], workers, CallbackList([terminal, user_callbacks]))
             finally:
                 workers.close()
                 self._live = None
@@ -186,54 +200,53 @@ class TrialManager:
 
     @property
     def _progress_mode(self) -> str:
-        return (
-            "bar"
-            if self._progress == "bar"
-            else "lines"
-            if self._progress and sys.stdout.isatty()
-            else "off"
-        )
+        if self._progress == "bar":
+            return "bar"
+        return "lines" if self._progress and sys.stdout.isatty() else "off"
 
     def report(self, value: float, step: int) -> None:
-        """Inside the objective: keep an intermediate value; works in worker processes too."""
+        """Store an intermediate value of the running trial.
+
+        The objective calls this method, also in a worker process.
+
+        Args:
+            value: value of the objective at the step.
+            step: number of the step.
+        """
         report(step, value)
 
     def should_prune(self) -> bool:
-        """Inside the objective: whether the pruner would stop the trial at the value reported last;
-        then raise TrialPruned.
+        """Return whether the pruner stops the running trial at its last reported value.
+
+        The objective calls this method and raises TrialPruned if the answer is True.
         """
         return should_stop()
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials in the order of their asking, from the database.
-
-        Inside a callback those that have ended.
-        """
+        """All trials by index, read from the database; in a callback the ended ones."""
         if self._live is not None:
             return list(self._live.values())
         path = get_sqlite_path(self._location.url)
-        return (
-            []
-            if path is not None and not path.exists()
-            else read_study(self._location.url, self._location.name).get_phase_trials(SEARCH)
-        )
+        if path is not None and not path.exists():
+            return []
+        return read_study(self._location.url, self._location.name).get_phase_trials(SEARCH)
 
     @property
     def best_trial(self) -> Trial | None:
-        """The best complete trial, null when there is none."""
+        """The best complete trial; None if no trial is complete."""
         return find_best(self.trials, self.maximize)
 
     @property
     def best_value(self) -> float:
-        """The best objective; raises UserError without a complete trial."""
+        """Objective of the best trial; raises UserError if no trial is complete."""
         best = self._require_best()
         assert best.objective is not None
         return best.objective
 
     @property
     def best_params(self) -> dict[str, Value]:
-        """The parameters of the best trial; raises UserError without a complete trial."""
+        """Parameters of the best trial; raises UserError if no trial is complete."""
         return dict(self._require_best().values)
 
     def _require_best(self) -> Trial:
@@ -241,17 +254,18 @@ class TrialManager:
         if best is None:
             raise user_error(
                 got=f"study {self._location.name} without a complete trial",
-                expected="at least one",
+                expected="at least one complete trial",
                 do="call optimize first",
             )
         return best
 
     def get_param_importance(self) -> dict[str, float]:
-        """Each parameter's share in the spread of the objective, largest first, summing to 1.
+        """Return the importance of each parameter, largest first; the sum is 1.
 
-        By PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255), as Optuna computes it. Raises
-        UserError with fewer than two complete
-        trials.
+        Optuna computes it by PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255).
+
+        Raises:
+            UserError: fewer than two trials are complete.
         """
         import optuna
 
@@ -267,13 +281,13 @@ class TrialManager:
         return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
 
     def __getstate__(self) -> dict[str, Any]:
-        """In a worker process the manager is only what the objective reports to."""
+        """Return the state for a worker process, without the trials of a running search."""
         return self.__dict__ | {"_live": None}
 
 
 @dataclass
 class _TrialCallbacks(Callback):
-    """Calls the user's functions after every trial; an error of one ends the search."""
+    """Calls the functions of the user after every trial; an exception ends the search."""
 
     manager: TrialManager
     trials: dict[int, Trial]
@@ -287,16 +301,18 @@ class _TrialCallbacks(Callback):
 
 
 def _parse_pruner(pruner: str | BasePruner) -> BasePruner | None:
-    """Make a pruner from its name.
+    """Return the pruner of a name; None for `none`.
 
-    The steps of a callable are not known, so hyperband has to be given as a pruner of Optuna.
+    The number of steps of a callable is unknown, so hyperband must be given as a pruner of Optuna.
     """
     import optuna
 
     if isinstance(pruner, optuna.pruners.BasePruner):
         return pruner
+    if pruner == "none":
+        return None
     config = PrunerConfig()
-    percentiles = {"none": None, "median": 50.0, "percentile": config.percentile}
+    percentiles = {"median": 50.0, "percentile": config.percentile}
     if pruner not in percentiles:
         raise user_error(
             got=f"pruner={pruner}",
@@ -306,39 +322,33 @@ def _parse_pruner(pruner: str | BasePruner) -> BasePruner | None:
             ),
             do="choose one of them",
         )
-    percentile = percentiles[pruner]
-    return (
-        None
-        if percentile is None
-        else optuna.pruners.PercentilePruner(percentile, config.startup_trials)
-    )
+    return optuna.pruners.PercentilePruner(percentiles[pruner], config.startup_trials)
 
 
 @dataclass(frozen=True)
 class CallableEvaluation:
-    """An objective as an evaluation of trials."""
+    """Evaluates trials by calling an objective function."""
 
     objective: Objective
 
     def __call__(self, trial: Trial) -> Result:
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         try:
             value = self.objective(dict(trial.values))
         except TrialPruned as pruned:
-            return Result(None, time.perf_counter() - began, pruned=True, estimate=pruned.estimate)
+            seconds = time.perf_counter() - started_at
+            return Result(None, seconds, pruned=True, estimate=pruned.estimate)
         except UserError as error:
-            raise RuntimeError(
-                str(error)
-            ) from error  # of the user's own code: a failed trial, not a mistake in the search
-        if isinstance(value, bool) or not isinstance(
-            value, numbers.Real
-        ):  # numpy's are numbers too
+            # A UserError ends the search. One that the objective raises only fails its trial.
+            raise RuntimeError(str(error)) from error
+        # numbers.Real includes the numbers of NumPy.
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(f"the objective returned {type(value).__name__}, expected a number")
-        return Result(float(value), time.perf_counter() - began)
+        return Result(float(value), time.perf_counter() - started_at)
 
 
 def _parse_dimension(name: str, entry: Sequence[Any]) -> Dimension:
-    """A search_space entry as a dimension; raises UserError."""
+    """Return the dimension of a search_space entry; raises UserError if it is invalid."""
     match tuple(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else ():
         case ("uniform", int() | float() as low, int() | float() as high):
             return Dimension(name, "lin", low, high)
@@ -353,15 +363,11 @@ def _parse_dimension(name: str, entry: Sequence[Any]) -> Dimension:
         case ("categorical", list() | tuple() as choices, list() | tuple() as weights):
             return Dimension(name, "categorical", choices=tuple(choices), weights=tuple(weights))
     kind = str(entry[0]) if isinstance(entry, Sequence) and entry else ""
-    near = (
-        "" if kind in RANGE_KINDS or not kind else f" (closest: {find_nearest(kind, RANGE_KINDS)})"
-    )
+    is_unknown = kind not in ("", *RANGE_KINDS)
     raise user_error(
         got=f"search_space {name}: {entry!r}",
-        expected=(
-            '("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) or'
-            ' ("categorical", [...][, weights])'
-        )
-        + near,
+        expected='("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) '
+        'or ("categorical", [...][, weights])'
+        + (f" (closest: {find_nearest(kind, RANGE_KINDS)})" if is_unknown else ""),
         do="correct the entry",
     )

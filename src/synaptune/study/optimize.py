@@ -127,7 +127,7 @@ def _build_search(
         stop_rule=make_stop_rule(
             stop if optimizer.learns else replace(stop, plateau=None),
             maximize=plan.maximize,
-            began=options.started_at,
+            started_at=options.started_at,
         ),
         on_message=phase_search.on_message,
     )

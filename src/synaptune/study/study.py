@@ -35,8 +35,9 @@ from synaptune.study.database.retry import OPENING_RETRY_TIMEOUT, RETRY_TIMEOUT,
 from synaptune.study.location import StudyLocation
 from synaptune.study.provenance import get_code_version
 
-STUDY_HEARTBEAT_INTERVAL = 30.0  # between two signs of life of a study [s]; chosen: a glance tells
-_SHOWN_DIFFERENCES = 20
+# Time between two heartbeats of a study [s]; chosen: a status shows a lost process within minutes.
+STUDY_HEARTBEAT_INTERVAL = 30.0
+_MAX_SHOWN_DIFFERENCES = 20
 
 
 class Study:
@@ -60,7 +61,7 @@ class Study:
             location: location of the study.
             configuration: flat, plain values that all comparable results share.
             maximize: whether larger objectives are better.
-            defaults: values of keys that an earlier version did not have and behaved like.
+            defaults: values of new keys that give the behavior of versions without these keys.
             retry_timeout: time that a call waits for a database that does not answer [s].
 
         Raises:
@@ -121,14 +122,14 @@ class Study:
         if stored is not None or self._storage.get_n_trials(self._id) > 0:
             schema.check_schema(notes, self._where)
         if stored is not None and is_same(self._complete(stored), self.configuration):
-            self.configuration = stored  # as its earlier trials have it, fingerprint included
+            self.configuration = stored  # keeps the fingerprint of the earlier trials
             return
         if stored is not None and any(
             trial.state != "running"
             for trial in records.read_trials(self._storage, self._id, self._where)
         ):
             self._refuse(stored, notes.get(schema.WRITER, "(unknown)"))
-        # No trial has ended in this study: it is a first attempt with a mistaken configuration.
+        # No trial has ended in this study: it is a first attempt with a wrong configuration.
         self._storage.delete_study(self._id)
         self._create()
 
@@ -166,17 +167,17 @@ class Study:
             "{}: the study has {}, this command {}".format(
                 key, *_show_difference(stored.get(key, absent), current.get(key, absent))
             )
-            for key in keys[:_SHOWN_DIFFERENCES]
+            for key in keys[:_MAX_SHOWN_DIFFERENCES]
         ]
-        if len(keys) > _SHOWN_DIFFERENCES:
-            lines.append(f"and {len(keys) - _SHOWN_DIFFERENCES} more")
+        if len(keys) > _MAX_SHOWN_DIFFERENCES:
+            lines.append(f"and {len(keys) - _MAX_SHOWN_DIFFERENCES} more")
         raise UserError(
-            f"got study {self.location.name} of another configuration, begun by synaptune {writer};"
-            f" {len(keys)} differ\n  "
+            f"got study {self.location.name} with another configuration, "
+            f"created by synaptune {writer}; {len(keys)} differ\n  "
             + "\n  ".join(lines)
-            + "\n  expected: the configuration it began with"
-            + "\n  to do: restore these values, give the search another study.name, "
-            + "or continue it with the version that began it"
+            + "\n  expected: the configuration of the study"
+            + "\n  to do: restore these values, set another study.name, "
+            + "or continue the study with the version that created it"
         )
 
     @property
@@ -225,7 +226,7 @@ class Study:
         return replace(trial, number=number)
 
     def report(self, trial: Trial, value: float, step: int) -> None:
-        """Store an intermediate value of a running trial; it replaces an earlier one there."""
+        """Store an intermediate value of a running trial; it replaces one of the same step."""
         self._retry(
             lambda _: self._storage.set_trial_intermediate_value(
                 self._get_trial_id(trial), step, value
@@ -314,7 +315,7 @@ def _show_difference(stored: Value, current: Value) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class PhaseLedger:
-    """Ledger of one phase of a study, for the search loop.
+    """The trials of one phase of a study, as the ledger of a search.
 
     Attributes:
         study: the study.
@@ -351,7 +352,7 @@ class PhaseLedger:
         )
 
     def report(self, trial: Trial, value: float, step: int) -> None:
-        """Store an intermediate value, in place of an earlier one at this step."""
+        """Store an intermediate value; it replaces an earlier one of this step."""
         self.study.report(trial, value, step)
 
     def read_intermediate_values(self, trial: Trial) -> dict[int, float]:

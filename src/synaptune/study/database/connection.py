@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-LOCK_WAIT = 10.0  # one wait for another program's write [s]; chosen: longer than a dashboard reads
+# Longest wait for a write of another program [s]; chosen: longer than a dashboard reads.
+LOCK_WAIT = 10.0
 _DRIVERS = {
     "postgresql": "postgresql+psycopg",
     "postgres": "postgresql+psycopg",
     "mysql": "mysql+pymysql",
     "mariadb": "mysql+pymysql",
 }
+# Settings of a SQLite connection by the mode of its storage.
+_PRAGMAS = {
+    "own": ("journal_mode=WAL", "synchronous=NORMAL"),
+    "join": (),
+    "read": ("query_only=ON",),
+}
 # SQLSTATE classes and codes of PostgreSQL: connection lost, server stopping or starting, too many
 # connections, limits of locks and time.
+# fmt: off
 _TRANSIENT_STATES = (
-    "08",
-    "57P01",
-    "57P02",
-    "57P03",
-    "57P05",
-    "25P03",
-    "53300",
-    "40001",
-    "40P01",
-    "55P03",
+    "08", "57P01", "57P02", "57P03", "57P05", "25P03", "53300", "40001", "40P01", "55P03",
 )
+# fmt: on
 _TRANSIENT_MYSQL = {1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
 _TRANSIENT_SQLITE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 # The driver reports a refused connection without its SQLSTATE. These refusals are transient, unlike
@@ -46,10 +48,8 @@ _TRANSIENT_REFUSALS = (
 
 def get_sqlite_path(url: str) -> Path | None:
     """Return the file of a SQLite URL, or None for another database or one in memory."""
-    for prefix in ("sqlite:///", "sqlite+pysqlite:///"):
-        if url.startswith(prefix) and len(url) > len(prefix):
-            return Path(url.removeprefix(prefix))
-    return None
+    match = re.fullmatch(r"sqlite(?:\+pysqlite)?:///(.+)", url, re.DOTALL)
+    return None if match is None else Path(match[1])
 
 
 def is_server(url: str) -> bool:
@@ -67,8 +67,7 @@ def redact_url(url: str) -> str:
     """Return the URL without its password, or the file of a SQLite URL, for messages."""
     import sqlalchemy.exc
 
-    path = get_sqlite_path(url)
-    if path is not None:
+    if (path := get_sqlite_path(url)) is not None:
         return str(path)
     try:
         return sqlalchemy.make_url(url).render_as_string(hide_password=True)
@@ -90,12 +89,12 @@ def get_engine_options(url: str) -> dict[str, Any]:
     return options
 
 
-class _ReadOnlyConnection(sqlite3.Connection):
-    """A connection on which SQLite refuses writes."""
-
-    def __init__(self, *values: Any, **named: Any) -> None:
-        super().__init__(*values, **named)
-        self.execute("PRAGMA query_only=ON")
+def _connect_sqlite(pragmas: Sequence[str], *values: Any, **named: Any) -> sqlite3.Connection:
+    """Open a SQLite connection and apply its settings; a factory for sqlite3.connect."""
+    connection = sqlite3.Connection(*values, **named)
+    for pragma in pragmas:
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
 
 
 def open_storage(url: str, mode: Literal["own", "join", "read"] = "own"):
@@ -111,27 +110,16 @@ def open_storage(url: str, mode: Literal["own", "join", "read"] = "own"):
             SQLite file.
     """
     import optuna
-    import sqlalchemy.event
 
     path = get_sqlite_path(url)
     if path is not None and not path.exists() and not os.access(path.parent, os.W_OK):
         raise PermissionError(13, "cannot be written", str(path.parent))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     options = get_engine_options(url)
-    if path is not None and mode == "read":
-        options["connect_args"]["factory"] = _ReadOnlyConnection
-    storage = optuna.storages.RDBStorage(
-        url, engine_kwargs=options, skip_table_creation=mode != "own"
-    )
-    if path is not None and mode == "own":
-
-        @sqlalchemy.event.listens_for(storage.engine, "connect")
-        def _pragmas(connection: Any, _: Any) -> None:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-
-        close_storage(storage)  # the connections that created the tables lack these settings
-    return storage
+    if path is not None:
+        factory = functools.partial(_connect_sqlite, _PRAGMAS[mode])
+        options["connect_args"]["factory"] = factory
+    return optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=mode != "own")
 
 
 def close_storage(storage: Any) -> None:
@@ -143,9 +131,9 @@ def close_storage(storage: Any) -> None:
 def is_transient(error: BaseException) -> bool:
     """Return whether a database error is transient, so that the same call can succeed later."""
     return any(
-        getattr(link, "connection_invalidated", False)
-        or _is_transient_driver_error(getattr(link, "orig", None) or link)
-        for link in walk_causes(error)
+        getattr(cause, "connection_invalidated", False)
+        or _is_transient_driver_error(getattr(cause, "orig", None) or cause)
+        for cause in walk_causes(error)
     )
 
 
@@ -158,28 +146,27 @@ def _is_transient_driver_error(error: BaseException) -> bool:
         return bool(error.args) and error.args[0] in _TRANSIENT_MYSQL
     if library != "psycopg":
         return False
-    state = getattr(error, "sqlstate", None)
-    if state is not None:
+    if (state := getattr(error, "sqlstate", None)) is not None:
         return state.startswith(_TRANSIENT_STATES)
-    if not any(kind.__name__ == "OperationalError" for kind in type(error).__mro__):
-        return False
-    text = str(error)
-    return "FATAL" not in text or any(sign in text for sign in _TRANSIENT_REFUSALS)
+    text, classes = str(error), [cls.__name__ for cls in type(error).__mro__]
+    return "OperationalError" in classes and (
+        "FATAL" not in text or any(phrase in text for phrase in _TRANSIENT_REFUSALS)
+    )
 
 
 def walk_causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and its causes."""
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def get_error_message(error: BaseException) -> str:
     """Return the first line of the innermost error that has a message."""
-    links = list(walk_causes(error))
-    messages = [str(link).strip() for link in reversed(links)]
+    causes = list(walk_causes(error))
+    messages = [str(cause).strip() for cause in reversed(causes)]
     return next(
         (text.splitlines()[0] for text in messages if any(map(str.isalpha, text))),
-        type(links[-1]).__name__,
+        type(causes[-1]).__name__,
     )

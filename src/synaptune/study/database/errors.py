@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from synaptune.core.errors import NO_SPACE, NOT_WRITABLE, UserError, user_error
+from synaptune.core.errors import UserError, explain_disk_error, user_error
 from synaptune.study.database.connection import (
     get_error_message,
     get_sqlite_path,
@@ -19,6 +19,40 @@ from synaptune.study.database.connection import (
 
 KEPT_HINT = "every finished trial is kept; give the same command afterwards"
 _DRIVER_INSTALL = {"psycopg": "pip install 'synaptune[postgres]'", "pymysql": "pip install pymysql"}
+_EXPECTED_FILE = (
+    "the study database of an earlier run, or no file",
+    "restore it from a copy, or move it away (or set study.name) to start a new study",
+)
+# Phrases in the messages of an error; then what was got, what was expected and what to do. The
+# first entry with a phrase that occurs is used.
+_ERRORS = (
+    (
+        ("disk is full", "disk i/o error", "no space left"),
+        "a full or failing disk at {location}",
+        "space for the study",
+        f"make room; {KEPT_HINT}",
+    ),
+    (
+        ("not a database", "file is encrypted"),
+        "{location}, which is not a SQLite database",
+        *_EXPECTED_FILE,
+    ),
+    # The query in this message can contain "schema", a phrase of the last entry.
+    (("no such table",), "{location}, which is a database without studies", *_EXPECTED_FILE),
+    (("malformed",), "{location}, which is damaged", *_EXPECTED_FILE),
+    (
+        ("readonly", "unable to open", "permission denied"),
+        "{location}, which cannot be written",
+        "a study database with write permission",
+        "check its permissions",
+    ),
+    (
+        ("alembic", "schema", "runtime optuna version"),
+        "{location}, written by another version of Optuna",
+        "the schema of the installed one",
+        "optuna storage upgrade --storage {url}",
+    ),
+)
 
 
 class DatabaseUnavailable(UserError):
@@ -46,7 +80,8 @@ def check_readable(path: Path) -> None:
     query detects a file that is not a database.
     """
     if path.is_dir():
-        raise _make_broken_error(path, "a folder")
+        expected, remedy = _EXPECTED_FILE
+        raise user_error(got=f"{path}, which is a folder", expected=expected, do=remedy)
     if path.exists() and not os.access(path, os.R_OK):
         raise user_error(
             got=f"{path}: cannot be read",
@@ -91,77 +126,34 @@ def as_user_errors(url: str) -> Iterator[None]:
 
 
 def _translate_error(error: BaseException, url: str) -> UserError | None:
+    """Return the UserError for an error; None if neither the database nor the disk caused it."""
+    import optuna
+
     location = redact_url(url)
     if is_transient(error):
         return DatabaseUnavailable(location, get_error_message(error))
-    text = " ".join(str(link) for link in walk_causes(error)).lower()
+    text = " ".join(str(cause) for cause in walk_causes(error)).lower()
     if isinstance(error, ImportError):
-        driver = next((name for name in _DRIVER_INSTALL if name in text), None)
-        if driver is not None:
-            return user_error(
-                got=f"{location}, and no driver for it",
-                expected=f"the driver {driver}",
-                do=_DRIVER_INSTALL[driver],
-            )
+        for driver, command in _DRIVER_INSTALL.items():
+            if driver in text:
+                return user_error(
+                    got=f"{location}, and no driver for it",
+                    expected=f"the driver {driver}",
+                    do=command,
+                )
     if isinstance(error, OSError):
-        if error.errno in NO_SPACE:
+        return explain_disk_error(error, f"make room, or choose study.dir; {KEPT_HINT}")
+    for phrases, got, expected, remedy in _ERRORS:
+        if any(phrase in text for phrase in phrases):
             return user_error(
-                got=f"a full disk at {error.filename or location}",
-                expected="space for the study",
-                do=f"make room; {KEPT_HINT}",
+                got=got.format(location=location),
+                expected=expected,
+                do=remedy.format(url=url if get_sqlite_path(url) else location),
             )
-        if error.errno in NOT_WRITABLE:
-            return user_error(
-                got=f"{error.filename or location}: {error.strerror}",
-                expected="a folder that can be written",
-                do="choose study.dir",
-            )
-        return None
-    if any(sign in text for sign in ("disk is full", "disk i/o error", "no space left")):
-        return user_error(
-            got=f"a full or failing disk at {location}",
-            expected="space for the study",
-            do=f"make room; {KEPT_HINT}",
-        )
-    if "not a database" in text or "file is encrypted" in text:
-        return _make_broken_error(location, "not a SQLite database")
-    if "no such table" in text:  # before the check for "schema", which the query can contain
-        return _make_broken_error(location, "a database without studies")
-    if "malformed" in text:
-        return _make_broken_error(location, "damaged")
-    if "readonly" in text or "unable to open" in text or "permission denied" in text:
-        return user_error(
-            got=f"{location}, which cannot be written",
-            expected="a study database with write permission",
-            do="check its permissions",
-        )
-    if "alembic" in text or "schema" in text or "runtime optuna version" in text:
-        upgrade = "optuna storage upgrade --storage " + (url if get_sqlite_path(url) else location)
-        return user_error(
-            got=f"{location}, written by another version of Optuna",
-            expected="the schema of the installed one",
-            do=upgrade,
-        )
-    if isinstance(error, RuntimeError) and not _is_database_error(error):
+    if isinstance(error, RuntimeError) and not isinstance(error, optuna.exceptions.OptunaError):
         return None
     return user_error(
         got=f"{location}: {get_error_message(error)}",
         expected="a database that can be reached",
         do="check study.storage",
-    )
-
-
-def _is_database_error(error: BaseException) -> bool:
-    return any(
-        type(link).__module__.split(".")[0]
-        in ("sqlalchemy", "optuna", "sqlite3", "psycopg", "alembic")
-        for link in walk_causes(error)
-    )
-
-
-def _make_broken_error(location: object, what: str) -> UserError:
-    return user_error(
-        got=f"{location}, which is {what}",
-        expected="the study database of an earlier run, or no file",
-        do="restore it from a copy, or move it away (or set study.name) to start a new study",
     )

@@ -42,27 +42,12 @@ REASON = "reason"
 TRACEBACK = "traceback"
 
 # Attributes that only the study and the search write; some of them identify a trial.
-_RESERVED_NAMES = frozenset(
-    {
-        *(
-            PHASE,
-            INDEX,
-            UNIT,
-            GENERATION,
-            SEED,
-            ATTEMPTS,
-            ESTIMATE,
-        ),
-        *(
-            SECONDS,
-            FAILURE,
-            REASON,
-            TRACEBACK,
-            "config_fingerprint",
-            "code_version",
-        ),
-    }
-)
+# fmt: off
+_RESERVED_NAMES = frozenset({
+    PHASE, INDEX, UNIT, GENERATION, SEED, ATTEMPTS, ESTIMATE, SECONDS, FAILURE, REASON, TRACEBACK,
+    "config_fingerprint", "code_version",
+})
+# fmt: on
 
 
 def check_schema(notes: Mapping[str, Any], where: str) -> None:
@@ -81,7 +66,7 @@ def check_schema(notes: Mapping[str, Any], where: str) -> None:
     if CONFIGURATION not in notes:
         raise user_error(
             got=f"study {where}, which another program made: "
-            "it has trials and no configuration of synaptune",
+            "it has trials but no configuration of synaptune",
             expected="a study of synaptune, or a new name",
             do="set study.name (or study.storage)",
         )
@@ -117,11 +102,7 @@ def collect_facts(result: Result) -> dict[str, Any]:
     facts[SECONDS] = result.seconds
     cause = result.cause
     if cause is not None:
-        facts |= {
-            FAILURE: cause.kind,
-            REASON: cause.reason,
-            TRACEBACK: cause.trace,
-        }
+        facts |= {FAILURE: cause.kind, REASON: cause.reason, TRACEBACK: cause.trace}
     elif result.pruned and result.estimate is not None:
         facts[ESTIMATE] = result.estimate
     return {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TextIO
 
 from synaptune.core.errors import UserError, user_error
 from synaptune.study.database import keys as schema
@@ -16,11 +18,11 @@ from synaptune.study.database.connection import (
 )
 from synaptune.study.database.errors import DatabaseUnavailable
 from synaptune.study.database.locks import (
-    FileLock,
     Holder,
     LockHeldError,
     ServerLock,
     list_lock_files,
+    lock_file,
 )
 from synaptune.study.database.rows import read_note
 
@@ -33,7 +35,7 @@ class StudyLease:
 
     def __init__(self, folder: Path, url: str, name: str) -> None:
         self._folder, self._url, self._name = folder, url, name
-        self._files: list[FileLock] = []
+        self._files: list[TextIO] = []
         self._server: ServerLock | None = None
 
     def acquire(self) -> None:
@@ -47,16 +49,13 @@ class StudyLease:
         """
         try:
             for path in list_lock_files(self._folder, self._url, self._name)[len(self._files) :]:
-                self._files.append(FileLock(path))
+                self._files.append(lock_file(path))
             if self._server is not None:
                 self._server.ensure()
             elif is_server(self._url):
                 self._server = ServerLock(self._url, self._name)
         except LockHeldError:
-            holder = read_holder(self._url, self._name)
-            if holder is not None and holder.has_ended():
-                raise self._make_stale_error(holder) from None
-            raise self._make_held_error(holder) from None
+            raise self._make_error(Holder.has_ended) from None
 
     def renew(self) -> None:
         """Acquire the server lock again if its connection was lost.
@@ -70,42 +69,40 @@ class StudyLease:
         try:
             self._server.ensure()
         except LockHeldError:
-            holder = read_holder(self._url, self._name)
-            if holder is not None and holder.is_same_process(Holder.current()):
-                raise self._make_stale_error(holder) from None
-            raise self._make_held_error(holder) from None
+            raise self._make_error(Holder.current().is_same_process) from None
 
-    @contextlib.contextmanager
-    def lock_tables(self) -> Iterator[None]:
+    def lock_tables(self) -> AbstractContextManager[None]:
         """Prevent other studies of the database from creating the tables at the same time."""
-        if self._server is None:
-            yield
-            return
-        with self._server.lock_database():
-            yield
+        server = self._server
+        return contextlib.nullcontext() if server is None else server.lock_database()
 
     def close(self) -> None:
         """Release all locks."""
         if self._server is not None:
             self._server.close()
-        for lock in self._files:
-            lock.close()
+        for file in self._files:
+            file.close()
         self._server, self._files = None, []
 
-    def _make_held_error(self, holder: Holder | None) -> UserError:
+    def _make_error(self, is_stale: Callable[[Holder], bool]) -> UserError:
+        """Return the error for a lock that is held.
+
+        Args:
+            is_stale: whether the lock of a holder will be released soon.
+        """
+        holder = read_holder(self._url, self._name)
+        if holder is not None and is_stale(holder):
+            return DatabaseUnavailable(
+                redact_url(self._url),
+                f"study {self._name} is still locked for {holder.describe()}, which has ended or "
+                "lost the lock; one of its workers may still be running",
+            )
         details = "" if holder is None else f": {holder.describe()}"
         return user_error(
             got=f"study {self._name}, which another process is running ({self._folder}){details}",
             expected="one process for each study",
             do="wait for it, or stop it, or set another study.name",
         )
-
-    def _make_stale_error(self, holder: Holder) -> DatabaseUnavailable:
-        cause = (
-            f"study {self._name} is still locked for {holder.describe()}, which has ended or lost "
-            "the lock; one of its workers may still be running"
-        )
-        return DatabaseUnavailable(redact_url(self._url), cause)
 
 
 def read_holder(url: str, name: str) -> Holder | None:

@@ -20,6 +20,12 @@ from typing import Any, TextIO
 
 from synaptune.study.database.connection import get_engine_options, get_sqlite_path, is_transient
 
+# With these settings the server drops a client whose host is lost, and its lock, within half a
+# minute.
+_POSTGRESQL_LOCK = """SELECT set_config('tcp_keepalives_idle', '10', false),
+    set_config('tcp_keepalives_interval', '5', false),
+    set_config('tcp_keepalives_count', '4', false), pg_try_advisory_lock(:key)"""
+
 
 class LockHeldError(Exception):
     """Another process holds the lock."""
@@ -63,14 +69,11 @@ class Holder:
 
     def has_ended(self) -> bool:
         """Return whether the process has ended; False for a process of another machine."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
+        if self.host == socket.gethostname():
+            try:
+                os.kill(self.pid, 0)
+            except OSError as error:  # PermissionError: the process of another user
+                return isinstance(error, ProcessLookupError)
         return False
 
     def describe(self) -> str:
@@ -79,21 +82,20 @@ class Holder:
         return f"host {self.host}, process {self.pid}, last sign of life {age} s ago"
 
 
-class FileLock:
-    """A file that one process of this machine locks at a time."""
+def lock_file(path: Path) -> TextIO:
+    """Lock a file for one process of this machine, until the returned handle is closed.
 
-    def __init__(self, path: Path) -> None:
-        """Lock the file; raises LockHeldError, or OSError if the file cannot be created."""
-        self._handle: TextIO = path.open("a+")
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._handle.close()
-            raise LockHeldError(str(path)) from None
-
-    def close(self) -> None:
-        """Let another process have it."""
-        self._handle.close()
+    Raises:
+        LockHeldError: another process holds the lock.
+        OSError: the file cannot be created.
+    """
+    handle = path.open("a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise LockHeldError(str(path)) from None
+    return handle
 
 
 class ServerLock:
@@ -148,7 +150,7 @@ class ServerLock:
             yield  # the connection has no pool: it is closed at the end, which releases the lock
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Release the lock."""
         with self._guard:
             self._release()
             self._engine.dispose()
@@ -159,35 +161,24 @@ class ServerLock:
         connection = self._engine.connect()
         try:
             if self._engine.dialect.name == "postgresql":
-                # The server drops a client whose host is lost, and its lock, within half a minute.
-                for setting in (
-                    "tcp_keepalives_idle = 10",
-                    "tcp_keepalives_interval = 5",
-                    "tcp_keepalives_count = 4",
-                ):
-                    connection.execute(sqlalchemy.text(f"SET {setting}"))
-                taken = connection.execute(
-                    sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"),
-                    {"key": make_lock_key(self._name)},
-                ).scalar()
+                query, key = _POSTGRESQL_LOCK, make_lock_key(self._name)
             else:
+                query = "SELECT GET_LOCK(:key, 0)"
                 key = f"synaptune-{make_lock_key(f'{self._engine.url.database}/{self._name}'):x}"
-                taken = connection.execute(
-                    sqlalchemy.text("SELECT GET_LOCK(:key, 0)"), {"key": key}
-                ).scalar()
+            *_, is_acquired = connection.execute(sqlalchemy.text(query), {"key": key}).one()
         except BaseException:
             connection.invalidate()
             connection.close()
             raise
-        if not taken:
+        if not is_acquired:
             connection.close()
             raise LockHeldError(self._name)
         self._connection = connection
 
     def _release(self) -> None:
         if self._connection is not None:
-            # Sends nothing to the server, which may be gone. The closed connection releases the
-            # lock.
+            # Sends nothing to the server, which may have stopped. The closed connection releases
+            # the lock.
             self._connection.invalidate()
             self._connection.close()
             self._connection = None

@@ -13,10 +13,11 @@ from synaptune.study.database.errors import DatabaseUnavailable, as_user_errors
 
 # Longest wait for a database that does not answer [s]; chosen: a restart with recovery.
 RETRY_TIMEOUT = 120.0
-# The same at the start of a command [s]; chosen: a mistyped address is told soon.
+# The same at the start of a command [s]; chosen: a wrong address is reported soon.
 OPENING_RETRY_TIMEOUT = 15.0
-_FIRST_PAUSE = 0.1  # pause before the first repetition [s]; chosen: doubled each time
-_LONGEST_PAUSE = 5.0  # longest pause between two [s]; chosen: gentle to a recovery
+# First and longest pause between two attempts [s]; each pause is twice the one before. Chosen: a
+# short failure costs little time, and a recovering server gets few requests.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 ReturnT = TypeVar("ReturnT")
 
@@ -38,7 +39,7 @@ class Retry:
     ) -> None:
         self.limit = limit
         self._url, self._before_retry = url, before_retry
-        self._gone_since: float | None = None
+        self._is_lost = False
         self._guard = threading.Lock()
 
     def __call__(self, attempt: Callable[[bool], ReturnT]) -> ReturnT:
@@ -68,32 +69,20 @@ class Retry:
                     raise DatabaseUnavailable(
                         redact_url(self._url), f"no answer for {self.limit:g} s ({error.cause})"
                     ) from error
-                self._print_lost(error)
+                self._print_change(
+                    True, f"does not answer ({error.cause}): trying again for {self.limit:g} s"
+                )
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 if failed_at is not None:
-                    self._print_restored()
+                    seconds = time.monotonic() - failed_at
+                    self._print_change(False, f"answers again after {seconds:.1f} s")
                 return answer
 
-    def _print_lost(self, error: DatabaseUnavailable) -> None:
+    def _print_change(self, is_lost: bool, message: str) -> None:
+        """Print a message if the database became lost or available; other threads print nothing."""
         with self._guard:
-            if self._gone_since is None:
-                self._gone_since = time.monotonic()
-                print(
-                    f"{redact_url(self._url)} does not answer ({error.cause}): "
-                    f"trying again for {self.limit:g} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
-
-    def _print_restored(self) -> None:
-        with self._guard:
-            if self._gone_since is not None:
-                seconds = time.monotonic() - self._gone_since
-                print(
-                    f"{redact_url(self._url)} answers again after {seconds:.1f} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                self._gone_since = None
+            if self._is_lost != is_lost:
+                self._is_lost = is_lost
+                print(f"{redact_url(self._url)} {message}", file=sys.stderr, flush=True)

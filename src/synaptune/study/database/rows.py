@@ -24,6 +24,9 @@ from synaptune.search.space.values import decode_choice, encode_choices, find_ch
 from synaptune.search.trial import Result, Trial
 from synaptune.study.database import keys as schema
 
+_OPTUNA_STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+_STATES = {name: state for state, name in _OPTUNA_STATES.items()}
+
 
 def create_trial(
     storage: Any, study: int, *, space: Space, trial: Trial, is_retry: bool
@@ -51,12 +54,9 @@ def create_trial(
         # The row lock makes numbers unique, and waits for an earlier attempt that the server still
         # processes.
         models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
-        if is_retry:
-            found = _find_running(
-                session, study, {schema.PHASE: facts.get(schema.PHASE), schema.INDEX: trial.index}
-            )
-            if found is not None:
-                return found
+        identity = {schema.PHASE: facts.get(schema.PHASE), schema.INDEX: trial.index}
+        if is_retry and (existing := _find_running(session, study, identity)) is not None:
+            return existing
         row: Any = models.TrialModel(
             study_id=study, number=None, state=TrialState.RUNNING, datetime_start=datetime.now()
         )
@@ -102,18 +102,14 @@ def finish_trial(
             delete(attribute).where(attribute.trial_id == trial_id, attribute.key.in_(list(facts)))
         )
         session.execute(insert(attribute), _make_attribute_rows(trial_id, facts))
-        state = {
-            "complete": TrialState.COMPLETE,
-            "pruned": TrialState.PRUNED,
-            "failed": TrialState.FAIL,
-        }[schema.get_end_state(result)]
-        if state is TrialState.COMPLETE:
+        state = schema.get_end_state(result)
+        if state == "complete":
             assert result.objective is not None
             value, kind = models.TrialValueModel.value_to_stored_repr(result.objective)
             session.add(
                 models.TrialValueModel(trial_id=trial_id, objective=0, value=value, value_type=kind)
             )
-        row.state = state
+        row.state = TrialState[_OPTUNA_STATES[state]]
         row.datetime_complete = datetime.now()
 
 
@@ -135,32 +131,35 @@ def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
     from optuna.storages._rdb import models
     from sqlalchemy.orm import Session
 
-    external = functools.cache(lambda text: json_to_distribution(text).to_external_repr)
+    parse = functools.cache(json_to_distribution)
     parameter, attribute = models.TrialParamModel, models.TrialUserAttributeModel
+    value = models.TrialValueModel
     with Session(storage.engine) as session:
-        # Read first: later writes then belong to a trial that is running in this list, or to none
-        # of the list.
-        heads = _select_rows(session, study, models.TrialModel, models.TrialModel.state)
-        values: dict[int, dict[str, Any]] = defaultdict(dict)
-        columns = (parameter.param_name, parameter.param_value, parameter.distribution_json)
-        for number, name, stored, text in _select_rows(session, study, parameter, *columns):
-            values[number][name] = decode_choice(external(text)(stored))
-        facts: dict[int, dict[str, Any]] = defaultdict(dict)
-        columns = (attribute.key, attribute.value_json)
-        for number, name, text in _select_rows(session, study, attribute, *columns):
-            facts[number][name] = json.loads(text)
-        value = models.TrialValueModel
+        # The states are read first: a later write then concerns a trial that is running in this
+        # list, or is missing in it.
+        states = _select_rows(session, study, models.TrialModel, models.TrialModel.state)
+        parameters = _select_entries(
+            session,
+            study,
+            parameter.param_name,
+            parameter.param_value,
+            parameter.distribution_json,
+        )
+        facts = _select_entries(session, study, attribute.key, attribute.value_json)
         objectives = dict(map(tuple, _select_rows(session, study, value, value.value)))
     return [
         _build_trial(
             number,
             state.name,
             objective=objectives.get(number),
-            values=values[number],
-            facts=facts[number],
+            values={
+                name: decode_choice(parse(text).to_external_repr(stored))
+                for name, (stored, text) in parameters[number].items()
+            },
+            facts={name: json.loads(text) for name, (text,) in facts[number].items()},
             where=where,
         )
-        for number, state in heads
+        for number, state in states
     ]
 
 
@@ -186,68 +185,84 @@ def read_details(storage: Any, study: int) -> TrialDetails:
     from sqlalchemy.orm import Session
 
     value, parameter = models.TrialIntermediateValueModel, models.TrialParamModel
-    columns = models.TrialModel.__table__.c  # the model's own times are properties; these are UTC
+    # The attributes of the model convert the times to local time; its columns are UTC.
+    columns = models.TrialModel.__table__.c
     with Session(storage.engine) as session:
-        times = (columns.datetime_start, columns.datetime_complete)
-        moments = _select_rows(session, study, models.TrialModel, *times)
-        curves: dict[int, dict[int, float]] = defaultdict(dict)
-        for number, step, reported in sorted(
-            _select_rows(session, study, value, value.step, value.intermediate_value),
-            key=lambda row: row[1],
-        ):
-            if reported is not None:
-                curves[number][step] = reported
-        distributions: dict[int, dict[str, str]] = defaultdict(dict)
-        described = (parameter.param_name, parameter.distribution_json)
-        for number, name, text in _select_rows(session, study, parameter, *described):
-            distributions[number][name] = text
+        times = _select_rows(
+            session, study, models.TrialModel, columns.datetime_start, columns.datetime_complete
+        )
+        values = _select_entries(session, study, value.step, value.intermediate_value)
+        distributions = _select_entries(
+            session, study, parameter.param_name, parameter.distribution_json
+        )
     return TrialDetails(
-        {number: to_utc(start) for number, start, _ in moments if start is not None},
-        {number: to_utc(end) for number, _, end in moments if end is not None},
-        dict(curves),
-        dict(distributions),
+        {number: to_utc(start) for number, start, _ in times if start is not None},
+        {number: to_utc(end) for number, _, end in times if end is not None},
+        {
+            number: {step: x for step, (x,) in sorted(reports.items()) if x is not None}
+            for number, reports in values.items()
+        },
+        {
+            number: {name: text for name, (text,) in texts.items()}
+            for number, texts in distributions.items()
+        },
     )
 
 
+def _select_entries(
+    session: Any, study: int, key: Any, *columns: Any
+) -> dict[int, dict[Any, list[Any]]]:
+    """Return the values of some columns by the value of a key column, for each trial number."""
+    entries: dict[int, dict[Any, list[Any]]] = defaultdict(dict)
+    for number, name, *values in _select_rows(session, study, key.class_, key, *columns):
+        entries[number][name] = values
+    return entries
+
+
 def _select_rows(session: Any, study: int, table: Any, *columns: Any) -> Sequence[Any]:
-    """Return the trial's number and some columns of a table's rows of a study, as written."""
+    """Return the trial number and some columns of the rows of a study, in the written order."""
     from optuna.storages._rdb import models
     from sqlalchemy import select
 
     trial = models.TrialModel
-    query = select(trial.number, *columns).select_from(table)
+    query = select(trial.number, *columns).select_from(table).where(trial.study_id == study)
     query = query if table is trial else query.join(trial)
-    (key,) = table.__table__.primary_key
-    return session.execute(query.where(trial.study_id == study).order_by(key)).all()
+    return session.execute(query.order_by(*table.__table__.primary_key)).all()
 
 
 def to_utc(moment: datetime) -> datetime:
-    """Return a stored time with its zone."""
+    """Return a stored time with its time zone."""
     return moment.replace(tzinfo=UTC)
 
 
 def read_note(connection: Any, name: str, key: str) -> Any:
-    """Read a note of the study of that name; None where there is none."""
+    """Read a note of a study; None if the study or the note does not exist.
+
+    Args:
+        connection: connection to the database.
+        name: name of the study.
+        key: key of the note.
+    """
     from optuna.storages._rdb import models
     from sqlalchemy import select
 
-    note = models.StudyUserAttributeModel
-    query = select(note.value_json).join(models.StudyModel)
-    query = query.where(models.StudyModel.study_name == name, note.key == key)
+    study, note = models.StudyModel, models.StudyUserAttributeModel
+    query = select(note.value_json).join(study).where(study.study_name == name, note.key == key)
     text = connection.execute(query).scalar()
     return None if text is None else json.loads(text)
 
 
 class StatusRows(NamedTuple):
-    """The rows behind the status of one study.
+    """The rows that the status of a study is made of.
 
     Attributes:
-        name: of the study.
+        name: name of the study.
         direction: `MINIMIZE` or `MAXIMIZE`.
-        states: state, number of trials, first start, last start, last end.
-        notes: the chosen notes, by key, as JSON.
-        notes_length: length of all notes but the sign of life [characters].
-        phases: name as JSON, trials, ended ones, last number, least and largest objective.
+        states: rows of state, number of trials, first start, last start and last end.
+        notes: requested notes by key, as JSON.
+        notes_length: length of all notes without the heartbeat [characters].
+        phases: rows of phase name as JSON, number of trials, number of ended trials, largest trial
+            number, smallest and largest objective.
     """
 
     name: str
@@ -259,36 +274,50 @@ class StatusRows(NamedTuple):
 
 
 def read_status_rows(connection: Any, name: str | None, keys: Sequence[str]) -> list[StatusRows]:
-    """Read the studies of a database by their order of creation, in a few grouped queries.
+    """Read the studies of a database, ordered by their creation, in a few grouped queries.
 
     Args:
-        connection: to the database.
-        name: of the only study to read; None reads all.
-        keys: of the notes to read.
+        connection: connection to the database.
+        name: name of the only study to read; None reads all studies.
+        keys: keys of the notes to read.
     """
     from optuna.storages._rdb import models
-    from sqlalchemy import func, select
+    from sqlalchemy import func, select, true
 
     study, direction = models.StudyModel, models.StudyDirectionModel
-    chosen = select(study.study_id, study.study_name, direction.direction).join(direction)
-    chosen = chosen.where(direction.objective == 0).order_by(study.study_id)
-    if name is not None:
-        chosen = chosen.where(study.study_name == name)
-    heads = connection.execute(chosen).all()
-    if not heads:
+    studies = connection.execute(
+        select(study.study_id, study.study_name, direction.direction)
+        .join(direction)
+        .where(direction.objective == 0, true() if name is None else study.study_name == name)
+        .order_by(study.study_id)
+    ).all()
+    if not studies:
         return []
-    ids = [key for key, *_ in heads]
+    ids = [key for key, *_ in studies]
     trial, times = models.TrialModel, models.TrialModel.__table__.c
-    counts = (func.count(), func.min(times.datetime_start), func.max(times.datetime_start))
-    counts = (*counts, func.max(times.datetime_complete))
-    query = select(trial.study_id, trial.state, *counts).where(trial.study_id.in_(ids))
-    states = _group_rows(connection, query.group_by(trial.study_id, trial.state))
+    states = _group_rows(
+        connection,
+        select(
+            trial.study_id,
+            trial.state,
+            func.count(),
+            func.min(times.datetime_start),
+            func.max(times.datetime_start),
+            func.max(times.datetime_complete),
+        )
+        .where(trial.study_id.in_(ids))
+        .group_by(trial.study_id, trial.state),
+    )
     note = models.StudyUserAttributeModel
-    query = select(note.study_id, note.key, note.value_json).where(note.key.in_(keys))
-    notes = _group_rows(connection, query)
-    query = select(note.study_id, func.sum(func.length(note.value_json)))
-    query = query.where(note.key != schema.HOLDER).group_by(note.study_id)
-    lengths = dict(map(tuple, connection.execute(query)))
+    notes = _group_rows(
+        connection, select(note.study_id, note.key, note.value_json).where(note.key.in_(keys))
+    )
+    lengths = _group_rows(
+        connection,
+        select(note.study_id, func.sum(func.length(note.value_json)))
+        .where(note.key != schema.HOLDER)
+        .group_by(note.study_id),
+    )
     phases = _group_rows(connection, _select_phases(ids))
     return [
         StatusRows(
@@ -296,14 +325,15 @@ def read_status_rows(connection: Any, name: str | None, keys: Sequence[str]) -> 
             direction.name,
             states[key],
             dict(map(tuple, notes[key])),
-            int(lengths.get(key) or 0),
+            sum(int(length) for (length,) in lengths[key]),
             phases[key],
         )
-        for key, name, direction in heads
+        for key, name, direction in studies
     ]
 
 
 def _select_phases(studies: Sequence[int]) -> Any:
+    """Return the query of the phases of StatusRows."""
     from optuna.storages._rdb import models
     from optuna.trial import TrialState
     from sqlalchemy import and_, case, func, select
@@ -311,17 +341,26 @@ def _select_phases(studies: Sequence[int]) -> Any:
     trial, fact, value = models.TrialModel, models.TrialUserAttributeModel, models.TrialValueModel
     ended = case((trial.state.in_([TrialState.RUNNING, TrialState.WAITING]), 0), else_=1)
     objective = case((trial.state == TrialState.COMPLETE, value.value), else_=None)
-    counts = (func.count(), func.sum(ended), func.max(trial.number))
-    bounds = (func.min(objective), func.max(objective))
-    query = select(trial.study_id, fact.value_json, *counts, *bounds).select_from(trial)
-    key = and_(fact.trial_id == trial.trial_id, fact.key == schema.PHASE)
-    query = query.outerjoin(fact, key)
-    query = query.outerjoin(value, and_(value.trial_id == trial.trial_id, value.objective == 0))
-    query = query.where(trial.study_id.in_(studies))
-    return query.group_by(trial.study_id, fact.value_json)
+    return (
+        select(
+            trial.study_id,
+            fact.value_json,
+            func.count(),
+            func.sum(ended),
+            func.max(trial.number),
+            func.min(objective),
+            func.max(objective),
+        )
+        .select_from(trial)
+        .outerjoin(fact, and_(fact.trial_id == trial.trial_id, fact.key == schema.PHASE))
+        .outerjoin(value, and_(value.trial_id == trial.trial_id, value.objective == 0))
+        .where(trial.study_id.in_(studies))
+        .group_by(trial.study_id, fact.value_json)
+    )
 
 
 def _group_rows(connection: Any, query: Any) -> dict[int, list[Any]]:
+    """Return the rows of a query by their first column, without that column."""
     grouped: dict[int, list[Any]] = defaultdict(list)
     for key, *rest in connection.execute(query):
         grouped[key].append(rest)
@@ -334,8 +373,8 @@ def read_origins(connection: Any) -> tuple[tuple[int, Any], ...]:
     from sqlalchemy import func, select
 
     trial = models.TrialModel.__table__.c
-    query = select(trial.study_id, func.min(trial.datetime_start))
-    query = query.group_by(trial.study_id).order_by(trial.study_id)
+    start = func.min(trial.datetime_start)
+    query = select(trial.study_id, start).group_by(trial.study_id).order_by(trial.study_id)
     return tuple(map(tuple, connection.execute(query)))
 
 
@@ -352,17 +391,17 @@ def _build_trial(
         raise user_error(
             got=f"trial {number} of study {where}, which another program added",
             expected="trials that synaptune wrote",
-            do="remove it (Optuna's storage API), or set study.name to begin anew",
+            do="remove it (Optuna's storage API), or set study.name to start a new study",
         )
-    ours = {"COMPLETE": "complete", "FAIL": "failed", "PRUNED": "pruned"}.get(state, "running")
+    status = _STATES.get(state, "running")
     estimate = facts.pop(schema.ESTIMATE, None)
     return Trial(
         number=number,
         index=facts.pop(schema.INDEX),
         unit=tuple(facts.pop(schema.UNIT)),
         values=values,
-        state=ours,  # type: ignore[arg-type]
-        objective=objective if ours == "complete" else None,
+        state=status,  # type: ignore[arg-type]
+        objective=objective if status == "complete" else None,
         estimate=None if estimate is None else float(estimate),
         reason=facts.get(schema.REASON),
         facts=facts,
@@ -376,12 +415,16 @@ def _find_running(session: Any, study: int, facts: Mapping[str, Any]) -> tuple[i
     from sqlalchemy import select
 
     trial, fact = models.TrialModel, models.TrialUserAttributeModel
-    query = select(trial.trial_id, trial.number)
-    query = query.where(trial.study_id == study, trial.state == TrialState.RUNNING)
-    for name, value in facts.items():
-        stored = select(fact.trial_id).where(fact.key == name, fact.value_json == json.dumps(value))
-        query = query.where(trial.trial_id.in_(stored))
-    row = session.execute(query.order_by(trial.trial_id.desc())).first()
+    matches = (
+        select(fact.trial_id).where(fact.key == name, fact.value_json == json.dumps(value))
+        for name, value in facts.items()
+    )
+    row = session.execute(
+        select(trial.trial_id, trial.number)
+        .where(trial.study_id == study, trial.state == TrialState.RUNNING)
+        .where(*(trial.trial_id.in_(match) for match in matches))
+        .order_by(trial.trial_id.desc())
+    ).first()
     return None if row is None else (row[0], row[1])
 
 
