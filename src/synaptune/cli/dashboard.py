@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.core.errors import user_error
+from synaptune.study.database.connection import make_sqlite_url
 
 # Of the environment: unlike an argument, other users of the machine cannot see it
 TOKEN_VARIABLE = "SYNAPTUNE_DASHBOARD_TOKEN"
@@ -112,7 +113,7 @@ def _make_index(study: str | None, storage: str | None) -> Any:
         ]
     elif study is not None:
         folder: Path = get_study_folder(study)
-        url = f"sqlite:///{folder.resolve()}/study.db"
+        url = make_sqlite_url(folder.resolve() / "study.db")
         names = [glance.name for glance in read_statuses(url)]
         catalogue = StudyIndex(STUDIES_ROOT, folders=[folder])
         places = [place for place, _ in catalogue.list_studies()[0] if place.url == url]

@@ -34,6 +34,7 @@ from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution
+from synaptune.study.database.connection import make_sqlite_url
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 from synaptune.study.optimize import start_from_study
 
@@ -181,7 +182,7 @@ def _locate_study(request: SweepRequest, study: StudyConfig, default_name: str) 
         return location
     folder = Path(request.config.hydra.sweep.dir)
     if study.dir is None:
-        url = study.storage or f"sqlite:///{folder}/study.db"
+        url = study.storage or make_sqlite_url(folder / "study.db")
         return replace(location, folder=folder, url=url, runs=folder)
     return replace(location, runs=folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 # (unit, its length [s], shortest duration that is written in it [s])
@@ -12,6 +13,14 @@ _UNITS = (
     ("min", 60.0, 90.0),
     ("s", 1.0, 0.0),
 )
+
+
+def show_path(path: Path) -> str:
+    """Return a path for a message: relative to the working folder if it lies below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # elsewhere; OSError: the working folder was removed
+        return str(path)
 
 
 def make_labels(names: Sequence[str]) -> Mapping[str, str]:

@@ -72,7 +72,7 @@ def run_ablation(overrides: Sequence[str]) -> None:
         _print_table(_read_snapshot(location, is_named), protocol)
         if config.report:
             write_final_report(protocol, endpoints.defaults, endpoints.tuned)
-    print_message(f"written to {location.folder}/ablation.json")
+    print_message(f"written to {location.shown_folder}/ablation.json")
 
 
 def _read_snapshot(location: StudyLocation, is_named: bool) -> StudySnapshot:

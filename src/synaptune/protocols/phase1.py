@@ -116,8 +116,9 @@ def _run_stages(
     from synaptune.study.artifacts import write_best, write_json
 
     name, folder = protocol.study.location.name, protocol.study.location.folder
+    shown = protocol.study.location.shown_folder
     print_message(
-        f"study {name} ({folder}): {protocol.plan.budget} evaluations"
+        f"study {name} ({shown}): {protocol.plan.budget} evaluations"
         f" of {len(protocol.space.names)} parameters"
     )
     run_sanity(protocol, config)
@@ -139,9 +140,7 @@ def _run_stages(
         )
     write_json(folder / "summary.json", summary)
     print_verdict(summary, Console())
-    print_message(
-        f"written to {folder}/summary.json; use: python train.py tuned={folder}/best.yaml"
-    )
+    print_message(f"written to {shown}/summary.json; use: python train.py tuned={shown}/best.yaml")
     return baseline.unit, best.unit
 
 

@@ -160,9 +160,10 @@ def _run_stages(
     from synaptune.study.artifacts import write_best, write_json
 
     folder, name = protocol.study.location.folder, protocol.study.location.name
+    shown = protocol.study.location.shown_folder
     groups, start = split_groups(protocol.space, config), protocol.space.get_start()
     print_message(
-        f"study {name} ({folder}): {len(groups)} groups of {config.group_budget} evaluations,"
+        f"study {name} ({shown}): {len(groups)} groups of {config.group_budget} evaluations,"
         f" then {protocol.plan.budget} of all"
     )
     values = protocol.space.to_values(start)
@@ -184,8 +185,8 @@ def _run_stages(
     write_json(folder / "summary.json", summary)
     print_verdict(summary, Console())
     print_message(
-        f"written to {folder}/summary.json and gates.json;"
-        f" use: python train.py tuned={folder}/best.yaml"
+        f"written to {shown}/summary.json and gates.json;"
+        f" use: python train.py tuned={shown}/best.yaml"
     )
     return start, winner.unit
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from synaptune.config.flat import read_group
 from synaptune.config.search_space import list_study_defaults, read_fixed_values
 from synaptune.config.sweep import Sweep, SweepRequest, read_request
+from synaptune.core.text import show_path
 from synaptune.protocols.hydra_jobs import HydraEvaluation, HydraJobs, make_hydra_workers
 from synaptune.protocols.protocol import Protocol
 from synaptune.protocols.stages import (
@@ -127,7 +128,7 @@ def _announce(protocol: Protocol, ledger: PhaseLedger) -> None:
         f"study {protocol.study.location.name}: {protocol.engine.name} over"
         f" {len(protocol.space.names)} parameters, {protocol.plan.budget} trials"
         + (f", {finished} finished before" if finished else "")
-        + f" ({protocol.study.location.folder})",
+        + f" ({protocol.study.location.shown_folder})",
         flush=True,
     )
 
@@ -150,4 +151,4 @@ def _write_results(protocol: Protocol, ledger: PhaseLedger, best: Trial | None) 
     )
     for name, value in best.values.items():
         print(f"  {name}={value}")
-    print(f"written to {folder / 'best.yaml'}", flush=True)
+    print(f"written to {show_path(folder / 'best.yaml')}", flush=True)

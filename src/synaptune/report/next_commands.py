@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from synaptune.analysis.results import Evidence
+from synaptune.study.database.connection import make_sqlite_url
 from synaptune.study.reader import STUDIES_ROOT
 
 VALIDATING_PROTOCOLS = ("phase1", "phase2")  # protocols that end with a validation
@@ -47,7 +48,7 @@ def make_reference(name: str, database: str) -> StudyReference:
         return StudyReference(name, database)
     folder, file = Path(database).parent, Path(database).name
     if file != "study.db":
-        return StudyReference(name, f"sqlite:///{database}")
+        return StudyReference(name, make_sqlite_url(Path(database)))
     default = STUDIES_ROOT / name
     is_default = folder.parts[-len(default.parts) :] == default.parts
     return StudyReference(name if is_default else str(folder))

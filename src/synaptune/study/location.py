@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synaptune.core.errors import user_error
+from synaptune.core.text import show_path
+from synaptune.study.database.connection import make_sqlite_url, make_url_absolute
 
 RESUME_MODES = ("auto", "must", "never")
+MAX_NAME_BYTES = 200  # file systems take 255; files named after a study add an ending
 
 
 @dataclass
@@ -34,7 +37,7 @@ class StudyLocation:
 
     Attributes:
         name: name of the study in its database.
-        folder: folder of the files of the study.
+        folder: folder of the files of the study, an absolute path.
         url: Optuna storage URL of the database.
         resume: an entry of RESUME_MODES.
         runs: folder of the run folders; None means `trials` in the folder.
@@ -45,6 +48,11 @@ class StudyLocation:
     url: str
     resume: str
     runs: Path | None = None
+
+    @property
+    def shown_folder(self) -> str:
+        """The folder as messages show it: below the working folder, as a relative path."""
+        return show_path(self.folder)
 
     @property
     def trials_folder(self) -> Path:
@@ -65,13 +73,19 @@ def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
             do="choose one of them",
         )
     name = config.name or default_name
-    if name in (".", "..") or any(letter in name for letter in "/\\\0"):
+    if fault := _find_name_fault(name):
         raise user_error(
-            got=f"study.name={name}",
+            got=f"study.name={name!r}, {fault}",
             expected="a valid folder name",
-            do="choose a name without / and \\",
+            do=f"choose a name without / and \\, of at most {MAX_NAME_BYTES} bytes",
         )
-    folder = Path(config.dir or f"outputs/studies/{name}")
-    return StudyLocation(
-        name, folder, config.storage or f"sqlite:///{folder}/study.db", config.resume
-    )
+    folder = Path(config.dir or f"outputs/studies/{name}").expanduser().absolute()
+    storage = config.storage or make_sqlite_url(folder / "study.db")
+    return StudyLocation(name, folder, make_url_absolute(storage), config.resume)
+
+
+def _find_name_fault(name: str) -> str | None:
+    if name in (".", "..") or any(letter in "/\\" or not letter.isprintable() for letter in name):
+        return "which is no name of a folder"
+    length = len(name.encode())
+    return f"{length} bytes long" if length > MAX_NAME_BYTES else None

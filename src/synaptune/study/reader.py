@@ -19,6 +19,7 @@ from synaptune.study.database.connection import (
     add_driver,
     close_storage,
     get_sqlite_path,
+    make_sqlite_url,
     open_storage,
     redact_url,
 )
@@ -179,7 +180,7 @@ def find_study(
     if storage is not None:
         return read_study(storage, study)
     folder = get_study_folder(study, root=root)
-    return read_study(f"sqlite:///{folder}/study.db", prefer=folder.resolve().name)
+    return read_study(make_sqlite_url(folder / "study.db"), prefer=folder.resolve().name)
 
 
 def get_study_folder(study: str, *, root: Path = STUDIES_ROOT) -> Path:

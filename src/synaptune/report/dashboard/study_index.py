@@ -12,7 +12,7 @@ from pathlib import Path
 
 from synaptune.core.errors import UserError
 from synaptune.report.dashboard.study_status import StudyStatus, read_statuses
-from synaptune.study.database.connection import get_sqlite_path, redact_url
+from synaptune.study.database.connection import get_sqlite_path, make_sqlite_url, redact_url
 
 LISTING_LIFETIME = 1.0  # [s] for which a listing of all studies is reused
 _PLAIN_NAME = re.compile(r"[\w+=,@-][\w .+=,@-]*")
@@ -105,7 +105,7 @@ class StudyIndex:
             folders += sorted(path.parent for path in self._root.glob("*/study.db"))
         databases: dict[str, Path | None] = dict.fromkeys(self._urls)
         for folder in folders:
-            databases.setdefault(_normalise_url(f"sqlite:///{folder}/study.db"), folder)
+            databases.setdefault(_normalise_url(make_sqlite_url(folder / "study.db")), folder)
         return list(databases.items())
 
     def _scan(self) -> tuple[list[tuple[StudyEntry, StudyStatus]], list[UnreadableDatabase]]:
@@ -126,7 +126,7 @@ class StudyIndex:
 def _normalise_url(url: str) -> str:
     """Make the URL of a SQLite file absolute, so that one file has one URL."""
     path = get_sqlite_path(url)
-    return url if path is None else f"sqlite:///{path.resolve()}"
+    return url if path is None else make_sqlite_url(path.resolve())
 
 
 def _make_key(name: str, url: str, used_keys: set[str]) -> str:

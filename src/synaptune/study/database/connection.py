@@ -10,7 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from synaptune.core.text import show_path
+
 # Longest wait for a write of another program [s]; chosen: longer than a dashboard reads.
+_SECRET_NAME = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)  # in the query of a URL
 LOCK_WAIT = 10.0
 _DRIVERS = {
     "postgresql": "postgresql+psycopg",
@@ -48,8 +51,34 @@ _TRANSIENT_REFUSALS = (
 
 def get_sqlite_path(url: str) -> Path | None:
     """Return the file of a SQLite URL, or None for another database or one in memory."""
-    match = re.fullmatch(r"sqlite(?:\+pysqlite)?:///(.+)", url, re.DOTALL)
-    return None if match is None else Path(match[1])
+    import sqlalchemy.exc
+
+    try:
+        address = sqlalchemy.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # a port that is not a number: ValueError
+        return None
+    if address.get_backend_name() != "sqlite" or address.database in (None, "", ":memory:"):
+        return None
+    return Path(address.database.removeprefix("file:"))
+
+
+def make_sqlite_url(path: Path) -> str:
+    """Return the URL of a SQLite file; characters such as ? and % of the path are escaped."""
+    import sqlalchemy
+
+    return sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string()
+
+
+def make_url_absolute(url: str) -> str:
+    """Return a URL whose SQLite file is an absolute path; `~` is the home of the user."""
+    import sqlalchemy
+
+    path = get_sqlite_path(url)
+    address = None if path is None else sqlalchemy.make_url(url)
+    if path is None or address is None or address.database != str(path):
+        return url
+    absolute = path.expanduser().absolute()
+    return address.set(database=str(absolute)).render_as_string(hide_password=False)
 
 
 def is_server(url: str) -> bool:
@@ -68,11 +97,13 @@ def redact_url(url: str) -> str:
     import sqlalchemy.exc
 
     if (path := get_sqlite_path(url)) is not None:
-        return str(path)
+        return show_path(path)
     try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+        address = sqlalchemy.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
         return url.partition("://")[0] + "://(unreadable)"
+    secret = {name: "***" for name in address.query if _SECRET_NAME.search(name)}
+    return address.update_query_dict(secret).render_as_string(hide_password=True)
 
 
 def get_engine_options(url: str) -> dict[str, Any]:

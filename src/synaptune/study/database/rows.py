@@ -439,11 +439,12 @@ def _make_parameter_row(dimension: Dimension, trial: Trial) -> dict[str, Any]:
     from optuna.distributions import distribution_to_json
 
     value = trial.values[dimension.name]
-    if dimension.scale == "categorical":
-        value = find_choice(dimension.choices, value)
+    is_choice = dimension.scale == "categorical"
+    stored = find_choice(dimension.choices, value) if is_choice else value
+    assert stored is not None
     return {
         "param_name": dimension.name,
-        "param_value": float(value),
+        "param_value": float(stored),
         "distribution_json": distribution_to_json(make_distribution(dimension)),
     }
 
