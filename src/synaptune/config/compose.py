@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from synaptune.config.conf import CONF_DIR
 from synaptune.core.errors import UserError, user_error
+from synaptune.core.secrets import protect_passwords
 from synaptune.core.text import get_override_key
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 
@@ -60,6 +61,7 @@ def compose_config(
 
     register()
     check_overrides(overrides)
+    protect_passwords(overrides)
     _refuse_hydra_overrides(overrides)
     chosen = [] if protocol is None else [f"+protocol={protocol}"]
     overrides = expand_space_file(expand_tuned_groups(overrides), CONF_DIR, "train", chosen)

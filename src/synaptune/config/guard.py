@@ -34,6 +34,7 @@ from synaptune.core.errors import (
     explain_disk_error,
     user_error,
 )
+from synaptune.core.secrets import protect_passwords
 from synaptune.core.text import get_first_line
 
 
@@ -78,6 +79,7 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
     logging.raiseExceptions = False
     try:
         check_overrides(sys.argv[1:])
+        protect_passwords(sys.argv[1:])
         words = expand_tuned_groups(sys.argv[1:])
         sys.argv[1:] = expand_space_file(words, conf, config_name)
         _call_unwrapped(program)

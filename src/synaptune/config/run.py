@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from synaptune.config.flat import flatten_config
+from synaptune.config.record import make_record
 from synaptune.config.settings import (
     Settings,
     apply_tuned,
@@ -106,13 +106,10 @@ def run(
     folder = Path(run_dir) if run_dir is not None else Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     in_search = run_dir is not None or (in_hydra and HydraConfig.get().mode == RunMode.MULTIRUN)
-    record = {  # without notify, whose URLs hold secrets
-        name: value for name, value in flatten_config(cfg).items() if not name.startswith("notify.")
-    }
     return _run_settings(
         settings,
         folder,
-        record,
+        make_record(cfg),
         in_search=in_search,
         report=report or _report_to_search,
         generation=generation,
