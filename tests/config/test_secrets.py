@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.paths import ROOT
 from omegaconf import OmegaConf
 
+from helpers.paths import ROOT
 from synaptune.config.record import make_record
 from synaptune.core.secrets import mask_passwords
 from synaptune.study.database.connection import redact_url
