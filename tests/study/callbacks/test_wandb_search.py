@@ -383,7 +383,7 @@ def test_a_history_file_keeps_the_rows_of_its_run_and_drops_a_torn_line(tmp_path
         history.log(writer, {"best": number}, {"trial": number})
     path.write_text(path.read_text()[:-5])
     reopened = HistoryFile(path, "first")
-    assert [row["trial"] for row in second.rows] == [0, 1]
+    assert [row["trial"] for row in reopened.rows] == [0, 1]
     reopened.log(writer, {"best": 2}, {"trial": 2})
     writer.close(0)
     assert [(row["trial"], row["logged"]) for row in HistoryFile(path, "first").rows] == [
