@@ -31,7 +31,7 @@ def bowl(params):
     )
 
 
-def manager(folder, **options):
+def make_manager(folder, **options):
     return TrialManager("m", **{"n_trials": 12, "directory": folder, "progress": False, **options})
 
 
@@ -56,10 +56,10 @@ def test_the_documented_example_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("sampler", ["cma", "random"])
 def test_a_search_in_two_calls_is_the_search_in_one(tmp_path, sampler):
-    single = manager(tmp_path / "single", sampler=sampler)
+    single = make_manager(tmp_path / "single", sampler=sampler)
     single.optimize(bowl, SPACE)
-    manager(tmp_path / "parts", sampler=sampler, n_trials=5).optimize(bowl, SPACE)
-    rest = manager(tmp_path / "parts", sampler=sampler)
+    make_manager(tmp_path / "parts", sampler=sampler, n_trials=5).optimize(bowl, SPACE)
+    rest = make_manager(tmp_path / "parts", sampler=sampler)
     assert len(rest.trials) == 5
     rest.optimize(bowl, SPACE)
     assert list_results(rest.trials) == list_results(single.trials)
@@ -67,9 +67,9 @@ def test_a_search_in_two_calls_is_the_search_in_one(tmp_path, sampler):
 
 
 def test_values_have_the_types_and_ranges_of_the_space(tmp_path):
-    made = manager(tmp_path, sampler="random", n_trials=30)
-    made.optimize(bowl, SPACE)
-    for trial in made.trials:
+    manager = make_manager(tmp_path, sampler="random", n_trials=30)
+    manager.optimize(bowl, SPACE)
+    for trial in manager.trials:
         assert 0.0 <= trial.values["x"] <= 10.0
         assert 1e-3 <= trial.values["rate"] <= 1.0
         assert trial.values["n"] in range(1, 10)
@@ -82,33 +82,33 @@ def test_failed_pruned_and_complete_trials_have_their_states(tmp_path):
         if params["n"] > 6:
             raise ArithmeticError("too many")
         if params["n"] > 3:
-            made.report(5.0, 1)
+            manager.report(5.0, 1)
             raise TrialPruned(7.0)
         return bowl(params)
 
-    made = manager(tmp_path, sampler="random", n_trials=20, max_failure_rate=1.0)
-    made.optimize(objective, SPACE)
-    for trial in made.trials:
+    manager = make_manager(tmp_path, sampler="random", n_trials=20, max_failure_rate=1.0)
+    manager.optimize(objective, SPACE)
+    for trial in manager.trials:
         expected = (
             "failed" if trial.values["n"] > 6 else "pruned" if trial.values["n"] > 3 else "complete"
         )
         assert trial.state == expected
-    assert {trial.state for trial in made.trials} == {"failed", "pruned", "complete"}
-    assert made.best_trial.state == "complete"
+    assert {trial.state for trial in manager.trials} == {"failed", "pruned", "complete"}
+    assert manager.best_trial.state == "complete"
 
 
 def test_the_direction_decides_what_is_best_and_callbacks_see_every_trial(tmp_path):
     seen = []
-    made = manager(tmp_path, sampler="random", direction="maximize")
-    best = made.optimize(
+    manager = make_manager(tmp_path, sampler="random", direction="maximize")
+    best = manager.optimize(
         bowl,
         SPACE,
         callbacks=[lambda manager, trial: seen.append((trial.index, manager.best_value))],
     )
-    assert best.objective == made.best_value == max(trial.objective for trial in made.trials)
+    assert best.objective == manager.best_value == max(trial.objective for trial in manager.trials)
     assert [index for index, _ in seen] == list(range(12))
     assert [value for _, value in seen] == [
-        max(trial.objective for trial in made.trials[: n + 1]) for n in range(12)
+        max(trial.objective for trial in manager.trials[: n + 1]) for n in range(12)
     ]
 
 
@@ -117,27 +117,27 @@ def test_worker_processes_give_the_results_of_one_process(tmp_path):
         parallel.report(bowl(params), 1)
         return bowl(params)
 
-    serial = manager(tmp_path / "serial", n_trials=10)
+    serial = make_manager(tmp_path / "serial", n_trials=10)
     serial.optimize(bowl, SPACE)
-    parallel = manager(tmp_path / "parallel", n_trials=10, workers=2)
+    parallel = make_manager(tmp_path / "parallel", n_trials=10, workers=2)
     parallel.optimize(reporting, SPACE)
     assert len(parallel.trials) == 10
     assert list_results(parallel.trials) == list_results(serial.trials)
 
 
 def test_weights_of_choices_are_their_fractions_of_random_points(tmp_path):
-    made = manager(tmp_path, sampler="random", n_trials=80)
-    made.optimize(lambda params: 0.0, {"mode": ("categorical", ["rare", "often"], [1, 9])})
-    assert 1 <= sum(trial.values["mode"] == "rare" for trial in made.trials) <= 20
+    manager = make_manager(tmp_path, sampler="random", n_trials=80)
+    manager.optimize(lambda params: 0.0, {"mode": ("categorical", ["rare", "often"], [1, 9])})
+    assert 1 <= sum(trial.values["mode"] == "rare" for trial in manager.trials) <= 20
 
 
 def test_the_most_important_parameter_comes_first(tmp_path):
-    made = manager(tmp_path, sampler="random", n_trials=80)
-    made.optimize(
+    manager = make_manager(tmp_path, sampler="random", n_trials=80)
+    manager.optimize(
         lambda params: (params["x"] - 3.0) ** 2 + 1e-3 * params["n"],
         {name: SPACE[name] for name in ("x", "n")},
     )
-    importance = made.get_param_importance()
+    importance = manager.get_param_importance()
     assert next(iter(importance)) == "x"
     assert importance["x"] > 0.8
     assert sum(importance.values()) == pytest.approx(1.0)
@@ -160,7 +160,7 @@ def test_the_most_important_parameter_comes_first(tmp_path):
 )
 def test_an_invalid_space_is_refused(tmp_path, entry, message):
     with pytest.raises(UserError, match=message):
-        manager(tmp_path).optimize(bowl, {"x": entry})
+        make_manager(tmp_path).optimize(bowl, {"x": entry})
     assert not (tmp_path / "study.db").exists()
 
 
@@ -171,13 +171,13 @@ def test_an_objective_that_cannot_be_pickled_is_refused_and_one_worker_runs_it(t
         with lock:
             return bowl(params)
 
-    made = manager(tmp_path, n_trials=4, workers=2)
+    manager = make_manager(tmp_path, n_trials=4, workers=2)
     with pytest.raises(
         UserError, match=r"cannot be sent to a worker[\s\S]*lock[\s\S]*to do: .*one worker"
     ):
-        made.optimize(locked, SPACE)
-    manager(tmp_path, n_trials=4).optimize(locked, SPACE)
-    assert len(made.trials) == 4
+        manager.optimize(locked, SPACE)
+    make_manager(tmp_path, n_trials=4).optimize(locked, SPACE)
+    assert len(manager.trials) == 4
 
 
 @pytest.mark.parametrize(
@@ -193,25 +193,25 @@ def test_an_objective_that_cannot_be_pickled_is_refused_and_one_worker_runs_it(t
 )
 def test_an_invalid_option_is_refused(tmp_path, options):
     with pytest.raises(UserError, match="to do"):
-        manager(tmp_path, **options)
+        make_manager(tmp_path, **options)
 
 
 def test_an_existing_study_is_continued_only_on_request_and_with_its_space(tmp_path):
-    manager(tmp_path, n_trials=3).optimize(bowl, SPACE)
+    make_manager(tmp_path, n_trials=3).optimize(bowl, SPACE)
     with pytest.raises(UserError, match="resume=never"):
-        manager(tmp_path, load_if_exists=False).optimize(bowl, SPACE)
+        make_manager(tmp_path, load_if_exists=False).optimize(bowl, SPACE)
     with pytest.raises(UserError, match="another configuration"):
-        manager(tmp_path).optimize(bowl, SPACE | {"x": ("uniform", 0.0, 5.0)})
-    assert len(manager(tmp_path).trials) == 3
+        make_manager(tmp_path).optimize(bowl, SPACE | {"x": ("uniform", 0.0, 5.0)})
+    assert len(make_manager(tmp_path).trials) == 3
 
 
 def test_the_best_value_of_an_empty_study_is_refused(tmp_path):
     with pytest.raises(UserError, match="call optimize first"):
-        _ = manager(tmp_path).best_value
+        _ = make_manager(tmp_path).best_value
 
 
 def test_the_search_distribution_of_each_generation_is_written(tmp_path):
-    manager(tmp_path, n_trials=20).optimize(bowl, SPACE)
+    make_manager(tmp_path, n_trials=20).optimize(bowl, SPACE)
     lines = [json.loads(line) for line in (tmp_path / "generations.jsonl").read_text().splitlines()]
     assert [line["generation"] for line in lines] == [1, 2]
     for line in lines:

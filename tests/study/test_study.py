@@ -30,20 +30,20 @@ def make_location(folder, resume="auto", url=None):
     return StudyLocation("s", folder, url or f"sqlite:///{folder}/study.db", resume)
 
 
-def ledger(study, phase="search"):
+def make_ledger(study, phase="search"):
     return PhaseLedger(study, SPACE, phase, {"seed": 4})
 
 
 def test_a_trial_is_read_as_it_was_written(tmp_path):
     with Study(make_location(tmp_path), {}) as study:
-        started = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
-        running = ledger(study).read_trials()
-        ended = ledger(study).finish(
+        started = make_ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        running = make_ledger(study).read_trials()
+        ended = make_ledger(study).finish(
             started,
             Result(1.5, 2.0, {"val_loss": 1.5, "odd": float("nan")}, {"data_fingerprint": "d"}),
         )
     with Study(make_location(tmp_path), {}) as study:
-        (stored,) = ledger(study).read_trials()
+        (stored,) = make_ledger(study).read_trials()
     assert [trial.state for trial in running] == ["running"]
     assert (stored.number, stored.values, stored.unit, stored.objective) == (
         0,
@@ -62,7 +62,9 @@ def test_a_trial_is_read_as_it_was_written(tmp_path):
 def test_trials_have_an_index_in_their_phase_and_a_number_in_the_study(tmp_path):
     with Study(make_location(tmp_path), {}) as study:
         for phase in ("sanity", "search", "sanity"):
-            ledger(study, phase).start(len(study.read_trials(phase)), (0.5, 0.5, 0.5), VALUES, 0)
+            make_ledger(study, phase).start(
+                len(study.read_trials(phase)), (0.5, 0.5, 0.5), VALUES, 0
+            )
         assert [(trial.number, trial.index) for trial in study.read_trials("sanity")] == [
             (0, 0),
             (2, 1),
@@ -72,7 +74,9 @@ def test_trials_have_an_index_in_their_phase_and_a_number_in_the_study(tmp_path)
 
 def test_optuna_reads_the_study(tmp_path):
     with Study(make_location(tmp_path), {}) as study:
-        ledger(study).finish(ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0))
+        make_ledger(study).finish(
+            make_ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0)
+        )
     loaded = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/study.db")
     assert loaded.best_params == VALUES
     assert sqlite3.connect(tmp_path / "study.db").execute("pragma journal_mode").fetchone() == (
@@ -82,7 +86,9 @@ def test_optuna_reads_the_study(tmp_path):
 
 def finished_study(folder):
     with Study(make_location(folder), {"a": 1, "b": 2}) as study:
-        ledger(study).finish(ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0))
+        make_ledger(study).finish(
+            make_ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0)
+        )
 
 
 def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
@@ -100,7 +106,7 @@ def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
 
 def test_a_study_without_an_ended_trial_can_be_replaced(tmp_path):
     with Study(make_location(tmp_path), {"path": "wrong"}) as study:
-        ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        make_ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
     with Study(make_location(tmp_path), {"path": "right"}) as study:
         assert study.read_trials() == []
 
@@ -199,8 +205,8 @@ def test_best_yaml_contains_the_parameters_and_the_fixed_values(tmp_path):
     from omegaconf import OmegaConf
 
     with Study(make_location(tmp_path), {}) as study:
-        best = ledger(study).finish(
-            ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0)
+        best = make_ledger(study).finish(
+            make_ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0), Result(1.5, 2.0)
         )
     write_best(tmp_path / "best.yaml", "s", best, {"width": 32})
     assert OmegaConf.to_container(OmegaConf.load(tmp_path / "best.yaml")) == {
@@ -211,11 +217,11 @@ def test_best_yaml_contains_the_parameters_and_the_fixed_values(tmp_path):
 
 def test_a_pruned_trial_keeps_its_estimate_and_has_no_objective(tmp_path):
     with Study(make_location(tmp_path), {}) as study:
-        started = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
-        ended = ledger(study).finish(
+        started = make_ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        ended = make_ledger(study).finish(
             started, Result(None, 2.0, {"val_loss": 3.0}, pruned=True, estimate=1.25)
         )
-        (stored,) = ledger(study).read_trials()
+        (stored,) = make_ledger(study).read_trials()
     assert stored == ended
     assert (stored.state, stored.objective, stored.estimate, stored.reason) == (
         "pruned",
@@ -230,8 +236,8 @@ def test_a_pruned_trial_keeps_its_estimate_and_has_no_objective(tmp_path):
 
 def test_a_pruned_trial_with_an_error_has_failed(tmp_path):
     with Study(make_location(tmp_path), {}) as study:
-        started = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
-        ended = ledger(study).finish(
+        started = make_ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        ended = make_ledger(study).finish(
             started, Result(None, 2.0, failure=make_failure(ValueError("no")), pruned=True)
         )
     assert (ended.state, ended.reason) == ("failed", "ValueError: no")
@@ -239,48 +245,48 @@ def test_a_pruned_trial_with_an_error_has_failed(tmp_path):
 
 def test_reported_values_are_read_by_step_and_the_last_one_of_a_step_counts(tmp_path):
     with Study(make_location(tmp_path), {}) as study:
-        trial = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
-        assert ledger(study).read_intermediate_values(trial) == {}
+        trial = make_ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        assert make_ledger(study).read_intermediate_values(trial) == {}
         for step, value in ((20, 2.0), (10, 3.0), (20, 1.5), (30, float("inf"))):
-            ledger(study).report(trial, value, step)
+            make_ledger(study).report(trial, value, step)
     with Study(make_location(tmp_path), {}) as study:
-        (stored,) = ledger(study).read_trials()
-        assert list(ledger(study).read_intermediate_values(stored).items()) == [
+        (stored,) = make_ledger(study).read_trials()
+        assert list(make_ledger(study).read_intermediate_values(stored).items()) == [
             (10, 3.0),
             (20, 1.5),
             (30, float("inf")),
         ]
-        ledger(study).report(stored, 1.0, 40)
+        make_ledger(study).report(stored, 1.0, 40)
 
 
 def test_attempts_are_stored_while_the_trial_is_running(tmp_path):
     with Study(make_location(tmp_path), {}) as study:
-        trial = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
-        trial = ledger(study).record_retry(trial, "the worker died")
+        trial = make_ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        trial = make_ledger(study).record_retry(trial, "the worker died")
     with Study(make_location(tmp_path), {}) as study:
-        (stored,) = ledger(study).read_trials()
+        (stored,) = make_ledger(study).read_trials()
         assert stored == trial
-        trial = ledger(study).record_retry(stored, "out of memory")
+        trial = make_ledger(study).record_retry(stored, "out of memory")
         assert (trial.state, trial.facts["attempts"]) == (
             "running",
             ["the worker died", "out of memory"],
         )
-        ledger(study).finish(trial, Result(1.0, 0.1))
-        assert ledger(study).read_trials()[0].facts["attempts"] == trial.facts["attempts"]
+        make_ledger(study).finish(trial, Result(1.0, 0.1))
+        assert make_ledger(study).read_trials()[0].facts["attempts"] == trial.facts["attempts"]
 
 
 def test_an_ended_trial_cannot_end_again(tmp_path):
     with Study(make_location(tmp_path), {}) as study:
-        trial = ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
-        ledger(study).finish(trial, Result(1.0, 0.1))
+        trial = make_ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)
+        make_ledger(study).finish(trial, Result(1.0, 0.1))
         with pytest.raises(UserError, match="already finished"):
-            ledger(study).finish(trial, Result(2.0, 0.1))
-        assert ledger(study).read_trials()[0].objective == 1.0
+            make_ledger(study).finish(trial, Result(2.0, 0.1))
+        assert make_ledger(study).read_trials()[0].objective == 1.0
 
 
 def test_synaptune_and_optuna_read_the_same_trials(tmp_path):
     with Study(make_location(tmp_path), {}) as study:
-        phase_ledger = ledger(study)
+        ledger = make_ledger(study)
         for index, result in enumerate(
             (
                 Result(1.5, 2.0, {"odd": float("nan")}),
@@ -288,13 +294,13 @@ def test_synaptune_and_optuna_read_the_same_trials(tmp_path):
                 Result(None, 1.0),
             )
         ):
-            phase_ledger.finish(
-                phase_ledger.start(
+            ledger.finish(
+                ledger.start(
                     index, (0.1, 0.2, 0.3), VALUES | {"n": 1 + index, "c": ("a", True, 3)[index]}, 0
                 ),
                 result,
             )
-        phase_ledger.start(3, (0.1, 0.2, 0.3), VALUES, 0)
+        ledger.start(3, (0.1, 0.2, 0.3), VALUES, 0)
         trials = study.read_trials()
         optuna_trials = study._storage.get_all_trials(study._id)
     names = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL", "running": "RUNNING"}

@@ -210,17 +210,17 @@ def _build_spaces(
     for trial in sorted(trials, key=lambda trial: trial.index):
         phase = trial.facts.get(schema.PHASE, SEARCH)
         if phase not in spaces and trial.values:
-            stored, dimensions = distributions[trial.number], []
-            for (name, value), unit in zip(trial.values.items(), trial.unit, strict=True):
-                # A dimension without a start starts at the middle. The coordinate of its rounded
-                # value would differ.
-                start = None if unit == 0.5 else value
-                described = str(configuration.get(f"{schema.RANGE_PREFIX}{name}", ""))
-                dimensions.append(
-                    _build_dimension(
-                        name, json.loads(stored[name]), start=start, described=described
-                    )
+            # A dimension without a start starts at the middle. The coordinate of its rounded value
+            # would differ, so a value at the middle is not a start.
+            dimensions = (
+                _build_dimension(
+                    name,
+                    json.loads(distributions[trial.number][name]),
+                    start=None if unit == 0.5 else value,
+                    described=str(configuration.get(f"{schema.RANGE_PREFIX}{name}", "")),
                 )
+                for (name, value), unit in zip(trial.values.items(), trial.unit, strict=True)
+            )
             spaces[phase] = Space(tuple(dimensions))
     return spaces
 

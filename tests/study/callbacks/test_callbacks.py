@@ -16,7 +16,6 @@ from synaptune.search.trial import Result, Trial
 from synaptune.search.workers.base import InlineWorkers, NeverStop
 from synaptune.search.workers.reporting import report
 from synaptune.study.callbacks.base import (
-    NO_LOGGING,
     TERMINAL_ONLY,
     PhaseTrials,
     open_callbacks,
@@ -196,7 +195,7 @@ def test_callbacks_are_closed_with_the_exit_code(tmp_path, monkeypatch, error, c
     with (
         ledger.study,
         contextlib.suppress(KeyboardInterrupt, UserError, ValueError),
-        open_callbacks([PhaseTrials(ledger, 3)], replace(NO_LOGGING, progress="lines")),
+        open_callbacks([PhaseTrials(ledger, 3)], replace(TERMINAL_ONLY, progress="lines")),
     ):
         if error is not None:
             raise error
@@ -263,7 +262,7 @@ def test_a_log_that_cannot_be_opened_is_reported_and_the_other_callbacks_work(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setitem(sys.modules, "synaptune.study.callbacks.tensorboard", None)
-    ledger, logger = open_ledger(tmp_path / "s"), replace(NO_LOGGING, progress="lines")
+    ledger, logger = open_ledger(tmp_path / "s"), replace(TERMINAL_ONLY, progress="lines")
     phases, logger = [PhaseTrials(ledger, 3)], replace(logger, tensorboard=True)
     with ledger.study, open_callbacks(phases, logger) as callbacks:
         callbacks.on_end(trial(), 1)

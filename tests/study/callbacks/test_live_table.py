@@ -74,7 +74,7 @@ def test_the_table_shows_the_progress_of_a_search():
     assert "4 in trial 2, 3 ended since" in text
     assert re.search(
         r"at +cost 0.75  tau 10", text
-    )  # what moved farthest first; tau is where it began
+    )  # the largest distance first; tau is at its start
     assert "120 an hour, 3 min left" in text  # four in two minutes, six to go
     assert "0.6 so far, 0.6 more to the budget, 1.4 left of 2" in text
     assert re.search(r"trial 6 +1.5 min +50 +3.25", text)

@@ -9,7 +9,7 @@ import pytest
 from synaptune.search.optimizers.diagnostics import diagnose
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.base import NO_LOGGING, PhaseTrials, open_callbacks
+from synaptune.study.callbacks.base import TERMINAL_ONLY, PhaseTrials, open_callbacks
 from synaptune.study.callbacks.images import sort_by_subsystem
 from synaptune.study.callbacks.tensorboard import (
     TensorBoardCallback,
@@ -198,11 +198,12 @@ def test_mean_and_sigma_are_in_the_unit_of_the_parameter():
 def test_the_log_is_written_only_if_it_is_enabled(tmp_path):
     study = Study(resolve_location(StudyConfig("s", str(tmp_path / "s")), "s"), {"x": 1})
     ledger = PhaseLedger(study, SPACE, "joint", {})
-    enabled = replace(NO_LOGGING, tensorboard=True)
+    disabled = replace(TERMINAL_ONLY, progress="off")
+    enabled = replace(disabled, tensorboard=True)
     with study:
         phases, ended = [PhaseTrials(ledger, 5)], trial(0, 1.0)
         ended.facts["phase"] = "joint"
-        for logger, logs in ((NO_LOGGING, True), (enabled, False)):
+        for logger, logs in ((disabled, True), (enabled, False)):
             with open_callbacks(phases, logger, logs=logs) as callbacks:
                 callbacks.on_end(ended, 1)
             assert not (tmp_path / "s" / "controller").exists()

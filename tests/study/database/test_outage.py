@@ -31,7 +31,7 @@ def make_location(folder, url, name="s"):
     return StudyLocation(name, folder, url, "auto")
 
 
-def ledger(study):
+def make_ledger(study):
     return PhaseLedger(study, SPACE, "search", {"seed": 4})
 
 
@@ -39,12 +39,12 @@ def load_optuna_trials(url, name="s"):
     return optuna.load_study(study_name=name, storage=add_driver(url)).trials
 
 
-def run_one(phase_ledger, index):
+def run_one(ledger, index):
     """Write one trial as a controller does."""
-    trial = phase_ledger.start(index, UNIT, VALUES, 0)
+    trial = ledger.start(index, UNIT, VALUES, 0)
     for step in range(3):
-        phase_ledger.report(trial, index + step / 10, step)
-    return phase_ledger.finish(trial, Result(float(index), 0.1, {"val_loss": float(index)}))
+        ledger.report(trial, index + step / 10, step)
+    return ledger.finish(trial, Result(float(index), 0.1, {"val_loss": float(index)}))
 
 
 def assert_complete(url, count):
@@ -66,7 +66,7 @@ def assert_complete(url, count):
 def test_synaptune_and_optuna_read_the_trials(tmp_path, postgres_url):
     with Study(make_location(tmp_path, postgres_url), {"a": 1}) as study:
         for index in range(3):
-            run_one(ledger(study), index)
+            run_one(make_ledger(study), index)
     with Study(make_location(tmp_path, postgres_url), {"a": 1}) as study:
         assert [trial.objective for trial in study.read_trials("search")] == [0.0, 1.0, 2.0]
     assert_complete(postgres_url, 3)
@@ -80,7 +80,7 @@ def test_several_threads_write_one_study_with_unique_numbers(tmp_path, request, 
         else f"sqlite:///{tmp_path}/study.db"
     )
     with Study(make_location(tmp_path, url), {}) as study, ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda index: run_one(ledger(study), index), range(24)))
+        list(pool.map(lambda index: run_one(make_ledger(study), index), range(24)))
     assert_complete(url, 24)
 
 
@@ -112,7 +112,7 @@ def test_restarts_of_the_server_lose_and_duplicate_no_trial(
         try:
             index = 0
             while not stop.is_set():
-                run_one(ledger(study), index)
+                run_one(make_ledger(study), index)
                 index += 1
             failures.append(index)
         except BaseException as error:
@@ -168,14 +168,14 @@ def test_a_write_whose_commit_got_no_response_is_applied_once(
             return result
 
         dialect.do_commit = commit_and_lose
-        phase_ledger = ledger(study)
+        ledger = make_ledger(study)
         for index in range(2):
-            trial = call_with_loss(phase_ledger.start, index, UNIT, VALUES, 0)
+            trial = call_with_loss(ledger.start, index, UNIT, VALUES, 0)
             for step in range(3):
-                call_with_loss(phase_ledger.report, trial, index + step / 10, step)
-            trial = call_with_loss(phase_ledger.record_retry, trial, "out of memory")
+                call_with_loss(ledger.report, trial, index + step / 10, step)
+            trial = call_with_loss(ledger.record_retry, trial, "out of memory")
             call_with_loss(
-                phase_ledger.finish, trial, Result(float(index), 0.1, {"val_loss": float(index)})
+                ledger.finish, trial, Result(float(index), 0.1, {"val_loss": float(index)})
             )
         call_with_loss(study.write_note, "k", 1)
         assert study.read_note("k") == 1
@@ -185,14 +185,14 @@ def test_a_write_whose_commit_got_no_response_is_applied_once(
 
 def test_the_error_after_the_time_limit_names_the_cause(tmp_path, postgres, postgres_url, capsys):
     with Study(make_location(tmp_path, postgres_url), {}, retry_timeout=0.5) as study:
-        trial = ledger(study).start(0, UNIT, VALUES, 0)
+        trial = make_ledger(study).start(0, UNIT, VALUES, 0)
         postgres.stop("fast")
         try:
             with pytest.raises(UserError, match=r"no result for 0\.5 s \(.*refused"):
-                ledger(study).finish(trial, Result(1.0, 0.1))
+                make_ledger(study).finish(trial, Result(1.0, 0.1))
         finally:
             postgres.start()
-        ledger(study).finish(trial, Result(1.0, 0.1))
+        make_ledger(study).finish(trial, Result(1.0, 0.1))
     assert [entry.state.name for entry in load_optuna_trials(postgres_url)] == ["COMPLETE"]
     assert "trying again for 0.5 s" in capsys.readouterr().err
 
@@ -218,7 +218,7 @@ def test_a_locked_sqlite_file_is_waited_for(tmp_path, monkeypatch, capsys):
         other.execute("BEGIN IMMEDIATE")
         release = threading.Timer(0.5, other.rollback)
         release.start()
-        run_one(ledger(study), 0)
+        run_one(make_ledger(study), 0)
         release.join()
         other.close()
     assert_complete(f"sqlite:///{path}", 1)
@@ -232,7 +232,7 @@ def test_a_permanent_lock_is_reported_after_the_time_limit(tmp_path, monkeypatch
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(UserError, match=r"no result for 0\.3 s \(database is locked\)"):
-            ledger(study).start(0, UNIT, VALUES, 0)
+            make_ledger(study).start(0, UNIT, VALUES, 0)
         other.close()
 
 
@@ -247,16 +247,16 @@ from synaptune.study.study import PhaseLedger, Study
 space = Space((Dimension("x", "log", 0.1, 10.0), Dimension("n", "lin", 1, 5, integer=True)))
 with Study(StudyLocation("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}) as study:
     print("ready", flush=True)
-    phase_ledger = PhaseLedger(study, space, "search", {"seed": 4})
-    trials = phase_ledger.read_trials()
+    ledger = PhaseLedger(study, space, "search", {"seed": 4})
+    trials = ledger.read_trials()
     waiting = [trial for trial in trials if trial.state == "running"]
     numbers, values = range(len(trials), int(sys.argv[3])), {"x": 0.5, "n": 2}
-    fresh = (phase_ledger.start(index, (0.1, 0.2), values, 0) for index in numbers)
+    fresh = (ledger.start(index, (0.1, 0.2), values, 0) for index in numbers)
     for trial in itertools.chain(waiting, fresh):
         for step in range(3):
-            phase_ledger.report(trial, trial.index + step / 10, step)
+            ledger.report(trial, trial.index + step / 10, step)
         value = float(trial.index)
-        phase_ledger.finish(trial, Result(value, 0.1, {"val_loss": value}))
+        ledger.finish(trial, Result(value, 0.1, {"val_loss": value}))
 """
 
 

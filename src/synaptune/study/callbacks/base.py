@@ -1,4 +1,4 @@
-"""The callbacks that a logger configuration asks for: terminal, TensorBoard, Weights & Biases."""
+"""The callbacks of a logger configuration: terminal, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from synaptune.study.callbacks.trial_lines import TrialLines
 from synaptune.study.study import PhaseLedger
 from synaptune.training.config import LoggerConfig
 
-NO_LOGGING = LoggerConfig(progress="off", tensorboard=False, wandb="off")
 TERMINAL_ONLY = LoggerConfig(tensorboard=False, wandb="off")
 _EXIT_CODES = {KeyboardInterrupt: EXIT_INTERRUPTED, UserError: EXIT_USER_ERROR}
 

@@ -43,7 +43,6 @@ JOB_TYPE = "controller"
 REPEATED = "repeated"
 _RUN_FILE = "run.json"
 _HISTORY_FILE = "logged.jsonl"
-_NO_TRIALS: Mapping[str, Sequence[Trial]] = {}
 _IMAGE_EVERY = 10  # generations between two images after the first ten
 
 
@@ -54,7 +53,7 @@ def open_search_run(
     names: Mapping[str, Sequence[str]],
     flat_config: Mapping[str, Any],
     maximize: bool = False,
-    earlier: Mapping[str, Sequence[Trial]] = _NO_TRIALS,
+    earlier: Mapping[str, Sequence[Trial]] | None = None,
 ) -> list[WandbCallback]:
     """Open the controller's run of a study, new or resumed.
 
@@ -93,7 +92,7 @@ def open_search_run(
             phase=phase,
             names=phase_names,
             maximize=maximize,
-            earlier=earlier.get(phase, ()),
+            earlier=(earlier or {}).get(phase, ()),
         )
         for phase, phase_names in names.items()
     ]
