@@ -133,9 +133,9 @@ def test_restarts_of_the_server_lose_and_duplicate_no_trial(
     assert isinstance(count, int), count
     assert count > 3
     assert_complete(postgres_url, count)
-    message = capsys.readouterr().err.splitlines()
-    assert 2 <= len(message) <= 6
-    assert ["answers again" in line for line in message] == [False, True] * (len(message) // 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert 2 <= len(lines) <= 6
+    assert ["answers again" in line for line in lines] == [False, True] * (len(lines) // 2)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -188,7 +188,7 @@ def test_the_error_after_the_time_limit_names_the_cause(tmp_path, postgres, post
         trial = make_ledger(study).start(0, UNIT, VALUES, 0)
         postgres.stop("fast")
         try:
-            with pytest.raises(UserError, match=r"no result for 0\.5 s \(.*refused"):
+            with pytest.raises(UserError, match=r"no answer for 0\.5 s \(.*refused"):
                 make_ledger(study).finish(trial, Result(1.0, 0.1))
         finally:
             postgres.start()
@@ -231,7 +231,7 @@ def test_a_permanent_lock_is_reported_after_the_time_limit(tmp_path, monkeypatch
     with Study(make_location(tmp_path, f"sqlite:///{path}"), {}, retry_timeout=0.3) as study:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(UserError, match=r"no result for 0\.3 s \(database is locked\)"):
+        with pytest.raises(UserError, match=r"no answer for 0\.3 s \(database is locked\)"):
             make_ledger(study).start(0, UNIT, VALUES, 0)
         other.close()
 
