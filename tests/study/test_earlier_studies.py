@@ -1,4 +1,4 @@
-"""Studies that an earlier version made are read, reported, refined and continued."""
+"""Studies of an earlier version are read, reported, refined and continued."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def read_units(folder: Path) -> list[list[float]]:
     return [list(trial.unit) for trial in find_study(str(folder)).trials]
 
 
-def require_same_libraries(folder: Path) -> None:
-    """Skip where another release of a library would ask for other points."""
+def skip_with_other_libraries(folder: Path) -> None:
+    """Skip the test if another release of a library would give other points."""
     record = find_study(str(folder))
     assert record.engine is not None
     snapshot = StateFile(
@@ -86,13 +86,13 @@ def run_phase1(folder: Path) -> str:
     return run(folder, "-m", "synaptune.cli.main", "phase1", *words)
 
 
-def minimise(parameters: dict) -> float:
+def objective(parameters: dict) -> float:
     """The objective of the study `manager-tpe`."""
     return (parameters["x"] - 3) ** 2 + parameters["n"] + (parameters["kind"] != "a")
 
 
 @pytest.mark.parametrize("name", TRIALS)
-def test_it_is_read(studies, name):
+def test_an_earlier_study_is_read(studies, name):
     record = find_study(name)
     assert len(record.trials) == TRIALS[name]
     assert all(trial.state == "complete" for trial in record.trials)
@@ -102,7 +102,7 @@ def test_it_is_read(studies, name):
 
 
 @pytest.mark.parametrize("name", TRIALS)
-def test_it_is_reported_and_refined(studies, name, capsys):
+def test_an_earlier_study_is_reported_and_refined(studies, name, capsys):
     before = read_stored(studies / name)
     assert main(["report", name]) == 0
     page = (studies / name / "report" / "report.html").read_text()
@@ -114,8 +114,8 @@ def test_it_is_reported_and_refined(studies, name, capsys):
 
 
 @pytest.mark.parametrize("name", TRIALS)
-def test_its_optimizer_snapshot_is_read(studies, name):
-    require_same_libraries(studies / name)
+def test_the_optimizer_snapshot_of_an_earlier_study_is_read(studies, name):
+    skip_with_other_libraries(studies / name)
     record = find_study(name)
     assert record.engine is not None
     space = record.spaces["search"].describe()
@@ -125,21 +125,21 @@ def test_its_optimizer_snapshot_is_read(studies, name):
 
 
 @pytest.mark.slow
-def test_a_multirun_continues_with_the_points_that_its_own_version_would_ask_for(studies):
+def test_a_multirun_continues_with_the_points_of_its_version(studies):
     folder = studies / "sweep-cma"
-    require_same_libraries(folder)
+    skip_with_other_libraries(folder)
     before, points = read_stored(folder), read_units(folder)
     train = str(ROOT / "train.py")
     text = run(studies.parents[1], train, *SWEEP, "hydra.sweeper.optim.budget=14")
     assert "10 finished before" in text
-    assert "optimizer.pkl" not in text  # nothing to say: the snapshot was restored
+    assert "optimizer.pkl" not in text  # no message: the snapshot was restored
     stored = read_stored(folder)
     assert (len(stored), stored[:10]) == (14, before)
     assert read_units(folder) == [*points, *map(pytest.approx, NEXT_POINTS["sweep-cma"])]
 
 
 @pytest.mark.slow
-def test_a_protocol_prints_its_verdict_again_and_runs_nothing(studies):
+def test_a_finished_protocol_prints_its_verdict_and_runs_no_trial(studies):
     folder = studies / "protocol-phase1"
     before = read_stored(folder)
     summary = json.loads((folder / "summary.json").read_text())
@@ -151,13 +151,13 @@ def test_a_protocol_prints_its_verdict_again_and_runs_nothing(studies):
     assert (folder / "report" / "report.html").exists()
 
 
-def test_a_trial_manager_continues_with_the_points_that_its_own_version_would_ask_for(studies):
+def test_a_trial_manager_continues_with_the_points_of_its_version(studies):
     folder = studies / "manager-tpe"
-    require_same_libraries(folder)
+    skip_with_other_libraries(folder)
     before, points = read_stored(folder), read_units(folder)
     manager = TrialManager("manager-tpe", n_trials=16, sampler="tpe")
     manager.optimize(
-        minimise,
+        objective,
         {"x": ("uniform", 0, 10), "n": ("int", 0, 8), "kind": ("categorical", ["a", "b"])},
     )
     stored = read_stored(folder)
@@ -169,12 +169,14 @@ def open_study(studies: Path, *, added=None, left_out=(), **options) -> Study:
     """Open `sweep-cma` with its own configuration, with keys added and left out."""
     folder = studies / "sweep-cma"
     record = find_study("sweep-cma")
-    kept = {key: record.configuration[key] for key in record.configuration if key not in left_out}
+    configuration = {
+        key: record.configuration[key] for key in record.configuration if key not in left_out
+    }
     location = StudyLocation("sweep-cma", folder, f"sqlite:///{folder}/study.db", "must")
-    return Study(location, kept | (added or {}), **options)
+    return Study(location, configuration | (added or {}), **options)
 
 
-def test_a_key_that_this_version_added_does_not_stop_it(studies):
+def test_a_study_without_a_new_key_is_continued(studies):
     """The study keeps its configuration, so its trials keep one fingerprint."""
     trials = find_study("sweep-cma").trials
     with open_study(studies, added={"model.new": "off"}, defaults={"model.new": "off"}) as study:
@@ -183,21 +185,21 @@ def test_a_key_that_this_version_added_does_not_stop_it(studies):
     assert len(find_study("sweep-cma").trials) == len(trials)
 
 
-def test_an_added_key_of_another_value_is_refused_with_the_version_that_began_the_study(studies):
+def test_a_new_key_with_another_value_is_refused_with_the_version_of_the_study(studies):
     with pytest.raises(UserError) as refusal:
         open_study(studies, added={"model.new": "on"}, defaults={"model.new": "off"})
     assert f"created by synaptune {WRITER}; 1 differ" in str(refusal.value)
     assert "model.new: the study has off, this command on" in str(refusal.value)
 
 
-def test_a_key_that_this_version_does_not_have_is_refused_with_the_version(studies):
+def test_an_unknown_key_is_refused_with_the_version_of_the_study(studies):
     with pytest.raises(UserError) as refusal:
         open_study(studies, left_out=["model.tick"])
     assert f"created by synaptune {WRITER}; 1 differ" in str(refusal.value)
     assert "model.tick: the study has 16, this command (absent)" in str(refusal.value)
 
 
-def test_the_command_line_continues_a_study_that_lacks_a_key_of_this_version(studies):
+def test_the_command_line_continues_a_study_without_a_new_key(studies):
     """As in the fixture, `pruner.percentile` and `model.top_k` at their defaults taken away."""
     folder = studies / "sweep-cma"
     with sqlite3.connect(folder / "study.db") as database:

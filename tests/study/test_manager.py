@@ -1,4 +1,4 @@
-"""The Python API: documented example, resume, pruning, worker processes, mistakes."""
+"""The Python API: documented example, resume, pruning, worker processes, invalid input."""
 
 import json
 import math
@@ -31,15 +31,15 @@ def bowl(params):
     )
 
 
-def manager(folder, **options):
+def make_manager(folder, **options):
     return TrialManager("m", **{"n_trials": 12, "directory": folder, "progress": False, **options})
 
 
-def sequence(trials):
+def list_results(trials):
     return [(trial.index, trial.values, trial.objective) for trial in trials]
 
 
-def test_the_documented_example_runs_and_says_what_it_shows(tmp_path, monkeypatch, capsys):
+def test_the_documented_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs/python_api.md").read_text(), flags=re.S
@@ -56,20 +56,20 @@ def test_the_documented_example_runs_and_says_what_it_shows(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("sampler", ["cma", "random"])
 def test_a_search_in_two_calls_is_the_search_in_one(tmp_path, sampler):
-    whole = manager(tmp_path / "whole", sampler=sampler)
-    whole.optimize(bowl, SPACE)
-    manager(tmp_path / "parts", sampler=sampler, n_trials=5).optimize(bowl, SPACE)
-    rest = manager(tmp_path / "parts", sampler=sampler)
+    single = make_manager(tmp_path / "single", sampler=sampler)
+    single.optimize(bowl, SPACE)
+    make_manager(tmp_path / "parts", sampler=sampler, n_trials=5).optimize(bowl, SPACE)
+    rest = make_manager(tmp_path / "parts", sampler=sampler)
     assert len(rest.trials) == 5
     rest.optimize(bowl, SPACE)
-    assert sequence(rest.trials) == sequence(whole.trials)
-    assert rest.best_params == whole.best_params
+    assert list_results(rest.trials) == list_results(single.trials)
+    assert rest.best_params == single.best_params
 
 
 def test_values_have_the_types_and_ranges_of_the_space(tmp_path):
-    made = manager(tmp_path, sampler="random", n_trials=30)
-    made.optimize(bowl, SPACE)
-    for trial in made.trials:
+    manager = make_manager(tmp_path, sampler="random", n_trials=30)
+    manager.optimize(bowl, SPACE)
+    for trial in manager.trials:
         assert 0.0 <= trial.values["x"] <= 10.0
         assert 1e-3 <= trial.values["rate"] <= 1.0
         assert trial.values["n"] in range(1, 10)
@@ -77,74 +77,74 @@ def test_values_have_the_types_and_ranges_of_the_space(tmp_path):
         assert trial.values["mode"] in ("a", "b")
 
 
-def test_a_failed_a_pruned_and_a_good_trial_are_told_apart(tmp_path):
+def test_failed_pruned_and_complete_trials_have_their_states(tmp_path):
     def objective(params):
         if params["n"] > 6:
             raise ArithmeticError("too many")
         if params["n"] > 3:
-            made.report(5.0, 1)
+            manager.report(5.0, 1)
             raise TrialPruned(7.0)
         return bowl(params)
 
-    made = manager(tmp_path, sampler="random", n_trials=20, max_failure_rate=1.0)
-    made.optimize(objective, SPACE)
-    for trial in made.trials:
+    manager = make_manager(tmp_path, sampler="random", n_trials=20, max_failure_rate=1.0)
+    manager.optimize(objective, SPACE)
+    for trial in manager.trials:
         expected = (
             "failed" if trial.values["n"] > 6 else "pruned" if trial.values["n"] > 3 else "complete"
         )
         assert trial.state == expected
-    assert {trial.state for trial in made.trials} == {"failed", "pruned", "complete"}
-    assert made.best_trial.state == "complete"
+    assert {trial.state for trial in manager.trials} == {"failed", "pruned", "complete"}
+    assert manager.best_trial.state == "complete"
 
 
 def test_the_direction_decides_what_is_best_and_callbacks_see_every_trial(tmp_path):
     seen = []
-    made = manager(tmp_path, sampler="random", direction="maximize")
-    best = made.optimize(
+    manager = make_manager(tmp_path, sampler="random", direction="maximize")
+    best = manager.optimize(
         bowl,
         SPACE,
         callbacks=[lambda manager, trial: seen.append((trial.index, manager.best_value))],
     )
-    assert best.objective == made.best_value == max(trial.objective for trial in made.trials)
+    assert best.objective == manager.best_value == max(trial.objective for trial in manager.trials)
     assert [index for index, _ in seen] == list(range(12))
     assert [value for _, value in seen] == [
-        max(trial.objective for trial in made.trials[: n + 1]) for n in range(12)
+        max(trial.objective for trial in manager.trials[: n + 1]) for n in range(12)
     ]
 
 
-def test_worker_processes_find_what_this_process_finds(tmp_path):
+def test_worker_processes_give_the_results_of_one_process(tmp_path):
     def reporting(params):
-        there.report(bowl(params), 1)
+        parallel.report(bowl(params), 1)
         return bowl(params)
 
-    here = manager(tmp_path / "here", n_trials=10)
-    here.optimize(bowl, SPACE)
-    there = manager(tmp_path / "there", n_trials=10, workers=2)
-    there.optimize(reporting, SPACE)
-    assert len(there.trials) == 10
-    assert sequence(there.trials) == sequence(here.trials)
+    serial = make_manager(tmp_path / "serial", n_trials=10)
+    serial.optimize(bowl, SPACE)
+    parallel = make_manager(tmp_path / "parallel", n_trials=10, workers=2)
+    parallel.optimize(reporting, SPACE)
+    assert len(parallel.trials) == 10
+    assert list_results(parallel.trials) == list_results(serial.trials)
 
 
-def test_weights_of_choices_are_their_shares_of_random_points(tmp_path):
-    made = manager(tmp_path, sampler="random", n_trials=80)
-    made.optimize(lambda params: 0.0, {"mode": ("categorical", ["rare", "often"], [1, 9])})
-    assert 1 <= sum(trial.values["mode"] == "rare" for trial in made.trials) <= 20
+def test_weights_of_choices_are_their_fractions_of_random_points(tmp_path):
+    manager = make_manager(tmp_path, sampler="random", n_trials=80)
+    manager.optimize(lambda params: 0.0, {"mode": ("categorical", ["rare", "often"], [1, 9])})
+    assert 1 <= sum(trial.values["mode"] == "rare" for trial in manager.trials) <= 20
 
 
-def test_importance_finds_the_parameter_that_matters(tmp_path):
-    made = manager(tmp_path, sampler="random", n_trials=80)
-    made.optimize(
+def test_the_most_important_parameter_comes_first(tmp_path):
+    manager = make_manager(tmp_path, sampler="random", n_trials=80)
+    manager.optimize(
         lambda params: (params["x"] - 3.0) ** 2 + 1e-3 * params["n"],
         {name: SPACE[name] for name in ("x", "n")},
     )
-    importance = made.get_param_importance()
+    importance = manager.get_param_importance()
     assert next(iter(importance)) == "x"
     assert importance["x"] > 0.8
     assert sum(importance.values()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
         (("unifrom", 0, 1), "closest: uniform"),
         (("uniform", 1, 0), "not below"),
@@ -158,26 +158,26 @@ def test_importance_finds_the_parameter_that_matters(tmp_path):
         ("uniform", r"search_space x: 'uniform'[\s\S]*to do"),
     ],
 )
-def test_a_space_that_cannot_be_is_refused(tmp_path, entry, said):
-    with pytest.raises(UserError, match=said):
-        manager(tmp_path).optimize(bowl, {"x": entry})
+def test_an_invalid_space_is_refused(tmp_path, entry, message):
+    with pytest.raises(UserError, match=message):
+        make_manager(tmp_path).optimize(bowl, {"x": entry})
     assert not (tmp_path / "study.db").exists()
 
 
-def test_an_objective_that_no_worker_can_be_sent_is_refused_and_the_trials_are_still_told(tmp_path):
+def test_an_objective_that_cannot_be_pickled_is_refused_and_one_worker_runs_it(tmp_path):
     lock = threading.Lock()
 
     def locked(params):
         with lock:
             return bowl(params)
 
-    made = manager(tmp_path, n_trials=4, workers=2)
+    manager = make_manager(tmp_path, n_trials=4, workers=2)
     with pytest.raises(
         UserError, match=r"cannot be sent to a worker[\s\S]*lock[\s\S]*to do: .*one worker"
     ):
-        made.optimize(locked, SPACE)
-    manager(tmp_path, n_trials=4).optimize(locked, SPACE)
-    assert len(made.trials) == 4
+        manager.optimize(locked, SPACE)
+    make_manager(tmp_path, n_trials=4).optimize(locked, SPACE)
+    assert len(manager.trials) == 4
 
 
 @pytest.mark.parametrize(
@@ -191,27 +191,27 @@ def test_an_objective_that_no_worker_can_be_sent_is_refused_and_the_trials_are_s
         {"max_failure_rate": 2.0},
     ],
 )
-def test_an_option_that_cannot_be_is_refused(tmp_path, options):
+def test_an_invalid_option_is_refused(tmp_path, options):
     with pytest.raises(UserError, match="to do"):
-        manager(tmp_path, **options)
+        make_manager(tmp_path, **options)
 
 
-def test_an_existing_study_is_continued_only_where_that_is_wanted_and_fits(tmp_path):
-    manager(tmp_path, n_trials=3).optimize(bowl, SPACE)
+def test_an_existing_study_is_continued_only_on_request_and_with_its_space(tmp_path):
+    make_manager(tmp_path, n_trials=3).optimize(bowl, SPACE)
     with pytest.raises(UserError, match="resume=never"):
-        manager(tmp_path, load_if_exists=False).optimize(bowl, SPACE)
+        make_manager(tmp_path, load_if_exists=False).optimize(bowl, SPACE)
     with pytest.raises(UserError, match="another configuration"):
-        manager(tmp_path).optimize(bowl, SPACE | {"x": ("uniform", 0.0, 5.0)})
-    assert len(manager(tmp_path).trials) == 3
+        make_manager(tmp_path).optimize(bowl, SPACE | {"x": ("uniform", 0.0, 5.0)})
+    assert len(make_manager(tmp_path).trials) == 3
 
 
-def test_the_best_of_nothing_is_refused(tmp_path):
+def test_the_best_value_of_an_empty_study_is_refused(tmp_path):
     with pytest.raises(UserError, match="call optimize first"):
-        _ = manager(tmp_path).best_value
+        _ = make_manager(tmp_path).best_value
 
 
-def test_the_search_distribution_of_each_generation_is_kept(tmp_path):
-    manager(tmp_path, n_trials=20).optimize(bowl, SPACE)
+def test_the_search_distribution_of_each_generation_is_written(tmp_path):
+    make_manager(tmp_path, n_trials=20).optimize(bowl, SPACE)
     lines = [json.loads(line) for line in (tmp_path / "generations.jsonl").read_text().splitlines()]
     assert [line["generation"] for line in lines] == [1, 2]
     for line in lines:
@@ -220,7 +220,7 @@ def test_the_search_distribution_of_each_generation_is_kept(tmp_path):
         assert line["condition"] == pytest.approx(line["eigenvalues"][-1] / line["eigenvalues"][0])
 
 
-def test_a_number_of_numpy_is_a_number(tmp_path):
+def test_an_objective_can_return_a_number_of_numpy(tmp_path):
     manager = TrialManager("s", 2, sampler="random", directory=tmp_path, progress=False)
     manager.optimize(lambda p: np.float32(p["x"]), {"x": ("uniform", 0, 1)})
     assert [trial.state for trial in manager.trials] == ["complete"] * 2

@@ -51,34 +51,34 @@ ORDER = [
 ]
 
 
-def write(folder, url=None, name="s"):
-    """A study with a trial of every state; returns it, open."""
+def write_study(folder, url=None, name="s"):
+    """Write a study with a trial of every state; return it open."""
     study = Study(StudyLocation(name, folder, url or f"sqlite:///{folder}/study.db", "auto"), {})
-    book = PhaseLedger(study, SPACE, "search", {"seed": 4})
+    ledger = PhaseLedger(study, SPACE, "search", {"seed": 4})
     results = (
         Result(1.5, 2.0, {"val_loss": 1.5, "odd": math.nan}, {"rate": 7}),
         Result(None, 1.0, {"val_loss": 3.0}, pruned=True, estimate=2.5),
         Result(None, 0.5, failure=make_failure(ValueError('a "bad"\nday, really'))),
     )
     for index, result in enumerate(results):
-        book.finish(
-            book.record_retry(
-                book.start(index, (0.1, 0.2, 0.3), VALUES, index // 2), "out of memory"
+        ledger.finish(
+            ledger.record_retry(
+                ledger.start(index, (0.1, 0.2, 0.3), VALUES, index // 2), "out of memory"
             ),
             result,
         )
-    book.start(3, (0.1, 0.2, 0.3), VALUES | {"seed": 3}, 1)
+    ledger.start(3, (0.1, 0.2, 0.3), VALUES | {"seed": 3}, 1)
     return study
 
 
-def exported(capsys, *words):
-    assert cli.main(["export", *words]) == 0
+def export(capsys, *arguments):
+    assert cli.main(["export", *arguments]) == 0
     return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
 
 
-def test_every_trial_is_a_row_with_all_that_is_known(tmp_path, capsys):
-    write(tmp_path).close()
-    rows = exported(capsys, str(tmp_path))
+def test_every_trial_is_a_row_with_all_its_facts(tmp_path, capsys):
+    write_study(tmp_path).close()
+    rows = export(capsys, str(tmp_path))
     assert list(rows[0]) == ORDER
     assert [row["state"] for row in rows] == ["complete", "pruned", "failed", "running"]
     assert [row["objective"] for row in rows] == ["1.5", "", "", ""]
@@ -91,9 +91,9 @@ def test_every_trial_is_a_row_with_all_that_is_known(tmp_path, capsys):
     assert [row["parameter.seed"] for row in rows] == ["a", "a", "a", "3"]
 
 
-def test_parquet_holds_the_same_table_with_its_types(tmp_path, capsys):
+def test_parquet_has_the_same_table_with_types(tmp_path, capsys):
     parquet = pytest.importorskip("pyarrow.parquet")
-    with write(tmp_path) as study:
+    with write_study(tmp_path) as study:
         expected = tabulate_trials(study.read_trials())
         out = tmp_path / "deep" / "trials.parquet"
         assert cli.main(["export", str(tmp_path), "--out", str(out)]) == 0
@@ -115,12 +115,12 @@ def test_a_study_is_found_by_its_name_its_folder_or_its_database(
     tmp_path, capsys, monkeypatch, postgres_url
 ):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "outputs" / "studies" / "mine", name="other-name").close()
-    write(tmp_path / "elsewhere", postgres_url, name="first").close()
-    write(tmp_path / "elsewhere", postgres_url, name="second").close()
-    rows = exported(capsys, "mine")
-    assert exported(capsys, "outputs/studies/mine") == rows
-    assert exported(capsys, "second", "--storage", postgres_url) == rows
+    write_study(tmp_path / "outputs" / "studies" / "mine", name="other-name").close()
+    write_study(tmp_path / "elsewhere", postgres_url, name="first").close()
+    write_study(tmp_path / "elsewhere", postgres_url, name="second").close()
+    rows = export(capsys, "mine")
+    assert export(capsys, "outputs/studies/mine") == rows
+    assert export(capsys, "second", "--storage", postgres_url) == rows
     assert len(rows) == 4
 
 
@@ -129,16 +129,16 @@ def test_a_study_without_trials_is_a_table_without_rows(tmp_path):
     assert set(map(len, tabulate_trials(find_study(str(tmp_path)).trials).values())) == {0}
 
 
-def test_several_studies_in_a_folder_are_told_apart_by_name(tmp_path):
+def test_several_studies_in_a_folder_are_distinguished_by_name(tmp_path):
     for name in ("a", "b"):
-        write(tmp_path, name=name).close()
+        write_study(tmp_path, name=name).close()
     with pytest.raises(UserError, match="one of its studies: a, b"):
         find_study(str(tmp_path))
     assert len(find_study("b", f"sqlite:///{tmp_path}/study.db").trials) == 4
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["nosuch"], "no study database outputs/studies/nosuch/study.db"),
         (["s", "--format", "parquet"], "--out FILE.parquet"),
@@ -146,20 +146,20 @@ def test_several_studies_in_a_folder_are_told_apart_by_name(tmp_path):
         (["broken"], "not a SQLite database"),
     ],
 )
-def test_a_mistake_is_said(words, said, tmp_path, monkeypatch, capsys):
+def test_invalid_arguments_are_reported(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "study.db").write_text("this is no database")
-    assert cli.main(["export", *words]) == 2
-    shown = capsys.readouterr().err
-    assert said in shown
-    assert "to do: " in shown
+    assert cli.main(["export", *arguments]) == 2
+    output = capsys.readouterr().err
+    assert message in output
+    assert "to do: " in output
 
 
-def test_parquet_without_pyarrow_says_what_to_install_and_writes_nothing(
+def test_parquet_without_pyarrow_writes_nothing_and_says_what_to_install(
     tmp_path, monkeypatch, capsys
 ):
-    write(tmp_path).close()
+    write_study(tmp_path).close()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "t.parquet")]) == 2
     assert "pip install pyarrow" in capsys.readouterr().err

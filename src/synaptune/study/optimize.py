@@ -1,7 +1,4 @@
-"""Searches of a study, put together: optimizer, workers, pruner, warm start.
-
-What train.py -m, the protocols and TrialManager share.
-"""
+"""Searches of the phases of a study, as train.py -m, the protocols and TrialManager run them."""
 
 from __future__ import annotations
 
@@ -34,12 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What changes the course of a search.
+    """Options of a search.
 
     Attributes:
         pruner: stops trials by the values that they report; None stops no trial.
-        prior: points of an earlier study, for the optimizers that take them.
-        stop: reasons to end before the budget.
+        prior: points of an earlier study, for the optimizers that support them.
+        stop: rules that end the search before its budget.
         started_at: start of the command [s, monotonic]; None means the start of the search.
     """
 
@@ -51,10 +48,14 @@ class SearchOptions:
 
 @dataclass(frozen=True)
 class PhaseSearch:
-    """A phase of a study to search to its budget, from its state in the study.
+    """A search of one phase of a study, from its stored trials to its budget.
 
     Attributes:
-        on_message: receives lines for people.
+        ledger: the trials of the phase.
+        engine: settings of the optimizer.
+        plan: limits of the search.
+        options: options of the search.
+        on_message: receives the lines to print.
     """
 
     ledger: PhaseLedger
@@ -70,18 +71,26 @@ def optimize(
     callbacks: CallbackList | None = None,
     notifier: Notifier | None = None,
 ) -> list[list[Trial]]:
-    """Search phases side by side on the same workers.
+    """Run concurrent searches on the same workers.
+
+    Args:
+        searches: the searches.
+        workers: run the trials.
+        callbacks: callbacks of all searches.
+        notifier: sends the events of all searches.
 
     Returns:
-        The trials of each phase.
+        The trials of each search.
 
     Raises:
-        as search/loop.py does.
+        UserError, KeyboardInterrupt: see run_searches.
     """
     if notifier is not None:
         notifier.reset()
-    shared = callbacks or CallbackList()
-    return run_searches([_build_search(job, shared, notifier) for job in searches], workers)
+    callbacks = callbacks or CallbackList()
+    return run_searches(
+        [_build_search(search, callbacks, notifier) for search in searches], workers
+    )
 
 
 def _build_search(
@@ -123,7 +132,7 @@ def _build_search(
         callbacks=CallbackList(callbacks),
         stopper=stopper,
         prior=options.prior,
-        # A grid or a sample is run whole: points that do not follow the losses have no plateau.
+        # A plateau says nothing about a grid or a sample, whose points do not depend on losses.
         stop_rule=make_stop_rule(
             stop if optimizer.learns else replace(stop, plateau=None),
             maximize=plan.maximize,
@@ -133,17 +142,17 @@ def _build_search(
     )
 
 
-def _make_path(ledger: PhaseLedger, name: str, kind: str) -> Path:
-    """The path of a file in the study's folder that belongs to a phase."""
+def _make_path(ledger: PhaseLedger, name: str, suffix: str) -> Path:
+    """Return the path of a file of a phase in the folder of its study."""
     phase = "" if ledger.phase == "search" else f"-{ledger.phase}"
-    return ledger.study.location.folder / f"{name}{phase}.{kind}"
+    return ledger.study.location.folder / f"{name}{phase}.{suffix}"
 
 
 class StudyWriter(Callback):
-    """Keeps the heartbeat of a study, writes its search distributions and prints health warnings.
+    """Sends heartbeats of a study, writes its search distributions and prints health warnings.
 
-    Each generation is a line of JSON in `generations.jsonl`. A generation that comes twice after a
-    kill has two lines; the later one counts.
+    Each generation is a line of JSON in `generations.jsonl`. A generation that is repeated after a
+    kill has two lines, of which the last one is valid.
     """
 
     is_required = True
@@ -167,9 +176,15 @@ class StudyWriter(Callback):
 
 
 def start_from_study(space: Space, start: str | None, *, maximize: bool = False) -> WarmStart:
-    """A space that begins at the best of another study (null: where it is).
+    """Return a search space that starts at the best trial of another study, and its points.
 
-    Raises UserError for a study that cannot be begun at.
+    Args:
+        space: the search space.
+        start: name or folder of the other study; None keeps the start of the space.
+        maximize: whether larger objectives are better.
+
+    Raises:
+        UserError: the study cannot be read, or has no suitable trial.
     """
     if start is None:
         return WarmStart(space, ())
@@ -180,8 +195,9 @@ def start_from_study(space: Space, start: str | None, *, maximize: bool = False)
 
 
 def resume_engine(study: Study, engine: Engine) -> Engine:
-    """The engine a study began with: its sequence depends on the first workers, budget and seed,
-    whatever they are now.
+    """Return the engine of the first command of a study; store `engine` in a new study.
+
+    The sequence of points depends on the workers, budget and seed of the first command.
     """
     stored = study.read_note(schema.ENGINE)
     if stored is None:

@@ -212,24 +212,24 @@ def _build_spaces(
     for trial in sorted(trials, key=lambda trial: trial.index):
         phase = trial.facts.get(schema.PHASE, SEARCH)
         if phase not in spaces and trial.values:
-            stored, dimensions = distributions[trial.number], []
-            for (name, value), unit in zip(trial.values.items(), trial.unit, strict=True):
-                # A dimension without a start starts at the middle. The coordinate of its rounded
-                # value would differ.
-                is_middle = unit == 0.5 and not isinstance(value, str | bool)
-                start = None if is_middle else value
-                described = str(configuration.get(f"{schema.RANGE_PREFIX}{name}", ""))
-                dimensions.append(
-                    _build_dimension(
-                        name, json.loads(stored[name]), start=start, described=described
-                    )
+            # A dimension without a start starts at the middle. The coordinate of its rounded value
+            # would differ, so a value at the middle is not a start.
+            dimensions = (
+                _build_dimension(
+                    name,
+                    json.loads(distributions[trial.number][name]),
+                    value=value,
+                    is_middle=unit == 0.5,
+                    described=str(configuration.get(f"{schema.RANGE_PREFIX}{name}", "")),
                 )
+                for (name, value), unit in zip(trial.values.items(), trial.unit, strict=True)
+            )
             spaces[phase] = Space(tuple(dimensions))
     return spaces
 
 
 def _build_dimension(
-    name: str, stored: Mapping[str, Any], *, start: Any, described: str
+    name: str, stored: Mapping[str, Any], *, value: Any, is_middle: bool, described: str
 ) -> Dimension:
     """Build a dimension from its Optuna distribution.
 
@@ -238,7 +238,7 @@ def _build_dimension(
     attributes = stored["attributes"]
     if stored["name"] == "CategoricalDistribution":
         choices = tuple(map(decode_choice, attributes["choices"]))
-        dimension = Dimension(name, "categorical", choices=choices, start=start)
+        dimension = Dimension(name, "categorical", choices=choices, start=value)
         head, separator, weights = described.rpartition(" weights ")
         if not separator or head != dimension.describe():
             return dimension
@@ -249,5 +249,5 @@ def _build_dimension(
         float(attributes["low"]),
         float(attributes["high"]),
         integer=stored["name"] == "IntDistribution",
-        start=start,
+        start=None if is_middle else value,
     )

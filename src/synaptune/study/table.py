@@ -64,9 +64,8 @@ def _unify_type(column: ColumnValues) -> ColumnValues:
     In a text column other values become JSON.
     """
     present = [entry for entry in column if entry is not None]
-    if all(isinstance(entry, bool) for entry in present):
-        return column
-    if all(isinstance(entry, int) and not isinstance(entry, bool) for entry in present):
+    types = set(map(type, present))
+    if types in (set(), {bool}, {int}):
         return column
     if all(_is_number(entry) for entry in present):
         return [None if entry is None else float(entry) for entry in column]

@@ -20,7 +20,8 @@ from synaptune.search.optimizers.diagnostics import diagnose
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.live_table import SearchInfo, SearchProgress, render_progress
+from synaptune.study.callbacks.live_table import render_progress
+from synaptune.study.callbacks.progress import SearchInfo, SearchProgress
 from synaptune.study.callbacks.screen import Screen, make_console
 
 SPACE = Space(
@@ -29,7 +30,7 @@ SPACE = Space(
         Dimension("synapse.cost", "lin", 0.0, 1.0, start=0.5),
     )
 )
-PATIENCE = 900.0  # seconds
+TIMEOUT = 900.0  # seconds
 
 
 def trial(number, objective=None, state="complete", **facts):
@@ -45,17 +46,17 @@ def trial(number, objective=None, state="complete", **facts):
     )
 
 
-def shown(standing, now, width=90):
+def render(progress, now, width=90):
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(render_progress(standing, now))
+    console.print(render_progress(progress, now))
     return console.file.getvalue()
 
 
-def test_the_table_says_where_a_search_stands():
+def test_the_table_shows_the_progress_of_a_search():
     earlier = [trial(0, 5.0), trial(1, None, "failed", failure="memory")]
     stop = StopConfig(price=10.0, money=2.0)
-    standing = SearchProgress(
-        SearchInfo("s: search", SPACE, "evaluations", 12, stop=stop), earlier, now=100.0
+    progress = SearchProgress(
+        SearchInfo("s: search", SPACE, "evaluation", 12, stop=stop), earlier, now=100.0
     )
     for number, state, objective, facts in (
         (2, "complete", 4.0, {}),
@@ -63,17 +64,17 @@ def test_the_table_says_where_a_search_stands():
         (4, "pruned", None, {}),
         (5, "failed", None, {"failure": "number"}),
     ):
-        standing.record_start(trial(number, state="running"), 100.0)
-        standing.record_end(trial(number, objective, state, **facts))
-    standing.record_start(trial(6, state="running"), 130.0)
-    standing.record_start(trial(7, state="running"), 190.0)
-    standing.record_report(trial(6), 50, 3.25)
-    text = shown(standing, 220.0)
+        progress.record_start(trial(number, state="running"), 100.0)
+        progress.record_end(trial(number, objective, state, **facts))
+    progress.record_start(trial(6, state="running"), 130.0)
+    progress.record_start(trial(7, state="running"), 190.0)
+    progress.record_report(trial(6), 50, 3.25)
+    text = render(progress, 220.0)
     assert "6 of 12 ended, 3 failed (2 number, 1 memory), 1 pruned" in text
     assert "4 in trial 2, 3 ended since" in text
     assert re.search(
         r"at +cost 0.75  tau 10", text
-    )  # what moved farthest first; tau is where it began
+    )  # the largest distance first; tau is at its start
     assert "120 an hour, 3 min left" in text  # four in two minutes, six to go
     assert "0.6 so far, 0.6 more to the budget, 1.4 left of 2" in text
     assert re.search(r"trial 6 +1.5 min +50 +3.25", text)
@@ -81,19 +82,19 @@ def test_the_table_says_where_a_search_stands():
     assert re.search(r"^generation +1 *$", text, re.MULTILINE)
 
 
-def test_a_table_without_a_price_budget_or_end_leaves_them_out():
-    text = shown(SearchProgress(SearchInfo("s: search", SPACE), [], now=0.0), 5.0)
+def test_a_table_without_price_budget_or_ended_trial_leaves_these_rows_out():
+    text = render(SearchProgress(SearchInfo("s: search", SPACE), [], now=0.0), 5.0)
     assert "0 ended" in text
     assert not any(
         word in text for word in ("cost", "left", "best", "running", "None", "generation")
     )
 
 
-def test_the_distributions_health_is_in_the_table():
+def test_the_table_shows_the_step_and_stagnation_of_the_distribution():
     import numpy as np
 
-    standing = SearchProgress(SearchInfo("s", SPACE), [], now=0.0)
-    standing.diagnostics = diagnose(
+    progress = SearchProgress(SearchInfo("s", SPACE), [], now=0.0)
+    progress.diagnostics = diagnose(
         generation=7,
         names=SPACE.names,
         mean=np.zeros(2),
@@ -101,39 +102,39 @@ def test_the_distributions_health_is_in_the_table():
         covariance=np.eye(2),
         stagnation=3,
     )
-    assert "step 0.2, 3 without a new best" in shown(standing, 1.0)
+    assert "step 0.2, 3 without a new best" in render(progress, 1.0)
 
 
-def test_hours_of_the_stopping_rules_bound_the_time_left():
-    standing = SearchProgress(
+def test_stop_hours_limits_the_time_left():
+    progress = SearchProgress(
         SearchInfo("s", SPACE, total=1000, stop=StopConfig(hours=2.0)), [], now=0.0
     )
-    standing.record_end(trial(0, 1.0))
-    assert standing.seconds_left(3600.0) == pytest.approx(3600.0)
+    progress.record_end(trial(0, 1.0))
+    assert progress.get_seconds_left(3600.0) == pytest.approx(3600.0)
 
 
-def test_many_running_trials_stay_a_short_table():
-    standing = SearchProgress(SearchInfo("s", SPACE), [], now=0.0)
+def test_many_running_trials_give_a_short_table():
+    progress = SearchProgress(SearchInfo("s", SPACE), [], now=0.0)
     for number in range(64):
-        standing.record_start(trial(number, state="running"), 0.0)
-    text = shown(standing, 1.0)
+        progress.record_start(trial(number, state="running"), 0.0)
+    text = render(progress, 1.0)
     assert "and 56 more" in text
     assert len(text.splitlines()) < 16
 
 
-def test_an_attempt_that_is_made_again_is_one_running_trial():
-    standing = SearchProgress(SearchInfo("s", SPACE), [], now=0.0)
-    standing.record_start(trial(3, state="running"), 0.0)
-    standing.record_start(trial(3, state="running"), 50.0)
-    assert list(standing.running) == [3]
-    assert standing.running[3].started_at == 50.0
+def test_two_attempts_at_a_trial_are_one_running_trial():
+    progress = SearchProgress(SearchInfo("s", SPACE), [], now=0.0)
+    progress.record_start(trial(3, state="running"), 0.0)
+    progress.record_start(trial(3, state="running"), 50.0)
+    assert list(progress.running) == [3]
+    assert progress.running[3].started_at == 50.0
 
 
-def test_a_file_holds_no_table():
+def test_a_file_gets_no_table():
     assert make_console(io.StringIO()) is None
 
 
-def test_a_picture_that_breaks_is_told_to_the_search_and_gives_the_streams_back():
+def test_a_failed_drawing_raises_in_the_search_and_restores_the_streams():
     before = sys.stdout, sys.stderr
 
     def render():
@@ -147,14 +148,14 @@ def test_a_picture_that_breaks_is_told_to_the_search_and_gives_the_streams_back(
 
 
 def wait_until(condition):
-    until = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < until, "waited too long"
+        assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
 
 
-class Glass:
-    """What a terminal would show, from the bytes it was sent: enough of one for what rich sends."""
+class ScreenText:
+    """The text on a terminal after the control sequences that rich sends."""
 
     def __init__(self):
         self.lines, self.row, self._rest = [""], 0, ""
@@ -194,8 +195,8 @@ class Terminal:
     """A program on a pseudo-terminal."""
 
     def __init__(self, *command):
-        self._ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        self._terminal, child = pty.openpty()
+        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
         environment = {
             key: value
             for key, value in os.environ.items()
@@ -203,39 +204,39 @@ class Terminal:
         }
         self.process = subprocess.Popen(
             [sys.executable, *command],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
+            stdin=child,
+            stdout=child,
+            stderr=child,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
             env=environment | {"TERM": "xterm-256color"},
         )
-        os.close(theirs)
-        self.glass, self.open = Glass(), True
+        os.close(child)
+        self.screen, self.open = ScreenText(), True
 
     def read(self):
-        if self.open and select.select([self._ours], [], [], 0.05)[0]:
+        if self.open and select.select([self._terminal], [], [], 0.05)[0]:
             data = b""
             with contextlib.suppress(OSError):
-                data = os.read(self._ours, 65536)
+                data = os.read(self._terminal, 65536)
             self.open = bool(data)
-            self.glass.feed(data.decode(errors="replace"))
-        return self.glass.text
+            self.screen.feed(data.decode(errors="replace"))
+        return self.screen.text
 
-    def until(self, pattern):
-        until = time.monotonic() + PATIENCE
+    def wait_for(self, pattern):
+        deadline = time.monotonic() + TIMEOUT
         while not re.search(pattern, self.read(), re.MULTILINE):
-            assert time.monotonic() < until, f"no {pattern} in\n{self.glass.text}"
-            assert self.open, f"ended without {pattern}:\n{self.glass.text}"
+            assert time.monotonic() < deadline, f"no {pattern} in\n{self.screen.text}"
+            assert self.open, f"ended without {pattern}:\n{self.screen.text}"
 
     def press(self, key):
-        os.write(self._ours, key)
+        os.write(self._terminal, key)
 
     def end(self):
         while self.open:
             self.read()
-        os.close(self._ours)
-        return self.process.wait(PATIENCE)
+        os.close(self._terminal)
+        return self.process.wait(TIMEOUT)
 
 
 SEARCH = """
@@ -246,15 +247,15 @@ from synaptune import TrialManager
 folder = Path(sys.argv[1])
 
 def objective(parameters):
-    number = len(list(folder.glob("began-*")))
-    (folder / f"began-{number}").touch()
+    number = len(list(folder.glob("started-*")))
+    (folder / f"started-{number}").touch()
     print(f"inside {number}", flush=True)
     print(f"aside {number}", file=sys.stderr)
     manager.report(0.5 + number, 10)
     while number >= 2 and not (folder / f"go-{number}").exists():
         time.sleep(0.02)
     if number == 1:
-        raise ArithmeticError("told to fail")
+        raise ArithmeticError("fails on purpose")
     return parameters["x"]
 
 manager = TrialManager("bowl", 6, sampler="random", directory=folder / "study", progress="bar")
@@ -278,19 +279,19 @@ def searching(folder):
         program.process.wait()
 
 
-def test_a_search_on_a_terminal_has_a_live_table_whose_last_state_stays(tmp_path):
+def test_the_last_state_of_the_live_table_stays_on_the_terminal(tmp_path):
     with searching(tmp_path) as program:
-        program.until(r"^trial 2 .* 10 +2\.5$")
-        program.until(r"2 of 6 ended, 1 failed \(1 error\)")
-        program.until(r"^aside 2$")
+        program.wait_for(r"^trial 2 .* 10 +2\.5$")
+        program.wait_for(r"2 of 6 ended, 1 failed \(1 error\)")
+        program.wait_for(r"^aside 2$")
         assert (
             "inside 0\naside 0\ninside 1\naside 1\ninside 2\naside 2\nbowl: search\n"
-            in program.glass.text
+            in program.screen.text
         )  # none torn, all above
         for number in range(2, 6):
             (tmp_path / f"go-{number}").touch()
         assert program.end() == 0
-    text = program.glass.text
+    text = program.screen.text
     assert text.count("bowl: search") == 1
     assert "6 of 6 ended, 1 failed (1 error)" in text
     assert "running" not in text
@@ -300,42 +301,42 @@ def test_a_search_on_a_terminal_has_a_live_table_whose_last_state_stays(tmp_path
     )  # what the program printed afterwards
 
 
-def test_ctrl_c_once_lets_the_running_trial_finish_and_is_said_above_the_table(tmp_path):
+def test_ctrl_c_once_finishes_the_running_trial_and_prints_a_message_above_the_table(tmp_path):
     with searching(tmp_path) as program:
-        program.until(r"^trial 2 .* 10 +2\.5$")
+        program.wait_for(r"^trial 2 .* 10 +2\.5$")
         program.press(b"\x03")
-        program.until(
+        program.wait_for(
             r"^Ctrl-C: waiting for the running trials, no new ones start; press again to stop now$"
         )
-        program.until(r"^trial 2 .* 10 +2\.5$")
+        program.wait_for(r"^trial 2 .* 10 +2\.5$")
         (tmp_path / "go-2").touch()
         assert program.end() == 130
-    assert "3 of 6 ended" in program.glass.text
-    assert "interrupted after 3" in program.glass.text
-    assert not (tmp_path / "began-3").exists()
+    assert "3 of 6 ended" in program.screen.text
+    assert "interrupted after 3" in program.screen.text
+    assert not (tmp_path / "started-3").exists()
 
 
-def test_ctrl_c_twice_stops_at_once_and_leaves_the_terminal_whole(tmp_path):
+def test_ctrl_c_twice_stops_at_once_and_leaves_the_terminal_intact(tmp_path):
     with searching(tmp_path) as program:
-        program.until(r"^trial 2 .* 10 +2\.5$")
+        program.wait_for(r"^trial 2 .* 10 +2\.5$")
         program.press(b"\x03")
-        program.until(r"^Ctrl-C: waiting")
+        program.wait_for(r"^Ctrl-C: waiting")
         program.press(b"\x03")
         assert program.end() == 130
-    assert "2 of 6 ended" in program.glass.text
-    assert "interrupted after 2" in program.glass.text
-    assert "Traceback" not in program.glass.text
+    assert "2 of 6 ended" in program.screen.text
+    assert "interrupted after 2" in program.screen.text
+    assert "Traceback" not in program.screen.text
 
 
-def test_what_several_threads_print_comes_out_whole(tmp_path):
-    ours, theirs = pty.openpty()
-    stream = os.fdopen(theirs, "w", buffering=1)
-    glass, got = Glass(), []
+def test_lines_that_several_threads_print_are_not_torn(tmp_path):
+    terminal, child = pty.openpty()
+    stream = os.fdopen(child, "w", buffering=1)
+    screen_text, chunks = ScreenText(), []
 
     def drain():
         with contextlib.suppress(OSError):
-            while data := os.read(ours, 65536):
-                got.append(data)
+            while data := os.read(terminal, 65536):
+                chunks.append(data)
 
     reader = threading.Thread(target=drain, daemon=True)
     reader.start()
@@ -355,9 +356,9 @@ def test_what_several_threads_print_comes_out_whole(tmp_path):
         screen.close()
         print("after")
     stream.close()
-    reader.join(PATIENCE)
-    os.close(ours)
-    glass.feed(b"".join(got).decode())
-    lines = [line for line in glass.text.splitlines() if line]
+    reader.join(TIMEOUT)
+    os.close(terminal)
+    screen_text.feed(b"".join(chunks).decode())
+    lines = [line for line in screen_text.text.splitlines() if line]
     assert sorted(lines[:200]) == sorted(f"line {n} {k}" for n in range(4) for k in range(50))
     assert lines[200:] == ["no newline at the end", "PICTURE", "after"]

@@ -1,4 +1,5 @@
 import io
+import math
 import time
 from dataclasses import replace
 
@@ -8,11 +9,11 @@ import pytest
 from synaptune.search.optimizers.diagnostics import diagnose
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.base import NO_LOGGING, PhaseTrials, open_callbacks
+from synaptune.study.callbacks.base import TERMINAL_ONLY, PhaseTrials, open_callbacks
 from synaptune.study.callbacks.images import sort_by_subsystem
 from synaptune.study.callbacks.tensorboard import (
     TensorBoardCallback,
-    to_own_unit,
+    convert_to_unit,
 )
 from synaptune.study.location import StudyConfig, resolve_location
 from synaptune.study.study import PhaseLedger, Study
@@ -48,10 +49,10 @@ def trial(number, objective, state="complete"):
     )
 
 
-def told(log, generation, objectives):
+def log_generation(log, generation, objectives):
     members = []
-    for place, objective in enumerate(objectives):
-        number = 5 * (generation - 1) + place
+    for position, objective in enumerate(objectives):
+        number = 5 * (generation - 1) + position
         members.append(trial(number, objective, "failed" if objective is None else "complete"))
         log.on_end(members[-1], number + 1)
     log.on_generation(distribution(generation), members)
@@ -71,8 +72,8 @@ def scalar(events, tag):
 
 def test_trials_and_generations_can_be_read_back_by_tensorboard(tmp_path):
     log = TensorBoardCallback(tmp_path, SPACE)
-    told(log, 1, [5.0, 4.0, None, 3.0, 6.0])
-    told(log, 2, [4.0, 2.0, 3.0, 2.0, 4.0])
+    log_generation(log, 1, [5.0, 4.0, None, 3.0, 6.0])
+    log_generation(log, 2, [4.0, 2.0, 3.0, 2.0, 4.0])
     log.close(0)
     trials, generations = read(tmp_path / "trials"), read(tmp_path / "generations")
     assert scalar(trials, "trial/objective")[:4] == [(1, 5.0), (2, 4.0), (4, 3.0), (5, 6.0)]
@@ -98,7 +99,7 @@ def test_trials_and_generations_can_be_read_back_by_tensorboard(tmp_path):
 
 def test_histograms_hold_every_value_of_a_generation(tmp_path):
     log = TensorBoardCallback(tmp_path, SPACE)
-    told(log, 1, [5.0, 4.0, None, 3.0, 6.0])
+    log_generation(log, 1, [5.0, 4.0, None, 3.0, 6.0])
     log.close(0)
     generations = read(tmp_path / "generations")
     costs = generations.Histograms("values/synapse.energy.cost")[0].histogram_value
@@ -115,11 +116,10 @@ def test_the_correlation_is_an_image_of_the_first_and_the_last_generation(tmp_pa
     from matplotlib.image import imread
 
     log = TensorBoardCallback(tmp_path, SPACE)
-    log._cost = 1e6  # as if drawing took long
-    told(log, 1, [1.0] * 5)
-    log._cost = 1e6
-    told(log, 2, [1.0] * 5)
-    told(log, 3, [1.0] * 5)
+    log_generation(log, 1, [1.0] * 5)
+    log._next_drawing = math.inf  # as after a slow drawing
+    log_generation(log, 2, [1.0] * 5)
+    log_generation(log, 3, [1.0] * 5)
     log.close(0)
     images = read(tmp_path / "generations").Images("correlation")
     assert [image.step for image in images] == [1, 3]
@@ -131,7 +131,7 @@ def test_the_correlation_is_an_image_of_the_first_and_the_last_generation(tmp_pa
     assert blue.sum() < 0.05 * red.sum()  # nothing is below 0
 
 
-def test_parameters_of_a_mechanism_stand_together():
+def test_parameters_of_a_subsystem_are_adjacent():
     assert sort_by_subsystem(["s.calcium.a", "s.energy.b", "s.calcium.c", "plain"]) == [
         "s.calcium.a",
         "s.calcium.c",
@@ -140,17 +140,17 @@ def test_parameters_of_a_mechanism_stand_together():
     ]
 
 
-def test_a_resumed_log_shows_no_step_twice(tmp_path):
+def test_a_resumed_log_has_no_step_twice(tmp_path):
     log = TensorBoardCallback(tmp_path, SPACE)
-    told(log, 1, [5.0] * 5)
-    told(log, 2, [4.0] * 5)
+    log_generation(log, 1, [5.0] * 5)
+    log_generation(log, 2, [4.0] * 5)
     log.close(130)
     time.sleep(1.0)  # TensorBoard reads files in the order of the second in their names
     earlier = [trial(number, 5.0 if number < 5 else 4.0) for number in range(5)]
-    again = TensorBoardCallback(tmp_path, SPACE, earlier=[*earlier, trial(9, None, "failed")])
-    told(again, 2, [3.0] * 5)  # a generation that is told again after a kill
-    told(again, 3, [2.0] * 5)
-    again.close(0)
+    resumed = TensorBoardCallback(tmp_path, SPACE, earlier=[*earlier, trial(9, None, "failed")])
+    log_generation(resumed, 2, [3.0] * 5)  # a generation that is repeated after a kill
+    log_generation(resumed, 3, [2.0] * 5)
+    resumed.close(0)
     trials, generations = read(tmp_path / "trials"), read(tmp_path / "generations")
     assert scalar(generations, "generation/best") == [(1, 5.0), (2, 3.0), (3, 2.0)]
     assert [step for step, _ in scalar(trials, "trial/objective")] == list(range(1, 16))
@@ -168,7 +168,7 @@ def test_the_log_is_readable_while_the_search_runs(tmp_path):
 
 def test_a_maximised_objective_keeps_its_sign(tmp_path):
     log = TensorBoardCallback(tmp_path, SPACE, maximize=True)
-    told(log, 1, [0.2, 0.9, 0.4, 0.5, 0.6])
+    log_generation(log, 1, [0.2, 0.9, 0.4, 0.5, 0.6])
     log.close(0)
     generations = read(tmp_path / "generations")
     assert scalar(generations, "generation/best")[0][1] == pytest.approx(0.9)
@@ -178,35 +178,36 @@ def test_a_maximised_objective_keeps_its_sign(tmp_path):
 
 def test_a_generation_without_a_complete_trial_is_still_a_step(tmp_path):
     log = TensorBoardCallback(tmp_path, SPACE)
-    told(log, 1, [None] * 5)
+    log_generation(log, 1, [None] * 5)
     log.close(0)
     generations = read(tmp_path / "generations")
     assert scalar(generations, "generation/failed") == [(1, 5.0)]
     assert "generation/best" not in generations.Tags()["scalars"]
 
 
-def test_means_and_deviations_are_in_the_parameters_unit():
+def test_mean_and_sigma_are_in_the_unit_of_the_parameter():
     tau, cost, rank, kind = SPACE.dimensions
-    centre, half = to_own_unit(tau, 0.5, 0.1)
-    assert centre == pytest.approx(10.0)
+    center, half = convert_to_unit(tau, 0.5, 0.1)
+    assert center == pytest.approx(10.0)
     assert half == pytest.approx((10**1.2 - 10**0.8) / 2.0, rel=1e-4)
-    assert to_own_unit(cost, 0.25, 0.1) == pytest.approx((1.0, 0.4))
-    assert to_own_unit(rank, 0.5, 0.25) == pytest.approx((5.0, 2.0), abs=0.51)
-    assert to_own_unit(kind, 0.3, 0.2) == (0.3, 0.2)
+    assert convert_to_unit(cost, 0.25, 0.1) == pytest.approx((1.0, 0.4))
+    assert convert_to_unit(rank, 0.5, 0.25) == pytest.approx((5.0, 2.0), abs=0.51)
+    assert convert_to_unit(kind, 0.3, 0.2) == (0.3, 0.2)
 
 
-def test_it_is_written_for_searches_that_want_it_and_for_nothing_else(tmp_path):
+def test_the_log_is_written_only_if_it_is_enabled(tmp_path):
     study = Study(resolve_location(StudyConfig("s", str(tmp_path / "s")), "s"), {"x": 1})
     ledger = PhaseLedger(study, SPACE, "joint", {})
-    wanted = replace(NO_LOGGING, tensorboard=True)
+    disabled = replace(TERMINAL_ONLY, progress="off")
+    enabled = replace(disabled, tensorboard=True)
     with study:
         phases, ended = [PhaseTrials(ledger, 5)], trial(0, 1.0)
         ended.facts["phase"] = "joint"
-        for logger, logs in ((NO_LOGGING, True), (wanted, False)):
+        for logger, logs in ((disabled, True), (enabled, False)):
             with open_callbacks(phases, logger, logs=logs) as callbacks:
                 callbacks.on_end(ended, 1)
             assert not (tmp_path / "s" / "controller").exists()
-        with open_callbacks(phases, wanted) as callbacks:
+        with open_callbacks(phases, enabled) as callbacks:
             callbacks.on_end(ended, 1)
     assert scalar(read(tmp_path / "s" / "controller" / "joint" / "trials"), "trial/objective") == [
         (1, 1.0)

@@ -1,4 +1,4 @@
-"""A sweep at W&B: the real client, and a server on loopback that keeps what arrives."""
+"""A sweep with the W&B client and a local server that stores what it receives."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def search(
 
 
 @dataclass
-class Arrived:
-    """What a killed and resumed search sent."""
+class Upload:
+    """The data that a killed and resumed search sent."""
 
     server: Server
     folder: Path
 
     @property
     def id(self) -> str:
-        (found,) = [name for name in self.server.runs if name.endswith("-controller")]
-        return found
+        (run_id,) = [name for name in self.server.runs if name.endswith("-controller")]
+        return run_id
 
     @property
     def run(self) -> Run:
@@ -69,7 +69,7 @@ class Arrived:
 
 
 @pytest.fixture(scope="module")
-def arrived(tmp_path_factory):
+def upload(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wandb") / "study"
     with run_server() as server:
         killed = search(folder, 2, "kill", server.environment)
@@ -77,22 +77,22 @@ def arrived(tmp_path_factory):
         ended = search(folder, 3, "report", server.environment)
         assert ended.returncode == 0, ended.stderr
         assert server.unknown == []
-        yield Arrived(server, folder)
+        yield Upload(server, folder)
 
 
-def test_the_controllers_run_is_called_after_its_study_and_ends_well(arrived):
-    about = arrived.run.about
+def test_the_controllers_run_has_the_name_of_its_study_and_ends_with_success(upload):
+    about = upload.run.about
     assert (about["groupName"], about["jobType"], about["tags"]) == (
         NAME,
         "controller",
         ["mine", NAME, "controller"],
     )
-    assert arrived.run.config["seed"] == 0
-    assert arrived.run.exit_code == 0
+    assert upload.run.config["seed"] == 0
+    assert upload.run.exit_code == 0
 
 
-def test_a_killed_and_resumed_search_has_every_trial_and_generation_once_and_in_order(arrived):
-    history = arrived.run.history
+def test_a_killed_and_resumed_search_has_every_trial_and_generation_once_and_in_order(upload):
+    history = upload.run.history
     assert [row["_step"] for row in history] == list(range(len(history)))
     assert [row["search/evaluation"] for row in history if "search/evaluation" in row] == list(
         range(1, 13)
@@ -104,19 +104,19 @@ def test_a_killed_and_resumed_search_has_every_trial_and_generation_once_and_in_
     assert generations[0]["search/generation/sigma/synapse.a.x"] == pytest.approx(0.2)
 
 
-def test_best_so_far_never_rises_and_a_failed_trial_has_no_objective(arrived):
-    rows = [row for row in arrived.run.history if "search/evaluation" in row]
+def test_the_best_objective_never_rises_and_a_failed_trial_has_no_objective(upload):
+    rows = [row for row in upload.run.history if "search/evaluation" in row]
     assert [row["search/best"] for row in rows] == [2.0] * 12
     assert [row["search/evaluation"] for row in rows if "search/objective" not in row] == [3]
     assert [row["search/failed"] for row in rows] == [0, 0, *[1] * 10]
-    assert arrived.run.summary["search/best_trial"] == 0
-    assert arrived.run.summary["search/best_synapse.b.y"] == 0.1
+    assert upload.run.summary["search/best_trial"] == 0
+    assert upload.run.summary["search/best_synapse.b.y"] == 0.1
 
 
-def test_tables_have_every_generation_and_trial_of_both_processes(arrived):
+def test_tables_have_every_generation_and_trial_of_both_processes(upload):
     tables = {
         path.split("/")[-1].split("_")[0]: json.loads(body)
-        for path, body in arrived.run.files.items()
+        for path, body in upload.run.files.items()
         if path.endswith(".table.json")
     }
     assert [row[0] for row in tables["generations"]["data"]] == [1, 2, 3]
@@ -133,27 +133,25 @@ def test_tables_have_every_generation_and_trial_of_both_processes(arrived):
     assert [row[3] for row in tables["trials"]["data"]].count("failed") == 1
 
 
-def test_heatmaps_and_parallel_coordinates_arrive_as_pictures(arrived):
-    pictures = {path: body for path, body in arrived.run.files.items() if path.endswith(".png")}
+def test_heatmaps_and_parallel_coordinates_are_sent_as_images(upload):
+    pictures = {path: body for path, body in upload.run.files.items() if path.endswith(".png")}
     for name in ("search/generation/distribution_", "search/distribution_", "search/parallel_"):
         assert any(path.startswith(f"media/images/{name}") for path in pictures), sorted(pictures)
     assert all(body.startswith(b"\x89PNG") and len(body) > 5000 for body in pictures.values())
 
 
-def test_the_final_report_is_an_artifact_of_the_controllers_run(arrived):
+def test_the_final_report_is_an_artifact_of_the_controllers_run(upload):
     (report,) = [
-        artifact
-        for artifact in arrived.server.artifacts
-        if artifact["artifactTypeName"] == "report"
+        artifact for artifact in upload.server.artifacts if artifact["artifactTypeName"] == "report"
     ]
-    assert report["runName"] == arrived.id
+    assert report["runName"] == upload.id
     assert report["committed"]
     assert report["files"]["report.html"] == b"<p>found</p>"
-    assert arrived.run.history[-1]["report"]["_type"] == "html-file"
+    assert upload.run.history[-1]["report"]["_type"] == "html-file"
 
 
-def test_trials_runs_carry_phase_generation_and_study(arrived):
-    trials = {name: run for name, run in arrived.server.runs.items() if name != arrived.id}
+def test_the_runs_of_trials_have_phase_generation_and_study(upload):
+    trials = {name: run for name, run in upload.server.runs.items() if name != upload.id}
     assert len(trials) == 4
     for run in trials.values():
         assert (run.about["groupName"], run.about["jobType"], run.about["tags"]) == (
@@ -166,7 +164,7 @@ def test_trials_runs_carry_phase_generation_and_study(arrived):
         assert run.history[-1]["val_loss"] >= 2.0
 
 
-def test_a_sweep_of_train_py_labels_its_runs_alike(tmp_path):
+def test_a_sweep_of_train_py_gives_its_runs_the_same_labels(tmp_path):
     (tmp_path / "words.txt").write_text("axon bouton calcium dendrite energy fusion " * 1500)
     command = [
         sys.executable,
@@ -228,7 +226,7 @@ def test_a_sweep_of_train_py_labels_its_runs_alike(tmp_path):
         ]
 
 
-def test_searches_side_by_side_share_the_controllers_run(tmp_path):
+def test_concurrent_searches_share_the_controllers_run(tmp_path):
     with run_server() as server:
         done = search(tmp_path / "study", 0, "together", server.environment)
         assert done.returncode == 0, done.stderr
@@ -248,21 +246,22 @@ def test_searches_side_by_side_share_the_controllers_run(tmp_path):
             assert f"{phase}/best_{searched}" in run.summary
 
 
-class Heard:
-    """A spokesman that does at once what it is given.
+class DirectThread:
+    """A WandbThread that makes each call at once, and its own history.
 
-    Rows: what it logs, with the first of them from an earlier process.
+    Attributes:
+        rows: logged rows; those of an earlier process come first.
     """
 
     def __init__(self, rows=()):
-        self.rows, self.logged, self.writer = (
+        self.rows, self.history, self.writer = (
             list(rows),
             self,
             SimpleNamespace(run=SimpleNamespace(define_metric=lambda *_, **__: None)),
         )
 
-    def submit(self, work):
-        work()
+    def submit(self, call):
+        call()
 
     def end_phase(self, exit_code):
         assert exit_code == 0
@@ -272,40 +271,45 @@ class Heard:
         self.rows.append(row | {"logged": dict(values)})
 
 
-def ended(number, state, objective=None, estimate=None):
+def make_trial(number, state, objective=None, estimate=None):
     return Trial(number, number, (0.5,), {"x": 0.5}, state, objective, estimate=estimate)
 
 
-def test_a_pruned_trial_is_neither_the_best_nor_complete_whatever_it_is_estimated_at():
-    heard = Heard()
-    controller = WandbCallback(heard, phase="search", names=["x"], maximize=False)
+def test_a_pruned_trial_is_never_the_best_and_never_complete():
+    thread = DirectThread()
+    callback = WandbCallback(thread, phase="search", names=["x"], maximize=False)
     for number, trial in enumerate(
-        (ended(0, "complete", 2.0), ended(1, "pruned", estimate=1.0), ended(2, "failed")), 1
+        (
+            make_trial(0, "complete", 2.0),
+            make_trial(1, "pruned", estimate=1.0),
+            make_trial(2, "failed"),
+        ),
+        1,
     ):
-        controller.on_end(trial, number)
-    assert [row["logged"]["search/best"] for row in heard.rows] == [2.0] * 3
-    assert ["search/objective" in row["logged"] for row in heard.rows] == [True, False, False]
-    again = Heard(heard.rows)
-    resumed = WandbCallback(again, phase="search", names=["x"], maximize=False)
+        callback.on_end(trial, number)
+    assert [row["logged"]["search/best"] for row in thread.rows] == [2.0] * 3
+    assert ["search/objective" in row["logged"] for row in thread.rows] == [True, False, False]
+    second = DirectThread(thread.rows)
+    resumed = WandbCallback(second, phase="search", names=["x"], maximize=False)
     resumed.close(0)
-    about = again.rows[-1]["logged"]
-    assert about["search/best_trial"] == 0
-    assert about["search/parallel"]._caption == "complete trials: 1"
+    logged = second.rows[-1]["logged"]
+    assert logged["search/best_trial"] == 0
+    assert logged["search/parallel"]._caption == "complete trials: 1"
 
 
-def test_trials_that_ended_unheard_are_logged_when_the_search_goes_on():
+def test_trials_that_were_not_logged_are_logged_when_the_search_continues():
     trials = [
-        ended(0, "complete", 2.0),
-        ended(1, "complete", 1.0),
-        ended(2, "failed"),
-        ended(3, "running"),
+        make_trial(0, "complete", 2.0),
+        make_trial(1, "complete", 1.0),
+        make_trial(2, "failed"),
+        make_trial(3, "running"),
     ]
-    first = Heard()
+    first = DirectThread()
     WandbCallback(first, phase="search", names=["x"], maximize=False).on_end(trials[0], 1)
-    again = Heard(first.rows)
-    WandbCallback(again, phase="search", names=["x"], maximize=False, earlier=trials)
-    assert [(row["trial"], row["evaluation"]) for row in again.rows] == [(0, 1), (1, 2), (2, 3)]
-    assert again.rows[-1]["logged"] == {
+    second = DirectThread(first.rows)
+    WandbCallback(second, phase="search", names=["x"], maximize=False, earlier=trials)
+    assert [(row["trial"], row["evaluation"]) for row in second.rows] == [(0, 1), (1, 2), (2, 3)]
+    assert second.rows[-1]["logged"] == {
         "search/evaluation": 3,
         "search/failed": 1,
         "search/best": 1.0,
@@ -316,25 +320,25 @@ DYING = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import synaptune.study.callbacks.wandb_search as controller
-import synaptune.training.loggers.wandb_run as runs
+import synaptune.study.callbacks.wandb_search as module_search
+import synaptune.training.loggers.wandb_run as module_run
 from helpers import wandb_search
-for module in (controller, runs):
+for module in (module_search, module_run):
     module.UPLOAD_SECONDS = module.MARGIN_SECONDS = 1.0
 wandb_search.log_run = lambda study, trial: None
 search = wandb_search.continue_search
-def go_on(*about):
+def wait_and_search(*arguments):
     print("open", flush=True)
     input()
-    search(*about)
+    search(*arguments)
     print("searched", flush=True)
-wandb_search.continue_search = go_on
+wandb_search.continue_search = wait_and_search
 wandb_search.main(Path(sys.argv[2]), "dying", 1, "end")
 print("ended", flush=True)
 """
 
 
-def test_a_server_that_dies_neither_stops_a_search_nor_holds_its_process(tmp_path):
+def test_a_lost_server_stops_no_search_and_delays_no_exit(tmp_path):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     with run_server() as server:
         process = subprocess.Popen(
@@ -350,12 +354,12 @@ def test_a_server_that_dies_neither_stops_a_search_nor_holds_its_process(tmp_pat
     out, errors = process.communicate("\n", timeout=300)
     assert (process.returncode, out) == (0, "searched\nended\n"), errors
     assert errors.count("wandb: offline (the upload did not end") == 1
-    (left,) = tmp_path.glob("controller/wandb/run-*-*")
-    assert (left / OPEN_MARKER).exists()  # what tells the sync of it
+    (folder,) = tmp_path.glob("controller/wandb/run-*-*")
+    assert (folder / OPEN_MARKER).exists()  # marks the run for `wandb sync`
 
 
-def test_a_study_begun_anew_under_an_old_name_has_other_runs(tmp_path):
-    found = []
+def test_a_new_study_with_an_old_name_has_other_run_ids(tmp_path):
+    run_ids = []
     for folder in ("old", "new"):
         with Study(
             StudyLocation(
@@ -363,24 +367,24 @@ def test_a_study_begun_anew_under_an_old_name_has_other_runs(tmp_path):
             ),
             {},
         ) as study:
-            found.append(make_run_id("same", get_study_identity(study), "controller"))
+            run_ids.append(make_run_id("same", get_study_identity(study), "controller"))
             assert get_study_identity(study) == get_study_identity(study)
-    assert found[0] != found[1]
+    assert run_ids[0] != run_ids[1]
 
 
-def test_what_was_logged_is_kept_for_the_same_run_only_and_a_torn_line_is_dropped(tmp_path):
+def test_a_history_file_keeps_the_rows_of_its_run_and_drops_a_torn_line(tmp_path):
     path, writer = (
         tmp_path / "logged.jsonl",
         open_run(LoggerConfig(wandb="offline"), tmp_path, name="log", flat_config={}),
     )
     assert writer is not None
-    logged = HistoryFile(path, "first")
+    history = HistoryFile(path, "first")
     for number in range(3):
-        logged.log(writer, {"best": number}, {"trial": number})
+        history.log(writer, {"best": number}, {"trial": number})
     path.write_text(path.read_text()[:-5])
-    again = HistoryFile(path, "first")
-    assert [row["trial"] for row in again.rows] == [0, 1]
-    again.log(writer, {"best": 2}, {"trial": 2})
+    reopened = HistoryFile(path, "first")
+    assert [row["trial"] for row in reopened.rows] == [0, 1]
+    reopened.log(writer, {"best": 2}, {"trial": 2})
     writer.close(0)
     assert [(row["trial"], row["logged"]) for row in HistoryFile(path, "first").rows] == [
         (number, {"best": number}) for number in range(3)
@@ -389,7 +393,7 @@ def test_what_was_logged_is_kept_for_the_same_run_only_and_a_torn_line_is_droppe
     assert HistoryFile(path, "first").rows == []
 
 
-def test_without_wandb_there_is_no_controller_and_no_report_to_attach_to(tmp_path, monkeypatch):
+def test_without_wandb_there_is_no_run_and_no_report_is_attached(tmp_path, monkeypatch):
     with Study(
         StudyLocation("off", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto"), {}
     ) as study:

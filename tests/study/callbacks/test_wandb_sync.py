@@ -1,6 +1,4 @@
-"""Offline runs sent to a server on loopback by the real client: once, the controller's and the best
-trials' first.
-"""
+"""Upload of offline runs to a local server by the W&B client."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ NAME = "offline"
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory) -> Path:
-    """The folder of a study whose search logged offline: the controller's run, and those of trials
-    0 to 3 (2 failed).
-    """
+    """Folder of a study with offline runs of the controller and of trials 0 to 3; 2 failed."""
     folder = tmp_path_factory.mktemp("sync") / NAME
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
@@ -41,7 +37,7 @@ def logged(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def study(logged, tmp_path, monkeypatch) -> Path:
-    """A copy of it, in a process without an account whose mode is undecided."""
+    """A copy of the study, in a process without a W&B account and mode."""
     for name in list(os.environ):
         if name.startswith("WANDB"):
             monkeypatch.delenv(name)
@@ -52,16 +48,18 @@ def study(logged, tmp_path, monkeypatch) -> Path:
     return tmp_path / NAME
 
 
-def wandb(*words: str) -> None:
-    """The command `synaptune wandb`."""
+def wandb(*arguments: str) -> None:
+    """Run the command `synaptune wandb`."""
     parser = argparse.ArgumentParser()
     add_command(parser.add_subparsers(required=True))
-    options = parser.parse_args(["wandb", *words])
+    options = parser.parse_args(["wandb", *arguments])
     options.command(options)
 
 
-def names(study: Path, best: int = 10, **asked) -> list[str]:
-    return [run.name for run in find_local_runs(find_study(str(study)), study, best=best, **asked)]
+def names(study: Path, best: int = 10, **options) -> list[str]:
+    return [
+        run.name for run in find_local_runs(find_study(str(study)), study, best=best, **options)
+    ]
 
 
 def test_the_controller_and_the_best_trials_are_chosen(study, monkeypatch):
@@ -77,21 +75,21 @@ def test_the_controller_and_the_best_trials_are_chosen(study, monkeypatch):
     ]
 
 
-def test_a_run_that_has_not_ended_is_sent_only_when_no_search_runs(study):
+def test_a_run_that_has_not_ended_is_sent_only_if_no_search_is_running(study):
     (file,) = study.glob("trials/1/wandb/offline-run-*/*.wandb")
     (file.parent / wandb_runs.OPEN_MARKER).touch()
     assert names(study, best=2) == [
         "controller",
         "trial 0",
-    ]  # this process holds the study by its own account
+    ]  # the holder of the study is this process
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Holder, "has_ended", lambda self: True)
         assert names(study, best=2) == ["controller", "trial 0", "trial 1"]
-        file.write_bytes(file.read_bytes()[:7])  # all that a kill may leave
+        file.write_bytes(file.read_bytes()[:7])  # a kill can leave a file with its header only
         assert names(study, best=2) == ["controller", "trial 0"]
 
 
-def test_of_two_attempts_at_a_trial_the_last_one_is_sent(study):
+def test_the_last_of_two_attempts_at_a_trial_is_sent(study):
     (first,) = study.glob("trials/0/wandb/offline-run-*")
     later = first.with_name(first.name.replace("offline-run-2", "offline-run-3"))
     shutil.copytree(first, later)
@@ -99,7 +97,7 @@ def test_of_two_attempts_at_a_trial_the_last_one_is_sent(study):
     assert run.path.parent == later
 
 
-def test_offline_runs_are_sent_once_and_what_is_missing_goes_on(study, monkeypatch, capsys):
+def test_offline_runs_are_sent_once_and_missing_ones_later(study, monkeypatch, capsys):
     with run_server() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
@@ -129,7 +127,7 @@ def test_offline_runs_are_sent_once_and_what_is_missing_goes_on(study, monkeypat
         assert server.unknown == []
 
 
-def test_without_a_key_or_a_server_nothing_is_tried_and_the_reason_said(study, monkeypatch):
+def test_without_a_key_or_a_server_nothing_is_sent_and_the_reason_is_reported(study, monkeypatch):
     with socket.socket() as taken:  # bound and never listening: connections are refused
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")

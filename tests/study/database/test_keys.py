@@ -1,4 +1,4 @@
-"""Which studies may be continued: ours of this version; others are refused and left as they are."""
+"""Only studies of this version of synaptune are continued; others are refused and not changed."""
 
 import optuna
 import pytest
@@ -15,28 +15,28 @@ SPACE = Space((Dimension("x", "lin", 0.0, 1.0),))
 CONFIGURATION = {"a": 1}
 
 
-def place(folder, resume="auto"):
+def make_location(folder, resume="auto"):
     return StudyLocation("s", folder, f"sqlite:///{folder}/study.db", resume)
 
 
-def written(folder):
-    """A study with one trial; returns Optuna's view of it."""
-    with Study(place(folder), CONFIGURATION) as study:
-        book = PhaseLedger(study, SPACE, "search", {})
-        book.finish(book.start(0, (0.5,), {"x": 0.5}, 0), Result(1.0, 0.1))
-    return optuna.load_study(study_name="s", storage=place(folder).url)
+def write_study(folder):
+    """Write a study with one trial; return the study as Optuna loads it."""
+    with Study(make_location(folder), CONFIGURATION) as study:
+        ledger = PhaseLedger(study, SPACE, "search", {})
+        ledger.finish(ledger.start(0, (0.5,), {"x": 0.5}, 0), Result(1.0, 0.1))
+    return optuna.load_study(study_name="s", storage=make_location(folder).url)
 
 
-def set_notes(theirs, **notes):
+def set_notes(optuna_study, **notes):
     for name, value in notes.items():
-        theirs.set_user_attr(name, value)
+        optuna_study.set_user_attr(name, value)
 
 
-def remove_note(theirs, name):
-    """Optuna has no call for it."""
+def remove_note(optuna_study, name):
+    """Remove a note with SQL, since Optuna has no function for it."""
     import sqlite3
 
-    path = theirs._storage._backend.url.removeprefix("sqlite:///")
+    path = optuna_study._storage._backend.url.removeprefix("sqlite:///")
     with sqlite3.connect(path) as connection:
         assert (
             connection.execute("DELETE FROM study_user_attributes WHERE key = ?", (name,)).rowcount
@@ -44,8 +44,8 @@ def remove_note(theirs, name):
         )
 
 
-def test_a_study_says_which_version_wrote_it(tmp_path):
-    notes = written(tmp_path).user_attrs
+def test_a_study_stores_the_version_that_wrote_it(tmp_path):
+    notes = write_study(tmp_path).user_attrs
     assert (notes["schema_version"], notes["synaptune_version"]) == (
         schema.SCHEMA_VERSION,
         get_code_version(),
@@ -53,41 +53,41 @@ def test_a_study_says_which_version_wrote_it(tmp_path):
 
 
 @pytest.mark.parametrize("version", [2, 0])
-def test_a_study_of_another_version_is_refused_and_left_as_it_is(tmp_path, version):
-    theirs = written(tmp_path)
-    set_notes(theirs, schema_version=version, synaptune_version="9.9")
+def test_a_study_of_another_version_is_refused_and_not_changed(tmp_path, version):
+    optuna_study = write_study(tmp_path)
+    set_notes(optuna_study, schema_version=version, synaptune_version="9.9")
     with pytest.raises(UserError, match=rf"schema version {version}, written by synaptune 9\.9"):
-        Study(place(tmp_path), CONFIGURATION)
-    assert len(theirs.get_trials()) == 1
+        Study(make_location(tmp_path), CONFIGURATION)
+    assert len(optuna_study.get_trials()) == 1
 
 
-def test_a_study_from_before_versions_were_written_goes_on(tmp_path):
-    theirs = written(tmp_path)
-    remove_note(theirs, "schema_version")
-    remove_note(theirs, "synaptune_version")
-    with Study(place(tmp_path), CONFIGURATION) as study:
+def test_a_study_without_a_version_is_continued(tmp_path):
+    optuna_study = write_study(tmp_path)
+    remove_note(optuna_study, "schema_version")
+    remove_note(optuna_study, "synaptune_version")
+    with Study(make_location(tmp_path), CONFIGURATION) as study:
         assert [trial.objective for trial in study.read_trials("search")] == [1.0]
 
 
-def test_a_study_of_another_program_is_refused_and_left_as_it_is(tmp_path):
-    theirs = optuna.create_study(study_name="s", storage=place(tmp_path).url)
-    theirs.optimize(lambda trial: trial.suggest_float("y", 0, 1), n_trials=2)
+def test_a_study_of_another_program_is_refused_and_not_changed(tmp_path):
+    optuna_study = optuna.create_study(study_name="s", storage=make_location(tmp_path).url)
+    optuna_study.optimize(lambda trial: trial.suggest_float("y", 0, 1), n_trials=2)
     with pytest.raises(UserError, match="which another program made"):
-        Study(place(tmp_path), CONFIGURATION)
-    assert len(theirs.get_trials()) == 2
+        Study(make_location(tmp_path), CONFIGURATION)
+    assert len(optuna_study.get_trials()) == 2
 
 
-def test_a_study_whose_creation_was_cut_short_is_begun_anew(tmp_path):
-    optuna.create_study(study_name="s", storage=place(tmp_path).url)
-    with Study(place(tmp_path, "auto"), CONFIGURATION) as study:
+def test_a_study_whose_creation_was_interrupted_is_created_again(tmp_path):
+    optuna.create_study(study_name="s", storage=make_location(tmp_path).url)
+    with Study(make_location(tmp_path, "auto"), CONFIGURATION) as study:
         assert study.read_note(schema.CONFIGURATION) == CONFIGURATION
 
 
-def test_a_trial_that_another_program_added_is_named(tmp_path):
-    theirs = written(tmp_path)
-    theirs.ask()
+def test_a_trial_of_another_program_is_reported_with_its_number(tmp_path):
+    optuna_study = write_study(tmp_path)
+    optuna_study.ask()
     with (
-        Study(place(tmp_path), CONFIGURATION) as study,
+        Study(make_location(tmp_path), CONFIGURATION) as study,
         pytest.raises(UserError, match=r"trial 1 of study s .* which another program added"),
     ):
         study.read_trials()

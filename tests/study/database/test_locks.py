@@ -33,13 +33,13 @@ def read_holder(study: Study) -> Holder:
     return Holder.from_note(study.read_note("holder"))
 
 
-def place(folder, url):
+def make_location(folder, url):
     return StudyLocation("s", folder, url, "auto")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request, tmp_path):
-    """A database for two controllers in different folders: of one machine, or as of two."""
+    """A database for two controllers in different folders, on one machine or as on two machines."""
     return (
         f"sqlite:///{tmp_path}/shared.db"
         if request.param == "sqlite"
@@ -49,7 +49,7 @@ def url(request, tmp_path):
 
 @pytest.fixture
 def other(tmp_path, url):
-    """Another process that runs the study from a folder of its own."""
+    """Another process that runs the study in another folder."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "other"), url],
         stdout=subprocess.PIPE,
@@ -62,19 +62,19 @@ def other(tmp_path, url):
     process.wait()
 
 
-def test_a_second_controller_is_refused_and_told_who_the_first_is(tmp_path, url, other):
+def test_a_second_controller_is_refused_with_the_name_of_the_first(tmp_path, url, other):
     with pytest.raises(UserError, match="another process") as raised:
-        Study(place(tmp_path / "mine", url), {})
+        Study(make_location(tmp_path / "mine", url), {})
     host = re.escape(socket.gethostname())
     assert re.search(
         rf"host {host}, process {other.pid}, last sign of life \d+ s ago", str(raised.value)
     )
 
 
-def test_death_lets_go_of_the_study(tmp_path, url, other):
+def test_a_killed_process_releases_the_study(tmp_path, url, other):
     other.send_signal(signal.SIGKILL)
     other.wait()
-    with Study(place(tmp_path / "mine", url), {}) as study:
+    with Study(make_location(tmp_path / "mine", url), {}) as study:
         assert read_holder(study).is_same_process(Holder.current())
 
 
@@ -85,21 +85,19 @@ def terminate_lock(postgres):
     )
 
 
-def test_a_lock_whose_connection_was_lost_is_taken_again_before_the_next_trial(
+def test_a_lock_with_a_lost_connection_is_acquired_again_before_the_next_trial(
     tmp_path, postgres, postgres_url
 ):
-    with Study(place(tmp_path / "mine", postgres_url), {}) as study:
+    with Study(make_location(tmp_path / "mine", postgres_url), {}) as study:
         assert len(terminate_lock(postgres)) == 1
         PhaseLedger(study, SPACE, "search", {}).start(0, (0.5,), {"x": 0.5}, 0)
         with pytest.raises(UserError, match="another process"):
-            Study(place(tmp_path / "second", postgres_url), {})
-    Study(place(tmp_path / "second", postgres_url), {}).close()
+            Study(make_location(tmp_path / "second", postgres_url), {})
+    Study(make_location(tmp_path / "second", postgres_url), {}).close()
 
 
-def test_a_controller_whose_study_was_taken_over_starts_nothing_more(
-    tmp_path, postgres, postgres_url
-):
-    with Study(place(tmp_path / "mine", postgres_url), {}) as study:
+def test_a_controller_that_lost_its_study_starts_no_trial(tmp_path, postgres, postgres_url):
+    with Study(make_location(tmp_path / "mine", postgres_url), {}) as study:
         terminate_lock(postgres)
         process = subprocess.Popen(
             [sys.executable, "-c", HOLD, str(tmp_path / "other"), postgres_url],
@@ -119,16 +117,16 @@ def test_a_controller_whose_study_was_taken_over_starts_nothing_more(
         assert study.read_trials() == []
 
 
-def test_a_lock_left_to_our_own_lost_connection_is_waited_for(tmp_path, postgres, postgres_url):
-    """A server learns late that a client's network is gone: until then its own lost connection
-    keeps the lock from it.
-    """
-    with Study(place(tmp_path / "mine", postgres_url), {}, retry_timeout=0.5) as study:
+def test_a_lock_that_a_lost_connection_of_this_process_holds_is_waited_for(
+    tmp_path, postgres, postgres_url
+):
+    """A server detects a lost connection late, and until then the connection holds the lock."""
+    with Study(make_location(tmp_path / "mine", postgres_url), {}, retry_timeout=0.5) as study:
         terminate_lock(postgres)
-        ghost = ServerLock(add_driver(postgres_url), "s")
+        lost_connection = ServerLock(add_driver(postgres_url), "s")
         with pytest.raises(UserError, match=r"no answer for 0\.5 s \(study s is still locked"):
             PhaseLedger(study, SPACE, "search", {}).start(0, (0.5,), {"x": 0.5}, 0)
-        ghost.close()
+        lost_connection.close()
         assert PhaseLedger(study, SPACE, "search", {}).start(0, (0.5,), {"x": 0.5}, 0).number == 0
 
 
@@ -140,7 +138,7 @@ def test_studies_of_different_names_share_a_database(tmp_path, url):
         pass
 
 
-def test_a_key_fills_the_integers_of_the_server_and_never_changes():
+def test_lock_keys_are_fixed_64_bit_integers():
     keys = [make_lock_key(str(number)) for number in range(200)]
     assert len(set(keys)) == 200
     assert min(keys) < 0 < max(keys)
@@ -148,8 +146,8 @@ def test_a_key_fills_the_integers_of_the_server_and_never_changes():
     assert make_lock_key("phase1") == 2695591989824269595  # sha256sum, its first 16 digits
 
 
-def test_a_sign_of_life_is_written_at_once_and_then_now_and_again(tmp_path, monkeypatch):
-    with Study(place(tmp_path, f"sqlite:///{tmp_path}/study.db"), {}) as study:
+def test_a_heartbeat_is_written_at_the_start_and_after_each_interval(tmp_path, monkeypatch):
+    with Study(make_location(tmp_path, f"sqlite:///{tmp_path}/study.db"), {}) as study:
         first = read_holder(study)
         assert first.is_same_process(Holder.current())
         assert abs(datetime.now(UTC) - first.last_seen) < timedelta(seconds=30)

@@ -1,4 +1,4 @@
-"""The callbacks that a logger configuration asks for: terminal, TensorBoard, Weights & Biases."""
+"""The callbacks of a logger configuration: terminal, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from synaptune.core.errors import UserError
+from synaptune.core.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from synaptune.search.callback import Callback, CallbackList, print_failure
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
+from synaptune.study.callbacks.progress import SearchInfo
 from synaptune.study.callbacks.trial_lines import TrialLines
 from synaptune.study.study import PhaseLedger
 from synaptune.training.config import LoggerConfig
 
-NO_LOGGING = LoggerConfig(progress="off", tensorboard=False, wandb="off")
 TERMINAL_ONLY = LoggerConfig(tensorboard=False, wandb="off")
+_EXIT_CODES = {KeyboardInterrupt: EXIT_INTERRUPTED, UserError: EXIT_USER_ERROR}
 
 
 class PhaseTrials(NamedTuple):
     """The trials of a phase.
 
     Attributes:
-        ledger: where they are written.
-        total: number of planned trials; None when unknown.
+        ledger: ledger of the phase.
+        total: number of planned trials; None if unknown.
         earlier: trials that ended before this process started.
     """
 
@@ -47,46 +48,42 @@ def open_callbacks(
 
     Args:
         phases: phases of one study; the terminal shows them as one.
-        logger: which callbacks to open.
-        label: what the terminal calls a trial.
-        maximize: whether a larger objective is better.
+        logger: configuration of the callbacks.
+        label: word for a trial on the terminal.
+        maximize: whether larger objectives are better.
         stop: rules that the live table shows.
         logs: whether to write to TensorBoard and W&B as well as to the terminal.
 
     Raises:
-        UserError: a callback is refused. One that fails in another way is left out, and the
-            reason is printed.
+        UserError: the configuration of a callback is invalid. A callback that fails in another
+            way is left out, and the reason is printed.
     """
-    found: list[Callback] = []
+    opened: list[Callback] = []
 
     def add(name: str, make: Callable[[], Sequence[Callback]]) -> None:
         try:
-            found[:0] = make()
+            opened[:0] = make()
         except UserError:
             raise
         except Exception as error:  # the search runs without a log that cannot be opened
             print_failure(name, error)
 
     if logs and logger.wandb != "off":
-        add("W&B's log", lambda: _make_wandb(phases, logger, maximize))
+        add("the W&B log", lambda: _make_wandb(phases, logger, maximize))
     if logs and logger.tensorboard:
-        add("TensorBoard's log", lambda: _make_tensorboard(phases, maximize))
-    # The last one made is called and closed first: nothing can be refused after it.
+        add("the TensorBoard log", lambda: _make_tensorboard(phases, maximize))
+    # The terminal callback is made last, because an error of the others would leave it open.
     if logger.progress != "off":
-        shown = stop or StopConfig()
-        add("the terminal's view", lambda: [_make_view(phases, logger, label, maximize, shown)])
-    callbacks, code = CallbackList(found), 1
+        rules = stop or StopConfig()
+        add("the terminal output", lambda: [_make_view(phases, logger, label, maximize, rules)])
+    callbacks, exit_code = CallbackList(opened), 0
     try:
         yield callbacks
-        code = 0
-    except KeyboardInterrupt:
-        code = 130
-        raise
-    except UserError:
-        code = 2
+    except BaseException as error:
+        exit_code = next((_EXIT_CODES[cls] for cls in _EXIT_CODES if isinstance(error, cls)), 1)
         raise
     finally:
-        callbacks.close(code)
+        callbacks.close(exit_code)
 
 
 def _make_view(
@@ -96,29 +93,32 @@ def _make_view(
     maximize: bool,
     stop: StopConfig,
 ) -> Callback:
-    """Make a live table on a terminal, else lines.
+    """Make a live table on a terminal, otherwise lines of trials.
 
-    Lines that are not asked for only appear on a terminal.
+    Lines that are not requested are printed only to a terminal.
     """
     totals = [phase.total for phase in phases if phase.total is not None]
-    total = sum(totals) if len(totals) == len(phases) else None
+    ledgers = [phase.ledger for phase in phases]
+    names = ", ".join(ledger.phase for ledger in ledgers)
+    info = SearchInfo(
+        f"{ledgers[0].study.location.name}: {names}",
+        Space(tuple(dimension for ledger in ledgers for dimension in ledger.space.dimensions)),
+        label,
+        sum(totals) if len(totals) == len(phases) else None,
+        maximize,
+        stop,
+        len(phases),
+    )
     earlier = [trial for phase in phases for trial in phase.earlier]
     if logger.progress in ("auto", "bar"):
         from synaptune.study.callbacks import screen
 
         console = screen.make_console()
         if console is not None:
-            from synaptune.study.callbacks.live_table import LiveTable, SearchInfo
+            from synaptune.study.callbacks.live_table import LiveTable
 
-            ledgers = [phase.ledger for phase in phases]
-            names = ", ".join(ledger.phase for ledger in ledgers)
-            title = f"{ledgers[0].study.location.name}: {names}"
-            space = Space(
-                tuple(dimension for ledger in ledgers for dimension in ledger.space.dimensions)
-            )
-            info = SearchInfo(title, space, f"{label}s", total, maximize, stop, len(phases))
             return LiveTable(info, earlier, console)
-    return TrialLines(total, label, maximize, earlier, always=logger.progress == "lines")
+    return TrialLines(info, earlier, always=logger.progress == "lines")
 
 
 def _make_tensorboard(phases: Sequence[PhaseTrials], maximize: bool) -> Sequence[Callback]:

@@ -1,13 +1,15 @@
-"""Notifications of a search by apprise: webhooks, and any service that apprise knows by a URL.
+"""Notifications of a search by apprise: webhooks, and every service that apprise has a URL for.
 
-One daemon thread sends. No search waits for a receiver or fails by it, and a receiver that fails
-is reported once. URLs hold secrets, so no message shows more of one than `mask_url` does.
+A daemon thread sends them, so a search never waits for a receiver and never fails because of one.
+A receiver that fails repeatedly is reported once. URLs contain secrets: every message shows only
+the part of a URL that `mask_url` returns.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import re
 import sys
 import threading
@@ -18,16 +20,16 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from synaptune.core.errors import UserError, user_error
+from synaptune.core.text import get_first_line
 from synaptune.search.callback import Callback
 from synaptune.search.trial import Trial, find_best
 
 EVENTS = ("generation", "best", "failure", "end")
-_WEB_SCHEMES = ("http", "https")
-_TIMEOUT = 5.0  # seconds for one message, and for all that still wait at the end
-_MAX_WAITING = 100  # messages; beyond that the oldest give way
-_messages: deque[str] = deque(maxlen=20)  # what apprise logged last
-_MAX_FAILURES = 3  # failures in a row after which a receiver gets no more
-# The body of a webhook is the event: apprise's own fields are left out, its message is `text`.
+_TIMEOUT = 5.0  # time limit of one message, and of all queued messages at the end [s]
+_MAX_QUEUED = 100  # messages; a further message replaces the oldest one
+_MAX_FAILURES = 3  # consecutive failures after which a receiver gets no more messages
+_log_messages: deque[str] = deque(maxlen=20)  # the last log messages of apprise
+# The body of a webhook is the event. The fields of apprise are left out; its message is `text`.
 _WEBHOOK_BODY = dict.fromkeys(("version", "title", "attachments", "type"), "") | {"message": "text"}
 
 
@@ -38,8 +40,8 @@ class NotifyConfig:
     Attributes:
         urls: webhooks `https://...` (JSON by POST) or URLs of apprise; `'${oc.env:NAME}'` keeps a
             secret out of every file.
-        events: some of `generation` (one is whole), `best` (a new one), `failure` (of a trial) and
-            `end` (of the command, with its reason).
+        events: some of `generation` (complete), `best` (new best trial), `failure` (failed trial)
+            and `end` (end of the command, with its reason).
     """
 
     urls: list[str] = field(default_factory=list)
@@ -48,12 +50,18 @@ class NotifyConfig:
 
 @dataclass(frozen=True)
 class Event:
-    """The content of a message; phase, trial, objective and reason where the event has one.
+    """The content of a message.
 
     Attributes:
-        finished: number of ended trials of all searches that run side by side.
-        total: number of their planned trials; None when unknown.
-        best: their best objective.
+        study: name of the study.
+        event: an entry of EVENTS.
+        finished: number of ended trials of all concurrent searches.
+        total: number of planned trials of all concurrent searches; None if unknown.
+        best: best objective of all concurrent searches; None if no trial is complete.
+        trial: number of the trial; None if the event has no trial.
+        objective: objective of the trial; None if the event has none.
+        reason: reason of a failure or an end, or the state of a generation.
+        phase: phase of the study; None for the end of a command.
     """
 
     study: str
@@ -67,68 +75,104 @@ class Event:
     phase: str | None = None
 
     def to_text(self) -> str:
-        """The event in one line."""
-        words = {"best": "new best", "failure": "failed trial"}.get(self.event, self.event)
+        """Return the event in one line."""
+        name = {"best": "new best", "failure": "failed trial"}.get(self.event, self.event)
         details = f" {self.objective:.6g}" if self.objective is not None else ""
         details += f" (trial {self.trial})" if self.trial is not None else ""
         details += f": {self.reason}" if self.reason else ""
         best = f", best {self.best:.6g}" if self.best is not None and self.event != "best" else ""
         phase = f" of {self.phase}" if self.phase not in (None, "search") else ""
         count = f"{self.finished} of {self.total}" if self.total else str(self.finished)
-        return f"{self.study}: {words}{phase}{details}; {count} trials{best}"
+        return f"{self.study}: {name}{phase}{details}; {count} trials{best}"
 
 
-Send = Callable[[Event], str | None]  # returns why a message was not taken
+Send = Callable[[Event], str | None]  # returns why a message was not sent, or None
 
 
 def mask_url(url: str) -> str:
-    """A URL without its secrets: scheme and host of a webhook, only the scheme of any other.
+    """Return a URL without its secrets: scheme and host of a webhook, scheme of any other URL.
 
-    Other services of apprise may have a token in place of the host.
+    Other services of apprise can have a token in place of the host.
     """
-    scheme = _read_scheme(url)
-    try:
-        host = urlsplit(url).hostname if scheme in _WEB_SCHEMES else None
-    except ValueError:  # a bracket that does not close
-        host = None
-    return f"{scheme}://{host}/***" if host else f"{scheme}://***" if scheme else "***"
+    scheme, separator, rest = url.partition("://")
+    host = re.match(r"(?:[^/?#]*@)?([\w.-]+)(?=[:/?#]|$)", rest) if _is_webhook(url) else None
+    if not separator:
+        return "***"
+    return f"{scheme.lower()}://{'' if host is None else f'{host[1]}/'}***"
 
 
-def _read_scheme(url: str) -> str:
-    return url.partition("://")[0].lower() if "://" in url else ""
+def _is_webhook(url: str) -> bool:
+    return url.lower().startswith(("http://", "https://"))
+
+
+@dataclass
+class Receiver:
+    """A receiver of messages.
+
+    Attributes:
+        name: masked URL.
+        send: sends an event.
+        failures: number of consecutive failures.
+    """
+
+    name: str
+    send: Send
+    failures: int = 0
+
+    def receive(self, event: Event) -> None:
+        """Send an event, unless the receiver has failed too often; print its last failure."""
+        if self.failures == _MAX_FAILURES:
+            return
+        try:
+            reason = self.send(event)
+        except Exception as error:  # any error of the receiver or of a library
+            reason = type(error).__name__
+        self.failures = 0 if reason is None else self.failures + 1
+        if self.failures == _MAX_FAILURES:
+            message = f"notify: {self.name} failed {_MAX_FAILURES} times in a row ({reason})"
+            print(f"{message}; it gets no more messages", file=sys.stderr, flush=True)
 
 
 class Notifier:
-    """Sends events to every receiver from a thread of its own."""
+    """Sends events to all receivers in a separate thread."""
 
     def __init__(self, config: NotifyConfig, study: str, *, timeout: float = _TIMEOUT) -> None:
         """Start the thread.
 
         Args:
-            timeout: time for one message, and for those that wait at `close` [s].
+            config: receivers and events.
+            study: name of the study.
+            timeout: time limit of one message, and of all queued messages in `close` [s].
 
         Raises:
             UserError: see make_receivers.
         """
         self._events, self._timeout = set(config.events), timeout
         self._receivers = make_receivers(config, timeout)
-        self._latest = Event(study, "end", total=0)
-        self._best: Trial | None = None
-        self._waiting: deque[Event | None] = deque(maxlen=_MAX_WAITING)
-        self._condition = threading.Condition()
-        self._thread = threading.Thread(target=self._run, daemon=True) if self._receivers else None
-        if self._thread is not None:
+        self._counts, self._best = Event(study, "end", total=0), None
+        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._is_closed = not self._receivers
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        if self._receivers:
             self._thread.start()
 
-    def send(self, event: str, **about: Any) -> None:
-        """Queue an event, with the counts of the search."""
-        if event in self._events and self._thread is not None:
-            self._enqueue(replace(self._latest, event=event, **about))
+    def send(self, event: str, **details: Any) -> None:
+        """Queue an event with the counts of the search.
+
+        Args:
+            event: an entry of EVENTS.
+            details: further attributes of Event.
+        """
+        if event in self._events and not self._is_closed:
+            if self._queue.qsize() >= _MAX_QUEUED:
+                with contextlib.suppress(queue.Empty):
+                    self._queue.get_nowait()
+            self._queue.put(replace(self._counts, event=event, **details))
 
     def reset(self) -> None:
-        """Count from zero: the searches whose callbacks are made after this run side by side."""
+        """Reset the counts. All callbacks made afterwards belong to concurrent searches."""
         self._best = None
-        self._latest = replace(self._latest, finished=0, total=0, best=None)
+        self._counts = replace(self._counts, finished=0, total=0, best=None)
 
     def make_callback(
         self,
@@ -142,106 +186,100 @@ class Notifier:
         """Make the callback that sends the events of a search.
 
         Args:
-            size: number of trials in a generation.
-            total: number of planned trials; None when unknown.
-            earlier: trials that ended before.
+            size: number of trials of a generation.
+            total: number of planned trials; None if unknown.
+            phase: phase of the study.
+            maximize: whether larger objectives are better.
+            earlier: trials that ended before this process started.
         """
-        whole = None if total is None or self._latest.total is None else self._latest.total + total
-        self._latest = replace(self._latest, total=whole)
+        known = self._counts.total
+        self._counts = replace(
+            self._counts, total=None if total is None or known is None else known + total
+        )
         self.count(earlier, maximize)
-        counts = Counter(trial.index // size for trial in earlier)
-        return _NotifierCallback(self, size, phase, maximize, counts)
+        generations = Counter(trial.index // size for trial in earlier)
+        return _NotifierCallback(self, size, phase, maximize, generations)
 
     def count(self, trials: Sequence[Trial], maximize: bool) -> Trial | None:
-        """Count ended trials; returns the best trial so far."""
-        self._best = find_best([*([] if self._best is None else [self._best]), *trials], maximize)
-        finished = self._latest.finished + len(trials)
-        self._latest = replace(
-            self._latest, finished=finished, best=self._best and self._best.objective
+        """Count ended trials; return the best trial so far."""
+        self._best = find_best(filter(None, (self._best, *trials)), maximize)
+        self._counts = replace(
+            self._counts,
+            finished=self._counts.finished + len(trials),
+            best=self._best and self._best.objective,
         )
         return self._best
 
     @contextlib.contextmanager
     def send_end(self) -> Iterator[None]:
-        """Send how the block ended, and wait a short time for messages in the queue."""
-        reason = "an error"
+        """Send the reason for the end of the block, and wait a short time for queued messages."""
+        reason = "done"
         try:
             yield
-            reason = "done"
-        except KeyboardInterrupt:
-            reason = "stopped by the user"
-            raise
-        except UserError as error:
-            reason = f"an error: {_first_line(str(error))}"
-            raise
         except BaseException as error:
-            reason = f"an error: {type(error).__name__}: {_first_line(str(error))}"
+            reason = _describe_error(error)
             raise
         finally:
             self.send("end", reason=reason)
             self.close()
 
     def close(self) -> None:
-        """Wait a short time until everything is sent."""
-        if self._thread is not None:
-            self._enqueue(None)
+        """Wait a short time for queued messages, and drop the rest."""
+        if self._thread.is_alive():
+            self._queue.put(None)
             self._thread.join(self._timeout)
-            with self._condition:
-                self._waiting.clear()  # a thread that waits for a receiver ends afterwards
-            self._enqueue(None)
-            self._thread = None
-
-    def _enqueue(self, event: Event | None) -> None:
-        with self._condition:
-            self._waiting.append(event)
-            self._condition.notify()
+        self._is_closed = True
 
     def _run(self) -> None:
-        failures: Counter[int] = Counter()
-        while len(failures) < len(self._receivers) or any(
-            count < _MAX_FAILURES for count in failures.values()
-        ):
-            with self._condition:
-                self._condition.wait_for(lambda: self._waiting)
-                event = self._waiting.popleft()
-            if event is None:
-                return
-            for number, (name, send) in enumerate(self._receivers):
-                if failures[number] < _MAX_FAILURES:
-                    failures[number] = (
-                        0 if (fault := _try_send(send, event)) is None else failures[number] + 1
-                    )
-                    if failures[number] == _MAX_FAILURES:
-                        message = f"notify: {name} failed {_MAX_FAILURES} times in a row ({fault})"
-                        message += "; it gets no more messages"
-                        print(message, file=sys.stderr, flush=True)
+        while (event := self._queue.get()) is not None and not self._is_closed:
+            for receiver in self._receivers:
+                receiver.receive(event)
+
+
+def _describe_error(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by the user"
+    name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+    return f"an error: {name}{get_first_line(error)}"
 
 
 @dataclass
 class _NotifierCallback(Callback):
-    """Sends the events of one search; counts: ended trials by generation."""
+    """Sends the events of one search.
+
+    Attributes:
+        notifier: sends the events.
+        size: number of trials of a generation.
+        label: phase of the study.
+        maximize: whether larger objectives are better.
+        generations: number of ended trials by generation.
+    """
 
     notifier: Notifier
     size: int
     label: str
     maximize: bool
-    counts: Counter[int]
+    generations: Counter[int]
 
     def on_end(self, trial: Trial, finished: int) -> None:
         best, send = self.notifier.count([trial], self.maximize), self.notifier.send
         if trial.state == "failed":
-            reason = _first_line(trial.reason)
+            reason = get_first_line(trial.reason)
             send("failure", phase=self.label, trial=trial.number, reason=reason)
         if best is trial:
             send("best", phase=self.label, trial=trial.number, objective=trial.objective)
-        number = trial.index // self.size
-        self.counts[number] += 1
-        if self.counts[number] == self.size:
-            send("generation", phase=self.label, reason=f"{number} is whole")
+        generation = trial.index // self.size
+        self.generations[generation] += 1
+        if self.generations[generation] == self.size:
+            send("generation", phase=self.label, reason=f"{generation} is complete")
 
 
-def make_receivers(config: NotifyConfig, timeout: float = _TIMEOUT) -> list[tuple[str, Send]]:
-    """Make the receivers, each with its masked URL.
+def make_receivers(config: NotifyConfig, timeout: float = _TIMEOUT) -> list[Receiver]:
+    """Make the receivers.
+
+    Args:
+        config: receivers and events.
+        timeout: time limit of one message [s].
 
     Raises:
         UserError: an event or a URL is unknown, or apprise is not installed.
@@ -250,10 +288,10 @@ def make_receivers(config: NotifyConfig, timeout: float = _TIMEOUT) -> list[tupl
         raise user_error(
             got=f"notify.events={unknown}", expected=f"some of {', '.join(EVENTS)}", do="correct it"
         )
-    return [(mask_url(url), _make_receiver(url, timeout)) for url in config.urls]
+    return [Receiver(mask_url(url), _make_send(url, timeout)) for url in config.urls]
 
 
-def _make_receiver(url: str, timeout: float) -> Send:
+def _make_send(url: str, timeout: float) -> Send:
     try:
         import apprise
     except ImportError:
@@ -262,12 +300,11 @@ def _make_receiver(url: str, timeout: float) -> Send:
             expected="apprise, which sends the messages",
             do="pip install 'synaptune[notify]'",
         ) from None
-    # Log lines show URLs: apprise's are kept from every handler, its HTTP client writes none.
+    # Log messages contain URLs: no handler gets those of apprise, and its HTTP client writes none.
     logging.getLogger("apprise").setLevel(logging.WARNING)
-    logging.getLogger("apprise").addFilter(_keep_from_logs)
+    logging.getLogger("apprise").addFilter(_keep_log_message)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
-    is_webhook = _read_scheme(url) in _WEB_SCHEMES
-    target: Any = _make_webhook(url, timeout) if is_webhook else url
+    target: Any = _make_webhook(url, timeout) if _is_webhook(url) else url
     service = apprise.Apprise()
     if not service.add(target):
         raise user_error(
@@ -278,35 +315,35 @@ def _make_receiver(url: str, timeout: float) -> Send:
         )
 
     def send(event: Event) -> str | None:
-        if is_webhook:
+        if _is_webhook(url):
             target.payload_extras = _WEBHOOK_BODY | asdict(event)
-        _messages.clear()
+        _log_messages.clear()
         if service.notify(body=event.to_text(), title=f"synaptune {event.event}"):
             return None
-        text = " ".join(_messages)
+        text = " ".join(_log_messages)
         code = re.search(r"error=(\d{3})\b", text)
-        no_code = "no connection" if "Connection error" in text else "not taken"
-        return f"HTTP {code[1]}" if code else no_code
+        other = "no connection" if "Connection error" in text else "not accepted"
+        return f"HTTP {code[1]}" if code else other
 
     return send
 
 
-def _keep_from_logs(record: logging.LogRecord) -> bool:
-    """Filter of apprise's logger: keep a message for the next failure and emit nothing."""
-    _messages.append(record.getMessage())
+def _keep_log_message(record: logging.LogRecord) -> bool:
+    """Filter of the logger of apprise: keep a message for the next failure and emit none."""
+    _log_messages.append(record.getMessage())
     return False
 
 
 def _make_webhook(url: str, timeout: float) -> Any:
-    """Make apprise's service json:// or jsons:// for a URL of the web; None when it is unusable.
+    """Make the service json:// or jsons:// of apprise for a web URL; None if the URL is invalid.
 
-    Path and query stay as they are: apprise would take the query for options of its own.
+    Path and query are set unchanged: apprise would use the query as its own options.
     """
     import apprise
 
     try:
         parts = urlsplit(url)
-    except ValueError:  # a bracket that does not close
+    except ValueError:  # an unmatched bracket
         return None
     webhook: Any = apprise.Apprise.instantiate("json" + url[4:].partition("?")[0])
     if webhook is not None:
@@ -314,15 +351,3 @@ def _make_webhook(url: str, timeout: float) -> Any:
         webhook.headers = {"User-Agent": "synaptune"}
         webhook.socket_connect_timeout = webhook.socket_read_timeout = timeout
     return webhook
-
-
-def _try_send(send: Send, event: Event) -> str | None:
-    """Send an event; returns why it could not be sent, without any part of a URL, or None."""
-    try:
-        return send(event)
-    except Exception as error:  # whatever a receiver or its library does ends here
-        return type(error).__name__
-
-
-def _first_line(text: str | None) -> str:
-    return text.splitlines()[0] if text else "unknown"

@@ -1,8 +1,7 @@
-"""A picture kept at the bottom of a terminal while everything that is printed scrolls by above it.
+"""A picture at the bottom of a terminal; printed text scrolls above it.
 
-One thread alone writes to the terminal: what the rest of the process prints waits in a queue that
-even a signal handler may use,
-so that no lock is ever held by a thread that a Ctrl-C interrupts.
+Only one thread writes to the terminal. The text that other threads print goes into a queue, which a
+signal handler can use as well. A thread that Ctrl-C interrupts therefore never holds a lock.
 """
 
 from __future__ import annotations
@@ -18,24 +17,28 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-REDRAW_SECONDS = 1.0  # between two drawings when nothing happens [s]; chosen: ages tick in seconds
-MIN_REDRAW_SECONDS = 0.2  # least time between two drawings [s]; chosen: 2 % of a core at 4 ms each
-_CLOSE_TIMEOUT = 5.0  # seconds for a terminal to take the last picture
+# Longest and shortest time between two drawings [s]; chosen: the table shows ages in seconds, and a
+# drawing of 4 ms takes at most 2 % of a core.
+REDRAW_SECONDS, MIN_REDRAW_SECONDS = 1.0, 0.2
+_CLOSE_TIMEOUT = 5.0  # longest wait for the last drawing [s]
 
 
 class Screen:
-    """A picture on a terminal, from now until `close`.
+    """A picture on a terminal until `close`.
 
-    What sys.stdout and sys.stderr are given meanwhile is printed above it.
+    The text that is written to sys.stdout and sys.stderr appears above it.
     """
 
     def __init__(self, render: Callable[[], RenderableType], console: Console) -> None:
-        """render: called in the drawing thread, at every event and once a second.
+        """Redirect the standard streams and start the drawing thread.
 
-        Console: a terminal.
+        Args:
+            render: returns the picture; the drawing thread calls it at every event and once a
+                second.
+            console: console on a terminal.
         """
         self._render, self._console = render, console
-        self._queue: SimpleQueue[str | None] = SimpleQueue()  # text to print; null: draw again
+        self._queue: SimpleQueue[str | None] = SimpleQueue()  # text to print; None: draw again
         self._closing = threading.Event()
         self._failure: Exception | None = None
         self._redirected = [
@@ -43,42 +46,36 @@ class Screen:
             for name in ("stdout", "stderr")
             if (stream := getattr(sys, name)).isatty()
         ]
-        for name, _, aside in self._redirected:
-            setattr(sys, name, aside)
+        for name, _, redirected in self._redirected:
+            setattr(sys, name, redirected)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def redraw(self) -> None:
-        """Draw again soon; raises what broke the drawing."""
+        """Draw again soon; raises the exception of a drawing that failed."""
         if self._failure is not None:
             raise self._failure
         self._queue.put(None)
 
     def close(self) -> None:
-        """Draw a last time, leave the picture, and give the streams back."""
+        """Draw a last time and restore the streams; the picture stays on the terminal."""
         self._closing.set()
         self._queue.put(None)
         try:
             self._thread.join(_CLOSE_TIMEOUT)
         finally:
-            for name, stream, aside in self._redirected:
-                aside.active = False
-                if getattr(sys, name) is aside:
+            for name, stream, redirected in self._redirected:
+                redirected.active = False
+                if getattr(sys, name) is redirected:
                     setattr(sys, name, stream)
             self._redirected = []
-            sys.stdout.write(self._take_rest())
-
-    def _take_rest(self) -> str:
-        """What was printed after the drawing had ended, or broken."""
-        text = self._collect_text(0.0)
-        return text if text.endswith("\n") or not text else text + "\n"
+            # Text from after the end of the drawing thread.
+            sys.stdout.write(_end_line(self._collect_text(0.0)))
 
     def _run(self) -> None:
         try:
             self._draw()
-        except (
-            Exception
-        ) as error:  # of the terminal or the picture: kept for the thread that runs the search
+        except Exception as error:  # `redraw` raises it in the thread of the search
             self._failure = error
 
     def _draw(self) -> None:
@@ -92,9 +89,7 @@ class Screen:
             redirect_stderr=False,
         )
         live.start(refresh=True)
-        self._console.show_cursor(
-            True
-        )  # a search is often killed, and would leave the terminal without it
+        self._console.show_cursor(True)  # a killed search would leave the terminal without it
         text = ""
         try:
             while not self._closing.is_set():
@@ -102,41 +97,42 @@ class Screen:
                 live.refresh()
                 self._closing.wait(MIN_REDRAW_SECONDS)
         finally:
-            if text := text + self._take_rest():
-                self._print(text if text.endswith("\n") else text + "\n")
+            self._print(_end_line(text + self._collect_text(0.0)))
             live.stop()
 
     def _collect_text(self, timeout: float) -> str:
-        """The text that came within a patience [s], or at the first event."""
-        texts, until = [], time.monotonic() + timeout
+        """Return the text in the queue; wait for the first entry at most `timeout` [s]."""
+        texts, deadline = [], time.monotonic() + timeout
         while True:
             try:
-                texts.append(self._queue.get(timeout=max(0.0, until - time.monotonic())) or "")
-                until = 0.0
+                texts.append(self._queue.get(timeout=max(0.0, deadline - time.monotonic())) or "")
+                deadline = 0.0
             except Empty:
                 return "".join(texts)
 
     def _print(self, text: str) -> str:
-        """Print whole lines; returns the rest."""
+        """Print the complete lines of a text; return the rest."""
         from rich.text import Text
 
-        lines = text.split("\n")
-        # Of a line that was written over itself, as by a progress bar, the last version counts.
-        whole = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines[:-1]]
-        if whole:
-            printed = Text("\n").join(Text.from_ansi(line) for line in whole)
-            printed.no_wrap, printed.overflow = (
-                True,
-                "ignore",
-            )  # the terminal wraps it, so that a path stays one word
-            self._console.print(printed, crop=False)
-        return lines[-1]
+        *lines, rest = text.split("\n")
+        if lines:
+            # A progress bar overwrites its line; only the last version is printed.
+            last = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines]
+            # The terminal wraps long lines, so that a path stays one word.
+            separator = Text("\n", no_wrap=True, overflow="ignore")
+            self._console.print(separator.join(map(Text.from_ansi, last)), crop=False)
+        return rest
+
+
+def _end_line(text: str) -> str:
+    """Return a text with a newline at its end; an empty text stays empty."""
+    return text if text.endswith("\n") or not text else text + "\n"
 
 
 class _RedirectedStream:
     """A stream whose text goes to the drawing thread.
 
-    In a forked child, and when the picture is done, to the real stream.
+    In a forked child and after `Screen.close`, the text goes to the original stream.
     """
 
     def __init__(self, stream: TextIO, queue: SimpleQueue[str | None]) -> None:
@@ -162,14 +158,15 @@ class _RedirectedStream:
 
 
 def make_console(stream: TextIO | None = None) -> Console | None:
-    """A console on a stream (null: standard output) that can hold a picture.
+    """Return a console that can show a picture; None for a file, a pipe or a dumb terminal.
 
-    Null for a file, a pipe or a dumb terminal.
+    Args:
+        stream: stream of the console; None means standard output.
     """
-    chosen = sys.stdout if stream is None else stream
-    if not chosen.isatty():
+    file = stream or sys.stdout
+    if not file.isatty():
         return None
     from rich.console import Console
 
-    console = Console(file=chosen)
+    console = Console(file=file)
     return console if console.is_terminal and not console.is_dumb_terminal else None

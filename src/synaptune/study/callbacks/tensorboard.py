@@ -1,7 +1,7 @@
-"""The log of a search for TensorBoard: its trials and its search distribution.
+"""The TensorBoard log of a search, with two runs.
 
-It has two runs: `trials` has a step for each ended trial, `generations` one for each generation of
-an optimizer with a search distribution.
+`trials` has a step for each ended trial, `generations` has a step for each generation of an
+optimizer with a search distribution.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from synaptune.search.trial import Trial, find_best
 from synaptune.study.callbacks.images import draw_distribution_image
 from synaptune.study.database import keys as schema
 
-# Most of a search's time that goes into images; chosen: less than one run's noise in time.
-DRAWING_SHARE = 0.02
+# Largest fraction of the time of a search for drawing; chosen: below the variation between runs.
+DRAWING_FRACTION = 0.02
 _BUCKET_COUNT = 20
 
 
@@ -39,10 +39,13 @@ class TensorBoardCallback(Callback):
         maximize: bool = False,
         earlier: Sequence[Trial] = (),
     ) -> None:
-        """Prepare a log.
+        """Count the earlier trials.
 
         Args:
-            folder: folder of the log, with a subfolder for each of its two runs.
+            folder: folder of the log, with a subfolder for each run.
+            space: search space of the phase.
+            phase: phase whose trials are logged; None means every phase.
+            maximize: whether larger objectives are better.
             earlier: trials that ended before this process started.
         """
         self.phase = phase
@@ -51,13 +54,11 @@ class TensorBoardCallback(Callback):
         self._best = find_best(earlier, maximize)
         self._failed = sum(trial.state == "failed" for trial in earlier)
         self._undrawn: Diagnostics | None = None
-        self._drawn, self._cost = float("-inf"), 0.0
+        self._next_drawing = 0.0  # earliest time of the next drawing [s, monotonic]
 
     def on_end(self, trial: Trial, finished: int) -> None:
-        """Write how a trial ended, at the step of ended trials."""
-        self._best = find_best(
-            [entry for entry in (self._best, trial) if entry is not None], self._maximize
-        )
+        """Write the result of a trial; the step is the number of ended trials."""
+        self._best = find_best(filter(None, (self._best, trial)), self._maximize)
         self._failed += trial.state == "failed"
         values = {
             "trial/objective": trial.objective,
@@ -69,7 +70,7 @@ class TensorBoardCallback(Callback):
         self._add("trials", finished, values)
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
-        """Write a generation: its losses, its distribution, its points."""
+        """Write the objectives, the search distribution and the points of a generation."""
         step = diagnostics.generation
         objectives = [trial.objective for trial in members if trial.objective is not None]
         histograms = {
@@ -82,12 +83,12 @@ class TensorBoardCallback(Callback):
             if values:
                 writer.add_histogram(tag, np.array(values), step, bins=_BUCKET_COUNT)
         self._undrawn = diagnostics
-        if time.monotonic() - self._drawn >= self._cost / DRAWING_SHARE:
+        if time.monotonic() >= self._next_drawing:
             self._draw(diagnostics)
         writer.flush()
 
     def close(self, exit_code: int) -> None:
-        """Draw the last generation if that was left out, and close the files."""
+        """Draw the last generation if it is not drawn, and close the files."""
         try:
             if self._undrawn is not None:
                 self._draw(self._undrawn)
@@ -97,11 +98,11 @@ class TensorBoardCallback(Callback):
             self._writers = {}
 
     def _add(self, run: str, step: int, values: Mapping[str, Any]) -> None:
-        """Write numbers; a value that JSON does not have as a number is stored as text."""
+        """Write the numbers among some values; a non-finite number is stored as text."""
         from torch.utils.tensorboard import SummaryWriter
 
         if run not in self._writers:
-            # A log that is continued hides what it already has from this step on.
+            # TensorBoard discards the steps that an earlier process wrote from this step on.
             self._writers[run] = SummaryWriter(str(self._folder / run), purge_step=step)
         for tag, value in values.items():
             if isinstance(value, int | float):
@@ -112,21 +113,24 @@ class TensorBoardCallback(Callback):
         self, diagnostics: Diagnostics, members: Sequence[Trial], objectives: Sequence[float]
     ) -> Mapping[str, float | None]:
         best, worst = (max, min) if self._maximize else (min, max)
-        found: dict[str, float | None] = {
-            "generation/failed": sum(trial.state == "failed" for trial in members)
+        scalars: dict[str, float | None] = {
+            "generation/failed": sum(trial.state == "failed" for trial in members),
+            "search/best": None if self._best is None else self._best.objective,
         }
         if objectives:
-            found |= {"generation/best": best(objectives), "generation/worst": worst(objectives)}
-            found |= {"generation/mean": statistics.fmean(objectives)}
-        found |= {"search/best": None if self._best is None else self._best.objective}
-        numbers = ("step", "condition", "eigenvalue_ratio", "stagnation")
-        found |= {f"distribution/{name}": float(getattr(diagnostics, name)) for name in numbers}
+            scalars |= {
+                "generation/best": best(objectives),
+                "generation/worst": worst(objectives),
+                "generation/mean": statistics.fmean(objectives),
+            }
+        for name in ("step", "condition", "eigenvalue_ratio", "stagnation"):
+            scalars[f"distribution/{name}"] = float(getattr(diagnostics, name))
         for dimension in self._space.dimensions:
-            mean, sigma = to_own_unit(
-                dimension, diagnostics.mean[dimension.name], diagnostics.sigma[dimension.name]
+            name = dimension.name
+            scalars[f"mean/{name}"], scalars[f"sigma/{name}"] = convert_to_unit(
+                dimension, diagnostics.mean[name], diagnostics.sigma[name]
             )
-            found |= {f"mean/{dimension.name}": mean, f"sigma/{dimension.name}": sigma}
-        return found
+        return scalars
 
     def _draw(self, diagnostics: Diagnostics) -> None:
         started_at = time.monotonic()
@@ -134,25 +138,26 @@ class TensorBoardCallback(Callback):
         self._writers["generations"].add_image(
             "correlation", image, diagnostics.generation, dataformats="HWC"
         )
-        self._undrawn, self._drawn = None, time.monotonic()
-        self._cost = self._drawn - started_at
+        self._undrawn, now = None, time.monotonic()
+        self._next_drawing = now + (now - started_at) / DRAWING_FRACTION
 
 
-def to_own_unit(dimension: Dimension, mean: float, sigma: float) -> tuple[float, float]:
-    """Convert a parameter's mean and half the width of mean +- sigma to its own unit.
+def convert_to_unit(dimension: Dimension, mean: float, sigma: float) -> tuple[float, float]:
+    """Convert mean and sigma from the unit box to the unit of a parameter.
 
-    Those of a choice stay coordinates of the unit box.
+    The converted sigma is half the width of mean +- sigma. Both values of a categorical parameter
+    stay coordinates of the unit box.
     """
     if dimension.scale == "categorical":
         return mean, sigma
-    centre, low, high = (
+    center, low, high = (
         float(dimension.to_value(unit)) for unit in (mean, mean - sigma, mean + sigma)
     )
-    return centre, (high - low) / 2.0
+    return center, (high - low) / 2.0
 
 
 def _to_numbers(dimension: Dimension, members: Sequence[Trial]) -> list[float]:
-    """A parameter's values in a generation; of a choice its number among them."""
+    """Return the values of a parameter in a generation; a choice is replaced by its index."""
     values = [trial.values[dimension.name] for trial in members]
     if dimension.scale == "categorical":
         values = [find_choice(dimension.choices, value) for value in values]

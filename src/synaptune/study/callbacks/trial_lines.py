@@ -1,79 +1,70 @@
-"""A line for every trial that ends, on a terminal or where lines are asked for."""
+"""A line for each ended trial, on a terminal or where lines are requested."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TextIO
 
 from synaptune.core.text import format_duration, get_first_line
 from synaptune.search.callback import Callback
-from synaptune.search.trial import Trial, find_best
+from synaptune.search.trial import Trial
+from synaptune.study.callbacks.progress import SearchInfo, SearchProgress
+from synaptune.study.database import keys as schema
+
+_MAX_REASON = 80  # characters
 
 
-@dataclass
 class TrialLines(Callback):
-    """A line for every ended trial: its number, objective, best so far, time taken and left.
+    """Prints a line for each ended trial: number, objective, best objective, times."""
 
-    Attributes:
-        total: number of planned trials; None when unknown.
-        label: what is counted.
-        earlier: trials that ended before this process started.
-        always: whether to print where the stream is no terminal.
-    """
+    def __init__(
+        self,
+        info: SearchInfo,
+        earlier: Sequence[Trial] = (),
+        *,
+        always: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
+        """Count the earlier trials.
 
-    total: int | None
-    label: str = "trial"
-    maximize: bool = False
-    earlier: Sequence[Trial] = ()
-    always: bool = False
-    stream: TextIO = field(default_factory=lambda: sys.stdout)
-
-    def __post_init__(self) -> None:
-        self._shown = self.always or self.stream.isatty()
-        self._best = find_best(self.earlier, self.maximize)
-        self._started_at = time.perf_counter()
-        self._ended = 0
+        Args:
+            info: the search.
+            earlier: trials that ended before this process started.
+            always: whether to print to a stream that is not a terminal.
+            stream: stream of the lines; None means standard output.
+        """
+        self._progress = SearchProgress(info, earlier, time.monotonic())
+        self._stream = stream or sys.stdout
+        self._is_shown = always or self._stream.isatty()
 
     def on_end(self, trial: Trial, finished: int) -> None:
-        """Print the line of a trial; trials of every phase are counted together."""
-        self._ended += 1
-        finished = len(self.earlier) + self._ended
-        self._best = find_best(
-            [entry for entry in (self._best, trial) if entry is not None], self.maximize
-        )
-        if not self._shown:
-            return
-        width = len(str(self.total or finished))
-        counted = f"{self.label} {finished:>{width}}" + (f"/{self.total}" if self.total else "")
-        ending = (
-            f"{trial.objective:.5g}"
-            if trial.objective is not None
-            else f"{trial.state} ({_describe_ending(trial)})"
-        )
-        best = (
-            f"  best {self._best.objective:.5g} (#{self._best.number})"
-            if self._best is not None
-            else ""
-        )
-        pace = (time.perf_counter() - self._started_at) / self._ended
-        left = (
-            f"  left {format_duration(pace * (self.total - finished))}"
-            if self.total and finished < self.total
-            else ""
-        )
-        print(
-            f"  {counted}  {ending}{best} "
-            f" {format_duration(trial.facts.get('seconds', 0.0))}{left}",
-            file=self.stream,
-            flush=True,
-        )
+        """Print the line of a trial; the trials of all phases are counted together."""
+        self._progress.record_end(trial)
+        if self._is_shown:
+            line = _format_line(self._progress, trial, time.monotonic())
+            print(line, file=self._stream, flush=True)
 
 
-def _describe_ending(trial: Trial) -> str:
+def _format_line(progress: SearchProgress, trial: Trial, now: float) -> str:
+    info, best, seconds_left = progress.info, progress.best, progress.get_seconds_left(now)
+    width = len(str(info.total or progress.finished))
+    line = f"  {info.label} {progress.finished:>{width}}{f'/{info.total}' if info.total else ''}"
+    line += f"  {_format_result(trial)}"
+    line += "" if best is None else f"  best {best.objective:.5g} (#{best.number})"
+    line += f"  {format_duration(trial.facts.get(schema.SECONDS, 0.0))}"
+    if progress.trials_left and seconds_left is not None:
+        line += f"  left {format_duration(seconds_left)}"
+    return line
+
+
+def _format_result(trial: Trial) -> str:
+    if trial.objective is not None:
+        return f"{trial.objective:.5g}"
+    detail = get_first_line(trial.reason)
     if trial.state == "pruned":
-        return "no estimate" if trial.estimate is None else f"estimate {trial.estimate:.5g}"
-    line = get_first_line(trial.reason)
-    return line if len(line) <= 80 else line[:77] + "..."
+        detail = "no estimate" if trial.estimate is None else f"estimate {trial.estimate:.5g}"
+    elif len(detail) > _MAX_REASON:
+        detail = detail[: _MAX_REASON - 3] + "..."
+    return f"{trial.state} ({detail})"

@@ -1,10 +1,8 @@
-"""The search itself as a run of Weights & Biases: its generations, its distribution as images, its
-trials, the final report.
+"""The W&B run of a search, called the controller's run: generations, trials, images and report.
 
-One thread of its own speaks to W&B, so that no search waits for it or fails by it. Each row of the
-run's history is a line of
-`controller/logged.jsonl` too, and the number of the line is its step: what a killed search logged
-is not logged again.
+A separate thread calls W&B, so a search never waits for W&B and never fails because of it. Each row
+of the history of the run is also a line of `controller/logged.jsonl`, and its step is the number of
+the line. A search that continues after a kill therefore logs no row twice.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from synaptune.core.text import get_first_line
 from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.trial import Trial, get_loss
@@ -40,13 +39,11 @@ from synaptune.training.loggers.wandb_run import (
 
 FOLDER = "controller"
 JOB_TYPE = "controller"
-REPEATED = (  # a file in the folder of a run whose rows a later run of the same id has sent
-    "repeated"
-)
+# A file in the folder of a run whose rows a later run with the same id has sent.
+REPEATED = "repeated"
 _RUN_FILE = "run.json"
 _HISTORY_FILE = "logged.jsonl"
-_NO_TRIALS: Mapping[str, Sequence[Trial]] = {}
-_IMAGE_EVERY = 10  # generations between images, once a search is older than that
+_IMAGE_EVERY = 10  # generations between two images after the first ten
 
 
 def open_search_run(
@@ -56,51 +53,57 @@ def open_search_run(
     names: Mapping[str, Sequence[str]],
     flat_config: Mapping[str, Any],
     maximize: bool = False,
-    earlier: Mapping[str, Sequence[Trial]] = _NO_TRIALS,
+    earlier: Mapping[str, Sequence[Trial]] | None = None,
 ) -> list[WandbCallback]:
-    """Open the controller's run of a study, new or resumed, as a callback for each phase.
-
-    There are none when W&B is off or not installed.
+    """Open the controller's run of a study, new or resumed.
 
     Args:
-        names: by phase, the searched parameters in the order of a unit point.
-        flat_config: flat configuration.
-        earlier: by phase, trials that ended before; a kill may have left some of them unlogged.
+        config: configuration of logging.
+        study: the study.
+        names: parameters of the search space, in its order, by phase.
+        flat_config: flat configuration of the study.
+        maximize: whether larger objectives are better.
+        earlier: trials that ended before this process started, by phase. Those that a killed
+            process did not log are logged now.
+
+    Returns:
+        A callback for each phase; no callbacks if W&B is off or not installed.
 
     Raises:
-        as open_run does.
+        UserError: see open_run.
     """
     if config.wandb == "off":
         return []
-    place, unique = (
-        study.location,
-        make_run_id(study.location.name, get_study_identity(study), JOB_TYPE),
+    name, folder = study.location.name, study.location.folder / FOLDER
+    run_id = make_run_id(name, get_study_identity(study), JOB_TYPE)
+    tags = (*config.tags, name, JOB_TYPE)
+    config = replace(
+        config, group=name, job_type=JOB_TYPE, run_id=run_id, tags=tags, generation=None
     )
-    tags = (*config.tags, place.name, JOB_TYPE)
-    called = replace(
-        config, group=place.name, job_type=JOB_TYPE, run_id=unique, tags=tags, generation=None
-    )
-    folder = place.folder / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    writer = open_run(called, folder, name=place.name, flat_config=flat_config)
+    writer = open_run(config, folder, name=name, flat_config=flat_config)
     if writer is None:
         return []
-    write_json(folder / _RUN_FILE, asdict(called))
-    spokesman = WandbThread(writer, HistoryFile(folder / _HISTORY_FILE, unique), len(names))
+    write_json(folder / _RUN_FILE, asdict(config))
+    thread = WandbThread(writer, HistoryFile(folder / _HISTORY_FILE, run_id), len(names))
     return [
         WandbCallback(
-            spokesman,
+            thread,
             phase=phase,
-            names=searched,
+            names=phase_names,
             maximize=maximize,
-            earlier=earlier.get(phase, ()),
+            earlier=(earlier or {}).get(phase, ()),
         )
-        for phase, searched in names.items()
+        for phase, phase_names in names.items()
     ]
 
 
 def read_run_config(folder: Path) -> LoggerConfig | None:
-    """What the controller's run of a study's folder is called in W&B; null where there is none."""
+    """Return the W&B labels of the controller's run of a study; None if there is no such run.
+
+    Args:
+        folder: folder of the study.
+    """
     try:
         content = json.loads((folder / FOLDER / _RUN_FILE).read_text())
     except (OSError, ValueError):
@@ -109,19 +112,25 @@ def read_run_config(folder: Path) -> LoggerConfig | None:
 
 
 def attach_report(folder: Path, path: Path) -> bool:
-    """Add a report (a page, or a folder of files) to the controller's run of a study's folder;
-    whether there is such a run.
+    """Add a report to the controller's run of a study.
 
-    It opens the run again: call it when no search of the study runs. What keeps W&B from taking it
-    is said, never raised.
+    The call opens the run again, so no search of the study may be running. An error of W&B is
+    printed.
+
+    Args:
+        folder: folder of the study.
+        path: a page, or a folder of files with the page report.html.
+
+    Returns:
+        Whether the report was added.
     """
     config = read_run_config(folder)
     if config is None:
         return False
-    done, attached = run_with_timeout(
+    result = run_with_timeout(
         UPLOAD_SECONDS, lambda: _try_wandb(lambda: _attach(config, folder, path))
     )
-    return bool(done and attached)
+    return result == (True, True)
 
 
 def _attach(config: LoggerConfig, folder: Path, path: Path) -> None:
@@ -131,125 +140,115 @@ def _attach(config: LoggerConfig, folder: Path, path: Path) -> None:
     if writer is None:
         return
     artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", f"report-{config.group}"), type="report")
-    if path.is_dir():
-        for file in sorted(
-            entry for entry in path.rglob("*") if entry.is_file()
-        ):  # add_dir would print
-            artifact.add_file(str(file), name=file.relative_to(path).as_posix())
-    else:
-        artifact.add_file(str(path))
-    page, logged = (
-        path / "report.html" if path.is_dir() else path,
-        HistoryFile(folder / FOLDER / _HISTORY_FILE, str(config.run_id)),
-    )
-    logged.log_again(writer)
+    root, page = (path, path / "report.html") if path.is_dir() else (path.parent, path)
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:  # add_dir would print
+        if file.is_file():
+            artifact.add_file(str(file), name=file.relative_to(root).as_posix())
+    history = HistoryFile(folder / FOLDER / _HISTORY_FILE, str(config.run_id))
+    history.log_again(writer)
     if page.suffix == ".html" and page.exists():
-        shown = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
-        logged.log(writer, {"report": shown}, {"kind": "report", "name": page.name})
+        html = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
+        history.log(writer, {"report": html}, {"kind": "report", "name": page.name})
     writer.run.log_artifact(artifact)
     writer.close(0)
 
 
 class HistoryFile:
-    """The rows a run's history has, a line of JSON for each.
+    """A file with the rows in the history of a run, one line of JSON each.
 
-    A file of another run is begun anew.
+    Attributes:
+        rows: the rows by step.
     """
 
-    def __init__(self, path: Path, unique: str) -> None:
+    def __init__(self, path: Path, run_id: str) -> None:
+        """Read the file; a file of another run is replaced by an empty one."""
         self._path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        entries = [entry for entry in map(_parse_entry, lines) if entry is not None]
-        head = {"run": unique}
-        self.rows = entries[1:] if entries[:1] == [head] else []
-        write_text(path, "".join(json.dumps(entry) + "\n" for entry in [head, *self.rows]))
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        # The last line has no newline if a kill cut it.
+        entries = [json.loads(line) for line in text.splitlines(keepends=True) if line[-1] == "\n"]
+        header = {"run": run_id}
+        self.rows = entries[1:] if entries[:1] == [header] else []
+        write_text(path, "".join(json.dumps(entry) + "\n" for entry in [header, *self.rows]))
 
     def log(self, writer: WandbWriter, values: Mapping[str, Any], row: dict[str, Any]) -> None:
-        """Log values as the next row of the history, kept as `row`."""
-        # In this order: a kill between the two logs the same row at the same step again, and W&B
-        # takes each step once.
+        """Log the next row of the history.
+
+        Args:
+            writer: writer of the run.
+            values: values to log.
+            row: content of the line, to which the numbers and texts of `values` are added.
+        """
+        # The file is written last. After a kill between the two writes the row is logged again at
+        # the same step, and W&B accepts each step once.
         writer.log(len(self.rows), values)
-        row = row | {
-            "logged": {
-                name: value
-                for name, value in values.items()
-                if isinstance(value, int | float | str)
-            }
-        }
-        self.rows.append(row)
+        plain = {name: x for name, x in values.items() if isinstance(x, int | float | str)}
+        self.rows.append(row | {"logged": plain})
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(self.rows[-1]) + "\n")
 
     def log_again(self, writer: WandbWriter) -> None:
-        """Log again, without its pictures, what the run may lack: the end of an online one that was
-        killed, or all that was logged
-        offline; and offline, where a kill loses what the client had not written, everything."""
+        """Log the rows again that the run can lack, without their images.
+
+        These are the rows after the last uploaded step of an online run. An offline run gets all
+        rows if an earlier process was killed, since the W&B client then loses rows.
+        """
         earlier = [
             folder
             for folder in writer.folder.parent.glob("*run-*-*")
             if folder.resolve() != writer.folder.resolve()
         ]
-        killed = any(
-            (folder / OPEN_MARKER).exists() and not (folder / REPEATED).exists()
-            for folder in earlier
-        )
         writer.run.summary.update(
             {name: value for row in self.rows for name, value in row["logged"].items()}
         )
-        if not writer.online and not killed:
-            return
-        for step in range(writer.run.starting_step if writer.online else 0, len(self.rows)):
-            writer.log(step, self.rows[step]["logged"])
-        for folder in earlier:
-            (folder / REPEATED).touch()
-
-
-def _parse_entry(line: str) -> dict[str, Any] | None:
-    """A line's content; null for one that a kill cut."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+        if writer.online or any(
+            (folder / OPEN_MARKER).exists() and not (folder / REPEATED).exists()
+            for folder in earlier
+        ):
+            for step in range(writer.run.starting_step if writer.online else 0, len(self.rows)):
+                writer.log(step, self.rows[step]["logged"])
+            for folder in earlier:
+                (folder / REPEATED).touch()
 
 
 class WandbThread:
-    """The thread that speaks to W&B for all phases that are searched at a time.
+    """The thread that calls W&B for all concurrent phases, and ends the run after the last one."""
 
-    It ends the run when the last of them is over.
-    """
+    def __init__(self, writer: WandbWriter, history: HistoryFile, phases: int) -> None:
+        """Start the thread.
 
-    def __init__(self, writer: WandbWriter, logged: HistoryFile, phases: int) -> None:
-        self.writer, self.logged = writer, logged
-        self._open, self._broken = phases, False
-        self._work: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        Args:
+            writer: writer of the run.
+            history: history of the run.
+            phases: number of phases.
+        """
+        self.writer, self.history = writer, history
+        self._open_phases, self._has_failed = phases, False
+        self._queue: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True, name="wandb-controller")
         self._thread.start()
-        self.submit(lambda: logged.log_again(writer))
+        self.submit(lambda: history.log_again(writer))
 
-    def submit(self, work: Callable[[], Any]) -> None:
-        """Have something done, after all that was put before.
-
-        Nothing more is once something failed.
-        """
-        self._work.put(work)
+    def submit(self, call: Callable[[], Any]) -> None:
+        """Queue a call. After a call that failed, no further call is made."""
+        self._queue.put(call)
 
     def end_phase(self, exit_code: int) -> None:
-        """A phase is over; the last one ends the run, in a bounded time."""
-        self._open -= 1
-        if self._open:
+        """End a phase; after the last one, end the run within a time limit."""
+        self._open_phases -= 1
+        if self._open_phases:
             return
         self.submit(lambda: self._finish_run(exit_code))
-        self._work.put(None)
+        self._queue.put(None)
         self._thread.join(UPLOAD_SECONDS + MARGIN_SECONDS)
-        if self.writer.online and (self._broken or self._thread.is_alive()):
+        if self.writer.online and (self._has_failed or self._thread.is_alive()):
             self.writer.abandon_upload()
 
     def _finish_run(self, exit_code: int) -> None:
-        self._broken = not self.writer.finish(exit_code)
+        self._has_failed = not self.writer.finish(exit_code)
 
     def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            self._broken = self._broken or not _try_wandb(work)
+        while (call := self._queue.get()) is not None:
+            self._has_failed = self._has_failed or not _try_wandb(call)
 
 
 class WandbCallback(Callback):
@@ -266,57 +265,40 @@ class WandbCallback(Callback):
     ) -> None:
         self._thread, self._names, self._maximize = thread, list(names), maximize
         self.phase, self._key = phase, re.sub(r"\s+", "-", phase)
-        self._trials, self._generations = (
-            self._logged_rows("trial"),
-            self._logged_rows("generation"),
-        )
-        self._known = {row["trial"] for row in self._trials}
-        self._failed = sum(row["state"] == "failed" for row in self._trials)
-        self._best = min(self._complete_rows(), key=lambda row: row["loss"], default=None)
-        self._last: Diagnostics | None = None
-        unheard = [trial for trial in earlier if trial.state != "running"]
-        thread.submit(lambda: self._define_metrics(unheard))
+        rows = [row for row in thread.history.rows if row.get("phase") == phase]
+        self._trials = {row["trial"]: row for row in rows if row["kind"] == "trial"}
+        self._generations = {row["number"]: row for row in rows if row["kind"] == "generation"}
+        self._distribution: Diagnostics | None = None
+        ended = [trial for trial in earlier if trial.state != "running"]
+        thread.submit(lambda: self._define_metrics(ended))
 
     def on_end(self, trial: Trial, finished: int) -> None:
-        """Log an ended trial and the best so far."""
+        """Log an ended trial and the best objective."""
         self._thread.submit(lambda: self._log_trial(trial, finished))
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
-        """Log a generation's distribution and how its trials did.
-
-        Once, however often it is told.
-        """
-        told = list(members)
-        self._thread.submit(lambda: self._log_generation(diagnostics, told))
+        """Log the search distribution and the results of a generation, unless they are logged."""
+        trials = list(members)
+        self._thread.submit(lambda: self._log_generation(diagnostics, trials))
 
     def close(self, exit_code: int) -> None:
-        """Log the tables; the last phase to close ends the run, in a bounded time."""
+        """Log the tables; the last phase that is closed ends the run within a time limit."""
         self._thread.submit(self._log_tables)
         self._thread.end_phase(exit_code)
 
-    def _logged_rows(self, kind: str) -> list[dict[str, Any]]:
-        """What is logged of this phase: `trial` or `generation`."""
-        return [
-            row
-            for row in self._thread.logged.rows
-            if row["kind"] == kind and row["phase"] == self.phase
-        ]
+    def _log(self, values: Mapping[str, Any], row: dict[str, Any]) -> None:
+        named = {f"{self._key}/{name}": value for name, value in values.items()}
+        self._thread.history.log(self._thread.writer, named, {"phase": self.phase} | row)
 
-    def _log(self, values: Mapping[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-        whole = {"phase": self.phase} | row
-        self._thread.logged.log(
-            self._thread.writer,
-            {f"{self._key}/{name}": value for name, value in values.items()},
-            whole,
-        )
-        return whole
+    def _get_complete_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of complete trials; the loss of a pruned trial is an estimate."""
+        return [row for row in self._trials.values() if row["objective"] is not None]
 
-    def _complete_rows(self) -> list[dict[str, Any]]:
-        """The logged trials with an objective; a pruned one has an estimate as its loss."""
-        return [row for row in self._trials if row["objective"] is not None]
+    def _get_best_row(self) -> dict[str, Any] | None:
+        return min(self._get_complete_rows(), key=lambda row: row["loss"], default=None)
 
     def _define_metrics(self, earlier: Sequence[Trial]) -> None:
-        """Say what the axes of the panels are, and log what ended unheard."""
+        """Define the axes of the panels, and log the earlier trials that are not logged."""
         run, key = self._thread.writer.run, self._key
         run.define_metric(f"{key}/evaluation", hidden=True)
         for name in ("objective", "best", "failed"):
@@ -326,33 +308,35 @@ class WandbCallback(Callback):
             self._log_trial(trial, len(self._trials) + 1)
 
     def _log_trial(self, trial: Trial, finished: int) -> None:
-        if trial.number in self._known:
+        if trial.number in self._trials:
             return
-        loss = get_loss(trial, self._maximize)
-        row: dict[str, Any] = {
+        row = self._trials[trial.number] = {
             "kind": "trial",
             "trial": trial.number,
             "evaluation": finished,
             "generation": trial.facts.get("generation", 0),
+            "state": trial.state,
+            "objective": trial.objective,
+            "loss": get_loss(trial, self._maximize),
+            "unit": list(trial.unit),
+            "values": list(trial.values.values()),
         }
-        row |= {"state": trial.state, "objective": trial.objective, "loss": loss}
-        row |= {"unit": list(trial.unit), "values": list(trial.values.values())}
-        self._failed += trial.state == "failed"
-        values = {"evaluation": finished, "failed": self._failed}
-        if loss is not None and trial.objective is not None:
-            self._best = row if self._best is None or loss < self._best["loss"] else self._best
-            values |= {"objective": trial.objective}
-        values |= {} if self._best is None else {"best": self._best["objective"]}
-        self._trials.append(self._log(values, row))
-        self._known.add(trial.number)
+        best = self._get_best_row()
+        values = {
+            "evaluation": finished,
+            "failed": sum(entry["state"] == "failed" for entry in self._trials.values()),
+            "objective": trial.objective,
+            "best": None if best is None else best["objective"],
+        }
+        self._log({name: value for name, value in values.items() if value is not None}, row)
 
     def _log_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         import wandb
 
         number = diagnostics.generation
-        if any(row["number"] == number for row in self._generations):
+        if number in self._generations:
             return
-        self._last = diagnostics
+        self._distribution = diagnostics
         objectives = [trial.objective for trial in members if trial.objective is not None]
         scalars = {
             "trials": len(members),
@@ -372,59 +356,54 @@ class WandbCallback(Callback):
                 draw_distribution_image(diagnostics, self._names), caption=f"generation {number}"
             )
         row = {"kind": "generation", "number": number, "scalars": scalars}
-        self._generations.append(
-            self._log({f"generation/{name}": value for name, value in values.items()}, row)
-        )
+        self._generations[number] = row
+        self._log({f"generation/{name}": value for name, value in values.items()}, row)
 
     def _log_tables(self) -> None:
-        """The generations and the trials as tables, all trials in parallel coordinates, the last
-        distribution, the best.
-        """
+        """Log tables of generations and trials, parallel coordinates, the last search distribution
+        and the best trial."""
         import wandb
 
         values: dict[str, Any] = {}
-        if self._generations:
-            columns = list(
-                dict.fromkeys(name for row in self._generations for name in row["scalars"])
-            )
+        generations, trials = self._generations.values(), self._trials.values()
+        if generations:
+            columns = list(dict.fromkeys(name for row in generations for name in row["scalars"]))
             data: Any = [
                 [row["number"], *(row["scalars"].get(column) for column in columns)]
-                for row in self._generations
+                for row in generations
             ]
             values["generations"] = wandb.Table(columns=["generation", *columns], data=data)
-        if self._trials:
-            heads = ["trial", "evaluation", "generation", "state", "objective"]
-            data = [[*(row[head] for head in heads), *row["values"]] for row in self._trials]
+        if trials:
+            keys = ["trial", "evaluation", "generation", "state", "objective"]
+            data = [[*(row[key] for key in keys), *row["values"]] for row in trials]
             values["trials"] = wandb.Table(
-                columns=[*heads, *self._names], data=data, allow_mixed_types=True
+                columns=[*keys, *self._names], data=data, allow_mixed_types=True
             )
-        complete = [(row["unit"], row["loss"]) for row in self._complete_rows()]
-        if complete and self._names:
+        points = [(row["unit"], row["loss"]) for row in self._get_complete_rows()]
+        if points and self._names:
             values["parallel"] = wandb.Image(
-                draw_parallel_image(complete, self._names),
-                caption=f"complete trials: {len(complete)}",
+                draw_parallel_image(points, self._names),
+                caption=f"complete trials: {len(points)}",
             )
-        if self._last is not None:
-            values["distribution"] = wandb.Image(draw_distribution_image(self._last, self._names))
-        if self._best is not None:
-            values |= {"best_trial": self._best["trial"]}
-            values |= {
-                f"best_{name}": value
-                for name, value in zip(self._names, self._best["values"], strict=True)
-            }
+        if self._distribution is not None:
+            image = draw_distribution_image(self._distribution, self._names)
+            values["distribution"] = wandb.Image(image)
+        if (best := self._get_best_row()) is not None:
+            names = ("best_trial", *(f"best_{name}" for name in self._names))
+            values |= dict(zip(names, (best["trial"], *best["values"]), strict=True))
         if values:
             self._log(values, {"kind": "tables"})
 
 
-def _try_wandb(work: Callable[[], Any]) -> bool:
-    """Do something with W&B; False when it failed, which is said."""
+def _try_wandb(call: Callable[[], Any]) -> bool:
+    """Make a call to W&B; return whether it succeeded, and print the reason if it did not."""
     try:
-        work()
-    except Exception as error:  # whatever W&B has against it, the search goes on
-        reason = (str(error).splitlines() or [""])[0]
+        call()
+    except Exception as error:  # the search continues after any error of W&B
+        reason = f"{type(error).__name__}: {get_first_line(error)}"
         print(
-            f"wandb: the controller's run gets no more ({type(error).__name__}: {reason}); the"
-            " study has everything",
+            f"wandb: nothing more is logged to the run of the search ({reason}); "
+            "the study stores every trial",
             file=sys.stderr,
         )
         return False

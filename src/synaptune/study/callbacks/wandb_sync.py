@@ -24,11 +24,11 @@ _EMPTY_BYTES = 7  # size of a file that a killed run left with nothing but its h
 
 
 class LocalRun(NamedTuple):
-    """A run on this disk.
+    """A W&B run on this disk.
 
     Attributes:
-        name: `controller`, or the trial.
-        path: the file of the W&B client.
+        name: `controller`, or `trial` and the number of the trial.
+        path: file of the W&B client.
     """
 
     name: str
@@ -43,20 +43,20 @@ class LocalRun(NamedTuple):
 def find_local_runs(
     snapshot: StudySnapshot, folder: Path, *, best: int, everything: bool = False
 ) -> list[LocalRun]:
-    """Return the runs of a study that were not uploaded while they ran, the controller's first.
+    """Return the runs of a study that were not uploaded while they ran, the controller's run first.
 
     Args:
         snapshot: the study.
-        folder: the folder of the study.
-        best: number of the search's best trials, beside baseline and validation.
-        everything: return the runs of all trials.
+        folder: folder of the study.
+        best: number of best trials of the search, in addition to baseline and validation.
+        everything: whether to return the runs of all trials.
     """
     note = snapshot.notes.get(schema.HOLDER)
     running = note is not None and not Holder.from_note(note).has_ended()
     complete = [trial for trial in snapshot.search_trials if trial.objective is not None]
     complete.sort(key=lambda trial: snapshot.get_loss(trial) or 0.0)
-    measured = [snapshot.get_phase_trials(phase) for phase in (BASELINE, VALIDATION)]
-    chosen = {trial.number for trials in (*measured, complete[:best]) for trial in trials}
+    others = [snapshot.get_phase_trials(phase) for phase in (BASELINE, VALIDATION)]
+    chosen = {trial.number for trials in (*others, complete[:best]) for trial in trials}
     chosen |= {
         trial.facts["copied_from"]
         for trial in snapshot.trials
@@ -75,11 +75,10 @@ def find_local_runs(
 
 
 def _find_files(folder: Path, running: bool) -> Iterator[Path]:
-    """The client's files below a folder that no server has in full, in the order of their names.
+    """Yield the files of the W&B client below a folder that are not uploaded, sorted by name.
 
     These are the files of offline runs, and of online runs whose upload did not end. While the
-    study
-    is running, a run that has not ended is left out.
+    study is running, a run that has not ended is left out.
     """
     for path in sorted(folder.glob("**/wandb/*run-*-*/*.wandb")):
         is_open = (path.parent / OPEN_MARKER).exists()
@@ -96,14 +95,21 @@ def _find_files(folder: Path, running: bool) -> Iterator[Path]:
 def sync_runs(
     runs: Sequence[LocalRun], *, project: str | None = None, entity: str | None = None
 ) -> None:
-    """Run `wandb sync` on the files of the runs; project, entity: None is where each was logged."""
-    target = [*(["--project", project] if project else [])]
-    target += ["--entity", entity] if entity else []
-    # A folder would hide the runs marked online, so each file is named.
-    command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online", *target]
-    ours = ("WANDB_MODE", "WANDB_SILENT", "WANDB_RUN_ID")
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    """Run `wandb sync` on the files of runs.
+
+    Args:
+        runs: the runs.
+        project: W&B project; None means the project of each run.
+        entity: W&B entity; None means the entity of each run.
+    """
+    command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online"]
+    command += ["--project", project] if project else []
+    command += ["--entity", entity] if entity else []
+    # Variables of a search, which must not change the mode or the ids of the uploads.
+    removed = ("WANDB_MODE", "WANDB_SILENT", "WANDB_RUN_ID")
+    environment = {name: value for name, value in os.environ.items() if name not in removed}
     with tempfile.TemporaryDirectory() as logs:  # the client would write its logs to ./wandb
+        # Each file is named, since `wandb sync` finds no runs marked online in a folder.
         subprocess.run(
             [*command, *(str(run.path) for run in runs)],
             env=environment | {"WANDB_DIR": logs},

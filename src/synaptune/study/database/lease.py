@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,7 +25,7 @@ from synaptune.study.database.locks import (
     list_lock_files,
     lock_file,
 )
-from synaptune.study.database.rows import read_note
+from synaptune.study.database.rows import read_status_rows
 
 
 class StudyLease:
@@ -122,9 +123,10 @@ def read_holder(url: str, name: str) -> Holder | None:
     engine = sqlalchemy.create_engine(url, **get_engine_options(url))
     try:
         with engine.connect() as connection:
-            note = read_note(connection, name, schema.HOLDER)
+            rows = read_status_rows(connection, name, [schema.HOLDER])
     except sqlalchemy.exc.SQLAlchemyError:
         return None
     finally:
         engine.dispose()
-    return None if note is None else Holder.from_note(note)
+    notes = [row.notes[schema.HOLDER] for row in rows if schema.HOLDER in row.notes]
+    return Holder.from_note(json.loads(notes[0])) if notes else None

@@ -113,7 +113,6 @@ class ServerLock:
             "poolclass": sqlalchemy.pool.NullPool,
             "isolation_level": "AUTOCOMMIT",
         }
-        options.pop("pool_pre_ping", None)
         self._engine = sqlalchemy.create_engine(url, **options)
         self._name = name
         self._guard = threading.Lock()

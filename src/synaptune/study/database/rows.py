@@ -235,23 +235,6 @@ def to_utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC)
 
 
-def read_note(connection: Any, name: str, key: str) -> Any:
-    """Read a note of a study; None if the study or the note does not exist.
-
-    Args:
-        connection: connection to the database.
-        name: name of the study.
-        key: key of the note.
-    """
-    from optuna.storages._rdb import models
-    from sqlalchemy import select
-
-    study, note = models.StudyModel, models.StudyUserAttributeModel
-    query = select(note.value_json).join(study).where(study.study_name == name, note.key == key)
-    text = connection.execute(query).scalar()
-    return None if text is None else json.loads(text)
-
-
 class StatusRows(NamedTuple):
     """The rows that the status of a study is made of.
 
