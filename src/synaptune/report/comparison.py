@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 from synaptune.analysis.compare import compare, holm
 from synaptune.analysis.effects import ALPHA
 from synaptune.analysis.results import Comparison, Convergence, Evidence
-from synaptune.core.files import write_atomic
 from synaptune.report import findings, markdown, next_commands, page, table_model
-from synaptune.report.figures import make_svg_file
 from synaptune.report.figures.layout import (
     FigureLayout,
     find_limits,
@@ -23,12 +21,11 @@ from synaptune.report.figures.layout import (
     thin_out,
 )
 from synaptune.report.figures.theme import Drawing, Figure, Palette, make_figure
-from synaptune.report.page import Section
+from synaptune.report.outline import Section
 from synaptune.report.table_model import Column, Table
 from synaptune.report.tables import to_objective
 from synaptune.search.trial import Trial
 
-_CONFIGURATIONS = "configurations"
 _DATA, _BASELINE, _SCORE = "data_fingerprint", "run_fingerprint", "test_perplexity"
 _ABSENT, _UNKNOWN = "(absent)", "(unknown)"
 
@@ -99,37 +96,10 @@ def _is_same(sides: Sequence[Mapping[Any, Trial]], seeds: Sequence[Any], fact: s
 
 def render_comparison(studies: Sequence[Evidence]) -> str:
     """Render the page that compares several studies as HTML."""
-    overlay, pairs = draw_overlay(studies), pair_studies(studies)
-    configurations = tabulate_configurations(studies)
-    parts = [
-        Section(
-            "verdict",
-            "Verdict",
-            f'<p class="headline none">{page.render_prose(make_headline(studies, pairs))}</p>'
-            + page.render_findings(_make_findings(studies)),
-        ),
-        Section("claims", "Results by study", page.render_table(tabulate_results(studies))),
-        Section("differences", "Differences", page.render_table(tabulate_differences(pairs))),
-        Section("search", "The searches", "" if overlay is None else page.render_figure(overlay)),
-        Section(
-            "parameters", "Best parameters", _render_if_rows(tabulate_best_parameters(studies))
-        ),
-        Section(
-            "configuration",
-            "Where the configurations differ",
-            _render_if_rows(configurations)
-            or f"<p>{page.render_prose(_explain_no_difference(studies))}</p>",
-        ),
-    ]
     names = escape(", ".join(study.name for study in studies))
     head = f"<h1>{len(studies)} studies compared</h1><p>{names}</p>"
-    return page.render_document(
-        "Comparison of studies", head, [part for part in parts if part.html]
-    )
-
-
-def _render_if_rows(table: Table) -> str:
-    return page.render_table(table) if table.rows else ""
+    sections = page.render_sections(_make_sections(studies))
+    return page.render_document("Comparison of studies", head, sections)
 
 
 def write_comparison_markdown(studies: Sequence[Evidence], folder: Path) -> Path:
@@ -141,35 +111,31 @@ def write_comparison_markdown(studies: Sequence[Evidence], folder: Path) -> Path
     Raises:
         UserError: a file cannot be written, for example on a full disk.
     """
+    sections = _make_sections(studies)
+    tables = [block for part in sections for block in part.blocks if isinstance(block, Table)]
+    heading = f"{len(studies)} studies compared"
+    return markdown.write_document(folder / "comparison.md", heading, sections, tables)
+
+
+def _make_sections(studies: Sequence[Evidence]) -> list[Section]:
+    """Make the sections that have content."""
     overlay, pairs = draw_overlay(studies), pair_studies(studies)
-    tables = [
-        tabulate_results(studies),
-        tabulate_differences(pairs),
-        tabulate_best_parameters(studies),
-        tabulate_configurations(studies),
+    reasons = [
+        findings.Finding(study.name, findings.make_verdict(study).headline) for study in studies
     ]
-    parts = [
-        f"# {len(studies)} studies compared",
-        f"**{markdown.escape_markdown(make_headline(studies, pairs))}**",
-        markdown.format_findings(_make_findings(studies)),
+    verdict = findings.Verdict(make_headline(studies, pairs), "none", reasons)
+    parameters, keys = tabulate_best_parameters(studies), tabulate_configurations(studies)
+    sections = [
+        Section("verdict", "Verdict", [verdict]),
+        Section("claims", "Results by study", [tabulate_results(studies)]),
+        Section("differences", "Differences", [tabulate_differences(pairs)]),
+        Section("search", "The searches", [] if overlay is None else [overlay]),
+        Section("parameters", parameters.title, [parameters] if parameters.rows else []),
+        Section(
+            "configuration", keys.title, [keys if keys.rows else _explain_no_difference(studies)]
+        ),
     ]
-    if overlay is not None:
-        write_atomic(folder / "figures" / f"{overlay.key}.svg", make_svg_file(overlay).encode())
-        parts.append(markdown.format_figure(overlay))
-    for table in tables:
-        if table.rows:
-            write_atomic(
-                folder / "tables" / f"{table.key}.csv", table_model.format_csv(table).encode()
-            )
-            parts += [f"## {table.title}", markdown.format_table(table)]
-        elif table.key == _CONFIGURATIONS:
-            parts += [
-                f"## {table.title}",
-                markdown.escape_markdown(_explain_no_difference(studies)),
-            ]
-    path = folder / "comparison.md"
-    write_atomic(path, ("\n\n".join(part for part in parts if part) + "\n").encode())
-    return path
+    return [section for section in sections if section.blocks]
 
 
 def make_headline(studies: Sequence[Evidence], pairs: Sequence[StudyPair]) -> str:
@@ -199,12 +165,6 @@ def make_headline(studies: Sequence[Evidence], pairs: Sequence[StudyPair]) -> st
             f"{len(significant)} of these differences are significant."
         )
     return "No two of the studies can be paired: their gains are listed but not compared."
-
-
-def _make_findings(studies: Sequence[Evidence]) -> list[findings.Finding]:
-    return [
-        findings.Finding(study.name, findings.make_verdict(study).headline) for study in studies
-    ]
 
 
 def tabulate_results(studies: Sequence[Evidence]) -> Table:
@@ -299,7 +259,7 @@ def tabulate_configurations(studies: Sequence[Evidence]) -> Table:
             ]
             rows.append([key, *entries])
     columns = [Column("key"), *(Column(study.name) for study in studies)]
-    return Table(_CONFIGURATIONS, "Where the configurations differ", columns, rows)
+    return Table("configurations", "Where the configurations differ", columns, rows)
 
 
 def _explain_no_difference(studies: Sequence[Evidence]) -> str:
@@ -373,6 +333,6 @@ def _draw_convergences(curves: Sequence[tuple[Evidence, Convergence]], palette: 
     for (name, colour, _, _), y in zip(lines, positions, strict=True):
         layout.label_point(axes, last, y, fit_text(name, 130.0), colour=colour, shift=(8, 0))
     set_ticks(axes, x=5, y=5, integer=True)
-    layout.label_top(axes, "best objective so far", x=0.0)
+    layout.label_top(axes, "best objective so far", shift=_LEFT)
     layout.label_bottom(axes, "evaluations")
     return Drawing(layout.canvas, "Convergence", _CAPTION)

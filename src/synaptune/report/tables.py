@@ -36,6 +36,7 @@ def make_all_tables(evidence: Evidence) -> Iterator[Table]:
         tabulate_parameters,
         tabulate_validation,
         tabulate_gates,
+        tabulate_noise,
         lambda evidence: tabulate_ablation(evidence.ablation),
         tabulate_hypotheses,
         tabulate_failures,
@@ -396,45 +397,41 @@ def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
     return numbers
 
 
-def list_noise(evidence: Evidence) -> list[tuple[str, str]]:
-    """List the known measures of noise and selection bias as (name, text)."""
-    measures: list[tuple[str, float | None]] = []
-    if evidence.noise is not None:
+def tabulate_noise(evidence: Evidence) -> Table:
+    """Make the table of the known measures of noise and selection bias, and of the tests."""
+    noise, bias, validation = evidence.noise, evidence.selection_bias, evidence.validation
+    measures: list[tuple[str, Any]] = []
+    if noise is not None:
         spread = "standard deviation over seeds"
         measures += [
-            (f"{spread}, start [nats/token]", evidence.noise.before),
-            (f"{spread}, tuned [nats/token]", evidence.noise.after),
-            (f"{spread}, paired difference [nats/token]", evidence.noise.difference),
+            (f"{spread}, start [nats/token]", noise.before),
+            (f"{spread}, tuned [nats/token]", noise.after),
+            (f"{spread}, paired difference [nats/token]", noise.difference),
             (
                 "standard deviation of the objective over the search's candidates",
-                evidence.noise.candidates,
+                noise.candidates,
             ),
         ]
-    if evidence.selection_bias is not None:
+    if bias is not None:
         own = "seed" if count_search_seeds(evidence) in (None, 1) else "seeds"
         measures += [
-            (f"gain on the search's own {own} [nats/token]", evidence.selection_bias.search),
-            ("gain on fresh seeds, validation split [nats/token]", evidence.selection_bias.fresh),
-            ("gain on fresh seeds, test split [nats/token]", evidence.selection_bias.test),
+            (f"gain on the search's own {own} [nats/token]", bias.search),
+            ("gain on fresh seeds, validation split [nats/token]", bias.fresh),
+            ("gain on fresh seeds, test split [nats/token]", bias.test),
         ]
-    return [(name, f"{number:.4g}") for name, number in measures if number is not None]
-
-
-def list_statistics(comparison: Comparison) -> list[tuple[str, str]]:
-    """List the statistics of a paired gain [%] as (name, text)."""
-    return [
-        ("gain, t-interval 95 % [%]", format_cell(comparison, "gain")),
-        (
-            "gain, bootstrap interval 95 % [%]",
-            f"{comparison.boot_low:.1f} to {comparison.boot_high:.1f}",
-        ),
-        ("paired t-test, two-sided p", format_cell(comparison.p, "p")),
-        (
-            f"Wilcoxon's signed-rank test, two-sided p ({comparison.count} pairs)",
-            format_cell(comparison.wilcoxon, "p"),
-        ),
-        ("effect size, Hedges", format_cell(comparison.effect, "share")),
-    ]
+    rows = [[name, format_cell(number, "value")] for name, number in measures if number is not None]
+    if validation is not None:
+        gain = validation.gain
+        bootstrap = f"{gain.boot_low:.1f} to {gain.boot_high:.1f}"
+        wilcoxon = f"Wilcoxon's signed-rank test, two-sided p ({gain.count} pairs)"
+        rows += [
+            ["gain, t-interval 95 % [%]", format_cell(gain, "gain")],
+            ["gain, bootstrap interval 95 % [%]", bootstrap],
+            ["paired t-test, two-sided p", format_cell(gain.p, "p")],
+            [wilcoxon, format_cell(gain.wilcoxon, "p")],
+            ["effect size, Hedges", format_cell(gain.effect, "share")],
+        ]
+    return Table("noise", "Noise and tests", (Column("measure"), Column("value", "value")), rows)
 
 
 def render_best_yaml(evidence: Evidence) -> str | None:

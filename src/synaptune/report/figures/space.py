@@ -100,7 +100,7 @@ def _draw_cells(axes: Axes, rows: np.ndarray, palette: Palette, annotated: bool)
         axes.add_collection(collection, autolim=False)
 
 
-def _draw_key(layout: FigureLayout, names: Sequence[str], rows: np.ndarray) -> None:
+def _draw_key(layout: FigureLayout, names: tuple[str, ...], rows: np.ndarray) -> None:
     """Draw the colour scale and the strongest pairs in the empty corner."""
     palette, right, cell = layout.palette, WIDTH - 4.0, 14.0
     left = right - cell * len(palette.sign)
