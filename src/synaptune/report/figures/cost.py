@@ -81,7 +81,8 @@ def draw_failures(evidence: Evidence, palette: Palette) -> Drawing | None:
         layout.label_row(row, share, x=WIDTH - 108)
     set_ticks(axes, x=5, integer=True)
     layout.label_bottom(axes, "number of the trial")
-    caption = (
-        f"{total:,} of {runs:,} trials of the study failed: by cause, in the order of their start."
+    return Drawing(
+        layout.canvas,
+        "Failures",
+        f"{total:,} of {runs:,} trials of the study failed: by cause, in the order of their start.",
     )
-    return Drawing(layout.canvas, "Failures", caption)

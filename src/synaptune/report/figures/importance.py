@@ -166,13 +166,14 @@ def draw_ablation(evidence: Evidence, palette: Palette) -> Drawing | None:
     note = "filled: significant after Holm's correction"
     layout.add_text(left, 40, note, colour=palette.muted, size=12.0)
     layout.label_bottom(axes, "gain in test perplexity, %")
-    caption = (
+    return Drawing(
+        layout.canvas,
+        "Ablation of the optimum",
         "One parameter at a time, from start to tuned value, on "
         f"{max(gain.count for gain in gains)} paired seeds with 95 % intervals. Blue: the optimum "
         "against the optimum with this parameter set back to its start value. Green: the start "
-        "values with only this parameter tuned, against the start values. Right of zero is better."
+        "values with only this parameter tuned, against the start values. Right of zero is better.",
     )
-    return Drawing(layout.canvas, "Ablation of the optimum", caption)
 
 
 def _set_limits(axes: Axes, gains: Sequence[Comparison]) -> None:

@@ -75,12 +75,13 @@ def draw_dynamics(evidence: Evidence, palette: Palette) -> Drawing | None:
         note, y = "token of the validation text", layout.height - 6
         layout.add_text(WIDTH - 8, y, note, colour=palette.muted, ha="right")
     layer = next(iter(parts.values())).get("layer", 0)
-    caption = (
+    return Drawing(
+        layout.canvas,
+        "Synapse dynamics",
         f"The terminals of layer {layer} along the beginning of the validation text, at the "
         f"{' and at the '.join(parts)} values: mean over all terminals (thick) and single "
-        "terminals (thin, from the token that created them)."
+        "terminals (thin, from the token that created them).",
     )
-    return Drawing(layout.canvas, "Synapse dynamics", caption)
 
 
 def _find_parts(evidence: Evidence, name: str) -> dict[str, Part]:
@@ -178,12 +179,13 @@ def draw_experts(evidence: Evidence, palette: Palette) -> Drawing | None:
             left, 232, width=width - 62, height=44, grid="x", xlim=limits, ylim=(1.6, -0.6)
         )
         _draw_events(layout, below, part, named=column == 0)
-    caption = (
+    return Drawing(
+        layout.canvas,
+        "Experts during training",
         "The share of tokens that each expert receives during training, mean over the layers "
         "(dotted: equal shares), and the steps at which experts merged (one expert fewer) and "
-        "split (one expert more)."
+        "split (one expert more).",
     )
-    return Drawing(layout.canvas, "Experts during training", caption)
 
 
 def _draw_events(layout: FigureLayout, axes: Axes, part: Part, *, named: bool) -> None:

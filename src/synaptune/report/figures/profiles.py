@@ -54,12 +54,13 @@ def draw_profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
         layout.add_text(WIDTH - 110, 18, "▏start", colour=palette.baseline, weight="bold")
     if evidence.best is not None:
         layout.add_text(WIDTH - 50, 18, "▏best", colour=palette.best, weight="bold")
-    caption = (
+    return Drawing(
+        layout.canvas,
+        "Loss along each parameter",
         "The loss of the trials along each parameter. The other parameters vary as the search "
         "varied them. Points are trials, the line is a local regression with its band. A flat line "
-        f"means that the parameter had no effect where the search sampled.{note}"
+        f"means that the parameter had no effect where the search sampled.{note}",
     )
-    return Drawing(layout.canvas, "Loss along each parameter", caption)
 
 
 def _draw_profile(

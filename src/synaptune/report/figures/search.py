@@ -85,11 +85,12 @@ def draw_convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
         if random is None
         else f"; the grey band is the expected result of random search ({random.source})"
     )
-    caption = (
+    return Drawing(
+        layout.canvas,
+        "Convergence",
         f"Best loss so far (blue) over {count:,} ended evaluations; "
-        f"points are single evaluations{above}{band}."
+        f"points are single evaluations{above}{band}.",
     )
-    return Drawing(layout.canvas, "Convergence", caption)
 
 
 def _list_ended(evidence: Evidence) -> np.ndarray:
@@ -178,11 +179,12 @@ def draw_evolution(evidence: Evidence, palette: Palette) -> Drawing | None:
         layout.add_text(
             WIDTH - 12, 18, "╌ start", colour=palette.baseline, weight="bold", ha="right"
         )
-    caption = (
+    return Drawing(
+        layout.canvas,
+        "Evolution of the parameters",
         "The search distribution by generation, over the whole searched range: mean (line) and one "
-        f"standard deviation (band), the best trial of each generation (points){start}.{note}"
+        f"standard deviation (band), the best trial of each generation (points){start}.{note}",
     )
-    return Drawing(layout.canvas, "Evolution of the parameters", caption)
 
 
 def _draw_generations(

@@ -154,12 +154,13 @@ def draw_parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
     if shown < complete:
         what = f"{shown:,} of the {complete:,}"
         sample = " (the best, and an even sample of the rest)"
-    caption = (
+    return Drawing(
+        layout.canvas,
+        "All trials across all parameters",
         f"{what} evaluations with a result, coloured by the rank of their loss{sample}; each "
         "row is one parameter over its searched range, on the scale that the search used."
-        f"{note}"
+        f"{note}",
     )
-    return Drawing(layout.canvas, "All trials across all parameters", caption)
 
 
 def _draw_trials(

@@ -64,11 +64,12 @@ def draw_curves(evidence: Evidence, palette: Palette) -> Drawing | None:
         _draw_leads(layout, axes, leads)
     layout.label_bottom(axes, "optimizer step")
     seeds = max(map(len, curves_by_side.values()))
-    caption = (
+    return Drawing(
+        layout.canvas,
+        "Learning curves",
         f"Learning curves of the {' and the '.join(curves_by_side)} on {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'} (thin) and their mean (thick){below}."
+        f"{'seed' if seeds == 1 else 'seeds'} (thin) and their mean (thick){below}.",
     )
-    return Drawing(layout.canvas, "Learning curves", caption)
 
 
 def _compute_leads(curves: Mapping[str, Curve]) -> list[Curve]:
@@ -124,12 +125,13 @@ def draw_seeds(evidence: Evidence, palette: Palette) -> Drawing | None:
     _draw_gains(layout, validation, pairs)
     better = sum(after < before for _, before, after in pairs)
     mean, low, high = (format_decimal(value, 1) for value in validation.gain[1:4])
-    caption = (
+    return Drawing(
+        layout.canvas,
+        "Validation, seed by seed",
         f"Validation on {len(pairs)} fresh seeds, each trained at the start values and at the best "
         f"values; {better} of {len(pairs)} improve. "
-        f"Mean gain in test perplexity {mean} %, 95 % interval {low} to {high}."
+        f"Mean gain in test perplexity {mean} %, 95 % interval {low} to {high}.",
     )
-    return Drawing(layout.canvas, "Validation, seed by seed", caption)
 
 
 def _list_pairs(validation: ValidationResult) -> tuple[str, list[Pair]]:
