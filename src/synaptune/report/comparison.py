@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -22,7 +23,7 @@ from synaptune.report.figures.layout import (
 )
 from synaptune.report.figures.theme import Drawing, Figure, Palette, make_figure
 from synaptune.report.outline import Section
-from synaptune.report.table_model import Column, Table
+from synaptune.report.table_model import Column, Table, make_table
 from synaptune.report.tables import to_objective
 from synaptune.search.trial import Trial
 
@@ -169,74 +170,50 @@ def make_headline(studies: Sequence[Evidence], pairs: Sequence[StudyPair]) -> st
 
 def tabulate_results(studies: Sequence[Evidence]) -> Table:
     """Make a table with a row for each study."""
-    columns = (
-        Column("study"),
-        Column("gain in test perplexity", "gain", "%"),
-        Column("fresh seeds", "count"),
-        Column("decision"),
-        Column("best objective", "loss"),
-        Column("evaluations", "count"),
-        Column("failed", "count"),
-        Column("device time", "value", "h"),
-    )
-    rows = [_make_result_row(study) for study in studies]
-    return Table("claims", "Results by study", columns, rows)
-
-
-def _make_result_row(study: Evidence) -> list[Any]:
-    validation, best = study.validation, study.best
-    result = (
-        [None, None, "no claim"]
-        if validation is None
-        else [validation.gain, validation.gain.count, validation.decision]
-    )
-    ended = [trial for trial in study.trials if trial.state != "running"]
-    failed = sum(trial.state == "failed" for trial in ended)
-    hours = sum(study.seconds_by_phase.values()) / 3600.0
-    objective = None if best is None else best.objective
-    return [study.name, *result, objective, len(ended), failed, hours]
+    results = [study.validation for study in studies]
+    states = [Counter(trial.state for trial in study.trials) for study in studies]
+    cells = {
+        Column("study"): [study.name for study in studies],
+        Column("gain in test perplexity", "gain", "%"): [each and each.gain for each in results],
+        Column("fresh seeds", "count"): [each and each.gain.count for each in results],
+        Column("decision"): ["no claim" if each is None else each.decision for each in results],
+        Column("best objective", "loss"): [
+            study.best and study.best.objective for study in studies
+        ],
+        Column("evaluations", "count"): [each.total() - each["running"] for each in states],
+        Column("failed", "count"): [each["failed"] for each in states],
+        Column("device time", "value", "h"): [
+            sum(study.seconds_by_phase.values()) / 3600.0 for study in studies
+        ],
+    }
+    return make_table("claims", "Results by study", cells)
 
 
 def tabulate_differences(pairs: Sequence[StudyPair]) -> Table:
     """Make a table with a row for each pair of studies."""
-    columns = (
-        Column("study"),
-        Column("against"),
-        Column("improvement of test perplexity", "gain", "%"),
-        Column("p (Holm)", "p"),
-        Column("Wilcoxon p", "p"),
-        Column("effect size", "share"),
-        Column("remark"),
-    )
-    rows = []
-    for pair in pairs:
-        difference = pair.difference
-        rows.append(
-            [
-                pair.second,
-                pair.first,
-                difference,
-                pair.adjusted_p,
-                difference and difference.wilcoxon,
-                difference and difference.effect,
-                pair.note or "paired on seeds",
-            ]
-        )
+    differences = [pair.difference for pair in pairs]
+    cells = {
+        Column("study"): [pair.second for pair in pairs],
+        Column("against"): [pair.first for pair in pairs],
+        Column("improvement of test perplexity", "gain", "%"): differences,
+        Column("p (Holm)", "p"): [pair.adjusted_p for pair in pairs],
+        Column("Wilcoxon p", "p"): [each and each.wilcoxon for each in differences],
+        Column("effect size", "share"): [each and each.effect for each in differences],
+        Column("remark"): [pair.note or "paired on seeds" for pair in pairs],
+    }
     note = (
         "Tuned models on the same fresh seeds, with the same data and the same baseline. "
         "A positive value means that the first named study is better."
     )
-    return Table("differences", "Differences", columns, rows, note)
+    return make_table("differences", "Differences", cells, note)
 
 
 def tabulate_best_parameters(studies: Sequence[Evidence]) -> Table:
     """Make a table of the best values by parameter, with a column for each study."""
     names = list(dict.fromkeys(name for study in studies for name in study.names))
+    best = [{} if study.best is None else study.best.values for study in studies]
+    rows = [[name, *(values.get(name) for values in best)] for name in names]
     columns = [Column("parameter", "name"), *(Column(study.name, "value") for study in studies)]
-    rows = [
-        [name, *(None if study.best is None else study.best.values.get(name) for study in studies)]
-        for name in names
-    ]
     return Table("best", "Best parameters", columns, rows)
 
 

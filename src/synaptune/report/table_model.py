@@ -56,6 +56,13 @@ class Table(NamedTuple):
     note: str = ""
 
 
+def make_table(
+    key: str, title: str, cells: Mapping[Column, Sequence[Any]], note: str = ""
+) -> Table:
+    """Make a table from the cells of each column."""
+    return Table(key, title, list(cells), list(map(list, zip(*cells.values(), strict=True))), note)
+
+
 def format_cell(cell: Any, kind: CellKind) -> str:
     """Format a cell for a reader."""
     if cell is None:
