@@ -11,10 +11,11 @@ orange, which all common forms of colour blindness distinguish.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -26,34 +27,15 @@ SMALL_SIZE, NORMAL_SIZE = 14.0, 15.0
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
-@dataclass(frozen=True)
-class Palette:
-    """A colour for each role, as #rrggbb."""
-
-    paper: str
-    ink: str
-    muted: str
-    grid: str
-    baseline: str
-    best: str
-    accent: str
-    bad: str
-    other: str
-    strong: str
-    loss: tuple[str, ...]
-    sign: tuple[str, ...]
+class Palette(SimpleNamespace):
+    """A colour #rrggbb for each role, as in LIGHT; `loss` and `sign` are scales of colours."""
 
     def to_variables(self) -> dict[str, str]:
         """Return the colours by the names of their CSS variables, without the leading dashes."""
         colours: dict[str, str] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, str):
-                colours[field.name] = value
-            else:
-                colours |= {
-                    f"{field.name}-{index}": colour for index, colour in enumerate(value, 1)
-                }
+        for role, value in vars(self).items():
+            scale = {f"{role}-{index}": colour for index, colour in enumerate(value, 1)}
+            colours |= {role: value} if isinstance(value, str) else scale
         return colours
 
 
@@ -95,16 +77,16 @@ DARK = Palette(
 )
 
 
-def _make_placeholders() -> Palette:
-    numbers = iter(range(1, 100))
-
-    def of(value: Any) -> Any:
-        return f"#0a0b{next(numbers):02x}" if isinstance(value, str) else tuple(map(of, value))
-
-    return Palette(**{field.name: of(getattr(LIGHT, field.name)) for field in fields(Palette)})
+_numbers = itertools.count(1)
 
 
-VARIABLES = _make_placeholders()
+def _make_placeholder(colour: Any) -> Any:
+    if isinstance(colour, str):
+        return f"#0a0b{next(_numbers):02x}"
+    return tuple(map(_make_placeholder, colour))
+
+
+VARIABLES = Palette(**{role: _make_placeholder(value) for role, value in vars(LIGHT).items()})
 _VARIABLE_OF_COLOUR = {
     colour: f"var(--{name})" for name, colour in VARIABLES.to_variables().items()
 }
