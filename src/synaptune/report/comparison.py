@@ -9,22 +9,23 @@ from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from synaptune.analysis.compare import compare, holm
 from synaptune.analysis.effects import ALPHA
 from synaptune.analysis.results import Comparison, Convergence, Evidence
 from synaptune.report import findings, markdown, next_commands, page, table_model
 from synaptune.report.figures.layout import (
     FigureLayout,
+    draw_best_so_far,
     find_limits,
     fit_text,
     set_ticks,
     spread_apart,
-    thin_out,
 )
 from synaptune.report.figures.theme import Drawing, Figure, Palette, make_figure
 from synaptune.report.outline import Section
 from synaptune.report.table_model import Column, Table, make_table
-from synaptune.report.tables import to_objective
 from synaptune.search.trial import Trial
 
 _DATA, _BASELINE, _SCORE = "data_fingerprint", "run_fingerprint", "test_perplexity"
@@ -264,51 +265,38 @@ def draw_overlay(studies: Sequence[Evidence]) -> Figure | None:
     curves = [
         (study, study.convergence)
         for study in studies
-        if study.convergence is not None
-        and any(loss is not None for loss in study.convergence.best)
+        if study.convergence and any(loss is not None for loss in study.convergence.best)
     ]
-    return (
-        make_figure(lambda palette: _draw_convergences(curves, palette), "convergences")
-        if curves
-        else None
-    )
+    if not curves:
+        return None
+    return make_figure(lambda palette: _draw_convergences(curves, palette), "convergences")
 
 
 def _draw_convergences(curves: Sequence[tuple[Evidence, Convergence]], palette: Palette) -> Drawing:
     layout = FigureLayout(_HEIGHT, palette)
-    axes = layout.add_axes(_LEFT, _TOP, width=_WIDTH, height=_AXES_HEIGHT)
+    last = max(course.evaluation[-1] for _, course in curves)
+    axes = layout.add_axes(
+        _LEFT, _TOP, width=_WIDTH, height=_AXES_HEIGHT, xlim=(0.5 - 0.02 * last, last)
+    )
     colours = (palette.best, palette.baseline, palette.accent, palette.bad, palette.muted)
-    lines: list[tuple[str, str, list[float], list[float]]] = []
-    for index, (study, course) in enumerate(curves):
-        known = [
-            (count, to_objective(study, loss))
-            for count, loss in zip(course.evaluation, course.best, strict=True)
-            if loss is not None
-        ]
-        points = [known[position] for position in thin_out(len(known))]
-        x, y = [float(count) for count, _ in points], [best for _, best in points]
-        colour = colours[index % len(colours)]
-        dash = _DASHES[index // len(colours) % len(_DASHES)]
-        axes.plot(
-            x, y, drawstyle="steps-post", color=colour, linestyle=dash, linewidth=2.0, zorder=4
-        )
-        if len(x) == 1:
-            axes.plot(x, y, marker="o", color=colour, markersize=5.0, zorder=5)
-        lines.append((study.name, colour, x, y))
-    first = min(x[0] for *_, x, _ in lines)
-    last = max(x[-1] for *_, x, _ in lines)
-    axes.set_xlim(first - 0.02 * (last - first) - 0.5, last)
-    ends = [y[-1] for *_, y in lines]
-    low, high = find_limits([best for *_, y in lines for best in y], upper=1.0, include=ends)
+    objectives = [
+        np.array(course.best, float) * (-1.0 if study.maximize else 1.0) for study, course in curves
+    ]
+    ends = [float(best[-1]) for best in objectives]
+    low, high = find_limits(np.concatenate(objectives), upper=1.0, include=ends)
     axes.set_ylim(low, high)
-    # A dotted line connects the end of a shorter search with its label.
-    for (_, colour, x, _), end in zip(lines, ends, strict=True):
-        axes.plot(
-            [x[-1], last], [end, end], color=colour, linestyle=(0, (1, 3)), linewidth=1.0, zorder=3
-        )
-    positions = spread_apart(ends, (high - low) * 17.0 / _AXES_HEIGHT)
-    for (name, colour, _, _), y in zip(lines, positions, strict=True):
-        layout.label_point(axes, last, y, fit_text(name, 130.0), colour=colour, shift=(8, 0))
+    places = spread_apart(ends, (high - low) * 17.0 / _AXES_HEIGHT)
+    for index, (study, course) in enumerate(curves):
+        colour, best, x = colours[index % len(colours)], objectives[index], course.evaluation
+        dash = _DASHES[index // len(colours) % len(_DASHES)]
+        marker = "o" if np.isfinite(best).sum() == 1 else ""
+        style = {"linestyle": dash, "linewidth": 2.0, "marker": marker, "markersize": 5.0}
+        draw_best_so_far(axes, x, best, colour=colour, zorder=4, **style)
+        # A dotted line connects the end of a shorter search with its label.
+        dotted = {"linestyle": (0, (1, 3)), "linewidth": 1.0, "zorder": 3}
+        axes.plot([x[-1], last], [ends[index]] * 2, color=colour, **dotted)
+        name = fit_text(study.name, 130.0)
+        layout.label_point(axes, last, places[index], name, colour=colour, shift=(8, 0))
     set_ticks(axes, x=5, y=5, integer=True)
     layout.label_top(axes, "best objective so far", shift=_LEFT)
     layout.label_bottom(axes, "evaluations")

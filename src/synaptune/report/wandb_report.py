@@ -135,20 +135,16 @@ def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
             wr.H2("Progress and distribution"),
             _make_grid(wr, evidence, JOB_TYPE, _make_generation_panels(evidence.phase, wr)),
         ]
-    for phase, title, metric, tabulate in (
-        (BASELINE, "Sanity and baseline", "val_perplexity", None),
-        (VALIDATION, "Validation", "test_perplexity", tables.tabulate_validation),
-        (
-            ABLATION,
-            "Ablation",
-            "test_perplexity",
-            lambda evidence: tables.tabulate_ablation(evidence.ablation),
-        ),
+    tables_by_key = {table.key: table for table in tables.make_all_tables(evidence)}
+    for phase, title, metric in (
+        (BASELINE, "Sanity and baseline", "val_perplexity"),
+        (VALIDATION, "Validation", "test_perplexity"),
+        (ABLATION, "Ablation", "test_perplexity"),
     ):
         if any(evidence.runs_by_phase.get(name) for name in _list_job_types(phase)):
             blocks.append(wr.H1(title))
-            table = tabulate(evidence) if tabulate else None
-            blocks += [wr.MarkdownBlock(format_table(table))] if table and table.rows else []
+            if phase in tables_by_key:
+                blocks.append(wr.MarkdownBlock(format_table(tables_by_key[phase])))
             blocks.append(_make_grid(wr, evidence, phase, _make_run_panels(metric, wr)))
     return wr.Report(
         project=project,

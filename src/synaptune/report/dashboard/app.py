@@ -142,7 +142,7 @@ class DashboardApp:
                 entry = self._index.find_study(key)
                 status = None if entry is None else entry.read_status()
                 if entry is None or status is None:
-                    raise NotFound("There is no such study: it was deleted or has not begun.")
+                    raise NotFound("There is no such study: it was deleted or has not started.")
                 return self._route_study(entry, status, rest, query)
         raise NotFound("There is no page at this address.")
 

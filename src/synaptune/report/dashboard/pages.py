@@ -132,10 +132,10 @@ def count_progress(study: StudyStatus) -> tuple[int, int] | None:
 
 
 def describe_status(study: StudyStatus) -> str:
-    """Describe the status: `running · search, 37 of 300 · best 2.1003 · last sign 12 s ago`."""
+    """Describe the status: `running · search, 37 of 300 · best 2.1003 · last event 12 s ago`."""
     phase = study.current_phase
     if phase is None:
-        return "no trial has begun"
+        return "no trial has started"
     words = [describe_state(study)]
     count = (
         f"{phase.ended_count} of {study.budget}"
@@ -149,7 +149,7 @@ def describe_status(study: StudyStatus) -> str:
     if study.failures:
         words.append(f"{study.failures} failed")
     if study.latest_event is not None:
-        words.append(f"last sign {format_age(study.latest_event)}")
+        words.append(f"last event {format_age(study.latest_event)}")
     return " · ".join(words)
 
 
@@ -187,8 +187,8 @@ def render_studies(
         "best",
         "failed",
         "optimizer",
-        "last sign",
-        "began",
+        "last event",
+        "started",
     )
     numbers = ("evaluations", "best", "failed")
     cells = "".join(

@@ -139,7 +139,7 @@ def connect(url: str) -> Iterator[Any]:
         if path is not None and not path.exists():  # SQLite would create an empty database
             raise user_error(
                 got=f"no study database {path}",
-                expected="a study that has begun",
+                expected="a study that has started",
                 do="check its name",
             )
         options = get_engine_options(url) | {"poolclass": sqlalchemy.pool.NullPool}
