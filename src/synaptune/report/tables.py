@@ -275,53 +275,34 @@ def count_search_seeds(evidence: Evidence) -> int | None:
 
 
 def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
-    """List the key numbers of a study as (name, text)."""
-    numbers: list[tuple[str, str]] = []
-    if evidence.validation is not None and evidence.validation.before and evidence.validation.after:
-        for name, runs in (
-            ("test perplexity, start", evidence.validation.before),
-            ("test perplexity, tuned", evidence.validation.after),
-        ):
-            known = [
-                run.facts["test_perplexity"]
-                for run in runs
-                if run.facts.get("test_perplexity") is not None
-            ]
-            if known:
-                numbers.append((name, f"{statistics.fmean(known):.4g}"))
-        numbers.append(("fresh seeds", str(evidence.validation.gain.count)))
+    """List the known key numbers of a study as (name, text)."""
+    validation, best, course = evidence.validation, evidence.best, evidence.convergence
     states = Counter(trial.state for trial in evidence.trials)
-    if evidence.best is not None and evidence.best.objective is not None:
-        numbers.append(
-            (
-                f"best objective, trial {evidence.best.number}",
-                format_cell(evidence.best.objective, "loss"),
-            )
-        )
     planned = read_budget(evidence)
-    numbers.append(
-        (
-            "evaluations" if planned is None else f"evaluations of {planned}",
-            str(len(evidence.trials) - states["running"]),
-        )
-    )
-    numbers += [
-        (state, str(states[state])) for state in ("failed", "pruned", "running") if states[state]
-    ]
-    if evidence.names:
-        numbers.append(("parameters", str(len(evidence.names))))
-    if evidence.seconds_by_phase:
-        numbers.append(
-            ("device time, all phases", format_duration(sum(evidence.seconds_by_phase.values())))
-        )
-    if evidence.convergence is not None and evidence.convergence.hours:
-        numbers.append(
-            (
-                "wall-clock time of the search",
-                format_duration(3600.0 * evidence.convergence.hours[-1]),
-            )
-        )
-    return numbers
+    numbers: list[tuple[str, str]] = []
+    if validation is not None:
+        for name, runs in (("start", validation.before), ("tuned", validation.after)):
+            known = [value for run in runs if (value := run.facts.get("test_perplexity"))]
+            if known:
+                numbers.append((f"test perplexity, {name}", f"{statistics.fmean(known):.4g}"))
+        numbers.append(("fresh seeds", str(validation.gain.count)))
+    if best is not None and best.objective is not None:
+        text = format_cell(best.objective, "loss")
+        numbers.append((f"best objective, trial {best.number}", text))
+    name = "evaluations" if planned is None else f"evaluations of {planned}"
+    numbers.append((name, str(states.total() - states["running"])))
+    counts = {
+        "failed": states["failed"],
+        "pruned": states["pruned"],
+        "running": states["running"],
+        "parameters": len(evidence.names),
+    }
+    seconds = {
+        "device time, all phases": sum(evidence.seconds_by_phase.values()),
+        "wall-clock time of the search": 3600.0 * course.hours[-1] if course else 0.0,
+    }
+    numbers += [(name, str(count)) for name, count in counts.items() if count]
+    return numbers + [(name, format_duration(time)) for name, time in seconds.items() if time]
 
 
 def tabulate_noise(evidence: Evidence) -> Table:

@@ -248,28 +248,23 @@ def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> li
 
 
 def _list_result(snapshot: StudySnapshot, trial: Trial) -> list[tuple[str, str]]:
+    """List the known facts of the result as (name, HTML)."""
     started_at = snapshot.start_times.get(trial.number)
-    ended_at = snapshot.end_times.get(trial.number)
-    rows = [
-        ("state", f'<span class="state {trial.state}">{trial.state}</span>'),
-        ("phase", escape(str(trial.facts.get(schema.PHASE, "")))),
-    ]
-    rows.append(("index in its phase", str(trial.index)))
-    if trial.objective is not None:
-        rows.append(("objective", render_value(trial.objective)))
-    if trial.estimate is not None:
-        rows.append(("objective, estimated when it was pruned", render_value(trial.estimate)))
-    if schema.SECONDS in trial.facts:
-        rows.append(("duration", escape(format_duration(float(trial.facts[schema.SECONDS])))))
-    if started_at is not None:
-        rows.append(("started", f"{format_time(started_at)} ({format_age(started_at)})"))
-    if ended_at is not None and trial.state != "running":
-        rows.append(("ended", format_time(ended_at)))
-    attempts = trial.facts.get(schema.ATTEMPTS, [])
-    if attempts:
-        reasons = "".join(f"<p>{escape(str(reason))}</p>" for reason in attempts)
-        rows.append(("abandoned attempts", reasons))
-    return rows
+    ended_at = None if trial.state == "running" else snapshot.end_times.get(trial.number)
+    seconds = trial.facts.get(schema.SECONDS)
+    reasons = (f"<p>{escape(str(reason))}</p>" for reason in trial.facts.get(schema.ATTEMPTS, []))
+    rows = {
+        "state": f'<span class="state {trial.state}">{trial.state}</span>',
+        "phase": render_value(trial.facts.get(schema.PHASE)),
+        "index in its phase": render_value(trial.index),
+        "objective": render_value(trial.objective),
+        "objective, estimated when it was pruned": render_value(trial.estimate),
+        "duration": "" if seconds is None else format_duration(float(seconds)),
+        "started": started_at and f"{format_time(started_at)} ({format_age(started_at)})",
+        "ended": format_time(ended_at),
+        "abandoned attempts": "".join(reasons),
+    }
+    return [(name, text) for name, text in rows.items() if text]
 
 
 def _format_fact(value: Any) -> str:
