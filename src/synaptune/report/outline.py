@@ -41,20 +41,33 @@ class Section(NamedTuple):
     blocks: Sequence[Block]
 
 
-# Key, title, figures and tables of each section between the advice and the best configuration.
+# Key, title and blocks of each section between the advice and the best configuration.
 _RESULT_SECTIONS = (
-    ("validation", "Validation and noise", ("seeds",), ("validation", "gates", "noise")),
+    (
+        "validation",
+        "Validation and noise",
+        ("figure seeds", "table validation", "table gates", "table noise"),
+    ),
     (
         "parameters",
         "Parameters",
-        ("importance", "ablation", "profiles"),
-        ("parameters", "ablation"),
+        (
+            "table parameters",
+            "figure importance",
+            "figure ablation",
+            "figure profiles",
+            "table ablation",
+        ),
     ),
-    ("search", "The search", ("convergence", "evolution", "correlation", "parallel"), ()),
-    ("model", "Inside the model", ("curves", "dynamics", "experts"), ()),
-    ("hypotheses", "Hypotheses", (), ("hypotheses",)),
-    ("cost", "Cost", ("cost",), ("cost",)),
-    ("failures", "Failures", ("failures",), ("failures",)),
+    (
+        "search",
+        "The search",
+        ("figure convergence", "figure evolution", "figure correlation", "figure parallel"),
+    ),
+    ("model", "Inside the model", ("figure curves", "figure dynamics", "figure experts")),
+    ("hypotheses", "Hypotheses", ("table hypotheses",)),
+    ("cost", "Cost", ("figure cost", "table cost")),
+    ("failures", "Failures", ("figure failures", "table failures")),
 )
 
 
@@ -68,17 +81,17 @@ def make_outline(
         drawn_figures: its figures.
         report_tables: its tables, as made by `tables.make_all_tables`.
     """
-    figures_by_key = {figure.key: figure for figure in drawn_figures}
-    tables_by_key = {table.key: table for table in report_tables}
+    blocks: dict[str, Block] = {f"figure {figure.key}": figure for figure in drawn_figures}
+    blocks |= {f"table {table.key}": table for table in report_tables}
     numbers = make_listing("numbers", "Key numbers", tables.list_key_numbers(evidence))
     sections = [
         Section("verdict", "Verdict", [findings.make_verdict(evidence), numbers]),
         Section("next", "What to do next", [advice.advise(evidence)]),
     ]
-    for key, title, figure_keys, table_keys in _RESULT_SECTIONS:
-        blocks: list[Block] = [figures_by_key[k] for k in figure_keys if k in figures_by_key]
-        blocks += [tables_by_key[k] for k in table_keys if k in tables_by_key]
-        sections.append(Section(key, title, blocks))
+    sections += [
+        Section(key, title, [blocks[name] for name in names if name in blocks])
+        for key, title, names in _RESULT_SECTIONS
+    ]
     yaml = tables.render_best_yaml(evidence)
     usage = "Save it as best.yaml and train with it: `python train.py tuned=best.yaml`"
     note = usage if next_commands.is_training_study(evidence) else ""
