@@ -161,7 +161,7 @@ def tabulate_hypotheses(evidence: Evidence) -> Table:
         [entry.statement, entry.finding, verdicts[entry.holds]] for entry in evidence.hypotheses
     ]
     return Table(
-        "hypotheses", "Hypotheses", (Column("claim"), Column("found"), Column("verdict")), rows
+        "hypotheses", "Hypotheses", (Column("claim"), Column("result"), Column("verdict")), rows
     )
 
 

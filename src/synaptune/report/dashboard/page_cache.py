@@ -144,7 +144,6 @@ class _StudyCache:
 
     def __init__(self) -> None:
         self.snapshot: BackgroundValue[StudySnapshot] = BackgroundValue()
-        self.evidence: BackgroundValue[Evidence] = BackgroundValue()
         self.parts: BackgroundValue[list[PagePart]] = BackgroundValue()
         self.slow: BackgroundValue[Evidence] = BackgroundValue(low_priority=True)
         self.slow_ended = 0
@@ -216,9 +215,9 @@ def _read_snapshot(entry: StudyEntry, study: StudyStatus) -> Versioned[StudySnap
     return Versioned(study.version, read_study(entry.url, entry.name))
 
 
-def _combine_versions(version: str, deep: Versioned[Evidence] | None) -> str:
+def _combine_versions(version: str, slow: Versioned[Evidence] | None) -> str:
     """Combine the versions of a study and of its slow analyses to the version of the report."""
-    return version if deep is None else f"{version}+{deep.version}"
+    return version if slow is None else f"{version}+{slow.version}"
 
 
 def _make_parts(
@@ -230,17 +229,13 @@ def _make_parts(
 
     snapshot = cache.snapshot.get(study.version, lambda: _read_snapshot(entry, study), None)
     assert snapshot is not None
-    quick = cache.evidence.get(
-        snapshot.version,
-        lambda: Versioned(snapshot.version, gather_evidence(snapshot.value, deep=False)),
-        None,
-    )
-    assert quick is not None
     slow, latest = cache.slow.latest, cache.parts.latest
-    version = _combine_versions(quick.version, slow)
+    version = _combine_versions(snapshot.version, slow)
     if latest is not None and latest.version == version:
         return latest
-    evidence = quick.value if slow is None else merge_slow_fields(quick.value, slow.value)
+    evidence = gather_evidence(snapshot.value, deep=False)
+    if slow is not None:
+        evidence = merge_slow_fields(evidence, slow.value)
     parts = [
         PagePart(section.key, section.title, section.html)
         for section in make_sections(evidence)

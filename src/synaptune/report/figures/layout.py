@@ -322,7 +322,7 @@ def set_ticks(
     """
     from matplotlib.ticker import MaxNLocator
 
-    for axis, count, whole in ((axes.xaxis, x, integer), (axes.yaxis, y, False)):
+    for axis, count, is_integer in ((axes.xaxis, x, integer), (axes.yaxis, y, False)):
         if count is not None:
-            axis.set_major_locator(MaxNLocator(count, integer=whole, steps=TICK_STEPS))
+            axis.set_major_locator(MaxNLocator(count, integer=is_integer, steps=TICK_STEPS))
             axis.set_major_formatter(lambda value, _: format_number(float(f"{value:.6g}"), 6))
