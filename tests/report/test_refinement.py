@@ -9,7 +9,8 @@ from helpers.plan_runs import METRIC, THRESHOLD, make_plan_runs, write_runs
 from synaptune.analysis.refine.rule import refine
 from synaptune.analysis.refine.runs import RunParameter, RunSelection, RunTable
 from synaptune.analysis.refine.table import read_csv_runs
-from synaptune.report.refinement import describe_range, format_refinement, print_refinement
+from synaptune.report.refinement import format_refinement, print_refinement
+from synaptune.report.table_model import describe_range
 from synaptune.search.space.space import Dimension
 
 

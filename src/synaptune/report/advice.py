@@ -75,7 +75,7 @@ def _advise_on_validation(evidence: Evidence) -> Iterator[Finding]:
                 "Without this validation the report makes no claim."
             )
             if protocol is not None:
-                command = next_commands.format_resume_command(evidence)
+                command = next_commands.format_protocol_command(evidence, f"sweep-{protocol}")
                 text += (
                     " The command that started the study continues with the validation: "
                     f"{command}, with its other options."
@@ -84,7 +84,7 @@ def _advise_on_validation(evidence: Evidence) -> Iterator[Finding]:
         return
     yield from _advise_on_seeds(validation)
     if not evidence.ablation and protocol is not None and not evidence.maximize:
-        command = next_commands.format_ablation_command(evidence)
+        command = next_commands.format_protocol_command(evidence, "ablation")
         yield Finding("Ablate the optimum", f"{command} measures which parameters carry the gain.")
     harmful = [
         entry

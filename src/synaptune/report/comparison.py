@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from synaptune.analysis.compare import compare, holm
 from synaptune.analysis.effects import ALPHA
 from synaptune.analysis.results import Comparison, Convergence, Evidence
-from synaptune.core.files import write_atomic
 from synaptune.report import findings, markdown, next_commands, page, table_model
-from synaptune.report.figures import make_svg_file
 from synaptune.report.figures.layout import (
     FigureLayout,
+    draw_best_so_far,
     find_limits,
     fit_text,
     set_ticks,
     spread_apart,
-    thin_out,
 )
 from synaptune.report.figures.theme import Drawing, Figure, Palette, make_figure
-from synaptune.report.page import Section
-from synaptune.report.table_model import Column, Table
-from synaptune.report.tables import to_objective
+from synaptune.report.outline import Section
+from synaptune.report.table_model import Column, Table, make_table
 from synaptune.search.trial import Trial
 
-_CONFIGURATIONS = "configurations"
 _DATA, _BASELINE, _SCORE = "data_fingerprint", "run_fingerprint", "test_perplexity"
 _ABSENT, _UNKNOWN = "(absent)", "(unknown)"
 
@@ -99,37 +98,10 @@ def _is_same(sides: Sequence[Mapping[Any, Trial]], seeds: Sequence[Any], fact: s
 
 def render_comparison(studies: Sequence[Evidence]) -> str:
     """Render the page that compares several studies as HTML."""
-    overlay, pairs = draw_overlay(studies), pair_studies(studies)
-    configurations = tabulate_configurations(studies)
-    parts = [
-        Section(
-            "verdict",
-            "Verdict",
-            f'<p class="headline none">{page.render_prose(make_headline(studies, pairs))}</p>'
-            + page.render_findings(_make_findings(studies)),
-        ),
-        Section("claims", "Results by study", page.render_table(tabulate_results(studies))),
-        Section("differences", "Differences", page.render_table(tabulate_differences(pairs))),
-        Section("search", "The searches", "" if overlay is None else page.render_figure(overlay)),
-        Section(
-            "parameters", "Best parameters", _render_if_rows(tabulate_best_parameters(studies))
-        ),
-        Section(
-            "configuration",
-            "Where the configurations differ",
-            _render_if_rows(configurations)
-            or f"<p>{page.render_prose(_explain_no_difference(studies))}</p>",
-        ),
-    ]
     names = escape(", ".join(study.name for study in studies))
     head = f"<h1>{len(studies)} studies compared</h1><p>{names}</p>"
-    return page.render_document(
-        "Comparison of studies", head, [part for part in parts if part.html]
-    )
-
-
-def _render_if_rows(table: Table) -> str:
-    return page.render_table(table) if table.rows else ""
+    sections = page.render_sections(_make_sections(studies))
+    return page.render_document("Comparison of studies", head, sections)
 
 
 def write_comparison_markdown(studies: Sequence[Evidence], folder: Path) -> Path:
@@ -141,35 +113,31 @@ def write_comparison_markdown(studies: Sequence[Evidence], folder: Path) -> Path
     Raises:
         UserError: a file cannot be written, for example on a full disk.
     """
+    sections = _make_sections(studies)
+    tables = [block for part in sections for block in part.blocks if isinstance(block, Table)]
+    heading = f"{len(studies)} studies compared"
+    return markdown.write_document(folder / "comparison.md", heading, sections, tables)
+
+
+def _make_sections(studies: Sequence[Evidence]) -> list[Section]:
+    """Make the sections that have content."""
     overlay, pairs = draw_overlay(studies), pair_studies(studies)
-    tables = [
-        tabulate_results(studies),
-        tabulate_differences(pairs),
-        tabulate_best_parameters(studies),
-        tabulate_configurations(studies),
+    reasons = [
+        findings.Finding(study.name, findings.make_verdict(study).headline) for study in studies
     ]
-    parts = [
-        f"# {len(studies)} studies compared",
-        f"**{markdown.escape_markdown(make_headline(studies, pairs))}**",
-        markdown.format_findings(_make_findings(studies)),
+    verdict = findings.Verdict(make_headline(studies, pairs), "none", reasons)
+    parameters, keys = tabulate_best_parameters(studies), tabulate_configurations(studies)
+    sections = [
+        Section("verdict", "Verdict", [verdict]),
+        Section("claims", "Results by study", [tabulate_results(studies)]),
+        Section("differences", "Differences", [tabulate_differences(pairs)]),
+        Section("search", "The searches", [] if overlay is None else [overlay]),
+        Section("parameters", parameters.title, [parameters] if parameters.rows else []),
+        Section(
+            "configuration", keys.title, [keys if keys.rows else _explain_no_difference(studies)]
+        ),
     ]
-    if overlay is not None:
-        write_atomic(folder / "figures" / f"{overlay.key}.svg", make_svg_file(overlay).encode())
-        parts.append(markdown.format_figure(overlay))
-    for table in tables:
-        if table.rows:
-            write_atomic(
-                folder / "tables" / f"{table.key}.csv", table_model.format_csv(table).encode()
-            )
-            parts += [f"## {table.title}", markdown.format_table(table)]
-        elif table.key == _CONFIGURATIONS:
-            parts += [
-                f"## {table.title}",
-                markdown.escape_markdown(_explain_no_difference(studies)),
-            ]
-    path = folder / "comparison.md"
-    write_atomic(path, ("\n\n".join(part for part in parts if part) + "\n").encode())
-    return path
+    return [section for section in sections if section.blocks]
 
 
 def make_headline(studies: Sequence[Evidence], pairs: Sequence[StudyPair]) -> str:
@@ -201,82 +169,52 @@ def make_headline(studies: Sequence[Evidence], pairs: Sequence[StudyPair]) -> st
     return "No two of the studies can be paired: their gains are listed but not compared."
 
 
-def _make_findings(studies: Sequence[Evidence]) -> list[findings.Finding]:
-    return [
-        findings.Finding(study.name, findings.make_verdict(study).headline) for study in studies
-    ]
-
-
 def tabulate_results(studies: Sequence[Evidence]) -> Table:
     """Make a table with a row for each study."""
-    columns = (
-        Column("study"),
-        Column("gain in test perplexity", "gain", "%"),
-        Column("fresh seeds", "count"),
-        Column("decision"),
-        Column("best objective", "loss"),
-        Column("evaluations", "count"),
-        Column("failed", "count"),
-        Column("device time", "value", "h"),
-    )
-    rows = [_make_result_row(study) for study in studies]
-    return Table("claims", "Results by study", columns, rows)
-
-
-def _make_result_row(study: Evidence) -> list[Any]:
-    validation, best = study.validation, study.best
-    result = (
-        [None, None, "no claim"]
-        if validation is None
-        else [validation.gain, validation.gain.count, validation.decision]
-    )
-    ended = [trial for trial in study.trials if trial.state != "running"]
-    failed = sum(trial.state == "failed" for trial in ended)
-    hours = sum(study.seconds_by_phase.values()) / 3600.0
-    objective = None if best is None else best.objective
-    return [study.name, *result, objective, len(ended), failed, hours]
+    results = [study.validation for study in studies]
+    states = [Counter(trial.state for trial in study.trials) for study in studies]
+    cells = {
+        Column("study"): [study.name for study in studies],
+        Column("gain in test perplexity", "gain", "%"): [each and each.gain for each in results],
+        Column("fresh seeds", "count"): [each and each.gain.count for each in results],
+        Column("decision"): ["no claim" if each is None else each.decision for each in results],
+        Column("best objective", "loss"): [
+            study.best and study.best.objective for study in studies
+        ],
+        Column("evaluations", "count"): [each.total() - each["running"] for each in states],
+        Column("failed", "count"): [each["failed"] for each in states],
+        Column("device time", "value", "h"): [
+            sum(study.seconds_by_phase.values()) / 3600.0 for study in studies
+        ],
+    }
+    return make_table("claims", "Results by study", cells)
 
 
 def tabulate_differences(pairs: Sequence[StudyPair]) -> Table:
     """Make a table with a row for each pair of studies."""
-    columns = (
-        Column("study"),
-        Column("against"),
-        Column("improvement of test perplexity", "gain", "%"),
-        Column("p (Holm)", "p"),
-        Column("Wilcoxon p", "p"),
-        Column("effect size", "share"),
-        Column("remark"),
-    )
-    rows = []
-    for pair in pairs:
-        difference = pair.difference
-        rows.append(
-            [
-                pair.second,
-                pair.first,
-                difference,
-                pair.adjusted_p,
-                difference and difference.wilcoxon,
-                difference and difference.effect,
-                pair.note or "paired on seeds",
-            ]
-        )
+    differences = [pair.difference for pair in pairs]
+    cells = {
+        Column("study"): [pair.second for pair in pairs],
+        Column("against"): [pair.first for pair in pairs],
+        Column("improvement of test perplexity", "gain", "%"): differences,
+        Column("p (Holm)", "p"): [pair.adjusted_p for pair in pairs],
+        Column("Wilcoxon p", "p"): [each and each.wilcoxon for each in differences],
+        Column("effect size", "share"): [each and each.effect for each in differences],
+        Column("remark"): [pair.note or "paired on seeds" for pair in pairs],
+    }
     note = (
         "Tuned models on the same fresh seeds, with the same data and the same baseline. "
         "A positive value means that the first named study is better."
     )
-    return Table("differences", "Differences", columns, rows, note)
+    return make_table("differences", "Differences", cells, note)
 
 
 def tabulate_best_parameters(studies: Sequence[Evidence]) -> Table:
     """Make a table of the best values by parameter, with a column for each study."""
     names = list(dict.fromkeys(name for study in studies for name in study.names))
+    best = [{} if study.best is None else study.best.values for study in studies]
+    rows = [[name, *(values.get(name) for values in best)] for name in names]
     columns = [Column("parameter", "name"), *(Column(study.name, "value") for study in studies)]
-    rows = [
-        [name, *(None if study.best is None else study.best.values.get(name) for study in studies)]
-        for name in names
-    ]
     return Table("best", "Best parameters", columns, rows)
 
 
@@ -299,7 +237,7 @@ def tabulate_configurations(studies: Sequence[Evidence]) -> Table:
             ]
             rows.append([key, *entries])
     columns = [Column("key"), *(Column(study.name) for study in studies)]
-    return Table(_CONFIGURATIONS, "Where the configurations differ", columns, rows)
+    return Table("configurations", "Where the configurations differ", columns, rows)
 
 
 def _explain_no_difference(studies: Sequence[Evidence]) -> str:
@@ -327,52 +265,39 @@ def draw_overlay(studies: Sequence[Evidence]) -> Figure | None:
     curves = [
         (study, study.convergence)
         for study in studies
-        if study.convergence is not None
-        and any(loss is not None for loss in study.convergence.best)
+        if study.convergence and any(loss is not None for loss in study.convergence.best)
     ]
-    return (
-        make_figure(lambda palette: _draw_convergences(curves, palette), "convergences")
-        if curves
-        else None
-    )
+    if not curves:
+        return None
+    return make_figure(lambda palette: _draw_convergences(curves, palette), "convergences")
 
 
 def _draw_convergences(curves: Sequence[tuple[Evidence, Convergence]], palette: Palette) -> Drawing:
     layout = FigureLayout(_HEIGHT, palette)
-    axes = layout.add_axes(_LEFT, _TOP, width=_WIDTH, height=_AXES_HEIGHT)
+    last = max(course.evaluation[-1] for _, course in curves)
+    axes = layout.add_axes(
+        _LEFT, _TOP, width=_WIDTH, height=_AXES_HEIGHT, xlim=(0.5 - 0.02 * last, last)
+    )
     colours = (palette.best, palette.baseline, palette.accent, palette.bad, palette.muted)
-    lines: list[tuple[str, str, list[float], list[float]]] = []
-    for index, (study, course) in enumerate(curves):
-        known = [
-            (count, to_objective(study, loss))
-            for count, loss in zip(course.evaluation, course.best, strict=True)
-            if loss is not None
-        ]
-        points = [known[position] for position in thin_out(len(known))]
-        x, y = [float(count) for count, _ in points], [best for _, best in points]
-        colour = colours[index % len(colours)]
-        dash = _DASHES[index // len(colours) % len(_DASHES)]
-        axes.plot(
-            x, y, drawstyle="steps-post", color=colour, linestyle=dash, linewidth=2.0, zorder=4
-        )
-        if len(x) == 1:
-            axes.plot(x, y, marker="o", color=colour, markersize=5.0, zorder=5)
-        lines.append((study.name, colour, x, y))
-    first = min(x[0] for *_, x, _ in lines)
-    last = max(x[-1] for *_, x, _ in lines)
-    axes.set_xlim(first - 0.02 * (last - first) - 0.5, last)
-    ends = [y[-1] for *_, y in lines]
-    low, high = find_limits([best for *_, y in lines for best in y], upper=1.0, include=ends)
+    objectives = [
+        np.array(course.best, float) * (-1.0 if study.maximize else 1.0) for study, course in curves
+    ]
+    ends = [float(best[-1]) for best in objectives]
+    low, high = find_limits(np.concatenate(objectives), upper=1.0, include=ends)
     axes.set_ylim(low, high)
-    # A dotted line connects the end of a shorter search with its label.
-    for (_, colour, x, _), end in zip(lines, ends, strict=True):
-        axes.plot(
-            [x[-1], last], [end, end], color=colour, linestyle=(0, (1, 3)), linewidth=1.0, zorder=3
-        )
-    positions = spread_apart(ends, (high - low) * 17.0 / _AXES_HEIGHT)
-    for (name, colour, _, _), y in zip(lines, positions, strict=True):
-        layout.label_point(axes, last, y, fit_text(name, 130.0), colour=colour, shift=(8, 0))
+    places = spread_apart(ends, (high - low) * 17.0 / _AXES_HEIGHT)
+    for index, (study, course) in enumerate(curves):
+        colour, best, x = colours[index % len(colours)], objectives[index], course.evaluation
+        dash = _DASHES[index // len(colours) % len(_DASHES)]
+        marker = "o" if np.isfinite(best).sum() == 1 else ""
+        style = {"linestyle": dash, "linewidth": 2.0, "marker": marker, "markersize": 5.0}
+        draw_best_so_far(axes, x, best, colour=colour, zorder=4, **style)
+        # A dotted line connects the end of a shorter search with its label.
+        dotted = {"linestyle": (0, (1, 3)), "linewidth": 1.0, "zorder": 3}
+        axes.plot([x[-1], last], [ends[index]] * 2, color=colour, **dotted)
+        name = fit_text(study.name, 130.0)
+        layout.label_point(axes, last, places[index], name, colour=colour, shift=(8, 0))
     set_ticks(axes, x=5, y=5, integer=True)
-    layout.label_top(axes, "best objective so far", x=0.0)
+    layout.label_top(axes, "best objective so far", shift=_LEFT)
     layout.label_bottom(axes, "evaluations")
     return Drawing(layout.canvas, "Convergence", _CAPTION)

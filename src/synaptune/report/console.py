@@ -1,4 +1,4 @@
-"""Print a table on a terminal."""
+"""Printing of tables and lines on a terminal."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from synaptune.report.table_model import LEFT_ALIGNED, Table, format_cell
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print a table with its title, and its note under it.
+    """Print a table with its title and its note.
 
-    One line a row, without a frame, in a file or pipe.
+    In a file or a pipe the table has no frame, and each row is one line.
     """
     terminal = console.is_terminal
     title, box = escape(table.title), HEAVY_HEAD if terminal else None
@@ -39,6 +39,6 @@ def print_table(table: Table, console: Console) -> None:
 
 
 def print_lines(lines: Iterable[str], console: Console) -> None:
-    """Print text as it is, without the console's markup, colours and line breaks."""
+    """Print lines unchanged: without markup, highlighting and line breaks."""
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""Print the cost of a plan: a table and the assumptions behind it."""
+"""Printing of the expected cost of a plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from synaptune.report.table_model import Column, Table
 
 
 def print_cost(cost: PlanCost, console: Console, *, title: str, notes: list[str]) -> None:
-    """Print the table, the sums and the notes on where they come from."""
+    """Print the cost of each stage, the sums, and the assumptions.
+
+    Args:
+        cost: the expected cost.
+        console: where to print.
+        title: title of the table.
+        notes: assumptions of the estimate, one a line.
+    """
     columns = (
         Column("stage"),
         Column("runs", "count"),
@@ -19,34 +26,25 @@ def print_cost(cost: PlanCost, console: Console, *, title: str, notes: list[str]
         Column("device hours", "value"),
     )
     rows: list[tuple[object, ...]] = [
-        (row.stage, row.runs, _format_run(row.seconds), _format_hours(row.device_hours))
+        (row.stage, row.runs, _format_seconds(row.seconds), f"{row.device_hours:.3g}")
         for row in cost.rows
     ]
-    rows.append(("all", "", "", _format_hours(cost.device_hours)))
-    print_table(Table("cost", title, columns, rows), console)
-    between = (
-        f" (10 to 90 %: {_format_hours(cost.low)} to {_format_hours(cost.high)})"
-        if cost.low is not None and cost.high is not None
-        else ""
-    )
-    money = f", money {cost.money:.4g}" if cost.money is not None else ""
+    hours = f"{cost.device_hours:.3g}"
+    print_table(Table("cost", title, columns, [*rows, ("all", "", "", hours)]), console)
+    interval, money = "", "" if cost.money is None else f", money {cost.money:.4g}"
+    if cost.low is not None and cost.high is not None:
+        interval = f" (10 to 90 %: {cost.low:.3g} to {cost.high:.3g})"
     days = (
         f"{cost.days:.2g} calendar days"
         if cost.days >= 0.1
-        else f"{format_duration(cost.days * 86400)} by the clock"
+        else f"{format_duration(cost.days * 86400)} of wall-clock time"
     )
-    total = f"{_format_hours(cost.device_hours)} device hours{between}{money}, {days}"
-    print_lines([total, *(f"  {line}" for line in notes)], console)
+    total = f"{hours} device hours{interval}{money}, {days}"
+    print_lines([total, *(f"  {note}" for note in notes)], console)
 
 
-def _format_run(seconds: SecondsRange) -> str:
-    between = (
-        f" ({format_duration(seconds.low)} to {format_duration(seconds.high)})"
-        if seconds.low is not None and seconds.high is not None
-        else ""
-    )
-    return format_duration(seconds.median) + between
-
-
-def _format_hours(hours: float) -> str:
-    return f"{hours:.3g}"
+def _format_seconds(seconds: SecondsRange) -> str:
+    if seconds.low is None or seconds.high is None:
+        return format_duration(seconds.median)
+    interval = f"{format_duration(seconds.low)} to {format_duration(seconds.high)}"
+    return f"{format_duration(seconds.median)} ({interval})"

@@ -132,7 +132,7 @@ def _explain_ablation(evidence: Evidence) -> Iterator[Finding]:
 def _list_gains(evidence: Evidence, gains: Sequence[tuple[AblationRow, Comparison]]) -> str:
     """List the first parameters with their gains, separated by commas."""
     return ", ".join(
-        f"{make_label(entry.name, evidence.names)} {format_gain(gain)}"
+        f"{make_label(entry.name, evidence.names)} {format_cell(gain, 'gain')}"
         for entry, gain in gains[:_MAX_NAMED]
     )
 
@@ -140,11 +140,6 @@ def _list_gains(evidence: Evidence, gains: Sequence[tuple[AblationRow, Compariso
 def is_significant(entry: AblationRow) -> bool:
     """Return whether a parameter has a significant worth at the optimum."""
     return entry.adjusted_reverted is not None and entry.adjusted_reverted < ALPHA
-
-
-def format_gain(gain: Comparison) -> str:
-    """Format a gain with its interval: `8.1 (6.2 to 10.0)`."""
-    return f"{gain.mean:.1f} ({gain.low:.1f} to {gain.high:.1f})"
 
 
 def _explain_selection_bias(evidence: Evidence) -> Iterator[Finding]:

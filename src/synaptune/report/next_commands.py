@@ -82,34 +82,22 @@ def format_command(evidence: Evidence, name: str) -> str:
     return f"`synaptune {name} {shlex.join(get_reference(evidence).arguments)}`"
 
 
-def format_resume_command(evidence: Evidence) -> str:
-    """Return the protocol's own command on the study."""
-    return _format_protocol_command(
-        f"sweep-{get_protocol(evidence)}", evidence.name, _locate_study(evidence)
-    )
-
-
-def format_ablation_command(evidence: Evidence) -> str:
-    """Return the command of the ablation of the study's optimum."""
-    return _format_protocol_command("ablation", evidence.name, _locate_study(evidence))
+def format_protocol_command(evidence: Evidence, target: str) -> str:
+    """Format the command of a protocol on the study."""
+    reference = get_reference(evidence)
+    overrides = [f"study.dir={reference.study}"] if reference.study != evidence.name else []
+    overrides += [f"study.storage={reference.storage}"] if reference.storage else []
+    return _format_make_command(target, evidence.name, overrides)
 
 
 def format_next_command(evidence: Evidence, target: str) -> str:
-    """Return the command of a protocol that starts from the best point of the study."""
-    return _format_protocol_command(
-        target, None, [f"protocol.start={get_reference(evidence).study}"]
-    )
+    """Format the command of a protocol that starts from the best point of the study."""
+    overrides = [f"protocol.start={get_reference(evidence).study}"]
+    return _format_make_command(target, None, overrides)
 
 
-def _locate_study(evidence: Evidence) -> list[str]:
-    """Return the overrides that find a study outside of its usual folder."""
-    reference = get_reference(evidence)
-    overrides = [f"study.dir={reference.study}"] if reference.study != evidence.name else []
-    return overrides + ([f"study.storage={reference.storage}"] if reference.storage else [])
-
-
-def _format_protocol_command(target: str, study: str | None, overrides: Sequence[str]) -> str:
-    """Return a target of the Makefile, or `synaptune` where make would split a word."""
+def _format_make_command(target: str, study: str | None, overrides: Sequence[str]) -> str:
+    """Format a target of the Makefile, or `synaptune` where make would split a word."""
     if all(shlex.quote(word) == word for word in (study or "-", *overrides)):
         words = ["make", target, *([f"STUDY={study}"] if study else [])]
         words += [f'ARGS="{" ".join(overrides)}"'] if overrides else []

@@ -9,35 +9,26 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 from synaptune.analysis.results import Evidence
 from synaptune.core.text import make_label
-from synaptune.report import advice, findings, next_commands, table_model, tables
+from synaptune.report import advice, findings, next_commands, tables
 from synaptune.report.figures import Figure, draw_figures, make_css
-from synaptune.report.table_model import Column, Table
+from synaptune.report.outline import Block, Code, Details, Section, make_outline
+from synaptune.report.table_model import LEFT_ALIGNED, Column, Table, format_cell
 from synaptune.search.trial import get_loss
 
 MAX_ROWS = 400  # trials up to which all are shown
 BEST_ROWS = 200  # best trials that are shown of a larger number
 _TALL_ROWS = 30  # rows above which a table scrolls
 _CODE_PATTERN = re.compile(r"`([a-z][^`<>&]*)`")
-# The figures of each section; other figures are shown in the section "More figures".
-_SECTION_FIGURES = {
-    "validation": ("seeds",),
-    "parameters": ("importance", "ablation", "profiles"),
-    "search": ("convergence", "evolution", "correlation", "parallel"),
-    "model": ("curves", "dynamics", "experts"),
-    "cost": ("cost",),
-    "failures": ("failures",),
-}
-_NUMBER_KINDS = ("count", "value", "loss", "share", "p", "seconds", "gain")
 
 
-class Section(NamedTuple):
+class RenderedSection(NamedTuple):
     """A section of the page.
 
     Attributes:
@@ -59,51 +50,66 @@ def render_html(evidence: Evidence, *, drawn_figures: Sequence[Figure] | None = 
 
 def make_sections(
     evidence: Evidence, drawn_figures: Sequence[Figure] | None = None
-) -> list[Section]:
+) -> list[RenderedSection]:
     """Make the sections of the page that have content, in their order.
 
     Args:
         evidence: the study.
         drawn_figures: the study's figures; None draws them, which takes seconds.
     """
-    figures_by_key = {
-        figure.key: figure
-        for figure in (draw_figures(evidence) if drawn_figures is None else drawn_figures)
-    }
-    parts = [
-        Section("verdict", "Verdict", _render_verdict(evidence)),
-        Section("next", "What to do next", render_findings(advice.advise(evidence))),
-        Section("validation", "Validation and noise", _render_validation(evidence, figures_by_key)),
-        Section("parameters", "Parameters", _render_parameters(evidence, figures_by_key)),
-        Section("search", "The search", _render_figures(figures_by_key, "search")),
-        Section("model", "Inside the model", _render_figures(figures_by_key, "model")),
-        Section("hypotheses", "Hypotheses", _render_if_rows(tables.tabulate_hypotheses(evidence))),
-        Section(
-            "cost",
-            "Cost",
-            _render_figures(figures_by_key, "cost")
-            + _render_if_rows(tables.tabulate_cost(evidence)),
-        ),
-        Section(
-            "failures",
-            "Failures",
-            _render_figures(figures_by_key, "failures")
-            + _render_if_rows(tables.tabulate_failures(evidence)),
-        ),
-        Section("best", "Best configuration", _render_best(evidence)),
-        Section(
-            "more",
-            "More figures",
-            "".join(
-                render_figure(figure)
-                for figure in figures_by_key.values()
-                if figure.key not in _list_section_figures()
-            ),
-        ),
-        Section("trials", "Trials", _render_trials(evidence)),
-        Section("provenance", "Provenance", render_provenance(evidence.provenance)),
+    figures = list(draw_figures(evidence)) if drawn_figures is None else drawn_figures
+    outline = make_outline(evidence, figures, list(tables.make_all_tables(evidence)))
+    sections = render_sections(outline)
+    if evidence.trials:
+        sections.append(RenderedSection("trials", "Trials", _render_trials(evidence)))
+    return sections
+
+
+def render_sections(sections: Sequence[Section]) -> list[RenderedSection]:
+    """Render the blocks of sections."""
+    return [
+        RenderedSection(
+            section.key,
+            section.title,
+            "".join(render_block(block, section.title) for block in section.blocks),
+        )
+        for section in sections
     ]
-    return [part for part in parts if part.html]
+
+
+def render_block(block: Block, heading: str) -> str:
+    """Render a block of a section; a title that equals the section's heading is left out."""
+    match block:
+        case str():
+            return f"<p>{render_prose(block)}</p>"
+        case findings.Verdict(headline, tone, reasons):
+            lead = f'<p class="headline {tone}">{render_prose(headline)}</p>'
+            return lead + render_findings(reasons)
+        case Figure(key, title, caption, svg):
+            return (
+                f'<figure id="figure-{escape(key)}">{_render_title(title, heading)}'
+                f'<div class="drawing">{svg}</div>'
+                f"<figcaption>{escape(caption)}</figcaption></figure>"
+            )
+        case Details(table):
+            summary = f"<summary>{escape(table.title)}</summary>"
+            return f"<details>{summary}{render_table(table)}</details>"
+        case Table(key="numbers", rows=rows):
+            pairs = (f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
+            return f'<dl class="numbers"><div>{"</div><div>".join(pairs)}</div></dl>'
+        case Table():
+            return _render_title(block.title, heading) + render_table(block)
+        case Code(text, note):
+            return (
+                (f"<p>{render_prose(note)}</p>" if note else "")
+                + '<button class="tool" type="button" data-copies="best-yaml" hidden>Copy</button>'
+                + f'<pre id="best-yaml">{escape(text)}</pre>'
+            )
+    return render_findings(block)
+
+
+def _render_title(title: str, heading: str) -> str:
+    return "" if title == heading else f"<h3>{escape(title)}</h3>"
 
 
 def render_header(evidence: Evidence) -> str:
@@ -119,7 +125,7 @@ def render_header(evidence: Evidence) -> str:
     return f"<h1>Study {escape(evidence.name)}{pill}</h1><p>{escape(' · '.join(facts))}</p>"
 
 
-def render_document(title: str, head: str, sections: Sequence[Section]) -> str:
+def render_document(title: str, head: str, sections: Sequence[RenderedSection]) -> str:
     """Render a page of sections, with a table of contents, the styles and the script.
 
     Args:
@@ -155,18 +161,6 @@ def render_document(title: str, head: str, sections: Sequence[Section]) -> str:
     )
 
 
-def _render_verdict(evidence: Evidence) -> str:
-    verdict = findings.make_verdict(evidence)
-    numbers = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>"
-        for name, text in tables.list_key_numbers(evidence)
-    )
-    return (
-        f'<p class="headline {verdict.tone}">{render_prose(verdict.headline)}</p>'
-        f'{render_findings(verdict.findings)}<dl class="numbers">{numbers}</dl>'
-    )
-
-
 def render_findings(entries: Sequence[findings.Finding]) -> str:
     """Render findings under their headings; empty without any."""
     rows = "".join(
@@ -184,80 +178,6 @@ def render_prose(text: str) -> str:
     )
 
 
-def _render_figures(figures_by_key: Mapping[str, Figure], section: str) -> str:
-    titled = section not in ("cost", "failures")  # these sections have the same title
-    return "".join(
-        render_figure(figures_by_key[key], titled=titled)
-        for key in _SECTION_FIGURES[section]
-        if key in figures_by_key
-    )
-
-
-def _list_section_figures() -> set[str]:
-    return {key for keys in _SECTION_FIGURES.values() for key in keys}
-
-
-def render_figure(figure: Figure, *, titled: bool = True) -> str:
-    """Render a figure with its title and caption."""
-    title = f"<h3>{escape(figure.title)}</h3>" if titled else ""
-    caption = f"<figcaption>{escape(figure.caption)}</figcaption>"
-    return (
-        f'<figure id="figure-{escape(figure.key)}">{title}'
-        f'<div class="drawing">{figure.svg}</div>{caption}</figure>'
-    )
-
-
-def _render_validation(evidence: Evidence, figures_by_key: Mapping[str, Figure]) -> str:
-    rows = tables.list_noise(evidence)
-    if evidence.validation is not None:
-        rows += tables.list_statistics(evidence.validation.gain)
-    statistics = "".join(
-        f"<tr><th scope='row'>{escape(name)}</th><td class='number'>{escape(text)}</td></tr>"
-        for name, text in rows
-    )
-    if rows:
-        statistics = (
-            '<h3>Noise and tests</h3><div class="scroll">'
-            f"<table><tbody>{statistics}</tbody></table></div>"
-        )
-    return (
-        _render_figures(figures_by_key, "validation")
-        + _render_titled(tables.tabulate_validation(evidence))
-        + _render_titled(tables.tabulate_gates(evidence))
-        + statistics
-    )
-
-
-def _render_parameters(evidence: Evidence, figures_by_key: Mapping[str, Figure]) -> str:
-    ablation = tables.tabulate_ablation(evidence.ablation)
-    folded = (
-        f"<details><summary>{escape(ablation.title)}, as a table</summary>"
-        f"{render_table(ablation)}</details>"
-        if ablation.rows
-        else ""
-    )
-    return (
-        _render_if_rows(tables.tabulate_parameters(evidence))
-        + _render_figures(figures_by_key, "parameters")
-        + folded
-    )
-
-
-def _render_best(evidence: Evidence) -> str:
-    text = tables.render_best_yaml(evidence)
-    if text is None:
-        return ""
-    usage = (
-        "<p>Save it as <code>best.yaml</code> and train with it: "
-        "<code>python train.py tuned=best.yaml</code></p>"
-    )
-    return (
-        (usage if next_commands.is_training_study(evidence) else "")
-        + '<button class="tool" type="button" data-copies="best-yaml" hidden>Copy</button>'
-        + f'<pre id="best-yaml">{escape(text)}</pre>'
-    )
-
-
 def _render_trials(evidence: Evidence) -> str:
     chosen, note = list(evidence.trials), ""
     if len(chosen) > MAX_ROWS:
@@ -269,8 +189,6 @@ def _render_trials(evidence: Evidence) -> str:
             f"The {which} {len(chosen)} of {len(evidence.trials)} trials; "
             f"{next_commands.format_command(evidence, 'export')} writes all."
         )
-    if not chosen:
-        return ""
     field = (
         '<input class="tool" type="search" placeholder="Filter trials" aria-label="Filter trials" '
         'data-filters="table-trials" hidden>'
@@ -280,97 +198,50 @@ def _render_trials(evidence: Evidence) -> str:
     return f'<div class="screen">{field}{html}</div>'
 
 
-def render_provenance(provenance: Mapping[str, Any]) -> str:
-    """Render the provenance of a study, each part folded."""
-    plain = {key: entry for key, entry in provenance.items() if not isinstance(entry, Mapping)}
-    parts = {"Fingerprints, seeds and versions": plain} if plain else {}
-    parts |= {
-        str(key): entry for key, entry in provenance.items() if isinstance(entry, Mapping) and entry
-    }
-    return "".join(
-        f"<details><summary>{escape(table_model.format_key(key))}</summary>"
-        f"{_render_listing(entry)}</details>"
-        for key, entry in parts.items()
-    )
-
-
-def _render_listing(entries: Mapping[Any, Any]) -> str:
-    rows = "".join(
-        f"<tr><th scope='row'>{escape(str(key))}</th>"
-        f"<td class='long'>{escape(table_model.format_plain(entry))}</td></tr>"
-        for key, entry in entries.items()
-    )
-    return f'<div class="scroll"><table><tbody>{rows}</tbody></table></div>'
-
-
-def _render_if_rows(table: Table) -> str:
-    return render_table(table) if table.rows else ""
-
-
-def _render_titled(table: Table) -> str:
-    return f"<h3>{escape(table.title)}</h3>{render_table(table)}" if table.rows else ""
-
-
 def render_table(table: Table, *, sortable: bool = False, names: Sequence[str] = ()) -> str:
     """Render a table that scrolls inside its frame.
 
     Args:
         table: the table.
-        sortable: add the attributes by which the page's script sorts rows.
+        sortable: whether the page's script lets the reader sort the rows.
         names: parameter names; a heading that is one of them is shortened.
     """
     heads = "".join(_render_head(column, names) for column in table.columns)
-    rows = "".join(
-        "<tr>"
-        + "".join(
-            _render_cell(cell, column, sortable)
-            for cell, column in zip(row, table.columns, strict=True)
-        )
-        + "</tr>\n"
-        for row in table.rows
-    )
+    rows = ("".join(map(_render_cell, row, table.columns)) for row in table.rows)
+    body = "".join(f"<tr>{cells}</tr>\n" for cells in rows)
     note = f'<p class="note">{render_prose(table.note)}</p>' if table.note else ""
     kind = ' class="sortable"' if sortable else ""
     tall = " tall" if len(table.rows) > _TALL_ROWS else ""
-    frame = (
-        f'<div class="scroll{tall}" tabindex="0" role="region" aria-label="{escape(table.title)}">'
-    )
     return (
-        f'{frame}<table id="table-{table.key}"{kind}><thead><tr>{heads}</tr></thead>'
-        f"<tbody>\n{rows}</tbody></table></div>{note}"
+        f'<div class="scroll{tall}" tabindex="0" role="region" aria-label="{escape(table.title)}">'
+        f'<table id="table-{table.key}"{kind}><thead><tr>{heads}</tr></thead>'
+        f"<tbody>\n{body}</tbody></table></div>{note}"
     )
 
 
 def _render_head(column: Column, names: Sequence[str]) -> str:
-    kind = ' class="number"' if column.kind in _NUMBER_KINDS else ""
+    kind = "" if column.kind in LEFT_ALIGNED else ' class="number"'
     short = make_label(column.name, names) if column.name in names else column.heading
     title = f' title="{escape(column.name)}"' if short != column.heading else ""
     return f'<th scope="col"{kind}{title}>{escape(short)}</th>'
 
 
-def _render_cell(cell: Any, column: Column, sortable: bool) -> str:
-    text = escape(table_model.format_cell(cell, column.kind))
+def _render_cell(cell: Any, column: Column) -> str:
+    text, bar = escape(format_cell(cell, column.kind)), ""
     if column.kind == "name":
         prefix, dot, last = str(cell).rpartition(".")
         prefix = f'<span class="prefix">{escape(prefix + dot)}</span>'
         return f'<th scope="row">{prefix}<wbr>{escape(last)}</th>'
-    if column.kind == "position" and cell is not None:
-        edge = " edge" if min(cell, 1.0 - cell) < advice.EDGE else ""
-        left = 100.0 * min(max(cell, 0.0), 1.0)
-        bar = f'<span class="place{edge}"><i style="left:{left:.0f}%"></i></span>'
-        return (
-            f'<td class="number"{_sort_attribute(cell, text) if sortable else ""}>{bar}{text}</td>'
-        )
     if column.kind == "range":
         return f'<td class="range">{text}</td>'
     if column.kind == "text":
         return f'<td class="long">{text}</td>' if len(text) > 40 else f"<td>{text}</td>"
+    if column.kind == "position" and cell is not None:
+        edge = " edge" if min(cell, 1.0 - cell) < advice.EDGE else ""
+        left = 100.0 * min(max(cell, 0.0), 1.0)
+        bar = f'<span class="place{edge}"><i style="left:{left:.0f}%"></i></span>'
+    # The page's script sorts by this number where the text is not the number itself.
     number = cell.mean if column.kind == "gain" and cell is not None else cell
-    return f'<td class="number"{_sort_attribute(number, text) if sortable else ""}>{text}</td>'
-
-
-def _sort_attribute(cell: Any, text: str) -> str:
-    """Return the attribute with the number by which a cell is sorted; empty when the text is it."""
-    if not isinstance(cell, int | float) or isinstance(cell, bool) or str(cell) == text:
-        return ""
-    return f' data-v="{cell}"'
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    value = f' data-v="{number}"' if is_number and str(number) != text else ""
+    return f'<td class="number"{value}>{bar}{text}</td>'

@@ -1,4 +1,4 @@
-"""summary.json: a protocol's result as plain values."""
+"""The result of a protocol as plain values (summary.json), and its printing."""
 
 from __future__ import annotations
 
@@ -24,11 +24,19 @@ def summarise_study(
     defaults: Mapping[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """The summary of a study: `trials` of its search, `pairs` of validation runs (start, best) on
-    the same seeds.
+    """Summarise a study.
 
-    Perplexities [tokens] are those of the test split, losses [nats/token] of the validation split,
-    improvement in percent.
+    Args:
+        study: name of the study.
+        trials: trials of the search.
+        best: trial whose values are recommended.
+        pairs: validation runs of the start values and of the best on the same seeds.
+        defaults: start values of the parameters.
+        seconds: sum of the durations of the runs [s].
+
+    Returns:
+        The content of summary.json. Perplexities [tokens] are of the test split, losses
+        [nats/token] of the validation split, and the improvement is in per cent.
     """
     before, after = ([pair[side] for pair in pairs] for side in (0, 1))
     improvement = compute_improvement(
@@ -58,16 +66,12 @@ def _summarise_side(runs: Sequence[Trial]) -> dict[str, list[Any]]:
         "validation_loss": _read_facts(runs, "val_loss"),
         "test_perplexity": _read_facts(runs, "test_perplexity"),
     }
-    gini = _read_known_facts(runs, "expert_gini")
+    gini = [run.facts["expert_gini"] for run in runs if "expert_gini" in run.facts]
     return side | ({"expert_gini": gini} if gini else {})
 
 
 def _read_facts(runs: Sequence[Trial], name: str) -> list[Any]:
     return [run.facts[name] for run in runs]
-
-
-def _read_known_facts(runs: Sequence[Trial], name: str) -> list[float]:
-    return [run.facts[name] for run in runs if name in run.facts]
 
 
 _COLOURS = {"proceed": "green", "re-evaluate": "yellow", "stop": "red"}
@@ -80,11 +84,7 @@ def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
     losses = [f"{statistics.fmean(side['validation_loss']):.4f}" for side in (before, after)]
     interval = f"{gain['mean']:.2f} %  ({gain['low']:.2f} to {gain['high']:.2f})"
     values = (Column("start", "value"), Column("tuned", "value"))
-    columns = (
-        Column("on fresh seeds"),
-        *values,
-        Column("improvement, 95 % interval", "value"),
-    )
+    columns = (Column("on fresh seeds"), *values, Column("improvement, 95 % interval", "value"))
     rows = [
         ("test perplexity", *perplexities, interval),
         ("validation loss [nats/token]", *losses, ""),

@@ -1,6 +1,4 @@
-"""A table as plain values with units: the page, the Markdown and the CSV files are three faces of
-it.
-"""
+"""Tables as plain values with units, which the page, the Markdown, the CSV and a terminal show."""
 
 from __future__ import annotations
 
@@ -20,11 +18,14 @@ UNKNOWN = "\N{EN DASH}"
 
 
 class Column(NamedTuple):
-    """A column; unit: in its heading, empty without one.
+    """A column of a table.
 
-    kind: how a cell is shown. `gain` holds a Comparison, `range` a Dimension (each several columns
-    of the CSV), `position` a
-    number in [0, 1]; the others a text or a number. Any cell may be null.
+    Attributes:
+        name: heading without the unit.
+        kind: content of a cell. A `gain` is a Comparison and a `range` a Dimension, each of which
+            takes several columns of a CSV file; a `position` is a number in [0, 1]; the others are
+            texts or numbers. Every cell may be None.
+        unit: unit of the values; empty without one.
     """
 
     name: str
@@ -33,12 +34,20 @@ class Column(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """The name with its unit; times are shown with their own."""
+        """Name with the unit; a duration is shown with a unit of its own."""
         return f"{self.name} [{self.unit}]" if self.unit and self.kind != "seconds" else self.name
 
 
 class Table(NamedTuple):
-    """A table; note: a sentence under it, empty without one."""
+    """A table.
+
+    Attributes:
+        key: name of its file and its HTML id.
+        title: heading.
+        columns: columns.
+        rows: rows, with a cell for each column.
+        note: text below the table; empty without one.
+    """
 
     key: str
     title: str
@@ -47,21 +56,28 @@ class Table(NamedTuple):
     note: str = ""
 
 
+def make_table(
+    key: str, title: str, cells: Mapping[Column, Sequence[Any]], note: str = ""
+) -> Table:
+    """Make a table from the cells of each column."""
+    return Table(key, title, list(cells), list(map(list, zip(*cells.values(), strict=True))), note)
+
+
 def format_cell(cell: Any, kind: CellKind) -> str:
-    """A cell for people."""
+    """Format a cell for a reader."""
     if cell is None:
         return UNKNOWN
     match kind:
         case "gain":
             return f"{cell.mean:.1f} ({cell.low:.1f} to {cell.high:.1f})"
         case "range":
-            return cell.describe()
+            return describe_range(cell)
         case "loss":
             return f"{cell:.6g}"
         case "share" | "position":
             return f"{cell:.2f}"
         case "p":
-            return "< 0.001" if cell < 0.001 else f"{cell:.3f}"
+            return "< 0.001" if cell < 0.001 else f"{cell:.2g}"
         case "seconds":
             return format_duration(cell)
         case "value":
@@ -69,56 +85,67 @@ def format_cell(cell: Any, kind: CellKind) -> str:
     return str(cell)
 
 
+def describe_range(dimension: Dimension) -> str:
+    """Describe a range: `0.1 to 2, log`, `a, b` or `a (75 %), b (25 %)`."""
+    if dimension.scale != "categorical":
+        scale = ", log" if dimension.scale == "log" else ""
+        integer = ", integer" if dimension.integer else ""
+        return f"{dimension.low:g} to {dimension.high:g}{scale}{integer}"
+    total = sum(dimension.weights)
+    shares = [f" ({format_percent(weight / total, 0)})" for weight in dimension.weights]
+    choices = [str(choice) for choice in dimension.choices]
+    return ", ".join(map("".join, zip(choices, shares, strict=True)) if shares else choices)
+
+
+def format_percent(share: float, places: int = 1) -> str:
+    """Format a share in per cent: `31.6 %`."""
+    return f"{100.0 * share:.{places}f} %"
+
+
 def format_csv(table: Table) -> str:
-    """CSV with a header line that names units; numbers keep every digit, null is empty."""
+    """Format a CSV file.
+
+    The header names the units. Numbers keep every digit, and None is empty.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([heading for column in table.columns for heading in _csv_headings(column)])
+    writer.writerow([heading for column in table.columns for heading in _list_headings(column)])
     for row in table.rows:
-        writer.writerow(
-            [
-                entry
-                for column, cell in zip(table.columns, row, strict=True)
-                for entry in _csv_cells(column, cell)
-            ]
-        )
+        cells = zip(row, table.columns, strict=True)
+        writer.writerow([part for cell, column in cells for part in _split_cell(cell, column.kind)])
     return text.getvalue()
 
 
-def _csv_headings(column: Column) -> list[str]:
+def _list_headings(column: Column) -> list[str]:
     unit = f" [{column.unit}]" if column.unit else ""
     if column.kind == "gain":
-        return [f"{column.name} {part}{unit}" for part in ("mean", "low", "high")] + [
-            f"{column.name} pairs"
+        return [
+            *(f"{column.name} {part}{unit}" for part in ("mean", "low", "high")),
+            f"{column.name} pairs",
         ]
-    if column.kind == "range":
-        return ["scale", "low", "high", "choices"]
-    return [column.name + unit]
+    return ["scale", "low", "high", "choices"] if column.kind == "range" else [column.name + unit]
 
 
-def _csv_cells(column: Column, cell: Any) -> list[Any]:
-    if column.kind == "gain":
-        return [None] * 4 if cell is None else [cell.mean, cell.low, cell.high, cell.count]
-    if column.kind == "range":
-        return [None] * 4 if cell is None else _csv_range(cell)
-    return [cell]
-
-
-def _csv_range(dimension: Dimension) -> list[Any]:
-    scale = dimension.scale + (" int" if dimension.integer else "")
-    if dimension.scale == "categorical":
-        return [scale, None, None, " | ".join(str(choice) for choice in dimension.choices)]
-    return [scale, dimension.low, dimension.high, None]
+def _split_cell(cell: Any, kind: CellKind) -> list[Any]:
+    if kind not in ("gain", "range"):
+        return [cell]
+    if cell is None:
+        return [None] * 4
+    if kind == "gain":
+        return [cell.mean, cell.low, cell.high, cell.count]
+    if cell.scale == "categorical":
+        return [cell.scale, None, None, " | ".join(map(str, cell.choices))]
+    return [cell.scale + (" int" if cell.integer else ""), cell.low, cell.high, None]
 
 
 def format_key(key: str) -> str:
-    """A key as a heading: `data_fingerprint` is `Data fingerprint`."""
+    """Format a key as a heading: `data_fingerprint` becomes `Data fingerprint`."""
     text = key.replace("_", " ")
     return text[:1].upper() + text[1:]
 
 
 def format_plain(entry: Any) -> str:
-    """A value of the provenance in one line."""
+    """Format an entry of the provenance in one line."""
     if isinstance(entry, Mapping):
         return ", ".join(f"{key}: {format_plain(part)}" for key, part in entry.items())
     if isinstance(entry, str) or not isinstance(entry, Sequence):

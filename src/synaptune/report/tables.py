@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from synaptune.analysis.results import AblationRow, Comparison, Evidence
+from synaptune.analysis.results import AblationRow, Evidence
 from synaptune.core.text import format_duration, get_first_line
 from synaptune.report import next_commands
-from synaptune.report.table_model import Column, Table, format_cell
+from synaptune.report.figures.axis import map_dimensions
+from synaptune.report.table_model import Column, Table, format_cell, make_table
 from synaptune.search.trial import Trial
 from synaptune.study import artifacts
 from synaptune.study.database import keys
@@ -36,6 +38,7 @@ def make_all_tables(evidence: Evidence) -> Iterator[Table]:
         tabulate_parameters,
         tabulate_validation,
         tabulate_gates,
+        tabulate_noise,
         lambda evidence: tabulate_ablation(evidence.ablation),
         tabulate_hypotheses,
         tabulate_failures,
@@ -51,126 +54,86 @@ def make_all_tables(evidence: Evidence) -> Iterator[Table]:
 def tabulate_parameters(evidence: Evidence) -> Table:
     """Make the table of the searched parameters, without the columns that have no data."""
     best = evidence.best.values if evidence.best is not None else {}
-    ranges = (
-        {dimension.name: dimension for dimension in evidence.space.dimensions}
-        if evidence.space is not None
-        else {}
-    )
-    positions = find_positions(evidence)
-    effects, shares = (
-        {entry.name: entry for entry in evidence.effects},
-        {entry.name: entry for entry in evidence.importances},
-    )
-    ablated = {entry.name: entry for entry in evidence.ablation}
-    columns = {
-        Column("parameter", "name"): list(evidence.names),
-        Column("start", "value"): [evidence.start.get(name) for name in evidence.names],
-        Column("tuned", "value"): [best.get(name) for name in evidence.names],
-        Column("range", "range"): [ranges.get(name) for name in evidence.names],
-        Column("position", "position"): [positions.get(name) for name in evidence.names],
-        Column("worth at the optimum", "gain", "%"): [
-            ablated[name].reverted if name in ablated else None for name in evidence.names
-        ],
-        Column("effect z", "share"): [
-            effects[name].z if name in effects else None for name in evidence.names
-        ],
-        Column("p (Holm)", "p"): [
-            effects[name].adjusted_p if name in effects else None for name in evidence.names
-        ],
-        Column("fANOVA", "share"): [
-            shares[name].fanova if name in shares else None for name in evidence.names
-        ],
-        Column("PED-ANOVA", "share"): [
-            shares[name].ped_anova if name in shares else None for name in evidence.names
-        ],
+
+    def collect(entries: Sequence[Any], part: str) -> dict[str, Any]:
+        return {entry.name: getattr(entry, part) for entry in entries}
+
+    values_by_column = {
+        Column("start", "value"): evidence.start,
+        Column("tuned", "value"): best,
+        Column("range", "range"): map_dimensions(evidence),
+        Column("position", "position"): find_positions(evidence),
+        Column("worth at the optimum", "gain", "%"): collect(evidence.ablation, "reverted"),
+        Column("effect z", "share"): collect(evidence.effects, "z"),
+        Column("p (Holm)", "p"): collect(evidence.effects, "adjusted_p"),
+        Column("fANOVA", "share"): collect(evidence.importances, "fanova"),
+        Column("PED-ANOVA", "share"): collect(evidence.importances, "ped_anova"),
     }
-    known = {
-        column: cells
-        for column, cells in columns.items()
-        if any(cell is not None for cell in cells)
+    cells = {
+        column: [values.get(name) for name in evidence.names]
+        for column, values in values_by_column.items()
+        if any(values.get(name) is not None for name in evidence.names)
     }
-    headings = [column.name for column in known]
+    headings = [column.name for column in cells]
     note = " ".join(text for heading, text in _COLUMN_NOTES.items() if heading in headings)
-    return Table(
-        "parameters", "Parameters", list(known), list(zip(*known.values(), strict=True)), note
-    )
+    cells = {Column("parameter", "name"): evidence.names, **cells}
+    return make_table("parameters", "Parameters", cells, note)
 
 
 def find_positions(evidence: Evidence) -> Mapping[str, float]:
     """Find the positions of the best values in their ranges, in [0, 1]; without categoricals."""
-    best = evidence.best
+    best, ranges = evidence.best, map_dimensions(evidence)
     if best is None or len(best.unit) != len(best.values):
         return {}
-    positions = dict(zip(best.values, best.unit, strict=True))
-    scales = (
-        {dimension.name: dimension.scale for dimension in evidence.space.dimensions}
-        if evidence.space is not None
-        else {}
-    )
-    return {name: unit for name, unit in positions.items() if scales.get(name) != "categorical"}
+    return {
+        name: unit
+        for name, unit in zip(best.values, best.unit, strict=True)
+        if name not in ranges or ranges[name].scale != "categorical"
+    }
 
 
 def tabulate_validation(evidence: Evidence) -> Table:
     """Make the table of the runs on fresh seeds, with a row for each seed."""
-    columns = (
-        Column("seed", "count"),
-        Column("validation loss, start", "loss", "nats/token"),
-        Column("validation loss, tuned", "loss", "nats/token"),
-        Column("test perplexity, start", "value", "tokens"),
-        Column("test perplexity, tuned", "value", "tokens"),
-        Column("improvement of test perplexity", "value", "%"),
-    )
     validation = evidence.validation
-    pairs = [] if validation is None else zip(validation.before, validation.after, strict=True)
-    rows = [_make_seed_row(old, new) for old, new in pairs]
-    return Table("validation", "Validation on fresh seeds", columns, rows)
+    before, after = ([], []) if validation is None else (validation.before, validation.after)
 
+    def collect(runs: Sequence[Trial], fact: str) -> list[Any]:
+        return [run.facts.get(fact) for run in runs]
 
-def _make_seed_row(before: Trial, after: Trial) -> list[Any]:
-    old, new = before.facts.get("test_perplexity"), after.facts.get("test_perplexity")
-    gain = 100.0 * (1.0 - new / old) if old and new else None
-    return [
-        before.facts.get("seed"),
-        before.facts.get("val_loss"),
-        after.facts.get("val_loss"),
-        old,
-        new,
-        gain,
-    ]
+    old, new = (collect(runs, "test_perplexity") for runs in (before, after))
+    cells = {
+        Column("seed", "count"): collect(before, "seed"),
+        Column("validation loss, start", "loss", "nats/token"): collect(before, "val_loss"),
+        Column("validation loss, tuned", "loss", "nats/token"): collect(after, "val_loss"),
+        Column("test perplexity, start", "value", "tokens"): old,
+        Column("test perplexity, tuned", "value", "tokens"): new,
+        Column("improvement of test perplexity", "value", "%"): [
+            100.0 * (1.0 - tuned / start) if start and tuned else None
+            for start, tuned in zip(old, new, strict=True)
+        ],
+    }
+    return make_table("validation", "Validation on fresh seeds", cells)
 
 
 def tabulate_ablation(ablation: Sequence[AblationRow]) -> Table:
     """Make the table of the ablation, ranked by the worth of each parameter at the optimum."""
-    columns = (
-        Column("parameter", "name"),
-        Column("start", "value"),
-        Column("tuned", "value"),
-        Column("worth at the optimum", "gain", "%"),
-        Column("p (Holm)", "p"),
-        Column("brings alone", "gain", "%"),
-        Column("p alone (Holm)", "p"),
-    )
-    rows = [
-        [
-            entry.name,
-            entry.default,
-            entry.tuned,
-            entry.reverted,
-            entry.adjusted_reverted,
-            entry.alone,
-            entry.adjusted_alone,
-        ]
-        for entry in sorted(ablation, key=lambda entry: _sort_key(entry.reverted))
-    ]
+    ranked = sorted(
+        ablation, key=lambda entry: -math.inf if entry.reverted is None else entry.reverted.mean
+    )[::-1]
+    cells = {
+        Column("parameter", "name"): [entry.name for entry in ranked],
+        Column("start", "value"): [entry.default for entry in ranked],
+        Column("tuned", "value"): [entry.tuned for entry in ranked],
+        Column("worth at the optimum", "gain", "%"): [entry.reverted for entry in ranked],
+        Column("p (Holm)", "p"): [entry.adjusted_reverted for entry in ranked],
+        Column("brings alone", "gain", "%"): [entry.alone for entry in ranked],
+        Column("p alone (Holm)", "p"): [entry.adjusted_alone for entry in ranked],
+    }
     note = (
         "Gains in test perplexity on paired seeds with 95 % intervals. They need not add up, since "
         "parameters interact."
     )
-    return Table("ablation", "Ablation of the optimum", columns, rows, note)
-
-
-def _sort_key(gain: Comparison | None) -> float:
-    return float("inf") if gain is None else -gain.mean
+    return make_table("ablation", "Ablation of the optimum", cells, note)
 
 
 def tabulate_gates(evidence: Evidence) -> Table:
@@ -178,31 +141,17 @@ def tabulate_gates(evidence: Evidence) -> Table:
 
     Their gains are relative changes of perplexity on fresh seeds [%].
     """
-    columns = (
-        Column("gate"),
-        Column("decision"),
-        Column("gain", "value", "%"),
-        Column("low", "value", "%"),
-        Column("high", "value", "%"),
-    )
-    rows = []
-    for gate in evidence.gates:
-        gain = gate.get("improvement") or {}
-        rows.append(
-            [
-                gate["gate"],
-                gate["decision"],
-                *(gain.get(key) for key in ("mean", "low", "high")),
-                gate["reason"],
-            ]
-        )
-    return Table(
-        "gates",
-        "Gates",
-        (*columns, Column("reason")),
-        rows,
-        "Gain of validation perplexity (phase 1: test), 95 % interval.",
-    )
+    gains = [gate.get("improvement") or {} for gate in evidence.gates]
+    cells = {
+        Column("gate"): [gate["gate"] for gate in evidence.gates],
+        Column("decision"): [gate["decision"] for gate in evidence.gates],
+        Column("gain", "value", "%"): [gain.get("mean") for gain in gains],
+        Column("low", "value", "%"): [gain.get("low") for gain in gains],
+        Column("high", "value", "%"): [gain.get("high") for gain in gains],
+        Column("reason"): [gate["reason"] for gate in evidence.gates],
+    }
+    note = "Gain of validation perplexity (phase 1: test), 95 % interval."
+    return make_table("gates", "Gates", cells, note)
 
 
 def tabulate_hypotheses(evidence: Evidence) -> Table:
@@ -212,7 +161,7 @@ def tabulate_hypotheses(evidence: Evidence) -> Table:
         [entry.statement, entry.finding, verdicts[entry.holds]] for entry in evidence.hypotheses
     ]
     return Table(
-        "hypotheses", "Hypotheses", (Column("claim"), Column("found"), Column("verdict")), rows
+        "hypotheses", "Hypotheses", (Column("claim"), Column("result"), Column("verdict")), rows
     )
 
 
@@ -247,77 +196,56 @@ def join_numbers(numbers: Sequence[int]) -> str:
 
 def tabulate_cost(evidence: Evidence) -> Table:
     """Make the table of the device time by phase."""
-    columns = (
-        Column("phase"),
-        Column("runs", "count"),
-        Column("device time", "seconds", "s"),
-        Column("one run", "seconds", "s"),
-    )
-    rows = []
-    for phase, seconds in evidence.seconds_by_phase.items():
-        runs = evidence.runs_by_phase.get(phase, 0)
-        rows.append([phase, runs, seconds, seconds / runs if runs else None])
-    return Table("cost", "Cost", columns, rows)
+    seconds = evidence.seconds_by_phase
+    runs = {phase: evidence.runs_by_phase.get(phase, 0) for phase in seconds}
+    cells = {
+        Column("phase"): list(seconds),
+        Column("runs", "count"): list(runs.values()),
+        Column("device time", "seconds", "s"): list(seconds.values()),
+        Column("one run", "seconds", "s"): [
+            seconds[phase] / count if count else None for phase, count in runs.items()
+        ],
+    }
+    return make_table("cost", "Cost", cells)
 
 
 def tabulate_generations(evidence: Evidence) -> Table:
     """Make the table of the search distribution by generation."""
-    columns = [
-        Column("generation", "count"),
-        Column("best objective", "loss"),
-        Column("condition", "value"),
-        Column("step", "value"),
-    ]
-    columns += [
-        Column(f"{name} {part}", "value")
+    generations = evidence.generations
+    losses = [entry.best_loss for entry in generations]
+    cells = {
+        Column("generation", "count"): [entry.number for entry in generations],
+        Column("best objective", "loss"): [
+            None if loss is None else to_objective(evidence, loss) for loss in losses
+        ],
+        Column("condition", "value"): [entry.condition for entry in generations],
+        Column("step", "value"): [entry.step for entry in generations],
+    }
+    cells |= {
+        Column(f"{name} {part}", "value"): [getattr(entry, part).get(name) for entry in generations]
         for name in evidence.names
         for part in ("mean", "low", "high", "best")
-    ]
-    rows = []
-    for entry in evidence.generations:
-        best = None if entry.best_loss is None else to_objective(evidence, entry.best_loss)
-        parts = (entry.mean, entry.low, entry.high, entry.best)
-        rows.append(
-            [
-                entry.number,
-                best,
-                entry.condition,
-                entry.step,
-                *(part.get(name) for name in evidence.names for part in parts),
-            ]
-        )
-    return Table("generations", "Generations", columns, rows)
+    }
+    return make_table("generations", "Generations", cells)
 
 
 def tabulate_search_trials(evidence: Evidence, chosen: Sequence[Trial] | None = None) -> Table:
     """Make the table of the trials; chosen selects some of them, None means all."""
-    chosen = evidence.trials if chosen is None else chosen
-    columns = [
-        Column("trial", "count"),
-        Column("generation", "count"),
-        Column("state"),
-        Column("objective", "loss"),
+    trials = evidence.trials if chosen is None else chosen
+    cells = {
+        Column("trial", "count"): [trial.number for trial in trials],
+        Column("generation", "count"): [trial.facts.get("generation") for trial in trials],
+        Column("state"): [trial.state for trial in trials],
+        Column("objective", "loss"): [trial.objective for trial in trials],
+        Column("run", "seconds", "s"): [trial.facts.get("seconds") for trial in trials],
+        Column("seed", "count"): [trial.facts.get("seed") for trial in trials],
+    }
+    for name in evidence.names:
+        cells[Column(name, "value")] = [trial.values.get(name) for trial in trials]
+    cells[Column("reason")] = [
+        shorten_reason(trial.reason) if trial.state == "failed" else None for trial in trials
     ]
-    columns += [
-        Column("run", "seconds", "s"),
-        Column("seed", "count"),
-        *(Column(name, "value") for name in evidence.names),
-    ]
-    columns.append(Column("reason"))
-    rows = []
-    for trial in chosen:
-        facts = trial.facts
-        head = [
-            trial.number,
-            facts.get("generation"),
-            trial.state,
-            trial.objective,
-            facts.get("seconds"),
-            facts.get("seed"),
-        ]
-        reason = shorten_reason(trial.reason) if trial.state == "failed" else None
-        rows.append([*head, *(trial.values.get(name) for name in evidence.names), reason])
-    return Table("trials", "Trials", columns, rows)
+    return make_table("trials", "Trials", cells)
 
 
 def to_objective(evidence: Evidence, loss: float) -> float:
@@ -347,94 +275,71 @@ def count_search_seeds(evidence: Evidence) -> int | None:
 
 
 def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
-    """List the key numbers of a study as (name, text)."""
-    numbers: list[tuple[str, str]] = []
-    if evidence.validation is not None and evidence.validation.before and evidence.validation.after:
-        for name, runs in (
-            ("test perplexity, start", evidence.validation.before),
-            ("test perplexity, tuned", evidence.validation.after),
-        ):
-            known = [
-                run.facts["test_perplexity"]
-                for run in runs
-                if run.facts.get("test_perplexity") is not None
-            ]
-            if known:
-                numbers.append((name, f"{statistics.fmean(known):.4g}"))
-        numbers.append(("fresh seeds", str(evidence.validation.gain.count)))
+    """List the known key numbers of a study as (name, text)."""
+    validation, best, course = evidence.validation, evidence.best, evidence.convergence
     states = Counter(trial.state for trial in evidence.trials)
-    if evidence.best is not None and evidence.best.objective is not None:
-        numbers.append(
-            (
-                f"best objective, trial {evidence.best.number}",
-                format_cell(evidence.best.objective, "loss"),
-            )
-        )
     planned = read_budget(evidence)
-    numbers.append(
-        (
-            "evaluations" if planned is None else f"evaluations of {planned}",
-            str(len(evidence.trials) - states["running"]),
-        )
-    )
-    numbers += [
-        (state, str(states[state])) for state in ("failed", "pruned", "running") if states[state]
-    ]
-    if evidence.names:
-        numbers.append(("parameters", str(len(evidence.names))))
-    if evidence.seconds_by_phase:
-        numbers.append(
-            ("device time, all phases", format_duration(sum(evidence.seconds_by_phase.values())))
-        )
-    if evidence.convergence is not None and evidence.convergence.hours:
-        numbers.append(
-            (
-                "wall-clock time of the search",
-                format_duration(3600.0 * evidence.convergence.hours[-1]),
-            )
-        )
-    return numbers
+    numbers: list[tuple[str, str]] = []
+    if validation is not None:
+        for name, runs in (("start", validation.before), ("tuned", validation.after)):
+            known = [value for run in runs if (value := run.facts.get("test_perplexity"))]
+            if known:
+                numbers.append((f"test perplexity, {name}", f"{statistics.fmean(known):.4g}"))
+        numbers.append(("fresh seeds", str(validation.gain.count)))
+    if best is not None and best.objective is not None:
+        text = format_cell(best.objective, "loss")
+        numbers.append((f"best objective, trial {best.number}", text))
+    name = "evaluations" if planned is None else f"evaluations of {planned}"
+    numbers.append((name, str(states.total() - states["running"])))
+    counts = {
+        "failed": states["failed"],
+        "pruned": states["pruned"],
+        "running": states["running"],
+        "parameters": len(evidence.names),
+    }
+    seconds = {
+        "device time, all phases": sum(evidence.seconds_by_phase.values()),
+        "wall-clock time of the search": 3600.0 * course.hours[-1] if course else 0.0,
+    }
+    numbers += [(name, str(count)) for name, count in counts.items() if count]
+    return numbers + [(name, format_duration(time)) for name, time in seconds.items() if time]
 
 
-def list_noise(evidence: Evidence) -> list[tuple[str, str]]:
-    """List the known measures of noise and selection bias as (name, text)."""
-    measures: list[tuple[str, float | None]] = []
-    if evidence.noise is not None:
+def tabulate_noise(evidence: Evidence) -> Table:
+    """Make the table of the known measures of noise and selection bias, and of the tests."""
+    noise, bias, validation = evidence.noise, evidence.selection_bias, evidence.validation
+    measures: list[tuple[str, Any]] = []
+    if noise is not None:
         spread = "standard deviation over seeds"
         measures += [
-            (f"{spread}, start [nats/token]", evidence.noise.before),
-            (f"{spread}, tuned [nats/token]", evidence.noise.after),
-            (f"{spread}, paired difference [nats/token]", evidence.noise.difference),
+            (f"{spread}, start [nats/token]", noise.before),
+            (f"{spread}, tuned [nats/token]", noise.after),
+            (f"{spread}, paired difference [nats/token]", noise.difference),
             (
                 "standard deviation of the objective over the search's candidates",
-                evidence.noise.candidates,
+                noise.candidates,
             ),
         ]
-    if evidence.selection_bias is not None:
+    if bias is not None:
         own = "seed" if count_search_seeds(evidence) in (None, 1) else "seeds"
         measures += [
-            (f"gain on the search's own {own} [nats/token]", evidence.selection_bias.search),
-            ("gain on fresh seeds, validation split [nats/token]", evidence.selection_bias.fresh),
-            ("gain on fresh seeds, test split [nats/token]", evidence.selection_bias.test),
+            (f"gain on the search's own {own} [nats/token]", bias.search),
+            ("gain on fresh seeds, validation split [nats/token]", bias.fresh),
+            ("gain on fresh seeds, test split [nats/token]", bias.test),
         ]
-    return [(name, f"{number:.4g}") for name, number in measures if number is not None]
-
-
-def list_statistics(comparison: Comparison) -> list[tuple[str, str]]:
-    """List the statistics of a paired gain [%] as (name, text)."""
-    return [
-        ("gain, t-interval 95 % [%]", format_cell(comparison, "gain")),
-        (
-            "gain, bootstrap interval 95 % [%]",
-            f"{comparison.boot_low:.1f} to {comparison.boot_high:.1f}",
-        ),
-        ("paired t-test, two-sided p", format_cell(comparison.p, "p")),
-        (
-            f"Wilcoxon's signed-rank test, two-sided p ({comparison.count} pairs)",
-            format_cell(comparison.wilcoxon, "p"),
-        ),
-        ("effect size, Hedges", format_cell(comparison.effect, "share")),
-    ]
+    rows = [[name, format_cell(number, "value")] for name, number in measures if number is not None]
+    if validation is not None:
+        gain = validation.gain
+        bootstrap = f"{gain.boot_low:.1f} to {gain.boot_high:.1f}"
+        wilcoxon = f"Wilcoxon's signed-rank test, two-sided p ({gain.count} pairs)"
+        rows += [
+            ["gain, t-interval 95 % [%]", format_cell(gain, "gain")],
+            ["gain, bootstrap interval 95 % [%]", bootstrap],
+            ["paired t-test, two-sided p", format_cell(gain.p, "p")],
+            [wilcoxon, format_cell(gain.wilcoxon, "p")],
+            ["effect size, Hedges", format_cell(gain.effect, "share")],
+        ]
+    return Table("noise", "Noise and tests", (Column("measure"), Column("value", "value")), rows)
 
 
 def render_best_yaml(evidence: Evidence) -> str | None:

@@ -18,6 +18,7 @@ from synaptune.analysis.results import Evidence
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_first_line
 from synaptune.report import advice, findings, next_commands, tables
+from synaptune.report.figures.axis import map_dimensions
 from synaptune.report.markdown import format_table
 from synaptune.study.artifacts import write_json, write_text
 from synaptune.study.callbacks.wandb_search import JOB_TYPE, read_run_config
@@ -68,30 +69,20 @@ def write_wandb_report(
                 got=f"no {name}", expected="it installed", do="pip install 'synaptune[wandb]'"
             )
     logged = read_run_config(folder) or LoggerConfig()
-    project, entity = (
-        project or logged.project,
-        entity or logged.entity or os.environ.get("WANDB_ENTITY"),
-    )
+    project = project or logged.project
+    entity = entity or logged.entity or os.environ.get("WANDB_ENTITY")
     path = folder / SPECIFICATION_FILE
-    write_text(
-        path,
-        dump_specification(build_report(evidence, project=project, entity=entity or "")) + "\n",
-    )
+    report = build_report(evidence, project=project, entity=entity or "")
+    write_text(path, dump_specification(report) + "\n")
     on_message(f"specification: {path}")
-    reason = _explain_unpublished(publish)
+    is_offline = not publish or read_wandb_mode() in ("offline", "disabled")
+    reason = "offline mode was requested" if is_offline else explain_unreachable()
     if reason is not None:
         on_message(f"not published: {reason}")
         return None
     url = _publish(evidence, folder / PUBLISHED_FILE, project=project, entity=entity)
     on_message(f"published: {url}")
     return url
-
-
-def _explain_unpublished(publish: bool) -> str | None:
-    """Explain why a report is not published; None when it can be published."""
-    if not publish or read_wandb_mode() in ("offline", "disabled"):
-        return "offline mode was requested"
-    return explain_unreachable()
 
 
 def _publish(evidence: Evidence, id_file: Path, *, project: str, entity: str | None) -> str:
@@ -129,37 +120,32 @@ def dump_specification(report: Any) -> str:
 
 def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
     """Build the report as an object of wandb-workspaces, without a network."""
-    wr = _import_client()
-    verdict = findings.make_verdict(evidence)
+    import wandb_workspaces.reports.v2 as client
+
+    wr: Any = client  # the client exports its classes without types
+    verdict, steps = findings.make_verdict(evidence), advice.advise(evidence)
     blocks: list[Any] = [wr.H1("Verdict"), wr.P(verdict.headline)]
-    blocks += [_make_list(verdict.findings)] if verdict.findings else []
-    if steps := advice.advise(evidence):
-        blocks += [wr.H1("What to do next"), _make_list(steps)]
+    blocks += _make_list(wr, verdict.findings)
+    blocks += [wr.H1("What to do next"), *_make_list(wr, steps)] if steps else []
     if evidence.phase is not None:
         blocks += [
             wr.H1("Search"),
             wr.P(_describe_search(evidence)),
-            _make_grid(_make_runset(evidence, evidence.phase), _make_search_panels(evidence, wr)),
+            _make_grid(wr, evidence, evidence.phase, _make_search_panels(evidence, wr)),
             wr.H2("Progress and distribution"),
-            _make_grid(
-                _make_runset(evidence, JOB_TYPE), _make_generation_panels(evidence.phase, wr)
-            ),
+            _make_grid(wr, evidence, JOB_TYPE, _make_generation_panels(evidence.phase, wr)),
         ]
-    for phase, title in (
-        (BASELINE, "Sanity and baseline"),
-        (VALIDATION, "Validation"),
-        (ABLATION, "Ablation"),
+    tables_by_key = {table.key: table for table in tables.make_all_tables(evidence)}
+    for phase, title, metric in (
+        (BASELINE, "Sanity and baseline", "val_perplexity"),
+        (VALIDATION, "Validation", "test_perplexity"),
+        (ABLATION, "Ablation", "test_perplexity"),
     ):
-        if not any(evidence.runs_by_phase.get(name) for name in _list_job_types(phase)):
-            continue
-        blocks.append(wr.H1(title))
-        if phase == ABLATION and evidence.ablation:
-            blocks.append(
-                wr.MarkdownBlock(format_table(tables.tabulate_ablation(evidence.ablation)))
-            )
-        if phase == VALIDATION and evidence.validation is not None:
-            blocks.append(wr.MarkdownBlock(format_table(tables.tabulate_validation(evidence))))
-        blocks.append(_make_grid(_make_runset(evidence, phase), _make_run_panels(phase, wr)))
+        if any(evidence.runs_by_phase.get(name) for name in _list_job_types(phase)):
+            blocks.append(wr.H1(title))
+            if phase in tables_by_key:
+                blocks.append(wr.MarkdownBlock(format_table(tables_by_key[phase])))
+            blocks.append(_make_grid(wr, evidence, phase, _make_run_panels(metric, wr)))
     return wr.Report(
         project=project,
         entity=entity,
@@ -170,16 +156,9 @@ def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
     )
 
 
-def _import_client() -> Any:
-    """Import the client's module, which exports its classes without types."""
-    from wandb_workspaces.reports import v2
-
-    return v2
-
-
-def _make_list(entries: Sequence[findings.Finding]) -> Any:
-    wr = _import_client()
-    return wr.UnorderedList(items=[f"{entry.title}: {entry.text}" for entry in entries])
+def _make_list(wr: Any, entries: Sequence[findings.Finding]) -> list[Any]:
+    items = [f"{entry.title}: {entry.text}" for entry in entries]
+    return [wr.UnorderedList(items=items)] if items else []
 
 
 def _describe_search(evidence: Evidence) -> str:
@@ -188,19 +167,6 @@ def _describe_search(evidence: Evidence) -> str:
     return (
         f"{len(evidence.trials)} trials over {len(evidence.names)} parameters{best}. "
         f"The panels show the runs that were uploaded: online, or with {command}."
-    )
-
-
-def _make_runset(evidence: Evidence, phase: str) -> Any:
-    """Select the runs of a phase.
-
-    Without an entity and a project the run set uses those of the report and asks no server.
-    """
-    wr = _import_client()
-    kinds = ", ".join(map(_quote, _list_job_types(phase)))
-    return wr.Runset(
-        name=phase,
-        filters=f"Metric('Group') == {_quote(evidence.name)} and Metric('JobType') in [{kinds}]",
     )
 
 
@@ -224,30 +190,29 @@ def _list_job_types(phase: str) -> list[str]:
     return [phase, "sanity"] if phase == BASELINE else [phase]
 
 
-def _make_grid(runset: Any, panels: Sequence[Any]) -> Any:
-    """Arrange panels in rows of two; a panel of full width gets its own row."""
-    wr = _import_client()
+def _make_grid(wr: Any, evidence: Evidence, phase: str, panels: Sequence[Any]) -> Any:
+    """Arrange panels over the runs of a phase in rows of two.
+
+    A panel of full width gets its own row. Without an entity and a project the run set uses those
+    of the report and asks no server.
+    """
+    kinds = ", ".join(map(_quote, _list_job_types(phase)))
+    filters = f"Metric('Group') == {_quote(evidence.name)} and Metric('JobType') in [{kinds}]"
     column, row = 0, 0
     for panel in panels:
-        width = (
-            _FULL_WIDTH
-            if isinstance(panel, wr.ParallelCoordinatesPlot | wr.MediaBrowser)
-            else _HALF_WIDTH
-        )
+        is_wide = isinstance(panel, wr.ParallelCoordinatesPlot | wr.MediaBrowser)
+        width = _FULL_WIDTH if is_wide else _HALF_WIDTH
         if column + width > _FULL_WIDTH:
             column, row = 0, row + _HEIGHT
         panel.layout = wr.Layout(x=column, y=row, w=width, h=_HEIGHT)
         column += width
-    return wr.PanelGrid(runsets=[runset], panels=list(panels))
+    return wr.PanelGrid(runsets=[wr.Runset(name=phase, filters=filters)], panels=list(panels))
 
 
 def _make_search_panels(evidence: Evidence, wr: Any) -> list[Any]:
-    logarithmic = (
-        {dimension.name for dimension in evidence.space.dimensions if dimension.scale == "log"}
-        if evidence.space
-        else set()
-    )
-    columns = [_make_flat_column(name, log=name in logarithmic) for name in evidence.names]
+    ranges = map_dimensions(evidence)
+    logarithmic = {name for name, dimension in ranges.items() if dimension.scale == "log"}
+    columns = [_make_flat_column(wr, name, log=name in logarithmic) for name in evidence.names]
     columns.append(wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(_METRIC)))
     return [
         wr.ScatterPlot(
@@ -278,13 +243,12 @@ def _make_search_panels(evidence: Evidence, wr: Any) -> list[Any]:
     ]
 
 
-def _make_flat_column(name: str, *, log: bool) -> Any:
+def _make_flat_column(wr: Any, name: str, *, log: bool) -> Any:
     """Make an axis for a parameter.
 
     The configurations of the runs are flat: the dots are part of the key. The client would read
     them as a nested key.
     """
-    wr = _import_client()
 
     class FlatColumn(wr.ParallelCoordinatesPlotColumn):
         def _to_model(self) -> Any:
@@ -332,13 +296,10 @@ def _make_generation_panels(phase: str, wr: Any) -> list[Any]:
     ]
 
 
-def _make_run_panels(phase: str, wr: Any) -> list[Any]:
-    metrics = ["test_perplexity"] if phase in (VALIDATION, ABLATION) else ["val_perplexity"]
+def _make_run_panels(metric: str, wr: Any) -> list[Any]:
     return [
         wr.LinePlot(
             title="Validation loss", x="Step", y=[_METRIC], title_x="step", title_y="nats/token"
         ),
-        wr.BarPlot(
-            title=metrics[0].replace("_", " "), metrics=[wr.SummaryMetric(name) for name in metrics]
-        ),
+        wr.BarPlot(title=metric.replace("_", " "), metrics=[wr.SummaryMetric(metric)]),
     ]

@@ -142,7 +142,7 @@ class DashboardApp:
                 entry = self._index.find_study(key)
                 status = None if entry is None else entry.read_status()
                 if entry is None or status is None:
-                    raise NotFound("There is no such study: it was deleted or has not begun.")
+                    raise NotFound("There is no such study: it was deleted or has not started.")
                 return self._route_study(entry, status, rest, query)
         raise NotFound("There is no page at this address.")
 
@@ -203,22 +203,15 @@ class DashboardApp:
     def _show_report(
         self, entry: StudyEntry, study: StudyStatus, query: dict[str, str]
     ) -> Response:
-        is_update = "live" in query
-        cached = (
-            self._cache.get_parts(entry, study)
-            if is_update
-            else self._cache.get_parts(entry, study, FIGURE_WAIT)
-        )
-        parts = pages.make_waiting() if cached is None else cached.value
-        version = "" if cached is None else cached.version
-        head = pages.render_study_head(entry, study, "report")
+        timeout = READ_TIMEOUT if "live" in query else FIGURE_WAIT
+        cached = self._cache.get_parts(entry, study, timeout)
         return _make_page(
             study.name,
-            head,
-            parts,
+            pages.render_study_head(entry, study, "report"),
+            pages.make_waiting() if cached is None else cached.value,
             query,
             live=pages.page_url(entry),
-            version=version,
+            version="" if cached is None else cached.version,
             contents=True,
         )
 
@@ -226,13 +219,11 @@ class DashboardApp:
         self, entry: StudyEntry, study: StudyStatus, query: dict[str, str]
     ) -> Response:
         view, cached = trials.TrialsView.from_query(query), self._cache.get_snapshot(entry, study)
-        parts = (
-            pages.make_waiting()
-            if cached is None
-            else trials.render_trials(entry, cached.value, view)
-        )
-        is_current = cached is not None and cached.version == study.version
-        version = self._cache.get_version(entry, study) if is_current else ""
+        parts, version = pages.make_waiting(), ""
+        if cached is not None:
+            parts = trials.render_trials(entry, cached.value, view)
+            is_current = cached.version == study.version
+            version = self._cache.get_version(entry, study) if is_current else ""
         live = f"{pages.page_url(entry, 'trials')}?{view.to_query()}"
         head = pages.render_study_head(entry, study, "trials")
         return _make_page(f"{study.name}: trials", head, parts, query, live=live, version=version)
@@ -285,8 +276,8 @@ class DashboardApp:
             "phase": evidence.phase,
             "objective": best.objective,
             "maximize": study.maximize,
+            "parameters": {**evidence.fixed, **best.values},
         }
-        content["parameters"] = {**evidence.fixed, **best.values}
         return _make_download(
             json.dumps(content, indent=2) + "\n", _JSON, f"{study.name}-best.json"
         )

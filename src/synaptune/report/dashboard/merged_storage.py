@@ -6,8 +6,10 @@ Names are unique: a second study with the same name is called `name (folder)`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
+import inspect
 import threading
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
@@ -15,7 +17,6 @@ from typing import Any, NamedTuple
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
@@ -38,14 +39,6 @@ class ReadOnlyError(Exception):
     """A change was requested of a read-only storage."""
 
 
-class _ListedStudy(NamedTuple):
-    """A study with its unique name and the number of its database."""
-
-    name: str
-    study: FrozenStudy
-    number: int
-
-
 class _OpenDatabase(NamedTuple):
     """An open database.
 
@@ -62,6 +55,24 @@ class _OpenDatabase(NamedTuple):
     storage: Any
 
 
+def _delegate(name: str, *, writes: bool = False) -> Any:
+    """Make a method of MergedStorage that calls the storage of the id in its first argument."""
+    signature = inspect.signature(getattr(BaseStorage, name))
+
+    def call_storage(self: MergedStorage, *args: Any, **kwargs: Any) -> Any:
+        _, key, *rest = signature.bind(self, *args, **kwargs).arguments.values()
+        if writes and not self._write:
+            raise ReadOnlyError("the dashboard only reads; start it with --write to change studies")
+        storage, inner, _ = self._locate(key)
+        return getattr(storage, name)(inner, *rest)
+
+    return call_storage
+
+
+def _refuse(self: BaseStorage, *_: Any, **__: Any) -> Any:
+    raise ReadOnlyError("only a search creates studies and trials, and writes their values")
+
+
 class MergedStorage(BaseStorage):
     """A storage that reads all databases.
 
@@ -76,95 +87,73 @@ class MergedStorage(BaseStorage):
     ) -> None:
         self._databases, self._write = databases, write
         self._lock = threading.RLock()
-        self._numbers: dict[str, int] = {}
-        self._folders: dict[int, str] = {}  # label of each database
+        self._numbers: dict[str, int] = {}  # by URL
+        self._labels: dict[int, str] = {}  # by number
         self._open_databases: dict[int, _OpenDatabase] = {}
 
     # --- databases and ids
 
-    def _list_readable(self) -> list[int]:
-        """List the numbers of the databases that can be read."""
-        readable = []
-        for number in self._number_databases():
-            try:
-                self._get_storage(number)
-            except (UserError, KeyError):
-                continue  # deleted or unreadable; the list of studies shows the reason
-            readable.append(number)
-        return readable
-
-    def _number_databases(self) -> list[int]:
-        """Number all databases.
+    def _number_databases(self) -> dict[str, int]:
+        """Return the number of each database by its URL.
 
         The numbers are derived from the URLs, so that addresses stay valid after a restart of the
         dashboard.
         """
         with self._lock:
             for url, folder in self._databases():
-                if url not in self._numbers:
-                    number = (
-                        int.from_bytes(hashlib.sha256(url.encode()).digest()[:8]) % MAX_DATABASES
-                    )
-                    while number in self._numbers.values():
-                        number = (number + 1) % MAX_DATABASES
-                    self._numbers[url] = number
-                    self._folders[number] = redact_url(url) if folder is None else folder.name
-            return list(self._numbers.values())
+                number = int.from_bytes(hashlib.sha256(url.encode()).digest()[:8]) % MAX_DATABASES
+                while self._numbers.get(url) is None and number in self._labels:
+                    number = (number + 1) % MAX_DATABASES
+                number = self._numbers.setdefault(url, number)
+                self._labels[number] = redact_url(url) if folder is None else folder.name
+            return dict(self._numbers)
 
-    def _find_url(self, number: int) -> str:
-        """Return the URL of a database; raises KeyError if there is none."""
-        with self._lock:
-            if number not in self._numbers.values():
-                self._number_databases()
-            return {known: url for url, known in self._numbers.items()}[number]
+    def _get_storage(self, url: str, number: int) -> BaseStorage:
+        """Return the storage of a database, which is opened again if its file was replaced.
 
-    def _get_storage(self, number: int) -> BaseStorage:
+        Raises:
+            KeyError: the file does not exist.
+            UserError: the database cannot be read.
+        """
         with self._lock:
-            url = self._find_url(number)
-            state, known = _read_file_state(url), self._open_databases.get(number)
-            if known is not None and known.state == state:
-                return known.reader
-            identity = None if state is None else (state[:2], _read_origins(url))
-            if known is not None and known.identity == identity:
-                self._open_databases[number] = known._replace(state=state)
-                return known.reader
-            if known is not None:
-                close_storage(known.storage)
-                del self._open_databases[number]
-            if identity is None:
-                raise KeyError(number)
-            with as_user_errors(url):
-                storage = open_storage(add_driver(url), "join" if self._write else "read")
-            self._open_databases[number] = _OpenDatabase(
-                state, identity, optuna.storages.get_storage(storage), storage
-            )
-            return self._open_databases[number].reader
+            state, opened = _read_file_state(url), self._open_databases.get(number)
+            if opened is None or opened.state != state:
+                identity = None if state is None else (state[:2], _read_origins(url))
+                if opened is not None and opened.identity != identity:
+                    close_storage(self._open_databases.pop(number).storage)
+                    opened = None
+                if identity is None:
+                    raise KeyError(number)
+                if opened is None:
+                    with as_user_errors(url):
+                        storage = open_storage(add_driver(url), "join" if self._write else "read")
+                    reader = optuna.storages.get_storage(storage)
+                    opened = _OpenDatabase(state, identity, reader, storage)
+            self._open_databases[number] = opened._replace(state=state)
+            return opened.reader
 
     def _locate(self, key: int) -> tuple[BaseStorage, int, int]:
-        """Return storage, id in that storage, and number of the database."""
+        """Return storage, id in that storage, and number of the database of an id."""
         inner, number = divmod(key, MAX_DATABASES)
-        return self._get_storage(number), inner, number
+        urls = {known: url for url, known in self._number_databases().items()}
+        return self._get_storage(urls[number], number), inner, number
 
-    def _list_studies(self) -> list[_ListedStudy]:
-        """List all studies with unique names, because optuna-dashboard looks studies up by name."""
-        listed: list[_ListedStudy] = []
-        used_names: set[str] = set()
-        for number in self._list_readable():
+    def _list_studies(self) -> dict[str, FrozenStudy]:
+        """List all studies by a unique name, because optuna-dashboard looks studies up by name."""
+        listed: dict[str, FrozenStudy] = {}
+        for url, number in self._number_databases().items():
             try:
-                with as_user_errors(self._find_url(number)):
-                    studies = self._get_storage(number).get_all_studies()
+                with as_user_errors(url):
+                    studies = self._get_storage(url, number).get_all_studies()
             except (UserError, KeyError):
-                continue
-            for study in studies:
-                name = (
-                    study.study_name
-                    if study.study_name not in used_names
-                    else f"{study.study_name} ({self._folders[number]})"
-                )
-                if name in used_names:
-                    name = f"{name} {study._study_id * MAX_DATABASES + number}"
-                used_names.add(name)
-                listed.append(_ListedStudy(name, study, number))
+                continue  # deleted or unreadable; the list of studies shows the reason
+            for study in map(copy.copy, studies):
+                study._study_id = study._study_id * MAX_DATABASES + number
+                if study.study_name in listed:
+                    study.study_name += f" ({self._labels[number]})"
+                if study.study_name in listed:
+                    study.study_name += f" {study._study_id}"
+                listed[study.study_name] = study
         return listed
 
     def _renumber_trial(self, trial: FrozenTrial, number: int) -> FrozenTrial:
@@ -174,48 +163,21 @@ class MergedStorage(BaseStorage):
 
     def find_key(self, url: str, name: str) -> int:
         """Return the id of a study in this storage; raises KeyError if there is none."""
-        self._list_readable()
-        with self._lock:
-            number = self._numbers[url]
-        return self._get_storage(number).get_study_id_from_name(name) * MAX_DATABASES + number
+        number = self._number_databases()[url]
+        storage = self._get_storage(url, number)
+        return storage.get_study_id_from_name(name) * MAX_DATABASES + number
 
     # --- reading
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        studies = []
-        for name, study, number in self._list_studies():
-            renamed_study = copy.copy(study)
-            renamed_study._study_id, renamed_study.study_name = (
-                study._study_id * MAX_DATABASES + number,
-                name,
-            )
-            studies.append(renamed_study)
-        return studies
+        return list(self._list_studies().values())
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        for name, study, number in self._list_studies():
-            if name == study_name:
-                return study._study_id * MAX_DATABASES + number
-        raise KeyError(study_name)
+        return self._list_studies()[study_name]._study_id
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        wanted_id, wanted_number = divmod(study_id, MAX_DATABASES)
-        for name, study, number in self._list_studies():
-            if (study._study_id, number) == (wanted_id, wanted_number):
-                return name
-        raise KeyError(study_id)
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        storage, inner, _ = self._locate(study_id)
-        return storage.get_study_directions(inner)
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        storage, inner, _ = self._locate(study_id)
-        return storage.get_study_user_attrs(inner)
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        storage, inner, _ = self._locate(study_id)
-        return storage.get_study_system_attrs(inner)
+        names = {study._study_id: name for name, study in self._list_studies().items()}
+        return names[study_id]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         storage, inner, number = self._locate(trial_id)
@@ -225,62 +187,22 @@ class MergedStorage(BaseStorage):
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         storage, inner, number = self._locate(study_id)
-        trials = storage.get_all_trials(inner, deepcopy=False, states=states)
-        return [
-            self._renumber_trial(copy.deepcopy(trial) if deepcopy else trial, number)
-            for trial in trials
-        ]
+        trials = storage.get_all_trials(inner, deepcopy=deepcopy, states=states)
+        return [self._renumber_trial(trial, number) for trial in trials]
+
+    get_study_directions = _delegate("get_study_directions")
+    get_study_user_attrs = _delegate("get_study_user_attrs")
+    get_study_system_attrs = _delegate("get_study_system_attrs")
 
     # --- changing
 
-    def _get_writable(self, key: int) -> tuple[BaseStorage, int]:
-        if not self._write:
-            raise ReadOnlyError("the dashboard only reads; start it with --write to change studies")
-        storage, inner, _ = self._locate(key)
-        return storage, inner
-
-    def delete_study(self, study_id: int) -> None:
-        storage, inner = self._get_writable(study_id)
-        storage.delete_study(inner)
-
-    def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
-        storage, inner = self._get_writable(study_id)
-        storage.set_study_user_attr(inner, key, value)
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        storage, inner = self._get_writable(study_id)
-        storage.set_study_system_attr(inner, key, value)
-
-    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        storage, inner = self._get_writable(trial_id)
-        storage.set_trial_user_attr(inner, key, value)
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        storage, inner = self._get_writable(trial_id)
-        storage.set_trial_system_attr(inner, key, value)
-
-    def create_new_study(
-        self, directions: Sequence[StudyDirection], study_name: str | None = None
-    ) -> int:
-        raise ReadOnlyError("only a search creates studies")
-
-    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        raise ReadOnlyError("only a search creates trials")
-
-    def set_trial_param(
-        self, trial_id: int, param_name: str, param_value_internal: float, distribution: Any
-    ) -> None:
-        raise ReadOnlyError("only a search writes values")
-
-    def set_trial_state_values(
-        self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
-    ) -> bool:
-        raise ReadOnlyError("only a search ends trials")
-
-    def set_trial_intermediate_value(
-        self, trial_id: int, step: int, intermediate_value: float
-    ) -> None:
-        raise ReadOnlyError("only a search writes values")
+    delete_study = _delegate("delete_study", writes=True)
+    set_study_user_attr = _delegate("set_study_user_attr", writes=True)
+    set_study_system_attr = _delegate("set_study_system_attr", writes=True)
+    set_trial_user_attr = _delegate("set_trial_user_attr", writes=True)
+    set_trial_system_attr = _delegate("set_trial_system_attr", writes=True)
+    create_new_study = create_new_trial = set_trial_param = _refuse
+    set_trial_state_values = set_trial_intermediate_value = _refuse
 
     def remove_session(self) -> None:
         """Close the connections that this thread used, and the idle ones.
@@ -296,8 +218,7 @@ class MergedStorage(BaseStorage):
     def close(self) -> None:
         """Close all connections."""
         with self._lock:
-            for database in self._open_databases.values():
-                close_storage(database.storage)
+            self.remove_session()
             self._open_databases.clear()
 
 
@@ -321,13 +242,9 @@ def _read_file_state(url: str) -> tuple[Any, ...] | None:
     path = get_sqlite_path(url)
     if path is None:
         return (url, None)
-    try:
-        file = path.stat()
-    except OSError:
-        return None
-    state = (file.st_dev, file.st_ino, file.st_mtime_ns, file.st_size)
-    try:
-        log = path.with_name(f"{path.name}-wal").stat()
-    except OSError:
-        return state
-    return (*state, log.st_mtime_ns, log.st_size)
+    state: list[int] = []
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            state += (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+    return tuple(state) or None

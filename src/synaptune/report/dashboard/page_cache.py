@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import sys
 import threading
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
@@ -65,7 +65,7 @@ class BackgroundValue(Generic[T]):
         """Create the value; `low_priority` applies to its first computation as well."""
         self._low_priority = low_priority
         self._condition = threading.Condition()
-        self._value: Versioned[T] | None = None
+        self.latest: Versioned[T] | None = None  # the last value
         self._error: Exception | None = None
         self._tried_version: str | None = None
         self._busy = False
@@ -92,7 +92,7 @@ class BackgroundValue(Generic[T]):
         """
         with self._condition:
             rested = time.monotonic() - self._finished_at >= REST_FACTOR * self._cost
-            stale = self._tried_version != version and (rested or self._value is None)
+            stale = self._tried_version != version and (rested or self.latest is None)
             if not self._busy and (
                 stale
                 or (
@@ -105,12 +105,7 @@ class BackgroundValue(Generic[T]):
             self._condition.wait_for(lambda: not self._busy, timeout)
             if self._error is not None:
                 raise self._error
-            return self._value
-
-    @property
-    def latest(self) -> Versioned[T] | None:
-        """The last value; None before the first one."""
-        return self._value
+            return self.latest
 
     def start(self, version: str, make: Callable[[], Versioned[T]]) -> None:
         """Start the computation, unless it is running or its value is current."""
@@ -122,16 +117,16 @@ class BackgroundValue(Generic[T]):
             lower_priority()
         started_at = time.monotonic()
         value: Versioned[T] | None = None
-        fault: Exception | None = None
+        failure: Exception | None = None
         try:
             value = make()
         except Exception as error:  # raised in `get`, for the page that requested the value
-            fault = error
+            failure = error
             if not isinstance(error, UserError):
                 traceback.print_exception(error, file=sys.stderr)
         with self._condition:
-            self._tried_version, self._error = version if value is None else value.version, fault
-            self._value = value or self._value
+            self._tried_version, self._error = version if value is None else value.version, failure
+            self.latest = value or self.latest
             self._finished_at = time.monotonic()
             self._cost = self._finished_at - started_at
             self._busy, self._low_priority = False, True
@@ -149,7 +144,6 @@ class _StudyCache:
 
     def __init__(self) -> None:
         self.snapshot: BackgroundValue[StudySnapshot] = BackgroundValue()
-        self.evidence: BackgroundValue[Evidence] = BackgroundValue()
         self.parts: BackgroundValue[list[PagePart]] = BackgroundValue()
         self.slow: BackgroundValue[Evidence] = BackgroundValue(low_priority=True)
         self.slow_ended = 0
@@ -160,17 +154,12 @@ class PageCache:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._caches: OrderedDict[str, _StudyCache] = OrderedDict()
+        self._caches = functools.lru_cache(MAX_STUDIES)(lambda *_: _StudyCache())
 
     def _get_cache(self, entry: StudyEntry, study: StudyStatus) -> _StudyCache:
         # The origin separates a study from an earlier one with the same name.
-        key = f"{entry.url}\0{entry.name}\0{study.origin}"
         with self._lock:
-            cache = self._caches.setdefault(key, _StudyCache())
-            self._caches.move_to_end(key)
-            while len(self._caches) > MAX_STUDIES:
-                self._caches.popitem(last=False)
-            return cache
+            return self._caches(entry.url, entry.name, study.origin)
 
     def get_snapshot(
         self, entry: StudyEntry, study: StudyStatus, timeout: float = READ_TIMEOUT
@@ -204,11 +193,7 @@ class PageCache:
         For a study that has ended in the meantime, this starts the slow analyses.
         """
         cache = self._get_cache(entry, study)
-        if (
-            cache.parts.latest is not None
-            and cache.snapshot.latest is not None
-            and not study.is_running
-        ):
+        if cache.parts.latest and cache.snapshot.latest and not study.is_running:
             _start_slow_analyses(cache, cache.snapshot.latest, running=False)
         return _combine_versions(study.version, cache.slow.latest)
 
@@ -220,22 +205,19 @@ class PageCache:
         """
         from synaptune.analysis.evidence import gather_evidence
 
-        cache = self._get_cache(entry, study)
-        evidence, snapshot = cache.evidence.latest, cache.snapshot.latest
-        if evidence is not None and evidence.version == study.version:
-            return evidence.value
-        if snapshot is not None and snapshot.version == study.version:
-            return gather_evidence(snapshot.value, deep=False)
-        return gather_evidence(read_study(entry.url, entry.name), deep=False)
+        snapshot = self._get_cache(entry, study).snapshot.latest
+        if snapshot is None or snapshot.version != study.version:
+            snapshot = _read_snapshot(entry, study)
+        return gather_evidence(snapshot.value, deep=False)
 
 
 def _read_snapshot(entry: StudyEntry, study: StudyStatus) -> Versioned[StudySnapshot]:
     return Versioned(study.version, read_study(entry.url, entry.name))
 
 
-def _combine_versions(version: str, deep: Versioned[Evidence] | None) -> str:
+def _combine_versions(version: str, slow: Versioned[Evidence] | None) -> str:
     """Combine the versions of a study and of its slow analyses to the version of the report."""
-    return version if deep is None else f"{version}+{deep.version}"
+    return version if slow is None else f"{version}+{slow.version}"
 
 
 def _make_parts(
@@ -247,17 +229,13 @@ def _make_parts(
 
     snapshot = cache.snapshot.get(study.version, lambda: _read_snapshot(entry, study), None)
     assert snapshot is not None
-    quick = cache.evidence.get(
-        snapshot.version,
-        lambda: Versioned(snapshot.version, gather_evidence(snapshot.value, deep=False)),
-        None,
-    )
-    assert quick is not None
     slow, latest = cache.slow.latest, cache.parts.latest
-    version = _combine_versions(quick.version, slow)
+    version = _combine_versions(snapshot.version, slow)
     if latest is not None and latest.version == version:
         return latest
-    evidence = quick.value if slow is None else merge_slow_fields(quick.value, slow.value)
+    evidence = gather_evidence(snapshot.value, deep=False)
+    if slow is not None:
+        evidence = merge_slow_fields(evidence, slow.value)
     parts = [
         PagePart(section.key, section.title, section.html)
         for section in make_sections(evidence)

@@ -18,6 +18,18 @@ from synaptune.report.dashboard.study_index import StudyEntry, UnreadableDatabas
 from synaptune.report.dashboard.study_status import StudyStatus
 
 BASE_PATH = "/synaptune"
+_STUDY_HEADS = (
+    "study",
+    "state",
+    "phase",
+    "evaluations",
+    "best",
+    "failed",
+    "optimizer",
+    "last event",
+    "started",
+)
+_NUMBER_HEADS = ("evaluations", "best", "failed")
 _DOWNLOADS = ("yaml", "json", "csv")  # keys of the pages that a browser downloads
 
 
@@ -132,25 +144,22 @@ def count_progress(study: StudyStatus) -> tuple[int, int] | None:
 
 
 def describe_status(study: StudyStatus) -> str:
-    """Describe the status: `running · search, 37 of 300 · best 2.1003 · last sign 12 s ago`."""
+    """Describe the status: `running · search, 37 of 300 · best 2.1003 · last event 12 s ago`."""
     phase = study.current_phase
     if phase is None:
-        return "no trial has begun"
-    words = [describe_state(study)]
-    count = (
-        f"{phase.ended_count} of {study.budget}"
-        if study.budget and study.search_phase == phase
-        else f"{phase.ended_count} ended"
-    )
-    words.append(f"{phase.name}, {count}")
+        return "no trial has started"
     search = study.search_phase
-    if search is not None and search.best is not None:
-        words.append(f"best {search.best:.5g}")
-    if study.failures:
-        words.append(f"{study.failures} failed")
-    if study.latest_event is not None:
-        words.append(f"last sign {format_age(study.latest_event)}")
-    return " · ".join(words)
+    count = f"{phase.ended_count} ended"
+    if study.budget and search == phase:
+        count = f"{phase.ended_count} of {study.budget}"
+    words = (
+        describe_state(study),
+        f"{phase.name}, {count}",
+        "" if search is None or search.best is None else f"best {search.best:.5g}",
+        f"{study.failures} failed" if study.failures else "",
+        f"last event {format_age(study.latest_event)}" if study.latest_event else "",
+    )
+    return " · ".join(word for word in words if word)
 
 
 def describe_state(study: StudyStatus) -> str:
@@ -179,24 +188,13 @@ def render_studies(
         reverse=True,
     )
     rows = "".join(_render_study_row(entry, status) for entry, status in ordered)
-    heads = (
-        "study",
-        "state",
-        "phase",
-        "evaluations",
-        "best",
-        "failed",
-        "optimizer",
-        "last sign",
-        "began",
-    )
-    numbers = ("evaluations", "best", "failed")
-    cells = "".join(
-        f'<th scope="col"{_number_class(head in numbers)}>{head}</th>' for head in heads
+    heads = "".join(
+        f'<th scope="col"{" class=number" if head in _NUMBER_HEADS else ""}>{head}</th>'
+        for head in _STUDY_HEADS
     )
     table = _wrap_scroll(
         "Studies",
-        f'<table id="studies-table"><thead><tr>{cells}</tr></thead><tbody>{rows}</tbody></table>',
+        f'<table id="studies-table"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>',
     )
     empty = "<p>There is no study yet. <code>make sweep-phase1</code> starts one.</p>"
     parts = [PagePart("studies", "", table if ordered else empty)]
@@ -246,10 +244,6 @@ def _wrap_scroll(label: str, table: str) -> str:
     )
 
 
-def _number_class(numeric: bool) -> str:
-    return ' class="number"' if numeric else ""
-
-
 def make_message(title: str, text: str) -> list[PagePart]:
     """Make the parts of a page that shows only a message."""
     return [PagePart("message", title, f"<pre>{escape(text)}</pre>")]
@@ -273,11 +267,7 @@ def format_age(moment: datetime | None) -> str:
     if moment is None:
         return ""
     seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
-    return (
-        f"{format_duration(round(seconds) if seconds >= 10 else int(seconds))} ago"
-        if seconds < 172_800
-        else f"{seconds / 86_400:.0f} days ago"
-    )
+    return f"{format_duration(round(seconds) if seconds >= 10 else int(seconds))} ago"
 
 
 def format_time(moment: datetime | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -44,11 +44,20 @@ class PhaseStatus:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """A study as a few numbers.
+    """Status of a study.
 
-    ours: whether synaptune wrote it; began, latest: first start and last start or end of a trial
-    (UTC); noted: length of its notes without the sign of life; best: of the phase that searched
-    last.
+    Attributes:
+        name: name of the study.
+        maximize: whether the objective is maximised.
+        is_ours: whether synaptune wrote the study.
+        states: number of trials by state.
+        phases: phases in the order of their last trials.
+        started_at: start of the first trial (UTC); None before it.
+        latest_event: last start or end of a trial (UTC); None before it.
+        holder: process that holds the study; None if it is unknown.
+        budget: planned evaluations of the search; None if they are unknown.
+        notes_length: length of the notes without the heartbeat [characters].
+        optimizer: name of the optimizer; None if it is unknown.
     """
 
     name: str
@@ -61,9 +70,7 @@ class StudyStatus:
     holder: Holder | None
     budget: int | None
     notes_length: int = 0
-    protocol: str | None = None
     optimizer: str | None = None
-    failures: int = field(default=0)
 
     @property
     def trial_count(self) -> int:
@@ -74,6 +81,11 @@ class StudyStatus:
     def ended_count(self) -> int:
         """Number of trials that have ended in any state."""
         return self.trial_count - self.states.get("RUNNING", 0) - self.states.get("WAITING", 0)
+
+    @property
+    def failures(self) -> int:
+        """Number of failed trials."""
+        return self.states.get("FAIL", 0)
 
     @property
     def version(self) -> str:
@@ -95,20 +107,10 @@ class StudyStatus:
     @property
     def is_running(self) -> bool:
         """Whether the holder sent a heartbeat recently and is not known to have ended."""
-        return (
-            self.holder is not None
-            and not self.holder.has_ended()
-            and self.silence <= MAX_MISSED_HEARTBEATS * STUDY_HEARTBEAT_INTERVAL
-        )
-
-    @property
-    def silence(self) -> float:
-        """Time since the last heartbeat [s]; infinite without one."""
-        return (
-            float("inf")
-            if self.holder is None
-            else (datetime.now(UTC) - self.holder.last_seen).total_seconds()
-        )
+        if self.holder is None or self.holder.has_ended():
+            return False
+        silence = (datetime.now(UTC) - self.holder.last_seen).total_seconds()
+        return silence <= MAX_MISSED_HEARTBEATS * STUDY_HEARTBEAT_INTERVAL
 
     @property
     def search_phase(self) -> PhaseStatus | None:
@@ -137,7 +139,7 @@ def connect(url: str) -> Iterator[Any]:
         if path is not None and not path.exists():  # SQLite would create an empty database
             raise user_error(
                 got=f"no study database {path}",
-                expected="a study that has begun",
+                expected="a study that has started",
                 do="check its name",
             )
         options = get_engine_options(url) | {"poolclass": sqlalchemy.pool.NullPool}
@@ -167,7 +169,7 @@ def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
 
 def _make_status(rows: StatusRows) -> StudyStatus:
     notes = {key: json.loads(text) for key, text in rows.notes.items()}
-    ours, phases = schema.CONFIGURATION in notes, rows.phases
+    is_ours, phases = schema.CONFIGURATION in notes, rows.phases
     configuration = notes.get(schema.CONFIGURATION)
     if (
         not isinstance(configuration, dict)
@@ -185,7 +187,7 @@ def _make_status(rows: StatusRows) -> StudyStatus:
     return StudyStatus(
         name=rows.name,
         maximize=maximize,
-        is_ours=ours,
+        is_ours=is_ours,
         states={state.name: count for state, count, *_ in rows.states},
         phases=_merge_phases(phases, maximize),
         started_at=min(starts, default=None),
@@ -193,38 +195,23 @@ def _make_status(rows: StatusRows) -> StudyStatus:
         holder=_parse_or_none(lambda: Holder.from_note(notes[schema.HOLDER])),
         budget=None if engine is None else engine.budget,
         notes_length=rows.notes_length,
-        protocol=configuration.get("search.protocol"),
         optimizer=configuration.get("search.optimizer"),
-        failures=next((count for state, count, *_ in rows.states if state.name == "FAIL"), 0),
     )
 
 
 def _merge_phases(rows: Sequence[Sequence[Any]], maximize: bool) -> tuple[PhaseStatus, ...]:
-    """Merge the rows of `_read_phases` by phase; trials without a phase belong to the search."""
-    parts_by_name: dict[str, list[PhaseStatus]] = {}
-    for text, count, ended, last, smallest, largest in rows:
-        phase = PhaseStatus(
-            str(json.loads(text)) if text else SEARCH,
-            count,
-            int(ended or 0),
-            last,
-            largest if maximize else smallest,
-        )
-        parts_by_name.setdefault(phase.name, []).append(phase)
-    merged = []
-    for name, parts in parts_by_name.items():
-        bests = [phase.best for phase in parts if phase.best is not None]
-        best = (max if maximize else min)(bests, default=None)
-        merged.append(
-            PhaseStatus(
-                name,
-                sum(p.trial_count for p in parts),
-                sum(p.ended_count for p in parts),
-                max(p.last_number for p in parts),
-                best,
-            )
-        )
-    return tuple(sorted(merged, key=lambda phase: phase.last_number))
+    """Merge the rows of a phase; trials without a phase belong to the search."""
+    rows_by_name: dict[str, list[Sequence[Any]]] = {}
+    for text, *row in rows:
+        rows_by_name.setdefault(str(json.loads(text)) if text else SEARCH, []).append(row)
+    phases = []
+    for name, parts in rows_by_name.items():
+        counts, ended, numbers, *bests = zip(*parts, strict=True)
+        known = [best for best in bests[maximize] if best is not None]
+        best = (max if maximize else min)(known, default=None)
+        ended_count = sum(int(count or 0) for count in ended)
+        phases.append(PhaseStatus(name, sum(counts), ended_count, max(numbers), best))
+    return tuple(sorted(phases, key=lambda phase: phase.last_number))
 
 
 def _parse_or_none(read: Callable[[], T]) -> T | None:

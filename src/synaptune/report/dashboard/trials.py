@@ -20,6 +20,9 @@ from synaptune.report.dashboard.pages import (
     render_value,
 )
 from synaptune.report.dashboard.study_index import StudyEntry
+from synaptune.report.figures.layout import FigureLayout, find_limits, set_ticks
+from synaptune.report.figures.theme import WIDTH, Drawing, Palette, make_figure
+from synaptune.report.table_model import describe_range
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import StudySnapshot
@@ -102,11 +105,8 @@ def select_trials(snapshot: StudySnapshot, view: TrialsView) -> list[Trial]:
 
 def _get_value(trial: Trial, name: str) -> Any:
     if name in ("number", "state", "objective"):
-        return (
-            getattr(trial, name)
-            if name != "objective" or trial.state != "pruned"
-            else trial.estimate
-        )
+        is_estimated = name == "objective" and trial.state == "pruned"
+        return trial.estimate if is_estimated else getattr(trial, name)
     return trial.values[name] if name in trial.values else trial.facts.get(name)
 
 
@@ -217,9 +217,10 @@ def _render_pager(entry: StudyEntry, view: TrialsView, page_count: int) -> str:
 def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> list[PagePart]:
     """Render the parts of the page of a trial."""
     space = snapshot.spaces.get(trial.facts.get(schema.PHASE, ""))
-    ranges = (
-        {dimension.name: dimension for dimension in space.dimensions} if space is not None else {}
-    )
+    ranges = {
+        dimension.name: f"of {escape(describe_range(dimension))}"
+        for dimension in (() if space is None else space.dimensions)
+    }
     parts = [PagePart("result", "Result", render_listing(_list_result(snapshot, trial), "Result"))]
     if trial.reason:
         trace = trial.facts.get(schema.TRACEBACK)
@@ -231,15 +232,10 @@ def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> li
     if len(curve) > 1:
         parts.append(PagePart("curve", "Reported values", render_curve(curve)))
     if trial.values:
-        rows = []
-        for name, value in trial.values.items():
-            dimension = ranges.get(name)
-            suffix = ""
-            if dimension is not None and dimension.scale != "categorical":
-                scale = ", log" if dimension.scale == "log" else ""
-                bounds = f"{render_value(dimension.low)} to {render_value(dimension.high)}"
-                suffix = f' <span class="prefix">of {bounds}{scale}</span>'
-            rows.append((name, render_value(value) + suffix))
+        rows = [
+            (name, f'{render_value(value)} <span class="prefix">{ranges.get(name, "")}</span>')
+            for name, value in trial.values.items()
+        ]
         parts.append(PagePart("values", "Parameters", render_listing(rows, "Parameters")))
     hidden = {schema.REASON, schema.TRACEBACK, schema.PHASE, schema.SECONDS, schema.ATTEMPTS}
     facts = [
@@ -252,28 +248,23 @@ def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> li
 
 
 def _list_result(snapshot: StudySnapshot, trial: Trial) -> list[tuple[str, str]]:
+    """List the known facts of the result as (name, HTML)."""
     started_at = snapshot.start_times.get(trial.number)
-    ended_at = snapshot.end_times.get(trial.number)
-    rows = [
-        ("state", f'<span class="state {trial.state}">{trial.state}</span>'),
-        ("phase", escape(str(trial.facts.get(schema.PHASE, "")))),
-    ]
-    rows.append(("index in its phase", str(trial.index)))
-    if trial.objective is not None:
-        rows.append(("objective", render_value(trial.objective)))
-    if trial.estimate is not None:
-        rows.append(("objective, estimated when it was pruned", render_value(trial.estimate)))
-    if schema.SECONDS in trial.facts:
-        rows.append(("duration", escape(format_duration(float(trial.facts[schema.SECONDS])))))
-    if started_at is not None:
-        rows.append(("started", f"{format_time(started_at)} ({format_age(started_at)})"))
-    if ended_at is not None and trial.state != "running":
-        rows.append(("ended", format_time(ended_at)))
-    attempts = trial.facts.get(schema.ATTEMPTS, [])
-    if attempts:
-        reasons = "".join(f"<p>{escape(str(reason))}</p>" for reason in attempts)
-        rows.append(("abandoned attempts", reasons))
-    return rows
+    ended_at = None if trial.state == "running" else snapshot.end_times.get(trial.number)
+    seconds = trial.facts.get(schema.SECONDS)
+    reasons = (f"<p>{escape(str(reason))}</p>" for reason in trial.facts.get(schema.ATTEMPTS, []))
+    rows = {
+        "state": f'<span class="state {trial.state}">{trial.state}</span>',
+        "phase": render_value(trial.facts.get(schema.PHASE)),
+        "index in its phase": render_value(trial.index),
+        "objective": render_value(trial.objective),
+        "objective, estimated when it was pruned": render_value(trial.estimate),
+        "duration": "" if seconds is None else format_duration(float(seconds)),
+        "started": started_at and f"{format_time(started_at)} ({format_age(started_at)})",
+        "ended": format_time(ended_at),
+        "abandoned attempts": "".join(reasons),
+    }
+    return [(name, text) for name, text in rows.items() if text]
 
 
 def _format_fact(value: Any) -> str:
@@ -285,40 +276,21 @@ def _format_fact(value: Any) -> str:
 
 
 def render_curve(curve: Mapping[int, float]) -> str:
-    """Render the reported values by step as an SVG line."""
-    points = [(step, value) for step, value in sorted(curve.items()) if math.isfinite(value)]
-    if len(points) < 2:
-        return ""
-    width, height, left, bottom_margin = 640, 240, 64, 28
-    steps, values = [step for step, _ in points], [value for _, value in points]
-    bottom, top = min(values), max(values)
-    span = (top - bottom) or abs(top) or 1.0
-    floor, right = height - bottom_margin, width - 12
-    pixels = [
-        (
-            left + (right - left) * (step - steps[0]) / (steps[-1] - steps[0]),
-            12 + (floor - 12) * (1 - (value - bottom) / span),
+    """Render the reported values by step as a figure."""
+    points = {step: value for step, value in sorted(curve.items()) if math.isfinite(value)}
+    steps = list(points)
+
+    def draw(palette: Palette) -> Drawing:
+        layout = FigureLayout(260, palette)
+        limits = find_limits(points.values(), upper=1.0)
+        axes = layout.add_axes(
+            64, 16, width=WIDTH - 80, height=190, xlim=(steps[0], steps[-1]), ylim=limits
         )
-        for step, value in points
-    ]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels)
-    dots = (
-        "".join(f'<circle r="2.5" cx="{x:.1f}" cy="{y:.1f}"/>' for x, y in pixels)
-        if len(pixels) <= _MAX_DOTS
-        else ""
-    )
-    labels = "".join(
-        f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>'
-        for x, y, anchor, text in (
-            (left - 8, floor + 4, "end", f"{bottom:.4g}"),
-            (left - 8, 16, "end", f"{top:.4g}"),
-            (left, height - 8, "start", f"step {steps[0]}"),
-            (right, height - 8, "end", steps[-1]),
-        )
-    )
-    return (
-        f'<figure><svg viewBox="0 0 {width} {height}" role="img" '
-        'aria-label="Reported values by step" class="curve">'
-        f'<path class="axis" d="M{left},{floor}H{right}M{left},12H{right}"/>{labels}'
-        f'<polyline points="{line}"/>{dots}</svg></figure>'
-    )
+        marker = "o" if len(steps) <= _MAX_DOTS else ""
+        axes.plot(steps, [*points.values()], color=palette.best, marker=marker, markersize=4.0)
+        set_ticks(axes, x=6, y=5, integer=True)
+        layout.label_bottom(axes, "step")
+        return Drawing(layout.canvas, "Reported values by step", "")
+
+    figure = make_figure(draw, "curve") if len(steps) > 1 else None
+    return "" if figure is None else f"<figure>{figure.svg}</figure>"

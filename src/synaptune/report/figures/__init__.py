@@ -8,6 +8,7 @@ As files: `make_svg_file(figure)` and `draw_png(key, evidence)`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from synaptune.analysis.results import Evidence
 from synaptune.core.errors import find_nearest, user_error
@@ -74,16 +75,13 @@ def draw_figure(key: str, evidence: Evidence) -> Figure | None:
     Raises:
         UserError: the key is unknown.
     """
-    draw = _find_draw_function(key)
-    return make_figure(lambda palette: draw(evidence, palette), key)
+    return make_figure(_bind_draw_function(key, evidence), key)
 
 
 def draw_figures(evidence: Evidence) -> Iterator[Figure]:
     """Draw all figures for which the study has data, in the order of a report."""
-    for key in FIGURE_KEYS:
-        figure = draw_figure(key, evidence)
-        if figure is not None:
-            yield figure
+    figures = (draw_figure(key, evidence) for key in FIGURE_KEYS)
+    return (figure for figure in figures if figure is not None)
 
 
 def draw_png(
@@ -100,8 +98,7 @@ def draw_png(
     Raises:
         UserError: the key is unknown, or the study has no data for the figure.
     """
-    draw = _find_draw_function(figure_key)
-    image = render_png(lambda palette: draw(evidence, palette), dark=dark, width=width_px)
+    image = render_png(_bind_draw_function(figure_key, evidence), dark=dark, width=width_px)
     if image is None:
         raise user_error(
             got=f"figure {figure_key} of a study without data for it",
@@ -111,11 +108,11 @@ def draw_png(
     return image
 
 
-def _find_draw_function(key: str) -> Callable[[Evidence, Palette], Drawing | None]:
+def _bind_draw_function(key: str, evidence: Evidence) -> Callable[[Palette], Drawing | None]:
     if key not in _DRAW_FUNCTIONS:
         raise user_error(
             got=f"figure {key!r}",
             expected=f"one of {', '.join(FIGURE_KEYS)}",
             do=f"correct it (closest: {find_nearest(key, FIGURE_KEYS)})",
         )
-    return _DRAW_FUNCTIONS[key]
+    return partial(_DRAW_FUNCTIONS[key], evidence)

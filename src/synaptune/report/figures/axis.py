@@ -6,31 +6,32 @@ Every parameter is drawn over its unit coordinate in [0, 1] and labelled with it
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synaptune.analysis.results import Evidence
 from synaptune.core.errors import UserError
-from synaptune.report.figures.layout import format_number
+from synaptune.core.text import make_labels
+from synaptune.report.figures.layout import TICK_STEPS, FigureLayout, fit_text, format_number
+from synaptune.report.figures.theme import NORMAL_SIZE, WIDTH, Palette
 from synaptune.search.space.space import Dimension
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
 _LONGEST_CHOICE = 9  # [characters] a longer choice is cut
+MAX_PANELS = 24
 
 
-def list_dimensions(evidence: Evidence) -> list[Dimension]:
-    """List the ranges of the searched parameters, in the order of the evidence.
+def map_dimensions(evidence: Evidence) -> Mapping[str, Dimension]:
+    """Map each searched parameter to its range, in the order of the evidence.
 
-    The list is empty when no search has started.
+    The mapping is empty when no search has started.
     """
-    known = (
-        {}
-        if evidence.space is None
-        else {dimension.name: dimension for dimension in evidence.space.dimensions}
-    )
-    return [known[name] for name in evidence.names if name in known]
+    dimensions = () if evidence.space is None else evidence.space.dimensions
+    known = {dimension.name: dimension for dimension in dimensions}
+    return {name: known[name] for name in evidence.names if name in known}
 
 
 def choose_dimensions(
@@ -49,8 +50,8 @@ def choose_dimensions(
     """
     dimensions = [
         dimension
-        for dimension in list_dimensions(evidence)
-        if drawable is None or dimension.name in drawable
+        for name, dimension in map_dimensions(evidence).items()
+        if drawable is None or name in drawable
     ]
     if len(dimensions) <= most:
         return dimensions, ""
@@ -67,10 +68,41 @@ def choose_dimensions(
         dimensions,
         key=lambda dimension: (-worth.get(dimension.name, -1.0), -share.get(dimension.name, 0.0)),
     )
-    names = {dimension.name for dimension in ranked[:most]}
+    chosen = ranked[:most]
     order = ", by importance" if any(worth.values()) or any(share.values()) else ", the first ones"
     note = f" Shown are {most} of {len(dimensions)} parameters{order}."
-    return [dimension for dimension in dimensions if dimension.name in names], note
+    return [dimension for dimension in dimensions if dimension in chosen], note
+
+
+def make_panels(
+    dimensions: Sequence[Dimension], names: Sequence[str], palette: Palette, below: str = ""
+) -> tuple[FigureLayout, list[Axes]]:
+    """Lay out a panel for each parameter, in two columns or three.
+
+    Args:
+        dimensions: parameters to draw.
+        names: names of all parameters of the study, among which a panel's title is unique.
+        palette: colours.
+        below: label of the horizontal axes, written under the lowest panels.
+
+    Returns:
+        The layout, and the axes of the panels.
+    """
+    column_count = 2 if len(dimensions) <= 12 else 3
+    step, width = 158.0, WIDTH / column_count
+    layout = FigureLayout(68 + step * math.ceil(len(dimensions) / column_count), palette)
+    labels, panels = make_labels(names), []
+    for index, dimension in enumerate(dimensions):
+        row, column = divmod(index, column_count)
+        axes = layout.add_axes(column * width + 48, 58 + row * step, width=width - 68, height=98)
+        label = fit_text(labels[dimension.name], width - 64)
+        layout.label_top(
+            axes, label, colour=palette.ink, size=NORMAL_SIZE, weight="bold", shift=44.0
+        )
+        panels.append(axes)
+        if below and index + column_count >= len(dimensions):
+            layout.label_bottom(axes, below)
+    return layout, panels
 
 
 def locate_value(dimension: Dimension, value: Any) -> float:
@@ -83,18 +115,17 @@ def locate_value(dimension: Dimension, value: Any) -> float:
         return math.nan
 
 
-def locate_values(dimension: Dimension, values: Sequence[Any]) -> list[float]:
+def locate_values(dimension: Dimension, values: Iterable[Any]) -> list[float]:
     """Apply `locate_value` to each value."""
     return [locate_value(dimension, value) for value in values]
 
 
 def set_value_ticks(axis: Axis, dimension: Dimension, count: int = 4) -> None:
     """Label an axis over [0, 1] with round values of the parameter."""
-    from matplotlib.ticker import FixedFormatter, FixedLocator
-
     values = list_round_values(dimension, count)
-    axis.set_major_locator(FixedLocator([locate_value(dimension, value) for value in values]))
-    axis.set_major_formatter(FixedFormatter([format_tick(value) for value in values]))
+    axis.set_ticks(
+        locate_values(dimension, values), labels=[format_tick(value) for value in values]
+    )
 
 
 def list_round_values(dimension: Dimension, count: int) -> list[Any]:
@@ -119,17 +150,14 @@ def list_round_values(dimension: Dimension, count: int) -> list[Any]:
         return values[:: math.ceil(len(values) / count)] if values else [low, high]
     from matplotlib.ticker import MaxNLocator
 
-    steps = MaxNLocator(count - 1, steps=[1, 2, 2.5, 5, 10], integer=dimension.integer).tick_values(
-        low, high
-    )
-    return [float(f"{value:.6g}") for value in steps if low - 1e-9 <= value <= high + 1e-9]
+    locator = MaxNLocator(count - 1, steps=TICK_STEPS, integer=dimension.integer)
+    values = [float(f"{value:.6g}") for value in locator.tick_values(low, high)]
+    return [value for value in values if low - 1e-9 <= value <= high + 1e-9]
 
 
 def format_tick(value: Any) -> str:
     """Format a value briefly; a long choice is cut."""
     text = format_number(value)
-    return (
-        text
-        if len(text) <= _LONGEST_CHOICE or not isinstance(value, str)
-        else f"{text[: _LONGEST_CHOICE - 1]}…"
-    )
+    if isinstance(value, str) and len(text) > _LONGEST_CHOICE:
+        return f"{text[: _LONGEST_CHOICE - 1]}…"
+    return text

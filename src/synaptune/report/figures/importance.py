@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.analysis.effects import ALPHA
-from synaptune.analysis.results import AblationRow, Comparison, Evidence
+from synaptune.analysis.results import Comparison, Evidence
 from synaptune.core.text import make_labels
 from synaptune.report.figures.layout import (
-    FigureLayout,
+    RowLayout,
     draw_dots,
-    fit_text,
+    find_limits,
     format_number,
     measure_text,
     set_ticks,
@@ -37,7 +37,7 @@ class _ImportanceColumn(NamedTuple):
 
     head: str
     below: str
-    values: dict[str, tuple[float, float, float]]
+    values: Mapping[str, tuple[float, ...]]
     colour: str
 
 
@@ -47,30 +47,28 @@ def draw_importance(evidence: Evidence, palette: Palette) -> Drawing | None:
     if not columns:
         return None
     all_names = dict.fromkeys(name for column in columns for name in column.values)
-    ranked = sorted(all_names, key=lambda name: -columns[0].values.get(name, (-math.inf,) * 3)[0])
-    names, labels, step = (
-        ranked[:_MAX_ROWS],
-        make_labels(tuple(evidence.names) or tuple(ranked)),
-        30.0,
-    )
-    left = min(196.0, max(measure_text(labels.get(name, name), SMALL_SIZE) for name in names) + 16)
-    layout = FigureLayout(58 + step * len(names) + 46, palette)
-    width = (WIDTH - left - 8) / len(columns)
-    for row, column in enumerate(columns):
-        axes = layout.add_axes(
-            left + row * width, 58, width=width - 22, height=step * len(names), grid="x"
-        )
-        _draw_lollipops(axes, column, names, palette)
-        layout.add_text(left + row * width, 22, column.head, colour=column.colour, weight="bold")
-        layout.add_text(left + row * width, 41, column.below, colour=palette.muted, size=12.0)
+    ranked = sorted(all_names, key=lambda name: -columns[0].values.get(name, (-math.inf,))[0])
+    names, labels = ranked[:_MAX_ROWS], make_labels(evidence.names or ranked)
+    texts = [labels.get(name, name) for name in names]
+    layout = RowLayout(texts, palette, top=58, step=30)
+    width = (WIDTH - layout.left - 8) / len(columns)
+    for index, column in enumerate(columns):
+        left = layout.left + index * width
+        rows = {row: column.values[name] for row, name in enumerate(names) if name in column.values}
+        axes = layout.add_row_axes(left, left + width - 22)
+        _draw_lollipops(axes, rows, column.colour, palette)
+        layout.add_text(left, 22, column.head, colour=column.colour, weight="bold")
+        layout.add_text(left, 41, column.below, colour=palette.muted, size=12.0)
         layout.label_bottom(axes, "%")
-    significance = {effect.name: effect.significant for effect in evidence.effects}
+    significant = {effect.name for effect in evidence.effects if effect.significant}
+    tested = {effect.name for effect in evidence.effects}
     for row, name in enumerate(names):
-        weight = "bold" if significance.get(name) else "normal"
-        colour = palette.ink if significance.get(name, not significance) else palette.muted
-        text = fit_text(labels.get(name, name), left - 16, SMALL_SIZE)
-        layout.add_text(
-            left - 12, 58 + step * (row + 0.5) + 4.5, text, colour=colour, ha="right", weight=weight
+        is_known = name in significant or not tested
+        layout.label_row(
+            row,
+            texts[row],
+            colour=palette.ink if is_known else palette.muted,
+            weight="bold" if name in significant else "normal",
         )
     caption = (
         "Three measures of importance: the share of the variance of the loss over the search's "
@@ -78,210 +76,123 @@ def draw_importance(evidence: Evidence, palette: Palette) -> Drawing | None:
         "(PED-ANOVA), and the gain in test perplexity of each tuned value at the optimum "
         "(ablation, with its 95 % interval). The first two depend on where the search sampled; the "
         "ablation compares only the start value and the tuned value."
-        if len(columns) == 3
-        else "Importance of each parameter. "
-        + "; ".join(f"{column.head}: its share {column.below}" for column in columns)
-        + "."
     )
-    bold = (
-        " Bold names have a significant effect on the loss over the search's trials "
-        f"(Holm, {100 * ALPHA:g} %)."
-        if any(significance.values())
-        else ""
-    )
-    return Drawing(layout.canvas, "Importance of the parameters", caption + bold)
+    if len(columns) < 3:
+        measures = "; ".join(f"{column.head}: its share {column.below}" for column in columns)
+        caption = f"Importance of each parameter. {measures}."
+    if significant:
+        caption += (
+            " Bold names have a significant effect on the loss over the search's trials "
+            f"(Holm, {100 * ALPHA:g} %)."
+        )
+    return Drawing(layout.canvas, "Importance of the parameters", caption)
 
 
 def _make_columns(evidence: Evidence, palette: Palette) -> list[_ImportanceColumn]:
-    def shares(side: str) -> dict[str, tuple[float, float, float]]:
-        values_by_name = {entry.name: getattr(entry, side) for entry in evidence.importances}
-        return {
-            name: (100 * value, math.nan, math.nan)
-            for name, value in values_by_name.items()
-            if value is not None
+    fanova, ped_anova = (
+        {
+            entry.name: (100.0 * getattr(entry, measure), math.nan, math.nan)
+            for entry in evidence.importances
+            if getattr(entry, measure) is not None
         }
-
+        for measure in ("fanova", "ped_anova")
+    )
     worth = {
         entry.name: entry.reverted[1:4] for entry in evidence.ablation if entry.reverted is not None
     }
     return [
-        _ImportanceColumn("fANOVA", "of the loss's variance", shares("fanova"), palette.ink),
-        _ImportanceColumn("PED-ANOVA", "in the best trials", shares("ped_anova"), palette.ink),
+        _ImportanceColumn("fANOVA", "of the loss's variance", fanova, palette.ink),
+        _ImportanceColumn("PED-ANOVA", "in the best trials", ped_anova, palette.ink),
         _ImportanceColumn("ablation", "in test perplexity", worth, palette.best),
     ]
 
 
 def _draw_lollipops(
-    axes: Axes, column: _ImportanceColumn, names: Sequence[str], palette: Palette
+    axes: Axes, rows: Mapping[int, tuple[float, ...]], colour: str, palette: Palette
 ) -> None:
-    rows = [(row, *column.values[name]) for row, name in enumerate(names) if name in column.values]
-    ends = [end for row in rows for end in row[1:] if math.isfinite(end)]
-    low, high = min([0.0, *ends]), max([0.0, *ends])
-    room = 0.06 * (high - low) or 1.0
-    axes.set_xlim(low - room, high + room)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    ends = [end for values in rows.values() for end in values]
+    axes.set_xlim(*find_limits(ends, upper=1.0, include=[0.0]))
     axes.axvline(0, color=palette.muted, linewidth=1.0)
-    axes.yaxis.set_visible(False)
-    for row, value, lower, upper in rows:
-        if math.isfinite(lower):
-            axes.plot(
-                [lower, upper],
-                [row, row],
-                color=column.colour,
-                linewidth=2.0,
-                alpha=0.55,
-                solid_capstyle="butt",
-            )
+    for row, (value, low, high) in rows.items():
+        style = {"linewidth": 2.0, "solid_capstyle": "butt"}
+        if math.isfinite(low):
+            axes.plot([low, high], [row, row], color=colour, alpha=0.55, **style)
         else:
-            axes.plot(
-                [0, value], [row, row], color=palette.other, linewidth=2.0, solid_capstyle="butt"
-            )
-    draw_dots(
-        axes,
-        [row[1] for row in rows],
-        [row[0] for row in rows],
-        colour=column.colour,
-        size=9.0,
-        zorder=4,
-    )
+            axes.plot([0, value], [row, row], color=palette.other, **style)
+    means = [values[0] for values in rows.values()]
+    draw_dots(axes, means, list(rows), colour=colour, size=9.0, zorder=4)
     set_ticks(axes, x=3)
 
 
 def draw_ablation(evidence: Evidence, palette: Palette) -> Drawing | None:
     """Draw the gain of each parameter at the optimum and alone, ranked, with intervals."""
-    entries = [
-        entry
-        for entry in evidence.ablation
-        if entry.reverted is not None or entry.alone is not None
-    ]
+    entries = [entry for entry in evidence.ablation if entry.reverted or entry.alone]
     if not entries:
         return None
-    ranked = sorted(entries, key=lambda entry: -(entry.reverted or entry.alone).mean)  # type: ignore[union-attr]
-    entries = ranked[:_MAX_ROWS]
-    labels, step = (
-        make_labels(tuple(evidence.names) or tuple(entry.name for entry in entries)),
-        46.0,
-    )
-    left = min(
-        196.0,
-        max(measure_text(labels.get(entry.name, entry.name), SMALL_SIZE) for entry in entries) + 16,
-    )
-    left = max(left, 132.0)
-    layout = FigureLayout(50 + step * len(entries) + 46, palette)
-    axes = layout.add_axes(left, 50, width=WIDTH - left - 16, height=step * len(entries), grid="x")
-    _set_limits(axes, entries, palette)
+    entries.sort(key=lambda entry: -(entry.reverted or entry.alone).mean)  # type: ignore[union-attr]
+    entries = entries[:_MAX_ROWS]
+    gains = [gain for entry in entries for gain in (entry.reverted, entry.alone) if gain]
+    labels = make_labels(evidence.names or [entry.name for entry in entries])
+    texts = [labels.get(entry.name, entry.name) for entry in entries]
+    changes = [
+        f"{format_number(entry.default)} → {format_number(entry.tuned)}" for entry in entries
+    ]
+    wider = [max(pair, key=len) for pair in zip(texts, changes, strict=True)]
+    layout = RowLayout(wider, palette, top=50, step=46)
+    axes = layout.add_row_axes(layout.left, WIDTH - 16)
+    _set_limits(axes, gains)
+    axes.axvline(0, color=palette.ink, linewidth=1.2, zorder=2)
+    set_ticks(axes, x=6)
     for row, entry in enumerate(entries):
         if row % 2:
             axes.axhspan(
                 row - 0.5, row + 0.5, facecolor=palette.grid, alpha=0.35, linewidth=0, zorder=0
             )
-        _draw_interval(
-            axes,
-            entry.reverted,
-            row - 0.17,
-            adjusted=entry.adjusted_reverted,
-            colour=palette.best,
-            paper=palette.paper,
-        )
-        _draw_interval(
-            axes,
-            entry.alone,
-            row + 0.17,
-            adjusted=entry.adjusted_alone,
-            colour=palette.accent,
-            paper=palette.paper,
-        )
-        y = 50 + step * (row + 0.5)
-        layout.add_text(
-            left - 12,
-            y - 1,
-            fit_text(labels.get(entry.name, entry.name), left - 16, SMALL_SIZE),
-            ha="right",
-        )
-        change = f"{format_number(entry.default)} → {format_number(entry.tuned)}"
-        layout.add_text(
-            left - 12,
-            y + 15,
-            fit_text(change, left - 16, 11.5),
-            colour=palette.muted,
-            size=11.5,
-            ha="right",
-        )
-    layout.add_text(left, 22, "worth at the optimum", colour=palette.best, weight="bold")
+        for gain, p, y, colour in (
+            (entry.reverted, entry.adjusted_reverted, row - 0.17, palette.best),
+            (entry.alone, entry.adjusted_alone, row + 0.17, palette.accent),
+        ):
+            if gain is not None:
+                significant = p is not None and p < ALPHA
+                _draw_interval(axes, gain, y, colour, hollow=None if significant else palette.paper)
+        layout.label_row(row, texts[row], shift=-1.0)
+        layout.label_row(row, changes[row], shift=15.0, colour=palette.muted, size=11.5)
+    worth, left = "worth at the optimum", layout.left
+    layout.add_text(left, 22, worth, colour=palette.best, weight="bold")
+    left_of_alone = left + measure_text(worth, SMALL_SIZE) * 1.1 + 18
     layout.add_text(
-        left + measure_text("worth at the optimum", SMALL_SIZE) * 1.1 + 18,
-        22,
-        "alone, from the start",
-        colour=palette.accent,
-        weight="bold",
+        left_of_alone, 22, "alone, from the start", colour=palette.accent, weight="bold"
     )
-    layout.add_text(
-        left, 40, "filled: significant after Holm's correction", colour=palette.muted, size=12.0
-    )
+    note = "filled: significant after Holm's correction"
+    layout.add_text(left, 40, note, colour=palette.muted, size=12.0)
     layout.label_bottom(axes, "gain in test perplexity, %")
-    pairs = max(
-        (
-            comparison.count
-            for entry in entries
-            for comparison in (entry.reverted, entry.alone)
-            if comparison
-        ),
-        default=0,
+    return Drawing(
+        layout.canvas,
+        "Ablation of the optimum",
+        "One parameter at a time, from start to tuned value, on "
+        f"{max(gain.count for gain in gains)} paired seeds with 95 % intervals. Blue: the optimum "
+        "against the optimum with this parameter set back to its start value. Green: the start "
+        "values with only this parameter tuned, against the start values. Right of zero is better.",
     )
-    caption = (
-        f"One parameter at a time, from start to tuned value, on {pairs} paired seeds with 95 % "
-        "intervals. Blue: the optimum against the optimum with this parameter set back to its "
-        "start value. Green: the start values with only this parameter tuned, against the start "
-        "values. Right of zero is better."
-    )
-    return Drawing(layout.canvas, "Ablation of the optimum", caption)
 
 
-def _set_limits(axes: Axes, entries: Sequence[AblationRow], palette: Palette) -> None:
+def _set_limits(axes: Axes, gains: Sequence[Comparison]) -> None:
     """Set limits that show every mean; the widest intervals may extend beyond them."""
-    comparisons = [
-        comparison
-        for entry in entries
-        for comparison in (entry.reverted, entry.alone)
-        if comparison is not None
-    ]
-    means = [comparison.mean for comparison in comparisons]
-    span = max(
-        max(means) - min(means),
-        *sorted(comparison.high - comparison.low for comparison in comparisons)[
-            : -len(comparisons) // 4 or None
-        ],
-        0.1,
-    )
-    low = max(min(comparison.low for comparison in comparisons), min(means) - 1.2 * span)
-    high = min(max(comparison.high for comparison in comparisons), max(means) + 1.2 * span)
+    means = [gain.mean for gain in gains]
+    widths = sorted(gain.high - gain.low for gain in gains)
+    span = max(max(means) - min(means), *widths[: -len(gains) // 4 or None], 0.1)
+    low = max(min(gain.low for gain in gains), min(means) - 1.2 * span)
+    high = min(max(gain.high for gain in gains), max(means) + 1.2 * span)
     axes.set_xlim(min(low, 0.0) - 0.04 * span, max(high, 0.0) + 0.04 * span)
-    axes.set_ylim(len(entries) - 0.5, -0.5)
-    axes.axvline(0, color=palette.ink, linewidth=1.2, zorder=2)
-    axes.yaxis.set_visible(False)
-    set_ticks(axes, x=6)
 
 
 def _draw_interval(
-    axes: Axes,
-    comparison: Comparison | None,
-    y: float,
-    *,
-    adjusted: float | None,
-    colour: str,
-    paper: str,
+    axes: Axes, gain: Comparison, y: float, colour: str, *, hollow: str | None
 ) -> None:
-    if comparison is None:
-        return
-    significant = adjusted is not None and adjusted < ALPHA
-    axes.plot(
-        [comparison.low, comparison.high],
-        [y, y],
-        color=colour,
-        linewidth=2.4,
-        solid_capstyle="round",
-        alpha=1.0 if significant else 0.6,
-    )
-    draw_dots(axes, [comparison.mean], [y], colour=colour, size=11.0, zorder=4)
-    if not significant:
-        draw_dots(axes, [comparison.mean], [y], colour=paper, size=6.5, zorder=5)
+    """Draw a mean with its interval; hollow is the colour inside of a point."""
+    alpha = 0.6 if hollow else 1.0
+    line = {"linewidth": 2.4, "solid_capstyle": "round", "alpha": alpha}
+    axes.plot([gain.low, gain.high], [y, y], color=colour, **line)
+    draw_dots(axes, [gain.mean], [y], colour=colour, size=11.0, zorder=4)
+    if hollow:
+        draw_dots(axes, [gain.mean], [y], colour=hollow, size=6.5, zorder=5)

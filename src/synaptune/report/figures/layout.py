@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 MINUS, TIMES = "\u2212", "\u00d7"
 MAX_POINTS = 700  # of one layer; longer series are thinned out
+DASHED = (0, (4, 3))  # line style of start values
+TICK_STEPS = (1, 2, 2.5, 5, 10)
+_MAX_LABEL_WIDTH = 180.0
 
 
 class FigureLayout:
@@ -26,16 +29,28 @@ class FigureLayout:
         self.height, self.palette = height, palette
         self.canvas = Figure(figsize=(WIDTH / 72.0, height / 72.0), facecolor="none")
 
-    def add_axes(self, x: float, y: float, *, width: float, height: float, grid: str = "y") -> Axes:
-        """Add axes whose top left corner is at (x, y); grid is "x", "y", "both" or ""."""
+    def add_axes(
+        self, x: float, y: float, *, width: float, height: float, grid: str = "y", **options: Any
+    ) -> Axes:
+        """Add axes.
+
+        Args:
+            x: left edge.
+            y: top edge.
+            width: width.
+            height: height.
+            grid: "x", "y" or "both"; without a grid, "", no axis is drawn either.
+            options: properties of matplotlib's axes, such as `xlim`.
+        """
         box = (x / WIDTH, 1.0 - (y + height) / self.height, width / WIDTH, height / self.height)
-        axes = self.canvas.add_axes(box, facecolor="none")
+        axes = self.canvas.add_axes(box, facecolor="none", **options)
         for side, spine in axes.spines.items():
-            spine.set_visible(side == "bottom" and grid == "y")
-            spine.set_color(self.palette.muted)
+            spine.set(visible=side == "bottom" and grid == "y", color=self.palette.muted)
         axes.tick_params(colors=self.palette.muted, labelsize=SMALL_SIZE, which="both")
         if grid:
             axes.grid(axis=grid, color=self.palette.grid, linewidth=1.0)  # type: ignore[arg-type]
+        else:
+            axes.set_axis_off()
         return axes
 
     def add_text(
@@ -58,39 +73,35 @@ class FigureLayout:
             **options,
         )
 
+    def add_colour_key(self, x: float, y: float, colours: Sequence[str], cell: float) -> None:
+        """Add a row of colours, each `cell` wide."""
+        count = len(colours)
+        axes = self.add_axes(x, y, width=count * cell, height=11, grid="", xlim=(0, count))
+        for index, colour in enumerate(colours):
+            axes.axvspan(index, index + 1, facecolor=colour, linewidth=0)
+
     def label_top(
         self,
         axes: Axes,
         text: str,
         *,
         colour: str | None = None,
-        x: float | None = None,
+        shift: float = 0.0,
         **options: Any,
     ) -> None:
         """Add a line of text above axes: the label of the vertical axis, or the panel's name.
 
-        x is the left end in the figure's units; None means the left edge of the axes.
+        The text begins `shift` to the left of the axes.
         """
         box = axes.get_position()
-        left = box.x0 * WIDTH if x is None else x
-        self.add_text(
-            left,
-            (1.0 - box.y1) * self.height - 9.0,
-            text,
-            colour=colour or self.palette.muted,
-            **options,
-        )
+        x, y = box.x0 * WIDTH - shift, (1.0 - box.y1) * self.height - 9.0
+        self.add_text(x, y, text, colour=colour or self.palette.muted, **options)
 
     def label_bottom(self, axes: Axes, text: str) -> None:
         """Add the label of the horizontal axis below its right end."""
         box = axes.get_position()
-        self.add_text(
-            box.x1 * WIDTH,
-            (1.0 - box.y0) * self.height + 38.0,
-            text,
-            colour=self.palette.muted,
-            ha="right",
-        )
+        x, y = box.x1 * WIDTH, (1.0 - box.y0) * self.height + 38.0
+        self.add_text(x, y, text, colour=self.palette.muted, ha="right")
 
     def label_point(
         self,
@@ -111,71 +122,107 @@ class FigureLayout:
             "fontsize": SMALL_SIZE,
             "annotation_clip": False,
             "zorder": 9,
+            "gid": "halo",
         } | options
         label = axes.annotate(
             text, (x, y), xytext=shift, textcoords="offset points", color=colour, **options
         )
-        label.set_gid("halo")
         # A placeholder colour gets its margin from the SVG's style, see theme.make_inline_svg.
         if not colour.startswith("#0a0b"):
             label.set_path_effects([withStroke(linewidth=4.0, foreground=self.palette.paper)])
 
 
+class RowLayout(FigureLayout):
+    """A figure of rows, with a label at the left of each row.
+
+    Attributes:
+        left: left edge of the rows.
+        top: top edge of the first row.
+        step: height of a row.
+    """
+
+    def __init__(
+        self, labels: Collection[str], palette: Palette, *, top: float, step: float
+    ) -> None:
+        widest = max(measure_text(text, SMALL_SIZE) for text in labels)
+        self.left, self.top, self.step = min(_MAX_LABEL_WIDTH, widest) + 16.0, top, step
+        self._count = len(labels)
+        super().__init__(top + step * self._count + 46.0, palette)
+
+    def add_row_axes(self, left: float, right: float, *, grid: str = "x", **options: Any) -> Axes:
+        """Add axes over all rows; the vertical coordinate of a row is its index."""
+        axes = self.add_axes(
+            left,
+            self.top,
+            width=right - left,
+            height=self.step * self._count,
+            grid=grid,
+            ylim=(self._count - 0.5, -0.5),
+            **options,
+        )
+        axes.yaxis.set_visible(False)
+        return axes
+
+    def label_row(
+        self,
+        row: int,
+        text: str,
+        *,
+        x: float | None = None,
+        shift: float = 4.5,
+        size: float = SMALL_SIZE,
+        **options: Any,
+    ) -> None:
+        """Add text in a row, `shift` below its middle.
+
+        Without x the text is the row's label, which ends at the left edge of the rows.
+        """
+        y = self.top + self.step * (row + 0.5) + shift
+        if x is None:
+            text, x = fit_text(text, self.left - 16, size), self.left - 12
+            options["ha"] = "right"
+        self.add_text(x, y, text, size=size, **options)
+
+
 def draw_dots(
-    axes: Axes,
-    x: Any,
-    y: Any,
-    *,
-    colour: str,
-    size: float = 5.0,
-    alpha: float = 1.0,
-    zorder: float = 3.0,
+    axes: Axes, x: Any, y: Any, *, colour: str, size: float = 5.0, zorder: float = 3.0, **style: Any
 ) -> None:
     """Draw round points as one path, which takes a tenth of the bytes of markers.
 
-    The limits of the axes must be set before.
+    The limits of the axes must be set before. Values that are not finite are left out.
     """
-    from matplotlib.patches import PathPatch
-    from matplotlib.path import Path
-
     x, y = np.asarray(x, float), np.asarray(y, float)
-    if not len(x):
-        return
     left, right = axes.get_xlim()
-    ends = np.stack([np.stack([x, y], 1), np.stack([x + (right - left) * 1e-5, y], 1)], 1).reshape(
-        -1, 2
-    )
-    path = Path(ends, np.tile([Path.MOVETO, Path.LINETO], len(x)))
-    path.should_simplify = False
-    style = {
-        "facecolor": "none",
-        "edgecolor": colour,
-        "linewidth": size,
-        "capstyle": "round",
-        "snap": False,  # snapping to pixels would make a dot empty
-    }
-    axes.add_patch(PathPatch(path, alpha=alpha, zorder=zorder, **style))
+    style |= {"linewidth": size, "capstyle": "round", "zorder": zorder}
+    style["snap"] = False  # snapping to pixels would make a dot empty
+    ends = zip(np.stack([x, x + (right - left) * 1e-5], 1), np.stack([y, y], 1), strict=True)
+    draw_lines(axes, ends, colour=colour, **style)
 
 
-def draw_lines(
-    axes: Axes,
-    lines: Iterable[tuple[Sequence[float], Sequence[float]]],
-    *,
-    colour: str,
-    **style: Any,
-) -> None:
-    """Draw many lines as one path."""
+def draw_lines(axes: Axes, lines: Iterable[tuple[Any, Any]], *, colour: str, **style: Any) -> None:
+    """Draw many lines (x, y) as one path. Points that are not finite are left out."""
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
     points, codes = [], []
     for x, y in lines:
-        points += list(zip(x, y, strict=True))
-        codes += [Path.MOVETO] + [Path.LINETO] * (len(x) - 1)
+        line = np.stack([np.asarray(x, float), np.asarray(y, float)], 1)
+        line = line[np.isfinite(line).all(1)]
+        points += line.tolist()
+        codes += [Path.MOVETO, *[Path.LINETO] * (len(line) - 1)][: len(line)]
     if points:
         path = Path(points, codes)
         path.should_simplify = False
         axes.add_patch(PathPatch(path, facecolor="none", edgecolor=colour, **style))
+
+
+def draw_best_so_far(
+    axes: Axes, x: Sequence[float], best: Any, *, colour: str, **style: Any
+) -> None:
+    """Draw the best loss so far as steps; None before the first complete trial."""
+    shown = thin_out(len(x))
+    losses = np.asarray(best, float)[shown]
+    axes.plot(np.asarray(x)[shown], losses, drawstyle="steps-post", color=colour, **style)
 
 
 def thin_out(count: int, limit: int = MAX_POINTS) -> list[int]:
@@ -187,15 +234,12 @@ def thin_out(count: int, limit: int = MAX_POINTS) -> list[int]:
 
 def format_number(value: Any, digits: int = 3) -> str:
     """Format a number briefly: 0.0015, 1e-5, 12.5, 12,000. A choice is not changed."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    if not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return str(value)
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}".replace("-", MINUS)
-    head, e, tail = (
-        f"{value:.{digits - 1}e}" if abs(value) < 1e-3 else f"{value:.{digits}g}"
-    ).partition("e")
+    small = f"{value:.{digits - 1}e}" if abs(value) < 1e-3 else f"{value:.{digits}g}"
+    head, e, tail = small.partition("e")
     text = f"{head.rstrip('0').rstrip('.')}e{int(tail)}" if e else head
     return text.replace("-", MINUS, 1) if value < 0 else text
 
@@ -207,16 +251,11 @@ def format_decimal(value: float, places: int, *, sign: bool = False) -> str:
 
 def fit_text(text: str, width: float, size: float = NORMAL_SIZE) -> str:
     """Shorten a text to a width, with an ellipsis in its middle when it must be cut."""
-    if measure_text(text, size) <= width:
-        return text
-    length = len(text)
-    while length > 4 and measure_text(_cut_middle(text, length), size) > width:
+    length, fitted = len(text), text
+    while length > 4 and measure_text(fitted, size) > width:
         length -= 1
-    return _cut_middle(text, length)
-
-
-def _cut_middle(text: str, length: int) -> str:
-    return f"{text[: math.ceil(length / 2)]}…{text[len(text) - length // 2 :]}"
+        fitted = f"{text[: math.ceil(length / 2)]}…{text[len(text) - length // 2 :]}"
+    return fitted
 
 
 def measure_text(text: str, size: float = NORMAL_SIZE) -> float:
@@ -231,22 +270,14 @@ def measure_text(text: str, size: float = NORMAL_SIZE) -> float:
 
 def spread_apart(positions: Sequence[float], distance: float) -> list[float]:
     """Move positions as little as needed to be at least `distance` apart, keeping their order."""
-    order = sorted(range(len(positions)), key=lambda index: positions[index])
-    groups: list[tuple[list[int], float]] = []  # members and the position of the first
-    for member in order:
-        members, first = [member], positions[member]
-        while groups and first < groups[-1][1] + distance * len(groups[-1][0]):
-            before, _ = groups.pop()
-            members = before + members
-            first = sum(
-                positions[member] - distance * index for index, member in enumerate(members)
-            ) / len(members)
-        groups.append((members, first))
-    moved = [0.0] * len(positions)
-    for members, first in groups:
-        for index, member in enumerate(members):
-            moved[member] = first + distance * index
-    return moved
+    from scipy.optimize import isotonic_regression
+
+    order = np.argsort(positions, kind="stable")
+    offsets = distance * np.arange(len(positions))
+    moved = np.empty(len(positions))
+    # Without the offsets, positions in their order are apart if they do not decrease.
+    moved[order] = isotonic_regression(np.asarray(positions, float)[order] - offsets).x + offsets
+    return moved.tolist()
 
 
 def find_limits(
@@ -267,10 +298,11 @@ def find_limits(
     Returns:
         The lower and the upper limit.
     """
-    finite = np.asarray([value for value in values if math.isfinite(value)])
-    needed = [value for value in include if math.isfinite(value)]
-    ends = [*needed, *([finite.min(), np.quantile(finite, upper)] if len(finite) else [])]
-    if not ends:
+    data, ends = (np.asarray([*part], float) for part in (values, include))
+    data, ends = data[np.isfinite(data)], ends[np.isfinite(ends)]
+    if len(data):
+        ends = [*ends, data.min(), np.quantile(data, upper)]
+    if not len(ends):
         return 0.0, 1.0
     low, high = float(min(ends)), float(max(ends))
     room = (high - low) * pad or abs(high) * 0.05 or 1.0
@@ -288,13 +320,9 @@ def set_ticks(
         y: ticks of the vertical axis; None leaves them as they are.
         integer: the horizontal axis has integer ticks only.
     """
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
-    for axis, count in ((axes.xaxis, x), (axes.yaxis, y)):
+    for axis, count, is_integer in ((axes.xaxis, x, integer), (axes.yaxis, y, False)):
         if count is not None:
-            axis.set_major_locator(
-                MaxNLocator(count, integer=integer and axis is axes.xaxis, steps=[1, 2, 2.5, 5, 10])
-            )
-            axis.set_major_formatter(
-                FuncFormatter(lambda value, _: format_number(float(f"{value:.6g}"), 6))
-            )
+            axis.set_major_locator(MaxNLocator(count, integer=is_integer, steps=TICK_STEPS))
+            axis.set_major_formatter(lambda value, _: format_number(float(f"{value:.6g}"), 6))

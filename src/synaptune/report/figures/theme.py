@@ -10,15 +10,14 @@ orange, which all common forms of colour blindness distinguish.
 
 from __future__ import annotations
 
-import hashlib
 import io
+import itertools
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
-from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
@@ -28,34 +27,15 @@ SMALL_SIZE, NORMAL_SIZE = 14.0, 15.0
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
-@dataclass(frozen=True)
-class Palette:
-    """A colour for each role, as #rrggbb."""
-
-    paper: str
-    ink: str
-    muted: str
-    grid: str
-    baseline: str
-    best: str
-    accent: str
-    bad: str
-    other: str
-    strong: str
-    loss: tuple[str, ...]
-    sign: tuple[str, ...]
+class Palette(SimpleNamespace):
+    """A colour #rrggbb for each role, as in LIGHT; `loss` and `sign` are scales of colours."""
 
     def to_variables(self) -> dict[str, str]:
         """Return the colours by the names of their CSS variables, without the leading dashes."""
         colours: dict[str, str] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, str):
-                colours[field.name] = value
-            else:
-                colours |= {
-                    f"{field.name}-{index}": colour for index, colour in enumerate(value, 1)
-                }
+        for role, value in vars(self).items():
+            scale = {f"{role}-{index}": colour for index, colour in enumerate(value, 1)}
+            colours |= {role: value} if isinstance(value, str) else scale
         return colours
 
 
@@ -97,16 +77,16 @@ DARK = Palette(
 )
 
 
-def _make_placeholders() -> Palette:
-    numbers = iter(range(1, 100))
-
-    def of(value: Any) -> Any:
-        return f"#0a0b{next(numbers):02x}" if isinstance(value, str) else tuple(map(of, value))
-
-    return Palette(**{field.name: of(getattr(LIGHT, field.name)) for field in fields(Palette)})
+_numbers = itertools.count(1)
 
 
-VARIABLES = _make_placeholders()
+def _make_placeholder(colour: Any) -> Any:
+    if isinstance(colour, str):
+        return f"#0a0b{next(_numbers):02x}"
+    return tuple(map(_make_placeholder, colour))
+
+
+VARIABLES = Palette(**{role: _make_placeholder(value) for role, value in vars(LIGHT).items()})
 _VARIABLE_OF_COLOUR = {
     colour: f"var(--{name})" for name, colour in VARIABLES.to_variables().items()
 }
@@ -140,7 +120,6 @@ class Figure(NamedTuple):
 _DRAW_LOCK = threading.RLock()
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "synaptune",
     "text.parse_math": False,
     # Wider than the fonts of the pages, so a text that fits here also fits there.
     "font.family": ["DejaVu Sans"],
@@ -179,81 +158,94 @@ def make_css() -> str:
 
 def make_figure(draw: Callable[[Palette], Drawing | None], key: str) -> Figure | None:
     """Make a figure for a page with a drawing function; None when the function draws nothing."""
-    saved = _save_drawing(draw, VARIABLES, "svg")
-    return (
-        None
-        if saved is None
-        else Figure(
-            key,
-            saved[0].title,
-            saved[0].caption,
-            make_inline_svg(saved[1].decode(), key, saved[0].title),
-        )
-    )
+    saved = _save_drawing(draw, VARIABLES, format="svg", salt=key)
+    if saved is None:
+        return None
+    drawing, svg = saved
+    inline_svg = make_inline_svg(svg.decode(), key, drawing.title)
+    return Figure(key, drawing.title, drawing.caption, inline_svg)
 
 
 def render_png(
     draw: Callable[[Palette], Drawing | None], *, dark: bool, width: int
 ) -> bytes | None:
     """Render a PNG `width` pixels wide; None when the function draws nothing."""
-    saved = _save_drawing(draw, DARK if dark else LIGHT, "png", dpi=72.0 * width / WIDTH)
+    palette = DARK if dark else LIGHT
+    saved = _save_drawing(
+        draw, palette, format="png", dpi=72.0 * width / WIDTH, facecolor=palette.paper
+    )
     return None if saved is None else saved[1]
 
 
 def _save_drawing(
-    draw: Callable[[Palette], Drawing | None], palette: Palette, kind: str, dpi: float = 72.0
+    draw: Callable[[Palette], Drawing | None], palette: Palette, *, salt: str = "", **options: Any
 ) -> tuple[Drawing, bytes] | None:
+    """Draw and save a file.
+
+    Args:
+        draw: the drawing function.
+        palette: its colours.
+        salt: makes the ids inside an SVG different from those of figures with another salt.
+        options: options of matplotlib's `savefig`.
+
+    Returns:
+        The drawing and the content of the file; None when the function draws nothing.
+    """
     import matplotlib
 
-    with _DRAW_LOCK, matplotlib.rc_context(_SETTINGS):
+    settings: Any = {**_SETTINGS, "svg.hashsalt": f"synaptune-{salt}"}
+    with _DRAW_LOCK, matplotlib.rc_context(settings):
         drawing = draw(palette)
         if drawing is None:
             return None
         file = io.BytesIO()
-        metadata = (
-            {"Date": None, "Creator": None, "Format": None, "Type": None}
-            if kind == "svg"
-            else {"Software": None}
-        )
-        face = "none" if kind == "svg" else palette.paper
-        drawing.canvas.savefig(file, format=kind, dpi=dpi, metadata=metadata, facecolor=face)
+        drawing.canvas.savefig(file, metadata=_METADATA[options["format"]], **options)
         return drawing, file.getvalue()
 
 
+# Without dates and versions, the same drawing gives the same bytes.
+_METADATA = {
+    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+    "png": {"Software": None},
+}
 _SVG = "{http://www.w3.org/2000/svg}"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 _DOT = re.compile(r"M (\S+ \S+) L \1(?= |$)")
+_HASHED_ID = re.compile(r"[mp][0-9a-f]{10}")
 # Characters that XML 1.0 forbids (section 2.2).
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _FONT = re.compile(r"font-family: [^;]*;? ?|font: (?=\d)")
+ElementTree.register_namespace("", _SVG[1:-1])
 
 
 def make_inline_svg(svg: str, key: str, title: str) -> str:
     """Convert matplotlib's SVG to an element of a page.
 
-    Placeholder colours become CSS variables, numbers are shortened, and ids get a prefix that is
-    unique to this figure.
+    Placeholder colours become CSS variables, and numbers are shortened. Of the ids only those that
+    are referenced remain: the others are not unique on a page.
     """
     # Matplotlib copies texts unchanged; a single forbidden character would make the XML invalid.
-    svg = _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", svg)
-    id_prefix = f"{key}-{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
-    root = ElementTree.fromstring(svg)
-    used_ids = set(re.findall(r"#([mp][0-9a-f]{10})\b", svg))
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag == f"{_SVG}style" or child.tag.endswith("}metadata"):
-                parent.remove(child)
-    for element in root.iter():
-        _shorten(element, used_ids, id_prefix)
-    _flatten(root)
-    body = "".join(_serialise(child) for child in root)
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{root.get("viewBox")}" width="100%" '
-        f'role="img" class="figure figure-{key}" font-family="{FONTS}" stroke-linejoin="round" '
-        f'stroke-linecap="butt"><title>{escape(title)}</title>{body}</svg>'
-    )
+    drawn = ElementTree.fromstring(_FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", svg))
+    attributes = {
+        "viewBox": drawn.get("viewBox", ""),
+        "width": "100%",
+        "role": "img",
+        "class": f"figure figure-{key}",
+        "font-family": FONTS,
+        "stroke-linejoin": "round",
+        "stroke-linecap": "butt",
+    }
+    root = ElementTree.Element(f"{_SVG}svg", attributes)
+    ElementTree.SubElement(root, f"{_SVG}title").text = title
+    for part in drawn:
+        # Matplotlib's style sheet would apply to the whole page.
+        if part.tag in (f"{_SVG}g", f"{_SVG}defs") and part.find(f"{_SVG}style") is None:
+            for element in part.iter():
+                _shorten(element)
+            root.append(part)
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def make_svg_file(figure: Figure, *, dark: bool = False) -> str:
@@ -268,57 +260,27 @@ def make_svg_file(figure: Figure, *, dark: bool = False) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{svg}\n'
 
 
-def _shorten(element: ElementTree.Element, used_ids: set[str], id_prefix: str) -> None:
+def _shorten(element: ElementTree.Element) -> None:
     attributes = element.attrib
-    name = attributes.pop("id", "")
-    if name in used_ids:
-        attributes["id"] = id_prefix + name
-    link = attributes.pop(_LINK, "")
-    if link:
-        attributes["href"] = f"#{id_prefix}{link[1:]}" if link.startswith("#") else link
-    if "clip-path" in attributes:
-        attributes["clip-path"] = attributes["clip-path"].replace("url(#", f"url(#{id_prefix}")
+    name = attributes.get("id", "")
+    if not _HASHED_ID.fullmatch(name):
+        attributes.pop("id", None)
+    if _LINK in attributes:
+        attributes["href"] = attributes.pop(_LINK)
     for key in ("d", "x", "y", "width", "height", "transform"):
         if key in attributes:
-            attributes[key] = _NUMBER.sub(
-                lambda match: f"{float(match[0]):.1f}".replace("-0.0", "0"),
-                attributes[key].replace("\n", ""),
+            numbers = _NUMBER.sub(
+                lambda match: f"{float(match[0]):.1f}".replace("-0.0", "0"), attributes[key]
             )
-    if "d" in attributes:
-        attributes["d"] = _DOT.sub(r"M \1h0", attributes["d"])
+            attributes[key] = _DOT.sub(r"M \1h0", numbers.replace("\n", ""))
     if "style" in attributes:
-        style = _FONT.sub("", attributes["style"])
-        attributes["style"] = _COLOUR.sub(
-            lambda match: _VARIABLE_OF_COLOUR.get(match[0], match[0]), style
-        ).strip("; ")
-    if attributes.get("transform", "").startswith(("rotate(-0 ", "rotate(0 ")):
-        del attributes["transform"]
+        style = _COLOUR.sub(
+            lambda match: _VARIABLE_OF_COLOUR.get(match[0], match[0]), attributes["style"]
+        )
+        attributes["style"] = _FONT.sub("", style).strip("; ")
     if name.startswith("halo"):
         for text in element.iter(f"{_SVG}text"):
             text.attrib["style"] += (
                 f"; paint-order: stroke; stroke: {VARIABLES.paper}; stroke-width: 4px"
             )
     element.text, element.tail = (element.text if element.tag == f"{_SVG}text" else None), None
-
-
-def _flatten(parent: ElementTree.Element) -> None:
-    """Replace groups without attributes by their children."""
-    for child in list(parent):
-        _flatten(child)
-    for index in range(len(parent) - 1, -1, -1):
-        child = parent[index]
-        if (
-            child.tag in (f"{_SVG}g", f"{_SVG}defs")
-            and not child.attrib
-            and (child.tag == f"{_SVG}g" or not len(child))
-        ):
-            parent[index : index + 1] = list(child)
-
-
-def _serialise(element: ElementTree.Element) -> str:
-    name = element.tag.rpartition("}")[2]
-    attributes = "".join(
-        f' {key}="{escape(value, {chr(34): "&quot;"})}"' for key, value in element.attrib.items()
-    )
-    body = escape(element.text or "") + "".join(_serialise(child) for child in element)
-    return f"<{name}{attributes}>{body}</{name}>" if body else f"<{name}{attributes}/>"

@@ -23,281 +23,174 @@ from synaptune.report.figures.theme import NORMAL_SIZE, WIDTH, Drawing, Palette
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Curve = Mapping[int, float]  # loss by optimizer step
+Pair = tuple[str, float, float]  # seed, and a measure before and after
 _MEASURES = (("test_perplexity", "test perplexity"), ("val_loss", "validation loss [nats/token]"))
 _EARLY_SHARE = 0.12  # fraction of the steps whose losses may lie above the frame
 
 
 def draw_curves(evidence: Evidence, palette: Palette) -> Drawing | None:
     """Draw the learning curves by seed, and the lead of the best at each step."""
-    curves_by_side: dict[str, list[Mapping[int, float]]] = {}
+    curves_by_side: dict[str, list[Curve]] = {}
     for label, curve in sorted(evidence.curves.items()):
         if curve:
-            curves_by_side.setdefault(_read_side(label), []).append(curve)
+            curves_by_side.setdefault(label.split(" seed ")[0], []).append(curve)
     if not curves_by_side:
         return None
-    leads = _compute_lead(evidence.curves)
+    leads = _compute_leads(evidence.curves)
     layout = FigureLayout(560 if leads else 380, palette)
-    top = layout.add_axes(52, 34, width=WIDTH - 52 - 128, height=290)
-    steps = sorted(
-        {step for curves in curves_by_side.values() for curve in curves for step in curve}
-    )
-    late = [
-        curve[step]
-        for curves in curves_by_side.values()
-        for curve in curves
-        for step in curve
-        if step >= steps[int(_EARLY_SHARE * (len(steps) - 1))]
-    ]
-    top.set_xlim(0, steps[-1] or 1)
-    top.set_ylim(*find_limits(late, upper=1.0, pad=0.04))
-    colours = {"baseline": palette.baseline, "best": palette.best}
-    for side, curves in curves_by_side.items():
-        _draw_curve_group(top, curves, colours.get(side, palette.muted))
-    _label_ends(layout, top, curves_by_side, colours)
-    set_ticks(top, x=5, y=6, integer=True)
-    layout.label_top(top, "validation loss [nats/token]")
+    axes = layout.add_axes(52, 34, width=WIDTH - 180, height=290)
+    curves = [curve for group in curves_by_side.values() for curve in group]
+    steps = sorted({step for curve in curves for step in curve})
+    early = steps[int(_EARLY_SHARE * (len(steps) - 1))]
+    late = [curve[step] for curve in curves for step in curve if step >= early]
+    axes.set(xlim=(0, steps[-1] or 1), ylim=find_limits(late, upper=1.0, pad=0.04))
+    ends = {
+        side: _draw_curve_group(axes, group, getattr(palette, side, palette.muted))
+        for side, group in curves_by_side.items()
+    }
+    low, high = axes.get_ylim()
+    ends = {side: end for side, end in ends.items() if end is not None}
+    places = spread_apart([value for _, value in ends.values()], (high - low) * 0.065)
+    for (side, (step, value)), y in zip(ends.items(), places, strict=True):
+        colour = getattr(palette, side, palette.muted)
+        layout.label_point(axes, step, y, f"{side} {value:.3f}", colour=colour, weight="bold")
+    set_ticks(axes, x=5, y=6, integer=True)
+    layout.label_top(axes, "validation loss [nats/token]")
+    below = ""
     if leads:
-        below = layout.add_axes(52, 410, width=WIDTH - 52 - 128, height=100)
-        _draw_lead(layout, below, leads, top.get_xlim())
-    layout.label_bottom(below if leads else top, "optimizer step")
-    seeds = max(len(curves) for curves in curves_by_side.values())
-    caption = (
+        below = "; below, the lead of the best at equal steps, for each seed and in the mean"
+        axes = layout.add_axes(52, 410, width=WIDTH - 180, height=100, xlim=axes.get_xlim())
+        _draw_leads(layout, axes, leads)
+    layout.label_bottom(axes, "optimizer step")
+    seeds = max(map(len, curves_by_side.values()))
+    return Drawing(
+        layout.canvas,
+        "Learning curves",
         f"Learning curves of the {' and the '.join(curves_by_side)} on {seeds} "
-        f"{'seed' if seeds == 1 else 'seeds'} (thin) and their mean (thick)"
+        f"{'seed' if seeds == 1 else 'seeds'} (thin) and their mean (thick){below}.",
     )
-    caption += (
-        "; below, the lead of the best at equal steps, for each seed and in the mean."
-        if leads
-        else "."
-    )
-    return Drawing(layout.canvas, "Learning curves", caption)
 
 
-def _read_side(label: str) -> str:
-    return label.split(" seed ")[0]
-
-
-def _compute_lead(curves: Mapping[str, Mapping[int, float]]) -> list[dict[int, float]]:
+def _compute_leads(curves: Mapping[str, Curve]) -> list[Curve]:
     """Subtract best from baseline by step, for each seed that has both."""
     leads = []
     for label, curve in sorted(curves.items()):
-        if not label.startswith("best"):
-            continue
-        baseline = curves.get(label.replace("best", "baseline", 1))
-        common = sorted(curve.keys() & baseline.keys()) if baseline else []
-        if baseline and len(common) > 1:
+        baseline = curves.get(label.replace("best", "baseline", 1), {})
+        common = sorted(curve.keys() & baseline.keys())
+        if label.startswith("best") and len(common) > 1:
             leads.append({step: baseline[step] - curve[step] for step in common})
     return leads
 
 
-def _mean_curve(curves: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """Average curves over the steps that all of them have."""
-    common = set.intersection(*(set(curve) for curve in curves))
-    return {step: statistics.fmean(curve[step] for curve in curves) for step in sorted(common)}
+def _draw_curve_group(axes: Axes, curves: Sequence[Curve], colour: str) -> tuple[int, float] | None:
+    """Draw curves and their mean over the steps that all of them have.
+
+    Returns:
+        The last step and value of the mean; None when the curves have no step in common.
+    """
+    lines = [(sorted(curve), [curve[step] for step in sorted(curve)]) for curve in curves]
+    draw_lines(axes, lines, colour=colour, linewidth=1.0, alpha=0.5)
+    steps = sorted(set.intersection(*map(set, curves)))
+    mean = [statistics.fmean(curve[step] for curve in curves) for step in steps]
+    axes.plot(steps, mean, color=colour, linewidth=2.6, zorder=4)
+    return (steps[-1], mean[-1]) if steps else None
 
 
-def _draw_curve_group(axes: Axes, curves: Sequence[Mapping[int, float]], colour: str) -> None:
-    draw_lines(
-        axes,
-        [(sorted(curve), [curve[step] for step in sorted(curve)]) for curve in curves],
-        colour=colour,
-        linewidth=1.0,
-        alpha=0.5,
-    )
-    mean = _mean_curve(curves)
-    axes.plot(list(mean), list(mean.values()), color=colour, linewidth=2.6, zorder=4)
-
-
-def _label_ends(
-    layout: FigureLayout,
-    axes: Axes,
-    curves_by_side: Mapping[str, Sequence[Mapping[int, float]]],
-    colours: Mapping[str, str],
-) -> None:
-    ends = {side: _mean_curve(curves) for side, curves in curves_by_side.items()}
-    last = {side: (list(mean)[-1], list(mean.values())[-1]) for side, mean in ends.items() if mean}
-    low, high = axes.get_ylim()
-    places = spread_apart([value for _, value in last.values()], (high - low) * 0.065)
-    for (side, (step, value)), y in zip(last.items(), places, strict=True):
-        colour = colours.get(side, layout.palette.muted)
-        layout.label_point(axes, step, y, f"{side} {value:.3f}", colour=colour, weight="bold")
-
-
-def _draw_lead(
-    layout: FigureLayout,
-    axes: Axes,
-    lead: Sequence[Mapping[int, float]],
-    limits: tuple[float, float],
-) -> None:
-    palette = layout.palette
-    first = limits[0] + _EARLY_SHARE * (limits[1] - limits[0])
-    axes.set_xlim(limits)
-    axes.set_ylim(
-        *find_limits(
-            [value for pair in lead for step, value in pair.items() if step >= first],
-            upper=1.0,
-            include=[0.0],
-            pad=0.1,
-        )
-    )
-    axes.axhline(0, color=palette.ink, linewidth=1.0)
-    _draw_curve_group(axes, lead, palette.best)
+def _draw_leads(layout: FigureLayout, axes: Axes, leads: Sequence[Curve]) -> None:
+    colour, (start, end) = layout.palette.best, axes.get_xlim()
+    first = start + _EARLY_SHARE * (end - start)
+    late = [value for lead in leads for step, value in lead.items() if step >= first]
+    axes.set_ylim(*find_limits(late, upper=1.0, include=[0.0], pad=0.1))
+    axes.axhline(0, color=layout.palette.ink, linewidth=1.0)
+    last = _draw_curve_group(axes, leads, colour)
     set_ticks(axes, x=5, y=3, integer=True)
-    layout.label_top(axes, "lead of the best [nats/token]", colour=palette.best)
-    mean = _mean_curve(lead)
-    if mean:
-        layout.label_point(
-            axes,
-            list(mean)[-1],
-            list(mean.values())[-1],
-            format_decimal(list(mean.values())[-1], 3, sign=True),
-            colour=palette.best,
-        )
+    layout.label_top(axes, "lead of the best [nats/token]", colour=colour)
+    if last:
+        layout.label_point(axes, *last, format_decimal(last[1], 3, sign=True), colour=colour)
 
 
 def draw_seeds(evidence: Evidence, palette: Palette) -> Drawing | None:
     """Draw each validation seed from baseline to best, and the gains with their interval."""
     validation = evidence.validation
-    measured_pairs = None if validation is None else _list_pairs(validation)
-    if validation is None or measured_pairs is None:
+    if validation is None:
         return None
-    measure, pairs = measured_pairs
+    measure, pairs = _list_pairs(validation)
+    if not pairs:
+        return None
     layout = FigureLayout(330, palette)
-    left = layout.add_axes(102, 52, width=170, height=232, grid="")
-    _draw_slopes(layout, left, pairs)
+    _draw_slopes(layout, pairs)
     layout.add_text(4, 20, measure, colour=palette.muted)
-    right = layout.add_axes(408, 52, width=WIDTH - 408 - 14, height=232, grid="x")
     layout.add_text(408, 20, "gain on each seed", colour=palette.muted)
-    _draw_gains(layout, right, validation, pairs)
+    _draw_gains(layout, validation, pairs)
     better = sum(after < before for _, before, after in pairs)
-    caption = (
+    mean, low, high = (format_decimal(value, 1) for value in validation.gain[1:4])
+    return Drawing(
+        layout.canvas,
+        "Validation, seed by seed",
         f"Validation on {len(pairs)} fresh seeds, each trained at the start values and at the best "
         f"values; {better} of {len(pairs)} improve. "
-        f"Mean gain in test perplexity {_format_interval(validation, '%, 95 % interval')}."
+        f"Mean gain in test perplexity {mean} %, 95 % interval {low} to {high}.",
     )
-    return Drawing(layout.canvas, "Validation, seed by seed", caption)
 
 
-def _format_interval(validation: ValidationResult, unit: str = "") -> str:
-    mean, low, high = (format_decimal(value, 1) for value in validation.gain[1:4])
-    return f"{mean} {unit}{' ' if unit else '('}{low} to {high}{'' if unit else ')'}"
-
-
-def _list_pairs(validation: ValidationResult) -> tuple[str, list[tuple[str, float, float]]] | None:
-    """Return the name of the measure, and (seed, before, after) of each pair."""
+def _list_pairs(validation: ValidationResult) -> tuple[str, list[Pair]]:
+    """Return the name of the first known measure, and its pairs."""
     for fact, measure in _MEASURES:
-        rows = [
+        runs = zip(validation.before, validation.after, strict=False)
+        pairs = [
             (str(old.facts.get("seed", index)), old.facts[fact], new.facts[fact])
-            for index, (old, new) in enumerate(
-                zip(validation.before, validation.after, strict=False)
-            )
+            for index, (old, new) in enumerate(runs)
             if fact in old.facts and fact in new.facts
         ]
-        if rows:
-            return measure, rows
-    return None
+        if pairs:
+            return measure, pairs
+    return "", []
 
 
-def _draw_slopes(
-    layout: FigureLayout, axes: Axes, pairs: Sequence[tuple[str, float, float]]
-) -> None:
+def _draw_slopes(layout: FigureLayout, pairs: Sequence[Pair]) -> None:
     palette = layout.palette
-    values = [value for _, before, after in pairs for value in (before, after)]
-    axes.set_xlim(0, 1)
-    axes.set_ylim(*find_limits(values, upper=1.0, pad=0.06))
-    axes.set_axis_off()
-    for x in (0, 1):
-        axes.axvline(x, color=palette.grid, linewidth=1.2)
+    _, *sides = zip(*pairs, strict=True)
+    limits = find_limits([*sides[0], *sides[1]], upper=1.0, pad=0.06)
+    axes = layout.add_axes(102, 52, width=170, height=232, grid="", xlim=(0, 1), ylim=limits)
     for _, before, after in pairs:
-        axes.plot(
-            [0, 1],
-            [before, after],
-            color=palette.other if after < before else palette.bad,
-            linewidth=1.6,
-            clip_on=False,
-        )
-    for x, colour, name in ((0, palette.baseline, "baseline"), (1, palette.best, "best")):
-        column = [(before, after)[x] for _, before, after in pairs]
-        style = {
-            "color": colour,
-            "linestyle": "none",
-            "marker": "o",
-            "markersize": 8.0,
-            "markeredgewidth": 0.0,
-            "clip_on": False,
-        }
-        axes.plot([x] * len(pairs), column, zorder=5, **style)
-        shift, side = (-12, "right") if x == 0 else (12, "left")
-        text = format_number(statistics.fmean(column), 4)
-        layout.label_point(
-            axes,
-            x,
-            statistics.fmean(column),
-            text,
-            colour=colour,
-            shift=(shift, 8),
-            ha=side,
-            weight="bold",
-            fontsize=NORMAL_SIZE,
-        )
-        spread = f"{format_number(min(column), 3)} to {format_number(max(column), 3)}"
-        layout.label_point(
-            axes,
-            x,
-            statistics.fmean(column),
-            spread,
-            colour=palette.muted,
-            shift=(shift, -9),
-            ha=side,
-            fontsize=11.0,
-        )
-        layout.add_text(
-            102 + 170 * x, 44, name, colour=colour, weight="bold", ha="right" if x == 0 else "left"
-        )
+        colour = palette.other if after < before else palette.bad
+        axes.plot([0, 1], [before, after], color=colour, linewidth=1.6, clip_on=False)
+    for x, name, shift, side in ((0, "baseline", -12, "right"), (1, "best", 12, "left")):
+        colour, values = getattr(palette, name), sides[x]
+        axes.axvline(x, color=palette.grid, linewidth=1.2)
+        draw_dots(axes, [x] * len(pairs), values, colour=colour, size=8.0, zorder=5, clip_on=False)
+        mean, texts = statistics.fmean(values), [format_number(end, 3) for end in sorted(values)]
+        for text, y, style in (
+            (format_number(mean, 4), 8, {"weight": "bold", "fontsize": NORMAL_SIZE}),
+            (f"{texts[0]} to {texts[-1]}", -9, {"fontsize": 11.0}),
+        ):
+            shade = colour if y > 0 else palette.muted
+            layout.label_point(
+                axes, x, mean, text, colour=shade, shift=(shift, y), ha=side, **style
+            )
+        layout.add_text(102 + 170 * x, 44, name, colour=colour, weight="bold", ha=side)
 
 
-def _draw_gains(
-    layout: FigureLayout,
-    axes: Axes,
-    validation: ValidationResult,
-    pairs: Sequence[tuple[str, float, float]],
-) -> None:
-    palette, gain = layout.palette, validation.gain
+def _draw_gains(layout: FigureLayout, validation: ValidationResult, pairs: Sequence[Pair]) -> None:
+    palette, gain, count = layout.palette, validation.gain, len(pairs)
     gains = [100.0 * (1.0 - after / before) if before else math.nan for _, before, after in pairs]
-    ends = [value for value in (*gains, gain.low, gain.high, 0.0) if math.isfinite(value)]
-    room = 0.08 * (max(ends) - min(ends)) or 1.0
-    axes.set_xlim(min(ends) - room, max(ends) + room)
-    axes.set_ylim(len(pairs) + 1.2, -0.6)
-    axes.set_yticks(
-        range(len(pairs)) if len(pairs) <= 12 else [],
-        [seed for seed, _, _ in pairs] if len(pairs) <= 12 else [],
-    )
+    limits = find_limits([*gains, gain.low, gain.high, 0.0], upper=1.0, pad=0.08)
+    axes = layout.add_axes(408, 52, width=WIDTH - 422, height=232, grid="x", xlim=limits)
+    axes.set_ylim(count + 1.2, -0.6)
+    shown = range(count) if count <= 12 else []
+    axes.set_yticks(shown, [pairs[row][0] for row in shown])
     axes.axvline(0, color=palette.ink, linewidth=1.2)
     for row, value in enumerate(gains):
-        axes.plot(
-            [0, value],
-            [row, row],
-            color=palette.other if value > 0 else palette.bad,
-            linewidth=2.0,
-            solid_capstyle="butt",
-        )
-    draw_dots(axes, gains, range(len(gains)), colour=palette.best, size=9.0, zorder=4)
-    y = len(pairs) + 0.35
-    axes.plot(
-        [gain.low, gain.high], [y, y], color=palette.best, linewidth=3.0, solid_capstyle="round"
-    )
-    draw_dots(axes, [gain.mean], [y], colour=palette.best, size=12.0, zorder=4)
-    side = "right" if gain.mean > sum(axes.get_xlim()) / 2 else "left"
-    text = f"mean {_format_interval(validation)}"
-    layout.label_point(
-        axes,
-        gain.high if side == "right" else gain.low,
-        y,
-        text,
-        colour=palette.best,
-        shift=(0, -16),
-        ha=side,
-        weight="bold",
-    )
+        colour = palette.other if value > 0 else palette.bad
+        axes.plot([0, value], [row, row], color=colour, linewidth=2.0, solid_capstyle="butt")
+    colour, y = palette.best, count + 0.35
+    draw_dots(axes, gains, range(count), colour=colour, size=9.0, zorder=4)
+    axes.plot([gain.low, gain.high], [y, y], color=colour, linewidth=3.0, solid_capstyle="round")
+    draw_dots(axes, [gain.mean], [y], colour=colour, size=12.0, zorder=4)
+    x, side = (gain.high, "right") if gain.mean > sum(limits) / 2 else (gain.low, "left")
+    mean, low, high = (format_decimal(value, 1) for value in gain[1:4])
+    text = f"mean {mean} ({low} to {high})"
+    layout.label_point(axes, x, y, text, colour=colour, shift=(0, -16), ha=side, weight="bold")
     set_ticks(axes, x=4)
     layout.label_bottom(axes, "%")
