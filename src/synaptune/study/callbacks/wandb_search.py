@@ -20,6 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from synaptune.core.network import run_with_timeout
 from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.trial import Trial, get_loss
@@ -35,7 +36,6 @@ from synaptune.training.loggers.wandb_run import (
     get_study_identity,
     make_run_id,
     open_run,
-    run_with_timeout,
 )
 
 FOLDER = "controller"
