@@ -148,12 +148,9 @@ def _load_rows(datasets: Any, config: DataConfig, split: str) -> Any:
 def _list_files(config: DataConfig) -> list[str]:
     """Return the local files of a builder; raise UserError when data.path names none."""
     path = Path(config.path or "")
-    files = (
-        sorted(str(file) for file in path.iterdir() if file.is_file())
-        if config.path and path.is_dir()
-        else [str(path)]
-    )
-    if not config.path or not files or not Path(files[0]).is_file():
+    files = sorted(path.iterdir()) if config.path and path.is_dir() else [path]
+    files = [str(file) for file in files if file.is_file()]
+    if not files:
         raise user_error(
             got=f"data.name={config.name} with data.path={config.path}",
             expected=f"a {config.name} file or a folder of them",
