@@ -50,12 +50,10 @@ class Tokenizer:
         Incomplete characters become U+FFFD; recall symbol n becomes `<n>`.
         """
         pieces: list[str] = []
-        for is_symbol, run in itertools.groupby(tokens, key=lambda token: token >= self.size):
-            pieces += (
-                [f"<{token - self.size}>" for token in run]
-                if is_symbol
-                else [self._decode_run(list(run))]
-            )
+        for is_symbol, group in itertools.groupby(tokens, key=lambda token: token >= self.size):
+            run = list(group)
+            symbols = [f"<{token - self.size}>" for token in run]
+            pieces += symbols if is_symbol else [self._decode_run(run)]
         return "".join(pieces)
 
     def _decode_run(self, tokens: list[int]) -> str:
