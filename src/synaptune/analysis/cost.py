@@ -215,13 +215,21 @@ def price_plan(
         for name, runs, run, rounds in stages
     ]
     hours = sum(row.device_hours for row in rows)
-    bounds: list[list[Any]] = [
-        [None if run[side] is None else runs * run[side] / _HOUR for _, runs, run, _ in stages]
-        for side in (1, 2)
-    ]
-    low, high = (None if None in bound else sum(bound) for bound in bounds)
-    money = None if price is None else hours * price
-    return PlanCost(rows, hours, low, high, money, sum(row.wall_hours for row in rows) / 24.0)
+    return PlanCost(
+        rows,
+        hours,
+        _sum_hours(rows, "low"),
+        _sum_hours(rows, "high"),
+        None if price is None else hours * price,
+        sum(row.wall_hours for row in rows) / 24.0,
+    )
+
+
+def _sum_hours(rows: Sequence[CostRow], side: str) -> float | None:
+    """Sum the device hours at one side of the ranges; None if one of them is not known."""
+    seconds = [(row.runs, getattr(row.seconds, side)) for row in rows]
+    known = [runs * bound / _HOUR for runs, bound in seconds if bound is not None]
+    return sum(known) if len(known) == len(rows) else None
 
 
 def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRange]:
