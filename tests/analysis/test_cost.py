@@ -145,12 +145,12 @@ def test_a_study_without_validation_prices_it_by_its_other_runs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("s", "with complete trials"), ("other", "no study other")]
+    ("name", "message"), [("s", "with complete trials"), ("other", "no study other")]
 )
-def test_a_missing_or_empty_study_is_refused_and_not_created(tmp_path, name, said):
+def test_a_missing_or_empty_study_is_refused_and_not_created(tmp_path, name, message):
     with pytest.raises(UserError, match="no study database"):
         read_study_seconds(name, f"sqlite:///{tmp_path}/study.db")
     assert not list(tmp_path.iterdir())
     location = study(tmp_path, [])
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_study_seconds(name, location.url)

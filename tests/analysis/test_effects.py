@@ -60,19 +60,19 @@ def test_an_idle_parameter_is_significant_as_often_as_the_level_says():
 def test_effects_do_not_depend_on_the_order_of_the_names(tmp_path):
     space = dict.fromkeys(("idle", "strong"), ("uniform", 0.0, 1.0))
     for index, ordered in enumerate((space, dict(reversed(space.items())))):
-        record = make_study(
+        snapshot = make_study(
             tmp_path / str(index), lambda p: (p["strong"] - 0.8) ** 2, ordered, trials=80
         )
         by_name = {
             effect.name: effect
-            for effect in find_effects(replay(record), record.spaces["search"].names)
+            for effect in find_effects(replay(snapshot), snapshot.spaces["search"].names)
         }
         assert by_name["strong"].significant
         assert not by_name["idle"].significant
 
 
 def test_independent_random_points_are_tested_too(tmp_path):
-    record = make_study(
+    snapshot = make_study(
         tmp_path / "random",
         lambda p: p["a"] + 0.2 * p["b"],
         ("a", "b", "idle"),
@@ -81,7 +81,7 @@ def test_independent_random_points_are_tested_too(tmp_path):
     )
     by_name = {
         effect.name: effect
-        for effect in find_effects(replay(record), record.spaces["search"].names)
+        for effect in find_effects(replay(snapshot), snapshot.spaces["search"].names)
     }
     assert by_name["a"].significant
     assert by_name["b"].significant

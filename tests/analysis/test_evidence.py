@@ -46,11 +46,13 @@ def test_the_shares_of_a_linear_objective_are_recovered(tmp_path):
 
 
 def test_a_valley_gives_a_correlation_that_noise_does_not(tmp_path):
-    record = make_study(tmp_path / "valley", valley, ("left", "right", "third"), trials=140)
-    evidence = gather_evidence(record, deep=False)
-    space = record.spaces["search"]
+    snapshot = make_study(tmp_path / "valley", valley, ("left", "right", "third"), trials=140)
+    evidence = gather_evidence(snapshot, deep=False)
+    space = snapshot.spaces["search"]
     pairs = rank_pairs(
-        space, evidence.correlation, simulate_null(record.engine, space, len(evidence.generations))
+        space,
+        evidence.correlation,
+        simulate_null(snapshot.engine, space, len(evidence.generations)),
     )
     assert {pairs[0].first, pairs[0].second} == {"left", "right"}
     assert pairs[0].correlation < -0.8
@@ -82,38 +84,38 @@ def test_expected_best_of_random_points_is_the_mean_over_all_choices_of_them():
 
 
 def test_the_convergence_never_rises_and_ends_at_the_best(tmp_path):
-    record = make_study(tmp_path / "valley", valley, ("left", "right", "third"), trials=40)
-    convergence = compute_convergence(record)
+    snapshot = make_study(tmp_path / "valley", valley, ("left", "right", "third"), trials=40)
+    convergence = compute_convergence(snapshot)
     assert convergence.evaluation[-1] == 40
     assert all(later <= earlier for earlier, later in itertools.pairwise(convergence.best))
-    assert convergence.best[-1] == min(trial.objective for trial in record.trials)
+    assert convergence.best[-1] == min(trial.objective for trial in snapshot.trials)
     assert all(later >= earlier for earlier, later in itertools.pairwise(convergence.hours))
 
 
 def test_a_pause_of_the_controller_is_left_out_of_the_hours(tmp_path):
     from datetime import timedelta
 
-    record = make_study(tmp_path / "valley", valley, ("left", "right", "third"), trials=20)
+    snapshot = make_study(tmp_path / "valley", valley, ("left", "right", "third"), trials=20)
     end_times = {
         number: end + timedelta(hours=5) if number >= 10 else end
-        for number, end in record.end_times.items()
+        for number, end in snapshot.end_times.items()
     }
-    trials = [replace(trial, facts=trial.facts | {"seconds": 1.0}) for trial in record.trials]
-    convergence = compute_convergence(replace(record, end_times=end_times, trials=trials))
+    trials = [replace(trial, facts=trial.facts | {"seconds": 1.0}) for trial in snapshot.trials]
+    convergence = compute_convergence(replace(snapshot, end_times=end_times, trials=trials))
     assert convergence.hours[-1] < 0.1
 
 
 def test_a_maximised_study_is_read_as_one(tmp_path):
-    record = make_study(
+    snapshot = make_study(
         tmp_path / "up",
         lambda p: -valley(p),
         ("left", "right", "third"),
         trials=40,
         direction="maximize",
     )
-    evidence = gather_evidence(record, deep=False)
+    evidence = gather_evidence(snapshot, deep=False)
     assert evidence.maximize
-    assert evidence.best.objective == max(trial.objective for trial in record.trials)
+    assert evidence.best.objective == max(trial.objective for trial in snapshot.trials)
     assert evidence.convergence.best[-1] == -evidence.best.objective
 
 
@@ -132,11 +134,11 @@ def test_a_study_with_only_a_running_trial_has_no_results(tmp_path):
 
 
 def test_random_points_are_a_comparison_only_for_the_same_objective(tmp_path):
-    record = make_study(tmp_path / "valley", valley, ("left", "right", "third"), trials=40)
+    snapshot = make_study(tmp_path / "valley", valley, ("left", "right", "third"), trials=40)
     comparable = make_study(
         tmp_path / "random", valley, ("left", "right", "third"), trials=30, sampler="random"
     )
-    assert gather_evidence(record, against=comparable, deep=False).random_curve.count == 30
+    assert gather_evidence(snapshot, against=comparable, deep=False).random_curve.count == 30
     other = make_study(
         tmp_path / "wide",
         valley,
@@ -144,5 +146,5 @@ def test_random_points_are_a_comparison_only_for_the_same_objective(tmp_path):
         trials=30,
         sampler="random",
     )
-    assert gather_evidence(record, against=other, deep=False).random_curve is None
-    assert gather_evidence(record, against=record, deep=False).random_curve is None
+    assert gather_evidence(snapshot, against=other, deep=False).random_curve is None
+    assert gather_evidence(snapshot, against=snapshot, deep=False).random_curve is None

@@ -21,7 +21,7 @@ def penalised(penalty, direction):
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 @pytest.mark.parametrize("penalty", [1e9, 1e200, sys.float_info.max])
 def test_a_huge_penalty_leaves_the_other_parameter_its_share(tmp_path, penalty, direction):
-    record = make_study(
+    snapshot = make_study(
         tmp_path / "huge",
         penalised(penalty, direction),
         NAMES,
@@ -31,7 +31,9 @@ def test_a_huge_penalty_leaves_the_other_parameter_its_share(tmp_path, penalty, 
     )
     importances = {
         entry.name: entry
-        for entry in compute_importances(record, record.spaces["search"], record.search_trials)
+        for entry in compute_importances(
+            snapshot, snapshot.spaces["search"], snapshot.search_trials
+        )
     }
     assert sum(entry.fanova for entry in importances.values()) == pytest.approx(1.0)
     assert importances["much"].fanova > 0.01
@@ -46,8 +48,8 @@ def test_losses_that_no_surrogate_can_take_have_no_shares(tmp_path):
             else -sys.float_info.max * p["much"]
         )
 
-    record = make_study(tmp_path / "most", mostly, NAMES, trials=40, sampler="random")
-    importances = compute_importances(record, record.spaces["search"], record.search_trials)
+    snapshot = make_study(tmp_path / "most", mostly, NAMES, trials=40, sampler="random")
+    importances = compute_importances(snapshot, snapshot.spaces["search"], snapshot.search_trials)
     assert all(
         share is None or math.isfinite(share)
         for entry in importances

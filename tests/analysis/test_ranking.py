@@ -32,9 +32,9 @@ def hybrid(tmp_path_factory):
 
     Its composite scores (shares of the baseline) are far larger than the losses before the switch.
     """
-    record = make_study(tmp_path_factory.mktemp("hybrid") / "hybrid", bowl, SPACE, trials=30)
+    snapshot = make_study(tmp_path_factory.mktemp("hybrid") / "hybrid", bowl, SPACE, trials=30)
     trials = []
-    for trial in record.trials:
+    for trial in snapshot.trials:
         loss = trial.objective
         objective = loss if trial.facts["generation"] < SWITCH else 100.0 * loss
         trials.append(
@@ -50,7 +50,7 @@ def hybrid(tmp_path_factory):
         "objective.baseline.val_perplexity": 10.0,
     }
     settings |= {f"search.start.{name}": 0.5 for name in SPACE}
-    return replace(record, configuration={**record.configuration, **settings}, trials=trials)
+    return replace(snapshot, configuration={**snapshot.configuration, **settings}, trials=trials)
 
 
 def test_all_trials_of_a_hybrid_study_are_ranked_by_what_it_is_at_the_end(hybrid):
@@ -78,11 +78,11 @@ def test_the_baseline_of_a_hybrid_study_may_have_been_measured(hybrid):
         facts={"phase": "reference", "generation": 0, "val_perplexity": 20.0},
     )
     settings = dict(hybrid.configuration) | {"objective.baseline.val_perplexity": None}
-    record = rescore_study(
+    snapshot = rescore_study(
         replace(hybrid, configuration=settings, trials=[*hybrid.trials, reference])
     )
-    assert record.search_trials[0].objective == pytest.approx(50.0 * first.facts["val_loss"])
-    assert record.get_phase_trials("reference")[0].objective == 3.0
+    assert snapshot.search_trials[0].objective == pytest.approx(50.0 * first.facts["val_loss"])
+    assert snapshot.get_phase_trials("reference")[0].objective == 3.0
 
 
 def test_a_trial_without_the_metrics_of_the_last_score_is_not_ranked_and_other_objectives_stay(
@@ -112,21 +112,21 @@ def test_the_estimate_of_a_pruned_trial_reaches_the_optimizer_but_no_result(tmp_
             raise TrialPruned(-100.0)  # the estimate is below every loss
         return bowl(p)
 
-    record = make_study(tmp_path / "pruned", objective, SPACE, trials=30)
-    pruned = [trial for trial in record.trials if trial.state == "pruned"]
+    snapshot = make_study(tmp_path / "pruned", objective, SPACE, trials=30)
+    pruned = [trial for trial in snapshot.trials if trial.state == "pruned"]
     assert pruned
-    assert {record.get_loss(trial) for trial in pruned} == {-100.0}
-    assert {record.get_complete_loss(trial) for trial in pruned} == {None}
-    least = min(trial.objective for trial in record.trials if trial.objective is not None)
-    assert compute_convergence(record).best[-1] == least
-    assert min(read_study_runs(record, RunSelection()).scores) == least
-    replayed = replay(record)
+    assert {snapshot.get_loss(trial) for trial in pruned} == {-100.0}
+    assert {snapshot.get_complete_loss(trial) for trial in pruned} == {None}
+    least = min(trial.objective for trial in snapshot.trials if trial.objective is not None)
+    assert compute_convergence(snapshot).best[-1] == least
+    assert min(read_study_runs(snapshot, RunSelection()).scores) == least
+    replayed = replay(snapshot)
     assert any(loss == -100.0 for batch in replayed.batches for loss in batch.losses)
     generations = summarise_generations(
-        record, replayed.diagnostics, record.spaces["search"], record.search_trials
+        snapshot, replayed.diagnostics, snapshot.spaces["search"], snapshot.search_trials
     )
     assert all(entry.best_loss is None or entry.best_loss >= least for entry in generations)
-    evidence = gather_evidence(record, deep=False)
+    evidence = gather_evidence(snapshot, deep=False)
     assert [loss is None for loss in evidence.losses] == [
         trial.state == "pruned" for trial in evidence.trials
     ]
@@ -139,16 +139,16 @@ def test_random_points_of_which_some_were_pruned_are_not_comparable(tmp_path):
             raise TrialPruned(-100.0)
         return bowl(p)
 
-    record = make_study(tmp_path / "cma", bowl, SPACE, trials=12)
+    snapshot = make_study(tmp_path / "cma", bowl, SPACE, trials=12)
     assert (
         compute_random_curve(
-            record, make_study(tmp_path / "pruned", objective, SPACE, trials=30, sampler="random")
+            snapshot, make_study(tmp_path / "pruned", objective, SPACE, trials=30, sampler="random")
         )
         is None
     )
     assert (
         compute_random_curve(
-            record, make_study(tmp_path / "whole", bowl, SPACE, trials=30, sampler="random")
+            snapshot, make_study(tmp_path / "whole", bowl, SPACE, trials=30, sampler="random")
         ).count
         == 30
     )

@@ -19,8 +19,8 @@ SPACE = {"a": ("uniform", 0.0, 1.0), "b": ("uniform", 0.0, 1.0), "n": ("int", 0,
 
 
 def test_the_distribution_of_every_generation_is_the_one_the_search_had(tmp_path):
-    record = make_study(tmp_path / "bowl", bowl, SPACE, trials=60)
-    replayed = replay(record)
+    snapshot = make_study(tmp_path / "bowl", bowl, SPACE, trials=60)
+    replayed = replay(snapshot)
     stored_lines = [
         json.loads(line)
         for line in (tmp_path / "bowl" / "generations.jsonl").read_text().splitlines()
@@ -47,18 +47,18 @@ def test_failed_trials_are_replayed_as_failed(tmp_path):
             raise ValueError("no")
         return bowl(p)
 
-    record = make_study(tmp_path / "some", sometimes, SPACE, trials=40, max_failure_rate=1.0)
-    assert any(trial.state == "failed" for trial in record.trials)
-    assert replay(record).note == ""
+    snapshot = make_study(tmp_path / "some", sometimes, SPACE, trials=40, max_failure_rate=1.0)
+    assert any(trial.state == "failed" for trial in snapshot.trials)
+    assert replay(snapshot).note == ""
 
 
 def test_points_of_another_optimizer_are_detected(tmp_path):
-    record = make_study(tmp_path / "bowl", bowl, SPACE, trials=40)
+    snapshot = make_study(tmp_path / "bowl", bowl, SPACE, trials=40)
     moved = [
         replace(trial, unit=(0.5, 0.5, 0.5)) if trial.index == 15 else trial
-        for trial in record.trials
+        for trial in snapshot.trials
     ]
-    replayed = replay(replace(record, trials=moved))
+    replayed = replay(replace(snapshot, trials=moved))
     assert "would draw" in replayed.note
     assert 0 < len(replayed.batches) < 40 / len(replayed.batches[0].trials)
 
@@ -80,30 +80,32 @@ def test_points_of_another_optimizer_are_detected(tmp_path):
 )
 def test_a_search_that_began_in_the_middle_is_replayed_from_there(tmp_path, space):
     """The coordinate of a choice or a rounded number is not restored from its value."""
-    record = make_study(
+    snapshot = make_study(
         tmp_path / "middle",
         lambda p: sum(float(len(str(value))) for value in p.values()),
         space,
         trials=30,
     )
-    assert record.spaces["search"].get_start() == record.search_trials[0].unit == (0.5, 0.5, 0.5)
-    replayed = replay(record)
+    assert (
+        snapshot.spaces["search"].get_start() == snapshot.search_trials[0].unit == (0.5, 0.5, 0.5)
+    )
+    replayed = replay(snapshot)
     assert replayed.note == ""
     assert sum(len(batch.trials) for batch in replayed.batches) == 30
 
 
 def test_a_search_that_is_under_way_is_replayed_up_to_its_first_running_trial(tmp_path):
     """With several workers later trials of a generation end before earlier ones."""
-    record = make_study(tmp_path / "bowl", bowl, SPACE, trials=40)
-    size = len(replay(record).batches[0].trials)
+    snapshot = make_study(tmp_path / "bowl", bowl, SPACE, trials=40)
+    size = len(replay(snapshot).batches[0].trials)
     for offset in (0, 2):
         index = 3 * size + offset
         trials = [
             replace(trial, state="running", objective=None) if trial.index == index else trial
-            for trial in record.trials
+            for trial in snapshot.trials
         ]
         replayed = replay(
-            replace(record, trials=[trial for trial in trials if trial.index < 4 * size])
+            replace(snapshot, trials=[trial for trial in trials if trial.index < 4 * size])
         )
         assert replayed.note == ""
         assert len(replayed.diagnostics) == 3

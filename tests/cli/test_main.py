@@ -33,18 +33,18 @@ def trained(tmp_path_factory) -> Path:
     return folder
 
 
-def sampled(capsysbinary, *words: str) -> bytes:
+def run_sample(capsysbinary, *words: str) -> bytes:
     assert cli.main(["sample", *words]) == 0
     return capsysbinary.readouterr().out
 
 
 def test_the_command_continues_a_prompt_from_a_run_folder(trained):
     words = ["sample", str(trained), "--prompt", "import öde", "--tokens", "12"]
-    done = subprocess.run([*SYNAPTUNE, *words], cwd="/", capture_output=True, timeout=900)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.decode().startswith("import öde")
-    assert done.stdout.endswith(b"\n")
-    assert len(done.stdout) > len("import öde\n".encode()) + 3
+    result = subprocess.run([*SYNAPTUNE, *words], cwd="/", capture_output=True, timeout=900)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.decode().startswith("import öde")
+    assert result.stdout.endswith(b"\n")
+    assert len(result.stdout) > len("import öde\n".encode()) + 3
 
 
 def test_a_seed_gives_one_text_and_another_seed_another(trained, capsysbinary):
@@ -57,14 +57,14 @@ def test_a_seed_gives_one_text_and_another_seed_another(trained, capsysbinary):
         "--temperature",
         "1",
     ]
-    first = sampled(capsysbinary, *words)
-    assert sampled(capsysbinary, *words) == first
-    assert sampled(capsysbinary, *words, "--seed", "1") != first
+    first = run_sample(capsysbinary, *words)
+    assert run_sample(capsysbinary, *words) == first
+    assert run_sample(capsysbinary, *words, "--seed", "1") != first
 
 
 def test_temperature_0_and_top_k_1_take_the_likeliest(trained, capsysbinary):
     words = [str(trained), "--prompt", "def ", "--tokens", "10"]
-    assert sampled(capsysbinary, *words, "--temperature", "0") == sampled(
+    assert run_sample(capsysbinary, *words, "--temperature", "0") == run_sample(
         capsysbinary, *words, "--top-k", "1"
     )
 
@@ -72,7 +72,7 @@ def test_temperature_0_and_top_k_1_take_the_likeliest(trained, capsysbinary):
 def test_a_text_longer_than_the_context_goes_on(trained, capsysbinary):
     assert (
         len(
-            sampled(
+            run_sample(
                 capsysbinary, str(trained), "--prompt", "x" * 100, "--tokens", "80", "--top-k", "3"
             )
         )
@@ -95,7 +95,7 @@ def test_a_checkpoint_of_another_model_is_said_so(trained, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["sample", "nosuch.pt", "--prompt", "a"], "no checkpoint at nosuch.pt"),
         (["sample", ".", "--prompt", "a"], "no checkpoint at checkpoint.pt"),
@@ -128,14 +128,14 @@ def test_a_checkpoint_of_another_model_is_said_so(trained, tmp_path, capsys):
         (["cost", "--study", "nosuch"], "nosuch/study.db"),
     ],
 )
-def test_a_mistake_is_said_and_ends_with_code_2(words, said, tmp_path, monkeypatch, capsys):
+def test_a_user_error_has_a_message_and_exit_code_2(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("garbage.pt").write_bytes(b"no checkpoint")
     assert cli.main(words) == 2
-    shown = capsys.readouterr().err
-    assert shown.startswith("got ")
-    assert said in shown
-    assert "to do: " in shown
+    output = capsys.readouterr().err
+    assert output.startswith("got ")
+    assert message in output
+    assert "to do: " in output
 
 
 def test_parameters_lists_every_one(capsys):
@@ -171,20 +171,20 @@ def test_cost_prices_the_protocol_from_a_measured_run(capsys, tmp_path, monkeypa
         "scale=smoke",
     ]
     assert cli.main([*words, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    rows = {row["stage"]: row for row in told["rows"]}
+    output = json.loads(capsys.readouterr().out)
+    rows = {row["stage"]: row for row in output["rows"]}
     assert [
         rows[name]["runs"] for name in ("start-up", "sanity", "search", "validation", "portraits")
     ] == [10, 13, 20, 4, 2]
     run, tested = rows["search"]["seconds"]["median"], rows["validation"]["seconds"]["median"]
     assert 0.0 < run < tested
     assert rows["search"]["wall_hours"] * 3600.0 == pytest.approx(2 * run)
-    assert told["money"] == pytest.approx(3 * told["device_hours"])
+    assert output["money"] == pytest.approx(3 * output["device_hours"])
     assert not list(tmp_path.iterdir())
     assert cli.main([*words, "--plan", "all48", "training.evaluations=1"]) == 0
-    shown = capsys.readouterr().out
-    assert "all48: 21 evaluations of 48 parameters" in shown
-    assert "measured: step" in shown
+    output = capsys.readouterr().out
+    assert "all48: 21 evaluations of 48 parameters" in output
+    assert "measured: step" in output
 
 
 def test_cost_prices_phase_2_with_its_groups(capsys, tmp_path, monkeypatch):
@@ -204,9 +204,9 @@ def test_cost_prices_phase_2_with_its_groups(capsys, tmp_path, monkeypatch):
         "--json",
     ]
     assert cli.main(words) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["budget"], told["parameters"]) == (60, 48)
-    runs = {row["stage"]: row["runs"] for row in told["rows"]}
+    output = json.loads(capsys.readouterr().out)
+    assert (output["budget"], output["parameters"]) == (60, 48)
+    runs = {row["stage"]: row["runs"] for row in output["rows"]}
     gates = (1 + 6) * 3
     assert runs == {
         "start-up": 4,

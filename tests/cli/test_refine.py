@@ -1,4 +1,4 @@
-"""`synaptune refine` on a table and on a study: files written, mistakes said."""
+"""`synaptune refine` on a table and on a study: files and errors."""
 
 import argparse
 
@@ -20,8 +20,8 @@ def run(tmp_path, monkeypatch):
     parser = argparse.ArgumentParser()
     refine.add_command(parser.add_subparsers())
 
-    def command(*words: str) -> None:
-        options = parser.parse_args(["refine", *words])
+    def command(*arguments: str) -> None:
+        options = parser.parse_args(["refine", *arguments])
         options.command(options)
 
     return command
@@ -32,16 +32,16 @@ PLAN = ("runs.csv", "--metric", METRIC, "--maximize", "--threshold", "-0.06")
 
 def test_a_table_gives_a_space_and_its_reasons(run, tmp_path, capsys):
     run(*PLAN)
-    shown = capsys.readouterr().out
-    assert "16 high performers of 48 runs of runs.csv" in shown
-    assert "fixed at 8" in shown
-    assert "written to runs-refined.yaml and runs-refined.md" in shown
+    output = capsys.readouterr().out
+    assert "16 high performers of 48 runs of runs.csv" in output
+    assert "fixed at 8" in output
+    assert "written to runs-refined.yaml and runs-refined.md" in output
     space = yaml.safe_load((tmp_path / "runs-refined.yaml").read_text())
     assert space["name"] == "runs-refined"
     assert space["fixed"] == {"batch_size": 8}
     assert space["ranges"]["learning_rate"] == {"low": 1e-7, "high": 2e-6, "log": True}
     assert "all 16 high performers agree" in (tmp_path / "runs-refined.md").read_text()
-    run(*PLAN)  # its own files it replaces
+    run(*PLAN)  # a second call replaces the files of the first
 
 
 def test_the_plan_rule_and_new_names_come_out_in_the_file(run, tmp_path):
@@ -64,20 +64,22 @@ def test_the_plan_rule_and_new_names_come_out_in_the_file(run, tmp_path):
 
 
 def test_a_study_gives_a_space_in_its_folder(run, tmp_path, capsys):
-    made = TrialManager("bowl", n_trials=40, sampler="random", progress=False)
-    made.optimize(lambda p: (p["x"] - 3.0) ** 2, {"x": ("uniform", 0.0, 10.0), "y": ("int", 1, 20)})
+    manager = TrialManager("bowl", n_trials=40, sampler="random", progress=False)
+    manager.optimize(
+        lambda p: (p["x"] - 3.0) ** 2, {"x": ("uniform", 0.0, 10.0), "y": ("int", 1, 20)}
+    )
     run("bowl", "--quantile", "0.25")
-    shown = capsys.readouterr().out
-    assert "10 high performers of 40 runs of study bowl, search" in shown
-    assert "adaptive" not in shown
+    output = capsys.readouterr().out
+    assert "10 high performers of 40 runs of study bowl, search" in output
+    assert "adaptive" not in output
     space = yaml.safe_load((tmp_path / "outputs/studies/bowl/bowl-refined.yaml").read_text())
     assert space["ranges"]["y"] == {"low": 1, "high": 20, "log": False, "integer": True}
     assert 0.0 <= space["ranges"]["x"]["low"] < 3.0 < space["ranges"]["x"]["high"] < 9.0
 
 
 def test_a_study_with_dots_in_its_name_keeps_them(run, tmp_path):
-    made = TrialManager("lr.v2", n_trials=20, sampler="random", progress=False)
-    made.optimize(lambda p: (p["x"] - 3.0) ** 2, {"x": ("uniform", 0.0, 10.0)})
+    manager = TrialManager("lr.v2", n_trials=20, sampler="random", progress=False)
+    manager.optimize(lambda p: (p["x"] - 3.0) ** 2, {"x": ("uniform", 0.0, 10.0)})
     run("lr.v2", "--quantile", "0.25")
     folder = tmp_path / "outputs/studies/lr.v2"
     assert yaml.safe_load((folder / "lr.v2-refined.yaml").read_text())["name"] == "lr.v2-refined"
@@ -85,7 +87,7 @@ def test_a_study_with_dots_in_its_name_keeps_them(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (("nosuch",), "no study database"),
         (("nosuch.csv",), "nosuch.csv: No such file"),
@@ -96,8 +98,8 @@ def test_a_study_with_dots_in_its_name_keeps_them(run, tmp_path):
         ((*PLAN, "--out", "README.yaml"), "would overwrite README.md"),
     ],
 )
-def test_a_mistake_is_said_and_nothing_is_written(run, tmp_path, words, said):
+def test_a_user_error_has_a_message_and_writes_nothing(run, tmp_path, arguments, message):
     (tmp_path / "README.md").write_text("# Mine\n")
-    with pytest.raises(UserError, match=said):
-        run(*words)
+    with pytest.raises(UserError, match=message):
+        run(*arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "runs.csv"]

@@ -1,5 +1,5 @@
-"""`synaptune report` on real studies in real databases: with failures, with one trial, none
-finished, names that need escaping.
+"""`synaptune report` on real studies: with failures, with one trial, with no finished trial, with
+names that need escaping.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import pytest
 from synaptune import TrialManager
 from synaptune.cli import report
 from synaptune.core.errors import UserError
-from synaptune.protocols import final_report as closing
+from synaptune.protocols import final_report
 from synaptune.search.space.space import Dimension, Space
 from synaptune.study.location import StudyConfig, resolve_location
 from synaptune.study.reader import find_study
@@ -33,18 +33,18 @@ def command(*arguments):
 class Text(HTMLParser):
     def __init__(self, text):
         super().__init__()
-        self.scripts, self.found = 0, []
+        self.scripts, self.texts = 0, []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.scripts += tag == "script"
 
     def handle_data(self, data):
-        self.found.append(data)
+        self.texts.append(data)
 
 
-def searched(folder, trials, *, name="study", names=("x", "y"), fails=(), maximize=False):
-    """A study of a noisy bowl; fails: the trials, in their order, that raise."""
+def make_study(folder, trials, *, name="study", names=("x", "y"), fails=(), maximize=False):
+    """Make the study of a noisy quadratic; the trials with the positions `fails` raise."""
     draw, calls = random.Random(0), iter(range(trials))
 
     def bowl(values):
@@ -67,17 +67,17 @@ def searched(folder, trials, *, name="study", names=("x", "y"), fails=(), maximi
 
 
 def test_a_study_with_failures_and_awkward_names_has_a_report(tmp_path, capsys):
-    folder = searched(tmp_path / "s", 12, name='q "<i>" & co', names=NAMES, fails=(2, 5))
+    folder = make_study(tmp_path / "s", 12, name='q "<i>" & co', names=NAMES, fails=(2, 5))
     command(folder)
     text = (folder / "report" / "report.html").read_text()
     page = Text(text)
-    shown = "".join(page.found)
+    page_text = "".join(page.texts)
     assert page.scripts == 1
-    assert all(name in shown for name in NAMES)
-    assert 'q "<i>" & co' in shown
-    assert "no <b>luck</b>" in shown
-    assert "second line" not in shown
-    assert "No claim: nothing has been validated" in shown
+    assert all(name in page_text for name in NAMES)
+    assert 'q "<i>" & co' in page_text
+    assert "no <b>luck</b>" in page_text
+    assert "second line" not in page_text
+    assert "No claim: nothing has been validated" in page_text
     markdown = (folder / "report" / "report.md").read_text()
     assert "| error | RuntimeError: no \\<b\\>luck\\</b\\> | 2 | 2, 5 |" in markdown
     assert (folder / "report" / "figures" / "convergence.svg").is_file()
@@ -85,7 +85,7 @@ def test_a_study_with_failures_and_awkward_names_has_a_report(tmp_path, capsys):
 
 
 def test_a_maximised_study_of_one_trial_shows_its_objective_as_it_is(tmp_path):
-    folder = searched(tmp_path / "s", 1, maximize=True)
+    folder = make_study(tmp_path / "s", 1, maximize=True)
     command(folder, "--format", "html", "--out", tmp_path / "out")
     (trial,) = find_study(str(folder)).trials
     assert trial.objective < 0
@@ -94,51 +94,53 @@ def test_a_maximised_study_of_one_trial_shows_its_objective_as_it_is(tmp_path):
 
 
 def test_a_study_of_which_nothing_has_ended_is_marked_as_running(tmp_path, capsys):
-    place = resolve_location(StudyConfig("young", str(tmp_path / "young")), "young")
+    location = resolve_location(StudyConfig("young", str(tmp_path / "young")), "young")
     space = Space((Dimension("x", "lin", 0.0, 1.0), Dimension("y", "lin", 0.0, 1.0)))
-    with Study(place, {"a": 1}) as study:
+    with Study(location, {"a": 1}) as study:
         ledger = PhaseLedger(study, space, "search", {})
         ledger.start(0, (0.5, 0.5), space.to_values((0.5, 0.5)))
     command(tmp_path / "young")
-    shown = "".join(Text((tmp_path / "young" / "report" / "report.html").read_text()).found)
-    assert "running" in shown
-    assert "No claim: no trial is complete (0 failed, 1 not ended)." in shown
+    page_text = "".join(Text((tmp_path / "young" / "report" / "report.html").read_text()).texts)
+    assert "running" in page_text
+    assert "No claim: no trial is complete (0 failed, 1 not ended)." in page_text
     assert "still running, or interrupted: young" in capsys.readouterr().out
 
 
 def test_several_studies_are_compared(tmp_path, capsys):
     first, second = (
-        searched(tmp_path / "one", 4, name="one"),
-        searched(tmp_path / "two", 3, name="two"),
+        make_study(tmp_path / "one", 4, name="one"),
+        make_study(tmp_path / "two", 3, name="two"),
     )
     command(first, second)
     assert "comparison.html" in capsys.readouterr().out
-    shown = "".join(Text((first / "report" / "comparison.html").read_text()).found)
-    assert "not paired: no validation in one and two" in shown
+    page_text = "".join(Text((first / "report" / "comparison.html").read_text()).texts)
+    assert "not paired: no validation in one and two" in page_text
     assert (first / "report" / "comparison.md").is_file()
 
 
 def test_a_report_that_could_not_be_written_is_tried_again_where_the_study_lies(
     tmp_path, monkeypatch, capsys
 ):
-    def refused(*_):
+    def raise_error(*_):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(closing, "store_inspections", lambda *_: None)
-    monkeypatch.setattr("synaptune.report.write.write_report", refused)
-    folder, database = searched(tmp_path / "s", 2, name="mine"), tmp_path / "all.db"
+    monkeypatch.setattr(final_report, "store_inspections", lambda *_: None)
+    monkeypatch.setattr("synaptune.report.write.write_report", raise_error)
+    folder, database = make_study(tmp_path / "s", 2, name="mine"), tmp_path / "all.db"
     (folder / "study.db").rename(database)
-    for url, said in (("", f"mine --storage sqlite:///{database}"), ("here", str(folder))):
+    for url, command_line in (("", f"mine --storage sqlite:///{database}"), ("here", str(folder))):
         if url:
             database.rename(folder / "study.db")
-        place = resolve_location(
+        location = resolve_location(
             StudyConfig("mine", str(folder), None if url else f"sqlite:///{database}"), "mine"
         )
-        closing.write_final_report(SimpleNamespace(study=SimpleNamespace(location=place)), (), ())
-        assert f"synaptune report {said} tries again" in capsys.readouterr().out
+        final_report.write_final_report(
+            SimpleNamespace(study=SimpleNamespace(location=location)), (), ()
+        )
+        assert f"synaptune report {command_line} tries again" in capsys.readouterr().out
 
 
-def test_mistakes_are_told(tmp_path):
+def test_user_errors_have_messages(tmp_path):
     with pytest.raises(UserError, match="no study database"):
         command(tmp_path / "nothing")
     with pytest.raises(UserError, match="--against with several studies"):

@@ -10,7 +10,7 @@ The p-values of all comparisons of an ablation, in both directions, are adjusted
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from synaptune.analysis.compare import compare, holm
@@ -19,7 +19,7 @@ from synaptune.analysis.results import AblationRow, Comparison
 from synaptune.analysis.validation import find_validated_pair
 from synaptune.search.space.space import Space, UnitPoint
 from synaptune.search.space.values import Value
-from synaptune.search.trial import Trial, find_best
+from synaptune.search.trial import find_best
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import ABLATION, VALIDATION, StudySnapshot
 
@@ -79,23 +79,18 @@ def find_endpoints(snapshot: StudySnapshot) -> Endpoints | None:
 def plan_points(endpoints: Endpoints) -> AblationPoints:
     """Return the points that an ablation between two endpoints has to run."""
     space, defaults, tuned = endpoints
-    default_values, tuned_values = space.to_values(defaults), space.to_values(tuned)
     moved = [
-        (index, name)
+        (name, index)
         for index, name in enumerate(space.names)
-        if default_values[name] != tuned_values[name]
+        if space.to_values(defaults)[name] != space.to_values(tuned)[name]
     ]
-    reverted = {name: _replace_coordinate(tuned, index, defaults) for index, name in moved}
+
+    def replace_each(unit: UnitPoint, other: UnitPoint) -> dict[str, UnitPoint]:
+        return {name: (*unit[:i], other[i], *unit[i + 1 :]) for name, i in moved}
+
     return AblationPoints(
-        defaults,
-        tuned,
-        reverted,
-        {name: _replace_coordinate(defaults, index, tuned) for index, name in moved},
+        defaults, tuned, replace_each(tuned, defaults), replace_each(defaults, tuned)
     )
-
-
-def _replace_coordinate(unit: UnitPoint, index: int, other: UnitPoint) -> UnitPoint:
-    return (*unit[:index], other[index], *unit[index + 1 :])
 
 
 def compute_ablation(snapshot: StudySnapshot) -> list[AblationRow]:
@@ -109,66 +104,49 @@ def compute_ablation(snapshot: StudySnapshot) -> list[AblationRow]:
     if endpoints is None or not snapshot.get_phase_trials(ABLATION):
         return []
     runs, points = _collect_runs(snapshot), plan_points(endpoints)
-    defaults, tuned = (
-        endpoints.space.to_values(unit) for unit in (endpoints.defaults, endpoints.tuned)
-    )
+    defaults, tuned = map(endpoints.space.to_values, (endpoints.defaults, endpoints.tuned))
 
-    def compare_points(before: UnitPoint, after: UnitPoint) -> Comparison | None:
-        first, second = (
-            runs.get(_key(endpoints.space.to_values(unit)), {}) for unit in (before, after)
-        )
-        seeds = sorted(first.keys() & second.keys())
-        return (
-            compare([first[seed] for seed in seeds], [second[seed] for seed in seeds])
-            if len(seeds) > 1
-            else None
-        )
+    def compare_points(*units: UnitPoint) -> Comparison | None:
+        before, after = (runs.get(_key(endpoints.space.to_values(unit)), {}) for unit in units)
+        seeds = sorted(before.keys() & after.keys())
+        if len(seeds) < 2:
+            return None
+        return compare([before[seed] for seed in seeds], [after[seed] for seed in seeds])
 
-    comparisons = [
-        (
-            name,
-            compare_points(points.reverted[name], points.tuned),
-            compare_points(points.defaults, points.alone[name]),
-        )
-        for name in points.reverted
-    ]
-    adjusted = _adjust_p_values([comparison for _, *both in comparisons for comparison in both])
+    comparisons: dict[tuple[str, str], Comparison | None] = {}
+    for name in points.reverted:
+        comparisons[name, "reverted"] = compare_points(points.reverted[name], points.tuned)
+        comparisons[name, "alone"] = compare_points(points.defaults, points.alone[name])
+    p_values = {key: entry.p for key, entry in comparisons.items() if entry is not None}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     rows = [
         AblationRow(
-            name, defaults[name], tuned[name], reverted, alone, *adjusted[2 * index : 2 * index + 2]
+            name,
+            defaults[name],
+            tuned[name],
+            comparisons[name, "reverted"],
+            comparisons[name, "alone"],
+            adjusted.get((name, "reverted")),
+            adjusted.get((name, "alone")),
         )
-        for index, (name, reverted, alone) in enumerate(comparisons)
+        for name in points.reverted
     ]
     return sorted(
         rows, key=lambda row: -math.inf if row.reverted is None else row.reverted.mean, reverse=True
     )
 
 
-def _adjust_p_values(comparisons: Sequence[Comparison | None]) -> list[float | None]:
-    """Adjust the p-values of the t-tests for their number; a comparison that is None stays None."""
-    raw = {i: comparison.p for i, comparison in enumerate(comparisons) if comparison is not None}
-    adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
-    return [adjusted.get(index) for index in range(len(comparisons))]
-
-
 def _collect_runs(snapshot: StudySnapshot) -> dict[Any, dict[int, float]]:
-    """Collect the metric of the complete validation and ablation runs by point and seed."""
+    """Collect the metric of the complete validation and ablation runs by point and seed.
+
+    A value that is not a positive finite number is left out.
+    """
     runs: dict[Any, dict[int, float]] = {}
     for trial in (*snapshot.get_phase_trials(VALIDATION), *snapshot.get_phase_trials(ABLATION)):
-        value = _read_metric(trial)
-        if value is not None:
-            runs.setdefault(_key(trial.values), {}).setdefault(trial.facts["seed"], value)
+        value = trial.facts.get(METRIC) if trial.state == "complete" else None
+        if isinstance(value, int | float) and math.isfinite(value) and value > 0.0:
+            runs.setdefault(_key(trial.values), {})[trial.facts["seed"]] = float(value)
     return runs
-
-
-def _read_metric(trial: Trial) -> float | None:
-    """Return the metric; None for an incomplete run or a value that is not positive and finite."""
-    value = trial.facts.get(METRIC) if trial.state == "complete" else None
-    return (
-        float(value)
-        if isinstance(value, int | float) and math.isfinite(value) and value > 0.0
-        else None
-    )
 
 
 def _key(values: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:

@@ -23,7 +23,7 @@ import math
 import statistics
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from synaptune.analysis.results import Comparison
 
@@ -48,7 +48,7 @@ def compute_improvement(
     Raises:
         ValueError: unequal lengths, fewer than two pairs, or a `before` that is not positive.
     """
-    return _t_interval(_paired_gains(before, after), level)
+    return _test_mean(_compute_gains(before, after), level)[0]
 
 
 def compare(
@@ -62,13 +62,16 @@ def compare(
     Raises:
         ValueError: as `compute_improvement`.
     """
-    gains = _paired_gains(before, after)
-    mean, low, high = _t_interval(gains, level)
+    gains = _compute_gains(before, after)
+    improvement, p = _test_mean(gains, level)
     spread, count = statistics.stdev(gains), len(gains)
-    boot_low, boot_high = _bootstrap_interval(gains, level)
-    effect = hedges_correction(count - 1) * mean / spread if spread > 0.0 and count > 2 else None
+    effect = (
+        hedges_correction(count - 1) * improvement.mean / spread
+        if spread > 0.0 and count > 2
+        else None
+    )
     return Comparison(
-        count, mean, low, high, boot_low, boot_high, _t_test_p(gains), signed_rank(gains), effect
+        count, *improvement, *_bootstrap_interval(gains, level), p, signed_rank(gains), effect
     )
 
 
@@ -119,7 +122,7 @@ def hedges_correction(degrees: int) -> float:
     )
 
 
-def _paired_gains(before: Sequence[float], after: Sequence[float]) -> list[float]:
+def _compute_gains(before: Sequence[float], after: Sequence[float]) -> list[float]:
     if len(before) != len(after) or len(before) < 2:
         raise ValueError(
             f"got {len(before)} and {len(after)} values: expected the same number, at least 2, "
@@ -133,54 +136,40 @@ def _paired_gains(before: Sequence[float], after: Sequence[float]) -> list[float
     return [100.0 * (1.0 - new / old) for old, new in zip(before, after, strict=True)]  # eq. (1)
 
 
-def _t_interval(gains: Sequence[float], level: float) -> Improvement:
-    mean, spread = statistics.fmean(gains), statistics.stdev(gains)
-    if spread == 0.0:
-        return Improvement(mean, mean, mean)
+def _test_mean(gains: Sequence[float], level: float) -> tuple[Improvement, float]:
+    """Compute the mean with its interval, eq. (2), and the p of its t-test, eq. (4)."""
     from scipy.stats import t
 
-    half = (
-        float(t.ppf(0.5 + level / 2.0, len(gains) - 1)) * spread / math.sqrt(len(gains))
-    )  # eq. (2)
-    return Improvement(mean, mean - half, mean + half)
+    mean, degrees = statistics.fmean(gains), len(gains) - 1
+    error = statistics.stdev(gains) / math.sqrt(len(gains))
+    if error == 0.0:
+        return Improvement(mean, mean, mean), 1.0 if mean == 0.0 else 0.0
+    low, high = t.interval(level, degrees, mean, error)
+    return Improvement(mean, float(low), float(high)), float(2.0 * t.sf(abs(mean) / error, degrees))
 
 
-def _t_test_p(gains: Sequence[float]) -> float:
-    """Compute p of eq. (4)."""
-    mean, spread = statistics.fmean(gains), statistics.stdev(gains)
-    if spread == 0.0:
-        return 1.0 if mean == 0.0 else 0.0
-    from scipy.stats import t
-
-    return float(2.0 * t.sf(abs(mean) * math.sqrt(len(gains)) / spread, len(gains) - 1))
-
-
-def _bootstrap_interval(gains: Sequence[float], level: float) -> tuple[float, float]:
+def _bootstrap_interval(
+    gains: Sequence[float], level: float, method: str = "BCa"
+) -> tuple[float, float]:
     """Compute eq. (3).
 
     Plain percentiles are used where the correction is undefined, as for nearly equal differences.
     """
-    import inspect
-
     import numpy as np
     from scipy.stats import bootstrap
 
     if min(gains) == max(gains):
         return gains[0], gains[0]
-    # Versions of SciPy before 1.15 call the argument random_state.
-    generator = "rng" if "rng" in inspect.signature(bootstrap).parameters else "random_state"
-    for method in ("BCa", "percentile"):
-        options: dict[str, Any] = {
-            "method": method,
-            "n_resamples": RESAMPLES,
-            generator: np.random.default_rng(_SEED),
-        }
-        with warnings.catch_warnings():
-            # BCa warns where its correction is undefined; the next method is defined there.
-            warnings.simplefilter("ignore")
-            interval = bootstrap(
-                (list(gains),), np.mean, confidence_level=level, **options
-            ).confidence_interval
-        if math.isfinite(interval.low) and math.isfinite(interval.high):
-            return float(interval.low), float(interval.high)
-    return min(gains), max(gains)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # BCa warns where its correction is undefined
+        low, high = bootstrap(
+            (gains,),
+            np.mean,
+            confidence_level=level,
+            method=method,
+            n_resamples=RESAMPLES,
+            rng=np.random.default_rng(_SEED),
+        ).confidence_interval
+    if method == "BCa" and not (math.isfinite(low) and math.isfinite(high)):
+        return _bootstrap_interval(gains, level, "percentile")
+    return float(low), float(high)

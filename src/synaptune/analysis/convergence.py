@@ -9,6 +9,7 @@ run; Dodge et al. 2019, arXiv:1909.03004, use the same curve with replacement.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from synaptune.analysis.results import Convergence, Generation, RandomCurve
@@ -18,12 +19,12 @@ from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import BASELINE, StudySnapshot
 
-# Without an end that counts as a pause [longest run]; chosen: a run and two retries.
+# A time without an ended trial that counts as a pause [longest run]; chosen: a run and two retries.
 PAUSE_FACTOR = 3.0
-_MAX_POINTS = 400  # of the chance curve, at most
-_SEEDS_KEY = "search.seeds"  # that each loss is a mean over
-# Groups of the configuration that a loss depends on; a searched parameter is in none of them, but
-# among the ranges.
+_MAX_POINTS = 400  # points of the random curve, at most
+_SEEDS_KEY = "search.seeds"  # number of seeds that a loss is the mean of
+# Groups of the configuration that a loss depends on. A searched parameter is in none of them; its
+# range is compared instead.
 _COMPARED_GROUPS = ("data", "model", "position", "synapse", "training", "objective", "seed")
 
 
@@ -38,21 +39,20 @@ def compute_convergence(snapshot: StudySnapshot) -> Convergence | None:
         return None
     ended.sort(key=lambda trial: (snapshot.end_times[trial.number], trial.number))
     seconds = [trial.facts.get(schema.SECONDS, 0.0) for trial in ended]
-    longest = PAUSE_FACTOR * max(seconds, default=0.0)
+    longest = PAUSE_FACTOR * max(seconds)
     best: list[float | None] = []
-    hours, device_hours = [0.0], [0.0]
-    last_event = snapshot.start_times[ended[0].number]
+    hours, losses = [], []
+    elapsed, last_event = 0.0, snapshot.start_times[ended[0].number]
     for trial, spent in zip(ended, seconds, strict=True):
         loss, ended_at = snapshot.get_complete_loss(trial), snapshot.end_times[trial.number]
-        best_so_far = best[-1] if best else None
-        best.append(
-            best_so_far if loss is None else loss if best_so_far is None else min(loss, best_so_far)
-        )
+        losses += [] if loss is None else [loss]
+        best.append(min(losses, default=None))
         gap = max(0.0, (ended_at - last_event).total_seconds())
-        hours.append(hours[-1] + (gap if longest == 0.0 or gap <= longest else spent) / 3600.0)
-        device_hours.append(device_hours[-1] + spent / 3600.0)
+        elapsed += gap if longest == 0.0 or gap <= longest else spent
+        hours.append(elapsed / 3600.0)
         last_event = max(ended_at, last_event)
-    return Convergence(list(range(1, len(ended) + 1)), best, hours[1:], device_hours[1:])
+    device_hours = [total / 3600.0 for total in itertools.accumulate(seconds)]
+    return Convergence(range(1, len(ended) + 1), best, hours, device_hours)
 
 
 def compute_random_curve(
@@ -71,21 +71,16 @@ def compute_random_curve(
         The curve; None without random points.
     """
     if against is not None and is_comparable(snapshot, against):
-        losses = [
-            loss
-            for trial in against.search_trials
-            if (loss := against.get_complete_loss(trial)) is not None
-        ]
-        return _make_random_curve(losses, f"study {against.name}") if losses else None
+        losses = [against.get_complete_loss(trial) for trial in against.search_trials]
+        return _make_random_curve(losses, f"study {against.name}")
     start = {trial.unit for trial in snapshot.get_phase_trials(BASELINE)}
     seeds = {trial.facts.get(schema.SEED) for trial in snapshot.search_trials}
-    points = [
-        trial
+    losses = [
+        snapshot.get_complete_loss(trial)
         for trial in snapshot.get_phase_trials("sanity")
         if trial.unit not in start and trial.facts.get(schema.SEED) in seeds
     ]
-    losses = [loss for trial in points if (loss := snapshot.get_complete_loss(trial)) is not None]
-    return _make_random_curve(losses, "the sanity phase") if losses else None
+    return _make_random_curve(losses, "the sanity phase")
 
 
 def is_comparable(snapshot: StudySnapshot, against: StudySnapshot) -> bool:
@@ -93,60 +88,37 @@ def is_comparable(snapshot: StudySnapshot, against: StudySnapshot) -> bool:
 
     The conditions are space, objective, data, model and seed. No trial may have been pruned.
     """
-    if any(trial.state == "pruned" for trial in against.search_trials):
-        return False  # the remaining trials are the better ones
-    if (
-        against.engine is None
-        or against.engine.name not in ("random", "qmc")
-        or snapshot.maximize != against.maximize
-    ):
-        return False
-    configurations = snapshot.configuration, against.configuration
-    if configurations[0].get(_SEEDS_KEY, 1) != configurations[1].get(_SEEDS_KEY, 1):
-        return False
+    first, second = snapshot.configuration, against.configuration
     keys = {
         key
-        for key in (*configurations[0], *configurations[1])
+        for key in (*first, *second)
         if key.split(".")[0] in _COMPARED_GROUPS or key.startswith(schema.RANGE_PREFIX)
     }
-    return all(configurations[0].get(key) == configurations[1].get(key) for key in keys)
-
-
-def _make_random_curve(losses: Sequence[float], source: str) -> RandomCurve:
-    ranked, count = sorted(losses), len(losses)
-    ks = sorted(
-        {round(1 + (count - 1) * index / max(1, _MAX_POINTS - 1)) for index in range(_MAX_POINTS)}
-    )
-    return RandomCurve(
-        source,
-        count,
-        ks,
-        [_expected_best(ranked, k) for k in ks],
-        [_quantile_of_best(ranked, k, 0.1) for k in ks],
-        [_quantile_of_best(ranked, k, 0.9) for k in ks],
+    return (
+        # After pruning the complete trials are the better ones.
+        all(trial.state != "pruned" for trial in against.search_trials)
+        and against.engine is not None
+        and against.engine.name in ("random", "qmc")
+        and snapshot.maximize == against.maximize
+        and first.get(_SEEDS_KEY, 1) == second.get(_SEEDS_KEY, 1)
+        and all(first.get(key) == second.get(key) for key in keys)
     )
 
 
-def _expected_best(ranked: Sequence[float], k: int) -> float:
-    """Compute eq. (1) by the recurrence of its weights."""
+def _make_random_curve(losses: Sequence[float | None], source: str) -> RandomCurve | None:
+    import numpy as np
+
+    ranked = np.sort(np.array([loss for loss in losses if loss is not None]))
     count = len(ranked)
-    weight, total = k / count, 0.0
-    for rank, loss in enumerate(ranked, 1):
-        total += weight * loss
-        if count - rank < k:
-            break
-        weight *= (count - rank - k + 1) / (count - rank)
-    return total
-
-
-def _quantile_of_best(ranked: Sequence[float], k: int, level: float) -> float:
-    """Compute the `level` quantile of the best of k, eq. (2)."""
-    count, survival = len(ranked), 1.0
-    for rank, loss in enumerate(ranked, 1):
-        survival *= max(0.0, (count - rank + 1 - k) / (count - rank + 1))
-        if 1.0 - survival >= level:
-            return loss
-    return ranked[-1]
+    if count == 0:
+        return None
+    ks = np.unique(np.linspace(1, count, _MAX_POINTS).round().astype(int))
+    # Row k: the probability that the best of k points is worse than y_(1), ..., y_(n), eq. (2).
+    factors = np.maximum(0.0, 1.0 - ks[:, None] / (count - np.arange(count)))
+    worse = np.cumprod(factors, axis=1)
+    mean = -np.diff(worse, axis=1, prepend=1.0) @ ranked  # eq. (1)
+    low, high = (ranked[(1.0 - worse >= level).argmax(axis=1)] for level in (0.1, 0.9))
+    return RandomCurve(source, count, ks.tolist(), mean.tolist(), low.tolist(), high.tolist())
 
 
 def summarise_generations(
@@ -156,41 +128,36 @@ def summarise_generations(
     trials: Sequence[Trial],
 ) -> list[Generation]:
     """Summarise each generation of a search: its distribution and its best trial."""
-    if not diagnostics:
-        return []
     size = max(1, sum(trial.facts.get(schema.GENERATION, 0) == 0 for trial in trials))
     summaries = []
     for index, state in enumerate(diagnostics):
-        members = [
-            trial
-            for trial in trials[index * size : (index + 1) * size]
-            if snapshot.get_complete_loss(trial) is not None
+        members = trials[index * size : (index + 1) * size]
+        ranked = [
+            (loss, trial.number, trial.values)
+            for trial in members
+            if (loss := snapshot.get_complete_loss(trial)) is not None
         ]
-        best = min(
-            members, key=lambda trial: snapshot.get_complete_loss(trial) or 0.0, default=None
+        best_loss, _, best_values = min(ranked, default=(None, 0, {}))
+        mean, low, high = (
+            {
+                name: float(value)
+                for name, value in space.to_values(
+                    [state.mean[name] + sign * state.sigma[name] for name in space.names]
+                ).items()
+                if not isinstance(value, str)
+            }
+            for sign in (0.0, -1.0, 1.0)
         )
-        values_by_sign = []
-        for sign in (0.0, -1.0, 1.0):
-            units = [state.mean[name] + sign * state.sigma[name] for name in space.names]
-            values_by_sign.append(
-                {
-                    name: float(value)
-                    for name, value in space.to_values(units).items()
-                    if not isinstance(value, str)
-                }
-            )
-        loss = None if best is None else snapshot.get_complete_loss(best)
-        best_values = {} if best is None else best.values
         summaries.append(
             Generation(
-                state.generation,
-                values_by_sign[0],
-                values_by_sign[1],
-                values_by_sign[2],
-                best_values,
-                loss,
-                state.condition,
-                state.step,
+                number=state.generation,
+                mean=mean,
+                low=low,
+                high=high,
+                best=best_values,
+                best_loss=best_loss,
+                condition=state.condition,
+                step=state.step,
             )
         )
     return summaries

@@ -19,10 +19,9 @@ from synaptune.search.space.values import Value
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NULL_SEARCHES = 99  # searches that know no loss, behind each p [search]; chosen: p down to 0.01
-# Of a blind search [generation]; chosen: noise has mixed the matrix by then.
-LONGEST_NULL_SEARCH = 60
-# Stated before any search of this project; signs are those the equations suggest.
+NULL_SEARCHES = 99  # null searches behind each p [search]; chosen: p down to 0.01
+LONGEST_NULL_SEARCH = 60  # [generation]; chosen: noise has mixed the matrix by then
+# The hypotheses, stated before any search of this project; the equations suggest the signs.
 GROWS, SHRINKS = "synapse.attention.lambda_loge", "synapse.structural.energy_cost_rel"
 REFILL, DECAY, RATIO = "synapse.vesicles.tau_rrp", "synapse.calcium.tau_c", (30.0, 100.0)
 HYPOTHESISED_PAIRS = (
@@ -66,17 +65,18 @@ def rank_pairs(
 
     first, second = np.triu_indices(len(space.names), 1)
     observed = np.array(correlation)[first, second]
-    rows: list[tuple[float, float | None, float | None]] = [
-        (float(value), None, None) for value in observed
-    ]
+    p: list[Any] = [None] * len(observed)
+    adjusted = p
     if null is not None:
         size, noise = np.abs(observed), np.abs(null[:, first, second])
-        p = (1 + (noise >= size).sum(axis=0)) / (len(null) + 1)
-        adjusted = (1 + (noise.max(axis=1)[:, None] >= size).sum(axis=0)) / (len(null) + 1)
-        rows = list(zip(observed.tolist(), p.tolist(), adjusted.tolist(), strict=True))
+        p = ((1 + (noise >= size).sum(axis=0)) / (len(null) + 1)).tolist()
+        strongest = noise.max(axis=1)[:, None]
+        adjusted = ((1 + (strongest >= size).sum(axis=0)) / (len(null) + 1)).tolist()
     pairs = [
         ParameterPair(space.names[i], space.names[j], *row)
-        for i, j, row in zip(first, second, rows, strict=True)
+        for i, j, row in zip(
+            first, second, zip(observed.tolist(), p, adjusted, strict=True), strict=True
+        )
     ]
     return sorted(pairs, key=lambda pair: -abs(pair.correlation))
 
@@ -103,10 +103,8 @@ def simulate_null(
         return None
     correlations = []
     for number in range(count):
-        optimizer, stream = (
-            CmaOptimizer(replace(engine, seed=number), space),
-            np.random.default_rng(number),
-        )
+        optimizer = CmaOptimizer(replace(engine, seed=number), space)
+        stream = np.random.default_rng(number)
         for _ in range(min(generations, LONGEST_NULL_SEARCH)):
             units = [optimizer.ask() for _ in range(optimizer.generation_size)]
             optimizer.tell([Observation(unit, float(stream.random())) for unit in units])
@@ -146,65 +144,38 @@ def check_hypotheses(
         effects: the tested effects.
         pairs: correlations of the final distribution.
     """
-    hypotheses = []
+    hypotheses: list[Hypothesis] = []
     effective = {effect.name for effect in effects if effect.significant}
-    last = generations[-1] if generations else None
+
+    def add(statement: str, finding: str, holds: bool | None, *names: str) -> None:
+        idle = " and ".join(_short_name(name) for name in names if name not in effective)
+        note = f"; no effect of {idle} was found" if idle else ""
+        hypotheses.append(Hypothesis(statement, finding + note, None if idle else holds))
+
     for name, verb, sign in ((GROWS, "grows", 1.0), (SHRINKS, "shrinks", -1.0)):
         if name in best:
-            change = f"{_format_value(start.get(name))} to {_format_value(best[name])}"
-            around = (
-                ""
-                if last is None
-                else f", the last generation between {last.low[name]:.3g} and {last.high[name]:.3g}"
-            )
-            holds = (
-                None
-                if start.get(name) is None
-                else sign * (float(best[name]) - float(start[name])) > 0.0
-            )
-            hypotheses.append(
-                _make_hypothesis(
-                    f"{_short_name(name)} {verb}", change + around, holds, [name], effective
-                )
-            )
-    if REFILL in best or DECAY in best:
-        values = [best.get(name, configuration.get(name)) for name in (REFILL, DECAY)]
-        if all(isinstance(value, int | float) for value in values):
-            ratio = float(values[0]) / float(values[1])  # type: ignore[arg-type]
-            claim = f"tau_rrp / tau_c lies between {RATIO[0]:g} and {RATIO[1]:g}"
-            searched = [name for name in (REFILL, DECAY) if name in best]
-            hypotheses.append(
-                _make_hypothesis(
-                    claim,
-                    f"{ratio:.3g} at the best",
-                    RATIO[0] <= ratio <= RATIO[1],
-                    searched,
-                    effective,
-                )
-            )
-    by_names = {frozenset((pair.first, pair.second)): pair for pair in pairs}
-    for names in HYPOTHESISED_PAIRS:
-        pair = by_names.get(frozenset(names))
-        if pair is not None:
-            p_text = "" if pair.adjusted_p is None else f", adjusted p {pair.adjusted_p:.2g}"
-            holds = None if pair.adjusted_p is None else pair.adjusted_p < 0.05 or None
-            hypotheses.append(
-                Hypothesis(
-                    f"{_short_name(names[0])} and {_short_name(names[1])} move together",
-                    f"correlation {pair.correlation:+.2f}{p_text}",
-                    holds,
-                )
-            )
+            before, after = start.get(name), best[name]
+            change = f"{_format_value(before)} to {_format_value(after)}"
+            if generations:
+                low, high = generations[-1].low[name], generations[-1].high[name]
+                change += f", the last generation between {low:.3g} and {high:.3g}"
+            holds = None if before is None else sign * (float(after) - float(before)) > 0.0
+            add(f"{_short_name(name)} {verb}", change, holds, name)
+    values = [best.get(name, configuration.get(name)) for name in (REFILL, DECAY)]
+    searched = [name for name in (REFILL, DECAY) if name in best]
+    if searched and all(isinstance(value, int | float) for value in values):
+        ratio = float(values[0]) / float(values[1])  # type: ignore[arg-type]
+        statement = f"tau_rrp / tau_c lies between {RATIO[0]:g} and {RATIO[1]:g}"
+        add(statement, f"{ratio:.3g} at the best", RATIO[0] <= ratio <= RATIO[1], *searched)
+    for pair in pairs:
+        names = next((names for names in HYPOTHESISED_PAIRS if {*names} == {*pair[:2]}), None)
+        if names is not None:
+            p = pair.adjusted_p
+            statement = f"{_short_name(names[0])} and {_short_name(names[1])} move together"
+            p_text = "" if p is None else f", adjusted p {p:.2g}"
+            holds = None if p is None else p < 0.05 or None
+            add(statement, f"correlation {pair.correlation:+.2f}{p_text}", holds)
     return hypotheses
-
-
-def _make_hypothesis(
-    claim: str, finding: str, holds: bool | None, names: Sequence[str], effective: set[str]
-) -> Hypothesis:
-    idle = [_short_name(name) for name in names if name not in effective]
-    if idle:
-        return Hypothesis(claim, f"{finding}; no effect of {' and '.join(idle)} was found", None)
-    return Hypothesis(claim, finding, holds)
 
 
 def _short_name(name: str) -> str:

@@ -45,10 +45,9 @@ class PlannedRuns(NamedTuple):
 
     def count_rounds(self, devices: int) -> int:
         """Return the largest number of runs that one device executes."""
-        whole, rest = divmod(self.runs, self.at_once or max(1, self.runs))
-        return whole * math.ceil((self.at_once or max(1, self.runs)) / devices) + math.ceil(
-            rest / devices
-        )
+        size = self.at_once or max(1, self.runs)
+        generations, rest = divmod(self.runs, size)
+        return generations * math.ceil(size / devices) + math.ceil(rest / devices)
 
 
 class RunTiming(NamedTuple):
@@ -139,14 +138,17 @@ def measure_timing(train: TrainRun, folder: Path, *, steps: int, warmup: int) ->
         "logger.progress": "off",
         "logger.wandb": "off",
     }
-    started_at = time.perf_counter()
-    first_evaluation = train(overrides | {"training.steps": warmup}, folder / "warm")
-    first_seconds = time.perf_counter() - started_at - first_evaluation
-    started_at = time.perf_counter()
+
+    def train_timed(name: str, count: int) -> tuple[float, float]:
+        """Return the duration of a run without its evaluation, and that of the evaluation."""
+        started_at = time.perf_counter()
+        evaluation = train(overrides | {"training.steps": count}, folder / name)
+        return time.perf_counter() - started_at - evaluation, evaluation
+
+    first_seconds, _ = train_timed("warm", warmup)
     # Logging waits for the device, so the times logged at `warmup` and at the end belong to
     # finished steps.
-    evaluation = train(overrides | {"training.steps": warmup + steps}, folder / "measured")
-    seconds = time.perf_counter() - started_at
+    seconds, evaluation = train_timed("measured", warmup + steps)
     with (folder / "measured" / "metrics.csv").open(newline="") as file:
         clock = {
             int(row["step"]): float(row["seconds"])
@@ -155,10 +157,9 @@ def measure_timing(train: TrainRun, folder: Path, *, steps: int, warmup: int) ->
         }
     step = (clock[warmup + steps] - clock[warmup]) / steps
     save = _time_save(folder / "measured" / "checkpoint.pt")
-    fixed = max(0.0, seconds - (warmup + steps) * step - evaluation - save)
-    return RunTiming(
-        step, evaluation, save, fixed, max(0.0, first_seconds - fixed - warmup * step - save)
-    )
+    fixed = max(0.0, seconds - (warmup + steps) * step - save)
+    start = max(0.0, first_seconds - fixed - warmup * step - save)
+    return RunTiming(step, evaluation, save, fixed, start)
 
 
 def _time_save(path: Path) -> float:
@@ -202,29 +203,17 @@ def price_plan(
         start: start-up of a worker [s]; None means that it is part of the runs.
         price: money for a device hour.
     """
-    rows = []
+    # (stage, runs, duration of a run, rounds)
+    stages = [
+        (stage.name, stage.runs, seconds(stage), stage.count_rounds(devices)) for stage in plan
+    ]
     # A start-up of 0 s has a row as well: a busy moment during the measurement may have hidden it.
     if start is not None:
-        rows.append(
-            CostRow(
-                "start-up",
-                devices,
-                SecondsRange(start, start, start),
-                devices * start / _HOUR,
-                start / _HOUR,
-            )
-        )
-    for stage in plan:
-        duration = seconds(stage)
-        rows.append(
-            CostRow(
-                stage.name,
-                stage.runs,
-                duration,
-                stage.runs * duration.median / _HOUR,
-                stage.count_rounds(devices) * duration.median / _HOUR,
-            )
-        )
+        stages.insert(0, ("start-up", devices, SecondsRange(start, start, start), 1))
+    rows = [
+        CostRow(name, runs, run, runs * run.median / _HOUR, rounds * run.median / _HOUR)
+        for name, runs, run, rounds in stages
+    ]
     hours = sum(row.device_hours for row in rows)
     return PlanCost(
         rows,
@@ -238,12 +227,9 @@ def price_plan(
 
 def _sum_hours(rows: Sequence[CostRow], side: str) -> float | None:
     """Sum the device hours at one side of the ranges; None if one of them is not known."""
-    bounds = [getattr(row.seconds, side) for row in rows]
-    return (
-        None
-        if None in bounds
-        else sum(row.runs * bound for row, bound in zip(rows, bounds, strict=True)) / _HOUR
-    )
+    seconds = [(row.runs, getattr(row.seconds, side)) for row in rows]
+    known = [runs * bound / _HOUR for runs, bound in seconds if bound is not None]
+    return sum(known) if len(known) == len(rows) else None
 
 
 def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRange]:
@@ -258,19 +244,11 @@ def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRa
     Raises:
         UserError: there is no such study, or it has no complete trial.
     """
-    runs = [
-        trial.facts
-        for trial in read_study(url, name).trials
-        if trial.state == "complete" and "copied_from" not in trial.facts
-    ]
-    seconds = {
-        tested: [
-            facts["seconds"]
-            for facts in runs
-            if "seconds" in facts and bool(facts.get("test")) == tested
-        ]
-        for tested in (False, True)
-    }
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for trial in read_study(url, name).trials:
+        facts = trial.facts
+        if trial.state == "complete" and "copied_from" not in facts and "seconds" in facts:
+            seconds[bool(facts.get("test"))].append(facts["seconds"])
     if not any(seconds.values()):
         raise user_error(
             got=f"study {name} in {redact_url(url)}, without a complete trial",

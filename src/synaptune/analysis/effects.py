@@ -29,7 +29,7 @@ false positives.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synaptune.analysis.replay import Replay, SampleBatch
@@ -85,21 +85,16 @@ def find_effects(replay: Replay, names: Sequence[str], *, seed: int = 0) -> list
     history: list[tuple[NDArray[Any], NDArray[Any], int]] = []
     weight = _FIRST_WEIGHT
     for number, batch in enumerate(replay.batches):
-        complete = [
-            index
-            for index, loss in enumerate(batch.losses)
-            if loss is not None and math.isfinite(loss)
-        ]
-        losses = np.array([batch.losses[index] for index in complete], dtype=float)
-        units = np.array([batch.trials[index].unit for index in complete]).reshape(
-            len(complete), len(names)
-        )
+        losses = np.array(batch.losses, dtype=float)  # None becomes NaN
+        complete = np.flatnonzero(np.isfinite(losses))
+        losses = losses[complete]
+        units = np.array([batch.trials[index].unit for index in complete])
         if (
             len(complete) >= _MIN_COMPLETE
             and len({*losses.tolist()}) > 1
             and sum(len(earlier) for _, earlier, _ in history) > 2 * _MIN_COMPLETE
         ):
-            model = _RankModel(history, number, batch)
+            model = _fit_model(history, number, batch)
             if weight >= _MIN_WEIGHT:
                 statistic, variance = _score_generation(batch, complete, units, losses, model, rng)
                 sums += weight * statistic
@@ -113,7 +108,7 @@ def find_effects(replay: Replay, names: Sequence[str], *, seed: int = 0) -> list
 
     from synaptune.analysis.compare import holm
 
-    z = np.where(variances > 0.0, sums / np.sqrt(np.where(variances > 0.0, variances, 1.0)), 0.0)
+    z = sums / np.sqrt(np.where(variances > 0.0, variances, np.inf))
     p = norm.sf(z).tolist()
     adjusted = holm(p)
     return [
@@ -124,10 +119,10 @@ def find_effects(replay: Replay, names: Sequence[str], *, seed: int = 0) -> list
 
 def _score_generation(
     batch: SampleBatch,
-    complete: Sequence[int],
+    complete: NDArray[Any],
     units: NDArray[Any],
     losses: NDArray[Any],
-    model: _RankModel,
+    model: Callable[[NDArray[Any]], NDArray[Any]],
     rng: Any,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Compute T and its variance for one generation by parameter, eqs. (1) to (3)."""
@@ -156,7 +151,7 @@ def _score_generation(
 
 
 def _redraw_coordinates(
-    batch: SampleBatch, complete: Sequence[int], units: NDArray[Any], rng: Any
+    batch: SampleBatch, complete: NDArray[Any], units: NDArray[Any], rng: Any
 ) -> NDArray[Any]:
     """Draw each coordinate of each point again, given its others, eq. (1).
 
@@ -170,7 +165,7 @@ def _redraw_coordinates(
     points, size = units.shape
     if batch.mean is None or batch.covariance is None:
         return rng.random((size, _DRAWS, points))
-    samples = batch.samples[list(complete)]
+    samples = batch.samples[complete]
     precision = np.linalg.inv(batch.covariance)
     deviations = samples - batch.mean
     scale = 1.0 / np.sqrt(np.diag(precision))
@@ -207,85 +202,44 @@ def _residual_scores(scores: NDArray[Any], expected: NDArray[Any]) -> NDArray[An
     )
 
 
-class _RankModel:
-    """The model f: a ridge regression of rank scores on the coordinates.
+def _fit_model(
+    history: Sequence[tuple[NDArray[Any], NDArray[Any], int]], number: int, batch: SampleBatch
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Fit the model f to earlier generations: a ridge regression of rank scores.
 
-    Its features are the coordinates, their squares and, for few parameters, their products.
-    """
+    Its features are the coordinates, their squares and, for few parameters, their products. The
+    penalty has the smallest leave-one-out error.
 
-    def __init__(
-        self,
-        history: Sequence[tuple[NDArray[Any], NDArray[Any], int]],
-        number: int,
-        batch: SampleBatch,
-    ) -> None:
-        """Fit the model to earlier generations.
+    Args:
+        history: units, losses and number of each earlier generation.
+        number: number of the current generation.
+        batch: the current generation, which gives the centre and scale of the coordinates.
 
-        Args:
-            history: units, losses and number of each earlier generation.
-            number: number of the current generation.
-            batch: the current generation, which gives the centre and scale of the coordinates.
-        """
-        import numpy as np
-
-        units = np.concatenate([entry[0] for entry in history])[-_MAX_POINTS:]
-        losses = np.concatenate([entry[1] for entry in history])[-_MAX_POINTS:]
-        ages = np.concatenate(
-            [np.full(len(entry[1]), number - entry[2], dtype=float) for entry in history]
-        )[-_MAX_POINTS:]
-        size = units.shape[1]
-        self._centre = np.full(size, 0.5) if batch.mean is None else np.clip(batch.mean, 0.0, 1.0)
-        self._scale = (
-            np.full(size, math.sqrt(1.0 / 12.0))
-            if batch.covariance is None
-            else np.sqrt(np.diag(batch.covariance))
-        )
-        weights = np.ones(len(ages)) if batch.mean is None else np.exp(-ages / _MEMORY)
-        features = self._features(units)
-        self._means = (weights @ features) / weights.sum()
-        self._sizes = np.sqrt(weights @ (features - self._means) ** 2 / weights.sum())
-        self._sizes[self._sizes == 0.0] = 1.0
-        root_weights = np.sqrt(weights)
-        design = (features - self._means) / self._sizes * root_weights[:, None]
-        scores = _normal_scores(losses)
-        target = (scores - (weights @ scores) / weights.sum()) * root_weights
-        self._weights = _fit_ridge(design, target)
-
-    def __call__(self, units: NDArray[Any]) -> NDArray[Any]:
-        """Predict the scores of points (k, n)."""
-        return (self._features(units) - self._means) / self._sizes @ self._weights
-
-    def _features(self, units: NDArray[Any]) -> NDArray[Any]:
-        import numpy as np
-
-        z = (units - self._centre) / self._scale
-        # A quadratic does not extrapolate. Saturation lets points of earlier, wider generations
-        # count by their direction.
-        z = np.tanh(z / 3.0) * 3.0
-        parts = [z, z**2]
-        if z.shape[1] <= _MAX_FOR_PRODUCTS:
-            first, second = np.triu_indices(z.shape[1], 1)
-            parts.append(z[:, first] * z[:, second])
-        return np.concatenate(parts, axis=1)
-
-
-def _fit_ridge(design: NDArray[Any], target: NDArray[Any]) -> NDArray[Any]:
-    """Fit ridge weights with the penalty that minimises generalised cross-validation.
-
-    Source: Golub, Heath and Wahba 1979.
+    Returns:
+        A function from points (k, n) to their predicted scores (k,).
     """
     import numpy as np
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
 
-    left, values, right = np.linalg.svd(design, full_matrices=False)
-    projections = left.T @ target
-    residual_norm = float(target @ target - projections @ projections)
-    best_score, best_factors = math.inf, values * 0.0
-    for penalty in _PENALTIES:
-        shrinkage = values**2 / (values**2 + penalty * len(target))
-        freedom = len(target) - float(shrinkage.sum())
-        if freedom <= 0.0:
-            continue
-        score = (float((((1.0 - shrinkage) * projections) ** 2).sum()) + residual_norm) / freedom**2
-        if score < best_score:
-            best_score, best_factors = score, shrinkage / np.where(values > 0.0, values, 1.0)
-    return right.T @ (best_factors * projections)
+    units = np.concatenate([entry[0] for entry in history])[-_MAX_POINTS:]
+    losses = np.concatenate([entry[1] for entry in history])[-_MAX_POINTS:]
+    ages = np.concatenate([np.full(len(entry[1]), number - entry[2]) for entry in history])
+    first, second = np.triu_indices(units.shape[1], 1)
+    weights, centre, scale = np.ones(len(losses)), 0.5, math.sqrt(1.0 / 12.0)
+    if batch.mean is not None and batch.covariance is not None:
+        weights = np.exp(-ages[-_MAX_POINTS:] / _MEMORY)
+        centre, scale = np.clip(batch.mean, 0.0, 1.0), np.sqrt(np.diag(batch.covariance))
+
+    def make_features(points: NDArray[Any]) -> NDArray[Any]:
+        # A quadratic does not extrapolate. Saturation lets points of earlier, wider generations
+        # count by their direction.
+        z = np.tanh((points - centre) / scale / 3.0) * 3.0
+        products = [z[:, first] * z[:, second]] if z.shape[1] <= _MAX_FOR_PRODUCTS else []
+        return np.concatenate([z, z**2, *products], axis=1)
+
+    features = make_features(units)
+    scaler = StandardScaler().fit(features, sample_weight=weights)
+    ridge = RidgeCV(alphas=[penalty * len(losses) for penalty in _PENALTIES])
+    ridge.fit(scaler.transform(features), _normal_scores(losses), sample_weight=weights)
+    return lambda points: ridge.predict(scaler.transform(make_features(points)))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from synaptune.analysis.ablation import compute_ablation
 from synaptune.analysis.convergence import (
@@ -20,7 +19,7 @@ from synaptune.analysis.importance import compute_importances
 from synaptune.analysis.profiles import fit_profiles
 from synaptune.analysis.ranking import rescore_study
 from synaptune.analysis.replay import Replay, replay
-from synaptune.analysis.results import Effect, Evidence, Importance, ValidationResult
+from synaptune.analysis.results import Evidence, Importance, ValidationResult
 from synaptune.analysis.validation import (
     compute_validation,
     measure_noise,
@@ -33,9 +32,6 @@ from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import redact_url
 from synaptune.study.reader import BASELINE, GATES, StudySnapshot
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 INSPECTIONS = "portraits"  # key of the study's note
 
@@ -55,32 +51,26 @@ def gather_evidence(
     against = None if against is None else rescore_study(against, by=snapshot)
     snapshot = rescore_study(snapshot)
     phase = snapshot.searches[-1] if snapshot.searches else None
-    search_space = None if phase is None else snapshot.spaces[phase]  # in the optimizer's order
-    space = None if search_space is None else sort_space_by_subsystem(search_space)
-    names = () if space is None else space.names
-    trials, validation = snapshot.search_trials, compute_validation(snapshot)
-    units = (
-        []
-        if search_space is None
-        else [_reorder_unit(search_space, names, trial) for trial in trials]
-    )
+    search_space = Space(()) if phase is None else snapshot.spaces[phase]  # the optimizer's order
+    space = sort_space_by_subsystem(search_space)
+    names, trials = space.names, snapshot.search_trials
+    units = [_reorder_unit(search_space, names, trial) for trial in trials]
     losses = [snapshot.get_complete_loss(trial) for trial in trials]
-    best, start = (
-        _choose_best(snapshot, trials, validation),
-        _find_start_values(snapshot, trials, space),
-    )
-    effects = (
-        find_effects(replayed, search_space.names) if deep and search_space is not None else []
-    )
+    validation = compute_validation(snapshot)
+    best = _choose_best(snapshot, trials, validation)
+    start = _find_start_values(snapshot, trials, space)
+    effects = find_effects(replayed, search_space.names) if deep else []
     effects.sort(key=lambda effect: names.index(effect.name))
-    generations = (
-        []
-        if search_space is None
-        else summarise_generations(snapshot, replayed.diagnostics, search_space, trials)
-    )
+    generations = summarise_generations(snapshot, replayed.diagnostics, search_space, trials)
     correlation = _reorder_correlation(replayed, names)
-    null = _simulate_null(snapshot, space, len(generations), deep)
-    pairs = rank_pairs(space, correlation, null) if space is not None and correlation else []
+    engine = snapshot.engine
+    null = simulate_null(engine, space, len(generations)) if deep and engine is not None else None
+    pairs = rank_pairs(space, correlation, null) if correlation else []
+    runs = [
+        trial
+        for trial in snapshot.trials
+        if trial.state != "running" and "copied_from" not in trial.facts
+    ]
     return Evidence(
         name=snapshot.name,
         phase=phase,
@@ -97,9 +87,11 @@ def gather_evidence(
         generations=generations,
         correlation=correlation,
         effects=effects,
-        effects_note=_explain_no_effects(replayed, effects, deep),
+        effects_note=""
+        if effects or not deep
+        else replayed.note or "too few complete generations to compare",
         importances=compute_importances(snapshot, space, trials)
-        if deep and space is not None
+        if deep
         else [Importance(name, None, None) for name in names],
         hypotheses=[]
         if best is None
@@ -111,23 +103,24 @@ def gather_evidence(
             effects=effects,
             pairs=pairs,
         ),
-        profiles=[] if space is None else fit_profiles(space, units, losses),
+        profiles=fit_profiles(space, units, losses),
         noise=measure_noise(snapshot),
         selection_bias=measure_selection_bias(snapshot, best),
         ablation=compute_ablation(snapshot),
         failures=_group_failures(snapshot),
         curves=_collect_curves(snapshot, validation),
-        seconds_by_phase=_sum_by_phase(
-            snapshot, lambda trial: trial.facts.get(schema.SECONDS, 0.0)
-        ),
-        runs_by_phase={
-            phase: int(count) for phase, count in _sum_by_phase(snapshot, lambda trial: 1.0).items()
+        seconds_by_phase={
+            name: sum(trial.facts.get(schema.SECONDS, 0.0) for trial in members)
+            for name, members in _group_by_phase(runs).items()
         },
+        runs_by_phase={name: len(members) for name, members in _group_by_phase(runs).items()},
         started_at=min(snapshot.start_times.values(), default=None),
-        ended_at=_find_end(snapshot),
+        ended_at=None
+        if any(trial.state == "running" for trial in snapshot.trials)
+        else max(snapshot.end_times.values(), default=None),
         provenance=_collect_provenance(snapshot),
         inspections=snapshot.notes.get(INSPECTIONS) or {},
-        space=space,
+        space=None if phase is None else space,
         gates=snapshot.notes.get(GATES) or (),
         fixed={
             key.removeprefix(schema.FIXED_PREFIX): value
@@ -182,28 +175,19 @@ def _choose_best(
 
 
 def _find_start_values(
-    snapshot: StudySnapshot, trials: Sequence[Trial], space: Space | None
+    snapshot: StudySnapshot, trials: Sequence[Trial], space: Space
 ) -> dict[str, Value]:
     """Find the values of the baseline: those of its run, else the start of the search."""
     pairs, baseline = pair_validation_runs(snapshot), snapshot.get_phase_trials(BASELINE)
-    if pairs:
-        return dict(pairs[0][0].values)
-    if baseline:
-        return dict(baseline[0].values)
+    if pairs or baseline:
+        return dict((pairs[0][0] if pairs else baseline[0]).values)
     stored = {
-        name: snapshot.configuration.get(f"{schema.START_PREFIX}{name}")
-        for name in (() if space is None else space.names)
+        name: snapshot.configuration.get(f"{schema.START_PREFIX}{name}") for name in space.names
     }
-    if stored and all(value is not None for value in stored.values()):
+    if stored and None not in stored.values():
         return stored  # type: ignore[return-value]
     adaptive = snapshot.engine is not None and snapshot.engine.name == "cma"
     return dict(trials[0].values) if trials and adaptive else {}
-
-
-def _explain_no_effects(replayed: Replay, effects: Sequence[Effect], deep: bool) -> str:
-    if effects or not deep:
-        return ""
-    return replayed.note or "too few complete generations to compare"
 
 
 def _reorder_correlation(replayed: Replay, names: Sequence[str]) -> list[list[float]]:
@@ -212,15 +196,6 @@ def _reorder_correlation(replayed: Replay, names: Sequence[str]) -> list[list[fl
     last = replayed.diagnostics[-1]
     order = [list(last.mean).index(name) for name in names]
     return [[last.correlation[i][j] for j in order] for i in order]
-
-
-def _simulate_null(
-    snapshot: StudySnapshot, space: Space | None, generation_count: int, deep: bool
-) -> NDArray[Any] | None:
-    """Simulate the correlations of null searches of the same length; None if not available."""
-    if not deep or space is None or snapshot.engine is None:
-        return None
-    return simulate_null(snapshot.engine, space, generation_count)
 
 
 def _group_failures(snapshot: StudySnapshot) -> dict[str, list[Trial]]:
@@ -238,33 +213,21 @@ def _collect_curves(
     """Collect the reported losses by step of the validation runs."""
     if validation is None:
         return {}
-    runs = [
-        (side, trial)
-        for side, trials in (("baseline", validation.before), ("best", validation.after))
-        for trial in trials
-    ]
+    sides = (("baseline", validation.before), ("best", validation.after))
     return {
         f"{side} seed {trial.facts[schema.SEED]}": snapshot.curves[trial.number]
-        for side, trial in runs
+        for side, trials in sides
+        for trial in trials
         if snapshot.curves.get(trial.number)
     }
 
 
-def _sum_by_phase(snapshot: StudySnapshot, amount) -> dict[str, float]:
-    """Sum over the ended runs, without copies, by phase in the order of the protocol."""
-    sums: dict[str, float] = {}
-    for trial in snapshot.trials:
-        if trial.state != "running" and "copied_from" not in trial.facts:
-            phase = trial.facts.get(schema.PHASE, "search")
-            sums[phase] = sums.get(phase, 0.0) + amount(trial)
-    return sums
-
-
-def _find_end(snapshot: StudySnapshot) -> datetime | None:
-    """Return the end of the last trial; None while a trial is running or before the first end."""
-    if any(trial.state == "running" for trial in snapshot.trials):
-        return None
-    return max(snapshot.end_times.values(), default=None)
+def _group_by_phase(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
+    """Group trials by phase, in the order of the protocol."""
+    groups: dict[str, list[Trial]] = defaultdict(list)
+    for trial in trials:
+        groups[trial.facts.get(schema.PHASE, "search")].append(trial)
+    return groups
 
 
 def _collect_provenance(snapshot: StudySnapshot) -> dict[str, Any]:
@@ -276,10 +239,7 @@ def _collect_provenance(snapshot: StudySnapshot) -> dict[str, Any]:
             key=str,
         )
 
-    seeds: dict[str, list[int]] = {}
-    for trial in snapshot.trials:
-        if (seed := trial.facts.get(schema.SEED)) is not None:
-            seeds.setdefault(trial.facts.get(schema.PHASE, "search"), []).append(seed)
+    seeded = [trial for trial in snapshot.trials if trial.facts.get(schema.SEED) is not None]
     engine = snapshot.engine
     return {
         "study": snapshot.name,
@@ -289,7 +249,10 @@ def _collect_provenance(snapshot: StudySnapshot) -> dict[str, Any]:
         "devices": list_values("device"),
         "data fingerprints": list_values("data_fingerprint"),
         "configuration fingerprints": list_values("config_fingerprint"),
-        "seeds": {phase: sorted(set(values)) for phase, values in seeds.items()},
+        "seeds": {
+            phase: sorted({trial.facts[schema.SEED] for trial in members})
+            for phase, members in _group_by_phase(seeded).items()
+        },
         "schema version": snapshot.notes.get(schema.VERSION_KEY),
         "reproduced to the last bit": {
             side: inspection.get("reproduced")

@@ -62,10 +62,8 @@ def replay(snapshot: StudySnapshot) -> Replay:
 
     The result is empty, with a note, for optimizers whose distribution is not known.
     """
-    engine, trials = (
-        snapshot.engine,
-        [trial for trial in snapshot.search_trials if trial.state != "running"],
-    )
+    engine = snapshot.engine
+    trials = [trial for trial in snapshot.search_trials if trial.state != "running"]
     if engine is None or not trials:
         return Replay(note="no search has begun")
     space = snapshot.spaces[snapshot.searches[-1]]
@@ -80,17 +78,9 @@ def replay(snapshot: StudySnapshot) -> Replay:
 def _replay_uniform(trials: Sequence[Trial], losses: Sequence[float | None]) -> Replay:
     import numpy as np
 
-    batches = [
-        SampleBatch(
-            trials[first : first + BATCH_SIZE],
-            losses[first : first + BATCH_SIZE],
-            np.array([trial.unit for trial in trials[first : first + BATCH_SIZE]]),
-            None,
-            None,
-        )
-        for first in range(0, len(trials), BATCH_SIZE)
-    ]
-    return Replay(batches)
+    parts = [slice(first, first + BATCH_SIZE) for first in range(0, len(trials), BATCH_SIZE)]
+    units = np.array([trial.unit for trial in trials])
+    return Replay([SampleBatch(trials[i], losses[i], units[i], None, None) for i in parts])
 
 
 def _replay_cma(

@@ -13,6 +13,9 @@ from synaptune.study.database import keys as schema
 from synaptune.study.reader import BASELINE, VALIDATION, StudySnapshot
 
 PERPLEXITY, LOSS, TEST_LOSS = "test_perplexity", "val_loss", "test_loss"
+PROCEED = 10.0  # improvement that is enough alone [%]; chosen: the plan's gate
+CONSIDER = 5.0  # improvement worth a second look [%]; chosen: the plan's gate
+GINI_GAIN = 10.0  # rise of the experts' Gini that makes up for less [%]; chosen: the plan's gate
 
 
 def find_validated_pair(snapshot: StudySnapshot) -> tuple[Trial, Trial] | None:
@@ -29,13 +32,20 @@ def find_validated_pair(snapshot: StudySnapshot) -> tuple[Trial, Trial] | None:
     return (trials[0], others[-1]) if others else None
 
 
-def pair_validation_runs(snapshot: StudySnapshot) -> list[tuple[Trial, Trial]]:
-    """Pair the complete validation runs of the baseline and the best by seed."""
+def pair_validation_runs(snapshot: StudySnapshot, *facts: str) -> list[tuple[Trial, Trial]]:
+    """Pair the complete validation runs of the baseline and the best by seed.
+
+    Args:
+        snapshot: the study.
+        facts: names of facts that both runs of a pair need.
+    """
     points = find_validated_pair(snapshot)
     if points is None:
         return []
     complete = [
-        trial for trial in snapshot.get_phase_trials(VALIDATION) if trial.state == "complete"
+        trial
+        for trial in snapshot.get_phase_trials(VALIDATION)
+        if trial.state == "complete" and all(name in trial.facts for name in facts)
     ]
     before, after = (
         {trial.facts.get(schema.SEED): trial for trial in complete if trial.values == point.values}
@@ -50,15 +60,13 @@ def compute_validation(snapshot: StudySnapshot) -> ValidationResult | None:
     Returns:
         The result; None with fewer than two complete pairs, or without a test split.
     """
-    pairs = [
-        pair
-        for pair in pair_validation_runs(snapshot)
-        if all(PERPLEXITY in trial.facts for trial in pair)
-    ]
+    pairs = pair_validation_runs(snapshot, PERPLEXITY)
     if len(pairs) < 2:
         return None
     before, after = ([pair[side] for pair in pairs] for side in (0, 1))
-    gain = compare(_read_facts(before, PERPLEXITY), _read_facts(after, PERPLEXITY))
+    gain = compare(
+        [run.facts[PERPLEXITY] for run in before], [run.facts[PERPLEXITY] for run in after]
+    )
     decision = decide(Improvement(gain.mean, gain.low, gain.high), measure_gini_gain(before, after))
     return ValidationResult(before, after, gain, decision.action, decision.reason)
 
@@ -80,17 +88,18 @@ def measure_gini_gain(before: Sequence[Trial], after: Sequence[Trial]) -> float 
 
 def measure_noise(snapshot: StudySnapshot) -> Noise:
     """Measure the spread of the validation loss over seeds, and over candidates on one seed."""
-    pairs = [
-        pair
-        for pair in pair_validation_runs(snapshot)
-        if all(LOSS in trial.facts for trial in pair)
-    ]
-    before, after = (_read_facts([pair[side] for pair in pairs], LOSS) for side in (0, 1))
+    pairs = pair_validation_runs(snapshot, LOSS)
+    before, after = ([pair[side].facts[LOSS] for pair in pairs] for side in (0, 1))
+    differences = [new - old for old, new in zip(before, after, strict=True)]
     candidates = [
         trial.objective for trial in snapshot.search_trials if trial.objective is not None
     ]
-    differences = [new - old for old, new in zip(before, after, strict=True)]
-    return Noise(*map(_standard_deviation, (before, after, differences, candidates)))
+    return Noise(
+        *(
+            statistics.stdev(losses) if len(losses) > 1 else None
+            for losses in (before, after, differences, candidates)
+        )
+    )
 
 
 def measure_selection_bias(snapshot: StudySnapshot, best: Trial | None) -> SelectionBias | None:
@@ -99,57 +108,32 @@ def measure_selection_bias(snapshot: StudySnapshot, best: Trial | None) -> Selec
     Returns:
         The gains; None unless the objective of the search is the validation loss.
     """
-    pairs = [
-        pair
-        for pair in pair_validation_runs(snapshot)
-        if all(LOSS in trial.facts and TEST_LOSS in trial.facts for trial in pair)
-    ]
+    pairs = pair_validation_runs(snapshot, LOSS, TEST_LOSS)
     if snapshot.configuration.get("objective.name") != LOSS or best is None or not pairs:
         return None
-    start = _find_start_trial(snapshot, pairs[0][0])
-    if start is None or start.objective is None or best.objective is None:
+    start = _find_start_loss(snapshot, pairs[0][0])
+    if start is None or best.objective is None:
         return None
     fresh, test = (
         statistics.fmean(old.facts[name] - new.facts[name] for old, new in pairs)
         for name in (LOSS, TEST_LOSS)
     )
-    return SelectionBias(start.objective - best.objective, fresh, test)
+    return SelectionBias(start - best.objective, fresh, test)
 
 
-def _find_start_trial(snapshot: StudySnapshot, baseline: Trial) -> Trial | None:
-    """Find the evaluation of the baseline's point in the search, else the run of the baseline.
+def _find_start_loss(snapshot: StudySnapshot, baseline: Trial) -> float | None:
+    """Find the loss of the baseline's point in the search, else that of the baseline phase.
 
-    The run of the baseline is comparable only if each trial of the search has one seed.
+    The baseline phase is comparable only if each trial of the search has one seed.
     """
-    in_search = [
+    runs = [
         trial
         for trial in snapshot.search_trials
         if all(baseline.values.get(name) == value for name, value in trial.values.items())
     ]
-    baseline_runs = (
-        []
-        if snapshot.configuration.get("search.seeds", 1) != 1
-        else snapshot.get_phase_trials(BASELINE)
-    )
-    candidates = (*in_search, *baseline_runs)
-    return next((trial for trial in candidates if trial.objective is not None), None)
-
-
-def _read_facts(runs: Sequence[Trial], name: str) -> list[float]:
-    return [run.facts[name] for run in runs]
-
-
-def _standard_deviation(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-PROCEED = 10.0  # improvement that is enough alone [%]; chosen: the plan's gate
-
-
-CONSIDER = 5.0  # improvement worth a second look [%]; chosen: the plan's gate
-
-
-GINI_GAIN = 10.0  # rise of the experts' Gini that makes up for less [%]; chosen: the plan's gate
+    if snapshot.configuration.get("search.seeds", 1) == 1:
+        runs += snapshot.get_phase_trials(BASELINE)
+    return next((run.objective for run in runs if run.objective is not None), None)
 
 
 class Decision(NamedTuple):
@@ -168,27 +152,16 @@ def decide(improvement: Improvement, gini_gain: float | None) -> Decision:
         improvement: mean and interval [%].
         gini_gain: relative rise of the experts' Gini coefficient [%]; None for dense models.
     """
-    mean = improvement.mean
+    mean, improved = improvement.mean, f"perplexity improved by {improvement.mean:.1f} %"
+    if mean < 0.0:
+        return Decision("stop", f"perplexity worsened by {-mean:.1f} %")
     if mean < CONSIDER:
-        change = (
-            f"worsened by {-mean:.1f} %"
-            if mean < 0.0
-            else f"improved by {mean:.1f} %, below {CONSIDER:g} %"
-        )
-        return Decision("stop", f"perplexity {change}")
+        return Decision("stop", f"{improved}, below {CONSIDER:g} %")
     if improvement.low <= 0.0:
-        return Decision(
-            "re-evaluate", f"perplexity improved by {mean:.1f} %, but its interval reaches zero"
-        )
+        return Decision("re-evaluate", f"{improved}, but its interval reaches zero")
     if mean > PROCEED:
-        return Decision("proceed", f"perplexity improved by {mean:.1f} %, above {PROCEED:g} %")
+        return Decision("proceed", f"{improved}, above {PROCEED:g} %")
     if gini_gain is not None and gini_gain >= GINI_GAIN:
-        return Decision(
-            "proceed",
-            f"perplexity improved by {mean:.1f} % and the expert Gini by {gini_gain:.0f} %",
-        )
+        return Decision("proceed", f"{improved} and the expert Gini by {gini_gain:.0f} %")
     gini = "" if gini_gain is None else f", with the expert Gini changed by {gini_gain:+.0f} %"
-    return Decision(
-        "re-evaluate",
-        f"perplexity improved by {mean:.1f} %, between {CONSIDER:g} and {PROCEED:g} %{gini}",
-    )
+    return Decision("re-evaluate", f"{improved}, between {CONSIDER:g} and {PROCEED:g} %{gini}")

@@ -1,4 +1,4 @@
-"""`synaptune dashboard`: the studies in the browser, while they run."""
+"""`synaptune dashboard`: the studies in a browser, also while they run."""
 
 from __future__ import annotations
 
@@ -7,47 +7,42 @@ import os
 from pathlib import Path
 from typing import Any
 
+from synaptune.cli.arguments import ArgumentTable, add_subcommand
 from synaptune.core.errors import user_error
 from synaptune.study.database.connection import make_sqlite_url
 
-# Of the environment: unlike an argument, other users of the machine cannot see it
+# An environment variable: other users of the machine can read the arguments of a process.
 TOKEN_VARIABLE = "SYNAPTUNE_DASHBOARD_TOKEN"
+_ARGUMENTS: ArgumentTable = {
+    "study": dict(
+        nargs="?",
+        metavar="STUDY",
+        help="name of a study below outputs/studies, or its folder (default: all studies)",
+    ),
+    "--storage": dict(metavar="URL", help="database of studies, as in study.storage"),
+    "--host": dict(
+        default="127.0.0.1",
+        help="address to listen on (default %(default)s); an address of another machine needs"
+        " --token",
+    ),
+    "--port": dict(
+        type=int, default=8080, help="port (default %(default)s; 0 selects a free port)"
+    ),
+    "--token": dict(
+        metavar="T",
+        help="token that a browser needs; `auto` generates and prints one (environment variable:"
+        f" {TOKEN_VARIABLE})",
+    ),
+    "--write": dict(
+        action="store_true", help="let Optuna Dashboard write notes and delete studies"
+    ),
+}
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser("dashboard", help="the studies in the browser, while they run")
-    parser.add_argument(
-        "study",
-        nargs="?",
-        metavar="STUDY",
-        help="a name below outputs/studies, or a study's folder (default: all)",
-    )
-    parser.add_argument(
-        "--storage", metavar="URL", help="a database of studies, as in study.storage"
-    )
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help=(
-            "address to listen on (default %(default)s); any other than this machine's needs"
-            " --token"
-        ),
-    )
-    parser.add_argument(
-        "--port", type=int, default=8080, help="port (default %(default)s; 0 takes any free one)"
-    )
-    parser.add_argument(
-        "--token",
-        metavar="T",
-        help=(
-            f"what a browser has to show; `auto` makes one and prints it (or set {TOKEN_VARIABLE})"
-        ),
-    )
-    parser.add_argument(
-        "--write", action="store_true", help="let Optuna Dashboard write notes, and delete studies"
-    )
-    parser.set_defaults(command=_run_dashboard)
+    summary = "show the studies in a browser, also while they run"
+    add_subcommand(commands, "dashboard", summary, _ARGUMENTS, _run_dashboard)
 
 
 def _run_dashboard(options: argparse.Namespace) -> None:
@@ -60,76 +55,63 @@ def _run_dashboard(options: argparse.Namespace) -> None:
 
     if find_spec("optuna_dashboard") is None:
         raise user_error(
-            got="no optuna-dashboard",
-            expected="it installed",
+            got="synaptune dashboard without optuna-dashboard",
+            expected="the optional extra `dashboard`",
             do="pip install 'synaptune[dashboard]'",
         )
-    token = choose_token(
-        options.host,
-        os.environ.get(TOKEN_VARIABLE) or None if options.token is None else options.token,
-    )
-    catalogue, start = _make_index(options.study, options.storage)
+    token = os.environ.get(TOKEN_VARIABLE) or None if options.token is None else options.token
+    token = choose_token(options.host, token)
+    index, start = _make_index(options.study, options.storage)
     server = listen(options.host, options.port)
     access = AccessControl(token, options.write, cookie=f"synaptune-{server.server_port}")
-    where = server_url(server, options.host)
 
     def print_url() -> None:
-        print(f"dashboard: {where}{f'?token={quote(token)}' if token else ''}", flush=True)
-        print(
-            "Ctrl-C ends it"
-            + (
-                ""
-                if token is None
-                else (
-                    "; whoever has the token may look, so share it with care (HTTP is not"
-                    " encrypted)"
-                )
-            ),
-            flush=True,
-        )
+        query = f"?token={quote(token)}" if token else ""
+        warning = "; the token gives access to all studies, and HTTP is not encrypted"
+        print(f"dashboard: {server_url(server, options.host)}{query}", flush=True)
+        print(f"Ctrl-C ends it{'' if token is None else warning}", flush=True)
 
-    pages = DashboardApp(catalogue, start=start, write=options.write)
+    pages = DashboardApp(index, start=start, write=options.write)
     serve(server, pages, access, on_ready=print_url)
 
 
 def _make_index(study: str | None, storage: str | None) -> Any:
-    """The studies to show, and the key of the one that was asked for.
+    """Return the index of the studies to show, and the key of the requested study.
 
-    Raises UserError for one that is not there.
+    Raises:
+        UserError: the requested study or database does not exist.
     """
     from synaptune.report.dashboard.study_index import StudyIndex
     from synaptune.report.dashboard.study_status import read_statuses
     from synaptune.study.reader import STUDIES_ROOT, get_study_folder
 
+    if study is None and storage is None:
+        return StudyIndex(STUDIES_ROOT), None
     if storage is not None:
-        read_statuses(storage)  # a database that cannot be read is said here, not in the browser
-        catalogue = StudyIndex(STUDIES_ROOT, urls=[storage])
-        if study is None:
-            return catalogue, None
-        found = [
-            place
-            for place, _ in catalogue.list_studies()[0]
-            if place.name == study and place.url in catalogue.named_urls
-        ]
-    elif study is not None:
-        folder: Path = get_study_folder(study)
-        url = make_sqlite_url(folder.resolve() / "study.db")
-        names = [glance.name for glance in read_statuses(url)]
-        catalogue = StudyIndex(STUDIES_ROOT, folders=[folder])
-        places = [place for place, _ in catalogue.list_studies()[0] if place.url == url]
-        found = sorted(places, key=lambda place: place.name != folder.resolve().name)
-        if not names:
+        read_statuses(storage)  # raises the error of an unreadable database before the server runs
+        name, index = study, StudyIndex(STUDIES_ROOT, urls=[storage])
+        databases = index.named_urls
+    else:
+        folder: Path = get_study_folder(str(study))
+        databases = (make_sqlite_url(folder.resolve() / "study.db"),)
+        if not read_statuses(databases[0]):
             raise user_error(
                 got=f"{folder}/study.db without a study",
                 expected="a study that has begun",
                 do="check its name",
             )
-    else:
-        return StudyIndex(STUDIES_ROOT), None
-    if not found:
+        name, index = folder.resolve().name, StudyIndex(STUDIES_ROOT, folders=[folder])
+    if study is None:
+        return index, None
+    entries = [entry for entry, _ in index.list_studies()[0] if entry.url in databases]
+    # A folder has one study, whatever its name is in the database.
+    matches = [entry for entry in entries if entry.name == name] or (
+        entries if storage is None else []
+    )
+    if not matches:
         raise user_error(
             got=f"no study {study} there",
             expected="one of its studies",
             do="check its name, or leave it out to see all",
         )
-    return catalogue, found[0].key
+    return index, matches[0].key

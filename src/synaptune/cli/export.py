@@ -7,30 +7,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from synaptune.cli.arguments import STUDY_ARGUMENTS, ArgumentTable, add_subcommand
 from synaptune.core.errors import user_error
+
+_ARGUMENTS: ArgumentTable = {
+    **STUDY_ARGUMENTS,
+    "--format": dict(choices=("csv", "parquet"), help="(default: by the ending of FILE, else csv)"),
+    "--out": dict(
+        type=Path, metavar="FILE", help="file to write (default: standard output; csv only)"
+    ),
+}
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser("export", help="write the trials of a study as a table")
-    parser.add_argument(
-        "study",
-        metavar="STUDY",
-        help="a name below outputs/studies, or a study's folder; with --storage, its name there",
+    add_subcommand(
+        commands, "export", "write the trials of a study as a table", _ARGUMENTS, _run_export
     )
-    parser.add_argument(
-        "--storage", metavar="URL", help="the database of the study, as in study.storage"
-    )
-    parser.add_argument(
-        "--format", choices=("csv", "parquet"), help="(default: by the name of FILE, else csv)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="file to write (default: the terminal; csv only)",
-    )
-    parser.set_defaults(command=_run_export)
 
 
 def _run_export(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The `synaptune` command: the protocols, and what one does beside training and searching."""
+"""The `synaptune` command: the protocols, and the commands for models and studies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from synaptune.core.errors import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 2 after a user's mistake, 130 after Ctrl-C."""
+    """Run the command and return its exit code: 2 after a user error, 130 after Ctrl-C."""
     options = _parse_options(sys.argv[1:] if arguments is None else arguments)
     return run_command(
         lambda: options.command(options),
@@ -44,7 +44,7 @@ def _parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="synaptune",
-        description="Tune the synapses of a transformer, and measure what the tuning is worth. "
+        description="Tune the synapses of a transformer, and measure the gain. "
         "`python train.py` trains one model, or searches with -m.",
         epilog="`synaptune COMMAND --help` explains a command.",
     )

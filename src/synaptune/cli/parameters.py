@@ -1,29 +1,26 @@
-"""`synaptune parameters` and `synaptune sensitivity`: the parameters, their ranges, and what each
-does to the training loss.
-"""
+"""`synaptune parameters` and `synaptune sensitivity`: the parameters and what they change."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from synaptune.cli.arguments import ArgumentTable, add_subcommand
 from synaptune.core.errors import user_error
+
+_SENSITIVITY_ARGUMENTS: ArgumentTable = {
+    "--seeds": dict(
+        type=int, default=3, help="runs that measure the spread over seeds (default %(default)s)"
+    )
+}
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommands `parameters` and `sensitivity`."""
-    parameters = commands.add_parser("parameters", help="list the parameters with their ranges")
-    parameters.set_defaults(command=_run_parameters)
-    sensitivity = commands.add_parser(
-        "sensitivity", help="what both ends of every parameter do to the training loss (minutes)"
-    )
-    sensitivity.add_argument(
-        "--seeds",
-        type=int,
-        default=3,
-        help="runs that measure the spread over seeds (default %(default)s)",
-    )
-    sensitivity.set_defaults(command=_run_sensitivity)
+    summary = "list the parameters with their ranges"
+    add_subcommand(commands, "parameters", summary, {}, _run_parameters)
+    summary = "measure the training loss at both ends of every parameter (minutes)"
+    add_subcommand(commands, "sensitivity", summary, _SENSITIVITY_ARGUMENTS, _run_sensitivity)
 
 
 def _run_sensitivity(options: argparse.Namespace) -> None:
@@ -34,11 +31,11 @@ def _run_sensitivity(options: argparse.Namespace) -> None:
     from synaptune.analysis import sensitivity
 
     print(sensitivity.format_header())
-    effects, dust = sensitivity.measure_sensitivities(
+    sensitivities, rounding_noise = sensitivity.measure_sensitivities(
         sensitivity.ShortRun(seeds=options.seeds),
-        on_result=lambda effect: print(sensitivity.format_row(effect), flush=True),
+        on_result=lambda result: print(sensitivity.format_row(result), flush=True),
     )
-    print(sensitivity.format_summary(effects, dust))
+    print(sensitivity.format_summary(sensitivities, rounding_noise))
 
 
 def _run_parameters(_: argparse.Namespace) -> None:
@@ -48,21 +45,20 @@ def _run_parameters(_: argparse.Namespace) -> None:
     from synaptune.report.table_model import Column, Table
     from synaptune.synapse.circuit import SPECS
 
-    names = ("default", "low", "high")
     columns = (
         Column("parameter"),
-        *(Column(name, "value") for name in names),
+        *(Column(name, "value") for name in ("default", "low", "high")),
         Column("scale"),
         Column("unit"),
     )
     rows = []
     for spec in SPECS:
+        name = f"{spec.name} *" if spec.phase == 1 else spec.name
         suffix = " x steps" if spec.of_run else ""
-        bounds = [f"{bound:g}{suffix}" for bound in (spec.low, spec.high)]
-        name = spec.name + (" *" if spec.phase == 1 else "")
+        bounds = f"{spec.low:g}{suffix}", f"{spec.high:g}{suffix}"
         rows.append((name, f"{spec.default:g}", *bounds, spec.scale, spec.unit))
     note = (
-        f"{len(SPECS)} parameters; * is searched in phase 1; docs/parameters.md tells what each"
-        " means"
+        f"{len(SPECS)} parameters; * is searched in phase 1; docs/parameters.md has the meaning of"
+        " each"
     )
     print_table(Table("parameters", "", columns, rows, note), Console())

@@ -1,6 +1,4 @@
-"""`synaptune refine`: a narrower search space from the high performers of a study, or of a table of
-runs.
-"""
+"""`synaptune refine`: a narrower search space from the best runs of a study or of a CSV file."""
 
 from __future__ import annotations
 
@@ -8,76 +6,67 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from synaptune.cli.arguments import (
+    STORAGE_ARGUMENT,
+    ArgumentTable,
+    add_arguments,
+    add_subcommand,
+)
 from synaptune.core.errors import user_error
+
+_ARGUMENTS: ArgumentTable = {
+    "study": dict(
+        metavar="STUDY|FILE.csv",
+        help="name of a study below outputs/studies, its folder, or a CSV file of runs",
+    ),
+    **STORAGE_ARGUMENT,
+    "--metric": dict(
+        metavar="NAME",
+        help="evaluation metric that ranks the runs (default: the objective of the study)",
+    ),
+    "--maximize": dict(action="store_true", help="larger values of the metric are better"),
+    "--rule": dict(
+        choices=("tested", "plan"),
+        default="tested",
+        help="narrow what a test supports, or as the focused-sweep plan does",
+    ),
+    "--parameters": dict(
+        metavar="A,B",
+        help="parameters to refine (default: all that vary and are named like settings)",
+    ),
+    "--rename": dict(
+        action="append",
+        default=[],
+        metavar="COLUMN=PARAMETER",
+        help="name of the column's parameter in the configuration; repeatable",
+    ),
+    "--out": dict(
+        type=Path,
+        metavar="FILE.yaml",
+        help="file of the search space (default: STUDY-refined.yaml in the folder of the study);"
+        " the reasons are written beside it as FILE.md",
+    ),
+    "--name": dict(
+        metavar="NAME",
+        help="name of the search space and of its studies (default: STUDY-refined, or the name of"
+        " FILE)",
+    ),
+}
+_LIMIT_ARGUMENTS: ArgumentTable = {
+    "--threshold": dict(
+        type=float, metavar="X", help="metric from which on a run is a high performer"
+    ),
+    "--quantile": dict(
+        type=float, metavar="Q", help="share of the runs that are high performers (default: 1/3)"
+    ),
+}
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser(
-        "refine",
-        help=(
-            "a narrower search space from the high performers of a study, or of a CSV file of runs"
-        ),
-    )
-    parser.add_argument(
-        "study",
-        metavar="STUDY|FILE.csv",
-        help="a name below outputs/studies, a study's folder, or a CSV file of runs",
-    )
-    parser.add_argument(
-        "--storage", metavar="URL", help="the database of the study, as in study.storage"
-    )
-    parser.add_argument(
-        "--metric",
-        metavar="NAME",
-        help="evaluation metric to rank by (default: the study's objective)",
-    )
-    parser.add_argument("--maximize", action="store_true", help="more of the metric is better")
-    best = parser.add_mutually_exclusive_group()
-    best.add_argument(
-        "--threshold",
-        type=float,
-        metavar="X",
-        help="of the metric, from which on a run is a high performer",
-    )
-    best.add_argument(
-        "--quantile",
-        type=float,
-        metavar="Q",
-        help="the best part of the runs instead (default: a third)",
-    )
-    parser.add_argument(
-        "--rule",
-        choices=("tested", "plan"),
-        default="tested",
-        help="narrow what the data support, or as the focused-sweep plan does",
-    )
-    parser.add_argument(
-        "--parameters",
-        metavar="A,B",
-        help="these only (default: all that vary and look like settings)",
-    )
-    parser.add_argument(
-        "--rename",
-        action="append",
-        default=[],
-        metavar="COLUMN=PARAMETER",
-        help="what a column is called in the configuration; repeatable",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE.yaml",
-        help="the search space (default: STUDY-refined.yaml, in its folder); beside it FILE.md",
-    )
-    parser.add_argument(
-        "--name",
-        metavar="NAME",
-        help=(
-            "of the search space, and of its studies (default: STUDY-refined, or the name of FILE)"
-        ),
-    )
-    parser.set_defaults(command=_run_refine)
+    summary = "narrow a search space to the high performers of a study or of a CSV file of runs"
+    parser = add_subcommand(commands, "refine", summary, _ARGUMENTS, _run_refine)
+    add_arguments(parser.add_mutually_exclusive_group(), _LIMIT_ARGUMENTS)
 
 
 def _run_refine(options: argparse.Namespace) -> None:
@@ -91,7 +80,7 @@ def _run_refine(options: argparse.Namespace) -> None:
     from synaptune.search.space.file import format_space_file
     from synaptune.study.reader import find_study, get_study_folder
 
-    wanted = RunSelection(
+    selection = RunSelection(
         options.metric,
         options.maximize,
         _split_names(options.parameters),
@@ -99,13 +88,13 @@ def _run_refine(options: argparse.Namespace) -> None:
     )
     path = Path(options.study)
     if options.storage is None and path.suffix.lower() == ".csv":
-        runs, beside, source = read_csv_runs(path, wanted), path.parent, path.stem
+        runs, folder, source = read_csv_runs(path, selection), path.parent, path.stem
     else:
-        runs = read_study_runs(find_study(options.study, options.storage), wanted)
-        beside = get_study_folder(options.study) if options.storage is None else Path()
-        source = path.name or path.resolve().name  # whole: a study's name may have dots
+        runs = read_study_runs(find_study(options.study, options.storage), selection)
+        folder = get_study_folder(options.study) if options.storage is None else Path()
+        source = path.name or path.resolve().name  # not the stem: the name may have dots
     name = options.name or (f"{source}-refined" if options.out is None else options.out.stem)
-    out: Path = options.out or beside / f"{name}.yaml"
+    out: Path = options.out or folder / f"{name}.yaml"
     reasons = out.with_suffix(".md")
     _check_output(out, reasons)
     refinement = refine(
@@ -125,7 +114,7 @@ def _run_refine(options: argparse.Namespace) -> None:
 
 
 def _check_output(out: Path, reasons: Path) -> None:
-    """Refuse names that cannot be used, and a Markdown file that is another's."""
+    """Refuse an unknown format, and a Markdown file that another program wrote."""
     from synaptune.report.refinement import REFINEMENT_TITLE
     from synaptune.search.space.file import ENDINGS
 
@@ -146,10 +135,10 @@ def _split_names(text: str | None) -> tuple[str, ...] | None:
 
 
 def _parse_renames(pairs: list[str]) -> dict[str, str]:
-    found = {}
+    renames = {}
     for pair in pairs:
         old, _, new = pair.partition("=")
         if not old or not new:
             raise user_error(got=f"--rename {pair}", expected="COLUMN=PARAMETER", do="correct it")
-        found[old] = new
-    return found
+        renames[old] = new
+    return renames

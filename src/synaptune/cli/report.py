@@ -1,7 +1,4 @@
-"""synaptune report STUDY [STUDY ...]   what a study found, as a page and as Markdown.
-
-Several are compared.
-"""
+"""`synaptune report`: the report of a study, or a comparison of several studies."""
 
 from __future__ import annotations
 
@@ -10,44 +7,37 @@ import time
 from pathlib import Path
 from typing import Any
 
+from synaptune.cli.arguments import (
+    STORAGE_ARGUMENT,
+    STUDY_ARGUMENTS,
+    ArgumentTable,
+    add_subcommand,
+)
 from synaptune.core.errors import user_error
 
-_FORMATS = ("html", "md", "all")
+_ARGUMENTS: ArgumentTable = {
+    "studies": dict(STUDY_ARGUMENTS["study"], nargs="+"),
+    **STORAGE_ARGUMENT,
+    "--against": dict(
+        metavar="STUDY", help="study of a random search with which the convergence is compared"
+    ),
+    "--out": dict(
+        type=Path,
+        metavar="FOLDER",
+        help="folder to write to (default: the folder `report` of the first study)",
+    ),
+    "--format": dict(
+        choices=("html", "md", "all"),
+        default="all",
+        help="one HTML page, Markdown with figures and tables, or both (default)",
+    ),
+}
 
 
 def add_command(commands: Any) -> None:
-    """Add the command to an argument parser's subcommands."""
-    report = commands.add_parser(
-        "report",
-        help="what a study found, as one page and as Markdown; several studies are compared",
-    )
-    report.add_argument(
-        "studies",
-        nargs="+",
-        metavar="STUDY",
-        help="a name below outputs/studies, or a study's folder; with --storage, its name there",
-    )
-    report.add_argument(
-        "--storage", metavar="URL", help="the database of the studies, as in study.storage"
-    )
-    report.add_argument(
-        "--against",
-        metavar="STUDY",
-        help="a study of random search to compare the convergence with",
-    )
-    report.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="where to write it (default: the folder `report` of the first study)",
-    )
-    report.add_argument(
-        "--format",
-        choices=_FORMATS,
-        default="all",
-        help="a page, Markdown with figures and tables, or all (default)",
-    )
-    report.set_defaults(command=_run_report)
+    """Add the subcommand."""
+    summary = "write the report of a study as a page and as Markdown, or compare several studies"
+    add_subcommand(commands, "report", summary, _ARGUMENTS, _run_report)
 
 
 def _run_report(options: argparse.Namespace) -> None:
@@ -58,29 +48,27 @@ def _run_report(options: argparse.Namespace) -> None:
             expected="one study",
             do="give one study, or leave --against out",
         )
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     from synaptune.report.write import write_comparison, write_report
     from synaptune.study.reader import find_study, get_study_folder
 
-    records = [find_study(study, options.storage) for study in options.studies]
-    folder = (
-        options.out if options.out is not None else get_study_folder(options.studies[0]) / "report"
-    )
+    snapshots = [find_study(study, options.storage) for study in options.studies]
+    folder = options.out or get_study_folder(options.studies[0]) / "report"
     if several:
-        path = write_comparison(records, folder, formats=options.format)
+        path = write_comparison(snapshots, folder, formats=options.format)
     else:
         against = None if options.against is None else find_study(options.against, options.storage)
-        path = write_report(records[0], folder, against=against, formats=options.format)
-    running = [
-        record.name
-        for record in records
-        if any(trial.state == "running" for trial in record.trials)
-    ]
-    trials = sum(len(record.trials) for record in records)
+        path = write_report(snapshots[0], folder, against=against, formats=options.format)
+    trials = sum(len(snapshot.trials) for snapshot in snapshots)
     print(
         f"wrote {path}: {path.stat().st_size / 1e3:.0f} kB, {trials} trials,"
-        f" {time.perf_counter() - began:.1f} s"
+        f" {time.perf_counter() - started_at:.1f} s"
     )
+    running = [
+        snapshot.name
+        for snapshot in snapshots
+        if any(trial.state == "running" for trial in snapshot.trials)
+    ]
     if running:
         print(
             f"still running, or interrupted: {', '.join(running)}; the same command writes the"

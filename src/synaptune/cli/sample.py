@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synaptune.core.errors import UserError, user_error
+from synaptune.cli.arguments import ArgumentTable, add_subcommand, check_values
+from synaptune.core.errors import user_error
 
 if TYPE_CHECKING:
     from synaptune.data.config import DataConfig
@@ -18,56 +19,43 @@ if TYPE_CHECKING:
 
 
 _LONGEST_CHARACTER = 4  # bytes of a character in UTF-8
+_ARGUMENTS: ArgumentTable = {
+    "checkpoint": dict(type=Path, metavar="CHECKPOINT", help="a run folder, or its checkpoint.pt"),
+    "--prompt": dict(required=True, help="text to continue"),
+    "--tokens": dict(type=int, default=200, help="number of new tokens (default %(default)s)"),
+    "--temperature": dict(
+        type=float,
+        default=0.8,
+        help="temperature of the sampling; 0 selects the most probable token (default %(default)s)",
+    ),
+    "--top-k": dict(
+        type=int, help="sample from the K most probable tokens only (default: from all)"
+    ),
+    "--seed": dict(type=int, default=0, help="seed of the sampling (default %(default)s)"),
+}
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommand."""
-    parser = commands.add_parser("sample", help="continue a text with a trained model")
-    parser.add_argument(
-        "checkpoint", type=Path, metavar="CHECKPOINT", help="a run folder, or its checkpoint.pt"
-    )
-    parser.add_argument("--prompt", required=True, help="the text to continue")
-    parser.add_argument(
-        "--tokens", type=int, default=200, help="length of the continuation (default %(default)s)"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.8,
-        help="of the sampling; 0 takes the likeliest token (default %(default)s)",
-    )
-    parser.add_argument(
-        "--top-k", type=int, default=None, help="choose among the K likeliest tokens (default: all)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling (default %(default)s)")
-    parser.set_defaults(command=_run_sample)
+    summary = "continue a text with a trained model"
+    add_subcommand(commands, "sample", summary, _ARGUMENTS, _run_sample)
 
 
 def _run_sample(options: argparse.Namespace) -> None:
-    faults = [
-        fault
-        for good, fault in (
-            (options.prompt != "", "--prompt: expected some text"),
-            (_is_utf8(options.prompt), "--prompt: expected text in UTF-8"),
-            (options.tokens >= 1, f"--tokens {options.tokens}: expected at least 1"),
-            (
-                0.0 <= options.temperature < math.inf,
-                f"--temperature {options.temperature}: expected at least 0",
-            ),
-            (
-                options.top_k is None or options.top_k >= 1,
-                f"--top-k {options.top_k}: expected at least 1",
-            ),
-        )
-        if not good
-    ]
-    if faults:
-        raise UserError(
-            "got a sample that cannot be drawn\n  "
-            + "\n  ".join(faults)
-            + "\n  to do: correct these values"
-        )
-
+    prompt, count, top_k = options.prompt, options.tokens, options.top_k
+    # Python decodes the bytes of an argument that is not UTF-8 as surrogates.
+    is_utf8 = not any("\ud800" <= letter <= "\udfff" for letter in prompt)
+    is_temperature = 0.0 <= options.temperature < math.inf
+    check_values(
+        "values with which no text can be sampled",
+        (
+            (prompt != "", "--prompt: expected some text"),
+            (is_utf8, "--prompt: expected text in UTF-8"),
+            (count >= 1, f"--tokens {count}: expected at least 1"),
+            (is_temperature, f"--temperature {options.temperature}: expected at least 0"),
+            (top_k is None or top_k >= 1, f"--top-k {top_k}: expected at least 1"),
+        ),
+    )
     from synaptune.core.seeds import make_generator
     from synaptune.model.decode import generate
     from synaptune.training.checkpoint import load_model
@@ -77,45 +65,38 @@ def _run_sample(options: argparse.Namespace) -> None:
     )
     model, config, data = load_model(path)
     tokenizer = _load_tokenizer(data, config.context, vocab=model.head.weight.shape[0])
-    prompt = tokenizer.encode(options.prompt)
-    # The generator of the choices is the only randomness: one seed gives one text.
+    # The generator is the only source of randomness: a seed determines the text.
     tokens = generate(
         model,
-        prompt,
-        options.tokens,
+        tokenizer.encode(prompt),
+        count,
         temperature=options.temperature,
-        top_k=options.top_k,
+        top_k=top_k,
         generator=make_generator("sample", options.seed),
     )
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show every character
-    print(options.prompt, end="", flush=True)
+        sys.stdout.reconfigure(errors="replace")  # for a terminal without some characters
+    print(prompt, end="", flush=True)
     for piece in stream_characters(tokens, tokenizer.decode):
         print(piece, end="", flush=True)
     print()
 
 
-def _is_utf8(text: str) -> bool:
-    """Whether an argument was text; Python passes other bytes on as surrogates."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
 def stream_characters(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """Yield the text of tokens; a character of several tokens comes with the last of them."""
-    waiting: list[int] = []
+    """Yield the text of tokens; the last token of a character yields the character."""
+    pending: list[int] = []
     for token in tokens:
-        waiting.append(token)
-        text = decode(waiting)
-        if text.endswith("\N{REPLACEMENT CHARACTER}") and len(waiting) < _LONGEST_CHARACTER:
-            continue
-        yield text
-        waiting = []
-    if waiting:
-        yield decode(waiting)
+        pending.append(token)
+        text = decode(pending)
+        if len(pending) == _LONGEST_CHARACTER or not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield text
+            pending = []
+    if pending:
+        yield decode(pending)
 
 
 def _load_tokenizer(data: DataConfig, context: int, *, vocab: int) -> Tokenizer:
-    """The code of a checkpoint's text; only a trained one needs the text it was trained on."""
+    """Return the tokenizer of a checkpoint; a trained one is trained again on its text."""
     from synaptune.data.tokenizer import Tokenizer
 
     if data.tokenizer == "byte":

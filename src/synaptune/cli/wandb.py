@@ -3,50 +3,42 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from synaptune.cli.arguments import STUDY_ARGUMENTS, ArgumentTable, add_subcommand
 from synaptune.core.errors import user_error
+
+_COMMON_ARGUMENTS: ArgumentTable = {
+    **STUDY_ARGUMENTS,
+    "--project": dict(help="W&B project (default: that of the study's runs)"),
+    "--entity": dict(help="W&B entity (default: that of the study's runs, or your own)"),
+}
+_SYNC_ARGUMENTS: ArgumentTable = {
+    "--best": dict(
+        type=int,
+        default=10,
+        metavar="K",
+        help="number of the best trials to upload (default %(default)s)",
+    ),
+    "--all": dict(action="store_true", help="upload every trial"),
+    **_COMMON_ARGUMENTS,
+}
+_REPORT_ARGUMENTS: ArgumentTable = {
+    "--offline": dict(action="store_true", help="write the specification of the report only"),
+    **_COMMON_ARGUMENTS,
+}
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommands."""
     parser = commands.add_parser(
-        "wandb", help="a study at Weights & Biases: send its offline runs, build its report"
+        "wandb", help="upload the offline runs of a study to Weights & Biases, or build its report"
     )
-    below = parser.add_subparsers(metavar="WHAT", required=True)
-    sync = below.add_parser(
-        "sync", help="send the offline runs of a study: the controller's, and the best trials'"
-    )
-    sync.add_argument(
-        "--best",
-        type=int,
-        default=10,
-        metavar="K",
-        help="trials of the search that are sent (default %(default)s)",
-    )
-    sync.add_argument("--all", action="store_true", help="send every trial")
-    sync.set_defaults(command=_run_sync)
-    report = below.add_parser(
-        "report", help="build the W&B Report of a study; publish it when there is a key"
-    )
-    report.add_argument("--offline", action="store_true", help="write its specification only")
-    report.set_defaults(command=_run_report)
-    for part in (sync, report):
-        part.add_argument(
-            "study",
-            metavar="STUDY",
-            help=(
-                "a name below outputs/studies, or a study's folder; with --storage, its name there"
-            ),
-        )
-        part.add_argument(
-            "--storage", metavar="URL", help="the database of the study, as in study.storage"
-        )
-        part.add_argument("--project", help="of W&B (default: the one the study logged to)")
-        part.add_argument(
-            "--entity", help="of W&B (default: the one the study logged to, or your own)"
-        )
+    subcommands = parser.add_subparsers(metavar="WHAT", required=True)
+    summary = "upload the offline runs of a study: the run of the search, and the best trials"
+    add_subcommand(subcommands, "sync", summary, _SYNC_ARGUMENTS, _run_sync)
+    summary = "build the W&B report of a study; publish it if there is an API key"
+    add_subcommand(subcommands, "report", summary, _REPORT_ARGUMENTS, _run_report)
 
 
 def _run_sync(options: argparse.Namespace) -> None:
@@ -56,29 +48,29 @@ def _run_sync(options: argparse.Namespace) -> None:
 
     if options.best < 0:
         raise user_error(got=f"--best {options.best}", expected="at least 0", do="correct it")
-    record, folder = find_study(options.study, options.storage), get_study_folder(options.study)
-    runs = find_local_runs(record, folder, best=options.best, everything=options.all)
+    snapshot, folder = find_study(options.study, options.storage), get_study_folder(options.study)
+    runs = find_local_runs(snapshot, folder, best=options.best, everything=options.all)
     if not runs:
         raise user_error(
-            got=f"no offline runs of {record.name} in {folder}",
+            got=f"no offline runs of {snapshot.name} in {folder}",
             expected="a study that logged to W&B offline (logger.wandb=auto or offline)",
-            do="check the study; runs that were online are there already",
+            do="check the study; runs that were online have been uploaded already",
         )
-    waiting = [run for run in runs if not run.is_sent]
-    if waiting:
+    pending = [run for run in runs if not run.is_sent]
+    if pending:
         if (reason := explain_unreachable()) is not None:
             raise user_error(
                 got=reason,
                 expected="wandb installed, an API key, and a W&B server that answers",
                 do="pip install 'synaptune[wandb]', `wandb login`, or check WANDB_BASE_URL",
             )
-        sync_runs(waiting, project=options.project, entity=options.entity)
-    sent = [run.name for run in waiting if run.is_sent]
-    failed = [run.name for run in waiting if not run.is_sent]
-    print(f"sent: {_count_names(sent)}; sent before: {len(runs) - len(waiting)}", flush=True)
+        sync_runs(pending, project=options.project, entity=options.entity)
+    sent = [run.name for run in pending if run.is_sent]
+    failed = [run.name for run in pending if not run.is_sent]
+    print(f"sent: {_count_names(sent)}; sent before: {len(runs) - len(pending)}", flush=True)
     if failed:
         raise user_error(
-            got=f"runs that W&B did not take: {_count_names(failed)}",
+            got=f"runs that W&B did not accept: {_count_names(failed)}",
             expected="every run uploaded",
             do="see the messages above; the same command continues with the rest",
         )
@@ -93,11 +85,9 @@ def _run_report(options: argparse.Namespace) -> None:
     from synaptune.report.wandb_report import write_wandb_report
     from synaptune.study.reader import find_study, get_study_folder
 
-    record = find_study(options.study, options.storage)
-    folder: Path = get_study_folder(options.study)
     write_wandb_report(
-        gather_evidence(record),
-        folder,
+        gather_evidence(find_study(options.study, options.storage)),
+        get_study_folder(options.study),
         project=options.project,
         entity=options.entity,
         publish=not options.offline,

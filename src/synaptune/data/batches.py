@@ -56,12 +56,10 @@ def make_train_batch(
     arrays = draw_recall_rows(
         config, first=corpus.text_vocab, rows=rows, context=context, random=random, graded=True
     )
-    recall = Batch(*(torch.from_numpy(array) for array in arrays))
-    return (
-        Batch(*(torch.cat(pair) for pair in zip(text, recall, strict=True)))
-        if rows < size
-        else recall
-    )
+    recall = Batch(*map(torch.from_numpy, arrays))
+    if rows == size:
+        return recall
+    return Batch(*(torch.cat(pair) for pair in zip(text, recall, strict=True)))
 
 
 def make_eval_batches(
@@ -106,7 +104,7 @@ def make_eval_batches(
         arrays = draw_recall_rows(
             config, first=corpus.text_vocab, rows=size, context=context, random=random
         )
-        batches.append(Batch(*(torch.from_numpy(array) for array in arrays)))
+        batches.append(Batch(*map(torch.from_numpy, arrays)))
     return batches
 
 

@@ -67,77 +67,81 @@ def find_data_faults(config: DataConfig, context: int) -> list[str]:
 
     The function reads no file.
     """
-    faults = []
-    if config.source not in SOURCES:
-        faults.append(
+    largest = LARGEST_VOCABULARY - config.symbols
+    checks = (
+        (
+            config.source in SOURCES,
             f"data.source={config.source}: expected one of {', '.join(SOURCES)}; "
-            "choose data=stdlib, data=text or data=hub"
-        )
-    if config.source == "text" and not config.path:
-        faults.append(
+            "choose data=stdlib, data=text or data=hub",
+        ),
+        (
+            config.source != "text" or config.path,
             "data.path: expected a text file or a folder of text files; "
-            "add data.path=FILE_OR_FOLDER"
-        )
-    if config.source == "hub" and not config.name:
-        faults.append("data.name: expected the name of a dataset; add data.name=NAME")
-    if (config.val_split is None) != (config.test_split is None):
-        faults.append("data.val_split, data.test_split: expected both or neither")
-    if config.tokenizer not in TOKENIZERS:
-        faults.append(f"data.tokenizer={config.tokenizer}: expected one of {', '.join(TOKENIZERS)}")
-    if (
-        config.tokenizer == "bpe"
-        and not 257 <= config.vocab_size <= LARGEST_VOCABULARY - config.symbols
-    ):
-        faults.append(
-            f"data.vocab_size={config.vocab_size}: "
-            f"expected 257 to {LARGEST_VOCABULARY - config.symbols} [token]"
-        )
-    if config.max_bytes < 1:
-        faults.append(f"data.max_bytes={config.max_bytes}: expected at least 1 [byte]")
-    if context < 1:
-        faults.append(f"context={context}: expected at least 1 [token]")
-    return faults + _find_recall_faults(config, context)
+            "add data.path=FILE_OR_FOLDER",
+        ),
+        (
+            config.source != "hub" or config.name,
+            "data.name: expected the name of a dataset; add data.name=NAME",
+        ),
+        (
+            (config.val_split is None) == (config.test_split is None),
+            "data.val_split, data.test_split: expected both or neither",
+        ),
+        (
+            config.tokenizer in TOKENIZERS,
+            f"data.tokenizer={config.tokenizer}: expected one of {', '.join(TOKENIZERS)}",
+        ),
+        (
+            config.tokenizer != "bpe" or 257 <= config.vocab_size <= largest,
+            f"data.vocab_size={config.vocab_size}: expected 257 to {largest} [token]",
+        ),
+        (config.max_bytes >= 1, f"data.max_bytes={config.max_bytes}: expected at least 1 [byte]"),
+        (context >= 1, f"context={context}: expected at least 1 [token]"),
+        (
+            0.0 <= config.recall_fraction <= 1.0,
+            f"data.recall_fraction={config.recall_fraction}: expected 0 to 1",
+        ),
+    )
+    faults = [fault for is_valid, fault in checks if not is_valid]
+    is_recall = 0.0 < config.recall_fraction <= 1.0
+    return faults + (_find_recall_faults(config, context) if is_recall else [])
 
 
 def _find_recall_faults(config: DataConfig, context: int) -> list[str]:
-    """Return the faults of the recall settings; empty when recall is off."""
-    if not 0.0 <= config.recall_fraction <= 1.0:
-        return [f"data.recall_fraction={config.recall_fraction}: expected 0 to 1"]
-    if config.recall_fraction == 0.0:
-        return []
-    faults = [
-        f"data.{name}={getattr(config, name)}: expected at least {least}"
-        for name, least in (
-            ("recall_pairs", 1),
-            ("recall_queries", 1),
-            ("recall_values", 2),
-            ("recall_near", 1),
-        )
-        if getattr(config, name) < least
-    ]
-    if config.recall_keys < config.recall_pairs:
-        faults.append(
-            f"data.recall_keys={config.recall_keys}: "
-            f"expected at least recall_pairs={config.recall_pairs} (the keys of a row differ)"
-        )
-    if config.symbols > LARGEST_VOCABULARY // 2:
-        faults.append(
-            f"data.recall_keys + data.recall_values: got {config.symbols - 1}, "
-            f"expected at most {LARGEST_VOCABULARY // 2 - 1}"
-        )
-    end = context - 2 * config.recall_pairs
+    """Return the faults of the settings of recall rows."""
+    least = {"recall_pairs": 1, "recall_queries": 1, "recall_values": 2, "recall_near": 1}
+    near, end = config.recall_near, context - 2 * config.recall_pairs
     far = end if config.recall_far is None else config.recall_far
-    if config.recall_far is not None and not config.recall_near <= far <= end:
-        faults.append(
+    is_far_valid = config.recall_far is None or near <= far <= end
+    room = max(0, far - near + 1)
+    checks = (
+        *(
+            (
+                getattr(config, name) >= minimum,
+                f"data.{name}={getattr(config, name)}: expected at least {minimum}",
+            )
+            for name, minimum in least.items()
+        ),
+        (
+            config.recall_keys >= config.recall_pairs,
+            f"data.recall_keys={config.recall_keys}: "
+            f"expected at least recall_pairs={config.recall_pairs} (the keys of a row differ)",
+        ),
+        (
+            config.symbols <= LARGEST_VOCABULARY // 2,
+            f"data.recall_keys + data.recall_values: got {config.symbols - 1}, "
+            f"expected at most {LARGEST_VOCABULARY // 2 - 1}",
+        ),
+        (
+            is_far_valid,
             f"data.recall_far={far}: "
-            f"expected data.recall_near={config.recall_near} to {end} (end of the row), or null"
-        )
-        return faults
-    room = far - config.recall_near + 1
-    if room < config.recall_queries:
-        faults.append(
-            f"data.recall_queries={config.recall_queries}: expected at most {max(room, 0)}, "
+            f"expected data.recall_near={near} to {end} (end of the row), or null",
+        ),
+        (
+            not is_far_valid or room >= config.recall_queries,
+            f"data.recall_queries={config.recall_queries}: expected at most {room}, "
             f"the free positions in a row of {context} tokens with {config.recall_pairs} pairs; "
-            "lower data.recall_queries or data.recall_pairs, or raise model.context"
-        )
-    return faults
+            "lower data.recall_queries or data.recall_pairs, or raise model.context",
+        ),
+    )
+    return [fault for is_valid, fault in checks if not is_valid]

@@ -102,11 +102,12 @@ def _read_splits(config: DataConfig) -> Splits:
         from synaptune.data.hub import load_hub_splits
 
         return load_hub_splits(config)
-    if config.source == "text":
-        return split_documents(
-            read_file_or_folder(Path(str(config.path)).expanduser(), config.max_bytes)
-        )
-    return split_documents(read_standard_library(config.max_bytes))
+    documents = (
+        read_file_or_folder(Path(str(config.path)).expanduser(), config.max_bytes)
+        if config.source == "text"
+        else read_standard_library(config.max_bytes)
+    )
+    return split_documents(documents)
 
 
 def _warn_if_cut(splits: Splits, config: DataConfig) -> None:
@@ -124,20 +125,10 @@ def _compute_fingerprint(splits: Splits, config: DataConfig) -> str:
     digest.update(
         f"{config.tokenizer} {config.vocab_size if config.tokenizer == 'bpe' else BYTES}".encode()
     )
-    for name, part in zip(SPLITS, splits, strict=True):
-        for document in part:
-            digest.update(
-                b"\0".join(
-                    (
-                        b"",
-                        name.encode(),
-                        encode_name(document.name),
-                        b"%d" % len(document.content),
-                        b"",
-                    )
-                )
-            )
-            digest.update(document.content)
+    for split, part in zip(SPLITS, splits, strict=True):
+        for name, content in part:
+            digest.update(b"\0%b\0%b\0%d\0" % (split.encode(), encode_name(name), len(content)))
+            digest.update(content)
     return digest.hexdigest()
 
 
@@ -147,15 +138,15 @@ def _write_corpus(splits: Splits, config: DataConfig, folder: Path) -> None:
         train_bpe(splits.train, config.vocab_size) if config.tokenizer == "bpe" else Tokenizer()
     )
     tokenizer.save(folder)
-    arrays = {
-        name: tokenizer.encode_documents(part) for name, part in zip(SPLITS, splits, strict=True)
-    }
-    for name, array in arrays.items():
+    lengths = {}
+    for name, part in zip(SPLITS, splits, strict=True):
+        array = tokenizer.encode_documents(part)
         _save_array(folder / f"{name}.npy", array)
-    separators = max(0, len(splits.val) - 1)
-    size = sum(len(document.content) for document in splits.val) + separators
+        lengths[name] = len(array)
+    # One separator stands between two documents.
+    size = sum(len(document.content) + 1 for document in splits.val) - bool(splits.val)
     measures = {
-        "bytes_per_token": size / max(1, len(arrays["val"])),
+        "bytes_per_token": size / max(1, lengths["val"]),
         "documents": [len(part) for part in splits],
     }
     (folder / "about.json").write_text(json.dumps(measures))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 from synaptune.core.errors import user_error
+from synaptune.core.network import is_reachable
 from synaptune.core.text import get_first_line
 from synaptune.data.config import DataConfig
 from synaptune.data.text import TRAIN_SHARE, VAL_SHARE, Document, Splits, split_documents
@@ -150,12 +148,9 @@ def _load_rows(datasets: Any, config: DataConfig, split: str) -> Any:
 def _list_files(config: DataConfig) -> list[str]:
     """Return the local files of a builder; raise UserError when data.path names none."""
     path = Path(config.path or "")
-    files = (
-        sorted(str(file) for file in path.iterdir() if file.is_file())
-        if config.path and path.is_dir()
-        else [str(path)]
-    )
-    if not config.path or not files or not Path(files[0]).is_file():
+    files = sorted(path.iterdir()) if config.path and path.is_dir() else [path]
+    files = [str(file) for file in files if file.is_file()]
+    if not files:
         raise user_error(
             got=f"data.name={config.name} with data.path={config.path}",
             expected=f"a {config.name} file or a folder of them",
@@ -168,29 +163,7 @@ def _go_offline_if_unreachable(datasets: Any) -> None:
     """Use only the cache when the hub does not answer; the library would retry for minutes."""
     import huggingface_hub.constants as hub
 
-    if datasets.config.HF_HUB_OFFLINE or _is_reachable(hub.ENDPOINT):
+    if datasets.config.HF_HUB_OFFLINE or is_reachable(hub.ENDPOINT, _HUB_TIMEOUT):
         return
     datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = True
     os.environ["HF_HUB_OFFLINE"] = "1"  # for worker processes of the library
-
-
-def _is_reachable(address: str) -> bool:
-    """Return whether a server answers within `_HUB_TIMEOUT`.
-
-    The request runs in a thread, because a name lookup has no time limit.
-    """
-    answered = threading.Event()
-
-    def send_request() -> None:
-        try:
-            urlopen(address, timeout=_HUB_TIMEOUT).close()
-        except HTTPError:
-            pass  # an error status is an answer too
-        except (OSError, ValueError):
-            return
-        answered.set()
-
-    worker = threading.Thread(target=send_request, daemon=True)
-    worker.start()
-    worker.join(_HUB_TIMEOUT)
-    return answered.is_set()

@@ -7,6 +7,7 @@ contiguous parts.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import sysconfig
@@ -122,8 +123,8 @@ def split_documents(documents: list[Document]) -> Splits:
 def _cut_document(document: Document) -> tuple[Document, Document, Document]:
     """Cut a document between characters into three contiguous parts."""
     name, content = document
-    first = _find_boundary(content, round(len(content) * TRAIN_SHARE))
-    second = _find_boundary(content, round(len(content) * (TRAIN_SHARE + VAL_SHARE)))
+    first = find_boundary(content, round(len(content) * TRAIN_SHARE))
+    second = find_boundary(content, round(len(content) * (TRAIN_SHARE + VAL_SHARE)))
     return (
         Document(name, content[:first]),
         Document(name, content[first:second]),
@@ -131,7 +132,7 @@ def _cut_document(document: Document) -> tuple[Document, Document, Document]:
     )
 
 
-def _find_boundary(content: bytes, offset: int) -> int:
+def find_boundary(content: bytes, offset: int) -> int:
     """Return the start of the first character at or after `offset`.
 
     Continuation bytes of UTF-8 are 0b10xxxxxx.
@@ -154,7 +155,7 @@ def _gather(readers: Mapping[str, Reader], max_bytes: int) -> list[Document]:
         if not content or (digest := hashlib.sha256(content).digest()) in digests:
             continue
         digests.add(digest)
-        documents.append(Document(name, content[: _find_boundary(content, room)]))
+        documents.append(Document(name, content[: find_boundary(content, room)]))
         room -= len(content)
         if room <= 0:
             break
@@ -178,23 +179,13 @@ def _read_text(path: Path, max_bytes: int) -> bytes | None:
         if b"\0" in head:
             return None
         content = head + file.read(max_bytes - len(head))
-    if len(content) == max_bytes:
-        content = content[: _find_last_boundary(content)]
     try:
-        content.decode()
+        # At the limit the last character can be incomplete; the decoder leaves it out.
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        text = decoder.decode(content, final=len(content) < max_bytes)
     except UnicodeDecodeError:
         return None
-    return None if b"\0" in content else content
-
-
-def _find_last_boundary(content: bytes) -> int:
-    """Return the length of `content` without an incomplete character at its end."""
-    for back in range(1, min(4, len(content)) + 1):
-        byte = content[-back]
-        if byte & 0xC0 != 0x80:
-            width = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            return len(content) - back if width > back else len(content)
-    return len(content)
+    return None if "\0" in text else text.encode()
 
 
 def _read_file(path: Path, max_bytes: int) -> list[Document]:
@@ -217,13 +208,11 @@ def _read_file(path: Path, max_bytes: int) -> list[Document]:
 
 def _read_folder(path: Path, max_bytes: int) -> list[Document]:
     """Read every text file below a folder; skip binary files."""
-    return _gather(
-        {
-            file.relative_to(path).as_posix(): partial(_read_text, file, max_bytes)
-            for file in _walk(path)
-        },
-        max_bytes,
-    )
+    readers: dict[str, Reader] = {
+        file.relative_to(path).as_posix(): partial(_read_text, file, max_bytes)
+        for file in _walk(path)
+    }
+    return _gather(readers, max_bytes)
 
 
 def _walk(root: Path, skipped: Set[str] = frozenset()) -> Iterator[Path]:
@@ -235,11 +224,8 @@ def _walk(root: Path, skipped: Set[str] = frozenset()) -> Iterator[Path]:
         names[:] = sorted(
             name for name in names if not name.startswith(".") and name not in skipped
         )
-        yield from (
-            path
-            for name in sorted(files)
-            if not name.startswith(".") and (path := Path(folder, name)).is_file()
-        )
+        paths = [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
+        yield from (path for path in paths if path.is_file())
 
 
 def _walk_library(root: Path) -> Iterator[Path]:

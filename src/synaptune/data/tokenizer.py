@@ -5,6 +5,7 @@ The numbers of the recall symbols follow those of the text tokens.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from synaptune.data.text import Document
+from synaptune.data.text import Document, find_boundary
 
 BYTES = 256
 _BLOCK = 65_536  # bytes per call of the byte-pair encoder: a compromise of speed and memory
@@ -21,7 +22,7 @@ TOKENIZER_FILE = "tokenizer.json"
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A lossless code of UTF-8 text.
+    """A lossless encoding of UTF-8 text.
 
     Attributes:
         bpe: a `tokenizers.Tokenizer`; None for bytes.
@@ -49,14 +50,11 @@ class Tokenizer:
         Incomplete characters become U+FFFD; recall symbol n becomes `<n>`.
         """
         pieces: list[str] = []
-        run: list[int] = []
-        for token in tokens:
-            if token < self.size:
-                run.append(token)
-                continue
-            pieces += [self._decode_run(run), f"<{token - self.size}>"]
-            run = []
-        return "".join([*pieces, self._decode_run(run)])
+        for is_symbol, group in itertools.groupby(tokens, key=lambda token: token >= self.size):
+            run = list(group)
+            symbols = [f"<{token - self.size}>" for token in run]
+            pieces += symbols if is_symbol else [self._decode_run(run)]
+        return "".join(pieces)
 
     def _decode_run(self, tokens: list[int]) -> str:
         return (
@@ -79,7 +77,7 @@ class Tokenizer:
         return np.concatenate(parts[:-1]) if parts else np.empty(0, dtype=np.uint16)
 
     def save(self, folder: Path) -> None:
-        """Write a trained code into a folder; bytes need no file."""
+        """Write a trained tokenizer into a folder; bytes need no file."""
         if self.bpe is not None:
             self.bpe.save(str(folder / TOKENIZER_FILE))
 
@@ -124,8 +122,6 @@ def _split_blocks(document: Document) -> Iterator[str]:
         if start + _BLOCK >= len(content):
             stop = len(content)
         elif stop <= start:
-            stop = start + _BLOCK
-            while stop < len(content) and content[stop] & 0xC0 == 0x80:
-                stop += 1
+            stop = find_boundary(content, start + _BLOCK)
         yield content[start:stop].decode()
         start = stop

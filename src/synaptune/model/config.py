@@ -82,20 +82,23 @@ def find_model_faults(config: ModelConfig) -> list[str]:
         )
         if getattr(config, name) < 1
     ]
-    if config.heads >= 1 and config.width % (2 * config.heads):
-        faults.append(
-            f"model.width={config.width}: expected a multiple of twice model.heads={config.heads}"
-        )
-    if config.top_k > config.experts > 1:
-        faults.append(
-            f"model.top_k={config.top_k}: expected at most model.experts={config.experts}"
-        )
-    elif config.experts > 1 and (config.width * config.ff_multiple) % config.top_k:
-        faults.append(
-            f"model.top_k={config.top_k}: "
-            f"expected a divisor of width x ff_multiple = {config.width * config.ff_multiple}"
-        )
-    return faults
+    hidden = config.width * config.ff_multiple
+    is_top_k = config.experts <= 1 or config.top_k <= config.experts
+    checks = (
+        (
+            config.heads < 1 or config.width % (2 * config.heads) == 0,
+            f"model.width={config.width}: expected a multiple of twice model.heads={config.heads}",
+        ),
+        (
+            is_top_k,
+            f"model.top_k={config.top_k}: expected at most model.experts={config.experts}",
+        ),
+        (
+            config.experts <= 1 or not is_top_k or config.top_k < 1 or hidden % config.top_k == 0,
+            f"model.top_k={config.top_k}: expected a divisor of width x ff_multiple = {hidden}",
+        ),
+    )
+    return faults + [fault for is_valid, fault in checks if not is_valid]
 
 
 def check_model(config: ModelConfig) -> None:
@@ -104,7 +107,18 @@ def check_model(config: ModelConfig) -> None:
         raise UserError("\n".join(faults))
 
 
-_PRESYNAPTIC = ("calcium", "vesicles", "energy", "stochastic")
+# subsystem -> the setting that uses its parameters
+_SETTINGS = {
+    **dict.fromkeys(("calcium", "vesicles", "energy", "stochastic", "attention"), "release"),
+    **dict.fromkeys(("postsynaptic", "bdnf"), "fast_weights"),
+    "structural": "experts",
+}
+_REASONS = {
+    "release": "model.release is off; set model.release=dynamic",
+    "distance": "model.distance is off; set model.distance=barrier",
+    "fast_weights": "model.fast_weights is off; set model.fast_weights=hebbian",
+    "experts": "model.experts is 1; set model.experts to 2 or more",
+}
 
 
 def find_unused_parameters(config: ModelConfig) -> dict[str, str]:
@@ -113,31 +127,17 @@ def find_unused_parameters(config: ModelConfig) -> dict[str, str]:
 
     # The metabolism of the experts reads these too.
     shared = {"synapse.energy.energy_fill", "synapse.energy.energy_max"}
+    is_off = {
+        "release": config.release == "off",
+        "distance": config.distance == "off",
+        "fast_weights": config.fast_weights == "off",
+        "experts": config.experts == 1,
+    }
     unused = {}
     for spec in SPECS:
-        group, reason = spec.subsystem, None
-        if (
-            group in _PRESYNAPTIC
-            and config.release == "off"
-            and not (spec.name in shared and config.experts > 1)
-        ):
-            reason = "model.release is off; set model.release=dynamic"
-        elif group in ("postsynaptic", "bdnf") and config.fast_weights == "off":
-            reason = "model.fast_weights is off; set model.fast_weights=hebbian"
-        elif group == "structural" and config.experts == 1:
-            reason = "model.experts is 1; set model.experts to 2 or more"
-        elif group == "attention":
-            reason = _find_unused_attention(spec.label, config)
-        if reason:
-            unused[spec.name] = reason
+        setting = _SETTINGS[spec.subsystem]
+        if spec.label == "barrier_strength":
+            setting = "distance"
+        if is_off[setting] and (spec.name not in shared or config.experts == 1):
+            unused[spec.name] = _REASONS[setting]
     return unused
-
-
-def _find_unused_attention(label: str, config: ModelConfig) -> str | None:
-    if label == "barrier_strength":
-        return (
-            "model.distance is off; set model.distance=barrier"
-            if config.distance == "off"
-            else None
-        )
-    return "model.release is off; set model.release=dynamic" if config.release == "off" else None

@@ -103,18 +103,16 @@ class Decoder:
             if model.config.position == "rope"
             else None
         )
-        rows = None if model.make_shared_inputs(t + 1).code is None else self._get_static_row(t)
+        row = self._get_static_row(t)
         for block, cache in zip(model.blocks, self.layers, strict=True):
-            x = self._run_layer(block, cache, x, rope, rows)
+            x = self._run_layer(block, cache, x, rope, row)
         self.position += 1
         return model.compute_logits(x[:, -1])
 
     def _get_static_row(self, t: int) -> Tensor | None:
-        tick = t // self.model.config.tick if not self.model.release_off else 0
-        size = self.model.config.tick if not self.model.release_off else t + 1
-        return self.model.make_static_rows(
-            torch.tensor([tick], device=self.model.head.weight.device), t + 1, size
-        )
+        size = t + 1 if self.model.release_off else self.model.config.tick
+        tick = torch.tensor([t // size], device=self.model.head.weight.device)
+        return self.model.make_static_rows(tick, t + 1, size)
 
     def _run_layer(
         self,
@@ -122,12 +120,12 @@ class Decoder:
         cache: LayerCache,
         x: Tensor,
         rope: tuple[Tensor, Tensor] | None,
-        rows: Tensor | None,
+        row: Tensor | None,
     ) -> Tensor:
         model, params = self.model, self.model.synapse
         q, k, v = block.attention.project(rms_norm(x), rope)
         cache.k, cache.v = torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2)
-        bias = rows
+        bias = row
         if block.presynapse is not None and not model.release_off:
             newborn = efficacy(self.newborn, params)
             cache.efficacy = torch.cat([cache.efficacy, newborn], -1)

@@ -67,20 +67,6 @@ class ModelOutput(NamedTuple):
     activity: Activity
 
 
-class StructuralReport(NamedTuple):
-    """Structural events of one optimizer step.
-
-    Attributes:
-        merges: merged experts of all layers.
-        splits: split experts of all layers.
-        layers: (merges, splits) of each layer; empty when no event was due.
-    """
-
-    merges: int
-    splits: int
-    layers: tuple[tuple[int, int], ...] = ()
-
-
 class SharedInputs(NamedTuple):
     """Inputs that all layers share in a forward pass.
 
@@ -299,7 +285,7 @@ class GPT(nn.Module):
     @torch.no_grad()
     def apply_plasticity(
         self, activities: list[Activity], step: int, optimizer: torch.optim.Optimizer | None
-    ) -> StructuralReport:
+    ) -> list[tuple[int, int]]:
         """Apply the plasticity outside the gradient, once per optimizer step.
 
         At a structural event the moments of the optimizer are mixed like their weights.
@@ -308,44 +294,39 @@ class GPT(nn.Module):
             activities: activity of each micro-batch of the step.
             step: number of the optimizer step, from 1.
             optimizer: optimizer whose moments are mixed; None without one.
+
+        Returns:
+            Merges and splits of each layer; empty when no event was due.
         """
         tensors = dict(self.named_parameters()) | dict(self.named_buffers())
         for name, value in self.step_buffers(average_activity(activities)).items():
             tensors[name].copy_(value)
         if self.config.experts == 1 or step % self.interval != self.interval // 2:
-            return StructuralReport(0, 0)
+            return []
         after, mixes, counts = self.remodel_experts()
-        layers = tuple((int(merged), int(split)) for merged, split in counts.tolist())
-        merges, splits = (sum(column) for column in zip(*layers, strict=True))
-        if merges:
+        events = [(int(merges), int(splits)) for merges, splits in counts.tolist()]
+        if any(merges for merges, _ in events):
             for name, value in after.items():
                 tensors[name].copy_(value)
             for name, mix in mixes.items():
                 _mix_moments(optimizer, tensors[name], mix)
-        return StructuralReport(merges, splits, layers)
+        return events
 
     def get_utilisation(self) -> Tensor | None:
         """Return the average share of routed slots, (layer, expert); None for a dense model."""
         routers = [block.feedforward.router for block in self.blocks]
-        return (
-            None
-            if self.config.experts == 1
-            else torch.stack([router.utilisation for router in routers if router is not None])
-        )
+        shares = [router.utilisation for router in routers if router is not None]
+        return torch.stack(shares) if shares else None
 
     def make_decay_groups(self, weight_decay: float) -> list[dict]:
         """Return the parameter groups of AdamW.
 
         Matrices except the embedding decay; gains, thresholds and biases do not.
         """
-        decayed = [
-            p
-            for name, p in self.named_parameters()
-            if p.ndim >= 2 and not name.startswith("embedding")
-        ]
-        undecayed = [
-            p for name, p in self.named_parameters() if p.ndim < 2 or name.startswith("embedding")
-        ]
+        groups: tuple[list, list] = [], []
+        for name, p in self.named_parameters():
+            groups[p.ndim >= 2 and not name.startswith("embedding")].append(p)
+        undecayed, decayed = groups
         return [
             {"params": decayed, "weight_decay": weight_decay},
             {"params": undecayed, "weight_decay": 0.0},

@@ -20,9 +20,9 @@ _UNUSED_PACKAGES = ("matplotlib", "scipy")
 
 @contextmanager
 def _hide_packages(names: Collection[str]) -> Iterator[None]:
-    """Make the checks of lightning_utilities, which torchmetrics asks, report packages as absent.
+    """Make the checks of lightning_utilities, which torchmetrics uses, report packages as absent.
 
-    Another release may check in another way: then nothing is hidden, and the import takes longer.
+    A release with other checks is left as it is; the import then takes longer.
     """
     module: dict[str, Any] = _checks.__dict__
     replaced = ("_version", "package_available")
@@ -42,7 +42,7 @@ def _hide_packages(names: Collection[str]) -> Iterator[None]:
         yield
     finally:
         module.update(zip(replaced, originals, strict=True))
-        module["module_available"].cache_clear()  # it has stored the answers given above
+        module["module_available"].cache_clear()  # it has cached the answers given above
 
 
 if "torchmetrics" not in sys.modules:

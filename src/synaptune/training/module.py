@@ -162,33 +162,38 @@ class TrainingModule(lightning.LightningModule):
             torch.nn.utils.clip_grad_norm_(self._weights, training.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        report = self.model.apply_plasticity(self._activities, state.step, self._optimizer)
+        events = self.model.apply_plasticity(self._activities, state.step, self._optimizer)
         self._activities = []
-        state.merges += report.merges
-        state.splits += report.splits
-        for layer, counts in enumerate(report.layers):
-            state.events += [
-                [state.step, kind, layer]
-                for kind, count in zip(("merge", "split"), counts, strict=True)
-                if count
-            ]
+        for layer, (merges, splits) in enumerate(events):
+            state.merges += merges
+            state.splits += splits
+            state.events += [[state.step, "merge", layer]] if merges else []
+            state.events += [[state.step, "split", layer]] if splits else []
         self._finish_step(rate)
 
     def _finish_step(self, rate: float) -> None:
         """Log, validate and save when they are due at this step."""
         training, state = self.job.training, self.state
         last = state.step == training.steps
+        is_validated = state.step in self._evaluations
         values: dict[str, float] = {}
         if last or state.step % self.job.logger.every == 0:
             values |= self._read_losses() | {"learning_rate": rate} | self._record_expert_use()
-        if state.step in self._evaluations:
+        if is_validated:
             values |= self._validate()
         if values:
-            self._run_logger.log(
-                state.step, {"seconds": state.train_seconds, **values, **self._get_event_counts()}
-            )
-        if state.step in self._evaluations:
-            self._report_validation(values["val_loss"], last)
+            if self.job.config.experts > 1:
+                values |= {"merges": float(state.merges), "splits": float(state.splits)}
+            self._run_logger.log(state.step, {"seconds": state.train_seconds, **values})
+        if is_validated and self.job.on_validation is not None:
+            # Called before the step is saved: a run resumed from a checkpoint has then reported
+            # every validation up to it.
+            try:
+                self.job.on_validation(state.step, values["val_loss"])
+            except RunPruned:
+                # After the last step pruning saves nothing and would lose the final checkpoint.
+                if not last:
+                    raise
         if last or (training.checkpoint_every and state.step % training.checkpoint_every == 0):
             self._save_checkpoint()
 
@@ -224,14 +229,6 @@ class TrainingModule(lightning.LightningModule):
         self.state.utilisation.append(utilisation.mean(0).tolist())
         return compute_use_metrics(utilisation)
 
-    def _get_event_counts(self) -> dict[str, float]:
-        """Return merges and splits so far; empty for a dense model."""
-        return (
-            {}
-            if self.job.config.experts == 1
-            else {"merges": float(self.state.merges), "splits": float(self.state.splits)}
-        )
-
     def _validate(self) -> dict[str, float]:
         state = self.state
         self._stop_clock()
@@ -241,30 +238,17 @@ class TrainingModule(lightning.LightningModule):
         state.metrics = metrics
         state.curve.append([state.step, metrics["val_loss"]])
         self._progress.show_validation(state.step, metrics["val_loss"])
-        now = time.perf_counter()
-        state.evaluation_seconds += now - self._clock
-        self._clock = now
+        state.evaluation_seconds += self._restart_clock()
         return metrics
-
-    def _report_validation(self, loss: float, last: bool) -> None:
-        """Call `on_validation` before the step is saved.
-
-        A run resumed from a checkpoint has then reported every validation up to it.
-        """
-        if self.job.on_validation is None:
-            return
-        try:
-            self.job.on_validation(self.state.step, loss)
-        except RunPruned:
-            # After the last step pruning saves nothing and would lose the final checkpoint.
-            if not last:
-                raise
 
     def _stop_clock(self) -> None:
         """Add the time since the last call to the training time; the device must be idle."""
-        now = time.perf_counter()
-        self.state.train_seconds += now - self._clock
-        self._clock = now
+        self.state.train_seconds += self._restart_clock()
+
+    def _restart_clock(self) -> float:
+        """Return the seconds since the last call."""
+        started_at, self._clock = self._clock, time.perf_counter()
+        return self._clock - started_at
 
     def _save_checkpoint(self) -> None:
         self._stop_clock()

@@ -77,7 +77,10 @@ def fit(job: Job) -> FitResult:
             job, state, run_logger, progress, content["optimizer"] if content else None
         )
         if state.step < job.training.steps:
-            pruned = _train_until_pruned(module, device)
+            try:
+                _train(module, device)
+            except RunPruned:
+                pruned = True
         metrics = _compute_final_metrics(job, state, device, test=job.training.test and not pruned)
         run_logger.log_summary(metrics)
         exit_code = 0
@@ -107,15 +110,6 @@ def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
     job.model.load_state_dict(content["weights"])
     checkpoint.restore_random_states(content["random"])
     return content
-
-
-def _train_until_pruned(module: Any, device: torch.device) -> bool:
-    """Train and return whether the validation callback ended the run before its last step."""
-    try:
-        _train(module, device)
-    except RunPruned:
-        return True
-    return False
 
 
 def _train(module: Any, device: torch.device) -> None:
@@ -164,7 +158,7 @@ def _compute_final_metrics(
         job.model.to(device)  # Lightning leaves a trained model on the CPU
         metrics |= score_split(job, device, "test")
         state.evaluation_seconds += time.perf_counter() - started_at
-    metrics |= {
+    return metrics | {
         "tokens_per_second": state.step * job.tokens_per_step / max(1e-9, state.train_seconds),
         "train_seconds": state.train_seconds,
         "evaluation_seconds": state.evaluation_seconds,
@@ -173,7 +167,6 @@ def _compute_final_metrics(
         "splits": float(state.splits),
         "steps": float(state.step),
     }
-    return metrics
 
 
 def _measure_peak_memory(device: torch.device) -> float:

@@ -94,7 +94,7 @@ def test_the_metric_of_a_table_is_its_only_evaluation_metric_or_must_be_named(tm
 
 
 def test_a_column_is_a_parameter_when_it_is_named_and_has_another_name_when_renamed(tmp_path):
-    path = write_table(tmp_path, reward_scale=[place % 9 / 3 for place in range(48)])
+    path = write_table(tmp_path, reward_scale=[index % 9 / 3 for index in range(48)])
     assert "reward_scale" in dict(read_csv_runs(path, RunSelection(METRIC)).left_out)
     runs = read_csv_runs(
         path,

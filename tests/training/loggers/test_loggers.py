@@ -18,7 +18,7 @@ from synaptune.training import trainer
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers import wandb_run as wandb_runs
 from synaptune.training.loggers.base import CsvWriter, RunLogger
-from synaptune.training.loggers.progress import NoProgress, make_progress
+from synaptune.training.loggers.progress import Progress, make_progress
 
 needs_wandb = pytest.mark.skipif(
     importlib.util.find_spec("wandb") is None, reason="wandb is an optional extra"
@@ -189,7 +189,7 @@ def test_a_pipe_gets_a_line_for_each_validation(capsys):
     assert capsys.readouterr().out.startswith(
         "step  5/10  train 2.0000  100 tokens/s  val 1.5000 nats/token"
     )
-    assert isinstance(make_progress("auto", 10, 0, in_search=True), NoProgress)
+    assert isinstance(make_progress("auto", 10, 0, in_search=True), Progress)
 
 
 def test_no_bar_is_left_behind_when_a_logger_fails(run, small, tmp_path, monkeypatch):

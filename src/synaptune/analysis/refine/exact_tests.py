@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,55 +41,28 @@ _TIE_TOLERANCE = 1e-9
 def exact_p(winners: Sequence[int], runs: Sequence[int]) -> float | None:
     """Compute p from winners and runs by group, eq. (1); None if there are too many tables."""
     import numpy as np
+    from scipy.stats import multivariate_hypergeom
 
     total = sum(winners)
-    winner_counts, log_probabilities, remaining_runs = (
-        np.zeros(1, dtype=int),
-        np.zeros(1),
-        sum(runs),
-    )
-    for count in runs:
-        remaining_runs -= count
-        counts = np.arange(min(count, total) + 1)
-        if len(winner_counts) * len(counts) > _MAX_TABLES:
-            return None
-        log_ways = np.array([_log_choose(count, k) for k in counts.tolist()])
-        winner_counts = (winner_counts[:, None] + counts).ravel()
-        log_probabilities = (log_probabilities[:, None] + log_ways).ravel()
-        valid = (winner_counts <= total) & (winner_counts + remaining_runs >= total)
-        winner_counts, log_probabilities = winner_counts[valid], log_probabilities[valid]
-    log_probabilities -= _log_choose(sum(runs), total)
-    observed = sum(_log_choose(n, k) for n, k in zip(runs, winners, strict=True)) - _log_choose(
-        sum(runs), total
-    )
-    return min(1.0, float(np.exp(log_probabilities[log_probabilities <= observed + 1e-7]).sum()))
-
-
-def _log_choose(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    sizes = [min(count, total) + 1 for count in runs[:-1]]
+    if math.prod(sizes) > _MAX_TABLES:
+        return None
+    # The last group has the remaining winners; an impossible table has the probability 0.
+    counts = np.indices(sizes).reshape(len(sizes), math.prod(sizes))
+    tables = np.vstack([counts, total - counts.sum(axis=0)]).T
+    log_p: Any = multivariate_hypergeom.logpmf(tables, runs, total)
+    observed = multivariate_hypergeom.logpmf(winners, runs, total)
+    return min(1.0, float(np.exp(log_p[log_p <= observed + 1e-7]).sum()))
 
 
 def rate_interval(winners: int, runs: int, level: float = CONFIDENCE) -> tuple[float, float]:
     """Compute the interval of a success rate, eq. (4); (0, 1) without runs."""
-    from scipy.stats import beta
-
-    tail = (1.0 - level) / 2.0
-    low = float(beta.ppf(tail, winners, runs - winners + 1)) if winners > 0 else 0.0
-    high = float(beta.ppf(1.0 - tail, winners + 1, runs - winners)) if winners < runs else 1.0
-    return low, high
-
-
-def split_p(count: int, winners: int, share: float) -> float:
-    """Compute the two-sided binomial p of the winners in one group.
-
-    Args:
-        count: number of winners in the group.
-        winners: number of all winners.
-        share: share of the runs that are in the group.
-    """
     from scipy.stats import binomtest
 
-    return float(binomtest(count, winners, share).pvalue)
+    if runs == 0:
+        return 0.0, 1.0
+    interval = binomtest(winners, runs).proportion_ci(level)
+    return float(interval.low), float(interval.high)
 
 
 def shuffle_labels(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from synaptune.analysis.refine.exact_tests import split_p
 from synaptune.analysis.refine.runs import Narrowing, ParameterTest, round_to_digits
 from synaptune.core.parameters import constant
 from synaptune.search.space.space import Dimension
@@ -20,6 +19,8 @@ _MIN_GAIN = 0.1  # share of a range's width that a narrowing has to remove at le
 
 def explain_unsupported(test: ParameterTest) -> str:
     """Explain why a parameter is not narrowed, with the pattern of its high performers."""
+    from scipy.stats import binomtest
+
     values = test.winning_values
     if test.p_position is not None:
         low, high = min(map(float, values)), max(map(float, values))
@@ -32,7 +33,7 @@ def explain_unsupported(test: ParameterTest) -> str:
     if len(test.groups) == 2:
         first = test.groups[0]
         share = first.runs / sum(group.runs for group in test.groups)
-        p = split_p(first.winners, len(values), share)
+        p = binomtest(first.winners, len(values), share).pvalue
         binomial = f" (binomial p = {p:.2f} for {100 * share:.0f} % of the runs)"
     return f"kept wide: {counts} high performers{binomial}, which chance explains"
 

@@ -31,66 +31,55 @@ def apply_plan_rule(test: ParameterTest, *, maximize: bool, bounded: bool) -> Na
         maximize: whether a larger metric is better.
         bounded: whether values outside the present range are invalid.
     """
-    dimension, winning_values = test.parameter.dimension, set(test.winning_values)
-    if len(winning_values) == 1:
-        return Narrowing(
-            None, test.winning_values[0], f"all {len(test.winning_values)} high performers agree"
-        )  # eq. (1)
+    dimension, winning_values = test.parameter.dimension, test.winning_values
+    if len(set(winning_values)) == 1:
+        reason = f"all {len(winning_values)} high performers agree"
+        return Narrowing(None, winning_values[0], reason)  # eq. (1)
     if dimension.scale != "categorical":
-        return (
-            _plan_range(test, maximize=maximize, bounded=bounded)
-            if test.edges
-            else Narrowing(dimension, None, "few integers: unchanged")
-        )
+        if test.edges:
+            return _plan_range(test, maximize=maximize, bounded=bounded)
+        return Narrowing(dimension, None, "few integers: unchanged")
     choices = tuple(value for value in dimension.choices if value in winning_values)
-    if not any(isinstance(value, str) for value in dimension.choices):  # eq. (3)
-        if choices == dimension.choices:
-            return Narrowing(
-                dimension, None, "every value occurs among the high performers: unchanged"
-            )
-        return Narrowing(
-            replace(dimension, choices=choices, start=None),
-            None,
-            f"{_join_values(choices)} occur among the high performers",
-        )
-    weights = _rank_weights(test, choices)
-    after = replace(dimension, choices=choices, weights=weights, start=None)
-    counts = " against ".join(
-        str(sum(value == choice for value in test.winning_values)) for choice in choices
-    )
-    return Narrowing(after, None, f"{counts} high performers, weighted by their rank")
+    if any(isinstance(value, str) for value in dimension.choices):  # eq. (4)
+        after = replace(dimension, choices=choices, weights=_rank_weights(test, choices))
+        counts = " against ".join(str(winning_values.count(choice)) for choice in choices)
+        reason = f"{counts} high performers, weighted by their rank"
+    elif choices == dimension.choices:  # eq. (3)
+        return Narrowing(dimension, None, "every value occurs among the high performers: unchanged")
+    else:
+        after = replace(dimension, choices=choices)
+        reason = f"{', '.join(map(str, choices))} occur among the high performers"
+    return Narrowing(replace(after, start=None), None, reason)
 
 
 def _plan_range(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrowing:
     """Narrow a range, eq. (2)."""
     dimension, numbers = test.parameter.dimension, [float(value) for value in test.winning_values]
-    candidates = [
-        (group.mean, best_bin)
-        for best_bin, group in enumerate(test.groups)
+    means = [
+        (group.mean, index)
+        for index, group in enumerate(test.groups)
         if group.winners and group.mean is not None
     ]
-    _, best_bin = max(candidates) if maximize else min(candidates)
-    low, high = max(test.edges[best_bin], min(numbers)), min(test.edges[best_bin + 1], max(numbers))
-    if dimension.scale == "log":
-        low, high = low / (1.0 + WIDEN), high * (1.0 + WIDEN)
-    else:
-        low, high = low - WIDEN * (high - low), high + WIDEN * (high - low)
+    best = max(means)[1] if maximize else min(means)[1]
+    low, high = max(test.edges[best], min(numbers)), min(test.edges[best + 1], max(numbers))
+    margin = WIDEN * (high - low)
+    low, high = (
+        (low / (1.0 + WIDEN), high * (1.0 + WIDEN))
+        if dimension.scale == "log"
+        else (low - margin, high + margin)
+    )
     low, high = round_to_digits(low, 1), round_to_digits(high, 1)
     if dimension.integer:
         low, high = float(round(low)), float(round(high))
     if bounded:
         low, high = max(low, dimension.low), min(high, dimension.high)
-    label = test.groups[best_bin].label
-    if not low < high:
-        return Narrowing(
-            dimension, None, f"best mean at {label}, which rounds to nothing: unchanged"
-        )
-    after = replace(dimension, low=low, high=high, start=None)
+    label = f"best mean at {test.groups[best].label}"
+    if low >= high:
+        return Narrowing(dimension, None, f"{label}, whose ends round to one value: unchanged")
     return Narrowing(
-        after,
+        replace(dimension, low=low, high=high, start=None),
         None,
-        f"best mean at {label}, high performers from {min(numbers):.3g}; a quarter more on either "
-        "side",
+        f"{label}, high performers from {min(numbers):.3g}; a quarter more on either side",
     )
 
 
@@ -107,7 +96,3 @@ def _rank_weights(test: ParameterTest, choices: tuple[Value, ...]) -> tuple[floa
     ]
     weights[weights.index(max(weights))] += 100.0 - sum(weights)
     return tuple(weights)
-
-
-def _join_values(values: tuple[Value, ...]) -> str:
-    return ", ".join(map(str, values))

@@ -52,7 +52,6 @@ from synaptune.analysis.refine.runs import (
 )
 from synaptune.core.errors import user_error
 from synaptune.search.space.file import SpaceFile
-from synaptune.search.space.values import Value
 
 if TYPE_CHECKING:
     from synaptune.analysis.refine.exact_tests import Labels
@@ -60,10 +59,7 @@ if TYPE_CHECKING:
 Rule = Literal["tested", "plan"]
 QUANTILE = 1.0 / 3.0  # best part of the runs that counts as high performers; the plan: 16 of 48
 ALPHA = 0.05  # adjusted p that supports a narrowing [probability]; chosen: the usual 5 %
-MARGIN = 0.1  # of the winners' width, left on either side; chosen: winners not yet seen
-_MIN_GAIN = 0.1  # of a range's width: a smaller narrowing is none
 _BIN_COUNTS = (3, 6)  # fewest and most bins at round numbers
-_QUARTERS = 4
 _UNTESTABLE = (
     "not testable: no generation has both a high performer and another run, so that no labels can "
     "be shuffled"
@@ -149,41 +145,37 @@ def refine(
             expected="at least one",
             do="name its columns with --parameters",
         )
-    limit = (
-        threshold
-        if threshold is not None
-        else _choose_threshold(runs, QUANTILE if quantile is None else quantile)
-    )
+    share = QUANTILE if quantile is None else quantile
+    limit = _choose_threshold(runs, share) if threshold is None else threshold
     wins = [score >= limit if runs.maximize else score <= limit for score in runs.scores]
-    if not 0 < sum(wins) < len(wins):
+    winners = sum(wins)
+    if not 0 < winners < len(wins):
         sign = "at least" if runs.maximize else "at most"
         raise user_error(
-            got=f"{sum(wins)} of {len(wins)} runs with {runs.metric} {sign} {limit:g}",
+            got=f"{winners} of {len(wins)} runs with {runs.metric} {sign} {limit:g}",
             expected="some high performers, and some others",
             do=f"choose another --threshold (the runs have {min(runs.scores):g} to "
             f"{max(runs.scores):g}) or --quantile",
         )
     labels = shuffle_labels(wins, runs.strata, seed, shuffles)
-    if not (testable := _is_testable(wins, runs.strata)):
-        runs = replace(
-            runs,
-            notes=(
-                *runs.notes,
-                f"{_UNTESTABLE}; every p is therefore 1 (--rule plan needs no test)",
-            ),
-        )
+    # Some stratum needs both high performers and other runs.
+    testable = len({*zip(runs.strata, wins, strict=True)}) > len(set(runs.strata))
+    if not testable:
+        note = f"{_UNTESTABLE}; every p is therefore 1 (--rule plan needs no test)"
+        runs = replace(runs, notes=(*runs.notes, note))
     tests = [_test_parameter(runs, parameter, wins, labels) for parameter in runs.parameters]
-    adjusted = holm([test.p for test in tests])
-    proposals = tuple(
-        _propose(test, p, rule, winners=sum(wins), runs=runs, testable=testable)
-        for test, p in zip(tests, adjusted, strict=True)
-    )
-    return Refinement(runs, rule, limit, sum(wins), proposals)
-
-
-def _is_testable(wins: Sequence[bool], strata: Sequence[int]) -> bool:
-    """Return whether any stratum has both high performers and other runs."""
-    return len({*zip(strata, wins, strict=True)}) > len(set(strata))
+    proposals = []
+    for test, adjusted_p in zip(tests, holm([test.p for test in tests]), strict=True):
+        supported = adjusted_p < ALPHA
+        if rule == "plan":
+            narrowing = apply_plan_rule(test, maximize=runs.maximize, bounded=runs.bounded)
+        elif supported:
+            narrowing = narrow(test, winners)
+        else:
+            reason = explain_unsupported(test) if testable else f"kept wide: {_UNTESTABLE}"
+            narrowing = Narrowing(test.parameter.dimension, None, reason)
+        proposals.append(Proposal(test, adjusted_p, supported, narrowing))
+    return Refinement(runs, rule, limit, winners, tuple(proposals))
 
 
 def _choose_threshold(runs: RunTable, quantile: float) -> float:
@@ -198,58 +190,32 @@ def _choose_threshold(runs: RunTable, quantile: float) -> float:
 def _test_parameter(
     runs: RunTable, parameter: RunParameter, wins: Sequence[bool], labels: Labels
 ) -> ParameterTest:
-    edges = make_bins(parameter)
-    values = () if edges else _group_values(parameter)
+    edges, numbers = make_bins(parameter), parameter.values
+    # All choices are groups, also those without runs.
+    values = () if edges else parameter.dimension.choices or tuple(sorted(set(numbers), key=float))
     codes = [
         bisect.bisect_right(edges[1:-1], float(value)) if edges else values.index(value)
-        for value in parameter.values
+        for value in numbers
     ]
-    names = (
-        [f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)]
-        if edges
-        else [f"{value}" for value in values]
-    )
+    bins = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)]
     groups = []
-    for code, name in enumerate(names):
+    for code, name in enumerate(bins or map(str, values)):
         members = [row for row, other in enumerate(codes) if other == code]
-        group_winners = sum(wins[row] for row in members)
+        count, won = len(members), sum(wins[row] for row in members)
         mean = statistics.fmean(runs.scores[row] for row in members) if members else None
         groups.append(
-            RunGroup(
-                name,
-                len(members),
-                group_winners,
-                group_winners / max(len(members), 1),
-                *rate_interval(group_winners, len(members)),
-                mean,
-            )
+            RunGroup(name, count, won, won / max(count, 1), *rate_interval(won, count), mean)
         )
-    single_stratum = len(set(runs.strata)) == 1
-    p_groups = (
-        exact_p([group.winners for group in groups], [group.runs for group in groups])
-        if single_stratum
-        else None
-    )
-    p_groups = group_p(codes, labels, runs.strata) if p_groups is None else p_groups
-    is_range = parameter.dimension.scale != "categorical"
-    p_position = (
-        position_p([float(value) for value in parameter.values], labels, runs.strata)
-        if is_range
-        else None
-    )
-    p = p_groups if p_position is None else min(1.0, 2.0 * min(p_groups, p_position))  # eq. (1)
-    order = sorted(
-        (row for row, group_winners in enumerate(wins) if group_winners),
-        key=lambda row: runs.scores[row],
-        reverse=runs.maximize,
-    )
-    winning = tuple(parameter.values[row] for row in order)
+    table = [group.winners for group in groups], [group.runs for group in groups]
+    exact = exact_p(*table) if len(set(runs.strata)) == 1 else None
+    p = p_groups = group_p(codes, labels, runs.strata) if exact is None else exact
+    p_position = None
+    if parameter.dimension.scale != "categorical":
+        p_position = position_p([float(value) for value in numbers], labels, runs.strata)
+        p = min(1.0, 2.0 * min(p_groups, p_position))  # eq. (1)
+    order = sorted(range(len(wins)), key=lambda row: runs.scores[row], reverse=runs.maximize)
+    winning = tuple(numbers[row] for row in order if wins[row])
     return ParameterTest(parameter, tuple(groups), edges, values, winning, p_groups, p_position, p)
-
-
-def _group_values(parameter: RunParameter) -> tuple[Value, ...]:
-    """Return all choices, also those without runs; for integers the sorted values of the runs."""
-    return parameter.dimension.choices or tuple(sorted(set(parameter.values), key=float))
 
 
 def make_bins(parameter: RunParameter) -> tuple[float, ...]:
@@ -281,29 +247,5 @@ def make_bins(parameter: RunParameter) -> tuple[float, ...]:
             if _BIN_COUNTS[0] <= len(inner) + 1 <= _BIN_COUNTS[1]:
                 return (low, *inner, high)
     low, high = round_to_digits(values[0], 3, up=False), round_to_digits(values[-1], 3, up=True)
-    cuts = [values[len(values) * part // _QUARTERS] for part in range(1, _QUARTERS)]
-    return (
-        low,
-        *sorted({edge for cut in cuts if low < (edge := round_to_digits(cut, 3)) < high}),
-        high,
-    )
-
-
-def _propose(
-    test: ParameterTest,
-    adjusted_p: float,
-    rule: Rule,
-    *,
-    winners: int,
-    runs: RunTable,
-    testable: bool,
-) -> Proposal:
-    supported = adjusted_p < ALPHA
-    if rule == "plan":
-        narrowing = apply_plan_rule(test, maximize=runs.maximize, bounded=runs.bounded)
-    elif supported:
-        narrowing = narrow(test, winners)
-    else:
-        reason = explain_unsupported(test) if testable else f"kept wide: {_UNTESTABLE}"
-        narrowing = Narrowing(test.parameter.dimension, None, reason)
-    return Proposal(test, adjusted_p, supported, narrowing)
+    quarters = {round_to_digits(values[len(values) * part // 4], 3) for part in (1, 2, 3)}
+    return (low, *sorted(edge for edge in quarters if low < edge < high), high)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -150,31 +150,21 @@ def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTabl
             do="choose another study",
         )
     snapshot, space = rescore_study(snapshot), snapshot.spaces[snapshot.searches[-1]]
-    metrics = sorted(
-        {
-            name
-            for trial in snapshot.search_trials
-            for name, value in trial.facts.items()
-            if parse_number(value) is not None
-        }
-    )
-    metric = refuse_training_metric(selection.metric or OBJECTIVE, [OBJECTIVE, *metrics])
-    if metric != OBJECTIVE and metric not in metrics:
-        raise unknown_metric_error(
-            metric, [OBJECTIVE, *(name for name in metrics if split_words(name) & EVALUATION_WORDS)]
+    metrics = {
+        name
+        for trial in snapshot.search_trials
+        for name, value in trial.facts.items()
+        if parse_number(value) is not None
+    }
+    metric = check_metric(selection.metric or OBJECTIVE, [OBJECTIVE, *sorted(metrics)])
+    scores = {
+        trial.number: parse_number(
+            trial.objective if metric == OBJECTIVE else trial.facts.get(metric)
         )
-    ranked = []
-    for trial in snapshot.search_trials:
-        loss = snapshot.get_complete_loss(trial)
-        score = (
-            loss
-            if metric == OBJECTIVE
-            else parse_number(trial.facts.get(metric))
-            if trial.state == "complete"
-            else None
-        )
-        if score is not None:
-            ranked.append((trial, -score if metric == OBJECTIVE and snapshot.maximize else score))
+        for trial in snapshot.search_trials
+        if trial.state == "complete"
+    }
+    ranked = [trial for trial in snapshot.search_trials if scores.get(trial.number) is not None]
     count = len(snapshot.search_trials)
     if not ranked:
         raise user_error(
@@ -183,15 +173,13 @@ def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTabl
             do="continue the search, or choose another --metric or study",
         )
     engine = snapshot.engine
-    adaptive = (
-        engine.name if engine is not None and engine.name.lower() not in NON_ADAPTIVE else None
-    )
-    parameters = tuple(
-        RunParameter(dimension, tuple(trial.values[dimension.name] for trial, _ in ranked))
+    is_adaptive = engine is not None and engine.name.lower() not in NON_ADAPTIVE
+    refuse_unknown_parameters(selection, space.names)
+    parameters = [
+        RunParameter(dimension, tuple(trial.values[dimension.name] for trial in ranked))
         for dimension in space.dimensions
         if selection.parameters is None or dimension.name in selection.parameters
-    )
-    refuse_unknown_parameters(selection, space.names)
+    ]
     unranked = count - len(ranked)
     note = f"{unranked} of {count} trials have no {metric} and are left out"
     return RunTable(
@@ -199,43 +187,42 @@ def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTabl
         metric=metric,
         maximize=snapshot.maximize if metric == OBJECTIVE else selection.maximize,
         parameters=rename_parameters(parameters, selection),
-        scores=tuple(score for _, score in ranked),
+        scores=tuple(scores[trial.number] for trial in ranked),  # type: ignore[misc]
         strata=tuple(
-            int(trial.facts.get(schema.GENERATION, 0)) if adaptive else 0 for trial, _ in ranked
+            int(trial.facts.get(schema.GENERATION, 0)) if is_adaptive else 0 for trial in ranked
         ),
-        adaptive=adaptive,
+        adaptive=engine.name if engine is not None and is_adaptive else None,
         bounded=True,
         notes=(note,) if unranked else (),
     )
 
 
-def refuse_training_metric(metric: str, known: Sequence[str]) -> str:
+def is_evaluation_metric(name: str) -> bool:
+    """Return whether a name identifies a metric of an evaluation, and not of training."""
+    return bool(split_words(name) & EVALUATION_WORDS) and not split_words(name) & TRAINING_WORDS
+
+
+def check_metric(metric: str, known: Sequence[str]) -> str:
     """Return the metric.
 
     Raises:
-        UserError: it is measured in training.
+        UserError: it is measured in training, or is not among the known metrics.
     """
-    if not split_words(metric) & TRAINING_WORDS:
-        return metric
-    offered = [
-        name
-        for name in known
-        if name == OBJECTIVE
-        or (split_words(name) & EVALUATION_WORDS and not split_words(name) & TRAINING_WORDS)
-    ]
-    raise user_error(
-        got=f"--metric {metric}, which is measured in training: ranking by it favours overfitting",
-        expected=f"an evaluation metric ({', '.join(offered) or 'the runs have none'})",
-        do="name one with --metric" if offered else "export the runs with one",
-    )
-
-
-def unknown_metric_error(metric: str, known: Sequence[str]) -> Exception:
-    return user_error(
-        got=f"--metric {metric}",
-        expected=f"one of {', '.join(known)}",
-        do=f"choose one (closest: {find_nearest(metric, known)})",
-    )
+    valid = [name for name in known if name == OBJECTIVE or is_evaluation_metric(name)]
+    if split_words(metric) & TRAINING_WORDS:
+        raise user_error(
+            got=f"--metric {metric}, which is measured in training: ranking by it favours "
+            "overfitting",
+            expected=f"an evaluation metric ({', '.join(valid) or 'the runs have none'})",
+            do="name one with --metric" if valid else "export the runs with one",
+        )
+    if metric not in known:
+        raise user_error(
+            got=f"--metric {metric}",
+            expected=f"one of {', '.join(valid or known)}",
+            do=f"choose one (closest: {find_nearest(metric, valid or known)})",
+        )
+    return metric
 
 
 def round_to_digits(number: float, digits: int, *, up: bool | None = None) -> float:
@@ -255,25 +242,23 @@ def round_to_digits(number: float, digits: int, *, up: bool | None = None) -> fl
 
 
 def rename_parameters(
-    parameters: tuple[RunParameter, ...], selection: RunSelection
+    parameters: Iterable[RunParameter], selection: RunSelection
 ) -> tuple[RunParameter, ...]:
+    """Return the parameters with their new names."""
     new_names = selection.new_names or {}
     return tuple(
-        parameter._replace(
-            dimension=replace(
-                parameter.dimension,
-                name=new_names.get(parameter.dimension.name, parameter.dimension.name),
-            )
-        )
-        for parameter in parameters
+        RunParameter(replace(dimension, name=new_names.get(dimension.name, dimension.name)), values)
+        for dimension, values in parameters
     )
 
 
 def refuse_unknown_parameters(selection: RunSelection, known: Sequence[str]) -> None:
+    """Raise UserError if the selection names parameters that the runs do not have."""
     names = (*(selection.parameters or ()), *(selection.new_names or ()))
-    if unknown := [
+    unknown = [
         f"{name} (closest: {find_nearest(name, known)})" for name in names if name not in known
-    ]:
+    ]
+    if unknown:
         raise user_error(
             got=f"no parameter {'; '.join(unknown)}",
             expected="names of its parameters",
@@ -282,15 +267,14 @@ def refuse_unknown_parameters(selection: RunSelection, known: Sequence[str]) -> 
 
 
 def split_words(name: str) -> set[str]:
+    """Split a name into its lower-case words."""
     return set(re.split(r"[^a-z0-9]+", name.lower()))
 
 
 def parse_number(value: Any) -> float | None:
     """Parse a fact or a cell as a finite number; None for anything else."""
-    if value is None or isinstance(value, bool):
-        return None
     try:
         number = float(value)
     except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None
+    return None if isinstance(value, bool) or not math.isfinite(number) else number

@@ -11,6 +11,7 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from synaptune.analysis.refine.runs import (
     EVALUATION_WORDS,
@@ -19,17 +20,16 @@ from synaptune.analysis.refine.runs import (
     RunParameter,
     RunSelection,
     RunTable,
+    check_metric,
+    is_evaluation_metric,
     parse_number,
-    refuse_training_metric,
     refuse_unknown_parameters,
     rename_parameters,
     round_to_digits,
     split_words,
-    unknown_metric_error,
 )
 from synaptune.core.errors import user_error
 from synaptune.search.space.space import Dimension
-from synaptune.search.space.values import Value
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import SEARCH, is_search
 
@@ -80,7 +80,6 @@ def read_csv_runs(path: Path, selection: RunSelection) -> RunTable:
             do="check --metric",
         )
     table = {name: [column[row] for row in finished] for name, column in table.items()}
-    is_export = set(table) >= _EXPORT_COLUMNS
     refuse_unknown_parameters(selection, list(table))
     parameters, left_out = _choose_parameters(table, metric, selection, path)
     if not (split_words(metric) & EVALUATION_WORDS) and metric != OBJECTIVE:
@@ -93,16 +92,16 @@ def read_csv_runs(path: Path, selection: RunSelection) -> RunTable:
             f"{metric} is measured on the test split, which can then not evaluate the refined "
             "search"
         )
+    # Only an export of synaptune says which runs were drawn from the same distribution.
+    generations = table["generation"] if set(table) >= _EXPORT_COLUMNS else ["0"] * len(finished)
     return RunTable(
         source=path.name,
         metric=metric,
         maximize=selection.maximize,
-        parameters=rename_parameters(tuple(parameters), selection),
+        parameters=rename_parameters(parameters, selection),
         scores=tuple(float(text) for text in table[metric]),
-        strata=tuple(int(text or 0) for text in table["generation"])
-        if is_export
-        else (0,) * len(finished),
-        adaptive="unknown optimizer" if is_export and len(set(table["generation"])) > 1 else None,
+        strata=tuple(int(text or 0) for text in generations),
+        adaptive="unknown optimizer" if len(set(generations)) > 1 else None,
         left_out=tuple(left_out),
         notes=tuple(notes),
     )
@@ -112,32 +111,28 @@ def _choose_parameters(
     table: Mapping[str, Sequence[str]], metric: str, selection: RunSelection, path: Path
 ) -> tuple[list[RunParameter], list[tuple[str, str]]]:
     """Return the columns that are parameters, and the others with the reason."""
-    selected = set(selection.parameters or ()) | set(selection.new_names or ())
+    selected = {*(selection.parameters or ()), *(selection.new_names or ())}
     dotted = any(key.startswith("synapse.") for key in table)
-    parameters: list[RunParameter] = []
-    left_out: list[tuple[str, str]] = []
+    columns: dict[str, RunParameter | str] = {}
     for name, column in table.items():
-        if name == metric:
-            continue
         reason = None
         if name not in selected:
             reason = (
-                "not among --parameters"
-                if selection.parameters is not None
-                else _explain_no_parameter(name, dotted=dotted)
+                _explain_no_parameter(name, dotted=dotted)
+                if selection.parameters is None
+                else "not among --parameters"
             )
-        parameter = reason or _make_parameter(name, column, forced=name in selected)
-        if isinstance(parameter, str):
-            left_out.append((name, parameter))
-        else:
-            parameters.append(parameter)
-    if unusable := [f"{name}: {reason}" for name, reason in left_out if name in selected]:
+        if name != metric:
+            columns[name] = reason or _make_parameter(name, column, forced=name in selected)
+    left_out = [(name, reason) for name, reason in columns.items() if isinstance(reason, str)]
+    unusable = [f"{name}: {reason}" for name, reason in left_out if name in selected]
+    if unusable:
         raise user_error(
             got=f"columns of {path} that cannot be parameters: {'; '.join(unusable)}",
             expected="columns that vary",
             do="leave them out",
         )
-    return parameters, left_out
+    return [entry for entry in columns.values() if isinstance(entry, RunParameter)], left_out
 
 
 def _read_columns(path: Path) -> dict[str, list[str]]:
@@ -158,11 +153,13 @@ def _read_columns(path: Path) -> dict[str, list[str]]:
             do="export it again",
         )
     names, *lines = rows
-    if uneven := next(
-        (number for number, row in enumerate(lines, 2) if len(row) != len(names)), None
-    ):
-        got = f"{path}: line {uneven} with {len(lines[uneven - 2])} cells under {len(names)} names"
-        raise user_error(got=got, expected="as many cells in every line", do="export it again")
+    for number, line in enumerate(lines, 2):
+        if len(line) != len(names):
+            raise user_error(
+                got=f"{path}: line {number} with {len(line)} cells under {len(names)} names",
+                expected="as many cells in every line",
+                do="export it again",
+            )
     if duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise user_error(
             got=f"{path} with several columns {', '.join(duplicates)}",
@@ -179,19 +176,7 @@ def _choose_metric(table: Mapping[str, Sequence[str]], metric: str | None) -> st
         if any(parse_number(text) is not None for text in column)
     ]
     if metric is not None:
-        refuse_training_metric(metric, numeric)
-        if metric not in numeric:
-            raise unknown_metric_error(
-                metric,
-                [
-                    name
-                    for name in numeric
-                    if split_words(name) & EVALUATION_WORDS
-                    and not split_words(name) & TRAINING_WORDS
-                ]
-                or numeric,
-            )
-        return metric
+        return check_metric(metric, numeric)
     candidates = [OBJECTIVE] if OBJECTIVE in numeric else _find_evaluation_metrics(numeric)
     if len(candidates) == 1:
         return candidates[0]
@@ -207,9 +192,7 @@ def _find_evaluation_metrics(names: Sequence[str]) -> list[str]:
     return [
         name
         for name in names
-        if split_words(name) & EVALUATION_WORDS
-        and not split_words(name) & (TRAINING_WORDS | {"test"})
-        and "interval" not in name
+        if is_evaluation_metric(name) and "test" not in split_words(name) and "interval" not in name
     ]
 
 
@@ -217,34 +200,28 @@ def _select_finished(
     table: Mapping[str, Sequence[str]], metric: str
 ) -> tuple[list[int], list[str]]:
     """Return the rows of the finished search runs with the metric, and notes on the others."""
-    rows = list(range(len(table[metric])))
-    notes = []
-    phases = table.get("phase", ())
     # In an export of synaptune the last search phase counts; in other tables only a phase of that
     # name.
+    phases = table.get("phase", ())
     searches = [
         phase
         for phase in dict.fromkeys(phases)
         if (is_search(phase) if set(table) >= _EXPORT_COLUMNS else phase == SEARCH)
     ]
-    if searches:
-        rows = [row for row in rows if phases[row] == searches[-1]]
-    state = next((column for name, column in table.items() if name.lower() == "state"), None)
-    if state is not None and any(text.lower() in _FINISHED_STATES for text in state):
-        ended = [row for row in rows if state[row].lower() in _FINISHED_STATES]
-        notes += (
-            [f"{len(rows) - len(ended)} runs that did not finish are left out"]
-            if len(ended) < len(rows)
-            else []
-        )
-        rows = ended
-    scored = [row for row in rows if parse_number(table[metric][row]) is not None]
-    notes += (
-        [f"{len(rows) - len(scored)} runs without a number for {metric} are left out"]
-        if len(scored) < len(rows)
-        else []
-    )
-    return scored, notes
+    rows = [row for row in range(len(table[metric])) if not searches or phases[row] == searches[-1]]
+    states = next((column for name, column in table.items() if name.lower() == "state"), ())
+    finished = {row for row, state in enumerate(states) if state.lower() in _FINISHED_STATES}
+    scored = {row for row, text in enumerate(table[metric]) if parse_number(text) is not None}
+    notes = []
+    for selected, problem in (
+        (finished or set(rows), "that did not finish"),
+        (scored, f"without a number for {metric}"),
+    ):
+        remaining = [row for row in rows if row in selected]
+        if len(remaining) < len(rows):
+            notes.append(f"{len(rows) - len(remaining)} runs {problem} are left out")
+        rows = remaining
+    return rows, notes
 
 
 def _explain_no_parameter(name: str, *, dotted: bool) -> str | None:
@@ -255,57 +232,44 @@ def _explain_no_parameter(name: str, *, dotted: bool) -> str | None:
     if name.startswith("_") or name.lower() in _RUN_COLUMNS or split_words(name) & {"seed"}:
         return "about the run"
     if dotted:
-        return (
-            None
-            if name.startswith(("synapse.", "training.", "model.", "data."))
-            else "not a name of the configuration"
-        )
-    if name.startswith("training."):
-        return None
-    return "named like a measurement" if split_words(name) & _METRIC_WORDS else None
+        is_setting = name.startswith(("synapse.", "training.", "model.", "data."))
+        return None if is_setting else "not a name of the configuration"
+    is_measurement = split_words(name) & _METRIC_WORDS and not name.startswith("training.")
+    return "named like a measurement" if is_measurement else None
 
 
 def _make_parameter(name: str, column: Sequence[str], *, forced: bool) -> RunParameter | str:
     """Make a parameter of a column, or return why it is not a parameter."""
     if missing := sum(not text for text in column):
         return f"empty in {missing} of the runs"
-    if len(set(column)) == 1:
-        return f"constant ({column[0]})"
-    numbers = [parse_number(text) for text in column]
-    if None in numbers:
-        lowered = {text.lower() for text in column}
-        values: tuple[Value, ...] = (
-            tuple(text.lower() == "true" for text in column)
-            if lowered == {"true", "false"}
-            else tuple(column)
-        )
-        if len(lowered) > MAX_TEXTS or (len(lowered) == len(column) and not forced):
-            return f"{len(lowered)} different texts"
-        return RunParameter(
-            Dimension(name, "categorical", choices=tuple(sorted(set(values)))), values
-        )
-    if all(re.fullmatch(r"[+-]?\d+", text) for text in column):
-        values = tuple(int(text) for text in column)
-    else:
-        values = tuple(float(text) for text in column)
+    values = _parse_values(column)
     distinct = sorted(set(values))
     if len(distinct) == 1:
         return f"constant ({column[0]})"
-    if len(distinct) <= MAX_CHOICES:
+    is_text = isinstance(values[0], str)
+    if is_text and (len(distinct) > MAX_TEXTS or (len(distinct) == len(column) and not forced)):
+        return f"{len(distinct)} different texts"
+    if is_text or len(distinct) <= MAX_CHOICES:
         return RunParameter(Dimension(name, "categorical", choices=tuple(distinct)), values)
-    return RunParameter(
-        _make_range(name, [float(value) for value in distinct], integer=isinstance(values[0], int)),
-        values,
-    )
+    return RunParameter(_make_range(name, distinct), values)
 
 
-def _make_range(name: str, distinct: Sequence[float], *, integer: bool) -> Dimension:
-    """Make the range of a column from its ends, rounded outward."""
+def _parse_values(column: Sequence[str]) -> tuple[Any, ...]:
+    """Return the cells as integers, numbers or truth values if all of them are, else as texts."""
+    if all(re.fullmatch(r"[+-]?\d+", text) for text in column):
+        return tuple(int(text) for text in column)
+    if all(parse_number(text) is not None for text in column):
+        return tuple(float(text) for text in column)
+    if {text.lower() for text in column} == {"true", "false"}:
+        return tuple(text.lower() == "true" for text in column)
+    return tuple(column)
+
+
+def _make_range(name: str, distinct: Sequence[float]) -> Dimension:
+    """Make the range of a column from its sorted values, rounded outward unless they are whole."""
     low, high = distinct[0], distinct[-1]
-    log = low > 0.0 and high / low >= _LOG_RATIO
+    log, integer = low > 0.0 and high / low >= _LOG_RATIO, isinstance(low, int)
     if not integer:
-        low, high = (
-            round_to_digits(low, 1 if log else 2, up=False),
-            round_to_digits(high, 1 if log else 2, up=True),
-        )
+        digits = 1 if log else 2
+        low, high = round_to_digits(low, digits, up=False), round_to_digits(high, digits, up=True)
     return Dimension(name, "log" if log else "lin", low, high, integer=integer)

@@ -18,6 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from synaptune.core.network import run_with_timeout
 from synaptune.core.text import get_first_line
 from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
@@ -34,7 +35,6 @@ from synaptune.training.loggers.wandb_run import (
     get_study_identity,
     make_run_id,
     open_run,
-    run_with_timeout,
 )
 
 FOLDER = "controller"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from synaptune.training.config import LoggerConfig
 
@@ -27,20 +28,21 @@ CSV_COLUMNS = (
 )
 
 
-class Writer(Protocol):
+class Writer:
     """One destination of a run's metrics."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of an optimizer step."""
+        raise NotImplementedError
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:
-        """Record the final metrics of the run if the destination supports it."""
+        """Record the final metrics of the run if the destination has a place for them."""
 
     def close(self, exit_code: int) -> None:
         """Close the destination; `exit_code` is 0 for a run without an error."""
 
 
-class CsvWriter:
+class CsvWriter(Writer):
     """metrics.csv with one row per logged step, flushed after each row.
 
     A resumed run drops the rows after its checkpoint.
@@ -59,9 +61,6 @@ class CsvWriter:
         self._writer.writerow({"step": step, **values})
         self._file.flush()
 
-    def log_summary(self, metrics: Mapping[str, float]) -> None:
-        pass  # result.json in the same folder has them
-
     def close(self, exit_code: int) -> None:
         self._file.close()
 
@@ -78,7 +77,7 @@ def _read_rows_until(path: Path, step: int) -> list[dict[str, str]]:
         ]
 
 
-class TensorBoardWriter:
+class TensorBoardWriter(Writer):
     """Event files in the run folder; a resumed run purges the steps after its checkpoint."""
 
     def __init__(self, folder: Path, resumed_from: int) -> None:
@@ -91,9 +90,6 @@ class TensorBoardWriter:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
-
-    def log_summary(self, metrics: Mapping[str, float]) -> None:
-        pass  # TensorBoard has no table of runs
 
     def close(self, exit_code: int) -> None:
         self._writer.close()
@@ -139,13 +135,8 @@ class RunLogger:
             writer.log_summary(metrics)
 
     def close(self, exit_code: int = 0) -> None:
-        """Close every writer, then raise the first error."""
-        failure: Exception | None = None
-        for writer in self._writers:
-            try:
-                writer.close(exit_code)
-            except Exception as error:
-                failure = failure or error
-        self._writers = []
-        if failure is not None:
-            raise failure
+        """Close every writer, then raise the error of one that failed."""
+        with contextlib.ExitStack() as stack:
+            for writer in reversed(self._writers):
+                stack.callback(writer.close, exit_code)
+            self._writers = []

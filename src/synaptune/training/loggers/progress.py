@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Protocol
 
 
-class Progress(Protocol):
-    """Progress output of a run."""
+class Progress:
+    """Progress output of a run; this class shows nothing."""
 
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
         """Show the training loss [nats/token] and the speed [tokens/s] of a logged step."""
@@ -20,17 +19,7 @@ class Progress(Protocol):
         """Restore the terminal."""
 
 
-class NoProgress:
-    """No output."""
-
-    def update(self, step: int, loss: float, tokens_per_second: float) -> None: ...
-
-    def show_validation(self, step: int, loss: float) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class ProgressLines(NoProgress):
+class ProgressLines(Progress):
     """One line per validation, for log files and pipes."""
 
     def __init__(self, steps: int) -> None:
@@ -43,32 +32,30 @@ class ProgressLines(NoProgress):
 
     def show_validation(self, step: int, loss: float) -> None:
         seconds = time.perf_counter() - self._started_at
-        width = len(str(self._steps))
         print(
-            f"step {step:>{width}}/{self._steps}  {self._latest}"
+            f"step {step:>{len(str(self._steps))}}/{self._steps}  {self._latest}"
             f"val {loss:.4f} nats/token  {seconds:.1f} s",
             flush=True,
         )
 
 
-class ProgressBar(NoProgress):
+class ProgressBar(Progress):
     """A rich bar of one 80-column line: losses, speed, time left."""
 
     def __init__(self, steps: int, done: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
+        from rich import progress
 
-        columns = (
-            TextColumn("[bold]training"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn(
+        self._bar = progress.Progress(
+            progress.TextColumn("[bold]training"),
+            progress.BarColumn(bar_width=20),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn(
                 "train [cyan]{task.fields[train]}[/]  val [green]{task.fields[val]}[/]  "
                 "{task.fields[speed]} tokens/s"
             ),
-            TimeRemainingColumn(),
+            progress.TimeRemainingColumn(),
+            refresh_per_second=5,
         )
-        self._bar = RichProgress(*columns, refresh_per_second=5)
         self._task = self._bar.add_task(
             "training", total=steps, completed=done, train="-", val="-", speed="-"
         )
@@ -97,10 +84,8 @@ def make_progress(choice: str, steps: int, done: int, *, in_search: bool) -> Pro
         done: steps done before a resume.
         in_search: whether the run is a trial of a search.
     """
-    if in_search:
-        return NoProgress()
     if choice == "auto":
         choice = "bar" if sys.stdout.isatty() else "lines"
-    if choice == "bar":
-        return ProgressBar(steps, done)
-    return ProgressLines(steps) if choice == "lines" else NoProgress()
+    if in_search or choice == "off":
+        return Progress()
+    return ProgressBar(steps, done) if choice == "bar" else ProgressLines(steps)

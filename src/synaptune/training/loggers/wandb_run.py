@@ -12,16 +12,15 @@ import netrc
 import os
 import re
 import sys
-import threading
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from synaptune.core.errors import user_error
+from synaptune.core.network import is_reachable, run_with_timeout
 from synaptune.training.config import LoggerConfig
+from synaptune.training.loggers.base import Writer
 
 PROBE_SECONDS = 4.0
 LOGIN_SECONDS = 10.0
@@ -65,12 +64,8 @@ def get_study_identity(study: NoteStore) -> str:
 
 def make_run_id(study: str, *parts: object) -> str:
     """Return the W&B id of a study's run, with the characters and the length that W&B allows."""
-    return "-".join(
-        [
-            re.sub(r"[^\w.-]", "_", study)[:_LONGEST_NAME],
-            *(str(part) for part in parts if part != ""),
-        ]
-    )
+    name = re.sub(r"[^\w.-]", "_", study)[:_LONGEST_NAME]
+    return "-".join([name, *(str(part) for part in parts if part != "")])
 
 
 def make_run_labels(
@@ -91,21 +86,21 @@ def make_run_labels(
         tags: further tags.
     """
     phase, generation = facts["phase"], facts["generation"]
-    labels = {
+    return {
         "group": study,
         "job_type": phase,
         "run_id": make_run_id(study, unique, number),
         "generation": generation,
+        "tags": [*tags, study, phase, f"generation-{generation}"],
     }
-    return labels | {"tags": [*tags, study, phase, f"generation-{generation}"]}
 
 
-class WandbWriter:
+class WandbWriter(Writer):
     """Writer of one W&B run.
 
     Attributes:
         run: run object of the wandb client.
-        online: whether the run is uploaded while it goes on.
+        online: whether the run is uploaded while it runs.
         folder: folder of the run's files.
     """
 
@@ -115,11 +110,9 @@ class WandbWriter:
         (self.folder / OPEN_MARKER).touch()
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
-        """Record the values of a step."""
         self.run.log(dict(values), step=step)
 
     def log_summary(self, metrics: Mapping[str, float]) -> None:
-        """Record the final metrics of the run."""
         self.run.summary.update(dict(metrics))
 
     def finish(self, exit_code: int) -> bool:
@@ -178,7 +171,7 @@ def open_run(
 
     arguments = _make_init_arguments(config, run_dir, name, flat_config)
     if mode == "online":
-        # A refused key or a lost server must not end the run: it goes on offline.
+        # A refused key or a lost server must not end the run: it continues offline.
         try:
             # The limits hold at the end of the process too.
             arguments["settings"].finish_timeout = UPLOAD_SECONDS
@@ -188,7 +181,7 @@ def open_run(
             _go_offline(f"{get_base_url()} did not accept the run: {type(error).__name__}")
     try:
         return WandbWriter(wandb.init(mode="offline", **arguments), online=False)
-    except Exception as error:  # such as an id whose abandoned upload still goes on
+    except Exception as error:  # such as an id whose abandoned upload still runs
         print(
             f"wandb: no run of {config.run_id or name} ({type(error).__name__}: {error})",
             file=sys.stderr,
@@ -242,15 +235,15 @@ def read_wandb_mode() -> str:
 def _choose_mode(choice: str) -> str:
     """Return `online`, `offline` or `disabled` for a value of `logger.wandb`."""
     mode = (read_wandb_mode() if choice == "auto" else "") or choice
-    if mode in ("disabled", "offline"):
+    if mode == "disabled":
         return mode
-    if _offline_reason is not None:
-        return "offline"
-    if not has_api_key():
-        if mode == "online":
-            _go_offline("no API key; `wandb login` stores one")
-        return "offline"
-    return "online" if is_server_reachable() else "offline"
+    if mode == "online" and not has_api_key():
+        _go_offline("no API key; `wandb login` stores one")
+    # In this order: the server is probed only if a run would be uploaded.
+    is_online = (
+        mode != "offline" and _offline_reason is None and has_api_key() and is_server_reachable()
+    )
+    return "online" if is_online else "offline"
 
 
 def get_base_url() -> str:
@@ -263,14 +256,9 @@ def has_api_key() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    host = urllib.parse.urlsplit(get_base_url()).hostname or ""
     try:
-        return (
-            path.exists()
-            and netrc.netrc(path).authenticators(
-                urllib.parse.urlsplit(get_base_url()).hostname or ""
-            )
-            is not None
-        )
+        return path.exists() and netrc.netrc(path).authenticators(host) is not None
     except (netrc.NetrcParseError, OSError):
         return False
 
@@ -287,35 +275,10 @@ def explain_unreachable() -> str | None:
 @functools.cache
 def is_server_reachable() -> bool:
     """Return whether the server sends an HTTP answer in time; probe it once per process."""
-    # A name lookup can block far longer than the time limit of a socket, so it runs in a thread.
-    finished, reachable = run_with_timeout(PROBE_SECONDS, _probe)
-    if finished and reachable:
+    if is_reachable(get_base_url(), PROBE_SECONDS):
         return True
     _go_offline(f"no answer from {get_base_url()} within {PROBE_SECONDS:.0f} s")
     return False
-
-
-def _probe() -> bool:
-    try:
-        with urllib.request.urlopen(get_base_url(), timeout=PROBE_SECONDS):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError):
-        return False
-
-
-def run_with_timeout(seconds: float, work: Callable[[], Any]) -> tuple[bool, Any]:
-    """Call `work` in a daemon thread and wait for it at most `seconds`.
-
-    Returns:
-        Whether it finished in time, and its result. Otherwise it goes on in the thread.
-    """
-    results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return bool(results), results[0] if results else None
 
 
 _offline_reason: str | None = None
