@@ -114,11 +114,16 @@ def _quote(value: Value) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _is_read_back(text: str) -> bool:
-    """Return whether Hydra reads a string without quotes as the same string."""
-    if not text or "${" in text:
+    """Return whether Hydra reads a string without quotes as the same string.
+
+    Escapes count as quotes, except in an interpolation: a quoted one would be resolved in Hydra's
+    list of overrides.
+    """
+    escaped = Transformer.str(text)
+    if not text or (escaped != text and "${" not in text):
         return False
     try:
-        parsed = OverridesParser.create().parse_override(f"x={Transformer.str(text)}").value()
+        parsed = OverridesParser.create().parse_override(f"x={escaped}").value()
     except HydraException:
         return False
     return is_same(parsed, text)
