@@ -24,7 +24,6 @@ FORM = r"got [\s\S]*x[\s\S]*\n  expected: [\s\S]*\n  to do: "
     "entry",
     [
         {"lower": "a", "upper": 2},
-        {"lower": None, "upper": 2},
         {"lower": [1], "upper": 2},
         {"lower": True, "upper": 2},
         {"lower": 0, "upper": 2, "init": "foo"},
@@ -90,8 +89,10 @@ def test_the_last_word_of_a_name_holds(params, words, built):
 
 @pytest.mark.parametrize(
     "value",
-    ["a", "", "1", "true", "null", "a b", "a,b", "it's", "é", "a\\b", "${x}", None, True, 2, 1e-300]
-    + [[1, "1", [None]], {"a": {"b": "1"}}, "~/x", "[a]", "x=1", "a:b", "\n"],
+    [
+        *("a", "", "1", "true", "null", "a b", "a,b", "it's", "é", "a\\b", "${x}", "~/x"),
+        *("[a]", "x=1", "a:b", "\n", None, True, 2, 1e-300, [1, "1", [None]], {"a": {"b": "1"}}),
+    ],
 )
 def test_a_value_is_read_back_from_its_override(value):
     parsed = OverridesParser.create().parse_override(f"x={format_value(value)}")

@@ -143,9 +143,9 @@ def _parse_bounds(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
         ends = _find_ends(float(init), step, log=log, integer=integer)
         low = ends[0] if low is None else low
         high = ends[1] if high is None else high
-    if is_valid and "init" in entry and None not in (init, low, high):
+    if is_valid and "init" in entry and init is not None and low is not None and high is not None:
         is_valid = low <= init <= high
-    if not is_valid or None in (low, high):
+    if not is_valid or low is None or high is None:
         raise user_error(
             got=f"parametrization {name}: {dict(entry)}"
             + ("" if "init" in entry else f", where the value is {start!r}"),

@@ -75,7 +75,7 @@ class HydraJobs:
         for seed, folder in zip(self.list_seeds(trial), self.list_folders(trial), strict=True):
             label = f"{trial.number}" if folder.name == str(trial.number) else folder.name
             own = [] if seed is None else [f"seed={seed}"]
-            place = {"dir": folder.parent}
+            place = {"dir": str(folder.parent)}
             if not self.sweep.has_own_subdir or len(own):
                 place["subdir"] = folder.name
             jobs.append(
@@ -84,10 +84,7 @@ class HydraJobs:
                     *self.overrides,
                     *own,
                     *self._label_run(trial, label),
-                    *(
-                        f"hydra.sweep.{key}={format_literal(str(path))}"
-                        for key, path in place.items()
-                    ),
+                    *(f"hydra.sweep.{key}={format_literal(path)}" for key, path in place.items()),
                 ]
             )
         return jobs
@@ -123,6 +120,7 @@ class HydraJobs:
                 error = job._return_value  # the public `return_value` also prints a line
                 return Result(None, seconds, failure=make_point_failure(error))
             content: dict[str, Any] = {}
+            assert job.hydra_cfg is not None
             with contextlib.suppress(ValueError, AttributeError):  # a result.json of other content
                 content = read_run_facts(Path(job.hydra_cfg.hydra.runtime.output_dir))
             facts = facts or content.get("facts", {})
