@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.config.flat import (
+    flatten_references,
     get_typed_group,
     has_name,
     is_training_config,
@@ -161,7 +162,7 @@ def read_request(request: SweepRequest) -> Sweep:
     if engine.name == "grid":
         settings["grid_points"] = engine.grid_points
     kind = read_space_name(base) or request.config.hydra.job.name
-    subdir = OmegaConf.to_container(request.config.hydra.sweep, resolve=False)["subdir"]
+    subdir = flatten_references(request.config.hydra.sweep)["subdir"]
     return Sweep(
         overrides=overrides,
         base=base,
@@ -186,7 +187,7 @@ def _compose_base(request: SweepRequest, fixed: Sequence[str]) -> tuple[DictConf
     try:
         composed = request.context.config_loader.load_configuration(
             config_name=hydra.job.config_name,
-            overrides=[*hydra.overrides.hydra, *fixed],
+            overrides=[*_list_hydra_overrides(request), *fixed],
             run_mode=RunMode.MULTIRUN,
         )
     except HydraException as error:
@@ -194,6 +195,11 @@ def _compose_base(request: SweepRequest, fixed: Sequence[str]) -> tuple[DictConf
     OmegaConf.copy_cache(request.config, composed)  # such as the time of ${now:...}
     choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
     return _drop_hydra(composed), choices
+
+
+def _list_hydra_overrides(request: SweepRequest) -> list[str]:
+    """Return the overrides of Hydra's own configuration, interpolations as they are written."""
+    return flatten_references(request.config.hydra.overrides)["hydra"]
 
 
 def _compose_job(request: SweepRequest, overrides: Sequence[str]) -> DictConfig:
@@ -269,9 +275,8 @@ def _locate_study(request: SweepRequest, study: StudyConfig, default_name: str) 
     configuration file counts unless it contains the time, which gives a new folder each time.
     """
     location = resolve_location(study, default_name)
-    sweep = OmegaConf.to_container(request.config.hydra.sweep, resolve=False)
-    assert isinstance(sweep, dict)
-    overrides = request.config.hydra.overrides.hydra
+    sweep = flatten_references(request.config.hydra.sweep)
+    overrides = _list_hydra_overrides(request)
     is_set = any(word.split("=")[0] == "hydra.sweep.dir" for word in overrides)
     if not is_set and "${now:" in str(sweep["dir"]):
         return location
