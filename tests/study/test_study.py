@@ -104,6 +104,16 @@ def test_another_configuration_is_refused_with_the_differing_keys(tmp_path):
     Study(make_location(tmp_path), {"b": 2, "a": 1}).close()
 
 
+def test_values_that_an_earlier_version_stored_become_the_references_they_were(tmp_path):
+    finished_study(tmp_path)
+    written = {"a": "${oc.env:A}", "group": "${other}"}
+    earlier = {"a": {"a": 1}, "group": {"b": 2}}
+    with Study(make_location(tmp_path), written, references=earlier) as study:
+        assert study.configuration == {"a": 1, "b": 2}
+    with pytest.raises(UserError, match=r"a: the study has 1, this command \$\{oc\.env:A\}"):
+        Study(make_location(tmp_path), written, references=earlier | {"a": {"a": 3}})
+
+
 def test_a_study_without_an_ended_trial_can_be_replaced(tmp_path):
     with Study(make_location(tmp_path), {"path": "wrong"}) as study:
         make_ledger(study).start(0, (0.1, 0.2, 0.3), VALUES, 0)

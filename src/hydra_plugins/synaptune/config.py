@@ -13,7 +13,9 @@ class OptimConf:
     Attributes:
         optimizer: a strategy that `_register` lists, or a name of Nevergrad's registry.
         budget: number of trials; None means every point of a grid.
-        num_workers: trials at a time; None means workers.count.
+        num_workers: trials that the optimizer proposes at a time. They run side by side on a
+            launcher that does so and on workers; in another application than train.py they run
+            one after another unless `workers.*` says otherwise. None means workers.count.
         noisy: whether losses are noisy.
         maximize: whether a larger objective is better.
         seed: seed of the search; None draws one when the study begins.
@@ -35,9 +37,10 @@ class SweeperConf:
 
     Attributes:
         optim: settings of the search.
-        params: dimensions by name, as sweep syntax, {init, lower, upper, log, integer} or
-            {init, choices, weights}.
+        params: dimensions by name, as sweep syntax, a list of choices, {init, lower, upper, step,
+            log, integer} or {init, choices, weights}; any other value is fixed.
         parametrization: an older name of `params`.
+        version: of the older plugin's command line; it has no effect.
         grid_points: number of values of a continuous range in a grid.
     """
 
@@ -45,6 +48,7 @@ class SweeperConf:
     optim: OptimConf = field(default_factory=OptimConf)
     params: dict[str, Any] = field(default_factory=dict)
     parametrization: dict[str, Any] = field(default_factory=dict)
+    version: Optional[int] = None  # noqa: UP045
     grid_points: int = 3
 
 

@@ -13,7 +13,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.synaptune import config as _schema  # noqa: F401 - registers the schema
 
@@ -27,9 +27,13 @@ class SynaptuneSweeper(Sweeper):
         params: DictConfig,
         parametrization: DictConfig,
         grid_points: int,
+        version: int | None = None,
     ) -> None:
         self._optim = optim
-        self._params = {str(name): entry for name, entry in {**parametrization, **params}.items()}
+        self._params: dict[str, Any] = {}
+        for entries in (parametrization, params):
+            plain: Any = OmegaConf.to_container(entries, resolve=True)
+            self._params |= {str(name): entry for name, entry in plain.items()}
         self._grid_points = grid_points
 
     def setup(
@@ -73,9 +77,7 @@ class SynaptuneSweeper(Sweeper):
 
     def _make_launcher(self, folder: str) -> Launcher:
         """Return Hydra's launcher for jobs in `folder`."""
-        from omegaconf import open_dict, read_write
-
-        with read_write(self._config), open_dict(self._config):
+        with read_write(self._config.hydra), open_dict(self._config.hydra):
             self._config.hydra.sweep.dir = folder
         return Plugins.instance().instantiate_launcher(
             hydra_context=self._context, task_function=self._task, config=self._config

@@ -6,15 +6,76 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_first_line
+
+_UNRESOLVED = object()
 
 
 def flatten_config(cfg: DictConfig) -> dict[str, Any]:
     """Return the values of a configuration, interpolations resolved, by dotted name."""
     return _flatten(OmegaConf.to_container(cfg, resolve=True), "")
+
+
+def flatten_references(cfg: DictConfig) -> dict[str, Any]:
+    """Return the values of a configuration as they are written: an interpolation is its text."""
+    return _flatten(OmegaConf.to_container(cfg, resolve=False), "")
+
+
+def resolve_references(cfg: DictConfig) -> dict[str, dict[str, Any]]:
+    """Return the resolved values of the entries that contain an interpolation.
+
+    An interpolation that only a job can resolve is left out.
+
+    Returns:
+        By the dotted name of the entry: its values by dotted name, one unless it is a mapping.
+    """
+    return {
+        name: _flatten(value, name)
+        for name, written in flatten_references(cfg).items()
+        if "${" in str(written)
+        and (value := select_value(cfg, name, _UNRESOLVED)) is not _UNRESOLVED
+    }
+
+
+def select_value(cfg: DictConfig, name: str, default: Any = None) -> Any:
+    """Return the plain value of a dotted name, or the default where it cannot be resolved.
+
+    A name without a value gives None.
+    """
+    try:
+        value = OmegaConf.select(cfg, name)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except OmegaConfBaseException:
+        return default
+
+
+def has_name(cfg: DictConfig, name: str) -> bool:
+    """Return whether a configuration has a dotted name, whatever its value."""
+    parent, _, key = name.rpartition(".")
+    try:
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+    except OmegaConfBaseException:
+        return False
+    if isinstance(node, ListConfig):
+        return key.isdigit() and int(key) < len(node)
+    return isinstance(node, DictConfig) and key in map(str, node)
+
+
+def is_training_config(cfg: DictConfig) -> bool:
+    """Return whether a configuration is one of train.py, not of another application."""
+    from synaptune.model.config import ModelConfig
+
+    return "synapse" in cfg and "model" in cfg and OmegaConf.get_type(cfg, "model") is ModelConfig
+
+
+def get_typed_group(cfg: DictConfig, name: str, kind: type) -> DictConfig | None:
+    """Return a group that has our schema; None where the application has none or its own."""
+    is_typed = name in cfg and OmegaConf.get_type(cfg, name) is kind
+    return cfg[name] if is_typed else None
 
 
 def _flatten(node: Any, prefix: str) -> dict[str, Any]:
@@ -47,14 +108,16 @@ def read_group(base: DictConfig, name: str, kind: type) -> Any:
     Raises:
         UserError: a value has the wrong type.
     """
-    node, known = base.get(name), {entry.name for entry in fields(kind)}
-    is_known = isinstance(node, DictConfig) and known.issuperset(node)
+    if name not in base:  # nor if its value is missing or known in a job alone
+        return kind()
+    known, node = {entry.name for entry in fields(kind)}, base[name]
     try:
-        return OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(kind), node if is_known else {})
-        )
+        is_known = isinstance(node, DictConfig) and known.issuperset(node)
+        # Resolved in its place: an interpolation may refer to other groups.
+        values = OmegaConf.to_container(node, resolve=True) if is_known else {}
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values))
     except OmegaConfBaseException as error:
-        got = f"{name}: {str(error).splitlines()[0]}"
+        got = f"{name}: {get_first_line(error)}"
         raise user_error(
             got=got,
             expected=f"values of the right kinds for {', '.join(sorted(known))}",

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from synaptune.config.flat import flatten_config
+from synaptune.config.flat import (
+    flatten_references,
+    is_training_config,
+    list_names,
+    resolve_references,
+    select_value,
+)
 from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.core.parameters import Spec
+from synaptune.search.config import SearchSpaceConfig
 from synaptune.search.space.file import parse_range_entry
 from synaptune.search.space.space import (
     Dimension,
@@ -36,6 +45,9 @@ _FREE_KEYS = (
     "name",
     *_FREE_TRAINING_KEYS,
 )
+_SPACE_FIELDS = {field.name for field in dataclasses.fields(SearchSpaceConfig)}
+# What a study stores as a reference: the environment may hold secrets, and the rest is of a job.
+_STORED_REFERENCE = re.compile(r"\$\{\s*(oc\.env|hydra|now)\s*:")
 
 
 def read_dimensions(base: DictConfig) -> list[Dimension]:
@@ -47,15 +59,14 @@ def read_dimensions(base: DictConfig) -> list[Dimension]:
     Raises:
         UserError: a name is unknown, or a range includes invalid values.
     """
-    patterns = OmegaConf.select(base, "search_space.parameters") or []
-    entries = _read_mapping(base, "search_space.ranges")
+    patterns = select_value(base, "search_space.parameters") if is_training_config(base) else []
+    entries = _read_mapping(base, "ranges")
     if not patterns and not entries:
         return []
-    from synaptune.config.flat import list_names
     from synaptune.synapse.circuit import SPECS
 
     by_name = {spec.name: spec for spec in SPECS}
-    steps = OmegaConf.select(base, "training.steps")
+    steps = select_value(base, "training.steps")
     names = (
         [
             name
@@ -66,7 +77,7 @@ def read_dimensions(base: DictConfig) -> list[Dimension]:
         else []
     )
     declared = {
-        name: make_dimension(by_name[name], OmegaConf.select(base, name), steps)
+        name: make_dimension(by_name[name], select_value(base, name), steps)
         for name in dict.fromkeys([*names, *entries])
         if name in by_name
     }
@@ -82,7 +93,7 @@ def read_dimensions(base: DictConfig) -> list[Dimension]:
             do="correct the names",
         )
     ranged = {
-        name: parse_range_entry(name, entry, declared.get(name), OmegaConf.select(base, name))
+        name: parse_range_entry(name, entry, declared.get(name), select_value(base, name))
         for name, entry in entries.items()
     }
     _check_ends(base, list(ranged.values()), declared)
@@ -100,14 +111,26 @@ def _is_switched_off(spec: Spec, base: DictConfig) -> bool:
 
 def read_fixed_values(base: DictConfig) -> dict[str, Value]:
     """Return the values that a space file fixes, by name."""
-    return _read_mapping(base, "search_space.fixed")
+    return _read_mapping(base, "fixed")
+
+
+def read_space_name(base: DictConfig) -> str | None:
+    """Return the name of the search space, or None if it has none."""
+    name = _read_space(base).get("name")
+    return name if isinstance(name, str) and name != MISSING else None
+
+
+def _read_space(base: DictConfig) -> dict[str, Any]:
+    """Return `search_space`; an empty mapping if the application's group is another."""
+    group = select_value(base, "search_space")
+    is_ours = isinstance(group, dict) and _SPACE_FIELDS.issuperset(group)
+    return group if is_ours else {}
 
 
 def _read_mapping(base: DictConfig, key: str) -> dict[str, Any]:
-    node = OmegaConf.select(base, key)
-    mapping = OmegaConf.to_container(node, resolve=True) if node else {}
-    assert isinstance(mapping, dict)
-    return {str(name): entry for name, entry in mapping.items()}
+    mapping = _read_space(base).get(key)
+    entries = mapping.items() if isinstance(mapping, Mapping) else ()
+    return {str(name): entry for name, entry in entries}
 
 
 def _check_ends(
@@ -126,9 +149,9 @@ def _check_ends(
     from synaptune.config.settings import check_config
 
     changed = base.copy()
-    is_ours = "synapse" in base and "model" in base
+    is_ours = is_training_config(base)
     for dimension in dimensions:
-        before = OmegaConf.select(base, dimension.name)
+        before = select_value(base, dimension.name)
         for value in dimension.choices or tuple(dimension.to_value(unit) for unit in (0.0, 1.0)):
             try:
                 OmegaConf.update(changed, dimension.name, value)
@@ -151,15 +174,15 @@ def _check_ends(
         OmegaConf.update(changed, dimension.name, before)
 
 
-def find_declared_dimensions(base: DictConfig, names: Sequence[str]) -> dict[str, Dimension]:
+def find_declared_dimensions(base: DictConfig, names: Iterable[str]) -> dict[str, Dimension]:
     """Return the declared dimensions of those names that are parameters, by name."""
-    if not any(name.startswith("synapse.") for name in names):
+    if not is_training_config(base):
         return {}
     from synaptune.synapse.circuit import SPECS
 
-    steps = OmegaConf.select(base, "training.steps")
+    steps = select_value(base, "training.steps")
     return {
-        spec.name: make_dimension(spec, OmegaConf.select(base, spec.name), steps)
+        spec.name: make_dimension(spec, select_value(base, spec.name), steps)
         for spec in SPECS
         if spec.name in names
     }
@@ -169,21 +192,21 @@ def check_search(base: DictConfig, names: Sequence[str]) -> None:
     """Check that a search can run. A configuration of another application is not checked.
 
     Args:
-        base: the resolved configuration.
+        base: the configuration.
         names: names of the searched parameters.
 
     Raises:
         UserError: the configuration cannot run, or its model does not use a searched parameter.
     """
-    if "synapse" not in base or "model" not in base:
+    if not is_training_config(base):
         return
     from synaptune.config.settings import check_config
     from synaptune.model.config import ModelConfig, find_unused_parameters
 
+    check_config(base)
     model = OmegaConf.to_object(base.model)
-    if isinstance(model, ModelConfig):
-        check_config(base)
-        refuse_unused(names, find_unused_parameters(model))
+    assert isinstance(model, ModelConfig)
+    refuse_unused(names, find_unused_parameters(model))
 
 
 def list_study_defaults(base: DictConfig) -> dict[str, Any]:
@@ -193,7 +216,7 @@ def list_study_defaults(base: DictConfig) -> dict[str, Any]:
     """
     from synaptune.config.schema import list_default_values
 
-    return list_default_values() if "synapse" in base and "model" in base else {}
+    return list_default_values() if is_training_config(base) else {}
 
 
 def make_study_configuration(
@@ -201,12 +224,20 @@ def make_study_configuration(
 ) -> dict[str, Any]:
     """Return, as a flat dict, everything on which the comparability of a study's trials depends.
 
+    The values of train.py are resolved, except those from the environment or of a job. Those of
+    another application are stored as they are written.
+
     Args:
-        base: the resolved configuration.
+        base: the configuration.
         space: the search space, whose names are left out of the configuration.
         settings: settings of the search by name.
     """
-    plain = flatten_config(base)
+    plain = flatten_references(base)
+    if is_training_config(base):
+        for name, values in resolve_references(base).items():
+            if not _STORED_REFERENCE.search(str(plain[name])):
+                del plain[name]
+                plain |= values
     free = (*_FREE_KEYS, *space.names)
     configuration = {
         key: value

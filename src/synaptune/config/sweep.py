@@ -3,35 +3,58 @@
 The space is `search_space.parameters` of the configuration, changed by `hydra.sweeper.params` and
 by sweeps on the command line. A parameter fixed on the command line is not searched. Any Hydra
 application can be swept; groups that Synaptune does not know are ignored.
+
+The configuration is composed per job, by the launcher. Here only the groups that the search itself
+needs are resolved, because other values may be known in a job alone.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.types import HydraContext, TaskFunction
+from hydra.errors import HydraException
+from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from synaptune.config.flat import list_names, read_group
+from synaptune.config.flat import (
+    flatten_references,
+    get_typed_group,
+    has_name,
+    is_training_config,
+    list_names,
+    read_group,
+    resolve_references,
+    select_value,
+)
 from synaptune.config.search_space import (
     check_search,
     find_declared_dimensions,
     make_study_configuration,
     read_dimensions,
+    read_space_name,
 )
+from synaptune.config.sweep_overrides import SweepOverrides, get_name, read_overrides
 from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
-from synaptune.core.errors import find_nearest, user_error
+from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.text import get_first_line
 from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Observation
 from synaptune.search.optimizers.registry import Engine, make_optimizer
+from synaptune.search.pruning import PrunerConfig
 from synaptune.search.space.space import Space
+from synaptune.search.space.values import Value
 from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution
 from synaptune.study.database.connection import make_sqlite_url
@@ -48,7 +71,7 @@ class SweepRequest:
         context: the context of Hydra.
         task: the function that runs a job.
         optim: strategy, budget and other settings of the search.
-        params: dimensions by name.
+        params: dimensions and fixed values by name, see sweep_overrides.py.
         grid_points: values that a grid takes of a continuous range.
         arguments: overrides of the command line.
     """
@@ -67,10 +90,10 @@ class Sweep:
     """A checked request.
 
     Attributes:
-        fixed_overrides: overrides that are not sweeps.
-        base: the resolved configuration with fixed_overrides.
+        overrides: the overrides of its jobs.
+        base: the configuration with the fixed overrides; it may hold interpolations that only a
+            job can resolve, and mandatory values that the search gives.
         space: dimensions of the search.
-        spelling: how the command line spells a swept name, by name.
         plan: budget of the search.
         engine: optimizer of the search.
         location: where the study lives.
@@ -80,12 +103,13 @@ class Sweep:
         search: seeds and incumbents of the search.
         prior: points of an earlier study.
         configuration: what makes the trials of the study comparable.
+        references: see study/study.py.
+        has_own_subdir: whether the application names the folders of its jobs itself.
     """
 
-    fixed_overrides: list[str]
+    overrides: SweepOverrides
     base: DictConfig
     space: Space
-    spelling: dict[str, str]
     plan: Plan
     engine: Engine
     location: StudyLocation
@@ -95,6 +119,20 @@ class Sweep:
     search: SearchConfig
     prior: tuple[Observation, ...]
     configuration: dict[str, Any]
+    references: dict[str, dict[str, Any]]
+    has_own_subdir: bool
+
+
+@contextmanager
+def use_hydra_config(config: DictConfig) -> Iterator[None]:
+    """Let `${hydra:...}` be resolved inside the block, as it is in a job."""
+    holder = HydraConfig.instance()
+    before = holder.cfg
+    holder.set_config(config)
+    try:
+        yield
+    finally:
+        holder.cfg = before
 
 
 def read_request(request: SweepRequest) -> Sweep:
@@ -105,38 +143,31 @@ def read_request(request: SweepRequest) -> Sweep:
     """
     optim, plan = request.optim, _read_plan(request.optim)
     parser = OverridesParser.create(config_loader=request.context.config_loader)
-    overrides = parser.parse_overrides(list(request.arguments))
-    fixed = [override for override in overrides if not override.is_sweep_override()]
-    swept = [override for override in overrides if override.is_sweep_override()]
-    lines = [str(override.input_line) for override in fixed]
-    base = request.context.config_loader.load_sweep_config(request.config, lines)
-    job_name, choices = request.config.hydra.job.name, dict(base.hydra.runtime.choices)
-    OmegaConf.set_struct(base, False)
-    del base["hydra"]
-    fixed_names = {override.key_or_group for override in fixed}
-    space = _build_space(base, choices, swept, request.params, fixed_names)
+    overrides = read_overrides(request.params, request.arguments, parser)
+    base, choices = _compose_base(request, overrides.fixed)
+    # A grid takes each value of range(...), as Hydra's own sweeper does.
+    longest = request.grid_points if optim.optimizer == "grid" else math.inf
+    space = _build_space(request, base, choices, overrides, longest)
     study, search, workers, trial, stop = (
         read_group(base, name, kind) for name, kind in _GROUP_TYPES.items()
     )
-    workers.count = optim.num_workers or (1 if workers.count is None else workers.count)
+    workers, slots = _count_workers(request, workers, is_training_config(base))
     check_execution(workers, trial)
     check_stop(stop)
     _check_seeds(base, space, search)
     space, prior = start_from_study(space, search.start, maximize=plan.maximize)
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
-    engine = Engine(
-        optim.optimizer, seed, workers.slots, plan.budget, optim.noisy, request.grid_points
-    )
+    engine = Engine(optim.optimizer, seed, slots, plan.budget, optim.noisy, request.grid_points)
     make_optimizer(engine, space)  # refuses an unknown name before the study is created
     settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
     if engine.name == "grid":
         settings["grid_points"] = engine.grid_points
-    kind = OmegaConf.select(base, "search_space.name") or job_name
+    kind = read_space_name(base) or request.config.hydra.job.name
+    subdir = flatten_references(request.config.hydra.sweep)["subdir"]
     return Sweep(
-        fixed_overrides=lines,
+        overrides=overrides,
         base=base,
         space=space,
-        spelling={override.key_or_group: override.get_key_element() for override in swept},
         plan=replace(plan, retries=trial.retries),
         engine=engine,
         location=_locate_study(request, study, f"{kind}-{engine.name.lower()}"),
@@ -146,7 +177,78 @@ def read_request(request: SweepRequest) -> Sweep:
         search=search,
         prior=prior,
         configuration=make_study_configuration(base, space, settings),
+        references=resolve_references(base),
+        has_own_subdir=subdir != _DEFAULT_SUBDIR,
     )
+
+
+def _compose_base(request: SweepRequest, fixed: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
+    """Return the configuration without the swept values, and the choices of its groups."""
+    hydra = request.config.hydra
+    try:
+        composed = request.context.config_loader.load_configuration(
+            config_name=hydra.job.config_name,
+            overrides=[*_list_hydra_overrides(request), *fixed],
+            run_mode=RunMode.MULTIRUN,
+        )
+    except HydraException as error:
+        raise _explain_composition(error) from error
+    OmegaConf.copy_cache(request.config, composed)  # such as the time of ${now:...}
+    choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
+    return _drop_hydra(composed), choices
+
+
+def _list_hydra_overrides(request: SweepRequest) -> list[str]:
+    """Return the overrides of Hydra's own configuration, interpolations as they are written."""
+    return flatten_references(request.config.hydra.overrides)["hydra"]
+
+
+def _compose_job(request: SweepRequest, overrides: Sequence[str]) -> DictConfig:
+    """Return the configuration of a job.
+
+    Raises:
+        UserError: the overrides do not fit.
+    """
+    loader = request.context.config_loader
+    try:
+        return _drop_hydra(loader.load_sweep_config(request.config, list(overrides)))
+    except HydraException as error:
+        raise _explain_composition(error) from error
+
+
+def _drop_hydra(composed: DictConfig) -> DictConfig:
+    config = copy.deepcopy(composed)
+    OmegaConf.set_readonly(config, False)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    return config
+
+
+def _explain_composition(error: HydraException) -> UserError:
+    cause = error.__cause__
+    reason = f"{get_first_line(error)}" + (f" ({get_first_line(cause)})" if cause else "")
+    return user_error(
+        got=f"overrides that do not compose: {reason}",
+        expected="overrides of the configuration",
+        do="correct them",
+    )
+
+
+def _count_workers(
+    request: SweepRequest, workers: WorkersConfig, is_training: bool
+) -> tuple[WorkersConfig, int]:
+    """Return the workers with their count, and how many trials are proposed at a time.
+
+    `num_workers` of Hydra's Nevergrad sweeper is the size of the batches that the launcher gets.
+    """
+    proposed = request.optim.num_workers
+    is_basic = request.config.hydra.runtime.choices["hydra/launcher"] == "basic"
+    if proposed is None:
+        count = 1 if workers.count is None else workers.count
+        return replace(workers, count=count), count
+    if is_training or not is_basic or workers.kind != "auto" or workers.count is not None:
+        return replace(workers, count=proposed), proposed
+    return replace(workers, count=1), proposed
 
 
 def _read_plan(optim: DictConfig) -> Plan:
@@ -174,19 +276,28 @@ def _locate_study(request: SweepRequest, study: StudyConfig, default_name: str) 
     configuration file counts unless it contains the time, which gives a new folder each time.
     """
     location = resolve_location(study, default_name)
-    sweep = OmegaConf.to_container(request.config.hydra.sweep, resolve=False)
-    assert isinstance(sweep, dict)
-    overrides = request.config.hydra.overrides.hydra
+    sweep = flatten_references(request.config.hydra.sweep)
+    overrides = _list_hydra_overrides(request)
     is_set = any(word.split("=")[0] == "hydra.sweep.dir" for word in overrides)
     if not is_set and "${now:" in str(sweep["dir"]):
         return location
-    folder = Path(request.config.hydra.sweep.dir)
+    try:
+        folder = Path(request.config.hydra.sweep.dir).expanduser().absolute()
+    except OmegaConfBaseException as error:
+        raise user_error(
+            got=f"hydra.sweep.dir={sweep['dir']}: {get_first_line(error)}",
+            expected="one folder for the whole sweep",
+            do="leave values out of it that the sweep gives; hydra.sweep.subdir may hold them",
+        ) from error
     if study.dir is None:
         url = study.storage or make_sqlite_url(folder / "study.db")
         return replace(location, folder=folder, url=url, runs=folder)
     return replace(location, runs=folder)
 
 
+# Points that are tried before a configuration counts as one that cannot run; chosen: a second.
+_MAX_SAMPLES = 10
+_DEFAULT_SUBDIR = "${hydra.job.num}"
 _GROUP_TYPES = {
     "study": StudyConfig,
     "search": SearchConfig,
@@ -203,13 +314,14 @@ def _check_seeds(base: DictConfig, space: Space, search: SearchConfig) -> None:
     if search.seeds == 1 and search.incumbents < 2:
         return
     got = f"search.seeds={search.seeds} and search.incumbents={search.incumbents}"
-    if not isinstance(base.get("seed"), int) or "seed" in space.names:
+    if not isinstance(select_value(base, "seed"), int) or "seed" in space.names:
         raise user_error(
             got=f"{got} in an application without a fixed `seed`",
             expected="a key `seed` with an integer, which differs between the runs of a candidate",
             do="add it to the configuration, or leave search.seeds and search.incumbents out",
         )
-    pruner = OmegaConf.select(base, "pruner.name", default="none")
+    group = get_typed_group(base, "pruner", PrunerConfig)
+    pruner = "none" if group is None else group.name
     if search.seeds > 1 and pruner != "none":
         raise user_error(
             got=f"search.seeds={search.seeds} with pruner={pruner}",
@@ -219,40 +331,83 @@ def _check_seeds(base: DictConfig, space: Space, search: SearchConfig) -> None:
 
 
 def _build_space(
+    request: SweepRequest,
     base: DictConfig,
     choices: Mapping[str, Any],
-    swept: Sequence[Override],
-    extra: Mapping[str, Any],
-    fixed: set[str],
+    overrides: SweepOverrides,
+    longest_range: float,
 ) -> Space:
+    fixed = overrides.fixed_names
     dimensions = {
         dimension.name: dimension
         for dimension in read_dimensions(base)
         if dimension.name not in fixed
     }
-    known = [*list_names(base), *choices]
-
-    def find_start(name: str) -> Any:
-        if name in choices:
-            return choices[name]
-        if name not in known:
-            expected = f"a name of the configuration (closest: {find_nearest(name, known)})"
-            raise user_error(got=f"a sweep over {name}", expected=expected, do="correct it")
-        return OmegaConf.select(base, name)
-
-    known_ranges = find_declared_dimensions(
-        base, [*extra, *(override.key_or_group for override in swept)]
-    )
-    for name, entry in extra.items():
-        if name not in fixed:
-            dimensions[name] = parse_parametrization(
-                name, entry, known_ranges.get(name), find_start(name)
-            )
-    for override in swept:
-        name = override.key_or_group
-        new = override.is_add() or override.is_force_add()
-        dimension = parse_sweep(override, known_ranges.get(name), None if new else find_start(name))
+    declared = find_declared_dimensions(base, map(get_name, overrides.swept))
+    for key, entry in overrides.swept.items():
+        name = get_name(key)
+        start = choices[name] if name in choices else select_value(base, name)
+        if isinstance(entry, Override):
+            dimension = parse_sweep(entry, declared.get(name), start, longest_range=longest_range)
+        else:
+            dimension = parse_parametrization(name, entry, start)
         dimensions[name] = replace(dimension, name=name)
     space = Space(tuple(dimensions.values()))
-    check_search(base, space.names)
+    _check_names(request, base, choices, overrides, space)
+    _check_points(request, base, overrides, space)
     return space
+
+
+def _check_names(
+    request: SweepRequest,
+    base: DictConfig,
+    choices: Mapping[str, Any],
+    overrides: SweepOverrides,
+    space: Space,
+) -> None:
+    """Refuse a swept name that the configuration lacks, unless a swept group brings it."""
+    names = [key for key in overrides.swept if not key.startswith("+")]
+    unknown = [name for name in names if name not in choices and not has_name(base, name)]
+    if not unknown:
+        return
+    try:
+        _compose_job(request, overrides.build(next(_list_samples(space))))
+    except UserError as error:
+        known = [*list_names(base), *choices]
+        raise user_error(
+            got=f"a sweep over {unknown[0]}",
+            expected=f"a name of the configuration (closest: {find_nearest(unknown[0], known)})",
+            do="correct it, or add a new name with +NAME=",
+        ) from error
+
+
+def _check_points(
+    request: SweepRequest, base: DictConfig, overrides: SweepOverrides, space: Space
+) -> None:
+    """Refuse a search of which no point can run.
+
+    Points are tried where the configuration itself cannot run without what the search gives.
+    """
+    try:
+        check_search(base, space.names)
+    except UserError:
+        faults = []
+        for values in _list_samples(space):
+            try:
+                check_search(_compose_job(request, overrides.build(values)), space.names)
+                return
+            except UserError as fault:
+                faults.append(fault)
+        raise faults[0] from None
+
+
+def _list_samples(space: Space) -> Iterator[dict[str, Value]]:
+    """Return the start of the search, and points that together have each choice once."""
+    yield space.to_values(space.get_start())
+    longest = max(len(dimension.choices) for dimension in space.dimensions)
+    for index in range(min(longest, _MAX_SAMPLES)):
+        values = space.to_values(space.get_start())
+        for dimension in space.dimensions:
+            if dimension.choices:
+                values[dimension.name] = dimension.choices[index % len(dimension.choices)]
+        yield values

@@ -1,9 +1,14 @@
-"""Dimensions of the search space from Hydra's sweep syntax.
+"""Dimensions of the search space from Hydra's sweep syntax, and values as overrides.
 
 The `parametrization` of Hydra's Nevergrad plugin is accepted too.
 
     name=interval(10,100)   name=tag(log, interval(10,100))   name=int(interval(4,16))
     name=choice(a,b,c)      name=a,b,c                        name=range(1,9)   name=range(0,1,0.25)
+
+    parametrization:
+      name: [a, b, c]                             # choices
+      name: {lower: 4, upper: 16, integer: true}  # a range
+      name: {init: 0.02, step: 2.0, log: true}    # a range of UNBOUNDED_STEPS to each side
 
 A choice with weights is written as
 
@@ -15,8 +20,9 @@ override it.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,28 +30,34 @@ from hydra.core.override_parser.types import (
     ChoiceSweep,
     IntervalSweep,
     Override,
+    Quote,
+    QuotedString,
     RangeSweep,
     Transformer,
 )
 from hydra.errors import HydraException
 
 from synaptune.core.errors import user_error
-from synaptune.core.text import get_first_line
-from synaptune.search.space.space import Dimension
-from synaptune.search.space.values import Value
+from synaptune.search.space.space import Dimension, make_choices
+from synaptune.search.space.values import Value, find_choice, is_same
 
 TAGS = ("log", "lin", "int")
-RANGE_KEYS = ("init", "lower", "upper", "log", "integer")
+RANGE_KEYS = ("init", "lower", "upper", "step", "log", "integer")
 CHOICE_KEYS = ("init", "choices", "weights")
+UNBOUNDED_STEPS = 10  # from init to an end that is not given; chosen: a factor of 1000 for step 2
 
 
-def parse_sweep(override: Override, declared: Dimension | None, start: Any) -> Dimension:
+def parse_sweep(
+    override: Override, declared: Dimension | None, start: Any, *, longest_range: float = math.inf
+) -> Dimension:
     """Return the dimension that a sweep override describes.
 
     Args:
         override: the parsed override.
         declared: the declared dimension of the parameter; None if there is none.
         start: the configured value.
+        longest_range: number of values up to which `range(...)` is a range of integers; a longer
+            one is a list of choices.
 
     Raises:
         UserError: the sweep is not valid.
@@ -54,9 +66,11 @@ def parse_sweep(override: Override, declared: Dimension | None, start: Any) -> D
     if isinstance(sweep, IntervalSweep):
         return _parse_interval(name, sweep, declared, start)
     if isinstance(sweep, RangeSweep):
-        return _parse_range(name, sweep, start)
-    if isinstance(sweep, ChoiceSweep) or override.is_choice_sweep():
-        return _make_categorical(name, list(override.sweep_iterator()), start)
+        return _parse_range(name, sweep, start, longest_range)
+    if override.is_choice_sweep():
+        # The order of the list: a sweep_iterator of shuffle(...) has another one each time.
+        listed = sweep.list if isinstance(sweep, ChoiceSweep) else list(override.sweep_iterator())
+        return make_choices(name, map(Override._convert_value, listed), start)
     raise user_error(
         got=override.input_line or name,
         expected="interval, choice, range or a,b,c",
@@ -64,77 +78,106 @@ def parse_sweep(override: Override, declared: Dimension | None, start: Any) -> D
     )
 
 
-def parse_parametrization(
-    name: str, entry: Any, declared: Dimension | None, start: Any
-) -> Dimension:
-    """Return the dimension that an entry of `hydra.sweeper.parametrization` describes.
+def parse_parametrization(name: str, entry: Any, start: Any) -> Dimension:
+    """Return the dimension that a mapping or a list in `hydra.sweeper.parametrization` describes.
 
     Args:
         name: name of the parameter.
-        entry: sweep syntax as text, {init, lower, upper, log, integer} or {init, choices, weights}.
-        declared: the declared dimension of the parameter; None if there is none.
+        entry: a list of choices, {init, choices, weights} or {init, lower, upper, step, log,
+            integer}. An end that is not given lies UNBOUNDED_STEPS steps from init; with both ends
+            the step has no effect.
         start: the configured value.
 
     Raises:
         UserError: the entry is not valid.
     """
     if not isinstance(entry, Mapping):
-        return parse_sweep(_parse_sweep_text(name, entry), declared, start)
-    return (
-        _parse_weighted(name, entry, start)
-        if "choices" in entry
-        else _parse_bounds(name, entry, start)
-    )
+        return make_choices(name, entry, start)
+    if "choices" in entry:
+        return _parse_weighted(name, entry, start)
+    return _parse_bounds(name, entry, start)
 
 
 def format_value(value: Value) -> str:
-    """Return a value as the text of an override; strings get no quotes."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value) if isinstance(value, float) else str(value)
+    """Return a value as the text of an override, without quotes where it needs none."""
+    return Transformer.str(_quote(value))
 
 
-def _parse_sweep_text(name: str, entry: Any) -> Override:
-    reason = ""
+def _quote(value: Value) -> Any:
+    """Return a value for Hydra's formatter, with the strings quoted that need it."""
+    if isinstance(value, str):
+        return value if _is_read_back(value) else QuotedString(value, Quote.single)
+    if isinstance(value, Mapping):
+        return {key: _quote(entry) for key, entry in value.items()}
+    return [_quote(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_read_back(text: str) -> bool:
+    """Return whether Hydra reads a string without quotes as the same string.
+
+    Escapes count as quotes, except in an interpolation: a quoted one would be resolved in Hydra's
+    list of overrides.
+    """
+    escaped = Transformer.str(text)
+    if not text or (escaped != text and "${" not in text):
+        return False
     try:
-        override = OverridesParser.create().parse_override(f"{name}={entry}")
-        if override.is_sweep_override():
-            return override
-    except HydraException as error:
-        reason = f" ({get_first_line(error)})"
-    raise user_error(
-        got=f"parametrization {name}: {entry}{reason}",
-        expected="interval(..), choice(..) or range(..)",
-        do="correct it, or give a fixed value as an override",
-    )
+        parsed = OverridesParser.create().parse_override(f"x={escaped}").value()
+    except HydraException:
+        return False
+    return is_same(parsed, text)
 
 
 def _parse_bounds(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
     init = entry.get("init", start)
-    known = all(key in RANGE_KEYS for key in entry) and all(
-        isinstance(entry.get(key, False), bool) for key in ("log", "integer")
+    low, high, step = (entry.get(key) for key in ("lower", "upper", "step"))
+    log, integer = entry.get("log", False), entry.get("integer", False)
+    is_valid = (
+        all(key in RANGE_KEYS for key in entry)
+        and all(value is None or _to_number(value) is not None for value in (init, low, high, step))
+        and isinstance(log, bool)
+        and isinstance(integer, bool)
     )
-    numbers = all(_to_number(entry.get(key)) is not None for key in ("lower", "upper")) and (
-        init is None or _to_number(init) is not None
-    )
-    if not known or not numbers:
+    if is_valid and init is not None and None in (low, high):
+        ends = _find_ends(float(init), step, log=log, integer=integer)
+        low = ends[0] if low is None else low
+        high = ends[1] if high is None else high
+    if is_valid and "init" in entry and init is not None and low is not None and high is not None:
+        is_valid = low <= init <= high
+    if not is_valid or low is None or high is None:
         raise user_error(
             got=f"parametrization {name}: {dict(entry)}"
             + ("" if "init" in entry else f", where the value is {start!r}"),
-            expected="numbers for lower, upper and the start (init, else the configured value), "
-            "true or false for log and integer, and no other keys than "
-            f"{', '.join(RANGE_KEYS)} (one step size serves the whole unit box)",
+            expected="numbers for lower, upper and the start (init between them, else the "
+            "configured value); without both ends a start and a step (above 1 with log, else "
+            "above 0); true or false for log and integer; no other keys than "
+            f"{', '.join(RANGE_KEYS)}",
             do="correct the entry",
         )
-    scale = "log" if entry.get("log", False) else "lin"
-    return Dimension(
-        name,
-        scale,
-        entry["lower"],
-        entry["upper"],
-        integer=entry.get("integer", False),
-        start=init,
-    )
+    scale = "log" if log else "lin"
+    return Dimension(name, scale, low, high, integer=integer, start=init)
+
+
+def _find_ends(
+    init: float, step: float | None, *, log: bool, integer: bool
+) -> tuple[float | None, float | None]:
+    """Return the values UNBOUNDED_STEPS steps below and above init; None where there are none.
+
+    The default step is that of Nevergrad: a factor of 2 on a log scale, else 1.
+    """
+    if step is None:
+        step = 2.0 if log else 1.0
+    if step <= (1.0 if log else 0.0) or (log and init <= 0.0):
+        return None, None
+    try:
+        reach = step**UNBOUNDED_STEPS if log else step * UNBOUNDED_STEPS
+        low, high = (init / reach, init * reach) if log else (init - reach, init + reach)
+        if integer:
+            low, high = max(math.floor(low), 1) if log else math.floor(low), math.ceil(high)
+    except OverflowError:
+        return None, None
+    return low, high
 
 
 def _parse_interval(
@@ -157,7 +200,7 @@ def _parse_interval(
     return Dimension(name, scale, sweep.start, sweep.end, integer=integer, start=_to_number(start))
 
 
-def _parse_range(name: str, sweep: RangeSweep, start: Any) -> Dimension:
+def _parse_range(name: str, sweep: RangeSweep, start: Any, longest: float) -> Dimension:
     tags = _check_tags(name, sweep.tags)
     try:
         values = list(sweep.range())
@@ -168,7 +211,7 @@ def _parse_range(name: str, sweep: RangeSweep, start: Any) -> Dimension:
             expected="range(START,STOP[,STEP]) with a step other than 0",
             do="correct the range",
         ) from error
-    if len(values) > 1 and isinstance(values[0], int) and sweep.step == 1:
+    if 1 < len(values) <= longest and isinstance(values[0], int) and sweep.step == 1:
         return Dimension(
             name,
             "log" if "log" in tags else "lin",
@@ -177,17 +220,7 @@ def _parse_range(name: str, sweep: RangeSweep, start: Any) -> Dimension:
             integer=True,
             start=_to_number(start),
         )
-    return _make_categorical(name, values, start)
-
-
-def _make_categorical(name: str, values: list[Any], start: Any) -> Dimension:
-    choices: tuple[Value, ...] = tuple(
-        value if isinstance(value, bool | int | float) else Transformer.str(value)
-        for value in values
-    )
-    return Dimension(
-        name, "categorical", choices=choices, start=start if start in choices else None
-    )
+    return make_choices(name, values, start)
 
 
 def _parse_weighted(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:
@@ -196,22 +229,20 @@ def _parse_weighted(name: str, entry: Mapping[Any, Any], start: Any) -> Dimensio
         isinstance(values, Sequence) and not isinstance(values, str)
         for values in (choices, weights)
     )
-    numbers = listed and all(
-        isinstance(weight, int | float) and not isinstance(weight, bool) for weight in weights
-    )
-    plain = listed and all(isinstance(value, bool | int | float | str) for value in choices)
+    numbers = listed and all(_to_number(weight) is not None for weight in weights)
     unknown = [str(key) for key in entry if key not in CHOICE_KEYS]
-    if unknown or not plain or not numbers or ("init" in entry and entry["init"] not in choices):
+    if (
+        unknown
+        or not numbers
+        or ("init" in entry and find_choice(list(choices), entry["init"]) is None)
+    ):
         raise user_error(
             got=f"parametrization {name}: {dict(entry)}",
             expected="choices: a list of values, weights: a list of as many numbers (or none), "
             "init: one of the choices",
             do="correct the entry",
         )
-    return replace(
-        _make_categorical(name, list(choices), entry.get("init", start)),
-        weights=tuple(float(weight) for weight in weights),
-    )
+    return make_choices(name, choices, entry.get("init", start), weights)
 
 
 def _check_tags(name: str, tags: set[str]) -> set[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,21 +17,24 @@ from typing import Any
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
+from synaptune.config.flat import get_typed_group, select_value
 from synaptune.config.sweep import Sweep, SweepRequest
-from synaptune.config.sweep_syntax import format_value
-from synaptune.core.errors import user_error
-from synaptune.core.text import get_override_key
+from synaptune.core.errors import NO_SPACE
+from synaptune.core.text import get_first_line
 from synaptune.protocols.trial_run import TrialRun, combine_runs
 from synaptune.search.objective.common_seeds import list_common_seeds
 from synaptune.search.objective.score import ObjectiveConfig, score
 from synaptune.search.space.file import format_literal
-from synaptune.search.trial import Result, Trial, make_failure
+from synaptune.search.space.values import to_plain
+from synaptune.search.trial import Failure, Result, Trial, make_failure
 from synaptune.search.workers.base import BatchWorkers, Workers
 from synaptune.search.workers.config import make_workers
 from synaptune.study.artifacts import read_run_facts
+from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import make_run_labels
 
 
@@ -53,7 +57,7 @@ class HydraJobs:
     def list_seeds(self, trial: Trial) -> list[int | None]:
         """Return the seed of each job of a trial; None leaves it to the configuration."""
         first, count = trial.facts.get("seed"), trial.facts.get("seeds", 1)
-        if first is None or (count == 1 and first == self.sweep.base.get("seed")):
+        if first is None or (count == 1 and first == select_value(self.sweep.base, "seed")):
             return [None]
         return list(list_common_seeds(first, count))
 
@@ -67,34 +71,28 @@ class HydraJobs:
 
     def build_overrides(self, trial: Trial) -> list[list[str]]:
         """Return the overrides of each job of a trial."""
-        sweep, jobs = self.sweep, []
-        values = [
-            f"{sweep.spelling.get(name, name)}={format_value(value)}"
-            for name, value in trial.values.items()
-        ]
+        jobs, words = [], self.sweep.overrides.build(trial.values)
         for seed, folder in zip(self.list_seeds(trial), self.list_folders(trial), strict=True):
             label = f"{trial.number}" if folder.name == str(trial.number) else folder.name
             own = [] if seed is None else [f"seed={seed}"]
-            place = {"dir": folder.parent, "subdir": folder.name}
+            place = {"dir": str(folder.parent)}
+            if not self.sweep.has_own_subdir or len(own):
+                place["subdir"] = folder.name
             jobs.append(
                 [
-                    *sweep.fixed_overrides,
+                    *words,
                     *self.overrides,
-                    *values,
                     *own,
                     *self._label_run(trial, label),
-                    *(
-                        f"hydra.sweep.{key}={format_literal(str(path))}"
-                        for key, path in place.items()
-                    ),
+                    *(f"hydra.sweep.{key}={format_literal(path)}" for key, path in place.items()),
                 ]
             )
         return jobs
 
     def _label_run(self, trial: Trial, label: str) -> list[str]:
         """Return the overrides that name the W&B run of a job, where the application has them."""
-        logger = self.sweep.base.get("logger")
-        if not isinstance(logger, DictConfig):
+        logger = get_typed_group(self.sweep.base, "logger", LoggerConfig)
+        if logger is None:
             return []
         number = trial.number if label == str(trial.number) else f"{trial.number}-{label}"
         labels = make_run_labels(
@@ -102,51 +100,98 @@ class HydraJobs:
             self.identity,
             number,
             facts=trial.facts,
-            tags=logger.get("tags") or [],
+            tags=logger.tags,
         )
-        fixed = set(map(get_override_key, self.sweep.fixed_overrides))
+        fixed = self.sweep.overrides.fixed_names
         return [
             f"logger.{key}={format_literal(value)}"
             for key, value in labels.items()
-            if key in logger and (key == "tags" or f"logger.{key}" not in fixed)
+            if key == "tags" or f"logger.{key}" not in fixed
         ]
 
     def read_result(self, trial: Trial, returned: Sequence[JobReturn], seconds: float) -> Result:
         """Return the result of a trial from what its jobs returned.
 
-        Raises:
-            UserError: the task returned no number.
+        A job that failed, or whose task returned no number, makes it a failure.
         """
         runs, facts = [], {}
-        for job, folder in zip(returned, self.list_folders(trial), strict=True):
+        for job in returned:
             if job.status != JobStatus.COMPLETED:
                 error = job._return_value  # the public `return_value` also prints a line
-                if not isinstance(error, BaseException):
-                    error = RuntimeError(str(error))
-                return Result(None, seconds, failure=make_failure(error))
+                return Result(None, seconds, failure=make_point_failure(error))
             content: dict[str, Any] = {}
+            assert job.hydra_cfg is not None
             with contextlib.suppress(ValueError, AttributeError):  # a result.json of other content
-                content = read_run_facts(folder)
+                content = read_run_facts(Path(job.hydra_cfg.hydra.runtime.output_dir))
             facts = facts or content.get("facts", {})
-            runs.append(self._read_run(trial, job.return_value, content, folder))
+            run = self._read_run(trial, job.return_value, content)
+            if run is None:
+                reason = f"the task returned {describe_value(job.return_value)}, expected a number"
+                return Result(None, seconds, failure=Failure("error", reason))
+            runs.append(run)
         return combine_runs(runs, seconds, facts)
 
-    def _read_run(
-        self, trial: Trial, value: Any, content: dict[str, Any], folder: Path
-    ) -> TrialRun:
+    def _read_run(self, trial: Trial, value: Any, content: dict[str, Any]) -> TrialRun | None:
+        """Return the run of a job; None if its task returned no number."""
         metrics, facts = content.get("metrics", {}), content.get("facts", {})
-        if "pruned_at" in facts and (value is None or isinstance(value, float)):
-            return TrialRun(value, metrics, is_pruned=True)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise user_error(
-                got=f"a task that returned {type(value).__name__}",
-                expected="the objective, a number",
-                do="return it from the @hydra.main function",
-            )
+        number = read_number(value)
+        if "pruned_at" in facts and (value is None or number is not None):
+            return TrialRun(number, metrics, is_pruned=True)
+        if number is None:
+            return None
         if self.objective is not None and self.objective.name == "hybrid":
             # A job does not know its generation, by which this objective changes.
-            value = score(self.objective, metrics, trial.facts.get("generation", 0))
-        return TrialRun(float(value), metrics)
+            number = score(self.objective, metrics, trial.facts.get("generation", 0))
+        return TrialRun(number, metrics)
+
+
+def read_number(value: Any) -> float | None:
+    """Return the objective that a task returned, or None if it is no number.
+
+    It may be a number of numpy or torch, or an array of one element.
+    """
+    try:
+        plain = to_plain(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    while hasattr(value, "tolist") and isinstance(plain, list) and len(plain) == 1:
+        (plain,) = plain
+    if isinstance(plain, bool) or not isinstance(plain, int | float):
+        return None
+    try:
+        return float(plain)
+    except OverflowError:
+        return math.inf
+
+
+def describe_value(value: Any) -> str:
+    """Return what a task returned instead of a number, in a few words."""
+    shape = getattr(value, "shape", None)
+    kind = "None" if value is None else type(value).__name__
+    return f"{kind} of shape {tuple(shape)}" if shape else kind
+
+
+def make_point_failure(error: Any) -> Failure:
+    """Return the failure of one point of a sweep.
+
+    In a single run a UserError is fatal. In a sweep it may come from a searched value, so other
+    points may run, unless its cause is a full disk.
+    """
+    if not isinstance(error, BaseException):
+        error = RuntimeError(str(error))
+    failure = make_failure(error)
+    if isinstance(error, HydraException) and error.__cause__ is not None:
+        reason = f"{get_first_line(error)}: {get_first_line(error.__cause__)}"
+        return failure._replace(reason=reason)
+    is_of_point = failure.kind == "mistake" and not _is_full_disk(error)
+    return failure._replace(kind="error") if is_of_point else failure
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    cause = error.__cause__ or error.__context__
+    if cause is None:
+        return False
+    return (isinstance(cause, OSError) and cause.errno in NO_SPACE) or _is_full_disk(cause)
 
 
 class HydraEvaluation:
@@ -169,7 +214,11 @@ class HydraEvaluation:
             self._launcher = _make_serial_launcher(self._request)
         started_at = time.perf_counter()
         overrides = self._jobs.build_overrides(trial)
-        returned = self._launcher.launch(overrides, initial_job_idx=trial.number)
+        try:
+            returned = self._launcher.launch(overrides, initial_job_idx=trial.number)
+        except (HydraException, OmegaConfBaseException) as error:  # it does not compose
+            seconds = time.perf_counter() - started_at
+            return Result(None, seconds, failure=make_point_failure(error))
         return self._jobs.read_result(trial, returned, time.perf_counter() - started_at)
 
 
@@ -179,7 +228,9 @@ def make_hydra_workers(jobs: HydraJobs, request: SweepRequest, launcher: Launche
     if request.config.hydra.runtime.choices["hydra/launcher"] == "basic":
         evaluation = HydraEvaluation(jobs, request)
         return make_workers(sweep.workers, sweep.trial, evaluation, sweep.location.folder)
-    return BatchWorkers(lambda batch: _launch(batch, jobs, launcher), sweep.workers.slots)
+    return BatchWorkers(
+        lambda batch: _launch_batch(batch, jobs, request, launcher), sweep.workers.slots
+    )
 
 
 def _make_serial_launcher(request: SweepRequest) -> Launcher:
@@ -191,17 +242,44 @@ def _make_serial_launcher(request: SweepRequest) -> Launcher:
     return launcher
 
 
-def _launch(batch: Sequence[Trial], jobs: HydraJobs, launcher: Launcher) -> Iterator[Result]:
-    """Run trials through a launcher."""
-    for group in _split_at_gaps(batch):
-        started_at = time.perf_counter()
-        overrides = [jobs.build_overrides(trial) for trial in group]
-        flat = [job for of_trial in overrides for job in of_trial]
+def _launch_batch(
+    batch: Sequence[Trial], jobs: HydraJobs, request: SweepRequest, launcher: Launcher
+) -> Iterator[Result]:
+    """Run trials through a launcher; those that do not compose fail before it gets the others."""
+    overrides = {trial.number: jobs.build_overrides(trial) for trial in batch}
+    results: dict[int, Result] = {}
+    for trial in batch:
+        try:
+            for words in overrides[trial.number]:
+                request.context.config_loader.load_sweep_config(request.config, words)
+        except HydraException as error:
+            results[trial.number] = Result(None, 0.0, failure=make_point_failure(error))
+    for group in _split_at_gaps([trial for trial in batch if trial.number not in results]):
+        results |= _launch_group(
+            group, [overrides[trial.number] for trial in group], jobs, launcher
+        )
+    yield from (results[trial.number] for trial in batch)
+
+
+def _launch_group(
+    group: Sequence[Trial],
+    overrides: Sequence[list[list[str]]],
+    jobs: HydraJobs,
+    launcher: Launcher,
+) -> dict[int, Result]:
+    """Run trials of consecutive numbers in one launch; return their results by number."""
+    started_at = time.perf_counter()
+    flat = [words for of_trial in overrides for words in of_trial]
+    try:
         returned = list(launcher.launch(flat, initial_job_idx=group[0].number))
-        seconds = time.perf_counter() - started_at
-        for trial, of_trial in zip(group, overrides, strict=True):
-            yield jobs.read_result(trial, returned[: len(of_trial)], seconds)
-            del returned[: len(of_trial)]
+    except Exception as error:  # such as a worker of the launcher that died
+        failed = Result(None, time.perf_counter() - started_at, failure=make_point_failure(error))
+        return {trial.number: failed for trial in group}
+    seconds, results = time.perf_counter() - started_at, {}
+    for trial, of_trial in zip(group, overrides, strict=True):
+        results[trial.number] = jobs.read_result(trial, returned[: len(of_trial)], seconds)
+        del returned[: len(of_trial)]
+    return results
 
 
 def _split_at_gaps(batch: Sequence[Trial]) -> Iterator[list[Trial]]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from synaptune.config.flat import read_group
+from synaptune.config.flat import get_typed_group, read_group, select_value
 from synaptune.protocols.trial_run import ReusingWorkers
 from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
@@ -97,8 +97,8 @@ class Protocol:
 
     def _read_typed(self, group: str, kind: type[ConfigT]) -> ConfigT | None:
         """Return a group as its dataclass; None where the application has no such group."""
-        node = self.base.get(group)
-        config = OmegaConf.to_object(node) if isinstance(node, DictConfig) else None
+        node = get_typed_group(self.base, group, kind)
+        config = None if node is None else OmegaConf.to_object(node)
         return config if isinstance(config, kind) else None
 
     def make_reusing_workers(self) -> Workers:
@@ -141,7 +141,7 @@ class Protocol:
 
     @cached_property
     def _configured_values(self) -> dict[str, Value]:
-        return {name: OmegaConf.select(self.base, name) for name in self.space.names}
+        return {name: select_value(self.base, name) for name in self.space.names}
 
     def make_ledger(self, phase: str, space: Space | None = None, **facts: Any) -> PhaseLedger:
         """Return the ledger of a phase.
@@ -151,7 +151,7 @@ class Protocol:
             space: dimensions of its trials; None means those of the protocol.
             **facts: stored with every trial.
         """
-        seed = self.base.get("seed")  # None for an application without one
+        seed = select_value(self.base, "seed")  # None for an application without one
         common = {
             "seed": seed if isinstance(seed, int) else None,
             "test": False,

@@ -65,6 +65,7 @@ def open_protocol(
     Raises:
         UserError: a value that cannot run, or a study that cannot be opened (study/study.py).
     """
+    from synaptune.config.flat import resolve_references
     from synaptune.config.search_space import list_study_defaults, make_study_configuration
     from synaptune.study.optimize import resume_engine, resume_space
     from synaptune.study.provenance import get_code_version, get_device_name
@@ -76,11 +77,11 @@ def open_protocol(
     engine = Engine(optimizer, int(base.seed), workers.slots, budget)
     search = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, **settings}
     configuration = make_study_configuration(base, space, search)
-    defaults = list_study_defaults(base)
+    defaults, references = list_study_defaults(base), resolve_references(base)
     with (
         notifier.send_end(),
         catch_interrupts(),
-        Study(location, configuration, defaults=defaults) as study,
+        Study(location, configuration, defaults=defaults, references=references) as study,
     ):
         protocol = Protocol(
             base=base,

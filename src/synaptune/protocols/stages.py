@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from synaptune.config.flat import get_typed_group
 from synaptune.core.errors import user_error
 from synaptune.protocols.protocol import Protocol, prefix_messages, print_message
 from synaptune.search.loop import Plan
@@ -24,6 +25,7 @@ from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
 from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
 from synaptune.study.reader import REFERENCE
 from synaptune.study.study import PhaseLedger
+from synaptune.training.config import TrainingConfig
 
 INCUMBENT_SEEDS = 3  # further seeds of incumbents [seed]; chosen: a mean of three
 
@@ -209,7 +211,8 @@ def run_searches_together(
 
 
 def _make_options(protocol: Protocol, prior: Sequence[Observation]) -> SearchOptions:
-    training, pruner = protocol.base.get("training"), None
+    training = get_typed_group(protocol.base, "training", TrainingConfig)
+    pruner = None
     if protocol.pruner.name != "none" and training is not None:
         pruner = make_pruner(
             protocol.pruner, steps=training.steps, evaluations=training.evaluations

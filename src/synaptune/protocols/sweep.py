@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from synaptune.config.flat import read_group
+from synaptune.config.flat import is_training_config, read_group
 from synaptune.config.search_space import list_study_defaults, read_fixed_values
-from synaptune.config.sweep import Sweep, SweepRequest, read_request
+from synaptune.config.sweep import Sweep, SweepRequest, read_request, use_hydra_config
+from synaptune.core.errors import UserError
 from synaptune.core.text import show_path
 from synaptune.protocols.hydra_jobs import HydraEvaluation, HydraJobs, make_hydra_workers
 from synaptune.protocols.protocol import Protocol
@@ -34,6 +36,8 @@ from synaptune.study.provenance import get_code_version, get_device_name
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.loggers.wandb_run import get_study_identity
 
+_SHOWN_REASONS = 5
+
 
 def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -> list[Trial]:
     """Search until the budget is spent; print the progress and the best trial.
@@ -48,6 +52,11 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
     Raises:
         UserError: a mistake in the input, or too many failed trials.
     """
+    with use_hydra_config(request.config):
+        return _run_sweep(request, make_launcher)
+
+
+def _run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -> list[Trial]:
     sweep = read_request(request)
     launcher = make_launcher(str(sweep.location.trials_folder))
     notifier = Notifier(read_group(sweep.base, "notify", NotifyConfig), sweep.location.name)
@@ -59,6 +68,7 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
             sweep.configuration,
             maximize=sweep.plan.maximize,
             defaults=list_study_defaults(sweep.base),
+            references=sweep.references,
         ) as study,
     ):
         engine = resume_engine(study, sweep.engine)
@@ -70,7 +80,7 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
             engine=engine,
             plan=_bound_budget(sweep.plan, engine, sweep.space),
             seeds=(),
-            device=get_device_name() if "synapse" in sweep.base else None,
+            device=get_device_name() if is_training_config(sweep.base) else None,
             code_version=get_code_version(),
             pool=NoWorkers(),
             stop=sweep.stop,
@@ -91,6 +101,7 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
         finally:
             pool.close()
             _write_results(protocol, ledger, best)
+        _refuse_failure(trials)
     return trials
 
 
@@ -137,18 +148,46 @@ def _write_results(protocol: Protocol, ledger: PhaseLedger, best: Trial | None) 
     """Write best.yaml and optimization_results.yaml and print the best, however the sweep ended."""
     trials = ledger.read_trials()
     best = best or find_best_trial(protocol, trials)
+    failed = [trial for trial in trials if trial.state == "failed"]
+    finished = sum(trial.state != "running" for trial in trials)
+    count = f"{finished} trials finished, {len(failed)} failed"
+    if best is None and len(failed) < finished:
+        print(f"{count}; no trial is complete", flush=True)
     if best is None:
         return
     folder, name = protocol.study.location.folder, protocol.study.location.name
     fixed = read_fixed_values(protocol.base)
     write_best(folder / "best.yaml", name, best, fixed)
     write_optimization_results(folder / "optimization_results.yaml", best, fixed)
-    failed = sum(trial.state == "failed" for trial in trials)
-    finished = sum(trial.state != "running" for trial in trials)
-    print(
-        f"{finished} trials finished, {failed} failed;"
-        f" best {best.objective:.6g} in trial {best.number}:"
-    )
+    print(f"{count}; best {best.objective:.6g} in trial {best.number}:")
     for name, value in best.values.items():
         print(f"  {name}={value}")
+    if failed:
+        print("failed:\n" + _format_reasons(failed))
     print(f"written to {show_path(folder / 'best.yaml')}", flush=True)
+
+
+def _format_reasons(failed: Sequence[Trial]) -> str:
+    """Return the most frequent reasons of failed trials, one a line, with their counts."""
+    counts = Counter(_get_reason_line(trial) for trial in failed)
+    lines = [f"  {count} x {reason}" for reason, count in counts.most_common(_SHOWN_REASONS)]
+    rest = len(counts) - len(lines)
+    return "\n".join([*lines, f"  and {rest} other reasons"] if rest else lines)
+
+
+def _get_reason_line(trial: Trial) -> str:
+    """Return the first line of a reason; of a user error also what it expected."""
+    lines = [line.strip() for line in (trial.reason or "unknown").splitlines() if line.strip()]
+    return "; ".join(lines[:2]) if lines[0].startswith("got ") else lines[0]
+
+
+def _refuse_failure(trials: Sequence[Trial]) -> None:
+    """Raise UserError if every trial of a sweep failed."""
+    if not trials or any(trial.state != "failed" for trial in trials):
+        return
+    raise UserError(
+        f"got {len(trials)} trials, all of them failed\n{_format_reasons(trials)}\n"
+        "  expected: a trial that runs\n"
+        "  to do: correct the cause, and give the search another study.name or a larger budget; "
+        "each trial keeps its traceback in the study"
+    )

@@ -53,6 +53,7 @@ class Study:
         *,
         maximize: bool = False,
         defaults: Mapping[str, Any] | None = None,
+        references: Mapping[str, Mapping[str, Any]] | None = None,
         retry_timeout: float = RETRY_TIMEOUT,
     ) -> None:
         """Open or create a study.
@@ -62,6 +63,8 @@ class Study:
             configuration: flat, plain values that all comparable results share.
             maximize: whether larger objectives are better.
             defaults: values of new keys that give the behavior of versions without these keys.
+            references: for keys whose value refers to another one, what an earlier version stored
+                in its place: the values by key.
             retry_timeout: time that a call waits for a database that does not answer [s].
 
         Raises:
@@ -74,6 +77,7 @@ class Study:
             json.dumps(dict(configuration), sort_keys=True, default=str)
         )
         self._defaults = json.loads(json.dumps(dict(defaults or {}), default=str))
+        self._references = json.loads(json.dumps(dict(references or {}), default=str))
         self._maximize = maximize
         self._url = add_driver(location.url)
         self._storage: Any = None
@@ -147,13 +151,20 @@ class Study:
         self._storage.set_study_user_attr(self._id, schema.CONFIGURATION, self.configuration)
 
     def _complete(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a stored configuration with the defaults of keys that only this command has."""
-        added = {
-            key: self._defaults[key]
-            for key in self.configuration
-            if key not in stored and key in self._defaults
-        }
-        return {**added, **stored}
+        """Return a stored configuration as this version would have stored it.
+
+        It gets the defaults of keys that only this command has. Values that an earlier version
+        stored in place of a reference become that reference.
+        """
+        completed = dict(stored)
+        for key, value in self.configuration.items():
+            values = self._references.get(key, {})
+            if values and all(is_same(stored.get(name), values[name]) for name in values):
+                completed = {name: completed[name] for name in completed if name not in values}
+                completed[key] = value
+            elif key not in stored and key in self._defaults:
+                completed[key] = self._defaults[key]
+        return completed
 
     def _refuse(self, stored: Mapping[str, Any], writer: str) -> None:
         current, absent = self.configuration, "(absent)"
