@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synaptune.core.errors import user_error
+from synaptune.study.database.connection import get_sqlite_path
 
 RESUME_MODES = ("auto", "must", "never")
 
@@ -71,7 +72,10 @@ def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
             expected="a valid folder name",
             do="choose a name without / and \\",
         )
-    folder = Path(config.dir or f"outputs/studies/{name}")
-    return StudyLocation(
-        name, folder, config.storage or f"sqlite:///{folder}/study.db", config.resume
-    )
+    # Absolute: an objective can change the working folder.
+    folder = Path(config.dir or f"outputs/studies/{name}").expanduser().absolute()
+    url = config.storage or f"sqlite:///{folder}/study.db"
+    path = get_sqlite_path(url)
+    if path is not None:
+        url = f"sqlite:///{path.expanduser().absolute()}"
+    return StudyLocation(name, folder, url, config.resume)

@@ -249,4 +249,5 @@ def _build_dimension(
         float(attributes["high"]),
         integer=stored["name"] == "IntDistribution",
         start=start,
+        step=(attributes.get("step") or 1) if stored["name"] == "IntDistribution" else 1,
     )

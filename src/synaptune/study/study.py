@@ -124,11 +124,12 @@ class Study:
             self.configuration = stored  # as its earlier trials have it, fingerprint included
             return
         if stored is not None and any(
-            trial.state != "running"
+            trial.state != "running" and trial.facts.get(schema.FAILURE) != "mistake"
             for trial in records.read_trials(self._storage, self._id, self._where)
         ):
             self._refuse(stored, notes.get(schema.WRITER, "(unknown)"))
-        # No trial has ended in this study: it is a first attempt with a mistaken configuration.
+        # No trial has ended in this study but by a mistake: it is a first attempt with a mistaken
+        # configuration.
         self._storage.delete_study(self._id)
         self._create()
 

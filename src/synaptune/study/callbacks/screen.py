@@ -15,6 +15,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
 
+from synaptune.core.terminal import is_terminal
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -41,7 +43,7 @@ class Screen:
         self._redirected = [
             (name, stream, _RedirectedStream(stream, self._queue))
             for name in ("stdout", "stderr")
-            if (stream := getattr(sys, name)).isatty()
+            if is_terminal(stream := getattr(sys, name))
         ]
         for name, _, aside in self._redirected:
             setattr(sys, name, aside)
@@ -167,7 +169,7 @@ def make_console(stream: TextIO | None = None) -> Console | None:
     Null for a file, a pipe or a dumb terminal.
     """
     chosen = sys.stdout if stream is None else stream
-    if not chosen.isatty():
+    if not is_terminal(chosen):
         return None
     from rich.console import Console
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from synaptune.core.terminal import is_terminal, print_line
 from synaptune.core.text import format_duration, get_first_line
 from synaptune.search.callback import Callback
 from synaptune.search.trial import Trial, find_best
@@ -32,7 +33,7 @@ class TrialLines(Callback):
     stream: TextIO = field(default_factory=lambda: sys.stdout)
 
     def __post_init__(self) -> None:
-        self._shown = self.always or self.stream.isatty()
+        self._shown = self.always or is_terminal(self.stream)
         self._best = find_best(self.earlier, self.maximize)
         self._started_at = time.perf_counter()
         self._ended = 0
@@ -64,11 +65,10 @@ class TrialLines(Callback):
             if self.total and finished < self.total
             else ""
         )
-        print(
+        print_line(
             f"  {counted}  {ending}{best} "
             f" {format_duration(trial.facts.get('seconds', 0.0))}{left}",
-            file=self.stream,
-            flush=True,
+            self.stream,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from synaptune.core.errors import UserError, user_error
 from synaptune.study.database import keys as schema
@@ -111,10 +112,20 @@ class StudyLease:
 def read_holder(url: str, name: str) -> Holder | None:
     """Return the process that runs a study, as the study has stored it.
 
+    Returns:
+        The holder; None if it cannot be read.
+    """
+    note = read_stored_note(url, name, schema.HOLDER)
+    return None if note is None else Holder.from_note(note)
+
+
+def read_stored_note(url: str, name: str, key: str) -> Any:
+    """Return a note of a study that is not open.
+
     The function only reads, since the tables may not exist yet.
 
     Returns:
-        The holder; None if it cannot be read.
+        The note (any JSON); None if it cannot be read.
     """
     import sqlalchemy
     import sqlalchemy.exc
@@ -122,12 +133,13 @@ def read_holder(url: str, name: str) -> Holder | None:
     path = get_sqlite_path(url)
     if path is not None and not path.exists():
         return None
-    engine = sqlalchemy.create_engine(url, **get_engine_options(url))
+    engine = None
     try:
+        engine = sqlalchemy.create_engine(url, **get_engine_options(url))
         with engine.connect() as connection:
-            note = read_note(connection, name, schema.HOLDER)
-    except sqlalchemy.exc.SQLAlchemyError:
-        return None
+            return read_note(connection, name, key)
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError):
+        return None  # opening the study says why
     finally:
-        engine.dispose()
-    return None if note is None else Holder.from_note(note)
+        if engine is not None:
+            engine.dispose()

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Protocol
 
+from synaptune.core.terminal import is_terminal
+
 
 class Progress(Protocol):
     """Progress output of a run."""
@@ -100,7 +102,7 @@ def make_progress(choice: str, steps: int, done: int, *, in_search: bool) -> Pro
     if in_search:
         return NoProgress()
     if choice == "auto":
-        choice = "bar" if sys.stdout.isatty() else "lines"
+        choice = "bar" if is_terminal(sys.stdout) else "lines"
     if choice == "bar":
         return ProgressBar(steps, done)
     return ProgressLines(steps) if choice == "lines" else NoProgress()
