@@ -151,7 +151,7 @@ def test_an_address_that_cannot_be_read_is_refused_in_words(tmp_path, url):
     ("driver", "url", "said"),
     [
         ("psycopg", "postgresql://user:secret@host/name", r"pip install 'synaptune\[postgres\]'"),
-        ("pymysql", "mysql://user:secret@host/name", "pip install pymysql"),
+        ("pymysql", "mysql://user:secret@host/name", r"pip install 'synaptune\[mysql\]'"),
     ],
 )
 def test_a_missing_driver_is_named_with_what_to_install(tmp_path, monkeypatch, driver, url, said):

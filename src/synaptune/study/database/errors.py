@@ -18,7 +18,10 @@ from synaptune.study.database.connection import (
 )
 
 KEPT_HINT = "every finished trial is kept; give the same command afterwards"
-_DRIVER_INSTALL = {"psycopg": "pip install 'synaptune[postgres]'", "pymysql": "pip install pymysql"}
+_DRIVER_INSTALL = {
+    "psycopg": "pip install 'synaptune[postgres]'",
+    "pymysql": "pip install 'synaptune[mysql]'",
+}
 
 
 class DatabaseUnavailable(UserError):

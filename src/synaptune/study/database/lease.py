@@ -98,7 +98,8 @@ class StudyLease:
         return user_error(
             got=f"study {self._name}, which another process is running ({self._folder}){details}",
             expected="one process for each study",
-            do="wait for it, or stop it, or set another study.name",
+            do="wait for it, or stop it, or set another study.name; one process runs several trials"
+            " side by side with workers",
         )
 
     def _make_stale_error(self, holder: Holder) -> DatabaseUnavailable:
