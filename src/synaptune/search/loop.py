@@ -283,9 +283,17 @@ class _RunningSearch:
         if not self.trials or any(trial.state != "failed" for trial in self.trials):
             return
         trace = self._failures[0][1].trace if self._failures else ""
-        reasons = describe_failures(self.trials).replace("\n", "\n  ")
+        frames = [line for line in trace.splitlines() if line.startswith("  File ")]
+        lines = [f"  {line}" for line in describe_failures(self.trials).splitlines()]
         raise UserError(
-            f"got {len(self.trials)} trials, and every one failed\n  {reasons}\n{trace}"
-            "  expected: at least one complete trial\n"
-            "  to do: correct the cause, then allow more trials or name another study"
+            "\n".join(
+                [
+                    f"got {len(self.trials)} trials, and every one failed",
+                    *lines,
+                    *frames[-1:],
+                    "  expected: at least one complete trial",
+                    "  to do: correct the cause (the study holds the tracebacks), then allow more"
+                    " trials or name another study",
+                ]
+            )
         )

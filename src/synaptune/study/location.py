@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from synaptune.core.errors import user_error
-from synaptune.study.database.connection import get_sqlite_path
 
 RESUME_MODES = ("auto", "must", "never")
 
@@ -57,7 +57,8 @@ def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
     """Resolve the location of a study.
 
     Raises:
-        UserError: `resume` is unknown, or the name is not a valid folder name.
+        UserError: `resume` is unknown, the name is not a valid folder name, or the database is one
+            in memory.
     """
     if config.resume not in RESUME_MODES:
         raise user_error(
@@ -72,10 +73,31 @@ def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
             expected="a valid folder name",
             do="choose a name without / and \\",
         )
-    # Absolute: an objective can change the working folder.
-    folder = Path(config.dir or f"outputs/studies/{name}").expanduser().absolute()
+    folder = _make_absolute(config.dir or f"outputs/studies/{name}")
     url = config.storage or f"sqlite:///{folder}/study.db"
-    path = get_sqlite_path(url)
-    if path is not None:
-        url = f"sqlite:///{path.expanduser().absolute()}"
+    scheme, separator, path = url.partition(":///")
+    if scheme in ("sqlite", "sqlite+pysqlite", "sqlite://", "sqlite+pysqlite://"):
+        if path in ("", ":memory:"):
+            raise user_error(
+                got=f"study.storage={url}, a database in memory",
+                expected="a database that other processes can read, and that outlives this one",
+                do="omit study.storage, or name a file: sqlite:///study.db",
+            )
+        url = f"{scheme}{separator}{_make_absolute(path)}"
     return StudyLocation(name, folder, url, config.resume)
+
+
+def _make_absolute(path: str) -> Path:
+    """Return a path that does not depend on the working folder, which an objective can change.
+
+    Raises:
+        UserError: the path is relative, and the working folder no longer exists.
+    """
+    try:
+        return Path(os.path.expanduser(path)).absolute()
+    except FileNotFoundError as error:
+        raise user_error(
+            got=f"the path {path} in a working folder that no longer exists",
+            expected="an absolute path, or a working folder",
+            do="change to a folder that exists",
+        ) from error
