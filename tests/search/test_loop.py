@@ -357,3 +357,14 @@ def test_the_best_follows_the_direction(tmp_path):
 def test_a_plan_that_cannot_run_is_refused(plan):
     with pytest.raises(UserError, match="to do"):
         plan.check()
+
+
+def test_a_mistake_whose_cause_is_a_full_disk_ends_the_search(tmp_path):
+    def evaluate(values):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise UserError("got no space to write a checkpoint") from error
+
+    with pytest.raises(UserError, match="got no space to write a checkpoint"):
+        drive(tmp_path, budget=6, evaluate=evaluate)

@@ -324,7 +324,8 @@ def test_workers_start_whatever_the_length_of_tmpdir(tmp_path, monkeypatch):
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))
-    monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)
+    config = vars(multiprocessing.current_process())["_config"]
+    monkeypatch.delitem(config, "tempdir", raising=False)
     made = make(tmp_path / "s", workers=2)
     made.optimize(lambda params: params["x"], SPACE)
     assert [trial.state for trial in made.trials] == ["complete"] * 4
@@ -401,3 +402,19 @@ def test_a_search_without_a_complete_trial_is_an_error(tmp_path):
     made = make(tmp_path)
     with pytest.raises(UserError, match="4 pruned"):
         made.optimize(lambda params: raise_ours(), SPACE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"storage": "sqlite:///:memory:"},
+        {"storage": "sqlite://"},
+        {"directory": "a\0b"},
+        {"directory": "a\udce9"},
+    ],
+)
+def test_a_place_that_cannot_hold_a_study_is_refused(tmp_path, monkeypatch, options):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="to do"):
+        make(tmp_path, **options)
+    assert not list(tmp_path.iterdir())

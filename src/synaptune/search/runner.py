@@ -170,7 +170,7 @@ class Runner:
 
 
 def _make_user_error(cause: Failure) -> UserError:
-    if cause.kind == "disk":
+    if cause.kind == "disk" and not cause.reason.startswith("got "):
         do = "make room and give the same command; every finished trial is kept"
         return user_error(
             got=f"a full disk: {cause.reason}", expected="space for the trial's files", do=do

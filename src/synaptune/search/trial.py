@@ -149,7 +149,7 @@ def make_failure(error: BaseException) -> Failure:
     if isinstance(error, DivergedError):
         return Failure("number", get_first_line(error))
     if isinstance(error, UserError):
-        return Failure("mistake", str(error))
+        return Failure("disk" if _has_full_disk(error) else "mistake", str(error))
     try:
         message = str(error)
     except Exception as failed:  # the exception is the user's, and so is its method
@@ -170,8 +170,17 @@ def describe_failures(trials: Iterable[Trial]) -> str:
     return "\n".join(lines)
 
 
+def _has_full_disk(error: BaseException | None) -> bool:
+    """Return whether a full disk is a cause of an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _classify_error(error: BaseException, reason: str) -> FailureKind:
-    if isinstance(error, OSError) and error.errno in NO_SPACE:
+    if _has_full_disk(error):
         return "disk"
     # The exceptions of torch are compared by name: a search of another objective need not import
     # torch.

@@ -67,9 +67,10 @@ def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
             do="choose one of them",
         )
     name = config.name or default_name
-    if name in (".", "..") or any(letter in name for letter in "/\\\0"):
+    is_text = name == name.encode(errors="ignore").decode()  # no bytes of another encoding
+    if name in (".", "..") or any(letter in name for letter in "/\\\0") or not is_text:
         raise user_error(
-            got=f"study.name={name}",
+            got=f"study.name={name}" if is_text else f"study.name={name!a}",
             expected="a valid folder name",
             do="choose a name without / and \\",
         )
@@ -91,10 +92,19 @@ def _make_absolute(path: str) -> Path:
     """Return a path that does not depend on the working folder, which an objective can change.
 
     Raises:
-        UserError: the path is relative, and the working folder no longer exists.
+        UserError: no file can have this path, or it is relative and the working folder is gone.
     """
     try:
-        return Path(os.path.expanduser(path)).absolute()
+        absolute = Path(os.path.expanduser(path)).absolute()
+        if b"\0" in os.fsencode(absolute) + str(absolute).encode():
+            raise UnicodeError("a NUL character")
+        return absolute
+    except UnicodeError as error:
+        raise user_error(
+            got=f"the path {path!a}: {error}",
+            expected="characters that the file system has in this locale",
+            do="choose another path, or set LC_ALL=C.UTF-8",
+        ) from error
     except FileNotFoundError as error:
         raise user_error(
             got=f"the path {path} in a working folder that no longer exists",

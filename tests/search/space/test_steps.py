@@ -45,7 +45,9 @@ def test_an_optimizer_returns_the_point_of_a_value(name):
     space = Space((STEPPED, Dimension("x", "lin")))
     optimizer = make_optimizer(Engine(name, 1, budget=10), space)
     for _ in range(6):
-        assert space.to_values(optimizer.ask())["n"] in VALUES
+        unit = optimizer.ask()
+        assert unit is not None
+        assert space.to_values(unit)["n"] in VALUES
 
 
 def test_a_study_gives_the_step_back(tmp_path):
