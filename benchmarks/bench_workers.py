@@ -101,7 +101,9 @@ def measure_overhead(folder: Path, url: str | None, most: int) -> None:
     )
     started_at = time.perf_counter()
     manager.optimize(
-        lambda params: sum((value - 0.3) ** 2 for value in params.values()), SPACE, [print_progress]
+        lambda params: sum((value - 0.3) ** 2 for value in params.values()),
+        SPACE,
+        callbacks=[print_progress],
     )
     print(
         f"{most} trials: mean {1000.0 * (time.perf_counter() - started_at) / most:.1f} ms a trial"

@@ -38,6 +38,7 @@ def make_manager(folder: Path, url: str | None, trials: int, workers: int):
         "chaos",
         trials,
         storage=url,
+        sampler="cma",
         workers=workers,
         retries=10**6,
         seed=3,

@@ -16,7 +16,7 @@ sys.modules[f"{__name__}.errors"] = errors  # `from synaptune.errors import User
 
 def __getattr__(name: str) -> Any:
     """Import a name of the Python API on first use, because a training run does not need it."""
-    if name == "TrialManager":
+    if name in ("TrialManager", "HPOTrialManager"):
         from synaptune.study.manager import TrialManager
 
         return TrialManager

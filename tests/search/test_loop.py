@@ -5,6 +5,7 @@ All evaluations are real evaluations of a small function.
 
 import errno
 import pickle
+import re
 import signal
 import sqlite3
 
@@ -29,7 +30,7 @@ SPACE = Space(
 )
 
 
-class Killed(BaseException):
+class Killed(KeyboardInterrupt):
     """Ends the process's work in the middle of a trial, as a kill does."""
 
 
@@ -254,17 +255,42 @@ def test_a_diverged_run_is_a_failed_trial_and_the_search_goes_on(tmp_path):
     assert {"failed", "complete"} == {trial.state for trial in trials}
 
 
-@pytest.mark.parametrize(
-    "error", [UserError("no such file"), OSError(errno.ENOSPC, "No space left on device")]
-)
-def test_a_users_mistake_or_a_full_disk_stops_and_leaves_the_trial_to_be_run_again(tmp_path, error):
+def test_a_mistake_in_one_point_is_one_failed_trial(tmp_path):
     def evaluate(values):
         if calls.append(1) or len(calls) == 3:
-            raise error
+            raise UserError("got heads=3\n  expected: a divisor of 64\n  to do: correct it")
         return bowl(values)
 
     calls = []
-    with pytest.raises(UserError, match=r"no such file|full disk"):
+    trials = drive(tmp_path, budget=6, evaluate=evaluate)
+    assert [trial.state for trial in trials] == [
+        *["complete"] * 2,
+        "failed",
+        *["complete"] * 3,
+    ]
+    assert trials[2].reason.startswith("got heads=3")
+    assert trials[2].facts["failure"] == "mistake"
+
+
+def test_a_search_whose_every_trial_failed_says_why_each_time(tmp_path):
+    def evaluate(values):
+        raise ValueError("no such data set") if values["x"] > 2.0 else KeyError("x")
+
+    for _ in range(2):
+        with pytest.raises(UserError) as refusal:
+            drive(tmp_path, name="random", budget=3, evaluate=evaluate, rate=1.0)
+        assert "got 3 trials, and every one failed" in str(refusal.value)
+        assert re.search(r"\d x ValueError: no such data set", str(refusal.value))
+
+
+def test_a_full_disk_stops_and_leaves_the_trial_to_be_run_again(tmp_path):
+    def evaluate(values):
+        if calls.append(1) or len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return bowl(values)
+
+    calls = []
+    with pytest.raises(UserError, match="full disk"):
         drive(tmp_path, budget=6, evaluate=evaluate)
     assert sequence(drive(tmp_path, budget=6)) == sequence(drive(tmp_path / "whole", budget=6))
 
@@ -272,7 +298,7 @@ def test_a_users_mistake_or_a_full_disk_stops_and_leaves_the_trial_to_be_run_aga
 def test_what_ended_beside_a_fatal_trial_is_kept_and_heard_of(tmp_path):
     def evaluate(values):
         if calls.append(1) or len(calls) == 1:
-            raise UserError("no such file")
+            raise OSError(errno.ENOSPC, "No space left on device")
         return bowl(values)
 
     class Ended(Callback):
@@ -293,7 +319,7 @@ def test_what_ended_beside_a_fatal_trial_is_kept_and_heard_of(tmp_path):
             state,
             callbacks=CallbackList([Ended()]),
         )
-        with pytest.raises(UserError, match="no such file"):
+        with pytest.raises(UserError, match="full disk"):
             run_searches([found], made(evaluate, 4))
         assert [trial.state for trial in ledger.read_trials()] == [
             "running",
@@ -331,3 +357,14 @@ def test_the_best_follows_the_direction(tmp_path):
 def test_a_plan_that_cannot_run_is_refused(plan):
     with pytest.raises(UserError, match="to do"):
         plan.check()
+
+
+def test_a_mistake_whose_cause_is_a_full_disk_ends_the_search(tmp_path):
+    def evaluate(values):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise UserError("got no space to write a checkpoint") from error
+
+    with pytest.raises(UserError, match="got no space to write a checkpoint"):
+        drive(tmp_path, budget=6, evaluate=evaluate)

@@ -284,5 +284,20 @@ def test_a_manager_takes_any_pruner_of_optuna_and_refuses_other_names(tmp_path):
     made.optimize(objective, {"x": ("uniform", 0, 10)})
     for trial in made.trials:
         assert (trial.state == "pruned") == (trial.values["x"] > 5.0)
-    with pytest.raises(UserError, match="a pruner of Optuna such as"):
-        TrialManager("s", pruner="hyperband", directory=tmp_path, **options)
+    with pytest.raises(UserError, match="hyperband, or a pruner of Optuna"):
+        TrialManager("s", pruner="hyperbnad", directory=tmp_path, **options)
+
+
+def test_a_manager_knows_hyperband_by_name(tmp_path):
+    def objective(params):
+        for step in range(1, 28):
+            made.report(params["x"] + 1 / step, step)
+            if made.should_prune():
+                raise optuna.TrialPruned
+        return params["x"]
+
+    options = {"n_trials": 30, "sampler": "random", "progress": False}
+    made = TrialManager("s", pruner="hyperband", directory=tmp_path, **options)
+    made.optimize(objective, {"x": ("uniform", 0, 10)})
+    states = [trial.state for trial in made.trials]
+    assert set(states) == {"complete", "pruned"}

@@ -167,7 +167,7 @@ def test_an_invalid_url_is_refused_without_its_password(tmp_path, url):
     ("driver", "url", "message"),
     [
         ("psycopg", "postgresql://user:secret@host/name", r"pip install 'synaptune\[postgres\]'"),
-        ("pymysql", "mysql://user:secret@host/name", "pip install pymysql"),
+        ("pymysql", "mysql://user:secret@host/name", r"pip install 'synaptune\[mysql\]'"),
     ],
 )
 def test_the_error_for_a_missing_driver_says_what_to_install(

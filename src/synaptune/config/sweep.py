@@ -16,7 +16,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -47,6 +46,7 @@ from synaptune.config.search_space import (
 from synaptune.config.sweep_overrides import SweepOverrides, get_name, read_overrides
 from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
 from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.files import make_absolute
 from synaptune.core.text import get_first_line
 from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
@@ -282,7 +282,7 @@ def _locate_study(request: SweepRequest, study: StudyConfig, default_name: str) 
     if not is_set and "${now:" in str(sweep["dir"]):
         return location
     try:
-        folder = Path(request.config.hydra.sweep.dir).expanduser().absolute()
+        folder = make_absolute(request.config.hydra.sweep.dir)
     except OmegaConfBaseException as error:
         raise user_error(
             got=f"hydra.sweep.dir={sweep['dir']}: {get_first_line(error)}",

@@ -58,10 +58,12 @@ def run_command(command: Callable[[], object], *, disk: str, interrupted: str = 
     """
     try:
         command()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # a service has none
+            sys.stdout.flush()
         return 0
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, OSError) as error:
         message = explain_disk_error(error, disk) if isinstance(error, OSError) else error

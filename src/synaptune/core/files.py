@@ -23,6 +23,31 @@ def cache_dir() -> Path:
     return Path(base).expanduser() / "synaptune"
 
 
+def make_absolute(path: str | Path) -> Path:
+    """Return a path that does not depend on the working folder; `~` is the home of the user.
+
+    Raises:
+        UserError: no file can have this path, or it is relative and the working folder is gone.
+    """
+    try:
+        absolute = Path(os.path.expanduser(path)).absolute()
+        if b"\0" in os.fsencode(absolute) + str(absolute).encode():
+            raise UnicodeError("a NUL character")
+        return absolute
+    except UnicodeError as error:
+        raise user_error(
+            got=f"the path {str(path)!a}: {error}",
+            expected="characters that the file system has in this locale",
+            do="choose another path, or set LC_ALL=C.UTF-8",
+        ) from error
+    except FileNotFoundError as error:
+        raise user_error(
+            got=f"the path {path} in a working folder that no longer exists",
+            expected="an absolute path, or a working folder",
+            do="change to a folder that exists",
+        ) from error
+
+
 @contextmanager
 def as_disk_errors(path: Path, remedy: str = "free some space there") -> Iterator[None]:
     """Raise a full or read-only disk under `path` as a UserError; other errors pass unchanged."""

@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from synaptune.core.errors import NO_SPACE, UserError, explain_disk_error
+from synaptune.core.terminal import print_line
+from synaptune.core.text import get_first_line
 from synaptune.search.optimizers.diagnostics import Diagnostics
-from synaptune.search.trial import Trial
+from synaptune.search.trial import Trial, make_failure
 
 
 class Callback:
@@ -92,7 +94,5 @@ class CallbackList(Callback):
 
 def print_failure(name: str, error: Exception) -> None:
     """Print that a callback is dropped, and the first line of the reason."""
-    reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    with suppress(OSError):  # the terminal may be gone
-        message = f"{name} failed and is left out, the search goes on: {reason}"
-        print(message, file=sys.stderr, flush=True)
+    reason = get_first_line(make_failure(error).reason)
+    print_line(f"{name} failed and is left out, the search goes on: {reason}", sys.stderr)

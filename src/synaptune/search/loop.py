@@ -25,7 +25,7 @@ from synaptune.search.optimizers.snapshot import StateFile, restore_optimizer
 from synaptune.search.runner import Runner, TrialPolicy, catch_interrupts
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopRule
-from synaptune.search.trial import Failure, Ledger, Trial, get_loss
+from synaptune.search.trial import Failure, Ledger, Trial, describe_failures, get_loss
 from synaptune.search.workers.base import NeverStop, TrialStopper, Workers
 
 # Least number of consecutive trials over which the failure rate is measured. A smaller generation
@@ -103,8 +103,7 @@ def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Tria
         The trials of each search.
 
     Raises:
-        UserError: too many trials of a search failed, a trial failed by a mistake in the input, or
-            the disk is full.
+        UserError: too many or all trials of a search failed, or the disk is full.
         KeyboardInterrupt: Ctrl-C was pressed; the running trials have ended.
     """
     running = [_RunningSearch(search) for search in searches]
@@ -124,6 +123,8 @@ def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Tria
             if not runner.running:
                 if interruption.is_requested and not all(search.is_done for search in running):
                     raise KeyboardInterrupt
+                for search in running:
+                    search.check_success()
                 return [search.trials for search in running]
             for trial, result in runner.collect_finished():
                 owners.pop(trial.number).record_end(trial, result.cause)
@@ -154,7 +155,12 @@ class _RunningSearch:
         search.plan.check()
         self._search = search
         self.policy = TrialPolicy(
-            search.ledger, search.plan.retries, search.stopper, search.callbacks, search.on_message
+            search.ledger,
+            search.plan.retries,
+            search.stopper,
+            search.callbacks,
+            search.on_message,
+            fatal_kinds=("disk",),
         )
         self.trials = search.ledger.read_trials()
         stored = [(self._to_observation(trial), trial.state != "running") for trial in self.trials]
@@ -270,4 +276,24 @@ class _RunningSearch:
             f"  expected: at most {rate:.0%} (max_failure_rate)\n"
             "  to do: correct the cause, or allow more failures, and give the same command;"
             " every finished trial is kept"
+        )
+
+    def check_success(self) -> None:
+        """Raise UserError that names the reasons if every trial of the search failed."""
+        if not self.trials or any(trial.state != "failed" for trial in self.trials):
+            return
+        trace = self._failures[0][1].trace if self._failures else ""
+        frames = [line for line in trace.splitlines() if line.startswith("  File ")]
+        lines = [f"  {line}" for line in describe_failures(self.trials).splitlines()]
+        raise UserError(
+            "\n".join(
+                [
+                    f"got {len(self.trials)} trials, and every one failed",
+                    *lines,
+                    *frames[-1:],
+                    "  expected: at least one complete trial",
+                    "  to do: correct the cause (the study holds the tracebacks), then allow more"
+                    " trials or name another study",
+                ]
+            )
         )

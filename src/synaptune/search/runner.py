@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from synaptune.core.errors import UserError, user_error
+from synaptune.core.terminal import print_line
 from synaptune.search.callback import CallbackList
-from synaptune.search.trial import FATAL_KINDS, Failure, Ledger, Trial
-from synaptune.search.workers.base import FinishedTrial, NeverStop, TrialStopper, Workers
+from synaptune.search.trial import Failure, FailureKind, Ledger, Trial
+from synaptune.search.workers.base import (
+    FinishedTrial,
+    NeverStop,
+    TrialStopper,
+    Workers,
+    is_main_thread,
+)
 
 # The death of a worker need not be caused by its trial. A trial that runs out of time or memory
 # would do so again.
@@ -41,10 +47,7 @@ def catch_interrupts() -> Iterator[Interruption]:
         yield _active[-1]
         return
     interruption = Interruption()
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):
+    if not is_main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield interruption
         return
 
@@ -52,10 +55,9 @@ def catch_interrupts() -> Iterator[Interruption]:
         if interruption.is_requested:
             raise KeyboardInterrupt
         interruption.is_requested = True
-        print(
+        print_line(
             "\nCtrl-C: waiting for the running trials, no new ones start; press again to stop now",
-            file=sys.stderr,
-            flush=True,
+            sys.stderr,
         )
 
     previous_handler = signal.signal(signal.SIGINT, handle_signal)
@@ -83,6 +85,8 @@ class TrialPolicy:
         stopper: decides whether a trial stops at a value that it reports.
         callbacks: the runner calls their `on_start`, at every attempt, and `on_report`.
         on_message: receives the lines to print.
+        fatal_kinds: failures that end all trials. A mistake is one of them unless the trials are
+            points of a search, where it may lie in one point.
     """
 
     ledger: Ledger
@@ -90,6 +94,7 @@ class TrialPolicy:
     stopper: TrialStopper = field(default_factory=NeverStop)
     callbacks: CallbackList = field(default_factory=CallbackList)
     on_message: Callable[[str], None] = lambda line: None
+    fatal_kinds: tuple[FailureKind, ...] = ("mistake", "disk")
 
 
 class Runner:
@@ -131,7 +136,7 @@ class Runner:
         for trial, result in self._workers.wait_for_trials(self._on_report):
             policy = self.running.pop(trial.number)
             cause = result.cause
-            if cause is not None and cause.kind in FATAL_KINDS:
+            if cause is not None and cause.kind in policy.fatal_kinds:
                 self._fatal_failure = cause
                 continue
             if (
@@ -149,7 +154,7 @@ class Runner:
         return finished
 
     def check(self) -> None:
-        """Raise UserError when a trial failed by a mistake in the input or by a full disk.
+        """Raise UserError when a trial failed by one of the fatal kinds of its policy.
 
         Such a failure would occur in every trial. The trial is not recorded as ended, so it runs
         again when the search continues.
@@ -165,7 +170,7 @@ class Runner:
 
 
 def _make_user_error(cause: Failure) -> UserError:
-    if cause.kind == "disk":
+    if cause.kind == "disk" and not cause.reason.startswith("got "):
         do = "make room and give the same command; every finished trial is kept"
         return user_error(
             got=f"a full disk: {cause.reason}", expected="space for the trial's files", do=do

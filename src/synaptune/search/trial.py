@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 import traceback
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 from synaptune.core.errors import NO_SPACE, UserError
 from synaptune.core.text import get_first_line
 from synaptune.search.space.space import UnitPoint
-from synaptune.search.space.values import Value
+from synaptune.search.space.values import Value, copy_value, to_number
 from synaptune.training.errors import DivergedError
 
 TrialStatus = Literal["running", "complete", "failed", "pruned"]
-# A mistake of the user or a full disk would fail every other trial as well. The causes memory,
-# device, timeout and worker lie in the machine and concern one trial.
+# A full disk would fail every other trial as well. A mistake may lie in one searched value. The
+# causes memory, device, timeout and worker lie in the machine and concern one trial.
 FailureKind = Literal["mistake", "disk", "number", "memory", "device", "timeout", "worker", "error"]
-FATAL_KINDS = ("mistake", "disk")
+_MAX_REASON, _MAX_TRACE = 2_000, 20_000  # stored characters; chosen: every database holds them
+_SHOWN_REASONS = 5
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,20 @@ class Trial:
     reason: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def value(self) -> float | None:
+        """The objective."""
+        return self.objective
+
+    @property
+    def params(self) -> dict[str, Value]:
+        """A copy of the parameter values by name."""
+        return copy_value(self.values)
+
+    def copy(self) -> Trial:
+        """Return a trial that shares no list or dict with this one."""
+        return replace(self, values=copy_value(self.values), facts=copy_value(self.facts))
+
 
 class Failure(NamedTuple):
     """Why a trial failed.
@@ -66,10 +82,10 @@ class TrialPruned(Exception):
     """Raised by an objective function to stop its trial early.
 
     Args:
-        estimate: extrapolated value of the objective; None if unknown.
+        estimate: extrapolated value of the objective; None or a message if it is unknown.
     """
 
-    def __init__(self, estimate: float | None = None) -> None:
+    def __init__(self, estimate: float | str | None = None) -> None:
         super().__init__(estimate)
         self.estimate = estimate
 
@@ -106,6 +122,26 @@ class Result:
         return None
 
 
+def make_error_result(error: BaseException, seconds: float) -> Result:
+    """Return the result of an evaluation that raised an exception: pruned, or failed.
+
+    Optuna's TrialPruned counts as well.
+
+    Args:
+        error: the exception.
+        seconds: wall time [s].
+    """
+    kinds = {(kind.__module__.split(".")[0], kind.__name__) for kind in type(error).__mro__}
+    if ("synaptune", "TrialPruned") in kinds or ("optuna", "TrialPruned") in kinds:
+        try:
+            estimate = to_number(getattr(error, "estimate", None))
+        except TypeError:
+            estimate = math.nan
+        known = estimate if math.isfinite(estimate) else None
+        return Result(None, seconds, pruned=True, estimate=known)
+    return Result(None, seconds, failure=make_failure(error))
+
+
 def make_failure(error: BaseException) -> Failure:
     """Return the failure that an exception stands for."""
     # DivergedError is a UserError: divergence is a mistake of the user in a single run. In a search
@@ -113,15 +149,38 @@ def make_failure(error: BaseException) -> Failure:
     if isinstance(error, DivergedError):
         return Failure("number", get_first_line(error))
     if isinstance(error, UserError):
-        return Failure("mistake", str(error))
-    reason = f"{type(error).__name__}: {error}"
-    return Failure(
-        _classify_error(error, reason), reason, "".join(traceback.format_exception(error))
-    )
+        return Failure("disk" if _has_full_disk(error) else "mistake", str(error))
+    try:
+        message = str(error)
+    except Exception as failed:  # the exception is the user's, and so is its method
+        message = f"(its message cannot be read: {type(failed).__name__})"
+    if isinstance(error, SystemExit):
+        message = f"the objective called sys.exit({message})"
+    reason = f"{type(error).__name__}: {message}"[:_MAX_REASON]
+    trace = "".join(traceback.format_exception(error))[-_MAX_TRACE:]
+    return Failure(_classify_error(error, reason), reason, trace)
+
+
+def describe_failures(trials: Iterable[Trial]) -> str:
+    """Return the reasons of the failed trials, a line for each, the most frequent first."""
+    reasons = Counter(get_first_line(trial.reason) for trial in trials if trial.state == "failed")
+    lines = [f"{count} x {reason}" for reason, count in reasons.most_common(_SHOWN_REASONS)]
+    if len(reasons) > _SHOWN_REASONS:
+        lines.append(f"and {len(reasons) - _SHOWN_REASONS} other reasons")
+    return "\n".join(lines)
+
+
+def _has_full_disk(error: BaseException | None) -> bool:
+    """Return whether a full disk is a cause of an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _classify_error(error: BaseException, reason: str) -> FailureKind:
-    if isinstance(error, OSError) and error.errno in NO_SPACE:
+    if _has_full_disk(error):
         return "disk"
     # The exceptions of torch are compared by name: a search of another objective need not import
     # torch.

@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synaptune.core.errors import user_error
+from synaptune.core.files import make_absolute
 from synaptune.core.text import show_path
-from synaptune.study.database.connection import make_sqlite_url, make_url_absolute
+from synaptune.study.database.connection import (
+    get_sqlite_path,
+    is_server,
+    make_sqlite_url,
+    make_url_absolute,
+)
 
 RESUME_MODES = ("auto", "must", "never")
 MAX_NAME_BYTES = 200  # file systems take 255; files named after a study add an ending
@@ -64,7 +70,8 @@ def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
     """Resolve the location of a study.
 
     Raises:
-        UserError: `resume` is unknown, or the name is not a valid folder name.
+        UserError: `resume` is unknown, the name is not a valid folder name, or the database is one
+            in memory.
     """
     if config.resume not in RESUME_MODES:
         raise user_error(
@@ -79,9 +86,15 @@ def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
             expected="a valid folder name",
             do=f"choose a name without / and \\, of at most {MAX_NAME_BYTES} bytes",
         )
-    folder = Path(config.dir or f"outputs/studies/{name}").expanduser().absolute()
-    storage = config.storage or make_sqlite_url(folder / "study.db")
-    return StudyLocation(name, folder, make_url_absolute(storage), config.resume)
+    folder = make_absolute(config.dir or f"outputs/studies/{name}")
+    url = make_url_absolute(config.storage or make_sqlite_url(folder / "study.db"))
+    if not is_server(url) and get_sqlite_path(url) is None:
+        raise user_error(
+            got=f"study.storage={url}, which names no file",
+            expected="a database that other processes can read, and that outlives this one",
+            do="omit study.storage, or name a file: sqlite:///study.db",
+        )
+    return StudyLocation(name, folder, url, config.resume)
 
 
 def _find_name_fault(name: str) -> str | None:

@@ -1,33 +1,36 @@
-"""The search as a Python API: the loop, workers and study of `train.py -m` for any callable.
+"""The search as a Python API: the loop, the workers and the study of `train.py -m`, for a callable.
 
     from synaptune import TrialManager
 
-    manager = TrialManager("bowl", n_trials=60, sampler="cma")
-    space = {"x": ("uniform", 0, 10), "n": ("int", 0, 8)}
-    manager.optimize(lambda p: (p["x"] - 3) ** 2 + p["n"], space)
-    print(manager.best_value, manager.best_params)
+    manager = TrialManager("bowl", n_trials=60)
+    best = manager.optimize(
+        lambda p: (p["x"] - 3) ** 2 + p["n"], {"x": ("uniform", 0, 10), "n": ("int", 0, 8)}
+    )
+    print(best, manager.best_value)
 
-A repeated call continues the search from its last finished trial.
+If the program is run again, the study continues where it stopped, with the same points.
 """
 
 from __future__ import annotations
 
-import numbers
+import random
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synaptune.core.errors import UserError, find_nearest, user_error
-from synaptune.search.callback import Callback, CallbackList
+from synaptune.core.errors import user_error
+from synaptune.core.terminal import is_terminal
+from synaptune.search.callback import CallbackList
 from synaptune.search.loop import Plan
+from synaptune.search.optimizers.base import SEED_MODULUS
 from synaptune.search.optimizers.registry import Engine, make_optimizer
-from synaptune.search.pruning import PrunerConfig
-from synaptune.search.space.space import Dimension, Space
-from synaptune.search.space.values import Value
-from synaptune.search.trial import Result, Trial, TrialPruned, find_best
+from synaptune.search.pruning import PRUNERS, PrunerConfig
+from synaptune.search.space.space import Space
+from synaptune.search.space.values import Value, to_plain
+from synaptune.search.trial import Trial, TrialPruned, find_best
+from synaptune.search.workers.base import Workers
 from synaptune.search.workers.config import (
     TrialConfig,
     WorkersConfig,
@@ -37,8 +40,21 @@ from synaptune.search.workers.config import (
 from synaptune.search.workers.reporting import report, should_stop
 from synaptune.study.callbacks.base import TERMINAL_ONLY, PhaseTrials, open_callbacks
 from synaptune.study.database import keys as schema
-from synaptune.study.database.connection import get_sqlite_path
+from synaptune.study.database.connection import (
+    add_driver,
+    close_storage,
+    get_sqlite_path,
+    open_storage,
+)
+from synaptune.study.database.lease import read_stored_note
 from synaptune.study.location import StudyConfig, resolve_location
+from synaptune.study.objective import (
+    BestParameters,
+    CallableEvaluation,
+    Objective,
+    TrialCallback,
+    TrialCallbacks,
+)
 from synaptune.study.optimize import (
     PhaseSearch,
     SearchOptions,
@@ -47,31 +63,31 @@ from synaptune.study.optimize import (
     resume_space,
 )
 from synaptune.study.reader import SEARCH, read_study
+from synaptune.study.search_space import read_search_space, restore_steps
 from synaptune.study.study import PhaseLedger, Study
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
 DIRECTIONS = ("minimize", "maximize")
-RANGE_KINDS = ("uniform", "log_uniform", "int", "categorical")
-Objective = Callable[[dict[str, Any]], float]
-TrialCallback = Callable[["TrialManager", Trial], None]
 
 
 class TrialManager:
-    """A search over any callable. Its trials are stored in a study on disk."""
+    """A search over any callable, stored in a study that survives the end of the process."""
+
+    TrialPruned = TrialPruned
 
     def __init__(
         self,
         study_name: str,
-        n_trials: int | None = None,
+        n_trials: int | None = 50,
         direction: str = "minimize",
         storage: str | None = None,
-        sampler: str = "cma",
-        pruner: str | BasePruner = "none",
+        sampler: str = "tpe",
+        pruner: str | BasePruner | None = "median",
         *,
         load_if_exists: bool = True,
-        seed: int = 0,
+        seed: int | None = 0,
         workers: int | WorkersConfig = 1,
         timeout: float | None = None,
         retries: int = 1,
@@ -79,91 +95,134 @@ class TrialManager:
         directory: str | Path | None = None,
         progress: bool | str = True,
     ) -> None:
-        """Check the options. The study is opened by `optimize` and by the properties.
+        """Check the options. Nothing is opened before `optimize` or the first look at the trials.
 
         Args:
             study_name: name of the study and of its folder.
-            n_trials: total number of ended trials over all calls of `optimize`; None means all
-                points of a grid.
+            n_trials: number of ended trials of the study, over all calls of `optimize`; None means
+                all points of a grid.
             direction: `minimize` or `maximize`.
             storage: Optuna storage URL; None means a SQLite file in the folder.
-            sampler: name of an optimizer in `hydra/sweeper`.
-            pruner: `none`, `median`, `percentile` (keeps the best quarter), or a pruner of Optuna.
+            sampler: an entry of hydra/sweeper, or a name of Nevergrad's registry.
+            pruner: `none`, `median`, `percentile` (the best quarter goes on), `hyperband`, or a
+                pruner of Optuna.
             load_if_exists: whether to continue an existing study; otherwise it is refused.
-            seed: seed of the sampler.
-            workers: number of concurrent trials, in processes of this machine if more than one; or
-                a configuration of workers.
+            seed: seed of the sampler; None means a random one, which the study keeps.
+            workers: number of concurrent trials, in processes of this machine if there are several;
+                or where the trials run.
             timeout: time limit of a trial [s]; None means no limit.
             retries: further attempts at a trial whose worker died.
-            max_failure_rate: largest tolerated fraction of failed trials in a generation [0..1].
-            directory: folder of the study; None means `outputs/studies/<study_name>`.
-            progress: True prints one line for each trial on a terminal, `bar` shows a live table
-                there, False prints nothing.
+            max_failure_rate: tolerated fraction of failed trials of a generation [0..1].
+            directory: folder of the study; None means outputs/studies/<study_name>.
+            progress: whether to print a line for each trial on a terminal; `bar` shows a live table
+                there.
 
         Raises:
-            UserError: an option is invalid.
+            UserError: an option has an invalid value.
         """
-        if direction not in DIRECTIONS:
-            raise user_error(
-                got=f"direction={direction}",
-                expected=f"one of {', '.join(DIRECTIONS)}",
-                do="choose one of them",
-            )
+        _check_choice("direction", direction, DIRECTIONS)
+        _check_choice("progress", progress, (True, False, "bar"))
+        for name, text in (("study_name", study_name), ("sampler", sampler)):
+            if not isinstance(text, str) or not text:
+                raise user_error(
+                    got=f"{name}={text!r}", expected="a name", do="give it as a string"
+                )
         self.maximize = direction == "maximize"
-        self._plan = Plan(n_trials, self.maximize, max_failure_rate, retries)
-        self._plan.check()
-        config = workers if isinstance(workers, WorkersConfig) else WorkersConfig(count=workers)
-        self._workers = replace(config, count=1) if config.count is None else config
-        self._trial = TrialConfig(timeout, retries)
-        check_execution(self._workers, self._trial)
-        resume = "auto" if load_if_exists else "never"
-        self._location = resolve_location(
-            StudyConfig(study_name, None if directory is None else str(directory), storage, resume),
-            study_name,
+        attempts = _read_integer("retries", retries)
+        budget = None if n_trials is None else _read_integer("n_trials", n_trials)
+        self._plan = Plan(
+            budget, self.maximize, _read_number("max_failure_rate", max_failure_rate), attempts
         )
-        if progress not in (True, False, "bar"):
-            raise user_error(
-                got=f"progress={progress}", expected="True, False or 'bar'", do="choose one of them"
-            )
-        self._sampler, self._seed, self._progress = sampler, seed, progress
-        self._pruner = _parse_pruner(pruner)
-        # Ended trials while `optimize` runs; None at other times.
+        self._plan.check()
+        if not isinstance(workers, WorkersConfig):
+            workers = WorkersConfig(count=_read_integer("workers", workers))
+        self._workers = replace(workers, count=1) if workers.count is None else workers
+        limit = None if timeout is None else _read_number("timeout", timeout)
+        self._trial = TrialConfig(limit, attempts)
+        check_execution(self._workers, self._trial)
+        config = StudyConfig(
+            study_name,
+            None if directory is None else str(directory),
+            storage,
+            "auto" if load_if_exists else "never",
+        )
+        self._location = resolve_location(config, study_name)
+        self._seed = None if seed is None else _read_integer("seed", seed)
+        self._sampler, self._progress, self._pruner = sampler, progress, _make_pruner(pruner)
+        # The trials while `optimize` has the study open.
         self._live: dict[int, Trial] | None = None
 
     def optimize(
         self,
         objective: Objective,
         search_space: Mapping[str, Sequence[Any]],
-        callbacks: Iterable[TrialCallback] = (),
-    ) -> Trial | None:
-        """Run trials until `n_trials` have ended.
+        n_trials: int | None = None,
+        callbacks: TrialCallback | Iterable[TrialCallback] | None = None,
+    ) -> BestParameters:
+        """Search, and return the best parameters of the study.
 
         Args:
-            objective: function of the parameters by name that returns the number to optimize. An
-                exception or a non-finite number makes the trial failed, TrialPruned makes it
-                pruned.
-            search_space: a range for each parameter name: ("uniform", low, high),
-                ("log_uniform", low, high), ("int", low, high[, step]) or
-                ("categorical", choices[, weights]).
-            callbacks: functions of the manager and the trial, called in this process after every
-                trial.
-
-        Returns:
-            The best trial; None if no trial is complete.
+            objective: function from parameters by name to the number to optimise. An exception, or
+                a value that is not a finite number, is a failed trial; TrialPruned a pruned one.
+            search_space: by name ("uniform", low, high), ("log_uniform", low, high),
+                ("int", low, high[, step]) or ("categorical", choices[, weights]).
+            n_trials: number of additional trials; None means those that the study lacks of the
+                manager's `n_trials`.
+            callbacks: called in this process with (manager, trial) after every trial; what they
+                raise is printed.
 
         Raises:
-            UserError: the space is invalid, too many trials failed, the study has another space,
-                or the database cannot be used.
+            UserError: an argument is invalid, too many or all trials failed, the study has another
+                space, or the database cannot be used.
         """
-        space = Space(tuple(_parse_dimension(name, entry) for name, entry in search_space.items()))
-        if self._plan.budget is None and self._sampler != "grid":
+        if not callable(objective):
+            raise user_error(
+                got=f"objective={objective!r}",
+                expected="a function of a dict of parameters",
+                do="give a function",
+            )
+        functions = _read_callbacks(callbacks)
+        added = None if n_trials is None else _read_integer("n_trials", n_trials, least=1)
+        space = self._restore_space(read_search_space(search_space))
+        engine = self._make_engine(added)
+        make_optimizer(engine, space)  # refuses an unusable name before there is a study
+        workers = make_workers(
+            self._workers, self._trial, CallableEvaluation(objective), self._location.folder
+        )
+        try:
+            self._search(space, engine, workers, functions, added)
+        finally:
+            workers.close()
+        return BestParameters(self._require_best())
+
+    def _restore_space(self, space: Space) -> Space:
+        """Return the space with the ranges that an earlier study stored in another form."""
+        if all(dimension.step == 1 for dimension in space.dimensions):
+            return space
+        url = add_driver(self._location.url)
+        stored = read_stored_note(url, self._location.name, schema.CONFIGURATION) or {}
+        ranges = {name: stored.get(f"{schema.RANGE_PREFIX}{name}", "") for name in space.names}
+        return restore_steps(space, ranges)
+
+    def _make_engine(self, added: int | None) -> Engine:
+        budget = added or self._plan.budget
+        if budget is None and self._sampler != "grid":
             raise user_error(
                 got="n_trials=None",
-                expected="a number of trials (only a grid has a fixed number of points)",
-                do="set n_trials",
+                expected="a number of trials (only a grid has an end of its own)",
+                do="give n_trials",
             )
-        engine = Engine(self._sampler, self._seed, self._workers.slots, self._plan.budget)
-        make_optimizer(engine, space)  # an unknown name raises before a study is created
+        seed = random.SystemRandom().randrange(SEED_MODULUS) if self._seed is None else self._seed
+        return Engine(self._sampler, seed, self._workers.slots, budget)
+
+    def _search(
+        self,
+        space: Space,
+        engine: Engine,
+        workers: Workers,
+        functions: Sequence[TrialCallback],
+        added: int | None,
+    ) -> None:
         settings = {
             "search.optimizer": self._sampler,
             "search.seed": self._seed,
@@ -174,59 +233,47 @@ class TrialManager:
         }
         with Study(self._location, settings, maximize=self.maximize) as study:
             engine = resume_engine(study, engine)
-            space = resume_space(study, space)
-            ledger = PhaseLedger(study, space, "search", {})
+            ledger = PhaseLedger(study, resume_space(study, space), SEARCH, {})
             earlier = [trial for trial in ledger.read_trials() if trial.state != "running"]
+            budget = self._plan.budget if added is None else len(earlier) + added
             options = SearchOptions(self._pruner)
-            phase_search = PhaseSearch(ledger, engine, self._plan, options)
-            workers = make_workers(
-                self._workers, self._trial, CallableEvaluation(objective), self._location.folder
-            )
+            search = PhaseSearch(ledger, engine, replace(self._plan, budget=budget), options)
             self._live = {trial.number: trial for trial in earlier}
-            user_callbacks = _TrialCallbacks(self, self._live, list(callbacks))
+            own = TrialCallbacks(self, self._live, functions)
             try:
                 with open_callbacks(
-                    [PhaseTrials(ledger, self._plan.budget, earlier)],
+                    [PhaseTrials(ledger, budget, earlier)],
                     replace(TERMINAL_ONLY, progress=self._progress_mode),
                     maximize=self.maximize,
                     stop=options.stop,
                     logs=False,
-                ) as terminal:
-                    optimize([phase_search], workers, CallbackList([terminal, user_callbacks]))
+                ) as shown:
+                    optimize([search], workers, CallbackList([shown, own]))
             finally:
-                workers.close()
                 self._live = None
-        return self.best_trial
 
     @property
     def _progress_mode(self) -> str:
         if self._progress == "bar":
             return "bar"
-        return "lines" if self._progress and sys.stdout.isatty() else "off"
+        return "lines" if self._progress and is_terminal(sys.stdout) else "off"
 
     def report(self, value: float, step: int) -> None:
-        """Store an intermediate value of the running trial.
-
-        The objective calls this method, also in a worker process.
-
-        Args:
-            value: value of the objective at the step.
-            step: number of the step.
-        """
+        """Report an intermediate value inside the objective; works in worker processes too."""
         report(step, value)
 
     def should_prune(self) -> bool:
-        """Return whether the pruner stops the running trial at its last reported value.
+        """Return whether the pruner would stop the trial at the value that it reported last.
 
-        The objective calls this method and raises TrialPruned if the answer is True.
+        The objective then raises TrialPruned.
         """
         return should_stop()
 
     @property
     def trials(self) -> list[Trial]:
-        """All trials by index, read from the database; in a callback the ended ones."""
+        """All trials in the order of their asking; inside a callback those that have ended."""
         if self._live is not None:
-            return list(self._live.values())
+            return [trial.copy() for trial in self._live.values()]
         path = get_sqlite_path(self._location.url)
         if path is not None and not path.exists():
             return []
@@ -234,38 +281,43 @@ class TrialManager:
 
     @property
     def best_trial(self) -> Trial | None:
-        """The best complete trial; None if no trial is complete."""
+        """The best complete trial; None if there is none."""
         return find_best(self.trials, self.maximize)
 
     @property
     def best_value(self) -> float:
-        """Objective of the best trial; raises UserError if no trial is complete."""
+        """The best objective; raises UserError without a complete trial."""
         best = self._require_best()
         assert best.objective is not None
         return best.objective
 
     @property
     def best_params(self) -> dict[str, Value]:
-        """Parameters of the best trial; raises UserError if no trial is complete."""
-        return dict(self._require_best().values)
+        """The parameters of the best trial; raises UserError without a complete trial."""
+        return self._require_best().params
 
     def _require_best(self) -> Trial:
-        best = self.best_trial
+        trials = self.trials
+        best = find_best(trials, self.maximize)
         if best is None:
+            pruned = sum(trial.state == "pruned" for trial in trials)
             raise user_error(
-                got=f"study {self._location.name} without a complete trial",
-                expected="at least one complete trial",
-                do="call optimize first",
+                got=f"study {self._location.name} without a complete trial, and {pruned} pruned",
+                expected="at least one",
+                do="call optimize with more trials, or prune less"
+                if trials
+                else "call optimize first",
             )
         return best
 
     def get_param_importance(self) -> dict[str, float]:
-        """Return the importance of each parameter, largest first; the sum is 1.
+        """Return each parameter's share in the spread of the objective, largest first.
 
-        Optuna computes it by PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255).
+        The shares are those of PED-ANOVA (Watanabe et al. 2023, arXiv:2304.10255), as Optuna
+        computes it, and sum to 1. If all objectives are equal, every share is 0.
 
         Raises:
-            UserError: fewer than two trials are complete.
+            UserError: there are fewer than two complete trials.
         """
         import optuna
 
@@ -276,98 +328,88 @@ class TrialManager:
                 expected="at least 2",
                 do="call optimize with more n_trials",
             )
-        study = optuna.load_study(study_name=self._location.name, storage=self._location.url)
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=False)
-        return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+        if len({trial.objective for trial in complete}) == 1:
+            return dict.fromkeys(complete[0].values, 0.0)
+        storage = open_storage(add_driver(self._location.url), "read")
+        try:
+            study = optuna.load_study(study_name=self._location.name, storage=storage)
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=False)
+            return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+        finally:
+            close_storage(storage)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for a worker process, without the trials of a running search."""
+        """Return the state for a worker process, where the objective only reports."""
         return self.__dict__ | {"_live": None}
 
 
-@dataclass
-class _TrialCallbacks(Callback):
-    """Calls the functions of the user after every trial; an exception ends the search."""
-
-    manager: TrialManager
-    trials: dict[int, Trial]
-    functions: Sequence[TrialCallback]
-    is_required = True
-
-    def on_end(self, trial: Trial, finished: int) -> None:
-        self.trials[trial.number] = trial
-        for function in self.functions:
-            function(self.manager, trial)
+def _check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
+    if value not in known:
+        names = ", ".join(map(str, known))
+        raise user_error(got=f"{name}={value}", expected=f"one of {names}", do="choose one of them")
 
 
-def _parse_pruner(pruner: str | BasePruner) -> BasePruner | None:
-    """Return the pruner of a name; None for `none`.
+def _read_number(name: str, value: Any) -> float:
+    """Return a number of Python or numpy; raises UserError for anything else."""
+    plain = None
+    if not isinstance(value, str):
+        try:
+            plain = to_plain(value)
+        except TypeError:
+            plain = None
+    if isinstance(plain, bool) or not isinstance(plain, int | float):
+        raise user_error(got=f"{name}={value!r}", expected="a number", do=f"correct {name}")
+    return plain
 
-    The number of steps of a callable is unknown, so hyperband must be given as a pruner of Optuna.
-    """
+
+def _read_integer(name: str, value: Any, least: int | None = None) -> int:
+    """Return an integer of Python or numpy; raises UserError for anything else."""
+    number = _read_number(name, value)
+    if number != number or number in (float("inf"), float("-inf")) or number != int(number):
+        raise user_error(got=f"{name}={value!r}", expected="an integer", do=f"correct {name}")
+    if least is not None and number < least:
+        raise user_error(
+            got=f"{name}={value!r}", expected=f"at least {least}", do=f"correct {name}"
+        )
+    return int(number)
+
+
+def _read_callbacks(
+    callbacks: TrialCallback | Iterable[TrialCallback] | None,
+) -> list[TrialCallback]:
+    found = [] if callbacks is None else callbacks
+    functions = [found] if callable(found) else list(found) if isinstance(found, Iterable) else None
+    if functions is None or not all(map(callable, functions)):
+        raise user_error(
+            got=f"callbacks={callbacks!r}",
+            expected="functions of (manager, trial)",
+            do="give a list of functions",
+        )
+    return functions
+
+
+def _make_pruner(pruner: str | BasePruner | None) -> BasePruner | None:
+    """Make a pruner from its name. The steps of a callable become known by its first trials."""
     import optuna
 
     if isinstance(pruner, optuna.pruners.BasePruner):
         return pruner
-    if pruner == "none":
-        return None
     config = PrunerConfig()
-    percentiles = {"median": 50.0, "percentile": config.percentile}
-    if pruner not in percentiles:
+    makers: dict[str, Callable[[], BasePruner | None]] = {
+        "none": lambda: None,
+        "median": lambda: optuna.pruners.PercentilePruner(50.0, config.startup_trials),
+        "percentile": lambda: optuna.pruners.PercentilePruner(
+            config.percentile, config.startup_trials
+        ),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(
+            reduction_factor=config.reduction_factor
+        ),
+    }
+    name = "none" if pruner is None else pruner
+    if name not in PRUNERS:
         raise user_error(
             got=f"pruner={pruner}",
-            expected=(
-                "none, median, percentile, or a pruner of Optuna such as"
-                " optuna.pruners.HyperbandPruner(1, 81, 3)"
-            ),
+            expected=f"{', '.join(PRUNERS)}, or a pruner of Optuna",
             do="choose one of them",
         )
-    return optuna.pruners.PercentilePruner(percentiles[pruner], config.startup_trials)
-
-
-@dataclass(frozen=True)
-class CallableEvaluation:
-    """Evaluates trials by calling an objective function."""
-
-    objective: Objective
-
-    def __call__(self, trial: Trial) -> Result:
-        started_at = time.perf_counter()
-        try:
-            value = self.objective(dict(trial.values))
-        except TrialPruned as pruned:
-            seconds = time.perf_counter() - started_at
-            return Result(None, seconds, pruned=True, estimate=pruned.estimate)
-        except UserError as error:
-            # A UserError ends the search. One that the objective raises only fails its trial.
-            raise RuntimeError(str(error)) from error
-        # numbers.Real includes the numbers of NumPy.
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"the objective returned {type(value).__name__}, expected a number")
-        return Result(float(value), time.perf_counter() - started_at)
-
-
-def _parse_dimension(name: str, entry: Sequence[Any]) -> Dimension:
-    """Return the dimension of a search_space entry; raises UserError if it is invalid."""
-    match tuple(entry) if isinstance(entry, Sequence) and not isinstance(entry, str) else ():
-        case ("uniform", int() | float() as low, int() | float() as high):
-            return Dimension(name, "lin", low, high)
-        case ("log_uniform", int() | float() as low, int() | float() as high):
-            return Dimension(name, "log", low, high)
-        case ("int", int() as low, int() as high):
-            return Dimension(name, "lin", low, high, integer=True)
-        case ("int", int() as low, int() as high, int() as step) if step > 0:
-            return Dimension(name, "categorical", choices=tuple(range(low, high + 1, step)))
-        case ("categorical", list() | tuple() as choices):
-            return Dimension(name, "categorical", choices=tuple(choices))
-        case ("categorical", list() | tuple() as choices, list() | tuple() as weights):
-            return Dimension(name, "categorical", choices=tuple(choices), weights=tuple(weights))
-    kind = str(entry[0]) if isinstance(entry, Sequence) and entry else ""
-    is_unknown = kind not in ("", *RANGE_KINDS)
-    raise user_error(
-        got=f"search_space {name}: {entry!r}",
-        expected='("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) '
-        'or ("categorical", [...][, weights])'
-        + (f" (closest: {find_nearest(kind, RANGE_KINDS)})" if is_unknown else ""),
-        do="correct the entry",
-    )
+    return makers[name]()

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from synaptune.core.terminal import print_line
 from synaptune.search.callback import Callback, CallbackList
 from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers.base import Engine, Observation
@@ -62,7 +63,7 @@ class PhaseSearch:
     engine: Engine
     plan: Plan
     options: SearchOptions = field(default_factory=SearchOptions)
-    on_message: Callable[[str], None] = print
+    on_message: Callable[[str], None] = print_line
 
 
 def optimize(

@@ -250,4 +250,5 @@ def _build_dimension(
         float(attributes["high"]),
         integer=stored["name"] == "IntDistribution",
         start=None if is_middle else value,
+        step=(attributes.get("step") or 1) if stored["name"] == "IntDistribution" else 1,
     )

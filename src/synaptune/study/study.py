@@ -129,11 +129,12 @@ class Study:
             self.configuration = stored  # keeps the fingerprint of the earlier trials
             return
         if stored is not None and any(
-            trial.state != "running"
+            trial.state != "running" and trial.facts.get(schema.FAILURE) != "mistake"
             for trial in records.read_trials(self._storage, self._id, self._where)
         ):
             self._refuse(stored, notes.get(schema.WRITER, "(unknown)"))
-        # No trial has ended in this study: it is a first attempt with a wrong configuration.
+        # No trial has ended in this study except by a mistake: it is a first attempt with a wrong
+        # configuration.
         self._storage.delete_study(self._id)
         self._create()
 

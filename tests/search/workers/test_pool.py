@@ -184,7 +184,7 @@ def test_reported_values_are_stored_and_can_stop_a_trial(tmp_path, count):
     assert trials[2].estimate == trials[2].values["x"] / 4
 
 
-def test_a_users_mistake_in_a_worker_stops_the_search(tmp_path):
+def test_a_mistake_in_every_trial_of_the_workers_stops_the_search(tmp_path):
     def wrong(trial):
         raise UserError("got no data\n  expected: data\n  to do: bring some")
 

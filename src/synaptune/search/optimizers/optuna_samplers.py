@@ -54,7 +54,10 @@ class OptunaDimension(NamedTuple):
             return CategoricalDistribution(range(len(dimension.choices)))
         if dimension.integer:
             return IntDistribution(
-                int(dimension.low), int(dimension.high), log=dimension.scale == "log"
+                int(dimension.low),
+                int(dimension.high),
+                log=dimension.scale == "log",
+                step=dimension.step,
             )
         return FloatDistribution(
             float(dimension.low), float(dimension.high), log=dimension.scale == "log"
@@ -68,7 +71,7 @@ class OptunaDimension(NamedTuple):
             return self.dimension.get_choice_index(unit)
         value = self.dimension.to_value(unit)
         if self.kind == "bin":
-            return int(value) - int(self.dimension.low)
+            return (int(value) - int(self.dimension.low)) // self.dimension.step
         return value
 
     def to_unit(self, parameter: Any) -> float:
@@ -77,9 +80,9 @@ class OptunaDimension(NamedTuple):
             return float(parameter)
         if self.dimension.scale == "categorical":
             return self.dimension.get_choice_unit(parameter)
-        return self.dimension.to_unit(
-            parameter + int(self.dimension.low) if self.kind == "bin" else parameter
-        )
+        if self.kind == "bin":
+            parameter = int(self.dimension.low) + parameter * self.dimension.step
+        return self.dimension.to_unit(parameter)
 
 
 def make_optuna_dimension(dimension: Dimension, sampler: str) -> OptunaDimension:

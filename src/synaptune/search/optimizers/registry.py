@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from synaptune.core.errors import user_error
 from synaptune.search.optimizers.base import Engine, Observation, Optimizer
 from synaptune.search.optimizers.cma import CmaOptimizer
-from synaptune.search.optimizers.nevergrad_registry import NevergradOptimizer
+from synaptune.search.optimizers.nevergrad_registry import NevergradOptimizer, check_algorithm
 from synaptune.search.optimizers.optuna_samplers import SAMPLERS, OptunaOptimizer
 from synaptune.search.optimizers.uniform_grid import GridOptimizer, UniformOptimizer, batch_size
 from synaptune.search.space.space import Space
@@ -53,4 +53,5 @@ def make_optimizer(engine: Engine, space: Space, prior: Sequence[Observation] = 
         return CmaOptimizer(engine, space)
     if engine.name in SAMPLERS:
         return OptunaOptimizer(engine, space, prior)
-    return NevergradOptimizer(engine, space, BUILT_IN)
+    check_algorithm(engine, len(space.dimensions), BUILT_IN)
+    return NevergradOptimizer(engine, space)

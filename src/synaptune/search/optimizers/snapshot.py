@@ -4,7 +4,7 @@ The trials of the study are authoritative. The file is a snapshot of the optimiz
 complete generation. A search is restored by asking again for all later points and comparing them
 with the stored ones. Without the file the replay starts at the first trial and has the same result.
 If the points differ (another version of a library), the search continues from the values of the
-trials and no longer exactly.
+trials and no longer exactly. An optimizer that cannot be pickled is always restored by the replay.
 
 The file is a pickle: read only those of your own studies.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,7 +75,7 @@ class OptimizerSnapshot:
         engine: engine of the optimizer.
         space: ranges of the search space by name.
         told: number of generations that the optimizer has learned.
-        optimizer: the optimizer.
+        optimizer: the optimizer; None if it cannot be pickled.
     """
 
     version: int
@@ -83,7 +83,7 @@ class OptimizerSnapshot:
     engine: Engine
     space: tuple[tuple[str, str], ...]
     told: int
-    optimizer: Optimizer
+    optimizer: Optimizer | None
 
 
 class RestoredOptimizer(NamedTuple):
@@ -92,7 +92,7 @@ class RestoredOptimizer(NamedTuple):
     Attributes:
         optimizer: the optimizer, ready for the next point.
         generations: number of generations that the optimizer has learned.
-        note: message for the user; None if the state file was used.
+        note: message for the user; None if the search continues exactly as it was left.
     """
 
     optimizer: Optimizer
@@ -118,8 +118,12 @@ class StateFile:
             generations,
             optimizer,
         )
+        try:
+            content = pickle.dumps(snapshot)
+        except Exception:  # some algorithms of Nevergrad hold threads or functions
+            content = pickle.dumps(replace(snapshot, optimizer=None))
         with replace_file(self.path) as draft:
-            draft.write_bytes(pickle.dumps(snapshot))
+            draft.write_bytes(content)
 
     def load(self) -> OptimizerSnapshot | str:
         """Return the snapshot, or the reason why it cannot be used."""
@@ -156,25 +160,26 @@ def restore_optimizer(
         if told is not None:
             return RestoredOptimizer(optimizer, told, None)
     found = state_file.load()
-    note = None
-    if isinstance(found, OptimizerSnapshot) and found.told * found.optimizer.generation_size <= len(
-        trials
-    ):
-        replayed = _replay(found.optimizer, found.told, trials)
-        if replayed is not None:
-            return RestoredOptimizer(found.optimizer, replayed, None)
-        found = "does not fit the study's trials"
-    elif isinstance(found, OptimizerSnapshot):
-        found = "is ahead of the study's trials"
-    if trials:
-        note = (
-            f"{state_file.path.name} {found}: "
-            f"the search is rebuilt from the study's {len(trials)} trials"
-        )
+    if isinstance(found, str):
+        reason = found
+    elif found.optimizer is None:
+        reason = "cannot hold this optimizer"
+    elif found.told * found.optimizer.generation_size > len(trials):
+        reason = "is ahead of the study's trials"
+    else:
+        told = _replay(found.optimizer, found.told, trials)
+        if told is not None:
+            return RestoredOptimizer(found.optimizer, told, None)
+        reason = "does not fit the study's trials"
+    note = (
+        f"{state_file.path.name} {reason}: "
+        f"the search is rebuilt from the study's {len(trials)} trials"
+    )
     optimizer = make_fresh()
     told = _replay(optimizer, 0, trials)
     if told is not None:
-        return RestoredOptimizer(optimizer, told, note and f"{note}, exactly")
+        is_expected = not trials or (not isinstance(found, str) and found.optimizer is None)
+        return RestoredOptimizer(optimizer, told, None if is_expected else f"{note}, exactly")
     optimizer = make_fresh()
     told = 0
     for generation in _split_generations(optimizer, trials):

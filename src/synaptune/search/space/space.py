@@ -4,14 +4,15 @@ Each searched parameter is one coordinate u in [0, 1]:
 
     lin          value = low + u (high - low)                                            (1)
     log          value = exp(ln low + u (ln high - ln low))                              (2)
-    integer      (1) or (2) over [low - 1/2, high + 1/2], rounded: one bin an integer    (3)
+    integer      (1) or (2) over [low - s/2, high + s/2], rounded to low + k s; s is 1   (3)
+                 unless the dimension has a step
     categorical  value = the choice whose part of [0, 1] contains u; the parts are       (4)
                  equal, or proportional to the weights
 
 A value with a bin is converted back to the middle of its bin. A float is rounded to six significant
 digits, or more in a range that is narrow beside its numbers, so that the stored, the displayed and
 the evaluated number are the same.
-Source: chosen; (3) makes the outermost integers as likely as the others.
+Source: chosen; on a linear scale (3) makes the outermost integers as likely as the others.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Dimension:
         choices: the choices of a categorical dimension.
         start: value at which the search starts; None means the middle, unless it is a choice.
         weights: weights of the choices, in any unit; empty means equal weights.
+        step: distance of two integers; the range is a multiple of it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Dimension:
     choices: tuple[Value, ...] = ()
     start: Value | None = None
     weights: tuple[float, ...] = ()
+    step: int = 1
 
     def __post_init__(self) -> None:
         if fault := self._find_fault():
@@ -90,8 +93,17 @@ class Dimension:
             return f"integer range {format_number(self.low)} to {format_number(self.high)}"
         if self.integer and max(abs(self.low), abs(self.high)) > _EXACT_INTEGERS:
             return f"integers up to {format_number(self.high)}, beyond 2**53"
+        if self.step != 1 and (fault := self._find_step_fault()):
+            return fault
         edge = self._get_edges()[0]
         return f"log range from {self.low:g}" if self.scale == "log" and edge <= 0 else None
+
+    def _find_step_fault(self) -> str | None:
+        if self.step < 1 or not self.integer or self.scale == "log":
+            return f"step {self.step} in a {self.scale} range; it needs integers on a linear scale"
+        if (self.high - self.low) % self.step:
+            return f"range {self.low:g} to {self.high:g}, no multiple of the step {self.step}"
+        return None
 
     def _find_choice_fault(self) -> str | None:
         if not self.choices:
@@ -116,7 +128,7 @@ class Dimension:
         return [total / sums[-1] for total in sums]
 
     def _get_edges(self) -> tuple[float, float]:
-        half = 0.5 if self.integer else 0.0
+        half = self.step / 2 if self.integer else 0.0
         return self.low - half, self.high + half
 
     @property
@@ -124,7 +136,7 @@ class Dimension:
         """Number of values; None for a continuous range."""
         if self.scale == "categorical":
             return len(self.choices)
-        return int(self.high - self.low) + 1 if self.integer else None
+        return int(self.high - self.low) // self.step + 1 if self.integer else None
 
     def get_bin(self, unit: float) -> tuple[float, float]:
         """Return the ends of the bin in [0, 1] that contains a unit coordinate.
@@ -136,7 +148,7 @@ class Dimension:
             return self._get_choice_edges()[index], self._get_choice_edges()[index + 1]
         value = self.to_value(unit)
         lower, upper = self._get_edges()
-        left, right = float(value) - 0.5, float(value) + 0.5
+        left, right = float(value) - self.step / 2, float(value) + self.step / 2
         if self.scale == "lin":
             return (left - lower) / (upper - lower), (right - lower) / (upper - lower)
         width = math.log(upper / lower)
@@ -149,7 +161,9 @@ class Dimension:
             return copy_value(self.choices[self.get_choice_index(unit)])
         number = self._interpolate(unit)
         if self.integer:
-            return int(min(max(math.floor(number + 0.5), self.low), self.high))  # eq. (3)
+            first = self.low if self.step > 1 else 0.0
+            nearest = first + self.step * math.floor((number - first) / self.step + 0.5)
+            return int(min(max(nearest, self.low), self.high))  # eq. (3)
         return min(max(float(f"{number:.{self._digits}g}"), self.low), self.high)
 
     def get_choice_index(self, unit: float) -> int:
@@ -221,7 +235,8 @@ class Dimension:
         if self.scale == "categorical" or (self.bins is not None and self.bins <= points):
             if self.choices:
                 return [self.get_choice_unit(index) for index in range(len(self.choices))]
-            return [self.to_unit(value) for value in range(int(self.low), int(self.high) + 1)]
+            values = range(int(self.low), int(self.high) + 1, self.step)
+            return [self.to_unit(value) for value in values]
         if points == 1:
             return [0.5]
         return [index / (points - 1) for index in range(points)]
@@ -238,7 +253,8 @@ class Dimension:
             weighted = f" weights {list(self.weights)}" if self.weights else ""
             return f"choice {list(self.choices)}{weighted}"
         ends = f"[{format_number(self.low)}, {format_number(self.high)}]"
-        return f"{self.scale}{' int' if self.integer else ''} {ends}"
+        step = f" step {self.step}" if self.step > 1 else ""
+        return f"{self.scale}{' int' if self.integer else ''} {ends}{step}"
 
 
 def format_number(number: float) -> str:

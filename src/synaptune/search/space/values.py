@@ -42,6 +42,26 @@ def to_plain(value: Any) -> Value:
     raise TypeError(f"a value of type {type(value).__name__}")
 
 
+def to_number(value: Any) -> float:
+    """Return a number of Python, numpy or torch, or an array of one number, as a float.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    try:
+        number = value.item() if hasattr(value, "item") else value
+        if not isinstance(number, bool | str | bytes) and hasattr(type(number), "__float__"):
+            return float(number)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"{_describe_type(value)}: {error}") from error
+    raise TypeError(_describe_type(value))
+
+
+def _describe_type(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ + (f" of shape {tuple(shape)}" if shape else "")
+
+
 def copy_value(value: Value) -> Value:
     """Return a copy, so that a caller can change a list or dict."""
     return value if value is None or isinstance(value, SCALARS) else copy.deepcopy(value)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from synaptune.search.trial import Failure, Result, Trial, make_failure
+from synaptune.search.trial import Failure, Result, Trial, make_error_result
 from synaptune.search.workers.reporting import handle_reports
 
 Evaluate = Callable[[Trial], Result]
@@ -81,7 +83,10 @@ class TrialTimeout(BaseException):
 
 
 def run_trial(evaluate: Evaluate, trial: Trial, timeout: float | None = None) -> Result:
-    """Evaluate a trial in this process. An exception becomes a failed result.
+    """Evaluate a trial in this process.
+
+    Any exception becomes a failed or pruned result, except Ctrl-C. The evaluation gets a copy of
+    the trial. The working folder is restored.
 
     Args:
         evaluate: the evaluation.
@@ -89,20 +94,20 @@ def run_trial(evaluate: Evaluate, trial: Trial, timeout: float | None = None) ->
         timeout: time limit [s], which applies in the main thread only; None means no limit.
     """
     started_at = time.perf_counter()
+    clock = _Clock(timeout)
     try:
-        with _limit_time(timeout):
-            return evaluate(trial)
-    except TrialTimeout:
-        return Result(
-            None, time.perf_counter() - started_at, failure=make_timeout_failure(timeout or 0.0)
-        )
-    except (
-        Exception
-    ) as error:  # an objective can raise any exception; it is stored with its traceback
-        failure = make_failure(error)
-        if failure.kind == "memory":
+        with _keep_folder(), _limit_time(clock):
+            result = evaluate(trial.copy())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # an objective can raise anything, SystemExit included
+        result = make_error_result(error, time.perf_counter() - started_at)
+        if result.failure is not None and result.failure.kind == "memory":
             _free_memory(error)
+    if clock.is_over:  # also if the objective caught the exception
+        failure = make_timeout_failure(timeout or 0.0)
         return Result(None, time.perf_counter() - started_at, failure=failure)
+    return result
 
 
 def make_timeout_failure(timeout: float) -> Failure:
@@ -123,22 +128,55 @@ def _free_memory(error: BaseException) -> None:
         torch.cuda.empty_cache()
 
 
+@dataclass
+class _Clock:
+    """The time of a trial.
+
+    Attributes:
+        limit: time limit [s]; None means no limit.
+        is_over: whether the limit was exceeded.
+    """
+
+    limit: float | None
+    is_over: bool = False
+
+
 @contextlib.contextmanager
-def _limit_time(timeout: float | None) -> Iterator[None]:
-    if timeout is None or threading.current_thread() is not threading.main_thread():
+def _limit_time(clock: _Clock) -> Iterator[None]:
+    if clock.limit is None or not is_main_thread():
         yield
         return
 
     def raise_timeout(*_: object) -> None:
+        clock.is_over = True
         raise TrialTimeout
 
     previous_handler = signal.signal(signal.SIGALRM, raise_timeout)
-    signal.setitimer(signal.ITIMER_REAL, timeout)
+    signal.setitimer(signal.ITIMER_REAL, clock.limit)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, previous_handler)
+
+
+def is_main_thread() -> bool:
+    """Return whether this is the main thread, the only one that gets signals."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
+def _keep_folder() -> Iterator[None]:
+    """Return to the working folder at the end, if it still exists."""
+    folder = None
+    with contextlib.suppress(OSError):
+        folder = os.getcwd()
+    try:
+        yield
+    finally:
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(folder)
 
 
 class InlineWorkers:
@@ -152,7 +190,6 @@ class InlineWorkers:
     count = 1
 
     def __init__(self, evaluate: Evaluate, timeout: float | None = None) -> None:
-
         self._evaluate, self._timeout = evaluate, timeout
         self._next: Trial | None = None
 
@@ -165,8 +202,20 @@ class InlineWorkers:
         trial, self._next = self._next, None
         if trial is None:
             return ()
-        with handle_reports(lambda step, value: on_report(trial, step, value)):
-            return (FinishedTrial(trial, run_trial(self._evaluate, trial, self._timeout)),)
+        errors: list[Exception] = []
+
+        def handle(step: int, value: float) -> bool:
+            try:
+                return on_report(trial, step, value)
+            except Exception as error:
+                errors.append(error)
+                raise
+
+        with handle_reports(handle):
+            result = run_trial(self._evaluate, trial, self._timeout)
+        if errors:  # of the search, such as a database that is lost; not of the trial
+            raise errors[0]
+        return (FinishedTrial(trial, result),)
 
     def close(self) -> None:
         """Do nothing: no trial runs between two calls."""

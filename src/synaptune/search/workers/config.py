@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.errors import UserError
-from synaptune.search.workers.base import Evaluate, InlineWorkers, Workers
+from synaptune.core.errors import UserError, user_error
+from synaptune.search.workers.base import Evaluate, InlineWorkers, Workers, is_main_thread
 
 WORKER_KINDS = ("auto", "here", "processes", "ray", "slurm")
 MAX_WORKERS = 8  # most workers that a protocol starts by itself [process]; chosen: memory
@@ -20,7 +20,8 @@ class WorkersConfig:
 
     Attributes:
         kind: `here` (this process, one trial at a time), `processes` (worker processes on this
-            machine), `ray` or `slurm`; `auto` is `here` for one worker and `processes` for several.
+            machine), `ray` or `slurm`; `auto` is `here` for one worker and `processes` for several,
+            or for a time limit outside the main thread.
         count: number of concurrent trials; None means 1, and in a protocol the number that
             `resolve_worker_count` chooses.
         devices: GPUs that are assigned to worker processes in turn; empty means that all workers
@@ -130,6 +131,15 @@ def make_workers(
         UserError: the workers cannot be created.
     """
     kind = config.kind if config.kind != "auto" else "here" if config.slots == 1 else "processes"
+    if kind == "here" and trial.timeout is not None and not is_main_thread():
+        if config.kind == "here":
+            raise user_error(
+                got=f"trial.timeout={trial.timeout:g} with workers.kind=here, outside the main "
+                "thread",
+                expected="a worker process, or the main thread, which gets the signal of the timer",
+                do="set workers.kind=processes, or omit the time limit",
+            )
+        kind = "processes"
     if kind == "here":
         return InlineWorkers(evaluate, trial.timeout)
     from synaptune.search.workers.pool import Pool

@@ -131,7 +131,6 @@ class Pool:
     def __init__(
         self, evaluate: Evaluate, spawner: Spawner, count: int, timeout: float | None = None
     ) -> None:
-
         self.count, self._spawner, self._timeout = count, spawner, timeout
         self._pickle_evaluation = _pickle_evaluation(evaluate, spawner)
         self._key = os.urandom(32)
@@ -360,13 +359,17 @@ def _pickle_evaluation(evaluate: Evaluate, spawner: Spawner) -> bytes:
 def _open_listener(remote: bool) -> tuple[Listener, Any]:
     """Return the listener for workers and its address.
 
-    It is a socket file for workers on this machine, or a port of this host for remote workers.
+    It is a socket file for workers on this machine, or a port of this host for remote workers. A
+    socket file needs a short path; where TMPDIR has none, a port of the loopback interface serves.
     """
     if remote:
         listener = Listener(("0.0.0.0", 0))
         port = listener.address[1]
         return listener, (socket.gethostname(), port)
-    listener = Listener(family="AF_UNIX")
+    try:
+        listener = Listener(family="AF_UNIX")
+    except OSError:
+        listener = Listener(("127.0.0.1", 0))
     return listener, listener.address
 
 

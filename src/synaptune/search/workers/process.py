@@ -2,7 +2,9 @@
 
 It runs until the controller closes the connection.
 
-    python -m synaptune.search.workers.process SLOT SOCKET     with the key in SYNAPTUNE_KEY
+    python -m synaptune.search.workers.process SLOT ADDRESS     with the key in SYNAPTUNE_KEY
+
+ADDRESS is the path of a socket, or HOST:PORT.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ def run_worker(address: Any, authkey: bytes, slot: int) -> None:
     """
     import cloudpickle
 
-    from synaptune.search.trial import Trial
+    from synaptune.search.trial import Trial, make_error_result
     from synaptune.search.workers.base import run_trial
     from synaptune.search.workers.pool import LoadFailure, Ready
 
@@ -54,7 +56,10 @@ def run_worker(address: Any, authkey: bytes, slot: int) -> None:
         trial = link.receive()
         assert isinstance(trial, Trial)
         with handle_reports(link.report):
-            result = run_trial(evaluate, trial)
+            try:
+                result = run_trial(evaluate, trial)
+            except KeyboardInterrupt as error:  # of the objective; signals are ignored here
+                result = make_error_result(error, 0.0)
         link.send(result)
 
 
@@ -108,4 +113,6 @@ def _die_with_parent() -> None:
 
 if __name__ == "__main__":
     _die_with_parent()
-    run_worker(sys.argv[2], bytes.fromhex(os.environ.pop(KEY_VARIABLE)), int(sys.argv[1]))
+    host, _, port = sys.argv[2].rpartition(":")
+    own_address = (host, int(port)) if host and port.isdigit() else sys.argv[2]
+    run_worker(own_address, bytes.fromhex(os.environ.pop(KEY_VARIABLE)), int(sys.argv[1]))

@@ -63,7 +63,8 @@ class LocalSpawner:
         }
         if self.devices:
             environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
-        command = [sys.executable, "-m", "synaptune.search.workers.process", str(slot), address]
+        place = address if isinstance(address, str) else ":".join(map(str, address))
+        command = [sys.executable, "-m", "synaptune.search.workers.process", str(slot), place]
         environment["PYTHONPATH"] = os.pathsep.join(
             path for path in [*sys.path, os.environ.get("PYTHONPATH", "")] if path
         )

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
 
+from synaptune.core.terminal import is_terminal
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
@@ -44,7 +46,7 @@ class Screen:
         self._redirected = [
             (name, stream, _RedirectedStream(stream, self._queue))
             for name in ("stdout", "stderr")
-            if (stream := getattr(sys, name)).isatty()
+            if is_terminal(stream := getattr(sys, name))
         ]
         for name, _, redirected in self._redirected:
             setattr(sys, name, redirected)
@@ -163,8 +165,8 @@ def make_console(stream: TextIO | None = None) -> Console | None:
     Args:
         stream: stream of the console; None means standard output.
     """
-    file = stream or sys.stdout
-    if not file.isatty():
+    file = sys.stdout if stream is None else stream
+    if not is_terminal(file):
         return None
     from rich.console import Console
 

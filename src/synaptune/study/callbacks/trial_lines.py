@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
+from synaptune.core.terminal import is_terminal, print_line
 from synaptune.core.text import format_duration, get_first_line
 from synaptune.search.callback import Callback
 from synaptune.search.trial import Trial
@@ -36,15 +37,14 @@ class TrialLines(Callback):
             stream: stream of the lines; None means standard output.
         """
         self._progress = SearchProgress(info, earlier, time.monotonic())
-        self._stream = stream or sys.stdout
-        self._is_shown = always or self._stream.isatty()
+        self._stream = sys.stdout if stream is None else stream
+        self._is_shown = always or is_terminal(self._stream)
 
     def on_end(self, trial: Trial, finished: int) -> None:
         """Print the line of a trial; the trials of all phases are counted together."""
         self._progress.record_end(trial)
         if self._is_shown:
-            line = _format_line(self._progress, trial, time.monotonic())
-            print(line, file=self._stream, flush=True)
+            print_line(_format_line(self._progress, trial, time.monotonic()), self._stream)
 
 
 def _format_line(progress: SearchProgress, trial: Trial, now: float) -> str:

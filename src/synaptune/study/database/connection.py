@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from synaptune.core.files import make_absolute
 from synaptune.core.text import show_path
 
 # Longest wait for a write of another program [s]; chosen: longer than a dashboard reads.
@@ -77,8 +78,7 @@ def make_url_absolute(url: str) -> str:
     address = None if path is None else sqlalchemy.make_url(url)
     if path is None or address is None or address.database != str(path):
         return url
-    absolute = path.expanduser().absolute()
-    return address.set(database=str(absolute)).render_as_string(hide_password=False)
+    return address.set(database=str(make_absolute(path))).render_as_string(hide_password=False)
 
 
 def is_server(url: str) -> bool:

@@ -18,7 +18,10 @@ from synaptune.study.database.connection import (
 )
 
 KEPT_HINT = "every finished trial is kept; give the same command afterwards"
-_DRIVER_INSTALL = {"psycopg": "pip install 'synaptune[postgres]'", "pymysql": "pip install pymysql"}
+_DRIVER_INSTALL = {
+    "psycopg": "pip install 'synaptune[postgres]'",
+    "pymysql": "pip install 'synaptune[mysql]'",
+}
 _EXPECTED_FILE = (
     "the study database of an earlier run, or no file",
     "restore it from a copy, or move it away (or set study.name) to start a new study",

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from synaptune.core.errors import UserError, user_error
 from synaptune.study.database import keys as schema
@@ -102,17 +102,28 @@ class StudyLease:
         return user_error(
             got=f"study {self._name}, which another process is running ({self._folder}){details}",
             expected="one process for each study",
-            do="wait for it, or stop it, or set another study.name",
+            do="wait for it, or stop it, or set another study.name; one process runs several trials"
+            " side by side with workers",
         )
 
 
 def read_holder(url: str, name: str) -> Holder | None:
     """Return the process that runs a study, as the study has stored it.
 
+    Returns:
+        The holder; None if it cannot be read.
+    """
+    note = read_stored_note(url, name, schema.HOLDER)
+    return None if note is None else Holder.from_note(note)
+
+
+def read_stored_note(url: str, name: str, key: str) -> Any:
+    """Return a note of a study that is not open.
+
     The function only reads, since the tables may not exist yet.
 
     Returns:
-        The holder; None if it cannot be read.
+        The note (any JSON); None if it cannot be read.
     """
     import sqlalchemy
     import sqlalchemy.exc
@@ -120,13 +131,15 @@ def read_holder(url: str, name: str) -> Holder | None:
     path = get_sqlite_path(url)
     if path is not None and not path.exists():
         return None
-    engine = sqlalchemy.create_engine(url, **get_engine_options(url))
+    engine = None
     try:
+        engine = sqlalchemy.create_engine(url, **get_engine_options(url))
         with engine.connect() as connection:
-            rows = read_status_rows(connection, name, [schema.HOLDER])
-    except sqlalchemy.exc.SQLAlchemyError:
-        return None
+            rows = read_status_rows(connection, name, [key])
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError):
+        return None  # opening the study says why
     finally:
-        engine.dispose()
-    notes = [row.notes[schema.HOLDER] for row in rows if schema.HOLDER in row.notes]
-    return Holder.from_note(json.loads(notes[0])) if notes else None
+        if engine is not None:
+            engine.dispose()
+    notes = [row.notes[key] for row in rows if key in row.notes]
+    return json.loads(notes[0]) if notes else None

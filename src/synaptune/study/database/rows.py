@@ -438,8 +438,10 @@ def make_distribution(dimension: Dimension):
 
     if dimension.scale == "categorical":
         return CategoricalDistribution(encode_choices(dimension.choices))
-    kind, number = (IntDistribution, int) if dimension.integer else (FloatDistribution, float)
-    return kind(number(dimension.low), number(dimension.high), log=dimension.scale == "log")  # type: ignore[arg-type]
+    is_log = dimension.scale == "log"
+    if dimension.integer:
+        return IntDistribution(int(dimension.low), int(dimension.high), is_log, dimension.step)
+    return FloatDistribution(float(dimension.low), float(dimension.high), is_log)
 
 
 def filter_phase(trials: Iterable[Trial], phase: str) -> list[Trial]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from synaptune.core.terminal import is_terminal
+
 
 class Progress:
     """Progress output of a run; this class shows nothing."""
@@ -85,7 +87,7 @@ def make_progress(choice: str, steps: int, done: int, *, in_search: bool) -> Pro
         in_search: whether the run is a trial of a search.
     """
     if choice == "auto":
-        choice = "bar" if sys.stdout.isatty() else "lines"
+        choice = "bar" if is_terminal(sys.stdout) else "lines"
     if in_search or choice == "off":
         return Progress()
     return ProgressBar(steps, done) if choice == "bar" else ProgressLines(steps)
