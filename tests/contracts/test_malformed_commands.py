@@ -78,7 +78,7 @@ SWEEPER = [
     "hydra.sweeper.optim.max_failure_rate=x",
     "hydra.sweeper.optim.seed=a",
     "hydra.sweeper.params={x: 3..4}",
-    "+hydra.sweeper.params.x={lower: 2, upper: 1}",
+    "+hydra.sweeper.params.name={lower: 2, upper: 1}",
     "+hydra.sweeper.params.nothing='choice(1,2)'",
     "+hydra.sweeper.nosuch=1",
     "hydra/sweeper=nosuch",
@@ -102,6 +102,20 @@ STUDY = [
     "search.start=nosuch",
     "trial.timeout=-1",
     "notify.urls=[nonsense]",
+]
+# Faults in the configuration of any application.
+GRAMMAR = [
+    "x=interval(1,0)",
+    "x=interval(1)",
+    "x=int(choice())",
+    "nothing=1,2",
+    "layers.7=1,2",
+    "x=[1,2",
+    "=3",
+    "++=1",
+    "~nothing",
+    "x=\x01",
+    "hydra/sweeper=nosuch",
 ]
 SUBCOMMANDS = [
     ["report", "nosuch"],
@@ -140,17 +154,17 @@ SUBCOMMANDS = [
 
 def draw_fault(rng: random.Random) -> str:
     """Return a word that no configuration of train.py takes."""
-    kind = rng.randrange(6)
+    kind = rng.randrange(5)
     if kind == 0:
         return f"{rng.choice(NUMBERS)}={rng.choice(NO_NUMBERS)}"
     if kind == 1:
-        return f"{rng.choice(GROUPS)}={rng.choice(['nosuch', '3', '[]', '../train', 'a b', ''])}"
+        return f"{rng.choice(GROUPS)}={rng.choice(['nosuch', '3', '../train', 'a b', ''])}"
     if kind == 2:
         name = rng.choice(NUMBERS)
         return f"{name[:-1]}{rng.choice('qxz')}={rng.randrange(9)}"
     if kind == 3:
         return f"{rng.choice(['tuned', 'search_space'])}={rng.choice(PATHS)}"
-    return rng.choice(SYNTAX if kind == 4 else STUDY)
+    return rng.choice(SYNTAX)
 
 
 def draw_line(rng: random.Random) -> list[str]:
@@ -161,19 +175,32 @@ def draw_line(rng: random.Random) -> list[str]:
     words = [*valid, *faults]
     rng.shuffle(words)
     if kind == 0:
-        return [str(ROOT / "train.py"), *words, "study.resume=must"]
+        return [str(ROOT / "train.py"), *words]
     if kind == 1:
-        return [str(ROOT / "train.py"), "-m", *words, rng.choice(SWEEPER), "study.resume=must"]
+        sweeper = rng.choice([["hydra/sweeper=cma"], ["hydra/sweeper=grid"], []])
+        own = rng.choice([*SWEEPER, *STUDY])
+        return [str(ROOT / "train.py"), "-m", *sweeper, *words, own, "study.resume=must"]
     if kind == 2:
-        fault = rng.choice([*SWEEPER, *SYNTAX, "x=interval(1,0)", "nothing=1,2", "layers.7=1,2"])
-        sweep = rng.sample(["x=interval(0,1)", "name=a,b", "layers.0=3,4"], rng.randrange(1, 3))
+        fault = rng.choice([*SWEEPER, *GRAMMAR, *STUDY])
+        sweep = rng.sample(["optimizer.lr=tag(log,interval(1,2))", "layers.0=3,4"], 1)
         return ["app.py", "-m", "hydra/sweeper=random", *sweep, fault]
     if kind == 3:
         protocol = rng.choice(["phase1", "phase2", "ablation", "transfer"])
-        own = ["protocol.budget=x", "protocol.nosuch=1", "protocol.seeds=-1", "hydra.run.dir=x"]
-        return ["-m", "synaptune.cli", protocol, *words, rng.choice(own), "study.resume=must"]
+        own = [
+            *STUDY[:-1],
+            "protocol.budget=x",
+            "protocol.nosuch=1",
+            "protocol.seeds=-1",
+            "hydra.run.dir=x",
+        ]
+        return ["-m", "synaptune.cli.main", protocol, *words, rng.choice(own), "study.resume=must"]
     line = rng.choice(SUBCOMMANDS)
-    return ["-m", "synaptune.cli", *line, *rng.sample(["--nosuch", "--help="], rng.randrange(2))]
+    return [
+        "-m",
+        "synaptune.cli.main",
+        *line,
+        *rng.sample(["--nosuch", "--storage=nosuch"], rng.randrange(2)),
+    ]
 
 
 @pytest.fixture
