@@ -60,9 +60,9 @@ def compose_config(
     from synaptune.config.settings import apply_tuned
 
     register()
+    _refuse_hydra_overrides(overrides)
     check_overrides(overrides)
     protect_passwords(overrides)
-    _refuse_hydra_overrides(overrides)
     chosen = [] if protocol is None else [f"+protocol={protocol}"]
     overrides = expand_space_file(expand_tuned_groups(overrides), CONF_DIR, "train", chosen)
     try:

@@ -224,7 +224,7 @@ def _drop_hydra(composed: DictConfig) -> DictConfig:
     return config
 
 
-def _explain_composition(error: HydraException) -> UserError:
+def _explain_composition(error: Exception) -> UserError:
     cause = error.__cause__
     reason = f"{get_first_line(error)}" + (f" ({get_first_line(cause)})" if cause else "")
     return user_error(

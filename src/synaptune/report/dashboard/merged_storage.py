@@ -30,7 +30,7 @@ from synaptune.study.database.connection import (
     redact_url,
 )
 from synaptune.study.database.errors import as_user_errors
-from synaptune.study.database.rows import read_origins
+from synaptune.study.database.status_rows import read_origins
 
 MAX_DATABASES = 10_000  # small enough that a browser's integers hold the ids
 

@@ -15,7 +15,8 @@ from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import add_driver, get_engine_options, get_sqlite_path
 from synaptune.study.database.errors import as_user_errors
 from synaptune.study.database.locks import Holder
-from synaptune.study.database.rows import StatusRows, read_status_rows, to_utc
+from synaptune.study.database.rows import to_utc
+from synaptune.study.database.status_rows import StatusRows, read_status_rows
 from synaptune.study.reader import SEARCH, is_search
 from synaptune.study.study import STUDY_HEARTBEAT_INTERVAL
 

@@ -25,7 +25,7 @@ from synaptune.study.database.locks import (
     list_lock_files,
     lock_file,
 )
-from synaptune.study.database.rows import read_status_rows
+from synaptune.study.database.status_rows import read_status_rows
 
 
 class StudyLease:

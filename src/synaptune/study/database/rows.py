@@ -1,12 +1,10 @@
-"""Studies and trials as rows of Optuna's tables. No other file uses the private tables of Optuna.
+"""Trials as rows of Optuna's tables.
 
 Writing: a trial is written in one transaction when it starts and in another when it ends. Optuna's
 `create_new_trial(template_trial=...)` also takes one transaction, with several queries for each
 parameter: 15 times as long with 48 parameters (350 against 23 ms on a busy machine). It creates a
 second trial when the answer to the first call was lost. The end of a trial would take a transaction
 for each of its attributes.
-
-Reading: a status takes a few grouped queries, however many trials there are.
 """
 
 from __future__ import annotations
@@ -28,6 +26,13 @@ _OPTUNA_STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
 _STATES = {name: state for state, name in _OPTUNA_STATES.items()}
 
 
+def get_models() -> Any:
+    """Return the classes of Optuna's tables, a private module of Optuna."""
+    from optuna.storages._rdb import models
+
+    return models
+
+
 def create_trial(
     storage: Any, study: int, *, space: Space, trial: Trial, is_retry: bool
 ) -> tuple[int, int]:
@@ -44,11 +49,11 @@ def create_trial(
     Returns:
         Optuna's identifier of the trial and its number.
     """
-    from optuna.storages._rdb import models
     from optuna.trial import TrialState
     from sqlalchemy import insert
     from sqlalchemy.orm import Session
 
+    models = get_models()
     facts = {**trial.facts, schema.INDEX: trial.index, schema.UNIT: list(trial.unit)}
     with Session(storage.engine) as session, session.begin():
         # The row lock makes numbers unique, and waits for an earlier attempt that the server still
@@ -87,11 +92,11 @@ def finish_trial(
         is_retry: whether an earlier attempt may have been applied. An ended trial is then
             unchanged.
     """
-    from optuna.storages._rdb import models
     from optuna.trial import TrialState
     from sqlalchemy import delete, insert
     from sqlalchemy.orm import Session
 
+    models = get_models()
     attribute = models.TrialUserAttributeModel
     with Session(storage.engine) as session, session.begin():
         row = models.TrialModel.find_or_raise_by_id(trial_id, session, for_update=True)
@@ -128,9 +133,9 @@ def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
         UserError: a trial that synaptune did not write.
     """
     from optuna.distributions import json_to_distribution
-    from optuna.storages._rdb import models
     from sqlalchemy.orm import Session
 
+    models = get_models()
     parse = functools.cache(json_to_distribution)
     parameter, attribute = models.TrialParamModel, models.TrialUserAttributeModel
     value = models.TrialValueModel
@@ -181,9 +186,9 @@ class TrialDetails(NamedTuple):
 
 def read_details(storage: Any, study: int) -> TrialDetails:
     """Read times, reported values and distributions of the trials of a study."""
-    from optuna.storages._rdb import models
     from sqlalchemy.orm import Session
 
+    models = get_models()
     value, parameter = models.TrialIntermediateValueModel, models.TrialParamModel
     # The attributes of the model convert the times to local time; its columns are UTC.
     columns = models.TrialModel.__table__.c
@@ -221,9 +226,9 @@ def _select_entries(
 
 def _select_rows(session: Any, study: int, table: Any, *columns: Any) -> Sequence[Any]:
     """Return the trial number and some columns of the rows of a study, in the written order."""
-    from optuna.storages._rdb import models
     from sqlalchemy import select
 
+    models = get_models()
     trial = models.TrialModel
     query = select(trial.number, *columns).select_from(table).where(trial.study_id == study)
     query = query if table is trial else query.join(trial)
@@ -233,132 +238,6 @@ def _select_rows(session: Any, study: int, table: Any, *columns: Any) -> Sequenc
 def to_utc(moment: datetime) -> datetime:
     """Return a stored time with its time zone."""
     return moment.replace(tzinfo=UTC)
-
-
-class StatusRows(NamedTuple):
-    """The rows that the status of a study is made of.
-
-    Attributes:
-        name: name of the study.
-        direction: `MINIMIZE` or `MAXIMIZE`.
-        states: rows of state, number of trials, first start, last start and last end.
-        notes: requested notes by key, as JSON.
-        notes_length: length of all notes without the heartbeat [characters].
-        phases: rows of phase name as JSON, number of trials, number of ended trials, largest trial
-            number, smallest and largest objective.
-    """
-
-    name: str
-    direction: str
-    states: Sequence[Any]
-    notes: Mapping[str, str]
-    notes_length: int
-    phases: Sequence[Any]
-
-
-def read_status_rows(connection: Any, name: str | None, keys: Sequence[str]) -> list[StatusRows]:
-    """Read the studies of a database, ordered by their creation, in a few grouped queries.
-
-    Args:
-        connection: connection to the database.
-        name: name of the only study to read; None reads all studies.
-        keys: keys of the notes to read.
-    """
-    from optuna.storages._rdb import models
-    from sqlalchemy import func, select, true
-
-    study, direction = models.StudyModel, models.StudyDirectionModel
-    studies = connection.execute(
-        select(study.study_id, study.study_name, direction.direction)
-        .join(direction)
-        .where(direction.objective == 0, true() if name is None else study.study_name == name)
-        .order_by(study.study_id)
-    ).all()
-    if not studies:
-        return []
-    ids = [key for key, *_ in studies]
-    trial, times = models.TrialModel, models.TrialModel.__table__.c
-    states = _group_rows(
-        connection,
-        select(
-            trial.study_id,
-            trial.state,
-            func.count(),
-            func.min(times.datetime_start),
-            func.max(times.datetime_start),
-            func.max(times.datetime_complete),
-        )
-        .where(trial.study_id.in_(ids))
-        .group_by(trial.study_id, trial.state),
-    )
-    note = models.StudyUserAttributeModel
-    notes = _group_rows(
-        connection, select(note.study_id, note.key, note.value_json).where(note.key.in_(keys))
-    )
-    lengths = _group_rows(
-        connection,
-        select(note.study_id, func.sum(func.length(note.value_json)))
-        .where(note.key != schema.HOLDER)
-        .group_by(note.study_id),
-    )
-    phases = _group_rows(connection, _select_phases(ids))
-    return [
-        StatusRows(
-            name,
-            direction.name,
-            states[key],
-            dict(map(tuple, notes[key])),
-            sum(int(length) for (length,) in lengths[key]),
-            phases[key],
-        )
-        for key, name, direction in studies
-    ]
-
-
-def _select_phases(studies: Sequence[int]) -> Any:
-    """Return the query of the phases of StatusRows."""
-    from optuna.storages._rdb import models
-    from optuna.trial import TrialState
-    from sqlalchemy import and_, case, func, select
-
-    trial, fact, value = models.TrialModel, models.TrialUserAttributeModel, models.TrialValueModel
-    ended = case((trial.state.in_([TrialState.RUNNING, TrialState.WAITING]), 0), else_=1)
-    objective = case((trial.state == TrialState.COMPLETE, value.value), else_=None)
-    return (
-        select(
-            trial.study_id,
-            fact.value_json,
-            func.count(),
-            func.sum(ended),
-            func.max(trial.number),
-            func.min(objective),
-            func.max(objective),
-        )
-        .select_from(trial)
-        .outerjoin(fact, and_(fact.trial_id == trial.trial_id, fact.key == schema.PHASE))
-        .outerjoin(value, and_(value.trial_id == trial.trial_id, value.objective == 0))
-        .where(trial.study_id.in_(studies))
-        .group_by(trial.study_id, fact.value_json)
-    )
-
-
-def _group_rows(connection: Any, query: Any) -> dict[int, list[Any]]:
-    """Return the rows of a query by their first column, without that column."""
-    grouped: dict[int, list[Any]] = defaultdict(list)
-    for key, *rest in connection.execute(query):
-        grouped[key].append(rest)
-    return grouped
-
-
-def read_origins(connection: Any) -> tuple[tuple[int, Any], ...]:
-    """Read the id of each study of a database and the start of its first trial."""
-    from optuna.storages._rdb import models
-    from sqlalchemy import func, select
-
-    trial = models.TrialModel.__table__.c
-    start = func.min(trial.datetime_start)
-    query = select(trial.study_id, start).group_by(trial.study_id).order_by(trial.study_id)
-    return tuple(map(tuple, connection.execute(query)))
 
 
 def _build_trial(
@@ -393,10 +272,10 @@ def _build_trial(
 
 def _find_running(session: Any, study: int, facts: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return identifier and number of the latest running trial with these facts, or None."""
-    from optuna.storages._rdb import models
     from optuna.trial import TrialState
     from sqlalchemy import select
 
+    models = get_models()
     trial, fact = models.TrialModel, models.TrialUserAttributeModel
     matches = (
         select(fact.trial_id).where(fact.key == name, fact.value_json == json.dumps(value))
