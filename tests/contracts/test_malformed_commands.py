@@ -113,7 +113,6 @@ GRAMMAR = [
     "nothing=1,2",
     "layers.7=1,2",
     "x=[1,2",
-    "=3",
     "++=1",
     "~nothing",
     "x=\x01",
