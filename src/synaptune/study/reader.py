@@ -238,7 +238,8 @@ def _build_dimension(
     attributes = stored["attributes"]
     if stored["name"] == "CategoricalDistribution":
         choices = tuple(map(decode_choice, attributes["choices"]))
-        dimension = Dimension(name, "categorical", choices=choices, start=value)
+        start = None if is_middle and None not in choices else value
+        dimension = Dimension(name, "categorical", choices=choices, start=start)
         head, separator, weights = described.rpartition(" weights ")
         if not separator or head != dimension.describe():
             return dimension
