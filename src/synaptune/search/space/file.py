@@ -35,6 +35,9 @@ SPACE_KEYS = ("name", "parameters", "ranges", "fixed")
 _RANGE_TYPES = {"low": "number", "high": "number", "log": "truth", "integer": "truth"}
 _CHOICE_TYPES = {"choices": "values", "weights": "numbers"}
 _NAME_PATTERN = re.compile(r"[A-Za-z_][\w.\-]*")
+_FLOAT_PATTERN = re.compile(r"[-+]?(\d[\d_]*)?\.?[\d_]*([eE][-+]?\d+)?$")
+# Keys of a mapping that the override grammar of Hydra reads as a text.
+_KEY_PATTERN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_][\w.\- ]*", re.IGNORECASE)
 _OVERRIDE_PREFIX = "search_space="
 
 
@@ -128,16 +131,31 @@ def format_space_file(file: SpaceFile, head: Sequence[str] = ()) -> str:
         file: content of the file.
         head: lines of the leading comment.
     """
-    import yaml
-
     content: dict[str, Any] = {"name": file.name}
     content |= {"parameters": list(file.parameters)} if file.parameters else {}
     content |= {"ranges": file.ranges} if file.ranges else {}
     content |= {"fixed": file.fixed} if file.fixed else {}
-    text = yaml.safe_dump(
-        content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=130
-    )
+    text = format_yaml(content, default_flow_style=None, width=130)
     return "".join(f"# {line}\n" for line in head) + text
+
+
+def format_yaml(content: Mapping[str, Any], **options: Any) -> str:
+    """Format YAML that OmegaConf reads back with the same types.
+
+    PyYAML alone would not quote the text 1e3, which is a number for OmegaConf.
+
+    Args:
+        content: the values by name.
+        options: further arguments of yaml.dump.
+    """
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT_PATTERN, list("-+.0123456789"))
+    return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True, **options)
 
 
 def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: Any) -> Dimension:
@@ -203,7 +221,11 @@ def format_literal(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        # Hydra reads a backslash as an escape only before a quote.
+        escaped = re.sub(
+            r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value
+        )
+        return f"'{escaped}'"
     return "null" if value is None else repr(value)
 
 
@@ -272,4 +294,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, bool | int | float) or (isinstance(value, str) and "${" not in value)
+    if isinstance(value, Mapping):
+        return all(
+            isinstance(key, int) or (isinstance(key, str) and bool(_KEY_PATTERN.fullmatch(key)))
+            for key in value
+        ) and all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, str):
+        return "${" not in value
+    return value is None or isinstance(value, bool | int | float)
