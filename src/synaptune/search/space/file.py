@@ -35,7 +35,6 @@ SPACE_KEYS = ("name", "parameters", "ranges", "fixed")
 _RANGE_TYPES = {"low": "number", "high": "number", "log": "truth", "integer": "truth"}
 _CHOICE_TYPES = {"choices": "values", "weights": "numbers"}
 _NAME_PATTERN = re.compile(r"[A-Za-z_][\w.\-]*")
-_FLOAT_PATTERN = re.compile(r"[-+]?(\d[\d_]*)?\.?[\d_]*([eE][-+]?\d+)?$")
 # Keys of a mapping that the override grammar of Hydra reads as a text.
 _KEY_PATTERN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_][\w.\- ]*", re.IGNORECASE)
 _OVERRIDE_PREFIX = "search_space="
@@ -131,31 +130,16 @@ def format_space_file(file: SpaceFile, head: Sequence[str] = ()) -> str:
         file: content of the file.
         head: lines of the leading comment.
     """
+    import yaml
+
     content: dict[str, Any] = {"name": file.name}
     content |= {"parameters": list(file.parameters)} if file.parameters else {}
     content |= {"ranges": file.ranges} if file.ranges else {}
     content |= {"fixed": file.fixed} if file.fixed else {}
-    text = format_yaml(content, default_flow_style=None, width=130)
+    text = yaml.safe_dump(
+        content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=130
+    )
     return "".join(f"# {line}\n" for line in head) + text
-
-
-def format_yaml(content: Mapping[str, Any], **options: Any) -> str:
-    """Format YAML that OmegaConf reads back with the same types.
-
-    PyYAML alone would not quote the text 1e3, which is a number for OmegaConf.
-
-    Args:
-        content: the values by name.
-        options: further arguments of yaml.dump.
-    """
-    import yaml
-
-    class Dumper(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
-            return True
-
-    Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT_PATTERN, list("-+.0123456789"))
-    return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True, **options)
 
 
 def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: Any) -> Dimension:
