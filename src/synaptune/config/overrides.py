@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,13 +20,19 @@ from synaptune.core.text import get_first_line, get_override_key
 from synaptune.search.space.file import find_unknown_names, get_space_file, read_space_file
 from synaptune.study.artifacts import read_best
 
+_SWEEPER_KEYS = tuple(
+    f"hydra.sweeper.{key}" for key in ("optim", "params", "parametrization", "grid_points")
+)
 
-def check_overrides(words: Iterable[str]) -> None:
+
+def check_overrides(words: Sequence[str]) -> None:
     """Refuse overrides that Hydra itself would end with an error of little help.
 
     Raises:
-        UserError: an override has no name, names a protocol, or gives a group no choice.
+        UserError: an override has no name, names a protocol, gives a group no choice, or sets a
+            sweeper that is not chosen.
     """
+    has_sweeper = any(get_override_key(word) == "hydra/sweeper" for word in words)
     for word in words:
         key, value = get_override_key(word), word.partition("=")[2]
         if not key and "=" in word:
@@ -40,7 +47,20 @@ def check_overrides(words: Iterable[str]) -> None:
                 expected="a protocol as a command of its own",
                 do=f"synaptune {value or 'phase1'} [overrides]",
             )
-        if value == "null" and (key in CONFIG_GROUPS or "/" in key):
+        if key.startswith(_SWEEPER_KEYS) and not has_sweeper:
+            raise user_error(
+                got=f"{word} with the sweeper of Hydra, which has no such key",
+                expected="a sweeper of this package",
+                do="add hydra/sweeper=cma|random|grid|nevergrad|tpe|gp|cmaes|qmc",
+            )
+        is_group = key in CONFIG_GROUPS or "/" in key
+        if is_group and re.fullmatch(r"[-+]?[\d.]+|true|false|\{.*", value):
+            raise user_error(
+                got=f"{word}, no choice of a group",
+                expected=f"{key}=CHOICE, the name of a file of conf/{key}",
+                do="choose one; python train.py --help lists them",
+            )
+        if value == "null" and is_group:
             raise user_error(
                 got=f"{word}, no choice of a group",
                 expected=f"{key}=CHOICE",
@@ -147,10 +167,10 @@ def find_override_faults(
         names = list(list_names(compose(config_name, overrides=list(chosen))))
         groups = _list_groups()
         faults = _find_hydra_faults(
-            [override for override in overrides if override.startswith("hydra")], config_name
+            [override for override in overrides if _is_of_hydra(override)], config_name
         )
         for override in overrides:
-            if override.startswith("hydra"):
+            if _is_of_hydra(override):
                 continue
             try:
                 parsed = OverridesParser.create().parse_override(override)
@@ -159,6 +179,10 @@ def find_override_faults(
             except (HydraException, OmegaConfBaseException) as error:
                 faults.append(_explain_override(override, error, names, groups))
     return faults
+
+
+def _is_of_hydra(override: str) -> bool:
+    return override.lstrip("+~").startswith("hydra")
 
 
 def _find_hydra_faults(overrides: Sequence[str], config_name: str) -> list[UserError]:

@@ -191,7 +191,7 @@ def _compose_base(request: SweepRequest, fixed: Sequence[str]) -> tuple[DictConf
             overrides=[*_list_hydra_overrides(request), *fixed],
             run_mode=RunMode.MULTIRUN,
         )
-    except HydraException as error:
+    except (HydraException, ValueError) as error:  # ValueError: a number as a group's choice
         raise _explain_composition(error) from error
     OmegaConf.copy_cache(request.config, composed)  # such as the time of ${now:...}
     choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
@@ -212,7 +212,7 @@ def _compose_job(request: SweepRequest, overrides: Sequence[str]) -> DictConfig:
     loader = request.context.config_loader
     try:
         return _drop_hydra(loader.load_sweep_config(request.config, list(overrides)))
-    except HydraException as error:
+    except (HydraException, ValueError) as error:  # ValueError: a number as a group's choice
         raise _explain_composition(error) from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from synaptune.core.errors import user_error
 from synaptune.core.files import replace_file
+from synaptune.core.yaml_text import dump_yaml
 from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
 
@@ -31,26 +32,20 @@ def write_best(path: Path, study: str, best: Trial, fixed: Mapping[str, Value]) 
 
 def write_optimization_results(path: Path, best: Trial, fixed: Mapping[str, Value]) -> None:
     """Write the result file of Hydra's Nevergrad sweeper: the best parameters and their result."""
-    import yaml
-
     content = {
         "name": "nevergrad",
         "best_evaluated_params": {**fixed, **best.values},
         "best_evaluated_result": best.objective,
     }
-    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_text(path, dump_yaml(content))
 
 
 def format_best_yaml(study: str, best: Trial, fixed: Mapping[str, Value]) -> str:
     """Return the text of a file for `python train.py tuned=FILE`."""
-    import yaml
-
     objective = "" if best.objective is None else f", objective {best.objective:.6g}"
     name = " ".join(study.split())  # a line break would end the comment
     head = f"# study {name}, trial {best.number}{objective}; use: python train.py tuned=FILE\n"
-    return head + yaml.safe_dump(
-        {"parameters": {**fixed, **best.values}}, sort_keys=False, allow_unicode=True
-    )
+    return head + dump_yaml({"parameters": {**fixed, **best.values}})
 
 
 def read_best(path: Path) -> dict[str, Value]:

@@ -27,6 +27,7 @@ from typing import Any
 
 from synaptune.core.errors import UserError, find_nearest, user_error
 from synaptune.core.text import get_first_line
+from synaptune.core.yaml_text import dump_yaml
 from synaptune.search.space.space import Dimension, make_choices
 from synaptune.search.space.values import Value
 
@@ -130,15 +131,11 @@ def format_space_file(file: SpaceFile, head: Sequence[str] = ()) -> str:
         file: content of the file.
         head: lines of the leading comment.
     """
-    import yaml
-
     content: dict[str, Any] = {"name": file.name}
     content |= {"parameters": list(file.parameters)} if file.parameters else {}
     content |= {"ranges": file.ranges} if file.ranges else {}
     content |= {"fixed": file.fixed} if file.fixed else {}
-    text = yaml.safe_dump(
-        content, sort_keys=False, default_flow_style=None, allow_unicode=True, width=130
-    )
+    text = dump_yaml(content, default_flow_style=None, width=130)
     return "".join(f"# {line}\n" for line in head) + text
 
 

@@ -260,7 +260,10 @@ class Dimension:
 def format_number(number: float) -> str:
     """Return a number with six digits, or with all of them where six would change it."""
     short = f"{number:g}"
-    return short if float(short) == number else repr(number)
+    if float(short) == number:
+        return short
+    is_exact = float(number).is_integer() and abs(number) <= _EXACT_INTEGERS
+    return str(int(number)) if is_exact else repr(number)
 
 
 def make_choices(
