@@ -6,19 +6,27 @@ import argparse
 import random
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from helpers.webclient import request
 from synaptune import TrialManager
+from synaptune.analysis.evidence import gather_evidence
 from synaptune.cli import report
+from synaptune.cli.main import main
 from synaptune.core.errors import UserError
 from synaptune.protocols import final_report
+from synaptune.report.dashboard.study_index import StudyIndex
+from synaptune.search.space.file import parse_range_entry, read_space_file
 from synaptune.search.space.space import Dimension, Space
+from synaptune.search.space.values import find_choice, is_same
 from synaptune.study.location import StudyConfig, resolve_location
 from synaptune.study.reader import find_study
 from synaptune.study.study import PhaseLedger, Study
 
+MARKUP = "<b>bold</b>"
 NAMES = ("<script>alert(1)</script>", 'a&b "quoted"', "$x_1$")
 
 
@@ -104,6 +112,55 @@ def test_a_study_of_which_nothing_has_ended_is_marked_as_running(tmp_path, capsy
     assert "running" in page_text
     assert "No claim: no trial is complete (0 failed, 1 not ended)." in page_text
     assert "still running, or interrupted: young" in capsys.readouterr().out
+
+
+def score_mixed_choices(p):
+    return p["x"] + (p["none"] is not None) + len(p["lists"])
+
+
+def test_choices_of_any_value_are_readable_everywhere(tmp_path, monkeypatch, capsys):
+    """None, lists, dicts, texts that need quotes, and choices that are equal to Python."""
+    monkeypatch.chdir(tmp_path)
+    long = "word " * 100
+    choices = {
+        "none": [None, "None", "a"],
+        "equal": [1, True, 1.0, "1"],
+        "lists": [[1], [1, 2], ["1e3", None]],
+        "dicts": [{"a": 1}, {"a": {"b": [None]}}, {}],
+        "texts": [f"{long}a", f"{long}b", "1e3", "", "two\nlines", MARKUP, "it's a|b $x$"],
+        "x" * 250: [False, True],
+    }
+    space = {name: ("categorical", values) for name, values in choices.items()}
+    for study, sampler in (("plain", "random"), ("evolved", "cma")):
+        manager = TrialManager(study, n_trials=24, sampler=sampler, progress=False)
+        manager.optimize(score_mixed_choices, {"x": ("uniform", 0.0, 1.0), **space})
+        assert set(manager.get_param_importance()) == {"x", *choices}
+        main(["report", study])
+    main(["report", "plain", "evolved"])
+    main(["export", "plain", "--out", "plain.csv"])
+    for rule in ("tested", "plan"):
+        main(["refine", "plain", "--rule", rule])
+        file = read_space_file(Path("outputs/studies/plain/plain-refined.yaml"))
+        for name, values in choices.items():
+            entry = file.ranges.get(name, {"choices": [file.fixed.get(name)]})
+            kept = [values[find_choice(values, value)] for value in entry["choices"]]
+            assert is_same(kept, entry["choices"])
+            assert parse_range_entry(name, entry, None, values[0]).contains(entry["choices"][0])
+        if rule == "tested":
+            assert len(file.ranges["equal"]["choices"]) == 4
+    text = (tmp_path / "outputs/studies/plain/report/report.html").read_text()
+    assert Text(text).scripts == 1
+    assert "1, True, 1.0, &#x27;1&#x27;" in text
+    assert "None, &#x27;None&#x27;, a" in text
+    assert "two\\nlines" in text
+    evidence = gather_evidence(find_study("evolved"))
+    assert all(entry.fanova is not None for entry in evidence.importances)
+    app = pytest.importorskip("synaptune.report.dashboard.app")
+    pages = app.DashboardApp(StudyIndex(tmp_path / "outputs/studies"))
+    for path in ("", "/trials", "/trial/3", "/best.yaml", "/best.json", "/trials.csv"):
+        reply = request(pages, f"/synaptune/study/plain{path}", query="sort=none")
+        assert reply.status == 200
+        assert path in ("/best.yaml", "/best.json", "/trials.csv") or MARKUP not in reply.text
 
 
 def test_several_studies_are_compared(tmp_path, capsys):

@@ -18,8 +18,14 @@ from synaptune.config.overrides import expand_space_file
 from synaptune.config.search_space import make_study_configuration, read_dimensions
 from synaptune.core.errors import UserError
 from synaptune.protocols.phase1 import build_space
-from synaptune.search.space.file import SpaceFile, format_space_file, read_space_file
+from synaptune.search.space.file import (
+    SpaceFile,
+    format_literal,
+    format_space_file,
+    read_space_file,
+)
 from synaptune.search.space.space import Dimension
+from synaptune.search.space.values import is_same
 from synaptune.study.reader import find_study
 
 FILE = SpaceFile(
@@ -65,6 +71,16 @@ def test_its_words_are_what_hydra_reads_them_as():
     assert values["synapse.calcium.tau_c"] == 0.9
     assert "training.weight_decay" not in values
     assert values["search_space.fixed"] == {"synapse.calcium.tau_c": 0.9}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, [None, [1, True]], {"a b": {"c.d": [1.0]}, 2: None}, r"a\\b\'", "back\\", "two\nlines"],
+)
+def test_a_value_is_the_same_after_the_override_grammar(value):
+    text = f"x={format_literal([value])}"
+    (parsed,) = OverridesParser.create().parse_override(text).value()
+    assert is_same(getattr(parsed, "text", parsed), value)
 
 
 def test_a_protocol_searches_its_ranges_with_its_fixed_values(path):
@@ -118,7 +134,7 @@ def test_other_words_are_left_alone():
         ("ranges: {x: {choices: []}}", "x: choices: []"),
         ("ranges: {x: {choices: [1, 2], weights: [1, b]}}", "x: weights: [1, 'b']"),
         ("ranges: {x: {low: 1, high: 2}}\nfixed: {x: 1}", "x: both in ranges and in fixed"),
-        ("ranges: {x: {low: 1, high: 2}}\nfixed: {y: [1]}", "y: fixed at [1]"),
+        ("ranges: {x: {low: 1, high: 2}}\nfixed: {y: ['${z}']}", "y: fixed at ['${z}']"),
         ("ranges: {'x=y': {low: 1, high: 2}}", "'x=y' is not a name"),
     ],
 )

@@ -10,15 +10,15 @@ The p-values of all comparisons of an ablation, in both directions, are adjusted
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from synaptune.analysis.compare import compare, holm
 from synaptune.analysis.ranking import rescore_study
 from synaptune.analysis.results import AblationRow, Comparison
 from synaptune.analysis.validation import find_validated_pair
 from synaptune.search.space.space import Space, UnitPoint
-from synaptune.search.space.values import Value
+from synaptune.search.space.values import Value, is_same, make_key
 from synaptune.search.trial import find_best
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import ABLATION, VALIDATION, StudySnapshot
@@ -68,12 +68,16 @@ def find_endpoints(snapshot: StudySnapshot) -> Endpoints | None:
     if best is None:
         return None
     space = snapshot.spaces[snapshot.searches[-1]]
-    stored = {
-        name: snapshot.configuration.get(f"{schema.START_PREFIX}{name}") for name in space.names
-    }
-    if any(value is None for value in stored.values()):
+    stored = read_stored_start(snapshot, space.names)
+    return None if stored is None else Endpoints(space, space.to_unit(stored), best.unit)
+
+
+def read_stored_start(snapshot: StudySnapshot, names: Sequence[str]) -> dict[str, Value] | None:
+    """Read the values at which a search started; None unless all are stored."""
+    keys = {name: f"{schema.START_PREFIX}{name}" for name in names}
+    if not keys or not all(key in snapshot.configuration for key in keys.values()):
         return None
-    return Endpoints(space, space.to_unit(stored), best.unit)  # type: ignore[arg-type]
+    return {name: snapshot.configuration[key] for name, key in keys.items()}
 
 
 def plan_points(endpoints: Endpoints) -> AblationPoints:
@@ -82,7 +86,7 @@ def plan_points(endpoints: Endpoints) -> AblationPoints:
     moved = [
         (name, index)
         for index, name in enumerate(space.names)
-        if space.to_values(defaults)[name] != space.to_values(tuned)[name]
+        if not is_same(space.to_values(defaults)[name], space.to_values(tuned)[name])
     ]
 
     def replace_each(unit: UnitPoint, other: UnitPoint) -> dict[str, UnitPoint]:
@@ -107,7 +111,7 @@ def compute_ablation(snapshot: StudySnapshot) -> list[AblationRow]:
     defaults, tuned = map(endpoints.space.to_values, (endpoints.defaults, endpoints.tuned))
 
     def compare_points(*units: UnitPoint) -> Comparison | None:
-        before, after = (runs.get(_key(endpoints.space.to_values(unit)), {}) for unit in units)
+        before, after = (runs.get(make_key(endpoints.space.to_values(unit)), {}) for unit in units)
         seeds = sorted(before.keys() & after.keys())
         if len(seeds) < 2:
             return None
@@ -136,18 +140,14 @@ def compute_ablation(snapshot: StudySnapshot) -> list[AblationRow]:
     )
 
 
-def _collect_runs(snapshot: StudySnapshot) -> dict[Any, dict[int, float]]:
+def _collect_runs(snapshot: StudySnapshot) -> dict[str, dict[int, float]]:
     """Collect the metric of the complete validation and ablation runs by point and seed.
 
     A value that is not a positive finite number is left out.
     """
-    runs: dict[Any, dict[int, float]] = {}
+    runs: dict[str, dict[int, float]] = {}
     for trial in (*snapshot.get_phase_trials(VALIDATION), *snapshot.get_phase_trials(ABLATION)):
         value = trial.facts.get(METRIC) if trial.state == "complete" else None
         if isinstance(value, int | float) and math.isfinite(value) and value > 0.0:
-            runs.setdefault(_key(trial.values), {})[trial.facts["seed"]] = float(value)
+            runs.setdefault(make_key(trial.values), {})[trial.facts["seed"]] = float(value)
     return runs
-
-
-def _key(values: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
-    return tuple(sorted(values.items()))

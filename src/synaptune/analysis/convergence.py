@@ -140,11 +140,13 @@ def summarise_generations(
         best_loss, _, best_values = min(ranked, default=(None, 0, {}))
         mean, low, high = (
             {
-                name: float(value)
-                for name, value in space.to_values(
-                    [state.mean[name] + sign * state.sigma[name] for name in space.names]
-                ).items()
-                if not isinstance(value, str)
+                dimension.name: float(
+                    dimension.to_value(
+                        state.mean[dimension.name] + sign * state.sigma[dimension.name]
+                    )
+                )
+                for dimension in space.dimensions
+                if dimension.scale != "categorical"
             }
             for sign in (0.0, -1.0, 1.0)
         )

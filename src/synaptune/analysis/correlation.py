@@ -156,10 +156,12 @@ def check_hypotheses(
         if name in best:
             before, after = start.get(name), best[name]
             change = f"{_format_value(before)} to {_format_value(after)}"
-            if generations:
+            if generations and name in generations[-1].low:
                 low, high = generations[-1].low[name], generations[-1].high[name]
                 change += f", the last generation between {low:.3g} and {high:.3g}"
-            holds = None if before is None else sign * (float(after) - float(before)) > 0.0
+            holds = None
+            if isinstance(before, int | float) and isinstance(after, int | float):
+                holds = sign * (after - before) > 0.0
             add(f"{_short_name(name)} {verb}", change, holds, name)
     values = [best.get(name, configuration.get(name)) for name in (REFILL, DECAY)]
     searched = [name for name in (REFILL, DECAY) if name in best]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from synaptune.analysis.ablation import compute_ablation
+from synaptune.analysis.ablation import compute_ablation, read_stored_start
 from synaptune.analysis.convergence import (
     compute_convergence,
     compute_random_curve,
@@ -27,7 +27,7 @@ from synaptune.analysis.validation import (
     pair_validation_runs,
 )
 from synaptune.search.space.space import Space
-from synaptune.search.space.values import Value
+from synaptune.search.space.values import Value, is_same
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import redact_url
@@ -169,7 +169,9 @@ def _choose_best(
     """Choose the recommended trial: the validated one, else the best of the search."""
     complete = [trial for trial in trials if trial.objective is not None]
     if validation is not None:
-        validated = [trial for trial in complete if trial.values == validation.after[0].values]
+        validated = [
+            trial for trial in complete if is_same(trial.values, validation.after[0].values)
+        ]
         complete = validated or complete
     return min(complete, key=lambda trial: snapshot.get_complete_loss(trial) or 0.0, default=None)
 
@@ -181,11 +183,9 @@ def _find_start_values(
     pairs, baseline = pair_validation_runs(snapshot), snapshot.get_phase_trials(BASELINE)
     if pairs or baseline:
         return dict((pairs[0][0] if pairs else baseline[0]).values)
-    stored = {
-        name: snapshot.configuration.get(f"{schema.START_PREFIX}{name}") for name in space.names
-    }
-    if stored and None not in stored.values():
-        return stored  # type: ignore[return-value]
+    stored = read_stored_start(snapshot, space.names)
+    if stored is not None:
+        return stored
     adaptive = snapshot.engine is not None and snapshot.engine.name == "cma"
     return dict(trials[0].values) if trials and adaptive else {}
 

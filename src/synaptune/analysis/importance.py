@@ -14,9 +14,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from synaptune.analysis.results import Importance
-from synaptune.search.space.space import Space
+from synaptune.search.space.space import Dimension, Space
+from synaptune.search.space.values import find_choice
 from synaptune.search.trial import Trial
 from synaptune.study.reader import StudySnapshot
 
@@ -58,19 +60,23 @@ def compute_importances(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     losses = _clip_losses([snapshot.get_complete_loss(trial) or 0.0 for trial in complete])
     distributions: dict[str, optuna.distributions.BaseDistribution] = {
-        dimension.name: make_distribution(dimension) for dimension in space.dimensions
+        # The surrogates see the index of a choice, so that a choice can be any value.
+        dimension.name: make_distribution(_index_choices(dimension))
+        for dimension in space.dimensions
     }
+    points = [
+        {dimension.name: _to_number(dimension, trial) for dimension in space.dimensions}
+        for trial in complete
+    ]
     study = optuna.create_study()
     study.add_trials(
         [
-            optuna.trial.create_trial(
-                params=dict(trial.values), distributions=distributions, value=loss
-            )
-            for trial, loss in zip(complete, losses, strict=True)
+            optuna.trial.create_trial(params=params, distributions=distributions, value=loss)
+            for params, loss in zip(points, losses, strict=True)
         ]
     )
     # The surrogates refuse parameters that do not vary.
-    varying = [name for name in space.names if len({trial.values[name] for trial in complete}) > 1]
+    varying = [name for name in space.names if len({point[name] for point in points}) > 1]
     shares = []
     for evaluator in (
         FanovaImportanceEvaluator(seed=seed),
@@ -86,6 +92,20 @@ def compute_importances(
         for result in shares
     )
     return [Importance(name, fanova.get(name), ped.get(name)) for name in space.names]
+
+
+def _index_choices(dimension: Dimension) -> Dimension:
+    """Return a dimension whose choices are the indices of the choices."""
+    if dimension.scale != "categorical":
+        return dimension
+    return Dimension(dimension.name, "categorical", choices=tuple(range(len(dimension.choices))))
+
+
+def _to_number(dimension: Dimension, trial: Trial) -> Any:
+    """Return the value of a parameter in a trial; a choice is replaced by its index."""
+    value = trial.values[dimension.name]
+    is_choice = dimension.scale == "categorical"
+    return find_choice(dimension.choices, value) if is_choice else value
 
 
 def _clip_losses(losses: Sequence[float]) -> list[float]:

@@ -104,7 +104,7 @@ class Generation(NamedTuple):
 
     Attributes:
         number: number of the generation.
-        mean: values at the mean of the distribution.
+        mean: values at the mean of the distribution; as low and high, without choices.
         low: values one standard deviation below the mean.
         high: values one standard deviation above the mean.
         best: values of the best trial.

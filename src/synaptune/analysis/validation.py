@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from synaptune.analysis.compare import Improvement, compare
 from synaptune.analysis.results import Noise, SelectionBias, ValidationResult
+from synaptune.search.space.values import is_same
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import BASELINE, VALIDATION, StudySnapshot
@@ -28,7 +29,7 @@ def find_validated_pair(snapshot: StudySnapshot) -> tuple[Trial, Trial] | None:
         A run of the baseline and a run of the best; None before a run of the best.
     """
     trials = snapshot.get_phase_trials(VALIDATION)
-    others = [trial for trial in trials if trial.values != trials[0].values]
+    others = [trial for trial in trials if not is_same(trial.values, trials[0].values)]
     return (trials[0], others[-1]) if others else None
 
 
@@ -48,7 +49,11 @@ def pair_validation_runs(snapshot: StudySnapshot, *facts: str) -> list[tuple[Tri
         if trial.state == "complete" and all(name in trial.facts for name in facts)
     ]
     before, after = (
-        {trial.facts.get(schema.SEED): trial for trial in complete if trial.values == point.values}
+        {
+            trial.facts.get(schema.SEED): trial
+            for trial in complete
+            if is_same(trial.values, point.values)
+        }
         for point in points
     )
     return [(trial, after[seed]) for seed, trial in before.items() if seed in after]

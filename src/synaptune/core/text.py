@@ -13,6 +13,7 @@ _UNITS = (
     ("min", 60.0, 90.0),
     ("s", 1.0, 0.0),
 )
+_LONGEST_VALUE = 60  # [characters] a longer value is cut
 
 
 def show_path(path: Path) -> str:
@@ -51,8 +52,34 @@ def format_duration(seconds: float) -> str:
 
 
 def format_parameter(value: Any) -> str:
-    """Return a parameter's value as text, a number with four significant digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """Return a parameter's value as a short text of one line.
+
+    A float has four significant digits. A text with line breaks, control characters or spaces at
+    its ends is quoted. A long text is cut in its middle.
+    """
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value)
+    is_plain = text.isprintable() and text == text.strip() != ""
+    return _cut_text(text if is_plain else repr(value))
+
+
+def format_choices(choices: Sequence[Any]) -> list[str]:
+    """Return the texts of choices: quoted, or numbered, where two would read the same."""
+    texts = list(map(format_parameter, choices))
+    texts = [
+        _cut_text(repr(choice)) if texts.count(text) > 1 else text
+        for choice, text in zip(choices, texts, strict=True)
+    ]
+    return [
+        f"{text} (choice {number})" if texts.count(text) > 1 else text
+        for number, text in enumerate(texts, 1)
+    ]
+
+
+def _cut_text(text: str) -> str:
+    half = _LONGEST_VALUE // 2
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:half]}…{text[-half + 1 :]}"
 
 
 def get_first_line(reason: BaseException | str | None) -> str:

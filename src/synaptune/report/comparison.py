@@ -14,7 +14,7 @@ import numpy as np
 from synaptune.analysis.compare import compare, holm
 from synaptune.analysis.effects import ALPHA
 from synaptune.analysis.results import Comparison, Convergence, Evidence
-from synaptune.report import findings, markdown, next_commands, page, table_model
+from synaptune.report import findings, markdown, next_commands, page, table_model, tables
 from synaptune.report.figures.layout import (
     FigureLayout,
     draw_best_so_far,
@@ -26,6 +26,7 @@ from synaptune.report.figures.layout import (
 from synaptune.report.figures.theme import Drawing, Figure, Palette, make_figure
 from synaptune.report.outline import Section
 from synaptune.report.table_model import Column, Table, make_table
+from synaptune.search.space.values import is_same
 from synaptune.search.trial import Trial
 
 _DATA, _BASELINE, _SCORE = "data_fingerprint", "run_fingerprint", "test_perplexity"
@@ -212,7 +213,10 @@ def tabulate_differences(pairs: Sequence[StudyPair]) -> Table:
 def tabulate_best_parameters(studies: Sequence[Evidence]) -> Table:
     """Make a table of the best values by parameter, with a column for each study."""
     names = list(dict.fromkeys(name for study in studies for name in study.names))
-    best = [{} if study.best is None else study.best.values for study in studies]
+    best = [
+        {} if study.best is None else tables.show_values(study, study.best.values)
+        for study in studies
+    ]
     rows = [[name, *(values.get(name) for values in best)] for name in names]
     columns = [Column("parameter", "name"), *(Column(study.name, "value") for study in studies)]
     return Table("best", "Best parameters", columns, rows)
@@ -228,7 +232,7 @@ def tabulate_configurations(studies: Sequence[Evidence]) -> Table:
     rows = []
     for key in sorted({key for configuration in known for key in configuration}):
         values = [configuration.get(key, _ABSENT) for configuration in known]
-        if any(value != values[0] for value in values):
+        if not all(is_same(value, values[0]) for value in values):
             entries = [
                 table_model.format_plain(
                     configuration.get(key, _ABSENT) if configuration else _UNKNOWN

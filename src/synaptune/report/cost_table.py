@@ -30,7 +30,7 @@ def print_cost(cost: PlanCost, console: Console, *, title: str, notes: list[str]
         for row in cost.rows
     ]
     hours = f"{cost.device_hours:.3g}"
-    print_table(Table("cost", title, columns, [*rows, ("all", "", "", hours)]), console)
+    print_table(Table("cost", title, columns, [*rows, ("all", "", None, hours)]), console)
     interval, money = "", "" if cost.money is None else f", money {cost.money:.4g}"
     if cost.low is not None and cost.high is not None:
         interval = f" (10 to 90 %: {cost.low:.3g} to {cost.high:.3g})"

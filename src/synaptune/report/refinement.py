@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from synaptune.analysis.refine.exact_tests import CONFIDENCE
 from synaptune.analysis.refine.rule import ALPHA, Proposal, Refinement
 from synaptune.analysis.refine.runs import ParameterTest
+from synaptune.core.text import format_parameter
 from synaptune.report.markdown import escape_markdown, format_table
 from synaptune.report.table_model import (
     Column,
@@ -71,7 +72,7 @@ def describe_narrowing(proposal: Proposal) -> str:
     if not proposal.is_narrowed:
         return "unchanged"
     dimension, value = proposal.narrowing.after, proposal.narrowing.fixed
-    return f"fixed at {value}" if dimension is None else describe_range(dimension)
+    return f"fixed at {format_parameter(value)}" if dimension is None else describe_range(dimension)
 
 
 def tabulate_groups(test: ParameterTest, metric: str) -> Table:
@@ -81,9 +82,9 @@ def tabulate_groups(test: ParameterTest, metric: str) -> Table:
             group.label,
             group.runs,
             group.winners,
-            format_percent(group.rate) if group.runs else "",
-            f"{format_percent(group.low)} to {format_percent(group.high)}" if group.runs else "",
-            "" if group.mean is None else group.mean,
+            format_percent(group.rate) if group.runs else None,
+            f"{format_percent(group.low)} to {format_percent(group.high)}" if group.runs else None,
+            group.mean,
         )
         for group in test.groups
     ]

@@ -11,7 +11,7 @@ from rich.console import Console
 from synaptune.analysis.compare import compute_improvement
 from synaptune.analysis.validation import decide, measure_gini_gain
 from synaptune.report.console import print_table
-from synaptune.report.table_model import Column, Table
+from synaptune.report.table_model import Column, Table, show_value
 from synaptune.search.trial import Trial
 
 
@@ -87,11 +87,11 @@ def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
     columns = (Column("on fresh seeds"), *values, Column("improvement, 95 % interval", "value"))
     rows = [
         ("test perplexity", *perplexities, interval),
-        ("validation loss [nats/token]", *losses, ""),
+        ("validation loss [nats/token]", *losses, None),
     ]
     print_table(Table("verdict", f"Verdict of study {summary['study']}", columns, rows), console)
     pairs = summary["parameters"].items()
-    rows = [(name, pair["start"], pair["best"]) for name, pair in pairs]
+    rows = [(name, show_value(pair["start"]), show_value(pair["best"])) for name, pair in pairs]
     print_table(Table("parameters", "Parameters", (Column("name"), *values), rows), console)
     evaluated = (
         f"{summary['evaluations']} evaluations, {summary['failed']} failed, {len(before['seeds'])}"

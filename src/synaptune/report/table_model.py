@@ -7,8 +7,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from synaptune.core.text import format_duration, format_parameter
+from synaptune.core.text import format_choices, format_duration, format_parameter
 from synaptune.search.space.space import Dimension
+from synaptune.search.space.values import Value, find_choice
 
 CellKind = Literal[
     "text", "name", "count", "value", "loss", "share", "p", "seconds", "gain", "range", "position"
@@ -85,6 +86,18 @@ def format_cell(cell: Any, kind: CellKind) -> str:
     return str(cell)
 
 
+def show_value(value: Value, dimension: Dimension | None = None) -> Any:
+    """Return the cell of a parameter's value: its text where the value alone would be unclear.
+
+    These are None, which is an empty cell otherwise, and choices that would read like another one.
+    """
+    index = None if dimension is None else find_choice(dimension.choices, value)
+    if dimension is None or index is None:
+        return "None" if value is None else value
+    text = format_choices(dimension.choices)[index]
+    return text if value is None or text != format_parameter(value) else value
+
+
 def describe_range(dimension: Dimension) -> str:
     """Describe a range: `0.1 to 2, log`, `a, b` or `a (75 %), b (25 %)`."""
     if dimension.scale != "categorical":
@@ -93,7 +106,7 @@ def describe_range(dimension: Dimension) -> str:
         return f"{dimension.low:g} to {dimension.high:g}{scale}{integer}"
     total = sum(dimension.weights)
     shares = [f" ({format_percent(weight / total, 0)})" for weight in dimension.weights]
-    choices = [str(choice) for choice in dimension.choices]
+    choices = format_choices(dimension.choices)
     return ", ".join(map("".join, zip(choices, shares, strict=True)) if shares else choices)
 
 

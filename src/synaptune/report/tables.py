@@ -12,7 +12,8 @@ from synaptune.analysis.results import AblationRow, Evidence
 from synaptune.core.text import format_duration, get_first_line
 from synaptune.report import next_commands
 from synaptune.report.figures.axis import map_dimensions
-from synaptune.report.table_model import Column, Table, format_cell, make_table
+from synaptune.report.table_model import Column, Table, format_cell, make_table, show_value
+from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
 from synaptune.study import artifacts
 from synaptune.study.database import keys
@@ -59,8 +60,8 @@ def tabulate_parameters(evidence: Evidence) -> Table:
         return {entry.name: getattr(entry, part) for entry in entries}
 
     values_by_column = {
-        Column("start", "value"): evidence.start,
-        Column("tuned", "value"): best,
+        Column("start", "value"): show_values(evidence, evidence.start),
+        Column("tuned", "value"): show_values(evidence, best),
         Column("range", "range"): map_dimensions(evidence),
         Column("position", "position"): find_positions(evidence),
         Column("worth at the optimum", "gain", "%"): collect(evidence.ablation, "reverted"),
@@ -78,6 +79,12 @@ def tabulate_parameters(evidence: Evidence) -> Table:
     note = " ".join(text for heading, text in _COLUMN_NOTES.items() if heading in headings)
     cells = {Column("parameter", "name"): evidence.names, **cells}
     return make_table("parameters", "Parameters", cells, note)
+
+
+def show_values(evidence: Evidence, values: Mapping[str, Value]) -> dict[str, Any]:
+    """Return the cells of values by name."""
+    ranges = map_dimensions(evidence)
+    return {name: show_value(value, ranges.get(name)) for name, value in values.items()}
 
 
 def find_positions(evidence: Evidence) -> Mapping[str, float]:
@@ -122,8 +129,8 @@ def tabulate_ablation(ablation: Sequence[AblationRow]) -> Table:
     )[::-1]
     cells = {
         Column("parameter", "name"): [entry.name for entry in ranked],
-        Column("start", "value"): [entry.default for entry in ranked],
-        Column("tuned", "value"): [entry.tuned for entry in ranked],
+        Column("start", "value"): [show_value(entry.default) for entry in ranked],
+        Column("tuned", "value"): [show_value(entry.tuned) for entry in ranked],
         Column("worth at the optimum", "gain", "%"): [entry.reverted for entry in ranked],
         Column("p (Holm)", "p"): [entry.adjusted_reverted for entry in ranked],
         Column("brings alone", "gain", "%"): [entry.alone for entry in ranked],
@@ -221,10 +228,14 @@ def tabulate_generations(evidence: Evidence) -> Table:
         Column("condition", "value"): [entry.condition for entry in generations],
         Column("step", "value"): [entry.step for entry in generations],
     }
-    cells |= {
-        Column(f"{name} {part}", "value"): [getattr(entry, part).get(name) for entry in generations]
-        for name in evidence.names
+    shown = {
+        part: [show_values(evidence, getattr(entry, part)) for entry in generations]
         for part in ("mean", "low", "high", "best")
+    }
+    cells |= {
+        Column(f"{name} {part}", "value"): [values.get(name) for values in shown[part]]
+        for name in evidence.names
+        for part in shown
     }
     return make_table("generations", "Generations", cells)
 
@@ -240,8 +251,9 @@ def tabulate_search_trials(evidence: Evidence, chosen: Sequence[Trial] | None = 
         Column("run", "seconds", "s"): [trial.facts.get("seconds") for trial in trials],
         Column("seed", "count"): [trial.facts.get("seed") for trial in trials],
     }
+    shown = [show_values(evidence, trial.values) for trial in trials]
     for name in evidence.names:
-        cells[Column(name, "value")] = [trial.values.get(name) for trial in trials]
+        cells[Column(name, "value")] = [values.get(name) for values in shown]
     cells[Column("reason")] = [
         shorten_reason(trial.reason) if trial.state == "failed" else None for trial in trials
     ]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from synaptune.analysis.refine.runs import Narrowing, ParameterTest, round_to_digits
 from synaptune.core.parameters import constant
 from synaptune.search.space.space import Dimension
+from synaptune.search.space.values import is_same
 
 MARGIN = constant(
     "refine.margin",
@@ -40,10 +41,10 @@ def explain_unsupported(test: ParameterTest) -> str:
 
 def narrow(test: ParameterTest, winners: int) -> Narrowing:
     """Narrow a parameter whose test supports it; `winners` is the number of high performers."""
-    dimension, values = test.parameter.dimension, set(test.winning_values)
+    dimension, value = test.parameter.dimension, test.winning_values[0]
     has_untried = dimension.scale == "categorical" and not all(group.runs for group in test.groups)
-    if len(values) == 1 and not has_untried:
-        (value,) = values
+    are_same = all(is_same(value, other) for other in test.winning_values)
+    if are_same and not has_untried:
         return Narrowing(None, value, f"all {winners} high performers agree")
     return _weight_choices(test) if dimension.scale == "categorical" else _tighten_range(test)
 
@@ -59,7 +60,7 @@ def _weight_choices(test: ParameterTest) -> Narrowing:
     overall_rate = sum(group.winners for group in test.groups) / runs
     pairs = list(zip(test.values, test.groups, strict=True))
     remaining = [(value, group) for value, group in pairs if group.high >= overall_rate]
-    dropped = [str(value) for value, group in pairs if group.high < overall_rate]
+    dropped = [group.label for group in test.groups if group.high < overall_rate]
     without = ""
     if dropped:
         limit = f"{100 * overall_rate:.0f} % of all runs"

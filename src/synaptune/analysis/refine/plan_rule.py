@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from synaptune.analysis.refine.runs import Narrowing, ParameterTest, round_to_digits
-from synaptune.search.space.values import Value
+from synaptune.search.space.values import Value, is_same
 
 WIDEN = 0.25  # beyond the best bin on either side; derived: fits the plan's 8e-8..4e-7
 WEIGHT_STEP = 5.0  # to which weights are rounded [%]; derived: fits the plan's 65/35
@@ -32,23 +32,28 @@ def apply_plan_rule(test: ParameterTest, *, maximize: bool, bounded: bool) -> Na
         bounded: whether values outside the present range are invalid.
     """
     dimension, winning_values = test.parameter.dimension, test.winning_values
-    if len(set(winning_values)) == 1:
+    if all(is_same(value, winning_values[0]) for value in winning_values):
         reason = f"all {len(winning_values)} high performers agree"
         return Narrowing(None, winning_values[0], reason)  # eq. (1)
     if dimension.scale != "categorical":
         if test.edges:
             return _plan_range(test, maximize=maximize, bounded=bounded)
         return Narrowing(dimension, None, "few integers: unchanged")
-    choices = tuple(value for value in dimension.choices if value in winning_values)
+    winning = [
+        (value, group)
+        for value, group in zip(test.values, test.groups, strict=True)
+        if group.winners
+    ]
+    choices = tuple(value for value, _ in winning)
     if any(isinstance(value, str) for value in dimension.choices):  # eq. (4)
         after = replace(dimension, choices=choices, weights=_rank_weights(test, choices))
-        counts = " against ".join(str(winning_values.count(choice)) for choice in choices)
+        counts = " against ".join(str(group.winners) for _, group in winning)
         reason = f"{counts} high performers, weighted by their rank"
-    elif choices == dimension.choices:  # eq. (3)
+    elif len(choices) == len(dimension.choices):  # eq. (3)
         return Narrowing(dimension, None, "every value occurs among the high performers: unchanged")
     else:
         after = replace(dimension, choices=choices)
-        reason = f"{', '.join(map(str, choices))} occur among the high performers"
+        reason = f"{', '.join(group.label for _, group in winning)} occur among the high performers"
     return Narrowing(replace(after, start=None), None, reason)
 
 
@@ -87,7 +92,9 @@ def _rank_weights(test: ParameterTest, choices: tuple[Value, ...]) -> tuple[floa
     """Compute the weights, eq. (4); the largest one takes the rounding remainder."""
     count = len(test.winning_values)
     points = [
-        sum(count - rank for rank, value in enumerate(test.winning_values) if value == choice)
+        sum(
+            count - rank for rank, value in enumerate(test.winning_values) if is_same(value, choice)
+        )
         for choice in choices
     ]
     weights = [

@@ -51,7 +51,9 @@ from synaptune.analysis.refine.runs import (
     round_to_digits,
 )
 from synaptune.core.errors import user_error
+from synaptune.core.text import format_choices
 from synaptune.search.space.file import SpaceFile
+from synaptune.search.space.values import make_key
 
 if TYPE_CHECKING:
     from synaptune.analysis.refine.exact_tests import Labels
@@ -112,7 +114,7 @@ class Refinement:
             dimension, value = proposal.narrowing.after, proposal.narrowing.fixed
             if dimension is not None:
                 file.ranges[dimension.name] = make_entry(dimension)
-            elif value is not None:
+            else:
                 file.fixed[proposal.test.parameter.dimension.name] = value
         return file
 
@@ -193,13 +195,14 @@ def _test_parameter(
     edges, numbers = make_bins(parameter), parameter.values
     # All choices are groups, also those without runs.
     values = () if edges else parameter.dimension.choices or tuple(sorted(set(numbers), key=float))
+    keys = list(map(make_key, values))
     codes = [
-        bisect.bisect_right(edges[1:-1], float(value)) if edges else values.index(value)
+        bisect.bisect_right(edges[1:-1], float(value)) if edges else keys.index(make_key(value))
         for value in numbers
     ]
     bins = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)]
     groups = []
-    for code, name in enumerate(bins or map(str, values)):
+    for code, name in enumerate(bins or format_choices(values)):
         members = [row for row, other in enumerate(codes) if other == code]
         count, won = len(members), sum(wins[row] for row in members)
         mean = statistics.fmean(runs.scores[row] for row in members) if members else None

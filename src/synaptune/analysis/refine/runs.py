@@ -110,12 +110,12 @@ class Narrowing(NamedTuple):
 
     Attributes:
         after: the narrowed dimension; None if the parameter is fixed.
-        fixed: the fixed value; None if the parameter is still searched.
+        fixed: the fixed value of a parameter that is not searched any more.
         reason: reason for the narrowing.
     """
 
     after: Dimension | None
-    fixed: Value | None
+    fixed: Value
     reason: str
 
 

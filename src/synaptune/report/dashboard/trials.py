@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 from urllib.parse import urlencode
 
-from synaptune.core.text import format_duration
+from synaptune.core.text import format_duration, format_parameter
 from synaptune.report.dashboard.page_cache import PagePart
 from synaptune.report.dashboard.pages import (
     format_age,
@@ -22,7 +22,9 @@ from synaptune.report.dashboard.pages import (
 from synaptune.report.dashboard.study_index import StudyEntry
 from synaptune.report.figures.layout import FigureLayout, find_limits, set_ticks
 from synaptune.report.figures.theme import WIDTH, Drawing, Palette, make_figure
-from synaptune.report.table_model import describe_range
+from synaptune.report.table_model import describe_range, show_value
+from synaptune.search.space.space import Dimension
+from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import StudySnapshot
@@ -123,7 +125,9 @@ def render_trials(entry: StudyEntry, snapshot: StudySnapshot, view: TrialsView) 
     )
     columns = [*_FIXED_COLUMNS, *names]
     head = "".join(_render_head(entry, column, view) for column in columns)
-    rows = "".join(_render_row(entry, trial, columns) for trial in listed)
+    rows = "".join(
+        _render_row(entry, trial, columns, _map_dimensions(snapshot, trial)) for trial in listed
+    )
     count = (
         f"{len(trials)} of {len(snapshot.trials)} trials"
         if len(trials) != len(snapshot.trials)
@@ -182,12 +186,22 @@ def _render_head(entry: StudyEntry, column: str, view: TrialsView) -> str:
     return f'<th scope="col"{kind}{order}>{text}</th>'
 
 
-def _render_row(entry: StudyEntry, trial: Trial, columns: Sequence[str]) -> str:
+def _map_dimensions(snapshot: StudySnapshot, trial: Trial) -> Mapping[str, Dimension]:
+    space = snapshot.spaces.get(trial.facts.get(schema.PHASE, ""))
+    return {} if space is None else {each.name: each for each in space.dimensions}
+
+
+def _render_row(
+    entry: StudyEntry, trial: Trial, columns: Sequence[str], ranges: Mapping[str, Dimension]
+) -> str:
     address = page_url(entry, "trial", str(trial.number))
     cells = [f'<th scope="row" class="number"><a href="{address}">{trial.number}</a></th>']
     for column in columns[1:]:
         value = _get_value(trial, column)
         kind = "" if column in _TEXT_COLUMNS else ' class="number"'
+        if column in ranges and column in trial.values:
+            value = show_value(value, ranges[column])
+            value = value if isinstance(value, float) else format_parameter(value)
         text = (
             f'<span class="state {trial.state}">{trial.state}</span>'
             if column == "state"
@@ -216,11 +230,7 @@ def _render_pager(entry: StudyEntry, view: TrialsView, page_count: int) -> str:
 
 def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> list[PagePart]:
     """Render the parts of the page of a trial."""
-    space = snapshot.spaces.get(trial.facts.get(schema.PHASE, ""))
-    ranges = {
-        dimension.name: f"of {escape(describe_range(dimension))}"
-        for dimension in (() if space is None else space.dimensions)
-    }
+    ranges = _map_dimensions(snapshot, trial)
     parts = [PagePart("result", "Result", render_listing(_list_result(snapshot, trial), "Result"))]
     if trial.reason:
         trace = trial.facts.get(schema.TRACEBACK)
@@ -233,8 +243,7 @@ def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> li
         parts.append(PagePart("curve", "Reported values", render_curve(curve)))
     if trial.values:
         rows = [
-            (name, f'{render_value(value)} <span class="prefix">{ranges.get(name, "")}</span>')
-            for name, value in trial.values.items()
+            (name, _render_setting(value, ranges.get(name))) for name, value in trial.values.items()
         ]
         parts.append(PagePart("values", "Parameters", render_listing(rows, "Parameters")))
     hidden = {schema.REASON, schema.TRACEBACK, schema.PHASE, schema.SECONDS, schema.ATTEMPTS}
@@ -245,6 +254,15 @@ def render_trial(entry: StudyEntry, snapshot: StudySnapshot, trial: Trial) -> li
     ]
     parts.append(PagePart("facts", "Other facts", render_listing(facts, "Facts")))
     return parts
+
+
+def _render_setting(value: Value, dimension: Dimension | None) -> str:
+    """Render a value in full, quoted where it would be unclear, and its range."""
+    is_clear = isinstance(value, float) or show_value(value, dimension) is value
+    text = render_value(value) if is_clear else escape(repr(value))
+    if dimension is None:
+        return text
+    return f'{text} <span class="prefix">of {escape(describe_range(dimension))}</span>'
 
 
 def _list_result(snapshot: StudySnapshot, trial: Trial) -> list[tuple[str, str]]:

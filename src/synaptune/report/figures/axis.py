@@ -14,7 +14,9 @@ from synaptune.core.errors import UserError
 from synaptune.core.text import make_labels
 from synaptune.report.figures.layout import TICK_STEPS, FigureLayout, fit_text, format_number
 from synaptune.report.figures.theme import NORMAL_SIZE, WIDTH, Palette
+from synaptune.report.table_model import show_value
 from synaptune.search.space.space import Dimension
+from synaptune.search.space.values import Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,26 +107,29 @@ def make_panels(
     return layout, panels
 
 
-def locate_value(dimension: Dimension, value: Any) -> float:
-    """Map a value to its coordinate on the axis; nan when it is unknown or outside the domain."""
-    if value is None:
-        return math.nan
-    try:
-        return dimension.to_unit(value)
-    except (UserError, TypeError, ValueError):
-        return math.nan
+def locate_value(dimension: Dimension, values: Mapping[str, Value]) -> float:
+    """Map a parameter's value among values by name to its coordinate; nan when it is unknown."""
+    known = [values[dimension.name]] if dimension.name in values else []
+    return next(iter(locate_values(dimension, known)), math.nan)
 
 
-def locate_values(dimension: Dimension, values: Iterable[Any]) -> list[float]:
-    """Apply `locate_value` to each value."""
-    return [locate_value(dimension, value) for value in values]
+def locate_values(dimension: Dimension, values: Iterable[Value]) -> list[float]:
+    """Map values of a parameter to their coordinates on the axis; nan outside the domain."""
+
+    def locate(value: Value) -> float:
+        try:
+            return dimension.to_unit(value)
+        except (UserError, TypeError, ValueError):
+            return math.nan
+
+    return [locate(value) for value in values]
 
 
 def set_value_ticks(axis: Axis, dimension: Dimension, count: int = 4) -> None:
     """Label an axis over [0, 1] with round values of the parameter."""
     values = list_round_values(dimension, count)
     axis.set_ticks(
-        locate_values(dimension, values), labels=[format_tick(value) for value in values]
+        locate_values(dimension, values), labels=[format_tick(dimension, value) for value in values]
     )
 
 
@@ -155,9 +160,10 @@ def list_round_values(dimension: Dimension, count: int) -> list[Any]:
     return [value for value in values if low - 1e-9 <= value <= high + 1e-9]
 
 
-def format_tick(value: Any) -> str:
+def format_tick(dimension: Dimension, value: Value) -> str:
     """Format a value briefly; a long choice is cut."""
-    text = format_number(value)
-    if isinstance(value, str) and len(text) > _LONGEST_CHOICE:
+    shown = show_value(value, dimension)
+    text = format_number(shown)
+    if not isinstance(shown, int | float) and len(text) > _LONGEST_CHOICE:
         return f"{text[: _LONGEST_CHOICE - 1]}…"
     return text

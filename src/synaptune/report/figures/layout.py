@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synaptune.core.text import format_parameter
 from synaptune.report.figures.theme import NORMAL_SIZE, SMALL_SIZE, WIDTH, Palette
 
 if TYPE_CHECKING:
@@ -233,9 +234,9 @@ def thin_out(count: int, limit: int = MAX_POINTS) -> list[int]:
 
 
 def format_number(value: Any, digits: int = 3) -> str:
-    """Format a number briefly: 0.0015, 1e-5, 12.5, 12,000. A choice is not changed."""
+    """Format a number briefly: 0.0015, 1e-5, 12.5, 12,000. A choice is a short text."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return str(value)
+        return format_parameter(value)
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}".replace("-", MINUS)
     small = f"{value:.{digits - 1}e}" if abs(value) < 1e-3 else f"{value:.{digits}g}"

@@ -76,7 +76,7 @@ def _draw_profile(
     draw_dots(axes, units, losses, colour=palette.other, size=3.6)
     best = {} if evidence.best is None else evidence.best.values
     for values, colour in ((evidence.start, palette.baseline), (best, palette.best)):
-        unit = locate_value(dimension, values.get(dimension.name))
+        unit = locate_value(dimension, values)
         axes.axvline(unit, color=colour, linewidth=1.6, zorder=3)
     if len(profile.line):
         style = {"color": palette.ink, "zorder": 4}

@@ -13,7 +13,6 @@ from synaptune.report.figures.axis import (
     MAX_PANELS,
     choose_dimensions,
     locate_value,
-    locate_values,
     make_panels,
     set_value_ticks,
 )
@@ -30,6 +29,7 @@ from synaptune.report.figures.layout import (
     thin_out,
 )
 from synaptune.report.figures.theme import WIDTH, Drawing, Palette
+from synaptune.search.space.values import find_choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,7 +102,11 @@ def _list_ended(evidence: Evidence) -> np.ndarray:
 def _find_start_loss(evidence: Evidence) -> float:
     """Find the loss at the start values; nan when it is unknown."""
     for trial, loss in zip(evidence.trials, evidence.losses, strict=True):
-        if loss is not None and evidence.start and evidence.start.items() <= trial.values.items():
+        is_start = all(
+            name in trial.values and find_choice([trial.values[name]], value) is not None
+            for name, value in evidence.start.items()
+        )
+        if loss is not None and evidence.start and is_start:
             return loss
     return math.nan
 
@@ -196,12 +200,12 @@ def _draw_generations(
     room = 0.012 * max(1, numbers[-1] - numbers[0])
     axes.set(xlim=(numbers[0] - room, numbers[-1] + room), ylim=(-0.03, 1.03))
     mean, low, high, best = (
-        locate_values(dimension, [getattr(each, part).get(dimension.name) for each in generations])
+        [locate_value(dimension, getattr(each, part)) for each in generations]
         for part in ("mean", "low", "high", "best")
     )
     axes.fill_between(numbers, low, high, color=palette.best, alpha=0.2, linewidth=0)
     axes.plot(numbers, mean, color=palette.best, linewidth=2.0)
     draw_dots(axes, numbers, best, colour=palette.ink, size=4.0, alpha=0.6)
-    start = locate_value(dimension, evidence.start.get(dimension.name))
+    start = locate_value(dimension, evidence.start)
     axes.axhline(start, color=palette.baseline, linewidth=1.4, linestyle=DASHED)
     set_value_ticks(axes.yaxis, dimension)

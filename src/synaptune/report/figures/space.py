@@ -24,6 +24,7 @@ from synaptune.report.figures.layout import (
     thin_out,
 )
 from synaptune.report.figures.theme import NORMAL_SIZE, SMALL_SIZE, WIDTH, Drawing, Palette
+from synaptune.report.table_model import show_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,7 +144,7 @@ def draw_parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
     _draw_highlights(layout, axes, evidence, dimensions)
     for row, dimension in enumerate(dimensions):
         layout.label_row(row, texts[row])
-        low, high = (format_tick(dimension.to_value(end)) for end in (0.0, 1.0))
+        low, high = (format_tick(dimension, dimension.to_value(end)) for end in (0.0, 1.0))
         style = {"shift": 15.0, "colour": palette.muted, "size": 10.5, "gid": "halo"}
         layout.label_row(row, low, x=layout.left, **style)
         layout.label_row(row, high, x=right, ha="right", **style)
@@ -206,12 +207,12 @@ def _draw_highlights(
     ):
         if not values:
             continue
-        known = [values.get(dimension.name) for dimension in dimensions]
-        units = [locate_value(*pair) for pair in zip(dimensions, known, strict=True)]
+        units = [locate_value(dimension, values) for dimension in dimensions]
         axes.plot(units, rows, color=palette.paper, linewidth=6.0, zorder=4, clip_on=False)
         style = {"markersize": 6.0, "marker": "o", "markeredgewidth": 0.0, "clip_on": False}
         axes.plot(units, rows, color=colour, linewidth=2.4, linestyle=dashes, zorder=5, **style)
         layout.add_text(x, 20, name, colour=colour, ha="right", weight="bold")
-        for row, value in enumerate(known):
-            text = "" if value is None else fit_text(format_number(value), 64, SMALL_SIZE)
+        for row, dimension in enumerate(dimensions):
+            shown = format_number(show_value(values.get(dimension.name), dimension))
+            text = fit_text(shown, 64, SMALL_SIZE) if dimension.name in values else ""
             layout.label_row(row, text, x=x, colour=colour, ha="right")

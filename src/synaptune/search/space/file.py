@@ -36,6 +36,8 @@ SPACE_KEYS = ("name", "parameters", "ranges", "fixed")
 _RANGE_TYPES = {"low": "number", "high": "number", "log": "truth", "integer": "truth"}
 _CHOICE_TYPES = {"choices": "values", "weights": "numbers"}
 _NAME_PATTERN = re.compile(r"[A-Za-z_][\w.\-]*")
+# Keys of a mapping that the override grammar of Hydra reads as a text.
+_KEY_PATTERN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_][\w.\- ]*", re.IGNORECASE)
 _OVERRIDE_PREFIX = "search_space="
 
 
@@ -200,7 +202,11 @@ def format_literal(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        # Hydra reads a backslash as an escape only before a quote.
+        escaped = re.sub(
+            r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value
+        )
+        return f"'{escaped}'"
     return "null" if value is None else repr(value)
 
 
@@ -269,4 +275,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, bool | int | float) or (isinstance(value, str) and "${" not in value)
+    if isinstance(value, Mapping):
+        return all(
+            isinstance(key, int) or (isinstance(key, str) and bool(_KEY_PATTERN.fullmatch(key)))
+            for key in value
+        ) and all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, str):
+        return "${" not in value
+    return value is None or isinstance(value, bool | int | float)
