@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from synaptune.analysis.refine.runs import Narrowing, ParameterTest, round_to_digits
-from synaptune.search.space.values import Value
+from synaptune.search.space.values import Value, is_same, make_key
 
 WIDEN = 0.25  # beyond the best bin on either side; derived: fits the plan's 8e-8..4e-7
 WEIGHT_STEP = 5.0  # to which weights are rounded [%]; derived: fits the plan's 65/35
@@ -32,17 +32,18 @@ def apply_plan_rule(test: ParameterTest, *, maximize: bool, bounded: bool) -> Na
         bounded: whether values outside the present range are invalid.
     """
     dimension, winning_values = test.parameter.dimension, test.winning_values
-    if len(set(winning_values)) == 1:
+    winning_keys = [make_key(value) for value in winning_values]
+    if len(set(winning_keys)) == 1:
         reason = f"all {len(winning_values)} high performers agree"
         return Narrowing(None, winning_values[0], reason)  # eq. (1)
     if dimension.scale != "categorical":
         if test.edges:
             return _plan_range(test, maximize=maximize, bounded=bounded)
         return Narrowing(dimension, None, "few integers: unchanged")
-    choices = tuple(value for value in dimension.choices if value in winning_values)
+    choices = tuple(value for value in dimension.choices if make_key(value) in winning_keys)
     if any(isinstance(value, str) for value in dimension.choices):  # eq. (4)
         after = replace(dimension, choices=choices, weights=_rank_weights(test, choices))
-        counts = " against ".join(str(winning_values.count(choice)) for choice in choices)
+        counts = " against ".join(str(winning_keys.count(make_key(choice))) for choice in choices)
         reason = f"{counts} high performers, weighted by their rank"
     elif choices == dimension.choices:  # eq. (3)
         return Narrowing(dimension, None, "every value occurs among the high performers: unchanged")
@@ -70,7 +71,10 @@ def _plan_range(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrow
     )
     low, high = round_to_digits(low, 1), round_to_digits(high, 1)
     if dimension.integer:
-        low, high = float(round(low)), float(round(high))
+        low, high = (
+            dimension.low + dimension.step * round((end - dimension.low) / dimension.step)
+            for end in (low, high)
+        )
     if bounded:
         low, high = max(low, dimension.low), min(high, dimension.high)
     label = f"best mean at {test.groups[best].label}"
@@ -87,7 +91,9 @@ def _rank_weights(test: ParameterTest, choices: tuple[Value, ...]) -> tuple[floa
     """Compute the weights, eq. (4); the largest one takes the rounding remainder."""
     count = len(test.winning_values)
     points = [
-        sum(count - rank for rank, value in enumerate(test.winning_values) if value == choice)
+        sum(
+            count - rank for rank, value in enumerate(test.winning_values) if is_same(value, choice)
+        )
         for choice in choices
     ]
     weights = [
