@@ -31,7 +31,7 @@ def run(tmp_path, monkeypatch):
     return command
 
 
-PLAN = ("runs.csv", "--metric", METRIC, "--maximize", "--threshold", "-0.06")
+PLAN = ("runs.csv", "--metric", METRIC, "--maximize", "--threshold", "0.1")
 
 
 def test_a_table_gives_a_space_and_its_reasons(run, tmp_path, capsys):
@@ -63,7 +63,7 @@ def test_the_plan_rule_and_new_names_come_out_in_the_file(run, tmp_path):
     space = yaml.safe_load((tmp_path / "out/next.yml").read_text())
     assert space["name"] == "focused"
     assert space["ranges"]["training.learning_rate"] == {"low": 8e-8, "high": 4e-7, "log": True}
-    assert space["ranges"]["schedule"] == {"choices": ["cosine", "linear"], "weights": [65, 35]}
+    assert space["ranges"]["schedule"] == {"choices": ["advanced", "cosine"], "weights": [65, 35]}
     assert (tmp_path / "out/next.md").exists()
 
 
