@@ -13,6 +13,8 @@ from synaptune.cli import refine
 from synaptune.config.conf import CONF_DIR
 from synaptune.config.overrides import expand_space_file
 from synaptune.core.errors import UserError
+from synaptune.search.space.file import parse_range_entry, read_space_file
+from synaptune.search.space.values import make_key
 
 
 @pytest.fixture
@@ -183,3 +185,21 @@ def test_a_table_that_pandas_wrote_gives_whole_numbers_back(run, tmp_path):
     run("exp.csv")
     space = yaml.safe_load((tmp_path / "exp-refined.yaml").read_text())
     assert set(space["ranges"]) | set(space.get("fixed", {})) == {"k", "size"}
+
+
+def test_steps_and_choices_of_any_type_stay_in_the_space(run, tmp_path):
+    choices = [None, "a", [1, 2], {"k": 1}, True, 1]
+    space = {
+        "s": ("int", 0, 20, 4),
+        "c": ("categorical", choices),
+        "my name": ("uniform", 0.0, 1.0),
+    }
+    manager = TrialManager("odd", n_trials=40, sampler="random", seed=1, progress=False)
+    manager.optimize(lambda p: p["my name"], space)
+    run("odd")
+    text = (tmp_path / "outputs/studies/odd/odd-refined.yaml").read_text()
+    ranges = yaml.safe_load(text)["ranges"]
+    assert ranges["s"] == {"low": 0, "high": 20, "log": False, "integer": True, "step": 4}
+    assert list(map(make_key, ranges["c"]["choices"])) == list(map(make_key, choices))
+    file = read_space_file(tmp_path / "outputs/studies/odd/odd-refined.yaml")
+    assert parse_range_entry("s", file.ranges["s"], None, 8).step == 4
