@@ -1,14 +1,20 @@
 """`synaptune refine` on a table and on a study: files and errors."""
 
 import argparse
+import shlex
 
 import pytest
 import yaml
 
 from helpers.plan_runs import METRIC, make_plan_runs, write_runs
 from synaptune import TrialManager
+from synaptune.cli import main as cli
 from synaptune.cli import refine
+from synaptune.config.conf import CONF_DIR
+from synaptune.config.overrides import expand_space_file
 from synaptune.core.errors import UserError
+from synaptune.search.space.file import parse_range_entry, read_space_file
+from synaptune.search.space.values import make_key
 
 
 @pytest.fixture
@@ -27,7 +33,7 @@ def run(tmp_path, monkeypatch):
     return command
 
 
-PLAN = ("runs.csv", "--metric", METRIC, "--maximize", "--threshold", "-0.06")
+PLAN = ("runs.csv", "--metric", METRIC, "--maximize", "--threshold", "0.1")
 
 
 def test_a_table_gives_a_space_and_its_reasons(run, tmp_path, capsys):
@@ -59,7 +65,7 @@ def test_the_plan_rule_and_new_names_come_out_in_the_file(run, tmp_path):
     space = yaml.safe_load((tmp_path / "out/next.yml").read_text())
     assert space["name"] == "focused"
     assert space["ranges"]["training.learning_rate"] == {"low": 8e-8, "high": 4e-7, "log": True}
-    assert space["ranges"]["schedule"] == {"choices": ["cosine", "linear"], "weights": [65, 35]}
+    assert space["ranges"]["schedule"] == {"choices": ["advanced", "cosine"], "weights": [65, 35]}
     assert (tmp_path / "out/next.md").exists()
 
 
@@ -103,3 +109,97 @@ def test_a_user_error_has_a_message_and_writes_nothing(run, tmp_path, arguments,
     with pytest.raises(UserError, match=message):
         run(*arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "runs.csv"]
+
+
+def test_what_is_printed_to_do_next_works(run, tmp_path, capsys):
+    run(*PLAN)
+    code = capsys.readouterr().out.split("in Python: ")[1]
+    assert "train.py has no learning_rate" not in code
+    study = eval(code, {"TrialManager": make_short_manager, "objective": lambda values: 1.0})
+    assert study["batch_size"] == 8
+    names = "learning_rate=training.learning_rate", "batch_size=training.steps"
+    options = [word for name in names for word in ("--rename", name)]
+    selected = ["--parameters", "learning_rate,batch_size", "--out", "my space.yaml"]
+    run(*PLAN, *options, *selected)
+    command = capsys.readouterr().out.split("use: python train.py ")[1]
+    words = shlex.split(command)
+    assert words == ["-m", "hydra/sweeper=cma", "search_space=my space.yaml"]
+    overrides = expand_space_file(words, CONF_DIR, "train")
+    assert any(word.startswith("training.steps=8") for word in overrides)
+
+
+def make_short_manager(name):
+    return TrialManager(name, n_trials=2, sampler="random", progress=False)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda text: text.encode("utf-16"),
+        lambda text: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(),
+        lambda text: ("sep=;\n" + text.replace(",", ";").replace(".", ",")).encode(),
+        lambda text: text.replace(",", "\t").replace("\n", "\n\n").encode(),
+        lambda text: text.replace("note", "n\u00f6te").encode("latin-1"),
+        lambda text: text.replace("\n", ",,\n").encode(),
+    ],
+    ids=["utf-16", "excel", "decimal comma", "tabs and empty lines", "latin-1", "empty columns"],
+)
+def test_a_table_of_another_program_gives_the_same_space(run, tmp_path, write):
+    lines = ["lr,note,val_loss"] + [f"{0.01 + at / 64},note,{at * 0.5}" for at in range(24)]
+    text = "\n".join(lines) + "\n"
+    spaces = []
+    for name, content in (("plain", text.encode()), ("other", write(text))):
+        (tmp_path / f"{name}.csv").write_bytes(content)
+        run(f"{name}.csv", "--name", "same")
+        spaces.append(yaml.safe_load((tmp_path / "same.yaml").read_text()))
+    assert spaces[0] == spaces[1]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0.25,k", "oops,k", "line 5: 'oops' among numbers"),
+        ("0.25,k", "inf,k", "line 5: inf in a range"),
+        ("0.25,k", ",k", r"empty in 1 of the runs \(line 5\)"),
+        ("k,3.0", 'k,"3', "line 5: unexpected end of data"),
+        ("k,3.0", "k,3.0,9", "line 5 with 4 cells under 3 names"),
+    ],
+)
+def test_a_cell_that_cannot_be_read_is_named_with_its_line(run, tmp_path, old, new, message):
+    lines = ["x,kind,val_loss"] + [f"{at / 12},k,{float(at)}" for at in range(24)]
+    (tmp_path / "x.csv").write_text("\n".join(lines).replace(old, new, 1))
+    with pytest.raises(UserError, match=message):
+        run("x.csv")
+
+
+def test_a_table_that_pandas_wrote_gives_whole_numbers_back(run, tmp_path):
+    manager = TrialManager("exp", n_trials=24, sampler="random", progress=False)
+    manager.optimize(lambda p: p["k"], {"k": ("int", 0, 20), "size": ("categorical", [8, 16, 32])})
+    assert cli.main(["export", "exp", "--out", "exp.csv"]) == 0
+    header, *lines = (tmp_path / "exp.csv").read_text().splitlines()
+    at = header.split(",").index("generation")
+    rows = [line.split(",") for line in lines]
+    rows = [[*row[:at], f"{row[at]}.0", *row[at + 1 :]] for row in rows]
+    rows += [[*row[:at], "", *row[at + 1 :]] for row in rows]
+    (tmp_path / "exp.csv").write_text("\n".join([header, *map(",".join, rows)]))
+    run("exp.csv")
+    space = yaml.safe_load((tmp_path / "exp-refined.yaml").read_text())
+    assert set(space["ranges"]) | set(space.get("fixed", {})) == {"k", "size"}
+
+
+def test_steps_and_choices_of_any_type_stay_in_the_space(run, tmp_path):
+    choices = [None, "a", [1, 2], {"k": 1}, True, 1]
+    space = {
+        "s": ("int", 0, 20, 4),
+        "c": ("categorical", choices),
+        "my name": ("uniform", 0.0, 1.0),
+    }
+    manager = TrialManager("odd", n_trials=40, sampler="random", seed=1, progress=False)
+    manager.optimize(lambda p: p["my name"], space)
+    run("odd")
+    text = (tmp_path / "outputs/studies/odd/odd-refined.yaml").read_text()
+    ranges = yaml.safe_load(text)["ranges"]
+    assert ranges["s"] == {"low": 0, "high": 20, "log": False, "integer": True, "step": 4}
+    assert list(map(make_key, ranges["c"]["choices"])) == list(map(make_key, choices))
+    file = read_space_file(tmp_path / "outputs/studies/odd/odd-refined.yaml")
+    assert parse_range_entry("s", file.ranges["s"], None, 8).step == 4

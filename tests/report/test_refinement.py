@@ -30,7 +30,7 @@ def row(text: str, first: str) -> list[str]:
 
 def test_the_markdown_has_the_tables_of_the_plan(runs):
     text = format_refinement(refine(runs, threshold=THRESHOLD), "next.yaml")
-    assert "16 high performers of 48 runs of runs.csv: eval_change at least -0.06." in text
+    assert "16 high performers of 48 runs of runs.csv: eval_change at least 0.1." in text
     assert "`search_space=next.yaml`" in text
     assert row(text, "1e-07 to 3e-07") == ["19", "6", "31.6 %", "12.6 % to 56.6 %", "-0.132"]
     assert row(text, "3e-07 to 1e-06")[:3] == ["19", "5", "26.3 %"]
@@ -51,7 +51,7 @@ def test_the_markdown_has_the_tables_of_the_plan(runs):
 def test_the_plan_rule_shows_that_its_narrowings_are_not_supported(runs):
     text = format_refinement(refine(runs, threshold=THRESHOLD, rule="plan"), "next.yaml")
     assert row(text, "learning_rate")[:2] == ["1e-07 to 2e-06, log", "8e-08 to 4e-07, log"]
-    assert row(text, "schedule")[1] == "cosine (65 %), linear (35 %)"
+    assert row(text, "schedule")[1] == "advanced (65 %), cosine (35 %)"
     assert [
         row(text, name)[4] for name in ("learning_rate", "batch_size", "generations", "schedule")
     ] == ["no", "yes", "no", "no"]

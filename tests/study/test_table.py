@@ -5,16 +5,21 @@ import io
 import math
 import sys
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
+from synaptune.analysis.refine.csv_file import read_table
 from synaptune.cli import main as cli
 from synaptune.core.errors import UserError
 from synaptune.search.space.space import Dimension, Space
-from synaptune.search.trial import Result, make_failure
+from synaptune.search.space.values import make_key
+from synaptune.search.trial import Result, Trial, make_failure
+from synaptune.study.cells import decode_column
 from synaptune.study.location import StudyLocation
 from synaptune.study.reader import find_study
 from synaptune.study.study import PhaseLedger, Study
-from synaptune.study.table import tabulate_trials
+from synaptune.study.table import tabulate_trials, to_csv, to_parquet
 
 SPACE = Space(
     (
@@ -88,7 +93,7 @@ def test_every_trial_is_a_row_with_all_its_facts(tmp_path, capsys):
     assert [row["attempts"] for row in rows] == ["1", "1", "1", "0"]
     assert {float(row["rate"]) for row in rows} == {0.1 + 0.2}
     assert {row["seed"] for row in rows} == {"4"}
-    assert [row["parameter.seed"] for row in rows] == ["a", "a", "a", "3"]
+    assert [row["parameter.seed"] for row in rows] == ['"a"', '"a"', '"a"', "3"]
 
 
 def test_parquet_has_the_same_table_with_types(tmp_path, capsys):
@@ -164,3 +169,51 @@ def test_parquet_without_pyarrow_writes_nothing_and_says_what_to_install(
     assert cli.main(["export", str(tmp_path), "--out", str(tmp_path / "t.parquet")]) == 2
     assert "pip install pyarrow" in capsys.readouterr().err
     assert not (tmp_path / "t.parquet").exists()
+
+
+VALUES_OF_YAML = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=2).map(tuple),
+        st.dictionaries(st.one_of(st.text(), st.integers(), st.none()), inner, max_size=3),
+    ),
+    max_leaves=6,
+)
+COLUMNS = st.one_of(
+    *(
+        st.lists(kind, min_size=1, max_size=6)
+        for kind in (
+            st.sampled_from(["adam", "sgd", "nan", "None", "true", "1", "1e5", "inf", "", " a"]),
+            st.sampled_from([1, 1.0, True, "1", None, "null"]),
+            st.integers(),
+            st.floats(allow_nan=False),
+            st.booleans(),
+            st.text(min_size=1),
+            VALUES_OF_YAML,
+        )
+    )
+)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_values_of_parameters_come_back_with_their_types(tmp_path, kind):
+    if kind == "parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path / f"t.{kind}"
+
+    @hypothesis.settings(max_examples=150, deadline=None, derandomize=True)
+    @hypothesis.given(COLUMNS)
+    @hypothesis.example(["!literal 1", "a"])
+    @hypothesis.example([(1, 2), [1, 2]])
+    def check(values):
+        trials = [
+            Trial(at, at, (), {"name": value}, "complete", 0.0, reason="a\rb")
+            for at, value in enumerate(values)
+        ]
+        table = tabulate_trials(trials)
+        path.write_bytes(to_parquet(table) if kind == "parquet" else to_csv(table).encode())
+        read = decode_column(read_table(path).columns["name"])
+        assert list(map(make_key, read)) == list(map(make_key, values))
+
+    check()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synaptune.cli.arguments import (
     STORAGE_ARGUMENT,
@@ -13,6 +15,9 @@ from synaptune.cli.arguments import (
     add_subcommand,
 )
 from synaptune.core.errors import user_error
+
+if TYPE_CHECKING:
+    from synaptune.search.space.file import SpaceFile
 
 _ARGUMENTS: ArgumentTable = {
     "study": dict(
@@ -87,13 +92,14 @@ def _run_refine(options: argparse.Namespace) -> None:
         _parse_renames(options.rename),
     )
     path = Path(options.study)
-    if options.storage is None and path.suffix.lower() == ".csv":
+    if options.storage is None and _is_table(path):
         runs, folder, source = read_csv_runs(path, selection), path.parent, path.stem
     else:
         runs = read_study_runs(find_study(options.study, options.storage), selection)
         folder = get_study_folder(options.study) if options.storage is None else Path()
         source = path.name or path.resolve().name  # not the stem: the name may have dots
     name = options.name or (f"{source}-refined" if options.out is None else options.out.stem)
+    name = re.sub(r"[^\w.\- ]", "-", name)
     out: Path = options.out or folder / f"{name}.yaml"
     reasons = out.with_suffix(".md")
     _check_output(out, reasons)
@@ -105,12 +111,57 @@ def _run_refine(options: argparse.Namespace) -> None:
         " ".join(format_headline(refinement).split()),
         f"rule {refinement.rule}; reasons in {reasons.name}; use: search_space={out}",
     )
-    write_atomic(out, format_space_file(refinement.make_space_file(name), head).encode())
+    file = refinement.make_space_file(name)
+    write_atomic(out, format_space_file(file, head).encode())
     write_atomic(reasons, format_refinement(refinement, str(out)).encode())
-    print(
-        f"written to {out} and {reasons}; use: python train.py -m hydra/sweeper=cma"
-        f" search_space={out}"
-    )
+    print(f"written to {out} and {reasons}; {_describe_use(file, out)}")
+
+
+def _is_table(path: Path) -> bool:
+    """Return whether an argument is a file of runs, and not a study."""
+    return path.is_file() or (path.suffix.lower() == ".csv" and not path.is_dir())
+
+
+def _describe_use(file: SpaceFile, out: Path) -> str:
+    """Return the commands that use a refined space, or the Python code if no command can."""
+    from synaptune.analysis.refine.runs import shorten_list
+    from synaptune.config.conf import CONF_DIR
+    from synaptune.config.overrides import list_composed_names
+    from synaptune.config.schema import register
+    from synaptune.config.sweep_syntax import format_value
+
+    register()
+    known = set(list_composed_names([], CONF_DIR, "train"))
+    unknown = [name for name in (*file.ranges, *file.fixed) if name not in known]
+    if unknown:
+        return (
+            f"train.py has no {shorten_list(unknown)}, so that it cannot run the file"
+            " (--rename COLUMN=NAME gives a column the name of a setting);\nin Python:"
+            f" TrialManager({file.name!r}).optimize(objective, {_make_python_space(file)})"
+        )
+    words = [f"search_space={out}"] if file.ranges else []
+    if not words:
+        words = [f"{name}={format_value(value)}" for name, value in file.fixed.items()]
+    search = "-m hydra/sweeper=cma " if file.ranges else ""
+    return f"use: python train.py {search}{shlex.join(words)}"
+
+
+def _make_python_space(file: SpaceFile) -> dict[str, tuple[Any, ...]]:
+    """Return the search space as TrialManager takes it."""
+    space: dict[str, tuple[Any, ...]] = {
+        name: ("categorical", [value]) for name, value in file.fixed.items()
+    }
+    for name, entry in file.ranges.items():
+        if "choices" in entry:
+            space[name] = ("categorical", entry["choices"])
+            space[name] += (entry["weights"],) if "weights" in entry else ()
+        elif entry.get("integer"):
+            space[name] = ("int", entry["low"], entry["high"])
+            space[name] += (entry["step"],) if "step" in entry else ()
+        else:
+            kind = "log_uniform" if entry["log"] else "uniform"
+            space[name] = (kind, entry["low"], entry["high"])
+    return space
 
 
 def _check_output(out: Path, reasons: Path) -> None:

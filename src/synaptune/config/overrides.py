@@ -100,7 +100,7 @@ def expand_space_file(
         )
     ((index, path),) = files.items()
     file, rest = read_space_file(path), [*words[:index], *words[index + 1 :]]
-    names = _list_composed_names([*chosen, *rest], conf, config_name)
+    names = list_composed_names([*chosen, *rest], conf, config_name)
     if unknown := find_unknown_names(file, names):
         raise user_error(
             got=f"search_space={path} with unknown names: {'; '.join(unknown)}",
@@ -131,7 +131,7 @@ def expand_tuned_groups(words: Sequence[str]) -> list[str]:
     return [*words, *chosen]
 
 
-def _list_composed_names(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
+def list_composed_names(words: Sequence[str], conf: Path, config_name: str) -> list[str]:
     """Return the names of the configuration composed with the overrides of a command line.
 
     If the overrides have a fault, the names are those of the configuration without them.

@@ -41,7 +41,6 @@ from synaptune.search.workers.reporting import report, should_stop
 from synaptune.study.callbacks.base import TERMINAL_ONLY, PhaseTrials, open_callbacks
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import (
-    add_driver,
     close_storage,
     get_sqlite_path,
     open_storage,
@@ -199,7 +198,7 @@ class TrialManager:
         """Return the space with the ranges that an earlier study stored in another form."""
         if all(dimension.step == 1 for dimension in space.dimensions):
             return space
-        url = add_driver(self._location.url)
+        url = self._location.url
         stored = read_stored_note(url, self._location.name, schema.CONFIGURATION) or {}
         ranges = {name: stored.get(f"{schema.RANGE_PREFIX}{name}", "") for name in space.names}
         return restore_steps(space, ranges)
@@ -330,7 +329,7 @@ class TrialManager:
             )
         if len({trial.objective for trial in complete}) == 1:
             return dict.fromkeys(complete[0].values, 0.0)
-        storage = open_storage(add_driver(self._location.url), "read")
+        storage = open_storage(self._location.url, "read")
         try:
             study = optuna.load_study(study_name=self._location.name, storage=storage)
             evaluator = optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=False)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from synaptune.core.errors import user_error
+from synaptune.core.text import get_first_line
 from synaptune.search.trial import Trial
+from synaptune.study.cells import MISSING, encode_column
 from synaptune.study.database import keys as schema
 
 ColumnValues = list[Any]
@@ -26,40 +29,72 @@ _FIRST_COLUMNS = (
     schema.SECONDS,
 )
 _LAST_COLUMNS = (schema.ATTEMPTS, schema.REASON)
+_PREFIX = "parameter."  # of a parameter with the name of an attribute
 _NON_FINITE = ("nan", "inf", "-inf")  # stored form of numbers that JSON does not have
 
 
 def tabulate_trials(trials: Sequence[Trial]) -> dict[str, ColumnValues]:
     """Return the columns of the table by name, one entry for each trial; None for a missing value.
 
-    The order is: the attributes of every trial; the parameters in the order of their space;
-    attempts (a count) and reason; all other facts (metrics, fingerprints, versions) sorted by name.
-    A parameter or metric with the name of an earlier column gets the prefix `parameter.` or
-    `metric.`.
+    The order is: the attributes of every trial; the parameters in the order of their space, as
+    cells.py writes them; attempts (a count) and reason; all other facts (metrics, fingerprints,
+    versions) sorted by name. A parameter or metric with the name of another column gets the prefix
+    `parameter.` or `metric.`.
     """
     table: dict[str, ColumnValues] = {
-        name: [
-            getattr(trial, name) if hasattr(trial, name) else trial.facts.get(name)
-            for trial in trials
-        ]
+        name: _unify_type(
+            [
+                getattr(trial, name) if hasattr(trial, name) else trial.facts.get(name)
+                for trial in trials
+            ]
+        )
         for name in _FIRST_COLUMNS
     }
     for name in dict.fromkeys(name for trial in trials for name in trial.values):
-        table[name if name not in (*_FIRST_COLUMNS, *_LAST_COLUMNS) else f"parameter.{name}"] = [
-            trial.values.get(name) for trial in trials
-        ]
+        table[_add_prefix(name)] = encode_column(
+            [trial.values.get(name, MISSING) for trial in trials]
+        )
     table[schema.ATTEMPTS] = [len(trial.facts.get(schema.ATTEMPTS, ())) for trial in trials]
     table[schema.REASON] = [trial.reason for trial in trials]
     known = {*_FIRST_COLUMNS, *_LAST_COLUMNS, schema.TRACEBACK}
     for name in sorted({name for trial in trials for name in trial.facts} - known):
-        table[name if name not in table else f"metric.{name}"] = [
-            trial.facts.get(name) for trial in trials
-        ]
-    return {name: _unify_type(column) for name, column in table.items()}
+        column = name
+        while column in table:
+            column = f"metric.{column}"
+        table[column] = _unify_type([trial.facts.get(name) for trial in trials])
+    return table
+
+
+def is_export(columns: Collection[str]) -> bool:
+    """Return whether a table has the columns of `tabulate_trials`."""
+    return {"number", schema.PHASE, schema.INDEX, schema.GENERATION} <= set(columns)
+
+
+def find_parameters(columns: Sequence[str]) -> dict[str, str] | None:
+    """Return the parameters of a table of `tabulate_trials`: their names by column.
+
+    They are the columns between two others. The result is None if those are not there.
+    """
+    names = list(columns)
+    if not (is_export(names) and {schema.SECONDS, schema.ATTEMPTS} <= set(names)):
+        return None
+    inside = names[names.index(schema.SECONDS) + 1 : names.index(schema.ATTEMPTS)]
+    return {
+        name: (rest if _add_prefix(rest := name.removeprefix(_PREFIX)) == name else name)
+        for name in inside
+    }
+
+
+def _add_prefix(name: str) -> str:
+    """Return the column of a parameter. A name that begins like a prefixed one gets it as well."""
+    plain = name
+    while plain.startswith(_PREFIX):
+        plain = plain.removeprefix(_PREFIX)
+    return _PREFIX + name if plain in (*_FIRST_COLUMNS, *_LAST_COLUMNS) else name
 
 
 def _unify_type(column: ColumnValues) -> ColumnValues:
-    """Convert a column to the narrowest common type: bool, int, float or text.
+    """Convert a column of facts to the narrowest common type: bool, int, float or text.
 
     In a text column other values become JSON.
     """
@@ -84,29 +119,48 @@ def _is_number(entry: Any) -> bool:
 
 def to_csv(table: dict[str, ColumnValues]) -> str:
     """Return CSV with a header line. None becomes empty, and numbers keep all digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table)
-    writer.writerows(zip(*table.values(), strict=True))
-    return text.getvalue()
+    return "".join(map(_format_row, (table, *zip(*table.values(), strict=True))))
+
+
+def _format_row(cells: Iterable[Any]) -> str:
+    line = io.StringIO(newline="")
+    # The writer quotes a cell with \r only if its line end has one.
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def to_parquet(table: dict[str, ColumnValues]) -> bytes:
     """Return Parquet; raises UserError if pyarrow is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise user_error(
-            got="--format parquet without pyarrow",
-            expected="the package pyarrow",
-            do="pip install pyarrow, or use --format csv",
-        ) from None
+    pyarrow, parquet = _import_pyarrow("--format parquet", "use --format csv")
     # Empty columns get the type of filled ones, so that tables of several studies can be joined.
     types = dict.fromkeys(("objective", schema.ESTIMATE, schema.SECONDS), pyarrow.float64()) | {
         schema.REASON: pyarrow.string()
     }
     arrays = {name: pyarrow.array(column, type=types.get(name)) for name, column in table.items()}
     sink = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.table(arrays), sink)
+    parquet.write_table(pyarrow.table(arrays), sink)
     return sink.getvalue()
+
+
+def read_parquet(path: Path) -> dict[str, ColumnValues]:
+    """Read the columns of a Parquet file; raises UserError if it cannot be read."""
+    pyarrow, parquet = _import_pyarrow(str(path), "export it as CSV")
+    try:
+        return parquet.read_table(path).to_pydict()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise user_error(
+            got=f"{path}: {get_first_line(error)}", expected="a Parquet file", do="export it again"
+        ) from error
+
+
+def _import_pyarrow(what: str, instead: str) -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise user_error(
+            got=f"{what} without pyarrow",
+            expected="the package pyarrow",
+            do=f"pip install pyarrow, or {instead}",
+        ) from None
+    return pyarrow, pyarrow.parquet

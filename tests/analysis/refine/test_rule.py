@@ -55,12 +55,15 @@ def test_the_generated_table_has_the_facts_of_the_plan():
         assert sum(row[METRIC] for row in inside) / count == pytest.approx(mean, abs=1e-6)
     assert [round(100 * won / count, 1) for count, won, _ in BINS.values()] == [31.6, 26.3, 50.0]
     assert {row["batch_size"] for row in winners} == {8}
-    assert {row["batch_size"] for row in rows} > {8}
-    assert sorted(
-        sum(row["schedule"] == kind for row in winners) for kind in ("cosine", "linear")
-    ) == [7, 9]
+    assert {row["batch_size"] for row in rows} == {4, 8, 12}
+    assert [sum(row["schedule"] == kind for row in winners) for kind in ("advanced", "cosine")] == [
+        9,
+        7,
+    ]
     assert {row["entropy_coef"] for row in winners} == {row["entropy_coef"] for row in rows}
-    assert len({row["entropy_coef"] for row in rows}) == 3
+    assert {row["entropy_coef"] for row in rows} == {0.001, 0.002, 0.005}
+    assert {row["generations"] for row in rows} == {16, 24, 32, 40}
+    assert {row["generations"] for row in winners} == {16, 24, 32}
 
 
 def test_the_plan_rule_makes_the_proposal_of_the_plan(plan):
@@ -71,8 +74,8 @@ def test_the_plan_rule_makes_the_proposal_of_the_plan(plan):
     assert space.ranges == {
         "learning_rate": {"low": 8e-8, "high": 4e-7, "log": True},
         "generations": {"choices": [16, 24, 32]},
-        "schedule": {"choices": ["cosine", "linear"], "weights": [65, 35]},
-        "entropy_coef": {"choices": [0.0, 0.001, 0.01]},
+        "schedule": {"choices": ["advanced", "cosine"], "weights": [65, 35]},
+        "entropy_coef": {"choices": [0.001, 0.002, 0.005]},
     }
     assert not by_name(refinement)["entropy_coef"].is_narrowed
 
@@ -92,7 +95,7 @@ def test_the_tested_rule_fixes_the_batch_size_of_the_plan_and_nothing_else(plan)
     assert (low, high) == pytest.approx((0.187, 0.813), abs=0.001)
     file = refinement.make_space_file("wide")
     assert file.ranges["learning_rate"] == {"low": 1e-7, "high": 2e-6, "log": True}
-    assert file.ranges["schedule"] == {"choices": ["cosine", "linear"]}
+    assert file.ranges["schedule"] == {"choices": ["advanced", "cosine"]}
 
 
 def test_exact_p_and_intervals_agree_with_a_count_by_hand_and_with_scipy():

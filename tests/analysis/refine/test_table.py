@@ -121,7 +121,7 @@ def test_a_column_is_a_parameter_when_it_is_named_and_has_another_name_when_rena
         (b"a,b\n", "with 1 lines"),
         (b"a,b\n1\n", "line 2 with 1 cells"),
         (b"a,a\n1,2\n", "several columns a"),
-        (b"\xff\xfe,b\n1,2", "r.csv: 'utf-8'"),
+        (b"PK\x03\x04\0\0", "r.csv, which is not text"),
         (b"a,b\n1,2\n", "no columns that may be the metric"),
         (b"a,val_loss\n1,2\n1,3\n", "no parameter that varies"),
     ],

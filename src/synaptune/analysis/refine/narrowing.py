@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from synaptune.analysis.refine.runs import Narrowing, ParameterTest, round_to_digits
+from synaptune.analysis.refine.runs import Narrowing, ParameterTest, round_outward
 from synaptune.core.parameters import constant
 from synaptune.search.space.space import Dimension
-from synaptune.search.space.values import is_same
+from synaptune.search.space.values import make_key
 
 MARGIN = constant(
     "refine.margin",
@@ -41,10 +41,11 @@ def explain_unsupported(test: ParameterTest) -> str:
 
 def narrow(test: ParameterTest, winners: int) -> Narrowing:
     """Narrow a parameter whose test supports it; `winners` is the number of high performers."""
-    dimension, value = test.parameter.dimension, test.winning_values[0]
+    dimension = test.parameter.dimension
+    values = {make_key(value): value for value in test.winning_values}
     has_untried = dimension.scale == "categorical" and not all(group.runs for group in test.groups)
-    are_same = all(is_same(value, other) for other in test.winning_values)
-    if are_same and not has_untried:
+    if len(values) == 1 and not has_untried:
+        (value,) = values.values()
         return Narrowing(None, value, f"all {winners} high performers agree")
     return _weight_choices(test) if dimension.scale == "categorical" else _tighten_range(test)
 
@@ -90,10 +91,8 @@ def _tighten_range(test: ParameterTest) -> Narrowing:
         for unit in (min(units) - margin, max(units) + margin)
     )
     if not dimension.integer:
-        low, high = (
-            max(round_to_digits(low, 2, up=False), dimension.low),
-            min(round_to_digits(high, 2, up=True), dimension.high),
-        )
+        low, high = round_outward(low, high, log=dimension.scale == "log", digits=2)
+        low, high = max(low, dimension.low), min(high, dimension.high)
     if dimension.to_unit(high) - dimension.to_unit(low) > 1.0 - _MIN_GAIN:
         return Narrowing(
             dimension,
@@ -124,4 +123,5 @@ def make_entry(dimension: Dimension) -> dict[str, object]:
         "high": high,
         "log": dimension.scale == "log",
         **({"integer": True} if dimension.integer else {}),
+        **({"step": dimension.step} if dimension.step > 1 else {}),
     }

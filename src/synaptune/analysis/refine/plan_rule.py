@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from synaptune.analysis.refine.runs import Narrowing, ParameterTest, round_to_digits
-from synaptune.search.space.values import Value, is_same
+from synaptune.search.space.values import Value, is_same, make_key
 
 WIDEN = 0.25  # beyond the best bin on either side; derived: fits the plan's 8e-8..4e-7
 WEIGHT_STEP = 5.0  # to which weights are rounded [%]; derived: fits the plan's 65/35
@@ -32,22 +32,18 @@ def apply_plan_rule(test: ParameterTest, *, maximize: bool, bounded: bool) -> Na
         bounded: whether values outside the present range are invalid.
     """
     dimension, winning_values = test.parameter.dimension, test.winning_values
-    if all(is_same(value, winning_values[0]) for value in winning_values):
+    winning_keys = [make_key(value) for value in winning_values]
+    if len(set(winning_keys)) == 1:
         reason = f"all {len(winning_values)} high performers agree"
         return Narrowing(None, winning_values[0], reason)  # eq. (1)
     if dimension.scale != "categorical":
         if test.edges:
             return _plan_range(test, maximize=maximize, bounded=bounded)
         return Narrowing(dimension, None, "few integers: unchanged")
-    winning = [
-        (value, group)
-        for value, group in zip(test.values, test.groups, strict=True)
-        if group.winners
-    ]
-    choices = tuple(value for value, _ in winning)
+    choices = tuple(value for value in dimension.choices if make_key(value) in winning_keys)
     if any(isinstance(value, str) for value in dimension.choices):  # eq. (4)
         after = replace(dimension, choices=choices, weights=_rank_weights(test, choices))
-        counts = " against ".join(str(group.winners) for _, group in winning)
+        counts = " against ".join(str(winning_keys.count(make_key(choice))) for choice in choices)
         reason = f"{counts} high performers, weighted by their rank"
     elif len(choices) == len(dimension.choices):  # eq. (3)
         return Narrowing(dimension, None, "every value occurs among the high performers: unchanged")
@@ -75,7 +71,10 @@ def _plan_range(test: ParameterTest, *, maximize: bool, bounded: bool) -> Narrow
     )
     low, high = round_to_digits(low, 1), round_to_digits(high, 1)
     if dimension.integer:
-        low, high = float(round(low)), float(round(high))
+        low, high = (
+            dimension.low + dimension.step * round((end - dimension.low) / dimension.step)
+            for end in (low, high)
+        )
     if bounded:
         low, high = max(low, dimension.low), min(high, dimension.high)
     label = f"best mean at {test.groups[best].label}"

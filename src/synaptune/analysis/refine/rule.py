@@ -49,6 +49,7 @@ from synaptune.analysis.refine.runs import (
     RunParameter,
     RunTable,
     round_to_digits,
+    shorten_list,
 )
 from synaptune.core.errors import user_error
 from synaptune.core.text import format_choices
@@ -142,10 +143,11 @@ def refine(
         UserError: no run or every run is a high performer, or no parameter varies.
     """
     if not runs.parameters:
+        reasons = shorten_list([f"{name} ({reason})" for name, reason in runs.left_out], "; ")
         raise user_error(
-            got=f"no parameter that varies in {runs.source}",
+            got=f"no parameter that varies in {runs.source}{f': {reasons}' if reasons else ''}",
             expected="at least one",
-            do="name its columns with --parameters",
+            do="name its columns with --parameters, or correct their cells",
         )
     share = QUANTILE if quantile is None else quantile
     limit = _choose_threshold(runs, share) if threshold is None else threshold
@@ -195,9 +197,9 @@ def _test_parameter(
     edges, numbers = make_bins(parameter), parameter.values
     # All choices are groups, also those without runs.
     values = () if edges else parameter.dimension.choices or tuple(sorted(set(numbers), key=float))
-    keys = list(map(make_key, values))
+    indices = {make_key(value): index for index, value in enumerate(values)}
     codes = [
-        bisect.bisect_right(edges[1:-1], float(value)) if edges else keys.index(make_key(value))
+        bisect.bisect_right(edges[1:-1], float(value)) if edges else indices[make_key(value)]
         for value in numbers
     ]
     bins = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from synaptune.analysis.ranking import rescore_study
 from synaptune.core.errors import find_nearest, user_error
+from synaptune.search.space.file import is_name
 from synaptune.search.space.space import Dimension
 from synaptune.search.space.values import Value
 from synaptune.study.database import keys as schema
@@ -20,6 +22,7 @@ TRAINING_WORDS = frozenset(("train", "training", "trainer"))
 EVALUATION_WORDS = frozenset(
     ("val", "valid", "validation", "eval", "evaluation", "dev", "test", "heldout")
 )
+_SHOWN = 8  # names in a message
 NON_ADAPTIVE = ("random", "grid", "qmc")  # optimizers whose points do not depend on earlier losses
 
 
@@ -175,11 +178,17 @@ def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTabl
     engine = snapshot.engine
     is_adaptive = engine is not None and engine.name.lower() not in NON_ADAPTIVE
     refuse_unknown_parameters(selection, space.names)
-    parameters = [
-        RunParameter(dimension, tuple(trial.values[dimension.name] for trial in ranked))
-        for dimension in space.dimensions
-        if selection.parameters is None or dimension.name in selection.parameters
-    ]
+    parameters, left_out = [], []
+    for dimension in space.dimensions:
+        name = dimension.name
+        fault = find_name_fault((selection.new_names or {}).get(name, name))
+        if selection.parameters is not None and name not in selection.parameters:
+            fault = "not among --parameters"
+        if fault is None:
+            values = tuple(trial.values[name] for trial in ranked)
+            parameters.append(RunParameter(dimension, values))
+        else:
+            left_out.append((name, fault))
     unranked = count - len(ranked)
     note = f"{unranked} of {count} trials have no {metric} and are left out"
     return RunTable(
@@ -193,6 +202,7 @@ def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTabl
         ),
         adaptive=engine.name if engine is not None and is_adaptive else None,
         bounded=True,
+        left_out=tuple(left_out),
         notes=(note,) if unranked else (),
     )
 
@@ -213,13 +223,13 @@ def check_metric(metric: str, known: Sequence[str]) -> str:
         raise user_error(
             got=f"--metric {metric}, which is measured in training: ranking by it favours "
             "overfitting",
-            expected=f"an evaluation metric ({', '.join(valid) or 'the runs have none'})",
+            expected=f"an evaluation metric ({shorten_list(valid) or 'the runs have none'})",
             do="name one with --metric" if valid else "export the runs with one",
         )
     if metric not in known:
         raise user_error(
             got=f"--metric {metric}",
-            expected=f"one of {', '.join(valid or known)}",
+            expected=f"one of {shorten_list(valid or known)}",
             do=f"choose one (closest: {find_nearest(metric, valid or known)})",
         )
     return metric
@@ -241,11 +251,53 @@ def round_to_digits(number: float, digits: int, *, up: bool | None = None) -> fl
     return float(f"{mantissa}e{-decimals}")
 
 
+def round_outward(low: float, high: float, *, log: bool, digits: int = 1) -> tuple[float, float]:
+    """Round the ends of a range outward.
+
+    On a log scale each end keeps its first digits. On a linear scale both ends are rounded to a
+    tenth of the width's power of ten, so that a range that is narrow beside its numbers stays so.
+    """
+    if log:
+        return round_to_digits(low, digits, up=False), round_to_digits(high, digits, up=True)
+    decimals = 1 - math.floor(math.log10(high - low))
+    ends = []
+    for number, rounded in ((low, math.floor), (high, math.ceil)):
+        scaled = float(f"{number * 10.0**decimals:.15g}")
+        ends.append(float(f"{rounded(scaled)}e{-decimals}"))
+    return ends[0], ends[1]
+
+
+def shorten_list(names: Sequence[str], separator: str = ", ") -> str:
+    """Join names for a message, with the first ones and the number of the others."""
+    more = f"{separator}and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return separator.join(names[:_SHOWN]) + more
+
+
+def find_name_fault(name: str) -> str | None:
+    """Return why a search space cannot have a name, or None if it can."""
+    if is_name(name):
+        return None
+    return f"no name of a search space can be {name!r}; --rename COLUMN=NAME gives another"
+
+
 def rename_parameters(
     parameters: Iterable[RunParameter], selection: RunSelection
 ) -> tuple[RunParameter, ...]:
-    """Return the parameters with their new names."""
-    new_names = selection.new_names or {}
+    """Return the parameters with their new names.
+
+    Raises:
+        UserError: two of them have the same name.
+    """
+    parameters, new_names = list(parameters), selection.new_names or {}
+    counts = Counter(
+        new_names.get(entry.dimension.name, entry.dimension.name) for entry in parameters
+    )
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise user_error(
+            got=f"several parameters with the name {', '.join(twice)}",
+            expected="a different name for each parameter",
+            do="correct --rename",
+        )
     return tuple(
         RunParameter(replace(dimension, name=new_names.get(dimension.name, dimension.name)), values)
         for dimension, values in parameters

@@ -23,7 +23,6 @@ from optuna.trial import FrozenTrial, TrialState
 from synaptune.core.errors import UserError
 from synaptune.report.dashboard.study_status import connect
 from synaptune.study.database.connection import (
-    add_driver,
     close_storage,
     get_sqlite_path,
     open_storage,
@@ -126,7 +125,7 @@ class MergedStorage(BaseStorage):
                     raise KeyError(number)
                 if opened is None:
                     with as_user_errors(url):
-                        storage = open_storage(add_driver(url), "join" if self._write else "read")
+                        storage = open_storage(url, "join" if self._write else "read")
                     reader = optuna.storages.get_storage(storage)
                     opened = _OpenDatabase(state, identity, reader, storage)
             self._open_databases[number] = opened._replace(state=state)

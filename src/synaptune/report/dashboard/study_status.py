@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from synaptune.core.errors import user_error
 from synaptune.search.optimizers.base import Engine
 from synaptune.study.database import keys as schema
-from synaptune.study.database.connection import add_driver, get_engine_options, get_sqlite_path
+from synaptune.study.database.connection import create_engine, get_sqlite_path
 from synaptune.study.database.errors import as_user_errors
 from synaptune.study.database.locks import Holder
 from synaptune.study.database.rows import to_utc
@@ -134,7 +134,6 @@ def connect(url: str) -> Iterator[Any]:
     """
     import sqlalchemy
 
-    url = add_driver(url)
     with as_user_errors(url):
         path = get_sqlite_path(url)
         if path is not None and not path.exists():  # SQLite would create an empty database
@@ -143,9 +142,7 @@ def connect(url: str) -> Iterator[Any]:
                 expected="a study that has started",
                 do="check its name",
             )
-        options = get_engine_options(url) | {"poolclass": sqlalchemy.pool.NullPool}
-        options.pop("pool_pre_ping", None)
-        engine = sqlalchemy.create_engine(url, **options)
+        engine = create_engine(url, poolclass=sqlalchemy.pool.NullPool, pool_pre_ping=None)
         try:
             with engine.connect() as connection:
                 yield connection

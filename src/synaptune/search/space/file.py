@@ -33,7 +33,10 @@ from synaptune.search.space.values import Value
 
 ENDINGS = (".yaml", ".yml")
 SPACE_KEYS = ("name", "parameters", "ranges", "fixed")
-_RANGE_TYPES = {"low": "number", "high": "number", "log": "truth", "integer": "truth"}
+_RANGE_TYPES = {
+    **{"low": "number", "high": "number", "log": "truth", "integer": "truth"},
+    "step": "number",
+}
 _CHOICE_TYPES = {"choices": "values", "weights": "numbers"}
 _NAME_PATTERN = re.compile(r"[A-Za-z_][\w.\-]*")
 # Keys of a mapping that the override grammar of Hydra reads as a text.
@@ -78,6 +81,11 @@ class SpaceFile:
         ]
 
 
+def is_name(text: str) -> bool:
+    """Return whether a text can be the name of a parameter in a space file."""
+    return _NAME_PATTERN.fullmatch(text) is not None
+
+
 def get_space_file(override: str) -> Path | None:
     """Return the search-space file that an override names, or None if it names no file."""
     value = override.removeprefix(_OVERRIDE_PREFIX).strip("'\"")
@@ -115,7 +123,7 @@ def read_space_file(path: Path) -> SpaceFile:
             f"got search_space={path} with {len(faults)} faults\n  "
             + "\n  ".join(faults)
             + f"\n  expected: the keys {', '.join(SPACE_KEYS)}; "
-            + "in a range low, high, log, integer, or choices and weights"
+            + "in a range low, high, log, integer, step, or choices and weights"
             + "\n  to do: correct the file"
         )
     parameters, ranges, fixed = (content.get(key) for key in SPACE_KEYS[1:])
@@ -179,7 +187,10 @@ def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: 
     integer = entry.get(
         "integer", declared.integer if declared is not None else isinstance(start, int)
     )
-    return Dimension(name, "log" if log else "lin", low, high, integer=integer, start=start)
+    step = entry.get("step", 1)
+    return Dimension(
+        name, "log" if log else "lin", low, high, integer=integer, start=start, step=step
+    )
 
 
 def find_unknown_names(file: SpaceFile, known: Sequence[str]) -> list[str]:
@@ -230,7 +241,7 @@ def _find_faults(content: Any) -> list[str]:
         faults += [
             f"{key}: {name!r} is not a name"
             for name in entries
-            if not (isinstance(name, str) and _NAME_PATTERN.fullmatch(name))
+            if not (isinstance(name, str) and is_name(name))
         ]
     faults += [
         f"{name}: {fault}" for name, entry in ranges.items() if (fault := _find_entry_fault(entry))

@@ -120,6 +120,23 @@ def get_engine_options(url: str) -> dict[str, Any]:
     return options
 
 
+def create_engine(url: str, **options: Any) -> Any:
+    """Return an engine of SQLAlchemy for a URL with or without a driver.
+
+    Raises the errors of SQLAlchemy and the driver.
+
+    Args:
+        url: URL of the database.
+        options: options beside those of `get_engine_options`; None removes one of these.
+    """
+    import sqlalchemy
+
+    url = add_driver(url)
+    merged = get_engine_options(url) | options
+    given = {name: value for name, value in merged.items() if value is not None}
+    return sqlalchemy.create_engine(url, **given)
+
+
 def _connect_sqlite(pragmas: Sequence[str], *values: Any, **named: Any) -> sqlite3.Connection:
     """Open a SQLite connection and apply its settings; a factory for sqlite3.connect."""
     connection = sqlite3.Connection(*values, **named)
@@ -134,7 +151,7 @@ def open_storage(url: str, mode: Literal["own", "join", "read"] = "own"):
     Raises the errors of Optuna, SQLAlchemy and the driver.
 
     Args:
-        url: URL of the database, with its driver.
+        url: URL of the database, with or without a driver.
         mode: `own` creates the tables and switches SQLite to write-ahead logging, so that readers
             do not block a search and a kill does not damage a write. `join` expects an existing
             database and can write to it. `read` expects an existing database and never writes to a
@@ -142,6 +159,7 @@ def open_storage(url: str, mode: Literal["own", "join", "read"] = "own"):
     """
     import optuna
 
+    url = add_driver(url)
     path = get_sqlite_path(url)
     if path is not None and not path.exists() and not os.access(path.parent, os.W_OK):
         raise PermissionError(13, "cannot be written", str(path.parent))

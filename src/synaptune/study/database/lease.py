@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from synaptune.core.errors import UserError, user_error
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import (
-    get_engine_options,
+    create_engine,
     get_sqlite_path,
     is_server,
     redact_url,
@@ -133,7 +133,7 @@ def read_stored_note(url: str, name: str, key: str) -> Any:
         return None
     engine = None
     try:
-        engine = sqlalchemy.create_engine(url, **get_engine_options(url))
+        engine = create_engine(url)
         with engine.connect() as connection:
             rows = read_status_rows(connection, name, [key])
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError):

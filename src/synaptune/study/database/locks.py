@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from synaptune.study.database.connection import get_engine_options, get_sqlite_path, is_transient
+from synaptune.study.database.connection import create_engine, get_sqlite_path, is_transient
 
 # With these settings the server drops a client whose host is lost, and its lock, within half a
 # minute.
@@ -109,11 +109,9 @@ class ServerLock:
         """Acquire the lock; raises LockHeldError and the errors of SQLAlchemy and the driver."""
         import sqlalchemy
 
-        options = get_engine_options(url) | {
-            "poolclass": sqlalchemy.pool.NullPool,
-            "isolation_level": "AUTOCOMMIT",
-        }
-        self._engine = sqlalchemy.create_engine(url, **options)
+        self._engine = create_engine(
+            url, poolclass=sqlalchemy.pool.NullPool, isolation_level="AUTOCOMMIT"
+        )
         self._name = name
         self._guard = threading.Lock()
         self._connection: Any = None
