@@ -218,7 +218,10 @@ def _find_faults(content: Any) -> list[str]:
     name, parameters = content.get("name"), content.get("parameters") or []
     if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w.\- ]+", name)):
         faults.append(f"name: {name!r} is not a name of letters, digits, - and _")
-    if not (isinstance(parameters, list) and all(isinstance(entry, str) for entry in parameters)):
+    if not (
+        isinstance(parameters, list)
+        and all(isinstance(entry, str) and "${" not in entry for entry in parameters)
+    ):
         faults.append(f"parameters: {parameters!r} is not a list of names")
     ranges, fixed = (content.get(key) or {} for key in ("ranges", "fixed"))
     for key, entries in (("ranges", ranges), ("fixed", fixed)):
