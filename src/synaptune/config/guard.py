@@ -28,12 +28,17 @@ from synaptune.config.overrides import (
     find_override_faults,
 )
 from synaptune.core.errors import (
+    EXIT_BROKEN_PIPE,
     EXIT_INTERRUPTED,
     EXIT_USER_ERROR,
     UserError,
+    discard_output,
     explain_disk_error,
+    flush_output,
+    run_command,
     user_error,
 )
+from synaptune.core.files import make_absolute
 from synaptune.core.secrets import protect_passwords
 from synaptune.core.text import get_first_line
 
@@ -71,19 +76,23 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
         config_name: its primary file.
     """
     if not {"--help", "-h"}.isdisjoint(sys.argv[1:]):
-        print(format_help(conf, config_name))
-        return 0
+        return run_command(lambda: print(format_help(conf, config_name)), disk="make room")
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # On a full disk every line for train.log would print a traceback.
     logging.raiseExceptions = False
     try:
+        make_absolute(".")  # refuses a working folder that was removed
         check_overrides(sys.argv[1:])
         protect_passwords(sys.argv[1:])
         words = expand_tuned_groups(sys.argv[1:])
         sys.argv[1:] = expand_space_file(words, conf, config_name)
         _call_unwrapped(program)
+        flush_output()
         return 0
+    except BrokenPipeError:  # the run has ended before its result: this is no success
+        discard_output()
+        return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         print("\ninterrupted\n  a search: the same command continues it", file=sys.stderr)
         print(

@@ -65,7 +65,7 @@ def make_absolute(path: str | Path) -> Path:
     except FileNotFoundError as error:
         raise user_error(
             got=f"the path {path} in a working folder that no longer exists",
-            expected="an absolute path, or a working folder",
+            expected="a working folder",
             do="change to a folder that exists",
         ) from error
 

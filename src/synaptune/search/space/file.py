@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.text import get_first_line
 from synaptune.search.space.space import Dimension, make_choices
 from synaptune.search.space.values import Value
@@ -186,9 +186,7 @@ def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: 
 def find_unknown_names(file: SpaceFile, known: Sequence[str]) -> list[str]:
     """Return the names in ranges and fixed values that are not known, each with similar names."""
     return [
-        f"{name} (closest: {find_nearest(name, known)})"
-        for name in (*file.ranges, *file.fixed)
-        if name not in known
+        f"{name}{suggest(name, known)}" for name in (*file.ranges, *file.fixed) if name not in known
     ]
 
 
@@ -211,7 +209,7 @@ def _find_faults(content: Any) -> list[str]:
     if not isinstance(content, Mapping):
         return ["not a mapping of keys to values"]
     faults = [
-        f"{key}: no such key (closest: {find_nearest(str(key), SPACE_KEYS)})"
+        f"{key}: no such key{suggest(str(key), SPACE_KEYS)}"
         for key in content
         if key not in (*SPACE_KEYS, "defaults")
     ]
