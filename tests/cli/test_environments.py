@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.paths import ROOT
 from synaptune import TrialManager
+from synaptune.cli.main import main
 from synaptune.core.errors import UserError, suggest
 from synaptune.core.files import cache_dir
 from synaptune.search.space.file import read_space_file
 from synaptune.study.artifacts import read_best
+from synaptune.training.checkpoint import load_model
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 COMMAND = f"{sys.executable} -m synaptune.cli"
@@ -131,3 +136,38 @@ def test_a_space_file_computes_nothing(tmp_path, monkeypatch, text):
 def test_a_name_without_a_near_one_gets_no_suggestion():
     assert suggest("lerning_rate", ["training.learning_rate", "seed"]) != ""
     assert suggest("qqqq", ["seed"]) == ""
+
+
+class Payload:
+    """A pickle that runs a command when it is read."""
+
+    def __reduce__(self):
+        return os.system, ("touch ran",)
+
+
+@pytest.mark.parametrize("write", [pickle.dump, torch.save])
+def test_a_checkpoint_runs_no_code(tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    with open("checkpoint.pt", "wb") as file:
+        write({"format": 1, "about": Payload()}, file)
+    with pytest.raises(UserError, match=r"unreadable checkpoint checkpoint\.pt"):
+        load_model("checkpoint.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_report_shows_hostile_names_and_choices_as_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "x\"><script>alert(1)</script>'|\n# head"
+    choices = ["</script><img src=x onerror=alert(1)>", "a\n\n# Title | b", "[x](javascript:y)"]
+    TrialManager("s", 4, sampler="random", directory="s", progress=False).optimize(
+        lambda values: choices.index(values["c"]) + values[name],
+        {name: ("uniform", 0, 1), "c": ("categorical", choices)},
+    )
+    assert main(["report", "s"]) == 0
+    page = (tmp_path / "s/report/report.html").read_text(encoding="utf-8")
+    assert not re.search(r"<script>alert|<img src=x|href=.javascript", page)
+    text = (tmp_path / "s/report/report.md").read_text(encoding="utf-8")
+    outside_code = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    assert not re.search(
+        r"(?<!\\)<(script|img)|^# (head|Title)|(?<!\\)\]\(java", outside_code, re.M
+    )
