@@ -4,6 +4,7 @@ All evaluations are real evaluations of a small function.
 """
 
 import errno
+import os
 import pickle
 import re
 import signal
@@ -13,6 +14,7 @@ import optuna
 import pytest
 
 from synaptune.core.errors import UserError
+from synaptune.core.signing import sign, verify
 from synaptune.search.callback import Callback, CallbackList
 from synaptune.search.loop import Plan, Search, run_searches
 from synaptune.search.optimizers.registry import Engine
@@ -184,12 +186,44 @@ def test_without_its_state_file_a_search_is_rebuilt_from_the_study_and_says_so(t
     elif damage == "garbage":
         path.write_bytes(b"\x80\x05garbage")
     else:
-        snapshot = pickle.loads(path.read_bytes())
+        snapshot = pickle.loads(verify(path.read_bytes()))
         object.__setattr__(snapshot, "libraries", ("0",))
-        path.write_bytes(pickle.dumps(snapshot))
+        path.write_bytes(sign(pickle.dumps(snapshot)))
     said = []
     assert sequence(drive(tmp_path / "part", said=said)) == whole
     assert "rebuilt from the study's 14 trials" in said[0]
+
+
+class Payload:
+    """A pickle that runs a command when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("signature", [b"", bytes(32)])
+def test_a_state_file_of_another_user_runs_no_code(tmp_path, signature):
+    whole = sequence(drive(tmp_path / "whole"))
+    drive(tmp_path / "part", budget=14)
+    content = pickle.dumps(Payload(tmp_path / "ran"))
+    (tmp_path / "part/optimizer.pkl").write_bytes(signature + content)
+    said = []
+    assert sequence(drive(tmp_path / "part", said=said)) == whole
+    assert not (tmp_path / "ran").exists()
+    assert "not written by this user on this machine" in said[0]
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o660])
+def test_a_key_that_others_can_read_signs_nothing(tmp_path, monkeypatch, mode):
+    monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path))
+    signed = sign(b"content")
+    assert verify(signed) == b"content"
+    (tmp_path / "signing.key").chmod(mode)
+    assert sign(b"content") is None
+    assert verify(signed) is None
 
 
 def test_a_search_whose_points_cannot_be_repeated_goes_on_from_their_losses(tmp_path):

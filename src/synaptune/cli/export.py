@@ -42,7 +42,12 @@ def _run_export(options: argparse.Namespace) -> None:
     table = tabulate_trials(trials)
     content = to_parquet(table) if kind == "parquet" else to_csv(table).encode()
     if options.out is None:
-        sys.stdout.write(content.decode())
+        if sys.stdout is None:
+            raise user_error(
+                got="no standard output", expected="a place for the table", do="give --out FILE"
+            )
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
         return
     write_atomic(options.out, content)
     print(f"wrote {options.out}: {len(trials)} trials, {len(table)} columns")

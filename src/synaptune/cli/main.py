@@ -18,13 +18,21 @@ from synaptune.cli import (
     wandb,
 )
 from synaptune.core.errors import run_command
+from synaptune.core.files import make_absolute
+from synaptune.core.terminal import escape_unknown_characters
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 2 after a user error, 130 after Ctrl-C."""
+    escape_unknown_characters()
     options = _parse_options(sys.argv[1:] if arguments is None else arguments)
+
+    def run_checked() -> None:
+        make_absolute(".")  # refuses a working folder that was removed
+        options.command(options)
+
     return run_command(
-        lambda: options.command(options),
+        run_checked,
         disk="make room (or set study.dir), or check the path",
         interrupted="; every finished run is kept, and the same command continues a protocol",
     )

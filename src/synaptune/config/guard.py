@@ -28,13 +28,19 @@ from synaptune.config.overrides import (
     find_override_faults,
 )
 from synaptune.core.errors import (
+    EXIT_BROKEN_PIPE,
     EXIT_INTERRUPTED,
     EXIT_USER_ERROR,
     UserError,
+    discard_output,
     explain_disk_error,
+    flush_output,
+    run_command,
     user_error,
 )
+from synaptune.core.files import make_absolute
 from synaptune.core.secrets import protect_passwords
+from synaptune.core.terminal import escape_unknown_characters
 from synaptune.core.text import get_first_line
 
 
@@ -70,20 +76,25 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
         conf: folder of the configuration.
         config_name: its primary file.
     """
+    escape_unknown_characters()
     if not {"--help", "-h"}.isdisjoint(sys.argv[1:]):
-        print(format_help(conf, config_name))
-        return 0
+        return run_command(lambda: print(format_help(conf, config_name)), disk="make room")
     full_error = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # On a full disk every line for train.log would print a traceback.
     logging.raiseExceptions = False
     try:
+        make_absolute(".")  # refuses a working folder that was removed
         check_overrides(sys.argv[1:])
         protect_passwords(sys.argv[1:])
         words = expand_tuned_groups(sys.argv[1:])
         sys.argv[1:] = expand_space_file(words, conf, config_name)
         _call_unwrapped(program)
+        flush_output()
         return 0
+    except BrokenPipeError:  # the run has ended before its result: this is no success
+        discard_output()
+        return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         print("\ninterrupted\n  a search: the same command continues it", file=sys.stderr)
         print(

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from synaptune.config.conf import is_choice
 from synaptune.config.flat import list_names
 from synaptune.config.schema import CONFIG_GROUPS
-from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.text import get_first_line, get_override_key
 from synaptune.search.space.file import find_unknown_names, get_space_file, read_space_file
 from synaptune.study.artifacts import read_best
@@ -243,11 +243,10 @@ def _explain_override(
     if key in groups:
         chosen = [name.strip() for name in value.strip("[]").split(",")]
         wrong = next((name for name in chosen if name not in groups[key]), None)
-        near = "none" if wrong is None else find_nearest(wrong, groups[key])
         do = (
             "write it without +"
             if wrong is None
-            else "choose one of them" + (f" (closest: {near})" if near != "none" else "")
+            else "choose one of them" + suggest(wrong, groups[key])
         )
         return user_error(got=override, expected=f"{key}={'|'.join(groups[key])}", do=do)
     known = [*names, *groups]
@@ -256,7 +255,7 @@ def _explain_override(
         listing = "--cfg hydra with the same hydra/sweeper=" if of_hydra else "--cfg job"
         return user_error(
             got=f"{override}: no such name",
-            expected=f"a name of the configuration (closest: {find_nearest(key, known)})",
+            expected=f"a name of the configuration{suggest(key, known)}",
             do=f"correct the name; python train.py {listing} lists all",
         )
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error

@@ -17,7 +17,7 @@ from synaptune.config.flat import (
     resolve_references,
     select_value,
 )
-from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.parameters import Spec
 from synaptune.search.config import SearchSpaceConfig
 from synaptune.search.space.file import parse_range_entry
@@ -84,9 +84,7 @@ def read_dimensions(base: DictConfig) -> list[Dimension]:
     if not entries:
         return list(declared.values())
     known = [name for name in list_names(base) if not name.startswith("search_space.")]
-    if unknown := [
-        f"{name} (closest: {find_nearest(name, known)})" for name in entries if name not in known
-    ]:
+    if unknown := [f"{name}{suggest(name, known)}" for name in entries if name not in known]:
         raise user_error(
             got=f"search_space.ranges {'; '.join(unknown)}",
             expected="names of the configuration",

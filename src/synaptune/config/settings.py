@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from synaptune.config.conf import is_choice
 from synaptune.config.flat import flatten_config
 from synaptune.config.schema import find_unknown_keys
-from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.parameters import find_faults
 from synaptune.core.text import get_first_line, get_override_key
 from synaptune.data.config import DataConfig, find_data_faults
@@ -56,9 +56,7 @@ def read_settings(cfg: DictConfig) -> Settings:
     if unknown := list(find_unknown_keys(cfg)):
         known = [name for name in flatten_config(cfg) if name not in unknown]
         raise user_error(
-            got="; ".join(
-                f"{name}: no such name (closest: {find_nearest(name, known)})" for name in unknown
-            ),
+            got="; ".join(f"{name}: no such name{suggest(name, known)}" for name in unknown),
             expected="names of the configuration",
             do="correct the name; python train.py --cfg job lists all, --help the groups",
         )
@@ -178,7 +176,7 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
     values = {name: value for name, value in values.items() if name not in groups}
     if unknown := [name for name, value in values.items() if not _takes(cfg, name, value)]:
         known = flatten_config(cfg)
-        lines = "; ".join(f"{name} (closest: {find_nearest(name, known)})" for name in unknown)
+        lines = "; ".join(f"{name}{suggest(name, known)}" for name in unknown)
         raise user_error(
             got=f"tuned={path} with unknown names: {lines}",
             expected="names of the configuration",

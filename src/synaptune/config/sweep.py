@@ -45,7 +45,7 @@ from synaptune.config.search_space import (
 )
 from synaptune.config.sweep_overrides import SweepOverrides, get_name, read_overrides
 from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
-from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.files import make_absolute
 from synaptune.core.text import get_first_line
 from synaptune.search.config import SearchConfig
@@ -376,7 +376,7 @@ def _check_names(
         known = [*list_names(base), *choices]
         raise user_error(
             got=f"a sweep over {unknown[0]}",
-            expected=f"a name of the configuration (closest: {find_nearest(unknown[0], known)})",
+            expected=f"a name of the configuration{suggest(unknown[0], known)}",
             do="correct it, or add a new name with +NAME=",
         ) from error
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
-EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
+EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141
 # A file-size limit raises EFBIG and a quota raises EDQUOT; the remedy is that of a full disk.
 NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NOT_WRITABLE = frozenset(
@@ -35,8 +35,8 @@ def explain_disk_error(error: OSError, do: str) -> UserError | None:
     )
 
 
-def find_nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """Return the known names closest to `name`, comma-separated, or `none` without a close match.
+def find_nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Return the known names closest to `name`.
 
     The last part of dotted names is compared as well: a correct name in a wrong group matches.
     """
@@ -44,8 +44,29 @@ def find_nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     tail = name.rsplit(".", 1)[-1]
     by_tail = [entry for entry in names if entry.rsplit(".", 1)[-1] == tail]
     by_spelling = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
-    matches = list(dict.fromkeys(by_tail + by_spelling))[:count]
-    return ", ".join(matches) if matches else "none"
+    return list(dict.fromkeys(by_tail + by_spelling))[:count]
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return ` (closest: a, b)` with the known names closest to `name`, or "" without any."""
+    nearest = find_nearest(name, known)
+    return f" (closest: {', '.join(nearest)})" if nearest else ""
+
+
+def flush_output() -> None:
+    """Write what standard output still holds.
+
+    Raises:
+        BrokenPipeError: nobody reads it; `discard_output` then avoids a message of the interpreter.
+    """
+    if sys.stdout is not None:  # a service has none
+        sys.stdout.flush()
+
+
+def discard_output() -> None:
+    """Discard standard output from now on: its reader, such as `head`, has seen enough."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_command(command: Callable[[], object], *, disk: str, interrupted: str = "") -> int:
@@ -58,12 +79,10 @@ def run_command(command: Callable[[], object], *, disk: str, interrupted: str = 
     """
     try:
         command()
-        if sys.stdout is not None:  # a service has none
-            sys.stdout.flush()
+        flush_output()
         return 0
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        if sys.stdout is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        discard_output()
         return 0
     except (UserError, OSError) as error:
         message = explain_disk_error(error, disk) if isinstance(error, OSError) else error

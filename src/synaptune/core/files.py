@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,12 +17,32 @@ from synaptune.core.errors import NO_SPACE, NOT_WRITABLE, user_error
 def cache_dir() -> Path:
     """Return the folder of cached files.
 
-    It is $SYNAPTUNE_CACHE, else $XDG_CACHE_HOME/synaptune, else ~/.cache/synaptune.
+    It is $SYNAPTUNE_CACHE, else $XDG_CACHE_HOME/synaptune, else ~/.cache/synaptune. For a user
+    without a home it is a private folder of the folder for temporary files.
+
+    Raises:
+        UserError: the user has no home, and the private folder belongs to another user.
     """
     if folder := os.environ.get("SYNAPTUNE_CACHE"):
         return Path(folder).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "synaptune"
+    try:
+        return Path(base).expanduser() / "synaptune"
+    except RuntimeError:  # HOME is not set, and the system does not know the user
+        return _make_private_folder(Path(tempfile.gettempdir(), f"synaptune-{os.geteuid()}"))
+
+
+def _make_private_folder(folder: Path) -> Path:
+    """Make a folder that only this user can write: programs are loaded from the cache."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022:
+        raise user_error(
+            got=f"the cache folder {folder}, which other users can change",
+            expected="a folder of this user alone",
+            do="set HOME or SYNAPTUNE_CACHE to a folder of yours",
+        )
+    return folder
 
 
 def make_absolute(path: str | Path) -> Path:
@@ -43,7 +65,7 @@ def make_absolute(path: str | Path) -> Path:
     except FileNotFoundError as error:
         raise user_error(
             got=f"the path {path} in a working folder that no longer exists",
-            expected="an absolute path, or a working folder",
+            expected="a working folder",
             do="change to a folder that exists",
         ) from error
 

@@ -89,9 +89,11 @@ def _measure_signal(
 
 def _print_signal(signal: dict[str, Any]) -> None:
     entropy, spread = signal["reference"], signal["spread_over_candidates"]
-    compared = "" if entropy is None else f" (unigram entropy {entropy:.3f})"
+    value = f"objective {signal['loss']:.3f}"
+    if entropy is not None:  # only known where the objective is the validation loss
+        value = f"loss {signal['loss']:.3f} (unigram entropy {entropy:.3f})"
     print_message(
-        f"sanity: loss {signal['loss']:.3f}{compared}, spread over random candidates "
+        f"sanity: {value}, spread over random candidates "
         + ("unknown" if spread is None else f"{spread:.4f}")
     )
     print_message(

@@ -190,7 +190,7 @@ def _explain_search(evidence: Evidence) -> Iterator[Finding]:
             if entry.significant
         ]
         text = (
-            f"The search's own trials show that the loss depends on {join_names(names)}"
+            f"The search's own trials show that the objective depends on {join_names(names)}"
             if names
             else "The search's own trials show no effect of any parameter"
         )

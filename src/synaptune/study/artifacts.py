@@ -10,7 +10,7 @@ from typing import Any
 from synaptune.core.errors import user_error
 from synaptune.core.files import replace_file
 from synaptune.core.yaml_text import dump_yaml
-from synaptune.search.space.values import Value
+from synaptune.search.space.values import Value, find_resolver
 from synaptune.search.trial import Trial
 
 
@@ -52,7 +52,7 @@ def read_best(path: Path) -> dict[str, Value]:
     """Read the values of a best.yaml by name.
 
     Raises:
-        UserError: the file is missing or is no best.yaml.
+        UserError: the file is missing, is no best.yaml, or holds an interpolation that computes.
     """
     import yaml
     from omegaconf import OmegaConf
@@ -60,7 +60,7 @@ def read_best(path: Path) -> dict[str, Value]:
 
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(path))
-        return {str(name): value for name, value in content["parameters"].items()}
+        values = {str(name): value for name, value in content["parameters"].items()}
     except OSError as error:
         raise user_error(
             got=f"tuned={path}: {error.strerror}",
@@ -80,6 +80,14 @@ def read_best(path: Path) -> dict[str, Value]:
             expected="`parameters: {name: value, ...}`",
             do="give the best.yaml of a study",
         ) from error
+    # The file may come from another person: it must not read the environment of this user.
+    if resolver := find_resolver(values):
+        raise user_error(
+            got=f"tuned={path} with {resolver}",
+            expected="values that are not computed",
+            do="replace it by its value, or give the name on the command line",
+        )
+    return values
 
 
 def read_run_facts(folder: Path) -> dict[str, dict[str, Any]]:

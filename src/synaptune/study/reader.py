@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.core.errors import user_error
+from synaptune.core.files import make_absolute
 from synaptune.search.optimizers.base import Engine
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.space.values import decode_choice
@@ -184,7 +185,12 @@ def find_study(
 
 
 def get_study_folder(study: str, *, root: Path = STUDIES_ROOT) -> Path:
-    """Return the folder of a study, which is given as a name below `root` or as a folder."""
+    """Return the folder of a study, which is given as a name below `root` or as a folder.
+
+    Raises:
+        UserError: no folder can have this name.
+    """
+    make_absolute(study)
     return Path(study) if Path(study).is_dir() else root / study
 
 

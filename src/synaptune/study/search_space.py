@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from synaptune.core.errors import find_nearest, user_error
+from synaptune.core.errors import suggest, user_error
 from synaptune.search.space.space import Dimension, Space, make_choices
 from synaptune.search.space.values import to_plain
 
@@ -80,11 +80,11 @@ def _read_dimension(name: str, entry: Any) -> Dimension:
         ):
             return make_choices(name, choices, weights=weights)
     kind = str(parts[0]) if parts else ""
-    near = find_nearest(kind, RANGE_KINDS) if kind and kind not in RANGE_KINDS else "none"
     raise user_error(
         got=f"search_space {name}: {entry!r}",
         expected='("uniform", low, high), ("log_uniform", low, high), ("int", low, high[, step]) '
-        'or ("categorical", [...][, weights])' + ("" if near == "none" else f" (closest: {near})"),
+        'or ("categorical", [...][, weights])'
+        + ("" if kind in RANGE_KINDS else suggest(kind, RANGE_KINDS)),
         do="correct the entry",
     )
 

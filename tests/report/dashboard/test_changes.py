@@ -1,5 +1,6 @@
 """The dashboard with studies that change while it runs, and with databases of other programs."""
 
+import io
 import json
 import shutil
 import sqlite3
@@ -67,6 +68,32 @@ def test_the_dashboard_writes_to_no_database(tmp_path):
     with pytest.raises(UserError, match="without studies"), as_user_errors(url):
         open_storage(f"sqlite:///{files[0]}", "read")
     assert [read_layout(path) for path in files] == before
+
+
+@pytest.mark.parametrize("write", [False, True])
+@pytest.mark.parametrize("action", ["create", "rename", "tell"])
+def test_optuna_dashboard_creates_and_renames_no_study(tmp_path, caplog, write, action):
+    url = make_foreign_study(tmp_path / "study.db")
+    before = (tmp_path / "study.db").read_bytes()
+    app = DashboardApp(StudyIndex(tmp_path, [url]), write=write)
+    (study,) = json.loads(request(app, "/api/studies").body)["study_summaries"]
+    path, content = {
+        "create": ("/api/studies", {"study_name": "b", "directions": ["minimize"]}),
+        "rename": (f"/api/studies/{study['study_id']}/rename", {"study_name": "b"}),
+        "tell": (f"/api/trials/{study['study_id']}/tell", {"state": "Fail"}),
+    }[action]
+    body = json.dumps(content).encode()
+    answer = request(
+        app,
+        path,
+        method="POST",
+        CONTENT_TYPE="application/json",
+        CONTENT_LENGTH=str(len(body)),
+        **{"wsgi.input": io.BytesIO(body)},
+    )
+    assert answer.status == 403
+    assert json.loads(answer.body)["reason"].endswith(".")
+    assert (caplog.text, (tmp_path / "study.db").read_bytes()) == ("", before)
 
 
 def test_a_new_study_with_an_old_name_replaces_the_old_one(tmp_path):

@@ -49,7 +49,8 @@ def apply_plan_rule(test: ParameterTest, *, maximize: bool, bounded: bool) -> Na
         return Narrowing(dimension, None, "every value occurs among the high performers: unchanged")
     else:
         after = replace(dimension, choices=choices)
-        reason = f"{', '.join(group.label for _, group in winning)} occur among the high performers"
+        labels = [group.label for group in test.groups if group.winners]
+        reason = f"{', '.join(labels)} occur among the high performers"
     return Narrowing(replace(after, start=None), None, reason)
 
 

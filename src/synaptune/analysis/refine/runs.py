@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from synaptune.analysis.ranking import rescore_study
-from synaptune.core.errors import find_nearest, user_error
+from synaptune.core.errors import suggest, user_error
 from synaptune.search.space.file import is_name
 from synaptune.search.space.space import Dimension
 from synaptune.search.space.values import Value
@@ -230,7 +230,7 @@ def check_metric(metric: str, known: Sequence[str]) -> str:
         raise user_error(
             got=f"--metric {metric}",
             expected=f"one of {shorten_list(valid or known)}",
-            do=f"choose one (closest: {find_nearest(metric, valid or known)})",
+            do=f"choose one{suggest(metric, valid or known)}",
         )
     return metric
 
@@ -307,9 +307,7 @@ def rename_parameters(
 def refuse_unknown_parameters(selection: RunSelection, known: Sequence[str]) -> None:
     """Raise UserError if the selection names parameters that the runs do not have."""
     names = (*(selection.parameters or ()), *(selection.new_names or ()))
-    unknown = [
-        f"{name} (closest: {find_nearest(name, known)})" for name in names if name not in known
-    ]
+    unknown = [f"{name}{suggest(name, known)}" for name in names if name not in known]
     if unknown:
         raise user_error(
             got=f"no parameter {'; '.join(unknown)}",

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, quote
 
 from synaptune.core.errors import UserError, user_error
 from synaptune.report.dashboard import pages, trials
+from synaptune.report.dashboard.merged_storage import MergedStorage, ReadOnlyError
 from synaptune.report.dashboard.page_cache import READ_TIMEOUT, PageCache, PagePart
 from synaptune.report.dashboard.study_index import StudyEntry, StudyIndex
 from synaptune.report.dashboard.study_status import StudyStatus
@@ -287,8 +288,6 @@ class DashboardApp:
             if self._optuna is None:
                 import optuna_dashboard
 
-                from synaptune.report.dashboard.merged_storage import MergedStorage
-
                 self._storage = MergedStorage(self._index.list_databases, write=self._write)
                 self._optuna = optuna_dashboard.wsgi(self._storage)
             return self._optuna
@@ -299,6 +298,11 @@ class DashboardApp:
         environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # optuna-dashboard requires the header
         try:
             return list(self._load_optuna()(environ, start_response))
+        except ReadOnlyError as error:
+            start_response(
+                "403 Forbidden", [("Content-Type", _JSON), ("Cache-Control", "no-store")]
+            )
+            return [json.dumps({"reason": str(error)}).encode()]  # which optuna-dashboard shows
         finally:
             self._storage.remove_session()
 

@@ -22,6 +22,7 @@ from synaptune.core.errors import user_error
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 MIN_TOKEN_LENGTH = 12  # characters
+READ_ONLY = "This dashboard only reads; start it with --write to change studies."
 _READ_METHODS = ("GET", "HEAD")
 # Applies to the pages of synaptune. A response with a policy of its own (optuna-dashboard) keeps
 # it.
@@ -155,9 +156,7 @@ class AccessControl:
                 return (
                     "403 Forbidden",
                     [],
-                    _render_page(
-                        "This dashboard only reads; start it with --write to change studies."
-                    ),
+                    _render_page(READ_ONLY),
                 )
             if not _is_same_site(environ):
                 return (

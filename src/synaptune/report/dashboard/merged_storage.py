@@ -21,6 +21,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from synaptune.core.errors import UserError
+from synaptune.report.dashboard.auth import READ_ONLY
 from synaptune.report.dashboard.study_status import connect
 from synaptune.study.database.connection import (
     close_storage,
@@ -34,8 +35,12 @@ from synaptune.study.database.status_rows import read_origins
 MAX_DATABASES = 10_000  # small enough that a browser's integers hold the ids
 
 
-class ReadOnlyError(Exception):
-    """A change was requested of a read-only storage."""
+class ReadOnlyError(BaseException):
+    """A change that this storage does not make was requested.
+
+    It is no Exception, because optuna-dashboard answers every Exception with a traceback in the log
+    and `internal server error`.
+    """
 
 
 class _OpenDatabase(NamedTuple):
@@ -61,7 +66,7 @@ def _delegate(name: str, *, writes: bool = False) -> Any:
     def call_storage(self: MergedStorage, *args: Any, **kwargs: Any) -> Any:
         _, key, *rest = signature.bind(self, *args, **kwargs).arguments.values()
         if writes and not self._write:
-            raise ReadOnlyError("the dashboard only reads; start it with --write to change studies")
+            raise ReadOnlyError(READ_ONLY)
         storage, inner, _ = self._locate(key)
         return getattr(storage, name)(inner, *rest)
 
@@ -69,7 +74,9 @@ def _delegate(name: str, *, writes: bool = False) -> Any:
 
 
 def _refuse(self: BaseStorage, *_: Any, **__: Any) -> Any:
-    raise ReadOnlyError("only a search creates studies and trials, and writes their values")
+    raise ReadOnlyError(
+        "Only a search creates, renames and fills studies. Start one with another study.name."
+    )
 
 
 class MergedStorage(BaseStorage):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from synaptune.analysis.results import Evidence
-from synaptune.core.errors import find_nearest, user_error
+from synaptune.core.errors import suggest, user_error
 from synaptune.report.figures import (
     cost,
     importance,
@@ -113,6 +113,6 @@ def _bind_draw_function(key: str, evidence: Evidence) -> Callable[[Palette], Dra
         raise user_error(
             got=f"figure {key!r}",
             expected=f"one of {', '.join(FIGURE_KEYS)}",
-            do=f"correct it (closest: {find_nearest(key, FIGURE_KEYS)})",
+            do=f"correct it{suggest(key, FIGURE_KEYS)}",
         )
     return partial(_DRAW_FUNCTIONS[key], evidence)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.errors import UserError, find_nearest, suggest, user_error
 from synaptune.core.text import get_first_line
 from synaptune.search.optimizers.base import (
     SEED_MODULUS,
@@ -147,19 +147,18 @@ def check_algorithm(engine: Engine, dimensions: int, built_in: Sequence[str]) ->
     if engine.name not in known:
         raise user_error(
             got=f"optimizer={engine.name}",
-            expected=f"{', '.join(built_in)}, or a name of Nevergrad's registry "
-            f"(closest: {find_nearest(engine.name, [*built_in, *known])})",
+            expected=f"{', '.join(built_in)}, or a name of Nevergrad's registry"
+            f"{suggest(engine.name, [*built_in, *known])}",
             do="correct the name of the optimizer (hydra.sweeper.optim.optimizer, sampler=)",
         )
     fault = find_fault(engine.name, engine.workers, engine.budget, engine.noisy, dimensions)
     if fault is None:
         return
-    nearest = find_nearest(engine.name, known, _SUGGESTIONS + 1).split(", ")
+    nearest = find_nearest(engine.name, known, _SUGGESTIONS + 1)
     works = (
         name
         for name in nearest
-        if name in known
-        and name != engine.name
+        if name != engine.name
         and find_fault(name, engine.workers, engine.budget, engine.noisy, dimensions) is None
     )
     raise user_error(

@@ -6,62 +6,24 @@ with the stored ones. Without the file the replay starts at the first trial and 
 If the points differ (another version of a library), the search continues from the values of the
 trials and no longer exactly. An optimizer that cannot be pickled is always restored by the replay.
 
-The file is a pickle: read only those of your own studies.
+The file is a pickle, which could run code when it is read. It is signed, and read only if this user
+wrote it on this machine (core/signing.py).
 """
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from synaptune.core.files import replace_file
+from synaptune.core.signing import sign, verify
 from synaptune.search.optimizers.base import Engine, Observation, Optimizer
 
 SNAPSHOT_VERSION = 2
-
-# Where the classes that the snapshots of synaptune 0.1.0 name are now: version 0.2.0 moved and
-# renamed them, and changed none of their attributes. By old module, the new one and the classes.
-_MOVED_CLASSES: dict[str, tuple[str, dict[str, str]]] = {
-    "synaptune.search.state": (
-        "synaptune.search.optimizers.snapshot",
-        {"Snapshot": "OptimizerSnapshot"},
-    ),
-    "synaptune.search.contract": (
-        "synaptune.search.optimizers.base",
-        {"Engine": "Engine", "Told": "Observation"},
-    ),
-    "synaptune.search.space": (
-        "synaptune.search.space.space",
-        {"Dimension": "Dimension", "Space": "Space"},
-    ),
-    "synaptune.search.evolution": ("synaptune.search.optimizers.cma", {"Cma": "CmaOptimizer"}),
-    "synaptune.search.plain": (
-        "synaptune.search.optimizers.uniform_grid",
-        {"Uniform": "UniformOptimizer", "Grid": "GridOptimizer"},
-    ),
-    "synaptune.search.optuna_samplers": (
-        "synaptune.search.optimizers.optuna_samplers",
-        {
-            "Sampler": "OptunaOptimizer",
-            "Axis": "OptunaDimension",
-            "_Ended": "_StoredTrial",
-            "_Compact": "_CompactStudy",
-        },
-    ),
-    "synaptune.search.optuna_cmaes": (
-        "synaptune.search.optimizers.optuna_cmaes",
-        {"BoxCmaEsSampler": "BoxCmaEsSampler"},
-    ),
-    "synaptune.search.nevergrad_registry": (
-        "synaptune.search.optimizers.nevergrad_registry",
-        {"Nevergrad": "NevergradOptimizer"},
-    ),
-}
 LIBRARIES = ("numpy", "scipy", "torch", "nevergrad", "cma", "optuna", "cmaes")
 
 
@@ -109,7 +71,7 @@ class StateFile:
     space: dict[str, str]
 
     def save(self, optimizer: Optimizer, generations: int) -> None:
-        """Replace the file atomically."""
+        """Replace the file atomically; without a key to sign it, no file is written."""
         snapshot = OptimizerSnapshot(
             SNAPSHOT_VERSION,
             _get_library_versions(),
@@ -122,13 +84,19 @@ class StateFile:
             content = pickle.dumps(snapshot)
         except Exception:  # some algorithms of Nevergrad hold threads or functions
             content = pickle.dumps(replace(snapshot, optimizer=None))
+        signed = sign(content)
+        if signed is None:
+            return
         with replace_file(self.path) as draft:
-            draft.write_bytes(content)
+            draft.write_bytes(signed)
 
     def load(self) -> OptimizerSnapshot | str:
         """Return the snapshot, or the reason why it cannot be used."""
         try:
-            snapshot = _SnapshotUnpickler(io.BytesIO(self.path.read_bytes())).load()
+            content = verify(self.path.read_bytes())
+            if content is None:
+                return "is not read, because it was not written by this user on this machine"
+            snapshot = pickle.loads(content)
         except FileNotFoundError:
             return "is missing"
         except Exception as error:  # a damaged pickle can raise any exception
@@ -222,16 +190,6 @@ def _split_generations(
 ) -> list[Sequence[tuple[Observation, bool]]]:
     size = optimizer.generation_size
     return [trials[first : first + size] for first in range(0, len(trials), size)]
-
-
-class _SnapshotUnpickler(pickle.Unpickler):
-    """Reads snapshots of this version and of synaptune 0.1.0."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        new_module, classes = _MOVED_CLASSES.get(module, (module, {}))
-        if name in classes:
-            return super().find_class(new_module, classes[name])
-        return super().find_class(module, name)
 
 
 def _get_library_versions() -> tuple[str, ...]:

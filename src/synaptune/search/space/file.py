@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.text import get_first_line
 from synaptune.core.yaml_text import dump_yaml
 from synaptune.search.space.space import Dimension, make_choices
@@ -196,9 +196,7 @@ def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: 
 def find_unknown_names(file: SpaceFile, known: Sequence[str]) -> list[str]:
     """Return the names in ranges and fixed values that are not known, each with similar names."""
     return [
-        f"{name} (closest: {find_nearest(name, known)})"
-        for name in (*file.ranges, *file.fixed)
-        if name not in known
+        f"{name}{suggest(name, known)}" for name in (*file.ranges, *file.fixed) if name not in known
     ]
 
 
@@ -225,14 +223,17 @@ def _find_faults(content: Any) -> list[str]:
     if not isinstance(content, Mapping):
         return ["not a mapping of keys to values"]
     faults = [
-        f"{key}: no such key (closest: {find_nearest(str(key), SPACE_KEYS)})"
+        f"{key}: no such key{suggest(str(key), SPACE_KEYS)}"
         for key in content
         if key not in (*SPACE_KEYS, "defaults")
     ]
     name, parameters = content.get("name"), content.get("parameters") or []
     if name is not None and not (isinstance(name, str) and re.fullmatch(r"[\w.\- ]+", name)):
         faults.append(f"name: {name!r} is not a name of letters, digits, - and _")
-    if not (isinstance(parameters, list) and all(isinstance(entry, str) for entry in parameters)):
+    if not (
+        isinstance(parameters, list)
+        and all(isinstance(entry, str) and "${" not in entry for entry in parameters)
+    ):
         faults.append(f"parameters: {parameters!r} is not a list of names")
     ranges, fixed = (content.get(key) or {} for key in ("ranges", "fixed"))
     for key, entries in (("ranges", ranges), ("fixed", fixed)):

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from synaptune.core.errors import UserError, find_nearest, user_error
+from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.parameters import Spec
 from synaptune.search.space.values import (
     Value,
@@ -379,7 +379,7 @@ def expand_patterns(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
         matches = fnmatch.filter(known, pattern)
         names += matches
         if not matches:
-            unknown.append(f"{pattern} (closest: {find_nearest(pattern, known)})")
+            unknown.append(f"{pattern}{suggest(pattern, known)}")
     if unknown:
         raise UserError(
             f"got search_space.parameters with {len(unknown)} unknown names: {'; '.join(unknown)}\n"

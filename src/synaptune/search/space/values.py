@@ -105,6 +105,16 @@ def _make_yaml_key(value: Value) -> str:
     return make_key(value)
 
 
+def find_resolver(value: Value) -> str | None:
+    """Return a text in a value that OmegaConf would compute, as `${oc.env:NAME}`, or None."""
+    if isinstance(value, Mapping):
+        return next(filter(None, map(find_resolver, [*value, *value.values()])), None)
+    if isinstance(value, list | tuple):
+        return next(filter(None, map(find_resolver, value)), None)
+    is_computed = isinstance(value, str) and ":" in value.partition("${")[2]
+    return value if is_computed else None
+
+
 def find_value_fault(value: Value) -> str | None:
     """Return why a choice cannot be stored, or None if it can."""
     if isinstance(value, Mapping):

@@ -255,7 +255,7 @@ def has_api_key() -> bool:
     """Return whether the environment, or the netrc file of `wandb login`, has an API key."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
+    path = Path(os.path.expanduser(os.environ.get("NETRC", "~/.netrc")))
     host = urllib.parse.urlsplit(get_base_url()).hostname or ""
     try:
         return path.exists() and netrc.netrc(path).authenticators(host) is not None
