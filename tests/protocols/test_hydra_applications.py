@@ -157,7 +157,7 @@ def test_a_point_that_fails_is_one_failed_trial_with_its_reason(tmp_path):
 def test_a_sweep_of_failed_trials_alone_says_why_and_ends_with_a_code(tmp_path):
     done = sweep(tmp_path, "failing.py", "hydra/sweeper=grid", "what=error", "x=1,2")
     assert done.returncode == 2
-    assert "got 2 trials, all of them failed\n  2 x RuntimeError: no such data set" in done.stderr
+    assert "got 2 trials, and every one failed\n  2 x RuntimeError: no such data set" in done.stderr
     assert "Traceback" not in done.stderr
 
 

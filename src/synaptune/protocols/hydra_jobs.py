@@ -23,7 +23,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.config.flat import get_typed_group, select_value
 from synaptune.config.sweep import Sweep, SweepRequest
-from synaptune.core.errors import NO_SPACE
 from synaptune.core.text import get_first_line
 from synaptune.protocols.trial_run import TrialRun, combine_runs
 from synaptune.search.objective.common_seeds import list_common_seeds
@@ -172,26 +171,14 @@ def describe_value(value: Any) -> str:
 
 
 def make_point_failure(error: Any) -> Failure:
-    """Return the failure of one point of a sweep.
-
-    In a single run a UserError is fatal. In a sweep it may come from a searched value, so other
-    points may run, unless its cause is a full disk.
-    """
+    """Return the failure of one point of a sweep; Hydra's errors also name their cause."""
     if not isinstance(error, BaseException):
         error = RuntimeError(str(error))
     failure = make_failure(error)
     if isinstance(error, HydraException) and error.__cause__ is not None:
         reason = f"{get_first_line(error)}: {get_first_line(error.__cause__)}"
         return failure._replace(reason=reason)
-    is_of_point = failure.kind == "mistake" and not _is_full_disk(error)
-    return failure._replace(kind="error") if is_of_point else failure
-
-
-def _is_full_disk(error: BaseException) -> bool:
-    cause = error.__cause__ or error.__context__
-    if cause is None:
-        return False
-    return (isinstance(cause, OSError) and cause.errno in NO_SPACE) or _is_full_disk(cause)
+    return failure
 
 
 class HydraEvaluation:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 from synaptune.config.flat import is_training_config, read_group
 from synaptune.config.search_space import list_study_defaults, read_fixed_values
 from synaptune.config.sweep import Sweep, SweepRequest, read_request, use_hydra_config
-from synaptune.core.errors import UserError
 from synaptune.core.text import show_path
 from synaptune.protocols.hydra_jobs import HydraEvaluation, HydraJobs, make_hydra_workers
 from synaptune.protocols.protocol import Protocol
@@ -27,7 +26,7 @@ from synaptune.search.loop import Plan
 from synaptune.search.optimizers.registry import Engine, GridOptimizer, make_optimizer
 from synaptune.search.runner import catch_interrupts
 from synaptune.search.space.space import Space
-from synaptune.search.trial import Trial
+from synaptune.search.trial import Trial, describe_failures
 from synaptune.search.workers.base import NoWorkers
 from synaptune.study.artifacts import write_best, write_optimization_results
 from synaptune.study.callbacks.notify import Notifier, NotifyConfig
@@ -35,8 +34,6 @@ from synaptune.study.optimize import resume_engine, resume_space
 from synaptune.study.provenance import get_code_version, get_device_name
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.loggers.wandb_run import get_study_identity
-
-_SHOWN_REASONS = 5
 
 
 def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -> list[Trial]:
@@ -101,7 +98,6 @@ def _run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) 
         finally:
             pool.close()
             _write_results(protocol, ledger, best)
-        _refuse_failure(trials)
     return trials
 
 
@@ -163,31 +159,6 @@ def _write_results(protocol: Protocol, ledger: PhaseLedger, best: Trial | None) 
     for name, value in best.values.items():
         print(f"  {name}={value}")
     if failed:
-        print("failed:\n" + _format_reasons(failed))
+        print("failed:")
+        print(textwrap.indent(describe_failures(failed), "  "))
     print(f"written to {show_path(folder / 'best.yaml')}", flush=True)
-
-
-def _format_reasons(failed: Sequence[Trial]) -> str:
-    """Return the most frequent reasons of failed trials, one a line, with their counts."""
-    counts = Counter(_get_reason_line(trial) for trial in failed)
-    lines = [f"  {count} x {reason}" for reason, count in counts.most_common(_SHOWN_REASONS)]
-    rest = len(counts) - len(lines)
-    return "\n".join([*lines, f"  and {rest} other reasons"] if rest else lines)
-
-
-def _get_reason_line(trial: Trial) -> str:
-    """Return the first line of a reason; of a user error also what it expected."""
-    lines = [line.strip() for line in (trial.reason or "unknown").splitlines() if line.strip()]
-    return "; ".join(lines[:2]) if lines[0].startswith("got ") else lines[0]
-
-
-def _refuse_failure(trials: Sequence[Trial]) -> None:
-    """Raise UserError if every trial of a sweep failed."""
-    if not trials or any(trial.state != "failed" for trial in trials):
-        return
-    raise UserError(
-        f"got {len(trials)} trials, all of them failed\n{_format_reasons(trials)}\n"
-        "  expected: a trial that runs\n"
-        "  to do: correct the cause, and give the search another study.name or a larger budget; "
-        "each trial keeps its traceback in the study"
-    )

@@ -163,11 +163,17 @@ def make_failure(error: BaseException) -> Failure:
 
 def describe_failures(trials: Iterable[Trial]) -> str:
     """Return the reasons of the failed trials, a line for each, the most frequent first."""
-    reasons = Counter(get_first_line(trial.reason) for trial in trials if trial.state == "failed")
+    reasons = Counter(_shorten_reason(trial) for trial in trials if trial.state == "failed")
     lines = [f"{count} x {reason}" for reason, count in reasons.most_common(_SHOWN_REASONS)]
     if len(reasons) > _SHOWN_REASONS:
         lines.append(f"and {len(reasons) - _SHOWN_REASONS} other reasons")
     return "\n".join(lines)
+
+
+def _shorten_reason(trial: Trial) -> str:
+    """Return the first line of a reason, and of a user error what it expected."""
+    lines = [line.strip() for line in (trial.reason or "").splitlines() if line.strip()]
+    return "; ".join(lines[:2]) if lines and lines[0].startswith("got ") else "".join(lines[:1])
 
 
 def _has_full_disk(error: BaseException | None) -> bool:

@@ -1,6 +1,7 @@
 """Nevergrad's registry: every name runs or is refused with the reason, and nothing hangs."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -121,9 +122,11 @@ for name in json.loads(sys.argv[1]):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("noisy", "part"), [("exact", 1), ("noisy", 4)])
-def test_every_name_of_the_registry_runs_or_is_refused(noisy, part):
-    names = sorted(nevergrad.optimizers.registry)[::part]
+@pytest.mark.parametrize(("noisy", "part"), [("exact", 23), ("noisy", 61)])
+def test_a_name_of_the_registry_runs_or_is_refused(noisy, part):
+    """REGISTRY=all tries every name, for up to an hour."""
+    names = sorted(nevergrad.optimizers.registry)
+    names = names if os.environ.get("REGISTRY") == "all" else names[5::part]
     command = [sys.executable, "-W", "ignore", "-c", _SCAN, json.dumps(names), noisy]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found = dict(map(json.loads, done.stdout.splitlines()))
