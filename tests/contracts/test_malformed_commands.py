@@ -15,7 +15,7 @@ import pytest
 from helpers import processes
 from helpers.paths import ROOT
 
-LINES = int(os.environ.get("FUZZ_LINES", "50"))  # 500 take some minutes
+LINES = int(os.environ.get("FUZZ_LINES", "25"))  # 500 take some minutes
 BATCH = 25
 TIMEOUT = 120.0
 APPLICATION = """

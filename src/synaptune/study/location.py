@@ -82,7 +82,7 @@ def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
     name = config.name or default_name
     if fault := _find_name_fault(name):
         raise user_error(
-            got=f"study.name={name!r}, {fault}",
+            got=f"study.name={name if name.isprintable() else ascii(name)}, {fault}",
             expected="a valid folder name",
             do=f"choose a name without / and \\, of at most {MAX_NAME_BYTES} bytes",
         )
