@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from helpers.paths import ROOT
-from synaptune.config.record import make_record
+from synaptune.config.run import make_record
 from synaptune.core.secrets import mask_passwords
 from synaptune.study.database.connection import redact_url
 
@@ -24,6 +24,8 @@ URL = "postgresql://tuner:s3cr3t@db.example/study"
         ("postgresql://tuner:p@ss:w@db/study", "postgresql://tuner:***@db/study"),
         ("mysql+pymysql://u:p%40@h:3306/d", "mysql+pymysql://u:***@h:3306/d"),
         ("postgresql://h/d?user=u&password=x&a=1", "postgresql://h/d?user=u&password=***&a=1"),
+        ("postgresql://u:p/w@h/d", "postgresql://u:***@h/d"),
+        ("postgresql://u:${oc.env:PW}@h/d", "postgresql://u:${oc.env:PW}@h/d"),
         ("sqlite:////home/u:v/study.db", "sqlite:////home/u:v/study.db"),
         ("https://host/path:a@b", "https://host/path:a@b"),
         ("a: b@c", "a: b@c"),
@@ -56,9 +58,7 @@ def test_a_record_keeps_references_to_the_environment(monkeypatch):
         "password": "${oc.env:DATABASE_PASSWORD}",
         "storage": "postgresql://tuner:${password}@db/study",
         "literal": mask_passwords(URL),
-        "copy.key": "${group}",
-        "copy.width": 3,
-        "copy.double": 3,
+        "copy": "${group}",
         "group.key": "${password}",
         "group.width": 3,
         "group.double": 3,

@@ -20,10 +20,10 @@ from synaptune.core.errors import UserError
 from synaptune.protocols.phase1 import build_space
 from synaptune.search.space.file import (
     SpaceFile,
-    format_literal,
     format_space_file,
     read_space_file,
 )
+from synaptune.search.space.override_text import format_value
 from synaptune.search.space.space import Dimension
 from synaptune.search.space.values import is_same
 from synaptune.study.reader import find_study
@@ -78,7 +78,7 @@ def test_its_words_are_what_hydra_reads_them_as():
     [None, [None, [1, True]], {"a b": {"c.d": [1.0]}, 2: None}, r"a\\b\'", "back\\", "two\nlines"],
 )
 def test_a_value_is_the_same_after_the_override_grammar(value):
-    text = f"x={format_literal([value])}"
+    text = f"x={format_value([value])}"
     (parsed,) = OverridesParser.create().parse_override(text).value()
     assert is_same(getattr(parsed, "text", parsed), value)
 

@@ -11,8 +11,9 @@ from helpers import processes
 from helpers.paths import APPS
 from synaptune.config import sweep_syntax as syntax
 from synaptune.config.sweep_overrides import read_overrides
-from synaptune.config.sweep_syntax import format_value, parse_parametrization, parse_sweep
+from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
 from synaptune.core.errors import UserError
+from synaptune.search.space.override_text import format_value
 from synaptune.search.space.space import Dimension
 from synaptune.search.space.values import is_same
 

@@ -50,8 +50,10 @@ class SynaptuneSweeper(Sweeper):
         """
         from synaptune.config.sweep import SweepRequest
         from synaptune.core.errors import UserError
+        from synaptune.core.secrets import protect_passwords
         from synaptune.protocols.sweep import run_sweep
 
+        protect_passwords(arguments)
         request = SweepRequest(
             self._config,
             self._context,

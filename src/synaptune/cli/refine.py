@@ -128,7 +128,7 @@ def _describe_use(file: SpaceFile, out: Path) -> str:
     from synaptune.config.conf import CONF_DIR
     from synaptune.config.overrides import list_composed_names
     from synaptune.config.schema import register
-    from synaptune.config.sweep_syntax import format_value
+    from synaptune.search.space.override_text import format_value
 
     register()
     known = set(list_composed_names([], CONF_DIR, "train"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,6 +14,7 @@ from synaptune.core.errors import user_error
 from synaptune.core.text import get_first_line
 
 _UNRESOLVED = object()
+_MIN_SECRET = 4  # characters; shorter values of the environment occur in other texts by chance
 
 
 def flatten_config(cfg: DictConfig) -> dict[str, Any]:
@@ -39,6 +41,38 @@ def resolve_references(cfg: DictConfig) -> dict[str, dict[str, Any]]:
         if "${" in str(written)
         and (value := select_value(cfg, name, _UNRESOLVED)) is not _UNRESOLVED
     }
+
+
+def flatten_without_secrets(cfg: DictConfig, kept: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the resolved values of a configuration, except those that stay as they are written.
+
+    These are the values that come from the environment, also through other interpolations, since
+    they may be secrets, and the interpolations that only a job can resolve.
+
+    Args:
+        cfg: the configuration.
+        kept: further resolvers whose interpolations stay as they are written.
+    """
+    values, resolved = flatten_references(cfg), resolve_references(cfg)
+    secrets = [
+        str(value)
+        for name in resolved
+        if _uses_resolver(values[name], ["oc.env"])
+        for value in resolved[name].values()
+        if len(str(value)) >= _MIN_SECRET
+    ]
+    for name, entries in resolved.items():
+        texts = list(map(str, entries.values()))
+        is_secret = any(secret in text for secret in secrets for text in texts)
+        if not is_secret and not _uses_resolver(values[name], ["oc.env", *kept]):
+            del values[name]
+            values |= entries
+    return values
+
+
+def _uses_resolver(written: Any, resolvers: Sequence[str]) -> bool:
+    names = "|".join(map(re.escape, resolvers))
+    return re.search(rf"\$\{{\s*({names})\s*:", str(written)) is not None
 
 
 def select_value(cfg: DictConfig, name: str, default: Any = None) -> Any:

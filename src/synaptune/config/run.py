@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from synaptune.config.record import make_record
+from synaptune.config.flat import flatten_without_secrets
 from synaptune.config.settings import (
     Settings,
     apply_tuned,
@@ -23,6 +23,7 @@ from synaptune.config.settings import (
     read_settings,
 )
 from synaptune.core.files import replace_file
+from synaptune.core.secrets import mask_passwords
 from synaptune.core.text import format_parameter
 from synaptune.data.config import DataConfig
 from synaptune.search.objective.learning_curve import extrapolate_result
@@ -114,6 +115,18 @@ def run(
         report=report or _report_to_search,
         generation=generation,
     )
+
+
+def make_record(cfg: DictConfig) -> dict[str, Any]:
+    """Return the flat configuration that the logs and files of a run hold, without secrets.
+
+    `notify` is left out, because its URLs are secrets whole.
+    """
+    return {
+        name: mask_passwords(value)
+        for name, value in flatten_without_secrets(cfg).items()
+        if not name.startswith("notify.")
+    }
 
 
 def _report_to_search(step: int, loss: float) -> None:

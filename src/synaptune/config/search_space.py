@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.config.flat import (
     flatten_references,
+    flatten_without_secrets,
     is_training_config,
     list_names,
-    resolve_references,
     select_value,
 )
 from synaptune.core.errors import UserError, suggest, user_error
@@ -46,8 +45,7 @@ _FREE_KEYS = (
     *_FREE_TRAINING_KEYS,
 )
 _SPACE_FIELDS = {field.name for field in dataclasses.fields(SearchSpaceConfig)}
-# What a study stores as a reference: the environment may hold secrets, and the rest is of a job.
-_STORED_REFERENCE = re.compile(r"\$\{\s*(oc\.env|hydra|now)\s*:")
+_JOB_RESOLVERS = ("hydra", "now")  # their values differ between the jobs of a study
 
 
 def read_dimensions(base: DictConfig) -> list[Dimension]:
@@ -230,12 +228,10 @@ def make_study_configuration(
         space: the search space, whose names are left out of the configuration.
         settings: settings of the search by name.
     """
-    plain = flatten_references(base)
     if is_training_config(base):
-        for name, values in resolve_references(base).items():
-            if not _STORED_REFERENCE.search(str(plain[name])):
-                del plain[name]
-                plain |= values
+        plain = flatten_without_secrets(base, _JOB_RESOLVERS)
+    else:
+        plain = flatten_references(base)
     free = (*_FREE_KEYS, *space.names)
     configuration = {
         key: value

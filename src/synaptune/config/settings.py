@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from synaptune.config.conf import is_choice
-from synaptune.config.flat import flatten_config
+from synaptune.config.flat import flatten_config, has_name
 from synaptune.config.schema import find_unknown_keys
 from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.parameters import find_faults
@@ -29,8 +29,6 @@ from synaptune.study.artifacts import read_best
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.config import LoggerConfig, TrainingConfig, find_training_faults
 from synaptune.training.schedules import get_evaluation_steps
-
-_ABSENT = object()
 
 
 class Settings(NamedTuple):
@@ -203,8 +201,6 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _takes(cfg: DictConfig, name: str, value: Value) -> bool:
     """Return whether a configuration has a place for a value: a mapping only takes a mapping."""
-    try:
-        node = OmegaConf.select(cfg, name, default=_ABSENT)
-    except OmegaConfBaseException:  # a name below a value
+    if not has_name(cfg, name):
         return False
-    return node is not _ABSENT and (not isinstance(node, DictConfig) or isinstance(value, dict))
+    return isinstance(value, dict) or not isinstance(OmegaConf.select(cfg, name), DictConfig)

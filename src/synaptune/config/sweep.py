@@ -57,7 +57,6 @@ from synaptune.search.space.space import Space
 from synaptune.search.space.values import Value
 from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution
-from synaptune.study.database.connection import make_sqlite_url
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 from synaptune.study.optimize import start_from_study
 
@@ -275,12 +274,11 @@ def _locate_study(request: SweepRequest, study: StudyConfig, default_name: str) 
     The run folders 0, 1, ... are then directly in it, as with Hydra's own sweeper. A value from a
     configuration file counts unless it contains the time, which gives a new folder each time.
     """
-    location = resolve_location(study, default_name)
     sweep = flatten_references(request.config.hydra.sweep)
     overrides = _list_hydra_overrides(request)
     is_set = any(word.split("=")[0] == "hydra.sweep.dir" for word in overrides)
     if not is_set and "${now:" in str(sweep["dir"]):
-        return location
+        return resolve_location(study, default_name)
     try:
         folder = make_absolute(request.config.hydra.sweep.dir)
     except OmegaConfBaseException as error:
@@ -289,9 +287,7 @@ def _locate_study(request: SweepRequest, study: StudyConfig, default_name: str) 
             expected="one folder for the whole sweep",
             do="leave values out of it that the sweep gives; hydra.sweep.subdir may hold them",
         ) from error
-    if study.dir is None:
-        url = study.storage or make_sqlite_url(folder / "study.db")
-        return replace(location, folder=folder, url=url, runs=folder)
+    location = resolve_location(replace(study, dir=study.dir or str(folder)), default_name)
     return replace(location, runs=folder)
 
 

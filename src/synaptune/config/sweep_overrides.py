@@ -14,9 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from synaptune.config.sweep_syntax import format_value
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_first_line
+from synaptune.search.space.override_text import format_value
 from synaptune.search.space.values import Value
 
 # A parsed override, or a mapping or list of `hydra.sweeper.params`.

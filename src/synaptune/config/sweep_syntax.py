@@ -1,4 +1,4 @@
-"""Dimensions of the search space from Hydra's sweep syntax, and values as overrides.
+"""Dimensions of the search space from Hydra's sweep syntax.
 
 The `parametrization` of Hydra's Nevergrad plugin is accepted too.
 
@@ -20,26 +20,20 @@ override it.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import (
     ChoiceSweep,
     IntervalSweep,
     Override,
-    Quote,
-    QuotedString,
     RangeSweep,
-    Transformer,
 )
-from hydra.errors import HydraException
 
 from synaptune.core.errors import user_error
 from synaptune.search.space.space import Dimension, make_choices
-from synaptune.search.space.values import Value, find_choice, is_same
+from synaptune.search.space.values import find_choice
 
 TAGS = ("log", "lin", "int")
 RANGE_KEYS = ("init", "lower", "upper", "step", "log", "integer")
@@ -96,37 +90,6 @@ def parse_parametrization(name: str, entry: Any, start: Any) -> Dimension:
     if "choices" in entry:
         return _parse_weighted(name, entry, start)
     return _parse_bounds(name, entry, start)
-
-
-def format_value(value: Value) -> str:
-    """Return a value as the text of an override, without quotes where it needs none."""
-    return Transformer.str(_quote(value))
-
-
-def _quote(value: Value) -> Any:
-    """Return a value for Hydra's formatter, with the strings quoted that need it."""
-    if isinstance(value, str):
-        return value if _is_read_back(value) else QuotedString(value, Quote.single)
-    if isinstance(value, Mapping):
-        return {key: _quote(entry) for key, entry in value.items()}
-    return [_quote(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-@functools.lru_cache(maxsize=1024)
-def _is_read_back(text: str) -> bool:
-    """Return whether Hydra reads a string without quotes as the same string.
-
-    Escapes count as quotes, except in an interpolation: a quoted one would be resolved in Hydra's
-    list of overrides.
-    """
-    escaped = Transformer.str(text)
-    if not text or (escaped != text and "${" not in text):
-        return False
-    try:
-        parsed = OverridesParser.create().parse_override(f"x={escaped}").value()
-    except HydraException:
-        return False
-    return is_same(parsed, text)
 
 
 def _parse_bounds(name: str, entry: Mapping[Any, Any], start: Any) -> Dimension:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,9 @@ from synaptune.core.text import get_first_line
 from synaptune.protocols.trial_run import TrialRun, combine_runs
 from synaptune.search.objective.common_seeds import list_common_seeds
 from synaptune.search.objective.score import ObjectiveConfig, score
-from synaptune.search.space.file import format_literal
-from synaptune.search.space.values import to_plain
-from synaptune.search.trial import Failure, Result, Trial, make_failure
+from synaptune.search.space.override_text import format_value
+from synaptune.search.space.values import to_number
+from synaptune.search.trial import Failure, Result, Trial, make_error_result
 from synaptune.search.workers.base import BatchWorkers, Workers
 from synaptune.search.workers.config import make_workers
 from synaptune.study.artifacts import read_run_facts
@@ -83,7 +82,7 @@ class HydraJobs:
                     *self.overrides,
                     *own,
                     *self._label_run(trial, label),
-                    *(f"hydra.sweep.{key}={format_literal(path)}" for key, path in place.items()),
+                    *(f"hydra.sweep.{key}={format_value(path)}" for key, path in place.items()),
                 ]
             )
         return jobs
@@ -103,7 +102,7 @@ class HydraJobs:
         )
         fixed = self.sweep.overrides.fixed_names
         return [
-            f"logger.{key}={format_literal(value)}"
+            f"logger.{key}={format_value(value)}"
             for key, value in labels.items()
             if key == "tags" or f"logger.{key}" not in fixed
         ]
@@ -117,68 +116,45 @@ class HydraJobs:
         for job in returned:
             if job.status != JobStatus.COMPLETED:
                 error = job._return_value  # the public `return_value` also prints a line
-                return Result(None, seconds, failure=make_point_failure(error))
+                return make_point_result(error, seconds)
             content: dict[str, Any] = {}
             assert job.hydra_cfg is not None
             with contextlib.suppress(ValueError, AttributeError):  # a result.json of other content
                 content = read_run_facts(Path(job.hydra_cfg.hydra.runtime.output_dir))
             facts = facts or content.get("facts", {})
-            run = self._read_run(trial, job.return_value, content)
-            if run is None:
-                reason = f"the task returned {describe_value(job.return_value)}, expected a number"
+            try:
+                runs.append(self._read_run(trial, job.return_value, content))
+            except TypeError as error:
+                reason = f"the task returned {error}, expected a number"
                 return Result(None, seconds, failure=Failure("error", reason))
-            runs.append(run)
         return combine_runs(runs, seconds, facts)
 
-    def _read_run(self, trial: Trial, value: Any, content: dict[str, Any]) -> TrialRun | None:
-        """Return the run of a job; None if its task returned no number."""
-        metrics, facts = content.get("metrics", {}), content.get("facts", {})
-        number = read_number(value)
-        if "pruned_at" in facts and (value is None or number is not None):
-            return TrialRun(number, metrics, is_pruned=True)
-        if number is None:
-            return None
+    def _read_run(self, trial: Trial, value: Any, content: dict[str, Any]) -> TrialRun:
+        """Return the run of a job.
+
+        Raises:
+            TypeError: its task returned no number.
+        """
+        metrics, is_pruned = content.get("metrics", {}), "pruned_at" in content.get("facts", {})
+        if is_pruned:
+            return TrialRun(None if value is None else to_number(value), metrics, is_pruned=True)
+        number = to_number(value)
         if self.objective is not None and self.objective.name == "hybrid":
             # A job does not know its generation, by which this objective changes.
             number = score(self.objective, metrics, trial.facts.get("generation", 0))
         return TrialRun(number, metrics)
 
 
-def read_number(value: Any) -> float | None:
-    """Return the objective that a task returned, or None if it is no number.
-
-    It may be a number of numpy or torch, or an array of one element.
-    """
-    try:
-        plain = to_plain(value)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    while hasattr(value, "tolist") and isinstance(plain, list) and len(plain) == 1:
-        (plain,) = plain
-    if isinstance(plain, bool) or not isinstance(plain, int | float):
-        return None
-    try:
-        return float(plain)
-    except OverflowError:
-        return math.inf
-
-
-def describe_value(value: Any) -> str:
-    """Return what a task returned instead of a number, in a few words."""
-    shape = getattr(value, "shape", None)
-    kind = "None" if value is None else type(value).__name__
-    return f"{kind} of shape {tuple(shape)}" if shape else kind
-
-
-def make_point_failure(error: Any) -> Failure:
-    """Return the failure of one point of a sweep; Hydra's errors also name their cause."""
+def make_point_result(error: Any, seconds: float) -> Result:
+    """Return the result of a job that raised an error; Hydra's errors also name their cause."""
     if not isinstance(error, BaseException):
         error = RuntimeError(str(error))
-    failure = make_failure(error)
+    result = make_error_result(error, seconds)
     if isinstance(error, HydraException) and error.__cause__ is not None:
+        assert result.failure is not None
         reason = f"{get_first_line(error)}: {get_first_line(error.__cause__)}"
-        return failure._replace(reason=reason)
-    return failure
+        return replace(result, failure=result.failure._replace(reason=reason))
+    return result
 
 
 class HydraEvaluation:
@@ -205,7 +181,7 @@ class HydraEvaluation:
             returned = self._launcher.launch(overrides, initial_job_idx=trial.number)
         except (HydraException, OmegaConfBaseException) as error:  # it does not compose
             seconds = time.perf_counter() - started_at
-            return Result(None, seconds, failure=make_point_failure(error))
+            return make_point_result(error, seconds)
         return self._jobs.read_result(trial, returned, time.perf_counter() - started_at)
 
 
@@ -240,7 +216,7 @@ def _launch_batch(
             for words in overrides[trial.number]:
                 request.context.config_loader.load_sweep_config(request.config, words)
         except HydraException as error:
-            results[trial.number] = Result(None, 0.0, failure=make_point_failure(error))
+            results[trial.number] = make_point_result(error, 0.0)
     for group in _split_at_gaps([trial for trial in batch if trial.number not in results]):
         results |= _launch_group(
             group, [overrides[trial.number] for trial in group], jobs, launcher
@@ -260,7 +236,7 @@ def _launch_group(
     try:
         returned = list(launcher.launch(flat, initial_job_idx=group[0].number))
     except Exception as error:  # such as a worker of the launcher that died
-        failed = Result(None, time.perf_counter() - started_at, failure=make_point_failure(error))
+        failed = make_point_result(error, time.perf_counter() - started_at)
         return {trial.number: failed for trial in group}
     seconds, results = time.perf_counter() - started_at, {}
     for trial, of_trial in zip(group, overrides, strict=True):

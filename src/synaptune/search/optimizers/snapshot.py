@@ -82,7 +82,8 @@ class StateFile:
         )
         try:
             content = pickle.dumps(snapshot)
-        except Exception:  # some algorithms of Nevergrad hold threads or functions
+        # Some algorithms of Nevergrad hold threads or functions, or refuse to be pickled.
+        except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError):
             content = pickle.dumps(replace(snapshot, optimizer=None))
         signed = sign(content)
         if signed is None:

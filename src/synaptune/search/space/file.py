@@ -28,6 +28,7 @@ from typing import Any
 from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.text import get_first_line
 from synaptune.core.yaml_text import dump_yaml
+from synaptune.search.space.override_text import format_value
 from synaptune.search.space.space import Dimension, make_choices
 from synaptune.search.space.values import Value
 
@@ -77,7 +78,7 @@ class SpaceFile:
         }
         return [
             "search_space=base",
-            *(f"{key}={format_literal(value)}" for key, value in overrides.items()),
+            *(f"{key}={format_value(value)}" for key, value in overrides.items()),
         ]
 
 
@@ -198,25 +199,6 @@ def find_unknown_names(file: SpaceFile, known: Sequence[str]) -> list[str]:
     return [
         f"{name}{suggest(name, known)}" for name in (*file.ranges, *file.fixed) if name not in known
     ]
-
-
-def format_literal(value: Any) -> str:
-    """Format a value in the override grammar of Hydra."""
-    if isinstance(value, Mapping):
-        return (
-            "{" + ", ".join(f"{key}: {format_literal(entry)}" for key, entry in value.items()) + "}"
-        )
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(format_literal, value)) + "]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        # Hydra reads a backslash as an escape only before a quote.
-        escaped = re.sub(
-            r"(\\*)('|\Z)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value
-        )
-        return f"'{escaped}'"
-    return "null" if value is None else repr(value)
 
 
 def _find_faults(content: Any) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Value = Any  # None, bool, int, float, str, list, tuple or dict, nested to any depth
@@ -105,25 +105,31 @@ def _make_yaml_key(value: Value) -> str:
     return make_key(value)
 
 
+def _iterate_scalars(value: Value) -> Iterator[Any]:
+    """Yield the scalars of a value, keys of mappings included."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for entry in value:
+            yield from _iterate_scalars(entry)
+    else:
+        yield value
+
+
 def find_resolver(value: Value) -> str | None:
     """Return a text in a value that OmegaConf would compute, as `${oc.env:NAME}`, or None."""
-    if isinstance(value, Mapping):
-        return next(filter(None, map(find_resolver, [*value, *value.values()])), None)
-    if isinstance(value, list | tuple):
-        return next(filter(None, map(find_resolver, value)), None)
-    is_computed = isinstance(value, str) and ":" in value.partition("${")[2]
-    return value if is_computed else None
+    texts = (entry for entry in _iterate_scalars(value) if isinstance(entry, str))
+    return next((text for text in texts if ":" in text.partition("${")[2]), None)
 
 
 def find_value_fault(value: Value) -> str | None:
     """Return why a choice cannot be stored, or None if it can."""
-    if isinstance(value, Mapping):
-        return next(filter(None, map(find_value_fault, [*value, *value.values()])), None)
-    if isinstance(value, list | tuple):
-        return next(filter(None, map(find_value_fault, value)), None)
-    if isinstance(value, float) and math.isnan(value):
-        return "nan"
-    return None if value is None or isinstance(value, SCALARS) else f"a {type(value).__name__}"
+    for entry in _iterate_scalars(value):
+        if entry is not None and not isinstance(entry, SCALARS):
+            return f"a {type(entry).__name__}"
+        if isinstance(entry, float) and math.isnan(entry):
+            return "nan"
+    return None
 
 
 def encode_choices(choices: Sequence[Value]) -> list[bool | int | float | str | None]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from synaptune.core.files import make_absolute
+from synaptune.core.secrets import mask_passwords
 from synaptune.core.text import show_path
 
 # Longest wait for a write of another program [s]; chosen: longer than a dashboard reads.
-_SECRET_NAME = re.compile("pass|pwd|secret|token|key", re.IGNORECASE)  # in the query of a URL
 LOCK_WAIT = 10.0
 _DRIVERS = {
     "postgresql": "postgresql+psycopg",
@@ -99,11 +98,10 @@ def redact_url(url: str) -> str:
     if (path := get_sqlite_path(url)) is not None:
         return show_path(path)
     try:
-        address = sqlalchemy.make_url(url)
+        sqlalchemy.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
         return url.partition("://")[0] + "://(unreadable)"
-    secret = {name: "***" for name in address.query if _SECRET_NAME.search(name)}
-    return address.update_query_dict(secret).render_as_string(hide_password=True)
+    return mask_passwords(url)
 
 
 def get_engine_options(url: str) -> dict[str, Any]:
