@@ -196,7 +196,8 @@ def _run_groups(
 ) -> list[Gate]:
     """Search all groups side by side and decide on their winners."""
     seeds = protocol.search.seeds
-    groups = {name: resume_space(protocol.study, space) for name, space in groups.items()}
+    earlier = protocol.study.read_trials()
+    groups = {name: resume_space(space, earlier) for name, space in groups.items()}
     ledgers = {
         f"group {group}": protocol.make_ledger(group, space, seeds=seeds)
         for group, space in groups.items()

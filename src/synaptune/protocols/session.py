@@ -85,7 +85,7 @@ def open_protocol(
     ):
         protocol = Protocol(
             base=base,
-            space=resume_space(study, space),
+            space=resume_space(space, study.read_trials()),
             study=study,
             engine=resume_engine(study, engine),
             plan=plan,

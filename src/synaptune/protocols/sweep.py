@@ -69,7 +69,7 @@ def _run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) 
         ) as study,
     ):
         engine = resume_engine(study, sweep.engine)
-        sweep = replace(sweep, space=resume_space(study, sweep.space))
+        sweep = replace(sweep, space=resume_space(sweep.space, study.read_trials()))
         protocol = Protocol(
             base=sweep.base,
             space=sweep.space,

@@ -232,8 +232,9 @@ class TrialManager:
         }
         with Study(self._location, settings, maximize=self.maximize) as study:
             engine = resume_engine(study, engine)
-            ledger = PhaseLedger(study, resume_space(study, space), SEARCH, {})
-            earlier = [trial for trial in ledger.read_trials() if trial.state != "running"]
+            trials = study.read_trials(SEARCH)
+            ledger = PhaseLedger(study, resume_space(space, trials), SEARCH, {})
+            earlier = [trial for trial in trials if trial.state != "running"]
             budget = self._plan.budget if added is None else len(earlier) + added
             options = SearchOptions(self._pruner)
             search = PhaseSearch(ledger, engine, replace(self._plan, budget=budget), options)

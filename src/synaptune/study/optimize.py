@@ -207,12 +207,12 @@ def resume_engine(study: Study, engine: Engine) -> Engine:
     return Engine(**stored)
 
 
-def resume_space(study: Study, space: Space) -> Space:
+def resume_space(space: Space, trials: Sequence[Trial]) -> Space:
     """Return the space with its dimensions in the order that its first trial in the study has.
 
     Points are stored as coordinates, and a command may name the same parameters in another order.
     """
-    for trial in study.read_trials():
-        if sorted(trial.values) == sorted(space.names):
+    for trial in trials:
+        if trial.values.keys() == set(space.names):
             return space.reorder(list(trial.values))
     return space
