@@ -33,7 +33,6 @@ from synaptune.config.flat import (
     is_training_config,
     list_names,
     read_group,
-    resolve_references,
     select_value,
 )
 from synaptune.config.search_space import (
@@ -102,7 +101,6 @@ class Sweep:
         search: seeds and incumbents of the search.
         prior: points of an earlier study.
         configuration: what makes the trials of the study comparable.
-        references: see study/study.py.
         has_own_subdir: whether the application names the folders of its jobs itself.
     """
 
@@ -118,7 +116,6 @@ class Sweep:
     search: SearchConfig
     prior: tuple[Observation, ...]
     configuration: dict[str, Any]
-    references: dict[str, dict[str, Any]]
     has_own_subdir: bool
 
 
@@ -176,7 +173,6 @@ def read_request(request: SweepRequest) -> Sweep:
         search=search,
         prior=prior,
         configuration=make_study_configuration(base, space, settings),
-        references=resolve_references(base),
         has_own_subdir=subdir != _DEFAULT_SUBDIR,
     )
 

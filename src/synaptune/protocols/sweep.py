@@ -10,7 +10,7 @@ from typing import Any
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from synaptune.config.flat import is_training_config, read_group
+from synaptune.config.flat import is_training_config, read_group, resolve_references
 from synaptune.config.search_space import list_study_defaults, read_fixed_values
 from synaptune.config.sweep import Sweep, SweepRequest, read_request, use_hydra_config
 from synaptune.core.text import show_path
@@ -65,7 +65,7 @@ def _run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) 
             sweep.configuration,
             maximize=sweep.plan.maximize,
             defaults=list_study_defaults(sweep.base),
-            references=sweep.references,
+            references=resolve_references(sweep.base),
         ) as study,
     ):
         engine = resume_engine(study, sweep.engine)
