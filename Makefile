@@ -90,8 +90,9 @@ bench-start: $(READY) ## CPU time until --help answers and until the first train
 bench: $(READY) ## every benchmark
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
+# One thread a process: the models of the tests are small, and two processes run them.
 test: $(READY) ## all tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(READY) ## formatting, style and types
 	$(BIN)/ruff format --check .

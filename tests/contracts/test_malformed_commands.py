@@ -15,8 +15,8 @@ import pytest
 from helpers import processes
 from helpers.paths import ROOT
 
-LINES = int(os.environ.get("FUZZ_LINES", "25"))  # 500 take some minutes
-BATCH = 25
+LINES = int(os.environ.get("FUZZ_LINES", "10"))  # 500 take some minutes
+BATCH = 10
 TIMEOUT = 120.0
 APPLICATION = """
 import hydra

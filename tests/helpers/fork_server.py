@@ -23,11 +23,15 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = (
+    "synaptune",  # first: it sets the wait policy of OpenMP
     "nevergrad",
     "optuna",
     "cmaes",
     "lightning",
     "hydra",
+    "cma",
+    "optuna.storages._rdb.models",
+    "alembic.migration",
     "torch.utils.tensorboard",
     "synaptune.config.run",
     "synaptune.config.sweep",

@@ -16,12 +16,10 @@ from helpers.paths import ROOT
 from synaptune.config.compose import compose_config
 from synaptune.protocols.phase1 import build_space, plan_runs, read_config
 
-# Too short a run for the sanity gate to pass, hence protocol.go_on; seed 1 solves Rosenbrock's
-# function at the first attempt.
+# Seed 1 solves Rosenbrock's function at the first attempt.
 WORDS = [
     "protocol.budget=4",
     "protocol.seeds=2",
-    "protocol.go_on=true",
     "scale=smoke",
     "training.steps=12",
     "seed=1",
@@ -103,6 +101,10 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     again = run(tmp_path, *WORDS, "protocol.report=false")
     assert "Verdict of study phase1" in again.stdout
     assert json.loads((folder / "summary.json").read_text()) == summary
+    assert "sanity: continuing although steps:" in again.stdout  # 12 steps only try the commands
+    gated = run(tmp_path, *WORDS, "protocol.go_on=false")
+    assert gated.returncode == 2
+    assert "expected: sanity checks that pass" in gated.stderr
     other = run(tmp_path, *WORDS, "training.steps=30")
     assert other.returncode == 2
     assert "training.steps: the study has 12, this command 30" in other.stderr

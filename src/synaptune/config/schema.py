@@ -8,6 +8,7 @@ every choice of a group is a file.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,6 +84,7 @@ def _make_schema() -> DictConfig:
     return OmegaConf.create(groups)
 
 
+@functools.cache
 def register() -> None:
     """Register the schema and the resolvers; calling it again changes nothing."""
     ConfigStore.instance().store(name="schema", node=_make_schema())

@@ -35,7 +35,7 @@ class Phase1Config:
     optimizer: str = MISSING
     budget: int = MISSING
     seeds: int = MISSING
-    go_on: bool = MISSING
+    go_on: bool | None = MISSING
     report: bool = MISSING
     sanity: SanityConfig = MISSING
 

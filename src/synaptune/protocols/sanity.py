@@ -12,12 +12,16 @@ from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.stages import require_objective, run_points
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 
+# Runs below this number of steps only try the commands: a model that has learned nothing is
+# expected; chosen: between scale=smoke and the shortest scale that learns.
+TRYOUT_STEPS = 100
+
 
 def run_sanity(protocol: Protocol, config: Phase1Config) -> None:
     """Check the optimizer and the objective, once for a study, and print what was measured.
 
     Raises:
-        UserError: a check failed and `config.go_on` is false.
+        UserError: a check failed and the search does not go on.
     """
     signal = protocol.study.read_note("sanity.signal")
     # The entropy reads the text: a mistake there shows before anything costly.
@@ -28,7 +32,10 @@ def run_sanity(protocol: Protocol, config: Phase1Config) -> None:
         protocol.study.write_note("sanity.signal", signal)
     _print_signal(signal)
     faults += signal["faults"]
-    if faults and not config.go_on:
+    go_on = config.go_on
+    if go_on is None:
+        go_on = protocol.base.training.steps < TRYOUT_STEPS
+    if faults and not go_on:
         raise UserError(
             "got an objective or optimizer that a search would be wasted on\n  "
             + "\n  ".join(faults)

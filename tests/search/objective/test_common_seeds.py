@@ -59,7 +59,7 @@ def test_all_candidates_get_the_same_seeds():
 
 
 def test_noise_that_candidates_share_cancels_in_their_differences():
-    result = measure_common_seeds(make_losses(40, 200, shared=1.0, own=0.5))
+    result = measure_common_seeds(make_losses(40, 80, shared=1.0, own=0.5))
     assert result.common == pytest.approx(2 * 0.25, rel=0.1)
     assert result.different == pytest.approx(2 * (1.0 + 0.25), rel=0.2)
     assert result.ratio == pytest.approx(5.0, rel=0.2)
@@ -67,7 +67,7 @@ def test_noise_that_candidates_share_cancels_in_their_differences():
 
 
 def test_independent_noise_gives_no_gain():
-    assert measure_common_seeds(make_losses(40, 200, shared=0.0, own=0.5)).ratio == pytest.approx(
+    assert measure_common_seeds(make_losses(40, 80, shared=0.0, own=0.5)).ratio == pytest.approx(
         1.0, rel=0.05
     )
 
