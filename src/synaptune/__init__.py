@@ -20,6 +20,10 @@ def __getattr__(name: str) -> Any:
         from synaptune.study.manager import TrialManager
 
         return TrialManager
+    if name == "LightningTrial":
+        from synaptune.study.lightning_trial import LightningTrial
+
+        return LightningTrial
     if name == "TrialPruned":
         from synaptune.search.trial import TrialPruned
 
