@@ -64,7 +64,7 @@ def test_each_validation_is_reported_at_its_step_and_a_bad_run_is_pruned(tmp_pat
 
 def test_a_metric_that_is_not_logged_is_named_with_those_that_are(tmp_path):
     manager = TrialManager("s", n_trials=1, directory=tmp_path, progress=False)
-    with pytest.raises(UserError, match="monitor=.accuracy.*; expected: one of val_loss"):
+    with pytest.raises(UserError, match=r"monitor=.accuracy.*; expected: one of val_loss"):
         manager.optimize(lambda p: fit(p["x"], "accuracy") and 0.0, {"x": ("uniform", 0, 1)})
 
 
