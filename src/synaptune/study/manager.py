@@ -230,14 +230,17 @@ class TrialManager:
         settings |= {
             f"{schema.RANGE_PREFIX}{name}": text for name, text in space.describe().items()
         }
-        with Study(self._location, settings, maximize=self.maximize) as study:
+        with Study(self._location, settings, maximize=self.maximize, shared=True) as study:
             engine = resume_engine(study, engine)
             trials = study.read_trials(SEARCH)
-            ledger = PhaseLedger(study, resume_space(space, trials), SEARCH, {})
+            space = resume_space(space, trials)
+            space = space.reorder(study.write_note_once(schema.PARAMETERS, list(space.names)))
+            ledger = PhaseLedger(study, space, SEARCH, {})
             earlier = [trial for trial in trials if trial.state != "running"]
             budget = self._plan.budget if added is None else len(earlier) + added
             options = SearchOptions(self._pruner)
-            search = PhaseSearch(ledger, engine, replace(self._plan, budget=budget), options)
+            plan = replace(self._plan, budget=budget)
+            search = PhaseSearch(ledger, engine, plan, options, trials=trials)
             self._live = {trial.number: trial for trial in earlier}
             own = TrialCallbacks(self, self._live, functions)
             try:
@@ -273,7 +276,7 @@ class TrialManager:
     def trials(self) -> list[Trial]:
         """All trials in the order of their asking; inside a callback those that have ended."""
         if self._live is not None:
-            return [trial.copy() for trial in self._live.values()]
+            return [self._live[number].copy() for number in sorted(self._live)]
         path = get_sqlite_path(self._location.url)
         if path is not None and not path.exists():
             return []

@@ -17,6 +17,7 @@ VERSION_KEY = "schema_version"
 WRITER = "synaptune_version"
 HOLDER = "holder"
 ENGINE = "engine"
+PARAMETERS = "parameters"  # names of the searched parameters in the order of the coordinates
 
 # Prefixes of configuration keys: the range of a searched parameter, its start value, and the values
 # that a search-space file fixes.
@@ -30,6 +31,7 @@ INDEX = "index"
 UNIT = "unit"
 GENERATION = "generation"
 SEED = "seed"
+PROCESS = "process"  # in a study that processes can share: the slot of the process (lease.py)
 
 # User attributes that are written later: the reasons of lost attempts, the extrapolated objective
 # of a pruned trial, and the end of the trial; for a failed one also the kind of failure
@@ -44,8 +46,8 @@ TRACEBACK = "traceback"
 # Attributes that only the study and the search write; some of them identify a trial.
 # fmt: off
 _RESERVED_NAMES = frozenset({
-    PHASE, INDEX, UNIT, GENERATION, SEED, ATTEMPTS, ESTIMATE, SECONDS, FAILURE, REASON, TRACEBACK,
-    "config_fingerprint", "code_version",
+    PHASE, INDEX, UNIT, GENERATION, SEED, PROCESS, ATTEMPTS, ESTIMATE, SECONDS, FAILURE, REASON,
+    TRACEBACK, "config_fingerprint", "code_version",
 })
 # fmt: on
 
