@@ -67,7 +67,7 @@ class Worker:
 
     def wait(self):
         assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
+        return json.loads(next(line for line in self.process.stdout if line.startswith("{")))
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)

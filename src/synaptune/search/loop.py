@@ -289,31 +289,40 @@ class _RunningSearch:
         index = len(self.trials)
         if self._is_stopping or not self._has_budget():
             return False
+        end = (self._generations + 1) * self._size
+        if self._optimizer.learns and not self._is_asynchronous and index >= end:
+            return False
+        # Only the points of an asynchronous optimizer do not depend on the number of asks.
+        if not (self._is_asynchronous and index in self._unasked) and not self._ask(index):
+            return False
+        if index in self._unasked:
+            self.trials.append(self._unasked.pop(index))
+            self._record_foreign(self.trials[index])
+            self.update_optimizer()
+        return True
+
+    def _ask(self, index: int) -> bool:
+        """Ask for the point of an index, and start its trial unless another process has.
+
+        Returns:
+            Whether the optimizer has a point.
+        """
         if self._is_asynchronous:
             self._optimizer.reseed(self._search.engine, index)
-        elif self._optimizer.learns and index >= (self._generations + 1) * self._size:
-            return False
         unit = self._optimizer.ask()
         if unit is None:
             self._is_exhausted = True
-            return False
-        if index not in self._unasked:
+        elif index not in self._unasked:
+            values, generation = self._search.space.to_values(unit), index // self._size
             try:
-                trial = self._search.ledger.start(
-                    index, unit, self._search.space.to_values(unit), index // self._size
-                )
+                trial = self._search.ledger.start(index, unit, values, generation)
             except TrialExistsError:
                 self._is_asynchronous = self._optimizer.is_asynchronous
                 self._read_trials()
             else:
                 self.trials.append(trial)
                 self._waiting.append(trial)
-                return True
-        trial = self._unasked.pop(index)
-        self.trials.append(trial)
-        self._record_foreign(trial)
-        self.update_optimizer()
-        return True
+        return unit is not None
 
     def read_foreign_trials(self) -> None:
         """Read how the trials of other processes go on; take over those whose process ended."""
