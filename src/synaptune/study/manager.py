@@ -72,7 +72,10 @@ DIRECTIONS = ("minimize", "maximize")
 
 
 class TrialManager:
-    """A search over any callable, stored in a study that survives the end of the process."""
+    """A search over any callable, stored in a study that survives the end of the process.
+
+    Several processes may run the same study at once, except on MySQL (docs/python_api.md).
+    """
 
     TrialPruned = TrialPruned
 
@@ -98,8 +101,8 @@ class TrialManager:
 
         Args:
             study_name: name of the study and of its folder.
-            n_trials: number of ended trials of the study, over all calls of `optimize`; None means
-                all points of a grid.
+            n_trials: number of ended trials of the study, over all calls of `optimize` and all
+                processes; None means all points of a grid.
             direction: `minimize` or `maximize`.
             storage: Optuna storage URL; None means a SQLite file in the folder.
             sampler: an entry of hydra/sweeper, or a name of Nevergrad's registry.

@@ -35,6 +35,8 @@ from synaptune.study.database.locks import (
 )
 from synaptune.study.database.status_rows import read_status_rows
 
+_SHARING = ", or several of TrialManager, but not on MySQL and not beside train.py -m"
+
 
 class StudyLease:
     """The locks of one study: files for this machine, and a server lock for all machines.
@@ -168,7 +170,7 @@ class StudyLease:
         details = "" if holder is None else f": {holder.describe()}"
         return user_error(
             got=f"study {self._name}, which another process is running ({self._folder}){details}",
-            expected="one process for each study",
+            expected="one process for each study" + (_SHARING if self.is_shared else ""),
             do="wait for it, or stop it, or set another study.name; one process runs several trials"
             " side by side with workers",
         )
