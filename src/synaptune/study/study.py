@@ -245,7 +245,7 @@ class Study:
             trials = records.read_trials(self._storage, self._id, self._where, first)
             if self._lease.is_shared:
                 self._lease.renew()
-                slots = {_get_slot(trial) for trial in trials if trial.state == "running"}
+                slots = {schema.get_slot(trial) for trial in trials if trial.state == "running"}
                 if self._lease.take_over(slots):  # their last process may have ended trials since
                     trials = records.read_trials(self._storage, self._id, self._where, first)
             return trials
@@ -255,7 +255,7 @@ class Study:
 
     def owns(self, trial: Trial) -> bool:
         """Return whether a running trial is one of this process, and of no other."""
-        return self._lease.holds(_get_slot(trial))
+        return self._lease.holds(schema.get_slot(trial))
 
     def start(self, space: Space, trial: Trial) -> Trial:
         """Store a new trial as running in one transaction.
@@ -377,10 +377,6 @@ class Study:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _get_slot(trial: Trial) -> int:
-    return trial.facts.get(schema.PROCESS, 0)
 
 
 def _show_difference(stored: Value, current: Value) -> tuple[str, str]:

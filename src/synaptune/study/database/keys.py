@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from synaptune.core.errors import user_error
-from synaptune.search.trial import Result
+from synaptune.search.trial import Result, Trial
 
 SCHEMA_VERSION = 1
 
@@ -81,6 +81,11 @@ def check_schema(notes: Mapping[str, Any], where: str) -> None:
             do="continue it with the version of synaptune that wrote it, "
             "or start a new study under another study.name",
         )
+
+
+def get_slot(trial: Trial) -> int:
+    """Return the slot of the process that runs a trial; 0 if the study cannot be shared."""
+    return trial.facts.get(PROCESS, 0)
 
 
 def get_end_state(result: Result) -> str:
