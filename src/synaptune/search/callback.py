@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from synaptune.core.errors import NO_SPACE, UserError, explain_disk_error
@@ -33,6 +33,9 @@ class Callback:
     def on_end(self, trial: Trial, finished: int) -> None:
         """A trial has ended; `finished` counts the ended trials of its phase."""
 
+    def on_foreign_end(self, trial: Trial, values: Mapping[int, float]) -> None:
+        """A trial of another process has ended; `values` are its reported values by step."""
+
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """The optimizer was updated with a generation; after a kill one may be repeated."""
 
@@ -60,6 +63,9 @@ class CallbackList(Callback):
 
     def on_end(self, trial: Trial, finished: int) -> None:
         self._call(trial, lambda callback: callback.on_end(trial, finished))
+
+    def on_foreign_end(self, trial: Trial, values: Mapping[int, float]) -> None:
+        self._call(trial, lambda callback: callback.on_foreign_end(trial, values))
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         self._call(members[0], lambda callback: callback.on_generation(diagnostics, members))

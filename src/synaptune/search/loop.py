@@ -9,10 +9,17 @@ current generation. It is updated when that generation is complete, in the order
 points were asked, so the points do not depend on which trial ends first or on how many run at a
 time. Several searches may share the workers; while one waits for the last trial of its generation,
 the others use the free workers.
+
+Several processes may run one search. The k-th ask of each of them is for the trial of index k,
+which runs in the process that stores it first. The others take it into their list and read how it
+ends. All of them learn the same generations in the same order, so their points are those of one
+process. An asynchronous optimizer learns every trial when it ends; each of its points has a random
+stream of its own and depends on which trials have ended.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,12 +32,22 @@ from synaptune.search.optimizers.snapshot import StateFile, restore_optimizer
 from synaptune.search.runner import Runner, TrialPolicy, catch_interrupts
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopRule
-from synaptune.search.trial import Failure, Ledger, Trial, describe_failures, get_loss
+from synaptune.search.trial import (
+    Failure,
+    Ledger,
+    Trial,
+    TrialExistsError,
+    describe_failures,
+    get_loss,
+)
 from synaptune.search.workers.base import NeverStop, TrialStopper, Workers
 
 # Least number of consecutive trials over which the failure rate is measured. A smaller generation
 # is too small a sample.
 _MIN_FAILURE_WINDOW = 4
+# Time between two looks at the trials of other processes [s]; chosen: short against a training,
+# and a small load for a database.
+_POLL_INTERVAL = 0.2
 
 
 @dataclass(frozen=True)
@@ -79,6 +96,7 @@ class Search:
         stop_rule: receives the trials of the complete generations; returns a reason to end the
             search, or None.
         on_message: receives the lines to print.
+        trials: the trials of the ledger by index; None means they are read.
     """
 
     space: Space
@@ -91,6 +109,7 @@ class Search:
     prior: Sequence[Observation] = ()
     stop_rule: StopRule = lambda trials: None
     on_message: Callable[[str], None] = lambda line: None
+    trials: Sequence[Trial] | None = None
 
 
 def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Trial]]:
@@ -111,6 +130,7 @@ def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Tria
     with catch_interrupts() as interruption:
         while True:
             for search in running:
+                search.read_foreign_trials()
                 search.update_optimizer()
             while (
                 runner.can_start
@@ -123,6 +143,9 @@ def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Tria
             if not runner.running:
                 if interruption.is_requested and not all(search.is_done for search in running):
                     raise KeyboardInterrupt
+                if any(search.waits_for_others for search in running):
+                    time.sleep(_POLL_INTERVAL)
+                    continue
                 for search in running:
                     search.check_success()
                 return [search.trials for search in running]
@@ -162,22 +185,31 @@ class _RunningSearch:
             search.on_message,
             fatal_kinds=("disk",),
         )
-        self.trials = search.ledger.read_trials()
+        self.trials = list(search.ledger.read_trials() if search.trials is None else search.trials)
         stored = [(self._to_observation(trial), trial.state != "running") for trial in self.trials]
         restored = restore_optimizer(
             search.state_file,
             lambda: make_optimizer(search.engine, search.space, search.prior),
             stored,
         )
-        if restored.note:
+        # Points that several processes drew asynchronously are never those of one optimizer.
+        processes = {trial.facts.get("process") for trial in self.trials}
+        if restored.note and not (restored.optimizer.is_asynchronous and len(processes) > 1):
             search.on_message(restored.note)
         self._optimizer, self._size, self._generations = (
             restored.optimizer,
             restored.optimizer.generation_size,
             restored.generations,
         )
-        self._waiting = deque(trial for trial in self.trials if trial.state == "running")
-        self._ended_count, self.running_count = len(self.trials) - len(self._waiting), 0
+        unfinished = [trial for trial in self.trials if trial.state == "running"]
+        self._waiting = deque(filter(search.ledger.owns, unfinished))
+        # Indexes of the trials that run in other processes, and by index the trials of others that
+        # this process has not asked for yet.
+        self._foreign = {trial.index for trial in unfinished if not search.ledger.owns(trial)}
+        self._unasked: dict[int, Trial] = {}
+        self._is_asynchronous = bool(self._foreign) and self._optimizer.is_asynchronous
+        self._told = set(range(self._generations * self._size))
+        self._ended_count, self.running_count = len(self.trials) - len(unfinished), 0
         self._is_stopping = self._is_exhausted = False
         self._failures: list[tuple[Trial, Failure]] = []
         if not self.trials:
@@ -188,27 +220,37 @@ class _RunningSearch:
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to run."""
-        return not self._waiting and (
+        return not (self._waiting or self._foreign) and (
             self._is_stopping or self._is_exhausted or not self._has_budget()
         )
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether trials run in other processes."""
+        return bool(self._foreign)
 
     def _to_observation(self, trial: Trial) -> Observation:
         return Observation(trial.unit, get_loss(trial, self._search.plan.maximize))
 
     def _save(self) -> None:
-        """Save the optimizer if it learns; the points of others follow from the number of asks."""
-        if self._optimizer.learns:
+        """Save the optimizer if it learns; the points of others follow from the number of asks.
+
+        One that has learned points out of order is rebuilt from the trials.
+        """
+        if self._optimizer.learns and not self._is_asynchronous:
             self._search.state_file.save(self._optimizer, self._generations)
 
     def update_optimizer(self) -> None:
         """Update the optimizer with every complete generation, then evaluate the stop rule."""
+        if self._is_asynchronous:
+            self._tell([trial for trial in self.trials if trial.state != "running"])
         while True:
             members = self.trials[
                 self._generations * self._size : (self._generations + 1) * self._size
             ]
             if len(members) < self._size or any(trial.state == "running" for trial in members):
                 break
-            self._optimizer.tell([self._to_observation(trial) for trial in members])
+            self._tell(members)
             self._generations += 1
             self._save()
             if (diagnostics := self._optimizer.get_diagnostics()) is not None:
@@ -219,31 +261,96 @@ class _RunningSearch:
             self._search.on_message(f"search: {reason}")
             self._is_stopping = True
 
+    def _tell(self, trials: Sequence[Trial]) -> None:
+        new = [trial for trial in trials if trial.index not in self._told]
+        if new:
+            self._optimizer.tell([self._to_observation(trial) for trial in new])
+            self._told.update(trial.index for trial in new)
+
     def get_next_trial(self) -> Trial | None:
-        """Return a trial that an earlier process did not end, else a new one.
+        """Return a trial that another process did not end, else a new one.
 
         Returns:
             The trial, or None when none may start now.
         """
-        trial = self._waiting.popleft() if self._waiting else self._create_trial()
-        self.running_count += trial is not None
-        return trial
+        while not self._waiting and self._add_trial():
+            pass
+        if not self._waiting:
+            return None
+        self.running_count += 1
+        return self._waiting.popleft()
 
-    def _create_trial(self) -> Trial | None:
+    def _add_trial(self) -> bool:
+        """Add the trial of the next index, which another process may have stored already.
+
+        Returns:
+            Whether there was one to add.
+        """
+        index = len(self.trials)
         if self._is_stopping or not self._has_budget():
-            return None
-        if self._optimizer.learns and len(self.trials) >= (self._generations + 1) * self._size:
-            return None
+            return False
+        end = (self._generations + 1) * self._size
+        if self._optimizer.learns and not self._is_asynchronous and index >= end:
+            return False
+        # Only the points of an asynchronous optimizer do not depend on the number of asks.
+        if not (self._is_asynchronous and index in self._unasked) and not self._ask(index):
+            return False
+        if index in self._unasked:
+            self.trials.append(self._unasked.pop(index))
+            self._record_foreign(self.trials[index])
+            self.update_optimizer()
+        return True
+
+    def _ask(self, index: int) -> bool:
+        """Ask for the point of an index, and start its trial unless another process has.
+
+        Returns:
+            Whether the optimizer has a point.
+        """
+        if self._is_asynchronous:
+            self._optimizer.reseed(self._search.engine, index)
         unit = self._optimizer.ask()
         if unit is None:
             self._is_exhausted = True
-            return None
-        index = len(self.trials)
-        trial = self._search.ledger.start(
-            index, unit, self._search.space.to_values(unit), index // self._size
-        )
-        self.trials.append(trial)
-        return trial
+        elif index not in self._unasked:
+            values, generation = self._search.space.to_values(unit), index // self._size
+            try:
+                trial = self._search.ledger.start(index, unit, values, generation)
+            except TrialExistsError:
+                self._is_asynchronous = self._optimizer.is_asynchronous
+                self._read_trials()
+            else:
+                self.trials.append(trial)
+                self._waiting.append(trial)
+        return unit is not None
+
+    def read_foreign_trials(self) -> None:
+        """Read how the trials of other processes go on; take over those whose process ended."""
+        if self._foreign:
+            self._read_trials()
+
+    def _read_trials(self) -> None:
+        # Numbers grow with the indexes, so that only the end of a long study is read.
+        known = [self.trials[index] for index in self._foreign] or self.trials[-1:]
+        first = min((trial.number for trial in known), default=0)
+        for trial in self._search.ledger.read_trials(first):
+            if trial.index >= len(self.trials):
+                self._unasked[trial.index] = trial
+            elif trial.index in self._foreign:
+                self.trials[trial.index] = trial
+                self._record_foreign(trial)
+
+    def _record_foreign(self, trial: Trial) -> None:
+        """Record a trial that another process has started."""
+        ledger = self._search.ledger
+        self._foreign.discard(trial.index)
+        if trial.state != "running":
+            self._ended_count += 1
+            self._search.callbacks.on_foreign_end(trial, ledger.read_intermediate_values(trial))
+        elif ledger.owns(trial):
+            self._waiting.append(trial)
+        else:
+            self._foreign.add(trial.index)
 
     def _has_budget(self) -> bool:
         budget = self._search.plan.budget

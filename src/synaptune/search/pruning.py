@@ -146,9 +146,7 @@ class TrialPruner(Callback):
         self._pruner, self._name, self._maximize = pruner, str(seed), maximize
         self._open([])
         for trial, values in earlier:
-            for step, value in values.items():
-                self(trial, step, value)
-            self.on_end(trial, 0)
+            self.on_foreign_end(trial, values)
 
     def _open(self, trials: list[FrozenTrial]) -> None:
         import optuna
@@ -207,6 +205,12 @@ class TrialPruner(Callback):
             state = states.COMPLETE if trial.state == "complete" else states.PRUNED
             value = None if trial.objective is None else [trial.objective]
             self._storage.set_trial_state_values(trials[trial.index]._trial_id, state, value)
+
+    def on_foreign_end(self, trial: Trial, values: Mapping[int, float]) -> None:
+        """Record an ended trial of another process with its reports."""
+        for step, value in values.items():
+            self(trial, step, value)
+        self.on_end(trial, 0)
 
     def estimate(self, trial: Trial) -> float | None:
         """Estimate the final objective of a stopped trial.

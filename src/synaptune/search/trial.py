@@ -197,21 +197,37 @@ def _classify_error(error: BaseException, reason: str) -> FailureKind:
     return "number" if isinstance(error, FloatingPointError) else "error"
 
 
+class TrialExistsError(Exception):
+    """Another process has stored a trial of the same phase and index."""
+
+
 class Ledger(Protocol):
     """Storage of the trials of one phase. Every call is durable when it returns."""
 
-    def read_trials(self) -> list[Trial]:
-        """Return all trials of the phase, ordered by index."""
+    def read_trials(self, first: int = 0) -> list[Trial]:
+        """Return the trials of the phase from number `first` on, ordered by index."""
+        ...
+
+    def owns(self, trial: Trial) -> bool:
+        """Return whether a running trial is one of this process, and of no other."""
         ...
 
     def start(
         self, index: int, unit: UnitPoint, values: dict[str, Value], generation: int
     ) -> Trial:
-        """Store a new trial as running."""
+        """Store a new trial as running.
+
+        Raises:
+            TrialExistsError: another process has stored a trial of this index.
+        """
         ...
 
     def report(self, trial: Trial, value: float, step: int) -> None:
         """Store an intermediate value of a running trial."""
+        ...
+
+    def read_intermediate_values(self, trial: Trial) -> dict[int, float]:
+        """Return the reported values by step."""
         ...
 
     def record_retry(self, trial: Trial, reason: str) -> Trial:

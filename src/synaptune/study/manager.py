@@ -72,7 +72,10 @@ DIRECTIONS = ("minimize", "maximize")
 
 
 class TrialManager:
-    """A search over any callable, stored in a study that survives the end of the process."""
+    """A search over any callable, stored in a study that survives the end of the process.
+
+    Several processes may run the same study at once, except on MySQL (docs/python_api.md).
+    """
 
     TrialPruned = TrialPruned
 
@@ -98,8 +101,8 @@ class TrialManager:
 
         Args:
             study_name: name of the study and of its folder.
-            n_trials: number of ended trials of the study, over all calls of `optimize`; None means
-                all points of a grid.
+            n_trials: number of ended trials of the study, over all calls of `optimize` and all
+                processes; None means all points of a grid.
             direction: `minimize` or `maximize`.
             storage: Optuna storage URL; None means a SQLite file in the folder.
             sampler: an entry of hydra/sweeper, or a name of Nevergrad's registry.
@@ -230,14 +233,17 @@ class TrialManager:
         settings |= {
             f"{schema.RANGE_PREFIX}{name}": text for name, text in space.describe().items()
         }
-        with Study(self._location, settings, maximize=self.maximize) as study:
+        with Study(self._location, settings, maximize=self.maximize, shared=True) as study:
             engine = resume_engine(study, engine)
             trials = study.read_trials(SEARCH)
-            ledger = PhaseLedger(study, resume_space(space, trials), SEARCH, {})
+            space = resume_space(space, trials)
+            space = space.reorder(study.write_note_once(schema.PARAMETERS, list(space.names)))
+            ledger = PhaseLedger(study, space, SEARCH, {})
             earlier = [trial for trial in trials if trial.state != "running"]
             budget = self._plan.budget if added is None else len(earlier) + added
             options = SearchOptions(self._pruner)
-            search = PhaseSearch(ledger, engine, replace(self._plan, budget=budget), options)
+            plan = replace(self._plan, budget=budget)
+            search = PhaseSearch(ledger, engine, plan, options, trials=trials)
             self._live = {trial.number: trial for trial in earlier}
             own = TrialCallbacks(self, self._live, functions)
             try:
@@ -273,7 +279,7 @@ class TrialManager:
     def trials(self) -> list[Trial]:
         """All trials in the order of their asking; inside a callback those that have ended."""
         if self._live is not None:
-            return [trial.copy() for trial in self._live.values()]
+            return [self._live[number].copy() for number in sorted(self._live)]
         path = get_sqlite_path(self._location.url)
         if path is not None and not path.exists():
             return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,10 @@ class TrialCallbacks(Callback):
     manager: TrialManager
     trials: dict[int, Trial]
     functions: Sequence[TrialCallback]
+
+    def on_foreign_end(self, trial: Trial, values: Mapping[int, float]) -> None:
+        """Add a trial of another process, which calls its own functions."""
+        self.trials[trial.number] = trial
 
     def on_end(self, trial: Trial, finished: int) -> None:
         """Call every function."""

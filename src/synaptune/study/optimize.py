@@ -57,6 +57,7 @@ class PhaseSearch:
         plan: limits of the search.
         options: options of the search.
         on_message: receives the lines to print.
+        trials: the trials of the ledger by index; None means they are read.
     """
 
     ledger: PhaseLedger
@@ -64,6 +65,7 @@ class PhaseSearch:
     plan: Plan
     options: SearchOptions = field(default_factory=SearchOptions)
     on_message: Callable[[str], None] = print_line
+    trials: Sequence[Trial] | None = None
 
 
 def optimize(
@@ -99,7 +101,8 @@ def _build_search(
 ) -> Search:
     ledger, options, plan = phase_search.ledger, phase_search.options, phase_search.plan
     optimizer = make_optimizer(phase_search.engine, ledger.space, options.prior)
-    ended = [trial for trial in ledger.read_trials() if trial.state != "running"]
+    trials = ledger.read_trials() if phase_search.trials is None else phase_search.trials
+    ended = [trial for trial in trials if trial.state != "running"]
     callbacks: list[Callback] = [StudyWriter(ledger, phase_search.on_message), shared]
     stopper, stop = NeverStop(), options.stop
     if options.pruner is not None:
@@ -140,6 +143,7 @@ def _build_search(
             started_at=options.started_at,
         ),
         on_message=phase_search.on_message,
+        trials=trials,
     )
 
 
@@ -153,7 +157,7 @@ class StudyWriter(Callback):
     """Sends heartbeats of a study, writes its search distributions and prints health warnings.
 
     Each generation is a line of JSON in `generations.jsonl`. A generation that is repeated after a
-    kill has two lines, of which the last one is valid.
+    kill, or by another process of the study, has several lines, of which the last one is valid.
     """
 
     is_required = True
@@ -167,8 +171,9 @@ class StudyWriter(Callback):
         self._ledger.send_heartbeat()
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps(asdict(diagnostics)) + "\n")
+        line = json.dumps(asdict(diagnostics)) + "\n"
+        with self._path.open("ab", buffering=0) as file:  # in one piece: processes may share it
+            file.write(line.encode())
         for warning in find_health_warnings(diagnostics):
             kind = warning.split()[0]
             if kind not in self._reported_kinds:
@@ -200,11 +205,7 @@ def resume_engine(study: Study, engine: Engine) -> Engine:
 
     The sequence of points depends on the workers, budget and seed of the first command.
     """
-    stored = study.read_note(schema.ENGINE)
-    if stored is None:
-        study.write_note(schema.ENGINE, asdict(engine))
-        return engine
-    return Engine(**stored)
+    return Engine(**study.write_note_once(schema.ENGINE, asdict(engine)))
 
 
 def resume_space(space: Space, trials: Sequence[Trial]) -> Space:

@@ -8,10 +8,11 @@ server, and are applied once, however often they are repeated.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +42,7 @@ _MAX_SHOWN_DIFFERENCES = 20
 
 
 class Study:
-    """One study, which this process holds exclusively until `close`.
+    """One study, which this process holds until `close`, exclusively or shared with others.
 
     It is a context manager and can be used by several threads.
     """
@@ -55,6 +56,7 @@ class Study:
         defaults: Mapping[str, Any] | None = None,
         references: Mapping[str, Mapping[str, Any]] | None = None,
         retry_timeout: float = RETRY_TIMEOUT,
+        shared: bool = False,
     ) -> None:
         """Open or create a study.
 
@@ -66,6 +68,7 @@ class Study:
             references: for keys whose value refers to another one, what an earlier version stored
                 in its place: the values by key.
             retry_timeout: time that a call waits for a database that does not answer [s].
+            shared: whether other processes that say the same may run trials of the study meanwhile.
 
         Raises:
             UserError: the database cannot be read, the disk is full, another process holds the
@@ -90,7 +93,7 @@ class Study:
             if path is not None:
                 check_readable(path)
                 path.parent.mkdir(parents=True, exist_ok=True)
-        self._lease = StudyLease(location.folder, self._url, location.name)
+        self._lease = StudyLease(location.folder, self._url, location.name, shared=shared)
         self._retry = Retry(self._url, retry_timeout, self._lease.renew)
         try:
             Retry(self._url, min(retry_timeout, OPENING_RETRY_TIMEOUT))(lambda _: self._open())
@@ -100,10 +103,13 @@ class Study:
             raise
 
     def _open(self) -> None:
-        self._lease.acquire()
-        if self._storage is None:
-            with self._lease.lock_tables():
+        with self._lease.lock_opening():
+            self._lease.acquire()
+            if self._storage is None:
                 self._storage = open_storage(self._url)
+            self._open_rows()
+
+    def _open_rows(self) -> None:
         try:
             self._id = self._storage.get_study_id_from_name(self.location.name)
         except KeyError:
@@ -128,9 +134,12 @@ class Study:
         if stored is not None and is_same(self._complete(stored), self.configuration):
             self.configuration = stored  # keeps the fingerprint of the earlier trials
             return
-        if stored is not None and any(
-            trial.state != "running" and trial.facts.get(schema.FAILURE) != "mistake"
-            for trial in records.read_trials(self._storage, self._id, self._where)
+        if stored is not None and (
+            not self._lease.is_alone
+            or any(
+                trial.state != "running" and trial.facts.get(schema.FAILURE) != "mistake"
+                for trial in records.read_trials(self._storage, self._id, self._where)
+            )
         ):
             self._refuse(stored, notes.get(schema.WRITER, "(unknown)"))
         # No trial has ended in this study except by a mistake: it is a first attempt with a wrong
@@ -209,13 +218,44 @@ class Study:
         """Store a note of the study (any JSON) in one transaction."""
         self._retry(lambda _: self._storage.set_study_user_attr(self._id, key, value))
 
-    def read_trials(self, phase: str | None = None) -> list[Trial]:
+    def write_note_once(self, key: str, value: Any) -> Any:
+        """Store a note of the study unless it exists; return what the study has stored."""
+
+        def attempt(_: bool) -> Any:
+            with self._lease.lock_opening():
+                notes = self._storage.get_study_user_attrs(self._id)
+                if key not in notes:
+                    self._storage.set_study_user_attr(self._id, key, value)
+                return notes.get(key, value)
+
+        return self._retry(attempt)
+
+    def read_trials(self, phase: str | None = None, first: int = 0) -> list[Trial]:
         """Read the trials of a phase by index, or without a phase all trials by number.
 
-        The call reads the whole study and is slow for a long one.
+        The call is slow for a long study. In a shared study this process takes over the running
+        trials whose process has ended (`owns`).
+
+        Args:
+            phase: name of the phase; None means all phases.
+            first: smallest number of a trial to read.
         """
-        trials = self._retry(lambda _: records.read_trials(self._storage, self._id, self._where))
+
+        def attempt(_: bool) -> list[Trial]:
+            trials = records.read_trials(self._storage, self._id, self._where, first)
+            if self._lease.is_shared:
+                self._lease.renew()
+                slots = {schema.get_slot(trial) for trial in trials if trial.state == "running"}
+                if self._lease.take_over(slots):  # their last process may have ended trials since
+                    trials = records.read_trials(self._storage, self._id, self._where, first)
+            return trials
+
+        trials = self._retry(attempt)
         return trials if phase is None else records.filter_phase(trials, phase)
+
+    def owns(self, trial: Trial) -> bool:
+        """Return whether a running trial is one of this process, and of no other."""
+        return self._lease.holds(schema.get_slot(trial))
 
     def start(self, space: Space, trial: Trial) -> Trial:
         """Store a new trial as running in one transaction.
@@ -224,11 +264,16 @@ class Study:
             The trial with its number.
 
         Raises:
+            TrialExistsError: another process that shares the study has stored a trial of this
+                phase and index.
             UserError: another process acquired the study while the database was not available.
         """
+        trial = replace(trial, facts=dict(trial.facts))
 
         def attempt(is_retry: bool) -> tuple[int, int]:
             self._lease.renew()
+            if self._lease.is_shared:
+                trial.facts.setdefault(schema.PROCESS, self._lease.slot)
             return records.create_trial(
                 self._storage, self._id, space=space, trial=trial, is_retry=is_retry
             )
@@ -239,11 +284,27 @@ class Study:
 
     def report(self, trial: Trial, value: float, step: int) -> None:
         """Store an intermediate value of a running trial; it replaces one of the same step."""
-        self._retry(
-            lambda _: self._storage.set_trial_intermediate_value(
+        self._update(
+            lambda: self._storage.set_trial_intermediate_value(
                 self._get_trial_id(trial), step, value
             )
         )
+
+    def _update(self, write: Callable[[], None]) -> None:
+        """Write to a running trial.
+
+        A process that lost its slot with its connection may share a trial with the process that
+        took it over. The first result counts, and later writes are ignored.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        ignored = (UpdateFinishedTrialError,) if self._lease.is_shared else ()
+
+        def attempt(_: bool) -> None:
+            with contextlib.suppress(*ignored):
+                write()
+
+        self._retry(attempt)
 
     def read_intermediate_values(self, trial: Trial) -> dict[int, float]:
         """Return the reported values by step, in the order of the steps."""
@@ -253,8 +314,8 @@ class Study:
     def record_retry(self, trial: Trial, reason: str) -> Trial:
         """Add the reason of a lost attempt to `facts["attempts"]`. The trial stays running."""
         attempts = [*trial.facts.get(schema.ATTEMPTS, []), reason]
-        self._retry(
-            lambda _: self._storage.set_trial_user_attr(
+        self._update(
+            lambda: self._storage.set_trial_user_attr(
                 self._get_trial_id(trial), schema.ATTEMPTS, attempts
             )
         )
@@ -272,7 +333,7 @@ class Study:
                 self._get_trial_id(trial),
                 result=result,
                 facts=facts,
-                is_retry=is_retry,
+                is_retry=is_retry or self._lease.is_shared,
             )
         )
         self._trial_ids.pop(trial.number, None)
@@ -341,9 +402,13 @@ class PhaseLedger:
     phase: str
     facts: Mapping[str, Any]
 
-    def read_trials(self) -> list[Trial]:
-        """Read all trials of the phase, ordered by index."""
-        return self.study.read_trials(self.phase)
+    def read_trials(self, first: int = 0) -> list[Trial]:
+        """Read the trials of the phase from number `first` on, ordered by index."""
+        return self.study.read_trials(self.phase, first)
+
+    def owns(self, trial: Trial) -> bool:
+        """Return whether a running trial is one of this process, and of no other."""
+        return self.study.owns(trial)
 
     def start(
         self,
@@ -353,7 +418,7 @@ class PhaseLedger:
         generation: int = 0,
         **facts: Any,
     ) -> Trial:
-        """Store a new trial as running."""
+        """Store a new trial as running; raises like Study.start."""
         phase_facts = {
             schema.PHASE: self.phase,
             schema.GENERATION: generation,

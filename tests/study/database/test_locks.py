@@ -11,6 +11,7 @@ import pytest
 
 from synaptune.core.errors import UserError
 from synaptune.search.space.space import Dimension, Space
+from synaptune.search.trial import Result, TrialExistsError
 from synaptune.study import study as module
 from synaptune.study.database.connection import add_driver
 from synaptune.study.database.locks import Holder, ServerLock, make_lock_key
@@ -128,6 +129,65 @@ def test_a_lock_that_a_lost_connection_of_this_process_holds_is_waited_for(
             PhaseLedger(study, SPACE, "search", {}).start(0, (0.5,), {"x": 0.5}, 0)
         lost_connection.close()
         assert PhaseLedger(study, SPACE, "search", {}).start(0, (0.5,), {"x": 0.5}, 0).number == 0
+
+
+def share(folder, url, configuration=None):
+    return Study(make_location(folder, url), configuration or {}, shared=True)
+
+
+def start_trial(study, index):
+    return PhaseLedger(study, SPACE, "search", {}).start(index, (0.5,), {"x": 0.5}, 0)
+
+
+def test_processes_that_share_a_study_exclude_one_that_does_not(tmp_path, url):
+    first, second = share(tmp_path / "first", url), share(tmp_path / "second", url)
+    first.close()
+    with second, pytest.raises(UserError, match="another process"):
+        Study(make_location(tmp_path / "third", url), {})
+    alone = Study(make_location(tmp_path / "third", url), {})
+    with alone, pytest.raises(UserError, match="another process"):
+        share(tmp_path / "first", url)
+
+
+def test_a_study_that_another_process_has_opened_is_not_replaced(tmp_path, url):
+    with share(tmp_path / "first", url, {"a": 1}) as study:
+        with pytest.raises(UserError, match="another configuration"):
+            share(tmp_path / "second", url, {"a": 2})
+        start_trial(study, 0)
+    with share(tmp_path / "second", url, {"a": 2}) as study:  # no trial of it has ended
+        assert study.read_trials() == []
+
+
+def test_an_index_belongs_to_one_process_until_that_process_ends(tmp_path, url):
+    first, second = share(tmp_path / "first", url), share(tmp_path / "second", url)
+    assert start_trial(first, 0).number == 0
+    with pytest.raises(TrialExistsError):
+        start_trial(second, 0)
+    assert start_trial(second, 1).number == 1
+    assert [second.owns(trial) for trial in second.read_trials()] == [False, True]
+    first.close()
+    assert [second.owns(trial) for trial in second.read_trials()] == [True, True]
+    third = share(tmp_path / "first", url)
+    assert [third.owns(trial) for trial in third.read_trials()] == [False, False]
+    second.close()
+    assert [third.owns(trial) for trial in third.read_trials()] == [True, True]
+    third.close()
+
+
+def test_the_first_result_counts_if_a_lost_connection_gave_a_trial_to_two_processes(
+    tmp_path, postgres, postgres_url
+):
+    with share(tmp_path, postgres_url) as first, share(tmp_path, postgres_url) as second:
+        trial = start_trial(first, 0)
+        start_trial(second, 1)
+        terminate_lock(postgres)
+        taken = second.read_trials()[0]
+        assert second.owns(taken)
+        second.finish(taken, Result(1.0, 0.1))
+        first.report(trial, 2.0, 1)
+        first.finish(trial, Result(2.0, 0.1))
+        assert start_trial(first, 2).facts["process"] not in {0, 1}
+        assert [trial.objective for trial in first.read_trials()] == [1.0, None, None]
 
 
 def test_studies_of_different_names_share_a_database(tmp_path, url):

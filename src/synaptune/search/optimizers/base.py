@@ -44,6 +44,14 @@ class Optimizer(Protocol):
     generation_size: int
     learns: bool = True
 
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether the optimizer can learn points one by one in any order.
+
+        Processes that share a study then do not wait for the generations of each other.
+        """
+        return False
+
     def ask(self) -> UnitPoint | None:
         """Return the next point, or None if no point is left."""
         ...
@@ -54,6 +62,13 @@ class Optimizer(Protocol):
         Points that were not asked for are accepted; they occur when a search is rebuilt.
         """
         ...
+
+    def reseed(self, engine: Engine, index: int) -> None:
+        """Draw the point with this index, and later ones, from a random stream of its own.
+
+        Only an asynchronous optimizer does so. Its random stream says nothing about the points that
+        are stored if other processes drew some of them.
+        """
 
     def get_diagnostics(self) -> Diagnostics | None:
         """Return the search distribution after the last generation, or None if there is none."""

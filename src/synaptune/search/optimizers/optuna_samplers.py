@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from synaptune.search.optimizers.base import SEED_MODULUS, Engine, Observation, Optimizer
@@ -135,6 +136,17 @@ class OptunaOptimizer(Optimizer):
             self._study = optuna.create_study(sampler=self._make_sampler(engine))
             for point in prior if self._models else ():
                 self._add_trial(self._to_parameters(point.unit), _to_value(point), self._study)
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether this is a model sampler."""
+        return self._models
+
+    def reseed(self, engine: Engine, index: int) -> None:
+        """Replace a model sampler by one with another seed."""
+        if self._models:
+            with _silence_optuna():
+                self._study.sampler = self._make_sampler(replace(engine, seed=engine.seed + index))
 
     def ask(self) -> UnitPoint:
         """Return the next point; the first one is the start of the space."""

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from synaptune.core.files import replace_file
+from synaptune.core.files import write_atomic
 from synaptune.core.signing import sign, verify
 from synaptune.search.optimizers.base import Engine, Observation, Optimizer
 
@@ -88,8 +88,7 @@ class StateFile:
         signed = sign(content)
         if signed is None:
             return
-        with replace_file(self.path) as draft:
-            draft.write_bytes(signed)
+        write_atomic(self.path, signed)  # processes that share a study write it as well
 
     def load(self) -> OptimizerSnapshot | str:
         """Return the snapshot, or the reason why it cannot be used."""
@@ -150,13 +149,13 @@ def restore_optimizer(
         is_expected = not trials or (not isinstance(found, str) and found.optimizer is None)
         return RestoredOptimizer(optimizer, told, None if is_expected else f"{note}, exactly")
     optimizer = make_fresh()
+    optimizer.reseed(state_file.engine, len(trials))
     told = 0
     for generation in _split_generations(optimizer, trials):
-        if len(generation) == optimizer.generation_size and all(
-            finished for _, finished in generation
-        ):
-            optimizer.tell([point for point, _ in generation])
-            told += 1
+        if not _is_complete(generation, optimizer.generation_size):
+            break
+        optimizer.tell([point for point, _ in generation])
+        told += 1
     return RestoredOptimizer(
         optimizer, told, f"{note}; its own points would differ, so it goes on from their losses"
     )
@@ -175,15 +174,15 @@ def _replay(
     for generation in _split_generations(optimizer, trials)[generations:]:
         if any(optimizer.ask() != point.unit for point, _ in generation):
             return None
-        leading = (
-            leading
-            and len(generation) == optimizer.generation_size
-            and all(finished for _, finished in generation)
-        )
+        leading = leading and _is_complete(generation, optimizer.generation_size)
         if leading:
             optimizer.tell([point for point, _ in generation])
             generations += 1
     return generations
+
+
+def _is_complete(generation: Sequence[tuple[Observation, bool]], size: int) -> bool:
+    return len(generation) == size and all(finished for _, finished in generation)
 
 
 def _split_generations(

@@ -139,6 +139,11 @@ class LiveTable(Callback):
         self.progress.record_end(trial)
         self._screen.redraw()
 
+    def on_foreign_end(self, trial: Trial, values: Mapping[int, float]) -> None:
+        """Count a trial that has ended in another process."""
+        self.progress.record_foreign_end(trial)
+        self._screen.redraw()
+
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """Show the search distribution, unless several searches are shown as one."""
         if self.progress.info.phases == 1:

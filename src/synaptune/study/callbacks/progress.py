@@ -88,8 +88,7 @@ class SearchProgress:
         self.running: dict[int, RunningTrial] = {}
         self.finished_here = self.since_best = 0
         for trial in earlier:
-            self.record_end(trial)
-        self.finished_here = self.since_best = 0
+            self.record_foreign_end(trial)
 
     def record_start(self, trial: Trial, now: float) -> None:
         """Add a running trial; another attempt at it replaces the first one."""
@@ -116,6 +115,12 @@ class SearchProgress:
         best = find_best(filter(None, (self.best, trial)), self.info.maximize)
         self.since_best = self.since_best + 1 if best is self.best else 0
         self.best = best
+
+    def record_foreign_end(self, trial: Trial) -> None:
+        """Count a trial that has ended in another process."""
+        here, since_best = self.finished_here, self.since_best
+        self.record_end(trial)
+        self.finished_here, self.since_best = here, since_best
 
     @property
     def trials_left(self) -> int | None:

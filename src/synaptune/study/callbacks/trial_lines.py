@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 from synaptune.core.terminal import is_terminal, print_line
@@ -45,6 +45,10 @@ class TrialLines(Callback):
         self._progress.record_end(trial)
         if self._is_shown:
             print_line(_format_line(self._progress, trial, time.monotonic()), self._stream)
+
+    def on_foreign_end(self, trial: Trial, values: Mapping[int, float]) -> None:
+        """Count a trial that has ended in another process."""
+        self._progress.record_foreign_end(trial)
 
 
 def _format_line(progress: SearchProgress, trial: Trial, now: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from synaptune.core.errors import user_error
-from synaptune.search.trial import Result
+from synaptune.search.trial import Result, Trial
 
 SCHEMA_VERSION = 1
 
@@ -17,6 +17,7 @@ VERSION_KEY = "schema_version"
 WRITER = "synaptune_version"
 HOLDER = "holder"
 ENGINE = "engine"
+PARAMETERS = "parameters"  # names of the searched parameters in the order of the coordinates
 
 # Prefixes of configuration keys: the range of a searched parameter, its start value, and the values
 # that a search-space file fixes.
@@ -30,6 +31,7 @@ INDEX = "index"
 UNIT = "unit"
 GENERATION = "generation"
 SEED = "seed"
+PROCESS = "process"  # in a study that processes can share: the slot of the process (lease.py)
 
 # User attributes that are written later: the reasons of lost attempts, the extrapolated objective
 # of a pruned trial, and the end of the trial; for a failed one also the kind of failure
@@ -44,8 +46,8 @@ TRACEBACK = "traceback"
 # Attributes that only the study and the search write; some of them identify a trial.
 # fmt: off
 _RESERVED_NAMES = frozenset({
-    PHASE, INDEX, UNIT, GENERATION, SEED, ATTEMPTS, ESTIMATE, SECONDS, FAILURE, REASON, TRACEBACK,
-    "config_fingerprint", "code_version",
+    PHASE, INDEX, UNIT, GENERATION, SEED, PROCESS, ATTEMPTS, ESTIMATE, SECONDS, FAILURE, REASON,
+    TRACEBACK, "config_fingerprint", "code_version",
 })
 # fmt: on
 
@@ -79,6 +81,11 @@ def check_schema(notes: Mapping[str, Any], where: str) -> None:
             do="continue it with the version of synaptune that wrote it, "
             "or start a new study under another study.name",
         )
+
+
+def get_slot(trial: Trial) -> int:
+    """Return the slot of the process that runs a trial; 0 if the study cannot be shared."""
+    return trial.facts.get(PROCESS, 0)
 
 
 def get_end_state(result: Result) -> str:

@@ -1,7 +1,8 @@
-"""Locks that allow one controller for each study.
+"""Locks that allow one controller for each study, or several that share it.
 
 A locked file excludes the processes of one machine, an advisory lock in the database those of all
-machines. Both locks are released when their process ends for any reason.
+machines. Both locks are released when their process ends for any reason. Processes that share a
+study hold the lock of the study in shared mode.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from synaptune.study.database.connection import create_engine, get_sqlite_path, 
 _POSTGRESQL_LOCK = """SELECT set_config('tcp_keepalives_idle', '10', false),
     set_config('tcp_keepalives_interval', '5', false),
     set_config('tcp_keepalives_count', '4', false), pg_try_advisory_lock(:key)"""
+_POSTGRESQL_SHARED_LOCK = "SELECT pg_try_advisory_lock_shared(:key)"
+_POSTGRESQL_UNLOCK = "SELECT pg_advisory_unlock(:key)"
 
 
 class LockHeldError(Exception):
@@ -82,8 +85,13 @@ class Holder:
         return f"host {self.host}, process {self.pid}, last sign of life {age} s ago"
 
 
-def lock_file(path: Path) -> TextIO:
-    """Lock a file for one process of this machine, until the returned handle is closed.
+def lock_file(path: Path, *, shared: bool = False, wait: bool = False) -> TextIO:
+    """Lock a file among the processes of this machine, until the returned handle is closed.
+
+    Args:
+        path: the file; it is created if it does not exist.
+        shared: whether other processes may hold the lock in shared mode.
+        wait: whether to wait for a process that holds the lock.
 
     Raises:
         LockHeldError: another process holds the lock.
@@ -91,7 +99,8 @@ def lock_file(path: Path) -> TextIO:
     """
     handle = path.open("a+")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(handle, mode | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         handle.close()
         raise LockHeldError(str(path)) from None
@@ -103,48 +112,72 @@ class ServerLock:
 
     Its key is the first 64 bits of the SHA-256 of the study name. For MySQL, whose locks are shared
     by all databases of a server, the hash includes the name of the database.
+
+    Attributes:
+        is_alone: whether no other process held the lock when this one acquired it.
     """
 
-    def __init__(self, url: str, name: str) -> None:
-        """Acquire the lock; raises LockHeldError and the errors of SQLAlchemy and the driver."""
+    def __init__(self, url: str, name: str, *, shared: bool = False) -> None:
+        """Acquire the lock.
+
+        Also raises the errors of SQLAlchemy and the driver.
+
+        Args:
+            url: URL of the database.
+            name: name of the study.
+            shared: whether other processes may hold the lock in shared mode. MySQL has no such
+                mode: there the lock is exclusive.
+
+        Raises:
+            LockHeldError: another process holds the lock.
+        """
         import sqlalchemy
 
         self._engine = create_engine(
             url, poolclass=sqlalchemy.pool.NullPool, isolation_level="AUTOCOMMIT"
         )
         self._name = name
+        self._is_postgresql = self._engine.dialect.name == "postgresql"
+        self._is_shared = shared and self._is_postgresql
+        self.is_alone = True
         self._guard = threading.Lock()
         self._connection: Any = None
         self._acquire()
 
-    def ensure(self) -> None:
-        """Acquire the lock again if its connection was lost; raises like the constructor."""
+    def ensure(self) -> bool:
+        """Acquire the lock again if its connection was lost; raises like the constructor.
+
+        Returns:
+            Whether it was lost, and with it the locks of `try_slot`.
+        """
         import sqlalchemy.exc
 
         with self._guard:
             if self._connection is not None:
                 try:
                     self._connection.execute(sqlalchemy.text("SELECT 1"))
-                    return
+                    return False
                 except sqlalchemy.exc.SQLAlchemyError as error:
                     self._release()
                     if not is_transient(error):
                         raise
             self._acquire()
+            return True
 
-    @contextlib.contextmanager
-    def lock_database(self) -> Iterator[None]:
-        """Wait for and hold a lock that all studies of the database share."""
+    def try_slot(self, slot: int) -> bool:
+        """Lock a slot of the study if it is free; with MySQL every slot belongs to this process.
+
+        Returns:
+            Whether this process holds the lock now.
+        """
         import sqlalchemy
 
-        if self._engine.dialect.name != "postgresql":
-            yield
-            return
-        with self._engine.connect() as connection:
-            connection.execute(
-                sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": make_lock_key("")}
-            )
-            yield  # the connection has no pool: it is closed at the end, which releases the lock
+        if not self._is_postgresql:
+            return True
+        key = make_lock_key(f"{self._name}\n{slot}")
+        with self._guard:
+            statement = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
+            return self._connection.execute(statement, {"key": key}).scalar_one()
 
     def close(self) -> None:
         """Release the lock."""
@@ -157,12 +190,18 @@ class ServerLock:
 
         connection = self._engine.connect()
         try:
-            if self._engine.dialect.name == "postgresql":
+            if self._is_postgresql:
                 query, key = _POSTGRESQL_LOCK, make_lock_key(self._name)
             else:
                 query = "SELECT GET_LOCK(:key, 0)"
                 key = f"synaptune-{make_lock_key(f'{self._engine.url.database}/{self._name}'):x}"
             *_, is_acquired = connection.execute(sqlalchemy.text(query), {"key": key}).one()
+            if self._is_shared:
+                self.is_alone = is_acquired
+                shared, unlock = map(sqlalchemy.text, (_POSTGRESQL_SHARED_LOCK, _POSTGRESQL_UNLOCK))
+                is_acquired = connection.execute(shared, {"key": key}).scalar_one()
+                if self.is_alone:
+                    connection.execute(unlock, {"key": key})
         except BaseException:
             connection.invalidate()
             connection.close()
@@ -181,6 +220,22 @@ class ServerLock:
             self._connection = None
 
 
+@contextlib.contextmanager
+def lock_database(url: str) -> Iterator[None]:
+    """Wait for and hold a lock that all studies of a PostgreSQL database share."""
+    import sqlalchemy
+
+    engine = create_engine(url, poolclass=sqlalchemy.pool.NullPool, isolation_level="AUTOCOMMIT")
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    with engine.connect() as connection:
+        connection.execute(
+            sqlalchemy.text("SELECT pg_advisory_lock(:key)"), {"key": make_lock_key("")}
+        )
+        yield  # the connection has no pool: it is closed at the end, which releases the lock
+
+
 def make_lock_key(name: str) -> int:
     """Return a signed 64-bit integer from the SHA-256 of a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
@@ -194,5 +249,16 @@ def list_lock_files(folder: Path, url: str, name: str) -> list[Path]:
     locks = [folder / ".lock"]
     path = get_sqlite_path(url)
     if path is not None and path.parent.resolve() != folder.resolve():
-        locks.append(path.with_name(f".{path.name}.{make_lock_key(name) & 0xFFFFFFFF:08x}.lock"))
+        locks.append(_make_database_lock_path(path, name))
     return locks
+
+
+def make_shared_lock_path(folder: Path, url: str, name: str, suffix: str) -> Path:
+    """Return a file to lock among the processes that share a study, in whatever folders."""
+    path = get_sqlite_path(url)
+    lock = folder / ".lock" if path is None else _make_database_lock_path(path, name)
+    return lock.with_name(f"{lock.name}.{suffix}")
+
+
+def _make_database_lock_path(path: Path, name: str) -> Path:
+    return path.with_name(f".{path.name}.{make_lock_key(name) & 0xFFFFFFFF:08x}.lock")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from synaptune.core.errors import user_error
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.space.values import decode_choice, encode_choices, find_choice
-from synaptune.search.trial import Result, Trial
+from synaptune.search.trial import Result, Trial, TrialExistsError
 from synaptune.study.database import keys as schema
 
 _OPTUNA_STATES = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
@@ -38,6 +38,8 @@ def create_trial(
 ) -> tuple[int, int]:
     """Store a new trial as running.
 
+    If processes share the study (the trial has the fact PROCESS), its index must be free.
+
     Args:
         storage: Optuna's storage.
         study: Optuna's identifier of the study.
@@ -48,6 +50,9 @@ def create_trial(
 
     Returns:
         Optuna's identifier of the trial and its number.
+
+    Raises:
+        TrialExistsError: another process has stored a trial of the same phase and index.
     """
     from optuna.trial import TrialState
     from sqlalchemy import insert
@@ -57,16 +62,24 @@ def create_trial(
     facts = {**trial.facts, schema.INDEX: trial.index, schema.UNIT: list(trial.unit)}
     with Session(storage.engine) as session, session.begin():
         # The row lock makes numbers unique, and waits for an earlier attempt that the server still
-        # processes.
+        # processes. In SQLite the first insert acquires the lock.
         models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
         identity = {schema.PHASE: facts.get(schema.PHASE), schema.INDEX: trial.index}
-        if is_retry and (existing := _find_running(session, study, identity)) is not None:
-            return existing
+        if is_retry:
+            own = {name: facts[name] for name in (schema.PROCESS,) if name in facts}
+            existing = _find_trial(session, study, identity | own, TrialState.RUNNING)
+            if existing is not None:
+                return existing
         row: Any = models.TrialModel(
             study_id=study, number=None, state=TrialState.RUNNING, datetime_start=datetime.now()
         )
         session.add(row)
         session.flush()
+        row.number = row.count_past_trials(session)
+        # Indexes are stored in order: one that is taken has more than this many trials before it.
+        may_be_taken = schema.PROCESS in facts and row.number > trial.index
+        if may_be_taken and _find_trial(session, study, identity) is not None:
+            raise TrialExistsError(identity)
         parameters = [
             {"trial_id": row.trial_id, **_make_parameter_row(dimension, trial)}
             for dimension in space.dimensions
@@ -75,7 +88,6 @@ def create_trial(
         session.execute(
             insert(models.TrialUserAttributeModel), _make_attribute_rows(row.trial_id, facts)
         )
-        row.number = row.count_past_trials(session)
         return row.trial_id, row.number
 
 
@@ -118,7 +130,7 @@ def finish_trial(
         row.datetime_complete = datetime.now()
 
 
-def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
+def read_trials(storage: Any, study: int, where: str, first: int = 0) -> list[Trial]:
     """Read the trials of a study, ordered by number.
 
     The function reads columns because Optuna's reader is slow: it creates an object for every
@@ -128,6 +140,7 @@ def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
         storage: Optuna's storage.
         study: id of the study.
         where: the study, for the message.
+        first: smallest number of a trial to read.
 
     Raises:
         UserError: a trial that synaptune did not write.
@@ -142,16 +155,19 @@ def read_trials(storage: Any, study: int, where: str) -> list[Trial]:
     with Session(storage.engine) as session:
         # The states are read first: a later write then concerns a trial that is running in this
         # list, or is missing in it.
-        states = _select_rows(session, study, models.TrialModel, models.TrialModel.state)
+        states = _select_rows(
+            session, study, models.TrialModel, models.TrialModel.state, first=first
+        )
         parameters = _select_entries(
             session,
             study,
             parameter.param_name,
             parameter.param_value,
             parameter.distribution_json,
+            first=first,
         )
-        facts = _select_entries(session, study, attribute.key, attribute.value_json)
-        objectives = dict(map(tuple, _select_rows(session, study, value, value.value)))
+        facts = _select_entries(session, study, attribute.key, attribute.value_json, first=first)
+        objectives = dict(map(tuple, _select_rows(session, study, value, value.value, first=first)))
     return [
         _build_trial(
             number,
@@ -215,16 +231,19 @@ def read_details(storage: Any, study: int) -> TrialDetails:
 
 
 def _select_entries(
-    session: Any, study: int, key: Any, *columns: Any
+    session: Any, study: int, key: Any, *columns: Any, first: int = 0
 ) -> dict[int, dict[Any, list[Any]]]:
     """Return the values of some columns by the value of a key column, for each trial number."""
     entries: dict[int, dict[Any, list[Any]]] = defaultdict(dict)
-    for number, name, *values in _select_rows(session, study, key.class_, key, *columns):
+    rows = _select_rows(session, study, key.class_, key, *columns, first=first)
+    for number, name, *values in rows:
         entries[number][name] = values
     return entries
 
 
-def _select_rows(session: Any, study: int, table: Any, *columns: Any) -> Sequence[Any]:
+def _select_rows(
+    session: Any, study: int, table: Any, *columns: Any, first: int = 0
+) -> Sequence[Any]:
     """Return the trial number and some columns of the rows of a study, in the written order."""
     from sqlalchemy import select
 
@@ -232,6 +251,7 @@ def _select_rows(session: Any, study: int, table: Any, *columns: Any) -> Sequenc
     trial = models.TrialModel
     query = select(trial.number, *columns).select_from(table).where(trial.study_id == study)
     query = query if table is trial else query.join(trial)
+    query = query.where(trial.number >= first) if first else query
     return session.execute(query.order_by(*table.__table__.primary_key)).all()
 
 
@@ -270,10 +290,11 @@ def _build_trial(
     )
 
 
-def _find_running(session: Any, study: int, facts: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return identifier and number of the latest running trial with these facts, or None."""
-    from optuna.trial import TrialState
-    from sqlalchemy import select
+def _find_trial(
+    session: Any, study: int, facts: Mapping[str, Any], state: Any = None
+) -> tuple[int, int] | None:
+    """Return identifier and number of the latest trial with these facts and state, or None."""
+    from sqlalchemy import select, true
 
     models = get_models()
     trial, fact = models.TrialModel, models.TrialUserAttributeModel
@@ -283,7 +304,7 @@ def _find_running(session: Any, study: int, facts: Mapping[str, Any]) -> tuple[i
     )
     row = session.execute(
         select(trial.trial_id, trial.number)
-        .where(trial.study_id == study, trial.state == TrialState.RUNNING)
+        .where(trial.study_id == study, true() if state is None else trial.state == state)
         .where(*(trial.trial_id.in_(match) for match in matches))
         .order_by(trial.trial_id.desc())
     ).first()
