@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -162,6 +163,7 @@ def open_storage(url: str, mode: Literal["own", "join", "read"] = "own"):
     if path is not None and not path.exists() and not os.access(path.parent, os.W_OK):
         raise PermissionError(13, "cannot be written", str(path.parent))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of errors that it also raises
     options = get_engine_options(url)
     if path is not None:
         factory = functools.partial(_connect_sqlite, _PRAGMAS[mode])
