@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.mounts import mount_read_only
 from helpers.paths import ROOT
 from synaptune import TrialManager
 from synaptune.cli.main import main
@@ -71,6 +72,17 @@ def test_a_report_is_written_without_standard_streams(folder):
 def test_an_export_without_an_output_asks_for_a_file(folder):
     done = run(f"{COMMAND} export made >&-", folder)
     assert (done.returncode, "--out FILE" in done.stderr) == (2, True)
+
+
+def test_a_study_in_a_folder_that_cannot_be_written_is_read(folder, tmp_path):
+    before = run(f"{COMMAND} export made", folder).stdout
+    with mount_read_only(folder):
+        assert run(f"{COMMAND} export made", folder).stdout == before
+        done = run(f"{COMMAND} report made --format md --out {tmp_path}/report", folder)
+        assert done.returncode == 0, done.stderr
+        refused = run(f"{COMMAND} report made --format md --out new", folder)
+    assert refused.returncode == 2
+    assert "expected: a writable folder\n  to do: make room there, or choose" in refused.stderr
 
 
 @pytest.mark.parametrize("command", [f"{COMMAND} report s", f"{sys.executable} {ROOT}/train.py"])

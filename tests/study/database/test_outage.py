@@ -4,6 +4,7 @@ No trial is lost and none is load_optuna_trials twice.
 """
 
 import contextlib
+import os
 import random
 import shutil
 import sqlite3
@@ -16,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import optuna
 import pytest
 
+from helpers.mounts import mount_small
 from synaptune.core.errors import UserError
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
@@ -253,20 +255,15 @@ def small_disk(postgres):
     """The URL of a database on a file system of 12 MB, and a file there to fill it with."""
     folder, tables = postgres.folder / "small", postgres.folder / "small" / "tables"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
-    if sys.platform != "linux" or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("this user cannot mount a file system")
-    try:
+    with mount_small(folder):
         tables.mkdir()
-        shutil.chown(tables, postgres.user)
+        shutil.chown(tables, postgres.user or os.geteuid())
         postgres.execute(f"CREATE TABLESPACE small LOCATION '{tables}'")
         postgres.execute("CREATE DATABASE small TABLESPACE small")
         yield f"postgresql://synaptune@127.0.0.1:{postgres.port}/small", folder / "filler"
         postgres.execute("DROP DATABASE small WITH (FORCE)")
         postgres.execute("DROP TABLESPACE small")
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-        folder.rmdir()
+    folder.rmdir()
 
 
 def test_a_full_disk_of_the_server_ends_a_command_and_the_study_continues(
