@@ -146,6 +146,19 @@ def test_a_space_file_computes_nothing(tmp_path, monkeypatch, text):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    "setting",
+    ["workers.parameters: {slurm_setup: [touch ran]}", "notify.urls: [https://a]", "logger: wandb"],
+)
+def test_a_file_sets_nothing_that_belongs_to_the_command(tmp_path, setting):
+    best, space = tmp_path / "best.yaml", tmp_path / "space.yaml"
+    best.write_text(f"parameters: {{seed: 1, {setting}}}")
+    space.write_text(f"parameters: [seed]\nfixed: {{{setting}}}")
+    for read, path in ((read_best, best), (read_space_file, space)):
+        with pytest.raises(UserError, match=f"{setting.split(':')[0]}.*a setting of the command"):
+            read(path)
+
+
 def test_a_name_without_a_near_one_gets_no_suggestion():
     assert suggest("lerning_rate", ["training.learning_rate", "seed"]) != ""
     assert suggest("qqqq", ["seed"]) == ""

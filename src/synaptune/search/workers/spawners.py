@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.core.errors import user_error
-from synaptune.core.text import get_first_line
+from synaptune.core.terminal import print_line
+from synaptune.core.text import get_first_line, show_path
 from synaptune.search.workers.pool import WorkerHandle
 from synaptune.search.workers.process import KEY_VARIABLE, run_worker
 
@@ -164,7 +165,8 @@ class _SlurmWorker:
 
     def poll(self) -> str | None:
         """Return the final state of the job, or None while it runs."""
-        return self.job.state if self.job.done(force_check=True) else None
+        with contextlib.suppress(LookupError, ValueError):  # sacct answers with other text
+            return self.job.state if self.job.done(force_check=True) else None
 
     def kill(self) -> None:
         """Cancel the job."""
@@ -198,6 +200,15 @@ class SlurmSpawner:
                 expected="the package submitit",
                 do="pip install 'synaptune[slurm]'",
             ) from None
+        from submitit.core.utils import FailedSubmissionError, UncompletedJobError
+
+        if not str(self.folder).isprintable():
+            # A line break would end a comment of the job script, and the shell would run the rest.
+            raise user_error(
+                got=f"the folder {str(self.folder)!a} with workers=slurm",
+                expected="a path without line breaks and control characters",
+                do="set study.dir, or change to another folder",
+            )
         try:
             executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
             executor.update_parameters(name="synaptune", **self.parameters)
@@ -207,9 +218,17 @@ class SlurmSpawner:
                 expected="workers.cluster null, slurm or local, and parameters of submitit",
                 do="correct workers.*",
             ) from error
-        return _SlurmWorker(
-            executor.submit(_run_remote_worker, address, authkey, slot, list(sys.path))
-        )
+        try:
+            job = executor.submit(_run_remote_worker, address, authkey, slot, list(sys.path))
+        except (UncompletedJobError, FailedSubmissionError, OSError) as error:
+            raise user_error(
+                got=f"a job that cannot be submitted: {get_first_line(error)}",
+                expected="sbatch accepts the job and answers with its number",
+                do="correct workers.parameters (such as slurm_partition and slurm_account), "
+                "and give the same command",
+            ) from error
+        print_line(f"worker {slot}: job {job.job_id} submitted, output in {show_path(self.folder)}")
+        return _SlurmWorker(job)
 
     def close(self) -> None:
         """Do nothing: a job ends with its worker."""
