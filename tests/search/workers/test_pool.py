@@ -407,3 +407,27 @@ def test_tasks_of_ray_are_workers_too(tmp_path, monkeypatch):
     )
     assert sequence(trials) == sequence(drive(tmp_path / "here", count=0, budget=8))
     assert sum("trying it again" in line for line in said) == 1
+
+
+def test_a_ray_cluster_that_has_ended_is_an_error_before_ray_ends_the_process(tmp_path):
+    pytest.importorskip("ray")
+    code = """
+import os, signal, subprocess, sys, time
+from synaptune.core.errors import UserError
+from synaptune.search.workers.spawners import RaySpawner
+spawner = RaySpawner(cpus=0.5)
+found = subprocess.run(["pgrep", "-P", str(os.getpid()), "gcs_server"], capture_output=True)
+os.kill(int(found.stdout), signal.SIGKILL)
+time.sleep(0.5)
+try:
+    spawner.spawn(("127.0.0.1", 9), b"key", 0)
+except UserError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert "which does not answer" in done.stdout, done.stderr
+    assert "ray start --head" in done.stdout

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from synaptune.core.terminal import print_line
 from synaptune.core.text import get_first_line, show_path
 from synaptune.search.workers.pool import WorkerHandle
 from synaptune.search.workers.process import KEY_VARIABLE, run_worker
+
+_RAY_TIMEOUT = 10.0  # of a connection to the head of a cluster [s]; chosen: a busy head answers
 
 
 @dataclass(frozen=True)
@@ -144,9 +147,24 @@ class RaySpawner:
                 ) from error
 
     def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
-        """Start a worker as a Ray task without retries: the pool replaces a dead worker."""
+        """Start a worker as a Ray task without retries: the pool replaces a dead worker.
+
+        Raises:
+            UserError: the cluster has ended. Ray would end this process after a minute.
+        """
         import ray
 
+        head = ray.get_runtime_context().gcs_address
+        host, _, port = head.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), _RAY_TIMEOUT).close()
+        except OSError as error:
+            raise user_error(
+                got=f"the Ray cluster {head}, which does not answer: {error.strerror or error}",
+                expected="a running cluster",
+                do="start it (ray start --head), unless workers.address is null, and give the same "
+                "command; every finished trial is kept",
+            ) from error
         task = ray.remote(_run_remote_worker).options(
             num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0
         )
