@@ -68,15 +68,15 @@ def _list_log_p(runs: tuple[int, ...], total: int) -> Any:
     return multivariate_hypergeom.logpmf(tables, runs, total)
 
 
-@functools.lru_cache(maxsize=4096)  # many bins have the same two numbers
 def rate_interval(winners: int, runs: int, level: float = CONFIDENCE) -> tuple[float, float]:
     """Compute the interval of a success rate, eq. (4); (0, 1) without runs."""
-    from scipy.stats import binomtest
+    from scipy.special import betaincinv
 
-    if runs == 0:
-        return 0.0, 1.0
-    interval = binomtest(winners, runs).proportion_ci(level)
-    return float(interval.low), float(interval.high)
+    tail, losers = (1.0 - level) / 2.0, runs - winners
+    # The ends are quantiles of beta distributions.
+    low = betaincinv(winners, losers + 1, tail) if winners else 0.0
+    high = betaincinv(winners + 1, losers, 1.0 - tail) if losers else 1.0
+    return float(low), float(high)
 
 
 def shuffle_labels(
