@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.mounts import mount_read_only
 from helpers.paths import ROOT
 from synaptune import TrialManager
 from synaptune.cli.main import main
@@ -73,6 +74,17 @@ def test_an_export_without_an_output_asks_for_a_file(folder):
     assert (done.returncode, "--out FILE" in done.stderr) == (2, True)
 
 
+def test_a_study_in_a_folder_that_cannot_be_written_is_read(folder, tmp_path):
+    before = run(f"{COMMAND} export made", folder).stdout
+    with mount_read_only(folder):
+        assert run(f"{COMMAND} export made", folder).stdout == before
+        done = run(f"{COMMAND} report made --format md --out {tmp_path}/report", folder)
+        assert done.returncode == 0, done.stderr
+        refused = run(f"{COMMAND} report made --format md --out new", folder)
+    assert refused.returncode == 2
+    assert "expected: a writable folder\n  to do: make room there, or choose" in refused.stderr
+
+
 @pytest.mark.parametrize("command", [f"{COMMAND} report s", f"{sys.executable} {ROOT}/train.py"])
 def test_a_removed_working_folder_is_refused(tmp_path, command):
     done = run(f"mkdir gone && cd gone && rmdir ../gone && {command}", tmp_path)
@@ -132,6 +144,19 @@ def test_a_space_file_computes_nothing(tmp_path, monkeypatch, text):
         read_space_file(path)
     assert "s3cr3t" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["workers.parameters: {slurm_setup: [touch ran]}", "notify.urls: [https://a]", "logger: wandb"],
+)
+def test_a_file_sets_nothing_that_belongs_to_the_command(tmp_path, setting):
+    best, space = tmp_path / "best.yaml", tmp_path / "space.yaml"
+    best.write_text(f"parameters: {{seed: 1, {setting}}}")
+    space.write_text(f"parameters: [seed]\nfixed: {{{setting}}}")
+    for read, path in ((read_best, best), (read_space_file, space)):
+        with pytest.raises(UserError, match=f"{setting.split(':')[0]}.*a setting of the command"):
+            read(path)
 
 
 def test_a_name_without_a_near_one_gets_no_suggestion():

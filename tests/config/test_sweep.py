@@ -189,6 +189,18 @@ def test_a_sweep_that_reached_its_target_is_over_until_the_target_changes(tmp_pa
     assert len(trials(tmp_path, "app-oneplusone")) == 5
 
 
+@pytest.mark.parametrize("words", [("x=choice(3)",), ("x=1,2", "x=3"), ()])
+def test_a_sweep_with_nothing_to_search_runs_one_trial_that_can_be_reported(tmp_path, words):
+    for finished in "", ", 1 finished before":
+        ended = sweep(tmp_path, "hydra/sweeper=random", *words)
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout.startswith("nothing to search, one trial")
+        assert f"1 trials{finished} (" in ended.stdout
+    assert [trial.state.name for trial in trials(tmp_path, "app-random")] == ["COMPLETE"]
+    report = processes.run(["-m", "synaptune.cli", "report", "app-random"], tmp_path)
+    assert report.returncode == 0, report.stderr
+
+
 def test_a_value_fixed_on_the_command_line_is_not_searched(tmp_path):
     parametrization = (
         "+hydra.sweeper.parametrization={x: {lower: 0, upper: 10}, y: 'interval(1,100)'}"

@@ -137,6 +137,7 @@ def make_full_evidence(
         },
         inspections={"baseline": make_inspection(draw, 0.55), "best": make_inspection(draw, 1.0)},
         space=space,
+        objective="objective" if maximize else "loss",
     )
 
 

@@ -65,6 +65,10 @@ APPLICATIONS = {
         ("x=1,2", "y=5", "x=0.3", "y=6,7", "color=BLUE,RED", "z=1,2", "z=choice('${y}',9)"),
         8,
     ),
+    "the last word leaves nothing to sweep": App(
+        {"config.yaml": "x: 1\n"}, ("x=1,2", "+y=5,6", "x=3", "+y=7"), 1
+    ),
+    "no word at all": App({"config.yaml": "x: 1\nhydra: {sweeper: {params: {}}}\n"}, (), 1),
     "values of every type": App(
         {"config.yaml": "v: 0\n"},
         (r"v=null,true,1,1.5,1e-3,text,'1','true','a b','it\'s',a-b,'','é',[1,'2'],{a:null}",),

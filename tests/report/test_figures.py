@@ -186,6 +186,17 @@ def test_the_validation_shows_its_gain_and_the_failures_their_share(evidence, fi
     assert f"{failed} of {runs} trials" in figures["failures"].caption
 
 
+def test_a_maximised_objective_is_shown_by_its_name_and_its_own_numbers():
+    maximised = make_full_evidence(count=60, maximize=True)
+    for key in ("convergence", "profiles"):
+        figure = draw_figure(key, maximised)
+        words = list_texts(figure)
+        assert "objective (higher is better)" in words
+        assert not any(re.search(r"\bloss\b", text, re.I) for text in [*words, figure.caption])
+    best = max(trial.objective for trial in maximised.trials if trial.objective is not None)
+    assert f"best {format_number(best, 4)}" in list_texts(draw_figure("convergence", maximised))
+
+
 def test_an_inspection_with_missing_parts_is_drawn_partially(evidence):
     def with_inspections(**inspections):
         return dataclasses.replace(evidence, inspections=inspections)

@@ -96,6 +96,16 @@ def test_every_trial_is_a_row_with_all_its_facts(tmp_path, capsys):
     assert [row["parameter.seed"] for row in rows] == ['"a"', '"a"', '"a"', "3"]
 
 
+def test_no_cell_is_a_formula_for_a_spreadsheet(tmp_path):
+    table = {"=cmd()": [1.0, -2.0], "@x": ["=1+1", "-inf"], "-a": ["+b", "-b"], "λ": ["a", "b"]}
+    path = tmp_path / "table.csv"
+    path.write_text(to_csv(table))
+    with path.open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert [cell for cell in cells if cell[0] in "=+-@"] == ["-2.0", "-inf"]
+    assert list(read_table(path).columns) == list(table)
+
+
 def test_parquet_has_the_same_table_with_types(tmp_path, capsys):
     parquet = pytest.importorskip("pyarrow.parquet")
     with write_study(tmp_path) as study:

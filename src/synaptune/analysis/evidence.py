@@ -21,6 +21,7 @@ from synaptune.analysis.ranking import rescore_study
 from synaptune.analysis.replay import Replay, replay
 from synaptune.analysis.results import Evidence, Importance, ValidationResult
 from synaptune.analysis.validation import (
+    LOSS,
     compute_validation,
     measure_noise,
     measure_selection_bias,
@@ -128,7 +129,13 @@ def gather_evidence(
             if key.startswith(schema.FIXED_PREFIX)
         },
         correlation_noise=None if null is None else null_limit(null),
+        objective=_name_objective(snapshot.configuration.get("objective.name")),
     )
+
+
+def _name_objective(name: str | None) -> str:
+    """Return an objective of train.py in words; None is a task of the user."""
+    return "loss" if name == LOSS else "objective" if name is None else f"{name} objective"
 
 
 def _replay_rescored(snapshot: StudySnapshot) -> Replay:

@@ -286,6 +286,8 @@ class Evidence:
         gates: results of the gates of phase 2.
         correlation_noise: correlation that the strongest pair of a null search exceeds in 5 % of
             the searches; None if not measured.
+        objective: what the search optimises, in words: `loss`, `hybrid objective`, ...;
+            `objective` for a task of the user.
     """
 
     name: str
@@ -322,3 +324,9 @@ class Evidence:
     fixed: Mapping[str, Value] = field(default_factory=dict)
     gates: Sequence[Mapping[str, Any]] = ()
     correlation_noise: float | None = None
+    objective: str = "objective"
+
+    @property
+    def direction(self) -> str:
+        """Which objectives are better."""
+        return f"{'higher' if self.maximize else 'lower'} is better"

@@ -153,7 +153,9 @@ def read_request(request: SweepRequest) -> Sweep:
     _check_seeds(base, space, search)
     space, prior = start_from_study(space, search.start, maximize=plan.maximize)
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
-    engine = Engine(optim.optimizer, seed, slots, plan.budget, optim.noisy, request.grid_points)
+    # A single point is run once, as by Hydra's own sweeper; no optimizer can search it.
+    optimizer = "grid" if space.is_point else optim.optimizer
+    engine = Engine(optimizer, seed, slots, plan.budget, optim.noisy, request.grid_points)
     make_optimizer(engine, space)  # refuses an unknown name before the study is created
     settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
     if engine.name == "grid":
@@ -166,7 +168,7 @@ def read_request(request: SweepRequest) -> Sweep:
         space=space,
         plan=replace(plan, retries=trial.retries),
         engine=engine,
-        location=_locate_study(request, study, f"{kind}-{engine.name.lower()}"),
+        location=_locate_study(request, study, f"{kind}-{optim.optimizer.lower()}"),
         workers=workers,
         trial=trial,
         stop=stop,
@@ -396,7 +398,7 @@ def _check_points(
 def _list_samples(space: Space) -> Iterator[dict[str, Value]]:
     """Return the start of the search, and points that together have each choice once."""
     yield space.to_values(space.get_start())
-    longest = max(len(dimension.choices) for dimension in space.dimensions)
+    longest = max((len(dimension.choices) for dimension in space.dimensions), default=0)
     for index in range(min(longest, _MAX_SAMPLES)):
         values = space.to_values(space.get_start())
         for dimension in space.dimensions:

@@ -71,7 +71,9 @@ def make_absolute(path: str | Path) -> Path:
 
 
 @contextmanager
-def as_disk_errors(path: Path, remedy: str = "free some space there") -> Iterator[None]:
+def as_disk_errors(
+    path: Path, remedy: str = "make room there, or choose another folder"
+) -> Iterator[None]:
     """Raise a full or read-only disk under `path` as a UserError; other errors pass unchanged."""
     try:
         yield
@@ -132,9 +134,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     """
     if folder.is_dir():
         return folder
-    with as_disk_errors(
-        folder, "free some space there, or set SYNAPTUNE_CACHE to a folder with free space"
-    ):
+    with as_disk_errors(folder, "make room there, or set SYNAPTUNE_CACHE to another folder"):
         draft = _make_draft_path(folder)
         draft.mkdir(parents=True)
         try:

@@ -30,7 +30,7 @@ from synaptune.protocols.stages import (
 )
 from synaptune.search.optimizers.base import Observation
 from synaptune.search.optimizers.registry import Engine, make_optimizer
-from synaptune.search.space.space import Space, UnitPoint
+from synaptune.search.space.space import Space, UnitPoint, make_space
 from synaptune.search.trial import Trial
 from synaptune.study.optimize import start_from_study
 
@@ -100,7 +100,7 @@ def build_space(composed: ComposedConfig) -> Space:
 
     dimensions = read_dimensions(composed.base)
     free = [dimension for dimension in dimensions if dimension.name not in composed.fixed_names]
-    space = Space(tuple(free))
+    space = make_space(free)
     check_search(composed.base, space.names)
     return space
 

@@ -46,7 +46,7 @@ from synaptune.protocols.stages import (
     run_validation,
 )
 from synaptune.search.optimizers.registry import Engine, make_optimizer
-from synaptune.search.space.space import Space, UnitPoint
+from synaptune.search.space.space import Space, UnitPoint, make_space
 from synaptune.search.trial import Trial
 from synaptune.study.optimize import resume_space
 from synaptune.study.reader import BASELINE, GATES, JOINT, get_study_folder
@@ -146,7 +146,7 @@ def build_space(composed: ComposedConfig) -> Space:
     assert isinstance(model, ModelConfig)
     left_out = {*find_unused_parameters(model), *composed.fixed_names}
     dimensions = read_dimensions(composed.base)
-    return Space(tuple(entry for entry in dimensions if entry.name not in left_out))
+    return make_space(entry for entry in dimensions if entry.name not in left_out)
 
 
 def _run_stages(

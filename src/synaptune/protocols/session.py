@@ -19,6 +19,7 @@ from synaptune.protocols.trial_run import TrainingEvaluation
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.runner import catch_interrupts
+from synaptune.search.space.file import is_user_setting
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.workers.base import NoWorkers
@@ -220,6 +221,8 @@ def _restore_config(base: DictConfig, snapshot: StudySnapshot) -> None:
     for key, value in snapshot.configuration.items():
         if key.startswith("search.") and key.removeprefix("search.") not in base.search:
             continue  # a setting of the search, not of a run
+        if is_user_setting(key):
+            continue  # of the command; the study may come from another person
         try:
             OmegaConf.update(base, key, value)
         except (OmegaConfBaseException, KeyError):

@@ -131,6 +131,8 @@ def _prepare_jobs(
 
 def _announce(protocol: Protocol, ledger: PhaseLedger) -> None:
     finished = sum(trial.state != "running" for trial in ledger.read_trials())
+    if protocol.space.is_point:
+        print("nothing to search, one trial; a search needs e.g. NAME=interval(LOW,HIGH)")
     print(
         f"study {protocol.study.location.name}: {protocol.engine.name} over"
         f" {len(protocol.space.names)} parameters, {protocol.plan.budget} trials"

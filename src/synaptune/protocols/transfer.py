@@ -25,7 +25,7 @@ from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import run_points
 from synaptune.search.objective.learning_curve import rank_correlation
-from synaptune.search.space.space import Space
+from synaptune.search.space.space import Space, make_space
 from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
 from synaptune.study.reader import StudySnapshot, find_study
@@ -60,7 +60,7 @@ def run_transfer(overrides: Sequence[str]) -> None:
         study="transfer",
     )
     base = composed.base
-    space = Space(tuple(read_dimensions(base)))
+    space = make_space(read_dimensions(base))
     check_search(base, space.names)
     values = transfer_values(
         best,

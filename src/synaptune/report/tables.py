@@ -25,7 +25,9 @@ _LONGEST_REASON = 160  # [characters] a longer reason is cut
 # Explanations of the columns of the table of parameters.
 _COLUMN_NOTES = {
     "position": "Position: 0 is the lower end of the range on its own scale, 1 the upper.",
-    "effect z": "Effect: whether the loss depends on the parameter, from the search's own trials.",
+    "effect z": (
+        "Effect: whether the objective depends on the parameter, from the search's own trials."
+    ),
     "worth at the optimum": (
         "Worth at the optimum: gain in test perplexity that is lost when this parameter alone is "
         "set back to its start value."

@@ -131,9 +131,14 @@ def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
         blocks += [
             wr.H1("Search"),
             wr.P(_describe_search(evidence)),
-            _make_grid(wr, evidence, evidence.phase, _make_search_panels(evidence, wr)),
+            # The runs of a task of the user have no metrics that are known here.
+            *(
+                []
+                if evidence.objective == "objective"
+                else [_make_grid(wr, evidence, evidence.phase, _make_search_panels(evidence, wr))]
+            ),
             wr.H2("Progress and distribution"),
-            _make_grid(wr, evidence, JOB_TYPE, _make_generation_panels(evidence.phase, wr)),
+            _make_grid(wr, evidence, JOB_TYPE, _make_generation_panels(evidence, wr)),
         ]
     tables_by_key = {table.key: table for table in tables.make_all_tables(evidence)}
     for phase, title, metric in (
@@ -259,12 +264,12 @@ def _make_flat_column(wr: Any, name: str, *, log: bool) -> Any:
     return FlatColumn(metric=wr.Config(name), display_name=name, log=log)
 
 
-def _make_generation_panels(phase: str, wr: Any) -> list[Any]:
-    key = re.sub(r"\s+", "-", phase)
+def _make_generation_panels(evidence: Evidence, wr: Any) -> list[Any]:
+    key = re.sub(r"\s+", "-", evidence.phase or "")
     number = f"{key}/generation/number"
     return [
         wr.LinePlot(
-            title="Best so far",
+            title=f"Best {evidence.objective} so far ({evidence.direction})",
             x=f"{key}/evaluation",
             y=[f"{key}/best", f"{key}/objective"],
             title_x="evaluation",

@@ -10,6 +10,7 @@ from typing import Any
 from synaptune.core.errors import user_error
 from synaptune.core.files import replace_file
 from synaptune.core.yaml_text import dump_yaml
+from synaptune.search.space.file import USER_SETTING_FAULT, is_user_setting
 from synaptune.search.space.values import Value, find_resolver
 from synaptune.search.trial import Trial
 
@@ -52,7 +53,8 @@ def read_best(path: Path) -> dict[str, Value]:
     """Read the values of a best.yaml by name.
 
     Raises:
-        UserError: the file is missing, is no best.yaml, or holds an interpolation that computes.
+        UserError: the file is missing, is no best.yaml, holds an interpolation that computes, or
+            sets what only a command may set.
     """
     import yaml
     from omegaconf import OmegaConf
@@ -86,6 +88,12 @@ def read_best(path: Path) -> dict[str, Value]:
             got=f"tuned={path} with {resolver}",
             expected="values that are not computed",
             do="replace it by its value, or give the name on the command line",
+        )
+    if own := [name for name in values if is_user_setting(name)]:
+        raise user_error(
+            got=f"tuned={path} with {own[0]}, {USER_SETTING_FAULT}",
+            expected="values of the model, its data and its training",
+            do="remove it, or give it on the command line",
         )
     return values
 

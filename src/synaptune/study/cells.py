@@ -24,6 +24,7 @@ _WORD = re.compile(r"[^\W\d][^\x00-\x1f\"\x7f-\xa0\u2028\u2029\ufeff\ud800-\udff
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|[+-]?inf(?:inity)?", re.I)
 _INT64 = 2**63
+_FORMULA = tuple("=+-@")  # first characters of a formula in a spreadsheet
 
 
 def encode_column(values: Sequence[Any]) -> list[Any]:
@@ -61,6 +62,20 @@ def decode_column(texts: Sequence[str], *, decimal_comma: bool = False) -> list[
                 for text, number in values.items()
             }
     return [values.get(text, MISSING) for text in texts]
+
+
+def protect_formula(cell: Any) -> Any:
+    """Return a cell that no spreadsheet computes: a text such as `=1+1` becomes its JSON text."""
+    is_text = isinstance(cell, str) and parse_number_text(cell) is None
+    return json.dumps(cell, ensure_ascii=False) if is_text and cell[:1] in _FORMULA else cell
+
+
+def restore_formula(cell: str) -> str:
+    """Return the text of a cell that `protect_formula` made, or any other cell as it is."""
+    if cell[:1] == '"' and cell[1:2] in _FORMULA:
+        value = _parse_json(cell)
+        return value if isinstance(value, str) else cell
+    return cell
 
 
 def parse_number_text(text: str, *, decimal_comma: bool = False) -> int | float | None:

@@ -231,7 +231,8 @@ def _build_spaces(
                 for (name, value), unit in zip(trial.values.items(), trial.unit, strict=True)
             )
             spaces[phase] = Space(tuple(dimensions))
-    return spaces
+    phases = {trial.facts.get(schema.PHASE, SEARCH) for trial in trials}
+    return {phase: Space(()) for phase in phases} | spaces  # empty: of a trial without parameters
 
 
 def _build_dimension(

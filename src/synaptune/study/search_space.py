@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from synaptune.core.errors import suggest, user_error
-from synaptune.search.space.space import Dimension, Space, make_choices
+from synaptune.search.space.space import Dimension, Space, make_choices, make_space
 from synaptune.search.space.values import to_plain
 
 RANGE_KINDS = ("uniform", "log_uniform", "int", "categorical")
@@ -28,7 +28,7 @@ def read_search_space(search_space: Any) -> Space:
             expected='a dict from names to entries, such as {"x": ("uniform", 0, 1)}',
             do="correct it",
         )
-    return Space(tuple(_read_dimension(name, entry) for name, entry in search_space.items()))
+    return make_space(_read_dimension(name, entry) for name, entry in search_space.items())
 
 
 def restore_steps(space: Space, stored: Mapping[str, str]) -> Space:

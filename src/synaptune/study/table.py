@@ -12,7 +12,7 @@ from typing import Any
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_first_line
 from synaptune.search.trial import Trial
-from synaptune.study.cells import MISSING, encode_column
+from synaptune.study.cells import MISSING, encode_column, protect_formula
 from synaptune.study.database import keys as schema
 
 ColumnValues = list[Any]
@@ -125,7 +125,7 @@ def to_csv(table: dict[str, ColumnValues]) -> str:
 def _format_row(cells: Iterable[Any]) -> str:
     line = io.StringIO(newline="")
     # The writer quotes a cell with \r only if its line end has one.
-    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    csv.writer(line, lineterminator="\r\n").writerow(map(protect_formula, cells))
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 

@@ -87,6 +87,9 @@ keep.append(keep)
 _SCAN = """
 import json, os, select, signal, sys, threading, time, warnings
 warnings.simplefilter("ignore")
+results = os.fdopen(os.dup(1), "w")
+for output in 1, 2:  # some libraries print
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
 import nevergrad
 from synaptune.core.errors import UserError
 from synaptune.search.optimizers.base import Observation
@@ -97,7 +100,6 @@ for name in json.loads(sys.argv[1]):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         result = "runs"
         try:
             optimizer = make_optimizer(Engine(name, 0, 1, 8, sys.argv[2] == "noisy"), space)
@@ -117,7 +119,7 @@ for name in json.loads(sys.argv[1]):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(reader)
-    print(json.dumps([name, text]), flush=True)
+    print(json.dumps([name, text]), file=results, flush=True)
 """
 
 

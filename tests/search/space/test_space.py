@@ -10,9 +10,9 @@ from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
 from synaptune.core.errors import UserError
 from synaptune.search.space.space import (
     Dimension,
-    Space,
     expand_patterns,
     make_dimension,
+    make_space,
     refuse_unused,
 )
 from synaptune.synapse.circuit import SPECS
@@ -209,4 +209,4 @@ def test_parameters_without_effect_are_refused_with_the_reason():
 
 def test_an_empty_space_is_refused():
     with pytest.raises(UserError, match="empty"):
-        Space(())
+        make_space([])

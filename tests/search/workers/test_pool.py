@@ -137,6 +137,19 @@ def test_a_trial_past_its_time_is_ended_and_the_search_goes_on(tmp_path, count):
     assert "trial.timeout" in trials[3].reason
 
 
+@pytest.mark.parametrize(("timeout", "kind"), [(1.0, "timeout"), (None, "worker")])
+def test_a_stopped_worker_is_ended_and_the_search_goes_on(tmp_path, monkeypatch, timeout, kind):
+    def stopped(trial):
+        if trial.index == 3:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return bowl(trial)
+
+    monkeypatch.setattr("synaptune.search.workers.pool.HEARTBEAT_TIMEOUT", 8.0)
+    trials = drive(tmp_path, stopped, count=2, timeout=timeout, budget=5, retries=0)
+    failed = [trial for trial in trials if trial.state == "failed"]
+    assert [(trial.index, trial.facts["failure"]) for trial in failed] == [(3, kind)]
+
+
 def test_a_trial_out_of_memory_fails_alone(tmp_path):
     def hungry(trial):
         resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
@@ -321,6 +334,62 @@ def test_jobs_of_submitit_are_workers_too(tmp_path):
     )
 
 
+SLURM = {
+    "sbatch": """
+echo 7$$ > "{folder}/job"; echo "Submitted batch job 7$$"
+export SLURM_JOB_ID=7$$ SLURM_NTASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0
+export SLURM_JOB_NUM_NODES=1 SLURM_JOB_NODELIST=localhost
+setsid bash "$1" > /dev/null 2>&1 < /dev/null &
+""",
+    "srun": """
+while [[ $1 == --* ]]; do [[ $1 == --unbuffered ]] && shift || shift 2; done; exec "$@"
+""",
+    "sacct": "printf 'no table'",
+    "scancel": "true",
+}
+
+
+def install_slurm(folder, monkeypatch, **programs):
+    """Put programs of these texts on the PATH, and give the folder of a study."""
+    for name, text in (SLURM | programs).items():
+        path = folder / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/bash\n{text.replace('{folder}', str(folder))}")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}/bin", prepend=os.pathsep)
+
+
+def test_a_job_script_quotes_the_folder_of_the_study(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    install_slurm(tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "a b$(touch ran)`touch ran`';touch ran;\"c"
+    spawner = SlurmSpawner(folder / "submitit", "slurm", {"timeout_min": 5})
+    assert sequence(drive(folder, count=2, spawner=spawner, budget=8)) == sequence(
+        drive(tmp_path / "here", count=0, budget=8)
+    )
+    assert not list(tmp_path.rglob("ran"))
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "folder", "said"),
+    [
+        ("echo sbatch: error: invalid account >&2; exit 1", "s", "invalid account"),
+        ("printf 'no number'", "s", "no number"),
+        (r"printf '\377\000'", "s", "a job that cannot be submitted"),
+        ("true", "a\ntouch ran\n", "line breaks"),
+    ],
+)
+def test_a_job_that_cannot_be_submitted_is_an_error_with_the_reason(
+    tmp_path, monkeypatch, sbatch, folder, said
+):
+    pytest.importorskip("submitit")
+    install_slurm(tmp_path, monkeypatch, sbatch=sbatch)
+    spawner = SlurmSpawner(tmp_path / folder, "slurm")
+    with pytest.raises(UserError, match=rf"{said}[\s\S]*to do"):
+        spawner.spawn(("127.0.0.1", 9), b"key", 0)
+
+
 def test_tasks_of_ray_are_workers_too(tmp_path, monkeypatch):
     pytest.importorskip("ray")
     from synaptune.search.workers.spawners import RaySpawner
@@ -338,3 +407,27 @@ def test_tasks_of_ray_are_workers_too(tmp_path, monkeypatch):
     )
     assert sequence(trials) == sequence(drive(tmp_path / "here", count=0, budget=8))
     assert sum("trying it again" in line for line in said) == 1
+
+
+def test_a_ray_cluster_that_has_ended_is_an_error_before_ray_ends_the_process(tmp_path):
+    pytest.importorskip("ray")
+    code = """
+import os, signal, subprocess, sys, time
+from synaptune.core.errors import UserError
+from synaptune.search.workers.spawners import RaySpawner
+spawner = RaySpawner(cpus=0.5)
+found = subprocess.run(["pgrep", "-P", str(os.getpid()), "gcs_server"], capture_output=True)
+os.kill(int(found.stdout), signal.SIGKILL)
+time.sleep(0.5)
+try:
+    spawner.spawn(("127.0.0.1", 9), b"key", 0)
+except UserError as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert "which does not answer" in done.stdout, done.stderr
+    assert "ray start --head" in done.stdout

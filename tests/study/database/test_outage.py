@@ -3,7 +3,10 @@
 No trial is lost and none is load_optuna_trials twice.
 """
 
+import contextlib
+import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import optuna
 import pytest
 
+from helpers.mounts import mount_small
 from synaptune.core.errors import UserError
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result
@@ -208,6 +212,76 @@ def test_a_wrong_address_is_refused_at_once_without_its_password(
         Study(make_location(tmp_path, url), {})
     assert "secret" not in str(raised.value)
     assert capsys.readouterr().err == ""
+
+
+def write_until_refused(study):
+    """Write trials from index 1 on; returns the number of the last one and the error."""
+    for index in range(1, 1000):
+        try:
+            run_one(make_ledger(study), index)
+        except UserError as error:
+            return index, str(error)
+    pytest.fail("nothing was refused")
+
+
+def test_a_server_that_becomes_read_only_ends_a_command_and_the_study_continues(
+    tmp_path, postgres, postgres_url
+):
+    with Study(make_location(tmp_path, postgres_url), {}) as study:
+        run_one(make_ledger(study), 0)
+        try:
+            postgres.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            postgres.execute("SELECT pg_reload_conf()")
+            refused, message = write_until_refused(study)
+        finally:
+            postgres.execute("ALTER SYSTEM RESET default_transaction_read_only")
+            postgres.execute("SELECT pg_reload_conf()")
+    assert "which cannot be written\n  expected: a study database with write permission" in message
+    time.sleep(0.2)  # the server reads its settings
+    with Study(make_location(tmp_path, postgres_url), {}) as study:
+        assert_continues(study, refused)
+
+
+def assert_continues(study, refused):
+    """Assert that a study has every trial before the refused one, and takes the next."""
+    states = [trial.state for trial in study.read_trials("search")]
+    assert states[:refused] == ["complete"] * refused
+    assert states[refused:] in ([], ["running"])
+    assert run_one(make_ledger(study), refused + 1).state == "complete"
+
+
+@pytest.fixture
+def small_disk(postgres):
+    """The URL of a database on a file system of 12 MB, and a file there to fill it with."""
+    folder, tables = postgres.folder / "small", postgres.folder / "small" / "tables"
+    folder.mkdir()
+    with mount_small(folder):
+        tables.mkdir()
+        shutil.chown(tables, postgres.user or os.geteuid())
+        postgres.execute(f"CREATE TABLESPACE small LOCATION '{tables}'")
+        postgres.execute("CREATE DATABASE small TABLESPACE small")
+        yield f"postgresql://synaptune@127.0.0.1:{postgres.port}/small", folder / "filler"
+        postgres.execute("DROP DATABASE small WITH (FORCE)")
+        postgres.execute("DROP TABLESPACE small")
+    folder.rmdir()
+
+
+def test_a_full_disk_of_the_server_ends_a_command_and_the_study_continues(
+    tmp_path, small_disk, capfd
+):
+    url, filler = small_disk
+    with Study(make_location(tmp_path, url), {}) as study:
+        run_one(make_ledger(study), 0)
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 12))
+        refused, message = write_until_refused(study)
+    assert message.startswith("got a full or failing disk at postgresql")
+    assert "make room; every finished trial is kept" in message
+    assert capfd.readouterr().err == ""
+    filler.unlink()
+    with Study(make_location(tmp_path, url), {}) as study:
+        assert_continues(study, refused)
 
 
 def test_a_locked_sqlite_file_is_waited_for(tmp_path, monkeypatch, capsys):

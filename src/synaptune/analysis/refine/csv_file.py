@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from synaptune.core.errors import user_error
+from synaptune.study.cells import restore_formula
 
 _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -152,7 +153,9 @@ def _make_table(path: Path, rows: Sequence[_Row], delimiter: str) -> TextTable:
                 expected="as many cells in every line",
                 do="correct the line (a cell with a delimiter needs quotes), or export it again",
             )
-    names = [name or f"{UNNAMED}{number}" for number, name in enumerate(header.cells, 1)]
+    names = [
+        restore_formula(name) or f"{UNNAMED}{number}" for number, name in enumerate(header.cells, 1)
+    ]
     for name, count in Counter(names).items():
         if count > 1:
             places = [str(number) for number, other in enumerate(names, 1) if other == name]

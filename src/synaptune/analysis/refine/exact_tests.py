@@ -19,6 +19,7 @@ Phipson & Smyth 2010; (4) Clopper & Pearson 1934.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     # (shuffle, run): 1 where a run is a high performer; the first row holds the observed labels.
-    Labels = NDArray[np.float32]
+    # Floats of 64 bits: a product with ranks would otherwise convert all of them each time.
+    Labels = NDArray[np.float64]
 
 CONFIDENCE = 0.95  # coverage of the intervals of success rates [probability]; chosen: the usual
 SHUFFLES = 9999  # most behind a p-value [shuffle]; chosen: p down to 1e-4
@@ -44,25 +46,37 @@ def exact_p(winners: Sequence[int], runs: Sequence[int]) -> float | None:
     from scipy.stats import multivariate_hypergeom
 
     total = sum(winners)
+    log_p = _list_log_p(tuple(runs), total)
+    if log_p is None:
+        return None
+    observed = multivariate_hypergeom.logpmf(winners, runs, total)
+    return min(1.0, float(np.exp(log_p[log_p <= observed + 1e-7]).sum()))
+
+
+@functools.lru_cache(maxsize=4)  # the columns of a table mostly have bins of the same sizes
+def _list_log_p(runs: tuple[int, ...], total: int) -> Any:
+    """List the log probabilities of all tables, eq. (1); None if there are too many tables."""
+    import numpy as np
+    from scipy.stats import multivariate_hypergeom
+
     sizes = [min(count, total) + 1 for count in runs[:-1]]
     if math.prod(sizes) > _MAX_TABLES:
         return None
     # The last group has the remaining winners; an impossible table has the probability 0.
     counts = np.indices(sizes).reshape(len(sizes), math.prod(sizes))
     tables = np.vstack([counts, total - counts.sum(axis=0)]).T
-    log_p: Any = multivariate_hypergeom.logpmf(tables, runs, total)
-    observed = multivariate_hypergeom.logpmf(winners, runs, total)
-    return min(1.0, float(np.exp(log_p[log_p <= observed + 1e-7]).sum()))
+    return multivariate_hypergeom.logpmf(tables, runs, total)
 
 
 def rate_interval(winners: int, runs: int, level: float = CONFIDENCE) -> tuple[float, float]:
     """Compute the interval of a success rate, eq. (4); (0, 1) without runs."""
-    from scipy.stats import binomtest
+    from scipy.special import betaincinv
 
-    if runs == 0:
-        return 0.0, 1.0
-    interval = binomtest(winners, runs).proportion_ci(level)
-    return float(interval.low), float(interval.high)
+    tail, losers = (1.0 - level) / 2.0, runs - winners
+    # The ends are quantiles of beta distributions.
+    low = betaincinv(winners, losers + 1, tail) if winners else 0.0
+    high = betaincinv(winners + 1, losers, 1.0 - tail) if losers else 1.0
+    return float(low), float(high)
 
 
 def shuffle_labels(
@@ -83,7 +97,7 @@ def shuffle_labels(
 
     rng = np.random.default_rng(seed)
     count = min(shuffles, max(_MIN_SHUFFLES, _MAX_LABELS // len(winners)))
-    labels = np.repeat(np.asarray(winners, dtype=np.float32)[None], count + 1, axis=0)
+    labels = np.repeat(np.asarray(winners, dtype=np.float64)[None], count + 1, axis=0)
     blocks = np.asarray(strata)
     for block in np.unique(blocks):
         members = np.flatnonzero(blocks == block)
@@ -109,7 +123,7 @@ def group_p(codes: Sequence[int], labels: Labels, strata: Sequence[int]) -> floa
     import numpy as np
 
     blocks, groups = np.asarray(strata), np.asarray(codes)
-    members = (groups[:, None] == np.unique(groups)).astype(np.float32)
+    members = (groups[:, None] == np.unique(groups)).astype(np.float64)
     expected = np.zeros(members.shape[1])
     for block in np.unique(blocks):
         stratum_runs = blocks == block

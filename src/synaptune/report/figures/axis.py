@@ -36,6 +36,13 @@ def map_dimensions(evidence: Evidence) -> Mapping[str, Dimension]:
     return {name: known[name] for name in evidence.names if name in known}
 
 
+def show_objective(axes: Axes, evidence: Evidence) -> None:
+    """Show the objectives on a vertical axis of losses: a maximised one is the negative loss."""
+    if evidence.maximize:
+        axes.invert_yaxis()
+        axes.yaxis.set_major_formatter(lambda loss, _: format_number(float(f"{-loss:.6g}"), 6))
+
+
 def choose_dimensions(
     evidence: Evidence, most: int, drawable: Collection[str] | None = None
 ) -> tuple[list[Dimension], str]:

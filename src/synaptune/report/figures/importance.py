@@ -71,7 +71,8 @@ def draw_importance(evidence: Evidence, palette: Palette) -> Drawing | None:
             weight="bold" if name in significant else "normal",
         )
     caption = (
-        "Three measures of importance: the share of the variance of the loss over the search's "
+        f"Three measures of importance: the share of the variance of the {evidence.objective} over "
+        "the search's "
         "trials (fANOVA), the share in the difference between the best trials and the others "
         "(PED-ANOVA), and the gain in test perplexity of each tuned value at the optimum "
         "(ablation, with its 95 % interval). The first two depend on where the search sampled; the "
@@ -82,7 +83,8 @@ def draw_importance(evidence: Evidence, palette: Palette) -> Drawing | None:
         caption = f"Importance of each parameter. {measures}."
     if significant:
         caption += (
-            " Bold names have a significant effect on the loss over the search's trials "
+            f" Bold names have a significant effect on the {evidence.objective} over the search's"
+            " trials "
             f"(Holm, {100 * ALPHA:g} %)."
         )
     return Drawing(layout.canvas, "Importance of the parameters", caption)
@@ -101,7 +103,7 @@ def _make_columns(evidence: Evidence, palette: Palette) -> list[_ImportanceColum
         entry.name: entry.reverted[1:4] for entry in evidence.ablation if entry.reverted is not None
     }
     return [
-        _ImportanceColumn("fANOVA", "of the loss's variance", fanova, palette.ink),
+        _ImportanceColumn("fANOVA", "of the variance", fanova, palette.ink),
         _ImportanceColumn("PED-ANOVA", "in the best trials", ped_anova, palette.ink),
         _ImportanceColumn("ablation", "in test perplexity", worth, palette.best),
     ]

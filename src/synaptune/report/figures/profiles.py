@@ -1,4 +1,4 @@
-"""Figure of the loss along each parameter."""
+"""Figure of the objective along each parameter."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from synaptune.report.figures.axis import (
     locate_values,
     make_panels,
     set_value_ticks,
+    show_objective,
 )
 from synaptune.report.figures.layout import (
-    MINUS,
-    TIMES,
     draw_dots,
     find_limits,
     set_ticks,
@@ -32,7 +31,7 @@ _MAX_DOTS = 400
 
 
 def draw_profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
-    """Draw the loss of each trial and a smooth line along each parameter, on one scale."""
+    """Draw the objective of each trial and a smooth line along each parameter, on one scale."""
     profiles_by_name = {
         profile.name: profile for profile in evidence.profiles if len(profile.values) >= 2
     }
@@ -48,18 +47,18 @@ def draw_profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
     for axes, profile, dimension in zip(panels, profiles, dimensions, strict=True):
         axes.set(xlim=(-0.01, 1.01), ylim=limits)
         _draw_profile(axes, profile, dimension, evidence=evidence, palette=palette)
-    what = f"objective {TIMES} {MINUS}1" if evidence.maximize else "loss"
-    layout.add_text(4, 18, what, colour=palette.muted)
+        show_objective(axes, evidence)
+    layout.add_text(4, 18, f"{evidence.objective} ({evidence.direction})", colour=palette.muted)
     if evidence.start:
         layout.add_text(WIDTH - 110, 18, "▏start", colour=palette.baseline, weight="bold")
     if evidence.best is not None:
         layout.add_text(WIDTH - 50, 18, "▏best", colour=palette.best, weight="bold")
     return Drawing(
         layout.canvas,
-        "Loss along each parameter",
-        "The loss of the trials along each parameter. The other parameters vary as the search "
-        "varied them. Points are trials, the line is a local regression with its band. A flat line "
-        f"means that the parameter had no effect where the search sampled.{note}",
+        f"{evidence.objective.capitalize()} along each parameter",
+        f"The {evidence.objective} of the trials along each parameter. The other parameters vary "
+        "as the search varied them. Points are trials, the line is a local regression with its "
+        f"band. A flat line means that the parameter had no effect where the search sampled.{note}",
     )
 
 

@@ -1,4 +1,4 @@
-"""Figures of the search: the best loss so far, and the distribution by generation."""
+"""Figures of the search: the best objective so far, and the distribution by generation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from synaptune.report.figures.axis import (
     locate_value,
     make_panels,
     set_value_ticks,
+    show_objective,
 )
 from synaptune.report.figures.layout import (
     DASHED,
-    MINUS,
-    TIMES,
     FigureLayout,
     draw_best_so_far,
     draw_dots,
@@ -41,7 +40,7 @@ _MAX_GENERATIONS = 160  # in a panel
 
 
 def draw_convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
-    """Draw the best loss so far by evaluation, beside random search, and by hours."""
+    """Draw the best objective so far by evaluation, beside random search, and by hours."""
     course = evidence.convergence
     if course is None or all(best is None for best in course.best):
         return None
@@ -54,8 +53,7 @@ def draw_convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
     axes = layout.add_axes(
         56, 34, width=WIDTH - 80, height=270, xlim=(0, max(2, count) * 1.01), ylim=limits
     )
-    what = f"objective {TIMES} {MINUS}1" if evidence.maximize else "loss"
-    layout.label_top(axes, f"{what} (lower is better)")
+    layout.label_top(axes, f"{evidence.objective} ({evidence.direction})")
     visible = np.flatnonzero(losses <= limits[1])
     shown = visible[thin_out(len(visible), _MAX_DOTS)]
     draw_dots(axes, shown + 1, losses[shown], colour=palette.other, size=4.0, alpha=0.75, zorder=2)
@@ -68,18 +66,23 @@ def draw_convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
         axes,
         best_at,
         best[-1],
-        f"best {format_number(float(best[-1]), 4)}",
+        f"best {format_number(float(-best[-1] if evidence.maximize else best[-1]), 4)}",
         colour=palette.best,
-        shift=(0, -13),
+        shift=(0, 13 if evidence.maximize else -13),
         ha="right" if best_at > 0.6 * count else "left",
         weight="bold",
     )
     set_ticks(axes, x=6, y=6, integer=True)
+    show_objective(axes, evidence)
     layout.label_bottom(axes, "evaluation")
-    _draw_hours(layout, 56, hours=course.hours, name="wall-clock hours", best=best)
-    _draw_hours(layout, 358, hours=course.device_hours, name="device hours", best=best)
+    for x, hours, name in (
+        (56, course.hours, "wall-clock hours"),
+        (358, course.device_hours, "device hours"),
+    ):
+        show_objective(_draw_hours(layout, x, hours=hours, name=name, best=best), evidence)
     hidden = int(np.isfinite(losses).sum()) - len(visible)
-    above = f" ({hidden:,} lie above the frame)" if hidden else ""
+    place = "below" if evidence.maximize else "above"
+    outside = f" ({hidden:,} lie {place} the frame)" if hidden else ""
     band = (
         ""
         if random is None
@@ -88,8 +91,8 @@ def draw_convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
     return Drawing(
         layout.canvas,
         "Convergence",
-        f"Best loss so far (blue) over {count:,} ended evaluations; "
-        f"points are single evaluations{above}{band}.",
+        f"Best {evidence.objective} so far (blue) over {count:,} ended evaluations; "
+        f"points are single evaluations{outside}{band}.",
     )
 
 
@@ -150,7 +153,7 @@ def _draw_random_curve(layout: FigureLayout, axes: Axes, curve: RandomCurve | No
 
 def _draw_hours(
     layout: FigureLayout, x: float, *, hours: Sequence[float], name: str, best: np.ndarray
-) -> None:
+) -> Axes:
     colour = layout.palette.best
     axes = layout.add_axes(
         x,
@@ -164,6 +167,7 @@ def _draw_hours(
     set_ticks(axes, x=4, y=3)
     layout.label_top(axes, "best so far", colour=colour)
     layout.label_bottom(axes, name)
+    return axes
 
 
 def draw_evolution(evidence: Evidence, palette: Palette) -> Drawing | None:

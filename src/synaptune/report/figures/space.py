@@ -150,7 +150,7 @@ def draw_parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
         layout.label_row(row, high, x=right, ha="right", **style)
     layout.add_text(layout.left, 20, "worst", colour=palette.muted)
     layout.add_colour_key(layout.left + 46, 10, palette.loss, 22.0)
-    layout.add_text(layout.left + 164, 20, "best fifth by loss", colour=palette.muted)
+    layout.add_text(layout.left + 164, 20, "best fifth", colour=palette.muted)
     what, sample = f"All {complete:,}", ""
     if shown < complete:
         what = f"{shown:,} of the {complete:,}"
@@ -158,9 +158,9 @@ def draw_parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
     return Drawing(
         layout.canvas,
         "All trials across all parameters",
-        f"{what} evaluations with a result, coloured by the rank of their loss{sample}; each "
-        "row is one parameter over its searched range, on the scale that the search used."
-        f"{note}",
+        f"{what} evaluations with a result, coloured by the rank of their "
+        f"{evidence.objective}{sample}; each row is one parameter over its searched range, on the "
+        f"scale that the search used.{note}",
     )
 
 

@@ -34,6 +34,10 @@ from synaptune.search.space.values import Value
 
 ENDINGS = (".yaml", ".yml")
 SPACE_KEYS = ("name", "parameters", "ranges", "fixed")
+# Groups of the user and the machine: programs to start, addresses to send to, files to write. A
+# file or a study may come from another person, and sets none of them.
+USER_GROUPS = ("hydra", "logger", "name", "notify", "study", "tuned", "workers")
+USER_SETTING_FAULT = "a setting of the command, which no file sets"
 _RANGE_TYPES = {
     **{"low": "number", "high": "number", "log": "truth", "integer": "truth"},
     "step": "number",
@@ -85,6 +89,11 @@ class SpaceFile:
 def is_name(text: str) -> bool:
     """Return whether a text can be the name of a parameter in a space file."""
     return _NAME_PATTERN.fullmatch(text) is not None
+
+
+def is_user_setting(name: str) -> bool:
+    """Return whether a name of the configuration belongs to one of USER_GROUPS."""
+    return re.split(r"[./@]", name.lstrip("+~"), maxsplit=1)[0] in USER_GROUPS
 
 
 def get_space_file(override: str) -> Path | None:
@@ -235,6 +244,9 @@ def _find_faults(content: Any) -> list[str]:
         if not _is_plain(value)
     ]
     faults += [f"{name}: both in ranges and in fixed" for name in ranges if name in fixed]
+    faults += [
+        f"{name}: {USER_SETTING_FAULT}" for name in (*ranges, *fixed) if is_user_setting(name)
+    ]
     if not faults and not ranges and not parameters:
         faults.append("nothing to search: neither parameters nor ranges")
     return faults

@@ -301,19 +301,15 @@ class Space:
 
     dimensions: tuple[Dimension, ...]
 
-    def __post_init__(self) -> None:
-        if not self.dimensions:
-            raise user_error(
-                got="an empty search space",
-                expected="at least one parameter",
-                do="choose search_space=phase1, or sweep a parameter on the command line: "
-                "name=interval(low,high)",
-            )
-
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters."""
         return tuple(dimension.name for dimension in self.dimensions)
+
+    @property
+    def is_point(self) -> bool:
+        """Whether nothing is left to search: no dimension, or one value for each."""
+        return all(dimension.bins == 1 for dimension in self.dimensions)
 
     def to_values(self, unit: Sequence[float]) -> dict[str, Value]:
         """Return the values by name at a point of the unit box."""
@@ -340,6 +336,22 @@ class Space:
     def describe(self) -> dict[str, str]:
         """Return the ranges by name, as they are stored with a study."""
         return {dimension.name: dimension.describe() for dimension in self.dimensions}
+
+
+def make_space(dimensions: Iterable[Dimension]) -> Space:
+    """Return a space to search.
+
+    Raises:
+        UserError: there is no dimension.
+    """
+    space = Space(tuple(dimensions))
+    if not space.dimensions:
+        raise user_error(
+            got="an empty search space",
+            expected="at least one parameter",
+            do="choose search_space=phase1, or name parameters in search_space.parameters",
+        )
+    return space
 
 
 def make_dimension(spec: Spec, start: Value | None = None, steps: int | None = None) -> Dimension:

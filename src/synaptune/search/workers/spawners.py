@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.core.errors import user_error
-from synaptune.core.text import get_first_line
+from synaptune.core.terminal import print_line
+from synaptune.core.text import get_first_line, show_path
 from synaptune.search.workers.pool import WorkerHandle
 from synaptune.search.workers.process import KEY_VARIABLE, run_worker
+
+_RAY_TIMEOUT = 10.0  # of a connection to the head of a cluster [s]; chosen: a busy head answers
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,24 @@ class RaySpawner:
                 ) from error
 
     def spawn(self, address: Any, authkey: bytes, slot: int) -> WorkerHandle:
-        """Start a worker as a Ray task without retries: the pool replaces a dead worker."""
+        """Start a worker as a Ray task without retries: the pool replaces a dead worker.
+
+        Raises:
+            UserError: the cluster has ended. Ray would end this process after a minute.
+        """
         import ray
 
+        head = ray.get_runtime_context().gcs_address
+        host, _, port = head.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), _RAY_TIMEOUT).close()
+        except OSError as error:
+            raise user_error(
+                got=f"the Ray cluster {head}, which does not answer: {error.strerror or error}",
+                expected="a running cluster",
+                do="start it (ray start --head), unless workers.address is null, and give the same "
+                "command; every finished trial is kept",
+            ) from error
         task = ray.remote(_run_remote_worker).options(
             num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0
         )
@@ -164,7 +183,8 @@ class _SlurmWorker:
 
     def poll(self) -> str | None:
         """Return the final state of the job, or None while it runs."""
-        return self.job.state if self.job.done(force_check=True) else None
+        with contextlib.suppress(LookupError, ValueError):  # sacct answers with other text
+            return self.job.state if self.job.done(force_check=True) else None
 
     def kill(self) -> None:
         """Cancel the job."""
@@ -198,6 +218,15 @@ class SlurmSpawner:
                 expected="the package submitit",
                 do="pip install 'synaptune[slurm]'",
             ) from None
+        from submitit.core.utils import FailedSubmissionError, UncompletedJobError
+
+        if not str(self.folder).isprintable():
+            # A line break would end a comment of the job script, and the shell would run the rest.
+            raise user_error(
+                got=f"the folder {str(self.folder)!a} with workers=slurm",
+                expected="a path without line breaks and control characters",
+                do="set study.dir, or change to another folder",
+            )
         try:
             executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
             executor.update_parameters(name="synaptune", **self.parameters)
@@ -207,9 +236,17 @@ class SlurmSpawner:
                 expected="workers.cluster null, slurm or local, and parameters of submitit",
                 do="correct workers.*",
             ) from error
-        return _SlurmWorker(
-            executor.submit(_run_remote_worker, address, authkey, slot, list(sys.path))
-        )
+        try:
+            job = executor.submit(_run_remote_worker, address, authkey, slot, list(sys.path))
+        except (UncompletedJobError, FailedSubmissionError, OSError) as error:
+            raise user_error(
+                got=f"a job that cannot be submitted: {get_first_line(error)}",
+                expected="sbatch accepts the job and answers with its number",
+                do="correct workers.parameters (such as slurm_partition and slurm_account), "
+                "and give the same command",
+            ) from error
+        print_line(f"worker {slot}: job {job.job_id} submitted, output in {show_path(self.folder)}")
+        return _SlurmWorker(job)
 
     def close(self) -> None:
         """Do nothing: a job ends with its worker."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -107,7 +108,7 @@ def redact_url(url: str) -> str:
 def get_engine_options(url: str) -> dict[str, Any]:
     """Return the engine options of SQLAlchemy: limited waits, and tested connections."""
     if not is_server(url):
-        return {"connect_args": {"timeout": LOCK_WAIT}}
+        return {"connect_args": {"timeout": LOCK_WAIT, "factory": _connect_sqlite}}
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.startswith("postgresql+psycopg"):
         # Detects the loss of the host within half a minute.
@@ -135,12 +136,25 @@ def create_engine(url: str, **options: Any) -> Any:
     return sqlalchemy.create_engine(url, **given)
 
 
-def _connect_sqlite(pragmas: Sequence[str], *values: Any, **named: Any) -> sqlite3.Connection:
+def _connect_sqlite(
+    database: str, *values: Any, pragmas: Sequence[str] = (), **named: Any
+) -> sqlite3.Connection:
     """Open a SQLite connection and apply its settings; a factory for sqlite3.connect."""
-    connection = sqlite3.Connection(*values, **named)
+    path = Path(database)
+    # A write-ahead log needs files beside the database, also for a reader. Nobody writes a database
+    # without them that is closed in a folder that cannot be written.
+    if path.is_file() and not os.access(path.parent, os.W_OK) and not _has_log(path):
+        database, named["uri"] = f"{path.absolute().as_uri()}?immutable=1", True
+    connection = sqlite3.Connection(database, *values, **named)
     for pragma in pragmas:
         connection.execute(f"PRAGMA {pragma}")
     return connection
+
+
+def _has_log(path: Path) -> bool:
+    """Return whether a SQLite database has changes that only its write-ahead log holds."""
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def open_storage(url: str, mode: Literal["own", "join", "read"] = "own"):
@@ -162,9 +176,10 @@ def open_storage(url: str, mode: Literal["own", "join", "read"] = "own"):
     if path is not None and not path.exists() and not os.access(path.parent, os.W_OK):
         raise PermissionError(13, "cannot be written", str(path.parent))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of errors that it also raises
     options = get_engine_options(url)
     if path is not None:
-        factory = functools.partial(_connect_sqlite, _PRAGMAS[mode])
+        factory = functools.partial(_connect_sqlite, pragmas=_PRAGMAS[mode])
         options["connect_args"]["factory"] = factory
     return optuna.storages.RDBStorage(url, engine_kwargs=options, skip_table_creation=mode != "own")
 

@@ -47,7 +47,7 @@ _ERRORS = (
         ("readonly", "unable to open", "permission denied"),
         "{location}, which cannot be written",
         "a study database with write permission",
-        "check its permissions",
+        "check its permissions, or work on a copy of its folder",
     ),
     (
         ("alembic", "schema", "runtime optuna version"),
