@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from synaptune.analysis.ablation import compute_ablation, read_stored_start
@@ -18,17 +17,19 @@ from synaptune.analysis.effects import find_effects
 from synaptune.analysis.importance import compute_importances
 from synaptune.analysis.profiles import fit_profiles
 from synaptune.analysis.ranking import rescore_study
-from synaptune.analysis.replay import Replay, replay
+from synaptune.analysis.replay import Replay, replay_rescored
 from synaptune.analysis.results import Evidence, Importance, ValidationResult
 from synaptune.analysis.validation import (
     compute_validation,
+    find_validated_trial,
+    is_stale,
     measure_noise,
     measure_selection_bias,
     pair_validation_runs,
 )
 from synaptune.search.space.space import Space
-from synaptune.search.space.values import Value, is_same
-from synaptune.search.trial import Trial
+from synaptune.search.space.values import Value
+from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import redact_url
 from synaptune.study.reader import BASELINE, GATES, StudySnapshot
@@ -47,7 +48,7 @@ def gather_evidence(
         deep: also run the analyses that take seconds: effects, importances and the null
             distribution of the correlations.
     """
-    replayed = _replay_rescored(snapshot)
+    replayed = replay_rescored(snapshot)
     against = None if against is None else rescore_study(against, by=snapshot)
     snapshot = rescore_study(snapshot)
     phase = snapshot.searches[-1] if snapshot.searches else None
@@ -57,7 +58,10 @@ def gather_evidence(
     units = [_reorder_unit(search_space, names, trial) for trial in trials]
     losses = [snapshot.get_complete_loss(trial) for trial in trials]
     validation = compute_validation(snapshot)
-    best = _choose_best(snapshot, trials, validation)
+    validated = find_validated_trial(snapshot, validation)
+    best = validated
+    if validated is None or is_stale(snapshot, validated):
+        best = find_best(trials, snapshot.maximize)
     start = _find_start_values(snapshot, trials, space)
     effects = find_effects(replayed, search_space.names) if deep else []
     effects.sort(key=lambda effect: names.index(effect.name))
@@ -105,7 +109,7 @@ def gather_evidence(
         ),
         profiles=fit_profiles(space, units, losses),
         noise=measure_noise(snapshot),
-        selection_bias=measure_selection_bias(snapshot, best),
+        selection_bias=measure_selection_bias(snapshot, validated or best),
         ablation=compute_ablation(snapshot),
         failures=_group_failures(snapshot),
         curves=_collect_curves(snapshot, validation),
@@ -128,20 +132,10 @@ def gather_evidence(
             if key.startswith(schema.FIXED_PREFIX)
         },
         correlation_noise=None if null is None else null_limit(null),
+        state=snapshot.state,
+        plan=snapshot.plan,
+        validated=validated,
     )
-
-
-def _replay_rescored(snapshot: StudySnapshot) -> Replay:
-    """Replay the search with the losses that its optimizer received; return comparable losses."""
-    replayed, rescored = replay(snapshot), rescore_study(snapshot)
-    if rescored is snapshot:
-        return replayed
-    losses = {trial.number: rescored.get_complete_loss(trial) for trial in rescored.trials}
-    batches = [
-        replace(batch, losses=[losses[trial.number] for trial in batch.trials])
-        for batch in replayed.batches
-    ]
-    return replace(replayed, batches=batches)
 
 
 def sort_space_by_subsystem(space: Space) -> Space:
@@ -161,19 +155,6 @@ def _subsystem(name: str) -> str:
 def _reorder_unit(space: Space, names: Sequence[str], trial: Trial) -> tuple[float, ...]:
     coordinates = dict(zip(space.names, trial.unit, strict=True))
     return tuple(coordinates[name] for name in names)
-
-
-def _choose_best(
-    snapshot: StudySnapshot, trials: Sequence[Trial], validation: ValidationResult | None
-) -> Trial | None:
-    """Choose the recommended trial: the validated one, else the best of the search."""
-    complete = [trial for trial in trials if trial.objective is not None]
-    if validation is not None:
-        validated = [
-            trial for trial in complete if is_same(trial.values, validation.after[0].values)
-        ]
-        complete = validated or complete
-    return min(complete, key=lambda trial: snapshot.get_complete_loss(trial) or 0.0, default=None)
 
 
 def _find_start_values(

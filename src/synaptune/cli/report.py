@@ -64,13 +64,6 @@ def _run_report(options: argparse.Namespace) -> None:
         f"wrote {path}: {path.stat().st_size / 1e3:.0f} kB, {trials} trials,"
         f" {time.perf_counter() - started_at:.1f} s"
     )
-    running = [
-        snapshot.name
-        for snapshot in snapshots
-        if any(trial.state == "running" for trial in snapshot.trials)
-    ]
-    if running:
-        print(
-            f"still running, or interrupted: {', '.join(running)}; the same command writes the"
-            " report again"
-        )
+    for snapshot in snapshots:
+        if snapshot.state != "ended":
+            print(f"{snapshot.name} is {snapshot.state}; the same command writes the report again")

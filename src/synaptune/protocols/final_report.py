@@ -33,6 +33,7 @@ def write_final_report(protocol: Protocol, before: UnitPoint, after: UnitPoint) 
 
     store_inspections(protocol, before, after)
     location = protocol.study.location
+    protocol.study.mark_ended()  # the report is of an ended study, although this process holds it
     try:
         page = write_report(
             read_study(location.url, location.name), location.folder / REPORT_FOLDER

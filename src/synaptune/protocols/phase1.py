@@ -22,6 +22,7 @@ from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.sanity import run_sanity
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import (
+    keep_best_file,
     require_objective,
     rerun_incumbents,
     run_points,
@@ -112,7 +113,7 @@ def _run_stages(
     from rich.console import Console
 
     from synaptune.config.search_space import read_fixed_values
-    from synaptune.report.summary import print_verdict, summarise_study
+    from synaptune.report.summary import describe_summary, print_verdict, summarise_study
     from synaptune.study.artifacts import write_best, write_json
 
     name, folder = protocol.study.location.name, protocol.study.location.folder
@@ -124,9 +125,10 @@ def _run_stages(
     run_sanity(protocol, config)
     baseline = _run_baseline(protocol)
     ledger = protocol.make_ledger("search", seeds=protocol.search.seeds)
-    trials = run_search(protocol, ledger, protocol.plan, prior=prior)
-    best = rerun_incumbents(protocol, trials) or baseline
-    write_best(folder / "best.yaml", name, best, read_fixed_values(protocol.base))
+    with keep_best_file(protocol):
+        trials = run_search(protocol, ledger, protocol.plan, prior=prior)
+    best, fixed = rerun_incumbents(protocol, trials) or baseline, read_fixed_values(protocol.base)
+    write_best(folder / "best.yaml", name, best, fixed)
     pairs = run_validation(protocol, baseline.unit, best.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.read_trials())
     summary = summarise_study(
@@ -139,6 +141,7 @@ def _run_stages(
             f" hypervolume {front['hypervolume']:.4g} (baseline 1)"
         )
     write_json(folder / "summary.json", summary)
+    write_best(folder / "best.yaml", name, best, fixed, describe_summary(summary))
     print_verdict(summary, Console())
     print_message(f"written to {shown}/summary.json; use: python train.py tuned={shown}/best.yaml")
     return baseline.unit, best.unit

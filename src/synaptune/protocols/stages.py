@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from synaptune.search.trial import Trial, find_best
 from synaptune.search.workers.base import Evaluate, InlineWorkers
 from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
 from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
-from synaptune.study.reader import REFERENCE
+from synaptune.study.reader import INCUMBENTS, REFERENCE
 from synaptune.study.study import PhaseLedger
 from synaptune.training.config import TrainingConfig
 
@@ -150,6 +151,29 @@ def run_search(
     return trials[label or ledger.phase]
 
 
+@contextmanager
+def keep_best_file(protocol: Protocol) -> Iterator[None]:
+    """Write best.yaml after a search, however it ends, as the report shows it.
+
+    The file says whether its values are validated. A search that continues may find better ones.
+    """
+    from synaptune.analysis.evidence import gather_evidence
+    from synaptune.report.tables import render_best_yaml
+    from synaptune.study.artifacts import write_text
+    from synaptune.study.reader import read_study
+
+    def write() -> None:
+        location = protocol.study.location
+        evidence = gather_evidence(read_study(location.url, location.name), deep=False)
+        if (text := render_best_yaml(evidence)) is not None:
+            write_text(location.folder / "best.yaml", text)
+
+    try:
+        yield
+    finally:
+        write()
+
+
 def run_searches_together(
     protocol: Protocol,
     ledgers: Mapping[str, PhaseLedger],
@@ -235,7 +259,7 @@ def rerun_incumbents(protocol: Protocol, trials: Sequence[Trial]) -> Trial | Non
     print_message(f"incumbents: {len(incumbents)} points on {len(seeds)} more seeds")
     generation = max(trial.facts["generation"] for trial in trials)
     points = [(trial.unit, seed) for trial in incumbents for seed in seeds]
-    ledger = protocol.make_ledger("incumbents", generation=generation)
+    ledger = protocol.make_ledger(INCUMBENTS, generation=generation)
     runs = run_points(protocol, ledger, points, label="incumbent run")
     sign = -1.0 if protocol.plan.maximize else 1.0
     losses = [

@@ -41,20 +41,22 @@ class Verdict(NamedTuple):
     findings: Sequence[Finding]
 
 
-def is_running(evidence: Evidence) -> bool:
-    """Return whether trials of any phase have started and not ended.
-
-    Such a study is running, or it was killed.
-    """
-    return evidence.started_at is not None and evidence.ended_at is None
+def has_gain(evidence: Evidence) -> bool:
+    """Return whether the validation has shown a gain of the best, with an interval above zero."""
+    validation = evidence.validation
+    return validation is not None and validation.gain.low > 0.0 and not evidence.is_stale
 
 
 def make_verdict(evidence: Evidence) -> Verdict:
     """Make the verdict of a study."""
     findings: list[Finding] = []
-    validation = evidence.validation
+    validation, validated = evidence.validation, evidence.validated
     if validation is None:
         headline, tone = _explain_no_claim(evidence), "none"
+    elif evidence.is_stale and validated is not None:
+        headline, _ = describe_gain(validation.gain, f"An earlier best, trial {validated.number},")
+        tone = "unsure"
+        findings.append(Finding("Stale validation", explain_stale(evidence)))
     else:
         headline, tone = describe_gain(validation.gain)
         decision = Finding(f"Decision: {validation.decision}", _to_sentence(validation.reason))
@@ -66,23 +68,43 @@ def make_verdict(evidence: Evidence) -> Verdict:
     return Verdict(headline, tone, findings)
 
 
-def describe_gain(gain: Comparison) -> tuple[str, Tone]:
+def describe_gain(gain: Comparison, subject: str = "Tuning") -> tuple[str, Tone]:
     """Describe a validated gain [%] over the start values.
+
+    Args:
+        gain: improvement of test perplexity.
+        subject: what was validated, for the sentence of a gain.
 
     Returns:
         A sentence and its tone.
     """
     seeds = f"on {gain.count} fresh seeds, against the start values"
-    change = f"{gain.mean:.1f} % (95 % interval {gain.low:.1f} to {gain.high:.1f}) {seeds}"
-    rise = f"{-gain.mean:.1f} % (95 % interval {-gain.high:.1f} to {-gain.low:.1f}) {seeds}"
+    interval = f"95 % interval {gain.low:.1f} to {gain.high:.1f}"
     if gain.low > 0.0:
-        return f"Tuning lowers test perplexity by {change}.", "good"
+        return (
+            f"{subject} lowers test perplexity by {gain.mean:.1f} % ({interval}) {seeds}.",
+            "good",
+        )
     if gain.high < 0.0:
-        return f"The tuned parameters are worse: test perplexity rises by {rise}.", "bad"
-    what, movement = (
-        ("gain", f"falls by {change}") if gain.mean >= 0.0 else ("difference", f"rises by {rise}")
+        rise = f"{-gain.mean:.1f} % (95 % interval {-gain.high:.1f} to {-gain.low:.1f})"
+        return f"The tuned parameters are worse: test perplexity rises by {rise} {seeds}.", "bad"
+    if gain.mean > 0.0:
+        fall = f"test perplexity falls by {gain.mean:.1f} %"
+        return f"The gain is not significant: {fall} ({interval}) {seeds}.", "unsure"
+    nothing = "the improvement of test perplexity cannot be told from 0.0 %"
+    return f"No gain was found: {nothing} ({interval}) {seeds}.", "unsure"
+
+
+def explain_stale(evidence: Evidence) -> str:
+    """Explain that the validation is older than the best; empty if it is not."""
+    best, validated = evidence.best, evidence.validated
+    if not evidence.is_stale or best is None or validated is None:
+        return ""
+    objectives = [format_cell(trial.objective, "loss") for trial in (validated, best)]
+    return (
+        f"The validation is of trial {validated.number} (objective {objectives[0]}). The search "
+        f"has found trial {best.number} ({objectives[1]}) since, which is not validated."
     )
-    return f"The {what} is not significant: test perplexity {movement}.", "unsure"
 
 
 def _explain_no_claim(evidence: Evidence) -> str:
@@ -106,6 +128,7 @@ def _explain_ablation(evidence: Evidence) -> Iterator[Finding]:
     known.sort(key=lambda pair: -pair[1].mean)
     good = [(entry, gain) for entry, gain in known if is_significant(entry) and gain.mean > 0.0]
     harmful = [(entry, gain) for entry, gain in known if is_significant(entry) and gain.mean < 0.0]
+    title = "What carries the gain" if has_gain(evidence) else "Ablation"
     if good:
         more = f" and {len(good) - _MAX_NAMED} more" if len(good) > _MAX_NAMED else ""
         text = (
@@ -116,7 +139,7 @@ def _explain_ablation(evidence: Evidence) -> Iterator[Finding]:
         text = "No tuned value has a significant gain."
     else:
         text = "Setting a single parameter back to its start value makes no significant difference."
-    yield Finding("What carries the gain", text)
+    yield Finding(title, text)
     undecided = [
         make_label(entry.name, evidence.names) for entry, _ in known if not is_significant(entry)
     ]
@@ -152,7 +175,7 @@ def _explain_selection_bias(evidence: Evidence) -> Iterator[Finding]:
         f"The gain is {bias.search:.3f} nats/token on the search's own {own}, "
         f"{bias.fresh:.3f} on fresh seeds and {bias.test:.3f} on the test split"
     )
-    if bias.search > 0.0:
+    if bias.search > 0.0 and has_gain(evidence):
         lost = 100.0 * (1.0 - bias.fresh / bias.search)
         if bias.fresh <= 0.0:
             text += ": none of it remains on fresh seeds"

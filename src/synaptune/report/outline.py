@@ -92,6 +92,13 @@ def make_outline(
         Section(key, title, [blocks[name] for name in names if name in blocks])
         for key, title, names in _RESULT_SECTIONS
     ]
+    if stale := findings.explain_stale(evidence):
+        sections = [
+            section._replace(blocks=[stale, *section.blocks])
+            if section.key == "validation"
+            else section
+            for section in sections
+        ]
     yaml = tables.render_best_yaml(evidence)
     usage = "Save it as best.yaml and train with it: `python train.py tuned=best.yaml`"
     note = usage if next_commands.is_training_study(evidence) else ""

@@ -114,7 +114,9 @@ def _render_title(title: str, heading: str) -> str:
 
 def render_header(evidence: Evidence) -> str:
     """Render the name, the state and the time of a study."""
-    pill = '<span class="pill">running</span>' if findings.is_running(evidence) else ""
+    state, pill = evidence.state, ""
+    if state != "ended":
+        pill = f'<span class="pill">{state}</span>'
     times = [
         f"{moment:%Y-%m-%d %H:%M} UTC"
         for moment in (evidence.started_at, evidence.ended_at)

@@ -13,6 +13,7 @@ from synaptune.analysis.validation import decide, measure_gini_gain
 from synaptune.report.console import print_table
 from synaptune.report.table_model import Column, Table, show_value
 from synaptune.search.trial import Trial
+from synaptune.study.artifacts import describe_validation
 
 
 def summarise_study(
@@ -72,6 +73,12 @@ def _summarise_side(runs: Sequence[Trial]) -> dict[str, list[Any]]:
 
 def _read_facts(runs: Sequence[Trial], name: str) -> list[Any]:
     return [run.facts[name] for run in runs]
+
+
+def describe_summary(summary: Mapping[str, Any]) -> str:
+    """Describe the validation of a summary in the note of a best.yaml."""
+    gain, count = summary["improvement"], len(summary["baseline"]["seeds"])
+    return describe_validation(count, gain["mean"], low=gain["low"], high=gain["high"])
 
 
 _COLOURS = {"proceed": "green", "re-evaluate": "yellow", "stop": "red"}
