@@ -23,6 +23,7 @@ from synaptune.protocols.sanity import run_sanity
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import (
     keep_best_file,
+    read_evidence,
     require_objective,
     rerun_incumbents,
     run_points,
@@ -113,6 +114,7 @@ def _run_stages(
     from rich.console import Console
 
     from synaptune.config.search_space import read_fixed_values
+    from synaptune.report.findings import explain_context
     from synaptune.report.summary import describe_summary, print_verdict, summarise_study
     from synaptune.study.artifacts import write_best, write_json
 
@@ -132,7 +134,13 @@ def _run_stages(
     pairs = run_validation(protocol, baseline.unit, best.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.read_trials())
     summary = summarise_study(
-        name, trials, best, pairs=pairs, defaults=baseline.values, seconds=seconds
+        name,
+        trials,
+        best,
+        pairs=pairs,
+        defaults=baseline.values,
+        seconds=seconds,
+        findings=explain_context(read_evidence(protocol)),
     )
     if protocol.objective.name == "pareto":
         front = summary["pareto"] = _summarise_front(protocol, trials)

@@ -39,6 +39,7 @@ from synaptune.protocols.stages import (
     find_best_trial,
     keep_best_file,
     pair_runs,
+    read_evidence,
     require_objective,
     rerun_incumbents,
     run_points,
@@ -157,6 +158,7 @@ def _run_stages(
     from rich.console import Console
 
     from synaptune.config.search_space import read_fixed_values
+    from synaptune.report.findings import explain_context
     from synaptune.report.summary import describe_summary, print_verdict, summarise_study
     from synaptune.study.artifacts import write_best, write_json
 
@@ -180,7 +182,15 @@ def _run_stages(
     write_best(folder / "best.yaml", name, winner, fixed)
     pairs = run_validation(protocol, start, winner.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.read_trials())
-    summary = summarise_study(name, trials, winner, pairs=pairs, defaults=values, seconds=seconds)
+    summary = summarise_study(
+        name,
+        trials,
+        winner,
+        pairs=pairs,
+        defaults=values,
+        seconds=seconds,
+        findings=explain_context(read_evidence(protocol)),
+    )
     gates.append(_make_gate("phase 2", summary))
     summary["gates"] = gates
     write_json(folder / "gates.json", {"gates": gates})

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -27,6 +27,9 @@ from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
 from synaptune.study.reader import INCUMBENTS, REFERENCE
 from synaptune.study.study import PhaseLedger
 from synaptune.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from synaptune.analysis.results import Evidence
 
 INCUMBENT_SEEDS = 3  # further seeds of incumbents [seed]; chosen: a mean of three
 
@@ -151,27 +154,29 @@ def run_search(
     return trials[label or ledger.phase]
 
 
+def read_evidence(protocol: Protocol) -> Evidence:
+    """Read the study of a protocol as its report shows it, without the slow analyses."""
+    from synaptune.analysis.evidence import gather_evidence
+    from synaptune.study.reader import read_study
+
+    location = protocol.study.location
+    return gather_evidence(read_study(location.url, location.name), deep=False)
+
+
 @contextmanager
 def keep_best_file(protocol: Protocol) -> Iterator[None]:
     """Write best.yaml after a search, however it ends, as the report shows it.
 
     The file says whether its values are validated. A search that continues may find better ones.
     """
-    from synaptune.analysis.evidence import gather_evidence
     from synaptune.report.tables import render_best_yaml
     from synaptune.study.artifacts import write_text
-    from synaptune.study.reader import read_study
-
-    def write() -> None:
-        location = protocol.study.location
-        evidence = gather_evidence(read_study(location.url, location.name), deep=False)
-        if (text := render_best_yaml(evidence)) is not None:
-            write_text(location.folder / "best.yaml", text)
 
     try:
         yield
     finally:
-        write()
+        if (text := render_best_yaml(read_evidence(protocol))) is not None:
+            write_text(protocol.study.location.folder / "best.yaml", text)
 
 
 def run_searches_together(
