@@ -202,7 +202,9 @@ def test_a_validation_that_is_older_than_the_best_is_stale(evidence):
     newer = dataclasses.replace(evidence.best, number=41, objective=evidence.best.objective - 0.1)
     study = dataclasses.replace(evidence, best=newer, validated=evidence.best)
     verdict, found = make_verdict(study), texts(advise(make_protocol_study(study, "phase1")))
-    assert verdict.headline.startswith(f"An earlier best, trial {evidence.best.number}, lowers")
+    assert verdict.headline.startswith(
+        f"An earlier best, trial {evidence.best.number}: tuning lowers"
+    )
     assert (verdict.tone, verdict.findings[0].title) == ("unsure", "Stale validation")
     assert "trial 41" in verdict.findings[0].text
     assert "Validate again" in found

@@ -80,7 +80,7 @@ def test_a_page_of_ten_thousand_trials_is_small_and_shows_the_best():
     )
     assert len(text.encode()) < 5e6
     rows = text.split('<table id="table-trials"')[1].split("</table>")[0]
-    assert rows.count("<tr>") == 1 + BEST_ROWS
+    assert rows.count("<tr") == 1 + BEST_ROWS
     assert f"The best {BEST_ROWS} of 10000 trials" in text
 
 

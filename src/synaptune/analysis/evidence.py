@@ -135,6 +135,7 @@ def gather_evidence(
         state=snapshot.state,
         plan=snapshot.plan,
         validated=validated,
+        spans=_measure_spans(snapshot),
     )
 
 
@@ -155,6 +156,21 @@ def _subsystem(name: str) -> str:
 def _reorder_unit(space: Space, names: Sequence[str], trial: Trial) -> tuple[float, ...]:
     coordinates = dict(zip(space.names, trial.unit, strict=True))
     return tuple(coordinates[name] for name in names)
+
+
+def _measure_spans(snapshot: StudySnapshot) -> dict[int, tuple[float, float]]:
+    """Measure start and end of each ended trial [s since the first start]."""
+    origin = min(snapshot.start_times.values(), default=None)
+    if origin is None:
+        return {}
+    return {
+        number: (
+            (snapshot.start_times[number] - origin).total_seconds(),
+            (ended_at - origin).total_seconds(),
+        )
+        for number, ended_at in snapshot.end_times.items()
+        if number in snapshot.start_times
+    }
 
 
 def _find_start_values(

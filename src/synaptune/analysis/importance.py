@@ -32,7 +32,7 @@ _MIN_TRIALS = 4  # complete trials that a surrogate needs
 # Refits to resampled trials; chosen: their range covers most of the distribution.
 _REFITS = 8
 _SHUFFLES = 19  # refits to shuffled losses; chosen: the largest of 19 is exceeded by 5 %
-_REFIT_TRIALS, _REFIT_TREES, _SHUFFLE_TREES = 150, 16, 8  # of a refit; chosen: they take seconds
+_REFIT_TRIALS, _REFIT_TREES = 100, 8  # of a refit; chosen: all refits take seconds
 _CLIP_FACTOR = 10.0  # in units of the distance of the best loss from the median
 
 
@@ -175,7 +175,7 @@ def _measure_floor(
     for shuffle in range(_SHUFFLES):
         shuffled = rng.permutation(losses).tolist()
         chosen = rng.choice(len(losses), count, replace=False).tolist()
-        shares = surrogates.fit(shuffled, seed=shuffle, trees=_SHUFFLE_TREES, chosen=chosen)
+        shares = surrogates.fit(shuffled, seed=shuffle, trees=_REFIT_TREES, chosen=chosen)
         largest = [
             max(found, *fit.values()) if fit else found
             for found, fit in zip(largest, shares, strict=True)

@@ -60,8 +60,8 @@ def make_verdict(evidence: Evidence) -> Verdict:
     if validation is None:
         headline, tone = _explain_no_claim(evidence), "none"
     elif evidence.is_stale and validated is not None:
-        headline, _ = describe_gain(validation.gain, f"An earlier best, trial {validated.number},")
-        tone = "unsure"
+        text, tone = describe_gain(validation.gain)[0], "unsure"
+        headline = f"An earlier best, trial {validated.number}: {text[:1].lower()}{text[1:]}"
         findings.append(Finding("Stale validation", explain_stale(evidence)))
     else:
         headline, tone = describe_gain(validation.gain)
@@ -75,12 +75,8 @@ def make_verdict(evidence: Evidence) -> Verdict:
     return Verdict(headline, tone, findings)
 
 
-def describe_gain(gain: Comparison, subject: str = "Tuning") -> tuple[str, Tone]:
+def describe_gain(gain: Comparison) -> tuple[str, Tone]:
     """Describe a validated gain [%] over the start values.
-
-    Args:
-        gain: improvement of test perplexity.
-        subject: what was validated, for the sentence of a gain.
 
     Returns:
         A sentence and its tone.
@@ -88,10 +84,8 @@ def describe_gain(gain: Comparison, subject: str = "Tuning") -> tuple[str, Tone]
     seeds = f"on {gain.count} fresh seeds, against the start values"
     interval = f"95 % interval {gain.low:.1f} to {gain.high:.1f}"
     if gain.low > 0.0:
-        return (
-            f"{subject} lowers test perplexity by {gain.mean:.1f} % ({interval}) {seeds}.",
-            "good",
-        )
+        fall = f"lowers test perplexity by {gain.mean:.1f} % ({interval})"
+        return f"Tuning {fall} {seeds}.", "good"
     if gain.high < 0.0:
         rise = f"{-gain.mean:.1f} % (95 % interval {-gain.high:.1f} to {-gain.low:.1f})"
         return f"The tuned parameters are worse: test perplexity rises by {rise} {seeds}.", "bad"
@@ -165,13 +159,13 @@ def _name_moves(evidence: Evidence) -> Iterator[Finding]:
             for name, old, new in moves
         ]
     )
-    text = f"{names}, in shares of the searched ranges. "
-    text += (
-        "The gain is not attributed to any of them until an ablation is there."
-        if has_gain(evidence)
-        else "There is no gain to attribute to them."
-    )
-    yield Finding("What moved most", text)
+    if evidence.is_stale:
+        rest = "Whether they gain anything is not validated."
+    elif has_gain(evidence):
+        rest = "The gain is not attributed to any of them until an ablation is there."
+    else:
+        rest = "There is no gain to attribute to them."
+    yield Finding("What moved most", f"{names}, in shares of the searched ranges. {rest}")
 
 
 def rank_moves(evidence: Evidence) -> list[tuple[str, Value, Value]]:
@@ -192,6 +186,35 @@ def rank_moves(evidence: Evidence) -> list[tuple[str, Value, Value]]:
             moves.append((distance, name, old, new))
     moves.sort(key=lambda move: -move[0])
     return [(name, old, new) for distance, name, old, new in moves if distance >= _LEAST_MOVE]
+
+
+def explain_no_correlation(evidence: Evidence) -> str:
+    """Say in a sentence that no pair of parameters is correlated; empty if one may be."""
+    noise, names = evidence.correlation_noise, evidence.names
+    pairs = [
+        (abs(value), row, column)
+        for row, values in enumerate(evidence.correlation)
+        for column, value in enumerate(values[:row])
+    ]
+    strongest, row, column = max(pairs, default=(1.0, 0, 0))
+    if noise is None or strongest > noise:
+        return ""
+    first, second = (make_label(names[index], names) for index in (column, row))
+    return (
+        "No two parameters are correlated in the final distribution of the search: the strongest "
+        f"pair, {first} and {second}, has {strongest:.2f}, and noise alone exceeds {noise:.2f} in "
+        "one search of twenty."
+    )
+
+
+def explain_open_hypotheses(evidence: Evidence) -> str:
+    """Say in a sentence that the study decides no hypothesis; empty if it decides one."""
+    if not evidence.hypotheses or any(entry.holds is not None for entry in evidence.hypotheses):
+        return ""
+    count = len(evidence.hypotheses)
+    what = "The only hypothesis" if count == 1 else f"None of the {count} hypotheses"
+    verb = "cannot" if count == 1 else "can"
+    return f"{what} {verb} be decided: no effect of their parameters was found."
 
 
 def _explain_no_claim(evidence: Evidence) -> str:

@@ -300,7 +300,8 @@ def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
         numbers.append(("fresh seeds", str(validation.gain.count)))
     if best is not None and best.objective is not None:
         text = format_cell(best.objective, "loss")
-        numbers.append((f"best objective, trial {best.number}", text))
+        name = f"best objective, evaluation {best.index + 1} (trial {best.number} of the study)"
+        numbers.append((name, text))
     name = "evaluations" if planned is None else f"evaluations of {planned}"
     numbers.append((name, str(states.total() - states["running"])))
     counts = {

@@ -17,7 +17,7 @@ from synaptune.report.figures.layout import (
     measure_text,
     set_ticks,
 )
-from synaptune.report.figures.theme import SMALL_SIZE, WIDTH, Drawing, Palette
+from synaptune.report.figures.theme import SMALL_SIZE, TINY_SIZE, Drawing, Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,16 +53,19 @@ def draw_importance(evidence: Evidence, palette: Palette) -> Drawing | None:
     names, labels = ranked[:_MAX_ROWS], make_labels(evidence.names or ranked)
     texts = [labels.get(name, name) for name in names]
     layout = RowLayout(texts, palette, top=58, step=30)
-    width = (WIDTH - layout.left - 8) / len(columns)
+    width = (layout.width - layout.left - 8) / len(columns)
+    small = TINY_SIZE if palette.is_narrow else SMALL_SIZE
     for index, column in enumerate(columns):
         left = layout.left + index * width
         rows = {row: column.values[name] for row, name in enumerate(names) if name in column.values}
         axes = layout.add_row_axes(left, left + width - 22)
         told = {row for row in rows if names[row] in column.told}
         _draw_lollipops(axes, rows, told, colour=column.colour, palette=palette)
-        layout.add_text(left, 22, column.head, colour=column.colour, weight="bold")
-        layout.add_text(left, 41, column.below, colour=palette.muted, size=12.0)
-        layout.label_bottom(axes, "%")
+        layout.add_text(
+            left, 22, f"{column.head} [%]", colour=column.colour, weight="bold", size=small
+        )
+        if not palette.is_narrow:
+            layout.add_text(left, 41, column.below, colour=palette.muted, size=TINY_SIZE)
     significant = {effect.name for effect in evidence.effects if effect.significant}
     tested = {effect.name for effect in evidence.effects}
     for row, name in enumerate(names):
@@ -186,7 +189,7 @@ def draw_ablation(evidence: Evidence, palette: Palette) -> Drawing | None:
     ]
     wider = [max(pair, key=len) for pair in zip(texts, changes, strict=True)]
     layout = RowLayout(wider, palette, top=50, step=46)
-    axes = layout.add_row_axes(layout.left, WIDTH - 16)
+    axes = layout.add_row_axes(layout.left, layout.width - 16)
     _set_limits(axes, gains)
     axes.axvline(0, color=palette.ink, linewidth=1.2, zorder=2)
     set_ticks(axes, x=6)
@@ -203,15 +206,18 @@ def draw_ablation(evidence: Evidence, palette: Palette) -> Drawing | None:
                 significant = p is not None and p < ALPHA
                 _draw_interval(axes, gain, y, colour, hollow=None if significant else palette.paper)
         layout.label_row(row, texts[row], shift=-1.0)
-        layout.label_row(row, changes[row], shift=15.0, colour=palette.muted, size=11.5)
+        style = {"colour": palette.muted, "size": TINY_SIZE}
+        if palette.is_narrow:
+            layout.label_row(row, changes[row], x=layout.width - 4, ha="right", **style)
+        else:
+            layout.label_row(row, changes[row], shift=15.0, **style)
     worth, left = "worth at the optimum", layout.left
-    layout.add_text(left, 22, worth, colour=palette.best, weight="bold")
-    left_of_alone = left + measure_text(worth, SMALL_SIZE) * 1.1 + 18
-    layout.add_text(
-        left_of_alone, 22, "alone, from the start", colour=palette.accent, weight="bold"
-    )
+    style = {"weight": "bold", "size": TINY_SIZE if palette.is_narrow else SMALL_SIZE}
+    layout.add_text(left, 22, worth, colour=palette.best, **style)
+    left_of_alone = left + measure_text(worth, style["size"]) * 1.1 + 18
+    layout.add_text(left_of_alone, 22, "alone, from the start", colour=palette.accent, **style)
     note = "filled: significant after Holm's correction"
-    layout.add_text(left, 40, note, colour=palette.muted, size=12.0)
+    layout.add_text(left, 40, note, colour=palette.muted, size=TINY_SIZE)
     layout.label_bottom(axes, "gain in test perplexity, %")
     return Drawing(
         layout.canvas,
