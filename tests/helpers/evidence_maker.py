@@ -139,6 +139,7 @@ def make_full_evidence(
         inspections={"baseline": make_inspection(draw, 0.55), "best": make_inspection(draw, 1.0)},
         space=space,
         validated=best,
+        spans={trials[0].number: (0.0, 5.0), trials[1].number: (1.0, 6.0)},
     )
 
 

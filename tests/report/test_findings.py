@@ -17,7 +17,7 @@ from synaptune.analysis.results import SelectionBias, ValidationResult
 from synaptune.report import next_commands, tables
 from synaptune.report.advice import advise, count_needed_seeds
 from synaptune.report.figures import draw_figure
-from synaptune.report.findings import describe_gain, make_verdict
+from synaptune.report.findings import describe_gain, make_verdict, rank_moves
 from synaptune.report.page import make_sections, render_html
 from synaptune.report.summary import print_verdict, summarise_study
 
@@ -180,6 +180,48 @@ def test_small_objectives_keep_their_digits(evidence):
     study = dataclasses.replace(make_single_evidence(), trials=[tiny], best=tiny, losses=[8e-7])
     assert ("best objective, trial 0", "8e-07") in tables.list_key_numbers(study)
     assert "has objective 8e-07" in texts(make_verdict(study).findings)["In the search"]
+
+
+def test_the_verdict_compares_with_random_points_and_attributes_nothing_without_an_ablation(
+    evidence,
+):
+    curve = evidence.random_curve._replace(count=6, best=[2.5, 2.38], source="the sanity phase")
+    course = evidence.convergence._replace(evaluation=[1, 2, 3], best=[2.6, 2.4, 2.3])
+    study = dataclasses.replace(evidence, random_curve=curve, convergence=course, ablation=[])
+    found = texts(make_verdict(study).findings)
+    assert found["Against random points"] == (
+        "Random: 2.38 in 6 points (the sanity phase); search: 2.3 in 3 evaluations, of which "
+        "number 3 was the first below them."
+    )
+    worse = dataclasses.replace(study, convergence=course._replace(best=[2.6, 2.45, 2.4]))
+    assert texts(make_verdict(worse).findings)["Against random points"].endswith(
+        "search: 2.4 in 3 evaluations. The search is no better than random points."
+    )
+    moved = found["What moved most"]
+    assert moved.endswith("The gain is not attributed to any of them until an ablation is there.")
+    name, old, _ = rank_moves(study)[0]
+    assert moved.startswith(f"{name.rpartition('.')[2]} ({old:g} to ")
+    assert "What moved most" not in texts(make_verdict(evidence).findings)
+
+
+def test_the_interval_is_said_to_cover_no_repeated_search(evidence):
+    text = texts(make_verdict(make_protocol_study(evidence, "phase1")).findings)
+    assert "11.7, 15.3 and 12.4 %" in text["What the interval covers"]
+    assert "11.7" not in texts(make_verdict(evidence).findings)["What the interval covers"]
+
+
+def test_sections_without_a_signal_fold_to_a_sentence(evidence):
+    open_claims = [entry._replace(holds=None) for entry in evidence.hypotheses]
+    study = dataclasses.replace(evidence, correlation_noise=0.999, hypotheses=open_claims)
+    figures = [draw_figure("correlation", study)]
+    page = {section.key: section.html for section in make_sections(study, figures)}
+    assert "No two parameters are correlated" in page["search"]
+    assert "<svg" not in page["search"]
+    assert "None of the 4 hypotheses can be decided" in page["hypotheses"]
+    assert "<details>" in page["hypotheses"]
+    page = {section.key: section.html for section in make_sections(evidence, figures)}
+    assert "<svg" in page["search"]
+    assert "<details>" not in page["hypotheses"]
 
 
 def test_one_of_something_is_singular():

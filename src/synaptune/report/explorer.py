@@ -29,7 +29,7 @@ def render_explorer(evidence: Evidence, trials: Sequence[Trial]) -> str:
         '<svg data-view="pairs" role="img" aria-label="Trials over two chosen columns"></svg>'
         "<h3>Trials by worker</h3>"
         '<svg data-view="times" role="img" aria-label="Trials over time, a row for each worker">'
-        '</svg><p class="note">Points and bars are trials: a better loss is darker, a failed trial '
+        '</svg><p class="note">Points and bars are trials: the better, the greener; a failed trial '
         "is red. Shading: the mean rank of the trials nearby. Point at a trial to see its values, "
         "click it to go to its row. A row of the times is a worker, or a place in a pool.</p>"
         '<p class="tip" role="status" hidden></p></div>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import zipfile
@@ -65,12 +66,13 @@ def write_pdf(page: Path, browser: str) -> Path:
     return path
 
 
-def write_zip(snapshot: StudySnapshot, folder: Path, best_yaml: str | None) -> Path:
+def write_zip(snapshot: StudySnapshot, folder: Path, best_yaml: str | None, *, pdf: bool) -> Path:
     """Write an archive to share: the report, best.yaml, and all trials as CSV.
 
     Args:
         snapshot: the study.
-        folder: folder of its report.
+        folder: folder of its report, with the page and the Markdown.
+        pdf: whether the archive holds the PDF file.
         best_yaml: text of best.yaml; None without a best trial.
 
     Returns:
@@ -79,15 +81,15 @@ def write_zip(snapshot: StudySnapshot, folder: Path, best_yaml: str | None) -> P
     from synaptune.study.table import tabulate_trials, to_csv
 
     path = folder / "report.zip"
-    reports = [folder / name for name in ("report.html", "report.md", "report.pdf")]
-    parts = [*reports, *sorted(folder.glob("figures/*.svg")), *sorted(folder.glob("tables/*.csv"))]
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\(((?:figures|tables)/[\w-]+\.\w+)\)", text)
+    names = ["report.html", "report.md", *(["report.pdf"] if pdf else []), *linked]
     with (
         replace_file(path) as draft,
         zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
-        for part in parts:
-            if part.exists():
-                archive.write(part, part.relative_to(folder))
+        for name in names:
+            archive.write(folder / name, name)
         archive.writestr("trials.csv", to_csv(tabulate_trials(snapshot.trials)))
         if best_yaml is not None:
             archive.writestr("best.yaml", best_yaml)
@@ -113,7 +115,7 @@ def write_report(
         against: a study of random points to compare with; None means without.
         formats: `html`, `md` or `all`.
         pdf: also print the page to report.pdf.
-        archive: also write report.zip.
+        archive: also write report.zip, which holds both formats.
 
     Returns:
         The path of the page, or of the Markdown file when `formats` is `md`; then the PDF file and
@@ -123,6 +125,7 @@ def write_report(
         UserError: a file cannot be written (no space, no permission), or no browser prints.
     """
     browser = find_browser() if pdf else None
+    formats = "all" if archive else formats
     evidence = gather_evidence(snapshot, against=against)
     figures = list(draw_figures(evidence))
     path = folder / "report.md"
@@ -135,7 +138,7 @@ def write_report(
     if browser is not None:
         paths.append(write_pdf(folder / "report.html", browser))
     if archive:
-        paths.append(write_zip(snapshot, folder, render_best_yaml(evidence)))
+        paths.append(write_zip(snapshot, folder, render_best_yaml(evidence), pdf=pdf))
     return paths
 
 

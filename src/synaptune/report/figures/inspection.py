@@ -126,10 +126,15 @@ def _draw_traces(axes: Axes, parts: Mapping[str, Part], name: str, palette: Pale
 
 
 def _draw_letters(layout: FigureLayout, axes: Axes, text: Sequence[str]) -> None:
-    """Label the axis with the text: every token where they have room, else every nth."""
+    """Label the axis with the text: every token where they have room, else every nth.
+
+    Every nth letter could not be read, so that letters without room are left out.
+    """
     width = axes.get_position().width * layout.width / len(text)
     longest = max(len(token) for token in text)
     stride = max(1, math.ceil(longest * 6.5 / width))
+    if longest == 1 and stride > 1:
+        return
     for index in range(0, len(text), stride):
         label = _replace_unprintable(text[index]).replace(" ", "·" if longest > 1 else " ")
         if label.strip():
