@@ -1,6 +1,7 @@
 """Importances with losses so large that they dominate the variance or break the surrogates."""
 
 import math
+import random
 import sys
 
 import pytest
@@ -55,3 +56,20 @@ def test_losses_that_no_surrogate_can_take_have_no_shares(tmp_path):
         for entry in importances
         for share in (entry.fanova, entry.ped_anova)
     )
+
+
+@pytest.mark.parametrize("has_effect", [True, False])
+def test_importances_are_compared_with_those_of_shuffled_losses(tmp_path, has_effect):
+    draw = random.Random(1)
+
+    def noisy(p):
+        return (p["much"] if has_effect else 0.0) + draw.gauss(0.0, 0.05)
+
+    snapshot = make_study(tmp_path / "noisy", noisy, NAMES, trials=60, sampler="random")
+    importances = compute_importances(snapshot, snapshot.spaces["search"], snapshot.search_trials)
+    largest = max(importances, key=lambda entry: entry.fanova)
+    assert (largest.fanova > largest.floor) is has_effect
+    assert all((entry.ped_anova is not None) is has_effect for entry in importances)
+    for entry in importances:
+        low, high = entry.fanova_spread
+        assert 0.0 <= low < high <= 1.0

@@ -4,7 +4,9 @@ names that need escaping.
 
 import argparse
 import random
+import shutil
 import sys
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +21,7 @@ from synaptune.cli.main import main
 from synaptune.core.errors import UserError
 from synaptune.protocols import final_report
 from synaptune.report.dashboard.study_index import StudyIndex
+from synaptune.report.write import BROWSERS
 from synaptune.search.space.file import parse_range_entry, read_space_file
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.space.values import find_choice, is_same
@@ -45,7 +48,7 @@ class Text(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        self.scripts += tag == "script"
+        self.scripts += tag == "script" and ("type", "application/json") not in attrs
 
     def handle_data(self, data):
         self.texts.append(data)
@@ -101,7 +104,7 @@ def test_a_maximised_study_of_one_trial_shows_its_objective_as_it_is(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
 
 
-def test_a_study_of_which_nothing_has_ended_is_marked_as_running(tmp_path, capsys):
+def test_a_study_whose_process_has_left_a_trial_open_is_marked_as_interrupted(tmp_path, capsys):
     location = resolve_location(StudyConfig("young", str(tmp_path / "young")), "young")
     space = Space((Dimension("x", "lin", 0.0, 1.0), Dimension("y", "lin", 0.0, 1.0)))
     with Study(location, {"a": 1}) as study:
@@ -109,9 +112,9 @@ def test_a_study_of_which_nothing_has_ended_is_marked_as_running(tmp_path, capsy
         ledger.start(0, (0.5, 0.5), space.to_values((0.5, 0.5)))
     command(tmp_path / "young")
     page_text = "".join(Text((tmp_path / "young" / "report" / "report.html").read_text()).texts)
-    assert "running" in page_text
+    assert "interrupted" in page_text
     assert "No claim: no trial is complete (0 failed, 1 not ended)." in page_text
-    assert "still running, or interrupted: young" in capsys.readouterr().out
+    assert "young is interrupted" in capsys.readouterr().out
 
 
 def score_mixed_choices(p):
@@ -163,6 +166,27 @@ def test_choices_of_any_value_are_readable_everywhere(tmp_path, monkeypatch, cap
         assert path in ("/best.yaml", "/best.json", "/trials.csv") or MARKUP not in reply.text
 
 
+def test_a_report_to_share_is_a_pdf_and_an_archive(tmp_path, monkeypatch, capsys):
+    folder = make_study(tmp_path / "s", 4)
+    (folder / "report" / "figures").mkdir(parents=True)
+    (folder / "report" / "figures" / "old.svg").write_text("of an earlier report")
+    pdf = ["--pdf"] if any(map(shutil.which, BROWSERS)) else []
+    command(folder, "--zip", *pdf)
+    assert "report.zip" in capsys.readouterr().out
+    with zipfile.ZipFile(folder / "report" / "report.zip") as archive:
+        names = set(archive.namelist())
+        assert archive.read("trials.csv").decode().count("\n") == 5
+        assert archive.read("best.yaml").decode().startswith("# study study, trial ")
+    assert names >= {"report.html", "report.md", "figures/convergence.svg", "tables/trials.csv"}
+    assert "figures/old.svg" not in names
+    assert ("report.pdf" in names) == bool(pdf)
+    if pdf:
+        assert (folder / "report" / "report.pdf").read_bytes().startswith(b"%PDF")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="without a browser that prints"):
+        command(folder, "--pdf")
+
+
 def test_several_studies_are_compared(tmp_path, capsys):
     first, second = (
         make_study(tmp_path / "one", 4, name="one"),
@@ -192,7 +216,9 @@ def test_a_report_that_could_not_be_written_is_tried_again_where_the_study_lies(
             StudyConfig("mine", str(folder), None if url else f"sqlite:///{database}"), "mine"
         )
         final_report.write_final_report(
-            SimpleNamespace(study=SimpleNamespace(location=location)), (), ()
+            SimpleNamespace(study=SimpleNamespace(location=location, mark_ended=lambda: None)),
+            (),
+            (),
         )
         assert f"synaptune report {command_line} tries again" in capsys.readouterr().out
 

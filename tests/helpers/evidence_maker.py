@@ -7,6 +7,7 @@ no complete trial. Everything is a function of the seed.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -138,6 +139,8 @@ def make_full_evidence(
         inspections={"baseline": make_inspection(draw, 0.55), "best": make_inspection(draw, 1.0)},
         space=space,
         objective="objective" if maximize else "loss",
+        validated=best,
+        spans={trials[0].number: (0.0, 5.0), trials[1].number: (1.0, 6.0)},
     )
 
 
@@ -204,7 +207,8 @@ def make_unfinished_evidence() -> results.Evidence:
         reason="the loss is nan",
         facts={"generation": 0, "failure": "number"},
     )
-    return _make_evidence([failed, Trial(1, 1, start, values, "running", facts={"generation": 0})])
+    running = Trial(1, 1, start, values, "running", facts={"generation": 0})
+    return dataclasses.replace(_make_evidence([failed, running]), state="running")
 
 
 def _make_evidence(trials: list[Trial]) -> results.Evidence:

@@ -35,7 +35,13 @@ from synaptune.report.figures import (
 )
 from synaptune.report.figures.axis import list_round_values, locate_value
 from synaptune.report.figures.layout import MINUS, format_number, spread_apart
-from synaptune.report.figures.theme import VARIABLES, make_inline_svg
+from synaptune.report.figures.theme import (
+    NARROW_WIDTH,
+    TINY_SIZE,
+    VARIABLES,
+    WIDTH,
+    make_inline_svg,
+)
 from synaptune.search.space.space import Dimension, Space
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -93,7 +99,8 @@ def test_a_figure_is_one_element_as_wide_as_its_place_with_a_title_for_screen_re
         root = ElementTree.fromstring(figure.svg)
         assert figure.svg.startswith("<svg ")
         assert (root.tag, root.get("role"), root.get("width")) == (f"{SVG}svg", "img", "100%")
-        assert root.get("viewBox").startswith("0 0 640 ")
+        assert root.get("viewBox").startswith(f"0 0 {WIDTH} ")
+        assert f'viewBox="0 0 {NARROW_WIDTH} ' in figure.narrow
         assert root[0].tag == f"{SVG}title"
         assert root[0].text == figure.title
         assert not list(root.iter(f"{SVG}style")), "a style inside would hold for the evidence page"
@@ -197,6 +204,19 @@ def test_a_maximised_objective_is_shown_by_its_name_and_its_own_numbers():
     assert f"best {format_number(best, 4)}" in list_texts(draw_figure("convergence", maximised))
 
 
+def test_no_text_of_a_figure_is_smaller_than_11_pixels_or_leaves_a_phone(figures):
+    for figure in figures.values():
+        for svg, width in ((figure.svg, WIDTH), (figure.narrow, NARROW_WIDTH)):
+            sizes = [
+                float(size) for size in re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", svg)
+            ]
+            assert sizes, figure.key
+            assert min(sizes) >= TINY_SIZE, figure.key
+            texts = ElementTree.fromstring(svg).iter(f"{SVG}text")
+            places = [float(text.get("x")) for text in texts if text.get("x")]
+            assert all(-1.0 <= x <= width + 1.0 for x in places), figure.key
+
+
 def test_an_inspection_with_missing_parts_is_drawn_partially(evidence):
     def with_inspections(**inspections):
         return dataclasses.replace(evidence, inspections=inspections)
@@ -213,7 +233,7 @@ def test_an_inspection_with_missing_parts_is_drawn_partially(evidence):
             ),
         )
     )
-    assert "calcium" in shown
+    assert "calcium [1]" in shown
     assert "best" in shown
     assert "baseline" not in shown
 
@@ -224,7 +244,7 @@ def test_a_standalone_file_has_real_colours_on_a_background(figures):
     for text, palette in ((light, LIGHT), (dark, DARK)):
         ElementTree.fromstring(text.encode())
         assert "var(" not in text
-        assert 'width="640' in text
+        assert f'width="{WIDTH}' in text
         assert f'fill="{palette.paper}"' in text
         assert palette.best in text
     assert light != dark
@@ -289,7 +309,7 @@ def test_the_random_curve_ends_with_the_search_and_its_label_lies_inside(evidenc
         for text in ElementTree.fromstring(figure.svg).iter(f"{SVG}text")
         if (text.text or "").startswith("random search")
     ]
-    assert 0.0 < float(label.get("x")) < 640.0
+    assert 0.0 < float(label.get("x")) < WIDTH
 
 
 def test_a_caption_counts_the_parameters_with_data_and_names_an_order_only_if_there_is_one(

@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from helpers.evidence_maker import (
-    STARTED_AT,
     make_comparison,
     make_full_evidence,
     make_single_evidence,
@@ -18,7 +17,7 @@ from synaptune.analysis.results import SelectionBias, ValidationResult
 from synaptune.report import next_commands, tables
 from synaptune.report.advice import advise, count_needed_seeds
 from synaptune.report.figures import draw_figure
-from synaptune.report.findings import describe_gain, make_verdict
+from synaptune.report.findings import describe_gain, make_verdict, rank_moves
 from synaptune.report.page import make_sections, render_html
 from synaptune.report.summary import print_verdict, summarise_study
 
@@ -62,12 +61,14 @@ def with_gains(study, gains):
     )
 
 
-def test_a_headline_names_the_reference_and_calls_a_loss_a_rise(evidence):
+def test_a_headline_names_the_reference_and_sees_no_worsening_inside_the_interval(evidence):
     assert make_verdict(evidence).headline.endswith("on 5 fresh seeds, against the start values.")
     worse, tone = describe_gain(make_comparison([-1.0, 0.6, -0.4, 0.2, -0.9]))
     assert tone == "unsure"
-    assert "test perplexity rises by 0.3 % (95 % interval -0.6 to 1.2)" in worse
-    assert "improves by -" not in worse
+    assert "cannot be told from 0.0 % (95 % interval -1.2 to 0.6)" in worse
+    assert "-0.3" not in worse
+    outside, _ = describe_gain(make_comparison([-1.0, -1.2, -0.9]))
+    assert "test perplexity rises by 1.0 % (95 % interval 0.7 to 1.4)" in outside
 
 
 def test_a_page_calls_the_baseline_the_start(evidence):
@@ -181,28 +182,79 @@ def test_small_objectives_keep_their_digits(evidence):
     assert "has objective 8e-07" in texts(make_verdict(study).findings)["In the search"]
 
 
-def test_one_of_something_is_singular():
-    study = dataclasses.replace(
-        make_single_evidence(), names=make_single_evidence().names[:1], ended_at=STARTED_AT
+def test_the_verdict_compares_with_random_points_and_attributes_nothing_without_an_ablation(
+    evidence,
+):
+    curve = evidence.random_curve._replace(count=6, best=[2.5, 2.38], source="the sanity phase")
+    course = evidence.convergence._replace(evaluation=[1, 2, 3], best=[2.6, 2.4, 2.3])
+    study = dataclasses.replace(evidence, random_curve=curve, convergence=course, ablation=[])
+    found = texts(make_verdict(study).findings)
+    assert found["Against random points"] == (
+        "Random: 2.38 in 6 points (the sanity phase); search: 2.3 in 3 evaluations, of which "
+        "number 3 was the first below them."
     )
+    worse = dataclasses.replace(study, convergence=course._replace(best=[2.6, 2.45, 2.4]))
+    assert texts(make_verdict(worse).findings)["Against random points"].endswith(
+        "search: 2.4 in 3 evaluations. The search is no better than random points."
+    )
+    moved = found["What moved most"]
+    assert moved.endswith("The gain is not attributed to any of them until an ablation is there.")
+    name, old, _ = rank_moves(study)[0]
+    assert moved.startswith(f"{name.rpartition('.')[2]} ({old:g} to ")
+    assert "What moved most" not in texts(make_verdict(evidence).findings)
+
+
+def test_the_interval_is_said_to_cover_no_repeated_search(evidence):
+    text = texts(make_verdict(make_protocol_study(evidence, "phase1")).findings)
+    assert "11.7, 15.3 and 12.4 %" in text["What the interval covers"]
+    assert "11.7" not in texts(make_verdict(evidence).findings)["What the interval covers"]
+
+
+def test_sections_without_a_signal_fold_to_a_sentence(evidence):
+    open_claims = [entry._replace(holds=None) for entry in evidence.hypotheses]
+    study = dataclasses.replace(evidence, correlation_noise=0.999, hypotheses=open_claims)
+    figures = [draw_figure("correlation", study)]
+    page = {section.key: section.html for section in make_sections(study, figures)}
+    assert "No two parameters are correlated" in page["search"]
+    assert "<svg" not in page["search"]
+    assert "None of the 4 hypotheses can be decided" in page["hypotheses"]
+    assert "<details>" in page["hypotheses"]
+    page = {section.key: section.html for section in make_sections(evidence, figures)}
+    assert "<svg" in page["search"]
+    assert "<details>" not in page["hypotheses"]
+
+
+def test_one_of_something_is_singular():
+    study = dataclasses.replace(make_single_evidence(), names=make_single_evidence().names[:1])
     assert texts(advise(study))["Search longer"].startswith(
         "1 evaluation for 1 parameter is a short search"
     )
 
 
-def test_the_budget_is_that_of_the_shown_search(evidence):
-    def planned(budget, **changes):
-        provenance = {
-            "optimizer": {"budget": budget},
-            "configuration": changes.pop("configuration", {}),
-        }
-        return tables.read_budget(dataclasses.replace(evidence, provenance=provenance, **changes))
+def test_advice_attributes_no_gain_where_there_is_none(evidence):
+    study = make_protocol_study(evidence, "phase1", ablation=[], decision="stop")
+    assert "Ablate the optimum" in texts(advise(study))
+    nothing = with_gains(study, [-1.0, 0.6, -0.4, 0.2, -0.9])
+    assert "Ablate the optimum" not in texts(advise(nothing))
+    ablated = with_gains(evidence, [-1.0, 0.6, -0.4, 0.2, -0.9])
+    assert "What carries the gain" not in texts(make_verdict(ablated).findings)
 
-    assert planned(60) == 60
-    assert planned(12) is None  # 40 have ended: a study stores its first budget
-    settings = {"search.protocol": "phase2", "search.group_budget": 45}
-    assert planned(60, configuration=settings, phase="attention") == 45
-    assert planned(60, configuration=settings, phase="joint") == 60
+
+def test_a_validation_that_is_older_than_the_best_is_stale(evidence):
+    newer = dataclasses.replace(evidence.best, number=41, objective=evidence.best.objective - 0.1)
+    study = dataclasses.replace(evidence, best=newer, validated=evidence.best)
+    verdict, found = make_verdict(study), texts(advise(make_protocol_study(study, "phase1")))
+    assert verdict.headline.startswith(
+        f"An earlier best, trial {evidence.best.number}: tuning lowers"
+    )
+    assert (verdict.tone, verdict.findings[0].title) == ("unsure", "Stale validation")
+    assert "trial 41" in verdict.findings[0].text
+    assert "Validate again" in found
+    assert "Continue" not in found
+    assert f"of trial {evidence.best.number}, an earlier best" in tables.render_best_yaml(study)
+    page = {section.key: section.html for section in make_sections(study, [])}
+    assert "which is not validated" in page["validation"]
+    assert "validated on 5 fresh seeds" in tables.render_best_yaml(evidence)
 
 
 @pytest.mark.parametrize(

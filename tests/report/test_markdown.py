@@ -82,7 +82,7 @@ def test_a_fence_is_longer_than_any_fence_in_the_text():
 def test_studies_without_a_result_have_a_report(tmp_path):
     assert "No claim" in write_markdown(make_empty_evidence(), tmp_path / "bare").read_text()
     text = write_markdown(make_unfinished_evidence(), tmp_path / "unfinished").read_text()
-    assert "Running" in text
+    assert "(running)" in text
     assert "the loss is nan" in text
 
 

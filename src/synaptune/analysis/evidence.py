@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from synaptune.analysis.ablation import compute_ablation, read_stored_start
@@ -18,18 +17,20 @@ from synaptune.analysis.effects import find_effects
 from synaptune.analysis.importance import compute_importances
 from synaptune.analysis.profiles import fit_profiles
 from synaptune.analysis.ranking import rescore_study
-from synaptune.analysis.replay import Replay, replay
+from synaptune.analysis.replay import Replay, replay_rescored
 from synaptune.analysis.results import Evidence, Importance, ValidationResult
 from synaptune.analysis.validation import (
     LOSS,
     compute_validation,
+    find_validated_trial,
+    is_stale,
     measure_noise,
     measure_selection_bias,
     pair_validation_runs,
 )
 from synaptune.search.space.space import Space
-from synaptune.search.space.values import Value, is_same
-from synaptune.search.trial import Trial
+from synaptune.search.space.values import Value
+from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import redact_url
 from synaptune.study.reader import BASELINE, GATES, StudySnapshot
@@ -48,7 +49,7 @@ def gather_evidence(
         deep: also run the analyses that take seconds: effects, importances and the null
             distribution of the correlations.
     """
-    replayed = _replay_rescored(snapshot)
+    replayed = replay_rescored(snapshot)
     against = None if against is None else rescore_study(against, by=snapshot)
     snapshot = rescore_study(snapshot)
     phase = snapshot.searches[-1] if snapshot.searches else None
@@ -58,7 +59,10 @@ def gather_evidence(
     units = [_reorder_unit(search_space, names, trial) for trial in trials]
     losses = [snapshot.get_complete_loss(trial) for trial in trials]
     validation = compute_validation(snapshot)
-    best = _choose_best(snapshot, trials, validation)
+    validated = find_validated_trial(snapshot, validation)
+    best = validated
+    if validated is None or is_stale(snapshot, validated):
+        best = find_best(trials, snapshot.maximize)
     start = _find_start_values(snapshot, trials, space)
     effects = find_effects(replayed, search_space.names) if deep else []
     effects.sort(key=lambda effect: names.index(effect.name))
@@ -106,7 +110,7 @@ def gather_evidence(
         ),
         profiles=fit_profiles(space, units, losses),
         noise=measure_noise(snapshot),
-        selection_bias=measure_selection_bias(snapshot, best),
+        selection_bias=measure_selection_bias(snapshot, validated or best),
         ablation=compute_ablation(snapshot),
         failures=_group_failures(snapshot),
         curves=_collect_curves(snapshot, validation),
@@ -130,25 +134,16 @@ def gather_evidence(
         },
         correlation_noise=None if null is None else null_limit(null),
         objective=_name_objective(snapshot.configuration.get("objective.name")),
+        state=snapshot.state,
+        plan=snapshot.plan,
+        validated=validated,
+        spans=_measure_spans(snapshot),
     )
 
 
 def _name_objective(name: str | None) -> str:
     """Return an objective of train.py in words; None is a task of the user."""
     return "loss" if name == LOSS else "objective" if name is None else f"{name} objective"
-
-
-def _replay_rescored(snapshot: StudySnapshot) -> Replay:
-    """Replay the search with the losses that its optimizer received; return comparable losses."""
-    replayed, rescored = replay(snapshot), rescore_study(snapshot)
-    if rescored is snapshot:
-        return replayed
-    losses = {trial.number: rescored.get_complete_loss(trial) for trial in rescored.trials}
-    batches = [
-        replace(batch, losses=[losses[trial.number] for trial in batch.trials])
-        for batch in replayed.batches
-    ]
-    return replace(replayed, batches=batches)
 
 
 def sort_space_by_subsystem(space: Space) -> Space:
@@ -170,17 +165,19 @@ def _reorder_unit(space: Space, names: Sequence[str], trial: Trial) -> tuple[flo
     return tuple(coordinates[name] for name in names)
 
 
-def _choose_best(
-    snapshot: StudySnapshot, trials: Sequence[Trial], validation: ValidationResult | None
-) -> Trial | None:
-    """Choose the recommended trial: the validated one, else the best of the search."""
-    complete = [trial for trial in trials if trial.objective is not None]
-    if validation is not None:
-        validated = [
-            trial for trial in complete if is_same(trial.values, validation.after[0].values)
-        ]
-        complete = validated or complete
-    return min(complete, key=lambda trial: snapshot.get_complete_loss(trial) or 0.0, default=None)
+def _measure_spans(snapshot: StudySnapshot) -> dict[int, tuple[float, float]]:
+    """Measure start and end of each ended trial [s since the first start]."""
+    origin = min(snapshot.start_times.values(), default=None)
+    if origin is None:
+        return {}
+    return {
+        number: (
+            (snapshot.start_times[number] - origin).total_seconds(),
+            (ended_at - origin).total_seconds(),
+        )
+        for number, ended_at in snapshot.end_times.items()
+        if number in snapshot.start_times
+    }
 
 
 def _find_start_values(

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 BANDWIDTH = constant(
     "profiles.width",
-    0.35,
+    0.8,
     unit="spread of the trials",
     meaning="h of eq. (1)",
-    source="chosen: a smooth line that still bends",
+    source="chosen: bends once or twice, and does not follow single trials",
 )
 _KNOTS = 41
 _MIN_TRIALS = 8  # trials that a line needs
@@ -87,7 +87,7 @@ def _smooth(u: NDArray[Any], loss: NDArray[Any]) -> tuple[NDArray[Any], NDArray[
         return np.empty(0), np.empty(0), np.empty(0)
     from scipy.stats import t
 
-    low, high = np.quantile(u, [0.02, 0.98])
+    low, high = np.quantile(u, [0.05, 0.95])
     knots, width = np.linspace(low, high, _KNOTS), max(1e-9, BANDWIDTH * float(u.std()))
     line, half_width = np.empty(_KNOTS), np.empty(_KNOTS)
     for index, knot in enumerate(knots):

@@ -8,9 +8,10 @@ therefore reproduces the distribution of every generation and the sample of ever
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from synaptune.analysis.ranking import rescore_study
 from synaptune.search.optimizers.base import Engine, Observation
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Space
@@ -55,6 +56,19 @@ class Replay:
     batches: Sequence[SampleBatch] = field(default_factory=list)
     diagnostics: Sequence[Diagnostics] = field(default_factory=list)
     note: str = ""
+
+
+def replay_rescored(snapshot: StudySnapshot) -> Replay:
+    """Replay the last search of a study, and give its batches comparable losses (ranking.py)."""
+    replayed, rescored = replay(snapshot), rescore_study(snapshot)
+    if rescored is snapshot:
+        return replayed
+    losses = {trial.number: rescored.get_complete_loss(trial) for trial in rescored.trials}
+    batches = [
+        replace(batch, losses=[losses[trial.number] for trial in batch.trials])
+        for batch in replayed.batches
+    ]
+    return replace(replayed, batches=batches)
 
 
 def replay(snapshot: StudySnapshot) -> Replay:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from synaptune.search.space.space import Space, UnitPoint
 from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
+from synaptune.study.state import UNKNOWN_PLAN, SearchPlan, State
 
 
 class Comparison(NamedTuple):
@@ -129,12 +130,19 @@ class Importance(NamedTuple):
     Attributes:
         name: name of the parameter.
         fanova: share of the variance of the loss (fANOVA).
-        ped_anova: share in separating the best trials from the rest (PED-ANOVA).
+        ped_anova: share in separating the best trials from the rest (PED-ANOVA); None for all
+            parameters if shuffled losses give a share as large.
+        fanova_spread: smallest and largest share over refits to resampled trials.
+        ped_spread: likewise.
+        floor: share of fANOVA that the largest one of shuffled losses reaches in 5 % of the cases.
     """
 
     name: str
     fanova: float | None
     ped_anova: float | None
+    fanova_spread: tuple[float, float] | None = None
+    ped_spread: tuple[float, float] | None = None
+    floor: float | None = None
 
 
 class Effect(NamedTuple):
@@ -279,6 +287,11 @@ class Evidence:
         runs_by_phase: number of runs.
         started_at: start of the first trial.
         ended_at: end of the last trial; None while a trial is running.
+        state: whether the study is running, interrupted or has ended.
+        plan: plan of the analysed search.
+        validated: trial of the search that the validation ran; None without one. It is not `best`
+            if the search has found a better trial since, and the validation is then stale.
+        spans: start and end of the ended trials by number [s since the first start].
         provenance: what is needed to reproduce the study.
         inspections: results of the inspections of the baseline and the best ("baseline", "best").
         space: ranges of the search; None before a search.
@@ -325,8 +338,26 @@ class Evidence:
     gates: Sequence[Mapping[str, Any]] = ()
     correlation_noise: float | None = None
     objective: str = "objective"
+    state: State = "ended"
+    plan: SearchPlan = UNKNOWN_PLAN
+    validated: Trial | None = None
+    spans: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def direction(self) -> str:
         """Which objectives are better."""
         return f"{'higher' if self.maximize else 'lower'} is better"
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the validation is older than the best."""
+        return (
+            self.validated is not None
+            and self.best is not None
+            and self.validated.number != self.best.number
+        )
+
+    @property
+    def ended_count(self) -> int:
+        """Number of ended trials of the search."""
+        return sum(trial.state != "running" for trial in self.trials)

@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 from synaptune.analysis.compare import Improvement, compare
 from synaptune.analysis.results import Noise, SelectionBias, ValidationResult
 from synaptune.search.space.values import is_same
-from synaptune.search.trial import Trial
+from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema
-from synaptune.study.reader import BASELINE, VALIDATION, StudySnapshot
+from synaptune.study.reader import BASELINE, INCUMBENTS, VALIDATION, StudySnapshot
 
 PERPLEXITY, LOSS, TEST_LOSS = "test_perplexity", "val_loss", "test_loss"
 PROCEED = 10.0  # improvement that is enough alone [%]; chosen: the plan's gate
@@ -74,6 +74,28 @@ def compute_validation(snapshot: StudySnapshot) -> ValidationResult | None:
     )
     decision = decide(Improvement(gain.mean, gain.low, gain.high), measure_gini_gain(before, after))
     return ValidationResult(before, after, gain, decision.action, decision.reason)
+
+
+def find_validated_trial(
+    snapshot: StudySnapshot, validation: ValidationResult | None
+) -> Trial | None:
+    """Find the best trial of the search at the values that the validation ran; None without one."""
+    if validation is None:
+        return None
+    values = validation.after[0].values
+    at_point = [trial for trial in snapshot.search_trials if is_same(trial.values, values)]
+    return find_best(at_point, snapshot.maximize)
+
+
+def is_stale(snapshot: StudySnapshot, validated: Trial) -> bool:
+    """Return whether the search has found a better trial since the validated one was chosen.
+
+    The choice is as old as the last run of the validation or of the incumbents before it.
+    """
+    best = find_best(snapshot.search_trials, snapshot.maximize)
+    chosen_by = (*snapshot.get_phase_trials(VALIDATION), *snapshot.get_phase_trials(INCUMBENTS))
+    last = max((trial.number for trial in chosen_by), default=0)
+    return best is not None and best.number > last and best.objective != validated.objective
 
 
 def measure_gini_gain(before: Sequence[Trial], after: Sequence[Trial]) -> float | None:
@@ -158,8 +180,12 @@ def decide(improvement: Improvement, gini_gain: float | None) -> Decision:
         gini_gain: relative rise of the experts' Gini coefficient [%]; None for dense models.
     """
     mean, improved = improvement.mean, f"perplexity improved by {improvement.mean:.1f} %"
-    if mean < 0.0:
+    if improvement.high < 0.0:
         return Decision("stop", f"perplexity worsened by {-mean:.1f} %")
+    if mean <= 0.0:
+        interval = f"{improvement.low:.1f} to {improvement.high:.1f}"
+        reason = f"the improvement of perplexity cannot be told from 0.0 % ({interval})"
+        return Decision("stop", reason)
     if mean < CONSIDER:
         return Decision("stop", f"{improved}, below {CONSIDER:g} %")
     if improvement.low <= 0.0:

@@ -31,6 +31,11 @@ _ARGUMENTS: ArgumentTable = {
         default="all",
         help="one HTML page, Markdown with figures and tables, or both (default)",
     ),
+    "--pdf": dict(action="store_true", help="also print the page to report.pdf, with Chromium"),
+    "--zip": dict(
+        action="store_true",
+        help="also write report.zip to share: the report, best.yaml and all trials as CSV",
+    ),
 }
 
 
@@ -48,6 +53,7 @@ def _run_report(options: argparse.Namespace) -> None:
             expected="one study",
             do="give one study, or leave --against out",
         )
+    _check_formats(options, several)
     started_at = time.perf_counter()
     from synaptune.report.write import write_comparison, write_report
     from synaptune.study.reader import find_study, get_study_folder
@@ -55,22 +61,35 @@ def _run_report(options: argparse.Namespace) -> None:
     snapshots = [find_study(study, options.storage) for study in options.studies]
     folder = options.out or get_study_folder(options.studies[0]) / "report"
     if several:
-        path = write_comparison(snapshots, folder, formats=options.format)
+        paths = [write_comparison(snapshots, folder, formats=options.format)]
     else:
         against = None if options.against is None else find_study(options.against, options.storage)
-        path = write_report(snapshots[0], folder, against=against, formats=options.format)
+        paths = write_report(
+            snapshots[0],
+            folder,
+            against=against,
+            formats=options.format,
+            pdf=options.pdf,
+            archive=options.zip,
+        )
     trials = sum(len(snapshot.trials) for snapshot in snapshots)
-    print(
-        f"wrote {path}: {path.stat().st_size / 1e3:.0f} kB, {trials} trials,"
-        f" {time.perf_counter() - started_at:.1f} s"
-    )
-    running = [
-        snapshot.name
-        for snapshot in snapshots
-        if any(trial.state == "running" for trial in snapshot.trials)
-    ]
-    if running:
-        print(
-            f"still running, or interrupted: {', '.join(running)}; the same command writes the"
-            " report again"
+    seconds = time.perf_counter() - started_at
+    for path in paths:
+        rest = f", {trials} trials, {seconds:.1f} s" if path == paths[0] else ""
+        print(f"wrote {path}: {path.stat().st_size / 1e3:.0f} kB{rest}")
+    for snapshot in snapshots:
+        if snapshot.state != "ended":
+            print(f"{snapshot.name} is {snapshot.state}; the same command writes the report again")
+
+
+def _check_formats(options: argparse.Namespace, several: bool) -> None:
+    """Refuse --pdf and --zip where their parts are not written."""
+    chosen = " and ".join(f"--{name}" for name in ("pdf", "zip") if getattr(options, name))
+    if chosen and several:
+        raise user_error(
+            got=f"{chosen} with several studies", expected="one study", do="give one study"
+        )
+    if options.pdf and options.format == "md":
+        raise user_error(
+            got="--pdf with --format md", expected="a page to print", do="leave --format out"
         )

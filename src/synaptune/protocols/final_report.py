@@ -33,8 +33,9 @@ def write_final_report(protocol: Protocol, before: UnitPoint, after: UnitPoint) 
 
     store_inspections(protocol, before, after)
     location = protocol.study.location
+    protocol.study.mark_ended()  # the report is of an ended study, although this process holds it
     try:
-        page = write_report(
+        page, *_ = write_report(
             read_study(location.url, location.name), location.folder / REPORT_FOLDER
         )
         print_message(f"report: {page}")

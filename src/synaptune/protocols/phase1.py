@@ -22,6 +22,8 @@ from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.sanity import run_sanity
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import (
+    keep_best_file,
+    read_evidence,
     require_objective,
     rerun_incumbents,
     run_points,
@@ -112,7 +114,8 @@ def _run_stages(
     from rich.console import Console
 
     from synaptune.config.search_space import read_fixed_values
-    from synaptune.report.summary import print_verdict, summarise_study
+    from synaptune.report.findings import explain_context
+    from synaptune.report.summary import describe_summary, print_verdict, summarise_study
     from synaptune.study.artifacts import write_best, write_json
 
     name, folder = protocol.study.location.name, protocol.study.location.folder
@@ -124,13 +127,20 @@ def _run_stages(
     run_sanity(protocol, config)
     baseline = _run_baseline(protocol)
     ledger = protocol.make_ledger("search", seeds=protocol.search.seeds)
-    trials = run_search(protocol, ledger, protocol.plan, prior=prior)
-    best = rerun_incumbents(protocol, trials) or baseline
-    write_best(folder / "best.yaml", name, best, read_fixed_values(protocol.base))
+    with keep_best_file(protocol):
+        trials = run_search(protocol, ledger, protocol.plan, prior=prior)
+    best, fixed = rerun_incumbents(protocol, trials) or baseline, read_fixed_values(protocol.base)
+    write_best(folder / "best.yaml", name, best, fixed)
     pairs = run_validation(protocol, baseline.unit, best.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.read_trials())
     summary = summarise_study(
-        name, trials, best, pairs=pairs, defaults=baseline.values, seconds=seconds
+        name,
+        trials,
+        best,
+        pairs=pairs,
+        defaults=baseline.values,
+        seconds=seconds,
+        findings=explain_context(read_evidence(protocol)),
     )
     if protocol.objective.name == "pareto":
         front = summary["pareto"] = _summarise_front(protocol, trials)
@@ -139,6 +149,7 @@ def _run_stages(
             f" hypervolume {front['hypervolume']:.4g} (baseline 1)"
         )
     write_json(folder / "summary.json", summary)
+    write_best(folder / "best.yaml", name, best, fixed, describe_summary(summary))
     print_verdict(summary, Console())
     print_message(f"written to {shown}/summary.json; use: python train.py tuned={shown}/best.yaml")
     return baseline.unit, best.unit

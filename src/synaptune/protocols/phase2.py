@@ -37,7 +37,9 @@ from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import (
     find_best_trial,
+    keep_best_file,
     pair_runs,
+    read_evidence,
     require_objective,
     rerun_incumbents,
     run_points,
@@ -156,7 +158,8 @@ def _run_stages(
     from rich.console import Console
 
     from synaptune.config.search_space import read_fixed_values
-    from synaptune.report.summary import print_verdict, summarise_study
+    from synaptune.report.findings import explain_context
+    from synaptune.report.summary import describe_summary, print_verdict, summarise_study
     from synaptune.study.artifacts import write_best, write_json
 
     folder, name = protocol.study.location.folder, protocol.study.location.name
@@ -175,14 +178,24 @@ def _run_stages(
     protocol.study.write_note(GATES, gates)
     write_json(folder / "gates.json", {"gates": gates})
     winner, trials = _run_joint_search(protocol, values, gates)
-    write_best(folder / "best.yaml", name, winner, read_fixed_values(protocol.base))
+    fixed = read_fixed_values(protocol.base)
+    write_best(folder / "best.yaml", name, winner, fixed)
     pairs = run_validation(protocol, start, winner.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.read_trials())
-    summary = summarise_study(name, trials, winner, pairs=pairs, defaults=values, seconds=seconds)
+    summary = summarise_study(
+        name,
+        trials,
+        winner,
+        pairs=pairs,
+        defaults=values,
+        seconds=seconds,
+        findings=explain_context(read_evidence(protocol)),
+    )
     gates.append(_make_gate("phase 2", summary))
     summary["gates"] = gates
     write_json(folder / "gates.json", {"gates": gates})
     write_json(folder / "summary.json", summary)
+    write_best(folder / "best.yaml", name, winner, fixed, describe_summary(summary))
     print_verdict(summary, Console())
     print_message(
         f"written to {shown}/summary.json and gates.json;"
@@ -225,7 +238,8 @@ def _run_joint_search(
     dimensions = protocol.space.dimensions
     joint = Space(tuple(replace(entry, start=start[entry.name]) for entry in dimensions))
     ledger = protocol.make_ledger(JOINT, joint, seeds=protocol.search.seeds)
-    trials = run_search(protocol, ledger, protocol.plan, label="joint")
+    with keep_best_file(protocol):
+        trials = run_search(protocol, ledger, protocol.plan, label="joint")
     winner = rerun_incumbents(protocol, trials)
     if winner is None:
         raise user_error(

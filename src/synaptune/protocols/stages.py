@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -23,9 +24,12 @@ from synaptune.search.trial import Trial, find_best
 from synaptune.search.workers.base import Evaluate, InlineWorkers
 from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
 from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
-from synaptune.study.reader import REFERENCE
+from synaptune.study.reader import INCUMBENTS, REFERENCE
 from synaptune.study.study import PhaseLedger
 from synaptune.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from synaptune.analysis.results import Evidence
 
 INCUMBENT_SEEDS = 3  # further seeds of incumbents [seed]; chosen: a mean of three
 
@@ -150,6 +154,31 @@ def run_search(
     return trials[label or ledger.phase]
 
 
+def read_evidence(protocol: Protocol) -> Evidence:
+    """Read the study of a protocol as its report shows it, without the slow analyses."""
+    from synaptune.analysis.evidence import gather_evidence
+    from synaptune.study.reader import read_study
+
+    location = protocol.study.location
+    return gather_evidence(read_study(location.url, location.name), deep=False)
+
+
+@contextmanager
+def keep_best_file(protocol: Protocol) -> Iterator[None]:
+    """Write best.yaml after a search, however it ends, as the report shows it.
+
+    The file says whether its values are validated. A search that continues may find better ones.
+    """
+    from synaptune.report.tables import render_best_yaml
+    from synaptune.study.artifacts import write_text
+
+    try:
+        yield
+    finally:
+        if (text := render_best_yaml(read_evidence(protocol))) is not None:
+            write_text(protocol.study.location.folder / "best.yaml", text)
+
+
 def run_searches_together(
     protocol: Protocol,
     ledgers: Mapping[str, PhaseLedger],
@@ -235,7 +264,7 @@ def rerun_incumbents(protocol: Protocol, trials: Sequence[Trial]) -> Trial | Non
     print_message(f"incumbents: {len(incumbents)} points on {len(seeds)} more seeds")
     generation = max(trial.facts["generation"] for trial in trials)
     points = [(trial.unit, seed) for trial in incumbents for seed in seeds]
-    ledger = protocol.make_ledger("incumbents", generation=generation)
+    ledger = protocol.make_ledger(INCUMBENTS, generation=generation)
     runs = run_points(protocol, ledger, points, label="incumbent run")
     sign = -1.0 if protocol.plan.maximize else 1.0
     losses = [

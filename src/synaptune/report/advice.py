@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from synaptune.analysis.results import Comparison, Evidence, ValidationResult
 from synaptune.core.text import make_label
-from synaptune.report import next_commands, tables
+from synaptune.report import next_commands
 from synaptune.report.findings import (
     Finding,
+    explain_stale,
     format_count,
-    is_running,
+    has_gain,
     is_significant,
     join_names,
 )
@@ -28,9 +29,9 @@ FAILURE_SHARE = 0.1  # failed share of the trials that deserves a look
 def advise(evidence: Evidence) -> list[Finding]:
     """List the next steps, the most urgent first.
 
-    A running study gets only the advice that concerns its progress.
+    A study that has not ended gets only the advice that concerns its progress.
     """
-    if is_running(evidence):
+    if evidence.state != "ended":
         return list(_advise_on_state(evidence))
     return [
         *_advise_on_state(evidence),
@@ -41,21 +42,15 @@ def advise(evidence: Evidence) -> list[Finding]:
 
 
 def _advise_on_state(evidence: Evidence) -> Iterator[Finding]:
-    ended = sum(trial.state != "running" for trial in evidence.trials)
-    planned = tables.read_budget(evidence)
-    if is_running(evidence):
-        progress = (
-            f"{ended} of {planned} planned evaluations have ended."
-            if planned is not None
-            else "Some trials have not ended."
-        )
-        text = f"{progress} If the study was interrupted, the same command continues it."
-        yield Finding("Wait for the end", text)
-    elif planned is not None and ended < planned:
-        text = (
-            f"{ended} of {planned} planned evaluations have ended. "
-            "Unless a stopping rule ended the search, the same command continues it."
-        )
+    ended, planned = evidence.ended_count, evidence.plan.budget
+    progress = "" if planned is None else f"{ended} of {planned} planned evaluations have ended. "
+    if evidence.state == "running":
+        yield Finding("Wait for the end", progress or "Some trials have not ended.")
+    elif evidence.state == "interrupted":
+        text = f"{progress}The study was interrupted; the same command continues it."
+        yield Finding("Continue the study", text)
+    elif planned is not None and ended < planned and evidence.plan.stopped is None:
+        text = f"{progress}Unless a stopping rule ended the search, the same command continues it."
         yield Finding("Continue the search", text)
     failed = sum(trial.state == "failed" for trial in evidence.trials)
     if ended and failed / ended > FAILURE_SHARE:
@@ -74,16 +69,15 @@ def _advise_on_validation(evidence: Evidence) -> Iterator[Finding]:
                 "Run the start values and the best values on fresh seeds. "
                 "Without this validation the report makes no claim."
             )
-            if protocol is not None:
-                command = next_commands.format_protocol_command(evidence, f"sweep-{protocol}")
-                text += (
-                    " The command that started the study continues with the validation: "
-                    f"{command}, with its other options."
-                )
-            yield Finding("Validate", text)
+            yield Finding("Validate", text + _name_validation_command(evidence))
+        return
+    if evidence.is_stale:
+        text = f"{explain_stale(evidence)}{_name_validation_command(evidence)}"
+        yield Finding("Validate again", text)
         return
     yield from _advise_on_seeds(validation)
-    if not evidence.ablation and protocol is not None and not evidence.maximize:
+    attributable = has_gain(evidence) and not evidence.ablation and not evidence.maximize
+    if attributable and protocol is not None:
         command = next_commands.format_protocol_command(evidence, "ablation")
         yield Finding("Ablate the optimum", f"{command} measures which parameters carry the gain.")
     harmful = [
@@ -105,6 +99,18 @@ def _advise_on_validation(evidence: Evidence) -> Iterator[Finding]:
             command = next_commands.format_next_command(evidence, "transfer")
             steps.append(f"{command} with a larger SCALE tests whether the gain holds there")
         yield Finding("Continue", f"The gate is passed{': ' if steps else ''}{', '.join(steps)}.")
+
+
+def _name_validation_command(evidence: Evidence) -> str:
+    """Name the command that continues with the validation; empty without a protocol."""
+    protocol = next_commands.get_protocol(evidence)
+    if protocol is None:
+        return ""
+    command = next_commands.format_protocol_command(evidence, f"sweep-{protocol}")
+    return (
+        " The command that started the study continues with the validation: "
+        f"{command}, with its other options."
+    )
 
 
 def _advise_on_seeds(validation: ValidationResult) -> Iterator[Finding]:
@@ -139,7 +145,7 @@ def count_needed_seeds(gain: Comparison) -> int:
 
 
 def _advise_on_search(evidence: Evidence) -> Iterator[Finding]:
-    ended = sum(trial.state != "running" for trial in evidence.trials)
+    ended = evidence.ended_count
     if not ended or not evidence.names:
         return
     if ended < FEW_EVALUATIONS * len(evidence.names):
@@ -192,6 +198,8 @@ def _advise_on_parameters(evidence: Evidence) -> Iterator[Finding]:
     }
     if evidence.effects:  # a parameter without an effect may end anywhere in its range
         moved &= {entry.name for entry in evidence.effects if entry.significant}
+    elif evidence.validation is not None and not has_gain(evidence):
+        moved = set()
     for side, at_edge in (
         ("lower", [name for name in positions if positions[name] < EDGE]),
         ("upper", [name for name in positions if positions[name] > 1.0 - EDGE]),
@@ -208,10 +216,9 @@ def _advise_on_parameters(evidence: Evidence) -> Iterator[Finding]:
         for entry in evidence.effects
         if not entry.significant and not _carries_gain(evidence, entry.name)
     ]
-    ended = sum(trial.state != "running" for trial in evidence.trials)
     if (
         idle
-        and ended >= FEW_EVALUATIONS * len(evidence.names)
+        and evidence.ended_count >= FEW_EVALUATIONS * len(evidence.names)
         and any(entry.significant for entry in evidence.effects)
     ):
         text = (

@@ -254,8 +254,8 @@ def _explain_no_difference(studies: Sequence[Evidence]) -> str:
     )
 
 
-# Height of the figure, then left, top, width and height of its axes, in the figure's units.
-_HEIGHT, _LEFT, _TOP, _WIDTH, _AXES_HEIGHT = 340.0, 56.0, 34.0, 440.0, 240.0
+# Height of the figure, then left, top and height of its axes, in the figure's units.
+_HEIGHT, _LEFT, _TOP, _AXES_HEIGHT = 340.0, 56.0, 34.0, 240.0
 _DASHES = ("solid", (0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)))
 _CAPTION = (
     "Best objective so far, by ended evaluations. Each best value is selected from many candidates "
@@ -279,8 +279,10 @@ def draw_overlay(studies: Sequence[Evidence]) -> Figure | None:
 def _draw_convergences(curves: Sequence[tuple[Evidence, Convergence]], palette: Palette) -> Drawing:
     layout = FigureLayout(_HEIGHT, palette)
     last = max(course.evaluation[-1] for _, course in curves)
+    names = 90.0 if palette.is_narrow else 144.0  # width of the labels at the right
+    width = layout.width - _LEFT - names
     axes = layout.add_axes(
-        _LEFT, _TOP, width=_WIDTH, height=_AXES_HEIGHT, xlim=(0.5 - 0.02 * last, last)
+        _LEFT, _TOP, width=width, height=_AXES_HEIGHT, xlim=(0.5 - 0.02 * last, last)
     )
     colours = (palette.best, palette.baseline, palette.accent, palette.bad, palette.muted)
     objectives = [
@@ -299,7 +301,7 @@ def _draw_convergences(curves: Sequence[tuple[Evidence, Convergence]], palette: 
         # A dotted line connects the end of a shorter search with its label.
         dotted = {"linestyle": (0, (1, 3)), "linewidth": 1.0, "zorder": 3}
         axes.plot([x[-1], last], [ends[index]] * 2, color=colour, **dotted)
-        name = fit_text(study.name, 130.0)
+        name = fit_text(study.name, names - 14.0)
         layout.label_point(axes, last, places[index], name, colour=colour, shift=(8, 0))
     set_ticks(axes, x=5, y=5, integer=True)
     layout.label_top(axes, "best objective so far", shift=_LEFT)

@@ -35,7 +35,8 @@ def write_markdown(
     """
     figures = list(draw_figures(evidence)) if drawn_figures is None else drawn_figures
     report_tables = list(tables.make_all_tables(evidence))
-    heading = f"{'Running study' if findings.is_running(evidence) else 'Study'} {evidence.name}"
+    state = "" if evidence.state == "ended" else f" ({evidence.state})"
+    heading = f"Study {evidence.name}{state}"
     outline = make_outline(evidence, figures, report_tables)
     return write_document(folder / "report.md", heading, outline, report_tables)
 

@@ -65,7 +65,7 @@ _RESULT_SECTIONS = (
         ("figure convergence", "figure evolution", "figure correlation", "figure parallel"),
     ),
     ("model", "Inside the model", ("figure curves", "figure dynamics", "figure experts")),
-    ("hypotheses", "Hypotheses", ("table hypotheses",)),
+    ("hypotheses", "Hypotheses", ("text hypotheses", "table hypotheses")),
     ("cost", "Cost", ("figure cost", "table cost")),
     ("failures", "Failures", ("figure failures", "table failures")),
 )
@@ -83,6 +83,11 @@ def make_outline(
     """
     blocks: dict[str, Block] = {f"figure {figure.key}": figure for figure in drawn_figures}
     blocks |= {f"table {table.key}": table for table in report_tables}
+    if text := findings.explain_no_correlation(evidence):
+        blocks["figure correlation"] = text
+    hypotheses = blocks.get("table hypotheses")
+    if isinstance(hypotheses, Table) and (text := findings.explain_open_hypotheses(evidence)):
+        blocks |= {"text hypotheses": text, "table hypotheses": Details(hypotheses)}
     numbers = make_listing("numbers", "Key numbers", tables.list_key_numbers(evidence))
     sections = [
         Section("verdict", "Verdict", [findings.make_verdict(evidence), numbers]),
@@ -92,6 +97,13 @@ def make_outline(
         Section(key, title, [blocks[name] for name in names if name in blocks])
         for key, title, names in _RESULT_SECTIONS
     ]
+    if stale := findings.explain_stale(evidence):
+        sections = [
+            section._replace(blocks=[stale, *section.blocks])
+            if section.key == "validation"
+            else section
+            for section in sections
+        ]
     yaml = tables.render_best_yaml(evidence)
     usage = "Save it as best.yaml and train with it: `python train.py tuned=best.yaml`"
     note = usage if next_commands.is_training_study(evidence) else ""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from synaptune.analysis.results import Evidence
 from synaptune.core.text import make_label
 from synaptune.report import advice, findings, next_commands, tables
+from synaptune.report.explorer import render_explorer
 from synaptune.report.figures import Figure, draw_figures, make_css
 from synaptune.report.outline import Block, Code, Details, Section, make_outline
 from synaptune.report.table_model import LEFT_ALIGNED, Column, Table, format_cell
@@ -25,6 +26,10 @@ from synaptune.search.trial import get_loss
 MAX_ROWS = 400  # trials up to which all are shown
 BEST_ROWS = 200  # best trials that are shown of a larger number
 _TALL_ROWS = 30  # rows above which a table scrolls
+_TRIALS_NOTE = (
+    "The trials of a study are numbered over all its phases, which also run points: sanity, "
+    "baseline, validation. An evaluation is a trial of the search."
+)
 _CODE_PATTERN = re.compile(r"`([a-z][^`<>&]*)`")
 
 
@@ -85,10 +90,10 @@ def render_block(block: Block, heading: str) -> str:
         case findings.Verdict(headline, tone, reasons):
             lead = f'<p class="headline {tone}">{render_prose(headline)}</p>'
             return lead + render_findings(reasons)
-        case Figure(key, title, caption, svg):
+        case Figure(key, title, caption):
             return (
                 f'<figure id="figure-{escape(key)}">{_render_title(title, heading)}'
-                f'<div class="drawing">{svg}</div>'
+                f"{render_drawing(block)}"
                 f"<figcaption>{escape(caption)}</figcaption></figure>"
             )
         case Details(table):
@@ -108,13 +113,22 @@ def render_block(block: Block, heading: str) -> str:
     return render_findings(block)
 
 
+def render_drawing(figure: Figure) -> str:
+    """Render a figure, of which the style shows the form that fits the width of the page."""
+    narrow = f'<div class="drawing narrow">{figure.narrow}</div>' if figure.narrow else ""
+    kind = "drawing wide" if figure.narrow else "drawing"
+    return f'<div class="{kind}">{figure.svg}</div>{narrow}'
+
+
 def _render_title(title: str, heading: str) -> str:
     return "" if title == heading else f"<h3>{escape(title)}</h3>"
 
 
 def render_header(evidence: Evidence) -> str:
     """Render the name, the state and the time of a study."""
-    pill = '<span class="pill">running</span>' if findings.is_running(evidence) else ""
+    state, pill = evidence.state, ""
+    if state != "ended":
+        pill = f'<span class="pill">{state}</span>'
     times = [
         f"{moment:%Y-%m-%d %H:%M} UTC"
         for moment in (evidence.started_at, evidence.ended_at)
@@ -133,10 +147,11 @@ def render_document(title: str, head: str, sections: Sequence[RenderedSection]) 
         head: header of the page, as HTML.
         sections: sections in their order.
     """
-    style, script = (
+    style, *scripts = (
         files("synaptune.report").joinpath(name).read_text(encoding="utf-8")
-        for name in ("page.css", "page.js")
+        for name in ("page.css", "page.js", "explorer.js")
     )
+    script = "".join(scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
@@ -179,7 +194,7 @@ def render_prose(text: str) -> str:
 
 
 def _render_trials(evidence: Evidence) -> str:
-    chosen, note = list(evidence.trials), ""
+    chosen, note = list(evidence.trials), _TRIALS_NOTE
     if len(chosen) > MAX_ROWS:
         complete = [trial for trial in chosen if trial.objective is not None]
         ranked = sorted(complete, key=lambda trial: get_loss(trial, evidence.maximize) or 0.0)
@@ -187,7 +202,7 @@ def _render_trials(evidence: Evidence) -> str:
         which = "best" if ranked else "first"
         note = (
             f"The {which} {len(chosen)} of {len(evidence.trials)} trials; "
-            f"{next_commands.format_command(evidence, 'export')} writes all."
+            f"{next_commands.format_command(evidence, 'export')} writes all. {_TRIALS_NOTE}"
         )
     field = (
         '<input class="tool" type="search" placeholder="Filter trials" aria-label="Filter trials" '
@@ -195,7 +210,7 @@ def _render_trials(evidence: Evidence) -> str:
     )
     table = tables.tabulate_search_trials(evidence, chosen)._replace(note=note)
     html = render_table(table, sortable=True, names=evidence.names)
-    return f'<div class="screen">{field}{html}</div>'
+    return f'<div class="screen">{render_explorer(evidence, chosen)}{field}{html}</div>'
 
 
 def render_table(table: Table, *, sortable: bool = False, names: Sequence[str] = ()) -> str:
@@ -207,8 +222,11 @@ def render_table(table: Table, *, sortable: bool = False, names: Sequence[str] =
         names: parameter names; a heading that is one of them is shortened.
     """
     heads = "".join(_render_head(column, names) for column in table.columns)
-    rows = ("".join(map(_render_cell, row, table.columns)) for row in table.rows)
-    body = "".join(f"<tr>{cells}</tr>\n" for cells in rows)
+    rows = [(row[0], "".join(map(_render_cell, row, table.columns))) for row in table.rows]
+    if table.key == "trials":  # the explorer leads to the row of a trial
+        body = "".join(f'<tr id="trial-{number}">{cells}</tr>\n' for number, cells in rows)
+    else:
+        body = "".join(f"<tr>{cells}</tr>\n" for _, cells in rows)
     note = f'<p class="note">{render_prose(table.note)}</p>' if table.note else ""
     kind = ' class="sortable"' if sortable else ""
     tall = " tall" if len(table.rows) > _TALL_ROWS else ""

@@ -16,21 +16,13 @@ from synaptune.report.table_model import (
     describe_range,
     format_cell,
     format_percent,
+    make_table,
 )
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 REFINEMENT_TITLE = "Refined search space"  # every Markdown file of this module begins with it
-_PROPOSAL_COLUMNS = (
-    Column("parameter", "name"),
-    Column("before", "range"),
-    Column("proposed"),
-    Column("p", "p"),
-    Column("p adjusted", "p"),
-    Column("supported"),
-    Column("reason"),
-)
 _RULE_NOTES = {
     "tested": (
         "a range is narrowed where success depends on the parameter, with an adjusted p below "
@@ -52,19 +44,20 @@ def format_headline(refinement: Refinement) -> str:
 
 def tabulate_proposals(refinement: Refinement) -> Table:
     """Make the table of the proposed ranges, with a row for each parameter."""
-    rows = [
-        (
-            proposal.test.parameter.dimension.name,
-            proposal.test.parameter.dimension,
-            describe_narrowing(proposal),
-            proposal.test.p,
-            proposal.adjusted_p,
-            "yes" if proposal.supported else "no",
-            proposal.narrowing.reason,
-        )
-        for proposal in refinement.proposals
-    ]
-    return Table("proposal", format_headline(refinement), _PROPOSAL_COLUMNS, rows)
+    proposals = refinement.proposals
+    cells = {
+        Column("parameter", "name"): [entry.test.parameter.dimension.name for entry in proposals],
+        Column("before", "range"): [entry.test.parameter.dimension for entry in proposals],
+        Column("proposed"): [describe_narrowing(entry) for entry in proposals],
+        Column("p", "p"): [entry.test.p for entry in proposals],
+        Column("p adjusted", "p"): [entry.adjusted_p for entry in proposals],
+        Column("p of the effect", "p"): [entry.effect_p for entry in proposals],
+        Column("supported"): ["yes" if entry.supported else "no" for entry in proposals],
+        Column("reason"): [entry.narrowing.reason for entry in proposals],
+    }
+    if not refinement.runs.effects:
+        del cells[Column("p of the effect", "p")]
+    return make_table("proposal", format_headline(refinement), cells)
 
 
 def describe_narrowing(proposal: Proposal) -> str:
@@ -120,6 +113,12 @@ def list_remarks(refinement: Refinement) -> Iterator[str]:
             "the smaller one doubled"
         )
     yield f"{tests}; adjusted for {len(refinement.proposals)} parameters by Holm"
+    if runs.effects:
+        yield (
+            "p of the effect: adjusted p of the report, whether the loss of all trials depends on "
+            "the parameter; p asks whether the high performers lie elsewhere in its range, and the "
+            "two differ; a range is narrowed only if both are significant"
+        )
     if runs.adaptive:
         yield (
             f"the runs are from an adaptive search ({runs.adaptive}) and no independent sample: "

@@ -11,8 +11,10 @@ from rich.console import Console
 from synaptune.analysis.compare import compute_improvement
 from synaptune.analysis.validation import decide, measure_gini_gain
 from synaptune.report.console import print_table
+from synaptune.report.findings import Finding
 from synaptune.report.table_model import Column, Table, show_value
 from synaptune.search.trial import Trial
+from synaptune.study.artifacts import describe_validation
 
 
 def summarise_study(
@@ -23,6 +25,7 @@ def summarise_study(
     pairs: Sequence[tuple[Trial, Trial]],
     defaults: Mapping[str, Any],
     seconds: float,
+    findings: Sequence[Finding] = (),
 ) -> dict[str, Any]:
     """Summarise a study.
 
@@ -33,6 +36,7 @@ def summarise_study(
         pairs: validation runs of the start values and of the best on the same seeds.
         defaults: start values of the parameters.
         seconds: sum of the durations of the runs [s].
+        findings: findings of the report that are printed with the verdict.
 
     Returns:
         The content of summary.json. Perplexities [tokens] are of the test split, losses
@@ -57,6 +61,7 @@ def summarise_study(
         },
         "data_fingerprint": before[0].facts.get("data_fingerprint"),
         "seconds": seconds,
+        "findings": {finding.title: finding.text for finding in findings},
     }
 
 
@@ -72,6 +77,12 @@ def _summarise_side(runs: Sequence[Trial]) -> dict[str, list[Any]]:
 
 def _read_facts(runs: Sequence[Trial], name: str) -> list[Any]:
     return [run.facts[name] for run in runs]
+
+
+def describe_summary(summary: Mapping[str, Any]) -> str:
+    """Describe the validation of a summary in the note of a best.yaml."""
+    gain, count = summary["improvement"], len(summary["baseline"]["seeds"])
+    return describe_validation(count, gain["mean"], low=gain["low"], high=gain["high"])
 
 
 _COLOURS = {"proceed": "green", "re-evaluate": "yellow", "stop": "red"}
@@ -98,5 +109,7 @@ def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
         " paired seeds"
     )
     console.print(f"{evaluated}, {summary['seconds'] / 60:.1f} minutes of runs", highlight=False)
+    for title, text in summary["findings"].items():
+        console.print(f"{title}: {text}", highlight=False, markup=False)
     colour = _COLOURS[summary["decision"]]
     console.print(f"[bold {colour}]{summary['decision']}[/]: {summary['reason']}", highlight=False)

@@ -10,14 +10,12 @@ from typing import Any
 
 from synaptune.analysis.results import AblationRow, Evidence
 from synaptune.core.text import format_duration, get_first_line
-from synaptune.report import next_commands
 from synaptune.report.figures.axis import map_dimensions
 from synaptune.report.table_model import Column, Table, format_cell, make_table, show_value
 from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
 from synaptune.study import artifacts
 from synaptune.study.database import keys
-from synaptune.study.reader import JOINT
 
 _MAX_LISTED = 12  # trial numbers listed one by one
 _MAX_REASONS = 40  # rows of the table of failures
@@ -26,8 +24,11 @@ _LONGEST_REASON = 160  # [characters] a longer reason is cut
 _COLUMN_NOTES = {
     "position": "Position: 0 is the lower end of the range on its own scale, 1 the upper.",
     "effect z": (
-        "Effect: whether the objective depends on the parameter, from the search's own trials."
+        "Effect: whether the objective depends on the parameter, from the search's own trials. "
+        "`synaptune refine` also tests where in the range the best trials lie, with another p, and "
+        "narrows a range only if both tests are significant."
     ),
+    "fANOVA": "Refits: smallest and largest share over fits to resampled trials.",
     "worth at the optimum": (
         "Worth at the optimum: gain in test perplexity that is lost when this parameter alone is "
         "set back to its start value."
@@ -70,7 +71,9 @@ def tabulate_parameters(evidence: Evidence) -> Table:
         Column("effect z", "share"): collect(evidence.effects, "z"),
         Column("p (Holm)", "p"): collect(evidence.effects, "adjusted_p"),
         Column("fANOVA", "share"): collect(evidence.importances, "fanova"),
+        Column("fANOVA, refits"): _show_spreads(evidence, "fanova_spread"),
         Column("PED-ANOVA", "share"): collect(evidence.importances, "ped_anova"),
+        Column("PED-ANOVA, refits"): _show_spreads(evidence, "ped_spread"),
     }
     cells = {
         column: [values.get(name) for name in evidence.names]
@@ -81,6 +84,15 @@ def tabulate_parameters(evidence: Evidence) -> Table:
     note = " ".join(text for heading, text in _COLUMN_NOTES.items() if heading in headings)
     cells = {Column("parameter", "name"): evidence.names, **cells}
     return make_table("parameters", "Parameters", cells, note)
+
+
+def _show_spreads(evidence: Evidence, part: str) -> dict[str, str]:
+    spreads = {entry.name: getattr(entry, part) for entry in evidence.importances}
+    return {
+        name: f"{spread[0]:.2f} to {spread[1]:.2f}"
+        for name, spread in spreads.items()
+        if spread is not None
+    }
 
 
 def show_values(evidence: Evidence, values: Mapping[str, Value]) -> dict[str, Any]:
@@ -267,21 +279,6 @@ def to_objective(evidence: Evidence, loss: float) -> float:
     return -loss if evidence.maximize else loss
 
 
-def read_budget(evidence: Evidence) -> int | None:
-    """Return the number of evaluations planned for the search.
-
-    The result is None when the number is unknown, or when more evaluations have ended: a study
-    stores the budget of its first command only.
-    """
-    configuration = next_commands.get_configuration(evidence)
-    planned = (evidence.provenance.get("optimizer") or {}).get("budget")
-    # In phase 2 the stored budget of the optimizer is that of the joint search.
-    if next_commands.get_protocol(evidence) == "phase2" and evidence.phase != JOINT:
-        planned = configuration.get("search.group_budget")
-    ended = sum(trial.state != "running" for trial in evidence.trials)
-    return None if planned is None or planned < ended else planned
-
-
 def count_search_seeds(evidence: Evidence) -> int | None:
     """Return the number of seeds of the best trial; None for a search without seeds."""
     facts = {} if evidence.best is None else evidence.best.facts
@@ -292,17 +289,19 @@ def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
     """List the known key numbers of a study as (name, text)."""
     validation, best, course = evidence.validation, evidence.best, evidence.convergence
     states = Counter(trial.state for trial in evidence.trials)
-    planned = read_budget(evidence)
+    planned = evidence.plan.budget
     numbers: list[tuple[str, str]] = []
+    tuned = "earlier best" if evidence.is_stale else "tuned"
     if validation is not None:
-        for name, runs in (("start", validation.before), ("tuned", validation.after)):
+        for name, runs in (("start", validation.before), (tuned, validation.after)):
             known = [value for run in runs if (value := run.facts.get("test_perplexity"))]
             if known:
                 numbers.append((f"test perplexity, {name}", f"{statistics.fmean(known):.4g}"))
         numbers.append(("fresh seeds", str(validation.gain.count)))
     if best is not None and best.objective is not None:
         text = format_cell(best.objective, "loss")
-        numbers.append((f"best objective, trial {best.number}", text))
+        name = f"best objective, evaluation {best.index + 1} (trial {best.number} of the study)"
+        numbers.append((name, text))
     name = "evaluations" if planned is None else f"evaluations of {planned}"
     numbers.append((name, str(states.total() - states["running"])))
     counts = {
@@ -361,4 +360,10 @@ def render_best_yaml(evidence: Evidence) -> str | None:
     best = evidence.best
     if best is None or not best.values:
         return None
-    return artifacts.format_best_yaml(evidence.name, best, evidence.fixed)
+    gain = None if evidence.validation is None else evidence.validation.gain
+    note = artifacts.NOT_VALIDATED
+    if evidence.is_stale and evidence.validated is not None:
+        note += f"; the validation is of trial {evidence.validated.number}, an earlier best"
+    elif gain is not None:
+        note = artifacts.describe_validation(gain.count, gain.mean, low=gain.low, high=gain.high)
+    return artifacts.format_best_yaml(evidence.name, best, evidence.fixed, note)

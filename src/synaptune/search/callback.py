@@ -39,6 +39,9 @@ class Callback:
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         """The optimizer was updated with a generation; after a kill one may be repeated."""
 
+    def on_stop(self, reason: str) -> None:
+        """A rule ends the search before its budget; callbacks of one phase do not receive it."""
+
     def close(self, exit_code: int) -> None:
         """The search has ended; `exit_code` is 0 when it succeeded."""
 
@@ -70,6 +73,9 @@ class CallbackList(Callback):
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         self._call(members[0], lambda callback: callback.on_generation(diagnostics, members))
 
+    def on_stop(self, reason: str) -> None:
+        self._call(None, lambda callback: callback.on_stop(reason))
+
     def close(self, exit_code: int) -> None:
         """Close every callback; a failure is printed and never raised."""
         while self._callbacks:
@@ -79,8 +85,8 @@ class CallbackList(Callback):
             except Exception as error:  # the search has its result, or a more important error
                 print_failure(type(callback).__name__, error)
 
-    def _call(self, trial: Trial, call: Callable[[Callback], None]) -> None:
-        phase = trial.facts.get("phase")
+    def _call(self, trial: Trial | None, call: Callable[[Callback], None]) -> None:
+        phase = None if trial is None else trial.facts.get("phase")
         for callback in [entry for entry in self._callbacks if entry.phase in (None, phase)]:
             try:
                 call(callback)

@@ -259,6 +259,7 @@ class _RunningSearch:
             reason := self._search.stop_rule(self.trials[: self._generations * self._size])
         ):
             self._search.on_message(f"search: {reason}")
+            self._search.callbacks.on_stop(reason)
             self._is_stopping = True
 
     def _tell(self, trials: Sequence[Trial]) -> None:

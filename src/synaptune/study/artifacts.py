@@ -14,6 +14,8 @@ from synaptune.search.space.file import USER_SETTING_FAULT, is_user_setting
 from synaptune.search.space.values import Value, find_resolver
 from synaptune.search.trial import Trial
 
+NOT_VALIDATED = "not validated on fresh seeds"  # note of a best.yaml
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file atomically."""
@@ -26,9 +28,17 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def write_best(path: Path, study: str, best: Trial, fixed: Mapping[str, Value]) -> None:
-    """Write best.yaml: the parameters of a trial and the values that its search space fixed."""
-    write_text(path, format_best_yaml(study, best, fixed))
+def write_best(
+    path: Path, study: str, best: Trial, fixed: Mapping[str, Value], note: str = NOT_VALIDATED
+) -> None:
+    """Write best.yaml; the arguments after the path are those of `format_best_yaml`."""
+    write_text(path, format_best_yaml(study, best, fixed, note))
+
+
+def describe_validation(count: int, mean: float, *, low: float, high: float) -> str:
+    """Describe a validated improvement of test perplexity [%] in the note of a best.yaml."""
+    interval = f"{mean:.1f} % ({low:.1f} to {high:.1f})"
+    return f"validated on {count} fresh seeds: improvement of test perplexity {interval}"
 
 
 def write_optimization_results(path: Path, best: Trial, fixed: Mapping[str, Value]) -> None:
@@ -41,11 +51,21 @@ def write_optimization_results(path: Path, best: Trial, fixed: Mapping[str, Valu
     write_text(path, dump_yaml(content))
 
 
-def format_best_yaml(study: str, best: Trial, fixed: Mapping[str, Value]) -> str:
-    """Return the text of a file for `python train.py tuned=FILE`."""
+def format_best_yaml(
+    study: str, best: Trial, fixed: Mapping[str, Value], note: str = NOT_VALIDATED
+) -> str:
+    """Return the text of a file for `python train.py tuned=FILE`.
+
+    Args:
+        study: name of the study.
+        best: trial whose parameters the file holds.
+        fixed: values that the search space fixed.
+        note: what is known of the parameters, in one line.
+    """
     objective = "" if best.objective is None else f", objective {best.objective:.6g}"
     name = " ".join(study.split())  # a line break would end the comment
     head = f"# study {name}, trial {best.number}{objective}; use: python train.py tuned=FILE\n"
+    head += f"# {note}\n"
     return head + dump_yaml({"parameters": {**fixed, **best.values}})
 
 

@@ -103,7 +103,9 @@ def _build_search(
     optimizer = make_optimizer(phase_search.engine, ledger.space, options.prior)
     trials = ledger.read_trials() if phase_search.trials is None else phase_search.trials
     ended = [trial for trial in trials if trial.state != "running"]
-    callbacks: list[Callback] = [StudyWriter(ledger, phase_search.on_message), shared]
+    writer = StudyWriter(ledger, phase_search.on_message, plan.budget)
+    writer.write_plan()
+    callbacks: list[Callback] = [writer, shared]
     stopper, stop = NeverStop(), options.stop
     if options.pruner is not None:
         stopper = TrialPruner(
@@ -154,7 +156,10 @@ def _make_path(ledger: PhaseLedger, name: str, suffix: str) -> Path:
 
 
 class StudyWriter(Callback):
-    """Sends heartbeats of a study, writes its search distributions and prints health warnings.
+    """Writes the progress of a search to its study, and prints health warnings.
+
+    It sends heartbeats, stores the budget and the reason of an early end, and writes the search
+    distributions.
 
     Each generation is a line of JSON in `generations.jsonl`. A generation that is repeated after a
     kill, or by another process of the study, has several lines, of which the last one is valid.
@@ -162,10 +167,26 @@ class StudyWriter(Callback):
 
     is_required = True
 
-    def __init__(self, ledger: PhaseLedger, on_message: Callable[[str], None]) -> None:
-        self._ledger, self._on_message = ledger, on_message
+    def __init__(
+        self, ledger: PhaseLedger, on_message: Callable[[str], None], budget: int | None
+    ) -> None:
+        self._ledger, self._on_message, self._budget = ledger, on_message, budget
         self._path = _make_path(ledger, "generations", "jsonl")
         self._reported_kinds: set[str] = set()
+
+    def write_plan(self, stopped: str | None = None) -> None:
+        """Store the plan of the search in its study (study/state.py)."""
+        study = self._ledger.study
+        plans = dict(study.read_note(schema.SEARCHES) or {})
+        plan = {"budget": self._budget, "stopped": stopped}
+        if plans.get(self._ledger.phase) != plan:
+            study.write_note(schema.SEARCHES, plans | {self._ledger.phase: plan})
+
+    def on_stop(self, reason: str) -> None:
+        self.write_plan(reason)
+
+    def on_report(self, trial: Trial, step: int, value: float) -> None:
+        self._ledger.send_heartbeat()
 
     def on_end(self, trial: Trial, finished: int) -> None:
         self._ledger.send_heartbeat()

@@ -26,19 +26,21 @@ from synaptune.study.database.connection import (
 )
 from synaptune.study.database.errors import as_user_errors, check_readable
 from synaptune.study.database.rows import filter_phase, read_details, read_trials
+from synaptune.study.state import SearchPlan, State, find_state, read_holder, read_search_plan
 
 STUDIES_ROOT = Path("outputs/studies")
-SEARCH, BASELINE, VALIDATION, ABLATION, REFERENCE = (
+SEARCH, BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE = (
     "search",
     "baseline",
+    "incumbents",
     "validation",
     "ablation",
     "reference",
 )
 # Phases of phase 2; the first is also the note with the decisions of the gates.
-GATES, JOINT = ("gates", "joint")
+GATES, JOINT = ("gates", schema.JOINT)
 # Phases of a protocol that run trials without a search.
-_NO_SEARCH = ("sanity", BASELINE, VALIDATION, ABLATION, REFERENCE, "incumbents", "transfer")
+_NO_SEARCH = ("sanity", BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE, "transfer")
 _SHOWN_NAMES = 10
 
 
@@ -84,6 +86,23 @@ class StudySnapshot:
     def search_trials(self) -> list[Trial]:
         """Trials of the last search; empty if no search has started."""
         return self.get_phase_trials(self.searches[-1]) if self.searches else []
+
+    @property
+    def plan(self) -> SearchPlan:
+        """Plan of the last search."""
+        phase = self.searches[-1] if self.searches else SEARCH
+        return read_search_plan(self.notes, self.configuration, phase, self._ended_count)
+
+    @property
+    def state(self) -> State:
+        """State of the study at this moment."""
+        open_count = sum(trial.state == "running" for trial in self.trials)
+        holder, ended = read_holder(self.notes), self._ended_count
+        return find_state(holder, self.plan, ended=ended, open_count=open_count)
+
+    @property
+    def _ended_count(self) -> int:
+        return sum(trial.state != "running" for trial in self.search_trials)
 
     @property
     def engine(self) -> Engine | None:

@@ -31,13 +31,12 @@ from synaptune.study.database.connection import (
 )
 from synaptune.study.database.errors import as_user_errors, check_readable
 from synaptune.study.database.lease import StudyLease
-from synaptune.study.database.locks import Holder
+from synaptune.study.database.locks import STUDY_HEARTBEAT_INTERVAL, Holder
 from synaptune.study.database.retry import OPENING_RETRY_TIMEOUT, RETRY_TIMEOUT, Retry
 from synaptune.study.location import StudyLocation
 from synaptune.study.provenance import get_code_version
+from synaptune.study.state import State
 
-# Time between two heartbeats of a study [s]; chosen: a status shows a lost process within minutes.
-STUDY_HEARTBEAT_INTERVAL = 30.0
 _MAX_SHOWN_DIFFERENCES = 20
 
 
@@ -358,6 +357,11 @@ class Study:
             self.write_note(schema.HOLDER, Holder.current().to_note())
             self._last_heartbeat = now
 
+    def mark_ended(self) -> None:
+        """Store that the command has done its work; the study stays open for its report."""
+        self.write_note(schema.HOLDER, Holder.current("ended").to_note())
+        self._last_heartbeat = time.monotonic()
+
     def _get_trial_id(self, trial: Trial) -> int:
         key = self._trial_ids.get(trial.number)
         return (
@@ -366,8 +370,17 @@ class Study:
             else key
         )
 
-    def close(self) -> None:
-        """Close the database and release the study."""
+    def close(self, state: State = "ended") -> None:
+        """Close the database and release the study.
+
+        Args:
+            state: state of the study, which is stored for its readers.
+        """
+        if self._last_heartbeat is not None:  # this process held the study
+            with contextlib.suppress(Exception):  # a more important error may be on its way
+                note = Holder.current(state).to_note()
+                self._storage.set_study_user_attr(self._id, schema.HOLDER, note)
+            self._last_heartbeat = None
         if self._storage is not None:
             close_storage(self._storage)
         self._lease.close()
@@ -375,8 +388,8 @@ class Study:
     def __enter__(self) -> Study:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, error: object, *_: object) -> None:
+        self.close("ended" if error is None else "interrupted")
 
 
 def _show_difference(stored: Value, current: Value) -> tuple[str, str]:

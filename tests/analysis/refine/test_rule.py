@@ -10,6 +10,7 @@ from scipy.stats import binom, binomtest, fisher_exact
 
 from helpers.plan_runs import BINS, METRIC, THRESHOLD, make_plan_runs, write_runs
 from synaptune import TrialManager
+from synaptune.analysis.evidence import gather_evidence
 from synaptune.analysis.refine.exact_tests import (
     exact_p,
     group_p,
@@ -363,6 +364,16 @@ def test_the_runs_of_an_adaptive_study_are_compared_within_generations(searched)
     after = proposals["x"].narrowing.after
     assert after is not None
     assert 0.0 <= after.low < 3.0 < after.high < 9.5
+
+
+def test_no_range_is_narrowed_of_which_the_report_finds_no_effect(searched):
+    runs = read_study_runs(searched, RunSelection())
+    effects = {effect.name: effect.adjusted_p for effect in gather_evidence(searched).effects}
+    assert runs.effects == effects  # the p-values of the report
+    idle = by_name(refine(replace(runs, effects={**effects, "x": 0.7}), shuffles=999))["x"]
+    assert idle.adjusted_p < 0.05
+    assert (idle.supported, idle.is_narrowed, idle.effect_p) == (False, False, 0.7)
+    assert "the report finds no effect on the loss (adjusted p = 0.7)" in idle.narrowing.reason
 
 
 def test_the_plan_rule_stays_within_the_ranges_of_a_study(searched):

@@ -29,6 +29,7 @@ from synaptune.study.database.connection import open_storage
 from synaptune.study.database.errors import as_user_errors
 from synaptune.study.database.locks import Holder
 from synaptune.study.reader import read_study
+from synaptune.study.state import SearchPlan
 
 
 def make_foreign_study(path: Path, name: str = "other", **notes) -> str:
@@ -197,9 +198,8 @@ def test_a_database_that_takes_too_long_gives_a_message(tmp_path, monkeypatch):
 def make_status(*phases: PhaseStatus, holder: Holder | None = None) -> StudyStatus:
     ended = sum(phase.ended_count for phase in phases)
     now = datetime.now(UTC)
-    return StudyStatus(
-        "s", False, True, {"COMPLETE": ended, "RUNNING": 1}, phases, now, now, holder, 300
-    )
+    states = {"COMPLETE": ended, "RUNNING": 1}
+    return StudyStatus("s", False, True, states, phases, now, now, holder, SearchPlan(300))
 
 
 def test_the_bar_is_shown_during_the_search_and_not_in_other_phases():
@@ -212,11 +212,10 @@ def test_the_bar_is_shown_during_the_search_and_not_in_other_phases():
     assert "<progress" not in pages.render_status(validating, live="x")
 
 
-def test_a_process_of_another_machine_without_heartbeats_is_called_silent():
+def test_a_process_of_another_machine_without_heartbeats_is_called_interrupted():
     long_ago = datetime.now(UTC) - timedelta(minutes=30)
     phase = PhaseStatus("search", 3, 2, 2, 1.0)
-    assert (
-        pages.describe_state(make_status(phase, holder=Holder("another-machine", 1, long_ago)))
-        == "silent, 1 trial open"
-    )
-    assert pages.describe_state(make_status(phase)) == "ended, 1 trial open"
+    study = make_status(phase, holder=Holder("another-machine", 1, long_ago))
+    expected = "interrupted, 1 trial open, last sign of life of another-machine 30 min ago"
+    assert pages.describe_state(study) == expected
+    assert pages.describe_state(make_status(phase)) == "interrupted, 1 trial open"

@@ -7,8 +7,12 @@ on it:
     range   p = min(1, 2 min(p among bins, p of position)) eq. (1) or (3), and (2)            (1)
     all     p adjusted for the number of parameters (Holm) analysis/compare.py
 
-A parameter is narrowed only if its adjusted p is below ALPHA. If no parameter has an effect, some
-parameter is narrowed in at most 5 % of all designs (measured in the tests).
+A parameter is narrowed only if its adjusted p is below ALPHA. In a study the report's own test of
+the effect (analysis/effects.py) has to agree, so that no range is narrowed of which the report says
+that it has no effect. The two p-values differ: that test asks whether the loss of every trial
+depends on the parameter, and this one whether the best third lies elsewhere in its range. If no
+parameter has an effect, some parameter is narrowed in at most 5 % of all designs (measured in the
+tests).
 
 The runs of an adaptive search are not an independent sample. Later points lie where earlier ones
 were good, so success correlates with everything that moved in the meantime. Runs of one generation
@@ -75,14 +79,16 @@ class Proposal(NamedTuple):
     Attributes:
         test: test of the parameter.
         adjusted_p: p adjusted for the number of parameters.
-        supported: whether the adjusted p is below ALPHA.
+        supported: whether the adjusted p, and that of the effect if known, are below ALPHA.
         narrowing: the parameter afterwards.
+        effect_p: adjusted p of the effect in the report of the study; None if it is not tested.
     """
 
     test: ParameterTest
     adjusted_p: float
     supported: bool
     narrowing: Narrowing
+    effect_p: float | None = None
 
     @property
     def is_narrowed(self) -> bool:
@@ -170,15 +176,22 @@ def refine(
     tests = [_test_parameter(runs, parameter, wins, labels) for parameter in runs.parameters]
     proposals = []
     for test, adjusted_p in zip(tests, holm([test.p for test in tests]), strict=True):
-        supported = adjusted_p < ALPHA
+        effect_p = runs.effects.get(test.parameter.dimension.name)
+        has_effect = effect_p is None or effect_p < ALPHA
+        supported = adjusted_p < ALPHA and has_effect
         if rule == "plan":
             narrowing = apply_plan_rule(test, maximize=runs.maximize, bounded=runs.bounded)
         elif supported:
             narrowing = narrow(test, winners)
         else:
             reason = explain_unsupported(test) if testable else f"kept wide: {_UNTESTABLE}"
+            if adjusted_p < ALPHA:
+                reason = (
+                    "kept wide: the high performers lie elsewhere than by chance, but the report "
+                    f"finds no effect on the loss (adjusted p = {effect_p:.2g})"
+                )
             narrowing = Narrowing(test.parameter.dimension, None, reason)
-        proposals.append(Proposal(test, adjusted_p, supported, narrowing))
+        proposals.append(Proposal(test, adjusted_p, supported, narrowing, effect_p))
     return Refinement(runs, rule, limit, winners, tuple(proposals))
 
 

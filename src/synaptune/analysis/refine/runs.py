@@ -6,10 +6,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from synaptune.analysis.effects import find_effects
 from synaptune.analysis.ranking import rescore_study
+from synaptune.analysis.replay import replay_rescored
 from synaptune.core.errors import suggest, user_error
 from synaptune.search.space.file import is_name
 from synaptune.search.space.space import Dimension
@@ -48,6 +50,8 @@ class RunTable:
         bounded: whether values outside the ranges of the parameters are invalid.
         left_out: columns that are not parameters, with the reason.
         notes: notes for the report.
+        effects: adjusted p of the effect of each parameter, as the report of the study tests it;
+            empty where the report tests none.
     """
 
     source: str
@@ -60,6 +64,7 @@ class RunTable:
     bounded: bool = False
     left_out: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    effects: Mapping[str, float] = field(default_factory=dict)
 
 
 class RunGroup(NamedTuple):
@@ -152,7 +157,8 @@ def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTabl
             expected="a study whose search has begun",
             do="choose another study",
         )
-    snapshot, space = rescore_study(snapshot), snapshot.spaces[snapshot.searches[-1]]
+    stored, space = snapshot, snapshot.spaces[snapshot.searches[-1]]
+    snapshot = rescore_study(stored)
     metrics = {
         name
         for trial in snapshot.search_trials
@@ -204,6 +210,12 @@ def read_study_runs(snapshot: StudySnapshot, selection: RunSelection) -> RunTabl
         bounded=True,
         left_out=tuple(left_out),
         notes=(note,) if unranked else (),
+        effects={}
+        if metric != OBJECTIVE
+        else {
+            (selection.new_names or {}).get(effect.name, effect.name): effect.adjusted_p
+            for effect in find_effects(replay_rescored(stored), space.names)
+        },
     )
 
 

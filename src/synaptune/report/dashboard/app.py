@@ -157,6 +157,7 @@ class DashboardApp:
                 status = {
                     "text": pages.describe_status(study),
                     "running": study.is_running,
+                    "state": study.state,
                     "version": self._cache.get_version(entry, study),
                     "bar": pages.count_progress(study),
                 }

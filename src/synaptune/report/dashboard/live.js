@@ -92,8 +92,9 @@ async function poll() {
     if (statusLine) {
       study = await fetchJson(statusLine.dataset.status);
       statusLine.querySelector("span").textContent = study.text;
-      statusLine.classList.toggle("running", study.running);
-      statusLine.classList.toggle("ended", !study.running);
+      for (const state of ["running", "interrupted", "ended"]) {
+        statusLine.classList.toggle(state, study.state === state);
+      }
       showProgress(study.bar);
     }
     if (main && (!study || study.version !== version)) {

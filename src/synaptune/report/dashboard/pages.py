@@ -127,10 +127,9 @@ def render_status(study: StudyStatus, *, live: str) -> str:
         if progress is not None
         else ""
     )
-    kind = "running" if study.is_running else "ended"
     text = f"<span>{escape(describe_status(study))}</span>"
     return (
-        f'<p class="status {kind}" role="status" data-status="{escape(live)}">'
+        f'<p class="status {study.state}" role="status" data-status="{escape(live)}">'
         f"{text}{bar}<small></small></p>"
     )
 
@@ -163,18 +162,15 @@ def describe_status(study: StudyStatus) -> str:
 
 
 def describe_state(study: StudyStatus) -> str:
-    """Describe the state: `running`, `ended` or `silent`.
-
-    `silent` means that trials are open and their process may still run, as on another machine.
-    """
-    if study.is_running:
-        return "running"
+    """Describe the state: `running`, `ended`, or `interrupted` with what was left open."""
+    words, holder = [str(study.state)], study.holder
     open_count = study.trial_count - study.ended_count
-    if not open_count:
-        return "ended"
-    is_silent = study.holder is not None and not study.holder.has_ended()
-    state = "silent" if is_silent else "ended"
-    return f"{state}, {open_count} trial{'s' if open_count > 1 else ''} open"
+    if study.state == "interrupted" and open_count:
+        words.append(f"{open_count} trial{'s' if open_count > 1 else ''} open")
+        if holder is not None and holder.state in ("open", None) and not holder.has_ended():
+            age = format_age(holder.last_seen)  # it may still run, on another machine
+            words.append(f"last sign of life of {holder.host} {age}")
+    return ", ".join(words)
 
 
 def render_studies(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from synaptune.core.errors import user_error
-from synaptune.search.optimizers.base import Engine
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import create_engine, get_sqlite_path
 from synaptune.study.database.errors import as_user_errors
@@ -18,10 +17,14 @@ from synaptune.study.database.locks import Holder
 from synaptune.study.database.rows import to_utc
 from synaptune.study.database.status_rows import StatusRows, read_status_rows
 from synaptune.study.reader import SEARCH, is_search
-from synaptune.study.study import STUDY_HEARTBEAT_INTERVAL
-
-MAX_MISSED_HEARTBEATS = 3  # of a study that still counts as running
-T = TypeVar("T")
+from synaptune.study.state import (
+    UNKNOWN_PLAN,
+    SearchPlan,
+    State,
+    find_state,
+    read_holder,
+    read_search_plan,
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class StudyStatus:
         started_at: start of the first trial (UTC); None before it.
         latest_event: last start or end of a trial (UTC); None before it.
         holder: process that holds the study; None if it is unknown.
-        budget: planned evaluations of the search; None if they are unknown.
+        plan: plan of the last search.
         notes_length: length of the notes without the heartbeat [characters].
         optimizer: name of the optimizer; None if it is unknown.
     """
@@ -69,7 +72,7 @@ class StudyStatus:
     started_at: datetime | None
     latest_event: datetime | None
     holder: Holder | None
-    budget: int | None
+    plan: SearchPlan = UNKNOWN_PLAN
     notes_length: int = 0
     optimizer: str | None = None
 
@@ -90,8 +93,9 @@ class StudyStatus:
 
     @property
     def version(self) -> str:
-        """Changes if a trial starts or ends, a note is written or the study is replaced."""
-        return f"{self.origin}.{self.trial_count}.{self.ended_count}.{self.notes_length}"
+        """Changes with the trials, the notes and the state, and if another study is here."""
+        counts = f"{self.trial_count}.{self.ended_count}.{self.notes_length}"
+        return f"{self.origin}.{counts}.{self.state}"
 
     @property
     def origin(self) -> int:
@@ -106,23 +110,36 @@ class StudyStatus:
         )
 
     @property
+    def state(self) -> State:
+        """State of the study at this moment."""
+        search, open_count = self.search_phase, self.trial_count - self.ended_count
+        ended = 0 if search is None else search.ended_count
+        return find_state(self.holder, self.plan, ended=ended, open_count=open_count)
+
+    @property
     def is_running(self) -> bool:
-        """Whether the holder sent a heartbeat recently and is not known to have ended."""
-        if self.holder is None or self.holder.has_ended():
-            return False
-        silence = (datetime.now(UTC) - self.holder.last_seen).total_seconds()
-        return silence <= MAX_MISSED_HEARTBEATS * STUDY_HEARTBEAT_INTERVAL
+        """Whether a process holds the study."""
+        return self.state == "running"
+
+    @property
+    def budget(self) -> int | None:
+        """Planned evaluations of the last search; None if they are unknown."""
+        return self.plan.budget
 
     @property
     def search_phase(self) -> PhaseStatus | None:
         """The last search phase; None before the first one."""
-        searches = [phase for phase in self.phases if is_search(phase.name)]
-        return max(searches, key=lambda phase: phase.last_number, default=None)
+        return _find_search(self.phases)
 
     @property
     def current_phase(self) -> PhaseStatus | None:
         """The phase of the last trial; None before the first trial."""
         return max(self.phases, key=lambda phase: phase.last_number, default=None)
+
+
+def _find_search(phases: Sequence[PhaseStatus]) -> PhaseStatus | None:
+    searches = [phase for phase in phases if is_search(phase.name)]
+    return max(searches, key=lambda phase: phase.last_number, default=None)
 
 
 @contextmanager
@@ -160,7 +177,10 @@ def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
     Raises:
         UserError: the database cannot be read.
     """
-    keys = (schema.HOLDER, schema.ENGINE, schema.CONFIGURATION, schema.VERSION_KEY)
+    keys = (
+        *(schema.HOLDER, schema.ENGINE, schema.SEARCHES),
+        *(schema.CONFIGURATION, schema.VERSION_KEY),
+    )
     with connect(url) as connection:
         return [_make_status(rows) for rows in read_status_rows(connection, name, keys)]
 
@@ -176,22 +196,24 @@ def _make_status(rows: StatusRows) -> StudyStatus:
         # Another program's study may have notes and attributes of the same names, which mean
         # something else there.
         notes, configuration, phases = {}, {}, [(None, *rest) for _, *rest in phases]
-    engine = _parse_or_none(lambda: Engine(**notes[schema.ENGINE]))
     starts = [to_utc(start) for _, _, start, _, _ in rows.states if start is not None]
     moments = [
         to_utc(time) for _, _, _, *later in rows.states for time in later if time is not None
     ]
     maximize = rows.direction == "MAXIMIZE"
+    merged = _merge_phases(phases, maximize)
+    search = _find_search(merged)
+    name, ended = (SEARCH, 0) if search is None else (search.name, search.ended_count)
     return StudyStatus(
         name=rows.name,
         maximize=maximize,
         is_ours=is_ours,
         states={state.name: count for state, count, *_ in rows.states},
-        phases=_merge_phases(phases, maximize),
+        phases=merged,
         started_at=min(starts, default=None),
         latest_event=max(moments, default=None),
-        holder=_parse_or_none(lambda: Holder.from_note(notes[schema.HOLDER])),
-        budget=None if engine is None else engine.budget,
+        holder=read_holder(notes),
+        plan=read_search_plan(notes, configuration, name, ended),
         notes_length=rows.notes_length,
         optimizer=configuration.get("search.optimizer"),
     )
@@ -210,11 +232,3 @@ def _merge_phases(rows: Sequence[Sequence[Any]], maximize: bool) -> tuple[PhaseS
         ended_count = sum(int(count or 0) for count in ended)
         phases.append(PhaseStatus(name, sum(counts), ended_count, max(numbers), best))
     return tuple(sorted(phases, key=lambda phase: phase.last_number))
-
-
-def _parse_or_none(read: Callable[[], T]) -> T | None:
-    """Parse a note; None if it is missing or invalid."""
-    try:
-        return read()
-    except (KeyError, TypeError, ValueError):
-        return None

@@ -21,7 +21,8 @@ from synaptune.report.dashboard.pages import (
 )
 from synaptune.report.dashboard.study_index import StudyEntry
 from synaptune.report.figures.layout import FigureLayout, find_limits, set_ticks
-from synaptune.report.figures.theme import WIDTH, Drawing, Palette, make_figure
+from synaptune.report.figures.theme import Drawing, Palette, make_figure
+from synaptune.report.page import render_drawing
 from synaptune.report.table_model import describe_range, show_value
 from synaptune.search.space.space import Dimension
 from synaptune.search.space.values import Value
@@ -302,7 +303,7 @@ def render_curve(curve: Mapping[int, float]) -> str:
         layout = FigureLayout(260, palette)
         limits = find_limits(points.values(), upper=1.0)
         axes = layout.add_axes(
-            64, 16, width=WIDTH - 80, height=190, xlim=(steps[0], steps[-1]), ylim=limits
+            64, 16, width=layout.width - 80, height=190, xlim=(steps[0], steps[-1]), ylim=limits
         )
         marker = "o" if len(steps) <= _MAX_DOTS else ""
         axes.plot(steps, [*points.values()], color=palette.best, marker=marker, markersize=4.0)
@@ -311,4 +312,4 @@ def render_curve(curve: Mapping[int, float]) -> str:
         return Drawing(layout.canvas, "Reported values by step", "")
 
     figure = make_figure(draw, "curve") if len(steps) > 1 else None
-    return "" if figure is None else f"<figure>{figure.svg}</figure>"
+    return "" if figure is None else f"<figure>{render_drawing(figure)}</figure>"

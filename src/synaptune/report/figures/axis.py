@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 from synaptune.analysis.results import Evidence
 from synaptune.core.errors import UserError
 from synaptune.core.text import make_labels
-from synaptune.report.figures.layout import TICK_STEPS, FigureLayout, fit_text, format_number
-from synaptune.report.figures.theme import NORMAL_SIZE, WIDTH, Palette
+from synaptune.report.figures.layout import (
+    TICK_STEPS,
+    FigureLayout,
+    fit_text,
+    format_number,
+)
+from synaptune.report.figures.theme import NORMAL_SIZE, Palette
 from synaptune.report.table_model import show_value
 from synaptune.search.space.space import Dimension
 from synaptune.search.space.values import Value
@@ -86,7 +91,7 @@ def choose_dimensions(
 def make_panels(
     dimensions: Sequence[Dimension], names: Sequence[str], palette: Palette, below: str = ""
 ) -> tuple[FigureLayout, list[Axes]]:
-    """Lay out a panel for each parameter, in two columns or three.
+    """Lay out a panel for each parameter, in three columns, or in one where it is narrow.
 
     Args:
         dimensions: parameters to draw.
@@ -97,8 +102,8 @@ def make_panels(
     Returns:
         The layout, and the axes of the panels.
     """
-    column_count = 2 if len(dimensions) <= 12 else 3
-    step, width = 158.0, WIDTH / column_count
+    column_count = 1 if palette.is_narrow else 3
+    step, width = 158.0, palette.width / column_count
     layout = FigureLayout(68 + step * math.ceil(len(dimensions) / column_count), palette)
     labels, panels = make_labels(names), []
     for index, dimension in enumerate(dimensions):
@@ -112,6 +117,12 @@ def make_panels(
         if below and index + column_count >= len(dimensions):
             layout.label_bottom(axes, below)
     return layout, panels
+
+
+def name_objective(evidence: Evidence) -> str:
+    """Name the objective of a search with its unit and direction, for an axis."""
+    name = "validation loss [nats/token]" if evidence.objective == "loss" else evidence.objective
+    return f"{name} ({evidence.direction})"
 
 
 def locate_value(dimension: Dimension, values: Mapping[str, Value]) -> float:

@@ -7,7 +7,7 @@ from itertools import chain
 from synaptune.analysis.results import Evidence
 from synaptune.core.text import format_duration
 from synaptune.report.figures.layout import RowLayout, draw_dots, set_ticks, thin_out
-from synaptune.report.figures.theme import WIDTH, Drawing, Palette
+from synaptune.report.figures.theme import Drawing, Palette
 
 _FAILURE_NAMES = {
     "number": "not a number",
@@ -33,7 +33,7 @@ def draw_cost(evidence: Evidence, palette: Palette) -> Drawing | None:
     unit, seconds_per_unit = ("hours", 3600.0) if longest >= 1800 else ("minutes", 60.0)
     layout = RowLayout(seconds_by_phase, palette, top=12, step=40)
     axes = layout.add_row_axes(
-        layout.left, WIDTH - 170, xlim=(0, longest / seconds_per_unit * 1.02)
+        layout.left, layout.width - 170, xlim=(0, longest / seconds_per_unit * 1.02)
     )
     for row, (phase, seconds) in enumerate(seconds_by_phase.items()):
         colour = palette.best if phase == evidence.phase else palette.other
@@ -70,7 +70,11 @@ def draw_failures(evidence: Evidence, palette: Palette) -> Drawing | None:
     first, last = min(on_axis), max(on_axis)
     room = max(0.5, 0.01 * (last - first))
     layout = RowLayout(numbers_by_kind, palette, top=12, step=40)
-    axes = layout.add_row_axes(layout.left, WIDTH - 120, xlim=(first - room, last + room))
+    axes = layout.add_row_axes(
+        layout.left,
+        layout.width - (16 if palette.is_narrow else 120),
+        xlim=(first - room, last + room),
+    )
     for row, (kind, numbers) in enumerate(numbers_by_kind.items()):
         axes.axhline(row, color=palette.grid, linewidth=1.2)
         shown = [numbers[index] for index in thin_out(len(numbers), _MAX_DOTS)]
@@ -78,7 +82,7 @@ def draw_failures(evidence: Evidence, palette: Palette) -> Drawing | None:
         draw_dots(axes, shown, [row] * len(shown), colour=palette.bad, size=size, alpha=0.75)
         layout.label_row(row, kind)
         share = f"{len(numbers):,} ({100.0 * len(numbers) / runs:.1f} %)"
-        layout.label_row(row, share, x=WIDTH - 108)
+        layout.label_row(row, share, x=layout.width - 4, ha="right")
     set_ticks(axes, x=5, integer=True)
     layout.label_bottom(axes, "number of the trial")
     return Drawing(

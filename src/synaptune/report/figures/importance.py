@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from synaptune.analysis.effects import ALPHA
@@ -17,7 +17,7 @@ from synaptune.report.figures.layout import (
     measure_text,
     set_ticks,
 )
-from synaptune.report.figures.theme import SMALL_SIZE, WIDTH, Drawing, Palette
+from synaptune.report.figures.theme import SMALL_SIZE, TINY_SIZE, Drawing, Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,12 +33,14 @@ class _ImportanceColumn(NamedTuple):
         below: second line of the heading.
         values: (value, low, high) by parameter [%]; low and high are nan without an interval.
         colour: colour of the points.
+        told: names of the parameters whose value is told from zero; the others are grey.
     """
 
     head: str
     below: str
     values: Mapping[str, tuple[float, ...]]
     colour: str
+    told: Collection[str]
 
 
 def draw_importance(evidence: Evidence, palette: Palette) -> Drawing | None:
@@ -51,15 +53,19 @@ def draw_importance(evidence: Evidence, palette: Palette) -> Drawing | None:
     names, labels = ranked[:_MAX_ROWS], make_labels(evidence.names or ranked)
     texts = [labels.get(name, name) for name in names]
     layout = RowLayout(texts, palette, top=58, step=30)
-    width = (WIDTH - layout.left - 8) / len(columns)
+    width = (layout.width - layout.left - 8) / len(columns)
+    small = TINY_SIZE if palette.is_narrow else SMALL_SIZE
     for index, column in enumerate(columns):
         left = layout.left + index * width
         rows = {row: column.values[name] for row, name in enumerate(names) if name in column.values}
         axes = layout.add_row_axes(left, left + width - 22)
-        _draw_lollipops(axes, rows, column.colour, palette)
-        layout.add_text(left, 22, column.head, colour=column.colour, weight="bold")
-        layout.add_text(left, 41, column.below, colour=palette.muted, size=12.0)
-        layout.label_bottom(axes, "%")
+        told = {row for row in rows if names[row] in column.told}
+        _draw_lollipops(axes, rows, told, colour=column.colour, palette=palette)
+        layout.add_text(
+            left, 22, f"{column.head} [%]", colour=column.colour, weight="bold", size=small
+        )
+        if not palette.is_narrow:
+            layout.add_text(left, 41, column.below, colour=palette.muted, size=TINY_SIZE)
     significant = {effect.name for effect in evidence.effects if effect.significant}
     tested = {effect.name for effect in evidence.effects}
     for row, name in enumerate(names):
@@ -70,17 +76,13 @@ def draw_importance(evidence: Evidence, palette: Palette) -> Drawing | None:
             colour=palette.ink if is_known else palette.muted,
             weight="bold" if name in significant else "normal",
         )
-    caption = (
-        f"Three measures of importance: the share of the variance of the {evidence.objective} over "
-        "the search's "
-        "trials (fANOVA), the share in the difference between the best trials and the others "
-        "(PED-ANOVA), and the gain in test perplexity of each tuned value at the optimum "
-        "(ablation, with its 95 % interval). The first two depend on where the search sampled; the "
-        "ablation compares only the start value and the tuned value."
-    )
-    if len(columns) < 3:
-        measures = "; ".join(f"{column.head}: its share {column.below}" for column in columns)
-        caption = f"Importance of each parameter. {measures}."
+    measures = "; ".join(f"{column.head}: {column.below}" for column in columns)
+    caption = f"Importance of each parameter. {measures}. {_explain_spread(evidence)}"
+    if evidence.ablation:
+        caption += (
+            " The ablation shows the gain in test perplexity of each tuned value at the optimum, "
+            "with its 95 % interval; it compares only the start value and the tuned value."
+        )
     if significant:
         caption += (
             f" Bold names have a significant effect on the {evidence.objective} over the search's"
@@ -90,39 +92,90 @@ def draw_importance(evidence: Evidence, palette: Palette) -> Drawing | None:
     return Drawing(layout.canvas, "Importance of the parameters", caption)
 
 
+def _explain_spread(evidence: Evidence) -> str:
+    """Explain the bars and the grey points of the importances."""
+    entries = [entry for entry in evidence.importances if entry.fanova is not None]
+    if not entries:
+        return ""
+    text = "Shares depend on where the search sampled."
+    if any(entry.fanova_spread for entry in entries):
+        text += " Bars: their range over fits to resampled trials."
+    if entries[0].floor is not None:
+        text += (
+            " Grey: not told from zero, without a significant effect or below the "
+            f"{100 * entries[0].floor:.0f} % of fANOVA that shuffled losses reach."
+        )
+    if all(entry.ped_anova is None for entry in entries):
+        text += " PED-ANOVA is left out: shuffled losses give shares as large."
+    return text
+
+
 def _make_columns(evidence: Evidence, palette: Palette) -> list[_ImportanceColumn]:
     fanova, ped_anova = (
         {
-            entry.name: (100.0 * getattr(entry, measure), math.nan, math.nan)
+            entry.name: tuple(
+                100.0 * part
+                for part in (
+                    getattr(entry, measure),
+                    *(getattr(entry, spread) or (math.nan, math.nan)),
+                )
+            )
             for entry in evidence.importances
             if getattr(entry, measure) is not None
         }
-        for measure in ("fanova", "ped_anova")
+        for measure, spread in (("fanova", "fanova_spread"), ("ped_anova", "ped_spread"))
     )
     worth = {
         entry.name: entry.reverted[1:4] for entry in evidence.ablation if entry.reverted is not None
     }
+    with_effect = find_told(evidence)
+    above = {
+        entry.name
+        for entry in evidence.importances
+        if entry.floor is None or (entry.fanova or 0.0) > entry.floor
+    }
     return [
-        _ImportanceColumn("fANOVA", "of the variance", fanova, palette.ink),
-        _ImportanceColumn("PED-ANOVA", "in the best trials", ped_anova, palette.ink),
-        _ImportanceColumn("ablation", "in test perplexity", worth, palette.best),
+        _ImportanceColumn(
+            "fANOVA",
+            f"of the {evidence.objective}'s variance",
+            fanova,
+            palette.ink,
+            with_effect & above,
+        ),
+        _ImportanceColumn("PED-ANOVA", "in the best trials", ped_anova, palette.ink, with_effect),
+        _ImportanceColumn("ablation", "in test perplexity", worth, palette.best, worth),
     ]
 
 
+def find_told(evidence: Evidence) -> set[str]:
+    """Find the parameters whose effect is told from zero; all of them if no effect was tested."""
+    if not evidence.effects:
+        return set(evidence.names)
+    return {effect.name for effect in evidence.effects if effect.significant}
+
+
 def _draw_lollipops(
-    axes: Axes, rows: Mapping[int, tuple[float, ...]], colour: str, palette: Palette
+    axes: Axes,
+    rows: Mapping[int, tuple[float, ...]],
+    told: Collection[int],
+    *,
+    colour: str,
+    palette: Palette,
 ) -> None:
     ends = [end for values in rows.values() for end in values]
     axes.set_xlim(*find_limits(ends, upper=1.0, include=[0.0]))
     axes.axvline(0, color=palette.muted, linewidth=1.0)
     for row, (value, low, high) in rows.items():
+        shade = colour if row in told else palette.other
         style = {"linewidth": 2.0, "solid_capstyle": "butt"}
         if math.isfinite(low):
-            axes.plot([low, high], [row, row], color=colour, alpha=0.55, **style)
+            axes.plot([low, high], [row, row], color=shade, alpha=0.55, **style)
         else:
             axes.plot([0, value], [row, row], color=palette.other, **style)
-    means = [values[0] for values in rows.values()]
-    draw_dots(axes, means, list(rows), colour=colour, size=9.0, zorder=4)
+    for is_told, shade in ((True, colour), (False, palette.other)):
+        shown = [row for row in rows if (row in told) == is_told]
+        means = [rows[row][0] for row in shown]
+        draw_dots(axes, means, shown, colour=shade, size=9.0, zorder=4)
     set_ticks(axes, x=3)
 
 
@@ -141,7 +194,7 @@ def draw_ablation(evidence: Evidence, palette: Palette) -> Drawing | None:
     ]
     wider = [max(pair, key=len) for pair in zip(texts, changes, strict=True)]
     layout = RowLayout(wider, palette, top=50, step=46)
-    axes = layout.add_row_axes(layout.left, WIDTH - 16)
+    axes = layout.add_row_axes(layout.left, layout.width - 16)
     _set_limits(axes, gains)
     axes.axvline(0, color=palette.ink, linewidth=1.2, zorder=2)
     set_ticks(axes, x=6)
@@ -158,15 +211,18 @@ def draw_ablation(evidence: Evidence, palette: Palette) -> Drawing | None:
                 significant = p is not None and p < ALPHA
                 _draw_interval(axes, gain, y, colour, hollow=None if significant else palette.paper)
         layout.label_row(row, texts[row], shift=-1.0)
-        layout.label_row(row, changes[row], shift=15.0, colour=palette.muted, size=11.5)
+        style = {"colour": palette.muted, "size": TINY_SIZE}
+        if palette.is_narrow:
+            layout.label_row(row, changes[row], x=layout.width - 4, ha="right", **style)
+        else:
+            layout.label_row(row, changes[row], shift=15.0, **style)
     worth, left = "worth at the optimum", layout.left
-    layout.add_text(left, 22, worth, colour=palette.best, weight="bold")
-    left_of_alone = left + measure_text(worth, SMALL_SIZE) * 1.1 + 18
-    layout.add_text(
-        left_of_alone, 22, "alone, from the start", colour=palette.accent, weight="bold"
-    )
+    style = {"weight": "bold", "size": TINY_SIZE if palette.is_narrow else SMALL_SIZE}
+    layout.add_text(left, 22, worth, colour=palette.best, **style)
+    left_of_alone = left + measure_text(worth, style["size"]) * 1.1 + 18
+    layout.add_text(left_of_alone, 22, "alone, from the start", colour=palette.accent, **style)
     note = "filled: significant after Holm's correction"
-    layout.add_text(left, 40, note, colour=palette.muted, size=12.0)
+    layout.add_text(left, 40, note, colour=palette.muted, size=TINY_SIZE)
     layout.label_bottom(axes, "gain in test perplexity, %")
     return Drawing(
         layout.canvas,

@@ -18,18 +18,20 @@ from synaptune.report.figures.layout import (
     find_limits,
     format_number,
     set_ticks,
+    spread_apart,
 )
-from synaptune.report.figures.theme import NORMAL_SIZE, WIDTH, Drawing, Palette
+from synaptune.report.figures.theme import NORMAL_SIZE, TINY_SIZE, Drawing, Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_MAX_NAMED_EXPERTS = 12  # lines that are named
 Part = Mapping[str, Any]  # one part of an inspection, such as the dynamics
 _TRACES = {
-    "calcium": "calcium",
+    "calcium": "calcium [1]",
     "ready": "ready pool [vesicles]",
     "reserve": "reserve [vesicles]",
-    "energy": "energy",
+    "energy": "energy [1]",
     "release": "release [vesicles/token]",
 }
 
@@ -53,17 +55,21 @@ def draw_dynamics(evidence: Evidence, palette: Palette) -> Drawing | None:
     length = max(len(text), *lengths.values())
     for row, name in enumerate(names):
         axes = layout.add_axes(
-            left, 62 + step * row, width=WIDTH - left - 8, height=68, xlim=(-0.5, length - 0.5)
+            left,
+            62 + step * row,
+            width=layout.width - left - 8,
+            height=68,
+            xlim=(-0.5, length - 0.5),
         )
         _draw_traces(axes, parts, name, palette)
         set_ticks(axes, x=6, y=3, integer=True)
         axes.tick_params(labelbottom=False)
         layout.label_top(axes, _TRACES[name], colour=palette.ink, shift=left - 4)
         if text and name == names[-1]:
-            _draw_letters(axes, text, palette)
+            _draw_letters(layout, axes, text)
     for index, side in enumerate(reversed(parts)):
         layout.add_text(
-            WIDTH - 8 - 76 * index,
+            layout.width - 8 - 76 * index,
             22,
             side,
             colour=getattr(palette, side),
@@ -73,7 +79,7 @@ def draw_dynamics(evidence: Evidence, palette: Palette) -> Drawing | None:
         )
     if text:
         note, y = "token of the validation text", layout.height - 6
-        layout.add_text(WIDTH - 8, y, note, colour=palette.muted, ha="right")
+        layout.add_text(layout.width - 8, y, note, colour=palette.muted, ha="right")
     layer = next(iter(parts.values())).get("layer", 0)
     return Drawing(
         layout.canvas,
@@ -119,23 +125,27 @@ def _draw_traces(axes: Axes, parts: Mapping[str, Part], name: str, palette: Pale
     axes.set_ylim(*find_limits(finite, upper=0.995, include=zero, pad=0.08))
 
 
-def _draw_letters(axes: Axes, text: Sequence[str], palette: Palette) -> None:
-    """Label the axis with the text: every token when all are single letters, else every nth."""
-    width = axes.get_position().width * WIDTH / len(text)
+def _draw_letters(layout: FigureLayout, axes: Axes, text: Sequence[str]) -> None:
+    """Label the axis with the text: every token where they have room, else every nth.
+
+    Every nth letter could not be read, so that letters without room are left out.
+    """
+    width = axes.get_position().width * layout.width / len(text)
     longest = max(len(token) for token in text)
-    stride = 1 if longest == 1 else max(1, math.ceil(longest * 6.5 / width))
-    size = min(11.0, max(6.5, width * 1.5)) if longest == 1 else 9.0
+    stride = max(1, math.ceil(longest * 6.5 / width))
+    if longest == 1 and stride > 1:
+        return
     for index in range(0, len(text), stride):
         label = _replace_unprintable(text[index]).replace(" ", "·" if longest > 1 else " ")
         if label.strip():
             axes.annotate(
                 label,
                 (index, axes.get_ylim()[0]),
-                xytext=(0, -12),
+                xytext=(0, -13),
                 textcoords="offset points",
                 ha="center",
-                color=palette.ink,
-                fontsize=size,
+                color=layout.palette.ink,
+                fontsize=TINY_SIZE,
                 annotation_clip=False,
             )
 
@@ -155,28 +165,32 @@ def draw_experts(evidence: Evidence, palette: Palette) -> Drawing | None:
     }
     if not parts:
         return None
-    layout, width = FigureLayout(330, palette), (WIDTH - 8) / len(parts)
+    columns = 1 if palette.is_narrow else len(parts)
+    layout = FigureLayout(310 * -(-len(parts) // columns) + 20, palette)
+    width = (layout.width - 8) / columns
     shares_by_side = {
         side: 100.0 * np.array(part["utilisation"], float) for side, part in parts.items()
     }
     top = max(float(np.nanmax(shares)) for shares in shares_by_side.values())
-    for column, (side, part) in enumerate(parts.items()):
+    for index, (side, part) in enumerate(parts.items()):
         steps, shares = part["steps"], shares_by_side[side]
-        left, colour = column * width + 44, getattr(palette, side)
+        row, column = divmod(index, columns)
+        left, y, colour = column * width + 44, 310 * row + 44, getattr(palette, side)
         limits = (steps[0], max(steps[-1], steps[0] + 1))
         axes = layout.add_axes(
-            left, 44, width=width - 62, height=180, xlim=limits, ylim=(0, top * 1.08)
+            left, y, width=width - 78, height=180, xlim=limits, ylim=(0, top * 1.08)
         )
         equal = 100.0 / shares.shape[1]
         axes.axhline(equal, color=palette.muted, linewidth=1.2, linestyle=(0, (2, 3)))
         lines = [(steps, share) for share in shares.T]
         draw_lines(axes, lines, colour=colour, linewidth=1.8, alpha=0.85)
+        _name_experts(layout, axes, shares[-1], colour)
         set_ticks(axes, x=4, y=4, integer=True)
         axes.tick_params(labelbottom=False)
         title = f"{side}: share of tokens [%]"
         layout.label_top(axes, title, colour=colour, weight="bold", shift=40.0)
         below = layout.add_axes(
-            left, 232, width=width - 62, height=44, grid="x", xlim=limits, ylim=(1.6, -0.6)
+            left, y + 188, width=width - 78, height=44, grid="x", xlim=limits, ylim=(1.6, -0.6)
         )
         _draw_events(layout, below, part, named=column == 0)
     return Drawing(
@@ -184,8 +198,20 @@ def draw_experts(evidence: Evidence, palette: Palette) -> Drawing | None:
         "Experts during training",
         "The share of tokens that each expert receives during training, mean over the layers "
         "(dotted: equal shares), and the steps at which experts merged (one expert fewer) and "
-        "split (one expert more).",
+        "split (one expert more). Numbers name the experts.",
     )
+
+
+def _name_experts(layout: FigureLayout, axes: Axes, ends: np.ndarray, colour: str) -> None:
+    """Name each expert by its number at the end of its line."""
+    known = [index for index, share in enumerate(ends) if math.isfinite(share)]
+    if len(known) > _MAX_NAMED_EXPERTS:
+        return
+    low, high = axes.get_ylim()
+    places = spread_apart([float(ends[index]) for index in known], (high - low) * 0.085)
+    for index, place in zip(known, places, strict=True):
+        x = axes.get_xlim()[1]
+        layout.label_point(axes, x, place, str(index), colour=colour, fontsize=TINY_SIZE)
 
 
 def _draw_events(layout: FigureLayout, axes: Axes, part: Part, *, named: bool) -> None:
@@ -199,5 +225,5 @@ def _draw_events(layout: FigureLayout, axes: Axes, part: Part, *, named: bool) -
         layout.label_point(axes, end, row, count, colour=colour, shift=(14, 0), ha="right")
     set_ticks(axes, x=4, integer=True)
     axes.set_yticks([0, 1], kinds if named else ["", ""])
-    axes.tick_params(axis="y", labelsize=11.0, pad=3.0)
+    axes.tick_params(axis="y", labelsize=TINY_SIZE, pad=3.0)
     layout.label_bottom(axes, "optimizer step")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from synaptune.core.text import format_parameter
-from synaptune.report.figures.theme import NORMAL_SIZE, SMALL_SIZE, WIDTH, Palette
+from synaptune.report.figures.theme import NORMAL_SIZE, SMALL_SIZE, Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,16 +19,17 @@ MAX_POINTS = 700  # of one layer; longer series are thinned out
 DASHED = (0, (4, 3))  # line style of start values
 TICK_STEPS = (1, 2, 2.5, 5, 10)
 _MAX_LABEL_WIDTH = 180.0
+_LABEL_LINE = 18.0  # height of a label above its row
 
 
 class FigureLayout:
-    """A matplotlib figure of width WIDTH with the colours of a palette."""
+    """A matplotlib figure with the width and the colours of a palette."""
 
     def __init__(self, height: float, palette: Palette) -> None:
         from matplotlib.figure import Figure
 
-        self.height, self.palette = height, palette
-        self.canvas = Figure(figsize=(WIDTH / 72.0, height / 72.0), facecolor="none")
+        self.height, self.palette, self.width = height, palette, palette.width
+        self.canvas = Figure(figsize=(self.width / 72.0, height / 72.0), facecolor="none")
 
     def add_axes(
         self, x: float, y: float, *, width: float, height: float, grid: str = "y", **options: Any
@@ -43,7 +44,8 @@ class FigureLayout:
             grid: "x", "y" or "both"; without a grid, "", no axis is drawn either.
             options: properties of matplotlib's axes, such as `xlim`.
         """
-        box = (x / WIDTH, 1.0 - (y + height) / self.height, width / WIDTH, height / self.height)
+        left, bottom = x / self.width, 1.0 - (y + height) / self.height
+        box = (left, bottom, width / self.width, height / self.height)
         axes = self.canvas.add_axes(box, facecolor="none", **options)
         for side, spine in axes.spines.items():
             spine.set(visible=side == "bottom" and grid == "y", color=self.palette.muted)
@@ -66,7 +68,7 @@ class FigureLayout:
     ) -> None:
         """Add text whose baseline starts at (x, y)."""
         self.canvas.text(
-            x / WIDTH,
+            x / self.width,
             1.0 - y / self.height,
             text,
             color=colour or self.palette.ink,
@@ -95,13 +97,13 @@ class FigureLayout:
         The text begins `shift` to the left of the axes.
         """
         box = axes.get_position()
-        x, y = box.x0 * WIDTH - shift, (1.0 - box.y1) * self.height - 9.0
+        x, y = box.x0 * self.width - shift, (1.0 - box.y1) * self.height - 9.0
         self.add_text(x, y, text, colour=colour or self.palette.muted, **options)
 
     def label_bottom(self, axes: Axes, text: str) -> None:
         """Add the label of the horizontal axis below its right end."""
         box = axes.get_position()
-        x, y = box.x1 * WIDTH, (1.0 - box.y0) * self.height + 38.0
+        x, y = box.x1 * self.width, (1.0 - box.y0) * self.height + 38.0
         self.add_text(x, y, text, colour=self.palette.muted, ha="right")
 
     def label_point(
@@ -134,7 +136,7 @@ class FigureLayout:
 
 
 class RowLayout(FigureLayout):
-    """A figure of rows, with a label at the left of each row.
+    """A figure of rows, with a label at the left of each row, or above it where it is narrow.
 
     Attributes:
         left: left edge of the rows.
@@ -147,8 +149,10 @@ class RowLayout(FigureLayout):
     ) -> None:
         widest = max(measure_text(text, SMALL_SIZE) for text in labels)
         self.left, self.top, self.step = min(_MAX_LABEL_WIDTH, widest) + 16.0, top, step
+        if palette.is_narrow:
+            self.left, self.step = 8.0, step + _LABEL_LINE
         self._count = len(labels)
-        super().__init__(top + step * self._count + 46.0, palette)
+        super().__init__(top + self.step * self._count + 46.0, palette)
 
     def add_row_axes(self, left: float, right: float, *, grid: str = "x", **options: Any) -> Axes:
         """Add axes over all rows; the vertical coordinate of a row is its index."""
@@ -158,11 +162,17 @@ class RowLayout(FigureLayout):
             width=right - left,
             height=self.step * self._count,
             grid=grid,
-            ylim=(self._count - 0.5, -0.5),
+            # A label above a row takes the upper part of its height.
+            ylim=(self._count - 0.5 - self._shift, -0.5 - self._shift),
             **options,
         )
         axes.yaxis.set_visible(False)
         return axes
+
+    @property
+    def _shift(self) -> float:
+        """Part of a row by which its data lie below its middle."""
+        return _LABEL_LINE / 2.0 / self.step if self.palette.is_narrow else 0.0
 
     def label_row(
         self,
@@ -172,14 +182,24 @@ class RowLayout(FigureLayout):
         x: float | None = None,
         shift: float = 4.5,
         size: float = SMALL_SIZE,
+        beside: bool = False,
         **options: Any,
     ) -> None:
-        """Add text in a row, `shift` below its middle.
+        """Add text in a row, `shift` below the middle of its data.
 
-        Without x the text is the row's label, which ends at the left edge of the rows.
+        In a narrow figure the text goes to the line above the data, unless it belongs `beside`
+        them. Without x the text is the row's label, which ends at the left edge of the rows, or
+        begins the line above them.
         """
-        y = self.top + self.step * (row + 0.5) + shift
-        if x is None:
+        middle = self.top + self.step * (row + 0.5 + self._shift)
+        if self.palette.is_narrow and not beside:
+            options.setdefault("gid", "halo")
+            y = self.top + self.step * row + 15.0
+        else:
+            y = middle + shift
+        if x is None and self.palette.is_narrow:
+            text, x = fit_text(text, self.width - 12.0, size), 4.0
+        elif x is None:
             text, x = fit_text(text, self.left - 16, size), self.left - 12
             options["ha"] = "right"
         self.add_text(x, y, text, size=size, **options)

@@ -11,6 +11,7 @@ from synaptune.report.figures.axis import (
     locate_value,
     locate_values,
     make_panels,
+    name_objective,
     set_value_ticks,
     show_objective,
 )
@@ -20,7 +21,7 @@ from synaptune.report.figures.layout import (
     set_ticks,
     thin_out,
 )
-from synaptune.report.figures.theme import WIDTH, Drawing, Palette
+from synaptune.report.figures.theme import Drawing, Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,19 +41,18 @@ def draw_profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
         return None
     profiles = [profiles_by_name[dimension.name] for dimension in dimensions]
     losses = [loss for profile in profiles for loss in profile.losses]
-    highest = sorted(losses)[int(0.98 * (len(losses) - 1))]
-    line = [value for profile in profiles for value in profile.line if value <= highest]
+    line = [value for profile in profiles for value in profile.line]
     limits = find_limits(losses, upper=0.9, include=line)
     layout, panels = make_panels(dimensions, evidence.names, palette)
     for axes, profile, dimension in zip(panels, profiles, dimensions, strict=True):
         axes.set(xlim=(-0.01, 1.01), ylim=limits)
         _draw_profile(axes, profile, dimension, evidence=evidence, palette=palette)
         show_objective(axes, evidence)
-    layout.add_text(4, 18, f"{evidence.objective} ({evidence.direction})", colour=palette.muted)
+    layout.add_text(4, 18, name_objective(evidence), colour=palette.muted)
     if evidence.start:
-        layout.add_text(WIDTH - 110, 18, "▏start", colour=palette.baseline, weight="bold")
+        layout.add_text(layout.width - 110, 18, "▏start", colour=palette.baseline, weight="bold")
     if evidence.best is not None:
-        layout.add_text(WIDTH - 50, 18, "▏best", colour=palette.best, weight="bold")
+        layout.add_text(layout.width - 50, 18, "▏best", colour=palette.best, weight="bold")
     return Drawing(
         layout.canvas,
         f"{evidence.objective.capitalize()} along each parameter",

@@ -14,6 +14,7 @@ from synaptune.report.figures.axis import (
     choose_dimensions,
     locate_value,
     make_panels,
+    name_objective,
     set_value_ticks,
     show_objective,
 )
@@ -27,7 +28,7 @@ from synaptune.report.figures.layout import (
     set_ticks,
     thin_out,
 )
-from synaptune.report.figures.theme import WIDTH, Drawing, Palette
+from synaptune.report.figures.theme import SMALL_SIZE, TINY_SIZE, Drawing, Palette
 from synaptune.search.space.values import find_choice
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ def draw_convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
     random = _clip_random_curve(evidence)
     chance = [] if random is None else [random.best[0], min(random.low)]
     limits = find_limits(losses, upper=0.9, include=[best[-1], start_loss, *chance], pad=0.09)
-    layout = FigureLayout(550, palette)
+    layout = FigureLayout(730 if palette.is_narrow else 550, palette)
     axes = layout.add_axes(
-        56, 34, width=WIDTH - 80, height=270, xlim=(0, max(2, count) * 1.01), ylim=limits
+        56, 34, width=layout.width - 80, height=270, xlim=(0, max(2, count) * 1.01), ylim=limits
     )
-    layout.label_top(axes, f"{evidence.objective} ({evidence.direction})")
+    layout.label_top(axes, name_objective(evidence), shift=52)
     visible = np.flatnonzero(losses <= limits[1])
     shown = visible[thin_out(len(visible), _MAX_DOTS)]
     draw_dots(axes, shown + 1, losses[shown], colour=palette.other, size=4.0, alpha=0.75, zorder=2)
@@ -75,11 +76,12 @@ def draw_convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
     set_ticks(axes, x=6, y=6, integer=True)
     show_objective(axes, evidence)
     layout.label_bottom(axes, "evaluation")
-    for x, hours, name in (
-        (56, course.hours, "wall-clock hours"),
-        (358, course.device_hours, "device hours"),
+    x, y = (56, 570) if palette.is_narrow else (layout.width / 2 + 46, 390)
+    for place, hours, name in (
+        ((56, 390), course.hours, "wall-clock"),
+        ((x, y), course.device_hours, "device"),
     ):
-        show_objective(_draw_hours(layout, x, hours=hours, name=name, best=best), evidence)
+        show_objective(_draw_hours(layout, *place, hours=hours, name=name, best=best), evidence)
     hidden = int(np.isfinite(losses).sum()) - len(visible)
     place = "below" if evidence.maximize else "above"
     outside = f" ({hidden:,} lie {place} the frame)" if hidden else ""
@@ -152,21 +154,29 @@ def _draw_random_curve(layout: FigureLayout, axes: Axes, curve: RandomCurve | No
 
 
 def _draw_hours(
-    layout: FigureLayout, x: float, *, hours: Sequence[float], name: str, best: np.ndarray
+    layout: FigureLayout,
+    x: float,
+    y: float,
+    *,
+    hours: Sequence[float],
+    name: str,
+    best: np.ndarray,
 ) -> Axes:
     colour = layout.palette.best
+    unit, per_hour = ("hours", 1.0) if hours[-1] >= 1.0 else ("minutes", 60.0)
+    times = [per_hour * hour for hour in hours]
     axes = layout.add_axes(
         x,
-        390,
-        width=WIDTH - 382,
+        y,
+        width=layout.width / (1 if layout.palette.is_narrow else 2) - 80,
         height=112,
-        xlim=(0, hours[-1] * 1.02 or 1.0),
+        xlim=(0, times[-1] * 1.02 or 1.0),
         ylim=find_limits(best, upper=1.0, pad=0.12),
     )
-    draw_best_so_far(axes, hours, best, colour=colour, linewidth=2.0)
+    draw_best_so_far(axes, times, best, colour=colour, linewidth=2.0)
     set_ticks(axes, x=4, y=3)
-    layout.label_top(axes, "best so far", colour=colour)
-    layout.label_bottom(axes, name)
+    layout.label_top(axes, "best so far", colour=colour, shift=52)
+    layout.label_bottom(axes, f"{name} time [{unit}]")
     return axes
 
 
@@ -179,13 +189,16 @@ def draw_evolution(evidence: Evidence, palette: Palette) -> Drawing | None:
     for axes, dimension in zip(panels, dimensions, strict=True):
         _draw_generations(axes, evidence, dimension, palette)
         set_ticks(axes, x=4, integer=True)
-    layout.add_text(4, 18, "━ mean ± deviation", colour=palette.best, weight="bold")
-    layout.add_text(190, 18, "● best of the generation", colour=palette.ink, alpha=0.75)
+    size = TINY_SIZE if palette.is_narrow else SMALL_SIZE
+    style = {"size": size, "weight": "bold"}
+    layout.add_text(4, 18, "━ mean ± deviation", colour=palette.best, **style)
+    x = 12.5 * size
+    layout.add_text(x, 18, "● best of each", colour=palette.ink, alpha=0.75, size=size)
     start = ""
     if evidence.start:
         start = ", and the start value (dashed)"
         layout.add_text(
-            WIDTH - 12, 18, "╌ start", colour=palette.baseline, weight="bold", ha="right"
+            layout.width - 12, 18, "╌ start", colour=palette.baseline, ha="right", **style
         )
     return Drawing(
         layout.canvas,

@@ -23,7 +23,7 @@ from synaptune.report.figures.layout import (
     measure_text,
     thin_out,
 )
-from synaptune.report.figures.theme import NORMAL_SIZE, SMALL_SIZE, WIDTH, Drawing, Palette
+from synaptune.report.figures.theme import NORMAL_SIZE, SMALL_SIZE, TINY_SIZE, Drawing, Palette
 from synaptune.report.table_model import show_value
 
 if TYPE_CHECKING:
@@ -34,23 +34,26 @@ if TYPE_CHECKING:
 _MAX_ANNOTATED = 12  # parameters; above it the cells show no numbers
 _NAMED_PAIRS = 3  # strongest pairs that are named beside the map
 _MAX_AXES = 30
-_MAX_LINES, _BEST_LINES = 420, 120  # trials in the figure, and how many of them are the best ones
+_BEST_LINES, _OTHER_LINES = 60, 30  # trials in the figure: the best ones, and of the others
 
 
 def draw_correlation(evidence: Evidence, palette: Palette) -> Drawing | None:
     """Draw the lower triangle of the correlations, with the parameters' names at the diagonal."""
     names, rows = evidence.names, np.array(evidence.correlation)
-    count = len(names)
-    if count < 2 or len(rows) != count:
+    if len(names) < 2 or len(rows) != len(names):
         return None
-    labels = make_labels(names)
-    annotated = count <= _MAX_ANNOTATED
-    size = NORMAL_SIZE if annotated else max(6.5, min(SMALL_SIZE, 420.0 / count))
+    names, rows, note = _choose_pairs(evidence, rows)
+    count, labels = len(names), make_labels(evidence.names)
+    annotated = count <= _MAX_ANNOTATED and not palette.is_narrow
+    size = NORMAL_SIZE if annotated else TINY_SIZE
     widest = max(measure_text(labels[name], size) for name in names)
-    cell = min(54.0, (WIDTH - min(widest, 210.0) - 16.0) / (count - 0.35))
-    layout = FigureLayout(count * cell + 12, palette)
-    limits = {"xlim": (0, (WIDTH - 4) / cell), "ylim": (count, 0)}
-    axes = layout.add_axes(4, 4, width=WIDTH - 4, height=count * cell, grid="", **limits)
+    limit = 150.0 if palette.is_narrow else 210.0
+    cell = min(54.0, (palette.width - min(widest, limit) - 16.0) / (count - 0.35))
+    height = max(cell, size + 1.0)  # of a row, which also has room for its name
+    layout = FigureLayout(count * height + 12, palette)
+    limits = {"xlim": (0, (layout.width - 4) / cell), "ylim": (count, 0)}
+    width = layout.width - 4
+    axes = layout.add_axes(4, 4, width=width, height=count * height, grid="", **limits)
     _draw_cells(axes, rows, palette, annotated)
     subsystem = None
     for index, name in enumerate(names):
@@ -58,11 +61,11 @@ def draw_correlation(evidence: Evidence, palette: Palette) -> Drawing | None:
         first = annotated and before != subsystem
         middle = index + (0.66 if first and index else 0.5)
         style = {"va": "center", "color": palette.ink, "fontsize": size}
-        text = fit_text(labels[name], WIDTH - 14 - index * cell, size)
+        text = fit_text(labels[name], layout.width - 14 - index * cell, size)
         axes.text(index + 0.12, middle, text, **style)
         if first:
-            style |= {"color": palette.muted, "fontsize": 11.0}
-            axes.text(index + 0.12, middle - 15.0 / cell, subsystem, **style)
+            style |= {"color": palette.muted, "fontsize": TINY_SIZE}
+            axes.text(index + 0.12, middle - 16.0 / cell, subsystem, **style)
     _draw_key(layout, names, rows)
     caption = (
         "Correlations of the parameters in the final distribution of the search, by subsystem: "
@@ -77,7 +80,18 @@ def draw_correlation(evidence: Evidence, palette: Palette) -> Drawing | None:
             "From noise alone the strongest pair exceeds "
             f"{evidence.correlation_noise:.2f} in one search of twenty."
         )
-    return Drawing(layout.canvas, "Correlation of the parameters", caption)
+    return Drawing(layout.canvas, "Correlation of the parameters", caption + note)
+
+
+def _choose_pairs(evidence: Evidence, rows: np.ndarray) -> tuple[tuple[str, ...], np.ndarray, str]:
+    """Choose the parameters of the map: those of the strongest correlations if there are many."""
+    names = evidence.names
+    if len(names) <= _MAX_AXES:
+        return names, rows, ""
+    strength = np.nan_to_num(np.abs(rows - np.diag(np.diag(rows)))).max(axis=1)
+    chosen = sorted(np.argsort(-strength, kind="stable")[:_MAX_AXES].tolist())
+    note = f" Shown are the {_MAX_AXES} of {len(names)} parameters with the strongest pairs."
+    return tuple(names[index] for index in chosen), rows[np.ix_(chosen, chosen)], note
 
 
 def _draw_cells(axes: Axes, rows: np.ndarray, palette: Palette, annotated: bool) -> None:
@@ -103,7 +117,7 @@ def _draw_cells(axes: Axes, rows: np.ndarray, palette: Palette, annotated: bool)
 
 def _draw_key(layout: FigureLayout, names: tuple[str, ...], rows: np.ndarray) -> None:
     """Draw the colour scale and the strongest pairs in the empty corner."""
-    palette, right, cell = layout.palette, WIDTH - 4.0, 14.0
+    palette, right, cell = layout.palette, layout.width - 4.0, 14.0
     left = right - cell * len(palette.sign)
     layout.add_colour_key(left, 22, palette.sign, cell)
     style = {"colour": palette.muted, "size": 12.0}
@@ -113,7 +127,7 @@ def _draw_key(layout: FigureLayout, names: tuple[str, ...], rows: np.ndarray) ->
         (right, "+1", "right"),
     ):
         layout.add_text(x, 16, text, ha=side, **style)
-    if len(names) < 5:
+    if len(names) < 5 or palette.is_narrow:
         return
     layout.add_text(right, 62, "strongest pairs", ha="right", **style)
     labels = make_labels(names)
@@ -137,7 +151,7 @@ def draw_parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
     step, count = (46.0 if len(dimensions) <= 16 else 30.0), len(dimensions)
     texts = [labels[dimension.name] for dimension in dimensions]
     layout = RowLayout(texts, palette, top=46 - step / 2, step=step)
-    right = WIDTH - 140.0
+    right = layout.width - (8.0 if palette.is_narrow else 148.0)
     axes = layout.add_row_axes(layout.left, right, xlim=(0, 1), grid="")
     axes.hlines(range(count), 0, 1, color=palette.grid, linewidth=1.2, zorder=1, clip_on=False)
     shown = _draw_trials(axes, evidence, losses, dimensions=dimensions, palette=palette)
@@ -145,16 +159,18 @@ def draw_parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
     for row, dimension in enumerate(dimensions):
         layout.label_row(row, texts[row])
         low, high = (format_tick(dimension, dimension.to_value(end)) for end in (0.0, 1.0))
-        style = {"shift": 15.0, "colour": palette.muted, "size": 10.5, "gid": "halo"}
+        style = {"shift": 15.0, "colour": palette.muted, "size": TINY_SIZE, "gid": "halo"}
+        style["beside"] = True
         layout.label_row(row, low, x=layout.left, **style)
         layout.label_row(row, high, x=right, ha="right", **style)
+    cell, best_fifth = (14.0, "best") if palette.is_narrow else (22.0, "best fifth")
     layout.add_text(layout.left, 20, "worst", colour=palette.muted)
-    layout.add_colour_key(layout.left + 46, 10, palette.loss, 22.0)
-    layout.add_text(layout.left + 164, 20, "best fifth", colour=palette.muted)
+    layout.add_colour_key(layout.left + 46, 10, palette.loss, cell)
+    layout.add_text(layout.left + 54 + 5 * cell, 20, best_fifth, colour=palette.muted)
     what, sample = f"All {complete:,}", ""
     if shown < complete:
         what = f"{shown:,} of the {complete:,}"
-        sample = " (the best, and an even sample of the rest)"
+        sample = " (the better half, as far as there is room, and an even sample of the rest)"
     return Drawing(
         layout.canvas,
         "All trials across all parameters",
@@ -181,8 +197,10 @@ def _draw_trials(
     columns = [names.index(dimension.name) for dimension in dimensions]
     finite = np.flatnonzero(np.isfinite(losses))
     ranked = finite[np.argsort(-losses[finite], kind="stable")]  # worst first
-    first_best = max(0, len(ranked) - _BEST_LINES)
-    shown = [*thin_out(first_best, _MAX_LINES - _BEST_LINES), *range(first_best, len(ranked))]
+    # The lines below the median would hide the better ones.
+    first_best = max(len(ranked) // 2, len(ranked) - _BEST_LINES)
+    others = max(2, min(_OTHER_LINES, len(ranked) // 8))
+    shown = [*thin_out(first_best, others), *range(first_best, len(ranked))]
     lines_by_shade: list[list[tuple[Any, Any]]] = [[] for _ in palette.loss]
     for rank in shown:
         unit = evidence.units[ranked[rank]]
@@ -202,8 +220,8 @@ def _draw_highlights(
     palette, rows = layout.palette, range(len(dimensions))
     best = {} if evidence.best is None else evidence.best.values
     for name, x, values, colour, dashes in (
-        ("start", WIDTH - 72, evidence.start, palette.baseline, (0, (4, 2.5))),
-        ("best", WIDTH - 4, best, palette.best, "-"),
+        ("start", layout.width - 76, evidence.start, palette.baseline, (0, (4, 2.5))),
+        ("best", layout.width - 4, best, palette.best, "-"),
     ):
         if not values:
             continue

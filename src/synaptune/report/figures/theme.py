@@ -22,13 +22,23 @@ from xml.etree import ElementTree
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
-WIDTH = 640  # of every figure, in the same units as font sizes and heights
-SMALL_SIZE, NORMAL_SIZE = 14.0, 15.0
+# Widths of a figure and of its one-column form for a phone, in the units of font sizes. A page
+# shows a unit as about a pixel, at least 0.92 (page.css), so that no text is below 11 pixels.
+WIDTH, NARROW_WIDTH = 760, 360
+TINY_SIZE, SMALL_SIZE, NORMAL_SIZE = 12.0, 14.0, 15.0
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
 class Palette(SimpleNamespace):
-    """A colour #rrggbb for each role, as in LIGHT; `loss` and `sign` are scales of colours."""
+    """A colour #rrggbb for each role, as in LIGHT; `loss` and `sign` are scales of colours.
+
+    Attributes:
+        width: width of the figures.
+        is_narrow: whether they have one column, for a phone.
+    """
+
+    width = WIDTH
+    is_narrow = False
 
     def to_variables(self) -> dict[str, str]:
         """Return the colours by the names of their CSS variables, without the leading dashes."""
@@ -37,6 +47,13 @@ class Palette(SimpleNamespace):
             scale = {f"{role}-{index}": colour for index, colour in enumerate(value, 1)}
             colours |= {role: value} if isinstance(value, str) else scale
         return colours
+
+
+class NarrowPalette(Palette):
+    """The colours of figures for a phone."""
+
+    width = NARROW_WIDTH
+    is_narrow = True
 
 
 LIGHT = Palette(
@@ -87,6 +104,7 @@ def _make_placeholder(colour: Any) -> Any:
 
 
 VARIABLES = Palette(**{role: _make_placeholder(value) for role, value in vars(LIGHT).items()})
+NARROW_VARIABLES = NarrowPalette(**vars(VARIABLES))
 _VARIABLE_OF_COLOUR = {
     colour: f"var(--{name})" for name, colour in VARIABLES.to_variables().items()
 }
@@ -108,12 +126,14 @@ class Figure(NamedTuple):
         title: heading.
         caption: text below the figure.
         svg: SVG element with CSS variables for colours, as wide as its container.
+        narrow: the figure in one column, for a phone; empty without one.
     """
 
     key: str
     title: str
     caption: str
     svg: str
+    narrow: str = ""
 
 
 # Matplotlib's settings are global, and the dashboard draws in several threads.
@@ -161,9 +181,12 @@ def make_figure(draw: Callable[[Palette], Drawing | None], key: str) -> Figure |
     saved = _save_drawing(draw, VARIABLES, format="svg", salt=key)
     if saved is None:
         return None
-    drawing, svg = saved
-    inline_svg = make_inline_svg(svg.decode(), key, drawing.title)
-    return Figure(key, drawing.title, drawing.caption, inline_svg)
+    drawing, wide = saved
+    _, narrow = _save_drawing(draw, NARROW_VARIABLES, format="svg", salt=f"{key}-narrow") or saved
+    wide_svg, narrow_svg = (
+        make_inline_svg(svg.decode(), key, drawing.title) for svg in (wide, narrow)
+    )
+    return Figure(key, drawing.title, drawing.caption, wide_svg, narrow_svg)
 
 
 def render_png(

@@ -18,7 +18,7 @@ from synaptune.report.figures.layout import (
     set_ticks,
     spread_apart,
 )
-from synaptune.report.figures.theme import NORMAL_SIZE, WIDTH, Drawing, Palette
+from synaptune.report.figures.theme import SMALL_SIZE, TINY_SIZE, Drawing, Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,9 @@ def draw_curves(evidence: Evidence, palette: Palette) -> Drawing | None:
         return None
     leads = _compute_leads(evidence.curves)
     layout = FigureLayout(560 if leads else 380, palette)
-    axes = layout.add_axes(52, 34, width=WIDTH - 180, height=290)
+    size = TINY_SIZE if palette.is_narrow else SMALL_SIZE
+    ends_width = 9.1 * size  # of the labels at the right
+    axes = layout.add_axes(52, 34, width=layout.width - 52 - ends_width, height=290)
     curves = [curve for group in curves_by_side.values() for curve in group]
     steps = sorted({step for curve in curves for step in curve})
     early = steps[int(_EARLY_SHARE * (len(steps) - 1))]
@@ -54,13 +56,16 @@ def draw_curves(evidence: Evidence, palette: Palette) -> Drawing | None:
     places = spread_apart([value for _, value in ends.values()], (high - low) * 0.065)
     for (side, (step, value)), y in zip(ends.items(), places, strict=True):
         colour = getattr(palette, side, palette.muted)
-        layout.label_point(axes, step, y, f"{side} {value:.3f}", colour=colour, weight="bold")
+        style = {"weight": "bold", "fontsize": size}
+        layout.label_point(axes, step, y, f"{side} {value:.3f}", colour=colour, **style)
     set_ticks(axes, x=5, y=6, integer=True)
     layout.label_top(axes, "validation loss [nats/token]")
     below = ""
     if leads:
         below = "; below, the lead of the best at equal steps, for each seed and in the mean"
-        axes = layout.add_axes(52, 410, width=WIDTH - 180, height=100, xlim=axes.get_xlim())
+        axes = layout.add_axes(
+            52, 410, width=layout.width - 52 - ends_width, height=100, xlim=axes.get_xlim()
+        )
         _draw_leads(layout, axes, leads)
     layout.label_bottom(axes, "optimizer step")
     seeds = max(map(len, curves_by_side.values()))
@@ -118,10 +123,8 @@ def draw_seeds(evidence: Evidence, palette: Palette) -> Drawing | None:
     measure, pairs = _list_pairs(validation)
     if not pairs:
         return None
-    layout = FigureLayout(330, palette)
-    _draw_slopes(layout, pairs)
-    layout.add_text(4, 20, measure, colour=palette.muted)
-    layout.add_text(408, 20, "gain on each seed", colour=palette.muted)
+    layout = FigureLayout(630 if palette.is_narrow else 330, palette)
+    _draw_slopes(layout, measure, pairs)
     _draw_gains(layout, validation, pairs)
     better = sum(after < before for _, before, after in pairs)
     mean, low, high = (format_decimal(value, 1) for value in validation.gain[1:4])
@@ -148,38 +151,35 @@ def _list_pairs(validation: ValidationResult) -> tuple[str, list[Pair]]:
     return "", []
 
 
-def _draw_slopes(layout: FigureLayout, pairs: Sequence[Pair]) -> None:
-    palette = layout.palette
+def _draw_slopes(layout: FigureLayout, measure: str, pairs: Sequence[Pair]) -> None:
+    palette, left, width = layout.palette, 66, 190
+    layout.add_text(4, 20, measure, colour=palette.muted)
     _, *sides = zip(*pairs, strict=True)
     limits = find_limits([*sides[0], *sides[1]], upper=1.0, pad=0.06)
-    axes = layout.add_axes(102, 52, width=170, height=232, grid="", xlim=(0, 1), ylim=limits)
+    axes = layout.add_axes(left, 60, width=width, height=224, xlim=(0, 1), ylim=limits)
+    axes.set_xticks([])
+    set_ticks(axes, y=5)
     for _, before, after in pairs:
         colour = palette.other if after < before else palette.bad
         axes.plot([0, 1], [before, after], color=colour, linewidth=1.6, clip_on=False)
-    for x, name, shift, side in ((0, "baseline", -12, "right"), (1, "best", 12, "left")):
+    for x, name in ((0, "baseline"), (1, "best")):
         colour, values = getattr(palette, name), sides[x]
-        axes.axvline(x, color=palette.grid, linewidth=1.2)
         draw_dots(axes, [x] * len(pairs), values, colour=colour, size=8.0, zorder=5, clip_on=False)
-        mean, texts = statistics.fmean(values), [format_number(end, 3) for end in sorted(values)]
-        for text, y, style in (
-            (format_number(mean, 4), 8, {"weight": "bold", "fontsize": NORMAL_SIZE}),
-            (f"{texts[0]} to {texts[-1]}", -9, {"fontsize": 11.0}),
-        ):
-            shade = colour if y > 0 else palette.muted
-            layout.label_point(
-                axes, x, mean, text, colour=shade, shift=(shift, y), ha=side, **style
-            )
-        layout.add_text(102 + 170 * x, 44, name, colour=colour, weight="bold", ha=side)
+        mean = f"{name} {format_number(statistics.fmean(values), 4)}"
+        place, side = left + x * width, "center" if x else "left"
+        layout.add_text(place - 8 * (1 - x), 46, mean, colour=colour, weight="bold", ha=side)
 
 
 def _draw_gains(layout: FigureLayout, validation: ValidationResult, pairs: Sequence[Pair]) -> None:
     palette, gain, count = layout.palette, validation.gain, len(pairs)
     gains = [100.0 * (1.0 - after / before) if before else math.nan for _, before, after in pairs]
     limits = find_limits([*gains, gain.low, gain.high, 0.0], upper=1.0, pad=0.08)
-    axes = layout.add_axes(408, 52, width=WIDTH - 422, height=232, grid="x", xlim=limits)
-    axes.set_ylim(count + 1.2, -0.6)
-    shown = range(count) if count <= 12 else []
-    axes.set_yticks(shown, [pairs[row][0] for row in shown])
+    left, top = (60, 320) if palette.is_narrow else (430, 0)
+    width = layout.width - left - 16
+    axes = layout.add_axes(left, top + 60, width=width, height=224, grid="x", xlim=limits)
+    axes.set_ylim(count + 1.0, -0.6)
+    shown = list(range(count)) if count <= 12 else []
+    axes.set_yticks([*shown, count + 0.35], [*(pairs[row][0] for row in shown), "mean"])
     axes.axvline(0, color=palette.ink, linewidth=1.2)
     for row, value in enumerate(gains):
         colour = palette.other if value > 0 else palette.bad
@@ -188,9 +188,9 @@ def _draw_gains(layout: FigureLayout, validation: ValidationResult, pairs: Seque
     draw_dots(axes, gains, range(count), colour=colour, size=9.0, zorder=4)
     axes.plot([gain.low, gain.high], [y, y], color=colour, linewidth=3.0, solid_capstyle="round")
     draw_dots(axes, [gain.mean], [y], colour=colour, size=12.0, zorder=4)
-    x, side = (gain.high, "right") if gain.mean > sum(limits) / 2 else (gain.low, "left")
     mean, low, high = (format_decimal(value, 1) for value in gain[1:4])
+    x = 4 if palette.is_narrow else left - 50
+    layout.add_text(x, top + 20, "gain on each seed [%]", colour=palette.muted)
     text = f"mean {mean} ({low} to {high})"
-    layout.label_point(axes, x, y, text, colour=colour, shift=(0, -16), ha=side, weight="bold")
-    set_ticks(axes, x=4)
-    layout.label_bottom(axes, "%")
+    layout.add_text(left, top + 46, text, colour=colour, weight="bold")
+    set_ticks(axes, x=5)

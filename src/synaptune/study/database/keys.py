@@ -18,6 +18,11 @@ WRITER = "synaptune_version"
 HOLDER = "holder"
 ENGINE = "engine"
 PARAMETERS = "parameters"  # names of the searched parameters in the order of the coordinates
+# By phase: the budget of the latest command, and why a search stopped before it (study/state.py).
+SEARCHES = "searches"
+
+# Phase of the last search of phase 2.
+JOINT = "joint"
 
 # Prefixes of configuration keys: the range of a searched parameter, its start value, and the values
 # that a search-space file fixes.

@@ -21,6 +21,9 @@ from typing import Any, TextIO
 
 from synaptune.study.database.connection import create_engine, get_sqlite_path, is_transient
 
+# Time between two heartbeats of a study [s]; chosen: a status shows a lost process within minutes.
+STUDY_HEARTBEAT_INTERVAL = 30.0
+MAX_MISSED_HEARTBEATS = 3  # of a study that still counts as running
 # With these settings the server drops a client whose host is lost, and its lock, within half a
 # minute.
 _POSTGRESQL_LOCK = """SELECT set_config('tcp_keepalives_idle', '10', false),
@@ -42,21 +45,25 @@ class Holder:
         host: name of the host.
         pid: process number.
         last_seen: time of the last sign of life, UTC.
+        state: `open` while the process holds the study, then `ended` or `interrupted`; None for a
+            study of version 0.1.0.
     """
 
     host: str
     pid: int
     last_seen: datetime
+    state: str | None = "open"
 
     @classmethod
-    def current(cls) -> Holder:
+    def current(cls, state: str = "open") -> Holder:
         """Return this process, seen now."""
-        return cls(socket.gethostname(), os.getpid(), datetime.now(UTC))
+        return cls(socket.gethostname(), os.getpid(), datetime.now(UTC), state)
 
     @classmethod
     def from_note(cls, note: Mapping[str, Any]) -> Holder:
         """Create a holder from the output of `to_note`."""
-        return cls(note["host"], note["pid"], datetime.fromisoformat(note["at"]))
+        seen = datetime.fromisoformat(note["at"])
+        return cls(note["host"], note["pid"], seen, note.get("state"))
 
     def to_note(self) -> dict[str, Any]:
         """Return plain values; the time is UTC in ISO 8601."""
@@ -64,6 +71,7 @@ class Holder:
             "host": self.host,
             "pid": self.pid,
             "at": self.last_seen.isoformat(timespec="seconds"),
+            "state": self.state,
         }
 
     def is_same_process(self, other: Holder) -> bool:
@@ -78,6 +86,18 @@ class Holder:
             except OSError as error:  # PermissionError: the process of another user
                 return isinstance(error, ProcessLookupError)
         return False
+
+    def is_running(self) -> bool:
+        """Return whether the process holds the study now.
+
+        A process of another machine counts as running for MAX_MISSED_HEARTBEATS heartbeats. One of
+        this machine is looked up, since a trial may take longer than that.
+        """
+        if self.state not in ("open", None) or self.has_ended():
+            return False
+        silence = (datetime.now(UTC) - self.last_seen).total_seconds()
+        is_here = self.state == "open" and self.host == socket.gethostname()
+        return is_here or silence <= MAX_MISSED_HEARTBEATS * STUDY_HEARTBEAT_INTERVAL
 
     def describe(self) -> str:
         """Return host, process and age of the last sign of life, for messages."""
