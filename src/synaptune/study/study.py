@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from synaptune.core.errors import UserError, user_error
+from synaptune.core.errors import user_error
 from synaptune.search.space.space import Space, UnitPoint
 from synaptune.search.space.values import Value, is_same
 from synaptune.search.trial import Result, Trial
@@ -29,15 +29,17 @@ from synaptune.study.database.connection import (
     open_storage,
     redact_url,
 )
-from synaptune.study.database.errors import as_user_errors, check_readable
+from synaptune.study.database.errors import (
+    as_user_errors,
+    check_readable,
+    make_configuration_error,
+)
 from synaptune.study.database.lease import StudyLease
 from synaptune.study.database.locks import STUDY_HEARTBEAT_INTERVAL, Holder
 from synaptune.study.database.retry import OPENING_RETRY_TIMEOUT, RETRY_TIMEOUT, Retry
 from synaptune.study.location import StudyLocation
 from synaptune.study.provenance import get_code_version
 from synaptune.study.state import State
-
-_MAX_SHOWN_DIFFERENCES = 20
 
 
 class Study:
@@ -140,7 +142,12 @@ class Study:
                 for trial in records.read_trials(self._storage, self._id, self._where)
             )
         ):
-            self._refuse(stored, notes.get(schema.WRITER, "(unknown)"))
+            raise make_configuration_error(
+                self.location.name,
+                stored=self._complete(stored),
+                current=self.configuration,
+                writer=notes.get(schema.WRITER, "(unknown)"),
+            )
         # No trial has ended in this study except by a mistake: it is a first attempt with a wrong
         # configuration.
         self._storage.delete_study(self._id)
@@ -174,31 +181,6 @@ class Study:
             elif key not in stored and key in self._defaults:
                 completed[key] = self._defaults[key]
         return completed
-
-    def _refuse(self, stored: Mapping[str, Any], writer: str) -> None:
-        current, absent = self.configuration, "(absent)"
-        stored = self._complete(stored)
-        keys = [
-            key
-            for key in sorted({*stored, *current})
-            if not is_same(stored.get(key, absent), current.get(key, absent))
-        ]
-        lines = [
-            "{}: the study has {}, this command {}".format(
-                key, *_show_difference(stored.get(key, absent), current.get(key, absent))
-            )
-            for key in keys[:_MAX_SHOWN_DIFFERENCES]
-        ]
-        if len(keys) > _MAX_SHOWN_DIFFERENCES:
-            lines.append(f"and {len(keys) - _MAX_SHOWN_DIFFERENCES} more")
-        raise UserError(
-            f"got study {self.location.name} with another configuration, "
-            f"created by synaptune {writer}; {len(keys)} differ\n  "
-            + "\n  ".join(lines)
-            + "\n  expected: the configuration of the study"
-            + "\n  to do: restore these values, set another study.name, "
-            + "or continue the study with the version that created it"
-        )
 
     @property
     def _where(self) -> str:
@@ -390,13 +372,6 @@ class Study:
 
     def __exit__(self, error: object, *_: object) -> None:
         self.close("ended" if error is None else "interrupted")
-
-
-def _show_difference(stored: Value, current: Value) -> tuple[str, str]:
-    """Return two different values as texts that differ: 1 and '1' need their quotes."""
-    if str(stored) != str(current):
-        return str(stored), str(current)
-    return repr(stored), repr(current)
 
 
 @dataclass(frozen=True)

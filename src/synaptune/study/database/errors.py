@@ -1,14 +1,16 @@
-"""Conversion of database and disk errors to UserError."""
+"""The errors of a study: those of its database and disk, and of another configuration."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from synaptune.core.errors import UserError, explain_disk_error, user_error
+from synaptune.search.space.values import Value, is_same
 from synaptune.study.database.connection import (
     get_error_message,
     get_sqlite_path,
@@ -17,6 +19,7 @@ from synaptune.study.database.connection import (
     walk_causes,
 )
 
+_MAX_SHOWN_DIFFERENCES = 20
 KEPT_HINT = "every finished trial is kept; give the same command afterwards"
 _DRIVER_INSTALL = {
     "psycopg": "pip install 'synaptune[postgres]'",
@@ -160,3 +163,45 @@ def _translate_error(error: BaseException, url: str) -> UserError | None:
         expected="a database that can be reached",
         do="check study.storage",
     )
+
+
+def make_configuration_error(
+    name: str, *, stored: Mapping[str, Any], current: Mapping[str, Any], writer: str
+) -> UserError:
+    """Return the error for a study that has another configuration than the command.
+
+    Args:
+        name: name of the study.
+        stored: configuration of the study.
+        current: configuration of the command.
+        writer: version that created the study.
+    """
+    absent = "(absent)"
+    keys = [
+        key
+        for key in sorted({*stored, *current})
+        if not is_same(stored.get(key, absent), current.get(key, absent))
+    ]
+    lines = [
+        "{}: the study has {}, this command {}".format(
+            key, *_show_difference(stored.get(key, absent), current.get(key, absent))
+        )
+        for key in keys[:_MAX_SHOWN_DIFFERENCES]
+    ]
+    if len(keys) > _MAX_SHOWN_DIFFERENCES:
+        lines.append(f"and {len(keys) - _MAX_SHOWN_DIFFERENCES} more")
+    return UserError(
+        f"got study {name} with another configuration, "
+        f"created by synaptune {writer}; {len(keys)} differ\n  "
+        + "\n  ".join(lines)
+        + "\n  expected: the configuration of the study"
+        + "\n  to do: restore these values, set another study.name, "
+        + "or continue the study with the version that created it"
+    )
+
+
+def _show_difference(stored: Value, current: Value) -> tuple[str, str]:
+    """Return two different values as texts that differ: 1 and '1' need their quotes."""
+    if str(stored) != str(current):
+        return str(stored), str(current)
+    return repr(stored), repr(current)
