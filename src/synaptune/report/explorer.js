@@ -57,8 +57,8 @@ for (const view of document.querySelectorAll("[data-explorer]")) {
       }
       if (weight > 0.6) make(svg, "rect", { x: a, y: b, width: step, height: step, fill: paint(sum / weight), opacity: 0.45 });
     }
-    across.ticks.forEach((value, at) => label(svg, across.place(value), H - 10, show(+value.toPrecision(3)), ["start", "middle", "end"][at]));
-    up.ticks.forEach((value) => label(svg, left - 8, up.place(value) + 4, show(+value.toPrecision(3)), "end"));
+    across.ticks.forEach((value, at) => label(svg, across.place(value), H - 10, show(+value.toPrecision(4)), ["start", "middle", "end"][at]));
+    up.ticks.forEach((value) => label(svg, left - 8, up.place(value) + 4, show(+value.toPrecision(4)), "end"));
     for (const point of points) {
       const fill = point.trial.rank === undefined ? "var(--bad)" : paint(point.trial.rank);
       watch(make(svg, "circle", { cx: point.x, cy: point.y, r: 5, fill, stroke: "var(--ink)", "stroke-width": 0.6 }), point.trial);

@@ -25,6 +25,7 @@ from synaptune.report.figures.theme import NORMAL_SIZE, TINY_SIZE, Drawing, Pale
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LETTER_WIDTH = 6.5  # of a letter under the axis
 _MAX_NAMED_EXPERTS = 12  # lines that are named
 Part = Mapping[str, Any]  # one part of an inspection, such as the dynamics
 _TRACES = {
@@ -52,12 +53,15 @@ def draw_dynamics(evidence: Evidence, palette: Palette) -> Drawing | None:
     step, left = 104.0, 48.0
     layout = FigureLayout(52 + step * len(names) + 44, palette)
     text = next((part["text"] for part in parts.values() if part.get("text")), [])
-    length = max(len(text), *lengths.values())
+    length, width = max(len(text), *lengths.values()), layout.width - left - 8
+    if text and max(map(len, text)) == 1:  # as many letters as can be read
+        length = min(length, int(width / _LETTER_WIDTH))
+        text = text[:length]
     for row, name in enumerate(names):
         axes = layout.add_axes(
             left,
             62 + step * row,
-            width=layout.width - left - 8,
+            width=width,
             height=68,
             xlim=(-0.5, length - 0.5),
         )
@@ -126,15 +130,10 @@ def _draw_traces(axes: Axes, parts: Mapping[str, Part], name: str, palette: Pale
 
 
 def _draw_letters(layout: FigureLayout, axes: Axes, text: Sequence[str]) -> None:
-    """Label the axis with the text: every token where they have room, else every nth.
-
-    Every nth letter could not be read, so that letters without room are left out.
-    """
+    """Label the axis with the text: every token where they have room, else every nth."""
     width = axes.get_position().width * layout.width / len(text)
     longest = max(len(token) for token in text)
-    stride = max(1, math.ceil(longest * 6.5 / width))
-    if longest == 1 and stride > 1:
-        return
+    stride = max(1, math.ceil(longest * _LETTER_WIDTH / width - 0.01))
     for index in range(0, len(text), stride):
         label = _replace_unprintable(text[index]).replace(" ", "·" if longest > 1 else " ")
         if label.strip():
