@@ -26,19 +26,18 @@ def write_final_report(protocol: Protocol, before: UnitPoint, after: UnitPoint) 
         after: the best point.
     """
     from synaptune.report.next_commands import make_reference
+    from synaptune.report.wandb_results import attach_results
     from synaptune.report.write import write_report
-    from synaptune.study.callbacks.wandb_search import attach_report
     from synaptune.study.database.connection import redact_url
     from synaptune.study.reader import read_study
 
     store_inspections(protocol, before, after)
     location = protocol.study.location
     try:
-        page = write_report(
-            read_study(location.url, location.name), location.folder / REPORT_FOLDER
-        )
+        snapshot = read_study(location.url, location.name)
+        page = write_report(snapshot, location.folder / REPORT_FOLDER)
         print_message(f"report: {page}")
-        attach_report(location.folder, page.parent)
+        attach_results(snapshot, location.folder, page.parent)
     except Exception as error:  # the verdict is stored; a report can be written again
         print_message(f"report: not written ({type(error).__name__}: {get_first_line(error)})")
         reference = make_reference(location.name, redact_url(location.url))
