@@ -34,7 +34,7 @@ _ARGUMENTS: ArgumentTable = {
         f" {TOKEN_VARIABLE})",
     ),
     "--write": dict(
-        action="store_true", help="let Optuna Dashboard write notes and delete studies"
+        action="store_true", help="let a browser archive studies, write notes and delete studies"
     ),
 }
 

@@ -225,7 +225,7 @@ def test_a_browser_has_access_after_it_sent_the_token(browser, work):
         bare, _, token = address.partition("?token=")
         assert page.goto(bare).status == 401
         page.goto(address)
-        expect(page.locator("#studies-table")).to_contain_text("bowl")
+        expect(page.locator(".studies")).to_contain_text("bowl")
         assert token not in page.url
         page.goto(f"{bare}synaptune/study/bowl/trials")
         expect(page.locator("#trials-table tbody tr").first).to_be_visible()

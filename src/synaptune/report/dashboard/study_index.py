@@ -90,6 +90,11 @@ class StudyIndex:
                 self._listed_at = time.monotonic()
             return self._listing
 
+    def forget_listing(self) -> None:
+        """Read the studies again at the next call, since one of them has changed."""
+        with self._lock:
+            self._listed_at = float("-inf")
+
     def find_study(self, key: str) -> StudyEntry | None:
         """Find the study of a key; None if there is none."""
         with self._lock:
