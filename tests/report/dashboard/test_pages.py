@@ -76,10 +76,15 @@ def nasty(root) -> str:
 
 
 def parts(pages, path: str, digests: str = "", query: str = "") -> dict:
-    """Request the live parts of a page; returns them by key."""
-    reply = request(pages, path, query=f"{query}&live={digests}")
-    assert reply.status == 200, reply.text
-    return {part["key"]: part for part in json.loads(reply.body)["parts"]}
+    """Request the live parts of a page until its figures are drawn; returns them by key."""
+    deadline = time.monotonic() + 120.0
+    while time.monotonic() < deadline:
+        reply = request(pages, path, query=f"{query}&live={digests}")
+        assert reply.status == 200, reply.text
+        found = {part["key"]: part for part in json.loads(reply.body)["parts"]}
+        if "state" not in found:
+            return found
+    raise AssertionError("the figures are not drawn in time")
 
 
 def test_the_browser_lists_every_study_and_says_which_database_cannot_be_read(pages, record):
