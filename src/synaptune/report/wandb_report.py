@@ -88,7 +88,8 @@ def write_wandb_report(
         on_message(f"not published: {reason}")
         return None
     if evidence.ended_at is not None:  # else the search holds its run
-        attach_results(snapshot, folder)
+        place = {"wandb": "online", "project": project, "entity": entity}
+        attach_results(snapshot, folder, changes=place)
         uploaded = count_uploaded(snapshot, folder)
 
     def build(entity: str) -> Any:

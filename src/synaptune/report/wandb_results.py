@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,13 @@ FIGURE_PREFIX = "figure/"  # of the images in the history of the run
 FIGURES = ("seeds", "convergence")  # the validated gain, and the course of the search
 
 
-def attach_results(snapshot: StudySnapshot, folder: Path, report: Path | None = None) -> bool:
+def attach_results(
+    snapshot: StudySnapshot,
+    folder: Path,
+    report: Path | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+) -> bool:
     """Add the results of a study to its run in W&B, the controller's run.
 
     The call opens the run again, so no search of the study may be running. An error of W&B is
@@ -43,6 +50,7 @@ def attach_results(snapshot: StudySnapshot, folder: Path, report: Path | None = 
         snapshot: the study.
         folder: folder of the study.
         report: folder of the report; None adds no report.
+        changes: changes of the labels of the run, by the names of LoggerConfig.
 
     Returns:
         Whether the results were added; False for a study without a run in W&B.
@@ -50,6 +58,8 @@ def attach_results(snapshot: StudySnapshot, folder: Path, report: Path | None = 
     config = read_run_config(folder)
     if config is None:
         return False
+
+    config = replace(config, **changes or {})
 
     def attach() -> bool:
         try:

@@ -6,6 +6,8 @@ import argparse
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,31 @@ def test_offline_runs_are_sent_once_and_missing_ones_later(study, monkeypatch, c
             ("synaptune", "controller"),
             ("synaptune", "search"),
         ]
+        assert server.unknown == []
+
+
+def test_a_published_report_adds_its_figures_to_the_run_of_an_offline_study(study):
+    command = [sys.executable, "-m", "synaptune.cli.main", "wandb"]
+    with run_server() as server:
+        environment = os.environ | server.environment
+        del environment["WANDB_MODE"]
+        for action in ("sync", "report"):
+            done = subprocess.run(
+                [*command, action, str(study)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+            assert (done.returncode, "not added" in done.stderr) == (0, False), done.stderr
+        (controller,) = [
+            run for run in server.runs.values() if run.about["jobType"] == "controller"
+        ]
+        assert controller.history[-1]["figure/convergence"]["_type"] == "image-file"
+        (view,) = server.views.values()
+        assert "figure/convergence" in view["spec"]
+        assert "The panels show the runs of 4 of the 4 trials of the search." in view["spec"]
         assert server.unknown == []
 
 
