@@ -214,3 +214,27 @@ def test_a_run_is_scored_against_its_own_metrics_as_the_baseline(run_reported, t
         tmp_path / "pareto", None, "objective=pareto", f"objective.baseline={{{baseline}}}"
     )
     assert abs(pareto.objective) < 1.0  # only the speed differs between the two runs
+
+
+def test_loggers_record_state_and_objective_of_complete_pruned_and_failed_runs(
+    run_reported, tmp_path, monkeypatch
+):
+    recorded = []
+    monkeypatch.setattr(RunLogger, "log_summary", lambda self, values: recorded.append(values))
+
+    def fail(step: int, loss: float) -> None:
+        raise ValueError(step)
+
+    complete, pruned = (
+        run_reported(tmp_path / name, report)
+        for name, report in (("complete", None), ("pruned", prune_at(14)))
+    )
+    with pytest.raises(ValueError, match="2"):
+        run_reported(tmp_path / "failed", fail)
+    keys = ("state", "objective", "estimate", "is_best")
+    assert [tuple(values.get(key) for key in keys) for values in recorded] == [
+        ("complete", complete.objective, None, False),
+        ("pruned", None, pruned.objective, False),
+        ("failed", None, None, None),
+    ]
+    assert recorded[0]["val_loss"] == complete.metrics["val_loss"]
