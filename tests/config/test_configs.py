@@ -115,6 +115,7 @@ def test_every_fault_is_told_at_once():
                 "model.heads=5",
                 "seed=-1",
                 "logger.wandb=often",
+                "logger.record=[system,diary]",
                 "objective.name=luck",
             )
         )
@@ -124,6 +125,7 @@ def test_every_fault_is_told_at_once():
         "model.heads=5",
         "seed=-1",
         "logger.wandb=often",
+        "logger.record=[diary]: expected entries among system, git, code",
         "objective.name=luck",
     ):
         assert name in str(caught.value) or name.split("=")[0] in str(caught.value)

@@ -117,7 +117,7 @@ def test_evaluation_is_the_same_for_every_run_and_differs_between_splits(source)
     assert not torch.equal(first[-1].tokens, other[-1].tokens)
 
 
-def test_evaluation_keeps_text_and_recall_apart_and_asks_both(source):
+def test_evaluation_scores_text_and_recall_separately(source):
     for fraction, recall in ((0.0, 0), (0.01, 1), (0.5, 3), (1.0, 6)):
         corpus, config = load(source, recall_fraction=fraction)
         batches = make_eval_batches(corpus, config, "val", size=4, context=64, limit=6)
@@ -155,7 +155,7 @@ def draw_rows(config: DataConfig, *, rows: int = 400, context: int = 64, graded:
     "settings",
     [{}, {"recall_pairs": 8}, {"recall_keys": 16, "recall_values": 16, "recall_queries": 3}],
 )
-def test_every_answer_can_be_read_off_its_row(settings, graded):
+def test_every_answer_occurs_earlier_in_its_row(settings, graded):
     config = DataConfig(recall_fraction=1.0, **settings)
     tokens, targets, recall = draw_rows(config, graded=graded)
     filler = 256 + config.recall_keys + config.recall_values
@@ -182,7 +182,7 @@ def test_rows_are_full_in_evaluation_and_of_every_length_in_training():
         assert set(values.sum(1).tolist()) == lengths
 
 
-def test_query_distances_stay_within_their_bounds_and_favour_the_near():
+def test_query_distances_stay_within_their_bounds_and_short_ones_are_more_frequent():
     config = DataConfig(recall_fraction=1.0, recall_near=5, recall_far=40, recall_queries=4)
     recall = draw_rows(config, rows=4000).recall
     distances = np.nonzero(recall)[1] - (2 * config.recall_pairs - 1)
@@ -194,7 +194,7 @@ def test_query_distances_stay_within_their_bounds_and_favour_the_near():
     )  # log-uniform: 14 is the geometric middle of 5 and 40
 
 
-def test_keys_values_and_pairs_are_asked_evenly():
+def test_keys_values_and_pairs_are_queried_equally_often():
     config = DataConfig(recall_fraction=1.0)
     tokens, targets, recall = draw_rows(config, rows=4000)
     for symbols, first, count in ((tokens[recall], 256, 8), (targets[recall], 264, 8)):

@@ -34,7 +34,7 @@ def text_config(path: Path, **changes) -> DataConfig:
     return DataConfig(source="text", path=str(path), **changes)
 
 
-def test_bytes_are_the_text_in_order(file):
+def test_byte_tokens_are_the_bytes_of_the_text_in_order(file):
     corpus = load_corpus(text_config(file), 64)
     assert corpus.vocab == 256
     assert corpus.bytes_per_token == 1.0
@@ -54,7 +54,7 @@ def test_a_file_whose_name_is_not_utf8_is_read(file, tmp_path):
         )
 
 
-def test_the_fingerprint_of_a_text_is_the_same_for_ever():
+def test_the_fingerprint_of_a_text_has_a_fixed_value():
     """Earlier studies are stored with this fingerprint."""
     splits = Splits([Document("naïve.txt", b"abc")], [Document("b", b"d")], [])
     known = b"synaptune corpus 1byte 256" + "\0train\0naïve.txt\x003\0abc\0val\0b\x001\0d".encode()
@@ -68,7 +68,7 @@ def test_token_arrays_are_small_and_memory_mapped(file):
         assert split.dtype == np.uint16
 
 
-def test_fingerprint_follows_text_and_tokenizer_and_nothing_else(file, tmp_path):
+def test_the_fingerprint_depends_on_text_and_tokenizer_only(file, tmp_path):
     first = load_corpus(text_config(file), 64).fingerprint
     assert len(first) == 64
     assert load_corpus(text_config(file, recall_fraction=0.5), 32).fingerprint == first
@@ -77,7 +77,7 @@ def test_fingerprint_follows_text_and_tokenizer_and_nothing_else(file, tmp_path)
     assert load_corpus(text_config(file), 64).fingerprint != first
 
 
-def test_pairs_give_every_text_back_and_are_fewer_than_bytes(file):
+def test_pair_tokens_decode_to_the_text_and_are_fewer_than_its_bytes(file):
     corpus = load_corpus(text_config(file, tokenizer="bpe", vocab_size=400), 64)
     assert corpus.vocab == 400
     for text in (TEXT[:500], "never seen: ßçñ漢字😀\t\0", " ", ""):
@@ -91,7 +91,7 @@ def test_pairs_give_every_text_back_and_are_fewer_than_bytes(file):
     ].decode(errors="ignore")
 
 
-def test_pairs_are_trained_on_the_training_split_alone(tmp_path, monkeypatch):
+def test_pair_tokens_are_learned_from_the_training_split_only(tmp_path, monkeypatch):
     monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "cache"))
     vocabularies = []
     for ending in ("zqzq " * 120, "xwxw " * 120):
@@ -158,7 +158,7 @@ def test_every_fault_of_a_configuration_is_named_at_once(file):
         ({"recall_fraction": 0.5, "recall_near": 9, "recall_far": 8}, "data.recall_far=8"),
     ],
 )
-def test_an_impossible_choice_is_refused_by_name(changes, fault):
+def test_an_invalid_value_is_refused_by_name(changes, fault):
     with pytest.raises(UserError, match=fault):
         load_corpus(DataConfig(**changes), 64)
 
@@ -169,7 +169,7 @@ def _load_in_process(path: str, gate, results) -> None:
     results.put((corpus.fingerprint, int(corpus.train.sum()), len(corpus.train)))
 
 
-def test_two_processes_that_build_the_same_corpus_at_once_agree_and_leave_no_litter(file):
+def test_two_processes_that_build_the_same_corpus_agree_and_leave_no_temporary_files(file):
     spawn = multiprocessing.get_context("spawn")
     gate, results = spawn.Barrier(2), spawn.Queue()
     workers = [
@@ -184,7 +184,7 @@ def test_two_processes_that_build_the_same_corpus_at_once_agree_and_leave_no_lit
     assert [path.name for path in (cache_dir() / "data").iterdir()] == [corpora[0][0][:32]]
 
 
-def test_a_build_that_fails_leaves_nothing(tmp_path):
+def test_a_build_that_fails_leaves_no_files(tmp_path):
     def build(folder: Path) -> None:
         (folder / "half").write_text("half")
         raise RuntimeError("broken off")
@@ -194,7 +194,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_writing_a_file_replaces_it_whole(tmp_path):
+def test_writing_a_file_replaces_it_atomically(tmp_path):
     path = tmp_path / "deep" / "file"
     write_atomic(path, b"old")
     write_atomic(path, b"new")
@@ -202,7 +202,7 @@ def test_writing_a_file_replaces_it_whole(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_cache_folder_follows_the_environment(monkeypatch):
+def test_the_cache_folder_is_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("SYNAPTUNE_CACHE", "/a/cache")
     assert cache_dir() == Path("/a/cache")
     monkeypatch.delenv("SYNAPTUNE_CACHE")
@@ -212,7 +212,7 @@ def test_cache_folder_follows_the_environment(monkeypatch):
     assert cache_dir() == Path.home() / ".cache" / "synaptune"
 
 
-def test_no_room_for_the_cache_is_said_in_words_and_leaves_nothing(file):
+def test_a_full_disk_gives_a_user_error_and_leaves_no_files(file):
     """A limit on the size of a file has the same error path as a full disk."""
     code = f"""
 import resource
@@ -234,7 +234,7 @@ except UserError as error:
     assert list((cache_dir() / "data").iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_made_is_said_in_words(file, tmp_path, monkeypatch):
+def test_a_cache_folder_that_cannot_be_created_gives_a_user_error(file, tmp_path, monkeypatch):
     monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "text.txt" / "cache"))
     with pytest.raises(UserError, match=r"(?s)expected: a writable folder.*SYNAPTUNE_CACHE"):
         load_corpus(text_config(file), 64)

@@ -68,7 +68,7 @@ def test_streaming_reads_no_more_than_the_cap(tmp_path):
     assert 996 <= size <= 1000
 
 
-def test_a_cap_is_said_of_the_split_that_it_cuts(tmp_path, caplog):
+def test_a_cap_is_reported_for_the_split_that_it_cuts(tmp_path, caplog):
     parts = {"train": ROWS[:200], "validation": ROWS[200:203], "test": ROWS[203:206]}
     saved = datasets.DatasetDict(
         {name: datasets.Dataset.from_dict({"text": rows}) for name, rows in parts.items()}
@@ -88,20 +88,20 @@ def test_a_cap_is_said_of_the_split_that_it_cuts(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("cap", "more"), [(8, False), (7, False), (6, True), (3, True)])
-def test_a_text_that_just_fits_is_not_called_cut(cap, more):
+def test_a_text_of_exactly_the_cap_is_not_reported_as_cut(cap, more):
     joined, cut = _join([{"text": "one"}, {"text": "two"}], "text", cap)
     assert (joined, cut) == (b"one\0two"[:cap], more)
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_row_that_cannot_be_read_is_said_in_words(tmp_path, streaming):
+def test_a_row_that_cannot_be_read_gives_a_user_error(tmp_path, streaming):
     path = tmp_path / "bad.json"
     path.write_text('{"text": "a"}\n{"text": \n')
     with pytest.raises(UserError, match="dataset json"):
         load_hub_splits(DataConfig(source="hub", name="json", path=str(path), streaming=streaming))
 
 
-def test_missing_and_empty_rows_are_left_out(tmp_path):
+def test_missing_and_empty_rows_are_skipped(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text("\n".join(json.dumps({"text": row}) for row in ["one", None, "", "two"]))
     parts = load_hub_splits(DataConfig(source="hub", name="json", path=str(path)))
@@ -117,7 +117,7 @@ def test_missing_and_empty_rows_are_left_out(tmp_path):
         ({"name": "csv", "column": "id"}, r"(?s)data\.column=id.*a column of text"),
     ],
 )
-def test_what_a_dataset_does_not_have_is_refused_by_name(tmp_path, changes, fault):
+def test_a_split_or_column_that_a_dataset_lacks_is_refused_by_name(tmp_path, changes, fault):
     path = write_rows(tmp_path, changes.get("name", "json"))
     with pytest.raises(UserError, match=fault):
         load_hub_splits(DataConfig(**{"source": "hub", "name": "json", "path": path} | changes))
@@ -151,7 +151,7 @@ except UserError as error:
     return result.stdout, time.monotonic() - started
 
 
-def test_a_dead_network_is_said_in_words_without_a_stall(tmp_path):
+def test_an_unreachable_hub_gives_a_user_error_without_long_retries(tmp_path):
     output, seconds = load_in_process(
         {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home")}
     )
@@ -165,7 +165,7 @@ def test_the_offline_switch_of_the_hub_is_respected(tmp_path):
     assert "offline" in output
 
 
-def test_the_missing_library_is_named_with_the_way_to_get_it(tmp_path):
+def test_a_missing_library_is_named_with_the_command_that_installs_it(tmp_path):
     output, _ = load_in_process(
         {"HF_HOME": str(tmp_path)}, block="import sys; sys.modules['datasets'] = None"
     )

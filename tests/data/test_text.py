@@ -22,7 +22,7 @@ def make_folder(root: Path, count: int) -> Path:
     return root
 
 
-def test_standard_library_is_the_same_twice_and_holds_documentation_and_source():
+def test_the_standard_library_text_is_reproducible_and_contains_documentation_and_source():
     first, second = read_standard_library(3_000_000), read_standard_library(3_000_000)
     assert first == second
     names = [document.name for document in first]
@@ -31,7 +31,7 @@ def test_standard_library_is_the_same_twice_and_holds_documentation_and_source()
     assert not any("/test/" in f"/{name}" or "site-packages" in name for name in names)
 
 
-def test_standard_library_is_split_by_file_in_about_the_shares_asked_for():
+def test_the_standard_library_is_split_by_file_in_about_the_requested_shares():
     documents = read_standard_library(8_000_000)
     parts = split_documents(documents)
     names = [{document.name for document in part} for part in parts]
@@ -44,7 +44,7 @@ def test_standard_library_is_split_by_file_in_about_the_shares_asked_for():
     assert min(sizes[1:]) / sum(sizes) > 0.02
 
 
-def test_no_text_stands_in_two_splits():
+def test_no_text_is_in_two_splits():
     parts = split_documents(read_standard_library(8_000_000))
     digests = [{hashlib.sha256(document.content).digest() for document in part} for part in parts]
     assert not digests[0] & (digests[1] | digests[2])
@@ -92,7 +92,7 @@ def test_a_cap_holds_for_a_folder(tmp_path):
     assert 3997 <= sum(len(document.content) for document in documents) <= 4000
 
 
-def test_binary_hidden_and_doubled_files_of_a_folder_are_passed_over(tmp_path):
+def test_binary_hidden_and_duplicate_files_of_a_folder_are_skipped(tmp_path):
     (tmp_path / "text.txt").write_text("some text\n")
     (tmp_path / "copy.txt").write_text("some text\n")
     (tmp_path / ".hidden").write_text("secret\n")
@@ -124,7 +124,7 @@ def make_bad_paths(root: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(
     "name", ["missing.txt", "empty.txt", "binary.bin", "latin.txt", "folder", "no/such/file"]
 )
-def test_what_is_not_text_is_refused_with_its_path_and_a_remedy(tmp_path, name):
+def test_a_file_that_is_not_text_is_refused_with_its_path_and_a_remedy(tmp_path, name):
     with pytest.raises(
         UserError, match=r"(?s)got data\.path=.*expected: .*to do: correct data\.path"
     ) as caught:

@@ -28,6 +28,7 @@ from helpers.search_maker import (
 from synaptune.analysis import results
 from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial
+from synaptune.study.reader import StudySnapshot
 
 __all__ = [
     "AWKWARD",
@@ -192,6 +193,24 @@ def make_single_evidence() -> results.Evidence:
                 facts={"generation": 0},
             )
         ]
+    )
+
+
+def make_snapshot(count: int) -> StudySnapshot:
+    """Make the snapshot of a study that is stored nowhere, with the trials of a short search."""
+    trials, _ = make_search(SPACE, count, np.random.default_rng(0), False)
+    times = {trial.number: STARTED_AT for trial in trials}
+    return StudySnapshot(
+        name="short",
+        url="",
+        maximize=False,
+        configuration={},
+        notes={},
+        trials=trials,
+        start_times=times,
+        end_times=times,
+        curves={},
+        spaces={"search": SPACE},
     )
 
 

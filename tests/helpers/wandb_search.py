@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from synaptune.report.wandb_results import attach_results
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Engine
 from synaptune.search.optimizers.diagnostics import diagnose
@@ -22,9 +23,10 @@ from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
 from synaptune.search.workers.base import InlineWorkers
 from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
-from synaptune.study.callbacks.wandb_search import WandbCallback, attach_report, open_search_run
+from synaptune.study.callbacks.wandb_search import WandbCallback, open_search_run
 from synaptune.study.location import StudyLocation
 from synaptune.study.optimize import PhaseSearch, optimize
+from synaptune.study.reader import read_study
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import get_study_identity, make_run_labels, open_run
@@ -64,9 +66,12 @@ def main(folder: Path, name: str, generations: int, how: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         controller.close(0)
     if how == "report":
-        page = folder / "report.html"
-        page.write_text("<p>found</p>")
-        assert attach_report(folder, page)
+        for path, text in (("report/report.html", "<p>found</p>"), ("best.yaml", "parameters: {}")):
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).write_text(text)
+        (folder / "trials/0/checkpoint.pt").write_bytes(b"weights")
+        snapshot = read_study(f"sqlite:///{folder}/study.db", name)
+        assert attach_results(snapshot, folder, folder / "report")
 
 
 def run_together(folder: Path, name: str) -> None:
@@ -124,10 +129,15 @@ def log_run(study: Study, trial: Trial) -> None:
     folder = study.location.trials_folder / str(trial.number)
     folder.mkdir(parents=True)
     labels = make_run_labels(
-        study.location.name, get_study_identity(study), trial.number, facts=trial.facts
+        study.location.name,
+        get_study_identity(study),
+        trial.number,
+        facts=trial.facts,
+        searched=trial.values,
     )
+    lists = {name: tuple(labels[name]) for name in ("tags", "searched")}
     writer = open_run(
-        LoggerConfig(**labels | {"tags": tuple(labels["tags"])}),
+        LoggerConfig(**labels | lists),
         folder,
         name="trial",
         flat_config=trial.values,

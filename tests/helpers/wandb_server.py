@@ -188,6 +188,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _serverFeaturesQuery(self) -> dict[str, Any]:
         return {"serverInfo": {"features": []}}
 
+    def _organizationCoreWeaveOrganizationID(self, **_: Any) -> dict[str, Any]:
+        return {"entity": {"organization": None}}
+
     # Runs.
 
     def _runResumeStatus(self, name: str, **_: Any) -> dict[str, Any]:
@@ -216,14 +219,37 @@ class Handler(http.server.BaseHTTPRequestHandler):
             bucket |= {"wandbConfig": json.dumps({"t": {"1": 1}})}
         return {"model": {"id": "project", "name": "project", "entity": entity, "bucket": bucket}}
 
+    def _run(self, name: str, **_: Any) -> dict[str, Any]:
+        run = self.server.runs.get(name)
+        fields = None if run is None else self._describe_run(name, run)
+        return {"project": {"run": fields}}
+
+    def _describe_run(self, name: str, run: Run) -> dict[str, Any]:
+        return {
+            "id": name,
+            "name": name,
+            "projectId": "1",
+            "displayName": run.about.get("displayName"),
+            "state": "running" if run.exit_code is None else "finished",
+            "config": _format_config(run.config),
+            "summaryMetrics": json.dumps(run.summary),
+            "systemMetrics": "{}",
+            "tags": run.about.get("tags") or [],
+            "user": {"name": ENTITY, "username": ENTITY},
+            "historyKeys": {},
+            "readOnly": False,
+        }
+
     def _upsertBucket(self, name: str | None = None, **fields: Any) -> dict[str, Any]:
         name = name or fields["id"]
         inserted = name not in self.server.runs
         run = self.server.get_run(name)
         run.announced += 1
+        if fields.get("summaryMetrics") is not None:
+            run.summary = json.loads(fields["summaryMetrics"])
         run.config |= {
             key: entry["value"]
-            for key, entry in json.loads(fields.pop("config") or "{}").items()
+            for key, entry in json.loads(fields.pop("config", None) or "{}").items()
             if "value" in entry
         }
         run.about |= {key: value for key, value in fields.items() if value is not None}

@@ -80,7 +80,7 @@ def test_decoding_token_by_token_gives_the_logits_of_the_full_forward(variant):
         assert torch.allclose(steps, model(tokens).logits, atol=3e-5)
 
 
-def test_generation_goes_on_past_the_context_and_is_repeatable():
+def test_generation_continues_past_the_context_and_is_reproducible():
     model = make_active_model(context=16)
     runs = [
         list(generate(model, [1, 2, 3], 40, generator=torch.Generator().manual_seed(3)))
@@ -109,7 +109,7 @@ def test_with_biology_at_zero_the_model_is_the_plain_transformer_bit_for_bit():
         assert torch.equal(synaptic(draw_tokens()).logits, plain(draw_tokens()).logits)
 
 
-def test_a_silent_synapse_in_the_full_program_is_the_plain_transformer_too():
+def test_a_synapse_at_neutral_values_equals_the_plain_transformer():
     """The bias is computed with lambda and barrier as tensors of 0, not skipped."""
     plain, synaptic = make_active_model(**OFF), make_active_model(fast_weights="off", experts=1)
     synaptic.load_state_dict(plain.state_dict(), strict=False)
@@ -121,7 +121,7 @@ def test_a_silent_synapse_in_the_full_program_is_the_plain_transformer_too():
         )
 
 
-def test_a_forward_changes_nothing_and_rows_do_not_meet():
+def test_a_forward_pass_changes_no_state_and_rows_are_independent():
     model, tokens = make_active_model(), draw_tokens(rows=4)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
@@ -141,7 +141,7 @@ def train(model: GPT, steps: int, *, rate: float = 3e-3, length: int = 48) -> li
     return losses
 
 
-def test_the_same_seed_gives_the_same_losses_bit_for_bit_and_another_seed_others():
+def test_the_same_seed_gives_the_same_losses_bit_for_bit_and_another_seed_does_not():
     runs = [
         train(
             GPT(ModelConfig(layers=1, width=32, heads=2, context=64), SynapseParams(), 64, seed), 8
@@ -176,7 +176,7 @@ def test_gradients_are_finite_for_every_weight_at_random_corners_of_the_space():
             assert torch.isfinite(p.grad).all(), (name, values)
 
 
-def test_structural_events_happen_at_the_defaults_and_move_the_optimizers_moments():
+def test_structural_events_occur_at_the_defaults_and_move_the_moments_of_the_optimizer():
     params = SynapseParams().with_values({"synapse.structural.structural_interval": 20})
     model = GPT(ModelConfig(layers=2, width=32, heads=2, context=64), params, 64, 0)
     optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=1e-2)
@@ -197,7 +197,7 @@ def test_structural_events_happen_at_the_defaults_and_move_the_optimizers_moment
     assert splits > 0
 
 
-def test_a_split_leaves_twins_whose_mean_is_their_parent():
+def test_a_split_makes_two_experts_whose_mean_is_their_parent():
     model = make_active_model(experts=4)
     router = model.blocks[0].feedforward.router
     router.utilisation.copy_(torch.tensor([0.02, 0.22, 0.26, 0.5]))
@@ -256,7 +256,7 @@ def test_unused_parameters_are_named_with_the_setting_that_uses_them():
     assert set(find_unused_parameters(ModelConfig(**OFF))) == {s.name for s in SPECS}
 
 
-def test_a_configuration_that_no_model_can_have_names_every_fault():
+def test_every_fault_of_an_impossible_configuration_is_named():
     with pytest.raises(UserError) as raised:
         GPT(ModelConfig(width=30, heads=4, position="absolute", top_k=5), SynapseParams(), 64, 0)
     assert all(

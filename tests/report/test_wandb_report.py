@@ -16,6 +16,7 @@ from helpers.wandb_server import ENTITY, run_server
 pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is an optional extra")
 
 from helpers import evidence_maker
+from synaptune.report import findings
 from synaptune.report.wandb_report import (
     PUBLISHED_FILE,
     SPECIFICATION_FILE,
@@ -50,18 +51,23 @@ def texts(entry) -> list[str]:
 
 def test_the_report_has_texts_and_panels_for_each_phase():
     evidence = evidence_maker.make_full_evidence()
-    text = dump_specification(build_report(evidence, project="project"))
-    assert [texts(block)[0] for block in blocks(text, "heading") if block["level"] == 1][:3] == [
+    text = dump_specification(build_report(evidence, project="project", uploaded=(10, 12)))
+    assert [texts(block)[0] for block in blocks(text, "heading") if block["level"] == 1][:5] == [
         "Verdict",
         "What to do next",
+        "What this report stands on",
+        "Hypotheses",
         "Search",
     ]
-    assert any(
-        evidence.validation.reason.lower()[1:] in line.lower() for line in texts(json.loads(text))
-    )
-    assert any(
-        "worth at the optimum" in block["content"] for block in blocks(text, "markdown-block")
-    )
+    shown = [block["content"] for block in blocks(text, "markdown-block")]
+    headline = findings.make_verdict(evidence).headline
+    assert shown[0].startswith(f"**{headline}**\n\n- **Decision")
+    assert f"runs of 10 of the {len(evidence.trials)} trials of the search" in shown[2]
+    assert f"`synaptune wandb sync {evidence.name}` sends the other 2" in shown[2]
+    assert shown[3].startswith("| claim | result | verdict |")
+    assert any("worth at the optimum" in content for content in shown)
+    (gain,) = blocks(text, "panel-grid")[0]["metadata"]["panelBankSectionConfig"]["panels"]
+    assert gain["config"]["mediaKeys"] == ["figure/seeds", "figure/convergence"]
     grids = {
         block["metadata"]["runSets"][0]["name"]: block["metadata"]
         for block in blocks(text, "panel-grid")
@@ -74,37 +80,46 @@ def test_the_report_has_texts_and_panels_for_each_phase():
         assert phase in kind["value"]
 
 
-def test_a_panel_is_named_after_its_metric_also_with_another_objective():
-    evidence = evidence_maker.make_full_evidence(count=20)
-    evidence = replace(evidence, provenance={"configuration": {"objective.name": "composite"}})
-    panels = blocks(dump_specification(build_report(evidence, project="project")), "panel-grid")[0][
-        "metadata"
-    ]["panelBankSectionConfig"]["panels"]
-    shown = [json.dumps(panel["config"]) for panel in panels]
-    assert any("Validation loss over generations" in config for config in shown)
-    assert not any("objective" in config.lower() and "val_loss" in config for config in shown)
+def search_panels(evidence) -> dict[str, dict]:
+    """Return the configurations of the panels of the search by kind."""
+    grid = blocks(dump_specification(build_report(evidence, project="project")), "panel-grid")[1]
+    panels = grid["metadata"]["panelBankSectionConfig"]["panels"]
+    return {panel["viewType"]: panel["config"] for panel in panels[::-1]}
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("val_loss", "val_loss [nats/token]"), ("composite", "composite score [1]")]
+)
+@pytest.mark.parametrize("maximize", [False, True])
+def test_the_panels_of_the_search_follow_the_objective_and_its_direction(name, label, maximize):
+    evidence = replace(
+        evidence_maker.make_full_evidence(count=20),
+        provenance={"configuration": {"objective.name": name}},
+        maximize=maximize,
+    )
+    scatter = search_panels(evidence)["Scatter Plot"]
+    better = "larger" if maximize else "smaller"
+    assert scatter["chartTitle"] == f"{label} over generations, {better} is better"
+    assert scatter["yAxis"] == "summary:objective"
+    assert (scatter["showMaxYAxisLine"], scatter["showMinYAxisLine"]) == (maximize, not maximize)
+    text = dump_specification(build_report(evidence, project="project"))
+    assert f"Best so far: {label}, {better} is better" in text
+    assert f"Parameters and {label}" in text
 
 
 def test_the_panels_of_the_search_use_the_config_keys_of_the_runs():
     evidence = evidence_maker.make_full_evidence()
-    grid = blocks(dump_specification(build_report(evidence, project="project")), "panel-grid")[0][
-        "metadata"
-    ]
-    panels = {
-        panel["viewType"]: panel["config"] for panel in grid["panelBankSectionConfig"]["panels"]
-    }
+    panels = search_panels(evidence)
     assert panels["Scatter Plot"]["xAxis"] == "config:generation.value"
-    assert panels["Parameter Importance"]["targetKey"] == "val_loss"
-    axes = [column["accessor"] for column in panels["Parallel Coordinates Plot"]["columns"]]
-    assert axes == [*(f"config:{name}.value" for name in evidence.names), "summary:val_loss"]
-    logarithmic = {
-        dimension.name for dimension in evidence.space.dimensions if dimension.scale == "log"
-    }
-    assert {
-        column["displayName"]
-        for column in panels["Parallel Coordinates Plot"]["columns"]
-        if column.get("log")
-    } == logarithmic
+    assert panels["Parameter Importance"]["targetKey"] == "objective"
+    columns = panels["Parallel Coordinates Plot"]["columns"]
+    assert [column["accessor"] for column in columns] == [
+        *(f"config:searched.{name}.value" for name in evidence.names),
+        "summary:objective",
+    ]
+    dimensions = evidence.space.dimensions
+    logarithmic = {dimension.name for dimension in dimensions if dimension.scale == "log"}
+    assert {column["displayName"] for column in columns if column.get("log")} == logarithmic
 
 
 @pytest.mark.parametrize(
@@ -130,9 +145,7 @@ def test_names_that_need_escaping_are_kept():
 def test_without_a_key_the_specification_is_written_and_the_reason_printed(tmp_path):
     messages = []
     assert (
-        write_wandb_report(
-            evidence_maker.make_single_evidence(), tmp_path, on_message=messages.append
-        )
+        write_wandb_report(evidence_maker.make_snapshot(1), tmp_path, on_message=messages.append)
         is None
     )
     assert json.loads((tmp_path / SPECIFICATION_FILE).read_text())["blocks"]
@@ -146,9 +159,10 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from helpers import evidence_maker
 from synaptune.report.wandb_report import write_wandb_report
-for evidence in (evidence_maker.make_empty_evidence(), evidence_maker.make_single_evidence()):
+for count in (1, 2):
+    snapshot = evidence_maker.make_snapshot(count)
     folder = Path(sys.argv[2])
-    print(write_wandb_report(evidence, folder, project="project", on_message=lambda line: None))
+    print(write_wandb_report(snapshot, folder, project="project", on_message=lambda line: None))
 """
 
 

@@ -322,3 +322,18 @@ def test_synaptune_and_optuna_read_the_same_trials(tmp_path):
             other.value,
         )
         assert {**trial.facts, "index": trial.index, "unit": list(trial.unit)} == other.user_attrs
+
+
+@pytest.mark.parametrize(
+    ("configuration", "name"),
+    [
+        ({"objective.name": "val_loss"}, "val_loss [nats/token]"),
+        ({"objective.name": "composite"}, "composite score [1]"),
+        ({"x": 1}, "objective"),
+    ],
+)
+def test_a_study_names_its_objective_for_optuna_dashboard(tmp_path, configuration, name):
+    url = f"sqlite:///{tmp_path}/study.db"
+    with Study(StudyLocation("s", tmp_path, url, "auto"), configuration):
+        pass
+    assert optuna.load_study(study_name="s", storage=url).metric_names == [name]

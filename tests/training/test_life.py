@@ -31,7 +31,7 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-def test_every_logged_step_has_its_merges_splits_and_use(eventful_run):
+def test_every_logged_step_has_merges_splits_and_use_of_the_experts(eventful_run):
     outcome, folder = eventful_run
     logged = rows(folder)
     merges = [float(row["merges"]) for row in logged]
@@ -42,7 +42,7 @@ def test_every_logged_step_has_its_merges_splits_and_use(eventful_run):
     assert all(row["expert_gini"] and row["expert_dead_fraction"] for row in logged)
 
 
-def test_a_result_has_the_life_of_its_experts(eventful_run):
+def test_a_result_has_the_history_of_its_experts(eventful_run):
     outcome, folder = eventful_run
     life = json.loads((folder / "result.json").read_text())["life"]
     logged = [row for row in rows(folder) if row["train_loss"]]
@@ -58,7 +58,9 @@ def test_a_result_has_the_life_of_its_experts(eventful_run):
     assert all(step % 4 == 2 and layer == 0 for step, _, layer in life["events"])
 
 
-def test_a_checkpoint_of_before_a_life_was_kept_can_be_resumed(run, small, eventful_run, tmp_path):
+def test_a_checkpoint_without_a_history_of_experts_can_be_resumed(
+    run, small, eventful_run, tmp_path
+):
     outcome, folder = eventful_run
     content = torch.load(folder / "checkpoint.pt", weights_only=True)
     for name in ("life_steps", "utilisation", "events"):
@@ -69,7 +71,7 @@ def test_a_checkpoint_of_before_a_life_was_kept_can_be_resumed(run, small, event
     assert json.loads((tmp_path / "result.json").read_text())["life"] is None
 
 
-def test_a_dense_run_has_no_life(run, small, tmp_path):
+def test_a_dense_run_has_no_history_of_experts(run, small, tmp_path):
     run([*small, "model=gpt", "model.width=16", "training.steps=4"], tmp_path)
     assert json.loads((tmp_path / "result.json").read_text())["life"] is None
     assert {row["merges"] for row in rows(tmp_path)} == {""}

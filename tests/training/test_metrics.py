@@ -47,7 +47,7 @@ def test_recall_accuracy_counts_answers_only():
     )
 
 
-def test_tallies_of_parts_add_up_to_the_whole():
+def test_the_sums_of_two_parts_add_up_to_those_of_the_whole():
     logits, targets, recall = batch()
     expected = compute_metrics(tally(logits, targets, recall), 1.0)
     parts = tally(logits[:1], targets[:1], recall[:1]).add(
@@ -56,21 +56,21 @@ def test_tallies_of_parts_add_up_to_the_whole():
     assert compute_metrics(parts, 1.0) == pytest.approx(expected)
 
 
-def test_a_model_that_knows_its_own_error_is_calibrated_and_a_boaster_is_not():
+def test_calibration_error_is_zero_for_true_probabilities_and_high_for_overconfident_ones():
     targets = torch.zeros(1, 100, dtype=torch.long)
     targets[:, 60:] = 1
     recall = torch.zeros(1, 100, dtype=torch.bool)
-    honest = torch.tensor([0.6, 0.4]).log().expand(1, 100, 2)
-    boaster = torch.tensor([1.0 - 1e-6, 1e-6]).log().expand(1, 100, 2)
-    assert compute_metrics(tally(honest, targets, recall), 1.0)[
+    calibrated = torch.tensor([0.6, 0.4]).log().expand(1, 100, 2)
+    overconfident = torch.tensor([1.0 - 1e-6, 1e-6]).log().expand(1, 100, 2)
+    assert compute_metrics(tally(calibrated, targets, recall), 1.0)[
         "calibration_error"
     ] == pytest.approx(0.0, abs=1e-6)
-    assert compute_metrics(tally(boaster, targets, recall), 1.0)[
+    assert compute_metrics(tally(overconfident, targets, recall), 1.0)[
         "calibration_error"
     ] == pytest.approx(0.4, abs=1e-5)
 
 
-def test_gini_is_zero_for_equal_use_and_high_for_one_busy_expert():
+def test_gini_is_zero_for_equal_use_and_high_if_one_expert_is_used():
     assert gini(torch.full((2, 4), 0.25)) == pytest.approx(0.0)
     assert gini(torch.tensor([[1.0, 0.0, 0.0, 0.0]])) == pytest.approx(0.75)  # 1 - 1/E
 

@@ -44,7 +44,7 @@ def train_alone(params: SynapseParams) -> list[float]:
     return losses
 
 
-def test_a_population_gives_each_candidate_the_losses_it_gets_alone():
+def test_a_candidate_has_the_same_losses_in_a_population_as_alone():
     population = Population(CONFIG, CANDIDATES, 32, seed=0, learning_rate=2e-2, weight_decay=0.1)
     together = torch.stack(
         [
@@ -59,7 +59,7 @@ def test_a_population_gives_each_candidate_the_losses_it_gets_alone():
     assert apart > 10 * error  # the candidates differ by far more than the two ways of running one
 
 
-def test_a_mixture_of_on_and_off_is_refused():
+def test_a_population_with_mechanisms_both_on_and_off_is_refused():
     off = SynapseParams().with_values({"synapse.attention.lambda_loge": 0.0})
     with pytest.raises(UserError, match="lambda_loge"):
         Population(CONFIG, [SynapseParams(), off], 32, seed=0, learning_rate=2e-2, weight_decay=0.1)

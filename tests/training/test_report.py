@@ -57,7 +57,7 @@ def read_result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
-def test_every_validation_is_told_once_and_telling_changes_nothing(run_reported, tmp_path):
+def test_every_validation_is_reported_once_and_reporting_changes_nothing(run_reported, tmp_path):
     reports = []
     outcome = run_reported(tmp_path / "reported", lambda step, loss: reports.append([step, loss]))
     assert reports == read_result(tmp_path / "reported")["curve"]
@@ -68,7 +68,7 @@ def test_every_validation_is_told_once_and_telling_changes_nothing(run_reported,
     )
 
 
-def test_a_pruned_run_ends_in_order_with_what_it_was_heading_for(
+def test_a_pruned_run_ends_without_an_error_and_has_an_extrapolated_objective(
     run_reported, tmp_path, monkeypatch
 ):
     codes, reports, close = [], [], RunLogger.close
@@ -95,16 +95,14 @@ def test_a_pruned_run_ends_in_order_with_what_it_was_heading_for(
     assert (rows[-1]["step"], float(rows[-1]["val_loss"])) == ("10", reports[-1][1])
 
 
-def test_a_run_pruned_before_its_curve_says_anything_has_no_objective(run_reported, tmp_path):
+def test_a_run_pruned_too_early_to_extrapolate_has_no_objective(run_reported, tmp_path):
     outcome = run_reported(tmp_path, prune_at(4))
     assert (outcome.objective, outcome.pruned_at) == (None, 4)
     assert read_result(tmp_path)["objective"] is None
     assert "val_loss" not in outcome.metrics
 
 
-def test_the_checkpoint_of_a_pruned_run_is_whole_and_goes_on_to_the_same_end(
-    run_reported, tmp_path
-):
+def test_the_checkpoint_of_a_pruned_run_continues_to_the_same_result(run_reported, tmp_path):
     whole = run_reported(tmp_path / "whole")
     run_reported(tmp_path / "pruned", prune_at(10))
     load_model(tmp_path / "pruned" / "checkpoint.pt")
@@ -128,7 +126,7 @@ def test_pruning_at_the_last_step_changes_nothing(run_reported, tmp_path):
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["state"]["step"] == 24
 
 
-def test_any_other_error_of_a_report_is_the_runs(run_reported, tmp_path):
+def test_any_other_error_of_a_report_is_raised_by_the_run(run_reported, tmp_path):
     def broken(step: int, loss: float) -> None:
         raise ConnectionError("the study is gone")
 
@@ -137,18 +135,18 @@ def test_any_other_error_of_a_report_is_the_runs(run_reported, tmp_path):
     assert not (tmp_path / "result.json").exists()
 
 
-def test_a_process_goes_on_to_its_next_run_after_a_pruned_one(run_reported, tmp_path):
+def test_a_process_can_train_another_run_after_a_pruned_one(run_reported, tmp_path):
     before = run_reported(tmp_path / "before").objective
     run_reported(tmp_path / "pruned", prune_at(6))
     assert run_reported(tmp_path / "after").objective == before
 
 
-def test_pruned_travels_between_processes():
+def test_a_pruning_exception_can_be_pickled():
     copy = pickle.loads(pickle.dumps(RunPruned(12)))
     assert (type(copy), copy.step, str(copy)) == (RunPruned, 12, "pruned at step 12")
 
 
-def test_a_proxy_stops_on_the_way_of_the_whole_run_and_tells_where_it_leads(run_reported, tmp_path):
+def test_a_proxy_follows_the_curve_of_the_full_run_and_extrapolates_it(run_reported, tmp_path):
     proxy = run_reported(
         tmp_path / "proxy", None, "objective=proxy", "objective.fraction=0.5", *EVALUATED
     )
@@ -175,7 +173,7 @@ def test_a_proxy_can_be_pruned(run_reported, tmp_path):
     assert [step for step, _ in reports] == [2, 4, 6, 8]
 
 
-def test_a_proxy_with_too_little_to_extrapolate_from_is_refused(run_reported, tmp_path):
+def test_a_proxy_with_too_few_validations_to_extrapolate_is_refused(run_reported, tmp_path):
     with pytest.raises(
         UserError, match=r"objective\.fraction=0\.25: 3 of training\.evaluations=12"
     ):
@@ -216,3 +214,27 @@ def test_a_run_is_scored_against_its_own_metrics_as_the_baseline(run_reported, t
         tmp_path / "pareto", None, "objective=pareto", f"objective.baseline={{{baseline}}}"
     )
     assert abs(pareto.objective) < 1.0  # only the speed differs between the two runs
+
+
+def test_loggers_record_state_and_objective_of_complete_pruned_and_failed_runs(
+    run_reported, tmp_path, monkeypatch
+):
+    recorded = []
+    monkeypatch.setattr(RunLogger, "log_summary", lambda self, values: recorded.append(values))
+
+    def fail(step: int, loss: float) -> None:
+        raise ValueError(step)
+
+    complete, pruned = (
+        run_reported(tmp_path / name, report)
+        for name, report in (("complete", None), ("pruned", prune_at(14)))
+    )
+    with pytest.raises(ValueError, match="2"):
+        run_reported(tmp_path / "failed", fail)
+    keys = ("state", "objective", "estimate", "is_best")
+    assert [tuple(values.get(key) for key in keys) for values in recorded] == [
+        ("complete", complete.objective, None, False),
+        ("pruned", None, pruned.objective, False),
+        ("failed", None, None, None),
+    ]
+    assert recorded[0]["val_loss"] == complete.metrics["val_loss"]

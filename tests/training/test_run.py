@@ -27,7 +27,7 @@ def read_losses(folder: Path) -> list[tuple[str, str, str]]:
         return [(row["step"], row["train_loss"], row["val_loss"]) for row in csv.DictReader(file)]
 
 
-def test_a_run_writes_its_result_and_learns(run, small, tmp_path):
+def test_a_run_lowers_the_loss_and_writes_its_result(run, small, tmp_path):
     outcome = run([*small, "training.test=true"], tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert (
@@ -87,7 +87,7 @@ def test_a_dense_plain_transformer_has_no_expert_metrics(run, small, tmp_path):
     assert "expert_gini" not in outcome.metrics
 
 
-def test_a_killed_process_goes_on_bit_for_bit(run, small, tmp_path, root):
+def test_a_killed_run_is_resumed_bit_for_bit(run, small, tmp_path, root):
     overrides = [
         *small,
         "training.steps=60",
@@ -128,7 +128,7 @@ def test_a_killed_process_goes_on_bit_for_bit(run, small, tmp_path, root):
     assert all(results[0][part] == results[1][part] for part in ("curve", "life"))
 
 
-def test_resuming_a_finished_run_gives_its_metrics_again(run, small, tmp_path):
+def test_resuming_a_finished_run_returns_its_metrics(run, small, tmp_path):
     first = run(small, tmp_path)
     second = run([*small, "training.resume=true"], tmp_path)
     assert second.objective == first.objective
@@ -140,7 +140,9 @@ def test_a_checkpoint_of_another_configuration_is_refused(run, small, tmp_path):
         run([*small, "training.resume=true", "training.learning_rate=1e-4"], tmp_path)
 
 
-def test_a_loss_that_is_no_number_is_a_failure_and_never_a_score(run, small, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_a_number_is_a_failure_and_not_a_score(
+    run, small, tmp_path, monkeypatch
+):
     original_init = GPT.__init__
 
     def poisoned(self, *values, **named):
@@ -154,7 +156,7 @@ def test_a_loss_that_is_no_number_is_a_failure_and_never_a_score(run, small, tmp
     assert not (tmp_path / "result.json").exists()
 
 
-def test_a_checkpoint_gives_the_trained_model_back(run, small, tmp_path):
+def test_a_checkpoint_restores_the_trained_model(run, small, tmp_path):
     outcome = run(small, tmp_path)
     model, config, data = load_model(tmp_path / "checkpoint.pt")
     assert (config.width, data.source, model.training) == (32, "text", False)

@@ -23,10 +23,10 @@ def test_the_rate_rises_to_its_peak_and_falls_to_its_final_fraction():
     assert all(a >= b for a, b in itertools.pairwise(rates[9:]))
 
 
-def test_a_run_of_one_step_has_a_rate():
+def test_a_run_of_one_step_has_a_learning_rate():
     assert learning_rate(1, TrainingConfig(steps=1, learning_rate=1.0)) == 1.0
 
 
-def test_validations_are_spread_and_the_last_is_the_end():
+def test_validations_are_evenly_spaced_and_the_last_is_at_the_last_step():
     assert get_evaluation_steps(CONFIG) == [33, 67, 100]
     assert get_evaluation_steps(TrainingConfig(steps=2, evaluations=5)) == [1, 2]

@@ -34,7 +34,7 @@ _ARGUMENTS: ArgumentTable = {
         f" {TOKEN_VARIABLE})",
     ),
     "--write": dict(
-        action="store_true", help="let Optuna Dashboard write notes and delete studies"
+        action="store_true", help="let a browser archive studies, write notes and delete studies"
     ),
 }
 
@@ -51,7 +51,7 @@ def _run_dashboard(options: argparse.Namespace) -> None:
 
     from synaptune.report.dashboard.app import DashboardApp
     from synaptune.report.dashboard.auth import AccessControl, choose_token
-    from synaptune.report.dashboard.server import listen, serve, server_url
+    from synaptune.report.dashboard.server import listen, make_server_url, serve
 
     if find_spec("optuna_dashboard") is None:
         raise user_error(
@@ -68,7 +68,7 @@ def _run_dashboard(options: argparse.Namespace) -> None:
     def print_url() -> None:
         query = f"?token={quote(token)}" if token else ""
         warning = "; the token gives access to all studies, and HTTP is not encrypted"
-        print(f"dashboard: {server_url(server, options.host)}{query}", flush=True)
+        print(f"dashboard: {make_server_url(server, options.host)}{query}", flush=True)
         print(f"Ctrl-C ends it{'' if token is None else warning}", flush=True)
 
     pages = DashboardApp(index, start=start, write=options.write)

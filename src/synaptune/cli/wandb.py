@@ -8,6 +8,7 @@ from typing import Any
 from synaptune.cli.arguments import STUDY_ARGUMENTS, ArgumentTable, add_subcommand
 from synaptune.core.errors import user_error
 
+_MAX_NAMED = 12  # runs named in a message
 _COMMON_ARGUMENTS: ArgumentTable = {
     **STUDY_ARGUMENTS,
     "--project": dict(help="W&B project (default: that of the study's runs)"),
@@ -16,11 +17,10 @@ _COMMON_ARGUMENTS: ArgumentTable = {
 _SYNC_ARGUMENTS: ArgumentTable = {
     "--best": dict(
         type=int,
-        default=10,
         metavar="K",
-        help="number of the best trials to upload (default %(default)s)",
+        help="upload the best K trials of the search, baseline and validation (default: every "
+        "trial; the importance of parameters from winners only is misleading)",
     ),
-    "--all": dict(action="store_true", help="upload every trial"),
     **_COMMON_ARGUMENTS,
 }
 _REPORT_ARGUMENTS: ArgumentTable = {
@@ -35,21 +35,23 @@ def add_command(commands: Any) -> None:
         "wandb", help="upload the offline runs of a study to Weights & Biases, or build its report"
     )
     subcommands = parser.add_subparsers(metavar="WHAT", required=True)
-    summary = "upload the offline runs of a study: the run of the search, and the best trials"
+    summary = "upload the offline runs of a study: the run of the search, and its trials"
     add_subcommand(subcommands, "sync", summary, _SYNC_ARGUMENTS, _run_sync)
     summary = "build the W&B report of a study; publish it if there is an API key"
     add_subcommand(subcommands, "report", summary, _REPORT_ARGUMENTS, _run_report)
 
 
 def _run_sync(options: argparse.Namespace) -> None:
-    from synaptune.study.callbacks.wandb_sync import find_local_runs, sync_runs
+    from synaptune.study.callbacks.wandb_search import read_run_config
+    from synaptune.study.callbacks.wandb_sync import find_local_runs, mark_best_run, sync_runs
     from synaptune.study.reader import find_study, get_study_folder
+    from synaptune.training.config import LoggerConfig
     from synaptune.training.loggers.wandb_run import explain_unreachable
 
-    if options.best < 0:
+    if options.best is not None and options.best < 0:
         raise user_error(got=f"--best {options.best}", expected="at least 0", do="correct it")
     snapshot, folder = find_study(options.study, options.storage), get_study_folder(options.study)
-    runs = find_local_runs(snapshot, folder, best=options.best, everything=options.all)
+    runs, left_out = find_local_runs(snapshot, folder, best=options.best)
     if not runs:
         raise user_error(
             got=f"no offline runs of {snapshot.name} in {folder}",
@@ -64,10 +66,15 @@ def _run_sync(options: argparse.Namespace) -> None:
                 expected="wandb installed, an API key, and a W&B server that answers",
                 do="pip install 'synaptune[wandb]', `wandb login`, or check WANDB_BASE_URL",
             )
+        logged = read_run_config(folder) or LoggerConfig()
+        project, entity = options.project or logged.project, options.entity or logged.entity
         sync_runs(pending, project=options.project, entity=options.entity)
+        mark_best_run(snapshot, folder, project=project, entity=entity)
     sent = [run.name for run in pending if run.is_sent]
     failed = [run.name for run in pending if not run.is_sent]
-    print(f"sent: {_count_names(sent)}; sent before: {len(runs) - len(pending)}", flush=True)
+    waiting = [run.name for run in left_out if not run.is_sent]
+    rest = f"; not sent: {len(waiting)} beyond the best {options.best}" if waiting else ""
+    print(f"sent: {_count_names(sent)}; sent before: {len(runs) - len(pending)}{rest}", flush=True)
     if failed:
         raise user_error(
             got=f"runs that W&B did not accept: {_count_names(failed)}",
@@ -77,16 +84,17 @@ def _run_sync(options: argparse.Namespace) -> None:
 
 
 def _count_names(names: list[str]) -> str:
-    return f"{len(names)} ({', '.join(dict.fromkeys(names))})" if names else "0"
+    unique = list(dict.fromkeys(names))
+    more = f" and {len(unique) - _MAX_NAMED} more" if len(unique) > _MAX_NAMED else ""
+    return f"{len(names)} ({', '.join(unique[:_MAX_NAMED])}{more})" if names else "0"
 
 
 def _run_report(options: argparse.Namespace) -> None:
-    from synaptune.analysis.evidence import gather_evidence
     from synaptune.report.wandb_report import write_wandb_report
     from synaptune.study.reader import find_study, get_study_folder
 
     write_wandb_report(
-        gather_evidence(find_study(options.study, options.storage)),
+        find_study(options.study, options.storage),
         get_study_folder(options.study),
         project=options.project,
         entity=options.entity,

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -27,9 +27,12 @@ from synaptune.core.secrets import mask_passwords
 from synaptune.core.text import format_parameter
 from synaptune.data.config import DataConfig
 from synaptune.search.objective.learning_curve import extrapolate_result
-from synaptune.search.objective.score import check_ready, score
+from synaptune.search.objective.score import check_ready, needs_baseline, score
 from synaptune.search.workers import reporting
 from synaptune.training.errors import RunPruned, ValidationCallback
+
+if TYPE_CHECKING:
+    from synaptune.training.trainer import FitResult
 
 
 class Outcome(NamedTuple):
@@ -170,19 +173,12 @@ def _run_settings(
         flat_config=flat_config,
         in_search=in_search,
         on_validation=_stop_at_last_step(settings, report),
+        summarise=lambda fitted: _summarise(settings, fitted, folder, generation),
     )
     fitted = fit(job)
-    metrics = fitted.metrics
     seconds = time.perf_counter() - started_at
+    objective, metrics, _, pruned_at = _judge(settings, fitted, folder, generation)
     metrics["setup_seconds"] = seconds - fitted.busy_seconds
-    pruned_at = (
-        int(metrics["steps"])
-        if fitted.pruned and metrics["steps"] < find_last_step(settings)
-        else None
-    )
-    if fitted.pruned:
-        metrics = extrapolate_result(metrics, fitted.curve, settings.training.steps)
-    objective = score(settings.objective, metrics, generation) if "val_loss" in metrics else None
     result = dict(
         objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=fingerprint
     )
@@ -195,6 +191,34 @@ def _run_settings(
     with replace_file(folder / "result.json") as draft:
         draft.write_text(json.dumps(result, indent=1) + "\n")
     return Outcome(objective, metrics, folder, pruned_at)
+
+
+def _judge(settings: Settings, fitted: FitResult, folder: Path, generation: int) -> Outcome:
+    """Return the outcome of a run that was trained."""
+    metrics, steps = dict(fitted.metrics), int(fitted.metrics["steps"])
+    is_pruned = fitted.pruned and steps < find_last_step(settings)
+    if fitted.pruned:
+        metrics = extrapolate_result(metrics, fitted.curve, settings.training.steps)
+    objective = score(settings.objective, metrics, generation) if "val_loss" in metrics else None
+    return Outcome(objective, metrics, folder, steps if is_pruned else None)
+
+
+def _summarise(
+    settings: Settings, fitted: FitResult, folder: Path, generation: int
+) -> dict[str, Any]:
+    """Return what the loggers record beside the metrics: state and objective.
+
+    A pruned run has an estimate in place of the objective. The controller of a search marks the
+    best run later.
+    """
+    if not needs_baseline(settings.objective):  # a job of a sweep has its generation here
+        generation = settings.logger.generation or generation
+    outcome = _judge(settings, fitted, folder, generation)
+    is_pruned = outcome.pruned_at is not None
+    summary: dict[str, Any] = {"state": "pruned" if is_pruned else "complete", "is_best": False}
+    if outcome.objective is not None:
+        summary["estimate" if is_pruned else "objective"] = outcome.objective
+    return summary
 
 
 @functools.lru_cache(maxsize=4)

@@ -26,8 +26,8 @@ def write_final_report(protocol: Protocol, before: UnitPoint, after: UnitPoint) 
         after: the best point.
     """
     from synaptune.report.next_commands import make_reference
+    from synaptune.report.wandb_results import attach_results
     from synaptune.report.write import write_report
-    from synaptune.study.callbacks.wandb_search import attach_report
     from synaptune.study.database.connection import redact_url
     from synaptune.study.reader import read_study
 
@@ -35,11 +35,10 @@ def write_final_report(protocol: Protocol, before: UnitPoint, after: UnitPoint) 
     location = protocol.study.location
     protocol.study.mark_ended()  # the report is of an ended study, although this process holds it
     try:
-        page, *_ = write_report(
-            read_study(location.url, location.name), location.folder / REPORT_FOLDER
-        )
+        snapshot = read_study(location.url, location.name)
+        page, *_ = write_report(snapshot, location.folder / REPORT_FOLDER)
         print_message(f"report: {page}")
-        attach_report(location.folder, page.parent)
+        attach_results(snapshot, location.folder, page.parent)
     except Exception as error:  # the verdict is stored; a report can be written again
         print_message(f"report: not written ({type(error).__name__}: {get_first_line(error)})")
         reference = make_reference(location.name, redact_url(location.url))

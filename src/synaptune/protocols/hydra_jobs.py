@@ -98,6 +98,7 @@ class HydraJobs:
             self.identity,
             number,
             facts=trial.facts,
+            searched=trial.values,
             tags=logger.tags,
         )
         fixed = self.sweep.overrides.fixed_names

@@ -30,6 +30,7 @@ from synaptune.search.trial import Trial, describe_failures
 from synaptune.search.workers.base import NoWorkers
 from synaptune.study.artifacts import write_best, write_optimization_results
 from synaptune.study.callbacks.notify import Notifier, NotifyConfig
+from synaptune.study.location import StudyLocation
 from synaptune.study.optimize import resume_engine, resume_space
 from synaptune.study.provenance import get_code_version, get_device_name
 from synaptune.study.study import PhaseLedger, Study
@@ -98,7 +99,19 @@ def _run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) 
         finally:
             pool.close()
             _write_results(protocol, ledger, best)
+        _attach_results(sweep.location)
     return trials
+
+
+def _attach_results(location: StudyLocation) -> None:
+    """Add the results to the W&B run of the sweep, if it has one."""
+    from synaptune.study.callbacks.wandb_search import read_run_config
+
+    if read_run_config(location.folder) is not None:
+        from synaptune.report.wandb_results import attach_results
+        from synaptune.study.reader import read_study
+
+        attach_results(read_study(location.url, location.name), location.folder)
 
 
 def _bound_budget(plan: Plan, engine: Engine, space: Space) -> Plan:

@@ -132,8 +132,10 @@ class TrainingEvaluation:
         labels = make_run_labels(
             self.study,
             self.identity,
-            f"{trial.number}-{seed}",
+            # One run is named after its trial, several after their folders (`seed-1`).
+            "-".join(dict.fromkeys([str(trial.number), folder.name])),
             facts=trial.facts,
+            searched=trial.values,
             tags=cfg.logger.tags,
         )
         changes = trial.values | {"seed": seed, "training.test": trial.facts["test"]}

@@ -101,8 +101,12 @@ def render_comparison(studies: Sequence[Evidence]) -> str:
     """Render the page that compares several studies as HTML."""
     names = escape(", ".join(study.name for study in studies))
     head = f"<h1>{len(studies)} studies compared</h1><p>{names}</p>"
-    sections = page.render_sections(_make_sections(studies))
-    return page.render_document("Comparison of studies", head, sections)
+    return page.render_document("Comparison of studies", head, make_comparison(studies))
+
+
+def make_comparison(studies: Sequence[Evidence]) -> list[page.RenderedSection]:
+    """Make the sections of the page that compares several studies."""
+    return page.render_sections(_make_sections(studies))
 
 
 def write_comparison_markdown(studies: Sequence[Evidence], folder: Path) -> Path:

@@ -14,17 +14,23 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from synaptune.analysis.evidence import gather_evidence
 from synaptune.analysis.results import Evidence
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_first_line
 from synaptune.report import advice, findings, next_commands, tables
 from synaptune.report.figures.axis import map_dimensions
-from synaptune.report.markdown import format_table
+from synaptune.report.markdown import format_block
+from synaptune.report.outline import Block
+from synaptune.report.wandb_results import FIGURE_PREFIX, FIGURES, attach_results
+from synaptune.search.objective.score import get_objective_label
 from synaptune.study.artifacts import write_json, write_text
-from synaptune.study.callbacks.wandb_search import JOB_TYPE, read_run_config
-from synaptune.study.reader import ABLATION, BASELINE, VALIDATION
+from synaptune.study.callbacks.wandb_search import JOB_TYPE, make_key, read_run_config
+from synaptune.study.callbacks.wandb_sync import count_uploaded
+from synaptune.study.reader import ABLATION, BASELINE, VALIDATION, StudySnapshot
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.wandb_run import (
+    SEARCHED_PREFIX,
     explain_unreachable,
     get_base_url,
     read_wandb_mode,
@@ -33,13 +39,13 @@ from synaptune.training.loggers.wandb_run import (
 SPECIFICATION_FILE = "wandb-report.json"
 PUBLISHED_FILE = "wandb-report-published.json"
 _LONGEST_TITLE = 128  # [characters]
-# In the summary of every run. An objective of another name is only in the controller's run.
-_METRIC = "val_loss"
+# The loss is logged at every validation, the objective in the summary of a complete run.
+_METRIC, _OBJECTIVE = "val_loss", "objective"
 _HALF_WIDTH, _FULL_WIDTH, _HEIGHT = 12, 24, 8  # [units of a report's grid]
 
 
 def write_wandb_report(
-    evidence: Evidence,
+    snapshot: StudySnapshot,
     folder: Path,
     *,
     project: str | None = None,
@@ -50,7 +56,7 @@ def write_wandb_report(
     """Build the report of a study, write its specification to the study's folder, and publish it.
 
     Args:
-        evidence: the study.
+        snapshot: the study.
         folder: folder of the study.
         project: W&B project; None means the one that the study logged to.
         entity: W&B entity; None means the one that the study logged to.
@@ -68,11 +74,12 @@ def write_wandb_report(
             raise user_error(
                 got=f"no {name}", expected="it installed", do="pip install 'synaptune[wandb]'"
             )
-    logged = read_run_config(folder) or LoggerConfig()
+    evidence, logged = gather_evidence(snapshot), read_run_config(folder) or LoggerConfig()
     project = project or logged.project
     entity = entity or logged.entity or os.environ.get("WANDB_ENTITY")
     path = folder / SPECIFICATION_FILE
-    report = build_report(evidence, project=project, entity=entity or "")
+    uploaded = count_uploaded(snapshot, folder)
+    report = build_report(evidence, project=project, entity=entity or "", uploaded=uploaded)
     write_text(path, dump_specification(report) + "\n")
     on_message(f"specification: {path}")
     is_offline = not publish or read_wandb_mode() in ("offline", "disabled")
@@ -80,19 +87,29 @@ def write_wandb_report(
     if reason is not None:
         on_message(f"not published: {reason}")
         return None
-    url = _publish(evidence, folder / PUBLISHED_FILE, project=project, entity=entity)
+    if evidence.ended_at is not None:  # else the search holds its run
+        place = {"wandb": "online", "project": project, "entity": entity}
+        attach_results(snapshot, folder, changes=place)
+        uploaded = count_uploaded(snapshot, folder)
+
+    def build(entity: str) -> Any:
+        return build_report(evidence, project=project, entity=entity, uploaded=uploaded)
+
+    url = _publish(build, folder / PUBLISHED_FILE, project=project, entity=entity)
     on_message(f"published: {url}")
     return url
 
 
-def _publish(evidence: Evidence, id_file: Path, *, project: str, entity: str | None) -> str:
+def _publish(
+    build: Callable[[str], Any], id_file: Path, *, project: str, entity: str | None
+) -> str:
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))
     try:
         entity = entity or wandb.Api().default_entity
         location = {"server": get_base_url(), "entity": entity, "project": project}
-        report = build_report(evidence, project=project, entity=str(entity))
+        report = build(str(entity))
         published = json.loads(id_file.read_text()) if id_file.exists() else {}
         if all(published.get(name) == value for name, value in location.items()):
             report.id = published["id"]
@@ -118,38 +135,49 @@ def dump_specification(report: Any) -> str:
     return report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=1)
 
 
-def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
-    """Build the report as an object of wandb-workspaces, without a network."""
+def build_report(
+    evidence: Evidence,
+    *,
+    project: str,
+    entity: str = "",
+    uploaded: tuple[int, int] | None = None,
+) -> Any:
+    """Build the report as an object of wandb-workspaces, without a network.
+
+    Args:
+        evidence: the study.
+        project: W&B project.
+        entity: W&B entity; empty for that of the account.
+        uploaded: number of trials of the search with an uploaded run, and with any run; None if
+            they are unknown.
+    """
     import wandb_workspaces.reports.v2 as client
 
     wr: Any = client  # the client exports its classes without types
     verdict, steps = findings.make_verdict(evidence), advice.advise(evidence)
-    blocks: list[Any] = [wr.H1("Verdict"), wr.P(verdict.headline)]
-    blocks += _make_list(wr, verdict.findings)
-    blocks += [wr.H1("What to do next"), *_make_list(wr, steps)] if steps else []
+    tables_by_key = {table.key: table for table in tables.make_all_tables(evidence)}
+    blocks = _make_text(wr, "Verdict", verdict)
+    images = [f"{FIGURE_PREFIX}{key}" for key in FIGURES]
+    pictures = wr.MediaBrowser(title="Gain and course of the search", media_keys=images)
+    blocks.append(_make_grid(wr, evidence, JOB_TYPE, [pictures]))
+    blocks += _make_text(wr, "What to do next", steps)
+    blocks += _make_text(wr, "What this report stands on", _list_limits(evidence, uploaded))
+    blocks += _make_text(wr, "Hypotheses", tables_by_key.get("hypotheses"))
     if evidence.phase is not None:
         blocks += [
-            wr.H1("Search"),
-            wr.P(_describe_search(evidence)),
-            # The runs of a task of the user have no metrics that are known here.
-            *(
-                []
-                if evidence.objective == "objective"
-                else [_make_grid(wr, evidence, evidence.phase, _make_search_panels(evidence, wr))]
-            ),
+            *_make_text(wr, "Search", _describe_search(evidence)),
+            _make_grid(wr, evidence, evidence.phase, _make_search_panels(evidence, wr)),
             wr.H2("Progress and distribution"),
             _make_grid(wr, evidence, JOB_TYPE, _make_generation_panels(evidence, wr)),
         ]
-    tables_by_key = {table.key: table for table in tables.make_all_tables(evidence)}
     for phase, title, metric in (
         (BASELINE, "Sanity and baseline", "val_perplexity"),
         (VALIDATION, "Validation", "test_perplexity"),
         (ABLATION, "Ablation", "test_perplexity"),
     ):
         if any(evidence.runs_by_phase.get(name) for name in _list_job_types(phase)):
-            blocks.append(wr.H1(title))
-            if phase in tables_by_key:
-                blocks.append(wr.MarkdownBlock(format_table(tables_by_key[phase])))
+            text = _make_text(wr, title, tables_by_key.get(phase))
+            blocks += [*(text or [wr.H1(title)])]
             blocks.append(_make_grid(wr, evidence, phase, _make_run_panels(metric, wr)))
     return wr.Report(
         project=project,
@@ -161,18 +189,54 @@ def build_report(evidence: Evidence, *, project: str, entity: str = "") -> Any:
     )
 
 
-def _make_list(wr: Any, entries: Sequence[findings.Finding]) -> list[Any]:
-    items = [f"{entry.title}: {entry.text}" for entry in entries]
-    return [wr.UnorderedList(items=items)] if items else []
+def _make_text(wr: Any, title: str, block: Block | None) -> list[Any]:
+    """Make a heading with a text below it, as Markdown; empty without a text."""
+    return [wr.H1(title), wr.MarkdownBlock(format_block(block))] if block else []
+
+
+def _list_limits(evidence: Evidence, uploaded: tuple[int, int] | None) -> list[findings.Finding]:
+    """List the data behind the panels and the texts, and what they cannot show."""
+    command = next_commands.format_command(evidence, "wandb sync")
+    limits = []
+    if uploaded is not None and evidence.trials:
+        sent, known = uploaded
+        total = len(evidence.trials)
+        text = f"The panels show the runs of {sent} of the {total} trials of the search"
+        if sent < known:
+            text += (
+                ". The importance and the parallel coordinates describe these runs only, which can "
+                f"be the best ones; {command} sends the other {known - sent}"
+            )
+        limits.append(findings.Finding("Runs", f"{text}."))
+    limits.append(
+        findings.Finding(
+            "Importance",
+            "The panel of W&B shows how well a parameter predicts the objective among the uploaded "
+            "runs. It is no test, and an optimizer that concentrates on good values hides effects.",
+        )
+    )
+    seeds = tables.count_search_seeds(evidence)
+    if evidence.validation is None and seeds is not None:
+        own = "one seed" if seeds == 1 else f"the same {seeds} seeds"
+        text = f"Every trial ran on {own}. Nothing was validated on fresh seeds."
+        limits.append(findings.Finding("Seeds", text))
+    elif evidence.validation is not None:
+        count = evidence.validation.gain.count
+        text = f"The gain stands on {count} pairs of runs on fresh seeds, of one model and text."
+        limits.append(findings.Finding("Validation", text))
+    return limits
 
 
 def _describe_search(evidence: Evidence) -> str:
     best = "" if evidence.best is None else f"; recommended: trial {evidence.best.number}"
-    command = next_commands.format_command(evidence, "wandb sync")
     return (
         f"{len(evidence.trials)} trials over {len(evidence.names)} parameters{best}. "
-        f"The panels show the runs that were uploaded: online, or with {command}."
+        f"Objective: {_get_label(evidence)}, {evidence.direction}."
     )
+
+
+def _get_label(evidence: Evidence) -> str:
+    return get_objective_label(next_commands.get_configuration(evidence))
 
 
 def _quote(text: str) -> str:
@@ -215,22 +279,24 @@ def _make_grid(wr: Any, evidence: Evidence, phase: str, panels: Sequence[Any]) -
 
 
 def _make_search_panels(evidence: Evidence, wr: Any) -> list[Any]:
-    ranges = map_dimensions(evidence)
+    ranges, label = map_dimensions(evidence), _get_label(evidence)
     logarithmic = {name for name, dimension in ranges.items() if dimension.scale == "log"}
     columns = [_make_flat_column(wr, name, log=name in logarithmic) for name in evidence.names]
-    columns.append(wr.ParallelCoordinatesPlotColumn(metric=wr.SummaryMetric(_METRIC)))
+    objective = wr.SummaryMetric(_OBJECTIVE)
+    columns.append(wr.ParallelCoordinatesPlotColumn(metric=objective, display_name=label))
     return [
         wr.ScatterPlot(
-            title="Validation loss over generations",
+            title=f"{label} over generations, {evidence.direction}",
             x=wr.Config("generation"),
-            y=wr.SummaryMetric(_METRIC),
-            running_ymin=True,
+            y=objective,
+            running_ymin=not evidence.maximize,
+            running_ymax=evidence.maximize,
             running_ymean=True,
         ),
-        wr.ParameterImportancePlot(with_respect_to=_METRIC),
-        wr.ParallelCoordinatesPlot(title="Parameters and validation loss", columns=columns),
+        wr.ParameterImportancePlot(with_respect_to=_OBJECTIVE),
+        wr.ParallelCoordinatesPlot(title=f"Parameters and {label}", columns=columns),
         wr.LinePlot(
-            title="Validation loss of the trials",
+            title="val_loss of the trials while they ran",
             x="Step",
             y=[_METRIC],
             title_x="step",
@@ -238,9 +304,11 @@ def _make_search_panels(evidence: Evidence, wr: Any) -> list[Any]:
             max_runs_to_show=100,
         ),
         wr.LinePlot(
-            title="Validation loss by generation",
+            title="val_loss by generation",
             x="Step",
             y=[_METRIC],
+            title_x="step",
+            title_y="nats/token",
             groupby=wr.Config("generation"),
             groupby_aggfunc="mean",
             groupby_rangefunc="minmax",
@@ -258,18 +326,18 @@ def _make_flat_column(wr: Any, name: str, *, log: bool) -> Any:
     class FlatColumn(wr.ParallelCoordinatesPlotColumn):
         def _to_model(self) -> Any:
             model = super()._to_model()
-            model.accessor = f"config:{name}.value"
+            model.accessor = f"config:{SEARCHED_PREFIX}{name}.value"
             return model
 
     return FlatColumn(metric=wr.Config(name), display_name=name, log=log)
 
 
 def _make_generation_panels(evidence: Evidence, wr: Any) -> list[Any]:
-    key = re.sub(r"\s+", "-", evidence.phase or "")
+    key = make_key(str(evidence.phase))
     number = f"{key}/generation/number"
     return [
         wr.LinePlot(
-            title=f"Best {evidence.objective} so far ({evidence.direction})",
+            title=f"Best so far: {_get_label(evidence)}, {evidence.direction}",
             x=f"{key}/evaluation",
             y=[f"{key}/best", f"{key}/objective"],
             title_x="evaluation",
@@ -303,8 +371,6 @@ def _make_generation_panels(evidence: Evidence, wr: Any) -> list[Any]:
 
 def _make_run_panels(metric: str, wr: Any) -> list[Any]:
     return [
-        wr.LinePlot(
-            title="Validation loss", x="Step", y=[_METRIC], title_x="step", title_y="nats/token"
-        ),
+        wr.LinePlot(title=_METRIC, x="Step", y=[_METRIC], title_x="step", title_y="nats/token"),
         wr.BarPlot(title=metric.replace("_", " "), metrics=[wr.SummaryMetric(metric)]),
     ]

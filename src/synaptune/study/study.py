@@ -12,11 +12,13 @@ import contextlib
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from synaptune.core.errors import user_error
+from synaptune.search.objective.score import get_objective_label
 from synaptune.search.space.space import Space, UnitPoint
 from synaptune.search.space.values import Value, is_same
 from synaptune.search.trial import Result, Trial
@@ -163,8 +165,19 @@ class Study:
         )
         self._storage.set_study_user_attr(self._id, schema.VERSION_KEY, schema.SCHEMA_VERSION)
         self._storage.set_study_user_attr(self._id, schema.WRITER, get_code_version())
+        self._name_objective()
         # Last: a study without configuration and without trials was not created completely.
         self._storage.set_study_user_attr(self._id, schema.CONFIGURATION, self.configuration)
+
+    def _name_objective(self) -> None:
+        """Store the name of the objective, which optuna-dashboard shows on its axes."""
+        import optuna
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.Study(self.location.name, self._storage).set_metric_names(
+                [get_objective_label(self.configuration)]
+            )
 
     def _complete(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Return a stored configuration as this version would have stored it.

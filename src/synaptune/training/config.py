@@ -63,7 +63,12 @@ class LoggerConfig:
         group: group in Weights & Biases; None for the name of the run.
         job_type: job type in Weights & Biases.
         run_id: id of the run in Weights & Biases; None for a random one.
+        run_name: name of the run in Weights & Biases; None for the name of its folder.
         tags: tags in Weights & Biases.
+        searched: names of the searched parameters, repeated under `searched.` in the configuration
+            in Weights & Biases.
+        record: what Weights & Biases records in addition: `system` (metrics of the machine),
+            `git` (commit and changes), `code` (the source files of the package).
         generation: generation of the search, added to the configuration in Weights & Biases.
     """
 
@@ -76,7 +81,10 @@ class LoggerConfig:
     group: str | None = None
     job_type: str = "run"
     run_id: str | None = None
+    run_name: str | None = None
     tags: tuple[str, ...] = ()
+    searched: tuple[str, ...] = ()
+    record: tuple[str, ...] = ()
     generation: int | None = None
 
 
@@ -86,6 +94,7 @@ TRAINING_CHOICES = {
     "logger.progress": ("auto", "bar", "lines", "off"),
     "logger.wandb": ("auto", "off", "offline", "online"),
 }
+RECORDS = ("system", "git", "code")  # valid entries of logger.record
 # name -> (lowest valid value, highest valid value)
 TRAINING_BOUNDS: dict[str, tuple[float, float]] = {
     "training.steps": (1, 10**9),
@@ -116,5 +125,10 @@ def find_training_faults(training: TrainingConfig, logger: LoggerConfig) -> list
         f"{name}={value[name]}: expected one of {', '.join(choices)}"
         for name, choices in TRAINING_CHOICES.items()
         if value[name] not in choices
+    ]
+    faults += [
+        f"logger.record=[{entry}]: expected entries among {', '.join(RECORDS)}"
+        for entry in logger.record
+        if entry not in RECORDS
     ]
     return faults

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,7 @@ class Job:
         flat_config: the configuration by dotted names, for the loggers.
         in_search: whether the run is a trial of a search, which then controls the terminal.
         on_validation: called after every validation; None without a callback.
+        summarise: returns what the loggers record of a result (FitResult) beside its metrics.
     """
 
     model: GPT
@@ -55,6 +57,7 @@ class Job:
     flat_config: dict[str, Any]
     in_search: bool
     on_validation: ValidationCallback | None = None
+    summarise: Callable[[Any], Mapping[str, Any]] = lambda result: {}
 
     @property
     def checkpoint_path(self) -> Path:

@@ -81,19 +81,22 @@ def fit(job: Job) -> FitResult:
                 _train(module, device)
             except RunPruned:
                 pruned = True
-        metrics = _compute_final_metrics(job, state, device, test=job.training.test and not pruned)
-        run_logger.log_summary(metrics)
+        result = FitResult(
+            _compute_final_metrics(job, state, device, test=job.training.test and not pruned),
+            state.curve,
+            state.train_seconds + state.evaluation_seconds - seconds_before,
+            pruned,
+            state.expert_history,
+        )
+        run_logger.log_summary({**result.metrics, **job.summarise(result)})
         exit_code = 0
+    except Exception:
+        run_logger.log_summary({"state": "failed"})
+        raise
     finally:
         progress.close()
         run_logger.close(exit_code)
-    return FitResult(
-        metrics,
-        state.curve,
-        state.train_seconds + state.evaluation_seconds - seconds_before,
-        pruned,
-        state.expert_history,
-    )
+    return result
 
 
 def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:

@@ -127,6 +127,7 @@ def test_the_figures_are_drawn(served, page):
     expect(page.locator("h1")).to_have_text("bowl")
     figures = page.locator("section#search figure svg")
     expect(figures.first).to_be_visible()
+    expect(page.locator("#state")).to_have_count(0)  # no figure is being drawn any more
     assert figures.count() >= 2
     for figure in figures.all():
         box = figure.bounding_box()
@@ -218,6 +219,27 @@ def test_a_page_follows_a_running_search(served, page, work):
     report.close()
 
 
+def test_a_browser_archives_a_study_and_keeps_the_choice_for_a_comparison(page, work):
+    make_study(work / "outputs" / "studies", "second", 2)
+    with dashboard(work, "--write") as address:
+        page.goto(f"{address}?all")
+        box = page.get_by_label("Compare study bowl")
+        box.check()
+        with page.expect_response(lambda reply: "live=" in reply.url):
+            pass  # the table is replaced, because the ages in it have changed
+        expect(box).to_be_checked()
+        page.get_by_label("Archive study second").click()
+        expect(page.locator("summary")).to_have_text("Archived studies (1)")
+        expect(page.get_by_role("link", name="second")).to_be_hidden()
+        page.locator("summary").click()
+        page.get_by_label("Restore study second").click()
+        expect(page.locator("summary")).to_have_count(0)
+        for name in ("bowl", "second"):
+            page.get_by_label(f"Compare study {name}").check()
+        page.get_by_role("button", name="Compare the chosen studies").click()
+        expect(page.locator("h1")).to_have_text("2 studies compared")
+
+
 def test_a_browser_has_access_after_it_sent_the_token(browser, work):
     with dashboard(work, "--token", "auto", "--host", "127.0.0.1") as address:
         context = browser.new_context()
@@ -225,7 +247,7 @@ def test_a_browser_has_access_after_it_sent_the_token(browser, work):
         bare, _, token = address.partition("?token=")
         assert page.goto(bare).status == 401
         page.goto(address)
-        expect(page.locator("#studies-table")).to_contain_text("bowl")
+        expect(page.locator(".studies")).to_contain_text("bowl")
         assert token not in page.url
         page.goto(f"{bare}synaptune/study/bowl/trials")
         expect(page.locator("#trials-table tbody tr").first).to_be_visible()

@@ -22,11 +22,18 @@ from synaptune.cli.main import main
 from synaptune.core.errors import UserError
 from synaptune.report.dashboard.app import DashboardApp
 from synaptune.report.dashboard.merged_storage import MergedStorage, ReadOnlyError
-from synaptune.report.dashboard.page_cache import REST_FACTOR, BackgroundValue, Versioned
+from synaptune.report.dashboard.page_cache import (
+    REST_FACTOR,
+    BackgroundValue,
+    ReportParts,
+    Versioned,
+)
+from synaptune.report.dashboard.pages import explain_state
 from synaptune.report.dashboard.server import listen
 from synaptune.report.dashboard.study_index import StudyIndex
 from synaptune.report.dashboard.study_status import read_statuses
 from synaptune.report.dashboard.trials import PAGE_SIZE, TrialsView, select_trials
+from synaptune.report.figures import draw_figure
 from synaptune.search.trial import find_best
 from synaptune.study.reader import read_study
 
@@ -69,10 +76,15 @@ def nasty(root) -> str:
 
 
 def parts(pages, path: str, digests: str = "", query: str = "") -> dict:
-    """Request the live parts of a page; returns them by key."""
-    reply = request(pages, path, query=f"{query}&live={digests}")
-    assert reply.status == 200, reply.text
-    return {part["key"]: part for part in json.loads(reply.body)["parts"]}
+    """Request the live parts of a page until its figures are drawn; returns them by key."""
+    deadline = time.monotonic() + 120.0
+    while time.monotonic() < deadline:
+        reply = request(pages, path, query=f"{query}&live={digests}")
+        assert reply.status == 200, reply.text
+        found = {part["key"]: part for part in json.loads(reply.body)["parts"]}
+        if "state" not in found:
+            return found
+    raise AssertionError("the figures are not drawn in time")
 
 
 def test_the_browser_lists_every_study_and_says_which_database_cannot_be_read(pages, record):
@@ -379,3 +391,60 @@ def test_the_command_refuses_other_machines_without_a_token_and_missing_studies(
     monkeypatch.chdir(tmp_path)
     assert main(["dashboard", "--port", "0", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_study_is_archived_and_restored_only_by_a_dashboard_that_writes(tmp_path):
+    for name in ("one", "two"):
+        make_study(tmp_path, name, 2)
+    url = f"sqlite:///{tmp_path}/one/study.db"
+    reading, writing = (DashboardApp(StudyIndex(tmp_path), write=write) for write in (False, True))
+    assert request(reading, "/synaptune/study/one/archive", method="POST").status == 403
+    assert "data-posts" not in request(reading, "/").text
+    assert not read_statuses(url)[0].is_archived
+    for action, archived in (("archive", True), ("restore", False)):
+        assert f'data-posts="/synaptune/study/one/{action}"' in request(writing, "/").text
+        assert request(writing, f"/synaptune/study/one/{action}", method="POST").status == 200
+        assert read_study(url).notes["synaptune:archived"] is archived
+        text = request(writing, "/").text
+        assert ("Archived studies (1)" in text) is archived
+        assert ("one (archived)</h1>" in request(writing, "/synaptune/study/one").text) is archived
+    assert request(writing, "/synaptune/study/one/other", method="POST").status == 404
+
+
+def test_chosen_studies_are_compared_and_one_study_is_not(pages, nasty):
+    form = request(pages, "/").text
+    assert f'name="study" value="{nasty}"' in form
+    reply = request(pages, "/synaptune/compare", query=f"study=plain&study={nasty}")
+    assert reply.status == 200
+    assert "Results by study" in reply.text
+    assert "<script>alert" not in reply.text
+    alone = request(pages, "/synaptune/compare", query="study=plain&study=plain")
+    assert (alone.status, "1 studies to compare" in alone.text) == (503, True)
+    assert request(pages, "/synaptune/compare", query="study=plain&study=none").status == 404
+
+
+def test_the_report_is_shown_before_its_figures_which_replace_the_last_ones(root, monkeypatch):
+    app, address = DashboardApp(StudyIndex(root)), "/synaptune/study/plain"
+    may_draw = threading.Event()
+
+    def draw_late(key, evidence):
+        assert may_draw.wait(30.0)
+        return draw_figure(key, evidence)
+
+    monkeypatch.setattr("synaptune.report.figures.draw_figure", draw_late)
+    first = request(app, address).text
+    assert "The figures are being drawn" in first
+    assert 'id="verdict"' in first
+    assert "<figure" not in first
+    may_draw.set()
+    deadline = time.monotonic() + 30.0
+    while "being drawn" in (text := request(app, address).text):
+        assert time.monotonic() < deadline
+    assert "<figure" in text
+
+
+def test_a_report_that_is_older_than_the_header_says_of_how_many_trials_it_is(root):
+    (status,) = read_statuses(f"sqlite:///{root}/plain/study.db")
+    (note,) = explain_state(status, ReportParts([], TRIALS - 5, is_drawing=False))
+    assert f"of the first {TRIALS - 5} of {TRIALS} ended trials" in note.html
+    assert explain_state(status, ReportParts([], TRIALS, is_drawing=False)) == []

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers.paths import ROOT, TESTS
+from helpers.paths import TESTS
 from helpers.wandb_server import Run, Server, run_server
 
 pytest.importorskip("wandb", reason="wandb is an optional extra")
@@ -23,8 +23,8 @@ from synaptune.search.trial import Trial
 from synaptune.study.callbacks.wandb_search import (
     HistoryFile,
     WandbCallback,
-    attach_report,
     open_search_run,
+    read_run_config,
 )
 from synaptune.study.location import StudyLocation
 from synaptune.study.study import Study
@@ -37,6 +37,7 @@ from synaptune.training.loggers.wandb_run import (
 )
 
 SEARCH = TESTS / "helpers" / "wandb_search.py"
+MINIMUM_AND_LAST = [1, 5]  # codes of the client
 NAME = "it's #1"  # not every character of it may be in an id
 
 
@@ -140,19 +141,36 @@ def test_heatmaps_and_parallel_coordinates_are_sent_as_images(upload):
     assert all(body.startswith(b"\x89PNG") and len(body) > 5000 for body in pictures.values())
 
 
-def test_the_final_report_is_an_artifact_of_the_controllers_run(upload):
-    (report,) = [
-        artifact for artifact in upload.server.artifacts if artifact["artifactTypeName"] == "report"
-    ]
-    assert report["runName"] == upload.id
-    assert report["committed"]
-    assert report["files"]["report.html"] == b"<p>found</p>"
+def test_report_best_values_and_checkpoint_are_artifacts_of_the_controllers_run(upload):
+    artifacts = {artifact["artifactTypeName"]: artifact for artifact in upload.server.artifacts}
+    for kind, name, file, content in (
+        ("report", "report", "report.html", b"<p>found</p>"),
+        ("parameters", "best", "best.yaml", b"parameters: {}"),
+        ("model", "checkpoint", "checkpoint.pt", b"weights"),
+    ):
+        artifact = artifacts[kind]
+        assert (artifact["runName"], artifact["committed"]) == (upload.id, True)
+        assert artifact["artifactCollectionName"] == f"it_s__1-{name}"
+        assert artifact["files"][file] == content
+        assert json.loads(artifact["metadata"]) == {"study": NAME, "trial": 0, "objective": 2.0}
     assert upload.run.history[-1]["report"]["_type"] == "html-file"
+    assert upload.run.history[-1]["figure/convergence"]["_type"] == "image-file"
 
 
-def test_the_runs_of_trials_have_phase_generation_and_study(upload):
+def test_the_metrics_of_the_search_are_minimized_over_evaluations(upload):
+    assert upload.run.config["direction"] == "minimize"  # also after the results were added
+    assert upload.run.config["searched"] == ["synapse.a.x", "synapse.b.y"]
+    defined = {
+        entry.get("1"): entry["7"] for entry in upload.run.config["_wandb"]["m"] if "7" in entry
+    }
+    assert defined["search/objective"] == defined["search/best"] == MINIMUM_AND_LAST
+
+
+def test_the_runs_of_trials_have_name_phase_generation_and_searched_values(upload):
     trials = {name: run for name, run in upload.server.runs.items() if name != upload.id}
-    assert len(trials) == 4
+    assert sorted(run.about["displayName"] for run in trials.values()) == [
+        f"{NAME}-{number}" for number in range(4)
+    ]
     for run in trials.values():
         assert (run.about["groupName"], run.about["jobType"], run.about["tags"]) == (
             NAME,
@@ -160,70 +178,18 @@ def test_the_runs_of_trials_have_phase_generation_and_study(upload):
             [NAME, "search", "generation-0"],
         )
         assert run.config["generation"] == 0
-        assert "synapse.b.y" in run.config
+        assert run.config["searched"] == ["synapse.a.x", "synapse.b.y"]
+        assert run.config["searched.synapse.b.y"] == run.config["synapse.b.y"]
         assert run.history[-1]["val_loss"] >= 2.0
 
 
-def test_a_sweep_of_train_py_gives_its_runs_the_same_labels(tmp_path):
-    (tmp_path / "words.txt").write_text("axon bouton calcium dendrite energy fusion " * 1500)
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        "-m",
-        "hydra/sweeper=random",
-        "hydra.sweeper.optim.budget=2",
-        "scale=smoke",
-    ]
-    command += [
-        "data=text",
-        f"data.path={tmp_path}/words.txt",
-        "training.steps=2",
-        "training.evaluations=1",
-        "training.eval_batches=1",
-    ]
-    command += [
-        "study.name=swept",
-        "logger.tensorboard=false",
-        "logger.tags=[mine]",
-        "workers.count=1",
-    ]
-    with run_server() as server:
-        # Not WANDB_SERVICE: W&B of this process, from an earlier test, would take the runs.
-        clean = {name: text for name, text in os.environ.items() if not name.startswith("WANDB")}
-        environment = clean | server.environment
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        kinds = {name: run.about["jobType"] for name, run in server.runs.items()}
-        (controller,) = [name for name, kind in kinds.items() if kind == "controller"]
-        prefix = controller.removesuffix("controller")
-        assert kinds == {controller: "controller", f"{prefix}0": "search", f"{prefix}1": "search"}
-        for index in range(2):
-            run = server.runs[f"{prefix}{index}"]
-            # Random points have no generations of more than one.
-            assert run.about["tags"] == [
-                "mine",
-                "swept",
-                "search",
-                f"generation-{run.config['generation']}",
-            ]
-            assert run.about["groupName"] == "swept"
-            assert run.summary["evaluation_seconds"] > 0.0
-        objectives = [
-            row["search/objective"]
-            for row in server.runs[controller].history
-            if "search/objective" in row
-        ]
-        assert objectives == [
-            pytest.approx(server.runs[f"{prefix}{index}"].summary["val_loss"]) for index in range(2)
-        ]
+def test_only_the_best_run_is_marked_as_best(upload):
+    marks = {
+        run.about["displayName"]: run.summary.get("is_best")
+        for name, run in upload.server.runs.items()
+        if name != upload.id
+    }
+    assert marks == {f"{NAME}-0": True} | {f"{NAME}-{number}": None for number in (1, 2, 3)}
 
 
 def test_concurrent_searches_share_the_controllers_run(tmp_path):
@@ -257,7 +223,13 @@ class DirectThread:
         self.rows, self.history, self.writer = (
             list(rows),
             self,
-            SimpleNamespace(run=SimpleNamespace(define_metric=lambda *_, **__: None)),
+            SimpleNamespace(
+                online=False,
+                run=SimpleNamespace(
+                    define_metric=lambda *_, **__: None,
+                    config=SimpleNamespace(update=lambda *_, **__: None),
+                ),
+            ),
         )
 
     def submit(self, call):
@@ -275,9 +247,11 @@ def make_trial(number, state, objective=None, estimate=None):
     return Trial(number, number, (0.5,), {"x": 0.5}, state, objective, estimate=estimate)
 
 
-def test_a_pruned_trial_is_never_the_best_and_never_complete():
+def test_a_pruned_trial_is_never_the_best_and_never_complete(tmp_path):
     thread = DirectThread()
-    callback = WandbCallback(thread, phase="search", names=["x"], maximize=False)
+    callback = WandbCallback(
+        thread, phase="search", names=["x"], trials_folder=tmp_path, maximize=False
+    )
     for number, trial in enumerate(
         (
             make_trial(0, "complete", 2.0),
@@ -290,14 +264,16 @@ def test_a_pruned_trial_is_never_the_best_and_never_complete():
     assert [row["logged"]["search/best"] for row in thread.rows] == [2.0] * 3
     assert ["search/objective" in row["logged"] for row in thread.rows] == [True, False, False]
     second = DirectThread(thread.rows)
-    resumed = WandbCallback(second, phase="search", names=["x"], maximize=False)
+    resumed = WandbCallback(
+        second, phase="search", names=["x"], trials_folder=tmp_path, maximize=False
+    )
     resumed.close(0)
     logged = second.rows[-1]["logged"]
     assert logged["search/best_trial"] == 0
     assert logged["search/parallel"]._caption == "complete trials: 1"
 
 
-def test_trials_that_were_not_logged_are_logged_when_the_search_continues():
+def test_trials_that_were_not_logged_are_logged_when_the_search_continues(tmp_path):
     trials = [
         make_trial(0, "complete", 2.0),
         make_trial(1, "complete", 1.0),
@@ -305,9 +281,13 @@ def test_trials_that_were_not_logged_are_logged_when_the_search_continues():
         make_trial(3, "running"),
     ]
     first = DirectThread()
-    WandbCallback(first, phase="search", names=["x"], maximize=False).on_end(trials[0], 1)
+    WandbCallback(
+        first, phase="search", names=["x"], trials_folder=tmp_path, maximize=False
+    ).on_end(trials[0], 1)
     second = DirectThread(first.rows)
-    WandbCallback(second, phase="search", names=["x"], maximize=False, earlier=trials)
+    WandbCallback(
+        second, phase="search", names=["x"], trials_folder=tmp_path, maximize=False, earlier=trials
+    )
     assert [(row["trial"], row["evaluation"]) for row in second.rows] == [(0, 1), (1, 2), (2, 3)]
     assert second.rows[-1]["logged"] == {
         "search/evaluation": 3,
@@ -407,4 +387,4 @@ def test_without_wandb_there_is_no_run_and_no_report_is_attached(tmp_path, monke
             open_search_run(
                 LoggerConfig(wandb="online"), study, names={"search": ()}, flat_config={}
             )
-    assert not attach_report(tmp_path, tmp_path / "report.html")
+    assert read_run_config(tmp_path) is None

@@ -6,6 +6,8 @@ import argparse
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ pytest.importorskip("wandb", reason="wandb is an optional extra")
 from helpers import wandb_search
 from synaptune.cli.wandb import add_command
 from synaptune.core.errors import UserError
-from synaptune.study.callbacks.wandb_sync import find_local_runs
+from synaptune.study.callbacks.wandb_sync import count_uploaded, find_local_runs
 from synaptune.study.database.locks import Holder
 from synaptune.study.reader import find_study
 from synaptune.training.loggers import wandb_run as wandb_runs
@@ -56,17 +58,15 @@ def wandb(*arguments: str) -> None:
     options.command(options)
 
 
-def names(study: Path, best: int = 10, **options) -> list[str]:
-    return [
-        run.name for run in find_local_runs(find_study(str(study)), study, best=best, **options)
-    ]
+def names(study: Path, best: int | None = None) -> list[str]:
+    return [run.name for run in find_local_runs(find_study(str(study)), study, best=best).chosen]
 
 
-def test_the_controller_and_the_best_trials_are_chosen(study, monkeypatch):
+def test_every_trial_is_chosen_unless_the_number_of_best_trials_is_given(study, monkeypatch):
     monkeypatch.setattr(Holder, "has_ended", lambda self: True)
     assert names(study, best=2) == ["controller", "trial 0", "trial 1"]
     assert names(study, best=0) == ["controller"]
-    assert names(study, everything=True) == [
+    assert names(study) == [
         "controller",
         "trial 0",
         "trial 1",
@@ -93,7 +93,7 @@ def test_the_last_of_two_attempts_at_a_trial_is_sent(study):
     (first,) = study.glob("trials/0/wandb/offline-run-*")
     later = first.with_name(first.name.replace("offline-run-2", "offline-run-3"))
     shutil.copytree(first, later)
-    (_, run) = find_local_runs(find_study(str(study)), study, best=1)
+    (_, run) = find_local_runs(find_study(str(study)), study, best=1).chosen
     assert run.path.parent == later
 
 
@@ -102,7 +102,9 @@ def test_offline_runs_are_sent_once_and_missing_ones_later(study, monkeypatch, c
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         wandb("sync", str(study), "--best", "1")
-        assert "sent: 2 (controller, trial 0); sent before: 0" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "sent: 2 (controller, trial 0); sent before: 0; not sent: 3 beyond the best 1" in out
+        assert count_uploaded(find_study(str(study)), study) == (1, 4)
         (controller,) = [
             run for run in server.runs.values() if run.about["jobType"] == "controller"
         ]
@@ -112,10 +114,16 @@ def test_offline_runs_are_sent_once_and_missing_ones_later(study, monkeypatch, c
         assert controller.exit_code == 0
         requests = len(server.operations)
         wandb("sync", str(study), "--best", "1")
-        assert "sent: 0; sent before: 2" in capsys.readouterr().out
+        assert "sent: 0; sent before: 2; not sent: 3" in capsys.readouterr().out
         assert len(server.operations) == requests
-        wandb("sync", str(study), "--all", "--project", "other")
-        assert "sent: 3 (trial 1, trial 2, trial 3); sent before: 2" in capsys.readouterr().out
+        wandb("sync", str(study), "--project", "other")
+        out = capsys.readouterr().out
+        assert "sent: 3 (trial 1, trial 2, trial 3); sent before: 2\n" in out
+        assert count_uploaded(find_study(str(study)), study) == (4, 4)
+        marked = [
+            run.about["displayName"] for run in server.runs.values() if "is_best" in run.summary
+        ]
+        assert marked == ["offline-0"]
         sent = sorted(
             (run.about["project"], run.about["jobType"], run.announced)
             for run in server.runs.values()
@@ -124,6 +132,31 @@ def test_offline_runs_are_sent_once_and_missing_ones_later(study, monkeypatch, c
             ("synaptune", "controller"),
             ("synaptune", "search"),
         ]
+        assert server.unknown == []
+
+
+def test_a_published_report_adds_its_figures_to_the_run_of_an_offline_study(study):
+    command = [sys.executable, "-m", "synaptune.cli.main", "wandb"]
+    with run_server() as server:
+        environment = os.environ | server.environment
+        del environment["WANDB_MODE"]
+        for action in ("sync", "report"):
+            done = subprocess.run(
+                [*command, action, str(study)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=False,
+            )
+            assert (done.returncode, "not added" in done.stderr) == (0, False), done.stderr
+        (controller,) = [
+            run for run in server.runs.values() if run.about["jobType"] == "controller"
+        ]
+        assert controller.history[-1]["figure/convergence"]["_type"] == "image-file"
+        (view,) = server.views.values()
+        assert "figure/convergence" in view["spec"]
+        assert "The panels show the runs of 4 of the 4 trials of the search." in view["spec"]
         assert server.unknown == []
 
 

@@ -35,7 +35,7 @@ def no_account(monkeypatch, tmp_path):
     wandb_runs.is_server_reachable.cache_clear()
 
 
-def test_a_resumed_csv_keeps_what_its_checkpoint_knows_and_drops_the_rest(tmp_path):
+def test_a_resumed_csv_keeps_the_rows_up_to_its_checkpoint_and_drops_later_ones(tmp_path):
     path = tmp_path / "metrics.csv"
     fresh = CsvWriter(path, 0)
     for step in (1, 2, 3):
@@ -53,7 +53,7 @@ def test_a_resumed_csv_keeps_what_its_checkpoint_knows_and_drops_the_rest(tmp_pa
 
 
 @needs_wandb
-def test_two_runs_of_one_process_are_two_closed_offline_runs(run, small, tmp_path):
+def test_two_runs_in_one_process_become_two_closed_offline_runs(run, small, tmp_path):
     import wandb
 
     for name in ("first", "second"):
@@ -70,7 +70,9 @@ def test_two_runs_of_one_process_are_two_closed_offline_runs(run, small, tmp_pat
 
 
 @needs_wandb
-def test_a_dead_network_means_offline_at_once_and_is_said_once(tmp_path, monkeypatch, capfd):
+def test_without_a_network_runs_are_offline_at_once_and_the_reason_is_printed_once(
+    tmp_path, monkeypatch, capfd
+):
     with socket.socket() as taken:  # bound and never listening: connections are refused
         taken.bind(("127.0.0.1", 0))
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}")
@@ -104,7 +106,7 @@ def test_a_dead_network_means_offline_at_once_and_is_said_once(tmp_path, monkeyp
         ("no such mode", "offline"),
     ],
 )
-def test_the_mode_that_the_environment_asks_for_is_wandbs_own(monkeypatch, capsys, value, mode):
+def test_wandb_mode_of_the_environment_is_read_as_wandb_reads_it(monkeypatch, capsys, value, mode):
     monkeypatch.setenv("WANDB_MODE", value)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(wandb_runs, "is_server_reachable", wandb_runs.functools.cache(lambda: True))
@@ -113,7 +115,7 @@ def test_the_mode_that_the_environment_asks_for_is_wandbs_own(monkeypatch, capsy
 
 
 @needs_wandb
-def test_a_server_that_never_answers_is_given_up_in_time(monkeypatch):
+def test_a_server_that_never_answers_counts_as_unreachable_in_time(monkeypatch):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -125,7 +127,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(monkeypatch):
 
 
 @needs_wandb
-def test_a_server_that_refuses_the_run_means_offline(tmp_path, monkeypatch, capfd):
+def test_a_run_that_the_server_refuses_is_offline(tmp_path, monkeypatch, capfd):
     class Refusing(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(404)
@@ -146,7 +148,7 @@ def test_a_server_that_refuses_the_run_means_offline(tmp_path, monkeypatch, capf
 
 
 @needs_wandb
-def test_without_key_and_with_stdin_closed_nothing_is_asked(small, tmp_path, root):
+def test_without_an_api_key_and_standard_input_a_run_prompts_for_nothing(small, tmp_path, root):
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("WANDB")
     }
@@ -172,7 +174,7 @@ def test_without_key_and_with_stdin_closed_nothing_is_asked(small, tmp_path, roo
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
 
 
-def test_tensorboard_events_hold_the_losses(run, small, tmp_path):
+def test_tensorboard_events_contain_the_losses(run, small, tmp_path):
     run([*small, "logger.tensorboard=true"], tmp_path)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -192,7 +194,7 @@ def test_a_pipe_gets_a_line_for_each_validation(capsys):
     assert isinstance(make_progress("auto", 10, 0, in_search=True), Progress)
 
 
-def test_no_bar_is_left_behind_when_a_logger_fails(run, small, tmp_path, monkeypatch):
+def test_the_progress_bar_is_closed_when_a_logger_fails(run, small, tmp_path, monkeypatch):
     def refused(*_, **__):
         raise UserError("no wandb")
 

@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from html import escape
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -20,6 +21,7 @@ from synaptune.report.dashboard.merged_storage import MergedStorage, ReadOnlyErr
 from synaptune.report.dashboard.page_cache import READ_TIMEOUT, PageCache, PagePart
 from synaptune.report.dashboard.study_index import StudyEntry, StudyIndex
 from synaptune.report.dashboard.study_status import StudyStatus
+from synaptune.study.database.keys import ARCHIVED
 from synaptune.study.reader import StudySnapshot
 
 # Modules that a page may need. They are imported before threads start, because concurrent imports
@@ -42,7 +44,7 @@ _PRELOADED_MODULES = (
     ),
     *("synaptune.analysis.evidence", "synaptune.report.page", "synaptune.search.optimizers.cma"),
 )
-FIGURE_WAIT = 1.5  # [s] that a page waits for its figures before it is sent without them
+REPORT_WAIT = 1.5  # [s] that a page waits for its sections before it is sent without them
 _MAX_DIGITS = 18  # of a trial number; Python refuses to parse thousands of digits
 _HTML, _JSON = "text/html; charset=utf-8", "application/json"
 
@@ -88,7 +90,10 @@ class DashboardApp:
             return self._forward(environ, start_response)
         query = dict(parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True))
         try:
-            answer = self._route(words[1:], query)
+            if environ["REQUEST_METHOD"] == "POST":
+                answer = self._change(words[1:])
+            else:
+                answer = self._route(words[1:], query, environ.get("QUERY_STRING", ""))
         except NotFound as error:
             answer = _make_message_page("Not found", str(error), "404 Not Found")
         except UserError as error:
@@ -113,7 +118,7 @@ class DashboardApp:
         start_response(answer.status, headers)
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
 
-    def _route(self, words: list[str], query: dict[str, str]) -> Response:
+    def _route(self, words: list[str], query: dict[str, str], text: str) -> Response:
         match words:
             case []:
                 if self._start is not None and "all" not in query:
@@ -128,7 +133,7 @@ class DashboardApp:
                 return _make_page(
                     "Studies",
                     "<h1>Studies</h1>",
-                    pages.render_studies(studies, faults),
+                    pages.render_studies(studies, faults, write=self._write),
                     query,
                     live="/?all",
                 )
@@ -139,13 +144,60 @@ class DashboardApp:
                     files("synaptune.report.dashboard").joinpath("live.js").read_bytes(),
                     "text/javascript; charset=utf-8",
                 )
+            case ["compare"]:
+                return self._show_comparison(
+                    [key for name, key in parse_qsl(text) if name == "study"]
+                )
             case ["study", key, *rest]:
-                entry = self._index.find_study(key)
-                status = None if entry is None else entry.read_status()
-                if entry is None or status is None:
-                    raise NotFound("There is no such study: it was deleted or has not started.")
-                return self._route_study(entry, status, rest, query)
+                return self._route_study(*self._find_study(key), rest, query)
         raise NotFound("There is no page at this address.")
+
+    def _find_study(self, key: str) -> tuple[StudyEntry, StudyStatus]:
+        entry = self._index.find_study(key)
+        status = None if entry is None else entry.read_status()
+        if entry is None or status is None:
+            raise NotFound("There is no such study: it was deleted or has not started.")
+        return entry, status
+
+    def _change(self, words: list[str]) -> Response:
+        """Change a study: mark it as archived, or remove the mark."""
+        match words:
+            case ["study", key, "archive" | "restore" as action]:
+                entry, study = self._find_study(key)
+                self._load_optuna()
+                try:
+                    number = self._storage.find_key(entry.url, entry.name)
+                    self._storage.set_study_user_attr(number, ARCHIVED, action == "archive")
+                except ReadOnlyError as error:
+                    return _make_message_page("Not changed", str(error), "403 Forbidden")
+                finally:
+                    self._storage.remove_session()
+                self._index.forget_listing()
+                return Response(json.dumps({"study": study.name, "action": action}), _JSON)
+        raise NotFound("There is no page at this address.")
+
+    def _show_comparison(self, keys: list[str]) -> Response:
+        """Show the comparison of several studies."""
+        from synaptune.report.comparison import make_comparison
+
+        studies = [self._find_study(key) for key in dict.fromkeys(keys)]
+        if len(studies) < 2:
+            raise user_error(
+                got=f"{len(studies)} studies to compare",
+                expected="two or more",
+                do="go back and choose them in the list of studies",
+            )
+        sections = make_comparison([self._cache.get_evidence(*pair) for pair in studies])
+        names = ", ".join(study.name for _, study in studies)
+        head = pages.render_breadcrumbs(("Studies", "/?all"), ("Comparison", None))
+        return Response(
+            pages.render_page(
+                f"Comparison of {names}",
+                f"{head}<h1>{len(studies)} studies compared</h1><p>{escape(names)}</p>",
+                [PagePart(section.key, section.title, section.html) for section in sections],
+                contents=True,
+            )
+        )
 
     def _route_study(
         self, entry: StudyEntry, study: StudyStatus, words: list[str], query: dict[str, str]
@@ -205,12 +257,15 @@ class DashboardApp:
     def _show_report(
         self, entry: StudyEntry, study: StudyStatus, query: dict[str, str]
     ) -> Response:
-        timeout = READ_TIMEOUT if "live" in query else FIGURE_WAIT
+        timeout = READ_TIMEOUT if "live" in query else REPORT_WAIT
         cached = self._cache.get_parts(entry, study, timeout)
+        parts = pages.make_waiting() if cached is None else cached.value.parts
+        if cached is not None:
+            parts = [*pages.explain_state(study, cached.value), *parts]
         return _make_page(
             study.name,
-            pages.render_study_head(entry, study, "report"),
-            pages.make_waiting() if cached is None else cached.value,
+            pages.render_study_head(entry, study, "report", self._write),
+            parts,
             query,
             live=pages.page_url(entry),
             version="" if cached is None else cached.version,
@@ -227,7 +282,7 @@ class DashboardApp:
             is_current = cached.version == study.version
             version = self._cache.get_version(entry, study) if is_current else ""
         live = f"{pages.page_url(entry, 'trials')}?{view.to_query()}"
-        head = pages.render_study_head(entry, study, "trials")
+        head = pages.render_study_head(entry, study, "trials", self._write)
         return _make_page(f"{study.name}: trials", head, parts, query, live=live, version=version)
 
     def _show_trial(

@@ -1,8 +1,9 @@
 """Access control of the dashboard, and the security headers of every response.
 
-Without a token the server answers only requests for a name of this machine. This prevents DNS
-rebinding, in which another site reaches the server under its own name. With a token every request
-needs it: once as ?token=..., which sets a cookie, or as `Authorization: Bearer`.
+Without a token, the server answers only requests whose Host header is a loopback name. This
+prevents DNS rebinding, in which another site reaches the server under a name of its own. With a
+token, every request must be authenticated: once by ?token=..., which sets a cookie, or by a header
+`Authorization: Bearer TOKEN`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from synaptune.core.errors import user_error
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 MIN_TOKEN_LENGTH = 12  # characters
-READ_ONLY = "This dashboard only reads; start it with --write to change studies."
+READ_ONLY = "This dashboard is read-only. Start it with --write to change studies."
 _READ_METHODS = ("GET", "HEAD")
-# Applies to the pages of synaptune. A response with a policy of its own (optuna-dashboard) keeps
-# it.
+# Content-Security-Policy of the pages of synaptune. A response that has its own policy, as those of
+# optuna-dashboard do, keeps it.
 _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; "
@@ -42,7 +43,7 @@ _HOST_PATTERN = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]/@\s]+)(?::\d{1,5})?")
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether an address or name is a loopback one."""
+    """Return whether a name or an address is a loopback address."""
     if host.lower().rstrip(".") == "localhost":
         return True
     try:
@@ -56,13 +57,13 @@ def choose_token(host: str, option: str | None) -> str | None:
 
     Args:
         host: address that the server listens on.
-        option: the token; "auto" means a random one, None means no token.
+        option: value of --token: a token, "auto" for a random token, or None for no token.
 
     Returns:
-        The token; None for a loopback address without a token.
+        The token; None if the address is a loopback address and no token was given.
 
     Raises:
-        UserError: the token is too weak, or it is missing for an address that is not loopback.
+        UserError: the token is invalid, or there is none although other machines can connect.
     """
     if option == "auto":
         return secrets.token_urlsafe(24)
@@ -91,12 +92,12 @@ def choose_token(host: str, option: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class AccessControl:
-    """Access control of the server.
+    """Rules that decide which requests the server answers.
 
     Attributes:
-        token: the required token; None means that no token is required.
-        write: whether optuna-dashboard may change a study.
-        cookie: name of the cookie.
+        token: the required token; None if no token is required.
+        write: whether requests may change studies.
+        cookie: name of the cookie that authenticates a browser.
     """
 
     token: str | None = None
@@ -104,7 +105,7 @@ class AccessControl:
     cookie: str = "synaptune"
 
     def protect(self, app: App) -> App:
-        """Return the application behind this access control."""
+        """Return an application that checks each request before `app` gets it."""
 
         def protected_app(
             environ: dict[str, Any], start_response: Callable[..., Any]
@@ -135,8 +136,7 @@ class AccessControl:
                 "421 Misdirected Request",
                 [],
                 _render_page(
-                    "This dashboard answers only requests for a name of its own machine, such as "
-                    "localhost."
+                    "This dashboard answers only requests for a loopback name such as localhost."
                 ),
             )
         if self.token is not None:
@@ -145,7 +145,7 @@ class AccessControl:
             if token is not None and self._is_equal(token, self.token):
                 return self._set_cookie(environ, [pair for pair in query if pair[0] != "token"])
             if not self._is_authenticated(environ):
-                hint = "" if token is None else "That is not the token. "
+                hint = "" if token is None else "The token is wrong. "
                 return (
                     "401 Unauthorized",
                     [("WWW-Authenticate", 'Bearer realm="synaptune"')],
@@ -162,17 +162,17 @@ class AccessControl:
                 return (
                     "403 Forbidden",
                     [],
-                    _render_page("A change must come from the pages of the dashboard."),
+                    _render_page("Only the pages of this dashboard may send changes."),
                 )
         return None
 
     def _set_cookie(
         self, environ: dict[str, Any], query: list[tuple[str, str]]
     ) -> tuple[str, list[tuple[str, str]], str]:
-        """Set the cookie and move on to the address without the token.
+        """Set the cookie and send the browser to the address without the token.
 
-        The response is a page that refreshes instead of a redirect: after a link from another site
-        a browser would not send a strict cookie with the redirected request.
+        The response is a page with a refresh, not a redirect: when the user has followed a link of
+        another site, a browser does not send a SameSite=Strict cookie with a redirected request.
         """
         path = "/" + quote(environ.get("PATH_INFO", "/").encode("latin-1").lstrip(b"/"))
         target = path + (f"?{urlencode(query)}" if query else "")
@@ -181,15 +181,15 @@ class AccessControl:
         return (
             "200 OK",
             [("Set-Cookie", cookie)],
-            _render_page(f'<a href="{html.escape(target)}">Go on</a>', head=move),
+            _render_page(f'<a href="{html.escape(target)}">Continue</a>', head=move),
         )
 
     def _is_authenticated(self, environ: dict[str, Any]) -> bool:
         scheme, _, bearer = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         if scheme.lower() == "bearer" and self._is_equal(bearer.strip(), self.token or ""):
             return True
-        # http.cookies drops the whole header at the first invalid pair, which another server of
-        # this host may have set.
+        # http.cookies discards the whole header if one pair is invalid, and another server of this
+        # host may have set such a pair.
         pairs = (pair.partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
         return any(
             name.strip() == self.cookie and self._is_equal(value.strip(), self._cookie_value)
@@ -198,7 +198,7 @@ class AccessControl:
 
     @property
     def _cookie_value(self) -> str:
-        """Value of the cookie: a digest that proves the token without containing it."""
+        """Value of the cookie: a digest of the token, from which the token cannot be computed."""
         return hashlib.sha256(f"synaptune dashboard {self.token}".encode()).hexdigest()
 
     @staticmethod
@@ -207,18 +207,18 @@ class AccessControl:
 
 
 _TOKEN_PROMPT = (
-    "This dashboard requires its token, which is printed in the terminal where it was started."
+    "This dashboard requires a token. The terminal in which it was started shows the token."
 )
 
 
 def _read_host(environ: dict[str, Any]) -> str:
-    """Return the host that the browser requested, without port; empty if missing or invalid."""
+    """Return the host name of the Host header, without the port; empty if it is invalid."""
     match = _HOST_PATTERN.fullmatch(environ.get("HTTP_HOST", ""))
     return match.group(1) if match else ""
 
 
 def _is_same_site(environ: dict[str, Any]) -> bool:
-    """Return whether a request comes from a page of this server, or from no browser."""
+    """Return whether a request was sent by a page of this server, or by a program."""
     if environ.get("HTTP_SEC_FETCH_SITE", "same-origin") not in ("same-origin", "none"):
         return False
     origin, host = environ.get("HTTP_ORIGIN"), environ.get("HTTP_HOST", "")

@@ -4,7 +4,10 @@ const main = document.querySelector("main[data-live]");
 const statusLine = document.querySelector("[data-status]");
 // [ms]; a page without a status line polls less often, because it has to request its parts.
 const POLL_INTERVAL = statusLine ? 2000 : 5000, REQUEST_TIMEOUT = 60000;
+// [ms] while the server draws the figures of the page
+const DRAWING_INTERVAL = 300;
 let version = main ? main.dataset.version : "", updatedAt = Date.now(), lost = false, study = null;
+let isDrawing = false;
 
 async function fetchJson(address) {
   const response = await fetch(address, {
@@ -14,12 +17,13 @@ async function fetchJson(address) {
   return response.json();
 }
 
-// State of a part that the reader changed: open details and scroll positions.
+// State of a part that the reader changed: open details, scroll positions and checked boxes.
 const saveState = (part) => ({
   open: [...part.querySelectorAll("details")].map((element) => element.open),
   scroll: [...part.querySelectorAll(".scroll, pre")].map(
     (element) => [element.scrollLeft, element.scrollTop],
   ),
+  checked: new Set([...part.querySelectorAll("input:checked")].map((element) => element.value)),
 });
 function restoreState(part, state) {
   [...part.querySelectorAll("details")].forEach((element, index) => {
@@ -27,6 +31,9 @@ function restoreState(part, state) {
   });
   [...part.querySelectorAll(".scroll, pre")].forEach((element, index) => {
     [element.scrollLeft, element.scrollTop] = state.scroll[index] ?? [0, 0];
+  });
+  part.querySelectorAll("input[type=checkbox]").forEach((element) => {
+    element.checked = state.checked.has(element.value);
   });
 }
 
@@ -50,7 +57,7 @@ function replaceParts(parts) {
     restoreState(section, state);
   });
   updateContents(parts);
-  showCopyButtons();
+  showButtons();
   if (anchor?.isConnected && scrollY > 0) scrollBy(0, anchor.getBoundingClientRect().top - before);
 }
 
@@ -104,21 +111,31 @@ async function poll() {
       const update = await fetchJson(`${address}${separator}live=${digests}`);
       replaceParts(update.parts);
       version = update.version;
+      isDrawing = version.includes("~");
     }
     [updatedAt, lost] = [Date.now(), false];
   } catch {
-    lost = true; // the server may come back, so polling continues
+    [lost, isDrawing] = [true, false]; // the server may come back, so polling continues
   } finally {
     showAge();
-    setTimeout(poll, POLL_INTERVAL);
+    setTimeout(poll, isDrawing ? DRAWING_INTERVAL : POLL_INTERVAL);
   }
 }
 
-function showCopyButtons() {
+// Shows the buttons that need this script.
+function showButtons() {
   for (const button of document.querySelectorAll("button[data-copies]")) {
     button.hidden = !navigator.clipboard;
   }
+  for (const button of document.querySelectorAll("button[data-posts]")) button.hidden = false;
 }
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("button[data-posts]");
+  if (!button) return;
+  const response = await fetch(button.dataset.posts, { method: "POST" });
+  if (response.ok) location.reload();
+  else button.textContent = "not changed";
+});
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-copies]");
   if (!button) return;
@@ -128,6 +145,6 @@ document.addEventListener("click", async (event) => {
 addEventListener("beforeprint", () => {
   document.querySelectorAll("details").forEach((element) => { element.open = true; });
 });
-showCopyButtons();
+showButtons();
 if (statusLine) setInterval(showAge, 1000);
 if (main || statusLine) poll();

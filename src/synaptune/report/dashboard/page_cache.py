@@ -24,6 +24,7 @@ from synaptune.analysis.results import Evidence
 from synaptune.core.errors import UserError
 from synaptune.report.dashboard.study_index import StudyEntry
 from synaptune.report.dashboard.study_status import StudyStatus
+from synaptune.report.figures.theme import Figure
 from synaptune.study.reader import StudySnapshot, read_study
 
 REST_FACTOR = 8.0  # pause before a value is computed again, in units of its computing time
@@ -31,6 +32,7 @@ REANALYSE_GROWTH = 1.1  # growth of a running study that starts its slow analyse
 RETRY_SECONDS = 5.0  # [s] until a failed computation is repeated
 MAX_STUDIES = 8  # studies held in memory
 READ_TIMEOUT = 30.0  # [s]
+PUBLISH_INTERVAL = 0.7  # [s] between two versions of a page whose figures are being drawn
 # Fields of the evidence that the slow analyses fill.
 _SLOW_FIELDS = ("effects", "effects_note", "importances", "hypotheses")
 _SEPARATE_PAGES = ("trials",)  # sections that have a page of their own
@@ -58,6 +60,20 @@ class PagePart(NamedTuple):
         return hashlib.sha256(f"{self.title}\0{self.html}".encode()).hexdigest()[:16]
 
 
+class ReportParts(NamedTuple):
+    """The parts of a report page.
+
+    Attributes:
+        parts: the parts.
+        ended_count: number of ended trials that they are made of.
+        is_drawing: whether some figures are missing or of an earlier state, until they are drawn.
+    """
+
+    parts: list[PagePart]
+    ended_count: int
+    is_drawing: bool
+
+
 class BackgroundValue(Generic[T]):
     """One value of a study, computed in a background thread."""
 
@@ -69,6 +85,7 @@ class BackgroundValue(Generic[T]):
         self._error: Exception | None = None
         self._tried_version: str | None = None
         self._busy = False
+        self._published_count = 0
         self._cost, self._finished_at = 0.0, float("-inf")
 
     def get(
@@ -77,7 +94,8 @@ class BackgroundValue(Generic[T]):
         """Return the value for a version, or an earlier one during the pause.
 
         `make` sets the version of its value. That version may be older than the requested one; then
-        `make` is called again after the pause.
+        `make` is called again after the pause. A call during the computation returns the next value
+        that `make` publishes.
 
         Args:
             version: version of the study.
@@ -102,10 +120,20 @@ class BackgroundValue(Generic[T]):
             ):
                 self._busy = True
                 threading.Thread(target=self._run, args=(version, make), daemon=True).start()
-            self._condition.wait_for(lambda: not self._busy, timeout)
+            published = self._published_count
+            self._condition.wait_for(
+                lambda: not self._busy or self._published_count > published, timeout
+            )
             if self._error is not None:
                 raise self._error
             return self.latest
+
+    def publish(self, value: Versioned[T]) -> None:
+        """Make an unfinished value available during its computation."""
+        with self._condition:
+            self.latest = value
+            self._published_count += 1
+            self._condition.notify_all()
 
     def start(self, version: str, make: Callable[[], Versioned[T]]) -> None:
         """Start the computation, unless it is running or its value is current."""
@@ -144,7 +172,8 @@ class _StudyCache:
 
     def __init__(self) -> None:
         self.snapshot: BackgroundValue[StudySnapshot] = BackgroundValue()
-        self.parts: BackgroundValue[list[PagePart]] = BackgroundValue()
+        self.parts: BackgroundValue[ReportParts] = BackgroundValue()
+        self.figures: dict[str, Figure | None] = {}  # the last ones by key
         self.slow: BackgroundValue[Evidence] = BackgroundValue(low_priority=True)
         self.slow_ended = 0
 
@@ -175,8 +204,10 @@ class PageCache:
 
     def get_parts(
         self, entry: StudyEntry, study: StudyStatus, timeout: float = READ_TIMEOUT
-    ) -> Versioned[list[PagePart]] | None:
+    ) -> Versioned[ReportParts] | None:
         """Return the sections of the report; None if they are not ready within the timeout [s].
+
+        Without figures they are ready first; the figures follow.
 
         Raises:
             UserError: the study cannot be read.
@@ -222,9 +253,13 @@ def _combine_versions(version: str, slow: Versioned[Evidence] | None) -> str:
 
 def _make_parts(
     cache: _StudyCache, entry: StudyEntry, study: StudyStatus
-) -> Versioned[list[PagePart]]:
-    """Make the sections from the cached snapshot, which may be older than the study."""
+) -> Versioned[ReportParts]:
+    """Make the sections from the cached snapshot, which may be older than the study.
+
+    The sections are published first with the last figures, then with those that are drawn.
+    """
     from synaptune.analysis.evidence import gather_evidence
+    from synaptune.report.figures import FIGURE_KEYS, draw_figure
     from synaptune.report.page import make_sections
 
     snapshot = cache.snapshot.get(study.version, lambda: _read_snapshot(entry, study), None)
@@ -236,13 +271,27 @@ def _make_parts(
     evidence = gather_evidence(snapshot.value, deep=False)
     if slow is not None:
         evidence = merge_slow_fields(evidence, slow.value)
-    parts = [
-        PagePart(section.key, section.title, section.html)
-        for section in make_sections(evidence)
-        if section.key not in _SEPARATE_PAGES
-    ]
+    ended_count = sum(trial.state != "running" for trial in snapshot.value.trials)
+
+    def render(is_drawing: bool) -> ReportParts:
+        known = (cache.figures.get(key) for key in FIGURE_KEYS)
+        sections = make_sections(evidence, [figure for figure in known if figure is not None])
+        parts = [
+            PagePart(section.key, section.title, section.html)
+            for section in sections
+            if section.key not in _SEPARATE_PAGES
+        ]
+        return ReportParts(parts, ended_count, is_drawing)
+
+    published_at = float("-inf")
+    for index, key in enumerate(FIGURE_KEYS):
+        if time.monotonic() - published_at > PUBLISH_INTERVAL:
+            cache.parts.publish(Versioned(f"{version}~{index}", render(True)))
+            published_at = time.monotonic()
+        cache.figures[key] = draw_figure(key, evidence)
+    report = render(False)
     _start_slow_analyses(cache, snapshot, running=study.is_running)
-    return Versioned(version, parts)
+    return Versioned(version, report)
 
 
 def _start_slow_analyses(

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from synaptune.core.text import format_duration
-from synaptune.report.dashboard.page_cache import PagePart
+from synaptune.report.dashboard.page_cache import PagePart, ReportParts
 from synaptune.report.dashboard.study_index import StudyEntry, UnreadableDatabase
 from synaptune.report.dashboard.study_status import StudyStatus
 
@@ -60,7 +60,8 @@ def render_page(
     """
     toc = ""
     if contents:
-        items = (f'<li><a href="#{part.key}">{escape(part.title)}</a></li>' for part in parts)
+        titled = (part for part in parts if part.title)
+        items = (f'<li><a href="#{part.key}">{escape(part.title)}</a></li>' for part in titled)
         toc = f'<nav class="toc" aria-label="Contents"><ol>{"".join(items)}</ol></nav>'
     live_data = f' data-live="{escape(live)}" data-version="{escape(version)}"' if live else ""
     body = "\n".join(map(render_part, parts))
@@ -97,8 +98,15 @@ def render_breadcrumbs(*steps: tuple[str, str | None]) -> str:
     return f'<nav class="crumbs" aria-label="Breadcrumbs"><ol>{items}</ol></nav>'
 
 
-def render_study_head(entry: StudyEntry, study: StudyStatus, current: str) -> str:
-    """Render name, state and pages of a study; `current` is the key of the present page."""
+def render_study_head(entry: StudyEntry, study: StudyStatus, current: str, write: bool) -> str:
+    """Render name, state and pages of a study.
+
+    Args:
+        entry: location of the study.
+        study: status of the study.
+        current: key of the present page.
+        write: whether the dashboard may change the study.
+    """
     pages = (
         ("report", "Report", page_url(entry)),
         ("trials", "Trials", page_url(entry, "trials")),
@@ -111,9 +119,10 @@ def render_study_head(entry: StudyEntry, study: StudyStatus, current: str) -> st
     for key, text, link in pages:
         kind = " aria-current=page" if key == current else " download" if key in _DOWNLOADS else ""
         links += f'<li><a href="{link}"{kind}>{text}</a></li>'
+    links += f"<li>{_render_archive_button(entry, study)}</li>" if write else ""
     return (
         render_breadcrumbs(("Studies", "/?all"), (study.name, None))
-        + f"<h1>{escape(study.name)}</h1>"
+        + f"<h1>{escape(study.name)}{' (archived)' if study.is_archived else ''}</h1>"
         + render_status(study, live=page_url(entry, "status"))
         + f'<nav class="pages" aria-label="Pages of the study"><ul>{links}</ul></nav>'
     )
@@ -173,27 +182,48 @@ def describe_state(study: StudyStatus) -> str:
     return ", ".join(words)
 
 
+def _render_archive_button(entry: StudyEntry, study: StudyStatus) -> str:
+    """Render the button that marks a study as archived, or removes the mark; it needs a script."""
+    action, text = ("restore", "Restore") if study.is_archived else ("archive", "Archive")
+    target, label = page_url(entry, action), f"{text} study {study.name}"
+    return (
+        f'<button class="tool" type="button" data-posts="{escape(target)}" '
+        f'aria-label="{escape(label)}" hidden>{text}</button>'
+    )
+
+
 def render_studies(
-    studies: Iterable[tuple[StudyEntry, StudyStatus]], faults: Sequence[UnreadableDatabase]
+    studies: Iterable[tuple[StudyEntry, StudyStatus]],
+    faults: Sequence[UnreadableDatabase],
+    *,
+    write: bool = False,
 ) -> list[PagePart]:
-    """Render the list of studies: running ones first, then by their latest event."""
+    """Render the list of studies: running ones first, then by their latest event.
+
+    Args:
+        studies: the studies.
+        faults: databases that cannot be read.
+        write: whether the dashboard may change studies.
+    """
     earliest = datetime.min.replace(tzinfo=UTC)
     ordered = sorted(
         studies,
         key=lambda pair: (pair[1].is_running, pair[1].latest_event or earliest),
         reverse=True,
     )
-    rows = "".join(_render_study_row(entry, status) for entry, status in ordered)
-    heads = "".join(
-        f'<th scope="col"{" class=number" if head in _NUMBER_HEADS else ""}>{head}</th>'
-        for head in _STUDY_HEADS
-    )
-    table = _wrap_scroll(
-        "Studies",
-        f'<table id="studies-table"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>',
-    )
+    current = [pair for pair in ordered if not pair[1].is_archived]
+    archived = [pair for pair in ordered if pair[1].is_archived]
     empty = "<p>There is no study yet. <code>make sweep-phase1</code> starts one.</p>"
-    parts = [PagePart("studies", "", table if ordered else empty)]
+    if archived:
+        empty = "<p>All studies are archived.</p>"
+    content = _render_table(current, write) if current else empty
+    if archived:
+        summary = f"<summary>Archived studies ({len(archived)})</summary>"
+        content += f"<details>{summary}{_render_table(archived, write)}</details>"
+    if len(ordered) > 1:
+        button = '<p><button class="tool">Compare the chosen studies</button></p>'
+        content = f'<form action="{BASE_PATH}/compare">{content}{button}</form>'
+    parts = [PagePart("studies", "", content)]
     if faults:
         items = "".join(
             f"<li><strong>{escape(fault.url)}</strong><pre>{escape(fault.reason)}</pre></li>"
@@ -203,20 +233,38 @@ def render_studies(
     return parts
 
 
-def _render_study_row(entry: StudyEntry, study: StudyStatus) -> str:
+def _render_table(studies: Sequence[tuple[StudyEntry, StudyStatus]], write: bool) -> str:
+    heads = "".join(
+        f'<th scope="col"{" class=number" if head in _NUMBER_HEADS else ""}>{head}</th>'
+        for head in (*_STUDY_HEADS, *([""] if write else []))
+    )
+    rows = "".join(_render_study_row(entry, status, write) for entry, status in studies)
+    return _wrap_scroll(
+        "Studies",
+        f'<table class="studies"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>',
+    )
+
+
+def _render_study_row(entry: StudyEntry, study: StudyStatus, write: bool) -> str:
     phase, search = study.current_phase, study.search_phase
     count = str(search.ended_count if search is not None else study.ended_count)
     count += f" of {study.budget}" if study.budget and search is not None else ""
     best = "" if search is None or search.best is None else f"{search.best:.5g}"
     dot = '<i class="dot" aria-hidden="true"></i>' if study.is_running else ""
     origin = "" if study.is_ours else " (another program's)"
+    choice = (
+        f'<input type="checkbox" name="study" value="{escape(entry.key)}" '
+        f'aria-label="Compare study {escape(study.name)}"> '
+    )
     link = f'<a href="{page_url(entry)}">{escape(study.name)}</a>'
+    button = f"<td>{_render_archive_button(entry, study)}</td>" if write else ""
     return (
-        f'<tr><th scope="row">{link}{origin}</th><td>{dot}{escape(describe_state(study))}</td>'
+        f'<tr><th scope="row">{choice}{link}{origin}</th>'
+        f"<td>{dot}{escape(describe_state(study))}</td>"
         f"<td>{escape(phase.name) if phase else ''}</td><td class='number'>{count}</td>"
         f"<td class='number'>{best}</td><td class='number'>{study.failures or ''}</td>"
         f"<td>{escape(str(study.optimizer or ''))}</td>"
-        f"<td>{format_age(study.latest_event)}</td><td>{format_time(study.started_at)}</td></tr>"
+        f"<td>{format_age(study.latest_event)}</td><td>{format_time(study.started_at)}</td>{button}</tr>"
     )
 
 
@@ -247,8 +295,30 @@ def make_message(title: str, text: str) -> list[PagePart]:
 
 def make_waiting() -> list[PagePart]:
     """Make the parts of a page whose sections are not ready yet."""
-    note = '<p class="note">The figures are being drawn; they appear here.</p>'
+    note = '<p class="note">The study is being read; its report appears here.</p>'
     return [PagePart("waiting", "", note)]
+
+
+def explain_state(study: StudyStatus, report: ReportParts) -> list[PagePart]:
+    """Explain a report that is older than the header, or whose figures are not drawn; else nothing.
+
+    Args:
+        study: status of the study, which the header shows.
+        report: the report below it.
+    """
+    notes = []
+    if report.ended_count != study.ended_count:
+        notes.append(
+            f"This report is of the first {report.ended_count} of {study.ended_count} ended trials."
+        )
+    if report.is_drawing:
+        notes.append("The figures are being drawn; until then, the last ones are shown.")
+    elif notes:
+        notes.append(
+            "The next one follows after a pause, which leaves the processor to the search."
+        )
+    text = " ".join(notes)
+    return [PagePart("state", "", f'<p class="note">{text}</p>')] if text else []
 
 
 def render_value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The HTTP server: one thread for each request, on a loopback address by default."""
+"""The HTTP server of the dashboard, which handles each request in a thread."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class _Handler(WSGIRequestHandler):
     timeout = IDLE_TIMEOUT
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: an address may hold the token, and live pages would fill the terminal."""
+        """Log nothing: an address can contain the token, and live pages send many requests."""
 
     def address_string(self) -> str:
-        """Return the numeric address, since resolving its name may take seconds."""
+        """Return the numeric address; a lookup of its name can take seconds."""
         return str(self.client_address[0])
 
 
@@ -34,7 +34,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     request_queue_size = 64
 
     def server_bind(self) -> None:
-        # The method of the parent class resolves the full name of this machine over the network.
+        # HTTPServer.server_bind looks up the full name of this machine over the network.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -45,7 +45,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore a browser that disconnects during a response."""
+        """Ignore connections that the browser closed; report other errors."""
         if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -55,7 +55,14 @@ class _ServerIPv6(_Server):
 
 
 def listen(host: str, port: int) -> WSGIServer:
-    """Bind a server to a port, without an application; port 0 means any free port.
+    """Create a server that listens on a port.
+
+    Args:
+        host: name or address of this machine.
+        port: the port; 0 selects a free port.
+
+    Returns:
+        The server, without an application.
 
     Raises:
         UserError: the address or port cannot be used.
@@ -64,7 +71,7 @@ def listen(host: str, port: int) -> WSGIServer:
         raise user_error(
             got=f"--port {port}",
             expected="a number from 0 to 65535",
-            do="correct it; 0 takes any free port",
+            do="correct it; 0 selects a free port",
         )
     try:
         return (_ServerIPv6 if _is_ipv6(host) else _Server)((host.strip("[]"), port), _Handler)
@@ -72,10 +79,15 @@ def listen(host: str, port: int) -> WSGIServer:
         raise _explain_error(error, host, port) from error
 
 
-def server_url(server: WSGIServer, host: str) -> str:
-    """Return the address of the server for a browser."""
-    is_any = host.strip("[]") in ("0.0.0.0", "::")
-    name = socket.gethostname() if is_any else host
+def make_server_url(server: WSGIServer, host: str) -> str:
+    """Return the URL that opens the dashboard in a browser.
+
+    Args:
+        server: the server.
+        host: name or address that it listens on.
+    """
+    listens_everywhere = host.strip("[]") in ("0.0.0.0", "::")
+    name = socket.gethostname() if listens_everywhere else host
     if ":" in name and not name.startswith("["):
         name = f"[{name}]"
     return f"http://{name}:{server.server_port}/"
@@ -84,7 +96,14 @@ def server_url(server: WSGIServer, host: str) -> str:
 def serve(
     server: WSGIServer, app: App, access: AccessControl, *, on_ready: Callable[[], None]
 ) -> None:
-    """Serve requests until Ctrl-C; `on_ready` is called before the first request."""
+    """Serve requests until Ctrl-C, then close the server.
+
+    Args:
+        server: the server.
+        app: the application.
+        access: rules that decide which requests the application gets.
+        on_ready: called before the first request.
+    """
     server.set_app(access.protect(app))
     try:
         on_ready()
@@ -107,11 +126,11 @@ def _explain_error(error: OSError, host: str, port: int) -> Exception:
         return user_error(
             got=f"port {port}, which another program uses",
             expected="a free port",
-            do="give --port 0 for any, or another number",
+            do="give another number, or --port 0 for a free port",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return user_error(
-            got=f"port {port}, which needs more rights",
+            got=f"port {port}, which this user may not open",
             expected="a port above 1023",
             do="give --port 8080",
         )

@@ -1,4 +1,4 @@
-"""Index of the studies: those below a folder, and those of databases named by URL."""
+"""Index of the studies that a dashboard shows: those of a folder and those of given databases."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class StudyEntry:
     """Location of a study.
 
     Attributes:
-        key: name of the study in addresses.
+        key: identifier of the study in the addresses of its pages.
         name: name of the study in its database.
         url: URL of the database.
-        folder: folder of its files; None for a study that has only a database.
+        folder: folder of its files; None if only its database is known.
     """
 
     key: str
@@ -35,7 +35,7 @@ class StudyEntry:
     folder: Path | None
 
     def read_status(self) -> StudyStatus | None:
-        """Read the status of the study; None if it is gone.
+        """Read the status of the study; None if the database does not contain it.
 
         Raises:
             UserError: the database cannot be read.
@@ -46,14 +46,22 @@ class StudyEntry:
 
 @dataclass(frozen=True)
 class UnreadableDatabase:
-    """A database that cannot be read: its URL without password, and the reason."""
+    """A database that cannot be read.
+
+    Attributes:
+        url: its URL without the password.
+        reason: the error message.
+    """
 
     url: str
     reason: str
 
 
 class StudyIndex:
-    """Index of studies by key. A key from an address is only looked up, never used as a path."""
+    """The studies by key.
+
+    A key that comes from an address is only compared with known keys, never used as a path.
+    """
 
     def __init__(
         self, root: Path | None, urls: Sequence[str] = (), folders: Sequence[Path] = ()
@@ -61,9 +69,9 @@ class StudyIndex:
         """Create the index.
 
         Args:
-            root: folder whose subfolders with a study.db are listed.
-            urls: databases with any number of studies.
-            folders: additional folders of one study each.
+            root: folder; each of its subfolders that contains a study.db is a study.
+            urls: URLs of databases, each with any number of studies.
+            folders: folders of further studies.
         """
         self._root, self._urls, self._folders = (
             root,
@@ -79,19 +87,24 @@ class StudyIndex:
 
     @property
     def named_urls(self) -> tuple[str, ...]:
-        """URLs of the databases that were named."""
+        """URLs of the databases that were given."""
         return self._urls
 
     def list_studies(self) -> tuple[list[tuple[StudyEntry, StudyStatus]], list[UnreadableDatabase]]:
-        """List all studies with their status, and the databases that cannot be read."""
+        """Return all studies with their status, and the databases that cannot be read."""
         with self._lock:
             if time.monotonic() - self._listed_at > LISTING_LIFETIME:
                 self._listing = self._scan()
                 self._listed_at = time.monotonic()
             return self._listing
 
+    def forget_listing(self) -> None:
+        """Read the studies again at the next call, since one of them has changed."""
+        with self._lock:
+            self._listed_at = float("-inf")
+
     def find_study(self, key: str) -> StudyEntry | None:
-        """Find the study of a key; None if there is none."""
+        """Return the study of a key; None if the key is unknown."""
         with self._lock:
             listed = next((entry for entry, _ in self._listing[0] if entry.key == key), None)
         return listed or next(
@@ -99,7 +112,7 @@ class StudyIndex:
         )
 
     def list_databases(self) -> list[tuple[str, Path | None]]:
-        """List URL and folder of every database, those named by URL first."""
+        """Return URL and folder of every database; those that were given by URL come first."""
         folders = [*self._folders]
         if self._root is not None and self._root.is_dir():
             folders += sorted(path.parent for path in self._root.glob("*/study.db"))
@@ -130,7 +143,7 @@ def _normalise_url(url: str) -> str:
 
 
 def _make_key(name: str, url: str, used_keys: set[str]) -> str:
-    """Return the name if it is valid in an address and unused, else a hash."""
+    """Return the name of a study if it is a valid and unused key, else a hash of URL and name."""
     if _PLAIN_NAME.fullmatch(name) and name not in used_keys:
         return name
     return hashlib.sha256(f"{url} {name}".encode()).hexdigest()[:16]

@@ -62,6 +62,7 @@ class StudyStatus:
         plan: plan of the last search.
         notes_length: length of the notes without the heartbeat [characters].
         optimizer: name of the optimizer; None if it is unknown.
+        is_archived: whether lists of studies hide the study.
     """
 
     name: str
@@ -75,6 +76,7 @@ class StudyStatus:
     plan: SearchPlan = UNKNOWN_PLAN
     notes_length: int = 0
     optimizer: str | None = None
+    is_archived: bool = False
 
     @property
     def trial_count(self) -> int:
@@ -178,7 +180,7 @@ def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
         UserError: the database cannot be read.
     """
     keys = (
-        *(schema.HOLDER, schema.ENGINE, schema.SEARCHES),
+        *(schema.HOLDER, schema.ENGINE, schema.SEARCHES, schema.ARCHIVED),
         *(schema.CONFIGURATION, schema.VERSION_KEY),
     )
     with connect(url) as connection:
@@ -188,6 +190,7 @@ def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
 def _make_status(rows: StatusRows) -> StudyStatus:
     notes = {key: json.loads(text) for key, text in rows.notes.items()}
     is_ours, phases = schema.CONFIGURATION in notes, rows.phases
+    is_archived = bool(notes.get(schema.ARCHIVED))
     configuration = notes.get(schema.CONFIGURATION)
     if (
         not isinstance(configuration, dict)
@@ -216,6 +219,7 @@ def _make_status(rows: StatusRows) -> StudyStatus:
         plan=read_search_plan(notes, configuration, name, ended),
         notes_length=rows.notes_length,
         optimizer=configuration.get("search.optimizer"),
+        is_archived=is_archived,
     )
 
 

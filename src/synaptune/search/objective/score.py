@@ -20,12 +20,21 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from synaptune.core.errors import user_error
 from synaptune.search.objective.measures import match_baseline
 from synaptune.search.objective.pareto import achievement
 
 OBJECTIVES = ("val_loss", "composite", "hybrid", "pareto", "proxy")
+# Names of the objectives with their units, for titles and axes.
+_LABELS = {
+    "val_loss": "val_loss [nats/token]",
+    "composite": "composite score [1]",
+    "hybrid": "hybrid score",
+    "pareto": "pareto score [1]",
+    "proxy": "extrapolated val_loss [nats/token]",
+}
 TERMS = {
     "perplexity": "val_perplexity",
     "recall": "val_recall_accuracy",
@@ -98,6 +107,17 @@ class ObjectiveConfig:
     axes: ParetoAxes = field(default_factory=ParetoAxes)
     fraction: float = 0.25
     baseline: Baseline = field(default_factory=Baseline)
+
+
+def get_objective_label(configuration: Mapping[str, Any]) -> str:
+    """Return the name of the objective of a study, with its unit if it is known.
+
+    Args:
+        configuration: flat configuration of the study. That of another application has no
+            objective of ours.
+    """
+    name = str(configuration.get("objective.name", "objective"))
+    return _LABELS.get(name, name)
 
 
 def find_objective_faults(config: ObjectiveConfig) -> list[str]:

@@ -15,10 +15,10 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from synaptune.core.network import run_with_timeout
 from synaptune.core.text import get_first_line
 from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
@@ -32,9 +32,11 @@ from synaptune.training.loggers.wandb_run import (
     OPEN_MARKER,
     UPLOAD_SECONDS,
     WandbWriter,
+    find_run_ids,
     get_study_identity,
     make_run_id,
     open_run,
+    update_summary,
 )
 
 FOLDER = "controller"
@@ -42,7 +44,7 @@ JOB_TYPE = "controller"
 # A file in the folder of a run whose rows a later run with the same id has sent.
 REPEATED = "repeated"
 _RUN_FILE = "run.json"
-_HISTORY_FILE = "logged.jsonl"
+HISTORY_FILE = "logged.jsonl"
 _IMAGE_EVERY = 10  # generations between two images after the first ten
 
 
@@ -78,14 +80,21 @@ def open_search_run(
     run_id = make_run_id(name, get_study_identity(study), JOB_TYPE)
     tags = (*config.tags, name, JOB_TYPE)
     config = replace(
-        config, group=name, job_type=JOB_TYPE, run_id=run_id, tags=tags, generation=None
+        config,
+        group=name,
+        job_type=JOB_TYPE,
+        run_id=run_id,
+        run_name=f"{name}-{JOB_TYPE}",
+        tags=tags,
+        searched=tuple(dict.fromkeys(chain.from_iterable(names.values()))),
+        generation=None,
     )
     folder.mkdir(parents=True, exist_ok=True)
     writer = open_run(config, folder, name=name, flat_config=flat_config)
     if writer is None:
         return []
     write_json(folder / _RUN_FILE, asdict(config))
-    thread = WandbThread(writer, HistoryFile(folder / _HISTORY_FILE, run_id), len(names))
+    thread = WandbThread(writer, HistoryFile(folder / HISTORY_FILE, run_id), len(names))
     return [
         WandbCallback(
             thread,
@@ -93,6 +102,7 @@ def open_search_run(
             names=phase_names,
             maximize=maximize,
             earlier=(earlier or {}).get(phase, ()),
+            trials_folder=study.location.trials_folder,
         )
         for phase, phase_names in names.items()
     ]
@@ -108,49 +118,25 @@ def read_run_config(folder: Path) -> LoggerConfig | None:
         content = json.loads((folder / FOLDER / _RUN_FILE).read_text())
     except (OSError, ValueError):
         return None
-    return LoggerConfig(**content | {"tags": tuple(content["tags"])})
+    lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
+    return LoggerConfig(**content | lists)
 
 
-def attach_report(folder: Path, path: Path) -> bool:
-    """Add a report to the controller's run of a study.
-
-    The call opens the run again, so no search of the study may be running. An error of W&B is
-    printed.
-
-    Args:
-        folder: folder of the study.
-        path: a page, or a folder of files with the page report.html.
-
-    Returns:
-        Whether the report was added.
-    """
-    config = read_run_config(folder)
-    if config is None:
-        return False
-    result = run_with_timeout(
-        UPLOAD_SECONDS, lambda: _try_wandb(lambda: _attach(config, folder, path))
-    )
-    return result == (True, True)
+def make_key(phase: str) -> str:
+    """Return the prefix of the metrics of a phase."""
+    return re.sub(r"\s+", "-", phase)
 
 
-def _attach(config: LoggerConfig, folder: Path, path: Path) -> None:
-    import wandb
-
-    writer = open_run(config, folder / FOLDER, name=str(config.group), flat_config={})
-    if writer is None:
-        return
-    artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", f"report-{config.group}"), type="report")
-    root, page = (path, path / "report.html") if path.is_dir() else (path.parent, path)
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:  # add_dir would print
-        if file.is_file():
-            artifact.add_file(str(file), name=file.relative_to(root).as_posix())
-    history = HistoryFile(folder / FOLDER / _HISTORY_FILE, str(config.run_id))
-    history.log_again(writer)
-    if page.suffix == ".html" and page.exists():
-        html = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
-        history.log(writer, {"report": html}, {"kind": "report", "name": page.name})
-    writer.run.log_artifact(artifact)
-    writer.close(0)
+def define_metrics(run: Any, phase: str, maximize: bool) -> None:
+    """Define axes and direction of the metrics of a phase, which a run loses when it is resumed."""
+    key, summary = make_key(phase), "max" if maximize else "min"
+    run.config.update({"direction": f"{summary}imize"}, allow_val_change=True)
+    axis = f"{key}/evaluation"
+    run.define_metric(axis, hidden=True)
+    for name in ("objective", "best"):
+        run.define_metric(f"{key}/{name}", step_metric=axis, summary=f"{summary},last")
+    run.define_metric(f"{key}/failed", step_metric=axis)
+    run.define_metric(f"{key}/generation/*", step_metric=f"{key}/generation/number")
 
 
 class HistoryFile:
@@ -260,17 +246,19 @@ class WandbCallback(Callback):
         *,
         phase: str,
         names: Sequence[str],
+        trials_folder: Path,
         maximize: bool,
         earlier: Sequence[Trial] = (),
     ) -> None:
         self._thread, self._names, self._maximize = thread, list(names), maximize
-        self.phase, self._key = phase, re.sub(r"\s+", "-", phase)
+        self._trials_folder = trials_folder
+        self.phase, self._key = phase, make_key(phase)
         rows = [row for row in thread.history.rows if row.get("phase") == phase]
         self._trials = {row["trial"]: row for row in rows if row["kind"] == "trial"}
         self._generations = {row["number"]: row for row in rows if row["kind"] == "generation"}
         self._distribution: Diagnostics | None = None
         ended = [trial for trial in earlier if trial.state != "running"]
-        thread.submit(lambda: self._define_metrics(ended))
+        thread.submit(lambda: self._open(phase, ended))
 
     def on_end(self, trial: Trial, finished: int) -> None:
         """Log an ended trial and the best objective."""
@@ -297,19 +285,16 @@ class WandbCallback(Callback):
     def _get_best_row(self) -> dict[str, Any] | None:
         return min(self._get_complete_rows(), key=lambda row: row["loss"], default=None)
 
-    def _define_metrics(self, earlier: Sequence[Trial]) -> None:
-        """Define the axes of the panels, and log the earlier trials that are not logged."""
-        run, key = self._thread.writer.run, self._key
-        run.define_metric(f"{key}/evaluation", hidden=True)
-        for name in ("objective", "best", "failed"):
-            run.define_metric(f"{key}/{name}", step_metric=f"{key}/evaluation")
-        run.define_metric(f"{key}/generation/*", step_metric=f"{key}/generation/number")
+    def _open(self, phase: str, earlier: Sequence[Trial]) -> None:
+        """Define the metrics, and log the earlier trials that are not logged."""
+        define_metrics(self._thread.writer.run, phase, self._maximize)
         for trial in earlier:
             self._log_trial(trial, len(self._trials) + 1)
 
     def _log_trial(self, trial: Trial, finished: int) -> None:
         if trial.number in self._trials:
             return
+        previous = self._get_best_row()
         row = self._trials[trial.number] = {
             "kind": "trial",
             "trial": trial.number,
@@ -329,6 +314,19 @@ class WandbCallback(Callback):
             "best": None if best is None else best["objective"],
         }
         self._log({name: value for name, value in values.items() if value is not None}, row)
+        if best is row:
+            self._mark_runs(previous, is_best=False)
+            self._mark_runs(row, is_best=True)
+
+    def _mark_runs(self, row: dict[str, Any] | None, *, is_best: bool) -> None:
+        """Set `is_best` in the summary of the uploaded runs of a trial."""
+        writer = self._thread.writer
+        if row is None or not writer.online:
+            return
+        folder = self._trials_folder / str(row["trial"])
+        for run_id in find_run_ids(folder, online=True):
+            path = f"{writer.run.entity}/{writer.run.project}/{run_id}"
+            update_summary(path, {"is_best": is_best})
 
     def _log_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
         import wandb

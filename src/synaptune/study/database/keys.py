@@ -20,6 +20,7 @@ ENGINE = "engine"
 PARAMETERS = "parameters"  # names of the searched parameters in the order of the coordinates
 # By phase: the budget of the latest command, and why a search stopped before it (study/state.py).
 SEARCHES = "searches"
+ARCHIVED = "synaptune:archived"  # whether lists of studies hide the study
 
 # Phase of the last search of phase 2.
 JOINT = "joint"

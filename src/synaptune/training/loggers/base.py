@@ -35,8 +35,8 @@ class Writer:
         """Record the values of an optimizer step."""
         raise NotImplementedError
 
-    def log_summary(self, metrics: Mapping[str, float]) -> None:
-        """Record the final metrics of the run if the destination has a place for them."""
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """Record the final values of the run if the destination has a place for them."""
 
     def close(self, exit_code: int) -> None:
         """Close the destination; `exit_code` is 0 for a run without an error."""
@@ -129,10 +129,10 @@ class RunLogger:
         for writer in self._writers:
             writer.log(step, values)
 
-    def log_summary(self, metrics: Mapping[str, float]) -> None:
-        """Record the final metrics of the run."""
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        """Record the final values of the run."""
         for writer in self._writers:
-            writer.log_summary(metrics)
+            writer.log_summary(values)
 
     def close(self, exit_code: int = 0) -> None:
         """Close every writer, then raise the error of one that failed."""

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import netrc
 import os
 import re
 import sys
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+import synaptune
 from synaptune.core.errors import user_error
 from synaptune.core.network import is_reachable, run_with_timeout
+from synaptune.core.text import get_first_line
 from synaptune.training.config import LoggerConfig
 from synaptune.training.loggers.base import Writer
 
@@ -37,8 +40,10 @@ _MODES = {
     "dryrun": "offline",
     "disabled": "disabled",
 }
+# Prefix of the searched parameters in the configuration of a run, which lists them as `searched`.
+SEARCHED_PREFIX = "searched."
 _LONGEST_TAG = 64
-_LONGEST_NAME = 64  # of a study in an id; W&B allows 128 characters in total
+_LONGEST_NAME = 64  # of a study in an id or a name; W&B allows 128 characters in total
 
 
 class NoteStore(Protocol):
@@ -74,6 +79,7 @@ def make_run_labels(
     number: int | str,
     *,
     facts: Mapping[str, Any],
+    searched: Iterable[str],
     tags: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the W&B labels of the run of a trial, by the names of LoggerConfig.
@@ -83,6 +89,7 @@ def make_run_labels(
         unique: identity of the study.
         number: number of the trial, with the seed when the trial has several runs.
         facts: phase and generation of the trial.
+        searched: names of the searched parameters.
         tags: further tags.
     """
     phase, generation = facts["phase"], facts["generation"]
@@ -90,6 +97,8 @@ def make_run_labels(
         "group": study,
         "job_type": phase,
         "run_id": make_run_id(study, unique, number),
+        "run_name": f"{study[:_LONGEST_NAME]}-{number}",
+        "searched": list(searched),
         "generation": generation,
         "tags": [*tags, study, phase, f"generation-{generation}"],
     }
@@ -112,8 +121,8 @@ class WandbWriter(Writer):
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         self.run.log(dict(values), step=step)
 
-    def log_summary(self, metrics: Mapping[str, float]) -> None:
-        self.run.summary.update(dict(metrics))
+    def log_summary(self, values: Mapping[str, Any]) -> None:
+        self.run.summary.update(dict(values))
 
     def finish(self, exit_code: int) -> bool:
         """End the run and return whether the upload was complete in time."""
@@ -167,8 +176,6 @@ def open_run(
     mode = _choose_mode(config.wandb)
     if mode == "disabled":
         return None
-    import wandb
-
     arguments = _make_init_arguments(config, run_dir, name, flat_config)
     if mode == "online":
         # A refused key or a lost server must not end the run: it continues offline.
@@ -176,17 +183,29 @@ def open_run(
             # The limits hold at the end of the process too.
             arguments["settings"].finish_timeout = UPLOAD_SECONDS
             arguments["settings"].finish_timeout_raises = True
-            return WandbWriter(wandb.init(mode="online", **arguments), online=True)
+            return _start_writer(config, arguments, "online")
         except Exception as error:
             _go_offline(f"{get_base_url()} did not accept the run: {type(error).__name__}")
     try:
-        return WandbWriter(wandb.init(mode="offline", **arguments), online=False)
+        return _start_writer(config, arguments, "offline")
     except Exception as error:  # such as an id whose abandoned upload still runs
         print(
             f"wandb: no run of {config.run_id or name} ({type(error).__name__}: {error})",
             file=sys.stderr,
         )
         return None
+
+
+def _start_writer(
+    config: LoggerConfig, arguments: Mapping[str, Any], mode: Literal["online", "offline"]
+) -> WandbWriter:
+    import wandb
+
+    writer = WandbWriter(wandb.init(mode=mode, **arguments), online=mode == "online")
+    writer.run.define_metric("val_loss", summary="min")
+    if "code" in config.record and config.generation is None:  # one copy for all trials of a study
+        writer.run.log_code(str(Path(synaptune.__file__).parent))
+    return writer
 
 
 def _make_init_arguments(
@@ -198,14 +217,21 @@ def _make_init_arguments(
     settings = wandb.Settings(
         reinit="create_new",
         x_save_requirements=False,
-        disable_git=True,
+        disable_git="git" not in config.record,
         console="off",
-        x_disable_stats=True,
-        x_disable_meta=True,
+        x_disable_stats="system" not in config.record,
+        x_disable_meta=not {"git", "system"} & {*config.record},
         silent=True,
         init_timeout=LOGIN_SECONDS,
     )
-    generation = {} if config.generation is None else {"generation": config.generation}
+    content = {name: value for name, value in flat_config.items() if name != "logger.searched"}
+    content |= {} if config.generation is None else {"generation": config.generation}
+    content |= {"searched": list(config.searched)} if config.searched else {}
+    content |= {
+        f"{SEARCHED_PREFIX}{name}": flat_config[name]
+        for name in config.searched
+        if name in flat_config
+    }
     return dict(
         project=config.project,
         entity=config.entity,
@@ -213,12 +239,53 @@ def _make_init_arguments(
         job_type=config.job_type,
         id=config.run_id,
         resume="allow" if config.run_id else None,
-        name=run_dir.name,
+        name=config.run_name or run_dir.name,
         tags=[tag[:_LONGEST_TAG] for tag in dict.fromkeys(config.tags)],
         dir=str(run_dir),
-        config=dict(flat_config) | generation,
+        config=content,
         settings=settings,
     )
+
+
+def list_run_files(folder: Path) -> list[Path]:
+    """List the files of the W&B client in a folder and below it, sorted by name."""
+    return sorted(folder.glob("**/wandb/*run-*-*/*.wandb"))
+
+
+def find_run_ids(folder: Path, *, online: bool = False) -> list[str]:
+    """Return the W&B ids of the runs in a folder and below it.
+
+    Args:
+        folder: folder of runs.
+        online: whether to leave out the offline runs.
+    """
+    ids = (
+        path.stem.removeprefix("run-")
+        for path in list_run_files(folder)
+        if not online or path.parent.name.startswith("run-")
+    )
+    return list(dict.fromkeys(ids))
+
+
+def update_summary(path: str, values: Mapping[str, Any]) -> None:
+    """Change the summary of an uploaded run; an error of W&B is printed.
+
+    Args:
+        path: `entity/project/id`, or `project/id` for the entity of the account.
+        values: values by name.
+    """
+    import wandb
+
+    try:
+        wandb.setup(wandb.Settings(silent=True))
+        run = wandb.Api(timeout=math.ceil(LOGIN_SECONDS)).run(path)
+        run.summary.update(dict(values))
+    except Exception as error:  # the run is logged; only this value is missing
+        print(
+            f"wandb: the summary of run {path} lacks {', '.join(values)} "
+            f"({type(error).__name__}: {get_first_line(error)})",
+            file=sys.stderr,
+        )
 
 
 def read_wandb_mode() -> str:
