@@ -104,8 +104,9 @@ def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
     if content["fingerprint"] != job.fingerprint:
         raise user_error(
             got=f"{job.checkpoint_path} of a run with another configuration",
-            expected="the configuration it was started with (.hydra/config.yaml beside it)",
-            do="use the same overrides, or another hydra.run.dir for a new run",
+            expected="the configuration it was started with (.hydra/overrides.yaml beside it)",
+            do="leave out the overrides that differ: a resume reads those of the run; or choose"
+            " another hydra.run.dir for a new run",
         )
     job.model.load_state_dict(content["weights"])
     checkpoint.restore_random_states(content["random"])
