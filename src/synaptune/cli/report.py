@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.cli.arguments import (
+    QUIET_ARGUMENT,
     STORAGE_ARGUMENT,
     STUDY_ARGUMENTS,
     ArgumentTable,
@@ -31,6 +32,7 @@ _ARGUMENTS: ArgumentTable = {
         default="all",
         help="one HTML page, Markdown with figures and tables, or both (default)",
     ),
+    **QUIET_ARGUMENT,
 }
 
 

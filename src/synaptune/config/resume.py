@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from synaptune.core.text import get_override_key, show_path
+from synaptune.training.config import CHECKPOINT_FILE
 
 _RUN_DIR, _RESUME = "hydra.run.dir", "training.resume"
 
@@ -57,7 +58,7 @@ def describe_continuation(folder: Path) -> str:
 
     words = [f"{_RUN_DIR}={format_value(show_path(folder))}", f"{_RESUME}=true"]
     command = shlex.join(["python", sys.argv[0], *words])
-    if (folder / "checkpoint.pt").exists():
+    if (folder / CHECKPOINT_FILE).exists():
         return f"  to continue: {command}"
     return (
         "  it has no checkpoint yet (training.checkpoint_every=N writes one every N steps)\n"

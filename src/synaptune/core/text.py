@@ -51,6 +51,15 @@ def format_duration(seconds: float) -> str:
     return f"{value.removesuffix('.0') if len(value) < 4 else f'{seconds / size:,.0f}'} {unit}"
 
 
+def format_bytes(size: float) -> str:
+    """Format a size in a suitable unit: `0 B`, `3.4 kB`, `171 MB`."""
+    units = ("B", "kB", "MB", "GB", "TB")
+    power = 0
+    while size >= 999.5 and power < len(units) - 1:
+        size, power = size / 1000.0, power + 1
+    return f"{size:.3g} {units[power]}"
+
+
 def format_parameter(value: Any) -> str:
     """Return a parameter's value as a short text of one line.
 

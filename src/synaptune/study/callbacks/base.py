@@ -13,6 +13,7 @@ from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
 from synaptune.study.callbacks.progress import SearchInfo
 from synaptune.study.callbacks.trial_lines import TrialLines
+from synaptune.study.retention import CheckpointRetention
 from synaptune.study.study import PhaseLedger
 from synaptune.training.config import LoggerConfig
 
@@ -43,6 +44,7 @@ def open_callbacks(
     maximize: bool = False,
     stop: StopConfig | None = None,
     logs: bool = True,
+    keep: int | None = None,
 ) -> Iterator[CallbackList]:
     """Open the callbacks of phases that run side by side, and close them at the end of the block.
 
@@ -53,6 +55,7 @@ def open_callbacks(
         maximize: whether larger objectives are better.
         stop: rules that the live table shows.
         logs: whether to write to TensorBoard and W&B as well as to the terminal.
+        keep: number of best trials of each phase whose checkpoints are kept; None keeps all.
 
     Raises:
         UserError: the configuration of a callback is invalid. A callback that fails in another
@@ -68,6 +71,8 @@ def open_callbacks(
         except Exception as error:  # the search runs without a log that cannot be opened
             print_failure(name, error)
 
+    if keep is not None:
+        opened.append(_make_retention(phases, keep, maximize))
     if logs and logger.wandb != "off":
         add("the W&B log", lambda: _make_wandb(phases, logger, maximize))
     if logs and logger.tensorboard:
@@ -84,6 +89,12 @@ def open_callbacks(
         raise
     finally:
         callbacks.close(exit_code)
+
+
+def _make_retention(phases: Sequence[PhaseTrials], keep: int, maximize: bool) -> Callback:
+    folder = phases[0].ledger.study.location.trials_folder
+    earlier = [trial for phase in phases for trial in phase.earlier]
+    return CheckpointRetention(folder, keep, maximize=maximize, earlier=earlier)
 
 
 def _make_view(
