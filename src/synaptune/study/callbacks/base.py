@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from synaptune.core.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from synaptune.core.terminal import is_terminal
 from synaptune.search.callback import Callback, CallbackList, print_failure
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
 from synaptune.study.callbacks.progress import SearchInfo
+from synaptune.study.callbacks.search_lines import SearchLines
 from synaptune.study.callbacks.trial_lines import TrialLines
 from synaptune.study.retention import CheckpointRetention
 from synaptune.study.study import PhaseLedger
@@ -104,9 +107,9 @@ def _make_view(
     maximize: bool,
     stop: StopConfig,
 ) -> Callback:
-    """Make a live table on a terminal, otherwise lines of trials.
+    """Make a live table on a terminal, and lines about the search elsewhere.
 
-    Lines that are not requested are printed only to a terminal.
+    A line for each trial is printed on request, and on a terminal that shows no table.
     """
     totals = [phase.total for phase in phases if phase.total is not None]
     ledgers = [phase.ledger for phase in phases]
@@ -129,7 +132,9 @@ def _make_view(
             from synaptune.study.callbacks.live_table import LiveTable
 
             return LiveTable(info, earlier, console)
-    return TrialLines(info, earlier, always=logger.progress == "lines")
+        if not is_terminal(sys.stdout):
+            return SearchLines(info, earlier)
+    return TrialLines(info, earlier)
 
 
 def _make_tensorboard(phases: Sequence[PhaseTrials], maximize: bool) -> Sequence[Callback]:
