@@ -16,6 +16,7 @@ from synaptune.cli import (
     refine,
     report,
     sample,
+    studies,
     wandb,
 )
 from synaptune.cli.arguments import divert_output
@@ -65,6 +66,7 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     protocols.add_commands(commands)
+    studies.add_commands(commands)
     for module in (report, refine, export, dashboard, wandb, cost, sample, parameters):
         module.add_command(commands)
     return parser

@@ -59,6 +59,7 @@ class StudyStatus:
         budget: planned evaluations of the search; None if they are unknown.
         notes_length: length of the notes without the heartbeat [characters].
         optimizer: name of the optimizer; None if it is unknown.
+        is_archived: whether `synaptune list` hides the study.
     """
 
     name: str
@@ -72,6 +73,7 @@ class StudyStatus:
     budget: int | None
     notes_length: int = 0
     optimizer: str | None = None
+    is_archived: bool = False
 
     @property
     def trial_count(self) -> int:
@@ -160,7 +162,10 @@ def read_statuses(url: str, name: str | None = None) -> list[StudyStatus]:
     Raises:
         UserError: the database cannot be read.
     """
-    keys = (schema.HOLDER, schema.ENGINE, schema.CONFIGURATION, schema.VERSION_KEY)
+    keys = (
+        *(schema.HOLDER, schema.ENGINE, schema.CONFIGURATION, schema.VERSION_KEY),
+        schema.ARCHIVED,
+    )
     with connect(url) as connection:
         return [_make_status(rows) for rows in read_status_rows(connection, name, keys)]
 
@@ -194,6 +199,7 @@ def _make_status(rows: StatusRows) -> StudyStatus:
         budget=None if engine is None else engine.budget,
         notes_length=rows.notes_length,
         optimizer=configuration.get("search.optimizer"),
+        is_archived=bool(notes.get(schema.ARCHIVED)),
     )
 
 

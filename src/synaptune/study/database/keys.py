@@ -17,6 +17,7 @@ VERSION_KEY = "schema_version"
 WRITER = "synaptune_version"
 HOLDER = "holder"
 ENGINE = "engine"
+ARCHIVED = "archived"  # whether `synaptune list` hides the study
 
 # Prefixes of configuration keys: the range of a searched parameter, its start value, and the values
 # that a search-space file fixes.
