@@ -8,7 +8,7 @@ import pytest
 
 from helpers import phase1_study, processes
 from helpers.paths import ROOT
-from helpers.real_studies import make_study
+from synaptune import TrialManager
 from synaptune.cli.main import main
 from synaptune.study.reader import find_study, read_study
 
@@ -163,11 +163,13 @@ def test_a_study_in_a_shared_database_is_managed_by_its_name(tmp_path, capsys, m
     monkeypatch.chdir(tmp_path)
     url = f"sqlite:///{tmp_path}/shared.db"
     for name in ("a", "b"):
-        folder = Path("outputs/studies", name).absolute()
-        make_study(folder, lambda values: values["x"], ["x"], trials=3, storage=url)
+        manager = TrialManager(name, n_trials=3, sampler="random", storage=url, progress=False)
+        manager.optimize(lambda values: values["x"], {"x": ("uniform", 0.0, 1.0)})
     assert {row["study"] for row in list_studies(capsys, "--storage", url)} == {"a", "b"}
     run(capsys, "rename", "a", "c", "--storage", url)
     assert Path("outputs/studies/c").is_dir()
+    assert "exists" in run_refused(capsys, "rename", "c", "b", "--storage", url)
+    shutil.rmtree("outputs/studies/b")
     assert "a study of the same database" in run_refused(
         capsys, "rename", "c", "b", "--storage", url
     )
