@@ -29,7 +29,7 @@ JSON_ARGUMENT: ArgumentTable = {
     "--json": dict(action="store_true", help="print the result as JSON; messages go to stderr")
 }
 QUIET_ARGUMENT: ArgumentTable = {
-    "--quiet": dict(action="store_true", help="print errors only (with --json: and the JSON)")
+    "--quiet": dict(action="store_true", help="print errors only, and what --json prints")
 }
 YES_ARGUMENT: ArgumentTable = {"--yes": dict(action="store_true", help="do not ask first")}
 

@@ -310,9 +310,12 @@ def _run_gc(options: argparse.Namespace) -> None:
     from synaptune.study.reader import STUDIES_ROOT, read_study
 
     check_values("--keep", [(options.keep >= 0, f"--keep {options.keep}: expected at least 0")])
-    studies = options.studies or [
-        str(entry.folder) for entry, _ in StudyIndex(STUDIES_ROOT).list_studies()[0]
-    ]
+    studies = options.studies
+    if not studies:
+        is_folder = options.storage is None
+        index = StudyIndex(STUDIES_ROOT) if is_folder else StudyIndex(None, urls=[options.storage])
+        entries = [entry for entry, _ in index.list_studies()[0]]
+        studies = [str(entry.folder) if is_folder else entry.name for entry in entries]
     records: list[dict[str, Any]] = []
     for study in studies:
         location, _ = find_location(study, options.storage)

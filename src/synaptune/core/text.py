@@ -13,6 +13,8 @@ _UNITS = (
     ("min", 60.0, 90.0),
     ("s", 1.0, 0.0),
 )
+# [s] between two lines about the progress in a log file; chosen: two lines a minute
+LINE_SECONDS = 30.0
 _LONGEST_VALUE = 60  # [characters] a longer value is cut
 
 

@@ -180,6 +180,7 @@ def find_garbage(
 
     These are the checkpoints of ended trials except those of the best `keep` of each phase, the
     checkpoints of the inspection runs, and run folders without a trial. Reports read the database.
+    The files of another application are left alone.
 
     Args:
         snapshot: the study.
@@ -188,6 +189,8 @@ def find_garbage(
         runs: whether to include the run folders of all other ended trials, unless they have W&B
             runs that are not uploaded.
     """
+    if "data.source" not in snapshot.configuration:
+        return []
     folder = location.trials_folder
     kept = choose_kept_trials(snapshot.trials, keep, maximize=snapshot.maximize)
     ended = {trial.number for trial in snapshot.trials if trial.state != "running"} - kept

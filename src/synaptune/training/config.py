@@ -59,8 +59,8 @@ class LoggerConfig:
     Attributes:
         every: steps between logged training losses.
         progress: `auto` shows a bar on a terminal and lines elsewhere. In a search it shows a live
-            table of all trials on a terminal and nothing elsewhere; `lines` prints one line for
-            each trial.
+            table of all trials on a terminal, and elsewhere a line at the end of a generation or
+            every 30 s; `lines` prints one line for each trial.
         tensorboard: write event files.
         wandb: `auto` logs to Weights & Biases when wandb is installed, online when there is an API
             key and a network.

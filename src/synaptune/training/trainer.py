@@ -69,7 +69,11 @@ def fit(job: Job) -> FitResult:
     )
     # Created last, because a bar that is not closed keeps control of the terminal.
     progress = make_progress(
-        job.logger.progress, job.training.steps, state.step, in_search=job.in_search
+        job.logger.progress,
+        job.training.steps,
+        state.step,
+        evaluations=job.training.evaluations,
+        in_search=job.in_search,
     )
     exit_code, pruned = 1, False
     try:

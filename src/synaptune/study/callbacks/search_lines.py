@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from synaptune.core.terminal import print_line
-from synaptune.core.text import format_duration
+from synaptune.core.text import LINE_SECONDS, format_duration
 from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.trial import Trial
 from synaptune.study.callbacks.progress import SearchInfo, SearchProgress
 
-LINE_SECONDS = 30.0  # [s] after which a line is printed; chosen: two lines a minute
 # [s] between two lines at least: a quick search has many generations a second
 LEAST_SECONDS = 2.0
 
