@@ -20,6 +20,8 @@ OVERRIDES = $(if $(BUDGET),protocol.budget=$(BUDGET)) $(if $(SEEDS),protocol.see
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "BUDGET=N evaluations, SEEDS=N fresh seeds, SCALE=smoke|laptop|gpu|paper, STUDY=NAME of a study;"
+	@echo "ARGS=\"...\" are further arguments of the command. For example: make sweep-phase1 BUDGET=100 STUDY=mine"
 
 setup: $(READY) ## make the environment in .venv (every command does, quick when nothing changed)
 
@@ -32,74 +34,74 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS) -e '.[dev,wandb,hub]'
 	@touch $@
 
-train: $(READY) ## one training run; ARGS="model=gpt scale=smoke ..."
+train: $(READY) ## train one model; ARGS="model=gpt scale=smoke ..."
 	$(BIN)/python train.py $(ARGS)
 
-sanity: $(READY) ## the synaptic and the plain model train, in seconds each
+sanity: $(READY) ## train the synaptic and the plain model for a few seconds each
 	$(BIN)/python train.py name=sanity scale=smoke $(ARGS)
 	$(BIN)/python train.py name=sanity scale=smoke model=gpt $(ARGS)
 
-sweep-phase1: $(READY) ## tune the ten phase-1 parameters and give the verdict; BUDGET= SCALE= STUDY= ARGS=
+sweep-phase1: $(READY) ## tune ten parameters and give the verdict; BUDGET= SEEDS= SCALE= STUDY=
 	$(BIN)/synaptune phase1 $(OVERRIDES)
 
-sweep-phase2: $(READY) ## tune all parameters from the phase-1 optimum: groups, then jointly; BUDGET= SCALE= STUDY= ARGS=
+sweep-phase2: $(READY) ## tune all parameters from the phase-1 optimum; BUDGET= SEEDS= SCALE= STUDY=
 	$(BIN)/synaptune phase2 $(OVERRIDES)
 
-transfer: $(READY) ## run the best points of a study on another scale; SCALE= STUDY= ARGS="protocol.start=phase1"
+transfer: $(READY) ## run the best points of a study on another scale; SCALE= ARGS="protocol.start=STUDY"
 	$(BIN)/synaptune transfer $(OVERRIDES)
 
-ablation: $(READY) ## what each tuned parameter is worth, on paired seeds; STUDY= SEEDS= ARGS=
+ablation: $(READY) ## measure what each tuned parameter is worth, on paired seeds; STUDY= SEEDS=
 	$(BIN)/synaptune ablation $(OVERRIDES)
 
-report: $(READY) ## one page with the evidence of a study; STUDY= ARGS="--against STUDY"
+report: $(READY) ## write one page with the evidence of a study; STUDY= ARGS="--against STUDY"
 	$(BIN)/synaptune report $(or $(STUDY),phase1) $(ARGS)
 
-wandb-report: $(READY) ## the W&B Report of a study: its specification here, published where there is a key; STUDY= ARGS=
+wandb-report: $(READY) ## write the W&B report of a study; publish it if there is an API key; STUDY=
 	$(BIN)/synaptune wandb report $(or $(STUDY),phase1) $(ARGS)
 
-dashboard: $(READY) ## the studies in the browser, while they run; STUDY= ARGS="--port 8080"
+dashboard: $(READY) ## show the studies in the browser, also while they run; STUDY= ARGS="--port 8080"
 	$(BIN)/synaptune dashboard $(STUDY) $(ARGS)
 
-refine: $(READY) ## a narrower search space from a study's high performers; STUDY= ARGS="--out FILE.yaml"
+refine: $(READY) ## narrow a search space to a study's high performers; STUDY= ARGS="--out FILE.yaml"
 	$(BIN)/synaptune refine $(or $(STUDY),phase1) $(ARGS)
 
-sample: $(READY) ## generate text; ARGS="CHECKPOINT --prompt ..."
+sample: $(READY) ## continue a text with a trained model; ARGS="CHECKPOINT --prompt ..."
 	$(BIN)/synaptune sample $(ARGS)
 
-sensitivity: $(READY) ## what each parameter does to the training loss
+sensitivity: $(READY) ## measure what each parameter does to the training loss
 	$(BIN)/synaptune sensitivity $(ARGS)
 
 docs: $(READY) ## write docs/parameters.md from the declarations
 	$(BIN)/python -m synaptune.cli.docs
 
-bench-step: $(READY) ## step time of the synaptic model against the plain one
+bench-step: $(READY) ## measure the step time of the synaptic model against the plain one
 	$(BIN)/python benchmarks/bench_step.py $(ARGS)
 
-bench-search: $(READY) ## search quality: our cma against pycma, Optuna's samplers and random points
+bench-search: $(READY) ## measure search quality: our cma, pycma, Optuna's samplers and random points
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_search.py $(ARGS)
 
-bench-curve: $(READY) ## how well a run's end is known before it ends; ARGS="--candidates N"
+bench-curve: $(READY) ## measure how well a learning curve predicts its end; ARGS="--candidates N"
 	$(BIN)/python benchmarks/bench_curve.py $(ARGS)
 
-bench-noise: $(READY) ## what common random numbers buy; ARGS="--candidates N --seeds N"
+bench-noise: $(READY) ## measure what common random numbers save; ARGS="--candidates N --seeds N"
 	$(BIN)/python benchmarks/bench_noise.py $(ARGS)
 
-bench-start: $(READY) ## CPU time until --help answers and until the first training step; ARGS="--against FOLDER"
+bench-start: $(READY) ## measure CPU time to --help and to the first training step; ARGS="--against FOLDER"
 	$(BIN)/python benchmarks/bench_start.py $(ARGS)
 
-bench: $(READY) ## every benchmark
+bench: $(READY) ## run every benchmark
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 # One thread a process: the models of the tests are small, and two processes run them.
-test: $(READY) ## all tests
+test: $(READY) ## run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-lint: $(READY) ## formatting, style and types
+lint: $(READY) ## check formatting, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-check: lint test ## lint, then all tests
+check: lint test ## run lint, then all tests
 
 clean: ## remove what was built and installed; outputs/ stays
 	rm -rf $(VENV) build .pytest_cache .ruff_cache src/*.egg-info

@@ -141,7 +141,8 @@ def test_make_help_shows_every_command():
     shown = subprocess.run(
         ["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert {line.split()[1] for line in shown.splitlines()} == targets
+    commands = [line.split()[1] for line in shown.splitlines() if line.startswith("  make ")]
+    assert set(commands) == targets
     assert targets >= {
         "setup",
         "train",

@@ -238,3 +238,19 @@ def test_a_cache_folder_that_cannot_be_created_gives_a_user_error(file, tmp_path
     monkeypatch.setenv("SYNAPTUNE_CACHE", str(tmp_path / "text.txt" / "cache"))
     with pytest.raises(UserError, match=r"(?s)expected: a writable folder.*SYNAPTUNE_CACHE"):
         load_corpus(text_config(file), 64)
+
+
+def test_the_share_of_a_text_that_is_read_is_said_in_one_line(tmp_path, caplog):
+    (tmp_path / "text").mkdir()
+    for name in "ab":
+        (tmp_path / "text" / name).write_text(f"{name} sentence. " * 1000)
+    (tmp_path / "text" / "binary").write_bytes(b"\0" * 9000)
+    path = str(tmp_path / "text")
+    load_corpus(DataConfig(source="text", path=path, max_bytes=6000), 16)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"read 0.006 of 0.024 MB of {path} (25 %); data.max_bytes=24000 reads all"
+    )
+    caplog.clear()
+    load_corpus(DataConfig(source="text", path=path, max_bytes=24_000), 16)
+    assert not caplog.records

@@ -1,9 +1,13 @@
-"""Definition of subcommands by tables of their arguments, and the check of given values."""
+"""Definition of subcommands by tables of their arguments, check of values, and their output."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from synaptune.core.errors import UserError
@@ -21,6 +25,13 @@ STUDY_ARGUMENTS: ArgumentTable = {
     ),
     **STORAGE_ARGUMENT,
 }
+JSON_ARGUMENT: ArgumentTable = {
+    "--json": dict(action="store_true", help="print the result as JSON; messages go to stderr")
+}
+QUIET_ARGUMENT: ArgumentTable = {
+    "--quiet": dict(action="store_true", help="print errors only, and what --json prints")
+}
+YES_ARGUMENT: ArgumentTable = {"--yes": dict(action="store_true", help="do not ask first")}
 
 
 def add_subcommand(
@@ -39,7 +50,8 @@ def add_subcommand(
         arguments: its arguments.
         run: called with the parsed options.
     """
-    parser = commands.add_parser(name, help=summary)
+    description = f"{summary[0].upper()}{summary[1:]}."
+    parser = commands.add_parser(name, help=summary, description=description)
     add_arguments(parser, arguments)
     parser.set_defaults(command=run)
     return parser
@@ -64,3 +76,24 @@ def check_values(subject: str, checks: Iterable[tuple[bool, str]]) -> None:
     faults = [fault for is_valid, fault in checks if not is_valid]
     if faults:
         raise UserError("\n  ".join([f"got {subject}", *faults, "to do: correct these values"]))
+
+
+@contextlib.contextmanager
+def divert_output(options: argparse.Namespace) -> Iterator[None]:
+    """Send what a command prints to stderr with --json, and nowhere with --quiet.
+
+    `print_json` still prints to standard output.
+    """
+    options.stdout = sys.stdout
+    with contextlib.ExitStack() as stack:
+        if getattr(options, "quiet", False):
+            sink = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(sink))
+        elif getattr(options, "json", False):
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
+
+
+def print_json(options: argparse.Namespace, content: Any) -> None:
+    """Print the result of a command as JSON to standard output."""
+    print(json.dumps(content, indent=1, default=str), file=options.stdout)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synaptune.cli.arguments import ArgumentTable, add_subcommand, check_values
+from synaptune.cli.arguments import (
+    JSON_ARGUMENT,
+    ArgumentTable,
+    add_subcommand,
+    check_values,
+    print_json,
+)
 
 if TYPE_CHECKING:
-    from synaptune.analysis.cost import PlannedRuns, SecondsRange
+    from synaptune.analysis.cost import PlannedRuns
     from synaptune.config.compose import ComposedConfig
     from synaptune.protocols.config import Phase1Config, Phase2Config
     from synaptune.search.space.space import Space
@@ -23,15 +27,26 @@ _ARGUMENTS: ArgumentTable = {
         help="protocol: phase 1, phase 2, or phase 1 over all parameters",
     ),
     "--devices": dict(
-        type=int, default=1, help="devices that run at the same time (default %(default)s)"
+        type=int,
+        default=1,
+        metavar="N",
+        help="devices that run at the same time (default %(default)s)",
     ),
-    "--price": dict(type=float, help="price of a device hour, in any currency"),
-    "--study": dict(help="take the seconds of this study's runs instead of measuring"),
-    "--steps": dict(type=int, default=20, help="steps that are timed (default %(default)s)"),
-    "--warmup": dict(type=int, default=5, help="steps before them (default %(default)s)"),
-    "--json": dict(action="store_true", help="print JSON"),
+    "--price": dict(type=float, metavar="X", help="price of a device hour, in any currency"),
+    "--study": dict(
+        metavar="STUDY",
+        help="study below outputs/studies whose runs give the seconds, instead of a measurement",
+    ),
+    "--steps": dict(
+        type=int, default=20, metavar="N", help="steps that are timed (default %(default)s)"
+    ),
+    "--warmup": dict(
+        type=int, default=5, metavar="N", help="steps before them, not timed (default %(default)s)"
+    ),
+    **JSON_ARGUMENT,
     "overrides": dict(
         nargs="*",
+        metavar="NAME=VALUE",
         help="overrides of the run and the protocol, e.g. scale=gpu protocol.budget=100",
     ),
 }
@@ -45,13 +60,17 @@ def add_command(commands: Any) -> None:
 
 def _run_cost(options: argparse.Namespace) -> None:
     from synaptune.analysis.cost import price_plan
+    from synaptune.protocols.estimate import measure_run, read_study_measure
+    from synaptune.study.location import StudyConfig, resolve_location
 
     _check_options(options)
     composed, config, space, plan = _plan_protocol(options)
-    seconds, start, notes = (
-        _read_study_seconds(options.study) if options.study else _measure_seconds(composed, options)
+    measure = (
+        read_study_measure(resolve_location(StudyConfig(), options.study))
+        if options.study
+        else measure_run(composed.base, steps=options.steps, warmup=options.warmup)
     )
-    notes += [
+    notes = measure.notes + [
         f"a generation of {stage.at_once} ends before the next begins"
         for stage in plan
         if stage.name in ("search", "joint")
@@ -60,10 +79,10 @@ def _run_cost(options: argparse.Namespace) -> None:
         f"one run at a time on each of {options.devices} equal devices; no run fails or ends early;"
         " the time of the optimizer is left out"
     )
-    cost = price_plan(plan, seconds, devices=options.devices, start=start, price=options.price)
+    cost = price_plan(
+        plan, measure.seconds, devices=options.devices, start=measure.start, price=options.price
+    )
     if options.json:
-        import json
-
         settings = {
             "plan": options.plan,
             "budget": config.budget,
@@ -72,7 +91,7 @@ def _run_cost(options: argparse.Namespace) -> None:
             "price": options.price,
         }
         rows = [row._asdict() | {"seconds": row.seconds._asdict()} for row in cost.rows]
-        print(json.dumps(settings | cost._asdict() | {"rows": rows, "notes": notes}, indent=1))
+        print_json(options, settings | cost._asdict() | {"rows": rows, "notes": notes})
         return
     from rich.console import Console
 
@@ -119,63 +138,4 @@ def _check_options(options: argparse.Namespace) -> None:
             (options.steps >= 1, f"--steps {options.steps}: expected at least 1"),
             (options.warmup >= 1, f"--warmup {options.warmup}: expected at least 1"),
         ),
-    )
-
-
-def _read_study_seconds(
-    study: str,
-) -> tuple[Callable[[PlannedRuns], SecondsRange], None, list[str]]:
-    """Return the seconds of a run by stage, None for a worker's start-up, and a note.
-
-    A study measures the start-up as a part of each worker's first run.
-    """
-    from synaptune.analysis.cost import read_study_seconds
-    from synaptune.study.location import StudyConfig, resolve_location
-
-    location = resolve_location(StudyConfig(), study)
-    note = f"seconds of a run: median and 10 to 90 % of the complete runs of study {location.name}"
-    return read_study_seconds(location.name, location.url), None, [note]
-
-
-def _measure_seconds(
-    config: ComposedConfig, options: argparse.Namespace
-) -> tuple[Callable[[PlannedRuns], SecondsRange], float, list[str]]:
-    """Measure a run on this device.
-
-    Returns:
-        The seconds of a run by stage, the seconds of a worker's start-up, and notes.
-    """
-    import tempfile
-    from collections.abc import Mapping
-
-    from omegaconf import OmegaConf
-
-    from synaptune.analysis.cost import SecondsRange, estimate_run_seconds, measure_timing
-    from synaptune.config.run import run
-    from synaptune.config.settings import read_settings
-    from synaptune.study.provenance import get_device_name
-
-    def train(changes: Mapping[str, object], folder: Path) -> float:
-        cfg = config.base.copy()
-        for key, value in changes.items():
-            OmegaConf.update(cfg, key, value)
-        return run(cfg, folder, overrides=[]).metrics["evaluation_seconds"]
-
-    training = read_settings(config.base).training
-    with tempfile.TemporaryDirectory() as folder:
-        speed = measure_timing(train, Path(folder), steps=options.steps, warmup=options.warmup)
-    notes = [
-        f"measured: step {1000 * speed.step:.4g} ms over {options.steps} steps after"
-        f" {options.warmup} steps of warm-up on {get_device_name()}; evaluation"
-        f" {speed.evaluation:.3g} s, checkpoint {speed.save:.3g} s, once per run"
-        f" {speed.fixed:.3g} s",
-        f"a run: {training.steps} steps, {training.evaluations} evaluations; a validation run also"
-        " scores the test split",
-    ]
-    return (
-        lambda stage: SecondsRange(
-            estimate_run_seconds(speed, training, with_test=stage.with_test)
-        ),
-        speed.start,
-        notes,
     )

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from synaptune.cli.arguments import STUDY_ARGUMENTS, ArgumentTable, add_subcommand
+from synaptune.cli.arguments import QUIET_ARGUMENT, STUDY_ARGUMENTS, ArgumentTable, add_subcommand
 from synaptune.core.errors import user_error
 
 _ARGUMENTS: ArgumentTable = {
     **STUDY_ARGUMENTS,
-    "--format": dict(choices=("csv", "parquet"), help="(default: by the ending of FILE, else csv)"),
+    "--format": dict(
+        choices=("csv", "parquet"),
+        help="format of the table (default: by the ending of FILE, else csv)",
+    ),
     "--out": dict(
         type=Path, metavar="FILE", help="file to write (default: standard output; csv only)"
     ),
+    **QUIET_ARGUMENT,
 }
 
 
@@ -42,12 +45,12 @@ def _run_export(options: argparse.Namespace) -> None:
     table = tabulate_trials(trials)
     content = to_parquet(table) if kind == "parquet" else to_csv(table).encode()
     if options.out is None:
-        if sys.stdout is None:
+        if options.stdout is None:
             raise user_error(
                 got="no standard output", expected="a place for the table", do="give --out FILE"
             )
-        sys.stdout.flush()
-        sys.stdout.buffer.write(content)
+        options.stdout.flush()
+        options.stdout.buffer.write(content)
         return
     write_atomic(options.out, content)
     print(f"wrote {options.out}: {len(trials)} trials, {len(table)} columns")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from synaptune.cli import (
     cost,
@@ -15,8 +16,10 @@ from synaptune.cli import (
     refine,
     report,
     sample,
+    studies,
     wandb,
 )
+from synaptune.cli.arguments import divert_output
 from synaptune.core.errors import run_command
 from synaptune.core.files import make_absolute
 from synaptune.core.terminal import escape_unknown_characters
@@ -29,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run_checked() -> None:
         make_absolute(".")  # refuses a working folder that was removed
-        options.command(options)
+        with divert_output(options):
+            options.command(options)
 
     return run_command(
         run_checked,
@@ -54,13 +58,28 @@ def _make_parser() -> argparse.ArgumentParser:
         prog="synaptune",
         description="Tune the synapses of a transformer, and measure the gain. "
         "`python train.py` trains one model, or searches with -m.",
-        epilog="`synaptune COMMAND --help` explains a command.",
+        epilog="`synaptune COMMAND --help` explains a command. A STUDY is a name below"
+        " outputs/studies or a folder; --storage URL names another database.",
+    )
+    parser.add_argument(
+        "--version", action=_PrintVersion, nargs=0, help="print the version and exit"
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     protocols.add_commands(commands)
+    studies.add_commands(commands)
     for module in (report, refine, export, dashboard, wandb, cost, sample, parameters):
         module.add_command(commands)
     return parser
+
+
+class _PrintVersion(argparse.Action):
+    """The option --version; the version is read only when it is printed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
+        from synaptune.study.provenance import get_code_version
+
+        print(f"synaptune {get_code_version()}, Python {sys.version.split()[0]}")
+        parser.exit()
 
 
 if __name__ == "__main__":

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
-from synaptune.cli.arguments import ArgumentTable, add_subcommand
+from synaptune.cli.arguments import JSON_ARGUMENT, ArgumentTable, add_subcommand, print_json
 from synaptune.core.errors import user_error
 
 _SENSITIVITY_ARGUMENTS: ArgumentTable = {
     "--seeds": dict(
-        type=int, default=3, help="runs that measure the spread over seeds (default %(default)s)"
-    )
+        type=int,
+        default=3,
+        metavar="N",
+        help="runs that measure the spread over seeds (default %(default)s)",
+    ),
+    **JSON_ARGUMENT,
 }
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommands `parameters` and `sensitivity`."""
     summary = "list the parameters with their ranges"
-    add_subcommand(commands, "parameters", summary, {}, _run_parameters)
+    add_subcommand(commands, "parameters", summary, JSON_ARGUMENT, _run_parameters)
     summary = "measure the training loss at both ends of every parameter (minutes)"
     add_subcommand(commands, "sensitivity", summary, _SENSITIVITY_ARGUMENTS, _run_sensitivity)
 
@@ -36,15 +41,21 @@ def _run_sensitivity(options: argparse.Namespace) -> None:
         on_result=lambda result: print(sensitivity.format_row(result), flush=True),
     )
     print(sensitivity.format_summary(sensitivities, rounding_noise))
+    if options.json:
+        rows = [{**row._asdict(), "spec": row.spec.name} for row in sensitivities]
+        print_json(options, {"rounding_noise": rounding_noise, "parameters": rows})
 
 
-def _run_parameters(_: argparse.Namespace) -> None:
+def _run_parameters(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from synaptune.report.console import print_table
     from synaptune.report.table_model import Column, Table
     from synaptune.synapse.circuit import SPECS
 
+    if options.json:
+        print_json(options, [dataclasses.asdict(spec) for spec in SPECS])
+        return
     columns = (
         Column("parameter"),
         *(Column(name, "value") for name in ("default", "low", "high")),

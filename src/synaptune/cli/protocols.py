@@ -4,27 +4,66 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from typing import Any
+from typing import Any, NamedTuple
 
-_SUMMARIES = {
-    "phase1": "tune the parameters of phase 1 and measure what they are worth",
-    "phase2": "tune all parameters from the phase-1 optimum: groups, gates, joint search",
-    "ablation": "measure what each parameter of a study's optimum is worth",
-    "transfer": "run the best points of a study on another scale",
+from synaptune.cli.arguments import (
+    JSON_ARGUMENT,
+    QUIET_ARGUMENT,
+    ArgumentTable,
+    add_arguments,
+    print_json,
+)
+
+_ARGUMENTS: ArgumentTable = {
+    "overrides": dict(nargs="*", metavar="NAME=VALUE", help="overrides, as of train.py"),
+    "--dry-run": dict(
+        action="store_true",
+        help="print the runs, the minutes and the disk, and start nothing (protocol.dry_run=true)",
+    ),
+    **JSON_ARGUMENT,
+    **QUIET_ARGUMENT,
+}
+
+
+class _Help(NamedTuple):
+    """The help of a protocol: its summary, and which overrides it takes besides its settings."""
+
+    summary: str
+    overrides: str
+
+
+_EVERY_OVERRIDE = (
+    "Every group and value of `python train.py --help` is set in the same way, for example\n"
+    "scale=gpu data=text data.path=FILE study.name=mine workers.count=4."
+)
+_HELP = {
+    "phase1": _Help(
+        "tune the parameters of phase 1 and measure what they are worth", _EVERY_OVERRIDE
+    ),
+    "phase2": _Help(
+        "tune all parameters from the phase-1 optimum: groups, gates, joint search",
+        _EVERY_OVERRIDE,
+    ),
+    "ablation": _Help(
+        "measure what each parameter of a study's optimum is worth",
+        "study.name=STUDY names the study (default: phase1). Its own configuration holds; only\n"
+        "workers.*, trial.*, logger.* and notify.* are set here.",
+    ),
+    "transfer": _Help("run the best points of a study on another scale", _EVERY_OVERRIDE),
 }
 
 
 def add_commands(commands: Any) -> None:
     """Add one subcommand for each protocol."""
-    for name, summary in _SUMMARIES.items():
+    for name, (summary, _) in _HELP.items():
         parser = commands.add_parser(
             name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        parser.description = f"{summary[0].upper()}{summary[1:]}."
-        parser.format_help = _make_help(parser, name)
-        parser.add_argument(
-            "overrides", nargs="*", metavar="NAME=VALUE", help="overrides, as of train.py"
+        parser.description = (
+            f"{summary[0].upper()}{summary[1:]}. The same command continues an interrupted one."
         )
+        parser.format_help = _make_help(parser, name)
+        add_arguments(parser, _ARGUMENTS)
         parser.set_defaults(command=lambda options, name=name: _run_protocol(name, options))
 
 
@@ -38,9 +77,8 @@ def _make_help(parser: argparse.ArgumentParser, name: str) -> Any:
         settings = (CONF_DIR / "protocol" / f"{name}.yaml").read_text(encoding="utf-8")
         lines = "".join(f"  {line}\n" if line else "\n" for line in settings.splitlines())
         parser.epilog = (
-            f"settings of the protocol, set as protocol.NAME=VALUE:\n\n{lines}\nEvery group and"
-            " value of `python train.py --help` is set in the same way, for example\nscale=gpu"
-            " data=text data.path=FILE study.name=mine workers.count=4."
+            f"settings of the protocol, set as protocol.NAME=VALUE:\n\n{lines}\n"
+            + _HELP[name].overrides
         )
         return format_help()
 
@@ -49,4 +87,7 @@ def _make_help(parser: argparse.ArgumentParser, name: str) -> Any:
 
 def _run_protocol(name: str, options: argparse.Namespace) -> None:
     module = importlib.import_module(f"synaptune.protocols.{name}")
-    getattr(module, f"run_{name}")(options.overrides)
+    overrides = options.overrides + (["protocol.dry_run=true"] if options.dry_run else [])
+    result = getattr(module, f"run_{name}")(overrides)
+    if options.json:
+        print_json(options, result)

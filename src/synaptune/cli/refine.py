@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synaptune.cli.arguments import (
+    JSON_ARGUMENT,
+    QUIET_ARGUMENT,
     STORAGE_ARGUMENT,
     ArgumentTable,
     add_arguments,
     add_subcommand,
+    print_json,
 )
 from synaptune.core.errors import user_error
 
@@ -56,6 +59,8 @@ _ARGUMENTS: ArgumentTable = {
         help="name of the search space and of its studies (default: STUDY-refined, or the name of"
         " FILE)",
     ),
+    **JSON_ARGUMENT,
+    **QUIET_ARGUMENT,
 }
 _LIMIT_ARGUMENTS: ArgumentTable = {
     "--threshold": dict(
@@ -81,7 +86,13 @@ def _run_refine(options: argparse.Namespace) -> None:
     from synaptune.analysis.refine.runs import RunSelection, read_study_runs
     from synaptune.analysis.refine.table import read_csv_runs
     from synaptune.core.files import write_atomic
-    from synaptune.report.refinement import format_headline, format_refinement, print_refinement
+    from synaptune.report.refinement import (
+        format_headline,
+        format_refinement,
+        print_refinement,
+        tabulate_proposals,
+    )
+    from synaptune.report.table_model import to_records
     from synaptune.search.space.file import format_space_file
     from synaptune.study.reader import find_study, get_study_folder
 
@@ -115,6 +126,9 @@ def _run_refine(options: argparse.Namespace) -> None:
     write_atomic(out, format_space_file(file, head).encode())
     write_atomic(reasons, format_refinement(refinement, str(out)).encode())
     print(f"written to {out} and {reasons}; {_describe_use(file, out)}")
+    if options.json:
+        files = {"space": str(out), "reasons": str(reasons)}
+        print_json(options, files | {"parameters": to_records(tabulate_proposals(refinement))})
 
 
 def _is_table(path: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.cli.arguments import (
+    QUIET_ARGUMENT,
     STORAGE_ARGUMENT,
     STUDY_ARGUMENTS,
     ArgumentTable,
@@ -36,6 +37,7 @@ _ARGUMENTS: ArgumentTable = {
         action="store_true",
         help="also write report.zip to share: the report, best.yaml and all trials as CSV",
     ),
+    **QUIET_ARGUMENT,
 }
 
 

@@ -27,6 +27,7 @@ from synaptune.config.overrides import (
     expand_tuned_groups,
     find_override_faults,
 )
+from synaptune.config.resume import describe_continuation, expand_resume
 from synaptune.core.errors import (
     EXIT_BROKEN_PIPE,
     EXIT_INTERRUPTED,
@@ -52,18 +53,28 @@ class _SurfacedError(BaseException):
         self.error = error
 
 
+class _RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C in a single run, with the folder of the run."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+
 @contextlib.contextmanager
 def surface_user_errors() -> Iterator[None]:
     """Wrap the body of a Hydra task.
 
-    A UserError reaches `run_program` in a single run, and the sweeper in a multirun.
+    A UserError and Ctrl-C reach `run_program` in a single run, and the sweeper in a multirun.
     """
     try:
         yield
-    except UserError as error:
+    except (UserError, KeyboardInterrupt) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        raise _SurfacedError(error) from error
+        if isinstance(error, UserError):
+            raise _SurfacedError(error) from error
+        raise _RunInterrupted(Path(HydraConfig.get().runtime.output_dir)) from None
 
 
 def run_program(program: Callable[[], object], conf: Path, config_name: str) -> int:
@@ -85,6 +96,7 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
     logging.raiseExceptions = False
     try:
         make_absolute(".")  # refuses a working folder that was removed
+        sys.argv[1:] = expand_resume(sys.argv[1:])
         check_overrides(sys.argv[1:])
         protect_passwords(sys.argv[1:])
         words = expand_tuned_groups(sys.argv[1:])
@@ -95,13 +107,10 @@ def run_program(program: Callable[[], object], conf: Path, config_name: str) -> 
     except BrokenPipeError:  # the run has ended before its result: this is no success
         discard_output()
         return EXIT_BROKEN_PIPE
-    except KeyboardInterrupt:
-        print("\ninterrupted\n  a search: the same command continues it", file=sys.stderr)
-        print(
-            "  a run: the same command with hydra.run.dir=<its folder> training.resume=true "
-            "continues it",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt as interruption:
+        print("\ninterrupted", file=sys.stderr)
+        if isinstance(interruption, _RunInterrupted):
+            print(describe_continuation(interruption.folder), file=sys.stderr)
         return EXIT_INTERRUPTED
     except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
         if full_error == "1":

@@ -13,11 +13,21 @@ from omegaconf import OmegaConf
 
 
 def format_help(conf: Path, config_name: str) -> str:
-    """Return the help text that `hydra.help` of the primary configuration describes."""
-    text = OmegaConf.load(conf / f"{config_name}.yaml").hydra.help
-    groups = "".join(
-        f"{group}: {', '.join(names)}\n" for group, names in list_choices(conf).items()
-    )
+    """Return the help text that `hydra.help` of the primary configuration describes.
+
+    Protocols are left out: they are commands, not choices of a run.
+    """
+    primary = OmegaConf.load(conf / f"{config_name}.yaml")
+    text, defaults = primary.hydra.help, {}
+    for entry in primary.defaults:
+        if not isinstance(entry, str):
+            defaults |= dict(entry)
+    groups = ""
+    for group, names in list_choices(conf).items():
+        if group != "protocol":
+            chosen = defaults.get(group, "default" if group.startswith("synapse/") else None)
+            ordered = sorted(names, key=lambda name: name != chosen)
+            groups += f"{group}: {', '.join(ordered)}\n"
     return string.Template(text.template).substitute(APP_CONFIG_GROUPS=groups)
 
 

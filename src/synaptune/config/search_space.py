@@ -31,7 +31,12 @@ from synaptune.search.space.space import (
 from synaptune.study.database import keys
 
 # Keys that may change between two commands of one study: they do not affect any result.
-_FREE_TRAINING_KEYS = ("training.resume", "training.checkpoint_every", "training.device")
+_FREE_TRAINING_KEYS = (
+    "training.resume",
+    "training.checkpoint_every",
+    "training.keep",
+    "training.device",
+)
 _FREE_KEYS = (
     "hydra",
     "study",
@@ -42,6 +47,7 @@ _FREE_KEYS = (
     "notify",
     "logger",
     "name",
+    "search.dry_run",
     *_FREE_TRAINING_KEYS,
 )
 _SPACE_FIELDS = {field.name for field in dataclasses.fields(SearchSpaceConfig)}

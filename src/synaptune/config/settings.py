@@ -134,7 +134,7 @@ def compute_fingerprint(settings: Settings) -> str:
         group: dataclasses.asdict(getattr(settings, group))
         for group in ("model", "synapse", "data", "training")
     }
-    for name in ("resume", "checkpoint_every", "test"):
+    for name in ("resume", "checkpoint_every", "keep", "test"):
         del plain["training"][name]
     return hashlib.sha256(
         json.dumps(plain | {"seed": settings.seed}, sort_keys=True).encode()

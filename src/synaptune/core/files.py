@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -89,6 +90,16 @@ def as_disk_errors(
                 got=f"{path}: {error.strerror}", expected="a writable folder", do=remedy
             ) from error
         raise
+
+
+def measure_folder(folder: Path) -> int:
+    """Return the size of all files below a folder [byte]; links are not followed."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # removed by a running search
+                total += os.lstat(os.path.join(root, name)).st_size
+    return total
 
 
 @contextmanager

@@ -13,6 +13,8 @@ _UNITS = (
     ("min", 60.0, 90.0),
     ("s", 1.0, 0.0),
 )
+# [s] between two lines about the progress in a log file; chosen: two lines a minute
+LINE_SECONDS = 30.0
 _LONGEST_VALUE = 60  # [characters] a longer value is cut
 
 
@@ -49,6 +51,15 @@ def format_duration(seconds: float) -> str:
     unit, size = next((unit, size) for unit, size, least in _UNITS if seconds >= least or not least)
     value = f"{seconds / size:.1f}"
     return f"{value.removesuffix('.0') if len(value) < 4 else f'{seconds / size:,.0f}'} {unit}"
+
+
+def format_bytes(size: float) -> str:
+    """Format a size in a suitable unit: `0 B`, `3.4 kB`, `171 MB`."""
+    units = ("B", "kB", "MB", "GB", "TB")
+    power = 0
+    while size >= 999.5 and power < len(units) - 1:
+        size, power = size / 1000.0, power + 1
+    return f"{size:.3g} {units[power]}"
 
 
 def format_parameter(value: Any) -> str:

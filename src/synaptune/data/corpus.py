@@ -17,6 +17,7 @@ from synaptune.data.config import DataConfig, find_data_faults
 from synaptune.data.text import (
     Splits,
     encode_name,
+    measure_text,
     read_file_or_folder,
     read_standard_library,
     split_documents,
@@ -111,11 +112,22 @@ def _read_splits(config: DataConfig) -> Splits:
 
 
 def _warn_if_cut(splits: Splits, config: DataConfig) -> None:
-    """Warn when data.max_bytes cut a file or a folder; hub.py warns for each split of a dataset."""
+    """Warn when data.max_bytes cut a file or a folder; hub.py warns for each split of a dataset.
+
+    The standard library is a sample by definition.
+    """
     total = sum(len(document.content) for part in splits for document in part)
-    if total >= config.max_bytes - 3 and config.source == "text":
+    if config.source != "text" or total < config.max_bytes - 3:
+        return
+    size = measure_text(Path(str(config.path)).expanduser())
+    if size > total:
         _log.warning(
-            "read the first %d bytes of the text; raise data.max_bytes to read more", total
+            "read %.3g of %.3g MB of %s (%.2g %%); data.max_bytes=%d reads all",
+            total / 1e6,
+            size / 1e6,
+            config.path,
+            100.0 * total / size,
+            size,
         )
 
 

@@ -215,6 +215,12 @@ def _read_folder(path: Path, max_bytes: int) -> list[Document]:
     return _gather(readers, max_bytes)
 
 
+def measure_text(path: Path) -> int:
+    """Return the size of a text file, or of all text files below a folder [byte]."""
+    files = _walk(path) if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if _read_text(file, _PEEK) is not None)
+
+
 def _walk(root: Path, skipped: Set[str] = frozenset()) -> Iterator[Path]:
     """Yield regular files below `root` in sorted order.
 

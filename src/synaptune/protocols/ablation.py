@@ -18,11 +18,13 @@ from typing import Any
 
 from synaptune.analysis.ablation import Endpoints, compute_ablation, find_endpoints, plan_points
 from synaptune.analysis.compare import CONFIDENCE
+from synaptune.analysis.cost import PlannedRuns
 from synaptune.analysis.results import AblationRow
 from synaptune.config.compose import compose_config
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_override_key
 from synaptune.protocols.config import SEED_OFFSETS, AblationConfig, read_protocol_config
+from synaptune.protocols.estimate import estimate_protocol
 from synaptune.protocols.final_report import write_final_report
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.session import reopen_protocol
@@ -42,12 +44,15 @@ _LAST_PHASES = {"phase1": SEARCH, "phase2": JOINT}
 _VALIDATION_SEEDS = 5  # number of seeds for a study without a validation
 
 
-def run_ablation(overrides: Sequence[str]) -> None:
+def run_ablation(overrides: Sequence[str]) -> dict[str, Any]:
     """Run the ablation of the study that `study.*` names, or continue it.
 
     Args:
         overrides: `study.*`, `protocol.*` of conf/protocol/ablation.yaml, and those of the groups
             that may change between two commands on one study (workers, trial, logger, notify).
+
+    Returns:
+        The content of ablation.json; of a dry run the estimate.
 
     Raises:
         UserError: a mistake in the input, or a study that has no optimum.
@@ -61,18 +66,33 @@ def run_ablation(overrides: Sequence[str]) -> None:
     snapshot = _read_snapshot(location, is_named)
     endpoints = require_endpoints(snapshot)
     seeds = choose_seeds(snapshot, endpoints, config.seeds)
+    free = [word for word in overrides if word not in own]
+    if config.dry_run:
+        base = compose_config(free, study=snapshot.name).base
+        place = StudyLocation(snapshot.name, location.folder, snapshot.url, "must")
+        plan = plan_runs(snapshot, endpoints, len(seeds))
+        return estimate_protocol(base, place, lambda workers: plan)
     with reopen_protocol(
         snapshot,
         location.folder,
-        [word for word in overrides if word not in own],
+        free,
         space=endpoints.space,
         seeds=seeds,
     ) as protocol:
         _run_ablation(protocol, endpoints)
-        _print_table(_read_snapshot(location, is_named), protocol)
+        result = _print_table(_read_snapshot(location, is_named), protocol)
         if config.report:
             write_final_report(protocol, endpoints.defaults, endpoints.tuned)
     print_message(f"written to {location.shown_folder}/ablation.json")
+    return result
+
+
+def plan_runs(snapshot: StudySnapshot, endpoints: Endpoints, seeds: int) -> list[PlannedRuns]:
+    """Return the training runs of an ablation; those of the validation are copied."""
+    points = plan_points(endpoints)
+    copied = 2 if snapshot.get_phase_trials(VALIDATION) else 0
+    count = (len(points.as_list()) - copied) * seeds
+    return [PlannedRuns("ablation", count, with_test=True)]
 
 
 def _read_snapshot(location: StudyLocation, is_named: bool) -> StudySnapshot:
@@ -171,7 +191,8 @@ def _run_ablation(protocol: Protocol, endpoints: Endpoints) -> None:
             )
 
 
-def _print_table(snapshot: StudySnapshot, protocol: Protocol) -> None:
+def _print_table(snapshot: StudySnapshot, protocol: Protocol) -> dict[str, Any]:
+    """Print and write the table; return the content of ablation.json."""
     from rich.console import Console
 
     from synaptune.report.console import print_lines, print_table
@@ -179,13 +200,12 @@ def _print_table(snapshot: StudySnapshot, protocol: Protocol) -> None:
     from synaptune.study.artifacts import write_json
 
     rows = compute_ablation(snapshot)
-    write_json(
-        protocol.study.location.folder / "ablation.json",
-        {"study": snapshot.name, "seeds": list(protocol.seeds), "rows": _to_plain(rows)},
-    )
+    content = {"study": snapshot.name, "seeds": list(protocol.seeds), "rows": _to_plain(rows)}
+    write_json(protocol.study.location.folder / "ablation.json", content)
     console = Console()
     print_table(tabulate_ablation(rows), console)
     print_lines(describe_rows(rows), console)
+    return content
 
 
 def _to_plain(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:

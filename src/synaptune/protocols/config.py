@@ -36,6 +36,7 @@ class Phase1Config:
     budget: int = MISSING
     seeds: int = MISSING
     go_on: bool | None = MISSING
+    dry_run: bool = MISSING
     report: bool = MISSING
     sanity: SanityConfig = MISSING
 
@@ -51,6 +52,7 @@ class Phase2Config:
     budget: int = MISSING
     seeds: int = MISSING
     go_on: bool = MISSING
+    dry_run: bool = MISSING
     report: bool = MISSING
     groups: dict[str, list[str]] = MISSING
 
@@ -60,6 +62,7 @@ class AblationConfig:
     """Settings of `synaptune ablation`; conf/protocol/ablation.yaml explains the keys."""
 
     seeds: int | None = MISSING
+    dry_run: bool = MISSING
     report: bool = MISSING
 
 
@@ -70,6 +73,7 @@ class TransferConfig:
     start: str = MISSING
     top: int = MISSING
     seeds: int = MISSING
+    dry_run: bool = MISSING
 
 
 ProtocolConfigT = TypeVar("ProtocolConfigT")

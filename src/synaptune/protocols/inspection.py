@@ -44,6 +44,7 @@ from synaptune.core.text import get_first_line
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.search.space.space import UnitPoint
 from synaptune.search.workers.base import InlineWorkers
+from synaptune.training.config import CHECKPOINT_FILE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +155,7 @@ def inspect_point(protocol: Protocol, unit: UnitPoint, seed: int, *, side: str) 
         "reproduced": None if validated is None else validated == loss,
         "curve": [[step, _round_number(value)] for step, value in _thin_out(result["curve"])],
         "life": _summarise_life(result.get("life")),
-        "dynamics": record_dynamics(folder / "checkpoint.pt"),
+        "dynamics": record_dynamics(folder / CHECKPOINT_FILE),
     }
 
 

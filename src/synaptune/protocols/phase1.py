@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from synaptune.analysis.cost import PlannedRuns
 from synaptune.config.compose import ComposedConfig, compose_config
 from synaptune.protocols.config import SEED_OFFSETS, Phase1Config, read_protocol_config
+from synaptune.protocols.estimate import estimate_protocol
 from synaptune.protocols.final_report import write_final_report
 from synaptune.protocols.inspection import SIDES
 from synaptune.protocols.protocol import Protocol, print_message
@@ -37,11 +38,14 @@ from synaptune.search.trial import Trial
 from synaptune.study.optimize import start_from_study
 
 
-def run_phase1(overrides: Sequence[str]) -> None:
+def run_phase1(overrides: Sequence[str]) -> dict[str, Any]:
     """Run the protocol from wherever its study has it.
 
     Args:
         overrides: of conf/train.yaml, and `protocol.*` of conf/protocol/phase1.yaml.
+
+    Returns:
+        The content of summary.json; of a dry run the estimate.
 
     Raises:
         UserError: a mistake in the input, or too many failed runs.
@@ -49,6 +53,10 @@ def run_phase1(overrides: Sequence[str]) -> None:
     composed = compose_config(overrides, protocol="phase1")
     base, config = composed.base, read_config(composed)
     space, prior = start_from_study(build_space(composed), base.search.start)
+    if config.dry_run or base.search.dry_run:
+        return estimate_protocol(
+            base, composed.location, lambda workers: plan_runs(config, space, workers=workers)
+        )
     first_seed = int(base.seed) + SEED_OFFSETS["phase1"]
     with open_protocol(
         base,
@@ -65,9 +73,10 @@ def run_phase1(overrides: Sequence[str]) -> None:
                     f"{dimension.name}: {value} lies outside {dimension.describe()};"
                     " baseline and search begin at its nearest end"
                 )
-        points = _run_stages(protocol, config, prior)
+        summary, *points = _run_stages(protocol, config, prior)
         if config.report:
             write_final_report(protocol, *points)
+    return summary
 
 
 def read_config(composed: ComposedConfig) -> Phase1Config:
@@ -88,7 +97,7 @@ def plan_runs(config: Phase1Config, space: Space, *, workers: int = 1) -> list[P
         PlannedRuns("sanity", sanity_runs),
         PlannedRuns("search", config.budget - 1, at_once=optimizer.generation_size),
         PlannedRuns("validation", 2 * config.seeds, with_test=True),
-        PlannedRuns("portraits", len(SIDES), at_once=1),
+        *([PlannedRuns("portraits", len(SIDES), at_once=1)] if config.report else []),
     ]
 
 
@@ -109,8 +118,8 @@ def build_space(composed: ComposedConfig) -> Space:
 
 def _run_stages(
     protocol: Protocol, config: Phase1Config, prior: Sequence[Observation]
-) -> tuple[UnitPoint, UnitPoint]:
-    """Run everything up to the verdict; return the two points that were validated."""
+) -> tuple[dict[str, Any], UnitPoint, UnitPoint]:
+    """Run everything up to the verdict; return its summary and the two validated points."""
     from rich.console import Console
 
     from synaptune.config.search_space import read_fixed_values
@@ -152,7 +161,7 @@ def _run_stages(
     write_best(folder / "best.yaml", name, best, fixed, describe_summary(summary))
     print_verdict(summary, Console())
     print_message(f"written to {shown}/summary.json; use: python train.py tuned={shown}/best.yaml")
-    return baseline.unit, best.unit
+    return summary, baseline.unit, best.unit
 
 
 def _run_baseline(protocol: Protocol) -> Trial:

@@ -31,6 +31,7 @@ from synaptune.config.compose import ComposedConfig, compose_config
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_first_line, get_override_key
 from synaptune.protocols.config import SEED_OFFSETS, Phase2Config, read_protocol_config
+from synaptune.protocols.estimate import estimate_protocol
 from synaptune.protocols.final_report import write_final_report
 from synaptune.protocols.inspection import SIDES
 from synaptune.protocols.protocol import Protocol, print_message
@@ -56,11 +57,14 @@ from synaptune.study.reader import BASELINE, GATES, JOINT, get_study_folder
 Gate = dict[str, Any]  # a decision with its evidence, as gates.json holds it
 
 
-def run_phase2(overrides: Sequence[str]) -> None:
+def run_phase2(overrides: Sequence[str]) -> dict[str, Any]:
     """Run the protocol from wherever its study has it.
 
     Args:
         overrides: of conf/train.yaml, and `protocol.*` of conf/protocol/phase2.yaml.
+
+    Returns:
+        The content of summary.json; of a dry run the estimate.
 
     Raises:
         UserError: a mistake in the input, or too many failed runs.
@@ -70,6 +74,10 @@ def run_phase2(overrides: Sequence[str]) -> None:
     first_gate = _read_phase1_gate(start, go_on=config.go_on)
     composed = compose_phase2([f"tuned={start / 'best.yaml'}", *overrides])
     base, space = composed.base, build_space(composed)
+    if config.dry_run or base.search.dry_run:
+        return estimate_protocol(
+            base, composed.location, lambda workers: plan_runs(config, space, workers=workers)
+        )
     first_seed = int(base.seed) + SEED_OFFSETS["phase2"]
     with open_protocol(
         base,
@@ -80,9 +88,10 @@ def run_phase2(overrides: Sequence[str]) -> None:
         seeds=range(first_seed, first_seed + config.seeds),
         settings={"protocol": "phase2", "group_budget": config.group_budget},
     ) as protocol:
-        points = _run_stages(protocol, config, [first_gate])
+        summary, *points = _run_stages(protocol, config, [first_gate])
         if config.report:
             write_final_report(protocol, *points)
+    return summary
 
 
 def compose_phase2(overrides: Sequence[str]) -> ComposedConfig:
@@ -153,8 +162,8 @@ def build_space(composed: ComposedConfig) -> Space:
 
 def _run_stages(
     protocol: Protocol, config: Phase2Config, gates: list[Gate]
-) -> tuple[UnitPoint, UnitPoint]:
-    """Run everything up to the verdict; return the two points that were validated."""
+) -> tuple[dict[str, Any], UnitPoint, UnitPoint]:
+    """Run everything up to the verdict; return its summary and the two validated points."""
     from rich.console import Console
 
     from synaptune.config.search_space import read_fixed_values
@@ -201,7 +210,7 @@ def _run_stages(
         f"written to {shown}/summary.json and gates.json;"
         f" use: python train.py tuned={shown}/best.yaml"
     )
-    return start, winner.unit
+    return summary, start, winner.unit
 
 
 def _run_groups(
@@ -338,5 +347,5 @@ def plan_runs(config: Phase2Config, space: Space, *, workers: int = 1) -> list[P
         PlannedRuns("gates", (1 + len(groups)) * config.gate_seeds),
         PlannedRuns("joint", config.budget, at_once=get_generation_size(space)),
         PlannedRuns("validation", 2 * config.seeds, with_test=True),
-        PlannedRuns("portraits", len(SIDES), at_once=1),
+        *([PlannedRuns("portraits", len(SIDES), at_once=1)] if config.report else []),
     ]

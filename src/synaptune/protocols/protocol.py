@@ -26,7 +26,7 @@ from synaptune.study.callbacks.base import TERMINAL_ONLY
 from synaptune.study.callbacks.notify import Notifier
 from synaptune.study.reader import REFERENCE
 from synaptune.study.study import PhaseLedger, Study
-from synaptune.training.config import LoggerConfig
+from synaptune.training.config import LoggerConfig, TrainingConfig, parse_keep
 
 ConfigT = TypeVar("ConfigT")
 
@@ -84,6 +84,11 @@ class Protocol:
     def logger(self) -> LoggerConfig:
         """What is shown and logged."""
         return self._read_typed("logger", LoggerConfig) or TERMINAL_ONLY
+
+    @property
+    def kept_checkpoints(self) -> int | None:
+        """Number of best trials of each phase whose checkpoints are kept; None keeps all."""
+        return read_kept_checkpoints(self.base)
 
     @property
     def pruner(self) -> PrunerConfig:
@@ -159,6 +164,12 @@ class Protocol:
         }
         common |= {"device": self.device} if self.device is not None else {}
         return PhaseLedger(self.study, space or self.space, phase, common | facts)
+
+
+def read_kept_checkpoints(base: DictConfig) -> int | None:
+    """Return the number of `training.keep`; None for all, and for another application."""
+    training = get_typed_group(base, "training", TrainingConfig)
+    return None if training is None else parse_keep(training.keep)
 
 
 def print_message(line: str) -> None:

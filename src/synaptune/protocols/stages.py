@@ -120,7 +120,12 @@ def run_points(
 
     phase = PhaseTrials(ledger, len(points), finished)
     with open_callbacks(
-        [phase], protocol.logger, label=label, stop=protocol.stop, logs=False
+        [phase],
+        protocol.logger,
+        label=label,
+        stop=protocol.stop,
+        logs=False,
+        keep=protocol.kept_checkpoints,
     ) as callbacks:
         policy = TrialPolicy(
             ledger, protocol.plan.retries, callbacks=callbacks, on_message=print_message
@@ -228,6 +233,7 @@ def run_searches_together(
             label="trial" if quiet else "evaluation",
             maximize=plan.maximize,
             stop=protocol.stop,
+            keep=protocol.kept_checkpoints,
         ) as callbacks:
             workers = protocol.make_reusing_workers()
             results = optimize(searches, workers, callbacks, protocol.notifier)

@@ -10,10 +10,17 @@ from typing import Any
 from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
-from synaptune.config.flat import is_training_config, read_group, resolve_references
+from synaptune.analysis.cost import PlannedRuns
+from synaptune.config.flat import (
+    get_typed_group,
+    is_training_config,
+    read_group,
+    resolve_references,
+)
 from synaptune.config.search_space import list_study_defaults, read_fixed_values
 from synaptune.config.sweep import Sweep, SweepRequest, read_request, use_hydra_config
 from synaptune.core.text import show_path
+from synaptune.protocols.estimate import add_search_runs, apply_values, print_estimate
 from synaptune.protocols.hydra_jobs import HydraEvaluation, HydraJobs, make_hydra_workers
 from synaptune.protocols.protocol import Protocol
 from synaptune.protocols.stages import (
@@ -23,6 +30,7 @@ from synaptune.protocols.stages import (
     run_search,
 )
 from synaptune.search.loop import Plan
+from synaptune.search.objective.score import ObjectiveConfig
 from synaptune.search.optimizers.registry import Engine, GridOptimizer, make_optimizer
 from synaptune.search.runner import catch_interrupts
 from synaptune.search.space.space import Space
@@ -45,7 +53,7 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
         make_launcher: makes Hydra's launcher for a folder of run folders.
 
     Returns:
-        The trials of the search.
+        The trials of the search; none of a dry run (`search.dry_run`).
 
     Raises:
         UserError: a mistake in the input, or too many failed trials.
@@ -56,6 +64,9 @@ def run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -
 
 def _run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) -> list[Trial]:
     sweep = read_request(request)
+    if sweep.search.dry_run:
+        _print_estimate(sweep)
+        return []
     launcher = make_launcher(str(sweep.location.trials_folder))
     notifier = Notifier(read_group(sweep.base, "notify", NotifyConfig), sweep.location.name)
     with (
@@ -112,6 +123,21 @@ def _attach_results(location: StudyLocation) -> None:
         from synaptune.study.reader import read_study
 
         attach_results(read_study(location.url, location.name), location.folder)
+
+
+def _print_estimate(sweep: Sweep) -> None:
+    budget = _bound_budget(sweep.plan, sweep.engine, sweep.space).budget
+    assert budget is not None
+    optimizer = make_optimizer(sweep.engine, sweep.space)
+    at_once = optimizer.generation_size if optimizer.learns else None
+    node = get_typed_group(sweep.base, "objective", ObjectiveConfig)
+    plan = add_search_runs(
+        [PlannedRuns("search", budget, at_once=at_once)],
+        sweep.search,
+        None if node is None else OmegaConf.to_object(node),
+    )
+    base = apply_values(sweep.base, sweep.space.to_values(sweep.space.get_start()))
+    print_estimate(plan, base, sweep.location, workers=sweep.workers.slots)
 
 
 def _bound_budget(plan: Plan, engine: Engine, space: Space) -> Plan:

@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from synaptune.analysis.compare import compute_improvement
+from synaptune.analysis.cost import PlannedRuns
 from synaptune.analysis.ranking import rescore_study
 from synaptune.config.compose import compose_config
 from synaptune.core.errors import user_error
 from synaptune.protocols.config import SEED_OFFSETS, TransferConfig, read_protocol_config
+from synaptune.protocols.estimate import estimate_protocol
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import run_points
@@ -31,11 +33,14 @@ from synaptune.search.trial import Trial
 from synaptune.study.reader import StudySnapshot, find_study
 
 
-def run_transfer(overrides: Sequence[str]) -> None:
+def run_transfer(overrides: Sequence[str]) -> dict[str, Any]:
     """Run the best points of a study with another configuration, and print how far its ranks hold.
 
     Args:
         overrides: of conf/train.yaml, and `protocol.*` of conf/protocol/transfer.yaml.
+
+    Returns:
+        The content of transfer.json; of a dry run the estimate.
 
     Raises:
         UserError: a mistake in the input, or points that the new configuration cannot run.
@@ -68,6 +73,9 @@ def run_transfer(overrides: Sequence[str]) -> None:
         there=snapshot.configuration.get("training.steps"),
         here=int(base.training.steps),
     )
+    if config.dry_run or base.search.dry_run:
+        plan = [PlannedRuns("transfer", (len(best) + 1) * config.seeds, with_test=True)]
+        return estimate_protocol(base, composed.location, lambda workers: plan)
     first_seed = int(base.seed) + SEED_OFFSETS["transfer"]
     with open_protocol(
         base,
@@ -78,7 +86,7 @@ def run_transfer(overrides: Sequence[str]) -> None:
         seeds=range(first_seed, first_seed + config.seeds),
         settings={"protocol": "transfer", "from": config.start, "top": config.top},
     ) as protocol:
-        _run_transfer(protocol, best, values)
+        return _run_transfer(protocol, best, values)
 
 
 def find_best_points(snapshot: StudySnapshot) -> list[Trial]:
@@ -157,7 +165,8 @@ def transfer_values(
 
 def _run_transfer(
     protocol: Protocol, best: Sequence[Trial], values: Sequence[dict[str, Value]]
-) -> None:
+) -> dict[str, Any]:
+    """Run the points and print the table; return the content of transfer.json."""
     from rich.console import Console
 
     from synaptune.report.console import print_table
@@ -202,10 +211,8 @@ def _run_transfer(
     correlation = rank_correlation(
         [row["objective"] for row in rows], [row["val_loss"] for row in rows]
     )
-    write_json(
-        protocol.study.location.folder / "transfer.json",
-        {"rank_correlation": correlation, "defaults": defaults, "points": rows},
-    )
+    content = {"rank_correlation": correlation, "defaults": defaults, "points": rows}
+    write_json(protocol.study.location.folder / "transfer.json", content)
     columns = (
         Column("trial there", "count"),
         Column("objective there", "value"),
@@ -220,3 +227,4 @@ def _run_transfer(
     title = f"Transfer to {protocol.study.location.name}"
     print_table(Table("transfer", title, columns, cells, note), Console())
     print(f"written to {protocol.study.location.shown_folder}/transfer.json", flush=True)
+    return content

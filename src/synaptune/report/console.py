@@ -15,11 +15,11 @@ from synaptune.report.table_model import LEFT_ALIGNED, Table, format_cell
 def print_table(table: Table, console: Console) -> None:
     """Print a table with its title and its note.
 
-    In a file or a pipe the table has no frame, and each row is one line.
+    In a file or a pipe the table has no frame, and each row is one line with whole names.
     """
     terminal = console.is_terminal
     title, box = escape(table.title), HEAVY_HEAD if terminal else None
-    grid = Grid(title=title, title_justify="left", box=box, pad_edge=terminal)
+    grid = Grid(title=title if terminal else None, title_justify="left", box=box, pad_edge=terminal)
     for column in table.columns:
         justify = "left" if column.kind in LEFT_ALIGNED else "right"
         grid.add_column(escape(column.heading), justify=justify, overflow="fold")
@@ -32,10 +32,16 @@ def print_table(table: Table, console: Console) -> None:
             for text, kind in texts
         ]
         grid.add_row(*map(escape, broken))
-    if not terminal:
-        grid.width = console.measure(grid, options=console.options.update(max_width=10_000)).maximum
-    console.print(grid, crop=terminal)
-    print_lines([table.note] if table.note else [], console)
+    note = [table.note] if table.note else []
+    if terminal:
+        console.print(grid)
+        print_lines(note, console)
+        return
+    grid.width = console.measure(grid, options=console.options.update(max_width=10_000)).maximum
+    with console.capture() as text:
+        console.print(grid, crop=False)
+    lines = [line.rstrip() for line in text.get().splitlines()]
+    print_lines([*([table.title] if table.title else []), *lines, *note], console)
 
 
 def print_lines(lines: Iterable[str], console: Console) -> None:

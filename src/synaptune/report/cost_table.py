@@ -44,7 +44,7 @@ def print_cost(cost: PlanCost, console: Console, *, title: str, notes: list[str]
 
 
 def _format_seconds(seconds: SecondsRange) -> str:
-    if seconds.low is None or seconds.high is None:
+    if seconds.low is None or seconds.high is None or seconds.low == seconds.high:
         return format_duration(seconds.median)
     interval = f"{format_duration(seconds.low)} to {format_duration(seconds.high)}"
     return f"{format_duration(seconds.median)} ({interval})"

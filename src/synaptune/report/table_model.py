@@ -123,10 +123,14 @@ def format_csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([heading for column in table.columns for heading in _list_headings(column)])
-    for row in table.rows:
-        cells = zip(row, table.columns, strict=True)
-        writer.writerow([part for cell, column in cells for part in _split_cell(cell, column.kind)])
+    writer.writerows(_split_row(row, table) for row in table.rows)
     return text.getvalue()
+
+
+def to_records(table: Table) -> list[dict[str, Any]]:
+    """Return the rows as plain values by the headings of a CSV file, for JSON."""
+    names = [heading for column in table.columns for heading in _list_headings(column)]
+    return [dict(zip(names, _split_row(row, table), strict=True)) for row in table.rows]
 
 
 def _list_headings(column: Column) -> list[str]:
@@ -137,6 +141,11 @@ def _list_headings(column: Column) -> list[str]:
             f"{column.name} pairs",
         ]
     return ["scale", "low", "high", "choices"] if column.kind == "range" else [column.name + unit]
+
+
+def _split_row(row: Sequence[Any], table: Table) -> list[Any]:
+    cells = zip(row, table.columns, strict=True)
+    return [part for cell, column in cells for part in _split_cell(cell, column.kind)]
 
 
 def _split_cell(cell: Any, kind: CellKind) -> list[Any]:

@@ -37,8 +37,10 @@ class SearchConfig:
         seeds: number of runs of each candidate, on different seeds; their objectives are averaged.
         incumbents: number of best points that a protocol runs again on other seeds before it
             chooses one of them; 0 means that it takes the best point of the search.
+        dry_run: print the runs, the minutes and the disk of the search, and start nothing.
     """
 
     start: str | None = None
     seeds: int = 1
     incumbents: int = 0
+    dry_run: bool = False

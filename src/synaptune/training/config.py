@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+CHECKPOINT_FILE = "checkpoint.pt"  # the latest checkpoint of a run, in its folder
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class TrainingConfig:
         device: `auto` is CUDA when available.
         test: evaluate the test split at the end.
         compile: compile the model with torch.compile.
+        keep: checkpoints that a search keeps of its ended trials: all, none, or those of the best N
+            of each phase, best:N. A single run keeps its own.
         resume: continue bit-exactly from the last checkpoint in the run folder.
     """
 
@@ -40,6 +45,7 @@ class TrainingConfig:
     evaluations: int = 4
     eval_batches: int = 16
     checkpoint_every: int = 0
+    keep: str = "best:3"
     device: str = "auto"
     test: bool = False
     compile: bool = False
@@ -53,8 +59,8 @@ class LoggerConfig:
     Attributes:
         every: steps between logged training losses.
         progress: `auto` shows a bar on a terminal and lines elsewhere. In a search it shows a live
-            table of all trials on a terminal and nothing elsewhere; `lines` prints one line for
-            each trial.
+            table of all trials on a terminal, and elsewhere a line at the end of a generation or
+            every 30 s; `lines` prints one line for each trial.
         tensorboard: write event files.
         wandb: `auto` logs to Weights & Biases when wandb is installed, online when there is an API
             key and a network.
@@ -112,6 +118,19 @@ TRAINING_BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 
+def parse_keep(text: str) -> int | None:
+    """Return the number of trials whose checkpoints `training.keep` keeps; None means all.
+
+    Raises:
+        ValueError: the text is neither all, none nor best:N.
+    """
+    if text in ("all", "none"):
+        return None if text == "all" else 0
+    if not re.fullmatch(r"best:\d+", text):
+        raise ValueError(text)
+    return int(text.removeprefix("best:"))
+
+
 def find_training_faults(training: TrainingConfig, logger: LoggerConfig) -> list[str]:
     """Return one line for each invalid value; empty without a fault."""
     value = {f"training.{name}": entry for name, entry in vars(training).items()}
@@ -131,4 +150,8 @@ def find_training_faults(training: TrainingConfig, logger: LoggerConfig) -> list
         for entry in logger.record
         if entry not in RECORDS
     ]
+    try:
+        parse_keep(training.keep)
+    except ValueError:
+        faults.append(f"training.keep={training.keep}: expected all, none or best:N")
     return faults

@@ -16,7 +16,7 @@ from synaptune.data.corpus import Corpus
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SynapseParams
-from synaptune.training.config import LoggerConfig, TrainingConfig
+from synaptune.training.config import CHECKPOINT_FILE, LoggerConfig, TrainingConfig
 from synaptune.training.errors import ValidationCallback
 from synaptune.training.evaluation import compute_expert_metrics, evaluate, make_autocast
 
@@ -62,7 +62,7 @@ class Job:
     @property
     def checkpoint_path(self) -> Path:
         """Path of the run's latest checkpoint."""
-        return self.run_dir / "checkpoint.pt"
+        return self.run_dir / CHECKPOINT_FILE
 
     @property
     def tokens_per_step(self) -> int:

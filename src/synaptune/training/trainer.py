@@ -69,7 +69,11 @@ def fit(job: Job) -> FitResult:
     )
     # Created last, because a bar that is not closed keeps control of the terminal.
     progress = make_progress(
-        job.logger.progress, job.training.steps, state.step, in_search=job.in_search
+        job.logger.progress,
+        job.training.steps,
+        state.step,
+        evaluations=job.training.evaluations,
+        in_search=job.in_search,
     )
     exit_code, pruned = 1, False
     try:
@@ -107,8 +111,9 @@ def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
     if content["fingerprint"] != job.fingerprint:
         raise user_error(
             got=f"{job.checkpoint_path} of a run with another configuration",
-            expected="the configuration it was started with (.hydra/config.yaml beside it)",
-            do="use the same overrides, or another hydra.run.dir for a new run",
+            expected="the configuration it was started with (.hydra/overrides.yaml beside it)",
+            do="leave out the overrides that differ: a resume reads those of the run; or choose"
+            " another hydra.run.dir for a new run",
         )
     job.model.load_state_dict(content["weights"])
     checkpoint.restore_random_states(content["random"])

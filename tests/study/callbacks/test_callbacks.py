@@ -15,6 +15,7 @@ from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
 from synaptune.search.workers.base import InlineWorkers, NeverStop
 from synaptune.search.workers.reporting import report
+from synaptune.study.callbacks import search_lines
 from synaptune.study.callbacks.base import (
     TERMINAL_ONLY,
     PhaseTrials,
@@ -271,19 +272,44 @@ def test_a_log_that_cannot_be_opened_is_reported_and_the_other_callbacks_work(
     assert "the TensorBoard log failed and is left out, the search goes on:" in output.err
 
 
-def test_lines_are_printed_to_a_file_only_on_request():
-    quiet, loud = io.StringIO(), io.StringIO()
+def make_ended_trials():
     failed = Trial(
         1, 1, (0.5, 0.5), {"a": 0.5, "b": 10.0}, state="failed", reason="worker: died\nmore"
     )
     pruned = Trial(2, 2, (0.5, 0.5), {"a": 0.5, "b": 10.0}, state="pruned", estimate=2.5)
-    for stream, always in ((quiet, False), (loud, True)):
-        info = SearchInfo("s", SPACE, "evaluation", 3)
-        lines = TrialLines(info, stream=stream, always=always)
-        for number, entry in enumerate((trial(0, 0.25), failed, pruned), 1):
-            lines.on_end(entry, number)
-    assert quiet.getvalue() == ""
-    lines = loud.getvalue().splitlines()
-    assert lines[0].startswith("  evaluation 1/3  0.25  best 0.25 (#0)")
-    assert "failed (worker: died)" in lines[1]
-    assert "pruned (estimate 2.5)" in lines[2]
+    return trial(0, 0.25), failed, pruned
+
+
+def test_each_trial_has_a_line_on_request():
+    stream = io.StringIO()
+    lines = TrialLines(SearchInfo("s", SPACE, "evaluation", 3), stream=stream)
+    for number, entry in enumerate(make_ended_trials(), 1):
+        lines.on_end(entry, number)
+    printed = stream.getvalue().splitlines()
+    assert printed[0].startswith("  evaluation 1/3  0.25  best 0.25 (#0)")
+    assert "failed (worker: died)" in printed[1]
+    assert "pruned (estimate 2.5)" in printed[2]
+
+
+def test_a_log_file_gets_a_line_a_generation_or_every_half_minute(monkeypatch):
+    clock, stream = [1000.0], io.StringIO()
+    monkeypatch.setattr(search_lines.time, "monotonic", lambda: clock[0])
+    lines = search_lines.SearchLines(SearchInfo("s", SPACE, "evaluation", 9), stream=stream)
+
+    def print_after(seconds, call, *values):
+        clock[0] += seconds
+        before = len(stream.getvalue())
+        call(*values)
+        return stream.getvalue()[before:]
+
+    complete, failed, pruned = make_ended_trials()
+    assert print_after(29, lines.on_end, complete, 1) == ""
+    assert print_after(1, lines.on_end, failed, 2) == (
+        "  evaluations 2/9  best 0.25 (#0)  1 failed  left 1.8 min\n"
+    )
+    assert print_after(1, lines.on_start, pruned) == ""
+    assert "1 running (#2 at step 5: 0.75)" in print_after(30, lines.on_report, pruned, 5, 0.75)
+    assert print_after(1, lines.on_generation, None, [complete]) == ""  # a flood otherwise
+    assert print_after(2, lines.on_generation, None, [complete]).startswith("  evaluations 2/9")
+    assert print_after(1, lines.on_end, pruned, 3) == ""
+    assert "evaluations 3/9" in print_after(1, lines.close, 0)

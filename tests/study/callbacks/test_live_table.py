@@ -72,9 +72,8 @@ def test_the_table_shows_the_progress_of_a_search():
     text = render(progress, 220.0)
     assert "6 of 12 ended, 3 failed (2 number, 1 memory), 1 pruned" in text
     assert "4 in trial 2, 3 ended since" in text
-    assert re.search(
-        r"at +cost 0.75  tau 10", text
-    )  # the largest distance first; tau is at its start
+    # The largest distance first; tau is at its start.
+    assert re.search(r"at +cost=0.75  tau=10", text)
     assert "120 an hour, 3 min left" in text  # four in two minutes, six to go
     assert "0.6 so far, 0.6 more to the budget, 1.4 left of 2" in text
     assert re.search(r"trial 6 +1.5 min +50 +3.25", text)
@@ -103,6 +102,30 @@ def test_the_table_shows_the_step_and_stagnation_of_the_distribution():
         stagnation=3,
     )
     assert "step 0.2, 3 without a new best" in render(progress, 1.0)
+
+
+def test_all_parameters_of_the_best_trial_are_shown_whole_at_80_columns():
+    names = [f"synapse.group{number}.a_parameter_{number % 20}" for number in range(22)]
+    space = Space(tuple(Dimension(name, "lin", 0.0, 1.0) for name in names))
+    progress = SearchProgress(SearchInfo("s: search", space), [], now=0.0)
+    unit = tuple(number / 22 for number in range(22))
+    progress.record_end(Trial(0, 0, unit, space.to_values(unit), "complete", 1.0))
+    lines = render(progress, 1.0, width=80).splitlines()
+    words = " ".join(lines).split()
+    # Short names, longer where two parameters share the last part.
+    assert {"a_parameter_2=0.09091", "group1.a_parameter_1=0.04545"} <= set(words)
+    assert sum("a_parameter_" in word for word in words) == 22
+    assert max(map(len, lines)) <= 80
+
+
+def test_more_parameters_than_fit_show_those_that_moved_most():
+    space = Space(tuple(Dimension(f"p{number}", "lin", 0.0, 1.0) for number in range(48)))
+    progress = SearchProgress(SearchInfo("s: search", space), [], now=0.0)
+    unit = tuple(0.5 + (number >= 30) * 0.3 for number in range(48))
+    progress.record_end(Trial(0, 0, unit, space.to_values(unit), "complete", 1.0))
+    text = render(progress, 1.0, width=80)
+    assert all(f"p{number}=0.8" in text for number in range(30, 48))
+    assert "and 24 more" in " ".join(text.split())
 
 
 def test_stop_hours_limits_the_time_left():
@@ -279,7 +302,7 @@ def searching(folder):
         program.process.wait()
 
 
-def test_the_last_state_of_the_live_table_stays_on_the_terminal(tmp_path):
+def test_the_result_of_the_search_stays_on_the_terminal_instead_of_the_live_table(tmp_path):
     with searching(tmp_path) as program:
         program.wait_for(r"^trial 2 .* 10 +2\.5$")
         program.wait_for(r"2 of 6 ended, 1 failed \(1 error\)")
@@ -296,6 +319,8 @@ def test_the_last_state_of_the_live_table_stays_on_the_terminal(tmp_path):
     assert "6 of 6 ended, 1 failed (1 error)" in text
     assert "running" not in text
     assert text.index("6 of 6 ended") < text.rindex("\nbest ")
+    # Neither a rate nor a time left of the past stays above what is printed later.
+    assert "an hour" not in text
     assert re.fullmatch(
         r"best \d+\.\d+", text.rstrip().splitlines()[-1]
     )  # what the program printed afterwards

@@ -16,6 +16,7 @@ import pytest
 from synaptune.core.errors import UserError
 from synaptune.training import trainer
 from synaptune.training.config import LoggerConfig
+from synaptune.training.loggers import progress as progress_module
 from synaptune.training.loggers import wandb_run as wandb_runs
 from synaptune.training.loggers.base import CsvWriter, RunLogger
 from synaptune.training.loggers.progress import Progress, make_progress
@@ -213,3 +214,20 @@ def test_the_bar_opens_and_closes_twice(capsys):
         progress.show_validation(10, 1.5)
         progress.close()
     assert "training" in capsys.readouterr().out
+
+
+def test_a_log_file_gets_a_line_every_half_minute_and_no_flood(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(progress_module.time, "perf_counter", lambda: clock[0])
+    progress = make_progress("lines", 1000, 0, evaluations=1000, in_search=False)
+    for step in range(1, 1001):
+        clock[0] += 0.125
+        progress.update(step, 2.0, 100.0)
+        progress.show_validation(step, 2.5)
+    lines = capsys.readouterr().out.splitlines()
+    steps = [line.removeprefix("step").split("/")[0].strip() for line in lines]
+    assert steps == ["240", "480", "720", "960", "1000"]
+    slow = make_progress("lines", 10, 0, evaluations=1, in_search=False)
+    clock[0] += 31.0
+    slow.update(5, 2.0, 100.0)
+    assert capsys.readouterr().out == "step  5/10  train 2.0000  100 tokens/s  31.0 s\n"

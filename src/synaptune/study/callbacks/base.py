@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from synaptune.core.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
+from synaptune.core.terminal import is_terminal
 from synaptune.search.callback import Callback, CallbackList, print_failure
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
 from synaptune.study.callbacks.progress import SearchInfo
+from synaptune.study.callbacks.search_lines import SearchLines
 from synaptune.study.callbacks.trial_lines import TrialLines
+from synaptune.study.retention import CheckpointRetention
 from synaptune.study.study import PhaseLedger
 from synaptune.training.config import LoggerConfig
 
@@ -43,6 +47,7 @@ def open_callbacks(
     maximize: bool = False,
     stop: StopConfig | None = None,
     logs: bool = True,
+    keep: int | None = None,
 ) -> Iterator[CallbackList]:
     """Open the callbacks of phases that run side by side, and close them at the end of the block.
 
@@ -53,6 +58,7 @@ def open_callbacks(
         maximize: whether larger objectives are better.
         stop: rules that the live table shows.
         logs: whether to write to TensorBoard and W&B as well as to the terminal.
+        keep: number of best trials of each phase whose checkpoints are kept; None keeps all.
 
     Raises:
         UserError: the configuration of a callback is invalid. A callback that fails in another
@@ -68,6 +74,8 @@ def open_callbacks(
         except Exception as error:  # the search runs without a log that cannot be opened
             print_failure(name, error)
 
+    if keep is not None:
+        opened.append(_make_retention(phases, keep, maximize))
     if logs and logger.wandb != "off":
         add("the W&B log", lambda: _make_wandb(phases, logger, maximize))
     if logs and logger.tensorboard:
@@ -86,6 +94,12 @@ def open_callbacks(
         callbacks.close(exit_code)
 
 
+def _make_retention(phases: Sequence[PhaseTrials], keep: int, maximize: bool) -> Callback:
+    folder = phases[0].ledger.study.location.trials_folder
+    earlier = [trial for phase in phases for trial in phase.earlier]
+    return CheckpointRetention(folder, keep, maximize=maximize, earlier=earlier)
+
+
 def _make_view(
     phases: Sequence[PhaseTrials],
     logger: LoggerConfig,
@@ -93,9 +107,9 @@ def _make_view(
     maximize: bool,
     stop: StopConfig,
 ) -> Callback:
-    """Make a live table on a terminal, otherwise lines of trials.
+    """Make a live table on a terminal, and lines about the search elsewhere.
 
-    Lines that are not requested are printed only to a terminal.
+    A line for each trial is printed on request, and on a terminal that shows no table.
     """
     totals = [phase.total for phase in phases if phase.total is not None]
     ledgers = [phase.ledger for phase in phases]
@@ -118,7 +132,9 @@ def _make_view(
             from synaptune.study.callbacks.live_table import LiveTable
 
             return LiveTable(info, earlier, console)
-    return TrialLines(info, earlier, always=logger.progress == "lines")
+        if not is_terminal(sys.stdout):
+            return SearchLines(info, earlier)
+    return TrialLines(info, earlier)
 
 
 def _make_tensorboard(phases: Sequence[PhaseTrials], maximize: bool) -> Sequence[Callback]:

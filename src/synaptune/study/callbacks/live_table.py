@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from synaptune.core.text import format_duration, format_parameter
+from synaptune.core.text import format_duration, format_parameter, make_labels
 from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Space
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _MAX_ROWS = 8  # running trials
-_MAX_VALUES = 6  # parameters of the best trial
+_MAX_VALUES = 24  # parameters of the best trial; chosen: six lines of 80 columns
 
 
 def render_progress(progress: SearchProgress, now: float) -> RenderableType:
-    """Return the table at a time [s, monotonic]."""
+    """Return the table at a time [s, monotonic]; no text is cut, long rows wrap."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -30,7 +30,7 @@ def render_progress(progress: SearchProgress, now: float) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     rows = _make_rows(progress, now)
     facts.add_column(style="dim", no_wrap=True, min_width=max(map(len, rows)))
-    facts.add_column(overflow="ellipsis", no_wrap=True)
+    facts.add_column(overflow="fold")
     for name, text in rows.items():
         facts.add_row(name, Text(text))
     parts: list[RenderableType] = [Text(progress.info.title, style="bold"), facts]
@@ -39,10 +39,19 @@ def render_progress(progress: SearchProgress, now: float) -> RenderableType:
     return Group(*parts)
 
 
+def render_result(progress: SearchProgress, now: float) -> RenderableType:
+    """Return the line that stays on the terminal after the search."""
+    from rich.text import Text
+
+    info, best = progress.info, progress.best
+    found = "" if best is None else f", best {best.objective:.6g} in trial {best.number}"
+    duration = format_duration(now - progress.started_at)
+    return Text.assemble((info.title, "bold"), f"  {_describe_count(progress)}{found}, {duration}")
+
+
 def _make_rows(progress: SearchProgress, now: float) -> dict[str, str]:
     info, distribution, best = progress.info, progress.diagnostics, progress.best
-    total = f" of {info.total}" if info.total else ""
-    rows = {f"{info.label}s": f"{progress.finished}{total} ended{_describe_failures(progress)}"}
+    rows = {f"{info.label}s": _describe_count(progress)}
     if progress.generation or distribution is not None:
         rows["generation"] = f"{progress.generation}{_describe_distribution(distribution)}"
     if best is not None:
@@ -57,6 +66,11 @@ def _make_rows(progress: SearchProgress, now: float) -> dict[str, str]:
     if info.stop.price is not None:
         rows["cost"] = _describe_cost(progress, info.stop.price, info.stop.money)
     return rows
+
+
+def _describe_count(progress: SearchProgress) -> str:
+    total = f" of {progress.info.total}" if progress.info.total else ""
+    return f"{progress.finished}{total} ended{_describe_failures(progress)}"
 
 
 def _describe_failures(progress: SearchProgress) -> str:
@@ -84,15 +98,16 @@ def _describe_cost(progress: SearchProgress, price: float, limit: float | None) 
 
 
 def _describe_best(best: Trial, space: Space) -> str:
-    """Return the values with the largest distance from the start of the search."""
+    """Return the values by their short names, the farthest from the start of the search first."""
     distances = {
         dimension.name: abs(dimension.to_unit(best.values[dimension.name]) - start)
         for dimension, start in zip(space.dimensions, space.get_start(), strict=True)
         if dimension.name in best.values
     }
     names = sorted(best.values, key=lambda name: -distances.get(name, 0.0))
+    labels = make_labels(space.names)
     texts = [
-        f"{name.rsplit('.', 1)[-1]} {format_parameter(best.values[name])}"
+        f"{labels.get(name, name)}={format_parameter(best.values[name])}"
         for name in names[:_MAX_VALUES]
     ]
     more = [f"and {len(names) - _MAX_VALUES} more"] if len(names) > _MAX_VALUES else []
@@ -118,11 +133,12 @@ def _render_running(running: Mapping[int, RunningTrial], now: float) -> Renderab
 
 
 class LiveTable(Callback):
-    """Shows the table of a search on a terminal; its last state stays there after `close`."""
+    """Shows the table of a search on a terminal; one line of it stays there after `close`."""
 
     def __init__(self, info: SearchInfo, earlier: Sequence[Trial], console: Console) -> None:
         self.progress = SearchProgress(info, earlier, time.monotonic())
-        self._screen = Screen(lambda: render_progress(self.progress, time.monotonic()), console)
+        self._render = render_progress
+        self._screen = Screen(lambda: self._render(self.progress, time.monotonic()), console)
 
     def on_start(self, trial: Trial) -> None:
         """Show a trial among the running ones."""
@@ -151,5 +167,6 @@ class LiveTable(Callback):
             self._screen.redraw()
 
     def close(self, exit_code: int) -> None:
-        """Draw the table a last time."""
+        """Replace the table, whose rate and running trials are past, by its result."""
+        self._render = render_result
         self._screen.close()

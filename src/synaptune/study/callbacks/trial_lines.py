@@ -1,4 +1,4 @@
-"""A line for each ended trial, on a terminal or where lines are requested."""
+"""A line for each ended trial (`logger.progress=lines`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO
 
-from synaptune.core.terminal import is_terminal, print_line
+from synaptune.core.terminal import print_line
 from synaptune.core.text import format_duration, get_first_line
 from synaptune.search.callback import Callback
 from synaptune.search.trial import Trial
@@ -24,8 +24,6 @@ class TrialLines(Callback):
         self,
         info: SearchInfo,
         earlier: Sequence[Trial] = (),
-        *,
-        always: bool = False,
         stream: TextIO | None = None,
     ) -> None:
         """Count the earlier trials.
@@ -33,18 +31,15 @@ class TrialLines(Callback):
         Args:
             info: the search.
             earlier: trials that ended before this process started.
-            always: whether to print to a stream that is not a terminal.
             stream: stream of the lines; None means standard output.
         """
         self._progress = SearchProgress(info, earlier, time.monotonic())
         self._stream = sys.stdout if stream is None else stream
-        self._is_shown = always or is_terminal(self._stream)
 
     def on_end(self, trial: Trial, finished: int) -> None:
         """Print the line of a trial; the trials of all phases are counted together."""
         self._progress.record_end(trial)
-        if self._is_shown:
-            print_line(_format_line(self._progress, trial, time.monotonic()), self._stream)
+        print_line(_format_line(self._progress, trial, time.monotonic()), self._stream)
 
     def on_foreign_end(self, trial: Trial, values: Mapping[int, float]) -> None:
         """Count a trial that has ended in another process."""

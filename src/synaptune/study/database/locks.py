@@ -78,9 +78,14 @@ class Holder:
         """Return whether both are the same process."""
         return (self.host, self.pid) == (other.host, other.pid)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the process runs on another machine."""
+        return self.host != socket.gethostname()
+
     def has_ended(self) -> bool:
         """Return whether the process has ended; False for a process of another machine."""
-        if self.host == socket.gethostname():
+        if not self.is_remote:
             try:
                 os.kill(self.pid, 0)
             except OSError as error:  # PermissionError: the process of another user

@@ -130,6 +130,15 @@ def finish_trial(
         row.datetime_complete = datetime.now()
 
 
+def rename_study_row(storage: Any, study: int, name: str) -> None:
+    """Give a study another name, for which Optuna has no function."""
+    from sqlalchemy.orm import Session
+
+    models = get_models()
+    with Session(storage.engine) as session, session.begin():
+        models.StudyModel.find_or_raise_by_id(study, session).study_name = name
+
+
 def read_trials(storage: Any, study: int, where: str, first: int = 0) -> list[Trial]:
     """Read the trials of a study, ordered by number.
 

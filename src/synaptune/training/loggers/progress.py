@@ -6,6 +6,9 @@ import sys
 import time
 
 from synaptune.core.terminal import is_terminal
+from synaptune.core.text import LINE_SECONDS
+
+MAX_LINES = 50  # lines of one run for its validations; chosen: they fit on a page
 
 
 class Progress:
@@ -22,21 +25,35 @@ class Progress:
 
 
 class ProgressLines(Progress):
-    """One line per validation, for log files and pipes."""
+    """One line per validation and at least every LINE_SECONDS, for log files and pipes.
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self._started_at = time.perf_counter()
+    Of more than MAX_LINES validations only those LINE_SECONDS apart, and the last, have a line.
+    """
+
+    def __init__(self, steps: int, evaluations: int = 1) -> None:
+        self._steps, self._is_frequent = steps, evaluations > MAX_LINES
+        self._started_at = self._printed_at = time.perf_counter()
         self._latest = ""
 
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
         self._latest = f"train {loss:.4f}  {tokens_per_second:,.0f} tokens/s  "
+        if self._is_due:
+            self._print(step, "")
 
     def show_validation(self, step: int, loss: float) -> None:
-        seconds = time.perf_counter() - self._started_at
+        if not self._is_frequent or self._is_due or step == self._steps:
+            self._print(step, f"val {loss:.4f} nats/token  ")
+
+    @property
+    def _is_due(self) -> bool:
+        return time.perf_counter() - self._printed_at >= LINE_SECONDS
+
+    def _print(self, step: int, validation: str) -> None:
+        self._printed_at = time.perf_counter()
+        seconds = self._printed_at - self._started_at
+        width = len(str(self._steps))
         print(
-            f"step {step:>{len(str(self._steps))}}/{self._steps}  {self._latest}"
-            f"val {loss:.4f} nats/token  {seconds:.1f} s",
+            f"step {step:>{width}}/{self._steps}  {self._latest}{validation}{seconds:.1f} s",
             flush=True,
         )
 
@@ -75,7 +92,9 @@ class ProgressBar(Progress):
         self._bar.stop()
 
 
-def make_progress(choice: str, steps: int, done: int, *, in_search: bool) -> Progress:
+def make_progress(
+    choice: str, steps: int, done: int, *, evaluations: int = 1, in_search: bool
+) -> Progress:
     """Return the progress output for `logger.progress`.
 
     A trial of a search has none, because the search controls the terminal.
@@ -84,10 +103,11 @@ def make_progress(choice: str, steps: int, done: int, *, in_search: bool) -> Pro
         choice: value of `logger.progress`.
         steps: optimizer steps of the run.
         done: steps done before a resume.
+        evaluations: validations of the run.
         in_search: whether the run is a trial of a search.
     """
     if choice == "auto":
         choice = "bar" if is_terminal(sys.stdout) else "lines"
     if in_search or choice == "off":
         return Progress()
-    return ProgressBar(steps, done) if choice == "bar" else ProgressLines(steps)
+    return ProgressBar(steps, done) if choice == "bar" else ProgressLines(steps, evaluations)
