@@ -201,7 +201,7 @@ def find_garbage(
     ]
     unsent: set[Path] = set()
     if runs:
-        local = find_local_runs(snapshot, location.folder, best=None)
+        local = find_local_runs(snapshot, location.folder).chosen
         unsent = {run.path for run in local if not run.is_sent}
     for number in sorted(ended):
         run = folder / str(number)
