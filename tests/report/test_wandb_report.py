@@ -98,12 +98,12 @@ def test_the_panels_of_the_search_follow_the_objective_and_its_direction(name, l
         maximize=maximize,
     )
     scatter = search_panels(evidence)["Scatter Plot"]
-    better = "larger" if maximize else "smaller"
-    assert scatter["chartTitle"] == f"{label} over generations, {better} is better"
+    better = "higher is better" if maximize else "lower is better"
+    assert scatter["chartTitle"] == f"{label} over generations, {better}"
     assert scatter["yAxis"] == "summary:objective"
     assert (scatter["showMaxYAxisLine"], scatter["showMinYAxisLine"]) == (maximize, not maximize)
     text = dump_specification(build_report(evidence, project="project"))
-    assert f"Best so far: {label}, {better} is better" in text
+    assert f"Best so far: {label}, {better}" in text
     assert f"Parameters and {label}" in text
 
 

@@ -130,7 +130,11 @@ def test_a_finished_protocol_prints_its_verdict_and_runs_no_trial(studies):
     assert "Verdict of study protocol-phase1" in text
     assert "optimizer.pkl" not in text
     assert read_stored(folder) == before
-    assert json.loads((folder / "summary.json").read_text()) == summary
+    again = json.loads((folder / "summary.json").read_text())
+    texts = ("findings", "reason")  # in the words of this version
+    assert {key: again[key] for key in summary if key not in texts} == {
+        key: summary[key] for key in summary if key not in texts
+    }
     assert (folder / "report" / "report.html").exists()
 
 

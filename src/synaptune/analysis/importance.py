@@ -6,8 +6,8 @@ the best tenth of the trials from the rest. Both are Optuna's implementations. B
 points that the search visited, so they rank the parameters; the ablation measures their worth.
 
 A share without its error looks certain. Each surrogate is therefore fitted again to resampled
-trials, which gives the spread of its shares, and to shuffled losses, which gives the largest share
-that no effect at all has (floor).
+trials, which gives the spread of its shares, and to shuffled losses. These give the largest share
+of fANOVA that no effect at all has (floor), and show whether PED-ANOVA has anything to rank.
 
 A loss is clipped at a distance above the median of _CLIP_FACTOR times the distance of the best loss
 below the median. Otherwise a penalty of 1e200 would make up the whole variance.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,10 +59,10 @@ def compute_importances(
         return [Importance(name, None, None) for name in space.names]
     losses = _clip_losses([snapshot.get_complete_loss(trial) or 0.0 for trial in complete])
     surrogates = _Surrogates(space, complete)
-    fanova, ped = surrogates.fit(losses, seed=seed)
+    fanova, ped = surrogates.fit_fanova(losses, seed=seed), surrogates.fit_ped_anova(losses)
     fanova_spread, ped_spread = _measure_spread(surrogates, losses, seed)
-    fanova_floor, ped_floor = _measure_floor(surrogates, losses, seed)
-    if max(ped.values(), default=0.0) <= ped_floor:
+    floor = _measure_floor(surrogates, losses, seed)
+    if not surrogates.separates(losses, seed):
         ped, ped_spread = {}, {}
     return [
         Importance(
@@ -70,7 +71,7 @@ def compute_importances(
             ped.get(name),
             fanova_spread.get(name),
             ped_spread.get(name),
-            fanova_floor if fanova else None,
+            floor if fanova else None,
         )
         for name in space.names
     ]
@@ -92,15 +93,15 @@ class _Surrogates:
             for trial in trials
         ]
 
-    def fit(
+    def fit_fanova(
         self,
         losses: Sequence[float],
         *,
         seed: int,
         trees: int = 64,
         chosen: Sequence[int] | None = None,
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the shares of fANOVA and of PED-ANOVA by name; empty where one cannot be fitted.
+    ) -> dict[str, float]:
+        """Return the shares of fANOVA by name; empty where it cannot be fitted.
 
         Args:
             losses: loss of each trial.
@@ -108,12 +109,47 @@ class _Surrogates:
             trees: number of its trees.
             chosen: positions of the trials to fit to; None means all.
         """
+        from optuna.importance import FanovaImportanceEvaluator
+
+        return self._evaluate(FanovaImportanceEvaluator(seed=seed, n_trees=trees), losses, chosen)
+
+    def fit_ped_anova(
+        self,
+        losses: Sequence[float],
+        *,
+        chosen: Sequence[int] | None = None,
+        normalize: bool = True,
+    ) -> dict[str, float]:
+        """Return the shares of PED-ANOVA by name, or without `normalize` its divergences."""
+        from optuna.importance import PedAnovaImportanceEvaluator
+
+        evaluator = PedAnovaImportanceEvaluator(evaluate_on_local=False)
+        return self._evaluate(evaluator, losses, chosen, normalize=normalize)
+
+    def separates(self, losses: Sequence[float], seed: int) -> bool:
+        """Return whether any parameter separates the best trials more than with shuffled losses.
+
+        The divergences of PED-ANOVA are compared, not the shares, whose sum is 1 in either case.
+        """
+        import numpy as np
+
+        rng = np.random.default_rng(seed)
+
+        def measure(values: Sequence[float]) -> float:
+            return max(self.fit_ped_anova(values, normalize=False).values(), default=0.0)
+
+        shuffled = (measure(rng.permutation(losses).tolist()) for _ in range(_SHUFFLES))
+        return measure(losses) > max(shuffled)
+
+    def _evaluate(
+        self,
+        evaluator: Any,
+        losses: Sequence[float],
+        chosen: Sequence[int] | None,
+        *,
+        normalize: bool = True,
+    ) -> dict[str, float]:
         import optuna
-        from optuna.importance import (
-            FanovaImportanceEvaluator,
-            PedAnovaImportanceEvaluator,
-            get_param_importances,
-        )
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         positions = range(len(losses)) if chosen is None else chosen
@@ -122,27 +158,23 @@ class _Surrogates:
         study.add_trials(
             [
                 optuna.trial.create_trial(
-                    params=self._points[position],
-                    distributions=self._distributions,
-                    value=losses[position],
+                    params=point, distributions=self._distributions, value=losses[position]
                 )
-                for position in positions
+                for position, point in zip(positions, points, strict=True)
             ]
         )
         # The surrogates refuse parameters that do not vary.
         names = [name for name in self._distributions if len({p[name] for p in points}) > 1]
-        shares = []
-        for evaluator in (
-            FanovaImportanceEvaluator(seed=seed, n_trees=trees),
-            PedAnovaImportanceEvaluator(evaluate_on_local=False),
-        ):
-            try:
-                result = get_param_importances(study, evaluator=evaluator, params=names)
-            # The losses are all equal to the surrogate, or too large for its sums of squares.
-            except (RuntimeError, ValueError, AssertionError):
-                result = {}
-            shares.append({name: float(v) for name, v in result.items() if math.isfinite(v)})
-        return shares[0], shares[1]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # `normalize` is experimental
+                found = optuna.importance.get_param_importances(
+                    study, evaluator=evaluator, params=names, normalize=normalize
+                )
+        # The losses are all equal to the surrogate, or too large for its sums of squares.
+        except (RuntimeError, ValueError, AssertionError):
+            return {}
+        return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 
 def _measure_spread(
@@ -155,7 +187,12 @@ def _measure_spread(
     fits = []
     for refit in range(_REFITS):
         chosen = rng.integers(len(losses), size=count).tolist()
-        fits.append(surrogates.fit(losses, seed=refit, trees=_REFIT_TREES, chosen=chosen))
+        fits.append(
+            (
+                surrogates.fit_fanova(losses, seed=refit, trees=_REFIT_TREES, chosen=chosen),
+                surrogates.fit_ped_anova(losses, chosen=chosen),
+            )
+        )
     spreads = []
     for shares in zip(*fits, strict=True):
         names = {name for fit in shares for name in fit}
@@ -164,23 +201,18 @@ def _measure_spread(
     return spreads
 
 
-def _measure_floor(
-    surrogates: _Surrogates, losses: Sequence[float], seed: int
-) -> tuple[float, float]:
-    """Measure the largest share of any parameter over fits to shuffled losses."""
+def _measure_floor(surrogates: _Surrogates, losses: Sequence[float], seed: int) -> float:
+    """Measure the largest share of fANOVA of any parameter over fits to shuffled losses."""
     import numpy as np
 
     rng, count = np.random.default_rng(seed), min(len(losses), _REFIT_TRIALS)
-    largest = [0.0, 0.0]
+    largest = 0.0
     for shuffle in range(_SHUFFLES):
         shuffled = rng.permutation(losses).tolist()
         chosen = rng.choice(len(losses), count, replace=False).tolist()
-        shares = surrogates.fit(shuffled, seed=shuffle, trees=_REFIT_TREES, chosen=chosen)
-        largest = [
-            max(found, *fit.values()) if fit else found
-            for found, fit in zip(largest, shares, strict=True)
-        ]
-    return largest[0], largest[1]
+        shares = surrogates.fit_fanova(shuffled, seed=shuffle, trees=_REFIT_TREES, chosen=chosen)
+        largest = max([largest, *shares.values()])
+    return largest
 
 
 def _index_choices(dimension: Dimension) -> Dimension:

@@ -16,6 +16,7 @@ import yaml
 
 from helpers.webclient import make_study
 from synaptune.search.trial import Result, find_best
+from synaptune.study.database import keys as schema
 from synaptune.study.location import StudyLocation
 from synaptune.study.reader import read_study
 from synaptune.study.study import PhaseLedger, Study
@@ -125,7 +126,7 @@ def read_bowl(work: Path):
 def test_the_figures_are_drawn(served, page):
     page.goto(served)
     expect(page.locator("h1")).to_have_text("bowl")
-    figures = page.locator("section#search figure svg")
+    figures = page.locator("section#search figure svg:visible")
     expect(figures.first).to_be_visible()
     expect(page.locator("#state")).to_have_count(0)  # no figure is being drawn any more
     assert figures.count() >= 2
@@ -141,7 +142,7 @@ def test_the_figures_are_drawn(served, page):
     )
     assert long_paths >= 10
     # The slow analyses run in the background, and their figures appear later.
-    expect(page.locator("#figure-importance svg")).to_be_visible(timeout=3 * TIMEOUT * 1000)
+    expect(page.locator("#figure-importance svg:visible")).to_be_visible(timeout=3 * TIMEOUT * 1000)
 
 
 def test_the_trial_table_is_the_study(served, page, work):
@@ -194,6 +195,8 @@ def test_a_page_follows_a_running_search(served, page, work):
         StudyLocation("bowl", folder, f"sqlite:///{folder}/study.db", "auto"),
         snapshot.configuration,
     ) as study:
+        budget = TRIALS + 5  # a command that goes on with the study
+        study.write_note(schema.SEARCHES, {"search": {"budget": budget, "stopped": None}})
         ledger = PhaseLedger(study, snapshot.spaces["search"], "search", {})
         trial = ledger.start(
             len(snapshot.search_trials), (0.3, 0.01), {"x": 3.0, "n": 0}, generation=99
@@ -205,10 +208,10 @@ def test_a_page_follows_a_running_search(served, page, work):
         expect(row).to_contain_text("complete")
         expect(row).to_contain_text("-5")
         expect(page.locator(".status span")).to_contain_text(
-            f"{len(snapshot.search_trials) + 1} of {TRIALS}"
+            f"{len(snapshot.search_trials) + 1} of {budget}"
         )
         expect(report.locator("#verdict")).to_contain_text(f"trial {trial.number}")
-        expect(page.locator(".status progress")).to_have_attribute("max", str(TRIALS))
+        expect(page.locator(".status progress")).to_have_attribute("max", str(budget))
         validation = PhaseLedger(study, snapshot.spaces["search"], "validation", {})
         trial = validation.start(0, (0.3, 0.01), {"x": 3.0, "n": 0})
         expect(page.locator(".status progress")).to_have_count(0)  # the bar is the search's
