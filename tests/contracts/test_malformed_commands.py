@@ -172,7 +172,9 @@ def draw_line(rng: random.Random) -> list[str]:
     """Return the words of a malformed command line, after `python`."""
     kind = rng.randrange(5)
     faults = [draw_fault(rng) for _ in range(rng.choice([1, 1, 2, 3]))]
-    valid = rng.sample(["training.lr=0.01", "seed=3", "logger.every=4", "scale=smoke"], rng.randrange(3))
+    valid = rng.sample(
+        ["training.lr=0.01", "seed=3", "logger.every=4", "scale=smoke"], rng.randrange(3)
+    )
     words = [*valid, *faults]
     rng.shuffle(words)
     if kind == 0:
