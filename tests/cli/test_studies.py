@@ -214,3 +214,13 @@ def test_gc_leaves_the_best_trials_of_each_phase(work, capsys):
     run(capsys, "gc", "mine", "--runs", "--keep", "1")
     folders = sorted(int(path.name) for path in (work / "outputs/studies/mine/trials").iterdir())
     assert folders == kept == list_checkpoints(work)
+
+
+def test_a_study_of_trial_manager_in_a_folder_of_its_own_is_removed_with_its_locks(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    manager = TrialManager("mine", n_trials=2, directory=tmp_path / "mine", progress=False)
+    manager.optimize(lambda p: p["x"], {"x": ("uniform", 0, 1)})
+    run(capsys, "rm", str(tmp_path / "mine"), "--yes")
+    assert not (tmp_path / "mine").exists()

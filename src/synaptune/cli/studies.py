@@ -197,10 +197,11 @@ def _run_show(options: argparse.Namespace) -> None:
     from synaptune.study.database import keys as schema
     from synaptune.study.database.connection import redact_url
     from synaptune.study.reader import read_study
+    from synaptune.training.config import CHECKPOINT_FILE
 
     location, status = find_location(options.study, options.storage)
     snapshot = read_study(location.url, location.name)
-    checkpoints = sum(path.stat().st_size for path in location.folder.rglob("checkpoint.pt"))
+    checkpoints = sum(path.stat().st_size for path in location.folder.rglob(CHECKPOINT_FILE))
     best = find_best(snapshot.search_trials, snapshot.maximize)
     seconds = sum(float(trial.facts.get(schema.SECONDS, 0.0)) for trial in snapshot.trials)
     content = {

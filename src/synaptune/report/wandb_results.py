@@ -26,10 +26,11 @@ from synaptune.study.callbacks.wandb_search import (
     read_run_config,
 )
 from synaptune.study.reader import StudySnapshot
-from synaptune.training.config import LoggerConfig
+from synaptune.study.retention import list_checkpoints
+from synaptune.training.config import CHECKPOINT_FILE, LoggerConfig
 from synaptune.training.loggers.wandb_run import UPLOAD_SECONDS, open_run
 
-REPORT_FILE, BEST_FILE, CHECKPOINT_FILE = "report.html", "best.yaml", "checkpoint.pt"
+REPORT_FILE, BEST_FILE = "report.html", "best.yaml"
 FIGURE_PREFIX = "figure/"  # of the images in the history of the run
 FIGURES = ("seeds", "convergence")  # the validated gain, and the course of the search
 
@@ -133,7 +134,7 @@ def _make_artifacts(evidence: Evidence, folder: Path, report: Path | None) -> It
     if best is not None:
         trial = best.facts.get("copied_from", best.number)
         # A trial of several seeds has a checkpoint for each; the first one is taken.
-        for path in sorted((folder / "trials" / str(trial)).glob(f"**/{CHECKPOINT_FILE}"))[:1]:
+        for path in sorted(list_checkpoints(folder / "trials", trial))[:1]:
             artifact = make("model", "checkpoint")
             artifact.add_file(str(path), name=CHECKPOINT_FILE)
             yield artifact

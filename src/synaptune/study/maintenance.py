@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +32,9 @@ from synaptune.study.reader import STUDIES_ROOT, StudySnapshot
 from synaptune.study.retention import choose_kept_trials, list_checkpoints
 from synaptune.training.config import CHECKPOINT_FILE
 
-_SILENCE = 90.0  # [s] after the last sign of life of a process on another machine
 # What the commands write into the folder of a study.
 _KNOWN_FILES = re.compile(
-    r"study\.db.*|\.lock|\..*\.lock|best\.yaml|optimization_results\.yaml|.*-refined\.(yaml|md)"
+    r"study\.db.*|\..*\.lock(\.\w+)?|\.lock(\.\w+)?|best\.yaml|optimization_results\.yaml|.*-refined\.(yaml|md)"
     r"|(summary|gates|ablation|transfer|wandb-report.*)\.json|multirun\.yaml|optimizer.*\.pkl"
     r"|generations.*\.jsonl|trials|portraits|controller|report|submitit|\d+"
 )
@@ -64,15 +62,12 @@ def hold_study(location: StudyLocation) -> Iterator[None]:
         UserError: another process runs the study.
     """
     holder = read_holder(location.url, location.name)
-    if holder is not None and holder.is_remote:
-        silence = (datetime.now(UTC) - holder.last_seen).total_seconds()
-        if silence < _SILENCE:
-            raise user_error(
-                got=f"study {location.name}, which another machine is running"
-                f" ({holder.describe()})",
-                expected="a study that is not running",
-                do=f"stop it, and wait {_SILENCE:.0f} s if it has ended just now",
-            )
+    if holder is not None and holder.is_remote and holder.is_running():
+        raise user_error(
+            got=f"study {location.name}, which another machine is running ({holder.describe()})",
+            expected="a study that is not running",
+            do="stop it, and wait some minutes if its process was killed",
+        )
     is_new = not location.folder.exists()
     lease = StudyLease(location.folder, add_driver(location.url), location.name)
     with as_disk_errors(location.folder):

@@ -26,7 +26,7 @@ from synaptune.study.database.connection import (
 )
 from synaptune.study.database.errors import as_user_errors, check_readable
 from synaptune.study.database.rows import filter_phase, read_details, read_trials
-from synaptune.study.state import SearchPlan, State, find_state, read_holder, read_search_plan
+from synaptune.study.state import SearchPlan, State, find_state, parse_holder, read_search_plan
 
 STUDIES_ROOT = Path("outputs/studies")
 SEARCH, BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE = (
@@ -97,7 +97,7 @@ class StudySnapshot:
     def state(self) -> State:
         """State of the study at this moment."""
         open_count = sum(trial.state == "running" for trial in self.trials)
-        holder, ended = read_holder(self.notes), self._ended_count
+        holder, ended = parse_holder(self.notes), self._ended_count
         return find_state(holder, self.plan, ended=ended, open_count=open_count)
 
     @property

@@ -53,8 +53,8 @@ def read_search_plan(
     return SearchPlan(known, stopped, is_current)
 
 
-def read_holder(notes: Mapping[str, Any]) -> Holder | None:
-    """Read the process that holds or held a study; None if the note is missing or invalid."""
+def parse_holder(notes: Mapping[str, Any]) -> Holder | None:
+    """Parse the process that holds or held a study; None if the note is missing or invalid."""
     try:
         return Holder.from_note(notes[schema.HOLDER])
     except (KeyError, TypeError, ValueError):

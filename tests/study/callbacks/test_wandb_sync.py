@@ -62,8 +62,7 @@ def names(study: Path, best: int | None = None) -> list[str]:
     return [run.name for run in find_local_runs(find_study(str(study)), study, best=best).chosen]
 
 
-def test_every_trial_is_chosen_unless_the_number_of_best_trials_is_given(study, monkeypatch):
-    monkeypatch.setattr(Holder, "has_ended", lambda self: True)
+def test_every_trial_is_chosen_unless_the_number_of_best_trials_is_given(study):
     assert names(study, best=2) == ["controller", "trial 0", "trial 1"]
     assert names(study, best=0) == ["controller"]
     assert names(study) == [
@@ -78,15 +77,12 @@ def test_every_trial_is_chosen_unless_the_number_of_best_trials_is_given(study, 
 def test_a_run_that_has_not_ended_is_sent_only_if_no_search_is_running(study):
     (file,) = study.glob("trials/1/wandb/offline-run-*/*.wandb")
     (file.parent / wandb_runs.OPEN_MARKER).touch()
-    assert names(study, best=2) == [
-        "controller",
-        "trial 0",
-    ]  # the holder of the study is this process
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Holder, "has_ended", lambda self: True)
-        assert names(study, best=2) == ["controller", "trial 0", "trial 1"]
-        file.write_bytes(file.read_bytes()[:7])  # a kill can leave a file with its header only
+        patch.setattr(Holder, "is_running", lambda self: True)
         assert names(study, best=2) == ["controller", "trial 0"]
+    assert names(study, best=2) == ["controller", "trial 0", "trial 1"]
+    file.write_bytes(file.read_bytes()[:7])  # a kill can leave a file with its header only
+    assert names(study, best=2) == ["controller", "trial 0"]
 
 
 def test_the_last_of_two_attempts_at_a_trial_is_sent(study):

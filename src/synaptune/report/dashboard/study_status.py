@@ -22,7 +22,7 @@ from synaptune.study.state import (
     SearchPlan,
     State,
     find_state,
-    read_holder,
+    parse_holder,
     read_search_plan,
 )
 
@@ -215,7 +215,7 @@ def _make_status(rows: StatusRows) -> StudyStatus:
         phases=merged,
         started_at=min(starts, default=None),
         latest_event=max(moments, default=None),
-        holder=read_holder(notes),
+        holder=parse_holder(notes),
         plan=read_search_plan(notes, configuration, name, ended),
         notes_length=rows.notes_length,
         optimizer=configuration.get("search.optimizer"),

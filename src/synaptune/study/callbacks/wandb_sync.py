@@ -16,9 +16,8 @@ from typing import NamedTuple
 
 from synaptune.search.trial import Trial, find_best
 from synaptune.study.callbacks.wandb_search import FOLDER, REPEATED
-from synaptune.study.database import keys as schema
-from synaptune.study.database.locks import Holder
 from synaptune.study.reader import BASELINE, VALIDATION, StudySnapshot
+from synaptune.study.state import parse_holder
 from synaptune.training.loggers.wandb_run import (
     OPEN_MARKER,
     find_run_ids,
@@ -67,8 +66,8 @@ def find_local_runs(snapshot: StudySnapshot, folder: Path, *, best: int | None =
         best: number of best trials of the search whose runs are chosen, in addition to baseline and
             validation; None means every trial.
     """
-    note = snapshot.notes.get(schema.HOLDER)
-    running = note is not None and not Holder.from_note(note).has_ended()
+    holder = parse_holder(snapshot.notes)
+    running = holder is not None and holder.is_running()
     chosen = {trial.number for trial in snapshot.trials}
     if best is not None:
         chosen = _choose_trials(snapshot, best)

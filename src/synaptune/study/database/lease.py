@@ -109,8 +109,7 @@ class StudyLease:
     def _try_slot(self, slot: int) -> bool:
         file = None
         if self._server is None:
-            name = f"{slot}"
-            path = make_shared_lock_path(self._folder, self._url, self._name, name)
+            path = make_shared_lock_path(self._folder, self._url, self._name, str(slot))
             try:
                 file = lock_file(path)
             except LockHeldError:

@@ -101,7 +101,7 @@ class Holder:
         if self.state not in ("open", None) or self.has_ended():
             return False
         silence = (datetime.now(UTC) - self.last_seen).total_seconds()
-        is_here = self.state == "open" and self.host == socket.gethostname()
+        is_here = self.state == "open" and not self.is_remote
         return is_here or silence <= MAX_MISSED_HEARTBEATS * STUDY_HEARTBEAT_INTERVAL
 
     def describe(self) -> str:
