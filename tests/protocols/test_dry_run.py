@@ -55,7 +55,7 @@ def test_a_sweep_says_it_and_then_takes_the_seconds_of_its_own_trials(tmp_path):
     assert done.returncode == 0, done.stderr
     again = processes.run(dry, tmp_path)
     assert "of the complete runs of study phase1-random" in again.stdout
-    assert "3 of the runs are in the study already" in again.stdout
+    assert "the study has 3 ended trials" in again.stdout
 
 
 def test_the_disk_counts_the_checkpoints_that_are_kept():

@@ -113,6 +113,11 @@ class PlanCost(NamedTuple):
     money: float | None
     days: float
 
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        rows = [row._asdict() | {"seconds": row.seconds._asdict()} for row in self.rows]
+        return self._asdict() | {"rows": rows}
+
 
 TrainRun = Callable[[Mapping[str, Any], Path], float]
 

@@ -20,7 +20,6 @@ from synaptune.analysis.ranking import rescore_study
 from synaptune.analysis.replay import Replay, replay_rescored
 from synaptune.analysis.results import Evidence, Importance, ValidationResult
 from synaptune.analysis.validation import (
-    LOSS,
     compute_validation,
     find_validated_trial,
     is_stale,
@@ -28,6 +27,7 @@ from synaptune.analysis.validation import (
     measure_selection_bias,
     pair_validation_runs,
 )
+from synaptune.search.objective.score import get_objective_label, get_objective_noun
 from synaptune.search.space.space import Space
 from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial, find_best
@@ -133,17 +133,13 @@ def gather_evidence(
             if key.startswith(schema.FIXED_PREFIX)
         },
         correlation_noise=None if null is None else null_limit(null),
-        objective=_name_objective(snapshot.configuration.get("objective.name")),
+        objective=get_objective_noun(snapshot.configuration),
+        label=get_objective_label(snapshot.configuration),
         state=snapshot.state,
         plan=snapshot.plan,
         validated=validated,
         spans=_measure_spans(snapshot),
     )
-
-
-def _name_objective(name: str | None) -> str:
-    """Return an objective of train.py in words; None is a task of the user."""
-    return "loss" if name == LOSS else "objective" if name is None else f"{name} objective"
 
 
 def sort_space_by_subsystem(space: Space) -> Space:

@@ -299,8 +299,8 @@ class Evidence:
         gates: results of the gates of phase 2.
         correlation_noise: correlation that the strongest pair of a null search exceeds in 5 % of
             the searches; None if not measured.
-        objective: what the search optimises, in words: `loss`, `hybrid objective`, ...;
-            `objective` for a task of the user.
+        objective: what the search optimises, in a sentence (`loss`, `hybrid objective`, ...).
+        label: the same with its unit, for titles and axes.
     """
 
     name: str
@@ -338,6 +338,7 @@ class Evidence:
     gates: Sequence[Mapping[str, Any]] = ()
     correlation_noise: float | None = None
     objective: str = "objective"
+    label: str = "objective"
     state: State = "ended"
     plan: SearchPlan = UNKNOWN_PLAN
     validated: Trial | None = None

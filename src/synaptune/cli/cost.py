@@ -90,8 +90,7 @@ def _run_cost(options: argparse.Namespace) -> None:
             "devices": options.devices,
             "price": options.price,
         }
-        rows = [row._asdict() | {"seconds": row.seconds._asdict()} for row in cost.rows]
-        print_json(options, settings | cost._asdict() | {"rows": rows, "notes": notes})
+        print_json(options, settings | cost.to_plain() | {"notes": notes})
         return
     from rich.console import Console
 

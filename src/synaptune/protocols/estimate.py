@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.analysis.cost import (
-    PlanCost,
     PlannedRuns,
     SecondsRange,
     estimate_run_seconds,
@@ -184,7 +183,7 @@ def print_estimate(
         " time of the optimizer is left out",
     ]
     if finished:
-        notes.append(f"{finished} of the runs are in the study already and are not repeated")
+        notes.append(f"the study has {finished} ended trials; those of the plan are not repeated")
     cost = price_plan(plan, measure.seconds, devices=workers, start=measure.start)
     size = _estimate_bytes(plan, measure, read_kept_checkpoints(base))
     notes.append(
@@ -202,14 +201,10 @@ def print_estimate(
     return result | {
         "minutes": minutes,
         "disk_bytes": size,
-        "stages": _to_plain(cost),
+        "stages": cost.to_plain()["rows"],
         "finished": finished,
         "notes": notes,
     }
-
-
-def _to_plain(cost: PlanCost) -> list[dict[str, Any]]:
-    return [row._asdict() | {"seconds": row.seconds._asdict()} for row in cost.rows]
 
 
 def _find_measure(base: DictConfig, location: StudyLocation) -> tuple[RunMeasure | None, int]:

@@ -116,7 +116,7 @@ def explain_context(evidence: Evidence) -> list[Finding]:
             "Training seeds of these two points. Another search, machine or text finds another "
             "best point, so the gain of a repeated search may lie outside of it"
         )
-        if next_commands.get_protocol(evidence) is not None:
+        if next_commands.get_protocol(evidence) == "phase1":
             text += f": {REPEATED_SEARCHES}"
         findings.append(Finding("What the interval covers", f"{text}."))
     return findings

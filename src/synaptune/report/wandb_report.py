@@ -23,7 +23,6 @@ from synaptune.report.figures.axis import map_dimensions
 from synaptune.report.markdown import format_block
 from synaptune.report.outline import Block
 from synaptune.report.wandb_results import FIGURE_PREFIX, FIGURES, attach_results
-from synaptune.search.objective.score import get_objective_label
 from synaptune.study.artifacts import write_json, write_text
 from synaptune.study.callbacks.wandb_search import JOB_TYPE, make_key, read_run_config
 from synaptune.study.callbacks.wandb_sync import count_uploaded
@@ -231,12 +230,8 @@ def _describe_search(evidence: Evidence) -> str:
     best = "" if evidence.best is None else f"; recommended: trial {evidence.best.number}"
     return (
         f"{len(evidence.trials)} trials over {len(evidence.names)} parameters{best}. "
-        f"Objective: {_get_label(evidence)}, {evidence.direction}."
+        f"Objective: {evidence.label}, {evidence.direction}."
     )
-
-
-def _get_label(evidence: Evidence) -> str:
-    return get_objective_label(next_commands.get_configuration(evidence))
 
 
 def _quote(text: str) -> str:
@@ -279,7 +274,7 @@ def _make_grid(wr: Any, evidence: Evidence, phase: str, panels: Sequence[Any]) -
 
 
 def _make_search_panels(evidence: Evidence, wr: Any) -> list[Any]:
-    ranges, label = map_dimensions(evidence), _get_label(evidence)
+    ranges, label = map_dimensions(evidence), evidence.label
     logarithmic = {name for name, dimension in ranges.items() if dimension.scale == "log"}
     columns = [_make_flat_column(wr, name, log=name in logarithmic) for name in evidence.names]
     objective = wr.SummaryMetric(_OBJECTIVE)
@@ -337,7 +332,7 @@ def _make_generation_panels(evidence: Evidence, wr: Any) -> list[Any]:
     number = f"{key}/generation/number"
     return [
         wr.LinePlot(
-            title=f"Best so far: {_get_label(evidence)}, {evidence.direction}",
+            title=f"Best so far: {evidence.label}, {evidence.direction}",
             x=f"{key}/evaluation",
             y=[f"{key}/best", f"{key}/objective"],
             title_x="evaluation",

@@ -10,7 +10,7 @@ from synaptune.core.errors import NO_SPACE, UserError, explain_disk_error
 from synaptune.core.terminal import print_line
 from synaptune.core.text import get_first_line
 from synaptune.search.optimizers.diagnostics import Diagnostics
-from synaptune.search.trial import Trial, make_failure
+from synaptune.search.trial import PHASE, Trial, make_failure
 
 
 class Callback:
@@ -86,7 +86,7 @@ class CallbackList(Callback):
                 print_failure(type(callback).__name__, error)
 
     def _call(self, trial: Trial | None, call: Callable[[Callback], None]) -> None:
-        phase = None if trial is None else trial.facts.get("phase")
+        phase = None if trial is None else trial.facts.get(PHASE)
         for callback in [entry for entry in self._callbacks if entry.phase in (None, phase)]:
             try:
                 call(callback)

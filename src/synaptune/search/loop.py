@@ -33,6 +33,7 @@ from synaptune.search.runner import Runner, TrialPolicy, catch_interrupts
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopRule
 from synaptune.search.trial import (
+    PROCESS,
     Failure,
     Ledger,
     Trial,
@@ -193,7 +194,7 @@ class _RunningSearch:
             stored,
         )
         # Points that several processes drew asynchronously are never those of one optimizer.
-        processes = {trial.facts.get("process") for trial in self.trials}
+        processes = {trial.facts.get(PROCESS) for trial in self.trials}
         if restored.note and not (restored.optimizer.is_asynchronous and len(processes) > 1):
             search.on_message(restored.note)
         self._optimizer, self._size, self._generations = (

@@ -19,6 +19,9 @@ TrialStatus = Literal["running", "complete", "failed", "pruned"]
 # A full disk would fail every other trial as well. A mistake may lie in one searched value. The
 # causes memory, device, timeout and worker lie in the machine and concern one trial.
 FailureKind = Literal["mistake", "disk", "number", "memory", "device", "timeout", "worker", "error"]
+# Facts of a trial that a search reads: the phase of its study, and in a study that processes share
+# the process that runs it.
+PHASE, PROCESS = "phase", "process"
 _MAX_REASON, _MAX_TRACE = 2_000, 20_000  # stored characters; chosen: every database holds them
 _SHOWN_REASONS = 5
 

@@ -20,7 +20,6 @@ from synaptune.report.figures.layout import (
 )
 from synaptune.report.figures.theme import NORMAL_SIZE, Palette
 from synaptune.report.table_model import show_value
-from synaptune.search.objective.score import get_objective_label
 from synaptune.search.space.space import Dimension
 from synaptune.search.space.values import Value
 
@@ -118,12 +117,6 @@ def make_panels(
         if below and index + column_count >= len(dimensions):
             layout.label_bottom(axes, below)
     return layout, panels
-
-
-def name_objective(evidence: Evidence) -> str:
-    """Name the objective of a search with its unit and direction, for an axis."""
-    label = get_objective_label(evidence.provenance.get("configuration") or {})
-    return f"{label} ({evidence.direction})"
 
 
 def locate_value(dimension: Dimension, values: Mapping[str, Value]) -> float:

@@ -11,7 +11,6 @@ from synaptune.report.figures.axis import (
     locate_value,
     locate_values,
     make_panels,
-    name_objective,
     set_value_ticks,
     show_objective,
 )
@@ -48,7 +47,7 @@ def draw_profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
         axes.set(xlim=(-0.01, 1.01), ylim=limits)
         _draw_profile(axes, profile, dimension, evidence=evidence, palette=palette)
         show_objective(axes, evidence)
-    layout.add_text(4, 18, name_objective(evidence), colour=palette.muted)
+    layout.add_text(4, 18, f"{evidence.label} ({evidence.direction})", colour=palette.muted)
     if evidence.start:
         layout.add_text(layout.width - 110, 18, "▏start", colour=palette.baseline, weight="bold")
     if evidence.best is not None:

@@ -14,7 +14,6 @@ from synaptune.report.figures.axis import (
     choose_dimensions,
     locate_value,
     make_panels,
-    name_objective,
     set_value_ticks,
     show_objective,
 )
@@ -54,7 +53,7 @@ def draw_convergence(evidence: Evidence, palette: Palette) -> Drawing | None:
     axes = layout.add_axes(
         56, 34, width=layout.width - 80, height=270, xlim=(0, max(2, count) * 1.01), ylim=limits
     )
-    layout.label_top(axes, name_objective(evidence), shift=52)
+    layout.label_top(axes, f"{evidence.label} ({evidence.direction})", shift=52)
     visible = np.flatnonzero(losses <= limits[1])
     shown = visible[thin_out(len(visible), _MAX_DOTS)]
     draw_dots(axes, shown + 1, losses[shown], colour=palette.other, size=4.0, alpha=0.75, zorder=2)

@@ -120,6 +120,12 @@ def get_objective_label(configuration: Mapping[str, Any]) -> str:
     return _LABELS.get(name, name)
 
 
+def get_objective_noun(configuration: Mapping[str, Any]) -> str:
+    """Return the objective of a study in a sentence: `loss`, `hybrid objective`, `objective`."""
+    name = configuration.get("objective.name")
+    return "loss" if name == "val_loss" else "objective" if name is None else f"{name} objective"
+
+
 def find_objective_faults(config: ObjectiveConfig) -> list[str]:
     """Return the invalid values, one line each; empty if there are none."""
     faults = []

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from synaptune.core.errors import user_error
+from synaptune.search.trial import PHASE as PHASE
+from synaptune.search.trial import PROCESS as PROCESS
 from synaptune.search.trial import Result, Trial
 
 SCHEMA_VERSION = 1
@@ -32,12 +34,10 @@ START_PREFIX = "search.start."
 FIXED_PREFIX = "search.fixed."
 
 # User attributes of every trial, written at its start.
-PHASE = "phase"
 INDEX = "index"
 UNIT = "unit"
 GENERATION = "generation"
 SEED = "seed"
-PROCESS = "process"  # in a study that processes can share: the slot of the process (lease.py)
 
 # User attributes that are written later: the reasons of lost attempts, the extrapolated objective
 # of a pruned trial, and the end of the trial; for a failed one also the kind of failure
