@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from synaptune.core.text import format_duration, format_parameter, make_labels
-from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.progress import RunningTrial, SearchInfo, SearchProgress
+from synaptune.study.callbacks.progress import (
+    ProgressCallback,
+    RunningTrial,
+    SearchInfo,
+    SearchProgress,
+)
 from synaptune.study.callbacks.screen import Screen
 
 if TYPE_CHECKING:
@@ -132,32 +136,32 @@ def _render_running(running: Mapping[int, RunningTrial], now: float) -> Renderab
     return table
 
 
-class LiveTable(Callback):
+class LiveTable(ProgressCallback):
     """Shows the table of a search on a terminal; one line of it stays there after `close`."""
 
     def __init__(self, info: SearchInfo, earlier: Sequence[Trial], console: Console) -> None:
-        self.progress = SearchProgress(info, earlier, time.monotonic())
+        super().__init__(info, earlier)
         self._render = render_progress
         self._screen = Screen(lambda: self._render(self.progress, time.monotonic()), console)
 
     def on_start(self, trial: Trial) -> None:
         """Show a trial among the running ones."""
-        self.progress.record_start(trial, time.monotonic())
+        super().on_start(trial)
         self._screen.redraw()
 
     def on_report(self, trial: Trial, step: int, value: float) -> None:
         """Show the reported value of a running trial."""
-        self.progress.record_report(trial, step, value)
+        super().on_report(trial, step, value)
         self._screen.redraw()
 
     def on_end(self, trial: Trial, finished: int) -> None:
         """Count an ended trial."""
-        self.progress.record_end(trial)
+        super().on_end(trial, finished)
         self._screen.redraw()
 
     def on_foreign_end(self, trial: Trial, values: Mapping[int, float]) -> None:
         """Count a trial that has ended in another process."""
-        self.progress.record_foreign_end(trial)
+        super().on_foreign_end(trial, values)
         self._screen.redraw()
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig
@@ -138,3 +140,36 @@ class SearchProgress:
         times = [] if rate is None or self.trials_left is None else [self.trials_left / rate]
         times += [] if hours is None else [max(0.0, 3600.0 * hours - (now - self.started_at))]
         return min(times, default=None)
+
+
+class ProgressCallback(Callback):
+    """Records what happens in a search, for the callbacks that show it.
+
+    Attributes:
+        progress: the state of the search.
+    """
+
+    def __init__(self, info: SearchInfo, earlier: Sequence[Trial] = ()) -> None:
+        """Count the earlier trials.
+
+        Args:
+            info: the search.
+            earlier: trials that ended before this process started.
+        """
+        self.progress = SearchProgress(info, earlier, time.monotonic())
+
+    def on_start(self, trial: Trial) -> None:
+        """Add a running trial."""
+        self.progress.record_start(trial, time.monotonic())
+
+    def on_report(self, trial: Trial, step: int, value: float) -> None:
+        """Store the reported value of a running trial."""
+        self.progress.record_report(trial, step, value)
+
+    def on_end(self, trial: Trial, finished: int) -> None:
+        """Count an ended trial; the trials of all phases are counted together."""
+        self.progress.record_end(trial)
+
+    def on_foreign_end(self, trial: Trial, values: Mapping[int, float]) -> None:
+        """Count a trial that has ended in another process."""
+        self.progress.record_foreign_end(trial)

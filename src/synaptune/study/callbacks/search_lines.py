@@ -9,16 +9,15 @@ from typing import TextIO
 
 from synaptune.core.terminal import print_line
 from synaptune.core.text import LINE_SECONDS, format_duration
-from synaptune.search.callback import Callback
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.progress import SearchInfo, SearchProgress
+from synaptune.study.callbacks.progress import ProgressCallback, SearchInfo, SearchProgress
 
 # [s] between two lines at least: a quick search has many generations a second
 LEAST_SECONDS = 2.0
 
 
-class SearchLines(Callback):
+class SearchLines(ProgressCallback):
     """Prints a line at the end of a generation, every LINE_SECONDS, and at the end of the search.
 
     A line is printed when a trial starts, reports or ends, so there is none while nothing happens.
@@ -27,30 +26,24 @@ class SearchLines(Callback):
     def __init__(
         self, info: SearchInfo, earlier: Sequence[Trial] = (), stream: TextIO | None = None
     ) -> None:
-        """Count the earlier trials.
-
-        Args:
-            info: the search.
-            earlier: trials that ended before this process started.
-            stream: stream of the lines; None means standard output.
-        """
-        self._progress = SearchProgress(info, earlier, time.monotonic())
+        """Count the earlier trials, and print to a stream; None means standard output."""
+        super().__init__(info, earlier)
         self._stream = sys.stdout if stream is None else stream
         self._printed_at, self._printed = time.monotonic(), ""
 
     def on_start(self, trial: Trial) -> None:
-        """Count a running trial."""
-        self._progress.record_start(trial, time.monotonic())
+        """Add a running trial, and print a line if one is due."""
+        super().on_start(trial)
         self._print_after(LINE_SECONDS)
 
     def on_report(self, trial: Trial, step: int, value: float) -> None:
-        """Store the reported value of a running trial."""
-        self._progress.record_report(trial, step, value)
+        """Store a reported value, and print a line if one is due."""
+        super().on_report(trial, step, value)
         self._print_after(LINE_SECONDS)
 
     def on_end(self, trial: Trial, finished: int) -> None:
-        """Count an ended trial."""
-        self._progress.record_end(trial)
+        """Count an ended trial, and print a line if one is due."""
+        super().on_end(trial, finished)
         self._print_after(LINE_SECONDS)
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
@@ -59,7 +52,7 @@ class SearchLines(Callback):
 
     def close(self, exit_code: int) -> None:
         """Print the last state if it has changed; a phase of one trial has its own message."""
-        if self._progress.finished_here and self._progress.info.total != 1:
+        if self.progress.finished_here and self.progress.info.total != 1:
             self._print_after(0.0)
 
     def _print_after(self, seconds: float) -> None:
@@ -67,7 +60,7 @@ class SearchLines(Callback):
         now = time.monotonic()
         if now - self._printed_at < seconds:
             return
-        line = format_search_line(self._progress, now)
+        line = format_search_line(self.progress, now)
         if line != self._printed:
             print_line(line, self._stream)
             self._printed_at, self._printed = now, line

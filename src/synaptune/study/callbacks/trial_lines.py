@@ -4,46 +4,32 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TextIO
 
 from synaptune.core.terminal import print_line
 from synaptune.core.text import format_duration, get_first_line
-from synaptune.search.callback import Callback
 from synaptune.search.trial import Trial
-from synaptune.study.callbacks.progress import SearchInfo, SearchProgress
+from synaptune.study.callbacks.progress import ProgressCallback, SearchInfo, SearchProgress
 from synaptune.study.database import keys as schema
 
 _MAX_REASON = 80  # characters
 
 
-class TrialLines(Callback):
+class TrialLines(ProgressCallback):
     """Prints a line for each ended trial: number, objective, best objective, times."""
 
     def __init__(
-        self,
-        info: SearchInfo,
-        earlier: Sequence[Trial] = (),
-        stream: TextIO | None = None,
+        self, info: SearchInfo, earlier: Sequence[Trial] = (), stream: TextIO | None = None
     ) -> None:
-        """Count the earlier trials.
-
-        Args:
-            info: the search.
-            earlier: trials that ended before this process started.
-            stream: stream of the lines; None means standard output.
-        """
-        self._progress = SearchProgress(info, earlier, time.monotonic())
+        """Count the earlier trials, and print to a stream; None means standard output."""
+        super().__init__(info, earlier)
         self._stream = sys.stdout if stream is None else stream
 
     def on_end(self, trial: Trial, finished: int) -> None:
-        """Print the line of a trial; the trials of all phases are counted together."""
-        self._progress.record_end(trial)
-        print_line(_format_line(self._progress, trial, time.monotonic()), self._stream)
-
-    def on_foreign_end(self, trial: Trial, values: Mapping[int, float]) -> None:
-        """Count a trial that has ended in another process."""
-        self._progress.record_foreign_end(trial)
+        """Print the line of a trial."""
+        super().on_end(trial, finished)
+        print_line(_format_line(self.progress, trial, time.monotonic()), self._stream)
 
 
 def _format_line(progress: SearchProgress, trial: Trial, now: float) -> str:
