@@ -16,7 +16,7 @@ OVERRIDES = $(if $(BUDGET),protocol.budget=$(BUDGET)) $(if $(SEEDS),protocol.see
 	$(if $(STUDY),study.name=$(STUDY)) $(if $(SCALE),scale=$(SCALE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine sample sensitivity docs bench-step bench-search bench-curve bench-noise bench-start bench test lint check clean
+.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine sample sensitivity docs bench-step bench-search bench-curve bench-noise bench-start bench test test-slow lint check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,15 +93,18 @@ bench: $(READY) ## run every benchmark
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 # One thread a process: the models of the tests are small, and two processes run them.
-test: $(READY) ## run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+test: $(READY) ## run the tests without the slow proofs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+test-slow: $(READY) ## run the slow proofs: statistics, fuzzing, benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 lint: $(READY) ## check formatting, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
-check: lint test ## run lint, then all tests
+check: lint test test-slow ## run lint, then all tests
 
 clean: ## remove what was built and installed; outputs/ stays
 	rm -rf $(VENV) build .pytest_cache .ruff_cache src/*.egg-info

@@ -41,6 +41,7 @@ def test_the_best_by_observation_is_reported_by_its_true_value(monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_it_prints_its_tables_and_runs_nothing_twice(tmp_path):
     words = [
         "--dimensions",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import processes
 from helpers.paths import ROOT
 from synaptune.analysis import sensitivity
 from synaptune.cli import main as cli
@@ -23,13 +24,8 @@ def trained(tmp_path_factory) -> Path:
     """The folder of a real training run, at smoke scale."""
     folder = tmp_path_factory.mktemp("run")
     words = ["scale=smoke", "logger=csv", "logger.progress=off", f"hydra.run.dir={folder}"]
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        timeout=900,
-    )
+    done = processes.run([str(ROOT / "train.py"), *words], folder)
+    assert done.returncode == 0, done.stderr
     return folder
 
 

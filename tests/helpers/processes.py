@@ -29,7 +29,7 @@ def run(
     arguments: Sequence[str],
     cwd: Path,
     *,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     fresh: bool = False,
     timeout: float = TIMEOUT,
 ) -> subprocess.CompletedProcess[str]:
@@ -39,7 +39,7 @@ def run(
         arguments: what follows `python` on a command line: a script, `-m MODULE` or `-c CODE`,
             and its words.
         cwd: working directory.
-        env: variables that are set in addition to those of this process.
+        env: variables that are set in addition to those of this process; None removes one.
         fresh: start a new interpreter, as a user does.
         timeout: limit after which the command is killed [s].
 
@@ -60,11 +60,12 @@ def start(
     arguments: Sequence[str],
     cwd: Path,
     *,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     fresh: bool = False,
 ) -> ForkedCommand | subprocess.Popen[str]:
     """Start `python ARGUMENTS`; the arguments are those of `run`."""
-    environment = dict(os.environ) | dict(env or {})
+    merged = os.environ | (env or {})
+    environment = {name: value for name, value in merged.items() if value is not None}
     if fresh or sys.platform != "linux":
         return subprocess.Popen(
             [sys.executable, *arguments],

@@ -9,6 +9,7 @@ import contextlib
 import gzip
 import http.server
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -369,6 +370,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 "inserted": inserted,
             }
         }
+
+
+def hide_wandb() -> dict[str, str | None]:
+    """Variables for `processes.run` that remove those of W&B in this process.
+
+    WANDB_SERVICE of an earlier test would take the runs of the command.
+    """
+    return {name: None for name in os.environ if name.startswith("WANDB")}
 
 
 @contextlib.contextmanager

@@ -54,7 +54,6 @@ def interrupt_at(folder, number, how, *, fresh=False):
     return process.communicate(timeout=900)[1], process.returncode
 
 
-@pytest.mark.slow
 def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(tmp_path):
     interrupt_at(tmp_path, 4, signal.SIGKILL, fresh=True)
     early = [(trial.params, trial.value, trial.datetime_complete) for trial in stored(tmp_path)[:4]]
@@ -110,7 +109,6 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     assert "training.steps: the study has 12, this command 30" in other.stderr
 
 
-@pytest.mark.slow
 def test_a_search_that_stops_early_goes_on_to_the_verdict_and_stays_stopped(tmp_path):
     words = [
         *WORDS,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
+from helpers import processes
 from helpers.paths import ROOT
-from helpers.wandb_server import run_server
+from helpers.wandb_server import hide_wandb, run_server
 
 pytest.importorskip("wandb", reason="wandb is an optional extra")
 
@@ -17,7 +14,6 @@ pytest.importorskip("wandb", reason="wandb is an optional extra")
 def test_a_sweep_of_train_py_labels_its_runs_and_uploads_its_results(tmp_path):
     (tmp_path / "words.txt").write_text("axon bouton calcium dendrite energy fusion " * 1500)
     command = [
-        sys.executable,
         str(ROOT / "train.py"),
         "-m",
         "hydra/sweeper=random",
@@ -39,18 +35,7 @@ def test_a_sweep_of_train_py_labels_its_runs_and_uploads_its_results(tmp_path):
         "logger.record=[system,git,code]",
     ]
     with run_server() as server:
-        # Not WANDB_SERVICE: W&B of this process, from an earlier test, would take the runs.
-        clean = {name: text for name, text in os.environ.items() if not name.startswith("WANDB")}
-        environment = clean | server.environment
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = processes.run(command, tmp_path, env=hide_wandb() | server.environment)
         assert done.returncode == 0, done.stderr
         kinds = {name: run.about["jobType"] for name, run in server.runs.items()}
         (controller,) = [name for name, kind in kinds.items() if kind == "controller"]

@@ -11,7 +11,6 @@ def test_rosenbrock_has_its_minimum_at_one():
     assert rosenbrock([2.0, 1.0]) == pytest.approx(901.0)
 
 
-@pytest.mark.slow
 def test_cma_solves_rosenbrock_and_random_search_does_not():
     assert check_optimizer("cma", 1).is_solved
     random = check_optimizer("random", 1)

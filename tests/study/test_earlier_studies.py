@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from helpers import processes
 from helpers.paths import ROOT, TESTS
 from synaptune import TrialManager
 from synaptune.cli.main import main
@@ -62,14 +61,7 @@ def find_rebuild_note(text: str) -> str:
 
 def run(folder: Path, *words: str) -> str:
     """Run a program to its end in a folder; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    done = processes.run(words, folder)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -108,7 +100,6 @@ def test_an_earlier_study_is_reported_and_refined(studies, name, capsys):
     assert read_stored(studies / name) == before
 
 
-@pytest.mark.slow
 def test_a_multirun_continues_with_the_points_of_its_version(studies):
     folder = studies / "sweep-cma"
     before, points = read_stored(folder), read_units(folder)
@@ -121,7 +112,6 @@ def test_a_multirun_continues_with_the_points_of_its_version(studies):
     assert read_units(folder) == [*points, *map(pytest.approx, NEXT_POINTS["sweep-cma"])]
 
 
-@pytest.mark.slow
 def test_a_finished_protocol_prints_its_verdict_and_runs_no_trial(studies):
     folder = studies / "protocol-phase1"
     before = read_stored(folder)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from helpers import processes
 from synaptune.config.run import _load_cached_corpus
 from synaptune.core.errors import UserError
 from synaptune.model.gpt import GPT
@@ -97,14 +95,13 @@ def test_a_killed_run_is_resumed_bit_for_bit(run, small, tmp_path, root):
     run(overrides, tmp_path / "whole")
     killed = tmp_path / "killed"
     command = [
-        sys.executable,
         str(root / "train.py"),
         *overrides,
         f"hydra.run.dir={killed}",
         "training.resume=true",
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL)
+    environment = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = processes.start(command, tmp_path, env=environment)
     deadline = time.monotonic() + 600
     while (
         not (killed / "checkpoint.pt").exists()
@@ -115,7 +112,8 @@ def test_a_killed_run_is_resumed_bit_for_bit(run, small, tmp_path, root):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "result.json").exists(), "the run ended before it could be killed"
-    subprocess.run(command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, check=True)
+    done = processes.run(command, tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
     assert read_losses(killed) == read_losses(tmp_path / "whole")
     weights = [
         torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["weights"]

@@ -13,8 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers import processes
 from helpers.paths import TESTS
-from helpers.wandb_server import Run, Server, run_server
+from helpers.wandb_server import Run, Server, hide_wandb, run_server
 
 pytest.importorskip("wandb", reason="wandb is an optional extra")
 
@@ -45,11 +46,8 @@ def search(
     folder: Path, generations: int, how: str, environment: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
     """Run the search of wandb_search.py."""
-    command = [sys.executable, str(SEARCH), str(folder), NAME, str(generations), how]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    return subprocess.run(
-        command, env=clean | environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    command = [str(SEARCH), str(folder), NAME, str(generations), how]
+    return processes.run(command, folder.parent, env=hide_wandb() | environment)
 
 
 @dataclass
