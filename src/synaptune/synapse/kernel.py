@@ -1,8 +1,9 @@
-"""The presynaptic scan as compiled CPU code: the equations of terminal.py and their adjoint.
+"""The presynaptic scan as compiled code: the equations of terminal.py and their adjoint.
 
-The C source scan.c is compiled once per machine into the cache folder. The reference scan of
-terminal.py runs instead without a C compiler, on another device, in a batched population, and when
-a synapse parameter requires a gradient. It gives the same numbers more slowly.
+On a CPU the C source scan.c is compiled once per machine into the cache folder; on a GPU the Triton
+kernel of triton_scan.py runs. The reference scan of terminal.py runs instead without a C compiler
+or Triton, on another device, in a batched population, and when a synapse parameter requires a
+gradient. It gives the same numbers more slowly.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
@@ -73,20 +75,39 @@ def fast_scan(
         for name in names.split()
     ]
     if (
-        drive.device.type != "cpu"
-        or tokens > MAX_TOKENS
-        or drive.dtype not in C_TYPES
+        tokens > MAX_TOKENS
         or _is_batched(drive, *values)
         or any(v.requires_grad for v in values)
+        or not _has_kernel(drive)
     ):
         return terminal_scan(drive, params, tokens, noise)
-    scan = load_library(drive.dtype)
-    if scan is None:
-        return terminal_scan(drive, params, tokens, noise)
-    packed = torch.cat(
-        [torch.stack(values).to(drive.dtype), torch.tensor(_CONSTANTS, dtype=drive.dtype)]
-    )
+    constants = _make_constants(drive.dtype, drive.device)
+    packed = torch.cat([torch.stack(values).to(constants), constants])
     return _Scan.apply(drive, noise, packed, tokens)  # type: ignore[return-value]
+
+
+def _has_kernel(drive: Tensor) -> bool:
+    if drive.device.type == "cuda":
+        return drive.dtype == torch.float32 and _has_triton()
+    return (
+        drive.device.type == "cpu"
+        and drive.dtype in C_TYPES
+        and load_library(drive.dtype) is not None
+    )
+
+
+@functools.cache
+def _has_triton() -> bool:
+    if importlib.util.find_spec("triton") is not None:
+        return True
+    _log.warning("no Triton found (pip install 'synaptune[gpu]'): the presynaptic scan runs slowly")
+    return False
+
+
+@functools.cache
+def _make_constants(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Constants in the order of `_CONSTANTS`, copied to the device once."""
+    return torch.tensor(_CONSTANTS, dtype=dtype, device=device)
 
 
 def _is_batched(*tensors: Tensor) -> bool:
@@ -107,6 +128,10 @@ class _Scan(torch.autograd.Function):
         drive, noise = drive.contiguous(), None if noise is None else noise.contiguous()
         ctx.save_for_backward(drive, noise, packed)
         ctx.tokens = tokens
+        if drive.device.type == "cuda":
+            from synaptune.synapse.triton_scan import run_forward
+
+            return run_forward(drive, noise, packed, tokens)
         batch, heads, updates, keys = drive.shape
         out = drive.new_empty(batch, heads, updates + 1, keys)
         _call(drive, noise, out, None, None, packed, tokens)
@@ -116,6 +141,10 @@ class _Scan(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         drive, noise, packed = ctx.saved_tensors
+        if drive.device.type == "cuda":
+            from synaptune.synapse.triton_scan import run_backward
+
+            return run_backward(drive, noise, grad, packed, ctx.tokens), None, None, None
         out = torch.empty_like(drive)
         _call(drive, noise, None, grad.contiguous(), out, packed, ctx.tokens)
         return out, None, None, None
