@@ -5,6 +5,7 @@ attack ends as it should.
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 
@@ -74,3 +75,17 @@ def test_a_search_survives_kills_of_all_its_parts(server):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "40 trials" in done.stdout
     assert "the same as undisturbed" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_writes_every_part(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    words = ["gpu", "--device", "cpu", "--quick", "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    assert importlib.import_module("gpu").main() == 0, capsys.readouterr().err
+    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
+    assert all(isinstance(rows, list) for rows in parts.values())
+    assert len(parts) == 4
+    errors = [row["error of values"] for row in parts["Scan against the reference"]]
+    assert max(errors) < 1e-4
+    assert "| candidates |" in (tmp_path / "gpu.md").read_text()

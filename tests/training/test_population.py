@@ -1,5 +1,7 @@
 """A population gives each candidate the losses of a separate run."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -34,8 +36,8 @@ def batches() -> list[torch.Tensor]:
     return [torch.randint(0, 6, (3, 33), generator=generator) for _ in range(STEPS)]
 
 
-def train_alone(params: SynapseParams) -> list[float]:
-    model, losses = GPT(CONFIG, params, 32, 0), []
+def train_alone(config: ModelConfig, params: SynapseParams) -> list[float]:
+    model, losses = GPT(config, params, 32, 0), []
     optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=2e-2, betas=(0.9, 0.95))
     for step, tokens in enumerate(batches(), 1):
         losses.append(
@@ -44,15 +46,21 @@ def train_alone(params: SynapseParams) -> list[float]:
     return losses
 
 
-def test_a_candidate_has_the_same_losses_in_a_population_as_alone():
-    population = Population(CONFIG, CANDIDATES, 32, seed=0, learning_rate=2e-2, weight_decay=0.1)
+@pytest.mark.parametrize(
+    "mechanisms",
+    [{}, {"experts": 1}, {"experts": 1, "fast_weights": "off"}],
+    ids=["everything", "dense", "without memory"],
+)
+def test_a_candidate_has_the_same_losses_in_a_population_as_alone(mechanisms):
+    config = dataclasses.replace(CONFIG, **mechanisms)
+    population = Population(config, CANDIDATES, 32, seed=0, learning_rate=2e-2, weight_decay=0.1)
     together = torch.stack(
         [
             population.step(x[:, :-1], x[:, 1:], step, torch.Generator().manual_seed(step))
             for step, x in enumerate(batches(), 1)
         ]
     )
-    single = torch.tensor([train_alone(params) for params in CANDIDATES]).T
+    single = torch.tensor([train_alone(config, params) for params in CANDIDATES]).T
     error = (together - single).abs().max()
     apart = min((single[-1, i] - single[-1, j]).abs() for i, j in ((0, 1), (0, 2), (1, 2)))
     assert error < 5e-6

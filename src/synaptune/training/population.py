@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from synaptune.core.errors import user_error
 from synaptune.data.recall import IGNORE_INDEX
 from synaptune.model.config import ModelConfig
 from synaptune.model.feedforward import mix_experts
-from synaptune.model.gpt import GPT, Activity
+from synaptune.model.gpt import GPT, Activity, LayerActivity
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.training.adamw import MOMENT_RATES
 
@@ -109,17 +110,22 @@ class Population:
 
         def loss(
             params: dict[str, Tensor], buffers: dict[str, Tensor]
-        ) -> tuple[Tensor, tuple[Tensor, Activity]]:
+        ) -> tuple[Tensor, tuple[Tensor, list[dict[str, Any]]]]:
             out = functional_call(self.model, (params, buffers), (tokens, noise))
             value = F.cross_entropy(
                 out.logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX
             )
-            return value + out.balance, (value, out.activity)
+            # Only tensors leave vmap, and a layer without experts has no routing.
+            parts = [
+                {name: part for name, part in layer._asdict().items() if part is not None}
+                for layer in out.activity
+            ]
+            return value + out.balance, (value, parts)
 
         leaves = {name: p.detach() for name, p in self.params.items()}
         # The fused attention of the CPU has no batching rule: vmap would run it per candidate.
         with sdpa_kernel(SDPBackend.MATH):
-            grads, (_, (losses, activity)) = vmap(
+            grads, (_, (losses, parts)) = vmap(
                 grad_and_value(loss, has_aux=True), randomness="same"
             )(leaves, self.buffers)
         norm = torch.stack([g.flatten(1).norm(dim=1) for g in grads.values()]).norm(dim=0)
@@ -127,22 +133,28 @@ class Population:
         for name, p in self.params.items():
             p.grad = grads[name] * shrink.view(-1, *[1] * (p.ndim - 1))
         self.optimizer.step()
-        self._apply_plasticity(activity, number)
+        self._apply_plasticity(parts, number)
         return losses.detach()
 
     @torch.no_grad()
-    def _apply_plasticity(self, activity: Activity, number: int) -> None:
+    def _apply_plasticity(self, parts: list[dict[str, Any]], number: int) -> None:
         """Apply the plasticity outside the gradient; each candidate has its own interval."""
         plasticity = _PlasticityModule(self.model)
 
         def call(
-            params: dict[str, Tensor], buffers: dict[str, Tensor], activity: Activity | None
+            params: dict[str, Tensor],
+            buffers: dict[str, Tensor],
+            parts: list[dict[str, Any]] | None,
         ) -> object:
+            empty = dict.fromkeys(LayerActivity._fields)
+            activity = (
+                None if parts is None else tuple(LayerActivity(**(empty | part)) for part in parts)
+            )
             state = {f"model.{name}": value for name, value in (params | buffers).items()}
             return functional_call(plasticity, state, (activity,))
 
         leaves = {name: p.detach() for name, p in self.params.items()}
-        for name, value in vmap(call)(leaves, self.buffers, activity).items():  # type: ignore[attr-defined]
+        for name, value in vmap(call)(leaves, self.buffers, parts).items():  # type: ignore[attr-defined]
             self.buffers[name].copy_(value)
         due = torch.tensor([number % interval == interval // 2 for interval in self.intervals])
         if self.model.config.experts == 1 or not due.any():

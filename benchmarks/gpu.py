@@ -1,0 +1,339 @@
+"""What a GPU is worth: correctness of the kernels, step time, memory, populations and decoding.
+
+    python benchmarks/gpu.py [--minutes 8] [--folder gpu-results]      on a machine with CUDA
+    python benchmarks/gpu.py --device cpu --quick                      tries the script on a CPU
+
+The parts run in the order of their value, each within its share of the minutes, and a part that
+fails is reported and skipped. The results are written after each part to gpu.json and gpu.md, with
+machine and versions. Compared programs run alternately; the figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from synaptune.model.config import ModelConfig
+from synaptune.model.decode import Decoder
+from synaptune.model.gpt import GPT
+from synaptune.synapse.circuit import SPECS, SynapseParams
+from synaptune.synapse.kernel import fast_scan
+from synaptune.synapse.tensors import SynapseTensors
+from synaptune.synapse.terminal import terminal_scan
+from synaptune.training.population import Population
+
+PLAIN = dict(distance="off", release="off", fast_weights="off", experts=1)
+PROXY_EVALUATIONS = 1000  # of phase 1, for the extrapolation
+PROXY_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Size:
+    """Dimensions of a model and its batch."""
+
+    layers: int
+    width: int
+    heads: int
+    context: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.layers}x{self.width}, {self.batch} x {self.context} tokens"
+
+    def make_config(self, **mechanisms: Any) -> ModelConfig:
+        """Return the model of this size."""
+        return ModelConfig(
+            layers=self.layers,
+            width=self.width,
+            heads=self.heads,
+            context=self.context,
+            **mechanisms,
+        )
+
+
+FULL = dict(
+    step=(Size(4, 256, 4, 2048, 4), Size(12, 1280, 20, 2048, 2)),
+    population=Size(2, 64, 4, 128, 16),
+    counts=(1, 4, 16, 32, 64),
+    decode=Size(4, 256, 4, 1024, 8),
+    pairs=20,
+)
+QUICK = dict(
+    step=(Size(1, 32, 2, 64, 2),),
+    population=Size(1, 32, 2, 32, 2),
+    counts=(1, 2),
+    decode=Size(1, 32, 2, 32, 2),
+    pairs=2,
+)
+
+
+class Bench:
+    """The parts of the benchmark on one device."""
+
+    def __init__(self, device: torch.device, sizes: dict[str, Any], seconds: float) -> None:
+        self.device, self.sizes, self.seconds = device, sizes, seconds
+
+    def check_scan(self) -> list[dict[str, Any]]:
+        """Largest error of the scan against the double-precision reference, per corner."""
+        here = [spec for spec in SPECS if spec.subsystem in ("calcium", "vesicles", "energy")]
+        corners = {
+            "defaults": {},
+            "low ends": {spec.name: spec.low for spec in here},
+            "high ends": {spec.name: spec.high for spec in here},
+        }
+        rows = []
+        for name, values in corners.items():
+            stream = torch.Generator().manual_seed(0)
+            drive = 3.0 * torch.randn(2, 2, 12, 200, generator=stream)
+            noise = torch.randn(drive.shape, generator=stream)
+            grad = torch.randn(2, 2, 13, 200, generator=stream)
+            exact = drive.double().requires_grad_()
+            params = SynapseTensors(SynapseParams().with_values(values))
+            expected = terminal_scan(exact, params.double(), 16, noise.double())
+            expected.backward(grad.double())
+            there = drive.to(self.device).requires_grad_()
+            out = fast_scan(there, params.float().to(self.device), 16, noise.to(self.device))
+            out.backward(grad.to(self.device))
+            assert there.grad is not None
+            assert exact.grad is not None
+            rows.append(
+                {
+                    "scan at": name,
+                    "error of values": float((out.cpu() - expected).abs().max().detach()),
+                    "error of gradients": float((there.grad.cpu() - exact.grad).abs().max()),
+                    "largest gradient": float(exact.grad.abs().max()),
+                }
+            )
+        return rows
+
+    def time_steps(self) -> list[dict[str, Any]]:
+        """Step of the synaptic model against the plain one, and the memory of both."""
+        rows = []
+        for size in self.sizes["step"]:
+            plain, peak_plain = self.make_stepper(size, PLAIN)
+            synaptic, peak_synaptic = self.make_stepper(size, dict(experts=1))
+            first, second, ratio = self.compare(plain, synaptic)
+            rows.append(
+                {
+                    "size": str(size),
+                    "plain [ms]": 1e3 * first,
+                    "synaptic [ms]": 1e3 * second,
+                    "ratio": ratio,
+                    "plain [MiB]": peak_plain,
+                    "synaptic [MiB]": peak_synaptic,
+                    "memory ratio": peak_synaptic / peak_plain if peak_plain else None,
+                }
+            )
+        return rows
+
+    def make_stepper(
+        self, size: Size, mechanisms: dict[str, Any]
+    ) -> tuple[Callable[[], None], float]:
+        """Return a function that trains one step, and its peak memory [MiB]; 0 on a CPU."""
+        self.reset_peak()
+        model = GPT(size.make_config(**mechanisms), SynapseParams(), 256, seed=0).to(self.device)
+        optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=1e-3, fused=True)
+        stream = torch.Generator().manual_seed(0)
+        tokens = torch.randint(0, 256, (size.batch, size.context + 1), generator=stream)
+        tokens, number = tokens.to(self.device), [0]
+
+        def step() -> None:
+            number[0] += 1
+            with torch.autocast(self.device.type, torch.bfloat16):
+                out = model(tokens[:, :-1], None)
+                loss = F.cross_entropy(out.logits.flatten(0, 1), tokens[:, 1:].flatten())
+            optimizer.zero_grad()
+            (loss + out.balance).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            model.apply_plasticity([out.activity], number[0], optimizer)
+
+        for _ in range(3):
+            step()
+        self.synchronize()
+        return step, self.read_peak()
+
+    def time_populations(self) -> list[dict[str, Any]]:
+        """A step of K candidates as one program against K single steps."""
+        size: Size = self.sizes["population"]
+        single, _ = self.make_stepper(size, dict(experts=1))
+        stream = torch.Generator().manual_seed(0)
+        tokens = torch.randint(0, 256, (size.batch, size.context + 1), generator=stream)
+        tokens = tokens.to(self.device)
+        rows = []
+        with torch.device(self.device):
+            for count in self.sizes["counts"]:
+                population = Population(
+                    size.make_config(experts=1),
+                    [SynapseParams()] * count,
+                    256,
+                    seed=0,
+                    learning_rate=1e-3,
+                    weight_decay=0.1,
+                )
+                number = [0]
+
+                def together(population: Population = population, number: list[int] = number):
+                    number[0] += 1
+                    population.step(tokens[:, :-1], tokens[:, 1:], number[0])
+
+                together()
+                alone, batched, _ = self.compare(single, together)
+                seconds = batched / count * PROXY_STEPS * PROXY_EVALUATIONS
+                rows.append(
+                    {
+                        "candidates": count,
+                        "single step [ms]": 1e3 * alone,
+                        "population step [ms]": 1e3 * batched,
+                        "speed-up": count * alone / batched,
+                        f"{PROXY_EVALUATIONS} evaluations [h]": seconds / 3600,
+                    }
+                )
+        return rows
+
+    @torch.no_grad()
+    def time_decoding(self) -> list[dict[str, Any]]:
+        """Tokens per second of greedy decoding with the cached state."""
+        size: Size = self.sizes["decode"]
+        rows = []
+        for name, mechanisms in (("plain", PLAIN), ("synaptic", dict(experts=1))):
+            model = GPT(size.make_config(**mechanisms), SynapseParams(), 256, seed=0)
+            model = model.to(self.device).eval()
+            decoder = Decoder(model, size.batch)
+            token = torch.zeros(size.batch, dtype=torch.long, device=self.device)
+            started_at, count = time.perf_counter(), 0
+            while count < size.context and time.perf_counter() - started_at < self.seconds / 4:
+                token = decoder.feed(token).argmax(-1)
+                count += 1
+            self.synchronize()
+            seconds = time.perf_counter() - started_at
+            rows.append({"decoding": name, "tokens per second": size.batch * count / seconds})
+        return rows
+
+    def compare(
+        self, first: Callable[[], None], second: Callable[[], None]
+    ) -> tuple[float, float, float]:
+        """Median times of two programs [s], run alternately, and the median of their ratios."""
+        times: list[tuple[float, float]] = []
+        started_at = time.perf_counter()
+        while len(times) < self.sizes["pairs"] and (
+            len(times) < 2 or time.perf_counter() - started_at < self.seconds / 4
+        ):
+            times.append((self.measure(first), self.measure(second)))
+        one, two = (statistics.median(side) for side in zip(*times, strict=True))
+        return one, two, statistics.median(b / a for a, b in times)
+
+    def measure(self, program: Callable[[], None]) -> float:
+        """Time of one call [s], the device included."""
+        self.synchronize()
+        started_at = time.perf_counter()
+        program()
+        self.synchronize()
+        return time.perf_counter() - started_at
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def reset_peak(self) -> None:
+        """Begin to count the peak memory."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+
+    def read_peak(self) -> float:
+        """Peak memory since `reset_peak` [MiB]; 0 on a CPU."""
+        if self.device.type != "cuda":
+            return 0.0
+        return (torch.cuda.max_memory_allocated(self.device) - self._before) / 2**20
+
+
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """Names and versions that a figure needs beside it."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    try:
+        import triton
+
+        version = triton.__version__
+    except ImportError:
+        version = "not installed"
+    return {
+        "device": name or device.type,
+        "Python": platform.python_version(),
+        "torch": torch.__version__,
+        "CUDA": torch.version.cuda or "none",
+        "Triton": version,
+    }
+
+
+def format_markdown(results: dict[str, Any]) -> str:
+    """Format the results as tables."""
+    lines = ["# GPU benchmark", ""]
+    lines += [f"- {name}: {value}" for name, value in results["machine"].items()]
+    for title, rows in results["parts"].items():
+        lines += ["", f"## {title}", ""]
+        if isinstance(rows, str):
+            lines += [f"failed: {rows}"]
+            continue
+        lines += ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
+        for row in rows:
+            cells = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()]
+            lines += ["| " + " | ".join(cells) + " |"]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run the parts and write their results."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
+    parser.add_argument("--minutes", type=float, default=8.0, help="limit of the whole script")
+    parser.add_argument("--folder", type=Path, default=Path("gpu-results"), help="of the results")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to try the script")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print(
+            "got no CUDA device\n  expected: a GPU and a CUDA build of torch\n"
+            "  to do: run it on a machine with a GPU, or try it with --device cpu --quick",
+            file=sys.stderr,
+        )
+        return 2
+    bench = Bench(device, QUICK if options.quick else FULL, 60.0 * options.minutes / 4)
+    parts = {
+        "Scan against the reference": bench.check_scan,
+        "Training step": bench.time_steps,
+        "Population": bench.time_populations,
+        "Decoding": bench.time_decoding,
+    }
+    results: dict[str, Any] = {"machine": describe_machine(device), "parts": {}}
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for title, part in parts.items():
+        try:
+            results["parts"][title] = part()
+        except Exception as error:  # the other parts are still worth their minutes
+            traceback.print_exc()
+            results["parts"][title] = f"{type(error).__name__}: {error}"
+        (options.folder / "gpu.json").write_text(json.dumps(results, indent=1))
+        (options.folder / "gpu.md").write_text(format_markdown(results))
+    print((options.folder / "gpu.md").read_text())
+    return int(any(isinstance(rows, str) for rows in results["parts"].values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
