@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from synaptune.core.parameters import lookup
+from synaptune.synapse import kernel
 from synaptune.synapse.circuit import SPECS, SynapseParams
 from synaptune.synapse.kernel import fast_scan, load_library
 from synaptune.synapse.release import draw_noise
@@ -159,6 +160,40 @@ def test_the_compiled_scan_and_its_adjoint_equal_the_reference(tokens, stochasti
             results[scan] = out.detach(), grad
         for slow, fast in zip(results[terminal_scan], results[fast_scan], strict=True):
             assert torch.allclose(slow, fast, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.skipif(load_library(torch.float64) is None, reason="no C compiler on this machine")
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_each_candidate_of_vmap_is_scanned_with_its_own_parameters(stochastic, monkeypatch):
+    monkeypatch.setattr(kernel, "terminal_scan", None)  # only the compiled scan may run
+    rng, generator = random.Random(5), torch.Generator().manual_seed(5)
+    candidates = [make_params(values) for values in ({}, draw_corner(rng), draw_corner(rng))]
+    _, buffers = torch.func.stack_module_state(candidates)
+    drive = 4 * torch.randn(3, 2, 2, 3, 30, generator=generator, dtype=torch.float64)
+    noise = torch.randn_like(drive[0]) if stochastic else None
+
+    class Scan(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.params = candidates[0]
+
+        def forward(self, drive):
+            return fast_scan(drive, self.params, 8, noise)
+
+    def compute_loss(buffers, drive):
+        values = torch.func.functional_call(scan, buffers, (drive,))
+        return values.square().sum(), values
+
+    scan = Scan()
+    named = {f"params.{name}": value for name, value in buffers.items()}
+    gradient = torch.func.grad(compute_loss, argnums=1, has_aux=True)
+    grads, values = torch.func.vmap(gradient)(named, drive)
+    for index, params in enumerate(candidates):
+        alone = drive[index].clone().requires_grad_()
+        out = terminal_scan(alone, params, 8, noise)
+        out.square().sum().backward()
+        assert torch.allclose(values[index], out, rtol=1e-6, atol=1e-7)
+        assert torch.allclose(grads[index], alone.grad, rtol=1e-6, atol=1e-7)
 
 
 def test_stochastic_release_is_unbiased_where_it_is_not_clamped():

@@ -41,14 +41,14 @@ def interpreted(monkeypatch):
     return module
 
 
-def pack(values: dict[str, float], device: str = "cpu") -> torch.Tensor:
+def pack(values: dict[str, float]) -> torch.Tensor:
     params = SynapseTensors(SynapseParams().with_values(values))
     numbers = [
         getattr(getattr(params, group), name)
         for group, names in kernel._PACKED.items()
         for name in names.split()
     ]
-    return torch.cat([torch.stack(numbers), torch.tensor(kernel._CONSTANTS)]).float().to(device)
+    return torch.cat([torch.stack(numbers), torch.tensor(kernel._CONSTANTS)])[None]
 
 
 def run_reference(drive, values, tokens, noise, grad):
@@ -93,6 +93,19 @@ def test_the_interpreted_kernel_gives_the_numbers_of_the_reference(
     assert float(scale[1]) > 0.0
 
 
+def test_each_row_of_a_population_has_its_own_parameters(interpreted):
+    drive, _, grad = make_case(3, 20, 5, noisy=False)
+    drive, grad = drive.movedim(1, 0).contiguous(), grad.movedim(1, 0).contiguous()
+    packed = torch.cat([pack(values) for values in CORNERS.values()])
+    out = interpreted.run_forward(drive, None, packed, 5)
+    ddrive = interpreted.run_backward(drive, None, grad, packed, 5)
+    for index, values in enumerate(CORNERS.values()):
+        row = slice(index, index + 1)
+        expected, expected_grad = run_reference(drive[row], values, 5, None, grad[row])
+        assert torch.allclose(out[row].double(), expected, rtol=1e-4, atol=1e-5)
+        assert torch.allclose(ddrive[row].double(), expected_grad, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["forward_kernel", "backward_kernel"])
 def test_a_kernel_compiles_for_gpus_without_spilling_to_memory(name, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -102,7 +115,7 @@ def test_a_kernel_compiles_for_gpus_without_spilling_to_memory(name, monkeypatch
     function = getattr(import_kernels(monkeypatch), name)
     constants = {"tokens": 16, "bits": 4, "has_noise": True, "block": 128}
     types = dict.fromkeys(function.arg_names, "*fp32")
-    types |= dict.fromkeys(("rows", "updates", "keys"), "i32") | dict.fromkeys(
+    types |= dict.fromkeys(("per_set", "rows", "updates", "keys"), "i32") | dict.fromkeys(
         constants, "constexpr"
     )
     source = ASTSource(

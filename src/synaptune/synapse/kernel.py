@@ -1,9 +1,10 @@
 """The presynaptic scan as compiled code: the equations of terminal.py and their adjoint.
 
 On a CPU the C source scan.c is compiled once per machine into the cache folder; on a GPU the Triton
-kernel of triton_scan.py runs. The reference scan of terminal.py runs instead without a C compiler
-or Triton, on another device, in a batched population, and when a synapse parameter requires a
-gradient. It gives the same numbers more slowly.
+kernel of triton_scan.py runs. Under vmap, the candidates of a population are rows with their own
+parameters. The reference scan of terminal.py runs instead without a C compiler or Triton, on
+another device, and when a synapse parameter requires a gradient. It gives the same numbers more
+slowly.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,16 +76,11 @@ def fast_scan(
         for group, names in _PACKED.items()
         for name in names.split()
     ]
-    if (
-        tokens > MAX_TOKENS
-        or _is_batched(drive, *values)
-        or any(v.requires_grad for v in values)
-        or not _has_kernel(drive)
-    ):
+    if tokens > MAX_TOKENS or any(v.requires_grad for v in values) or not _has_kernel(drive):
         return terminal_scan(drive, params, tokens, noise)
     constants = _make_constants(drive.dtype, drive.device)
     packed = torch.cat([torch.stack(values).to(constants), constants])
-    return _Scan.apply(drive, noise, packed, tokens)  # type: ignore[return-value]
+    return _Scan.apply(drive, noise, packed[None], tokens)  # type: ignore[return-value]
 
 
 def _has_kernel(drive: Tensor) -> bool:
@@ -110,44 +107,97 @@ def _make_constants(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(_CONSTANTS, dtype=dtype, device=device)
 
 
-def _is_batched(*tensors: Tensor) -> bool:
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[attr-defined]
-    return any(wrapped(tensor) for tensor in tensors)
-
-
 class _Scan(torch.autograd.Function):
     """Autograd function of the compiled scan.
 
     Only the drive has a gradient. The backward pass recomputes the state instead of storing it.
+    The parameters are (set, parameter); each set belongs to an equal share of the batch, in order.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, drive: Tensor, noise: Tensor | None, packed: Tensor, tokens: int
-    ) -> Tensor:
+    def forward(drive: Tensor, noise: Tensor | None, packed: Tensor, tokens: int) -> Tensor:
         drive, noise = drive.contiguous(), None if noise is None else noise.contiguous()
-        ctx.save_for_backward(drive, noise, packed)
-        ctx.tokens = tokens
         if drive.device.type == "cuda":
             from synaptune.synapse.triton_scan import run_forward
 
-            return run_forward(drive, noise, packed, tokens)
+            return run_forward(drive, noise, packed.contiguous(), tokens)
         batch, heads, updates, keys = drive.shape
         out = drive.new_empty(batch, heads, updates + 1, keys)
-        _call(drive, noise, out, None, None, packed, tokens)
+        _call(drive, noise, out, None, None, packed.contiguous(), tokens)
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:3])
+        ctx.tokens = inputs[3]
+
+    @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         drive, noise, packed = ctx.saved_tensors
+        return _ScanGradient.apply(drive, noise, packed, ctx.tokens, grad), None, None, None  # type: ignore[return-value]
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        drive: Tensor,
+        noise: Tensor | None,
+        packed: Tensor,
+        tokens: int,
+    ) -> tuple[Tensor, int]:
+        drive, noise, packed = _fold(info.batch_size, in_dims, drive, noise, packed)  # type: ignore[misc]
+        out = _Scan.apply(drive, noise, packed, tokens)
+        return out.unflatten(0, (info.batch_size, -1)), 0  # type: ignore[union-attr]
+
+
+class _ScanGradient(torch.autograd.Function):
+    """Gradient of the drive from that of the efficacy; a function, so that vmap can batch it."""
+
+    @staticmethod
+    def forward(
+        drive: Tensor, noise: Tensor | None, packed: Tensor, tokens: int, grad: Tensor
+    ) -> Tensor:
+        drive, noise = drive.contiguous(), None if noise is None else noise.contiguous()
+        grad, packed = grad.contiguous(), packed.contiguous()
         if drive.device.type == "cuda":
             from synaptune.synapse.triton_scan import run_backward
 
-            return run_backward(drive, noise, grad, packed, ctx.tokens), None, None, None
+            return run_backward(drive, noise, grad, packed, tokens)
         out = torch.empty_like(drive)
-        _call(drive, noise, None, grad.contiguous(), out, packed, ctx.tokens)
-        return out, None, None, None
+        _call(drive, noise, None, grad, out, packed, tokens)
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Store nothing: there is no second derivative."""
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        drive: Tensor,
+        noise: Tensor | None,
+        packed: Tensor,
+        tokens: int,
+        grad: Tensor,
+    ) -> tuple[Tensor, int]:
+        dims = (*in_dims[:3], in_dims[4])
+        drive, noise, packed, grad = _fold(info.batch_size, dims, drive, noise, packed, grad)  # type: ignore[misc]
+        out = _ScanGradient.apply(drive, noise, packed, tokens, grad)
+        return out.unflatten(0, (info.batch_size, -1)), 0  # type: ignore[union-attr]
+
+
+def _fold(
+    size: int, dims: Sequence[int | None], *tensors: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Merge the candidates of vmap into the first dimension of each tensor."""
+    folded: list[Tensor | None] = []
+    for dim, tensor in zip(dims, tensors, strict=False):
+        if tensor is not None:
+            tensor = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+            tensor = tensor.flatten(0, 1)
+        folded.append(tensor)
+    return tuple(folded)
 
 
 def _call(
@@ -165,7 +215,7 @@ def _call(
     ]
     scan = load_library(drive.dtype)
     assert scan is not None
-    if scan(*pointers, batch * heads, updates, keys, tokens):
+    if scan(*pointers, len(packed), batch * heads, updates, keys, tokens):
         raise MemoryError(
             f"not enough memory for a presynaptic scan of {updates} ticks: "
             "lower training.batch or model.context"
@@ -196,7 +246,7 @@ def load_library(dtype: torch.dtype) -> Any | None:
             detail.decode(errors="replace").strip(),
         )
         return None
-    scan.argtypes, scan.restype = [ctypes.c_void_p] * 6 + [ctypes.c_int] * 4, ctypes.c_int
+    scan.argtypes, scan.restype = [ctypes.c_void_p] * 6 + [ctypes.c_int] * 5, ctypes.c_int
     return scan
 
 

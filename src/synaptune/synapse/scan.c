@@ -5,7 +5,8 @@
  * terminal.py.
  *
  * Arrays are row-major, rows = batch * head: drive and noise (rows, updates, keys), efficacy
- * (rows, updates + 1, keys).
+ * (rows, updates + 1, keys). A population has `sets` of parameters; each belongs to rows / sets
+ * rows, in their order.
  *
  * REAL is float or double, set by the build. The file includes no Python header; ctypes loads it.
  */
@@ -401,16 +402,16 @@ typedef struct {
     const real *defficacy;
     real *ddrive;
     const Params *params;
-    int rows, updates, keys;
+    int sets, rows, updates, keys;
 } Job;
 
 INLINE void run_block(const Job *job, Bank *tape, int task, const int c) {
-    const Params *p = job->params;
-    const Fixed fixed = {geometric(1 - 1 / p->endo_delay, c), geometric(1 - p->rec_rate, c),
-                         geometric(1 - p->fill, c)};
     const int keys = job->keys, updates = job->updates, blocks = (keys + BLOCK - 1) / BLOCK;
     const int row = task / blocks, first = task % blocks * BLOCK,
               last = first + BLOCK < keys ? first + BLOCK : keys;
+    const Params *p = job->params + row / (job->rows / job->sets);
+    const Fixed fixed = {geometric(1 - 1 / p->endo_delay, c), geometric(1 - p->rec_rate, c),
+                         geometric(1 - p->fill, c)};
     const size_t in_offset = (size_t)row * updates * keys,
                  out_offset = (size_t)row * (updates + 1) * keys;
     const real *drive = job->drive + in_offset, *noise = job->noise ? job->noise + in_offset : NULL;
@@ -424,9 +425,10 @@ INLINE void run_block(const Job *job, Bank *tape, int task, const int c) {
 /* Forward: writes `efficacy`. Backward: reads `defficacy`, writes `ddrive`. Unused pointers are
  * NULL. Returns 0, or 1 when it cannot allocate memory. */
 int synapse_scan(const real *drive, const real *noise, real *efficacy, const real *defficacy,
-                 real *ddrive, const real *packed, int rows, int updates, int keys, int tokens) {
-    const Job job = {drive, noise,   efficacy, defficacy, ddrive, (const Params *)packed,
-                     rows,  updates, keys};
+                 real *ddrive, const real *packed, int sets, int rows, int updates, int keys,
+                 int tokens) {
+    const Job job = {drive, noise, efficacy, defficacy, ddrive, (const Params *)packed,
+                     sets,  rows,  updates,  keys};
     const int tasks = rows * ((keys + BLOCK - 1) / BLOCK);
     int failed = 0;
 #pragma omp parallel reduction(| : failed)

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from synaptune.synapse.triton_step import (
+    Params,
     State,
     adjoint,
     birth_efficacy,
@@ -30,6 +31,7 @@ BLOCK = 128  # keys of a program; chosen: one warp group, and 10 states stay in 
 WARPS = 4
 PROGRAMS_PER_PROCESSOR = 4  # chosen: programs of the backward pass, which share the scratch area
 STATES = 10  # of a terminal
+PARAMETERS: tl.constexpr = tl.constexpr(len(Params._fields))
 
 
 @triton.jit
@@ -92,6 +94,7 @@ def forward_kernel(
     noise,
     out,
     packed,
+    per_set,
     updates,
     keys,
     tokens: tl.constexpr,
@@ -105,7 +108,7 @@ def forward_kernel(
     offsets = (tl.program_id(0) % blocks) * block + tl.arange(0, block)
     first_tick = tl.minimum((tl.program_id(0) % blocks) * block // tokens, updates)
     inside = offsets < keys
-    params = load_params(packed)
+    params = load_params(packed + row // per_set * PARAMETERS)
     zero = tl.full([block], 0.0, tl.float32)
     newborn = zero + birth_efficacy(params)
     state = init_state(params, zero)
@@ -131,6 +134,7 @@ def backward_kernel(
     dout,
     ddrive,
     packed,
+    per_set,
     scratch,
     rows,
     updates,
@@ -143,11 +147,11 @@ def backward_kernel(
     """Write the gradient of the drive. Grid: any number of programs; each takes every n-th task."""
     blocks = (keys + block - 1) // block
     lanes = tl.arange(0, block)
-    params = load_params(packed)
     zero = tl.full([block], 0.0, tl.float32)
     tape = scratch + tl.program_id(0).to(tl.int64) * updates * 10 * block + lanes
     for task in range(tl.program_id(0), rows * blocks, tl.num_programs(0)):
         row = (task // blocks).to(tl.int64)
+        params = load_params(packed + row // per_set * PARAMETERS)
         offsets = (task % blocks) * block + lanes
         first_tick = tl.minimum((task % blocks) * block // tokens, updates)
         inside = offsets < keys
@@ -192,7 +196,8 @@ def run_forward(drive: Tensor, noise: Tensor | None, packed: Tensor, tokens: int
     Args:
         drive: (batch, head, updates, key), contiguous, fp32.
         noise: as `drive`; None for the expected release.
-        packed: parameters and constants of kernel.py, fp32, on the same device.
+        packed: (set, parameter), parameters and constants of kernel.py in fp32 on the same device;
+            each set belongs to an equal share of the batch, in order.
         tokens: tokens of a tick.
     """
     batch, heads, updates, keys = drive.shape
@@ -203,6 +208,7 @@ def run_forward(drive: Tensor, noise: Tensor | None, packed: Tensor, tokens: int
         drive if noise is None else noise,
         out,
         packed,
+        batch * heads // len(packed),
         updates,
         keys,
         tokens=tokens,
@@ -228,6 +234,7 @@ def run_backward(
         grad.contiguous(),
         ddrive,
         packed,
+        batch * heads // len(packed),
         scratch,
         batch * heads,
         updates,

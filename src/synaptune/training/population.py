@@ -7,7 +7,6 @@ plastic buffers have a leading candidate axis. AdamW is elementwise, and clippin
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,10 +66,7 @@ class Population:
         learning_rate: float,
         weight_decay: float,
     ) -> None:
-        models = [
-            GPT(dataclasses.replace(config, kernel="torch"), params, vocab, seed)
-            for params in candidates
-        ]
+        models = [GPT(config, params, vocab, seed) for params in candidates]
         if len({(model.release_off, model.has_barrier) for model in models}) > 1:
             raise user_error(
                 got="lambda_loge or barrier_strength at 0 in some candidates only",
