@@ -58,7 +58,9 @@ def test_an_algorithm_that_cannot_be_stored_is_rebuilt_exactly(tmp_path, name):
     first = make(name)
     told = [point for generation in run(first, 7) for point in generation]
     state.save(first, 7)
-    restored = restore_optimizer(state, lambda: make(name), [StoredPoint(point, True) for point in told])
+    restored = restore_optimizer(
+        state, lambda: make(name), [StoredPoint(point, True) for point in told]
+    )
     assert restored.note is None
     rest = [point for generation in run(restored.optimizer, 5) for point in generation]
     assert told + rest == whole

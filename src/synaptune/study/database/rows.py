@@ -121,15 +121,9 @@ def create_finished_trials(
         matches = note.study_id == study, note.key == schema.IMPORTED
         stored = session.execute(select(note).where(*matches)).scalar_one_or_none()
         first = 0 if stored is None else int(json.loads(stored.value_json))
-        for trial in trials:
-            now = datetime.now()
-            row: Any = models.TrialModel(
-                study_id=study,
-                number=None,
-                state=TrialState[_OPTUNA_STATES[trial.state]],
-                datetime_start=now,
-                datetime_complete=now,
-            )
+        for trial in trials:  # without times, which are those of the study's own runs
+            state = TrialState[_OPTUNA_STATES[trial.state]]
+            row: Any = models.TrialModel(study_id=study, number=None, state=state)
             session.add(row)
             session.flush()
             row.number = row.count_past_trials(session)
