@@ -321,8 +321,8 @@ def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
     }
     numbers += [(name, str(count)) for name, count in counts.items() if count]
     if evidence.imported:
-        sources = ", ".join(f"{count} of {name}" for name, count in evidence.imported.items())
-        numbers.append(("imported trials, not counted above", sources))
+        name = f"imported trials ({', '.join(evidence.imported)}), not among the evaluations"
+        numbers.append((name, str(sum(evidence.imported.values()))))
     return numbers + [(name, format_duration(time)) for name, time in seconds.items() if time]
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synaptune.core.errors import user_error
-from synaptune.core.terminal import is_terminal
+from synaptune.core.terminal import is_terminal, print_line
 from synaptune.search.callback import CallbackList
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import SEED_MODULUS
@@ -123,8 +123,9 @@ class TrialManager:
             retries: further attempts at a trial whose worker died.
             max_failure_rate: tolerated fraction of failed trials of a generation [0..1].
             directory: folder of the study; None means outputs/studies/<study_name>.
-            progress: whether to print a line for each trial on a terminal; `bar` shows a live table
-                there.
+            progress: True prints a line for each trial on a terminal, and in a log file or a pipe a
+                line after a generation or every 30 s; `bar` shows a live table on a terminal; False
+                prints nothing.
 
         Raises:
             UserError: an option has an invalid value.
@@ -285,7 +286,14 @@ class TrialManager:
             budget = self._plan.budget if added is None else len(earlier) + added
             options = SearchOptions(self._pruner)
             plan = replace(self._plan, budget=budget)
-            search = PhaseSearch(ledger, engine, plan, options, trials=trials)
+            search = PhaseSearch(
+                ledger,
+                engine,
+                plan,
+                options,
+                on_message=print_line if self._progress else _ignore,
+                trials=trials,
+            )
             self._live = {trial.number: trial for trial in earlier}
             own = TrialCallbacks(self, self._live, functions)
             try:
@@ -305,9 +313,9 @@ class TrialManager:
 
     @property
     def _progress_mode(self) -> str:
-        if self._progress == "bar":
-            return "bar"
-        return "lines" if self._progress and is_terminal(sys.stdout) else "off"
+        if not self._progress:
+            return "off"
+        return "lines" if self._progress is True and is_terminal(sys.stdout) else "auto"
 
     def report(self, value: float, step: int) -> None:
         """Report an intermediate value inside the objective; works in worker processes too."""
@@ -392,3 +400,7 @@ class TrialManager:
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for a worker process, where the objective only reports."""
         return self.__dict__ | {"_live": None}
+
+
+def _ignore(line: str) -> None:
+    """Print nothing."""
