@@ -1,5 +1,6 @@
 """The `synaptune` command as a user runs it."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -224,3 +225,25 @@ def test_help_is_quick():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"torch", "numpy", "hydra"} & set(loaded)
+
+
+def list_commands(parser, words=()):
+    """Every subcommand with its parser."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                yield from list_commands(child, (*words, name))
+            return
+    yield " ".join(words), parser
+
+
+def test_every_command_says_what_it_does_and_one_with_json_can_be_quiet():
+    commands = dict(list_commands(cli._make_parser()))
+    flags = {
+        name: {flag for action in parser._actions for flag in action.option_strings}
+        for name, parser in commands.items()
+    }
+    no_table = {"dashboard", "sample", "rm", "rename", "archive", "export"}
+    assert {name for name in flags if "--json" not in flags[name]} == no_table
+    assert all("--quiet" in flags[name] for name in flags if name not in ("dashboard", "sample"))
+    assert all(str(parser.description).endswith(".") for parser in commands.values() if parser)

@@ -75,7 +75,7 @@ def test_a_killed_ablation_goes_on_to_its_table_and_runs_nothing_twice(study, ca
     assert all(trial.facts["test"] and trial.facts["test_perplexity"] > 1.0 for trial in whole)
     said = capsys.readouterr().out
     assert "barrier_strength" in said
-    assert "not told from zero" in said
+    assert "not significantly different from zero" in said
     written = json.loads((study / "ablation.json").read_text())
     rows = {row["name"]: row for row in written["rows"]}
     assert set(rows) == set(NAMES)

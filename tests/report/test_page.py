@@ -202,6 +202,9 @@ def test_in_a_browser_the_trials_sort_and_filter_and_nothing_is_fetched(awkward,
             "#table-trials tbody tr td:nth-child(4)", "cells => cells.map(cell => cell.textContent)"
         )
         page.select_option('[data-axis="x"]', "2")
+        page.select_option('[data-axis="y"]', "3")
+        pairs = page.locator('[data-view="pairs"]')
+        bands, lines = pairs.locator("path.band").count(), pairs.locator("path.contour").count()
         point = page.locator('[data-view="pairs"] circle').first
         point.dispatch_event("pointerenter")
         told = page.locator(".tip").text_content()
@@ -213,6 +216,8 @@ def test_in_a_browser_the_trials_sort_and_filter_and_nothing_is_fetched(awkward,
             "#table-trials tbody tr:not([hidden])", "rows => rows.map(row => row.textContent)"
         )
         browser.close()
+    assert bands > 1
+    assert lines > 0
     values = [float(text) for text in objectives if text != UNKNOWN]
     assert values == sorted(values)
     assert objectives[-1] == UNKNOWN  # trials without an objective are last

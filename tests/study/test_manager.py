@@ -228,3 +228,16 @@ def test_an_objective_can_return_a_number_of_numpy(tmp_path):
     assert manager.best_value == pytest.approx(
         min(trial.values["x"] for trial in manager.trials), rel=1e-6
     )
+
+
+@pytest.mark.parametrize("progress", [True, "bar", False])
+def test_a_search_prints_lines_into_a_pipe_and_nothing_when_it_is_quiet(tmp_path, capsys, progress):
+    manager = make_manager(tmp_path, sampler="cma", progress=progress)
+    manager.enqueue({"n": 3})
+    manager.optimize(bowl, SPACE)
+    out = capsys.readouterr().out
+    if not progress:
+        assert out == ""
+    else:
+        assert "trials 12/12  best" in out
+        assert len(out.splitlines()) < 12  # not one for each trial

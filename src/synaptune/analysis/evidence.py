@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -74,7 +74,9 @@ def gather_evidence(
     runs = [
         trial
         for trial in snapshot.trials
-        if trial.state != "running" and "copied_from" not in trial.facts
+        if trial.state != "running"
+        and "copied_from" not in trial.facts
+        and trial.facts.get(schema.PHASE) != schema.IMPORTED
     ]
     return Evidence(
         name=snapshot.name,
@@ -139,6 +141,10 @@ def gather_evidence(
         plan=snapshot.plan,
         validated=validated,
         spans=_measure_spans(snapshot),
+        imported=Counter(
+            str(trial.facts.get(schema.SOURCE))
+            for trial in snapshot.get_phase_trials(schema.IMPORTED)
+        ),
     )
 
 
@@ -202,7 +208,7 @@ def _group_failures(snapshot: StudySnapshot) -> dict[str, list[Trial]]:
     """Group the failed trials of all phases by kind, the most frequent kind first."""
     kinds: dict[str, list[Trial]] = defaultdict(list)
     for trial in snapshot.trials:
-        if trial.state == "failed":
+        if trial.state == "failed" and schema.SOURCE not in trial.facts:
             kinds[trial.facts.get(schema.FAILURE, "error")].append(trial)
     return dict(sorted(kinds.items(), key=lambda item: -len(item[1])))
 

@@ -49,12 +49,12 @@ def rescore_study(snapshot: StudySnapshot, by: StudySnapshot | None = None) -> S
 def _rescore_trial(trial: Trial, config: ObjectiveConfig, generation: int) -> Trial:
     """Score a trial by the objective of a generation.
 
-    Runs on the test split and the reference run keep their own objective.
+    Runs on the test split, the reference run and imported trials keep their own objective.
     """
     if (
         trial.state != "complete"
         or trial.facts.get("test")
-        or trial.facts.get(schema.PHASE) == REFERENCE
+        or trial.facts.get(schema.PHASE) in (REFERENCE, schema.IMPORTED)
     ):
         return trial
     try:

@@ -15,7 +15,8 @@ from synaptune.analysis.ranking import rescore_study
 from synaptune.search.optimizers.base import Engine, Observation
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Space
-from synaptune.search.trial import Trial
+from synaptune.search.trial import ENQUEUED, LEARNED, Trial
+from synaptune.study.database import keys as schema
 from synaptune.study.reader import StudySnapshot
 
 if TYPE_CHECKING:
@@ -85,7 +86,12 @@ def replay(snapshot: StudySnapshot) -> Replay:
     if engine.name == "random":
         return _replay_uniform(trials, losses)
     if engine.name == "cma":
-        return _replay_cma(engine, space, trials, losses)
+        imported = [
+            Observation(space.to_unit(trial.values), snapshot.get_loss(trial), is_asked=False)
+            for trial in snapshot.get_phase_trials(schema.IMPORTED)
+            if trial.values.keys() == set(space.names)
+        ]
+        return _replay_cma(engine, space, trials, losses=losses, imported=imported)
     return Replay(note=f"the distribution of {engine.name} is not known")
 
 
@@ -98,7 +104,12 @@ def _replay_uniform(trials: Sequence[Trial], losses: Sequence[float | None]) -> 
 
 
 def _replay_cma(
-    engine: Engine, space: Space, trials: Sequence[Trial], losses: Sequence[float | None]
+    engine: Engine,
+    space: Space,
+    trials: Sequence[Trial],
+    *,
+    losses: Sequence[float | None],
+    imported: Sequence[Observation],
 ) -> Replay:
     import numpy as np
 
@@ -108,6 +119,7 @@ def _replay_cma(
     size = optimizer.generation_size
     batches: list[SampleBatch] = []
     diagnostics: list[Diagnostics] = []
+    learned, is_first = 0, True
     for first in range(0, len(trials), size):
         # Running trials are not among the trials. The batch ends before the first missing one.
         length = next(
@@ -118,28 +130,37 @@ def _replay_cma(
             ),
             size,
         )
-        members, member_losses = trials[first : first + length], losses[first : first + length]
-        if not members:
+        generation = list(zip(trials[first : first + length], losses[first:], strict=False))
+        if not generation:
             break
+        count_learned = max(trial.facts.get(LEARNED, 0) for trial, _ in generation)
+        if count_learned > learned:
+            optimizer.learn(imported[learned:count_learned])
+            learned = count_learned
+        # The optimizer drew no sample for a point that a user enqueued.
+        asked = [(trial, loss) for trial, loss in generation if ENQUEUED not in trial.facts]
+        members = [trial for trial, _ in asked]
         mean, covariance = optimizer.get_distribution()
-        samples = np.array([optimizer.draw()[:count] for _ in members])
-        units = np.array([trial.unit for trial in members])
+        samples = np.array([optimizer.draw()[:count] for _ in members]).reshape(-1, count)
+        units = np.array([trial.unit for trial in members]).reshape(-1, count)
         folded = fold(samples)
-        if first == 0:  # the start point replaces the first sample
-            folded[0] = samples[0] = units[0]
+        if is_first and members:  # the start point replaces the first sample
+            folded[0], samples[0], is_first = units[0], units[0], False
         if not np.array_equal(folded, units):
             return Replay(
                 batches,
                 diagnostics,
                 f"generation {first // size} differs from what this version of cma would draw",
             )
-        batches.append(SampleBatch(members, member_losses, samples, mean, covariance))
-        if len(members) < size:
+        member_losses = [loss for _, loss in asked]
+        if members:
+            batches.append(SampleBatch(members, member_losses, samples, mean, covariance))
+        if len(generation) < size:
             break
         optimizer.tell(
             [
-                Observation(trial.unit, loss)
-                for trial, loss in zip(members, member_losses, strict=True)
+                Observation(trial.unit, loss, is_asked=ENQUEUED not in trial.facts)
+                for trial, loss in generation
             ]
         )
         state = optimizer.get_diagnostics()

@@ -292,6 +292,7 @@ class Evidence:
         validated: trial of the search that the validation ran; None without one. It is not `best`
             if the search has found a better trial since, and the validation is then stale.
         spans: start and end of the ended trials by number [s since the first start].
+        imported: number of imported trials by their source.
         provenance: what is needed to reproduce the study.
         inspections: results of the inspections of the baseline and the best ("baseline", "best").
         space: ranges of the search; None before a search.
@@ -343,6 +344,7 @@ class Evidence:
     plan: SearchPlan = UNKNOWN_PLAN
     validated: Trial | None = None
     spans: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    imported: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def direction(self) -> str:

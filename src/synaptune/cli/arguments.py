@@ -28,9 +28,7 @@ STUDY_ARGUMENTS: ArgumentTable = {
 JSON_ARGUMENT: ArgumentTable = {
     "--json": dict(action="store_true", help="print the result as JSON; messages go to stderr")
 }
-QUIET_ARGUMENT: ArgumentTable = {
-    "--quiet": dict(action="store_true", help="print errors only, and what --json prints")
-}
+QUIET_ARGUMENT: ArgumentTable = {"--quiet": dict(action="store_true", help="print errors only")}
 YES_ARGUMENT: ArgumentTable = {"--yes": dict(action="store_true", help="do not ask first")}
 
 

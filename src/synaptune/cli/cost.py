@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from synaptune.cli.arguments import (
     JSON_ARGUMENT,
+    QUIET_ARGUMENT,
     ArgumentTable,
     add_subcommand,
     check_values,
@@ -44,6 +45,7 @@ _ARGUMENTS: ArgumentTable = {
         type=int, default=5, metavar="N", help="steps before them, not timed (default %(default)s)"
     ),
     **JSON_ARGUMENT,
+    **QUIET_ARGUMENT,
     "overrides": dict(
         nargs="*",
         metavar="NAME=VALUE",

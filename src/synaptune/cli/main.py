@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from synaptune.cli import (
+    additions,
     cost,
     dashboard,
     export,
@@ -67,6 +68,7 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     protocols.add_commands(commands)
     studies.add_commands(commands)
+    additions.add_commands(commands)
     for module in (report, refine, export, dashboard, wandb, cost, sample, parameters):
         module.add_command(commands)
     return parser

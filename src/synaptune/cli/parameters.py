@@ -6,7 +6,13 @@ import argparse
 import dataclasses
 from typing import Any
 
-from synaptune.cli.arguments import JSON_ARGUMENT, ArgumentTable, add_subcommand, print_json
+from synaptune.cli.arguments import (
+    JSON_ARGUMENT,
+    QUIET_ARGUMENT,
+    ArgumentTable,
+    add_subcommand,
+    print_json,
+)
 from synaptune.core.errors import user_error
 
 _SENSITIVITY_ARGUMENTS: ArgumentTable = {
@@ -17,13 +23,15 @@ _SENSITIVITY_ARGUMENTS: ArgumentTable = {
         help="runs that measure the spread over seeds (default %(default)s)",
     ),
     **JSON_ARGUMENT,
+    **QUIET_ARGUMENT,
 }
 
 
 def add_command(commands: Any) -> None:
     """Add the subcommands `parameters` and `sensitivity`."""
     summary = "list the parameters with their ranges"
-    add_subcommand(commands, "parameters", summary, JSON_ARGUMENT, _run_parameters)
+    arguments = {**JSON_ARGUMENT, **QUIET_ARGUMENT}
+    add_subcommand(commands, "parameters", summary, arguments, _run_parameters)
     summary = "measure the training loss at both ends of every parameter (minutes)"
     add_subcommand(commands, "sensitivity", summary, _SENSITIVITY_ARGUMENTS, _run_sensitivity)
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from synaptune.cli.arguments import (
+    JSON_ARGUMENT,
     QUIET_ARGUMENT,
     STORAGE_ARGUMENT,
     STUDY_ARGUMENTS,
     ArgumentTable,
     add_subcommand,
+    print_json,
 )
 from synaptune.core.errors import user_error
 
@@ -37,6 +39,7 @@ _ARGUMENTS: ArgumentTable = {
         action="store_true",
         help="also write report.zip to share: the report, best.yaml and all trials as CSV",
     ),
+    **JSON_ARGUMENT,
     **QUIET_ARGUMENT,
 }
 
@@ -82,6 +85,9 @@ def _run_report(options: argparse.Namespace) -> None:
     for snapshot in snapshots:
         if snapshot.state != "ended":
             print(f"{snapshot.name} is {snapshot.state}; the same command writes the report again")
+    if options.json:
+        states = {snapshot.name: snapshot.state for snapshot in snapshots}
+        print_json(options, {"files": paths, "states": states})
 
 
 def _check_formats(options: argparse.Namespace, several: bool) -> None:

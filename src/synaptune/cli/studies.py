@@ -35,6 +35,7 @@ _LIST_ARGUMENTS: ArgumentTable = {
     "--storage": dict(metavar="URL", help="database of studies, instead of a folder"),
     "--all": dict(action="store_true", help="list archived studies as well"),
     **JSON_ARGUMENT,
+    **QUIET_ARGUMENT,
 }
 _RENAME_ARGUMENTS: ArgumentTable = {
     "study": STUDY_ARGUMENTS["study"],
@@ -76,7 +77,8 @@ def add_commands(commands: Any) -> None:
     summary = "list the studies with state, trials, best objective, size and age"
     add_subcommand(commands, "list", summary, _LIST_ARGUMENTS, _run_list)
     summary = "show a study: state, trials by phase, best point, and what it takes on the disk"
-    add_subcommand(commands, "show", summary, {**STUDY_ARGUMENTS, **JSON_ARGUMENT}, _run_show)
+    arguments = {**STUDY_ARGUMENTS, **JSON_ARGUMENT, **QUIET_ARGUMENT}
+    add_subcommand(commands, "show", summary, arguments, _run_show)
     summary = "remove studies with their folders; asks first, and refuses a running study"
     arguments = {**_STUDIES, **YES_ARGUMENT, **QUIET_ARGUMENT}
     add_subcommand(commands, "rm", summary, arguments, _run_rm)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from synaptune.cli.arguments import STUDY_ARGUMENTS, ArgumentTable, add_subcommand
+from synaptune.cli.arguments import (
+    JSON_ARGUMENT,
+    QUIET_ARGUMENT,
+    STUDY_ARGUMENTS,
+    ArgumentTable,
+    add_subcommand,
+    print_json,
+)
 from synaptune.core.errors import user_error
 
 _MAX_NAMED = 12  # runs named in a message
@@ -13,6 +20,8 @@ _COMMON_ARGUMENTS: ArgumentTable = {
     **STUDY_ARGUMENTS,
     "--project": dict(help="W&B project (default: that of the study's runs)"),
     "--entity": dict(help="W&B entity (default: that of the study's runs, or your own)"),
+    **JSON_ARGUMENT,
+    **QUIET_ARGUMENT,
 }
 _SYNC_ARGUMENTS: ArgumentTable = {
     "--best": dict(
@@ -31,9 +40,9 @@ _REPORT_ARGUMENTS: ArgumentTable = {
 
 def add_command(commands: Any) -> None:
     """Add the subcommands."""
-    parser = commands.add_parser(
-        "wandb", help="upload the offline runs of a study to Weights & Biases, or build its report"
-    )
+    summary = "upload the offline runs of a study to Weights & Biases, or build its report"
+    description = f"{summary[0].upper()}{summary[1:]}."
+    parser = commands.add_parser("wandb", help=summary, description=description)
     subcommands = parser.add_subparsers(metavar="WHAT", required=True)
     summary = "upload the offline runs of a study: the run of the search, and its trials"
     add_subcommand(subcommands, "sync", summary, _SYNC_ARGUMENTS, _run_sync)
@@ -68,13 +77,16 @@ def _run_sync(options: argparse.Namespace) -> None:
             )
         logged = read_run_config(folder) or LoggerConfig()
         project, entity = options.project or logged.project, options.entity or logged.entity
-        sync_runs(pending, project=options.project, entity=options.entity)
+        sync_runs(pending, project=options.project, entity=options.entity, show=not options.quiet)
         mark_best_run(snapshot, folder, project=project, entity=entity)
     sent = [run.name for run in pending if run.is_sent]
     failed = [run.name for run in pending if not run.is_sent]
     waiting = [run.name for run in left_out if not run.is_sent]
     rest = f"; not sent: {len(waiting)} beyond the best {options.best}" if waiting else ""
     print(f"sent: {_count_names(sent)}; sent before: {len(runs) - len(pending)}{rest}", flush=True)
+    if options.json:
+        content = {"sent": sent, "sent_before": len(runs) - len(pending), "failed": failed}
+        print_json(options, {"study": snapshot.name, **content, "left_out": waiting})
     if failed:
         raise user_error(
             got=f"runs that W&B did not accept: {_count_names(failed)}",
@@ -90,13 +102,16 @@ def _count_names(names: list[str]) -> str:
 
 
 def _run_report(options: argparse.Namespace) -> None:
-    from synaptune.report.wandb_report import write_wandb_report
+    from synaptune.report.wandb_report import SPECIFICATION_FILE, write_wandb_report
     from synaptune.study.reader import find_study, get_study_folder
 
-    write_wandb_report(
+    folder = get_study_folder(options.study)
+    url = write_wandb_report(
         find_study(options.study, options.storage),
-        get_study_folder(options.study),
+        folder,
         project=options.project,
         entity=options.entity,
         publish=not options.offline,
     )
+    if options.json:
+        print_json(options, {"specification": folder / SPECIFICATION_FILE, "url": url})

@@ -222,7 +222,8 @@ def _to_plain(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
 def describe_rows(rows: Sequence[AblationRow]) -> list[str]:
     """Return the lines below the table.
 
-    They name the parameters whose effect is not told from zero, at the optimum and alone.
+    They name the parameters whose effect does not differ significantly from zero, at the
+    optimum and alone.
     """
     lines, limit = [], 1.0 - CONFIDENCE
     ways = {
@@ -232,13 +233,13 @@ def describe_rows(rows: Sequence[AblationRow]) -> list[str]:
     for way, values in ways.items():
         undecided = [name.removeprefix("synapse.") for name, p in values if p is None or p >= limit]
         lines.append(
-            f"{way}, not told from zero: {', '.join(undecided)}"
+            f"{way}, not significantly different from zero: {', '.join(undecided)}"
             if undecided
-            else f"{way}, all are told from zero"
+            else f"{way}, all are significantly different from zero"
         )
     comparisons = sum(p is not None for values in ways.values() for _, p in values)
     return [
         *lines,
         f"intervals of {CONFIDENCE:.0%}; p corrected for {comparisons} comparisons (Holm), "
-        f"told from zero below {limit:.2g}",
+        f"significant below {limit:.2g}",
     ]

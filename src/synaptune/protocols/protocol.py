@@ -24,6 +24,7 @@ from synaptune.search.trial import Trial
 from synaptune.search.workers.base import Workers
 from synaptune.study.callbacks.base import TERMINAL_ONLY
 from synaptune.study.callbacks.notify import Notifier
+from synaptune.study.database import keys as schema
 from synaptune.study.reader import REFERENCE
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig, TrainingConfig, parse_keep
@@ -185,11 +186,11 @@ def prefix_messages(label: str) -> Callable[[str], None]:
 def find_finished_runs(protocol: Protocol) -> dict[Any, Trial]:
     """Return the complete runs of a study by their key, the earliest of equals.
 
-    The reference run is left out: it has an objective of its own.
+    The reference run is left out, as it has an objective of its own, and so are imported trials.
     """
     complete = [
         trial
         for trial in protocol.study.read_trials()
-        if trial.state == "complete" and trial.facts["phase"] != REFERENCE
+        if trial.state == "complete" and trial.facts["phase"] not in (REFERENCE, schema.IMPORTED)
     ]
     return {protocol.make_trial_key(trial): trial for trial in reversed(complete)}

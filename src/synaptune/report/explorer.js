@@ -41,6 +41,52 @@ for (const view of document.querySelectorAll("[data-explorer]")) {
     const ticks = [0, 0.5, 1].map((part) => low + part * (high - low));
     return { place, ticks: ticks.map((value) => log ? 10 ** value : value) };
   }
+  // The mean rank near a place, as bands between contour lines; nothing far from every trial.
+  function drawContours(svg, ranked) {
+    const step = 8, width = 36, least = 0.5, columns = Math.floor((W - right - left) / step), rows = Math.floor((H - bottom - top) / step);
+    const field = [];
+    for (let row = 0; row <= rows; row++) for (let column = 0; column <= columns; column++) {
+      const x = left + column * step, y = top + row * step;
+      let sum = 0, weight = 0;
+      for (const point of ranked) {
+        const near = Math.exp(-((point.x - x) ** 2 + (point.y - y) ** 2) / (2 * width ** 2));
+        [sum, weight] = [sum + near * point.trial.rank, weight + near];
+      }
+      field.push({ x, y, rank: weight ? sum / weight : 1, weight });
+    }
+    const cross = (a, b, key, level) => {
+      const part = (level - a[key]) / (b[key] - a[key]), mix = (name) => a[name] + part * (b[name] - a[name]);
+      return { x: mix("x"), y: mix("y"), rank: mix("rank"), weight: mix("weight") };
+    };
+    // The part of a polygon in which key is at least level, or at most for sign -1; and the new edge.
+    const clip = (corners, key, level, sign) => {
+      const kept = [], edge = [];
+      corners.forEach((a, at) => {
+        const b = corners[(at + 1) % corners.length], inside = (corner) => sign * (corner[key] - level) >= 0;
+        if (inside(a)) kept.push(a);
+        if (inside(a) !== inside(b)) { const met = cross(a, b, key, level); kept.push(met); edge.push(met); }
+      });
+      return { kept, edge };
+    };
+    const write = (corners) => corners.map((corner) => `${corner.x.toFixed(1)} ${corner.y.toFixed(1)}`).join("L");
+    const bands = ["", "", "", "", ""], lines = ["", "", "", ""];
+    for (let row = 0; row < rows; row++) for (let column = 0; column < columns; column++) {
+      const at = row * (columns + 1) + column, a = field[at], b = field[at + 1], c = field[at + columns + 2], d = field[at + columns + 1];
+      for (const triangle of [[a, b, c], [a, c, d]]) {
+        let rest = clip(triangle, "weight", least, 1).kept;
+        for (let band = 0; band < 5 && rest.length > 2; band++) {
+          const level = (band + 1) / 5, low = band < 4 ? clip(rest, "rank", level, -1) : { kept: rest, edge: [] };
+          if (low.kept.length > 2) bands[band] += `M${write(low.kept)}Z`;
+          if (band < 4 && low.edge.length === 2) lines[band] += `M${write(low.edge)}`;
+          rest = band < 4 ? clip(rest, "rank", level, 1).kept : [];
+        }
+      }
+    }
+    bands.forEach((path, band) => {
+      if (path) make(svg, "path", { d: path, fill: paint((band + 0.5) / 5), stroke: paint((band + 0.5) / 5), "stroke-width": 0.5, class: "band" });
+    });
+    lines.forEach((path) => { if (path) make(svg, "path", { d: path, fill: "none", stroke: "var(--ink)", "stroke-width": 1, opacity: 0.55, class: "contour" }); });
+  }
   function drawPairs() {
     const svg = view.querySelector('[data-view="pairs"]'), [x, y] = selects.map((select) => +select.value);
     svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
@@ -48,15 +94,7 @@ for (const view of document.querySelectorAll("[data-explorer]")) {
     const across = scale(x, left, W - right), up = scale(y, H - bottom, top);
     const points = trials.filter((trial) => trial.cells[x] !== null && trial.cells[y] !== null)
       .map((trial) => ({ trial, x: across.place(trial.cells[x]), y: up.place(trial.cells[y]) }));
-    const ranked = points.filter((point) => point.trial.rank !== undefined), step = 18, width = 34;
-    for (let a = left; a < W - right - 1; a += step) for (let b = top; b < H - bottom - 1; b += step) {
-      let sum = 0, weight = 0;
-      for (const point of ranked) {
-        const near = Math.exp(-((point.x - a - step / 2) ** 2 + (point.y - b - step / 2) ** 2) / (2 * width ** 2));
-        [sum, weight] = [sum + near * point.trial.rank, weight + near];
-      }
-      if (weight > 0.6) make(svg, "rect", { x: a, y: b, width: step, height: step, fill: paint(sum / weight), opacity: 0.45 });
-    }
+    drawContours(svg, points.filter((point) => point.trial.rank !== undefined));
     across.ticks.forEach((value, at) => label(svg, across.place(value), H - 10, show(+value.toPrecision(4)), ["start", "middle", "end"][at]));
     up.ticks.forEach((value) => label(svg, left - 8, up.place(value) + 4, show(+value.toPrecision(4)), "end"));
     for (const point of points) {

@@ -30,8 +30,9 @@ def render_explorer(evidence: Evidence, trials: Sequence[Trial]) -> str:
         "<h3>Trials by worker</h3>"
         '<svg data-view="times" role="img" aria-label="Trials over time, a row for each worker">'
         '</svg><p class="note">Points and bars are trials: the better, the greener; a failed trial '
-        "is red. Shading: the mean rank of the trials nearby. Point at a trial to see its values, "
-        "click it to go to its row. A row of the times is a worker, or a place in a pool.</p>"
+        "is red. Bands and lines: the mean rank of the trials nearby, in fifths. Point at a trial "
+        "to see its values, and click it to go to its row. A row of the times is a worker, or a "
+        "place in a pool.</p>"
         '<p class="tip" role="status" hidden></p></div>'
         f'<script type="application/json" id="trial-data">{data}</script>'
     )

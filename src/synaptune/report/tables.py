@@ -268,6 +268,10 @@ def tabulate_search_trials(evidence: Evidence, chosen: Sequence[Trial] | None = 
     shown = [show_values(evidence, trial.values) for trial in trials]
     for name in evidence.names:
         cells[Column(name, "value")] = [values.get(name) for values in shown]
+    if any(keys.ENQUEUED in trial.facts for trial in trials):
+        cells[Column("proposed by")] = [
+            "a user" if keys.ENQUEUED in trial.facts else "the optimizer" for trial in trials
+        ]
     cells[Column("reason")] = [
         shorten_reason(trial.reason) if trial.state == "failed" else None for trial in trials
     ]
@@ -308,6 +312,7 @@ def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
         "failed": states["failed"],
         "pruned": states["pruned"],
         "running": states["running"],
+        "enqueued by a user": sum(keys.ENQUEUED in trial.facts for trial in evidence.trials),
         "parameters": len(evidence.names),
     }
     seconds = {
@@ -315,6 +320,9 @@ def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
         "wall-clock time of the search": 3600.0 * course.hours[-1] if course else 0.0,
     }
     numbers += [(name, str(count)) for name, count in counts.items() if count]
+    if evidence.imported:
+        name = f"imported trials ({', '.join(evidence.imported)}), not among the evaluations"
+        numbers.append((name, str(sum(evidence.imported.values()))))
     return numbers + [(name, format_duration(time)) for name, time in seconds.items() if time]
 
 

@@ -23,16 +23,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from synaptune.core.errors import UserError
 from synaptune.search.callback import CallbackList
+from synaptune.search.inbox import Inbox
 from synaptune.search.optimizers.base import Engine, Observation
 from synaptune.search.optimizers.registry import make_optimizer
-from synaptune.search.optimizers.snapshot import StateFile, restore_optimizer
+from synaptune.search.optimizers.snapshot import StateFile, StoredPoint, restore_optimizer
 from synaptune.search.runner import Runner, TrialPolicy, catch_interrupts
-from synaptune.search.space.space import Space
+from synaptune.search.space.space import Space, UnitPoint
 from synaptune.search.stopping import StopRule
 from synaptune.search.trial import (
+    ENQUEUED,
+    LEARNED,
     PROCESS,
     Failure,
     Ledger,
@@ -98,6 +102,7 @@ class Search:
             search, or None.
         on_message: receives the lines to print.
         trials: the trials of the ledger by index; None means they are read.
+        inbox: enqueued points and imported trials.
     """
 
     space: Space
@@ -111,6 +116,7 @@ class Search:
     stop_rule: StopRule = lambda trials: None
     on_message: Callable[[str], None] = lambda line: None
     trials: Sequence[Trial] | None = None
+    inbox: Inbox = field(default_factory=Inbox)
 
 
 def run_searches(searches: Sequence[Search], workers: Workers) -> list[list[Trial]]:
@@ -187,11 +193,18 @@ class _RunningSearch:
             fatal_kinds=("disk",),
         )
         self.trials = list(search.ledger.read_trials() if search.trials is None else search.trials)
-        stored = [(self._to_observation(trial), trial.state != "running") for trial in self.trials]
+        stored = [
+            StoredPoint(
+                self._to_observation(trial), trial.state != "running", trial.facts.get(LEARNED, 0)
+            )
+            for trial in self.trials
+        ]
+        self._learned = max((entry.learned for entry in stored), default=0)
         restored = restore_optimizer(
             search.state_file,
             lambda: make_optimizer(search.engine, search.space, search.prior),
             stored,
+            search.inbox.read_imported() if self._learned else (),
         )
         # Points that several processes drew asynchronously are never those of one optimizer.
         processes = {trial.facts.get(PROCESS) for trial in self.trials}
@@ -209,6 +222,7 @@ class _RunningSearch:
         self._foreign = {trial.index for trial in unfinished if not search.ledger.owns(trial)}
         self._unasked: dict[int, Trial] = {}
         self._is_asynchronous = bool(self._foreign) and self._optimizer.is_asynchronous
+        self._asked: UnitPoint | None = None  # while another process uses its index for its own
         self._told = set(range(self._generations * self._size))
         self._ended_count, self.running_count = len(self.trials) - len(unfinished), 0
         self._is_stopping = self._is_exhausted = False
@@ -231,7 +245,8 @@ class _RunningSearch:
         return bool(self._foreign)
 
     def _to_observation(self, trial: Trial) -> Observation:
-        return Observation(trial.unit, get_loss(trial, self._search.plan.maximize))
+        loss = get_loss(trial, self._search.plan.maximize)
+        return Observation(trial.unit, loss, is_asked=ENQUEUED not in trial.facts)
 
     def _save(self) -> None:
         """Save the optimizer if it learns; the points of others follow from the number of asks.
@@ -267,6 +282,7 @@ class _RunningSearch:
         new = [trial for trial in trials if trial.index not in self._told]
         if new:
             self._optimizer.tell([self._to_observation(trial) for trial in new])
+            self._asked = None
             self._told.update(trial.index for trial in new)
 
     def get_next_trial(self) -> Trial | None:
@@ -304,27 +320,53 @@ class _RunningSearch:
         return True
 
     def _ask(self, index: int) -> bool:
-        """Ask for the point of an index, and start its trial unless another process has.
+        """Find the point of an index, and start its trial unless another process has.
+
+        Enqueued points come before those of the optimizer.
 
         Returns:
-            Whether the optimizer has a point.
+            Whether there is a point.
         """
+        self._learn_imported(index)
+        if index in self._unasked:
+            if ENQUEUED in self._unasked[index].facts:
+                return True
+        elif (point := self._search.inbox.find_point(self.trials)) is not None:
+            return self._start(index, point.unit, **{ENQUEUED: point.key}) or self._ask(index)
         if self._is_asynchronous:
             self._optimizer.reseed(self._search.engine, index)
-        unit = self._optimizer.ask()
+        unit, self._asked = self._optimizer.ask() if self._asked is None else self._asked, None
         if unit is None:
             self._is_exhausted = True
-        elif index not in self._unasked:
-            values, generation = self._search.space.to_values(unit), index // self._size
-            try:
-                trial = self._search.ledger.start(index, unit, values, generation)
-            except TrialExistsError:
-                self._is_asynchronous = self._optimizer.is_asynchronous
-                self._read_trials()
-            else:
-                self.trials.append(trial)
-                self._waiting.append(trial)
+        elif index not in self._unasked and not self._start(index, unit):
+            is_other = ENQUEUED in self._unasked[index].facts and not self._is_asynchronous
+            self._asked = unit if is_other else None
         return unit is not None
+
+    def _start(self, index: int, unit: UnitPoint, **facts: Any) -> bool:
+        """Start a trial; return whether no other process has started the one of this index."""
+        values = self._search.space.to_values(unit)
+        if self._learned:
+            facts[LEARNED] = self._learned
+        try:
+            trial = self._search.ledger.start(index, unit, values, index // self._size, **facts)
+        except TrialExistsError:
+            self._is_asynchronous = self._optimizer.is_asynchronous
+            self._read_trials()
+            return False
+        self.trials.append(trial)
+        self._waiting.append(trial)
+        return True
+
+    def _learn_imported(self, index: int) -> None:
+        """Let the optimizer learn new imported trials before the first point of a generation."""
+        if not self._optimizer.learns or (index % self._size and not self._is_asynchronous):
+            return
+        new = self._search.inbox.read_imported(self._learned)
+        if new:
+            self._optimizer.learn(new)
+            self._learned += len(new)
+            self._search.on_message(f"search: the optimizer learned {len(new)} imported trials")
 
     def read_foreign_trials(self) -> None:
         """Read how the trials of other processes go on; take over those whose process ended."""

@@ -22,6 +22,9 @@ FailureKind = Literal["mistake", "disk", "number", "memory", "device", "timeout"
 # Facts of a trial that a search reads: the phase of its study, and in a study that processes share
 # the process that runs it.
 PHASE, PROCESS = "phase", "process"
+# Facts of a trial whose point a user enqueued (the key of the point), and of one that started after
+# its optimizer had learned imported trials (their number).
+ENQUEUED, LEARNED = "enqueued", "imported_trials"
 _MAX_REASON, _MAX_TRACE = 2_000, 20_000  # stored characters; chosen: every database holds them
 _SHOWN_REASONS = 5
 
@@ -216,7 +219,7 @@ class Ledger(Protocol):
         ...
 
     def start(
-        self, index: int, unit: UnitPoint, values: dict[str, Value], generation: int
+        self, index: int, unit: UnitPoint, values: dict[str, Value], generation: int, **facts: Any
     ) -> Trial:
         """Store a new trial as running.
 

@@ -15,20 +15,19 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synaptune.core.errors import user_error
-from synaptune.core.terminal import is_terminal
+from synaptune.core.terminal import is_terminal, print_line
 from synaptune.search.callback import CallbackList
 from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import SEED_MODULUS
 from synaptune.search.optimizers.registry import Engine, make_optimizer
-from synaptune.search.pruning import PRUNERS, PrunerConfig
 from synaptune.search.space.space import Space
-from synaptune.search.space.values import Value, to_plain
+from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial, TrialPruned, find_best
 from synaptune.search.workers.base import Workers
 from synaptune.search.workers.config import (
@@ -38,6 +37,7 @@ from synaptune.search.workers.config import (
     make_workers,
 )
 from synaptune.search.workers.reporting import report, should_stop
+from synaptune.study.additions import ImportedTrial, PendingAdditions
 from synaptune.study.callbacks.base import TERMINAL_ONLY, PhaseTrials, open_callbacks
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import (
@@ -47,6 +47,13 @@ from synaptune.study.database.connection import (
 )
 from synaptune.study.database.lease import read_stored_note
 from synaptune.study.location import StudyConfig, resolve_location
+from synaptune.study.manager_arguments import (
+    check_choice,
+    make_pruner,
+    read_callbacks,
+    read_integer,
+    read_number,
+)
 from synaptune.study.objective import (
     BestParameters,
     CallableEvaluation,
@@ -116,30 +123,31 @@ class TrialManager:
             retries: further attempts at a trial whose worker died.
             max_failure_rate: tolerated fraction of failed trials of a generation [0..1].
             directory: folder of the study; None means outputs/studies/<study_name>.
-            progress: whether to print a line for each trial on a terminal; `bar` shows a live table
-                there.
+            progress: True prints a line for each trial on a terminal, and in a log file or a pipe a
+                line after a generation or every 30 s; `bar` shows a live table on a terminal; False
+                prints nothing.
 
         Raises:
             UserError: an option has an invalid value.
         """
-        _check_choice("direction", direction, DIRECTIONS)
-        _check_choice("progress", progress, (True, False, "bar"))
+        check_choice("direction", direction, DIRECTIONS)
+        check_choice("progress", progress, (True, False, "bar"))
         for name, text in (("study_name", study_name), ("sampler", sampler)):
             if not isinstance(text, str) or not text:
                 raise user_error(
                     got=f"{name}={text!r}", expected="a name", do="give it as a string"
                 )
         self.maximize = direction == "maximize"
-        attempts = _read_integer("retries", retries)
-        budget = None if n_trials is None else _read_integer("n_trials", n_trials)
+        attempts = read_integer("retries", retries)
+        budget = None if n_trials is None else read_integer("n_trials", n_trials)
         self._plan = Plan(
-            budget, self.maximize, _read_number("max_failure_rate", max_failure_rate), attempts
+            budget, self.maximize, read_number("max_failure_rate", max_failure_rate), attempts
         )
         self._plan.check()
         if not isinstance(workers, WorkersConfig):
-            workers = WorkersConfig(count=_read_integer("workers", workers))
+            workers = WorkersConfig(count=read_integer("workers", workers))
         self._workers = replace(workers, count=1) if workers.count is None else workers
-        limit = None if timeout is None else _read_number("timeout", timeout)
+        limit = None if timeout is None else read_number("timeout", timeout)
         self._trial = TrialConfig(limit, attempts)
         check_execution(self._workers, self._trial)
         config = StudyConfig(
@@ -149,10 +157,44 @@ class TrialManager:
             "auto" if load_if_exists else "never",
         )
         self._location = resolve_location(config, study_name)
-        self._seed = None if seed is None else _read_integer("seed", seed)
-        self._sampler, self._progress, self._pruner = sampler, progress, _make_pruner(pruner)
+        self._seed = None if seed is None else read_integer("seed", seed)
+        self._sampler, self._progress, self._pruner = sampler, progress, make_pruner(pruner)
         # The trials while `optimize` has the study open.
         self._live: dict[int, Trial] | None = None
+        self._additions = PendingAdditions()
+
+    def enqueue(self, params: Mapping[str, Any], *, skip_if_exists: bool = True) -> None:
+        """Evaluate a point before the sampler is asked again; it counts as one of `n_trials`.
+
+        Args:
+            params: values by name; another parameter gets its start value, the middle of its range.
+            skip_if_exists: whether to ignore a point that the study has or has enqueued, so that a
+                program that is run again does not repeat it.
+
+        Raises:
+            UserError: by `optimize`, or in a callback at once: a name or value is not in the space.
+        """
+        self._additions.add_point(dict(params), skip_if_exists=skip_if_exists)
+
+    def add_trial(
+        self, params: Mapping[str, Any], value: float | None, source: str = "add_trial"
+    ) -> None:
+        """Add a finished trial of elsewhere, which the sampler learns.
+
+        It is neither one of `n_trials` nor one of `trials`, and never the best trial. A trial that
+        the study has already is ignored.
+
+        Args:
+            params: values by name; another parameter gets its start value, the middle of its range.
+            value: its objective; None for a failed trial.
+            source: where it comes from.
+
+        Raises:
+            UserError: as for `enqueue`.
+        """
+        number = None if value is None else read_number("value", value)
+        state = "failed" if number is None else "complete"
+        self._additions.add_trial(ImportedTrial(dict(params), state, number, source))
 
     def optimize(
         self,
@@ -183,9 +225,10 @@ class TrialManager:
                 expected="a function of a dict of parameters",
                 do="give a function",
             )
-        functions = _read_callbacks(callbacks)
-        added = None if n_trials is None else _read_integer("n_trials", n_trials, least=1)
+        functions = read_callbacks(callbacks)
+        added = None if n_trials is None else read_integer("n_trials", n_trials, least=1)
         space = self._restore_space(read_search_space(search_space))
+        self._additions.check(space)
         engine = self._make_engine(added)
         make_optimizer(engine, space)  # refuses an unusable name before there is a study
         workers = make_workers(
@@ -243,26 +286,36 @@ class TrialManager:
             budget = self._plan.budget if added is None else len(earlier) + added
             options = SearchOptions(self._pruner)
             plan = replace(self._plan, budget=budget)
-            search = PhaseSearch(ledger, engine, plan, options, trials=trials)
+            search = PhaseSearch(
+                ledger,
+                engine,
+                plan,
+                options,
+                on_message=print_line if self._progress else _ignore,
+                trials=trials,
+            )
             self._live = {trial.number: trial for trial in earlier}
             own = TrialCallbacks(self, self._live, functions)
             try:
-                with open_callbacks(
-                    [PhaseTrials(ledger, budget, earlier)],
-                    replace(TERMINAL_ONLY, progress=self._progress_mode),
-                    maximize=self.maximize,
-                    stop=options.stop,
-                    logs=False,
-                ) as shown:
+                with (
+                    self._additions.open(ledger),
+                    open_callbacks(
+                        [PhaseTrials(ledger, budget, earlier)],
+                        replace(TERMINAL_ONLY, progress=self._progress_mode),
+                        maximize=self.maximize,
+                        stop=options.stop,
+                        logs=False,
+                    ) as shown,
+                ):
                     optimize([search], workers, CallbackList([shown, own]))
             finally:
                 self._live = None
 
     @property
     def _progress_mode(self) -> str:
-        if self._progress == "bar":
-            return "bar"
-        return "lines" if self._progress and is_terminal(sys.stdout) else "off"
+        if not self._progress:
+            return "off"
+        return "lines" if self._progress is True and is_terminal(sys.stdout) else "auto"
 
     def report(self, value: float, step: int) -> None:
         """Report an intermediate value inside the objective; works in worker processes too."""
@@ -349,73 +402,5 @@ class TrialManager:
         return self.__dict__ | {"_live": None}
 
 
-def _check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
-    if value not in known:
-        names = ", ".join(map(str, known))
-        raise user_error(got=f"{name}={value}", expected=f"one of {names}", do="choose one of them")
-
-
-def _read_number(name: str, value: Any) -> float:
-    """Return a number of Python or numpy; raises UserError for anything else."""
-    plain = None
-    if not isinstance(value, str):
-        try:
-            plain = to_plain(value)
-        except TypeError:
-            plain = None
-    if isinstance(plain, bool) or not isinstance(plain, int | float):
-        raise user_error(got=f"{name}={value!r}", expected="a number", do=f"correct {name}")
-    return plain
-
-
-def _read_integer(name: str, value: Any, least: int | None = None) -> int:
-    """Return an integer of Python or numpy; raises UserError for anything else."""
-    number = _read_number(name, value)
-    if number != number or number in (float("inf"), float("-inf")) or number != int(number):
-        raise user_error(got=f"{name}={value!r}", expected="an integer", do=f"correct {name}")
-    if least is not None and number < least:
-        raise user_error(
-            got=f"{name}={value!r}", expected=f"at least {least}", do=f"correct {name}"
-        )
-    return int(number)
-
-
-def _read_callbacks(
-    callbacks: TrialCallback | Iterable[TrialCallback] | None,
-) -> list[TrialCallback]:
-    found = [] if callbacks is None else callbacks
-    functions = [found] if callable(found) else list(found) if isinstance(found, Iterable) else None
-    if functions is None or not all(map(callable, functions)):
-        raise user_error(
-            got=f"callbacks={callbacks!r}",
-            expected="functions of (manager, trial)",
-            do="give a list of functions",
-        )
-    return functions
-
-
-def _make_pruner(pruner: str | BasePruner | None) -> BasePruner | None:
-    """Make a pruner from its name. The steps of a callable become known by its first trials."""
-    import optuna
-
-    if isinstance(pruner, optuna.pruners.BasePruner):
-        return pruner
-    config = PrunerConfig()
-    makers: dict[str, Callable[[], BasePruner | None]] = {
-        "none": lambda: None,
-        "median": lambda: optuna.pruners.PercentilePruner(50.0, config.startup_trials),
-        "percentile": lambda: optuna.pruners.PercentilePruner(
-            config.percentile, config.startup_trials
-        ),
-        "hyperband": lambda: optuna.pruners.HyperbandPruner(
-            reduction_factor=config.reduction_factor
-        ),
-    }
-    name = "none" if pruner is None else pruner
-    if name not in PRUNERS:
-        raise user_error(
-            got=f"pruner={pruner}",
-            expected=f"{', '.join(PRUNERS)}, or a pruner of Optuna",
-            do="choose one of them",
-        )
-    return makers[name]()
+def _ignore(line: str) -> None:
+    """Print nothing."""

@@ -21,6 +21,7 @@ from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig, make_stop_rule
 from synaptune.search.trial import Trial, get_loss
 from synaptune.search.workers.base import NeverStop, Workers
+from synaptune.study.additions import StudyInbox
 from synaptune.study.callbacks.notify import Notifier
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import find_study
@@ -146,6 +147,7 @@ def _build_search(
         ),
         on_message=phase_search.on_message,
         trials=trials,
+        inbox=StudyInbox(ledger, phase_search.on_message, maximize=plan.maximize),
     )
 
 

@@ -14,7 +14,7 @@ from synaptune.core.files import make_absolute
 from synaptune.search.optimizers.base import Engine
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.space.values import decode_choice
-from synaptune.search.trial import Trial, get_loss
+from synaptune.search.trial import ENQUEUED, Trial, get_loss
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import (
     add_driver,
@@ -39,8 +39,12 @@ SEARCH, BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE = (
 )
 # Phases of phase 2; the first is also the note with the decisions of the gates.
 GATES, JOINT = ("gates", schema.JOINT)
-# Phases of a protocol that run trials without a search.
-_NO_SEARCH = ("sanity", BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE, "transfer")
+# Phases of trials without a search.
+# fmt: off
+_NO_SEARCH = (
+    "sanity", BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE, "transfer", schema.IMPORTED,
+)
+# fmt: on
 _SHOWN_NAMES = 10
 
 
@@ -234,7 +238,8 @@ def _build_spaces(
 ) -> dict[str, Space]:
     """Return the space of each phase from its first trial, where the search also started."""
     spaces: dict[str, Space] = {}
-    for trial in sorted(trials, key=lambda trial: trial.index):
+    # An enqueued point is no start.
+    for trial in sorted(trials, key=lambda trial: (ENQUEUED in trial.facts, trial.index)):
         phase = trial.facts.get(schema.PHASE, SEARCH)
         if phase not in spaces and trial.values:
             # A dimension without a start starts at the middle. The coordinate of its rounded value
@@ -244,7 +249,7 @@ def _build_spaces(
                     name,
                     json.loads(distributions[trial.number][name]),
                     value=value,
-                    is_middle=unit == 0.5,
+                    is_middle=unit == 0.5 or ENQUEUED in trial.facts,
                     described=str(configuration.get(f"{schema.RANGE_PREFIX}{name}", "")),
                 )
                 for (name, value), unit in zip(trial.values.items(), trial.unit, strict=True)

@@ -204,9 +204,13 @@ class Study:
         """SHA-256 of the configuration."""
         return hashlib.sha256(json.dumps(self.configuration, sort_keys=True).encode()).hexdigest()
 
+    def read_notes(self) -> dict[str, Any]:
+        """Return the notes of the study (any JSON) by key."""
+        return self._retry(lambda _: self._storage.get_study_user_attrs(self._id))
+
     def read_note(self, key: str) -> Any:
         """Return a note of the study (any JSON), or None if it does not exist."""
-        return self._retry(lambda _: self._storage.get_study_user_attrs(self._id)).get(key)
+        return self.read_notes().get(key)
 
     def write_note(self, key: str, value: Any) -> None:
         """Store a note of the study (any JSON) in one transaction."""
@@ -225,10 +229,9 @@ class Study:
         return self._retry(attempt)
 
     def read_trials(self, phase: str | None = None, first: int = 0) -> list[Trial]:
-        """Read the trials of a phase by index, or without a phase all trials by number.
+        """Read the trials of a phase by index, or without a phase all trials by number (slow).
 
-        The call is slow for a long study. In a shared study this process takes over the running
-        trials whose process has ended (`owns`).
+        In a shared study this process takes over the running trials of ended processes (`owns`).
 
         Args:
             phase: name of the phase; None means all phases.
@@ -346,8 +349,8 @@ class Study:
 
         The call writes at most once in STUDY_HEARTBEAT_INTERVAL and can be made at any rate.
         """
-        now = time.monotonic()
-        if self._last_heartbeat is None or now - self._last_heartbeat >= STUDY_HEARTBEAT_INTERVAL:
+        now, last = time.monotonic(), self._last_heartbeat
+        if last is None or now - last >= STUDY_HEARTBEAT_INTERVAL:
             self._retry(lambda _: self._lease.renew())
             self.write_note(schema.HOLDER, Holder.current().to_note())
             self._last_heartbeat = now
@@ -358,12 +361,9 @@ class Study:
         self._last_heartbeat = time.monotonic()
 
     def _get_trial_id(self, trial: Trial) -> int:
-        key = self._trial_ids.get(trial.number)
-        return (
-            self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
-            if key is None
-            else key
-        )
+        if (key := self._trial_ids.get(trial.number)) is not None:
+            return key
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, trial.number)
 
     def close(self, state: State = "ended") -> None:
         """Close the database and release the study.

@@ -11,7 +11,7 @@ import pytest
 from synaptune.core.errors import UserError
 from synaptune.search.optimizers.base import Engine, Observation
 from synaptune.search.optimizers.registry import make_optimizer
-from synaptune.search.optimizers.snapshot import StateFile, restore_optimizer
+from synaptune.search.optimizers.snapshot import StateFile, StoredPoint, restore_optimizer
 from synaptune.search.space.space import Dimension, Space
 
 SPACE = Space((Dimension("a", "lin", 0.0, 1.0, start=0.2), Dimension("b", "lin", 100.0, 200.0)))
@@ -58,7 +58,9 @@ def test_an_algorithm_that_cannot_be_stored_is_rebuilt_exactly(tmp_path, name):
     first = make(name)
     told = [point for generation in run(first, 7) for point in generation]
     state.save(first, 7)
-    restored = restore_optimizer(state, lambda: make(name), [(point, True) for point in told])
+    restored = restore_optimizer(
+        state, lambda: make(name), [StoredPoint(point, True) for point in told]
+    )
     assert restored.note is None
     rest = [point for generation in run(restored.optimizer, 5) for point in generation]
     assert told + rest == whole

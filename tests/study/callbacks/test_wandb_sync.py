@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import socket
@@ -17,6 +18,7 @@ from helpers.wandb_server import run_server
 pytest.importorskip("wandb", reason="wandb is an optional extra")
 
 from helpers import wandb_search
+from synaptune.cli import main as cli
 from synaptune.cli.wandb import add_command
 from synaptune.core.errors import UserError
 from synaptune.study.callbacks.wandb_sync import count_uploaded, find_local_runs
@@ -109,8 +111,14 @@ def test_offline_runs_are_sent_once_and_missing_ones_later(study, monkeypatch, c
         ] == [1, 2, 3, 4]
         assert controller.exit_code == 0
         requests = len(server.operations)
-        wandb("sync", str(study), "--best", "1")
-        assert "sent: 0; sent before: 2; not sent: 3" in capsys.readouterr().out
+        words = ["wandb", "sync", str(study), "--best", "1", "--json", "--quiet"]
+        assert cli.main(words) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out) == {
+            **{"study": "offline", "sent": [], "sent_before": 2, "failed": []},
+            "left_out": ["trial 1", "trial 2", "trial 3"],
+        }
+        assert err == ""
         assert len(server.operations) == requests
         wandb("sync", str(study), "--project", "other")
         out = capsys.readouterr().out

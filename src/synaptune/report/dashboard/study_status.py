@@ -136,7 +136,8 @@ class StudyStatus:
     @property
     def current_phase(self) -> PhaseStatus | None:
         """The phase of the last trial; None before the first trial."""
-        return max(self.phases, key=lambda phase: phase.last_number, default=None)
+        own = [phase for phase in self.phases if phase.name != schema.IMPORTED]
+        return max(own, key=lambda phase: phase.last_number, default=None)
 
 
 def _find_search(phases: Sequence[PhaseStatus]) -> PhaseStatus | None:

@@ -26,7 +26,7 @@ from synaptune.report.page import render_drawing
 from synaptune.report.table_model import describe_range, show_value
 from synaptune.search.space.space import Dimension
 from synaptune.search.space.values import Value
-from synaptune.search.trial import Trial
+from synaptune.search.trial import ENQUEUED, Trial
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import StudySnapshot
 
@@ -276,6 +276,8 @@ def _list_result(snapshot: StudySnapshot, trial: Trial) -> list[tuple[str, str]]
         "state": f'<span class="state {trial.state}">{trial.state}</span>',
         "phase": render_value(trial.facts.get(schema.PHASE)),
         "index in its phase": render_value(trial.index),
+        "proposed by": "a user (enqueued)" if ENQUEUED in trial.facts else "",
+        "imported from": render_value(trial.facts.get(schema.SOURCE)),
         "objective": render_value(trial.objective),
         "objective, estimated when it was pruned": render_value(trial.estimate),
         "duration": "" if seconds is None else format_duration(float(seconds)),

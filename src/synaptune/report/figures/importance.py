@@ -33,7 +33,7 @@ class _ImportanceColumn(NamedTuple):
         below: second line of the heading.
         values: (value, low, high) by parameter [%]; low and high are nan without an interval.
         colour: colour of the points.
-        told: names of the parameters whose value is told from zero; the others are grey.
+        told: parameters whose value differs significantly from zero; the others are grey.
     """
 
     head: str
@@ -102,7 +102,7 @@ def _explain_spread(evidence: Evidence) -> str:
         text += " Bars: their range over fits to resampled trials."
     if entries[0].floor is not None:
         text += (
-            " Grey: not told from zero, without a significant effect or below the "
+            " Grey: no significant effect, or a share below the "
             f"{100 * entries[0].floor:.0f} % of fANOVA that shuffled losses reach."
         )
     if all(entry.ped_anova is None for entry in entries):
@@ -148,7 +148,7 @@ def _make_columns(evidence: Evidence, palette: Palette) -> list[_ImportanceColum
 
 
 def find_told(evidence: Evidence) -> set[str]:
-    """Find the parameters whose effect is told from zero; all of them if no effect was tested."""
+    """Find the parameters with a significant effect; all of them if no effect was tested."""
     if not evidence.effects:
         return set(evidence.names)
     return {effect.name for effect in evidence.effects if effect.significant}

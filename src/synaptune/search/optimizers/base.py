@@ -25,10 +25,12 @@ class Observation(NamedTuple):
     Attributes:
         unit: point of the unit box.
         loss: loss at the point; None for a failed trial.
+        is_asked: whether the optimizer proposed the point; False for one that a user enqueued.
     """
 
     unit: UnitPoint
     loss: float | None
+    is_asked: bool = True
 
 
 class Optimizer(Protocol):
@@ -62,6 +64,13 @@ class Optimizer(Protocol):
         Points that were not asked for are accepted; they occur when a search is rebuilt.
         """
         ...
+
+    def learn(self, points: Sequence[Observation]) -> None:
+        """Learn points of other searches, between two generations.
+
+        An optimizer that cannot use them ignores them.
+        """
+        self.tell(points)
 
     def reseed(self, engine: Engine, index: int) -> None:
         """Draw the point with this index, and later ones, from a random stream of its own.

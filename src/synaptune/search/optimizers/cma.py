@@ -58,6 +58,8 @@ _EDGE_MARGIN = MIN_SHARE / 2.0  # a coordinate this far beyond an edge lies in t
 class CmaOptimizer(Optimizer):
     """The strategy of pycma with the `Optimizer` interface, eqs. (1) to (4)."""
 
+    _learned: Observation | None = None  # a point of another search, for the next generation
+
     def __init__(self, engine: Engine, space: Space) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pycma warns of a missing plotting package
@@ -90,8 +92,12 @@ class CmaOptimizer(Optimizer):
 
     def tell(self, generation: Sequence[Observation]) -> None:
         """Learn a generation; failed points rank below all others of the generation."""
+        known_losses = [point.loss for point in generation if point.loss is not None]
+        if self._learned is not None:
+            generation, self._learned = [*generation, self._learned], None
         losses, self._worst = rank_losses(generation, self._worst)
-        self._first = None
+        if any(point.is_asked for point in generation):
+            self._first = None
         if not self._drawn:
             self.draw()  # pycma accepts a generation only after it has drawn one
         with warnings.catch_warnings():
@@ -103,10 +109,17 @@ class CmaOptimizer(Optimizer):
         self._strategy.sent_solutions.clear()
         self._drawn = False
         self._queue.clear()
-        known_losses = [point.loss for point in generation if point.loss is not None]
         best = min(known_losses, default=math.inf)
         self._stagnation = 0 if best < self._best else self._stagnation + 1
         self._best = min(best, self._best)
+
+    def learn(self, points: Sequence[Observation]) -> None:
+        """Add the best point to the next generation that is told.
+
+        pycma shortens the step to a point that it has not drawn (Hansen 2011, arXiv:1110.4181).
+        """
+        known = [point for point in (*points, self._learned) if point and point.loss is not None]
+        self._learned = min(known, key=lambda point: point.loss or 0.0, default=None)
 
     def get_diagnostics(self) -> Diagnostics | None:
         """Return the distribution of the next generation, or None before the first `tell`."""

@@ -85,7 +85,8 @@ class NevergradOptimizer(Optimizer):
                     # The CMA family accepts a generation only after it has drawn one.
                     asked = self._ask_algorithm()
                     self._unused = asked if _runs_in_thread(self._optimizer) else None
-                    candidate, self._first = self._make_candidate(point.unit), None
+                    candidate = self._make_candidate(point.unit)
+                    self._first = None if point.is_asked else self._first
                 try:
                     self._optimizer.tell(candidate, loss)
                 except TellNotAskedNotSupportedError:

@@ -171,7 +171,7 @@ class OptunaOptimizer(Optimizer):
                 if numbers:
                     self._study.tell(numbers.pop(0), _to_value(point))
                 else:
-                    self._first = None
+                    self._first = None if point.is_asked else self._first
                     self._add_trial(self._to_parameters(point.unit), _to_value(point), self._study)
             for number in (number for numbers in self._open.values() for number in numbers):
                 self._study.tell(number, state=optuna.trial.TrialState.FAIL)

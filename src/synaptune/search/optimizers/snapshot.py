@@ -48,6 +48,20 @@ class OptimizerSnapshot:
     optimizer: Optimizer | None
 
 
+class StoredPoint(NamedTuple):
+    """A trial of a search, as the restoration sees it.
+
+    Attributes:
+        point: the point with its loss.
+        is_finished: whether the trial has ended.
+        learned: number of imported trials that the optimizer had learned when the trial started.
+    """
+
+    point: Observation
+    is_finished: bool
+    learned: int = 0
+
+
 class RestoredOptimizer(NamedTuple):
     """A restored optimizer.
 
@@ -113,18 +127,20 @@ class StateFile:
 def restore_optimizer(
     state_file: StateFile,
     make_fresh: Callable[[], Optimizer],
-    trials: Sequence[tuple[Observation, bool]],
+    trials: Sequence[StoredPoint],
+    imported: Sequence[Observation] = (),
 ) -> RestoredOptimizer:
     """Restore an optimizer to its state after the given trials.
 
     Args:
         state_file: the state file of the search.
         make_fresh: function that creates the optimizer in its initial state.
-        trials: pairs (point with loss, whether the trial has finished), in the order of the asks.
+        trials: the trials in the order of the asks.
+        imported: the imported trials in the order in which the optimizer learned them.
     """
     optimizer = make_fresh()
     if not optimizer.learns:  # its points depend on the number of asks only: it needs no file
-        told = _replay(optimizer, 0, trials)
+        told = _replay(optimizer, 0, trials, imported)
         if told is not None:
             return RestoredOptimizer(optimizer, told, None)
     found = state_file.load()
@@ -135,7 +151,7 @@ def restore_optimizer(
     elif found.told * found.optimizer.generation_size > len(trials):
         reason = "is ahead of the study's trials"
     else:
-        told = _replay(found.optimizer, found.told, trials)
+        told = _replay(found.optimizer, found.told, trials, imported)
         if told is not None:
             return RestoredOptimizer(found.optimizer, told, None)
         reason = "does not fit the study's trials"
@@ -144,17 +160,18 @@ def restore_optimizer(
         f"the search is rebuilt from the study's {len(trials)} trials"
     )
     optimizer = make_fresh()
-    told = _replay(optimizer, 0, trials)
+    told = _replay(optimizer, 0, trials, imported)
     if told is not None:
         is_expected = not trials or (not isinstance(found, str) and found.optimizer is None)
         return RestoredOptimizer(optimizer, told, None if is_expected else f"{note}, exactly")
     optimizer = make_fresh()
     optimizer.reseed(state_file.engine, len(trials))
-    told = 0
+    told = learned = 0
     for generation in _split_generations(optimizer, trials):
+        learned = _learn(optimizer, generation, imported, learned)
         if not _is_complete(generation, optimizer.generation_size):
             break
-        optimizer.tell([point for point, _ in generation])
+        optimizer.tell([entry.point for entry in generation])
         told += 1
     return RestoredOptimizer(
         optimizer, told, f"{note}; its own points would differ, so it goes on from their losses"
@@ -162,7 +179,10 @@ def restore_optimizer(
 
 
 def _replay(
-    optimizer: Optimizer, generations: int, trials: Sequence[tuple[Observation, bool]]
+    optimizer: Optimizer,
+    generations: int,
+    trials: Sequence[StoredPoint],
+    imported: Sequence[Observation],
 ) -> int | None:
     """Ask and tell again, starting at generation `generations`.
 
@@ -171,23 +191,40 @@ def _replay(
     """
     # An optimizer that does not learn is also asked for points after an incomplete generation.
     leading = True
+    before = trials[: generations * optimizer.generation_size]
+    learned = max((entry.learned for entry in before), default=0)
     for generation in _split_generations(optimizer, trials)[generations:]:
-        if any(optimizer.ask() != point.unit for point, _ in generation):
+        learned = _learn(optimizer, generation, imported, learned)
+        asked = [entry.point.unit for entry in generation if entry.point.is_asked]
+        if any(optimizer.ask() != unit for unit in asked):
             return None
         leading = leading and _is_complete(generation, optimizer.generation_size)
         if leading:
-            optimizer.tell([point for point, _ in generation])
+            optimizer.tell([entry.point for entry in generation])
             generations += 1
     return generations
 
 
-def _is_complete(generation: Sequence[tuple[Observation, bool]], size: int) -> bool:
-    return len(generation) == size and all(finished for _, finished in generation)
+def _learn(
+    optimizer: Optimizer,
+    generation: Sequence[StoredPoint],
+    imported: Sequence[Observation],
+    learned: int,
+) -> int:
+    """Learn the imported trials that the search learned before a generation; return their count."""
+    count = max(learned, *(entry.learned for entry in generation))
+    if count > learned:
+        optimizer.learn(imported[learned:count])
+    return count
+
+
+def _is_complete(generation: Sequence[StoredPoint], size: int) -> bool:
+    return len(generation) == size and all(entry.is_finished for entry in generation)
 
 
 def _split_generations(
-    optimizer: Optimizer, trials: Sequence[tuple[Observation, bool]]
-) -> list[Sequence[tuple[Observation, bool]]]:
+    optimizer: Optimizer, trials: Sequence[StoredPoint]
+) -> list[Sequence[StoredPoint]]:
     size = optimizer.generation_size
     return [trials[first : first + size] for first in range(0, len(trials), size)]
 

@@ -27,6 +27,8 @@ from synaptune.training.loggers.wandb_run import (
 
 _EMPTY_BYTES = 7  # size of a file that a killed run left with nothing but its header
 
+_STDERR = 2  # file descriptor
+
 
 class LocalRun(NamedTuple):
     """A W&B run on this disk.
@@ -157,14 +159,21 @@ def mark_best_run(
 
 
 def sync_runs(
-    runs: Sequence[LocalRun], *, project: str | None = None, entity: str | None = None
+    runs: Sequence[LocalRun],
+    *,
+    project: str | None = None,
+    entity: str | None = None,
+    show: bool = True,
 ) -> None:
     """Run `wandb sync` on the files of runs.
+
+    What the client prints goes to standard error.
 
     Args:
         runs: the runs.
         project: W&B project; None means the project of each run.
         entity: W&B entity; None means the entity of each run.
+        show: whether to show the messages of the client also if every run is accepted.
     """
     command = [sys.executable, "-m", "wandb", "sync", "--yes", "--include-online"]
     command += ["--project", project] if project else []
@@ -172,11 +181,17 @@ def sync_runs(
     # Variables of a search, which must not change the mode or the ids of the uploads.
     removed = ("WANDB_MODE", "WANDB_SILENT", "WANDB_RUN_ID")
     environment = {name: value for name, value in os.environ.items() if name not in removed}
-    with tempfile.TemporaryDirectory() as logs:  # the client would write its logs to ./wandb
+    # The client would write its logs to ./wandb.
+    with tempfile.TemporaryDirectory() as logs, tempfile.TemporaryFile("w+") as messages:
         # Each file is named, since `wandb sync` finds no runs marked online in a folder.
         subprocess.run(
             [*command, *(str(run.path) for run in runs)],
             env=environment | {"WANDB_DIR": logs},
             stdin=subprocess.DEVNULL,
+            stdout=_STDERR if show else messages,
+            stderr=_STDERR if show else messages,
             check=False,
         )
+        messages.seek(0)
+        if not all(run.is_sent for run in runs):
+            sys.stderr.write(messages.read())

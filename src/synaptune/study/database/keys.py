@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from synaptune.core.errors import user_error
+from synaptune.search.trial import ENQUEUED, LEARNED, Result, Trial
 from synaptune.search.trial import PHASE as PHASE
 from synaptune.search.trial import PROCESS as PROCESS
-from synaptune.search.trial import Result, Trial
 
 SCHEMA_VERSION = 1
 
@@ -22,6 +22,7 @@ ENGINE = "engine"
 PARAMETERS = "parameters"  # names of the searched parameters in the order of the coordinates
 # By phase: the budget of the latest command, and why a search stopped before it (study/state.py).
 SEARCHES = "searches"
+IMPORTED = "imported"  # number of the imported trials, and their phase (study/additions.py)
 ARCHIVED = "synaptune:archived"  # whether lists of studies hide the study
 
 # Phase of the last search of phase 2.
@@ -39,6 +40,10 @@ UNIT = "unit"
 GENERATION = "generation"
 SEED = "seed"
 
+# User attributes of an imported trial: where it comes from, and its number there.
+SOURCE = "source"
+SOURCE_NUMBER = "source_number"
+
 # User attributes that are written later: the reasons of lost attempts, the extrapolated objective
 # of a pruned trial, and the end of the trial; for a failed one also the kind of failure
 # (search/trial.py).
@@ -53,7 +58,7 @@ TRACEBACK = "traceback"
 # fmt: off
 _RESERVED_NAMES = frozenset({
     PHASE, INDEX, UNIT, GENERATION, SEED, PROCESS, ATTEMPTS, ESTIMATE, SECONDS, FAILURE, REASON,
-    TRACEBACK, "config_fingerprint", "code_version",
+    TRACEBACK, SOURCE, ENQUEUED, LEARNED, "config_fingerprint", "code_version",
 })
 # fmt: on
 

@@ -55,7 +55,6 @@ def create_trial(
         TrialExistsError: another process has stored a trial of the same phase and index.
     """
     from optuna.trial import TrialState
-    from sqlalchemy import insert
     from sqlalchemy.orm import Session
 
     models = get_models()
@@ -80,15 +79,71 @@ def create_trial(
         may_be_taken = schema.PROCESS in facts and row.number > trial.index
         if may_be_taken and _find_trial(session, study, identity) is not None:
             raise TrialExistsError(identity)
-        parameters = [
-            {"trial_id": row.trial_id, **_make_parameter_row(dimension, trial)}
-            for dimension in space.dimensions
-        ]
-        session.execute(insert(models.TrialParamModel), parameters)
-        session.execute(
-            insert(models.TrialUserAttributeModel), _make_attribute_rows(row.trial_id, facts)
-        )
+        _add_details(session, row.trial_id, space, trial=trial, facts=facts)
         return row.trial_id, row.number
+
+
+def _add_details(
+    session: Any, trial_id: int, space: Space, *, trial: Trial, facts: Mapping[str, Any]
+) -> None:
+    from sqlalchemy import insert
+
+    models = get_models()
+    parameters = [
+        {"trial_id": trial_id, **_make_parameter_row(dimension, trial)}
+        for dimension in space.dimensions
+    ]
+    session.execute(insert(models.TrialParamModel), parameters)
+    session.execute(insert(models.TrialUserAttributeModel), _make_attribute_rows(trial_id, facts))
+
+
+def create_finished_trials(
+    storage: Any, study: int, *, space: Space, trials: Sequence[Trial]
+) -> None:
+    """Store imported trials, which have ended, and their number as a note, in one transaction.
+
+    Their indexes continue those of the imported trials that the study has.
+
+    Args:
+        storage: Optuna's storage.
+        study: Optuna's identifier of the study.
+        space: search space of the trials.
+        trials: the trials, with indexes from 0 on.
+    """
+    from optuna.trial import TrialState
+    from sqlalchemy import select
+    from sqlalchemy.orm import Session
+
+    models = get_models()
+    note = models.StudyUserAttributeModel
+    with Session(storage.engine) as session, session.begin():
+        models.StudyModel.find_or_raise_by_id(study, session, for_update=True)
+        matches = note.study_id == study, note.key == schema.IMPORTED
+        stored = session.execute(select(note).where(*matches)).scalar_one_or_none()
+        first = 0 if stored is None else int(json.loads(stored.value_json))
+        for trial in trials:  # without times, which are those of the study's own runs
+            state = TrialState[_OPTUNA_STATES[trial.state]]
+            row: Any = models.TrialModel(study_id=study, number=None, state=state)
+            session.add(row)
+            session.flush()
+            row.number = row.count_past_trials(session)
+            if trial.objective is not None:
+                session.add(_make_value_row(row.trial_id, trial.objective))
+            facts = {**trial.facts, schema.INDEX: first + trial.index}
+            facts |= {schema.UNIT: list(trial.unit)}
+            facts |= {} if trial.estimate is None else {schema.ESTIMATE: trial.estimate}
+            _add_details(session, row.trial_id, space, trial=trial, facts=facts)
+        count = json.dumps(first + len(trials))
+        if stored is None:
+            session.add(note(study_id=study, key=schema.IMPORTED, value_json=count))
+        else:
+            stored.value_json = count
+
+
+def _make_value_row(trial_id: int, objective: float) -> Any:
+    models = get_models()
+    value, kind = models.TrialValueModel.value_to_stored_repr(objective)
+    return models.TrialValueModel(trial_id=trial_id, objective=0, value=value, value_type=kind)
 
 
 def finish_trial(
@@ -122,10 +177,7 @@ def finish_trial(
         state = schema.get_end_state(result)
         if state == "complete":
             assert result.objective is not None
-            value, kind = models.TrialValueModel.value_to_stored_repr(result.objective)
-            session.add(
-                models.TrialValueModel(trial_id=trial_id, objective=0, value=value, value_type=kind)
-            )
+            session.add(_make_value_row(trial_id, result.objective))
         row.state = TrialState[_OPTUNA_STATES[state]]
         row.datetime_complete = datetime.now()
 

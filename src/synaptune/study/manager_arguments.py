@@ -1,0 +1,88 @@
+"""Checks of the arguments of TrialManager."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from synaptune.core.errors import user_error
+from synaptune.search.pruning import PRUNERS, PrunerConfig
+from synaptune.search.space.values import to_plain
+from synaptune.study.objective import TrialCallback
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+
+
+def check_choice(name: str, value: Any, known: Sequence[Any]) -> None:
+    """Raise UserError for a value that is not among the known ones."""
+    if value not in known:
+        names = ", ".join(map(str, known))
+        raise user_error(got=f"{name}={value}", expected=f"one of {names}", do="choose one of them")
+
+
+def read_number(name: str, value: Any) -> float:
+    """Return a number of Python or numpy; raises UserError for anything else."""
+    plain = None
+    if not isinstance(value, str):
+        try:
+            plain = to_plain(value)
+        except TypeError:
+            plain = None
+    if isinstance(plain, bool) or not isinstance(plain, int | float):
+        raise user_error(got=f"{name}={value!r}", expected="a number", do=f"correct {name}")
+    return plain
+
+
+def read_integer(name: str, value: Any, least: int | None = None) -> int:
+    """Return an integer of Python or numpy; raises UserError for anything else."""
+    number = read_number(name, value)
+    if number != number or number in (float("inf"), float("-inf")) or number != int(number):
+        raise user_error(got=f"{name}={value!r}", expected="an integer", do=f"correct {name}")
+    if least is not None and number < least:
+        raise user_error(
+            got=f"{name}={value!r}", expected=f"at least {least}", do=f"correct {name}"
+        )
+    return int(number)
+
+
+def read_callbacks(
+    callbacks: TrialCallback | Iterable[TrialCallback] | None,
+) -> list[TrialCallback]:
+    """Return one function or several as a list; raises UserError for anything else."""
+    found = [] if callbacks is None else callbacks
+    functions = [found] if callable(found) else list(found) if isinstance(found, Iterable) else None
+    if functions is None or not all(map(callable, functions)):
+        raise user_error(
+            got=f"callbacks={callbacks!r}",
+            expected="functions of (manager, trial)",
+            do="give a list of functions",
+        )
+    return functions
+
+
+def make_pruner(pruner: str | BasePruner | None) -> BasePruner | None:
+    """Make a pruner from its name. The steps of a callable become known by its first trials."""
+    import optuna
+
+    if isinstance(pruner, optuna.pruners.BasePruner):
+        return pruner
+    config = PrunerConfig()
+    makers: dict[str, Callable[[], BasePruner | None]] = {
+        "none": lambda: None,
+        "median": lambda: optuna.pruners.PercentilePruner(50.0, config.startup_trials),
+        "percentile": lambda: optuna.pruners.PercentilePruner(
+            config.percentile, config.startup_trials
+        ),
+        "hyperband": lambda: optuna.pruners.HyperbandPruner(
+            reduction_factor=config.reduction_factor
+        ),
+    }
+    name = "none" if pruner is None else pruner
+    if name not in PRUNERS:
+        raise user_error(
+            got=f"pruner={pruner}",
+            expected=f"{', '.join(PRUNERS)}, or a pruner of Optuna",
+            do="choose one of them",
+        )
+    return makers[name]()
