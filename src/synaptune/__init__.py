@@ -24,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from synaptune.study.lightning_trial import LightningTrial
 
         return LightningTrial
+    if name == "HyperparameterSearcher":
+        from synaptune.protocols.hyperparameter_searcher import HyperparameterSearcher
+
+        return HyperparameterSearcher
     if name == "TrialPruned":
         from synaptune.search.trial import TrialPruned
 

@@ -6,15 +6,25 @@ Source: Loshchilov and Hutter 2019, algorithm 2; moment rates 0.9 and 0.95: Brow
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, Protocol
+
 import torch
 
-from synaptune.model.gpt import GPT
 from synaptune.training.config import TrainingConfig
 
 MOMENT_RATES = (0.9, 0.95)
 
 
-def make_adamw(model: GPT, config: TrainingConfig) -> torch.optim.AdamW:
+class DecayingModel(Protocol):
+    """A model that defines which weights decay."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+    def make_decay_groups(self, weight_decay: float) -> list[dict[str, Any]]: ...
+
+
+def make_adamw(model: DecayingModel, config: TrainingConfig) -> torch.optim.AdamW:
     """Return the optimizer of a run; the model defines which weights decay."""
     on_gpu = next(model.parameters()).is_cuda
     groups = model.make_decay_groups(config.weight_decay)
