@@ -9,9 +9,11 @@ import pytest
 from helpers import processes
 from helpers.paths import ROOT
 from synaptune import HyperparameterSearcher
+from synaptune.analysis.compare import compute_interval
 from synaptune.analysis.evidence import gather_evidence
 from synaptune.core.errors import UserError
-from synaptune.protocols.dendritic import compute_interval, run_architectures
+from synaptune.protocols.dendritic import run_architectures
+from synaptune.report.findings import make_verdict
 from synaptune.report.page import render_html
 from synaptune.study.reader import find_study
 
@@ -128,6 +130,10 @@ def test_the_protocol_pairs_architectures_by_seed_and_continues(folder, capsys):
     assert "against dense" in said
     assert "at most 2,000 parameters" in said
     assert run_architectures(words) == [simple, dense]
+    evidence = gather_evidence(find_study("dendritic-quick-dendritic-simple"), deep=False)
+    assert evidence.test_accuracies == simple.accuracies
+    assert evidence.phase == "refine"
+    assert "% test accuracy" in make_verdict(evidence).headline
     table = json.loads((folder / "outputs/studies/dendritic-quick.json").read_text())
     assert table["results"][1]["accuracies"] == list(dense.accuracies)
 

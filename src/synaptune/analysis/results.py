@@ -291,6 +291,7 @@ class Evidence:
         plan: plan of the analysed search.
         validated: trial of the search that the validation ran; None without one. It is not `best`
             if the search has found a better trial since, and the validation is then stale.
+        test_accuracies: test accuracy of the best on fresh seeds, of an image study.
         spans: start and end of the ended trials by number [s since the first start].
         provenance: what is needed to reproduce the study.
         inspections: results of the inspections of the baseline and the best ("baseline", "best").
@@ -342,6 +343,7 @@ class Evidence:
     state: State = "ended"
     plan: SearchPlan = UNKNOWN_PLAN
     validated: Trial | None = None
+    test_accuracies: tuple[float, ...] = ()
     spans: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @property

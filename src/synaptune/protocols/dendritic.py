@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from synaptune.analysis.compare import compute_interval
 from synaptune.config.compose import ComposedConfig, compose_config
 from synaptune.core.errors import user_error
 from synaptune.core.files import write_atomic
@@ -31,18 +31,10 @@ from synaptune.report.table_model import Column, Table, make_table
 from synaptune.search.space.space import Dimension, Space, make_space
 from synaptune.search.trial import Trial
 from synaptune.study.location import StudyConfig, resolve_location
+from synaptune.study.reader import TEST
 
 RESAMPLING = "network.steps_to_resample"
-_TEST = "test"  # phase of the runs on fresh seeds
 _REFINED_SHARE = 0.4  # width of a refined range, in the range of the search
-
-
-class Interval(NamedTuple):
-    """A mean and its 95 % interval (Student's t)."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -246,10 +238,10 @@ def _run_tests(protocol: Protocol, best: Trial) -> tuple[tuple[float, ...], tupl
         sides.append({**best.values, RESAMPLING: 0})
     points = [(wide.to_unit(values), seed) for values in sides for seed in protocol.seeds]
     print_message(f"test: the best on {len(protocol.seeds)} fresh seeds")
-    ledger = protocol.make_ledger(_TEST, wide)
+    ledger = protocol.make_ledger(TEST, wide)
     runs = run_points(protocol, ledger, points, label="test run", test=True)
-    accuracies = [run.facts.get("test_accuracy") for run in runs]
-    if None in accuracies:
+    accuracies: list[float] = [run.facts.get("test_accuracy", math.nan) for run in runs]
+    if any(map(math.isnan, accuracies)):
         raise user_error(
             got=f"a failed test run: {next(run.reason for run in runs if run.reason)}",
             expected="runs that end",
@@ -257,15 +249,6 @@ def _run_tests(protocol: Protocol, best: Trial) -> tuple[tuple[float, ...], tupl
         )
     count = len(protocol.seeds)
     return tuple(accuracies[:count]), tuple(accuracies[count:])
-
-
-def compute_interval(values: Sequence[float]) -> Interval:
-    """Return the mean of values with its 95 % interval."""
-    from scipy.stats import t
-
-    mean, count = statistics.fmean(values), len(values)
-    half = float(t.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
-    return Interval(mean, mean - half, mean + half)
 
 
 def make_result_table(results: Sequence[ArchitectureResult], base: DictConfig) -> Table:

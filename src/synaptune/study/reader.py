@@ -37,10 +37,11 @@ SEARCH, BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE = (
     "ablation",
     "reference",
 )
+TEST = "test"  # phase of an image study: its best on fresh seeds with the test split
 # Phases of phase 2; the first is also the note with the decisions of the gates.
 GATES, JOINT = ("gates", schema.JOINT)
 # Phases of a protocol that run trials without a search.
-_NO_SEARCH = ("sanity", BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE, "transfer")
+_NO_SEARCH = ("sanity", BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE, TEST, "transfer")
 _SHOWN_NAMES = 10
 
 
