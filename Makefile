@@ -16,7 +16,7 @@ OVERRIDES = $(if $(BUDGET),protocol.budget=$(BUDGET)) $(if $(SEEDS),protocol.see
 	$(if $(STUDY),study.name=$(STUDY)) $(if $(SCALE),scale=$(SCALE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine dendritic sample sensitivity docs bench-step bench-search bench-curve bench-noise bench-start bench test lint check clean
+.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine dendritic sample sensitivity docs bench-step bench-search bench-curve bench-noise bench-start bench-optimizer bench test lint check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ bench-noise: $(READY) ## measure what common random numbers save; ARGS="--candid
 
 bench-start: $(READY) ## measure CPU time to --help and to the first training step; ARGS="--against FOLDER"
 	$(BIN)/python benchmarks/bench_start.py $(ARGS)
+
+bench-optimizer: $(READY) ## measure BiostatisV6 against AdamW, each at its best; ARGS="--images cifar10 --path FOLDER"
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_optimizer.py $(ARGS)
 
 bench: $(READY) ## run every benchmark
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

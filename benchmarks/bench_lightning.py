@@ -24,10 +24,10 @@ from synaptune.config.settings import read_settings
 from synaptune.data.batches import make_train_batch
 from synaptune.data.corpus import load_corpus
 from synaptune.model.gpt import GPT
-from synaptune.training.adamw import make_adamw
 from synaptune.training.evaluation import make_autocast, pick_device, to_device
 from synaptune.training.job import LanguageJob
 from synaptune.training.metrics import training_loss
+from synaptune.training.optimizers import make_adamw
 from synaptune.training.schedules import learning_rate
 from synaptune.training.trainer import fit, warm_up
 

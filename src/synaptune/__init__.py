@@ -28,6 +28,10 @@ def __getattr__(name: str) -> Any:
         from synaptune.protocols.hyperparameter_searcher import HyperparameterSearcher
 
         return HyperparameterSearcher
+    if name == "BiostatisV6":
+        from synaptune.training.biostatis import BiostatisV6
+
+        return BiostatisV6
     if name == "TrialPruned":
         from synaptune.search.trial import TrialPruned
 

@@ -203,6 +203,12 @@ def compute_fingerprint(settings: Settings) -> str:
         plain["budget"] = dataclasses.asdict(settings.budget)
     else:  # the keys that a version adds leave the fingerprints of the runs before as they are
         del plain["model"]["kind"], plain["data"]["subset_size"]
+    training = plain["training"]
+    del training["representation"]
+    if settings.training.optimizer == "adamw":
+        del training["optimizer"], training["biostatis"]
+    if settings.training.schedule == "cosine":
+        del training["schedule"]
     return hashlib.sha256(
         json.dumps(plain | {"seed": settings.seed}, sort_keys=True).encode()
     ).hexdigest()

@@ -14,6 +14,7 @@ from synaptune.data.images import ImageBatch, ImageData, make_image_batch, split
 from synaptune.model.dendrites import ImageNetwork
 from synaptune.training.evaluation import make_autocast, to_device
 from synaptune.training.job import Job, Split, StepOutput
+from synaptune.training.representation import measure_last_layer
 
 _COLUMNS = (
     *("step", "seconds", "train_loss", "learning_rate", "images_per_second"),
@@ -64,8 +65,12 @@ class ImageJob(Job):
         """Return the training accuracy and the number of trained parameters."""
         self.model.to(device)  # Lightning leaves a trained model on the CPU
         metrics = self._score(device, split_batches(self.images, "train"), "train_")
+        if self.training.representation:
+            images = split_batches(self.images, "val")[0].images.to(device)
+            metrics |= measure_last_layer(self.model, self.model.head, images)
         count = sum(weight.numel() for weight in self.model.parameters())
-        return {"train_accuracy": metrics["train_accuracy"], "parameters": float(count)}
+        del metrics["train_loss"]  # of the log, not of the whole split
+        return metrics | {"parameters": float(count)}
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -24,6 +24,7 @@ from synaptune.training.errors import ValidationCallback
 from synaptune.training.evaluation import compute_expert_metrics, evaluate, make_autocast
 from synaptune.training.loggers.base import CSV_COLUMNS
 from synaptune.training.metrics import training_loss
+from synaptune.training.representation import measure_last_layer
 
 Split = Literal["val", "test"]
 
@@ -173,8 +174,17 @@ class LanguageJob(Job):
         return self.model.get_utilisation()
 
     def score_split(self, device: torch.device, split: Split) -> dict[str, float]:
+        return evaluate(
+            self.model,
+            self._get_batches(split),
+            precision=make_autocast(self.training, device),
+            bytes_per_token=self.corpus.bytes_per_token,
+            prefix=f"{split}_",
+        )
+
+    def _get_batches(self, split: Split) -> list[Batch]:
         training = self.training
-        batches = _get_batches(
+        return _get_batches(
             self.corpus,
             self.data,
             split,
@@ -182,17 +192,17 @@ class LanguageJob(Job):
             self.config.context,
             training.eval_batches,
         )
-        return evaluate(
-            self.model,
-            batches,
-            precision=make_autocast(training, device),
-            bytes_per_token=self.corpus.bytes_per_token,
-            prefix=f"{split}_",
-        )
 
     def validate(self, device: torch.device) -> dict[str, float]:
         """Return the validation metrics and the metrics of the experts' use."""
         return self.score_split(device, "val") | compute_expert_metrics(self.model)
+
+    def compute_final_metrics(self, device: torch.device) -> dict[str, float]:
+        if not self.training.representation:
+            return {}
+        self.model.to(device)  # Lightning leaves a trained model on the CPU
+        tokens = self._get_batches("val")[0].tokens.to(device)
+        return measure_last_layer(self.model, self.model.head, tokens)
 
     def describe(self) -> dict[str, Any]:
         return checkpoint.describe_model(

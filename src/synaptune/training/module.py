@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from synaptune.training import checkpoint
-from synaptune.training.adamw import make_adamw
 from synaptune.training.errors import DivergedError, RunPruned
 from synaptune.training.evaluation import compute_use_metrics, make_autocast, to_device
 from synaptune.training.job import Job
 from synaptune.training.lightning_import import lightning
 from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import Progress
+from synaptune.training.optimizers import make_optimizer
 from synaptune.training.schedules import get_evaluation_steps, learning_rate
 
 _NOISE_STREAM = 3  # different from the streams of data/batches.py
@@ -107,7 +107,7 @@ class TrainingModule(lightning.LightningModule):
         self._activities: list[Any] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        self._optimizer = make_adamw(self.model, self.job.training)
+        self._optimizer = make_optimizer(self.model, self.job.training)
         if self._optimizer_state is not None:
             self._optimizer.load_state_dict(self._optimizer_state)
         return self._optimizer

@@ -1,4 +1,4 @@
-"""AdamW with decoupled decay on matrices only.
+"""The optimizer of a run: AdamW or BiostatisV6, with decoupled decay on matrices only.
 
 Source: Loshchilov and Hutter 2019, algorithm 2; moment rates 0.9 and 0.95: Brown et al.
 2020 (GPT-3), appendix B.
@@ -24,10 +24,16 @@ class DecayingModel(Protocol):
     def make_decay_groups(self, weight_decay: float) -> list[dict[str, Any]]: ...
 
 
-def make_adamw(model: DecayingModel, config: TrainingConfig) -> torch.optim.AdamW:
+def make_optimizer(model: DecayingModel, config: TrainingConfig) -> torch.optim.Optimizer:
     """Return the optimizer of a run; the model defines which weights decay."""
-    on_gpu = next(model.parameters()).is_cuda
+    on_gpu = next(iter(model.parameters())).is_cuda
     groups = model.make_decay_groups(config.weight_decay)
+    if config.optimizer == "biostatis":
+        from synaptune.training.biostatis import BiostatisV6
+
+        constants = dict(vars(config.biostatis))
+        betas = (MOMENT_RATES[0], constants.pop("beta2"))
+        return BiostatisV6(groups, lr=config.learning_rate, betas=betas, **constants)
     return torch.optim.AdamW(
         groups,
         lr=config.learning_rate,
