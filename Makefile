@@ -16,7 +16,7 @@ OVERRIDES = $(if $(BUDGET),protocol.budget=$(BUDGET)) $(if $(SEEDS),protocol.see
 	$(if $(STUDY),study.name=$(STUDY)) $(if $(SCALE),scale=$(SCALE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine sample sensitivity docs bench-step bench-search bench-curve bench-noise bench-start bench-gpu bench test test-slow lint check clean
+.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine dendritic sample sensitivity docs bench-step bench-search bench-curve bench-noise bench-start bench-optimizer bench-gpu bench test test-slow lint check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ dashboard: $(READY) ## show the studies in the browser, also while they run; STU
 refine: $(READY) ## narrow a search space to a study's high performers; STUDY= ARGS="--out FILE.yaml"
 	$(BIN)/synaptune refine $(or $(STUDY),phase1) $(ARGS)
 
+dendritic: $(READY) ## compare small dendritic networks with controls on digits; ARGS="experiment=..."
+	$(BIN)/synaptune dendritic experiment=dendritic-quick $(OVERRIDES)
+
 sample: $(READY) ## continue a text with a trained model; ARGS="CHECKPOINT --prompt ..."
 	$(BIN)/synaptune sample $(ARGS)
 
@@ -91,6 +94,9 @@ bench-start: $(READY) ## measure CPU time to --help and to the first training st
 
 bench-gpu: $(READY) ## measure kernels, steps, populations and decoding on a GPU; ARGS="--minutes 8"
 	$(BIN)/python benchmarks/gpu.py $(ARGS)
+
+bench-optimizer: $(READY) ## measure BiostatisV6 against AdamW, each at its best; ARGS="--images cifar10 --path FOLDER"
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_optimizer.py $(ARGS)
 
 bench: $(READY) ## run every benchmark
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

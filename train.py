@@ -23,7 +23,7 @@ register()
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    """Run one configuration and return what a search minimises.
+    """Run one configuration and return its objective.
 
     Raises:
         UserError: the input has a fault.
@@ -39,9 +39,13 @@ def main(cfg: DictConfig) -> float | None:
         "val_perplexity",
         "val_bits_per_byte",
         "val_recall_accuracy",
+        "val_accuracy",
+        "test_accuracy",
+        "parameters",
         "test_loss",
         "test_perplexity",
         "tokens_per_second",
+        "images_per_second",
     )
     print(
         "  ".join(

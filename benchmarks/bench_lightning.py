@@ -24,17 +24,17 @@ from synaptune.config.settings import read_settings
 from synaptune.data.batches import make_train_batch
 from synaptune.data.corpus import load_corpus
 from synaptune.model.gpt import GPT
-from synaptune.training.adamw import make_adamw
 from synaptune.training.evaluation import make_autocast, pick_device, to_device
-from synaptune.training.job import Job
+from synaptune.training.job import LanguageJob
 from synaptune.training.metrics import training_loss
+from synaptune.training.optimizers import make_adamw
 from synaptune.training.schedules import learning_rate
 from synaptune.training.trainer import fit, warm_up
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
-def time_plain_loop(job: Job, device: torch.device) -> float:
+def time_plain_loop(job: LanguageJob, device: torch.device) -> float:
     """Time a plain loop over the steps of a job [s].
 
     A step is data, forward, backward, clipping, schedule, AdamW and plasticity.
@@ -96,7 +96,7 @@ def main() -> None:
     logger = dataclasses.replace(settings.logger, progress="off", wandb="off", tensorboard=False)
     with tempfile.TemporaryDirectory() as folder:
 
-        def make_job() -> Job:
+        def make_job() -> LanguageJob:
             model = GPT(settings.model, settings.synapse, vocab=corpus.vocab, seed=settings.seed)
             parts = dict(
                 model=model,
@@ -115,7 +115,7 @@ def main() -> None:
                 flat_config={},
                 in_search=True,
             )
-            return Job(**parts)
+            return LanguageJob(**parts)
 
         fit(make_job()), time_plain_loop(make_job(), device)  # warm-up of both
         lightning, plain = [], []

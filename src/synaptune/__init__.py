@@ -24,6 +24,14 @@ def __getattr__(name: str) -> Any:
         from synaptune.study.lightning_trial import LightningTrial
 
         return LightningTrial
+    if name == "HyperparameterSearcher":
+        from synaptune.protocols.hyperparameter_searcher import HyperparameterSearcher
+
+        return HyperparameterSearcher
+    if name == "BiostatisV6":
+        from synaptune.training.biostatis import BiostatisV6
+
+        return BiostatisV6
     if name == "TrialPruned":
         from synaptune.search.trial import TrialPruned
 

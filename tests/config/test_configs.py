@@ -23,6 +23,7 @@ from synaptune.config.settings import (
 )
 from synaptune.core.errors import UserError
 from synaptune.core.parameters import lookup
+from synaptune.data.config import IMAGE_SOURCES
 from synaptune.synapse.circuit import SPECS, SynapseParams
 
 CONF = ROOT / "conf"
@@ -44,6 +45,10 @@ def test_every_choice_composes(choice):
         return
     needed = {"data/hub": ["data.name=some"]} | {
         key: ["data.path=some.txt"] for key in ("data/text", "experiment/shakespeare")
+    }
+    needed |= {
+        key: ["model=dendritic"]
+        for key in ("objective/accuracy", *(f"data/{source}" for source in IMAGE_SOURCES))
     }
     check_config(composed(f"{group}={option}", *needed.get(choice, [])))
 

@@ -40,6 +40,23 @@ class Improvement(NamedTuple):
     high: float
 
 
+class Interval(NamedTuple):
+    """A mean and its 95 % interval (Student's t)."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def compute_interval(values: Sequence[float]) -> Interval:
+    """Return the mean of values with its 95 % interval."""
+    from scipy.stats import t
+
+    mean, count = statistics.fmean(values), len(values)
+    half = float(t.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
+    return Interval(mean, mean - half, mean + half)
+
+
 def compute_improvement(
     before: Sequence[float], after: Sequence[float], level: float = CONFIDENCE
 ) -> Improvement:

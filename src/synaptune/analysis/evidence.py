@@ -33,7 +33,7 @@ from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import redact_url
-from synaptune.study.reader import BASELINE, GATES, StudySnapshot
+from synaptune.study.reader import BASELINE, GATES, TEST, StudySnapshot
 
 INSPECTIONS = "portraits"  # key of the study's note
 
@@ -140,6 +140,7 @@ def gather_evidence(
         state=snapshot.state,
         plan=snapshot.plan,
         validated=validated,
+        test_accuracies=_collect_test_accuracies(snapshot, best),
         spans=_measure_spans(snapshot),
         imported=Counter(
             str(trial.facts.get(schema.SOURCE))
@@ -234,6 +235,14 @@ def _group_by_phase(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
     for trial in trials:
         groups[trial.facts.get(schema.PHASE, "search")].append(trial)
     return groups
+
+
+def _collect_test_accuracies(snapshot: StudySnapshot, best: Trial | None) -> tuple[float, ...]:
+    return tuple(
+        trial.facts["test_accuracy"]
+        for trial in snapshot.get_phase_trials(TEST)
+        if best is not None and trial.values == best.values and "test_accuracy" in trial.facts
+    )
 
 
 def _collect_provenance(snapshot: StudySnapshot) -> dict[str, Any]:

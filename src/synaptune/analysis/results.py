@@ -291,6 +291,7 @@ class Evidence:
         plan: plan of the analysed search.
         validated: trial of the search that the validation ran; None without one. It is not `best`
             if the search has found a better trial since, and the validation is then stale.
+        test_accuracies: test accuracy of the best on fresh seeds, of an image study.
         spans: start and end of the ended trials by number [s since the first start].
         imported: number of imported trials by their source.
         provenance: what is needed to reproduce the study.
@@ -343,6 +344,7 @@ class Evidence:
     state: State = "ended"
     plan: SearchPlan = UNKNOWN_PLAN
     validated: Trial | None = None
+    test_accuracies: tuple[float, ...] = ()
     spans: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     imported: Mapping[str, int] = field(default_factory=dict)
 

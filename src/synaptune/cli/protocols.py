@@ -1,4 +1,4 @@
-"""`synaptune phase1|phase2|ablation|transfer`: protocols, whose arguments are overrides."""
+"""`synaptune phase1|...|transfer|dendritic`: protocols, whose arguments are overrides."""
 
 from __future__ import annotations
 
@@ -48,6 +48,9 @@ _HELP = {
         "measure what each parameter of a study's optimum is worth",
         "study.name=STUDY names the study (default: phase1). Its own configuration holds; only\n"
         "workers.*, trial.*, logger.* and notify.* are set here.",
+    ),
+    "dendritic": _Help(
+        "compare dendritic networks with controls under one parameter budget", _EVERY_OVERRIDE
     ),
     "transfer": _Help("run the best points of a study on another scale", _EVERY_OVERRIDE),
 }

@@ -19,19 +19,23 @@ from synaptune.config.settings import (
     apply_tuned,
     compute_fingerprint,
     find_last_step,
+    is_image_run,
     list_metrics,
     read_settings,
+    size_network,
 )
 from synaptune.core.files import replace_file
 from synaptune.core.secrets import mask_passwords
 from synaptune.core.text import format_parameter
-from synaptune.data.config import DataConfig
+from synaptune.data.config import CLASSES, DataConfig
+from synaptune.model.budget import check_budget
 from synaptune.search.objective.learning_curve import extrapolate_result
-from synaptune.search.objective.score import check_ready, needs_baseline, score
+from synaptune.search.objective.score import MAXIMIZED, check_ready, needs_baseline, score
 from synaptune.search.workers import reporting
 from synaptune.training.errors import RunPruned, ValidationCallback
 
 if TYPE_CHECKING:
+    from synaptune.training.job import Job
     from synaptune.training.trainer import FitResult
 
 
@@ -148,22 +152,16 @@ def _run_settings(
 ) -> Outcome:
     import torch
 
-    from synaptune.model.gpt import GPT
-    from synaptune.training.job import Job
     from synaptune.training.trainer import fit, warm_up
 
     warm_up()
     started_at = time.perf_counter()
     torch.manual_seed(settings.seed)
-    corpus = _load_cached_corpus(settings.data, settings.model.context)
-    model = GPT(settings.model, settings.synapse, vocab=corpus.vocab, seed=settings.seed)
     fingerprint = compute_fingerprint(settings)
-    job = Job(
-        model=model,
-        config=settings.model,
-        synapse=settings.synapse,
-        corpus=corpus,
-        data=settings.data,
+    kind, parts, data_fingerprint = _make_parts(settings)
+    job = kind(
+        **parts,
+        reported=MAXIMIZED.get(settings.objective.name, "val_loss"),
         training=settings.training,
         logger=settings.logger,
         seed=settings.seed,
@@ -183,7 +181,7 @@ def _run_settings(
         objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=fingerprint
     )
     result |= dict(
-        data_fingerprint=corpus.fingerprint,
+        data_fingerprint=data_fingerprint,
         seconds=seconds,
         curve=fitted.curve,
         life=fitted.expert_history,
@@ -193,11 +191,39 @@ def _run_settings(
     return Outcome(objective, metrics, folder, pruned_at)
 
 
+def _make_parts(settings: Settings) -> tuple[type[Job], dict[str, Any], str]:
+    """Return the kind of job, its model and data, and the fingerprint of the data.
+
+    Raises:
+        BudgetExceeded: the model is larger than `budget.max_params`.
+        UserError: the data cannot be read, or the network does not fit them.
+    """
+    if is_image_run(settings):
+        from synaptune.data.images import load_images
+        from synaptune.model.dendrites import ImageNetwork
+        from synaptune.training.image_job import ImageJob
+
+        images = load_images(settings.data)
+        network = size_network(settings, images.shape)
+        network = ImageNetwork(network, images.shape, CLASSES, settings.seed)
+        parts = dict(model=network, images=images, source=settings.data.source)
+        return ImageJob, parts, images.fingerprint
+    from synaptune.model.gpt import GPT
+    from synaptune.training.job import LanguageJob
+
+    corpus = _load_cached_corpus(settings.data, settings.model.context)
+    model = GPT(settings.model, settings.synapse, vocab=corpus.vocab, seed=settings.seed)
+    check_budget(sum(weight.numel() for weight in model.parameters()), settings.budget)
+    parts = dict(model=model, config=settings.model, synapse=settings.synapse)
+    return LanguageJob, parts | dict(corpus=corpus, data=settings.data), corpus.fingerprint
+
+
 def _judge(settings: Settings, fitted: FitResult, folder: Path, generation: int) -> Outcome:
     """Return the outcome of a run that was trained."""
     metrics, steps = dict(fitted.metrics), int(fitted.metrics["steps"])
     is_pruned = fitted.pruned and steps < find_last_step(settings)
-    if fitted.pruned:
+    # A score that is not a loss keeps its latest value: the power law holds for losses.
+    if fitted.pruned and settings.objective.name not in MAXIMIZED:
         metrics = extrapolate_result(metrics, fitted.curve, settings.training.steps)
     objective = score(settings.objective, metrics, generation) if "val_loss" in metrics else None
     return Outcome(objective, metrics, folder, steps if is_pruned else None)

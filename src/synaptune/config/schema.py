@@ -7,6 +7,7 @@ every choice of a group is a file.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -16,8 +17,11 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.config.flat import flatten_config, list_children
-from synaptune.data.config import DataConfig
+from synaptune.core.errors import UserError
+from synaptune.data.config import DataConfig, find_data_faults
+from synaptune.model.budget import BudgetConfig
 from synaptune.model.config import ModelConfig
+from synaptune.model.network import NetworkConfig
 from synaptune.search.config import SearchConfig, SearchSpaceConfig
 from synaptune.search.objective.score import ObjectiveConfig
 from synaptune.search.pruning import PrunerConfig
@@ -30,6 +34,8 @@ from synaptune.training.config import LoggerConfig, TrainingConfig
 
 GROUPS: dict[str, type] = {
     "model": ModelConfig,
+    "network": NetworkConfig,
+    "budget": BudgetConfig,
     "data": DataConfig,
     "training": TrainingConfig,
     "logger": LoggerConfig,
@@ -89,6 +95,7 @@ def register() -> None:
     """Register the schema and the resolvers; calling it again changes nothing."""
     ConfigStore.instance().store(name="schema", node=_make_schema())
     OmegaConf.register_new_resolver("fraction_of_steps", _fraction_of_steps, replace=True)
+    OmegaConf.register_new_resolver("steps_of_epochs", _steps_of_epochs, replace=True)
 
 
 def find_unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -113,6 +120,22 @@ def find_unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
             and isinstance(cfg[key], DictConfig)
         ):
             yield from find_unknown_keys(cfg[key], f"{prefix}{key}.")
+
+
+def _steps_of_epochs(epochs: float, *, _root_: DictConfig) -> int:
+    """Resolve `${steps_of_epochs:15}` to the optimizer steps of so many passes over the images.
+
+    Without readable images it is the default of training.steps; the run then names the fault.
+    """
+    data = OmegaConf.to_object(_root_.data)
+    assert isinstance(data, DataConfig)
+    if data.has_images and not find_data_faults(data, 1):
+        with contextlib.suppress(UserError):
+            from synaptune.data.images import count_batches, load_images
+
+            batch = max(1, int(_root_.training.batch) * int(_root_.training.accumulate))
+            return max(1, round(float(epochs) * count_batches(load_images(data), batch)))
+    return TrainingConfig().steps
 
 
 def _fraction_of_steps(fraction: float, *, _root_: DictConfig) -> int:

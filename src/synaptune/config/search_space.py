@@ -98,8 +98,21 @@ def read_dimensions(base: DictConfig) -> list[Dimension]:
         name: parse_range_entry(name, entry, declared.get(name), select_value(base, name))
         for name, entry in entries.items()
     }
+    if is_training_config(base):
+        unused = _find_unused_settings(base)
+        ranged = {name: dimension for name, dimension in ranged.items() if name not in unused}
     _check_ends(base, list(ranged.values()), declared)
     return list((declared | ranged).values())
+
+
+def _find_unused_settings(base: DictConfig) -> set[str]:
+    """Return the names of `network` on which the architecture does not depend."""
+    from synaptune.model.network import NetworkConfig, list_used_settings
+
+    network = OmegaConf.to_object(base.network)
+    assert isinstance(network, NetworkConfig)
+    used = list_used_settings(network, fit=base.budget.fit) | {"architecture"}
+    return {f"network.{name}" for name in base.network if name not in used}
 
 
 def _is_switched_off(spec: Spec, base: DictConfig) -> bool:

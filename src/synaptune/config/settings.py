@@ -19,8 +19,17 @@ from synaptune.config.schema import find_unknown_keys
 from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.parameters import find_faults
 from synaptune.core.text import get_first_line, get_override_key
-from synaptune.data.config import DataConfig, find_data_faults
+from synaptune.data.config import CLASSES, IMAGE_SOURCES, SOURCES, DataConfig, find_data_faults
+from synaptune.model.budget import BudgetConfig, check_budget, find_budget_faults
 from synaptune.model.config import ModelConfig, find_model_faults
+from synaptune.model.network import (
+    NetworkConfig,
+    Shape,
+    count_parameters,
+    find_network_faults,
+    find_shape_faults,
+    fit_budget,
+)
 from synaptune.search.objective.learning_curve import LEAST_POINTS
 from synaptune.search.objective.score import ObjectiveConfig, find_objective_faults
 from synaptune.search.pruning import PrunerConfig, find_pruner_faults
@@ -35,6 +44,8 @@ class Settings(NamedTuple):
     """A configuration as typed values."""
 
     model: ModelConfig
+    network: NetworkConfig
+    budget: BudgetConfig
     synapse: SynapseParams
     data: DataConfig
     training: TrainingConfig
@@ -58,15 +69,18 @@ def read_settings(cfg: DictConfig) -> Settings:
             expected="names of the configuration",
             do="correct the name; python train.py --cfg job lists all, --help the groups",
         )
-    groups = ("model", "data", "training", "logger", "objective", "pruner")
-    model, data, training, logger, objective, pruner = (
-        OmegaConf.to_object(cfg[group]) for group in groups
-    )
     synapse = SynapseParams(**OmegaConf.to_object(cfg.synapse))  # type: ignore[arg-type]
-    values = (model, synapse, data, training, logger, objective, pruner, cfg.seed, cfg.name)
-    settings = Settings(*values)  # type: ignore[arg-type]
+    groups: dict[str, Any] = {
+        name: OmegaConf.to_object(cfg[name])
+        for name in Settings._fields
+        if name not in ("synapse", "seed", "name")
+    }
+    settings = Settings(**groups, synapse=synapse, seed=cfg.seed, name=cfg.name)
     faults = [
         *find_model_faults(settings.model),
+        *find_network_faults(settings.network),
+        *find_budget_faults(settings.budget),
+        *_find_kind_faults(settings),
         *find_faults(settings.synapse),
         *find_data_faults(settings.data, settings.model.context),
         *find_training_faults(settings.training, settings.logger),
@@ -85,8 +99,55 @@ def read_settings(cfg: DictConfig) -> Settings:
     return settings
 
 
+def _find_kind_faults(settings: Settings) -> list[str]:
+    """Return a line if the data or the objective is not one of the model's kind."""
+    faults, data, objective = [], settings.data, settings.objective.name
+    if is_image_run(settings) != data.has_images:
+        known = IMAGE_SOURCES if is_image_run(settings) else SOURCES
+        faults.append(
+            f"model.kind={settings.model.kind} with data.source={data.source}: "
+            f"expected one of data={', '.join(known)}, or another model"
+        )
+    if is_image_run(settings) and objective not in ("accuracy", "val_loss"):
+        faults.append(f"objective.name={objective}: expected accuracy or val_loss of an image run")
+    if not is_image_run(settings) and objective == "accuracy":
+        faults.append(f"objective.name={objective}: expected an objective of a language model")
+    return faults
+
+
+def is_image_run(settings: Settings) -> bool:
+    """Return whether a run trains an image network."""
+    return settings.model.kind == "dendritic"
+
+
+def size_network(settings: Settings, shape: Shape) -> NetworkConfig:
+    """Return the image network of a run, at its largest size if `budget.fit` is set.
+
+    Args:
+        settings: settings of the run.
+        shape: channels, height and width of an image.
+
+    Raises:
+        BudgetExceeded: the network has more parameters than the budget.
+        UserError: the network does not fit the images.
+    """
+    network, budget = settings.network, settings.budget
+    if faults := find_shape_faults(network, shape):
+        raise user_error(
+            got="; ".join(faults).replace(": expected", ", expected"),
+            expected="a network that the images fit",
+            do="correct these values",
+        )
+    if budget.fit and budget.max_params is not None:
+        network = fit_budget(network, shape, CLASSES, budget.max_params)
+    check_budget(count_parameters(network, shape, CLASSES), budget)
+    return network
+
+
 def list_metrics(settings: Settings) -> set[str]:
     """Return the names of the metrics that a run gives its objective."""
+    if is_image_run(settings):
+        return {"val_loss", "val_accuracy", "images_per_second"}
     recall = {"val_recall_accuracy"} if settings.data.recall_fraction > 0 else set()
     experts = {"expert_gini", "expert_dead_fraction"} if settings.model.experts > 1 else set()
     return (
@@ -136,6 +197,18 @@ def compute_fingerprint(settings: Settings) -> str:
     }
     for name in ("resume", "checkpoint_every", "keep", "test"):
         del plain["training"][name]
+    del plain["data"]["download"]
+    if is_image_run(settings):
+        plain["network"] = dataclasses.asdict(settings.network)
+        plain["budget"] = dataclasses.asdict(settings.budget)
+    else:  # the keys that a version adds leave the fingerprints of the runs before as they are
+        del plain["model"]["kind"], plain["data"]["subset_size"]
+    training = plain["training"]
+    del training["representation"]
+    if settings.training.optimizer == "adamw":
+        del training["optimizer"], training["biostatis"]
+    if settings.training.schedule == "cosine":
+        del training["schedule"]
     return hashlib.sha256(
         json.dumps(plain | {"seed": settings.seed}, sort_keys=True).encode()
     ).hexdigest()

@@ -49,6 +49,7 @@ from synaptune.core.files import make_absolute
 from synaptune.core.text import get_first_line
 from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
+from synaptune.search.objective.score import MAXIMIZED, ObjectiveConfig
 from synaptune.search.optimizers.base import Observation
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.pruning import PrunerConfig
@@ -141,6 +142,9 @@ def read_request(request: SweepRequest) -> Sweep:
     parser = OverridesParser.create(config_loader=request.context.config_loader)
     overrides = read_overrides(request.params, request.arguments, parser)
     base, choices = _compose_base(request, overrides.fixed)
+    objective = get_typed_group(base, "objective", ObjectiveConfig)
+    if objective is not None and objective.name in MAXIMIZED:
+        plan = replace(plan, maximize=True)
     # A grid takes each value of range(...), as Hydra's own sweeper does.
     longest = request.grid_points if optim.optimizer == "grid" else math.inf
     space = _build_space(request, base, choices, overrides, longest)
@@ -157,7 +161,7 @@ def read_request(request: SweepRequest) -> Sweep:
     optimizer = "grid" if space.is_point else optim.optimizer
     engine = Engine(optimizer, seed, slots, plan.budget, optim.noisy, request.grid_points)
     make_optimizer(engine, space)  # refuses an unknown name before the study is created
-    settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": optim.maximize}
+    settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": plan.maximize}
     if engine.name == "grid":
         settings["grid_points"] = engine.grid_points
     kind = read_space_name(base) or request.config.hydra.job.name

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 TOKENIZERS = ("byte", "bpe")
 SOURCES = ("stdlib", "text", "hub")
+CLASSES = 10  # of every set of images
+IMAGE_SOURCES = ("digits", "mnist", "fashion-mnist", "cifar10")
 LARGEST_VOCABULARY = 65_536  # tokens are stored as uint16
 
 
@@ -14,8 +16,9 @@ class DataConfig:
     """Settings of the `data` group.
 
     Attributes:
-        source: origin of the text: stdlib, text or hub.
-        path: file or folder of source `text`, or the files of a hub builder such as json.
+        source: origin of the text: stdlib, text or hub; or of images: an entry of IMAGE_SOURCES.
+        path: file or folder of source `text`, or the files of a hub builder such as json; folder
+            of the image files, None for one in the cache.
         name: dataset of the hub, folder written by `save_to_disk`, or hub builder.
         subset: subset of the dataset.
         split: split of the dataset; divided into three unless val_split and test_split are set.
@@ -34,6 +37,8 @@ class DataConfig:
         recall_near: shortest distance from the last pair to a query [token].
         recall_far: longest distance from the last pair to a query [token]; None for the end of
             the row.
+        subset_size: training images that are used; None for all.
+        download: download image files that are missing.
     """
 
     source: str = "stdlib"
@@ -55,6 +60,13 @@ class DataConfig:
     recall_values: int = 8
     recall_near: int = 1
     recall_far: int | None = None
+    subset_size: int | None = None
+    download: bool = False
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the data are images."""
+        return self.source in IMAGE_SOURCES
 
     @property
     def symbols(self) -> int:
@@ -67,12 +79,16 @@ def find_data_faults(config: DataConfig, context: int) -> list[str]:
 
     The function reads no file.
     """
+    if config.has_images:
+        is_valid = config.subset_size is None or config.subset_size >= 1
+        fault = f"data.subset_size={config.subset_size}: expected at least 1 image, or null"
+        return [] if is_valid else [fault]
     largest = LARGEST_VOCABULARY - config.symbols
     checks = (
         (
             config.source in SOURCES,
-            f"data.source={config.source}: expected one of {', '.join(SOURCES)}; "
-            "choose data=stdlib, data=text or data=hub",
+            f"data.source={config.source}: expected one of "
+            f"{', '.join((*SOURCES, *IMAGE_SOURCES))}; choose one with data=NAME",
         ),
         (
             config.source != "text" or config.path,

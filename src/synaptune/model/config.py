@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from synaptune.core.errors import UserError
 
 MODEL_CHOICES = {
+    "kind": ("transformer", "dendritic"),
     "position": ("rope", "alibi"),
     "feedforward": ("relu2", "swiglu"),
     "distance": ("barrier", "off"),
@@ -21,6 +22,7 @@ class ModelConfig:
     """Settings of the `model` group; the value `off` of a mechanism gives the plain transformer.
 
     Attributes:
+        kind: transformer, or dendritic for the image network of the group `network`.
         layers: number of layers.
         width: width D of the residual stream.
         heads: number of attention heads H.
@@ -39,6 +41,7 @@ class ModelConfig:
         kernel: `auto` uses the compiled scan where possible, `torch` never.
     """
 
+    kind: str = "transformer"
     layers: int = 2
     width: int = 64
     heads: int = 4
@@ -125,6 +128,8 @@ def find_unused_parameters(config: ModelConfig) -> dict[str, str]:
     """Return the parameters that this model does not use, each with the setting that uses it."""
     from synaptune.synapse.circuit import SPECS
 
+    if config.kind == "dendritic":
+        return {spec.name: "model.kind is dendritic; set model=synaptic" for spec in SPECS}
     # The metabolism of the experts reads these too.
     shared = {"synapse.energy.energy_fill", "synapse.energy.energy_max"}
     is_off = {

@@ -16,6 +16,7 @@ SEED_OFFSETS = {
     "gates": 2000,
     "phase2": 3000,  # validation of phase 2
     "transfer": 4000,
+    "dendritic": 5000,
 }
 
 
@@ -76,11 +77,24 @@ class TransferConfig:
     dry_run: bool = MISSING
 
 
+@dataclass
+class DendriticConfig:
+    """Settings of `synaptune dendritic`; conf/protocol/dendritic.yaml explains the keys."""
+
+    optimizer: str = MISSING
+    architectures: list[str] = MISSING
+    budget: int = MISSING
+    refine: int = MISSING
+    seeds: int = MISSING
+    dry_run: bool = MISSING
+
+
 ProtocolConfigT = TypeVar("ProtocolConfigT")
 
 # The smallest value of each key, and what a smaller one could not give.
 _MINIMA = {
     "budget": (1, "1 evaluation"),
+    "refine": (0, "0 evaluations"),
     "group_budget": (1, "1 evaluation"),
     "seeds": (2, "2, for an interval"),
     "gate_seeds": (2, "2, for an interval"),

@@ -17,6 +17,7 @@ from synaptune.protocols.protocol import Protocol
 from synaptune.protocols.stages import measure_baseline
 from synaptune.protocols.trial_run import TrainingEvaluation
 from synaptune.search.loop import Plan
+from synaptune.search.objective.score import MAXIMIZED
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.runner import catch_interrupts
 from synaptune.search.space.file import is_user_setting
@@ -73,16 +74,23 @@ def open_protocol(
 
     workers, trial, stop, notifier = _read_execution(base, location)
     _check_search_seeds(base)
-    plan = Plan(budget, retries=trial.retries)
+    maximize = base.objective.name in MAXIMIZED
+    plan = Plan(budget, maximize, retries=trial.retries)
     plan.check()
     engine = Engine(optimizer, int(base.seed), workers.slots, budget)
-    search = {"optimizer": engine.name, "seed": engine.seed, "maximize": False, **settings}
+    search = {"optimizer": engine.name, "seed": engine.seed, "maximize": maximize, **settings}
     configuration = make_study_configuration(base, space, search)
     defaults, references = list_study_defaults(base), resolve_references(base)
     with (
         notifier.send_end(),
         catch_interrupts(),
-        Study(location, configuration, defaults=defaults, references=references) as study,
+        Study(
+            location,
+            configuration,
+            maximize=maximize,
+            defaults=defaults,
+            references=references,
+        ) as study,
     ):
         protocol = Protocol(
             base=base,

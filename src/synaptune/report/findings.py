@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from synaptune.analysis.compare import compute_interval
 from synaptune.analysis.effects import ALPHA
 from synaptune.analysis.results import AblationRow, Comparison, Evidence
 from synaptune.core.text import format_parameter, make_label
@@ -226,6 +227,13 @@ def _explain_no_claim(evidence: Evidence) -> str:
         return (
             f"No claim: no trial is complete ({states['failed']} failed, {pruned}"
             f"{states['running']} not ended)."
+        )
+    if len(evidence.test_accuracies) > 1:
+        mean, low, high = compute_interval([100.0 * value for value in evidence.test_accuracies])
+        return (
+            f"The best has {mean:.2f} % test accuracy (95 % interval {low:.2f} to {high:.2f}) on "
+            f"{len(evidence.test_accuracies)} fresh seeds. No claim against the start values: they "
+            "were not run on these seeds."
         )
     return "No claim: nothing has been validated on fresh seeds."
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from synaptune.core.errors import UserError
+from synaptune.model.budget import NothingFits, find_smallest_count
 from synaptune.search.callback import CallbackList
 from synaptune.search.inbox import Inbox
 from synaptune.search.optimizers.base import Engine, Observation
@@ -410,7 +411,7 @@ class _RunningSearch:
         self.trials[trial.index] = trial
         self._ended_count, self.running_count = self._ended_count + 1, self.running_count - 1
         self._search.callbacks.on_end(trial, self._ended_count)
-        if cause is None:
+        if cause is None or cause.kind == "budget":  # an answer about the point
             return
         self._failures.append((trial, cause))
         window, rate = max(self._size, _MIN_FAILURE_WINDOW), self._search.plan.max_failure_rate
@@ -433,6 +434,9 @@ class _RunningSearch:
         """Raise UserError that names the reasons if every trial of the search failed."""
         if not self.trials or any(trial.state != "failed" for trial in self.trials):
             return
+        smallest = find_smallest_count(trial.reason or "" for trial in self.trials)
+        if smallest is not None and not self._failures:
+            raise NothingFits(len(self.trials), smallest)
         trace = self._failures[0][1].trace if self._failures else ""
         frames = [line for line in trace.splitlines() if line.startswith("  File ")]
         lines = [f"  {line}" for line in describe_failures(self.trials).splitlines()]

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from synaptune.core.errors import NO_SPACE, UserError
 from synaptune.core.text import get_first_line
+from synaptune.model.budget import BudgetExceeded
 from synaptune.search.space.space import UnitPoint
 from synaptune.search.space.values import Value, copy_value, to_number
 from synaptune.training.errors import DivergedError
@@ -18,7 +19,18 @@ from synaptune.training.errors import DivergedError
 TrialStatus = Literal["running", "complete", "failed", "pruned"]
 # A full disk would fail every other trial as well. A mistake may lie in one searched value. The
 # causes memory, device, timeout and worker lie in the machine and concern one trial.
-FailureKind = Literal["mistake", "disk", "number", "memory", "device", "timeout", "worker", "error"]
+# `budget`, a model with too many parameters, is an answer about the point, no failure of a search.
+FailureKind = Literal[
+    "mistake",
+    "budget",
+    "disk",
+    "number",
+    "memory",
+    "device",
+    "timeout",
+    "worker",
+    "error",
+]
 # Facts of a trial that a search reads: the phase of its study, and in a study that processes share
 # the process that runs it.
 PHASE, PROCESS = "phase", "process"
@@ -154,6 +166,8 @@ def make_failure(error: BaseException) -> Failure:
     # it concerns one point of the space.
     if isinstance(error, DivergedError):
         return Failure("number", get_first_line(error))
+    if isinstance(error, BudgetExceeded):
+        return Failure("budget", str(error))
     if isinstance(error, UserError):
         return Failure("disk" if _has_full_disk(error) else "mistake", str(error))
     try:

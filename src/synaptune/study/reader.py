@@ -37,12 +37,14 @@ SEARCH, BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE = (
     "ablation",
     "reference",
 )
+TEST = "test"  # phase of an image study: its best on fresh seeds with the test split
 # Phases of phase 2; the first is also the note with the decisions of the gates.
 GATES, JOINT = ("gates", schema.JOINT)
 # Phases of trials without a search.
 # fmt: off
 _NO_SEARCH = (
-    "sanity", BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE, "transfer", schema.IMPORTED,
+    "sanity", BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE, TEST, "transfer",
+    schema.IMPORTED,
 )
 # fmt: on
 _SHOWN_NAMES = 10

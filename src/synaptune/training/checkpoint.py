@@ -108,6 +108,12 @@ def load_model(path: str | Path) -> tuple[GPT, ModelConfig, DataConfig]:
         UserError: the file is missing or not a checkpoint, or its model does not fit this version.
     """
     content = load(Path(path))
+    if "network" in content.get("about", {}):
+        raise user_error(
+            got=f"{path}, an image network",
+            expected="a checkpoint of the transformer",
+            do="give a checkpoint of model=synaptic or model=gpt",
+        )
     try:
         facts = content["about"]
         config, data = ModelConfig(**facts["model"]), DataConfig(**facts["data"])

@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 CHECKPOINT_FILE = "checkpoint.pt"  # the latest checkpoint of a run, in its folder
+
+
+@dataclass(frozen=True)
+class BiostatisConfig:
+    """Constants of training.optimizer=biostatis (biostatis.py).
+
+    Attributes:
+        coherence_target: c* of eqs. (2) and (4).
+        energy_target: E* of eqs. (3) and (5).
+        coherence_gain: rho of eqs. (2) and (4).
+        energy_gain: lam of eqs. (3) and (5).
+        beta2: rate of the second moment; that of our AdamW by default.
+        targets: `fixed`, or `auto` for targets that are measured in the first steps.
+        target_steps: steps that `auto` measures.
+    """
+
+    coherence_target: float = 0.8
+    energy_target: float = 1e-3
+    coherence_gain: float = 0.03
+    energy_gain: float = 0.1
+    beta2: float = 0.95
+    targets: str = "fixed"
+    target_steps: int = 100
 
 
 @dataclass(frozen=True)
@@ -16,8 +39,10 @@ class TrainingConfig:
         steps: optimizer steps.
         batch: sequences of a micro-batch.
         accumulate: micro-batches of an optimizer step.
+        optimizer: adamw or biostatis.
         learning_rate: peak of the learning rate.
-        weight_decay: weight decay of AdamW.
+        schedule: cosine or advanced (schedules.py).
+        weight_decay: decoupled weight decay.
         warmup_fraction: share of the steps with a rising learning rate.
         final_fraction: last learning rate over the peak.
         clip: largest global gradient norm; 0 for no clipping.
@@ -31,12 +56,16 @@ class TrainingConfig:
         keep: checkpoints that a search keeps of its ended trials: all, none, or those of the best N
             of each phase, best:N. A single run keeps its own.
         resume: continue bit-exactly from the last checkpoint in the run folder.
+        representation: measure the last hidden layer at the end (representation.py).
+        biostatis: constants of the optimizer `biostatis`.
     """
 
     steps: int = 200
     batch: int = 16
     accumulate: int = 1
+    optimizer: str = "adamw"
     learning_rate: float = 8e-3
+    schedule: str = "cosine"
     weight_decay: float = 0.1
     warmup_fraction: float = 0.05
     final_fraction: float = 0.1
@@ -50,6 +79,8 @@ class TrainingConfig:
     test: bool = False
     compile: bool = False
     resume: bool = False
+    representation: bool = False
+    biostatis: BiostatisConfig = field(default_factory=BiostatisConfig)
 
 
 @dataclass(frozen=True)
@@ -95,6 +126,9 @@ class LoggerConfig:
 
 
 TRAINING_CHOICES = {
+    "training.optimizer": ("adamw", "biostatis"),
+    "training.schedule": ("cosine", "advanced"),
+    "training.biostatis.targets": ("fixed", "auto"),
     "training.precision": ("auto", "fp32", "bf16"),
     "training.device": ("auto", "cpu", "cuda"),
     "logger.progress": ("auto", "bar", "lines", "off"),
@@ -108,6 +142,12 @@ TRAINING_BOUNDS: dict[str, tuple[float, float]] = {
     "training.accumulate": (1, 10**6),
     "training.learning_rate": (1e-8, 10.0),
     "training.weight_decay": (0.0, 10.0),
+    "training.biostatis.coherence_target": (0.0, 1.0),
+    "training.biostatis.energy_target": (0.0, 1e3),
+    "training.biostatis.coherence_gain": (0.0, 1.0),
+    "training.biostatis.energy_gain": (0.0, 1e3),
+    "training.biostatis.beta2": (0.0, 0.999999),
+    "training.biostatis.target_steps": (1, 10**6),
     "training.warmup_fraction": (0.0, 1.0),
     "training.final_fraction": (0.0, 1.0),
     "training.clip": (0.0, 1e6),
@@ -134,6 +174,7 @@ def parse_keep(text: str) -> int | None:
 def find_training_faults(training: TrainingConfig, logger: LoggerConfig) -> list[str]:
     """Return one line for each invalid value; empty without a fault."""
     value = {f"training.{name}": entry for name, entry in vars(training).items()}
+    value |= {f"training.biostatis.{name}": v for name, v in vars(training.biostatis).items()}
     value |= {f"logger.{name}": entry for name, entry in vars(logger).items()}
     faults = [
         f"{name}={value[name]:g}: expected {low:g} to {high:g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,9 +39,9 @@ def make_autocast(config: TrainingConfig, device: torch.device) -> AbstractConte
     return torch.autocast(device.type, dtype=torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Copy a batch to a device."""
-    return Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Copy a batch, a NamedTuple of tensors, to a device."""
+    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
 def evaluate(

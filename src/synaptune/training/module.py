@@ -15,16 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from synaptune.data.batches import Batch, make_train_batch
 from synaptune.training import checkpoint
-from synaptune.training.adamw import make_adamw
 from synaptune.training.errors import DivergedError, RunPruned
 from synaptune.training.evaluation import compute_use_metrics, make_autocast, to_device
-from synaptune.training.job import Job, validate
+from synaptune.training.job import Job
 from synaptune.training.lightning_import import lightning
 from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import Progress
-from synaptune.training.metrics import training_loss
+from synaptune.training.optimizers import make_optimizer
 from synaptune.training.schedules import get_evaluation_steps, learning_rate
 
 _NOISE_STREAM = 3  # different from the streams of data/batches.py
@@ -36,9 +34,9 @@ class FitState:
 
     Attributes:
         step: optimizer steps done.
-        loss_sum: sum of the training losses since the last logged step [nats/token].
+        loss_sum: sum of the training losses since the last logged step, e.g. [nats/token].
         loss_count: number of these losses.
-        curve: [step, validation loss] of each validation.
+        curve: [step, reported metric] of each validation: the validation loss, or Job.reported.
         metrics: metrics of the last validation.
         merges: merged experts so far.
         splits: split experts so far.
@@ -82,21 +80,12 @@ class StepBatches:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def __iter__(self) -> Iterator[Batch]:
-        job = self._job
-        for number in self._numbers:
-            yield make_train_batch(
-                job.corpus,
-                job.data,
-                seed=job.seed,
-                step=number,
-                size=job.training.batch,
-                context=job.config.context,
-            )
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._job.make_batch, self._numbers)
 
 
 class TrainingModule(lightning.LightningModule):
-    """Runs the steps, validations and checkpoints of one model."""
+    """Runs the steps, validations and checkpoints of one job, whatever its kind."""
 
     def __init__(
         self,
@@ -118,7 +107,7 @@ class TrainingModule(lightning.LightningModule):
         self._activities: list[Any] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        self._optimizer = make_adamw(self.model, self.job.training)
+        self._optimizer = make_optimizer(self.model, self.job.training)
         if self._optimizer_state is not None:
             self._optimizer.load_state_dict(self._optimizer_state)
         return self._optimizer
@@ -134,19 +123,18 @@ class TrainingModule(lightning.LightningModule):
         self._last_logged = (self.state.step, self.state.train_seconds)
 
     def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
         return batch if device.type == "cpu" else to_device(batch, device)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
+    def training_step(self, batch: Any, batch_idx: int) -> None:
         training, state = self.job.training, self.state
         micro = state.step * training.accumulate + len(self._activities)
         self._noise.manual_seed(_make_noise_seed(self.job.seed, micro))
         with make_autocast(training, self.device):
-            output = self.model(batch.tokens, noise=self._noise)
-            loss = training_loss(output.logits, batch.targets)
-        ((loss + output.balance) / training.accumulate).backward()
-        self._losses += loss.detach()
+            output = self.job.compute_loss(batch, self._noise)
+        (output.total / training.accumulate).backward()
+        self._losses += output.loss.detach()
         state.loss_count += 1
         self._activities.append(output.activity)
         if len(self._activities) == training.accumulate:
@@ -162,7 +150,7 @@ class TrainingModule(lightning.LightningModule):
             torch.nn.utils.clip_grad_norm_(self._weights, training.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        events = self.model.apply_plasticity(self._activities, state.step, self._optimizer)
+        events = self.job.apply_plasticity(self._activities, state.step, self._optimizer)
         self._activities = []
         for layer, (merges, splits) in enumerate(events):
             state.merges += merges
@@ -182,14 +170,14 @@ class TrainingModule(lightning.LightningModule):
         if is_validated:
             values |= self._validate()
         if values:
-            if self.job.config.experts > 1:
+            if self.job.get_utilisation() is not None:
                 values |= {"merges": float(state.merges), "splits": float(state.splits)}
             self._run_logger.log(state.step, {"seconds": state.train_seconds, **values})
         if is_validated and self.job.on_validation is not None:
             # Called before the step is saved: a run resumed from a checkpoint has then reported
             # every validation up to it.
             try:
-                self.job.on_validation(state.step, values["val_loss"])
+                self.job.on_validation(state.step, values[self.job.reported])
             except RunPruned:
                 # After the last step pruning saves nothing and would lose the final checkpoint.
                 if not last:
@@ -211,17 +199,17 @@ class TrainingModule(lightning.LightningModule):
             raise DivergedError(state.step, loss)
         self._stop_clock()
         last_step, seconds = self._last_logged
-        tokens = (state.step - last_step) * self.job.tokens_per_step
-        speed = tokens / max(1e-9, state.train_seconds - seconds)
+        count = (state.step - last_step) * self.job.units_per_step
+        speed = count / max(1e-9, state.train_seconds - seconds)
         self._last_logged = (state.step, state.train_seconds)
         self._losses.zero_()
         state.loss_count = 0
         self._progress.update(state.step, loss, speed)
-        return {"train_loss": loss, "tokens_per_second": speed}
+        return {"train_loss": loss, f"{self.job.unit}s_per_second": speed}
 
     def _record_expert_use(self) -> dict[str, float]:
         """Record the use of the experts; it does not wait, because _read_losses has waited."""
-        utilisation = self.model.get_utilisation()
+        utilisation = self.job.get_utilisation()
         if utilisation is None:
             return {}
         utilisation = utilisation.cpu()
@@ -232,11 +220,11 @@ class TrainingModule(lightning.LightningModule):
     def _validate(self) -> dict[str, float]:
         state = self.state
         self._stop_clock()
-        metrics = validate(self.job, self.device)
+        metrics = self.job.validate(self.device)
         if not math.isfinite(metrics["val_loss"]):
             raise DivergedError(state.step, metrics["val_loss"])
         state.metrics = metrics
-        state.curve.append([state.step, metrics["val_loss"]])
+        state.curve.append([state.step, metrics[self.job.reported]])
         self._progress.show_validation(state.step, metrics["val_loss"])
         state.evaluation_seconds += self._restart_clock()
         return metrics
@@ -255,9 +243,7 @@ class TrainingModule(lightning.LightningModule):
         self.state.loss_sum = float(self._losses)
         job = self.job
         content = dict(
-            about=checkpoint.describe_model(
-                job.config, job.synapse, job.data, vocab=job.corpus.vocab, seed=job.seed
-            ),
+            about=job.describe(),
             fingerprint=job.fingerprint,
             weights=self.model.state_dict(),
             optimizer=self._optimizer.state_dict(),

@@ -22,7 +22,7 @@ from synaptune.model.config import ModelConfig
 from synaptune.model.feedforward import mix_experts
 from synaptune.model.gpt import GPT, Activity, LayerActivity
 from synaptune.synapse.circuit import SynapseParams
-from synaptune.training.adamw import MOMENT_RATES
+from synaptune.training.optimizers import MOMENT_RATES
 
 
 class _PlasticityModule(nn.Module):

@@ -15,7 +15,7 @@ from synaptune.core.errors import user_error
 from synaptune.training import checkpoint
 from synaptune.training.errors import RunPruned
 from synaptune.training.evaluation import pick_device
-from synaptune.training.job import Job, score_split
+from synaptune.training.job import Job, LanguageJob
 from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import make_progress
 
@@ -65,7 +65,12 @@ def fit(job: Job) -> FitResult:
     if job.training.compile:
         job.model.compile()
     run_logger = RunLogger(
-        job.logger, job.run_dir, name=job.name, flat_config=job.flat_config, resumed_from=state.step
+        job.logger,
+        job.run_dir,
+        name=job.name,
+        flat_config=job.flat_config,
+        resumed_from=state.step,
+        columns=job.columns,
     )
     # Created last, because a bar that is not closed keeps control of the terminal.
     progress = make_progress(
@@ -74,6 +79,7 @@ def fit(job: Job) -> FitResult:
         state.step,
         evaluations=job.training.evaluations,
         in_search=job.in_search,
+        unit=job.unit,
     )
     exit_code, pruned = 1, False
     try:
@@ -161,18 +167,20 @@ def _compute_final_metrics(
     job: Job, state: FitState, device: torch.device, *, test: bool
 ) -> dict[str, float]:
     metrics = dict(state.metrics)
+    if state.step == job.training.steps:
+        metrics |= job.compute_final_metrics(device)
     if test:
         started_at = time.perf_counter()
         job.model.to(device)  # Lightning leaves a trained model on the CPU
-        metrics |= score_split(job, device, "test")
+        metrics |= job.score_split(device, "test")
         state.evaluation_seconds += time.perf_counter() - started_at
+    if isinstance(job, LanguageJob):
+        metrics |= {"merges": float(state.merges), "splits": float(state.splits)}
     return metrics | {
-        "tokens_per_second": state.step * job.tokens_per_step / max(1e-9, state.train_seconds),
+        f"{job.unit}s_per_second": state.step * job.units_per_step / max(1e-9, state.train_seconds),
         "train_seconds": state.train_seconds,
         "evaluation_seconds": state.evaluation_seconds,
         "peak_memory_mib": _measure_peak_memory(device),
-        "merges": float(state.merges),
-        "splits": float(state.splits),
         "steps": float(state.step),
     }
 

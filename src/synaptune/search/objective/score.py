@@ -7,6 +7,7 @@
     hybrid      (1) before generation `switch`, (2) from it on; scores of the two kinds are never
                 compared with each other
     pareto      one number for a vector of objectives, eq. (3) of pareto.py    [1]             (3)
+    accuracy    validation accuracy of an image network, which is maximized        [0..1]      (4)
     proxy       (1) extrapolated from a fraction of the steps
                 (learning_curve.py)                                            [nats/token]
 
@@ -26,13 +27,16 @@ from synaptune.core.errors import user_error
 from synaptune.search.objective.measures import match_baseline
 from synaptune.search.objective.pareto import achievement
 
-OBJECTIVES = ("val_loss", "composite", "hybrid", "pareto", "proxy")
+OBJECTIVES = ("val_loss", "composite", "hybrid", "pareto", "proxy", "accuracy")
+# Objectives that are better when larger; a search maximizes them. Each is the metric of its name.
+MAXIMIZED = {"accuracy": "val_accuracy"}
 # Names of the objectives with their units, for titles and axes.
 _LABELS = {
     "val_loss": "val_loss [nats/token]",
     "composite": "composite score [1]",
     "hybrid": "hybrid score",
     "pareto": "pareto score [1]",
+    "accuracy": "validation accuracy [0..1]",
     "proxy": "extrapolated val_loss [nats/token]",
 }
 TERMS = {
@@ -90,7 +94,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Configuration of the objective, which is minimized.
+    """Configuration of the objective, which is minimized unless it is in MAXIMIZED.
 
     Attributes:
         name: an entry of OBJECTIVES.
@@ -123,6 +127,8 @@ def get_objective_label(configuration: Mapping[str, Any]) -> str:
 def get_objective_noun(configuration: Mapping[str, Any]) -> str:
     """Return the objective of a study in a sentence: `loss`, `hybrid objective`, `objective`."""
     name = configuration.get("objective.name")
+    if name in MAXIMIZED:
+        return str(name)
     return "loss" if name == "val_loss" else "objective" if name is None else f"{name} objective"
 
 
@@ -199,7 +205,7 @@ def check_ready(config: ObjectiveConfig, metrics: Collection[str], generation: i
         UserError: runs with these metrics cannot be scored.
     """
     kind, known = get_score_kind(config, generation), config.baseline.metrics
-    if kind == "val_loss":
+    if kind == "val_loss" or kind in MAXIMIZED:
         return
     if not known:
         raise user_error(
@@ -220,7 +226,7 @@ def check_ready(config: ObjectiveConfig, metrics: Collection[str], generation: i
 
 
 def score(config: ObjectiveConfig, metrics: Mapping[str, float], generation: int = 0) -> float:
-    """Compute the number to minimize, eqs. (1) to (3).
+    """Compute the objective, eqs. (1) to (4); a search minimizes it unless it is in MAXIMIZED.
 
     Args:
         config: the objective.
@@ -233,6 +239,8 @@ def score(config: ObjectiveConfig, metrics: Mapping[str, float], generation: int
     kind = get_score_kind(config, generation)
     if kind == "val_loss":
         return metrics["val_loss"]
+    if kind in MAXIMIZED:
+        return metrics[MAXIMIZED[kind]]
     check_ready(config, metrics, generation)
     if kind == "pareto":
         return achievement(

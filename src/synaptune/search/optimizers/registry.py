@@ -2,7 +2,8 @@
 
 cma                    pycma, folded into the unit box                  cma.py
 random, grid           independent uniform points; the Cartesian        uniform_grid.py
-                       product of the values
+                       product of the values (shuffled_grid: in a
+                       random order, for a sample of it)
 tpe, gp, cmaes, qmc    Optuna's samplers                                optuna_samplers.py
 any other              an algorithm of Nevergrad's registry             nevergrad_registry.py
 """
@@ -47,6 +48,9 @@ def make_optimizer(engine: Engine, space: Space, prior: Sequence[Observation] = 
             [dimension.make_grid(engine.grid_points) for dimension in space.dimensions],
             batch_size(engine.workers),
         )
+    if engine.name == "shuffled_grid":
+        grid = [dimension.make_grid(engine.grid_points) for dimension in space.dimensions]
+        return GridOptimizer(grid, batch_size(engine.workers), seed=engine.seed)
     if engine.name == "random":
         return UniformOptimizer(len(space.dimensions), engine.seed, batch_size(engine.workers))
     if engine.name == "cma":

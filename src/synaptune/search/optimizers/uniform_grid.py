@@ -37,21 +37,29 @@ class UniformOptimizer(Optimizer):
 
 
 class GridOptimizer(Optimizer):
-    """The Cartesian product of axes; the last axis varies fastest."""
+    """The Cartesian product of axes; the last axis varies fastest, or the order is random."""
 
     learns = False
 
-    def __init__(self, axes: Sequence[Sequence[float]], generation_size: int) -> None:
+    def __init__(
+        self, axes: Sequence[Sequence[float]], generation_size: int, seed: int | None = None
+    ) -> None:
         self.generation_size = generation_size
         self.size = math.prod(len(axis) for axis in axes)
         self._axes = [list(axis) for axis in axes]
         self._next = 0
+        self._order = (
+            None
+            if seed is None
+            else np.random.default_rng(seed % SEED_MODULUS).permutation(self.size)
+        )
 
     def ask(self) -> UnitPoint | None:
         """Return the next point, or None after the last one."""
         if self._next >= self.size:
             return None
-        remainder, unit = self._next, []
+        number = self._next if self._order is None else int(self._order[self._next])
+        remainder, unit = number, []
         for axis in reversed(self._axes):
             remainder, index = divmod(remainder, len(axis))
             unit.append(axis[index])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,11 @@ class CsvWriter(Writer):
     A resumed run drops the rows after its checkpoint.
     """
 
-    def __init__(self, path: Path, resumed_from: int) -> None:
+    def __init__(self, path: Path, resumed_from: int, columns: Sequence[str] = CSV_COLUMNS) -> None:
         rows = _read_rows_until(path, resumed_from) if resumed_from else []
         self._file = path.open("w", newline="")
         self._writer: csv.DictWriter[str] = csv.DictWriter(
-            self._file, CSV_COLUMNS, extrasaction="ignore"
+            self._file, columns, extrasaction="ignore"
         )
         self._writer.writeheader()
         self._writer.writerows(rows)
@@ -104,6 +104,7 @@ class RunLogger:
         name: name of the run.
         flat_config: the configuration by dotted names.
         resumed_from: step of the checkpoint; 0 for a fresh run.
+        columns: columns of metrics.csv.
     """
 
     def __init__(
@@ -114,8 +115,9 @@ class RunLogger:
         name: str,
         flat_config: Mapping[str, Any],
         resumed_from: int,
+        columns: Sequence[str] = CSV_COLUMNS,
     ) -> None:
-        self._writers: list[Writer] = [CsvWriter(run_dir / "metrics.csv", resumed_from)]
+        self._writers: list[Writer] = [CsvWriter(run_dir / "metrics.csv", resumed_from, columns)]
         if config.tensorboard:
             self._writers.append(TensorBoardWriter(run_dir, resumed_from))
         if config.wandb != "off":

@@ -14,11 +14,11 @@ MAX_LINES = 50  # lines of one run for its validations; chosen: they fit on a pa
 class Progress:
     """Progress output of a run; this class shows nothing."""
 
-    def update(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """Show the training loss [nats/token] and the speed [tokens/s] of a logged step."""
+    def update(self, step: int, loss: float, speed: float) -> None:
+        """Show the training loss and the speed [1/s] of a logged step."""
 
     def show_validation(self, step: int, loss: float) -> None:
-        """Show a validation loss [nats/token]."""
+        """Show a validation loss."""
 
     def close(self) -> None:
         """Restore the terminal."""
@@ -30,19 +30,20 @@ class ProgressLines(Progress):
     Of more than MAX_LINES validations only those LINE_SECONDS apart, and the last, have a line.
     """
 
-    def __init__(self, steps: int, evaluations: int = 1) -> None:
+    def __init__(self, steps: int, evaluations: int = 1, unit: str = "token") -> None:
+        self._unit = unit
         self._steps, self._is_frequent = steps, evaluations > MAX_LINES
         self._started_at = self._printed_at = time.perf_counter()
         self._latest = ""
 
-    def update(self, step: int, loss: float, tokens_per_second: float) -> None:
-        self._latest = f"train {loss:.4f}  {tokens_per_second:,.0f} tokens/s  "
+    def update(self, step: int, loss: float, speed: float) -> None:
+        self._latest = f"train {loss:.4f}  {speed:,.0f} {self._unit}s/s  "
         if self._is_due:
             self._print(step, "")
 
     def show_validation(self, step: int, loss: float) -> None:
         if not self._is_frequent or self._is_due or step == self._steps:
-            self._print(step, f"val {loss:.4f} nats/token  ")
+            self._print(step, f"val {loss:.4f} nats/{self._unit}  ")
 
     @property
     def _is_due(self) -> bool:
@@ -61,7 +62,7 @@ class ProgressLines(Progress):
 class ProgressBar(Progress):
     """A rich bar of one 80-column line: losses, speed, time left."""
 
-    def __init__(self, steps: int, done: int) -> None:
+    def __init__(self, steps: int, done: int, unit: str = "token") -> None:
         from rich import progress
 
         self._bar = progress.Progress(
@@ -70,7 +71,7 @@ class ProgressBar(Progress):
             progress.MofNCompleteColumn(),
             progress.TextColumn(
                 "train [cyan]{task.fields[train]}[/]  val [green]{task.fields[val]}[/]  "
-                "{task.fields[speed]} tokens/s"
+                f"{{task.fields[speed]}} {unit}s/s"
             ),
             progress.TimeRemainingColumn(),
             refresh_per_second=5,
@@ -80,10 +81,8 @@ class ProgressBar(Progress):
         )
         self._bar.start()
 
-    def update(self, step: int, loss: float, tokens_per_second: float) -> None:
-        self._bar.update(
-            self._task, completed=step, train=f"{loss:.3f}", speed=f"{tokens_per_second:,.0f}"
-        )
+    def update(self, step: int, loss: float, speed: float) -> None:
+        self._bar.update(self._task, completed=step, train=f"{loss:.3f}", speed=f"{speed:,.0f}")
 
     def show_validation(self, step: int, loss: float) -> None:
         self._bar.update(self._task, completed=step, val=f"{loss:.3f}")
@@ -93,7 +92,13 @@ class ProgressBar(Progress):
 
 
 def make_progress(
-    choice: str, steps: int, done: int, *, evaluations: int = 1, in_search: bool
+    choice: str,
+    steps: int,
+    done: int,
+    *,
+    evaluations: int = 1,
+    in_search: bool,
+    unit: str = "token",
 ) -> Progress:
     """Return the progress output for `logger.progress`.
 
@@ -105,9 +110,12 @@ def make_progress(
         done: steps done before a resume.
         evaluations: validations of the run.
         in_search: whether the run is a trial of a search.
+        unit: what a batch consists of.
     """
     if choice == "auto":
         choice = "bar" if is_terminal(sys.stdout) else "lines"
     if in_search or choice == "off":
         return Progress()
-    return ProgressBar(steps, done) if choice == "bar" else ProgressLines(steps, evaluations)
+    if choice == "bar":
+        return ProgressBar(steps, done, unit)
+    return ProgressLines(steps, evaluations, unit)

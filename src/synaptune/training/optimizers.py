@@ -1,0 +1,43 @@
+"""The optimizer of a run: AdamW or BiostatisV6, with decoupled decay on matrices only.
+
+Source: Loshchilov and Hutter 2019, algorithm 2; moment rates 0.9 and 0.95: Brown et al.
+2020 (GPT-3), appendix B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+
+from synaptune.training.config import TrainingConfig
+
+MOMENT_RATES = (0.9, 0.95)
+
+
+class DecayingModel(Protocol):
+    """A model that defines which weights decay."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+    def make_decay_groups(self, weight_decay: float) -> list[dict[str, Any]]: ...
+
+
+def make_optimizer(model: DecayingModel, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimizer of a run; the model defines which weights decay."""
+    on_gpu = next(iter(model.parameters())).is_cuda
+    groups = model.make_decay_groups(config.weight_decay)
+    if config.optimizer == "biostatis":
+        from synaptune.training.biostatis import BiostatisV6
+
+        constants = dict(vars(config.biostatis))
+        betas = (MOMENT_RATES[0], constants.pop("beta2"))
+        return BiostatisV6(groups, lr=config.learning_rate, betas=betas, **constants)
+    return torch.optim.AdamW(
+        groups,
+        lr=config.learning_rate,
+        betas=MOMENT_RATES,
+        fused=True if on_gpu else None,
+        foreach=None if on_gpu else True,
+    )
