@@ -19,6 +19,7 @@ from synaptune.analysis.profiles import fit_profiles
 from synaptune.analysis.ranking import rescore_study
 from synaptune.analysis.replay import Replay, replay_rescored
 from synaptune.analysis.results import Evidence, Importance, ValidationResult
+from synaptune.analysis.screening import from_note
 from synaptune.analysis.validation import (
     compute_validation,
     find_validated_trial,
@@ -33,7 +34,7 @@ from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import redact_url
-from synaptune.study.reader import BASELINE, GATES, StudySnapshot
+from synaptune.study.reader import BASELINE, GATES, SCREENING, StudySnapshot
 
 INSPECTIONS = "portraits"  # key of the study's note
 
@@ -138,6 +139,7 @@ def gather_evidence(
         state=snapshot.state,
         plan=snapshot.plan,
         validated=validated,
+        screening=from_note(note) if (note := snapshot.notes.get(SCREENING)) else None,
         spans=_measure_spans(snapshot),
     )
 

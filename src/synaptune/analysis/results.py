@@ -163,6 +163,57 @@ class Effect(NamedTuple):
     significant: bool
 
 
+class ScreenEffect(NamedTuple):
+    """Effect of a parameter on the loss.
+
+    Attributes:
+        name: name of the parameter.
+        effect: mean loss at the high level less that at the low level.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        p: p-value, eq. (5).
+        adjusted_p: p-value adjusted for all parameters (Holm).
+        chosen: whether the search varies the parameter.
+    """
+
+    name: str
+    effect: float
+    low: float
+    high: float
+    p: float
+    adjusted_p: float
+    chosen: bool
+
+
+class Interaction(NamedTuple):
+    """Interaction of two parameters, eq. (6); p is adjusted for all tested pairs."""
+
+    first: str
+    second: str
+    effect: float
+    adjusted_p: float
+
+
+class Screening(NamedTuple):
+    """The result of a screening.
+
+    Attributes:
+        effects: of all parameters, the largest first.
+        interactions: the pairs whose interaction is told from zero.
+        runs: number of runs that count.
+        failed: number of runs that failed.
+        error: standard error of an effect, eq. (4).
+        is_folded: whether the design is a fold-over.
+    """
+
+    effects: Sequence[ScreenEffect]
+    interactions: Sequence[Interaction]
+    runs: int
+    failed: int
+    error: float
+    is_folded: bool
+
+
 class Hypothesis(NamedTuple):
     """A hypothesis stated before the search.
 
@@ -291,6 +342,7 @@ class Evidence:
         plan: plan of the analysed search.
         validated: trial of the search that the validation ran; None without one. It is not `best`
             if the search has found a better trial since, and the validation is then stale.
+        screening: which of many parameters matter; None without a screening.
         spans: start and end of the ended trials by number [s since the first start].
         provenance: what is needed to reproduce the study.
         inspections: results of the inspections of the baseline and the best ("baseline", "best").
@@ -342,6 +394,7 @@ class Evidence:
     state: State = "ended"
     plan: SearchPlan = UNKNOWN_PLAN
     validated: Trial | None = None
+    screening: Screening | None = None
     spans: Mapping[int, tuple[float, float]] = field(default_factory=dict)
 
     @property

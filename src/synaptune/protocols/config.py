@@ -16,6 +16,7 @@ SEED_OFFSETS = {
     "gates": 2000,
     "phase2": 3000,  # validation of phase 2
     "transfer": 4000,
+    "screen": 5000,
 }
 
 
@@ -38,6 +39,9 @@ class Phase1Config:
     go_on: bool | None = MISSING
     dry_run: bool = MISSING
     report: bool = MISSING
+    screen: bool = MISSING
+    screen_runs: int | None = MISSING
+    screen_fraction: float = MISSING
     sanity: SanityConfig = MISSING
 
 
@@ -84,6 +88,7 @@ _MINIMA = {
     "group_budget": (1, "1 evaluation"),
     "seeds": (2, "2, for an interval"),
     "gate_seeds": (2, "2, for an interval"),
+    "screen_runs": (4, "4 runs"),
     "top": (3, "3: fewer points have no rank correlation"),
     "sanity.seeds": (2, "2, for a spread over seeds"),
     "sanity.candidates": (2, "2, for a spread over candidates"),
@@ -120,6 +125,10 @@ def read_protocol_config(kind: type[ProtocolConfigT], node: DictConfig) -> Proto
         faults.append(
             f"protocol.sanity.repeats={config.sanity.repeats}: expected at most"
             f" protocol.sanity.candidates={config.sanity.candidates}"
+        )
+    if isinstance(config, Phase1Config) and not 0.0 < config.screen_fraction <= 1.0:
+        faults.append(
+            f"protocol.screen_fraction={config.screen_fraction:g}: expected above 0, at most 1"
         )
     if faults:
         raise UserError(

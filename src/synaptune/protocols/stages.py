@@ -24,7 +24,7 @@ from synaptune.search.trial import Trial, find_best
 from synaptune.search.workers.base import Evaluate, InlineWorkers
 from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
 from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
-from synaptune.study.reader import INCUMBENTS, REFERENCE
+from synaptune.study.reader import INCUMBENTS, RECOMMENDED, REFERENCE
 from synaptune.study.study import PhaseLedger
 from synaptune.training.config import TrainingConfig
 
@@ -283,6 +283,46 @@ def rerun_incumbents(protocol: Protocol, trials: Sequence[Trial]) -> Trial | Non
         f" (the search's best, trial {best.number}: {sign * losses[0]:.4f})"
     )
     return winner
+
+
+def choose_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
+    """Return the trial of a search that is validated; None when none is complete.
+
+    It is the one of the best posterior mean (search/posterior.py), or with `search.incumbents` the
+    best of these on more seeds. The choice is stored in the study and made once for a set of
+    trials.
+    """
+    best = find_best_trial(protocol, trials)
+    ranked = [trial for trial in trials if trial.objective is not None]
+    is_plain = protocol.search.recommend == "posterior" and protocol.objective.name != "hybrid"
+    if protocol.search.incumbents > 1 or best is None or not is_plain:
+        return rerun_incumbents(protocol, trials)
+    phase = best.facts["phase"]
+    stored = dict(protocol.study.read_note(RECOMMENDED) or {})
+    choice = stored.get(phase)
+    if choice is None or choice["of"] != [ranked[-1].number, len(ranked)]:
+        from synaptune.search.posterior import recommend
+
+        sign = -1.0 if protocol.plan.maximize else 1.0
+        found = recommend(
+            [trial.unit for trial in ranked], [sign * (trial.objective or 0.0) for trial in ranked]
+        )
+        choice = {
+            "of": [ranked[-1].number, len(ranked)],
+            "trial": ranked[found.index].number,
+            "mean": sign * found.mean,
+            "deviation": found.deviation,
+            "noise": found.noise,
+            "observed_best": best.number,
+        }
+        protocol.study.write_note(RECOMMENDED, stored | {phase: choice})
+    if choice["deviation"] is not None:
+        print_message(
+            f"recommended: trial {choice['trial']} has the best posterior mean,"
+            f" {choice['mean']:.4f} ± {choice['deviation']:.4f} (noise {choice['noise']:.4f});"
+            f" the best objective, {best.objective:.4f}, is that of trial {best.number}"
+        )
+    return next(trial for trial in ranked if trial.number == choice["trial"])
 
 
 def _choose_incumbents(

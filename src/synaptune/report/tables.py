@@ -11,6 +11,7 @@ from typing import Any
 from synaptune.analysis.results import AblationRow, Evidence
 from synaptune.core.text import format_duration, get_first_line
 from synaptune.report.figures.axis import map_dimensions
+from synaptune.report.screening import tabulate_effects, tabulate_subsystems
 from synaptune.report.table_model import Column, Table, format_cell, make_table, show_value
 from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
@@ -39,6 +40,8 @@ _COLUMN_NOTES = {
 def make_all_tables(evidence: Evidence) -> Iterator[Table]:
     """Make every table that has rows."""
     for make in (
+        lambda evidence: tabulate_effects(evidence.screening),
+        tabulate_subsystems,
         tabulate_parameters,
         tabulate_validation,
         tabulate_gates,

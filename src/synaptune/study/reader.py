@@ -39,8 +39,11 @@ SEARCH, BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE = (
 )
 # Phases of phase 2; the first is also the note with the decisions of the gates.
 GATES, JOINT = ("gates", schema.JOINT)
+RECOMMENDED = "recommended"  # note: trial of each phase with the best posterior mean
+# The phase of a screening, and the note with its result.
+SCREEN, SCREENING = "screen", "screening"
 # Phases of a protocol that run trials without a search.
-_NO_SEARCH = ("sanity", BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE, "transfer")
+_NO_SEARCH = ("sanity", SCREEN, BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE, "transfer")
 _SHOWN_NAMES = 10
 
 
