@@ -104,7 +104,7 @@ def fit_real(name: str) -> Problem:
     if name.endswith("forest"):
         model: Any = RandomForestRegressor(100, min_samples_leaf=2, random_state=0)
     else:
-        kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern(np.ones(size), (0.1, 100.0), nu=2.5)
+        kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern([1.0] * size, (0.1, 100.0), nu=2.5)
         kernel += WhiteKernel(0.05, (1e-3, 1.0))
         model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
     with warnings.catch_warnings():

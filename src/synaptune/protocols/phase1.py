@@ -176,12 +176,17 @@ def plan_runs(
 def build_space(composed: ComposedConfig) -> Space:
     """Return the parameters of the search space that the command line does not fix.
 
+    A screening leaves out those that the configured model does not use.
+
     Raises:
         UserError: the space does not fit the configuration.
     """
-    from synaptune.config.search_space import check_search, read_dimensions
+    from synaptune.config.search_space import check_search, find_unused, read_dimensions
 
     dimensions = read_dimensions(composed.base)
+    if has_screening(composed.base):
+        unused = find_unused(composed.base)
+        dimensions = [dimension for dimension in dimensions if dimension.name not in unused]
     free = [dimension for dimension in dimensions if dimension.name not in composed.fixed_names]
     space = make_space(free)
     check_search(composed.base, space.names)

@@ -44,8 +44,14 @@ def run_screening(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def add_space(overrides: Sequence[str], *, is_on: bool) -> list[str]:
-    """Return the overrides with the screened space, unless they name another or switch it off."""
-    is_named = any(get_override_key(word) == "search_space" for word in overrides)
+    """Return the overrides with the screened space, unless they name another or switch it off.
+
+    A search that starts at another study has the space of that study's search.
+    """
+    is_named = any(
+        (key := get_override_key(word)).startswith("search_space") or key == "search.start"
+        for word in overrides
+    )
     return [*overrides] if is_named or not is_on else [*overrides, f"search_space={SPACE}"]
 
 
@@ -89,7 +95,7 @@ def _measure(protocol: Protocol, config: Phase1Config) -> Screening:
     )
     first_seed = protocol.seed + SEED_OFFSETS[SCREEN]
     seeds = [first_seed + block for block in plan.blocks]
-    facts = {} if short == steps else {RUN_STEPS: short}
+    facts: dict[str, Any] = {} if short == steps else {RUN_STEPS: short}
     ledger = protocol.make_ledger(SCREEN, **facts)
     points = list(zip(to_points(plan, space), seeds, strict=True))
     trials = run_points(protocol, ledger, points, label="screening run")

@@ -2,12 +2,12 @@
 
     y(u) = f(u) + e,   f ~ GP(0, s^2 k),   e ~ N(0, v)                                      (1)
     k(u, w) = (1 + r + r^2/3) exp(-r),   r^2 = 5 sum_i ((u_i - w_i) / l_i)^2                (2)
-    ln l_i ~ N(sqrt 2 + ln(n) / 2, 3),   ln v ~ N(-4, 1),   ln s^2 ~ N(0, 1)                (3)
+    ln l_i ~ N(sqrt 2 + ln(n) / 2, 3),   ln v ~ N(-2, 1),   ln s^2 ~ N(0, 1)                (3)
 
 The losses are standardised. The hyperparameters maximise the posterior density. The lowest of many
 noisy losses owes a part of its value to chance; the posterior mean of f at the points corrects it.
 Source: (2) Matern, nu = 5/2; (3) Hvarfner, Hellsten and Nardi 2024, arXiv:2402.02229, eq. (8) for
-the lengths; noise and scale chosen: small noise is likely, and the losses have unit variance.
+the lengths; noise and scale chosen: the losses have unit variance, of which a tenth is often noise.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def _fit_model(points: NDArray[Any], values: NDArray[Any]) -> Any:
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
     size = points.shape[1]
-    lengths = np.full(size, math.sqrt(2.0) + math.log(size) / 2.0)
-    centres = np.concatenate([[0.0], lengths, [-4.0]])  # eq. (3), in the order of the kernel
+    lengths: Any = np.full(size, math.sqrt(2.0) + math.log(size) / 2.0)
+    centres = np.concatenate([[0.0], lengths, [-2.0]])  # eq. (3), in the order of the kernel
     variances = np.concatenate([[1.0], np.full(size, 3.0), [1.0]])
 
     def maximise_posterior(likelihood: Any, start: Any, bounds: Any) -> tuple[Any, float]:
@@ -112,8 +112,9 @@ def _fit_model(points: NDArray[Any], values: NDArray[Any]) -> Any:
 
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(
         np.exp(lengths), (1e-2, 1e3), nu=2.5
-    ) + WhiteKernel(math.exp(-4.0), (1e-6, 1e1))
-    model = GaussianProcessRegressor(kernel, optimizer=maximise_posterior)
+    ) + WhiteKernel(math.exp(-2.0), (1e-6, 1e1))
+    optimizer: Any = maximise_posterior
+    model = GaussianProcessRegressor(kernel, optimizer=optimizer)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lengths of parameters without effect reach their bound
         return model.fit(points, values)
