@@ -77,6 +77,11 @@ def gather_evidence(
         for trial in snapshot.trials
         if trial.state != "running" and "copied_from" not in trial.facts
     ]
+    importances = (
+        compute_importances(snapshot, space, trials)
+        if deep
+        else [Importance(name, None, None) for name in names]
+    )
     return Evidence(
         name=snapshot.name,
         phase=phase,
@@ -96,9 +101,7 @@ def gather_evidence(
         effects_note=""
         if effects or not deep
         else replayed.note or "too few complete generations to compare",
-        importances=compute_importances(snapshot, space, trials)
-        if deep
-        else [Importance(name, None, None) for name in names],
+        importances=importances,
         hypotheses=[]
         if best is None
         else check_hypotheses(
@@ -108,6 +111,7 @@ def gather_evidence(
             generations=generations,
             effects=effects,
             pairs=pairs,
+            importances=importances,
         ),
         profiles=fit_profiles(space, units, losses),
         noise=measure_noise(snapshot),

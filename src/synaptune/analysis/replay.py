@@ -121,7 +121,9 @@ def _replay_cma(
         members, member_losses = trials[first : first + length], losses[first : first + length]
         if not members:
             break
-        mean, covariance = optimizer.get_distribution()
+        # The first design has no distribution that an effect could be conditioned on: None.
+        known = None if optimizer.is_designing else optimizer.get_distribution()
+        mean, covariance = (None, None) if known is None else known
         samples = np.array([optimizer.draw()[:count] for _ in members])
         units = np.array([trial.unit for trial in members])
         folded = fold(samples)

@@ -45,6 +45,34 @@ class Comparison(NamedTuple):
     effect: float | None
 
 
+class GoalResult(NamedTuple):
+    """A metric of the plan at the start and tuned (goals.py).
+
+    Attributes:
+        metric: name of the metric.
+        label: name for a reader.
+        start: mean at the start.
+        tuned: mean of the best.
+        change: relative change [%]; None if the start is zero.
+        threshold: change that is enough [%].
+        stretch: change to hope for [%].
+        met: whether the threshold is met.
+        stretch_met: whether the stretch goal is met.
+        degraded: whether the metric is worse, told from zero.
+    """
+
+    metric: str
+    label: str
+    start: float
+    tuned: float
+    change: float | None
+    threshold: float
+    stretch: float
+    met: bool
+    stretch_met: bool
+    degraded: bool
+
+
 @dataclass(frozen=True)
 class ValidationResult:
     """Result of the validation of a study.
@@ -55,6 +83,8 @@ class ValidationResult:
         gain: relative improvement of test perplexity [%].
         decision: action of the gate.
         reason: reason for the action.
+        goals: the metrics of the plan.
+        overfit: how far test perplexity is above that of the validation split; None if it is not.
     """
 
     before: Sequence[Trial]
@@ -62,6 +92,8 @@ class ValidationResult:
     gain: Comparison
     decision: str
     reason: str
+    goals: Sequence[GoalResult] = ()
+    overfit: str | None = None
 
 
 class Convergence(NamedTuple):

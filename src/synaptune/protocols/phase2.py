@@ -199,6 +199,7 @@ def _run_stages(
         defaults=values,
         seconds=seconds,
         findings=explain_context(read_evidence(protocol)),
+        protocol="phase2",
     )
     gates.append(_make_gate("phase 2", summary))
     summary["gates"] = gates

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from synaptune.config.flat import get_typed_group
 from synaptune.core.errors import user_error
 from synaptune.protocols.protocol import Protocol, prefix_messages, print_message
+from synaptune.search.callback import Callback, CallbackList
 from synaptune.search.loop import Plan
 from synaptune.search.objective.score import Baseline, needs_baseline, rescore, with_baseline
 from synaptune.search.optimizers.base import Observation
@@ -24,7 +25,7 @@ from synaptune.search.trial import Trial, find_best
 from synaptune.search.workers.base import Evaluate, InlineWorkers
 from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
 from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
-from synaptune.study.reader import INCUMBENTS, RECOMMENDED, REFERENCE
+from synaptune.study.reader import INCUMBENTS, JOINT, RECOMMENDED, REFERENCE, SEARCH
 from synaptune.study.study import PhaseLedger
 from synaptune.training.config import TrainingConfig
 
@@ -184,6 +185,33 @@ def keep_best_file(protocol: Protocol) -> Iterator[None]:
             write_text(protocol.study.location.folder / "best.yaml", text)
 
 
+class BestFile(Callback):
+    """Replaces best.yaml at each new best of a search, so that it holds it at any moment."""
+
+    def __init__(
+        self, protocol: Protocol, ledger: PhaseLedger, trials: Sequence[Trial] = ()
+    ) -> None:
+        """Begin with the trials that ended before."""
+        from synaptune.config.search_space import read_fixed_values
+
+        self.phase = ledger.phase
+        self._protocol, self._fixed = protocol, read_fixed_values(protocol.base)
+        self._best = find_best(trials, protocol.plan.maximize)
+
+    def on_foreign_end(self, trial: Trial, values: Mapping[int, float]) -> None:
+        self.on_end(trial, 0)
+
+    def on_end(self, trial: Trial, finished: int) -> None:
+        from synaptune.study.artifacts import write_best
+
+        known = [self._best] if self._best is not None else []
+        best = find_best([*known, trial], self._protocol.plan.maximize)
+        if best is not None and best is not self._best:
+            self._best = best
+            location = self._protocol.study.location
+            write_best(location.folder / "best.yaml", location.name, best, self._fixed)
+
+
 def run_searches_together(
     protocol: Protocol,
     ledgers: Mapping[str, PhaseLedger],
@@ -236,7 +264,14 @@ def run_searches_together(
             keep=protocol.kept_checkpoints,
         ) as callbacks:
             workers = protocol.make_reusing_workers()
-            results = optimize(searches, workers, callbacks, protocol.notifier)
+            files = [
+                BestFile(protocol, ledgers[label], ended[label])
+                for label in unfinished
+                # The scores of a hybrid objective are not of one kind.
+                if ledgers[label].phase in (SEARCH, JOINT) and protocol.objective.name != "hybrid"
+            ]
+            watchers = CallbackList([callbacks, *files])
+            results = optimize(searches, workers, watchers, protocol.notifier)
             trials |= dict(zip(unfinished, results, strict=True))
         check_interrupted()
     for label, of_phase in {} if quiet else trials.items():

@@ -47,7 +47,7 @@ _RESULT_SECTIONS = (
     (
         "validation",
         "Validation and noise",
-        ("figure seeds", "table validation", "table gates", "table noise"),
+        ("table goals", "figure seeds", "table validation", "table gates", "table noise"),
     ),
     (
         "screening",

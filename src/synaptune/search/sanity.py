@@ -118,6 +118,7 @@ class ObjectiveCheck:
         spread_over_candidates: spread over candidates at one seed [nats/token]; None if too many
             failed.
         failed: number of candidates that failed.
+        best_candidate: lowest loss of the candidates [nats/token]; None if all failed.
     """
 
     loss: float
@@ -126,6 +127,7 @@ class ObjectiveCheck:
     noise: float
     spread_over_candidates: float | None
     failed: int
+    best_candidate: float | None = None
 
     @property
     def faults(self) -> list[str]:
@@ -189,4 +191,5 @@ def check_objective(
         noise=noise,
         spread_over_candidates=spread,
         failed=len(candidates) - len(losses),
+        best_candidate=min(losses, default=None),
     )

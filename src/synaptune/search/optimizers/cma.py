@@ -109,6 +109,8 @@ class CmaOptimizer(Optimizer):
 
     def ask(self) -> UnitPoint:
         """Return the next point; the first one is the start of the space."""
+        if self.is_designing:
+            return tuple(self.draw().tolist())
         sample = self.draw()
         if self._design:
             return self._design.popleft()
@@ -225,7 +227,7 @@ class CmaOptimizer(Optimizer):
         design is its own sample.
         """
         if self.is_designing:
-            return np.array(self._design[0])
+            return np.array(self._design.popleft())
         if not self._queue:
             self._queue.extend(self._strategy.ask())
         self._drawn = True
