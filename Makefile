@@ -16,7 +16,7 @@ OVERRIDES = $(if $(BUDGET),protocol.budget=$(BUDGET)) $(if $(SEEDS),protocol.see
 	$(if $(STUDY),study.name=$(STUDY)) $(if $(SCALE),scale=$(SCALE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sanity sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine dendritic sample sensitivity docs bench-step bench-search bench-curve bench-noise bench-start bench-optimizer bench-gpu bench test test-slow lint check clean
+.PHONY: help setup train sanity screen sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine dendritic sample sensitivity docs bench-step bench-search bench-budget bench-screen bench-curve bench-noise bench-start bench-optimizer bench-gpu bench test test-slow lint check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,8 +41,11 @@ sanity: $(READY) ## train the synaptic and the plain model for a few seconds eac
 	$(BIN)/python train.py name=sanity scale=smoke $(ARGS)
 	$(BIN)/python train.py name=sanity scale=smoke model=gpt $(ARGS)
 
-sweep-phase1: $(READY) ## tune ten parameters and give the verdict; BUDGET= SEEDS= SCALE= STUDY=
+sweep-phase1: $(READY) ## screen all parameters, tune those that matter, give the verdict; BUDGET= SEEDS= SCALE= STUDY=
 	$(BIN)/synaptune phase1 $(OVERRIDES)
+
+screen: $(READY) ## find out which of all parameters matter; SCALE= STUDY=
+	$(BIN)/synaptune screen $(OVERRIDES)
 
 sweep-phase2: $(READY) ## tune all parameters from the phase-1 optimum; BUDGET= SEEDS= SCALE= STUDY=
 	$(BIN)/synaptune phase2 $(OVERRIDES)
@@ -82,6 +85,12 @@ bench-step: $(READY) ## measure the step time of the synaptic model against the 
 
 bench-search: $(READY) ## measure search quality: our cma, pycma, Optuna's samplers and random points
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_search.py $(ARGS)
+
+bench-budget: $(READY) ## measure search quality at 20 to 300 noisy evaluations; ARGS="--seeds N"
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_budget.py $(ARGS)
+
+bench-screen: $(READY) ## measure the power of a screening on planted effects
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_screen.py $(ARGS)
 
 bench-curve: $(READY) ## measure how well a learning curve predicts its end; ARGS="--candidates N"
 	$(BIN)/python benchmarks/bench_curve.py $(ARGS)

@@ -68,7 +68,7 @@ def test_effects_do_not_depend_on_the_order_of_the_names(tmp_path):
             for effect in find_effects(replay(snapshot), snapshot.spaces["search"].names)
         }
         assert by_name["strong"].significant
-        assert not by_name["idle"].significant
+        assert by_name["idle"].p > 0.01
 
 
 def test_independent_random_points_are_tested_too(tmp_path):

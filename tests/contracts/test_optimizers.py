@@ -1,5 +1,6 @@
 """One contract over every optimizer, and what is particular to each."""
 
+import itertools
 import math
 import pickle
 import random
@@ -9,11 +10,13 @@ import pytest
 import torch
 
 from synaptune.core.errors import UserError
+from synaptune.search.optimizers.auto import resolve_engine
 from synaptune.search.optimizers.cma import HALF_BIN, INITIAL_STEP, compute_min_steps
 from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
 from synaptune.search.space.space import Dimension, Space
 
-NAMES = ["cma", "random", "grid", "OnePlusOne", "PSO", "tpe", "gp", "cmaes", "qmc"]
+NAMES = ["cma", "global cma", "random", "grid", "OnePlusOne", "PSO", "tpe", "gp", "cmaes", "qmc"]
+NAMES += ["auto"]
 SPACE = Space(
     (
         Dimension("a", "lin", 0.0, 1.0, start=0.3),
@@ -22,12 +25,21 @@ SPACE = Space(
         Dimension("d", "categorical", choices=("u", "v")),
     )
 )
-WARM_UP = {"tpe": 14, "gp": 12, "PSO": 45}  # asks until losses count
+WARM_UP = {"tpe": 14, "gp": 12, "auto": 12, "PSO": 45}  # asks until losses count
+
+
+def make(name, seed=1, space=SPACE, **settings):
+    """Make an optimizer; the global cma begins with a design, as new searches do."""
+    if name == "global cma":
+        settings |= {"start_design": "sobol", "restarts": 2}
+    if name == "auto":
+        settings = {"start_design": "sobol", "budget": 60} | settings
+    return make_optimizer(Engine(name.removeprefix("global "), seed, **settings), space)
 
 
 def worn_in(name, generations=3, space=SPACE, **settings):
     """An optimizer past its first points."""
-    optimizer = make_optimizer(Engine(name, 1, **settings), space)
+    optimizer = make(name, space=space, **settings)
     run(optimizer, 1 if name == "grid" else WARM_UP.get(name, generations))
     return optimizer
 
@@ -48,29 +60,26 @@ def run(optimizer, generations, loss=bowl):
 @pytest.mark.parametrize("name", NAMES)
 def test_points_lie_in_the_unit_box_and_repeat_with_the_seed(name):
     count = WARM_UP.get(name, 3)
-    points = run(make_optimizer(Engine(name, 3, budget=50), SPACE), count)
+    points = run(make(name, 3, budget=50), count)
     assert all(len(unit) == 4 and all(0.0 <= u <= 1.0 for u in unit) for unit in points)
-    assert run(make_optimizer(Engine(name, 3, budget=50), SPACE), count) == points
+    assert run(make(name, 3, budget=50), count) == points
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"grid"}))
 def test_another_seed_makes_other_points(name):
-    assert (
-        run(make_optimizer(Engine(name, 4), SPACE), 3)[1:]
-        != run(make_optimizer(Engine(name, 5), SPACE), 3)[1:]
-    )
+    assert run(make(name, 4), 3)[1:] != run(make(name, 5), 3)[1:]
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"grid", "random"}))
 def test_the_first_point_is_the_start_and_comes_once(name):
-    points = run(make_optimizer(Engine(name, 1), SPACE), 4)
+    points = run(make(name), 4)
     assert SPACE.to_values(points[0]) == SPACE.to_values(SPACE.get_start())
     assert points.count(points[0]) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_what_learns_asks_differently_after_other_losses(name):
-    bottom, top = (make_optimizer(Engine(name, 1), SPACE) for _ in range(2))
+    bottom, top = (make(name) for _ in range(2))
     count = WARM_UP.get(name, 1 if name == "grid" else 4)
     differs = run(bottom, count) != run(top, count, lambda unit: -bowl(unit))
     assert differs == bottom.learns
@@ -86,9 +95,7 @@ def test_reseeding_inside_the_objective_changes_nothing(name):
         return bowl(unit)
 
     count = WARM_UP.get(name, 4)
-    assert run(make_optimizer(Engine(name, 1), SPACE), count, reseeding) == run(
-        make_optimizer(Engine(name, 1), SPACE), count
-    )
+    assert run(make(name), count, reseeding) == run(make(name), count)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,7 +114,7 @@ def test_an_optimizer_leaves_the_global_random_state_alone(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pickled_optimizer_goes_on_identically(name):
-    optimizer = make_optimizer(Engine(name, 1), SPACE)
+    optimizer = make(name)
     for _ in range(WARM_UP.get(name, 5)):
         copy = pickle.loads(pickle.dumps(optimizer))
         assert run(copy, 1) == (points := run(optimizer, 1))
@@ -116,7 +123,7 @@ def test_a_pickled_optimizer_goes_on_identically(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_failures_and_foreign_points_are_taken_in(name):
-    optimizer = make_optimizer(Engine(name, 1), SPACE)
+    optimizer = make(name)
     size = optimizer.generation_size
     optimizer.tell([Observation((0.1, 0.2, 0.3, 0.4), None)] * size)
     for generation in range(12):
@@ -156,6 +163,64 @@ def test_cma_begins_at_the_start_with_a_step_of_a_fifth():
     assert len(firsts[0]) == 4 + int(3 * math.log(10))
     others = np.array([unit for generation in firsts for unit in generation[1:]])
     assert others.std() == pytest.approx(INITIAL_STEP, rel=0.1)
+
+
+def test_a_global_cma_begins_in_the_whole_box_and_then_near_its_best_points():
+    space = Space(tuple(Dimension(f"x{index}", "lin", 0.0, 1.0, start=0.9) for index in range(10)))
+    optimizer = make("global cma", space=space, budget=60)
+    design = run(optimizer, 2)
+    assert design[0] == (0.9,) * 10
+    assert len(set(design)) == 20
+    assert all(np.array(design)[:, axis].std() > 0.22 for axis in range(10))
+    mean, covariance = optimizer.get_distribution()
+    best = sorted(design, key=bowl)[:5]
+    assert np.abs(mean - np.mean(best, axis=0)).max() < 0.15
+    deviations = np.sqrt(np.diag(covariance))
+    assert np.all((deviations > 0.1) & (deviations < 0.33))
+    assert np.mean(list(map(bowl, run(optimizer, 2)))) < 0.9 * np.mean(list(map(bowl, design)))
+
+
+def test_a_converged_cma_restarts_with_twice_the_population_and_stops_when_none_is_left():
+    space = Space(tuple(Dimension(f"x{index}", "lin", 0.0, 1.0) for index in range(2)))
+    optimizer = make("global cma", space=space)  # two restarts
+    steps = []
+    for _ in range(600):
+        run(optimizer, 1)
+        steps.append(optimizer.get_diagnostics().step)
+    rises = [later for earlier, later in itertools.pairwise(steps) if later > 30 * earlier]
+    assert len(rises) == 2
+    assert all(0.1 < step < 0.5 for step in rises)
+
+
+def test_population_and_step_are_settable_and_checked():
+    assert make("cma", population=16).generation_size == 16
+    assert make("cma", population=16, workers=5).generation_size == 20
+    narrow, wide = (
+        np.std(run(make("cma", step=step, population=50), 1), axis=0)[0] for step in (0.02, 0.2)
+    )
+    assert wide > 5 * narrow
+    with pytest.raises(UserError) as refused:
+        make("cma", population=2, step=0.0, restarts=-1, start_design="sobel")
+    assert all(
+        word in str(refused.value) for word in ("population=2", "step=0", "restarts=-1", "sobel")
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "chosen"),
+    [
+        ({"budget": 40}, "gp"),
+        ({"budget": 100}, "gp"),
+        ({"budget": 101}, "cma"),
+        ({"budget": None}, "cma"),
+        ({"budget": 40, "workers": 16}, "cma"),
+    ],
+)
+def test_auto_chooses_by_budget_and_workers_and_says_why(settings, chosen):
+    engine, reason = resolve_engine(Engine("auto", 3, **settings))
+    assert (engine.name, engine.seed, engine.budget) == (chosen, 3, settings["budget"])
+    assert reason.startswith(f"auto: {chosen} for ")
+    assert resolve_engine(engine) == (engine, "")
 
 
 @pytest.mark.parametrize("dimension", [1, 5])
@@ -255,7 +320,7 @@ def test_at_least_a_sixth_of_the_draws_leave_the_bin_of_the_mean(dimension):
 
 def test_typed_samplers_see_the_types():
     for name in ("tpe", "gp"):
-        points = run(make_optimizer(Engine(name, 2), SPACE), WARM_UP[name])
+        points = run(make(name, 2), WARM_UP[name])
         assert all(
             unit == pytest.approx(SPACE.to_unit(SPACE.to_values(unit)), abs=1e-5) for unit in points
         )

@@ -15,12 +15,18 @@ from synaptune.search.config import SearchConfig
 @pytest.mark.parametrize(
     ("words", "runs"),
     [
+        # 13 sanity, 8 screening, 19 search, 4 validation, 2 inspections
+        (["--dry-run", "protocol.budget=20"], 13 + 8 + 19 + 4 + 2),
         # 13 sanity, 19 search (its first point is a sanity run), 4 validation, 2 inspections
-        (["--dry-run", "protocol.budget=20"], 13 + 19 + 4 + 2),
+        (
+            ["--dry-run", "protocol.budget=20", "protocol.screen=false"],
+            13 + 19 + 4 + 2,
+        ),
         # each evaluation on two seeds, two incumbents on three more seeds, no inspection
         (
             [
                 *("protocol.dry_run=true", "protocol.budget=11", "protocol.report=false"),
+                "search_space=phase1",
                 *("search.seeds=2", "search.incumbents=2"),
             ],
             13 + 2 * 10 + 4 + 2 * 3,

@@ -13,8 +13,7 @@ import yaml
 
 from helpers import processes
 from helpers.paths import ROOT
-from synaptune.config.compose import compose_config
-from synaptune.protocols.phase1 import build_space, plan_runs, read_config
+from synaptune.protocols.phase1 import build_space, compose_phase1, plan_runs, read_config
 
 # Seed 1 solves Rosenbrock's function at the first attempt.
 WORDS = [
@@ -55,21 +54,23 @@ def interrupt_at(folder, number, how, *, fresh=False):
 
 
 def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(tmp_path):
-    interrupt_at(tmp_path, 4, signal.SIGKILL, fresh=True)
-    early = [(trial.params, trial.value, trial.datetime_complete) for trial in stored(tmp_path)[:4]]
-    stderr, code = interrupt_at(tmp_path, 16, signal.SIGINT)
+    interrupt_at(tmp_path, 15, signal.SIGKILL, fresh=True)
+    early = [
+        (trial.params, trial.value, trial.datetime_complete) for trial in stored(tmp_path)[:15]
+    ]
+    stderr, code = interrupt_at(tmp_path, 24, signal.SIGINT)
     assert (code, "Traceback" in stderr) == (130, False)
     ended = run(tmp_path, *WORDS)
     assert ended.returncode == 0, ended.stderr
     trials = stored(tmp_path)
-    assert [(trial.params, trial.value, trial.datetime_complete) for trial in trials[:4]] == early
+    assert [(trial.params, trial.value, trial.datetime_complete) for trial in trials[:15]] == early
     assert all(trial.state.name == "COMPLETE" for trial in trials)
     phases = [trial.user_attrs["phase"] for trial in trials]
-    assert phases == ["sanity"] * 13 + ["baseline"] + ["search"] * 4 + ["validation"] * 4
-    composed = compose_config(
-        ["scale=smoke", "protocol.budget=4", "protocol.seeds=2"], protocol="phase1"
+    assert phases == (
+        ["sanity"] * 13 + ["screen"] * 8 + ["baseline"] + ["search"] * 4 + ["validation"] * 4
     )
-    planned = plan_runs(read_config(composed), build_space(composed))
+    composed = compose_phase1(["scale=smoke", "protocol.budget=4", "protocol.seeds=2"])
+    planned = plan_runs(read_config(composed), build_space(composed), screened_steps=12)
     made = Counter(
         trial.user_attrs["phase"] for trial in trials if "copied_from" not in trial.user_attrs
     )
@@ -77,7 +78,7 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     portraits = list((folder / "portraits").iterdir())
     assert made | {"portraits": len(portraits)} == {stage.name: stage.runs for stage in planned}
     assert [trial.user_attrs["seed"] for trial in trials[-4:]] == [1001, 1001, 1002, 1002]
-    assert all(trial.user_attrs["copied_from"] == 0 for trial in trials[13:15])
+    assert all(trial.user_attrs["copied_from"] == 0 for trial in trials[21:23])
     summary = json.loads((folder / "summary.json").read_text())
     expected = {
         "study",
@@ -92,10 +93,18 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
         "seconds",
     }
     assert expected <= set(summary)
-    assert (summary["evaluations"], summary["failed"], len(summary["parameters"])) == (4, 0, 10)
+    assert (summary["evaluations"], summary["failed"]) == (4, 0)
+    screened = yaml.safe_load((folder / "screened.yaml").read_text())["parameters"]
+    assert 3 <= len(screened) <= 10
+    assert sorted(screened) == sorted(summary["parameters"])
+    assert all(len(trial.params) == 48 for trial in trials[:21])
+    assert all(sorted(trial.params) == sorted(screened) for trial in trials[21:])
+    paired = [trial.user_attrs["seed"] for trial in trials[13:21]]
+    assert paired == [seed for seed in range(5001, 5005) for _ in range(2)]
     best = yaml.safe_load((folder / "best.yaml").read_text())["parameters"]
     assert best == {name: pair["best"] for name, pair in summary["parameters"].items()}
     page = (folder / "report/report.html").read_text()
+    assert "What matters" in page
     assert f"Decision: {summary['decision']}" in page
     again = run(tmp_path, *WORDS, "protocol.report=false")
     assert "Verdict of study phase1" in again.stdout
@@ -113,6 +122,7 @@ def test_a_search_that_stops_early_goes_on_to_the_verdict_and_stays_stopped(tmp_
     words = [
         *WORDS,
         "search_space.parameters=[synapse.calcium.tau_c]",
+        "protocol.optimizer=cma",  # its first generation has other points than the start
         "stop.target=100",
         "protocol.budget=8",
         "protocol.report=false",
@@ -134,7 +144,7 @@ def test_a_search_that_stops_early_goes_on_to_the_verdict_and_stays_stopped(tmp_
         (["protocol.seeds=1"], "protocol.seeds=1"),
         (["scale=smoke", "stop.money=5"], "stop.price"),
         (["scale=smoke", "training.stepz=3"], "training.steps"),
-        (["scale=smoke", "model.experts=1"], "model.experts is 1"),
+        (["scale=smoke", "model.experts=1", "search_space=phase1"], "model.experts is 1"),
         (["scale=smoke", "data=text", "data.path=nosuch.txt"], "nosuch.txt"),
     ],
 )

@@ -70,6 +70,7 @@ def run_phase1(folder: Path) -> str:
     """Run the command that continues the phase-1 study."""
     words = ["protocol.budget=8", "protocol.seeds=2", "protocol.go_on=true", "scale=smoke"]
     words += ["study.name=protocol-phase1", "logger=csv"]
+    words += ["protocol.screen=false", "protocol.optimizer=cma"]  # the defaults of that version
     return run(folder, "-m", "synaptune.cli.main", "phase1", *words)
 
 

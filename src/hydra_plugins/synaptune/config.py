@@ -55,6 +55,7 @@ class SweeperConf:
 def _register() -> None:
     strategies = {
         "cma": OptimConf(),
+        "auto": OptimConf(optimizer="auto"),
         "random": OptimConf(optimizer="random"),
         "grid": OptimConf(optimizer="grid", budget=None),
         "nevergrad": OptimConf(optimizer="NGOpt"),

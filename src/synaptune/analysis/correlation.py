@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from synaptune.analysis.results import Effect, Generation, Hypothesis
+from synaptune.analysis.results import Effect, Generation, Hypothesis, Importance
 from synaptune.search.optimizers.base import Engine, Observation
 from synaptune.search.space.space import Space
 from synaptune.search.space.values import Value
@@ -21,14 +21,23 @@ if TYPE_CHECKING:
 
 NULL_SEARCHES = 99  # null searches behind each p [search]; chosen: p down to 0.01
 LONGEST_NULL_SEARCH = 60  # [generation]; chosen: noise has mixed the matrix by then
-# The hypotheses, stated before any search of this project; the equations suggest the signs.
+# The hypotheses of the plan, stated before any search of this project.
 GROWS, SHRINKS = "synapse.attention.lambda_loge", "synapse.structural.energy_cost_rel"
 REFILL, DECAY, RATIO = "synapse.vesicles.tau_rrp", "synapse.calcium.tau_c", (30.0, 100.0)
 HYPOTHESISED_PAIRS = (
-    ("synapse.calcium.alpha_ca", "synapse.calcium.syt1_slope"),
-    ("synapse.postsynaptic.post_fast_lr", "synapse.postsynaptic.camkii_up"),
-    ("synapse.attention.lambda_loge", "synapse.attention.barrier_strength"),
+    ("synapse.calcium.tau_c", "synapse.calcium.alpha_ca"),
+    ("synapse.vesicles.tau_rrp", "synapse.vesicles.rec_rate"),
+    ("synapse.postsynaptic.camkii_up", "synapse.postsynaptic.post_fast_lr"),
 )
+# Parameters that the plan expects among the first five, each with at least this share.
+EXPECTED_FIRST = (
+    "synapse.postsynaptic.camkii_up",
+    "synapse.postsynaptic.post_fast_lr",
+    "synapse.postsynaptic.rank_eligibility",
+)
+FIRST_COUNT, LEAST_SHARE = 5, 0.05
+GROWTH = (2.0, 3.0)  # lambda_loge at the best over its start
+COST_RANGE = (0.005, 0.010)  # energy_cost_rel at the best
 
 
 class ParameterPair(NamedTuple):
@@ -130,6 +139,7 @@ def check_hypotheses(
     generations: Sequence[Generation],
     effects: Sequence[Effect],
     pairs: Sequence[ParameterPair],
+    importances: Sequence[Importance] = (),
 ) -> list[Hypothesis]:
     """Check the hypotheses about the searched parameters against the study.
 
@@ -143,6 +153,7 @@ def check_hypotheses(
         generations: the generations of the search.
         effects: the tested effects.
         pairs: correlations of the final distribution.
+        importances: importances of the parameters.
     """
     hypotheses: list[Hypothesis] = []
     effective = {effect.name for effect in effects if effect.significant}
@@ -152,7 +163,10 @@ def check_hypotheses(
         note = f"; no effect of {idle} was found" if idle else ""
         hypotheses.append(Hypothesis(statement, finding + note, None if idle else holds))
 
-    for name, verb, sign in ((GROWS, "grows", 1.0), (SHRINKS, "shrinks", -1.0)):
+    for name, statement in (
+        (GROWS, f"lambda_loge grows {GROWTH[0]:g} to {GROWTH[1]:g} times"),
+        (SHRINKS, f"energy_cost_rel lies between {COST_RANGE[0]:g} and {COST_RANGE[1]:g}"),
+    ):
         if name in best:
             before, after = start.get(name), best[name]
             change = f"{_format_value(before)} to {_format_value(after)}"
@@ -161,14 +175,28 @@ def check_hypotheses(
                 change += f", the last generation between {low:.3g} and {high:.3g}"
             holds = None
             if isinstance(before, int | float) and isinstance(after, int | float):
-                holds = sign * (after - before) > 0.0
-            add(f"{_short_name(name)} {verb}", change, holds, name)
+                low, high = (
+                    COST_RANGE if name == SHRINKS else (GROWTH[0] * before, GROWTH[1] * before)
+                )
+                holds = low <= after <= high
+            add(statement, change, holds, name)
     values = [best.get(name, configuration.get(name)) for name in (REFILL, DECAY)]
     searched = [name for name in (REFILL, DECAY) if name in best]
     if searched and all(isinstance(value, int | float) for value in values):
         ratio = float(values[0]) / float(values[1])  # type: ignore[arg-type]
         statement = f"tau_rrp / tau_c lies between {RATIO[0]:g} and {RATIO[1]:g}"
         add(statement, f"{ratio:.3g} at the best", RATIO[0] <= ratio <= RATIO[1], *searched)
+    shares = {entry.name: entry.fanova for entry in importances if entry.fanova is not None}
+    ranked = sorted(shares, key=lambda name: -shares[name])
+    for name in EXPECTED_FIRST:
+        if name in shares:
+            rank, share = ranked.index(name) + 1, shares[name]
+            holds = rank <= FIRST_COUNT and share >= LEAST_SHARE
+            statement = (
+                f"{_short_name(name)} is among the first {FIRST_COUNT},"
+                f" with at least {100 * LEAST_SHARE:g} %"
+            )
+            add(statement, f"number {rank}, {100 * share:.1f} % of fANOVA", holds, name)
     for pair in pairs:
         names = next((names for names in HYPOTHESISED_PAIRS if {*names} == {*pair[:2]}), None)
         if names is not None:

@@ -36,12 +36,14 @@ class PlannedRuns(NamedTuple):
         runs: number of runs.
         with_test: whether each run also scores the test split.
         at_once: number of runs that may run at the same time; None means all.
+        length: duration of a run relative to a full one.
     """
 
     name: str
     runs: int
     with_test: bool = False
     at_once: int | None = None
+    length: float = 1.0
 
     def count_rounds(self, devices: int) -> int:
         """Return the largest number of runs that one device executes."""
@@ -74,6 +76,11 @@ class SecondsRange(NamedTuple):
     median: float
     low: float | None = None
     high: float | None = None
+
+    def scale(self, factor: float) -> SecondsRange:
+        """Return the range times a factor."""
+        low, high = (None if end is None else end * factor for end in (self.low, self.high))
+        return SecondsRange(self.median * factor, low, high)
 
 
 class CostRow(NamedTuple):
@@ -210,7 +217,13 @@ def price_plan(
     """
     # (stage, runs, duration of a run, rounds)
     stages = [
-        (stage.name, stage.runs, seconds(stage), stage.count_rounds(devices)) for stage in plan
+        (
+            stage.name,
+            stage.runs,
+            seconds(stage).scale(stage.length),
+            stage.count_rounds(devices),
+        )
+        for stage in plan
     ]
     # A start-up of 0 s has a row as well: a busy moment during the measurement may have hidden it.
     if start is not None:

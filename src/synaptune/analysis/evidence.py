@@ -19,6 +19,7 @@ from synaptune.analysis.profiles import fit_profiles
 from synaptune.analysis.ranking import rescore_study
 from synaptune.analysis.replay import Replay, replay_rescored
 from synaptune.analysis.results import Evidence, Importance, ValidationResult
+from synaptune.analysis.screening import from_note
 from synaptune.analysis.validation import (
     compute_validation,
     find_validated_trial,
@@ -33,7 +34,7 @@ from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import redact_url
-from synaptune.study.reader import BASELINE, GATES, TEST, StudySnapshot
+from synaptune.study.reader import BASELINE, GATES, SCREENING, TEST, StudySnapshot
 
 INSPECTIONS = "portraits"  # key of the study's note
 
@@ -78,6 +79,11 @@ def gather_evidence(
         and "copied_from" not in trial.facts
         and trial.facts.get(schema.PHASE) != schema.IMPORTED
     ]
+    importances = (
+        compute_importances(snapshot, space, trials)
+        if deep
+        else [Importance(name, None, None) for name in names]
+    )
     return Evidence(
         name=snapshot.name,
         phase=phase,
@@ -97,9 +103,7 @@ def gather_evidence(
         effects_note=""
         if effects or not deep
         else replayed.note or "too few complete generations to compare",
-        importances=compute_importances(snapshot, space, trials)
-        if deep
-        else [Importance(name, None, None) for name in names],
+        importances=importances,
         hypotheses=[]
         if best is None
         else check_hypotheses(
@@ -109,6 +113,7 @@ def gather_evidence(
             generations=generations,
             effects=effects,
             pairs=pairs,
+            importances=importances,
         ),
         profiles=fit_profiles(space, units, losses),
         noise=measure_noise(snapshot),
@@ -141,6 +146,7 @@ def gather_evidence(
         plan=snapshot.plan,
         validated=validated,
         test_accuracies=_collect_test_accuracies(snapshot, best),
+        screening=from_note(note) if (note := snapshot.notes.get(SCREENING)) else None,
         spans=_measure_spans(snapshot),
         imported=Counter(
             str(trial.facts.get(schema.SOURCE))

@@ -140,7 +140,9 @@ def _replay_cma(
         # The optimizer drew no sample for a point that a user enqueued.
         asked = [(trial, loss) for trial, loss in generation if ENQUEUED not in trial.facts]
         members = [trial for trial, _ in asked]
-        mean, covariance = optimizer.get_distribution()
+        # The first design has no distribution that an effect could be conditioned on: None.
+        known = None if optimizer.is_designing else optimizer.get_distribution()
+        mean, covariance = (None, None) if known is None else known
         samples = np.array([optimizer.draw()[:count] for _ in members]).reshape(-1, count)
         units = np.array([trial.unit for trial in members]).reshape(-1, count)
         folded = fold(samples)

@@ -45,6 +45,34 @@ class Comparison(NamedTuple):
     effect: float | None
 
 
+class GoalResult(NamedTuple):
+    """A metric of the plan at the start and tuned (goals.py).
+
+    Attributes:
+        metric: name of the metric.
+        label: name for a reader.
+        start: mean at the start.
+        tuned: mean of the best.
+        change: relative change [%]; None if the start is zero.
+        threshold: change that is enough [%].
+        stretch: change to hope for [%].
+        met: whether the threshold is met.
+        stretch_met: whether the stretch goal is met.
+        degraded: whether the metric is worse, told from zero.
+    """
+
+    metric: str
+    label: str
+    start: float
+    tuned: float
+    change: float | None
+    threshold: float
+    stretch: float
+    met: bool
+    stretch_met: bool
+    degraded: bool
+
+
 @dataclass(frozen=True)
 class ValidationResult:
     """Result of the validation of a study.
@@ -55,6 +83,8 @@ class ValidationResult:
         gain: relative improvement of test perplexity [%].
         decision: action of the gate.
         reason: reason for the action.
+        goals: the metrics of the plan.
+        overfit: how far test perplexity is above that of the validation split; None if it is not.
     """
 
     before: Sequence[Trial]
@@ -62,6 +92,8 @@ class ValidationResult:
     gain: Comparison
     decision: str
     reason: str
+    goals: Sequence[GoalResult] = ()
+    overfit: str | None = None
 
 
 class Convergence(NamedTuple):
@@ -161,6 +193,57 @@ class Effect(NamedTuple):
     p: float
     adjusted_p: float
     significant: bool
+
+
+class ScreenEffect(NamedTuple):
+    """Effect of a parameter on the loss.
+
+    Attributes:
+        name: name of the parameter.
+        effect: mean loss at the high level less that at the low level.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        p: p-value, eq. (5).
+        adjusted_p: p-value adjusted for all parameters (Holm).
+        chosen: whether the search varies the parameter.
+    """
+
+    name: str
+    effect: float
+    low: float
+    high: float
+    p: float
+    adjusted_p: float
+    chosen: bool
+
+
+class Interaction(NamedTuple):
+    """Interaction of two parameters, eq. (6); p is adjusted for all tested pairs."""
+
+    first: str
+    second: str
+    effect: float
+    adjusted_p: float
+
+
+class Screening(NamedTuple):
+    """The result of a screening.
+
+    Attributes:
+        effects: of all parameters, the largest first.
+        interactions: the pairs whose interaction is told from zero.
+        runs: number of runs that count.
+        failed: number of runs that failed.
+        error: standard error of an effect, eq. (4).
+        is_folded: whether the design is a fold-over.
+    """
+
+    effects: Sequence[ScreenEffect]
+    interactions: Sequence[Interaction]
+    runs: int
+    failed: int
+    error: float
+    is_folded: bool
 
 
 class Hypothesis(NamedTuple):
@@ -292,6 +375,7 @@ class Evidence:
         validated: trial of the search that the validation ran; None without one. It is not `best`
             if the search has found a better trial since, and the validation is then stale.
         test_accuracies: test accuracy of the best on fresh seeds, of an image study.
+        screening: which of many parameters matter; None without a screening.
         spans: start and end of the ended trials by number [s since the first start].
         imported: number of imported trials by their source.
         provenance: what is needed to reproduce the study.
@@ -345,6 +429,7 @@ class Evidence:
     plan: SearchPlan = UNKNOWN_PLAN
     validated: Trial | None = None
     test_accuracies: tuple[float, ...] = ()
+    screening: Screening | None = None
     spans: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     imported: Mapping[str, int] = field(default_factory=dict)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from synaptune.analysis.compare import Improvement, compare
-from synaptune.analysis.results import Noise, SelectionBias, ValidationResult
+from synaptune.analysis.goals import check_goals, describe_overfit, find_degraded
+from synaptune.analysis.results import GoalResult, Noise, SelectionBias, ValidationResult
 from synaptune.search.space.values import is_same
 from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema
@@ -72,8 +73,17 @@ def compute_validation(snapshot: StudySnapshot) -> ValidationResult | None:
     gain = compare(
         [run.facts[PERPLEXITY] for run in before], [run.facts[PERPLEXITY] for run in after]
     )
-    decision = decide(Improvement(gain.mean, gain.low, gain.high), measure_gini_gain(before, after))
-    return ValidationResult(before, after, gain, decision.action, decision.reason)
+    improvement = Improvement(gain.mean, gain.low, gain.high)
+    verdict = judge(before, after, improvement, snapshot.configuration.get("search.protocol"))
+    return ValidationResult(
+        before,
+        after,
+        gain,
+        verdict.decision.action,
+        verdict.decision.reason,
+        verdict.goals,
+        verdict.overfit,
+    )
 
 
 def find_validated_trial(
@@ -170,14 +180,63 @@ class Decision(NamedTuple):
     reason: str
 
 
-def decide(improvement: Improvement, gini_gain: float | None) -> Decision:
+class Verdict(NamedTuple):
+    """The decision with the goals of the plan; see ValidationResult."""
+
+    decision: Decision
+    goals: Sequence[GoalResult]
+    overfit: str | None
+
+
+def judge(
+    before: Sequence[Trial],
+    after: Sequence[Trial],
+    improvement: Improvement,
+    protocol: str | None = "phase1",
+) -> Verdict:
+    """Judge the paired validation runs of a protocol.
+
+    Args:
+        before: runs of the start.
+        after: runs of the best, in the same order of seeds.
+        improvement: of test perplexity [%].
+        protocol: `phase2` has a rule of its own.
+    """
+    goals = check_goals(before, after)
+    if protocol == "phase2":
+        decision = decide_phase2(improvement)
+    else:
+        gini_gain = measure_gini_gain(before, after)
+        decision = decide(improvement, gini_gain, find_degraded(goals))
+    return Verdict(decision, goals, describe_overfit(before, after))
+
+
+def decide_phase2(improvement: Improvement) -> Decision:
+    """Decide on the improvement over the optimum of phase 1, of which 5 to 10 % are expected."""
+    mean, low = improvement.mean, improvement.low
+    improved = f"perplexity improved by a further {mean:.1f} %"
+    if mean < CONSIDER or low <= 0.0:
+        short = f"below the {CONSIDER:g} % that phase 2 has to add"
+        reason = f"{improved}, {short if mean < CONSIDER else 'but its interval reaches zero'}"
+        return Decision("stop", f"{reason}; the optimum of phase 1 stays")
+    expected = f"{CONSIDER:g} to {PROCEED:g} %"
+    place = "above" if mean > PROCEED else "within"
+    return Decision("proceed", f"{improved}, {place} the expected {expected}")
+
+
+def decide(
+    improvement: Improvement, gini_gain: float | None, degraded: Sequence[str] = ()
+) -> Decision:
     """Decide on an improvement of test perplexity.
 
     An improvement whose interval reaches zero never leads to "proceed", since it may be zero.
+    Between 5 and 10 % the plan re-evaluates if another metric has degraded. Without that it names
+    no action; the decision is then to re-evaluate as well, because 10 % were not reached.
 
     Args:
         improvement: mean and interval [%].
         gini_gain: relative rise of the experts' Gini coefficient [%]; None for dense models.
+        degraded: labels of the other metrics that have degraded.
     """
     mean, improved = improvement.mean, f"perplexity improved by {improvement.mean:.1f} %"
     if improvement.high < 0.0:
@@ -195,4 +254,6 @@ def decide(improvement: Improvement, gini_gain: float | None) -> Decision:
     if gini_gain is not None and gini_gain >= GINI_GAIN:
         return Decision("proceed", f"{improved} and the expert Gini by {gini_gain:.0f} %")
     gini = "" if gini_gain is None else f", with the expert Gini changed by {gini_gain:+.0f} %"
-    return Decision("re-evaluate", f"{improved}, between {CONSIDER:g} and {PROCEED:g} %{gini}")
+    others = f"; {' and '.join(degraded)} degraded" if degraded else "; no other metric degraded"
+    range_text = f"between {CONSIDER:g} and {PROCEED:g} %"
+    return Decision("re-evaluate", f"{improved}, {range_text}{gini}{others}")

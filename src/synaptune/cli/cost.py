@@ -110,7 +110,6 @@ def _plan_protocol(
     options: argparse.Namespace,
 ) -> tuple[ComposedConfig, Phase1Config | Phase2Config, Space, list[PlannedRuns]]:
     """Return the configuration of the plan, its settings, its space and its runs."""
-    from synaptune.config.compose import compose_config
     from synaptune.protocols import phase1, phase2
 
     if options.plan == "phase2":
@@ -118,9 +117,16 @@ def _plan_protocol(
     else:
         overrides = ["search_space=all"] if options.plan == "all48" else []
         protocol = phase1
-        composed = compose_config([*overrides, *options.overrides], protocol="phase1")
+        composed = phase1.compose_phase1([*overrides, *options.overrides])
     config, space = protocol.read_config(composed), protocol.build_space(composed)
-    return composed, config, space, protocol.plan_runs(config, space, workers=options.devices)
+    steps = phase1.count_screened_steps(composed.base)
+    more = {"screened_steps": steps} if protocol is phase1 else {}
+    return (
+        composed,
+        config,
+        space,
+        protocol.plan_runs(config, space, workers=options.devices, **more),
+    )
 
 
 def _check_options(options: argparse.Namespace) -> None:

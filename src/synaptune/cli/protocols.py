@@ -40,6 +40,10 @@ _HELP = {
     "phase1": _Help(
         "tune the parameters of phase 1 and measure what they are worth", _EVERY_OVERRIDE
     ),
+    "screen": _Help(
+        "find out which of all parameters matter: phase 1 up to its screening",
+        _EVERY_OVERRIDE,
+    ),
     "phase2": _Help(
         "tune all parameters from the phase-1 optimum: groups, gates, joint search",
         _EVERY_OVERRIDE,
@@ -54,6 +58,8 @@ _HELP = {
     ),
     "transfer": _Help("run the best points of a study on another scale", _EVERY_OVERRIDE),
 }
+_SETTINGS = {"screen": "phase1"}  # protocols that have the settings of another
+_FUNCTIONS = {"screen": "run_screening"}
 
 
 def add_commands(commands: Any) -> None:
@@ -65,19 +71,19 @@ def add_commands(commands: Any) -> None:
         parser.description = (
             f"{summary[0].upper()}{summary[1:]}. The same command continues an interrupted one."
         )
-        parser.format_help = _make_help(parser, name)
+        parser.format_help = _make_help(parser, name, _SETTINGS.get(name, name))
         add_arguments(parser, _ARGUMENTS)
         parser.set_defaults(command=lambda options, name=name: _run_protocol(name, options))
 
 
-def _make_help(parser: argparse.ArgumentParser, name: str) -> Any:
+def _make_help(parser: argparse.ArgumentParser, name: str, settings_name: str) -> Any:
     """Return a `format_help` that reads the settings from conf/ only when they are printed."""
     format_help = parser.format_help
 
     def format_help_with_settings() -> str:
         from synaptune.config.conf import CONF_DIR
 
-        settings = (CONF_DIR / "protocol" / f"{name}.yaml").read_text(encoding="utf-8")
+        settings = (CONF_DIR / "protocol" / f"{settings_name}.yaml").read_text(encoding="utf-8")
         lines = "".join(f"  {line}\n" if line else "\n" for line in settings.splitlines())
         parser.epilog = (
             f"settings of the protocol, set as protocol.NAME=VALUE:\n\n{lines}\n"
@@ -91,6 +97,6 @@ def _make_help(parser: argparse.ArgumentParser, name: str) -> Any:
 def _run_protocol(name: str, options: argparse.Namespace) -> None:
     module = importlib.import_module(f"synaptune.protocols.{name}")
     overrides = options.overrides + (["protocol.dry_run=true"] if options.dry_run else [])
-    result = getattr(module, f"run_{name}")(overrides)
+    result = getattr(module, _FUNCTIONS.get(name, f"run_{name}"))(overrides)
     if options.json:
         print_json(options, result)

@@ -216,12 +216,18 @@ def check_search(base: DictConfig, names: Sequence[str]) -> None:
     if not is_training_config(base):
         return
     from synaptune.config.settings import check_config
-    from synaptune.model.config import ModelConfig, find_unused_parameters
 
     check_config(base)
+    refuse_unused(names, find_unused(base))
+
+
+def find_unused(base: DictConfig) -> Mapping[str, str]:
+    """Return, by name, why the configured model does not use a parameter."""
+    from synaptune.model.config import ModelConfig, find_unused_parameters
+
     model = OmegaConf.to_object(base.model)
     assert isinstance(model, ModelConfig)
-    refuse_unused(names, find_unused_parameters(model))
+    return find_unused_parameters(model)
 
 
 def list_study_defaults(base: DictConfig) -> dict[str, Any]:

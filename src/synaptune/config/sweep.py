@@ -50,6 +50,7 @@ from synaptune.core.text import get_first_line
 from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
 from synaptune.search.objective.score import MAXIMIZED, ObjectiveConfig
+from synaptune.search.optimizers.auto import plan_engine
 from synaptune.search.optimizers.base import Observation
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.pruning import PrunerConfig
@@ -159,9 +160,17 @@ def read_request(request: SweepRequest) -> Sweep:
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
     # A single point is run once, as by Hydra's own sweeper; no optimizer can search it.
     optimizer = "grid" if space.is_point else optim.optimizer
-    engine = Engine(optimizer, seed, slots, plan.budget, optim.noisy, request.grid_points)
+    engine, _ = plan_engine(
+        search,
+        optimizer=optimizer,
+        seed=seed,
+        workers=slots,
+        budget=plan.budget,
+        noisy=optim.noisy,
+        grid_points=request.grid_points,
+    )
     make_optimizer(engine, space)  # refuses an unknown name before the study is created
-    settings = {"optimizer": engine.name, "seed": optim.seed, "maximize": plan.maximize}
+    settings = {"optimizer": optimizer, "seed": optim.seed, "maximize": plan.maximize}
     if engine.name == "grid":
         settings["grid_points"] = engine.grid_points
     kind = read_space_name(base) or request.config.hydra.job.name

@@ -17,6 +17,7 @@ SEED_OFFSETS = {
     "phase2": 3000,  # validation of phase 2
     "transfer": 4000,
     "dendritic": 5000,
+    "screen": 6000,
 }
 
 
@@ -39,6 +40,9 @@ class Phase1Config:
     go_on: bool | None = MISSING
     dry_run: bool = MISSING
     report: bool = MISSING
+    screen: bool = MISSING
+    screen_runs: int | None = MISSING
+    screen_fraction: float = MISSING
     sanity: SanityConfig = MISSING
 
 
@@ -98,6 +102,7 @@ _MINIMA = {
     "group_budget": (1, "1 evaluation"),
     "seeds": (2, "2, for an interval"),
     "gate_seeds": (2, "2, for an interval"),
+    "screen_runs": (4, "4 runs"),
     "top": (3, "3: fewer points have no rank correlation"),
     "sanity.seeds": (2, "2, for a spread over seeds"),
     "sanity.candidates": (2, "2, for a spread over candidates"),
@@ -134,6 +139,10 @@ def read_protocol_config(kind: type[ProtocolConfigT], node: DictConfig) -> Proto
         faults.append(
             f"protocol.sanity.repeats={config.sanity.repeats}: expected at most"
             f" protocol.sanity.candidates={config.sanity.candidates}"
+        )
+    if isinstance(config, Phase1Config) and not 0.0 < config.screen_fraction <= 1.0:
+        faults.append(
+            f"protocol.screen_fraction={config.screen_fraction:g}: expected above 0, at most 1"
         )
     if faults:
         raise UserError(

@@ -11,22 +11,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from synaptune.analysis.cost import PlannedRuns
 from synaptune.config.compose import ComposedConfig, compose_config
+from synaptune.core.errors import user_error
 from synaptune.protocols.config import SEED_OFFSETS, Phase1Config, read_protocol_config
 from synaptune.protocols.estimate import estimate_protocol
 from synaptune.protocols.final_report import write_final_report
 from synaptune.protocols.inspection import SIDES
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.sanity import run_sanity
+from synaptune.protocols.screen import SPACE, add_space, count_runs, run_screen
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import (
+    choose_trial,
     keep_best_file,
     read_evidence,
     require_objective,
-    rerun_incumbents,
     run_points,
     run_search,
     run_validation,
@@ -36,26 +38,33 @@ from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space, UnitPoint, make_space
 from synaptune.search.trial import Trial
 from synaptune.study.optimize import start_from_study
+from synaptune.study.reader import SCREEN, SCREENING
 
 
-def run_phase1(overrides: Sequence[str]) -> dict[str, Any]:
+def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[str, Any]:
     """Run the protocol from wherever its study has it.
 
     Args:
         overrides: of conf/train.yaml, and `protocol.*` of conf/protocol/phase1.yaml.
+        until: `screen` ends after the screening; None runs the whole protocol.
 
     Returns:
-        The content of summary.json; of a dry run the estimate.
+        The content of summary.json, or of screening.json; of a dry run the estimate.
 
     Raises:
         UserError: a mistake in the input, or too many failed runs.
     """
-    composed = compose_config(overrides, protocol="phase1")
+    composed = compose_phase1(overrides)
     base, config = composed.base, read_config(composed)
+    is_screened = has_screening(base)
+    _check_screening(base, config, until=until)
     space, prior = start_from_study(build_space(composed), base.search.start)
     if config.dry_run or base.search.dry_run:
+        steps = count_screened_steps(base)
         return estimate_protocol(
-            base, composed.location, lambda workers: plan_runs(config, space, workers=workers)
+            base,
+            composed.location,
+            lambda workers: plan_runs(config, space, workers=workers, screened_steps=steps),
         )
     first_seed = int(base.seed) + SEED_OFFSETS["phase1"]
     with open_protocol(
@@ -73,7 +82,12 @@ def run_phase1(overrides: Sequence[str]) -> dict[str, Any]:
                     f"{dimension.name}: {value} lies outside {dimension.describe()};"
                     " baseline and search begin at its nearest end"
                 )
-        summary, *points = _run_stages(protocol, config, prior)
+        run_sanity(protocol, config)
+        if is_screened:
+            protocol = run_screen(protocol, config)
+        if until == SCREEN:
+            return protocol.study.read_note(SCREENING)
+        summary, *points = _run_stages(protocol, prior)
         if config.report:
             write_final_report(protocol, *points)
     return summary
@@ -85,16 +99,74 @@ def read_config(composed: ComposedConfig) -> Phase1Config:
     return read_protocol_config(Phase1Config, composed.protocol)
 
 
-def plan_runs(config: Phase1Config, space: Space, *, workers: int = 1) -> list[PlannedRuns]:
+def compose_phase1(overrides: Sequence[str]) -> ComposedConfig:
+    """Compose the configuration of the protocol, with the screened space unless another is named.
+
+    Raises:
+        UserError: an override does not fit.
+    """
+    composed = compose_config(overrides, protocol="phase1")
+    words = add_space(overrides, is_on=read_config(composed).screen)
+    if len(words) == len(overrides):
+        return composed
+    screened = compose_config(words, protocol="phase1", study="phase1")
+    return screened._replace(fixed_names=composed.fixed_names)
+
+
+def has_screening(base: DictConfig) -> bool:
+    """Return whether the protocol screens the parameters of its space."""
+    return base.search_space.name == SPACE
+
+
+def count_screened_steps(base: DictConfig) -> int | None:
+    """Return the steps of a full run of a protocol with a screening; None without one."""
+    return int(base.training.steps) if has_screening(base) else None
+
+
+def _check_screening(base: DictConfig, config: Phase1Config, *, until: str | None) -> None:
+    if has_screening(base) and not config.screen:
+        raise user_error(
+            got="search_space=screened with protocol.screen=false",
+            expected="a screening, or another space",
+            do="leave one of them out; search_space=all searches every parameter",
+        )
+    if has_screening(base) and base.search.start is not None:
+        raise user_error(
+            got=f"search.start={base.search.start} with a screening",
+            expected="a search that begins where the screening left the values",
+            do="name the space: search_space=phase1, or FILE.yaml of an earlier screening",
+        )
+    if until == SCREEN and not has_screening(base):
+        raise user_error(
+            got=f"search_space={base.search_space.name} for a screening",
+            expected="search_space=screened",
+            do="leave it out",
+        )
+
+
+def plan_runs(
+    config: Phase1Config, space: Space, *, workers: int = 1, screened_steps: int | None = None
+) -> list[PlannedRuns]:
     """Return the training runs of the protocol over a space, its two inspection runs included.
 
     The baseline and the first evaluation of the search are copies of a sanity run.
+
+    Args:
+        config: settings of the protocol.
+        space: all parameters.
+        workers: number of concurrent runs.
+        screened_steps: steps of a run of the protocol with a screening; None without one.
     """
     optimizer = make_optimizer(Engine(config.optimizer, 0, workers, config.budget), space)
     sanity = config.sanity
     sanity_runs = sanity.seeds + sanity.candidates + sanity.repeats * (sanity.seeds - 1)
+    screen = []
+    if screened_steps is not None:
+        runs = count_runs(config, parameters=len(space.names), steps=screened_steps)
+        screen = [PlannedRuns(SCREEN, runs, length=config.screen_fraction)]
     return [
         PlannedRuns("sanity", sanity_runs),
+        *screen,
         PlannedRuns("search", config.budget - 1, at_once=optimizer.generation_size),
         PlannedRuns("validation", 2 * config.seeds, with_test=True),
         *([PlannedRuns("portraits", len(SIDES), at_once=1)] if config.report else []),
@@ -104,12 +176,17 @@ def plan_runs(config: Phase1Config, space: Space, *, workers: int = 1) -> list[P
 def build_space(composed: ComposedConfig) -> Space:
     """Return the parameters of the search space that the command line does not fix.
 
+    A screening leaves out those that the configured model does not use.
+
     Raises:
         UserError: the space does not fit the configuration.
     """
-    from synaptune.config.search_space import check_search, read_dimensions
+    from synaptune.config.search_space import check_search, find_unused, read_dimensions
 
     dimensions = read_dimensions(composed.base)
+    if has_screening(composed.base):
+        unused = find_unused(composed.base)
+        dimensions = [dimension for dimension in dimensions if dimension.name not in unused]
     free = [dimension for dimension in dimensions if dimension.name not in composed.fixed_names]
     space = make_space(free)
     check_search(composed.base, space.names)
@@ -117,9 +194,9 @@ def build_space(composed: ComposedConfig) -> Space:
 
 
 def _run_stages(
-    protocol: Protocol, config: Phase1Config, prior: Sequence[Observation]
+    protocol: Protocol, prior: Sequence[Observation]
 ) -> tuple[dict[str, Any], UnitPoint, UnitPoint]:
-    """Run everything up to the verdict; return its summary and the two validated points."""
+    """Run everything from the baseline on; return the summary and the two validated points."""
     from rich.console import Console
 
     from synaptune.config.search_space import read_fixed_values
@@ -133,12 +210,11 @@ def _run_stages(
         f"study {name} ({shown}): {protocol.plan.budget} evaluations"
         f" of {len(protocol.space.names)} parameters"
     )
-    run_sanity(protocol, config)
     baseline = _run_baseline(protocol)
     ledger = protocol.make_ledger("search", seeds=protocol.search.seeds)
     with keep_best_file(protocol):
         trials = run_search(protocol, ledger, protocol.plan, prior=prior)
-    best, fixed = rerun_incumbents(protocol, trials) or baseline, read_fixed_values(protocol.base)
+    best, fixed = choose_trial(protocol, trials) or baseline, read_fixed_values(protocol.base)
     write_best(folder / "best.yaml", name, best, fixed)
     pairs = run_validation(protocol, baseline.unit, best.unit)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.read_trials())

@@ -37,12 +37,12 @@ from synaptune.protocols.inspection import SIDES
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import (
+    choose_trial,
     find_best_trial,
     keep_best_file,
     pair_runs,
     read_evidence,
     require_objective,
-    rerun_incumbents,
     run_points,
     run_search,
     run_searches_together,
@@ -103,7 +103,7 @@ def compose_phase2(overrides: Sequence[str]) -> ComposedConfig:
     of_search = [
         word
         for word in overrides
-        if get_override_key(word).startswith(("search_space", "search.start"))
+        if (key := get_override_key(word)).startswith("search_space") or key == "search.start"
     ]
     if of_search:
         raise user_error(
@@ -199,6 +199,7 @@ def _run_stages(
         defaults=values,
         seconds=seconds,
         findings=explain_context(read_evidence(protocol)),
+        protocol="phase2",
     )
     gates.append(_make_gate("phase 2", summary))
     summary["gates"] = gates
@@ -249,7 +250,7 @@ def _run_joint_search(
     ledger = protocol.make_ledger(JOINT, joint, seeds=protocol.search.seeds)
     with keep_best_file(protocol):
         trials = run_search(protocol, ledger, protocol.plan, label="joint")
-    winner = rerun_incumbents(protocol, trials)
+    winner = choose_trial(protocol, trials)
     if winner is None:
         raise user_error(
             got="a joint search without a complete trial",

@@ -25,7 +25,7 @@ from synaptune.search.workers.base import Workers
 from synaptune.study.callbacks.base import TERMINAL_ONLY
 from synaptune.study.callbacks.notify import Notifier
 from synaptune.study.database import keys as schema
-from synaptune.study.reader import REFERENCE
+from synaptune.study.reader import REFERENCE, SCREEN
 from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig, TrainingConfig, parse_keep
 
@@ -49,6 +49,7 @@ class Protocol:
         stop: reasons to end a search before its budget.
         notifier: sends messages about the search.
         started_at: when the command started [s, monotonic].
+        full_space: all parameters of the study, where the search varies a part of them.
         reuses_runs: whether a run that the study already has is copied, not repeated.
     """
 
@@ -64,6 +65,7 @@ class Protocol:
     stop: StopConfig
     notifier: Notifier
     started_at: float = field(default_factory=time.monotonic)
+    full_space: Space | None = None
     reuses_runs: bool = True
 
     @property
@@ -147,7 +149,9 @@ class Protocol:
 
     @cached_property
     def _configured_values(self) -> dict[str, Value]:
-        return {name: select_value(self.base, name) for name in self.space.names}
+        return {
+            name: select_value(self.base, name) for name in (self.full_space or self.space).names
+        }
 
     def make_ledger(self, phase: str, space: Space | None = None, **facts: Any) -> PhaseLedger:
         """Return the ledger of a phase.
@@ -186,11 +190,13 @@ def prefix_messages(label: str) -> Callable[[str], None]:
 def find_finished_runs(protocol: Protocol) -> dict[Any, Trial]:
     """Return the complete runs of a study by their key, the earliest of equals.
 
-    The reference run is left out, as it has an objective of its own, and so are imported trials.
+    The reference run has an objective of its own, and the runs of a screening may be shorter: they
+    are left out, and so are imported trials.
     """
     complete = [
         trial
         for trial in protocol.study.read_trials()
-        if trial.state == "complete" and trial.facts["phase"] not in (REFERENCE, schema.IMPORTED)
+        if trial.state == "complete"
+        and trial.facts["phase"] not in (REFERENCE, SCREEN, schema.IMPORTED)
     ]
     return {protocol.make_trial_key(trial): trial for trial in reversed(complete)}

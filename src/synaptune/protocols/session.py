@@ -11,13 +11,16 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.config.compose import compose_config
+from synaptune.config.flat import read_group
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_override_key
-from synaptune.protocols.protocol import Protocol
+from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.stages import measure_baseline
 from synaptune.protocols.trial_run import TrainingEvaluation
+from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
 from synaptune.search.objective.score import MAXIMIZED
+from synaptune.search.optimizers.auto import plan_engine
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.runner import catch_interrupts
 from synaptune.search.space.file import is_user_setting
@@ -77,8 +80,14 @@ def open_protocol(
     maximize = base.objective.name in MAXIMIZED
     plan = Plan(budget, maximize, retries=trial.retries)
     plan.check()
-    engine = Engine(optimizer, int(base.seed), workers.slots, budget)
-    search = {"optimizer": engine.name, "seed": engine.seed, "maximize": maximize, **settings}
+    engine, reason = plan_engine(
+        read_group(base, "search", SearchConfig),
+        optimizer=optimizer,
+        seed=int(base.seed),
+        workers=workers.slots,
+        budget=budget,
+    )
+    search = {"optimizer": optimizer, "seed": engine.seed, "maximize": maximize, **settings}
     configuration = make_study_configuration(base, space, search)
     defaults, references = list_study_defaults(base), resolve_references(base)
     with (
@@ -105,6 +114,10 @@ def open_protocol(
             stop=stop,
             notifier=notifier,
         )
+        if reason and protocol.engine == engine:
+            print_message(reason)
+        elif reason:
+            print_message(f"auto: {protocol.engine.name}, as the study began")
         identity = get_study_identity(study)
 
         def make_evaluation(cfg: DictConfig) -> TrainingEvaluation:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from synaptune.config.flat import get_typed_group
 from synaptune.core.errors import user_error
 from synaptune.protocols.protocol import Protocol, prefix_messages, print_message
+from synaptune.search.callback import Callback, CallbackList
 from synaptune.search.loop import Plan
 from synaptune.search.objective.score import Baseline, needs_baseline, rescore, with_baseline
 from synaptune.search.optimizers.base import Observation
@@ -24,7 +25,7 @@ from synaptune.search.trial import Trial, find_best
 from synaptune.search.workers.base import Evaluate, InlineWorkers
 from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
 from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
-from synaptune.study.reader import INCUMBENTS, REFERENCE
+from synaptune.study.reader import INCUMBENTS, JOINT, RECOMMENDED, REFERENCE, SEARCH
 from synaptune.study.study import PhaseLedger
 from synaptune.training.config import TrainingConfig
 
@@ -184,6 +185,33 @@ def keep_best_file(protocol: Protocol) -> Iterator[None]:
             write_text(protocol.study.location.folder / "best.yaml", text)
 
 
+class BestFile(Callback):
+    """Replaces best.yaml at each new best of a search, so that it holds it at any moment."""
+
+    def __init__(
+        self, protocol: Protocol, ledger: PhaseLedger, trials: Sequence[Trial] = ()
+    ) -> None:
+        """Begin with the trials that ended before."""
+        from synaptune.config.search_space import read_fixed_values
+
+        self.phase = ledger.phase
+        self._protocol, self._fixed = protocol, read_fixed_values(protocol.base)
+        self._best = find_best(trials, protocol.plan.maximize)
+
+    def on_foreign_end(self, trial: Trial, values: Mapping[int, float]) -> None:
+        self.on_end(trial, 0)
+
+    def on_end(self, trial: Trial, finished: int) -> None:
+        from synaptune.study.artifacts import write_best
+
+        known = [self._best] if self._best is not None else []
+        best = find_best([*known, trial], self._protocol.plan.maximize)
+        if best is not None and best is not self._best:
+            self._best = best
+            location = self._protocol.study.location
+            write_best(location.folder / "best.yaml", location.name, best, self._fixed)
+
+
 def run_searches_together(
     protocol: Protocol,
     ledgers: Mapping[str, PhaseLedger],
@@ -236,7 +264,14 @@ def run_searches_together(
             keep=protocol.kept_checkpoints,
         ) as callbacks:
             workers = protocol.make_reusing_workers()
-            results = optimize(searches, workers, callbacks, protocol.notifier)
+            files = [
+                BestFile(protocol, ledgers[label], ended[label])
+                for label in unfinished
+                # The scores of a hybrid objective are not of one kind.
+                if ledgers[label].phase in (SEARCH, JOINT) and protocol.objective.name != "hybrid"
+            ]
+            watchers = CallbackList([callbacks, *files])
+            results = optimize(searches, workers, watchers, protocol.notifier)
             trials |= dict(zip(unfinished, results, strict=True))
         check_interrupted()
     for label, of_phase in {} if quiet else trials.items():
@@ -283,6 +318,46 @@ def rerun_incumbents(protocol: Protocol, trials: Sequence[Trial]) -> Trial | Non
         f" (the search's best, trial {best.number}: {sign * losses[0]:.4f})"
     )
     return winner
+
+
+def choose_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
+    """Return the trial of a search that is validated; None when none is complete.
+
+    It is the one of the best posterior mean (search/posterior.py), or with `search.incumbents` the
+    best of these on more seeds. The choice is stored in the study and made once for a set of
+    trials.
+    """
+    best = find_best_trial(protocol, trials)
+    ranked = [trial for trial in trials if trial.objective is not None]
+    is_plain = protocol.search.recommend == "posterior" and protocol.objective.name != "hybrid"
+    if protocol.search.incumbents > 1 or best is None or not is_plain:
+        return rerun_incumbents(protocol, trials)
+    phase = best.facts["phase"]
+    stored = dict(protocol.study.read_note(RECOMMENDED) or {})
+    choice = stored.get(phase)
+    if choice is None or choice["of"] != [ranked[-1].number, len(ranked)]:
+        from synaptune.search.posterior import recommend
+
+        sign = -1.0 if protocol.plan.maximize else 1.0
+        found = recommend(
+            [trial.unit for trial in ranked], [sign * (trial.objective or 0.0) for trial in ranked]
+        )
+        choice = {
+            "of": [ranked[-1].number, len(ranked)],
+            "trial": ranked[found.index].number,
+            "mean": sign * found.mean,
+            "deviation": found.deviation,
+            "noise": found.noise,
+            "observed_best": best.number,
+        }
+        protocol.study.write_note(RECOMMENDED, stored | {phase: choice})
+    if choice["deviation"] is not None:
+        print_message(
+            f"recommended: trial {choice['trial']} has the best posterior mean,"
+            f" {choice['mean']:.4f} ± {choice['deviation']:.4f} (noise {choice['noise']:.4f});"
+            f" the best objective, {best.objective:.4f}, is that of trial {best.number}"
+        )
+    return next(trial for trial in ranked if trial.number == choice["trial"])
 
 
 def _choose_incumbents(

@@ -16,6 +16,7 @@ from synaptune.search.workers.base import FinishedTrial, OnReport, Workers
 from synaptune.study.artifacts import read_run_facts
 from synaptune.training.loggers.wandb_run import make_run_labels
 
+RUN_STEPS = "run_steps"  # fact: steps of a trial that trains shorter than the others
 # Facts of a trial itself; every other fact belongs to its run.
 _IDENTITY_FACTS = (
     "phase",
@@ -139,6 +140,8 @@ class TrainingEvaluation:
             tags=cfg.logger.tags,
         )
         changes = trial.values | {"seed": seed, "training.test": trial.facts["test"]}
+        if (steps := trial.facts.get(RUN_STEPS)) is not None:
+            changes["training.steps"] = steps
         changes |= {f"logger.{key}": value for key, value in labels.items()}
         if trial.facts["test"]:  # the claim is about the loss of a whole run, under any objective
             changes |= {"objective.name": "val_loss", "pruner.name": "none"}

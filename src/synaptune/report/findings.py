@@ -68,6 +68,8 @@ def make_verdict(evidence: Evidence) -> Verdict:
         headline, tone = describe_gain(validation.gain)
         decision = Finding(f"Decision: {validation.decision}", _to_sentence(validation.reason))
         findings.append(decision)
+        if validation.overfit:
+            findings.append(Finding("Overfit", _to_sentence(validation.overfit)))
     findings += explain_context(evidence)
     findings += _explain_ablation(evidence)
     findings += _explain_selection_bias(evidence)

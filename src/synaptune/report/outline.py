@@ -8,6 +8,7 @@ from typing import NamedTuple
 from synaptune.analysis.results import Evidence
 from synaptune.report import advice, findings, next_commands, tables
 from synaptune.report.figures import Figure
+from synaptune.report.screening import explain_screening
 from synaptune.report.table_model import Column, Table, format_key, format_plain
 
 
@@ -46,7 +47,12 @@ _RESULT_SECTIONS = (
     (
         "validation",
         "Validation and noise",
-        ("figure seeds", "table validation", "table gates", "table noise"),
+        ("table goals", "figure seeds", "table validation", "table gates", "table noise"),
+    ),
+    (
+        "screening",
+        "What matters",
+        ("text screening", "figure screening", "table subsystems", "table screening"),
     ),
     (
         "parameters",
@@ -83,6 +89,10 @@ def make_outline(
     """
     blocks: dict[str, Block] = {f"figure {figure.key}": figure for figure in drawn_figures}
     blocks |= {f"table {table.key}": table for table in report_tables}
+    if text := explain_screening(evidence):
+        effects = blocks["table screening"]
+        assert isinstance(effects, Table)
+        blocks |= {"text screening": text, "table screening": Details(effects)}
     if text := findings.explain_no_correlation(evidence):
         blocks["figure correlation"] = text
     hypotheses = blocks.get("table hypotheses")

@@ -9,10 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from synaptune.analysis.compare import compute_improvement
-from synaptune.analysis.validation import decide, measure_gini_gain
+from synaptune.analysis.results import GoalResult
+from synaptune.analysis.validation import judge
 from synaptune.report.console import print_table
 from synaptune.report.findings import Finding
 from synaptune.report.table_model import Column, Table, show_value
+from synaptune.report.tables import tabulate_goals
 from synaptune.search.trial import Trial
 from synaptune.study.artifacts import describe_validation
 
@@ -26,6 +28,7 @@ def summarise_study(
     defaults: Mapping[str, Any],
     seconds: float,
     findings: Sequence[Finding] = (),
+    protocol: str = "phase1",
 ) -> dict[str, Any]:
     """Summarise a study.
 
@@ -37,6 +40,7 @@ def summarise_study(
         defaults: start values of the parameters.
         seconds: sum of the durations of the runs [s].
         findings: findings of the report that are printed with the verdict.
+        protocol: name of the protocol, whose rule decides.
 
     Returns:
         The content of summary.json. Perplexities [tokens] are of the test split, losses
@@ -46,7 +50,7 @@ def summarise_study(
     improvement = compute_improvement(
         _read_facts(before, "test_perplexity"), _read_facts(after, "test_perplexity")
     )
-    decision = decide(improvement, measure_gini_gain(before, after))
+    decision, goals, overfit = judge(before, after, improvement, protocol)
     return {
         "study": study,
         "evaluations": sum(trial.state != "running" for trial in trials),
@@ -56,6 +60,8 @@ def summarise_study(
         "improvement": improvement._asdict(),
         "decision": decision.action,
         "reason": decision.reason,
+        "goals": [goal._asdict() for goal in goals],
+        "overfit": overfit,
         "parameters": {
             name: {"start": defaults[name], "best": value} for name, value in best.values.items()
         },
@@ -101,6 +107,9 @@ def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
         ("validation loss [nats/token]", *losses, None),
     ]
     print_table(Table("verdict", f"Verdict of study {summary['study']}", columns, rows), console)
+    goals = [GoalResult(**goal) for goal in summary.get("goals", ())]
+    if goals:
+        print_table(tabulate_goals(goals), console)
     pairs = summary["parameters"].items()
     rows = [(name, show_value(pair["start"]), show_value(pair["best"])) for name, pair in pairs]
     print_table(Table("parameters", "Parameters", (Column("name"), *values), rows), console)
@@ -111,5 +120,7 @@ def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
     console.print(f"{evaluated}, {summary['seconds'] / 60:.1f} minutes of runs", highlight=False)
     for title, text in summary["findings"].items():
         console.print(f"{title}: {text}", highlight=False, markup=False)
+    if summary.get("overfit"):
+        console.print(f"[bold yellow]overfit[/]: {summary['overfit']}", highlight=False)
     colour = _COLOURS[summary["decision"]]
     console.print(f"[bold {colour}]{summary['decision']}[/]: {summary['reason']}", highlight=False)

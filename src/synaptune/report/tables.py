@@ -8,10 +8,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from synaptune.analysis.results import AblationRow, Evidence
+from synaptune.analysis.results import AblationRow, Evidence, GoalResult
 from synaptune.core.text import format_duration, get_first_line
 from synaptune.report.figures.axis import map_dimensions
-from synaptune.report.table_model import Column, Table, format_cell, make_table, show_value
+from synaptune.report.screening import tabulate_effects, tabulate_subsystems
+from synaptune.report.table_model import (
+    UNKNOWN,
+    Column,
+    Table,
+    format_cell,
+    make_table,
+    show_value,
+)
 from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
 from synaptune.study import artifacts
@@ -39,7 +47,10 @@ _COLUMN_NOTES = {
 def make_all_tables(evidence: Evidence) -> Iterator[Table]:
     """Make every table that has rows."""
     for make in (
+        lambda evidence: tabulate_effects(evidence.screening),
+        tabulate_subsystems,
         tabulate_parameters,
+        lambda evidence: tabulate_goals(evidence.validation.goals if evidence.validation else ()),
         tabulate_validation,
         tabulate_gates,
         tabulate_noise,
@@ -134,6 +145,29 @@ def tabulate_validation(evidence: Evidence) -> Table:
         ],
     }
     return make_table("validation", "Validation on fresh seeds", cells)
+
+
+def tabulate_goals(goals: Sequence[GoalResult]) -> Table:
+    """Make the table of the plan's metrics with their goals."""
+
+    def show(change: float | None) -> str:
+        return UNKNOWN if change is None else f"{change:+.1f} %"
+
+    def say(is_met: bool) -> str:
+        return "met" if is_met else "not met"
+
+    cells = {
+        Column("metric"): [goal.label for goal in goals],
+        Column("start", "value"): [goal.start for goal in goals],
+        Column("tuned", "value"): [goal.tuned for goal in goals],
+        Column("change"): [show(goal.change) for goal in goals],
+        Column("threshold"): [f"{goal.threshold:+g} %" for goal in goals],
+        Column("reached"): [say(goal.met) + (", worse" if goal.degraded else "") for goal in goals],
+        Column("stretch goal"): [f"{goal.stretch:+g} %" for goal in goals],
+        Column("stretch reached"): [say(goal.stretch_met) for goal in goals],
+    }
+    note = "Means over the fresh seeds; `worse`: the paired 95 % interval lies on the worse side."
+    return make_table("goals", "Goals of the plan", cells, note)
 
 
 def tabulate_ablation(ablation: Sequence[AblationRow]) -> Table:

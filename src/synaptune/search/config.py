@@ -37,10 +37,22 @@ class SearchConfig:
         seeds: number of runs of each candidate, on different seeds; their objectives are averaged.
         incumbents: number of best points that a protocol runs again on other seeds before it
             chooses one of them; 0 means that it takes the best point of the search.
+        recommend: which point of its search a protocol validates: `posterior` the one of the best
+            posterior mean (posterior.py), `observed` the one of the best objective.
+        start_design: first points of `cma`, `gp` and `auto`: `sobol` spreads them over the space,
+            `defaults` begins at the configured values.
+        step: first standard deviation of `cma` with the design `defaults` [unit range].
+        population: points of a generation of `cma`; None means 4 + 3 ln n.
+        restarts: largest number of restarts of `cma`, each with twice the population.
         dry_run: print the runs, the minutes and the disk of the search, and start nothing.
     """
 
     start: str | None = None
     seeds: int = 1
     incumbents: int = 0
+    recommend: str = "posterior"
+    start_design: str = "sobol"
+    step: float = 0.2
+    population: int | None = None
+    restarts: int = 3
     dry_run: bool = False

@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 from synaptune.core.errors import user_error
 from synaptune.core.terminal import is_terminal, print_line
 from synaptune.search.callback import CallbackList
+from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
+from synaptune.search.optimizers.auto import plan_engine
 from synaptune.search.optimizers.base import SEED_MODULUS
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space
@@ -258,7 +260,13 @@ class TrialManager:
                 do="give n_trials",
             )
         seed = random.SystemRandom().randrange(SEED_MODULUS) if self._seed is None else self._seed
-        return Engine(self._sampler, seed, self._workers.slots, budget)
+        return plan_engine(
+            SearchConfig(),
+            optimizer=self._sampler,
+            seed=seed,
+            workers=self._workers.slots,
+            budget=budget,
+        ).engine
 
     def _search(
         self,

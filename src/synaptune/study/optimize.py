@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -163,8 +164,10 @@ class StudyWriter(Callback):
     It sends heartbeats, stores the budget and the reason of an early end, and writes the search
     distributions.
 
-    Each generation is a line of JSON in `generations.jsonl`. A generation that is repeated after a
-    kill, or by another process of the study, has several lines, of which the last one is valid.
+    Each generation is a line of JSON in `generations.jsonl`: its distribution, the objectives of
+    its trials (None for one that has none), their mean and their standard deviation.
+    A generation that is repeated after a kill, or by another process of the study, has several
+    lines, of which the last one is valid.
     """
 
     is_required = True
@@ -194,7 +197,15 @@ class StudyWriter(Callback):
         self._ledger.send_heartbeat()
 
     def on_generation(self, diagnostics: Diagnostics, members: Sequence[Trial]) -> None:
-        line = json.dumps(asdict(diagnostics)) + "\n"
+        losses = [trial.objective for trial in members]
+        known = [loss for loss in losses if loss is not None]
+        content = asdict(diagnostics) | {
+            "population": len(members),
+            "losses": losses,
+            "mean_loss": statistics.fmean(known) if known else None,
+            "loss_deviation": statistics.stdev(known) if len(known) > 1 else None,
+        }
+        line = json.dumps(content) + "\n"
         with self._path.open("ab", buffering=0) as file:  # in one piece: processes may share it
             file.write(line.encode())
         for warning in find_health_warnings(diagnostics):

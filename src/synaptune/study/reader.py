@@ -40,10 +40,13 @@ SEARCH, BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE = (
 TEST = "test"  # phase of an image study: its best on fresh seeds with the test split
 # Phases of phase 2; the first is also the note with the decisions of the gates.
 GATES, JOINT = ("gates", schema.JOINT)
+RECOMMENDED = "recommended"  # note: trial of each phase with the best posterior mean
+# The phase of a screening, and the note with its result.
+SCREEN, SCREENING = "screen", "screening"
 # Phases of trials without a search.
 # fmt: off
 _NO_SEARCH = (
-    "sanity", BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE, TEST, "transfer",
+    "sanity", SCREEN, BASELINE, INCUMBENTS, VALIDATION, ABLATION, REFERENCE, TEST, "transfer",
     schema.IMPORTED,
 )
 # fmt: on

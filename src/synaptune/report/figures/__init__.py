@@ -51,6 +51,7 @@ __all__ = [
 _DRAW_FUNCTIONS: Mapping[str, Callable[[Evidence, Palette], Drawing | None]] = {
     "convergence": search.draw_convergence,
     "seeds": validation.draw_seeds,
+    "screening": importance.draw_screening,
     "curves": validation.draw_curves,
     "importance": importance.draw_importance,
     "ablation": importance.draw_ablation,

@@ -92,6 +92,32 @@ def draw_importance(evidence: Evidence, palette: Palette) -> Drawing | None:
     return Drawing(layout.canvas, "Importance of the parameters", caption)
 
 
+def draw_screening(evidence: Evidence, palette: Palette) -> Drawing | None:
+    """Draw the effects of a screening, the largest first, with their intervals."""
+    if evidence.screening is None:
+        return None
+    effects = evidence.screening.effects[:_MAX_ROWS]
+    labels = make_labels([effect.name for effect in evidence.screening.effects])
+    layout = RowLayout([labels[effect.name] for effect in effects], palette, top=34, step=24)
+    axes = layout.add_row_axes(layout.left, layout.width - 16)
+    rows = {row: effect[1:4] for row, effect in enumerate(effects)}
+    told = {row for row, effect in enumerate(effects) if effect.adjusted_p < ALPHA}
+    _draw_lollipops(axes, rows, told, colour=palette.best, palette=palette)
+    for row, effect in enumerate(effects):
+        colour = palette.ink if effect.chosen else palette.muted
+        weight = "bold" if effect.chosen else "normal"
+        layout.label_row(row, labels[effect.name], colour=colour, weight=weight)
+    layout.label_bottom(axes, "effect on the loss, nats/token; left: the high level is better")
+    count = len(evidence.screening.effects)
+    caption = (
+        f"Effect of each of {count} parameters in {evidence.screening.runs} runs, with 95 %"
+        " intervals. Blue: told from zero (Holm, 5 %). Bold: varied by the search."
+    )
+    if count > len(effects):
+        caption += f" The {len(effects)} largest are shown."
+    return Drawing(layout.canvas, "What matters", caption)
+
+
 def _explain_spread(evidence: Evidence) -> str:
     """Explain the bars and the grey points of the importances."""
     entries = [entry for entry in evidence.importances if entry.fanova is not None]

@@ -95,6 +95,12 @@ class Engine:
         budget: number of evaluations planned at the start; some algorithms adapt to it.
         noisy: whether losses are noisy, for algorithms with such an option.
         grid_points: number of values of a continuous dimension in a grid.
+        start_design: first points of `cma` and `gp`: `sobol` spreads them over the space, and
+            `defaults` begins at the start of the space. The values of this class are those of the
+            studies that were stored without these settings.
+        step: first standard deviation of `cma` with the design `defaults` [unit range].
+        population: points of a generation of `cma`; None means 4 + 3 ln n.
+        restarts: largest number of restarts of `cma`.
     """
 
     name: str
@@ -103,6 +109,10 @@ class Engine:
     budget: int | None = None
     noisy: bool = True
     grid_points: int = 3
+    start_design: str = "defaults"
+    step: float = 0.2
+    population: int | None = None
+    restarts: int = 0
 
 
 class RankedLosses(NamedTuple):

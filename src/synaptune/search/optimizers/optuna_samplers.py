@@ -21,12 +21,14 @@ from typing import Any, NamedTuple
 
 from synaptune.search.optimizers.base import SEED_MODULUS, Engine, Observation, Optimizer
 from synaptune.search.optimizers.cma import population_size
+from synaptune.search.optimizers.start_design import sample_design
 from synaptune.search.optimizers.uniform_grid import batch_size
 from synaptune.search.space.space import Dimension, Space, UnitPoint
 
 SAMPLERS = ("tpe", "gp", "cmaes", "qmc")
 # Samplers that use true types, keep every trial, and accept the trials of an earlier study.
 MODEL_SAMPLERS = ("tpe", "gp")
+STARTUP_POINTS = 10  # points before `gp` has a model; Optuna's default
 _KEPT_GENERATIONS = 4
 
 
@@ -115,7 +117,10 @@ class _CompactStudy(NamedTuple):
 
 
 class OptunaOptimizer(Optimizer):
-    """One of Optuna's samplers; the first point is the start of the space."""
+    """One of Optuna's samplers; the first point is the start of the space.
+
+    With the start design `sobol` the first points of `gp` are those of start_design.py.
+    """
 
     def __init__(self, engine: Engine, space: Space, prior: Sequence[Observation] = ()) -> None:
         import optuna
@@ -126,7 +131,10 @@ class OptunaOptimizer(Optimizer):
             name: make_optuna_dimension(dimension, engine.name)
             for name, dimension in zip(space.names, space.dimensions, strict=True)
         }
-        self._first: UnitPoint | None = space.get_start()
+        has_design = engine.name == "gp" and engine.start_design == "sobol"
+        # The first points, and the number of those that were asked for.
+        self._design = sample_design(space, engine.seed, STARTUP_POINTS if has_design else 1)
+        self._asked = 0
         self._open: dict[UnitPoint, list[int]] = {}
         self._models = engine.name in MODEL_SAMPLERS
         with _silence_optuna():
@@ -144,6 +152,7 @@ class OptunaOptimizer(Optimizer):
 
     def reseed(self, engine: Engine, index: int) -> None:
         """Replace a model sampler by one with another seed."""
+        self._asked = index
         if self._models:
             with _silence_optuna():
                 self._study.sampler = self._make_sampler(replace(engine, seed=engine.seed + index))
@@ -151,9 +160,9 @@ class OptunaOptimizer(Optimizer):
     def ask(self) -> UnitPoint:
         """Return the next point; the first one is the start of the space."""
         with _silence_optuna():
-            if self._first is not None:
-                self._study.enqueue_trial(self._to_parameters(self._first))
-                self._first = None
+            if self._asked < len(self._design):
+                self._study.enqueue_trial(self._to_parameters(self._design[self._asked]))
+            self._asked += 1
             trial = self._study.ask(self._distributions)
         unit = tuple(entry.to_unit(trial.params[name]) for name, entry in self._axes.items())
         self._open.setdefault(unit, []).append(trial.number)
@@ -171,7 +180,7 @@ class OptunaOptimizer(Optimizer):
                 if numbers:
                     self._study.tell(numbers.pop(0), _to_value(point))
                 else:
-                    self._first = None if point.is_asked else self._first
+                    self._asked = max(self._asked, int(point.is_asked))
                     self._add_trial(self._to_parameters(point.unit), _to_value(point), self._study)
             for number in (number for numbers in self._open.values() for number in numbers):
                 self._study.tell(number, state=optuna.trial.TrialState.FAIL)
@@ -234,17 +243,22 @@ class OptunaOptimizer(Optimizer):
         if engine.name == "tpe":
             return TPESampler(seed=seed, multivariate=True, constant_liar=engine.workers > 1)
         if engine.name == "gp":
-            return GPSampler(seed=seed, deterministic_objective=not engine.noisy)
+            return GPSampler(
+                seed=seed,
+                n_startup_trials=STARTUP_POINTS,
+                deterministic_objective=not engine.noisy,
+            )
         if engine.name == "qmc":
             return QMCSampler(seed=seed, scramble=True)
         from synaptune.search.optimizers.optuna_cmaes import BoxCmaEsSampler
 
-        assert self._first is not None
         margin = any(entry.kind == "bin" for entry in self._axes.values())
         options = dict(
             seed=seed, n_startup_trials=0, popsize=self.generation_size, with_margin=margin
         )
-        return BoxCmaEsSampler(self._distributions, x0=self._to_parameters(self._first), **options)
+        return BoxCmaEsSampler(
+            self._distributions, x0=self._to_parameters(self._design[0]), **options
+        )
 
     def _trim(self) -> None:
         """Drop the trials that CMA-ES no longer needs.

@@ -1,5 +1,6 @@
 """Optimizers by name.
 
+auto                   one of them by budget and workers                auto.py
 cma                    pycma, folded into the unit box                  cma.py
 random, grid           independent uniform points; the Cartesian        uniform_grid.py
                        product of the values (shuffled_grid: in a
@@ -12,15 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from synaptune.core.errors import user_error
+from synaptune.search.optimizers.auto import AUTO, resolve_engine
 from synaptune.search.optimizers.base import Engine, Observation, Optimizer
 from synaptune.search.optimizers.cma import CmaOptimizer
 from synaptune.search.optimizers.nevergrad_registry import NevergradOptimizer, check_algorithm
 from synaptune.search.optimizers.optuna_samplers import SAMPLERS, OptunaOptimizer
+from synaptune.search.optimizers.start_design import check_engine
 from synaptune.search.optimizers.uniform_grid import GridOptimizer, UniformOptimizer, batch_size
 from synaptune.search.space.space import Space
 
-BUILT_IN = ("cma", "random", "grid", *SAMPLERS)
+BUILT_IN = (AUTO, "cma", "random", "grid", *SAMPLERS)
 
 __all__ = ["BUILT_IN", "Engine", "GridOptimizer", "Observation", "Optimizer", "make_optimizer"]
 
@@ -37,12 +39,8 @@ def make_optimizer(engine: Engine, space: Space, prior: Sequence[Observation] = 
     Raises:
         UserError: the name is unknown, or the optimizer cannot be created.
     """
-    if engine.grid_points < 1:
-        raise user_error(
-            got=f"grid_points={engine.grid_points}",
-            expected="an integer of at least 1",
-            do="correct it",
-        )
+    check_engine(engine)
+    engine = resolve_engine(engine).engine
     if engine.name == "grid":
         return GridOptimizer(
             [dimension.make_grid(engine.grid_points) for dimension in space.dimensions],

@@ -23,7 +23,7 @@ from synaptune.core.files import write_atomic
 from synaptune.core.signing import sign, verify
 from synaptune.search.optimizers.base import Engine, Observation, Optimizer
 
-SNAPSHOT_VERSION = 2
+SNAPSHOT_VERSION = 3
 LIBRARIES = ("numpy", "scipy", "torch", "nevergrad", "cma", "optuna", "cmaes")
 
 

@@ -1,0 +1,305 @@
+"""Search quality at the budgets of a person: 20 to 300 evaluations of a noisy loss.
+
+    python benchmarks/bench_budget.py [--seeds 9] [--optimizers NAME ...] [--problems NAME ...]
+        [--keep FILE]
+
+Every optimizer gets the same problems, the same starts and the same noise. The result of a run is
+the *true* (noise-free) loss of the point that it recommends, less the lowest loss of the problem
+(of a fitted one: at its trials and 5,000 random points) [0.001 nats]. `auto` recommends the
+evaluated point of the lowest posterior mean (search/posterior.py), every other optimizer the point
+with the lowest observed loss. The tables show the median over the seeds and, in brackets, the
+quartiles.
+
+Problems (losses in nats/token; the noise is that of a real study with common seeds):
+
+    real-gp      a Gaussian process fitted to a real study of 300 trials over ten parameters
+    real-forest  a random forest fitted to the same study
+    one, three   designed: 1 or 3 of the coordinates matter
+    all          designed: every coordinate matters a little
+    interact     designed: two coordinates act through their sum, a third one alone
+    noisy        `three` with three times the noise
+    integers     `three`; every other coordinate has four values only
+
+    f(u) = sum_i a_i (1 - exp(-(u_i - o_i)^2 / 0.18)), o drawn from [0.1, 0.9]
+
+The designed problems have 10 and 48 coordinates and start at random defaults. The studies are files
+of benchmarks/data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import json
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from bench_search import PYCMA, Pycma, format_quartiles
+
+from synaptune.search.optimizers.auto import resolve_engine
+from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
+from synaptune.search.posterior import recommend
+from synaptune.search.space.space import Dimension, Space
+
+BUDGETS = (20, 40, 80, 160, 300)
+NOISE = 0.012  # of the difference of two runs with common seeds [nats/token]
+DATA = Path(__file__).parent / "data"
+REAL = {"real-gp": "shakespeare", "real-forest": "shakespeare"}
+DESIGNED = ("one", "three", "all", "interact", "noisy", "integers")
+PROBLEMS = (*REAL, *(f"{name}-{size}" for size in (10, 48) for name in DESIGNED))
+# `cma-start` begins at the defaults with a step of 0.2 (search.start_design=defaults).
+OPTIMIZERS = ("auto", "cma", "cma-start", "gp", "tpe", "cmaes", "qmc", "pycma", "NGOpt", "random")
+# Budgets of which the points differ, where an optimizer adapts to the budget.
+PLANS = {"auto": (80, 300), "cma": (20, 300), "NGOpt": BUDGETS, "gp": (80,), "tpe": (160,)}
+_WIDTH = 0.18  # of the bowls of the designed problems
+
+
+class Problem(NamedTuple):
+    """A problem over the unit box.
+
+    Attributes:
+        true: noise-free loss at a point.
+        minimum: its lowest value.
+        noise: standard deviation of an observation.
+        start: the defaults.
+        bins: number of values of each coordinate; 0 for a continuous one.
+    """
+
+    true: Callable[[np.ndarray], float]
+    minimum: float
+    noise: float
+    start: tuple[float, ...]
+    bins: tuple[int, ...]
+
+    def make_space(self) -> Space:
+        """Return the problem's space."""
+        return Space(
+            tuple(
+                Dimension(f"x{axis}", "lin", 0, count - 1, integer=True, start=round(start * count))
+                if count
+                else Dimension(f"x{axis}", "lin", 0.0, 1.0, start=start)
+                for axis, (start, count) in enumerate(zip(self.start, self.bins, strict=True))
+            )
+        )
+
+
+@functools.cache
+def fit_real(name: str) -> Problem:
+    """Fit the model of a real study."""
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    with (DATA / f"{REAL[name]}.csv").open() as file:
+        rows = np.array([[float(cell) for cell in row] for row in list(csv.reader(file))[1:]])
+    losses, units = rows[:, 0], rows[:, 1:]
+    size = units.shape[1]
+    if name.endswith("forest"):
+        model: Any = RandomForestRegressor(100, min_samples_leaf=2, random_state=0)
+    else:
+        kernel = ConstantKernel(1.0, (0.1, 10.0)) * Matern([1.0] * size, (0.1, 100.0), nu=2.5)
+        kernel += WhiteKernel(0.05, (1e-3, 1.0))
+        model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(units, losses)
+    candidates = np.concatenate([np.random.default_rng(0).random((5_000, size)), units])
+    minimum = float(model.predict(candidates).min())
+    predict = model.predict
+    return Problem(
+        lambda unit: float(predict(unit[None])[0]), minimum, NOISE, tuple(units[0]), (0,) * size
+    )
+
+
+def make_problem(name: str, seed: int) -> Problem:
+    """Make a problem; the seed draws the optimum, the defaults and which coordinates matter."""
+    if name in REAL:
+        return fit_real(name)
+    kind, size = name.split("-")[0], int(name.split("-")[1])
+    stream = np.random.default_rng([seed, size])
+    optimum, start = stream.uniform(0.1, 0.9, size), stream.random(size)
+    order = stream.permutation(size)
+    weights = {"one": [0.2], "all": [0.3 / size] * size}.get(kind, [0.12, 0.06, 0.03])
+    bins = tuple(4 if kind == "integers" and axis % 2 else 0 for axis in range(size))
+    if kind == "integers":  # on the middle of a bin, so that the minimum is 0
+        optimum = np.where(bins, (np.floor(optimum * 4) + 0.5) / 4, optimum)
+
+    def true(unit: np.ndarray) -> float:
+        distance = unit - optimum
+        if any(bins):
+            middle = (np.minimum(np.floor(unit * 4), 3) + 0.5) / 4
+            distance = np.where(bins, middle, unit) - optimum
+        chosen = distance[order[: len(weights)]]
+        if kind == "interact":
+            chosen = np.array([chosen[0] + chosen[1], chosen[2]])
+            return float(0.15 - 0.15 * math.exp(-(chosen[0] ** 2) / 0.06)) + float(
+                0.05 - 0.05 * math.exp(-(chosen[1] ** 2) / _WIDTH)
+            )
+        return float(np.array(weights) @ (1.0 - np.exp(-(chosen**2) / _WIDTH)))
+
+    return Problem(true, 0.0, NOISE * (3.0 if kind == "noisy" else 1.0), tuple(start), bins)
+
+
+class Case(NamedTuple):
+    """One run of an optimizer on a problem; `budget` is what the optimizer is told."""
+
+    optimizer: str
+    problem: str
+    budget: int
+    seed: int
+
+    def run(self) -> dict[int, float]:
+        """Run the case.
+
+        Returns:
+            The regret of the recommended point by number of evaluations.
+        """
+        problem = make_problem(self.problem, self.seed)
+        space = problem.make_space()
+        noise = np.random.default_rng([self.seed, 7])
+        if self.optimizer in PYCMA:
+            contestant: Any = Pycma(len(problem.start), self.seed, PYCMA[self.optimizer])
+        else:
+            contestant = make_optimizer(self._make_engine(), space)
+        units, losses, regrets = [], [], {}
+        while len(losses) < self.budget:
+            if self.optimizer in PYCMA:
+                generation = [tuple(point) for point in contestant.ask()]
+            else:
+                generation = [contestant.ask() for _ in range(contestant.generation_size)]
+            true = [problem.true(np.array(unit)) for unit in generation]
+            observed = [value + problem.noise * noise.standard_normal() for value in true]
+            for unit, value, loss in zip(generation, true, observed, strict=True):
+                units.append((unit, value))
+                losses.append(loss)
+                if len(losses) in self.checkpoints:
+                    best = int(np.argmin(losses))
+                    if self.optimizer == "auto":
+                        best = recommend([unit for unit, _ in units], losses).index
+                    regrets[len(losses)] = units[best][1] - problem.minimum
+            if self.optimizer in PYCMA:
+                contestant.tell([np.array(unit) for unit in generation], observed)
+            else:
+                contestant.tell(list(map(Observation, generation, observed)))
+        return regrets
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """The numbers of evaluations at which the run is judged."""
+        plans = PLANS.get(self.optimizer, BUDGETS[-1:])
+        shorter = max((plan for plan in plans if plan < self.budget), default=0)
+        return tuple(count for count in BUDGETS if shorter < count <= self.budget)
+
+    def _make_engine(self) -> Engine:
+        name, design = self.optimizer, "sobol" if self.optimizer in ("auto", "cma") else "defaults"
+        engine = Engine(
+            "cma" if name == "cma-start" else name,
+            self.seed,
+            budget=self.budget,
+            start_design=design,
+            restarts=3 if design == "sobol" else 0,
+        )
+        return resolve_engine(engine).engine
+
+
+def list_cases(options: argparse.Namespace) -> list[Case]:
+    """List all runs, seed by seed, so that an interrupted benchmark has all optimizers."""
+    return [
+        Case(optimizer, problem, budget, seed)
+        for seed in range(options.seeds)
+        for problem in options.problems
+        for optimizer in options.optimizers
+        for budget in PLANS.get(optimizer, BUDGETS[-1:])
+    ]
+
+
+def run_cases(cases: Sequence[Case], file: Path | None) -> dict[Case, dict[int, float]]:
+    """Run the cases whose results the file does not have, and append each result to it."""
+    results: dict[Case, dict[int, float]] = {}
+    if file is not None and file.exists():
+        for entry in map(json.loads, file.read_text().splitlines()):
+            results[Case(*entry[0])] = {int(count): regret for count, regret in entry[1].items()}
+    started_at = time.perf_counter()
+    for number, case in enumerate(cases, 1):
+        if case in results:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            results[case] = case.run()
+        if file is not None:
+            with file.open("a") as stream:
+                stream.write(json.dumps([case, results[case]]) + "\n")
+        seconds = time.perf_counter() - started_at
+        print(f"{number} of {len(cases)}, {seconds:.0f} s", end="\r", file=sys.stderr, flush=True)
+    return {case: results[case] for case in cases}
+
+
+def format_table(results: dict[Case, dict[int, float]], problem: str) -> str:
+    """Format the regrets on a problem as Markdown, in 0.001 nats."""
+    lines = [
+        f"| {problem} | " + " | ".join(map(str, BUDGETS)) + " |",
+        "| --- " * (len(BUDGETS) + 1) + "|",
+    ]
+    for optimizer in OPTIMIZERS:
+        cells = [_list_regrets(results, optimizer, problem, count) for count in BUDGETS]
+        if any(cells):
+            texts = [format_quartiles(cell) if cell else "-" for cell in cells]
+            lines.append(f"| `{optimizer}` ({max(map(len, cells))}) | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def format_ranks(results: dict[Case, dict[int, float]], problems: Sequence[str]) -> str:
+    """Format, for each budget, the mean over all problems of the median regrets as Markdown."""
+    lines = [
+        "| mean over the problems | " + " | ".join(map(str, BUDGETS)) + " |",
+        "| --- " * (len(BUDGETS) + 1) + "|",
+    ]
+    for optimizer in OPTIMIZERS:
+        texts = []
+        for count in BUDGETS:
+            cells = [_list_regrets(results, optimizer, name, count) for name in problems]
+            texts.append(
+                f"{np.mean([np.median(cell) for cell in cells]):.1f}" if all(cells) else "-"
+            )
+        if any(text != "-" for text in texts):
+            lines.append(f"| `{optimizer}` | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def _list_regrets(
+    results: dict[Case, dict[int, float]], optimizer: str, problem: str, count: int
+) -> list[float]:
+    return [
+        1000.0 * regrets[count]
+        for case, regrets in results.items()
+        if case[:2] == (optimizer, problem) and count in regrets
+    ]
+
+
+def main() -> None:
+    """Run the cases and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=9)
+    parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
+    parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    parser.add_argument(
+        "--keep", type=Path, help="a file of results; cases with a stored result are not run again"
+    )
+    options = parser.parse_args()
+    results = run_cases(list_cases(options), options.keep)
+    for problem in options.problems:
+        print(f"\n{format_table(results, problem)}")
+    print(f"\n{format_ranks(results, options.problems)}")
+
+
+if __name__ == "__main__":
+    main()
