@@ -29,7 +29,14 @@ from torch import Tensor
 
 from synaptune.core.parameters import constant
 from synaptune.synapse.eligibility import Response, compute_response, trace_step
-from synaptune.synapse.kinase import KinaseState, PostsynapticParams, gate, kinase_scan, kinase_step
+from synaptune.synapse.kinase import (
+    KinaseState,
+    PostsynapticParams,
+    gate,
+    kinase_scan,
+    kinase_step,
+    mean_gate,
+)
 from synaptune.synapse.metaplasticity import BdnfParams, bdnf_step, final_bdnf
 
 WRITE_SCALE = constant(
@@ -116,7 +123,7 @@ def memory_step(
     """
     pre, post, write = (value[:, 0] for value in activity)
     decay = post_params.post_fast_decay
-    beta = _write_rate(write, gate(state.kinase).mean(-1), post_params)[:, None]
+    beta = _write_rate(write, mean_gate(gate(state.kinase), post_params), post_params)[:, None]
     change = post
     if delta:
         change = post - decay * recall(state.weights, state.pre)
@@ -159,7 +166,7 @@ def memory_scan(
     pre, post, write = activity
     batch, length, rank = pre.shape
     gates = _open_gates(post, post_params, tick)
-    opening = gates.mean(-1).repeat_interleave(tick, 1)[:, :length]
+    opening = mean_gate(gates, post_params).repeat_interleave(tick, 1)[:, :length]
     beta = _write_rate(write, opening, post_params)[..., None]
     past = torch.cat([torch.zeros_like(pre[:, :1]), pre[:, :-1]], 1)  # (1)
     state = (pre.new_zeros(batch, rank, rank), pre.new_zeros(batch, rank, rank))

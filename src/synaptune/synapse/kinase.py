@@ -177,3 +177,11 @@ def switch(z: Tensor) -> Tensor:
 def gate(state: KinaseState) -> Tensor:
     """Return the share of a write that becomes a weight (3), per row."""
     return (GATE_SLOPE * (state.camkii - state.pp1)).sigmoid()
+
+
+def mean_gate(gates: Tensor, params: PostsynapticParams) -> Tensor:
+    """Return the mean gate over the rows in use, the first `rank_eligibility` of the last axis."""
+    import torch
+
+    used = torch.arange(gates.shape[-1], device=gates.device) < params.rank_eligibility
+    return (gates * used).sum(-1) / used.sum()
