@@ -307,6 +307,25 @@ def test_a_split_makes_two_experts_whose_mean_is_their_parent():
     assert mixes["blocks.0.feedforward.up"][0].tolist() == [0.0, 0.0, 0.0, 1.0]
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("feedforward", ["relu2", "swiglu"])
+def test_training_with_the_chosen_experts_alone_equals_all_of_them_weighed(feedforward, top_k):
+    """In values and in the gradients of all weights."""
+    results = []
+    for kernel in ("auto", "torch"):
+        model = make_active_model(
+            feedforward=feedforward, top_k=top_k, ff_multiple=3, kernel=kernel
+        ).train()
+        logits = model(draw_tokens()).logits
+        logits.square().sum().backward()
+        results.append((logits, {name: p.grad for name, p in model.named_parameters()}))
+    (chosen, gradients), (every, reference) = results
+    assert torch.allclose(chosen, every, atol=1e-4)
+    for name, gradient in gradients.items():
+        scale = reference[name].abs().max()
+        assert torch.allclose(gradient, reference[name], atol=2e-3 * float(scale)), name
+
+
 @pytest.mark.slow
 def test_no_nan_on_associative_recall_at_the_defaults_and_at_random_corners_over_a_thousand_steps():
     from synaptune.data.batches import make_train_batch
