@@ -1,5 +1,7 @@
 """In-context Markov chains: their statistics, and the Bayes optimum as a lower bound."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -20,9 +22,7 @@ def draw(rows: int = 400, context: int = 64, **settings) -> np.ndarray:
 def test_the_states_of_a_row_follow_its_own_matrix():
     """Deterministic chains: a state has one successor in a row, and another one in another row."""
     rows = draw(50, chain_spread=0.01)
-    successors = [
-        {(now, then) for now, then in zip(row[:-1], row[1:], strict=True)} for row in rows
-    ]
+    successors = [set(itertools.pairwise(row)) for row in rows]
     pairs = np.mean([len(found) for found in successors])
     states = np.mean([len(set(row[:-1])) for row in rows])
     assert pairs < 1.3 * states

@@ -237,7 +237,9 @@ def check_metabolism(params, before, after, results, tokens):
 
 def make_kin(draw: Draw) -> tuple[Tensor, ...]:
     """Experts of which the weakest may merge and the strongest split, near the thresholds."""
-    wealth = (torch.tensor([0.15, 0.49, 0.5, 0.95]) / torch.tensor([0.85, 0.51, 0.5, 0.05])) ** 0.125
+    wealth = (
+        torch.tensor([0.15, 0.49, 0.5, 0.95]) / torch.tensor([0.85, 0.51, 0.5, 0.05])
+    ) ** 0.125
     embedding = torch.eye(EXPERTS, 16)
     embedding[1, :2] = torch.tensor([0.8, 0.6])
     fixed = (wealth / wealth.sum(), torch.ones(EXPERTS), torch.ones(EXPERTS), embedding)

@@ -100,6 +100,22 @@ def test_generation_continues_past_the_context_and_is_reproducible():
         next(generate(model, [], 1))
 
 
+def test_fatigue_ends_the_loops_of_greedy_decoding():
+    """A model that cannot tell tokens apart repeats one; a tired token gives way and recovers."""
+    model = make_active_model(context=256, **OFF)
+    with torch.no_grad():
+        model.embedding.weight.copy_(model.embedding.weight[:1].expand(64, -1))
+    kwargs = dict(prompt=[1, 2, 3], count=120, temperature=0.0)
+    usual, tired, slow = (
+        list(generate(model, **kwargs, fatigue=fatigue)) for fatigue in (0.0, 1.0, 0.01)
+    )
+    assert list(generate(model, **kwargs)) == usual
+    assert len(set(usual)) == 1
+    assert len(set(tired)) > len(set(slow)) >= 1
+    assert tired.index(usual[0]) == 0
+    assert usual[0] in tired[60:]  # it has recovered
+
+
 def test_shorter_ticks_converge_to_the_per_token_model():
     tokens = draw_tokens(length=64)
     with torch.no_grad():
@@ -174,7 +190,9 @@ def test_a_window_hides_what_lies_before_it():
 
 
 @pytest.mark.parametrize("release", ["dynamic", "off"])
-@pytest.mark.parametrize("noise", [dict(noise="event"), dict(dropout=0.3)], ids=["event", "dropout"])
+@pytest.mark.parametrize(
+    "noise", [dict(noise="event"), dict(dropout=0.3)], ids=["event", "dropout"]
+)
 def test_noise_on_the_attention_weights_is_drawn_while_training_and_keeps_their_mean(
     noise, release
 ):

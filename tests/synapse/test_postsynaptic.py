@@ -82,7 +82,9 @@ def test_the_scan_in_chunks_has_the_gradients_of_the_loop(delta, trace):
         gradients.append(torch.autograd.grad(total, leaves, allow_unused=True))
     names = [*Activity._fields, *learned]
     for name, ours, reference in zip(names, *gradients, strict=True):
-        assert (ours is None) == (reference is None) == (name in {"rank_eligibility", "post_slow_lr"})
+        assert (
+            (ours is None) == (reference is None) == (name in {"rank_eligibility", "post_slow_lr"})
+        )
         assert ours is None or torch.allclose(ours, reference, rtol=1e-7, atol=1e-10), name
 
 

@@ -121,9 +121,7 @@ def _make_generator(stream: int, seed: int, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([stream, seed, step])))
 
 
-def _draw_chains(
-    config: DataConfig, rows: int, context: int, random: np.random.Generator
-) -> Batch:
+def _draw_chains(config: DataConfig, rows: int, context: int, random: np.random.Generator) -> Batch:
     """Return rows of in-context Markov chains and their next states, all scored."""
     tokens = torch.from_numpy(draw_chain_rows(config, rows=rows, context=context, random=random))
     return Batch(tokens[:, :-1], tokens[:, 1:], torch.zeros(rows, context, dtype=torch.bool))

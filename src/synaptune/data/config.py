@@ -145,8 +145,8 @@ def _find_recall_faults(config: DataConfig, context: int) -> list[str]:
         ),
         (
             config.symbols <= LARGEST_VOCABULARY // 2,
-            f"data.recall_keys + data.recall_values + data.recall_distractors - 1: got {config.symbols - 1}, "
-            f"expected at most {LARGEST_VOCABULARY // 2 - 1}",
+            "data.recall_keys + data.recall_values + data.recall_distractors: got "
+            f"{config.symbols}, expected at most {LARGEST_VOCABULARY // 2}",
         ),
         (
             is_far_valid,

@@ -6,6 +6,7 @@ the queries and activities of the current tick.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -190,11 +191,7 @@ class Decoder:
 
 
 def _init_memory(block: Block, batch: int, like: Tensor) -> MemoryState | None:
-    return (
-        None
-        if block.memory is None
-        else init_memory(batch, block.memory.rows, upcast(like))
-    )
+    return None if block.memory is None else init_memory(batch, block.memory.rows, upcast(like))
 
 
 @torch.no_grad()
@@ -205,11 +202,14 @@ def generate(
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
+    fatigue: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Iterator[int]:
     """Continue a prompt and yield each new token.
 
-    When the context is full, decoding starts again from the last half context of the text.
+    When the context is full, decoding starts again from the last half context of the text. With
+    `fatigue` f, a token's logit falls by f times its leaky count n, in which an emitted token
+    counts 1 and which recovers as a pool of vesicles does: n' = exp(-1 / tau_rrp) n per token.
 
     Args:
         model: the model; it is put into evaluation mode.
@@ -217,6 +217,7 @@ def generate(
         count: number of new tokens.
         temperature: divisor of the logits; 0 selects the most probable token.
         top_k: sample from the `top_k` most probable tokens only; None for all.
+        fatigue: loss of logit per emission of a token; 0 for none [nat].
         generator: source of the draws.
 
     Raises:
@@ -230,8 +231,12 @@ def generate(
     context, device = model.config.context, model.head.weight.device
     text = list(prompt)
     decoder, logits = _feed_tokens(model, text[-(context - 1) or len(text) :], device)
+    recovery = math.exp(-1.0 / float(model.synapse.vesicles.tau_rrp))
+    emitted = torch.zeros_like(logits[0])
     for _ in range(count):
-        token = _sample_token(logits[0], temperature, top_k, generator)
+        token = _sample_token(logits[0] - fatigue * emitted, temperature, top_k, generator)
+        emitted *= recovery
+        emitted[token] += 1.0
         text.append(token)
         yield token
         if decoder.position >= context:

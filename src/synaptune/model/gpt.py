@@ -202,9 +202,7 @@ class GPT(nn.Module):
         self.register_buffer("rope_sin", sin, persistent=False)
         # A weight of exactly 0 removes the term from the program instead of adding zeros.
         self.release_off = config.release == "off" or params.attention.lambda_loge == 0.0
-        self.distance_off = (
-            config.distance == "off" or params.attention.barrier_strength == 0.0
-        )
+        self.distance_off = config.distance == "off" or params.attention.barrier_strength == 0.0
         self.interval = int(params.structural.structural_interval)
         init_weights(self, seed)
 

@@ -5,8 +5,8 @@
     F[t] = alpha^t F[0] + rho h(t-1) Z[0] + sum_{s=1..t} (1 - rho) h(t-s) O[s]                  (3)
     h(k) = sum_{j=0..k} alpha^(k-j) rho^j,  alpha = post_fast_decay,  rho = post_trace_decay
 
-O outer product that a token writes, Z trace, F fast weights, all (rank x rank). With rho = 0 a write
-acts at once; otherwise it is spread over the next tokens and its sum stays the same.
+O outer product that a token writes, Z trace, F fast weights, all (rank x rank). With rho = 0 a
+write acts at once; otherwise it is spread over the next tokens and its sum stays the same.
 Source: (1), (2) eligibility traces of Gerstner et al., Front Neural Circuits 12:53 (2018); (3)
 derived: the solution of (1) and (2).
 """

@@ -17,11 +17,12 @@ solves (4) in chunks: within a chunk the writes U = O / p satisfy the triangular
 and only the state passes from one chunk to the next, so the cost is linear in the length.
 Source: (1) spike-timing-dependent plasticity, Bi and Poo, J Neurosci 18:10464 (1998); (3) fast
 weights of Ba et al., arXiv 1610.06258; (4) the delta rule of Schlag et al., arXiv 2102.11174, with
-decay as in the gated delta rule of Yang et al., arXiv 2412.06464; (7) Yang et al., arXiv 2406.06484.
+decay as in Yang et al., arXiv 2412.06464; (7) Yang et al., arXiv 2406.06484.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -174,11 +175,11 @@ def memory_scan(
     for first, last in ((0, end), (end, length)):  # the rest is one shorter chunk
         if first < last:
             count = max(1, (last - first) // CHUNK)
-            parts = [
+            chunks = [
                 value[:, first:last].unflatten(1, (count, -1)) for value in (pre, past, post, beta)
             ]
-            *result, state = _scan_chunks(*parts, state, post_params, delta=delta)
-            results.append([value.flatten(1, 2) for value in result])
+            found, change, state = _scan_chunks(chunks, state, post_params, delta=delta)
+            results.append((found.flatten(1, 2), change.flatten(1, 2)))
     recalled, changes = (torch.cat(parts, 1) for parts in zip(*results, strict=True))
     with torch.no_grad():
         bdnf = final_bdnf(changes.abs(), bdnf_params)
@@ -202,20 +203,24 @@ def _open_gates(post: Tensor, params: PostsynapticParams, tick: int) -> Tensor:
 
 
 def _scan_chunks(
-    pre: Tensor,
-    past: Tensor,
-    post: Tensor,
-    beta: Tensor,
+    chunks: Sequence[Tensor],
     state: tuple[Tensor, Tensor],
     params: PostsynapticParams,
     *,
     delta: bool,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Run chunks of equal length; tensors are (batch, chunk, token, rank), state is F and Z.
+    """Run chunks of equal length.
+
+    Args:
+        chunks: a, p, b and beta, each (batch, chunk, token, rank or 1).
+        state: F and Z before the first chunk.
+        params: parameters of the memory.
+        delta: use the delta rule.
 
     Returns:
         What each token recalls and what it writes, and the state after the last chunk.
     """
+    pre, past, post, beta = chunks
     count = pre.shape[2]
     response = compute_response(params, count, pre)
     index = torch.arange(count, device=pre.device)
@@ -226,9 +231,7 @@ def _scan_chunks(
         changes, erased = _solve_delta(past, changes, beta, response, params, lag)
     # What the chunk leaves in F and Z of the next one.
     late = count - 1 - index
-    leaves = torch.cat(
-        [response.write[late, None] * past, response.fresh[late, None] * past], -1
-    )
+    leaves = torch.cat([response.write[late, None] * past, response.fresh[late, None] * past], -1)
     weights, trace = state
     states, written = [], []
     for n in range(pre.shape[1]):
