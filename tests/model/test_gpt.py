@@ -12,20 +12,28 @@ from synaptune.model.config import ModelConfig, find_unused_parameters
 from synaptune.model.decode import Decoder, generate
 from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SPECS, SynapseParams
+from synaptune.synapse.tensors import SynapseTensors
 
 STRONG = {
     "synapse.attention.barrier_strength": 10.0,
     "synapse.attention.lambda_loge": 3.0,
     "synapse.postsynaptic.post_fast_lr": 0.01,
+    "synapse.postsynaptic.post_trace_decay": 0.3,
 }
 OFF = dict(distance="off", release="off", fast_weights="off", experts=1)
 VARIANTS = {
     "default": {},
     "dense": dict(experts=1),
-    "delta": dict(fast_weights="delta"),
+    "hebbian": dict(fast_weights="hebbian"),
+    "coarse gate": dict(memory_tick=7),
+    "window": dict(window=6),
+    "window alone": OFF | dict(window=6, position="alibi"),
+    "learned slope": OFF | dict(distance="learned"),
+    "clock alone": OFF | dict(distance="clock"),
     "alibi": dict(position="alibi"),
     "swiglu": dict(feedforward="swiglu"),
-    "distance only": OFF | dict(distance="barrier"),
+    "barrier": dict(distance="barrier"),
+    "barrier alone": OFF | dict(distance="barrier"),
     "per token": dict(tick=1),
     "odd tick": dict(tick=7),
     "plain": OFF,
@@ -42,7 +50,7 @@ def make_active_model(seed: int = 0, values: dict[str, float] | None = None, **c
     with torch.no_grad():
         for p in model.parameters():
             if not p.any():
-                p.normal_(0, 0.2, generator=generator)
+                p.normal_(0, 0.2, generator=generator)  # also the clocks and the learned writes
         for block in model.blocks:
             if block.memory is not None:
                 block.memory.slow.normal_(0, 0.1, generator=generator)
@@ -92,6 +100,22 @@ def test_generation_continues_past_the_context_and_is_reproducible():
         next(generate(model, [], 1))
 
 
+def test_fatigue_ends_the_loops_of_greedy_decoding():
+    """A model that cannot tell tokens apart repeats one; a tired token gives way and recovers."""
+    model = make_active_model(context=256, **OFF)
+    with torch.no_grad():
+        model.embedding.weight.copy_(model.embedding.weight[:1].expand(64, -1))
+    kwargs = dict(prompt=[1, 2, 3], count=120, temperature=0.0)
+    usual, tired, slow = (
+        list(generate(model, **kwargs, fatigue=fatigue)) for fatigue in (0.0, 1.0, 0.01)
+    )
+    assert list(generate(model, **kwargs)) == usual
+    assert len(set(usual)) == 1
+    assert len(set(tired)) > len(set(slow)) >= 1
+    assert tired.index(usual[0]) == 0
+    assert usual[0] in tired[60:]  # it has recovered
+
+
 def test_shorter_ticks_converge_to_the_per_token_model():
     tokens = draw_tokens(length=64)
     with torch.no_grad():
@@ -107,6 +131,96 @@ def test_with_biology_at_zero_the_model_is_the_plain_transformer_bit_for_bit():
     synaptic.load_state_dict(plain.state_dict(), strict=False)
     with torch.no_grad():
         assert torch.equal(synaptic(draw_tokens()).logits, plain(draw_tokens()).logits)
+
+
+@pytest.mark.parametrize("biology", [{}, OFF], ids=["synaptic", "plain"])
+def test_a_clock_that_has_learned_nothing_is_the_barrier_bit_for_bit(biology):
+    """So is a slope; the first weights of both are zero."""
+    barrier, logits = make_active_model(**biology | dict(distance="barrier")), []
+    for distance in ("barrier", "learned", "clock"):
+        model = make_active_model(**biology | dict(distance=distance))
+        model.load_state_dict(barrier.state_dict(), strict=False)
+        with torch.no_grad():
+            for block in model.blocks:
+                for weight in block.distance.parameters():
+                    weight.zero_()
+            logits.append(model(draw_tokens()).logits)
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+
+
+def test_the_distance_stores_no_token_by_token_tensor():
+    """The fused attention keeps one number per query; the clock adds one per key."""
+    model = make_active_model(**OFF | dict(distance="clock"), context=256)
+    tokens, sizes = draw_tokens(1, 256), []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: sizes.append(tuple(x.shape)) or x, lambda x: x
+    ):
+        model(tokens)
+    assert all(shape[-2:] != (256, 256) for shape in sizes)
+
+
+def test_a_head_forgets_at_a_token_that_makes_its_clock_run():
+    """A burst of the clock between a key and its query takes the key out of the attention."""
+    model = make_active_model(**OFF | dict(distance="clock", layers=1))
+    tokens = draw_tokens(1, 20)
+    block = model.blocks[0]
+    with torch.no_grad():
+        block.distance.weight.zero_()
+        before = model(tokens).logits
+        burst = torch.nn.functional.rms_norm(model.embedding.weight[tokens[0, 10]], (32,))
+        block.distance.weight.copy_(0.25 * burst.expand(2, -1))
+        after = model(tokens).logits
+        changed = tokens.clone()
+        changed[:, :10] = (changed[:, :10] + 1) % 64  # the past before the burst
+        gap = (model(changed).logits - after)[:, 12:].abs().max()
+        block.distance.weight.zero_()
+        usual = (model(changed).logits - before)[:, 12:].abs().max()
+    assert gap < 0.1 * usual
+
+
+def test_a_window_hides_what_lies_before_it():
+    model, tokens = make_active_model(**OFF | dict(window=6, layers=1)), draw_tokens()
+    changed = tokens.clone()
+    changed[:, 3] = (changed[:, 3] + 1) % 64
+    with torch.no_grad():
+        difference = (model(changed).logits - model(tokens).logits).abs().amax((0, 2))
+    assert (difference[3:9] > 0.0).all()
+    assert (difference[9:] < 1e-6).all()
+
+
+@pytest.mark.parametrize("release", ["dynamic", "off"])
+@pytest.mark.parametrize(
+    "noise", [dict(noise="event"), dict(dropout=0.3)], ids=["event", "dropout"]
+)
+def test_noise_on_the_attention_weights_is_drawn_while_training_and_keeps_their_mean(
+    noise, release
+):
+    values = {"synapse.stochastic.stochastic_train_frac": 1.0}
+    if "dropout" in noise:
+        values = {"synapse.stochastic.stochastic_train_frac": 0.0}
+    model = make_active_model(values=values, release=release, layers=1, **noise)
+    tokens, draws = draw_tokens(), []
+    with torch.no_grad():
+        expected = model(tokens).logits
+        for seed in range(2):
+            first, second = (
+                model(tokens, torch.Generator().manual_seed(seed)).logits for _ in range(2)
+            )
+            assert torch.equal(first, second)
+            draws.append(first)
+        assert torch.equal(model(tokens).logits, expected)
+    assert not torch.equal(draws[0], draws[1])
+    assert (draws[0] - expected).abs().mean() < 1.5
+
+
+def test_the_resting_release_probability_is_that_of_a_new_terminal_at_the_defaults():
+    from synaptune.model.noise import RESTING_PROBABILITY
+    from synaptune.synapse.terminal import efficacy, init_terminals
+
+    params = SynapseTensors(SynapseParams())
+    e = efficacy(init_terminals(torch.zeros(()), params), params)
+    assert float(e / params.vesicles.init_rrp) == pytest.approx(RESTING_PROBABILITY, abs=1e-3)
 
 
 def test_a_synapse_at_neutral_values_equals_the_plain_transformer():
@@ -209,6 +323,25 @@ def test_a_split_makes_two_experts_whose_mean_is_their_parent():
     assert torch.allclose(twins.mean(0), parent, atol=1e-6)
     assert not torch.equal(twins[0], twins[1])
     assert mixes["blocks.0.feedforward.up"][0].tolist() == [0.0, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize("feedforward", ["relu2", "swiglu"])
+def test_training_with_the_chosen_experts_alone_equals_all_of_them_weighed(feedforward, top_k):
+    """In values and in the gradients of all weights."""
+    results = []
+    for kernel in ("auto", "torch"):
+        model = make_active_model(
+            feedforward=feedforward, top_k=top_k, ff_multiple=3, kernel=kernel
+        ).train()
+        logits = model(draw_tokens()).logits
+        logits.square().sum().backward()
+        results.append((logits, {name: p.grad for name, p in model.named_parameters()}))
+    (chosen, gradients), (every, reference) = results
+    assert torch.allclose(chosen, every, atol=1e-4)
+    for name, gradient in gradients.items():
+        scale = reference[name].abs().max()
+        assert torch.allclose(gradient, reference[name], atol=2e-3 * float(scale)), name
 
 
 @pytest.mark.slow

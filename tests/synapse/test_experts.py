@@ -2,6 +2,7 @@
 
 import torch
 
+from synaptune.model.feedforward import Router
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.synapse.experts import (
     Metabolism,
@@ -90,3 +91,40 @@ def test_push_drives_embeddings_apart():
     for _ in range(200):
         state = metabolism_step(state, idle, params.structural, params.energy)
     assert (state.embedding @ state.embedding.T).mean() < initial
+
+
+def route(router: Router, x: torch.Tensor, params: SynapseTensors) -> torch.Tensor:
+    """Run the router with its metabolism on the same tokens; return the shares of the experts."""
+    with torch.no_grad():
+        for _ in range(200):
+            _, _, routing = router(x, params)
+            state = router.step_metabolism(routing, params)
+            for name, value in state._asdict().items():
+                getattr(router, name).copy_(value)
+    return router.utilisation
+
+
+def test_the_metabolism_revives_experts_that_a_bad_start_of_the_router_leaves_out():
+    params, x = make_params(), torch.randn(8, 32, 16, generator=torch.Generator().manual_seed(0))
+    router = Router(8, 2, 16)
+    with torch.no_grad():
+        router.weight.normal_(0.0, 0.1, generator=torch.Generator().manual_seed(1))
+        router.probe.normal_(generator=torch.Generator().manual_seed(2))
+        router.bias[:2] = 4.0  # two experts get every token at first
+    router.init_state(params, torch.Generator().manual_seed(3))
+    _, _, first = router(x, params)
+    assert (first.share[2:] == 0.0).all()
+    assert (route(router, x, params) > 0.1 / 8).all()
+
+
+def test_the_language_model_loss_trains_a_router_with_one_expert_per_token():
+    params, x = make_params(), torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0))
+    router = Router(4, 1, 16)
+    with torch.no_grad():
+        router.weight.normal_(generator=torch.Generator().manual_seed(1))
+        router.probe.normal_(generator=torch.Generator().manual_seed(2))
+    router.init_state(params, torch.Generator().manual_seed(3))
+    weight, _, _ = router(x, params)
+    assert torch.equal(weight.sum(-1), torch.ones(2, 6))
+    (weight * torch.arange(4.0)).sum().backward()  # expert 3 is the most useful
+    assert router.weight.grad.abs().max() > 1e-3

@@ -1,13 +1,19 @@
-"""The postsynaptic memory: scans equal their steps, and the kinase controls the gate."""
+"""The postsynaptic memory: the scan equals its steps, and the kinase controls the gate."""
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from synaptune.synapse.circuit import SynapseParams
-from synaptune.synapse.clock import geometric_sums, powers
-from synaptune.synapse.fast_weights import init_memory, memory_scan, memory_step
+from synaptune.synapse.clock import geometric_sums, linear_scan
+from synaptune.synapse.eligibility import compute_response, trace_step
+from synaptune.synapse.fast_weights import CHUNK, Activity, init_memory, memory_scan, memory_step
 from synaptune.synapse.kinase import KinaseState, gate, kinase_step
 from synaptune.synapse.tensors import SynapseTensors
+
+RANK, TICK = 6, 4
+# Strong writes that last, of which a trace delays a part.
+ACTIVE = dict(post_fast_lr=0.01, post_fast_decay=0.99, post_trace_decay=0.3, camkii_thr=0.3)
 
 
 def make_params(**values: float) -> SynapseTensors:
@@ -15,34 +21,113 @@ def make_params(**values: float) -> SynapseTensors:
     return SynapseTensors(SynapseParams().with_values(named)).double()
 
 
-def draw_activities(
-    ticks: int = 7, tokens: int = 4, rank: int = 6
-) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def draw_activity(length: int = 2 * CHUNK + 7, rows: int = 3, seed: int = 0) -> Activity:
+    generator = torch.Generator().manual_seed(seed)
     pre, post = (
-        torch.randn(3, ticks, tokens, rank, generator=generator, dtype=torch.float64)
-        for _ in range(2)
+        torch.randn(rows, length, RANK, generator=generator, dtype=torch.float64) for _ in range(2)
     )
-    return torch.nn.functional.normalize(pre, dim=-1), 1.5 * post
+    write = 2.0 * torch.rand(rows, length, generator=generator, dtype=torch.float64)
+    return Activity(normalize(pre, dim=-1), 1.5 * post, write)
 
 
-@pytest.mark.parametrize("delta", [False, True])
-def test_the_scan_equals_the_steps_in_turn(delta):
-    synapse, (pre, post) = make_params(post_fast_lr=0.01), draw_activities()
-    weights, consolidation = memory_scan(pre, post, synapse.postsynaptic, synapse.bdnf, delta=delta)
-    state, rows = init_memory(3, 6, pre), []
-    for n in range(pre.shape[1]):
-        rows.append(state.weights)
+def run_steps(activity: Activity, synapse: SynapseTensors, *, delta: bool):
+    """The reference: the tokens one after another."""
+    state, recalled = init_memory(len(activity.pre), RANK, activity.pre), []
+    for t in range(activity.pre.shape[1]):
         state = memory_step(
-            state, pre[:, n], post[:, n], synapse.postsynaptic, synapse.bdnf, delta=delta
+            state,
+            Activity(*(value[:, t : t + 1] for value in activity)),
+            synapse.postsynaptic,
+            synapse.bdnf,
+            delta=delta,
+            tick=TICK,
+            ends_tick=t % TICK == TICK - 1,
         )
-    rows.append(state.weights)
-    assert torch.allclose(weights, torch.stack(rows, 1))
+        recalled.append((state.weights @ activity.pre[:, t, :, None])[..., 0])
+    return torch.stack(recalled, 1), state
+
+
+def run_scan(activity: Activity, synapse: SynapseTensors, *, delta: bool):
+    return memory_scan(activity, synapse.postsynaptic, synapse.bdnf, delta=delta, tick=TICK)
+
+
+@pytest.mark.parametrize("length", [1, 3, CHUNK, 2 * CHUNK + 7])
+@pytest.mark.parametrize("delta", [False, True])
+def test_the_scan_in_chunks_equals_the_loop_over_tokens(delta, length):
+    synapse, activity = make_params(**ACTIVE), draw_activity(length)
+    recalled, consolidation = run_scan(activity, synapse, delta=delta)
+    expected, state = run_steps(activity, synapse, delta=delta)
+    assert torch.allclose(recalled, expected, atol=1e-12)
     assert torch.allclose(consolidation.bdnf, state.bdnf.mean(0))
-    assert torch.allclose(
-        consolidation.gated, (gate(state.kinase)[..., None] * state.weights).mean(0)
-    )
-    assert weights[:, -1].abs().max() > 0
+    gated = (gate(state.kinase)[..., None] * state.weights).mean(0)
+    assert torch.allclose(consolidation.gated, gated)
+    assert length == 1 or recalled.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("trace", [0.0, 0.3])
+@pytest.mark.parametrize("delta", [False, True])
+def test_the_scan_in_chunks_has_the_gradients_of_the_loop(delta, trace):
+    """Of the activity and of every parameter that both read."""
+    gradients = []
+    for run in (run_scan, run_steps):
+        synapse = make_params(**ACTIVE | {"post_trace_decay": trace})
+        activity = Activity(*(value.requires_grad_() for value in draw_activity(CHUNK + 5)))
+        learned = dict(synapse.postsynaptic.named_buffers())
+        for value in learned.values():
+            value.requires_grad_()
+        recalled, _ = run(activity, synapse, delta=delta)
+        weights = torch.linspace(-1.0, 1.0, recalled.numel(), dtype=torch.float64)
+        total = (recalled.flatten() * weights).sum()
+        leaves = [*activity, *learned.values()]
+        gradients.append(torch.autograd.grad(total, leaves, allow_unused=True))
+    names = [*Activity._fields, *learned]
+    for name, ours, reference in zip(names, *gradients, strict=True):
+        assert (
+            (ours is None) == (reference is None) == (name in {"rank_eligibility", "post_slow_lr"})
+        )
+        assert ours is None or torch.allclose(ours, reference, rtol=1e-7, atol=1e-10), name
+
+
+def test_the_cost_of_the_scan_grows_with_the_length_and_not_with_its_square():
+    """Counted as the elements of the tensors that the backward pass keeps."""
+    kept = []
+    for length in (8 * CHUNK, 16 * CHUNK):
+        sizes: list[int] = []
+        activity = Activity(*(value.requires_grad_() for value in draw_activity(length)))
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: sizes.append(x.numel()) or x, lambda x: x
+        ):
+            run_scan(activity, make_params(**ACTIVE), delta=True)
+        kept.append(sum(sizes))
+    assert kept[1] < 2.3 * kept[0]
+
+
+def test_a_token_recalls_what_followed_its_like():
+    """After A B ... A the memory holds B, and nothing that came before."""
+    synapse = make_params(post_fast_lr=0.01, post_fast_decay=0.9999)
+    pre = torch.eye(RANK, dtype=torch.float64)[[0, 1, 2, 3, 0]][None]
+    post = torch.arange(1.0, 6.0, dtype=torch.float64)[None, :, None].expand(1, 5, RANK)
+    activity = Activity(pre, post, torch.full((1, 5), 2.0, dtype=torch.float64))
+    for delta in (False, True):
+        recalled, _ = run_scan(activity, synapse, delta=delta)
+        assert recalled[0, :4].abs().max() == 0.0
+        assert torch.allclose(recalled[0, 4], post[0, 1], rtol=0.05)  # a gate of 1/2, twice
+
+
+@pytest.mark.parametrize("trace", [0.0, 0.5, 0.96])
+def test_a_trace_delays_a_write_and_loses_none_of_it(trace):
+    synapse = make_params(post_trace_decay=trace, post_fast_decay=0.9999)
+    outer = torch.ones(1, 1, dtype=torch.float64)
+    total, z = torch.zeros_like(outer), torch.zeros_like(outer)
+    held = []
+    for t in range(400):
+        z = trace_step(z, outer * (t == 0), synapse.postsynaptic)
+        total = synapse.postsynaptic.post_fast_decay * total + z
+        held.append(float(total))
+    response = compute_response(synapse.postsynaptic, 399, outer)
+    assert torch.allclose(torch.tensor(held, dtype=torch.float64), response.write)
+    assert held[0] == pytest.approx(1.0 - trace)
+    assert held[-1] == pytest.approx(1.0, abs=0.05)
 
 
 def test_sustained_calcium_opens_the_gate_and_silence_closes_it():
@@ -62,14 +147,14 @@ def test_sustained_calcium_opens_the_gate_and_silence_closes_it():
 
 def test_the_delta_rule_writes_less_of_what_the_key_already_recalls():
     """For a repeated pair Hebbian writes keep growing; delta writes stop at the value."""
-    synapse = make_params(post_fast_lr=0.05, camkii_thr=0.3, post_fast_decay=0.995)
-    pre = torch.nn.functional.normalize(torch.ones(1, 40, 4, 6, dtype=torch.float64), dim=-1)
-    post = torch.ones(1, 40, 4, 6, dtype=torch.float64)
-    recalled = {}
-    for delta in (False, True):
-        weights, _ = memory_scan(pre, post, synapse.postsynaptic, synapse.bdnf, delta=delta)
-        recalled[delta] = (weights[0, -1] @ pre[0, 0, 0]).mean().item()
-    assert abs(recalled[True] - 1.0) < abs(recalled[False] - 1.0)
+    synapse = make_params(post_fast_lr=0.005, camkii_thr=0.3, post_fast_decay=0.9999)
+    ones = torch.ones(1, 160, RANK, dtype=torch.float64)
+    activity = Activity(normalize(ones, dim=-1), ones, ones[..., 0])
+    recalled = {
+        delta: run_scan(activity, synapse, delta=delta)[0][0, -1].mean() for delta in (False, True)
+    }
+    assert recalled[True] == pytest.approx(1.0, abs=0.02)
+    assert recalled[False] > 10.0
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 7, 16])
@@ -84,13 +169,16 @@ def test_a_tick_is_exactly_its_tokens_for_a_linear_recurrence(tokens):
         assert float(gain * 0.7 + total * inputs) == pytest.approx(sum(values))
 
 
-def test_powers_solve_a_recurrence_at_once():
-    inputs = torch.arange(5, dtype=torch.float64)
-    x, expected = 0.0, []
-    for value in inputs.tolist():
-        x = 0.5 * x + value
-        expected.append(x)
-    assert torch.allclose(
-        powers(torch.tensor(0.5, dtype=torch.float64), 5) @ inputs,
-        torch.tensor(expected, dtype=torch.float64),
+@pytest.mark.parametrize("count", [0, 1, 5, 8])
+def test_a_linear_scan_equals_its_recurrence(count):
+    generator = torch.Generator().manual_seed(0)
+    retention, drive = (
+        torch.rand(2, count, 3, generator=generator, dtype=torch.float64) for _ in range(2)
     )
+    x, expected = torch.zeros(2, 3, dtype=torch.float64), []
+    for n in range(count):
+        x = retention[:, n] * x + drive[:, n]
+        expected.append(x)
+    result = linear_scan(retention, drive)
+    assert result.shape == drive.shape
+    assert count == 0 or torch.allclose(result, torch.stack(expected, 1))

@@ -55,8 +55,7 @@ class Sensitivity(NamedTuple):
         spec: the parameter.
         low: loss at its low end [nat/token].
         high: loss at its high end [nat/token].
-        effect: range of the losses at the low end, the high end and the default [nat/token]. The
-            default is included because the losses at the two ends may be equal by chance.
+        effect: difference of the losses at the two ends [nat/token].
         ratio: effect divided by the standard deviation over seeds.
     """
 
@@ -76,8 +75,10 @@ class Regime(NamedTuple):
 
 # The synapse has a strong influence (lambda_loge at its high end), so that a short run shows it.
 _STRONG_BIAS = {"synapse.attention.lambda_loge": 5.0}
+# Much calcium, so that the terminals release and tire.
+_MUCH_CALCIUM = _STRONG_BIAS | {"synapse.calcium.alpha_ca": 2.0}
 # A small reserve makes the terminal depend on recycled vesicles.
-_RECYCLING = _STRONG_BIAS | {
+_RECYCLING = _MUCH_CALCIUM | {
     "synapse.vesicles.init_reserve": 2.0,
     "synapse.vesicles.rec_rate": 0.3,
     "synapse.vesicles.tau_rrp": 10.0,
@@ -101,7 +102,7 @@ _STRUCTURAL = {
     "synapse.structural.router_contrastive_push": 0.5,
 }
 _REGIMES = {
-    "calcium": Regime(_STRONG_BIAS, 1),
+    "calcium": Regime(_MUCH_CALCIUM, 1),
     "vesicles": Regime(_RECYCLING, 1),
     "energy": Regime(_STRONG_BIAS, 1),
     "stochastic": Regime(_STRONG_BIAS, 1),
@@ -182,7 +183,7 @@ def measure_sensitivities(
                 compute_loss({spec.name: _cast_value(spec, value)})
                 for value in (spec.low, spec.high)
             )
-            effect = max(low, high, seed_losses[0]) - min(low, high, seed_losses[0])
+            effect = abs(high - low)
             sensitivities.append(Sensitivity(spec, low, high, effect, effect / spread))
             if on_result is not None:
                 on_result(sensitivities[-1])

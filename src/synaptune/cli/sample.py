@@ -31,6 +31,12 @@ _ARGUMENTS: ArgumentTable = {
     "--top-k": dict(
         type=int, help="sample from the K most probable tokens only (default: from all)"
     ),
+    "--fatigue": dict(
+        type=float,
+        default=0.0,
+        help="how much the logit of a token falls with each emission, in nats; it recovers over "
+        "the model's tau_rrp, and 0.5 to 1 ends loops (default %(default)s)",
+    ),
     "--seed": dict(type=int, default=0, help="seed of the sampling (default %(default)s)"),
 }
 
@@ -54,6 +60,10 @@ def _run_sample(options: argparse.Namespace) -> None:
             (count >= 1, f"--tokens {count}: expected at least 1"),
             (is_temperature, f"--temperature {options.temperature}: expected at least 0"),
             (top_k is None or top_k >= 1, f"--top-k {top_k}: expected at least 1"),
+            (
+                0.0 <= options.fatigue < math.inf,
+                f"--fatigue {options.fatigue}: expected at least 0",
+            ),
         ),
     )
     from synaptune.core.seeds import make_generator
@@ -72,6 +82,7 @@ def _run_sample(options: argparse.Namespace) -> None:
         count,
         temperature=options.temperature,
         top_k=top_k,
+        fatigue=options.fatigue,
         generator=make_generator("sample", options.seed),
     )
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -57,6 +57,10 @@ SUBSYSTEMS: dict[str, Any] = {
 }
 
 
+# The memory of version 0.1.0 had no gate tick and bound a token to itself.
+NO_EARLIER_FORM = frozenset({"model.memory_tick"})
+
+
 def make_writable_node(cls: type) -> DictConfig:
     """Return a typed config node that accepts overrides.
 
@@ -77,9 +81,11 @@ def list_default_values() -> dict[str, Any]:
     """Return the default of every key of the schema by dotted name.
 
     A key that a version adds has the default that stands for the behaviour before: then the studies
-    of earlier versions, whose configuration lacks the key, continue.
+    of earlier versions, whose configuration lacks the key, continue. `NO_EARLIER_FORM` lists the
+    keys that have no such default: a study without them ran another model and does not continue.
     """
-    return flatten_config(_make_schema())
+    values = flatten_config(_make_schema())
+    return {name: value for name, value in values.items() if name not in NO_EARLIER_FORM}
 
 
 def _make_schema() -> DictConfig:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synaptune.data.chains import draw_chain_rows
 from synaptune.data.config import DataConfig
 from synaptune.data.corpus import Corpus
 from synaptune.data.recall import draw_recall_rows
@@ -49,8 +50,11 @@ def make_train_batch(
     """
     random = _make_generator(_TRAIN, seed, step)
     rows = int(config.recall_fraction * size + random.random())
-    starts = random.integers(max(1, len(corpus.train) - context), size=size - rows)
-    text = _take_windows(corpus.train, starts, context)
+    if config.source == "chains":
+        text = _draw_chains(config, size - rows, context, random)
+    else:
+        starts = random.integers(max(1, len(corpus.train) - context), size=size - rows)
+        text = _take_windows(corpus.train, starts, context)
     if rows == 0:
         return text
     arrays = draw_recall_rows(
@@ -99,6 +103,11 @@ def make_eval_batches(
         for row in range(0, len(starts), size)
     ]
     stream = _VAL if split == "val" else _TEST
+    if config.source == "chains":
+        batches = [
+            _draw_chains(config, size, context, _make_generator(stream, _EVALUATION_SEED + 1, n))
+            for n in range(text)
+        ]
     for number in range(recall):
         random = _make_generator(stream, _EVALUATION_SEED, number)
         arrays = draw_recall_rows(
@@ -110,6 +119,12 @@ def make_eval_batches(
 
 def _make_generator(stream: int, seed: int, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([stream, seed, step])))
+
+
+def _draw_chains(config: DataConfig, rows: int, context: int, random: np.random.Generator) -> Batch:
+    """Return rows of in-context Markov chains and their next states, all scored."""
+    tokens = torch.from_numpy(draw_chain_rows(config, rows=rows, context=context, random=random))
+    return Batch(tokens[:, :-1], tokens[:, 1:], torch.zeros(rows, context, dtype=torch.bool))
 
 
 def _take_windows(tokens: np.ndarray, starts: np.ndarray, context: int) -> Batch:

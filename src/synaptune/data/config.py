@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TOKENIZERS = ("byte", "bpe")
-SOURCES = ("stdlib", "text", "hub")
+SOURCES = ("stdlib", "text", "hub", "chains")
 CLASSES = 10  # of every set of images
 IMAGE_SOURCES = ("digits", "mnist", "fashion-mnist", "cifar10")
 LARGEST_VOCABULARY = 65_536  # tokens are stored as uint16
@@ -16,7 +16,8 @@ class DataConfig:
     """Settings of the `data` group.
 
     Attributes:
-        source: origin of the text: stdlib, text or hub; or of images: an entry of IMAGE_SOURCES.
+        source: origin of the text: stdlib, text or hub; or chains (chains.py); or of images: an
+            entry of IMAGE_SOURCES.
         path: file or folder of source `text`, or the files of a hub builder such as json; folder
             of the image files, None for one in the cache.
         name: dataset of the hub, folder written by `save_to_disk`, or hub builder.
@@ -37,6 +38,9 @@ class DataConfig:
         recall_near: shortest distance from the last pair to a query [token].
         recall_far: longest distance from the last pair to a query [token]; None for the end of
             the row.
+        recall_distractors: different tokens between the queries; 1 is an empty filler [token].
+        chain_states: states of an in-context Markov chain [token].
+        chain_spread: concentration of its transition probabilities; small is predictable.
         subset_size: training images that are used; None for all.
         download: download image files that are missing.
     """
@@ -60,6 +64,9 @@ class DataConfig:
     recall_values: int = 8
     recall_near: int = 1
     recall_far: int | None = None
+    recall_distractors: int = 1
+    chain_states: int = 8
+    chain_spread: float = 0.3
     subset_size: int | None = None
     download: bool = False
 
@@ -70,8 +77,9 @@ class DataConfig:
 
     @property
     def symbols(self) -> int:
-        """Tokens that recall rows add to the vocabulary: keys, values and a filler; 0 without."""
-        return self.recall_keys + self.recall_values + 1 if self.recall_fraction > 0 else 0
+        """Tokens that recall rows add to the vocabulary: keys, values and fillers; 0 without."""
+        count = self.recall_keys + self.recall_values + self.recall_distractors
+        return count if self.recall_fraction > 0 else 0
 
 
 def find_data_faults(config: DataConfig, context: int) -> list[str]:
@@ -117,6 +125,14 @@ def find_data_faults(config: DataConfig, context: int) -> list[str]:
             0.0 <= config.recall_fraction <= 1.0,
             f"data.recall_fraction={config.recall_fraction}: expected 0 to 1",
         ),
+        (
+            config.source != "chains" or 2 <= config.chain_states <= 26,
+            f"data.chain_states={config.chain_states}: expected 2 to 26, the letters of a state",
+        ),
+        (
+            config.source != "chains" or 0.01 <= config.chain_spread <= 100.0,
+            f"data.chain_spread={config.chain_spread:g}: expected 0.01 to 100",
+        ),
     )
     faults = [fault for is_valid, fault in checks if not is_valid]
     is_recall = 0.0 < config.recall_fraction <= 1.0
@@ -126,6 +142,7 @@ def find_data_faults(config: DataConfig, context: int) -> list[str]:
 def _find_recall_faults(config: DataConfig, context: int) -> list[str]:
     """Return the faults of the settings of recall rows."""
     least = {"recall_pairs": 1, "recall_queries": 1, "recall_values": 2, "recall_near": 1}
+    least |= {"recall_distractors": 1}
     near, end = config.recall_near, context - 2 * config.recall_pairs
     far = end if config.recall_far is None else config.recall_far
     is_far_valid = config.recall_far is None or near <= far <= end
@@ -145,8 +162,8 @@ def _find_recall_faults(config: DataConfig, context: int) -> list[str]:
         ),
         (
             config.symbols <= LARGEST_VOCABULARY // 2,
-            f"data.recall_keys + data.recall_values: got {config.symbols - 1}, "
-            f"expected at most {LARGEST_VOCABULARY // 2 - 1}",
+            "data.recall_keys + data.recall_values + data.recall_distractors: got "
+            f"{config.symbols}, expected at most {LARGEST_VOCABULARY // 2}",
         ),
         (
             is_far_valid,

@@ -77,6 +77,8 @@ def load_corpus(config: DataConfig, context: int) -> Corpus:
     """
     if faults := find_data_faults(config, context):
         raise UserError("\n".join(faults))
+    if config.source == "chains":
+        return _make_chain_corpus(config)
     splits = _read_splits(config)
     _warn_if_cut(splits, config)
     fingerprint = _compute_fingerprint(splits, config)
@@ -93,6 +95,22 @@ def load_corpus(config: DataConfig, context: int) -> Corpus:
         text_vocab=tokenizer.size,
         bytes_per_token=measures["bytes_per_token"],
         fingerprint=fingerprint,
+        tokenizer=tokenizer,
+    )
+
+
+def _make_chain_corpus(config: DataConfig) -> Corpus:
+    """Return the empty corpus of chains, whose rows batches.py draws; a state is one byte."""
+    settings = f"chains {config.chain_states} {config.chain_spread}"
+    empty, tokenizer = np.empty(0, np.uint16), Tokenizer()
+    return Corpus(
+        empty,
+        empty,
+        empty,
+        vocab=tokenizer.size + config.symbols,
+        text_vocab=tokenizer.size,
+        bytes_per_token=1.0,
+        fingerprint=hashlib.sha256(settings.encode()).hexdigest(),
         tokenizer=tokenizer,
     )
 

@@ -1,7 +1,7 @@
 """Associative-recall rows: key-value pairs, then queries for the value of a key.
 
     k1 v1 k2 v2 ... kP vP . . ki . . . . kj . . . . . . . . . kl . .
-    (. filler; the targets at ki, kj, kl are vi, vj, vl)
+    (. filler, or one of recall_distractors random tokens; the targets at ki, kj, kl are vi, vj, vl)
 
 The keys of a row differ, so each query has one answer. The answer appears only in its pair, so a
 repeated query has no nearer copy of it. The distance from the last pair to a query is log-uniform
@@ -68,6 +68,8 @@ def draw_recall_rows(
     tokens = np.full(
         (rows, context), first + config.recall_keys + config.recall_values, dtype=np.int64
     )
+    if config.recall_distractors > 1:
+        tokens += random.integers(config.recall_distractors, size=tokens.shape)
     head = np.stack([keys, values], axis=-1).reshape(rows, 2 * most)
     tokens[:, : 2 * most] = np.where(np.arange(2 * most) < 2 * pairs, head, tokens[:, : 2 * most])
     positions = 2 * pairs - 1 + _draw_distances(config, rows=rows, context=context, random=random)

@@ -1,15 +1,19 @@
-"""Causal attention with rotary or ALiBi positions, and a bias per (tick, key).
+"""Causal attention with rotary or ALiBi positions, a bias per (tick, key) and one per key.
 
-    logit[t, j] = q[t] . k[j] / sqrt(d) + bias[n(t), j]         (1)
+    logit[t, j] = q[t] . k[j] / sqrt(d) + bias[n(t), j] + distance[j]         (1)
 
-Queries and keys are extended to compute the bias: a query by the one-hot code of its tick, a key by
-its bias in every tick. The inner product of the extensions is the bias. So (1) is plain causal
-attention on longer vectors, for which fused kernels with gradients exist.
+Queries and keys are extended to compute the biases: a query by the one-hot code of its tick and a
+one, a key by its bias in every tick and its distance. The inner product of the extensions is the
+bias. So (1) is plain causal attention on longer vectors, for which fused kernels with gradients
+exist. With a window, a query attends to the last `window` keys only. Noise multiplies the attention
+weights after the softmax; only then are they computed one by one.
 Source: rotary embedding, Su et al., arXiv 2104.09864; ALiBi, Press et al., arXiv 2108.12409;
 normalised queries and keys, Henry et al., arXiv 2010.04245; (1) by extension: derived.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +53,28 @@ def alibi_slopes(heads: int) -> Tensor:
     return 2.0 ** (-8.0 * torch.arange(1, heads + 1) / heads)
 
 
+class AttentionBias(NamedTuple):
+    """Terms of (1) beside the inner product.
+
+    Attributes:
+        code: (token, row); code[t] is the one-hot code of the row of query t; None for no rows.
+        rows: bias rows, (batch or 1, head or 1, row, token) [nat]; None for no rows.
+        distance: bias of each key, (batch or 1, head or 1, token) [nat]; None for none.
+    """
+
+    code: Tensor | None = None
+    rows: Tensor | None = None
+    distance: Tensor | None = None
+
+
 def biased_attention(
-    q: Tensor, k: Tensor, v: Tensor, code: Tensor | None, bias: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: AttentionBias,
+    *,
+    window: int = 0,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """Compute causal attention (1), (batch, head, token, d).
 
@@ -58,21 +82,58 @@ def biased_attention(
         q: queries, (batch, head, token, d).
         k: keys, (batch, head, token, d).
         v: values, (batch, head, token, d).
-        code: (token, row); code[t] selects the bias row of query t, such as the one-hot code of
-            its tick. None for no bias.
-        bias: bias rows, (batch or 1, head or 1, row, token) [nat]; None for no bias.
+        bias: the biases.
+        window: last keys that a query sees; 0 for all of them.
+        noise: factors of the attention weights, (batch, head, token, token); None for none.
     """
-    if code is None or bias is None:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    batch, heads, length, width = q.shape
-    rows = code.shape[-1]
-    pad = -(width + rows) % 8  # fused kernels are fast at multiples of 8
-    q = torch.cat([q * width**-0.5, code.to(q.dtype).expand(batch, heads, length, rows)], -1)
-    k = torch.cat([k, bias.transpose(-1, -2).to(k.dtype).expand(batch, heads, length, rows)], -1)
-    if pad:
-        q, k = F.pad(q, (0, pad)), F.pad(k, (0, pad))
-    out = F.scaled_dot_product_attention(q, k, F.pad(v, (0, rows + pad)), is_causal=True, scale=1.0)
-    return out[..., :width]
+    width, scale = q.shape[-1], q.shape[-1] ** -0.5
+    codes, entries = _extend(q, bias)
+    if codes:
+        pad = -(width + sum(code.shape[-1] for code in codes)) % 8  # kernels are fast at these
+        codes, entries = [q * scale, *codes], [k, *entries]
+        if pad:
+            zeros = q.new_zeros(*q.shape[:-1], pad)
+            codes, entries = [*codes, zeros], [*entries, zeros]
+        q, k, scale = torch.cat(codes, -1), torch.cat(entries, -1), 1.0
+    if noise is None:
+        extra = q.shape[-1] - width
+        out = F.scaled_dot_product_attention(
+            q,
+            k,
+            F.pad(v, (0, extra)) if extra else v,
+            attn_mask=make_window_mask(q.shape[2], window, q.device) if window else None,
+            is_causal=not window,
+            scale=scale,
+        )
+        return out[..., :width]
+    mask = make_window_mask(q.shape[2], window or q.shape[2], q.device)
+    scores = (q @ k.transpose(-1, -2) * scale).masked_fill(~mask, -torch.inf)
+    return (upcast(scores).softmax(-1) * noise).to(v.dtype) @ v
+
+
+def _extend(q: Tensor, bias: AttentionBias) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the extensions of queries and keys, each (batch, head, token, columns)."""
+    shape, codes, entries = q.shape[:-1], [], []
+    if bias.code is not None and bias.rows is not None:
+        rows = bias.code.shape[-1]
+        codes.append(bias.code.to(q.dtype).expand(*shape, rows))
+        entries.append(bias.rows.transpose(-1, -2).to(q.dtype).expand(*shape, rows))
+    if bias.distance is not None:
+        column = bias.distance[..., None]
+        parts = [column.to(q.dtype)]
+        if q.dtype in (torch.bfloat16, torch.float16):
+            # The time of a key grows with its position; a second column keeps the lost digits.
+            parts.append((column - parts[0].to(column.dtype)).to(q.dtype))
+        entries += [part.expand(*shape, 1) for part in parts]
+        codes.append(q.new_ones(*shape, len(parts)))
+    return codes, entries
+
+
+def make_window_mask(length: int, window: int, device: torch.device) -> Tensor:
+    """Return a mask (token, token) that is True for the last `window` keys of each query."""
+    index = torch.arange(length, device=device)
+    lag = index[:, None] - index[None, :]
+    return (lag >= 0) & (lag < window)
 
 
 class Attention(nn.Module):

@@ -10,9 +10,10 @@ MODEL_CHOICES = {
     "kind": ("transformer", "dendritic"),
     "position": ("rope", "alibi"),
     "feedforward": ("relu2", "swiglu"),
-    "distance": ("barrier", "off"),
+    "distance": ("clock", "learned", "barrier", "off"),
     "release": ("dynamic", "off"),
-    "fast_weights": ("hebbian", "delta", "off"),
+    "noise": ("terminal", "event"),
+    "fast_weights": ("delta", "hebbian", "off"),
     "kernel": ("auto", "torch"),
 }
 
@@ -31,10 +32,16 @@ class ModelConfig:
         feedforward: activation of the feed-forward blocks, relu2 or swiglu.
         ff_multiple: hidden width over width, summed over the experts of a token; each expert has
             ff_multiple / top_k.
-        tick: tokens of a synaptic update [token].
-        distance: distance bias of the attention, barrier or off.
+        tick: tokens of a presynaptic update [token].
+        window: last tokens that a query attends to; 0 for all of them [token].
+        distance: distance bias of the attention: barrier (one slope), learned (a slope per layer
+            and head), clock (a slope that follows the content) or off.
         release: presynaptic terminals, dynamic or off.
-        fast_weights: postsynaptic memory, hebbian, delta or off.
+        noise: stochastic release while training: terminal (per tick and terminal) or event (per
+            query and key).
+        dropout: dropout of the attention weights while training.
+        fast_weights: postsynaptic memory, delta, hebbian or off.
+        memory_tick: tokens of an update of the memory's gate [token].
         experts: experts of a layer; 1 for a dense block.
         top_k: experts of a token.
         balance_weight: weight of the load-balancing loss.
@@ -50,9 +57,13 @@ class ModelConfig:
     feedforward: str = "relu2"
     ff_multiple: int = 4
     tick: int = 16
-    distance: str = "barrier"
+    window: int = 0
+    distance: str = "clock"
     release: str = "dynamic"
-    fast_weights: str = "hebbian"
+    noise: str = "terminal"
+    dropout: float = 0.0
+    fast_weights: str = "delta"
+    memory_tick: int = 4
     experts: int = 4
     top_k: int = 2
     balance_weight: float = 0.01
@@ -80,6 +91,7 @@ def find_model_faults(config: ModelConfig) -> list[str]:
             "context",
             "ff_multiple",
             "tick",
+            "memory_tick",
             "experts",
             "top_k",
         )
@@ -88,6 +100,11 @@ def find_model_faults(config: ModelConfig) -> list[str]:
     hidden = config.width * config.ff_multiple
     is_top_k = config.experts <= 1 or config.top_k <= config.experts
     checks = (
+        (config.window >= 0, f"model.window={config.window}: expected at least 0 (no window)"),
+        (
+            0.0 <= config.dropout < 1.0,
+            f"model.dropout={config.dropout}: expected at least 0 and less than 1",
+        ),
         (
             config.heads < 1 or config.width % (2 * config.heads) == 0,
             f"model.width={config.width}: expected a multiple of twice model.heads={config.heads}",
@@ -118,8 +135,8 @@ _SETTINGS = {
 }
 _REASONS = {
     "release": "model.release is off; set model.release=dynamic",
-    "distance": "model.distance is off; set model.distance=barrier",
-    "fast_weights": "model.fast_weights is off; set model.fast_weights=hebbian",
+    "distance": "model.distance is off; set model.distance=clock",
+    "fast_weights": "model.fast_weights is off; set model.fast_weights=delta",
     "experts": "model.experts is 1; set model.experts to 2 or more",
 }
 
@@ -130,8 +147,13 @@ def find_unused_parameters(config: ModelConfig) -> dict[str, str]:
 
     if config.kind == "dendritic":
         return {spec.name: "model.kind is dendritic; set model=synaptic" for spec in SPECS}
-    # The metabolism of the experts reads these too.
-    shared = {"synapse.energy.energy_fill", "synapse.energy.energy_max"}
+    # The metabolism of the experts reads the first two; the noise of an event the others.
+    shared = {
+        "synapse.energy.energy_fill": config.experts > 1,
+        "synapse.energy.energy_max": config.experts > 1,
+        "synapse.vesicles.init_rrp": config.noise == "event",
+        "synapse.stochastic.stochastic_train_frac": config.noise == "event",
+    }
     is_off = {
         "release": config.release == "off",
         "distance": config.distance == "off",
@@ -143,6 +165,6 @@ def find_unused_parameters(config: ModelConfig) -> dict[str, str]:
         setting = _SETTINGS[spec.subsystem]
         if spec.label == "barrier_strength":
             setting = "distance"
-        if is_off[setting] and (spec.name not in shared or config.experts == 1):
+        if is_off[setting] and not shared.get(spec.name, False):
             unused[spec.name] = _REASONS[setting]
     return unused

@@ -6,6 +6,7 @@ the queries and activities of the current tick.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from synaptune.core.errors import user_error
 from synaptune.model.attention import rms_norm, upcast
 from synaptune.model.gpt import GPT, Block
 from synaptune.synapse.bias import efficacy_bias
-from synaptune.synapse.fast_weights import MemoryState, init_memory, memory_step
+from synaptune.synapse.fast_weights import MemoryState, init_memory, memory_step, recall
 from synaptune.synapse.terminal import (
     TerminalState,
     efficacy,
@@ -36,8 +37,8 @@ class LayerCache:
         queries: queries of the current tick.
         terminals: terminals of all keys.
         efficacy: efficacy of all keys, (batch, head, key) [vesicle].
-        pre: activities a of the current tick.
-        post: activities b of the current tick.
+        time: time of the last key on the clock of each head, (batch or 1, head or 1, 1) [token].
+        distance: distance bias of all keys, (batch, head, key) [nat]; None without one.
         memory: memory of the sequence; None without one.
     """
 
@@ -46,8 +47,8 @@ class LayerCache:
     queries: list[Tensor]
     terminals: TerminalState
     efficacy: Tensor
-    pre: list[Tensor]
-    post: list[Tensor]
+    time: Tensor | None
+    distance: Tensor | None
     memory: MemoryState | None
 
 
@@ -70,8 +71,8 @@ class Decoder:
                 [],
                 no_terminals,
                 like.new_zeros(batch, config.heads, 0),
-                [],
-                [],
+                None,
+                None,
                 _init_memory(block, batch, like),
             )
             for block in model.blocks
@@ -103,16 +104,11 @@ class Decoder:
             if model.config.position == "rope"
             else None
         )
-        row = self._get_static_row(t)
+        alibi = model.make_alibi(torch.tensor([t], device=tokens.device))
         for block, cache in zip(model.blocks, self.layers, strict=True):
-            x = self._run_layer(block, cache, x, rope, row)
+            x = self._run_layer(block, cache, x, rope, alibi)
         self.position += 1
         return model.compute_logits(x[:, -1])
-
-    def _get_static_row(self, t: int) -> Tensor | None:
-        size = t + 1 if self.model.release_off else self.model.config.tick
-        tick = torch.tensor([t // size], device=self.model.head.weight.device)
-        return self.model.make_static_rows(tick, t + 1, size)
 
     def _run_layer(
         self,
@@ -120,12 +116,14 @@ class Decoder:
         cache: LayerCache,
         x: Tensor,
         rope: tuple[Tensor, Tensor] | None,
-        row: Tensor | None,
+        alibi: Tensor | None,
     ) -> Tensor:
-        model, params = self.model, self.model.synapse
-        q, k, v = block.attention.project(rms_norm(x), rope)
+        model, params, normed = self.model, self.model.synapse, rms_norm(x)
+        q, k, v = block.attention.project(normed, rope)
         cache.k, cache.v = torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2)
-        bias = row
+        scores = q @ cache.k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        if (distance := self._append_distance(block, cache, normed, alibi)) is not None:
+            scores = scores + distance[:, :, None]
         if block.presynapse is not None and not model.release_off:
             newborn = efficacy(self.newborn, params)
             cache.efficacy = torch.cat([cache.efficacy, newborn], -1)
@@ -135,13 +133,27 @@ class Decoder:
             synaptic = efficacy_bias(
                 cache.efficacy[:, :, None], newborn[:, :, None], params.attention
             )
-            bias = synaptic if bias is None else bias + synaptic
+            scores = scores + synaptic
             cache.queries.append(q)
             self._finish_tick(block, cache)
-        scores = q @ cache.k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        weights = (scores if bias is None else scores + bias).softmax(-1)
-        x = x + block.attention.merge(weights @ cache.v)
+        if model.config.window:
+            scores[..., : -model.config.window] = -torch.inf
+        x = x + block.attention.merge(scores.softmax(-1) @ cache.v)
         return self._transform(block, cache, x)
+
+    def _append_distance(
+        self, block: Block, cache: LayerCache, normed: Tensor, alibi: Tensor | None
+    ) -> Tensor | None:
+        """Add the new key to the distance bias and return it; None without a distance."""
+        bias = alibi
+        if block.distance is not None and not self.model.distance_off:
+            distance, cache.time = block.distance(normed, self.model.synapse, cache.time)
+            bias = distance if bias is None else bias + distance
+        if bias is None:
+            return None
+        bias = bias.expand(normed.shape[0], self.model.config.heads, 1)
+        cache.distance = bias if cache.distance is None else torch.cat([cache.distance, bias], -1)
+        return cache.distance
 
     def _finish_tick(self, block: Block, cache: LayerCache) -> None:
         """Advance the terminals at the last token of a tick; its queries read the state before."""
@@ -163,25 +175,23 @@ class Decoder:
         y = block.feedforward(normed, params).out
         if block.memory is None or cache.memory is None:
             return x + y
-        a, b = block.memory.compute_activities(normed, y, params)
-        recalled = block.memory.read(a, cache.memory.weights)
-        cache.pre.append(a)
-        cache.post.append(b)
-        if len(cache.pre) == self.model.config.tick:
-            pre, post = torch.cat(cache.pre, 1), torch.cat(cache.post, 1)
-            cache.memory = memory_step(
-                cache.memory, pre, post, params.postsynaptic, params.bdnf, delta=block.memory.delta
-            )
-            cache.pre, cache.post = [], []
-        return x + y + recalled
+        tick = self.model.config.memory_tick
+        activity = block.memory.compute_activity(normed, params)
+        cache.memory = memory_step(
+            cache.memory,
+            activity,
+            params.postsynaptic,
+            params.bdnf,
+            delta=block.memory.delta,
+            tick=tick,
+            ends_tick=self.position % tick == tick - 1,
+        )
+        recalled = recall(cache.memory.weights, activity.pre[:, 0])[:, None]
+        return x + y + block.memory.read(activity.pre, recalled, params)
 
 
 def _init_memory(block: Block, batch: int, like: Tensor) -> MemoryState | None:
-    return (
-        None
-        if block.memory is None
-        else init_memory(batch, block.memory.slow.shape[0], upcast(like))
-    )
+    return None if block.memory is None else init_memory(batch, block.memory.rows, upcast(like))
 
 
 @torch.no_grad()
@@ -192,11 +202,14 @@ def generate(
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
+    fatigue: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Iterator[int]:
     """Continue a prompt and yield each new token.
 
-    When the context is full, decoding starts again from the last half context of the text.
+    When the context is full, decoding starts again from the last half context of the text. With
+    `fatigue` f, a token's logit falls by f times its leaky count n, in which an emitted token
+    counts 1 and which recovers as a pool of vesicles does: n' = exp(-1 / tau_rrp) n per token.
 
     Args:
         model: the model; it is put into evaluation mode.
@@ -204,6 +217,7 @@ def generate(
         count: number of new tokens.
         temperature: divisor of the logits; 0 selects the most probable token.
         top_k: sample from the `top_k` most probable tokens only; None for all.
+        fatigue: loss of logit per emission of a token; 0 for none [nat].
         generator: source of the draws.
 
     Raises:
@@ -217,8 +231,12 @@ def generate(
     context, device = model.config.context, model.head.weight.device
     text = list(prompt)
     decoder, logits = _feed_tokens(model, text[-(context - 1) or len(text) :], device)
+    recovery = math.exp(-1.0 / float(model.synapse.vesicles.tau_rrp))
+    emitted = torch.zeros_like(logits[0])
     for _ in range(count):
-        token = _sample_token(logits[0], temperature, top_k, generator)
+        token = _sample_token(logits[0] - fatigue * emitted, temperature, top_k, generator)
+        emitted *= recovery
+        emitted[token] += 1.0
         text.append(token)
         yield token
         if decoder.position >= context:

@@ -4,10 +4,13 @@
     balance = E sum_i share_i pbar_i                                                            (2)
 
 p softmax of the router over all experts, restricted to the top k and renormalised; share share of
-routed slots; pbar mean probability; E number of experts.
-All experts are stored side by side in two matrices and are all evaluated; (1) weighs their hidden
-units. No token is dropped, tokens do not affect each other, and no shape depends on the routing.
-For a few small experts this is as fast as sorting the tokens.
+routed slots; pbar mean probability; E number of experts. With one expert a token p is 1 and keeps
+the gradient of the log of its probability, without which the language-model loss would not train
+the router.
+All experts are stored side by side in two matrices. Evaluation computes all of them and (1) weighs
+their hidden units, so that a token does not depend on another one to the last bit. Training on a
+CPU sorts the slots of the tokens by expert and computes the chosen experts only. Either way no
+token is dropped, and no shape depends on the routing.
 Source: squared ReLU, So et al., arXiv 2109.08668; SwiGLU, Shazeer, arXiv 2002.05202; (1), (2) Fedus
 et al., arXiv 2101.03961.
 """
@@ -89,6 +92,7 @@ class FeedForward(nn.Module):
         self.experts = config.experts
         self.top_k = min(config.top_k, config.experts)
         self.gated = config.feedforward == "swiglu"
+        self.grouped = config.kernel == "auto"  # a population has no batching rule for groups
         hidden = config.width * config.ff_multiple // (self.top_k if self.experts > 1 else 1)
         if self.gated:
             # Three matrices instead of two, with the same number of parameters.
@@ -125,9 +129,33 @@ class FeedForward(nn.Module):
                 None,
             )
         weight, balance, routing = self.router(x, params)
+        if self.training and self.grouped and _can_group(x, self.up):
+            return FeedForwardOutput(self.compute_chosen(x, weight), balance, routing)
         return FeedForwardOutput(
             self.compute_hidden(x, weight) @ self.down.flatten(0, 1), balance, routing
         )
+
+    def compute_chosen(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return y (1), (batch, token, width), from the chosen experts of each token alone.
+
+        Args:
+            x: normalised input, (batch, token, width).
+            weight: p of (1), (batch, token, expert), 0 for the experts that are not chosen.
+        """
+        tokens, weight = x.flatten(0, 1), weight.flatten(0, 1)
+        expert = weight.detach().topk(self.top_k, dim=-1).indices.flatten()
+        order = expert.argsort(stable=True)
+        token, expert = order // self.top_k, expert[order]
+        ends = torch.bincount(expert, minlength=self.experts).cumsum(0).int()
+        slots, factor = tokens[token], weight[token, expert][:, None].to(x.dtype)
+        up = F.grouped_mm(slots, self.up.transpose(1, 2), offs=ends)
+        if self.gate is None:
+            hidden = WeightedSquaredRelu.apply(up, factor)[0]  # type: ignore[index]
+        else:
+            gate = F.grouped_mm(slots, self.gate.transpose(1, 2), offs=ends)
+            hidden = F.silu(gate) * up * factor
+        out = F.grouped_mm(hidden, self.down, offs=ends)
+        return torch.zeros_like(tokens).index_add(0, token, out).view_as(x)
 
     def get_mixing_matrices(self, plan: RemodelPlan) -> dict[str, Tensor]:
         """Return by name the matrix that mixes a weight and its optimizer moments at an event."""
@@ -153,6 +181,17 @@ class FeedForward(nn.Module):
                 + plan.noise_sign.view(-1, 1, 1) * SPLIT_NOISE * after[name].std() * noise
             )
         return after
+
+
+def _can_group(x: Tensor, up: Tensor) -> bool:
+    """Return whether torch multiplies groups of rows for this input and these weights."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and hasattr(F, "grouped_mm")
+        and all(size % 4 == 0 for size in up.shape[1:])  # strides in units of 16 bytes
+    )
 
 
 def mix_experts(mix: Tensor, value: Tensor) -> Tensor:
@@ -211,7 +250,8 @@ class Router(nn.Module):
         probability = logits.softmax(-1)
         top, index = probability.topk(self.top_k, dim=-1)
         mask = torch.zeros_like(probability).scatter(-1, index, 1.0)
-        weight = probability * mask / top.sum(-1, keepdim=True)
+        total = top.sum(-1, keepdim=True)
+        weight = probability * mask / (total.detach() if self.top_k == 1 else total)
         share = mask.flatten(0, -2).mean(0) / self.top_k
         balance = logits.shape[-1] * (share * probability.flatten(0, -2).mean(0)).sum()
         with torch.no_grad():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from synaptune.core.seeds import make_generator
 from synaptune.model.attention import (
     Attention,
+    AttentionBias,
     alibi_slopes,
     biased_attention,
     rms_norm,
@@ -26,9 +27,11 @@ from synaptune.model.attention import (
     upcast,
 )
 from synaptune.model.config import ModelConfig, check_model
+from synaptune.model.distance import Distance
 from synaptune.model.feedforward import FeedForward, FeedForwardOutput, mix_experts
 from synaptune.model.memory import Memory
-from synaptune.model.presynapse import Presynapse, distance_rows
+from synaptune.model.noise import draw_attention_noise
+from synaptune.model.presynapse import Presynapse
 from synaptune.synapse.circuit import SynapseParams
 from synaptune.synapse.experts import Routing, remodel_metabolism
 from synaptune.synapse.fast_weights import Consolidation
@@ -36,6 +39,7 @@ from synaptune.synapse.tensors import SynapseTensors
 
 LOGIT_CAP = 15.0
 INITIAL_HEAD_STD = 0.02  # standard deviation of the head's first weights
+ZERO_WEIGHTS = ("attention.out.weight", "down", "memory.out", "distance.weight")  # at first
 
 
 class LayerActivity(NamedTuple):
@@ -72,21 +76,27 @@ class SharedInputs(NamedTuple):
 
     Attributes:
         rope: rotary tables; None without rotary positions.
-        code: code of the bias row of each query, (token, row); None without a bias.
-        rows: bias rows, (1, head or 1, row, key) [nat]; None without a static bias.
+        code: one-hot code of the tick of each token, (token, tick); None without terminals.
+        alibi: ALiBi's bias of each key, (1, head, key) [nat]; None without ALiBi.
     """
 
     rope: tuple[Tensor, Tensor] | None
     code: Tensor | None
-    rows: Tensor | None
+    alibi: Tensor | None
 
 
 class Block(nn.Module):
-    """One layer."""
+    """One layer; `rank` is the rank of its memory."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, rank: int) -> None:
         super().__init__()
+        self.config = config
         self.attention = Attention(config.width, config.heads)
+        self.distance = (
+            Distance(config.width, config.heads, config.distance, config.context)
+            if config.distance != "off"
+            else None
+        )
         self.presynapse = (
             Presynapse(config.heads, config.tick, config.kernel)
             if config.release == "dynamic"
@@ -94,7 +104,7 @@ class Block(nn.Module):
         )
         self.feedforward = FeedForward(config)
         self.memory = (
-            Memory(config.width, config.tick, config.fast_weights)
+            Memory(config.width, config.memory_tick, config.fast_weights, rank)
             if config.fast_weights != "off"
             else None
         )
@@ -107,6 +117,7 @@ class Block(nn.Module):
         noise: torch.Generator | None,
         *,
         release_off: bool,
+        distance_off: bool,
     ) -> tuple[Tensor, Tensor, LayerActivity]:
         """Run the layer.
 
@@ -114,19 +125,36 @@ class Block(nn.Module):
             x: residual stream, (batch, token, width).
             shared: inputs that all layers share.
             params: parameters of the synapse.
-            noise: generator of stochastic release; None for the expected release.
+            noise: generator of the noise of training; None for none.
             release_off: compute attention without the terminals.
+            distance_off: compute attention without the distance.
 
         Returns:
             The new residual stream, the load-balancing loss and the activity.
         """
-        q, k, v = self.attention.project(rms_norm(x), shared.rope)
-        rows = shared.rows
+        config, normed = self.config, rms_norm(x)
+        q, k, v = self.attention.project(normed, shared.rope)
+        distance, rows, efficacy, factor = shared.alibi, None, None, None
+        if self.distance is not None and not distance_off:
+            bias, _ = self.distance(normed, params)
+            distance = bias if distance is None else distance + bias
         if self.presynapse is not None and not release_off:
-            synaptic = self.presynapse(q, k, params, noise)
-            rows = synaptic if rows is None else synaptic + rows
-        x = x + self.attention.merge(biased_attention(q, k, v, shared.code, rows))
-        return self.transform(x, params)
+            draws = noise if config.noise == "terminal" else None
+            rows, efficacy = self.presynapse(q, k, params, draws)
+        is_event = config.noise == "event"
+        if noise is not None and (is_event or config.dropout > 0.0):
+            factor = draw_attention_noise(
+                q,
+                efficacy,
+                params,
+                noise,
+                is_event=is_event,
+                dropout=config.dropout,
+                tick=config.tick,
+            )
+        bias = AttentionBias(shared.code, rows, distance)
+        heads = biased_attention(q, k, v, bias, window=config.window, noise=factor)
+        return self.transform(x + self.attention.merge(heads), params)
 
     def transform(self, x: Tensor, params: SynapseTensors) -> tuple[Tensor, Tensor, LayerActivity]:
         """Run the half of the layer after attention; same results as `forward`."""
@@ -134,7 +162,7 @@ class Block(nn.Module):
         hidden: FeedForwardOutput = self.feedforward(normed, params)
         if self.memory is None:
             return x + hidden.out, hidden.balance, LayerActivity(hidden.routing, None)
-        recalled, consolidation = self.memory(normed, hidden.out, params)
+        recalled, consolidation = self.memory(normed, params)
         activity = LayerActivity(hidden.routing, consolidation)
         return x + hidden.out + recalled, hidden.balance, activity
 
@@ -165,27 +193,36 @@ class GPT(nn.Module):
         self.config, self.params = config, params
         self.synapse = SynapseTensors(params)
         self.embedding = nn.Embedding(vocab, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))  # type: ignore[assignment]
+        self.blocks = nn.ModuleList(  # type: ignore[assignment]
+            Block(config, int(params.postsynaptic.rank_eligibility)) for _ in range(config.layers)
+        )
         self.head = nn.Linear(config.width, vocab, bias=False)
         cos, sin = rope_table(config.context, config.head_width)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
         # A weight of exactly 0 removes the term from the program instead of adding zeros.
         self.release_off = config.release == "off" or params.attention.lambda_loge == 0.0
-        self.has_barrier = config.distance == "barrier" and params.attention.barrier_strength != 0.0
+        self.distance_off = config.distance == "off" or params.attention.barrier_strength == 0.0
         self.interval = int(params.structural.structural_interval)
         init_weights(self, seed)
 
     def forward(self, tokens: Tensor, noise: torch.Generator | None = None) -> ModelOutput:
         """Run the model on tokens (batch, token).
 
-        `noise` is the generator of stochastic release; None gives the expected release.
+        `noise` is the generator of stochastic release and dropout; None gives neither.
         """
         x = rms_norm(self.embedding(tokens))
         shared = self.make_shared_inputs(tokens.shape[1])
         balance, activity = x.new_zeros(()), []
         for block in self.blocks:
-            x, loss, layer = block(x, shared, self.synapse, noise, release_off=self.release_off)
+            x, loss, layer = block(
+                x,
+                shared,
+                self.synapse,
+                noise,
+                release_off=self.release_off,
+                distance_off=self.distance_off,
+            )
             balance = balance + self.config.balance_weight * loss
             activity.append(layer)
         return ModelOutput(self.compute_logits(x), balance, tuple(activity))
@@ -195,44 +232,23 @@ class GPT(nn.Module):
         return LOGIT_CAP * torch.tanh(upcast(self.head(rms_norm(x))) / LOGIT_CAP)
 
     def make_shared_inputs(self, length: int) -> SharedInputs:
-        """Return positions and bias rows of a sequence of `length` tokens.
+        """Return positions, ticks and ALiBi's bias of a sequence of `length` tokens."""
+        rope = code = None
+        device = self.head.weight.device
+        index = torch.arange(length, device=device)
+        if self.config.position == "rope":
+            rope = (self.rope_cos[:length], self.rope_sin[:length])
+        if not self.release_off:
+            ticks = torch.arange(-(-length // self.config.tick), device=device)
+            code = (index[:, None] // self.config.tick == ticks).to(self.head.weight.dtype)
+        return SharedInputs(rope, code, self.make_alibi(index))
 
-        There is one row per tick with the terminals, and one row in total without them.
-        """
-        rope = (
-            (self.rope_cos[:length], self.rope_sin[:length])
-            if self.config.position == "rope"
-            else None
-        )
-        tick = self.config.tick if not self.release_off else length
-        count = -(-length // tick)
-        rows = self.make_static_rows(
-            torch.arange(count, device=self.head.weight.device), length, tick
-        )
-        if rows is None and self.release_off:
-            return SharedInputs(rope, None, None)
-        index = torch.arange(length, device=self.head.weight.device) // tick
-        code = (index[:, None] == torch.arange(count, device=index.device)).to(
-            self.head.weight.dtype
-        )
-        return SharedInputs(rope, code, rows)
-
-    def make_static_rows(self, ticks: Tensor, length: int, tick: int) -> Tensor | None:
-        """Return ALiBi plus the distance barrier, (1, head or 1, tick, key) [nat].
-
-        The result is None when the model has neither.
-        """
-        rows = None
-        if self.has_barrier:
-            rows = distance_rows(
-                ticks, length, self.synapse, context=self.config.context, tokens=tick
-            )[None, None]
-        if self.config.position == "alibi":
-            keys = torch.arange(length, device=ticks.device)
-            slopes = alibi_slopes(self.config.heads).to(ticks.device)
-            alibi = slopes[None, :, None, None] * (keys[None, :] - tick * ticks[:, None])
-            rows = alibi if rows is None else rows + alibi
-        return rows
+    def make_alibi(self, positions: Tensor) -> Tensor | None:
+        """Return ALiBi's bias of keys at `positions`, (1, head, key) [nat]; None without ALiBi."""
+        if self.config.position != "alibi":
+            return None
+        slopes = alibi_slopes(self.config.heads).to(positions.device)
+        return (slopes[:, None] * positions)[None]
 
     def step_buffers(self, activity: Activity) -> dict[str, Tensor]:
         """Return by name the buffers after one optimizer step; does not change the model.
@@ -360,7 +376,7 @@ def init_weights(model: GPT, seed: int) -> None:
             if p.ndim < 2:
                 continue
             generator = make_generator("weight", seed, name)
-            if name.endswith(("attention.out.weight", "down", "memory.out")):
+            if name.endswith(ZERO_WEIGHTS):
                 p.zero_()
             else:
                 scale = scales.get(name, float(p.shape[-1]) ** -0.5)

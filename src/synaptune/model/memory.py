@@ -1,10 +1,15 @@
 """The postsynaptic memory beside a feed-forward block.
 
-    a[t] = unit(x[t] A)     b[t] = rms_norm(y[t] Bp)        first `rank_eligibility` coordinates (1)
-    y[t] += ((F[n(t)] + K) a[t]) Bo                                                              (2)
+    a[t] = unit(A x[t])     b[t] = rms_norm(B x[t])        first `rank_eligibility` coordinates  (1)
+    write[t] = 2 sigmoid(w . x[t])                          w = 0 at first                       (2)
+    r[t] = (F[t] + K) a[t]                                                                       (3)
+    y[t] += r[t] Bo            hebbian                                                           (4)
+    y[t] += rms_norm(r[t]) Bo  delta                                                             (5)
 
-x input and y output of the block, F fast weights (synapse/fast_weights.py), K slow weights, a
-buffer that changes once per optimizer step.
+x normalised input of the block, y its output, F fast weights (synapse/fast_weights.py), K slow
+weights, a buffer that changes once per optimizer step. Both activities come from the block's input,
+so that the memory can learn while the block's output is still zero.
+Source: (2), (5) gate and normalised read-out of Yang et al., arXiv 2412.06464.
 """
 
 from __future__ import annotations
@@ -13,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synaptune.core.parameters import list_specs
+from synaptune.core.parameters import constant, list_specs
 from synaptune.model.attention import upcast
-from synaptune.synapse.fast_weights import Consolidation, memory_scan
+from synaptune.synapse.fast_weights import Activity, Consolidation, memory_scan
 from synaptune.synapse.kinase import PostsynapticParams
 from synaptune.synapse.metaplasticity import consolidate
 from synaptune.synapse.tensors import SynapseTensors
@@ -24,72 +29,72 @@ RANK_MAX = next(
     int(s.high) for s in list_specs(PostsynapticParams) if s.label == "rank_eligibility"
 )
 RMS_FLOOR = 1e-6  # the order of magnitude of torch's rms_norm in fp32
+READ_FLOOR = constant(
+    "fast_weights.read_floor",
+    1e-4,
+    meaning="square added to the mean square of the read-out before its root",
+    source="chosen: a read-out below 0.01 stays small",
+)
 
 
 class Memory(nn.Module):
-    """Projections A, Bp, Bo and the slow weights K of one block.
+    """Projections A, B, w, Bo and the slow weights K of one block.
 
-    The rank is applied as a mask, so that it can be a tensor like the other parameters.
+    Attributes:
+        rows: rank that is computed, at least the rank of the parameters.
     """
 
     slow: Tensor
 
-    def __init__(self, width: int, tick: int, variant: str) -> None:
+    def __init__(self, width: int, tick: int, variant: str, rows: int) -> None:
         super().__init__()
-        self.tick, self.delta = tick, variant == "delta"
+        self.tick, self.delta, self.rows = tick, variant == "delta", rows
         self.pre = nn.Parameter(torch.empty(RANK_MAX, width))
         self.post = nn.Parameter(torch.empty(RANK_MAX, width))
+        self.write = nn.Parameter(torch.zeros(width))
         self.out = nn.Parameter(torch.empty(RANK_MAX, width))
         self.register_buffer("slow", torch.zeros(RANK_MAX, RANK_MAX))
 
-    def compute_activities(
-        self, x: Tensor, y: Tensor, params: SynapseTensors
-    ) -> tuple[Tensor, Tensor]:
-        """Return a and b (1), each (batch, token, rank), in fp32."""
+    def compute_activity(self, x: Tensor, params: SynapseTensors) -> Activity:
+        """Return a, b (1) and the learned factor (2) of x (batch, token, width), in fp32."""
         rank = params.postsynaptic.rank_eligibility
-        mask = (torch.arange(RANK_MAX, device=x.device) < rank).to(x.dtype)
-        a = F.normalize(upcast(F.linear(x, self.pre * mask[:, None])), dim=-1)
-        b = upcast(F.linear(y, self.post * mask[:, None]))
-        return a, b * torch.rsqrt(b.square().sum(-1, keepdim=True) / rank + RMS_FLOOR)
+        mask = torch.arange(self.rows, device=x.device) < rank
+        weights = torch.cat([self.pre[: self.rows], self.post[: self.rows], self.write[None]])
+        a, b, write = upcast(F.linear(x, weights)).split([self.rows, self.rows, 1], -1)
+        a, b = a * mask, b * mask
+        b = b * torch.rsqrt(b.square().sum(-1, keepdim=True) / rank + RMS_FLOOR)
+        return Activity(F.normalize(a, dim=-1), b, 2.0 * write[..., 0].sigmoid())
 
-    def read(self, a: Tensor, weights: Tensor) -> Tensor:
-        """Return ((F + K) a) Bo (2), (..., token, width).
-
-        Args:
-            a: (..., token, rank).
-            weights: fast weights F, (..., rank, rank).
-        """
-        return ((a @ (weights + self.slow).transpose(-1, -2)).to(self.out.dtype)) @ self.out
-
-    def forward(self, x: Tensor, y: Tensor, params: SynapseTensors) -> tuple[Tensor, Consolidation]:
-        """Run the memory on a batch of sequences.
+    def read(self, a: Tensor, recalled: Tensor, params: SynapseTensors) -> Tensor:
+        """Return the term that (4) or (5) adds to y, (batch, token, width).
 
         Args:
-            x: input of the block, (batch, token, width).
-            y: output of the block, (batch, token, width).
+            a: pre-activity, (batch, token, rank).
+            recalled: F a, (batch, token, rank).
             params: parameters of the synapse.
+        """
+        r = recalled + a @ self.slow[: self.rows, : self.rows].T
+        if self.delta:
+            rank = params.postsynaptic.rank_eligibility
+            r = r * torch.rsqrt(r.square().sum(-1, keepdim=True) / rank + READ_FLOOR)
+        return r.to(self.out.dtype) @ self.out[: self.rows]
+
+    def forward(self, x: Tensor, params: SynapseTensors) -> tuple[Tensor, Consolidation]:
+        """Run the memory on the normalised input x (batch, token, width) of the block.
 
         Returns:
-            The term that (2) adds to y, and the means that the slow weights consolidate.
+            The term that it adds to the block's output, and the means for the slow weights.
         """
-        a, b = self.compute_activities(x, y, params)
-        batch, length, rank = a.shape
-        end = length // self.tick * self.tick  # of the last complete tick
-        ticks = (batch, end // self.tick, self.tick, rank)
-        weights, consolidation = memory_scan(
-            a[:, :end].reshape(ticks),
-            b[:, :end].reshape(ticks),
-            params.postsynaptic,
-            params.bdnf,
-            delta=self.delta,
-        )
-        out = self.read(a[:, :end].reshape(ticks), weights[:, :-1]).flatten(1, 2)
-        if end < length:
-            out = torch.cat([out, self.read(a[:, end:], weights[:, -1])], 1)
-        return out, consolidation
+        activity = self.compute_activity(x, params)
+        with torch.autocast(x.device.type, enabled=False):  # the state is a sum over many tokens
+            recalled, consolidation = memory_scan(
+                activity, params.postsynaptic, params.bdnf, delta=self.delta, tick=self.tick
+            )
+        return self.read(activity.pre, recalled, params), consolidation
 
     def consolidate_slow(self, consolidation: Consolidation, params: SynapseTensors) -> Tensor:
         """Return K after one optimizer step; does not change the module."""
-        return consolidate(
-            self.slow, consolidation.gated, consolidation.bdnf, params.postsynaptic, params.bdnf
-        )
+        rest = RANK_MAX - self.rows
+        gated = F.pad(consolidation.gated, (0, rest, 0, rest))
+        bdnf = F.pad(consolidation.bdnf, (0, rest))
+        return consolidate(self.slow, gated, bdnf, params.postsynaptic, params.bdnf)

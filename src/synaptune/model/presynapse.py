@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from synaptune.model.attention import upcast
-from synaptune.synapse.bias import distance_bias, efficacy_bias
+from synaptune.synapse.bias import efficacy_bias
 from synaptune.synapse.kernel import fast_scan
 from synaptune.synapse.release import draw_noise
 from synaptune.synapse.tensors import SynapseTensors
@@ -44,14 +44,16 @@ class Presynapse(nn.Module):
 
     def forward(
         self, q: Tensor, k: Tensor, params: SynapseTensors, noise: torch.Generator | None
-    ) -> Tensor:
-        """Return the synaptic bias, (batch, head, ceil(token / tick), key) [nat].
+    ) -> tuple[Tensor, Tensor]:
+        """Return the synaptic bias [nat] and the efficacy [vesicle] of every key in every tick.
+
+        Both are (batch, head, ceil(token / tick), key).
 
         Args:
             q: queries, (batch, head, token, d).
             k: keys, (batch, head, token, d).
             params: parameters of the synapse.
-            noise: generator of stochastic release; None for the expected release.
+            noise: generator of stochastic release per tick; None for the expected release.
         """
         updates = -(-q.shape[2] // self.tick) - 1
         mean_query = q[:, :, : updates * self.tick].unflatten(2, (updates, self.tick)).mean(3)
@@ -63,12 +65,5 @@ class Presynapse(nn.Module):
             )
         scan = fast_scan if self.kernel == "auto" else terminal_scan
         newborn = efficacy(init_terminals(drive.new_zeros(()), params), params)
-        return efficacy_bias(scan(drive, params, self.tick, eta), newborn, params.attention)
-
-
-def distance_rows(
-    ticks: Tensor, length: int, params: SynapseTensors, *, context: int, tokens: int
-) -> Tensor:
-    """Return the distance bias of `ticks` in a sequence of `length` keys, (tick, key) [nat]."""
-    keys = torch.arange(length, device=ticks.device, dtype=torch.float32)
-    return distance_bias(ticks.float(), keys, params.attention, context=context, tokens=tokens)
+        e = scan(drive, params, self.tick, eta)
+        return efficacy_bias(e, newborn, params.attention), e

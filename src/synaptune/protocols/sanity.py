@@ -130,7 +130,8 @@ def _measure_unigram_entropy(base: DictConfig) -> float | None:
     from synaptune.data.corpus import load_corpus
 
     settings = read_settings(base)
-    if settings.objective.name != "val_loss" or settings.data.recall_fraction > 0.0:
+    is_text = settings.data.recall_fraction == 0.0 and settings.data.source != "chains"
+    if settings.objective.name != "val_loss" or not is_text:
         return None
     corpus = load_corpus(settings.data, settings.model.context)
     # One more of each, so that no token is impossible.

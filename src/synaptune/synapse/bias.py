@@ -1,13 +1,13 @@
 """The attention bias that a synapse adds to a logit.
 
     bias[n, j] = lambda_loge (log(epsilon + e[n, j]) - log(epsilon + e_birth))
-                 - barrier_strength (t_n - j) / T_max                                           (1)
+                 + barrier_strength c[j] / T_max                                                (1)
 
-e efficacy [vesicle], e_birth efficacy of a new terminal [vesicle], t_n first token of tick n, T_max
-context length [token].
+e efficacy [vesicle], e_birth efficacy of a new terminal [vesicle], c[j] time of key j on the clock
+of its head (model/distance.py; j + 1 without a clock), T_max context length [token].
 A softmax over keys is unchanged by a term that all keys of a row share. So (1) takes the efficacy
-relative to that of a new terminal, and the distance from the start of the tick instead of from the
-token: the attention is the same, and the numbers are smaller.
+relative to that of a new terminal, and of the distance c[t] - c[j] only the part of the key: the
+attention is the same.
 Source: (1) derived: attention weight times efficacy^lambda, with a linear distance penalty as in
 ALiBi, Press et al., arXiv 2108.12409.
 """
@@ -39,13 +39,13 @@ class AttentionParams:
     barrier_strength: float = parameter(
         0.1,
         low=0.01,
-        high=30.0,
+        high=128.0,
         scale="log",
         phase=1,
         neutral=0.0,
         unit="nat/context",
         meaning="distance penalty over a full context",
-        source="chosen: a locality prior, nearly off; 8 to 20 suits a plain model best",
+        source="chosen: a locality prior, nearly off; 20 to 40 suits a plain model best",
     )
     epsilon: float = parameter(
         1e-6,
@@ -70,16 +70,12 @@ def efficacy_bias(efficacy: Tensor, newborn: Tensor, params: AttentionParams) ->
     )
 
 
-def distance_bias(
-    ticks: Tensor, keys: Tensor, params: AttentionParams, *, context: int, tokens: int
-) -> Tensor:
-    """Return the distance part of (1), (n, k) [nat].
+def distance_bias(time: Tensor, params: AttentionParams, *, context: int) -> Tensor:
+    """Return the distance part of (1), shaped as `time` [nat].
 
     Args:
-        ticks: tick indices, (n,).
-        keys: key positions, (k,) [token].
+        time: c of the keys [token].
         params: weights of the bias.
         context: T_max, fixed by the model [token].
-        tokens: tokens of a tick.
     """
-    return params.barrier_strength * (keys[None, :] - tokens * ticks[:, None]) / context
+    return params.barrier_strength * time / context

@@ -46,13 +46,23 @@ def geometric_sums(retention: Tensor | float, tokens: int) -> GeometricSums:
     return GeometricSums(power, gain, total)
 
 
-def powers(retention: Tensor, count: int) -> Tensor:
-    """Return the lower-triangular (count, count) matrix of retention^(n - k), k <= n.
+def linear_scan(retention: Tensor, drive: Tensor) -> Tensor:
+    """Solve x_n = a_n x_(n-1) + d_n, x_(-1) = 0, for all n at once.
 
-    It solves the recurrence x_n = a x_(n-1) + d_n for all n at once.
+    Each round doubles the number of steps that a value spans (Hillis and Steele 1986).
+
+    Args:
+        retention: a, (batch, step, row).
+        drive: d, (batch, step, row).
+
+    Returns:
+        x, (batch, step, row).
     """
-    import torch
+    from torch.nn.functional import pad
 
-    index = torch.arange(count, device=retention.device)
-    lag = (index[:, None] - index[None, :]).clamp(min=0)
-    return (retention**lag).tril()
+    span = 1
+    while span < drive.shape[1]:
+        drive = drive + retention * pad(drive[:, :-span], (0, 0, span, 0))
+        retention = retention * pad(retention[:, :-span], (0, 0, span, 0))
+        span *= 2
+    return drive

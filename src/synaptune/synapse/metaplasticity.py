@@ -1,9 +1,11 @@
-"""BDNF: the change of the fast weights sets the strength of their consolidation.
+"""BDNF: the size of the writes sets the strength of their consolidation.
 
-    w' = bdnf_tau w + (1 - bdnf_tau) |F' - F|_row                                   (1)
+    w' = bdnf_tau w + (1 - bdnf_tau) |write|                    per token and row   (1)
     K' = (1 - post_slow_lr) K + post_slow_lr (1 + bdnf_scale w) gate F              (2)
 
-w BDNF per row [1], F fast weights, K slow weights (rank x rank), gate of kinase.py per row.
+w BDNF per row [1], write change of a row of the fast weights by a token (the key is a unit vector,
+so its norm is that of the row's change), F fast weights, K slow weights (rank x rank), gate of
+kinase.py per row.
 Source: (1), (2) activity-dependent BDNF as a gain of late-phase plasticity, Park and Poo, Nat Rev
 Neurosci 14:7 (2013).
 """
@@ -14,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from synaptune.core.parameters import parameter
-from synaptune.synapse.clock import geometric_sums, powers
 from synaptune.synapse.kinase import PostsynapticParams
 
 if TYPE_CHECKING:
@@ -42,20 +43,21 @@ class BdnfParams:
     )
 
 
-def bdnf_step(bdnf: Tensor, change: Tensor, params: BdnfParams, tokens: int) -> Tensor:
-    """Advance w by one tick (1); the change F' - F spreads evenly over the tick's tokens."""
-    power, _, _ = geometric_sums(params.bdnf_tau, tokens)
-    return power * bdnf + (1.0 - power) * change.norm(dim=-1) / tokens
+def bdnf_step(bdnf: Tensor, size: Tensor, params: BdnfParams) -> Tensor:
+    """Advance w by one token (1) with the size of its write, both (batch, rank)."""
+    return params.bdnf_tau * bdnf + (1.0 - params.bdnf_tau) * size
 
 
-def final_bdnf(changes: Tensor, params: BdnfParams, tokens: int) -> Tensor:
-    """Return w after the last tick, (batch, rank), starting from w = 0.
+def final_bdnf(sizes: Tensor, params: BdnfParams) -> Tensor:
+    """Return w after the last token, (batch, rank), starting from w = 0.
 
-    `changes` holds F' - F of each tick, (batch, tick, rank, rank).
+    `sizes` holds the size of each write, (batch, token, rank).
     """
-    power, _, _ = geometric_sums(params.bdnf_tau, tokens)
-    weights = powers(power, changes.shape[1])[-1]
-    return (1.0 - power) / tokens * (weights[:, None] * changes.norm(dim=-1)).sum(1)
+    import torch
+
+    late = torch.arange(sizes.shape[1] - 1, -1, -1, device=sizes.device)
+    weights = (1.0 - params.bdnf_tau) * params.bdnf_tau**late
+    return (weights[:, None] * sizes).sum(1)
 
 
 def consolidate(

@@ -15,7 +15,9 @@ from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
 from synaptune.synapse.circuit import SynapseParams
 
-FORMAT = 1
+FORMAT = 2
+# format -> what wrote it; the mechanisms of its model were others
+EARLIER_FORMATS = {1: "synaptune 0.1.0, whose memory, distance and routing were others"}
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -56,7 +58,14 @@ def load(path: Path, device: str = "cpu") -> dict[str, Any]:
             expected="a file written by train.py",
             do="train again",
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    written = content.get("format") if isinstance(content, dict) else None
+    if written in EARLIER_FORMATS:
+        raise user_error(
+            got=f"{path}, a checkpoint of {EARLIER_FORMATS[written]}",
+            expected=f"checkpoint format {FORMAT}",
+            do="train again, or use the version that wrote it",
+        )
+    if written != FORMAT:
         raise user_error(
             got=f"{path}, not a checkpoint of this version",
             expected=f"checkpoint format {FORMAT}",

@@ -67,13 +67,16 @@ class Population:
         weight_decay: float,
     ) -> None:
         models = [GPT(config, params, vocab, seed) for params in candidates]
-        if len({(model.release_off, model.has_barrier) for model in models}) > 1:
+        if len({(model.release_off, model.distance_off) for model in models}) > 1:
             raise user_error(
                 got="lambda_loge or barrier_strength at 0 in some candidates only",
                 expected="a term that is on in all candidates, or off in all of them",
                 do="run those candidates separately",
             )
         self.model, self.intervals = models[0], [model.interval for model in models]
+        for blocks in zip(*(model.blocks for model in models), strict=True):
+            if blocks[0].memory is not None:
+                blocks[0].memory.rows = max(block.memory.rows for block in blocks)
         self.params, self.buffers = stack_module_state(models)  # type: ignore[arg-type]
         names = {id(p): name for name, p in self.model.named_parameters()}
         groups = self.model.make_decay_groups(weight_decay)
