@@ -65,7 +65,7 @@ def test_a_headline_names_the_reference_and_sees_no_worsening_inside_the_interva
     assert make_verdict(evidence).headline.endswith("on 5 fresh seeds, against the start values.")
     worse, tone = describe_gain(make_comparison([-1.0, 0.6, -0.4, 0.2, -0.9]))
     assert tone == "unsure"
-    assert "not different from zero (95 % interval -1.2 to 0.6)" in worse
+    assert "not significantly different from zero (95 % interval -1.2 to 0.6 %)" in worse
     assert "-0.3" not in worse
     outside, _ = describe_gain(make_comparison([-1.0, -1.2, -0.9]))
     assert "test perplexity rises by 1.0 % (95 % interval 0.7 to 1.4)" in outside

@@ -237,7 +237,7 @@ def test_a_search_whose_points_cannot_be_repeated_goes_on_from_their_losses(tmp_
     said = []
     trials = drive(tmp_path, said=said)
     assert len(trials) == 25
-    assert "goes on from their losses" in said[0]
+    assert "continues from their losses" in said[0]
 
 
 def test_more_budget_continues_and_less_runs_nothing(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from synaptune import TrialManager
 from synaptune.analysis.evidence import gather_evidence
+from synaptune.analysis.replay import replay
 from synaptune.cli.main import main
 from synaptune.core.errors import UserError
 from synaptune.report.tables import list_key_numbers, tabulate_search_trials
@@ -266,3 +267,15 @@ def test_what_cannot_be_imported_is_refused(pair, tmp_path, capsys, words, text)
     assert main(["import", str(pair / "b/s"), *words]) == 2
     assert text in capsys.readouterr().err
     assert not read(pair / "b/s").get_phase_trials("imported")
+
+
+def test_the_analysis_replays_a_search_with_additions(tmp_path):
+    manager = make_manager(tmp_path, sampler="cma", n_trials=21, pruner=None)
+    manager.enqueue(POINT)
+    manager.enqueue({"x": 9.0})
+    manager.add_trial({"x": 2.9, "n": 0, "mode": "b"}, 0.01)
+    manager.optimize(bowl, SPACE)
+    replayed = replay(read(tmp_path))
+    assert replayed.note == ""
+    assert [len(batch.trials) for batch in replayed.batches] == [5, 7, 7]
+    assert len(replayed.diagnostics) == 3

@@ -186,7 +186,7 @@ def test_callbacks_get_copies_and_their_errors_are_printed(tmp_path, capsys):
     assert [trial.state for trial in made.trials] == ["complete"] * 4
     assert all(isinstance(trial.params["x"], float) for trial in made.trials)
     said = capsys.readouterr().err
-    assert "callback fail failed at trial 3, the search goes on: KeyError: 3" in said
+    assert "callback fail failed at trial 3, the search continues: KeyError: 3" in said
     assert "callback finish failed at trial 0" in said
 
 

@@ -91,7 +91,7 @@ def replay(snapshot: StudySnapshot) -> Replay:
             for trial in snapshot.get_phase_trials(schema.IMPORTED)
             if trial.values.keys() == set(space.names)
         ]
-        return _replay_cma(engine, space, trials, losses=losses, imported=imported)
+        return _replay_cma(engine, space, trials, losses, imported)
     return Replay(note=f"the distribution of {engine.name} is not known")
 
 
@@ -107,9 +107,8 @@ def _replay_cma(
     engine: Engine,
     space: Space,
     trials: Sequence[Trial],
-    *,
     losses: Sequence[float | None],
-    imported: Sequence[Observation],
+    imported: Sequence[Observation] = (),
 ) -> Replay:
     import numpy as np
 

@@ -165,7 +165,7 @@ class Importance(NamedTuple):
         ped_anova: share in separating the best trials from the rest (PED-ANOVA); None for all
             parameters if shuffled losses give a share as large.
         fanova_spread: smallest and largest share over refits to resampled trials.
-        ped_spread: likewise.
+        ped_spread: the same for PED-ANOVA.
         floor: share of fANOVA that the largest one of shuffled losses reaches in 5 % of the cases.
     """
 
@@ -325,7 +325,7 @@ class AblationRow(NamedTuple):
             the tuned value is better.
         alone: the defaults with this parameter at its tuned value against the defaults.
         adjusted_reverted: p of `reverted`, adjusted for all comparisons of the ablation (Holm).
-        adjusted_alone: p of `alone`, adjusted likewise.
+        adjusted_alone: p of `alone`, adjusted in the same way.
     """
 
     name: str

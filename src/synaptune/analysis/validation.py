@@ -242,8 +242,10 @@ def decide(
     if improvement.high < 0.0:
         return Decision("stop", f"perplexity worsened by {-mean:.1f} %")
     if mean <= 0.0:
-        interval = f"95 % interval {improvement.low:.1f} to {improvement.high:.1f}"
-        reason = f"the improvement of perplexity is not different from zero ({interval})"
+        interval = f"95 % interval {improvement.low:.1f} to {improvement.high:.1f} %"
+        reason = (
+            f"the improvement of perplexity is not significantly different from zero ({interval})"
+        )
         return Decision("stop", reason)
     if mean < CONSIDER:
         return Decision("stop", f"{improved}, below {CONSIDER:g} %")

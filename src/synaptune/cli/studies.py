@@ -91,7 +91,7 @@ def add_commands(commands: Any) -> None:
 
 
 def find_location(study: str, storage: str | None) -> tuple[StudyLocation, StudyStatus]:
-    """Return where a study lives, and its status.
+    """Return the location of a study, and its status.
 
     Args:
         study: name below outputs/studies or folder; with `storage` the name in that database.

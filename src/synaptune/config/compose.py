@@ -21,7 +21,7 @@ class ComposedConfig(NamedTuple):
 
     Attributes:
         base: the resolved configuration of a run.
-        location: where the study lives.
+        location: location of the study.
         fixed_names: names that the command line sets; a search does not vary them.
         protocol: the settings of the protocol; None for a command that is not a protocol.
     """

@@ -96,7 +96,7 @@ class Sweep:
         space: dimensions of the search.
         plan: budget of the search.
         engine: optimizer of the search.
-        location: where the study lives.
+        location: location of the study.
         workers: where trials run.
         trial: how one trial runs.
         stop: reasons to end before the budget.

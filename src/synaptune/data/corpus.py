@@ -36,8 +36,8 @@ class Corpus:
 
     Attributes:
         train: training split, uint16, memory-mapped.
-        val: validation split, likewise.
-        test: test split, likewise.
+        val: the same for the validation split.
+        test: the same for the test split.
         vocab: size of the vocabulary with the recall symbols [token].
         text_vocab: size of the vocabulary of text; the recall symbols follow it [token].
         bytes_per_token: mean over the validation split [byte/token].

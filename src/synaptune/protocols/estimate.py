@@ -229,7 +229,7 @@ def _estimate_bytes(
 
 
 def apply_values(base: DictConfig, values: Mapping[str, Any]) -> DictConfig:
-    """Return a configuration with the values of a point, as far as it has their names."""
+    """Return a configuration with those values of a point whose names it has."""
     changed = base.copy()
     for name, value in values.items():
         if has_name(changed, name):

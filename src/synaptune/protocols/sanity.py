@@ -22,7 +22,7 @@ def run_sanity(protocol: Protocol, config: Phase1Config) -> None:
     """Check the optimizer and the objective, once for a study, and print what was measured.
 
     Raises:
-        UserError: a check failed and the search does not go on.
+        UserError: a check failed, and the protocol stops.
     """
     signal = protocol.study.read_note("sanity.signal")
     # The entropy reads the text: a mistake there shows before anything costly.
@@ -38,10 +38,10 @@ def run_sanity(protocol: Protocol, config: Phase1Config) -> None:
         go_on = protocol.base.training.steps < TRYOUT_STEPS
     if faults and not go_on:
         raise UserError(
-            "got an objective or optimizer that a search would be wasted on\n  "
+            "got an objective or optimizer that fails the sanity checks\n  "
             + "\n  ".join(faults)
             + "\n  expected: sanity checks that pass"
-            + "\n  to do: correct what is named and choose another study.name,"
+            + "\n  to do: correct these causes and choose another study.name,"
             + " or continue with protocol.go_on=true"
         )
     for fault in faults:

@@ -60,7 +60,7 @@ def open_protocol(
 
     Args:
         base: the resolved configuration.
-        location: where the study lives; it is created if it is not there.
+        location: location of the study, which is created if it does not exist.
         space: dimensions of the (first) search.
         optimizer: of the search, a name of `hydra/sweeper`.
         budget: evaluations of the search.

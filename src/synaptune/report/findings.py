@@ -95,8 +95,8 @@ def describe_gain(gain: Comparison) -> tuple[str, Tone]:
     if gain.mean > 0.0:
         fall = f"test perplexity falls by {gain.mean:.1f} %"
         return f"The gain is not significant: {fall} ({interval}) {seeds}.", "unsure"
-    nothing = "the improvement of test perplexity is not different from zero"
-    return f"No gain was found: {nothing} ({interval}) {seeds}.", "unsure"
+    nothing = "the improvement of test perplexity is not significantly different from zero"
+    return f"No gain was found: {nothing} ({interval} %) {seeds}.", "unsure"
 
 
 def explain_stale(evidence: Evidence) -> str:

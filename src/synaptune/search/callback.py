@@ -107,4 +107,4 @@ class CallbackList(Callback):
 def print_failure(name: str, error: Exception) -> None:
     """Print that a callback is dropped, and the first line of the reason."""
     reason = get_first_line(make_failure(error).reason)
-    print_line(f"{name} failed and is left out, the search goes on: {reason}", sys.stderr)
+    print_line(f"{name} failed and is switched off; the search continues: {reason}", sys.stderr)

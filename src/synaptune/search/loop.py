@@ -370,7 +370,7 @@ class _RunningSearch:
             self._search.on_message(f"search: the optimizer learned {len(new)} imported trials")
 
     def read_foreign_trials(self) -> None:
-        """Read how the trials of other processes go on; take over those whose process ended."""
+        """Read the state of trials of other processes; take over those whose process ended."""
         if self._foreign:
             self._read_trials()
 

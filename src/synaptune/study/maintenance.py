@@ -179,7 +179,7 @@ def find_garbage(
 
     Args:
         snapshot: the study.
-        location: where it lives.
+        location: location of the study.
         keep: number of best trials of each phase whose run folders stay whole.
         runs: whether to include the run folders of all other ended trials, unless they have W&B
             runs that are not uploaded.

@@ -115,7 +115,7 @@ class TrialManager:
             direction: `minimize` or `maximize`.
             storage: Optuna storage URL; None means a SQLite file in the folder.
             sampler: an entry of hydra/sweeper, or a name of Nevergrad's registry.
-            pruner: `none`, `median`, `percentile` (the best quarter goes on), `hyperband`, or a
+            pruner: `none`, `median`, `percentile` (the best quarter continues), `hyperband`, or a
                 pruner of Optuna.
             load_if_exists: whether to continue an existing study; otherwise it is refused.
             seed: seed of the sampler; None means a random one, which the study keeps.

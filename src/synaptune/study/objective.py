@@ -96,6 +96,7 @@ class TrialCallbacks(Callback):
                 name = getattr(function, "__name__", type(function).__name__)
                 reason = get_first_line(make_failure(error).reason)
                 print_line(
-                    f"callback {name} failed at trial {trial.number}, the search goes on: {reason}",
+                    f"callback {name} failed at trial {trial.number}, the search continues: "
+                    f"{reason}",
                     sys.stderr,
                 )

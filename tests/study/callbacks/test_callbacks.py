@@ -96,7 +96,7 @@ def test_a_failing_callback_is_dropped_with_one_line_and_the_others_continue(cap
     message = capsys.readouterr().err
     assert (
         message
-        == "Recorder failed and is left out, the search goes on: RuntimeError: no such luck\n"
+        == "Recorder failed and is switched off; the search continues: RuntimeError: no such luck\n"
     )
 
 
@@ -158,7 +158,7 @@ def test_a_search_continues_after_a_callback_that_always_fails(tmp_path, capsys)
         tmp_path / "s", CallbackList([Recorder({event: ValueError("bad")}) for event in events]), 8
     )
     assert [entry.state for entry in trials] == ["complete"] * 8
-    assert capsys.readouterr().err.count("is left out") == 4  # nothing closes the fifth
+    assert capsys.readouterr().err.count("is switched off") == 4  # nothing closes the fifth
 
 
 def test_reports_reach_the_callbacks_and_the_stopper_decides(tmp_path):
@@ -269,7 +269,7 @@ def test_a_log_that_cannot_be_opened_is_reported_and_the_other_callbacks_work(
         callbacks.on_end(trial(), 1)
     output = capsys.readouterr()
     assert "trial 1/3  1  best 1" in output.out
-    assert "the TensorBoard log failed and is left out, the search goes on:" in output.err
+    assert "the TensorBoard log failed and is switched off; the search continues:" in output.err
 
 
 def make_ended_trials():

@@ -170,7 +170,7 @@ def draw_parallel(evidence: Evidence, palette: Palette) -> Drawing | None:
     what, sample = f"All {complete:,}", ""
     if shown < complete:
         what = f"{shown:,} of the {complete:,}"
-        sample = " (the better half, as far as there is room, and an even sample of the rest)"
+        sample = " (of the better half as many as fit, and an even sample of the others)"
     return Drawing(
         layout.canvas,
         "All trials across all parameters",

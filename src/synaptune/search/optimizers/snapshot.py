@@ -174,7 +174,7 @@ def restore_optimizer(
         optimizer.tell([entry.point for entry in generation])
         told += 1
     return RestoredOptimizer(
-        optimizer, told, f"{note}; its own points would differ, so it goes on from their losses"
+        optimizer, told, f"{note}; its own points would differ, so it continues from their losses"
     )
 
 
