@@ -13,7 +13,7 @@ from synaptune.core.secrets import protect_passwords
 from synaptune.core.text import get_override_key
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 
-PROTOCOLS = ("phase1", "phase2", "ablation", "transfer", "dendritic")
+PROTOCOLS = ("phase1", "phase2", "ablation", "transfer", "dendritic", "focused")
 
 
 class ComposedConfig(NamedTuple):
