@@ -16,7 +16,7 @@ OVERRIDES = $(if $(BUDGET),protocol.budget=$(BUDGET)) $(if $(SEEDS),protocol.see
 	$(if $(STUDY),study.name=$(STUDY)) $(if $(SCALE),scale=$(SCALE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sanity screen sweep-phase1 sweep-phase2 transfer ablation report wandb-report dashboard refine dendritic sample sensitivity docs bench-step bench-search bench-budget bench-screen bench-curve bench-noise bench-start bench-optimizer bench-gpu bench test test-slow lint check clean
+.PHONY: help setup train sanity screen sweep-phase1 sweep-phase2 sweep-focused transfer ablation report wandb-report dashboard refine dendritic sample sensitivity docs bench-step bench-search bench-budget bench-screen bench-curve bench-noise bench-start bench-optimizer bench-gpu bench test test-slow lint check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ screen: $(READY) ## find out which of all parameters matter; SCALE= STUDY=
 
 sweep-phase2: $(READY) ## tune all parameters from the phase-1 optimum; BUDGET= SEEDS= SCALE= STUDY=
 	$(BIN)/synaptune phase2 $(OVERRIDES)
+
+sweep-focused: $(READY) ## sweep policy training, narrow, sweep again; ARGS="policy.start=FOLDER"
+	$(BIN)/synaptune focused $(ARGS)
 
 transfer: $(READY) ## run the best points of a study on another scale; SCALE= ARGS="protocol.start=STUDY"
 	$(BIN)/synaptune transfer $(OVERRIDES)

@@ -42,10 +42,13 @@ def main(cfg: DictConfig) -> float | None:
         "val_accuracy",
         "test_accuracy",
         "parameters",
+        "val_reward",
+        "reward_delta",
         "test_loss",
         "test_perplexity",
         "tokens_per_second",
         "images_per_second",
+        "samples_per_second",
     )
     print(
         "  ".join(

@@ -50,6 +50,8 @@ def test_every_choice_composes(choice):
         key: ["model=dendritic"]
         for key in ("objective/accuracy", *(f"data/{source}" for source in IMAGE_SOURCES))
     }
+    if choice == "objective/policy" or choice.startswith("experiment/policy"):
+        needed[choice] = ["policy.start=some.pt"]
     check_config(composed(f"{group}={option}", *needed.get(choice, [])))
 
 

@@ -11,6 +11,7 @@ from helpers.paths import ROOT
 from synaptune import HyperparameterSearcher
 from synaptune.analysis.compare import compute_interval
 from synaptune.analysis.evidence import gather_evidence
+from synaptune.config.compose import compose_config
 from synaptune.core.errors import UserError
 from synaptune.protocols.dendritic import run_architectures
 from synaptune.report.findings import make_verdict
@@ -160,3 +161,9 @@ def test_an_interval_is_that_of_student():
     mean, low, high = compute_interval([1.0, 2.0, 3.0])
     assert (mean, low) == (2.0, pytest.approx(-0.4841, abs=1e-4))
     assert high - mean == pytest.approx(mean - low)
+
+
+@pytest.mark.parametrize("words", [["model=dendritic"], ["objective=policy", "policy.start=x.pt"]])
+def test_a_protocol_about_perplexity_refuses_other_systems(words):
+    with pytest.raises(UserError, match="whose test perplexity"):
+        compose_config(words, protocol="phase1")

@@ -56,6 +56,9 @@ _HELP = {
     "dendritic": _Help(
         "compare dendritic networks with controls under one parameter budget", _EVERY_OVERRIDE
     ),
+    "focused": _Help(
+        "sweep policy training twice, the second time in narrower ranges", _EVERY_OVERRIDE
+    ),
     "transfer": _Help("run the best points of a study on another scale", _EVERY_OVERRIDE),
 }
 _SETTINGS = {"screen": "phase1"}  # protocols that have the settings of another

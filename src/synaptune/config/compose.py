@@ -11,9 +11,11 @@ from synaptune.config.conf import CONF_DIR
 from synaptune.core.errors import UserError, user_error
 from synaptune.core.secrets import protect_passwords
 from synaptune.core.text import get_override_key
+from synaptune.search.objective.score import MAXIMIZED
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 
-PROTOCOLS = ("phase1", "phase2", "ablation", "transfer", "dendritic")
+PROTOCOLS = ("phase1", "phase2", "ablation", "transfer", "dendritic", "focused")
+_PERPLEXITY_PROTOCOLS = ("phase1", "phase2", "transfer")
 
 
 class ComposedConfig(NamedTuple):
@@ -81,6 +83,12 @@ def compose_config(
     if base.tuned is not None:
         apply_tuned(base, overrides)
         base.tuned = None
+    if protocol in _PERPLEXITY_PROTOCOLS and base.objective.name in MAXIMIZED:
+        raise user_error(
+            got=f"synaptune {protocol} with objective={base.objective.name}",
+            expected="a language model, whose test perplexity the protocol is about",
+            do="use synaptune dendritic or focused, or python train.py -m hydra/sweeper=...",
+        )
     config = OmegaConf.to_object(base.study)
     assert isinstance(config, StudyConfig)
     location = resolve_location(config, study or str(base.search_space.name))

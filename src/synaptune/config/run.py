@@ -20,6 +20,7 @@ from synaptune.config.settings import (
     compute_fingerprint,
     find_last_step,
     is_image_run,
+    is_policy_run,
     list_metrics,
     read_settings,
     size_network,
@@ -208,6 +209,10 @@ def _make_parts(settings: Settings) -> tuple[type[Job], dict[str, Any], str]:
         network = ImageNetwork(network, images.shape, CLASSES, settings.seed)
         parts = dict(model=network, images=images, source=settings.data.source)
         return ImageJob, parts, images.fingerprint
+    if is_policy_run(settings):
+        from synaptune.training.policy_job import PolicyJob, load_policy_parts
+
+        return PolicyJob, *load_policy_parts(settings.policy)
     from synaptune.model.gpt import GPT
     from synaptune.training.job import LanguageJob
 

@@ -30,7 +30,7 @@ from synaptune.search.workers.config import TrialConfig, WorkersConfig
 from synaptune.study.callbacks.notify import NotifyConfig
 from synaptune.study.location import StudyConfig
 from synaptune.synapse.circuit import SynapseParams
-from synaptune.training.config import LoggerConfig, TrainingConfig
+from synaptune.training.config import LoggerConfig, PolicyConfig, TrainingConfig
 
 GROUPS: dict[str, type] = {
     "model": ModelConfig,
@@ -38,6 +38,7 @@ GROUPS: dict[str, type] = {
     "budget": BudgetConfig,
     "data": DataConfig,
     "training": TrainingConfig,
+    "policy": PolicyConfig,
     "logger": LoggerConfig,
     "objective": ObjectiveConfig,
     "pruner": PrunerConfig,
@@ -122,7 +123,7 @@ def find_unknown_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
         elif (
             not OmegaConf.is_missing(cfg, key)
-            and not OmegaConf.is_interpolation(cfg, str(key))
+            and not OmegaConf.is_interpolation(cfg, key)  # type: ignore[arg-type]
             and isinstance(cfg[key], DictConfig)
         ):
             yield from find_unknown_keys(cfg[key], f"{prefix}{key}.")

@@ -36,7 +36,13 @@ from synaptune.search.pruning import PrunerConfig, find_pruner_faults
 from synaptune.search.space.values import Value
 from synaptune.study.artifacts import read_best
 from synaptune.synapse.circuit import SynapseParams
-from synaptune.training.config import LoggerConfig, TrainingConfig, find_training_faults
+from synaptune.training.config import (
+    LoggerConfig,
+    PolicyConfig,
+    TrainingConfig,
+    find_policy_faults,
+    find_training_faults,
+)
 from synaptune.training.schedules import get_evaluation_steps
 
 
@@ -49,6 +55,7 @@ class Settings(NamedTuple):
     synapse: SynapseParams
     data: DataConfig
     training: TrainingConfig
+    policy: PolicyConfig
     logger: LoggerConfig
     objective: ObjectiveConfig
     pruner: PrunerConfig
@@ -80,6 +87,7 @@ def read_settings(cfg: DictConfig) -> Settings:
         *find_model_faults(settings.model),
         *find_network_faults(settings.network),
         *find_budget_faults(settings.budget),
+        *find_policy_faults(settings.policy),
         *_find_kind_faults(settings),
         *find_faults(settings.synapse),
         *find_data_faults(settings.data, settings.model.context),
@@ -112,7 +120,14 @@ def _find_kind_faults(settings: Settings) -> list[str]:
         faults.append(f"objective.name={objective}: expected accuracy or val_loss of an image run")
     if not is_image_run(settings) and objective == "accuracy":
         faults.append(f"objective.name={objective}: expected an objective of a language model")
+    if is_policy_run(settings) and settings.policy.start is None:
+        faults.append("policy.start: expected a checkpoint; add policy.start=FILE_OR_RUN_FOLDER")
     return faults
+
+
+def is_policy_run(settings: Settings) -> bool:
+    """Return whether a run trains a checkpoint by rewards."""
+    return settings.objective.name == "policy"
 
 
 def is_image_run(settings: Settings) -> bool:
@@ -148,6 +163,8 @@ def list_metrics(settings: Settings) -> set[str]:
     """Return the names of the metrics that a run gives its objective."""
     if is_image_run(settings):
         return {"val_loss", "val_accuracy", "images_per_second"}
+    if is_policy_run(settings):
+        return {"val_loss", "val_reward", "reward_delta", "samples_per_second"}
     recall = {"val_recall_accuracy"} if settings.data.recall_fraction > 0 else set()
     experts = {"expert_gini", "expert_dead_fraction"} if settings.model.experts > 1 else set()
     return (
@@ -203,6 +220,9 @@ def compute_fingerprint(settings: Settings) -> str:
         plain["budget"] = dataclasses.asdict(settings.budget)
     else:  # the keys that a version adds leave the fingerprints of the runs before as they are
         del plain["model"]["kind"], plain["data"]["subset_size"]
+    if is_policy_run(settings):
+        plain["policy"] = dataclasses.asdict(settings.policy)
+        plain["objective"] = {"name": "policy"}
     training = plain["training"]
     del training["representation"]
     if settings.training.optimizer == "adamw":

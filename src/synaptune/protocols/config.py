@@ -93,11 +93,22 @@ class DendriticConfig:
     dry_run: bool = MISSING
 
 
+@dataclass
+class FocusedConfig:
+    """Settings of `synaptune focused`; conf/protocol/focused.yaml explains the keys."""
+
+    budget: int = MISSING
+    focused_budget: int = MISSING
+    threshold: float = MISSING
+    dry_run: bool = MISSING
+
+
 ProtocolConfigT = TypeVar("ProtocolConfigT")
 
 # The smallest value of each key, and what a smaller one could not give.
 _MINIMA = {
     "budget": (1, "1 evaluation"),
+    "focused_budget": (1, "1 evaluation"),
     "refine": (0, "0 evaluations"),
     "group_budget": (1, "1 evaluation"),
     "seeds": (2, "2, for an interval"),

@@ -25,6 +25,7 @@ can capture it.
 Source: (1) to (10) the specification of BiostatisV6; m, v: Loshchilov and Hutter 2019, algorithm 2.
 """
 
+# pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
 import ctypes

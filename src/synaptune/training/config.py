@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+POLICY_TASKS = ("recall", "copy", "sums")
 CHECKPOINT_FILE = "checkpoint.pt"  # the latest checkpoint of a run, in its folder
 
 
@@ -29,6 +30,42 @@ class BiostatisConfig:
     beta2: float = 0.95
     targets: str = "fixed"
     target_steps: int = 100
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Settings of the `policy` group, for objective=policy (policy_job.py).
+
+    Attributes:
+        start: checkpoint that is trained, or the folder of its run.
+        task: an entry of POLICY_TASKS (data/tasks.py).
+        generations: sampled answers of a prompt; training.batch is the number of prompts.
+        beta: weight of the divergence from the start.
+        beta_warmup: optimizer steps over which beta rises from 0.
+        entropy: weight of the entropy.
+        evaluation_prompts: prompts of an evaluation.
+    """
+
+    start: str | None = None
+    task: str = "recall"
+    generations: int = 16
+    beta: float = 0.04
+    beta_warmup: int = 20
+    entropy: float = 0.001
+    evaluation_prompts: int = 512
+
+
+def find_policy_faults(policy: PolicyConfig) -> list[str]:
+    """Return one line for each invalid value."""
+    least = {"generations": 2, "beta": 0.0, "beta_warmup": 0, "entropy": 0.0}
+    faults = [
+        f"policy.{name}={getattr(policy, name)}: expected at least {value:g}"
+        for name, value in (least | {"evaluation_prompts": 1}).items()
+        if not getattr(policy, name) >= value
+    ]
+    if policy.task not in POLICY_TASKS:
+        faults.append(f"policy.task={policy.task}: expected one of {', '.join(POLICY_TASKS)}")
+    return faults
 
 
 @dataclass(frozen=True)

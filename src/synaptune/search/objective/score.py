@@ -8,6 +8,8 @@
                 compared with each other
     pareto      one number for a vector of objectives, eq. (3) of pareto.py    [1]             (3)
     accuracy    validation accuracy of an image network, which is maximized        [0..1]      (4)
+    policy      evaluation reward after fine-tuning minus before, which is
+                maximized (training/policy_job.py)                             [0..1]      (5)
     proxy       (1) extrapolated from a fraction of the steps
                 (learning_curve.py)                                            [nats/token]
 
@@ -27,9 +29,9 @@ from synaptune.core.errors import user_error
 from synaptune.search.objective.measures import match_baseline
 from synaptune.search.objective.pareto import achievement
 
-OBJECTIVES = ("val_loss", "composite", "hybrid", "pareto", "proxy", "accuracy")
-# Objectives that are better when larger; a search maximizes them. Each is the metric of its name.
-MAXIMIZED = {"accuracy": "val_accuracy"}
+OBJECTIVES = ("val_loss", "composite", "hybrid", "pareto", "proxy", "accuracy", "policy")
+# Objectives that are better when larger; a search maximizes them. Each is one metric.
+MAXIMIZED = {"accuracy": "val_accuracy", "policy": "reward_delta"}
 # Names of the objectives with their units, for titles and axes.
 _LABELS = {
     "val_loss": "val_loss [nats/token]",
@@ -37,6 +39,7 @@ _LABELS = {
     "hybrid": "hybrid score",
     "pareto": "pareto score [1]",
     "accuracy": "validation accuracy [0..1]",
+    "policy": "change of the evaluation reward [0..1]",
     "proxy": "extrapolated val_loss [nats/token]",
 }
 TERMS = {
@@ -128,7 +131,7 @@ def get_objective_noun(configuration: Mapping[str, Any]) -> str:
     """Return the objective of a study in a sentence: `loss`, `hybrid objective`, `objective`."""
     name = configuration.get("objective.name")
     if name in MAXIMIZED:
-        return str(name)
+        return "reward change" if name == "policy" else str(name)
     return "loss" if name == "val_loss" else "objective" if name is None else f"{name} objective"
 
 
@@ -226,7 +229,7 @@ def check_ready(config: ObjectiveConfig, metrics: Collection[str], generation: i
 
 
 def score(config: ObjectiveConfig, metrics: Mapping[str, float], generation: int = 0) -> float:
-    """Compute the objective, eqs. (1) to (4); a search minimizes it unless it is in MAXIMIZED.
+    """Compute the objective, eqs. (1) to (5); a search minimizes it unless it is in MAXIMIZED.
 
     Args:
         config: the objective.

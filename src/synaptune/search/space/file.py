@@ -6,6 +6,7 @@
       training.learning_rate: {low: 8.0e-08, high: 4.0e-07, log: true}
       synapse.vesicles.tau_rrp: {low: 20, high: 60}                 # log and integer as declared
       data.recall_fraction: {choices: [0.0, 0.5], weights: [65, 35]}
+      policy.generations: {choices: [16, 24, 32], given: training.batch, cases: {4: [24, 32]}}
     fixed:
       training.batch_size: 8
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ _RANGE_TYPES = {
     **{"low": "number", "high": "number", "log": "truth", "integer": "truth"},
     "step": "number",
 }
-_CHOICE_TYPES = {"choices": "values", "weights": "numbers"}
+_CHOICE_TYPES = {"choices": "values", "weights": "numbers", "given": "name", "cases": "cases"}
 _NAME_PATTERN = re.compile(r"[A-Za-z_][\w.\-]*")
 # Keys of a mapping that the override grammar of Hydra reads as a text.
 _KEY_PATTERN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_][\w.\- ]*", re.IGNORECASE)
@@ -177,7 +178,16 @@ def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: 
             do="correct the entry",
         )
     if "choices" in entry:
-        return make_choices(name, entry["choices"], start, entry.get("weights") or ())
+        dimension = make_choices(name, entry["choices"], start, entry.get("weights") or ())
+        if ("given" in entry) != ("cases" in entry):
+            raise user_error(
+                got=f"search_space.ranges {name} with one of given and cases",
+                expected="both: the parameter on which the choices depend, and the choices by its"
+                " value",
+                do="add the other",
+            )
+        cases = tuple((key, tuple(allowed)) for key, allowed in entry.get("cases", {}).items())
+        return replace(dimension, given=entry.get("given"), cases=cases)
     missing = [key for key in ("low", "high") if key not in entry]
     if declared is None and missing:
         raise user_error(
@@ -271,6 +281,12 @@ def _has_type(kind: str, value: Any) -> bool:
         return isinstance(value, bool)
     if kind == "number":
         return _is_number(value)
+    if kind == "name":
+        return isinstance(value, str) and is_name(value)
+    if kind == "cases":
+        return isinstance(value, Mapping) and all(
+            isinstance(allowed, list | tuple) and _is_plain(allowed) for allowed in value.values()
+        )
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         return kind == "numbers" and not value and not isinstance(value, bool | int | float | str)
     return all(_is_number(entry) if kind == "numbers" else _is_plain(entry) for entry in value)

@@ -58,6 +58,9 @@ class Dimension:
         start: value at which the search starts; None means the middle, unless it is a choice.
         weights: weights of the choices, in any unit; empty means equal weights.
         step: distance of two integers; the range is a multiple of it.
+        given: name of the dimension on whose value the choices depend; None if they do not.
+        cases: by value of `given`, the choices that it allows, as pairs; a value without a case
+            allows all. The choices of a case have equal parts of [0, 1].
     """
 
     name: str
@@ -69,6 +72,8 @@ class Dimension:
     start: Value | None = None
     weights: tuple[float, ...] = ()
     step: int = 1
+    given: str | None = None
+    cases: tuple[tuple[Value, tuple[Value, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         if fault := self._find_fault():
@@ -108,6 +113,10 @@ class Dimension:
     def _find_choice_fault(self) -> str | None:
         if not self.choices:
             return "no choices"
+        for value, allowed in self.cases:
+            unknown = [entry for entry in allowed if find_choice(self.choices, entry) is None]
+            if unknown or not allowed:
+                return f"case {value!r} with {unknown or 'no'} choices, which are not among all"
         if fault := next(filter(None, map(find_value_fault, self.choices)), None):
             return f"choices with {fault}, which cannot be stored"
         if self.weights and len(self.weights) != len(self.choices):
@@ -241,6 +250,13 @@ class Dimension:
             return [0.5]
         return [index / (points - 1) for index in range(points)]
 
+    def get_case(self, value: Value) -> Dimension:
+        """Return the dimension of the choices that a value of `given` allows."""
+        index = find_choice([known for known, _ in self.cases], value)
+        if index is None:
+            return self
+        return replace(self, choices=self.cases[index][1], weights=(), given=None, cases=())
+
     def get_start(self) -> float:
         """Return the unit coordinate at which a search starts."""
         if self.start is not None or (self.choices and self.contains(None)):
@@ -251,7 +267,9 @@ class Dimension:
         """Return the range in one line, e.g. `log [10, 100]`."""
         if self.scale == "categorical":
             weighted = f" weights {list(self.weights)}" if self.weights else ""
-            return f"choice {list(self.choices)}{weighted}"
+            cases = {value: list(allowed) for value, allowed in self.cases}
+            depends = f" given {self.given} {cases}" if self.given else ""
+            return f"choice {list(self.choices)}{weighted}{depends}"
         ends = f"[{format_number(self.low)}, {format_number(self.high)}]"
         step = f" step {self.step}" if self.step > 1 else ""
         return f"{self.scale}{' int' if self.integer else ''} {ends}{step}"
@@ -301,6 +319,18 @@ class Space:
 
     dimensions: tuple[Dimension, ...]
 
+    def __post_init__(self) -> None:
+        by_name = {dimension.name: dimension for dimension in self.dimensions}
+        for dimension in self.dimensions:
+            parent = by_name.get(dimension.given or "")
+            if dimension.given and parent is not None and parent.given:
+                raise user_error(
+                    got=f"{dimension.name}: choices that depend on {dimension.given}, which depends"
+                    f" on {parent.given}",
+                    expected="choices that depend on a parameter of its own",
+                    do="correct `given`",
+                )
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the parameters."""
@@ -313,14 +343,24 @@ class Space:
 
     def to_values(self, unit: Sequence[float]) -> dict[str, Value]:
         """Return the values by name at a point of the unit box."""
-        return {
-            dimension.name: dimension.to_value(u)
-            for dimension, u in zip(self.dimensions, unit, strict=True)
-        }
+        pairs = list(zip(self.dimensions, unit, strict=True))
+        values = {dimension.name: dimension.to_value(u) for dimension, u in pairs}
+        for dimension, u in pairs:
+            if dimension.given is not None and dimension.given in values:
+                values[dimension.name] = dimension.get_case(values[dimension.given]).to_value(u)
+        return values
 
     def to_unit(self, values: Mapping[str, Value]) -> UnitPoint:
         """Return the point of the unit box that belongs to values by name."""
-        return tuple(dimension.to_unit(values[dimension.name]) for dimension in self.dimensions)
+
+        def to_unit(dimension: Dimension) -> float:
+            value = values[dimension.name]
+            if dimension.given is not None and dimension.given in values:
+                case = dimension.get_case(values[dimension.given])
+                dimension = case if case.contains(value) else dimension
+            return dimension.to_unit(value)
+
+        return tuple(map(to_unit, self.dimensions))
 
     def reorder(self, names: Sequence[str]) -> Space:
         """Return the space with its dimensions in the order of `names`, if these are its names."""
