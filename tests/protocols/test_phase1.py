@@ -71,7 +71,7 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
         ["sanity"] * 13 + ["screen"] * 8 + ["baseline"] + ["search"] * 4 + ["validation"] * 4
     )
     composed = compose_phase1(["scale=smoke", "protocol.budget=4", "protocol.seeds=2"])
-    planned = plan_runs(read_config(composed), build_space(composed), screened_steps=12)
+    planned = plan_runs(read_config(composed), build_space(composed), steps=12, is_screened=True)
     made = Counter(
         trial.user_attrs["phase"] for trial in trials if "copied_from" not in trial.user_attrs
     )
