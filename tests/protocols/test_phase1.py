@@ -145,6 +145,8 @@ def test_a_search_that_stops_early_goes_on_to_the_verdict_and_stays_stopped(tmp_
         (["protocol.budget=0"], "budget=0"),
         (["protocol.seeds=1"], "protocol.seeds=1"),
         (["scale=smoke", "stop.money=5"], "stop.price"),
+        (["search_space=screened", "protocol.screen=false"], "protocol.screen=false"),
+        (["protocol.screen_runs=2", "protocol.screen_fraction=0"], "protocol.screen_runs=2"),
         (["scale=smoke", "training.stepz=3"], "training.steps"),
         (["scale=smoke", "model.experts=1", "search_space=phase1"], "model.experts is 1"),
         (["scale=smoke", "data=text", "data.path=nosuch.txt"], "nosuch.txt"),
