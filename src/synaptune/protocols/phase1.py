@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.analysis.cost import PlannedRuns
+from synaptune.analysis.screening import MAX_CHOSEN
 from synaptune.config.compose import ComposedConfig, compose_config
 from synaptune.core.errors import user_error
 from synaptune.protocols.config import SEED_OFFSETS, Phase1Config, read_protocol_config
@@ -76,6 +77,7 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
         optimizer=config.optimizer,
         budget=config.budget,
         seeds=range(first_seed, first_seed + config.seeds),
+        searched=MAX_CHOSEN if is_screened else None,
         settings={"protocol": "phase1"}
         | ({} if config.final_steps is None else {"final_steps": config.final_steps}),
     ) as protocol:
@@ -156,7 +158,8 @@ def plan_runs(
         steps: training steps of a run.
         is_screened: whether the protocol screens the parameters.
     """
-    optimizer = make_optimizer(Engine(config.optimizer, 0, workers, config.budget), space)
+    searched = Space(space.dimensions[:MAX_CHOSEN]) if is_screened else space
+    optimizer = make_optimizer(Engine(config.optimizer, 0, workers, config.budget), searched)
     sanity = config.sanity
     sanity_runs = sanity.seeds + sanity.candidates + sanity.repeats * (sanity.seeds - 1)
     longer = (config.final_steps or steps) / steps
