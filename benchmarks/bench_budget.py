@@ -167,7 +167,7 @@ class Case(NamedTuple):
         if self.optimizer in PYCMA:
             contestant: Any = Pycma(len(problem.start), self.seed, PYCMA[self.optimizer])
         else:
-            contestant = make_optimizer(self._make_engine(), space)
+            contestant = make_optimizer(self._make_engine(len(problem.start)), space)
         units, losses, regrets = [], [], {}
         while len(losses) < self.budget:
             if self.optimizer in PYCMA:
@@ -197,7 +197,7 @@ class Case(NamedTuple):
         shorter = max((plan for plan in plans if plan < self.budget), default=0)
         return tuple(count for count in BUDGETS if shorter < count <= self.budget)
 
-    def _make_engine(self) -> Engine:
+    def _make_engine(self, size: int) -> Engine:
         name, design = self.optimizer, "sobol" if self.optimizer in ("auto", "cma") else "defaults"
         engine = Engine(
             "cma" if name == "cma-start" else name,
@@ -206,7 +206,7 @@ class Case(NamedTuple):
             start_design=design,
             restarts=3 if design == "sobol" else 0,
         )
-        return resolve_engine(engine).engine
+        return resolve_engine(engine, size).engine
 
 
 def list_cases(options: argparse.Namespace) -> list[Case]:

@@ -35,8 +35,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from synaptune.search.config import SearchConfig
+from synaptune.search.optimizers.auto import plan_engine
 from synaptune.search.optimizers.cma import INITIAL_STEP
-from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
+from synaptune.search.optimizers.registry import Observation, make_optimizer
 from synaptune.search.space.space import Dimension, Space
 
 NOISE = 0.05  # standard deviation as a fraction of the sphere's value at the centre
@@ -44,7 +46,8 @@ PROBLEMS = ("sphere", "ellipsoid", "Rosenbrock", "Rastrigin", "noisy")
 SLOW_SEEDS = {"cmaes": 5, "tpe": 3}
 TPE_EVALUATIONS = 500  # above 20 dimensions; the cost of TPE grows with the square of the trials
 PYCMA = {"pycma": "BoundTransform", "pycma-penalty": "BoundPenalty"}
-OPTIMIZERS = ("cma", *PYCMA, "nevergrad", "cmaes", "tpe", "random")
+# `cma-start` begins at the centre (search.start_design=defaults), `cma` in the whole box.
+OPTIMIZERS = ("cma", "cma-start", *PYCMA, "nevergrad", "cmaes", "tpe", "random")
 
 
 class Problem(NamedTuple):
@@ -88,7 +91,16 @@ class SynaptuneOptimizer:
 
     def __init__(self, name: str, dimension: int, seed: int, evaluations: int) -> None:
         space = Space(tuple(Dimension(f"x{axis}", "lin", 0.0, 1.0) for axis in range(dimension)))
-        self._optimizer = make_optimizer(Engine(name, seed, budget=evaluations), space)
+        config = SearchConfig(start_design="defaults", restarts=0)
+        engine, _ = plan_engine(
+            config if name == "cma-start" else SearchConfig(),
+            dimensions=dimension,
+            optimizer=name.removesuffix("-start"),
+            seed=seed,
+            workers=1,
+            budget=evaluations,
+        )
+        self._optimizer = make_optimizer(engine, space)
 
     def ask(self) -> list[np.ndarray]:
         """Ask for the points of a generation."""

@@ -70,7 +70,7 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
         ["sanity"] * 13 + ["screen"] * 8 + ["baseline"] + ["search"] * 4 + ["validation"] * 4
     )
     composed = compose_phase1(["scale=smoke", "protocol.budget=4", "protocol.seeds=2"])
-    planned = plan_runs(read_config(composed), build_space(composed), screened_steps=12)
+    planned = plan_runs(read_config(composed), build_space(composed), steps=12, is_screened=True)
     made = Counter(
         trial.user_attrs["phase"] for trial in trials if "copied_from" not in trial.user_attrs
     )
@@ -143,6 +143,8 @@ def test_a_search_that_stops_early_goes_on_to_the_verdict_and_stays_stopped(tmp_
         (["protocol.budget=0"], "budget=0"),
         (["protocol.seeds=1"], "protocol.seeds=1"),
         (["scale=smoke", "stop.money=5"], "stop.price"),
+        (["search_space=screened", "protocol.screen=false"], "protocol.screen=false"),
+        (["protocol.screen_runs=2", "protocol.screen_fraction=0"], "protocol.screen_runs=2"),
         (["scale=smoke", "training.stepz=3"], "training.steps"),
         (["scale=smoke", "model.experts=1", "search_space=phase1"], "model.experts is 1"),
         (["scale=smoke", "data=text", "data.path=nosuch.txt"], "nosuch.txt"),

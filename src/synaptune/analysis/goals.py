@@ -68,15 +68,16 @@ def _check_goal(goal: Goal, pairs: Sequence[tuple[float, float]]) -> GoalResult:
     start, tuned = (statistics.fmean(pair[side] for pair in pairs) for side in (0, 1))
     change = 100.0 * (tuned / start - 1.0) if start > 0.0 else None
     gain = None if change is None else goal.direction * change
-    if gain is None:  # from zero, the direction alone decides
-        gain = math.copysign(math.inf, goal.direction * (tuned - start)) if tuned else 0.0
+    if gain is None:  # from zero, the direction alone decides; zero stays best where less is better
+        sign = goal.direction * tuned if tuned else -goal.direction
+        gain = math.copysign(math.inf, sign)
     return GoalResult(
         goal.metric,
         goal.label,
         start,
         tuned,
         change,
-        goal.direction * goal.threshold,
+        goal.direction * goal.threshold + 0.0,  # no negative zero
         goal.direction * goal.stretch,
         gain >= goal.threshold,
         gain >= goal.stretch,

@@ -205,7 +205,8 @@ def _find_interactions(
 def group_by_subsystem(effects: Sequence[ScreenEffect]) -> dict[str, float]:
     """Return the share of each subsystem in the sum of the squared effects, the largest first.
 
-    The expected share of noise is subtracted from each square; a negative rest counts as 0.
+    The expected share of noise is subtracted from each square; a negative rest counts as 0. The
+    result is empty if nothing is left.
     """
     if not effects:
         return {}
@@ -215,7 +216,7 @@ def group_by_subsystem(effects: Sequence[ScreenEffect]) -> dict[str, float]:
         group = entry.name.split(".")[-2] if "." in entry.name else entry.name
         sums[group] = sums.get(group, 0.0) + max(entry.effect**2 - margin**2, 0.0)
     total = sum(sums.values())
-    shares = {group: value / total if total else 0.0 for group, value in sums.items()}
+    shares = {group: value / total for group, value in sums.items()} if total else {}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 

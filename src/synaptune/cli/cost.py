@@ -113,20 +113,20 @@ def _plan_protocol(
     from synaptune.protocols import phase1, phase2
 
     if options.plan == "phase2":
-        protocol, composed = phase2, phase2.compose_phase2(options.overrides)
-    else:
-        overrides = ["search_space=all"] if options.plan == "all48" else []
-        protocol = phase1
-        composed = phase1.compose_phase1([*overrides, *options.overrides])
-    config, space = protocol.read_config(composed), protocol.build_space(composed)
-    steps = phase1.count_screened_steps(composed.base)
-    more = {"screened_steps": steps} if protocol is phase1 else {}
-    return (
-        composed,
+        composed = phase2.compose_phase2(options.overrides)
+        config, space = phase2.read_config(composed), phase2.build_space(composed)
+        return composed, config, space, phase2.plan_runs(config, space, workers=options.devices)
+    overrides = ["search_space=all"] if options.plan == "all48" else []
+    composed = phase1.compose_phase1([*overrides, *options.overrides])
+    config, space = phase1.read_config(composed), phase1.build_space(composed)
+    plan = phase1.plan_runs(
         config,
         space,
-        protocol.plan_runs(config, space, workers=options.devices, **more),
+        workers=options.devices,
+        steps=int(composed.base.training.steps),
+        is_screened=phase1.has_screening(composed.base),
     )
+    return composed, config, space, plan
 
 
 def _check_options(options: argparse.Namespace) -> None:

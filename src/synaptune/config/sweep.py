@@ -51,8 +51,9 @@ from synaptune.search.config import SearchConfig
 from synaptune.search.loop import Plan
 from synaptune.search.objective.score import MAXIMIZED, ObjectiveConfig
 from synaptune.search.optimizers.auto import plan_engine
-from synaptune.search.optimizers.base import Observation
+from synaptune.search.optimizers.base import Observation, Optimizer
 from synaptune.search.optimizers.registry import Engine, make_optimizer
+from synaptune.search.optimizers.uniform_grid import GridOptimizer
 from synaptune.search.pruning import PrunerConfig
 from synaptune.search.space.space import Space
 from synaptune.search.space.values import Value
@@ -162,6 +163,7 @@ def read_request(request: SweepRequest) -> Sweep:
     optimizer = "grid" if space.is_point else optim.optimizer
     engine, _ = plan_engine(
         search,
+        dimensions=len(space.dimensions),
         optimizer=optimizer,
         seed=seed,
         workers=slots,
@@ -169,7 +171,8 @@ def read_request(request: SweepRequest) -> Sweep:
         noisy=optim.noisy,
         grid_points=request.grid_points,
     )
-    make_optimizer(engine, space)  # refuses an unknown name before the study is created
+    # Refuses an unknown name before the study is created.
+    _check_grid(make_optimizer(engine, space), plan)
     settings = {"optimizer": optimizer, "seed": optim.seed, "maximize": plan.maximize}
     if engine.name == "grid":
         settings["grid_points"] = engine.grid_points
@@ -279,6 +282,16 @@ def _read_plan(optim: DictConfig) -> Plan:
     return plan
 
 
+def _check_grid(optimizer: Optimizer, plan: Plan) -> None:
+    """Refuse a large grid without a budget."""
+    if plan.budget is None and isinstance(optimizer, GridOptimizer) and optimizer.size > _MAX_GRID:
+        raise user_error(
+            got=f"a grid of {optimizer.size:,} points without a budget",
+            expected=f"at most {_MAX_GRID:,} points, or a number of trials",
+            do="set hydra.sweeper.optim.budget, fewer hydra.sweeper.grid_points, or fewer names",
+        )
+
+
 def _locate_study(request: SweepRequest, study: StudyConfig, default_name: str) -> StudyLocation:
     """Return the location of the study: `hydra.sweep.dir` if the user sets it.
 
@@ -304,6 +317,7 @@ def _locate_study(request: SweepRequest, study: StudyConfig, default_name: str) 
 
 # Points that are tried before a configuration counts as one that cannot run; chosen: a second.
 _MAX_SAMPLES = 10
+_MAX_GRID = 1000  # points of a grid without a budget; chosen: hours of short runs
 _DEFAULT_SUBDIR = "${hydra.job.num}"
 _GROUP_TYPES = {
     "study": StudyConfig,

@@ -40,6 +40,7 @@ class Phase1Config:
     go_on: bool | None = MISSING
     dry_run: bool = MISSING
     report: bool = MISSING
+    final_steps: int | None = MISSING
     screen: bool = MISSING
     screen_runs: int | None = MISSING
     screen_fraction: float = MISSING
@@ -113,6 +114,7 @@ _MINIMA = {
     "group_budget": (1, "1 evaluation"),
     "seeds": (2, "2, for an interval"),
     "gate_seeds": (2, "2, for an interval"),
+    "final_steps": (1, "1 step"),
     "screen_runs": (4, "4 runs"),
     "top": (3, "3: fewer points have no rank correlation"),
     "sanity.seeds": (2, "2, for a spread over seeds"),

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.analysis.cost import PlannedRuns
+from synaptune.analysis.screening import MAX_CHOSEN
 from synaptune.config.compose import ComposedConfig, compose_config
 from synaptune.core.errors import user_error
 from synaptune.protocols.config import SEED_OFFSETS, Phase1Config, read_protocol_config
@@ -60,11 +61,13 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
     _check_screening(base, config, until=until)
     space, prior = start_from_study(build_space(composed), base.search.start)
     if config.dry_run or base.search.dry_run:
-        steps = count_screened_steps(base)
+        steps = int(base.training.steps)
         return estimate_protocol(
             base,
             composed.location,
-            lambda workers: plan_runs(config, space, workers=workers, screened_steps=steps),
+            lambda workers: plan_runs(
+                config, space, workers=workers, steps=steps, is_screened=is_screened
+            ),
         )
     first_seed = int(base.seed) + SEED_OFFSETS["phase1"]
     with open_protocol(
@@ -74,7 +77,9 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
         optimizer=config.optimizer,
         budget=config.budget,
         seeds=range(first_seed, first_seed + config.seeds),
-        settings={"protocol": "phase1"},
+        searched=MAX_CHOSEN if is_screened else None,
+        settings={"protocol": "phase1"}
+        | ({} if config.final_steps is None else {"final_steps": config.final_steps}),
     ) as protocol:
         for dimension in space.dimensions:
             if not dimension.contains(value := OmegaConf.select(base, dimension.name)):
@@ -87,7 +92,7 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
             protocol = run_screen(protocol, config)
         if until == SCREEN:
             return protocol.study.read_note(SCREENING)
-        summary, *points = _run_stages(protocol, prior)
+        summary, *points = _run_stages(protocol, config, prior)
         if config.report:
             write_final_report(protocol, *points)
     return summary
@@ -118,11 +123,6 @@ def has_screening(base: DictConfig) -> bool:
     return base.search_space.name == SPACE
 
 
-def count_screened_steps(base: DictConfig) -> int | None:
-    """Return the steps of a full run of a protocol with a screening; None without one."""
-    return int(base.training.steps) if has_screening(base) else None
-
-
 def _check_screening(base: DictConfig, config: Phase1Config, *, until: str | None) -> None:
     if has_screening(base) and not config.screen:
         raise user_error(
@@ -145,7 +145,7 @@ def _check_screening(base: DictConfig, config: Phase1Config, *, until: str | Non
 
 
 def plan_runs(
-    config: Phase1Config, space: Space, *, workers: int = 1, screened_steps: int | None = None
+    config: Phase1Config, space: Space, *, workers: int = 1, steps: int, is_screened: bool
 ) -> list[PlannedRuns]:
     """Return the training runs of the protocol over a space, its two inspection runs included.
 
@@ -155,20 +155,23 @@ def plan_runs(
         config: settings of the protocol.
         space: all parameters.
         workers: number of concurrent runs.
-        screened_steps: steps of a run of the protocol with a screening; None without one.
+        steps: training steps of a run.
+        is_screened: whether the protocol screens the parameters.
     """
-    optimizer = make_optimizer(Engine(config.optimizer, 0, workers, config.budget), space)
+    searched = Space(space.dimensions[:MAX_CHOSEN]) if is_screened else space
+    optimizer = make_optimizer(Engine(config.optimizer, 0, workers, config.budget), searched)
     sanity = config.sanity
     sanity_runs = sanity.seeds + sanity.candidates + sanity.repeats * (sanity.seeds - 1)
+    longer = (config.final_steps or steps) / steps
     screen = []
-    if screened_steps is not None:
-        runs = count_runs(config, parameters=len(space.names), steps=screened_steps)
+    if is_screened:
+        runs = count_runs(config, parameters=len(space.names), steps=steps)
         screen = [PlannedRuns(SCREEN, runs, length=config.screen_fraction)]
     return [
         PlannedRuns("sanity", sanity_runs),
         *screen,
         PlannedRuns("search", config.budget - 1, at_once=optimizer.generation_size),
-        PlannedRuns("validation", 2 * config.seeds, with_test=True),
+        PlannedRuns("validation", 2 * config.seeds, with_test=True, length=longer),
         *([PlannedRuns("portraits", len(SIDES), at_once=1)] if config.report else []),
     ]
 
@@ -194,7 +197,7 @@ def build_space(composed: ComposedConfig) -> Space:
 
 
 def _run_stages(
-    protocol: Protocol, prior: Sequence[Observation]
+    protocol: Protocol, config: Phase1Config, prior: Sequence[Observation]
 ) -> tuple[dict[str, Any], UnitPoint, UnitPoint]:
     """Run everything from the baseline on; return the summary and the two validated points."""
     from rich.console import Console
@@ -216,7 +219,7 @@ def _run_stages(
         trials = run_search(protocol, ledger, protocol.plan, prior=prior)
     best, fixed = choose_trial(protocol, trials) or baseline, read_fixed_values(protocol.base)
     write_best(folder / "best.yaml", name, best, fixed)
-    pairs = run_validation(protocol, baseline.unit, best.unit)
+    pairs = run_validation(protocol, baseline.unit, best.unit, steps=config.final_steps)
     seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.read_trials())
     summary = summarise_study(
         name,

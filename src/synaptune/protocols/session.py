@@ -55,6 +55,7 @@ def open_protocol(
     budget: int,
     seeds: Sequence[int],
     settings: Mapping[str, Any],
+    searched: int | None = None,
 ) -> Iterator[Protocol]:
     """Open the study of a protocol and its workers, and close both at the end of the block.
 
@@ -66,6 +67,7 @@ def open_protocol(
         budget: evaluations of the search.
         seeds: fresh seeds of the validation.
         settings: what identifies the search in the study beside the optimizer.
+        searched: largest number of parameters of a search; None means all of the space.
 
     Raises:
         UserError: a value that cannot run, or a study that cannot be opened (study/study.py).
@@ -82,6 +84,7 @@ def open_protocol(
     plan.check()
     engine, reason = plan_engine(
         read_group(base, "search", SearchConfig),
+        dimensions=searched or len(space.dimensions),
         optimizer=optimizer,
         seed=int(base.seed),
         workers=workers.slots,

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from synaptune.config.flat import get_typed_group
 from synaptune.core.errors import user_error
 from synaptune.protocols.protocol import Protocol, prefix_messages, print_message
+from synaptune.protocols.trial_run import RUN_STEPS
 from synaptune.search.callback import Callback, CallbackList
 from synaptune.search.loop import Plan
 from synaptune.search.objective.score import Baseline, needs_baseline, rescore, with_baseline
@@ -383,12 +384,20 @@ def _mean_loss(runs: Sequence[Trial], sign: float) -> float:
 
 
 def run_validation(
-    protocol: Protocol, before: UnitPoint, after: UnitPoint
+    protocol: Protocol, before: UnitPoint, after: UnitPoint, *, steps: int | None = None
 ) -> list[tuple[Trial, Trial]]:
-    """Run two points on each fresh seed, test split included; leave out pairs with a failed run."""
+    """Run two points on each fresh seed, test split included; leave out pairs with a failed run.
+
+    Args:
+        protocol: the protocol.
+        before: the start.
+        after: the best.
+        steps: training steps of the runs; None means training.steps.
+    """
     print_message(f"validation: start and best on {len(protocol.seeds)} fresh seeds, test split")
     points = [(unit, seed) for seed in protocol.seeds for unit in (before, after)]
-    ledger = protocol.make_ledger("validation")
+    facts: dict[str, Any] = {} if steps is None else {RUN_STEPS: steps}
+    ledger = protocol.make_ledger("validation", **facts)
     return pair_runs(run_points(protocol, ledger, points, label="validation run", test=True))
 
 

@@ -161,7 +161,9 @@ def tabulate_goals(goals: Sequence[GoalResult]) -> Table:
         Column("start", "value"): [goal.start for goal in goals],
         Column("tuned", "value"): [goal.tuned for goal in goals],
         Column("change"): [show(goal.change) for goal in goals],
-        Column("threshold"): [f"{goal.threshold:+g} %" for goal in goals],
+        Column("threshold"): [
+            f"{goal.threshold:+g} %" if goal.threshold else "no worse" for goal in goals
+        ],
         Column("reached"): [say(goal.met) + (", worse" if goal.degraded else "") for goal in goals],
         Column("stretch goal"): [f"{goal.stretch:+g} %" for goal in goals],
         Column("stretch reached"): [say(goal.stretch_met) for goal in goals],

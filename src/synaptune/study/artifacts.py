@@ -13,6 +13,7 @@ from synaptune.core.yaml_text import dump_yaml
 from synaptune.search.space.file import USER_SETTING_FAULT, is_user_setting
 from synaptune.search.space.values import Value, find_resolver
 from synaptune.search.trial import Trial
+from synaptune.study.short_names import expand_short_names
 
 NOT_VALIDATED = "not validated on fresh seeds"  # note of a best.yaml
 
@@ -70,7 +71,7 @@ def format_best_yaml(
 
 
 def read_best(path: Path) -> dict[str, Value]:
-    """Read the values of a best.yaml by name.
+    """Read the values of a best.yaml by name, or of a best_params.json (short_names.py).
 
     Raises:
         UserError: the file is missing, is no best.yaml, holds an interpolation that computes, or
@@ -82,7 +83,13 @@ def read_best(path: Path) -> dict[str, Value]:
 
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(path))
-        values = {str(name): value for name, value in content["parameters"].items()}
+        if "parameters" in content:
+            values = {str(name): value for name, value in content["parameters"].items()}
+        elif path.suffix == ".json":
+            found = content.get("best_params", content)
+            values = expand_short_names(dict(found), f"tuned={path}")
+        else:
+            raise KeyError("parameters")
     except OSError as error:
         raise user_error(
             got=f"tuned={path}: {error.strerror}",
@@ -99,7 +106,7 @@ def read_best(path: Path) -> dict[str, Value]:
     ) as error:
         raise user_error(
             got=f"tuned={path}, not a best.yaml",
-            expected="`parameters: {name: value, ...}`",
+            expected="`parameters: {name: value, ...}`, or a best_params.json by short names",
             do="give the best.yaml of a study",
         ) from error
     # The file may come from another person: it must not read the environment of this user.

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from synaptune.core.errors import UserError
-from synaptune.search.objective.measures import FLOOR, MEASURES
+from synaptune.search.objective.measures import MEASURES
 from synaptune.search.objective.score import (
     TERMS,
     Baseline,
@@ -29,7 +29,7 @@ DEFAULTS = {
     "val_perplexity": 10.0,
     "val_recall_accuracy": 0.5,
     "expert_gini": 0.25,
-    "expert_dead_fraction": 0.125,
+    "expert_dead_fraction": 0.5,
     "val_calibration_error": 0.1,
     "tokens_per_second": 2000.0,
 }
@@ -40,7 +40,7 @@ BETTER = {
     "val_perplexity": 9.0,
     "val_recall_accuracy": 0.6,
     "expert_gini": 0.3,
-    "expert_dead_fraction": 0.1,
+    "expert_dead_fraction": 0.4,
     "val_calibration_error": 0.05,
     "tokens_per_second": 2500.0,
 }
@@ -73,10 +73,21 @@ def test_weights_scale_a_relative_change():
 
 def test_a_baseline_of_zero_counts_in_units_of_the_floor():
     config = with_baseline(COMPOSITE, DEFAULTS | {"expert_dead_fraction": 0.0})
-    dead = score(config, DEFAULTS | {"expert_dead_fraction": FLOOR}) - score(
-        config, DEFAULTS | {"expert_dead_fraction": 0.0}
+    floor = MEASURES["expert_dead_fraction"].floor
+    none, dead = (
+        score(config, DEFAULTS | {"expert_dead_fraction": value}) for value in (0.0, floor)
     )
-    assert dead == pytest.approx(config.weights.dead_experts)
+    assert dead - none == pytest.approx(config.weights.dead_experts)
+
+
+def test_no_term_outweighs_a_doubled_perplexity_when_all_baselines_are_zero():
+    zero = dict.fromkeys(TERMS.values(), 0.0) | {"val_loss": 2.3, "val_perplexity": 10.0}
+    config = with_baseline(ObjectiveConfig("composite"), zero)
+    doubled = score(config, zero | {"val_perplexity": 20.0}) - score(config, zero)
+    for metric in set(TERMS.values()) - {"val_perplexity"}:
+        assert abs(score(config, zero | {metric: 0.9}) - score(config, zero)) < 2 * doubled
+    one_of_eight = score(config, zero | {"expert_dead_fraction": 0.125}) - score(config, zero)
+    assert one_of_eight < 0.2 * doubled
 
 
 def test_a_metric_that_neither_the_run_nor_the_baseline_has_is_left_out():

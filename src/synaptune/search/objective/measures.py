@@ -1,13 +1,14 @@
 """Metrics that an objective can weight: their direction, and their scale relative to a baseline.
 
-    scale    s = max(m0, FLOOR)        [unit of the metric]    (1)
+    scale    s = max(m0, floor)        [unit of the metric]    (1)
     share    r = d m / s               [1]                     (2)
     change   x = d (m - m0) / s        [1]                     (3)
 
 m is the metric and m0 its baseline; d = +1 if smaller is better and -1 if larger is better. Smaller
 r and x are therefore always better. A baseline of zero is common (no dead expert, no recall yet).
-The scale is then FLOOR, so that a difference of a few per mille cannot outweigh perplexity.
-Perplexity and speed are far above FLOOR.
+The scale is then the floor of the metric, which is chosen so that no such term outweighs a doubled
+perplexity under the default weights: one dead expert of eight counts 0.125, all of them 1.
+Perplexity and speed need none.
 Source: (2) the plan of the search; (1) chosen.
 """
 
@@ -17,14 +18,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from synaptune.core.errors import user_error
-from synaptune.core.parameters import constant
-
-FLOOR = constant(
-    "objective.floor",
-    0.05,
-    meaning="least scale of eq. (1)",
-    source="chosen: a twentieth of the range of accuracies, shares and errors",
-)
 
 
 class Measure(NamedTuple):
@@ -33,28 +26,30 @@ class Measure(NamedTuple):
     Attributes:
         metric: name of the metric.
         direction: +1 if smaller is better, -1 if larger is better.
+        floor: least scale of eq. (1), in the unit of the metric.
     """
 
     metric: str
     direction: int
+    floor: float = 1e-12
 
     def share(self, value: float, baseline: float) -> float:
         """Compute eq. (2)."""
-        return self.direction * value / max(baseline, FLOOR)
+        return self.direction * value / max(baseline, self.floor)
 
     def change(self, value: float, baseline: float) -> float:
         """Compute eq. (3): 0 at the baseline, negative if better."""
-        return self.direction * (value - baseline) / max(baseline, FLOOR)
+        return self.direction * (value - baseline) / max(baseline, self.floor)
 
 
 MEASURES = {
     measure.metric: measure
     for measure in (
         Measure("val_perplexity", +1),
-        Measure("val_recall_accuracy", -1),
-        Measure("expert_gini", -1),
-        Measure("expert_dead_fraction", +1),
-        Measure("val_calibration_error", +1),
+        Measure("val_recall_accuracy", -1, floor=0.5),
+        Measure("expert_gini", -1, floor=0.25),
+        Measure("expert_dead_fraction", +1, floor=0.5),
+        Measure("val_calibration_error", +1, floor=0.1),
         Measure("tokens_per_second", -1),
     )
 }

@@ -1,13 +1,15 @@
-"""`auto`: the choice of an optimizer by budget and workers.
+"""`auto`: the choice of an optimizer by budget, dimensions and workers.
 
 A Gaussian process (`gp`) wins the most from each evaluation. Its time for a proposal grows with
-the number of trials, and its lead shrinks. Above _GP_BUDGET evaluations, or with so many concurrent
-trials that it would learn only a few times, `cma` with its global start is the choice.
+the number of trials, and its lead shrinks. Above _GP_BUDGET evaluations or _GP_DIMENSIONS
+parameters, or with so many concurrent trials that it would learn only a few times, `cma` is the
+choice.
 Source: chosen by `make bench-budget` (docs/results.md, Small budgets).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +18,7 @@ from synaptune.search.optimizers.base import Engine
 
 AUTO = "auto"
 _GP_BUDGET = 100  # largest number of evaluations of a Gaussian process
+_GP_DIMENSIONS = 20  # largest number of parameters of a Gaussian process
 _MIN_ROUNDS = 4  # least number of times that an optimizer has to learn
 
 
@@ -29,6 +32,7 @@ class ResolvedEngine(NamedTuple):
 def plan_engine(
     config: SearchConfig,
     *,
+    dimensions: int,
     optimizer: str,
     seed: int,
     workers: int,
@@ -36,7 +40,10 @@ def plan_engine(
     noisy: bool = True,
     grid_points: int = 3,
 ) -> ResolvedEngine:
-    """Return the engine of a new search; the attributes of `Engine` explain the arguments."""
+    """Return the engine of a new search; the attributes of `Engine` explain the arguments.
+
+    `dimensions` is the number of searched parameters.
+    """
     engine = Engine(
         optimizer,
         seed,
@@ -49,10 +56,10 @@ def plan_engine(
         population=config.population,
         restarts=config.restarts,
     )
-    return resolve_engine(engine)
+    return resolve_engine(engine, dimensions)
 
 
-def resolve_engine(engine: Engine) -> ResolvedEngine:
+def resolve_engine(engine: Engine, dimensions: int) -> ResolvedEngine:
     """Replace `auto` by the optimizer for the plan; leave any other engine alone."""
     if engine.name != AUTO:
         return ResolvedEngine(engine, "")
@@ -60,9 +67,14 @@ def resolve_engine(engine: Engine) -> ResolvedEngine:
     case = f"{'any number of' if budget is None else budget} evaluations"
     if engine.workers > 1:
         case += f", {engine.workers} at a time"
-    if budget is not None and budget <= _GP_BUDGET and budget >= _MIN_ROUNDS * engine.workers:
+    planned = math.inf if budget is None else budget
+    is_short = planned <= _GP_BUDGET
+    if is_short and dimensions > _GP_DIMENSIONS:
+        case += f" of {dimensions} parameters"
+        chosen, why = "cma", "a Gaussian process needs more evaluations in so many dimensions"
+    elif is_short and planned >= _MIN_ROUNDS * engine.workers:
         chosen, why = "gp", "a Gaussian process learns most from few evaluations"
-    elif budget is not None and budget <= _GP_BUDGET:
+    elif is_short:
         chosen, why = "cma", "a Gaussian process would learn too seldom"
     else:
         chosen, why = "cma", "its proposals cost nothing, and it gains by many evaluations"

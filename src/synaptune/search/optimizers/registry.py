@@ -1,6 +1,6 @@
 """Optimizers by name.
 
-auto                   one of them by budget and workers                auto.py
+auto                   one of them by budget, dimensions and workers    auto.py
 cma                    pycma, folded into the unit box                  cma.py
 random, grid           independent uniform points; the Cartesian        uniform_grid.py
                        product of the values (shuffled_grid: in a
@@ -40,7 +40,7 @@ def make_optimizer(engine: Engine, space: Space, prior: Sequence[Observation] = 
         UserError: the name is unknown, or the optimizer cannot be created.
     """
     check_engine(engine)
-    engine = resolve_engine(engine).engine
+    engine = resolve_engine(engine, len(space.dimensions)).engine
     if engine.name == "grid":
         return GridOptimizer(
             [dimension.make_grid(engine.grid_points) for dimension in space.dimensions],
