@@ -1,4 +1,4 @@
-"""Studies of an earlier version are read, reported and refined; without its model also continued."""
+"""Studies of an earlier version are read, reported and refined; a manager continues its own."""
 
 from __future__ import annotations
 
