@@ -24,9 +24,9 @@ from synaptune.synapse.circuit import SynapseParams
 
 OFF = dict(distance="off", release="off", fast_weights="off", experts=1)
 PARTS = {
-    "distance": OFF | dict(distance="barrier"),
+    "distance": OFF | dict(distance="clock"),
     "release": OFF | dict(release="dynamic"),
-    "fast weights": OFF | dict(fast_weights="hebbian"),
+    "fast weights": OFF | dict(fast_weights="delta"),
     "experts": OFF | dict(experts=4),
     "everything": dict(),
 }

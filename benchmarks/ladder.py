@@ -4,7 +4,7 @@
         [overrides of conf/train.yaml ...]
 
 Every rung has the same steps, batches and learning rate. Two searches run first, on a seed of their
-own and by validation loss alone: the strength of the distance bias of an otherwise plain model, and
+own and by validation loss alone: the strength of the distance of a plain model with a clock, and
 the phase-1 search space of the full synaptic model. Then all rungs run on fresh seeds and are
 scored on the test split. Last, the plain rungs get as many steps as fit into the training time of
 the tuned synaptic model. Finished runs are stored in outputs/ladder/runs.json, so that the same
@@ -47,20 +47,23 @@ SEARCH_SEED = 0
 FIRST_FRESH_SEED = 7000  # of the rungs; no search of this project uses seeds near it
 BARRIER = "synapse.attention.barrier_strength"
 # The upper part of the declared range; below it the bias has almost no effect.
-WEAKEST, STRONGEST = 0.5, 30.0
+WEAKEST, STRONGEST = 0.5, 128.0
 STORED_METRICS = (
     "val_loss",
     "test_loss",
     "test_perplexity",
+    "test_recall_accuracy",
     "train_seconds",
     "steps",
     "merges",
     "splits",
 )
-PLAIN, ALIBI, DISTANCE, DEFAULTS, TUNED = (
+PLAIN, ALIBI, BARRIER_ONLY, LEARNED, DISTANCE, DEFAULTS, TUNED = (
     "plain, RoPE",
     "plain, ALiBi",
-    "RoPE + tuned distance",
+    "RoPE + tuned barrier",
+    "RoPE + learned slope",
+    "RoPE + tuned clock",
     "synaptic, defaults",
     "synaptic, tuned",
 )
@@ -344,12 +347,15 @@ def run_ladder(runs: RunCache, common: Sequence[str], options: argparse.Namespac
     seeds = range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + options.seeds)
     barrier = tune_distance(runs, options.barriers)
     values = tune_values(runs, common, options.budget)
+    clock = make_rung(barrier, NO_RELEASE, NO_MEMORY, NO_EXPERTS)
     rungs = {
         PLAIN: ("ablation=plain",),
         ALIBI: ("ablation=plain", "position=alibi"),
-        DISTANCE: make_rung(barrier, NO_RELEASE, NO_MEMORY, NO_EXPERTS),
-        "+ presynaptic dynamics": make_rung(barrier, NO_MEMORY, NO_EXPERTS),
-        "+ fast weights": make_rung(barrier, NO_EXPERTS),
+        BARRIER_ONLY: (*clock, "model.distance=barrier"),
+        LEARNED: (*clock, "model.distance=learned"),
+        DISTANCE: clock,
+        "+ fast weights": make_rung(barrier, NO_RELEASE, NO_EXPERTS),
+        "+ presynaptic dynamics": make_rung(barrier, NO_EXPERTS),
         WIDE: (
             *make_rung(barrier, NO_EXPERTS),
             f"model.ff_multiple={compute_wide_multiple(common)}",

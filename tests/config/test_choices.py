@@ -240,7 +240,7 @@ def test_ablations_are_the_choices_of_the_model_they_stand_for():
 def test_an_unknown_choice_is_refused_with_those_there_are():
     said = {
         "experiment=recal": "closest: recall",
-        "+experiment=x": "experiment=dendritic-budget|",
+        "+experiment=x": "experiment=chains|",
         "+experiment=recall": "write it without +",
         "ablation=[no_release,no_memry]": "closest: no_memory",
         "synapse=plan": "synapse=default|",
@@ -281,7 +281,7 @@ def test_the_command_line_ends_with_three_lines_and_code_2(tmp_path):
     done = processes.run([str(ROOT / "train.py"), "+experiment=x"], tmp_path)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 3
-    assert done.stderr.startswith("got +experiment=x\n  expected: experiment=dendritic-budget|")
+    assert done.stderr.startswith("got +experiment=x\n  expected: experiment=chains|")
 
 
 def test_the_shakespeare_experiment_asks_for_its_text():

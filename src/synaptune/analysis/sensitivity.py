@@ -102,7 +102,7 @@ _STRUCTURAL = {
     "synapse.structural.router_contrastive_push": 0.5,
 }
 _REGIMES = {
-    "calcium": Regime(_MUCH_CALCIUM, 1),
+    "calcium": Regime(_STRONG_BIAS, 1),
     "vesicles": Regime(_RECYCLING, 1),
     "energy": Regime(_STRONG_BIAS, 1),
     "stochastic": Regime(_STRONG_BIAS, 1),
@@ -111,6 +111,9 @@ _REGIMES = {
     "bdnf": Regime(_CONSOLIDATING, 1),
     "structural": Regime(_STRUCTURAL, 4),
 }
+
+# A parameter whose two ends would have nearly the same loss in the regime of its subsystem.
+_OWN_REGIMES = {"synapse.calcium.syt1_slope": _MUCH_CALCIUM}
 
 
 def train_short_run(
@@ -179,8 +182,9 @@ def measure_sensitivities(
         noise = abs(compute_loss({"synapse.calcium.tau_c": tau_c}) - seed_losses[0])
         rounding_noise = max(rounding_noise, noise)
         for spec in group:
+            own = _OWN_REGIMES.get(spec.name, {})
             low, high = (
-                compute_loss({spec.name: _cast_value(spec, value)})
+                compute_loss(own | {spec.name: _cast_value(spec, value)})
                 for value in (spec.low, spec.high)
             )
             effect = abs(high - low)
