@@ -26,7 +26,6 @@ from synaptune.search.space.space import (
     Value,
     expand_patterns,
     make_dimension,
-    refuse_unused,
 )
 from synaptune.study.database import keys
 
@@ -272,3 +271,24 @@ def make_study_configuration(
         f"{keys.START_PREFIX}{name}": value
         for name, value in space.to_values(space.get_start()).items()
     }
+
+
+def refuse_unused(names: Iterable[str], unused: Mapping[str, str]) -> None:
+    """Refuse searched parameters that have no effect in the configured model.
+
+    Args:
+        names: the searched parameters.
+        unused: reason by name, for each parameter without effect.
+
+    Raises:
+        UserError: at least one of the names has no effect.
+    """
+    faults = [f"{name}: {unused[name]}" for name in names if name in unused]
+    if faults:
+        raise UserError(
+            "got searched parameters that the configured model does not use\n  "
+            + "\n  ".join(faults)
+            + "\n  expected: parameters that can change the result"
+            + "\n  to do: switch the mechanism on, "
+            + "or remove the parameters from search_space.parameters"
+        )

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from synaptune.config.search_space import refuse_unused
 from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
 from synaptune.core.errors import UserError
 from synaptune.search.space.space import (
@@ -13,7 +14,6 @@ from synaptune.search.space.space import (
     expand_patterns,
     make_dimension,
     make_space,
-    refuse_unused,
 )
 from synaptune.synapse.circuit import SPECS
 

@@ -439,24 +439,3 @@ def expand_patterns(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
             f"  to do: correct conf/search_space or search_space.parameters=[...]"
         )
     return list(dict.fromkeys(names))
-
-
-def refuse_unused(names: Iterable[str], unused: Mapping[str, str]) -> None:
-    """Refuse searched parameters that have no effect in the configured model.
-
-    Args:
-        names: the searched parameters.
-        unused: reason by name, for each parameter without effect.
-
-    Raises:
-        UserError: at least one of the names has no effect.
-    """
-    faults = [f"{name}: {unused[name]}" for name in names if name in unused]
-    if faults:
-        raise UserError(
-            "got searched parameters that the configured model does not use\n  "
-            + "\n  ".join(faults)
-            + "\n  expected: parameters that can change the result"
-            + "\n  to do: switch the mechanism on, "
-            + "or remove the parameters from search_space.parameters"
-        )
