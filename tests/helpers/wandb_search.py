@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from synaptune.report.wandb_results import attach_results
-from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Engine
 from synaptune.search.optimizers.diagnostics import diagnose
+from synaptune.search.plan import Plan
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
 from synaptune.search.workers.base import InlineWorkers

@@ -6,8 +6,8 @@ from synaptune.config.compose import compose_config
 from synaptune.core.errors import UserError
 from synaptune.protocols import phase2
 from synaptune.protocols.protocol import Protocol
-from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Engine
+from synaptune.search.plan import Plan
 from synaptune.search.stopping import StopConfig
 from synaptune.search.trial import Trial
 from synaptune.search.workers.base import NoWorkers

@@ -16,9 +16,10 @@ import pytest
 from synaptune.core.errors import UserError
 from synaptune.core.signing import sign, verify
 from synaptune.search.callback import Callback, CallbackList
-from synaptune.search.loop import Plan, Search, run_searches
+from synaptune.search.loop import Search, run_searches
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.optimizers.snapshot import StateFile
+from synaptune.search.plan import Plan
 from synaptune.search.runner import catch_interrupts, check_interrupted
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, find_best

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from synaptune.core.errors import UserError
-from synaptune.search.loop import Plan, Search, run_searches
+from synaptune.search.loop import Search, run_searches
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.optimizers.snapshot import StateFile
+from synaptune.search.plan import Plan
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.stopping import StopConfig, check_stop, make_stop_rule
 from synaptune.search.trial import Result, Trial

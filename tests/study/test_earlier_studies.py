@@ -123,6 +123,7 @@ def test_a_study_of_the_earlier_model_is_refused_with_its_version_and_left_alone
         "protocol-phase1": [
             *("-m", "synaptune.cli.main", "phase1", "protocol.budget=8", "protocol.seeds=2"),
             *("protocol.go_on=true", "scale=smoke", "study.name=protocol-phase1", "logger=csv"),
+            *("protocol.screen=false", "protocol.optimizer=cma"),  # as that version did
         ],
     }[name]
     before = read_stored(studies / name)

@@ -17,10 +17,37 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from synaptune.analysis.compare import CONFIDENCE
-from synaptune.analysis.results import GoalResult
 from synaptune.search.trial import Trial
 
 OVERFIT_RATIO = 1.1  # test over validation perplexity that is flagged; chosen: the plan's 10 %
+
+
+class GoalResult(NamedTuple):
+    """A metric of the plan at the start and tuned.
+
+    Attributes:
+        metric: name of the metric.
+        label: name for a reader.
+        start: mean at the start.
+        tuned: mean of the best.
+        change: relative change [%]; None if the start is zero.
+        threshold: change that is enough [%].
+        stretch: change to hope for [%].
+        met: whether the threshold is met.
+        stretch_met: whether the stretch goal is met.
+        degraded: whether the metric is worse, told from zero.
+    """
+
+    metric: str
+    label: str
+    start: float
+    tuned: float
+    change: float | None
+    threshold: float
+    stretch: float
+    met: bool
+    stretch_met: bool
+    degraded: bool
 
 
 class Goal(NamedTuple):

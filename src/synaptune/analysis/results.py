@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synaptune.search.space.space import Space, UnitPoint
 from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
 from synaptune.study.state import UNKNOWN_PLAN, SearchPlan, State
+
+if TYPE_CHECKING:
+    from synaptune.analysis.goals import GoalResult
 
 
 class Comparison(NamedTuple):
@@ -43,34 +46,6 @@ class Comparison(NamedTuple):
     p: float
     wilcoxon: float | None
     effect: float | None
-
-
-class GoalResult(NamedTuple):
-    """A metric of the plan at the start and tuned (goals.py).
-
-    Attributes:
-        metric: name of the metric.
-        label: name for a reader.
-        start: mean at the start.
-        tuned: mean of the best.
-        change: relative change [%]; None if the start is zero.
-        threshold: change that is enough [%].
-        stretch: change to hope for [%].
-        met: whether the threshold is met.
-        stretch_met: whether the stretch goal is met.
-        degraded: whether the metric is worse, told from zero.
-    """
-
-    metric: str
-    label: str
-    start: float
-    tuned: float
-    change: float | None
-    threshold: float
-    stretch: float
-    met: bool
-    stretch_met: bool
-    degraded: bool
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from synaptune.analysis.compare import Improvement, compare
-from synaptune.analysis.goals import check_goals, describe_overfit, find_degraded
-from synaptune.analysis.results import GoalResult, Noise, SelectionBias, ValidationResult
+from synaptune.analysis.goals import GoalResult, check_goals, describe_overfit, find_degraded
+from synaptune.analysis.results import Noise, SelectionBias, ValidationResult
 from synaptune.search.space.values import is_same
 from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema

@@ -48,12 +48,12 @@ from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.files import make_absolute
 from synaptune.core.text import get_first_line
 from synaptune.search.config import SearchConfig
-from synaptune.search.loop import Plan
 from synaptune.search.objective.score import MAXIMIZED, ObjectiveConfig
 from synaptune.search.optimizers.auto import plan_engine
 from synaptune.search.optimizers.base import Observation, Optimizer
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.optimizers.uniform_grid import GridOptimizer
+from synaptune.search.plan import Plan
 from synaptune.search.pruning import PrunerConfig
 from synaptune.search.space.space import Space
 from synaptune.search.space.values import Value

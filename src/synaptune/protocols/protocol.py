@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from synaptune.config.flat import get_typed_group, read_group, select_value
 from synaptune.protocols.trial_run import ReusingWorkers
 from synaptune.search.config import SearchConfig
-from synaptune.search.loop import Plan
 from synaptune.search.objective.score import ObjectiveConfig, get_score_kind
 from synaptune.search.optimizers.registry import Engine
+from synaptune.search.plan import Plan
 from synaptune.search.pruning import PrunerConfig
 from synaptune.search.space.space import Space
 from synaptune.search.space.values import Value, make_key

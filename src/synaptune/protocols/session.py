@@ -18,10 +18,10 @@ from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.stages import measure_baseline
 from synaptune.protocols.trial_run import TrainingEvaluation
 from synaptune.search.config import SearchConfig
-from synaptune.search.loop import Plan
 from synaptune.search.objective.score import MAXIMIZED
 from synaptune.search.optimizers.auto import plan_engine
 from synaptune.search.optimizers.registry import Engine
+from synaptune.search.plan import Plan
 from synaptune.search.runner import catch_interrupts
 from synaptune.search.space.file import is_user_setting
 from synaptune.search.space.space import Space

@@ -16,9 +16,9 @@ from synaptune.core.errors import user_error
 from synaptune.protocols.protocol import Protocol, prefix_messages, print_message
 from synaptune.protocols.trial_run import RUN_STEPS
 from synaptune.search.callback import Callback, CallbackList
-from synaptune.search.loop import Plan
 from synaptune.search.objective.score import Baseline, needs_baseline, rescore, with_baseline
 from synaptune.search.optimizers.base import Observation
+from synaptune.search.plan import Plan
 from synaptune.search.pruning import make_pruner
 from synaptune.search.runner import TrialPolicy, check_interrupted, run_trials
 from synaptune.search.space.space import UnitPoint

@@ -29,9 +29,9 @@ from synaptune.protocols.stages import (
     rerun_incumbents,
     run_search,
 )
-from synaptune.search.loop import Plan
 from synaptune.search.objective.score import ObjectiveConfig
 from synaptune.search.optimizers.registry import Engine, GridOptimizer, make_optimizer
+from synaptune.search.plan import Plan
 from synaptune.search.runner import catch_interrupts
 from synaptune.search.space.space import Space
 from synaptune.search.trial import Trial, describe_failures

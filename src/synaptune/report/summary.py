@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from synaptune.analysis.compare import compute_improvement
-from synaptune.analysis.results import GoalResult
+from synaptune.analysis.goals import GoalResult
 from synaptune.analysis.validation import judge
 from synaptune.report.console import print_table
 from synaptune.report.findings import Finding

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from synaptune.analysis.results import AblationRow, Evidence, GoalResult
+from synaptune.analysis.goals import GoalResult
+from synaptune.analysis.results import AblationRow, Evidence
 from synaptune.core.text import format_duration, get_first_line
 from synaptune.report.figures.axis import map_dimensions
 from synaptune.report.screening import tabulate_effects, tabulate_subsystems

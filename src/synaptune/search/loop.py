@@ -32,6 +32,7 @@ from synaptune.search.inbox import Inbox
 from synaptune.search.optimizers.base import Engine, Observation
 from synaptune.search.optimizers.registry import make_optimizer
 from synaptune.search.optimizers.snapshot import StateFile, StoredPoint, restore_optimizer
+from synaptune.search.plan import Plan
 from synaptune.search.runner import Runner, TrialPolicy, catch_interrupts
 from synaptune.search.space.space import Space, UnitPoint
 from synaptune.search.stopping import StopRule
@@ -54,40 +55,6 @@ _MIN_FAILURE_WINDOW = 4
 # Time between two looks at the trials of other processes [s]; chosen: short against a training,
 # and a small load for a database.
 _POLL_INTERVAL = 0.2
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The limits of a search.
-
-    Attributes:
-        budget: total number of ended trials, failed ones included; None means until the optimizer
-            has no more points.
-        maximize: whether a larger objective is better.
-        max_failure_rate: largest tolerated fraction of failed trials in a generation [0..1].
-        retries: further attempts at a trial whose worker died.
-    """
-
-    budget: int | None
-    maximize: bool = False
-    max_failure_rate: float = 0.5
-    retries: int = 1
-
-    def check(self) -> None:
-        """Raise UserError that lists every invalid value."""
-        faults = []
-        if self.budget is not None and self.budget < 1:
-            faults.append(f"budget={self.budget}: expected at least 1 evaluation")
-        if not 0.0 <= self.max_failure_rate <= 1.0:
-            faults.append(f"max_failure_rate={self.max_failure_rate:g}: expected 0 to 1")
-        if self.retries < 0:
-            faults.append(f"retries={self.retries}: expected at least 0")
-        if faults:
-            raise UserError(
-                "got a search that cannot run\n  "
-                + "\n  ".join(faults)
-                + "\n  to do: correct these values"
-            )
 
 
 @dataclass(frozen=True)

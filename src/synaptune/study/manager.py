@@ -24,10 +24,10 @@ from synaptune.core.errors import user_error
 from synaptune.core.terminal import is_terminal, print_line
 from synaptune.search.callback import CallbackList
 from synaptune.search.config import SearchConfig
-from synaptune.search.loop import Plan
 from synaptune.search.optimizers.auto import plan_engine
 from synaptune.search.optimizers.base import SEED_MODULUS
 from synaptune.search.optimizers.registry import Engine, make_optimizer
+from synaptune.search.plan import Plan
 from synaptune.search.space.space import Space
 from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial, TrialPruned, find_best

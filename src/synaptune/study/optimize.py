@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from synaptune.core.terminal import print_line
 from synaptune.search.callback import Callback, CallbackList
-from synaptune.search.loop import Plan, Search, run_searches
+from synaptune.search.loop import Search, run_searches
 from synaptune.search.optimizers.base import Engine, Observation
 from synaptune.search.optimizers.diagnostics import Diagnostics, find_health_warnings
 from synaptune.search.optimizers.registry import make_optimizer
 from synaptune.search.optimizers.snapshot import StateFile
 from synaptune.search.optimizers.warm_start import EarlierTrial, WarmStart, warm_start
+from synaptune.search.plan import Plan
 from synaptune.search.pruning import TrialPruner
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig, make_stop_rule

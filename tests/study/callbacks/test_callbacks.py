@@ -8,8 +8,8 @@ import pytest
 
 from synaptune.core.errors import UserError
 from synaptune.search.callback import Callback, CallbackList
-from synaptune.search.loop import Plan
 from synaptune.search.optimizers.base import Engine
+from synaptune.search.plan import Plan
 from synaptune.search.runner import TrialPolicy, run_trials
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
