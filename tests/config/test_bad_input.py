@@ -100,7 +100,7 @@ def test_a_value_without_a_name_is_refused(tmp_path):
     ("words", "said"),
     [
         (["hydra.sweeper.optim.bugdet=3"], "closest: hydra.sweeper.optim.budget"),
-        (["hydra/sweeper=nosuch"], "hydra/sweeper=basic|cma|cmaes|gp|grid"),
+        (["hydra/sweeper=nosuch"], "hydra/sweeper=auto|basic|cma|cmaes|gp|grid"),
     ],
 )
 def test_a_sweep_that_cannot_be_understood_is_refused(tmp_path, words, said):

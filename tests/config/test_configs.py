@@ -62,8 +62,8 @@ def test_every_scale_builds_typed_values(scale):
     assert built.training.steps >= 1
     interval = built.synapse.structural.structural_interval
     # Short runs of a language model have no structural events.
-    events = scale in ("gpu", "images")
-    assert interval == (round(built.training.steps / 4) if events else 50_000)
+    fraction = {"gpu": 0.25, "images": 0.25, "smoke": 2.5, "laptop": 2.5, "paper": 1.0}[scale]
+    assert interval == round(fraction * built.training.steps)
 
 
 def test_the_paper_scale_is_the_papers():

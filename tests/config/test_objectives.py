@@ -27,6 +27,7 @@ def protocol(folder, *words, study="s", budget=12, steps=12):
         f"protocol.budget={budget}",
         "protocol.seeds=2",
         "protocol.report=false",
+        "protocol.screen=false",
         *FEW_SANITY_RUNS,
         *QUICK,
         f"training.steps={steps}",
@@ -77,7 +78,9 @@ def test_an_objective_of_shares_measures_its_baseline_first_and_the_claim_stays_
 
 
 def test_hybrid_ranks_by_loss_first_and_by_the_composite_at_the_end(tmp_path):
-    trials, summary = protocol(tmp_path, "objective=hybrid", "objective.switch=1")
+    trials, summary = protocol(
+        tmp_path, "objective=hybrid", "objective.switch=1", "protocol.optimizer=cma"
+    )
     search = of_phase(trials, "search")
     early = [trial for trial in search if trial.user_attrs["generation"] == 0]
     late = [trial for trial in search if trial.user_attrs["generation"] == 1]

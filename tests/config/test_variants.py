@@ -27,6 +27,9 @@ TRAINED = [
     path
     for group in ("synapse", "ablation", "experiment")
     for path in sorted((CONF / group).rglob("*.yaml"))
+    if not path.stem.startswith(
+        "policy"
+    )  # it begins at a checkpoint: tests/training/test_policy.py
 ]
 WORDS = [
     f"{path.parent.relative_to(CONF)}={path.stem}"
@@ -48,6 +51,9 @@ NEEDED = {
         for name in ("val_perplexity", "val_recall_accuracy", "tokens_per_second")
     ],
     "experiment=screening": ["pruner=none"],  # which judges no run of two steps
+} | {
+    f"experiment=dendritic-{name}": ["data=digits", "data.path=null"]
+    for name in ("budget", "compare", "quick", "thorough")
 }
 
 

@@ -100,7 +100,7 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     assert all(len(trial.params) == 48 for trial in trials[:21])
     assert all(sorted(trial.params) == sorted(screened) for trial in trials[21:])
     paired = [trial.user_attrs["seed"] for trial in trials[13:21]]
-    assert paired == [seed for seed in range(5001, 5005) for _ in range(2)]
+    assert paired == [seed for seed in range(6001, 6005) for _ in range(2)]
     best = yaml.safe_load((folder / "best.yaml").read_text())["parameters"]
     assert best == {name: pair["best"] for name, pair in summary["parameters"].items()}
     page = (folder / "report/report.html").read_text()

@@ -29,7 +29,7 @@ CHANGED = {
     "model.memory_tick": 4,
     "search.space.synapse.attention.barrier_strength": "log [0.01, 128]",
     "synapse.postsynaptic.post_trace_decay": 0.0,
-    "synapse.structural.structural_interval": 50_000,
+    "synapse.structural.structural_interval": 60,
 }
 SWEEP = ["-m", "hydra/sweeper=cma", "study.name=sweep-cma", "scale=smoke", "logger=csv"]
 

@@ -206,9 +206,9 @@ def test_a_run_is_scored_against_its_own_metrics_as_the_baseline(run_reported, t
     composite = run_reported(
         tmp_path / "composite", None, "objective=composite", f"objective.baseline={{{baseline}}}"
     )
-    dead = first["expert_dead_fraction"] / max(first["expert_dead_fraction"], 0.05)
-    gini = first["expert_gini"] / max(first["expert_gini"], 0.05)
-    calibration = first["val_calibration_error"] / max(first["val_calibration_error"], 0.05)
+    dead = first["expert_dead_fraction"] / max(first["expert_dead_fraction"], 0.5)
+    gini = first["expert_gini"] / max(first["expert_gini"], 0.25)
+    calibration = first["val_calibration_error"] / max(first["val_calibration_error"], 0.1)
     assert composite.objective == pytest.approx(1.0 - 0.2 * gini + 0.5 * dead + 0.2 * calibration)
     pareto = run_reported(
         tmp_path / "pareto", None, "objective=pareto", f"objective.baseline={{{baseline}}}"

@@ -73,13 +73,13 @@ class StructuralParams:
     structural_interval: int = parameter(
         50000,
         low=0.02,
-        high=0.5,
+        high=2.5,
         scale="log",
         unit="step",
         of_run=True,
-        meaning="optimizer steps between structural events",
-        source="chosen: a fraction of the run when searched; the small scales set a fraction of "
-        "their own length",
+        meaning="optimizer steps between structural events; more than twice the run: none",
+        source="chosen: a fraction of the run when searched; at the small scales the upper end, "
+        "because events harm short runs",
     )
     structural_tau_util: float = parameter(
         0.2,
