@@ -27,6 +27,7 @@ def valley(p):
     return 10 * (p["left"] + p["right"] - 1.0) ** 2 + (p["third"] - 0.6) ** 2
 
 
+@pytest.mark.slow
 def test_the_shares_of_a_linear_objective_are_recovered(tmp_path):
     """Over uniform points the shares of variance are proportional to the squared weights."""
     evidence = gather_evidence(

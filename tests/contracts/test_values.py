@@ -94,6 +94,7 @@ def test_every_choice_is_found_under_its_own_index(choices):
     assert all(encoded.index(stored) == index for index, stored in enumerate(encoded))
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(spaces, st.randoms(use_true_random=False))
 def test_what_was_asked_is_run_stored_and_given_back(space, rng):

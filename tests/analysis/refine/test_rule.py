@@ -177,6 +177,7 @@ def idle_runs(rng: np.random.Generator, count: int, *, strata=None, drift: float
     )
 
 
+@pytest.mark.slow
 def test_without_any_effect_some_parameter_is_supported_in_at_most_5_percent_of_designs():
     rng, designs = np.random.default_rng(5), 250
     wrong = single = 0
@@ -366,6 +367,7 @@ def test_the_runs_of_an_adaptive_study_are_compared_within_generations(searched)
     assert 0.0 <= after.low < 3.0 < after.high < 9.5
 
 
+@pytest.mark.slow
 def test_no_range_is_narrowed_of_which_the_report_finds_no_effect(searched):
     runs = read_study_runs(searched, RunSelection())
     effects = {effect.name: effect.adjusted_p for effect in gather_evidence(searched).effects}

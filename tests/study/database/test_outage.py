@@ -337,9 +337,9 @@ with Study(StudyLocation("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}) as st
 def test_kills_of_controller_and_server_lose_and_duplicate_no_trial(
     tmp_path, postgres, postgres_url
 ):
-    moments, count = random.Random(7), 400
+    moments, count = random.Random(7), 200
     command = [sys.executable, "-c", CONTROLLER, str(tmp_path), postgres_url, str(count)]
-    for kill in range(8):
+    for kill in range(4):
         controller = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
