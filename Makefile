@@ -116,9 +116,9 @@ bench-optimizer: $(READY) ## measure BiostatisV6 against AdamW, each at its best
 bench: $(READY) ## run every benchmark
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-# One thread a process: the models of the tests are small. Three processes, because tests also wait.
+# One thread a process: the models of the tests are small, and two processes run them.
 test: $(READY) ## run the tests without the slow proofs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 test-slow: $(READY) ## run the slow proofs: statistics, fuzzing, benchmarks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
