@@ -92,7 +92,7 @@ def replay(snapshot: StudySnapshot) -> Replay:
             if trial.values.keys() == set(space.names)
         ]
         return _replay_cma(engine, space, trials, losses, imported)
-    return Replay(note=f"the distribution of {engine.name} is not known")
+    return Replay(note=f"the optimizer {engine.name} draws its points from no known distribution")
 
 
 def _replay_uniform(trials: Sequence[Trial], losses: Sequence[float | None]) -> Replay:
