@@ -18,11 +18,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from bench_step import OFF, Size
 from torch.nn import functional as F
 
 from synaptune.model.config import ModelConfig
@@ -34,33 +34,19 @@ from synaptune.synapse.tensors import SynapseTensors
 from synaptune.synapse.terminal import terminal_scan
 from synaptune.training.population import Population
 
-PLAIN = dict(distance="off", release="off", fast_weights="off", experts=1)
 PROXY_EVALUATIONS = 1000  # of phase 1, for the extrapolation
 PROXY_STEPS = 200
 
 
-@dataclass(frozen=True)
-class Size:
-    """Dimensions of a model and its batch."""
-
-    layers: int
-    width: int
-    heads: int
-    context: int
-    batch: int
-
-    def __str__(self) -> str:
-        return f"{self.layers}x{self.width}, {self.batch} x {self.context} tokens"
-
-    def make_config(self, **mechanisms: Any) -> ModelConfig:
-        """Return the model of this size."""
-        return ModelConfig(
-            layers=self.layers,
-            width=self.width,
-            heads=self.heads,
-            context=self.context,
-            **mechanisms,
-        )
+def make_config(size: Size, **mechanisms: Any) -> ModelConfig:
+    """Return the model of a size."""
+    return ModelConfig(
+        layers=size.layers,
+        width=size.width,
+        heads=size.heads,
+        context=size.context,
+        **mechanisms,
+    )
 
 
 FULL = dict(
@@ -122,12 +108,12 @@ class Bench:
         """Step of the synaptic model against the plain one, and the memory of both."""
         rows = []
         for size in self.sizes["step"]:
-            plain, peak_plain = self.make_stepper(size, PLAIN)
+            plain, peak_plain = self.make_stepper(size, OFF)
             synaptic, peak_synaptic = self.make_stepper(size, dict(experts=1))
             first, second, ratio = self.compare(plain, synaptic)
             rows.append(
                 {
-                    "size": str(size),
+                    "size": f"{size.layers}x{size.width}, {size.batch} x {size.context} tokens",
                     "plain [ms]": 1e3 * first,
                     "synaptic [ms]": 1e3 * second,
                     "ratio": ratio,
@@ -143,7 +129,7 @@ class Bench:
     ) -> tuple[Callable[[], None], float]:
         """Return a function that trains one step, and its peak memory [MiB]; 0 on a CPU."""
         self.reset_peak()
-        model = GPT(size.make_config(**mechanisms), SynapseParams(), 256, seed=0).to(self.device)
+        model = GPT(make_config(size, **mechanisms), SynapseParams(), 256, seed=0).to(self.device)
         optimizer = torch.optim.AdamW(model.make_decay_groups(0.1), lr=1e-3, fused=True)
         stream = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, 256, (size.batch, size.context + 1), generator=stream)
@@ -176,7 +162,7 @@ class Bench:
         with torch.device(self.device):
             for count in self.sizes["counts"]:
                 population = Population(
-                    size.make_config(experts=1),
+                    make_config(size, experts=1),
                     [SynapseParams()] * count,
                     256,
                     seed=0,
@@ -208,8 +194,8 @@ class Bench:
         """Tokens per second of greedy decoding with the cached state."""
         size: Size = self.sizes["decode"]
         rows = []
-        for name, mechanisms in (("plain", PLAIN), ("synaptic", dict(experts=1))):
-            model = GPT(size.make_config(**mechanisms), SynapseParams(), 256, seed=0)
+        for name, mechanisms in (("plain", OFF), ("synaptic", dict(experts=1))):
+            model = GPT(make_config(size, **mechanisms), SynapseParams(), 256, seed=0)
             model = model.to(self.device).eval()
             decoder = Decoder(model, size.batch)
             token = torch.zeros(size.batch, dtype=torch.long, device=self.device)

@@ -108,6 +108,6 @@ def test_a_screening_survives_its_storage_and_names_the_subsystem_that_matters()
     losses = simulate(plan, plant(_0=0.08, _1=0.03), noise=0.02)
     screening = analyse_screen(plan, NAMES, losses)
     assert from_note(json.loads(json.dumps(to_note(screening)))) == screening
-    shares = group_by_subsystem(screening.effects)
+    shares = group_by_subsystem(screening)
     assert next(iter(shares)) == "a"
     assert sum(shares.values()) == pytest.approx(1.0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from synaptune.core.seeds import make_generator
-from synaptune.model.budget import BudgetConfig, BudgetExceeded, check_budget, find_smallest_count
+from synaptune.model.budget import PARAMETERS, BudgetConfig, BudgetExceeded, check_budget
 from synaptune.model.dendrites import SLOPE, DendriticLayer, ImageNetwork
 from synaptune.model.network import (
     ARCHITECTURES,
@@ -19,6 +19,7 @@ from synaptune.model.network import (
     find_network_faults,
     fit_budget,
 )
+from synaptune.search.trial import make_error_result
 
 SHAPE = (1, 8, 8)
 
@@ -157,15 +158,13 @@ def test_only_dendritic_networks_resample(architecture):
     assert (moved[1] > 0) == (architecture in DENDRITIC)
 
 
-def test_a_model_over_the_budget_is_refused_and_the_smallest_is_found():
+def test_a_model_over_the_budget_is_refused_and_its_result_holds_its_size():
     check_budget(100, BudgetConfig(100))
     with pytest.raises(
         BudgetExceeded, match=r"1,101 trainable parameters\n  expected: at most 100"
     ):
         check_budget(1101, BudgetConfig(100))
-    reasons = [str(BudgetExceeded(count, 100)) for count in (5200, 1300)]
-    assert find_smallest_count([*reasons, "another reason"]) == 1300
-    assert find_smallest_count(["another reason"]) is None
+    assert make_error_result(BudgetExceeded(5200, 100), 0.0).metrics == {PARAMETERS: 5200.0}
 
 
 def test_every_fault_of_a_network_is_named():

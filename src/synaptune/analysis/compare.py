@@ -53,7 +53,11 @@ def compute_interval(values: Sequence[float]) -> Interval:
     from scipy.stats import t
 
     mean, count = statistics.fmean(values), len(values)
-    half = float(t.ppf(0.975, count - 1)) * statistics.stdev(values) / math.sqrt(count)
+    half = (
+        float(t.ppf((1.0 + CONFIDENCE) / 2.0, count - 1))
+        * statistics.stdev(values)
+        / math.sqrt(count)
+    )
     return Interval(mean, mean - half, mean + half)
 
 

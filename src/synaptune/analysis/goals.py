@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from synaptune.analysis.compare import CONFIDENCE
+from synaptune.analysis.compare import compute_interval
 from synaptune.search.trial import Trial
 
 OVERFIT_RATIO = 1.1  # test over validation perplexity that is flagged; chosen: the plan's 10 %
@@ -113,11 +113,7 @@ def _check_goal(goal: Goal, pairs: Sequence[tuple[float, float]]) -> GoalResult:
 
 
 def _has_degraded(gains: Sequence[float]) -> bool:
-    from scipy.stats import t
-
-    error = statistics.stdev(gains) / math.sqrt(len(gains))
-    margin = float(t.ppf((1.0 + CONFIDENCE) / 2.0, len(gains) - 1)) * error
-    return statistics.fmean(gains) + margin < 0.0
+    return compute_interval(gains).high < 0.0
 
 
 def find_degraded(goals: Sequence[GoalResult]) -> list[str]:

@@ -16,6 +16,7 @@ from synaptune.search.optimizers.base import Engine, Observation
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import Space
 from synaptune.search.trial import ENQUEUED, LEARNED, Trial
+from synaptune.study.additions import observe_imported
 from synaptune.study.database import keys as schema
 from synaptune.study.reader import StudySnapshot
 
@@ -86,11 +87,8 @@ def replay(snapshot: StudySnapshot) -> Replay:
     if engine.name == "random":
         return _replay_uniform(trials, losses)
     if engine.name == "cma":
-        imported = [
-            Observation(space.to_unit(trial.values), snapshot.get_loss(trial), is_asked=False)
-            for trial in snapshot.get_phase_trials(schema.IMPORTED)
-            if trial.values.keys() == set(space.names)
-        ]
+        trials_of_others = snapshot.get_phase_trials(schema.IMPORTED)
+        imported = observe_imported(space, trials_of_others, maximize=snapshot.maximize)
         return _replay_cma(engine, space, trials, losses, imported)
     return Replay(note=f"the optimizer {engine.name} draws its points from no known distribution")
 

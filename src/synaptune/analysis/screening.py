@@ -202,19 +202,16 @@ def _find_interactions(
     ]
 
 
-def group_by_subsystem(effects: Sequence[ScreenEffect]) -> dict[str, float]:
+def group_by_subsystem(screening: Screening) -> dict[str, float]:
     """Return the share of each subsystem in the sum of the squared effects, the largest first.
 
     The expected share of noise is subtracted from each square; a negative rest counts as 0. The
     result is empty if nothing is left.
     """
-    if not effects:
-        return {}
-    margin = (effects[0].high - effects[0].low) / 4.0  # about the standard error
     sums: dict[str, float] = {}
-    for entry in effects:
+    for entry in screening.effects:
         group = entry.name.split(".")[-2] if "." in entry.name else entry.name
-        sums[group] = sums.get(group, 0.0) + max(entry.effect**2 - margin**2, 0.0)
+        sums[group] = sums.get(group, 0.0) + max(entry.effect**2 - screening.error**2, 0.0)
     total = sum(sums.values())
     shares = {group: value / total for group, value in sums.items()} if total else {}
     return dict(sorted(shares.items(), key=lambda item: -item[1]))

@@ -14,13 +14,23 @@ from pathlib import Path
 
 from synaptune.core.files import cache_dir
 
+# Vector versions of the mathematical functions, which -ffast-math makes the compiler call.
+_LIBRARIES = (
+    ("-lmvec", "-lm")
+    if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc"
+    else ("-lm",)
+)
 _FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-std=gnu11")
 
 
-def load_native(source: Path, libraries: Sequence[str] = ("-lm",)) -> ctypes.CDLL:
+def load_native(source: Path, defines: Sequence[str] = ()) -> ctypes.CDLL:
     """Compile a C source where this machine has not done so before, and load it.
 
     Several processes may compile it at the same time.
+
+    Args:
+        source: the file.
+        defines: macros, as NAME=VALUE.
 
     Raises:
         OSError: there is no C compiler, or the source cannot be compiled or loaded.
@@ -31,17 +41,19 @@ def load_native(source: Path, libraries: Sequence[str] = ("-lm",)) -> ctypes.CDL
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     processor = next((line for line in lines if line.startswith("flags")), platform.processor())
-    key = "\n".join([source.read_text(), compiler, *_FLAGS, platform.platform(), processor])
+    options = [*_FLAGS, *(f"-D{define}" for define in defines)]
+    key = "\n".join([source.read_text(), compiler, *options, platform.platform(), processor])
     name = f"{source.stem}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     target = cache_dir() / "kernels" / name
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built, library = Path(folder, "source.o"), Path(folder, "library.so")
-            _run([compiler, *_FLAGS, "-c", str(source), "-o", str(built)])
-            # Linked without OpenMP and fast math: the symbols resolve to torch's own thread pool,
-            # and the floating-point mode of the process stays as it is.
-            _run([compiler, "-shared", str(built), "-o", str(library), *libraries])
+            _run([compiler, *options, "-c", str(source), "-o", str(built)])
+            # The linker gets neither the OpenMP nor the fast-math option. The first would add a
+            # thread pool beside torch's, to which the symbols resolve; the second would change the
+            # floating-point mode of the process.
+            _run([compiler, "-shared", str(built), "-o", str(library), *_LIBRARIES])
             os.replace(library, target)
     return ctypes.CDLL(str(target))
 

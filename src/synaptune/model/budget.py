@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from synaptune.core.errors import UserError
+
+PARAMETERS = "parameters"  # metric of a run: its trainable parameters
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,6 @@ def check_budget(count: int, budget: BudgetConfig) -> None:
     """Raise BudgetExceeded if a model has too many trainable parameters."""
     if budget.max_params is not None and count > budget.max_params:
         raise BudgetExceeded(count, budget.max_params)
-
-
-def find_smallest_count(reasons: Iterable[str]) -> int | None:
-    """Return the smallest count that the messages of BudgetExceeded name; None without one."""
-    matches = (re.match(r"got a model of ([\d,]+) trainable parameters", text) for text in reasons)
-    return min((int(match[1].replace(",", "")) for match in matches if match), default=None)
 
 
 def find_budget_faults(budget: BudgetConfig) -> list[str]:

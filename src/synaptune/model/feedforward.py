@@ -92,7 +92,7 @@ class FeedForward(nn.Module):
         self.experts = config.experts
         self.top_k = min(config.top_k, config.experts)
         self.gated = config.feedforward == "swiglu"
-        self.grouped = config.kernel == "auto"  # a population has no batching rule for groups
+        self.grouped = config.kernel == "auto"
         hidden = config.width * config.ff_multiple // (self.top_k if self.experts > 1 else 1)
         if self.gated:
             # Three matrices instead of two, with the same number of parameters.

@@ -22,6 +22,7 @@ from synaptune.config.compose import ComposedConfig, compose_config
 from synaptune.core.errors import user_error
 from synaptune.core.files import write_atomic
 from synaptune.core.text import show_path
+from synaptune.model.budget import PARAMETERS
 from synaptune.model.network import ARCHITECTURES
 from synaptune.protocols.config import SEED_OFFSETS, DendriticConfig, read_protocol_config
 from synaptune.protocols.protocol import Protocol, print_message
@@ -201,7 +202,7 @@ def _run_architecture(plan: _Plan, config: DendriticConfig, name: str) -> Archit
         plan.base.network.architecture,
         best.values,
         best.objective,
-        int(best.facts["parameters"]),
+        int(best.facts[PARAMETERS]),
         accuracies,
         without,
         len(complete),

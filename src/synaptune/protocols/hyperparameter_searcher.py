@@ -25,7 +25,7 @@ from synaptune.config.compose import ComposedConfig, compose_config
 from synaptune.core.errors import suggest, user_error
 from synaptune.core.files import write_atomic
 from synaptune.data.config import CLASSES, IMAGE_SOURCES
-from synaptune.model.budget import NothingFits
+from synaptune.model.budget import PARAMETERS, NothingFits
 from synaptune.model.network import NetworkConfig
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import run_search
@@ -310,7 +310,7 @@ def _make_result(trial: Trial, number: int) -> SearchResult:
         val_accuracy=trial.objective,
         test_accuracy=None,
         train_accuracy=facts["train_accuracy"],
-        total_params=int(facts["parameters"]),
+        total_params=int(facts[PARAMETERS]),
         train_time=facts["train_seconds"],
         final_test_loss=None,
         trial=trial.number,

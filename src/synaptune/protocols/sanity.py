@@ -62,7 +62,7 @@ def _check_optimizer(protocol: Protocol) -> list[str]:
     print_message(
         f"sanity: Rosenbrock in 10 dimensions reached {check['best']:.2g}"
         f" ({check['evaluations']} evaluations, {check['attempts']} attempts;"
-        f" solved below {limit:.3g})"
+        f" passed below {limit:.3g})"
     )
     if check["solved"]:
         return []

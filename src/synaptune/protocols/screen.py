@@ -128,7 +128,7 @@ def _write_files(protocol: Protocol, screening: Screening, space: Space) -> None
     from synaptune.study.artifacts import write_json, write_text
 
     location = protocol.study.location
-    shares = group_by_subsystem(screening.effects)
+    shares = group_by_subsystem(screening)
     write_json(location.folder / "screening.json", to_note(screening) | {"subsystems": shares})
     head = f"# chosen by the screening of study {location.name}; use: search_space=FILE\n"
     content = {"name": SPACE, "parameters": list(space.names)}

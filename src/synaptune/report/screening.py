@@ -29,7 +29,7 @@ def tabulate_effects(screening: Screening | None, *, limit: int | None = None) -
 
 def tabulate_subsystems(evidence: Evidence) -> Table:
     """Make the table of the shares of the subsystems."""
-    shares = {} if evidence.screening is None else group_by_subsystem(evidence.screening.effects)
+    shares = {} if evidence.screening is None else group_by_subsystem(evidence.screening)
     cells = {
         Column("subsystem"): list(shares),
         Column("share of the squared effects", "share"): list(shares.values()),

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from synaptune.core.errors import UserError
-from synaptune.model.budget import NothingFits, find_smallest_count
+from synaptune.model.budget import PARAMETERS, NothingFits
 from synaptune.search.callback import CallbackList
 from synaptune.search.inbox import Inbox
 from synaptune.search.optimizers.base import Engine, Observation
@@ -401,9 +401,9 @@ class _RunningSearch:
         """Raise UserError that names the reasons if every trial of the search failed."""
         if not self.trials or any(trial.state != "failed" for trial in self.trials):
             return
-        smallest = find_smallest_count(trial.reason or "" for trial in self.trials)
-        if smallest is not None and not self._failures:
-            raise NothingFits(len(self.trials), smallest)
+        counts = [trial.facts[PARAMETERS] for trial in self.trials if PARAMETERS in trial.facts]
+        if counts and not self._failures:
+            raise NothingFits(len(self.trials), int(min(counts)))
         trace = self._failures[0][1].trace if self._failures else ""
         frames = [line for line in trace.splitlines() if line.startswith("  File ")]
         lines = [f"  {line}" for line in describe_failures(self.trials).splitlines()]

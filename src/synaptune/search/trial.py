@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from synaptune.core.errors import NO_SPACE, UserError
 from synaptune.core.text import get_first_line
-from synaptune.model.budget import BudgetExceeded
+from synaptune.model.budget import PARAMETERS, BudgetExceeded
 from synaptune.search.space.space import UnitPoint
 from synaptune.search.space.values import Value, copy_value, to_number
 from synaptune.training.errors import DivergedError
@@ -157,7 +157,8 @@ def make_error_result(error: BaseException, seconds: float) -> Result:
             estimate = math.nan
         known = estimate if math.isfinite(estimate) else None
         return Result(None, seconds, pruned=True, estimate=known)
-    return Result(None, seconds, failure=make_failure(error))
+    metrics = {PARAMETERS: float(error.count)} if isinstance(error, BudgetExceeded) else {}
+    return Result(None, seconds, metrics, failure=make_failure(error))
 
 
 def make_failure(error: BaseException) -> Failure:

@@ -140,10 +140,10 @@ def _list_open(
     notes: Mapping[str, Any], phase: str, trials: Iterable[Trial]
 ) -> list[tuple[str, dict[str, Value]]]:
     """Return key and values of the points that no trial of the search has, oldest first."""
-    used = {trial.facts.get(ENQUEUED) for trial in trials}
     prefix = f"{_QUEUE_PREFIX}{phase}:"
-    keys = (key for key in sorted(notes) if key.startswith(prefix) and key not in used)
-    return [(key, notes[key]) for key in keys]
+    keys = sorted(key for key in notes if key.startswith(prefix))
+    used = {trial.facts.get(ENQUEUED) for trial in trials} if keys else set()
+    return [(key, notes[key]) for key in keys if key not in used]
 
 
 def count_open(notes: Mapping[str, Any], phase: str, trials: Iterable[Trial]) -> int:
@@ -284,6 +284,15 @@ class PendingAdditions:
             address.import_trials(ledger.space, full, known)
 
 
+def observe_imported(space: Space, trials: Iterable[Trial], *, maximize: bool) -> list[Observation]:
+    """Return what an optimizer learns of imported trials: those over its own parameters."""
+    return [
+        Observation(space.to_unit(trial.values), get_loss(trial, maximize), is_asked=False)
+        for trial in trials
+        if trial.values.keys() == set(space.names)
+    ]
+
+
 class StudyInbox(Inbox):
     """The additions to one search of a study."""
 
@@ -295,7 +304,7 @@ class StudyInbox(Inbox):
     def find_point(self, trials: Sequence[Trial]) -> EnqueuedPoint | None:
         """Return the oldest point that none of the trials of the search has, or None."""
         ledger = self._ledger
-        for key, values in _list_open(ledger.study.read_notes(), ledger.phase, trials):
+        for key, values in _list_open(ledger.study.read_notes(_QUEUE_PREFIX), ledger.phase, trials):
             if key in self._refused:
                 continue
             try:
@@ -310,14 +319,9 @@ class StudyInbox(Inbox):
     def read_imported(self, first: int = 0) -> Sequence[Observation]:
         """Return the imported trials over the parameters of the search, from a position on."""
         study, space = self._ledger.study, self._ledger.space
-        count = study.read_note(schema.IMPORTED) or 0
+        count = study.read_notes(schema.IMPORTED).get(schema.IMPORTED, 0)
         if count != self._count:
             self._count = count
-            self._imported = [
-                Observation(
-                    space.to_unit(trial.values), get_loss(trial, self._maximize), is_asked=False
-                )
-                for trial in study.read_trials(schema.IMPORTED)
-                if trial.values.keys() == set(space.names)
-            ]
+            trials = study.read_trials(schema.IMPORTED)
+            self._imported = observe_imported(space, trials, maximize=self._maximize)
         return self._imported[first:]

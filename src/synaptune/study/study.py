@@ -204,9 +204,9 @@ class Study:
         """SHA-256 of the configuration."""
         return hashlib.sha256(json.dumps(self.configuration, sort_keys=True).encode()).hexdigest()
 
-    def read_notes(self) -> dict[str, Any]:
-        """Return the notes of the study (any JSON) by key."""
-        return self._retry(lambda _: self._storage.get_study_user_attrs(self._id))
+    def read_notes(self, prefix: str = "") -> dict[str, Any]:
+        """Return the notes of the study (any JSON) whose keys have a prefix."""
+        return self._retry(lambda _: records.read_notes(self._storage, self._id, prefix))
 
     def read_note(self, key: str) -> Any:
         """Return a note of the study (any JSON), or None if it does not exist."""

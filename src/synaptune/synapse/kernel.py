@@ -11,14 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import importlib.util
 import logging
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from synaptune.core.files import cache_dir
+from synaptune.core.native import load_native
 from synaptune.synapse import energy, priming, release
 from synaptune.synapse.terminal import terminal_scan
 
@@ -34,13 +28,7 @@ if TYPE_CHECKING:
     from synaptune.synapse.tensors import SynapseTensors
 
 SOURCE = Path(__file__).with_name("scan.c")
-COMPILE_FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC", "-std=gnu11")
-LINK_FLAGS = (
-    ("-lmvec", "-lm")
-    if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc"
-    else ("-lm",)
-)
-C_TYPES = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", ctypes.c_double)}
+C_TYPES = {torch.float32: "float", torch.float64: "double"}
 MAX_TOKENS = 1023  # longest tick of the compiled scan; scan.c unrolls ten binary digits
 # The order of the fields of Params in scan.c: first the parameters by group, then the constants.
 _PACKED = {
@@ -228,64 +216,10 @@ def load_library(dtype: torch.dtype) -> Any | None:
 
     Where it cannot be built, log one warning and return None.
     """
-    real, _ = C_TYPES[dtype]
-    compiler = shutil.which(os.environ.get("CC", "gcc")) or shutil.which("cc")
-    if compiler is None:
-        _log.warning(
-            "no C compiler found (gcc, or $CC): "
-            "the presynaptic scan runs uncompiled, about ten times slower"
-        )
-        return None
     try:
-        path = _build_library(compiler, real)
-        scan = ctypes.CDLL(str(path)).synapse_scan
-    except (subprocess.CalledProcessError, OSError) as error:
-        detail = getattr(error, "stderr", b"") or str(error).encode()
-        _log.warning(
-            "the presynaptic scan could not be compiled and runs about ten times slower: %s",
-            detail.decode(errors="replace").strip(),
-        )
+        scan = load_native(SOURCE, [f"REAL={C_TYPES[dtype]}"]).synapse_scan
+    except OSError as error:
+        _log.warning("the presynaptic scan runs uncompiled, about ten times slower: %s", error)
         return None
     scan.argtypes, scan.restype = [ctypes.c_void_p] * 6 + [ctypes.c_int] * 5, ctypes.c_int
     return scan
-
-
-def _build_library(compiler: str, real: str) -> Path:
-    """Return the shared object for this source, compiler and processor; build it if missing.
-
-    Several processes may build it at the same time.
-    """
-    processor = next(
-        (line for line in _read_cpuinfo() if line.startswith("flags")), platform.processor()
-    )
-    key = "\n".join(
-        [SOURCE.read_text(), compiler, *COMPILE_FLAGS, real, platform.platform(), processor]
-    )
-    target = (
-        cache_dir() / "kernels" / f"scan-{real}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    )
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        object_file, library = Path(folder, "scan.o"), Path(folder, "scan.so")
-        subprocess.run(
-            [compiler, *COMPILE_FLAGS, f"-DREAL={real}", "-c", str(SOURCE), "-o", str(object_file)],
-            check=True,
-            capture_output=True,
-        )
-        # The linker gets neither the OpenMP nor the fast-math option. The first would add a thread
-        # pool beside torch's; the second would change the floating-point mode of the process. The
-        # OpenMP symbols resolve to the runtime that torch has loaded.
-        subprocess.run(
-            [compiler, "-shared", str(object_file), "-o", str(library), *LINK_FLAGS],
-            check=True,
-            capture_output=True,
-        )
-        os.replace(library, target)
-    return target
-
-
-def _read_cpuinfo() -> list[str]:
-    info = Path("/proc/cpuinfo")
-    return info.read_text().splitlines() if info.exists() else []

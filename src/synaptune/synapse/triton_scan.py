@@ -30,7 +30,7 @@ from synaptune.synapse.triton_step import (
 BLOCK = 128  # keys of a program; chosen: one warp group, and 10 states stay in registers
 WARPS = 4
 PROGRAMS_PER_PROCESSOR = 4  # chosen: programs of the backward pass, which share the scratch area
-STATES = 10  # of a terminal
+STATES: tl.constexpr = tl.constexpr(len(State._fields))
 PARAMETERS: tl.constexpr = tl.constexpr(len(Params._fields))
 
 
@@ -148,7 +148,7 @@ def backward_kernel(
     blocks = (keys + block - 1) // block
     lanes = tl.arange(0, block)
     zero = tl.full([block], 0.0, tl.float32)
-    tape = scratch + tl.program_id(0).to(tl.int64) * updates * 10 * block + lanes
+    tape = scratch + tl.program_id(0).to(tl.int64) * updates * STATES * block + lanes
     for task in range(tl.program_id(0), rows * blocks, tl.num_programs(0)):
         row = (task // blocks).to(tl.int64)
         params = load_params(packed + row // per_set * PARAMETERS)
@@ -161,7 +161,7 @@ def backward_kernel(
         for n in range(first_tick, updates):
             born = inside & (offsets < (n + 1) * tokens)
             at = (row * updates + n) * keys + offsets
-            _store(tape + n * 10 * block, state, block)
+            _store(tape + n * STATES * block, state, block)
             eta = _read_noise(noise, at, born, zero, has_noise)
             new, _ = step(
                 state, tl.load(drive + at, mask=born, other=0.0), eta, params, tokens, bits
@@ -177,7 +177,7 @@ def backward_kernel(
             )
             eta = _read_noise(noise, at, born, zero, has_noise)
             earlier, dl = adjoint(
-                _load(tape + n * 10 * block, block),
+                _load(tape + n * STATES * block, block),
                 tl.load(drive + at, mask=born, other=0.0),
                 eta,
                 grad,
@@ -227,7 +227,7 @@ def run_backward(
     batch, heads, updates, keys = drive.shape
     ddrive = torch.empty_like(drive)
     programs = min(batch * heads * triton.cdiv(keys, BLOCK), _count_programs(drive.device))
-    scratch = drive.new_empty(programs * updates * STATES * BLOCK)
+    scratch = drive.new_empty(programs * updates * len(State._fields) * BLOCK)
     backward_kernel[(programs,)](
         drive,
         drive if noise is None else noise,

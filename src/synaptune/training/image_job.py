@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from synaptune.data.images import ImageBatch, ImageData, make_image_batch, split_batches
+from synaptune.model.budget import PARAMETERS
 from synaptune.model.dendrites import ImageNetwork
 from synaptune.training.evaluation import make_autocast, to_device
 from synaptune.training.job import Job, Split, StepOutput
@@ -70,7 +71,7 @@ class ImageJob(Job):
             metrics |= measure_last_layer(self.model, self.model.head, images)
         count = sum(weight.numel() for weight in self.model.parameters())
         del metrics["train_loss"]  # of the log, not of the whole split
-        return metrics | {"parameters": float(count)}
+        return metrics | {PARAMETERS: float(count)}
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -15,6 +15,7 @@ Source: (1), (2) Shao et al. 2024 (DeepSeekMath), eqs. 3 and 4.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -209,8 +210,7 @@ def load_policy_parts(policy: PolicyConfig) -> tuple[dict[str, Any], str]:
     path = Path(str(policy.start)).expanduser()
     path = path / "checkpoint.pt" if path.is_dir() else path
     model, config, data = checkpoint.load_model(path)
-    reference, _, _ = checkpoint.load_model(path)
-    reference.requires_grad_(False)
+    reference = copy.deepcopy(model).requires_grad_(False)
     corpus = load_corpus(data, config.context)
     check_task(policy.task, corpus, data, config.context)
     parts = dict(

@@ -75,6 +75,7 @@ class Population:
             )
         self.model, self.intervals = models[0], [model.interval for model in models]
         for blocks in zip(*(model.blocks for model in models), strict=True):
+            blocks[0].feedforward.grouped = False  # vmap would multiply group by group
             if blocks[0].memory is not None:
                 blocks[0].memory.rows = max(block.memory.rows for block in blocks)
         self.params, self.buffers = stack_module_state(models)  # type: ignore[arg-type]
