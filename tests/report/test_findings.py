@@ -193,12 +193,12 @@ def test_the_verdict_compares_with_random_points_and_attributes_nothing_without_
     study = dataclasses.replace(evidence, random_curve=curve, convergence=course, ablation=[])
     found = texts(make_verdict(study).findings)
     assert found["Against random points"] == (
-        "Random: 2.38 in 6 points (the sanity phase); search: 2.3 in 3 evaluations, of which "
-        "number 3 was the first below them."
+        "Best objective: random points 2.38 (6, the sanity phase); search 2.3 "
+        "(3 evaluations, of which number 3 was the first below them)."
     )
     worse = dataclasses.replace(study, convergence=course._replace(best=[2.6, 2.45, 2.4]))
     assert texts(make_verdict(worse).findings)["Against random points"].endswith(
-        "search: 2.4 in 3 evaluations. The search is no better than random points."
+        "search 2.4 (3 evaluations). The search is no better than random points."
     )
     moved = found["What moved most"]
     assert moved.endswith("The gain is not attributed to any of them until an ablation is there.")

@@ -33,7 +33,7 @@ class GoalResult(NamedTuple):
         change: relative change [%]; None if the start is zero.
         threshold: change that is enough [%].
         stretch: change to hope for [%].
-        met: whether the threshold is met.
+        met: whether the threshold is met; with a threshold of 0, whether it has not degraded.
         stretch_met: whether the stretch goal is met.
         degraded: whether the metric is worse, told from zero.
     """
@@ -98,6 +98,7 @@ def _check_goal(goal: Goal, pairs: Sequence[tuple[float, float]]) -> GoalResult:
     if gain is None:  # from zero, the direction alone decides; zero stays best where less is better
         sign = goal.direction * tuned if tuned else -goal.direction
         gain = math.copysign(math.inf, sign)
+    has_degraded = _has_degraded([goal.direction * (new - old) for old, new in pairs])
     return GoalResult(
         goal.metric,
         goal.label,
@@ -106,9 +107,9 @@ def _check_goal(goal: Goal, pairs: Sequence[tuple[float, float]]) -> GoalResult:
         change,
         goal.direction * goal.threshold + 0.0,  # no negative zero
         goal.direction * goal.stretch,
-        gain >= goal.threshold,
+        gain >= goal.threshold if goal.threshold else not has_degraded,
         gain >= goal.stretch,
-        _has_degraded([goal.direction * (new - old) for old, new in pairs]),
+        has_degraded,
     )
 
 

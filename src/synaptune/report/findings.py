@@ -22,7 +22,9 @@ _MAX_NAMED = 6  # parameters named in a sentence
 _MAX_MOVES = 3  # parameters named that moved most
 _LEAST_MOVE = 0.1  # move that is named, as a share of the range
 # Gains of the same search, repeated (docs/results.md).
-REPEATED_SEARCHES = "three clones that ran the phase 1 of version 0.1.0 found 11.7, 15.3 and 12.4 %"
+REPEATED_SEARCHES = (
+    "three repetitions of phase 1 at laptop scale with version 0.1.0 found 11.7, 15.3 and 12.4 %"
+)
 
 Tone = Literal["good", "unsure", "bad", "none"]
 
@@ -133,18 +135,19 @@ def _compare_with_random(evidence: Evidence) -> Iterator[Finding]:
     chance = curve.best[-1]  # of all points: their lowest loss
     objectives = [format_cell(to_objective(evidence, loss), "loss") for loss in (chance, best)]
     text = (
-        f"Random: {objectives[0]} in {format_count(curve.count, 'point')} ({curve.source}); "
-        f"search: {objectives[1]} in {format_count(len(course.best), 'evaluation')}"
+        f"Best {evidence.label}: random points {objectives[0]} ({curve.count}, {curve.source}); "
+        f"search {objectives[1]} ({format_count(len(course.best), 'evaluation')}"
     )
     if best >= chance:
-        text += ". The search is no better than random points"
+        text += "). The search is no better than random points"
     else:
         passed = next(
             count
             for count, loss in zip(course.evaluation, course.best, strict=True)
             if loss is not None and loss < chance
         )
-        text += f", of which number {passed} was the first below them"
+        better = "above" if evidence.direction == "maximize" else "below"
+        text += f", of which number {passed} was the first {better} them)"
     yield Finding("Against random points", f"{text}.")
 
 

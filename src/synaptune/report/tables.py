@@ -169,7 +169,10 @@ def tabulate_goals(goals: Sequence[GoalResult]) -> Table:
         Column("stretch goal"): [f"{goal.stretch:+g} %" for goal in goals],
         Column("stretch reached"): [say(goal.stretch_met) for goal in goals],
     }
-    note = "Means over the fresh seeds; `worse`: the paired 95 % interval lies on the worse side."
+    note = (
+        "Means over the fresh seeds. `worse` marks a metric whose paired 95 % interval lies on the "
+        "worse side; `no worse` is met without that."
+    )
     return make_table("goals", "Goals of the plan", cells, note)
 
 
