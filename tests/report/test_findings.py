@@ -193,7 +193,7 @@ def test_the_verdict_compares_with_random_points_and_attributes_nothing_without_
     study = dataclasses.replace(evidence, random_curve=curve, convergence=course, ablation=[])
     found = texts(make_verdict(study).findings)
     assert found["Against random points"] == (
-        "Best objective: random points 2.38 (6, the sanity phase); search 2.3 "
+        "Best objective, lower is better: random points 2.38 (6, the sanity phase); search 2.3 "
         "(3 evaluations, of which number 3 was the first below them)."
     )
     worse = dataclasses.replace(study, convergence=course._replace(best=[2.6, 2.45, 2.4]))

@@ -135,7 +135,7 @@ def _compare_with_random(evidence: Evidence) -> Iterator[Finding]:
     chance = curve.best[-1]  # of all points: their lowest loss
     objectives = [format_cell(to_objective(evidence, loss), "loss") for loss in (chance, best)]
     text = (
-        f"Best {evidence.label}: random points {objectives[0]} ({curve.count}, {curve.source}); "
+        f"Best {evidence.label}, {evidence.direction}: random points {objectives[0]} ({curve.count}, {curve.source}); "
         f"search {objectives[1]} ({format_count(len(course.best), 'evaluation')}"
     )
     if best >= chance:
@@ -146,7 +146,7 @@ def _compare_with_random(evidence: Evidence) -> Iterator[Finding]:
             for count, loss in zip(course.evaluation, course.best, strict=True)
             if loss is not None and loss < chance
         )
-        better = "above" if evidence.direction == "maximize" else "below"
+        better = "above" if evidence.maximize else "below"
         text += f", of which number {passed} was the first {better} them)"
     yield Finding("Against random points", f"{text}.")
 
