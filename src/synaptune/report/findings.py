@@ -135,7 +135,8 @@ def _compare_with_random(evidence: Evidence) -> Iterator[Finding]:
     chance = curve.best[-1]  # of all points: their lowest loss
     objectives = [format_cell(to_objective(evidence, loss), "loss") for loss in (chance, best)]
     text = (
-        f"Best {evidence.label}, {evidence.direction}: random points {objectives[0]} ({curve.count}, {curve.source}); "
+        f"Best {evidence.label}, {evidence.direction}: "
+        f"random points {objectives[0]} ({curve.count}, {curve.source}); "
         f"search {objectives[1]} ({format_count(len(course.best), 'evaluation')}"
     )
     if best >= chance:
