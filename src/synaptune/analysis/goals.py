@@ -35,7 +35,7 @@ class GoalResult(NamedTuple):
         stretch: change to hope for [%].
         met: whether the threshold is met; with a threshold of 0, whether it has not degraded.
         stretch_met: whether the stretch goal is met.
-        degraded: whether the metric is worse, told from zero.
+        degraded: whether the metric is significantly worse.
     """
 
     metric: str

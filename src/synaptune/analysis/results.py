@@ -206,7 +206,7 @@ class Screening(NamedTuple):
 
     Attributes:
         effects: of all parameters, the largest first.
-        interactions: the pairs whose interaction is told from zero.
+        interactions: the pairs whose interaction is significant.
         runs: number of runs that count.
         failed: number of runs that failed.
         error: standard error of an effect, eq. (4).

@@ -199,7 +199,7 @@ def answer_questions(first: SweepResult, focused: SweepResult) -> dict[str, str]
     """Answer the four questions of the plan, each with its interval."""
     count, total = focused.count_successes(), len(focused.scores)
     low, high = compute_rate_interval(count, total)
-    above = "yes" if low > 0.5 else "no" if high < 0.5 else "not told"
+    above = "yes" if low > 0.5 else "no" if high < 0.5 else "undecided"
     answers = {"Success rate above 50 %?": f"{above}: {_format_rate(count, total)} % of {total}."}
     pairs = [
         (curve[_HALF], trial.objective)
@@ -208,7 +208,7 @@ def answer_questions(first: SweepResult, focused: SweepResult) -> dict[str, str]
     ]
     gains = [end - half for half, end in pairs]
     question = "Plateau between 50 and 100 steps?"
-    answers[question] = "not told: too few runs report step 50."
+    answers[question] = "undecided: too few runs report step 50."
     if len(gains) > 1:
         mean, low, high = compute_interval(gains)
         verdict = (
@@ -217,7 +217,7 @@ def answer_questions(first: SweepResult, focused: SweepResult) -> dict[str, str]
         answers[question] = f"{verdict}: {mean:+.3f} ({low:+.3f} to {high:+.3f})."
     halves = focused.get_scores_at(_HALF)
     question = "Narrower learning rates better, at step 50?"
-    answers[question] = "not told: too few runs report step 50."
+    answers[question] = "undecided: too few runs report step 50."
     if halves and first.scores:
         sides = (
             (first.count_successes(halves), len(halves)),
@@ -227,7 +227,7 @@ def answer_questions(first: SweepResult, focused: SweepResult) -> dict[str, str]
             ),
         )
         mean, low, high = compute_rate_difference(*sides[0], *sides[1])
-        verdict = "yes" if low > 0 else "no" if high < 0 else "not told"
+        verdict = "yes" if low > 0 else "no" if high < 0 else "undecided"
         answers[question] = (
             f"{verdict}: success {100 * mean:+.0f} points ({100 * low:+.0f} to {100 * high:+.0f})."
         )
@@ -241,7 +241,7 @@ def _compare_batches(sweep: SweepResult) -> str:
         if trial.objective is not None and "training.batch" in trial.values:
             by_batch.setdefault(int(trial.values["training.batch"]), []).append(trial.objective)
     if len(by_batch) < 2 or 8 not in by_batch:
-        return "not told: the first sweep has one batch size."
+        return "undecided: the first sweep has one batch size."
     means = {batch: statistics.fmean(values) for batch, values in by_batch.items()}
     best = max(means, key=lambda batch: means[batch])
     texts = [f"{batch}: {_format_mean(by_batch[batch])}" for batch in sorted(by_batch)]

@@ -39,15 +39,17 @@ def tabulate_subsystems(evidence: Evidence) -> Table:
 
 def describe_screening(screening: Screening) -> list[str]:
     """Describe a screening in sentences."""
-    told = [effect for effect in screening.effects if effect.adjusted_p < ALPHA]
+    significant = [effect for effect in screening.effects if effect.adjusted_p < ALPHA]
     chosen = [effect for effect in screening.effects if effect.chosen]
     count = len(screening.effects)
     labels = make_labels([effect.name for effect in screening.effects])
-    names = ", ".join(f"{labels[effect.name]} ({effect.effect:+.4f})" for effect in told[:_NAMED])
-    more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+    names = ", ".join(
+        f"{labels[effect.name]} ({effect.effect:+.4f})" for effect in significant[:_NAMED]
+    )
+    more = f" and {len(significant) - _NAMED} more" if len(significant) > _NAMED else ""
     lines = [
-        f"{len(told)} of {count} effects are told from zero (Holm, 5 %)"
-        + (f": {names}{more}" if told else ""),
+        f"{len(significant)} of {count} effects are significant (Holm, 5 %)"
+        + (f": {names}{more}" if significant else ""),
         f"{screening.runs} runs count, {screening.failed} failed;"
         f" standard error of an effect {screening.error:.4f} nats/token",
         f"the search varies {', '.join(labels[effect.name] for effect in chosen)}",

@@ -33,14 +33,14 @@ class _ImportanceColumn(NamedTuple):
         below: second line of the heading.
         values: (value, low, high) by parameter [%]; low and high are nan without an interval.
         colour: colour of the points.
-        told: parameters whose value differs significantly from zero; the others are grey.
+        significant: parameters whose value differs significantly from zero; the others are grey.
     """
 
     head: str
     below: str
     values: Mapping[str, tuple[float, ...]]
     colour: str
-    told: Collection[str]
+    significant: Collection[str]
 
 
 def draw_importance(evidence: Evidence, palette: Palette) -> Drawing | None:
@@ -59,8 +59,8 @@ def draw_importance(evidence: Evidence, palette: Palette) -> Drawing | None:
         left = layout.left + index * width
         rows = {row: column.values[name] for row, name in enumerate(names) if name in column.values}
         axes = layout.add_row_axes(left, left + width - 22)
-        told = {row for row in rows if names[row] in column.told}
-        _draw_lollipops(axes, rows, told, colour=column.colour, palette=palette)
+        significant = {row for row in rows if names[row] in column.significant}
+        _draw_lollipops(axes, rows, significant, colour=column.colour, palette=palette)
         layout.add_text(
             left, 22, f"{column.head} [%]", colour=column.colour, weight="bold", size=small
         )
@@ -101,8 +101,8 @@ def draw_screening(evidence: Evidence, palette: Palette) -> Drawing | None:
     layout = RowLayout([labels[effect.name] for effect in effects], palette, top=34, step=24)
     axes = layout.add_row_axes(layout.left, layout.width - 16)
     rows = {row: effect[1:4] for row, effect in enumerate(effects)}
-    told = {row for row, effect in enumerate(effects) if effect.adjusted_p < ALPHA}
-    _draw_lollipops(axes, rows, told, colour=palette.best, palette=palette)
+    significant = {row for row, effect in enumerate(effects) if effect.adjusted_p < ALPHA}
+    _draw_lollipops(axes, rows, significant, colour=palette.best, palette=palette)
     for row, effect in enumerate(effects):
         colour = palette.ink if effect.chosen else palette.muted
         weight = "bold" if effect.chosen else "normal"
@@ -111,7 +111,7 @@ def draw_screening(evidence: Evidence, palette: Palette) -> Drawing | None:
     count = len(evidence.screening.effects)
     caption = (
         f"Effect of each of {count} parameters in {evidence.screening.runs} runs, with 95 %"
-        " intervals. Blue: told from zero (Holm, 5 %). Bold: varied by the search."
+        " intervals. Blue: significant (Holm, 5 %). Bold: varied by the search."
     )
     if count > len(effects):
         caption += f" The {len(effects)} largest are shown."
@@ -154,7 +154,7 @@ def _make_columns(evidence: Evidence, palette: Palette) -> list[_ImportanceColum
     worth = {
         entry.name: entry.reverted[1:4] for entry in evidence.ablation if entry.reverted is not None
     }
-    with_effect = find_told(evidence)
+    with_effect = find_significant(evidence)
     above = {
         entry.name
         for entry in evidence.importances
@@ -173,7 +173,7 @@ def _make_columns(evidence: Evidence, palette: Palette) -> list[_ImportanceColum
     ]
 
 
-def find_told(evidence: Evidence) -> set[str]:
+def find_significant(evidence: Evidence) -> set[str]:
     """Find the parameters with a significant effect; all of them if no effect was tested."""
     if not evidence.effects:
         return set(evidence.names)
@@ -183,7 +183,7 @@ def find_told(evidence: Evidence) -> set[str]:
 def _draw_lollipops(
     axes: Axes,
     rows: Mapping[int, tuple[float, ...]],
-    told: Collection[int],
+    significant: Collection[int],
     *,
     colour: str,
     palette: Palette,
@@ -192,14 +192,14 @@ def _draw_lollipops(
     axes.set_xlim(*find_limits(ends, upper=1.0, include=[0.0]))
     axes.axvline(0, color=palette.muted, linewidth=1.0)
     for row, (value, low, high) in rows.items():
-        shade = colour if row in told else palette.other
+        shade = colour if row in significant else palette.other
         style = {"linewidth": 2.0, "solid_capstyle": "butt"}
         if math.isfinite(low):
             axes.plot([low, high], [row, row], color=shade, alpha=0.55, **style)
         else:
             axes.plot([0, value], [row, row], color=palette.other, **style)
-    for is_told, shade in ((True, colour), (False, palette.other)):
-        shown = [row for row in rows if (row in told) == is_told]
+    for is_significant, shade in ((True, colour), (False, palette.other)):
+        shown = [row for row in rows if (row in significant) == is_significant]
         means = [rows[row][0] for row in shown]
         draw_dots(axes, means, shown, colour=shade, size=9.0, zorder=4)
     set_ticks(axes, x=3)
