@@ -219,16 +219,18 @@ def _find_hydra_faults(overrides: Sequence[str], config_name: str) -> list[UserE
 
 def _list_groups() -> dict[str, list[str]]:
     """Return the options by group of the current composition."""
+    from hydra._internal.config_repository import ConfigRepository
     from hydra.core.object_type import ObjectType
 
-    loader = GlobalHydra.instance().config_loader()
+    # one repository for all groups: the loader makes a new one for each question, in 25 ms
+    repository = ConfigRepository(GlobalHydra.instance().config_loader().get_search_path())
     options_by_group: dict[str, list[str]] = {}
 
     def walk(group: str) -> None:
-        options = loader.get_group_options(group, ObjectType.CONFIG)
+        options = repository.get_group_options(group, ObjectType.CONFIG)
         if group and options:
             options_by_group[group] = options
-        for child in loader.get_group_options(group, ObjectType.GROUP):
+        for child in repository.get_group_options(group, ObjectType.GROUP):
             if child != "hydra":
                 walk(f"{group}/{child}" if group else child)
 
