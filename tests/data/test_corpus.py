@@ -148,6 +148,7 @@ def test_every_fault_of_a_configuration_is_named_at_once(file):
     ("changes", "fault"),
     [
         ({"source": "text"}, "data.path"),
+        ({"path": "a.txt"}, "data.path=a.txt: expected null"),
         ({"source": "hub"}, "data.name"),
         ({"tokenizer": "bpe", "vocab_size": 100}, "data.vocab_size=100"),
         ({"recall_fraction": 0.5, "recall_pairs": 9}, "data.recall_keys=8"),

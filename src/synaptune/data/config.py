@@ -8,6 +8,7 @@ TOKENIZERS = ("byte", "bpe")
 SOURCES = ("stdlib", "text", "hub", "chains")
 CLASSES = 10  # of every set of images
 IMAGE_SOURCES = ("digits", "mnist", "fashion-mnist", "cifar10")
+EMBEDDED_SOURCES = ("stdlib", "chains", "digits")  # they read no files of the user
 LARGEST_VOCABULARY = 65_536  # tokens are stored as uint16
 
 
@@ -87,12 +88,20 @@ def find_data_faults(config: DataConfig, context: int) -> list[str]:
 
     The function reads no file.
     """
+    path_check = (
+        config.path is None or config.source not in EMBEDDED_SOURCES,
+        f"data.path={config.path}: expected null, because data={config.source} reads no file; "
+        "choose the data of the path, such as data=text",
+    )
     if config.has_images:
-        is_valid = config.subset_size is None or config.subset_size >= 1
-        fault = f"data.subset_size={config.subset_size}: expected at least 1 image, or null"
-        return [] if is_valid else [fault]
+        subset_check = (
+            config.subset_size is None or config.subset_size >= 1,
+            f"data.subset_size={config.subset_size}: expected at least 1 image, or null",
+        )
+        return [fault for is_valid, fault in (path_check, subset_check) if not is_valid]
     largest = LARGEST_VOCABULARY - config.symbols
     checks = (
+        path_check,
         (
             config.source in SOURCES,
             f"data.source={config.source}: expected one of "
