@@ -8,6 +8,7 @@ from pathlib import Path
 from helpers import processes
 from helpers.paths import ROOT
 from synaptune.config.resume import expand_resume
+from synaptune.study.reader import find_study
 
 TRAIN = str(ROOT / "train.py")
 # fmt: off
@@ -67,3 +68,17 @@ def test_words_of_the_command_line_replace_the_stored_ones_of_their_name(tmp_pat
     for others in (words[:1], words[1:], ["-m", *words], ["hydra.run.dir=none", words[1]]):
         assert expand_resume(others) == others
     assert Path(path).read_text().count("\n") == 3
+
+
+def test_sigterm_ends_a_search_at_once_and_its_trial_is_run_again(tmp_path):
+    """Lightning turns the signal into an exit, which must not count as a failure of the trial."""
+    words = ["scale=smoke", "logger=csv", "hydra/sweeper=random", "hydra.sweeper.optim.budget=1"]
+    process = processes.start([TRAIN, "-m", *words, "training.steps=100000"], tmp_path)
+    deadline = time.monotonic() + processes.TIMEOUT
+    while not list(tmp_path.rglob("metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == -signal.SIGTERM
+    (folder,) = tmp_path.glob("outputs/studies/*")
+    assert [trial.state for trial in find_study(str(folder)).trials] == ["running"]

@@ -135,7 +135,7 @@ def _train(module: Any, device: torch.device) -> None:
 
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)  # Lightning logs an advertisement per fit
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
@@ -157,10 +157,15 @@ def _train(module: Any, device: torch.device) -> None:
         # KeyboardInterrupt.
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
+        if isinstance(
+            end, lightning.utilities.exceptions.SIGTERMException
+        ):  # the process ends as without Lightning
+            signal.signal(signal.SIGTERM, handlers[signal.SIGTERM])
+            signal.raise_signal(signal.SIGTERM)
         raise
     finally:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
+            signal.signal(signal.SIGINT, handlers[signal.SIGINT])
 
 
 def _compute_final_metrics(
