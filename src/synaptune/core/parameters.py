@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Scale = Literal["lin", "log", "int"]
+Scale = Literal["lin", "log", "decay", "int"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Spec:
         default: value without a setting [unit].
         low: lowest value of a search [unit].
         high: highest value of a search [unit].
-        scale: scale of a search: linear, logarithmic or integer.
+        scale: scale of a search: linear, logarithmic, decay (linear in -ln(1 - value), for a share
+            that is retained per token) or integer.
         unit: unit of default, low and high; 1 for a pure number.
         meaning: one line for the documentation.
         source: paper, derivation or reason of the default.
