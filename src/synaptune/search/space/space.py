@@ -22,12 +22,12 @@ import bisect
 import fnmatch
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from synaptune.core.errors import UserError, suggest, user_error
-from synaptune.core.parameters import Spec
+from synaptune.core.parameters import SCALES, Spec
 from synaptune.search.space.values import (
     Value,
     copy_value,
@@ -40,12 +40,6 @@ UnitPoint = tuple[float, ...]
 # Of a float; a range narrow beside its numbers keeps as many more as tell MIN_STEPS values apart.
 SIGNIFICANT_DIGITS = 6
 MIN_STEPS = 10**4
-# Scale -> the functions from a number to where it is linear, and back, eqs. (1) to (3).
-_SCALES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
-    "lin": (float, float),
-    "log": (math.log, math.exp),
-    "decay": (lambda number: -math.log1p(-number), lambda coordinate: -math.expm1(-coordinate)),
-}
 _EXACT_INTEGERS = 2**53  # beyond, a float does not hold every integer
 # Least share of a weighted choice: a search of some hundred evaluations would not draw a rarer one.
 MIN_SHARE = 1e-3
@@ -172,8 +166,8 @@ class Dimension:
 
     def _locate(self, number: float, lower: float, upper: float) -> float:
         """Return the coordinate of a number between two edges."""
-        first, last = _SCALES[self.scale][0](lower), _SCALES[self.scale][0](upper)
-        return (_SCALES[self.scale][0](number) - first) / (last - first)
+        first, last = SCALES[self.scale][0](lower), SCALES[self.scale][0](upper)
+        return (SCALES[self.scale][0](number) - first) / (last - first)
 
     def to_value(self, unit: float) -> Value:
         """Return the value at a unit coordinate, which is clipped to [0, 1]."""
@@ -217,7 +211,7 @@ class Dimension:
 
     def _interpolate(self, unit: float) -> float:
         """Compute eq. (1), (2) or (3) between the edges."""
-        to_scale, from_scale = _SCALES[self.scale]
+        to_scale, from_scale = SCALES[self.scale]
         first, last = map(to_scale, self._get_edges())
         return from_scale(first + unit * (last - first))
 
