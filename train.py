@@ -50,11 +50,10 @@ def main(cfg: DictConfig) -> float | None:
         "images_per_second",
         "samples_per_second",
     )
-    print(
-        "  ".join(
-            f"{name} {outcome.metrics[name]:,.4g}" for name in names if name in outcome.metrics
-        )
-    )
+    learned = [name for name in outcome.metrics if name.startswith("learned.")]
+    for line in (names, learned):
+        if shown := [name for name in line if name in outcome.metrics]:
+            print("  ".join(f"{name} {outcome.metrics[name]:,.4g}" for name in shown))
     print(f"written to {outcome.run_dir}")
     return outcome.objective
 

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from ladder import ROOT, format_table
 from run_cache import CachedRun, draw_candidates, load_or_train
+from runs import ROOT, format_table
 
 from synaptune.core.errors import UserError, user_error
 from synaptune.search.objective.learning_curve import (

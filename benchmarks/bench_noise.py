@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 
 import torch
-from ladder import ROOT, format_table
 from run_cache import draw_candidates, load_or_train
+from runs import ROOT, format_table
 
 from synaptune.core.errors import UserError, user_error
 from synaptune.search.objective.common_seeds import list_common_seeds, measure_common_seeds

@@ -1,231 +1,169 @@
-"""The attribution ladder: the gain of each mechanism over a plain transformer, on paired seeds.
+"""The attribution ladder: what each mechanism gains over the best plain transformer.
 
-    python benchmarks/ladder.py FILE [--budget 30] [--seeds 5] [--workers 2]
-        [overrides of conf/train.yaml ...]
+    python benchmarks/ladder.py [--budget 30] [--seeds 5] [--workers 2] [overrides ...]
+    python benchmarks/ladder.py data=text data.path=FILE
 
-Every rung has the same steps, batches and learning rate. Two searches run first, on a seed of their
-own and by validation loss alone: the strength of the distance of a plain model with a clock, and
-the phase-1 search space of the full synaptic model. Then all rungs run on fresh seeds and are
-scored on the test split. Last, the plain rungs get as many steps as fit into the training time of
-the tuned synaptic model. Finished runs are stored in outputs/ladder/runs.json, so that the same
-command continues an interrupted benchmark.
+The text is that of the configuration, the standard library without an override. The steps:
+
+1. Strength of the distance of the plain model: `barrier`, `learned` and `clock` have one each, the
+   best of a geometric grid by validation loss on the search seed.
+2. Values of the synapse: a search by `auto` on the search seed, or the best.yaml of a study
+   (`--tuned FILE`). The rungs of the synapse share them; each removes mechanisms.
+3. Time of a step: all rungs alternate in one process.
+4. Equal steps: all rungs on fresh seeds, scored on the test split.
+5. Equal time: all rungs again, each with the steps that fit into the training time of the slowest.
+
+The wide plain model has at least as many parameters as the full synaptic one, and the distance of
+the lowest validation loss. Gains are paired over the seeds, against plain RoPE and against the
+plain rung of the lowest mean test perplexity: a choice by the test split that favours the plain
+model.
+The tables and a JSON file are in outputs/ladder/TEXT, beside all finished runs: the same command
+continues an interrupted ladder.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import dataclasses
 import math
 import multiprocessing
 import os
 import statistics
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from runs import (
+    FIRST_FRESH_SEED,
+    QUIET,
+    ROOT,
+    Job,
+    Results,
+    RunCache,
+    StepCost,
+    check_options,
+    compose_config,
+    count_parameters,
+    format_table,
+    measure_steps,
+    run_on_seeds,
+)
 
 from synaptune.analysis.compare import compute_improvement
-from synaptune.config.run import run
-from synaptune.config.schema import register
 from synaptune.config.search_space import read_dimensions
-from synaptune.config.settings import compute_fingerprint, read_settings
+from synaptune.config.settings import read_settings
 from synaptune.core.errors import UserError, user_error
+from synaptune.data.corpus import load_corpus
+from synaptune.model.gpt import GPT
 from synaptune.search.optimizers.registry import Engine, Observation, make_optimizer
+from synaptune.search.posterior import recommend
 from synaptune.search.space.space import Space
-from synaptune.study.artifacts import write_json
-from synaptune.study.provenance import get_code_version
-from synaptune.training.errors import DivergedError
+from synaptune.study.artifacts import read_best, write_json, write_text
 
-ROOT = Path(__file__).resolve().parent.parent
 SEARCH_SEED = 0
-FIRST_FRESH_SEED = 7000  # of the rungs; no search of this project uses seeds near it
 BARRIER = "synapse.attention.barrier_strength"
-# The upper part of the declared range; below it the bias has almost no effect.
-WEAKEST, STRONGEST = 0.5, 128.0
-STORED_METRICS = (
-    "val_loss",
-    "test_loss",
-    "test_perplexity",
-    "test_recall_accuracy",
-    "train_seconds",
-    "steps",
-    "merges",
-    "splits",
+# The useful part of the declared range: below it the bias has little effect.
+WEAKEST, STRONGEST = 4.0, 128.0
+DISTANCES = ("barrier", "learned", "clock")
+SEARCHED = (
+    BARRIER,
+    "synapse.attention.lambda_loge",
+    "synapse.calcium.alpha_ca",
+    "synapse.postsynaptic.post_fast_lr",
+    "synapse.postsynaptic.post_fast_decay",
+    "synapse.postsynaptic.rank_eligibility",
+    "synapse.structural.energy_cost_rel",
 )
-PLAIN, ALIBI, BARRIER_ONLY, LEARNED, DISTANCE, DEFAULTS, TUNED = (
-    "plain, RoPE",
-    "plain, ALiBi",
-    "RoPE + tuned barrier",
-    "RoPE + learned slope",
-    "RoPE + tuned clock",
-    "synaptic, defaults",
-    "synaptic, tuned",
-)
-FULL = "+ experts (all of it)"
-# All weights of the experts in one feed-forward network: the reference for the experts.
-WIDE = "fast weights, wide dense"
-HEAD = [
-    "",
-    "steps",
-    "test loss [nats/token]",
-    "test perplexity",
-    f"gain over {PLAIN} [%]",
-    f"gain over {DISTANCE} [%]",
-    "seconds a step",
-]
-
-
-class Job(NamedTuple):
-    """A run: its label, and its overrides."""
-
-    label: str
-    overrides: tuple[str, ...]
-
-
-def compose_config(overrides: Sequence[str]) -> Any:
-    """Compose the configuration of a run.
-
-    Raises:
-        UserError: an override is invalid.
-    """
-    register()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        try:
-            return compose("train", overrides=list(overrides))
-        except HydraException as error:
-            raise user_error(
-                got=str(error), expected="overrides of conf/train.yaml", do="correct them"
-            ) from error
-
-
-def train_once(overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Train in this process and return the metrics, or the reason of the failure."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            metrics = run(compose_config(overrides), Path(folder), overrides=[]).metrics
-        except DivergedError as error:
-            return {"failed": str(error)}
-    return {name: metrics[name] for name in STORED_METRICS if name in metrics}
-
-
-class RunCache:
-    """Runs that are trained once, and stored by the fingerprint of their configuration."""
-
-    def __init__(self, path: Path, pool: Executor, common: Sequence[str]) -> None:
-        self._path, self._pool, self._common = path, pool, tuple(common)
-        self._code_version = get_code_version()
-        self._results: dict[str, dict[str, Any]] = (
-            json.loads(path.read_text()) if path.exists() else {}
-        )
-
-    def load_or_train(self, jobs: Sequence[Job], title: str) -> list[dict[str, Any]]:
-        """Return the results of jobs in their order, after training those without a stored result.
-
-        Args:
-            jobs: runs to train.
-            title: printed before the progress of each run.
-
-        Raises:
-            UserError: a configuration is invalid.
-        """
-        all_overrides = [(*self._common, *job.overrides) for job in jobs]
-        keys = [
-            compute_fingerprint(read_settings(compose_config(overrides)))
-            for overrides in all_overrides
-        ]
-        index_by_future = {
-            self._pool.submit(train_once, all_overrides[index]): index
-            for index, key in enumerate(keys)
-            if key not in self._results
-        }
-        try:
-            for number, future in enumerate(as_completed(index_by_future), 1):
-                index = index_by_future[future]
-                job, key, result = jobs[index], keys[index], future.result()
-                self._results[key] = result | {
-                    "label": job.label,
-                    "overrides": list(job.overrides),
-                    "code_version": self._code_version,
-                }
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(self._path, self._results)
-                print(
-                    f"{title} {number}/{len(index_by_future)}  {job.label}: "
-                    f"{_format_result(result)}",
-                    flush=True,
-                )
-        finally:
-            for future in index_by_future:
-                future.cancel()
-        return [self._results[key] for key in keys]
-
-
-def _format_result(result: dict[str, Any]) -> str:
-    if "failed" in result:
-        return f"failed: {result['failed']}"
-    name = "test_loss" if "test_loss" in result else "val_loss"
-    return f"{name} {result[name]:.4f}  {result['train_seconds']:.1f} s"
-
-
-def make_rung(barrier: float, *ablations: str) -> tuple[str, ...]:
-    """Make the overrides of the synaptic model with a distance bias, without some mechanisms.
-
-    Args:
-        barrier: strength of the distance bias.
-        ablations: choices of conf/ablation that switch mechanisms off.
-    """
-    return (
-        "model=synaptic",
-        f"ablation=[{','.join(ablations or ('none',))}]",
-        f"{BARRIER}={barrier:.6g}",
-    )
-
-
+PLAIN, ALIBI, WIDE = "plain, RoPE", "plain, ALiBi", "plain, wide"
+PLAIN_BY_DISTANCE = {
+    "barrier": "plain + tuned barrier",
+    "learned": "plain + learned slope",
+    "clock": "plain + tuned clock",
+}
+PLAIN_RUNGS = (PLAIN, ALIBI, *PLAIN_BY_DISTANCE.values(), WIDE)
+FULL = "+ experts: synaptic, tuned"
 NO_RELEASE, NO_MEMORY, NO_EXPERTS = "no_release", "no_memory", "no_experts"
 
 
-def tune_distance(runs: RunCache, points: int) -> float:
-    """Find the best strength on a geometric grid, by validation loss on the search seed."""
-    span = math.log(STRONGEST / WEAKEST)
-    strengths = [WEAKEST * math.exp(span * number / (points - 1)) for number in range(points)]
-    jobs = [
-        Job(
-            f"barrier {value:.3g}",
-            (*make_rung(value, NO_RELEASE, NO_MEMORY, NO_EXPERTS), f"seed={SEARCH_SEED}"),
+class Distance(NamedTuple):
+    """The best strength of a distance bias of the plain model, and its validation loss."""
+
+    variant: str
+    strength: float
+    loss: float
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Overrides of the plain model with this distance."""
+        return (
+            "ablation=plain",
+            f"model.distance={self.variant}",
+            f"{BARRIER}={self.strength:.6g}",
         )
-        for value in strengths
+
+
+def tune_distances(runs: RunCache, points: int) -> list[Distance]:
+    """Find the best strength of each distance on a geometric grid, by validation loss."""
+    ratio = (STRONGEST / WEAKEST) ** (1.0 / (points - 1))
+    grid = [
+        Distance(variant, WEAKEST * ratio**number, math.inf)
+        for variant in DISTANCES
+        for number in range(points)
     ]
-    results = runs.load_or_train(jobs, "distance search")
-    losses = [result.get("val_loss", math.inf) for result in results]
-    for value, loss in zip(strengths, losses, strict=True):
-        print(f"  barrier_strength {value:.3g}: validation loss {loss:.4f}")
-    return strengths[losses.index(min(losses))]
+    jobs = [
+        Job(f"{d.variant} {d.strength:.3g}", (*d.overrides, f"seed={SEARCH_SEED}")) for d in grid
+    ]
+    results = runs.load_or_train(jobs, "distance")
+    tried = [
+        distance._replace(loss=result.get("val_loss", math.inf))
+        for distance, result in zip(grid, results, strict=True)
+    ]
+    return [
+        min((d for d in tried if d.variant == variant), key=lambda d: d.loss)
+        for variant in DISTANCES
+    ]
 
 
-def tune_values(runs: RunCache, common: Sequence[str], budget: int) -> dict[str, Any]:
-    """Search the best values with CMA-ES from the defaults, by validation loss on the search seed.
+def make_space(common: Sequence[str], strength: float) -> Space:
+    """Return the search space of the synapse; the search starts at the plain model's distance."""
+    cfg = compose_config(common)
+    if not any(word.startswith("search_space") for word in common):
+        cfg.search_space.parameters = list(SEARCHED)
+    narrow = dict(low=WEAKEST, high=STRONGEST, start=strength)
+    return Space(
+        tuple(
+            dataclasses.replace(dimension, **narrow) if dimension.name == BARRIER else dimension
+            for dimension in read_dimensions(cfg)
+        )
+    )
+
+
+def tune_values(
+    runs: RunCache, space: Space, *, budget: int, workers: int, overrides: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Search the best values of the synapse, by validation loss on the search seed.
+
+    Args:
+        runs: the stored runs.
+        space: the search space.
+        budget: evaluations.
+        workers: runs at a time.
+        overrides: overrides of every trial.
 
     Raises:
         UserError: every trial failed.
     """
-    space = Space(tuple(read_dimensions(compose_config(common))))
-    optimizer = make_optimizer(Engine("cma", SEARCH_SEED), space)
+    optimizer = make_optimizer(Engine("auto", SEARCH_SEED, workers, budget), space)
     trials: list[Observation] = []
     while len(trials) < budget:
         count = min(optimizer.generation_size, budget - len(trials))
         units = [unit for _ in range(count) if (unit := optimizer.ask()) is not None]
-        points = [
-            tuple(f"{name}={value}" for name, value in space.to_values(unit).items())
-            for unit in units
-        ]
+        points = [format_overrides(space.to_values(unit)) for unit in units]
         jobs = [
-            Job(f"trial {number}", (*point, f"seed={SEARCH_SEED}"))
+            Job(f"trial {number}", (*overrides, *point, f"seed={SEARCH_SEED}"))
             for number, point in enumerate(points, len(trials))
         ]
         results = runs.load_or_train(jobs, f"search from {len(trials)}/{budget}:")
@@ -236,152 +174,198 @@ def tune_values(runs: RunCache, common: Sequence[str], budget: int) -> dict[str,
         trials += generation
         if len(generation) == optimizer.generation_size:
             optimizer.tell(generation)
-    best = min(trials, key=lambda trial: math.inf if trial.loss is None else trial.loss)
-    if best.loss is None:
+    finished = [trial for trial in trials if trial.loss is not None]
+    if not finished:
         raise user_error(
             got=f"{budget} failed trials",
             expected="a configuration that trains",
             do="see the reasons above",
         )
-    print(
-        f"search: best validation loss {best.loss:.4f} in trial {trials.index(best)} of {budget}, "
-        "trial 0 is the defaults"
-    )
-    for (name, value), default in zip(
-        space.to_values(best.unit).items(), space.to_values(space.get_start()).values(), strict=True
-    ):
-        print(f"  {name}={value}  (default {default})")
-    return space.to_values(best.unit)
+    best = recommend([trial.unit for trial in finished], [float(t.loss or 0) for t in finished])
+    return space.to_values(finished[best.index].unit)
 
 
-def run_on_seeds(
-    runs: RunCache, rungs: dict[str, tuple[str, ...]], seeds: Sequence[int], title: str
-) -> dict[str, list[dict[str, Any]]]:
-    """Run the rungs on all seeds and return the results by rung, in the order of the seeds.
-
-    The rungs alternate, so that other load of the machine affects all of them.
+def read_tuned(path: Path) -> dict[str, Any]:
+    """Return the values of the synapse of a best.yaml.
 
     Raises:
-        UserError: a run diverged.
+        UserError: the file is no best.yaml, or sets something else.
     """
-    jobs = [
-        Job(f"{name}, seed {seed}", (*overrides, f"seed={seed}", "training.test=true"))
-        for seed in seeds
-        for name, overrides in rungs.items()
-    ]
-    results = runs.load_or_train(jobs, title)
-    if failed := [
-        job.label for job, result in zip(jobs, results, strict=True) if "failed" in result
-    ]:
+    values = read_best(path)
+    if others := [name for name in values if not name.startswith("synapse.")]:
         raise user_error(
-            got=f"diverged runs: {', '.join(failed)}",
-            expected="rungs that train",
-            do="lower training.learning_rate",
+            got=f"--tuned {path} with {', '.join(others)}",
+            expected="values of synapse.*, because all rungs share the training",
+            do="give the best.yaml of a search over the synapse",
         )
-    return {name: results[number :: len(rungs)] for number, name in enumerate(rungs)}
+    return values
 
 
-def compute_wide_multiple(common: Sequence[str]) -> int:
-    """Return the feed-forward width of a dense model with the weights of all experts.
+def format_overrides(values: dict[str, Any]) -> tuple[str, ...]:
+    """Return values by name as overrides."""
+    return tuple(f"{name}={value}" for name, value in values.items())
 
-    The width is in multiples of the model's width.
-    """
+
+def make_rungs(
+    common: Sequence[str], distances: Sequence[Distance], values: dict[str, Any]
+) -> dict[str, tuple[str, ...]]:
+    """Return the overrides of all rungs by name; the plain model with RoPE is the first."""
+    tuned = ("model=synaptic", *format_overrides(values))
+
+    def without(*mechanisms: str) -> tuple[str, ...]:
+        return (*tuned, f"ablation=[{','.join(mechanisms)}]")
+
+    best = min(distances, key=lambda distance: distance.loss)
     model = compose_config(common).model
-    return model.ff_multiple * model.experts // model.top_k
+    multiple = model.ff_multiple * model.experts // model.top_k
+    return {
+        PLAIN: ("ablation=plain",),
+        ALIBI: ("ablation=plain", "position=alibi"),
+        **{PLAIN_BY_DISTANCE[d.variant]: d.overrides for d in distances},
+        WIDE: (*best.overrides, f"model.width={find_wide(common, best.overrides, tuned)}"),
+        "synaptic: distance alone": without(NO_RELEASE, NO_MEMORY, NO_EXPERTS),
+        "+ memory": without(NO_RELEASE, NO_EXPERTS),
+        "+ dynamics": without(NO_EXPERTS),
+        FULL: tuned,
+        "experts as one wide network": (*without(NO_EXPERTS), f"model.ff_multiple={multiple}"),
+        "synaptic, defaults": ("model=synaptic",),
+    }
 
 
-def compute_time_ratio(
-    runs: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]]
-) -> float:
-    """Return the ratio of the time of a step, the median over the seeds."""
-    return statistics.median(
-        a["train_seconds"] * b["steps"] / (b["train_seconds"] * a["steps"])
-        for a, b in zip(runs, reference, strict=True)
-    )
+def find_wide(common: Sequence[str], plain: tuple[str, ...], full: tuple[str, ...]) -> int:
+    """Return the least width with which the plain model has the parameters of the full one."""
+    settings = read_settings(compose_config([*common, *full]))
+    vocab = load_corpus(settings.data, settings.model.context).vocab
+    wanted = count_parameters(GPT(settings.model, settings.synapse, vocab, seed=0))
+    settings = read_settings(compose_config([*common, *plain]))
+    model = settings.model
+    while count_parameters(GPT(model, settings.synapse, vocab, seed=0)) < wanted:
+        model = dataclasses.replace(model, width=model.width + 2 * model.heads)
+    return model.width
 
 
-def make_rows(
-    results: dict[str, list[dict[str, Any]]],
-    plain: list[dict[str, Any]],
-    distance: list[dict[str, Any]],
-) -> Iterator[list[str]]:
-    """Make the rows of a table, one for each rung."""
+def find_best_plain(results: Results) -> str:
+    """Return the plain rung of the lowest mean test perplexity."""
+    return min(PLAIN_RUNGS, key=lambda name: statistics.fmean(get_perplexities(results[name])))
+
+
+def get_perplexities(runs: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the test perplexities of runs."""
+    return [entry["test_perplexity"] for entry in runs]
+
+
+def summarise(results: Results, costs: dict[str, StepCost]) -> dict[str, Any]:
+    """Return the numbers of one comparison by rung, for the JSON file and the table."""
+    best, rungs = find_best_plain(results), {}
     for name, runs in results.items():
-        losses, perplexities = (
-            [entry[metric] for entry in runs] for metric in ("test_loss", "test_perplexity")
-        )
-        gains = (_format_gain(other, runs) for other in (plain, distance))
-        loss = f"{statistics.fmean(losses):.4f} ± {statistics.stdev(losses):.4f}"
+        gains = {
+            key: None
+            if reference == name
+            else list(
+                compute_improvement(get_perplexities(results[reference]), get_perplexities(runs))
+            )
+            for key, reference in (("gain_over_plain", PLAIN), ("gain_over_best_plain", best))
+        }
+        rungs[name] = {
+            "parameters": costs[name].parameters,
+            "steps": int(runs[0]["steps"]),
+            "step_time_ratio": costs[name].ratio,
+            "test_loss": [entry["test_loss"] for entry in runs],
+            "test_perplexity": get_perplexities(runs),
+            **gains,
+        }
+    return {"best_plain": best, "rungs": rungs}
+
+
+def make_rows(summary: dict[str, Any]) -> Iterator[list[str]]:
+    """Make the rows of a table: the head, and one for each rung."""
+    yield [
+        "",
+        "parameters",
+        "time of a step",
+        "steps",
+        "test loss [nats/token]",
+        "test perplexity",
+        f"gain over {PLAIN} [%]",
+        f"gain over {summary['best_plain']} [%]",
+    ]
+    for name, rung in summary["rungs"].items():
+        losses = rung["test_loss"]
         yield [
             name,
-            f"{runs[0]['steps']:.0f}",
-            loss,
-            f"{statistics.fmean(perplexities):.3f}",
-            *gains,
-            f"{compute_time_ratio(runs, plain):.2f} x",
+            f"{rung['parameters']:,}",
+            f"{rung['step_time_ratio']:.2f} x",
+            str(rung["steps"]),
+            f"{statistics.fmean(losses):.4f} ± {statistics.stdev(losses):.4f}",
+            f"{statistics.fmean(rung['test_perplexity']):.3f}",
+            _format_gain(rung["gain_over_plain"]),
+            _format_gain(rung["gain_over_best_plain"]),
         ]
 
 
-def _format_gain(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> str:
-    if before is after:
-        return "-"
-    first, second = ([entry["test_perplexity"] for entry in side] for side in (before, after))
-    gain = compute_improvement(first, second)
-    return f"{gain.mean:+.2f} ({gain.low:+.2f} to {gain.high:+.2f})"
+def _format_gain(gain: Sequence[float] | None) -> str:
+    return "-" if gain is None else f"{gain[0]:+.2f} ({gain[1]:+.2f} to {gain[2]:+.2f})"
 
 
-def format_table(cells: Sequence[Sequence[str]]) -> str:
-    """Format a Markdown table whose columns have equal widths in all rows."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [cells[0], ["-" * width for width in widths], *cells[1:]]
-    return "\n".join(
-        "| "
-        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        + " |"
-        for line in lines
-    )
-
-
-def run_ladder(runs: RunCache, common: Sequence[str], options: argparse.Namespace) -> None:
-    """Run both searches and all rungs, and print both tables."""
+def run_ladder(runs: RunCache, options: argparse.Namespace) -> None:
+    """Run both searches and all rungs; print and write the tables."""
+    folder, common = runs.path.parent, runs.common
     seeds = range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + options.seeds)
-    barrier = tune_distance(runs, options.barriers)
-    values = tune_values(runs, common, options.budget)
-    clock = make_rung(barrier, NO_RELEASE, NO_MEMORY, NO_EXPERTS)
-    rungs = {
-        PLAIN: ("ablation=plain",),
-        ALIBI: ("ablation=plain", "position=alibi"),
-        BARRIER_ONLY: (*clock, "model.distance=barrier"),
-        LEARNED: (*clock, "model.distance=learned"),
-        DISTANCE: clock,
-        "+ fast weights": make_rung(barrier, NO_RELEASE, NO_EXPERTS),
-        "+ presynaptic dynamics": make_rung(barrier, NO_EXPERTS),
-        WIDE: (
-            *make_rung(barrier, NO_EXPERTS),
-            f"model.ff_multiple={compute_wide_multiple(common)}",
-        ),
-        FULL: make_rung(barrier),
-        DEFAULTS: ("model=synaptic",),
-        TUNED: ("model=synaptic", *(f"{name}={value}" for name, value in values.items())),
+    distances = tune_distances(runs, options.strengths)
+    strength = distances[-1].strength
+    if options.tuned is not None:
+        values = read_tuned(options.tuned)
+    else:
+        space = make_space(common, strength)
+        values = tune_values(runs, space, budget=options.budget, workers=options.workers)
+    rungs = make_rungs(common, distances, values)
+    costs = measure_steps(rungs, common, options.rounds, folder / "step_times.json")
+    slowest = max(costs, key=lambda name: costs[name].ratio)
+    design = {
+        "seeds": list(seeds),
+        "overrides": list(common),
+        "distances": {d.variant: d._asdict() for d in distances},
+        "values": values,
+        "rungs": {name: list(overrides) for name, overrides in rungs.items()},
+        "slowest": slowest,
     }
-    equal_steps = run_on_seeds(runs, rungs, seeds, "rungs")
-    longer = {}
-    for name in (PLAIN, DISTANCE):
-        ratio = compute_time_ratio(equal_steps[TUNED], equal_steps[name])
-        steps = round(equal_steps[name][0]["steps"] * ratio)
-        longer[f"{name}, longer"] = (*rungs[name], f"training.steps={steps}")
-    equal_time = run_on_seeds(runs, longer, seeds, "equal time")
-    design = (
-        f"{options.seeds} paired seeds from {FIRST_FRESH_SEED}, mean ± standard deviation, "
-        "gains in test perplexity with 95 % t-intervals"
+    text = _describe(design, options)
+    record: dict[str, Any] = {"design": design}
+    for title, key in (("Equal steps", "equal_steps"), ("Equal training time", "equal_time")):
+        if key == "equal_time":
+            rungs = give_equal_time(rungs, costs, compose_config(common).training.steps)
+            title += f", that of `{slowest}`"
+        results = run_on_seeds(runs, rungs, seeds, title.split(",")[0].lower())
+        record[key] = summarise(results, costs)
+        text += f"\n## {title}\n\n{format_table(list(make_rows(record[key])))}\n"
+        write_json(folder / "ladder.json", record)
+        write_text(folder / "ladder.md", text)
+    print(f"\n{text}\nwritten to {folder}")
+
+
+def give_equal_time(
+    rungs: dict[str, tuple[str, ...]], costs: dict[str, StepCost], steps: int
+) -> dict[str, tuple[str, ...]]:
+    """Return the rungs with the steps that fit into the training time of the slowest one."""
+    longest = max(cost.ratio for cost in costs.values())
+    return {
+        name: (*overrides, f"training.steps={round(steps * longest / costs[name].ratio)}")
+        for name, overrides in rungs.items()
+    }
+
+
+def _describe(design: dict[str, Any], options: argparse.Namespace) -> str:
+    distances = ", ".join(
+        f"{d['variant']} {d['strength']:.3g}" for d in design["distances"].values()
     )
-    print(f"\nEqual steps ({design}), barrier_strength {barrier:.3g}:\n")
-    print(format_table([HEAD, *make_rows(equal_steps, equal_steps[PLAIN], equal_steps[DISTANCE])]))
-    plain, distance = (equal_time[f"{name}, longer"] for name in (PLAIN, DISTANCE))
-    ratio = compute_time_ratio(equal_steps[TUNED], equal_steps[PLAIN])
-    print(f"\nEqual training time, that of the tuned model ({ratio:.2f} x plain a step):\n")
-    equal_time |= {name: equal_steps[name] for name in (DEFAULTS, FULL, TUNED)}
-    print(format_table([HEAD, *make_rows(equal_time, plain, distance)]))
+    values = ", ".join(f"`{name}={value}`" for name, value in design["values"].items())
+    source = f"from {options.tuned}" if options.tuned else f"a search of {options.budget}"
+    return (
+        f"# Ladder\n\n{len(design['seeds'])} paired seeds from {FIRST_FRESH_SEED}; mean ± standard "
+        "deviation; gains in test perplexity with 95 % t-intervals, positive is better.\n"
+        f"Strengths of the plain distances: {distances}. Values of the synapse ({source}): "
+        f"{values}.\nOverrides: `{' '.join(design['overrides'])}`\n"
+    )
 
 
 def main() -> int:
@@ -389,57 +373,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", type=Path, help="a text file or a folder of text files")
+    number = dict(type=int, metavar="N")
+    parser.add_argument("--budget", default=30, help="evaluations of the search (30)", **number)
+    parser.add_argument("--tuned", type=Path, help="best.yaml of a study in place of the search")
+    parser.add_argument("--strengths", default=6, help="strengths of a distance (6)", **number)
+    parser.add_argument("--seeds", default=5, help="fresh seeds of every rung (5)", **number)
     parser.add_argument(
-        "--budget",
-        type=int,
-        default=30,
-        help="evaluations of the search of the synaptic model (default 30)",
+        "--rounds", default=20, help="rounds of the time measurement (20)", **number
     )
-    parser.add_argument(
-        "--barriers",
-        type=int,
-        default=8,
-        help="evaluations of the search of the distance bias (default 8)",
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=5, help="fresh seeds of every rung (default 5)"
-    )
-    parser.add_argument(
-        "--workers", type=int, default=2, help="runs at a time, a process each (default 2)"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="threads of a run (default 1)")
+    parser.add_argument("--workers", default=2, help="runs at a time (2)", **number)
+    parser.add_argument("--threads", default=1, help="threads of a run (1)", **number)
+    parser.add_argument("--folder", type=Path, help="of the results (outputs/ladder/TEXT)")
     parser.add_argument("overrides", nargs="*", help="as for train.py, e.g. scale=smoke")
     options = parser.parse_intermixed_args()
-    common = [
-        "data=text",
-        f"data.path={options.file.resolve()}",
-        "training.evaluations=1",
-        "training.checkpoint_every=0",
-    ]
-    common += ["logger=csv", "logger.progress=off", *options.overrides]
+    common = (*QUIET, *options.overrides)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # read by the workers when they start
+    torch.set_num_threads(options.threads)
     try:
-        if (
-            options.budget < 1
-            or options.barriers < 2
-            or options.seeds < 2
-            or options.workers < 1
-            or options.threads < 1
-        ):
-            raise user_error(
-                got=str(vars(options)),
-                expected="budget, workers, threads >= 1; barriers, seeds >= 2",
-                do="correct the options",
-            )
+        least = {"budget": 1, "strengths": 2, "seeds": 2, "rounds": 1, "workers": 1, "threads": 1}
+        for name, value in least.items():
+            got = getattr(options, name)
+            check_options(got >= value, f"--{name} {got}", f"at least {value}")
+        data = read_settings(compose_config(common)).data
+        name = Path(data.path).stem if data.path else data.source
+        folder = options.folder or ROOT / "outputs" / "ladder" / name
         with ProcessPoolExecutor(
             options.workers,
             multiprocessing.get_context("spawn"),
             torch.set_num_threads,
             (options.threads,),
         ) as pool:
-            cache = RunCache(ROOT / "outputs" / "ladder" / "runs.json", pool, common)
-            run_ladder(cache, common, options)
+            run_ladder(RunCache(folder / "runs.json", pool, common), options)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -30,7 +30,7 @@ from synaptune.data.corpus import load_corpus
 from synaptune.model.gpt import GPT
 from synaptune.training.evaluation import evaluate, make_autocast
 from synaptune.training.metrics import training_loss
-from synaptune.training.optimizers import make_adamw
+from synaptune.training.optimizers import make_optimizer
 from synaptune.training.schedules import learning_rate
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -87,7 +87,7 @@ def train_to_accuracy(
         context=context,
         limit=training.eval_batches,
     )
-    optimizer, noise = make_adamw(model, training), torch.Generator()
+    optimizer, noise = make_optimizer(model, training), torch.Generator()
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     started_at, not_finite, accuracy = time.perf_counter(), 0, 0.0
     for step in range(1, training.steps + 1):

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ladder import FIRST_FRESH_SEED, ROOT, RunCache, compose_config, format_table, run_on_seeds
+from runs import FIRST_FRESH_SEED, QUIET, ROOT, RunCache, compose_config, format_table, run_on_seeds
 
 from synaptune.analysis.compare import compute_improvement
 from synaptune.config.settings import read_settings
@@ -165,8 +165,7 @@ def main() -> int:
 
 def _run_regime(name: str, overrides: list[str], pool: ProcessPoolExecutor, seeds: int) -> None:
     regime = REGIMES[name]
-    common = ["training.evaluations=1", "training.checkpoint_every=0", "logger=csv"]
-    common += ["logger.progress=off", *regime.common, *overrides]
+    common = [*QUIET, *regime.common, *overrides]
     cache = RunCache(ROOT / "outputs" / "regimes" / "runs.json", pool, common)
     fresh = range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + seeds)
     results = run_on_seeds(cache, regime.variants, fresh, name)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ladder import compose_config
+from runs import compose_config
 
 from synaptune.config.run import run
 from synaptune.config.search_space import read_dimensions

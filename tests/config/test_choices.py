@@ -169,7 +169,7 @@ def test_a_choice_adds_no_key_to_the_configuration_of_a_run(words):
     declared = (
         {f"{group}.{key}" for group, kind in GROUPS.items() for key in keys_of(kind)}
         | {spec.name for spec in SPECS}
-        | {*RUN_KEYS}
+        | {*RUN_KEYS, "synapse.learn"}
     )
     assert set(flatten_config(composed(*words))) == declared
 

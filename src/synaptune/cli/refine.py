@@ -173,7 +173,7 @@ def _make_python_space(file: SpaceFile) -> dict[str, tuple[Any, ...]]:
             space[name] = ("int", entry["low"], entry["high"])
             space[name] += (entry["step"],) if "step" in entry else ()
         else:
-            kind = "log_uniform" if entry["log"] else "uniform"
+            kind = "log_uniform" if entry.get("log") else "uniform"
             space[name] = (kind, entry["low"], entry["high"])
     return space
 

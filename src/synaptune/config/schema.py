@@ -29,7 +29,7 @@ from synaptune.search.stopping import StopConfig
 from synaptune.search.workers.config import TrialConfig, WorkersConfig
 from synaptune.study.callbacks.notify import NotifyConfig
 from synaptune.study.location import StudyConfig
-from synaptune.synapse.circuit import SynapseParams
+from synaptune.synapse.circuit import SUBSYSTEMS
 from synaptune.training.config import LoggerConfig, PolicyConfig, TrainingConfig
 
 GROUPS: dict[str, type] = {
@@ -53,10 +53,6 @@ GROUPS: dict[str, type] = {
 # The groups of conf/train.yaml.
 CONFIG_GROUPS = (*GROUPS, "synapse", "position", "scale", "ablation", "experiment")
 RUN_KEYS = ("name", "seed", "tuned")  # keys of conf/train.yaml itself
-SUBSYSTEMS: dict[str, Any] = {
-    field.name: field.default_factory for field in dataclasses.fields(SynapseParams)
-}
-
 
 # The memory of version 0.1.0 had no gate tick and bound a token to itself.
 NO_EARLIER_FORM = frozenset({"model.memory_tick"})
@@ -92,7 +88,7 @@ def list_default_values() -> dict[str, Any]:
 def _make_schema() -> DictConfig:
     groups = {group: make_writable_node(cls) for group, cls in GROUPS.items()}
     groups["synapse"] = OmegaConf.create(
-        {name: make_writable_node(cls) for name, cls in SUBSYSTEMS.items()}
+        {name: make_writable_node(cls) for name, cls in SUBSYSTEMS.items()} | {"learn": []}
     )
     return OmegaConf.create(groups)
 

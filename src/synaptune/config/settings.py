@@ -21,7 +21,7 @@ from synaptune.core.parameters import find_faults
 from synaptune.core.text import get_first_line, get_override_key
 from synaptune.data.config import CLASSES, IMAGE_SOURCES, SOURCES, DataConfig, find_data_faults
 from synaptune.model.budget import BudgetConfig, check_budget, find_budget_faults
-from synaptune.model.config import ModelConfig, find_model_faults
+from synaptune.model.config import ModelConfig, find_model_faults, find_unused_parameters
 from synaptune.model.network import (
     NetworkConfig,
     Shape,
@@ -36,6 +36,7 @@ from synaptune.search.pruning import PrunerConfig, find_pruner_faults
 from synaptune.search.space.values import Value
 from synaptune.study.artifacts import read_best
 from synaptune.synapse.circuit import SynapseParams
+from synaptune.synapse.learned import find_learn_faults
 from synaptune.training.config import (
     LoggerConfig,
     PolicyConfig,
@@ -76,7 +77,9 @@ def read_settings(cfg: DictConfig) -> Settings:
             expected="names of the configuration",
             do="correct the name; python train.py --cfg job lists all, --help the groups",
         )
-    synapse = SynapseParams(**OmegaConf.to_object(cfg.synapse))  # type: ignore[arg-type]
+    values: Any = OmegaConf.to_object(cfg.synapse)
+    learn = values.pop("learn", ())
+    synapse = SynapseParams(**values, learn=tuple([learn] if isinstance(learn, str) else learn))
     groups: dict[str, Any] = {
         name: OmegaConf.to_object(cfg[name])
         for name in Settings._fields
@@ -90,6 +93,7 @@ def read_settings(cfg: DictConfig) -> Settings:
         *find_policy_faults(settings.policy),
         *_find_kind_faults(settings),
         *find_faults(settings.synapse),
+        *find_learn_faults(settings.synapse, find_unused_parameters(settings.model)),
         *find_data_faults(settings.data, settings.model.context),
         *find_training_faults(settings.training, settings.logger),
         *find_objective_faults(settings.objective),
@@ -215,6 +219,8 @@ def compute_fingerprint(settings: Settings) -> str:
     for name in ("resume", "checkpoint_every", "keep", "test"):
         del plain["training"][name]
     del plain["data"]["download"]
+    if not settings.synapse.learn:
+        del plain["synapse"]["learn"]
     if is_image_run(settings):
         plain["network"] = dataclasses.asdict(settings.network)
         plain["budget"] = dataclasses.asdict(settings.budget)

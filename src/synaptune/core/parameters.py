@@ -7,11 +7,18 @@ report labels derive from the metadata of these fields.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Scale = Literal["lin", "log", "int"]
+Scale = Literal["lin", "log", "decay", "int"]
+# Scale -> the functions from a number to where it is linear, and back.
+SCALES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {
+    "lin": (float, float),
+    "log": (math.log, math.exp),
+    "decay": (lambda number: -math.log1p(-number), lambda coordinate: -math.expm1(-coordinate)),
+}
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,8 @@ class Spec:
         default: value without a setting [unit].
         low: lowest value of a search [unit].
         high: highest value of a search [unit].
-        scale: scale of a search: linear, logarithmic or integer.
+        scale: scale of a search: linear, logarithmic, decay (linear in -ln(1 - value), for a share
+            that is retained per token) or integer.
         unit: unit of default, low and high; 1 for a pure number.
         meaning: one line for the documentation.
         source: paper, derivation or reason of the default.

@@ -18,6 +18,7 @@ from synaptune.model.attention import rms_norm, upcast
 from synaptune.model.gpt import GPT, Block
 from synaptune.synapse.bias import efficacy_bias
 from synaptune.synapse.fast_weights import MemoryState, init_memory, memory_step, recall
+from synaptune.synapse.tensors import SynapseTensors
 from synaptune.synapse.terminal import (
     TerminalState,
     efficacy,
@@ -32,6 +33,8 @@ class LayerCache:
     """Cached state of one layer.
 
     Attributes:
+        params: parameters of the synapse in the layer.
+        newborn: a new terminal, one per head.
         k: keys, (batch, head, token, d).
         v: values, (batch, head, token, d).
         queries: queries of the current tick.
@@ -42,6 +45,8 @@ class LayerCache:
         memory: memory of the sequence; None without one.
     """
 
+    params: SynapseTensors
+    newborn: TerminalState
     k: Tensor
     v: Tensor
     queries: list[Tensor]
@@ -58,25 +63,29 @@ class Decoder:
     A sequence has at most `model.config.context` tokens.
     """
 
+    @torch.no_grad()
     def __init__(self, model: GPT, batch: int) -> None:
         self.model, self.position = model, 0
         config, like = model.config, model.head.weight
         empty = like.new_zeros(batch, config.heads, 0, config.head_width)
-        self.newborn = init_terminals(like.new_zeros(batch, config.heads, 1), model.synapse)
-        no_terminals = map_state(self.newborn, lambda x: x[..., :0])
-        self.layers = [
-            LayerCache(
-                empty,
-                empty,
-                [],
-                no_terminals,
-                like.new_zeros(batch, config.heads, 0),
-                None,
-                None,
-                _init_memory(block, batch, like),
+        self.layers = []
+        for number, block in enumerate(model.blocks):
+            params = model.get_synapse(number)
+            newborn = init_terminals(like.new_zeros(batch, config.heads, 1), params)
+            self.layers.append(
+                LayerCache(
+                    params,
+                    newborn,
+                    empty,
+                    empty,
+                    [],
+                    map_state(newborn, lambda x: x[..., :0]),
+                    like.new_zeros(batch, config.heads, 0),
+                    None,
+                    None,
+                    _init_memory(block, batch, like),
+                )
             )
-            for block in model.blocks
-        ]
 
     @torch.no_grad()
     def feed(self, tokens: Tensor) -> Tensor:
@@ -118,17 +127,17 @@ class Decoder:
         rope: tuple[Tensor, Tensor] | None,
         alibi: Tensor | None,
     ) -> Tensor:
-        model, params, normed = self.model, self.model.synapse, rms_norm(x)
+        model, params, normed = self.model, cache.params, rms_norm(x)
         q, k, v = block.attention.project(normed, rope)
         cache.k, cache.v = torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2)
         scores = q @ cache.k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if (distance := self._append_distance(block, cache, normed, alibi)) is not None:
             scores = scores + distance[:, :, None]
         if block.presynapse is not None and not model.release_off:
-            newborn = efficacy(self.newborn, params)
+            newborn = efficacy(cache.newborn, params)
             cache.efficacy = torch.cat([cache.efficacy, newborn], -1)
             cache.terminals = map_state(
-                cache.terminals, lambda old, new: torch.cat([old, new], -1), self.newborn
+                cache.terminals, lambda old, new: torch.cat([old, new], -1), cache.newborn
             )
             synaptic = efficacy_bias(
                 cache.efficacy[:, :, None], newborn[:, :, None], params.attention
@@ -147,7 +156,7 @@ class Decoder:
         """Add the new key to the distance bias and return it; None without a distance."""
         bias = alibi
         if block.distance is not None and not self.model.distance_off:
-            distance, cache.time = block.distance(normed, self.model.synapse, cache.time)
+            distance, cache.time = block.distance(normed, cache.params, cache.time)
             bias = distance if bias is None else bias + distance
         if bias is None:
             return None
@@ -166,12 +175,12 @@ class Decoder:
         )[:, :, 0]
         # The bias of the current token has been computed, so the efficacy can be replaced.
         cache.terminals, cache.efficacy = terminal_step(
-            cache.terminals, drive, self.model.synapse, tokens
+            cache.terminals, drive, cache.params, tokens
         )
         cache.queries = []
 
     def _transform(self, block: Block, cache: LayerCache, x: Tensor) -> Tensor:
-        params, normed = self.model.synapse, rms_norm(x)
+        params, normed = cache.params, rms_norm(x)
         y = block.feedforward(normed, params).out
         if block.memory is None or cache.memory is None:
             return x + y

@@ -29,6 +29,7 @@ from synaptune.model.attention import (
 from synaptune.model.config import ModelConfig, check_model
 from synaptune.model.distance import Distance
 from synaptune.model.feedforward import FeedForward, FeedForwardOutput, mix_experts
+from synaptune.model.learned import LearnedParameters
 from synaptune.model.memory import Memory
 from synaptune.model.noise import draw_attention_noise
 from synaptune.model.presynapse import Presynapse
@@ -192,6 +193,7 @@ class GPT(nn.Module):
         check_model(config)
         self.config, self.params = config, params
         self.synapse = SynapseTensors(params)
+        self.learned = LearnedParameters(params, config.layers) if params.learn else None
         self.embedding = nn.Embedding(vocab, config.width)
         self.blocks = nn.ModuleList(  # type: ignore[assignment]
             Block(config, int(params.postsynaptic.rank_eligibility)) for _ in range(config.layers)
@@ -214,11 +216,11 @@ class GPT(nn.Module):
         x = rms_norm(self.embedding(tokens))
         shared = self.make_shared_inputs(tokens.shape[1])
         balance, activity = x.new_zeros(()), []
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
             x, loss, layer = block(
                 x,
                 shared,
-                self.synapse,
+                self.get_synapse(number),
                 noise,
                 release_off=self.release_off,
                 distance_off=self.distance_off,
@@ -226,6 +228,22 @@ class GPT(nn.Module):
             balance = balance + self.config.balance_weight * loss
             activity.append(layer)
         return ModelOutput(self.compute_logits(x), balance, tuple(activity))
+
+    def get_synapse(self, layer: int) -> SynapseTensors:
+        """Return the parameters of the synapse in a layer."""
+        return (
+            self.synapse if self.learned is None else self.learned.substitute(self.synapse, layer)
+        )
+
+    def get_learned_values(self) -> dict[str, float]:
+        """Return the learned values, such as `learned.calcium.tau_c.0` of the first layer."""
+        if self.learned is None:
+            return {}
+        return {
+            f"learned.{name.removeprefix('synapse.')}.{layer}": value
+            for name, values in self.learned.compute_values().items()
+            for layer, value in enumerate(values.tolist())
+        }
 
     def compute_logits(self, x: Tensor) -> Tensor:
         """Return the soft-capped logits (..., vocabulary) in fp32 of x (..., width)."""
@@ -258,14 +276,14 @@ class GPT(nn.Module):
         after = {}
         for i, (block, layer) in enumerate(zip(self.blocks, activity, strict=True)):
             if layer.routing is not None and block.feedforward.router is not None:
-                state = block.feedforward.router.step_metabolism(layer.routing, self.synapse)
+                state = block.feedforward.router.step_metabolism(layer.routing, self.get_synapse(i))
                 after |= {
                     f"blocks.{i}.feedforward.router.{name}": value
                     for name, value in state._asdict().items()
                 }
             if layer.consolidation is not None and block.memory is not None:
                 after[f"blocks.{i}.memory.slow"] = block.memory.consolidate_slow(
-                    layer.consolidation, self.synapse
+                    layer.consolidation, self.get_synapse(i)
                 )
         return after
 
@@ -282,7 +300,7 @@ class GPT(nn.Module):
             if block.feedforward.router is None:
                 continue
             path, router = f"blocks.{i}.feedforward", block.feedforward.router
-            plan = router.plan_event(self.synapse)
+            plan = router.plan_event(self.get_synapse(i))
             after |= {
                 f"{path}.{name}": value
                 for name, value in block.feedforward.remodel_weights(plan).items()

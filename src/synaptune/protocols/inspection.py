@@ -269,7 +269,7 @@ def record_traces(model: GPT, tokens: Tensor) -> dict[str, Tensor]:
     from synaptune.model.attention import rms_norm
     from synaptune.synapse.terminal import init_terminals, map_state, terminal_step
 
-    block, params = model.blocks[0], model.synapse
+    block, params = model.blocks[0], model.get_synapse(0)
     assert block.presynapse is not None
     with torch.no_grad():
         q, k, _ = block.attention.project(

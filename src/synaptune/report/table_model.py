@@ -101,7 +101,7 @@ def show_value(value: Value, dimension: Dimension | None = None) -> Any:
 def describe_range(dimension: Dimension) -> str:
     """Describe a range: `0.1 to 2, log`, `a, b` or `a (75 %), b (25 %)`."""
     if dimension.scale != "categorical":
-        scale = ", log" if dimension.scale == "log" else ""
+        scale = "" if dimension.scale == "lin" else f", {dimension.scale}"
         integer = ", integer" if dimension.integer else ""
         return f"{dimension.low:g} to {dimension.high:g}{scale}{integer}"
     total = sum(dimension.weights)

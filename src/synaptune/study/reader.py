@@ -269,7 +269,8 @@ def _build_dimension(
 ) -> Dimension:
     """Build a dimension from its Optuna distribution.
 
-    The weights of choices are taken from the configuration, since Optuna does not store them.
+    The weights of choices and the scale `decay` are taken from the configuration, since Optuna does
+    not store them.
     """
     attributes = stored["attributes"]
     if stored["name"] == "CategoricalDistribution":
@@ -280,9 +281,10 @@ def _build_dimension(
         if not separator or head != dimension.describe():
             return dimension
         return replace(dimension, weights=tuple(json.loads(weights)))
+    plain = "decay" if described.startswith("decay ") else "lin"
     return Dimension(
         name,
-        "log" if attributes["log"] else "lin",
+        "log" if attributes["log"] else plain,
         float(attributes["low"]),
         float(attributes["high"]),
         integer=stored["name"] == "IntDistribution",

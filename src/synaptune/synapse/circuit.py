@@ -24,7 +24,12 @@ from synaptune.synapse.vesicles import VesicleParams
 
 @dataclass(frozen=True)
 class SynapseParams:
-    """Parameters of the synapse by subsystem, as the numbers of a configuration."""
+    """Parameters of the synapse by subsystem, as the numbers of a configuration.
+
+    Attributes:
+        learn: parameters that each layer learns by gradient, such as `calcium.tau_c`
+            (synapse/learned.py).
+    """
 
     calcium: CalciumParams = field(default_factory=CalciumParams)
     vesicles: VesicleParams = field(default_factory=VesicleParams)
@@ -34,6 +39,7 @@ class SynapseParams:
     stochastic: StochasticParams = field(default_factory=StochasticParams)
     structural: StructuralParams = field(default_factory=StructuralParams)
     attention: AttentionParams = field(default_factory=AttentionParams)
+    learn: tuple[str, ...] = ()
 
     def with_values(self, values: dict[str, float]) -> SynapseParams:
         """Return a copy with parameters set by their full names (`synapse.calcium.tau_c`)."""
@@ -49,4 +55,9 @@ class SynapseParams:
         return lookup(self, name.removeprefix("synapse."))
 
 
+SUBSYSTEMS: dict[str, Any] = {
+    item.name: item.default_factory
+    for item in dataclasses.fields(SynapseParams)
+    if item.default_factory is not dataclasses.MISSING
+}
 SPECS = tuple(list_specs(SynapseParams))

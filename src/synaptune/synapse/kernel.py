@@ -2,9 +2,13 @@
 
 On a CPU the C source scan.c is compiled once per machine into the cache folder; on a GPU the Triton
 kernel of triton_scan.py runs. Under vmap, the candidates of a population are rows with their own
-parameters. The reference scan of terminal.py runs instead without a C compiler or Triton, on
-another device, and when a synapse parameter requires a gradient. It gives the same numbers more
-slowly.
+parameters. The gradient of a learned parameter p is a central difference in fp64,
+
+    dL/dp = sum dL/de (e(p + h) - e(p - h)) / 2 h,   h = 1e-5 max(1, |p|)                        (1)
+
+two forward scans for each parameter. The reference scan of terminal.py runs instead without a C
+compiler or Triton, on another device, and on a GPU when a parameter is learned. It gives the same
+numbers more slowly.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).with_name("scan.c")
 C_TYPES = {torch.float32: "float", torch.float64: "double"}
+DIFFERENCE = 1e-5  # of (1): relative errors of 1e-10 by truncation and 1e-11 by rounding
 MAX_TOKENS = 1023  # longest tick of the compiled scan; scan.c unrolls ten binary digits
 # The order of the fields of Params in scan.c: first the parameters by group, then the constants.
 _PACKED = {
@@ -64,20 +69,22 @@ def fast_scan(
         for group, names in _PACKED.items()
         for name in names.split()
     ]
-    if tokens > MAX_TOKENS or any(v.requires_grad for v in values) or not _has_kernel(drive):
+    learned = tuple(number for number, value in enumerate(values) if value.requires_grad)
+    if tokens > MAX_TOKENS or not _has_kernel(drive, learns=bool(learned)):
         return terminal_scan(drive, params, tokens, noise)
     constants = _make_constants(drive.dtype, drive.device)
     packed = torch.cat([torch.stack(values).to(constants), constants])
-    return _Scan.apply(drive, noise, packed[None], tokens)  # type: ignore[return-value]
+    return _Scan.apply(drive, noise, packed[None], tokens, learned)  # type: ignore[return-value]
 
 
-def _has_kernel(drive: Tensor) -> bool:
+def _has_kernel(drive: Tensor, *, learns: bool) -> bool:
     if drive.device.type == "cuda":
-        return drive.dtype == torch.float32 and _has_triton()
+        return drive.dtype == torch.float32 and not learns and _has_triton()
     return (
         drive.device.type == "cpu"
         and drive.dtype in C_TYPES
         and load_library(drive.dtype) is not None
+        and (not learns or load_library(torch.float64) is not None)
     )
 
 
@@ -98,12 +105,20 @@ def _make_constants(dtype: torch.dtype, device: torch.device) -> Tensor:
 class _Scan(torch.autograd.Function):
     """Autograd function of the compiled scan.
 
-    Only the drive has a gradient. The backward pass recomputes the state instead of storing it.
-    The parameters are (set, parameter); each set belongs to an equal share of the batch, in order.
+    The drive and the learned parameters have a gradient. The backward pass recomputes the state
+    instead of storing it. The parameters are (set, parameter); each set belongs to an equal share
+    of the batch, in order. `learned` holds the indices of the learned parameters, which one set
+    alone may have.
     """
 
     @staticmethod
-    def forward(drive: Tensor, noise: Tensor | None, packed: Tensor, tokens: int) -> Tensor:
+    def forward(
+        drive: Tensor,
+        noise: Tensor | None,
+        packed: Tensor,
+        tokens: int,
+        learned: tuple[int, ...],
+    ) -> Tensor:
         drive, noise = drive.contiguous(), None if noise is None else noise.contiguous()
         if drive.device.type == "cuda":
             from synaptune.synapse.triton_scan import run_forward
@@ -117,12 +132,19 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[:3])
-        ctx.tokens = inputs[3]
+        ctx.tokens, ctx.learned = inputs[3:]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor | None, None, None]:  # type: ignore[override]
         drive, noise, packed = ctx.saved_tensors
-        return _ScanGradient.apply(drive, noise, packed, ctx.tokens, grad), None, None, None  # type: ignore[return-value]
+        by_drive = _ScanGradient.apply(drive, noise, packed, ctx.tokens, grad)
+        by_parameter = None
+        if ctx.learned:
+            by_parameter = torch.zeros_like(packed)
+            wide = [None if x is None else x.double() for x in (drive, noise, packed, grad)]
+            for index in ctx.learned:
+                by_parameter[0, index] = _differentiate(*wide, ctx.tokens, index)  # type: ignore[arg-type]
+        return by_drive, None, by_parameter, None, None  # type: ignore[return-value]
 
     @staticmethod
     def vmap(
@@ -132,10 +154,24 @@ class _Scan(torch.autograd.Function):
         noise: Tensor | None,
         packed: Tensor,
         tokens: int,
+        learned: tuple[int, ...],
     ) -> tuple[Tensor, int]:
         drive, noise, packed = _fold(info.batch_size, in_dims, drive, noise, packed)  # type: ignore[misc]
-        out = _Scan.apply(drive, noise, packed, tokens)
+        out = _Scan.apply(drive, noise, packed, tokens, learned)
         return out.unflatten(0, (info.batch_size, -1)), 0  # type: ignore[union-attr]
+
+
+def _differentiate(
+    drive: Tensor, noise: Tensor | None, packed: Tensor, grad: Tensor, tokens: int, index: int
+) -> Tensor:
+    """Return dL/dp (1) of the parameter at an index; all tensors are fp64."""
+    step = DIFFERENCE * packed[0, index].abs().clamp(min=1.0)
+    ends = []
+    for sign in (1.0, -1.0):
+        moved = packed.clone()
+        moved[0, index] += sign * step
+        ends.append(_Scan.forward(drive, noise, moved, tokens, ()))
+    return (grad * (ends[0] - ends[1])).sum() / (2.0 * step)
 
 
 class _ScanGradient(torch.autograd.Function):

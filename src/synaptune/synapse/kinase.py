@@ -53,6 +53,7 @@ class PostsynapticParams:
         0.95,
         low=0.7,
         high=0.9999,
+        scale="decay",
         unit="1/token",
         meaning="fast weights retained per token",
         source="chosen: twenty tokens",

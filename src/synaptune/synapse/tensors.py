@@ -9,7 +9,7 @@ from torch import nn
 
 from synaptune.synapse.bias import AttentionParams
 from synaptune.synapse.calcium import CalciumParams
-from synaptune.synapse.circuit import SynapseParams
+from synaptune.synapse.circuit import SUBSYSTEMS, SynapseParams
 from synaptune.synapse.energy import EnergyParams
 from synaptune.synapse.experts import StructuralParams
 from synaptune.synapse.kinase import PostsynapticParams
@@ -22,9 +22,8 @@ class SynapseTensors(nn.Module):
     """Parameters of the synapse as 0-dim tensors, with the attribute paths of `SynapseParams`.
 
     The tensors are non-persistent buffers. The equations read them, so one compiled program serves
-    all candidates. A buffer with a leading axis gives a population; an `nn.Parameter` in its place
-    makes the value learnable. The annotations name the dataclass whose attribute names a subsystem
-    has; the attribute values are tensors.
+    all candidates. A buffer with a leading axis gives a population. The annotations name the
+    dataclass whose attribute names a subsystem has; the attribute values are tensors.
     """
 
     calcium: CalciumParams
@@ -38,9 +37,9 @@ class SynapseTensors(nn.Module):
 
     def __init__(self, params: SynapseParams) -> None:
         super().__init__()
-        for group in dataclasses.fields(params):
-            subsystem, values = nn.Module(), getattr(params, group.name)
+        for group in SUBSYSTEMS:
+            subsystem, values = nn.Module(), getattr(params, group)
             for item in dataclasses.fields(values):
                 value = torch.tensor(float(getattr(values, item.name)))
                 subsystem.register_buffer(item.name, value, persistent=False)
-            self.add_module(group.name, subsystem)
+            self.add_module(group, subsystem)

@@ -13,7 +13,7 @@ from synaptune.core.files import as_disk_errors, replace_file
 from synaptune.data.config import DataConfig
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT
-from synaptune.synapse.circuit import SynapseParams
+from synaptune.synapse.circuit import SUBSYSTEMS, SynapseParams
 
 FORMAT = 2
 # format -> what wrote it; the mechanisms of its model were others
@@ -101,10 +101,10 @@ def describe_model(
     return {**plain, "vocab": vocab, "seed": seed}
 
 
-def build_synapse_params(values: dict[str, dict[str, float]]) -> SynapseParams:
+def build_synapse_params(values: dict[str, Any]) -> SynapseParams:
     """Build SynapseParams from plain values by subsystem."""
-    kinds = {field.name: field.default_factory for field in dataclasses.fields(SynapseParams)}
-    return SynapseParams(**{name: kinds[name](**values[name]) for name in values})  # type: ignore[operator]
+    groups = {name: SUBSYSTEMS[name](**values[name]) for name in values if name != "learn"}
+    return SynapseParams(**groups, learn=tuple(values.get("learn", ())))
 
 
 def load_model(path: str | Path) -> tuple[GPT, ModelConfig, DataConfig]:

@@ -198,11 +198,12 @@ class LanguageJob(Job):
         return self.score_split(device, "val") | compute_expert_metrics(self.model)
 
     def compute_final_metrics(self, device: torch.device) -> dict[str, float]:
+        learned = self.model.get_learned_values()
         if not self.training.representation:
-            return {}
+            return learned
         self.model.to(device)  # Lightning leaves a trained model on the CPU
         tokens = self._get_batches("val")[0].tokens.to(device)
-        return measure_last_layer(self.model, self.model.head, tokens)
+        return learned | measure_last_layer(self.model, self.model.head, tokens)
 
     def describe(self) -> dict[str, Any]:
         return checkpoint.describe_model(

@@ -52,8 +52,8 @@ class Population:
         weight_decay: weight decay of AdamW.
 
     Raises:
-        UserError: a neutral value switches a term off in some candidates only; the term is part of
-            the program for all candidates or for none.
+        UserError: a candidate learns parameters; or a neutral value switches a term off in some
+            candidates only, while the term is part of the program for all of them or for none.
     """
 
     def __init__(
@@ -66,6 +66,12 @@ class Population:
         learning_rate: float,
         weight_decay: float,
     ) -> None:
+        if any(params.learn for params in candidates):
+            raise user_error(
+                got="a population with synapse.learn",
+                expected="fixed parameters, which are the candidates",
+                do="train a model with learned parameters in a run of its own",
+            )
         models = [GPT(config, params, vocab, seed) for params in candidates]
         if len({(model.release_off, model.distance_off) for model in models}) > 1:
             raise user_error(

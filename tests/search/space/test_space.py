@@ -1,10 +1,13 @@
 """Values and unit coordinates."""
 
+import json
+
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from optuna.distributions import distribution_to_json
 
 from synaptune.config.search_space import refuse_unused
 from synaptune.config.sweep_syntax import parse_parametrization, parse_sweep
@@ -15,6 +18,8 @@ from synaptune.search.space.space import (
     make_dimension,
     make_space,
 )
+from synaptune.study.database.rows import make_distribution
+from synaptune.study.reader import _build_dimension
 from synaptune.synapse.circuit import SPECS
 
 UNIT = st.floats(0.0, 1.0)
@@ -22,7 +27,11 @@ UNIT = st.floats(0.0, 1.0)
 
 @st.composite
 def dimensions(draw):
-    kind = draw(st.sampled_from(["lin", "log", "int", "int log", "choice"]))
+    kind = draw(st.sampled_from(["lin", "log", "decay", "int", "int log", "choice"]))
+    if kind == "decay":
+        low = draw(st.floats(-1.0, 0.9))
+        rest = (1.0 - low) * draw(st.floats(1e-6, 0.5))
+        return Dimension("x", "decay", low, 1.0 - rest)
     if kind == "choice":
         choices = tuple(draw(st.lists(st.integers(), min_size=1, max_size=9, unique=True)))
         size = len(choices)
@@ -210,3 +219,27 @@ def test_parameters_without_effect_are_refused_with_the_reason():
 def test_an_empty_space_is_refused():
     with pytest.raises(UserError, match="empty"):
         make_space([])
+
+
+def test_a_decay_is_linear_in_minus_the_log_of_what_is_lost():
+    dimension = make_dimension(
+        next(spec for spec in SPECS if spec.name == "synapse.postsynaptic.post_fast_decay")
+    )
+    assert dimension.scale == "decay"
+    assert [dimension.to_value(unit) for unit in (0.0, 1.0)] == [0.7, 0.9999]
+    assert 1.0 - dimension.to_value(0.5) == pytest.approx((0.3 * 1e-4) ** 0.5, rel=1e-3)
+    assert "decay [0.7, 0.9999]" in dimension.describe()
+
+
+def test_a_decay_up_to_one_is_refused():
+    with pytest.raises(UserError, match="below 1 on a decay scale"):
+        Dimension("x", "decay", 0.5, 1.0)
+
+
+def test_a_stored_decay_is_read_back_with_its_scale():
+    dimension = Dimension("x", "decay", 0.7, 0.9999, start=0.95)
+    stored = json.loads(distribution_to_json(make_distribution(dimension)))
+    read = _build_dimension(
+        "x", stored, value=0.95, is_middle=False, described=dimension.describe()
+    )
+    assert read == dimension

@@ -121,7 +121,8 @@ def make_entry(dimension: Dimension) -> dict[str, object]:
     return {
         "low": low,
         "high": high,
-        "log": dimension.scale == "log",
+        # Without the key an entry keeps the declared scale.
+        **({} if dimension.scale == "decay" else {"log": dimension.scale == "log"}),
         **({"integer": True} if dimension.integer else {}),
         **({"step": dimension.step} if dimension.step > 1 else {}),
     }

@@ -148,8 +148,8 @@ def set_value_ticks(axis: Axis, dimension: Dimension, count: int = 4) -> None:
 def list_round_values(dimension: Dimension, count: int) -> list[Any]:
     """List at most `count` round values inside the range.
 
-    They are choices of a categorical dimension, equal steps of a linear one, and 1-2-5 steps or
-    decades of a logarithmic one.
+    They are choices of a categorical dimension, equal steps of a linear one, 1-2-5 steps or decades
+    of a logarithmic one, and 0.9, 0.99, ... of a decay.
     """
     if dimension.scale == "categorical":
         stride = math.ceil(len(dimension.choices) / count)
@@ -165,6 +165,11 @@ def list_round_values(dimension: Dimension, count: int) -> list[Any]:
             if len(values) <= count:
                 break
         return values[:: math.ceil(len(values) / count)] if values else [low, high]
+    if dimension.scale == "decay":
+        nines = [round(1.0 - 10.0**-digits, digits) for digits in range(1, 16)]
+        inside = [value for value in nines if low <= value <= high]
+        if len(inside) > 1:
+            return inside[:: math.ceil(len(inside) / count)]
     from matplotlib.ticker import MaxNLocator
 
     locator = MaxNLocator(count - 1, steps=TICK_STEPS, integer=dimension.integer)

@@ -90,6 +90,8 @@ class OptunaDimension(NamedTuple):
 
 def make_optuna_dimension(dimension: Dimension, sampler: str) -> OptunaDimension:
     """Return the representation of a dimension for a sampler."""
+    if dimension.scale == "decay":  # Optuna has no such scale
+        return OptunaDimension(dimension, "unit")
     if sampler in MODEL_SAMPLERS:
         return OptunaDimension(dimension, "typed")
     equal = dimension.scale != "log" and not dimension.weights

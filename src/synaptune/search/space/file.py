@@ -203,14 +203,14 @@ def parse_range_entry(name: str, entry: Any, declared: Dimension | None, start: 
             do="list its choices",
         )
     low, high = (entry[key] if key in entry else getattr(declared, key) for key in ("low", "high"))
-    log = entry.get("log", declared is not None and declared.scale == "log")
+    scale = "log" if entry.get("log", False) else "lin"
+    if declared is not None and declared.scale != "categorical" and "log" not in entry:
+        scale = declared.scale
     integer = entry.get(
         "integer", declared.integer if declared is not None else isinstance(start, int)
     )
     step = entry.get("step", 1)
-    return Dimension(
-        name, "log" if log else "lin", low, high, integer=integer, start=start, step=step
-    )
+    return Dimension(name, scale, low, high, integer=integer, start=start, step=step)
 
 
 def find_unknown_names(file: SpaceFile, known: Sequence[str]) -> list[str]:

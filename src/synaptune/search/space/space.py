@@ -4,15 +4,16 @@ Each searched parameter is one coordinate u in [0, 1]:
 
     lin          value = low + u (high - low)                                            (1)
     log          value = exp(ln low + u (ln high - ln low))                              (2)
-    integer      (1) or (2) over [low - s/2, high + s/2], rounded to low + k s; s is 1   (3)
+    decay        (1) between the ends of -ln(1 - value)                                  (3)
+    integer      (1) or (2) over [low - s/2, high + s/2], rounded to low + k s; s is 1   (4)
                  unless the dimension has a step
-    categorical  value = the choice whose part of [0, 1] contains u; the parts are       (4)
+    categorical  value = the choice whose part of [0, 1] contains u; the parts are       (5)
                  equal, or proportional to the weights
 
 A value with a bin is converted back to the middle of its bin. A float is rounded to six significant
 digits, or more in a range that is narrow beside its numbers, so that the stored, the displayed and
 the evaluated number are the same.
-Source: chosen; on a linear scale (3) makes the outermost integers as likely as the others.
+Source: chosen; on a linear scale (4) makes the outermost integers as likely as the others.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from synaptune.core.errors import UserError, suggest, user_error
-from synaptune.core.parameters import Spec
+from synaptune.core.parameters import SCALES, Spec
 from synaptune.search.space.values import (
     Value,
     copy_value,
@@ -50,7 +51,7 @@ class Dimension:
 
     Attributes:
         name: name of the parameter.
-        scale: `lin` or `log` for a range of numbers, `categorical` for choices.
+        scale: `lin`, `log` or `decay` for a range of numbers, `categorical` for choices.
         low: lower end of the range, included.
         high: upper end of the range, included.
         integer: whether the range contains integers only.
@@ -64,7 +65,7 @@ class Dimension:
     """
 
     name: str
-    scale: Literal["lin", "log", "categorical"]
+    scale: Literal["lin", "log", "decay", "categorical"]
     low: float = 0.0
     high: float = 1.0
     integer: bool = False
@@ -79,7 +80,8 @@ class Dimension:
         if fault := self._find_fault():
             raise user_error(
                 got=f"{self.name}: {fault}",
-                expected="low < high, both finite (and positive on a log scale), or at least one "
+                expected="low < high, both finite (positive on a log scale, below 1 on a decay "
+                "scale), or at least one "
                 "choice, with no weights or one for each choice, all positive and at least "
                 f"{MIN_SHARE:g} of their sum",
                 do="correct the range, or the choices",
@@ -100,11 +102,13 @@ class Dimension:
             return f"integers up to {format_number(self.high)}, beyond 2**53"
         if self.step != 1 and (fault := self._find_step_fault()):
             return fault
+        if self.scale == "decay" and (self.integer or self.high >= 1.0):
+            return f"decay range to {self.high:g}{' of integers' if self.integer else ''}"
         edge = self._get_edges()[0]
         return f"log range from {self.low:g}" if self.scale == "log" and edge <= 0 else None
 
     def _find_step_fault(self) -> str | None:
-        if self.step < 1 or not self.integer or self.scale == "log":
+        if self.step < 1 or not self.integer or self.scale != "lin":
             return f"step {self.step} in a {self.scale} range; it needs integers on a linear scale"
         if (self.high - self.low) % self.step:
             return f"range {self.low:g} to {self.high:g}, no multiple of the step {self.step}"
@@ -130,7 +134,7 @@ class Dimension:
         return f"weight {invalid[0]:g}" if invalid else None
 
     def _get_choice_edges(self) -> list[float]:
-        """Return the edges 0, ..., 1 between the parts of the choices, eq. (4)."""
+        """Return the edges 0, ..., 1 between the parts of the choices, eq. (5)."""
         if not self.weights:
             return [index / len(self.choices) for index in range(len(self.choices) + 1)]
         sums = [0.0, *itertools.accumulate(self.weights)]
@@ -158,10 +162,12 @@ class Dimension:
         value = self.to_value(unit)
         lower, upper = self._get_edges()
         left, right = float(value) - self.step / 2, float(value) + self.step / 2
-        if self.scale == "lin":
-            return (left - lower) / (upper - lower), (right - lower) / (upper - lower)
-        width = math.log(upper / lower)
-        return math.log(left / lower) / width, math.log(right / lower) / width
+        return self._locate(left, lower, upper), self._locate(right, lower, upper)
+
+    def _locate(self, number: float, lower: float, upper: float) -> float:
+        """Return the coordinate of a number between two edges."""
+        first, last = SCALES[self.scale][0](lower), SCALES[self.scale][0](upper)
+        return (SCALES[self.scale][0](number) - first) / (last - first)
 
     def to_value(self, unit: float) -> Value:
         """Return the value at a unit coordinate, which is clipped to [0, 1]."""
@@ -172,11 +178,11 @@ class Dimension:
         if self.integer:
             first = self.low if self.step > 1 else 0.0
             nearest = first + self.step * math.floor((number - first) / self.step + 0.5)
-            return int(min(max(nearest, self.low), self.high))  # eq. (3)
+            return int(min(max(nearest, self.low), self.high))  # eq. (4)
         return min(max(float(f"{number:.{self._digits}g}"), self.low), self.high)
 
     def get_choice_index(self, unit: float) -> int:
-        """Return the index of the choice at a unit coordinate in [0, 1], eq. (4)."""
+        """Return the index of the choice at a unit coordinate in [0, 1], eq. (5)."""
         if self.weights:
             return min(bisect.bisect_right(self._get_choice_edges(), unit), len(self.choices)) - 1
         return min(int(unit * len(self.choices)), len(self.choices) - 1)
@@ -189,7 +195,10 @@ class Dimension:
     def _digits(self) -> int:
         """Significant digits that tell MIN_STEPS values of the range apart, at least the usual."""
         largest = max(abs(self.low), abs(self.high))
-        missing = math.log10(largest * MIN_STEPS / (self.high - self.low))
+        width = self.high - self.low
+        if self.scale == "decay":  # its steps are narrowest at the upper end
+            width = (1.0 - self.high) * math.log((1.0 - self.low) / (1.0 - self.high))
+        missing = math.log10(largest * MIN_STEPS / width)
         return min(max(SIGNIFICANT_DIGITS, math.ceil(missing) + 1), 17)
 
     def to_number(self, unit: float) -> float:
@@ -201,11 +210,10 @@ class Dimension:
         return min(max(self._interpolate(min(max(float(unit), 0.0), 1.0)), self.low), self.high)
 
     def _interpolate(self, unit: float) -> float:
-        """Compute eq. (1) or (2) between the edges."""
-        lower, upper = self._get_edges()
-        if self.scale == "lin":
-            return lower + unit * (upper - lower)  # eq. (1)
-        return math.exp(math.log(lower) + unit * (math.log(upper) - math.log(lower)))  # eq. (2)
+        """Compute eq. (1), (2) or (3) between the edges."""
+        to_scale, from_scale = SCALES[self.scale]
+        first, last = map(to_scale, self._get_edges())
+        return from_scale(first + unit * (last - first))
 
     def to_unit(self, value: Value) -> float:
         """Return the unit coordinate of a value, which is clipped to the range.
@@ -223,10 +231,7 @@ class Dimension:
                 )
             return self.get_choice_unit(index)
         lower, upper = self._get_edges()
-        number = min(max(float(value), self.low), self.high)
-        if self.scale == "lin":
-            return (number - lower) / (upper - lower)
-        return (math.log(number) - math.log(lower)) / (math.log(upper) - math.log(lower))
+        return self._locate(min(max(float(value), self.low), self.high), lower, upper)
 
     def contains(self, value: Value) -> bool:
         """Return whether a value lies in the range or is one of the choices."""
@@ -408,7 +413,7 @@ def make_dimension(spec: Spec, start: Value | None = None, steps: int | None = N
             raise ValueError(f"{spec.name} is searched as a fraction of the run: give its steps")
         spec = replace(spec.for_run(steps), of_run=True)
     integer = spec.of_run or spec.scale == "int"
-    scale = "log" if spec.scale == "log" else "lin"
+    scale = "lin" if spec.scale == "int" else spec.scale
     return Dimension(
         spec.name,
         scale,

@@ -1,0 +1,288 @@
+"""Training runs of the ladder and the regimes: trained once, stored, on paired seeds, timed."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+
+from synaptune.config.run import run
+from synaptune.config.schema import register
+from synaptune.config.settings import compute_fingerprint, read_settings
+from synaptune.core.errors import user_error
+from synaptune.data.batches import make_train_batch
+from synaptune.data.corpus import load_corpus
+from synaptune.model.gpt import GPT
+from synaptune.study.artifacts import write_json
+from synaptune.study.provenance import get_code_version
+from synaptune.training.errors import DivergedError
+from synaptune.training.metrics import training_loss
+from synaptune.training.optimizers import make_optimizer
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST_FRESH_SEED = 7000  # of the compared runs; no search of this project uses seeds near it
+QUIET = (
+    "training.evaluations=1",
+    "training.checkpoint_every=0",
+    "logger=csv",
+    "logger.progress=off",
+)
+STORED_METRICS = (
+    "val_loss",
+    "test_loss",
+    "test_perplexity",
+    "test_recall_accuracy",
+    "train_seconds",
+    "steps",
+    "merges",
+    "splits",
+)
+WARM_UP_STEPS = 3
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+class Job(NamedTuple):
+    """A run: its label, and its overrides."""
+
+    label: str
+    overrides: tuple[str, ...]
+
+
+def compose_config(overrides: Sequence[str]) -> Any:
+    """Compose the configuration of a run.
+
+    Raises:
+        UserError: an override is invalid.
+    """
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        try:
+            return compose("train", overrides=list(overrides))
+        except HydraException as error:
+            raise user_error(
+                got=str(error), expected="overrides of conf/train.yaml", do="correct them"
+            ) from error
+
+
+def train_once(overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Train in this process and return the metrics, or the reason of the failure."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            metrics = run(compose_config(overrides), Path(folder), overrides=[]).metrics
+        except DivergedError as error:
+            return {"failed": str(error)}
+    return {name: metrics[name] for name in STORED_METRICS if name in metrics}
+
+
+class RunCache:
+    """Runs that are trained once, and stored by the fingerprint of their configuration.
+
+    Args:
+        path: file of the stored runs.
+        pool: processes that train.
+        common: overrides of every run.
+    """
+
+    def __init__(self, path: Path, pool: Executor, common: Sequence[str]) -> None:
+        self.path, self.common = path, tuple(common)
+        self._pool = pool
+        self._code_version = get_code_version()
+        self._results: dict[str, dict[str, Any]] = (
+            json.loads(path.read_text()) if path.exists() else {}
+        )
+
+    def load_or_train(self, jobs: Sequence[Job], title: str) -> list[dict[str, Any]]:
+        """Return the results of jobs in their order, after training those without a stored result.
+
+        Args:
+            jobs: runs to train.
+            title: printed before the progress of each run.
+
+        Raises:
+            UserError: a configuration is invalid.
+        """
+        all_overrides = [(*self.common, *job.overrides) for job in jobs]
+        keys = [
+            compute_fingerprint(read_settings(compose_config(overrides)))
+            for overrides in all_overrides
+        ]
+        missing = {key: index for index, key in reversed(list(enumerate(keys)))}
+        index_by_future = {
+            self._pool.submit(train_once, all_overrides[index]): index
+            for key, index in sorted(missing.items(), key=lambda entry: entry[1])
+            if key not in self._results
+        }
+        try:
+            for number, future in enumerate(as_completed(index_by_future), 1):
+                index = index_by_future[future]
+                job, key, result = jobs[index], keys[index], future.result()
+                self._results[key] = result | {
+                    "label": job.label,
+                    "overrides": list(job.overrides),
+                    "code_version": self._code_version,
+                }
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self.path, self._results)
+                print(
+                    f"{title} {number}/{len(index_by_future)}  {job.label}: "
+                    f"{_format_result(result)}",
+                    flush=True,
+                )
+        finally:
+            for future in index_by_future:
+                future.cancel()
+        return [self._results[key] for key in keys]
+
+
+def _format_result(result: dict[str, Any]) -> str:
+    if "failed" in result:
+        return f"failed: {result['failed']}"
+    name = "test_loss" if "test_loss" in result else "val_loss"
+    return f"{name} {result[name]:.4f}  {result['train_seconds']:.1f} s"
+
+
+def run_on_seeds(
+    runs: RunCache, rungs: dict[str, tuple[str, ...]], seeds: Sequence[int], title: str
+) -> Results:
+    """Run the rungs on all seeds and return the results by rung, in the order of the seeds.
+
+    The rungs alternate, so that other load of the machine affects all of them.
+
+    Raises:
+        UserError: a run diverged.
+    """
+    jobs = [
+        Job(f"{name}, seed {seed}", (*overrides, f"seed={seed}", "training.test=true"))
+        for seed in seeds
+        for name, overrides in rungs.items()
+    ]
+    results = runs.load_or_train(jobs, title)
+    if failed := [
+        job.label for job, result in zip(jobs, results, strict=True) if "failed" in result
+    ]:
+        raise user_error(
+            got=f"diverged runs: {', '.join(failed)}",
+            expected="rungs that train",
+            do="lower training.learning_rate",
+        )
+    return {name: results[number :: len(rungs)] for number, name in enumerate(rungs)}
+
+
+def format_table(cells: Sequence[Sequence[str]]) -> str:
+    """Format a Markdown table whose columns have equal widths in all rows."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [cells[0], ["-" * width for width in widths], *cells[1:]]
+    return "\n".join(
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in lines
+    )
+
+
+class StepTimer:
+    """A run without its evaluations, which trains step by step.
+
+    Attributes:
+        parameters: trainable parameters of its model.
+    """
+
+    def __init__(self, overrides: Sequence[str]) -> None:
+        settings = read_settings(compose_config(overrides))
+        self._training, self._data = settings.training, settings.data
+        self._corpus = load_corpus(settings.data, settings.model.context)
+        self._model = GPT(settings.model, settings.synapse, self._corpus.vocab, seed=0)
+        self._optimizer = make_optimizer(self._model, settings.training)
+        self._noise, self._step = torch.Generator(), 0
+        self.parameters = count_parameters(self._model)
+
+    def __call__(self) -> float:
+        """Train one step and return its time [s]."""
+        start, training, model = time.perf_counter(), self._training, self._model
+        activities = []
+        for micro in range(training.accumulate):
+            batch = make_train_batch(
+                self._corpus,
+                self._data,
+                seed=0,
+                step=self._step * training.accumulate + micro,
+                size=training.batch,
+                context=model.config.context,
+            )
+            output = model(batch.tokens, self._noise)
+            loss = training_loss(output.logits, batch.targets) + output.balance
+            (loss / training.accumulate).backward()
+            activities.append(output.activity)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip or torch.inf)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._step += 1
+        model.apply_plasticity(activities, self._step, self._optimizer)
+        return time.perf_counter() - start
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    """Return the trainable parameters of a model."""
+    return sum(weight.numel() for weight in model.parameters())
+
+
+class StepCost(NamedTuple):
+    """Cost of a step of one rung.
+
+    Attributes:
+        parameters: trainable parameters of the model.
+        seconds: time of a step, the median over the rounds [s].
+        ratio: median over the rounds of its time over that of the first rung in the same round.
+    """
+
+    parameters: int
+    seconds: float
+    ratio: float
+
+
+def measure_steps(
+    rungs: dict[str, tuple[str, ...]], common: Sequence[str], rounds: int, path: Path
+) -> dict[str, StepCost]:
+    """Measure the time of a step of all rungs, alternately in this process, or load it.
+
+    Args:
+        rungs: overrides by name.
+        common: overrides of all rungs.
+        rounds: measured rounds; in each of them every rung trains one step.
+        path: file of the stored measurement; it counts if it holds the same rungs.
+    """
+    key = json.dumps([rungs, list(common), torch.get_num_threads()])
+    if path.exists() and (stored := json.loads(path.read_text()))["key"] == key:
+        return {name: StepCost(**cost) for name, cost in stored["costs"].items()}
+    timers = {name: StepTimer((*common, *overrides)) for name, overrides in rungs.items()}
+    for timer in timers.values():
+        for _ in range(WARM_UP_STEPS):
+            timer()
+    times = [[timer() for timer in timers.values()] for _ in range(rounds)]
+    costs = {
+        name: StepCost(
+            timer.parameters,
+            statistics.median(row[number] for row in times),
+            statistics.median(row[number] / row[0] for row in times),
+        )
+        for number, (name, timer) in enumerate(timers.items())
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"key": key, "costs": {n: cost._asdict() for n, cost in costs.items()}})
+    return costs
+
+
+def check_options(valid: bool, got: str, expected: str) -> None:
+    """Raise UserError unless the options of a benchmark are valid."""
+    if not valid:
+        raise user_error(got=got, expected=expected, do="correct the options")

@@ -1,0 +1,120 @@
+"""The ladder: its rungs, its controls, its two comparisons, and that it continues."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import pytest
+
+from helpers.paths import ROOT
+from synaptune.synapse.circuit import SynapseParams
+
+COMMON = ("logger=csv", "scale=smoke", "data.max_bytes=60_000")
+VALUES = {"synapse.attention.barrier_strength": 30.0, "synapse.postsynaptic.post_fast_lr": 0.004}
+
+
+@pytest.fixture(scope="module")
+def ladder():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return importlib.import_module("ladder")
+    finally:
+        sys.path.pop(0)
+
+
+@pytest.fixture(scope="module")
+def rungs(ladder):
+    found = [("barrier", 16.0, 2.5), ("learned", 32.0, 2.4), ("clock", 8.0, 2.3)]
+    return ladder.make_rungs(COMMON, [ladder.Distance(*entry) for entry in found], VALUES)
+
+
+def read_model(ladder, overrides):
+    return ladder.read_settings(ladder.compose_config([*COMMON, *overrides])).model
+
+
+def test_the_wide_plain_model_has_the_parameters_of_the_full_one_and_the_best_distance(
+    ladder, rungs
+):
+    wide, full = (read_model(ladder, rungs[name]) for name in (ladder.WIDE, ladder.FULL))
+    counts = [
+        ladder.count_parameters(ladder.GPT(model, SynapseParams(), 256, seed=0))
+        for model in (wide, full)
+    ]
+    assert counts[0] >= counts[1] > counts[0] - 40 * wide.width * 2 * wide.heads
+    assert (wide.distance, wide.release, wide.fast_weights, wide.experts) == (
+        "clock",
+        "off",
+        "off",
+        1,
+    )
+    assert "synapse.attention.barrier_strength=8" in rungs[ladder.WIDE]
+
+
+def test_each_rung_of_the_synapse_adds_one_mechanism(ladder, rungs):
+    names = ["synaptic: distance alone", "+ memory", "+ dynamics", ladder.FULL]
+    models = [read_model(ladder, rungs[name]) for name in names]
+    assert [model.fast_weights for model in models] == ["off", "delta", "delta", "delta"]
+    assert [model.release for model in models] == ["off", "off", "dynamic", "dynamic"]
+    assert [model.experts for model in models] == [1, 1, 1, 4]
+    assert all("synapse.postsynaptic.post_fast_lr=0.004" in rungs[name] for name in names)
+
+
+def test_equal_time_gives_a_rung_of_half_the_cost_twice_the_steps(ladder):
+    rungs = {"fast": ("a=1",), "slow": ("a=2",)}
+    costs = {"fast": ladder.StepCost(1, 0.1, 1.0), "slow": ladder.StepCost(1, 0.2, 2.0)}
+    assert ladder.give_equal_time(rungs, costs, 200) == {
+        "fast": ("a=1", "training.steps=400"),
+        "slow": ("a=2", "training.steps=200"),
+    }
+
+
+def test_the_best_plain_rung_is_the_reference_of_the_gains(ladder):
+    def results(value):
+        return [
+            {"test_perplexity": value * scale, "test_loss": 1.0, "steps": 10.0}
+            for scale in (1.0, 1.01, 0.99)
+        ]
+
+    values = dict.fromkeys(ladder.PLAIN_RUNGS, 10.0) | {ladder.WIDE: 8.0, ladder.FULL: 4.0}
+    summary = ladder.summarise(
+        {name: results(value) for name, value in values.items()},
+        {name: ladder.StepCost(7, 0.1, 1.0) for name in values},
+    )
+    assert summary["best_plain"] == ladder.WIDE
+    full = summary["rungs"][ladder.FULL]
+    assert full["gain_over_best_plain"] == pytest.approx([50.0] * 3)
+    assert full["gain_over_plain"] == pytest.approx([60.0] * 3)
+    assert summary["rungs"][ladder.WIDE]["gain_over_best_plain"] is None
+
+
+def test_tuned_values_of_the_training_are_refused(ladder, tmp_path):
+    path = tmp_path / "best.yaml"
+    path.write_text("parameters: {training.learning_rate: 0.01}\n")
+    with pytest.raises(ladder.UserError, match="all rungs share the training"):
+        ladder.read_tuned(path)
+
+
+def test_a_wrong_option_is_refused(ladder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ladder", "--seeds", "1"])
+    assert ladder.main() == 2
+    assert "expected: at least 2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_ladder_writes_its_tables_and_continues(ladder, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # for the processes that train
+    words = ["ladder", "--budget", "2", "--strengths", "2", "--seeds", "2", "--rounds", "1"]
+    words += ["--folder", str(tmp_path), "--workers", "1", *COMMON, "training.steps=4"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert ladder.main() == 0, capsys.readouterr().err
+    first = json.loads((tmp_path / "ladder.json").read_text())
+    assert "## Equal training time" in (tmp_path / "ladder.md").read_text()
+    assert first["equal_steps"]["rungs"][ladder.WIDE]["steps"] == 4
+    runs = (tmp_path / "runs.json").read_bytes()
+    capsys.readouterr()
+    assert ladder.main() == 0
+    assert (tmp_path / "runs.json").read_bytes() == runs
+    assert json.loads((tmp_path / "ladder.json").read_text()) == first
+    assert "seed 7000" not in capsys.readouterr().out
