@@ -119,13 +119,7 @@ def _plan_protocol(
     overrides = ["search_space=all"] if options.plan == "all48" else []
     composed = phase1.compose_phase1([*overrides, *options.overrides])
     config, space = phase1.read_config(composed), phase1.build_space(composed)
-    plan = phase1.plan_runs(
-        config,
-        space,
-        workers=options.devices,
-        steps=int(composed.base.training.steps),
-        is_screened=phase1.has_screening(composed.base),
-    )
+    plan = phase1.plan_runs(config, composed.base, space, workers=options.devices)
     return composed, config, space, plan
 
 

@@ -44,6 +44,8 @@ class Phase1Config:
     screen: bool = MISSING
     screen_runs: int | None = MISSING
     screen_fraction: float = MISSING
+    ablation: bool = MISSING
+    ablation_runs: int | None = MISSING
     sanity: SanityConfig = MISSING
 
 
@@ -116,6 +118,7 @@ _MINIMA = {
     "gate_seeds": (2, "2, for an interval"),
     "final_steps": (1, "1 step"),
     "screen_runs": (4, "4 runs"),
+    "ablation_runs": (2, "2 runs: one parameter on two seeds"),
     "top": (3, "3: fewer points have no rank correlation"),
     "sanity.seeds": (2, "2, for a spread over seeds"),
     "sanity.candidates": (2, "2, for a spread over candidates"),

@@ -1,4 +1,6 @@
-"""The phase-1 protocol: sanity, baseline, search, validation, verdict (`synaptune phase1`).
+"""The phase-1 protocol (`synaptune phase1`).
+
+Its stages are sanity, screening, baseline, search, validation, ablation, verdict and report.
 
 All candidates share initialisation and data order (common random numbers), so that ranks reflect
 parameters. The seeds of the validation are fresh, and its text, the test split, has not been used
@@ -14,16 +16,23 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.analysis.cost import PlannedRuns
+from synaptune.analysis.results import AblationRow
 from synaptune.analysis.screening import MAX_CHOSEN
 from synaptune.config.compose import ComposedConfig, compose_config
 from synaptune.core.errors import user_error
+from synaptune.protocols.ablation import (
+    plan_short_ablation,
+    print_rows,
+    run_short_ablation,
+    to_plain,
+)
 from synaptune.protocols.config import SEED_OFFSETS, Phase1Config, read_protocol_config
 from synaptune.protocols.estimate import estimate_protocol
 from synaptune.protocols.final_report import write_final_report
 from synaptune.protocols.inspection import SIDES
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.sanity import run_sanity
-from synaptune.protocols.screen import SPACE, add_space, count_runs, run_screen
+from synaptune.protocols.screen import SPACE, add_space, count_evaluations, count_runs, run_screen
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import (
     choose_trial,
@@ -34,12 +43,13 @@ from synaptune.protocols.stages import (
     run_search,
     run_validation,
 )
+from synaptune.search.objective.score import MAXIMIZED
 from synaptune.search.optimizers.base import Observation
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space, UnitPoint, make_space
 from synaptune.search.trial import Trial
 from synaptune.study.optimize import start_from_study
-from synaptune.study.reader import SCREEN, SCREENING
+from synaptune.study.reader import ABLATION, SCREEN, SCREENING
 
 
 def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[str, Any]:
@@ -61,13 +71,10 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
     _check_screening(base, config, until=until)
     space, prior = start_from_study(build_space(composed), base.search.start)
     if config.dry_run or base.search.dry_run:
-        steps = int(base.training.steps)
         return estimate_protocol(
             base,
             composed.location,
-            lambda workers: plan_runs(
-                config, space, workers=workers, steps=steps, is_screened=is_screened
-            ),
+            lambda workers: plan_runs(config, base, space, workers=workers),
         )
     first_seed = int(base.seed) + SEED_OFFSETS["phase1"]
     with open_protocol(
@@ -145,35 +152,41 @@ def _check_screening(base: DictConfig, config: Phase1Config, *, until: str | Non
 
 
 def plan_runs(
-    config: Phase1Config, space: Space, *, workers: int = 1, steps: int, is_screened: bool
+    config: Phase1Config, base: DictConfig, space: Space, *, workers: int = 1
 ) -> list[PlannedRuns]:
     """Return the training runs of the protocol over a space, its two inspection runs included.
 
-    The baseline and the first evaluation of the search are copies of a sanity run.
+    The baseline and the first evaluation of the search are copies of a sanity run. The ablation is
+    counted as if every searched parameter moved.
 
     Args:
         config: settings of the protocol.
+        base: the configuration.
         space: all parameters.
         workers: number of concurrent runs.
-        steps: training steps of a run.
-        is_screened: whether the protocol screens the parameters.
     """
+    steps, is_screened = int(base.training.steps), has_screening(base)
     searched = Space(space.dimensions[:MAX_CHOSEN]) if is_screened else space
     optimizer = make_optimizer(Engine(config.optimizer, 0, workers, config.budget), searched)
     sanity = config.sanity
     sanity_runs = sanity.seeds + sanity.candidates + sanity.repeats * (sanity.seeds - 1)
     longer = (config.final_steps or steps) / steps
-    screen = []
+    ablation = plan_short_ablation(config, moved=len(searched.names), steps=steps)
+    ablated = ablation.parameters * ablation.seeds
+    plan = [PlannedRuns("sanity", sanity_runs)]
     if is_screened:
         runs = count_runs(config, parameters=len(space.names), steps=steps)
-        screen = [PlannedRuns(SCREEN, runs, length=config.screen_fraction)]
-    return [
-        PlannedRuns("sanity", sanity_runs),
-        *screen,
+        short, evaluations = config.screen_fraction, count_evaluations(base)
+        plan.append(PlannedRuns(SCREEN, runs, length=short, evaluations=evaluations))
+    plan += [
         PlannedRuns("search", config.budget - 1, at_once=optimizer.generation_size),
         PlannedRuns("validation", 2 * config.seeds, with_test=True, length=longer),
-        *([PlannedRuns("portraits", len(SIDES), at_once=1)] if config.report else []),
     ]
+    if ablated and base.objective.name not in MAXIMIZED:
+        plan.append(PlannedRuns(ABLATION, ablated, with_test=True, length=longer))
+    if config.report:
+        plan.append(PlannedRuns("portraits", len(SIDES), at_once=1))
+    return plan
 
 
 def build_space(composed: ComposedConfig) -> Space:
@@ -203,7 +216,7 @@ def _run_stages(
     from rich.console import Console
 
     from synaptune.config.search_space import read_fixed_values
-    from synaptune.report.findings import explain_context
+    from synaptune.report.findings import explain_ablation, explain_context
     from synaptune.report.summary import describe_summary, print_verdict, summarise_study
     from synaptune.study.artifacts import write_best, write_json
 
@@ -220,24 +233,36 @@ def _run_stages(
     best, fixed = choose_trial(protocol, trials) or baseline, read_fixed_values(protocol.base)
     write_best(folder / "best.yaml", name, best, fixed)
     pairs = run_validation(protocol, baseline.unit, best.unit, steps=config.final_steps)
-    seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.read_trials())
-    summary = summarise_study(
-        name,
-        trials,
-        best,
-        pairs=pairs,
-        defaults=baseline.values,
-        seconds=seconds,
-        findings=explain_context(read_evidence(protocol)),
-    )
+
+    def summarise(ablation: Sequence[AblationRow]) -> dict[str, Any]:
+        evidence = read_evidence(protocol)
+        findings = [*explain_context(evidence), *explain_ablation(evidence)]
+        summary = summarise_study(
+            name,
+            trials,
+            best,
+            pairs=pairs,
+            defaults=baseline.values,
+            seconds=sum(evidence.seconds_by_phase.values()),
+            findings=findings,
+            ablation=to_plain(ablation),
+        )
+        write_json(folder / "summary.json", summary)
+        write_best(folder / "best.yaml", name, best, fixed, describe_summary(summary))
+        return summary
+
+    summarise([])  # the verdict is stored before the ablation, which may be interrupted
+    ablation = run_short_ablation(protocol, config, baseline.unit, best.unit)
+    summary = summarise(ablation)
     if protocol.objective.name == "pareto":
         front = summary["pareto"] = _summarise_front(protocol, trials)
         print_message(
             f"pareto: {len(front['front'])} trials on the front,"
             f" hypervolume {front['hypervolume']:.4g} (baseline 1)"
         )
-    write_json(folder / "summary.json", summary)
-    write_best(folder / "best.yaml", name, best, fixed, describe_summary(summary))
+        write_json(folder / "summary.json", summary)
+    if ablation:
+        print_rows(ablation)
     print_verdict(summary, Console())
     print_message(f"written to {shown}/summary.json; use: python train.py tuned={shown}/best.yaml")
     return summary, baseline.unit, best.unit

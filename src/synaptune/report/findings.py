@@ -73,7 +73,7 @@ def make_verdict(evidence: Evidence) -> Verdict:
         if validation.overfit:
             findings.append(Finding("Overfit", _to_sentence(validation.overfit)))
     findings += explain_context(evidence)
-    findings += _explain_ablation(evidence)
+    findings += explain_ablation(evidence)
     findings += _explain_selection_bias(evidence)
     if validation is None or not evidence.ablation:
         findings += _explain_search(evidence)
@@ -244,7 +244,7 @@ def _explain_no_claim(evidence: Evidence) -> str:
     return "No claim: nothing has been validated on fresh seeds."
 
 
-def _explain_ablation(evidence: Evidence) -> Iterator[Finding]:
+def explain_ablation(evidence: Evidence) -> Iterator[Finding]:
     """Summarise the ablation of the optimum."""
     known = [(entry, entry.reverted) for entry in evidence.ablation if entry.reverted is not None]
     if not known:

@@ -28,6 +28,7 @@ def summarise_study(
     defaults: Mapping[str, Any],
     seconds: float,
     findings: Sequence[Finding] = (),
+    ablation: Sequence[Mapping[str, Any]] = (),
     protocol: str = "phase1",
 ) -> dict[str, Any]:
     """Summarise a study.
@@ -40,6 +41,7 @@ def summarise_study(
         defaults: start values of the parameters.
         seconds: sum of the durations of the runs [s].
         findings: findings of the report that are printed with the verdict.
+        ablation: rows of the ablation of the best, as plain values.
         protocol: name of the protocol, whose rule decides.
 
     Returns:
@@ -65,6 +67,7 @@ def summarise_study(
         "parameters": {
             name: {"start": defaults[name], "best": value} for name, value in best.values.items()
         },
+        "ablation": list(ablation),
         "data_fingerprint": before[0].facts.get("data_fingerprint"),
         "seconds": seconds,
         "findings": {finding.title: finding.text for finding in findings},

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from synaptune.analysis.ablation import POOLED_BELOW
 from synaptune.analysis.goals import GoalResult
 from synaptune.analysis.results import AblationRow, Evidence
 from synaptune.core.text import format_duration, get_first_line
@@ -187,13 +188,20 @@ def tabulate_ablation(ablation: Sequence[AblationRow]) -> Table:
         Column("tuned", "value"): [show_value(entry.tuned) for entry in ranked],
         Column("worth at the optimum", "gain", "%"): [entry.reverted for entry in ranked],
         Column("p (Holm)", "p"): [entry.adjusted_reverted for entry in ranked],
-        Column("brings alone", "gain", "%"): [entry.alone for entry in ranked],
-        Column("p alone (Holm)", "p"): [entry.adjusted_alone for entry in ranked],
     }
+    if any(entry.alone for entry in ranked):
+        cells[Column("brings alone", "gain", "%")] = [entry.alone for entry in ranked]
+        cells[Column("p alone (Holm)", "p")] = [entry.adjusted_alone for entry in ranked]
     note = (
         "Gains in test perplexity on paired seeds with 95 % intervals. They need not add up, since "
         "parameters interact."
     )
+    counts = [gain.count for entry in ranked for gain in (entry.reverted, entry.alone) if gain]
+    if counts and min(counts) < POOLED_BELOW:
+        note += (
+            f" Comparisons of fewer than {POOLED_BELOW} pairs share one spread,"
+            " pooled over the parameters."
+        )
     return make_table("ablation", "Ablation of the optimum", cells, note)
 
 
