@@ -92,7 +92,7 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
             if not dimension.contains(value := OmegaConf.select(base, dimension.name)):
                 print_message(
                     f"{dimension.name}: {value} lies outside {dimension.describe()};"
-                    " baseline and search begin at its nearest end"
+                    " start and search begin at its nearest end"
                 )
         run_sanity(protocol, config)
         if is_screened:
@@ -272,7 +272,7 @@ def _run_baseline(protocol: Protocol) -> Trial:
     points = [(protocol.space.get_start(), protocol.seed)]
     ledger = protocol.make_ledger("baseline")
     (trial,) = run_points(protocol, ledger, points, label="baseline run")
-    print_message(f"baseline: objective {require_objective(trial):.4f} at the defaults")
+    print_message(f"start: objective {require_objective(trial):.4f} at the defaults")
     return trial
 
 

@@ -77,7 +77,7 @@ def tabulate_parameters(evidence: Evidence) -> Table:
 
     values_by_column = {
         Column("start", "value"): show_values(evidence, evidence.start),
-        Column("tuned", "value"): show_values(evidence, best),
+        Column("best", "value"): show_values(evidence, best),
         Column("range", "range"): map_dimensions(evidence),
         Column("position", "position"): find_positions(evidence),
         Column("worth at the optimum", "gain", "%"): collect(evidence.ablation, "reverted"),
@@ -102,7 +102,7 @@ def tabulate_parameters(evidence: Evidence) -> Table:
 def _show_spreads(evidence: Evidence, part: str) -> dict[str, str]:
     spreads = {entry.name: getattr(entry, part) for entry in evidence.importances}
     return {
-        name: f"{spread[0]:.2f} to {spread[1]:.2f}"
+        name: f"{spread[0]:z.2f} to {spread[1]:z.2f}"
         for name, spread in spreads.items()
         if spread is not None
     }
@@ -138,9 +138,9 @@ def tabulate_validation(evidence: Evidence) -> Table:
     cells = {
         Column("seed", "count"): collect(before, "seed"),
         Column("validation loss, start", "loss", "nats/token"): collect(before, "val_loss"),
-        Column("validation loss, tuned", "loss", "nats/token"): collect(after, "val_loss"),
+        Column("validation loss, best", "loss", "nats/token"): collect(after, "val_loss"),
         Column("test perplexity, start", "value", "tokens"): old,
-        Column("test perplexity, tuned", "value", "tokens"): new,
+        Column("test perplexity, best", "value", "tokens"): new,
         Column("improvement of test perplexity", "value", "%"): [
             100.0 * (1.0 - tuned / start) if start and tuned else None
             for start, tuned in zip(old, new, strict=True)
@@ -153,15 +153,15 @@ def tabulate_goals(goals: Sequence[GoalResult]) -> Table:
     """Make the table of the plan's metrics with their goals."""
 
     def show(change: float | None) -> str:
-        return UNKNOWN if change is None else f"{change:+.1f} %"
+        return UNKNOWN if change is None else f"{change:+z.1f} %"
 
-    def say(is_met: bool) -> str:
-        return "met" if is_met else "not met"
+    def say(is_met: bool | None) -> str:
+        return "nothing to improve" if is_met is None else "met" if is_met else "not met"
 
     cells = {
         Column("metric"): [goal.label for goal in goals],
         Column("start", "value"): [goal.start for goal in goals],
-        Column("tuned", "value"): [goal.tuned for goal in goals],
+        Column("best", "value"): [goal.best for goal in goals],
         Column("change"): [show(goal.change) for goal in goals],
         Column("threshold"): [
             f"{goal.threshold:+g} %" if goal.threshold else "no worse" for goal in goals
@@ -185,7 +185,7 @@ def tabulate_ablation(ablation: Sequence[AblationRow]) -> Table:
     cells = {
         Column("parameter", "name"): [entry.name for entry in ranked],
         Column("start", "value"): [show_value(entry.default) for entry in ranked],
-        Column("tuned", "value"): [show_value(entry.tuned) for entry in ranked],
+        Column("best", "value"): [show_value(entry.tuned) for entry in ranked],
         Column("worth at the optimum", "gain", "%"): [entry.reverted for entry in ranked],
         Column("p (Holm)", "p"): [entry.adjusted_reverted for entry in ranked],
     }
@@ -343,17 +343,16 @@ def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
     states = Counter(trial.state for trial in evidence.trials)
     planned = evidence.plan.budget
     numbers: list[tuple[str, str]] = []
-    tuned = "earlier best" if evidence.is_stale else "tuned"
+    best_name = "earlier best" if evidence.is_stale else "best"
     if validation is not None:
-        for name, runs in (("start", validation.before), (tuned, validation.after)):
+        for name, runs in (("start", validation.before), (best_name, validation.after)):
             known = [value for run in runs if (value := run.facts.get("test_perplexity"))]
             if known:
                 numbers.append((f"test perplexity, {name}", f"{statistics.fmean(known):.4g}"))
         numbers.append(("fresh seeds", str(validation.gain.count)))
     if best is not None and best.objective is not None:
         text = format_cell(best.objective, "loss")
-        name = f"best objective, evaluation {best.index + 1} (trial {best.number} of the study)"
-        numbers.append((name, text))
+        numbers.append((f"best objective, trial {best.number}", text))
     name = "evaluations" if planned is None else f"evaluations of {planned}"
     numbers.append((name, str(states.total() - states["running"])))
     counts = {
@@ -382,7 +381,7 @@ def tabulate_noise(evidence: Evidence) -> Table:
         spread = "standard deviation over seeds"
         measures += [
             (f"{spread}, start [nats/token]", noise.before),
-            (f"{spread}, tuned [nats/token]", noise.after),
+            (f"{spread}, best [nats/token]", noise.after),
             (f"{spread}, paired difference [nats/token]", noise.difference),
             (
                 "standard deviation of the objective over the search's candidates",
@@ -399,7 +398,7 @@ def tabulate_noise(evidence: Evidence) -> Table:
     rows = [[name, format_cell(number, "value")] for name, number in measures if number is not None]
     if validation is not None:
         gain = validation.gain
-        bootstrap = f"{gain.boot_low:.1f} to {gain.boot_high:.1f}"
+        bootstrap = f"{gain.boot_low:z.1f} to {gain.boot_high:z.1f}"
         wilcoxon = f"Wilcoxon's signed-rank test, two-sided p ({gain.count} pairs)"
         rows += [
             ["gain, t-interval 95 % [%]", format_cell(gain, "gain")],
