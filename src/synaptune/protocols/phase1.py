@@ -10,7 +10,9 @@ and prints the verdict again when all is done. conf/protocol/phase1.yaml explain
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -31,6 +33,7 @@ from synaptune.protocols.estimate import estimate_protocol
 from synaptune.protocols.final_report import write_final_report
 from synaptune.protocols.inspection import SIDES
 from synaptune.protocols.protocol import Protocol, print_message
+from synaptune.protocols.repeats import REPEAT_OF, run_repeats, store_repeats
 from synaptune.protocols.sanity import run_sanity
 from synaptune.protocols.screen import SPACE, add_space, count_evaluations, count_runs, run_screen
 from synaptune.protocols.session import open_protocol
@@ -48,6 +51,7 @@ from synaptune.search.optimizers.base import Observation
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space, UnitPoint, make_space
 from synaptune.search.trial import Trial
+from synaptune.study.location import StudyLocation
 from synaptune.study.optimize import start_from_study
 from synaptune.study.reader import ABLATION, SCREEN, SCREENING
 
@@ -76,18 +80,8 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
             composed.location,
             lambda workers: plan_runs(config, base, space, workers=workers),
         )
-    first_seed = int(base.seed) + SEED_OFFSETS["phase1"]
-    with open_protocol(
-        base,
-        composed.location,
-        space,
-        optimizer=config.optimizer,
-        budget=config.budget,
-        seeds=range(first_seed, first_seed + config.seeds),
-        searched=MAX_CHOSEN if is_screened else None,
-        settings={"protocol": "phase1"}
-        | ({} if config.final_steps is None else {"final_steps": config.final_steps}),
-    ) as protocol:
+    open_study = _make_opener(base, config, searched=MAX_CHOSEN if is_screened else None)
+    with open_study(composed.location, space) as protocol:
         for dimension in space.dimensions:
             if not dimension.contains(value := OmegaConf.select(base, dimension.name)):
                 print_message(
@@ -100,8 +94,71 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
         if until == SCREEN:
             return protocol.study.read_note(SCREENING)
         summary, *points = _run_stages(protocol, config, prior)
+        if config.repeats == 1:
+            if config.report:
+                write_final_report(protocol, *points)
+            return summary
+    return _run_repeats(protocol, config, summary, points, prior=prior, open_study=open_study)
+
+
+OpenStudy = Callable[..., AbstractContextManager[Protocol]]
+
+
+def _make_opener(base: DictConfig, config: Phase1Config, *, searched: int | None) -> OpenStudy:
+    """Return a function that opens a study of the protocol.
+
+    It takes the location, the space, and the distance of the seed of the search from `seed`.
+    """
+    first_seed = int(base.seed) + SEED_OFFSETS["phase1"]
+    settings = {} if config.final_steps is None else {"final_steps": config.final_steps}
+
+    def open_study(
+        location: StudyLocation, space: Space, search_seed: int = 0
+    ) -> AbstractContextManager[Protocol]:
+        return open_protocol(
+            base,
+            location,
+            space,
+            optimizer=config.optimizer,
+            budget=config.budget,
+            seeds=range(first_seed, first_seed + config.seeds),
+            searched=searched,
+            search_seed=search_seed,
+            settings={"protocol": "phase1"} | settings,
+        )
+
+    return open_study
+
+
+def _run_repeats(
+    first: Protocol,
+    config: Phase1Config,
+    summary: dict[str, Any],
+    points: Sequence[UnitPoint],
+    *,
+    prior: Sequence[Observation],
+    open_study: OpenStudy,
+) -> dict[str, Any]:
+    """Run the other searches and write their spread to the first study; return its summary."""
+    from synaptune.study.artifacts import write_json
+
+    location, space = first.study.location, first.space
+    plain = replace(config, ablation=False)
+
+    def run_one(place: StudyLocation, search_seed: int) -> dict[str, Any]:
+        with open_study(place, space, search_seed) as protocol:
+            protocol.study.write_note_once(REPEAT_OF, location.name)
+            return _run_stages(protocol, plain, prior)[0]
+
+    repeats = run_repeats(location, config.repeats, summary, space, run_one=run_one)
+    whole = first.full_space or space
+    with open_study(replace(location, resume="must"), whole) as protocol:
+        protocol = replace(protocol, space=space, full_space=first.full_space)
+        summary |= {"repeats": store_repeats(protocol.study, repeats)}
+        write_json(location.folder / "summary.json", summary)
         if config.report:
-            write_final_report(protocol, *points)
+            before, after = points
+            write_final_report(protocol, before, after)
     return summary
 
 
@@ -184,6 +241,11 @@ def plan_runs(
     ]
     if ablated and base.objective.name not in MAXIMIZED:
         plan.append(PlannedRuns(ABLATION, ablated, with_test=True, length=longer))
+    if more := config.repeats - 1:
+        plan += [
+            PlannedRuns("repeats", more * config.budget, at_once=optimizer.generation_size),
+            PlannedRuns("repeats, test", more * 2 * config.seeds, with_test=True, length=longer),
+        ]
     if config.report:
         plan.append(PlannedRuns("portraits", len(SIDES), at_once=1))
     return plan

@@ -14,6 +14,7 @@ from synaptune.analysis.effects import ALPHA
 from synaptune.analysis.results import AblationRow, Comparison, Evidence
 from synaptune.core.text import format_parameter, make_label
 from synaptune.report import next_commands
+from synaptune.report.repeats import describe_repeats
 from synaptune.report.table_model import format_cell
 from synaptune.report.tables import count_search_seeds, to_objective
 from synaptune.search.space.values import Value
@@ -121,7 +122,9 @@ def explain_context(evidence: Evidence) -> list[Finding]:
             "Training seeds of these two points. Another search, machine or text finds another "
             "best point, so the gain of a repeated search may lie outside of it"
         )
-        if next_commands.get_protocol(evidence) == "phase1":
+        if evidence.repeats is not None:
+            text += f": {describe_repeats(evidence.repeats)}"
+        elif next_commands.get_protocol(evidence) == "phase1":
             text += f": {REPEATED_SEARCHES}"
         findings.append(Finding("What the interval covers", f"{text}."))
     return findings
