@@ -41,7 +41,7 @@ from synaptune.protocols.config import (
 )
 from synaptune.protocols.estimate import estimate_protocol
 from synaptune.protocols.final_report import write_final_report
-from synaptune.protocols.protocol import Protocol, print_message
+from synaptune.protocols.protocol import FINAL_STEPS, Protocol, print_message
 from synaptune.protocols.sanity import TRYOUT_STEPS
 from synaptune.protocols.session import reopen_protocol
 from synaptune.protocols.stages import run_points
@@ -64,7 +64,6 @@ _VALIDATION_SEEDS = 5  # number of seeds for a study without a validation
 # Runs of the ablation of phase 1, and of one that only tries the commands [run]; chosen: five
 # parameters on three seeds (`make bench-screen`), about a tenth of the protocol.
 DEFAULT_RUNS, TRYOUT_RUNS = 15, 4
-FINAL_STEPS = "search.final_steps"  # of the configuration of a study: steps of its validation
 _WANTED_SEEDS = 3  # pairs of a comparison; two tell little even with a pooled spread
 
 

@@ -10,6 +10,7 @@ and prints the verdict again when all is done. conf/protocol/phase1.yaml explain
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -247,8 +248,29 @@ def plan_runs(
             PlannedRuns("repeats, test", more * 2 * config.seeds, with_test=True, length=longer),
         ]
     if config.report:
-        plan.append(PlannedRuns("portraits", len(SIDES), at_once=1))
+        plan.append(PlannedRuns("portraits", len(SIDES), at_once=1, length=longer))
     return plan
+
+
+def plan_unscreened(
+    config: Phase1Config, base: DictConfig, space: Space, *, workers: int = 1, chosen: int
+) -> tuple[int, list[PlannedRuns]]:
+    """Return the budget and the runs of a search of all parameters, as dense as the screened one.
+
+    Both have as many evaluations for each parameter, which is the least that a larger space needs.
+
+    Args:
+        config: settings of the screened protocol.
+        base: its configuration.
+        space: all parameters.
+        workers: number of concurrent runs.
+        chosen: number of parameters that the screening leaves.
+    """
+    plain = base.copy()
+    plain.search_space.name = "all"
+    budget = math.ceil(config.budget * len(space.names) / chosen)
+    unscreened = replace(config, budget=budget)
+    return budget, plan_runs(unscreened, plain, space, workers=workers)
 
 
 def build_space(composed: ComposedConfig) -> Space:
