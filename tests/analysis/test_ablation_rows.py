@@ -3,9 +3,16 @@
 import math
 
 import pytest
+from scipy.stats import t
 
-from synaptune.analysis.ablation import Endpoints, compute_ablation, find_endpoints, plan_points
-from synaptune.analysis.compare import holm
+from synaptune.analysis.ablation import (
+    Endpoints,
+    choose_reverted,
+    compute_ablation,
+    find_endpoints,
+    plan_points,
+)
+from synaptune.analysis.compare import holm, pool_spread
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Trial
 from synaptune.study.reader import StudySnapshot
@@ -101,6 +108,33 @@ def test_an_ablation_finds_what_each_parameter_is_worth_and_ranks_by_it():
         assert row.alone.mean == pytest.approx(expected, abs=0.2)
         assert row.reverted.count == row.alone.count == 3
     assert (rows[0].default, rows[0].tuned) == (3, 7)
+
+
+def test_a_small_ablation_takes_the_largest_effects_of_the_screening_then_the_longest_moves():
+    endpoints = Endpoints(SPACE, DEFAULTS, TUNED)
+    assert list(choose_reverted(endpoints, 2, {})) == ["kind", "count"]
+    assert list(choose_reverted(endpoints, 2, {"rate": -0.3, "still": 9.0})) == ["rate", "kind"]
+
+
+def test_comparisons_of_few_pairs_share_one_spread():
+    """Of two pairs alone, an interval is 12.7 standard errors wide."""
+    few = [trial for trial in (*validation(), *ablation()) if trial.facts["seed"] != 1003]
+    rows = compute_ablation(study(few))
+    assert [row.reverted.count for row in rows] == [2, 2, 2]
+    widths = [row.reverted.high - row.reverted.low for row in rows]
+    assert widths == pytest.approx([widths[0]] * 3)
+    reverted = plan_points(Endpoints(SPACE, DEFAULTS, TUNED)).reverted
+    pairs = [
+        [
+            [perplexity(SPACE.to_values(unit), seed) for seed in SEEDS[:2]]
+            for unit in (reverted[name], TUNED)
+        ]
+        for name in reverted
+    ]
+    spread = pool_spread(pairs)
+    assert spread.degrees == pytest.approx(3 / 1.5)
+    half = t.ppf(0.975, spread.degrees) * spread.deviation / math.sqrt(2)
+    assert widths[0] == pytest.approx(2 * half)
 
 
 def test_all_comparisons_of_both_ways_are_corrected_together():

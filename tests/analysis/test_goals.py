@@ -7,6 +7,7 @@ import pytest
 from synaptune.analysis.compare import Improvement
 from synaptune.analysis.goals import check_goals, describe_overfit, find_degraded
 from synaptune.analysis.validation import decide, decide_phase2, judge
+from synaptune.report.tables import tabulate_goals
 from synaptune.search.trial import Trial
 
 START = {
@@ -50,7 +51,14 @@ def test_each_metric_has_its_change_its_threshold_and_its_stretch_goal():
     assert (gini.threshold, gini.met, gini.degraded) == (10.0, False, False)
     assert goals["val_recall_accuracy"].stretch_met
     dead = goals["expert_dead_fraction"]
-    assert (dead.change, dead.met, dead.stretch_met) == (None, True, True)
+    assert (dead.change, dead.met, dead.stretch_met) == (None, True, None)
+    assert "nothing to improve" in tabulate_goals(list(goals.values())).rows[3]
+
+
+def test_a_change_that_rounds_to_zero_has_no_sign():
+    goals = check_goals(make_runs(), make_runs(expert_gini=1.0 - 1e-7))
+    (gini,) = [row for row in tabulate_goals(goals).rows if row[0] == "expert Gini"]
+    assert "+0.0 %" in gini
 
 
 def test_a_first_dead_expert_misses_its_goal_and_counts_as_degraded():

@@ -177,6 +177,11 @@ def test_cost_prices_the_protocol_from_a_measured_run(capsys, tmp_path, monkeypa
     assert 0.0 < run < tested
     assert rows["search"]["wall_hours"] * 3600.0 == pytest.approx(2 * run)
     assert output["money"] == pytest.approx(3 * output["device_hours"])
+    assert rows["screen"]["seconds"]["median"] < run
+    saved = output["screening"]
+    assert (saved["parameters_before"], saved["parameters_after"]) == (48, 10)
+    assert (saved["evaluations_before"], saved["evaluations_after"]) == (101, 21)
+    assert saved["money_saved"] == pytest.approx(3 * saved["device_hours_saved"])
     assert not list(tmp_path.iterdir())
     assert cli.main([*words, "--plan", "all48", "training.evaluations=1"]) == 0
     output = capsys.readouterr().out

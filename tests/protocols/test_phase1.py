@@ -54,12 +54,15 @@ def interrupt_at(folder, number, how, *, fresh=False):
 
 
 def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(tmp_path):
+    """Killed in the screening, interrupted in the search, killed in the ablation."""
     interrupt_at(tmp_path, 15, signal.SIGKILL, fresh=True)
     early = [
         (trial.params, trial.value, trial.datetime_complete) for trial in stored(tmp_path)[:15]
     ]
     stderr, code = interrupt_at(tmp_path, 24, signal.SIGINT)
     assert (code, "Traceback" in stderr) == (130, False)
+    interrupt_at(tmp_path, 31, signal.SIGKILL)
+    validated = json.loads((tmp_path / "outputs/studies/phase1/summary.json").read_text())
     ended = run(tmp_path, *WORDS)
     assert ended.returncode == 0, ended.stderr
     trials = stored(tmp_path)
@@ -67,17 +70,24 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     assert all(trial.state.name == "COMPLETE" for trial in trials)
     phases = [trial.user_attrs["phase"] for trial in trials]
     assert phases == (
-        ["sanity"] * 13 + ["screen"] * 8 + ["baseline"] + ["search"] * 4 + ["validation"] * 4
+        ["sanity"] * 13
+        + ["screen"] * 8
+        + ["baseline"]
+        + ["search"] * 4
+        + ["validation"] * 4
+        + ["ablation"] * 4
     )
-    composed = compose_phase1(["scale=smoke", "protocol.budget=4", "protocol.seeds=2"])
-    planned = plan_runs(read_config(composed), build_space(composed), steps=12, is_screened=True)
+    composed = compose_phase1(
+        ["scale=smoke", "protocol.budget=4", "protocol.seeds=2", "training.steps=12"]
+    )
+    planned = plan_runs(read_config(composed), composed.base, build_space(composed))
     made = Counter(
         trial.user_attrs["phase"] for trial in trials if "copied_from" not in trial.user_attrs
     )
     folder = tmp_path / "outputs/studies/phase1"
     portraits = list((folder / "portraits").iterdir())
     assert made | {"portraits": len(portraits)} == {stage.name: stage.runs for stage in planned}
-    assert [trial.user_attrs["seed"] for trial in trials[-4:]] == [1001, 1001, 1002, 1002]
+    assert [trial.user_attrs["seed"] for trial in trials[26:]] == [1001, 1001, 1002, 1002] * 2
     assert all(trial.user_attrs["copied_from"] == 0 for trial in trials[21:23])
     summary = json.loads((folder / "summary.json").read_text())
     expected = {
@@ -94,6 +104,11 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     }
     assert expected <= set(summary)
     assert (summary["evaluations"], summary["failed"]) == (4, 0)
+    assert summary["improvement"] == validated["improvement"]
+    assert (len(summary["ablation"]), validated["ablation"]) == (2, [])
+    assert all(row["reverted"]["count"] == 2 for row in summary["ablation"])
+    assert all(row["alone"] is None for row in summary["ablation"])
+    assert "Ablation of the optimum" in ended.stdout
     screened = yaml.safe_load((folder / "screened.yaml").read_text())["parameters"]
     assert 3 <= len(screened) <= 10
     assert sorted(screened) == sorted(summary["parameters"])

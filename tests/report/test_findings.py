@@ -179,7 +179,7 @@ def test_small_objectives_keep_their_digits(evidence):
     tiny = dataclasses.replace(make_single_evidence().trials[0], objective=8e-7)
     study = dataclasses.replace(make_single_evidence(), trials=[tiny], best=tiny, losses=[8e-7])
     assert (
-        "best objective, evaluation 1 (trial 0 of the study)",
+        "best objective, trial 0",
         "8e-07",
     ) in tables.list_key_numbers(study)
     assert "has objective 8e-07" in texts(make_verdict(study).findings)["In the search"]

@@ -4,7 +4,9 @@
     alone       the defaults with one parameter at its tuned value: its worth by itself
 
 The two differ where parameters interact. Runs on the same seed form pairs (analysis/compare.py).
-The p-values of all comparisons of an ablation, in both directions, are adjusted together.
+Comparisons with few pairs share one spread, which supposes that the noise of a paired difference is
+that of any other. The p-values of all comparisons of an ablation, in both directions, are adjusted
+together.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from synaptune.analysis.compare import compare, holm
+import numpy as np
+
+from synaptune.analysis.compare import compare, holm, pool_spread
 from synaptune.analysis.ranking import rescore_study
 from synaptune.analysis.results import AblationRow, Comparison
 from synaptune.analysis.validation import find_validated_pair
@@ -24,6 +28,9 @@ from synaptune.study.database import keys as schema
 from synaptune.study.reader import ABLATION, VALIDATION, StudySnapshot
 
 METRIC = "test_perplexity"
+# Pairs below which the spread is pooled over the comparisons; chosen: the five of a validation
+# stand alone.
+POOLED_BELOW = 5
 
 
 class Endpoints(NamedTuple):
@@ -97,12 +104,30 @@ def plan_points(endpoints: Endpoints) -> AblationPoints:
     )
 
 
+def choose_reverted(
+    endpoints: Endpoints, count: int, effects: Mapping[str, float]
+) -> dict[str, UnitPoint]:
+    """Return the reverted points of the parameters that an ablation of a small budget runs.
+
+    Args:
+        endpoints: start and optimum.
+        count: largest number of parameters.
+        effects: of a screening, by parameter: the largest come first. Without one, those come first
+            that moved farthest as a share of their range.
+    """
+    space, defaults, tuned = endpoints
+    moves = dict(zip(space.names, np.abs(np.subtract(tuned, defaults)).tolist(), strict=True))
+    reverted = plan_points(endpoints).reverted
+    names = sorted(reverted, key=lambda name: (-abs(effects.get(name, 0.0)), -moves[name]))
+    return {name: reverted[name] for name in names[:count]}
+
+
 def compute_ablation(snapshot: StudySnapshot) -> list[AblationRow]:
     """Compute the worth of each parameter of the optimum.
 
     Returns:
-        One row a parameter, sorted by the loss of reverting it, largest first. Empty if no ablation
-        has begun. A comparison with fewer than two complete pairs is None.
+        One row a parameter with a comparison, sorted by the loss of reverting it, largest first.
+        Empty if no ablation has begun. A comparison with fewer than two complete pairs is None.
     """
     endpoints = find_endpoints(snapshot)
     if endpoints is None or not snapshot.get_phase_trials(ABLATION):
@@ -110,34 +135,53 @@ def compute_ablation(snapshot: StudySnapshot) -> list[AblationRow]:
     runs, points = _collect_runs(snapshot), plan_points(endpoints)
     defaults, tuned = map(endpoints.space.to_values, (endpoints.defaults, endpoints.tuned))
 
-    def compare_points(*units: UnitPoint) -> Comparison | None:
+    def pair_points(*units: UnitPoint) -> tuple[list[float], list[float]]:
         before, after = (runs.get(make_key(endpoints.space.to_values(unit)), {}) for unit in units)
         seeds = sorted(before.keys() & after.keys())
-        if len(seeds) < 2:
-            return None
-        return compare([before[seed] for seed in seeds], [after[seed] for seed in seeds])
+        return [before[seed] for seed in seeds], [after[seed] for seed in seeds]
 
-    comparisons: dict[tuple[str, str], Comparison | None] = {}
+    pairs: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
     for name in points.reverted:
-        comparisons[name, "reverted"] = compare_points(points.reverted[name], points.tuned)
-        comparisons[name, "alone"] = compare_points(points.defaults, points.alone[name])
-    p_values = {key: entry.p for key, entry in comparisons.items() if entry is not None}
+        pairs[name, "reverted"] = pair_points(points.reverted[name], points.tuned)
+        pairs[name, "alone"] = pair_points(points.defaults, points.alone[name])
+    comparisons = {
+        (name, way): comparison
+        for way in ("reverted", "alone")
+        for name, comparison in _compare_pairs(
+            {name: pairs[name, way] for name in points.reverted}
+        ).items()
+    }
+    p_values = {key: entry.p for key, entry in comparisons.items()}
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     rows = [
         AblationRow(
             name,
             defaults[name],
             tuned[name],
-            comparisons[name, "reverted"],
-            comparisons[name, "alone"],
+            comparisons.get((name, "reverted")),
+            comparisons.get((name, "alone")),
             adjusted.get((name, "reverted")),
             adjusted.get((name, "alone")),
         )
         for name in points.reverted
+        if (name, "reverted") in comparisons or (name, "alone") in comparisons
     ]
     return sorted(
         rows, key=lambda row: -math.inf if row.reverted is None else row.reverted.mean, reverse=True
     )
+
+
+def _compare_pairs(
+    pairs: Mapping[str, tuple[list[float], list[float]]],
+) -> dict[str, Comparison]:
+    """Compare the pairs of each parameter, which share one side; leave out single pairs."""
+    whole = {name: pair for name, pair in pairs.items() if len(pair[0]) > 1}
+    few = [pair for pair in whole.values() if len(pair[0]) < POOLED_BELOW]
+    spread = pool_spread(few) if len(few) > 1 else None
+    return {
+        name: compare(*pair, spread=spread if len(pair[0]) < POOLED_BELOW else None)
+        for name, pair in whole.items()
+    }
 
 
 def _collect_runs(snapshot: StudySnapshot) -> dict[str, dict[int, float]]:

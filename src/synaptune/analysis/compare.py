@@ -8,13 +8,17 @@
     effect                J(n - 1) mean(d) / s(d)                                               (6)
     J(m)                  Gamma(m/2) / (sqrt(m/2) Gamma((m - 1)/2))                             (7)
     Holm's adjustment     the k-th smallest of m: max over j <= k of min(1, (m - j + 1) p_j)    (8)
+    pooled deviation      s^2 = sum_k sum_i (d_ki - mean(d_k))^2 / m,  m = sum_k (n_k - 1)      (9)
+    its degrees           m / (1 + (K - 1) r^2),  r = 1/2                                      (10)
 
 The quantities should fall, such as perplexity, so a positive improvement is better. BCa means
 bias-corrected and accelerated.
 Source: (1) derived; (2), (4) Student, Biometrika 6:1 (1908); (3) Efron, J Am Stat Assoc 82:171
 (1987), eq. (2.3); (5) Wilcoxon, Biometrics Bulletin 1:80 (1945); (6) Cohen, Statistical Power
 Analysis (1988), eq. (2.3.5), d_z; (7) Hedges, J Educ Stat 6:107 (1981), eq. (6e); (8) Holm, Scand J
-Stat 6:65 (1979).
+Stat 6:65 (1979); (9) the usual pooled variance of groups with one spread; (10)
+Satterthwaite, Biometrics Bulletin 2:110 (1946), for K differences that share one side, of which any
+two have the correlation r.
 """
 
 from __future__ import annotations
@@ -38,6 +42,13 @@ class Improvement(NamedTuple):
     mean: float
     low: float
     high: float
+
+
+class Spread(NamedTuple):
+    """A standard deviation of differences [%] with its degrees of freedom."""
+
+    deviation: float
+    degrees: float
 
 
 class Interval(NamedTuple):
@@ -72,10 +83,33 @@ def compute_improvement(
     return _test_mean(_compute_gains(before, after), level)[0]
 
 
+def pool_spread(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Spread:
+    """Pool the spread of the improvements of several comparisons, eqs. (9) and (10).
+
+    Args:
+        pairs: `before` and `after` of each comparison, each with at least two values. One of the
+            two is the same in all comparisons.
+    """
+    groups = [_compute_gains(before, after) for before, after in pairs]
+    degrees = sum(len(gains) - 1 for gains in groups)
+    squares = sum((len(gains) - 1) * statistics.variance(gains) for gains in groups)
+    return Spread(math.sqrt(squares / degrees), degrees / (1.0 + (len(groups) - 1) / 4.0))
+
+
 def compare(
-    before: Sequence[float], after: Sequence[float], level: float = CONFIDENCE
+    before: Sequence[float],
+    after: Sequence[float],
+    level: float = CONFIDENCE,
+    spread: Spread | None = None,
 ) -> Comparison:
     """Compare `after` with `before`, paired by position, eqs. (1) to (7).
+
+    Args:
+        before: values of one configuration.
+        after: values of the other.
+        level: coverage of the intervals.
+        spread: standard deviation of the differences for eqs. (2) and (4), as of `pool_spread`;
+            None takes that of these differences.
 
     If all differences are equal, the intervals have no width and p is 0 (1 if the differences are
     0). The effect is None in that case, and for two pairs, where (7) is 0.
@@ -84,11 +118,11 @@ def compare(
         ValueError: as `compute_improvement`.
     """
     gains = _compute_gains(before, after)
-    improvement, p = _test_mean(gains, level)
-    spread, count = statistics.stdev(gains), len(gains)
+    improvement, p = _test_mean(gains, level, spread)
+    deviation, count = statistics.stdev(gains), len(gains)
     effect = (
-        hedges_correction(count - 1) * improvement.mean / spread
-        if spread > 0.0 and count > 2
+        hedges_correction(count - 1) * improvement.mean / deviation
+        if deviation > 0.0 and count > 2
         else None
     )
     return Comparison(
@@ -157,12 +191,14 @@ def _compute_gains(before: Sequence[float], after: Sequence[float]) -> list[floa
     return [100.0 * (1.0 - new / old) for old, new in zip(before, after, strict=True)]  # eq. (1)
 
 
-def _test_mean(gains: Sequence[float], level: float) -> tuple[Improvement, float]:
+def _test_mean(
+    gains: Sequence[float], level: float, spread: Spread | None = None
+) -> tuple[Improvement, float]:
     """Compute the mean with its interval, eq. (2), and the p of its t-test, eq. (4)."""
     from scipy.stats import t
 
-    mean, degrees = statistics.fmean(gains), len(gains) - 1
-    error = statistics.stdev(gains) / math.sqrt(len(gains))
+    deviation, degrees = spread or Spread(statistics.stdev(gains), len(gains) - 1)
+    mean, error = statistics.fmean(gains), deviation / math.sqrt(len(gains))
     if error == 0.0:
         return Improvement(mean, mean, mean), 1.0 if mean == 0.0 else 0.0
     low, high = t.interval(level, degrees, mean, error)

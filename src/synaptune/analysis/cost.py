@@ -15,11 +15,13 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from synaptune.core.errors import user_error
 from synaptune.study.database.connection import redact_url
+from synaptune.study.database.keys import RUN_STEPS
 from synaptune.study.reader import read_study
 from synaptune.training.config import TrainingConfig
 from synaptune.training.schedules import get_evaluation_steps
@@ -36,7 +38,8 @@ class PlannedRuns(NamedTuple):
         runs: number of runs.
         with_test: whether each run also scores the test split.
         at_once: number of runs that may run at the same time; None means all.
-        length: duration of a run relative to a full one.
+        length: steps of a run relative to a full one.
+        evaluations: validations of a run; None means those of a full one.
     """
 
     name: str
@@ -44,6 +47,7 @@ class PlannedRuns(NamedTuple):
     with_test: bool = False
     at_once: int | None = None
     length: float = 1.0
+    evaluations: int | None = None
 
     def count_rounds(self, devices: int) -> int:
         """Return the largest number of runs that one device executes."""
@@ -185,6 +189,16 @@ def _time_save(path: Path) -> float:
     return statistics.median(times)
 
 
+def estimate_stage_seconds(speed: RunTiming, training: TrainingConfig, stage: PlannedRuns) -> float:
+    """Estimate the duration of a run of a stage [s], from the settings of a full run."""
+    run = replace(
+        training,
+        steps=max(1, round(stage.length * training.steps)),
+        evaluations=stage.evaluations or training.evaluations,
+    )
+    return estimate_run_seconds(speed, run, with_test=stage.with_test)
+
+
 def estimate_run_seconds(speed: RunTiming, training: TrainingConfig, *, with_test: bool) -> float:
     """Estimate the duration of a run [s], eq. (1); test and validation split are equally large."""
     evaluations = len(get_evaluation_steps(training)) + with_test
@@ -220,7 +234,7 @@ def price_plan(
         (
             stage.name,
             stage.runs,
-            seconds(stage).scale(stage.length),
+            seconds(stage),
             stage.count_rounds(devices),
         )
         for stage in plan
@@ -253,8 +267,8 @@ def _sum_hours(rows: Sequence[CostRow], side: str) -> float | None:
 def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRange]:
     """Read the duration of a run from the complete trials of a study.
 
-    Trials that score the test split are kept apart from the others. Copies of another trial do not
-    count.
+    Trials that score the test split are kept apart from the others. Copies of another trial and
+    trials of another length do not count.
 
     Returns:
         A function from a stage to the duration of its runs [s].
@@ -265,7 +279,8 @@ def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRa
     seconds: dict[bool, list[float]] = {False: [], True: []}
     for trial in read_study(url, name).trials:
         facts = trial.facts
-        if trial.state == "complete" and "copied_from" not in facts and "seconds" in facts:
+        is_full = RUN_STEPS not in facts and "copied_from" not in facts
+        if trial.state == "complete" and is_full and "seconds" in facts:
             seconds[bool(facts.get("test"))].append(facts["seconds"])
     if not any(seconds.values()):
         raise user_error(
@@ -275,7 +290,7 @@ def read_study_seconds(name: str, url: str) -> Callable[[PlannedRuns], SecondsRa
         )
     return lambda stage: _summarise_seconds(
         seconds[stage.with_test] or seconds[not stage.with_test]
-    )
+    ).scale(stage.length)
 
 
 def _summarise_seconds(times: Sequence[float]) -> SecondsRange:

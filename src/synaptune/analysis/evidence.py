@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from synaptune.analysis import repeats
 from synaptune.analysis.ablation import compute_ablation, read_stored_start
 from synaptune.analysis.convergence import (
     compute_convergence,
@@ -34,7 +35,7 @@ from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial, find_best
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import redact_url
-from synaptune.study.reader import BASELINE, GATES, SCREENING, TEST, StudySnapshot
+from synaptune.study.reader import BASELINE, GATES, REPEATS, SCREENING, TEST, StudySnapshot
 
 INSPECTIONS = "portraits"  # key of the study's note
 
@@ -146,6 +147,7 @@ def gather_evidence(
         plan=snapshot.plan,
         validated=validated,
         test_accuracies=_collect_test_accuracies(snapshot, best),
+        repeats=repeats.from_note(note) if (note := snapshot.notes.get(REPEATS)) else None,
         screening=from_note(note) if (note := snapshot.notes.get(SCREENING)) else None,
         spans=_measure_spans(snapshot),
         imported=Counter(

@@ -1,4 +1,4 @@
-"""The goals of a tuning: each metric of the plan at the start and tuned, with its threshold.
+"""The goals of a tuning: each metric of the plan at the start and at the best, with its threshold.
 
     change  x = 100 (mean after / mean before - 1)     [%]     (1)
 
@@ -23,30 +23,31 @@ OVERFIT_RATIO = 1.1  # test over validation perplexity that is flagged; chosen: 
 
 
 class GoalResult(NamedTuple):
-    """A metric of the plan at the start and tuned.
+    """A metric of the plan at the start and at the best.
 
     Attributes:
         metric: name of the metric.
         label: name for a reader.
         start: mean at the start.
-        tuned: mean of the best.
+        best: mean of the best.
         change: relative change [%]; None if the start is zero.
         threshold: change that is enough [%].
         stretch: change to hope for [%].
         met: whether the threshold is met; with a threshold of 0, whether it has not degraded.
-        stretch_met: whether the stretch goal is met.
+        stretch_met: whether the stretch goal is met; None if the metric is zero on both sides,
+            where less is better: nothing can improve.
         degraded: whether the metric is significantly worse.
     """
 
     metric: str
     label: str
     start: float
-    tuned: float
+    best: float
     change: float | None
     threshold: float
     stretch: float
     met: bool
-    stretch_met: bool
+    stretch_met: bool | None
     degraded: bool
 
 
@@ -92,23 +93,23 @@ def check_goals(before: Sequence[Trial], after: Sequence[Trial]) -> list[GoalRes
 
 
 def _check_goal(goal: Goal, pairs: Sequence[tuple[float, float]]) -> GoalResult:
-    start, tuned = (statistics.fmean(pair[side] for pair in pairs) for side in (0, 1))
-    change = 100.0 * (tuned / start - 1.0) if start > 0.0 else None
+    start, best = (statistics.fmean(pair[side] for pair in pairs) for side in (0, 1))
+    change = 100.0 * (best / start - 1.0) if start > 0.0 else None
     gain = None if change is None else goal.direction * change
     if gain is None:  # from zero, the direction alone decides; zero stays best where less is better
-        sign = goal.direction * tuned if tuned else -goal.direction
+        sign = goal.direction * best if best else -goal.direction
         gain = math.copysign(math.inf, sign)
     has_degraded = _has_degraded([goal.direction * (new - old) for old, new in pairs])
     return GoalResult(
         goal.metric,
         goal.label,
         start,
-        tuned,
+        best,
         change,
         goal.direction * goal.threshold + 0.0,  # no negative zero
         goal.direction * goal.stretch,
         gain >= goal.threshold if goal.threshold else not has_degraded,
-        gain >= goal.stretch,
+        None if start == best == 0.0 and goal.direction < 0 else gain >= goal.stretch,
         has_degraded,
     )
 
@@ -137,6 +138,6 @@ def describe_overfit(before: Sequence[Trial], after: Sequence[Trial]) -> str | N
     if ratios[1] <= OVERFIT_RATIO:
         return None
     return (
-        f"test perplexity is {100 * (ratios[1] - 1):.0f} % above that of the validation split"
-        f" (at the start {100 * (ratios[0] - 1):+.0f} %)"
+        f"test perplexity is {100 * (ratios[1] - 1):z.0f} % above that of the validation split"
+        f" (at the start {100 * (ratios[0] - 1):+z.0f} %)"
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from synaptune.analysis.repeats import Repeats
 from synaptune.search.space.space import Space, UnitPoint
 from synaptune.search.space.values import Value
 from synaptune.search.trial import Trial
@@ -350,6 +351,7 @@ class Evidence:
         validated: trial of the search that the validation ran; None without one. It is not `best`
             if the search has found a better trial since, and the validation is then stale.
         test_accuracies: test accuracy of the best on fresh seeds, of an image study.
+        repeats: the same search with other search seeds; None without.
         screening: which of many parameters matter; None without a screening.
         spans: start and end of the ended trials by number [s since the first start].
         imported: number of imported trials by their source.
@@ -404,6 +406,7 @@ class Evidence:
     plan: SearchPlan = UNKNOWN_PLAN
     validated: Trial | None = None
     test_accuracies: tuple[float, ...] = ()
+    repeats: Repeats | None = None
     screening: Screening | None = None
     spans: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     imported: Mapping[str, int] = field(default_factory=dict)

@@ -214,11 +214,13 @@ def judge(
 def decide_phase2(improvement: Improvement) -> Decision:
     """Decide on the improvement over the optimum of phase 1, of which 5 to 10 % are expected."""
     mean, low = improvement.mean, improvement.low
-    improved = f"perplexity improved by a further {mean:.1f} %"
+    improved = f"perplexity improved by a further {mean:z.1f} %"
     if mean < CONSIDER or low <= 0.0:
         short = f"below the {CONSIDER:g} % that phase 2 has to add"
         reason = f"{improved}, {short if mean < CONSIDER else 'but its interval reaches zero'}"
-        return Decision("stop", f"{reason}; the optimum of phase 1 stays")
+        return Decision(
+            "stop", f"{reason}; the search ends here, and the optimum of phase 1 stays in use"
+        )
     expected = f"{CONSIDER:g} to {PROCEED:g} %"
     place = "above" if mean > PROCEED else "within"
     return Decision("proceed", f"{improved}, {place} the expected {expected}")
@@ -238,11 +240,11 @@ def decide(
         gini_gain: relative rise of the experts' Gini coefficient [%]; None for dense models.
         degraded: labels of the other metrics that have degraded.
     """
-    mean, improved = improvement.mean, f"perplexity improved by {improvement.mean:.1f} %"
+    mean, improved = improvement.mean, f"perplexity improved by {improvement.mean:z.1f} %"
     if improvement.high < 0.0:
-        return Decision("stop", f"perplexity worsened by {-mean:.1f} %")
+        return Decision("stop", f"perplexity worsened by {-mean:z.1f} %")
     if mean <= 0.0:
-        interval = f"95 % interval {improvement.low:.1f} to {improvement.high:.1f} %"
+        interval = f"95 % interval {improvement.low:z.1f} to {improvement.high:z.1f} %"
         reason = (
             f"the improvement of perplexity is not significantly different from zero ({interval})"
         )
@@ -254,8 +256,8 @@ def decide(
     if mean > PROCEED:
         return Decision("proceed", f"{improved}, above {PROCEED:g} %")
     if gini_gain is not None and gini_gain >= GINI_GAIN:
-        return Decision("proceed", f"{improved} and the expert Gini by {gini_gain:.0f} %")
-    gini = "" if gini_gain is None else f", with the expert Gini changed by {gini_gain:+.0f} %"
+        return Decision("proceed", f"{improved} and the expert Gini by {gini_gain:z.0f} %")
+    gini = "" if gini_gain is None else f", with the expert Gini changed by {gini_gain:+z.0f} %"
     others = f"; {' and '.join(degraded)} degraded" if degraded else "; no other metric degraded"
     range_text = f"between {CONSIDER:g} and {PROCEED:g} %"
     return Decision("re-evaluate", f"{improved}, {range_text}{gini}{others}")

@@ -16,9 +16,10 @@ from synaptune.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from synaptune.analysis.cost import PlannedRuns
+    from synaptune.analysis.cost import PlanCost, PlannedRuns
     from synaptune.config.compose import ComposedConfig
     from synaptune.protocols.config import Phase1Config, Phase2Config
+    from synaptune.protocols.estimate import RunMeasure
     from synaptune.search.space.space import Space
 
 _ARGUMENTS: ArgumentTable = {
@@ -84,6 +85,9 @@ def _run_cost(options: argparse.Namespace) -> None:
     cost = price_plan(
         plan, measure.seconds, devices=options.devices, start=measure.start, price=options.price
     )
+    screening = _price_screening(options, composed, config, space, cost, measure)
+    if screening is not None:
+        notes.append(screening.pop("text"))
     if options.json:
         settings = {
             "plan": options.plan,
@@ -91,6 +95,7 @@ def _run_cost(options: argparse.Namespace) -> None:
             "parameters": len(space.names),
             "devices": options.devices,
             "price": options.price,
+            "screening": screening,
         }
         print_json(options, settings | cost.to_plain() | {"notes": notes})
         return
@@ -106,6 +111,55 @@ def _run_cost(options: argparse.Namespace) -> None:
     )
 
 
+def _price_screening(
+    options: argparse.Namespace,
+    composed: ComposedConfig,
+    config: Phase1Config | Phase2Config,
+    space: Space,
+    cost: PlanCost,
+    measure: RunMeasure,
+) -> dict[str, Any] | None:
+    """Return what the screening saves against a search of all parameters; None without one."""
+    from synaptune.analysis.cost import price_plan
+    from synaptune.analysis.screening import MAX_CHOSEN, from_note
+    from synaptune.protocols import phase1
+    from synaptune.protocols.config import Phase1Config
+    from synaptune.study.reader import SCREENING, find_study
+
+    if not isinstance(config, Phase1Config) or not phase1.has_screening(composed.base):
+        return None
+    note = find_study(options.study).notes.get(SCREENING) if options.study else None
+    chosen = MAX_CHOSEN if note is None else sum(e.chosen for e in from_note(note).effects)
+    budget, plan = phase1.plan_unscreened(
+        config, composed.base, space, workers=options.devices, chosen=chosen
+    )
+    before = price_plan(
+        plan, measure.seconds, devices=options.devices, start=measure.start, price=options.price
+    )
+    hours = before.device_hours - cost.device_hours
+    money = None if options.price is None else hours * options.price
+    count = len(space.names)
+    least = "" if note is not None else "at most "
+    text = (
+        f"without a screening a search as dense would have {budget} evaluations of {count}"
+        f" parameters: {before.device_hours:.3g} device hours"
+        + ("" if before.money is None else f", money {before.money:.4g}")
+        + f"; the screening leaves {least}{chosen} parameters and saves"
+        f" {budget - config.budget} evaluations, {hours:.3g} device hours"
+        + ("" if money is None else f", money {money:.4g}")
+    )
+    return {
+        "parameters_before": count,
+        "parameters_after": chosen,
+        "evaluations_before": budget,
+        "evaluations_after": config.budget,
+        "device_hours_before": before.device_hours,
+        "device_hours_saved": hours,
+        "money_saved": money,
+        "text": text,
+    }
+
+
 def _plan_protocol(
     options: argparse.Namespace,
 ) -> tuple[ComposedConfig, Phase1Config | Phase2Config, Space, list[PlannedRuns]]:
@@ -119,13 +173,7 @@ def _plan_protocol(
     overrides = ["search_space=all"] if options.plan == "all48" else []
     composed = phase1.compose_phase1([*overrides, *options.overrides])
     config, space = phase1.read_config(composed), phase1.build_space(composed)
-    plan = phase1.plan_runs(
-        config,
-        space,
-        workers=options.devices,
-        steps=int(composed.base.training.steps),
-        is_screened=phase1.has_screening(composed.base),
-    )
+    plan = phase1.plan_runs(config, composed.base, space, workers=options.devices)
     return composed, config, space, plan
 
 

@@ -9,30 +9,49 @@ table      improvement of test perplexity by each, both ways, with intervals and
 The runs are trials of the study (phase `ablation`), each stored at once: the same command continues
 after Ctrl-C or a kill, and prints the table again when all is done. With a larger protocol.seeds it
 adds the missing ones. conf/protocol/ablation.yaml explains the settings.
+
+Phase 1 ends with a small part of it (`run_short_ablation`): the optimum with one parameter back, on
+few seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from synaptune.analysis.ablation import Endpoints, compute_ablation, find_endpoints, plan_points
+from synaptune.analysis.ablation import (
+    Endpoints,
+    choose_reverted,
+    compute_ablation,
+    find_endpoints,
+    plan_points,
+)
 from synaptune.analysis.compare import CONFIDENCE
 from synaptune.analysis.cost import PlannedRuns
 from synaptune.analysis.results import AblationRow
+from synaptune.analysis.screening import from_note
 from synaptune.config.compose import compose_config
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_override_key
-from synaptune.protocols.config import SEED_OFFSETS, AblationConfig, read_protocol_config
+from synaptune.protocols.config import (
+    SEED_OFFSETS,
+    AblationConfig,
+    Phase1Config,
+    read_protocol_config,
+)
 from synaptune.protocols.estimate import estimate_protocol
 from synaptune.protocols.final_report import write_final_report
-from synaptune.protocols.protocol import Protocol, print_message
+from synaptune.protocols.protocol import FINAL_STEPS, Protocol, print_message
+from synaptune.protocols.sanity import TRYOUT_STEPS
 from synaptune.protocols.session import reopen_protocol
 from synaptune.protocols.stages import run_points
+from synaptune.search.space.space import UnitPoint
+from synaptune.study.database.keys import RUN_STEPS
 from synaptune.study.location import StudyLocation
 from synaptune.study.reader import (
     ABLATION,
     JOINT,
+    SCREENING,
     SEARCH,
     VALIDATION,
     StudySnapshot,
@@ -42,6 +61,10 @@ from synaptune.study.reader import (
 # The phase of the last search, for each protocol that has a validation.
 _LAST_PHASES = {"phase1": SEARCH, "phase2": JOINT}
 _VALIDATION_SEEDS = 5  # number of seeds for a study without a validation
+# Runs of the ablation of phase 1, and of one that only tries the commands [run]; chosen: five
+# parameters on three seeds (`make bench-screen`), about a tenth of the protocol.
+DEFAULT_RUNS, TRYOUT_RUNS = 15, 4
+_WANTED_SEEDS = 3  # pairs of a comparison; two tell little even with a pooled spread
 
 
 def run_ablation(overrides: Sequence[str]) -> dict[str, Any]:
@@ -85,6 +108,66 @@ def run_ablation(overrides: Sequence[str]) -> dict[str, Any]:
             write_final_report(protocol, endpoints.defaults, endpoints.tuned)
     print_message(f"written to {location.shown_folder}/ablation.json")
     return result
+
+
+class ShortAblation(NamedTuple):
+    """The size of the ablation of phase 1: parameters, each on the same seeds."""
+
+    parameters: int
+    seeds: int
+
+
+def plan_short_ablation(config: Phase1Config, *, moved: int, steps: int) -> ShortAblation:
+    """Plan the ablation of phase 1 within its budget.
+
+    It has as many parameters as have moved, as far as the budget has three seeds for each. The rest
+    of the budget buys more seeds.
+
+    Args:
+        config: settings of phase 1.
+        moved: number of parameters that have moved.
+        steps: training steps of a run.
+    """
+    runs = config.ablation_runs
+    if runs is None:
+        runs = TRYOUT_RUNS if steps < TRYOUT_STEPS else DEFAULT_RUNS
+    if not config.ablation or moved == 0:
+        return ShortAblation(0, 0)
+    parameters = min(moved, max(1, runs // min(_WANTED_SEEDS, config.seeds)))
+    return ShortAblation(parameters, min(runs // parameters, config.seeds))
+
+
+def run_short_ablation(
+    protocol: Protocol, config: Phase1Config, before: UnitPoint, after: UnitPoint
+) -> list[AblationRow]:
+    """Set each parameter of the validated best back to its start value, on paired seeds.
+
+    Args:
+        protocol: the protocol of phase 1, with its validation.
+        config: settings of phase 1.
+        before: the start.
+        after: the best.
+
+    Returns:
+        The rows of the ablation; empty without one.
+    """
+    endpoints = Endpoints(protocol.space, before, after)
+    moved, steps = len(plan_points(endpoints).reverted), int(protocol.base.training.steps)
+    plan = plan_short_ablation(config, moved=moved, steps=steps)
+    if plan.parameters == 0 or protocol.plan.maximize:
+        return []
+    note = protocol.study.read_note(SCREENING)
+    effects = {entry.name: entry.effect for entry in from_note(note).effects} if note else {}
+    points = choose_reverted(endpoints, plan.parameters, effects)
+    left_out = f" of {moved} that moved" if plan.parameters < moved else ""
+    print_message(
+        f"ablation: {len(points)} parameters{left_out} back at their start values,"
+        f" on {plan.seeds} seeds of the validation"
+    )
+    seeds = protocol.seeds[: plan.seeds]
+    _run_points(protocol, [(unit, seed) for seed in seeds for unit in points.values()])
+    location = protocol.study.location
+    return _write_rows(read_study(location.url, location.name), protocol, seeds)
 
 
 def plan_runs(snapshot: StudySnapshot, endpoints: Endpoints, seeds: int) -> list[PlannedRuns]:
@@ -179,11 +262,15 @@ def _run_ablation(protocol: Protocol, endpoints: Endpoints) -> None:
         f"ablation of study {name}: {len(points.reverted)} parameters both ways on "
         f"{len(protocol.seeds)} seeds, test split"
     )
-    runs = [(unit, seed) for seed in protocol.seeds for unit in units]
-    trials = run_points(
-        protocol, protocol.make_ledger(ABLATION), runs, label="ablation run", test=True
-    )
-    for trial in trials:
+    _run_points(protocol, [(unit, seed) for seed in protocol.seeds for unit in units])
+
+
+def _run_points(protocol: Protocol, points: Sequence[tuple[UnitPoint, int]]) -> None:
+    """Run points as the validation ran its own, so that they form pairs."""
+    steps = protocol.study.configuration.get(FINAL_STEPS)
+    facts: dict[str, Any] = {} if steps is None else {RUN_STEPS: steps}
+    ledger = protocol.make_ledger(ABLATION, **facts)
+    for trial in run_points(protocol, ledger, points, label="ablation run", test=True):
         if trial.state != "complete":
             print_message(
                 f"the run with seed {trial.facts['seed']} failed and is left out of its "
@@ -193,22 +280,43 @@ def _run_ablation(protocol: Protocol, endpoints: Endpoints) -> None:
 
 def _print_table(snapshot: StudySnapshot, protocol: Protocol) -> dict[str, Any]:
     """Print and write the table; return the content of ablation.json."""
+    rows = _write_rows(snapshot, protocol, protocol.seeds)
+    print_rows(rows)
+    return _make_content(snapshot, protocol.seeds, rows)
+
+
+def print_rows(rows: Sequence[AblationRow]) -> None:
+    """Print the table of an ablation with the lines below it."""
     from rich.console import Console
 
     from synaptune.report.console import print_lines, print_table
     from synaptune.report.tables import tabulate_ablation
-    from synaptune.study.artifacts import write_json
 
-    rows = compute_ablation(snapshot)
-    content = {"study": snapshot.name, "seeds": list(protocol.seeds), "rows": _to_plain(rows)}
-    write_json(protocol.study.location.folder / "ablation.json", content)
     console = Console()
     print_table(tabulate_ablation(rows), console)
     print_lines(describe_rows(rows), console)
-    return content
 
 
-def _to_plain(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
+def _write_rows(
+    snapshot: StudySnapshot, protocol: Protocol, seeds: Sequence[int]
+) -> list[AblationRow]:
+    """Compute the rows and write ablation.json; return them."""
+    from synaptune.study.artifacts import write_json
+
+    rows = compute_ablation(snapshot)
+    content = _make_content(snapshot, seeds, rows)
+    write_json(protocol.study.location.folder / "ablation.json", content)
+    return rows
+
+
+def _make_content(
+    snapshot: StudySnapshot, seeds: Sequence[int], rows: Sequence[AblationRow]
+) -> dict[str, Any]:
+    return {"study": snapshot.name, "seeds": list(seeds), "rows": to_plain(rows)}
+
+
+def to_plain(rows: Sequence[AblationRow]) -> list[dict[str, Any]]:
+    """Return the rows of an ablation as plain values."""
     return [
         row._asdict()
         | {
@@ -227,17 +335,19 @@ def describe_rows(rows: Sequence[AblationRow]) -> list[str]:
     """
     lines, limit = [], 1.0 - CONFIDENCE
     ways = {
-        "at the optimum": [(row.name, row.adjusted_reverted) for row in rows],
-        "alone": [(row.name, row.adjusted_alone) for row in rows],
+        "at the optimum": [(row.name, row.adjusted_reverted) for row in rows if row.reverted],
+        "alone": [(row.name, row.adjusted_alone) for row in rows if row.alone],
     }
     for way, values in ways.items():
+        if not values:
+            continue
         undecided = [name.removeprefix("synapse.") for name, p in values if p is None or p >= limit]
         lines.append(
             f"{way}, not significantly different from zero: {', '.join(undecided)}"
             if undecided
             else f"{way}, all are significantly different from zero"
         )
-    comparisons = sum(p is not None for values in ways.values() for _, p in values)
+    comparisons = sum(map(len, ways.values()))
     return [
         *lines,
         f"intervals of {CONFIDENCE:.0%}; p corrected for {comparisons} comparisons (Holm), "

@@ -41,9 +41,12 @@ class Phase1Config:
     dry_run: bool = MISSING
     report: bool = MISSING
     final_steps: int | None = MISSING
+    repeats: int = MISSING
     screen: bool = MISSING
     screen_runs: int | None = MISSING
     screen_fraction: float = MISSING
+    ablation: bool = MISSING
+    ablation_runs: int | None = MISSING
     sanity: SanityConfig = MISSING
 
 
@@ -114,8 +117,10 @@ _MINIMA = {
     "group_budget": (1, "1 evaluation"),
     "seeds": (2, "2, for an interval"),
     "gate_seeds": (2, "2, for an interval"),
+    "repeats": (1, "1 search"),
     "final_steps": (1, "1 step"),
     "screen_runs": (4, "4 runs"),
+    "ablation_runs": (2, "2 runs: one parameter on two seeds"),
     "top": (3, "3: fewer points have no rank correlation"),
     "sanity.seeds": (2, "2, for a spread over seeds"),
     "sanity.candidates": (2, "2, for a spread over candidates"),

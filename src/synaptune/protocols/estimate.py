@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from synaptune.analysis.cost import (
     PlannedRuns,
     SecondsRange,
-    estimate_run_seconds,
+    estimate_stage_seconds,
     measure_timing,
     price_plan,
     read_study_seconds,
@@ -91,9 +91,7 @@ def measure_run(
         " scores the test split",
     ]
     return RunMeasure(
-        lambda stage: SecondsRange(
-            estimate_run_seconds(speed, training, with_test=stage.with_test)
-        ),
+        lambda stage: SecondsRange(estimate_stage_seconds(speed, training, stage)),
         speed.start,
         notes,
         run_bytes,

@@ -1,4 +1,6 @@
-"""The phase-1 protocol: sanity, baseline, search, validation, verdict (`synaptune phase1`).
+"""The phase-1 protocol (`synaptune phase1`).
+
+Its stages are sanity, screening, baseline, search, validation, ablation, verdict and report.
 
 All candidates share initialisation and data order (common random numbers), so that ranks reflect
 parameters. The seeds of the validation are fresh, and its text, the test split, has not been used
@@ -8,22 +10,33 @@ and prints the verdict again when all is done. conf/protocol/phase1.yaml explain
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.analysis.cost import PlannedRuns
+from synaptune.analysis.results import AblationRow
 from synaptune.analysis.screening import MAX_CHOSEN
 from synaptune.config.compose import ComposedConfig, compose_config
 from synaptune.core.errors import user_error
+from synaptune.protocols.ablation import (
+    plan_short_ablation,
+    print_rows,
+    run_short_ablation,
+    to_plain,
+)
 from synaptune.protocols.config import SEED_OFFSETS, Phase1Config, read_protocol_config
 from synaptune.protocols.estimate import estimate_protocol
 from synaptune.protocols.final_report import write_final_report
 from synaptune.protocols.inspection import SIDES
 from synaptune.protocols.protocol import Protocol, print_message
+from synaptune.protocols.repeats import REPEAT_OF, run_repeats, store_repeats
 from synaptune.protocols.sanity import run_sanity
-from synaptune.protocols.screen import SPACE, add_space, count_runs, run_screen
+from synaptune.protocols.screen import SPACE, add_space, count_evaluations, count_runs, run_screen
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import (
     choose_trial,
@@ -34,12 +47,14 @@ from synaptune.protocols.stages import (
     run_search,
     run_validation,
 )
+from synaptune.search.objective.score import MAXIMIZED
 from synaptune.search.optimizers.base import Observation
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space, UnitPoint, make_space
 from synaptune.search.trial import Trial
+from synaptune.study.location import StudyLocation
 from synaptune.study.optimize import start_from_study
-from synaptune.study.reader import SCREEN, SCREENING
+from synaptune.study.reader import ABLATION, SCREEN, SCREENING
 
 
 def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[str, Any]:
@@ -61,31 +76,18 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
     _check_screening(base, config, until=until)
     space, prior = start_from_study(build_space(composed), base.search.start)
     if config.dry_run or base.search.dry_run:
-        steps = int(base.training.steps)
         return estimate_protocol(
             base,
             composed.location,
-            lambda workers: plan_runs(
-                config, space, workers=workers, steps=steps, is_screened=is_screened
-            ),
+            lambda workers: plan_runs(config, base, space, workers=workers),
         )
-    first_seed = int(base.seed) + SEED_OFFSETS["phase1"]
-    with open_protocol(
-        base,
-        composed.location,
-        space,
-        optimizer=config.optimizer,
-        budget=config.budget,
-        seeds=range(first_seed, first_seed + config.seeds),
-        searched=MAX_CHOSEN if is_screened else None,
-        settings={"protocol": "phase1"}
-        | ({} if config.final_steps is None else {"final_steps": config.final_steps}),
-    ) as protocol:
+    open_study = _make_opener(base, config, searched=MAX_CHOSEN if is_screened else None)
+    with open_study(composed.location, space) as protocol:
         for dimension in space.dimensions:
             if not dimension.contains(value := OmegaConf.select(base, dimension.name)):
                 print_message(
                     f"{dimension.name}: {value} lies outside {dimension.describe()};"
-                    " baseline and search begin at its nearest end"
+                    " start and search begin at its nearest end"
                 )
         run_sanity(protocol, config)
         if is_screened:
@@ -93,8 +95,71 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
         if until == SCREEN:
             return protocol.study.read_note(SCREENING)
         summary, *points = _run_stages(protocol, config, prior)
+        if config.repeats == 1:
+            if config.report:
+                write_final_report(protocol, *points)
+            return summary
+    return _run_repeats(protocol, config, summary, points, prior=prior, open_study=open_study)
+
+
+OpenStudy = Callable[..., AbstractContextManager[Protocol]]
+
+
+def _make_opener(base: DictConfig, config: Phase1Config, *, searched: int | None) -> OpenStudy:
+    """Return a function that opens a study of the protocol.
+
+    It takes the location, the space, and the distance of the seed of the search from `seed`.
+    """
+    first_seed = int(base.seed) + SEED_OFFSETS["phase1"]
+    settings = {} if config.final_steps is None else {"final_steps": config.final_steps}
+
+    def open_study(
+        location: StudyLocation, space: Space, search_seed: int = 0
+    ) -> AbstractContextManager[Protocol]:
+        return open_protocol(
+            base,
+            location,
+            space,
+            optimizer=config.optimizer,
+            budget=config.budget,
+            seeds=range(first_seed, first_seed + config.seeds),
+            searched=searched,
+            search_seed=search_seed,
+            settings={"protocol": "phase1"} | settings,
+        )
+
+    return open_study
+
+
+def _run_repeats(
+    first: Protocol,
+    config: Phase1Config,
+    summary: dict[str, Any],
+    points: Sequence[UnitPoint],
+    *,
+    prior: Sequence[Observation],
+    open_study: OpenStudy,
+) -> dict[str, Any]:
+    """Run the other searches and write their spread to the first study; return its summary."""
+    from synaptune.study.artifacts import write_json
+
+    location, space = first.study.location, first.space
+    plain = replace(config, ablation=False)
+
+    def run_one(place: StudyLocation, search_seed: int) -> dict[str, Any]:
+        with open_study(place, space, search_seed) as protocol:
+            protocol.study.write_note_once(REPEAT_OF, location.name)
+            return _run_stages(protocol, plain, prior)[0]
+
+    repeats = run_repeats(location, config.repeats, summary, space, run_one=run_one)
+    whole = first.full_space or space
+    with open_study(replace(location, resume="must"), whole) as protocol:
+        protocol = replace(protocol, space=space, full_space=first.full_space)
+        summary |= {"repeats": store_repeats(protocol.study, repeats)}
+        write_json(location.folder / "summary.json", summary)
         if config.report:
-            write_final_report(protocol, *points)
+            before, after = points
+            write_final_report(protocol, before, after)
     return summary
 
 
@@ -145,35 +210,67 @@ def _check_screening(base: DictConfig, config: Phase1Config, *, until: str | Non
 
 
 def plan_runs(
-    config: Phase1Config, space: Space, *, workers: int = 1, steps: int, is_screened: bool
+    config: Phase1Config, base: DictConfig, space: Space, *, workers: int = 1
 ) -> list[PlannedRuns]:
     """Return the training runs of the protocol over a space, its two inspection runs included.
 
-    The baseline and the first evaluation of the search are copies of a sanity run.
+    The baseline and the first evaluation of the search are copies of a sanity run. The ablation is
+    counted as if every searched parameter moved.
 
     Args:
         config: settings of the protocol.
+        base: the configuration.
         space: all parameters.
         workers: number of concurrent runs.
-        steps: training steps of a run.
-        is_screened: whether the protocol screens the parameters.
     """
+    steps, is_screened = int(base.training.steps), has_screening(base)
     searched = Space(space.dimensions[:MAX_CHOSEN]) if is_screened else space
     optimizer = make_optimizer(Engine(config.optimizer, 0, workers, config.budget), searched)
     sanity = config.sanity
     sanity_runs = sanity.seeds + sanity.candidates + sanity.repeats * (sanity.seeds - 1)
     longer = (config.final_steps or steps) / steps
-    screen = []
+    ablation = plan_short_ablation(config, moved=len(searched.names), steps=steps)
+    ablated = ablation.parameters * ablation.seeds
+    plan = [PlannedRuns("sanity", sanity_runs)]
     if is_screened:
         runs = count_runs(config, parameters=len(space.names), steps=steps)
-        screen = [PlannedRuns(SCREEN, runs, length=config.screen_fraction)]
-    return [
-        PlannedRuns("sanity", sanity_runs),
-        *screen,
+        short, evaluations = config.screen_fraction, count_evaluations(base)
+        plan.append(PlannedRuns(SCREEN, runs, length=short, evaluations=evaluations))
+    plan += [
         PlannedRuns("search", config.budget - 1, at_once=optimizer.generation_size),
         PlannedRuns("validation", 2 * config.seeds, with_test=True, length=longer),
-        *([PlannedRuns("portraits", len(SIDES), at_once=1)] if config.report else []),
     ]
+    if ablated and base.objective.name not in MAXIMIZED:
+        plan.append(PlannedRuns(ABLATION, ablated, with_test=True, length=longer))
+    if more := config.repeats - 1:
+        plan += [
+            PlannedRuns("repeats", more * config.budget, at_once=optimizer.generation_size),
+            PlannedRuns("repeats, test", more * 2 * config.seeds, with_test=True, length=longer),
+        ]
+    if config.report:
+        plan.append(PlannedRuns("portraits", len(SIDES), at_once=1, length=longer))
+    return plan
+
+
+def plan_unscreened(
+    config: Phase1Config, base: DictConfig, space: Space, *, workers: int = 1, chosen: int
+) -> tuple[int, list[PlannedRuns]]:
+    """Return the budget and the runs of a search of all parameters, as dense as the screened one.
+
+    Both have as many evaluations for each parameter, which is the least that a larger space needs.
+
+    Args:
+        config: settings of the screened protocol.
+        base: its configuration.
+        space: all parameters.
+        workers: number of concurrent runs.
+        chosen: number of parameters that the screening leaves.
+    """
+    plain = base.copy()
+    plain.search_space.name = "all"
+    budget = math.ceil(config.budget * len(space.names) / chosen)
+    unscreened = replace(config, budget=budget)
+    return budget, plan_runs(unscreened, plain, space, workers=workers)
 
 
 def build_space(composed: ComposedConfig) -> Space:
@@ -203,7 +300,7 @@ def _run_stages(
     from rich.console import Console
 
     from synaptune.config.search_space import read_fixed_values
-    from synaptune.report.findings import explain_context
+    from synaptune.report.findings import explain_ablation, explain_context
     from synaptune.report.summary import describe_summary, print_verdict, summarise_study
     from synaptune.study.artifacts import write_best, write_json
 
@@ -220,24 +317,36 @@ def _run_stages(
     best, fixed = choose_trial(protocol, trials) or baseline, read_fixed_values(protocol.base)
     write_best(folder / "best.yaml", name, best, fixed)
     pairs = run_validation(protocol, baseline.unit, best.unit, steps=config.final_steps)
-    seconds = sum(trial.facts.get("seconds", 0.0) for trial in protocol.study.read_trials())
-    summary = summarise_study(
-        name,
-        trials,
-        best,
-        pairs=pairs,
-        defaults=baseline.values,
-        seconds=seconds,
-        findings=explain_context(read_evidence(protocol)),
-    )
+
+    def summarise(ablation: Sequence[AblationRow]) -> dict[str, Any]:
+        evidence = read_evidence(protocol)
+        findings = [*explain_context(evidence), *explain_ablation(evidence)]
+        summary = summarise_study(
+            name,
+            trials,
+            best,
+            pairs=pairs,
+            defaults=baseline.values,
+            seconds=sum(evidence.seconds_by_phase.values()),
+            findings=findings,
+            ablation=to_plain(ablation),
+        )
+        write_json(folder / "summary.json", summary)
+        write_best(folder / "best.yaml", name, best, fixed, describe_summary(summary))
+        return summary
+
+    summarise([])  # the verdict is stored before the ablation, which may be interrupted
+    ablation = run_short_ablation(protocol, config, baseline.unit, best.unit)
+    summary = summarise(ablation)
     if protocol.objective.name == "pareto":
         front = summary["pareto"] = _summarise_front(protocol, trials)
         print_message(
             f"pareto: {len(front['front'])} trials on the front,"
             f" hypervolume {front['hypervolume']:.4g} (baseline 1)"
         )
-    write_json(folder / "summary.json", summary)
-    write_best(folder / "best.yaml", name, best, fixed, describe_summary(summary))
+        write_json(folder / "summary.json", summary)
+    if ablation:
+        print_rows(ablation)
     print_verdict(summary, Console())
     print_message(f"written to {shown}/summary.json; use: python train.py tuned={shown}/best.yaml")
     return summary, baseline.unit, best.unit
@@ -247,7 +356,7 @@ def _run_baseline(protocol: Protocol) -> Trial:
     points = [(protocol.space.get_start(), protocol.seed)]
     ledger = protocol.make_ledger("baseline")
     (trial,) = run_points(protocol, ledger, points, label="baseline run")
-    print_message(f"baseline: objective {require_objective(trial):.4f} at the defaults")
+    print_message(f"start: objective {require_objective(trial):.4f} at the defaults")
     return trial
 
 

@@ -182,7 +182,7 @@ def _run_stages(
     (baseline,) = run_points(
         protocol, protocol.make_ledger(BASELINE), [(start, protocol.seed)], label="baseline run"
     )
-    print_message(f"baseline: objective {require_objective(baseline):.4f} at the phase-1 optimum")
+    print_message(f"start: objective {require_objective(baseline):.4f} at the phase-1 optimum")
     gates += _run_groups(protocol, config, groups)
     protocol.study.write_note(GATES, gates)
     write_json(folder / "gates.json", {"gates": gates})

@@ -30,6 +30,7 @@ from synaptune.study.study import PhaseLedger, Study
 from synaptune.training.config import LoggerConfig, TrainingConfig, parse_keep
 
 ConfigT = TypeVar("ConfigT")
+FINAL_STEPS = "search.final_steps"  # of the configuration of a study: steps of its validation
 
 
 @dataclass(frozen=True)

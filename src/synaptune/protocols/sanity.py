@@ -98,24 +98,24 @@ def _measure_signal(
 
 def _print_signal(signal: dict[str, Any]) -> None:
     entropy, spread = signal["reference"], signal["spread_over_candidates"]
-    value = f"objective {signal['loss']:.3f}"
+    value = f"objective {signal['loss']:z.3f}"
     if entropy is not None:  # only known where the objective is the validation loss
-        value = f"loss {signal['loss']:.3f} (unigram entropy {entropy:.3f})"
+        value = f"loss {signal['loss']:z.3f} (unigram entropy {entropy:z.3f})"
     print_message(
         f"sanity: {value}, spread over random candidates "
-        + ("unknown" if spread is None else f"{spread:.4f}")
+        + ("unknown" if spread is None else f"{spread:z.4f}")
     )
     best = signal.get("best_candidate")
     if best is not None and signal["loss"] > 0.0:
         share = best / signal["loss"]
         verb = "beats" if share < PROMISING_RATIO else "does not beat"
         print_message(
-            f"sanity: the best random point has {share:.3f} of the defaults' objective;"
+            f"sanity: the best random point has {share:z.3f} of the defaults' objective;"
             f" it {verb} {PROMISING_RATIO:g} of it"
         )
     print_message(
-        f"sanity: spread over seeds {signal['spread_over_seeds']:.4f},"
-        f" of differences between candidates {signal['noise']:.4f}"
+        f"sanity: spread over seeds {signal['spread_over_seeds']:z.4f},"
+        f" of differences between candidates {signal['noise']:z.4f}"
     )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from omegaconf import DictConfig
+
 from synaptune.analysis.results import Screening
 from synaptune.analysis.screening import (
     analyse_screen,
@@ -25,9 +27,9 @@ from synaptune.protocols.config import SEED_OFFSETS, Phase1Config
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.sanity import TRYOUT_STEPS
 from synaptune.protocols.stages import run_points
-from synaptune.protocols.trial_run import RUN_STEPS
 from synaptune.search.space.space import Space
 from synaptune.search.trial import get_loss
+from synaptune.study.database.keys import RUN_EVALUATIONS, RUN_STEPS
 from synaptune.study.reader import SCREEN, SCREENING
 
 SPACE = "screened"  # name of the search space
@@ -63,6 +65,12 @@ def count_runs(config: Phase1Config, *, parameters: int, steps: int) -> int:
     return len(plan_screen(parameters, wanted, 0).signs)
 
 
+def count_evaluations(base: DictConfig) -> int:
+    """Return the validations of a screening run: the last one, where nothing needs the others."""
+    is_judged = base.objective.name == "proxy" or base.pruner.name != "none"
+    return int(base.training.evaluations) if is_judged else 1
+
+
 def run_screen(protocol: Protocol, config: Phase1Config) -> Protocol:
     """Run the screening, or read its result; return the protocol over the chosen parameters.
 
@@ -95,7 +103,8 @@ def _measure(protocol: Protocol, config: Phase1Config) -> Screening:
     )
     first_seed = protocol.seed + SEED_OFFSETS[SCREEN]
     seeds = [first_seed + block for block in plan.blocks]
-    facts: dict[str, Any] = {} if short == steps else {RUN_STEPS: short}
+    evaluations = count_evaluations(protocol.base)
+    facts: dict[str, Any] = {RUN_STEPS: short, RUN_EVALUATIONS: evaluations}
     ledger = protocol.make_ledger(SCREEN, **facts)
     points = list(zip(to_points(plan, space), seeds, strict=True))
     trials = run_points(protocol, ledger, points, label="screening run")

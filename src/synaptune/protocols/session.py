@@ -56,6 +56,7 @@ def open_protocol(
     seeds: Sequence[int],
     settings: Mapping[str, Any],
     searched: int | None = None,
+    search_seed: int = 0,
 ) -> Iterator[Protocol]:
     """Open the study of a protocol and its workers, and close both at the end of the block.
 
@@ -68,6 +69,7 @@ def open_protocol(
         seeds: fresh seeds of the validation.
         settings: what identifies the search in the study beside the optimizer.
         searched: largest number of parameters of a search; None means all of the space.
+        search_seed: distance of the seed of the optimizer from `seed`.
 
     Raises:
         UserError: a value that cannot run, or a study that cannot be opened (study/study.py).
@@ -86,7 +88,7 @@ def open_protocol(
         read_group(base, "search", SearchConfig),
         dimensions=searched or len(space.dimensions),
         optimizer=optimizer,
-        seed=int(base.seed),
+        seed=int(base.seed) + search_seed,
         workers=workers.slots,
         budget=budget,
     )

@@ -14,7 +14,6 @@ from omegaconf import DictConfig
 from synaptune.config.flat import get_typed_group
 from synaptune.core.errors import user_error
 from synaptune.protocols.protocol import Protocol, prefix_messages, print_message
-from synaptune.protocols.trial_run import RUN_STEPS
 from synaptune.search.callback import Callback, CallbackList
 from synaptune.search.objective.score import Baseline, needs_baseline, rescore, with_baseline
 from synaptune.search.optimizers.base import Observation
@@ -25,6 +24,7 @@ from synaptune.search.space.space import UnitPoint
 from synaptune.search.trial import Trial, find_best
 from synaptune.search.workers.base import Evaluate, InlineWorkers
 from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
+from synaptune.study.database.keys import RUN_STEPS
 from synaptune.study.optimize import PhaseSearch, SearchOptions, optimize
 from synaptune.study.reader import INCUMBENTS, JOINT, RECOMMENDED, REFERENCE, SEARCH
 from synaptune.study.study import PhaseLedger

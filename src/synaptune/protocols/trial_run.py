@@ -14,9 +14,11 @@ from synaptune.search.objective.common_seeds import average_seeds, list_common_s
 from synaptune.search.trial import Result, Trial
 from synaptune.search.workers.base import FinishedTrial, OnReport, Workers
 from synaptune.study.artifacts import read_run_facts
+from synaptune.study.database.keys import RUN_EVALUATIONS, RUN_STEPS
 from synaptune.training.loggers.wandb_run import make_run_labels
 
-RUN_STEPS = "run_steps"  # fact: steps of a trial that trains shorter than the others
+# Facts that change the length of a run, and the settings that they replace.
+_RUN_LENGTHS = {RUN_STEPS: "training.steps", RUN_EVALUATIONS: "training.evaluations"}
 # Facts of a trial itself; every other fact belongs to its run.
 _IDENTITY_FACTS = (
     "phase",
@@ -140,8 +142,9 @@ class TrainingEvaluation:
             tags=cfg.logger.tags,
         )
         changes = trial.values | {"seed": seed, "training.test": trial.facts["test"]}
-        if (steps := trial.facts.get(RUN_STEPS)) is not None:
-            changes["training.steps"] = steps
+        for fact, key in _RUN_LENGTHS.items():
+            if (number := trial.facts.get(fact)) is not None:
+                changes[key] = number
         changes |= {f"logger.{key}": value for key, value in labels.items()}
         if trial.facts["test"]:  # the claim is about the loss of a whole run, under any objective
             changes |= {"objective.name": "val_loss", "pruner.name": "none"}

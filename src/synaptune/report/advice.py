@@ -119,7 +119,7 @@ def _advise_on_seeds(validation: ValidationResult) -> Iterator[Finding]:
     if gain.low <= 0.0 < gain.mean:
         needed = count_needed_seeds(gain)
         text = (
-            f"The interval includes zero. If the true gain is the measured {gain.mean:.1f} %, "
+            f"The interval includes zero. If the true gain is the measured {gain.mean:z.1f} %, "
             f"about {needed} seeds in total would make it significant"
         )
         costly = ", which probably costs more than the gain is worth."

@@ -159,12 +159,12 @@ def make_headline(studies: Sequence[Evidence], pairs: Sequence[StudyPair]) -> st
         if significant:
             low, high = sorted((abs(difference.low), abs(difference.high)))
             return (
-                f"{better} is better than {worse}: {abs(difference.mean):.1f} % of test perplexity "
-                f"(95 % interval {low:.1f} to {high:.1f})."
+                f"{better} is better than {worse}: {abs(difference.mean):z.1f} % of test "
+                f"perplexity (95 % interval {low:z.1f} to {high:z.1f})."
             )
         return (
             f"The difference between {pair.first} and {pair.second} is not significant: "
-            f"{difference.mean:.1f} % ({difference.low:.1f} to {difference.high:.1f})."
+            f"{difference.mean:z.1f} % ({difference.low:z.1f} to {difference.high:z.1f})."
         )
     if paired:
         return (

@@ -14,6 +14,7 @@ from synaptune.analysis.effects import ALPHA
 from synaptune.analysis.results import AblationRow, Comparison, Evidence
 from synaptune.core.text import format_parameter, make_label
 from synaptune.report import next_commands
+from synaptune.report.repeats import describe_repeats
 from synaptune.report.table_model import format_cell
 from synaptune.report.tables import count_search_seeds, to_objective
 from synaptune.search.space.values import Value
@@ -73,7 +74,7 @@ def make_verdict(evidence: Evidence) -> Verdict:
         if validation.overfit:
             findings.append(Finding("Overfit", _to_sentence(validation.overfit)))
     findings += explain_context(evidence)
-    findings += _explain_ablation(evidence)
+    findings += explain_ablation(evidence)
     findings += _explain_selection_bias(evidence)
     if validation is None or not evidence.ablation:
         findings += _explain_search(evidence)
@@ -87,15 +88,15 @@ def describe_gain(gain: Comparison) -> tuple[str, Tone]:
         A sentence and its tone.
     """
     seeds = f"on {gain.count} fresh seeds, against the start values"
-    interval = f"95 % interval {gain.low:.1f} to {gain.high:.1f}"
+    interval = f"95 % interval {gain.low:z.1f} to {gain.high:z.1f}"
     if gain.low > 0.0:
-        fall = f"lowers test perplexity by {gain.mean:.1f} % ({interval})"
+        fall = f"lowers test perplexity by {gain.mean:z.1f} % ({interval})"
         return f"Tuning {fall} {seeds}.", "good"
     if gain.high < 0.0:
-        rise = f"{-gain.mean:.1f} % (95 % interval {-gain.high:.1f} to {-gain.low:.1f})"
+        rise = f"{-gain.mean:z.1f} % (95 % interval {-gain.high:z.1f} to {-gain.low:z.1f})"
         return f"The tuned parameters are worse: test perplexity rises by {rise} {seeds}.", "bad"
     if gain.mean > 0.0:
-        fall = f"test perplexity falls by {gain.mean:.1f} %"
+        fall = f"test perplexity falls by {gain.mean:z.1f} %"
         return f"The gain is not significant: {fall} ({interval}) {seeds}.", "unsure"
     nothing = "the improvement of test perplexity is not significantly different from zero"
     return f"No gain was found: {nothing} ({interval} %) {seeds}.", "unsure"
@@ -121,7 +122,9 @@ def explain_context(evidence: Evidence) -> list[Finding]:
             "Training seeds of these two points. Another search, machine or text finds another "
             "best point, so the gain of a repeated search may lie outside of it"
         )
-        if next_commands.get_protocol(evidence) == "phase1":
+        if evidence.repeats is not None:
+            text += f": {describe_repeats(evidence.repeats)}"
+        elif next_commands.get_protocol(evidence) == "phase1":
             text += f": {REPEATED_SEARCHES}"
         findings.append(Finding("What the interval covers", f"{text}."))
     return findings
@@ -209,8 +212,8 @@ def explain_no_correlation(evidence: Evidence) -> str:
     first, second = (make_label(names[index], names) for index in (column, row))
     return (
         "No two parameters are correlated in the final distribution of the search: the strongest "
-        f"pair, {first} and {second}, has {strongest:.2f}, and noise alone exceeds {noise:.2f} in "
-        "one search of twenty."
+        f"pair, {first} and {second}, has {strongest:z.2f}, and noise alone exceeds {noise:z.2f} "
+        "in one search of twenty."
     )
 
 
@@ -237,14 +240,14 @@ def _explain_no_claim(evidence: Evidence) -> str:
     if len(evidence.test_accuracies) > 1:
         mean, low, high = compute_interval([100.0 * value for value in evidence.test_accuracies])
         return (
-            f"The best has {mean:.2f} % test accuracy (95 % interval {low:.2f} to {high:.2f}) on "
-            f"{len(evidence.test_accuracies)} fresh seeds. No claim against the start values: they "
-            "were not run on these seeds."
+            f"The best has {mean:z.2f} % test accuracy (95 % interval {low:z.2f} to {high:z.2f}) "
+            f"on {len(evidence.test_accuracies)} fresh seeds. No claim against the start values: "
+            "they were not run on these seeds."
         )
     return "No claim: nothing has been validated on fresh seeds."
 
 
-def _explain_ablation(evidence: Evidence) -> Iterator[Finding]:
+def explain_ablation(evidence: Evidence) -> Iterator[Finding]:
     """Summarise the ablation of the optimum."""
     known = [(entry, entry.reverted) for entry in evidence.ablation if entry.reverted is not None]
     if not known:
@@ -296,8 +299,8 @@ def _explain_selection_bias(evidence: Evidence) -> Iterator[Finding]:
     seeds = count_search_seeds(evidence) or 1
     own = "seed" if seeds == 1 else f"{seeds} seeds"
     text = (
-        f"The gain is {bias.search:.3f} nats/token on the search's own {own}, "
-        f"{bias.fresh:.3f} on fresh seeds and {bias.test:.3f} on the test split"
+        f"The gain is {bias.search:z.3f} nats/token on the search's own {own}, "
+        f"{bias.fresh:z.3f} on fresh seeds and {bias.test:z.3f} on the test split"
     )
     if bias.search > 0.0 and has_gain(evidence):
         lost = 100.0 * (1.0 - bias.fresh / bias.search)
@@ -306,7 +309,7 @@ def _explain_selection_bias(evidence: Evidence) -> Iterator[Finding]:
         elif lost < 0.5:
             text += ": all of it remains on fresh seeds"
         else:
-            text += f": {lost:.0f} % of it is lost on fresh seeds"
+            text += f": {lost:z.0f} % of it is lost on fresh seeds"
     yield Finding("Selection bias", text + ".")
 
 

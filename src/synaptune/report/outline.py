@@ -47,7 +47,14 @@ _RESULT_SECTIONS = (
     (
         "validation",
         "Validation and noise",
-        ("table goals", "figure seeds", "table validation", "table gates", "table noise"),
+        (
+            "table goals",
+            "figure seeds",
+            "table validation",
+            "table repeats",
+            "table gates",
+            "table noise",
+        ),
     ),
     (
         "screening",

@@ -28,7 +28,8 @@ BEST_ROWS = 200  # best trials that are shown of a larger number
 _TALL_ROWS = 30  # rows above which a table scrolls
 _TRIALS_NOTE = (
     "The trials of a study are numbered over all its phases, which also run points: sanity, "
-    "baseline, validation. An evaluation is a trial of the search."
+    "screening, baseline, validation. An evaluation is a trial of the search; `baseline` is the "
+    "start on the seed of the search."
 )
 _CODE_PATTERN = re.compile(r"`([a-z][^`<>&]*)`")
 
@@ -257,7 +258,7 @@ def _render_cell(cell: Any, column: Column) -> str:
     if column.kind == "position" and cell is not None:
         edge = " edge" if min(cell, 1.0 - cell) < advice.EDGE else ""
         left = 100.0 * min(max(cell, 0.0), 1.0)
-        bar = f'<span class="place{edge}"><i style="left:{left:.0f}%"></i></span>'
+        bar = f'<span class="place{edge}"><i style="left:{left:z.0f}%"></i></span>'
     # The page's script sorts by this number where the text is not the number itself.
     number = cell.mean if column.kind == "gain" and cell is not None else cell
     is_number = isinstance(number, int | float) and not isinstance(number, bool)

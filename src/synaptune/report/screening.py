@@ -16,7 +16,7 @@ def tabulate_effects(screening: Screening | None, *, limit: int | None = None) -
     cells = {
         Column("parameter", "name"): [effect.name for effect in effects],
         Column("effect", "loss", "nats/token"): [round(effect.effect, 5) for effect in effects],
-        Column("95 % interval"): [f"{effect.low:.4f} to {effect.high:.4f}" for effect in effects],
+        Column("95 % interval"): [f"{effect.low:z.4f} to {effect.high:z.4f}" for effect in effects],
         Column("p", "p"): [effect.p for effect in effects],
         Column("p (Holm)", "p"): [effect.adjusted_p for effect in effects],
         Column("searched"): ["yes" if effect.chosen else "no" for effect in effects],
@@ -44,21 +44,21 @@ def describe_screening(screening: Screening) -> list[str]:
     count = len(screening.effects)
     labels = make_labels([effect.name for effect in screening.effects])
     names = ", ".join(
-        f"{labels[effect.name]} ({effect.effect:+.4f})" for effect in significant[:_NAMED]
+        f"{labels[effect.name]} ({effect.effect:+z.4f})" for effect in significant[:_NAMED]
     )
     more = f" and {len(significant) - _NAMED} more" if len(significant) > _NAMED else ""
     lines = [
         f"{len(significant)} of {count} effects are significant (Holm, 5 %)"
         + (f": {names}{more}" if significant else ""),
         f"{screening.runs} runs count, {screening.failed} failed;"
-        f" standard error of an effect {screening.error:.4f} nats/token",
+        f" standard error of an effect {screening.error:z.4f} nats/token",
         f"the search varies {', '.join(labels[effect.name] for effect in chosen)}",
     ]
     if not screening.is_folded or screening.runs < 2 * count:
         lines.append("few runs for so many parameters: interactions may show as effects")
     lines += [
         f"interaction of {labels[pair.first]} with {labels[pair.second]}:"
-        f" {pair.effect:+.4f} nats/token (p {pair.adjusted_p:.2g})"
+        f" {pair.effect:+z.4f} nats/token (p {pair.adjusted_p:.2g})"
         for pair in screening.interactions
     ]
     return lines

@@ -28,6 +28,7 @@ def summarise_study(
     defaults: Mapping[str, Any],
     seconds: float,
     findings: Sequence[Finding] = (),
+    ablation: Sequence[Mapping[str, Any]] = (),
     protocol: str = "phase1",
 ) -> dict[str, Any]:
     """Summarise a study.
@@ -40,6 +41,7 @@ def summarise_study(
         defaults: start values of the parameters.
         seconds: sum of the durations of the runs [s].
         findings: findings of the report that are printed with the verdict.
+        ablation: rows of the ablation of the best, as plain values.
         protocol: name of the protocol, whose rule decides.
 
     Returns:
@@ -65,6 +67,7 @@ def summarise_study(
         "parameters": {
             name: {"start": defaults[name], "best": value} for name, value in best.values.items()
         },
+        "ablation": list(ablation),
         "data_fingerprint": before[0].facts.get("data_fingerprint"),
         "seconds": seconds,
         "findings": {finding.title: finding.text for finding in findings},
@@ -98,9 +101,9 @@ def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
     """Print a summary (the content of summary.json)."""
     before, after, gain = summary["baseline"], summary["best"], summary["improvement"]
     perplexities = [statistics.fmean(side["test_perplexity"]) for side in (before, after)]
-    losses = [f"{statistics.fmean(side['validation_loss']):.4f}" for side in (before, after)]
-    interval = f"{gain['mean']:.2f} %  ({gain['low']:.2f} to {gain['high']:.2f})"
-    values = (Column("start", "value"), Column("tuned", "value"))
+    losses = [f"{statistics.fmean(side['validation_loss']):z.4f}" for side in (before, after)]
+    interval = f"{gain['mean']:z.2f} %  ({gain['low']:z.2f} to {gain['high']:z.2f})"
+    values = (Column("start", "value"), Column("best", "value"))
     columns = (Column("on fresh seeds"), *values, Column("improvement, 95 % interval", "value"))
     rows = [
         ("test perplexity", *perplexities, interval),
@@ -117,7 +120,7 @@ def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
         f"{summary['evaluations']} evaluations, {summary['failed']} failed, {len(before['seeds'])}"
         " paired seeds"
     )
-    console.print(f"{evaluated}, {summary['seconds'] / 60:.1f} minutes of runs", highlight=False)
+    console.print(f"{evaluated}, {summary['seconds'] / 60:z.1f} minutes of runs", highlight=False)
     for title, text in summary["findings"].items():
         console.print(f"{title}: {text}", highlight=False, markup=False)
     if summary.get("overfit"):

@@ -70,13 +70,13 @@ def format_cell(cell: Any, kind: CellKind) -> str:
         return UNKNOWN
     match kind:
         case "gain":
-            return f"{cell.mean:.1f} ({cell.low:.1f} to {cell.high:.1f})"
+            return f"{cell.mean:z.1f} ({cell.low:z.1f} to {cell.high:z.1f})"
         case "range":
             return describe_range(cell)
         case "loss":
             return f"{cell:.6g}"
         case "share" | "position":
-            return f"{cell:.2f}"
+            return f"{cell:z.2f}"
         case "p":
             return "< 0.001" if cell < 0.001 else f"{cell:.2g}"
         case "seconds":

@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from synaptune.analysis.ablation import POOLED_BELOW
 from synaptune.analysis.goals import GoalResult
 from synaptune.analysis.results import AblationRow, Evidence
 from synaptune.core.text import format_duration, get_first_line
 from synaptune.report.figures.axis import map_dimensions
+from synaptune.report.repeats import tabulate_repeats
 from synaptune.report.screening import tabulate_effects, tabulate_subsystems
 from synaptune.report.table_model import (
     UNKNOWN,
@@ -53,6 +55,7 @@ def make_all_tables(evidence: Evidence) -> Iterator[Table]:
         tabulate_parameters,
         lambda evidence: tabulate_goals(evidence.validation.goals if evidence.validation else ()),
         tabulate_validation,
+        lambda evidence: tabulate_repeats(evidence.repeats),
         tabulate_gates,
         tabulate_noise,
         lambda evidence: tabulate_ablation(evidence.ablation),
@@ -76,7 +79,7 @@ def tabulate_parameters(evidence: Evidence) -> Table:
 
     values_by_column = {
         Column("start", "value"): show_values(evidence, evidence.start),
-        Column("tuned", "value"): show_values(evidence, best),
+        Column("best", "value"): show_values(evidence, best),
         Column("range", "range"): map_dimensions(evidence),
         Column("position", "position"): find_positions(evidence),
         Column("worth at the optimum", "gain", "%"): collect(evidence.ablation, "reverted"),
@@ -101,7 +104,7 @@ def tabulate_parameters(evidence: Evidence) -> Table:
 def _show_spreads(evidence: Evidence, part: str) -> dict[str, str]:
     spreads = {entry.name: getattr(entry, part) for entry in evidence.importances}
     return {
-        name: f"{spread[0]:.2f} to {spread[1]:.2f}"
+        name: f"{spread[0]:z.2f} to {spread[1]:z.2f}"
         for name, spread in spreads.items()
         if spread is not None
     }
@@ -137,9 +140,9 @@ def tabulate_validation(evidence: Evidence) -> Table:
     cells = {
         Column("seed", "count"): collect(before, "seed"),
         Column("validation loss, start", "loss", "nats/token"): collect(before, "val_loss"),
-        Column("validation loss, tuned", "loss", "nats/token"): collect(after, "val_loss"),
+        Column("validation loss, best", "loss", "nats/token"): collect(after, "val_loss"),
         Column("test perplexity, start", "value", "tokens"): old,
-        Column("test perplexity, tuned", "value", "tokens"): new,
+        Column("test perplexity, best", "value", "tokens"): new,
         Column("improvement of test perplexity", "value", "%"): [
             100.0 * (1.0 - tuned / start) if start and tuned else None
             for start, tuned in zip(old, new, strict=True)
@@ -152,15 +155,15 @@ def tabulate_goals(goals: Sequence[GoalResult]) -> Table:
     """Make the table of the plan's metrics with their goals."""
 
     def show(change: float | None) -> str:
-        return UNKNOWN if change is None else f"{change:+.1f} %"
+        return UNKNOWN if change is None else f"{change:+z.1f} %"
 
-    def say(is_met: bool) -> str:
-        return "met" if is_met else "not met"
+    def say(is_met: bool | None) -> str:
+        return "nothing to improve" if is_met is None else "met" if is_met else "not met"
 
     cells = {
         Column("metric"): [goal.label for goal in goals],
         Column("start", "value"): [goal.start for goal in goals],
-        Column("tuned", "value"): [goal.tuned for goal in goals],
+        Column("best", "value"): [goal.best for goal in goals],
         Column("change"): [show(goal.change) for goal in goals],
         Column("threshold"): [
             f"{goal.threshold:+g} %" if goal.threshold else "no worse" for goal in goals
@@ -184,16 +187,23 @@ def tabulate_ablation(ablation: Sequence[AblationRow]) -> Table:
     cells = {
         Column("parameter", "name"): [entry.name for entry in ranked],
         Column("start", "value"): [show_value(entry.default) for entry in ranked],
-        Column("tuned", "value"): [show_value(entry.tuned) for entry in ranked],
+        Column("best", "value"): [show_value(entry.tuned) for entry in ranked],
         Column("worth at the optimum", "gain", "%"): [entry.reverted for entry in ranked],
         Column("p (Holm)", "p"): [entry.adjusted_reverted for entry in ranked],
-        Column("brings alone", "gain", "%"): [entry.alone for entry in ranked],
-        Column("p alone (Holm)", "p"): [entry.adjusted_alone for entry in ranked],
     }
+    if any(entry.alone for entry in ranked):
+        cells[Column("brings alone", "gain", "%")] = [entry.alone for entry in ranked]
+        cells[Column("p alone (Holm)", "p")] = [entry.adjusted_alone for entry in ranked]
     note = (
         "Gains in test perplexity on paired seeds with 95 % intervals. They need not add up, since "
         "parameters interact."
     )
+    counts = [gain.count for entry in ranked for gain in (entry.reverted, entry.alone) if gain]
+    if counts and min(counts) < POOLED_BELOW:
+        note += (
+            f" Comparisons of fewer than {POOLED_BELOW} pairs share one spread,"
+            " pooled over the parameters."
+        )
     return make_table("ablation", "Ablation of the optimum", cells, note)
 
 
@@ -335,17 +345,16 @@ def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
     states = Counter(trial.state for trial in evidence.trials)
     planned = evidence.plan.budget
     numbers: list[tuple[str, str]] = []
-    tuned = "earlier best" if evidence.is_stale else "tuned"
+    best_name = "earlier best" if evidence.is_stale else "best"
     if validation is not None:
-        for name, runs in (("start", validation.before), (tuned, validation.after)):
+        for name, runs in (("start", validation.before), (best_name, validation.after)):
             known = [value for run in runs if (value := run.facts.get("test_perplexity"))]
             if known:
                 numbers.append((f"test perplexity, {name}", f"{statistics.fmean(known):.4g}"))
         numbers.append(("fresh seeds", str(validation.gain.count)))
     if best is not None and best.objective is not None:
         text = format_cell(best.objective, "loss")
-        name = f"best objective, evaluation {best.index + 1} (trial {best.number} of the study)"
-        numbers.append((name, text))
+        numbers.append((f"best objective, trial {best.number}", text))
     name = "evaluations" if planned is None else f"evaluations of {planned}"
     numbers.append((name, str(states.total() - states["running"])))
     counts = {
@@ -374,7 +383,7 @@ def tabulate_noise(evidence: Evidence) -> Table:
         spread = "standard deviation over seeds"
         measures += [
             (f"{spread}, start [nats/token]", noise.before),
-            (f"{spread}, tuned [nats/token]", noise.after),
+            (f"{spread}, best [nats/token]", noise.after),
             (f"{spread}, paired difference [nats/token]", noise.difference),
             (
                 "standard deviation of the objective over the search's candidates",
@@ -391,7 +400,7 @@ def tabulate_noise(evidence: Evidence) -> Table:
     rows = [[name, format_cell(number, "value")] for name, number in measures if number is not None]
     if validation is not None:
         gain = validation.gain
-        bootstrap = f"{gain.boot_low:.1f} to {gain.boot_high:.1f}"
+        bootstrap = f"{gain.boot_low:z.1f} to {gain.boot_high:z.1f}"
         wilcoxon = f"Wilcoxon's signed-rank test, two-sided p ({gain.count} pairs)"
         rows += [
             ["gain, t-interval 95 % [%]", format_cell(gain, "gain")],

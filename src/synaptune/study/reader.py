@@ -41,6 +41,7 @@ TEST = "test"  # phase of an image study: its best on fresh seeds with the test 
 # Phases of phase 2; the first is also the note with the decisions of the gates.
 GATES, JOINT = ("gates", schema.JOINT)
 RECOMMENDED = "recommended"  # note: trial of each phase with the best posterior mean
+REPEATS = "repeats"  # note: the spread of repeated searches (analysis/repeats.py)
 # The phase of a screening, and the note with its result.
 SCREEN, SCREENING = "screen", "screening"
 # Phases of trials without a search.

@@ -165,7 +165,8 @@ def _draw_slopes(layout: FigureLayout, measure: str, pairs: Sequence[Pair]) -> N
     for x, name in ((0, "baseline"), (1, "best")):
         colour, values = getattr(palette, name), sides[x]
         draw_dots(axes, [x] * len(pairs), values, colour=colour, size=8.0, zorder=5, clip_on=False)
-        mean = f"{name} {format_number(statistics.fmean(values), 4)}"
+        shown = "start" if name == "baseline" else name
+        mean = f"{shown} {format_number(statistics.fmean(values), 4)}"
         place, side = left + x * width, "center" if x else "left"
         layout.add_text(place - 8 * (1 - x), 46, mean, colour=colour, weight="bold", ha=side)
 

@@ -40,6 +40,10 @@ UNIT = "unit"
 GENERATION = "generation"
 SEED = "seed"
 
+# Of a trial whose runs are shorter or longer than those of the study: steps and validations.
+RUN_STEPS = "run_steps"
+RUN_EVALUATIONS = "run_evaluations"
+
 # User attributes of an imported trial: where it comes from, and its number there.
 SOURCE = "source"
 SOURCE_NUMBER = "source_number"
