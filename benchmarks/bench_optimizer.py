@@ -18,7 +18,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,10 @@ from synaptune import BiostatisV6
 from synaptune.analysis.compare import compute_interval
 from synaptune.config.compose import compose_config
 from synaptune.config.run import run
+from synaptune.config.settings import read_settings
 from synaptune.data.config import DataConfig
 from synaptune.data.images import ImageData, load_images, make_image_batch
+from synaptune.model.gpt import GPT
 from synaptune.training.representation import measure_last_layer
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -54,11 +56,31 @@ TUNING_SEED, FIRST_SEED = 100, 200
 Metrics = Mapping[str, float]
 
 
-def measure_cost(pairs: int) -> None:
-    """Print the step times and the state of both optimizers on 3M parameters, run in turns."""
+def list_shapes() -> dict[str, list[torch.Size]]:
+    """Return the shapes of the weights on which a step is timed, by name."""
 
+    def make(*overrides: str) -> list[torch.Size]:
+        settings = read_settings(compose_config(["model=gpt", *overrides]).base)
+        model = GPT(settings.model, settings.synapse, vocab=256, seed=0)
+        return [weight.shape for weight in model.parameters()]
+
+    return {
+        "12 matrices of 512 x 512": [torch.Size((512, 512))] * 12,
+        "4 layers of width 256": make("model.layers=4", "model.width=256"),
+        "the laptop model": make(),
+    }
+
+
+def measure_cost(pairs: int) -> None:
+    """Print the step times and the state of both optimizers, run in turns."""
+    for label, shapes in list_shapes().items():
+        print(f"{label}: {sum(map(torch.Size.numel, shapes)):,} parameters")
+        _measure_cost(shapes, pairs)
+
+
+def _measure_cost(shapes: Sequence[torch.Size], pairs: int) -> None:
     def make_weights() -> list[nn.Parameter]:
-        weights = [nn.Parameter(torch.randn(512, 512)) for _ in range(12)]
+        weights = [nn.Parameter(torch.randn(shape)) for shape in shapes]
         for weight in weights:
             weight.grad = 1e-2 * torch.randn_like(weight)
         return weights
@@ -75,12 +97,13 @@ def measure_cost(pairs: int) -> None:
             started_at = time.process_time()
             optimizer.step()
             seconds[name].append(time.process_time() - started_at)
-    first = statistics.median(seconds["AdamW fused"])
     for name, optimizer in optimizers.items():
+        ratios = [new / old for new, old in zip(seconds[name], seconds["AdamW fused"], strict=True)]
         median = statistics.median(seconds[name])
         values = [v for state in optimizer.state.values() for v in state.values()]
         size = sum(v.numel() * v.element_size() for v in values if torch.is_tensor(v)) / 2**20
-        print(f"{name:23} {1e3 * median:7.2f} ms  {median / first:6.2f}  state {size:5.1f} MiB")
+        ratio = statistics.median(ratios)
+        print(f"  {name:23} {1e3 * median:7.2f} ms  {ratio:6.2f}  state {size:5.1f} MiB")
 
 
 def train_text(name: str, rate: float, decay: float, seed: int, steps: int) -> Metrics:
