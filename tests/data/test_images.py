@@ -16,6 +16,7 @@ from synaptune.data.config import DataConfig, find_data_faults
 from synaptune.data.images import count_batches, load_images, make_image_batch
 
 RANDOM = np.random.default_rng(0)
+PIXELS = np.zeros((2, 3072), np.uint8)
 
 
 def make_idx(values: np.ndarray) -> bytes:
@@ -159,6 +160,14 @@ def damage_gzip(folder: Path) -> None:
     (folder / "images-idx3-ubyte.gz").write_bytes(b"\x1f\x8b damaged")
 
 
+def damage_stream(folder: Path) -> None:
+    """Keep the head of gzip, so that the decompressor meets the damage."""
+    content = bytearray(gzip.compress((folder / "images-idx3-ubyte").read_bytes()))
+    content[12:60] = b"\xff" * 48
+    (folder / "images-idx3-ubyte").unlink()
+    (folder / "images-idx3-ubyte.gz").write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -166,9 +175,10 @@ def damage_gzip(folder: Path) -> None:
         (cut_short, "15675 values for the sizes 20 x 28 x 28"),
         (leave_head, "2 bytes"),
         (drop_a_label, "20 images and 19 classes"),
-        (raise_a_label, "class 19"),
+        (raise_a_label, "class 10"),
         (remove_labels, "no labels-idx1-ubyte"),
         (damage_gzip, r"images-idx3-ubyte\.gz"),
+        (damage_stream, r"images-idx3-ubyte\.gz"),
     ],
 )
 def test_a_malformed_set_is_named(tmp_path, damage, said):
@@ -198,6 +208,9 @@ class _Runs:
     [
         (pickle.dumps({"data": np.zeros((2, 5), np.uint8), "labels": [1, 2]}), "ValueError"),
         (pickle.dumps({"data": np.zeros((2, 3072), np.float32), "labels": [1, 2]}), "float32"),
+        (pickle.dumps({"data": PIXELS, "labels": [1, -1]}), "class -1"),
+        (pickle.dumps({"data": PIXELS, "labels": ["cat", "dog"]}), "labels of <U3"),
+        (pickle.dumps({"data": PIXELS, "labels": [0.5, 1.0]}), "labels of float64"),
         (pickle.dumps([1]), "TypeError"),
         (b"no pickle", "Error"),
         (pickle.dumps(_Runs()), r"refers to builtins\.print"),

@@ -18,7 +18,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 SERVER = Path(__file__).with_name("fork_server.py")
@@ -161,3 +162,31 @@ def _start_server() -> socket.socket:
 def _stop_server(connection: socket.socket, server: subprocess.Popen) -> None:
     connection.close()
     server.wait()
+
+
+def kill_when(
+    arguments: Sequence[str],
+    cwd: Path,
+    is_due: Callable[[], bool],
+    *,
+    env: Mapping[str, str | None] | None = None,
+) -> None:
+    """Start `python ARGUMENTS` and kill it with SIGKILL as soon as `is_due` is true.
+
+    Args:
+        arguments: as for `run`.
+        cwd: working directory.
+        is_due: asked every hundredth of a second.
+        env: as for `run`.
+
+    Raises:
+        AssertionError: the command ended before, or took too long.
+    """
+    process = start(arguments, cwd, env=env)
+    deadline = time.monotonic() + 120.0
+    while not is_due():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "it was not due in two minutes"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"

@@ -157,6 +157,40 @@ def test_a_sweep_maximizes_the_accuracy_and_its_report_says_so(folder):
     assert "nats/token" not in page
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["experiment=dendritic-budget", "data=mnist", "data.path=nowhere"], "data.path"),
+        (["experiment=policy-sweep", "policy.start=nowhere"], "policy.start"),
+    ],
+)
+def test_a_search_without_its_files_runs_no_trial(folder, words, name):
+    done = processes.run(
+        [
+            *(str(ROOT / "train.py"), "-m", "hydra/sweeper=random", "logger=csv"),
+            *("hydra.sweeper.optim.budget=3", "study.name=sweep", *words),
+        ],
+        folder,
+    )
+    assert done.returncode == 2
+    assert f"got {name}=nowhere, which does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "outputs/studies/sweep/study.db").exists()
+
+
+def test_a_sweep_that_nothing_fits_ends_without_a_traceback(folder):
+    done = processes.run(
+        [
+            *(str(ROOT / "train.py"), "-m", "hydra/sweeper=random", "experiment=dendritic-budget"),
+            *("hydra.sweeper.optim.budget=2", "budget.max_params=50", *SHORT),
+        ],
+        folder,
+    )
+    assert done.returncode == 2
+    assert "got 2 candidates, each over budget.max_params; the smallest has 126" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_interval_is_that_of_student():
     mean, low, high = compute_interval([1.0, 2.0, 3.0])
     assert (mean, low) == (2.0, pytest.approx(-0.4841, abs=1e-4))

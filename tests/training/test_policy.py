@@ -130,7 +130,7 @@ def test_the_divergence_is_zero_at_the_start_and_a_right_answer_becomes_likelier
         job.compute_loss(batch, torch.Generator().manual_seed(number)).total.backward()
         optimizer.step()
     assert measure() > before
-    assert job.rewards[1] == 5.0
+    assert job.sums[1] == 5.0
 
 
 def test_a_group_of_equal_rewards_gives_no_gradient_but_that_of_beta_and_entropy(start):

@@ -142,23 +142,32 @@ def _report_to_search(step: int, loss: float) -> None:
         raise RunPruned(step)
 
 
-def _run_settings(
+def make_job(
     settings: Settings,
     folder: Path,
     flat_config: dict[str, Any],
     *,
     in_search: bool,
-    report: ValidationCallback,
-    generation: int,
-) -> Outcome:
+    report: ValidationCallback | None = None,
+    generation: int = 0,
+) -> tuple[Job, str]:
+    """Return the job of a run with its fresh model, and the fingerprint of its data.
+
+    Args:
+        settings: settings of the run.
+        folder: folder of the run.
+        flat_config: the configuration that the logs record.
+        in_search: whether the run is a trial of a search.
+        report: called with (step, reported metric) after each validation.
+        generation: generation of the search.
+
+    Raises:
+        BudgetExceeded: the model is larger than `budget.max_params`.
+        UserError: the data cannot be read, or the model does not fit them.
+    """
     import torch
 
-    from synaptune.training.trainer import fit, warm_up
-
-    warm_up()
-    started_at = time.perf_counter()
     torch.manual_seed(settings.seed)
-    fingerprint = compute_fingerprint(settings)
     kind, parts, data_fingerprint = _make_parts(settings)
     job = kind(
         **parts,
@@ -168,18 +177,37 @@ def _run_settings(
         seed=settings.seed,
         name=settings.name,
         run_dir=folder,
-        fingerprint=fingerprint,
+        fingerprint=compute_fingerprint(settings),
         flat_config=flat_config,
         in_search=in_search,
         on_validation=_stop_at_last_step(settings, report),
         summarise=lambda fitted: _summarise(settings, fitted, folder, generation),
+    )
+    return job, data_fingerprint
+
+
+def _run_settings(
+    settings: Settings,
+    folder: Path,
+    flat_config: dict[str, Any],
+    *,
+    in_search: bool,
+    report: ValidationCallback,
+    generation: int,
+) -> Outcome:
+    from synaptune.training.trainer import fit, warm_up
+
+    warm_up()
+    started_at = time.perf_counter()
+    job, data_fingerprint = make_job(
+        settings, folder, flat_config, in_search=in_search, report=report, generation=generation
     )
     fitted = fit(job)
     seconds = time.perf_counter() - started_at
     objective, metrics, _, pruned_at = _judge(settings, fitted, folder, generation)
     metrics["setup_seconds"] = seconds - fitted.busy_seconds
     result = dict(
-        objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=fingerprint
+        objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=job.fingerprint
     )
     result |= dict(
         data_fingerprint=data_fingerprint,

@@ -203,8 +203,25 @@ def _find_proxy_faults(settings: Settings) -> list[str]:
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Raise UserError with every fault of a configuration, before any compute."""
-    read_settings(cfg)
+    """Raise UserError with every fault of a configuration, before any compute.
+
+    A search calls it before its first trial. A missing file would otherwise fail each of them.
+    """
+    settings = read_settings(cfg)
+    data, paths = settings.data, {}
+    if is_policy_run(settings):
+        paths["policy.start"] = str(settings.policy.start)
+    if data.has_images and data.path is not None and not data.download:
+        paths["data.path"] = data.path
+    for name, path in paths.items():
+        if not Path(path).expanduser().exists():
+            raise user_error(
+                got=f"{name}={path}, which does not exist",
+                expected="a checkpoint, or the folder of its run"
+                if name == "policy.start"
+                else f"the folder of the images of {data.source}",
+                do=f"correct {name}",
+            )
 
 
 def compute_fingerprint(settings: Settings) -> str:

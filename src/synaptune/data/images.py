@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import pickle
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -227,9 +228,10 @@ def _check_arrays(pixels: np.ndarray, classes: np.ndarray, path: Path) -> _Array
             expected="a class for each image",
             do="use the two files of one set",
         )
-    if len(classes) and classes.max() >= CLASSES:
+    if len(classes) and not (classes.min() >= 0 and classes.max() < CLASSES):
+        wrong = next(entry for entry in classes.tolist() if not 0 <= entry < CLASSES)
         raise user_error(
-            got=f"{path}: class {classes.max()}",
+            got=f"{path}: class {wrong}",
             expected=f"classes 0 to {CLASSES - 1}",
             do="use the file of the classes that belongs to the images",
         )
@@ -273,7 +275,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
 def _read_bytes(path: Path) -> bytes:
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise user_error(
             got=f"{path}: {error}", expected="a readable file", do="download the file again"
         ) from error
@@ -334,6 +336,8 @@ def _read_cifar_pickle(path: Path) -> _Arrays:
         pixels = pixels.reshape(len(labels), *_CIFAR_SHAPE)
         if pixels.dtype != np.uint8:
             raise ValueError(f"pixels of {pixels.dtype}")
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"labels of {labels.dtype} with {labels.ndim} dimensions")
     except (pickle.UnpicklingError, OSError, EOFError, AttributeError, ImportError) as error:
         raise _make_cifar_error(path, error) from error
     except (KeyError, IndexError, TypeError, ValueError) as error:

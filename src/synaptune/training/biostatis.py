@@ -28,10 +28,10 @@ Source: (1) to (10) the specification of BiostatisV6; m, v: Loshchilov and Hutte
 # pyright: reportPrivateImportUsage=false
 from __future__ import annotations
 
+import array
 import ctypes
 import functools
 import logging
-import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ TARGETS = ("fixed", "auto")
 _FAST, _SLOW = 0.9, 0.99  # rates of eq. (7)
 _FILTER, _POLARITY = 0.05, 0.01  # weights of F and g~ in eq. (10)
 _BALANCE_LIMIT, _BALANCE, _BALANCE_RATE = 0.2, 0.05, 0.02  # eq. (9)
+_SUMS = 6  # values a tensor that biostatis.c adds up
 _log = logging.getLogger(__name__)
 
 
@@ -131,7 +132,7 @@ class BiostatisV6(torch.optim.Optimizer):
 
     def _make_state(self, weight: Tensor, group: dict[str, Any]) -> None:
         state: dict[str, Any] = self.state[weight]
-        state["step"] = torch.zeros((), device=weight.device)
+        state["step"] = torch.zeros((), device=weight.device, dtype=torch.float32)
         names = ["exp_avg", "exp_avg_sq", "slow_avg"]
         if group["betas"][0] != _FAST:  # otherwise the fast average is the first moment
             names.append("fast_avg")
@@ -139,7 +140,7 @@ class BiostatisV6(torch.optim.Optimizer):
             state[name] = torch.zeros_like(weight, memory_format=torch.preserve_format)
         if group["targets"] == "auto":
             # Sums over the first steps: C, then E, each of the tensor and of its group.
-            state["targets"] = torch.zeros(2, 2, device=weight.device)
+            state["targets"] = torch.zeros(2, 2, device=weight.device, dtype=torch.float32)
 
 
 def _is_plain(weight: Tensor) -> bool:
@@ -243,39 +244,30 @@ def _compute_cosine(first: Tensor, grad: Tensor) -> Tensor:
 def _step_native(
     native: Any, weights: list[Tensor], states: list[dict[str, Any]], group: dict[str, Any]
 ) -> None:
-    """Run a step of contiguous float32 tensors on a CPU as compiled code."""
-    (beta1, beta2), lr = group["betas"], float(group["lr"])
-    torch._foreach_add_([state["step"] for state in states], 1.0)
-    addresses = [
-        [weight.grad.data_ptr(), *(state[n].data_ptr() for n in ("exp_avg", "exp_avg_sq"))]  # type: ignore[union-attr]
-        for weight, state in zip(weights, states, strict=True)
-    ]
-    counts = [weight.numel() for weight in weights]
-    table = torch.empty(len(weights), 6, dtype=torch.float64)
-    for row, pointers, count in zip(table, addresses, counts, strict=True):
-        native.measure(*pointers, count, beta1, beta2, row.data_ptr())
-    sizes = torch.tensor(counts, dtype=torch.float64)
-    coherence, energy = _average(table[:, 1], sizes), _average(table[:, 0], sizes)
-    gains = _compute_gains(coherence, energy, states, group).tolist()
-    for index, (square, _, dot, power, size, scale) in enumerate(table.tolist()):
-        weight, state = weights[index], states[index]
-        step, rate = float(state["step"]), lr * gains[index]
-        cosine = dot / max(1e-30, math.sqrt(power * square))
-        is_low = size < _BALANCE_LIMIT * scale
-        balance = _BALANCE * (1.0 - math.exp(-_BALANCE_RATE * step)) if is_low else 0.0
-        native.update(
-            *(weight.data_ptr(), *addresses[index], state["slow_avg"].data_ptr()),
-            None if beta1 == _FAST else state["fast_avg"].data_ptr(),
-            *(counts[index], beta1, beta2, _FAST, _SLOW),
-            lr * group["weight_decay"],  # a float32 holds it more exactly than 1 minus it
-            rate / (1.0 - beta1**step),
-            1.0 / math.sqrt(1.0 - beta2**step),
-            group["eps"],
-            rate * _FILTER * 0.6,
-            rate * _FILTER * 0.4,
-            rate * _POLARITY * (1.0 + balance),
-            rate * _POLARITY * 0.5 * math.tanh(cosine),
+    """Run a step of contiguous float32 tensors on a CPU as compiled code, in one call."""
+    (beta1, beta2), is_fixed = group["betas"], group["targets"] == "fixed"
+    sums = array.array("d", bytes(8 * _SUMS * len(weights)))
+    room = sums.buffer_info()[0]
+    rows = array.array("q")
+    for index, (weight, state) in enumerate(zip(weights, states, strict=True)):
+        rows.extend(
+            (
+                weight.data_ptr(),
+                weight.grad.data_ptr(),  # type: ignore[union-attr]
+                state["exp_avg"].data_ptr(),
+                state["exp_avg_sq"].data_ptr(),
+                state["slow_avg"].data_ptr(),
+                0 if beta1 == _FAST else state["fast_avg"].data_ptr(),
+                state["step"].data_ptr(),
+                0 if is_fixed else state["targets"].data_ptr(),
+                weight.numel(),
+                room + 8 * _SUMS * index,
+            )
         )
+    names = ("eps", "coherence_target", "energy_target", "coherence_gain", "energy_gain")
+    settings = array.array("d", (float(group["lr"]), group["weight_decay"], beta1, beta2))
+    settings.extend(group[name] for name in (*names, "target_steps"))
+    native.step(rows.buffer_info()[0], len(weights), settings.buffer_info()[0])
 
 
 @functools.cache
@@ -286,8 +278,6 @@ def _load() -> Any | None:
     except OSError as error:
         _log.warning("BiostatisV6 runs uncompiled on this CPU, about ten times slower: %s", error)
         return None
-    pointer, real, count = ctypes.c_void_p, ctypes.c_float, ctypes.c_int64
-    native.measure.argtypes = [pointer] * 3 + [count] + [real] * 2 + [pointer]
-    native.update.argtypes = [pointer] * 6 + [count] + [real] * 12
-    native.measure.restype = native.update.restype = None
+    native.step.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p]
+    native.step.restype = None
     return native

@@ -76,10 +76,10 @@ class TrainingConfig:
         steps: optimizer steps.
         batch: sequences of a micro-batch.
         accumulate: micro-batches of an optimizer step.
-        optimizer: adamw or biostatis.
+        optimizer: adamw, biostatis or sgd.
         learning_rate: peak of the learning rate.
         schedule: cosine or advanced (schedules.py).
-        weight_decay: decoupled weight decay.
+        weight_decay: weight decay; decoupled, but for sgd.
         warmup_fraction: share of the steps with a rising learning rate.
         final_fraction: last learning rate over the peak.
         clip: largest global gradient norm; 0 for no clipping.
@@ -163,7 +163,7 @@ class LoggerConfig:
 
 
 TRAINING_CHOICES = {
-    "training.optimizer": ("adamw", "biostatis"),
+    "training.optimizer": ("adamw", "biostatis", "sgd"),
     "training.schedule": ("cosine", "advanced"),
     "training.biostatis.targets": ("fixed", "auto"),
     "training.precision": ("auto", "fp32", "bf16"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -60,6 +60,7 @@ class Job(ABC):
         on_validation: called after every validation; None without a callback.
         reported: the metric that `on_validation` gets.
         summarise: returns what the loggers record of a result (FitResult) beside its metrics.
+        sums: what a job adds up between validations; a checkpoint contains it.
         unit: what a batch consists of, for the speed and the unit of the loss.
         columns: columns of metrics.csv.
     """
@@ -76,6 +77,7 @@ class Job(ABC):
     on_validation: ValidationCallback | None = None
     reported: str = "val_loss"
     summarise: Callable[[Any], Mapping[str, Any]] = lambda result: {}
+    sums: list[float] = field(default_factory=list)
 
     unit: ClassVar[str]
     columns: ClassVar[tuple[str, ...]]

@@ -249,6 +249,7 @@ class TrainingModule(lightning.LightningModule):
             optimizer=self._optimizer.state_dict(),
             random=checkpoint.get_random_states(),
             state=vars(self.state),
+            sums=list(job.sums),
         )
         checkpoint.save(job.checkpoint_path, content)
         self._clock = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The optimizer of a run: AdamW or BiostatisV6, with decoupled decay on matrices only.
+"""The optimizer of a run: AdamW, BiostatisV6 or SGD with momentum; matrices alone decay.
 
 Source: Loshchilov and Hutter 2019, algorithm 2; moment rates 0.9 and 0.95: Brown et al.
 2020 (GPT-3), appendix B.
@@ -34,6 +34,8 @@ def make_optimizer(model: DecayingModel, config: TrainingConfig) -> torch.optim.
         constants = dict(vars(config.biostatis))
         betas = (MOMENT_RATES[0], constants.pop("beta2"))
         return BiostatisV6(groups, lr=config.learning_rate, betas=betas, **constants)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, momentum=MOMENT_RATES[0])
     return torch.optim.AdamW(
         groups,
         lr=config.learning_rate,

@@ -59,7 +59,7 @@ class PolicyJob(Job):
         corpus: the tokenizer and the vocabulary.
         data: settings of the data of the checkpoint.
         policy: settings of the group `policy`.
-        rewards: sum and number of the training rewards since the last validation.
+        sums: sum and number of the training rewards since the last validation.
     """
 
     model: GPT
@@ -69,8 +69,6 @@ class PolicyJob(Job):
     corpus: Corpus
     data: DataConfig
     policy: PolicyConfig
-    rewards: list[float]
-
     unit: ClassVar[str] = "sample"
     columns: ClassVar[tuple[str, ...]] = _COLUMNS
 
@@ -105,8 +103,8 @@ class PolicyJob(Job):
         entropy = -(probabilities * logs).sum(-1).mean()
         step = 1.0 + float(batch.number // self.training.accumulate)
         beta = policy.beta * min(1.0, step / max(1, policy.beta_warmup))  # eq. (3)
-        self.rewards[0] += float(rewards.mean())
-        self.rewards[1] += 1.0
+        self.sums[0] += float(rewards.mean())
+        self.sums[1] += 1.0
         loss = reward_loss + beta * divergence - policy.entropy * entropy  # eq. (2)
         return StepOutput(loss, loss)
 
@@ -151,8 +149,8 @@ class PolicyJob(Job):
     def validate(self, device: torch.device) -> dict[str, float]:
         """Return the evaluation, and the mean training reward since the last one."""
         metrics = self.score_split(device, "val")
-        total, count = self.rewards
-        self.rewards[:] = [0.0, 0.0]
+        total, count = self.sums
+        self.sums[:] = [0.0, 0.0]
         return metrics | ({"train_reward": total / count} if count else {})
 
     def compute_final_metrics(self, device: torch.device) -> dict[str, float]:
@@ -221,6 +219,6 @@ def load_policy_parts(policy: PolicyConfig) -> tuple[dict[str, Any], str]:
         corpus=corpus,
         data=data,
         policy=policy,
-        rewards=[0.0, 0.0],
+        sums=[0.0, 0.0],
     )
     return parts, hashlib.sha256(path.read_bytes()).hexdigest()

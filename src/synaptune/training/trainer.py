@@ -123,6 +123,7 @@ def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
         )
     job.model.load_state_dict(content["weights"])
     checkpoint.restore_random_states(content["random"])
+    job.sums[:] = content["sums"]
     return content
 
 
