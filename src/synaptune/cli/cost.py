@@ -124,6 +124,7 @@ def _plan_protocol(
         space,
         workers=options.devices,
         steps=int(composed.base.training.steps),
+        slices=composed.base.search.slices,
         is_screened=phase1.has_screening(composed.base),
     )
     return composed, config, space, plan

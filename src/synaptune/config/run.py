@@ -65,7 +65,7 @@ def _stop_at_last_step(
 ) -> ValidationCallback | None:
     """Return the report of a run, extended to end a proxy after its fraction of the steps."""
     last = find_last_step(settings)
-    if last == settings.training.steps:
+    if last == settings.training.end:
         return report
 
     def report_and_stop(step: int, loss: float) -> None:

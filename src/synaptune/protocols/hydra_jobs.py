@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from synaptune.config.flat import get_typed_group, select_value
 from synaptune.config.sweep import Sweep, SweepRequest
 from synaptune.core.text import get_first_line
-from synaptune.protocols.trial_run import TrialRun, combine_runs
+from synaptune.protocols.trial_run import TrialRun, combine_runs, make_slice_changes
 from synaptune.search.objective.common_seeds import list_common_seeds
 from synaptune.search.objective.score import ObjectiveConfig, score
 from synaptune.search.space.override_text import format_value
@@ -70,6 +70,9 @@ class HydraJobs:
     def build_overrides(self, trial: Trial) -> list[list[str]]:
         """Return the overrides of each job of a trial."""
         jobs, words = [], self.sweep.overrides.build(trial.values)
+        steps = select_value(self.sweep.base, "training.steps")
+        changes = make_slice_changes(trial, self.sweep.location.trials_folder, steps)
+        words += [f"{name}={format_value(value)}" for name, value in changes.items()]
         for seed, folder in zip(self.list_seeds(trial), self.list_folders(trial), strict=True):
             label = f"{trial.number}" if folder.name == str(trial.number) else folder.name
             own = [] if seed is None else [f"seed={seed}"]

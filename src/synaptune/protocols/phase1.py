@@ -35,6 +35,7 @@ from synaptune.protocols.stages import (
     run_validation,
 )
 from synaptune.search.optimizers.base import Observation
+from synaptune.search.optimizers.pbt import PBT, count_trials
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space, UnitPoint, make_space
 from synaptune.search.trial import Trial
@@ -66,7 +67,12 @@ def run_phase1(overrides: Sequence[str], *, until: str | None = None) -> dict[st
             base,
             composed.location,
             lambda workers: plan_runs(
-                config, space, workers=workers, steps=steps, is_screened=is_screened
+                config,
+                space,
+                workers=workers,
+                steps=steps,
+                slices=base.search.slices,
+                is_screened=is_screened,
             ),
         )
     first_seed = int(base.seed) + SEED_OFFSETS["phase1"]
@@ -145,7 +151,13 @@ def _check_screening(base: DictConfig, config: Phase1Config, *, until: str | Non
 
 
 def plan_runs(
-    config: Phase1Config, space: Space, *, workers: int = 1, steps: int, is_screened: bool
+    config: Phase1Config,
+    space: Space,
+    *,
+    workers: int = 1,
+    steps: int,
+    slices: int,
+    is_screened: bool,
 ) -> list[PlannedRuns]:
     """Return the training runs of the protocol over a space, its two inspection runs included.
 
@@ -156,10 +168,12 @@ def plan_runs(
         space: all parameters.
         workers: number of concurrent runs.
         steps: training steps of a run.
+        slices: slices of a run of `pbt`.
         is_screened: whether the protocol screens the parameters.
     """
     searched = Space(space.dimensions[:MAX_CHOSEN]) if is_screened else space
-    optimizer = make_optimizer(Engine(config.optimizer, 0, workers, config.budget), searched)
+    engine = Engine(config.optimizer, 0, workers, config.budget, slices=slices)
+    optimizer = make_optimizer(engine, searched)
     sanity = config.sanity
     sanity_runs = sanity.seeds + sanity.candidates + sanity.repeats * (sanity.seeds - 1)
     longer = (config.final_steps or steps) / steps
@@ -167,10 +181,13 @@ def plan_runs(
     if is_screened:
         runs = count_runs(config, parameters=len(space.names), steps=steps)
         screen = [PlannedRuns(SCREEN, runs, length=config.screen_fraction)]
+    search = PlannedRuns("search", config.budget - 1, at_once=optimizer.generation_size)
+    if config.optimizer == PBT:  # no trial of a slice is a copy
+        search = search._replace(runs=count_trials(engine), length=1.0 / slices)
     return [
         PlannedRuns("sanity", sanity_runs),
         *screen,
-        PlannedRuns("search", config.budget - 1, at_once=optimizer.generation_size),
+        search,
         PlannedRuns("validation", 2 * config.seeds, with_test=True, length=longer),
         *([PlannedRuns("portraits", len(SIDES), at_once=1)] if config.report else []),
     ]

@@ -20,6 +20,7 @@ from synaptune.protocols.trial_run import TrainingEvaluation
 from synaptune.search.config import SearchConfig
 from synaptune.search.objective.score import MAXIMIZED
 from synaptune.search.optimizers.auto import plan_engine
+from synaptune.search.optimizers.pbt import PBT, count_trials
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.plan import Plan
 from synaptune.search.runner import catch_interrupts
@@ -73,7 +74,11 @@ def open_protocol(
         UserError: a value that cannot run, or a study that cannot be opened (study/study.py).
     """
     from synaptune.config.flat import resolve_references
-    from synaptune.config.search_space import list_study_defaults, make_study_configuration
+    from synaptune.config.search_space import (
+        check_slices,
+        list_study_defaults,
+        make_study_configuration,
+    )
     from synaptune.study.optimize import resume_engine, resume_space
     from synaptune.study.provenance import get_code_version, get_device_name
 
@@ -90,6 +95,9 @@ def open_protocol(
         workers=workers.slots,
         budget=budget,
     )
+    if engine.name == PBT:
+        check_slices(base, read_group(base, "search", SearchConfig))
+        plan = replace(plan, budget=count_trials(engine))
     search = {"optimizer": optimizer, "seed": engine.seed, "maximize": maximize, **settings}
     configuration = make_study_configuration(base, space, search)
     defaults, references = list_study_defaults(base), resolve_references(base)

@@ -30,6 +30,7 @@ from synaptune.protocols.stages import (
     run_search,
 )
 from synaptune.search.objective.score import ObjectiveConfig
+from synaptune.search.optimizers.pbt import PBT, count_trials
 from synaptune.search.optimizers.registry import Engine, GridOptimizer, make_optimizer
 from synaptune.search.plan import Plan
 from synaptune.search.runner import catch_interrupts
@@ -130,9 +131,10 @@ def _print_estimate(sweep: Sweep) -> None:
     assert budget is not None
     optimizer = make_optimizer(sweep.engine, sweep.space)
     at_once = optimizer.generation_size if optimizer.learns else None
+    length = 1.0 / sweep.search.slices if sweep.engine.name == PBT else 1.0
     node = get_typed_group(sweep.base, "objective", ObjectiveConfig)
     plan = add_search_runs(
-        [PlannedRuns("search", budget, at_once=at_once)],
+        [PlannedRuns("search", budget, at_once=at_once, length=length)],
         sweep.search,
         None if node is None else OmegaConf.to_object(node),
     )
@@ -141,7 +143,9 @@ def _print_estimate(sweep: Sweep) -> None:
 
 
 def _bound_budget(plan: Plan, engine: Engine, space: Space) -> Plan:
-    """Return the plan; a grid has no more points than its size."""
+    """Return the plan; some optimizers have no more points than their size."""
+    if engine.name == PBT:
+        return replace(plan, budget=count_trials(engine))
     if engine.name != "grid":
         return plan
     grid = make_optimizer(engine, space)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.search.objective.common_seeds import average_seeds, list_common_seeds
-from synaptune.search.trial import Result, Trial
+from synaptune.search.trial import PARENT, SLICE, SLICES, Result, Trial
 from synaptune.search.workers.base import FinishedTrial, OnReport, Workers
 from synaptune.study.artifacts import read_run_facts
+from synaptune.training.config import CHECKPOINT_FILE
 from synaptune.training.loggers.wandb_run import make_run_labels
 
 RUN_STEPS = "run_steps"  # fact: steps of a trial that trains shorter than the others
@@ -42,6 +43,23 @@ class TrialRun(NamedTuple):
     objective: float | None
     metrics: Mapping[str, float]
     is_pruned: bool = False
+
+
+def make_slice_changes(trial: Trial, folder: Path, steps: int) -> dict[str, Any]:
+    """Return the settings of a trial that trains a slice of a run; empty for a whole run.
+
+    Args:
+        trial: the trial.
+        folder: folder of the run folders.
+        steps: steps of a whole run.
+    """
+    if SLICE not in trial.facts:
+        return {}
+    part = (trial.facts[SLICE] + 1) / trial.facts[SLICES]
+    changes: dict[str, Any] = {"training.last_step": round(part * steps)}
+    if (parent := trial.facts[PARENT]) is not None:
+        changes["training.start"] = str(folder.absolute() / str(parent) / CHECKPOINT_FILE)
+    return changes
 
 
 def combine_runs(runs: Sequence[TrialRun], seconds: float, facts: Mapping[str, Any]) -> Result:
@@ -140,6 +158,7 @@ class TrainingEvaluation:
             tags=cfg.logger.tags,
         )
         changes = trial.values | {"seed": seed, "training.test": trial.facts["test"]}
+        changes |= make_slice_changes(trial, self.folder, cfg.training.steps)
         if (steps := trial.facts.get(RUN_STEPS)) is not None:
             changes["training.steps"] = steps
         changes |= {f"logger.{key}": value for key, value in labels.items()}

@@ -74,7 +74,7 @@ class StepBatches:
     def __init__(self, job: Job, done: int) -> None:
         self._job = job
         self._numbers = range(
-            done * job.training.accumulate, job.training.steps * job.training.accumulate
+            done * job.training.accumulate, job.training.end * job.training.accumulate
         )
 
     def __len__(self) -> int:
@@ -162,7 +162,7 @@ class TrainingModule(lightning.LightningModule):
     def _finish_step(self, rate: float) -> None:
         """Log, validate and save when they are due at this step."""
         training, state = self.job.training, self.state
-        last = state.step == training.steps
+        last = state.step == training.end
         is_validated = state.step in self._evaluations
         values: dict[str, float] = {}
         if last or state.step % self.job.logger.every == 0:
