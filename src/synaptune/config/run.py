@@ -100,6 +100,40 @@ def run(
         UserError: the configuration or the input has a fault.
         DivergedError: the loss is not a number.
     """
+    prepared = prepare_run(cfg, run_dir, overrides, report=report, generation=generation)
+    from synaptune.training.trainer import fit
+
+    fitted = fit(prepared.job)
+    return finish_run(prepared, fitted, time.perf_counter() - prepared.started_at)
+
+
+class PreparedRun(NamedTuple):
+    """A run that can be trained: its settings, and its job with model and data.
+
+    Attributes:
+        settings: typed settings.
+        job: the job.
+        data_fingerprint: hash of the data.
+        generation: generation of the search.
+        started_at: when its preparation began [s, performance counter].
+    """
+
+    settings: Settings
+    job: Job
+    data_fingerprint: str
+    generation: int
+    started_at: float
+
+
+def prepare_run(
+    cfg: DictConfig,
+    run_dir: Path | None,
+    overrides: Sequence[str] | None,
+    *,
+    report: ValidationCallback | None = None,
+    generation: int = 0,
+) -> PreparedRun:
+    """Read a configuration, and make the model and the data of its run; see `run`."""
     in_hydra = HydraConfig.initialized()
     if cfg.tuned is not None:
         cfg = cfg.copy()
@@ -115,7 +149,7 @@ def run(
     folder = Path(run_dir) if run_dir is not None else Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     in_search = run_dir is not None or (in_hydra and HydraConfig.get().mode == RunMode.MULTIRUN)
-    return _run_settings(
+    return _prepare_settings(
         settings,
         folder,
         make_record(cfg),
@@ -142,7 +176,7 @@ def _report_to_search(step: int, loss: float) -> None:
         raise RunPruned(step)
 
 
-def _run_settings(
+def _prepare_settings(
     settings: Settings,
     folder: Path,
     flat_config: dict[str, Any],
@@ -150,10 +184,10 @@ def _run_settings(
     in_search: bool,
     report: ValidationCallback,
     generation: int,
-) -> Outcome:
+) -> PreparedRun:
     import torch
 
-    from synaptune.training.trainer import fit, warm_up
+    from synaptune.training.trainer import warm_up
 
     warm_up()
     started_at = time.perf_counter()
@@ -174,12 +208,20 @@ def _run_settings(
         on_validation=_stop_at_last_step(settings, report),
         summarise=lambda fitted: _summarise(settings, fitted, folder, generation),
     )
-    fitted = fit(job)
-    seconds = time.perf_counter() - started_at
+    return PreparedRun(settings, job, data_fingerprint, generation, started_at)
+
+
+def finish_run(prepared: PreparedRun, fitted: FitResult, seconds: float) -> Outcome:
+    """Write the result.json of a trained run that took so many seconds; return its outcome."""
+    settings, job, data_fingerprint, generation, _ = prepared
+    folder = job.run_dir
     objective, metrics, _, pruned_at = _judge(settings, fitted, folder, generation)
     metrics["setup_seconds"] = seconds - fitted.busy_seconds
     result = dict(
-        objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=fingerprint
+        objective=objective,
+        pruned_at=pruned_at,
+        metrics=metrics,
+        config_fingerprint=job.fingerprint,
     )
     result |= dict(
         data_fingerprint=data_fingerprint,

@@ -61,6 +61,7 @@ from synaptune.search.space.space import Space
 from synaptune.search.space.values import Value
 from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution
+from synaptune.search.workers.population import DEFAULT_COUNT, POPULATION
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 from synaptune.study.optimize import start_from_study
 
@@ -261,7 +262,8 @@ def _count_workers(
     proposed = request.optim.num_workers
     is_basic = request.config.hydra.runtime.choices["hydra/launcher"] == "basic"
     if proposed is None:
-        count = 1 if workers.count is None else workers.count
+        least = DEFAULT_COUNT if workers.kind == POPULATION else 1
+        count = least if workers.count is None else workers.count
         return replace(workers, count=count), count
     if is_training or not is_basic or workers.kind != "auto" or workers.count is not None:
         return replace(workers, count=proposed), proposed

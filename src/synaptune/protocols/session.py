@@ -14,6 +14,7 @@ from synaptune.config.compose import compose_config
 from synaptune.config.flat import read_group
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_override_key
+from synaptune.protocols.population import PopulationEvaluation
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.stages import measure_baseline
 from synaptune.protocols.trial_run import TrainingEvaluation
@@ -139,7 +140,8 @@ def open_protocol(
             base = base.copy()
             base.objective.baseline = OmegaConf.structured(baseline)
         evaluation = make_evaluation(base)
-        pool = make_workers(workers, trial, evaluation, location.folder)
+        batch = PopulationEvaluation(evaluation)
+        pool = make_workers(workers, trial, evaluation, location.folder, batch)
         try:
             yield replace(protocol, base=base, pool=pool)
         finally:
@@ -185,7 +187,8 @@ def reopen_protocol(
         evaluation = TrainingEvaluation(
             base, location.name, location.trials_folder, get_study_identity(study)
         )
-        pool = make_workers(workers, trial, evaluation, location.folder)
+        batch = PopulationEvaluation(evaluation)
+        pool = make_workers(workers, trial, evaluation, location.folder, batch)
         try:
             yield Protocol(
                 base=base,

@@ -102,7 +102,7 @@ def _run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) 
         facts: dict[str, Any] = {"seeds": seeds} if seeds > 1 else {}
         ledger = protocol.make_ledger("search", **facts)
         _announce(protocol, ledger)
-        pool = make_hydra_workers(jobs, request, launcher)
+        pool = make_hydra_workers(jobs, request, launcher, protocol.base)
         best = None
         try:
             protocol = replace(protocol, pool=pool)

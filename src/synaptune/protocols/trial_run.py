@@ -144,6 +144,13 @@ class TrainingEvaluation:
 
     def _train(self, trial: Trial, seed: int, folder: Path) -> TrialRun:
         from synaptune.config.run import run
+
+        cfg = self.compose(trial, seed, folder)
+        outcome = run(cfg, folder, overrides=[], generation=trial.facts["generation"])
+        return TrialRun(outcome.objective, outcome.metrics, outcome.pruned_at is not None)
+
+    def compose(self, trial: Trial, seed: int, folder: Path) -> DictConfig:
+        """Return the configuration of a run of a trial in a folder."""
         from synaptune.config.schema import register
 
         register()  # a worker process has none of the resolvers that the configuration refers to
@@ -166,5 +173,4 @@ class TrainingEvaluation:
             changes |= {"objective.name": "val_loss", "pruner.name": "none"}
         for key, value in changes.items():
             OmegaConf.update(cfg, key, value)
-        outcome = run(cfg, folder, overrides=[], generation=trial.facts["generation"])
-        return TrialRun(outcome.objective, outcome.metrics, outcome.pruned_at is not None)
+        return cfg

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,14 @@ class FitState:
     life_steps: list[int] = field(default_factory=list)
     utilisation: list[list[float]] = field(default_factory=list)
     events: list[list[int | str]] = field(default_factory=list)
+
+    def add_events(self, events: Sequence[tuple[int, int]]) -> None:
+        """Count the merges and splits of each layer at this step."""
+        for layer, (merges, splits) in enumerate(events):
+            self.merges += merges
+            self.splits += splits
+            self.events += [[self.step, "merge", layer]] if merges else []
+            self.events += [[self.step, "split", layer]] if splits else []
 
     @property
     def expert_history(self) -> dict[str, Any] | None:
@@ -130,7 +138,7 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         training, state = self.job.training, self.state
         micro = state.step * training.accumulate + len(self._activities)
-        self._noise.manual_seed(_make_noise_seed(self.job.seed, micro))
+        self._noise.manual_seed(make_noise_seed(self.job.seed, micro))
         with make_autocast(training, self.device):
             output = self.job.compute_loss(batch, self._noise)
         (output.total / training.accumulate).backward()
@@ -152,11 +160,7 @@ class TrainingModule(lightning.LightningModule):
         self._optimizer.zero_grad(set_to_none=True)
         events = self.job.apply_plasticity(self._activities, state.step, self._optimizer)
         self._activities = []
-        for layer, (merges, splits) in enumerate(events):
-            state.merges += merges
-            state.splits += splits
-            state.events += [[state.step, "merge", layer]] if merges else []
-            state.events += [[state.step, "split", layer]] if splits else []
+        state.add_events(events)
         self._finish_step(rate)
 
     def _finish_step(self, rate: float) -> None:
@@ -254,7 +258,7 @@ class TrainingModule(lightning.LightningModule):
         self._clock = time.perf_counter()
 
 
-def _make_noise_seed(seed: int, number: int) -> int:
+def make_noise_seed(seed: int, number: int) -> int:
     """Return the seed of the release noise of one micro-batch.
 
     The seed is a hash, because torch's CPU generator reads only the low 32 bits.

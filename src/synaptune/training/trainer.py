@@ -93,7 +93,7 @@ def fit(job: Job) -> FitResult:
             except RunPruned:
                 pruned = True
         result = FitResult(
-            _compute_final_metrics(job, state, device, test=job.training.test and not pruned),
+            compute_final_metrics(job, state, device, test=job.training.test and not pruned),
             state.curve,
             state.train_seconds + state.evaluation_seconds - seconds_before,
             pruned,
@@ -190,9 +190,10 @@ def _train(module: Any, device: torch.device) -> None:
             signal.signal(signal.SIGINT, handler)
 
 
-def _compute_final_metrics(
+def compute_final_metrics(
     job: Job, state: FitState, device: torch.device, *, test: bool
 ) -> dict[str, float]:
+    """Return the metrics of a run that has ended, `test` with those of the test split."""
     metrics = dict(state.metrics)
     if state.step == job.training.end:
         metrics |= job.compute_final_metrics(device)
