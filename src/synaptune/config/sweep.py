@@ -262,7 +262,7 @@ def _count_workers(
     proposed = request.optim.num_workers
     is_basic = request.config.hydra.runtime.choices["hydra/launcher"] == "basic"
     if proposed is None:
-        least = DEFAULT_COUNT if workers.kind == POPULATION else 1
+        least = DEFAULT_COUNT if workers.kind == POPULATION else max(1, len(workers.devices))
         count = least if workers.count is None else workers.count
         return replace(workers, count=count), count
     if is_training or not is_basic or workers.kind != "auto" or workers.count is not None:

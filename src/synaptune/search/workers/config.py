@@ -9,6 +9,7 @@ from typing import Any
 
 from synaptune.core.errors import UserError, user_error
 from synaptune.search.workers.base import Evaluate, InlineWorkers, Workers, is_main_thread
+from synaptune.search.workers.devices import count_gpus, find_device_faults
 from synaptune.search.workers.population import (
     DEFAULT_COUNT,
     POPULATION,
@@ -27,12 +28,12 @@ class WorkersConfig:
     Attributes:
         kind: `here` (this process, one trial at a time), `processes` (worker processes on this
             machine), `population` (one program in this process for all trials at a time), `ray` or
-            `slurm`; `auto` is `here` for one worker and `processes` for several, or for a time
-            limit outside the main thread.
+            `slurm`; `auto` is `here` for one worker and `processes` for several, for
+            `devices`, or for a time limit outside the main thread.
         count: number of concurrent trials; None means 1, in a population DEFAULT_COUNT, and in a
             protocol the number that `resolve_worker_count` chooses.
-        devices: GPUs that are assigned to worker processes in turn; empty means that all workers
-            see all GPUs.
+        devices: GPUs that are assigned to worker processes in turn, counted from 0 among those that
+            this process sees; empty means that all workers see all GPUs.
         address: address of a Ray cluster; None means a cluster on this machine.
         cpus: CPUs that Ray reserves for each worker.
         gpus: GPUs that Ray reserves for each worker.
@@ -86,6 +87,7 @@ def check_execution(workers: WorkersConfig, trial: TrialConfig) -> None:
             f"workers.count={workers.count}: one process runs one trial at a time; "
             "expected 1, or workers.kind=processes"
         )
+    faults += find_device_faults(workers.devices, workers.kind)
     if workers.kind == POPULATION and trial.timeout is not None:
         faults.append(
             f"trial.timeout={trial.timeout:g}: expected null, the trials of a population train"
@@ -116,13 +118,9 @@ def resolve_worker_count(workers: WorkersConfig) -> WorkersConfig:
         return workers
     if workers.kind == "here":
         return replace(workers, count=1)
-    import torch
-
-    gpus = torch.cuda.device_count()
-    if gpus:
-        return replace(
-            workers, count=gpus, devices=workers.devices or [str(number) for number in range(gpus)]
-        )
+    devices = workers.devices or [str(number) for number in range(count_gpus())]
+    if devices:
+        return replace(workers, count=len(devices), devices=devices)
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -157,7 +155,9 @@ def make_workers(
                 do="set workers.kind=auto",
             )
         return PopulationWorkers(evaluate_batch, config.slots)
-    kind = config.kind if config.kind != "auto" else "here" if config.slots == 1 else "processes"
+    kind = config.kind
+    if kind == "auto":
+        kind = "here" if config.slots == 1 and not config.devices else "processes"
     if kind == "here" and trial.timeout is not None and not is_main_thread():
         if config.kind == "here":
             raise user_error(
