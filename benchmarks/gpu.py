@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from synaptune.model.config import ModelConfig
 from synaptune.model.decode import Decoder
 from synaptune.model.gpt import GPT
+from synaptune.study.provenance import get_code_version
 from synaptune.synapse.circuit import SPECS, SynapseParams
 from synaptune.synapse.kernel import fast_scan
 from synaptune.synapse.tensors import SynapseTensors
@@ -159,34 +160,40 @@ class Bench:
         tokens = torch.randint(0, 256, (size.batch, size.context + 1), generator=stream)
         tokens = tokens.to(self.device)
         rows = []
-        with torch.device(self.device):
-            for count in self.sizes["counts"]:
-                population = Population(
-                    make_config(size, experts=1),
-                    [SynapseParams()] * count,
-                    256,
-                    seed=0,
-                    learning_rate=1e-3,
-                    weight_decay=0.1,
-                )
-                number = [0]
+        for count in self.sizes["counts"]:
+            self.reset_peak()
+            config = make_config(size, experts=1)
+            # The initial weights are drawn on the CPU, the same on every device.
+            models = [GPT(config, SynapseParams(), 256, seed=0).to(self.device)] * count
+            population = Population(models, decays=[0.1] * count, clips=[1.0] * count)
+            number, rates = [0], [1e-3] * count
 
-                def together(population: Population = population, number: list[int] = number):
-                    number[0] += 1
-                    population.step(tokens[:, :-1], tokens[:, 1:], number[0])
+            def together(
+                population: Population = population,
+                number: list[int] = number,
+                rates: list[float] = rates,
+            ) -> None:
+                number[0] += 1
+                precision = torch.autocast(self.device.type, torch.bfloat16)
+                batch = tokens[:, :-1], tokens[:, 1:]
+                population.step(*batch, number[0], rates, precision=precision)
 
+            for _ in range(3):
                 together()
-                alone, batched, _ = self.compare(single, together)
-                seconds = batched / count * PROXY_STEPS * PROXY_EVALUATIONS
-                rows.append(
-                    {
-                        "candidates": count,
-                        "single step [ms]": 1e3 * alone,
-                        "population step [ms]": 1e3 * batched,
-                        "speed-up": count * alone / batched,
-                        f"{PROXY_EVALUATIONS} evaluations [h]": seconds / 3600,
-                    }
-                )
+            peak = self.read_peak()
+            alone, batched, _ = self.compare(single, together)
+            seconds = batched / count * PROXY_STEPS * PROXY_EVALUATIONS
+            rows.append(
+                {
+                    "candidates": count,
+                    "single step [ms]": 1e3 * alone,
+                    "population step [ms]": 1e3 * batched,
+                    "speed-up": count * alone / batched,
+                    "memory [MiB]": peak,
+                    f"{PROXY_EVALUATIONS} evaluations [h]": seconds / 3600,
+                }
+            )
+            del models, population, together  # before the memory of the next one is counted
         return rows
 
     @torch.no_grad()
@@ -197,8 +204,10 @@ class Bench:
         for name, mechanisms in (("plain", OFF), ("synaptic", dict(experts=1))):
             model = GPT(make_config(size, **mechanisms), SynapseParams(), 256, seed=0)
             model = model.to(self.device).eval()
-            decoder = Decoder(model, size.batch)
             token = torch.zeros(size.batch, dtype=torch.long, device=self.device)
+            Decoder(model, size.batch).feed(token)  # loads the kernels
+            self.synchronize()
+            decoder = Decoder(model, size.batch)
             started_at, count = time.perf_counter(), 0
             while count < size.context and time.perf_counter() - started_at < self.seconds / 4:
                 token = decoder.feed(token).argmax(-1)
@@ -260,6 +269,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
     return {
         "device": name or device.type,
         "Python": platform.python_version(),
+        "synaptune": get_code_version(),
         "torch": torch.__version__,
         "CUDA": torch.version.cuda or "none",
         "Triton": version,
@@ -300,6 +310,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # Triton launches its kernels on the current device
     bench = Bench(device, QUICK if options.quick else FULL, 60.0 * options.minutes / 4)
     parts = {
         "Scan against the reference": bench.check_scan,

@@ -53,10 +53,13 @@ def train_alone(config: ModelConfig, params: SynapseParams) -> list[float]:
 )
 def test_a_candidate_has_the_same_losses_in_a_population_as_alone(mechanisms):
     config = dataclasses.replace(CONFIG, **mechanisms)
-    population = Population(config, CANDIDATES, 32, seed=0, learning_rate=2e-2, weight_decay=0.1)
+    models = [GPT(config, params, 32, 0) for params in CANDIDATES]
+    population = Population(models, decays=[0.1] * 3, clips=[1.0] * 3)
     together = torch.stack(
         [
-            population.step(x[:, :-1], x[:, 1:], step, torch.Generator().manual_seed(step))
+            population.step(
+                x[:, :-1], x[:, 1:], step, [2e-2] * 3, torch.Generator().manual_seed(step)
+            )
             for step, x in enumerate(batches(), 1)
         ]
     )
@@ -70,4 +73,8 @@ def test_a_candidate_has_the_same_losses_in_a_population_as_alone(mechanisms):
 def test_a_population_with_mechanisms_both_on_and_off_is_refused():
     off = SynapseParams().with_values({"synapse.attention.lambda_loge": 0.0})
     with pytest.raises(UserError, match="lambda_loge"):
-        Population(CONFIG, [SynapseParams(), off], 32, seed=0, learning_rate=2e-2, weight_decay=0.1)
+        Population(
+            [GPT(CONFIG, params, 32, 0) for params in (SynapseParams(), off)],
+            decays=[0.1] * 2,
+            clips=[1.0] * 2,
+        )

@@ -57,6 +57,7 @@ def _register() -> None:
         "cma": OptimConf(),
         "auto": OptimConf(optimizer="auto"),
         "random": OptimConf(optimizer="random"),
+        "pbt": OptimConf(optimizer="pbt"),
         "grid": OptimConf(optimizer="grid", budget=None),
         "nevergrad": OptimConf(optimizer="NGOpt"),
         **{name: OptimConf(optimizer=name) for name in ("tpe", "gp", "cmaes", "qmc")},

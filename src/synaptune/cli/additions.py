@@ -64,6 +64,12 @@ def _run_enqueue(options: argparse.Namespace) -> None:
     from synaptune.study.additions import complete_point, find_duplicate
 
     snapshot, phase, space, address = _open_target(options)
+    if snapshot.engine is not None and snapshot.engine.name == "pbt":
+        raise user_error(
+            got=f"a point for study {snapshot.name}, which trains a population in slices (pbt)",
+            expected="a search whose points are whole runs",
+            do="start another study at these values, as overrides of its command",
+        )
     values = complete_point(space, _parse_values(options.values))
     trials = snapshot.get_phase_trials(phase)
     duplicate = find_duplicate(values, trials, snapshot.notes, phase)
@@ -123,7 +129,7 @@ def _run_import(options: argparse.Namespace) -> None:
 
 def _describe_learning(optimizer: str) -> str:
     """Return how an optimizer uses imported trials."""
-    if optimizer in ("random", "grid", "qmc"):
+    if optimizer in ("random", "grid", "qmc", "pbt"):
         return f"{optimizer} does not learn: its points stay the same"
     if optimizer == "cmaes":
         return "cmaes of Optuna ignores them; tpe, gp, cma and Nevergrad's algorithms use them"

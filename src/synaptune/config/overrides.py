@@ -51,7 +51,7 @@ def check_overrides(words: Sequence[str]) -> None:
             raise user_error(
                 got=f"{word} with the sweeper of Hydra, which has no such key",
                 expected="a sweeper of this package",
-                do="add hydra/sweeper=cma|random|grid|nevergrad|tpe|gp|cmaes|qmc",
+                do="add hydra/sweeper=cma|pbt|random|grid|nevergrad|tpe|gp|cmaes|qmc",
             )
         is_group = key in CONFIG_GROUPS or "/" in key
         if is_group and re.fullmatch(r"[-+]?[\d.]+|true|false|\{.*", value):

@@ -65,7 +65,7 @@ def _stop_at_last_step(
 ) -> ValidationCallback | None:
     """Return the report of a run, extended to end a proxy after its fraction of the steps."""
     last = find_last_step(settings)
-    if last == settings.training.steps:
+    if last == settings.training.end:
         return report
 
     def report_and_stop(step: int, loss: float) -> None:
@@ -100,6 +100,40 @@ def run(
         UserError: the configuration or the input has a fault.
         DivergedError: the loss is not a number.
     """
+    prepared = prepare_run(cfg, run_dir, overrides, report=report, generation=generation)
+    from synaptune.training.trainer import fit
+
+    fitted = fit(prepared.job)
+    return finish_run(prepared, fitted, time.perf_counter() - prepared.started_at)
+
+
+class PreparedRun(NamedTuple):
+    """A run that can be trained: its settings, and its job with model and data.
+
+    Attributes:
+        settings: typed settings.
+        job: the job.
+        data_fingerprint: hash of the data.
+        generation: generation of the search.
+        started_at: when its preparation began [s, performance counter].
+    """
+
+    settings: Settings
+    job: Job
+    data_fingerprint: str
+    generation: int
+    started_at: float
+
+
+def prepare_run(
+    cfg: DictConfig,
+    run_dir: Path | None,
+    overrides: Sequence[str] | None,
+    *,
+    report: ValidationCallback | None = None,
+    generation: int = 0,
+) -> PreparedRun:
+    """Read a configuration, and make the model and the data of its run; see `run`."""
     in_hydra = HydraConfig.initialized()
     if cfg.tuned is not None:
         cfg = cfg.copy()
@@ -115,7 +149,11 @@ def run(
     folder = Path(run_dir) if run_dir is not None else Path(HydraConfig.get().runtime.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     in_search = run_dir is not None or (in_hydra and HydraConfig.get().mode == RunMode.MULTIRUN)
-    return _run_settings(
+    from synaptune.training.trainer import warm_up
+
+    warm_up()
+    started_at = time.perf_counter()
+    job, data_fingerprint = make_job(
         settings,
         folder,
         make_record(cfg),
@@ -123,6 +161,7 @@ def run(
         report=report or _report_to_search,
         generation=generation,
     )
+    return PreparedRun(settings, job, data_fingerprint, generation, started_at)
 
 
 def make_record(cfg: DictConfig) -> dict[str, Any]:
@@ -186,28 +225,17 @@ def make_job(
     return job, data_fingerprint
 
 
-def _run_settings(
-    settings: Settings,
-    folder: Path,
-    flat_config: dict[str, Any],
-    *,
-    in_search: bool,
-    report: ValidationCallback,
-    generation: int,
-) -> Outcome:
-    from synaptune.training.trainer import fit, warm_up
-
-    warm_up()
-    started_at = time.perf_counter()
-    job, data_fingerprint = make_job(
-        settings, folder, flat_config, in_search=in_search, report=report, generation=generation
-    )
-    fitted = fit(job)
-    seconds = time.perf_counter() - started_at
+def finish_run(prepared: PreparedRun, fitted: FitResult, seconds: float) -> Outcome:
+    """Write the result.json of a trained run that took so many seconds; return its outcome."""
+    settings, job, data_fingerprint, generation, _ = prepared
+    folder = job.run_dir
     objective, metrics, _, pruned_at = _judge(settings, fitted, folder, generation)
     metrics["setup_seconds"] = seconds - fitted.busy_seconds
     result = dict(
-        objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=job.fingerprint
+        objective=objective,
+        pruned_at=pruned_at,
+        metrics=metrics,
+        config_fingerprint=job.fingerprint,
     )
     result |= dict(
         data_fingerprint=data_fingerprint,

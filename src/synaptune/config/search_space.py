@@ -18,7 +18,7 @@ from synaptune.config.flat import (
 )
 from synaptune.core.errors import UserError, suggest, user_error
 from synaptune.core.parameters import Spec
-from synaptune.search.config import SearchSpaceConfig
+from synaptune.search.config import SearchConfig, SearchSpaceConfig
 from synaptune.search.space.file import parse_range_entry
 from synaptune.search.space.space import (
     Dimension,
@@ -200,6 +200,32 @@ def find_declared_dimensions(base: DictConfig, names: Iterable[str]) -> dict[str
         for spec in SPECS
         if spec.name in names
     }
+
+
+def check_slices(base: DictConfig, search: SearchConfig) -> None:
+    """Raise UserError if the runs of a configuration cannot be trained in the slices of `pbt`."""
+    if not is_training_config(base):
+        raise user_error(
+            got="pbt in an application without our training",
+            expected="train.py, whose runs continue from a checkpoint",
+            do="choose another strategy",
+        )
+    steps, objective = select_value(base, "training.steps"), base.objective.name
+    faults = []
+    if base.pruner.name != "none":
+        faults.append(f"pruner={base.pruner.name}: expected none, pbt replaces the worst itself")
+    if search.seeds > 1:
+        faults.append(f"search.seeds={search.seeds}: expected 1, a member has one set of weights")
+    if objective in ("proxy", "hybrid", "policy"):
+        faults.append(f"objective={objective}: expected one that a validation of a slice gives")
+    if steps < search.slices:
+        faults.append(f"training.steps={steps}: expected at least search.slices={search.slices}")
+    if faults:
+        raise UserError(
+            "got a search by pbt that cannot run\n  "
+            + "\n  ".join(faults)
+            + "\n  to do: correct these values, or choose another strategy"
+        )
 
 
 def check_search(base: DictConfig, names: Sequence[str]) -> None:

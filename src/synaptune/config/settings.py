@@ -184,7 +184,7 @@ def find_last_step(settings: Settings) -> int:
     A proxy stops at a fraction of the steps; its schedules are those of the full run.
     """
     fraction = settings.objective.fraction if settings.objective.name == "proxy" else 1.0
-    return math.ceil(fraction * settings.training.steps)
+    return min(math.ceil(fraction * settings.training.steps), settings.training.end)
 
 
 def _find_proxy_faults(settings: Settings) -> list[str]:
@@ -248,6 +248,9 @@ def compute_fingerprint(settings: Settings) -> str:
         plain["objective"] = {"name": "policy"}
     training = plain["training"]
     del training["representation"]
+    for name in ("start", "last_step"):
+        if training[name] is None:
+            del training[name]
     if settings.training.optimizer == "adamw":
         del training["optimizer"], training["biostatis"]
     if settings.training.schedule == "cosine":

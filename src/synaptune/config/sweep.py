@@ -37,6 +37,7 @@ from synaptune.config.flat import (
 )
 from synaptune.config.search_space import (
     check_search,
+    check_slices,
     find_declared_dimensions,
     make_study_configuration,
     read_dimensions,
@@ -51,6 +52,7 @@ from synaptune.search.config import SearchConfig
 from synaptune.search.objective.score import MAXIMIZED, ObjectiveConfig
 from synaptune.search.optimizers.auto import plan_engine
 from synaptune.search.optimizers.base import Observation, Optimizer
+from synaptune.search.optimizers.pbt import PBT
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.optimizers.uniform_grid import GridOptimizer
 from synaptune.search.plan import Plan
@@ -59,6 +61,7 @@ from synaptune.search.space.space import Space
 from synaptune.search.space.values import Value
 from synaptune.search.stopping import StopConfig, check_stop
 from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution
+from synaptune.search.workers.population import DEFAULT_COUNT, POPULATION
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 from synaptune.study.optimize import start_from_study
 
@@ -159,6 +162,8 @@ def read_request(request: SweepRequest) -> Sweep:
     _check_seeds(base, space, search)
     space, prior = start_from_study(space, search.start, maximize=plan.maximize)
     seed = random.SystemRandom().randrange(2**31) if optim.seed is None else optim.seed
+    if optim.optimizer == PBT and not space.is_point:
+        check_slices(base, search)
     # A single point is run once, as by Hydra's own sweeper; no optimizer can search it.
     optimizer = "grid" if space.is_point else optim.optimizer
     engine, _ = plan_engine(
@@ -257,7 +262,8 @@ def _count_workers(
     proposed = request.optim.num_workers
     is_basic = request.config.hydra.runtime.choices["hydra/launcher"] == "basic"
     if proposed is None:
-        count = 1 if workers.count is None else workers.count
+        least = DEFAULT_COUNT if workers.kind == POPULATION else max(1, len(workers.devices))
+        count = least if workers.count is None else workers.count
         return replace(workers, count=count), count
     if is_training or not is_basic or workers.kind != "auto" or workers.count is not None:
         return replace(workers, count=proposed), proposed

@@ -18,12 +18,19 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from synaptune.config.flat import get_typed_group, select_value
+from synaptune.config.flat import get_typed_group, has_name, is_training_config, select_value
 from synaptune.config.sweep import Sweep, SweepRequest
 from synaptune.core.text import get_first_line
-from synaptune.protocols.trial_run import TrialRun, combine_runs
+from synaptune.protocols.population import PopulationEvaluation
+from synaptune.protocols.trial_run import (
+    TrainingEvaluation,
+    TrialRun,
+    combine_runs,
+    make_slice_changes,
+)
 from synaptune.search.objective.common_seeds import list_common_seeds
 from synaptune.search.objective.score import ObjectiveConfig, score
 from synaptune.search.space.override_text import format_value
@@ -70,6 +77,9 @@ class HydraJobs:
     def build_overrides(self, trial: Trial) -> list[list[str]]:
         """Return the overrides of each job of a trial."""
         jobs, words = [], self.sweep.overrides.build(trial.values)
+        steps = select_value(self.sweep.base, "training.steps")
+        changes = make_slice_changes(trial, self.sweep.location.trials_folder, steps)
+        words += [f"{name}={format_value(value)}" for name, value in changes.items()]
         for seed, folder in zip(self.list_seeds(trial), self.list_folders(trial), strict=True):
             label = f"{trial.number}" if folder.name == str(trial.number) else folder.name
             own = [] if seed is None else [f"seed={seed}"]
@@ -186,12 +196,26 @@ class HydraEvaluation:
         return self._jobs.read_result(trial, returned, time.perf_counter() - started_at)
 
 
-def make_hydra_workers(jobs: HydraJobs, request: SweepRequest, launcher: Launcher) -> Workers:
-    """Return our workers, or the user's launcher where it runs jobs side by side."""
+def make_hydra_workers(
+    jobs: HydraJobs, request: SweepRequest, launcher: Launcher, base: DictConfig
+) -> Workers:
+    """Return our workers, or the user's launcher where it runs jobs side by side.
+
+    Args:
+        jobs: the jobs of the trials.
+        request: what Hydra gave the sweeper.
+        launcher: the launcher.
+        base: configuration of a run, for workers that make no job of Hydra.
+    """
     sweep = jobs.sweep
     if request.config.hydra.runtime.choices["hydra/launcher"] == "basic":
         evaluation = HydraEvaluation(jobs, request)
-        return make_workers(sweep.workers, sweep.trial, evaluation, sweep.location.folder)
+        folder, batch = sweep.location.folder, None
+        if is_training_config(base) and all(has_name(base, name) for name in sweep.space.names):
+            location = sweep.location
+            single = TrainingEvaluation(base, location.name, location.trials_folder, jobs.identity)
+            batch = PopulationEvaluation(single)
+        return make_workers(sweep.workers, sweep.trial, evaluation, folder, batch)
     return BatchWorkers(
         lambda batch: _launch_batch(batch, jobs, request, launcher), sweep.workers.slots
     )

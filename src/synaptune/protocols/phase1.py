@@ -49,6 +49,7 @@ from synaptune.protocols.stages import (
 )
 from synaptune.search.objective.score import MAXIMIZED
 from synaptune.search.optimizers.base import Observation
+from synaptune.search.optimizers.pbt import PBT, count_trials
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.space.space import Space, UnitPoint, make_space
 from synaptune.search.trial import Trial
@@ -225,7 +226,8 @@ def plan_runs(
     """
     steps, is_screened = int(base.training.steps), has_screening(base)
     searched = Space(space.dimensions[:MAX_CHOSEN]) if is_screened else space
-    optimizer = make_optimizer(Engine(config.optimizer, 0, workers, config.budget), searched)
+    engine = Engine(config.optimizer, 0, workers, config.budget, slices=base.search.slices)
+    optimizer = make_optimizer(engine, searched)
     sanity = config.sanity
     sanity_runs = sanity.seeds + sanity.candidates + sanity.repeats * (sanity.seeds - 1)
     longer = (config.final_steps or steps) / steps
@@ -236,8 +238,11 @@ def plan_runs(
         runs = count_runs(config, parameters=len(space.names), steps=steps)
         short, evaluations = config.screen_fraction, count_evaluations(base)
         plan.append(PlannedRuns(SCREEN, runs, length=short, evaluations=evaluations))
+    search = PlannedRuns("search", config.budget - 1, at_once=optimizer.generation_size)
+    if config.optimizer == PBT:  # no trial of a slice is a copy
+        search = search._replace(runs=count_trials(engine), length=1.0 / engine.slices)
     plan += [
-        PlannedRuns("search", config.budget - 1, at_once=optimizer.generation_size),
+        search,
         PlannedRuns("validation", 2 * config.seeds, with_test=True, length=longer),
     ]
     if ablated and base.objective.name not in MAXIMIZED:

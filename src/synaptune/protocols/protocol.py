@@ -20,7 +20,7 @@ from synaptune.search.pruning import PrunerConfig
 from synaptune.search.space.space import Space
 from synaptune.search.space.values import Value, make_key
 from synaptune.search.stopping import StopConfig
-from synaptune.search.trial import Trial
+from synaptune.search.trial import PARENT, SLICE, Trial
 from synaptune.search.workers.base import Workers
 from synaptune.study.callbacks.base import TERMINAL_ONLY
 from synaptune.study.callbacks.notify import Notifier
@@ -122,13 +122,14 @@ class Protocol:
         A trial of a part of the space has the configured values of the rest.
         """
         facts = trial.facts
-        return self.make_run_key(
+        key = self.make_run_key(
             trial.values,
             facts["seed"],
             facts.get("seeds", 1),
             test=facts.get("test", False),
             generation=facts.get("generation", 0),
         )
+        return (*key, facts[SLICE], facts[PARENT]) if SLICE in facts else key
 
     def make_run_key(
         self,

@@ -14,12 +14,14 @@ from synaptune.config.compose import compose_config
 from synaptune.config.flat import read_group
 from synaptune.core.errors import user_error
 from synaptune.core.text import get_override_key
+from synaptune.protocols.population import PopulationEvaluation
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.stages import measure_baseline
 from synaptune.protocols.trial_run import TrainingEvaluation
 from synaptune.search.config import SearchConfig
 from synaptune.search.objective.score import MAXIMIZED
 from synaptune.search.optimizers.auto import plan_engine
+from synaptune.search.optimizers.pbt import PBT, count_trials
 from synaptune.search.optimizers.registry import Engine
 from synaptune.search.plan import Plan
 from synaptune.search.runner import catch_interrupts
@@ -75,7 +77,11 @@ def open_protocol(
         UserError: a value that cannot run, or a study that cannot be opened (study/study.py).
     """
     from synaptune.config.flat import resolve_references
-    from synaptune.config.search_space import list_study_defaults, make_study_configuration
+    from synaptune.config.search_space import (
+        check_slices,
+        list_study_defaults,
+        make_study_configuration,
+    )
     from synaptune.study.optimize import resume_engine, resume_space
     from synaptune.study.provenance import get_code_version, get_device_name
 
@@ -92,6 +98,9 @@ def open_protocol(
         workers=workers.slots,
         budget=budget,
     )
+    if engine.name == PBT:
+        check_slices(base, read_group(base, "search", SearchConfig))
+        plan = replace(plan, budget=count_trials(engine))
     search = {"optimizer": optimizer, "seed": engine.seed, "maximize": maximize, **settings}
     configuration = make_study_configuration(base, space, search)
     defaults, references = list_study_defaults(base), resolve_references(base)
@@ -133,7 +142,8 @@ def open_protocol(
             base = base.copy()
             base.objective.baseline = OmegaConf.structured(baseline)
         evaluation = make_evaluation(base)
-        pool = make_workers(workers, trial, evaluation, location.folder)
+        batch = PopulationEvaluation(evaluation)
+        pool = make_workers(workers, trial, evaluation, location.folder, batch)
         try:
             yield replace(protocol, base=base, pool=pool)
         finally:
@@ -179,7 +189,8 @@ def reopen_protocol(
         evaluation = TrainingEvaluation(
             base, location.name, location.trials_folder, get_study_identity(study)
         )
-        pool = make_workers(workers, trial, evaluation, location.folder)
+        batch = PopulationEvaluation(evaluation)
+        pool = make_workers(workers, trial, evaluation, location.folder, batch)
         try:
             yield Protocol(
                 base=base,

@@ -21,7 +21,7 @@ from synaptune.search.plan import Plan
 from synaptune.search.pruning import make_pruner
 from synaptune.search.runner import TrialPolicy, check_interrupted, run_trials
 from synaptune.search.space.space import UnitPoint
-from synaptune.search.trial import Trial, find_best
+from synaptune.search.trial import Trial, find_best, is_partial
 from synaptune.search.workers.base import Evaluate, InlineWorkers
 from synaptune.study.callbacks.base import PhaseTrials, open_callbacks
 from synaptune.study.database.keys import RUN_STEPS
@@ -329,9 +329,9 @@ def choose_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
     trials.
     """
     best = find_best_trial(protocol, trials)
-    ranked = [trial for trial in trials if trial.objective is not None]
+    ranked = [trial for trial in trials if trial.objective is not None and not is_partial(trial)]
     is_plain = protocol.search.recommend == "posterior" and protocol.objective.name != "hybrid"
-    if protocol.search.incumbents > 1 or best is None or not is_plain:
+    if protocol.search.incumbents > 1 or best is None or not ranked or not is_plain:
         return rerun_incumbents(protocol, trials)
     phase = best.facts["phase"]
     stored = dict(protocol.study.read_note(RECOMMENDED) or {})
@@ -366,7 +366,7 @@ def _choose_incumbents(
 ) -> list[Trial]:
     """Return the best `count` trials at different points, best first."""
     incumbents = [best]
-    rest = [trial for trial in trials if trial.objective is not None]
+    rest = [trial for trial in trials if trial.objective is not None and not is_partial(trial)]
     while len(incumbents) < count:
         units = {trial.unit for trial in incumbents}
         rest = [trial for trial in rest if trial.unit not in units]

@@ -30,6 +30,7 @@ from synaptune.protocols.stages import (
     run_search,
 )
 from synaptune.search.objective.score import ObjectiveConfig
+from synaptune.search.optimizers.pbt import PBT, count_trials
 from synaptune.search.optimizers.registry import Engine, GridOptimizer, make_optimizer
 from synaptune.search.plan import Plan
 from synaptune.search.runner import catch_interrupts
@@ -101,7 +102,7 @@ def _run_sweep(request: SweepRequest, make_launcher: Callable[[str], Launcher]) 
         facts: dict[str, Any] = {"seeds": seeds} if seeds > 1 else {}
         ledger = protocol.make_ledger("search", **facts)
         _announce(protocol, ledger)
-        pool = make_hydra_workers(jobs, request, launcher)
+        pool = make_hydra_workers(jobs, request, launcher, protocol.base)
         best = None
         try:
             protocol = replace(protocol, pool=pool)
@@ -130,9 +131,10 @@ def _print_estimate(sweep: Sweep) -> None:
     assert budget is not None
     optimizer = make_optimizer(sweep.engine, sweep.space)
     at_once = optimizer.generation_size if optimizer.learns else None
+    length = 1.0 / sweep.search.slices if sweep.engine.name == PBT else 1.0
     node = get_typed_group(sweep.base, "objective", ObjectiveConfig)
     plan = add_search_runs(
-        [PlannedRuns("search", budget, at_once=at_once)],
+        [PlannedRuns("search", budget, at_once=at_once, length=length)],
         sweep.search,
         None if node is None else OmegaConf.to_object(node),
     )
@@ -141,7 +143,9 @@ def _print_estimate(sweep: Sweep) -> None:
 
 
 def _bound_budget(plan: Plan, engine: Engine, space: Space) -> Plan:
-    """Return the plan; a grid has no more points than its size."""
+    """Return the plan; some optimizers have no more points than their size."""
+    if engine.name == PBT:
+        return replace(plan, budget=count_trials(engine))
     if engine.name != "grid":
         return plan
     grid = make_optimizer(engine, space)

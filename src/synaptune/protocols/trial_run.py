@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.search.objective.common_seeds import average_seeds, list_common_seeds
-from synaptune.search.trial import Result, Trial
+from synaptune.search.trial import PARENT, SLICE, SLICES, Result, Trial
 from synaptune.search.workers.base import FinishedTrial, OnReport, Workers
 from synaptune.study.artifacts import read_run_facts
 from synaptune.study.database.keys import RUN_EVALUATIONS, RUN_STEPS
+from synaptune.training.config import CHECKPOINT_FILE
 from synaptune.training.loggers.wandb_run import make_run_labels
 
 # Facts that change the length of a run, and the settings that they replace.
@@ -44,6 +45,23 @@ class TrialRun(NamedTuple):
     objective: float | None
     metrics: Mapping[str, float]
     is_pruned: bool = False
+
+
+def make_slice_changes(trial: Trial, folder: Path, steps: int) -> dict[str, Any]:
+    """Return the settings of a trial that trains a slice of a run; empty for a whole run.
+
+    Args:
+        trial: the trial.
+        folder: folder of the run folders.
+        steps: steps of a whole run.
+    """
+    if SLICE not in trial.facts:
+        return {}
+    part = (trial.facts[SLICE] + 1) / trial.facts[SLICES]
+    changes: dict[str, Any] = {"training.last_step": round(part * steps)}
+    if (parent := trial.facts[PARENT]) is not None:
+        changes["training.start"] = str(folder.absolute() / str(parent) / CHECKPOINT_FILE)
+    return changes
 
 
 def combine_runs(runs: Sequence[TrialRun], seconds: float, facts: Mapping[str, Any]) -> Result:
@@ -128,6 +146,13 @@ class TrainingEvaluation:
 
     def _train(self, trial: Trial, seed: int, folder: Path) -> TrialRun:
         from synaptune.config.run import run
+
+        cfg = self.compose(trial, seed, folder)
+        outcome = run(cfg, folder, overrides=[], generation=trial.facts["generation"])
+        return TrialRun(outcome.objective, outcome.metrics, outcome.pruned_at is not None)
+
+    def compose(self, trial: Trial, seed: int, folder: Path) -> DictConfig:
+        """Return the configuration of a run of a trial in a folder."""
         from synaptune.config.schema import register
 
         register()  # a worker process has none of the resolvers that the configuration refers to
@@ -142,6 +167,7 @@ class TrainingEvaluation:
             tags=cfg.logger.tags,
         )
         changes = trial.values | {"seed": seed, "training.test": trial.facts["test"]}
+        changes |= make_slice_changes(trial, self.folder, cfg.training.steps)
         for fact, key in _RUN_LENGTHS.items():
             if (number := trial.facts.get(fact)) is not None:
                 changes[key] = number
@@ -150,5 +176,4 @@ class TrainingEvaluation:
             changes |= {"objective.name": "val_loss", "pruner.name": "none"}
         for key, value in changes.items():
             OmegaConf.update(cfg, key, value)
-        outcome = run(cfg, folder, overrides=[], generation=trial.facts["generation"])
-        return TrialRun(outcome.objective, outcome.metrics, outcome.pruned_at is not None)
+        return cfg

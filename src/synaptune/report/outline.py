@@ -75,7 +75,13 @@ _RESULT_SECTIONS = (
     (
         "search",
         "The search",
-        ("figure convergence", "figure evolution", "figure correlation", "figure parallel"),
+        (
+            "figure convergence",
+            "figure evolution",
+            "figure lineage",
+            "figure correlation",
+            "figure parallel",
+        ),
     ),
     ("model", "Inside the model", ("figure curves", "figure dynamics", "figure experts")),
     ("hypotheses", "Hypotheses", ("text hypotheses", "table hypotheses")),

@@ -42,8 +42,11 @@ class SearchConfig:
         start_design: first points of `cma`, `gp` and `auto`: `sobol` spreads them over the space,
             `defaults` begins at the configured values.
         step: first standard deviation of `cma` with the design `defaults` [unit range].
-        population: points of a generation of `cma`; None means 4 + 3 ln n.
+        population: points of a generation of `cma`; None means 4 + 3 ln n. Members of `pbt`; None
+            means as many as the budget allows.
         restarts: largest number of restarts of `cma`, each with twice the population.
+        slices: number of slices into which `pbt` divides a run; each is a trial.
+        copy_weights: whether `pbt` copies the weights of a better member with its parameters.
         dry_run: print the runs, the minutes and the disk of the search, and start nothing.
     """
 
@@ -55,4 +58,6 @@ class SearchConfig:
     step: float = 0.2
     population: int | None = None
     restarts: int = 3
+    slices: int = 4
+    copy_weights: bool = True
     dry_run: bool = False

@@ -39,6 +39,7 @@ from synaptune.search.stopping import StopRule
 from synaptune.search.trial import (
     ENQUEUED,
     LEARNED,
+    PARENT,
     PROCESS,
     Failure,
     Ledger,
@@ -316,6 +317,9 @@ class _RunningSearch:
         values = self._search.space.to_values(unit)
         if self._learned:
             facts[LEARNED] = self._learned
+        facts |= self._optimizer.get_facts(index)
+        if (parent := facts.get(PARENT)) is not None:
+            facts[PARENT] = self.trials[parent].number
         try:
             trial = self._search.ledger.start(index, unit, values, index // self._size, **facts)
         except TrialExistsError:

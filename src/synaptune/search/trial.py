@@ -37,6 +37,9 @@ PHASE, PROCESS = "phase", "process"
 # Facts of a trial whose point a user enqueued (the key of the point), and of one that started after
 # its optimizer had learned imported trials (their number).
 ENQUEUED, LEARNED = "enqueued", "imported_trials"
+# Facts of a trial that trains one slice of a run (optimizers/pbt.py): the number of the slice, how
+# many a run has, and the number of the trial whose weights the slice continues; None at the first.
+SLICE, SLICES, PARENT = "slice", "slices", "parent"
 _MAX_REASON, _MAX_TRACE = 2_000, 20_000  # stored characters; chosen: every database holds them
 _SHOWN_REASONS = 5
 
@@ -261,9 +264,22 @@ class Ledger(Protocol):
 
 
 def find_best(trials: Iterable[Trial], maximize: bool = False) -> Trial | None:
-    """Return the best complete trial, the earliest among equals; None if no trial is complete."""
+    """Return the best complete trial, the earliest among equals; None if no trial is complete.
+
+    Of trials that train in slices only those of the latest slice are compared.
+    """
     complete = [trial for trial in trials if trial.objective is not None]
+    latest = max((trial.facts.get(SLICE, 0) for trial in complete), default=0)
+    complete = [trial for trial in complete if trial.facts.get(SLICE, 0) == latest]
     return min(complete, key=lambda trial: get_loss(trial, maximize) or 0.0, default=None)
+
+
+def is_partial(trial: Trial) -> bool:
+    """Return whether a trial trained a slice before the last one of its run.
+
+    Its objective compares with those of its slice only.
+    """
+    return trial.facts.get(SLICE, 0) + 1 < trial.facts.get(SLICES, 1)
 
 
 def get_loss(trial: Trial, maximize: bool = False) -> float | None:

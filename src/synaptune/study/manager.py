@@ -26,6 +26,7 @@ from synaptune.search.callback import CallbackList
 from synaptune.search.config import SearchConfig
 from synaptune.search.optimizers.auto import plan_engine
 from synaptune.search.optimizers.base import SEED_MODULUS
+from synaptune.search.optimizers.pbt import PBT
 from synaptune.search.optimizers.registry import Engine, make_optimizer
 from synaptune.search.plan import Plan
 from synaptune.search.space.space import Space
@@ -139,6 +140,12 @@ class TrialManager:
                 raise user_error(
                     got=f"{name}={text!r}", expected="a name", do="give it as a string"
                 )
+        if sampler == PBT:
+            raise user_error(
+                got="sampler=pbt",
+                expected="a sampler of whole evaluations: pbt continues trainings of train.py",
+                do="choose another one, or search with train.py -m hydra/sweeper=pbt",
+            )
         self.maximize = direction == "maximize"
         attempts = read_integer("retries", retries)
         budget = None if n_trials is None else read_integer("n_trials", n_trials)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from synaptune.core.terminal import print_line
 from synaptune.search.callback import Callback, CallbackList
+from synaptune.search.inbox import Inbox
 from synaptune.search.loop import Search, run_searches
 from synaptune.search.optimizers.base import Engine, Observation
 from synaptune.search.optimizers.diagnostics import Diagnostics, find_health_warnings
+from synaptune.search.optimizers.pbt import PBT
 from synaptune.search.optimizers.registry import make_optimizer
 from synaptune.search.optimizers.snapshot import StateFile
 from synaptune.search.optimizers.warm_start import EarlierTrial, WarmStart, warm_start
@@ -21,7 +23,7 @@ from synaptune.search.plan import Plan
 from synaptune.search.pruning import TrialPruner
 from synaptune.search.space.space import Space
 from synaptune.search.stopping import StopConfig, make_stop_rule
-from synaptune.search.trial import Trial, get_loss
+from synaptune.search.trial import Trial, get_loss, is_partial
 from synaptune.search.workers.base import NeverStop, Workers
 from synaptune.study.additions import StudyInbox
 from synaptune.study.callbacks.notify import Notifier
@@ -104,6 +106,7 @@ def _build_search(
 ) -> Search:
     ledger, options, plan = phase_search.ledger, phase_search.options, phase_search.plan
     optimizer = make_optimizer(phase_search.engine, ledger.space, options.prior)
+    is_sliced = phase_search.engine.name == PBT
     trials = ledger.read_trials() if phase_search.trials is None else phase_search.trials
     ended = [trial for trial in trials if trial.state != "running"]
     writer = StudyWriter(ledger, phase_search.on_message, plan.budget)
@@ -141,15 +144,18 @@ def _build_search(
         callbacks=CallbackList(callbacks),
         stopper=stopper,
         prior=options.prior,
-        # A plateau says nothing about a grid or a sample, whose points do not depend on losses.
+        # A plateau says nothing about a grid or a sample, whose points do not depend on losses, and
+        # nothing about slices, whose losses fall with the training.
         stop_rule=make_stop_rule(
-            stop if optimizer.learns else replace(stop, plateau=None),
+            stop if optimizer.learns and not is_sliced else replace(stop, plateau=None),
             maximize=plan.maximize,
             started_at=options.started_at,
         ),
         on_message=phase_search.on_message,
         trials=trials,
-        inbox=StudyInbox(ledger, phase_search.on_message, maximize=plan.maximize),
+        inbox=Inbox()
+        if is_sliced
+        else StudyInbox(ledger, phase_search.on_message, maximize=plan.maximize),
     )
 
 
@@ -230,9 +236,12 @@ def start_from_study(space: Space, start: str | None, *, maximize: bool = False)
     if start is None:
         return WarmStart(space, ())
     trials = find_study(start).search_trials
-    return warm_start(
-        space, [EarlierTrial(trial.values, get_loss(trial, maximize)) for trial in trials], start
-    )
+    earlier = [
+        EarlierTrial(trial.values, get_loss(trial, maximize))
+        for trial in trials
+        if not is_partial(trial)
+    ]
+    return warm_start(space, earlier, start)
 
 
 def resume_engine(study: Study, engine: Engine) -> Engine:

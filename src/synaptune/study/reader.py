@@ -14,7 +14,7 @@ from synaptune.core.files import make_absolute
 from synaptune.search.optimizers.base import Engine
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.space.values import decode_choice
-from synaptune.search.trial import ENQUEUED, Trial, get_loss
+from synaptune.search.trial import ENQUEUED, Trial, get_loss, is_partial
 from synaptune.study.database import keys as schema
 from synaptune.study.database.connection import (
     add_driver,
@@ -121,11 +121,12 @@ class StudySnapshot:
         return None if stored is None else Engine(**stored)
 
     def get_loss(self, trial: Trial) -> float | None:
-        """Return the loss that the optimizer learned, or None for a failed or running trial.
+        """Return the loss of a whole run that the optimizer learned, or None for a failed trial.
 
-        For a pruned trial it is the estimate.
+        For a pruned trial it is the estimate. A running trial has none, nor has one that trained a
+        slice before the last.
         """
-        return get_loss(trial, self.maximize)
+        return None if is_partial(trial) else get_loss(trial, self.maximize)
 
     def get_complete_loss(self, trial: Trial) -> float | None:
         """Return the loss of a complete trial, or None for any other trial."""

@@ -6,12 +6,12 @@ checkpoint of an ended trial. A checkpoint serves `synaptune sample` and a look 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from synaptune.search.callback import Callback
-from synaptune.search.trial import Trial, get_loss
+from synaptune.search.trial import SLICE, Trial, get_loss, is_partial
 from synaptune.study.database import keys as schema
 from synaptune.training.config import CHECKPOINT_FILE
 
@@ -24,10 +24,27 @@ def choose_kept_trials(trials: Iterable[Trial], count: int, *, maximize: bool) -
     phases: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for trial in trials:
         loss = get_loss(trial, maximize)
-        if trial.state == "complete" and loss is not None:
+        if trial.state == "complete" and loss is not None and not is_partial(trial):
             number = trial.facts.get("copied_from", trial.number)
             phases[trial.facts.get(schema.PHASE, "")].append((loss, number))
     return {number for losses in phases.values() for _, number in sorted(losses)[:count]}
+
+
+def find_continued_trials(trials: Sequence[Trial]) -> set[int]:
+    """Return the numbers of the trials whose weights a later slice may continue.
+
+    Those are the trials of a slice until all trials of the next slice have ended.
+    """
+    slices: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for trial in filter(is_partial, trials):
+        slices[trial.facts.get(schema.PHASE, ""), trial.facts[SLICE]].append(trial.number)
+    ended = Counter((trial.facts.get(schema.PHASE, ""), trial.facts.get(SLICE)) for trial in trials)
+    return {
+        number
+        for (phase, part), numbers in slices.items()
+        if ended[phase, part + 1] < len(numbers)
+        for number in numbers
+    }
 
 
 def list_checkpoints(folder: Path, number: int) -> list[Path]:
@@ -66,6 +83,7 @@ class CheckpointRetention(Callback):
         self._trials.append(trial)
         self._held.add(trial.number)
         kept = choose_kept_trials(self._trials, self._count, maximize=self._maximize)
+        kept |= find_continued_trials(self._trials)
         for number in self._held - kept:
             for path in list_checkpoints(self._folder, number):
                 path.unlink(missing_ok=True)

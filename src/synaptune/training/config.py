@@ -93,6 +93,10 @@ class TrainingConfig:
         keep: checkpoints that a search keeps of its ended trials: all, none, or those of the best N
             of each phase, best:N. A single run keeps its own.
         resume: continue bit-exactly from the last checkpoint in the run folder.
+        start: checkpoint of another run, which this run continues with its own settings; the run
+            begins at the step of the checkpoint.
+        last_step: step at which the run ends; None means `steps`. The schedules are those of
+            `steps`.
         representation: measure the last hidden layer at the end (representation.py).
         biostatis: constants of the optimizer `biostatis`.
     """
@@ -116,8 +120,15 @@ class TrainingConfig:
     test: bool = False
     compile: bool = False
     resume: bool = False
+    start: str | None = None
+    last_step: int | None = None
     representation: bool = False
     biostatis: BiostatisConfig = field(default_factory=BiostatisConfig)
+
+    @property
+    def end(self) -> int:
+        """The last step of the run."""
+        return self.steps if self.last_step is None else self.last_step
 
 
 @dataclass(frozen=True)
@@ -218,6 +229,11 @@ def find_training_faults(training: TrainingConfig, logger: LoggerConfig) -> list
         for name, (low, high) in TRAINING_BOUNDS.items()
         if not low <= value[name] <= high
     ]
+    if training.last_step is not None and not 1 <= training.last_step <= training.steps:
+        faults.append(
+            f"training.last_step={training.last_step}: expected 1 to training.steps="
+            f"{training.steps}, or null"
+        )
     faults += [
         f"{name}={value[name]}: expected one of {', '.join(choices)}"
         for name, choices in TRAINING_CHOICES.items()

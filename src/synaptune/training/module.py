@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +60,14 @@ class FitState:
     utilisation: list[list[float]] = field(default_factory=list)
     events: list[list[int | str]] = field(default_factory=list)
 
+    def add_events(self, events: Sequence[tuple[int, int]]) -> None:
+        """Count the merges and splits of each layer at this step."""
+        for layer, (merges, splits) in enumerate(events):
+            self.merges += merges
+            self.splits += splits
+            self.events += [[self.step, "merge", layer]] if merges else []
+            self.events += [[self.step, "split", layer]] if splits else []
+
     @property
     def expert_history(self) -> dict[str, Any] | None:
         """History of the experts for result.json; None for a dense model."""
@@ -74,7 +82,7 @@ class StepBatches:
     def __init__(self, job: Job, done: int) -> None:
         self._job = job
         self._numbers = range(
-            done * job.training.accumulate, job.training.steps * job.training.accumulate
+            done * job.training.accumulate, job.training.end * job.training.accumulate
         )
 
     def __len__(self) -> int:
@@ -130,7 +138,7 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         training, state = self.job.training, self.state
         micro = state.step * training.accumulate + len(self._activities)
-        self._noise.manual_seed(_make_noise_seed(self.job.seed, micro))
+        self._noise.manual_seed(make_noise_seed(self.job.seed, micro))
         with make_autocast(training, self.device):
             output = self.job.compute_loss(batch, self._noise)
         (output.total / training.accumulate).backward()
@@ -152,17 +160,13 @@ class TrainingModule(lightning.LightningModule):
         self._optimizer.zero_grad(set_to_none=True)
         events = self.job.apply_plasticity(self._activities, state.step, self._optimizer)
         self._activities = []
-        for layer, (merges, splits) in enumerate(events):
-            state.merges += merges
-            state.splits += splits
-            state.events += [[state.step, "merge", layer]] if merges else []
-            state.events += [[state.step, "split", layer]] if splits else []
+        state.add_events(events)
         self._finish_step(rate)
 
     def _finish_step(self, rate: float) -> None:
         """Log, validate and save when they are due at this step."""
         training, state = self.job.training, self.state
-        last = state.step == training.steps
+        last = state.step == training.end
         is_validated = state.step in self._evaluations
         values: dict[str, float] = {}
         if last or state.step % self.job.logger.every == 0:
@@ -255,7 +259,7 @@ class TrainingModule(lightning.LightningModule):
         self._clock = time.perf_counter()
 
 
-def _make_noise_seed(seed: int, number: int) -> int:
+def make_noise_seed(seed: int, number: int) -> int:
     """Return the seed of the release noise of one micro-batch.
 
     The seed is a hash, because torch's CPU generator reads only the low 32 bits.

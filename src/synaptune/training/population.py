@@ -1,28 +1,38 @@
-"""Training of K models that differ in their synapse parameters, as one program under vmap.
+"""Training of K models that differ in numbers only, as one program under vmap.
 
-All candidates share the initial weights, the batches and the draws of stochastic release (common
-random numbers), so each candidate has the losses of a separate run. Weights, optimizer moments and
-plastic buffers have a leading candidate axis. AdamW is elementwise, and clipping is per candidate.
+All candidates share the batches and the draws of stochastic release (common random numbers), so
+each candidate has the losses of a separate run. Weights, optimizer moments and plastic buffers
+have a leading candidate axis; learning rate, decay, clipping and the interval of structural events
+are per candidate.
+
+    g <- g min(1, clip / |g|)                                                                   (1)
+    m <- b1 m + (1 - b1) g,  v <- b2 v + (1 - b2) g^2                                           (2)
+    p <- (1 - eta lambda) p - eta m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)                 (3)
+
+Source: (2), (3) Loshchilov and Hutter 2019, algorithm 2, as in torch.optim.AdamW.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from synaptune.core.errors import user_error
-from synaptune.data.recall import IGNORE_INDEX
-from synaptune.model.config import ModelConfig
 from synaptune.model.feedforward import mix_experts
-from synaptune.model.gpt import GPT, Activity, LayerActivity
-from synaptune.synapse.circuit import SynapseParams
+from synaptune.model.gpt import GPT, Activity, LayerActivity, average_activity
+from synaptune.training.metrics import training_loss
 from synaptune.training.optimizers import MOMENT_RATES
+
+_FLOOR = 1e-8  # eps of eq. (3), the default of torch.optim.AdamW
+_CLIP_FLOOR = 1e-6  # of the norm in (1), as in torch.nn.utils.clip_grad_norm_
 
 
 class _PlasticityModule(nn.Module):
@@ -41,15 +51,15 @@ class _PlasticityModule(nn.Module):
 
 
 class Population:
-    """K candidates of one model configuration, trained together step by step.
+    """K models of one configuration, trained together step by step.
 
     Args:
-        config: configuration of all models.
-        candidates: synapse parameters of each model.
-        vocab: size of the vocabulary.
-        seed: seed of the weights.
-        learning_rate: learning rate of AdamW.
-        weight_decay: weight decay of AdamW.
+        models: the models, on the device where they train; `load` writes into them.
+        decays: weight decay of each.
+        clips: largest gradient norm of each; 0 for no clipping.
+
+    Attributes:
+        rows: positions in `models` of the candidates that still train.
 
     Raises:
         UserError: a candidate learns parameters; or a neutral value switches a term off in some
@@ -58,57 +68,58 @@ class Population:
 
     def __init__(
         self,
-        config: ModelConfig,
-        candidates: Sequence[SynapseParams],
-        vocab: int,
+        models: Sequence[GPT],
         *,
-        seed: int,
-        learning_rate: float,
-        weight_decay: float,
+        decays: Sequence[float],
+        clips: Sequence[float],
     ) -> None:
-        if any(params.learn for params in candidates):
+        if any(model.learned is not None for model in models):
             raise user_error(
                 got="a population with synapse.learn",
                 expected="fixed parameters, which are the candidates",
                 do="train a model with learned parameters in a run of its own",
             )
-        models = [GPT(config, params, vocab, seed) for params in candidates]
         if len({(model.release_off, model.distance_off) for model in models}) > 1:
             raise user_error(
                 got="lambda_loge or barrier_strength at 0 in some candidates only",
                 expected="a term that is on in all candidates, or off in all of them",
                 do="run those candidates separately",
             )
-        self.model, self.intervals = models[0], [model.interval for model in models]
-        for blocks in zip(*(model.blocks for model in models), strict=True):
+        self.models, self.rows = list(models), list(range(len(models)))
+        self.model = copy.deepcopy(models[0])
+        for blocks in zip(self.model.blocks, *(model.blocks for model in models), strict=True):
             blocks[0].feedforward.grouped = False  # vmap would multiply group by group
             if blocks[0].memory is not None:
                 blocks[0].memory.rows = max(block.memory.rows for block in blocks)
-        self.params, self.buffers = stack_module_state(models)  # type: ignore[arg-type]
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        groups = self.model.make_decay_groups(weight_decay)
-        stacked = [
-            group | {"params": [self.params[names[id(p)]] for p in group["params"]]}
-            for group in groups
-        ]
-        self.optimizer = torch.optim.AdamW(stacked, lr=learning_rate, betas=MOMENT_RATES)
+        self.params, self.buffers = stack_module_state(self.models)  # type: ignore[arg-type]
+        self.params = {name: p.detach() for name, p in self.params.items()}
+        device = next(iter(self.params.values())).device
+        self._decays = torch.tensor(decays, device=device)
+        self._clips = torch.tensor([clip or math.inf for clip in clips], device=device)
+        names = {id(p): name for name, p in self.models[0].named_parameters()}
+        decayed = self.models[0].make_decay_groups(1.0)[0]["params"]
+        self._decayed = {names[id(p)] for p in decayed}
+        self._moments = {
+            name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in self.params.items()
+        }
+        self._steps = 0
+        self._grads: dict[str, Tensor] = {}
+        self._activities: list[Activity] = []
 
-    def step(
+    def compute_gradients(
         self,
         tokens: Tensor,
         targets: Tensor,
-        number: int,
         noise: torch.Generator | None = None,
-        clip: float = 1.0,
+        precision: AbstractContextManager | None = None,
     ) -> Tensor:
-        """Run one optimizer step of all candidates.
+        """Add the gradients of a micro-batch to those of the step.
 
         Args:
             tokens: inputs, (batch, token).
             targets: next tokens, (batch, token).
-            number: number of the optimizer step, from 1.
             noise: generator of stochastic release; None for the expected release.
-            clip: largest gradient norm of a candidate.
+            precision: autocast context; None for none.
 
         Returns:
             The loss of each candidate, (K,) [nat/token].
@@ -118,9 +129,7 @@ class Population:
             params: dict[str, Tensor], buffers: dict[str, Tensor]
         ) -> tuple[Tensor, tuple[Tensor, list[dict[str, Any]]]]:
             out = functional_call(self.model, (params, buffers), (tokens, noise))
-            value = F.cross_entropy(
-                out.logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX
-            )
+            value = training_loss(out.logits, targets)
             # Only tensors leave vmap, and a layer without experts has no routing.
             parts = [
                 {name: part for name, part in layer._asdict().items() if part is not None}
@@ -128,22 +137,63 @@ class Population:
             ]
             return value + out.balance, (value, parts)
 
-        leaves = {name: p.detach() for name, p in self.params.items()}
         # The fused attention of the CPU has no batching rule: vmap would run it per candidate.
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), precision or nullcontext():
             grads, (_, (losses, parts)) = vmap(
                 grad_and_value(loss, has_aux=True), randomness="same"
-            )(leaves, self.buffers)
-        norm = torch.stack([g.flatten(1).norm(dim=1) for g in grads.values()]).norm(dim=0)
-        shrink = (clip / (norm + 1e-6)).clamp(max=1.0)
-        for name, p in self.params.items():
-            p.grad = grads[name] * shrink.view(-1, *[1] * (p.ndim - 1))
-        self.optimizer.step()
-        self._apply_plasticity(parts, number)
+            )(self.params, self.buffers)
+        for name, grad in grads.items():
+            self._grads[name] = self._grads[name] + grad if name in self._grads else grad
+        self._activities.append(tuple(_make_activity(part) for part in parts))
         return losses.detach()
 
     @torch.no_grad()
-    def _apply_plasticity(self, parts: list[dict[str, Any]], number: int) -> None:
+    def update(self, number: int, rates: Sequence[float]) -> list[list[tuple[int, int]]]:
+        """Run the optimizer and the plasticity with the gradients of the step.
+
+        Args:
+            number: number of the optimizer step, from 1.
+            rates: learning rate of each candidate.
+
+        Returns:
+            For each candidate the merges and splits of each layer; empty when no event was due.
+        """
+        norms = torch.stack([g.flatten(1).norm(dim=1) for g in self._grads.values()]).norm(dim=0)
+        count = len(self._activities)
+        shrink = (self._clips / (norms / count + _CLIP_FLOOR)).clamp(max=1.0) / count  # eq. (1)
+        self._steps += 1
+        rate = torch.tensor(list(rates), device=shrink.device)
+        beta1, beta2 = MOMENT_RATES
+        first, second = 1.0 - beta1**self._steps, 1.0 - beta2**self._steps
+        for name, p in self.params.items():
+            shape = (-1, *[1] * (p.ndim - 1))
+            grad = self._grads[name] * shrink.view(shape)
+            mean, square = self._moments[name]
+            mean.lerp_(grad, 1.0 - beta1)  # eq. (2)
+            square.mul_(beta2).addcmul_(grad, grad, value=1.0 - beta2)
+            if name in self._decayed:
+                p.mul_(1.0 - (rate * self._decays).view(shape))  # eq. (3)
+            scale = square.sqrt().div_(math.sqrt(second)).add_(_FLOOR)
+            p.sub_(mean / scale * (rate / first).view(shape))
+        activity = average_activity(self._activities)
+        self._grads, self._activities = {}, []
+        return self._apply_plasticity(activity, number)
+
+    def step(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        number: int,
+        rates: Sequence[float],
+        noise: torch.Generator | None = None,
+        precision: AbstractContextManager | None = None,
+    ) -> Tensor:
+        """Run one optimizer step of one micro-batch; return the loss of each candidate, (K,)."""
+        losses = self.compute_gradients(tokens, targets, noise, precision)
+        self.update(number, rates)
+        return losses
+
+    def _apply_plasticity(self, activity: Activity, number: int) -> list[list[tuple[int, int]]]:
         """Apply the plasticity outside the gradient; each candidate has its own interval."""
         plasticity = _PlasticityModule(self.model)
 
@@ -152,28 +202,65 @@ class Population:
             buffers: dict[str, Tensor],
             parts: list[dict[str, Any]] | None,
         ) -> object:
-            empty = dict.fromkeys(LayerActivity._fields)
-            activity = (
-                None if parts is None else tuple(LayerActivity(**(empty | part)) for part in parts)
-            )
+            given = None if parts is None else tuple(_make_activity(part) for part in parts)
             state = {f"model.{name}": value for name, value in (params | buffers).items()}
-            return functional_call(plasticity, state, (activity,))
+            return functional_call(plasticity, state, (given,))
 
-        leaves = {name: p.detach() for name, p in self.params.items()}
-        for name, value in vmap(call)(leaves, self.buffers, parts).items():  # type: ignore[attr-defined]
+        parts = [
+            {name: part for name, part in layer._asdict().items() if part is not None}
+            for layer in activity
+        ]
+        for name, value in vmap(call)(self.params, self.buffers, parts).items():  # type: ignore[attr-defined]
             self.buffers[name].copy_(value)
-        due = torch.tensor([number % interval == interval // 2 for interval in self.intervals])
-        if self.model.config.experts == 1 or not due.any():
-            return
-        after, mixes, _ = vmap(
+        intervals = [self.models[row].interval for row in self.rows]
+        due = [number % interval == interval // 2 for interval in intervals]
+        if self.model.config.experts == 1 or not any(due):
+            return [[] for _ in due]
+        after, mixes, counts = vmap(
             lambda params, buffers: call(params, buffers, None), randomness="same"
-        )(leaves, self.buffers)  # type: ignore[misc]
-        eye = torch.eye(self.model.config.experts)
+        )(self.params, self.buffers)  # type: ignore[misc]
+        chosen = torch.tensor(due, device=counts.device)
+        eye = torch.eye(self.model.config.experts, device=counts.device)
         for name, value in after.items():
             target = self.params[name] if name in self.params else self.buffers[name]
-            target.data.copy_(torch.where(due.view(-1, *[1] * (value.ndim - 1)), value, target))
+            target.copy_(torch.where(chosen.view(-1, *[1] * (value.ndim - 1)), value, target))
         for name, mix in mixes.items():
-            matrix = torch.where(due.view(-1, 1, 1), mix, eye)
-            for moment in self.optimizer.state[self.params[name]].values():
-                if moment.shape == self.params[name].shape:
-                    moment.copy_(vmap(mix_experts)(matrix, moment))
+            matrix = torch.where(chosen.view(-1, 1, 1), mix, eye)
+            for moment in self._moments[name]:
+                moment.copy_(vmap(mix_experts)(matrix, moment))
+        return [
+            [(int(merges), int(splits)) for merges, splits in of_row] if is_due else []
+            for of_row, is_due in zip(counts.tolist(), due, strict=True)
+        ]
+
+    @torch.no_grad()
+    def load(self, row: int) -> GPT:
+        """Return the model of a candidate with its present weights and buffers."""
+        model, index = self.models[row], self.rows.index(row)
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            source = self.params[name] if name in self.params else self.buffers[name]
+            tensor.copy_(source[index])
+        return model
+
+    def load_optimizer(self, row: int, optimizer: torch.optim.Optimizer) -> None:
+        """Give the AdamW of a candidate's model the moments of the candidate."""
+        index = self.rows.index(row)
+        for name, p in self.models[row].named_parameters():
+            mean, square = (moment[index].clone() for moment in self._moments[name])
+            step = torch.tensor(float(self._steps))
+            optimizer.state[p] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
+
+    def drop(self, rows: Sequence[int]) -> None:
+        """Remove candidates that do not train on, between two steps."""
+        kept = [index for index, row in enumerate(self.rows) if row not in rows]
+        self.rows = [self.rows[index] for index in kept]
+        self.params = {name: value[kept] for name, value in self.params.items()}
+        self.buffers = {name: value[kept] for name, value in self.buffers.items()}
+        self._moments = {
+            name: (mean[kept], square[kept]) for name, (mean, square) in self._moments.items()
+        }
+        self._decays, self._clips = self._decays[kept], self._clips[kept]
+
+
+def _make_activity(parts: dict[str, Any]) -> LayerActivity:
+    return LayerActivity(**(dict.fromkeys(LayerActivity._fields) | parts))

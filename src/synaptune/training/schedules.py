@@ -37,10 +37,12 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 
 def get_evaluation_steps(config: TrainingConfig) -> list[int]:
-    """Return the steps followed by a validation: evenly spread, the last step included."""
-    return sorted(
-        {
-            max(1, round(config.steps * part / config.evaluations))
-            for part in range(1, config.evaluations + 1)
-        }
-    )
+    """Return the steps followed by a validation: evenly spread, the last step included.
+
+    A run that ends before `steps` has those of the whole run up to its end, and one at its end.
+    """
+    steps = {
+        max(1, round(config.steps * part / config.evaluations))
+        for part in range(1, config.evaluations + 1)
+    }
+    return sorted({step for step in steps if step <= config.end} | {config.end})

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -75,7 +76,7 @@ def fit(job: Job) -> FitResult:
     # Created last, because a bar that is not closed keeps control of the terminal.
     progress = make_progress(
         job.logger.progress,
-        job.training.steps,
+        job.training.end,
         state.step,
         evaluations=job.training.evaluations,
         in_search=job.in_search,
@@ -86,13 +87,13 @@ def fit(job: Job) -> FitResult:
         module = TrainingModule(
             job, state, run_logger, progress, content["optimizer"] if content else None
         )
-        if state.step < job.training.steps:
+        if state.step < job.training.end:
             try:
                 _train(module, device)
             except RunPruned:
                 pruned = True
         result = FitResult(
-            _compute_final_metrics(job, state, device, test=job.training.test and not pruned),
+            compute_final_metrics(job, state, device, test=job.training.test and not pruned),
             state.curve,
             state.train_seconds + state.evaluation_seconds - seconds_before,
             pruned,
@@ -112,7 +113,7 @@ def fit(job: Job) -> FitResult:
 def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
     """Load the checkpoint and restore weights and random states; None for a fresh start."""
     if not (job.training.resume and job.checkpoint_path.exists()):
-        return None
+        return None if job.training.start is None else _load_start_checkpoint(job)
     content = checkpoint.load(job.checkpoint_path)
     if content["fingerprint"] != job.fingerprint:
         raise user_error(
@@ -124,6 +125,32 @@ def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
     job.model.load_state_dict(content["weights"])
     checkpoint.restore_random_states(content["random"])
     job.sums[:] = content["sums"]
+    return content
+
+
+def _load_start_checkpoint(job: Job) -> dict[str, Any]:
+    """Load the checkpoint of another run, which this run continues.
+
+    Raises:
+        UserError: the file is no checkpoint, of another model, or beyond the end of this run.
+    """
+    path, end = Path(job.training.start or ""), job.training.end
+    content = checkpoint.load(path)
+    try:
+        job.model.load_state_dict(content["weights"])
+    except RuntimeError as error:  # other names or shapes
+        raise user_error(
+            got=f"training.start={path}, whose weights do not fit the model",
+            expected="a checkpoint of a model of the same size and mechanisms",
+            do="give the model.* settings of that run, or another checkpoint",
+        ) from error
+    if content["state"]["step"] >= end:
+        raise user_error(
+            got=f"training.start={path}, a checkpoint of step {content['state']['step']}",
+            expected=f"a step before the end of the run, {end}",
+            do="raise training.steps (and training.last_step), or give an earlier checkpoint",
+        )
+    checkpoint.restore_random_states(content["random"])
     return content
 
 
@@ -169,11 +196,12 @@ def _train(module: Any, device: torch.device) -> None:
             signal.signal(signal.SIGINT, handlers[signal.SIGINT])
 
 
-def _compute_final_metrics(
+def compute_final_metrics(
     job: Job, state: FitState, device: torch.device, *, test: bool
 ) -> dict[str, float]:
+    """Return the metrics of a run that has ended, `test` with those of the test split."""
     metrics = dict(state.metrics)
-    if state.step == job.training.steps:
+    if state.step == job.training.end:
         metrics |= job.compute_final_metrics(device)
     if test:
         started_at = time.perf_counter()

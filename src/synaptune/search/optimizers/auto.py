@@ -55,6 +55,8 @@ def plan_engine(
         step=config.step,
         population=config.population,
         restarts=config.restarts,
+        slices=config.slices,
+        copy_weights=config.copy_weights,
     )
     return resolve_engine(engine, dimensions)
 

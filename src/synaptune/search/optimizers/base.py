@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from synaptune.search.optimizers.diagnostics import Diagnostics
 from synaptune.search.space.space import UnitPoint
@@ -79,6 +79,13 @@ class Optimizer(Protocol):
         are stored if other processes drew some of them.
         """
 
+    def get_facts(self, index: int) -> dict[str, Any]:
+        """Return facts for the trial with this index, which has the point of the last ask.
+
+        The fact PARENT is an index here; the search replaces it by the number of that trial.
+        """
+        return {}
+
     def get_diagnostics(self) -> Diagnostics | None:
         """Return the search distribution after the last generation, or None if there is none."""
         return None
@@ -99,8 +106,11 @@ class Engine:
             `defaults` begins at the start of the space. The values of this class are those of the
             studies that were stored without these settings.
         step: first standard deviation of `cma` with the design `defaults` [unit range].
-        population: points of a generation of `cma`; None means 4 + 3 ln n.
+        population: points of a generation of `cma`; None means 4 + 3 ln n. Members of `pbt`; None
+            means as many as the budget gives slices.
         restarts: largest number of restarts of `cma`.
+        slices: number of slices of a run of `pbt`.
+        copy_weights: whether `pbt` copies weights with the parameters.
     """
 
     name: str
@@ -113,6 +123,8 @@ class Engine:
     step: float = 0.2
     population: int | None = None
     restarts: int = 0
+    slices: int = 4
+    copy_weights: bool = True
 
 
 class RankedLosses(NamedTuple):

@@ -5,6 +5,7 @@ cma                    pycma, folded into the unit box                  cma.py
 random, grid           independent uniform points; the Cartesian        uniform_grid.py
                        product of the values (shuffled_grid: in a
                        random order, for a sample of it)
+pbt                    population-based training, in slices of a run   pbt.py
 tpe, gp, cmaes, qmc    Optuna's samplers                                optuna_samplers.py
 any other              an algorithm of Nevergrad's registry             nevergrad_registry.py
 """
@@ -18,11 +19,12 @@ from synaptune.search.optimizers.base import Engine, Observation, Optimizer
 from synaptune.search.optimizers.cma import CmaOptimizer
 from synaptune.search.optimizers.nevergrad_registry import NevergradOptimizer, check_algorithm
 from synaptune.search.optimizers.optuna_samplers import SAMPLERS, OptunaOptimizer
+from synaptune.search.optimizers.pbt import PBT, PbtOptimizer
 from synaptune.search.optimizers.start_design import check_engine
 from synaptune.search.optimizers.uniform_grid import GridOptimizer, UniformOptimizer, batch_size
 from synaptune.search.space.space import Space
 
-BUILT_IN = (AUTO, "cma", "random", "grid", *SAMPLERS)
+BUILT_IN = (AUTO, "cma", "random", "grid", PBT, *SAMPLERS)
 
 __all__ = ["BUILT_IN", "Engine", "GridOptimizer", "Observation", "Optimizer", "make_optimizer"]
 
@@ -53,6 +55,8 @@ def make_optimizer(engine: Engine, space: Space, prior: Sequence[Observation] = 
         return UniformOptimizer(len(space.dimensions), engine.seed, batch_size(engine.workers))
     if engine.name == "cma":
         return CmaOptimizer(engine, space)
+    if engine.name == PBT:
+        return PbtOptimizer(engine, space)
     if engine.name in SAMPLERS:
         return OptunaOptimizer(engine, space, prior)
     check_algorithm(engine, len(space.dimensions), BUILT_IN)

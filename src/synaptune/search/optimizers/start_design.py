@@ -43,6 +43,8 @@ def check_engine(engine: Engine) -> None:
         faults.append(f"search.step={engine.step:g}: expected above 0 and at most 1")
     if engine.population is not None and engine.population < 4:
         faults.append(f"search.population={engine.population}: expected at least 4, or null")
+    if engine.slices < 2:
+        faults.append(f"search.slices={engine.slices}: expected at least 2")
     if engine.restarts < 0:
         faults.append(f"search.restarts={engine.restarts}: expected at least 0")
     if faults:

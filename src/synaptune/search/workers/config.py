@@ -9,8 +9,15 @@ from typing import Any
 
 from synaptune.core.errors import UserError, user_error
 from synaptune.search.workers.base import Evaluate, InlineWorkers, Workers, is_main_thread
+from synaptune.search.workers.devices import count_gpus, find_device_faults
+from synaptune.search.workers.population import (
+    DEFAULT_COUNT,
+    POPULATION,
+    EvaluateBatch,
+    PopulationWorkers,
+)
 
-WORKER_KINDS = ("auto", "here", "processes", "ray", "slurm")
+WORKER_KINDS = ("auto", "here", "processes", POPULATION, "ray", "slurm")
 MAX_WORKERS = 8  # most workers that a protocol starts by itself [process]; chosen: memory
 
 
@@ -20,12 +27,13 @@ class WorkersConfig:
 
     Attributes:
         kind: `here` (this process, one trial at a time), `processes` (worker processes on this
-            machine), `ray` or `slurm`; `auto` is `here` for one worker and `processes` for several,
-            or for a time limit outside the main thread.
-        count: number of concurrent trials; None means 1, and in a protocol the number that
-            `resolve_worker_count` chooses.
-        devices: GPUs that are assigned to worker processes in turn; empty means that all workers
-            see all GPUs.
+            machine), `population` (one program in this process for all trials at a time), `ray` or
+            `slurm`; `auto` is `here` for one worker and `processes` for several, for
+            `devices`, or for a time limit outside the main thread.
+        count: number of concurrent trials; None means 1, in a population DEFAULT_COUNT, and in a
+            protocol the number that `resolve_worker_count` chooses.
+        devices: GPUs that are assigned to worker processes in turn, counted from 0 among those that
+            this process sees; empty means that all workers see all GPUs.
         address: address of a Ray cluster; None means a cluster on this machine.
         cpus: CPUs that Ray reserves for each worker.
         gpus: GPUs that Ray reserves for each worker.
@@ -79,6 +87,12 @@ def check_execution(workers: WorkersConfig, trial: TrialConfig) -> None:
             f"workers.count={workers.count}: one process runs one trial at a time; "
             "expected 1, or workers.kind=processes"
         )
+    faults += find_device_faults(workers.devices, workers.kind)
+    if workers.kind == POPULATION and trial.timeout is not None:
+        faults.append(
+            f"trial.timeout={trial.timeout:g}: expected null, the trials of a population train"
+            " together"
+        )
     if trial.timeout is not None and not trial.timeout > 0:
         faults.append(f"trial.timeout={trial.timeout:g}: expected seconds above 0, or null")
     if trial.retries < 0:
@@ -98,17 +112,15 @@ def resolve_worker_count(workers: WorkersConfig) -> WorkersConfig:
     of a small model gains little from a second core (docs/results.md); two concurrent runs use two
     cores better.
     """
+    if workers.kind == POPULATION and workers.count is None:
+        return replace(workers, count=DEFAULT_COUNT)
     if workers.count is not None or workers.kind not in ("auto", "here", "processes"):
         return workers
     if workers.kind == "here":
         return replace(workers, count=1)
-    import torch
-
-    gpus = torch.cuda.device_count()
-    if gpus:
-        return replace(
-            workers, count=gpus, devices=workers.devices or [str(number) for number in range(gpus)]
-        )
+    devices = workers.devices or [str(number) for number in range(count_gpus())]
+    if devices:
+        return replace(workers, count=len(devices), devices=devices)
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -117,7 +129,11 @@ def resolve_worker_count(workers: WorkersConfig) -> WorkersConfig:
 
 
 def make_workers(
-    config: WorkersConfig, trial: TrialConfig, evaluate: Evaluate, folder: Path
+    config: WorkersConfig,
+    trial: TrialConfig,
+    evaluate: Evaluate,
+    folder: Path,
+    evaluate_batch: EvaluateBatch | None = None,
 ) -> Workers:
     """Create the workers of a checked configuration.
 
@@ -126,11 +142,22 @@ def make_workers(
         trial: limits of a trial.
         evaluate: the evaluation.
         folder: folder for the files of submitit.
+        evaluate_batch: the evaluation of a batch as one program; None where there is none.
 
     Raises:
         UserError: the workers cannot be created.
     """
-    kind = config.kind if config.kind != "auto" else "here" if config.slots == 1 else "processes"
+    if config.kind == POPULATION:
+        if evaluate_batch is None:
+            raise user_error(
+                got="workers.kind=population for trials that are not our trainings",
+                expected="a search with train.py or a protocol, over values of its configuration",
+                do="set workers.kind=auto",
+            )
+        return PopulationWorkers(evaluate_batch, config.slots)
+    kind = config.kind
+    if kind == "auto":
+        kind = "here" if config.slots == 1 and not config.devices else "processes"
     if kind == "here" and trial.timeout is not None and not is_main_thread():
         if config.kind == "here":
             raise user_error(

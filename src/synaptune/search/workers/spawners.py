@@ -17,6 +17,7 @@ from typing import Any
 from synaptune.core.errors import user_error
 from synaptune.core.terminal import print_line
 from synaptune.core.text import get_first_line, show_path
+from synaptune.search.workers.devices import VISIBLE, get_device_id
 from synaptune.search.workers.pool import WorkerHandle
 from synaptune.search.workers.process import KEY_VARIABLE, run_worker
 
@@ -66,7 +67,7 @@ class LocalSpawner:
             KEY_VARIABLE: authkey.hex(),
         }
         if self.devices:
-            environment["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
+            environment[VISIBLE] = get_device_id(self.devices[slot % len(self.devices)])
         place = address if isinstance(address, str) else ":".join(map(str, address))
         command = [sys.executable, "-m", "synaptune.search.workers.process", str(slot), place]
         environment["PYTHONPATH"] = os.pathsep.join(

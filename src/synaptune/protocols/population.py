@@ -1,0 +1,123 @@
+"""The evaluation of a batch of trials whose runs are trained together (`workers=population`).
+
+Runs that differ in numbers only form one program, in chunks that fit into the memory. A run that
+cannot be batched (another kind of model, several seeds, a slice of `pbt`) is trained alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from synaptune.protocols.trial_run import TrainingEvaluation, TrialRun, combine_runs
+from synaptune.search.trial import Trial, make_error_result
+from synaptune.search.workers.base import FinishedTrial, InlineWorkers, OnReport
+from synaptune.study.artifacts import read_run_facts
+from synaptune.training.errors import RunPruned
+
+if TYPE_CHECKING:
+    from synaptune.config.run import PreparedRun
+
+
+@dataclass(frozen=True)
+class PopulationEvaluation:
+    """Evaluates batches of trials by the settings of an evaluation of single trials."""
+
+    single: TrainingEvaluation
+
+    def __call__(self, trials: Sequence[Trial], on_report: OnReport) -> Iterator[FinishedTrial]:
+        from synaptune.training.population_fit import choose_chunk, get_program_key
+
+        groups: dict[Any, list[tuple[Trial, PreparedRun]]] = defaultdict(list)
+        alone = [trial for trial in trials if trial.facts.get("seeds", 1) > 1]
+        for trial in [trial for trial in trials if trial not in alone]:
+            started_at = time.perf_counter()
+            try:
+                prepared = self._prepare(trial, on_report)
+            except Exception as error:  # the failure of this trial
+                seconds = time.perf_counter() - started_at
+                yield FinishedTrial(trial, make_error_result(error, seconds))
+                continue
+            key = get_program_key(prepared.job)
+            if key is None:
+                alone.append(trial)
+            else:
+                groups[key].append((trial, prepared))
+        for members in groups.values():
+            if len(members) == 1:
+                alone.append(members[0][0])
+                continue
+            size = choose_chunk(members[0][1].job, len(members))  # type: ignore[arg-type]
+            for first in range(0, len(members), size):
+                yield from self._train_together(members[first : first + size], on_report)
+        for trial in alone:
+            yield from self._train_alone(trial, on_report)
+
+    def _prepare(self, trial: Trial, on_report: OnReport) -> PreparedRun:
+        from synaptune.config.run import prepare_run
+
+        def report(step: int, value: float) -> None:
+            if on_report(trial, step, value):
+                raise RunPruned(step)
+
+        folder = self.single.folder / str(trial.number)
+        cfg = self.single.compose(trial, trial.facts["seed"], folder)
+        generation = trial.facts["generation"]
+        return prepare_run(cfg, folder, [], report=report, generation=generation)
+
+    def _train_together(
+        self, members: Sequence[tuple[Trial, PreparedRun]], on_report: OnReport
+    ) -> Iterator[FinishedTrial]:
+        from synaptune.config.run import finish_run
+        from synaptune.training.population_fit import fit_population
+
+        if len(members) == 1:
+            yield from self._train_alone(members[0][0], on_report)
+            return
+        started_at, waiting = time.perf_counter(), dict(enumerate(members))
+        jobs: Any = [prepared.job for _, prepared in members]
+        try:
+            for index, fitted in fit_population(jobs):
+                trial, prepared = waiting.pop(index)
+                if isinstance(fitted, Exception):
+                    seconds = (time.perf_counter() - started_at) / len(members)
+                    yield FinishedTrial(trial, make_error_result(fitted, seconds))
+                    continue
+                outcome = finish_run(prepared, fitted, fitted.busy_seconds)
+                run = TrialRun(outcome.objective, outcome.metrics, outcome.pruned_at is not None)
+                facts = read_run_facts(prepared.job.run_dir).get("facts", {})
+                yield FinishedTrial(trial, combine_runs([run], fitted.busy_seconds, facts))
+            return
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        _free_device()
+        # The models have trained: the runs are prepared again, in half the number.
+        left = [trial for trial, _ in waiting.values()]
+        for part in (left[: len(left) // 2], left[len(left) // 2 :]):
+            again = [(trial, self._prepare(trial, on_report)) for trial in part]
+            yield from self._train_together(again, on_report) if again else ()
+
+    def _train_alone(self, trial: Trial, on_report: OnReport) -> Iterator[FinishedTrial]:
+        workers = InlineWorkers(self.single)
+        workers.start(trial)
+        yield from workers.wait_for_trials(on_report)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a device or the CPU has too little memory."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
+
+
+def _free_device() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
