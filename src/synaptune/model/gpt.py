@@ -78,7 +78,8 @@ class SharedInputs(NamedTuple):
 
     Attributes:
         rope: rotary tables; None without rotary positions.
-        code: one-hot code of the tick of each token, (token, tick); None without terminals.
+        code: one-hot code of the tick of each token, (token, tick), without the first tick, in
+            which all terminals are new and have no bias; None without terminals.
         alibi: ALiBi's bias of each key, (1, head, key) [nat]; None without ALiBi.
     """
 
@@ -262,7 +263,7 @@ class GPT(nn.Module):
         if self.config.position == "rope":
             rope = (self.rope_cos[:length], self.rope_sin[:length])
         if not self.release_off:
-            ticks = torch.arange(-(-length // self.config.tick), device=device)
+            ticks = torch.arange(1, -(-length // self.config.tick), device=device)
             code = (index[:, None] // self.config.tick == ticks).to(self.head.weight.dtype)
         return SharedInputs(rope, code, self.make_alibi(index))
 
