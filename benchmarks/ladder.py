@@ -48,6 +48,7 @@ from runs import (
     compose_config,
     count_parameters,
     format_table,
+    give_equal_time,
     measure_steps,
     run_on_seeds,
 )
@@ -341,17 +342,6 @@ def run_ladder(runs: RunCache, options: argparse.Namespace) -> None:
         write_json(folder / "ladder.json", record)
         write_text(folder / "ladder.md", text)
     print(f"\n{text}\nwritten to {folder}")
-
-
-def give_equal_time(
-    rungs: dict[str, tuple[str, ...]], costs: dict[str, StepCost], steps: int
-) -> dict[str, tuple[str, ...]]:
-    """Return the rungs with the steps that fit into the training time of the slowest one."""
-    longest = max(cost.ratio for cost in costs.values())
-    return {
-        name: (*overrides, f"training.steps={round(steps * longest / costs[name].ratio)}")
-        for name, overrides in rungs.items()
-    }
 
 
 def _describe(design: dict[str, Any], options: argparse.Namespace) -> str:

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 
 from synaptune.config.run import run
 from synaptune.config.schema import register
-from synaptune.config.settings import compute_fingerprint, read_settings
+from synaptune.config.settings import apply_tuned, compute_fingerprint, read_settings
 from synaptune.core.errors import user_error
 from synaptune.data.batches import make_train_batch
 from synaptune.data.corpus import load_corpus
@@ -59,7 +59,7 @@ class Job(NamedTuple):
 
 
 def compose_config(overrides: Sequence[str]) -> Any:
-    """Compose the configuration of a run.
+    """Compose the configuration of a run, with the values of `tuned=FILE` in their place.
 
     Raises:
         UserError: an override is invalid.
@@ -67,11 +67,15 @@ def compose_config(overrides: Sequence[str]) -> Any:
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         try:
-            return compose("train", overrides=list(overrides))
+            cfg = compose("train", overrides=list(overrides))
         except HydraException as error:
             raise user_error(
                 got=str(error), expected="overrides of conf/train.yaml", do="correct them"
             ) from error
+    if cfg.tuned is not None:  # the fingerprint of a run must hold its values
+        apply_tuned(cfg, overrides)
+        cfg.tuned = None
+    return cfg
 
 
 def train_once(overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -280,6 +284,17 @@ def measure_steps(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"key": key, "costs": {n: cost._asdict() for n, cost in costs.items()}})
     return costs
+
+
+def give_equal_time(
+    rungs: dict[str, tuple[str, ...]], costs: dict[str, StepCost], steps: int
+) -> dict[str, tuple[str, ...]]:
+    """Return the rungs with the steps that fit into the training time of the slowest one."""
+    longest = max(cost.ratio for cost in costs.values())
+    return {
+        name: (*overrides, f"training.steps={round(steps * longest / costs[name].ratio)}")
+        for name, overrides in rungs.items()
+    }
 
 
 def check_options(valid: bool, got: str, expected: str) -> None:

@@ -243,6 +243,8 @@ def compute_fingerprint(settings: Settings) -> str:
         plain["budget"] = dataclasses.asdict(settings.budget)
     else:  # the keys that a version adds leave the fingerprints of the runs before as they are
         del plain["model"]["kind"], plain["data"]["subset_size"]
+        if settings.model.mixer == "attention":
+            del plain["model"]["mixer"]
     if is_policy_run(settings):
         plain["policy"] = dataclasses.asdict(settings.policy)
         plain["objective"] = {"name": "policy"}

@@ -8,6 +8,7 @@ from synaptune.core.errors import UserError
 
 MODEL_CHOICES = {
     "kind": ("transformer", "dendritic"),
+    "mixer": ("attention", "deltanet"),
     "position": ("rope", "alibi"),
     "feedforward": ("relu2", "swiglu"),
     "distance": ("clock", "learned", "barrier", "off"),
@@ -28,6 +29,7 @@ class ModelConfig:
         width: width D of the residual stream.
         heads: number of attention heads H.
         context: T_max, longest sequence [token].
+        mixer: what mixes the tokens, attention or deltanet (deltanet.py), which has no positions.
         position: position encoding, rope or alibi.
         feedforward: activation of the feed-forward blocks, relu2 or swiglu.
         ff_multiple: hidden width over width, summed over the experts of a token; each expert has
@@ -53,6 +55,7 @@ class ModelConfig:
     width: int = 64
     heads: int = 4
     context: int = 128
+    mixer: str = "attention"
     position: str = "rope"
     feedforward: str = "relu2"
     ff_multiple: int = 4
@@ -98,6 +101,16 @@ def find_model_faults(config: ModelConfig) -> list[str]:
         if getattr(config, name) < 1
     ]
     hidden = config.width * config.ff_multiple
+    needs_attention = {
+        "distance": config.distance != "off",
+        "release": config.release != "off",
+        "window": config.window != 0,
+        "dropout": config.dropout != 0.0,
+        "noise": config.noise != "terminal",
+    }
+    if config.mixer == "deltanet" and any(needs_attention.values()):
+        used = ", ".join(f"model.{name}" for name, is_used in needs_attention.items() if is_used)
+        faults.append(f"model.mixer=deltanet with {used}: expected them off, or mixer=attention")
     is_top_k = config.experts <= 1 or config.top_k <= config.experts
     checks = (
         (config.window >= 0, f"model.window={config.window}: expected at least 0 (no window)"),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from synaptune.core.errors import user_error
 from synaptune.model.attention import rms_norm, upcast
+from synaptune.model.deltanet import DeltaNet, DeltaState
 from synaptune.model.gpt import GPT, Block
 from synaptune.synapse.bias import efficacy_bias
 from synaptune.synapse.fast_weights import MemoryState, init_memory, memory_step, recall
@@ -43,6 +44,7 @@ class LayerCache:
         time: time of the last key on the clock of each head, (batch or 1, head or 1, 1) [token].
         distance: distance bias of all keys, (batch, head, key) [nat]; None without one.
         memory: memory of the sequence; None without one.
+        mixer: state of the gated DeltaNet; None with attention.
     """
 
     params: SynapseTensors
@@ -55,6 +57,7 @@ class LayerCache:
     time: Tensor | None
     distance: Tensor | None
     memory: MemoryState | None
+    mixer: DeltaState | None
 
 
 class Decoder:
@@ -84,6 +87,9 @@ class Decoder:
                     None,
                     None,
                     _init_memory(block, batch, like),
+                    block.attention.init_state(batch)
+                    if isinstance(block.attention, DeltaNet)
+                    else None,
                 )
             )
 
@@ -128,6 +134,9 @@ class Decoder:
         alibi: Tensor | None,
     ) -> Tensor:
         model, params, normed = self.model, cache.params, rms_norm(x)
+        if isinstance(block.attention, DeltaNet):
+            mixed, cache.mixer = block.attention(normed, cache.mixer)
+            return self._transform(block, cache, x + mixed)
         q, k, v = block.attention.project(normed, rope)
         cache.k, cache.v = torch.cat([cache.k, k], 2), torch.cat([cache.v, v], 2)
         scores = q @ cache.k.transpose(-1, -2) * q.shape[-1] ** -0.5

@@ -1,6 +1,6 @@
 """The host transformer with optional synapses: RMS-normalised, rotary, pre-norm, without biases.
 
-    x += attention(norm(x))         with the bias of model/presynapse.py
+    x += attention(norm(x))         with the bias of model/presynapse.py, or model/deltanet.py
     x += f(norm(x)) + memory        model/feedforward.py, model/memory.py
     logits = 15 tanh(head(norm(x)) / 15)
 
@@ -27,6 +27,7 @@ from synaptune.model.attention import (
     upcast,
 )
 from synaptune.model.config import ModelConfig, check_model
+from synaptune.model.deltanet import DeltaNet
 from synaptune.model.distance import Distance
 from synaptune.model.feedforward import FeedForward, FeedForwardOutput, mix_experts
 from synaptune.model.learned import LearnedParameters
@@ -77,7 +78,8 @@ class SharedInputs(NamedTuple):
 
     Attributes:
         rope: rotary tables; None without rotary positions.
-        code: one-hot code of the tick of each token, (token, tick); None without terminals.
+        code: one-hot code of the tick of each token, (token, tick), without the first tick, in
+            which all terminals are new and have no bias; None without terminals.
         alibi: ALiBi's bias of each key, (1, head, key) [nat]; None without ALiBi.
     """
 
@@ -92,7 +94,8 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, rank: int) -> None:
         super().__init__()
         self.config = config
-        self.attention = Attention(config.width, config.heads)
+        mixer = DeltaNet if config.mixer == "deltanet" else Attention
+        self.attention = mixer(config.width, config.heads)
         self.distance = (
             Distance(config.width, config.heads, config.distance, config.context)
             if config.distance != "off"
@@ -134,6 +137,9 @@ class Block(nn.Module):
             The new residual stream, the load-balancing loss and the activity.
         """
         config, normed = self.config, rms_norm(x)
+        if isinstance(self.attention, DeltaNet):
+            mixed, _ = self.attention(normed, self.attention.init_state(len(x)))
+            return self.transform(x + mixed, params)
         q, k, v = self.attention.project(normed, shared.rope)
         distance, rows, efficacy, factor = shared.alibi, None, None, None
         if self.distance is not None and not distance_off:
@@ -257,7 +263,7 @@ class GPT(nn.Module):
         if self.config.position == "rope":
             rope = (self.rope_cos[:length], self.rope_sin[:length])
         if not self.release_off:
-            ticks = torch.arange(-(-length // self.config.tick), device=device)
+            ticks = torch.arange(1, -(-length // self.config.tick), device=device)
             code = (index[:, None] // self.config.tick == ticks).to(self.head.weight.dtype)
         return SharedInputs(rope, code, self.make_alibi(index))
 

@@ -47,7 +47,8 @@ class Presynapse(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the synaptic bias [nat] and the efficacy [vesicle] of every key in every tick.
 
-        Both are (batch, head, ceil(token / tick), key).
+        The efficacy is (batch, head, ceil(token / tick), key). The bias lacks the first tick, in
+        which all terminals are new: it is 0 there.
 
         Args:
             q: queries, (batch, head, token, d).
@@ -66,4 +67,4 @@ class Presynapse(nn.Module):
         scan = fast_scan if self.kernel == "auto" else terminal_scan
         newborn = efficacy(init_terminals(drive.new_zeros(()), params), params)
         e = scan(drive, params, self.tick, eta)
-        return efficacy_bias(e, newborn, params.attention), e
+        return efficacy_bias(e[:, :, 1:], newborn, params.attention), e

@@ -63,6 +63,7 @@ def linear_scan(retention: Tensor, drive: Tensor) -> Tensor:
     span = 1
     while span < drive.shape[1]:
         drive = drive + retention * pad(drive[:, :-span], (0, 0, span, 0))
-        retention = retention * pad(retention[:, :-span], (0, 0, span, 0))
+        if 2 * span < drive.shape[1]:
+            retention = retention * pad(retention[:, :-span], (0, 0, span, 0))
         span *= 2
     return drive

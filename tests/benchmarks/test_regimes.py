@@ -1,0 +1,69 @@
+"""The regimes: every variant composes, and tuning and equal time are what they say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import pytest
+
+from helpers.paths import ROOT
+
+
+@pytest.fixture(scope="module")
+def regimes():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return importlib.import_module("regimes")
+    finally:
+        sys.path.pop(0)
+
+
+@pytest.mark.parametrize("name", ["locality", "chains", "code", "few_data", "kinetics"])
+def test_the_last_variant_composes_and_has_the_space_of_its_ranges(regimes, name):
+    regime = regimes.REGIMES[name]
+    variant = list(regime.variants.values())[-1]
+    regimes.read_settings(regimes.compose_config((*regime.common, *variant.overrides)))
+    space = regimes.make_variant_space(regime.common, variant)
+    assert {"training.learning_rate", *variant.ranges} == set(space.names)
+
+
+def test_tuned_values_are_part_of_the_configuration_of_a_run(regimes, tmp_path):
+    path = tmp_path / "best.yaml"
+    path.write_text("parameters: {synapse.calcium.tau_c: 0.7, synapse.calcium.alpha_ca: 0.3}\n")
+    cfg = regimes.compose_config([f"tuned={path}", "synapse.calcium.alpha_ca=0.9"])
+    assert (cfg.synapse.calcium.tau_c, cfg.synapse.calcium.alpha_ca, cfg.tuned) == (0.7, 0.9, None)
+
+
+def test_a_gain_in_accuracy_is_positive_and_in_loss_negative(regimes):
+    def results(metric, values):
+        return [{metric: value, "steps": 5.0, "train_seconds": 1.0} for value in values]
+
+    recall, chains = regimes.REGIMES["recall"], regimes.REGIMES["chains"]
+    for regime, sign in ((recall, 1.0), (chains, -1.0)):
+        metric = f"test_{regime.metric}"
+        summary = regimes.summarise_regime(
+            regime, {"off": results(metric, [0.5, 0.5]), "on": results(metric, [0.75, 0.8])}
+        )
+        assert summary["off"]["gain"] is None
+        mean, low, high = summary["on"]["gain"]
+        assert mean * sign == pytest.approx(55.0)
+        assert low < mean < high
+
+
+@pytest.mark.slow
+def test_a_regime_is_tuned_timed_and_continued(regimes, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # for the processes that train
+    words = ["regimes", "regime=kinetics", "--budget", "2", "--equal-time", "--seeds", "2"]
+    words += ["--folder", str(tmp_path), "--workers", "1", "--rounds", "1", "scale=smoke"]
+    monkeypatch.setattr(sys, "argv", [*words, "training.steps=3", "data.max_bytes=60_000"])
+    assert regimes.main() == 0, capsys.readouterr().err
+    record = json.loads((tmp_path / "kinetics-equal-time.json").read_text())
+    assert list(record["variants"]) == ["fixed", "learned", "fixed, tuned", "learned, tuned"]
+    assert max(entry["steps"] for entry in record["variants"].values()) > 3 or all(
+        entry["steps"] == 3 for entry in record["variants"].values()
+    )
+    runs = (tmp_path / "runs.json").read_bytes()
+    assert regimes.main() == 0
+    assert (tmp_path / "runs.json").read_bytes() == runs
