@@ -16,7 +16,7 @@ OVERRIDES = $(if $(BUDGET),protocol.budget=$(BUDGET)) $(if $(SEEDS),protocol.see
 	$(if $(STUDY),study.name=$(STUDY)) $(if $(SCALE),scale=$(SCALE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sanity screen sweep-phase1 sweep-phase2 sweep-focused transfer ablation report wandb-report dashboard refine dendritic sample sensitivity ladder regimes docs bench-step bench-search bench-budget bench-screen bench-curve bench-noise bench-start bench-optimizer bench-gpu bench test test-slow lint check clean
+.PHONY: help setup train sanity screen sweep-phase1 sweep-phase2 sweep-focused transfer ablation report wandb-report dashboard refine dendritic sample sensitivity ladder regimes docs needle bench-step bench-search bench-budget bench-screen bench-curve bench-noise bench-start bench-optimizer bench-gpu bench test test-slow lint check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ ladder: $(READY) ## measure what each mechanism gains over the best plain model;
 
 regimes: $(READY) ## measure each mechanism in the task of its role; ARGS="regime=recall --seeds 3"
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regimes.py $(ARGS)
+
+needle: $(READY) ## measure how far back models find a fact in text; ARGS="--seeds 3 ..."
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/needle.py $(ARGS)
 
 bench-step: $(READY) ## measure the step time of the synaptic model against the plain one
 	$(BIN)/python benchmarks/bench_step.py $(ARGS)

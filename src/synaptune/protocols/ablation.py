@@ -159,9 +159,8 @@ def run_short_ablation(
     note = protocol.study.read_note(SCREENING)
     effects = {entry.name: entry.effect for entry in from_note(note).effects} if note else {}
     points = choose_reverted(endpoints, plan.parameters, effects)
-    left_out = f" of {moved} that moved" if plan.parameters < moved else ""
     print_message(
-        f"ablation: {len(points)} parameters{left_out} back at their start values,"
+        f"ablation: {len(points)} of {moved} moved parameters, each set back to its start value,"
         f" on {plan.seeds} seeds of the validation"
     )
     seeds = protocol.seeds[: plan.seeds]

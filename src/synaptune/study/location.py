@@ -29,12 +29,14 @@ class StudyConfig:
         storage: Optuna storage URL; None means a SQLite file in `dir`.
         resume: `auto` continues an existing study, `must` refuses to create one, and `never`
             refuses to continue one.
+        mirror: URL of a folder that gets a copy of the study (study/mirror.py); None means none.
     """
 
     name: str | None = None
     dir: str | None = None
     storage: str | None = None
     resume: str = "auto"
+    mirror: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class StudyLocation:
         url: Optuna storage URL of the database.
         resume: an entry of RESUME_MODES.
         runs: folder of the run folders; None means `trials` in the folder.
+        mirror: URL of the folder of the copy of the study; None means none.
     """
 
     name: str
@@ -54,6 +57,7 @@ class StudyLocation:
     url: str
     resume: str
     runs: Path | None = None
+    mirror: str | None = None
 
     @property
     def shown_folder(self) -> str:
@@ -94,7 +98,7 @@ def resolve_location(config: StudyConfig, default_name: str) -> StudyLocation:
             expected="a database that other processes can read, and that outlives this one",
             do="omit study.storage, or name a file: sqlite:///study.db",
         )
-    return StudyLocation(name, folder, url, config.resume)
+    return StudyLocation(name, folder, url, config.resume, mirror=config.mirror)
 
 
 def _find_name_fault(name: str) -> str | None:

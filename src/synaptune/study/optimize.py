@@ -111,7 +111,7 @@ def _build_search(
     ended = [trial for trial in trials if trial.state != "running"]
     writer = StudyWriter(ledger, phase_search.on_message, plan.budget)
     writer.write_plan()
-    callbacks: list[Callback] = [writer, shared]
+    callbacks: list[Callback] = [writer, shared, ledger.study.mirror]
     stopper, stop = NeverStop(), options.stop
     if options.pruner is not None:
         stopper = TrialPruner(

@@ -40,6 +40,7 @@ from synaptune.study.database.lease import StudyLease
 from synaptune.study.database.locks import STUDY_HEARTBEAT_INTERVAL, Holder
 from synaptune.study.database.retry import OPENING_RETRY_TIMEOUT, RETRY_TIMEOUT, Retry
 from synaptune.study.location import StudyLocation
+from synaptune.study.mirror import make_mirror
 from synaptune.study.provenance import get_code_version
 from synaptune.study.state import State
 
@@ -71,12 +72,11 @@ class Study:
             references: for keys whose value refers to another one, what an earlier version stored
                 in its place: the values by key.
             retry_timeout: time that a call waits for a database that does not answer [s].
-            shared: whether other processes that say the same may run trials of the study meanwhile.
+            shared: whether other processes that say the same may run trials meanwhile.
 
         Raises:
             UserError: the database cannot be read, the disk is full, another process holds the
-                study, the configuration differs, `resume` cannot be satisfied, or another version
-                or program wrote the study.
+                study, the configuration differs, or `resume` or the mirror is not possible.
         """
         self.location = location
         self.configuration = json.loads(
@@ -90,10 +90,10 @@ class Study:
         self._creating = False
         self._trial_ids: dict[int, int] = {}
         self._last_heartbeat: float | None = None
+        self.mirror = make_mirror(location)
         with as_user_errors(self._url):
             location.folder.mkdir(parents=True, exist_ok=True)
-            path = get_sqlite_path(self._url)
-            if path is not None:
+            if (path := get_sqlite_path(self._url)) is not None:
                 check_readable(path)
                 path.parent.mkdir(parents=True, exist_ok=True)
         self._lease = StudyLease(location.folder, self._url, location.name, shared=shared)
@@ -150,8 +150,7 @@ class Study:
                 current=self.configuration,
                 writer=notes.get(schema.WRITER, "(unknown)"),
             )
-        # No trial has ended in this study except by a mistake: it is a first attempt with a wrong
-        # configuration.
+        # No trial has ended except by a mistake: a first attempt with a wrong configuration.
         self._storage.delete_study(self._id)
         self._create()
 
@@ -385,6 +384,7 @@ class Study:
 
     def __exit__(self, error: object, *_: object) -> None:
         self.close("ended" if error is None else "interrupted")
+        self.mirror.close(0)
 
 
 @dataclass(frozen=True)
