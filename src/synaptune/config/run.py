@@ -207,7 +207,10 @@ def _run_settings(
     objective, metrics, _, pruned_at = _judge(settings, fitted, folder, generation)
     metrics["setup_seconds"] = seconds - fitted.busy_seconds
     result = dict(
-        objective=objective, pruned_at=pruned_at, metrics=metrics, config_fingerprint=job.fingerprint
+        objective=objective,
+        pruned_at=pruned_at,
+        metrics=metrics,
+        config_fingerprint=job.fingerprint,
     )
     result |= dict(
         data_fingerprint=data_fingerprint,

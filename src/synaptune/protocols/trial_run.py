@@ -117,15 +117,20 @@ class TrainingEvaluation:
 
     def __call__(self, trial: Trial) -> Result:
         started_at = time.perf_counter()
+        places = self.list_runs(trial)
+        runs = [self._train(trial, *place) for place in places]
+        facts = read_run_facts(places[0][1]).get("facts", {})
+        return combine_runs(runs, time.perf_counter() - started_at, facts)
+
+    def list_runs(self, trial: Trial) -> list[tuple[int, Path]]:
+        """Return seed and folder of each run of a trial."""
         seeds = list_common_seeds(trial.facts["seed"], trial.facts.get("seeds", 1))
         folder = self.folder / str(trial.number)
         folders = [folder] if len(seeds) == 1 else [folder / f"seed-{seed}" for seed in seeds]
-        runs = [self._train(trial, *pair) for pair in zip(seeds, folders, strict=True)]
-        facts = read_run_facts(folders[0]).get("facts", {})
-        return combine_runs(runs, time.perf_counter() - started_at, facts)
+        return list(zip(seeds, folders, strict=True))
 
-    def _train(self, trial: Trial, seed: int, folder: Path) -> TrialRun:
-        from synaptune.config.run import run
+    def configure(self, trial: Trial, seed: int, folder: Path) -> DictConfig:
+        """Return the configuration of a run of a trial."""
         from synaptune.config.schema import register
 
         register()  # a worker process has none of the resolvers that the configuration refers to
@@ -147,5 +152,11 @@ class TrainingEvaluation:
             changes |= {"objective.name": "val_loss", "pruner.name": "none"}
         for key, value in changes.items():
             OmegaConf.update(cfg, key, value)
+        return cfg
+
+    def _train(self, trial: Trial, seed: int, folder: Path) -> TrialRun:
+        from synaptune.config.run import run
+
+        cfg = self.configure(trial, seed, folder)
         outcome = run(cfg, folder, overrides=[], generation=trial.facts["generation"])
         return TrialRun(outcome.objective, outcome.metrics, outcome.pruned_at is not None)

@@ -60,7 +60,9 @@ class ImagePopulation:
         self.models = [job.model for job in jobs]
         named = [dict(model.named_parameters()) for model in self.models]
         self._shapes = {
-            name: torch.Size(max(sizes) for sizes in zip(*(p[name].shape for p in named), strict=True))
+            name: torch.Size(
+                max(sizes) for sizes in zip(*(p[name].shape for p in named), strict=True)
+            )
             for name in named[0]
         }
         self._sizes = [shape.numel() for shape in self._shapes.values()]
@@ -80,7 +82,9 @@ class ImagePopulation:
 
     def step(self) -> Tensor:
         """Run one optimizer step of all networks; return the loss of each, (K,) [nat/image]."""
-        batches = [job.make_batch(self.number) for job in self.jobs[: 1 if self._is_shared else None]]
+        batches = [
+            job.make_batch(self.number) for job in self.jobs[: 1 if self._is_shared else None]
+        ]
         images = torch.stack([batch.images.flatten(1) for batch in batches])
         labels = torch.stack([batch.labels for batch in batches]).expand(len(self.jobs), -1)
         self.number += 1
@@ -105,7 +109,9 @@ class ImagePopulation:
         optimizer = make_optimizer(model, self.jobs[index].training)
         moments = [self._cut(rows[index], model) for rows in (self._first, self._second)]
         for name, weight in model.named_parameters():
-            state = dict(zip(("exp_avg", "exp_avg_sq"), (part[name] for part in moments), strict=True))
+            state = dict(
+                zip(("exp_avg", "exp_avg_sq"), (part[name] for part in moments), strict=True)
+            )
             optimizer.state[weight] = {"step": torch.tensor(float(self.number)), **state}
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.number, self.jobs[index].training)
@@ -163,7 +169,11 @@ class ImagePopulation:
     def _resample(self, index: int, model: Any) -> None:
         """Move the synapses of a network when that is due, in its own model."""
         config = model.config
-        if model.dendrites is None or not config.resamples or self.number % config.steps_to_resample:
+        if (
+            model.dendrites is None
+            or not config.resamples
+            or self.number % config.steps_to_resample
+        ):
             return
         self._write_model(index)
         name = "dendrites.weight"
@@ -187,7 +197,12 @@ class ImagePopulation:
         """Return tensors by name as rows, (network, weight)."""
         return torch.stack(
             [
-                torch.cat([_grow(part[name].data, shape).flatten() for name, shape in self._shapes.items()])
+                torch.cat(
+                    [
+                        _grow(part[name].data, shape).flatten()
+                        for name, shape in self._shapes.items()
+                    ]
+                )
                 for part in parts
             ]
         )
@@ -196,7 +211,8 @@ class ImagePopulation:
         """Return the tensors of a network in a row, by name, without padding."""
         parts = row.split(self._sizes)
         padded = {
-            name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
+            name: part.view(shape)
+            for (name, shape), part in zip(self._shapes.items(), parts, strict=True)
         }
         return {
             name: padded[name][tuple(map(slice, weight.shape))].clone()
@@ -230,7 +246,7 @@ def _grow(value: Tensor, shape: Sequence[int]) -> Tensor:
     return grown
 
 
-def train_population(jobs: Sequence[ImageJob]) -> None:
+def train_population(jobs: Sequence[ImageJob]) -> list[list[list[float]]]:
     """Train the networks of several runs together and leave their last checkpoints.
 
     Each run folder gets metrics.csv and checkpoint.pt as a run of its own would leave them, so that
@@ -238,6 +254,9 @@ def train_population(jobs: Sequence[ImageJob]) -> None:
 
     Args:
         jobs: runs of one `get_population_key`.
+
+    Returns:
+        Of each run, [step, reported metric] of each validation.
 
     Raises:
         DivergedError: the loss of a network is not finite.
@@ -276,7 +295,10 @@ def train_population(jobs: Sequence[ImageJob]) -> None:
                     loss = float(sums[index]) / count
                     if not math.isfinite(loss):
                         raise DivergedError(step, loss)
-                    values |= {"train_loss": loss, "learning_rate": learning_rate(step, job.training)}
+                    values |= {
+                        "train_loss": loss,
+                        "learning_rate": learning_rate(step, job.training),
+                    }
                 if step in evaluations:
                     state.metrics = job.validate(device)
                     state.curve.append([step, state.metrics[job.reported]])
@@ -303,3 +325,4 @@ def train_population(jobs: Sequence[ImageJob]) -> None:
     finally:
         for logger in loggers:
             logger.close(exit_code)
+    return [state.curve for state in states]
