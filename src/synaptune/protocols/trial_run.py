@@ -137,12 +137,17 @@ class TrainingEvaluation:
 
     def __call__(self, trial: Trial) -> Result:
         started_at = time.perf_counter()
+        places = self.list_runs(trial)
+        runs = [self._train(trial, *place) for place in places]
+        facts = read_run_facts(places[0][1]).get("facts", {})
+        return combine_runs(runs, time.perf_counter() - started_at, facts)
+
+    def list_runs(self, trial: Trial) -> list[tuple[int, Path]]:
+        """Return seed and folder of each run of a trial."""
         seeds = list_common_seeds(trial.facts["seed"], trial.facts.get("seeds", 1))
         folder = self.folder / str(trial.number)
         folders = [folder] if len(seeds) == 1 else [folder / f"seed-{seed}" for seed in seeds]
-        runs = [self._train(trial, *pair) for pair in zip(seeds, folders, strict=True)]
-        facts = read_run_facts(folders[0]).get("facts", {})
-        return combine_runs(runs, time.perf_counter() - started_at, facts)
+        return list(zip(seeds, folders, strict=True))
 
     def _train(self, trial: Trial, seed: int, folder: Path) -> TrialRun:
         from synaptune.config.run import run

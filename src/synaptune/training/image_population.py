@@ -246,7 +246,7 @@ def _grow(value: Tensor, shape: Sequence[int]) -> Tensor:
     return grown
 
 
-def train_population(jobs: Sequence[ImageJob]) -> None:
+def train_population(jobs: Sequence[ImageJob]) -> list[list[list[float]]]:
     """Train the networks of several runs together and leave their last checkpoints.
 
     Each run folder gets metrics.csv and checkpoint.pt as a run of its own would leave them, so that
@@ -254,6 +254,9 @@ def train_population(jobs: Sequence[ImageJob]) -> None:
 
     Args:
         jobs: runs of one `get_population_key`.
+
+    Returns:
+        Of each run, [step, reported metric] of each validation.
 
     Raises:
         DivergedError: the loss of a network is not finite.
@@ -322,3 +325,4 @@ def train_population(jobs: Sequence[ImageJob]) -> None:
     finally:
         for logger in loggers:
             logger.close(exit_code)
+    return [state.curve for state in states]
