@@ -73,6 +73,7 @@ def test_the_worst_member_of_each_slice_is_replaced_and_the_lineage_is_drawn(fol
     assert evidence.best is not None
     assert evidence.best.facts[SLICE] == SLICES - 1
     assert sum(loss is not None for loss in evidence.losses) == MEMBERS  # whole runs only
+    assert {trial.facts[SLICE] for trial in study.whole_runs} == {SLICES - 1}
     figure = draw_figure("lineage", evidence)
     assert figure is not None
     assert f"{SLICES - 1} of them continue a copy" in figure.caption

@@ -49,7 +49,7 @@ def read_study_trials(
                 expected=f"{own}, as in study {target.name}",
                 do="import a study with the same objective",
             )
-    trials = [trial for trial in snapshot.search_trials if trial.state != "running"]
+    trials = [trial for trial in snapshot.whole_runs if trial.state != "running"]
     known = {name for trial in trials[:1] for name in trial.values}
     _check_names(space, known, fixed, f"study {snapshot.name}")
     return [

@@ -93,7 +93,7 @@ def find_validated_trial(
     if validation is None:
         return None
     values = validation.after[0].values
-    at_point = [trial for trial in snapshot.search_trials if is_same(trial.values, values)]
+    at_point = [trial for trial in snapshot.whole_runs if is_same(trial.values, values)]
     return find_best(at_point, snapshot.maximize)
 
 
@@ -128,9 +128,7 @@ def measure_noise(snapshot: StudySnapshot) -> Noise:
     pairs = pair_validation_runs(snapshot, LOSS)
     before, after = ([pair[side].facts[LOSS] for pair in pairs] for side in (0, 1))
     differences = [new - old for old, new in zip(before, after, strict=True)]
-    candidates = [
-        trial.objective for trial in snapshot.search_trials if trial.objective is not None
-    ]
+    candidates = [trial.objective for trial in snapshot.whole_runs if trial.objective is not None]
     return Noise(
         *(
             statistics.stdev(losses) if len(losses) > 1 else None
@@ -165,7 +163,7 @@ def _find_start_loss(snapshot: StudySnapshot, baseline: Trial) -> float | None:
     """
     runs = [
         trial
-        for trial in snapshot.search_trials
+        for trial in snapshot.whole_runs
         if all(baseline.values.get(name) == value for name, value in trial.values.items())
     ]
     if snapshot.configuration.get("search.seeds", 1) == 1:

@@ -104,7 +104,7 @@ def find_best_points(snapshot: StudySnapshot) -> list[Trial]:
             do="choose another with protocol.start=STUDY",
         )
     complete = [
-        trial for trial in rescore_study(snapshot).search_trials if trial.objective is not None
+        trial for trial in rescore_study(snapshot).whole_runs if trial.objective is not None
     ]
     different = {tuple(trial.values.items()): trial for trial in reversed(complete)}.values()
     return sorted(different, key=lambda trial: trial.objective or 0.0)

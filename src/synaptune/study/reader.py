@@ -98,6 +98,11 @@ class StudySnapshot:
         return self.get_phase_trials(self.searches[-1]) if self.searches else []
 
     @property
+    def whole_runs(self) -> list[Trial]:
+        """Trials of the last search without those that trained a slice before the last."""
+        return [trial for trial in self.search_trials if not is_partial(trial)]
+
+    @property
     def plan(self) -> SearchPlan:
         """Plan of the last search."""
         phase = self.searches[-1] if self.searches else SEARCH
