@@ -9,7 +9,7 @@ The text is that of the configuration, the standard library without an override.
    best of a geometric grid by validation loss on the search seed.
 2. Values of the synapse: a search by `auto` on the search seed, or the best.yaml of a study
    (`--tuned FILE`). The rungs of the synapse share them; each removes mechanisms.
-3. Time of a step: all rungs alternate in one process.
+3. CPU time of a step: all rungs alternate in one process.
 4. Equal steps: all rungs on fresh seeds, scored on the test split.
 5. Equal time: all rungs again, each with the steps that fit into the training time of the slowest.
 

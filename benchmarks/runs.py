@@ -211,8 +211,8 @@ class StepTimer:
         self.parameters = count_parameters(self._model)
 
     def __call__(self) -> float:
-        """Train one step and return its time [s]."""
-        start, training, model = time.perf_counter(), self._training, self._model
+        """Train one step and return its CPU time, which other load changes little [s]."""
+        start, training, model = time.process_time(), self._training, self._model
         activities = []
         for micro in range(training.accumulate):
             batch = make_train_batch(
@@ -232,7 +232,7 @@ class StepTimer:
         self._optimizer.zero_grad(set_to_none=True)
         self._step += 1
         model.apply_plasticity(activities, self._step, self._optimizer)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
 
 def count_parameters(model: torch.nn.Module) -> int:
@@ -245,7 +245,7 @@ class StepCost(NamedTuple):
 
     Attributes:
         parameters: trainable parameters of the model.
-        seconds: time of a step, the median over the rounds [s].
+        seconds: CPU time of a step, the median over the rounds [s].
         ratio: median over the rounds of its time over that of the first rung in the same round.
     """
 
@@ -265,7 +265,7 @@ def measure_steps(
         rounds: measured rounds; in each of them every rung trains one step.
         path: file of the stored measurement; it counts if it holds the same rungs.
     """
-    key = json.dumps([rungs, list(common), torch.get_num_threads()])
+    key = json.dumps(["CPU time", rungs, list(common), torch.get_num_threads()])
     if path.exists() and (stored := json.loads(path.read_text()))["key"] == key:
         return {name: StepCost(**cost) for name, cost in stored["costs"].items()}
     timers = {name: StepTimer((*common, *overrides)) for name, overrides in rungs.items()}
