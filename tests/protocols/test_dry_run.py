@@ -15,12 +15,16 @@ from synaptune.search.config import SearchConfig
 @pytest.mark.parametrize(
     ("words", "runs"),
     [
-        # 13 sanity, 8 screening, 19 search, 4 validation, 2 inspections
-        (["--dry-run", "protocol.budget=20"], 13 + 8 + 19 + 4 + 2),
-        # 13 sanity, 19 search (its first point is a sanity run), 4 validation, 2 inspections
+        # 13 sanity, 8 screening, 19 search, 4 validation, 4 ablation, 2 inspections
+        (["--dry-run", "protocol.budget=20"], 13 + 8 + 19 + 4 + 4 + 2),
+        # 13 sanity, 19 search (its first point is a sanity run), 4 validation, 2 inspections; a
+        # second search of 20 with its 4
         (
-            ["--dry-run", "protocol.budget=20", "protocol.screen=false"],
-            13 + 19 + 4 + 2,
+            [
+                *("--dry-run", "protocol.budget=20", "protocol.screen=false"),
+                *("protocol.ablation=false", "protocol.repeats=2"),
+            ],
+            13 + 19 + 4 + 2 + 20 + 4,
         ),
         # each evaluation on two seeds, two incumbents on three more seeds, no inspection
         (
@@ -29,7 +33,7 @@ from synaptune.search.config import SearchConfig
                 "search_space=phase1",
                 *("search.seeds=2", "search.incumbents=2"),
             ],
-            13 + 2 * 10 + 4 + 2 * 3,
+            13 + 2 * 10 + 4 + 4 + 2 * 3,
         ),
     ],
 )

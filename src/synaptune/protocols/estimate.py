@@ -35,7 +35,7 @@ from synaptune.study.reader import read_study
 from synaptune.training.config import CHECKPOINT_FILE
 
 MEASURED_STEPS, WARMUP_STEPS = 20, 5
-_SEARCH_STAGES = ("search", "groups", "joint")  # each evaluation has search.seeds runs
+_SEARCH_STAGES = ("search", "repeats", "groups", "joint")  # each evaluation has search.seeds runs
 
 
 class RunMeasure(NamedTuple):
