@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -193,7 +193,7 @@ class ImagePopulation:
         for name, value in self._cut(self.weights.data[index], model).items():
             model.get_parameter(name).data.copy_(value)
 
-    def _pad(self, parts: Sequence[dict[str, Tensor]]) -> Tensor:
+    def _pad(self, parts: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Return tensors by name as rows, (network, weight)."""
         return torch.stack(
             [

@@ -44,8 +44,8 @@ _FREE_SETTINGS = (
 )
 _MEMORY_SHARE = 0.5  # of the free memory that a population may fill; chosen: the rest is in use
 # Copies of a weight (weight, gradient, two moments, a temporary), and of the activations of a layer
-# in multiples of (batch, token, width) and of (batch, head, token, token); chosen: measured at two
-# sizes and rounded up.
+# in multiples of (batch, token, width) and of (batch, head, token, token); chosen:
+# estimated from the operations of a layer and rounded up.
 _WEIGHT_COPIES, _WIDTH_COPIES, _ATTENTION_COPIES = 6, 60, 8
 
 

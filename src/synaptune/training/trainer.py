@@ -161,6 +161,9 @@ def _train(module: Any, device: torch.device) -> None:
     from synaptune.training.lightning_import import lightning
     from synaptune.training.module import StepBatches
 
+    # after lightning_import, which shortens the import of Lightning
+    from lightning.pytorch.utilities.exceptions import SIGTERMException  # isort: skip
+
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)  # Lightning logs an advertisement per fit
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -185,9 +188,7 @@ def _train(module: Any, device: torch.device) -> None:
         # KeyboardInterrupt.
         if isinstance(end.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
-        if isinstance(
-            end, lightning.utilities.exceptions.SIGTERMException
-        ):  # the process ends as without Lightning
+        if isinstance(end, SIGTERMException):  # the process ends as without Lightning
             signal.signal(signal.SIGTERM, handlers[signal.SIGTERM])
             signal.raise_signal(signal.SIGTERM)
         raise
