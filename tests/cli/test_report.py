@@ -121,6 +121,7 @@ def score_mixed_choices(p):
     return p["x"] + (p["none"] is not None) + len(p["lists"])
 
 
+@pytest.mark.slow
 def test_choices_of_any_value_are_readable_everywhere(tmp_path, monkeypatch, capsys):
     """None, lists, dicts, texts that need quotes, and choices that are equal to Python."""
     monkeypatch.chdir(tmp_path)

@@ -247,7 +247,7 @@ def test_an_unknown_choice_is_refused_with_those_there_are():
         "synapse/calcium=off": "synapse/calcium=clamped|",
         "synapse/calcum=slow": "closest: synapse/calcium",
         "workers=cluster": "workers=auto|",
-        "model=base": "model=dendritic|gpt|synaptic",
+        "model=base": "model=deltanet|dendritic|gpt|synaptic",
     }
     faults = [str(fault) for fault in find_override_faults(list(said), CONF, "train")]
     for (word, part), fault in zip(said.items(), faults, strict=True):

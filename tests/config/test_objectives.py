@@ -97,6 +97,7 @@ def test_a_proxy_searches_on_a_part_of_the_steps_and_claims_on_all(tmp_path):
     assert {trial.user_attrs["steps"] for trial in of_phase(trials, "validation")} == {24.0}
 
 
+@pytest.mark.slow
 def test_a_protocol_on_two_worker_processes_finds_what_one_process_finds(tmp_path):
     def key(trial):
         return trial.user_attrs["phase"], trial.user_attrs["index"]
@@ -108,6 +109,7 @@ def test_a_protocol_on_two_worker_processes_finds_what_one_process_finds(tmp_pat
     }
 
 
+@pytest.mark.slow
 def test_incumbents_are_run_again_and_the_best_mean_is_chosen(tmp_path):
     trials, summary = protocol(tmp_path, "search.incumbents=3", budget=5)
     again = of_phase(trials, "incumbents")
@@ -120,6 +122,7 @@ def test_incumbents_are_run_again_and_the_best_mean_is_chosen(tmp_path):
     assert {name: pair["best"] for name, pair in summary["parameters"].items()} == dict(best)
 
 
+@pytest.mark.slow
 def test_several_seeds_are_averaged_and_another_study_can_be_begun_at(tmp_path):
     trials, _ = protocol(tmp_path, "search.seeds=2", study="first", budget=3)
     for trial in of_phase(trials, "search"):
@@ -230,6 +233,7 @@ def test_phase_2_without_phase_1_is_refused(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_best_points_of_a_study_are_run_on_another_scale(tmp_path):
     protocol(tmp_path, study="phase1", budget=4)
     words = [

@@ -87,12 +87,15 @@ def serve(connection: socket.socket) -> Request:
 def prepare(request: Request) -> types.CodeType:
     """Set this process up as `python ARGUMENTS` would; returns the code of its `__main__`."""
     import numpy as np
+    from wandb.sdk.data_types._private import MEDIA_TMP
 
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
     random.seed()
     np.random.seed()  # a fork has the stream of its parent
+    MEDIA_TMP._finalizer.detach()  # W&B makes this folder at import; a fork needs one of its own
+    MEDIA_TMP.__init__("wandb-media")  # type: ignore[misc]
     first, *words = request["arguments"]
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main

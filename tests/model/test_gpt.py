@@ -290,6 +290,7 @@ def test_gradients_are_finite_for_every_weight_at_random_corners_of_the_space():
             assert torch.isfinite(p.grad).all(), (name, values)
 
 
+@pytest.mark.slow
 def test_structural_events_occur_at_the_defaults_and_move_the_moments_of_the_optimizer():
     params = SynapseParams().with_values({"synapse.structural.structural_interval": 20})
     model = GPT(ModelConfig(layers=2, width=32, heads=2, context=64), params, 64, 0)

@@ -188,9 +188,8 @@ def test_learning_is_part_of_the_fingerprint_and_its_absence_is_not():
 
 
 def test_a_population_of_learned_parameters_is_refused():
-    params = SynapseParams(learn=("calcium.tau_c",))
     with pytest.raises(UserError, match=r"synapse\.learn"):
-        Population(CONFIG, [params], 64, seed=0, learning_rate=1e-3, weight_decay=0.0)
+        Population([make_model("calcium.tau_c")], decays=[0.0], clips=[1.0])
 
 
 def test_a_run_learns_reports_and_resumes_its_values(tmp_path):

@@ -4,6 +4,8 @@ import json
 import signal
 import time
 
+import pytest
+
 from helpers import processes
 from synaptune.analysis.ablation import compute_ablation
 from synaptune.study.reader import find_study
@@ -29,6 +31,7 @@ def read_steps(folder, number):
     return json.loads((folder / f"trials/{number}/result.json").read_text())["curve"][-1][0]
 
 
+@pytest.mark.slow
 def test_a_validation_of_longer_runs_killed_in_one_goes_on_to_the_same_end(tmp_path):
     folder = tmp_path / "outputs/studies/phase1"
     process = processes.start(COMMAND, tmp_path)

@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_member_that_copies_nothing_ends_like_one_whole_run(folder, tmp_path):
     study = read(folder)
     trials = {trial.number: trial for trial in study.search_trials}
@@ -85,6 +86,7 @@ def test_checkpoints_remain_of_the_best_members_only(folder):
     assert kept == {t.number for t in sorted(last, key=lambda trial: trial.objective)[:3]}
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_with_the_same_trials(folder, tmp_path):
     process = processes.start(COMMAND, tmp_path)
     deadline = time.monotonic() + processes.TIMEOUT

@@ -4,6 +4,8 @@ import json
 import signal
 import time
 
+import pytest
+
 from helpers import processes
 from synaptune.analysis.evidence import gather_evidence
 from synaptune.analysis.repeats import collect_repeats
@@ -26,6 +28,7 @@ WORDS = [
 COMMAND = ["-m", "synaptune.cli.main", "phase1", *WORDS]
 
 
+@pytest.mark.slow
 def test_a_repeated_search_killed_in_its_second_goes_on_to_the_spread(tmp_path):
     root = tmp_path / "outputs/studies"
     process = processes.start(COMMAND, tmp_path)

@@ -45,6 +45,7 @@ def search(folder, *overrides):
     return find_study(str(folder)), best
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -150,6 +150,7 @@ def test_a_population_is_cut_to_the_free_memory(tmp_path, monkeypatch):
     assert choose_chunk(job, 16) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_search_of_populations_goes_on_with_the_trials_that_it_has(tmp_path):
     # fmt: off
     command = [

@@ -65,6 +65,8 @@ def get_program_key(job: Any) -> tuple[Any, ...] | None:
         or training.compile
         or training.resume
         or training.start is not None
+        or job.model.learned is not None
+        or job.config.mixer != "attention"
     ):
         return None
     settings = dataclasses.asdict(training)
