@@ -51,6 +51,7 @@ def of_phase(trials, phase):
     return [trial for trial in trials if trial.user_attrs["phase"] == phase]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["composite", "pareto"])
 def test_an_objective_of_shares_measures_its_baseline_first_and_the_claim_stays_perplexity(
     tmp_path, objective
@@ -77,6 +78,7 @@ def test_an_objective_of_shares_measures_its_baseline_first_and_the_claim_stays_
     assert all(math.isfinite(value) for value in summary["best"]["test_perplexity"])
 
 
+@pytest.mark.slow
 def test_hybrid_ranks_by_loss_first_and_by_the_composite_at_the_end(tmp_path):
     trials, summary = protocol(
         tmp_path, "objective=hybrid", "objective.switch=1", "protocol.optimizer=cma"

@@ -163,6 +163,7 @@ def test_a_search_of_populations_has_the_results_of_single_runs(folder, monkeypa
     assert again == results[1]
 
 
+@pytest.mark.slow
 def test_a_sweep_maximizes_the_accuracy_and_its_report_says_so(folder):
     done = processes.run(
         [

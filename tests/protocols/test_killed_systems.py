@@ -70,6 +70,7 @@ def test_a_killed_dendritic_protocol_ends_with_the_same_table(tmp_path):
         assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_a_killed_searcher_ends_with_the_same_results(tmp_path):
     command = ["-c", SEARCHER]
     run_undisturbed(command, tmp_path / "whole")

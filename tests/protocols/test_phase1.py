@@ -133,6 +133,7 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     assert "training.steps: the study has 12, this command 30" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_search_that_stops_early_goes_on_to_the_verdict_and_stays_stopped(tmp_path):
     words = [
         *WORDS,

@@ -229,6 +229,7 @@ def test_in_a_browser_the_trials_sort_and_filter_and_nothing_is_fetched(awkward,
     assert messages == []
 
 
+@pytest.mark.slow
 def test_the_page_of_phase_2_shows_the_gates():
     kept = {
         "gate": "calcium",

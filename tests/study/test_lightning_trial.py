@@ -72,6 +72,7 @@ def test_outside_a_trial_the_callback_changes_nothing():
     assert fit(1.0).global_step == 6
 
 
+@pytest.mark.slow
 def test_the_example_of_a_model_of_ones_own_runs_to_its_verdict(tmp_path):
     text = (ROOT / "docs/your_model.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)

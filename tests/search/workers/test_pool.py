@@ -138,6 +138,7 @@ def test_a_trial_past_its_time_is_ended_and_the_search_goes_on(tmp_path, count):
     assert "trial.timeout" in trials[3].reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("timeout", "kind"), [(1.0, "timeout"), (None, "worker")])
 def test_a_stopped_worker_is_ended_and_the_search_goes_on(tmp_path, monkeypatch, timeout, kind):
     def stopped(trial):
@@ -391,6 +392,7 @@ def test_a_job_that_cannot_be_submitted_is_an_error_with_the_reason(
         spawner.spawn(("127.0.0.1", 9), b"key", 0)
 
 
+@pytest.mark.slow
 def test_tasks_of_ray_are_workers_too(tmp_path, monkeypatch):
     pytest.importorskip("ray")
     from synaptune.search.workers.spawners import RaySpawner
@@ -410,6 +412,7 @@ def test_tasks_of_ray_are_workers_too(tmp_path, monkeypatch):
     assert sum("trying it again" in line for line in said) == 1
 
 
+@pytest.mark.slow
 def test_a_ray_cluster_that_has_ended_is_an_error_before_ray_ends_the_process(tmp_path):
     pytest.importorskip("ray")
     code = """
