@@ -68,6 +68,19 @@ class FitState:
             self.events += [[self.step, "merge", layer]] if merges else []
             self.events += [[self.step, "split", layer]] if splits else []
 
+    def record_use(self, utilisation: torch.Tensor | None) -> dict[str, float]:
+        """Record the use of the experts at a logged step, whose loss was read; return its metrics.
+
+        Args:
+            utilisation: share of each expert, (layer, expert); None for a dense model.
+        """
+        if utilisation is None:
+            return {}
+        utilisation = utilisation.cpu()
+        self.life_steps.append(self.step)
+        self.utilisation.append(utilisation.mean(0).tolist())
+        return compute_use_metrics(utilisation)
+
     @property
     def expert_history(self) -> dict[str, Any] | None:
         """History of the experts for result.json; None for a dense model."""
@@ -170,7 +183,11 @@ class TrainingModule(lightning.LightningModule):
         is_validated = state.step in self._evaluations
         values: dict[str, float] = {}
         if last or state.step % self.job.logger.every == 0:
-            values |= self._read_losses() | {"learning_rate": rate} | self._record_expert_use()
+            values |= (
+                self._read_losses()
+                | {"learning_rate": rate}
+                | self.state.record_use(self.job.get_utilisation())
+            )
         if is_validated:
             values |= self._validate()
         if values:
@@ -210,16 +227,6 @@ class TrainingModule(lightning.LightningModule):
         state.loss_count = 0
         self._progress.update(state.step, loss, speed)
         return {"train_loss": loss, f"{self.job.unit}s_per_second": speed}
-
-    def _record_expert_use(self) -> dict[str, float]:
-        """Record the use of the experts; it does not wait, because _read_losses has waited."""
-        utilisation = self.job.get_utilisation()
-        if utilisation is None:
-            return {}
-        utilisation = utilisation.cpu()
-        self.state.life_steps.append(self.state.step)
-        self.state.utilisation.append(utilisation.mean(0).tolist())
-        return compute_use_metrics(utilisation)
 
     def _validate(self) -> dict[str, float]:
         state = self.state

@@ -17,7 +17,6 @@ import torch
 from synaptune.training import checkpoint
 from synaptune.training.errors import DivergedError, RunPruned
 from synaptune.training.evaluation import (
-    compute_use_metrics,
     make_autocast,
     pick_device,
     to_device,
@@ -195,7 +194,7 @@ class _Row:
             values: dict[str, float] = {}
             if is_last or step % self.job.logger.every == 0:
                 values |= self._read_losses() | {"learning_rate": self.rate}
-                values |= self._record_expert_use()
+                values |= self.state.record_use(self._population.load(self.index).get_utilisation())
             is_validated = step in self._evaluations
             if is_validated:
                 values |= self._validate(device)
@@ -229,15 +228,6 @@ class _Row:
         self.losses.zero_()
         state.loss_count = 0
         return {"train_loss": loss, f"{self.job.unit}s_per_second": speed}
-
-    def _record_expert_use(self) -> dict[str, float]:
-        utilisation = self._population.load(self.index).get_utilisation()
-        if utilisation is None:
-            return {}
-        utilisation = utilisation.cpu()
-        self.state.life_steps.append(self.state.step)
-        self.state.utilisation.append(utilisation.mean(0).tolist())
-        return compute_use_metrics(utilisation)
 
     def _validate(self, device: torch.device) -> dict[str, float]:
         self._stop_clock()
