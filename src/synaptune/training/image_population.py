@@ -21,11 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synaptune.model.dendrites import DendriticLayer, activate
-from synaptune.training import checkpoint
 from synaptune.training.errors import DivergedError
 from synaptune.training.image_job import ImageJob
 from synaptune.training.loggers.base import RunLogger
-from synaptune.training.module import FitState
+from synaptune.training.module import FitState, save_run
 from synaptune.training.optimizers import MOMENT_RATES, make_optimizer
 from synaptune.training.schedules import get_evaluation_steps, learning_rate
 
@@ -103,8 +102,8 @@ class ImagePopulation:
         for index in range(len(self.jobs)):
             self._write_model(index)
 
-    def make_optimizer_state(self, index: int) -> dict[str, Any]:
-        """Return the state of the optimizer that a single run of a network would have."""
+    def make_optimizer(self, index: int) -> torch.optim.Optimizer:
+        """Return the optimizer that a single run of a network would have."""
         model = self.models[index]
         optimizer = make_optimizer(model, self.jobs[index].training)
         moments = [self._cut(rows[index], model) for rows in (self._first, self._second)]
@@ -115,7 +114,7 @@ class ImagePopulation:
             optimizer.state[weight] = {"step": torch.tensor(float(self.number)), **state}
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.number, self.jobs[index].training)
-        return optimizer.state_dict()
+        return optimizer
 
     def _update(self, grad: Tensor) -> None:
         """Clip and run AdamW, as torch does for a single network."""
@@ -311,16 +310,7 @@ def train_population(jobs: Sequence[ImageJob]) -> list[list[list[float]]]:
             for state in states:
                 state.evaluation_seconds += evaluated / len(jobs)
         for index, (job, state) in enumerate(zip(jobs, states, strict=True)):
-            content = dict(
-                about=job.describe(),
-                fingerprint=job.fingerprint,
-                weights=job.model.state_dict(),
-                optimizer=population.make_optimizer_state(index),
-                random=checkpoint.get_random_states(),
-                state=vars(state),
-                sums=list(job.sums),
-            )
-            checkpoint.save(job.checkpoint_path, content)
+            save_run(job, state, population.make_optimizer(index))
         exit_code = 0
     finally:
         for logger in loggers:

@@ -252,18 +252,22 @@ class TrainingModule(lightning.LightningModule):
     def _save_checkpoint(self) -> None:
         self._stop_clock()
         self.state.loss_sum = float(self._losses)
-        job = self.job
-        content = dict(
-            about=job.describe(),
-            fingerprint=job.fingerprint,
-            weights=self.model.state_dict(),
-            optimizer=self._optimizer.state_dict(),
-            random=checkpoint.get_random_states(),
-            state=vars(self.state),
-            sums=list(job.sums),
-        )
-        checkpoint.save(job.checkpoint_path, content)
+        save_run(self.job, self.state, self._optimizer)
         self._clock = time.perf_counter()
+
+
+def save_run(job: Job, state: FitState, optimizer: torch.optim.Optimizer) -> None:
+    """Write the checkpoint of a run, from which `fit` continues it."""
+    content = dict(
+        about=job.describe(),
+        fingerprint=job.fingerprint,
+        weights=job.model.state_dict(),
+        optimizer=optimizer.state_dict(),
+        random=checkpoint.get_random_states(),
+        state=vars(state),
+        sums=list(job.sums),
+    )
+    checkpoint.save(job.checkpoint_path, content)
 
 
 def make_noise_seed(seed: int, number: int) -> int:

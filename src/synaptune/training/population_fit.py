@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from synaptune.training import checkpoint
 from synaptune.training.errors import DivergedError, RunPruned
 from synaptune.training.evaluation import (
     make_autocast,
@@ -23,7 +22,7 @@ from synaptune.training.evaluation import (
 )
 from synaptune.training.job import LanguageJob
 from synaptune.training.loggers.base import RunLogger
-from synaptune.training.module import FitState, make_noise_seed
+from synaptune.training.module import FitState, make_noise_seed, save_run
 from synaptune.training.optimizers import make_optimizer
 from synaptune.training.population import Population
 from synaptune.training.schedules import get_evaluation_steps, learning_rate
@@ -257,15 +256,7 @@ class _Row:
         self._population.load_optimizer(self.index, optimizer)
         for group in optimizer.param_groups:
             group["lr"] = self.rate
-        content = dict(
-            about=job.describe(),
-            fingerprint=job.fingerprint,
-            weights=model.state_dict(),
-            optimizer=optimizer.state_dict(),
-            random=checkpoint.get_random_states(),
-            state=vars(self.state),
-        )
-        checkpoint.save(job.checkpoint_path, content)
+        save_run(job, self.state, optimizer)
 
     def _end(self, device: torch.device, *, pruned: bool) -> FitResult:
         job, state = self.job, self.state

@@ -124,7 +124,7 @@ def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
         )
     job.model.load_state_dict(content["weights"])
     checkpoint.restore_random_states(content["random"])
-    job.sums[:] = content["sums"]
+    job.sums[:] = content.get("sums", ())  # checkpoints of earlier versions have none
     return content
 
 
