@@ -21,10 +21,9 @@ import numpy as np
 from omegaconf import DictConfig
 
 from synaptune.config.compose import compose_config
-from synaptune.config.run import make_job, run
-from synaptune.config.settings import read_settings
-from synaptune.training.image_job import ImageJob
-from synaptune.training.image_population import train_population
+from synaptune.config.run import finish_run, prepare_run, run
+from synaptune.training.population_fit import fit_population
+from synaptune.training.trainer import FitResult
 
 
 def make_candidates(options: argparse.Namespace, kind: str) -> list[DictConfig]:
@@ -33,7 +32,7 @@ def make_candidates(options: argparse.Namespace, kind: str) -> list[DictConfig]:
     common = [
         *("model=dendritic", f"data={options.data}", "logger=csv", "logger.progress=off"),
         *("logger.tensorboard=false", f"training.steps={options.steps}", "training.evaluations=2"),
-        *(f"training.batch={options.batch}", "budget.max_params=8000", "training.resume=true"),
+        *(f"training.batch={options.batch}", "budget.max_params=8000"),
         *([f"data.path={options.path}"] if options.path else []),
     ]
     candidates = []
@@ -54,16 +53,16 @@ def make_candidates(options: argparse.Namespace, kind: str) -> list[DictConfig]:
 def train(candidates: list[DictConfig], folder: Path, *, together: bool) -> list[float]:
     """Train the networks; return their validation losses."""
     folders = [folder / str(number) for number in range(len(candidates))]
-    if together:
-        jobs = []
-        for cfg, place in zip(candidates, folders, strict=True):
-            place.mkdir(parents=True)
-            job, _ = make_job(read_settings(cfg), place, {}, in_search=True)
-            assert isinstance(job, ImageJob)
-            jobs.append(job)
-        train_population(jobs)
-    outcomes = [run(*pair, overrides=[]) for pair in zip(candidates, folders, strict=True)]
-    return [outcome.metrics["val_loss"] for outcome in outcomes]
+    if not together:
+        outcomes = [run(*pair, overrides=[]) for pair in zip(candidates, folders, strict=True)]
+        return [outcome.metrics["val_loss"] for outcome in outcomes]
+    prepared = [prepare_run(*pair, []) for pair in zip(candidates, folders, strict=True)]
+    losses = [0.0] * len(prepared)
+    for index, fitted in fit_population([each.job for each in prepared]):
+        assert isinstance(fitted, FitResult), fitted
+        outcome = finish_run(prepared[index], fitted, fitted.busy_seconds)
+        losses[index] = outcome.metrics["val_loss"]
+    return losses
 
 
 def measure(options: argparse.Namespace, kind: str) -> None:

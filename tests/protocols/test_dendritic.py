@@ -17,7 +17,7 @@ from synaptune.protocols.dendritic import run_architectures
 from synaptune.report.findings import make_verdict
 from synaptune.report.page import render_html
 from synaptune.study.reader import find_study
-from synaptune.training.image_population import train_population
+from synaptune.training.population_fit import fit_population
 
 SHORT = ["training.steps=6", "training.evaluations=1", "logger=csv", "workers=here"]
 
@@ -123,7 +123,7 @@ def test_the_protocol_pairs_architectures_by_seed_and_continues(folder, capsys):
     words = [
         *("experiment=dendritic-quick", "protocol.architectures=[dendritic_simple,dense]"),
         *("protocol.budget=2", "protocol.refine=1", "protocol.seeds=2", *SHORT),
-        "protocol.population=4",
+        *("workers=population", "workers.count=4"),
     ]
     simple, dense = run_architectures(words)
     assert (simple.trained, simple.skipped) == (3, 0)
@@ -146,20 +146,21 @@ def test_a_search_of_populations_has_the_results_of_single_runs(folder, monkeypa
 
     def train(jobs):
         sizes.append(len(jobs))
-        return train_population(jobs)
+        return fit_population(jobs)
 
-    monkeypatch.setattr("synaptune.training.image_population.train_population", train)
+    monkeypatch.setattr("synaptune.training.population_fit.fit_population", train)
     grid = {"n_neurons": [4, 200, 8], "lr": [1e-2, 2e-2]}
+    together = ("workers.kind=population", "workers.count=3")
     results = [
-        make_searcher(study_name=name, population=size).grid_search(grid)
-        for name, size in (("single", 1), ("together", 3))
+        make_searcher(study_name=name, overrides=[*SHORT, *words]).grid_search(grid)
+        for name, words in (("single", ()), ("together", together))
     ]
     assert sizes == [2, 2]  # of three candidates started together, one is over the budget
     for one, other in zip(*results, strict=True):
         assert (one.params, one.total_params) == (other.params, other.total_params)
         assert other.val_accuracy == pytest.approx(one.val_accuracy, abs=0.006)
         assert other.train_accuracy == pytest.approx(one.train_accuracy, abs=0.003)
-    again = make_searcher(study_name="together", population=3).grid_search(grid)
+    again = make_searcher(study_name="together", overrides=[*SHORT, *together]).grid_search(grid)
     assert again == results[1]
 
 

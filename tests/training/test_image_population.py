@@ -14,11 +14,8 @@ from synaptune.config.compose import compose_config
 from synaptune.config.run import make_job, make_record
 from synaptune.config.settings import read_settings
 from synaptune.training.image_job import ImageJob
-from synaptune.training.image_population import (
-    ImagePopulation,
-    get_population_key,
-    train_population,
-)
+from synaptune.training.image_population import ImagePopulation
+from synaptune.training.population_fit import fit_population, get_program_key
 
 COMMON = [
     *("model=dendritic", "logger=csv", "logger.progress=off", "logger.every=5"),
@@ -71,8 +68,8 @@ def test_a_network_has_the_same_losses_in_a_population_as_alone(architecture, ru
         make_image_job([kind, *words], tmp_path / f"together-{index}")
         for index, words in enumerate(MEMBERS)
     ]
-    assert len({get_population_key(job) for job in jobs}) == 1
-    train_population(jobs)
+    assert len({get_program_key(job) for job in jobs}) == 1
+    assert len(list(fit_population(jobs))) == len(jobs)
     for index, words in enumerate(MEMBERS):
         alone, together = tmp_path / f"alone-{index}", tmp_path / f"together-{index}"
         outcome = run([*COMMON, kind, *words], alone)
@@ -113,12 +110,12 @@ def test_networks_of_one_seed_share_their_batches_and_the_padding_stays_zero(tmp
     ],
 )
 def test_what_a_population_cannot_train_has_no_key(words, tmp_path):
-    assert get_population_key(make_image_job(words, tmp_path)) is None
+    assert get_program_key(make_image_job(words, tmp_path)) is None
 
 
 def test_runs_of_other_steps_or_architectures_have_other_keys(tmp_path):
     keys = {
-        get_population_key(make_image_job(words, tmp_path))
+        get_program_key(make_image_job(words, tmp_path))
         for words in ([], ["training.steps=31"], ["network.architecture=dense"], ["seed=4"])
     }
     assert len(keys) == 3

@@ -91,7 +91,6 @@ class DendriticConfig:
 
     optimizer: str = MISSING
     architectures: list[str] = MISSING
-    population: int = MISSING
     budget: int = MISSING
     refine: int = MISSING
     seeds: int = MISSING
@@ -115,7 +114,6 @@ _MINIMA = {
     "budget": (1, "1 evaluation"),
     "focused_budget": (1, "1 evaluation"),
     "refine": (0, "0 evaluations"),
-    "population": (1, "1, for single runs"),
     "group_budget": (1, "1 evaluation"),
     "seeds": (2, "2, for an interval"),
     "gate_seeds": (2, "2, for an interval"),

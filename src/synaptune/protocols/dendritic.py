@@ -25,7 +25,6 @@ from synaptune.core.text import show_path
 from synaptune.model.budget import PARAMETERS
 from synaptune.model.network import ARCHITECTURES
 from synaptune.protocols.config import SEED_OFFSETS, DendriticConfig, read_protocol_config
-from synaptune.protocols.population_workers import with_population
 from synaptune.protocols.protocol import Protocol, print_message
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import find_best_trial, run_points, run_search
@@ -186,8 +185,7 @@ def _run_architecture(plan: _Plan, config: DendriticConfig, name: str) -> Archit
         budget=config.budget,
         seeds=range(first_seed, first_seed + config.seeds),
         settings={"protocol": "dendritic"},
-    ) as single:
-        protocol = with_population(single, location, config.population)
+    ) as protocol:
         print_message(f"study {name} ({location.shown_folder})")
         trials = run_search(protocol, protocol.make_ledger("search"), protocol.plan)
         best = find_best_trial(protocol, trials)

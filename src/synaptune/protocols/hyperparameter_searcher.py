@@ -27,7 +27,6 @@ from synaptune.core.files import write_atomic
 from synaptune.data.config import CLASSES, IMAGE_SOURCES
 from synaptune.model.budget import PARAMETERS, NothingFits
 from synaptune.model.network import NetworkConfig
-from synaptune.protocols.population_workers import with_population
 from synaptune.protocols.session import open_protocol
 from synaptune.protocols.stages import run_search
 from synaptune.search.optimizers.registry import Engine, GridOptimizer, make_optimizer
@@ -93,7 +92,6 @@ class HyperparameterSearcher:
         data_path: str | Path | None = None,
         study_name: str | None = None,
         seed: int = 0,
-        population: int = 1,
         overrides: Sequence[str] = (),
     ) -> None:
         """Compose the configuration of all runs; nothing is read or written yet.
@@ -112,7 +110,6 @@ class HyperparameterSearcher:
             data_path: folder of the image files; None for the one in the cache.
             study_name: name of the studies; None means `dendritic-<dataset>`.
             seed: seed of the search and of every run.
-            population: networks that are trained as one program in this process; 1 for single runs.
             overrides: further overrides of conf/train.yaml.
 
         Raises:
@@ -148,7 +145,7 @@ class HyperparameterSearcher:
             *overrides,
         ]
         self._compose(self._name)
-        self._seed, self._verbose, self._population = seed, verbose, population
+        self._seed, self._verbose = seed, verbose
         self._places: dict[int, tuple[ComposedConfig, Trial]] = {}
         self.results: list[SearchResult] = []
         self.skipped = 0
@@ -257,8 +254,7 @@ class HyperparameterSearcher:
             budget=budget,
             seeds=(),
             settings={},
-        ) as single:
-            protocol = with_population(single, composed.location, self._population)
+        ) as protocol:
             ledger = protocol.make_ledger("search")
             trials: list[Trial] = ledger.read_trials()
             while (count := plan(trials)) > len(trials) or not trials:

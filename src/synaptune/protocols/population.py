@@ -50,7 +50,7 @@ class PopulationEvaluation:
             if len(members) == 1:
                 alone.append(members[0][0])
                 continue
-            size = choose_chunk(members[0][1].job, len(members))  # type: ignore[arg-type]
+            size = choose_chunk(members[0][1].job, len(members))
             for first in range(0, len(members), size):
                 yield from self._train_together(members[first : first + size], on_report)
         for trial in alone:
@@ -78,9 +78,8 @@ class PopulationEvaluation:
             yield from self._train_alone(members[0][0], on_report)
             return
         started_at, waiting = time.perf_counter(), dict(enumerate(members))
-        jobs: Any = [prepared.job for _, prepared in members]
         try:
-            for index, fitted in fit_population(jobs):
+            for index, fitted in fit_population([prepared.job for _, prepared in members]):
                 trial, prepared = waiting.pop(index)
                 if isinstance(fitted, Exception):
                     seconds = (time.perf_counter() - started_at) / len(members)

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,13 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synaptune.model.dendrites import DendriticLayer, activate
-from synaptune.training.errors import DivergedError
+from synaptune.model.dendrites import DendriticLayer, ImageNetwork, activate
+from synaptune.training.evaluation import pick_device
 from synaptune.training.image_job import ImageJob
-from synaptune.training.loggers.base import RunLogger
-from synaptune.training.module import FitState, save_run
-from synaptune.training.optimizers import MOMENT_RATES, make_optimizer
-from synaptune.training.schedules import get_evaluation_steps, learning_rate
+from synaptune.training.optimizers import MOMENT_RATES
+from synaptune.training.schedules import learning_rate
 
 _EPS = 1e-8  # of AdamW
 # Settings of training that may differ between the networks of a population.
@@ -34,12 +31,12 @@ _FREE = ("learning_rate", "weight_decay", "schedule", "warmup_fraction", "final_
 _UNUSED = ("resume", "keep", "test", "eval_batches", "biostatis", "checkpoint_every")
 
 
-def get_population_key(job: ImageJob) -> Hashable | None:
+def get_image_key(job: ImageJob) -> tuple[Any, ...] | None:
     """Return what the jobs of a population have in common; None for a job that cannot be in one."""
     training = job.training
-    if job.model.config.architecture == "convolution" or training.optimizer != "adamw":
+    if job.model.config.architecture == "convolution" or training.accumulate != 1:
         return None
-    if training.accumulate != 1 or training.precision == "bf16" or training.device == "cuda":
+    if training.precision == "bf16" or pick_device(training.device).type != "cpu":
         return None
     shared = dataclasses.replace(
         training, **{name: getattr(type(training)(), name) for name in (*_FREE, *_UNUSED)}
@@ -51,11 +48,15 @@ class ImagePopulation:
     """K networks that are trained together step by step, on the CPU.
 
     Args:
-        jobs: runs of one `get_population_key`.
+        jobs: runs of one `get_image_key`; `load` writes into their models.
+
+    Attributes:
+        rows: positions in `jobs` of the networks that still train.
     """
 
     def __init__(self, jobs: Sequence[ImageJob]) -> None:
         self.jobs, first = jobs, jobs[0]
+        self.rows = list(range(len(jobs)))
         self.models = [job.model for job in jobs]
         named = [dict(model.named_parameters()) for model in self.models]
         self._shapes = {
@@ -80,7 +81,7 @@ class ImagePopulation:
         self.number = 0
 
     def step(self) -> Tensor:
-        """Run one optimizer step of all networks; return the loss of each, (K,) [nat/image]."""
+        """Run one optimizer step of all networks; return the losses of `rows` [nats/image]."""
         batches = [
             job.make_batch(self.number) for job in self.jobs[: 1 if self._is_shared else None]
         ]
@@ -93,28 +94,29 @@ class ImagePopulation:
         (grad,) = torch.autograd.grad(losses.sum(), self.weights)
         with torch.no_grad():
             self._update(grad.mul_(self._mask))
-            for index, model in enumerate(self.models):
-                self._resample(index, model)
-        return losses.detach()
+            for row in self.rows:
+                self._resample(row, self.models[row])
+        return losses.detach()[self.rows]
 
-    def write_back(self) -> None:
-        """Copy the weights into the models of the jobs."""
-        for index in range(len(self.jobs)):
-            self._write_model(index)
+    def load(self, row: int) -> ImageNetwork:
+        """Return the model of a network with its present weights."""
+        model = self.models[row]
+        for name, value in self._cut(self.weights.data[row], model).items():
+            model.get_parameter(name).data.copy_(value)
+        return model
 
-    def make_optimizer(self, index: int) -> torch.optim.Optimizer:
-        """Return the optimizer that a single run of a network would have."""
-        model = self.models[index]
-        optimizer = make_optimizer(model, self.jobs[index].training)
-        moments = [self._cut(rows[index], model) for rows in (self._first, self._second)]
+    def load_optimizer(self, row: int, optimizer: torch.optim.Optimizer) -> None:
+        """Give the AdamW of a network's model the moments of the network."""
+        model = self.models[row]
+        mean, square = (self._cut(moment[row], model) for moment in (self._first, self._second))
         for name, weight in model.named_parameters():
-            state = dict(
-                zip(("exp_avg", "exp_avg_sq"), (part[name] for part in moments), strict=True)
-            )
-            optimizer.state[weight] = {"step": torch.tensor(float(self.number)), **state}
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(self.number, self.jobs[index].training)
-        return optimizer
+            step = torch.tensor(float(self.number))
+            state = {"step": step, "exp_avg": mean[name], "exp_avg_sq": square[name]}
+            optimizer.state[weight] = state
+
+    def drop(self, rows: Sequence[int]) -> None:
+        """Leave networks out of what `step` returns; they stay in the matrix, which is small."""
+        self.rows = [row for row in self.rows if row not in rows]
 
     def _update(self, grad: Tensor) -> None:
         """Clip and run AdamW, as torch does for a single network."""
@@ -174,7 +176,7 @@ class ImagePopulation:
             or self.number % config.steps_to_resample
         ):
             return
-        self._write_model(index)
+        self.load(index)
         name = "dendrites.weight"
         moments = [self._cut(rows[index], model)[name] for rows in (self._first, self._second)]
         states = dict(enumerate(moments))
@@ -186,11 +188,6 @@ class ImagePopulation:
         ):
             self._paste(rows[index], name, value)
         self._inputs[index] = _grow(model.dendrites.inputs, self._inputs.shape[1:])
-
-    def _write_model(self, index: int) -> None:
-        model = self.models[index]
-        for name, value in self._cut(self.weights.data[index], model).items():
-            model.get_parameter(name).data.copy_(value)
 
     def _pad(self, parts: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Return tensors by name as rows, (network, weight)."""
@@ -243,76 +240,3 @@ def _grow(value: Tensor, shape: Sequence[int]) -> Tensor:
     grown = value.new_zeros(tuple(shape))
     grown[tuple(map(slice, value.shape))] = value
     return grown
-
-
-def train_population(jobs: Sequence[ImageJob]) -> list[list[list[float]]]:
-    """Train the networks of several runs together and leave their last checkpoints.
-
-    Each run folder gets metrics.csv and checkpoint.pt as a run of its own would leave them, so that
-    `training.resume=true` finishes the run without a further step.
-
-    Args:
-        jobs: runs of one `get_population_key`.
-
-    Returns:
-        Of each run, [step, reported metric] of each validation.
-
-    Raises:
-        DivergedError: the loss of a network is not finite.
-    """
-    training, every = jobs[0].training, jobs[0].logger.every
-    population = ImagePopulation(jobs)
-    states = [FitState() for _ in jobs]
-    loggers = [
-        RunLogger(
-            dataclasses.replace(job.logger, wandb="off"),
-            job.run_dir,
-            name=job.name,
-            flat_config=job.flat_config,
-            resumed_from=0,
-            columns=job.columns,
-        )
-        for job in jobs
-    ]
-    evaluations = set(get_evaluation_steps(training))
-    sums, count, device = torch.zeros(len(jobs), dtype=torch.float64), 0, torch.device("cpu")
-    exit_code = 1
-    try:
-        clock = time.perf_counter()
-        for step in range(1, training.steps + 1):
-            sums += population.step()
-            count += 1
-            is_logged = step % every == 0 or step == training.steps
-            if not is_logged and step not in evaluations:
-                continue
-            seconds, clock = time.perf_counter() - clock, time.perf_counter()
-            population.write_back()
-            for index, (job, state, logger) in enumerate(zip(jobs, states, loggers, strict=True)):
-                state.step, state.train_seconds = step, state.train_seconds + seconds / len(jobs)
-                values = {"seconds": state.train_seconds}
-                if is_logged:
-                    loss = float(sums[index]) / count
-                    if not math.isfinite(loss):
-                        raise DivergedError(step, loss)
-                    values |= {
-                        "train_loss": loss,
-                        "learning_rate": learning_rate(step, job.training),
-                    }
-                if step in evaluations:
-                    state.metrics = job.validate(device)
-                    state.curve.append([step, state.metrics[job.reported]])
-                    values |= state.metrics
-                logger.log(step, values)
-            if is_logged:
-                sums.zero_()
-                count = 0
-            evaluated, clock = time.perf_counter() - clock, time.perf_counter()
-            for state in states:
-                state.evaluation_seconds += evaluated / len(jobs)
-        for index, (job, state) in enumerate(zip(jobs, states, strict=True)):
-            save_run(job, state, population.make_optimizer(index))
-        exit_code = 0
-    finally:
-        for logger in loggers:
-            logger.close(exit_code)
-    return [state.curve for state in states]

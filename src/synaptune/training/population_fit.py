@@ -1,4 +1,6 @@
-"""The training loop over several jobs at once: each step is one program (population.py).
+"""The training loop over several jobs at once: each step is one program.
+
+The program is population.py for language models and image_population.py for image networks.
 
 The steps, validations, logs and files of a job are those of `fit`; its losses are equal up to the
 rounding of a batched program. A job that diverges or is pruned ends alone, and the others go on.
@@ -15,12 +17,10 @@ from typing import Any, NamedTuple
 import torch
 
 from synaptune.training.errors import DivergedError, RunPruned
-from synaptune.training.evaluation import (
-    make_autocast,
-    pick_device,
-    to_device,
-)
-from synaptune.training.job import LanguageJob
+from synaptune.training.evaluation import make_autocast, pick_device, to_device
+from synaptune.training.image_job import ImageJob
+from synaptune.training.image_population import ImagePopulation, get_image_key
+from synaptune.training.job import Job, LanguageJob
 from synaptune.training.loggers.base import RunLogger
 from synaptune.training.module import FitState, make_noise_seed, save_run
 from synaptune.training.optimizers import make_optimizer
@@ -58,11 +58,16 @@ def get_program_key(job: Any) -> tuple[Any, ...] | None:
     """Return what jobs of one program have in common; None for a job that trains alone."""
     training = job.training
     if (
-        not isinstance(job, LanguageJob)
-        or training.optimizer != "adamw"
+        training.optimizer != "adamw"
         or training.compile
         or training.resume
         or training.start is not None
+    ):
+        return None
+    if isinstance(job, ImageJob):
+        return get_image_key(job)
+    if (
+        not isinstance(job, LanguageJob)
         or job.model.learned is not None
         or job.config.mixer != "attention"
     ):
@@ -85,8 +90,10 @@ def estimate_bytes(job: LanguageJob) -> int:
     return 4 * (_WEIGHT_COPIES * weights + config.layers * layer + logits)
 
 
-def choose_chunk(job: LanguageJob, count: int) -> int:
+def choose_chunk(job: Job, count: int) -> int:
     """Return how many of `count` jobs like this one fit into the free memory, at least 1."""
+    if not isinstance(job, LanguageJob):  # image networks are small
+        return count
     device = pick_device(job.training.device)
     on_gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else _read_free_memory()
@@ -105,25 +112,26 @@ def _read_free_memory() -> int | None:
         return None
 
 
-def fit_population(jobs: Sequence[LanguageJob]) -> Iterator[Ended]:
+def fit_population(jobs: Sequence[Job]) -> Iterator[Ended]:
     """Train jobs of one program key from the start; yield each when it ends.
 
     Raises:
         UserError: the device is missing, or a file cannot be written.
     """
     device = pick_device(jobs[0].training.device)
-    for job in jobs:
-        job.model.to(device).train()
-    population = Population(
-        [job.model for job in jobs],
-        decays=[job.training.weight_decay for job in jobs],
-        clips=[job.training.clip for job in jobs],
-    )
+    population = _make_population(jobs, device)
     rows = [_Row(job, population, index) for index, job in enumerate(jobs)]
     try:
         for step in range(1, jobs[0].training.end + 1):
-            _train_step(jobs[0], population, rows, step, device)
-            for row in [rows[index] for index in population.rows]:
+            present = [rows[index] for index in population.rows]
+            for row in present:
+                row.rate = learning_rate(step, row.job.training)
+                row.state.step, row.share = step, 1.0 / len(present)
+            if isinstance(population, ImagePopulation):
+                _add_losses(present, population.step())
+            else:
+                _train_language_step(population, present, step, device)
+            for row in present:
                 outcome = row.finish_step(step, device)
                 if outcome is not None:
                     # The others see no gap in their time while a caller records the end.
@@ -138,38 +146,46 @@ def fit_population(jobs: Sequence[LanguageJob]) -> Iterator[Ended]:
             row.close(1)
 
 
-def _train_step(
-    job: LanguageJob,
-    population: Population,
-    rows: Sequence[_Row],
-    step: int,
-    device: torch.device,
+def _make_population(jobs: Sequence[Any], device: torch.device) -> Population | ImagePopulation:
+    if isinstance(jobs[0], ImageJob):
+        return ImagePopulation(jobs)
+    for job in jobs:
+        job.model.to(device).train()
+    return Population(
+        [job.model for job in jobs],
+        decays=[job.training.weight_decay for job in jobs],
+        clips=[job.training.clip for job in jobs],
+    )
+
+
+def _train_language_step(
+    population: Population, present: Sequence[_Row], step: int, device: torch.device
 ) -> None:
     """Run one optimizer step of all candidates; the batches are those of any of the jobs."""
-    training, noise = job.training, torch.Generator(device)
-    present = [rows[index] for index in population.rows]
-    for part in range(training.accumulate):
-        number = (step - 1) * training.accumulate + part
+    job, noise = present[0].job, torch.Generator(device)
+    for part in range(job.training.accumulate):
+        number = (step - 1) * job.training.accumulate + part
         noise.manual_seed(make_noise_seed(job.seed, number))
         batch = to_device(job.make_batch(number), device)
         losses = population.compute_gradients(
-            batch.tokens, batch.targets, noise, make_autocast(training, device)
+            batch.tokens, batch.targets, noise, make_autocast(job.training, device)
         )
-        for row, loss in zip(present, losses.double().unbind(), strict=True):
-            row.losses += loss
-            row.state.loss_count += 1
-    rates = [learning_rate(step, row.job.training) for row in present]
-    events = population.update(step, rates)
-    for row, rate, of_layers in zip(present, rates, events, strict=True):
-        row.rate, row.state.step = rate, step
+        _add_losses(present, losses)
+    events = population.update(step, [row.rate for row in present])
+    for row, of_layers in zip(present, events, strict=True):
         row.state.add_events(of_layers)
-        row.share = 1.0 / len(present)
+
+
+def _add_losses(rows: Sequence[_Row], losses: torch.Tensor) -> None:
+    for row, loss in zip(rows, losses.double().unbind(), strict=True):
+        row.losses += loss
+        row.state.loss_count += 1
 
 
 class _Row:
     """The state, the logs and the files of one job of a population."""
 
-    def __init__(self, job: LanguageJob, population: Population, index: int) -> None:
+    def __init__(self, job: Job, population: Population | ImagePopulation, index: int) -> None:
         self.job, self.index, self._population = job, index, population
         self.state, self.rate, self.share = FitState(), 0.0, 1.0
         self.losses = torch.zeros((), dtype=torch.float64, device=job.model.head.weight.device)
@@ -193,13 +209,14 @@ class _Row:
             values: dict[str, float] = {}
             if is_last or step % self.job.logger.every == 0:
                 values |= self._read_losses() | {"learning_rate": self.rate}
-                values |= self.state.record_use(self._population.load(self.index).get_utilisation())
+                self._population.load(self.index)
+                values |= self.state.record_use(self.job.get_utilisation())
             is_validated = step in self._evaluations
             if is_validated:
                 values |= self._validate(device)
             if values and self._logger is not None:
                 events = {"merges": float(self.state.merges), "splits": float(self.state.splits)}
-                values |= events if self.job.config.experts > 1 else {}
+                values |= {} if self.job.get_utilisation() is None else events
                 seconds = {"seconds": self.state.train_seconds}
                 self._logger.log(step, seconds | values)
             if is_validated and self.job.on_validation is not None:
