@@ -16,7 +16,7 @@ OVERRIDES = $(if $(BUDGET),protocol.budget=$(BUDGET)) $(if $(SEEDS),protocol.see
 	$(if $(STUDY),study.name=$(STUDY)) $(if $(SCALE),scale=$(SCALE)) $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sanity screen sweep-phase1 sweep-phase2 sweep-focused transfer ablation report wandb-report dashboard refine dendritic sample sensitivity ladder regimes docs needle bench-step bench-search bench-budget bench-screen bench-curve bench-noise bench-start bench-optimizer bench-gpu bench test test-slow lint check clean
+.PHONY: help setup train sanity screen sweep-phase1 sweep-phase2 sweep-focused transfer ablation report wandb-report dashboard refine dendritic sample sensitivity ladder regimes docs needle bench-step bench-search bench-budget bench-screen bench-curve bench-noise bench-start bench-optimizer bench-images bench-gpu bench test test-slow lint check clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,6 +118,9 @@ bench-gpu: $(READY) ## measure kernels, steps, populations and decoding on a GPU
 
 bench-optimizer: $(READY) ## measure BiostatisV6 against AdamW, each at its best; ARGS="--images cifar10 --path FOLDER"
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_optimizer.py $(ARGS)
+
+bench-images: $(READY) ## measure image networks trained as one program; ARGS="--networks 16"
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_image_population.py $(ARGS)
 
 bench: $(READY) ## run every benchmark
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
