@@ -9,8 +9,6 @@ rounding of a batched program. A job that diverges or is pruned ends alone, and 
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,10 +20,12 @@ from synaptune.training.image_job import ImageJob
 from synaptune.training.image_population import ImagePopulation, get_image_key
 from synaptune.training.job import Job, LanguageJob
 from synaptune.training.loggers.base import RunLogger
-from synaptune.training.module import FitState, make_noise_seed, save_run
+from synaptune.training.loggers.progress import Progress
+from synaptune.training.module import make_noise_seed
 from synaptune.training.optimizers import make_optimizer
 from synaptune.training.population import Population
-from synaptune.training.schedules import get_evaluation_steps, learning_rate
+from synaptune.training.recorder import FitState, RunRecorder
+from synaptune.training.schedules import learning_rate
 from synaptune.training.trainer import FitResult, compute_final_metrics
 
 # Settings in which the jobs of one program may differ.
@@ -120,24 +120,24 @@ def fit_population(jobs: Sequence[Job]) -> Iterator[Ended]:
     """
     device = pick_device(jobs[0].training.device)
     population = _make_population(jobs, device)
-    rows = [_Row(job, population, index) for index, job in enumerate(jobs)]
+    rows = [_Row(job, population, index, device) for index, job in enumerate(jobs)]
     try:
         for step in range(1, jobs[0].training.end + 1):
             present = [rows[index] for index in population.rows]
             for row in present:
                 row.rate = learning_rate(step, row.job.training)
-                row.state.step, row.share = step, 1.0 / len(present)
+                row.state.step, row.recorder.share = step, 1.0 / len(present)
             if isinstance(population, ImagePopulation):
                 _add_losses(present, population.step())
             else:
                 _train_language_step(population, present, step, device)
             for row in present:
-                outcome = row.finish_step(step, device)
+                outcome = row.finish_step()
                 if outcome is not None:
                     # The others see no gap in their time while a caller records the end.
                     yield Ended(row.index, outcome)
                     for other in rows:
-                        other.restart_clock()
+                        other.recorder.restart_clock()
             population.drop([row.index for row in rows if row.has_ended])
             if not population.rows:
                 return
@@ -178,19 +178,21 @@ def _train_language_step(
 
 def _add_losses(rows: Sequence[_Row], losses: torch.Tensor) -> None:
     for row, loss in zip(rows, losses.double().unbind(), strict=True):
-        row.losses += loss
-        row.state.loss_count += 1
+        row.recorder.add_loss(loss)
 
 
 class _Row:
-    """The state, the logs and the files of one job of a population."""
+    """One job of a population: its learning rate, records and end."""
 
-    def __init__(self, job: Job, population: Population | ImagePopulation, index: int) -> None:
-        self.job, self.index, self._population = job, index, population
-        self.state, self.rate, self.share = FitState(), 0.0, 1.0
-        self.losses = torch.zeros((), dtype=torch.float64, device=job.model.head.weight.device)
-        self.has_ended = False
-        self._evaluations = set(get_evaluation_steps(job.training))
+    def __init__(
+        self,
+        job: Job,
+        population: Population | ImagePopulation,
+        index: int,
+        device: torch.device,
+    ) -> None:
+        self.job, self.index, self._population, self._device = job, index, population, device
+        self.state, self.rate, self.has_ended = FitState(), 0.0, False
         self._logger: RunLogger | None = RunLogger(
             job.logger,
             job.run_dir,
@@ -199,87 +201,42 @@ class _Row:
             resumed_from=0,
             columns=job.columns,
         )
-        self._clock, self._last_logged = time.perf_counter(), (0, 0.0)
+        self.recorder = RunRecorder(
+            job,
+            self.state,
+            self._logger,
+            Progress(),
+            device,
+            load=lambda: population.load(index),
+            make_checkpoint_optimizer=self._make_optimizer,
+        )
 
-    def finish_step(self, step: int, device: torch.device) -> FitResult | Exception | None:
-        """Log, validate and save when they are due; return how the job ended, if it did."""
-        training = self.job.training
-        is_last = step == training.end
+    def finish_step(self) -> FitResult | Exception | None:
+        """Record the step; return how the job ended, if it did."""
         try:
-            values: dict[str, float] = {}
-            if is_last or step % self.job.logger.every == 0:
-                values |= self._read_losses() | {"learning_rate": self.rate}
-                self._population.load(self.index)
-                values |= self.state.record_use(self.job.get_utilisation())
-            is_validated = step in self._evaluations
-            if is_validated:
-                values |= self._validate(device)
-            if values and self._logger is not None:
-                events = {"merges": float(self.state.merges), "splits": float(self.state.splits)}
-                values |= {} if self.job.get_utilisation() is None else events
-                seconds = {"seconds": self.state.train_seconds}
-                self._logger.log(step, seconds | values)
-            if is_validated and self.job.on_validation is not None:
-                self.job.on_validation(step, values[self.job.reported])
+            self.recorder.finish_step(self.rate)
         except RunPruned:
-            if not is_last:
-                return self._end(device, pruned=True)
+            return self._end(pruned=True)
         except DivergedError as error:
             self.has_ended = True
             self.close(1)
             return error
-        if is_last or (training.checkpoint_every and step % training.checkpoint_every == 0):
-            self._save_checkpoint()
-        return self._end(device, pruned=False) if is_last else None
+        return self._end(pruned=False) if self.state.step == self.job.training.end else None
 
-    def _read_losses(self) -> dict[str, float]:
-        state, loss = self.state, float(self.losses) / max(1, self.state.loss_count)
-        if not math.isfinite(loss):
-            raise DivergedError(state.step, loss)
-        self._stop_clock()
-        last_step, seconds = self._last_logged
-        count = (state.step - last_step) * self.job.units_per_step
-        speed = count / max(1e-9, state.train_seconds - seconds)
-        self._last_logged = (state.step, state.train_seconds)
-        self.losses.zero_()
-        state.loss_count = 0
-        return {"train_loss": loss, f"{self.job.unit}s_per_second": speed}
-
-    def _validate(self, device: torch.device) -> dict[str, float]:
-        self._stop_clock()
-        started_at = time.perf_counter()
-        self._population.load(self.index)
-        metrics = self.job.validate(device)
-        if not math.isfinite(metrics["val_loss"]):
-            raise DivergedError(self.state.step, metrics["val_loss"])
-        self.state.metrics = metrics
-        self.state.curve.append([self.state.step, metrics[self.job.reported]])
-        self.state.evaluation_seconds += time.perf_counter() - started_at
-        return metrics
-
-    def _stop_clock(self) -> None:
-        """Add the share of this job in the time since the last call to its training time."""
-        self.state.train_seconds += self.share * (time.perf_counter() - self._clock)
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Leave the time up to now out of the training time."""
-        self._clock = time.perf_counter()
-
-    def _save_checkpoint(self) -> None:
-        job, model = self.job, self._population.load(self.index)
-        self.state.loss_sum = float(self.losses)
-        optimizer = make_optimizer(model, job.training)
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        """Return the optimizer that a run of its own would have now."""
+        optimizer = make_optimizer(self.job.model, self.job.training)
         self._population.load_optimizer(self.index, optimizer)
         for group in optimizer.param_groups:
             group["lr"] = self.rate
-        save_run(job, self.state, optimizer)
+        return optimizer
 
-    def _end(self, device: torch.device, *, pruned: bool) -> FitResult:
+    def _end(self, *, pruned: bool) -> FitResult:
         job, state = self.job, self.state
         self.has_ended = True
         self._population.load(self.index)
-        metrics = compute_final_metrics(job, state, device, test=job.training.test and not pruned)
+        is_tested = job.training.test and not pruned
+        metrics = compute_final_metrics(job, state, self._device, test=is_tested)
         busy_seconds = state.train_seconds + state.evaluation_seconds
         result = FitResult(metrics, state.curve, busy_seconds, pruned, state.expert_history)
         if self._logger is not None:

@@ -21,7 +21,7 @@ from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import make_progress
 
 if TYPE_CHECKING:
-    from synaptune.training.module import FitState
+    from synaptune.training.recorder import FitState
 
 
 class FitResult(NamedTuple):
@@ -57,7 +57,8 @@ def fit(job: Job) -> FitResult:
         DivergedError: the loss is not finite.
         UserError: the checkpoint is of another run, or the device is missing.
     """
-    from synaptune.training.module import FitState, TrainingModule
+    from synaptune.training.module import TrainingModule
+    from synaptune.training.recorder import FitState
 
     device = pick_device(job.training.device)
     content = _load_resume_checkpoint(job)
