@@ -8,6 +8,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from synaptune.config.conf import CONF_DIR
+from synaptune.config.flat import select_value
 from synaptune.core.errors import UserError, user_error
 from synaptune.core.secrets import protect_passwords
 from synaptune.core.text import get_override_key
@@ -91,7 +92,14 @@ def compose_config(
         )
     config = OmegaConf.to_object(base.study)
     assert isinstance(config, StudyConfig)
-    location = resolve_location(config, study or str(base.search_space.name))
+    name = study or select_value(base, "search_space.name") or config.name
+    if name is None:
+        raise user_error(
+            got="search_space=base, which has no name",
+            expected="a search space, or a name for the study",
+            do="choose search_space=phase1 or another one, or add study.name=NAME",
+        )
+    location = resolve_location(config, name)
     fixed_names = frozenset(map(get_override_key, overrides))
     return ComposedConfig(base, location, fixed_names, settings)
 

@@ -22,6 +22,7 @@ from synaptune.analysis.cost import PlannedRuns
 from synaptune.analysis.results import AblationRow
 from synaptune.analysis.screening import MAX_CHOSEN
 from synaptune.config.compose import ComposedConfig, compose_config
+from synaptune.config.flat import select_value
 from synaptune.core.errors import user_error
 from synaptune.protocols.ablation import (
     plan_short_ablation,
@@ -186,7 +187,7 @@ def compose_phase1(overrides: Sequence[str]) -> ComposedConfig:
 
 def has_screening(base: DictConfig) -> bool:
     """Return whether the protocol screens the parameters of its space."""
-    return base.search_space.name == SPACE
+    return select_value(base, "search_space.name") == SPACE
 
 
 def _check_screening(base: DictConfig, config: Phase1Config, *, until: str | None) -> None:
