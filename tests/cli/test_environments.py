@@ -74,6 +74,7 @@ def test_an_export_without_an_output_asks_for_a_file(folder):
     assert (done.returncode, "--out FILE" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_study_in_a_folder_that_cannot_be_written_is_read(folder, tmp_path):
     before = run(f"{COMMAND} export made", folder).stdout
     with mount_read_only(folder):

@@ -135,6 +135,7 @@ def test_a_search_on_a_full_disk_keeps_what_is_finished_and_goes_on_with_room(tm
         assert ended(tmp_path)[: len(before)] == before
 
 
+@pytest.mark.slow
 def test_a_run_on_a_full_disk_says_so(tmp_path):
     with file_limit(100_000):  # the program inherits it
         done = train(tmp_path, *SMALL, "data.max_bytes=20_000", "hydra.run.dir=run", fresh=True)

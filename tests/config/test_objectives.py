@@ -93,6 +93,7 @@ def test_hybrid_ranks_by_loss_first_and_by_the_composite_at_the_end(tmp_path):
     assert summary["best"]["trial"] in {trial.number for trial in search}
 
 
+@pytest.mark.slow
 def test_a_proxy_searches_on_a_part_of_the_steps_and_claims_on_all(tmp_path):
     trials, _ = protocol(tmp_path, "objective=proxy", "objective.fraction=0.5", budget=3, steps=24)
     assert {trial.user_attrs["steps"] for trial in of_phase(trials, "search")} == {12.0}
@@ -137,6 +138,7 @@ def test_several_seeds_are_averaged_and_another_study_can_be_begun_at(tmp_path):
     assert begun == pytest.approx(best, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_sweep_prunes_by_what_its_runs_report(tmp_path):
     words = [
         "-m",
@@ -172,6 +174,7 @@ def test_a_sweep_prunes_by_what_its_runs_report(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_phase_2_searches_groups_and_all_from_the_phase_1_optimum_through_a_kill(tmp_path):
     protocol(tmp_path, study="phase1", budget=3)
     words = [

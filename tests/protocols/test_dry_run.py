@@ -53,6 +53,7 @@ def test_a_protocol_says_runs_minutes_and_disk(words, runs, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_sweep_says_it_and_then_takes_the_seconds_of_its_own_trials(tmp_path):
     words = ["-m", *phase1_study.QUICK, "hydra/sweeper=random", "hydra.sweeper.optim.budget=3"]
     dry = [str(ROOT / "train.py"), *words, "search.dry_run=true"]

@@ -11,6 +11,7 @@ from helpers.wandb_server import hide_wandb, run_server
 pytest.importorskip("wandb", reason="wandb is an optional extra")
 
 
+@pytest.mark.slow
 def test_a_sweep_of_train_py_labels_its_runs_and_uploads_its_results(tmp_path):
     (tmp_path / "words.txt").write_text("axon bouton calcium dendrite energy fusion " * 1500)
     command = [

@@ -164,6 +164,7 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_running_search_takes_a_point_of_the_command_and_a_kill_neither_loses_nor_repeats_it(
     tmp_path, capsys
 ):

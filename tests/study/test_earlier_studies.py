@@ -136,6 +136,7 @@ def test_a_study_of_the_earlier_model_is_refused_with_its_version_and_left_alone
     assert read_stored(studies / name) == before
 
 
+@pytest.mark.slow
 def test_a_multirun_continues_with_the_points_of_its_version(studies):
     """As if its model were that of this version."""
     folder = studies / "sweep-cma"

@@ -303,6 +303,7 @@ def test_the_home_is_known_in_folders_and_urls(tmp_path, monkeypatch):
     assert not (tmp_path / "~").exists()
 
 
+@pytest.mark.slow
 def test_a_program_without_a_usable_stdout_searches(tmp_path):
     code = """
 import sys

@@ -152,6 +152,7 @@ def test_a_model_sampler_gives_two_processes_different_points(tmp_path, pair):
     assert len({trial.unit for trial in more.trials}) == 18
 
 
+@pytest.mark.slow
 def test_processes_take_turns_with_an_optimizer_whose_generation_is_one_point(tmp_path, pair):
     for worker in pair:
         worker.begin(tmp_path, sampler="OnePlusOne", n_trials=6)

@@ -222,6 +222,7 @@ def test_a_page_follows_a_running_search(served, page, work):
     report.close()
 
 
+@pytest.mark.slow
 def test_a_browser_archives_a_study_and_keeps_the_choice_for_a_comparison(page, work):
     make_study(work / "outputs" / "studies", "second", 2)
     with dashboard(work, "--write") as address:

@@ -159,6 +159,7 @@ def test_a_study_of_another_program_with_notes_of_the_same_names_is_listed(tmp_p
     assert ">other</a>" in request(DashboardApp(StudyIndex(None, urls=[url])), "/").text
 
 
+@pytest.mark.slow
 def test_a_page_of_an_older_snapshot_has_its_version_and_is_made_again(tmp_path, monkeypatch):
     make_study(tmp_path, "s", 3)
     entry, delay = StudyIndex(tmp_path).find_study("s"), [0.2]

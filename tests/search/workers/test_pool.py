@@ -152,6 +152,7 @@ def test_a_stopped_worker_is_ended_and_the_search_goes_on(tmp_path, monkeypatch,
     assert [(trial.index, trial.facts["failure"]) for trial in failed] == [(3, kind)]
 
 
+@pytest.mark.slow
 def test_a_trial_out_of_memory_fails_alone(tmp_path):
     def hungry(trial):
         resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))

@@ -316,6 +316,7 @@ print("ended", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_a_lost_server_stops_no_search_and_delays_no_exit(tmp_path):
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     with run_server() as server:

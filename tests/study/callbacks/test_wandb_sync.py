@@ -139,6 +139,7 @@ def test_offline_runs_are_sent_once_and_missing_ones_later(study, monkeypatch, c
         assert server.unknown == []
 
 
+@pytest.mark.slow
 def test_a_published_report_adds_its_figures_to_the_run_of_an_offline_study(study):
     command = [sys.executable, "-m", "synaptune.cli.main", "wandb"]
     with run_server() as server:

@@ -128,6 +128,7 @@ def test_a_server_that_never_answers_counts_as_unreachable_in_time(monkeypatch):
 
 
 @needs_wandb
+@pytest.mark.slow
 def test_a_run_that_the_server_refuses_is_offline(tmp_path, monkeypatch, capfd):
     class Refusing(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
