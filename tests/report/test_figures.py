@@ -169,6 +169,13 @@ def test_a_study_without_results_has_few_figures():
     }
 
 
+def test_an_ablation_of_the_optimum_alone_does_not_name_the_start(evidence):
+    rows = [entry._replace(alone=None, adjusted_alone=None) for entry in evidence.ablation]
+    drawn = draw_figure("ablation", dataclasses.replace(evidence, ablation=rows))
+    assert "alone, from the start" not in list_texts(drawn)
+    assert "Green" not in drawn.caption
+
+
 def test_the_ablation_ranks_by_worth_and_marks_what_is_significant(evidence, figures):
     words = list_texts(figures["ablation"])
     ranked = [

@@ -128,17 +128,21 @@ def test_a_best_value_at_the_end_of_its_range_advises_a_wider_range_if_it_has_an
     edged = dataclasses.replace(
         study, best=dataclasses.replace(study.best, unit=unit, values=values)
     )
-    for matters in (True, False):
-        effects = [
-            entry._replace(significant=matters or not entry.name.endswith("alpha_ca"))
-            for entry in edged.effects
-        ]
-        advice = [
-            entry.text
-            for entry in advise(dataclasses.replace(edged, effects=effects))
-            if entry.title == "Widen the range"
-        ]
-        assert any("alpha_ca" in text and "upper" in text for text in advice) == matters
+    name = edged.space.names[0]
+    assert name.endswith("alpha_ca")
+    row = next(entry for entry in edged.ablation if entry.name == name)
+    for in_effects, in_ablation in ((True, True), (False, True), (True, False)):
+        changed = dataclasses.replace(
+            edged,
+            effects=[
+                entry._replace(significant=in_effects or entry.name != name)
+                for entry in edged.effects
+            ],
+            ablation=[row._replace(adjusted_reverted=0.01 if in_ablation else 0.5)],
+        )
+        advice = [entry.text for entry in advise(changed) if entry.title == "Widen the range"]
+        is_advised = any("alpha_ca" in text and "upper" in text for text in advice)
+        assert is_advised == (in_effects and in_ablation)
     assert find_positions(edged)["synapse.calcium.alpha_ca"] == 0.99
 
 

@@ -200,6 +200,7 @@ def _advise_on_parameters(evidence: Evidence) -> Iterator[Finding]:
         moved &= {entry.name for entry in evidence.effects if entry.significant}
     elif evidence.validation is not None and not has_gain(evidence):
         moved = set()
+    moved -= {entry.name for entry in evidence.ablation if not is_significant(entry)}
     for side, at_edge in (
         ("lower", [name for name in positions if positions[name] < EDGE]),
         ("upper", [name for name in positions if positions[name] > 1.0 - EDGE]),

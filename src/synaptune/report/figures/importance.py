@@ -245,8 +245,11 @@ def draw_ablation(evidence: Evidence, palette: Palette) -> Drawing | None:
     worth, left = "worth at the optimum", layout.left
     style = {"weight": "bold", "size": TINY_SIZE if palette.is_narrow else SMALL_SIZE}
     layout.add_text(left, 22, worth, colour=palette.best, **style)
-    left_of_alone = left + measure_text(worth, style["size"]) * 1.1 + 18
-    layout.add_text(left_of_alone, 22, "alone, from the start", colour=palette.accent, **style)
+    alone = ""
+    if any(entry.alone for entry in entries):
+        left_of_alone = left + measure_text(worth, style["size"]) * 1.1 + 18
+        layout.add_text(left_of_alone, 22, "alone, from the start", colour=palette.accent, **style)
+        alone = " Green: the start values with only this parameter tuned, against the start values."
     note = "filled: significant after Holm's correction"
     layout.add_text(left, 40, note, colour=palette.muted, size=TINY_SIZE)
     layout.label_bottom(axes, "gain in test perplexity, %")
@@ -255,8 +258,8 @@ def draw_ablation(evidence: Evidence, palette: Palette) -> Drawing | None:
         "Ablation of the optimum",
         "One parameter at a time, from start to tuned value, on "
         f"{max(gain.count for gain in gains)} paired seeds with 95 % intervals. Blue: the optimum "
-        "against the optimum with this parameter set back to its start value. Green: the start "
-        "values with only this parameter tuned, against the start values. Right of zero is better.",
+        f"against the optimum with this parameter set back to its start value.{alone} Right of "
+        "zero is better.",
     )
 
 
