@@ -1,13 +1,18 @@
-"""Speed-up by workers and overhead of the controller, with trials that only sleep.
+"""Speed-up by workers, overhead of the controller, and throughput of a population.
 
     python benchmarks/bench_workers.py [speedup] [overhead] [--trials 80] [--seconds 1.0] [--server]
+    python benchmarks/bench_workers.py population [scale=smoke] [training.steps=50]
 
-speedup: the same random search on 1 and on 4 worker processes of this machine and, where it is
+speedup: trials that only sleep; the same random search on 1 and on 4 worker processes of this machine and, where it is
 installed, of a local Ray cluster. Printed are the ratios of the wall time from the first trial's
 start to the last one's end, and of the whole call with the start of the workers.
 
 overhead: a CMA search of 10 parameters with trials that do nothing, in this process. Printed are
 the milliseconds of a trial and the memory of the controller as the number of trials grows.
+
+population: the same 8, 16 and 32 random points of phase 1 as one program (`workers=population`) and
+in two worker processes, in turns; words with = are overrides of both. Printed are the wall times
+and the ratio of each pair, from the first trial's start to the last one's end.
 
 With --server the studies are stored on a PostgreSQL server.
 """
@@ -18,6 +23,7 @@ import argparse
 import importlib.util
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,10 +32,12 @@ from pathlib import Path
 
 from synaptune import TrialManager
 from synaptune.search.workers.config import WorkersConfig
+from synaptune.study.reader import find_study
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACE = {f"x{number}": ("uniform", 0.0, 1.0) for number in range(10)}
 BLOCKS = (200, 1000, 2000, 3000, 4000, 5000)
+POPULATIONS = (8, 16, 32)
 
 
 def make_sleeping_objective(seconds: float):
@@ -110,6 +118,29 @@ def measure_overhead(folder: Path, url: str | None, most: int) -> None:
     )
 
 
+def measure_population(folder: Path, overrides: list[str], pairs: int) -> None:
+    """Print the wall times of populations and of two worker processes, and their ratios."""
+    for count in POPULATIONS:
+        ways = {
+            "population": ("workers=population", f"workers.count={count}"),
+            "two processes": ("workers=processes", "workers.count=2"),
+        }
+        for pair in range(pairs):
+            spans = {}
+            for name, words in ways.items():
+                study = folder / f"{name.replace(' ', '-')}-{count}-{pair}"
+                command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=random"]
+                command += [f"hydra.sweeper.optim.budget={count}", f"study.dir={study}"]
+                command += ["logger=csv", "logger.progress=off", *words, *overrides]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
+                times = find_study(str(study))
+                span = max(times.end_times.values()) - min(times.start_times.values())
+                spans[name] = span.total_seconds()
+            ratio = spans["two processes"] / spans["population"]
+            text = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spans.items())
+            print(f"{count} candidates: {text}, ratio {ratio:.2f}", flush=True)
+
+
 def main() -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
@@ -119,7 +150,7 @@ def main() -> int:
         "parts",
         nargs="*",
         default=["speedup", "overhead"],
-        help="speedup, overhead (default: both)",
+        help="speedup, overhead (default: both), population, and overrides of the population",
     )
     parser.add_argument(
         "--trials", type=int, default=80, help="sleeping trials of a search (default %(default)s)"
@@ -129,6 +160,9 @@ def main() -> int:
     )
     parser.add_argument(
         "--most", type=int, default=5000, help="trials of the overhead part (default %(default)s)"
+    )
+    parser.add_argument(
+        "--pairs", type=int, default=3, help="pairs of a population (default %(default)s)"
     )
     parser.add_argument(
         "--server", action="store_true", help="store the studies on a PostgreSQL server"
@@ -147,6 +181,9 @@ def main() -> int:
                 print(measure_speedup(kind, options, Path(folder), url), flush=True)
         if "overhead" in options.parts:
             measure_overhead(Path(folder), url, options.most)
+        if "population" in options.parts:
+            overrides = [part for part in options.parts if "=" in part]
+            measure_population(Path(folder), overrides, options.pairs)
     return 0
 
 
