@@ -2,7 +2,9 @@
 
 Each parameter is set to its low and its high end. It acts only in a regime: a split threshold needs
 experts that split, and consolidation needs fast weights to consolidate. The regimes are listed
-here. Every effect is compared with two scales: the spread of the loss over seeds, and the rounding
+here. The effect of a parameter is the distance of the losses at its two ends, as a mean over seeds:
+the sign of the difference depends on the text and the seed, so one difference alone can be near
+zero. Every effect is compared with two scales: the spread of the loss over seeds, and the rounding
 noise, which is the effect of changing one number by a millionth. The runs use double precision. In
 single precision a rounding error grows to 1e-4 within a hundred steps.
 """
@@ -53,9 +55,9 @@ class Sensitivity(NamedTuple):
 
     Attributes:
         spec: the parameter.
-        low: loss at its low end [nat/token].
-        high: loss at its high end [nat/token].
-        effect: difference of the losses at the two ends [nat/token].
+        low: loss at its low end, mean over the seeds [nat/token].
+        high: loss at its high end, mean over the seeds [nat/token].
+        effect: distance of the losses at the two ends, mean over the seeds [nat/token].
         ratio: effect divided by the standard deviation over seeds.
     """
 
@@ -112,8 +114,11 @@ _REGIMES = {
     "structural": Regime(_STRUCTURAL, 4),
 }
 
-# A parameter whose two ends would have nearly the same loss in the regime of its subsystem.
-_OWN_REGIMES = {"synapse.calcium.syt1_slope": _MUCH_CALCIUM}
+# Parameters whose two ends would have nearly the same loss in the regime of their subsystem.
+_OWN_REGIMES = {
+    "synapse.calcium.syt1_slope": _MUCH_CALCIUM,
+    "synapse.energy.energy_max": {"synapse.energy.energy_fill": 0.1},
+}
 
 
 def train_short_run(
@@ -176,7 +181,8 @@ def measure_sensitivities(
             params = base.with_values(regime.fixed | values)
             return train_short_run(run, corpus, data, params, experts=regime.experts, seed=seed)
 
-        seed_losses = [compute_loss({}, seed) for seed in range(run.seeds)]
+        seeds = range(run.seeds)
+        seed_losses = [compute_loss({}, seed) for seed in seeds]
         spread = statistics.stdev(seed_losses)
         tau_c = base.calcium.tau_c * (1 + 1e-6)
         noise = abs(compute_loss({"synapse.calcium.tau_c": tau_c}) - seed_losses[0])
@@ -184,11 +190,12 @@ def measure_sensitivities(
         for spec in group:
             own = _OWN_REGIMES.get(spec.name, {})
             low, high = (
-                compute_loss(own | {spec.name: _cast_value(spec, value)})
+                [compute_loss(own | {spec.name: _cast_value(spec, value)}, seed) for seed in seeds]
                 for value in (spec.low, spec.high)
             )
-            effect = abs(high - low)
-            sensitivities.append(Sensitivity(spec, low, high, effect, effect / spread))
+            effect = statistics.fmean(abs(b - a) for a, b in zip(low, high, strict=True))
+            means = map(statistics.fmean, (low, high))
+            sensitivities.append(Sensitivity(spec, *means, effect, effect / spread))
             if on_result is not None:
                 on_result(sensitivities[-1])
     return sensitivities, rounding_noise

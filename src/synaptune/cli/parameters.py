@@ -20,7 +20,7 @@ _SENSITIVITY_ARGUMENTS: ArgumentTable = {
         type=int,
         default=3,
         metavar="N",
-        help="runs that measure the spread over seeds (default %(default)s)",
+        help="runs of each end, and of the spread over seeds (default %(default)s)",
     ),
     **JSON_ARGUMENT,
     **QUIET_ARGUMENT,
