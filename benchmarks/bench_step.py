@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from synaptune.model.config import ModelConfig
 from synaptune.model.gpt import GPT, Activity
 from synaptune.synapse.circuit import SynapseParams
+from synaptune.training.evaluation import flush_denormals
 
 OFF = dict(distance="off", release="off", fast_weights="off", experts=1)
 PARTS = {
@@ -122,9 +123,10 @@ class Comparison(NamedTuple):
 def compare_models(size: Size, pairs: int, mechanisms: dict[str, object]) -> Comparison:
     """Compare a model with the given mechanisms to the plain one."""
     plain, other = Runner(size, **OFF), Runner(size, **mechanisms)
-    for _ in range(3):
-        plain(), other()
-    times = [(plain(), other()) for _ in range(pairs)]
+    with flush_denormals():  # as in training
+        for _ in range(3):
+            plain(), other()
+        times = [(plain(), other()) for _ in range(pairs)]
     first, second = (statistics.median(side) for side in zip(*times, strict=True))
     before, saved = plain.measure_saved(), other.measure_saved()
     ratio = statistics.median(b / a for a, b in times)

@@ -3,9 +3,10 @@
     python benchmarks/bench_workers.py [speedup] [overhead] [--trials 80] [--seconds 1.0] [--server]
     python benchmarks/bench_workers.py population [scale=smoke] [training.steps=50]
 
-speedup: trials that only sleep; the same random search on 1 and on 4 worker processes of this machine and, where it is
-installed, of a local Ray cluster. Printed are the ratios of the wall time from the first trial's
-start to the last one's end, and of the whole call with the start of the workers.
+speedup: trials that only sleep; the same random search on 1 and on 4 worker processes of this
+machine and, where it is installed, of a local Ray cluster. Printed are the ratios of the wall time
+from the first trial's start to the last one's end, and of the whole call with the start of the
+workers.
 
 overhead: a CMA search of 10 parameters with trials that do nothing, in this process. Printed are
 the milliseconds of a trial and the memory of the controller as the number of trials grows.

@@ -25,6 +25,7 @@ from synaptune.model.gpt import GPT
 from synaptune.study.artifacts import write_json
 from synaptune.study.provenance import get_code_version
 from synaptune.training.errors import DivergedError
+from synaptune.training.evaluation import flush_denormals
 from synaptune.training.metrics import training_loss
 from synaptune.training.optimizers import make_optimizer
 
@@ -269,10 +270,11 @@ def measure_steps(
     if path.exists() and (stored := json.loads(path.read_text()))["key"] == key:
         return {name: StepCost(**cost) for name, cost in stored["costs"].items()}
     timers = {name: StepTimer((*common, *overrides)) for name, overrides in rungs.items()}
-    for timer in timers.values():
-        for _ in range(WARM_UP_STEPS):
-            timer()
-    times = [[timer() for timer in timers.values()] for _ in range(rounds)]
+    with flush_denormals():  # as in training
+        for timer in timers.values():
+            for _ in range(WARM_UP_STEPS):
+                timer()
+        times = [[timer() for timer in timers.values()] for _ in range(rounds)]
     costs = {
         name: StepCost(
             timer.parameters,

@@ -62,6 +62,23 @@ def prepare(folder, values, report=None):
     return prepare_run(cfg, folder, [], report=report)
 
 
+def test_training_flushes_denormals_and_its_caller_keeps_them(tmp_path):
+    seen = []
+
+    def is_flushing() -> bool:
+        return bool(torch.tensor(1e-40) == 0.0)
+
+    def prepare_job(name):
+        return prepare(tmp_path / name, {}, lambda step, value: seen.append(is_flushing())).job
+
+    fit(prepare_job("alone"))
+    assert not is_flushing()
+    for _ in fit_population([prepare_job("a"), prepare_job("b")]):
+        assert not is_flushing()
+    assert len(seen) >= 3
+    assert all(seen)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """Results of the candidates, each trained by itself."""

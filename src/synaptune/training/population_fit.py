@@ -15,7 +15,12 @@ from typing import Any, NamedTuple
 import torch
 
 from synaptune.training.errors import DivergedError, RunPruned
-from synaptune.training.evaluation import make_autocast, pick_device, to_device
+from synaptune.training.evaluation import (
+    flush_denormals,
+    make_autocast,
+    pick_device,
+    to_device,
+)
 from synaptune.training.image_job import ImageJob
 from synaptune.training.image_population import ImagePopulation, get_image_key
 from synaptune.training.job import Job, LanguageJob
@@ -127,12 +132,13 @@ def fit_population(jobs: Sequence[Job]) -> Iterator[Ended]:
             for row in present:
                 row.rate = learning_rate(step, row.job.training)
                 row.state.step, row.recorder.share = step, 1.0 / len(present)
-            if isinstance(population, ImagePopulation):
-                _add_losses(present, population.step())
-            else:
-                _train_language_step(population, present, step, device)
-            for row in present:
-                outcome = row.finish_step()
+            with flush_denormals():
+                if isinstance(population, ImagePopulation):
+                    _add_losses(present, population.step())
+                else:
+                    _train_language_step(population, present, step, device)
+                outcomes = {row: row.finish_step() for row in present}
+            for row, outcome in outcomes.items():
                 if outcome is not None:
                     # The others see no gap in their time while a caller records the end.
                     yield Ended(row.index, outcome)

@@ -15,7 +15,7 @@ import torch
 from synaptune.core.errors import user_error
 from synaptune.training import checkpoint
 from synaptune.training.errors import RunPruned
-from synaptune.training.evaluation import pick_device
+from synaptune.training.evaluation import flush_denormals, pick_device
 from synaptune.training.job import Job, LanguageJob
 from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import make_progress
@@ -88,13 +88,17 @@ def fit(job: Job) -> FitResult:
         module = TrainingModule(
             job, state, run_logger, progress, content["optimizer"] if content else None
         )
-        if state.step < job.training.end:
-            try:
-                _train(module, device)
-            except RunPruned:
-                pruned = True
+        with flush_denormals():
+            if state.step < job.training.end:
+                try:
+                    _train(module, device)
+                except RunPruned:
+                    pruned = True
+            metrics = compute_final_metrics(
+                job, state, device, test=job.training.test and not pruned
+            )
         result = FitResult(
-            compute_final_metrics(job, state, device, test=job.training.test and not pruned),
+            metrics,
             state.curve,
             state.train_seconds + state.evaluation_seconds - seconds_before,
             pruned,
