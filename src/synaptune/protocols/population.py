@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from synaptune.protocols.trial_run import TrainingEvaluation, TrialRun, combine_runs
 from synaptune.search.trial import Trial, make_error_result
-from synaptune.search.workers.base import FinishedTrial, InlineWorkers, OnReport
+from synaptune.search.workers.base import FinishedTrial, OnReport, SequentialEvaluation
 from synaptune.study.artifacts import read_run_facts
 from synaptune.training.errors import RunPruned
 
@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PopulationEvaluation:
-    """Evaluates batches of trials by the settings of an evaluation of single trials."""
+    """Evaluates batches of trials by the settings of an evaluation of single trials.
+
+    Attributes:
+        single: the evaluation of single trials.
+        sharing: number of processes with populations on the same device.
+    """
 
     single: TrainingEvaluation
+    sharing: int = 1
 
     def __call__(self, trials: Sequence[Trial], on_report: OnReport) -> Iterator[FinishedTrial]:
         from synaptune.training.population_fit import choose_chunk, get_program_key
@@ -50,7 +56,7 @@ class PopulationEvaluation:
             if len(members) == 1:
                 alone.append(members[0][0])
                 continue
-            size = choose_chunk(members[0][1].job, len(members))
+            size = choose_chunk(members[0][1].job, len(members), self.sharing)
             for first in range(0, len(members), size):
                 yield from self._train_together(members[first : first + size], on_report)
         for trial in alone:
@@ -101,9 +107,7 @@ class PopulationEvaluation:
             yield from self._train_together(again, on_report) if again else ()
 
     def _train_alone(self, trial: Trial, on_report: OnReport) -> Iterator[FinishedTrial]:
-        workers = InlineWorkers(self.single)
-        workers.start(trial)
-        yield from workers.wait_for_trials(on_report)
+        return SequentialEvaluation(self.single)([trial], on_report)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -90,8 +90,14 @@ def estimate_bytes(job: LanguageJob) -> int:
     return 4 * (_WEIGHT_COPIES * weights + config.layers * layer + logits)
 
 
-def choose_chunk(job: Job, count: int) -> int:
-    """Return how many of `count` jobs like this one fit into the free memory, at least 1."""
+def choose_chunk(job: Job, count: int, sharing: int = 1) -> int:
+    """Return how many of `count` jobs like this one fit into the free memory, at least 1.
+
+    Args:
+        job: the first of the jobs.
+        count: number of jobs.
+        sharing: number of processes with populations on the device of this one.
+    """
     if not isinstance(job, LanguageJob):  # image networks are small
         return count
     device = pick_device(job.training.device)
@@ -99,7 +105,7 @@ def choose_chunk(job: Job, count: int) -> int:
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else _read_free_memory()
     if free is None:
         return count
-    return max(1, min(count, int(_MEMORY_SHARE * free // estimate_bytes(job))))
+    return max(1, min(count, int(_MEMORY_SHARE * free / sharing // estimate_bytes(job))))
 
 
 def _read_free_memory() -> int | None:
