@@ -15,12 +15,15 @@ from synaptune.search.optimizers.registry import Engine
 from synaptune.search.optimizers.snapshot import StateFile
 from synaptune.search.plan import Plan
 from synaptune.search.space.space import Dimension, Space
-from synaptune.search.workers.base import NeverStop
+from synaptune.search.trial import PARENT, SLICE, SLICES, Trial
+from synaptune.search.workers.base import InlineWorkers, NeverStop
 from synaptune.search.workers.pool import Pool
+from synaptune.search.workers.population import PopulationWorkers
 from synaptune.search.workers.process import KEY_VARIABLE
 from synaptune.search.workers.spawners import LocalWorker
 from synaptune.study.location import StudyLocation
 from synaptune.study.study import PhaseLedger, Study
+from synaptune.training.population_fit import fit_population
 
 SPACE = Space(
     (
@@ -75,32 +78,36 @@ class Disturbance(NeverStop):
         return (trial.index, step) == (0, 4)
 
 
-def test_a_generation_in_two_processes_has_the_results_of_single_runs_although_one_is_killed(
-    tmp_path,
-):
-    base = compose_config(SMALL, study="s").base
-    single = TrainingEvaluation(base, "s", tmp_path / "trials")
-    spawner = ForkedSpawner(tmp_path)
-    workers = Pool(PopulationEvaluation(single), spawner, COUNT, processes=2)
-    engine = Engine("random", 7, workers=COUNT)
-    location = StudyLocation("s", tmp_path, f"sqlite:///{tmp_path}/study.db", "auto")
-    said = []
+def search(folder, workers, engine, *, stopper=None, said=None):
+    """Run a search to its end; return its trials and their reports."""
+    location = StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto")
     with Study(location, {"a": 1}) as study:
         ledger = PhaseLedger(study, SPACE, "search", {"seed": 3, "test": False})
         try:
             search = Search(
                 SPACE,
                 engine,
-                Plan(COUNT),
+                Plan(engine.budget),
                 ledger,
-                StateFile(tmp_path / "optimizer.pkl", engine, SPACE.describe()),
-                stopper=Disturbance(spawner),
-                on_message=said.append,
+                StateFile(folder / "optimizer.pkl", engine, SPACE.describe()),
+                stopper=stopper or NeverStop(),
+                on_message=[].append if said is None else said.append,
             )
             trials = run_searches([search], workers)[0]
         finally:
             workers.close()
-        reports = [ledger.read_intermediate_values(trial) for trial in trials]
+        return trials, [ledger.read_intermediate_values(trial) for trial in trials]
+
+
+def test_a_generation_in_two_processes_has_the_results_of_single_runs_although_one_is_killed(
+    tmp_path,
+):
+    base = compose_config(SMALL, study="s").base
+    single = TrainingEvaluation(base, "s", tmp_path / "trials")
+    spawner, said = ForkedSpawner(tmp_path), []
+    workers = Pool(PopulationEvaluation(single), spawner, COUNT, processes=2)
+    engine = Engine("random", 7, budget=COUNT, workers=COUNT)
+    trials, reports = search(tmp_path, workers, engine, stopper=Disturbance(spawner), said=said)
     assert [trial.state for trial in trials] == ["pruned", *["complete"] * (COUNT - 1)]
     assert [index for index, trial in enumerate(trials) if "attempts" in trial.facts] == [1, 2]
     assert sum("signal SIGKILL" in line for line in said) == 2
@@ -111,3 +118,41 @@ def test_a_generation_in_two_processes_has_the_results_of_single_runs_although_o
     assert list(reports[0]) == [4]
     losses = sorted(trial.objective for trial in trials[1:])
     assert min(b - a for a, b in itertools.pairwise(losses)) > 2 * TOLERANCE
+
+
+def test_the_slices_of_population_based_training_train_together(tmp_path, monkeypatch):
+    sizes = []
+
+    def train(jobs, starts):
+        sizes.append(len(jobs))
+        return fit_population(jobs, starts)
+
+    monkeypatch.setattr("synaptune.training.population_fit.fit_population", train)
+    base = compose_config(SMALL, study="s").base
+    engine = Engine("pbt", 7, budget=8, slices=2)
+    found = []
+    for name, make in (
+        ("together", lambda single: PopulationWorkers(PopulationEvaluation(single), 4)),
+        ("alone", InlineWorkers),
+    ):
+        single = TrainingEvaluation(base, "s", tmp_path / name / "trials")
+        found.append(search(tmp_path / name, make(single), engine)[0])
+    assert sizes == [4, 4]
+    assert len({trial.facts[PARENT] for trial in found[0][4:]}) == 3  # one continues a copy
+    for trial, expected in zip(*found, strict=True):
+        assert (trial.unit, trial.facts[PARENT]) == (expected.unit, expected.facts[PARENT])
+        assert trial.objective == pytest.approx(expected.objective, abs=TOLERANCE)
+
+
+def test_a_slice_whose_checkpoint_is_missing_fails_alone(tmp_path):
+    base = compose_config(SMALL, study="s").base
+    evaluation = PopulationEvaluation(TrainingEvaluation(base, "s", tmp_path))
+    facts = {"seed": 3, "test": False, "generation": 0, "phase": "search", SLICES: 2}
+    trials = [
+        Trial(number, number, (), {}, facts=facts | {SLICE: part, PARENT: parent})
+        for number, part, parent in ((0, 0, None), (1, 1, 99), (2, 0, None))
+    ]
+    ended = {entry.trial.number: entry.result for entry in evaluation(trials, lambda *_: False)}
+    assert "no checkpoint at" in ended[1].failure.reason
+    assert ended[0].objective is not None
+    assert ended[0].objective == ended[2].objective
