@@ -144,9 +144,9 @@ def test_the_protocol_pairs_architectures_by_seed_and_continues(folder, capsys):
 def test_a_search_of_populations_has_the_results_of_single_runs(folder, monkeypatch):
     sizes = []
 
-    def train(jobs):
+    def train(jobs, starts):
         sizes.append(len(jobs))
-        return fit_population(jobs)
+        return fit_population(jobs, starts)
 
     monkeypatch.setattr("synaptune.training.population_fit.fit_population", train)
     grid = {"n_neurons": [4, 200, 8], "lr": [1e-2, 2e-2]}

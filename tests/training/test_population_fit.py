@@ -21,7 +21,7 @@ from synaptune.training.population_fit import (
     fit_population,
     get_program_key,
 )
-from synaptune.training.trainer import fit
+from synaptune.training.trainer import fit, load_start_checkpoint
 
 # fmt: off
 SMALL = [
@@ -143,6 +143,38 @@ def test_a_run_resumes_from_the_checkpoint_of_a_population(alone, tmp_path):
     start = {"training.start": str(tmp_path / "1/checkpoint.pt")}
     result = fit(prepare(tmp_path / "go on", make_points()[1] | start).job)
     assert result.metrics["val_loss"] == pytest.approx(alone[1].metrics["val_loss"], abs=TOLERANCE)
+
+
+def test_runs_that_continue_others_have_the_losses_of_single_runs(tmp_path):
+    """Each continues the run before it: as in population-based training, other numbers."""
+    points = make_points()[:3]
+    first = [
+        prepare(tmp_path / str(i), p | {"training.last_step": 4}) for i, p in enumerate(points)
+    ]
+    for run in first:
+        fit(run.job)
+    words = [
+        points[index] | {"training.start": str(tmp_path / str(index - 1) / "checkpoint.pt")}
+        for index in (1, 2)
+    ]
+    again = [prepare(tmp_path / f"together {i}", word) for i, word in enumerate(words)]
+    starts = [load_start_checkpoint(run.job) for run in again]
+    jobs = [run.job for run in again]
+    (key,) = {get_program_key(*pair) for pair in zip(jobs, starts, strict=True)}
+    assert get_program_key(prepare(tmp_path / "fresh", points[0]).job) not in (key, None)
+    ended = dict(fit_population(jobs, starts))
+    for index, word in enumerate(words):
+        expected = fit(prepare(tmp_path / f"alone {index}", word).job)
+        compare(ended[index], expected)
+        assert [step for step, _ in expected.curve] == [4, 8, 12]  # the first is the parent's
+        saved, known = (
+            torch.load(tmp_path / f"{name} {index}" / "checkpoint.pt", weights_only=True)
+            for name in ("together", "alone")
+        )
+        for number, state in known["optimizer"]["state"].items():
+            for name, value in state.items():
+                given = saved["optimizer"]["state"][number][name]
+                torch.testing.assert_close(given, value, rtol=1e-3, atol=1e-6)
 
 
 def test_what_cannot_share_a_program_has_another_key(tmp_path):

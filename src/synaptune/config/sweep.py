@@ -60,8 +60,13 @@ from synaptune.search.pruning import PrunerConfig
 from synaptune.search.space.space import Space
 from synaptune.search.space.values import Value
 from synaptune.search.stopping import StopConfig, check_stop
-from synaptune.search.workers.config import TrialConfig, WorkersConfig, check_execution
-from synaptune.search.workers.population import DEFAULT_COUNT, POPULATION
+from synaptune.search.workers.config import (
+    TrialConfig,
+    WorkersConfig,
+    check_execution,
+    resolve_population,
+)
+from synaptune.search.workers.population import POPULATION
 from synaptune.study.location import StudyConfig, StudyLocation, resolve_location
 from synaptune.study.optimize import start_from_study
 
@@ -260,10 +265,11 @@ def _count_workers(
     `num_workers` of Hydra's Nevergrad sweeper is the size of the batches that the launcher gets.
     """
     proposed = request.optim.num_workers
+    if workers.kind == POPULATION:
+        workers = resolve_population(workers)
     is_basic = request.config.hydra.runtime.choices["hydra/launcher"] == "basic"
     if proposed is None:
-        least = DEFAULT_COUNT if workers.kind == POPULATION else max(1, len(workers.devices))
-        count = least if workers.count is None else workers.count
+        count = max(1, len(workers.devices)) if workers.count is None else workers.count
         return replace(workers, count=count), count
     if is_training or not is_basic or workers.kind != "auto" or workers.count is not None:
         return replace(workers, count=proposed), proposed

@@ -57,13 +57,17 @@ class Memory(nn.Module):
 
     def compute_activity(self, x: Tensor, params: SynapseTensors) -> Activity:
         """Return a, b (1) and the learned factor (2) of x (batch, token, width), in fp32."""
-        rank = params.postsynaptic.rank_eligibility
-        mask = torch.arange(self.rows, device=x.device) < rank
+        rank, mask = params.postsynaptic.rank_eligibility, self._make_mask(params)
         weights = torch.cat([self.pre[: self.rows], self.post[: self.rows], self.write[None]])
         a, b, write = upcast(F.linear(x, weights)).split([self.rows, self.rows, 1], -1)
         a, b = a * mask, b * mask
         b = b * torch.rsqrt(b.square().sum(-1, keepdim=True) / rank + RMS_FLOOR)
         return Activity(F.normalize(a, dim=-1), b, 2.0 * write[..., 0].sigmoid())
+
+    def _make_mask(self, params: SynapseTensors) -> Tensor:
+        """Return which of the computed coordinates are within the rank of the parameters."""
+        rows = torch.arange(self.rows, device=self.slow.device)
+        return rows < params.postsynaptic.rank_eligibility
 
     def read(self, a: Tensor, recalled: Tensor, params: SynapseTensors) -> Tensor:
         """Return the term that (4) or (5) adds to y, (batch, token, width).
@@ -73,7 +77,9 @@ class Memory(nn.Module):
             recalled: F a, (batch, token, rank).
             params: parameters of the synapse.
         """
-        r = recalled + a @ self.slow[: self.rows, : self.rows].T
+        # A run that continues one of a larger rank has slow weights beyond its own.
+        slow = self.slow[: self.rows, : self.rows] * self._make_mask(params)[:, None]
+        r = recalled + a @ slow.T
         if self.delta:
             rank = params.postsynaptic.rank_eligibility
             r = r * torch.rsqrt(r.square().sum(-1, keepdim=True) / rank + READ_FLOOR)

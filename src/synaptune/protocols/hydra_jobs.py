@@ -214,7 +214,7 @@ def make_hydra_workers(
         if is_training_config(base) and all(has_name(base, name) for name in sweep.space.names):
             location = sweep.location
             single = TrainingEvaluation(base, location.name, location.trials_folder, jobs.identity)
-            batch = PopulationEvaluation(single)
+            batch = PopulationEvaluation(single, sweep.workers.populations_per_device)
         return make_workers(sweep.workers, sweep.trial, evaluation, folder, batch)
     return BatchWorkers(
         lambda batch: _launch_batch(batch, jobs, request, launcher), sweep.workers.slots

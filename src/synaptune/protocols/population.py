@@ -1,7 +1,7 @@
 """The evaluation of a batch of trials whose runs are trained together (`workers=population`).
 
 Runs that differ in numbers only form one program, in chunks that fit into the memory. A run that
-cannot be batched (another kind of model, several seeds, a slice of `pbt`) is trained alone.
+cannot be batched (another kind of model, several seeds) is trained alone.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synaptune.protocols.trial_run import TrainingEvaluation, TrialRun, combine_runs
 from synaptune.search.trial import Trial, make_error_result
-from synaptune.search.workers.base import FinishedTrial, InlineWorkers, OnReport
+from synaptune.search.workers.base import FinishedTrial, OnReport, SequentialEvaluation
 from synaptune.study.artifacts import read_run_facts
 from synaptune.training.errors import RunPruned
 
@@ -22,42 +22,57 @@ if TYPE_CHECKING:
     from synaptune.config.run import PreparedRun
 
 
+class _Member(NamedTuple):
+    """A trial of a program, its run, and the checkpoint that the run continues, if any."""
+
+    trial: Trial
+    prepared: PreparedRun
+    start: dict[str, Any] | None
+
+
 @dataclass(frozen=True)
 class PopulationEvaluation:
-    """Evaluates batches of trials by the settings of an evaluation of single trials."""
+    """Evaluates batches of trials by the settings of an evaluation of single trials.
+
+    Attributes:
+        single: the evaluation of single trials.
+        sharing: number of processes with populations on the same device.
+    """
 
     single: TrainingEvaluation
+    sharing: int = 1
 
     def __call__(self, trials: Sequence[Trial], on_report: OnReport) -> Iterator[FinishedTrial]:
         from synaptune.training.population_fit import choose_chunk, get_program_key
 
-        groups: dict[Any, list[tuple[Trial, PreparedRun]]] = defaultdict(list)
+        groups: dict[Any, list[_Member]] = defaultdict(list)
         alone = [trial for trial in trials if trial.facts.get("seeds", 1) > 1]
         for trial in [trial for trial in trials if trial not in alone]:
             started_at = time.perf_counter()
             try:
-                prepared = self._prepare(trial, on_report)
+                member = self._prepare(trial, on_report)
             except Exception as error:  # the failure of this trial
                 seconds = time.perf_counter() - started_at
                 yield FinishedTrial(trial, make_error_result(error, seconds))
                 continue
-            key = get_program_key(prepared.job)
+            key = get_program_key(member.prepared.job, member.start)
             if key is None:
                 alone.append(trial)
             else:
-                groups[key].append((trial, prepared))
+                groups[key].append(member)
         for members in groups.values():
             if len(members) == 1:
-                alone.append(members[0][0])
+                alone.append(members[0].trial)
                 continue
-            size = choose_chunk(members[0][1].job, len(members))
+            size = choose_chunk(members[0].prepared.job, len(members), self.sharing)
             for first in range(0, len(members), size):
                 yield from self._train_together(members[first : first + size], on_report)
         for trial in alone:
             yield from self._train_alone(trial, on_report)
 
-    def _prepare(self, trial: Trial, on_report: OnReport) -> PreparedRun:
+    def _prepare(self, trial: Trial, on_report: OnReport) -> _Member:
         from synaptune.config.run import prepare_run
+        from synaptune.training.trainer import load_start_checkpoint
 
         def report(step: int, value: float) -> None:
             if on_report(trial, step, value):
@@ -66,21 +81,23 @@ class PopulationEvaluation:
         folder = self.single.folder / str(trial.number)
         cfg = self.single.compose(trial, trial.facts["seed"], folder)
         generation = trial.facts["generation"]
-        return prepare_run(cfg, folder, [], report=report, generation=generation)
+        prepared = prepare_run(cfg, folder, [], report=report, generation=generation)
+        return _Member(trial, prepared, load_start_checkpoint(prepared.job))
 
     def _train_together(
-        self, members: Sequence[tuple[Trial, PreparedRun]], on_report: OnReport
+        self, members: Sequence[_Member], on_report: OnReport
     ) -> Iterator[FinishedTrial]:
         from synaptune.config.run import finish_run
         from synaptune.training.population_fit import fit_population
 
         if len(members) == 1:
-            yield from self._train_alone(members[0][0], on_report)
+            yield from self._train_alone(members[0].trial, on_report)
             return
         started_at, waiting = time.perf_counter(), dict(enumerate(members))
+        jobs, starts = zip(*((m.prepared.job, m.start) for m in members), strict=True)
         try:
-            for index, fitted in fit_population([prepared.job for _, prepared in members]):
-                trial, prepared = waiting.pop(index)
+            for index, fitted in fit_population(jobs, starts):
+                trial, prepared, _ = waiting.pop(index)
                 if isinstance(fitted, Exception):
                     seconds = (time.perf_counter() - started_at) / len(members)
                     yield FinishedTrial(trial, make_error_result(fitted, seconds))
@@ -95,15 +112,13 @@ class PopulationEvaluation:
                 raise
         _free_device()
         # The models have trained: the runs are prepared again, in half the number.
-        left = [trial for trial, _ in waiting.values()]
+        left = [member.trial for member in waiting.values()]
         for part in (left[: len(left) // 2], left[len(left) // 2 :]):
-            again = [(trial, self._prepare(trial, on_report)) for trial in part]
+            again = [self._prepare(trial, on_report) for trial in part]
             yield from self._train_together(again, on_report) if again else ()
 
     def _train_alone(self, trial: Trial, on_report: OnReport) -> Iterator[FinishedTrial]:
-        workers = InlineWorkers(self.single)
-        workers.start(trial)
-        yield from workers.wait_for_trials(on_report)
+        return SequentialEvaluation(self.single)([trial], on_report)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -142,7 +142,7 @@ def open_protocol(
             base = base.copy()
             base.objective.baseline = OmegaConf.structured(baseline)
         evaluation = make_evaluation(base)
-        batch = PopulationEvaluation(evaluation)
+        batch = PopulationEvaluation(evaluation, workers.populations_per_device)
         pool = make_workers(workers, trial, evaluation, location.folder, batch)
         try:
             yield replace(protocol, base=base, pool=pool)
@@ -189,7 +189,7 @@ def reopen_protocol(
         evaluation = TrainingEvaluation(
             base, location.name, location.trials_folder, get_study_identity(study)
         )
-        batch = PopulationEvaluation(evaluation)
+        batch = PopulationEvaluation(evaluation, workers.populations_per_device)
         pool = make_workers(workers, trial, evaluation, location.folder, batch)
         try:
             yield Protocol(

@@ -13,7 +13,7 @@ from synaptune.training.job import Job
 from synaptune.training.lightning_import import lightning
 from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import Progress
-from synaptune.training.optimizers import make_optimizer
+from synaptune.training.optimizers import load_moments, make_optimizer
 from synaptune.training.recorder import FitState, RunRecorder
 from synaptune.training.schedules import learning_rate
 
@@ -60,7 +60,7 @@ class TrainingModule(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         self._optimizer = make_optimizer(self.model, self.job.training)
         if self._optimizer_state is not None:
-            self._optimizer.load_state_dict(self._optimizer_state)
+            load_moments(self._optimizer, self._optimizer_state)
         return self._optimizer
 
     def on_train_start(self) -> None:

@@ -43,3 +43,8 @@ def make_optimizer(model: DecayingModel, config: TrainingConfig) -> torch.optim.
         fused=True if on_gpu else None,
         foreach=None if on_gpu else True,
     )
+
+
+def load_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load the state of a checkpoint for each weight; the settings stay those of this run."""
+    optimizer.load_state_dict(saved | {"param_groups": optimizer.state_dict()["param_groups"]})

@@ -250,6 +250,16 @@ class Population:
             step = torch.tensor(float(self._steps))
             optimizer.state[p] = {"step": step, "exp_avg": mean, "exp_avg_sq": square}
 
+    def restore_optimizers(self, optimizers: Sequence[torch.optim.Optimizer], steps: int) -> None:
+        """Take the moments of the AdamW of each model, which has done so many steps."""
+        self._steps = steps
+        for name, (means, squares) in self._moments.items():
+            parts = zip(self.models, optimizers, means, squares, strict=True)
+            for model, optimizer, mean, square in parts:
+                state = optimizer.state[model.get_parameter(name)]
+                mean.copy_(state["exp_avg"])
+                square.copy_(state["exp_avg_sq"])
+
     def drop(self, rows: Sequence[int]) -> None:
         """Remove candidates that do not train on, between two steps."""
         kept = [index for index, row in enumerate(self.rows) if row not in rows]

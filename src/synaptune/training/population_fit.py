@@ -27,7 +27,7 @@ from synaptune.training.job import Job, LanguageJob
 from synaptune.training.loggers.base import RunLogger
 from synaptune.training.loggers.progress import Progress
 from synaptune.training.module import make_noise_seed
-from synaptune.training.optimizers import make_optimizer
+from synaptune.training.optimizers import load_moments, make_optimizer
 from synaptune.training.population import Population
 from synaptune.training.recorder import FitState, RunRecorder
 from synaptune.training.schedules import learning_rate
@@ -44,6 +44,7 @@ _FREE_SETTINGS = (
     "checkpoint_every",
     "test",
     "keep",
+    "start",
 )
 _MEMORY_SHARE = 0.5  # of the free memory that a population may fill; chosen: the rest is in use
 # Copies of a weight (weight, gradient, two moments, a temporary), and of the activations of a layer
@@ -59,18 +60,18 @@ class Ended(NamedTuple):
     outcome: FitResult | Exception
 
 
-def get_program_key(job: Any) -> tuple[Any, ...] | None:
-    """Return what jobs of one program have in common; None for a job that trains alone."""
+def get_program_key(job: Any, start: dict[str, Any] | None = None) -> tuple[Any, ...] | None:
+    """Return what jobs of one program have in common; None for a job that trains alone.
+
+    Args:
+        job: the job.
+        start: the checkpoint that it continues (`load_start_checkpoint`).
+    """
     training = job.training
-    if (
-        training.optimizer != "adamw"
-        or training.compile
-        or training.resume
-        or training.start is not None
-    ):
+    if training.optimizer != "adamw" or training.compile or training.resume:
         return None
     if isinstance(job, ImageJob):
-        return get_image_key(job)
+        return get_image_key(job) if start is None else None
     if (
         not isinstance(job, LanguageJob)
         or job.model.learned is not None
@@ -81,7 +82,8 @@ def get_program_key(job: Any) -> tuple[Any, ...] | None:
     shared = [repr(value) for name, value in settings.items() if name not in _FREE_SETTINGS]
     switches = (job.model.release_off, job.model.distance_off)
     data = (repr(job.data), job.corpus.vocab, job.seed)
-    return (repr(job.config), *data, job.logger.every, *switches, *shared)
+    first = start["state"]["step"] if start else 0
+    return (repr(job.config), *data, first, job.logger.every, *switches, *shared)
 
 
 def estimate_bytes(job: LanguageJob) -> int:
@@ -95,8 +97,14 @@ def estimate_bytes(job: LanguageJob) -> int:
     return 4 * (_WEIGHT_COPIES * weights + config.layers * layer + logits)
 
 
-def choose_chunk(job: Job, count: int) -> int:
-    """Return how many of `count` jobs like this one fit into the free memory, at least 1."""
+def choose_chunk(job: Job, count: int, sharing: int = 1) -> int:
+    """Return how many of `count` jobs like this one fit into the free memory, at least 1.
+
+    Args:
+        job: the first of the jobs.
+        count: number of jobs.
+        sharing: number of processes with populations on the device of this one.
+    """
     if not isinstance(job, LanguageJob):  # image networks are small
         return count
     device = pick_device(job.training.device)
@@ -104,7 +112,7 @@ def choose_chunk(job: Job, count: int) -> int:
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else _read_free_memory()
     if free is None:
         return count
-    return max(1, min(count, int(_MEMORY_SHARE * free // estimate_bytes(job))))
+    return max(1, min(count, int(_MEMORY_SHARE * free / sharing // estimate_bytes(job))))
 
 
 def _read_free_memory() -> int | None:
@@ -117,17 +125,31 @@ def _read_free_memory() -> int | None:
         return None
 
 
-def fit_population(jobs: Sequence[Job]) -> Iterator[Ended]:
-    """Train jobs of one program key from the start; yield each when it ends.
+def fit_population(
+    jobs: Sequence[Job], starts: Sequence[dict[str, Any] | None] = ()
+) -> Iterator[Ended]:
+    """Train jobs of one program key; yield each when it ends.
+
+    Args:
+        jobs: the jobs.
+        starts: the checkpoint that each continues, of one step; empty for fresh starts.
 
     Raises:
         UserError: the device is missing, or a file cannot be written.
     """
     device = pick_device(jobs[0].training.device)
     population = _make_population(jobs, device)
-    rows = [_Row(job, population, index, device) for index, job in enumerate(jobs)]
+    contents = [start for start in starts if start is not None]
+    states = [FitState(**content["state"]) for content in contents] or [FitState() for _ in jobs]
+    rows = [
+        _Row(job, state, population, index, device)
+        for index, (job, state) in enumerate(zip(jobs, states, strict=True))
+    ]
+    if contents and isinstance(population, Population):
+        optimizers = [_load_optimizer(*pair) for pair in zip(jobs, contents, strict=True)]
+        population.restore_optimizers(optimizers, states[0].step)
     try:
-        for step in range(1, jobs[0].training.end + 1):
+        for step in range(states[0].step + 1, jobs[0].training.end + 1):
             present = [rows[index] for index in population.rows]
             for row in present:
                 row.rate = learning_rate(step, row.job.training)
@@ -164,6 +186,13 @@ def _make_population(jobs: Sequence[Any], device: torch.device) -> Population | 
     )
 
 
+def _load_optimizer(job: Job, content: dict[str, Any]) -> torch.optim.Optimizer:
+    """Return the optimizer of a job with its state in a checkpoint."""
+    optimizer = make_optimizer(job.model, job.training)
+    load_moments(optimizer, content["optimizer"])
+    return optimizer
+
+
 def _train_language_step(
     population: Population, present: Sequence[_Row], step: int, device: torch.device
 ) -> None:
@@ -193,18 +222,20 @@ class _Row:
     def __init__(
         self,
         job: Job,
+        state: FitState,
         population: Population | ImagePopulation,
         index: int,
         device: torch.device,
     ) -> None:
         self.job, self.index, self._population, self._device = job, index, population, device
-        self.state, self.rate, self.has_ended = FitState(), 0.0, False
+        self.state, self.rate, self.has_ended = state, 0.0, False
+        self._seconds_before = state.train_seconds + state.evaluation_seconds
         self._logger: RunLogger | None = RunLogger(
             job.logger,
             job.run_dir,
             name=job.name,
             flat_config=job.flat_config,
-            resumed_from=0,
+            resumed_from=state.step,
             columns=job.columns,
         )
         self.recorder = RunRecorder(
@@ -243,7 +274,7 @@ class _Row:
         self._population.load(self.index)
         is_tested = job.training.test and not pruned
         metrics = compute_final_metrics(job, state, self._device, test=is_tested)
-        busy_seconds = state.train_seconds + state.evaluation_seconds
+        busy_seconds = state.train_seconds + state.evaluation_seconds - self._seconds_before
         result = FitResult(metrics, state.curve, busy_seconds, pruned, state.expert_history)
         if self._logger is not None:
             self._logger.log_summary({**metrics, **job.summarise(result)})

@@ -118,7 +118,7 @@ def fit(job: Job) -> FitResult:
 def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
     """Load the checkpoint and restore weights and random states; None for a fresh start."""
     if not (job.training.resume and job.checkpoint_path.exists()):
-        return None if job.training.start is None else _load_start_checkpoint(job)
+        return load_start_checkpoint(job)
     content = checkpoint.load(job.checkpoint_path)
     if content["fingerprint"] != job.fingerprint:
         raise user_error(
@@ -133,13 +133,15 @@ def _load_resume_checkpoint(job: Job) -> dict[str, Any] | None:
     return content
 
 
-def _load_start_checkpoint(job: Job) -> dict[str, Any]:
-    """Load the checkpoint of another run, which this run continues.
+def load_start_checkpoint(job: Job) -> dict[str, Any] | None:
+    """Load the checkpoint of another run, which this run continues; None for a fresh start.
 
     Raises:
         UserError: the file is no checkpoint, of another model, or beyond the end of this run.
     """
-    path, end = Path(job.training.start or ""), job.training.end
+    if job.training.start is None:
+        return None
+    path, end = Path(job.training.start), job.training.end
     content = checkpoint.load(path)
     try:
         job.model.load_state_dict(content["weights"])

@@ -22,8 +22,9 @@ from synaptune.search.optimizers.snapshot import StateFile
 from synaptune.search.plan import Plan
 from synaptune.search.space.space import Dimension, Space
 from synaptune.search.trial import Result, Trial
-from synaptune.search.workers.base import InlineWorkers, NeverStop
-from synaptune.search.workers.pool import Pool, Ready
+from synaptune.search.workers.base import InlineWorkers, NeverStop, SequentialEvaluation
+from synaptune.search.workers.messages import EndedTrial, Ready
+from synaptune.search.workers.pool import Pool
 from synaptune.search.workers.reporting import report
 from synaptune.search.workers.spawners import LocalSpawner, SlurmSpawner
 from synaptune.study.location import StudyLocation
@@ -51,13 +52,16 @@ def drive(
     said=None,
     spawner=None,
     judge=None,
+    processes=None,
 ):
     engine = Engine(name, 7, workers=3)
-    workers = (
-        Pool(evaluate, spawner or LocalSpawner(count), count, timeout)
-        if count
-        else InlineWorkers(evaluate, timeout)
-    )
+    spawner = spawner or LocalSpawner(processes or max(1, count))
+    if processes is not None:  # each evaluates its share as a batch
+        workers = Pool(evaluate, spawner, count, processes=processes)
+    elif count:
+        workers = Pool(SequentialEvaluation(evaluate), spawner, count, timeout)
+    else:
+        workers = InlineWorkers(evaluate, timeout)
     with Study(
         StudyLocation("s", folder, f"sqlite:///{folder}/study.db", "auto"), {"a": 1}
     ) as study:
@@ -233,7 +237,8 @@ class Elsewhere:
         link.send(Ready())
         with contextlib.suppress(OSError, EOFError):
             while True:
-                link.send(bowl(link.recv()))
+                (trial,) = link.recv()
+                link.send(EndedTrial(trial.number, bowl(trial)))
 
     def poll(self):
         return None
@@ -261,7 +266,7 @@ def one_trial(pool):
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\x04abcd", b"\xff" * 64])
 def test_unauthenticated_connections_do_not_block_workers(said):
-    pool = Pool(bowl, Elsewhere(), 1)
+    pool = Pool(SequentialEvaluation(bowl), Elsewhere(), 1)
     strangers = [socket.create_connection(("127.0.0.1", pool._address[1])) for _ in range(3)]
     for stranger in strangers:
         stranger.sendall(said)
@@ -275,7 +280,7 @@ def test_unauthenticated_connections_do_not_block_workers(said):
 
 def test_a_silent_connection_is_closed(monkeypatch):
     monkeypatch.setattr("synaptune.search.workers.pool._HANDSHAKE_TIMEOUT", 0.2)
-    pool = Pool(bowl, Elsewhere(), 1)
+    pool = Pool(SequentialEvaluation(bowl), Elsewhere(), 1)
     try:
         with socket.create_connection(("127.0.0.1", pool._address[1]), timeout=30.0) as stranger:
             while stranger.recv(1024):  # the pool's question, then the end
@@ -289,7 +294,7 @@ def test_an_evaluation_that_cannot_be_pickled_is_refused_and_closes_the_spawner(
     spawner, lock, closed = Elsewhere(), threading.Lock(), []
     spawner.close = lambda: closed.append(True)
     with pytest.raises(UserError, match=r"cannot be sent to a worker[\s\S]*to do"):
-        Pool(lambda trial: lock, spawner, 1)
+        Pool(SequentialEvaluation(lambda trial: lock), spawner, 1)
     assert closed
 
 

@@ -49,6 +49,10 @@ class FinishedTrial(NamedTuple):
     result: Result
 
 
+# Evaluates a batch of trials; yields each when it ends.
+EvaluateBatch = Callable[[Sequence[Trial], OnReport], Iterator[FinishedTrial]]
+
+
 class Workers(Protocol):
     """Runs up to `count` trials concurrently."""
 
@@ -179,6 +183,39 @@ def _keep_folder() -> Iterator[None]:
                 os.chdir(folder)
 
 
+@dataclass(frozen=True)
+class SequentialEvaluation:
+    """Evaluates the trials of a batch one after another, in this process.
+
+    Attributes:
+        evaluate: the evaluation of a trial.
+        timeout: time limit of a trial [s]; None means no limit.
+    """
+
+    evaluate: Evaluate
+    timeout: float | None = None
+
+    def __call__(self, trials: Sequence[Trial], on_report: OnReport) -> Iterator[FinishedTrial]:
+        for trial in trials:
+            yield FinishedTrial(trial, self._run(trial, on_report))
+
+    def _run(self, trial: Trial, on_report: OnReport) -> Result:
+        errors: list[Exception] = []
+
+        def handle(step: int, value: float) -> bool:
+            try:
+                return on_report(trial, step, value)
+            except Exception as error:
+                errors.append(error)
+                raise
+
+        with handle_reports(handle):
+            result = run_trial(self.evaluate, trial, self.timeout)
+        if errors:  # of the search, such as a database that is lost; not of the trial
+            raise errors[0]
+        return result
+
+
 class InlineWorkers:
     """Runs one trial at a time in this process.
 
@@ -190,7 +227,7 @@ class InlineWorkers:
     count = 1
 
     def __init__(self, evaluate: Evaluate, timeout: float | None = None) -> None:
-        self._evaluate, self._timeout = evaluate, timeout
+        self._evaluate = SequentialEvaluation(evaluate, timeout)
         self._next: Trial | None = None
 
     def start(self, trial: Trial) -> None:
@@ -200,22 +237,7 @@ class InlineWorkers:
     def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
         """Run the stored trial."""
         trial, self._next = self._next, None
-        if trial is None:
-            return ()
-        errors: list[Exception] = []
-
-        def handle(step: int, value: float) -> bool:
-            try:
-                return on_report(trial, step, value)
-            except Exception as error:
-                errors.append(error)
-                raise
-
-        with handle_reports(handle):
-            result = run_trial(self._evaluate, trial, self._timeout)
-        if errors:  # of the search, such as a database that is lost; not of the trial
-            raise errors[0]
-        return (FinishedTrial(trial, result),)
+        return () if trial is None else tuple(self._evaluate([trial], on_report))
 
     def close(self) -> None:
         """Do nothing: no trial runs between two calls."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from synaptune.core.errors import UserError, user_error
-from synaptune.search.workers.base import Evaluate, InlineWorkers, Workers, is_main_thread
-from synaptune.search.workers.devices import count_gpus, find_device_faults
-from synaptune.search.workers.population import (
-    DEFAULT_COUNT,
-    POPULATION,
+from synaptune.search.workers.base import (
+    Evaluate,
     EvaluateBatch,
-    PopulationWorkers,
+    InlineWorkers,
+    SequentialEvaluation,
+    Workers,
+    is_main_thread,
 )
+from synaptune.search.workers.devices import count_gpus, find_device_faults
+from synaptune.search.workers.population import DEFAULT_COUNT, POPULATION, PopulationWorkers
 
 WORKER_KINDS = ("auto", "here", "processes", POPULATION, "ray", "slurm")
 MAX_WORKERS = 8  # most workers that a protocol starts by itself [process]; chosen: memory
@@ -27,13 +30,14 @@ class WorkersConfig:
 
     Attributes:
         kind: `here` (this process, one trial at a time), `processes` (worker processes on this
-            machine), `population` (one program in this process for all trials at a time), `ray` or
-            `slurm`; `auto` is `here` for one worker and `processes` for several, for
-            `devices`, or for a time limit outside the main thread.
+            machine), `population` (one program for all trials at a time, in this process, or one in
+            a worker process for each of `devices`), `ray` or `slurm`; `auto` is `here` for one
+            worker and `processes` for several, for `devices`, or for a time limit outside the main
+            thread.
         count: number of concurrent trials; None means 1, in a population DEFAULT_COUNT, and in a
             protocol the number that `resolve_worker_count` chooses.
         devices: GPUs that are assigned to worker processes in turn, counted from 0 among those that
-            this process sees; empty means that all workers see all GPUs.
+            this process sees, or `cpu` for none; empty means that all workers see all GPUs.
         address: address of a Ray cluster; None means a cluster on this machine.
         cpus: CPUs that Ray reserves for each worker.
         gpus: GPUs that Ray reserves for each worker.
@@ -55,6 +59,11 @@ class WorkersConfig:
         """Number of concurrent trials; `count` must be set."""
         assert self.count is not None
         return self.count
+
+    @property
+    def populations_per_device(self) -> int:
+        """Largest number of population processes that share the memory of a device."""
+        return max(Counter(self.devices).values(), default=1)
 
 
 @dataclass
@@ -112,8 +121,8 @@ def resolve_worker_count(workers: WorkersConfig) -> WorkersConfig:
     of a small model gains little from a second core (docs/results.md); two concurrent runs use two
     cores better.
     """
-    if workers.kind == POPULATION and workers.count is None:
-        return replace(workers, count=DEFAULT_COUNT)
+    if workers.kind == POPULATION:
+        return resolve_population(workers)
     if workers.count is not None or workers.kind not in ("auto", "here", "processes"):
         return workers
     if workers.kind == "here":
@@ -126,6 +135,14 @@ def resolve_worker_count(workers: WorkersConfig) -> WorkersConfig:
     else:
         cores = os.cpu_count() or 1
     return replace(workers, count=min(cores, MAX_WORKERS))
+
+
+def resolve_population(workers: WorkersConfig) -> WorkersConfig:
+    """Choose the trials at a time of a population, and a process for each of several GPUs."""
+    gpus = [] if workers.devices else [str(number) for number in range(count_gpus())]
+    devices = workers.devices or (gpus if len(gpus) > 1 else [])
+    count = max(DEFAULT_COUNT, len(devices)) if workers.count is None else workers.count
+    return replace(workers, count=count, devices=devices)
 
 
 def make_workers(
@@ -147,15 +164,16 @@ def make_workers(
     Raises:
         UserError: the workers cannot be created.
     """
-    if config.kind == POPULATION:
+    kind = config.kind
+    if kind == POPULATION:
         if evaluate_batch is None:
             raise user_error(
                 got="workers.kind=population for trials that are not our trainings",
                 expected="a search with train.py or a protocol, over values of its configuration",
                 do="set workers.kind=auto",
             )
-        return PopulationWorkers(evaluate_batch, config.slots)
-    kind = config.kind
+        if not config.devices:
+            return PopulationWorkers(evaluate_batch, config.slots)
     if kind == "auto":
         kind = "here" if config.slots == 1 and not config.devices else "processes"
     if kind == "here" and trial.timeout is not None and not is_main_thread():
@@ -172,11 +190,17 @@ def make_workers(
     from synaptune.search.workers.pool import Pool
     from synaptune.search.workers.spawners import LocalSpawner, RaySpawner, SlurmSpawner
 
+    processes = config.slots
+    evaluate_share: EvaluateBatch = SequentialEvaluation(evaluate)
     match kind:
         case "processes":
-            spawner = LocalSpawner(config.slots, tuple(config.devices))
+            spawner = LocalSpawner(processes, tuple(config.devices))
+        case "population":
+            assert evaluate_batch is not None
+            processes, evaluate_share = min(processes, len(config.devices)), evaluate_batch
+            spawner = LocalSpawner(processes, tuple(config.devices))
         case "ray":
             spawner = RaySpawner(config.address, config.cpus, config.gpus)
         case _:
             spawner = SlurmSpawner(folder / "submitit", config.cluster, config.parameters)
-    return Pool(evaluate, spawner, config.slots, trial.timeout)
+    return Pool(evaluate_share, spawner, config.slots, trial.timeout, processes=processes)

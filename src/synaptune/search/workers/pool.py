@@ -1,19 +1,16 @@
 """Pool of long-lived worker processes; a worker imports its modules once and runs many trials.
 
 A spawner starts a worker process on this machine, on Ray or on Slurm. The worker connects to the
-controller, receives the evaluation once, and then one trial after another. The controller observes
-the connection. A closed connection means that the worker died. Silence beyond HEARTBEAT_TIMEOUT
-means that its machine is lost. A trial that exceeds its time limit is ended together with its
-worker.
-
-    controller -> worker   the evaluation (cloudpickle), Trial, bool (answer to a report)
-    worker -> controller   Ready, Heartbeat, ReportedValue, Result, or LoadFailure (the evaluation
-                           cannot be loaded)
+controller, receives the evaluation once, and then one batch of trials after another: a single
+trial, or the share of a worker that trains several as one program. The controller observes the
+connection. A closed connection means that the worker died. Silence beyond HEARTBEAT_TIMEOUT means
+that its machine is lost. A trial that exceeds its time limit is ended together with its worker.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import socket
@@ -29,42 +26,30 @@ from multiprocessing.connection import (
     deliver_challenge,
     wait,
 )
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import cloudpickle
 
 from synaptune.core.errors import user_error
 from synaptune.search.trial import Failure, Result, Trial
-from synaptune.search.workers.base import Evaluate, FinishedTrial, OnReport, make_timeout_failure
+from synaptune.search.workers.base import (
+    EvaluateBatch,
+    FinishedTrial,
+    OnReport,
+    make_timeout_failure,
+)
+from synaptune.search.workers.messages import (
+    HEARTBEAT_INTERVAL,
+    HEARTBEAT_TIMEOUT,
+    EndedTrial,
+    LoadFailure,
+    Ready,
+    ReportedValue,
+)
 
-# Time between two signs of life of a worker [s]; chosen: cheap, and soon enough.
-HEARTBEAT_INTERVAL = 5.0
-# Silence after which a worker counts as dead [s]; chosen: longer than any pause of a network.
-HEARTBEAT_TIMEOUT = 120.0
 _HANDSHAKE_TIMEOUT = 30.0  # [s], limit for authentication; a worker authenticates at once
 # Limit of consecutive workers that die before their first trial; the cause then is not a trial.
 _MAX_FAILED_STARTS = 3
-
-
-class Heartbeat(NamedTuple):
-    """A worker is alive."""
-
-
-class Ready(NamedTuple):
-    """A worker has loaded the evaluation."""
-
-
-class LoadFailure(NamedTuple):
-    """A worker could not load the evaluation."""
-
-    trace: str
-
-
-class ReportedValue(NamedTuple):
-    """An intermediate value of the running trial; the answer is whether the trial should stop."""
-
-    step: int
-    value: float
 
 
 class WorkerHandle(Protocol):
@@ -105,36 +90,48 @@ class Spawner(Protocol):
 
 @dataclass
 class _Slot:
-    """A slot of the pool: its worker, if there is one, and the trial that the worker runs."""
+    """A slot of the pool: its worker, if there is one, and by number the trials that it runs."""
 
     number: int
     handle: WorkerHandle | None = None
     connection: Connection | None = None
     ready: bool = False
-    trial: Trial | None = None
+    trials: dict[int, Trial] = field(default_factory=dict)
     started_at: float = 0.0
     last_heard: float = 0.0
     failed_starts: int = 0
-    lost: list[FinishedTrial] = field(default_factory=list)
 
 
 class Pool:
-    """Runs up to `count` trials concurrently, each in its own worker process.
+    """Runs up to `count` trials concurrently in worker processes, each of which runs its share.
+
+    A trial whose worker died runs alone when it is started again: one trial that ends its process
+    then ends no other.
 
     Args:
-        evaluate: the evaluation; cloudpickle must be able to pickle it.
+        evaluate: the evaluation of the trials of a worker; cloudpickle must be able to pickle it.
         spawner: starts the workers.
         count: number of concurrent trials.
         timeout: time limit of a trial [s], after which its worker is ended; None means no limit.
+        processes: number of worker processes; None means one for each trial.
     """
 
     def __init__(
-        self, evaluate: Evaluate, spawner: Spawner, count: int, timeout: float | None = None
+        self,
+        evaluate: EvaluateBatch,
+        spawner: Spawner,
+        count: int,
+        timeout: float | None = None,
+        *,
+        processes: int | None = None,
     ) -> None:
         self.count, self._spawner, self._timeout = count, spawner, timeout
         self._pickle_evaluation = _pickle_evaluation(evaluate, spawner)
         self._key = os.urandom(32)
-        self._slots = [_Slot(number) for number in range(count)]
+        self._slots = [_Slot(number) for number in range(processes or count)]
+        self._share = math.ceil(count / len(self._slots))
+        self._waiting: list[Trial] = []
+        self._lost: set[int] = set()  # numbers of trials whose worker died
         self._open_listener, self._address = _open_listener(spawner.remote)
         self._new_connections: queue.SimpleQueue[tuple[int, Connection]] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = os.pipe()
@@ -166,16 +163,31 @@ class Pool:
             os.write(self._wake_writer, b".")
 
     def start(self, trial: Trial) -> None:
-        """Assign a trial to a free slot, and start a worker there if the slot has none."""
-        slot = min(
-            (slot for slot in self._slots if slot.trial is None),
-            key=lambda slot: not slot.ready,
-        )
-        slot.trial, slot.started_at = trial, time.monotonic()
-        if slot.handle is None:
-            self._spawn_worker(slot)
-        elif slot.ready:
-            self._send(slot, trial)
+        """Store a trial until `wait_for_trials` gives it to a worker."""
+        self._waiting.append(trial)
+
+    def _assign_waiting(self) -> None:
+        """Assign the waiting trials to the free slots, and start the workers that are missing."""
+        free = [slot for slot in self._slots if not slot.trials]
+        free.sort(key=lambda slot: not slot.ready)
+        for position, slot in enumerate(free):
+            batch = self._take_batch(len(free) - position)
+            if not batch:
+                return
+            slot.trials, slot.started_at = {t.number: t for t in batch}, time.monotonic()
+            if slot.handle is None:
+                self._spawn_worker(slot)
+            elif slot.ready:
+                self._send(slot, batch)
+
+    def _take_batch(self, slots: int) -> list[Trial]:
+        """Remove the next batch from the waiting trials, of which as many slots get equal parts."""
+        count = min(self._share, math.ceil(len(self._waiting) / slots))
+        batch = [trial for trial in self._waiting if trial.number in self._lost][:1]
+        batch = batch or self._waiting[:count]
+        taken = {trial.number for trial in batch}
+        self._waiting = [trial for trial in self._waiting if trial.number not in taken]
+        return batch
 
     def _spawn_worker(self, slot: _Slot) -> None:
         slot.handle, slot.last_heard = (
@@ -185,6 +197,7 @@ class Pool:
 
     def wait_for_trials(self, on_report: OnReport) -> Sequence[FinishedTrial]:
         """Wait for trials to end. The trial of a worker that died ends with a `worker` failure."""
+        self._assign_waiting()
         while True:
             finished: list[FinishedTrial] = []
             connections = {
@@ -198,7 +211,7 @@ class Pool:
             finished += self._end_overdue()
             if finished:
                 return finished
-            if all(slot.trial is None for slot in self._slots):
+            if not any(slot.trials for slot in self._slots):
                 return ()
 
     def _get_wait_time(self) -> float:
@@ -209,7 +222,7 @@ class Pool:
             times += [
                 slot.started_at + self._timeout - now
                 for slot in self._slots
-                if slot.trial is not None and slot.ready
+                if slot.trials and slot.ready
             ]
         return max(0.0, min(times))
 
@@ -235,25 +248,28 @@ class Pool:
         match message:
             case Ready():
                 slot.ready, slot.started_at, slot.failed_starts = True, time.monotonic(), 0
-                if slot.trial is not None:
-                    self._send(slot, slot.trial)
+                if slot.trials:
+                    self._send(slot, list(slot.trials.values()))
             case LoadFailure(trace):
                 raise user_error(
                     got=f"an evaluation that a worker cannot load\n{trace}",
                     expected="a function and arguments that another process can import or unpickle",
                     do="define it in a module the workers can import, or run it in this process",
                 )
-            case ReportedValue(step, value):
-                assert slot.trial is not None
-                self._send(slot, on_report(slot.trial, step, value))
-            case Result():
-                trial, slot.trial = slot.trial, None
-                assert trial is not None
-                if message.failure is not None and message.failure.kind == "device":
-                    # A broken device context cannot be repaired within its process.
-                    self._stop_worker(slot)
-                return [FinishedTrial(trial, message)]
+            case ReportedValue(number, step, value):
+                self._send(slot, on_report(slot.trials[number], step, value))
+            case EndedTrial(number, result):
+                return self._handle_result(slot, number, result)
         return []
+
+    def _handle_result(self, slot: _Slot, number: int, result: Result) -> list[FinishedTrial]:
+        failure = result.failure
+        if failure is not None and failure.kind == "device":
+            # A broken device context cannot be repaired within its process.
+            self._stop_worker(slot)
+            if len(slot.trials) > 1:  # any of them can be the cause
+                return self._lose_trials(slot, f"its worker was ended ({failure.reason})")
+        return [FinishedTrial(slot.trials.pop(number), result)]
 
     def _end_overdue(self) -> list[FinishedTrial]:
         """End trials that exceed their time limit, and workers that are silent or gone."""
@@ -261,15 +277,12 @@ class Pool:
         for slot in self._slots:
             if (
                 slot.ready
-                and slot.trial is not None
+                and slot.trials
                 and self._timeout is not None
                 and now - slot.started_at >= self._timeout
             ):
-                trial, slot.trial = slot.trial, None
                 self._stop_worker(slot)
-                failure = make_timeout_failure(self._timeout)
-                result = Result(None, now - slot.started_at, failure=failure)
-                finished.append(FinishedTrial(trial, result))
+                finished += self._end_trials(slot, make_timeout_failure(self._timeout))
             elif slot.connection is None and slot.handle is not None:
                 finished += self._handle_death(slot) if slot.handle.poll() is not None else []
             elif slot.connection is not None and now - slot.last_heard > HEARTBEAT_TIMEOUT:
@@ -279,17 +292,14 @@ class Pool:
     def _handle_death(self, slot: _Slot) -> list[FinishedTrial]:
         """Remove a dead worker.
 
-        A trial that had started fails. A trial that had not started gets another worker.
+        Trials that had started fail. Trials that had not started get another worker.
         """
-        cause = self._describe_exit(slot)
-        started, trial, seconds = slot.ready, slot.trial, time.monotonic() - slot.started_at
+        cause, started = self._describe_exit(slot), slot.ready
         self._stop_worker(slot)
-        if trial is None:
+        if not slot.trials:
             return []
         if started:
-            slot.trial = None
-            failure = Failure("worker", f"its worker died ({cause})")
-            return [FinishedTrial(trial, Result(None, seconds, failure=failure))]
+            return self._lose_trials(slot, f"its worker died ({cause})")
         slot.failed_starts += 1
         if slot.failed_starts >= _MAX_FAILED_STARTS:
             raise user_error(
@@ -300,6 +310,16 @@ class Pool:
             )
         self._spawn_worker(slot)
         return []
+
+    def _lose_trials(self, slot: _Slot, reason: str) -> list[FinishedTrial]:
+        self._lost.update(slot.trials)
+        return self._end_trials(slot, Failure("worker", reason))
+
+    def _end_trials(self, slot: _Slot, failure: Failure) -> list[FinishedTrial]:
+        """Return the trials of a slot as failed."""
+        trials, slot.trials = slot.trials.values(), {}
+        result = Result(None, time.monotonic() - slot.started_at, failure=failure)
+        return [FinishedTrial(trial, result) for trial in trials]
 
     def _describe_exit(self, slot: _Slot) -> str:
         """Describe how a worker ended; its connection closes before its exit code is known."""
@@ -337,7 +357,7 @@ class Pool:
         os.close(self._wake_reader)
 
 
-def _pickle_evaluation(evaluate: Evaluate, spawner: Spawner) -> bytes:
+def _pickle_evaluation(evaluate: EvaluateBatch, spawner: Spawner) -> bytes:
     """Pickle an evaluation for the workers.
 
     Raises:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from synaptune.search.trial import Trial
-from synaptune.search.workers.base import FinishedTrial, OnReport
+from synaptune.search.workers.base import EvaluateBatch, FinishedTrial, OnReport
 
 POPULATION = "population"
 # Trials of a batch where `workers.count` is not set; chosen: the gain grows little beyond it
 # (docs/results.md).
 DEFAULT_COUNT = 16
-
-EvaluateBatch = Callable[[Sequence[Trial], OnReport], Iterator[FinishedTrial]]
 
 
 class PopulationWorkers:

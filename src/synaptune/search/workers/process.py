@@ -1,4 +1,4 @@
-"""Worker process: connects to the controller, loads the evaluation and runs trials.
+"""Worker process: connects to the controller, loads the evaluation and runs batches of trials.
 
 It runs until the controller closes the connection.
 
@@ -17,7 +17,10 @@ import threading
 import time
 import traceback
 from multiprocessing.connection import Client, Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from synaptune.search.trial import Trial
 
 KEY_VARIABLE = "SYNAPTUNE_KEY"
 _EXIT_NO_CONTROLLER = 3  # exit code of a worker whose controller is gone
@@ -35,9 +38,8 @@ def run_worker(address: Any, authkey: bytes, slot: int) -> None:
     """
     import cloudpickle
 
-    from synaptune.search.trial import Trial, make_error_result
-    from synaptune.search.workers.base import run_trial
-    from synaptune.search.workers.pool import LoadFailure, Ready
+    from synaptune.search.trial import make_error_result
+    from synaptune.search.workers.messages import EndedTrial, LoadFailure, Ready
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller handles Ctrl-C
     link = _ControllerLink(Client(address, authkey=authkey))
@@ -50,17 +52,17 @@ def run_worker(address: Any, authkey: bytes, slot: int) -> None:
         link.send(LoadFailure(traceback.format_exc()))
         return
     link.send(Ready())
-    from synaptune.search.workers.reporting import handle_reports
-
     while True:
-        trial = link.receive()
-        assert isinstance(trial, Trial)
-        with handle_reports(link.report):
-            try:
-                result = run_trial(evaluate, trial)
-            except KeyboardInterrupt as error:  # of the objective; signals are ignored here
-                result = make_error_result(error, 0.0)
-        link.send(result)
+        batch = link.receive()
+        running = [trial.number for trial in batch]
+        try:
+            for trial, result in evaluate(batch, link.report):
+                running.remove(trial.number)
+                link.send(EndedTrial(trial.number, result))
+        # of what the trials share, or of an objective; signals are ignored here
+        except (Exception, KeyboardInterrupt) as error:
+            for number in running:
+                link.send(EndedTrial(number, make_error_result(error, 0.0)))
 
 
 class _ControllerLink:
@@ -84,16 +86,16 @@ class _ControllerLink:
         except (OSError, EOFError):
             os._exit(0)
 
-    def report(self, step: int, value: float) -> bool:
-        """Send a value to the controller and return its answer."""
-        from synaptune.search.workers.pool import ReportedValue
+    def report(self, trial: Trial, step: int, value: float) -> bool:
+        """Send a value of a trial to the controller and return its answer."""
+        from synaptune.search.workers.messages import ReportedValue
 
-        self.send(ReportedValue(step, value))
+        self.send(ReportedValue(trial.number, step, value))
         return self.receive()
 
     def send_heartbeats(self) -> None:
         """Send heartbeats. A failed heartbeat ends the process after the controller is gone."""
-        from synaptune.search.workers.pool import HEARTBEAT_INTERVAL, Heartbeat
+        from synaptune.search.workers.messages import HEARTBEAT_INTERVAL, Heartbeat
 
         while True:
             self.send(Heartbeat())
