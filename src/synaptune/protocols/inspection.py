@@ -43,7 +43,7 @@ from omegaconf import DictConfig, OmegaConf
 from synaptune.core.text import get_first_line
 from synaptune.protocols.protocol import FINAL_STEPS, Protocol, print_message
 from synaptune.search.space.space import UnitPoint
-from synaptune.search.workers.base import InlineWorkers
+from synaptune.search.workers.pool import Pool
 from synaptune.training.config import CHECKPOINT_FILE
 
 if TYPE_CHECKING:
@@ -197,8 +197,8 @@ def _limit_threads(protocol: Protocol) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    if not isinstance(protocol.pool, InlineWorkers) and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // protocol.pool.count))
+    if isinstance(protocol.pool, Pool) and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // protocol.pool.processes))
     try:
         yield
     finally:

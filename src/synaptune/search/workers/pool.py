@@ -162,6 +162,11 @@ class Pool:
             self._new_connections.put((number, connection))
             os.write(self._wake_writer, b".")
 
+    @property
+    def processes(self) -> int:
+        """Number of worker processes."""
+        return len(self._slots)
+
     def start(self, trial: Trial) -> None:
         """Store a trial until `wait_for_trials` gives it to a worker."""
         self._waiting.append(trial)
