@@ -13,7 +13,12 @@ from helpers.evidence_maker import (
     make_single_evidence,
     make_unfinished_evidence,
 )
-from synaptune.analysis.results import SelectionBias, ValidationResult
+from synaptune.analysis.results import (
+    ScreenEffect,
+    Screening,
+    SelectionBias,
+    ValidationResult,
+)
 from synaptune.report import next_commands, tables
 from synaptune.report.advice import advise, count_needed_seeds
 from synaptune.report.figures import draw_figure
@@ -193,12 +198,12 @@ def test_the_verdict_compares_with_random_points_and_attributes_nothing_without_
     study = dataclasses.replace(evidence, random_curve=curve, convergence=course, ablation=[])
     found = texts(make_verdict(study).findings)
     assert found["Against random points"] == (
-        "Best objective, lower is better: random points 2.38 (6, the sanity phase); search 2.3 "
-        "(3 evaluations, of which number 3 was the first below them)."
+        "The lowest objective is 2.38 in 6 random points (the sanity phase) and 2.3 in the search "
+        "(3 evaluations, of which number 3 was the first below all random points)."
     )
     worse = dataclasses.replace(study, convergence=course._replace(best=[2.6, 2.45, 2.4]))
     assert texts(make_verdict(worse).findings)["Against random points"].endswith(
-        "search 2.4 (3 evaluations). The search is no better than random points."
+        "2.4 in the search (3 evaluations), which is no better than random points."
     )
     moved = found["What moved most"]
     assert moved.endswith("The gain is not attributed to any of them until an ablation is there.")
@@ -225,6 +230,32 @@ def test_sections_without_a_signal_fold_to_a_sentence(evidence):
     page = {section.key: section.html for section in make_sections(evidence, figures)}
     assert "<svg" in page["search"]
     assert "<details>" not in page["hypotheses"]
+
+
+@pytest.mark.parametrize("adjusted_p", [0.01, 0.5])
+def test_a_screening_without_a_significant_effect_shows_no_ranking(evidence, adjusted_p):
+    effects = [
+        ScreenEffect(name, 0.01, -0.01, 0.03, adjusted_p, adjusted_p, True)
+        for name in evidence.names
+    ]
+    screening = Screening(effects, [], 96, 0, 0.005, True)
+    study = dataclasses.replace(evidence, screening=screening)
+    sections = make_sections(study, [draw_figure("screening", study)])
+    html = {section.key: section.html for section in sections}["screening"]
+    assert ("<svg" in html) == (adjusted_p < 0.05) == ("by subsystem" in html)
+    assert "<details>" in html
+
+
+def test_the_verdict_says_what_was_compared_and_what_a_parameter_is(evidence):
+    sizes = {"model.layers": 2, "model.width": 64, "training.steps": 200}
+    study = make_protocol_study(evidence, "phase1")
+    study.provenance["configuration"] |= sizes | {"data.source": "stdlib"}
+    found = texts(make_verdict(study).findings)
+    assert "2 layers of width 64, 200 training steps, data stdlib" in found["What was compared"]
+    assert f"trial {study.validated.number}" in found["What was compared"]
+    carried = found["What carries the gain"]
+    assert "barrier_strength: distance penalty over a full context." in carried
+    assert "What was compared" not in texts(make_verdict(evidence).findings)
 
 
 def test_one_of_something_is_singular():

@@ -21,6 +21,7 @@ from synaptune.search.space.values import Value
 
 _MAX_NAMED = 6  # parameters named in a sentence
 _MAX_MOVES = 3  # parameters named that moved most
+_MAX_EXPLAINED = 2  # parameters whose meaning is given
 _LEAST_MOVE = 0.1  # move that is named, as a share of the range
 # Gains of the same search, repeated (docs/results.md).
 REPEATED_SEARCHES = (
@@ -115,12 +116,16 @@ def explain_stale(evidence: Evidence) -> str:
 
 
 def explain_context(evidence: Evidence) -> list[Finding]:
-    """Compare the search with random points, name what moved and what the interval leaves out."""
-    findings = [*_compare_with_random(evidence), *_name_moves(evidence)]
+    """Say what was compared, with random points as well, what moved, and the limits of it."""
+    findings = [
+        *_describe_comparison(evidence),
+        *_compare_with_random(evidence),
+        *_name_moves(evidence),
+    ]
     if evidence.validation is not None:
         text = (
-            "Training seeds of these two points. Another search, machine or text finds another "
-            "best point, so the gain of a repeated search may lie outside of it"
+            "The training seeds of these two points, not the search. Another search, machine or "
+            "text finds another best point, whose gain may lie outside the interval"
         )
         if evidence.repeats is not None:
             text += f": {describe_repeats(evidence.repeats)}"
@@ -128,6 +133,24 @@ def explain_context(evidence: Evidence) -> list[Finding]:
             text += f": {REPEATED_SEARCHES}"
         findings.append(Finding("What the interval covers", f"{text}."))
     return findings
+
+
+def _describe_comparison(evidence: Evidence) -> Iterator[Finding]:
+    """Describe the two points of a validation and the size of their runs."""
+    facts = next_commands.get_configuration(evidence)
+    sizes = [facts.get(name) for name in ("model.layers", "model.width", "training.steps")]
+    point = evidence.validated or evidence.best
+    if evidence.validation is None or point is None or None in sizes:
+        return
+    layers, width, steps = sizes
+    source = facts.get("data.path") or facts.get("data.name") or facts.get("data.source")
+    text = (
+        "The model with its start values, those configured before the search, and the same model "
+        f"with {format_count(len(evidence.names), 'value')} of trial {point.number}: "
+        f"{format_count(layers, 'layer')} of width {width}, {steps} training steps, data {source}. "
+        "A larger model or longer training may give another result."
+    )
+    yield Finding("What was compared", text)
 
 
 def _compare_with_random(evidence: Evidence) -> Iterator[Finding]:
@@ -138,12 +161,12 @@ def _compare_with_random(evidence: Evidence) -> Iterator[Finding]:
     chance = curve.best[-1]  # of all points: their lowest loss
     objectives = [format_cell(to_objective(evidence, loss), "loss") for loss in (chance, best)]
     text = (
-        f"Best {evidence.label}, {evidence.direction}: "
-        f"random points {objectives[0]} ({curve.count}, {curve.source}); "
-        f"search {objectives[1]} ({format_count(len(course.best), 'evaluation')}"
+        f"The {'highest' if evidence.maximize else 'lowest'} {evidence.label} is {objectives[0]} "
+        f"in {format_count(curve.count, 'random point')} ({curve.source}) and {objectives[1]} in "
+        f"the search ({format_count(len(course.best), 'evaluation')}"
     )
     if best >= chance:
-        text += "). The search is no better than random points"
+        text += "), which is no better than random points"
     else:
         passed = next(
             count
@@ -151,7 +174,7 @@ def _compare_with_random(evidence: Evidence) -> Iterator[Finding]:
             if loss is not None and loss < chance
         )
         better = "above" if evidence.maximize else "below"
-        text += f", of which number {passed} was the first {better} them)"
+        text += f", of which number {passed} was the first {better} all random points)"
     yield Finding("Against random points", f"{text}.")
 
 
@@ -224,7 +247,8 @@ def explain_open_hypotheses(evidence: Evidence) -> str:
     count = len(evidence.hypotheses)
     what = "The only hypothesis" if count == 1 else f"None of the {count} hypotheses"
     verb = "cannot" if count == 1 else "can"
-    return f"{what} {verb} be decided: no effect of their parameters was found."
+    whose = "its" if count == 1 else "their"
+    return f"{what} {verb} be decided: no effect of {whose} parameters was found."
 
 
 def _explain_no_claim(evidence: Evidence) -> str:
@@ -260,7 +284,7 @@ def explain_ablation(evidence: Evidence) -> Iterator[Finding]:
         more = f" and {len(good) - _MAX_NAMED} more" if len(good) > _MAX_NAMED else ""
         text = (
             "Test perplexity [%] lost when one parameter alone is set back to its start value: "
-            f"{_list_gains(evidence, good)}{more}."
+            f"{_list_gains(evidence, good)}{more}.{_explain_names(good[:_MAX_EXPLAINED])}"
         )
     elif harmful:
         text = "No tuned value has a significant gain."
@@ -285,6 +309,15 @@ def _list_gains(evidence: Evidence, gains: Sequence[tuple[AblationRow, Compariso
         f"{make_label(entry.name, evidence.names)} {format_cell(gain, 'gain')}"
         for entry, gain in gains[:_MAX_NAMED]
     )
+
+
+def _explain_names(gains: Sequence[tuple[AblationRow, Comparison]]) -> str:
+    """Explain the parameters of the synapse among some; empty without one."""
+    from synaptune.synapse.circuit import SPECS
+
+    meanings = {spec.name: (spec.label, spec.meaning) for spec in SPECS}
+    known = [meanings[entry.name] for entry, _ in gains if entry.name in meanings]
+    return "".join(f" {label}: {meaning}." for label, meaning in known)
 
 
 def is_significant(entry: AblationRow) -> bool:
