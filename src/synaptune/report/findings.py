@@ -138,15 +138,14 @@ def explain_context(evidence: Evidence) -> list[Finding]:
 def _describe_comparison(evidence: Evidence) -> Iterator[Finding]:
     """Describe the two points of a validation and the size of their runs."""
     facts = next_commands.get_configuration(evidence)
-    sizes = [facts.get(name) for name in ("model.layers", "model.width", "training.steps")]
+    layers, width, steps = map(facts.get, ("model.layers", "model.width", "training.steps"))
     point = evidence.validated or evidence.best
-    if evidence.validation is None or point is None or None in sizes:
+    if evidence.validation is None or point is None or layers is None or None in (width, steps):
         return
-    layers, width, steps = sizes
     source = facts.get("data.path") or facts.get("data.name") or facts.get("data.source")
     text = (
-        "The model with its start values, those configured before the search, and the same model "
-        f"with {format_count(len(evidence.names), 'value')} of trial {point.number}: "
+        "The model with its start values (those before the search) and the same model with "
+        f"{format_count(len(evidence.names), 'value')} of trial {point.number}: "
         f"{format_count(layers, 'layer')} of width {width}, {steps} training steps, data {source}. "
         "A larger model or longer training may give another result."
     )
