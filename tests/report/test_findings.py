@@ -1,6 +1,7 @@
 """The sentences of a report agree with its numbers, and its commands with the study's protocol."""
 
 import dataclasses
+import io
 import math
 import statistics
 
@@ -13,6 +14,7 @@ from helpers.evidence_maker import (
     make_single_evidence,
     make_unfinished_evidence,
 )
+from synaptune.analysis.repeats import Repeats
 from synaptune.analysis.results import (
     ScreenEffect,
     Screening,
@@ -100,6 +102,24 @@ def test_captions_say_no_more_of_the_importances_than_is_known(evidence):
     assert "whole range" not in caption
     assert "where the search sampled" in caption
     assert "default" not in caption + draw_figure("ablation", evidence).caption
+
+
+def test_findings_in_a_pipe_are_lines(evidence):
+    baseline, best = evidence.validation.before, evidence.validation.after
+    summary = summarise_study(
+        "s",
+        evidence.trials,
+        evidence.best,
+        pairs=list(zip(baseline, best, strict=True)),
+        defaults=evidence.start,
+        seconds=1.0,
+        findings=make_verdict(evidence).findings,
+    )
+    stream = io.StringIO()
+    print_verdict(summary, Console(file=stream, width=80))
+    lines = stream.getvalue().splitlines()
+    for finding in make_verdict(evidence).findings:
+        assert f"{finding.title}: {finding.text}" in lines
 
 
 def test_harmful_values_alone_are_reported(evidence):
@@ -230,6 +250,17 @@ def test_sections_without_a_signal_fold_to_a_sentence(evidence):
     page = {section.key: section.html for section in make_sections(evidence, figures)}
     assert "<svg" in page["search"]
     assert "<details>" not in page["hypotheses"]
+
+
+@pytest.mark.parametrize(("other", "tone"), [(6.0, "good"), (-0.1, "unsure")])
+def test_the_headline_of_repeated_searches_has_their_mean(evidence, other, tone):
+    own = evidence.validation.gain.mean
+    repeats = Repeats(["a", "b"], [own, other], [8.0, 9.0], [])
+    verdict = make_verdict(dataclasses.replace(evidence, repeats=repeats))
+    assert verdict.headline.endswith(f"The mean over 2 searches is {(own + other) / 2:.1f} %.")
+    assert verdict.tone == tone
+    covered = texts(verdict.findings)["What the interval covers"]
+    assert f"found {own:.1f} and {other:.1f} % (mean" in covered
 
 
 @pytest.mark.parametrize("adjusted_p", [0.01, 0.5])

@@ -283,7 +283,9 @@ def _confirm(question: str) -> bool:
 
     if not is_terminal(sys.stdin):
         raise user_error(
-            got=f"{question} with no terminal to answer on", expected="yes or no", do="add --yes"
+            got=f"no terminal to answer the question: {question}",
+            expected="yes or no",
+            do="add --yes",
         )
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

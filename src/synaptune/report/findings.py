@@ -70,6 +70,11 @@ def make_verdict(evidence: Evidence) -> Verdict:
         findings.append(Finding("Stale validation", explain_stale(evidence)))
     else:
         headline, tone = describe_gain(validation.gain)
+        if evidence.repeats is not None:
+            count, mean = len(evidence.repeats.gains), evidence.repeats.mean
+            headline += f" The mean over {count} searches is {mean:z.1f} %."
+            if tone == "good" and min(evidence.repeats.gains) <= 0.0:
+                tone = "unsure"
         decision = Finding(f"Decision: {validation.decision}", _to_sentence(validation.reason))
         findings.append(decision)
         if validation.overfit:
@@ -378,7 +383,7 @@ def _explain_search(evidence: Evidence) -> Iterator[Finding]:
         )
         yield Finding("Effects", f"{text} (Holm-adjusted, {len(evidence.effects)} tests).")
     elif evidence.effects_note and evidence.trials:
-        yield Finding("Effects", f"Not tested: {_to_sentence(evidence.effects_note)}")
+        yield Finding("Effects", _to_sentence(f"not tested: {evidence.effects_note}"))
 
 
 def _warn_overstated(seeds: int | None) -> str:
