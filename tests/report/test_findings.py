@@ -252,6 +252,21 @@ def test_sections_without_a_signal_fold_to_a_sentence(evidence):
     assert "<details>" not in page["hypotheses"]
 
 
+def test_a_recommended_trial_is_not_called_the_one_with_the_best_objective(evidence):
+    trials = [trial for trial in evidence.trials if trial.objective is not None]
+    first, second, *_ = sorted(trials, key=lambda trial: trial.objective)
+    study = dataclasses.replace(evidence, best=second, validated=second)
+    text = texts(make_verdict(study).findings)["Recommended trial"]
+    assert f"{first.objective:.6g}, is that of trial {first.number}." in text
+    assert f"trial {second.number} ({second.objective:.6g})" in text
+    numbers = dict(tables.list_key_numbers(study))
+    assert numbers[f"best objective, trial {first.number}"] == f"{first.objective:.6g}"
+    assert (
+        numbers[f"objective of the recommended trial {second.number}"] == f"{second.objective:.6g}"
+    )
+    assert "Recommended trial" not in texts(make_verdict(evidence).findings)
+
+
 @pytest.mark.parametrize(("other", "tone"), [(6.0, "good"), (-0.1, "unsure")])
 def test_the_headline_of_repeated_searches_has_their_mean(evidence, other, tone):
     own = evidence.validation.gain.mean

@@ -18,6 +18,7 @@ from synaptune.report.repeats import describe_repeats
 from synaptune.report.table_model import format_cell
 from synaptune.report.tables import count_search_seeds, to_objective
 from synaptune.search.space.values import Value
+from synaptune.search.trial import find_best
 
 _MAX_NAMED = 6  # parameters named in a sentence
 _MAX_MOVES = 3  # parameters named that moved most
@@ -124,6 +125,7 @@ def explain_context(evidence: Evidence) -> list[Finding]:
     """Say what was compared, with random points as well, what moved, and the limits of it."""
     findings = [
         *_describe_comparison(evidence),
+        *_explain_recommendation(evidence),
         *_compare_with_random(evidence),
         *_name_moves(evidence),
     ]
@@ -155,6 +157,21 @@ def _describe_comparison(evidence: Evidence) -> Iterator[Finding]:
         "A larger model or longer training may give another result."
     )
     yield Finding("What was compared", text)
+
+
+def _explain_recommendation(evidence: Evidence) -> Iterator[Finding]:
+    """Explain why the validated trial is not the one with the best objective."""
+    first, validated = find_best(evidence.trials, evidence.maximize), evidence.validated
+    if first is None or validated is None or evidence.is_stale:
+        return
+    if first.objective != validated.objective:
+        objectives = [format_cell(trial.objective, "loss") for trial in (first, validated)]
+        text = (
+            f"The best objective, {objectives[0]}, is that of trial {first.number}. Single "
+            f"objectives are noisy, so the search recommends trial {validated.number} "
+            f"({objectives[1]}) from all its trials (search.recommend, search.incumbents)."
+        )
+        yield Finding("Recommended trial", text)
 
 
 def _compare_with_random(evidence: Evidence) -> Iterator[Finding]:

@@ -149,8 +149,8 @@ def _draw_random_curve(layout: FigureLayout, axes: Axes, curve: RandomCurve | No
         y = next(
             high for k, high in zip(curve.k, curve.high, strict=True) if k >= last - 0.37 * end
         )
-        if y > axes.get_ylim()[1]:  # above the frame is the label of the axis
-            style, y = style | {"shift": (-4, -9)}, axes.get_ylim()[1]
+        bottom, top = axes.get_ylim()
+        y = min(y, top - 0.07 * (top - bottom))  # above the frame is the label of the axis
     layout.label_point(axes, last, y, text, colour=colour, zorder=4.5, **style)
 
 
