@@ -34,11 +34,9 @@ from synaptune.report.figures import (
     make_svg_file,
 )
 from synaptune.report.figures.axis import list_round_values, locate_value
-from synaptune.report.figures.importance import draw_ablation
-from synaptune.report.figures.layout import MINUS, format_number, measure_text, spread_apart
+from synaptune.report.figures.layout import MINUS, format_number, spread_apart
 from synaptune.report.figures.theme import (
     NARROW_WIDTH,
-    TINY_SIZE,
     VARIABLES,
     WIDTH,
     make_inline_svg,
@@ -187,24 +185,6 @@ def test_the_ablation_ranks_by_worth_and_marks_what_is_significant(evidence, fig
     assert hollow == len(doubtful) > 0
 
 
-def test_the_interval_of_a_single_ablated_parameter_lies_inside_the_frame(evidence):
-    gain = dataclasses.replace(evidence, ablation=evidence.ablation[:1])
-    gain.ablation[0] = gain.ablation[0]._replace(
-        reverted=results.Comparison(3, 1.4, 0.5, 2.3, *gain.ablation[0].reverted[4:]), alone=None
-    )
-    axes, *_ = draw_ablation(gain, LIGHT).canvas.axes
-    low, high = axes.get_xlim()
-    assert low <= 0.0
-    assert high >= 2.3
-
-
-def test_a_page_calls_both_sides_of_the_validation_the_same_in_every_figure(figures):
-    for key in ("seeds", "curves", "dynamics", "experts"):
-        words = " ".join([*list_texts(figures[key]), figures[key].caption])
-        assert "start" in words
-        assert "baseline" not in words
-
-
 def test_the_validation_shows_its_gain_and_the_failures_their_share(evidence, figures):
     gain = evidence.validation.gain
     assert f"mean {gain.mean:.1f} ({gain.low:.1f} to {gain.high:.1f})" in list_texts(
@@ -223,41 +203,6 @@ def test_a_maximised_objective_is_shown_by_its_name_and_its_own_numbers():
         assert not any(re.search(r"\bloss\b", text, re.I) for text in [*words, figure.caption])
     best = max(trial.objective for trial in maximised.trials if trial.objective is not None)
     assert f"best {format_number(best, 4)}" in list_texts(draw_figure("convergence", maximised))
-
-
-def find_ends(text):
-    """The left and the right end of an SVG text of one line."""
-    style, x = text.get("style") or "", float(text.get("x"))
-    width = measure_text(text.text or "", float(re.search(r"([\d.]+)px", style)[1]))
-    anchor = re.search(r"anchor: (\w+)", style)
-    before = {"end": 1.0, "middle": 0.5}.get(anchor[1] if anchor else "start", 0.0)
-    return x - before * width, x + (1.0 - before) * width
-
-
-def make_screened(evidence, adjusted_p):
-    """The evidence with a screening whose first effect has this p-value."""
-    effects = [
-        results.ScreenEffect(name, 0.01, -0.01, 0.03, 0.09, 1.0, index < 3)
-        for index, name in enumerate(evidence.names)
-    ]
-    effects[0] = effects[0]._replace(adjusted_p=adjusted_p)
-    screening = results.Screening(effects, [], 96, 0, 0.01, True)
-    return dataclasses.replace(evidence, screening=screening)
-
-
-def test_no_text_of_a_figure_is_smaller_than_11_pixels_or_leaves_a_phone(evidence, figures):
-    screening = draw_figure("screening", make_screened(evidence, 0.01))
-    for figure in (*figures.values(), screening):
-        for svg, width in ((figure.svg, WIDTH), (figure.narrow, NARROW_WIDTH)):
-            sizes = [
-                float(size) for size in re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", svg)
-            ]
-            assert sizes, figure.key
-            assert min(sizes) >= TINY_SIZE, figure.key
-            texts = ElementTree.fromstring(svg).iter(f"{SVG}text")
-            for left, right in (find_ends(text) for text in texts if text.get("x")):
-                # A label at the end of an axis may reach into the margin.
-                assert -8.0 <= left <= right <= width + 8.0, figure.key
 
 
 def test_an_inspection_with_missing_parts_is_drawn_partially(evidence):

@@ -1,7 +1,6 @@
 """The sentences of a report agree with its numbers, and its commands with the study's protocol."""
 
 import dataclasses
-import io
 import math
 import statistics
 
@@ -14,10 +13,7 @@ from helpers.evidence_maker import (
     make_single_evidence,
     make_unfinished_evidence,
 )
-from synaptune.analysis.repeats import Repeats
 from synaptune.analysis.results import (
-    ScreenEffect,
-    Screening,
     SelectionBias,
     ValidationResult,
 )
@@ -102,24 +98,6 @@ def test_captions_say_no_more_of_the_importances_than_is_known(evidence):
     assert "whole range" not in caption
     assert "where the search sampled" in caption
     assert "default" not in caption + draw_figure("ablation", evidence).caption
-
-
-def test_findings_in_a_pipe_are_lines(evidence):
-    baseline, best = evidence.validation.before, evidence.validation.after
-    summary = summarise_study(
-        "s",
-        evidence.trials,
-        evidence.best,
-        pairs=list(zip(baseline, best, strict=True)),
-        defaults=evidence.start,
-        seconds=1.0,
-        findings=make_verdict(evidence).findings,
-    )
-    stream = io.StringIO()
-    print_verdict(summary, Console(file=stream, width=80))
-    lines = stream.getvalue().splitlines()
-    for finding in make_verdict(evidence).findings:
-        assert f"{finding.title}: {finding.text}" in lines
 
 
 def test_harmful_values_alone_are_reported(evidence):
@@ -250,58 +228,6 @@ def test_sections_without_a_signal_fold_to_a_sentence(evidence):
     page = {section.key: section.html for section in make_sections(evidence, figures)}
     assert "<svg" in page["search"]
     assert "<details>" not in page["hypotheses"]
-
-
-def test_a_recommended_trial_is_not_called_the_one_with_the_best_objective(evidence):
-    trials = [trial for trial in evidence.trials if trial.objective is not None]
-    first, second, *_ = sorted(trials, key=lambda trial: trial.objective)
-    study = dataclasses.replace(evidence, best=second, validated=second)
-    text = texts(make_verdict(study).findings)["Recommended trial"]
-    assert f"{first.objective:.6g}, is that of trial {first.number}." in text
-    assert f"trial {second.number} ({second.objective:.6g})" in text
-    numbers = dict(tables.list_key_numbers(study))
-    assert numbers[f"best objective, trial {first.number}"] == f"{first.objective:.6g}"
-    assert (
-        numbers[f"objective of the recommended trial {second.number}"] == f"{second.objective:.6g}"
-    )
-    assert "Recommended trial" not in texts(make_verdict(evidence).findings)
-
-
-@pytest.mark.parametrize(("other", "tone"), [(6.0, "good"), (-0.1, "unsure")])
-def test_the_headline_of_repeated_searches_has_their_mean(evidence, other, tone):
-    own = evidence.validation.gain.mean
-    repeats = Repeats(["a", "b"], [own, other], [8.0, 9.0], [])
-    verdict = make_verdict(dataclasses.replace(evidence, repeats=repeats))
-    assert verdict.headline.endswith(f"The mean over 2 searches is {(own + other) / 2:.1f} %.")
-    assert verdict.tone == tone
-    covered = texts(verdict.findings)["What the interval covers"]
-    assert f"found {own:.1f} and {other:.1f} % (mean" in covered
-
-
-@pytest.mark.parametrize("adjusted_p", [0.01, 0.5])
-def test_a_screening_without_a_significant_effect_shows_no_ranking(evidence, adjusted_p):
-    effects = [
-        ScreenEffect(name, 0.01, -0.01, 0.03, adjusted_p, adjusted_p, True)
-        for name in evidence.names
-    ]
-    screening = Screening(effects, [], 96, 0, 0.005, True)
-    study = dataclasses.replace(evidence, screening=screening)
-    sections = make_sections(study, [draw_figure("screening", study)])
-    html = {section.key: section.html for section in sections}["screening"]
-    assert ("<svg" in html) == (adjusted_p < 0.05) == ("by subsystem" in html)
-    assert "<details>" in html
-
-
-def test_the_verdict_says_what_was_compared_and_what_a_parameter_is(evidence):
-    sizes = {"model.layers": 2, "model.width": 64, "training.steps": 200}
-    study = make_protocol_study(evidence, "phase1")
-    study.provenance["configuration"] |= sizes | {"data.source": "stdlib"}
-    found = texts(make_verdict(study).findings)
-    assert "2 layers of width 64, 200 training steps, data stdlib" in found["What was compared"]
-    assert f"trial {study.validated.number}" in found["What was compared"]
-    carried = found["What carries the gain"]
-    assert "barrier_strength: distance penalty over a full context." in carried
-    assert "What was compared" not in texts(make_verdict(evidence).findings)
 
 
 def test_one_of_something_is_singular():

@@ -76,6 +76,8 @@ def make_verdict(evidence: Evidence) -> Verdict:
             headline += f" The mean over {count} searches is {mean:z.1f} %."
             if tone == "good" and min(evidence.repeats.gains) <= 0.0:
                 tone = "unsure"
+        if tone == "good" and validation.decision == "stop":
+            tone = "unsure"
         decision = Finding(f"Decision: {validation.decision}", _to_sentence(validation.reason))
         findings.append(decision)
         if validation.overfit:
@@ -135,9 +137,9 @@ def explain_context(evidence: Evidence) -> list[Finding]:
             "text finds another best point, whose gain may lie outside the interval"
         )
         if evidence.repeats is not None:
-            text += f": {describe_repeats(evidence.repeats)}"
+            text += f". {describe_repeats(evidence.repeats)}"
         elif next_commands.get_protocol(evidence) == "phase1":
-            text += f": {REPEATED_SEARCHES}"
+            text += f". For example, {REPEATED_SEARCHES}"
         findings.append(Finding("What the interval covers", f"{text}."))
     return findings
 
@@ -152,7 +154,7 @@ def _describe_comparison(evidence: Evidence) -> Iterator[Finding]:
     source = facts.get("data.path") or facts.get("data.name") or facts.get("data.source")
     text = (
         "The model with its start values (those before the search) and the same model with "
-        f"{format_count(len(evidence.names), 'value')} of trial {point.number}: "
+        f"{format_count(len(evidence.names), 'tuned value')}, those of trial {point.number}: "
         f"{format_count(layers, 'layer')} of width {width}, {steps} training steps, data {source}. "
         "A larger model or longer training may give another result."
     )

@@ -277,7 +277,8 @@ def tabulate_cost(evidence: Evidence) -> Table:
             seconds[phase] / count if count else None for phase, count in runs.items()
         ],
     }
-    return make_table("cost", "Cost", cells)
+    note = "A run whose result is used by two phases is counted in the first."
+    return make_table("cost", "Cost", cells, note)
 
 
 def tabulate_generations(evidence: Evidence) -> Table:
