@@ -82,7 +82,7 @@ def test_a_metric_that_the_runs_lack_has_no_row():
         (7.0, 5.0, ["calibration error"], "re-evaluate", "calibration error degraded"),
         (7.0, 5.0, [], "re-evaluate", "no other metric degraded"),
         (12.0, 9.0, ["calibration error"], "proceed", "above 10 %"),
-        (3.0, 2.0, [], "stop", "below 5 %"),
+        (3.0, 2.0, [], "stop", "below the 5 %"),
     ],
 )
 def test_the_gate_says_whether_another_metric_degraded(mean, low, degraded, action, said):

@@ -171,7 +171,7 @@ def test_cost_prices_the_protocol_from_a_measured_run(capsys, tmp_path, monkeypa
     output = json.loads(capsys.readouterr().out)
     rows = {row["stage"]: row for row in output["rows"]}
     assert [
-        rows[name]["runs"] for name in ("start-up", "sanity", "search", "validation", "portraits")
+        rows[name]["runs"] for name in ("start-up", "sanity", "search", "validation", "inspection")
     ] == [10, 13, 20, 4, 2]
     run, tested = rows["search"]["seconds"]["median"], rows["validation"]["seconds"]["median"]
     assert 0.0 < run < tested
@@ -217,7 +217,7 @@ def test_cost_prices_phase_2_with_its_groups(capsys, tmp_path, monkeypatch):
         "gates": gates,
         "joint": 60,
         "validation": 10,
-        "portraits": 2,
+        "inspection": 2,
     }
 
 

@@ -10,7 +10,10 @@ from helpers import phase1_study, processes
 from helpers.paths import ROOT
 from synaptune import TrialManager
 from synaptune.cli.main import main
-from synaptune.study.reader import find_study, read_study
+from synaptune.search.trial import find_best
+from synaptune.study.location import StudyConfig, resolve_location
+from synaptune.study.reader import RECOMMENDED, find_study, read_study
+from synaptune.study.study import Study
 
 SEARCH = f"""
 import sys
@@ -84,6 +87,23 @@ def test_show_names_phases_best_point_and_checkpoints(work, capsys):
     text = run(capsys, "show", "mine")
     assert "of it checkpoints" in text
     assert all(name in text for name in phase1_study.NAMES)
+
+
+def test_show_has_the_values_of_the_recommended_trial(work, capsys):
+    snapshot = find_study("mine")
+    trials = snapshot.search_trials
+    best = find_best(trials)
+    other = next(trial for trial in trials if trial.number != best.number)
+    choice = {"of": [trials[-1].number, len(trials)], "trial": other.number}
+    with Study(resolve_location(StudyConfig("mine"), "mine"), snapshot.configuration) as study:
+        study.write_note(RECOMMENDED, {"search": choice})
+    shown = json.loads(run(capsys, "show", "mine", "--json"))
+    assert shown["best"]["trial"] == best.number
+    assert (shown["recommended"]["trial"], shown["recommended"]["values"]) == (
+        other.number,
+        other.values,
+    )
+    assert f"recommended, as in best.yaml: trial {other.number}" in run(capsys, "show", "mine")
 
 
 def test_a_study_is_removed_only_after_a_yes(work, capsys, monkeypatch):

@@ -86,7 +86,7 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     )
     folder = tmp_path / "outputs/studies/phase1"
     portraits = list((folder / "portraits").iterdir())
-    assert made | {"portraits": len(portraits)} == {stage.name: stage.runs for stage in planned}
+    assert made | {"inspection": len(portraits)} == {stage.name: stage.runs for stage in planned}
     assert [trial.user_attrs["seed"] for trial in trials[26:]] == [1001, 1001, 1002, 1002] * 2
     assert all(trial.user_attrs["copied_from"] == 0 for trial in trials[21:23])
     summary = json.loads((folder / "summary.json").read_text())
@@ -124,7 +124,9 @@ def test_a_protocol_interrupted_twice_ends_with_one_verdict_and_redoes_nothing(t
     again = run(tmp_path, *WORDS, "protocol.report=false")
     assert "Verdict of study phase1" in again.stdout
     assert json.loads((folder / "summary.json").read_text()) == summary
-    assert "sanity: continuing although steps:" in again.stdout  # 12 steps only try the commands
+    assert (
+        "sanity: a check failed, continuing (steps:" in again.stdout
+    )  # 12 steps only try the commands
     gated = run(tmp_path, *WORDS, "protocol.go_on=false")
     assert gated.returncode == 2
     assert "expected: sanity checks that pass" in gated.stderr

@@ -67,7 +67,7 @@ def test_a_repeated_search_killed_in_its_second_goes_on_to_the_spread(tmp_path):
     assert found is not None
     assert list(found.gains) == spread["gains"]
     page = (root / "phase1/report/report.html").read_text()
-    assert "2 searches with other search seeds" in page
+    assert "2 searches with different search seeds" in page
     assert not (root / "phase1-repeat2/report").exists()
 
 

@@ -88,6 +88,16 @@ def test_configurations_show_only_where_they_differ():
     assert table.rows == [["width", "64", "128"]]
 
 
+def test_many_keys_that_differ_are_folded():
+    few, many = (
+        render_comparison([study("a"), study("b", **{f"key{index}": 1 for index in range(count)})])
+        for count in (5, 40)
+    )
+    assert "<details>" not in few
+    assert "40 keys differ." in many
+    assert "<details>" in many
+
+
 def test_ranges_and_starts_that_differ_are_named():
     ranges = [{"search.space.x": f"log {low} to 1", "search.start.x": low} for low in (0.1, 0.2)]
     table = tabulate_configurations(

@@ -37,7 +37,6 @@ from synaptune.report.figures.axis import list_round_values, locate_value
 from synaptune.report.figures.layout import MINUS, format_number, spread_apart
 from synaptune.report.figures.theme import (
     NARROW_WIDTH,
-    TINY_SIZE,
     VARIABLES,
     WIDTH,
     make_inline_svg,
@@ -211,19 +210,6 @@ def test_a_maximised_objective_is_shown_by_its_name_and_its_own_numbers():
         assert not any(re.search(r"\bloss\b", text, re.I) for text in [*words, figure.caption])
     best = max(trial.objective for trial in maximised.trials if trial.objective is not None)
     assert f"best {format_number(best, 4)}" in list_texts(draw_figure("convergence", maximised))
-
-
-def test_no_text_of_a_figure_is_smaller_than_11_pixels_or_leaves_a_phone(figures):
-    for figure in figures.values():
-        for svg, width in ((figure.svg, WIDTH), (figure.narrow, NARROW_WIDTH)):
-            sizes = [
-                float(size) for size in re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", svg)
-            ]
-            assert sizes, figure.key
-            assert min(sizes) >= TINY_SIZE, figure.key
-            texts = ElementTree.fromstring(svg).iter(f"{SVG}text")
-            places = [float(text.get("x")) for text in texts if text.get("x")]
-            assert all(-1.0 <= x <= width + 1.0 for x in places), figure.key
 
 
 def test_an_inspection_with_missing_parts_is_drawn_partially(evidence):

@@ -13,7 +13,10 @@ from helpers.evidence_maker import (
     make_single_evidence,
     make_unfinished_evidence,
 )
-from synaptune.analysis.results import SelectionBias, ValidationResult
+from synaptune.analysis.results import (
+    SelectionBias,
+    ValidationResult,
+)
 from synaptune.report import next_commands, tables
 from synaptune.report.advice import advise, count_needed_seeds
 from synaptune.report.figures import draw_figure
@@ -193,12 +196,12 @@ def test_the_verdict_compares_with_random_points_and_attributes_nothing_without_
     study = dataclasses.replace(evidence, random_curve=curve, convergence=course, ablation=[])
     found = texts(make_verdict(study).findings)
     assert found["Against random points"] == (
-        "Best objective, lower is better: random points 2.38 (6, the sanity phase); search 2.3 "
-        "(3 evaluations, of which number 3 was the first below them)."
+        "The lowest objective is 2.38 in 6 random points (the sanity phase) and 2.3 in the search "
+        "(3 evaluations, of which number 3 was the first below all random points)."
     )
     worse = dataclasses.replace(study, convergence=course._replace(best=[2.6, 2.45, 2.4]))
     assert texts(make_verdict(worse).findings)["Against random points"].endswith(
-        "search 2.4 (3 evaluations). The search is no better than random points."
+        "2.4 in the search (3 evaluations), which is no better than random points."
     )
     moved = found["What moved most"]
     assert moved.endswith("The gain is not attributed to any of them until an ablation is there.")

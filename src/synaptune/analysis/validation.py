@@ -248,7 +248,7 @@ def decide(
         )
         return Decision("stop", reason)
     if mean < CONSIDER:
-        return Decision("stop", f"{improved}, below {CONSIDER:g} %")
+        return Decision("stop", f"{improved}, below the {CONSIDER:g} % that the plan requires")
     if improvement.low <= 0.0:
         return Decision("re-evaluate", f"{improved}, but its interval reaches zero")
     if mean > PROCEED:

@@ -22,7 +22,9 @@ from synaptune.core.errors import UserError, user_error
 
 if TYPE_CHECKING:
     from synaptune.report.dashboard.study_status import StudyStatus
+    from synaptune.search.trial import Trial
     from synaptune.study.location import StudyLocation
+    from synaptune.study.reader import StudySnapshot
 
 _STUDIES: ArgumentTable = {
     "studies": dict(STUDY_ARGUMENTS["study"], nargs="+"),
@@ -205,6 +207,7 @@ def _run_show(options: argparse.Namespace) -> None:
     snapshot = read_study(location.url, location.name)
     checkpoints = sum(path.stat().st_size for path in location.folder.rglob(CHECKPOINT_FILE))
     best = find_best(snapshot.search_trials, snapshot.maximize)
+    recommended = _find_recommended(snapshot) or best
     seconds = sum(float(trial.facts.get(schema.SECONDS, 0.0)) for trial in snapshot.trials)
     content = {
         "study": location.name,
@@ -225,10 +228,13 @@ def _run_show(options: argparse.Namespace) -> None:
             | {"best": phase.best}
             for phase in status.phases
         ],
-        "best": None
-        if best is None
-        else {"trial": best.number, "objective": best.objective, "values": best.values},
     }
+    for key, trial in (("best", best), ("recommended", recommended)):
+        content[key] = trial and {
+            "trial": trial.number,
+            "objective": trial.objective,
+            "values": trial.values,
+        }
     if options.json:
         print_json(options, content)
         return
@@ -246,11 +252,28 @@ def _run_show(options: argparse.Namespace) -> None:
     columns = (Column("phase"), Column("trials", "count"), Column("ended", "count"))
     rows = [tuple(phase.values()) for phase in content["phases"]]
     print_table(Table("phases", "", (*columns, Column("best", "loss")), rows), console)
-    if best is not None:
+    if best is not None and recommended is not None:
         title = f"Best of the search: {best.objective:.6g} in trial {best.number}"
-        values = [(name, show_value(value)) for name, value in best.values.items()]
+        if recommended is not best:
+            title += (
+                f"; recommended, as in best.yaml: trial {recommended.number} "
+                f"({recommended.objective:.6g})"
+            )
+        values = [(name, show_value(value)) for name, value in recommended.values.items()]
         columns = (Column("parameter", "name"), Column("value", "value"))
         print_table(Table("best", title, columns, values), console)
+
+
+def _find_recommended(snapshot: StudySnapshot) -> Trial | None:
+    """Find the trial that a protocol recommends (search.recommend=posterior); None without one."""
+    from synaptune.study.reader import RECOMMENDED
+
+    trials = [trial for trial in snapshot.whole_runs if trial.objective is not None]
+    choices = snapshot.notes.get(RECOMMENDED) or {}
+    choice = choices.get(snapshot.searches[-1]) if trials else None
+    if choice is None or choice["of"] != [trials[-1].number, len(trials)]:  # the search went on
+        return None
+    return next((trial for trial in trials if trial.number == choice["trial"]), None)
 
 
 def _run_rm(options: argparse.Namespace) -> None:
@@ -283,7 +306,9 @@ def _confirm(question: str) -> bool:
 
     if not is_terminal(sys.stdin):
         raise user_error(
-            got=f"{question} with no terminal to answer on", expected="yes or no", do="add --yes"
+            got=f"no terminal to answer the question: {question}",
+            expected="yes or no",
+            do="add --yes",
         )
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

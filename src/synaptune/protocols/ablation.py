@@ -332,6 +332,8 @@ def describe_rows(rows: Sequence[AblationRow]) -> list[str]:
     They name the parameters whose effect does not differ significantly from zero, at the
     optimum and alone.
     """
+    from synaptune.report.findings import format_count
+
     lines, limit = [], 1.0 - CONFIDENCE
     ways = {
         "at the optimum": [(row.name, row.adjusted_reverted) for row in rows if row.reverted],
@@ -349,6 +351,7 @@ def describe_rows(rows: Sequence[AblationRow]) -> list[str]:
     comparisons = sum(map(len, ways.values()))
     return [
         *lines,
-        f"intervals of {CONFIDENCE:.0%}; p corrected for {comparisons} comparisons (Holm), "
+        f"intervals of {CONFIDENCE:.0%}; p corrected for "
+        f"{format_count(comparisons, 'comparison')} (Holm), "
         f"significant below {limit:.2g}",
     ]

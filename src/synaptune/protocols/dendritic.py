@@ -278,7 +278,7 @@ def make_result_table(results: Sequence[ArchitectureResult], base: DictConfig) -
             else subtract(result.accuracies, reference.accuracies)
             for result in results
         ],
-        Column("worth of resampling", "text", "points"): [
+        Column("gain of resampling", "text", "points"): [
             subtract(result.accuracies, result.without) if result.without else None
             for result in results
         ],

@@ -254,7 +254,7 @@ def plan_runs(
             PlannedRuns("repeats, test", more * 2 * config.seeds, with_test=True, length=longer),
         ]
     if config.report:
-        plan.append(PlannedRuns("portraits", len(SIDES), at_once=1, length=longer))
+        plan.append(PlannedRuns("inspection", len(SIDES), at_once=1, length=longer))
     return plan
 
 

@@ -348,5 +348,5 @@ def plan_runs(config: Phase2Config, space: Space, *, workers: int = 1) -> list[P
         PlannedRuns("gates", (1 + len(groups)) * config.gate_seeds),
         PlannedRuns("joint", config.budget, at_once=get_generation_size(space)),
         PlannedRuns("validation", 2 * config.seeds, with_test=True),
-        *([PlannedRuns("portraits", len(SIDES), at_once=1)] if config.report else []),
+        *([PlannedRuns("inspection", len(SIDES), at_once=1)] if config.report else []),
     ]

@@ -46,7 +46,7 @@ def run_sanity(protocol: Protocol, config: Phase1Config) -> None:
             + " or continue with protocol.go_on=true"
         )
     for fault in faults:
-        print_message(f"sanity: continuing although {fault}")
+        print_message(f"sanity: a check failed, continuing ({fault})")
 
 
 def _check_optimizer(protocol: Protocol) -> list[str]:
@@ -64,8 +64,8 @@ def _check_optimizer(protocol: Protocol) -> list[str]:
     limit = check.get("limit", SOLVED_LOSS)
     print_message(
         f"sanity: Rosenbrock in 10 dimensions reached {check['best']:.2g}"
-        f" ({check['evaluations']} evaluations, {check['attempts']} attempts;"
-        f" passed below {limit:.3g})"
+        f" in {check['evaluations']} evaluations (attempt {check['attempts']};"
+        f" below {limit:.3g} it passes)"
     )
     if check["solved"]:
         return []
@@ -111,14 +111,14 @@ def _print_signal(signal: dict[str, Any]) -> None:
     best = signal.get("best_candidate")
     if best is not None and signal["loss"] > 0.0:
         share = best / signal["loss"]
-        verb = "beats" if share < PROMISING_RATIO else "does not beat"
+        place = "below" if share < PROMISING_RATIO else "not below"
         print_message(
-            f"sanity: the best random point has {share:z.3f} of the defaults' objective;"
-            f" it {verb} {PROMISING_RATIO:g} of it"
+            f"sanity: the best random point has {share:z.3f} times the objective of the defaults,"
+            f" {place} {PROMISING_RATIO:g} times"
         )
     print_message(
         f"sanity: spread over seeds {signal['spread_over_seeds']:z.4f},"
-        f" of differences between candidates {signal['noise']:z.4f}"
+        f" of the difference between two candidates over seeds {signal['noise']:z.4f}"
     )
 
 

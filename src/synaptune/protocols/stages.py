@@ -353,10 +353,13 @@ def choose_trial(protocol: Protocol, trials: Sequence[Trial]) -> Trial | None:
         }
         protocol.study.write_note(RECOMMENDED, stored | {phase: choice})
     if choice["deviation"] is not None:
+        observed = "and the best objective"
+        if choice["trial"] != best.number:
+            observed = f"trial {best.number} the best objective, {best.objective:.4f}"
         print_message(
             f"recommended: trial {choice['trial']} has the best posterior mean,"
-            f" {choice['mean']:.4f} ± {choice['deviation']:.4f} (noise {choice['noise']:.4f});"
-            f" the best objective, {best.objective:.4f}, is that of trial {best.number}"
+            f" {choice['mean']:.4f} ± {choice['deviation']:.4f} (noise {choice['noise']:.4f}),"
+            f" {observed}"
         )
     return next(trial for trial in ranked if trial.number == choice["trial"])
 

@@ -24,13 +24,14 @@ from synaptune.report.figures.layout import (
     spread_apart,
 )
 from synaptune.report.figures.theme import Drawing, Figure, Palette, make_figure
-from synaptune.report.outline import Section
+from synaptune.report.outline import Block, Details, Section
 from synaptune.report.table_model import Column, Table, make_table
 from synaptune.search.space.values import is_same
 from synaptune.search.trial import Trial
 
 _DATA, _BASELINE, _SCORE = "data_fingerprint", "run_fingerprint", "test_perplexity"
 _ABSENT, _UNKNOWN = "(absent)", "(unknown)"
+_MANY_KEYS = 30  # rows of a table of keys that is folded
 
 
 class StudyPair(NamedTuple):
@@ -138,11 +139,18 @@ def _make_sections(studies: Sequence[Evidence]) -> list[Section]:
         Section("differences", "Differences", [tabulate_differences(pairs)]),
         Section("search", "The searches", [] if overlay is None else [overlay]),
         Section("parameters", parameters.title, [parameters] if parameters.rows else []),
-        Section(
-            "configuration", keys.title, [keys if keys.rows else _explain_no_difference(studies)]
-        ),
+        Section("configuration", keys.title, _show_configurations(keys, studies)),
     ]
     return [section for section in sections if section.blocks]
+
+
+def _show_configurations(keys: Table, studies: Sequence[Evidence]) -> Sequence[Block]:
+    """Show the keys that differ, folded where they are many."""
+    if not keys.rows:
+        return [_explain_no_difference(studies)]
+    if len(keys.rows) <= _MANY_KEYS:
+        return [keys]
+    return [f"{len(keys.rows)} keys differ.", Details(keys)]
 
 
 def make_headline(studies: Sequence[Evidence], pairs: Sequence[StudyPair]) -> str:
@@ -188,8 +196,8 @@ def tabulate_results(studies: Sequence[Evidence]) -> Table:
         ],
         Column("evaluations", "count"): [each.total() - each["running"] for each in states],
         Column("failed", "count"): [each["failed"] for each in states],
-        Column("device time", "value", "h"): [
-            sum(study.seconds_by_phase.values()) / 3600.0 for study in studies
+        Column("device time", "seconds", "s"): [
+            sum(study.seconds_by_phase.values()) for study in studies
         ],
     }
     return make_table("claims", "Results by study", cells)

@@ -4,6 +4,7 @@ for (const view of document.querySelectorAll("[data-explorer]")) {
   const { columns, trials } = JSON.parse(document.getElementById("trial-data").textContent);
   const W = Math.min(760, Math.max(320, view.parentElement.clientWidth || 760)), H = 380;
   const left = 62, right = 12, top = 12, bottom = 30;
+  const FIRST_PARAMETER = 2; // column after evaluation and objective
   const tip = view.querySelector(".tip"), selects = [...view.querySelectorAll("select")];
   const known = trials.filter((trial) => trial.loss !== null).sort((a, b) => a.loss - b.loss);
   known.forEach((trial, at) => { trial.rank = at / Math.max(1, known.length - 1); });
@@ -94,7 +95,8 @@ for (const view of document.querySelectorAll("[data-explorer]")) {
     const across = scale(x, left, W - right), up = scale(y, H - bottom, top);
     const points = trials.filter((trial) => trial.cells[x] !== null && trial.cells[y] !== null)
       .map((trial) => ({ trial, x: across.place(trial.cells[x]), y: up.place(trial.cells[y]) }));
-    drawContours(svg, points.filter((point) => point.trial.rank !== undefined));
+    // The objective over itself, or over the order of the trials, has no contours.
+    if (Math.min(x, y) >= FIRST_PARAMETER) drawContours(svg, points.filter((point) => point.trial.rank !== undefined));
     across.ticks.forEach((value, at) => label(svg, across.place(value), H - 10, show(+value.toPrecision(4)), ["start", "middle", "end"][at]));
     up.ticks.forEach((value) => label(svg, left - 8, up.place(value) + 4, show(+value.toPrecision(4)), "end"));
     for (const point of points) {
@@ -114,8 +116,10 @@ for (const view of document.querySelectorAll("[data-explorer]")) {
       const [begin, end, row] = trial.span, fill = trial.rank === undefined ? "var(--bad)" : paint(trial.rank);
       watch(make(svg, "rect", { x: place(begin), y: row * height + 2, width: Math.max(1.5, place(end) - place(begin) - 0.5), height: height - 4, fill }), trial);
     }
+    const [seconds, unit] = last < 120 ? [1, "s"] : last < 7200 ? [60, "min"] : [3600, "h"];
+    const digits = last - first < 4 * seconds ? 1 : 0;
     [0, 0.5, 1].forEach((part, at) => label(svg, place(first + part * (last - first)), rows * height + 18,
-      `${((first + part * (last - first)) / 60).toFixed(1)} min`, ["start", "middle", "end"][at]));
+      `${((first + part * (last - first)) / seconds).toFixed(digits)} ${unit}`, ["start", "middle", "end"][at]));
   }
   selects.forEach((select, axis) => {
     columns.forEach((column, at) => select.append(new Option(column.name, at)));

@@ -24,15 +24,15 @@ def render_explorer(evidence: Evidence, trials: Sequence[Trial]) -> str:
     data = json.dumps(_collect_data(evidence, trials), allow_nan=False).replace("<", "\\u003c")
     return (
         '<div class="explorer" data-explorer hidden>'
-        '<p><label>right <select data-axis="x"></select></label> '
-        '<label>up <select data-axis="y"></select></label></p>'
+        '<p><label>horizontal <select data-axis="x"></select></label> '
+        '<label>vertical <select data-axis="y"></select></label></p>'
         '<svg data-view="pairs" role="img" aria-label="Trials over two chosen columns"></svg>'
         "<h3>Trials by worker</h3>"
         '<svg data-view="times" role="img" aria-label="Trials over time, a row for each worker">'
         '</svg><p class="note">Points and bars are trials: the better, the greener; a failed trial '
-        "is red. Bands and lines: the mean rank of the trials nearby, in fifths. Point at a trial "
-        "to see its values, and click it to go to its row. A row of the times is a worker, or a "
-        "place in a pool.</p>"
+        "is red. Of two parameters, bands and lines show the mean rank of the trials nearby, in "
+        "fifths. Point at a trial to see its values, and click it to go to its row. The time is "
+        "that since the study began.</p>"
         '<p class="tip" role="status" hidden></p></div>'
         f'<script type="application/json" id="trial-data">{data}</script>'
     )

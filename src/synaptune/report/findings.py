@@ -18,9 +18,11 @@ from synaptune.report.repeats import describe_repeats
 from synaptune.report.table_model import format_cell
 from synaptune.report.tables import count_search_seeds, to_objective
 from synaptune.search.space.values import Value
+from synaptune.search.trial import find_best
 
 _MAX_NAMED = 6  # parameters named in a sentence
 _MAX_MOVES = 3  # parameters named that moved most
+_MAX_EXPLAINED = 2  # parameters whose meaning is given
 _LEAST_MOVE = 0.1  # move that is named, as a share of the range
 # Gains of the same search, repeated (docs/results.md).
 REPEATED_SEARCHES = (
@@ -69,6 +71,13 @@ def make_verdict(evidence: Evidence) -> Verdict:
         findings.append(Finding("Stale validation", explain_stale(evidence)))
     else:
         headline, tone = describe_gain(validation.gain)
+        if evidence.repeats is not None:
+            count, mean = len(evidence.repeats.gains), evidence.repeats.mean
+            headline += f" The mean over {count} searches is {mean:z.1f} %."
+            if tone == "good" and min(evidence.repeats.gains) <= 0.0:
+                tone = "unsure"
+        if tone == "good" and validation.decision == "stop":
+            tone = "unsure"
         decision = Finding(f"Decision: {validation.decision}", _to_sentence(validation.reason))
         findings.append(decision)
         if validation.overfit:
@@ -115,19 +124,56 @@ def explain_stale(evidence: Evidence) -> str:
 
 
 def explain_context(evidence: Evidence) -> list[Finding]:
-    """Compare the search with random points, name what moved and what the interval leaves out."""
-    findings = [*_compare_with_random(evidence), *_name_moves(evidence)]
+    """Say what was compared, with random points as well, what moved, and the limits of it."""
+    findings = [
+        *_describe_comparison(evidence),
+        *_explain_recommendation(evidence),
+        *_compare_with_random(evidence),
+        *_name_moves(evidence),
+    ]
     if evidence.validation is not None:
         text = (
-            "Training seeds of these two points. Another search, machine or text finds another "
-            "best point, so the gain of a repeated search may lie outside of it"
+            "The training seeds of these two points, not the search. Another search, machine or "
+            "text finds another best point, whose gain may lie outside the interval"
         )
         if evidence.repeats is not None:
-            text += f": {describe_repeats(evidence.repeats)}"
+            text += f". {describe_repeats(evidence.repeats)}"
         elif next_commands.get_protocol(evidence) == "phase1":
-            text += f": {REPEATED_SEARCHES}"
+            text += f". For example, {REPEATED_SEARCHES}"
         findings.append(Finding("What the interval covers", f"{text}."))
     return findings
+
+
+def _describe_comparison(evidence: Evidence) -> Iterator[Finding]:
+    """Describe the two points of a validation and the size of their runs."""
+    facts = next_commands.get_configuration(evidence)
+    layers, width, steps = map(facts.get, ("model.layers", "model.width", "training.steps"))
+    point = evidence.validated or evidence.best
+    if evidence.validation is None or point is None or layers is None or None in (width, steps):
+        return
+    source = facts.get("data.path") or facts.get("data.name") or facts.get("data.source")
+    text = (
+        "The model with its start values (those before the search) and the same model with "
+        f"{format_count(len(evidence.names), 'tuned value')}, those of trial {point.number}: "
+        f"{format_count(layers, 'layer')} of width {width}, {steps} training steps, data {source}. "
+        "A larger model or longer training may give another result."
+    )
+    yield Finding("What was compared", text)
+
+
+def _explain_recommendation(evidence: Evidence) -> Iterator[Finding]:
+    """Explain why the validated trial is not the one with the best objective."""
+    first, validated = find_best(evidence.trials, evidence.maximize), evidence.validated
+    if first is None or validated is None or evidence.is_stale:
+        return
+    if first.objective != validated.objective:
+        objectives = [format_cell(trial.objective, "loss") for trial in (first, validated)]
+        text = (
+            f"The best objective, {objectives[0]}, is that of trial {first.number}. Single "
+            f"objectives are noisy, so the search recommends trial {validated.number} "
+            f"({objectives[1]}) from all its trials (search.recommend, search.incumbents)."
+        )
+        yield Finding("Recommended trial", text)
 
 
 def _compare_with_random(evidence: Evidence) -> Iterator[Finding]:
@@ -138,12 +184,12 @@ def _compare_with_random(evidence: Evidence) -> Iterator[Finding]:
     chance = curve.best[-1]  # of all points: their lowest loss
     objectives = [format_cell(to_objective(evidence, loss), "loss") for loss in (chance, best)]
     text = (
-        f"Best {evidence.label}, {evidence.direction}: "
-        f"random points {objectives[0]} ({curve.count}, {curve.source}); "
-        f"search {objectives[1]} ({format_count(len(course.best), 'evaluation')}"
+        f"The {'highest' if evidence.maximize else 'lowest'} {evidence.label} is {objectives[0]} "
+        f"in {format_count(curve.count, 'random point')} ({curve.source}) and {objectives[1]} in "
+        f"the search ({format_count(len(course.best), 'evaluation')}"
     )
     if best >= chance:
-        text += "). The search is no better than random points"
+        text += "), which is no better than random points"
     else:
         passed = next(
             count
@@ -151,7 +197,7 @@ def _compare_with_random(evidence: Evidence) -> Iterator[Finding]:
             if loss is not None and loss < chance
         )
         better = "above" if evidence.maximize else "below"
-        text += f", of which number {passed} was the first {better} them)"
+        text += f", of which number {passed} was the first {better} all random points)"
     yield Finding("Against random points", f"{text}.")
 
 
@@ -224,7 +270,8 @@ def explain_open_hypotheses(evidence: Evidence) -> str:
     count = len(evidence.hypotheses)
     what = "The only hypothesis" if count == 1 else f"None of the {count} hypotheses"
     verb = "cannot" if count == 1 else "can"
-    return f"{what} {verb} be decided: no effect of their parameters was found."
+    whose = "its" if count == 1 else "their"
+    return f"{what} {verb} be decided: no effect of {whose} parameters was found."
 
 
 def _explain_no_claim(evidence: Evidence) -> str:
@@ -260,7 +307,7 @@ def explain_ablation(evidence: Evidence) -> Iterator[Finding]:
         more = f" and {len(good) - _MAX_NAMED} more" if len(good) > _MAX_NAMED else ""
         text = (
             "Test perplexity [%] lost when one parameter alone is set back to its start value: "
-            f"{_list_gains(evidence, good)}{more}."
+            f"{_list_gains(evidence, good)}{more}.{_explain_names(good[:_MAX_EXPLAINED])}"
         )
     elif harmful:
         text = "No tuned value has a significant gain."
@@ -285,6 +332,15 @@ def _list_gains(evidence: Evidence, gains: Sequence[tuple[AblationRow, Compariso
         f"{make_label(entry.name, evidence.names)} {format_cell(gain, 'gain')}"
         for entry, gain in gains[:_MAX_NAMED]
     )
+
+
+def _explain_names(gains: Sequence[tuple[AblationRow, Comparison]]) -> str:
+    """Explain the parameters of the synapse among some; empty without one."""
+    from synaptune.synapse.circuit import SPECS
+
+    meanings = {spec.name: (spec.label, spec.meaning) for spec in SPECS}
+    known = [meanings[entry.name] for entry, _ in gains if entry.name in meanings]
+    return "".join(f" {label}: {meaning}." for label, meaning in known)
 
 
 def is_significant(entry: AblationRow) -> bool:
@@ -346,7 +402,7 @@ def _explain_search(evidence: Evidence) -> Iterator[Finding]:
         )
         yield Finding("Effects", f"{text} (Holm-adjusted, {len(evidence.effects)} tests).")
     elif evidence.effects_note and evidence.trials:
-        yield Finding("Effects", f"Not tested: {_to_sentence(evidence.effects_note)}")
+        yield Finding("Effects", _to_sentence(f"not tested: {evidence.effects_note}"))
 
 
 def _warn_overstated(seeds: int | None) -> str:

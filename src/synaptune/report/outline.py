@@ -8,7 +8,7 @@ from typing import NamedTuple
 from synaptune.analysis.results import Evidence
 from synaptune.report import advice, findings, next_commands, tables
 from synaptune.report.figures import Figure
-from synaptune.report.screening import explain_screening
+from synaptune.report.screening import explain_screening, has_significant_effect
 from synaptune.report.table_model import Column, Table, format_key, format_plain
 
 
@@ -106,6 +106,9 @@ def make_outline(
         effects = blocks["table screening"]
         assert isinstance(effects, Table)
         blocks |= {"text screening": text, "table screening": Details(effects)}
+        if not has_significant_effect(evidence):  # shares of noise would look like a ranking
+            for name in ("figure screening", "table subsystems"):
+                blocks.pop(name, None)
     if text := findings.explain_no_correlation(evidence):
         blocks["figure correlation"] = text
     hypotheses = blocks.get("table hypotheses")

@@ -131,12 +131,14 @@ def render_header(evidence: Evidence) -> str:
     if state != "ended":
         pill = f'<span class="pill">{state}</span>'
     times = [
-        f"{moment:%Y-%m-%d %H:%M} UTC"
+        f"{moment:%Y-%m-%d %H:%M}"
         for moment in (evidence.started_at, evidence.ended_at)
         if moment is not None
     ]
-    facts = [f"phase {evidence.phase}"] if evidence.phase is not None else []
-    facts += [" to ".join(times)] if times else []
+    if len(times) == 2 and times[0].split()[0] == times[1].split()[0]:
+        times[1] = times[1].split()[1]
+    facts = [f"phase {evidence.phase}"] if evidence.phase not in (None, "search") else []
+    facts += [f"{' to '.join(times)} UTC"] if times else []
     return f"<h1>Study {escape(evidence.name)}{pill}</h1><p>{escape(' · '.join(facts))}</p>"
 
 

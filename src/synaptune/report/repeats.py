@@ -9,10 +9,11 @@ from synaptune.report.table_model import Column, Table, make_table
 
 def describe_repeats(repeats: Repeats) -> str:
     """Describe the spread of the gain in a sentence without its full stop."""
-    gains = ", ".join(f"{gain:z.1f}" for gain in repeats.gains)
+    *first, last = (f"{gain:z.1f}" for gain in repeats.gains)
     return (
-        f"{len(repeats.gains)} searches with other search seeds and the same training seeds found"
-        f" {gains} % (mean {repeats.mean:z.1f}, standard deviation {repeats.deviation:z.1f})"
+        f"{len(repeats.gains)} searches with different search seeds and the same training seeds"
+        f" found {', '.join(first)} and {last} % (mean {repeats.mean:z.1f}, standard deviation"
+        f" {repeats.deviation:z.1f})"
     )
 
 

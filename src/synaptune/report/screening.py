@@ -50,7 +50,7 @@ def describe_screening(screening: Screening) -> list[str]:
     lines = [
         f"{len(significant)} of {count} effects are significant (Holm, 5 %)"
         + (f": {names}{more}" if significant else ""),
-        f"{screening.runs} runs count, {screening.failed} failed;"
+        f"{screening.runs} runs used, {screening.failed} failed;"
         f" standard error of an effect {screening.error:z.4f} nats/token",
         f"the search varies {', '.join(labels[effect.name] for effect in chosen)}",
     ]
@@ -62,6 +62,12 @@ def describe_screening(screening: Screening) -> list[str]:
         for pair in screening.interactions
     ]
     return lines
+
+
+def has_significant_effect(evidence: Evidence) -> bool:
+    """Return whether the screening of a study has found a significant effect."""
+    effects = () if evidence.screening is None else evidence.screening.effects
+    return any(effect.adjusted_p < ALPHA for effect in effects)
 
 
 def explain_screening(evidence: Evidence) -> str:

@@ -122,7 +122,9 @@ def print_verdict(summary: Mapping[str, Any], console: Console) -> None:
     )
     console.print(f"{evaluated}, {summary['seconds'] / 60:z.1f} minutes of runs", highlight=False)
     for title, text in summary["findings"].items():
-        console.print(f"{title}: {text}", highlight=False, markup=False)
+        line = f"{title}: {text}"  # one line in a pipe
+        is_pipe = not console.is_terminal
+        console.print(line, highlight=False, markup=False, soft_wrap=is_pipe)
     if summary.get("overfit"):
         console.print(f"[bold yellow]overfit[/]: {summary['overfit']}", highlight=False)
     colour = _COLOURS[summary["decision"]]

@@ -24,7 +24,7 @@ from synaptune.report.table_model import (
     show_value,
 )
 from synaptune.search.space.values import Value
-from synaptune.search.trial import Trial
+from synaptune.search.trial import Trial, find_best
 from synaptune.study import artifacts
 from synaptune.study.database import keys
 
@@ -277,7 +277,8 @@ def tabulate_cost(evidence: Evidence) -> Table:
             seconds[phase] / count if count else None for phase, count in runs.items()
         ],
     }
-    return make_table("cost", "Cost", cells)
+    note = "A run whose result is used by two phases is counted in the first."
+    return make_table("cost", "Cost", cells, note)
 
 
 def tabulate_generations(evidence: Evidence) -> Table:
@@ -353,8 +354,11 @@ def list_key_numbers(evidence: Evidence) -> list[tuple[str, str]]:
                 numbers.append((f"test perplexity, {name}", f"{statistics.fmean(known):.4g}"))
         numbers.append(("fresh seeds", str(validation.gain.count)))
     if best is not None and best.objective is not None:
-        text = format_cell(best.objective, "loss")
-        numbers.append((f"best objective, trial {best.number}", text))
+        first = find_best(evidence.trials, evidence.maximize) or best
+        shown = {f"best objective, trial {first.number}": first}
+        if first.objective != best.objective:
+            shown[f"objective of the recommended trial {best.number}"] = best
+        numbers += [(name, format_cell(trial.objective, "loss")) for name, trial in shown.items()]
     name = "evaluations" if planned is None else f"evaluations of {planned}"
     numbers.append((name, str(states.total() - states["running"])))
     counts = {

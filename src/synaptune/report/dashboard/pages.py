@@ -312,7 +312,9 @@ def explain_state(study: StudyStatus, report: ReportParts) -> list[PagePart]:
             f"This report is of the first {report.ended_count} of {study.ended_count} ended trials."
         )
     if report.is_drawing:
-        notes.append("The figures are being drawn; until then, the last ones are shown.")
+        notes.append(
+            "The figures are being drawn, one after another; an earlier one stays until then."
+        )
     elif notes:
         notes.append(
             "The next one follows after a pause, which leaves the processor to the search."

@@ -107,11 +107,12 @@ def draw_screening(evidence: Evidence, palette: Palette) -> Drawing | None:
         colour = palette.ink if effect.chosen else palette.muted
         weight = "bold" if effect.chosen else "normal"
         layout.label_row(row, labels[effect.name], colour=colour, weight=weight)
-    layout.label_bottom(axes, "effect on the loss, nats/token; left: the high level is better")
+    layout.label_bottom(axes, "effect on the loss [nats/token]")
     count = len(evidence.screening.effects)
     caption = (
         f"Effect of each of {count} parameters in {evidence.screening.runs} runs, with 95 %"
-        " intervals. Blue: significant (Holm, 5 %). Bold: varied by the search."
+        " intervals. Left of zero the high level is better. Blue: significant (Holm, 5 %). Bold:"
+        " varied by the search."
     )
     if count > len(effects):
         caption += f" The {len(effects)} largest are shown."
@@ -168,7 +169,13 @@ def _make_columns(evidence: Evidence, palette: Palette) -> list[_ImportanceColum
             palette.ink,
             with_effect & above,
         ),
-        _ImportanceColumn("PED-ANOVA", "in the best trials", ped_anova, palette.ink, with_effect),
+        _ImportanceColumn(
+            "PED-ANOVA",
+            "in the best trials",
+            ped_anova,
+            palette.ink,
+            with_effect if evidence.effects else above,
+        ),
         _ImportanceColumn("ablation", "in test perplexity", worth, palette.best, worth),
     ]
 
@@ -267,7 +274,7 @@ def _set_limits(axes: Axes, gains: Sequence[Comparison]) -> None:
     """Set limits that show every mean; the widest intervals may extend beyond them."""
     means = [gain.mean for gain in gains]
     widths = sorted(gain.high - gain.low for gain in gains)
-    span = max(max(means) - min(means), *widths[: -len(gains) // 4 or None], 0.1)
+    span = max(max(means) - min(means), *widths[: len(gains) - len(gains) // 4], 0.1)
     low = max(min(gain.low for gain in gains), min(means) - 1.2 * span)
     high = min(max(gain.high for gain in gains), max(means) + 1.2 * span)
     axes.set_xlim(min(low, 0.0) - 0.04 * span, max(high, 0.0) + 0.04 * span)

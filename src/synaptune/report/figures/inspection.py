@@ -13,6 +13,7 @@ import numpy as np
 
 from synaptune.analysis.results import Evidence
 from synaptune.report.figures.layout import (
+    SIDE_NAMES,
     FigureLayout,
     draw_lines,
     find_limits,
@@ -75,7 +76,7 @@ def draw_dynamics(evidence: Evidence, palette: Palette) -> Drawing | None:
         layout.add_text(
             layout.width - 8 - 76 * index,
             22,
-            side,
+            SIDE_NAMES[side],
             colour=getattr(palette, side),
             weight="bold",
             ha="right",
@@ -89,8 +90,8 @@ def draw_dynamics(evidence: Evidence, palette: Palette) -> Drawing | None:
         layout.canvas,
         "Synapse dynamics",
         f"The terminals of layer {layer} along the beginning of the validation text, at the "
-        f"{' and at the '.join(parts)} values: mean over all terminals (thick) and single "
-        "terminals (thin, from the token that created them).",
+        f"{' and at the '.join(SIDE_NAMES[side] for side in parts)} values: mean over all "
+        "terminals (thick) and single terminals (thin, from the token that created them).",
     )
 
 
@@ -186,7 +187,7 @@ def draw_experts(evidence: Evidence, palette: Palette) -> Drawing | None:
         _name_experts(layout, axes, shares[-1], colour)
         set_ticks(axes, x=4, y=4, integer=True)
         axes.tick_params(labelbottom=False)
-        title = f"{side}: share of tokens [%]"
+        title = f"{SIDE_NAMES[side]}: share of tokens [%]"
         layout.label_top(axes, title, colour=colour, weight="bold", shift=40.0)
         below = layout.add_axes(
             left, y + 188, width=width - 78, height=44, grid="x", xlim=limits, ylim=(1.6, -0.6)

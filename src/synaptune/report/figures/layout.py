@@ -18,6 +18,7 @@ MINUS, TIMES = "\u2212", "\u00d7"
 MAX_POINTS = 700  # of one layer; longer series are thinned out
 DASHED = (0, (4, 3))  # line style of start values
 TICK_STEPS = (1, 2, 2.5, 5, 10)
+SIDE_NAMES = {"baseline": "start", "best": "best"}  # words of a page for the two sides
 _MAX_LABEL_WIDTH = 180.0
 _LABEL_LINE = 18.0  # height of a label above its row
 

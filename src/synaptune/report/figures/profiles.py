@@ -20,7 +20,7 @@ from synaptune.report.figures.layout import (
     set_ticks,
     thin_out,
 )
-from synaptune.report.figures.theme import Drawing, Palette
+from synaptune.report.figures.theme import SMALL_SIZE, TINY_SIZE, Drawing, Palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,17 +47,25 @@ def draw_profiles(evidence: Evidence, palette: Palette) -> Drawing | None:
         axes.set(xlim=(-0.01, 1.01), ylim=limits)
         _draw_profile(axes, profile, dimension, evidence=evidence, palette=palette)
         show_objective(axes, evidence)
-    layout.add_text(4, 18, f"{evidence.label} ({evidence.direction})", colour=palette.muted)
+    size = TINY_SIZE if palette.is_narrow else SMALL_SIZE
+    text = evidence.label if palette.is_narrow else f"{evidence.label} ({evidence.direction})"
+    layout.add_text(4, 18, text, colour=palette.muted, size=size)
+    style = {"weight": "bold", "size": size}
     if evidence.start:
-        layout.add_text(layout.width - 110, 18, "▏start", colour=palette.baseline, weight="bold")
+        layout.add_text(layout.width - 110, 18, "▏start", colour=palette.baseline, **style)
     if evidence.best is not None:
-        layout.add_text(layout.width - 50, 18, "▏best", colour=palette.best, weight="bold")
+        layout.add_text(layout.width - 50, 18, "▏best", colour=palette.best, **style)
+    smooth = (
+        " The line is a local regression with its band; a flat line means that the parameter had"
+        " no effect where the search sampled."
+        if line
+        else ""
+    )
     return Drawing(
         layout.canvas,
         f"{evidence.objective.capitalize()} along each parameter",
         f"The {evidence.objective} of the trials along each parameter. The other parameters vary "
-        "as the search varied them. Points are trials, the line is a local regression with its "
-        f"band. A flat line means that the parameter had no effect where the search sampled.{note}",
+        f"as the search varied them. Points are trials.{smooth}{note}",
     )
 
 

@@ -149,6 +149,8 @@ def _draw_random_curve(layout: FigureLayout, axes: Axes, curve: RandomCurve | No
         y = next(
             high for k, high in zip(curve.k, curve.high, strict=True) if k >= last - 0.37 * end
         )
+        bottom, top = axes.get_ylim()
+        y = min(y, top - 0.07 * (top - bottom))  # above the frame is the label of the axis
     layout.label_point(axes, last, y, text, colour=colour, zorder=4.5, **style)
 
 

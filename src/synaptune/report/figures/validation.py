@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from synaptune.analysis.results import Evidence, ValidationResult
 from synaptune.report.figures.layout import (
+    SIDE_NAMES,
     FigureLayout,
     draw_dots,
     draw_lines,
@@ -57,7 +58,8 @@ def draw_curves(evidence: Evidence, palette: Palette) -> Drawing | None:
     for (side, (step, value)), y in zip(ends.items(), places, strict=True):
         colour = getattr(palette, side, palette.muted)
         style = {"weight": "bold", "fontsize": size}
-        layout.label_point(axes, step, y, f"{side} {value:.3f}", colour=colour, **style)
+        text = f"{SIDE_NAMES.get(side, side)} {value:.3f}"
+        layout.label_point(axes, step, y, text, colour=colour, **style)
     set_ticks(axes, x=5, y=6, integer=True)
     layout.label_top(axes, "validation loss [nats/token]")
     below = ""
@@ -69,10 +71,11 @@ def draw_curves(evidence: Evidence, palette: Palette) -> Drawing | None:
         _draw_leads(layout, axes, leads)
     layout.label_bottom(axes, "optimizer step")
     seeds = max(map(len, curves_by_side.values()))
+    sides = [SIDE_NAMES.get(side, side) for side in curves_by_side]
     return Drawing(
         layout.canvas,
         "Learning curves",
-        f"Learning curves of the {' and the '.join(curves_by_side)} on {seeds} "
+        f"Learning curves of the {' and the '.join(sides)} on {seeds} "
         f"{'seed' if seeds == 1 else 'seeds'} (thin) and their mean (thick){below}.",
     )
 
@@ -165,7 +168,7 @@ def _draw_slopes(layout: FigureLayout, measure: str, pairs: Sequence[Pair]) -> N
     for x, name in ((0, "baseline"), (1, "best")):
         colour, values = getattr(palette, name), sides[x]
         draw_dots(axes, [x] * len(pairs), values, colour=colour, size=8.0, zorder=5, clip_on=False)
-        shown = "start" if name == "baseline" else name
+        shown = SIDE_NAMES[name]
         mean = f"{shown} {format_number(statistics.fmean(values), 4)}"
         place, side = left + x * width, "center" if x else "left"
         layout.add_text(place - 8 * (1 - x), 46, mean, colour=colour, weight="bold", ha=side)
