@@ -11,9 +11,10 @@ workers.
 overhead: a CMA search of 10 parameters with trials that do nothing, in this process. Printed are
 the milliseconds of a trial and the memory of the controller as the number of trials grows.
 
-population: the same 8, 16 and 32 random points of phase 1 as one program (`workers=population`) and
-in two worker processes, in turns; words with = are overrides of both. Printed are the wall times
-and the ratio of each pair, from the first trial's start to the last one's end.
+population: the same 8, 16 and 32 random points of phase 1 in two worker processes, as one program
+(`workers=population`), and as one program in each of two processes, in turns; words with = are
+overrides of all. Printed are the wall times from the first trial's start to the last one's end, and
+their ratios.
 
 With --server the studies are stored on a PostgreSQL server.
 """
@@ -119,17 +120,19 @@ def measure_overhead(folder: Path, url: str | None, most: int) -> None:
     )
 
 
-def measure_population(folder: Path, overrides: list[str], pairs: int) -> None:
-    """Print the wall times of populations and of two worker processes, and their ratios."""
+def measure_population(folder: Path, overrides: list[str], rounds: int) -> None:
+    """Print the wall times of two worker processes and of populations, and their ratios."""
     for count in POPULATIONS:
+        together = ("workers=population", f"workers.count={count}")
         ways = {
-            "population": ("workers=population", f"workers.count={count}"),
             "two processes": ("workers=processes", "workers.count=2"),
+            "population": together,
+            "two populations": (*together, "workers.devices=[cpu,cpu]"),
         }
-        for pair in range(pairs):
+        for turn in range(rounds):
             spans = {}
             for name, words in ways.items():
-                study = folder / f"{name.replace(' ', '-')}-{count}-{pair}"
+                study = folder / f"{name.replace(' ', '-')}-{count}-{turn}"
                 command = [sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=random"]
                 command += [f"hydra.sweeper.optim.budget={count}", f"study.dir={study}"]
                 command += ["logger=csv", "logger.progress=off", *words, *overrides]
@@ -137,9 +140,11 @@ def measure_population(folder: Path, overrides: list[str], pairs: int) -> None:
                 times = find_study(str(study))
                 span = max(times.end_times.values()) - min(times.start_times.values())
                 spans[name] = span.total_seconds()
-            ratio = spans["two processes"] / spans["population"]
-            text = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spans.items())
-            print(f"{count} candidates: {text}, ratio {ratio:.2f}", flush=True)
+            text = ", ".join(
+                f"{name} {seconds:.0f} s ({spans['two processes'] / seconds:.2f} x)"
+                for name, seconds in spans.items()
+            )
+            print(f"{count} candidates: {text}", flush=True)
 
 
 def main() -> int:
@@ -163,7 +168,7 @@ def main() -> int:
         "--most", type=int, default=5000, help="trials of the overhead part (default %(default)s)"
     )
     parser.add_argument(
-        "--pairs", type=int, default=3, help="pairs of a population (default %(default)s)"
+        "--rounds", type=int, default=3, help="rounds of a population (default %(default)s)"
     )
     parser.add_argument(
         "--server", action="store_true", help="store the studies on a PostgreSQL server"
@@ -184,7 +189,7 @@ def main() -> int:
             measure_overhead(Path(folder), url, options.most)
         if "population" in options.parts:
             overrides = [part for part in options.parts if "=" in part]
-            measure_population(Path(folder), overrides, options.pairs)
+            measure_population(Path(folder), overrides, options.rounds)
     return 0
 
 

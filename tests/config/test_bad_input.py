@@ -123,6 +123,7 @@ def test_a_study_of_another_configuration_or_damaged_is_left_as_it_is(tmp_path):
     assert database.read_bytes() == damaged
 
 
+@pytest.mark.slow
 def test_a_search_on_a_full_disk_keeps_what_is_finished_and_goes_on_with_room(tmp_path):
     words = [*SWEEP, "hydra.sweeper.optim.budget=4"]
     with small_disk(tmp_path / "outputs", "2200k") as give_room:

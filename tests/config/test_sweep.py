@@ -257,6 +257,7 @@ def test_the_plugins_schema_is_light():
     assert not {"torch", "nevergrad", "optuna", "lightning", "numpy"} & set(loaded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where", [["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], ["+workers.kind=processes"]]
 )

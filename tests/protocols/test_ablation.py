@@ -55,6 +55,7 @@ def kill_at(folder: Path, number: int, *words: str) -> None:
     process.communicate(timeout=900)
 
 
+@pytest.mark.slow
 def test_a_killed_ablation_goes_on_to_its_table_and_runs_nothing_twice(study, capsys):
     before = len(find_study(str(study)).trials)
     words = ["workers.count=1", "logger=csv"]

@@ -33,6 +33,7 @@ def make_searcher(**settings) -> HyperparameterSearcher:
     return HyperparameterSearcher("digits", **settings)
 
 
+@pytest.mark.slow
 def test_a_grid_trains_what_fits_counts_the_rest_and_continues(folder):
     searcher = make_searcher()
     grid = {"n_neurons": [4, 8, 200], "lr": [1e-2, 2e-2]}

@@ -18,6 +18,7 @@ class App(NamedTuple):
     jobs: int
 
 
+QUICK = ("values of every type", "a mandatory group", "groups with our names", "the last word")
 ONE_TWO = {"db/one.yaml": "name: one\nport: 1\n", "db/two.yaml": "name: two\nport: 2\n"}
 APPLICATIONS = {
     "values that only a job can compute": App(
@@ -119,7 +120,13 @@ def read_jobs(folder, process):
     return sorted(json.dumps(job, sort_keys=True) for job in jobs), stdout
 
 
-@pytest.mark.parametrize("app", APPLICATIONS.values(), ids=list(APPLICATIONS))
+@pytest.mark.parametrize(
+    "app",
+    [
+        pytest.param(app, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, app in APPLICATIONS.items()
+    ],
+)
 def test_a_job_sees_the_same_under_both_sweepers(tmp_path, app):
     folders = [tmp_path / "hydra", tmp_path / "ours"]
     started = [start(folders[0], app), start(folders[1], app, "hydra/sweeper=grid")]

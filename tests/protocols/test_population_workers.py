@@ -120,6 +120,7 @@ def test_a_generation_in_two_processes_has_the_results_of_single_runs_although_o
     assert min(b - a for a, b in itertools.pairwise(losses)) > 2 * TOLERANCE
 
 
+@pytest.mark.slow
 def test_the_slices_of_population_based_training_train_together(tmp_path, monkeypatch):
     sizes = []
 

@@ -142,6 +142,7 @@ def test_the_same_study_gives_the_same_bytes_in_threads_and_keeps_matplotlib_set
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_ten_thousand_trials_make_a_small_page():
     study = make_full_evidence(count=10_000)
     sizes = {key: len(draw_figure(key, study).svg) for key in GROWING_FIGURES}

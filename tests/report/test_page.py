@@ -61,6 +61,7 @@ def test_a_running_study_is_marked_as_running():
     assert "running" not in make_verdict(make_full_evidence(count=20)).headline
 
 
+@pytest.mark.slow
 def test_a_page_of_ten_thousand_trials_is_small_and_shows_the_best():
     full = make_full_evidence(count=10)
     trials = [

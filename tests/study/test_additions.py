@@ -57,6 +57,7 @@ def test_enqueued_points_come_first_and_the_optimizer_then_gives_its_own(tmp_pat
     assert manager.best_value == 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", OPTIMIZERS)
 def test_a_search_with_additions_in_two_runs_is_the_search_in_one(tmp_path, sampler):
     def run(folder, *budgets):

@@ -163,7 +163,12 @@ def test_processes_take_turns_with_an_optimizer_whose_generation_is_one_point(tm
 
 
 @pytest.mark.parametrize(
-    ("sampler", "database"), [("cma", "sqlite"), ("tpe", "sqlite"), ("random", "postgres")]
+    ("sampler", "database"),
+    [
+        ("cma", "sqlite"),
+        pytest.param("tpe", "sqlite", marks=pytest.mark.slow),
+        ("random", "postgres"),
+    ],
 )
 def test_the_trial_of_a_killed_process_runs_in_the_other_one(
     request, tmp_path, pair, sampler, database

@@ -49,6 +49,7 @@ def read_tensors(folder: Path) -> dict[str, Any]:
     return {**content["weights"], **moments, "random": content["random"]["cpu"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", ["dendritic", "biostatis", "policy"])
 def test_a_killed_run_is_resumed_bit_for_bit(system, small, start, tmp_path):
     steps = ["scale=smoke", "training.steps=40", "training.checkpoint_every=3"]

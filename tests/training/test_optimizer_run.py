@@ -22,6 +22,7 @@ def read_losses(folder: Path) -> list[tuple[str, str]]:
         return [(row["train_loss"], row["val_loss"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_biostatis_with_experts_is_resumed_bit_for_bit(run, small, tmp_path):
     words = [
         *small,

@@ -213,6 +213,7 @@ def test_intervals_of_rates_are_those_of_the_literature():
     assert compute_rate_difference(56, 70, 48, 80) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_focused_loop_runs_both_sweeps_and_continues(start, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [

@@ -171,6 +171,7 @@ def test_the_export_downloads_the_best_of_the_study(served, page, work):
         assert read(Path(download.value.path()).read_text())["parameters"] == best.values
 
 
+@pytest.mark.slow
 def test_optuna_dashboard_shows_the_study(served, page):
     page.goto(f"{served}synaptune/study/bowl")
     page.get_by_role("link", name="Optuna Dashboard").click()
@@ -244,6 +245,7 @@ def test_a_browser_archives_a_study_and_keeps_the_choice_for_a_comparison(page, 
         expect(page.locator("h1")).to_have_text("2 studies compared")
 
 
+@pytest.mark.slow
 def test_a_browser_has_access_after_it_sent_the_token(browser, work):
     with dashboard(work, "--token", "auto", "--host", "127.0.0.1") as address:
         context = browser.new_context()

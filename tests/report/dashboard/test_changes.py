@@ -54,6 +54,7 @@ def read_layout(path: Path) -> tuple:
     return mode, tables
 
 
+@pytest.mark.slow
 def test_the_dashboard_writes_to_no_database(tmp_path):
     (tmp_path / "foreign").mkdir()
     with sqlite3.connect(tmp_path / "foreign" / "study.db") as database:

@@ -16,6 +16,7 @@ from synaptune.report.dashboard.app import DashboardApp
 from synaptune.report.dashboard.study_index import StudyIndex
 
 
+@pytest.mark.slow
 def test_studies_on_a_server_are_listed_shown_and_exported(postgres_url, tmp_path):
     for name, trials in (("one", 12), ("two", 3)):
         options = {

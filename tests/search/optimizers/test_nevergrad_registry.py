@@ -74,6 +74,7 @@ def test_an_algorithm_goes_on_from_points_that_it_did_not_ask_for(name):
     assert len(run(optimizer, 5)) == 5
 
 
+@pytest.mark.slow
 def test_a_process_ends_while_an_algorithm_waits_in_its_thread():
     code = """
 from synaptune.search.optimizers.registry import Engine, make_optimizer

@@ -190,6 +190,7 @@ def test_only_the_best_run_is_marked_as_best(upload):
     assert marks == {f"{NAME}-0": True} | {f"{NAME}-{number}": None for number in (1, 2, 3)}
 
 
+@pytest.mark.slow
 def test_concurrent_searches_share_the_controllers_run(tmp_path):
     with run_server() as server:
         done = search(tmp_path / "study", 0, "together", server.environment)

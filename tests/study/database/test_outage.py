@@ -334,6 +334,7 @@ with Study(StudyLocation("s", Path(sys.argv[1]), sys.argv[2], "auto"), {}) as st
 """
 
 
+@pytest.mark.slow
 def test_kills_of_controller_and_server_lose_and_duplicate_no_trial(
     tmp_path, postgres, postgres_url
 ):
