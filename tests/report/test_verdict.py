@@ -97,5 +97,5 @@ def test_the_verdict_says_what_was_compared_and_what_a_parameter_is(evidence):
     assert "2 layers of width 64, 200 training steps, data stdlib" in found["What was compared"]
     assert f"trial {study.validated.number}" in found["What was compared"]
     carried = found["What carries the gain"]
-    assert "barrier_strength: distance penalty over a full context." in carried
+    assert "barrier_strength: how much less a head attends to a key a full context away." in carried
     assert "What was compared" not in texts(make_verdict(evidence).findings)

@@ -254,7 +254,12 @@ def decide(
     if mean > PROCEED:
         return Decision("proceed", f"{improved}, above {PROCEED:g} %")
     if gini_gain is not None and gini_gain >= GINI_GAIN:
-        return Decision("proceed", f"{improved} and the expert Gini by {gini_gain:z.0f} %")
+        reason = (
+            f"{improved}, and the specialisation of the experts (Gini) rose by {gini_gain:z.0f} %; "
+            f"the plan proceeds above {PROCEED:g} %, or above {CONSIDER:g} % with a rise of the "
+            f"Gini of {GINI_GAIN:g} %"
+        )
+        return Decision("proceed", reason)
     gini = "" if gini_gain is None else f", with the expert Gini changed by {gini_gain:+z.0f} %"
     others = f"; {' and '.join(degraded)} degraded" if degraded else "; no other metric degraded"
     range_text = f"between {CONSIDER:g} and {PROCEED:g} %"

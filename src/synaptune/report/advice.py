@@ -209,7 +209,7 @@ def _advise_on_parameters(evidence: Evidence) -> Iterator[Finding]:
         if names:
             text = (
                 f"{join_names(names)}: the best value lies at the {side} end of the range. "
-                "A better value may lie beyond it."
+                "A better value may lie beyond it: widen it before the next search."
             )
             yield Finding("Widen the range", text)
     idle = [

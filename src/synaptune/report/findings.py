@@ -133,8 +133,9 @@ def explain_context(evidence: Evidence) -> list[Finding]:
     ]
     if evidence.validation is not None:
         text = (
-            "The training seeds of these two points, not the search. Another search, machine or "
-            "text finds another best point, whose gain may lie outside the interval"
+            "The training seeds of these two points, not the search. A repeated search, another "
+            "machine or another training text leads to another best point, whose gain may lie "
+            "outside the interval"
         )
         if evidence.repeats is not None:
             text += f". {describe_repeats(evidence.repeats)}"
@@ -171,7 +172,8 @@ def _explain_recommendation(evidence: Evidence) -> Iterator[Finding]:
         text = (
             f"The best objective, {objectives[0]}, is that of trial {first.number}. Single "
             f"objectives are noisy, so the search recommends trial {validated.number} "
-            f"({objectives[1]}) from all its trials (search.recommend, search.incumbents)."
+            f"({objectives[1]}) from all its trials (search.recommend), and the validation runs "
+            "it. Trials are numbered over all phases."
         )
         yield Finding("Recommended trial", text)
 

@@ -44,8 +44,8 @@ class AttentionParams:
         phase=1,
         neutral=0.0,
         unit="nat/context",
-        meaning="distance penalty over a full context",
-        source="chosen: a locality prior, nearly off; 20 to 40 suits a plain model best",
+        meaning="how much less a head attends to a key a full context away",
+        source="chosen: a locality prior, nearly off; a plain model is best at 30 to 128",
     )
     epsilon: float = parameter(
         1e-6,
