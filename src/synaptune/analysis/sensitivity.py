@@ -194,8 +194,11 @@ def measure_sensitivities(
                 for value in (spec.low, spec.high)
             )
             effect = statistics.fmean(abs(b - a) for a, b in zip(low, high, strict=True))
-            means = map(statistics.fmean, (low, high))
-            sensitivities.append(Sensitivity(spec, *means, effect, effect / spread))
+            sensitivities.append(
+                Sensitivity(
+                    spec, statistics.fmean(low), statistics.fmean(high), effect, effect / spread
+                )
+            )
             if on_result is not None:
                 on_result(sensitivities[-1])
     return sensitivities, rounding_noise

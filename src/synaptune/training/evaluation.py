@@ -47,8 +47,8 @@ def flush_denormals() -> Iterator[None]:
     The weights of far keys under a strong distance are denormal (below 1.2e-38), and arithmetic
     with them is so slow that a step takes up to 1.5 times as long (docs/results.md).
     """
-    for kind in (np.float32, np.float64):
-        np.finfo(kind)  # computed once; it would warn that denormals are missing
+    for name in ("float32", "float64"):
+        np.finfo(np.dtype(name))  # computed once; it would warn that denormals are missing
     was_flushing = bool(torch.tensor(1e-40) == 0.0)
     torch.set_flush_denormal(True)
     try:
